@@ -1,8 +1,8 @@
-"""Whom a program's signals go to: only to the processes that it has started, or to others too.
+"""Whether a program signals or inspects only the processes that it has started, or other processes too.
 
-What Landlock's scope of signals would deny (landlock(7)): a signal to a process outside, also one that the kernel is asked to
-send later (F_SETOWN), and a look into one, by ptrace(2) and similar calls, or by the files of /proc/PID, since a process in a
-Landlock domain may not trace one outside it.
+That is what Landlock's scope of signals would deny (landlock(7)): a signal to a process outside the program, also a signal
+that the kernel is to send later (F_SETOWN), and reading such a process by ptrace(2) and similar calls or by the files of
+/proc/PID, since a process in a Landlock domain may not trace a process outside it.
 """
 
 from __future__ import annotations
@@ -26,39 +26,38 @@ if TYPE_CHECKING:
     from tracer.task import Task
 
 _BY_PID = tuple(sorted({row.name for row in pids.rows(pids.SIGNALS, pids.REGISTER) if row.argument == 0}))
-"""Their first argument is the target."""
+"""Names of the calls whose first argument is the pid that they signal."""
 _WORD: Final = 0xFFFFFFFF
 _GROUP: Final = (2).to_bytes(4, "little")
 """F_OWNER_PGRP, asm-generic/fcntl.h."""
 _PUBLIC = (
     b"stat", b"status", b"statm", b"cmdline", b"comm", b"cgroup", b"limits", b"sched", b"mounts", b"mountinfo", b"fd", b"task",
 )  # fmt: skip
-"""Files of /proc/PID, and folders, that every process of the machine may open (fs/proc/base.c)."""
+"""Names of the files and folders in /proc/PID that every process of the machine may open (fs/proc/base.c)."""
 _BY_PIDFD = tuple(row.name for row in pids.rows(pids.SIGNALS, pids.DESCRIPTOR))
 _LOOKS = ("kcmp", "migrate_pages", "move_pages", "perf_event_open", "prctl", "process_vm_readv", "process_vm_writev", "ptrace")
-"""Those that look into the process, and not only change how it is scheduled."""
+"""Calls that read or control another process, and do not only change how it is scheduled."""
 _LINKS = {"readlink": 0, "readlinkat": 1}
 _OPENS = {"open": 0, "openat": 1}
-"""Which argument is the path."""
+"""The index of the path argument, by name of the call."""
 _MANY: Final = 1024
-"""Links, or files, that an executable has read without a look at another process, after which it is taken to read others for
-ever."""
+"""Links that an executable reads, and files that it opens, that are examined; after so many, the others are not."""
 
 
 class Aims:
-    """Looks at the calls of a run that reach other processes."""
+    """Watches the calls of a run that signal or inspect other processes."""
 
     def __init__(self, tasks: dict[int, Task], report: Callable[[bool], None]) -> None:
-        """`tasks`: those that are followed, by tid.  `report` is called for each target with whether it was outside."""
+        """`tasks`: the program's tasks by tid.  `report` is called for each target: with True if it is outside the program."""
         self._tasks = tasks
         self._report = report
         self._links: dict[str, int] = defaultdict(int)
-        """By executable, how many links it was seen to read."""
+        """By executable, how many of the links that it read were examined."""
         self._opens: dict[str, int] = defaultdict(int)
-        """By executable, how many files it was seen to open."""
+        """By executable, how many of the files that it opened were examined."""
 
     def attach(self, calls: Calls) -> None:
-        """Look at the calls of a run."""
+        """Have the tracer call the handlers of this class at the calls of a run."""
         handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(_LINKS, self._reads_link)
         handlers |= dict.fromkeys(_BY_PIDFD, self._by_pidfd) | dict.fromkeys(_OPENS, self._opens_file)
         handlers |= {row.name: self._sets_owner for row in pids.rows(pids.SIGNALS) if row.selector}
@@ -73,11 +72,11 @@ class Aims:
         return None if self._links[executable] >= _MANY else frozenset()
 
     def targets(self, executable: str) -> frozenset[int]:
-        """Return the tasks of the program to which a signal was seen: another one there shows nothing new, and nor does one to
-        that number in a pid namespace that the program makes (`_target`).
+        """Return the tids of the program's tasks to which a signal was recorded.  A further signal to the same task shows
+        nothing new, nor does one to the same number in a new pid namespace (`_target`).
 
-        The numbers of these tasks can become other processes' when they have ended, and after all other numbers.  A signal by
-        which the program then reaches a process outside is taken to be to its own; `scope signals` denies that."""
+        The kernel can reuse the tid of an ended task for another process, once it has used all others.  A signal to that
+        process is then recorded as one to the program's own task; `scope signals` denies it."""
         return frozenset(tid for tid, task in self._tasks.items() if task.signalled)
 
     def _by_pid(self, task: Task, event: Event) -> None:
@@ -104,7 +103,7 @@ class Aims:
                 self._names(task, path)
 
     def _names(self, task: Task, path: bytes) -> None:
-        """Report the process whose file in /proc a task looks at, if it is one."""
+        """Report the process of a path in /proc/PID that a task opens or reads; do nothing for another path."""
         _, root, pid, *rest = (*path.split(b"/"), b"", b"")
         if root == b"proc" and pid.isdigit() and any(rest):
             self._look(task, int(pid))
@@ -121,7 +120,7 @@ class Aims:
             self._report(True)
 
     def _sets_owner(self, task: Task, event: Event) -> None:
-        """Report the target of the signals that the kernel is to send later."""
+        """Report the target of the signals that a call has the kernel send later (F_SETOWN and similar)."""
         arch = Arch.from_audit(event.arch) or Arch.X86_64
         for row in pids.rows(pids.SIGNALS):
             number = row.numbers[arch is Arch.I386]
@@ -151,7 +150,7 @@ class Aims:
             self._report(pid == -1 or group not in self._tasks)  # a group that a process of the program has made
 
     def _is_outside(self, pid: int) -> bool | None:
-        """Whether a task is none of the program's; None if there is no such task."""
+        """Return whether a task, and the parent of its process, are not the program's; None if there is no such task."""
         if pid in self._tasks:
             return False
         process, parent = kin_of(pid)
@@ -159,7 +158,7 @@ class Aims:
 
 
 def _namespaces(task: Task) -> int:
-    """Return `namespaces_of`, read once for each task: that takes as long as all the rest."""
+    """Return `namespaces_of` a task, which is read once for each task: reading it takes as long as the rest of a stop."""
     task.namespaces = task.namespaces or namespaces_of(task.tid)
     return task.namespaces
 

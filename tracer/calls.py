@@ -1,4 +1,4 @@
-"""Calls that the tracer must do something about, besides counting them."""
+"""The system calls that the tracer must handle, besides counting them: it changes, fails or reports them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def is_readable(flags: int) -> bool:
 
 
 class Calls:
-    """The handlers by architecture and number."""
+    """The handlers of the calls of a run, by architecture and number; the tracer calls `handle` at a call's stop."""
 
     def __init__(
         self,
@@ -47,27 +47,27 @@ class Calls:
         allow_opaque: frozenset[str],
         gap: Callable[[str], None],
     ) -> None:
-        """`tasks`: those that are followed, by tid.  `allow_opaque`: names of OPAQUE calls that are allowed.  `gap` is called
-        with what cannot be observed, in words."""
+        """`tasks`: the program's tasks by tid.  `allow_opaque`: names of OPAQUE calls that are allowed.  `gap` is called with a
+        sentence for the user about what cannot be observed."""
         self._changed: dict[int, tuple[int, int]] = {}
-        """By tid: the register that was changed for a clone, and its former value."""
+        """By tid: the register that was changed for a clone (linux.RDI ...), and its former value."""
         self._tasks = tasks
         self._processor = processor
         self._gap = gap
         self.handlers: dict[tuple[int, int], list[Handler]] = {}
-        """By AUDIT_ARCH_* and number, what is called at the stops of a call, in this order."""
+        """By AUDIT_ARCH_* and number: the handlers that are called at the stops of a call, in this order."""
         self._before_output: Callable[[], None] = lambda: None
         self.started = False
-        """Whether we have started the program, so that a filter of ours is in force, if only `late.filter.UNSEEN`."""
+        """Whether the tracer has started the program, so that one of its filters is in force, at least `late.filter.UNSEEN`."""
         self.draws = False
-        """Whether something is drawn on the terminal that the program writes to."""
+        """Whether the progress line is drawn on the terminal that the program writes to."""
         self.writes_run = False
         """Whether calls by which the program can write to a terminal may run without a stop."""
         self.always: set[int] = set()
-        """x86_64's numbers of calls that are to stop each time."""
+        """Numbers (x86_64) of the calls that must stop each time."""
         self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
-        """By number, the values of the first register (64 bits) with which an executable's recorded calls may be made without
-        a stop; None for all."""
+        """By number (x86_64): a function of the executable, which returns the values of the first argument (64 bits) with which
+        recorded calls need not stop; it returns None if no value needs a stop."""
         by_name: dict[str, Handler] = {
             "clone": self._clone,
             "clone3": self._clone3,
@@ -85,20 +85,20 @@ class Calls:
             self.also_named(name, handler, always=False)
 
     def also(self, arch: int, number: int, handler: Handler, *, always: bool = True) -> None:
-        """Call `handler` at the stops of a call (`arch` is AUDIT_ARCH_*), before what is done there anyway.  Unless `always`,
-        the call may run without a stop once it is known."""
+        """Call `handler` at the stops of a call (`arch` is AUDIT_ARCH_*), before its other handlers.  Unless `always`, the call
+        need not stop once it has been recorded."""
         self.handlers.setdefault((arch, number), []).insert(0, handler)
         if arch == Arch.X86_64.audit and always:
             self.always.add(number)
 
     def also_named(self, name: str, handler: Handler, *, always: bool = True) -> None:
-        """Do what `also` does for the call of a name, of each architecture that has it."""
+        """Call `also` for the call with a name, on each architecture that has it."""
         for arch in (Arch.X86_64, Arch.I386):
             if call := table(arch).by_name.get(name):
                 self.also(arch.audit, call.number, handler, always=always)
 
     def handle(self, task: Task, info: bytearray) -> None:
-        """Do what the call needs, at its stop, before it runs."""
+        """Call the handlers of a call at its stop, before it runs; `info` is its struct ptrace_syscall_info."""
         event = event_of(info, task.tid)
         with contextlib.suppress(PtraceError, OSError):  # the task is dying
             for handler in [*self.handlers.get((event.arch, event.number), ())]:
@@ -107,15 +107,16 @@ class Calls:
     def _opaque(self, task: Task, event: Event) -> None:
         if not task.filtered and (task.other_filter if self.started else has_filter(task.tid)):
             # A call that is skipped at its entry stop reaches the program's own filter as -1, for which that may kill.
-            self._gap(f"{task.executable} made calls with arguments in memory; under its own filter learn cannot fail them")
+            what = "made calls whose arguments no filter can see; learn cannot fail them under the program's own filter"
+            self._gap(f"{task.executable} {what}")
             return
         kernel.skip_call(task.tid, ENOSYS)
         name = table(Arch.from_audit(event.arch) or Arch.X86_64).by_number[event.number].name
         if name != "clone3":  # every libc does without it
-            self._gap(f"{task.executable} was refused {name}; if it needs that, use --allow-opaque {name}")
+            self._gap(f"{name} of {task.executable} failed with ENOSYS; if the program needs it, use --allow-opaque {name}")
 
     def _clone(self, task: Task, event: Event) -> None:
-        """Remove CLONE_UNTRACED: without its tracer the filter that a child inherits would fail all its calls."""
+        """Remove CLONE_UNTRACED: in an untraced child, the filter that it inherits would fail all calls."""
         flags = event.arguments[0]
         if flags & CLONE_UNTRACED:
             register = linux.ARGUMENT_REGISTERS[event.arch][0]
@@ -123,23 +124,24 @@ class Calls:
             self._changed[task.tid] = (register, flags)
 
     def _clone3(self, task: Task, event: Event) -> None:
-        """Where clone3 is let through, fail it if it asks for CLONE_UNTRACED: libc tries clone next, which can be changed."""
+        """Fail an allowed clone3 that has CLONE_UNTRACED: libc then calls clone, whose flags can be changed."""
         if kernel.peek(task.tid, event.arguments[0]) & CLONE_UNTRACED:  # struct clone_args begins with the flags
             self._opaque(task, event)
 
     def announced(self, task: Task, child: Task) -> None:
-        """At a clone's event: give the task its register back, and have `restore` do so for the child."""
+        """At the event of a clone: restore the register that was changed in the parent; `restore` does so in the child."""
         if changed := self._changed.pop(task.tid, None):
             self._changed[child.tid] = changed
             kernel.poke_user(task.tid, *changed)
 
     def restore(self, child: Task) -> None:
-        """At a child's first stop: give it back the register that was changed for the clone."""
+        """At a child's first stop: restore the register that was changed for the clone."""
         if changed := self._changed.pop(child.tid, None):
             kernel.poke_user(child.tid, *changed)
 
     def _affinity(self, task: Task, event: Event) -> None:
-        """Restore a task's affinity before it asks for it.  For another task's, stop sharing: the pid may be a namespace's."""
+        """Restore a task's affinity before it reads it.  If the call is for another task, restore all and stop sharing: the pid
+        may be one of another namespace."""
         if event.arguments[0] & 0xFFFFFFFF in (0, task.tid):
             self._processor.release(task.tid)
             task.checked = 0.0  # so that it is not pinned again at this stop
@@ -151,7 +153,7 @@ class Calls:
         task.own_affinity = True
 
     def _open(self, task: Task, event: Event) -> None:
-        """Stop sharing before a task opens /proc/PID/status, which shows affinities."""
+        """Stop sharing the processor before a task opens a file named `status`: /proc/PID/status shows affinities."""
         if not self._processor.in_use:
             return
         open_ = table(Arch.from_audit(event.arch) or Arch.X86_64).by_name["open"]
@@ -175,7 +177,8 @@ class Calls:
             self._expose(task, "all" if event.arguments[1] & linux.SECCOMP_FILTER_FLAG_TSYNC else "one")
 
     def _expose(self, task: Task, threads: str) -> None:
-        """See entries from now on: these stops precede all filters, and one of the program's may answer before ours."""
+        """Stop the task at the entry of each call from now on, before all filters: a filter that it installs may answer a call
+        before the tracer's filter does.  `threads`: 'one', or 'all' of its process."""
         task.installing = threads
         for other in self._filtered_by(task, threads):
             runs = other.way is Way.RUN
@@ -185,22 +188,24 @@ class Calls:
                     kernel.interrupt(other.tid)
 
     def installed(self, task: Task, failed: bool) -> None:
-        """At the exit of a call that `_expose` was called for: see no entries any more if no filter is there."""
+        """At the exit of a call for which `_expose` was called: note the new filter, or, if the call `failed`, do not stop at
+        the entry of each call any more."""
         threads, task.installing = task.installing, ""
         for other in self._filtered_by(task, threads):
             other.exposed = False
             other.other_filter |= not failed
 
     def _filtered_by(self, task: Task, threads: str) -> list[Task]:
-        """Return the tasks on which a call of this one puts a filter: on 'one' or 'all' threads."""
+        """Return the tasks that get a filter by a call of `task`: itself ('one') or 'all' threads of its process."""
         tasks = [other for other in list(self._tasks.values()) if other.tgid == task.tgid]
         return tasks if threads == "all" else [task]
 
     def _ptrace(self, task: Task, event: Event) -> None:
-        self._gap(f"{task.executable} uses ptrace, which fails on a program that is being learned")
+        self._gap(f"{task.executable} uses ptrace, which fails because learn traces the program")
 
     def before_output(self, action: Callable[[], None]) -> bool:
-        """Call `action` once, before the next call by which the program can write to a terminal; False if that may not stop."""
+        """Have `action` called once, before the program's next call that can write to a terminal.  Return False, and do
+        nothing, if such calls may run without a stop."""
         if self.writes_run:
             return False
         self._before_output = action
@@ -210,7 +215,7 @@ class Calls:
         return True
 
     def let_writes_run(self) -> None:
-        """Call now what is to be called before the next output, and nothing later: outputs may not stop any more."""
+        """From now on, calls that write may run without a stop: call the pending action of `before_output` now."""
         self.writes_run = True
         if self._output in self.handlers.get(_WRITES[0], ()):
             self._output()

@@ -1,4 +1,5 @@
-"""What can go wrong: one base class and its three kinds, never mixed.  Every package's exceptions derive from these.
+"""The exceptions that callfence reports: a base class, and one class each for errors of the user, the kernel and callfence.
+Every package's exceptions derive from these.
 
 `str()` of each is the message for the user, without the command's name.
 """
@@ -11,26 +12,26 @@ class CallfenceError(Exception):
 
 
 class UserError(CallfenceError):
-    """The user's: a file, a policy, a command line or an environment that cannot be used as it is."""
+    """The user has to change something: a file, a policy, a command line or the environment cannot be used."""
 
 
 class KernelError(CallfenceError):
-    """The kernel refused: which call, and with which errno."""
+    """The kernel refused a system call or a ptrace request."""
 
     def __init__(self, message: str, call: str = "", errno: int = 0) -> None:
         super().__init__(message)
         self.call = call
         """The system call or ptrace request; "" if there was more than one."""
         self.errno = errno
-        """0 if the refusal has none."""
+        """The errno of the refusal; 0 if it has none."""
 
 
 class InternalError(CallfenceError):
-    """Ours: callfence contradicts itself, or what it is built on gave a wrong answer."""
+    """A bug of callfence or of a library that it uses: results contradict each other."""
 
 
 class TracerError(KernelError):
-    """The kernel does not let us trace, or not to the end.  `str()` is one line for the user."""
+    """The kernel does not permit tracing the program, or ended it early.  `str()` is one line for the user."""
 
 
 class PtraceError(KernelError):
@@ -38,7 +39,7 @@ class PtraceError(KernelError):
 
 
 class StartError(KernelError):
-    """The execve of the program failed, with this errno."""
+    """The execve of the program failed with `errno`; `str()` is that number."""
 
     def __init__(self, errno: int) -> None:
         super().__init__(str(errno), "execve", errno)

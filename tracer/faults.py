@@ -1,4 +1,4 @@
-"""Faults that the tracer injects while it records: one call fails, or a resource runs out, as `learn --rehearse` asks.
+"""The faults that the tracer injects into a run of `learn --rehearse`: one call fails, or a resource runs out.
 
 Nothing fails before the program's entry point: what the dynamic loader does is the same in every run.
 """
@@ -28,27 +28,27 @@ class Fail(NamedTuple):
 
     errno: int
     signum: int = 0
-    """A signal that comes with it: SIGPIPE with EPIPE.  0 for none."""
+    """A signal that the process gets too, such as SIGPIPE with EPIPE; 0 for none."""
 
 
 class Shorten(NamedTuple):
-    """The call is given half the count that it asks for."""
+    """The call runs with half of its count argument, as if the kernel could transfer no more."""
 
     argument: int
-    """Which argument is the count: 0-5."""
+    """The index of the count argument, 0 to 5."""
 
 
 class Exhaust(NamedTuple):
-    """From this call on the process can have no more of a resource."""
+    """From this call on, the process's limit of a resource is what it uses now, plus `room`."""
 
     resource: int
     """RLIMIT_AS, RLIMIT_NOFILE or RLIMIT_FSIZE."""
     room: int = 0
-    """How much more than it has at this moment it can still get."""
+    """How much more than it uses now the process can still get, in the unit of the limit."""
 
 
 class Send(NamedTuple):
-    """The process gets a signal, if it catches that."""
+    """The process gets a signal, if it has a handler for it."""
 
     signum: int
 
@@ -57,16 +57,17 @@ Effect = Fail | Shorten | Exhaust | Send
 
 
 class Fault(NamedTuple):
-    """What happens at which call."""
+    """An effect, and the call of the program at which it happens."""
 
     arch: int
     """AUDIT_ARCH_*."""
     number: int
     executable: str
     matches: Callable[[Event], bool]
-    """Whether a call of that number is one of those that are counted."""
+    """Returns whether a call of that number counts for `nth`."""
     nth: int
-    """Which of the counted calls, those before the entry point included; the next one after it if that is earlier."""
+    """At which of the counted calls the effect happens, from 1.  Calls before the entry point count, but nothing happens
+    there: then the effect happens at the first counted call after it."""
     effect: Effect
 
 
@@ -74,26 +75,27 @@ class Injector:
     """Injects one fault, once, into one run."""
 
     def __init__(self, fault: Fault | None, at_entry: Sequence[Exhaust] = (), renamed: Callable[[str], str] = str) -> None:
-        """`at_entry`: what runs out as soon as a process reaches its program's entry point.  `renamed` gives the path that
-        the fault has for an executable."""
+        """`fault` is None if no call is to fail.  `at_entry`: the resources that run out when a process reaches its program's
+        entry point.  `renamed` returns, for the path of an executable, the path that `fault.executable` has."""
         self.fired = fault is None
-        """Whether the fault has happened."""
+        """Whether the fault has happened; True if there is none."""
         self._fault = fault
         self._at_entry = at_entry
         self._renamed = renamed
         self._counted = 0
         self._shortened: dict[int, tuple[int, int]] = {}
-        """By tid: the register of the count, and its value."""
+        """By tid: the register of the count argument (linux.RDX ...), and its value before."""
         self._is_loading: Callable[[int], bool] = lambda pid: True
 
     def attach(self, calls: Calls, is_loading: Callable[[int], bool]) -> None:
-        """Look at the calls of a run.  `is_loading`: whether a process has yet to reach its entry point."""
+        """Have the tracer stop at the calls of the fault.  `is_loading` returns whether a process has yet to reach its entry
+        point."""
         self._is_loading = is_loading
         if self._fault is not None:
             calls.also(self._fault.arch, self._fault.number, self._called)
 
     def entered(self, task: Task) -> None:
-        """Note that a process has reached its program's entry point."""
+        """Exhaust the resources of `at_entry`, in a process that has reached its program's entry point."""
         for exhaust in self._at_entry:
             _exhaust(task.tgid, exhaust)
 
@@ -112,7 +114,7 @@ class Injector:
             self.fired = self._inject(task, event, fault.effect)
 
     def _inject(self, task: Task, event: Event, effect: Effect) -> bool:
-        """Inject a fault, and return whether that was possible.  Raises PtraceError, OSError."""
+        """Apply the effect at a call, and return whether that was possible.  Raises PtraceError, OSError."""
         match effect:
             case Fail(errno, signum):
                 if signum:
@@ -135,16 +137,16 @@ class Injector:
 
 
 class Witness:
-    """Notes of an ordinary run what decides how it can be repeated."""
+    """Observes in a plain run what a rehearsal has to know: the signals that it catches, and whether it reads input."""
 
     def __init__(self) -> None:
         self.caught: set[int] = set()
         """The signals for which a handler was installed."""
         self.reads_input = False
-        """Whether descriptor 0 was read."""
+        """Whether the program has read descriptor 0."""
 
     def attach(self, calls: Calls) -> None:
-        """Look at the calls of a run."""
+        """Have the tracer stop at the calls that are observed."""
         calls.also_named("rt_sigaction", self._handled)
         calls.also_named("read", self._read)
         calls.also_named("readv", self._read)
@@ -160,14 +162,14 @@ class Witness:
 
 
 def _exhaust(pid: int, what: Exhaust) -> None:
-    """Lower a process's soft limit to what it uses now, and `room` more.  Raises OSError."""
+    """Set a process's soft limit to what it uses now plus `what.room`, at most the hard limit.  Raises OSError."""
     _, hard = resource.prlimit(pid, what.resource)
     limit = _used(pid, what.resource) + what.room
     resource.prlimit(pid, what.resource, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _used(pid: int, kind: int) -> int:
-    """Return how much of a resource a process has, in the unit of its limit."""
+    """Return how much of a resource a process uses, in the unit of its limit; 0 for RLIMIT_FSIZE."""
     if kind == resource.RLIMIT_AS:
         with open(f"{proc()}/{pid}/statm") as file:
             return int(file.read().split()[0]) * kernel.PAGE

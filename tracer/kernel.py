@@ -22,7 +22,7 @@ class _RequestError(Exception):
 
 
 def _instead(name: str, **content: object) -> None:
-    """Have python-ptrace import a module with this content, unless it is loaded already."""
+    """Register a module with a name and these attributes for python-ptrace to import, unless that module is loaded."""
     module = ModuleType(name)
     vars(module).update(content)
     sys.modules.setdefault(name, module)
@@ -78,23 +78,24 @@ class SyscallInfo:
         self._address = ctypes.addressof(self._keep)
 
     def read(self, tid: int) -> bool:
-        """Fill the buffer from a stopped task; False if that failed: then `read_again` reports why."""
+        """Fill the buffer for a stopped task, and return whether that succeeded; `read_again` reports why it failed."""
         return bool(_ptrace(linux.PTRACE_GET_SYSCALL_INFO, tid, linux.INFO_SIZE, self._address) > 0)
 
     def read_again(self, tid: int) -> bool:
-        """Fill the buffer, after `read` failed; False if the task is dying (ESRCH).  Raises PtraceError for any other errno."""
+        """Fill the buffer after `read` has failed; return False if the task is dying (ESRCH).  Raises PtraceError for another
+        errno."""
         return _again(linux.PTRACE_GET_SYSCALL_INFO, tid, linux.INFO_SIZE, self._address, passing=(errno.ESRCH,))
 
 
 def resume(request: int, tid: int, signum: int = 0) -> bool:
-    """PTRACE_CONT, _SYSCALL, _LISTEN or _DETACH a stopped task, delivering `signum`; False when it is dying (ESRCH; EIO, from
-    PTRACE_LISTEN).  Raises PtraceError for any other errno."""
+    """Make a request (PTRACE_CONT, _SYSCALL, _LISTEN or _DETACH) for a stopped task, which delivers `signum` (0: none).  Return
+    False if the task is dying (ESRCH; EIO from PTRACE_LISTEN).  Raises PtraceError for another errno."""
     return bool(_ptrace(request, tid, 0, signum) != -1) or _again(request, tid, 0, signum, passing=(errno.ESRCH, errno.EIO))
 
 
 def _again(request: int, tid: int, address: int, data: int, *, passing: tuple[int, ...]) -> bool:
-    """Make a request that failed once more, with its errno: whether it succeeded now.  Raises PtraceError for an errno that is
-    not `passing`."""
+    """Repeat a request that failed, to get its errno.  Return True if it succeeds now, False for an errno in `passing`.  Raises
+    PtraceError for another errno."""
     if _ptrace_errno(request, tid, address, data) != -1:
         return True
     if (number := ctypes.get_errno()) in passing:
@@ -103,7 +104,7 @@ def _again(request: int, tid: int, address: int, data: int, *, passing: tuple[in
 
 
 def _asked(request: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of python-ptrace returns.  Raises PtraceError, ours, with the errno."""
+    """Call a function of python-ptrace and return its result.  Raises `tracer.errors.PtraceError` with the errno."""
     try:
         return request(*arguments)
     except ptrace_error.PtraceError as error:
@@ -111,7 +112,7 @@ def _asked(request: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _ask(request: int, tid: int, data: int) -> None:
-    """The same for the requests that each short process needs.  Raises PtraceError."""
+    """Make a ptrace request without python-ptrace, which is faster; `data` is its last argument.  Raises PtraceError."""
     if _ptrace_errno(request, tid, 0, data) == -1:
         raise PtraceError(f"ptrace request {request:#x}", "ptrace", ctypes.get_errno())
 
@@ -139,12 +140,14 @@ def event_message(tid: int) -> int:
 
 
 def filter_length(tid: int, index: int) -> int:
-    """Return how many instructions a filter of a stopped task has; 0 is the first installed one.  Raises PtraceError."""
+    """Return how many instructions a seccomp filter of a stopped task has; `index` 0 is the filter that was installed first.
+    Raises PtraceError."""
     return int(_asked(func.ptrace, linux.PTRACE_SECCOMP_GET_FILTER, tid, index, 0))
 
 
 def filter_content(tid: int, index: int, length: int) -> bytes:
-    """Return the instructions of that filter (struct sock_filter, 8 bytes each).  Raises PtraceError."""
+    """Return the instructions of a seccomp filter of a stopped task (struct sock_filter, 8 bytes each); `index` and `length`
+    are those of the function above.  Raises PtraceError."""
     buffer = ctypes.create_string_buffer(8 * length)
     _asked(func.ptrace, linux.PTRACE_SECCOMP_GET_FILTER, tid, index, ctypes.addressof(buffer))
     return buffer.raw
@@ -154,7 +157,7 @@ _siginfo = struct.Struct("8xi4xi")  # siginfo_t: si_code, and si_pid if a proces
 
 
 def sender(tid: int) -> int:
-    """At a signal-delivery stop: the pid that sent the signal, 0 for the kernel.  Raises PtraceError."""
+    """Return the pid that sent the signal of a signal-delivery stop; 0 if the kernel sent it.  Raises PtraceError."""
     _ask(linux.PTRACE_GETSIGINFO, tid, _answer_at)
     code, pid = _siginfo.unpack_from(_answer)
     return int(pid) if code <= 0 else 0
@@ -165,7 +168,7 @@ class _Timespec(ctypes.Structure):
 
 
 def wait_for_signal(signals: Iterable[int], seconds: float) -> tuple[int, int, int] | None:
-    """Wait for one of `signals`, which are blocked: its (signal, si_code, si_pid), or None after at most `seconds`.
+    """Wait for one of `signals`, which are blocked, and return (signal, si_code, si_pid); None after at most `seconds`.
 
     sigtimedwait(2).  signal.sigtimedwait of CPython 3.11 returns uninitialised memory when a signal such as SIGCONT
     interrupts it at the end of the time.
@@ -180,7 +183,7 @@ def wait_for_signal(signals: Iterable[int], seconds: float) -> tuple[int, int, i
 
 
 def is_thread_of(tid: int, tgid: int) -> bool:
-    """Return whether a task belongs to a process.  tgkill(2) says so also where /proc is another namespace's."""
+    """Return whether a task belongs to the process `tgid`, by tgkill(2), which needs no /proc of this namespace."""
     return _libc.tgkill(tgid, tid, 0) == 0 or ctypes.get_errno() != errno.ESRCH
 
 
@@ -190,7 +193,7 @@ def poke_user(tid: int, register: int, value: int) -> None:
 
 
 def skip_call(tid: int, error: int = 0) -> None:
-    """At a seccomp stop: make the call return -`error` without being run (seccomp(2), SECCOMP_RET_TRACE)."""
+    """At a seccomp stop: have the call not run and return -`error` (seccomp(2), SECCOMP_RET_TRACE).  Raises PtraceError."""
     poke_user(tid, linux.ORIG_RAX, (1 << 64) - 1)
     poke_user(tid, linux.RAX, -error & (1 << 64) - 1)
 
@@ -205,7 +208,7 @@ def peek(tid: int, address: int) -> int:
 
 
 def peek_user(tid: int, register: int) -> int:
-    """One register of a stopped task (linux.RAX ...), 64 bits; all ones if the task is dying."""
+    """Return one register of a stopped task (linux.RAX ...), 64 bits; all bits are set if the task is dying."""
     return int(_ptrace(linux.PTRACE_PEEKUSER, tid, 8 * register, 0)) & (1 << 64) - 1  # the wrapper returns the word
 
 
@@ -225,7 +228,7 @@ _spans: Final = (ctypes.addressof(_here), 1, ctypes.addressof(_there), 1, 0)
 
 
 def read_memory(tid: int, address: int, length: int) -> bytes:
-    """Return bytes within one page of a task's memory, at most PAGE; b'' if they cannot be read.
+    """Return `length` bytes of a task's memory, all within one page; b'' if they cannot be read.
 
     Called at every open of a program that shares the tracer's processor: it takes 3 us, /proc/PID/mem takes 9.
     """
@@ -235,7 +238,7 @@ def read_memory(tid: int, address: int, length: int) -> bytes:
 
 
 def read_path(tid: int, address: int) -> bytes:
-    """Return the path at an address of a task; b'' if it cannot be read, or does not end within 4 KiB: the call fails."""
+    """Return the path at an address of a task; b'' if it cannot be read or has no end within 4 KiB, so that its call fails."""
     room = PAGE - address % PAGE
     text = read_memory(tid, address, room)
     if b"\0" not in text:
@@ -249,7 +252,7 @@ _vm_write.argtypes, _vm_write.restype = _vm_read.argtypes, _vm_read.restype
 
 
 def write_memory(tid: int, address: int, content: bytes) -> int:
-    """Write to a task's memory.  Returns how many bytes could be written."""
+    """Write to a task's memory, and return how many bytes were written."""
     buffer = ctypes.create_string_buffer(content, len(content))
     here, there = _Span(ctypes.addressof(buffer), len(content)), _Span(address, len(content))
     return max(int(_vm_write(tid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0)), 0)
@@ -259,27 +262,28 @@ _registers = struct.Struct(f"={linux.USER_REGS}Q")
 
 
 def registers(tid: int) -> list[int]:
-    """Return the registers of a stopped task, by linux.RAX and so on.  Raises PtraceError."""
+    """Return the registers of a stopped task, 64 bits each; linux.RAX ... are the indexes.  Raises PtraceError."""
     _ask(linux.PTRACE_GETREGS, tid, _answer_at)
     return list(_registers.unpack(_answer))
 
 
 def set_registers(tid: int, values: Sequence[int]) -> None:
-    """Raises PtraceError."""
+    """Set all registers of a stopped task, in the order of `registers`.  Raises PtraceError."""
     _registers.pack_into(_answer, 0, *values)
     _ask(linux.PTRACE_SETREGS, tid, _answer_at)
 
 
 def share_memory(first: int, second: int) -> bool:
-    """Return whether two processes have the same memory; True if that cannot be known (kcmp(2))."""
+    """Return whether two processes share their memory (kcmp(2)); True, too, if the kernel does not report it."""
     return bool(_libc.syscall(SYS_KCMP, first, second, KCMP_VM, 0, 0) <= 0)
 
 
 class EntryPoint:
-    """A breakpoint where the program of a process begins after its dynamic loader; removed when it is reached."""
+    """A breakpoint at the address where a process begins its program, after the dynamic loader."""
 
     def __init__(self, pid: int) -> None:
-        """Write an int3 there, in a process that is stopped in its execve.  Raises OSError, PtraceError, TracerError."""
+        """Write the breakpoint (int3) into a process that is stopped in its execve.  Raises OSError and PtraceError, and
+        TracerError if the process has no entry point."""
         address = linux.entry_point(pid, _asked(func.ptrace_getregs, pid).cs)
         if address is None:
             raise TracerError(f"process {pid} has no AT_ENTRY")
@@ -288,8 +292,8 @@ class EntryPoint:
         _asked(func.ptrace, linux.PTRACE_POKEDATA, pid, address, self._word & ~0xFF | 0xCC)
 
     def remove_if_reached(self, tid: int) -> bool:
-        """At a SIGTRAP: remove the breakpoint if that caused it; return whether it did, so that the program must not get the
-        signal."""
+        """At the stop of a SIGTRAP: if the breakpoint caused it, remove the breakpoint and return True; the signal must not be
+        delivered then.  Return False for another SIGTRAP, or if the task is dying."""
         try:
             registers = _asked(func.ptrace_getregs, tid)
             if registers.rip != self._address + 1:
@@ -303,7 +307,7 @@ class EntryPoint:
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0) -> None:
-    """Make a prctl(2).  Raises OSError."""
+    """Call prctl(2).  Raises OSError."""
     linux.checked(linux.prctl(option, arg2, arg3), "prctl")
 
 

@@ -1,8 +1,8 @@
-"""The kernel's numbers and small facts that more than one file needs, under the names that its headers give them, and the
-functions of libc that Python has no name for: the one place that binds them, for `learn` and `enforce` alike.
+"""The kernel's constants that more than one file needs, by the names of its headers, small functions that read kernel data,
+and the functions of libc that Python does not wrap, for `learn` and `enforce`.
 
 The C types are from `_ctypes`, the module in C that ctypes is made of, since importing ctypes takes 2 ms of each start of
-`enforce`.  Numbers that only one file needs stay there.
+`enforce`.  Constants that only one file needs are defined in that file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ else:
     )
 
     def _simple(code):
-        """The type of a C value, by its letter in struct's formats; `P` and `z` are ctypes' own: a pointer, a string."""
+        """Return the ctypes type of a C value by its format letter: those of struct, and `P` for a pointer, `z` for a
+        string."""
         return type(_SimpleCData)(f"c_{code}", (_SimpleCData,), {"_type_": code})
 
     c_char, c_char_p, c_void_p = map(_simple, "czP")
@@ -65,7 +66,7 @@ else:
     c_int32, c_int64, c_uint64, c_size_t = c_int, c_long, c_ulong, c_ulong
 
     class _Functions:
-        """The functions of this process by name; each returns an int unless its `restype` is set."""
+        """The C functions that this process has loaded, as attributes; each returns an int unless its `restype` is set."""
 
         def __init__(self, flags):
             self._handle = dlopen(None, 0)
@@ -98,17 +99,17 @@ PTRACE_O_TRACEEXEC, PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 1 << 4, 1 << 7, 1
 # linux/ptrace.h: struct ptrace_syscall_info, `op`, and bytes
 PTRACE_SYSCALL_INFO_ENTRY, PTRACE_SYSCALL_INFO_EXIT, PTRACE_SYSCALL_INFO_SECCOMP = 1, 2, 3
 INFO_IS_ERROR = 32
-"""The offset of its field at a call's exit."""
+"""The offset in bytes of `exit.is_error`, in the info of a syscall-exit stop."""
 INFO_SIZE = 88
 
 # sys/user.h: struct user_regs_struct of x86_64, indices of its 64-bit words; a 32-bit tracee has eax in RAX, and so on
 RBP, RBX, R10, R9, R8, RAX, RCX, RDX, RSI, RDI = 4, 5, 7, 8, 9, 10, 11, 12, 13, 14
 ORIG_RAX, RIP, CS, EFLAGS, RSP = 15, 16, 17, 18, 19
 USER_REGS = 27
-"""How many words it has."""
+"""How many words struct user_regs_struct has."""
 USER32_CS = 0x23
 USER_CS = 0x33
-"""The code segment while the processor is in 32-bit mode, and in 64-bit mode (asm/segment.h)."""
+"""The value of the register CS in 32-bit mode (USER32_CS), and in 64-bit mode (asm/segment.h)."""
 
 # linux/wait.h
 WALL = 0x40000000
@@ -128,7 +129,7 @@ SECCOMP_RET_ACTION_FULL, SECCOMP_RET_DATA = 0xFFFF0000, 0x0000FFFF
 
 # linux/filter.h, linux/bpf_common.h: struct sock_filter {u16 code; u8 jt, jf; u32 k}
 BPF_INSTRUCTION = 8
-"""Bytes."""
+"""The size of an instruction in bytes."""
 BPF_MAXINSNS = 4096
 BPF_RET_K, BPF_JA = 0x06, 0x05  # BPF_RET | BPF_K, BPF_JMP | BPF_JA
 
@@ -140,19 +141,19 @@ ARGUMENT_REGISTERS = {
 }
 """The registers of a call's arguments (syscall(2))."""
 X32_BIT = 0x40000000
-"""__X32_SYSCALL_BIT (asm/unistd.h): in the number of a call of the x32 ABI."""
+"""__X32_SYSCALL_BIT (asm/unistd.h), which is set in the number of a call of the x32 ABI."""
 
 # linux/prctl.h
 PR_SET_DUMPABLE, PR_GET_SECCOMP, PR_SET_SECCOMP = 4, 21, 22
 PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 37, 38
 PR_SET_PTRACER = 0x59616D61
 CALLFENCE_ENTER = 0x43464E54
-"""No operation of the kernel: a program says that it enters a phase (include/callfence.h)."""
+"""A prctl operation that the kernel does not have: a program calls it to enter a phase (include/callfence.h)."""
 
 # elf.h: the kinds of segments
 PT_LOAD, PT_INTERP, PT_NOTE, PT_GNU_EH_FRAME = 1, 3, 4, 0x6474E550
 _MAX_SEGMENTS = 1170
-"""Those whose headers the kernel reads of a program, 64 KiB (fs/binfmt_elf.c, load_elf_phdrs)."""
+"""The most segments of a program that the kernel reads: 64 KiB of headers (fs/binfmt_elf.c, load_elf_phdrs)."""
 
 # asm/signal.h, x86
 SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 18, 19, 25, 31
@@ -167,7 +168,7 @@ CLONE_VM, CLONE_FILES, CLONE_THREAD, CLONE_UNTRACED = 0x100, 0x400, 0x10000, 0x8
 # sys/user.h: offset of u_debugreg[0] in struct user, in bytes
 DEBUG_REGISTERS = 848
 DEBUG_CONTROL = DEBUG_REGISTERS + 8 * 7
-"""That of DR7."""
+"""The offset of u_debugreg[7] (DR7), in bytes."""
 
 # asm-generic/socket.h; linux/socket.h, linux/in.h
 SOL_SOCKET, SO_PROTOCOL, SO_DOMAIN = 1, 38, 39
@@ -183,7 +184,8 @@ AT_ENTRY = 9  # linux/auxvec.h
 YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
 
 OPAQUE = ("clone3", "openat2", "io_uring_setup")
-"""Calls whose arguments are in memory or a ring, where no filter sees them.  Programs fall back to others on ENOSYS."""
+"""Calls whose arguments are in memory or in a ring, where filters cannot read them.  Programs make other calls instead if these
+fail with ENOSYS."""
 
 NUMBERS = {
     "clone": (56, 120), "clone3": (435, 435), "fork": (57, 2), "vfork": (58, 190), "execve": (59, 11), "exit": (60, 1),
@@ -206,19 +208,19 @@ NUMBERS = {
     "landlock_restrict_self": (446, 446),
 }  # fmt: skip
 """Numbers of the system calls that `enforce` makes or looks at, by name: of x86_64 and i386 (asm/unistd_64.h,
-asm/unistd_32.h), -1 where there is no such call.  A start has no time for the tables of `tracer.abi`;
+asm/unistd_32.h), -1 where there is no such call.  Loading the tables of `tracer.abi` would take too long at a start;
 tests/tracer/test_linux.py compares the two."""
 
 
 def numbers_by_arch(*names: str) -> dict[int, tuple[int, ...]]:
-    """The numbers of the calls `names`, by AUDIT_ARCH_*."""
+    """Return the numbers of the calls `names`, by AUDIT_ARCH_*."""
     pairs = [NUMBERS[name] for name in names]
     arches = enumerate((AUDIT_ARCH_X86_64, AUDIT_ARCH_I386))
     return {arch: tuple(pair[place] for pair in pairs if pair[place] >= 0) for place, arch in arches}
 
 
 def calls(*names: str) -> set[tuple[int, int]]:
-    """AUDIT_ARCH_* and number of each of the calls `names`."""
+    """Return (AUDIT_ARCH_*, number) of each of the calls `names`, on both architectures."""
     return {(arch, number) for arch, numbers in numbers_by_arch(*names).items() for number in numbers}
 
 
@@ -227,7 +229,7 @@ SHELL = b"/bin/sh"
 
 def script_arguments(path: bytes, argv: Sequence[bytes]) -> tuple[bytes, ...]:
     """Return the command that runs an executable file of no known format, for which execve fails with ENOEXEC: a script for the
-    shell, as execvp(3) and shells have it."""
+    shell, as execvp(3) and shells run it."""
     return (SHELL, path, *argv[1:])
 
 
@@ -261,7 +263,8 @@ def elf_bits(head: bytes) -> int:
 
 def elf_segments(read: Callable[[int, int], bytes]) -> Iterator[tuple[int, int, int, int]]:
     """Yield the kind (PT_*), offset in the file, address, and bytes in the file of each segment of an ELF file, little-endian;
-    none for another file (elf(5), Elf64_Phdr).  `read` returns the bytes at an offset, and how many; too few yield zeros."""
+    none for another file (elf(5), Elf64_Phdr).  `read(offset, size)` returns bytes of the file; missing bytes count as
+    zeros."""
     head = read(0, 64)
     bits = elf_bits(head)
     if not bits:
@@ -279,8 +282,8 @@ def elf_segments(read: Callable[[int, int], bytes]) -> Iterator[tuple[int, int, 
 
 
 def privilege_lost(path: str | bytes, uid: int, gid: int) -> str:
-    """Return what no_new_privs keeps from a process with these effective ids when it executes the file (execve(2)):
-    "set-user-id", "set-group-id", "capabilities", or "" for nothing."""
+    """Return which privilege of a file a process with these effective ids does not get under no_new_privs when it executes the
+    file (execve(2)): "set-user-id", "set-group-id", "capabilities", or "" for none."""
     try:
         file = os.stat(path)
         if file.st_mode & stat.S_ISUID and file.st_uid != uid:
@@ -294,10 +297,10 @@ def privilege_lost(path: str | bytes, uid: int, gid: int) -> str:
 
 
 def check_length(filter_: bytes, room: int = 0) -> None:
-    """Raise ValueError if the kernel does not take a filter with so many instructions, and `room` more."""
+    """Raise ValueError if the filter with `room` more instructions is longer than the kernel permits."""
     count = len(filter_) // BPF_INSTRUCTION + room
     if count > BPF_MAXINSNS:
-        raise ValueError(f"the filter has {count} instructions, and the kernel takes {BPF_MAXINSNS}")
+        raise ValueError(f"the filter has {count} instructions; the kernel permits at most {BPF_MAXINSNS}")
 
 
 # Functions of libc
@@ -318,12 +321,12 @@ class FilterProgram(Structure):
 
     @classmethod
     def of(cls, filter_: bytes) -> FilterProgram:
-        """The struct for an array of struct sock_filter, 8 bytes each."""
+        """Return the struct for a filter, an array of struct sock_filter, 8 bytes each."""
         return cls(len(filter_) // 8, filter_)
 
 
 def refused(call: str) -> OSError:
-    """The OSError for the errno that a function has just set, with the call's name as its `filename`."""
+    """Return an OSError for the current errno, with the name of the call that failed as its `filename`."""
     number = get_errno()
     return OSError(number, os.strerror(number), call)
 
@@ -346,7 +349,7 @@ def prctl(operation: int, *arguments: object) -> int:
 
 
 def strings(words: Sequence[bytes]) -> Array[c_char_p]:
-    """The array of strings, with NULL at its end, that execve(2) takes as `argv` and as `envp`."""
+    """Return an array of strings that ends with NULL, as execve(2) takes for `argv` and `envp`."""
     return (c_char_p * (len(words) + 1))(*words, None)
 
 

@@ -1,7 +1,7 @@
 """The event loop: takes every stop of every task, from the first execve to the last exit, and resumes the task.
 
-A stop is a value (`tracer.stops`), a handler does what it needs, and `_resume` alone lets the task go on: as `Task.way` says,
-unless the handler returns another order.
+A stop is a value (`tracer.stops`).  A handler processes it, and `_resume` resumes the task: as `Task.way` says, unless the
+handler returns another order.
 """
 
 from __future__ import annotations
@@ -44,72 +44,73 @@ if TYPE_CHECKING:
 
 FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
 BATCH: Final = 16
-"""Stops that are taken one by one before those of all tasks that have stopped are taken: a tenth of a millisecond."""
+"""Number of stops that are taken one by one, before those of all stopped tasks are taken at once; 0.1 ms in all."""
 MANY_STOPS: Final = 64
 """Calls of one task over which its rate is measured."""
 FAST: Final = MANY_STOPS / 2000
 """Seconds for MANY_STOPS calls below which a task is moved to the tracer's processor: 2,000 calls a second."""
 TIMEOUT: Final = 0.05
-"""Seconds that an early task waits for its parent's event, and that a task that could not be resumed is tried again."""
+"""Seconds that an early task waits for its parent's event, and for which resuming a task is tried again."""
 
 _HEAD = struct.Struct("<BxxxI16xI52xI")  # struct ptrace_syscall_info: op, arch, number (low half), datum
 
 
 class Settings(NamedTuple):
-    """What of a program is recorded, and how."""
+    """Which calls of a program are recorded, and how."""
 
     allow_opaque: frozenset[str] = frozenset()
     """Names of OPAQUE calls that are allowed."""
     from_entry: bool = False
     """Whether to record from the initial program's ELF entry point on, instead of from its execve."""
     filter: bytes = b""
-    """A filter that allows known behaviour and returns kernel.RET_RECORD for the rest; b"": all is recorded."""
+    """A seccomp filter that allows the calls of an existing policy and returns kernel.RET_RECORD for the others; b"" to record
+    all calls."""
     waits: bool = False
-    """Whether the recorder's counters take the waits after which an observation was made (`Waits`)."""
+    """Whether to record after which waits of its process an observation was made (`session.Waits`)."""
     late: bool = False
-    """Whether known calls may run without a stop after a while, so that counts are lower bounds (`tracer.late`)."""
+    """Whether recorded calls may run without a stop after a while, so that counts are lower bounds (`tracer.late`)."""
     late_after: int | None = None
-    """For tests: how many calls a process makes before."""
+    """For tests: after how many calls of a process `late` begins."""
 
 
 PLAIN: Final = Settings()
 
 
 class Initial:
-    """The process whose exit status counts.  Mutable: the event loop keeps its state here."""
+    """The program's first process, whose wait status `learn` returns.  Mutable: the event loop keeps its state here."""
 
     def __init__(self, pid: int, *, started: bool) -> None:
         self.pid = pid
         self.started = started
-        """Whether it has made its first execve, or had when we attached to it."""
+        """Whether it has executed the program; True, too, if the tracer attached to a running process."""
         self.status: int | None = None
         """Its wait status, once it has ended."""
         self.ended = 0.0
-        """When that was (time.monotonic)."""
+        """When it ended, in seconds of time.monotonic; 0 before."""
         self.delivered: dict[int, tuple[int, float]] = {}
-        """By signal but SIGCHLD: the pid that sent it the last one, and when that was (time.monotonic)."""
+        """By signal except SIGCHLD: the pid that last sent it, and when, in seconds of time.monotonic."""
 
 
 class TaskFamily:
-    """The program's tasks by tid, how they start, execute and end, and how many there were."""
+    """The program's tasks by tid: adds them when they start, removes them when they end, and counts processes and calls."""
 
     def __init__(self, tally: Tally, processor: SharedProcessor) -> None:
         self.tasks: dict[int, Task] = {}
         self.early: set[int] = set()
         """Tasks whose first stop came before their parent's event: they stay stopped until that comes."""
         self.processes = 0
-        """Processes seen so far."""
+        """How many processes the program has had so far."""
         self._calls_of_dead = 0
         self._tally = tally
         self._processor = processor
 
     @property
     def calls(self) -> int:
-        """Calls seen so far."""
+        """How many calls of the program have stopped so far."""
         return self._calls_of_dead + sum(task.stops for task in list(self.tasks.values()))
 
     def add(self, tid: int, tgid: int) -> Task:
-        """Add a task that we have seized."""
+        """Add a task that the tracer has seized, and return it."""
         task = self.tasks[tid] = Task(tid, tgid)
         self._set_executable(task)
         self.processes += tid == tgid
@@ -120,7 +121,7 @@ class TaskFamily:
         task.hot = self._tally.hot(task.executable, task.entered)
 
     def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:
-        """Add a task that the kernel has attached for us, at its parent's event."""
+        """At the event of its parent, add a task to which the kernel has attached the tracer, and return it."""
         self.early.discard(tid)
         if (task := self.tasks.get(tid)) is None:  # else it was adopted before
             task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)
@@ -129,9 +130,9 @@ class TaskFamily:
         return task
 
     def adopt(self) -> list[Task]:
-        """Add the tasks in `early`: their parents were killed before their events.
+        """Add the tasks in `early`, whose parents were killed before their events, and return them.
 
-        Each becomes a child of the process that it belongs to or is a child of now.
+        Each counts as a child of its own process, or, if it is a process, of its present parent.
         """
         adopted = []
         for tid in sorted(self.early):
@@ -142,7 +143,8 @@ class TaskFamily:
         return adopted
 
     def executed(self, task: Task, former: int) -> None:
-        """Note that an execve of thread `former` has ended all other threads; it goes on as `task`, the process's leader."""
+        """Update the tasks after an execve of thread `former`: all other threads have ended, and `task`, the leader of the
+        thread group, runs the new program."""
         for tid, other in list(self.tasks.items()):
             if other.tgid == task.tgid and other is not task:
                 if tid == former:
@@ -159,13 +161,13 @@ class TaskFamily:
 
 
 class Loop:
-    """Follows tasks that have been seized.  The thread that seized them must call `run`."""
+    """The event loop for tasks that have been seized.  The thread that seized them must call `run`."""
 
     def __init__(self, recorder: Recorder, settings: Settings = PLAIN, injector: Injector | None = None) -> None:
         """`injector` makes calls fail, once a process has reached its program's entry point."""
         self.initial = Initial(0, started=False)
         self.ended_by = 0
-        """The signal by which the user asked for the run's end, if it was sent to this process; 0 for none."""
+        """The signal that this process got to end the run; 0 for none."""
         self.processor = SharedProcessor()
         self.tally = Tally(recorder)
         self.family = TaskFamily(self.tally, self.processor)
@@ -175,25 +177,27 @@ class Loop:
         self._settings = settings
         self._injector = injector
         self._strangers = children()
-        """Children that this process had before it started the program: they are not part of it."""
+        """Children that this process had before it started the program; they are not traced."""
         self._info = SyscallInfo()
         self._unresumed: dict[int, tuple[Way, int]] = {}
-        """Tasks that could not be resumed (`kernel.resume`), with the order: most are dying."""
+        """By tid: how to resume a task that could not be resumed (`kernel.resume`), and the signal; most such tasks are
+        dying."""
         self._entries: dict[int, EntryPoint | None] = {}
-        """By process, where its program begins, until it gets there; None where that cannot be known."""
+        """By pid: the breakpoint at the entry point of its program, until it is reached; None if there can be none."""
         self._queue: deque[tuple[int, int]] = deque()
         self._waits = 0
-        """How many statuses were taken one by one."""
+        """How many wait statuses were taken one by one."""
         self._late: Late | None = None
-        """Gives the program filters that allow known calls; None if each call is to stop."""
+        """Installs filters in the program that allow recorded calls; None if each call must stop."""
         self._queued = 0
-        """The task whose next status was taken while it was given a filter: it is in the queue."""
+        """The tid whose next status was put into the queue while a filter was installed in the task; 0 for none."""
         self._on_stop: Callable[[], None] = lambda: None
         if injector is not None:
             injector.attach(self.calls, self.is_loading)
 
     def begin(self, pid: int, *, is_free: bool) -> None:
-        """Take the program, which is seized and waits to be executed.  `is_free`: it is under no filter but ours."""
+        """Add the process that is seized and will execute the program.  `is_free`: only the tracer's filter is installed in
+        it."""
         self.initial = Initial(pid, started=False)
         task = self.family.add(pid, pid)
         task.recorded = False
@@ -268,12 +272,12 @@ class Loop:
         return True
 
     def _resume(self, tid: int, way: Way, signum: int = 0) -> None:
-        """Resume a task; later, if that is not possible now."""
+        """Resume a task, or note it to be resumed later if that fails."""
         if not kernel.resume(way, tid, signum):
             self._unresumed[tid] = way, signum
 
     def _next(self) -> tuple[int, int] | None:
-        """Return the next task and its wait status, or None when there is no task to wait for any more."""
+        """Wait for a task to stop or end, and return its tid and wait status; None if no task is left."""
         if self._queue:
             return self._queue.popleft()
         try:
@@ -291,8 +295,8 @@ class Loop:
         return stop
 
     def _poll(self) -> tuple[int, int] | None:
-        """Return what `_next` does.  If no status comes for a while, resume, or adopt, the tasks that wait for it; None if all
-        tasks have ended."""
+        """Do the same as `_next`, and also try to resume the tasks in `_unresumed` again.  If no task stops within TIMEOUT,
+        adopt the early tasks, and return (0, 0), or None if all tasks have ended."""
         pause, end = 0.0001, time.monotonic() + TIMEOUT
         while True:
             stop = os.waitpid(-1, WALL | os.WNOHANG)
@@ -315,7 +319,7 @@ class Loop:
     # -- stops that are not at a call
 
     def _handle(self, tid: int, status: int, stop: Stop, task: Task | None) -> Order:
-        """Do what a stop needs, or the end of a task; return how the task goes on."""
+        """Process a stop or the end of a task; return how to resume the task, or None if it is not to be resumed now."""
         self._unresumed.pop(tid, None)
         kind = stop.kind
         if kind == ENDED:
@@ -339,7 +343,7 @@ class Loop:
         return task.way, 0
 
     def _halted(self, task: Task, signum: int) -> Order:
-        """Keep a task in its group-stop by that signal; 0: it is at a trap."""
+        """Keep a task in its group-stop by `signum`; if that is 0, the task is at a trap and is resumed."""
         with contextlib.suppress(PtraceError):
             self.calls.restore(task)
         task.stopped = signum
@@ -351,7 +355,7 @@ class Loop:
         return None
 
     def _signalled(self, task: Task, signum: int) -> Order:
-        """At a signal-delivery stop: deliver the signal, unless it is a trap of ours."""
+        """At a signal-delivery stop: deliver the signal, unless the tracer's breakpoint caused it."""
         if signum == signal.SIGTRAP and (entry := self._entries.get(task.tid)) and entry.remove_if_reached(task.tid):
             del self._entries[task.tid]
             task.recorded = True
@@ -390,7 +394,7 @@ class Loop:
         is_initial = task.tid == self.initial.pid
         self.initial.started |= is_initial
         if kind := privilege_lost(task.tid):
-            self._recorder.gap(f"{task.executable} ran without its {kind} privilege, as it does when enforced")
+            self._recorder.gap(f"{task.executable} ran without its {kind} privilege, as it also does under enforce")
         task.recorded |= not self._settings.from_entry and is_initial
         if self._injector is not None or (is_initial and not task.recorded):
             self._entries[task.tid] = None
@@ -416,7 +420,8 @@ class Loop:
     # -- calls under PTRACE_SYSCALL: without a filter of ours, or where another one may answer before it
 
     def _make_other_first(self, task: Task, number: int) -> bool:
-        """At a call's entry: have the task make another call first, if it is time to (`Late.step`); return whether it did."""
+        """At a syscall-entry stop: if a late filter is due, have the task make a call for it first (`Late.step`); return
+        whether it does."""
         task.image.budget -= 1
         if self._late is None or (task.image.budget >= 0 and (number not in FILTERING or task.filtered)):
             return False
@@ -424,7 +429,7 @@ class Loop:
         return self._late.step(task, self._info.bytes)
 
     def _returned(self, task: Task) -> None:
-        """Note that a call returns."""
+        """At a syscall-exit stop: finish what was changed for the call."""
         task.counted = False
         if self._injector is None and not task.installing:
             return
@@ -435,7 +440,8 @@ class Loop:
                 self.calls.installed(task, failed=bool(self._info.bytes[INFO_IS_ERROR]))
 
     def _filtered_call(self, task: Task, arch: int, number: int, datum: int) -> None:
-        """At a seccomp stop of a task under PTRACE_SYSCALL: the call was counted at its entry stop, which vsyscalls lack."""
+        """Handle a seccomp stop of a task under PTRACE_SYSCALL; count the call if it had no syscall-entry stop (a vsyscall).
+        `datum` is that of the filter's RET_TRACE."""
         is_new = task.recorded and not task.counted
         if is_new:
             self.tally.count(task, arch, number, self._info.bytes)

@@ -1,4 +1,4 @@
-"""Named tuples as `typing` declares them, which takes 25 us more for each class: it compiles the annotation of each field.
+"""Named tuples with the syntax of `typing.NamedTuple`, which takes 25 us more for each class, since it compiles annotations.
 
 `learn` loads 45 of them, so this saves 1.1 ms of its start.
 """

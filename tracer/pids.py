@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SIGNALS, CHANGES, READS, OWN = "signals", "changes", "reads", "own"
-"""What a call does: sends a signal, or has the kernel send one later; changes the process, or takes something of it; only reads
-what the kernel knows of it; concerns the caller's own children and threads alone."""
+"""What a call does to the process that it names: SIGNALS sends a signal, or has the kernel send one later; CHANGES changes the
+process, or reads its memory or descriptors; READS only reads attributes; OWN accepts only the caller's children and threads."""
 REGISTER, MEMORY, DESCRIPTOR, USER = "register", "memory", "descriptor", "user"
-"""How a call names the process: by its number, in the argument itself or in memory that the argument points to; by a
-descriptor; or all processes of a user."""
+"""How a call names the process: by its pid in the argument (REGISTER) or in memory that the argument points to (MEMORY), by a
+descriptor (DESCRIPTOR), or as all processes of a user (USER)."""
 
 Numbers = tuple[int, int]
-"""Of x86_64 and i386 (asm/unistd_64.h, asm/unistd_32.h); -1 where there is no such call."""
+"""The numbers of a call on x86_64 and i386 (asm/unistd_64.h, asm/unistd_32.h); -1 where there is no such call."""
 
 
 class Row:
@@ -38,7 +38,7 @@ class Row:
         self.effect = effect
         self.place = place
         self.selector = selector
-        """The index of the argument that chooses this, and its values, 32 bits; () if the call always does."""
+        """The index of another argument and its values (32 bits) with which the call names a process; () if it always does."""
 
 
 ROWS = (

@@ -1,7 +1,8 @@
-"""What /proc says of a process: the one reader of it (proc(5)).
+"""Reads what /proc reports about processes and tasks (proc(5)); no other file does.
 
-The working folder of the helper of `enforce` is /proc, and names are relative to it there (`enter`): a program that mounts
-another file system at /proc later does not change what the helper reads.  On every start of `enforce`, so little is imported.
+The working folder of the helper of `enforce` is /proc, and the helper reads paths relative to it (`enter`): a program that
+mounts another file system at /proc later does not change what the helper reads.  On every start of `enforce`, so little is
+imported.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from tracer import linux
 
 _roots: list[str] = []
 _STATUS = 1 << 16
-"""Bytes of a file of one task that are read: more than any has."""
+"""The most bytes that are read of a file in /proc/PID; all such files that are read are shorter."""
 
 
 # By folder
 
 
 def is_own(root: str) -> bool:
-    """Return whether the /proc that is mounted there is that of this process's pid namespace; in another one's, the same number
-    is another process."""
+    """Return whether the /proc that is mounted at `root` is of this process's pid namespace; in that of another namespace, the
+    same pid is another process."""
     try:
         return os.readlink(f"{root}/self") == str(os.getpid())
     except OSError:
@@ -28,7 +29,7 @@ def is_own(root: str) -> bool:
 
 
 def content(path: str) -> bytes:
-    """Return the content of a file of a task.  Raises OSError."""
+    """Return the content of a file in /proc/PID.  Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, _STATUS)
@@ -37,7 +38,7 @@ def content(path: str) -> bytes:
 
 
 def fields(folder: str) -> dict[str, str]:
-    """Return the fields of a task's `status`; none if it has ended or may not be read."""
+    """Return the fields of `status` in a task's folder, by name; {} if the task has ended or must not be read."""
     try:
         text = content(f"{folder}/status").decode(errors="replace")  # a process may have any bytes for a name
     except OSError:
@@ -46,7 +47,7 @@ def fields(folder: str) -> dict[str, str]:
 
 
 def state(folder: str) -> str:
-    """Return what a task is doing, as one letter; "" if that cannot be read."""
+    """Return the state of the task with this folder, one letter such as "R" or "S"; "" if it cannot be read."""
     try:
         return content(f"{folder}/stat").rpartition(b") ")[2][:1].decode()
     except OSError:
@@ -54,7 +55,7 @@ def state(folder: str) -> str:
 
 
 def handles(status: dict[str, str], signum: int, *masks: str) -> bool:
-    """Return whether one of these masks of a task's `status` (SigBlk, SigIgn, SigCgt) has a signal."""
+    """Return whether a signal is in one of the named masks (SigBlk, SigIgn, SigCgt) of a task's `status`."""
     return any(int(status.get(mask, "0"), 16) >> signum - 1 & 1 for mask in masks)
 
 
@@ -62,14 +63,15 @@ def handles(status: dict[str, str], signum: int, *masks: str) -> bool:
 
 
 def enter() -> None:
-    """Name processes relative to the working folder, which is /proc, or else none."""
+    """From now on, `proc` returns the working folder if it is /proc of this pid namespace, else a folder that does not
+    exist."""
     _roots[:] = ["." if is_own(".") else "/nonexistent"]
 
 
 def proc() -> str:
-    """Return the folder where our pids name processes; one that does not exist if there is none.
+    """Return the /proc of this process's pid namespace.
 
-    /proc may not be mounted, or belong to another pid namespace, where the same numbers name other processes.
+    Return a folder that does not exist if /proc is not mounted, or is of another namespace, where a pid is another process.
     """
     if not _roots:
         _roots.append("/proc" if is_own("/proc") else "/nonexistent")
@@ -82,7 +84,7 @@ def fields_of(tid: int) -> dict[str, str]:
 
 
 def state_of(tid: int) -> str:
-    """Return the `state` of a task; "R", as of a task that runs, if that cannot be read."""
+    """Return the `state` of a task; "R" (running) if it cannot be read."""
     return state(f"{proc()}/{tid}") or "R"
 
 
@@ -95,18 +97,18 @@ def executable_of(pid: int) -> str:
 
 
 def owner(tid: int) -> int:
-    """Return the process that a task belongs to; the task itself if that is not known."""
+    """Return the pid of the process that a task belongs to; `tid` itself if it cannot be read."""
     return kin_of(tid)[0]
 
 
 def kin_of(tid: int) -> tuple[int, int]:
-    """Return the process that a task belongs to, and the parent of that process; (tid, 0) if the task has ended."""
+    """Return the pid of the process that a task belongs to, and that of its parent; (tid, 0) if they cannot be read."""
     status = fields_of(tid)
     return int(status.get("Tgid", tid)), int(status.get("PPid", 0))
 
 
 def numbers_in(folder: str) -> set[int]:
-    """Return the names in a folder of /proc that are numbers, of processes or threads; none if it cannot be read."""
+    """Return the pids or tids that have a folder in a folder of /proc ("" is /proc itself); none if it cannot be read."""
     try:
         return {int(name) for name in os.listdir(f"{proc()}/{folder}") if name.isdecimal()}
     except OSError:
@@ -114,7 +116,7 @@ def numbers_in(folder: str) -> set[int]:
 
 
 def children() -> frozenset[int]:
-    """Return the children of this process, for instance of the shell that it was before its execve."""
+    """Return the pids of this process's children; it may have some from before its execve, such as those of a shell."""
     try:
         with open(f"{proc()}/thread-self/children", "rb") as file:
             return frozenset(map(int, file.read().split()))
@@ -128,14 +130,15 @@ def has_filter(tid: int) -> bool:
 
 
 def has_as_many_filters(first: int, second: int) -> bool:
-    """Return whether two tasks have the same number of filters; False where the kernel does not report it (before Linux
+    """Return whether two tasks have the same number of seccomp filters; False if the kernel does not report it (before Linux
     5.9)."""
     counts = {fields_of(tid).get("Seccomp_filters", "") for tid in (first, second)}
     return len(counts) == 1 and counts != {""}
 
 
 def dies_only_untraced(tid: int, signum: int) -> bool:
-    """Return whether a task is the init of a pid namespace and has no handler for a fault's signal."""
+    """Return whether a fault with this signal kills a task only if it is not traced: the task is process 1 of another pid
+    namespace and has no handler for the signal."""
     pids = fields_of(tid).get("NSpid", "").split()
     return len(pids) > 1 and pids[-1] == "1" and not is_caught(tid, signum)
 
@@ -146,7 +149,7 @@ def is_caught(tid: int, signum: int) -> bool:
 
 
 def namespaces_of(tid: int) -> int:
-    """Return in how many pid namespaces a task is, ours being the first; 0 if that is not known."""
+    """Return in how many pid namespaces a task is, counted from this process's own; 0 if that cannot be read."""
     return len(fields_of(tid).get("NSpid", "").split())
 
 
@@ -161,7 +164,8 @@ def processor_time(pid: int) -> float:
 
 
 def privilege_lost(pid: int) -> str:
-    """Return what no_new_privs kept an executed file from giving a process (`linux.privilege_lost`); "" too if it has ended."""
+    """Return which privilege of its executable a process did not get (`linux.privilege_lost`); "" for none, or if it has
+    ended."""
     try:
         process = os.stat(f"{proc()}/{pid}")
     except OSError:

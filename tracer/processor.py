@@ -1,4 +1,4 @@
-"""One processor for the tracer and the tasks that stop often, which the program cannot see.
+"""Moves the tasks that stop often to the tracer's processor, without the program being able to read that.
 
 A ptrace stop costs about 3 us when tracer and tracee share a processor, and 50-100 us when the kernel must wake
 another, idle one.  So a task that stops often is moved to the tracer's processor.  It gets its own affinity back when
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from tracer.task import Task
 
 TICK: Final = 0.02
-"""Seconds between two checks which tasks still stop often."""
+"""Seconds between two checks of which tasks still stop often."""
 FEW_STOPS: Final = 20
 """Stops in a tick below which a single task gets its own affinity back: waking another processor costs it under 5 %."""
 FEW_STOPS_OF_MANY: Final = 100
-"""The same where several tasks share the processor, and so wait for each other too."""
+"""The same limit if several tasks share the processor, so that they also wait for each other."""
 
 CROWD: Final = 16
-"""Number of tasks above which none is checked for waiting: that takes 15 us each."""
+"""If more tasks than this share the processor, `tick` does not read their states, which takes 15 us each."""
 
 
 class _Sharer:
@@ -35,9 +35,9 @@ class _Sharer:
     def __init__(self, task: Task, maker: int) -> None:
         self.task = task
         self.maker = maker
-        """The tid of the task that made it; 0 if it was pinned later."""
+        """The tid of the task that created it; 0 if it was not pinned at its creation."""
         self.before = task.stops
-        """Its stops at the last tick, minus those of its children since."""
+        """The number of its stops at the last tick, minus the stops of its children that have ended since."""
 
 
 class SharedProcessor:
@@ -48,18 +48,18 @@ class SharedProcessor:
         self._own = os.sched_getaffinity(0)
         self._processor = {_current_processor()} & self._own or {min(self._own)}
         self._pinned: dict[int, _Sharer] = {}
-        """By tid."""
+        """The tasks on the tracer's processor, by tid."""
         self.enabled = len(self._own) > 1
         """False for the rest of the run once the program may read affinities where they cannot be restored in time."""
         self._lock = threading.Lock()
-        """Held so that a task does not read its affinity while the other thread is restoring it."""
+        """Held while affinities are changed, so that `tick` and the tracer's thread do not change them at the same time."""
 
     @property
     def in_use(self) -> bool:
         return bool(self._pinned)
 
     def pin(self, task: Task) -> None:
-        """Move `task` to the tracer's processor, if it may run there and has not chosen its processors itself."""
+        """Move `task` to the tracer's processor, if its affinity permits that and it has not set its affinity itself."""
         if task.tid in self._pinned or task.own_affinity or task.apart or not self.enabled:
             return
         with self._lock:
@@ -69,7 +69,7 @@ class SharedProcessor:
                 self._add(task)
 
     def inherit(self, parent: Task, child: Task) -> None:
-        """Take over a new task, which starts with its creator's affinity: ours, if the creator was pinned at that time."""
+        """Note a new task, which has its creator's affinity: it is on the tracer's processor if `parent` was pinned then."""
         if parent.affinity is None or parent.own_affinity or parent.apart:
             return
         with self._lock:
@@ -80,7 +80,7 @@ class SharedProcessor:
                     self._release(child.tid)
 
     def follow(self, former: int, task: Task) -> None:
-        """After an execve by thread `former`, which goes on as `task`, take over the affinity of `former`."""
+        """After an execve of thread `former`, whose tid is now that of `task`: `task` replaces `former` on the processor."""
         with self._lock:
             self._pinned.pop(task.tid, None)
             if sharer := self._pinned.pop(former, None):
@@ -94,19 +94,20 @@ class SharedProcessor:
             self._release(tid)
 
     def set_apart(self, task: Task) -> None:
-        """Do not share with a task, nor with those that it will make, until they execute something: they may read affinities in
-        calls that do not stop."""
+        """Give a task its own affinity back, and do not pin it, or tasks that it creates, before they execute a file: until
+        then they may read affinities in calls that do not stop."""
         self.release(task.tid)
         task.apart = True
 
     def executed(self, task: Task) -> None:
-        """Share again with a task that has executed something: all of its calls stop."""
+        """Pin a task again that was set apart and has executed a file: all of its calls stop now."""
         if task.apart:
             task.apart = False
             self.pin(task)
 
     def forget(self, tid: int) -> None:
-        """Remove a task that has ended.  Its stops count as its maker's, so that one that starts many short tasks stays."""
+        """Remove a task that has ended.  Its stops count for its creator, so that a task that starts many short ones stays
+        pinned."""
         if tid in self._pinned:
             with self._lock:
                 ended = self._pinned.pop(tid, None)
@@ -115,16 +116,16 @@ class SharedProcessor:
                 self._restore_own()
 
     def disable(self) -> None:
-        """Stop sharing for the rest of the run."""
+        """Give all tasks their own affinities back, and pin none for the rest of the run."""
         with self._lock:
             self.enabled = False
             for tid in list(self._pinned):
                 self._release(tid)
 
     def tick(self) -> None:
-        """Release the tasks that compute: they run, and have stopped rarely since the last tick.
+        """Release the tasks that are running and have stopped rarely since the last tick: they compute.
 
-        A task that waits loses nothing here, and what it starts next is faster if it starts here."""
+        A task that waits stays: it loses nothing on this processor, and the tasks that it starts next are faster here."""
         with self._lock:
             is_crowd = len(self._pinned) > CROWD
             few = FEW_STOPS if len(self._pinned) == 1 else FEW_STOPS_OF_MANY
@@ -150,7 +151,7 @@ class SharedProcessor:
 
 
 def _affinity(tid: int) -> set[int]:
-    """Return the processors that a task may use; none when it has ended."""
+    """Return the processors that a task may use; an empty set if it has ended."""
     try:
         return os.sched_getaffinity(tid)
     except OSError:

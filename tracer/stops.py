@@ -1,4 +1,4 @@
-"""What a wait status of a traced task says (waitpid(2), ptrace(2)), as a value; the kernel is not asked.
+"""Decodes the wait status of a traced task (waitpid(2), ptrace(2)) into a `Stop`, without a system call.
 
 `enforce` imports this on some starts, so it imports no more than the kernel's numbers.
 """
@@ -13,38 +13,38 @@ if TYPE_CHECKING:
 ENDED = "ended"
 """The task has ended."""
 CALL = "call"
-"""At a call's entry or exit, or at a filter's RET_TRACE: PTRACE_GET_SYSCALL_INFO says which."""
+"""The task is at a syscall-entry, syscall-exit or seccomp stop; PTRACE_GET_SYSCALL_INFO reports which."""
 EXECUTED = "executed"
-"""Within an execve that has succeeded, before it returns."""
+"""The task is in an execve that has succeeded, before it returns."""
 CREATED = "created"
-"""Within a call that has created a task: fork, vfork or clone."""
+"""The task is in a call that has created another task: fork, vfork or clone."""
 GROUP = "group"
-"""In a group-stop: PTRACE_LISTEN keeps it there until SIGCONT."""
+"""The task is in a group-stop; PTRACE_LISTEN keeps it there until SIGCONT."""
 TRAP = "trap"
-"""Interrupted by the tracer, continued by SIGCONT, or new and not begun."""
+"""The task was interrupted by the tracer, was continued by SIGCONT, or is new and has not run yet."""
 SIGNAL = "signal"
-"""About to be given a signal, which the tracer may deliver, change or suppress."""
+"""The task is at a signal-delivery stop: the tracer may deliver, change or suppress the signal."""
 OTHER = "other"
-"""At an event that was not requested."""
+"""The task is at a ptrace event that the tracer did not request."""
 
 STOPPING: Final = (19, 20, 21, 22)  # SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU: asm/signal.h, x86
 SIGTRAP: Final = 5
 SYSCALL_STOP: Final = SIGTRAP | 0x80  # PTRACE_O_TRACESYSGOOD
 STATUS_SECCOMP: Final = linux.PTRACE_EVENT_SECCOMP << 16 | SIGTRAP << 8 | 0x7F
-"""The whole wait status of a seccomp stop."""
+"""The wait status of a seccomp stop."""
 STATUS_SYSCALL: Final = SYSCALL_STOP << 8 | 0x7F
-"""That of a stop at a call's entry or exit under PTRACE_O_TRACESYSGOOD."""
+"""The wait status of a syscall-entry or syscall-exit stop under PTRACE_O_TRACESYSGOOD."""
 _CREATING = (linux.PTRACE_EVENT_FORK, linux.PTRACE_EVENT_VFORK, linux.PTRACE_EVENT_CLONE)
 
 
 class Stop:
-    """One stop, or the end, of a task."""
+    """A stop of a task, or its end."""
 
     __slots__ = ("event", "kind", "signal")
 
     def __init__(self, kind: str, signal: int = 0, event: int = 0) -> None:
         self.kind = kind
-        """One of the words above."""
+        """ENDED, CALL, EXECUTED, CREATED, GROUP, TRAP, SIGNAL or OTHER."""
         self.signal = signal
         """The signal of a signal-delivery stop or a group-stop; else 0."""
         self.event = event
@@ -52,11 +52,11 @@ class Stop:
 
 
 _STOPS = {STATUS_SECCOMP: Stop(CALL), STATUS_SYSCALL: Stop(CALL)}
-"""The stops by wait status: few statuses differ."""
+"""The decoded stops, by wait status: a cache, since there are few different statuses."""
 
 
 def stop_of(status: int) -> Stop:
-    """Return the stop that a wait status means, of a task that was seized with PTRACE_O_TRACESYSGOOD."""
+    """Return the stop for a wait status of a task that was seized with PTRACE_O_TRACESYSGOOD."""
     stop = _STOPS.get(status)
     if stop is None:
         stop = _STOPS[status] = _classified(status)

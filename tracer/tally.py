@@ -1,7 +1,7 @@
-"""Counting events with as few Python operations a stop as possible.
+"""Counts events, with as few Python operations for each stop as possible.
 
-The recorder says which bits of a call distinguish observations; the registers under that mask are the key of a counter.
-Only a new key costs more than a look-up.
+The recorder has a mask for each call: the bits of its number and arguments that distinguish observations.  The registers under
+that mask are the key of a counter.  Only a new key costs more than a look-up.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ if TYPE_CHECKING:
     from tracer.task import Hot, Task
 
 MANY_KEYS: Final = 65536
-"""Keys kept for one executable before they are dropped: this bounds memory, not what is recorded.  Calls whose keys
-were dropped are looked at once more, and stop where a late filter would have allowed them."""
+"""The most keys of one executable; if there are more, they are dropped.  This bounds memory and loses no observation: a call
+whose key was dropped is examined again, and stops where a late filter would have allowed it."""
 
 _X86_64: Final = Arch.X86_64.audit
 I386_KEYS: Final = 1 << 448
-"""The keys of other architectures are at least so large."""
+"""Keys of i386 calls are at least this large; keys of x86_64 calls are smaller."""
 _REGISTER: Final = (1 << 64) - 1
 _AFTER: Final = 5
-"""Where a counter has the sets of waits after which its observation was made, as bits of tracer.abi.waits."""
+"""The index, in a counter, of the set of waits after which its observation was made; each element is a sum of bits of
+tracer.abi.waits.  `policygen.recording.fold` has the meaning of the other indexes; the count, at 0, is the only other one that
+this file uses."""
 
 
 class Caller:
-    """A task that is stopped in a call, as the recorder may ask about it meanwhile."""
+    """A task that is stopped in a call: reads its call site, memory and links for the recorder."""
 
     __slots__ = ("_event", "_sp", "ids")
 
@@ -51,11 +53,11 @@ class Caller:
         return call_site(tid, Registers(self._event.ip, self._sp, kernel.peek_user(tid, linux.RBP)), self.read)
 
     def read(self, address: int, length: int) -> bytes:
-        """Return bytes within one page of the task's memory; fewer, or none, where they cannot be read."""
+        """Return `length` bytes of the task's memory, all within one page; b'' if they cannot be read."""
         return kernel.read_memory(self.ids[0], address, length) if address >> 63 == 0 else b""
 
     def link(self, name: str) -> str:
-        """Return where a link in the task's folder of /proc leads (`cwd`, `fd/3`); "" if that cannot be read."""
+        """Return the target of a link in the task's folder of /proc, such as `cwd` or `fd/3`; "" if it cannot be read."""
         try:
             return os.readlink(f"{proc()}/{self.ids[0]}/{name}")
         except OSError:
@@ -63,53 +65,61 @@ class Caller:
 
 
 class Recorder(Protocol):
-    """Takes the events.  `raw` is number and arguments as one integer: 64 bits each, the number lowest."""
+    """What the tracer calls with the events of a run; in `learn`, `callfence.learning.watch.Recorder`.
+
+    `raw` is the number and the arguments of a call as one integer: 64 bits each, the number lowest.
+    """
 
     generation: int
-    """Changes when earlier masks are out of date."""
+    """A number that changes when the masks that `hot_mask` has returned are no longer valid."""
 
     def hot_mask(self, arch: int, number: int) -> int:
         """Return the bits of `raw` that distinguish observations; `arch` is an AUDIT_ARCH_* number."""
 
     def counter(self, executable: str, event: Event, site: Callable[[], str]) -> list[Any]:
-        """Return the counter (its first element) of the observation that `event` belongs to."""
+        """Return the counter of the observation that `event` belongs to; the tally increments its first element.
+
+        `site` returns the call site (`Caller.site`)."""
 
     def look(self, counter: list[Any], event: Event, caller: Caller) -> bool:
-        """Take what the event's pointers point to; return whether to show the next event of that observation, too."""
+        """Record what the event's pointers point to; return whether `look` is to be called at the next event of that
+        observation."""
 
     def executed(self, before: str, after: str) -> None:
-        """Take that a process has executed `after`; its executable was `before`.
+        """Record that a process whose executable was `before` has executed `after`.
 
-        '' is the starter of the program, '?' an executable that could not be read.  Called for each execve, also while
-        calls are not recorded.
+        '' means that `learn` itself started the program, '?' that the executable could not be read.  Called for each execve,
+        also while calls are not recorded.
         """
 
     def gap(self, what: str) -> None:
-        """Take that something could not be observed: `what`, in words."""
+        """Record that something could not be observed; `what` is a sentence for the user."""
 
 
 class Tally:
-    """The counters by executable, and the masks of the calls."""
+    """Counts calls by executable and by the register bits that distinguish observations; asks the recorder for a counter only
+    when a key is new."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._generation = recorder.generation
         self.has_waits = False
-        """Whether the recorder's counters take the waits after which an observation was made (`session.Waits`)."""
+        """Whether to record after which waits of its process an observation was made (`session.Waits`)."""
         self._hot: dict[tuple[str, int], Hot] = {}
         self._looked: dict[str, Hot] = {}
-        """Counters by executable and masked registers, of observations whose next event is to be looked at."""
+        """Counters by executable and key, of observations for whose next event `Recorder.look` is to be called."""
         self._former: dict[str, dict[int, int]] = defaultdict(dict)
-        """Keys that were dropped from `_hot`, by executable, and what their counters were at: the calls were seen."""
+        """By executable: the keys that were dropped from `_hot`, and the counts that they had then."""
         self.news: dict[str, int] = defaultdict(int)
-        """By executable, how often a call brought something new."""
+        """By executable: how many of its calls brought a new observation or new masks."""
 
     def hot(self, executable: str, entered: int) -> Hot:
-        """Return the counters of an executable in processes that have begun these waits."""
+        """Return the counters of an executable, by key, for processes that have begun the waits `entered` (bits of
+        tracer.abi.waits)."""
         return self._hot.setdefault((executable, entered), {})
 
     def note(self, task: Task, event: Event) -> None:
-        """Record that a call of a task that is counted already came after the waits that it has begun, as well."""
+        """Record that an observation that has been counted was also made after the waits that `task` has begun."""
         self._recorder.counter(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
 
     def _slot(self, task: Task, key: int, info: bytearray) -> list[Any]:
@@ -138,7 +148,7 @@ class Tally:
         return counter
 
     def _drop_keys(self) -> None:
-        """Forget all keys, whose masks are out of date, but for what their counters were at."""
+        """Drop all keys, since their masks are no longer valid; `_former` keeps their counts."""
         executables = *((executable, hot) for (executable, _), hot in self._hot.items()), *self._looked.items()
         for executable, hot in executables:
             former = self._former[executable]
@@ -148,10 +158,10 @@ class Tally:
             hot.clear()
 
     def mask_of(self, key: int) -> int:
-        """Return the bits of a key of x86_64 that distinguish observations now.
+        """Return the bits of an x86_64 key that distinguish observations, as one integer.
 
-        The recorder's mask has those of every meaning that an argument can have; here the other arguments decide the meaning,
-        so that addresses do not count."""
+        The recorder's mask covers every meaning that an argument can have.  Here the other arguments of the key decide the
+        meaning, so that the bits of addresses are left out."""
         number = key & 0xFFFFFFFF
         mask = self._recorder.hot_mask(_X86_64, number)
         calls = table(Arch.X86_64)
@@ -163,13 +173,13 @@ class Tally:
         return mask
 
     def version(self, executable: str) -> object:
-        """Return a value that changes when `counts` has grown by more than a few keys of recorded observations."""
+        """Return a value that changes when `counts` returns new observations, or many more keys of earlier ones."""
         return self._generation, self.news[executable], len(self.hot(executable, 0)).bit_length()
 
     def counts(self, executable: str) -> dict[int, int]:
-        """Return the keys of the x86_64 calls that an executable has made, with how often each was made at least.
+        """Return the keys of the x86_64 calls that an executable has made, with a lower bound of how often each was made.
 
-        Only where waits are not followed."""
+        Valid only if waits are not recorded (`has_waits`)."""
         counters = self.hot(executable, 0) | self._looked.get(executable, {})
         counts: dict[int, int] = {}
         for key, count in (*self._former[executable].items(), *((key, counter[0]) for key, counter in counters.items())):
@@ -180,7 +190,7 @@ class Tally:
         return counts
 
     def count(self, task: Task, arch: int, number: int, info: bytearray) -> None:
-        """Count one call of any architecture, AUDIT_ARCH_*."""
+        """Count a call; `arch` is AUDIT_ARCH_*, and `info` the call's struct ptrace_syscall_info."""
         key = int.from_bytes(info[24:80], "little") & self._recorder.hot_mask(arch, number)
         if arch != _X86_64:
             key |= arch << 448

@@ -1,4 +1,4 @@
-"""What the tracer knows about one task, of the program that its process runs, and how the task is resumed."""
+"""The tracer's state of a task and of the executable that its process runs; and the ways to resume a task."""
 
 from __future__ import annotations
 
@@ -18,135 +18,137 @@ class Way(IntEnum):
     """How a task is resumed, as the ptrace request that does it."""
 
     RUN = linux.PTRACE_CONT
-    """Filters show its calls, in seccomp stops."""
+    """The task stops only at calls for which a filter returns RET_TRACE (seccomp stops)."""
     CALLS = linux.PTRACE_SYSCALL
-    """Each call stops at its entry and its exit."""
+    """The task stops at the entry and at the exit of each call."""
     LISTEN = linux.PTRACE_LISTEN
-    """It stays in its group-stop."""
+    """The task stays in its group-stop."""
     LEAVE = linux.PTRACE_DETACH
-    """It is not traced any more."""
+    """The task is no longer traced."""
 
 
 NEVER: Final = 1 << 62
-"""More calls than a process makes."""
+"""A number of calls that no process reaches."""
 
 
 class Plan:
-    """A filter that is being put into a process."""
+    """A seccomp filter that is to be installed in a process, and how far that is."""
 
     def __init__(self, filter_: bytes, code: Sequence[tuple[int, int]] = (), copied: int = 0) -> None:
-        """`copied` is memory that was mapped for it in the process that this one was forked from: it is to be unmapped."""
+        """`copied`: the address of memory that was mapped for the filter in the parent before a fork, and must be unmapped in
+        the child; 0 for none."""
         self.filter = filter_
         self.code = code
-        """The code that it is for (`late.filter.Spans`); all if there is none."""
+        """The address ranges of code for which the filter allows calls (`late.filter.Spans`); empty for all code."""
         self.is_refused = False
         """Whether the kernel has refused it."""
         self.area = copied
-        """Memory that was mapped for it in the process; 0 for none."""
+        """The address of memory that was mapped for it in the process; 0 for none."""
         self.is_installed = bool(copied)
-        """Whether only unmapping remains to be done."""
+        """Whether the filter is installed, so that only `area` has to be unmapped."""
 
 
 class Image:
-    """What one process is while it runs one executable.  Mutable; shared by its threads."""
+    """The state of a process while it runs one executable.  Mutable; shared by its threads."""
 
     def __init__(self, budget: int = NEVER, maker: Image | None = None) -> None:
         self.maker = maker
-        """That of the process which has forked it, until its execve."""
+        """The image of the process that forked this one; None after an execve."""
         self.starts = 0
-        """How many processes that it has made have executed something."""
+        """How many of the processes that it forked have executed a file."""
         self.budget = budget
         """How many more calls under PTRACE_SYSCALL there are until `Late` looks at the process."""
         self.calls = 0
-        """Calls when it was last looked at."""
+        """The number of its calls when `Late` last looked at it."""
         self.quiet = 0
-        """How many of them, the last ones, have brought no observation."""
+        """How many calls before that, in a row, brought no new observation."""
         self.since = 0.0
-        """When that was (time.monotonic)."""
+        """When `Late` last looked at it, in seconds of time.monotonic."""
         self.used = 0.0
-        """Processor time that the process had used by then, in seconds."""
+        """The processor time that the process had used by then, in seconds."""
         self.news = 0
-        """Observations of the executable at that time."""
+        """`Tally.news` of the executable by then."""
         self.news_at_start = 0
         self.stops = 0
-        """Calls that its task had made when it began."""
+        """The number of calls that its task had made when the image began."""
         self.whole = False
-        """Whether it began with an execve, so that it shows what the executable does from its start on."""
+        """Whether it began with an execve and not with a fork, so that all calls of the executable were recorded."""
         self.threads = 1
         self.synchronised = False
-        """Whether a thread has put a filter into the others, which may have been forking at that moment."""
+        """Whether a thread has installed a filter in the other threads (TSYNC), which may have been forking at that moment."""
         self.plan: Plan | None = None
         self.code: Sequence[tuple[int, int]] = ()
-        """The code that its filter is for: calls by other code are not seen, so it may not get any; all if there is none."""
+        """The address ranges of code for which its filter works; empty for all code.  Calls by other code are not recorded, so
+        the process must not map more code."""
         self.strict = False
-        """Whether its next filter is to be one for all code."""
+        """Whether its next filter must work for all code."""
         self.barred = False
-        """Whether it gets no filter of ours any more."""
+        """Whether the tracer installs no more filters in it."""
 
     def finish_plan(self, *, barred: bool) -> None:
-        """End the plan; `barred`: for good."""
+        """End the plan; with `barred`, no later filter is planned."""
         self.plan, self.budget, self.barred = None, NEVER, self.barred or barred
 
 
 class Task:
-    """One thread.  Mutable: the event loop keeps its state here."""
+    """A task of the program, that is one thread.  Mutable: the event loop keeps its state here."""
 
     def __init__(self, tid: int, tgid: int) -> None:
         self.tid = tid
         self.tgid = tgid
         self.executable = "?"
         self.hot: Hot = {}
-        """Counters by masked registers, shared by all tasks of this executable."""
+        """Counters by key (`Tally`), shared by all tasks of this executable."""
         self.filtered = True
-        """Whether a filter of ours stops each call that must be handled (`Calls`)."""
+        """Whether a filter of the tracer stops each call that must be handled (`Calls`)."""
         self.covered = True
-        """Whether a filter of ours stops each call that may be new, unless another filter answers before."""
+        """Whether a filter of the tracer stops each call that may be new, unless another filter answers it first."""
         self.other_filter = False
-        """Whether a filter that is not ours is in force."""
+        """Whether a filter that the tracer did not install is in force."""
         self.exposed = False
-        """Whether a thread of its process is in a call that may put a filter of the program's on it."""
+        """Whether a thread of its process is in a call that may install a filter of the program in this task."""
         self.pending = False
-        """Whether something remains to be done at its next stop at a call, also at one that no filter shows."""
+        """Whether work remains for its next syscall stop, so that it must stop at each call and not only at a filter's."""
         self.leaving = False
-        """Whether we detach from it at its next stop."""
+        """Whether the tracer detaches from it at its next stop."""
         self.chain = 0
-        """What the late filters weigh (`late.filter.weight`)."""
+        """The sum of the weights of its late filters, which the kernel limits (`late.filter.weight`)."""
         self.image = Image()
         self.recorded = True
-        """False until the program itself runs: the launcher's calls are not the program's."""
+        """Whether its calls are recorded; False until the program itself runs."""
         self.installing = ""
         """'one' or 'all' (threads) while it is in a call that installs a filter of the program's."""
         self.namespaces = 0
-        """How many pid namespaces it is in, which never changes (pid_namespaces(7)); 0 until that was read."""
+        """How many pid namespaces it is in, which never changes (pid_namespaces(7)); 0 if that has not been read."""
         self.signalled = False
-        """Whether a signal to it was seen (`tracer.aims`)."""
+        """Whether a signal to it was recorded (`tracer.aims`)."""
         self.counted = False
         """Under PTRACE_SYSCALL: whether its current call was counted at the entry stop."""
         self.entered = 0
         """The waits that its process has begun, as bits of tracer.abi.waits, if these are followed."""
         self.affinity: set[int] | None = None
-        """Its own processors, if it or its maker ever shared the tracer's."""
+        """Its own affinity, if it or its creator has ever been pinned to the tracer's processor; else None."""
         self.own_affinity = False
-        """Whether the program has chosen its processors itself: they are not changed then."""
+        """Whether the program has set its affinity itself: then the tracer does not change it."""
         self.apart = False
-        """Whether it may look at its processors in calls that do not stop: they are not changed then, either."""
+        """Whether it may read its affinity in calls that do not stop: then the tracer does not change it."""
         self.stops = 0
-        """Calls seen."""
+        """How many of its calls have stopped."""
         self.checked = 0.0
-        """When its rate of stops was last looked at, in seconds of time.monotonic."""
+        """When its rate of stops was last measured, in seconds of time.monotonic."""
         self.stopped = 0
         """The signal of its group-stop, under PTRACE_LISTEN; 0 if it is in none."""
 
     @property
     def way(self) -> Way:
-        """How it is resumed after a stop."""
+        """The way to resume it after a stop."""
         if self.leaving:
             return Way.LEAVE
         is_shown = self.covered and not (self.other_filter or self.exposed or self.pending)
         return Way.RUN if is_shown else Way.CALLS
 
     def child(self, tid: int, tgid: int) -> Task:
-        """Return a new task that this one has made."""
+        """Return the state of a new task that this task has created."""
         child = Task(tid, tgid)
         child.executable = self.executable
         child.hot = self.hot
@@ -155,7 +157,8 @@ class Task:
         return child
 
     def take_over(self, other: Task) -> None:
-        """Copy what a task passes on to one that it makes, and to the leader that it becomes by execve."""
+        """Copy the state that a new task inherits from its creator, and a thread group's leader from the thread that executed a
+        file."""
         self.filtered, self.covered = other.filtered, other.covered
         self.other_filter, self.exposed, self.leaving = other.other_filter, other.exposed, other.leaving
         self.chain, self.recorded, self.entered = other.chain, other.recorded, other.entered

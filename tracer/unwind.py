@@ -1,12 +1,12 @@
-"""Where a call came from: the first caller outside of the C library, by what is mapped and what is on the stack (x86_64).
+"""The call site of a system call: the first caller outside of the C library, by the mappings and the stack (x86_64).
 
-The instruction of a call is nearly always in libc's wrapper, which says nothing; who called the wrapper does.  The unwind
-tables of a file (.eh_frame) say where the caller of each of its functions is.  pyelftools reads whole tables and takes tens of
-milliseconds to be imported; here the one entry of an address is found by the index that linkers write (.eh_frame_hdr), and is
-read for what three registers need.  What is not understood ends the walk.
+The instruction of a system call is nearly always in a wrapper of libc, so the caller of the wrapper is what identifies it.
+The unwind tables of a file (.eh_frame) report where the caller of each of its functions is.  pyelftools reads whole tables and
+takes tens of milliseconds to be imported; here the entry of an address is looked up in the index that linkers write
+(.eh_frame_hdr), and is read only for the three registers that are needed.  An entry that cannot be decoded ends the walk.
 
-The tables are read where the program has them mapped, so no file is opened: the helper of `enforce` must not have one mapped
-that the program could cut short.  Places are addresses counted from where the file is mapped.
+The tables are read where the program has them mapped, so no file is opened: the helper of `enforce` must not map a file
+that the program could truncate.  A *place* is an address minus the address at which the file's beginning is mapped.
 
 Formats: Linux Standard Base Core 5.0, 10.6 (Exception Frames); DWARF 5, 6.4 (Call Frame Information); x86-64 psABI, 3.6.
 """
@@ -27,46 +27,46 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Read = Callable[[int, int], bytes]
-    """Bytes within one page, by address; fewer, or none, where they cannot be read."""
+    """A function of an address and a size, which returns bytes within one page; fewer or none if they cannot be read."""
 
 _LOADER: Final = ("ld-linux", "ld-2.")
-"""How names of the dynamic loader begin.  What it does at a start has no caller."""
+"""The first letters of the dynamic loader's file names.  Its calls at a start have no caller."""
 _LIBC: Final = (*_LOADER, "libc.so", "libc-2.", "libc.musl-", "libpthread", "ld-musl-")
-"""How names of files begin whose functions are not what a call is for: of the C library, too."""
+"""The first letters of the names of the files that are not a call site: the dynamic loader and the C library."""
 _MAX_CALLERS: Final = 32
 _NEAR: Final = 16
-"""Lines of /proc/PID/maps between that of a file's code and that of its beginning."""
+"""The most lines of /proc/PID/maps from the line of a file's code back to the line of its beginning."""
 _MAX_FILES: Final = 16
-"""Files whose unwind tables are cached."""
+"""The most files whose unwind tables are cached."""
 _INDEX: Final = bytes((1, 0x1B, 0x03, 0x3B))
-"""The head of an index as all linkers write it: version 1, offsets of 32 bits."""
+"""The first bytes of .eh_frame_hdr as all linkers write it: version 1, offsets of 32 bits."""
 _OFFSET: Final = 0x1B  # DW_EH_PE_pcrel | DW_EH_PE_sdata4
 _BP, _SP, _RA = 6, 7, 16
 """DWARF's numbers of rbp, rsp and the return address."""
 _DATA_FACTOR: Final = -8
-"""What the offsets of registers are counted in; all compilers for x86_64 have this one."""
+"""The factor of the offsets of saved registers (data alignment factor); all compilers for x86_64 use this one."""
 _MAX_INSTRUCTIONS: Final = 512
-"""Instructions of one entry that are followed; real ones have some dozens."""
+"""The most instructions of one entry that are followed; real entries have some dozens."""
 _MAX_ENTRY: Final = 1 << 15
-"""Bytes of an entry that are read."""
+"""The most bytes of an entry that are read."""
 _PAGE: Final = 4096
 _MAX_PAGES: Final = 64
-"""Pages of one file that are cached."""
+"""The most pages of one file that are cached."""
 _BUILD_ID: Final = 3  # NT_GNU_BUILD_ID, elf.h
 _MAX_NOTES: Final = 4096
-"""Bytes of a note segment that are read: real ones have a few dozen."""
+"""The most bytes of a note segment that are read; real segments have a few dozen."""
 _MAX_BUILDS: Final = 1024
-"""Build ids that are cached: a program may map any number of files."""
+"""The most build ids that are cached; a program may map any number of files."""
 
 _UNREADABLE = (ValueError, LookupError, StopIteration, struct.error)
-"""What reading a file's tables raises where they are damaged, missing or not understood."""
+"""The exceptions that reading a file's tables raises if they are damaged, missing or of an unknown format."""
 
 
 # What is mapped
 
 
 class Mapped(NamedTuple):
-    """A line of /proc/PID/maps."""
+    """A mapping, that is one line of /proc/PID/maps."""
 
     start: int
     end: int
@@ -77,12 +77,12 @@ class Mapped(NamedTuple):
 
     @property
     def shift(self) -> int:
-        """What is taken from an address for the offset in the file."""
+        """The difference between an address in the mapping and its offset in the file."""
         return self.start - self.offset
 
 
 class Maps:
-    """What a task has mapped; a line is parsed when it is needed, since few of many are."""
+    """The mappings of a task; each line is parsed only when it is needed."""
 
     def __init__(self, text: str) -> None:
         """`text` is the content of /proc/PID/maps."""
@@ -95,17 +95,18 @@ class Maps:
             return cls(file.read())
 
     def at(self, address: int) -> Mapped | None:
-        """Return the mapping that an address is in.  Raises ValueError."""
+        """Return the mapping that contains an address; None if there is none.  Raises ValueError for a malformed line."""
         index = self._index(address)
         mapped = _parsed(self._lines[index]) if index >= 0 else None
         return mapped if mapped and address < mapped.end else None
 
     def all(self) -> list[Mapped]:
-        """Return all mappings, ascending.  Raises ValueError."""
+        """Return all mappings, by ascending address.  Raises ValueError for a malformed line."""
         return [_parsed(line) for line in self._lines]
 
     def begin(self, mapped: Mapped) -> int:
-        """Return where the beginning of the same file is mapped, before it; 0 if it is not there.  Raises ValueError."""
+        """Return the address at which the beginning of the mapping's file is mapped, within _NEAR lines before it; 0 if it is
+        not there.  Raises ValueError for a malformed line."""
         index = self._index(mapped.start)
         for line in reversed(self._lines[max(index - _NEAR, 0) : index + 1]):
             other = _parsed(line)
@@ -127,11 +128,11 @@ def _parsed(line: str) -> Mapped:
 # The site of a call, in words
 
 _builds: dict[tuple[str, str, str], str] = {}
-"""Build ids by device, inode and path, since each new observation needs its site."""
+"""A cache of build ids, by device, inode and path: each new observation needs its call site."""
 
 
 class Registers(NamedTuple):
-    """What a walk from a call to its callers begins with; `bp` is 0 if it is not known."""
+    """The registers rip, rsp and rbp with which a walk from a call to its callers begins; `bp` is 0 if it is not known."""
 
     ip: int
     sp: int
@@ -139,11 +140,11 @@ class Registers(NamedTuple):
 
 
 def call_site(tid: int, at: Registers, read: Read | None = None) -> str:
-    """Return where a call came from, as `/path/library+0xoffset (build id)`, with the offset in the file.
+    """Return the call site of a call, as `/path/library+0xoffset (build id)`, with the offset in the file.
 
-    That is the first caller outside of libc and the dynamic loader, if `read`, which reads the task's memory, leads there; else
-    the call's own instruction.  Without the parentheses if the file has no build id; `[anonymous]+0x...` outside any file.  '?'
-    if the maps cannot be read: the call itself was seen, so that is no error.
+    The call site is the first caller outside of libc and the dynamic loader, if `read`, which reads the task's memory, is given
+    and the caller can be found; else it is the call's own instruction.  A file without a build id has no parentheses; code
+    outside any file is `[anonymous]+0x...`.  The result is '?' if the mappings cannot be read.
     """
     try:
         maps = Maps.of(tid)
@@ -182,7 +183,7 @@ def _build_id(path: str) -> str:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Open a regular file; opening a device can have effects."""
+    """Open a regular file.  Raises OSError for other files, since opening a device can have effects."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{path}: no regular file")
     return os.open(path, flags | os.O_NONBLOCK)
@@ -203,25 +204,25 @@ def _build_ids(data: bytes) -> Iterator[bytes]:
 
 
 class Row(NamedTuple):
-    """How the registers of the caller are found at an address."""
+    """How to compute the caller's registers at an address.  The frame's address is rsp or rbp plus `offset`."""
 
     on_stack: bool
-    """Whether `offset` is added to rsp, else to rbp, for the frame's address, which is also the caller's rsp."""
+    """Whether `offset` is added to rsp, and not to rbp.  The sum, the frame's address, is also the caller's rsp."""
     offset: int
     bp: int | None
-    """Where, from the frame's address, the caller's rbp is; None where it is the same."""
+    """The offset from the frame's address at which the caller's rbp is saved; None if rbp is unchanged."""
     ra: int
-    """Where the return address is."""
+    """The offset from the frame's address at which the return address is."""
 
 
 _tables: dict[tuple[str, str, str], Tables | None] = {}
-"""Unwind tables by device, inode and path; None where there are none that are understood."""
+"""A cache of unwind tables, by device, inode and path; None for a file without tables that can be decoded."""
 
 
 def outside(maps: Maps, at: Registers, read: Read) -> int:
-    """Return the return address in the first caller outside of libc and the loader; 0 where it cannot be found.
+    """Return the return address in the first caller outside of libc and the dynamic loader; 0 if it cannot be found.
 
-    Raises ValueError."""
+    Raises ValueError for a malformed line of the mappings."""
     ip, sp, bp = at
     for depth in range(_MAX_CALLERS):
         mapped = maps.at(ip - 1)
@@ -269,7 +270,7 @@ class Tables:
     """The unwind tables of one ELF file."""
 
     def __init__(self, read: Read) -> None:
-        """`read` is only used here.  Raises one of _UNREADABLE."""
+        """Read the head of the index.  `read` takes a place and a size.  Raises one of _UNREADABLE."""
         self._read = read
         self._pages: dict[int, bytes] = {}
         self._rows: dict[int, Row | None] = {}
@@ -284,7 +285,7 @@ class Tables:
         self._count = int.from_bytes(head[8:], "little")
 
     def row(self, place: int, read: Read) -> Row | None:
-        """Return how to find the caller of the code at a place; None where that is not known."""
+        """Return how to compute the caller's registers for code at a place; None if the tables do not have it."""
         if place not in self._rows:
             self._read = read
             try:
@@ -294,7 +295,7 @@ class Tables:
         return self._rows[place]
 
     def _bytes(self, place: int, size: int) -> bytes:
-        """Raises ValueError where they cannot be read."""
+        """Return `size` bytes at a place.  Raises ValueError if they cannot be read."""
         end, content = place + size, b""
         while place < end:
             start = place & -_PAGE
@@ -325,7 +326,8 @@ class Tables:
         return Row(base == _SP, distance, state.saved.get(_BP), state.saved[_RA])
 
     def _entry(self, place: int) -> int:
-        """Return where the entry begins that a place may be in, by binary search of the index."""
+        """Return the place of the entry whose function may contain `place`, by binary search of the index.  Raises
+        ValueError."""
         rows = self._index + 12
         number = bisect_right(range(self._count), place, key=lambda row: self._index + self._number(rows + 8 * row))
         if not number:
@@ -336,14 +338,16 @@ class Tables:
         return int.from_bytes(self._bytes(place, 4), "little", signed=True)
 
     def _entry_bytes(self, place: int) -> bytes:
-        """Return an entry, with the 4 bytes of its length."""
+        """Return the bytes of the call-frame entry at a place, including its 4-byte length field.  Raises ValueError if the
+        length is 0 or too large."""
         length = int.from_bytes(self._bytes(place, 4), "little")
         if not length or length > _MAX_ENTRY:
             raise ValueError
         return self._bytes(place, 4 + length)
 
     def _common_state(self, entry: int, begin: int, place: int) -> _State:
-        """Return the state after the instructions that entries have in common (a Common Information Entry)."""
+        """Return the unwinding rules after the instructions of a Common Information Entry, with which its entries begin.
+        `entry` is its place, and `begin` that of the function.  Raises ValueError for an unknown format."""
         data = self._entry_bytes(entry)
         zero, version = struct.unpack_from("<IB", data, 4)
         augmentation = data[9 : data.find(b"\0", 9)]
@@ -367,21 +371,23 @@ class Tables:
 
 
 class _State:
-    """The state while the instructions of an entry are followed."""
+    """The unwinding rules at one place of a function (the frame's address, and where each register was saved), computed by
+    following the instructions of a call-frame entry (CIE, FDE)."""
 
     def __init__(self, code_factor: int, begin: int) -> None:
         self._code_factor = code_factor
         self.cfa = (0, 0)
-        """The register, and what is added to it, that give the frame's address."""
+        """A register (_BP, _SP) and an offset, whose sum is the frame's address."""
         self.saved: dict[int, int] = {}
-        """By register, where from the frame's address the caller's value is."""
+        """By register: the offset from the frame's address at which the caller's value is saved."""
         self.initial: dict[int, int] = {}
-        """What `DW_CFA_restore` goes back to."""
+        """The value of `saved` after the CIE, which `DW_CFA_restore` restores."""
         self._remembered: list[tuple[tuple[int, int], dict[int, int]]] = []
         self._place = begin
 
     def follow(self, data: bytes, at: int, until: int) -> None:
-        """Follow the instructions from `at` on, up to a place.  Raises ValueError, LookupError for what is not understood."""
+        """Follow the instructions in `data` from index `at` on, up to the place `until`.  Raises ValueError or LookupError for
+        an unknown instruction."""
         for _ in range(_MAX_INSTRUCTIONS):
             if at >= len(data):
                 return
@@ -406,7 +412,7 @@ class _State:
             self.saved[register] = self.initial[register]
 
     def _follow_other(self, data: bytes, operation: int, at: int) -> int:
-        """Follow an instruction whose operands begin at `at`; return where the next one is."""
+        """Follow an instruction whose operands begin at index `at`; return the index of the next instruction."""
         if operation in (0, 0x0A):  # DW_CFA_nop, DW_CFA_remember_state
             self._remembered += [(self.cfa, dict(self.saved))] * (operation == 0x0A)
             return at
@@ -441,7 +447,7 @@ class _State:
 
 
 def _unsigned(data: bytes, at: int) -> tuple[int, int]:
-    """Return an unsigned LEB128 number, and what comes after it."""
+    """Return the unsigned LEB128 number at index `at`, and the index after it.  Raises ValueError if it has over 64 bits."""
     value = 0
     for shift in range(0, 64, 7):
         byte = data[at]

@@ -1,4 +1,4 @@
-"""The questions of `callfence review`, one for each change, and the answers given on a terminal."""
+"""The dialogue of `callfence review` on a terminal: asks for a decision on each change of a policy."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 QUESTION: Final = "[a]ccept [r]eject [e]dit [s]kip [b]ack [all] [q]uit [?]: "
 HELP: Final = """\
-  a  accept it: it stays in the policy
-  r  reject it: it is taken out, and what it had replaced is put back.  A run that does the same is learned again,
-     unless the policy says `NAME: deny`
-  e  edit it, in $VISUAL or $EDITOR, or here; what was allowed before stays allowed
-  s  leave it undecided: it stays in the policy
-  b  back to the one before
-  all, in full: accept this and all that follow; they are of less and less known risk
-  q  leave this and all that follow undecided, and write what is decided; so does ^D
-  ^C leave the file as it was"""
+  a  accept the change: it stays in the policy
+  r  reject the change: the policy gets its former line back.  The next run that makes these calls adds them again,
+     unless the policy has the line `NAME: deny`
+  e  edit the new line, in $VISUAL or $EDITOR, or here; what was allowed before stays allowed
+  s  skip the change: it stays in the policy, undecided
+  b  go back to the change before
+  all (in full)  accept this change and all that follow; the riskiest come first
+  q  quit: write the decisions; this change and all that follow stay undecided.  ^D does the same
+  ^C quit and leave the file unchanged"""
 WORDS: Final = ("accept", "reject", "edit", "skip", "back", "quit", "help")
 
 
 class Asker:
-    """A dialogue about the changes of one policy."""
+    """The dialogue about the changes of one policy."""
 
     def __init__(
         self,
@@ -50,7 +50,8 @@ class Asker:
         describe: Callable[[PolicyChange], Iterable[str]],
         accepted: Collection[tuple[Arch | None, str, str]],
     ) -> None:
-        """`accepted` are the architecture, name and rule of what the new policy has a reason for."""
+        """`accepted`: (architecture, name, id of the risk) of the risks for which the new policy has a reason.  `describe`
+        yields the lines that describe a change."""
         self._old = old
         self._new = new
         self._changes = changes
@@ -99,7 +100,7 @@ class Asker:
                         shown = edited
                         self._show(index, shown)
                 case "edit":
-                    print("  there is no line to edit: accept or reject it, and edit the policy")
+                    print("  this change has no line to edit: accept or reject it, or edit the policy's file later")
                 case _:
                     print(HELP)
 
@@ -109,13 +110,14 @@ class Asker:
             print(line)
 
     def _why(self, change: PolicyChange) -> str:
-        """Return the reason given for what lint would warn of; '' without one, or if the file has one already."""
+        """Ask for the reason to accept a change that lint would warn of, and return it; '' if the user gives none, or if none
+        is needed."""
         arch, name = (None, change.word) if isinstance(change, SettingChange) else (change.arch, _name(change))
         rows = [row for ranked in change.differences for row in ranked.dangers if row.level.rank >= Level.WARNING.rank]
         if all((arch, name, row.id) in self._accepted for row in rows) or not takes_reason(self._new, change):
             return ""
         while True:
-            reason = read_line(f"why? (becomes a `{WHY}` comment; empty: none) ").strip()
+            reason = read_line(f"reason for accepting it (written as a `{WHY}` comment; empty for none): ").strip()
             try:
                 parse(f"{WHY} {reason}")
             except PolicyError as error:
@@ -136,7 +138,7 @@ class Asker:
                 )
             except PolicyError as error:
                 print(error)
-            if _editor() and read_line("Enter edits it again, b leaves it as it was: ").strip():
+            if _editor() and read_line("Enter edits the line again, b keeps it unchanged: ").strip():
                 return None
 
 
@@ -145,21 +147,22 @@ def _name(change: EntryChange) -> str:
 
 
 def _parsed(change: EntryChange, entry: Entry, text: str) -> Entry:
-    """Return the entry of the change's call.  Raises PolicyError for others, and for one with another action."""
+    """Return the entry that an edited text has for the call of a change.  Raises PolicyError for another call or action."""
     policy = parse_entries(text, change.arch)
     entries = policy.entries.get(change.arch, {})
     line = text.strip().splitlines()[0]
     if [*entries] != [change.number] or len(policy.entries) > 1:
-        raise PolicyError("LINE", 1, 1, f"it is to be the entry of {_name(change)} alone", line, length=len(line))
+        message = f"the line must be an entry of {_name(change)}, and the only one"
+        raise PolicyError("LINE", 1, 1, message, line, length=len(line))
     edited = entries[change.number]
     if not change.whole and (edited.action, edited.otherwise) != (entry.action, entry.otherwise):
-        message = "it is to answer as before, under other conditions"
-        raise PolicyError("LINE", 1, 1, message, line, "to allow nothing of it, reject it", len(line))
+        message = "the action must not change, only the conditions"
+        raise PolicyError("LINE", 1, 1, message, line, "to remove the entry, reject the change", len(line))
     return edited
 
 
 def read_line(prompt: str, text: str = "") -> str:
-    """Read a line from the terminal, with `text` to edit if readline is there.  Raises EOFError, KeyboardInterrupt."""
+    """Read a line from the terminal, and offer `text` for editing.  Raises EOFError, KeyboardInterrupt."""
     try:
         import readline
     except ImportError:  # Python may be built without it: the prompt shows the text instead
@@ -176,9 +179,9 @@ def _editor() -> str:
 
 
 def _edited(text: str) -> str:
-    """Return the edited text; '' if it is unchanged."""
+    """Have the user edit a text, and return the result; '' to keep the text unchanged."""
     if not _editor():
-        return read_line("edit (empty: as it was): ", text)
+        return read_line("edit (empty: unchanged): ", text)
     with tempfile.TemporaryDirectory(prefix="callfence-") as folder:
         path = Path(folder, "line.policy")
         path.write_text(f"{text.rstrip()}\n")
@@ -190,6 +193,6 @@ def _edited(text: str) -> str:
         finally:
             signal.signal(signal.SIGINT, old)
         if status:
-            print(f"  {_editor()} ended with status {status}: it stays as it was")
+            print(f"  {_editor()} failed with exit status {status}; the line is unchanged")
             return ""
         return path.read_text()

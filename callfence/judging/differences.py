@@ -1,5 +1,6 @@
-"""The differences between two policies in words: what all output formats of `callfence diff` share, and its plain text: the
-verdict and what is gravest, the risks, then each difference with its example, or few lines where that would take too many.
+"""Sentences about the differences between two policies, for all output formats of `callfence diff`; and its plain text.
+
+The text has the verdict and the gravest headline, the risks, then each difference with an example; long lists are abbreviated.
 """
 
 from __future__ import annotations
@@ -27,32 +28,33 @@ if TYPE_CHECKING:
     from policygen.review.risk import Ranked
 
 SAYS = {
-    Verdict.WIDER: "NEW allows all that OLD does, and more",
-    Verdict.NARROWER: "NEW allows nothing that OLD does not, and less",
-    Verdict.INCOMPARABLE: "NEW allows some calls that OLD does not, and no longer allows others",
+    Verdict.WIDER: "NEW allows every call that OLD allows, and more",
+    Verdict.NARROWER: "NEW allows only calls that OLD allows, but not all of them",
+    Verdict.INCOMPARABLE: "NEW allows some calls that OLD denies, and denies some that OLD allows",
 }
 WIDTH = 120
 """Columns after which a list of names is wrapped, and the rules of one call are abbreviated."""
 MANY_RISKS = 4
-"""Risks that the text names; other formats name all."""
+"""The most risks that the text has; other formats have all."""
 MANY_LINES = 15
-"""What a reviewer reads in a minute."""
+"""Lines of text above which differences are abbreviated: a reviewer reads so many in a minute."""
 
 
 def said_first(judgement: Judgement) -> str:
-    """Return what follows the verdict: the gravest headline, or the verdict in words."""
+    """Return the sentence after the verdict: the gravest headline, or an explanation of the verdict."""
     if judgement.headlines:
         return headline(judgement, judgement.headlines[0])
     comparison = judgement.comparison
     if comparison.verdict is not Verdict.EQUAL:
         return SAYS[comparison.verdict]
     if comparison.differences:
-        return "both allow the same calls, but some are answered differently"
-    return "both answer every call alike"
+        return "both policies allow the same calls, but answer some denied calls differently"
+    return "both policies answer every call in the same way"
 
 
 def headline(judgement: Judgement, entry: Headline) -> str:
-    """`danger: connect, with dup2 and execve: it gives a shell to others [reverse-shell]`, and why it is accepted."""
+    """Return a headline and the reason that accepts it, if there is one, such as `danger: connect, with dup2 and execve: it
+    gives a shell to others [reverse-shell]; REASON`."""
     reason = judgement.reason(entry)
     return f"{entry.level}: {entry.subject}: {entry.says} [{entry.rule}]{f'; {reason}' if reason else ''}"
 
@@ -60,13 +62,14 @@ def headline(judgement: Judgement, entry: Headline) -> str:
 class Risk(NamedTuple):
     row: Danger
     names: list[str]
-    """The calls that grant it."""
+    """The names of the calls that grant it."""
     reason: Reason | None
-    """Why all of them are accepted."""
+    """The reason that accepts all of them; None without one."""
 
 
 def risks(judgement: Judgement) -> list[Risk]:
-    """Return the rows of the catalogue that became possible, the most dangerous first, without those of headlines."""
+    """Return the risks of the catalogue that the new policy allows and the old one does not, the most dangerous first, without
+    those of headlines."""
     in_headlines = {entry.rule for entry in judgement.headlines}
     calls: defaultdict[tuple[Danger, Reason | None], dict[str, None]] = defaultdict(dict)
     for ranked in judgement.relevant:
@@ -80,8 +83,8 @@ def risks(judgement: Judgement) -> list[Risk]:
 
 
 def redundant(judgement: Judgement, *changes: Change) -> Iterator[tuple[Change, str, list[str]]]:
-    """Yield, by kind of change, the calls that grant nothing beyond the rest of the policy: what is said of them, and their
-    names."""
+    """Yield, for each kind of change (all kinds without `changes`), a sentence about the redundant calls, which grant nothing
+    beyond the rest of the policy, and their names."""
     what = {
         Change.MORE: "grants nothing beyond the rest",
         Change.LESS: "no longer allowed, and granted nothing beyond the rest",
@@ -94,7 +97,7 @@ def redundant(judgement: Judgement, *changes: Change) -> Iterator[tuple[Change, 
 
 
 def difference_lines(difference: Difference) -> Iterator[str]:
-    """Yield the calls, one rule a line, and below them how they were and are answered."""
+    """Yield the lines of a difference: its calls, one rule a line, then the action before and after with an example."""
     start = f"  {difference.change.value} {shown_name(difference)}: "
     for text in rule_texts(difference):
         yield f"{start}{text}"
@@ -104,7 +107,7 @@ def difference_lines(difference: Difference) -> Iterator[str]:
 
 
 def file_lines(differences: Iterable[FileDifference]) -> Iterator[str]:
-    """Yield what became reachable of files and ports, or is no longer, one line each."""
+    """Yield a line for each right to files or ports that was added (`+`) or removed (`-`)."""
     for line, more, less in differences:
         for sign, what in (("+", more), ("-", less)):
             if what:
@@ -118,13 +121,13 @@ def call_name(difference: Difference) -> str:
 
 
 def shown_name(difference: Difference) -> str:
-    """Return the name of the call, with the phase, if it is about one."""
+    """Return the name of the call, with the phase if the difference exists only in one phase."""
     return f"{call_name(difference)}{f' (in {difference.phase})' if difference.phase else ''}"
 
 
 def rule_texts(difference: Difference) -> list[str]:
     if not difference.rules:
-        return ["where no short condition says"]
+        return ["under conditions that are too long to show"]
     if difference.rules == (Always(True),):
         allowed = difference.change is not Change.OTHER and ALLOW in (difference.before, difference.after)
         return ["allow" if allowed and difference.number is not None else "whatever the arguments"]
@@ -184,7 +187,7 @@ def _one_line(difference: Difference) -> str:
 
 
 def _names(sign: str, differences: Sequence[Difference], what: str) -> list[str]:
-    """`+ connect, dup2: allow`."""
+    """Return lines that list the calls of some differences, such as `+ connect, dup2: allow`."""
     names = ", ".join(dict.fromkeys(map(shown_name, differences)))
     text = f"{sign} {names}: {what}" if names else ""
     return textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
@@ -206,7 +209,7 @@ def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
     if not full and len(head) + len(by_arch) + sum(map(len, details.values())) + len(last) > MANY_LINES:
         room = (MANY_LINES - len(head) - len(last) - 1) // max(1, len(by_arch)) - 1
         details = {arch: _short(group, room) for arch, group in by_arch}
-        last.append("--full shows each with its rules and an example")
+        last.append("--full shows each difference with its rules and an example")
     for arch, lines in details.items():
         yield from (f"arch {arch}", *lines)
     yield from last
@@ -223,11 +226,11 @@ def _head(judgement: Judgement) -> Iterator[str]:
         yield f"... and {len(rows) - MANY_RISKS} more risks"
     more = any(ranked.difference.change is Change.MORE for ranked in judgement.differences)
     if more and not rows and not judgement.headlines:
-        yield "no known risk became possible"
+        yield "NEW allows no known risk that OLD denies"
 
 
 def redundant_lines(judgement: Judgement) -> Iterator[str]:
-    """Yield a line for each kind of change of calls that grant nothing: as many names as fit."""
+    """Yield a line for each kind of change with redundant calls: as many names as fit."""
     for change, text, names in redundant(judgement):
         line = f"{change.value} {text}: {', '.join(names)}"
         yield textwrap.shorten(line, WIDTH, placeholder=" ...", break_on_hyphens=False)

@@ -1,5 +1,5 @@
-"""For `callfence why` and the report: whether a policy grants a right to a file, or a TCP port, by which line, and where lines
-come from: the names that runs used, by whom, and what more a line opens now.
+"""Explains what a policy grants of files and TCP ports, for `callfence why` and the report: which line grants a right, which
+names recorded runs used, by which executables, and what else the line grants on this machine.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
     from policygen.recording.model import Recording
 
-_UNCONFINED = "the policy has no `path` line, so all files are granted as far as the calls are"
+_UNCONFINED = "the policy has no `path` line, so it grants all files to the calls that it allows"
 _KINDS = {
     "ssh-keys": "key",
     "credentials": "credential file",
@@ -53,13 +53,13 @@ _KINDS = {
     "accounts": "account file",
     "scheduled": "scheduled job",
 }
-"""By the id of a risk, what a file is that it is about."""
+"""By the id of a risk: a word for the files that have this risk."""
 _KEY = re.compile(rb"id_(rsa|dsa|ecdsa|ed25519)|.+\.(pem|key|p12|pfx|kdbx)")
 _SITES = 2
 _MANY = 6
-"""Names that are listed for a line."""
+"""The most names that are listed for a line."""
 _LOOKED_AT = 20_000
-"""Files below a folder that are counted at most."""
+"""The most files below a folder that are counted."""
 
 
 def is_file_name(text: str) -> bool:
@@ -68,13 +68,14 @@ def is_file_name(text: str) -> bool:
 
 
 def print_grants(files: Files, policy: str, about: str, word: str) -> int:
-    """Print whether a policy grants a right to the file `about`, or a port to `tcp connect` or `tcp bind`, and by which
-    line; without a `word`, which rights it grants to the file.  1 if it does not.  Raises UserError."""
+    """Print whether a policy grants the right `word` to the file `about`, and by which line; without a `word`, print the rights
+    to the file.  If `about` is `tcp connect` or `tcp bind`, `word` is a port.  Return 0 if it is granted, else 1.  Raises
+    UserError."""
     use = about.removeprefix("tcp ")
     if about.startswith("tcp ") and use in TCP:
         lines, wanted = _port(files, use, word)
     elif not is_file_name(about):
-        raise UserError(f"{about}: neither a path, which begins with /, ./ or ~, nor `tcp connect` or `tcp bind`")
+        raise UserError(f"{about}: unknown; give a path, which begins with /, ./ or ~, or `tcp connect` or `tcp bind`")
     elif word:
         lines, wanted = _path(files, about, word)
     else:
@@ -91,7 +92,7 @@ def print_grants(files: Files, policy: str, about: str, word: str) -> int:
 
 
 def _rights(files: Files, path: str) -> tuple[list[str], str]:
-    """Return the lines that grant something to a file, and the rights; '' for none."""
+    """Return the lines that grant rights to a file, and these rights; '' for none."""
     if files.paths is None:
         return [_UNCONFINED], "every right"
     grants, rights = _holding(files, path)
@@ -99,20 +100,21 @@ def _rights(files: Files, path: str) -> tuple[list[str], str]:
 
 
 def _port(files: Files, use: str, text: str) -> tuple[list[str], str]:
-    """Return what is said, and the line that would grant it or ''."""
+    """Return the lines to print about a port, and the line that would grant it, '' if it is granted.  Raises UserError."""
     if not text.isdecimal() or int(text) > MAX_PORT:
-        raise UserError(f"{text} is no port: ports are 0 to {MAX_PORT}")
+        raise UserError(f"{text} is not a port; give a number from 0 to {MAX_PORT}")
     if getattr(files, use) is None:
-        return [f"the policy has no line `tcp {use}`, so all ports are granted as far as the calls are"], ""
+        return [f"the policy has no `tcp {use}` line, so it grants all ports to the calls that it allows"], ""
     ports = files.ports(use)
     is_granted = int(text) in single(ports)
     return [f"tcp {use}: {format_ports(ports)}"], "" if is_granted else f"tcp {use}: {text}"
 
 
 def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
-    """Return what is said, and the line that would grant it or ''."""
+    """Return the lines to print about a right to a file, and the line that would grant it, '' if it is granted.  Raises
+    UserError."""
     if word not in WORDS:
-        raise UserError(f"no right is named {word}: {did_you_mean(word, WORDS) or 'there are ' + ', '.join(WORDS)}")
+        raise UserError(f"no right is named {word}: {did_you_mean(word, WORDS) or 'the rights are ' + ', '.join(WORDS)}")
     if files.paths is None:
         return [_UNCONFINED], ""
     right = WORDS[word]
@@ -127,11 +129,11 @@ def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
 
 def _lines(grants: Sequence[tuple[str, Right]]) -> list[str]:
     lines = [f"{path_line(path)}: {format_rights(rights)}" for path, rights in grants]
-    return lines or ["no line is about it or its folders"]
+    return lines or ["no line grants rights to this file or to a folder that contains it"]
 
 
 def _holding(files: Files, path: str) -> tuple[list[tuple[str, Right]], Right]:
-    """Return the grants that hold at a path, the nearest first, and the rights that they give."""
+    """Return the grants for a path and for the folders above it, the nearest first, and the rights that they give together."""
     whole = _real(os.path.expanduser(path))
     above = [whole]
     while above[-1] != b"/":
@@ -149,7 +151,7 @@ def _holding(files: Files, path: str) -> tuple[list[tuple[str, Right]], Right]:
 
 
 def _real(path: str) -> bytes:
-    """Return the whole path to a file, with links resolved as far as there are files."""
+    """Return the absolute path of a file, with symbolic links resolved as far as the path exists."""
     return os.fsencode(os.path.realpath(path))
 
 
@@ -158,15 +160,15 @@ def _environment() -> list[bytes]:
 
 
 class Used(NamedTuple):
-    """A name that runs used."""
+    """A path that recorded runs used."""
 
     path: str
     rights: Right
     runs: tuple[int, ...]
-    """From 1."""
+    """The numbers of these runs, from 1."""
     executables: tuple[str, ...]
     sites: tuple[str, ...] = ()
-    """Where calls came from whose recorded evidence has the name; they may be few of many."""
+    """Some call sites whose evidence has the path."""
 
     def __str__(self) -> str:
         runs = ", ".join(map(str, self.runs))
@@ -180,7 +182,7 @@ def is_about_files(text: str) -> bool:
 
 
 def origin_lines(document: Document, recording: Recording, wanted: str = "") -> Iterator[str]:
-    """Yield the lines about files and ports, or the one that is `wanted`, each with what it comes from."""
+    """Yield the policy's lines for files and ports, or only the line `wanted`, each with the recorded uses that led to it."""
     files = document.policy.files
     paths = {path_line(path): path for path in files.paths or {}}
     reasons = reasons_of(recording)
@@ -196,7 +198,7 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
 
 
 def used(path: str, recording: Recording) -> list[Used]:
-    """Return the names that the line of a path covers, in the order in which runs had them first."""
+    """Return the paths that recorded runs used and that the line of `path` covers, in the order of their first use."""
     names: dict[str, Used] = {}
     for column, run in enumerate(recording.runs, 1):
         for name, words, executable in run.files:
@@ -208,7 +210,7 @@ def used(path: str, recording: Recording) -> list[Used]:
 
 
 def _sites(used: Used, recording: Recording) -> tuple[str, ...]:
-    """Return where the calls of a name, or of names in a folder, came from, as far as the evidence has the name."""
+    """Return the call sites, at most _SITES, whose evidence has a path or a path below it."""
     name = used.path.replace("$HOME", "~", 1)  # evidence.facts.Places
     sites: dict[str, None] = {}
     for observation in recording.observations:
@@ -220,14 +222,14 @@ def _sites(used: Used, recording: Recording) -> tuple[str, ...]:
 
 
 def reasons_of(recording: Recording) -> Mapping[str, str]:
-    """Return why folders are granted instead of the names in them, by path."""
+    """Return, by path of a folder, why the folder is granted instead of the files in it."""
     return learned([run.files for run in recording.runs if run.files]).why
 
 
 def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
-    """Yield why a folder is granted, and what is below it on this machine now."""
+    """Yield lines about why a folder is granted, and how many files, and of which kinds, are below it on this machine now."""
     if reason := reasons.get(path):
-        yield f"so the folder is granted: {reason}"
+        yield f"the whole folder is granted, because {reason}"
     environment = _environment()
     try:
         top = located(encoded(path), environment)
@@ -249,15 +251,16 @@ def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
             break
     kinds = "".join(f", {plural(number, kind)}" for kind, number in sorted(special.items()))
     if count > _LOOKED_AT:
-        yield f"it is about everything below: more than {_LOOKED_AT:,} files now{kinds}"
+        yield f"the line covers everything below the folder: more than {_LOOKED_AT:,} files now{kinds}"
     else:
-        yield f"it is about everything below: {plural(count, 'file')} now, {executables} of them executable{kinds}"
+        files = f"{plural(count, 'file')} now, {executables} of them executable"
+        yield f"the line covers everything below the folder: {files}{kinds}"
 
 
 def _of_path(path: str, recording: Recording) -> Iterator[str]:
     names = used(path, recording)
     if not names:
-        yield "  no recorded run used it: written by hand, or learned from runs that are not recorded"
+        yield "  no recorded run used it: the line was written by hand, or learned from runs that are not in the recording"
     for name in names[:_MANY]:
         yield f"  {name}"
     if len(names) > _MANY:
@@ -272,7 +275,7 @@ def _of_port(line: str, recording: Recording) -> Iterator[str]:
 
 
 def _special(environment: list[bytes]) -> list[tuple[bytes, str]]:
-    """Return files, or folders with a slash, of a kind that a reviewer wants to know of, as risks.tsv has them."""
+    """Return the sensitive files of risks.tsv, as (path, kind); the path of a folder ends with a slash."""
     places = []
     for risk in risks():
         for what in risk.what if risk.id in _KINDS else ():

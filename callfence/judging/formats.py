@@ -1,6 +1,5 @@
-"""Findings, and the comparison of `callfence diff`, for machines and reviewers: as JSON, with the line of a policy's file that
-each is about, as Markdown for a pull request, and in SARIF 2.1.0 (docs.oasis-open.org/sarif/sarif/v2.1.0), which code-scanning
-services read.
+"""Output formats of findings and of `callfence diff`: JSON, with lines of the policy's file; Markdown, for pull requests; and
+SARIF 2.1.0 (docs.oasis-open.org/sarif/sarif/v2.1.0), which code-scanning services read.
 """
 
 from __future__ import annotations
@@ -33,21 +32,21 @@ if TYPE_CHECKING:
     from tracer.abi import Arch
 
 _LONGEST = 64
-"""Words of a setting: a path may have some."""
+"""The most words of a setting that are compared; a path may have several."""
 SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 LEVELS: Final = {Level.DANGER: "error", Level.WARNING: "warning", Level.NOTE: "note"}
 HEADINGS = {Change.MORE: "Became possible", Change.LESS: "No longer possible", Change.OTHER: "Answered otherwise"}
 _NAMED = 12
-"""Most calls that grant nothing that Markdown names."""
+"""The most redundant calls that Markdown names."""
 _SAID = 60_000
-"""Characters of Markdown: GitHub takes 65,536 in a comment."""
+"""The most characters of Markdown; GitHub permits 65,536 in a comment."""
 
 
 class Lines:
-    """Where the statements of a policy's file are: numbers of lines, from 1; None of what is in an included file."""
+    """The line numbers, from 1, of the statements in a policy's file; statements of included files have none."""
 
     def __init__(self, policy: str) -> None:
-        """`policy` is the file; standard input has been read already, and a file of another revision may be gone."""
+        """`policy` is the file; no statement has a line if it is standard input or cannot be read."""
         self._settings: dict[tuple[str, ...], int] = {}
         self._calls: dict[tuple[str, str], int] = {}
         section = "x86_64"
@@ -62,20 +61,20 @@ class Lines:
                     self._settings.setdefault(tuple(words[:count]), number)
 
     def of(self, finding: Finding) -> int | None:
-        """Return the line that a finding is about."""
+        """Return the line of the statement that causes a finding; None if it is not in the file."""
         return self.of_setting(finding.name) if finding.arch is None else self.of_call(finding.arch, finding.name)
 
     def of_setting(self, setting: str) -> int | None:
-        """Return the line that a setting (`default`, `arch x86_64`, `path /etc`) begins on."""
+        """Return the line of a setting (`default`, `arch x86_64`, `path /etc`); None if it is not in the file."""
         return self._settings.get(tuple(setting.split()))
 
     def of_call(self, arch: Arch, name: str) -> int | None:
-        """Return the line that the entry of a call begins on."""
+        """Return the first line of the entry of a call; None if it is not in the file."""
         return self._calls.get((arch, name))
 
 
 def as_object(policy: str, finding: Finding, lines: Lines) -> dict[str, object]:
-    """Return a finding as an object of JSON."""
+    """Return a finding as a JSON object."""
     return {
         "file": printable(policy),
         "line": lines.of(finding),
@@ -115,12 +114,12 @@ class Result:
     file: str
     line: int | None
     identity: str
-    """What identifies the result in other versions of the file: independent of line numbers and order."""
+    """A text that identifies the result in other versions of the file, without line numbers."""
     accepted: str = ""
 
 
 def sarif(results: Sequence[Result]) -> dict[str, object]:
-    """Return the log of one run."""
+    """Return a SARIF log with one run that has these results."""
     rules = sorted({result.rule.id: result.rule for result in results}.values(), key=lambda rule: rule.id)
     index = {rule.id: number for number, rule in enumerate(rules)}
     described = [
@@ -156,7 +155,8 @@ NEW_BEHAVIOUR = SarifRule("new-behaviour", "more is allowed", "The policy allows
 
 
 def as_json(judgement: Judgement) -> str:
-    """Return an object: the verdict, the headlines, when the filters take effect, and each difference with its risks."""
+    """Return a comparison as a JSON object: the verdict, the headlines, `arm` and `scope` of both policies, and each difference
+    with its risks."""
     return json.dumps(
         {
             "verdict": judgement.comparison.verdict,
@@ -170,7 +170,7 @@ def as_json(judgement: Judgement) -> str:
 
 
 def _headline(judgement: Judgement, entry: Headline) -> dict[str, object]:
-    """Return a setting that differs, or a combination that is complete now, as an object."""
+    """Return a headline (a changed setting, or a dangerous combination of calls that is now complete) as a JSON object."""
     reason = judgement.reason(entry)
     return {
         "id": entry.rule,
@@ -211,7 +211,7 @@ def _object(judgement: Judgement, ranked: Ranked) -> dict[str, object]:
 def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> str:
     """Return a comment on a pull request: the verdict and the gravest headline, the risks, and a table for each kind of change.
 
-    `behind`: lines about what runs did with the calls that became possible.
+    `behind`: lines about the recorded calls that the new policy allows and the old one does not.
     """
     first, *others = judgement.headlines or [None]
     start = _said(judgement, first) if first else said_first(judgement)
@@ -235,7 +235,7 @@ def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> s
         lines += ["", f"{text[0].upper()}{text[1:]}: {_codes(names[:_NAMED])}{more}."]
     whole = "\n".join([*lines, *behind])
     if len(whole) > _SAID:
-        whole = whole[:_SAID].rpartition("\n")[0] + "\n\n... and more: `callfence diff` tells all of it."
+        whole = whole[:_SAID].rpartition("\n")[0] + "\n\n... and more: `callfence diff` prints all of it."
     return whole
 
 
@@ -244,8 +244,8 @@ def _codes(names: Sequence[str]) -> str:
 
 
 def _said(judgement: Judgement, entry: Headline) -> str:
-    """Return a headline, its level in bold.  What the policy's author has chosen is code: a reason, and a name of several
-    words, which holds that of a phase, a file or a port."""
+    """Return a headline as Markdown, its level in bold.  Text from the policy is quoted as code: a reason, and a name of
+    several words, which contains the name of a phase, a file or a port."""
     reason = judgement.reason(entry)
     subject = code(entry.subject) if " " in entry.name else entry.subject
     return f"**{entry.level}**: {subject}: {entry.says} [{entry.rule}]{f'; {code(str(reason))}' if reason else ''}"
@@ -258,7 +258,7 @@ def _row(difference: Difference) -> str:
 
 
 def as_sarif(judgement: Judgement, new: str) -> str:
-    """Return a log with a result for each headline, each risk and each other new behaviour."""
+    """Return a comparison as a SARIF log: a result for each headline, each risk, and each other call that is newly allowed."""
     lines = Lines(new)
     results = [_of_headline(judgement, entry, new, lines) for entry in judgement.headlines]
     in_headlines = {entry.rule for entry in judgement.headlines}

@@ -1,6 +1,7 @@
-"""Call sites: their names, from ELF symbol tables, for which only this file imports pyelftools, if it is installed (extra
-`symbols`); and the calls that led to a rule, or that a change makes possible: who made them, from which call site first, and
-where the rule allows more.
+"""Call sites: their names, from ELF symbol tables, and the recorded calls that led to a rule or that a change newly allows: by
+which executable, from which call site, and how the rule allows more than these calls.
+
+Only this file imports pyelftools, if it is installed (extra `symbols`).
 """
 
 from __future__ import annotations
@@ -41,29 +42,29 @@ _SITE = re.compile(r"(?s)(?P<file>.*)\+0x(?P<offset>[0-9a-f]{1,16})(?: \((?P<bui
 _CODE = ("STT_FUNC", "STT_LOOS")  # the latter is STT_GNU_IFUNC, for which pyelftools has no name
 _PREFERRED = {"STB_GLOBAL": 0, "STB_WEAK": 1}
 _NEAR = 64
-"""How many functions before an address are examined: one address may have several names, and functions may nest."""
+"""How many symbols before an address are examined: an address may have several names, and functions may nest."""
 MANY_FACTS = 8
-"""Facts of one call site that are listed besides those in its example."""
+"""The most facts of one call site that are listed besides those in its example."""
 MANY_SITES = 8
-"""Call sites of one rule that are listed."""
+"""The most call sites of one rule that are listed."""
 _COMMENT_CALLS, _COMMENT_SITES, _COMMENT_FACTS = 12, 3, 4
-"""What a comment has room for."""
+"""The most calls in a pull request's comment, call sites of a call, and facts of a call site."""
 
 
 @frozen
 class Site:
-    """A call site, as observations have it."""
+    """A call site: a file and the offset of an instruction in it."""
 
     file: str
-    """Path, or only the last part of it in older recordings; `[name]` for memory that is not of a file."""
+    """The path, or only its last part in older recordings; `[name]` for memory that is not mapped from a file."""
     offset: int
     """Bytes from the file's start."""
     build: str
-    """The file's build id in hexadecimal; '' if it has none, or it is not known."""
+    """The file's build id in hexadecimal; '' if it has none or it was not recorded."""
 
     @classmethod
     def parse(cls, text: str) -> Site | None:
-        """Return the site of a text; None for `?`, and for any other text that is not a place."""
+        """Return the call site that an observation's text names; None for `?` and any other text."""
         match = _SITE.fullmatch(text)
         return cls(match["file"], int(match["offset"], 16), match["build"] or "") if match else None
 
@@ -77,7 +78,8 @@ class Site:
 
 
 class Symbols:
-    """Finds names.  Mutable: keeps the tables that it has read, and the problems that it met."""
+    """Finds the names of call sites in symbol tables.  Mutable: keeps the tables that it has read, and why names are
+    missing."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, str], _Table | None] = {}
@@ -94,8 +96,8 @@ class Symbols:
     def name(self, place: Site, since: int | None = None) -> str:
         """Return `openat64+0x37`; '' where no name is known.
 
-        `since`: nanoseconds since the epoch at which the file was as recorded.  One without a build id that has
-        changed later gives no names; one with a build id gives none if it now has another.
+        `since`: the time of the recording, in nanoseconds since the epoch.  A file without a build id that has changed since
+        then gives no names; a file with a build id gives none if it now has another one.
         """
         if not place.file.startswith("/"):
             return ""
@@ -109,7 +111,7 @@ class Symbols:
         return name
 
     def problems(self) -> Iterator[str]:
-        """Yield why names are missing: each reason once, with its files."""
+        """Yield a line for each reason why names are missing, with the files."""
         for reason, files in self._problems.items():
             yield f"no symbols{' of ' if files else ''}{', '.join(sorted(files))}: {reason}"
 
@@ -122,14 +124,14 @@ class Symbols:
             return None
         try:
             if not stat.S_ISREG(os.stat(place.file).st_mode):  # opening a pipe waits, and opening some devices acts
-                self._problem("it is no regular file", place)
+                self._problem("it is not a regular file", place)
                 return None
             with open(place.file, "rb") as file:
                 elf = ELFFile(file)
                 build = _build(elf)
                 later = since is not None and os.fstat(file.fileno()).st_ctime_ns > since
                 if build != place.build or (not build and later):
-                    self._problem("the file has changed since it was recorded", place)
+                    self._problem("the file has changed since the recording", place)
                     return None
                 table = _Table(elf)
                 table.add(elf)
@@ -150,19 +152,20 @@ class Symbols:
 
 
 class _Table:
-    """The functions of one file."""
+    """The symbol table of one file: its functions by address."""
 
     def __init__(self, elf: ELFFile) -> None:
         self.whole = False
-        """Whether it has the table that stripping removes."""
+        """Whether the file is not stripped, so that it has all functions."""
         self._segments = [
             (segment["p_offset"], segment["p_filesz"], segment["p_vaddr"]) for segment in elf.iter_segments("PT_LOAD")
         ]
         self._functions: list[tuple[int, int, tuple[int, int, str]]] = []
-        """Address, size (0 where assembly does not say), and of several names the one to take is the lowest."""
+        """(address, size, preference): size is 0 if assembly does not define it; of several names at an address, the one with
+        the least preference is used."""
 
     def add(self, elf: ELFFile) -> None:
-        """Add the functions of a file's symbol tables: of the file itself, or of what was stripped off it."""
+        """Add the functions in the symbol tables of the file itself or of its separate debug file."""
         from elftools.elf.sections import SymbolTableSection
 
         for section in elf.iter_sections():
@@ -176,9 +179,9 @@ class _Table:
         self._functions.sort(key=lambda function: function[0])
 
     def name(self, offset: int) -> str:
-        """Return `openat64+0x37` of the function whose code stands at that offset in the file; '' if none is known.
+        """Return the function with the code at an offset in the file, such as `openat64+0x37`; '' if none is known.
 
-        A call site is the instruction after the call's own, which may be the function's last.
+        A call site is the address after the call's instruction, which may be the function's last.
         """
         for start, size, address in self._segments:
             if start < offset <= start + size:
@@ -212,7 +215,8 @@ def columns_of(observations: Sequence[Observation]) -> list[int]:
 
 
 def site_lines(observations: Sequence[Observation], recording: Recording, symbols: Symbols) -> Iterator[str]:
-    """Yield, for each executable, its first call site and how many calls it made; of a companion all its call sites."""
+    """Yield lines for each executable and call site of the observations: the number of calls, an example, and facts.  A
+    companion has no numbers."""
     sites, bare = by_site(observations), is_companion(recording)
     for (executable, site), group in sites[:MANY_SITES]:
         if bare:
@@ -229,9 +233,10 @@ def site_lines(observations: Sequence[Observation], recording: Recording, symbol
 
 
 def such_as(observations: Sequence[Observation], *, bare: bool = False) -> tuple[str, list[str]]:
-    """Return a call of the first observation, with what its pointers may point to, and the other facts about all of them.
+    """Return an example call from the first observation, with what its pointers point to, and the other facts of all
+    observations.
 
-    `bare`: they are of a companion, which does not know all arguments.
+    `bare`: the observations are from a companion, which does not have all arguments.
     """
     event = observations[0].event
     unknown = [index for index, value in enumerate(observations[0].arguments) if value is None] if bare else []
@@ -250,7 +255,8 @@ def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], 
 
 
 def widened(rule: Provenance) -> str:
-    """Return how a rule allows more: `dfd, mode: any value; flags: any combination of the bits seen`."""
+    """Return how a rule allows more than was observed, such as `dfd, mode: any value; flags: any combination of the bits
+    seen`."""
     arguments = table(rule.arch).by_number[rule.number].arguments
     names: defaultdict[Widening, list[str]] = defaultdict(list)
     for index, way in rule.widenings:
@@ -259,7 +265,8 @@ def widened(rule: Provenance) -> str:
 
 
 def behind_lines(old: Policy, new: Policy, differences: Sequence[Ranked], recording: Recording) -> Iterator[str]:
-    """Yield a list with an item for each call that became possible and was seen; nothing if none was."""
+    """Yield a Markdown list of the recorded calls that the new policy allows and the old one does not; nothing if there are
+    none."""
     bare, items = is_companion(recording), []
     for difference in (ranked.difference for ranked in differences if ranked.difference.change is Change.MORE):
         observations = [
@@ -273,8 +280,8 @@ def behind_lines(old: Policy, new: Policy, differences: Sequence[Ranked], record
             items.append(f"- {code(call_name(difference))}: {'; '.join(_sites(observations, bare=bare))}")
     if len(items) > _COMMENT_CALLS:
         more = plural(len(items) - _COMMENT_CALLS, "call")
-        items[_COMMENT_CALLS:] = [f"- ... and {more} more: `callfence why` tells all of it"]
-    yield from ("", "Seen behind it:", "", *items) if items else ()
+        items[_COMMENT_CALLS:] = [f"- ... and {more} more: `callfence why` prints all of it"]
+    yield from ("", "Recorded calls that need it:", "", *items) if items else ()
 
 
 def _sites(observations: Sequence[Observation], *, bare: bool) -> Iterator[str]:

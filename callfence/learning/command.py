@@ -1,4 +1,4 @@
-"""`learn`: run a program, and write what it does into a policy."""
+"""The command `learn`: runs a program, and writes a policy that allows the calls that it makes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NEW_BEHAVIOUR = 1 << 8
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command, and end as the program ended, or with 125-127."""
+    """Run the command, and end this process as the program ended; with 125, 126 or 127 if learn or the execve fails."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _learn(options)
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _learn(options: LearnOptions) -> int | None:
-    """Run the program, or attach, and return the wait status that learn ends with."""
+    """Run the program, or attach to processes, and return the wait status with which learn ends; None if there is none."""
     program = None if options.pids else program_of(options.command)
     names = [name_of(pid) for pid in options.pids]
     name = names[0] if names else options.command[0]
@@ -56,7 +56,7 @@ def _learn(options: LearnOptions) -> int | None:
     if plain:
         plain.end()
     if run is None:
-        say(f"learn: {name} was killed during execve, before it ran; nothing was learned")
+        say(f"learn: {name} was killed during its execve, before it could make a call; nothing was learned")
         return status
     if options.recording is not None:
         recording_file.save(options.recording, Recording((run,), observations))
@@ -86,10 +86,10 @@ def _learn(options: LearnOptions) -> int | None:
 
 
 def _explained(error: Exception) -> str:
-    """Return what the user is to read of an exception."""
+    """Return the message for the user about an exception."""
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return f"{what}; nothing was changed there"
+        return f"{what}; the file was not changed"
     if isinstance(error, CallfenceError):
         return f"{'internal error, please report it: ' * isinstance(error, InternalError)}{error}"
     import traceback

@@ -1,8 +1,7 @@
-"""What a program does with files and ports, watched while it is recorded: rights by file or folder, executable by executable;
-and how that is added to the policy that is generated of its calls.
+"""Records which rights to files and folders, and which ports, a program uses, for each executable; and adds them to the policy.
 
-A right is noted at the file, or, where the program itself has made or replaced it, at the folder that was there before: only
-what is there when a program starts can be granted to it.
+A right is recorded for the file.  If the program itself has made or replaced the file, the right is recorded for the folder
+that existed before, since a policy can grant only what exists when the program starts.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ _PROC = re.compile(rb"/proc/(\d+)(?:/|$)")
 
 
 class FileWatcher:
-    """Takes what the calls of one run do with files and ports."""
+    """Records the rights to files, and the ports, that the calls of one run use."""
 
     def __init__(self, environment: Sequence[bytes], gap: Callable[[str], None]) -> None:
         self._environment = environment
@@ -65,19 +64,19 @@ class FileWatcher:
         self._rights: dict[tuple[bytes, str], Right] = {}
         self._ports: set[tuple[str, int, str]] = set()
         self._bound: set[bytes] = set()
-        """Names of abstract sockets of the program; b"" if the kernel has chosen some."""
+        """Names of the abstract sockets that the program has bound; b"" stands for names that the kernel chose."""
         self._aims: set[tuple[str, str]] = set()
-        """Whose abstract sockets were connected or sent to, and by which executable."""
+        """(FAMILY or OTHERS, executable): who owns the abstract sockets to which an executable connected or sent."""
         if any(entry.startswith(b"NOTIFY_SOCKET=@") for entry in environment):  # sd_notify(3)
             self._aims.add((OTHERS, "?"))
         self._made: set[bytes] = set()
-        """Names that the program has made, or has given to another file."""
+        """Paths of the files that the program has made or replaced."""
         self._own = {folder for name in OWN_FOLDERS if (folder := _located(name, environment))}
-        """Folders that `enforce` makes, so that the program need not."""
+        """Folders that `enforce` creates before it starts the program."""
         self._process = 0
-        """The first one, which `/proc/self` of a policy means."""
+        """The pid of the program's first process, which `/proc/self` in a policy means; 0 before its first call."""
         self._noted: set[tuple[object, ...]] = set()
-        """What has been noted: the call, the executable, and the paths as given."""
+        """Calls that have been recorded: name, executable, the paths as given, and the rights."""
         self._paths = numbers(PATH_CALLS)
         self._sockets = numbers(tuple(SOCKETS))
         self._permits = self._may if os.geteuid() else _always
@@ -95,12 +94,12 @@ class FileWatcher:
             calls.also(arch, number, self._new_root)
 
     def executed(self, path: str) -> None:
-        """Note an executable that was started before its calls were seen, and what the kernel executes to run it."""
+        """Record the right to execute a file that was executed, and its interpreters."""
         self._execute(os.fsencode(path), path)
 
     def uses(self) -> tuple[Use, ...]:
-        """Return what was noted, ascending: a path as a policy has it, with its rights, or `tcp connect` or `tcp bind`, with a
-        port; and the executable."""
+        """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, `tcp
+        connect` or `tcp bind` and a port, or ABSTRACT and FAMILY or OTHERS."""
         by_name: dict[tuple[str, str], Right] = {}
         for (path, executable), rights in self._rights.items():
             key = (named(path, self._environment, self._here).decode("utf-8", "surrogateescape"), executable)
@@ -115,7 +114,7 @@ class FileWatcher:
         name = self._paths[event.arch, event.number]
         self._process = self._process or task.tgid
         if opens_for_neither(name, event.arguments):
-            self._gap(f"{task.executable} opens files with the access mode 3, which fails where files are confined")
+            self._gap(f"{task.executable} opens files with access mode 3, which fails under a policy that confines files")
         for request in wanted(name, event.arguments, lambda at, length: kernel.read_memory(task.tid, at, length)):
             parts = request if isinstance(request, Pair) else (request,)
             paths = [kernel.read_path(task.tid, part.address) for part in parts]
@@ -143,7 +142,7 @@ class FileWatcher:
                 self._needed(task, need)
 
     def _abstract(self, name: bytes, task: Task, *, binds: bool) -> None:
-        """Note that a task binds an abstract socket of this name, or whose socket it sends to."""
+        """Record that a task binds an abstract socket with this name, or else whose abstract socket it connects or sends to."""
         if binds:
             self._bound.add(name)
             return
@@ -151,7 +150,8 @@ class FileWatcher:
         self._aims.add((FAMILY if is_own else OTHERS, task.executable))
 
     def _protocol(self, task: Task, event: Event) -> None:
-        """Fail what `enforce` fails where TCP is confined, so that the program is seen to do without it."""
+        """Fail the calls of socket(2) that `enforce` fails if TCP is confined, so that the recording has what the program does
+        instead."""
         if task.other_filter:
             return
         if event.arguments[0] & 0xFFFFFFFF in FAMILIES:
@@ -173,12 +173,12 @@ class FileWatcher:
         return handle
 
     def _new_root(self, task: Task, event: Event) -> None:
-        self._gap(f"{task.executable} changes its root folder: the files that it uses after that are not known")
+        self._gap(f"{task.executable} changes its root folder; the files that it uses after that are not recorded")
 
     # -- names
 
     def _needed(self, task: Task, need: Need) -> None:
-        """Note a right, if the call can succeed by the file's mode."""
+        """Record a right, unless the file's mode denies it, so that the call fails anyway."""
         file, rights = need.file, need.rights
         if Right.MOVE not in rights and not self._permits(file, Right.WRITE if need.name else rights):
             return
@@ -192,7 +192,7 @@ class FileWatcher:
             self._note(file.path, rights, task.executable)
 
     def _execute(self, path: bytes, executable: str) -> None:
-        """Note an executable, and the interpreters of it."""
+        """Record the right to read and execute a file and its interpreters."""
         for _ in range(5):  # fs/exec.c: an interpreter may be a script, whose may be one ...
             self._note(path, Right.READ | Right.EXECUTE, executable)
             inner = look_up(interpreter(path))
@@ -214,7 +214,7 @@ class FileWatcher:
         self._rights[key] = self._rights.get(key, NOTHING) | rights
 
     def _may(self, file: File, rights: Right) -> bool:
-        """Whether this user, as whom the program most likely runs, has the rights by the file's mode."""
+        """Return whether the file's mode gives this user the rights; the program most likely runs as this user."""
         mode = 0
         for right, bit in ((Right.READ, os.R_OK), (Right.WRITE, os.W_OK), (Right.EXECUTE, os.X_OK)):
             mode |= bit if right in rights else 0
@@ -222,7 +222,7 @@ class FileWatcher:
 
 
 def _located(path: bytes, environment: Sequence[bytes]) -> bytes:
-    """Return the name of a policy's path without links; b"" if its folder is not known."""
+    """Return the absolute path, without links, of a path in a policy; b"" if a variable in it has no value."""
     try:
         return os.path.realpath(located(path, environment))
     except PlaceError:
@@ -230,12 +230,12 @@ def _located(path: bytes, environment: Sequence[bytes]) -> bytes:
 
 
 def _always(file: File, rights: Right) -> bool:
-    """Whether root has the rights: all but executing a file that no user may execute."""
+    """Return whether root has the rights: it lacks only the right to execute a file that no user may execute."""
     return Right.EXECUTE not in rights or bool(file.mode & 0o111) or stat.S_ISDIR(file.mode)
 
 
 def watched(recording: Recording) -> list[tuple[Use, ...]]:
-    """Return what the runs of a recording did with files and ports, of those in which that was watched."""
+    """Return the uses of files and ports of each plain run in which they were recorded."""
     return [run.files for run in recording.runs if run.files and not run.rehearsed]
 
 
@@ -248,9 +248,10 @@ def with_files(
     *,
     exact: bool = False,
 ) -> Generated:
-    """Return it with what the newest run needs of files and ports; of all runs, if the policy did not confine them before.
+    """Return `generated` with the files and ports that the newest run uses; with those of all runs if the policy did not
+    confine them before.
 
-    What a baseline does not grant is printed and left out."""
+    Rights that the upper bound `base` does not grant are printed and left out.  `exact`: no folder replaces several files."""
     if not newest:
         return generated
     policy, confined = generated.document.policy, existing is not None and existing.policy.files != NOT_CONFINED
@@ -259,7 +260,7 @@ def with_files(
     if base is not None:
         permitted = met(files, base.files)
         for line, more, _ in differences(permitted, files):
-            say(f"the baseline forbids {line}: {more}; it is not added to the policy")
+            say(f"{line}: {more} was not added to the policy, because the upper bound (--within) does not grant it")
         files = permitted
     news = differences(before, files)
     if confined and not news:

@@ -1,5 +1,5 @@
-"""Logs and the policy that they are about: what `callfence import` makes of a log, and what `enforce --log` wrote, against the
-policy that denied it: what is still denied, and the policy that allows it."""
+"""Reads logs: `callfence import` makes a recording or a policy of them.  Compares the violations that `enforce --log` wrote
+with their policy: which it still denies, and which policy would allow them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from policygen.recording.model import Observation
 
 MAX_LOG = 2 << 30
-"""Bytes: an hour of strace takes some hundred MiB."""
+"""The most bytes of a log; an hour of strace takes some hundred MiB."""
 
 
 class LogOptions(NamedTuple):
@@ -53,19 +53,21 @@ class LogOptions(NamedTuple):
     """`-` is standard input."""
     output: Path | None
     within: str | None
-    """The baseline's file."""
+    """The file of the upper bound."""
     exact: bool
     given: FormatOptions
 
 
 def import_recording(options: LogOptions) -> int:
-    """Write a log into NAME.rec, into NAME.policy and its recording as `learn` does, or as a policy to standard output.
+    """Convert a log, and return 0: into the recording NAME.rec, into NAME.policy and its recording as `learn` does, or, without
+    an output, into a policy on standard output.
 
-    Raises UserError and what `inputs.run_command` prints.
+    Raises UserError and the other exceptions that `inputs.run_command` prints.
     """
     output = options.output
     if output is not None and output.suffix not in (".policy", ".rec"):
-        raise UserError(f"{output}: a recording is written to NAME.rec, or to NAME.policy and its recording")
+        names = "name it NAME.rec for a recording, or NAME.policy for a policy with its recording"
+        raise UserError(f"{output}: unknown suffix; {names}")
     recording = read_log(options.format, options.file, options.given)
     path = Path(options.file)
     if path.is_file():  # logs without dates take that of the file
@@ -84,7 +86,7 @@ def import_recording(options: LogOptions) -> int:
 
 
 def _into_policy(policy: Path, recording: Recording, options: LogOptions) -> None:
-    """Add the runs to the policy and its recording, and print what the policy is then."""
+    """Add the runs to the policy and its recording, and print the size of the policy and what is new in it."""
 
     def generated_from(_old: Recording, _: Recording, existing: Document | None) -> Generated:
         return _generate(recording, existing, policy.name.removesuffix(".policy"), options)
@@ -96,7 +98,8 @@ def _into_policy(policy: Path, recording: Recording, options: LogOptions) -> Non
 
 
 def _generate(recording: Recording, existing: Document | None, name: str, options: LogOptions) -> Generated:
-    """Return the policy; print what no policy can allow, and what the baseline denies.  Raises UserError."""
+    """Return the generated policy; print the calls that no policy can allow and those that the upper bound denies.  Raises
+    UserError."""
     held = held_back(recording, existing.policy if existing else None)
     allowed = tuple(observation for observation in recording.observations if observation.key not in held)
     how = Options(implied=0 if options.exact else IMPLIED[-1])
@@ -124,7 +127,7 @@ def _with_files(
 
 
 def read_log(name: str, file: str, given: FormatOptions) -> Recording:
-    """Return the recording in a file of that format; `-` is standard input.  Raises UserError, OSError."""
+    """Return the recording of a file in the format `name`; the file `-` is standard input.  Raises UserError, OSError."""
     record = formats.recorder(name)
     if name != "violations":  # the one that limits the length of its lines
         return record(BytesIO(content(file, MAX_LOG)), file, given)
@@ -135,7 +138,8 @@ def read_log(name: str, file: str, given: FormatOptions) -> Recording:
 
 
 def read_logs(command: str, policy: Path, logs: Sequence[str]) -> Recording:
-    """Return the violations of a policy in logs of any number of machines; print their gaps.  Raises UserError, OSError."""
+    """Return the violations of a policy in several logs, as one recording; print what the logs lack.  Raises UserError,
+    OSError."""
     given = FormatOptions(policy=policy.name)
     recordings = [read_log("violations", log, given) for log in logs]
     for log, recording in zip(logs, recordings, strict=True):
@@ -144,13 +148,14 @@ def read_logs(command: str, policy: Path, logs: Sequence[str]) -> Recording:
 
 
 def _print_gaps(command: str, log: str, recording: Recording) -> None:
-    """Print what a log does not have, each once."""
+    """Print what could not be observed in the runs of a log, each sentence once."""
     for gap in dict.fromkeys(gap for run in recording.runs for gap in run.gaps):
         print(printable(f"callfence {command}: {log}: {gap}"), file=sys.stderr)
 
 
 def still_denied(policy: Policy, recording: Recording, only: Collection[str] = ()) -> Recording:
-    """Return what the policy does not allow, of the calls of these names, and then nothing of files and ports; () for all."""
+    """Return the observations that the policy does not allow.  With names in `only`, return just the calls of these names, and
+    no files and ports."""
     if only:
         runs = tuple(run._replace(files=()) for run in recording.runs)
         recording = Recording(runs, recording.observations)
@@ -164,7 +169,7 @@ def still_denied(policy: Policy, recording: Recording, only: Collection[str] = (
 
 
 def allowed_by(policy: Policy, recording: Recording) -> Recording:
-    """Return what the policy allows."""
+    """Return the recording with only the observations that the policy allows in its last phase."""
     last = _last(policy)
     return _with_only(recording, lambda observation: evaluate(last, observation.event).allows)
 
@@ -175,12 +180,12 @@ def _last(policy: Policy) -> Policy:
 
 
 def of_last_phase(document: Document) -> Document:
-    """Return the policy of the last phase, which allows least, as a policy of its own."""
+    """Return the policy of the last phase, which allows least, as a document without phases."""
     return document.with_policy(_last(document.policy)) if document.policy.phases else document
 
 
 def with_allowed(policy: Document, recording: Recording, name: str) -> Generated:
-    """Return the policy that allows what was denied, as learning would write it; in all phases."""
+    """Return the policy extended by the observations of a recording, as `learn` would write it, in all phases."""
     options = Options(implied=policy.policy.implied)
     if policy.policy.phases:
         from policygen.learning.phases import staged, start_of
@@ -193,7 +198,7 @@ def with_allowed(policy: Document, recording: Recording, name: str) -> Generated
 
 
 def refused_lines(policy: Policy, generated: Generated) -> Iterator[str]:
-    """Yield what was denied and is not added, and why."""
+    """Yield a line for each call that was not added to the policy, with the reason."""
     for observation in generated.refused:
         arch, number = Arch.from_audit(observation.arch), observation.number
         entry = policy.entries.get(arch, {}).get(number) if arch else None
@@ -203,23 +208,26 @@ def refused_lines(policy: Policy, generated: Generated) -> Iterator[str]:
 
 
 def remember(path: Path, policy: Document, recording: Recording) -> None:
-    """Add what was allowed to the recording of the policy in a file, which `why` reads, and to its companion if it has one."""
+    """Add a recording to the recording of the policy in the file `path`, which `callfence why` reads, and to the policy's
+    companion if it has one."""
     if recording.runs:
         update(path, policy, recording_file.update(recording_path(path), lambda old: merge(old, recording)))
 
 
 def check_names(names: Collection[str], recording: Recording) -> None:
-    """Raise UserError for the name of a call that no violation is of."""
+    """Raise UserError if one of the names is not that of a call with a violation in the recording."""
     logged = {call_name(observation.arch, observation.number) for observation in recording.observations}
     for name in names:
         if name not in logged:
             is_call = any(name in table(arch).by_name for arch in Arch)
-            reason = f"there is no violation of {name}" if is_call else f"no call is named {name}"
-            raise UserError(f"{reason}; there are violations of {', '.join(sorted(logged)) or 'nothing'}")
+            reason = f"there is no violation of {name} in the log" if is_call else f"no call is named {name}"
+            listed = f"the log has violations of: {', '.join(sorted(logged))}" if logged else "the log has no violations"
+            raise UserError(f"{reason}; {listed}")
 
 
 def _with_only(recording: Recording, condition: Callable[[Observation], bool]) -> Recording:
-    """Return the recording with the observations that meet the condition, without runs that then have none, nor any files."""
+    """Return the recording with only the observations that meet the condition, and without runs that then have neither
+    observations nor files."""
     observations = [observation for observation in recording.observations if condition(observation)]
     columns = [
         column

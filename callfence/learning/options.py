@@ -1,4 +1,5 @@
-"""The command line of `learn`, which is read without argparse where each option is written as it is declared."""
+"""The command line of `learn`.  It is parsed without argparse if each option is spelled in full, since loading that takes
+time."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ EPILOG = """\
 files: NAME.policy in the current folder (-o chooses another) and .callfence/NAME.rec beside it, NAME being the basename
 of PROGRAM.  Exit status: the program's own; a signal that ended it ends learn too; with --check 1 if the program succeeded
 and did something new (the last line says which of the two it is); 125 learn failed, 126 PROGRAM cannot be executed, 127
-PROGRAM was not found.  ^C reaches the program as it would without learn; what was seen is kept.
-If learn itself is killed, so is the program; one attached to with --pid goes on."""
+PROGRAM was not found.  ^C reaches the program as it would without learn; what it did until then is learned.
+If learn itself is killed, so is the program; a process that --pid attached to goes on."""
 COMMON = (
     "--output", "--pid", "--check", "--fresh", "--files", "--exact", "--within", "--phases", "--rehearse", "--quiet",
 )  # fmt: skip
@@ -36,7 +37,8 @@ RUNS, SECONDS = 200, 300
 
 
 def _plain(arguments: Sequence[str]) -> SimpleNamespace | None:
-    """Return what argparse makes of a command line; None where one of its options is not written as it is declared."""
+    """Return the namespace that argparse would return for a command line; None if an option is not spelled in full, has
+    `=VALUE`, or has a wrong value."""
     options: dict[str, dict[str, Any]] = {}
     values: dict[str, Any] = {}
 
@@ -58,7 +60,7 @@ def _plain(arguments: Sequence[str]) -> SimpleNamespace | None:
 
 
 def _take(option: dict[str, Any], words: Iterator[str], values: dict[str, Any]) -> bool:
-    """Take an option, whose value is the next word, if it has one; return whether it may have that value."""
+    """Store an option's value in `values`, if it needs one from the next of `words`; return False if that value is wrong."""
     dest, action = option["dest"], option.get("action")
     if action == "store_true":
         values[dest] = True
@@ -75,29 +77,29 @@ def _take(option: dict[str, Any], words: Iterator[str], values: dict[str, Any]) 
 
 
 class LearnOptions(NamedTuple):
-    """A command line of `learn` that makes sense."""
+    """The options of a command line of `learn`, which do not contradict each other."""
 
     command: tuple[str, ...]
-    """The program and its arguments; empty with `pid`."""
+    """The program and its arguments; empty with `pids`."""
     pids: tuple[int, ...]
     """The processes to attach to."""
     tree: bool
-    """Whether to follow what they have started, too."""
+    """Whether to attach to the descendants of these processes, too."""
     output: Path | None
-    """The policy that was named."""
+    """The policy that -o names; None without -o."""
     check: bool
     recording: Path | None
-    """Where a check is to write the recording of its run."""
+    """The file to which a check writes the recording of its run; None for no file."""
     fresh: bool
     names: bool
     exact: bool
-    """Without an implied set."""
+    """Whether to write a policy without an implied set, and without folders for several files."""
     tight: bool
     portable: bool
     phases: bool
     """Whether to find out when the program begins to serve."""
     within: str | None
-    """The baseline's file."""
+    """The file of the upper bound; None without --within."""
     default: str | None
     """What happens to calls that the policy does not allow, in the policy language; None leaves it as the policy has it."""
     arm: str | None
@@ -106,43 +108,44 @@ class LearnOptions(NamedTuple):
     files: bool
     """Whether to learn files and ports, also into a policy that does not confine them yet."""
     evidence: bool
-    """Whether the policy gets a companion, if it has none: from then on it is kept up to date."""
+    """Whether to write a companion if the policy has none; later runs keep it up to date."""
     no_evidence: bool
-    """Whether what pointers point to is not recorded."""
+    """Whether not to record what pointers point to."""
     every_call: bool
-    """Whether known calls stop too, so that all are counted."""
+    """Whether recorded calls stop each time, so that all are counted."""
     late_after: int | None
     """See `tracer.running.session.trace`."""
     rehearse: bool
     rehearse_only: str
-    """What to rehearse, separated by commas (`rehearsal.plan.Choice`); '' for all."""
+    """Names and groups of rehearsals, separated by commas (`rehearsal.plan.NAMES`); '' for all."""
     rehearse_runs: int
     rehearse_seconds: float
     scratch: bool
     quiet: bool
     accept: tuple[str, ...]
-    """The command that learns the same run into the policy, where this one only checks."""
+    """The command line without --check, which learns the same run into the policy."""
 
     @property
     def rehearsing(self) -> tuple[str, ...]:
-        """The command that rehearses the same run; empty if this one does, or if nothing can be rehearsed."""
+        """The command line that rehearses the same run; () if this one does, or if it attaches to processes."""
         return () if self.rehearse or self.pids else ("learn", "--rehearse", *self.accept[1:])
 
 
 def parser() -> ArgumentParser:
-    """Return the parser.  Few command lines need it: loading argparse takes 2 ms, and adding the options as long again."""
+    """Return the parser of argparse.  It is made only if needed: loading argparse takes 2 ms, adding the options another 2
+    ms."""
     import argparse
 
     from callfence.shared.options import add_helps, suggestion
 
     class Parser(argparse.ArgumentParser):
         def format_help(self) -> str:
-            """Format it as wide as the terminal.  Asking for its width takes 3 ms, and every `add_argument` would ask."""
+            """Return the help, as wide as the terminal.  Reading the width takes 3 ms, so `add_argument` must not do it."""
             self.formatter_class = argparse.RawDescriptionHelpFormatter
             return super().format_help()
 
         def error(self, message: str) -> NoReturn:
-            """End with 125: argparse's own status, 2, could be the program's."""
+            """Print the message and end with 125; argparse's own status, 2, could be that of the program."""
             hint = "; --pid attaches to a process, -o names a policy;" if message.endswith("arguments: -p") else ";"
             fail(f"learn: {message}{suggestion(self, message) or hint} see learn --help", FAILED)
 
@@ -163,7 +166,8 @@ def parser() -> ArgumentParser:
 
 
 def _declare(add: Callable[..., Any], hidden: str = "") -> None:
-    """Declare each option as argparse has it.  `hidden`: argparse.SUPPRESS, which is known by identity."""
+    """Call `add` for each option, with the arguments of `add_argument`.  `hidden`: argparse.SUPPRESS, which must be that
+    object."""
     add("-o", "--output", metavar="POLICY", type=Path, help="the policy to write, or to merge into")
     attaching = "attach to a running process, until it ends or ^C detaches from it; repeatable"
     add("--pid", dest="pids", metavar="PID", type=_pid, action="append", default=[], help=attaching)
@@ -219,7 +223,8 @@ def _pid(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         import argparse
 
-        raise argparse.ArgumentTypeError(f"{text!r} is no process: --pid PID attaches to one that runs; a policy is -o {text}")
+        hint = f"--pid takes the id of a running process, and -o {text} names a policy"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a process id; {hint}")
     return int(text)
 
 
@@ -233,7 +238,7 @@ def _positive(text: str) -> int:
 
 
 def parse(arguments: list[str]) -> LearnOptions:
-    """Return the options; end the process with 125, and say why, if they contradict each other."""
+    """Return the options; if they contradict each other, print why and end the process with 125."""
     given = _plain(arguments) or SimpleNamespace(**vars(parser().parse_args(arguments)))
     accept = ["learn", *arguments]
     if given.check:
@@ -251,37 +256,37 @@ def parse(arguments: list[str]) -> LearnOptions:
 
 
 def _mistake(given: SimpleNamespace) -> str:
-    """Return what is wrong with the options together, or ''."""
+    """Return a message if the options contradict each other, else ''."""
     if not given.pids and not given.command:
         return "no program given"
     if given.evidence and (given.no_evidence or given.check):
-        return "--write-evidence writes a file: not with --no-evidence, which records nothing for it, or --check"
+        return "--write-evidence cannot be given with --no-evidence, which records none, or --check, which writes nothing"
     if given.recording is not None and not given.check:
-        return "--write-recording is for --check; without --check the recording goes to .callfence/NAME.rec"
+        return "--write-recording requires --check; without --check the recording goes to .callfence/NAME.rec"
     if given.output == Path("-"):
-        return "-o -: a policy is a file, since the next run is merged into it"
+        return "-o -: learn cannot write a policy to standard output, since later runs are merged into it; name a file"
     if given.check and (given.fresh or given.tight or given.portable or given.default is not None):
-        return "--check compares with the policy that there is: not with --fresh, --tight, --portable or --default"
+        return "--check cannot be given with --fresh, --tight, --portable or --default: it compares with the existing policy"
     if given.tight and given.portable:
-        return "give either --tight or --portable: descriptors and sizes differ from one C library to another"
+        return "--tight and --portable cannot be given together: descriptors and sizes differ from one C library to another"
     if given.pids and given.command:
-        return "give either a program or --pid PID, not both; -o names the policy"
+        return "a program and --pid PID cannot be given together; -o names the policy"
     if given.files and given.pids:
-        return "--files watches a program from its start, which --pid cannot"
+        return "--files cannot be given with --pid: files are recorded from the program's start"
     if given.tree and not given.pids:
-        return "--tree requires --pid: what a program starts is followed anyway"
+        return "--tree requires --pid; without --pid, all processes that the program starts are followed"
     if given.phases and (given.pids or given.check):
-        return "--phases finds out what a program does before it waits for work, and after: with a program, without --check"
+        return "--phases cannot be given with --pid or --check: it needs a run from the program's start, and changes the policy"
     return _rehearsal_mistake(given)
 
 
 def _rehearsal_mistake(given: SimpleNamespace) -> str:
     if given.rehearse and given.check:
-        return "--check compares one run with the policy: not with --rehearse, which adds what other runs bring"
+        return "--check and --rehearse cannot be given together: --check writes nothing, and --rehearse adds to the policy"
     if given.rehearse and given.pids:
-        return "--rehearse runs a program again and again, which a process that runs already cannot be"
+        return "--rehearse cannot be given with --pid: it starts the program many times; give the program instead"
     if not given.rehearse:
         word = "--rehearse-only" if given.rehearse_only else "--scratch" if given.scratch else ""
         if word:
-            return f"{word} says how to rehearse: give --rehearse, too"
+            return f"{word} requires --rehearse"
     return ""

@@ -22,44 +22,45 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-    """What a run is to do, its files, and what they said when it began."""
+    """The options and files of a run, and the policy as it was when the run began."""
 
     options: LearnOptions
     policy: Path
     recording: Path
     existing: Compiled | None
-    """The policy as it was, compiled to let run what it allows and to stop everything else; None if it does not count."""
+    """The policy as it was, compiled to a filter that stops every call that it does not allow; None if there is none, or with
+    --fresh."""
     is_warm: bool
-    """Whether that filter is used: only what is new to the policy is recorded."""
+    """Whether the run is an incremental learn: the filter of `existing` is used, and only what is new to it is recorded."""
     base: Policy | None
-    """The baseline of `--within`."""
+    """The upper bound of `--within`; None without it."""
     default: Action | None
-    """The action of `--default`."""
+    """The action of `--default`; None without it."""
     with_files: bool
-    """Whether to watch what is done with files and ports: with `--files`, and where the policy confines them."""
+    """Whether to record the use of files and ports: with `--files`, or if the policy confines them."""
 
     @property
     def filter(self) -> bytes:
-        """That of the existing policy, if it is used; else b""."""
+        """The seccomp filter of `existing` in an incremental learn; else b""."""
         return self.existing.filter if self.existing and self.is_warm else b""
 
     @property
     def document(self) -> Document | None:
-        """The existing policy, which is parsed once; None if it does not count."""
+        """The existing policy, which is parsed once; None if there is none, or with --fresh."""
         return _document(self.existing) if self.existing else None
 
     @property
     def is_silent(self) -> bool:
-        """Whether a run in which nothing is new is not reported, and changes nothing but the recording.
+        """Whether a run with nothing new prints nothing, and changes only the recording.
 
-        Most of the modules that do either need not be loaded then."""
+        Then most of the modules that report or write need not be loaded."""
         given = self.options
         changes = given.evidence or given.arm or given.default or given.portable or given.within or given.phases
         is_settled = self.is_warm and self.existing is not None and self.existing.is_settled
         return is_settled and given.quiet and not changes
 
     def is_unchanged(self) -> bool:
-        """Return whether the policy's text, and that of what it includes, is still what it was."""
+        """Return whether the policy's file and the files that it includes are the same as when the run began."""
         if self.existing is None:
             return not self.policy.exists()
         from callfence.enforcing import filters
@@ -68,20 +69,22 @@ class Prepared(NamedTuple):
 
 
 def prepare(options: LearnOptions, name: str) -> Prepared:
-    """Return the files of a run; raise what keeps the program's behaviour from being written, so that it is reported before the
-    program runs."""
+    """Return the options and files of a run.
+
+    Raises UserError, OSError and others for whatever would keep the policy from being written, so that the error comes before
+    the program runs.  `name` is the program's."""
     _require_machine()
     policy = options.output or policy_path(name)
     recording = recording_path(policy)
     existing = None if options.fresh else _existing(policy)
     if options.check:
         if existing is None:
-            raise UserError(f"{policy}: there is no policy to check against; learn without --check writes one")
+            raise UserError(f"{policy}: --check has no policy to compare with; run learn without --check first")
     elif not options.fresh and recording.exists():
         _require_recording(recording)
         if existing is None:
-            text = f"learn: {policy} is gone, and {recording} is not: the policy begins anew, and the recording goes on"
-            say(f"{text} (--fresh begins both anew)")
+            text = f"learn: {policy} does not exist, but {recording} does: learn writes a new policy, and adds to the recording"
+            say(f"{text} (--fresh replaces both)")
     if existing is not None and (options.exact or options.tight):
         _require_exact(existing, "--exact" if options.exact else "--tight")
     default = None if options.default is None else _default(options.default)
@@ -111,7 +114,7 @@ def _existing(policy: Path) -> Compiled | None:
     if not policy.exists():
         return None
     if not policy.is_file():  # reading a pipe could wait forever
-        raise UserError(f"the policy {policy} is not a regular file")
+        raise UserError(f"{policy}: the policy is not a regular file")
     from callfence.enforcing import filters  # a first learn needs none of it
 
     return filters.compiled(str(policy), "warm")
@@ -126,16 +129,17 @@ def _document(existing: Compiled) -> Document:
 
 
 def _require_exact(existing: Compiled, option: str) -> None:
-    """Raise UserError if the policy has an implied set: with that it allows more than was observed."""
+    """Raise UserError if the policy has an implied set, since then it allows more than was observed."""
     implied = _document(existing).policy.implied
     if implied:
         name = existing.sources[0][0]
-        what = f"{option} is without: take the line out, or start over with --fresh"
+        what = f"{option} writes a policy without it: remove the line, or start over with --fresh"
         raise UserError(f"{name} has `implied {implied}`, and {what}")
 
 
 def _default(text: str) -> Action:
-    """Return the action of `--default`, which must stop calls: otherwise nothing would be new, and so nothing learned."""
+    """Return the action of `--default`.  Raises UserError if it allows calls: then every call would be allowed, and nothing
+    would be learned."""
     from policygen.language.document import PolicyError, parse
 
     try:
@@ -143,14 +147,14 @@ def _default(text: str) -> Action:
     except PolicyError as error:
         raise UserError(f"--default {text!r}: {error.message}{': ' if error.hint else ''}{error.hint}") from None
     if action.allows:
-        what = "lets every call run, so there would be nothing to learn; give kill, trap, notify or 'errno EPERM'"
+        what = "allows every call, so there would be nothing to learn; give kill, trap, notify or 'errno EPERM'"
         raise UserError(f"--default {text!r}: {what}")
     return action
 
 
 def _require_recording(recording: Path) -> None:
     if not recording.is_file():
-        raise UserError(f"{recording}: is not a regular file")
+        raise UserError(f"{recording}: the recording is not a regular file")
     try:
         recording_file.load(recording)
     except recording_file.RecordingError as error:
@@ -158,7 +162,8 @@ def _require_recording(recording: Path) -> None:
 
 
 def _baseline(policy: Path, existing: Compiled | None, name: str | None) -> tuple[Policy | None, bool]:
-    """Return the baseline, and whether the policy allows nothing that it forbids: otherwise such calls have to be seen."""
+    """Return the upper bound of --within, None without it, and whether the existing policy is within it.  If not, its filter
+    cannot be used: calls that the upper bound denies must be recorded."""
     if name is None:
         return None, True
     from callfence.shared import inputs
@@ -176,9 +181,9 @@ def _baseline(policy: Path, existing: Compiled | None, name: str | None) -> tupl
 
 
 def _require_writable(policy: Path, recording: Path) -> None:
-    """Create the recording's folder; raise UserError if a file cannot be written."""
+    """Create the recording's folder.  Raises UserError if the policy or the recording cannot be written."""
     if not policy.parent.is_dir():
-        raise UserError(f"{policy}: there is no folder {policy.parent}")
+        raise UserError(f"{policy}: the folder {policy.parent} does not exist")
     try:
         atomic.make_folder(recording.parent)
         for path in (policy, recording):

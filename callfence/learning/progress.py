@@ -1,4 +1,5 @@
-"""What `learn` prints while the program runs: a line on the terminal below the program's output, and what `--pid` follows."""
+"""What `learn` prints while the program runs: a progress line below the program's output, and which processes `--pid`
+traces."""
 
 from __future__ import annotations
 
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
 REFRESH: Final = 0.25
 """Seconds between two updates."""
 PLAIN_REFRESH: Final = 10.0
-"""Seconds between two lines where nothing is drawn."""
+"""Seconds between two progress lines if standard error is no terminal."""
 LOCAL_MODES: Final = 3
-"""Where c_lflag is in what termios.tcgetattr returns."""
+"""The index of c_lflag in the list that termios.tcgetattr returns."""
 ICANON: Final = 2  # asm-generic/termbits.h
 
 # ECMA-48 and DEC's VT100, which the terminals of today and Linux's console understand.
 ERASE_BELOW: Final = "\x1b[J"
 ROOM_BELOW: Final = "\x1bD\x1bM"
-"""Down and up again, which scrolls at the bottom, and keeps the column."""
+"""Move the cursor down and up, which scrolls if it is in the last row, and keeps its column."""
 _MAX_NAMED: Final = 8
-"""Processes that are named."""
+"""The most processes that a message names."""
 SAVE, RESTORE, NEXT_LINE, DIM, PLAIN = "\x1b7", "\x1b8", "\x1bE", "\x1b[2m", "\x1b[m"
 
 
@@ -45,7 +46,7 @@ def say(text: str) -> None:
 
 
 class _Line:
-    """The line, drawn by one thread and erased by another.  The cursor stays where the program has left it."""
+    """The progress line.  One thread draws it and another erases it; the cursor stays where the program left it."""
 
     def __init__(self, distinct: Callable[[], int], started: float) -> None:
         import termios
@@ -55,15 +56,16 @@ class _Line:
         self._started = started
         self._shares_terminal = os.isatty(1)
         self._is_interactive = False
-        """Whether the program draws by itself."""
+        """Whether the program has turned off the terminal's canonical mode, so that it draws on the terminal itself."""
         self._visible = False
         self._drawn = time.monotonic()
         self._lock = threading.Lock()
 
     def tick(self, loop: Loop) -> None:
-        """Draw the line if it is time to, after the tracer has arranged that it is erased before the program writes.
+        """Draw the line if REFRESH seconds have passed, and have the tracer erase it before the program writes.
 
-        If it cannot, because writes may run without a stop, draw only if they do not go to a terminal."""
+        If writes may run without a stop, so that the tracer cannot erase it in time, draw only if standard output is no
+        terminal."""
         loop.calls.draws = self._shares_terminal
         if time.monotonic() - self._drawn < REFRESH:
             return
@@ -78,7 +80,7 @@ class _Line:
                 self._visible = True
 
     def erase(self) -> None:
-        """Erase the line, if it is there."""
+        """Erase the line if it is drawn."""
         with self._lock:
             if self._visible:
                 self._write(ERASE_BELOW)
@@ -101,11 +103,12 @@ class _Line:
 def progress(
     distinct: Callable[[], int], *, quiet: bool, warm: bool, plainly: bool = False
 ) -> Iterator[Callable[[Loop], None]]:
-    """Yield a function for the tracer to call several times a second: it draws if we are in the foreground of a terminal.
+    """Yield a function for the tracer to call several times a second, which draws the progress line if this process is in the
+    foreground of a terminal.
 
-    `distinct` is how many observations there are.  When `warm`, the program's writes are known and do not stop, so that
-    the line could not be erased in time; nothing is drawn then if they may go to a terminal.  Where there is no terminal,
-    `plainly` writes a line now and then: only for a program that does not write to our standard error.
+    `distinct` returns the number of observations.  With `warm` (incremental learn), the program's writes do not stop, so that
+    the line could not be erased in time: nothing is drawn if standard output is a terminal.  With `plainly`, a line is printed
+    every PLAIN_REFRESH seconds if standard error is no terminal; the program must not write there.
     """
     started = time.monotonic()
     is_terminal = sys.stderr is not None and os.environ.get("TERM", "dumb") not in ("dumb", "unknown") and sys.stderr.isatty()
@@ -124,7 +127,7 @@ def progress(
 def plain_lines(
     distinct: Callable[[], int], started: float, now: Callable[[], float] = time.monotonic
 ) -> Callable[[Loop], None]:
-    """Return a function for the tracer to call several times a second, which writes a line each PLAIN_REFRESH seconds."""
+    """Return a function for the tracer to call several times a second, which prints a line each PLAIN_REFRESH seconds."""
     printed = started
 
     def tick(loop: Loop) -> None:
@@ -146,7 +149,7 @@ def _text(loop: Loop, distinct: int, started: float, now: float | None = None) -
 
 
 class Attached:
-    """Reports which processes `--pid` follows, and notes in the recording which it does not."""
+    """Prints which processes `--pid` traces and which related ones it does not, and notes the latter in the recording."""
 
     def __init__(self, options: LearnOptions, gap: Callable[[str], None]) -> None:
         self._options = options
@@ -154,7 +157,8 @@ class Attached:
         self._since = 0.0
 
     def begin(self, loop: Loop) -> None:
-        """Report what was attached to, and which processes that it has started are not followed."""
+        """Print the processes that learn attached to, and those that they have started, or of the same program, that it did
+        not."""
         from callfence.shared.text import plural
         from tracer.running.attach import descendants
 
@@ -163,32 +167,34 @@ class Attached:
         names = ", ".join(f"{os.path.basename(executable_of(pid))} (pid {pid})" for pid in pids)
         if not self._options.quiet:
             threads = plural(len(loop.tasks), "thread")
-            say(f"learn: attached to {names}: {plural(loop.family.processes, 'process', 'processes')}, {threads}; ^C lets go")
+            say(f"learn: attached to {names}: {plural(loop.family.processes, 'process', 'processes')}, {threads}; ^C detaches")
         missed = {} if self._options.tree else descendants(pids)
         if missed:
             started = "it has started" if len(pids) == 1 else "they have started"
             processes = plural(len(missed), "process", "processes")
-            say(f"learn: not followed: {processes} that {started} before; --tree follows them")
+            say(f"learn: not traced: {processes} that {started} before; --tree traces them too")
             programs = ", ".join(sorted({executable_of(pid) for pid in missed} - {"?"}))
-            self._gap(f"processes that were started before learn attached: {programs} (--tree follows them)")
+            self._gap(f"processes that were started before learn attached: {programs} (--tree traces them)")
 
         followed = {task.tgid for task in loop.tasks.values()} | missed.keys()
         if others := _similar(pids, followed):
             named = ", ".join(map(str, others[:_MAX_NAMED])) + (" ..." if len(others) > _MAX_NAMED else "")
             what = f"{plural(len(others), 'other process', 'other processes')} of the same program ({named})"
-            say(f"learn: not followed: {what}; --pid can be given several times")
+            say(f"learn: not traced: {what}; give --pid for each of them to trace them too")
 
     def end(self, outcome: Outcome) -> None:
-        """Note if what was attached to made hardly any calls."""
+        """Note in the recording if the processes made less than one call a second."""
         seconds = time.monotonic() - self._since
         if outcome.calls < seconds:
             few = f"{outcome.calls} in {seconds:.0f} seconds" if outcome.calls else "none was made while learn was attached"
-            self._gap(f"calls: {few}; perhaps other processes do the work")
+            self._gap(f"calls: {few}; perhaps other processes of the program do the work")
 
 
 def _similar(pids: tuple[int, ...], followed: Collection[int]) -> list[int]:
-    """Return the processes that are not followed, execute the same files, and belong together with one that is: by their
-    session or their control group, unless that is this process's, too, which may hold anything of the same interpreter."""
+    """Return the pids that are not in `followed` but execute the same file as one of `pids`, in the same session or control
+    group.
+
+    The session and control group of this process do not count: unrelated programs of the same interpreter may be there."""
     programs = {executable_of(pid) for pid in pids} - {"?"}
     groups = {group for pid in pids for group in _groups(pid)}.difference(_groups(os.getpid()))
     others = sorted(numbers_in("") - {*followed})
@@ -196,7 +202,7 @@ def _similar(pids: tuple[int, ...], followed: Collection[int]) -> list[int]:
 
 
 def _groups(pid: int) -> list[object]:
-    """Return the session of a process, and its control group unless that is the root."""
+    """Return the session id of a process, and the text of its cgroup file unless it is in the root control group."""
     groups: list[object] = []
     with suppress(OSError):
         groups.append(os.getsid(pid))

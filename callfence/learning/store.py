@@ -1,4 +1,4 @@
-"""What becomes of runs: they are added to a policy and its recording, or compared with the policy."""
+"""Adds runs to a policy and its recording, or compares them with the policy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from policygen.recording.model import Observation
 
 MAX_LINES = 40
-"""Lines of forbidden calls that are shown; the recording has all of them."""
+"""The most lines of denied calls that are printed; the recording has all calls."""
 
 
 class Learned(NamedTuple):
@@ -41,14 +41,14 @@ class Learned(NamedTuple):
     recording: Recording
     run: Run
     existing: Document | None
-    """The policy before."""
+    """The policy before; None if there was none."""
     generated: Generated
     exact_within: str = ""
-    """The baseline that has no room for the implied set which the policy would have otherwise."""
+    """The file of the upper bound, if it denies so much of the implied set that the policy has none; else ""."""
 
     @property
     def is_new(self) -> bool:
-        """Whether the run did what the policy before did not allow."""
+        """Whether the policy before did not allow all that the run did."""
         has_scope = self.existing is not None and self.existing.policy.scope == self.generated.document.policy.scope
         return bool(self.generated.new or self.generated.files) or not has_scope
 
@@ -57,7 +57,7 @@ class Added(NamedTuple):
     """Runs that have been added to a policy and its recording."""
 
     recording: Recording
-    """With the runs."""
+    """The recording with the runs."""
     existing: Document | None
     """The policy before."""
     generated: Generated
@@ -72,12 +72,14 @@ def add(
     fresh: bool = False,
     evidence: bool = False,
 ) -> Added:
-    """Add runs to the recording of a policy, and to the policy what is generated from the recording before and after, and the
-    policy as it is, which is that of `prepared` if it is unchanged; `fresh` replaces both.  The policy's companion is kept up
-    to date, if it has one or if `evidence` is asked for.
+    """Add runs to the recording of a policy, write the policy that `generated_from` returns, and return both.
 
-    The lock keeps every other command that writes either waiting until both are written.  The policy is written first: if
-    that fails, no recording shows calls that its policy does not allow.
+    `generated_from` gets the recording before, the recording with the runs, and the present policy (None if there is none).
+    `fresh` replaces the policy and the recording instead.  The policy's companion is updated if there is one, and written with
+    `evidence`.
+
+    A lock makes other commands that write these files wait until both are written.  The policy is written first: if that
+    fails, the recording has no calls that its policy does not allow.
     """
     recording = recording_path(policy)
     atomic.make_folder(recording.parent)
@@ -103,14 +105,14 @@ def _existing(policy: Path, prepared: Prepared | None) -> Document:
 
 
 def _with_scope(whole: Recording, existing: Document | None, generated: Generated) -> Generated:
-    """Return it with the policy's scope of signals as the whole recording shows it."""
+    """Return `generated`, its policy with the scope of signals that fits the whole recording."""
     document = generated.document
     new = scope(whole, existing.policy if existing else None, document.policy)
     return generated if document.policy.scope == new else generated._replace(document=document.with_scope(new))
 
 
 def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -> Learned:
-    """Add a run, and return what is new in it, compared with the policy when the run began."""
+    """Add a run to its policy and recording, and return what is new in it, compared with the policy when the run began."""
     options, before = prepared.options, prepared.document
 
     def generated_from(old: Recording, whole: Recording, existing: Document | None) -> Generated:
@@ -135,7 +137,8 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
 
 
 def rehearsed(prepared: Prepared, run: Run, new: tuple[Observation, ...]) -> Learned:
-    """Add what is new in a rehearsed run: all of it to the recording, and to the policy what is not held back."""
+    """Add the new observations of a rehearsed run to the recording, and those that are not dangerous (`held_back`) to the
+    policy."""
     from policygen.review.risk import held_back
 
     def generated_from(_: Recording, whole: Recording, existing: Document | None) -> Generated:
@@ -148,7 +151,7 @@ def rehearsed(prepared: Prepared, run: Run, new: tuple[Observation, ...]) -> Lea
 
 
 def check(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -> Learned:
-    """Compare a run with the policy as it was when the run began, and return what is new in it; write nothing."""
+    """Return what is new in a run, compared with the policy when the run began; write nothing."""
     before, recording = prepared.document, Recording((run,), observations)
     if not prepared.is_unchanged():
         _say_changed(prepared)
@@ -165,9 +168,10 @@ def _generate(
     whole: Recording,
     old: Recording | None = None,
 ) -> Generated:
-    """Return what is generated of `observed`, and what the run needs of files and ports, where they are learned.
+    """Return the policy that is generated from `observed`, with the run's files and ports if these are learned.
 
-    `whole` is the recording with the run.  With `old`, that without the run, `--phases` may choose other phases."""
+    `whole` is the recording with the run.  `old` is the recording without it; only if it is given can `--phases` choose
+    phases."""
     generated = _with_phases(prepared, observed, existing, whole if old is not None else Recording(), old)
     if not prepared.with_files or not run.files:
         return generated
@@ -180,7 +184,8 @@ def _generate(
 def _with_phases(
     prepared: Prepared, observed: Sequence[Observation], existing: Document | None, whole: Recording, old: Recording | None
 ) -> Generated:
-    """Return what is generated of `observed`, with the policy's phases, or, with `--phases`, one that the recording shows."""
+    """Return the policy that is generated from `observed`, with the phases of the existing policy, or with the one that
+    `--phases` finds in the recording."""
     options = prepared.options
     implied = 0 if options.exact or options.tight else IMPLIED[-1]
     how = Options(options.names, options.tight, options.allow_opaque, implied, options.portable, prepared.default)
@@ -203,7 +208,7 @@ def _with_phases(
 def _of_start(
     prepared: Prepared, observed: Sequence[Observation], existing: Document | None, how: Options
 ) -> Generated:
-    """Return what is generated of `observed`, but for phases."""
+    """Return the policy that is generated from `observed`, without phases."""
     arm = Arm(prepared.options.arm) if prepared.options.arm else None
     name = prepared.policy.name.removesuffix(".policy")
     if prepared.base is None:
@@ -214,8 +219,10 @@ def _of_start(
 
 
 def _trusted(whole: Recording, run: Run, existing: Document | None) -> tuple[Observation, ...]:
-    """Return the observations of the run, and those of earlier runs that the policy allows: a recording does not bring back
-    what was taken out of the policy, and one of another program, or a forged one, adds nothing to it."""
+    """Return the observations of the run, and those of earlier runs that the policy allows.
+
+    So calls that a user has removed from the policy stay removed, and a forged recording, or one of another program, adds
+    nothing."""
     if existing is None:
         return whole.observations
     from policygen.learning.within import forbidden
@@ -224,12 +231,12 @@ def _trusted(whole: Recording, run: Run, existing: Document | None) -> tuple[Obs
     earlier = [observation for observation in whole.observations if observation not in of_run]
     denied = set(forbidden(earlier, existing.policy))
     if denied:
-        say(f"learn: not used: {plural(len(denied), 'observation')} of earlier runs that the policy does not allow")
+        say(f"learn: {plural(len(denied), 'observation')} of earlier runs not used, because the policy does not allow them")
     return tuple(observation for observation in whole.observations if observation not in denied)
 
 
 def _say_changed(prepared: Prepared) -> None:
-    message = "was changed while the program ran: what is new is compared with the policy before; review that change too"
+    message = "was changed while the program ran; what is new is reported against the policy before: review that change too"
     say(f"learn: {prepared.policy} {message}")
 
 
@@ -239,11 +246,12 @@ def _print_forbidden(prepared: Prepared, generated: Generated) -> None:
 
 
 def print_forbidden(name: str, base: Policy, denied: Sequence[Observation]) -> None:
-    """Print the calls that a baseline of this name forbids: how often, an example, by what program, and what it answers."""
+    """Print the calls of a program that an upper bound denies: their number, an example, the executable, and the action of the
+    upper bound.  `name` is the file of the upper bound `base`."""
     if not denied or sys.stderr is None:
         return
     calls = plural(sum(observation.calls for observation in denied), "call")
-    print(f"{name} forbids what the program did, in {calls}; it is not added to the policy:", file=sys.stderr)
+    print(f"{name} denies {calls} of the program; they were not added to the policy:", file=sys.stderr)
     rows = [_forbidden_row(base, [*group]) for _, group in groupby(denied, key=lambda each: (each.arch, each.number))]
     width = max(len(count) for count, _ in rows)
     for count, text in rows[:MAX_LINES]:
@@ -254,7 +262,7 @@ def print_forbidden(name: str, base: Policy, denied: Sequence[Observation]) -> N
 
 
 def _forbidden_row(base: Policy, denied: Sequence[Observation]) -> tuple[str, str]:
-    """Return how often one call was denied, and a line about it."""
+    """Return how often a system call was denied, and a line about it, with an example."""
     first = denied[0]
     answers = {format_action(evaluate(base, observation.event)) for observation in denied} - {"allow", "log"}
     answer = ", ".join(sorted(answers)) or "allowed in part"

@@ -1,4 +1,4 @@
-"""The program's run under the tracer, as `learn` watches it."""
+"""Runs the program under the tracer for `learn`, and returns the run and its observations."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ _NULL = os.makedev(1, 3)
 
 
 class Recorder(Aggregator):
-    """What becomes of the tracer's events: the folder's observations, who executed what, and what could not be observed."""
+    """Records the events of a run (`tracer.tally.Recorder`): its observations, which executable executed which file, and what
+    could not be observed."""
 
     def __init__(self, places: Callable[[], Places] | None = None) -> None:
         super().__init__(places)
         self.files: FileWatcher | None = None
-        """What is done with files and ports, if that is watched."""
+        """Records the use of files and ports; None if these are not learned."""
         self.execs: set[tuple[str, str]] = set()
         self.gaps: dict[str, None] = {}
         self.signals: Signals = ""
@@ -72,7 +73,7 @@ class Recorder(Aggregator):
         circumstances: Circumstances = UNKNOWN,
         rehearsed: str = "",
     ) -> Run:
-        """Return the run, which has ended, as a recording has it."""
+        """Return the run, which has ended, for its recording.  `started` is in nanoseconds since the epoch."""
         return Run(
             id=os.urandom(8).hex(),
             started=started,
@@ -91,28 +92,30 @@ class Recorder(Aggregator):
 
 
 def program_of(command: tuple[str, ...]) -> Program:
-    """Return the program that a command line names.  Raises EnforceError if there is none."""
+    """Return the program that a command line names.  Raises EnforceError if it is not found or cannot be executed."""
     argv = tuple(os.fsencode(argument) for argument in command)
     environment = initial_environment()
     return Program(locate(argv[0], environment), argv, tuple(environment))
 
 
 def name_of(pid: int) -> str:
-    """Return the executable of a process.  Raises TracerError."""
+    """Return the path of a process's executable.  Raises TracerError if it does not exist or must not be traced."""
     try:
         return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
     except FileNotFoundError:
-        raise TracerError(f"no process {pid}") from None
+        raise TracerError(f"process {pid} does not exist") from None
     except PermissionError:
-        raise TracerError(f"process {pid} may not be traced: it is another user's, or has privileges") from None
+        reason = "it belongs to another user or has privileges; run learn as root"
+        raise TracerError(f"process {pid} cannot be traced: {reason}") from None
 
 
 def watch(
     program: Program | None, name: str, prepared: Prepared, witness: Witness | None = None
 ) -> tuple[Run | None, tuple[Observation, ...], int | None]:
-    """Run the program, or attach to the process if there is none; return the run, what was observed, and the wait status.
+    """Run the program, or attach to the processes of --pid if it is None; return the run, its observations, and the wait
+    status.
 
-    The run is None where the program was killed in its execve.
+    The run is None if the program was killed in its execve.
     """
     options = prepared.options
     recorder = Recorder(places_of(program, options))
@@ -136,7 +139,7 @@ def watch(
 
 def _watch_files(program: Program | None, recorder: Recorder) -> None:
     if program is None:
-        recorder.gap("files and ports: they are not learned of a process that runs already")
+        recorder.gap("files and ports: learn cannot record them for a process that was already running")
         return
     from callfence.learning.files import FileWatcher
 
@@ -145,9 +148,10 @@ def _watch_files(program: Program | None, recorder: Recorder) -> None:
 
 
 def places_of(program: Program | None, options: LearnOptions, copied: str = "") -> Callable[[], Places] | None:
-    """Return a function that returns the folders to which patterns of names give a sign, or None if there is to be no evidence.
+    """Return a function that returns the folders that evidence abbreviates (`policygen.evidence.facts.Places`); None with
+    --no-evidence.
 
-    For a process that runs already there are none.  `copied` is what the working folder was copied to."""
+    If `program` is None, there are no such folders.  `copied` is the folder that has a copy of the working folder, or ""."""
 
     def find() -> Places:
         from policygen.evidence.facts import Places, places  # not loaded by a run with nothing new
@@ -199,10 +203,11 @@ def _trace(
 def _importing(
     tick: Callable[[Loop], None], recorder: Recorder, prepared: Prepared
 ) -> Iterator[Callable[[Loop], None]]:
-    """Yield `tick`, which also begins to import what will be needed when the program has ended, once it is clear that it will.
+    """Yield a function that calls `tick`, and starts a thread that imports the modules that are needed after the program's end,
+    as soon as it is certain that they are.
 
-    While known behaviour runs, or the program computes or waits, the tracer has nothing to do; and these imports take as
-    long as the rest of a start."""
+    While the program computes, waits or makes calls that do not stop, the tracer is idle; these imports take as long as the
+    rest of a start."""
 
     def import_all() -> None:
         with suppress(Exception):  # what fails here fails again where it is needed
@@ -225,17 +230,18 @@ def _importing(
 
 
 def _say_that_it_goes_on(loop: Loop) -> None:
-    """Report that learn goes on after the program, for its daemons: without it the daemon's calls would fail."""
+    """Print that learn goes on after the program's end, for the processes that it left: without a tracer their calls would
+    fail."""
     count = len({task.tgid for task in loop.tasks.values()})
     processes = "a process" if count == 1 else f"{count} processes"
-    say(f"learn: the program has ended; still learning {processes} that it left (^C ends them)")
+    say(f"learn: the program has ended; still learning {processes} that it left running (^C ends them)")
 
 
 # What a program is started with
 
 
 def circumstances(environment: Sequence[bytes]) -> Circumstances:
-    """Return those of a program that inherits all but the environment from this process."""
+    """Return the circumstances of a program with this environment that inherits everything else from this process."""
     user = "user" if os.geteuid() else "root"
     return Circumstances(_stream(0), _stream(1), _stream(2), user, _locale(environment))
 
@@ -252,7 +258,7 @@ def _stream(descriptor: int) -> str:
 
 
 def _locale(environment: Sequence[bytes]) -> str:
-    """Return the locale of messages and characters: locale(7) says which variable comes first."""
+    """Return the locale of the environment: the first of LC_ALL, LC_CTYPE and LANG that is set (locale(7)), else "C"."""
     for name in (b"LC_ALL=", b"LC_CTYPE=", b"LANG="):
         value = next((entry.removeprefix(name) for entry in environment if entry.startswith(name)), b"")
         if value:

@@ -1,4 +1,4 @@
-"""The content of a report, gathered from a policy, its recording, and another policy; and as JSON."""
+"""The content of a report about a policy, its recording, and the difference from another policy; and the report as JSON."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class Executable:
     is_first: bool
     """Whether a run began with it."""
     starters: tuple[str, ...]
-    """The executables that started it, ascending; it may be one itself.  Empty, too, if that is not known."""
+    """The executables that executed it, ascending; it can be among them.  Empty if the recording does not have them."""
 
     @property
     def calls(self) -> int:
-        """Number of its calls, over all runs.  A warm run counts only calls that were new then."""
+        """Number of its calls, over all runs.  A run of incremental learn counts only calls that were new then."""
         return sum(self.syscalls.values())
 
 
 def executables(recording: Recording) -> tuple[Executable, ...]:
-    """Return the executables of all runs, by path."""
+    """Return the executables of all runs, in the order of their paths."""
     syscalls: defaultdict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
     runs: defaultdict[str, set[int]] = defaultdict(set)
     starters: defaultdict[str, set[str]] = defaultdict(set)
@@ -77,14 +77,14 @@ def executables(recording: Recording) -> tuple[Executable, ...]:
 
 @frozen
 class Against:
-    """Another policy, and what the policy of the report answers differently."""
+    """Another policy, and its differences from the policy of the report."""
 
     name: str
     judgement: Judgement
 
     def became_possible(self, finding: Finding) -> bool:
-        """Return whether the finding, of the policy of the report, is not one of the other policy: it is reported as a
-        change."""
+        """Return whether a finding of the report's policy comes from a difference, so that the other policy does not have
+        it."""
         return any(finding.rule == headline.rule for headline in self.judgement.headlines) or any(
             finding.rule in {danger.id for danger in ranked.dangers} and finding.name == name_in(ranked.difference)
             for ranked in self.judgement.relevant
@@ -97,17 +97,17 @@ class Report:
     """The policy's file, as on the command line."""
     document: Document
     recording: Recording
-    """Without rehearsed runs; empty without a recording."""
+    """The recording without rehearsed runs; empty if there is none."""
     recorded_in: str
-    """The recording's file, or the companion's; '' without either."""
+    """The file of the recording or of the companion; '' if there is neither."""
     is_bare: bool
-    """Whether the rules' observations are of a companion: without counts, runs and all arguments."""
+    """Whether the observations are from a companion, which has no counts and runs, and not all arguments."""
     findings: tuple[Finding, ...]
-    """The most dangerous first, accepted ones included."""
+    """The findings, the most dangerous first, also the accepted ones."""
     estimate: Estimate
     programs: tuple[Executable, ...]
     rules: tuple[Provenance, ...]
-    """In the policy's order."""
+    """The rules and what led to them, in the policy's order."""
     against: Against | None
 
     @property
@@ -116,11 +116,11 @@ class Report:
         return tuple(finding for finding in self.findings if not finding.accepted)
 
     def is_new(self, finding: Finding) -> bool:
-        """Return whether the other policy does not allow what the finding is about."""
+        """Return whether the other policy does not have a finding; False if there is no other policy."""
         return self.against is not None and self.against.became_possible(finding)
 
     def made_by(self, finding: Finding) -> dict[str, tuple[str, ...]]:
-        """Return, by executable that made the call of a finding, in order, the evidence of its calls."""
+        """Return, by executable that made the call of a finding, the evidence of these calls; the executables ascend."""
         evidence: dict[str, list[str]] = {}
         for rule in self.rules:
             if (rule.arch, table(rule.arch).by_number[rule.number].name) == (finding.arch, finding.name):
@@ -130,14 +130,14 @@ class Report:
 
     @property
     def gravest(self) -> Level | None:
-        """The level of the most dangerous finding; None without findings."""
+        """The level of the most dangerous finding that is not accepted; None if there is none."""
         return self.open_findings[0].level if self.open_findings else None
 
 
 def gather(
     name: str, document: Document, recording: tuple[str, Recording] | None, other: tuple[str, Document] | None
 ) -> Report:
-    """Return the report of a policy.  Raises algebra.TooComplexError for policies that cannot be compared."""
+    """Return the report of a policy.  Raises algebra.TooComplexError if the policies cannot be compared."""
     recorded_in, whole = recording or ("", Recording())
     is_bare = is_companion(whole)
     plain = Recording() if is_bare else whole.plain()
@@ -162,13 +162,13 @@ def gather(
 
 
 def calls_of(report: Report) -> list[int]:
-    """Return the number of calls that the observations of each run count."""
+    """Return the number of recorded calls of each run."""
     observations = report.recording.observations
     return [sum(observation.counts[column] for observation in observations) for column in range(len(report.recording.runs))]
 
 
 def as_json(report: Report) -> str:
-    """Return a report as a JSON object.  Runs are numbered from 1; names of files are printable, as in the page."""
+    """Return a report as a JSON object.  Runs are numbered from 1; names of files have only printable characters."""
     against, lines, estimate = report.against, Lines(report.name), report.estimate
     content: dict[str, object] = {
         "policy": report.name,

@@ -1,4 +1,4 @@
-"""HTML as values: text and values of attributes are escaped when they become markup."""
+"""Builds HTML; text and attribute values are escaped."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Html:
 
 
 Child = Html | str
-"""A `str` is text: escaped, and made printable, since names of files come from the program."""
+"""A `str` is text: it is escaped and made printable, since the program chooses names of files."""
 
 
 def element(name: str, /, *children: Child, **attributes: str | int) -> Html:
-    """`<name ...>children</name>`.  `class_` is the attribute class, `aria_label` is aria-label."""
+    """Return `<name ...>children</name>`.  `class_` is the attribute class, `aria_label` is aria-label."""
     given = "".join(f' {key.rstrip("_").replace("_", "-")}="{_escape(str(value))}"' for key, value in attributes.items())
     if name in _VOID:
         return Html(f"<{name}{given}>")
@@ -49,7 +49,7 @@ def code(text: str) -> Html:
 
 
 def prose(text: str) -> Html:
-    """Return a sentence in which code stands between backticks."""
+    """Return a sentence; the parts between backticks become code."""
     return join(*(code(part) if index % 2 else part for index, part in enumerate(text.split("`"))))
 
 
@@ -66,7 +66,7 @@ def terms(pairs: Iterable[tuple[str, Child]]) -> Html:
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Child]], *, numbers: Iterable[int] = ()) -> Html:
     """Return a table whose rows are named by their first cell; `numbers` are the columns aligned as numbers.
 
-    What is too wide for the window scrolls, with the keyboard too.
+    A table that is too wide for the window can be scrolled, also with the keyboard.
     """
     right = frozenset(numbers)
     kinds: list[dict[str, str | int]] = [{"class_": "number"} if index in right else {} for index in range(len(columns))]

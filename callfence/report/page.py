@@ -1,5 +1,6 @@
-"""A report as one HTML file: no script, no external resource, the same bytes for the same report.  At its top the verdict, what
-is dangerous in the policy, and what it answers differently from another one."""
+"""A report as one HTML file without scripts and external resources; the same report gives the same bytes.
+
+This file has the sections at the top: the verdict, the risks of the policy, and its differences from another policy."""
 
 from __future__ import annotations
 
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 _MANY = 6
 """Most programs that a finding names, and most files, addresses or commands of each."""
 _RISK = {
-    Level.DANGER: "It allows escaping the policy or reaching kernel attack surface.",
-    Level.WARNING: "It allows what few programs need.",
-    Level.NOTE: "Nothing grave: there are notes to read.",
+    Level.DANGER: "The policy allows calls by which a program can escape it or reach attack surface of the kernel.",
+    Level.WARNING: "The policy allows calls that few programs need.",
+    Level.NOTE: "The policy has no dangers and warnings, only notes.",
 }
-"""By the most dangerous finding."""
+"""A sentence by the level of the most dangerous finding."""
 _FORBIDDEN: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""Content-Security-Policy: even if a string of the program got into the page unescaped, it could not run or load anything."""
+"""The Content-Security-Policy: even an unescaped string of the program in the page could not run or load anything."""
 
 
 def page(report: Report) -> str:
@@ -92,7 +93,7 @@ def _section(identity: str, title: str, content: Html) -> Html:
 
 
 def _verdict(report: Report) -> Html:
-    """Return the boxes at the top: what changed, how dangerous the policy is, how complete, and what it allows."""
+    """Return the boxes at the top: the change, the risk, how complete the policy is, and what it allows."""
     boxes = [_risk(report), _sure(report), _policy(report)]
     if report.against is not None:
         boxes.insert(0, _change(report.against.judgement))
@@ -109,7 +110,7 @@ def _risk(report: Report) -> Html:
     if accepted := len(report.findings) - len(levels):
         counts.append(f"{accepted} accepted by a comment")
     if report.gravest is None:
-        answer = join(badge("none", "fine"), " Nothing of the catalogue is allowed without a reason given.")
+        answer = join(badge("none", "fine"), " The policy allows no known danger without a reason.")
     else:
         answer = join(badge(report.gravest), " ", _RISK[report.gravest])
     return _box("Risk", answer, element("p", ", ".join(counts) or "No findings.", class_="muted"))
@@ -117,7 +118,7 @@ def _risk(report: Report) -> Html:
 
 def _sure(report: Report) -> Html:
     if not report.estimate.runs:
-        return _box("How sure", "Nothing is known.", element("p", "There is no recording of any run.", class_="muted"))
+        return _box("How sure", "Not known.", element("p", "There is no recording of any run.", class_="muted"))
     sentence = sureness(report.estimate)
     return _box("How sure", f"{sentence[0].upper()}{sentence[1:]}.")
 
@@ -138,19 +139,20 @@ def _change(judgement: Judgement) -> Html:
 def _policy(report: Report) -> Html:
     policy = report.document.policy
     pairs: list[tuple[str, Child]] = [
-        ("Not named", code(f"default {format_action(policy.default)}")),
+        ("Calls not named", code(f"default {format_action(policy.default)}")),
         ("Newer calls", code(f"unknown {format_action(policy.unknown)}")),
-        ("Takes effect", code(f"arm {policy.arm}")),
+        ("Filter takes effect", code(f"arm {policy.arm}")),
         ("Architectures", ", ".join(policy.entries)),
-        *([("Reaches itself alone", code(f"scope {policy.scope}"))] if policy.scope else []),
+        *([("Reaches only its own processes", code(f"scope {policy.scope}"))] if policy.scope else []),
     ]
     return _box("What it allows", size_of(policy), terms(pairs))
 
 
 def _findings(report: Report) -> Html:
-    """Return all findings: what the other policy does not allow first, then the most dangerous; accepted ones last."""
+    """Return a list of all findings: first those that the other policy does not have, the accepted ones last, each group by
+    level."""
     if not report.findings:
-        return element("p", "Nothing of the catalogue of dangerous grants is allowed.")
+        return element("p", "The policy allows nothing in the catalogue of dangers.")
     ordered = sorted(report.findings, key=lambda finding: (bool(finding.accepted), not report.is_new(finding)))
     entries = (element("li", _finding(report, finding), class_="finding") for finding in ordered)
     return element("ol", lines(*entries), class_="plain")
@@ -182,11 +184,11 @@ def _finding(report: Report, finding: Finding) -> Html:
 def _changes(against: Against) -> Html:
     """Return a table for each kind of difference, the most dangerous first."""
     judgement = against.judgement
-    parts = [element("p", "Compared with ", code(against.name), ": exactly, over all calls. Text and order do not matter.")]
+    parts = [element("p", "Compared with ", code(against.name), ": over all calls. Text and order do not matter.")]
     if judgement.headlines:
         parts.insert(0, items((_headline(judgement, entry) for entry in judgement.headlines), class_="plain"))
     if not judgement.differences:
-        parts.append(element("p", "Both answer every call alike."))
+        parts.append(element("p", "Both policies answer every call in the same way."))
     for change, heading in HEADINGS.items():
         rows = [_row(ranked) for ranked in judgement.relevant if ranked.difference.change is change]
         if rows:

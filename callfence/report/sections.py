@@ -1,5 +1,5 @@
-"""The sections of a report after its risks and changes: the runs and what they say about the next one; which program started
-which, and what each called; the rules, the lines about files and ports, and the phases, each with what led to it.
+"""The sections of a report after its risks and changes: the runs and how complete the policy is; the tree of executables and
+their calls; the rules, the lines for files and ports, and the phases, each with the recorded calls that led to it.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from policygen.review.why import Provenance
 
 _MANY_RUNS = 20
-"""Rows; a longer table is folded."""
+"""The most rows of a table of runs that is not folded."""
 _MANY_NAMES = 20
-"""The most names that are shown of a line about files."""
+"""The most paths that are shown for a line about files."""
 _SHADES = 4
-_UNKNOWN = "Not known what first started these:"
+_UNKNOWN = "The recording does not have what started these:"
 _SHORT = {
     Origin.CHANGED: "by hand",
     Origin.EXTENDED: "extended",
@@ -58,12 +58,12 @@ _SHORT = {
 
 
 def how_sure(report: Report) -> Html:
-    """Return what the recorded runs say about the next run, what to run next, and a table of the runs."""
+    """Return how likely the next run needs new rules, what to run next, and a table of the runs."""
     recording = report.recording
     if not recording.runs:
-        return element("p", "There is no recording, so nothing is known of the runs behind the policy.")
+        return element("p", "There is no recording, so nothing is known about the runs that led to the policy.")
     sentence = sureness(report.estimate)
-    parts = [element("p", f"{sentence[0].upper()}{sentence[1:]}. This is about runs like those recorded, and no others.")]
+    parts = [element("p", f"{sentence[0].upper()}{sentence[1:]}. This holds only for runs like the recorded ones.")]
     if steps := run_next(recording):
         parts += [element("h3", "Run it next"), items(steps)]
     if gaps := sorted({gap for run in recording.runs for gap in run.gaps}):
@@ -82,7 +82,7 @@ def _runs(report: Report) -> Html:
         command = code(command_line(run.command))
         rows.append((str(number), element("time", began), command, ending(run.status), kind, f"{calls:,}"))
     columns = ("Run", "Began (UTC)", "Command", "Ended", "Recorded", "Calls")
-    note = "A warm run records only what the policy did not allow by then."
+    note = "A warm run records only calls that the policy did not allow at that time."
     warm = [element("p", note, class_="muted")] if any(run.warm for run in report.recording.runs) else []
     whole = join(table("Runs", columns, rows, numbers=(0, 5)), *warm)
     if len(rows) <= _MANY_RUNS:
@@ -94,10 +94,11 @@ def _runs(report: Report) -> Html:
 
 
 def tree(report: Report) -> Html:
-    """Return the tree of executables: each above those that it started; last, those whose starter is not known."""
+    """Return the tree of executables: below each the executables that it started; at the end those whose starter is not
+    known."""
     if not report.programs:
         return element("p", "There is no recording, so it is not known which executables ran.")
-    note = "Below an executable stand those that it started: those that it became, and those that its child processes became."
+    note = "Below an executable are those that it executed, itself or in a child process."
     started: defaultdict[str, list[Executable]] = defaultdict(list)
     for program in report.programs:
         for starter in program.starters:
@@ -115,9 +116,10 @@ def tree(report: Report) -> Html:
 
 
 def _nested(tops: Sequence[Executable], started: Mapping[str, Sequence[Executable]], numbers: dict[str, int]) -> Html:
-    """Return nested lists: what an executable started is listed at its line nearest to the top; its other lines link there.
+    """Return nested lists of `tops` and the executables that they `started`.  Each executable has its list below the line
+    nearest to the top; its other lines link there.
 
-    `numbers` grows by the executables that get their place.  No recursion: a chain of them may be longer than Python's stack.
+    The executables are added to `numbers`.  No recursion: a chain of executables may be longer than Python's stack.
     """
     entries = [(program, -1) for program in tops]
     places = set()
@@ -223,10 +225,10 @@ def _rule(report: Report, rule: Provenance, findings: list[Finding], identity: d
     if rule.observations and not report.is_bare:
         pairs.append(("Runs", ", ".join(runs)))
     if rule.widenings and rule.rule.action.allows:
-        pairs.append(("Wider than seen", widened(rule)))
+        pairs.append(("Wider than recorded", widened(rule)))
     pairs += [(f"Risk ({finding.level})", f"the entry {finding.grants}") for finding in findings]
     if rule.observations:
-        pairs.append(("Seen", _sites(rule, bare=report.is_bare)))
+        pairs.append(("Recorded calls", _sites(rule, bare=report.is_bare)))
     text = on_one_line(rule.arch, rule.number, rule.rule)
     summary = element("summary", code(text), " ", *(join(child, " ") for child in badges))
     return element("details", summary, terms(pairs), class_="rule", **identity)
@@ -250,7 +252,7 @@ def _site(executable: str, site: str, observations: Sequence[Observation], *, ba
 
 
 def made_by(executable: str, facts: Sequence[str], limit: int) -> Html:
-    """Return an executable with at most `limit` of the facts about its calls: files and addresses before words of commands."""
+    """Return an executable with at most `limit` facts about its calls: first files and addresses, then words of commands."""
     parts: list[Child] = [code(executable)]
     for index, fact in enumerate(sorted(facts, key=lambda fact: fact.startswith("argv="))[:limit]):
         parts += [", " if index else ": ", code(fact)]
@@ -270,7 +272,7 @@ def files(report: Report) -> Html:
     for line, value in granted.lines().items():
         of_line = [risk for risky, risk in risks if risky == line]
         badges: list[Child] = [badge(Level(risk.level)) for risk in of_line[:1]]
-        details: list[Child] = [f"it {risk.grants} [{risk.id}]: {risk.why}" for risk in of_line]
+        details: list[Child] = [f"the line {risk.grants} [{risk.id}]: {risk.why}" for risk in of_line]
         if line in paths:
             names = used(paths[line], report.recording)
             details += [code(str(name)) for name in names[:_MANY_NAMES]]
@@ -280,7 +282,7 @@ def files(report: Report) -> Html:
             ports = {(use[1], use[2]) for run in report.recording.runs for use in run.files if use[0] == line}
             details += [join(code(port), f" by {executable}") for port, executable in sorted(ports)]
         summary = element("summary", code(f"{line}: {value}"), " ", *badges)
-        content = items(details) if details else element("p", "In no recorded run.")
+        content = items(details) if details else element("p", "No recorded run used it.")
         parts.append(element("details", summary, content, class_="rule"))
     return lines(*parts)
 
@@ -289,7 +291,7 @@ def files(report: Report) -> Html:
 
 
 def phases(report: Report) -> Html:
-    """Return a table of the phases in their order, and for each phase what is gone in it."""
+    """Return a table of the phases in their order, and for each phase the rules that end with it."""
     policy = report.document.policy
     policies = phase_policies(policy)
     triggers = [", ".join(phase.triggers) for phase in policy.phases]
@@ -314,7 +316,7 @@ def _gone(report: Report, phase: Phase, before: Policy, after: Policy) -> Html:
         rows.append((code(format_entry(arch, number, entry)), danger))
     title = f"Gone in {phase.name}, after {', '.join(phase.triggers)}"
     names = ", ".join(f"`{name}`" for _, name in sorted(remaining, key=str))
-    dangers = f"What is dangerous and stays: {names}." if names else "Nothing that is dangerous stays."
+    dangers = f"Dangerous calls that stay allowed: {names}." if names else "No dangerous call stays allowed."
     gone = table(title, ("Allowed until then", "Risk"), rows)
     return join(element("h3", title), _seen(report, phase), gone, element("p", prose(dangers)))
 
@@ -335,7 +337,7 @@ def _seen(report: Report, phase: Phase) -> Html:
 
 
 def _ended(before: Policy, after: Policy) -> Iterator[tuple[Arch, int, Entry]]:
-    """Yield the rules that are gone, each as an entry, by architecture and name."""
+    """Yield the rules of `before` that `after` lacks, each as an entry, by architecture and name of the call."""
     for arch, section in before.entries.items():
         for number in sorted(section, key=lambda number: calls_in(arch).by_number[number].name):
             entry, now = section[number], after.entries.get(arch, {}).get(number)
@@ -346,6 +348,6 @@ def _ended(before: Policy, after: Policy) -> Iterator[tuple[Arch, int, Entry]]:
 
 
 def _count(policy: Policy) -> int:
-    """Return how many calls are allowed in some way, with the implied set."""
+    """Return how many calls a policy allows at least in part, with its implied set."""
     entries = (entry for section in resolved(policy).written().entries.values() for entry in section.values())
     return sum(entry.action.allows and bool(alternatives(entry.expression)) for entry in entries)

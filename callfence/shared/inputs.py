@@ -58,7 +58,7 @@ def program(name: str, data: bytes | None = None) -> bytes:
     try:
         bpf.decode(data)
     except bpf.InvalidProgramError as error:
-        raise UserError(f"{name}: not a filter that the kernel would load: {error}") from error
+        raise UserError(f"{name}: the kernel would not load this filter: {error}") from error
     return data
 
 

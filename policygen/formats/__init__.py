@@ -1,10 +1,11 @@
-"""What other programs that filter system calls read and write.
+"""The file formats of other programs that filter system calls: export, import, and reading of logs.
 
 The registry, `FORMATS`, names a function for each: `export(policy, options) -> Exported`; `read(data, filename, options) ->
-Imported`; or, if what is read is what programs did and not what they may do, `record(stream, filename, options) -> Recording`.
+Imported`; or, for a log of calls instead of a policy, `record(stream, filename, options) -> Recording`.
 All are pure.  Those that read raise ImportFormatError, those that write ExportError.
 
-A *loss* is a way in which what is written, or read, does not mean what the other side says.  None is ever silent.
+A *loss* is a difference in meaning between a policy and the file that is written from it, or between a file and the policy
+that is read from it.  Every loss is reported.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class ExportError(UserError):
-    """The policy cannot be written in the format, not even with losses.  `str()` is the message for the user."""
+    """The policy cannot be written in the format, even with losses.  `str()` is the message for the user."""
 
 
 class ImportFormatError(UserError):
@@ -40,26 +41,25 @@ class ImportFormatError(UserError):
 
 
 class Direction(StrEnum):
-    """How the result relates to the policy, or the file, that it comes from."""
+    """How the result of an export or import differs from its source."""
 
     WIDER = "wider"
-    """It lets calls run that the policy denies."""
+    """The result allows calls that the source denies."""
     NARROWER = "narrower"
-    """It denies calls that the policy lets run."""
+    """The result denies calls that the source allows."""
     OTHER = "other"
-    """The same calls run, but denied calls are answered differently, or the filter takes effect at another moment."""
+    """The same calls are allowed, but denied calls get another action, or the filter takes effect at another moment."""
 
 
 @frozen
 class Loss:
-    """One thing that the target cannot say."""
+    """A difference of the result of an export or import from its source."""
 
     direction: Direction
     what: str
     """One sentence without a capital or a full stop: what differs, and why."""
     calls: tuple[str, ...] = ()
-    """Names of the calls that it is about, or lines about files and ports, ascending; empty for every call, or none in
-    particular."""
+    """Names of the calls, or lines for files and ports, that differ, ascending; empty if the loss is not about single ones."""
 
     def __post_init__(self) -> None:
         if not self.what or "\n" in self.what:
@@ -69,7 +69,7 @@ class Loss:
 
 @frozen
 class Addition:
-    """One call that was added on export because the target's own code makes it after loading the filter."""
+    """A call that the export allows in addition, because the target's own code makes it under the filter."""
 
     call: str
     why: str
@@ -84,9 +84,9 @@ class Exported:
     beside: tuple[str, bytes] | None = None
     """A second file: the suffix that replaces the first file's, and its content."""
     files: Files = NOT_CONFINED
-    """What the target confines of files and ports."""
+    """The rights to files and ports that the target enforces."""
     use: str = ""
-    """Instructions for people, how to give the file to its target; `{file}` stands for the file's name."""
+    """Instructions for the user to load the file in its target; `{file}` is replaced by the file's name."""
 
 
 @frozen
@@ -95,7 +95,7 @@ class Imported:
     losses: tuple[Loss, ...] = ()
     """Ways in which the policy is wider or narrower than the file."""
     instructions: tuple[str, ...] = ()
-    """The instructions of a filter that does more than the losses say."""
+    """The disassembled filter, one instruction a line, if the losses do not describe all that it does; else ()."""
 
 
 @frozen
@@ -109,7 +109,7 @@ class Service:
     policy: str
     """The path of the policy's file."""
     audit: bool = False
-    """Whether to report what the policy does not allow, instead of denying it."""
+    """Whether to report the calls that the policy does not allow instead of denying them."""
 
 
 @frozen
@@ -119,21 +119,22 @@ class FormatOptions:
     name: str = "app"
     """Name of the program, for resources and units.  Letters, digits, `-`, `_`, `.`."""
     runtime: str = ""
-    """Container runtime, or '': writing adds its own calls (runtimes.tsv), reading assumes that it reads the file."""
+    """The container runtime, or ''.  Writing: its own calls are added (runtimes.tsv).  Reading: the file is read as this
+    runtime does."""
     no_new_privileges: bool = False
     """Writing: the container runs with no_new_privs, where runtimes make fewer calls of their own."""
     service: Service | None = None
-    """Writing: the unit for which the file is."""
+    """Writing: the unit for which the file is written; None for formats other than systemd-enforce."""
     arch: Arch = Arch.X86_64
-    """Reading: the machine that the file is for, if the file does not say."""
+    """Reading: the architecture of the file, if the file does not name one."""
     kernel: tuple[int, int] | None = None
-    """Reading: the kernel version for conditions on the version; None is the newest known."""
+    """Reading: the kernel version for rules that depend on it; None for the newest that callfence knows."""
     capabilities: frozenset[str] = field(factory=frozenset)
     """Reading: CAP_* names that the container has, for rules that depend on capabilities."""
     program: str = ""
-    """Reading the log of several programs: the one to take, by path or its last part; '' for all."""
+    """Reading a log of several programs: the path of the program to read, or its last part; '' for all programs."""
     policy: str = ""
-    """Reading violations: those of the policy in a file of this name, without folders; '' for all."""
+    """Reading violations: the name, without folders, of the policy file whose violations are read; '' for all."""
 
 
 class Format(NamedTuple):
@@ -195,16 +196,18 @@ def _function(name: str, function: str) -> Any:
 
 
 def exported(name: str, written: Policy, options: FormatOptions, phase: str = START) -> Exported:
-    """Return what a policy means in a phase in a format, with what the target loses of files and ports.  Raises ExportError."""
+    """Return a policy, in one of its phases, written in a format; the losses include those of files, ports and scopes.  Raises
+    ExportError."""
     policy = resolved(written, phase)
     result = exporter(name)(policy, options)
     what = " and ".join(word for word in scopes(policy.scope) if word != SIGNALS or _signals(policy))
-    scope = [Loss(Direction.WIDER, f"{name} does not keep {what} among the program's processes")] * bool(what)
+    scope = [Loss(Direction.WIDER, f"{name} does not restrict {what} to the program's own processes")] * bool(what)
     return replace(result, losses=(*result.losses, *_file_losses(policy.files, result.files, name), *scope))
 
 
 def _signals(policy: Resolved) -> bool:
-    """Whether a policy lets the program signal processes by number; by tkill(2) and its kin, threads signal one another."""
+    """Return whether a policy allows calls that signal processes; tkill(2) and tgkill(2) do not count, since threads use them
+    to signal each other."""
     return any(
         (entry := section.get(table(arch).by_name[name].number)) and entry.action.may_allow
         for arch, section in policy.entries.items()
@@ -213,21 +216,21 @@ def _signals(policy: Resolved) -> bool:
 
 
 def _file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:
-    """Return how what a target confines of files and ports, `effect`, differs from what a policy says: the exact difference."""
+    """Return the losses by which `effect`, the rights that a target enforces, differs from the rights in a policy."""
     changed = differences(files, effect)
     wider = tuple(difference.line for difference in changed if difference.more)
     narrower = tuple(difference.line for difference in changed if difference.less)
     losses = []
     if wider and effect == NOT_CONFINED:
-        losses.append(Loss(Direction.WIDER, f"{target} confines no files and ports"))
+        losses.append(Loss(Direction.WIDER, f"{target} does not confine files and ports"))
     elif wider:
-        losses.append(Loss(Direction.WIDER, f"{target} grants more of files and ports", wider))
+        losses.append(Loss(Direction.WIDER, f"{target} grants more rights to files and ports", wider))
     if narrower:
-        what = f"{target} grants less of files and ports; it knows whole paths only, and no `.`"
+        what = f"{target} grants less rights to files and ports; it supports only absolute paths, not `.`"
         losses.append(Loss(Direction.NARROWER, what, narrower))
     return tuple(losses)
 
 
 def wider(losses: Iterable[Loss]) -> list[Loss]:
-    """Return the losses by which more calls run."""
+    """Return the losses by which the result allows more than its source."""
     return [loss for loss in losses if loss.direction is Direction.WIDER]

@@ -1,6 +1,6 @@
-"""AppArmor: a profile of the files that a policy grants (apparmor.d(5)), for AppArmor 4.1.
+"""AppArmor: a profile with the files that a policy grants (apparmor.d(5)), for AppArmor 4.1.
 
-AppArmor denies what a profile does not name, so everything that is no file is permitted: it confines files alone.
+AppArmor denies what a profile does not name, so the profile permits everything except files: it confines only files.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _READ, _WRITE, _EXECUTE = Right.READ, ALL & ~Right.READ & ~Right.EXECUTE, Right.
 _PERMITTED = (
     "capability", "network", "mount", "remount", "umount", "pivot_root", "signal", "ptrace", "unix", "userns", "mqueue",
 )  # fmt: skip
-"""Rules for all that is no file."""
+"""Rules that permit everything except files."""
 _PLAIN = f"{ascii_letters}{digits}/._-+~=: "
-_CALLS = Loss(Direction.WIDER, "AppArmor filters no system calls: use it beside a filter")
-_HOMES = Loss(Direction.WIDER, "$HOME stands for the homes of all users (tunables/home)")
+_CALLS = Loss(Direction.WIDER, "AppArmor filters no system calls: load a seccomp filter, too")
+_HOMES = Loss(Direction.WIDER, "$HOME becomes the home folders of all users (tunables/home)")
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
     if policy.files.paths is None:
-        raise ExportError("the policy has no `path` lines, which are all that AppArmor profiles have: learn it with --files")
+        raise ExportError("the policy has no `path` lines, and an AppArmor profile has nothing else; learn it with --files")
     lines, effect = [], {}
     for path, rights in policy.files.paths.items():
         if rights and (pattern := _pattern(path)):
@@ -42,7 +42,7 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
 
 
 def _letters(rights: Right) -> tuple[str, Right]:
-    """Return AppArmor's permissions, and the rights that these are: `w` makes, removes and renames as well."""
+    """Return AppArmor's permission letters for rights, and the rights that they give: `w` also creates, removes and renames."""
     letters, given = "", Right(0)
     for right, of, granted in (("mr", _READ, _READ), ("wkl", _WRITE, _WRITE), ("ix", _EXECUTE, _EXECUTE)):
         if rights & of:
@@ -51,8 +51,8 @@ def _letters(rights: Right) -> tuple[str, Right]:
 
 
 def _pattern(path: str) -> str:
-    """Return the pattern for a file, or a folder with everything below it; '' for one in a folder that a profile does not
-    know."""
+    """Return the pattern for a file, or for a folder with everything below it; '' if a profile cannot express the path's
+    variable."""
     start, slash, rest = path.partition("/")
     if start not in ("", "$HOME") or (start and not rest):
         return "@{HOME}{,**}" if start == "$HOME" else ""

@@ -1,7 +1,7 @@
-"""A raw filter: the array of struct sock_filter that the kernel loads, 8 bytes an instruction, host byte order.
+"""A raw filter: the array of struct sock_filter that the kernel loads, 8 bytes an instruction, in host byte order.
 
-Also for programs that load one and then execute another program: bubblewrap (`--seccomp FD`), and a C program that does nothing
-else, for machines without Python.
+The formats of two programs that load such a filter and execute another program are here too: bubblewrap (`--seccomp FD`), and a
+C program that is generated, for machines without Python.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from policygen.grants import Files, Right
     from policygen.implied.resolve import Resolved
 def imported(lifted: Lifted, more: tuple[Loss, ...] = (), *, instructions: str = "") -> Imported:
-    """Return the policy of a lifted filter, with its remarks as losses, and its instructions where these do not say all."""
+    """Return the policy of a lifted filter, with its remarks as losses, and with `instructions` if the remarks are not
+    complete."""
     losses = []
     for remark in lifted.remarks:
         directions = [d for d, held in ((Direction.WIDER, remark.wider), (Direction.NARROWER, remark.narrower)) if held]
@@ -39,13 +40,13 @@ def imported(lifted: Lifted, more: tuple[Loss, ...] = (), *, instructions: str =
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return the policy's filter, exactly."""
+    """Return the policy's filter without losses, except when it takes effect and what answers `notify`."""
     losses = []
     if policy.arm is not Arm.NOW:
-        text = "a filter takes effect when it is loaded; if that is before the program's execve, the filter must allow it"
+        text = "the filter takes effect when it is loaded; if that is before the program's execve, it must allow execve"
         losses.append(Loss(Direction.OTHER, text))
     if ActionKind.NOTIFY in kinds(policy):
-        text = "a filter does not say who answers `notify`: without a listener those calls fail with ENOSYS"
+        text = "the file has no listener for `notify`; unless the loader creates one, these calls fail with ENOSYS"
         losses.append(Loss(Direction.OTHER, text))
     return Exported(compiled(policy), tuple(losses), use="seccomp(SECCOMP_SET_MODE_FILTER, 0, {{len, {file}}})")
 
@@ -54,9 +55,9 @@ def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
     try:
         return imported(lift(data), instructions=bpf.disassemble(data))
     except bpf.InvalidProgramError as error:
-        raise ImportFormatError(f"{filename}: not a filter that the kernel would load: {error}") from error
+        raise ImportFormatError(f"{filename}: the kernel would not load this filter: {error}") from error
     except (UnsupportedError, TooComplexError) as error:
-        text = f"{filename}: no policy says what it does: {error}; its instructions:\n{bpf.disassemble(data)}"
+        text = f"{filename}: the filter cannot be written as a policy: {error}; its instructions:\n{bpf.disassemble(data)}"
         raise ImportFormatError(text) from error
 
 
@@ -76,15 +77,16 @@ def kinds(policy: Resolved) -> set[ActionKind]:
 
 
 def _armed(policy: Resolved, target: str, calls: Mapping[str, str]) -> tuple[bytes, tuple[Loss, ...], tuple[Addition, ...]]:
-    """Return the policy's filter, which also allows the target's own `calls` (name -> reason), its losses, and additions."""
+    """Return a filter for the policy and the target's own `calls` (name -> reason), the losses, and the additions."""
     if NATIVE not in policy.entries:
-        raise ExportError(f"the policy has no entries for {NATIVE}, and {target} is a program of that architecture")
+        raise ExportError(f"the policy has no entries for {NATIVE}, the architecture of {target}")
     meant, added = with_calls(unheard(policy), calls)
     return compiled(meant), losses(policy, meant, target, added), added
 
 
 def unheard(policy: Resolved) -> Resolved:
-    """Return the policy as it works without a listener: `notify` becomes ENOSYS, as in the kernel (seccomp_unotify(2))."""
+    """Return the policy with `errno ENOSYS` instead of `notify`: so the kernel answers if there is no listener
+    (seccomp_unotify(2))."""
 
     def answered(action: Action) -> Action:
         return ENOSYS if action.kind is ActionKind.NOTIFY else action
@@ -179,7 +181,7 @@ def export_bwrap(policy: Resolved, options: FormatOptions) -> Exported:
 
 
 def _binds(paths: Mapping[str, Right]) -> tuple[list[bytes], Files]:
-    """Return the arguments that make only these paths visible, and what they confine."""
+    """Return the arguments that make only these paths visible, and the `Files` that they enforce."""
     mounted, proc = mounts(paths), has_proc(paths)
     words: list[bytes] = []
     for mount in mounted:

@@ -1,8 +1,8 @@
-"""What a target makes of a policy: of its calls, a policy of its own, so that the losses are the exact difference of the two;
-of its files, for bubblewrap, nsjail and minijail, mounts of a root folder that has nothing else.
+"""The effect of a policy in an export target, as a policy again, so that the losses are the exact difference of the two; and
+mounts for the policy's files, in an otherwise empty root folder, for bubblewrap, nsjail and minijail.
 
-No format keeps a list of its losses; they are computed from what it wrote.  A mount is for reading and executing, or for
-changing as well.  Links of a merged /usr are made again, since policies have the files that they lead to.
+A mount permits reading and executing, or also writing.  The links of a merged /usr are created again, since policies have the
+paths to which they lead.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ NATIVE = Arch.X86_64
 DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
 EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
 EXECVE = {"execve": "it starts the program after the filter has taken effect"}
-"""The call of every target that loads the filter itself."""
+"""The call that every target makes under the filter, if it loads the filter itself, and why."""
 LOADERS = "/usr/lib64"
-"""On x86_64 every program names its dynamic loader in /lib64: on Debian a link there leads to the file that policies have."""
+"""The folder of the dynamic loader: on x86_64 programs name it in /lib64, which on Debian is a link to this folder."""
 LINKS = ("bin", "lib", "lib64", "sbin")
-"""Of the root folder, to folders of those names in /usr."""
+"""Names of links in the root folder, to folders of the same name in /usr."""
 PROC = "/proc"
 _READS = Right.READ | Right.EXECUTE
 Masked = tuple[tuple[int, int, int], ...]
@@ -48,12 +48,13 @@ Masked = tuple[tuple[int, int, int], ...]
 def native(policy: Resolved) -> Resolved:
     """Return the NATIVE part of a policy.  Raises ExportError if there is none."""
     if NATIVE not in policy.entries:
-        raise ExportError(f"the policy has no entries for {NATIVE}, which is all that this format is written for")
+        raise ExportError(f"the policy has no entries for {NATIVE}, the only architecture of this format")
     return replace(policy, entries={NATIVE: policy.entries[NATIVE]})
 
 
 def explicit(policy: Resolved) -> Resolved:
-    """Return the NATIVE policy with the newest table: calls newer than its own table become entries that get `unknown`."""
+    """Return the NATIVE policy with the newest table: calls that are newer than its own table get entries with the action
+    `unknown`."""
     calls = table(NATIVE)
     newest = calls.newest(policy.table)
     newer = {number: Entry(Always(True), policy.unknown) for number in calls.by_number if number > newest}
@@ -61,7 +62,8 @@ def explicit(policy: Resolved) -> Resolved:
 
 
 def with_calls(policy: Resolved, calls: Mapping[str, str]) -> tuple[Resolved, tuple[Addition, ...]]:
-    """Return the policy that also allows these calls (name -> reason), and those that it did not allow before."""
+    """Return the policy extended to allow these calls (name -> reason), and the additions: the calls that it did not allow
+    before."""
     entries = dict(policy.entries[NATIVE])
     added = []
     for name, why in calls.items():
@@ -73,7 +75,7 @@ def with_calls(policy: Resolved, calls: Mapping[str, str]) -> tuple[Resolved, tu
 
 
 def possible(policy: Resolved, number: int) -> list[Action]:
-    """Return the actions that one NATIVE call may get; those that let it run come first."""
+    """Return the actions that a NATIVE call can get, depending on its arguments; those that allow it come first."""
     actions = dict.fromkeys(action for _, action in answers(region.space(), policy, NATIVE, number))
     return sorted(actions, key=lambda action: (not action.may_allow, action != ALLOW))
 
@@ -81,7 +83,8 @@ def possible(policy: Resolved, number: int) -> list[Action]:
 def masked_answers(
     policy: Resolved, number: int, limit: int, arch: Arch = NATIVE
 ) -> dict[Action, tuple[Masked, ...] | None]:
-    """Return the actions that a call may get, each with the alternatives in which it gets it; None for more than `limit`."""
+    """Return the actions that a call can get, each with the rules under which it gets the action; None for more than `limit`
+    rules."""
     space = region.space()
     where: dict[Action, int] = {}
     for some, action in answers(space, policy, arch, number):
@@ -90,7 +93,8 @@ def masked_answers(
 
 
 def names_only(policy: Resolved) -> Resolved:
-    """Return the NATIVE policy without conditions: calls that may run do run, others get the strictest of their actions."""
+    """Return the NATIVE policy without conditions: a call that is allowed in part is allowed, others get the strictest of their
+    actions."""
     entries = {}
     for number in policy.entries[NATIVE]:
         actions = possible(policy, number)
@@ -117,7 +121,8 @@ def losses(
 ) -> tuple[Loss, ...]:
     """Return the differences of `effect`, which the target enforces, from the policy: one loss for each direction and reason.
 
-    `reasons` are the target's own, by name of the call; `before_loader`: the target arms before the dynamic loader runs."""
+    `reasons` are the target's own, by name of the call; `before_loader`: the target loads the filter before the dynamic loader
+    runs."""
     reasons = {addition.call: f"{target} makes these calls under the filter" for addition in added} | dict(reasons or {})
     calls: defaultdict[tuple[Direction, str], list[str]] = defaultdict(list)
     for difference in compare_resolved(policy, effect).differences:
@@ -126,7 +131,7 @@ def losses(
             names.append(_name(difference))
     lost = [Loss(direction, what, tuple(names)) for (direction, what), names in calls.items()]
     if policy.arm is Arm.ENTRY and before_loader:
-        text = f"{target} arms before the program is executed, so what its dynamic loader calls has to be allowed as well"
+        text = f"{target} loads the filter before the program is executed, so calls of the dynamic loader must be allowed too"
         lost.append(Loss(Direction.NARROWER, text))
     return tuple(sorted(lost, key=lambda loss: (list(Direction).index(loss.direction), loss.what)))
 
@@ -138,30 +143,31 @@ def _name(difference: Difference) -> str:
 def _what(policy: Resolved, effect: Resolved, target: str, difference: Difference, reasons: Mapping[str, str]) -> str:
     after, before = format_action(difference.after), format_action(difference.before)
     if difference.arch not in effect.entries:
-        return f"{target} filters calls of {NATIVE}; those of {difference.arch} are killed"
+        return f"{target} filters only calls of {NATIVE}; calls of {difference.arch} kill"
     if difference.number is None:
         newer = difference.example.number > table(difference.arch).newest(policy.table)
-        return f"calls {'newer than its table' if newer else 'that it does not name'} meet {after}, not {before}"
+        return f"calls {'newer than its table' if newer else 'that it does not name'} get {after} instead of {before}"
     if reason := reasons.get(_name(difference)):
         return reason
     if difference.change is Change.MORE:
-        return f"{target} has no such conditions on arguments"
-    return f"{target} cannot say {before} here: {after} instead"
+        return f"{target} cannot express these conditions on arguments"
+    return f"{target} cannot express {before} here; the calls get {after}"
 
 
 class Mount(NamedTuple):
-    """A folder or a file that is visible."""
+    """A folder or a file that is mounted in an empty root folder, so that the program can use it."""
 
     path: str
     changes: bool
-    """Whether it can be written, too."""
+    """Whether it is mounted writable."""
     executes: bool
-    """Whether it may hold what is executed, or mapped as executable memory: all that cannot be written does."""
+    """Whether its files can be executed or mapped as executable memory; always True if it is not writable."""
     is_device: bool
 
 
 def mounts(paths: Mapping[str, Right], starts: Iterable[str] = ("",)) -> list[Mount]:
-    """Return the mounts for grants in the root folder and in the named folders of `starts`; none for /proc, which is its own.
+    """Return the mounts for granted paths that begin with one of `starts`: "" for /, or a variable.  /proc is mounted
+    separately.
 
     A folder comes before what is below it."""
     mounts = [Mount(LOADERS, changes=False, executes=True, is_device=False)]
@@ -173,12 +179,12 @@ def mounts(paths: Mapping[str, Right], starts: Iterable[str] = ("",)) -> list[Mo
 
 
 def has_proc(paths: Mapping[str, Right]) -> bool:
-    """Return whether anything below /proc is granted, which then is all visible."""
+    """Return whether a path below /proc is granted; then all of /proc is mounted."""
     return any(rights and covers(PROC, path) for path, rights in paths.items())
 
 
 def effect(mounted: Iterable[Mount], *, proc: bool, noexec: bool) -> Files:
-    """Return what mounts confine; `noexec`: what `executes` denies cannot be executed there."""
+    """Return the `Files` that mounts enforce; `proc`: /proc is mounted; `noexec`: the target enforces `Mount.executes`."""
     grants = {}
     for mount in mounted:
         rights = ALL if mount.changes or mount.is_device else _READS

@@ -1,7 +1,7 @@
 """firejail: lines of a profile that filter calls by name, for firejail 0.9.74 (firejail(1), --seccomp.keep).
 
-Lines about files (firejail-profile(5)): a whitelisted path hides all else in its folder of the root, or in the home; the other
-folders of the root are taken away as far as their names are known.  Programs and libraries stay visible.
+Lines for files (firejail-profile(5)): `whitelist` hides everything else in the same folder of the root or in the home folder;
+the other folders of hier(7) are blacklisted.  Programs and libraries stay visible.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from policygen.implied.resolve import Resolved
 
 _VISIBLE = ("/bin", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
-"""What is left as it is, but for writing: a program and its loader are there."""
+"""Folders that stay visible, but read-only: they contain programs and the dynamic loader."""
 _TOPS = ("/boot", "/etc", "/media", "/mnt", "/opt", "/srv", "/tmp", "/var")
-"""Other folders of the root (hier(7)), which are taken away if nothing in them is granted."""
+"""Other folders of the root (hier(7)), which are blacklisted if the policy grants nothing in them."""
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "pts", "ptmx", "shm", "fd", "stdin", "stdout", "stderr")
-"""What `private-dev` leaves in /dev, of what most programs use."""
+"""The files that `private-dev` keeps in /dev and that most programs use."""
 _READS = Right.READ | Right.EXECUTE
 _REST = Loss(
     Direction.WIDER,
@@ -36,17 +36,17 @@ _REST = Loss(
     "names than hier(7) has visible for reading",
 )
 # src/lib/syscall.c, the group @default-keep: in every list of calls to keep
-_KEPT = "firejail keeps it in every list, for its own use before the program is executed"
+_KEPT = "firejail allows it in every list, since it makes this call before it executes the program"
 CALLS = EXECVE | {"execveat": _KEPT, "prctl": _KEPT}
 _FOREIGN = Loss(
     Direction.OTHER,
-    "calls of i386 and of x32 meet the profile's error action, and what firejail kills is the thread that calls",
+    "calls of i386 and x32 get the profile's error action, and firejail kills the calling thread instead of the process",
 )
-_PERSONALITY = {"personality": "where it blocks other architectures firejail lets no program change its execution domain"}
+_PERSONALITY = {"personality": "firejail denies changing the execution domain if it blocks other architectures"}
 
 
 def whitelisted(paths: Mapping[str, Right]) -> tuple[list[str], Files, tuple[Loss, ...]]:
-    """Return the lines, what they confine, and what they lose beyond that."""
+    """Return the lines of a profile for these paths, the `Files` that they enforce, and further losses."""
     written = {path: rights for path, rights in paths.items() if rights and _can_be_written(path)}
     effect = dict.fromkeys(_VISIBLE, _READS) | {"/proc": ALL}
     lines = ["read-only /"]
@@ -75,13 +75,14 @@ def whitelisted(paths: Mapping[str, Right]) -> tuple[list[str], Files, tuple[Los
 
 
 def _top(path: str) -> str:
-    """Return the folder of the root that holds a path, or `$HOME`."""
+    """Return the folder of the root that contains a path; its first part if that is a variable such as `$HOME`."""
     start, _, rest = path.partition("/")
     return start or f"/{rest.partition('/')[0]}"
 
 
 def _can_be_written(path: str) -> bool:
-    """Whether a profile can have a path: there are no quotes, some characters are patterns, and other homes are hidden."""
+    """Return whether a profile can have a path: it cannot quote characters of patterns, and firejail hides other home
+    folders."""
     start = path.partition("/")[0]
     if start not in ("", "$HOME") or path == "/" or _top(path) in ("/home", "/root"):
         return False
@@ -122,7 +123,8 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
 
 
 def _named(number: int) -> bool:
-    """Whether firejail 0.9.74 has a name for the call (`firejail --debug-syscalls`); it ignores unknown names silently."""
+    """Return whether firejail 0.9.74 has a name for the call (`firejail --debug-syscalls`); it ignores names that it does not
+    have."""
     return number <= 334 or 424 <= number <= 440
 
 
@@ -131,7 +133,7 @@ def _word(action: Action) -> str:
 
 
 def _effect(policy: Resolved, section: dict[int, Action], default: Action, blocked: Action) -> Resolved:
-    """Return what the profile does for NATIVE calls; `blocked`: the answer to a change of the execution domain."""
+    """Return the policy that the profile enforces for NATIVE calls; `blocked`: the action for changing the execution domain."""
     entries = {number: Entry(Always(True), action) for number, action in section.items()}
     call = table(NATIVE).by_name["personality"]
     if section.get(call.number, default).may_allow:

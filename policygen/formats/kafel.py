@@ -42,12 +42,12 @@ if TYPE_CHECKING:
     from tracer.abi import Syscall
 
 _NAMED = {"$HOME": "HOME", "$TMPDIR": "TMPDIR"}
-"""Folders that nsjail finds in its environment."""
+"""Variables of policy paths that nsjail reads from its environment, with their names there."""
 KEYWORDS: Final = frozenset((
     "ALLOW", "LOG", "USER_NOTIF", "ERRNO", "KILL_PROCESS", "KILL_THREAD", "KILL", "DENY", "TRAP", "TRACE", "SYSCALL", "USE",
     "POLICY", "DEFAULT", "ON", "define",
 ))  # fmt: skip
-"""Words that cannot be names (src/lexer.l)."""
+"""Words that cannot be names of arguments (src/lexer.l)."""
 _WORDS = {
     ActionKind.ALLOW: "ALLOW",
     ActionKind.KILL: "KILL_PROCESS",
@@ -55,14 +55,14 @@ _WORDS = {
     ActionKind.LOG: "LOG",
     ActionKind.NOTIFY: "USER_NOTIF",
 }
-_FOREIGN = Loss(Direction.OTHER, "calls of other architectures kill the thread that makes them, and not the whole process")
+_FOREIGN = Loss(Direction.OTHER, "calls of other architectures kill the calling thread instead of the process")
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # src/lexer.l
 _MANY = 1024
-"""The most rules of one call."""
+"""The most rules that are written for one call."""
 
 
 def _mounted(paths: Mapping[str, Right], name: str) -> tuple[str, Files]:
-    """Return the text that makes only these paths visible, and what it confines."""
+    """Return the configuration that makes only these paths visible, and the `Files` that it enforces."""
     mounted, proc = mounts(paths, ("", *_NAMED)), has_proc(paths)
     lines = [f"# Files of {name}, made by `callfence export --to kafel` for nsjail 3.6.", f"mount_proc: {_flag(proc)}"]
     for mount in mounted:
@@ -81,7 +81,7 @@ def _flag(flag: bool) -> str:
 
 
 def _quoted(path: str) -> str:
-    """Return a path as protobuf text has it: odd bytes in octal."""
+    """Return a path as a string of protobuf text, its bytes that are not printable ASCII in octal."""
     plain = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in encoded(path))
     return f'"{"".join(plain)}"'
 
@@ -102,7 +102,7 @@ def _x32(default: Action) -> tuple[Loss, ...]:
     if default == KILL:
         return ()
     wider = default.kind in (ActionKind.ALLOW, ActionKind.LOG)
-    text = "x32 calls meet the default action, where a policy always kills"
+    text = "x32 calls get the default action; in a policy they always kill"
     return (Loss(Direction.WIDER if wider else Direction.OTHER, text),)
 
 
@@ -119,7 +119,8 @@ def _text(policy: Resolved, name: str) -> str:
         for action, alternatives in answers.items():
             if action != others:
                 if alternatives is None:
-                    raise ExportError(f"the conditions of {call.name} take more than {_MANY} rules, the limit of this format")
+                    most = f"{_MANY} kafel rules, the most that callfence writes for a call"
+                    raise ExportError(f"{call.name}: its conditions need more than {most}; simplify them")
                 rules[action] += [_rule(word, call, alternative, {*names.values()}) for alternative in alternatives]
         if others != policy.default:
             rest[others].append(word)
@@ -141,7 +142,7 @@ def _word(action: Action) -> str:
 
 
 def _rule(word: str, call: Syscall, alternative: Masked, taken: set[str]) -> str:
-    """Return the rule of one alternative; `taken` are the names that the policy defines."""
+    """Return the kafel rule of one conjunction of a call; `taken` are the names that the policy defines."""
     plain = [argument.name.lstrip("_") for argument in call.arguments]  # an identifier begins with a letter
     names = [f"{name}_" if name in taken or name in KEYWORDS else name for name in plain]
     comparisons = (

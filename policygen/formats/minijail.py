@@ -1,9 +1,10 @@
 """minijail's policies for `minijail0 -S` on x86_64.
 
-minijail compares whole registers, where the kernel uses the low half of an `int`: conditions are written as bits that are zero
-(`in`) and bits that are set (`&`), which leaves the upper half free, but one value that is not negative is written with `==`.
+minijail compares whole registers, where the kernel uses the low half of an `int`: conditions are written as bits that must be
+zero (`in`) or set (`&`), so that the upper half can have any value.  A single value that is not negative is written with `==`.
 
-minijail arms a dynamic program through a preloaded library, after the loader and before main(); a static one before the execve.
+minijail loads the filter of a dynamic program in a preloaded library, after the dynamic loader and before main(); that of a
+static program before the execve.
 
 What a policy grants of files is written as a configuration of mounts (minijail0(5)): binds into an empty root folder.
 """
@@ -37,16 +38,16 @@ if TYPE_CHECKING:
     from tracer.abi import Argument
 
 MAX_INSTRUCTIONS, MAX_LABELS = 4096, 512  # BPF_MAXINSNS; BPF_LABELS_MAX (bpf.h)
-_THREAD = Loss(Direction.OTHER, "what minijail kills is the thread that calls, and not the whole process")
+_THREAD = Loss(Direction.OTHER, "minijail kills the calling thread instead of the process")
 _WORD = (1 << 64) - 1
-_WAY_OUT = "`--to bpf` has no such limit: minijail0 --seccomp-bpf-binary FILE"
+_WAY_OUT = "use `--to bpf`, which has no such limit, and minijail0 --seccomp-bpf-binary FILE"
 
 
 def _bound(paths: Mapping[str, Right], name: str) -> tuple[bytes, Files]:
-    """Return the file that makes only these paths visible, and what it confines.
+    """Return the configuration that makes only these paths visible, and the `Files` that it enforces.
 
-    minijail makes no links, and a bind that is not there ends it, as in no other format: so the folders in /usr are bound a
-    second time where others have links."""
+    minijail creates no links, so the folders in /usr are mounted a second time where other formats have links.  Unlike in other
+    formats, minijail fails if a path does not exist."""
     mounted = [mount for mount in mounts(paths) if _can_be_written(mount.path)]
     proc = has_proc(paths)
     lines = [
@@ -66,7 +67,8 @@ def _bound(paths: Mapping[str, Right], name: str) -> tuple[bytes, Files]:
 
 
 def _can_be_written(path: str) -> bool:
-    """Whether minijail's syntax can have a path: commas separate, and lines are stripped and end with the line."""
+    """Return whether the configuration can have a path: commas and line ends separate fields, and spaces at the ends are
+    lost."""
     return not any(character in path for character in ",\n\\") and path == path.strip()
 
 
@@ -98,7 +100,7 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
             entries[number] = _allowing(number, meant.entries[NATIVE][number], denied)
             alternatives = region.alternatives(space, allowed, MAX_LABELS)
             if alternatives is None:
-                raise ExportError(f"the condition of {name} takes minijail more than {MAX_LABELS} comparisons; {_WAY_OUT}")
+                raise ExportError(f"{name}: its condition needs more than {MAX_LABELS} comparisons in minijail; {_WAY_OUT}")
             rules = [*_rules(alternatives, arguments)]
             narrow = tuple(f"arg{index} == " for index, argument in enumerate(arguments) if argument.width < 64)
             halves += [name] * any(atom.startswith(narrow) for rule in rules for atom in rule)
@@ -108,11 +110,11 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
             lines.append(f"{name}: {' || '.join(map(' && '.join, rules))}" + f"; {returned}" * (denied != KILL))
     for unit, count, limit in (("instructions", instructions, MAX_INSTRUCTIONS), ("labels", labels, MAX_LABELS)):
         if count > limit:
-            raise ExportError(f"minijail would need up to {count} {unit}, and takes {limit}; {_WAY_OUT}")
+            raise ExportError(f"the policy needs up to {count} {unit}, and minijail permits {limit}; {_WAY_OUT}")
     effect = replace(meant, entries={NATIVE: entries}, default=KILL, unknown=KILL)
     lost = [*losses(policy, effect, "minijail", before_loader=False), _THREAD]
     if halves:
-        text = "minijail compares whole registers: calls with other upper halves than compilers make are killed"
+        text = "minijail compares whole registers: it kills calls with an upper half that compilers do not produce"
         lost.append(Loss(Direction.NARROWER, text, tuple(halves)))
     head = f"# System calls of {options.name}, made by `callfence export --to minijail` for x86_64.\n"
     use = "minijail0 -n -S {file} -- PROGRAM; add `execve: 1` for a static program or with -T static"
@@ -125,7 +127,7 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
 
 
 def _allowing(number: int, entry: Entry, denied: Action) -> Entry:
-    """Return an entry with one allowing answer as the condition that allows, and the other answer."""
+    """Return an entry that allows a call under the same condition as `entry`, and else has the action `denied`."""
     expression = entry.expression
     if not entry.action.may_allow:
         expression = normal_expression(NATIVE, number, negated(expression))
@@ -133,7 +135,7 @@ def _allowing(number: int, entry: Entry, denied: Action) -> Entry:
 
 
 def _rules(alternatives: Sequence[Masked], arguments: Sequence[Argument]) -> Iterator[list[str]]:
-    """Yield alternatives in minijail's language; those that differ only in which bit is set are one, with `&` for any."""
+    """Yield rules in minijail's language; rules that differ only in which bit is set become one rule with `&`."""
     groups: defaultdict[tuple[Masked, int], list[tuple[Masked, int]]] = defaultdict(list)
     for alternative in alternatives:
         index, mask, bit = next((part for part in alternative if part[2].bit_count() == 1), (-1, 0, 0))

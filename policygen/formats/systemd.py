@@ -40,21 +40,22 @@ if TYPE_CHECKING:
 
 _SPECIFIERS = {"$HOME": "%h", "$TMPDIR": "%T"}
 _ALWAYS_WRITABLE = ("/dev", "/proc", "/sys")
-"""What ProtectSystem=strict leaves as it is."""
+"""Folders that stay writable under ProtectSystem=strict."""
 _CHANGES = ALL & ~Right.READ & ~Right.EXECUTE
 KNOWN: Final = "@known"
-"""Every call that systemd knows."""
+"""The group of all calls that systemd knows."""
 IMPLIED: Final = "@default"
 """The group that systemd adds to every list of allowed calls (systemd.exec(5)); a later `~` removes it again."""
 # src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
-CALLS = EXECVE | {"write": "it tells its manager when it executes the program, after the filter has taken effect"}
-_FOREIGN = Loss(Direction.OTHER, "calls of i386 and of x32 kill the thread that makes them, and not the whole process")
+CALLS = EXECVE | {"write": "systemd writes to its manager before it executes the program, after the filter has taken effect"}
+_FOREIGN = Loss(Direction.OTHER, "calls of i386 and x32 kill the calling thread instead of the process")
 # src/shared/seccomp-util.c seccomp_restrict_namespaces()
 _NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "NEWNET", "NEWTIME")
 
 
 def files_section(files: Files) -> tuple[str, Files]:
-    """Return the lines of a section, and what they confine: nothing where the policy does not."""
+    """Return the lines of a unit that confine files and bound ports, and the `Files` that these lines really enforce (None for
+    each part that the lines do not confine; `connect` is always None)."""
     lines: list[str] = []
     effect: dict[str, Right] | None = None
     if files.paths is not None:
@@ -76,12 +77,12 @@ def files_section(files: Files) -> tuple[str, Files]:
 
 
 def _setting(name: str, paths: Iterable[str]) -> list[str]:
-    """Return one assignment for each path; one that is not there is ignored."""
+    """Return one assignment for each path; systemd ignores a path that does not exist."""
     return [f"{name}=-{_written(path)}" for path in paths]
 
 
 def _written(path: str) -> str:
-    """Return a path as systemd reads it; '' for one in a folder that a unit does not know."""
+    """Return a path as systemd reads it; '' if a unit has no specifier for the path's variable."""
     start, slash, rest = path.partition("/")
     if start not in ("", *_SPECIFIERS):
         return ""
@@ -100,7 +101,7 @@ def groups() -> Mapping[str, frozenset[str]]:
 
 
 def grouped(names: Collection[str]) -> list[str]:
-    """Return a short list for the same calls: groups whose calls are all among them, then the other calls."""
+    """Return a short list of the same calls: the groups whose calls are all in `names`, then the other calls."""
     wanted = frozenset(names)
     whole = {name: calls for name, calls in groups().items() if calls and calls <= wanted and name != KNOWN}
     chosen: list[str] = []
@@ -131,7 +132,7 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
 
 
 def _with_known_actions(policy: Resolved) -> Resolved:
-    """Return the policy with only the actions that systemd has."""
+    """Return the policy with other actions replaced by those that systemd has."""
     default = fitted(policy.default, KILL)
     denied = KILL if default.may_allow else default
     entries = {
@@ -147,7 +148,8 @@ def _actions(policy: Resolved) -> dict[str, Action]:
 
 
 def _allowing(policy: Resolved, *, restrict: bool) -> tuple[str, Resolved]:
-    """Return a list of allowed calls, which removes the calls that systemd would add, and what it does."""
+    """Return a section that lists the allowed calls, without those that systemd would add, and the policy that it enforces.
+    With `restrict`, RestrictNamespaces= is set if clone3 is denied with ENOSYS."""
     actions = _actions(policy)
     allowed = {name for name, action in actions.items() if action.may_allow}
     failed = {name: action for name, action in actions.items() if not action.may_allow}
@@ -172,7 +174,8 @@ def _allowing(policy: Resolved, *, restrict: bool) -> tuple[str, Resolved]:
 
 
 def _denying(policy: Resolved) -> tuple[str, Resolved]:
-    """Return a list of denied calls, and what it does; calls that systemd does not know are allowed."""
+    """Return a section that lists the denied calls, and the policy that it enforces; calls that systemd does not know are
+    allowed."""
     denied = {name: action for name, action in _actions(policy).items() if not action.may_allow}
     listed = [f"{name}:{_word(action)}" for name, action in sorted(denied.items())]
     entries = {table(NATIVE).by_name[name].number: Entry(Always(True), action) for name, action in denied.items()}
@@ -181,7 +184,8 @@ def _denying(policy: Resolved) -> tuple[str, Resolved]:
 
 
 def _section(lines: list[str], default: Action, *, restrict: bool) -> str:
-    """Return the drop-in with the lines; it replaces what the unit says, since an empty value clears the list."""
+    """Return the drop-in's settings with these lines; they replace the settings of the unit, since an empty value clears a
+    list."""
     lines = ["SystemCallFilter=", *lines, f"SystemCallErrorNumber={_word(default)}"]
     lines += ["SystemCallArchitectures=", "SystemCallArchitectures=native"]
     lines += ["RestrictNamespaces=yes"] * restrict
@@ -189,7 +193,7 @@ def _section(lines: list[str], default: Action, *, restrict: bool) -> str:
 
 
 def _list(prefix: str, words: list[str]) -> list[str]:
-    """Return several assignments; each adds to the list."""
+    """Return assignments for the words, 100 columns each; each assignment adds to the list."""
     lines = textwrap.wrap(" ".join(words), 100, break_on_hyphens=False)
     return [f"SystemCallFilter={prefix}{line}" for line in lines]
 
@@ -204,7 +208,7 @@ def _flags() -> int:
 
 
 def _unshares_nothing(policy: Resolved) -> bool:
-    """Whether the policy lets no call run that RestrictNamespaces= fails."""
+    """Return whether the policy denies every call that RestrictNamespaces= fails."""
     calls = table(NATIVE).by_name
     if any(action.may_allow for name in ("unshare", "setns") for action in possible(policy, calls[name].number)):
         return False
@@ -218,7 +222,8 @@ def _unshares_nothing(policy: Resolved) -> bool:
 
 
 def _restrict(entries: dict[int, Entry]) -> None:
-    """Add RestrictNamespaces=yes to the entries.  Where both deny a call, the list answers, since it is installed later."""
+    """Change the entries to those with RestrictNamespaces=yes.  If both deny a call, the list decides its errno, since systemd
+    installs it later."""
     calls = table(NATIVE).by_name
     entries[calls["clone3"].number] = Entry(Always(True), ENOSYS)
     clone = calls["clone"].number
@@ -229,20 +234,20 @@ def _restrict(entries: dict[int, Entry]) -> None:
 # Under enforce
 
 _PREFIXES = "-:+!"
-"""Characters before the path of an executable that are about all of its command: they go before `enforce`."""
+"""Characters before the path of an executable that apply to the whole command, so that they move before `enforce`."""
 _ARGV0 = "@"
 _PLAIN = re.compile(r"[\w@+=:,./-]+", re.ASCII)
 _FILTERS = ("SystemCallFilter", "SystemCallArchitectures", "NoExecPaths")
 
 
 def export_enforce(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return a drop-in by which a unit starts its program under `enforce`, with all that the policy says (systemd.service(5)).
+    """Return a drop-in with which a unit starts its program under `enforce` and the whole policy (systemd.service(5)).
 
-    A drop-in cannot put a command in front of another: it replaces the list of commands, so it repeats those of the unit.
-    Raises ExportError for a unit whose command cannot be repeated."""
+    A drop-in cannot prefix a command: it replaces the list of commands, so it repeats those of the unit.  Raises ExportError
+    for a unit without commands, or with a command that enforce cannot run."""
     service = options.service
     if service is None:
-        raise ExportError("a drop-in for enforce repeats the command of a unit: name the unit with --unit")
+        raise ExportError("a drop-in for enforce repeats the command of a unit; name the unit with --unit")
     commands = [*_commands(service.unit)]
     if not commands:
         raise ExportError("the unit has no ExecStart=, so there is nothing to run under enforce")
@@ -266,7 +271,7 @@ def export_enforce(policy: Resolved, options: FormatOptions) -> Exported:
 def _commands(unit: str) -> Iterator[tuple[str, str]]:
     """Yield the prefixes and the rest of each command of a unit.  An empty value clears the list (systemd.service(5)).
 
-    Raises ExportError for a command with an argv[0] of its own, which enforce cannot pass on."""
+    Raises ExportError for a command that sets argv[0] or a shell, which enforce cannot pass on."""
     commands: list[tuple[str, str]] = []
     for key, value in _settings(unit):
         if key != "ExecStart":
@@ -277,13 +282,14 @@ def _commands(unit: str) -> Iterator[tuple[str, str]]:
         command = value.lstrip(_PREFIXES + _ARGV0 + "|")
         prefixes = value[: len(value) - len(command)]
         if _ARGV0 in prefixes or "|" in prefixes:
-            raise ExportError(f"ExecStart={value}: enforce cannot give a program another name or shell: leave out '@' and '|'")
+            raise ExportError(f"ExecStart={value}: enforce cannot set a program's argv[0] or shell; remove '@' or '|'")
         commands.append((prefixes, command))
     yield from commands
 
 
 def _settings(unit: str) -> Iterator[tuple[str, str]]:
-    """Yield the settings of [Service]; a line that ends in a backslash goes on, past comments (systemd.syntax(7))."""
+    """Yield the (name, value) of the settings in [Service]; a line that ends in a backslash continues after comments
+    (systemd.syntax(7))."""
     section, line = "", ""
     for part in unit.splitlines():
         if part.lstrip()[:1] in ("#", ";") or not (part.strip() or line):
@@ -317,4 +323,4 @@ def _enforce_losses(service: Service) -> Iterator[Loss]:
         what = f"the unit has {', '.join(held)}, also for enforce, which executes Python and calls ptrace, seccomp, pidfd_getfd"
         yield Loss(Direction.NARROWER, f"{what} (--to systemd needs no enforce)")
     if service.audit:
-        yield Loss(Direction.WIDER, "with --audit nothing is denied, only reported")
+        yield Loss(Direction.WIDER, "with --audit, calls that the policy denies are only reported")

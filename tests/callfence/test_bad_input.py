@@ -66,7 +66,7 @@ def test_a_program_that_the_kernel_kills_in_its_execve(tmp_path: Path) -> None:
     assert plain.returncode == -signal.SIGSEGV
     done = run(tmp_path, "learn", "./impossible")
     assert done.returncode == plain.returncode
-    assert done.stderr == "learn: ./impossible was killed during execve, before it ran; nothing was learned\n"
+    assert done.stderr == "learn: ./impossible was killed during its execve, before it could make a call; nothing was learned\n"
     assert not (tmp_path / "impossible.policy").exists()
 
 
@@ -229,13 +229,13 @@ def test_the_mode_of_a_policy_is_kept(tmp_path: Path) -> None:
         (["shwo"], 2, "callfence: unknown command 'shwo': did you mean show?\n"),
         (["learn"], 125, "learn: no program given; see learn --help\n"),
         (["learn", "--frsh", "true"], 125, "learn: unrecognized arguments: --frsh; did you mean --fresh? see learn --help\n"),
-        (["learn", "--pid", "1", "true"], 125, "learn: give either a program or --pid PID, not both; -o names the policy; "
+        (["learn", "--pid", "1", "true"], 125, "learn: a program and --pid PID cannot be given together; -o names the policy; "
             "see learn --help\n"),
-        (["learn", "-o", "none/it.policy", "true"], 125, "learn: none/it.policy: there is no folder none\n"),
-        (["learn", "-o", "/dev/full", "true"], 125, "learn: the policy /dev/full is not a regular file\n"),
+        (["learn", "-o", "none/it.policy", "true"], 125, "learn: none/it.policy: the folder none does not exist\n"),
+        (["learn", "-o", "/dev/full", "true"], 125, "learn: /dev/full: the policy is not a regular file\n"),
         (["diff", "-", "-"], 2, "callfence diff: OLD and NEW cannot both be standard input\n"),
         (["lint", "none.policy"], 2, "callfence lint: none.policy: No such file or directory\n"),
-        (["learn", "--pid", "999999999"], 125, "learn: no process 999999999\n"),
+        (["learn", "--pid", "999999999"], 125, "learn: process 999999999 does not exist\n"),
         (["show", "none.policy"], 2, "callfence show: none.policy: No such file or directory\n"),
         (["show", "--write", "none.policy"], 2, "callfence show: none.policy: No such file or directory\n"),
     ],

@@ -58,5 +58,5 @@ def test_nothing_and_too_much():
         chain([])
     half = answering(1, ALLOW, KILL) * ((BPF_MAXINSNS - LISTENER_ROOM) // 8)
     assert len(chain([half, half])) == 2 * len(half), "a kill needs no copy of what follows"
-    with pytest.raises(ValueError, match=r"\d+ instructions, and the kernel takes 4096"):
+    with pytest.raises(ValueError, match=r"\d+ instructions; the kernel permits at most 4096"):
         chain([half, half, answering(1, ALLOW, KILL) * LISTENER_ROOM])

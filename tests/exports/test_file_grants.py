@@ -254,7 +254,7 @@ def test_other_formats_say_that_they_confine_no_files(name: str) -> None:
     policy = parse(lines).policy
     made = formats.exported(name, policy, FormatOptions(name="it", runtime="runc" if name in ("oci", "k8s", "spo") else ""))
     assert about_files(made) == {Direction.WIDER: ()}
-    assert any(loss.what == f"{name} confines no files and ports" for loss in made.losses)
+    assert any(loss.what == f"{name} does not confine files and ports" for loss in made.losses)
 
 
 def test_without_such_lines_nothing_is_lost() -> None:

@@ -64,13 +64,13 @@ def test_kafel(text: str, expected: str) -> None:
 
 
 def test_a_filter_that_the_kernel_would_not_load() -> None:
-    with pytest.raises(ImportFormatError, match="it: not a filter that the kernel would load"):
+    with pytest.raises(ImportFormatError, match="it: the kernel would not load this filter"):
         formats.reader("bpf")(b"no filter", "it", FormatOptions())
 
 
 def test_a_policy_that_is_too_large_for_minijail_is_refused() -> None:
     text = "ioctl: " + " || ".join(f"cmd == {number}" for number in range(0x5400, 0x5880, 3)) + "\n"
-    with pytest.raises(ExportError, match="takes 4096; `--to bpf` has no such limit"):
+    with pytest.raises(ExportError, match="minijail permits 4096; use `--to bpf`, which has no such limit"):
         formats.exporter("minijail")(parse(text).policy, FormatOptions())
 
 

@@ -145,4 +145,4 @@ def test_the_process_can_be_stopped_and_continued_while_attached(running, attach
 
 def test_no_process_to_attach_to(tmp_path):
     done = subprocess.run([*LEARN, "--pid", "4194304"], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (125, "learn: no process 4194304\n")
+    assert (done.returncode, done.stderr) == (125, "learn: process 4194304 does not exist\n")

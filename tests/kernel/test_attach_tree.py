@@ -96,10 +96,10 @@ def test_workers_are_followed_with_tree(
     master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]], tmp_path: Path
 ) -> None:
     learner, said = attached("--tree", "--pid", str(master.pid))
-    assert f"(pid {master.pid}): 2 processes, 2 threads; ^C lets go" in said[0]
+    assert f"(pid {master.pid}): 2 processes, 2 threads; ^C detaches" in said[0]
     work(master)
     errors = let_go(learner)
-    assert "learn: not followed" not in errors and made(tmp_path)
+    assert "learn: not traced" not in errors and made(tmp_path)
     work(master)  # they go on
 
 
@@ -109,7 +109,7 @@ def test_it_is_said_that_workers_are_not_followed(
     learner, _ = attached("--pid", str(master.pid))
     work(master)
     errors = let_go(learner)
-    assert errors.startswith("learn: not followed: 1 process that it has started before; --tree follows them\n")
+    assert errors.startswith("learn: not traced: 1 process that it has started before; --tree traces them too\n")
     assert "processes that were started before learn attached: /" in errors.partition("not observed")[2]
     assert "from its start; to its own exit" in errors.partition("run it next")[2]
     assert not made(tmp_path)
@@ -123,8 +123,8 @@ def test_it_is_said_that_others_of_the_program_are_not_followed(
     learner, _ = attached("--pid", str(worker))
     time.sleep(1.5)
     errors = let_go(learner)
-    assert f"of the same program ({master.pid}" in errors and "; --pid can be given several times\n" in errors
-    assert re.search(r"calls: 1 in \d seconds; perhaps other processes do the work", errors), "it waits again"
+    assert f"of the same program ({master.pid}" in errors and "; give --pid for each of them to trace them too\n" in errors
+    assert re.search(r"calls: 1 in \d seconds; perhaps other processes of the program do the work", errors), "it waits again"
 
 
 def test_few_calls_are_said(
@@ -133,7 +133,7 @@ def test_few_calls_are_said(
     learner, _ = attached("--pid", str(master.worker))  # type: ignore[attr-defined]
     work(master)
     time.sleep(6)
-    assert re.search(r"not observed  calls: \d in \d seconds; perhaps other processes do the work", let_go(learner))
+    assert re.search(r"not observed  calls: \d in \d seconds; perhaps other processes of the program do", let_go(learner))
 
 
 def test_several_processes(
@@ -143,7 +143,7 @@ def test_several_processes(
     learner, said = attached("--pid", str(master.pid), f"--pid={worker}", "--pid", str(worker))
     assert said[0].count("(pid ") == 2 and ": 2 processes, 2 threads" in said[0]
     work(master)
-    assert "learn: not followed" not in let_go(learner)
+    assert "learn: not traced" not in let_go(learner)
     assert made(tmp_path)
 
 
@@ -171,9 +171,9 @@ def test_a_policy_without_a_start_says_so(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("learn", "--pid", "a.policy"), "'a.policy' is no process: --pid PID attaches to one that runs; a policy is -o a"),
-        (("learn", "--pid", "0"), "'0' is no process"),
-        (("learn", "--pid", "1", "true"), "give either a program or --pid PID, not both; -o names the policy"),
+        (("learn", "--pid", "a.policy"), "'a.policy' is not a process id; --pid takes the id of a running process, and -o a"),
+        (("learn", "--pid", "0"), "'0' is not a process id"),
+        (("learn", "--pid", "1", "true"), "a program and --pid PID cannot be given together; -o names the policy"),
         (("learn", "-p", "1"), "unrecognized arguments: -p; --pid attaches to a process, -o names a policy; see learn --help"),
         (("learn", "--tree", "true"), "--tree requires --pid"),
         (("enforce", "-p", "4194304"), "no program given: -p names a policy here; `learn --pid PID` attaches to a process"),

@@ -172,7 +172,7 @@ def test_mistakes_in_the_command_line(project: Project) -> None:
         (NAMES, usage, b"give one of the two"),
         (("--callfence-enforce=tests",), usage, b"'tests' is not the name of a policy: write --callfence-enforce=NAME.policy"),
         (("--callfence-enforce=nosuch.policy",), 125, b"enforce: the policy nosuch.policy cannot be read"),
-        (("--callfence-learn=no/folder.policy",), 125, b"learn: no/folder.policy: there is no folder no"),
+        (("--callfence-learn=no/folder.policy",), 125, b"learn: no/folder.policy: the folder no does not exist"),
     ]:
         ran = project.pytest(*arguments)
         assert (ran.returncode, ran.stdout) == (status, b"")

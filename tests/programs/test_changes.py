@@ -50,7 +50,7 @@ class Change:
 
 
 RATED = re.compile("(danger|warning|note): ")
-NOTHING = "no known risk became possible"
+NOTHING = "NEW allows no known risk that OLD denies"
 CHANGES = {
     "gains networking": Change("network.c", "wider", "note: socket: it newly reaches the network"),
     "starts a subprocess": Change("subprocess.c", "wider", "warning: execve: it newly starts other programs"),

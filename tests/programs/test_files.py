@@ -242,8 +242,8 @@ def test_why_tells_the_names_that_a_line_comes_from(commands, place):
 path ./data: read
   ./data/a: read in run 1 by {place.folder}/files at SITE
   ./data/b: read in run 2 by {place.folder}/files at SITE
-  so the folder is granted: the names in it differ from run to run
-  it is about everything below: 3 files now, 0 of them executable
+  the whole folder is granted, because the names in it differ from run to run
+  the line covers everything below the folder: 3 files now, 0 of them executable
 
 """
     for name in ("data/id_rsa", "data/inner/x.pem"):
@@ -268,8 +268,8 @@ def test_the_report_has_the_lines_and_the_names_behind_them(commands, place):
     subprocess.run(words, cwd=place.folder, env=place.environment, check=True, capture_output=True)
     page = (place.folder / "report.html").read_text()
     assert "path ./data: read</code>" in page
-    assert "so the folder is granted: the names in it differ from run to run" in page
-    assert "it is about everything below: 3 files now, 0 of them executable" in page
+    assert "the whole folder is granted, because the names in it differ from run to run" in page
+    assert "the line covers everything below the folder: 3 files now, 0 of them executable" in page
     assert f"./data/b: read in run 2 by {place.folder}/files" in page
     assert f"<code>9</code> by {place.folder}/files" in page
 

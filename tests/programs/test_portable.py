@@ -167,7 +167,7 @@ def test_why_says_what_no_run_needed(commands: Commands, built: Callable[[str, s
     ("flags", "what"),
     [
         (("--portable", "--tight"), b"give either --tight or --portable"),
-        (("--portable", "--check"), b"not with --fresh, --tight, --portable or --default"),
+        (("--portable", "--check"), b"cannot be given with --fresh, --tight, --portable or --default"),
     ],
 )
 def test_options_that_exclude_each_other(commands: Commands, tmp_path: Path, flags: tuple[str, ...], what: bytes) -> None:

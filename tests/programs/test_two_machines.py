@@ -86,7 +86,7 @@ def diff(commands: Commands, folder: Path, old: str, new: str) -> str:
     return done.stdout.decode()
 
 
-EQUAL = "equal: both answer every call alike\n"
+EQUAL = "equal: both policies answer every call in the same way\n"
 
 
 def assert_alike(commands: Commands, folder: Path, old: bytes, new: bytes, differs: str = "") -> None:

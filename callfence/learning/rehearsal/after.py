@@ -1,4 +1,4 @@
-"""What `learn --rehearse` does after the plain run: it makes the planned runs, adds what is new in them, and reports it."""
+"""Makes the runs of `learn --rehearse` after the plain run, adds what is new in them to the policy, and prints it."""
 
 from __future__ import annotations
 
@@ -33,33 +33,34 @@ if TYPE_CHECKING:
     from tracer.running.launch import Program
 
 QUIET: Final = 40
-"""Failing calls in a row that bring nothing new, after which the others are left out."""
-_INTERRUPTED: Final = "it was interrupted"
-_FULL: Final = "a run has filled half of the free space of the disk; --scratch drops what a run writes"
+"""After this many runs in a row with a failing call and nothing new, no further calls are failed."""
+_INTERRUPTED: Final = "interrupted by the user"
+_FULL: Final = "a run filled half of the free disk space; --scratch discards the files that a run writes"
 
 
 class PlainRun:
-    """The plain run, as far as it decides how it is repeated; made just before it begins."""
+    """The facts about the plain run that decide how it can be repeated; created just before the run begins."""
 
     def __init__(self, program: Program, options: LearnOptions) -> None:
-        """Raises UserError if what is to be rehearsed does not exist."""
+        """Raises UserError for an unknown name in --rehearse-only."""
         self.program = program
         self.choice = parse_choice(options.rehearse_only)
         self.input = Input()
         self.witness = Witness()
         self.seconds = 0.0
-        """How long it took."""
+        """How long the run took; 0 before its end."""
         self._began = time.monotonic()
 
     def end(self) -> None:
-        """Note that it has ended."""
+        """Note that the run has ended."""
         self.seconds = time.monotonic() - self._began
 
 
 def rehearse_after(plain: PlainRun, learned: Learned, prepared: Prepared) -> None:
-    """Rehearse the plain run that `learned` is of.  Raises UserError, OSError, and what `store.rehearsed` does."""
+    """Rehearse the plain run, whose result is `learned`.  Raises UserError, OSError, and the exceptions of
+    `store.rehearsed`."""
     if plain.witness.reads_input and plain.input.is_terminal:
-        say("learn: not rehearsed: the program reads the terminal, and nobody would answer it again; give its input as a file")
+        say("learn: not rehearsed: the program reads the terminal, where nobody would type again; give its input as a file")
         return
     scratch = Scratch() if prepared.options.scratch else None
     try:
@@ -71,7 +72,7 @@ def rehearse_after(plain: PlainRun, learned: Learned, prepared: Prepared) -> Non
 
 
 class _Rehearsing:
-    """A rehearsal that goes on."""
+    """The state of a rehearsal while its runs are made."""
 
     def __init__(self, plain: PlainRun, scratch: Scratch | None, learned: Learned, prepared: Prepared) -> None:
         options = prepared.options
@@ -81,23 +82,23 @@ class _Rehearsing:
         places = places_of(plain.program, options, scratch.copied if scratch else "")
         self._setting = Setting(plain.program, plain.input, plain.seconds, scratch, options, places, free_space() // 2)
         self._learned = learned
-        """The policy and recording by now."""
+        """The policy and the recording, with the runs until now."""
         self._rules: set[object] = set()
-        """What a policy needs for all that was observed (`_rule`)."""
+        """The rules (`_rule`) of all observations until now."""
         self._rules.update(map(self._rule, learned.recording.observations))
         self._unreached: set[Place] = set()
-        """Places that no call of a run was at after its entry point."""
+        """Places at which no call was made after the program's entry point, so that no fault can happen there."""
         self._runs = self._quiet = self._news = 0
         self._is_silent = options.quiet or sys.stderr is None
         self._draws = not self._is_silent and sys.stderr.isatty()
         self._lines: list[str] = []
         self._failed: list[str] = []
         self._held_back: dict[str, None] = {}
-        """The calls that would be dangerous, and are not added."""
+        """Names of the calls that were not added to the policy, because allowing them is dangerous."""
 
     def make_all(self, planned: Sequence[Rehearsal]) -> None:
-        """Make the runs, until the budget is used up, nothing new comes any more, or the user asks for the end; and report what
-        they brought.  Leaves no process."""
+        """Make the runs and print what is new in them.  Stop when the budget is used up, when QUIET runs brought nothing new,
+        or when the user ends them.  No process is left running."""
         self._report_begin(len(planned))
         budget, seconds = self._options.rehearse_runs, self._options.rehearse_seconds
         began, reason = time.monotonic(), ""
@@ -120,7 +121,7 @@ class _Rehearsing:
         self._report_end(time.monotonic() - began, reason)
 
     def _make(self, rehearsal: Rehearsal, seconds: float) -> str:
-        """Make one run.  Return why it has to be the last one, or ''."""
+        """Make one run of at most `seconds`.  Return why no more can be made, or ''."""
         try:
             rehearsed = run(self._setting, rehearsal, seconds)
         except (CallfenceError, OSError) as error:
@@ -135,12 +136,12 @@ class _Rehearsing:
         return _INTERRUPTED if rehearsed.is_interrupted else _FULL if rehearsed.is_full else ""
 
     def _rule(self, observation: Observation) -> object | None:
-        """Return what a policy needs for an observation; None if nothing."""
+        """Return the rule that a policy needs for an observation, as a key; None if it needs none."""
         rule = needed_by(observation, names_only=self._options.names)
         return None if rule is None else (observation.arch, observation.number, rule)
 
     def _new_in(self, observations: Iterable[Observation]) -> Iterable[Observation]:
-        """Yield what the policy does not allow and no run had."""
+        """Yield the observations that the policy does not allow and that no earlier run had."""
         policy = self._learned.generated.document.policy
         for observation in observations:
             rule = self._rule(observation)
@@ -150,7 +151,7 @@ class _Rehearsing:
                     yield observation
 
     def _add(self, rehearsal: Rehearsal, run: Run, new: tuple[Observation, ...]) -> None:
-        """Add what a run brought to the policy and its recording."""
+        """Add the new observations of a run to the policy and its recording."""
         self._news += len(new)
         self._learned = store.rehearsed(self._prepared, run, new)
         if self._learned.generated.new:
@@ -165,13 +166,13 @@ class _Rehearsing:
             return
         options, scratch = self._options, self._setting.scratch
         runs = plural(min(planned, options.rehearse_runs), "run")
-        way = f", each in {scratch.way}" if scratch else ", each of which repeats what the program does to files and peers"
+        way = f", each in {scratch.way}" if scratch else "; each run changes files and sends data as the program does"
         say(f"learn: rehearsing: at most {runs} of {planned:,}, {options.rehearse_seconds:.0f} seconds{way}; ^C ends it")
         if self._plain.witness.reads_input and not self._plain.input.is_repeatable:
             say("learn: rehearsing: the program reads a pipe, which is empty in these runs; give its input as a file")
 
     def _draw(self, text: str) -> None:
-        """Replace the last line of the terminal, if there is one."""
+        """Replace the current line of the terminal; do nothing if there is no terminal or with --quiet."""
         if self._draws:
             width = (os.get_terminal_size(2).columns or 80) - 1
             with suppress(OSError):
@@ -188,4 +189,4 @@ class _Rehearsing:
             say(f"  could not be run: {printable(line)}")
         if self._held_back:
             review = command_line(["callfence", "review", str(self._learned.policy)])
-            say(f"  not added, since it would be dangerous; `{review}` lists it: {', '.join(self._held_back)}")
+            say(f"  not added, because allowing them is dangerous: {', '.join(self._held_back)}; `{review}` shows them")

@@ -1,5 +1,5 @@
-"""A recording of plain runs -> the runs that rehearse what it does not show.  A pure function, in an order of usefulness:
-the circumstances first, then one failure for each place in turn, so that a small budget reaches every place.
+"""Plans the runs of a rehearsal from the recording of plain runs, the most useful first: the circumstances, then one failure
+for each place in turn, so that a small budget reaches every place.
 
 How each call can fail is in failures.tsv; the circumstances are a table here, with what each row changes in the child before
 its execve.
@@ -51,28 +51,28 @@ SIGNALS: Final = (
     Signals.SIGABRT,
     Signals.SIGSEGV,
 )
-"""Those that are sent to a program that catches them; not all, since some language runtimes catch every one."""
+"""The signals that are sent to a program with a handler for them; not all, since some language runtimes handle every signal."""
 _WAITS: Final = (
     "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "accept", "accept4", "pause",
     "rt_sigsuspend", "wait4", "waitid", "nanosleep", "clock_nanosleep", "read", "recvfrom", "recvmsg", "futex",
 )  # fmt: skip
-"""Calls in which a program waits, the likeliest place for a signal first."""
+"""Calls in which a program waits, the likeliest in which it gets a signal first."""
 BETWEEN: Final = 2
-"""Failures of a call that is neither the first nor the last of its place."""
+"""The most failures that are tried at a call that is neither the first nor the last of its place."""
 _LOADER: Final = re.compile(r"ld-linux[^/]*\.so|ld-[\d.]+\.so")
-"""glibc's dynamic loader; musl's is its C library, too."""
+"""The file name of glibc's dynamic loader; in musl the loader is the C library."""
 
 
 @cache
 def failures() -> Mapping[str, tuple[str, ...]]:
-    """Return the failures of each call by its name, those that reveal most first."""
+    """Return the ways in which each call can fail, by its name; those that most often lead to new calls first."""
     lines = [line for line in Path(__file__).with_name("failures.tsv").read_text().splitlines() if line[:1] != "#"]
     rows = [line.split("\t") for line in lines[1:]]
     return {name: tuple(kinds.split(",")) for names, kinds in rows for name in names.split(",")}
 
 
 def effect(failure: str) -> Effect:
-    """Return what the tracer is to inject for a failure of the table."""
+    """Return the effect that the tracer injects for a failure, a word of failures.tsv."""
     if failure in _RESOURCES:
         return Exhaust(_RESOURCES[failure])
     if failure.startswith("short "):
@@ -81,14 +81,14 @@ def effect(failure: str) -> Effect:
 
 
 def verb(failure: str) -> str:
-    """Return `fails with EIO`, as it follows a call in a sentence."""
+    """Return a failure as the predicate of a sentence, such as `fails with EIO`."""
     if failure.startswith("short "):
         return "is cut short"
     return _VERBS.get(failure, f"fails with {failure}")
 
 
 class Stream(StrEnum):
-    """What standard input, output or error is."""
+    """The kind of file that standard input, output or error is."""
 
     CLOSED = "closed"
     NULL = "/dev/null"
@@ -100,23 +100,24 @@ class Stream(StrEnum):
 
 
 class Circumstance(NamedTuple):
-    """One way in which a run differs from the plain one."""
+    """A way in which the circumstances of a rehearsed run differ from those of the plain run."""
 
     name: str
-    """As an option names it."""
+    """The name for --rehearse-only."""
     group: str
+    """One of GROUPS."""
     description: str
-    """`in a terminal`: follows `run` in a sentence."""
+    """A phrase for the user, such as `in a terminal`."""
     streams: Mapping[int, Stream] = {}
-    """What is other than in the plain run, by descriptor."""
+    """The standard streams that differ from the plain run, by descriptor."""
     environment: Callable[[Sequence[bytes]], tuple[bytes, ...]] = tuple
-    """The environment made of the plain run's."""
+    """Returns the environment, given that of the plain run."""
     exhaust: tuple[Exhaust, ...] = ()
-    """What runs out as soon as the program begins."""
+    """The resources that run out at the program's entry point."""
     is_other_user: bool = False
-    """Whether it runs as another user: only root can do that."""
+    """Whether the program runs as another user, for which learn must run as root."""
     is_elsewhere: bool = False
-    """Whether it is started in an empty folder."""
+    """Whether the program is started in an empty folder."""
 
 
 def _without(*names: bytes) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
@@ -124,7 +125,7 @@ def _without(*names: bytes) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
 
 
 def _other_locale(given: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Return the environment with C.UTF-8, or C if the plain run's is a UTF-8 one."""
+    """Return the environment with the locale C.UTF-8; with C if the plain run has a UTF-8 locale."""
     locale = next((entry.partition(b"=")[2] for name in _LOCALE for entry in given if entry.startswith(name + b"=")), b"")
     other = b"C" if b"utf" in locale.lower() else b"C.UTF-8"
     return (*_without(*_LOCALE)(given), b"LC_ALL=" + other)
@@ -160,25 +161,25 @@ CIRCUMSTANCES: Final = (
 
 
 NAMES: Final = (*GROUPS, *(row.name for row in CIRCUMSTANCES), *(signal.name for signal in SIGNALS))
-"""What --rehearse-only can choose."""
+"""The names and groups that --rehearse-only accepts."""
 
 
 class Place(NamedTuple):
-    """Calls that are alike: made by one executable, with the same constrained arguments, on the same descriptors."""
+    """Calls by one executable of one system call, with equal descriptors and equal values of the recorded arguments."""
 
     executable: str
     arch: int
     """AUDIT_ARCH_*."""
     number: int
     arguments: tuple[int | None, ...]
-    """None where any value will do."""
+    """The value of each argument; None for any value."""
 
     @property
     def name(self) -> str:
         return _calls(self.arch).by_number[self.number].name
 
     def __str__(self) -> str:
-        """`write(fd=1)`"""
+        """Return the call with its fixed arguments, such as `write(fd=1)`."""
         calls = _calls(self.arch)
         registers = [(value or 0) & (1 << 64) - 1 for value in (*self.arguments, *[0] * 6)]
         meanings = zip(calls.arguments(self.number, registers[:6]), self.arguments, strict=True)
@@ -186,45 +187,46 @@ class Place(NamedTuple):
         return f"{self.name}({', '.join(shown)})"
 
     def matches(self, event: Event) -> bool:
-        """Return whether a call of this number is one of them."""
+        """Return whether a call of this number belongs to the place."""
         return all(value in (None, other) for value, other in zip(self.arguments, _arguments(event), strict=True))
 
 
 class Rehearsal(NamedTuple):
-    """One run."""
+    """A planned run of a rehearsal: it has a fault or a circumstance."""
 
     name: str
-    """As an option names it: a circumstance, a signal, or `faults`."""
+    """The name for --rehearse-only: that of a circumstance, that of a signal, or `faults`."""
     group: str
     description: str
-    """`write(fd=1) fails with EPIPE`, `in a terminal`: what is other than in the plain run."""
+    """What differs from the plain run, such as `write(fd=1) fails with EPIPE` or `in a terminal`."""
     fault: Fault | None = None
     circumstance: Circumstance | None = None
     place: Place | None = None
-    """Where the fault happens."""
+    """The place of the fault; None without one."""
 
     @property
     def is_first(self) -> bool:
-        """Whether it is about the first call of its place, which fails."""
+        """Whether the first call of its place fails."""
         return self.group == "faults" and self.fault is not None and self.fault.nth == 1
 
     def is_chosen(self, only: Collection[str]) -> bool:
-        """Return whether it is one of these names or groups; True if there are none."""
+        """Return whether `only` has its name or group, or is empty."""
         return not only or self.name in only or self.group in only
 
 
 def parse_choice(text: str) -> frozenset[str]:
-    """Return the names and groups, separated by commas, that are to be rehearsed.  Raises UserError for an unknown one."""
+    """Return the names and groups in the value of --rehearse-only, which commas separate.  Raises UserError for an unknown
+    name."""
     chosen = list(filter(None, text.split(",")))
     if unknown := [name for name in chosen if name not in NAMES]:
-        raise UserError(f"{', '.join(unknown)} cannot be rehearsed; what can be is {', '.join(NAMES)}")
+        raise UserError(f"unknown name to rehearse: {', '.join(unknown)}; choose from {', '.join(NAMES)}")
     return frozenset(chosen)
 
 
 def plan(recording: Recording, caught: Collection[int], only: Collection[str], *, is_root: bool) -> tuple[Rehearsal, ...]:
-    """Return the runs that rehearse what a recording does not show.
+    """Return the runs to make after the plain runs of a recording, the most useful first.
 
-    `caught`: the signals that the program has handlers for.  `only`: names or groups of rehearsals; () for all."""
+    `caught`: the signals for which the program has handlers.  `only`: names and groups of rehearsals; () for all."""
     places = _places(recording)
     rehearsals = [
         *(Rehearsal(row.name, row.group, row.description, circumstance=row) for row in CIRCUMSTANCES),
@@ -237,8 +239,8 @@ def plan(recording: Recording, caught: Collection[int], only: Collection[str], *
 
 
 def _places(recording: Recording) -> dict[Place, int]:
-    """Return where calls can fail, and how often each was made in the run that made most; those of the first executable
-    first."""
+    """Return the places at which calls can fail, those of the first executable first, and for each the number of its calls, for
+    each observation in the run with the most."""
     plain = [column for column, run in enumerate(recording.runs) if not run.rehearsed]
     first = [after for run in recording.runs for before, after in run.executed if before == ""]
     places: dict[Place, int] = {}
@@ -263,8 +265,8 @@ def _place(observation: Observation) -> Place | None:
 
 
 def _faults(places: dict[Place, int]) -> Iterator[Rehearsal]:
-    """Yield the first failure of every place, then the second one of each, ...; at the first of its calls, then at the last,
-    and at some of those between, of which only the failures that reveal most."""
+    """Yield the first failure of every place, then the second of every place, and so on, at the first call of the place; then
+    the same at the last call; then BETWEEN failures at some calls between them."""
     rows = [(place, [*_occurrences(count)], failures().get(place.name, ())) for place, count in places.items()]
     for turn in range(max((len(nths) for _, nths, _ in rows), default=0)):
         most = None if turn < 2 else BETWEEN
@@ -281,7 +283,7 @@ def _fault(name: str, description: str, place: Place, nth: int, effect: Effect) 
 
 
 def _occurrences(count: int) -> Iterator[int]:
-    """Yield which of so many calls fail: the first, the last, then some between."""
+    """Yield which of `count` calls fail, from 1: the first, the last, then some between."""
     yield 1
     if count > 1:
         yield count
@@ -292,7 +294,7 @@ def _occurrences(count: int) -> Iterator[int]:
 
 
 def _signals(places: dict[Place, int], caught: Collection[int]) -> Iterator[Rehearsal]:
-    """Yield each signal while the program waits, and at a write; at any call if it does neither."""
+    """Yield each signal at a call that waits and at a call that writes; at the first call if there is neither."""
     first = next(iter(places)).executable if places else ""
     own = [place for place in places if place.executable == first]
     waits = sorted((place for place in own if place.name in _WAITS), key=lambda place: _WAITS.index(place.name))
@@ -303,7 +305,7 @@ def _signals(places: dict[Place, int], caught: Collection[int]) -> Iterator[Rehe
 
 
 def _arguments(event: Event) -> tuple[int | None, ...]:
-    """Return what `Place.arguments` has of a call."""
+    """Return the values of a call's arguments as in `Place.arguments`."""
     calls = _calls(event.arch)
     arguments = zip(calls.by_number[event.number].arguments, event.arguments, recorded_values(calls, event), strict=False)
     return tuple(argument.value(register) if argument.kind is Kind.FD else value for argument, register, value in arguments)

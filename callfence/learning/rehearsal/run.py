@@ -1,4 +1,4 @@
-"""One run in which a call fails or the circumstances differ; and its end, if it does not end by itself, or not in time."""
+"""Makes one rehearsed run, in which a call fails or the circumstances differ, and ends it if it takes too long."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ if TYPE_CHECKING:
     from tracer.running.launch import Program
 
 MULTIPLE: Final = 3
-"""A run is ended after this many times as long as the plain run took,"""
+"""A run is ended after this many times the seconds of the plain run, but not before SHORTEST."""
 SHORTEST: Final = 3.0
-"""but not before it has had this many seconds;"""
+"""The least seconds that a run gets before MULTIPLE ends it."""
 IDLE: Final = 1.5
-"""and when it has waited for this many seconds: no client will connect to a server, and no user will type."""
+"""A run is ended after it has waited for this many seconds: no client connects to a server, and no user types."""
 FEW: Final = 100
-"""Calls that a program which waits makes in that time at most: some wake up now and then."""
+"""A program that makes at most this many calls in IDLE seconds counts as waiting: some wake up from time to time."""
 BUSY: Final = ("R", "D", "t")
-"""States of a task that does more than wait: it runs, it waits for a disk, or its tracer has yet to take its stop."""
+"""States of a task that does not wait for others: running, waiting for a disk, or stopped for its tracer."""
 CROWD: Final = 16
-"""Tasks above which the state of none is read, which takes 15 us each."""
+"""If a run has more tasks than this, their states are not read, which takes 15 us each."""
 TIMEOUT: Final = 1.0
-"""Seconds that a run gets for ending on SIGTERM, and processes that outlive their program for ending by themselves."""
+"""Seconds that a run gets to end after SIGTERM, and that processes get to end by themselves after their program's end."""
 SIGTERM: Final = 15
 _OTHER_USER: Final = 65534
-"""nobody and nogroup."""
+"""The ids of nobody and nogroup."""
 
 
 class Setting(NamedTuple):
-    """What all runs have in common."""
+    """The values that all runs of a rehearsal share."""
 
     program: Program
     input: Input
@@ -60,13 +60,13 @@ class Setting(NamedTuple):
     scratch: Scratch | None
     options: LearnOptions
     places: Callable[[], Places] | None
-    """What `watch.places_of` returns."""
+    """The result of `watch.places_of`."""
     min_free: int
     """Free bytes on the disk below which a run is ended."""
 
 
 class Rehearsed(NamedTuple):
-    """A run that was made."""
+    """The result of a rehearsed run."""
 
     run: Run
     observations: tuple[Observation, ...]
@@ -75,30 +75,30 @@ class Rehearsed(NamedTuple):
     is_interrupted: bool
     """Whether the user asked for the end."""
     is_full: bool
-    """Whether it has left less free space than there must be."""
+    """Whether less than `Setting.min_free` bytes of the disk are free after it."""
 
 
 class Clock:
-    """Ends a run that hangs, leaves daemons, fills the disk, or that the user does not want any more."""
+    """Ends a run if it takes too long, waits, leaves daemons or fills the disk, or if the user interrupts it."""
 
     def __init__(self, setting: Setting, seconds: float, distinct: Callable[[], int], start: Callable[[], None]) -> None:
-        """`seconds`: those of the budget; `distinct` returns how many observations there are.  `start` is called once the
-        program runs."""
+        """`seconds`: the most seconds of the run.  `distinct` returns the number of observations.  `start` is called once, when
+        the program runs."""
         self.is_ended = False
-        """Whether the run was ended from here."""
+        """Whether the clock has ended the run."""
         self._start: Callable[[], None] | None = start
         self._distinct = distinct
         self._began = time.monotonic()
         self._busy = self._began
-        """When it was last observed to do more than wait."""
+        """When the program last did more than wait, in seconds of time.monotonic."""
         self._counts = (0, 0)
-        """Calls and distinct ones at that time."""
+        """The numbers of calls and of observations at that time."""
         self._limit = min(max(MULTIPLE * setting.seconds, SHORTEST), seconds)
         self._ending = 0.0
         self._min_free = setting.min_free
 
     def tick(self, loop: Loop) -> None:
-        """Called again and again by the tracer."""
+        """End the run if it is time to; the tracer calls this several times a second."""
         now = time.monotonic()
         if self._start is not None:
             self._start()
@@ -126,7 +126,7 @@ class Clock:
         return len(tasks) <= CROWD and any(state_of(task.tid) in BUSY for task in tasks)
 
     def _end(self, loop: Loop, now: float) -> None:
-        """Ask for the end, as an operator would, before killing."""
+        """Send SIGTERM to the program if it has a handler for it; else kill the run."""
         self.is_ended, self._ending = True, now
         task = loop.tasks.get(loop.initial.pid)
         if task is not None and is_caught(task.tid, SIGTERM):
@@ -137,7 +137,8 @@ class Clock:
 
 
 def free_space() -> int:
-    """Return the free bytes where the program most likely writes."""
+    """Return the free bytes of the disk with the current folder or that with temporary files, whichever is less; 0 if
+    unknown."""
     try:
         return min(shutil.disk_usage(folder).free for folder in (".", tempfile.gettempdir()))
     except OSError:  # the current folder was removed
@@ -145,7 +146,7 @@ def free_space() -> int:
 
 
 class _Recorder(Recorder):
-    """Records what runs in a copy of the current folder as if it ran in the folder itself."""
+    """A recorder that replaces paths in the copy of the current folder by those in the folder itself."""
 
     def __init__(self, renamed: Callable[[str], str], places: Callable[[], Places] | None) -> None:
         super().__init__(places)
@@ -159,7 +160,7 @@ class _Recorder(Recorder):
 
 
 def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
-    """Run the program once, for at most that many seconds.  Raises StartError, TracerError, OSError."""
+    """Make a rehearsed run of at most `seconds`, and return its result.  Raises StartError, TracerError, OSError."""
     circumstance, scratch = rehearsal.circumstance, setting.scratch
     renamed = scratch.renamed if scratch else str
     recorder = _Recorder(renamed, setting.places)

@@ -1,5 +1,5 @@
-"""What a rehearsed run has instead of what the plain run had: standard streams, in a session of its own, away from the terminal
-of learn; and with `--scratch` a copy of the current folder, so that what it changes there is thrown away."""
+"""The surroundings of a rehearsed run: other standard streams, a new session without the terminal of learn, and, with
+`--scratch`, a copy of the current folder that is removed after the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _OUT_OF_THE_WAY: Final = 10
-"""Descriptors from this number on are none of the standard ones."""
+"""The least number for descriptors that are opened here, so that they are not among the standard ones."""
 # linux/sched.h, linux/mount.h
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
@@ -34,7 +34,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Input:
-    """Standard input as it was when the plain run began: a regular file can be read again from there, nothing else can."""
+    """Standard input when the plain run began: its kind, and the offset from which a regular file can be read again."""
 
     def __init__(self) -> None:
         self.kind = _kind(0)
@@ -56,7 +56,7 @@ class Input:
 
 
 class Streams:
-    """The three descriptors of one run.  What the program writes is read and dropped."""
+    """The standard streams of one run.  What the program writes is discarded."""
 
     def __init__(self, plain: Input, changes: Mapping[int, Stream]) -> None:
         """`plain`: the input of the plain run; `changes`: what differs from that run, by descriptor.  Raises OSError."""
@@ -69,11 +69,11 @@ class Streams:
         self._thread = threading.Thread(target=self._drain, args=(wake,), daemon=True)
 
     def start(self) -> None:
-        """Begin to read what the program writes; after its fork, since this starts a thread."""
+        """Start the thread that reads and discards what the program writes; call this after the fork of the program."""
         self._thread.start()
 
     def enter(self) -> None:
-        """In the child: begin a session of its own, with these descriptors.  Raises OSError."""
+        """In the child: start a new session, and replace the standard streams.  Raises OSError."""
         os.setsid()
         for number, descriptor in self._streams.items():
             if descriptor >= 0:
@@ -127,7 +127,7 @@ class Streams:
         return self._move(end)
 
     def _move(self, descriptor: int) -> int:
-        """Return the descriptor under a number with which the standard ones can be replaced; it is closed at the end."""
+        """Move a descriptor to a number above the standard ones, and return that; `close` closes it."""
         moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY)
         os.close(descriptor)
         self._opened.append(moved)
@@ -147,7 +147,7 @@ class Streams:
 
 
 def _repeated(number: int) -> Stream:
-    """Return what an output of the plain run is replaced by: nothing is written to its own file or terminal again."""
+    """Return the kind of stream that replaces an output of the plain run, so that nothing is written to the same file again."""
     kind = _kind(number)
     return kind if kind in (Stream.CLOSED, Stream.PIPE) else Stream.NULL
 
@@ -165,20 +165,20 @@ def _kind(number: int) -> Stream:
 
 
 class Way(StrEnum):
-    """How a run gets its copy."""
+    """How a run gets a copy of the current folder."""
 
     OVERLAY = "an overlay on the current folder"
     COPY = "a copy of the current folder"
 
 
 class Scratch:
-    """The current folder, for runs that are to leave it as it is."""
+    """Copies of the current folder, in which runs can change files without changing the folder."""
 
     def __init__(self) -> None:
-        """Raises UserError where there can be no copy."""
+        """Raises UserError if the current folder is /."""
         self.folder = Path.cwd()
         if self.folder == Path("/"):
-            raise UserError("--scratch: the current folder is /, which cannot be copied; run learn in another one")
+            raise UserError("--scratch cannot copy the current folder, because it is /; run learn in another folder")
         self._spare = Path(tempfile.mkdtemp(prefix="callfence-"))
         self.way = Way.OVERLAY if self._can_overlay() else Way.COPY
         self._copy = self._spare / "copy" if self.way is Way.COPY else None
@@ -194,14 +194,14 @@ class Scratch:
             shutil.copytree(self.folder, self._copy, symlinks=True)
 
     def enter(self) -> None:
-        """In the child: go to the copy.  Raises OSError."""
+        """In the child: make the copy its current folder.  Raises OSError."""
         if self._copy is not None:
             os.chdir(self._copy)
         else:
             _overlay(self.folder, self._spare)
 
     def renamed(self, path: str) -> str:
-        """Return a path of the copy as one of the current folder."""
+        """Return a path in the copy as the path in the current folder; return any other path unchanged."""
         return path.replace(str(self._copy), str(self.folder), 1) if self._copy and path.startswith(f"{self._copy}/") else path
 
     def end(self) -> None:
@@ -210,18 +210,20 @@ class Scratch:
             shutil.rmtree(self._copy, ignore_errors=True)
 
     def remove(self) -> None:
-        """After all runs: remove everything."""
+        """After all runs: remove the temporary folder."""
         shutil.rmtree(self._spare, ignore_errors=True)
 
     def _can_overlay(self) -> bool:
-        """Whether the kernel permits an overlay; a child tries it."""
+        """Return whether the kernel permits an overlay on the folder; a child process tries it."""
         child = fork(lambda: _overlay(self.folder, self._spare))
         return os.waitpid(child, WALL)[1] == 0
 
 
 def _overlay(folder: Path, spare: Path) -> None:
-    """Give this process, and what it starts, a mount namespace with an overlay on the folder, whose upper layer is a tmpfs:
-    all of it is gone with the last of them.  Without privilege it takes a user namespace.  Raises OSError."""
+    """Move this process to a new mount namespace with an overlay on the folder, whose upper layer is a tmpfs.
+
+    The overlay is gone with the last process of the namespace.  Without privilege a user namespace is created too.  Raises
+    OSError."""
     user, group = os.getuid(), os.getgid()
     data = f"lowerdir=.,upperdir={spare}/upper,workdir={spare}/work"
     if os.geteuid() == 0:

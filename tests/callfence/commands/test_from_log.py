@@ -63,7 +63,7 @@ def test_one_call_of_several_machines(folder: Path) -> None:
     assert [text for text in done.stdout.splitlines() if text.startswith("  ")] == ["  + mkdir: allow", "  + rmdir: allow"]
     done = run(folder, "allow", "app.policy", *both, "--only", "rename")
     assert (done.returncode, done.stderr) == (
-        2, "callfence allow: there is no violation of rename; there are violations of connect, mkdir, rmdir\n"
+        2, "callfence allow: there is no violation of rename in the log; the log has violations of: connect, mkdir, rmdir\n"
     )  # fmt: skip
 
 

@@ -80,8 +80,8 @@ def test_libseccomp_by_itself_is_refuted(folder: Path) -> None:
         (("verify", "broken.policy"), "broken.policy:1:10"),
         (("verify", "nosuch"), "callfence verify: nosuch: No such file"),
         (("verify", "/dev/zero"), "/dev/zero: is not a regular file"),
-        (("verify", "bad.bpf"), "not a filter that the kernel would load: 7 bytes"),
-        (("verify", "old.policy", "--bpf", "bad.bpf"), "bad.bpf: not a filter"),
+        (("verify", "bad.bpf"), "the kernel would not load this filter: 7 bytes"),
+        (("verify", "old.policy", "--bpf", "bad.bpf"), "bad.bpf: the kernel would not load this filter"),
         (("verify", "old.bpf", "--bpf", "all.bpf"), "old.bpf is a filter"),
         (("diff", "old.policy", "broken.policy"), "broken.policy:1:10"),
         (("merge", "--narrow-by", "nosuch", "old.policy"), "nosuch: No such file"),
@@ -102,7 +102,7 @@ def test_diff(folder: Path) -> None:
     done = callfence(folder, "diff", "old.policy", "new.policy")
     assert done.returncode == 0
     assert done.stdout == (
-        "wider: NEW allows all that OLD does, and more\nno known risk became possible\n"
+        "wider: NEW allows every call that OLD allows, and more\nNEW allows no known risk that OLD denies\n"
         "+ grants nothing beyond the rest (1 call): read\n"
     )
 

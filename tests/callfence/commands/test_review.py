@@ -199,7 +199,7 @@ def test_check_tells_what_is_new_and_how_to_accept_it(learned: Path, tmp_path: P
 def test_check_needs_a_policy(tmp_path: Path) -> None:
     done = run(tmp_path, "learn", "--check", "touch", "ran")
     assert done.returncode == 125
-    assert "no policy to check against" in done.stderr
+    assert "no policy to compare with" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -95,9 +95,9 @@ def test_each_is_judged(folder: Path, review: Callable[..., Terminal]) -> None:
 
 def test_a_reason_is_kept(folder: Path, review: Callable[..., Terminal]) -> None:
     terminal = review("a")
-    terminal.expect(r"why\?[^\n]*none\) ")
+    terminal.expect(r"reason for[^\n]*none\): ")
     terminal.send("one\u200btwo\n")
-    terminal.expect(r"why\?[^\n]*none\) ")
+    terminal.expect(r"reason for[^\n]*none\): ")
     terminal.send("it runs the hooks\n")
     terminal.expect(QUESTION)
     terminal.send("all\n")
@@ -109,15 +109,15 @@ def test_a_reason_is_kept(folder: Path, review: Callable[..., Terminal]) -> None
     again.expect(r"execve: allow")
     again.expect(QUESTION)
     again.send("a\n")
-    assert again.expect(rf"why\?|{QUESTION}")[0] != "why?"
+    assert again.expect(rf"reason for|{QUESTION}")[0] != "reason for"
 
 
 def test_back_and_help(folder: Path, review: Callable[..., Terminal]) -> None:
     terminal = review("r", "b", "?")
-    terminal.expect("leave the file as it was")
+    terminal.expect("leave the file unchanged")
     terminal.expect(QUESTION)
     terminal.send("a\n")
-    terminal.expect(r"why\?[^\n]*none\) ")
+    terminal.expect(r"reason for[^\n]*none\): ")
     terminal.send("\n")
     terminal.expect(QUESTION)
     terminal.send("q\n")
@@ -149,16 +149,16 @@ def test_an_interrupt_leaves_the_file(folder: Path, review: Callable[..., Termin
 
 def test_to_edit_on_the_line(folder: Path, review: Callable[..., Terminal]) -> None:
     terminal = review("s", "s", "e", command=("sh", "-c", 'stty echo; exec "$@"', "sh"))
-    terminal.expect(r"edit \(empty: as it was\): read: fd == 5")
+    terminal.expect(r"edit \(empty: unchanged\): read: fd == 5")
     terminal.send("\x15read: fd = 6\n")  # ^U empties the line
     terminal.expect(r"LINE:1:10: ")
     terminal.expect(r"\n           \^\r\n")
-    terminal.expect(r"edit \(empty: as it was\): read: fd = 6")
+    terminal.expect(r"edit \(empty: unchanged\): read: fd = 6")
     terminal.send("\x15write: fd == 6\n")
-    terminal.expect("it is to be the entry of read alone")
+    terminal.expect("the line must be an entry of read, and the only one")
     terminal.expect(r"edit \(")
     terminal.send("\x15read: errno EPERM\n")
-    terminal.expect("it is to answer as before, under other conditions")
+    terminal.expect("the action must not change, only the conditions")
     terminal.expect(r"edit \(")
     terminal.send("\x15read: fd in {6, 7}\n")
     terminal.expect(r"\(3 of 4\)\r\n")
@@ -179,7 +179,7 @@ def test_to_edit_with_an_editor(folder: Path, review: Callable[..., Terminal]) -
     (folder / "next").write_text("read: fd == FOO\n")
     terminal = review("s", "s", "e", command=("env", "EDITOR=./edit"))
     terminal.expect(r"LINE:1:")
-    terminal.expect(r"Enter edits it again")
+    terminal.expect(r"Enter edits the line again")
     terminal.send("\n")
     terminal.expect(r"\+ read: fd == 9")
     terminal.expect(QUESTION)
@@ -260,7 +260,7 @@ def test_what_grants_nothing_takes_one_line_after_a_rejection(tmp_path: Path, ca
 def test_what_is_no_answer_decides_nothing(folder: Path, review: Callable[..., Terminal], answer: str) -> None:
     """Enter alone, above all: the change in question is dangerous."""
     terminal = review(answer)
-    terminal.expect("leave the file as it was")
+    terminal.expect("leave the file unchanged")
     terminal.expect(QUESTION)
     terminal.send("q\n")
     terminal.expect("4 undecided")

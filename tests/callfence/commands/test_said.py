@@ -53,7 +53,7 @@ def test_a_policy_that_is_gone_is_said(tmp_path: Path) -> None:
     words = ("learn", "-o", "it.policy", "true")
     assert "is gone" not in run(tmp_path, *words).stderr
     (tmp_path / "it.policy").unlink()
-    assert "learn: it.policy is gone, and .callfence/it.rec is not" in run(tmp_path, *words).stderr
+    assert "learn: it.policy does not exist, but .callfence/it.rec does" in run(tmp_path, *words).stderr
     (tmp_path / "it.policy").unlink()
     assert "is gone" not in run(tmp_path, "learn", "--fresh", "-o", "it.policy", "true").stderr
 

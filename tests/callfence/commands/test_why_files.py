@@ -41,12 +41,13 @@ def why(folder: Path, *words: str, status: int, stdin: str = "") -> tuple[str, s
             "  to grant it: callfence allow app.policy 'path ./data/x: write'\n"),
         (("./data/in/x",), 0, "./data/in/x: read, write: granted\n  path ./data/in: write\n  path ./data: read\n"),
         (("~/.cache/x", "write"), 0, "~/.cache/x: write: granted\n  path $HOME/.cache: read, write\n"),
-        (("./other",), 1, "./other: no right is granted\n  no line is about it or its folders\n"),
+        (("./other",), 1, "./other: no right is granted\n"
+            "  no line grants rights to this file or to a folder that contains it\n"),
         (("tcp connect", "443"), 0, "tcp connect: 443: granted\n  tcp connect: 443\n"),
         (("tcp connect", "80"), 1, "tcp connect: 80: not granted\n  tcp connect: 443\n"
             "  to grant it: callfence allow app.policy 'tcp connect: 80'\n"),
         (("tcp bind", "80"), 0, "tcp bind: 80: granted\n"
-            "  the policy has no line `tcp bind`, so all ports are granted as far as the calls are\n"),
+            "  the policy has no `tcp bind` line, so it grants all ports to the calls that it allows\n"),
     ],
 )  # fmt: skip
 def test_files_and_ports(folder: Path, words: tuple[str, ...], status: int, said: str) -> None:
@@ -55,7 +56,7 @@ def test_files_and_ports(folder: Path, words: tuple[str, ...], status: int, said
 
 
 def test_a_policy_without_lines_grants_all(folder: Path) -> None:
-    lines = "  the policy has no `path` line, so all files are granted as far as the calls are\n"
+    lines = "  the policy has no `path` line, so it grants all files to the calls that it allows\n"
     assert why(folder, "free.policy", "/etc", status=0)[0] == f"/etc: every right: granted\n{lines}"
     assert why(folder, "-", "/etc", "read", status=0, stdin="read: allow\n")[0] == f"/etc: read: granted\n{lines}"
 
@@ -63,9 +64,9 @@ def test_a_policy_without_lines_grants_all(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("data/x", "read"), "data/x: neither a path, which begins with /, ./ or ~, nor `tcp connect` or `tcp bind`"),
+        (("data/x", "read"), "data/x: unknown; give a path, which begins with /, ./ or ~, or `tcp connect` or `tcp bind`"),
         (("./data", "raed"), "no right is named raed: did you mean read"),
-        (("tcp connect", "x"), "x is no port: ports are 0 to 65535"),
+        (("tcp connect", "x"), "x is not a port; give a number from 0 to 65535"),
     ],
 )
 def test_mistakes(folder: Path, words: tuple[str, ...], said: str) -> None:

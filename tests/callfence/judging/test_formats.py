@@ -227,7 +227,7 @@ def test_conditions_are_told_while_there_is_room(tmp_path: Path) -> None:
     (tmp_path / "new.policy").write_text(text({**OLD, **more}))
     lines = diff(tmp_path, "old.policy", "new.policy").stdout.splitlines()
     assert [line.strip() for line in lines if line.startswith("  ")] == sorted(f"+ {name}: fd == 1" for name in more)
-    assert lines[-1] == "--full shows each with its rules and an example"
+    assert lines[-1] == "--full shows each difference with its rules and an example"
 
 
 REVERSE = "implied 1\nexecve: allow\nsocket: family == AF_INET && type == SOCK_STREAM && protocol == 0\n"

@@ -115,7 +115,7 @@ def test_another_file_is_there_now(
     shutil.copy(compile_c(SOURCE, *flags, "-O0"), tmp_path / "callsite")
     lines = why(policy, "getppid")
     assert BARE.search("\n".join(lines))
-    assert lines[-1] == f"no symbols of {tmp_path}/callsite: the file has changed since it was recorded"
+    assert lines[-1] == f"no symbols of {tmp_path}/callsite: the file has changed since the recording"
     (tmp_path / "callsite").unlink()
     assert why(policy, "getppid")[-1] == f"no symbols of {tmp_path}/callsite: No such file or directory"
 
@@ -133,7 +133,7 @@ def test_what_a_recording_names_is_opened_only_if_it_is_a_file(tmp_path: Path) -
     os.mkfifo(tmp_path / "pipe")
     found = Symbols()
     assert found.describe(f"{tmp_path}/pipe+0x10") == "pipe+0x10"
-    assert list(found.problems()) == [f"no symbols of {tmp_path}/pipe: it is no regular file"]
+    assert list(found.problems()) == [f"no symbols of {tmp_path}/pipe: it is not a regular file"]
 
 
 @pytest.mark.parametrize(

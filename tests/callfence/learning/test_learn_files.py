@@ -59,5 +59,5 @@ def test_tight_takes_nothing_from_a_recording_that_the_policy_does_not_allow(tmp
     (tmp_path / ".callfence" / "it.rec").write_bytes(recording)
     done = learn(tmp_path, "--tight", "true")
     assert done.returncode == 0
-    assert "of earlier runs that the policy does not allow" in done.stderr
+    assert "of earlier runs not used, because the policy does not allow them" in done.stderr
     assert "mkdir" not in (tmp_path / "it.policy").read_text()

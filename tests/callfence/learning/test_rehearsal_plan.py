@@ -111,7 +111,7 @@ def test_circumstances_can_be_chosen(is_root: bool) -> None:
 
     assert names() == [one.name for one in CIRCUMSTANCES if is_root or one.name != "other-user"]
     assert names("environment,stdout-full") == ["stdout-full", "no-environment", "no-home", "other-locale", "empty-folder"]
-    with pytest.raises(UserError, match="nonsense, more cannot be rehearsed"):
+    with pytest.raises(UserError, match="unknown name to rehearse: nonsense, more; choose from"):
         names("nonsense,more")
 
 

@@ -153,7 +153,7 @@ def test_merges() -> None:
 @pytest.mark.parametrize("name", ["oci", "systemd", "bwrap", "minijail"])
 def test_an_export_tells_that_it_is_lost(name: str) -> None:
     lost = exported(name, WITH.policy, FormatOptions(name="it")).losses
-    assert [one.direction for one in lost if "does not keep signals" in one.what] == [Direction.WIDER]
+    assert [one.direction for one in lost if "does not restrict signals" in one.what] == [Direction.WIDER]
     assert not [one for one in exported(name, WITHOUT.policy, FormatOptions(name="it")).losses if "signals" in one.what]
 
 

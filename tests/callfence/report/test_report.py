@@ -155,7 +155,7 @@ def test_phases(tmp_path: Path) -> None:
     page = Page(run(tmp_path, "report", "it.policy").stdout)
     said = " ".join(page.said)
     assert said.partition("Calls allowed")[2].split()[:5] == ["start", "3", "serving", "epoll_wait", "2"]
-    gone = said.partition("Gone in serving, after epoll_wait")[2].partition("Nothing that is dangerous stays")[0]
+    gone = said.partition("Gone in serving, after epoll_wait")[2].partition("No dangerous call stays")[0]
     assert "bind: allow" in gone and "openat: flags == O_RDWR" in gone and "O_RDONLY" not in gone
     assert "No recorded run was followed through its phases." in gone
     assert page.headings[:1] == [1] and "phases" in page.ids
@@ -196,7 +196,7 @@ def test_without_a_recording(learned: Path, tmp_path: Path) -> None:
     done = run(tmp_path, "report", "it.policy")
     assert done.returncode == 0, done.stderr
     said = " ".join(checked(done.stdout).said)
-    assert "Without a recording" in said and "Nothing is known." in said and "written by hand" in said
+    assert "Without a recording" in said and "Not known." in said and "written by hand" in said
 
 
 def test_one_run_says_nothing(learned: Path) -> None:
@@ -228,7 +228,7 @@ def tree(page: str) -> list[str]:
     section = page[page.index('id="processes"') : page.index('id="matrix"')]
     for part in re.findall(r"<ul|</ul>|<p>.*?</p>|<li>.*?(?=<ul|</li>)", section):
         depth += {"<ul": 1, "</ul>": -1}.get(part, 0)
-        if "<code" in part or part.startswith("<p>Not"):
+        if "<code" in part or part.startswith("<p>The recording"):
             text = re.sub(r'<span.*?</span>|<a href="#([\w-]+)">', r" \1 ", part)
             lines.append("  " * depth + " ".join(re.sub("<[^>]*>", "", text).split()))
     return lines
@@ -246,7 +246,7 @@ def test_the_process_tree(tmp_path: Path) -> None:
         "      /cc",
         "      /sh ; program-0 what it started",
         "    /sh ; program-0 what it started",
-        "Not known what first started these:",
+        "The recording does not have what started these:",
         "  /old",
         "    /cc",
     ]
@@ -260,9 +260,9 @@ def test_the_process_tree(tmp_path: Path) -> None:
 def test_a_process_tree_without_a_beginning(tmp_path: Path) -> None:
     page = reported(tmp_path, ("/make", "/sh"), ("/sh", "/make"), calls=("/nobody",))
     assert tree(page) == [
-        "Not known what first started these:",
+        "The recording does not have what started these:",
         "  /nobody",
-        "Not known what first started these:",
+        "The recording does not have what started these:",
         "  /make",
         "    /sh ; program-2 what it started",
         "  /sh",

@@ -113,7 +113,7 @@ def test_what_was_seen_behind_a_change_is_code(executable: str, site: str, fact:
     seen = Observation(Arch.X86_64.audit, number, (None, None, 0, 0), executable, (1,), site, registers, facts)
     known = Recording((Run("1", 0, ("a",), 0, False),), (seen,))
     lines = list(behind_lines(old.policy, new.policy, judge(old, new).relevant, known))
-    assert lines[1] == "Seen behind it:"
+    assert lines[1] == "Recorded calls that need it:"
     shown = codes("\n".join(lines))
     assert shown[0] == "openat" and printable(executable) in [*shown, ""] and printable(site) in [*shown, ""]
     kinds = [kind for kind, text in frame("\n".join(lines)) if kind != "text" or set(text) - set(": ,and;")]
