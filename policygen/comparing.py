@@ -270,7 +270,7 @@ def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
                 entries[arch][number] = _entry(arch, number, policy, section.get(number, Entry(Always(False))), by, entry)
             elif policy.unknown.may_allow:
                 name = table(arch).by_number[number].name
-                raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise the version in the policy's `table` line")
+                raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise that table")
     return replace(policy, entries=entries, files=algebra.intersected(policy.files, by.files))
 
 
@@ -296,7 +296,7 @@ def _entry(arch: Arch, number: int, policy: Resolved, mine: Entry, by: Resolved,
     denials = [action for action in actions if not action.may_allow]
     if len(actions) > 2:
         if len(actions) - len(denials) > 1:
-            raise ValueError(f"{table(arch).by_number[number].name}: an entry has two actions, and allow, log and deny are three: remove one of them")
+            raise ValueError(f"{table(arch).by_number[number].name}: an entry cannot allow, log and deny: drop one")
         answers = {truth: action if action.may_allow else strictest(denials) for truth, action in answers.items()}
         actions = list(dict.fromkeys(answers[truth] for truth in possible))
     actions.sort(key=lambda action: (not action.may_allow, action == policy.default))

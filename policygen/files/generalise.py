@@ -162,7 +162,7 @@ def _with_equal_rights(runs: list[Names], why: dict[str, str]) -> list[Names]:
     would gain rights, so a repeated run could fail otherwise."""
     moving = {path for names in runs for path, rights in names.items() if Right.MOVE in rights}
     whole = reduce(or_, (names[path] for names in runs for path in moving & names.keys()), NOTHING)
-    why |= dict.fromkeys(moving, "files are moved between this folder and another, and Landlock denies moves by which a file gains rights")
+    why |= dict.fromkeys(moving, "files are moved to or from here, and Landlock denies moves that gain rights")
     return [{path: whole if path in moving else rights for path, rights in names.items()} for names in runs]
 
 

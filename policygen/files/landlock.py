@@ -188,7 +188,7 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
     if not folder:
         raise PlaceError(f"{shown} is not set, and {line}")
     if not folder.startswith(b"/"):
-        raise PlaceError(f"{shown} is {folder.decode(errors='replace')}, which is no whole path, and {line}")
+        raise PlaceError(f"{shown} is {folder.decode(errors='replace')}, which is not an absolute path, and {line}")
     if not folder.strip(b"/") and not rest:
         raise PlaceError(f"{shown} is /, and {line}: that would be every file")
     return folder + slash + rest
