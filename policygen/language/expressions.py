@@ -95,7 +95,7 @@ class ExpressionParser:
         if token.kind != "word":
             raise cursor.expected("the name of a phase", "until NAME")
         if token.text not in self.phases:
-            hint = did_you_mean(token.text, self.phases) or f"declare the phase above the entries: phase {token.text} after CALL"
+            hint = did_you_mean(token.text, self.phases) or f"declare it above all entries: phase {token.text} after CALL"
             raise cursor.error(f"no phase is named {token.text}", token, hint)
         cursor.take()
         self.until.append((part, self.phases.index(token.text)))

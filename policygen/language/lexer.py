@@ -83,7 +83,7 @@ def source(text: str, filename: str, chain: tuple[str, ...] = ()) -> Source:
         character = forbidden[0]
         name = _FORBIDDEN_NAMES.get(character, f"the character U+{ord(character):04X}")
         raise result.error(
-            f"{name} is not allowed in a policy", forbidden.start(), hint="remove the character: readers of the policy cannot see it"
+            f"{name} is not allowed in a policy", forbidden.start(), hint="remove it: people cannot see it"
         )
     return result
 
