@@ -141,11 +141,11 @@ def downgrade(rules: Ruleset, version: int) -> Effective:
     lacking: list[str] = []
     if rules.paths is not None:
         if not supported:
-            lacking.append("keep the program from any file")
+            lacking.append("restrict access to files")
         elif rules.truncates and not supported & TRUNCATE:
-            lacking.append("keep it from truncating files that it may not write (Linux 6.2)")
+            lacking.append("stop the program from truncating files that it may not write (Linux 6.2 can)")
         if supported and not supported & REFER and any(access & REFER for _, access in rules.paths):
-            lacking.append("let it move files from one folder to another (Linux 5.19)")
+            lacking.append("let the program move files between folders (Linux 5.19 can)")
     if not rules.truncates:
         supported &= ~TRUNCATE
     confined = {}
@@ -155,7 +155,7 @@ def downgrade(rules: Ruleset, version: int) -> Effective:
         if ports:
             confined[bit] = allowed
         else:
-            lacking.append(f"keep it from TCP ports that it may not {use} (Linux 6.7)")
+            lacking.append(f"restrict the TCP ports that the program can {use} (Linux 6.7 can)")
     paths = None
     if supported and rules.paths is not None:
         paths = [(path, (access | IOCTL_DEV if access & _OPENS else access) & supported) for path, access in rules.paths]

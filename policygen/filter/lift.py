@@ -161,7 +161,7 @@ class _Lifting:
         rest = self.space.ite(foreign_arches, self.function, self.kill)
         if rest != self.kill:
             text = self._answers_text(foreign)
-            self._except(foreign_arches, f"calls of other architectures ({text}), which every policy kills")
+            self._except(foreign_arches, f"calls of other architectures ({text}), which a policy always kills")
         return sections
 
     def _of_arch(self, audit: int) -> int:
@@ -239,7 +239,7 @@ class _Lifting:
             x32 = space.and_(space.equal(number[:2], (FALSE, TRUE)), above)
             if space.ite(x32, function, self.kill) != self.kill:
                 text = self._answers_text(self._of_number(function, X32_BIT))
-                self._except(space.and_(self._is_arch(arch), x32), f"x32 calls ({text}), which every policy kills")
+                self._except(space.and_(self._is_arch(arch), x32), f"x32 calls ({text}), which a policy always kills")
             above = space.and_(above, space.invert(x32))
         unknown = space.terminal(bpf.ret(policy.unknown))
         negative = space.and_(above, number[0])

@@ -114,11 +114,11 @@ def _error(cursor: Cursor) -> int:
     """Parse an errno, by name or number; the numbers are the same on all known architectures."""
     token = cursor.token
     if token.kind != "word":
-        return integer(cursor, "an error's name or number")
+        return integer(cursor, "the name or number of an errno")
     errors = constants.family("errno", Arch.X86_64)
     number = errors.value(cursor.take().text)
     if number is None:
-        raise cursor.error(f"no error is named {token.text}", token, did_you_mean(token.text, errors.names))
+        raise cursor.error(f"no errno is named {token.text}", token, did_you_mean(token.text, errors.names))
     return number
 
 

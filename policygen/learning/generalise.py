@@ -169,11 +169,11 @@ TREATMENT: Mapping[Kind, Callable[[Argument, int, int], Element]] = {
 class Widening(StrEnum):
     """A way in which a rule allows more than was observed."""
 
-    FLOOR = "allowed whether seen or not"
+    FLOOR = "allowed whether observed or not"
     PORTABLE = "what other C libraries do instead"
     NAMES = "any arguments"
     FREE = "any value"
-    UNION = "any combination of the bits seen"
+    UNION = "any combination of the observed bits"
     REST = "any value of the other bits"
     NEGATIVE = "any negative value"
     INVALID = "any value that is an error"

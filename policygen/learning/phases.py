@@ -45,7 +45,7 @@ _STRANGERS = 4
 _GAIN = 0.25
 """The least share of the danger score that a phase has to remove."""
 
-UNCHANGED = "kept: the policy's phases are not those that learning makes of its recording"
+UNCHANGED = "kept: the policy's phases differ from those that learning would choose from its recording"
 """The reason that is reported if no phase is chosen."""
 
 
@@ -170,7 +170,7 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
                 triggers, best = [*triggers, name], policy
     names = tuple(sorted(triggers))
     if score(names, best)[0] > (1 - _GAIN) * before * sum(roles.values()) or not before:
-        return Choice((), f"no phase: after {', '.join(names)} the program needs almost all that is dangerous before it")
+        return Choice((), f"no phase: after {', '.join(names)} the program needs nearly all dangerous calls as before")
     gone = sorted({name for name, _ in _grants(start)} - {name for name, _ in _grants(best)})
     text = f"{SERVING} after {', '.join(names)}: {_size(best)} of {_size(start)} entries are left"
     return Choice((Phase(SERVING, names, {}),), f"{text}, without {', '.join(gone)}" if gone else text)

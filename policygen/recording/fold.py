@@ -226,14 +226,14 @@ class Aggregator:
         calls = _table(*call)
         if call not in self._counters and calls is None:
             if self._unlisted == MANY_NUMBERS:
-                self.gap(f"more than {MANY_NUMBERS} numbers that are no call: the others are not listed")
+                self.gap(f"more than {MANY_NUMBERS} numbers that belong to no call: the others are not recorded")
                 return [0, "?", event.arguments, None, 0, set(), 0]
             self._unlisted += 1
         counters = self._counters.setdefault(call, {})
         key = (executable, self._arguments(calls, event, unknown))
         if key not in counters and calls is not None:
             for too_many, indexes in self._combinations.add(call, self._constrained(calls, event)).items():
-                self._give_up(too_many, indexes)
+                self._stop_recording(too_many, indexes)
             key = (executable, self._arguments(calls, event, unknown))
         if key not in counters:
             counters[key] = [0, site(), event.arguments, None, LOOKS, set(), 0]
@@ -314,7 +314,7 @@ class Aggregator:
             value = plain[index].value(event.arguments[index])
             values.add(value)
             if index in unknown or len(values) > EVIDENCE:
-                self._give_up(call, (index,))
+                self._stop_recording(call, (index,))
             else:
                 arguments[index] = value
         return tuple(arguments)
@@ -323,7 +323,7 @@ class Aggregator:
         """Return the values of the event's constrained arguments, None where they are not recorded."""
         return without(recorded_values(calls, event), self._combinations.given_up.get((event.arch, event.number), ()))
 
-    def _give_up(self, call: Call, indexes: Collection[int]) -> None:
+    def _stop_recording(self, call: Call, indexes: Collection[int]) -> None:
         """Stop recording the values of arguments, and join the counters that differ only in them; a 0 that means the caller is
         kept."""
         calls = _table(*call)

@@ -73,7 +73,7 @@ def _phases(old: Policy, new: Policy) -> Iterator[Setting]:
         if not earlier:
             yield Setting(word, Level.NOTE, f"{word} {now}", "a process that makes such a call is allowed less from then on")
         elif not now:
-            yield Setting(word, Level.WARNING, f"no {word}", "what was allowed for the start only stays allowed")
+            yield Setting(word, Level.WARNING, f"no {word}", "what was allowed only during the start stays allowed")
         else:
             level = Level.NOTE if {*before[name]} < {*after[name]} else Level.WARNING
             yield Setting(word, level, f"{word} {earlier} -> {now}", "the phase begins at another call")
@@ -91,10 +91,10 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
         yield Setting("arm", level, f"arm {old.arm} -> {new.arm}", f"the filter takes effect {_HELD[new.arm]}")
     for arch in new.entries:
         if arch not in old.entries:
-            yield Setting(f"arch {arch}", Level.WARNING, f"arch {arch}", f"code of {arch} may run, which was killed")
+            yield Setting(f"arch {arch}", Level.WARNING, f"arch {arch}", f"programs of {arch} are no longer killed")
     for arch in old.entries:
         if arch not in new.entries:
-            yield Setting(f"arch {arch}", Level.NOTE, f"no arch {arch}", f"code of {arch} is killed")
+            yield Setting(f"arch {arch}", Level.NOTE, f"no arch {arch}", f"programs of {arch} are killed")
     yield from _phases(old, new)
     if old.phases_optional != new.phases_optional:
         what = ("required", "optional")[new.phases_optional]
@@ -112,9 +112,9 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
             yield Setting("scope", level, f"scope {old.scope or 'none'} -> {new.scope or 'none'}", says)
     if old.implied != new.implied:
         says = (
-            "what grants nothing beyond its entries is allowed without a line"
+            "calls that grant nothing beyond its entries are allowed without an entry"
             if new.implied
-            else "what grants nothing beyond its entries takes a line again"
+            else "calls that grant nothing beyond its entries need an entry again"
         )
         yield Setting("implied", Level.NOTE, f"implied {old.implied or 'none'} -> {new.implied or 'none'}", says)
     if old.portable != new.portable:
@@ -123,7 +123,7 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
         yield Setting("portable", Level.NOTE, what, f"learn {does} what other C libraries call instead")
     if old.table != new.table:
         names = [".".join(map(str, policy.table)) for policy in (old, new)]
-        says = "calls that are newer than this fall under `unknown`, older ones under `default`"
+        says = "calls that are newer than this kernel get the action `unknown`, older ones `default`"
         yield Setting("table", Level.NOTE, f"table {names[0]} -> {names[1]}", says)
 
 
@@ -166,7 +166,7 @@ class Reason:
     """Whether the comment is new in the change that it accepts."""
 
     def __str__(self) -> str:
-        return f"accepted {'in this change' if self.is_new else 'before'}, by this reason: {self.text}"
+        return f"accepted {'in this change' if self.is_new else 'before'}, for this reason: {self.text}"
 
 
 @frozen

@@ -41,9 +41,9 @@ class Origin(StrEnum):
     """How a rule came into the policy, as far as the recording shows."""
 
     LEARNED = "learned"
-    CHANGED = "changed by hand: learning would write what was seen differently"
+    CHANGED = "changed by hand: learning would write another rule for what was observed"
     EXTENDED = "learned, and extended for other C libraries or by hand"
-    NOTED = "added by learn, whether seen or not"
+    NOTED = "added by learn, whether observed or not"
     PORTABLE = "no recorded run needed it: added for other C libraries or by hand, or learned from runs that are not recorded"
     UNSEEN = "no recorded run needed it: written by hand, or learned from runs that are not recorded"
 

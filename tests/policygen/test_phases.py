@@ -98,7 +98,7 @@ def test_a_phase_that_denies_nothing_more_is_left_out() -> None:
 
 
 def test_no_such_phase() -> None:
-    with pytest.raises(ValueError, match="no phase is named x; there is start, listening, serving"):
+    with pytest.raises(ValueError, match="no phase is named x; the phases are start, listening, serving"):
         in_phase(parse(TEXT).policy, "x")
 
 
@@ -115,7 +115,7 @@ def test_an_included_file_may_end_what_it_allows() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("include phases", "a file that is included declares no phase"),
+        ("include phases", "an included file cannot declare a phase"),
         ("include more", "no phase is named serving"),
     ],
 )

@@ -151,7 +151,7 @@ def changed(line: int, **fields: object) -> str:
         ("".join(lines()[:4]), "5: truncated"),
         ("".join(lines())[:-1], "5: truncated"),
         ("".join(lines())[:-20], "5: truncated"),
-        ("".join([*lines(), "\n"]), "6: more lines than the header promises"),
+        ("".join([*lines(), "\n"]), "6: more lines than the header announces"),
         ("".join([*lines()[:2], "<<<<<<< HEAD\n", *lines()[3:]]), "3: corrupt: not JSON"),
         ("".join([*lines()[:3], "[" * 100_000 + "\n", *lines()[4:]]), "4: corrupt: not JSON"),
         ("".join([*lines()[:3], "{}\n", *lines()[4:]]), "4: corrupt: not an object of arch, number"),
