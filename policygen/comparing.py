@@ -123,12 +123,12 @@ def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Co
         return whole
     all_differences, unjudged = list(whole.differences), {*whole.unjudged}
     for name in names_of(new, old):
-        known = {replace(difference, phase="", example=_NO_CALL) for difference in all_differences}
+        reported = {replace(difference, phase="", example=_NO_CALL) for difference in all_differences}
         later = compare_resolved(resolved_at(old, name), resolved_at(new, name), budget)
         all_differences += [
             replace(difference, phase=name)
             for difference in later.differences
-            if replace(difference, example=_NO_CALL) not in known
+            if replace(difference, example=_NO_CALL) not in reported
         ]
         unjudged |= {*later.unjudged}
     before, after = ({phase.name: {*phase.triggers} for phase in policy.phases} for policy in (old, new))
@@ -277,8 +277,8 @@ def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
 def _named(policy: Resolved, start: Resolved) -> Policy:
     """Return the policy of one phase with an entry for every call that the start names: a call that the phase no longer allows
     is denied."""
-    gone = Entry(Always(False))
-    entries = {arch: {**dict.fromkeys(start.entries[arch], gone), **section} for arch, section in policy.entries.items()}
+    removed = Entry(Always(False))
+    entries = {arch: {**dict.fromkeys(start.entries[arch], removed), **section} for arch, section in policy.entries.items()}
     return replace(policy.written(), entries=entries)
 
 

@@ -71,8 +71,8 @@ class Document:
         policy = normal(policy)
         sections: dict[Arch, Section] = {}
         lines = policy.files.lines()
-        gone = [comments for line, comments in self.layout.files.items() if line not in lines]
-        header = (*self.layout.header, *(comment for comments in gone for comment in comments.all() if comment))
+        removed = [comments for line, comments in self.layout.files.items() if line not in lines]
+        header = (*self.layout.header, *(comment for comments in removed for comment in comments.all() if comment))
         files = {line: comments for line, comments in self.layout.files.items() if line in lines}
         for arch in Arch:
             section = self.layout.sections.get(arch, Section())

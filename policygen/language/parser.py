@@ -66,7 +66,7 @@ class _Context:
     read: Read | None
     folder: str
     """The folder of the policy's file."""
-    seen: dict[tuple[Arch, int], tuple[Source, int]] = field(factory=dict)
+    entry_places: dict[tuple[Arch, int], tuple[Source, int]] = field(factory=dict)
     """Architecture and number of each call with an entry -> the entry's place."""
     lines: dict[str, tuple[Source, int]] = field(factory=dict)
     """Line about files or ports, up to its colon -> its place."""
@@ -259,11 +259,11 @@ class _FileParser:
     def _entry(self, token: Token, spans: list[Span]) -> Place:
         self.first = self.first or token
         number = syscall(self.cursor, token, self.arch, self.settings.table)
-        if first := self.context.seen.get((self.arch, number)):
+        if first := self.context.entry_places.get((self.arch, number)):
             name = table(self.arch).by_number[number].name
             hint = f"first at {first[0].place(first[1])}; join the two by ||"
             raise self.cursor.error(f"{name} is given twice", token, hint)
-        self.context.seen[self.arch, number] = (self.source, token.start)
+        self.context.entry_places[self.arch, number] = (self.source, token.start)
         names = [phase.name for phase in self.settings.phases]
         parser = ExpressionParser(self.cursor, operands(self.arch, number), spans, names)
         written = body(self.cursor, token, parser)
@@ -335,11 +335,11 @@ class _FileParser:
         return parser
 
 
-def _together(some: Sequence[Files]) -> Files:
+def _together(several: Sequence[Files]) -> Files:
     """Return the union of several files' grants, no two of which have the same line."""
-    paths = {path: rights for files in some for path, rights in (files.paths or {}).items()}
-    connect = next((files.connect for files in some if files.connect is not None), None)
-    bind = next((files.bind for files in some if files.bind is not None), None)
+    paths = {path: rights for files in several for path, rights in (files.paths or {}).items()}
+    connect = next((files.connect for files in several if files.connect is not None), None)
+    bind = next((files.bind for files in several if files.bind is not None), None)
     return Files(paths or None, connect, bind)
 
 

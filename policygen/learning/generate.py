@@ -157,9 +157,9 @@ def _by_call(observations: Iterable[Observation]) -> _ByCall:
     for (audit, number), group in groupby(ordered, key=lambda group: (group.arch, group.number)):
         arch = Arch.from_audit(audit)
         if arch is not None and number in table(arch).by_number:
-            those = tuple(group)
-            placed[arch, number] = tuple(observation.fitted(table(arch)) for observation in those)
-            if indexes := sorted({index for observation in those for index in given_up(observation, table(arch))}):
+            of_call = tuple(group)
+            placed[arch, number] = tuple(observation.fitted(table(arch)) for observation in of_call)
+            if indexes := sorted({index for observation in of_call for index in given_up(observation, table(arch))}):
                 many[arch, number] = tuple(table(arch).by_number[number].arguments[index].name for index in indexes)
         else:
             gaps.append(_gap(arch, audit, number))
@@ -261,9 +261,9 @@ def _extended(judged: Sorted, options: Options, equivalents: Collection[Call]) -
     entries = judged.policy.entries
     extended = {
         (arch, number): extend(
-            entries[arch].get(number), known, table(arch), options, by_hand=(arch, number) not in equivalents
+            entries[arch].get(number), observed, table(arch), options, by_hand=(arch, number) not in equivalents
         )
-        for (arch, number), known in judged.beyond.items()
+        for (arch, number), observed in judged.beyond.items()
     }
     return _with_granted(judged.policy, judged.granted, extended)
 

@@ -171,9 +171,9 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     names = tuple(sorted(triggers))
     if score(names, best)[0] > (1 - _GAIN) * before * sum(roles.values()) or not before:
         return Choice((), f"no phase: after {', '.join(names)} the program needs nearly all dangerous calls as before")
-    gone = sorted({name for name, _ in _grants(start)} - {name for name, _ in _grants(best)})
+    ended = sorted({name for name, _ in _grants(start)} - {name for name, _ in _grants(best)})
     text = f"{SERVING} after {', '.join(names)}: {_size(best)} of {_size(start)} entries are left"
-    return Choice((Phase(SERVING, names, {}),), f"{text}, without {', '.join(gone)}" if gone else text)
+    return Choice((Phase(SERVING, names, {}),), f"{text}, without {', '.join(ended)}" if ended else text)
 
 
 def _used(before: Policy, observations: Sequence[Observation], options: Options) -> Policy:

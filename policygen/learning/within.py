@@ -95,8 +95,8 @@ def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observa
             continue  # a gap, which no policy can allow
         calls = table(arch)
         entry = limit.entries.get(arch, {}).get(number)
-        known = sort_out(entry, _unnamed(limit, arch, number), [observation.fitted(calls) for observation in observed], calls)
-        against = {observation.key for observation in (*known.new, *known.refused)}
+        judged = sort_out(entry, _unnamed(limit, arch, number), [observation.fitted(calls) for observation in observed], calls)
+        against = {observation.key for observation in (*judged.new, *judged.refused)}
         result += [observation for observation in observed if observation.fitted(calls).key in against]
     return result
 
@@ -122,7 +122,7 @@ def within(policy: Policy, base: Policy, observations: Iterable[Observation] = (
 def _cut(policy: Resolved, base: Resolved) -> Resolved:
     """Return what `within` does, for two resolved policies."""
     if policy.default.may_allow and not base.default.may_allow:
-        raise ValueError("its default allows calls that the baseline's denies: write `default kill`")
+        raise ValueError("the policy's default allows calls that its baseline denies: write `default kill`")
     entries = {
         arch: {
             number: entry

@@ -277,10 +277,10 @@ def _rows(lines: Sequence[str], number: int, filename: str, shape: Shape) -> Ite
     is several times as fast; they are decoded one by one only to find the wrong one.
     """
     for start in range(0, len(lines), _MANY):
-        some = lines[start : start + _MANY]
-        columns = _columns(some, shape)
+        several = lines[start : start + _MANY]
+        columns = _columns(several, shape)
         if columns is None:
-            rows = [_row(line, place, filename, shape) for place, line in enumerate(some, number + start)]
+            rows = [_row(line, place, filename, shape) for place, line in enumerate(several, number + start)]
             columns = [list(column) for column in zip(*rows, strict=True)]
         yield from zip(*map(_hashable, columns), strict=True)
 

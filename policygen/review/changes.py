@@ -250,14 +250,14 @@ def _with_entries(old: Policy, new: Policy, judged: Mapping[PolicyChange, Decisi
 
 def _judged(new: Entry | None, decisions: Mapping[EntryChange, Decision]) -> Entry | None:
     """Return the entry of one call, given all decisions about its changes."""
-    gone = [change for change, decision in decisions.items() if decision.answer is Answer.REJECT or decision.instead]
-    if not gone:
+    rejected = [change for change, decision in decisions.items() if decision.answer is Answer.REJECT or decision.instead]
+    if not rejected:
         return new
-    first = gone[0]
+    first = rejected[0]
     instead = [decision.instead for decision in decisions.values() if decision.instead]
     if first.whole or new is None:
         return instead[0] if instead else first.before
-    dropped = [change.after.expression for change in gone if change.after]
+    dropped = [change.after.expression for change in rejected if change.after]
     rest = [part for part in alternatives(new.expression) if part not in dropped]
     parts = [*rest, *_restored(first, rest, dropped), *(entry.expression for entry in instead)]
     if not parts and (first.before is None or not alternatives(first.before.expression)):
@@ -286,8 +286,8 @@ def _without_setting(old: Policy, policy: Policy, word: str) -> Policy:
     if word.startswith(FILE_LINES):
         return replace(policy, files=with_line(policy.files, word, old.files))
     if word.startswith("arch "):
-        gone = Arch(word.removeprefix("arch "))
-        return replace(policy, entries={arch: section for arch, section in policy.entries.items() if arch is not gone})
+        removed = Arch(word.removeprefix("arch "))
+        return replace(policy, entries={arch: section for arch, section in policy.entries.items() if arch is not removed})
     newer = any(max(section, default=0) > table(arch).newest(old.table) for arch, section in policy.entries.items())
     return policy if word == "table" and newer else replace(policy, **{word: getattr(old, word)})
 

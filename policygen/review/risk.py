@@ -164,20 +164,20 @@ def _is_redundant(sets: Space, old: Policy, new: Policy, difference: Difference,
 
 
 def _is_implied(
-    sets: Space, difference: Difference, region: int, policy: Policy, answer: Action, has: frozenset[str], had: frozenset[str]
+    sets: Space, difference: Difference, region: int, policy: Policy, answer: Action, own: frozenset[str], others: frozenset[str]
 ) -> bool:
     """Return whether an implied set gives all calls of a region this action, in a policy that has the capabilities `has`.
 
     False for a region that itself grants a capability which the other policy lacks."""
     arch, number = difference.arch, difference.example.number
     arguments = table(arch).by_number[number].arguments
-    rows_given = [row for row in rows(IMPLIED[-1], arch) if row.number == number and row.given <= has]
+    rows_given = [row for row in rows(IMPLIED[-1], arch) if row.number == number and row.given <= own]
     given = [to_bdd(sets, row.entry.expression, arguments) for row in rows_given if row.entry.action == answer]
     if not given or sets.and_(region, sets.invert(_union(sets, given))) != FALSE:
         return False
     if number not in policy.entries[arch]:
         return True
-    giving = [one for one in capabilities(arch) if one.number == number and one.name in has - had]
+    giving = [one for one in capabilities(arch) if one.number == number and one.name in own - others]
     return (
         sets.and_(region, _union(sets, [to_bdd(sets, capability.entry.expression, arguments) for capability in giving]))
         == FALSE
@@ -206,16 +206,16 @@ def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collect
     return frozenset(dangerous | {observation.key for observation in rehearsed if observation.executable not in ordinary})
 
 
-def needs_a_person(seen: Observation, allow_opaque: Collection[str] = ()) -> bool:
+def needs_a_person(observation: Observation, allow_opaque: Collection[str] = ()) -> bool:
     """Return whether the catalogue warns of granting the calls of an observation.  An opaque call is learned to fail, which
     grants nothing, unless it is in `allow_opaque`."""
-    if _name(seen) in OPAQUE and _name(seen) not in allow_opaque:
+    if _name(observation) in OPAQUE and _name(observation) not in allow_opaque:
         return False
-    return any(danger.level.rank >= Level.WARNING.rank for danger in dangers_of(seen))
+    return any(danger.level.rank >= Level.WARNING.rank for danger in dangers_of(observation))
 
 
-def _name(seen: Observation) -> str:
+def _name(observation: Observation) -> str:
     """Return the name of the observation's call; '' if the tables do not have the call."""
-    arch = Arch.from_audit(seen.arch)
-    call = table(arch).by_number.get(seen.number) if arch else None
+    arch = Arch.from_audit(observation.arch)
+    call = table(arch).by_number.get(observation.number) if arch else None
     return call.name if call else ""

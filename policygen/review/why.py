@@ -82,16 +82,16 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
     rules = []
     parts = alternatives(entry.expression) or (entry.expression,)
     for alternative, covered in zip(parts, _covered(parts, observations, calls), strict=True):
-        those = covered or _behind(alternative, document.policy, recording, arch, number)
-        if note and not those:
+        origins = covered or _behind(alternative, document.policy, recording, arch, number)
+        if note and not origins:
             origin = Origin.NOTED
-        elif not those:
+        elif not origins:
             origin = Origin.PORTABLE if document.policy.portable else Origin.UNSEEN
         else:
             changed = Origin.EXTENDED if document.policy.portable else Origin.CHANGED
             origin = Origin.LEARNED if alternative in would_be or note else changed
         rule = Entry(alternative, entry.action, entry.otherwise)
-        rules.append(Provenance(arch, number, rule, origin, note, those, _widenings(alternative, number, those, calls)))
+        rules.append(Provenance(arch, number, rule, origin, note, origins, _widenings(alternative, number, origins, calls)))
     return tuple(rules)
 
 
