@@ -29,10 +29,9 @@ class Estimate:
 
     runs: int
     chance: float | None
-    """Estimated chance that one more run needs a new rule: the share of the runs that need a rule which the other runs
-    do not give (Good and Turing's estimate, with runs as draws).  None for fewer than two runs.  A warm run does not
-    record which rules of its policy it needs, so a rule from before a warm run never counts as needed by a single
-    run: the estimate is then that of the runs since."""
+    """Estimated chance that one more run needs a new rule: the share of runs that need a rule which no other run gives (Good
+    and Turing's estimate, with runs as draws).  None for fewer than two runs.  An incremental run does not record which
+    existing rules it needs, so only rules that are newer than the last incremental run count."""
     at_most: float | None
     """If `chance` is 0: one more run needs something new in at most this share of cases (95 % confidence):
     1 - 0.05**(1/runs).  With warm runs, only those since the last new rule are counted."""

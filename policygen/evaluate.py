@@ -22,7 +22,7 @@ def evaluate(policy: Policy, event: Event, phase: str = START) -> Action:
 def answer(policy: Resolved, event: Event) -> Action:
     """Return the action for a call.  The first of these decides:
 
-    1. an architecture that the policy does not name is killed, and so is an x32 call;
+    1. an architecture that the policy does not name is killed, and an x32 call too;
     2. a number above the newest of the policy's table gets `unknown`;
     3. a call without an entry gets `default`;
     4. an entry's action where its expression holds, else its `otherwise`, else `default`.

@@ -74,7 +74,7 @@ class Ruleset(NamedTuple):
     """Ranges of ports that the program can connect to; None if connecting is not confined."""
     bind: Sequence[tuple[int, int]] | None
     truncates: bool = True
-    """Whether the program's filter lets it truncate what it has not opened for writing (`policygen.files.ruleset`)."""
+    """Whether the program's filter allows truncating a file that is not open for writing (`policygen.files.ruleset`)."""
 
     def __bool__(self) -> bool:
         """Whether anything is confined."""

@@ -44,7 +44,7 @@ class Source(NamedTuple):
 
 class Token(NamedTuple):
     kind: str
-    """word, number, mark, include (the file's name), path (that of a `path` line), newline or end."""
+    """The kind of token: word, number, mark, include (a file's name), path (of a `path` line), newline or end."""
     text: str
     start: int
 

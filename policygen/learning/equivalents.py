@@ -180,7 +180,7 @@ def _meets(value: int, conditions: Sequence[Condition], argument: Argument) -> b
 
 
 _BY_BITS = frozenset((Operator.IN, Operator.HAS, Operator.MASKED))
-"""Operators that judge each bit by itself, so that one bit can be made free."""
+"""Operators that compare each bit separately, so that a single bit can be left free."""
 
 
 def _loosened(condition: Condition, free: int) -> Condition | None:

@@ -51,7 +51,7 @@ _NEWEST = Policy({}).table
 _ARMING = "execve"
 _WAITING = ("futex", *PAUSES)
 _MANY = "many: "
-"""Begins the note on an entry that lets an argument have any value, because too many were seen."""
+"""Begins the note on an entry that leaves an argument free because too many values were observed."""
 _PORTABLE = "portable: "
 """Begins the note on an entry that has only equivalents (`learning.portable`)."""
 

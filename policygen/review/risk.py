@@ -164,9 +164,10 @@ def _is_redundant(sets: Space, old: Policy, new: Policy, difference: Difference,
 
 
 def _is_implied(
-    sets: Space, difference: Difference, region: int, policy: Policy, answer: Action, own: frozenset[str], others: frozenset[str]
+    sets: Space, difference: Difference, region: int, policy: Policy, answer: Action, own: frozenset[str], other: frozenset[str]
 ) -> bool:
-    """Return whether an implied set gives all calls of a region this action, in a policy that has the capabilities `has`.
+    """Return whether an implied set gives all calls of a region the action `answer`, in a policy with the capabilities `own`;
+    `other` has those of the other policy.
 
     False for a region that itself grants a capability which the other policy lacks."""
     arch, number = difference.arch, difference.example.number
@@ -177,9 +178,9 @@ def _is_implied(
         return False
     if number not in policy.entries[arch]:
         return True
-    giving = [one for one in capabilities(arch) if one.number == number and one.name in own - others]
+    added = [each for each in capabilities(arch) if each.number == number and each.name in own - other]
     return (
-        sets.and_(region, _union(sets, [to_bdd(sets, capability.entry.expression, arguments) for capability in giving]))
+        sets.and_(region, _union(sets, [to_bdd(sets, capability.entry.expression, arguments) for capability in added]))
         == FALSE
     )
 
