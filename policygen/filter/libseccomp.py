@@ -132,7 +132,7 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
         with contextlib.suppress(ChildProcessError):  # if SIGCHLD is ignored, the kernel has reaped it
             _, status = os.waitpid(child, 0)
     if reply is None:
-        raise LibseccompError(f"libseccomp did not finish within {seconds:g} s")
+        raise LibseccompError(f"libseccomp did not compile the policy within {seconds:g} s")
     if not reply and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
         raise LibseccompError("a seccomp filter already in force killed the process that runs libseccomp")
     if not reply:

@@ -328,14 +328,14 @@ class _Lifting:
             what = "the instruction pointer" if hidden & _POINTER else f"the addresses {self._names(arch, number, hidden)}"
             text = f"{name}, which is also judged by {what}: "
             if free and len(free) < len(actions):
-                self._except(here, text + "denied where it may be denied", whole=False, call=name)
+                self._except(here, text + "the policy denies it wherever the filter may", whole=False, call=name)
                 denied = strictest(action for action in actions if not action.may_allow)
                 return _Answers(strictest(free), space.always(allowed, ~nameable(arch, number)), denied)
-            self._except(here, text + "always answered by the strictest", whole=False, call=name)
+            self._except(here, text + "the policy always takes the strictest action", whole=False, call=name)
             return _Answers(strictest(actions), TRUE, strictest(actions))
         if len(actions) > 2:
             texts = ", ".join(map(format_action, actions))
-            text = f"{name}, which has more than two answers ({texts}): the strictest instead"
+            text = f"{name}, which has more than two actions ({texts}): the policy takes the strictest"
             self._except(here, text, whole=False, call=name)
             denials = [action for action in actions if not action.may_allow] or actions
             return _Answers(strictest(free), allowed, strictest(denials)) if free else _Answers(strictest(actions), TRUE, KILL)
@@ -347,14 +347,14 @@ def _said(ret: int) -> tuple[Action, str]:
     """Return the nearest action for a return value, and how the two differ, or '' if they are the same."""
     kind, datum = ret & bpf.ACTION_MASK, ret & bpf.DATA_MASK
     if kind == bpf.KILL_THREAD:
-        return KILL, "kills the thread that calls, where the policy says kill (the process)"
+        return KILL, "kills only the calling thread, where the policy kills the process"
     if kind == bpf.TRACE:
-        return ENOSYS, "asks a tracer (SECCOMP_RET_TRACE), where the policy fails the call with ENOSYS, as without a tracer"
+        return ENOSYS, "stops for a tracer (SECCOMP_RET_TRACE); the policy fails it with ENOSYS, as without a tracer"
     if kind == bpf.ret(Action(ActionKind.ERRNO, 1)) & bpf.ACTION_MASK and datum == 0:
-        return KILL, "skips calls and has them succeed (errno 0), where the policy kills"
+        return KILL, "skips calls, which then succeed (errno 0), where the policy kills"
     action = bpf.action(ret)
     if action.kind is ActionKind.TRAP and datum:
-        return action, f"gives signal handlers the datum {datum} (si_errno), where the policy's traps have 0"
+        return action, f"traps with the datum {datum} (si_errno), where the policy's traps have 0"
     return action, ""
 
 
