@@ -47,7 +47,7 @@ def canonical(text: str) -> str:
         raise PathError(f"{shown(text)} is not relative to a named folder", hint)
     names = [name for name in rest.split("/") if name not in ("", HERE)]
     if ".." in names:
-        raise PathError("a path has no `..`", "write the folder's own path: where `..` leads depends on symbolic links")
+        raise PathError("a path has no `..`", "where `..` leads depends on links: write the path that is meant")
     if "\0" in text:
         raise PathError("a path has no NUL byte")
     if len(encoded(text)) > MAX_PATH:

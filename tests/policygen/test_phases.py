@@ -182,7 +182,7 @@ def test_united_in_each_phase() -> None:
     assert entries(unite(ours, theirs)) == [
         "bind: allow", "epoll_wait: allow", "listen: allow until serving", "read: allow"
     ]  # fmt: skip
-    with pytest.raises(JoinError, match="phase serving begins with other calls in each"):
+    with pytest.raises(JoinError, match="phase serving begins at different calls in the two policies"):
         unite(ours, parse("phase serving after poll\npoll: allow\nbind: allow until serving"))
 
 
