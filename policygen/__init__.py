@@ -1,1 +1,1 @@
-"""Events -> observations -> policy -> filter.  Pure: no process is touched here."""
+"""Events -> observations -> policy -> filter.  Everything here is a pure function: it touches no process."""

@@ -1,4 +1,4 @@
-"""The exact differences between two policies, each with an example call; and a policy reduced by another one."""
+"""Compare two policies exactly, each difference with an example call; and reduce a policy by another."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from policygen.files.algebra import Difference as FileDifference
 
 _ARMS = {Arm.NOW: 0, Arm.EXEC: 1, Arm.ENTRY: 2}
-"""The later a filter takes effect, the more calls run before it does."""
+"""Rank of each moment at which a filter takes effect: the higher, the more calls run unfiltered before it."""
 _MAX_RULES = 8
-"""The most alternatives that describe a difference; one that takes more has only its example."""
+"""The most alternatives that describe a difference; a difference that takes more has none, only its example."""
 
 
 class Verdict(StrEnum):
@@ -37,7 +37,7 @@ class Verdict(StrEnum):
     NARROWER = "narrower"
     WIDER = "wider"
     INCOMPARABLE = "incomparable"
-    """More of some, less of others."""
+    """The second allows some calls that the first denies, and denies some that the first allows."""
 
 
 class Change(StrEnum):
@@ -46,30 +46,30 @@ class Change(StrEnum):
     LESS = "-"
     """The calls are no longer possible."""
     OTHER = "~"
-    """The calls meet another action, but are as possible as before."""
+    """The calls get another action, but none becomes possible or impossible."""
 
 
 @frozen
 class Difference:
-    """Calls for which the action was `before` and is now `after`."""
+    """Calls of one number for which the action was `before` and is now `after`."""
 
     arch: Arch
     number: int | None
-    """None: the calls of the architecture that neither policy names, of the kind of `example`."""
+    """The call's number; None for the calls that neither policy names, in as many of the two tables as `example` is."""
     change: Change
     before: Action
     after: Action
     rules: tuple[Expression, ...]
-    """Which calls: alternatives joined by OR, in the policy language; empty if there would be too many."""
+    """The calls as alternatives joined by OR, in the policy language; empty if there would be more than `_MAX_RULES`."""
     example: Event
     region: Region | None = uncompared()
-    """Which calls, exactly; all differences of a call have the same space.  None once they have been ranked."""
+    """The exact set of calls; all differences of a call share one space.  None once the difference has been ranked."""
     phase: str = ""
-    """The phase in which alone they differ; "" if they differ from the start on."""
+    """The only phase in which the policies differ for these calls; "" if they differ from the start on."""
 
     @property
     def order(self) -> tuple[object, ...]:
-        """Total sort key."""
+        """The key of a total order."""
         name = "" if self.number is None else table(self.arch).by_number[self.number].name
         arch = list(Arch).index(self.arch)
         change = ("+-~".index(self.change), self.before.kind, self.before.errno, self.after.kind, self.after.errno)
@@ -79,19 +79,20 @@ class Difference:
 @frozen
 class Comparison:
     differences: tuple[Difference, ...]
-    """In their order; empty if the filters answer every call alike."""
+    """Sorted by `Difference.order`; empty if the two filters give every call the same answer."""
     arms: tuple[Arm, Arm]
     scopes: tuple[str, str] = ("", "")
     files: tuple[FileDifference, ...] = ()
-    """What of files and ports became, or is no longer, reachable."""
+    """The files and ports that became reachable, or no longer are."""
     triggers: tuple[Change, ...] = ()
-    """For each phase of both that begins with other calls: MORE, unless all of the calls before are among them."""
+    """One entry for each phase of both policies whose triggers differ: LESS if the new triggers include all of the old, else
+    MORE."""
     unjudged: tuple[tuple[Arch, int], ...] = ()
-    """Calls that are too complex to be compared, ascending."""
+    """Calls that are too complex to compare, ascending."""
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict about all calls, files, ports and signals, and about the moments when the filters take effect."""
+        """The verdict over all calls, files, ports and signals, and the moments at which the filters take effect."""
         changes = {difference.change for difference in self.differences}
         had, has = ({*scopes(words)} for words in self.scopes)
         changes |= ({Change.LESS} if has - had else set()) | ({Change.MORE} if had - has else set())
@@ -113,7 +114,7 @@ def verdict(changes: Iterable[Change]) -> Verdict:
 
 
 def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Comparison:
-    """Return every difference in what the policies answer, by architecture and call, then by phase.
+    """Return every call, file and port for which the two policies differ, sorted by architecture, call and phase.
 
     Calls that take more work than `budget` are `unjudged`.  Without one algebra.TooComplexError is raised for conditions whose
     sets cannot be computed."""
@@ -122,12 +123,12 @@ def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Co
         return whole
     all_differences, unjudged = list(whole.differences), {*whole.unjudged}
     for name in names_of(new, old):
-        known = {replace(difference, phase="", example=_NO_CALL) for difference in all_differences}
+        reported = {replace(difference, phase="", example=_NO_CALL) for difference in all_differences}
         later = compare_resolved(resolved_at(old, name), resolved_at(new, name), budget)
         all_differences += [
             replace(difference, phase=name)
             for difference in later.differences
-            if replace(difference, example=_NO_CALL) not in known
+            if replace(difference, example=_NO_CALL) not in reported
         ]
         unjudged |= {*later.unjudged}
     before, after = ({phase.name: {*phase.triggers} for phase in policy.phases} for policy in (old, new))
@@ -141,7 +142,7 @@ _NO_CALL = Event(0, 0, (0, 0, 0, 0, 0, 0))
 
 
 def compare_resolved(old: Resolved, new: Resolved, budget: region.Budget | None = None) -> Comparison:
-    """Return every difference in what two policies answer in one phase; `compare` says the rest."""
+    """Return every difference between two policies in one phase; otherwise the same as `compare`."""
     all_differences: list[Difference] = []
     unjudged = set()
     make = budget.space if budget else region.space
@@ -200,7 +201,7 @@ def _call(old: Resolved, new: Resolved, arch: Arch, number: int, make: Callable[
 
 
 def _is_same(old: Resolved, new: Resolved, arch: Arch, number: int) -> bool:
-    """Whether the policies say the same of a call in the same words."""
+    """Whether both policies have the same entry for a call, and the same settings that decide the rest."""
     if arch not in old.entries or arch not in new.entries:
         return False
     settings = [(policy.default, policy.unknown, policy.table) for policy in (old, new)]
@@ -208,7 +209,7 @@ def _is_same(old: Resolved, new: Resolved, arch: Arch, number: int) -> bool:
 
 
 def change_of(before: Action, after: Action) -> Change:
-    """Return how a call that meets another action is affected."""
+    """Return whether the change from one action to the other makes a call possible, impossible, or neither."""
     now, then = ((action.may_allow, action.allows) for action in (after, before))  # so `notify` is between deny and allow
     return Change.OTHER if now == then else Change.MORE if now > then else Change.LESS
 
@@ -216,7 +217,8 @@ def change_of(before: Action, after: Action) -> Change:
 def _rules(
     space: Space, where: int, change: Change, old: Resolved, new: Resolved, arch: Arch, number: int
 ) -> tuple[Expression, ...]:
-    """Return the set in the policy language: alternatives as a policy has them if they make it up, else computed ones."""
+    """Return the set as alternatives of the policy language: those of the policy that allows it if they are exactly the set,
+    else computed ones."""
     if where == TRUE or number not in table(arch).by_number:
         return (Always(True),) if where == TRUE else ()
     policy = old if change is Change.LESS else new
@@ -239,15 +241,15 @@ _MAX_PRODUCTS = 256
 """The most pairs of alternatives for which an intersection is written as alternatives."""
 
 Truth = tuple[bool, bool]
-"""Whether the first policy's expression holds, and the second's."""
+"""Whether the first policy's expression holds, and whether the second's does."""
 
 
 def reduce(policy: Policy, by: Policy) -> Policy:
-    """Return the policy without what the other one does not allow of the calls that it names; everything else stays.
+    """Return the policy without what `by` does not allow of the calls that `by` names; everything else stays.
 
-    A call that was allowed and no longer is meets the action that the other writes for it, else the policy's default
-    (else, if that lets calls run, the other's).  An entry has two actions; if three are needed, the denials become the
-    strictest of them.  Raises ValueError if no entry can have the actions.
+    A call that is no longer allowed gets the action that `by` writes for it, else the policy's default (if that lets calls run,
+    the default of `by`).  An entry has two actions; if three are needed, the denials become the strictest of them.  Raises
+    ValueError if no entry can have the actions.
     """
     if policy.phases or by.phases:
         start = resolved(by)
@@ -268,14 +270,15 @@ def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
                 entries[arch][number] = _entry(arch, number, policy, section.get(number, Entry(Always(False))), by, entry)
             elif policy.unknown.may_allow:
                 name = table(arch).by_number[number].name
-                raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise its table")
-    return replace(policy, entries=entries, files=algebra.met(policy.files, by.files))
+                raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise that table")
+    return replace(policy, entries=entries, files=algebra.intersected(policy.files, by.files))
 
 
 def _named(policy: Resolved, start: Resolved) -> Policy:
-    """The policy of a phase, which names what the start does, too: what is gone is denied."""
-    gone = Entry(Always(False))
-    entries = {arch: {**dict.fromkeys(start.entries[arch], gone), **section} for arch, section in policy.entries.items()}
+    """Return the policy of one phase with an entry for every call that the start names: a call that the phase no longer allows
+    is denied."""
+    removed = Entry(Always(False))
+    entries = {arch: {**dict.fromkeys(start.entries[arch], removed), **section} for arch, section in policy.entries.items()}
     return replace(policy.written(), entries=entries)
 
 
@@ -293,7 +296,7 @@ def _entry(arch: Arch, number: int, policy: Resolved, mine: Entry, by: Resolved,
     denials = [action for action in actions if not action.may_allow]
     if len(actions) > 2:
         if len(actions) - len(denials) > 1:
-            raise ValueError(f"{table(arch).by_number[number].name}: no entry can allow, log and deny")
+            raise ValueError(f"{table(arch).by_number[number].name}: an entry cannot allow, log and deny: drop one")
         answers = {truth: action if action.may_allow else strictest(denials) for truth, action in answers.items()}
         actions = list(dict.fromkeys(answers[truth] for truth in possible))
     actions.sort(key=lambda action: (not action.may_allow, action == policy.default))
@@ -305,7 +308,7 @@ def _entry(arch: Arch, number: int, policy: Resolved, mine: Entry, by: Resolved,
 
 
 def _possible(arch: Arch, number: int, mine: Expression, theirs: Expression) -> list[Truth]:
-    """Return the combinations that occur for some arguments."""
+    """Return the combinations of truth values of the two expressions that occur for some arguments."""
     space, arguments = region.space(), table(arch).by_number[number].arguments
     a, b = (region.to_bdd(space, expression, arguments) for expression in (mine, theirs))
     sets = {True: (a, b), False: (space.invert(a), space.invert(b))}
@@ -315,7 +318,7 @@ def _possible(arch: Arch, number: int, mine: Expression, theirs: Expression) -> 
 def _expression(
     arch: Arch, number: int, mine: Expression, theirs: Expression, where: frozenset[Truth], possible: list[Truth]
 ) -> Expression:
-    """Return an expression that holds in the combinations `where` and in no other possible one."""
+    """Return an expression that holds in the combinations `where`, and in none of the other possible ones."""
 
     for chosen, negative in ((where, False), (frozenset(possible) - where, True)):
         simple = None
@@ -331,7 +334,7 @@ def _expression(
 
 
 def _conjunction(arch: Arch, number: int, mine: Expression, theirs: Expression) -> Expression:
-    """Return where both hold, as alternatives without empty and redundant ones."""
+    """Return the conjunction of two expressions as alternatives, without empty and redundant ones."""
     left, right = alternatives(mine), alternatives(theirs)
     if len(left) * len(right) > _MAX_PRODUCTS:
         return And((mine, theirs))

@@ -1,4 +1,4 @@
-"""How likely the next run needs a rule that the recorded runs do not give, and which kinds of runs are missing.
+"""Estimate how likely the next run needs a rule that the recorded runs do not give, and suggest which runs to record next.
 
 Runs are treated as random draws from all uses of the program.  If all runs were alike, the estimate holds only for runs like
 these: `run_next` suggests others.
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 
 @frozen
 class Estimate:
-    """What the runs of a recording say about the next run."""
+    """The chance that one more run needs a new rule, and the calls that only one run needed."""
 
     runs: int
     chance: float | None
-    """Estimated chance that one more run needs a new rule: the share of the runs that need a rule which the other runs
-    do not give (Good and Turing's estimate, with runs as draws).  None for fewer than two runs.  A warm run does not
-    record which rules of its policy it needs, so a rule from before a warm run never counts as needed by a single
-    run: the estimate is then that of the runs since."""
+    """Estimated chance that one more run needs a new rule: the share of runs that need a rule which no other run gives (Good
+    and Turing's estimate, with runs as draws).  None for fewer than two runs.  An incremental run does not record which
+    existing rules it needs, so only rules that are newer than the last incremental run count."""
     at_most: float | None
     """If `chance` is 0: one more run needs something new in at most this share of cases (95 % confidence):
     1 - 0.05**(1/runs).  With warm runs, only those since the last new rule are counted."""
@@ -41,7 +40,7 @@ class Estimate:
 
 
 def estimate(recording: Recording, *, names_only: bool = False) -> Estimate:
-    """Return what the runs of a recording say about the next run; `names_only`: for a policy without conditions."""
+    """Return the estimate for the next run, given the recorded runs; `names_only`: for a policy without conditions."""
     runs = recording.runs
     since = max((index for index, run in enumerate(runs) if run.warm), default=0)
     needed: set[int] = set()
@@ -84,7 +83,7 @@ def needed_by(observation: Observation, *, names_only: bool = False) -> Rule | N
 
 
 def _needed(rules: Mapping[int, Rule]) -> list[int]:
-    """Return the runs without which the rule would be missing, or narrower."""
+    """Return the indexes of the runs without which the rule would be missing, or narrower."""
     runs: defaultdict[Rule, list[int]] = defaultdict(list)
     for run, rule in rules.items():
         runs[rule].append(run)
@@ -94,7 +93,7 @@ def _needed(rules: Mapping[int, Rule]) -> list[int]:
 
 
 def _last_new(rules: Mapping[int, Rule]) -> int:
-    """Return the last run that gave the rule, or made it wider than the runs before it."""
+    """Return the index of the last run that gave the rule, or made it wider."""
     newest, *later = rules
     so_far = rules[newest]
     for run in later:
@@ -105,7 +104,7 @@ def _last_new(rules: Mapping[int, Rule]) -> int:
 
 
 _OUTPUTS = ("a terminal", "a file", "a pipe", "/dev/null")
-"""What programs write to, that behave differently on it, the commonest first."""
+"""Kinds of standard output on which programs behave differently, the commonest first."""
 _PEERS = {"accept", "accept4", "connect", "socketpair"}
 _SIGNAL_RETURNS = {"sigreturn", "rt_sigreturn"}
 
@@ -113,7 +112,7 @@ _SIGNAL_RETURNS = {"sigreturn", "rt_sigreturn"}
 def run_next(recording: Recording) -> tuple[str, ...]:
     """Return what to run next, the most useful first: each follows `run it`.
 
-    A recording does not know whether a peer hung up, or a call failed: it has the calls, not their results."""
+    A recording has calls, not their results: whether a peer hung up or a call failed is unknown."""
     runs = recording.runs
     if not runs:
         return ()

@@ -1,4 +1,4 @@
-"""The error of a policy that cannot be read: the position, the source line, and what to write instead."""
+"""The error for a policy that cannot be read: its position, the source line, and what to write instead."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _EXCERPT = 100
 class PolicyError(UserError):
     """A mistake in a policy's text.
 
-    `str()` is the whole message, several lines: position and message, the source line, carets, and where there is
-    one the hint.  Included files name the chain of lines that led to them.
+    `str()` is the whole message of several lines: position and message, the source line, carets, and the hint if there is one.
+    Included files name the chain of lines that led to them.
     """
 
     def __init__(
@@ -34,16 +34,16 @@ class PolicyError(UserError):
         super().__init__(message)
         self.filename = filename
         self.line = line
-        """From 1."""
+        """The line's number, from 1."""
         self.column = column
-        """From 1, in characters."""
+        """The column in the line, in characters, from 1."""
         self.message = message
         self.source_line = source_line
-        """Without its line end."""
+        """The text of the line, without its line end."""
         self.hint = hint
         """What to write instead, or ''."""
         self.length = length
-        """How many characters the carets mark."""
+        """Number of characters that the carets mark."""
         self.chain = chain
         """`file:line` of each include that led to this file, innermost first."""
 
@@ -60,7 +60,7 @@ class PolicyError(UserError):
 
 
 def _excerpt(line: str, column: int) -> tuple[str, int]:
-    """Return the part of a line to show, one terminal cell a character, and the column within it."""
+    """Return the part of a line to show, in which each character takes one terminal cell, and the column within that part."""
     start = max(0, column - _EXCERPT // 2) if len(line) > _EXCERPT else 0
     text = line[start : start + _EXCERPT]
     # A tab would move the carets, and an escape sequence in a hostile policy would drive the reader's terminal.

@@ -1,4 +1,4 @@
-"""What a policy answers to a call: the reference semantics, and the same for all calls of a number at once.
+"""The action that a policy takes for a call (the reference semantics), and for all calls of a number at once.
 
 Compiled filters and the set algebra are proved against `evaluate`.
 """
@@ -15,14 +15,14 @@ from tracer.abi import X32_BIT, Arch, Event, table
 
 
 def evaluate(policy: Policy, event: Event, phase: str = START) -> Action:
-    """Return the action for a call in a phase: `answer`, of what the policy means there."""
+    """Return the action for a call in a phase, as `answer` does."""
     return answer(resolved(policy, phase), event)
 
 
 def answer(policy: Resolved, event: Event) -> Action:
     """Return the action for a call.  The first of these decides:
 
-    1. an architecture that the policy does not name is killed, and so is an x32 call;
+    1. an architecture that the policy does not name is killed, and an x32 call too;
     2. a number above the newest of the policy's table gets `unknown`;
     3. a call without an entry gets `default`;
     4. an entry's action where its expression holds, else its `otherwise`, else `default`.
@@ -44,7 +44,8 @@ def answer(policy: Resolved, event: Event) -> Action:
 
 
 def answers(space: Space, policy: Resolved, arch: Arch, number: int) -> list[tuple[int, Action]]:
-    """Return the actions for a call that is not an x32 one, each with its set of arguments; the sets cover everything."""
+    """Return the actions for the calls of a number below X32_BIT, each with the set of arguments that get it; the sets cover
+    all arguments."""
     if arch not in policy.entries:
         return [(TRUE, KILL)]
     calls = table(arch)

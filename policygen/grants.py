@@ -1,6 +1,6 @@
-"""What a policy grants of files and TCP ports: the rights to paths, sets of ports, and the value that holds both.
+"""The grants of a policy for files and TCP ports: rights to paths, sets of ports, and the value that holds both.
 
-docs/files.md has the words of the rights with those of Landlock.
+docs/files.md lists each right's word with its Landlock rights.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Right(Flag):
     """What may be done with a file, or with a folder and everything below it.
 
-    Each is a word that a person can judge, and one or two of Landlock's rights (`landlock.ACCESS`).  Which ioctl may be made on
-    a device is no right: the filter sees the command, and Landlock only whether there is one.
+    Each right is a word of the policy language, and one or more rights of Landlock (`landlock.ACCESS`).  There is no right for
+    ioctl: the filter decides on its command, which Landlock does not see.
     """
 
     READ = auto()
@@ -32,7 +32,7 @@ class Right(Flag):
     REMOVE = auto()
     """Remove a file or a folder, or replace it by another."""
     EXECUTE = auto()
-    """Execute a file, which takes `read` as well."""
+    """Execute a file; this needs `read` as well."""
     MOVE = auto()
     """Rename from one folder into another, or link; both folders need it."""
     SYMLINK = auto()
@@ -53,19 +53,19 @@ class Right(Flag):
 NOTHING = Right(0)
 ALL = ~NOTHING
 OF_A_FILE = Right.READ | Right.WRITE | Right.EXECUTE
-"""What can be done with a file that is no folder."""
+"""The rights that a file which is no folder can have."""
 NONE = "none"
-"""The word for no right, and for no port."""
+"""The word of a line that grants no right, or no port."""
 WORDS = {right.word: right for right in Right}
 
 
 def format_rights(rights: Right) -> str:
-    """Return the words, as a `path` line has them."""
+    """Return the words of the rights, as a `path` line writes them."""
     return ", ".join(right.word for right in rights) or NONE
 
 
 def rights_of(words: str) -> Right:
-    """Return the rights whose words these are; what is no word is none."""
+    """Return the rights with these words; an unknown word adds no right."""
     rights = NOTHING
     for word in words.split(", "):
         rights |= WORDS.get(word, NOTHING)
@@ -73,7 +73,7 @@ def rights_of(words: str) -> Right:
 
 
 Ports = tuple[tuple[int, int], ...]
-"""Each range's first and last port."""
+"""Ranges of ports: the first and last port of each."""
 
 MAX_PORT = 65535
 ANY_PORT: Ports = ((0, MAX_PORT),)
@@ -97,22 +97,22 @@ def ranges(ports: Iterable[int]) -> Ports:
 
 
 def format_ports(ports: Ports) -> str:
-    """Return the ports as a `tcp` line has them."""
+    """Return the ports as a `tcp` line writes them."""
     if ports == ANY_PORT:
         return ANY
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ports) or NONE
 
 
 TCP = ("connect", "bind")
-"""What may be done with a TCP port."""
+"""The uses of a TCP port that a `tcp` line can grant."""
 
 
 @frozen
 class Files:
-    """The files, and the TCP ports, that the program can reach; None where it can reach all that its calls permit."""
+    """The files and TCP ports that the program can reach; None for a kind that is not confined: the filter alone decides."""
 
     paths: Mapping[str, Right] | None = None
-    """By canonical path (`paths.canonical`): each holds for the file, or for the folder and everything below it."""
+    """Canonical path (`paths.canonical`) -> the rights to the file, or to the folder and everything below it."""
     connect: Ports | None = None
     bind: Ports | None = None
 
@@ -123,16 +123,16 @@ class Files:
 
     @property
     def grants(self) -> Mapping[str, Right]:
-        """What is granted; everything where files are not confined."""
+        """The rights by path; all rights to `/` if files are not confined."""
         return {"/": ALL} if self.paths is None else self.paths
 
     def ports(self, use: str) -> Ports:
-        """Return the ports of one of TCP; all where they are not confined."""
+        """Return the ports that are granted for a use (one of `TCP`); all ports if the use is not confined."""
         ports: Ports | None = getattr(self, use)
         return ANY_PORT if ports is None else ports
 
     def lines(self) -> dict[str, str]:
-        """Return what is confined as the policy's lines, in canonical order: `path PATH` or `tcp USE` -> what it grants."""
+        """Return the policy's lines in canonical order: `path PATH` or `tcp USE` -> what the line grants, after its colon."""
         lines = {path_line(path): format_rights(rights) for path, rights in (self.paths or {}).items()}
         return lines | {f"tcp {use}": format_ports(self.ports(use)) for use in TCP if getattr(self, use) is not None}
 
@@ -141,5 +141,5 @@ NOT_CONFINED = Files()
 
 
 def path_line(path: str) -> str:
-    """Return what comes before the colon."""
+    """Return the part before the colon of the line for a path."""
     return f"path {shown(path)}"

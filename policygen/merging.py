@@ -1,4 +1,4 @@
-"""Several policies as one: the union, which allows what any of them allows; git's three-way merge."""
+"""Merge policies: the union, which allows what any of them allows, and the three-way merge for git."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _united(a: Policy, b: Policy) -> Policy:
         theirs = {phase.name: phase.triggers for phase in b.phases}
         for phase in a.phases:
             if theirs.get(phase.name, phase.triggers) != phase.triggers:
-                raise JoinError(f"phase {phase.name} begins with other calls in each: make both the same")
+                raise JoinError(f"phase {phase.name} begins at different calls in the two policies: make the triggers the same")
         return in_each(_united, a, b)
     a, b = _equally_portable(a, b)
     for word, mine, other in (
@@ -49,10 +49,10 @@ def _united(a: Policy, b: Policy) -> Policy:
         ("unknown", format_action(a.unknown), format_action(b.unknown)),
     ):
         if mine != other:
-            raise JoinError(f"one says `{word} {mine}`, the other `{word} {other}`: make both the same")
+            raise JoinError(f"one policy has `{word} {mine}`, the other `{word} {other}`: make both the same")
     for what, differs in _confined(a, b):
         if differs:
-            raise JoinError(f"one confines {what}, and the other does not: give both such lines, or none")
+            raise JoinError(f"one policy confines {what} and the other does not: give both such lines, or neither")
     implied = max(a.implied, b.implied)
     entries = {arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)}
     files = algebra.united(a.files, b.files)
@@ -63,14 +63,14 @@ def _united(a: Policy, b: Policy) -> Policy:
 
 
 def _equally_portable(a: Policy, b: Policy) -> tuple[Policy, Policy]:
-    """Return both policies; if only one is portable, the other with its equivalents."""
+    """Return both policies; if only one is portable, make the other portable too."""
     if a.portable == b.portable:
         return a, b
     return (a, made_portable(b).policy) if a.portable else (made_portable(a).policy, b)
 
 
 def _confined(a: Policy, b: Policy) -> list[tuple[str, bool]]:
-    """Return what policies confine besides calls, each with whether only one of the two does."""
+    """Return what policies confine besides calls, each with whether exactly one of the two confines it."""
     parts = {"paths": "files", "connect": "the ports that it connects to", "bind": "the ports that it binds"}
     return [(what, (getattr(a.files, part) is None) != (getattr(b.files, part) is None)) for part, what in parts.items()]
 
@@ -80,7 +80,7 @@ def _has(a: Policy, b: Policy, arch: Arch) -> bool:
 
 
 def _entry(policy: Policy, other: Policy, arch: Arch, number: int) -> Entry | None:
-    """Return what a policy says of a call; what its implied set says, where the other one denies something explicitly."""
+    """Return a policy's own entry for a call; with its implied set added, if the other policy denies something explicitly."""
     mine, theirs = policy.entries[arch].get(number), other.entries[arch].get(number)
     denies = theirs is not None and not theirs.only_allows
     return resolved(policy).entries[arch].get(number) if mine is None and denies else mine
@@ -104,12 +104,12 @@ def _section(a: Policy, b: Policy, arch: Arch) -> dict[int, Entry]:
 T = TypeVar("T")
 
 MAX_PRODUCT = 1024
-"""Pairs of alternatives that are looked at where both sides narrow a call."""
+"""The most pairs of alternatives that are intersected if both sides narrow a call."""
 
 
 @frozen
 class Conflict:
-    """Where the three policies mean different things that have no merge; the merged document has ours there."""
+    """A place where the three policies differ and have no merge; the merged document has the text of `ours` there."""
 
     arch: Arch | None
     """None for a setting."""
@@ -117,7 +117,7 @@ class Conflict:
     """Name of the call, or word of the setting."""
     why: str
     base: str
-    """Its text in each of the three policies, perhaps several lines; '' where a policy lacks it."""
+    """Its text in the three policies, of one or more lines; '' if a policy lacks it."""
     ours: str
     theirs: str
 
@@ -127,7 +127,7 @@ class _ConflictError(Exception):
 
 
 def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[Document, tuple[Conflict, ...]]:
-    """Return the merge, and the conflicts in it.
+    """Return the merged document, and its conflicts.
 
     For each call and each set of arguments, a change by only one side is taken.  It is a conflict if both sides have changed
     it differently, or if their changes of one rule cannot be written with rules of either side.
@@ -146,7 +146,7 @@ def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[D
 
 
 def _phases(policies: Sequence[Policy], conflicts: list[Conflict]) -> list[Phase]:
-    """The phases that the merge has."""
+    """Return the phases of the merged policy; conflicts are added to `conflicts`."""
     merged = []
     for name in names_of(*policies[1:]):
         phases = [next((phase for phase in policy.phases if phase.name == name), None) for policy in policies]
@@ -177,7 +177,7 @@ def _merge(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy
     policy = normal(replace(policy, entries=entries, files=files))
     for line in both:
         texts = (_file_line(policy, line) for policy in (a, b, c))
-        conflicts.append(Conflict(None, line, "one side grants more of a folder, the other less of what is below it", *texts))
+        conflicts.append(Conflict(None, line, "one side grants a folder more, and the other grants less below it", *texts))
     return policy
 
 
@@ -187,7 +187,7 @@ def _pick(base: T, ours: T, theirs: T) -> T:
         return theirs
     if theirs == base:
         return ours
-    raise _ConflictError("both sides have changed it")
+    raise _ConflictError("both sides have changed it in different ways")
 
 
 def _settings(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy:
@@ -240,11 +240,13 @@ def merge_entry(arch: Arch, number: int, base: Entry | None, ours: Entry | None,
         if outcomes(sets, entry, arguments) == expected:
             gone = entry.expression == Always(False) and None in (ours, theirs)
             return None if gone else entry
-    raise _ConflictError("one side allows more of a rule, the other side less")
+    raise _ConflictError("one side allows more of a rule, and the other less")
 
 
 Outcomes = dict[Action | None, int]
-"""The sets of calls that get each action; None is the policy's default.  Every call is in one; none is empty."""
+"""Action -> the set of calls that get it; None is the policy's default.  Each call is in exactly one set, and no set is
+empty.
+"""
 
 
 def outcomes(sets: Space, entry: Entry | None, arguments: Sequence[Argument]) -> Outcomes:
@@ -259,7 +261,7 @@ def outcomes(sets: Space, entry: Entry | None, arguments: Sequence[Argument]) ->
 
 
 def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Outcomes:
-    """Return, for each call, the answer of the side that has changed it."""
+    """Return the outcomes in which each call has the action of the side that has changed it."""
 
     def same(a: Outcomes, b: Outcomes) -> int:
         region = FALSE
@@ -270,7 +272,7 @@ def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Ou
     unchanged_here, unchanged_there = same(ours, base), same(theirs, base)
     agreed = sets.or_(sets.or_(unchanged_here, unchanged_there), same(ours, theirs))
     if agreed != TRUE:
-        raise _ConflictError("the two sides answer some of its calls differently, and neither as before")
+        raise _ConflictError("both sides have changed the action for some of its calls, in different ways")
     result = {}
     for action in dict.fromkeys((*ours, *theirs)):
         region = sets.ite(unchanged_here, theirs.get(action, FALSE), ours.get(action, FALSE))
@@ -282,7 +284,8 @@ def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Ou
 def _candidates(
     base: Entry | None, ours: Entry | None, theirs: Entry | None, arguments: Sequence[Argument]
 ) -> Iterator[Entry]:
-    """Yield entries that may be the merge, made of the existing alternatives, the simplest first.  The caller checks them."""
+    """Yield candidates for the merged entry, made of the existing alternatives, the simplest first; the caller checks which is
+    right."""
     yield from (entry for entry in (ours, theirs) if entry)
     nothing = Entry(Always(False), ALLOW)
     a, b, c = (entry or nothing for entry in (base, ours, theirs))
@@ -310,7 +313,7 @@ def _any(parts: Sequence[Expression], arguments: Sequence[Argument]) -> Expressi
 
 
 def with_markers(document: Document, conflicts: Sequence[Conflict]) -> str:
-    """Return the text of a merged document, each conflict between markers.  It parses again once the conflicts are resolved."""
+    """Return the text of a merged document with each conflict between markers; it parses once the conflicts are resolved."""
     lines = document.text().splitlines()
     for conflict in conflicts:
         start, end = _place(lines, conflict)

@@ -1,8 +1,8 @@
-"""What a policy is: actions, conditions, expressions, entries.
+"""The values that a policy is made of: actions, conditions, expressions, entries.
 
-A *condition* compares one argument.  A *rule* is conditions joined by AND, a syscall's rules are joined by OR;
-the language also has `!` and parentheses, so an entry holds an *expression*, usually rules joined by OR.
-Actions and conditions check themselves.  No value carries text: comments and layout belong to `language.document`.
+A *condition* compares one argument.  A *rule* is conditions joined by AND; the rules of a syscall are joined by OR. The
+language also has `!` and parentheses, so an entry has an *expression*, usually rules joined by OR. Actions and conditions check
+themselves.  No value carries text: comments and layout belong to `language.document`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 SIGNALS, ABSTRACT = "signals", "abstract sockets"
 SCOPES = (SIGNALS, ABSTRACT)
-"""What can be kept among the processes of a program (landlock(7), "scope"); abstract sockets: connecting to them (unix(7))."""
+"""What a policy can restrict to the program's own processes (landlock(7), "scope"): sending signals, and connecting to abstract
+sockets (unix(7))."""
 
 IMPLIED = (1,)
-"""The versions of the implied set (`policygen.implied`) that there are, ascending.  One that was released never changes."""
+"""The existing versions of the implied set (`policygen.implied`), ascending.  A released version never changes."""
 
 MAX_ERRNO = 4095
 """The kernel caps the datum of SECCOMP_RET_ERRNO at this (linux/err.h MAX_ERRNO)."""
@@ -41,7 +42,7 @@ class ActionKind(StrEnum):
     ERRNO = "errno"
     """Fail the call with an error, without running it."""
     TRAP = "trap"
-    """SIGSYS with siginfo (SECCOMP_RET_TRAP)."""
+    """Send SIGSYS with siginfo (SECCOMP_RET_TRAP)."""
     LOG = "log"
     """Allow, and ask the kernel to log (SECCOMP_RET_LOG)."""
     NOTIFY = "notify"
@@ -68,18 +69,20 @@ class Action:
 
     @property
     def may_allow(self) -> bool:
-        """Whether the call is carried out, or is if a supervisor says so; without a supervisor it fails (ENOSYS)."""
+        """Whether the call is carried out, or a supervisor may allow it; without a supervisor, such a call fails with
+        ENOSYS.
+        """
         return self.allows or self.kind is ActionKind.NOTIFY
 
 
 _PRECEDENCE = (ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NOTIFY, ActionKind.LOG, ActionKind.ALLOW)
-"""The kernel's order, first the one that wins (seccomp(2), "the action value ... of highest precedence")."""
+"""The kernel's order of precedence, highest first (seccomp(2), "the action value ... of highest precedence")."""
 
 
 def strictest(actions: Iterable[Action]) -> Action:
     """Return what the kernel does if filters, installed in this order, answer a call with these actions.
 
-    Of several errors it is the one of the filter that was installed last (kernel/seccomp.c seccomp_run_filters).
+    Of several errnos, that of the filter installed last counts (kernel/seccomp.c seccomp_run_filters).
     """
     return min(reversed(list(actions)), key=lambda action: _PRECEDENCE.index(action.kind))
 
@@ -90,7 +93,7 @@ ENOSYS = Action(ActionKind.ERRNO, 38)  # asm-generic/errno.h
 
 
 class Operator(Enum):
-    """How an argument, read with its width and signedness, is compared."""
+    """How an argument, read with its C type's width and signedness, is compared."""
 
     EQ = "=="
     NE = "!="
@@ -119,19 +122,19 @@ _LEAST, _GREATEST = -(1 << 63), (1 << 64) - 1
 class Condition:
     """One comparison of one argument.
 
-    Numbers are as the C type reads them: -1 for an `int`, never 0xffffffff; for BITWISE operators they are patterns of
-    bits, hence unsigned.  A condition checks what it can tell without the argument, in about 0.6 us: 0.1 % of reading and
-    compiling samples/httpd.policy, which has 57.  That numbers fit the argument's width is checked by `sets.region.to_bdd`.
+    Numbers are values of the C type: -1 for an `int`, never 0xffffffff.  For BITWISE operators they are patterns of bits, hence
+    unsigned.  A condition checks itself as far as it can without the argument, in about 0.6 us; `sets.region.to_bdd` checks
+    that numbers fit the argument's width.
     """
 
     index: int
-    """Which argument: 0-5."""
+    """The index of the argument: 0-5."""
     operator: Operator
     value: int = 0
     mask: int = 0
-    """For MASKED alone."""
+    """The mask, for MASKED only."""
     values: tuple[int, ...] = ()
-    """For ONE_OF alone, instead of `value`: ascending, without repetition, at least one."""
+    """The values, for ONE_OF only, instead of `value`: at least one, ascending, without repetition."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.index <= 5:
@@ -179,14 +182,14 @@ Expression = Always | Condition | And | Or | Not
 
 
 def alternatives(expression: Expression) -> tuple[Expression, ...]:
-    """Return the expressions whose OR is this one; none if it never holds."""
+    """Return the expressions that are joined by OR in this one; () if it never holds."""
     if expression == Always(False):
         return ()
     return expression.parts if isinstance(expression, Or) else (expression,)
 
 
 def conjuncts(expression: Expression) -> tuple[Expression, ...]:
-    """Return the expressions whose AND is this one; none if it always holds."""
+    """Return the expressions that are joined by AND in this one; () if it always holds."""
     if expression == Always(True):
         return ()
     return expression.parts if isinstance(expression, And) else (expression,)
@@ -222,16 +225,17 @@ def mentioned(expression: Expression) -> frozenset[int]:
 
 @frozen
 class Entry:
-    """What is done with one syscall: `action` where `expression` holds, else `otherwise`."""
+    """The rule for one syscall: `action` where `expression` holds, else `otherwise`."""
 
     expression: Expression
     action: Action = ALLOW
     otherwise: Action | None = None
-    """None: the policy's default."""
+    """The action where `expression` does not hold; None is the policy's default."""
 
     @property
     def only_allows(self) -> bool:
-        """Whether it allows some calls and says nothing of others; `deny`, another action and `else` deny explicitly."""
+        """Whether the entry allows calls and leaves the others to the default; `deny`, another action and `else` deny
+        explicitly."""
         return self.action == ALLOW and self.otherwise is None and self.expression != Always(False)
 
 
@@ -239,22 +243,22 @@ class Arm(StrEnum):
     """When the filter takes effect."""
 
     NOW = "now"
-    """Before the execve, which the policy must then allow."""
+    """Before the program's execve, which the policy must then allow."""
     EXEC = "exec"
-    """At the return of the execve: the program's first instruction, loader included, is confined."""
+    """When the execve returns: the dynamic loader is confined too."""
     ENTRY = "entry"
     """At the program's ELF entry point, after the dynamic loader."""
 
 
 @frozen
 class Phase:
-    """What a process is allowed from a moment on: less than before it."""
+    """What a process is allowed once it has made one of `triggers`: less than before."""
 
     name: str
     triggers: tuple[str, ...]
     """Names of calls, ENTER or NOTIFY, ascending: a process enters the phase when it makes the first of them."""
     entries: Mapping[Arch, Mapping[int, Entry]]
-    """As those of a policy.  In a policy in normal form, those of the phase before allow all of it."""
+    """The entries, as in `Policy`.  In normal form, the entries before the phase allow everything that these do."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", _frozen(self.entries))
@@ -262,33 +266,33 @@ class Phase:
 
 @frozen
 class Policy:
-    """Actions and entries for one or more architectures, plus defaults."""
+    """The entries for one or more architectures, and the settings."""
 
     entries: Mapping[Arch, Mapping[int, Entry]]
-    """By architecture, then by syscall number, in the order of the calls' names.  An architecture that is a key here is
-    *known* to the policy even with no entries; calls of every other one are killed."""
+    """Architecture -> syscall number -> entry, in the order of the calls' names.  An architecture that is a key is *known* to
+    the policy even without entries; calls of all other architectures are killed."""
     table: tuple[int, int] = (6, 18)
     """The kernel version whose syscall table the policy was written for."""
     arm: Arm = Arm.EXEC
     default: Action = KILL
-    """For every known call that no entry decides."""
+    """The action for every call of the table that no entry decides."""
     unknown: Action = ENOSYS
-    """For numbers above the newest of `table`."""
+    """The action for numbers above the newest of `table`."""
     portable: bool = False
-    """Whether learning and merging add equivalents, too (`learning.portable`).  The action for a call does not depend on it."""
+    """Whether learning and merging add equivalents (`learning.portable`).  The action for a call does not depend on this."""
     implied: int = 0
     """The version of the implied set (`policygen.implied`), which allows what grants nothing beyond the entries; 0: none."""
     phases: tuple[Phase, ...] = ()
-    """In the order in which a process enters them; before, `entries` count (`policygen.phases`)."""
+    """The phases, in the order in which a process enters them; before the first, `entries` apply (`policygen.phases`)."""
     phases_optional: bool = False
-    """Whether a process that cannot enter a phase goes on with what it has, instead of being killed."""
+    """Whether a process that cannot enter a phase keeps its permissions instead of being killed."""
     scope: str = SIGNALS
-    """What reaches only processes of the program, which Landlock enforces: SCOPES, in that order, with commas; "" for nothing.
-    The filter does not depend on it."""
+    """What Landlock restricts to the program's own processes: words of SCOPES, in that order, with commas; "" for nothing.  The
+    filter does not depend on this."""
     files: Files = NOT_CONFINED
-    """The files and ports that calls can reach, which Landlock keeps.  The filter does not depend on it."""
+    """The files and ports that calls can reach, enforced by Landlock.  The filter does not depend on this."""
     memo: dict[str, object] = field(factory=dict, init=False)
-    """What has been computed of this policy and depends on nothing else."""
+    """A cache of values that are computed from this policy alone."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", _frozen(self.entries))
@@ -300,7 +304,7 @@ def scopes(text: str) -> tuple[str, ...]:
 
 
 def scope_of(words: Collection[str]) -> str:
-    """Return the scope that has these words."""
+    """Return the scope made of these words."""
     return ", ".join(word for word in SCOPES if word in words)
 
 

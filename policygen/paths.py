@@ -1,7 +1,7 @@
-"""The paths of `path` lines: absolute, or below a folder that has a name and is known when the program is started.
+"""The paths of `path` lines: absolute, or below a named folder that is looked up when the program is started.
 
-A path is text in which bytes that are not UTF-8 are surrogates (PEP 383), without a slash at its end, empty names, `.` or `..`.
-The root is `/`; the folder in which the program is started is `.`.
+A path is text in which bytes that are not UTF-8 are surrogates (PEP 383).  It has no slash at its end, no empty names, no `.`
+and no `..`.  The root is `/`; the folder in which the program is started is `.`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_PATH = 4095
-"""Bytes: linux/limits.h PATH_MAX, which counts the NUL."""
+"""The most bytes of a path: linux/limits.h PATH_MAX, which counts the NUL."""
 VARIABLES = ("$HOME", "$TMPDIR")
-"""Folders that are named in the environment."""
+"""The named folders that environment variables give."""
 HERE = "."
-"""The working folder, which may also be written `$CWD`."""
+"""The working folder's name, which may also be written `$CWD`."""
 # Patterns are compiled when they are first used: a policy without files uses none of them.
 _BARE = r"[A-Za-z0-9_./$+@%~=^,-]+"
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
@@ -27,7 +27,7 @@ _ESCAPE = r"(?s)\\(?:x([0-9a-fA-F]{2})|(.?))"
 
 
 class PathError(UserError):
-    """A path that no line can have: the message, and a hint or ''."""
+    """The text is no path of a line: `message`, and a `hint` or ''."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -36,18 +36,18 @@ class PathError(UserError):
 
 
 def canonical(text: str) -> str:
-    """Return the path that a text without quotes means.  Raises PathError."""
+    """Return the path that an unquoted text means.  Raises PathError."""
     start, slash, rest = text.partition("/")
     if start in ("$CWD", HERE):
         start = HERE
     elif start.startswith("$") and start not in VARIABLES:
         raise PathError(f"no folder is named {start}", f"there are {', '.join((*VARIABLES, '$CWD'))}")
     elif start and start not in VARIABLES:
-        hint = f"$HOME{text[1:]}" if start == "~" else f"write ./{text}, or the whole path"
-        raise PathError(f"{shown(text)} is relative to no folder", hint)
+        hint = f"$HOME{text[1:]}" if start == "~" else f"write ./{text}, or an absolute path"
+        raise PathError(f"{shown(text)} is not relative to a named folder", hint)
     names = [name for name in rest.split("/") if name not in ("", HERE)]
     if ".." in names:
-        raise PathError("a path has no `..`", "where it leads depends on links: write the folder that is meant")
+        raise PathError("a path has no `..`", "where `..` leads depends on links: write the path that is meant")
     if "\0" in text:
         raise PathError("a path has no NUL byte")
     if len(encoded(text)) > MAX_PATH:
@@ -58,7 +58,7 @@ def canonical(text: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Return what a text in quotes means.  Raises PathError."""
+    """Return the text that a quoted text means.  Raises PathError."""
     if len(text) < 2 or not re.fullmatch(r'"(?:\\.|[^"\\])*"', text, re.DOTALL):
         raise PathError("the quotes are not closed", 'a `"` in a path is written \\"')
 
@@ -78,7 +78,7 @@ def unquoted(text: str) -> str:
 
 
 def shown(path: str) -> str:
-    """Return a path as a line has it: in quotes if a blank, a colon or an odd character is in it."""
+    """Return a path as a line writes it: in quotes if it has a blank, a colon or a special character."""
     if re.fullmatch(_BARE, path):
         return path
     text = "".join(_escaped(character) for character in path)
@@ -99,9 +99,9 @@ def encoded(path: str) -> bytes:
 
 
 def folders(path: str) -> Iterator[str]:
-    """Yield the path, then the folders that hold it, as far as the text tells; the last one is `/`.
+    """Yield the path, then the folders that hold it, from its text alone; `/` is the last.
 
-    Where $HOME, $TMPDIR and the working folder are is not known: each counts as below `/` and as apart from all others.
+    The locations of $HOME, $TMPDIR and the working folder are unknown: each counts as directly below `/`.
     """
     while path != "/":
         yield path

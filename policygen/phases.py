@@ -1,6 +1,7 @@
-"""Phases: what a policy with phases means, as one policy without phases for each of them.
+"""Split a policy with phases into one policy without phases for each of them, and join these again.
 
-Code that changes a policy with phases changes each of these, and joins the results; what each means: `implied.resolve`.
+Code that changes a policy with phases changes each of these policies and joins the results; `implied.resolve` says what each
+means.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tracer.abi import Arch
 
 START = "start"
-"""The name of what comes before the first phase."""
+"""The name of the time before the first phase."""
 
 WAITS = frozenset(
     (
@@ -27,11 +28,11 @@ WAITS = frozenset(
         "waitpid",
     )
 )  # fmt: skip
-"""Calls in which a server waits for work, as a trigger should be."""
+"""Calls in which a server waits for work; a trigger should be one of them."""
 
 
 def phase_policies(policy: Policy) -> tuple[tuple[str, Policy], ...]:
-    """Return the policy of each phase with its name, START first.  Without phases it is the policy itself alone."""
+    """Return the policy of each phase with its name, START first.  A policy without phases is returned as START alone."""
     if not policy.phases:
         return ((START, policy),)
     policies = policy.memo.get("phases")
@@ -42,16 +43,16 @@ def phase_policies(policy: Policy) -> tuple[tuple[str, Policy], ...]:
 
 
 def in_phase(policy: Policy, name: str) -> Policy:
-    """Return the policy of the phase with that name.  Raises ValueError if there is none."""
+    """Return the policy of the phase with that name.  Raises ValueError if there is no such phase."""
     for phase, written in phase_policies(policy):
         if phase == name:
             return written
     names = ", ".join(phase for phase, _ in phase_policies(policy))
-    raise ValueError(f"no phase is named {name}; there is {names}")
+    raise ValueError(f"no phase is named {name}; the phases are {names}")
 
 
 def as_in(policy: Policy, name: str) -> Policy:
-    """Return the policy of the phase with that name, or that of START if there is none."""
+    """Return the policy of the phase with that name, or that of START if there is no such phase."""
     policies = dict(phase_policies(policy))
     return policies.get(name, policies[START])
 
@@ -64,10 +65,9 @@ def names_of(*policies: Policy) -> tuple[str, ...]:
 def in_each(
     work: Callable[..., Policy], *policies: Policy, phases: Sequence[Phase] | None = None
 ) -> Policy:
-    """Apply `work` to the policies in each phase that any of them has, and return the policy that has the results as its
-    phases.
+    """Apply `work` to the policies in each phase that any of them has, and return the policy whose phases are the results.
 
-    `phases` are those that the result has, by default those of the policies.  Raises what `work` does."""
+    `phases` are the phases of the result, by default those of the policies.  Raises what `work` does."""
     phases_by_name = {phase.name: phase for policy in reversed(policies) for phase in policy.phases}
     whole = tuple(phases_by_name[name] for name in names_of(*policies)) if phases is None else tuple(phases)
     results = [work(*(as_in(policy, name) for policy in policies)) for name in (START, *(phase.name for phase in whole))]
@@ -75,9 +75,9 @@ def in_each(
 
 
 def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:
-    """Return the policy with these phases, of which `policies` are the policies: START's first, then one for each of `phases`.
+    """Join one policy per phase into a policy with phases; `policies` has that of START first, then one for each of `phases`.
 
-    Settings are those of the first.  A phase that denies nothing more than the one before is left out.
+    The settings are those of the first.  A phase that denies nothing beyond the phase before it is left out.
     """
     first, *later = policies
     remaining, before = [], first.entries
@@ -89,7 +89,7 @@ def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:
 
 
 def within_start(policy: Policy) -> Policy:
-    """Drop from each phase what the entries no longer allow."""
+    """Return the policy without what a phase allows beyond the entries of START."""
     phases = []
     for phase in policy.phases:
         entries: dict[Arch, dict[int, Entry]] = {arch: {} for arch in policy.entries}
@@ -111,8 +111,7 @@ def within_start(policy: Policy) -> Policy:
 
 
 def reached(before: Entry | None, rules: Sequence[Expression]) -> Entry | None:
-    """Return the entry of a phase in which, of the alternatives of the entry before, only `rules` are left; None if there is
-    none."""
+    """Return the entry of a phase in which only `rules` of the alternatives in `before` are left; None if there is no entry."""
     if before is None:
         return None
     if rules:
@@ -121,10 +120,10 @@ def reached(before: Entry | None, rules: Sequence[Expression]) -> Entry | None:
 
 
 def marked(entries: Sequence[Entry | None]) -> tuple[tuple[Expression, int], ...]:
-    """Return the alternatives of one call's entry in each phase, START's first, with the number of the phase in which it is
-    gone: that of all phases if it never is.
+    """Return the alternatives of one call, whose entry in each phase is given, START's first; each with the index of the first
+    entry that lacks the alternative, or the number of entries if none does.
 
-    In normal form the entry before has every alternative of the one after, unless it always holds.
+    In normal form, each entry has every alternative of the next entry, unless it always holds.
     """
     last: dict[Expression, int] = {}
     for number in range(len(entries), 0, -1):
@@ -140,12 +139,14 @@ def marked(entries: Sequence[Entry | None]) -> tuple[tuple[Expression, int], ...
 
 
 def _refuses(entry: Entry, first: Entry | None) -> bool:
-    """Whether nothing is left of what the first entry does, but its `else`."""
+    """Return whether nothing but the `else` is left of the first entry."""
     return first is not None and entry.action != first.action
 
 
 def covering(before: Mapping[Arch, Mapping[int, Entry]], after: Phase) -> dict[Arch, dict[int, Entry]]:
-    """Return the entries before a phase with all that the phase allows.  Raises ValueError if one entry cannot say both."""
+    """Return the entries before a phase with all that the phase allows.  Raises ValueError if no single entry can express
+    both.
+    """
     entries = {arch: dict(section) for arch, section in before.items()}
     for arch, section in after.entries.items():
         for number, entry in section.items():

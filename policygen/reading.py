@@ -1,6 +1,6 @@
-"""Reading files that another user may have chosen.
+"""Read files that another user may have chosen.
 
-On the way to every start of `enforce`, so nothing is imported that takes a millisecond.
+Every start of `enforce` imports this module, so it imports nothing that takes a millisecond.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     Check = Callable[[str, os.stat_result], None]
 
 MAX_SIZE = 64 << 20
-"""Bytes of a policy's file: a hundred thousand rules take 3 MiB."""
+"""The most bytes of a policy's file: a hundred thousand rules take 3 MiB."""
 
 
 _FIRST = 1 << 16
-"""Bytes that are read at first; nearly every file has less."""
+"""Bytes that the first read takes; nearly every file is smaller."""
 
 
 def read(name: str, limit: int = MAX_SIZE, check: Check | None = None) -> bytes:
     """Return the content of a regular file, once `check` has accepted its name and status.
 
-    Raises OSError, within moments: also for a pipe or a device, which may wait or never end, and for more than `limit` bytes.
+    Raises OSError, also for a pipe or device (without waiting for it), and for more than `limit` bytes.
     """
     with regular(name, check) as file:
         data = beginning(file, limit + 1)
     if len(data) > limit:
-        raise OSError(errno.EFBIG, f"more than {limit >> 20} MiB, which is too much to be read", name)
+        raise OSError(errno.EFBIG, f"more than {limit >> 20} MiB, which is more than callfence reads", name)
     return data
 
 
 def beginning(file: BinaryIO, size: int) -> bytes:
-    """Return the first bytes of a file, at most so many, in little more memory than they take."""
+    """Return the first bytes of a file, at most `size`, in little more memory than they take."""
     data, length = b"", _FIRST
     while len(data) < size:
         more = file.read(min(length, size - len(data))) or b""  # None: the file would make us wait, as some of /proc do
@@ -51,7 +51,8 @@ def beginning(file: BinaryIO, size: int) -> bytes:
 
 
 def regular(name: str, check: Check | None = None) -> BufferedReader:
-    """Open a regular file for reading, once `check` has accepted its name and status.  Raises OSError, within moments."""
+    """Open a regular file for reading, once `check` has accepted its name and status.  Raises OSError, also for a pipe or
+    device, without waiting for it."""
     _require_regular(os.stat(name), name)  # before opening, which makes some devices act
     descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -66,8 +67,8 @@ def regular(name: str, check: Check | None = None) -> BufferedReader:
 
 
 def below(policy: str, check: Check | None = None) -> Callable[[str], bytes]:
-    """Return a reader of the files that a policy includes: `read`, and OSError for one that is not below the policy's folder,
-    whatever links lead to it."""
+    """Return a function that reads an included file: like `read`, but it raises OSError for a file that is not below the
+    policy's folder once symbolic links are followed."""
     folder = os.path.join(os.path.realpath(os.path.dirname(policy)), "")
 
     def reader(name: str) -> bytes:

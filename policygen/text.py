@@ -1,4 +1,4 @@
-"""Text from outside, made fit to be printed, or to be typed to a shell."""
+"""Make text from outside safe to print, or to paste into a shell."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 
 
 def printable(text: str) -> str:
-    """Return the text with all that is not printable escaped: it may come from a program, and must neither drive a terminal
-    nor forge a line."""
+    """Return the text with unprintable characters escaped, so that text from a program can neither control a terminal nor fake
+    a line."""
     valid = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in valid)
 
 
 def word(text: str) -> str:
-    """As one types it to a shell (of bash, zsh, or POSIX since 2024, where it takes `$'...'`)."""
+    """Return the text as a word to type into a shell; if it needs `$'...'`, the shell is bash, zsh, or POSIX since 2024."""
     if text.isprintable():
         import shlex  # not loaded by a learn that prints nothing
 
@@ -22,5 +22,5 @@ def word(text: str) -> str:
 
 
 def file_word(name: str) -> str:
-    """A file's name likewise, where an option might stand as well."""
+    """Return a file's name as `word` does, so that it cannot be taken for an option."""
     return word(f"./{name}" if name.startswith("-") and name != "-" else name)

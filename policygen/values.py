@@ -1,4 +1,4 @@
-"""Immutable values: what `dataclasses` makes with `frozen=True, slots=True`, in a sixth of the time.
+"""Declare classes of immutable values, as `dataclasses` does with `frozen=True, slots=True`, in a sixth of the time.
 
 Importing `dataclasses` and making the classes that a first `learn` needs took 12 of its 110 ms: it reads signatures with
 `inspect` and compiles each method by itself.
@@ -24,23 +24,24 @@ class _Field(NamedTuple):
 
     make: Callable[[], Any]
     init: bool
-    """Whether it can be given; if not, it takes no part in comparisons and is not shown either."""
+    """Whether the field is a parameter of `__init__`; if not, it is neither compared nor shown."""
 
 
 def field(*, factory: Callable[[], T], init: bool = True) -> T:
-    """Declare a field whose default is what this returns.  Without `init` the field is the value's own notes: never given, not
-    compared, not shown, not copied by `replace`."""
+    """Declare a field whose default is the result of `factory`.  Without `init` the field is a cache: it is not a parameter,
+    and not compared, shown or copied by `replace`."""
     return cast("T", _Field(factory, init))
 
 
 def uncompared() -> Any:
-    """Declare a field that has to be given and is copied by `replace`, but is neither compared nor shown."""
+    """Declare a field without a default that `replace` copies, but that is neither compared nor shown."""
     return _UNCOMPARED
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field, uncompared))
 def frozen(cls: type[T]) -> type[T]:
-    """Make the class one of immutable values: of its annotated fields, with `__init__`, `==`, `hash`, `repr` and patterns.
+    """Class decorator: make a class of immutable values with the annotated fields, `__init__`, `==`, `hash`, `repr` and
+    matching by position.
 
     `__post_init__`, if the class has it, is called at the end of `__init__` and may raise."""
     namespace = dict(vars(cls))
@@ -62,7 +63,7 @@ def frozen(cls: type[T]) -> type[T]:
 
 
 def replace(old: T, /, **changes: Any) -> T:
-    """Return a value with other fields.  Raises TypeError for a field that it does not have."""
+    """Return a copy of the value with these fields changed.  Raises TypeError for a field that the value does not have."""
     names = type(old).__match_args__  # type: ignore[attr-defined]
     return type(old)(**{name: getattr(old, name) for name in names} | changes)
 
@@ -87,7 +88,7 @@ def _initialiser(names: tuple[str, ...], given: list[str], defaults: dict[str, A
 
 
 def _by_fields(compared: list[str]) -> tuple[Callable[..., Any], ...]:
-    """The methods that look at the fields which are compared and shown."""
+    """Return the methods `__eq__`, `__hash__` and `__repr__`, which use the fields that are compared and shown."""
     key: Callable[[object], object] = attrgetter(*compared) if compared else lambda _: ()
 
     def __eq__(self: object, other: object) -> bool:

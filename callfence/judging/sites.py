@@ -255,8 +255,8 @@ def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], 
 
 
 def widened(rule: Provenance) -> str:
-    """Return how a rule allows more than was observed, such as `dfd, mode: any value; flags: any combination of the bits
-    seen`."""
+    """Return how a rule allows more than was observed, such as `dfd, mode: any value; flags: any combination of the observed
+    bits`."""
     arguments = table(rule.arch).by_number[rule.number].arguments
     names: defaultdict[Widening, list[str]] = defaultdict(list)
     for index, way in rule.widenings:

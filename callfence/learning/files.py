@@ -15,7 +15,7 @@ from callfence.learning.progress import say
 from callfence.shared.files import working_folder
 from enforcer.files.landlock import FAMILY_ERROR, FAST_OPEN_ERROR, PROTOCOL_ERROR
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
-from policygen.files.algebra import differences, met
+from policygen.files.algebra import differences, intersected
 from policygen.files.calls import (
     NEW_ROOTS,
     PATH_CALLS,
@@ -258,7 +258,7 @@ def with_files(
     before = policy.files if confined else Files({}, (), ())
     files = added(before, runs, newest if confined else [use for uses in runs for use in uses], exact=exact).files
     if base is not None:
-        permitted = met(files, base.files)
+        permitted = intersected(files, base.files)
         for line, more, _ in differences(permitted, files):
             say(f"{line}: {more} was not added to the policy, because the upper bound (--within) does not grant it")
         files = permitted

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from tracer.abi import Event
 
 LONGEST = PAGE
-"""Characters of a fact."""
+"""The most characters of a fact."""
 MANY = "**"
 MORE = "..."
-"""The same at the end of a list of words."""
+"""Marks, at the end of a list of words, that more words follow."""
 _PREFIX = {"path": "", "unix": "unix:", "text": "text:"}
 _SORTS = {prefix.removesuffix(":"): sort for sort, prefix in _PREFIX.items()}
 _NAME = r'(?:(?P<prefix>unix|text):)?"(?P<name>[^"]*)"'
@@ -52,27 +52,27 @@ _WIDE: Mapping[str, tuple[int, ...]] = {
     "address": (8, 4),
     "unix": (4, 4),
 }
-"""How many branches a node may have, by depth; the last is that of all deeper ones."""
+"""The most branches of a node, by sort of value and depth; the last number is for all greater depths."""
 _EXCLUSIVE = 0o300  # O_CREAT|O_EXCL, asm-generic/fcntl.h
 _DEEP = 8
-"""Nodes below which all is `**`."""
+"""Depth below which everything is written as `**`."""
 _END = "\0"
-"""After the last part."""
+"""The node that ends a fact."""
 
 
 class Places(NamedTuple):
-    """Folders that differ between machines, and that patterns name by a sign."""
+    """The folders that differ between machines; patterns write a sign in place of each."""
 
     start: str = ""
-    """Where the run began."""
+    """The working folder in which the run began."""
     copied: str = ""
-    """What stands for that folder; "" if nothing does."""
+    """The folder in which the run began if that is a copy of `start`; "" if there is no copy."""
     home: str = ""
     temporary: tuple[str, ...] = _TEMPORARY
 
 
 Fact = tuple[str, str, tuple[str, ...]]
-"""An argument's name, the sort of its value, and the pattern's parts."""
+"""An argument's name, the sort of its value (`Value.sort`), and the parts of the pattern."""
 
 
 def places(start: str, environment: Mapping[str, str], copied: str = "") -> Places:
@@ -83,22 +83,22 @@ def places(start: str, environment: Mapping[str, str], copied: str = "") -> Plac
 
 
 class Varying(NamedTuple):
-    """What varies from run to run."""
+    """The numbers and paths that vary from run to run."""
 
     ids: tuple[int, ...] = ()
-    """Numbers of the event's thread and process."""
+    """The IDs of the event's thread and process."""
     created: AbstractSet[str] = frozenset()
     """Paths that the program has created with names of its own (`created`)."""
 
 
 def facts(event: Event, values: Mapping[int, Value], where: Places, varying: Varying) -> list[Fact]:
-    """Return what an event's arguments point to."""
+    """Return the facts about what an event's arguments point to."""
     names = arguments(event.arch, event.number)
     return [(names[index].name, value.sort, _pattern(value, where, varying)) for index, value in values.items()]
 
 
 def is_library(fact: Fact) -> bool:
-    """Return whether it is the name of a shared library: a program opens some dozens before it does anything of its own."""
+    """Return whether a fact is the name of a shared library."""
     name = fact[2][-1]
     return name.endswith(".so") or ".so." in name
 
@@ -110,7 +110,7 @@ def created(event: Event, values: Mapping[int, Value]) -> str:
 
 
 def created_at(event: Event) -> int:
-    """Return the place of the path that a call creates so; -1 if it creates none."""
+    """Return the index of the argument with the path that a call creates as in `created`; -1 if it creates none."""
     for index, bits, all_of in _creating(event.arch, event.number):
         if event.arguments[index] & bits == all_of:
             return index - 1
@@ -119,7 +119,8 @@ def created_at(event: Event) -> int:
 
 @cache
 def _creating(arch: int, number: int) -> tuple[tuple[int, int, int], ...]:
-    """Return the arguments after a path that decide whether a call creates it so: place, bits, and their value then."""
+    """Return the arguments that decide whether a call creates a path as in `created`: the index of each, the bits to compare,
+    and the value that they must have."""
     return tuple(
         (index, _EXCLUSIVE, _EXCLUSIVE) if argument.constants == "open_flags" else (index, 0o777, 0o700)
         for index, argument in enumerate(arguments(arch, number))
@@ -128,7 +129,7 @@ def _creating(arch: int, number: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def resolved(value: Value) -> str:
-    """Return the absolute path of a path; "" if it is no path, or that is not known."""
+    """Return the absolute path of a value; "" if the value is not a path, or its folder is unknown."""
     if value.sort != "path" or (not value.folder and not value.parts[0].startswith("/")):
         return ""
     name = value.parts[0]
@@ -139,7 +140,7 @@ def resolved(value: Value) -> str:
 
 
 def path_pattern(path: str, where: Places) -> str:
-    """Return an absolute path of this machine as facts write it, without quotes."""
+    """Return the pattern of an absolute path of this machine, without quotes."""
     return text(("", "path", _below(escaped(path), where, Varying())))[2:-1] if path.startswith("/") else escaped(path)
 
 
@@ -158,7 +159,7 @@ def _pattern(value: Value, where: Places, varying: Varying) -> tuple[str, ...]:
 
 
 def _below(path: str, where: Places, varying: Varying) -> tuple[str, ...]:
-    """Return the parts of an absolute path."""
+    """Return the parts of the pattern of an absolute path."""
     ids = varying.ids
     if varying.created:
         path = _without_created(path, varying)
@@ -189,13 +190,13 @@ def _steady(name: str, ids: tuple[int, ...]) -> str:
 
 
 def _split(name: str) -> tuple[str, ...]:
-    """Return the parts of a name."""
+    """Return the parts of a path, with `/` as the first of an absolute one."""
     first, slash, rest = name.partition("/")
     return (first or slash, *(rest.split("/") if rest else ()))
 
 
 def examples(event: Event, evidence: Iterable[str]) -> tuple[dict[int, str], list[str]]:
-    """Return the first fact about each argument, by place and without the argument's name; and the other facts."""
+    """Return the first fact about each argument, by the argument's index and without its name; and the other facts."""
     places = {argument.name: index for index, argument in evident(event.arch, event.number)}
     first: dict[int, str] = {}
     others = []
@@ -230,7 +231,7 @@ def text(fact: Fact) -> str:
 
 
 def parse(fact: str) -> Fact | None:
-    """Return the fact of a text that `text` returned; None for others."""
+    """Return the fact that a text of `text` was made from; None if the text is no fact."""
     name, _, shown = fact.partition("=")
     if not name.isidentifier() or not shown.isprintable() or len(fact) > LONGEST:
         return None
@@ -253,19 +254,19 @@ def join(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 class _Tree(dict[str, "_Tree"]):
-    """What may follow a part; `_END` if nothing may."""
+    """The parts that may follow each part; `_END` where a fact ends."""
 
 
 class Union:
-    """The union of facts (`join`), as they come."""
+    """A union of facts (`join`) to which facts are added one by one."""
 
     __slots__ = ("_trees", "_wide")
 
     def __init__(self) -> None:
         self._trees: dict[tuple[str, str], _Tree] = {}
-        """By the argument's name and the sort of its value."""
+        """The tree of parts for each argument's name and sort of value."""
         self._wide: tuple[bytes, ...] | None = ()
-        """See `wide`; None if that is to be found out."""
+        """The cached result of `wide`; None if it has to be computed."""
 
     def add(self, fact: Fact) -> bool:
         """Add a fact; return whether that changed the union."""
@@ -277,7 +278,7 @@ class Union:
 
     @property
     def wide(self) -> tuple[bytes, ...]:
-        """The beginnings of absolute paths that are nothing new, because there are many below that folder."""
+        """The folders, as beginnings of absolute paths, below which every name is already covered by `**`."""
         if self._wide is None:
             many = [parts[1:-1] for _, sort, parts in self if sort == "path" and parts[0] + parts[-1] == f"/{MANY}"]
             folders = ["/".join(parts) for parts in many if parts]
@@ -321,13 +322,13 @@ def _leaves(tree: _Tree, before: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 _BEGIN = 128
-"""Bytes of a path that are read to see where it is."""
+"""Bytes of a path that are read to find the folder that it is in."""
 MANY_CREATED = 4096
-"""The most paths that a program has created which are remembered."""
+"""The most created paths that are remembered for a program."""
 
 
 class Pointers:
-    """Follows the pointers of calls."""
+    """Reads what the pointers of calls point to, and remembers the paths that the program has created."""
 
     def __init__(self, where: Places) -> None:
         self._where = where
@@ -335,14 +336,14 @@ class Pointers:
         """Paths that the program has created with names of its own (`created`)."""
 
     def has(self, event: Event) -> bool:
-        """Return whether a call has pointers that are followed."""
+        """Return whether a call has pointers to follow."""
         return bool(evident(event.arch, event.number))
 
     def follow(self, event: Event, caller: Caller, union: Union | None) -> tuple[Union, bool]:
-        """Return the facts so far with those of an event, and whether more events are worth following.
+        """Return the union with the facts of an event added, and whether more events are worth following.
 
-        They are if this event has a new fact, is about a shared library, of which a program opens some dozens before it does
-        anything of its own, or has an absolute path within a folder of which there are many names, which is cheap to see.
+        They are if this event has a new fact, names a shared library (a program opens dozens before its own work begins), or
+        has an absolute path below a folder of `wide`, which is cheap to check.
         """
         union = Union() if union is None else union
         if union.wide and (where := _within(event, caller, union.wide)):
@@ -357,7 +358,8 @@ class Pointers:
 
 
 def _within(event: Event, caller: Caller, wide: tuple[bytes, ...]) -> str:
-    """Return whether the only path of a call is in such a folder, `absolute` or `relative`; "" if not, or if it is created."""
+    """Return `absolute` or `relative`, as the call's only path is, if the path is below a folder of `wide`; "" if it is not, or
+    if the call creates it."""
     pointers = evident(event.arch, event.number)
     if len(pointers) != 1 or pointers[0][1].kind is not Kind.PATH or created_at(event) >= 0:
         return ""

@@ -1,7 +1,7 @@
 """What the pointers of a call point to, read from its caller's memory: names, socket addresses, the first words of a command.
 
-Never what is read or written, and no environment: those may hold secrets.  So may the words of a command, of which only
-those are taken that are an option's name or come before the first option.
+Data that is read or written and the environment are never read: they may hold secrets.  Of a command, only the words before the
+first option and that option's name are taken.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ if TYPE_CHECKING:
 AT_FDCWD = -100  # linux/fcntl.h
 PAGE = 4096
 LONGEST = 4096
-"""Bytes of a string that are read: PATH_MAX, linux/limits.h."""
+"""The most bytes of a string that are read: PATH_MAX, linux/limits.h."""
 _SHOWN = 256
-"""Characters of a string that are shown."""
+"""The most characters of a string that are shown."""
 _FIRST = 256
-"""Bytes that are read first: most names are shorter."""
+"""Bytes that the first read of a string takes: most names are shorter."""
 _WORDS = 3
-"""Words of a command that are read."""
+"""The most words of a command that are read."""
 _WORD = 64
-"""Bytes of a word."""
+"""The most bytes of a word that are read."""
 _PLAIN = r"[\w./+,-]+"
-"""A word that holds neither a secret of the form NAME=VALUE nor an address with one."""
+"""Pattern of a word that holds neither a secret of the form NAME=VALUE nor an address with a password."""
 _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 _UNIX, _INET, _INET6 = 1, 2, 10  # AF_*, linux/socket.h
 
 
 class Caller(Protocol):
-    """The task that makes a call, while it is stopped in it."""
+    """The task that makes a call, stopped in that call."""
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Its thread and its process."""
+        """The IDs of the thread and of the process."""
 
     def read(self, address: int, length: int) -> bytes:
-        """Return bytes within one page of its memory: fewer, or none, where they cannot be read."""
+        """Return bytes within one page of the task's memory; fewer, or none, if they cannot be read."""
 
     def link(self, name: str) -> str:
-        """Return where `cwd` or `fd/NUMBER` of its folder in /proc leads; "" if that is not known."""
+        """Return the target of `cwd` or `fd/NUMBER` in the task's /proc folder; "" if it cannot be read."""
 
 
 class Value(NamedTuple):
-    """What an argument points to, in text that is fit to be printed."""
+    """What an argument points to, as text that is safe to print."""
 
     sort: str
     """`path`, `text`, `words`, `unix` or `address`."""
     parts: tuple[str, ...]
-    """A name; the words, where a last `...` stands for more of them; host and port, or another address family's name."""
+    """The name; or the words, with a last `...` if there are more; or host and port; or the name of another address family."""
     folder: str = ""
-    """The folder that a relative path begins at, if it is known."""
+    """The folder that a relative path starts from; "" if it is unknown."""
 
     def __str__(self) -> str:
-        """As given: `"/etc/redis.conf"`, `["sh", "-c", ...]`, `127.0.0.1:80`, `unix:"/run/x.sock"`."""
+        """Return the text of the value: `"/etc/redis.conf"`, `["sh", "-c", ...]`, `127.0.0.1:80`, `unix:"/run/x.sock"`."""
         if self.sort == "words":
             return f"[{', '.join(part if part == '...' else _cut(part) for part in self.parts)}]"
         if self.sort == "address":
@@ -82,7 +82,7 @@ def _cut(text: str) -> str:
 
 @cache
 def arguments(arch: int, number: int) -> tuple[Argument, ...]:
-    """Return the arguments of a call; none of one that the tables do not have."""
+    """Return the arguments of a call; () if the tables do not have the call."""
     name = Arch.from_audit(arch)
     call = table(name).by_number.get(number) if name else None
     return call.arguments if call else ()
@@ -90,12 +90,12 @@ def arguments(arch: int, number: int) -> tuple[Argument, ...]:
 
 @cache
 def evident(arch: int, number: int) -> tuple[tuple[int, Argument], ...]:
-    """Return the arguments whose pointers are followed, with their places."""
+    """Return the arguments whose pointers are followed, each with its index."""
     return tuple((index, argument) for index, argument in enumerate(arguments(arch, number)) if argument.kind.is_evident)
 
 
 def pointed(event: Event, caller: Caller) -> dict[int, Value]:
-    """Return what the arguments of a call point to, by place; without what cannot be read."""
+    """Return what the arguments of a call point to, by the argument's index; an argument that cannot be read is left out."""
     values = {}
     for index, argument in evident(event.arch, event.number):
         address = event.arguments[index] & argument.mask
@@ -113,7 +113,8 @@ def _path(event: Event, index: int, address: int, caller: Caller) -> Value | Non
 
 
 def folder(event: Event, index: int, caller: Caller) -> str:
-    """Return where a relative path begins: at the descriptor before it, or in the working folder."""
+    """Return the folder that a relative path starts from: that of the descriptor in the argument before it, or the working
+    folder."""
     before = arguments(event.arch, event.number)[index - 1] if index else None
     descriptor = AT_FDCWD
     if before is not None and before.kind is Kind.DIRFD:
@@ -140,7 +141,7 @@ def _words(event: Event, index: int, address: int, caller: Caller) -> Value | No
 
 
 def _harmless(words: list[str]) -> tuple[str, ...]:
-    """Return the program's name, and what comes before the first option or is its name."""
+    """Return the words of a command up to the first option, whose value is cut off."""
     harmless = words[:1]
     for word in words[1:_WORDS]:
         if word.startswith("-"):
@@ -165,7 +166,7 @@ def _message(event: Event, index: int, address: int, caller: Caller) -> Value | 
 
 
 def _address(caller: Caller, address: int, length: int) -> Value | None:
-    """Return the address in a struct sockaddr."""
+    """Return the address in a struct sockaddr in the caller's memory; None if it cannot be read."""
     data = _bytes(caller, address, min(length, _SOCKADDR))
     if len(data) < 2:
         return None
@@ -183,7 +184,8 @@ def _address(caller: Caller, address: int, length: int) -> Value | None:
 
 
 def _inet6(data: bytes) -> str:
-    """Return an address as RFC 5952, section 4, has it: no leading zeros, the first longest run of zero groups as `::`."""
+    """Return an IPv6 address in the form of RFC 5952, section 4: no leading zeros, the first longest run of zero groups as
+    `::`."""
     groups = [f"{data[at] << 8 | data[at + 1]:x}" for at in range(0, 16, 2)]
     runs = [next((end for end in range(start, 8) if groups[end] != "0"), 8) - start for start in range(8)]
     longest = max(runs)
@@ -210,7 +212,7 @@ def _string(caller: Caller, address: int, limit: int) -> bytes | None:
 
 
 def _bytes(caller: Caller, address: int, length: int) -> bytes:
-    """Return bytes of one or two pages."""
+    """Return bytes that lie in one or two pages of the caller's memory."""
     room = min(PAGE - address % PAGE, length)
     data = caller.read(address, room)
     return data + caller.read(address + room, length - room) if room == len(data) < length else data

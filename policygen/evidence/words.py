@@ -1,6 +1,6 @@
-"""Words from a program's memory: made fit to be printed, and written as patterns where they vary from run to run.
+"""Make words from a program's memory safe to print, and write patterns where they vary from run to run.
 
-What looks like a key, a token or a password is not repeated: evidence is committed, and logs are kept.
+Text that looks like a key, a token or a password is replaced, because evidence is committed and logs are stored.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from functools import cache, lru_cache
 from itertools import pairwise
 
 SECRET = "<secret>"
-"""Stands for what looks like one."""
+"""Replaces text that looks like a secret."""
 _SHORTEST = 12
-"""Characters of a name in which one is looked for, unless it has a mark of a password."""
+"""The fewest characters of a name that is searched for a secret, unless the name has the mark of a password."""
 _TOKENS = (
     r"(?:AKIA|ASIA|ABIA|ACCA|AROA|AIDA)[A-Z0-9]{16}",  # AWS
     r"gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}",
@@ -35,11 +35,11 @@ _PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY.*"
 _USER = r"[^/:@\s\"=]+:[^/:@\s\"]+@(?!sha256:)(?=[\w.\[-])"
 _BASE64 = r"[A-Za-z0-9+_-]{28,}={0,2}"
 _HEXADECIMAL = r"(?<![A-Za-z0-9])(?=[0-9A-F]*[0-9])(?=[0-9A-F]*[A-F])[0-9A-F]{32,}(?![A-Za-z0-9])"
-"""In capitals: in small letters it is a pattern already, as digests are."""
+"""A hexadecimal secret in capitals; one in small letters already becomes a pattern (`_RANDOM`)."""
 
 
 def masked(name: str) -> str:
-    """Return the name with `<secret>` for each part that looks like one.  Applying it again changes nothing."""
+    """Return the name with `<secret>` in place of each part that looks like a secret.  Applying it again changes nothing."""
     if len(name) < _SHORTEST and "=" not in name and "@" not in name:
         return name
     tokens, base64 = _expressions()
@@ -60,7 +60,7 @@ def _replacement(match: re.Match[str]) -> str:
 
 
 def _is_random(text: str) -> bool:
-    """Whether letters and digits follow one another as in base64 of random bytes, and not as in words."""
+    """Whether letters and digits alternate as in base64 of random bytes, not as in words."""
     plain = re.sub(r"[^A-Za-z0-9]", "", text)
     if len(plain) < 24 or sum(map(str.isdigit, plain)) < 2:
         return False
@@ -73,17 +73,18 @@ def _is_random(text: str) -> bool:
 _UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
 _UUID_LENGTH = 36
 _RANDOM = r"[0-9]{7,}|(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{8,}"
-"""Times, and digests in hexadecimal."""
+"""Pattern of times, and of digests in hexadecimal."""
 _RANDOM_LENGTH = 7
 _DIGITS = r"[0-9]+"
 _TEMPORARY = r"(?P<start>.*?)(?P<random>[A-Za-z0-9_]{6,})(?P<end>(?:\.[a-z]{1,5}){0,2})"
 """A name as mkstemp(3), mktemp(1) and others make: at least six characters of the random kind before any suffix."""
 _LONGEST = 64
-"""Characters of one word of a pattern."""
+"""The most characters of one word of a pattern."""
 
 
 def escaped(data: bytes | str) -> str:
-    r"""Return text that drives no terminal, forges no line and no quote: other bytes are `\xNN`, a `*` is `\*`."""
+    r"""Return text that can neither control a terminal nor fake a line or a quote: other bytes become `\xNN`, a `*` becomes
+    `\*`."""
     text = data.decode(errors="surrogateescape") if isinstance(data, bytes) else data
     if text.isprintable() and '"' not in text and "\\" not in text and "*" not in text:
         return text
@@ -100,10 +101,11 @@ def _shown(c: str) -> str:
 
 @lru_cache(maxsize=4096)
 def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, created: bool = False, process: bool = False) -> str:
-    """Return the word with `*` where it varies: `sort*` of `/tmp/sortA7xK2q`, `*` of a pid in /proc; `<secret>` for a secret.
+    """Return the word with `*` in place of what varies (`sort*` for `/tmp/sortA7xK2q`, `*` for a pid in /proc), and `<secret>`
+    in place of a secret.
 
-    `ids`: numbers that vary, such as the pid of the caller.  `temporary`: it is a name in a folder of temporary files;
-    `created`: the program has created it with a name of its own; `process`: it is in a folder of /proc.
+    `ids`: numbers that vary, such as the pid of the caller.  `temporary`: the word is in a folder of temporary files;
+    `created`: the program has created the name as mkstemp(3) does; `process`: the word is in a folder of /proc.
     """
     if process and word.isdigit():
         return "*"
@@ -129,9 +131,9 @@ def _cut(text: str) -> str:
 
 
 def _without_random(word: str) -> str:
-    """Return a temporary name without the end that is made at random.
+    """Return a temporary name without its random end.
 
-    Which part that is cannot be seen: all after a dot, a dash, `tmp` or `cc`, or of a short name, else the last six characters.
+    The random end is a guess: everything after a dot, a dash, `tmp` or `cc`, all of a short name, else the last six characters.
     """
     match = re.fullmatch(_TEMPORARY, word)
     if match is None:

@@ -1,6 +1,7 @@
-"""Files and ports of several policies, combined and compared: exactly, as calls are.
+"""Combine and compare the files and ports of several policies exactly.
 
-Grants of paths are sets on a tree: what holds at a path is what it and all folders above it are granted.
+A grant for a folder holds for everything below it: the rights at a path are those granted to the path and to all folders above
+it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Gap(NamedTuple):
-    """Where one of two trees grants more than the other: at the path and everything below it."""
+    """A path at which, and below which, one of two trees grants more than the other."""
 
     path: str
     more: Right
@@ -41,23 +42,22 @@ def _union(grants: Grants, paths: Iterable[str]) -> Right:
 
 
 def reduced(grants: Grants) -> dict[str, Right]:
-    """Return the fewest grants that mean the same: without what a folder above grants already."""
+    """Return the fewest grants that mean the same: each without the rights that a folder above it has."""
     own = {path: grants[path] & ~_union(grants, [above for above in folders(path) if above != path]) for path in grants}
     return {path: own[path] for path in sorted(own, key=order) if own[path]}
 
 
 def combined(trees: Sequence[Grants], rule: Rule) -> dict[str, Right]:
-    """Return the reduced grants that have at each path what a rule makes of those of the trees.
+    """Return reduced grants that give each path the rights that `rule` makes of its rights in each of the trees.
 
-    Exact if the rule never gives less below a folder than in it: below the deepest path that one of the trees names, nothing
-    changes in any of them.
+    Exact if the rule never gives a path fewer rights than the folder above it.
     """
     paths = {path for tree in trees for path in tree}
     return reduced({path: rule(*(granted(tree, path) for tree in trees)) for path in paths})
 
 
 def gaps(old: Grants, new: Grants) -> list[Gap]:
-    """Return every difference, once: not again below a folder for which it is reported."""
+    """Return every difference between two trees once: a difference of a folder is not repeated for the paths below it."""
     differences: list[Gap] = []
     for path in sorted({*old, *new}, key=order):
         above = [gap for gap in differences if gap.path in folders(path)]
@@ -71,17 +71,17 @@ def gaps(old: Grants, new: Grants) -> list[Gap]:
 
 
 class Difference(NamedTuple):
-    """What one line grants in the second of two policies and not in the first, and the reverse."""
+    """What one line of the second of two policies grants beyond the first, and what it no longer grants."""
 
     line: str
     """`path PATH` or `tcp USE`."""
     more: str
-    """As the line would have it; '' for nothing."""
+    """What is granted in addition, as the line writes it; '' for nothing."""
     less: str
 
 
 def differences(old: Files, new: Files) -> tuple[Difference, ...]:
-    """Return what is granted newly or no longer, in the order of the lines."""
+    """Return the differences between the lines of two policies, in the lines' order."""
     lines = [Difference(path_line(gap.path), _words(gap.more), _words(gap.less)) for gap in gaps(old.grants, new.grants)]
     for use in TCP:
         before, after = single(old.ports(use)), single(new.ports(use))
@@ -96,17 +96,17 @@ def _words(rights: Right) -> str:
 
 
 def united(a: Files, b: Files) -> Files:
-    """Return what one of the two grants; what one of them does not confine is not confined."""
+    """Return the union: what either grants.  A use that either leaves unconfined is unconfined."""
     return _combined((a, b), or_)
 
 
-def met(a: Files, b: Files) -> Files:
-    """Return what both grant; what neither confines is not confined."""
+def intersected(a: Files, b: Files) -> Files:
+    """Return the intersection: what both grant.  A use that neither confines is unconfined."""
     return _combined((a, b), and_)
 
 
 def _combined(files: Sequence[Files], rule: Rule) -> Files:
-    """Return what a rule makes, bit by bit, of the rights at each path, of the ports, and of whether a part is unconfined."""
+    """Return the files that `rule` makes bit by bit of the rights at each path, the ports, and whether a use is unconfined."""
 
     def ports(use: str) -> Ports | None:
         if rule(*(getattr(part, use) is None for part in files)):
@@ -120,14 +120,15 @@ def _combined(files: Sequence[Files], rule: Rule) -> Files:
 
 
 def extended(files: Files, more: Files) -> Files:
-    """Return the files with what some lines add; what the files do not confine stays so, and so does what no line is about."""
+    """Return `files` with the grants of `more` added.  A use that either leaves unconfined is as in `files`."""
     whole = united(files, more)
     free = [name for name in ("paths", *TCP) if getattr(files, name) is None or getattr(more, name) is None]
     return replace(whole, **{name: getattr(files, name) for name in free})
 
 
 def with_line(files: Files, line: str, other: Files) -> Files:
-    """Return the files with a line as other ones have it: theirs, or none; all lines of its kind if they have none at all."""
+    """Return `files` with one line as in `other`, or without the line if `other` confines its kind and lacks it.  If `other`
+    does not confine that kind, all lines of the kind are dropped."""
     if line.startswith("tcp "):
         use = line.removeprefix("tcp ")
         return replace(files, **{use: getattr(other, use)})
@@ -140,8 +141,8 @@ def with_line(files: Files, line: str, other: Files) -> Files:
 def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, ...]]:
     """Return the three-way merge, and the lines in conflict.
 
-    Each right at each path, and each port, is as the side has it that has changed it.  It is a conflict if one side grants
-    something to a folder that the other takes from what is below it; the result grants it.
+    Each right at each path, and each port, is taken from the side that has changed it.  A line is in conflict if one side
+    grants a folder a right that the other side removes from a path below it; the result grants the right.
     """
     if ours in (base, theirs) or theirs == base:
         return (theirs if ours == base else ours), ()
@@ -159,5 +160,5 @@ def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, .
 
 
 def _picked(base: Any, ours: Any, theirs: Any) -> Any:
-    """Return each bit as the side has it that has changed it."""
+    """Return each bit from the side that has changed it."""
     return (ours & theirs) | ((ours | theirs) & ~base)

@@ -1,6 +1,6 @@
-"""What a call does with files: which of its arguments are paths, and which rights to what they name Landlock will ask for.
+"""Which arguments of a call are paths, and which Landlock rights the call needs to the files that they name.
 
-Calls that Landlock does not look at (stat, chmod, readlink ...) are not here: docs/files.md has them.
+Calls that Landlock does not check (stat, chmod, readlink ...) are missing here; docs/files.md lists them.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _MADE = {
 
 
 class Wanted(NamedTuple):
-    """What a call wants of one path."""
+    """The rights that a call needs for one path."""
 
     descriptor: int
-    """The folder where a relative path begins."""
+    """Descriptor of the folder that a relative path starts from."""
     address: int
-    """Of the path, in the caller's memory."""
+    """Address of the path in the caller's memory."""
     right: Right = NOTHING
-    """To the file that is named, if it is there."""
+    """Rights to the named file, if it exists."""
     makes: Right = NOTHING
-    """To the folder that holds the name, if the file is not there; then it will be."""
+    """Rights to the folder that holds the name, if the file does not exist and the call creates it."""
     removes: Right = NOTHING
-    """To the folder that holds the name, if the file is there."""
+    """Rights to the folder that holds the name, if the file exists."""
     replaces: bool = False
-    """Whether the name will stand for another file."""
+    """Whether the name refers to another file after the call."""
     follows: bool = True
     """Whether a symbolic link as the last name is followed."""
     may_be_empty: bool = False
@@ -51,7 +51,7 @@ class Wanted(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two names, which need `move` as well if they are in different folders."""
+    """Two names; the call needs `move` as well if they are in different folders."""
 
     old: Wanted
     new: Wanted
@@ -141,17 +141,17 @@ _CALLS: dict[str, Callable[[Sequence[int], Callable[[int, int], bytes]], Sequenc
     "truncate64": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
 }
 SOCKETS = {"connect": "connect", "bind": "bind"}
-"""Calls that take a socket's address, and what a `tcp` line calls them."""
+"""Calls that take a socket's address -> the use's name in a `tcp` line."""
 NEW_ROOTS = ("chroot", "pivot_root")
-"""Calls after which a path means another file."""
+"""Calls after which the same path refers to another file."""
 
 
 SENDING = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
-"""Calls that connect with MSG_FASTOPEN, and the index of the argument that has such flags."""
+"""Calls that connect if their flags have MSG_FASTOPEN -> the index of the argument with these flags."""
 
 
 def numbers(names: Sequence[str]) -> dict[tuple[int, int], str]:
-    """Return the names of these calls by AUDIT_ARCH_* and number, for the architectures that run here."""
+    """Return (AUDIT_ARCH_*, number) -> name for these calls, on the architectures that run on this machine."""
     return {
         (arch.audit, table(arch).by_name[name].number): name
         for arch in (Arch.X86_64, Arch.I386)
@@ -164,26 +164,26 @@ PATH_CALLS = tuple(_CALLS)
 
 
 def wanted(name: str, arguments: Sequence[int], read: Callable[[int, int], bytes]) -> Sequence[Wanted | Pair]:
-    """Return what a call of this name wants; `read` gives bytes of its caller's memory, by address and length."""
+    """Return what a call of this name needs; `read(address, length)` returns bytes of the caller's memory."""
     return _CALLS[name](arguments, read)
 
 
 def opens_for_neither(name: str, arguments: Sequence[int]) -> bool:
-    """Return whether a call opens a file with the third access mode: for neither reading nor writing (open(2)), as Landlock has
-    it, while the file's mode has to permit both."""
+    """Return whether a call opens a file with the third access mode: Landlock asks for neither reading nor writing, though the
+    file's mode has to permit both (open(2))."""
     index = {"open": 1, "openat": 2}.get(name)
     flags = 0 if index is None else arguments[index]
     return flags & os.O_ACCMODE == os.O_ACCMODE and not flags & os.O_PATH
 
 
 def made_socket() -> Wanted:
-    """Return what binding a unix socket to a name wants."""
+    """Return the rights that binding a unix socket to a name needs."""
     return Wanted(AT_FDCWD, 1, makes=Right.SOCKET, follows=False)
 
 
 def address(data: bytes) -> int | str | bytes | None:
-    """Return the port in a struct sockaddr, the name of a unix socket in a folder, or that of an abstract one as bytes (b"":
-    the kernel will choose it, unix(7)); None for any other."""
+    """Return what a struct sockaddr holds: a TCP port as int, the path of a unix socket as str, the name of an abstract one as
+    bytes (b"" if the kernel chooses it, unix(7)), or None for any other address."""
     family = int.from_bytes(data[:2], "little")
     if family in (2, 10) and len(data) >= 4:  # AF_INET, AF_INET6: the port is in the same place (linux/in.h, in6.h)
         return int.from_bytes(data[2:4], "big")
@@ -195,10 +195,10 @@ def address(data: bytes) -> int | str | bytes | None:
 
 
 class File(NamedTuple):
-    """A file that is there."""
+    """An existing file or folder."""
 
     path: bytes
-    """Whole, without links."""
+    """The absolute path, with links resolved."""
     mode: int
     """st_mode."""
     owner: int = 0
@@ -210,24 +210,24 @@ class File(NamedTuple):
 
     @property
     def is_executed(self) -> bool:
-        """Whether the kernel executes such a file, if its mode permits it."""
+        """Whether the kernel can execute a file of this type whose mode permits it."""
         return stat.S_ISREG(self.mode)
 
     @property
     def rights(self) -> Right:
-        """The rights that it can have."""
+        """The rights that a grant for this file can have."""
         return ~NOTHING if self.is_folder else OF_A_FILE
 
 
 class Need(NamedTuple):
-    """Rights to one file or folder."""
+    """Rights that a call needs to one file or folder."""
 
     file: File
     rights: Right
     name: bytes = b""
-    """The whole path that will be made in the folder, removed from it, or mean another file; b"": `file` itself is used."""
+    """The absolute path that is created in the folder, removed from it, or replaced; b"" if `file` itself is used."""
     makes: bool = False
-    """Whether the name is made, or means another file after the call."""
+    """Whether the name is created, or refers to another file after the call."""
 
 
 if TYPE_CHECKING:
@@ -236,7 +236,8 @@ if TYPE_CHECKING:
 
 
 def needs(request: Wanted | Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
-    """Yield what is needed; nothing where the call will fail for another reason.  A pair has two paths."""
+    """Yield the rights that a request needs; nothing if the call fails for another reason.  `paths` has one path, or two for a
+    pair."""
     if isinstance(request, Pair):
         yield from _of_pair(request, paths, look)
     else:
@@ -259,7 +260,8 @@ def _of_name(request: Wanted, path: bytes, look: Look) -> Iterator[Need]:
 
 
 def _of_pair(pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
-    """Yield the needs of both names; in different folders, both need `move`, and what moves may gain no right (landlock(7))."""
+    """Yield the needs of both names.  If their folders differ, both need `move`, and the new folder may give the file no right
+    that the old one does not (landlock(7))."""
     if not paths[1] or not (paths[0] or pair.old.may_be_empty):
         return
     source = look(pair.old.descriptor, paths[0], pair.old.follows)
@@ -277,7 +279,7 @@ def _of_pair(pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
 
 
 def _folder(descriptor: int, path: bytes, look: Look) -> File | None:
-    """Return the folder that holds what a path names."""
+    """Return the folder that holds the file that a path names; None if there is none."""
     head = path.rstrip(b"/").rpartition(b"/")[0] or (b"/" if path.startswith(b"/") else b".")
     folder = look(descriptor, head, True)
     return folder if folder and folder.is_folder else None

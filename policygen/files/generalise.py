@@ -1,7 +1,7 @@
-"""What runs did with files -> what a policy grants, by few rules, each with its reason.
+"""Generalise the files that runs used into a policy's grants, by a few rules, each with its reason.
 
-A *use* is a path as a policy has it, its rights, and the executable that used it (`callfence.learning.files`).  A rule moves
-rights from a path to a folder above it.  Rules only ever grant more, and never the root, a home or `/etc` as a whole.
+A *use* is a path as a policy writes it, the rights, and the executable that used it (`callfence.learning.files`).  A rule moves
+rights from a path to a folder above it.  Rules only add grants, and never grant the whole root, home or `/etc`.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ if TYPE_CHECKING:
 
 Use = tuple[str, str, str]
 Names = dict[str, Right]
-"""By path."""
+"""Path -> the rights to it."""
 Move = tuple[str, Right, str]
-"""A folder to which rights are moved, these rights, and the reason."""
+"""The folder that gets rights instead of a path below it, these rights, and the reason."""
 
 MANY = 8
-"""Names in one folder that are read, from which on the folder is."""
+"""Number of names read in one folder from which the whole folder is granted."""
 _KEPT_APART = ("/", "/etc", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/var", "/usr", "/opt", "$HOME", "$HOME/.config")
-"""Folders that no rule grants: what is in them has nothing to do with each other."""
+"""Folders that no rule grants: their contents are unrelated."""
 _EPHEMERAL = 32768
-"""The first port that Linux chooses by itself (ip(7), ip_local_port_range); a server that binds one asked for any."""
+"""The first port that Linux chooses by itself (ip(7), ip_local_port_range); a server that binds such a port asked for any
+port.
+"""
 
 
 class Learned(NamedTuple):
-    """What runs need, and why it is more than they used."""
+    """The files that runs need, and why some grants exceed what the runs used."""
 
     files: Files
     why: Mapping[str, str]
-    """By path of a grant that a rule has made: the reason."""
+    """Path of a grant that a rule made -> the reason."""
 
 
 def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> Learned:
-    """Return what these runs need; the order of the runs does not matter.  `exact`: each name that they used, as it is."""
+    """Return what these runs need; the order of the runs does not matter.  `exact`: grant only the names that they used."""
     parsed = [_names(run) for run in runs]
     why: dict[str, str] = {}
     for rule in () if exact else RULES:
@@ -66,7 +68,7 @@ def _names(run: Iterable[Use]) -> Names:
 
 
 def is_path(name: str) -> bool:
-    """Return whether a use is of a file, and not of a port or a socket."""
+    """Return whether a use is of a file, not of a port or a socket."""
     return name.startswith(("/", ".", "$"))
 
 
@@ -79,7 +81,8 @@ def _ports(runs: Iterable[Iterable[Use]], use: str) -> set[int]:
 
 
 def of_trees(runs: list[Names]) -> Callable[[str, Right], Move | None]:
-    """Libraries and read-only data are granted by their tree: names in it change with each update of the machine."""
+    """Return the rule that grants the whole tree of libraries or read-only data: names in it change with each update of the
+    machine."""
 
     def move(path: str, rights: Right) -> Move | None:
         above = [tree for tree in trees() if rights & Right.READ and covers(tree, path) and path != tree]
@@ -89,20 +92,19 @@ def of_trees(runs: list[Names]) -> Callable[[str, Right], Move | None]:
 
 
 def of_numbers(runs: list[Names]) -> Callable[[str, Right], Move | None]:
-    """Return a terminal is granted with all terminals: its number is another one the next time."""
+    """Return the rule that grants all terminals instead of one: the terminal's number changes from run to run."""
 
     def move(path: str, rights: Right) -> Move | None:
-        why = "the terminal's number is another one the next time"
+        why = "the terminal's number changes from run to run"
         return ("/dev/pts", rights, why) if path.startswith("/dev/pts/") else None
 
     return move
 
 
 def of_varied_names(runs: list[Names]) -> Callable[[str, Right], Move | None]:
-    """Return names in a folder that differ from run to run, with the same rights, are granted by the folder: the next run has
-    others.
+    """Return the rule that grants the folder instead of its names, if they differ from run to run and have the same rights.
 
-    Not names in folders that are kept apart, and nothing that is executed."""
+    It does not apply in the folders of `_KEPT_APART`, nor to anything that is executed."""
     names_of_runs: defaultdict[tuple[str, Right], set[frozenset[str]]] = defaultdict(set)
     for names in runs:
         groups: defaultdict[tuple[str, Right], set[str]] = defaultdict(set)
@@ -120,14 +122,15 @@ def of_varied_names(runs: list[Names]) -> Callable[[str, Right], Move | None]:
 
 
 def of_many_names(runs: list[Names]) -> Callable[[str, Right], Move | None]:
-    """Many files of one folder that are only read are granted by the folder: what is read is the folder's content."""
+    """Return the rule that grants the folder instead of its names, if at least `MANY` of them are read and nothing else is done
+    with them."""
     read = {path for names in runs for path, rights in names.items() if rights == Right.READ}
     count = Counter(map(_folder, read))
 
     def move(path: str, rights: Right) -> Move | None:
         folder = _folder(path)
         if rights == Right.READ and count[folder] >= MANY and folder not in _KEPT_APART:
-            return folder, rights, f"{count[folder]} files of it were read"
+            return folder, rights, f"{count[folder]} of its files were read"
         return None
 
     return move
@@ -142,7 +145,7 @@ RULES: tuple[Callable[[list[Names]], Callable[[str, Right], Move | None]], ...] 
 
 
 def _moved(names: Names, move: Callable[[str, Right], Move | None], why: dict[str, str]) -> Names:
-    """Return the names with some rights of each moved to where `move` says; the others stay."""
+    """Return the names with the rights that `move` names moved to the folder that it names; other rights stay."""
     result: Names = {}
     for path, rights in names.items():
         folder, taken, reason = move(path, rights) or (path, NOTHING, "")
@@ -155,11 +158,11 @@ def _moved(names: Names, move: Callable[[str, Right], Move | None], why: dict[st
 
 
 def _with_equal_rights(runs: list[Names], why: dict[str, str]) -> list[Names]:
-    """Return the names with the same rights for all folders between which files move: Landlock lets no file gain rights by
-    moving.  Without it, a run that is repeated could be denied what it did."""
+    """Return the names with equal rights for all folders between which files are moved.  Landlock denies a move by which a file
+    would gain rights, so a repeated run could fail otherwise."""
     moving = {path for names in runs for path, rights in names.items() if Right.MOVE in rights}
     whole = reduce(or_, (names[path] for names in runs for path in moving & names.keys()), NOTHING)
-    why |= dict.fromkeys(moving, "files are moved between it and another folder, and may gain no rights by that")
+    why |= dict.fromkeys(moving, "files are moved to or from here, and Landlock denies moves that gain rights")
     return [{path: whole if path in moving else rights for path, rights in names.items()} for names in runs]
 
 
@@ -176,9 +179,9 @@ def trees() -> dict[str, str]:
 
 
 def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, exact: bool = False) -> Learned:
-    """Return the files with what the newest of the runs needs beyond them; what they do not confine stays so.
+    """Return `files` with what the newest run needs beyond them; a use that they do not confine stays unconfined.
 
-    Of what the runs need together, only those grants are added that the newest run has use for.
+    Grants are made from all runs together, but only those that the newest run uses are added.
     """
     uses = list(newest)
     missing = [path for path, rights in _names(uses).items() if rights & ~granted(files.grants, path)]

@@ -1,7 +1,7 @@
-"""The files and ports of a policy in Landlock's terms, and what of them each of its versions can enforce (landlock(7)); the
-folders that a policy names instead of writing them out: `$HOME`, `$TMPDIR`, and `.`, the working folder.
+"""Translate a policy's files and ports into Landlock's terms, and say what each version of Landlock can enforce (landlock(7));
+and look up the folders that a policy writes as `$HOME`, `$TMPDIR` and `.`, the working folder.
 
-On the way to every start of `enforce` whose policy confines files: nothing is imported that takes a millisecond.
+Every start of `enforce` with a policy that confines files imports this module, so it imports nothing that takes a millisecond.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE, MAKE_CHAR = (
 MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM, REFER, TRUNCATE = (1 << bit for bit in range(7, 15))
 IOCTL_DEV = 1 << 15
 OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
-"""What a rule about a file that is no folder may have; the kernel refuses others (security/landlock/fs.c, ACCESS_FILE)."""
+"""The rights that a rule for a file that is no folder can have; the kernel refuses others (security/landlock/fs.c,
+ACCESS_FILE)."""
 BIND_TCP, CONNECT_TCP = 1, 2  # LANDLOCK_ACCESS_NET_*
 MAX_PORT = 65535
 _OPENS = READ_FILE | WRITE_FILE
@@ -26,8 +27,8 @@ MSG_FASTOPEN = 0x20000000  # linux/socket.h: sendto(2) and its kin then connect
 PROTOCOLS = (262, 256)
 """IPPROTO_MPTCP, IPPROTO_SMC (linux/in.h): sockets that become TCP."""
 FAMILIES = (43, 21)
-"""AF_SMC, whose sockets become TCP, and AF_RDS, for which the kernel connects by TCP (linux/socket.h).  Landlock looks at none
-of these."""
+"""AF_SMC, whose sockets become TCP, and AF_RDS, for which the kernel connects by TCP (linux/socket.h).  Landlock checks
+neither."""
 
 ACCESS = {
     "read": READ_FILE | READ_DIR,
@@ -41,7 +42,9 @@ ACCESS = {
     "fifo": MAKE_FIFO,
     "device": MAKE_CHAR | MAKE_BLOCK,
 }
-"""Landlock's rights for each word of a `path` line.  With READ_FILE or WRITE_FILE goes IOCTL_DEV (`downgrade`)."""
+"""Landlock's rights for each word of a `path` line.  A rule with READ_FILE or WRITE_FILE gets IOCTL_DEV as well
+(`downgrade`).
+"""
 EVERY_ACCESS = (1 << 15) - 1
 
 VERSIONS = (
@@ -53,26 +56,25 @@ VERSIONS = (
 )
 """Version of the ABI, the first Linux that has it, which rights on files it knows, and whether it knows TCP ports.
 
-Later versions add nothing that a policy's `path` and `tcp` lines are made of.  Nor does IOCTL_DEV: a program may make ioctls on
-each device that it can read or write, as its filter allows.  It is a second barrier behind `enforcer.files.guard`, so earlier
-versions lack nothing.
+Later versions add nothing that `path` and `tcp` lines need.  IOCTL_DEV does not count either: a program may make the ioctls
+that its filter allows on every device that it can read or write, so a version without IOCTL_DEV lacks nothing.
 """
 
 
 _FILTERED = b"filtered"
-"""The first field of a ruleset that does not see to truncating."""
+"""The first field of an encoded ruleset that leaves truncating to the filter."""
 
 
 class Ruleset(NamedTuple):
     """The lines of a policy about files and ports, before names are looked up."""
 
     paths: Sequence[tuple[bytes, int]] | None
-    """Each path as the policy has it, and its rights; None: files are not confined."""
+    """Each path as the policy writes it, and its rights; None if files are not confined."""
     connect: Sequence[tuple[int, int]] | None
-    """Ranges of ports; None: not confined."""
+    """Ranges of ports that the program can connect to; None if connecting is not confined."""
     bind: Sequence[tuple[int, int]] | None
     truncates: bool = True
-    """Whether the program's filter lets it truncate what it has not opened for writing (`policygen.files.ruleset`)."""
+    """Whether the program's filter allows truncating a file that is not open for writing (`policygen.files.ruleset`)."""
 
     def __bool__(self) -> bool:
         """Whether anything is confined."""
@@ -80,7 +82,7 @@ class Ruleset(NamedTuple):
 
 
 def encode(rules: Ruleset) -> bytes:
-    """Return a ruleset as bytes, for the file of a compiled filter; b"" if nothing is confined.  `decode` reads them."""
+    """Return the ruleset as bytes that `decode` reads, for the file of a compiled filter; b"" if nothing is confined."""
     fields: list[bytes] = []
     if rules.paths is not None:
         fields += [_FILTERED] * (not rules.truncates)
@@ -92,12 +94,13 @@ def encode(rules: Ruleset) -> bytes:
 
 
 def unfiltered(content: bytes) -> bytes:
-    """Return what was encoded for a program of which a part runs before its filter."""
+    """Return an encoded ruleset for a program that runs a part of its code before its filter takes effect, so that Landlock
+    handles truncating."""
     return content.removeprefix(_FILTERED + b"\0")
 
 
 def decode(content: bytes) -> Ruleset:
-    """Return what was encoded.  Raises ValueError for other bytes."""
+    """Return the ruleset that `encode` wrote.  Raises ValueError for other bytes."""
     paths: list[tuple[bytes, int]] | None = None
     ports: dict[bytes, list[tuple[int, int]]] = {}
     part, truncates = b"", True
@@ -121,16 +124,16 @@ class Effective(NamedTuple):
     """A ruleset as one version of Landlock enforces it."""
 
     rules: Ruleset
-    """With the rights that this version knows."""
+    """The ruleset, with only the rights that this version knows."""
     handled_files: int
-    """What is denied unless a rule grants it."""
+    """The rights on files that are denied unless a rule grants them."""
     handled_ports: int
     lacking: tuple[str, ...]
-    """What this version cannot do, each as a clause: `it cannot ...`."""
+    """What this version cannot enforce, each as the end of a sentence `it cannot ...`."""
 
 
 def downgrade(rules: Ruleset, version: int) -> Effective:
-    """Return what a version of the ABI (0: no Landlock) makes of a ruleset, and what of it the version cannot enforce."""
+    """Return the ruleset as a version of the ABI enforces it (0: no Landlock), and what that version cannot enforce."""
     supported, ports = 0, False
     for since, _, rights, has_ports in VERSIONS:
         if version >= since:
@@ -138,11 +141,11 @@ def downgrade(rules: Ruleset, version: int) -> Effective:
     lacking: list[str] = []
     if rules.paths is not None:
         if not supported:
-            lacking.append("keep the program from any file")
+            lacking.append("restrict access to files")
         elif rules.truncates and not supported & TRUNCATE:
-            lacking.append("keep it from truncating files that it may not write (Linux 6.2)")
+            lacking.append("stop the program from truncating files that it may not write (Linux 6.2 can)")
         if supported and not supported & REFER and any(access & REFER for _, access in rules.paths):
-            lacking.append("let it move files from one folder to another (Linux 5.19)")
+            lacking.append("let the program move files between folders (Linux 5.19 can)")
     if not rules.truncates:
         supported &= ~TRUNCATE
     confined = {}
@@ -152,7 +155,7 @@ def downgrade(rules: Ruleset, version: int) -> Effective:
         if ports:
             confined[bit] = allowed
         else:
-            lacking.append(f"keep it from TCP ports that it may not {use} (Linux 6.7)")
+            lacking.append(f"restrict the TCP ports that the program can {use} (Linux 6.7 can)")
     paths = None
     if supported and rules.paths is not None:
         paths = [(path, (access | IOCTL_DEV if access & _OPENS else access) & supported) for path, access in rules.paths]
@@ -167,15 +170,15 @@ _DEFAULTS = {b"HOME": b"", b"TMPDIR": b"/tmp"}  # /tmp: where programs that look
 OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".local", b".local/share", b".local/state"))
 """Folders that programs make if they are missing, with this user alone in them (XDG Base Directory Specification).
 
-`enforce` makes them where a line grants `create` in them: otherwise the program would need `create` in all of the home."""
+`enforce` makes a folder if a line grants `create` in it: otherwise the program would need `create` in the whole home."""
 
 
 class PlaceError(UserError):
-    """A policy's path whose folder is not known; `str()` is the reason."""
+    """The named folder of a policy's path is unknown; `str()` says why."""
 
 
 def located(path: bytes, environment: Sequence[bytes]) -> bytes:
-    """Return the name of a policy's path for the kernel; it may begin with `.`.  Raises PlaceError."""
+    """Return a policy's path with its named folder replaced, for the kernel; `.` stays.  Raises PlaceError."""
     start, slash, rest = path.partition(b"/")
     if not start.startswith(b"$"):
         return path
@@ -185,16 +188,16 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
     if not folder:
         raise PlaceError(f"{shown} is not set, and {line}")
     if not folder.startswith(b"/"):
-        raise PlaceError(f"{shown} is {folder.decode(errors='replace')}, which is no whole path, and {line}")
+        raise PlaceError(f"{shown} is {folder.decode(errors='replace')}, which is not an absolute path, and {line}")
     if not folder.strip(b"/") and not rest:
         raise PlaceError(f"{shown} is /, and {line}: that would be every file")
     return folder + slash + rest
 
 
 def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
-    """Return a whole path as a policy has it: below the deepest of the named folders that holds it, else as it is.
+    """Return an absolute path as a policy writes it: relative to the deepest named folder that holds it, else unchanged.
 
-    `here` is the working folder.  The root is no such folder.
+    `here` is the working folder.  A named folder that is the root is ignored.
     """
     folders = [(here, b"."), *((_value(name, environment), b"$" + name) for name in (b"TMPDIR", b"HOME"))]
     deepest, name = b"", b""
@@ -205,6 +208,6 @@ def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
 
 
 def _value(name: bytes, environment: Sequence[bytes]) -> bytes:
-    """Return the value of a variable, or its default."""
+    """Return the value of an environment variable, or its default."""
     prefix = name + b"="
     return next((entry[len(prefix) :] for entry in environment if entry.startswith(prefix)), b"") or _DEFAULTS[name]

@@ -1,9 +1,8 @@
-"""A policy's files and ports in Landlock's terms, and whether Landlock has to look at truncating.
+"""Make a policy's Landlock ruleset, and decide whether Landlock has to handle truncating.
 
-Where Landlock handles truncating, it asks at each opening whether the descriptor might be used for it later, and then walks
-from the file to the root, whatever grants the file (security/landlock/fs.c, hook_file_open()): a fifth of a microsecond each
-time.  A descriptor that is open for writing takes `write` already, and `write` truncates: so it handles truncating only where a
-policy's calls can truncate a file that may not be written.
+If Landlock handles truncating, each opening of a file costs a fifth of a microsecond more: it checks all folders up to the root
+for the right to truncate later (security/landlock/fs.c, hook_file_open()).  Opening for writing needs `write` anyway, which
+includes truncating, so Landlock handles truncating only if the policy's calls can truncate a file that is not open for writing.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def ruleset(files: Files, *, truncates: bool = True) -> landlock.Ruleset:
-    """Return the rules; a line that grants nothing is none.  `truncates`: see `landlock.Ruleset`."""
+    """Return the ruleset of files and ports; a line that grants nothing gives no rule.  `truncates`: see `landlock.Ruleset`."""
     paths = None
     if files.paths is not None:
         paths = [(encoded(path), access(rights)) for path, rights in files.paths.items() if rights]
@@ -36,18 +35,18 @@ def ruleset(files: Files, *, truncates: bool = True) -> landlock.Ruleset:
 
 
 def access(rights: Right) -> int:
-    """Return Landlock's rights for those of a line."""
+    """Return the Landlock rights for the rights of a `path` line."""
     return reduce(or_, (landlock.ACCESS[right.word] for right in rights), 0)
 
 
 _FLAGS = {"open": 1, "openat": 2, "open_by_handle_at": 2}
 _BY_NAME = ("truncate", "truncate64", "openat2", "io_uring_setup")
-"""Calls that truncate by name, or whose flags no filter sees."""
+"""Calls that truncate a file by its name, or whose flags no filter sees."""
 
 
 def truncates(policy: Policy, arm: Arm | None = None) -> bool:
-    """Return whether it lets a process truncate a file by its name without opening it for writing; `arm`: instead of its
-    own."""
+    """Return whether the policy lets a process truncate a file by its name without opening it for writing.  `arm` replaces the
+    policy's own."""
     if (arm or policy.arm) is Arm.ENTRY or policy.unknown.may_allow:  # what runs before the filter, and calls that nobody knows
         return True
     start, sets = resolved(policy), space()
@@ -65,6 +64,6 @@ def truncates(policy: Policy, arm: Arm | None = None) -> bool:
 
 
 def _truncating(flags: int) -> Expression:
-    """Return the condition for O_TRUNC without O_WRONLY and O_RDWR; the third access mode opens for neither (open(2))."""
+    """Return the condition for O_TRUNC without write access: O_RDONLY, or the third access mode (open(2))."""
     modes = Or(tuple(Condition(flags, Operator.MASKED, mode, os.O_ACCMODE) for mode in (os.O_RDONLY, os.O_ACCMODE)))
     return And((Condition(flags, Operator.ANY, os.O_TRUNC), modes))

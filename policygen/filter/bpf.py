@@ -78,8 +78,8 @@ def ret(action: Action) -> int:
 
 
 def action(ret: int) -> Action:
-    """Return what the kernel does on this return value.  Raises ValueError for what no action of a policy does: killing the
-    thread, stopping for a tracer, failing with errno 0."""
+    """Return the action that the kernel takes on a return value.  Raises ValueError for an effect that no policy has: killing
+    only the thread, stopping for a tracer, failing with errno 0."""
     kind = _KINDS.get(ret & ACTION_MASK)
     if kind is ActionKind.ERRNO:
         errno = min(ret & DATA_MASK, MAX_ERRNO)  # __seccomp_filter caps it
@@ -87,7 +87,7 @@ def action(ret: int) -> Action:
     if kind is not None:
         return Action(kind)
     if ret & ACTION_MASK in (KILL_THREAD, TRACE):
-        raise ValueError(f"return value {ret:#010x} is no action of a policy")
+        raise ValueError(f"return value {ret:#010x} is not an action of a policy")
     return Action(ActionKind.KILL)  # __seccomp_filter's default branch
 
 
@@ -102,7 +102,7 @@ def decode(program: bytes) -> tuple[Instruction, ...]:
     if rest:
         raise InvalidProgramError(f"{len(program)} bytes are not a whole number of 8-byte instructions")
     if not 1 <= count <= MAX_INSTRUCTIONS:
-        raise InvalidProgramError(f"{count} instructions; the kernel takes 1 to {MAX_INSTRUCTIONS}")
+        raise InvalidProgramError(f"{count} instructions, but the kernel accepts 1 to {MAX_INSTRUCTIONS}")
     instructions = tuple(map(Instruction._make, STRUCT.iter_unpack(program)))
     for pc, instruction in enumerate(instructions):
         if problem := _problem(instruction, count - pc - 1):
@@ -114,13 +114,14 @@ def decode(program: bytes) -> tuple[Instruction, ...]:
 
 
 def _problem(instruction: Instruction, following: int) -> str | None:
-    """Return why the kernel refuses an instruction, or None: bpf_check_classic (net/core/filter.c) and seccomp_check_filter."""
+    """Return why the kernel refuses an instruction, or None if it does not: bpf_check_classic (net/core/filter.c) and
+    seccomp_check_filter."""
     code, jt, jf, k = instruction
     problem = None
     if code not in OPCODES:
         problem = f"opcode {code:#06x} is not allowed in a seccomp filter"
     elif code == LD | ABS and (k >= DATA_SIZE or k & 3):
-        problem = f"offset {k} is not that of a word of struct seccomp_data"
+        problem = f"offset {k} is not the offset of a word of struct seccomp_data"
     elif code in (LD | MEM, LDX | MEM, ST, STX) and k >= SCRATCH:
         problem = f"there is no scratch word {k}"
     elif code == ALU | DIV | K and k == 0:
@@ -133,7 +134,9 @@ def _problem(instruction: Instruction, following: int) -> str | None:
 
 
 def _check_scratch(instructions: tuple[Instruction, ...]) -> None:
-    """check_load_and_stores (net/core/filter.c): no scratch word may be read before it is written, on any path."""
+    """Raise InvalidProgramError if a scratch word can be read before it is written (check_load_and_stores,
+    net/core/filter.c).
+    """
     everything = (1 << SCRATCH) - 1
     masks = [everything] * len(instructions)
     written = 0

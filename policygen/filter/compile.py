@@ -1,4 +1,4 @@
-"""A policy's filter: our own dispatch around programs that libseccomp writes, proved before it is returned.
+"""Compile a policy into a filter: our own dispatch around programs that libseccomp writes, proved before it is returned.
 
     ld arch            foreign -> kill                                  } once
     ld nr              newer than the table -> unknown, x32 -> kill     }
@@ -37,19 +37,19 @@ _LOAD = bpf.LD | bpf.ABS
 _RET, _JA = bpf.RET | bpf.K, bpf.JMP | bpf.JA
 _JEQ, _JGT, _JGE = (bpf.JMP | jump | bpf.K for jump in (bpf.JEQ, bpf.JGT, bpf.JGE))
 _ELSE = Instruction(_RET, k=bpf.TRACE)
-"""What a program of libseccomp returns where another one is to answer; no policy returns this."""
+"""The return value of a libseccomp program for calls that the next instructions decide; no policy has this action."""
 
 
 class CompileError(UserError):
-    """The policy has no filter: it is too large or too complex."""
+    """The policy cannot be compiled: its filter would be too large or too complex."""
 
 
 class WrongFilterError(InternalError):
-    """libseccomp wrote a filter that is not the policy; the filter was discarded."""
+    """libseccomp wrote a filter that differs from the policy; the filter was discarded."""
 
     def __init__(self, program: bytes, event: Event) -> None:
         super().__init__(
-            f"libseccomp wrote a wrong filter for this policy, which was not used: it answers {format_call(event)} "
+            f"libseccomp wrote a wrong filter, which was discarded: it answers {format_call(event)} "
             f"with {bpf.action_text(bpf.run(program, event))}"
         )
         self.program = program
@@ -60,14 +60,14 @@ def compile_policy(policy: Policy, phase: str = START, *, report: bool = False, 
     """Return the policy's filter in a phase: struct sock_filter, 8 bytes each, host byte order, at most 4096 of them; proved
     equal to the policy on every input.
 
-    Raises CompileError if the policy has none, MissingLibraryError without libseccomp, and LibseccompError or
-    WrongFilterError, which are internal errors, if libseccomp fails.  With `report`, a supervisor is asked about denials
-    that the policy does not write: see `verify.reported`."""
+    Raises CompileError if the policy cannot be compiled, MissingLibraryError without libseccomp, and LibseccompError or
+    WrongFilterError, which are internal errors, if libseccomp fails.  With `report`, the filter notifies a supervisor of
+    denials by the default; with `audit`, of those by the implied set too: see `verify.reported`."""
     return compile_resolved(resolved(policy, phase), report=report, audit=audit)
 
 
 def compile_resolved(policy: Resolved, *, report: bool = False, audit: bool = False) -> bytes:
-    """Return the filter of a policy in one phase, as `compile_policy` does.  Raises what that does."""
+    """Return the filter of a policy in one phase.  Options and errors are those of `compile_policy`."""
     meant, refused = meaning(policy, report=report, audit=audit)
     try:
         instructions = _program(meant, refused)
@@ -76,7 +76,7 @@ def compile_resolved(policy: Resolved, *, report: bool = False, audit: bool = Fa
         program = bpf.encode(instructions)
         wrong = verify_resolved(program, policy, report=report, audit=audit)
     except TooComplexError as error:
-        raise CompileError(f"the filter is too complex to be proved: {error}") from error
+        raise CompileError(f"the filter is too complex to prove; write fewer or simpler conditions: {error}") from error
     if wrong is not None:
         raise WrongFilterError(program, wrong)
     return program
@@ -117,10 +117,10 @@ def _section(policy: Resolved, arch: Arch, refused: Action) -> list[Instruction]
 
 
 def _answers(base: int, rules: list[LibseccompRule]) -> list[Instruction]:
-    """Return instructions that answer by the rules, else `base`, first the calls whose arguments are looked at.
+    """Return instructions that answer by the rules, else with `base`; calls whose arguments are compared come first.
 
-    The kernel knows when the filter is loaded which numbers are allowed whatever the arguments, and does not run the filter
-    for them (seccomp_cache_prepare, since Linux 5.11): they would only make the search for the others longer."""
+    Numbers that are allowed whatever the arguments come last: the kernel skips the filter for them (seccomp_cache_prepare,
+    since Linux 5.11)."""
     looked_at = [rule for rule in rules if () not in rule.alternatives]
     rest = [rule for rule in rules if () in rule.alternatives]
     if not looked_at or not rest:
@@ -132,7 +132,7 @@ def _answers(base: int, rules: list[LibseccompRule]) -> list[Instruction]:
 
 
 def _edges(policy: Resolved, arch: Arch, refused: Action) -> list[Instruction]:
-    """Return instructions that answer numbers without an entry in the table, and leave others in the accumulator."""
+    """Return instructions that answer numbers outside the table, and leave other numbers in the accumulator."""
     newest = table(arch).newest(policy.table)
     unknown = Instruction(_RET, k=bpf.ret(policy.unknown))
     if arch is not Arch.X86_64:
@@ -148,7 +148,7 @@ def _edges(policy: Resolved, arch: Arch, refused: Action) -> list[Instruction]:
 
 
 class _Plan(NamedTuple):
-    """One entry, as rules over a base."""
+    """How one entry is written: its rules, and the base program that they belong to."""
 
     base: Action
     answer: Action
@@ -184,7 +184,7 @@ def _plan(policy: Resolved, arch: Arch, number: int, entry: Entry) -> _Plan:
 
 
 def _too_large(policy: Resolved, instructions: list[Instruction]) -> str:
-    """Return the message, with the calls that most of the instructions belong to."""
+    """Return the error message for a filter that is too large; it names the calls that take the most instructions."""
     shares = []
     for arch, entries in policy.entries.items():
         for number in entries:
@@ -193,8 +193,8 @@ def _too_large(policy: Resolved, instructions: list[Instruction]) -> str:
             shares.append((-share, f"{name} {share}" if len(policy.entries) == 1 else f"{name} ({arch}) {share}"))
     largest = ", ".join(text for _, text in sorted(shares)[:5])
     return (
-        f"the filter needs {len(instructions)} instructions; the kernel takes {bpf.MAX_INSTRUCTIONS}. "
-        f"Most belong to: {largest}. Fewer alternatives or wider conditions there make it smaller"
+        f"the filter needs {len(instructions)} instructions, but the kernel accepts {bpf.MAX_INSTRUCTIONS}. "
+        f"Most belong to: {largest}. Write fewer alternatives or wider conditions there"
     )
 
 

@@ -1,9 +1,8 @@
-"""Programs that libseccomp writes for rules, through pyseccomp, which no other module imports.
+"""Let libseccomp write programs for rules, through pyseccomp, which no other module imports.
 
 libseccomp is given numbers and masked equality, never orderings, which it miscompiles.  It runs in a child process, since it
-can hang.  Its output is not trusted: `compile` proves the whole filter before returning it.  It always compiles for its
-native architecture, because it takes only that one's numbers as they are: numbers of i386 it would translate by name, and
-turn `socket` into `socketcall` as well.
+can hang.  Its output is not trusted: `compile` proves the whole filter before returning it.  It always compiles for the native
+architecture, whose numbers it takes unchanged: it would translate numbers of i386 by name, and turn `socket` into `socketcall`.
 """
 
 from __future__ import annotations
@@ -49,7 +48,8 @@ class LibseccompRule(NamedTuple):
     ret: int
     """32-bit return value; differs from the program's default."""
     alternatives: tuple[tuple[MaskedEquality, ...], ...]
-    """Joined by OR; each is comparisons joined by AND, at most one for an argument.  An empty one is always true."""
+    """The conditions, joined by OR; each is a tuple of comparisons joined by AND, at most one for an argument.  An empty tuple
+    is always true."""
 
 
 def generate(default: int, rules: Sequence[LibseccompRule], seconds: float = SECONDS) -> list[Instruction]:
@@ -88,7 +88,8 @@ def generate(default: int, rules: Sequence[LibseccompRule], seconds: float = SEC
 
 
 def _exported(program: Any) -> bytes:
-    """The program as libseccomp writes it: into a pipe with room for all, since RLIMIT_FSIZE holds for every kind of file."""
+    """Return the program that libseccomp exports.  It goes through a pipe large enough for all of it, because RLIMIT_FSIZE
+    could cut a file."""
     reader, writer = os.pipe()
     with contextlib.suppress(OSError):
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _ROOM)
@@ -99,7 +100,7 @@ def _exported(program: Any) -> bytes:
 
 
 def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
-    """Return the result of `work` in a forked child, which is killed after this time.  Raises LibseccompError and
+    """Return the result of `work`, run in a forked child that is killed after `seconds`.  Raises LibseccompError and
     MemoryError."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
 
@@ -114,7 +115,7 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
         child = fork(answer, refuse)
     except OSError as error:
         os.close(reader)
-        raise LibseccompError(f"no process can be started for libseccomp: {error.strerror}") from error
+        raise LibseccompError(f"cannot start a process to run libseccomp in: {error.strerror}") from error
     except BaseException:
         os.close(reader)
         raise
@@ -131,9 +132,9 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
         with contextlib.suppress(ChildProcessError):  # if SIGCHLD is ignored, the kernel has reaped it
             _, status = os.waitpid(child, 0)
     if reply is None:
-        raise LibseccompError(f"libseccomp did not finish within {seconds:g} s")
+        raise LibseccompError(f"libseccomp did not compile the policy within {seconds:g} s")
     if not reply and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
-        raise LibseccompError("a filter that is in force already kills the process in which libseccomp runs")
+        raise LibseccompError("a seccomp filter already in force killed the process that runs libseccomp")
     if not reply:
         raise LibseccompError("libseccomp crashed")
     if reply.startswith((b"-MemoryError", b"-OSError: [Errno 12]")):
@@ -144,7 +145,7 @@ def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
 
 
 def _limit(seconds: float) -> None:
-    """In the child: the limit on processor time ends it even if the parent is killed meanwhile."""
+    """Limit the child's processor time, so that it ends even if its parent is killed."""
     for limit, value in ((resource.RLIMIT_CPU, int(seconds) + 1), (resource.RLIMIT_CORE, 0)):
         with contextlib.suppress(ValueError, OSError):  # a lower limit is in force, or a filter denies it
             resource.setrlimit(limit, (value, value))
@@ -156,7 +157,7 @@ def _write(writer: int, reply: bytes) -> None:
 
 
 def _read(reader: int, deadline: float) -> bytes | None:
-    """Read until the other end is closed; return None if the deadline comes first."""
+    """Read until the other end is closed; return the bytes, or None if the deadline passes first."""
     reply = bytearray()
     while True:
         ready, _, _ = select.select([reader], [], [], max(0.0, deadline - time.monotonic()))
@@ -169,8 +170,8 @@ def _read(reader: int, deadline: float) -> bytes | None:
 
 
 def _shorten(program: list[Instruction]) -> list[Instruction]:
-    """Return the program without tests whose result is known: those of architecture and x32 at the start, and those of
-    32-bit halves of arguments without a relevant bit (`ld; and 0; jeq 0`), half of the tests of a 32-bit argument."""
+    """Return the program without tests whose result is known: the checks of architecture and x32 at the start, and tests of an
+    argument's 32-bit half in which no bit matters (`ld; and 0; jeq 0`)."""
     program = list(program)
     for pc in range(len(program) - 2):
         load, mask, test = program[pc : pc + 3]
@@ -205,7 +206,7 @@ _AND_0 = Instruction(bpf.ALU | bpf.AND | bpf.K)
 
 
 def _entry(program: list[Instruction]) -> int:
-    """Return the place of the first instruction after the checks of architecture and x32."""
+    """Return the index of the first instruction after the checks of architecture and x32."""
     pc, loaded = 0, None
     while True:
         instruction = program[pc]
@@ -229,9 +230,9 @@ class MissingLibraryError(UserError):
 
 
 def require() -> None:
-    """Raise MissingLibraryError unless libseccomp and pyseccomp can be found.
+    """Raise MissingLibraryError unless libseccomp and pyseccomp are installed.
 
-    pyseccomp itself is not loaded, which would take 8 ms."""
+    pyseccomp itself is not loaded: that would take 8 ms."""
     with _explained():
         if PathFinder.find_spec("pyseccomp") is None:
             raise ImportError("No module named 'pyseccomp'")
@@ -258,7 +259,9 @@ def _soname(name: str) -> str:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn an error of the import into a MissingLibraryError that says what to install, or a MemoryError."""
+    """Context manager that turns an import error into a MissingLibraryError that says what to install, or into a
+    MemoryError.
+    """
     try:
         yield
     except ImportError as error:

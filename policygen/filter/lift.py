@@ -1,7 +1,7 @@
-"""Any filter, read back as a policy.
+"""Read any filter back as a policy.
 
-The policy is proved to answer as the filter does for every call except those that a *remark* names: what the language
-cannot express has a remark, and there the policy is the stricter of the two.
+The policy is proved equal to the filter for every call except those that a *remark* names: for what the language cannot
+express, a remark says how the two differ, and the policy is the stricter.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from policygen.model import Expression
 
 MAX_RULES = 256
-"""The most alternatives of one entry; a call that needs more is denied."""
+"""The most alternatives of one entry; a call whose condition needs more is denied."""
 MAX_ALL_RULES = 4096
 """The most alternatives of all entries; a policy with more could not be compiled again."""
 
 _LONGER = 4
 """A deny alternative costs as much as this many allow alternatives (`_cost`)."""
 _ARGUMENTS = (1 << region.BITS - 64) - (1 << 64)
-"""The bits of the arguments in a point."""
+"""The bits of the arguments in an assignment."""
 _POINTER = (1 << 64) - 1
-"""The bits of the instruction pointer in a point."""
+"""The bits of the instruction pointer in an assignment."""
 
 
 @frozen
@@ -47,13 +47,13 @@ class Remark:
 
     text: str
     whole: bool
-    """Whether the text is the complete difference; else the instructions have to be read."""
+    """Whether the text describes the whole difference; if not, read the instructions."""
     call: str = ""
-    """The name of the call, or '' if it is not about one call."""
+    """The name of the call, or '' if the remark is not about a single call."""
     wider: bool = False
-    """Whether the policy lets some of these calls run that the filter stops."""
+    """Whether the policy allows some of these calls that the filter denies."""
     narrower: bool = False
-    """Whether the policy stops some that the filter lets run."""
+    """Whether the policy denies some of these calls that the filter allows."""
 
     def __str__(self) -> str:
         return self.text
@@ -63,7 +63,7 @@ class Remark:
 class Lifted:
     policy: Policy
     remarks: tuple[Remark, ...]
-    """Empty if the policy's own filter is equivalent."""
+    """The differences; empty if the policy is equivalent to the filter."""
 
 
 def lift(program: bytes) -> Lifted:
@@ -83,7 +83,7 @@ def lift_function(space: Space, function: int) -> Lifted:
 
 
 class _Answers(NamedTuple):
-    """The actions for one call: `action` in the set `where`, `otherwise` elsewhere."""
+    """The two actions for one call: `action` in the set `where`, `otherwise` elsewhere."""
 
     action: Action
     where: int
@@ -94,7 +94,7 @@ class _Lifting:
     def __init__(self, space: Space, function: int) -> None:
         self.space = space
         self.remarks: list[tuple[Remark, int]] = []
-        """Each with the set of events that it is about; FALSE if the same calls run."""
+        """Each remark with the set of events that it covers; FALSE if filter and policy allow the same calls."""
         self.rules = 0
         """The number of alternatives so far."""
         self.excepted = FALSE
@@ -121,7 +121,7 @@ class _Lifting:
         return Lifted(policy, tuple(dict.fromkeys(directed)))
 
     def _runs(self, function: int) -> int:
-        """Return the set of events that may run."""
+        """Return the set of events that the function may allow."""
         result = FALSE
         for ret in self.space.values(function):
             if bpf.action(_integer(ret)).may_allow:
@@ -133,7 +133,7 @@ class _Lifting:
         self.remarks.append((Remark(text, whole, call), where))
 
     def _in_words(self, function: int) -> int:
-        """Return the function with other actions for return values that no action has, and remark on those."""
+        """Return the function with an action in place of each return value that no policy has, and add a remark on each."""
         for ret in sorted(value for value in self.space.values(function) if isinstance(value, int)):
             said, text = _said(ret)
             if text:
@@ -149,7 +149,7 @@ class _Lifting:
     # Architectures
 
     def _sections(self) -> dict[Arch, int]:
-        """Return the architectures that the filter distinguishes from others, with the function for the calls of each."""
+        """Return the architectures whose calls the filter distinguishes, each with the function for its calls."""
         foreign = self._of_arch(0)
         functions = {arch: self._of_arch(arch.audit) for arch in Arch}
         sections = {arch: function for arch, function in functions.items() if function != foreign}
@@ -177,7 +177,8 @@ class _Lifting:
     # Settings
 
     def _settings(self, sections: dict[Arch, int]) -> tuple[Action, Action, tuple[int, int]]:
-        """Return the default, the action for newer numbers, and the table, chosen so that few entries are needed."""
+        """Return the default action, the action for newer numbers, and the table's version, chosen so that few entries are
+        needed."""
         answers: dict[Arch, dict[int, Action | None]] = {}
         for arch, function in sections.items():
             newest = max(table(arch).by_number)
@@ -230,7 +231,7 @@ class _Lifting:
         return entries
 
     def _edges(self, arch: Arch, function: int, policy: Policy, newest: int) -> None:
-        """Remark on numbers that cannot have an entry and that the policy answers differently."""
+        """Add a remark on each number that cannot have an entry and for which policy and filter differ."""
         space, number = self.space, region.number_word(self.space)
         above = space.greater(number, constant(newest, 32))
         x32 = FALSE
@@ -277,7 +278,8 @@ class _Lifting:
         return Entry(expression, action, None if otherwise == policy.default else otherwise)
 
     def _seen_by_kernel(self, arch: Arch, number: int, answer: int, here: int) -> int:
-        """Return the function as if all bits of registers that the kernel ignores were zero, and remark on those."""
+        """Return the function with all register bits that the kernel ignores set to zero; add a remark if they made a
+        difference."""
         arguments = operands(arch, number).syscall.arguments
         looked_at = sum(argument.mask << region.shift(index) for index, argument in enumerate(arguments))
         ignored = self.space.support(answer) & _ARGUMENTS & ~looked_at
@@ -312,7 +314,9 @@ class _Lifting:
         return ", ".join(names)
 
     def _two(self, arch: Arch, number: int, answer: int, here: int) -> _Answers:
-        """Return the answer with at most two actions, in sets that conditions can name; if it has to differ, it is stricter."""
+        """Return at most two actions in sets that conditions can express; where they differ from the filter, they are
+        stricter.
+        """
         space = self.space
         name = table(arch).by_number[number].name
         actions = [bpf.action(_integer(value)) for value in sorted(map(_integer, space.values(answer)))]
@@ -324,14 +328,14 @@ class _Lifting:
             what = "the instruction pointer" if hidden & _POINTER else f"the addresses {self._names(arch, number, hidden)}"
             text = f"{name}, which is also judged by {what}: "
             if free and len(free) < len(actions):
-                self._except(here, text + "denied where it may be denied", whole=False, call=name)
+                self._except(here, text + "the policy denies it wherever the filter may", whole=False, call=name)
                 denied = strictest(action for action in actions if not action.may_allow)
                 return _Answers(strictest(free), space.always(allowed, ~nameable(arch, number)), denied)
-            self._except(here, text + "always answered by the strictest", whole=False, call=name)
+            self._except(here, text + "the policy always takes the strictest action", whole=False, call=name)
             return _Answers(strictest(actions), TRUE, strictest(actions))
         if len(actions) > 2:
             texts = ", ".join(map(format_action, actions))
-            text = f"{name}, which has more than two answers ({texts}): the strictest instead"
+            text = f"{name}, which has more than two actions ({texts}): the policy takes the strictest"
             self._except(here, text, whole=False, call=name)
             denials = [action for action in actions if not action.may_allow] or actions
             return _Answers(strictest(free), allowed, strictest(denials)) if free else _Answers(strictest(actions), TRUE, KILL)
@@ -340,17 +344,17 @@ class _Lifting:
 
 
 def _said(ret: int) -> tuple[Action, str]:
-    """Return the action for a return value, and how the two differ, or ''."""
+    """Return the nearest action for a return value, and how the two differ, or '' if they are the same."""
     kind, datum = ret & bpf.ACTION_MASK, ret & bpf.DATA_MASK
     if kind == bpf.KILL_THREAD:
-        return KILL, "kills the thread that calls, where the policy says kill (the process)"
+        return KILL, "kills only the calling thread, where the policy kills the process"
     if kind == bpf.TRACE:
-        return ENOSYS, "asks a tracer (SECCOMP_RET_TRACE), where the policy fails the call with ENOSYS, as without a tracer"
+        return ENOSYS, "stops for a tracer (SECCOMP_RET_TRACE); the policy fails it with ENOSYS, as without a tracer"
     if kind == bpf.ret(Action(ActionKind.ERRNO, 1)) & bpf.ACTION_MASK and datum == 0:
-        return KILL, "skips calls and has them succeed (errno 0), where the policy kills"
+        return KILL, "skips calls, which then succeed (errno 0), where the policy kills"
     action = bpf.action(ret)
     if action.kind is ActionKind.TRAP and datum:
-        return action, f"gives signal handlers the datum {datum} (si_errno), where the policy's traps have 0"
+        return action, f"traps with the datum {datum} (si_errno), where the policy's traps have 0"
     return action, ""
 
 
@@ -367,6 +371,6 @@ def _commonest(actions: Iterable[Action | None]) -> Action | None:
 
 
 def _cost(action: Action, otherwise: Action, expression: Expression) -> int:
-    """How hard an entry is to read: one that allows what it names reads best, unless it is much longer."""
+    """Return how hard an entry is to read: one that names what it allows is easiest, unless it is much longer."""
     allows = action.may_allow and not otherwise.may_allow
     return len(alternatives(expression)) * (1 if allows else _LONGER) + otherwise.may_allow

@@ -1,4 +1,4 @@
-"""Whether a policy is for a program with a listener of its own: a process can have one only (seccomp(2), EBUSY)."""
+"""Decide whether a policy's program has a seccomp listener of its own: a process can have only one (seccomp(2), EBUSY)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def expects_listener(policy: Policy) -> bool:
     """Return whether conditions of the policy allow SECCOMP_FILTER_FLAG_NEW_LISTENER, and it allows receiving notifications.
 
     The flag alone is not enough: libseccomp passes it, without a filter, to find out what the kernel supports.  Nor is an
-    unconditional seccomp(2): many programs install filters, and few of them listen.  Receiving has to be named:
-    `enforce` denies it otherwise (`names_listener`).
+    unconditional seccomp(2): many programs install filters, and few of them listen.  The policy has to name the receiving
+    command: otherwise `enforce` denies it (`names_listener`).
     """
     for arch, entries in policy.entries.items():
         entry = entries.get(table(arch).by_name["seccomp"].number)
@@ -45,14 +45,15 @@ def expects_listener(policy: Policy) -> bool:
 def names_listener(policy: Policy) -> bool:
     """Return whether an entry of the policy names, and allows, a command by which notifications are received or answered.
 
-    One that allows them among others (`ioctl: allow`) does not: who answers notifications decides which denied calls run."""
+    An entry that allows all commands (`ioctl: allow`) does not name them: a process that answers notifications decides which
+    denied calls run."""
     return any(
         _command(f"SECCOMP_IOCTL_NOTIF_{name}", arch) in _named(policy, arch) for arch in policy.entries for name in _COMMANDS
     )
 
 
 def _named(policy: Policy, arch: Arch) -> frozenset[int]:
-    """The values with which ioctl entries that allow something compare the command."""
+    """Return the values with which the allowing ioctl entries compare the command."""
     number = table(arch).by_name["ioctl"].number
     sections = (policy.entries, *(phase.entries for phase in policy.phases))
     entries = (section[arch].get(number) for section in sections if arch in section)
@@ -60,7 +61,7 @@ def _named(policy: Policy, arch: Arch) -> frozenset[int]:
 
 
 def _values(expression: Expression) -> Iterator[int]:
-    """The values to which an expression compares the second argument."""
+    """Yield the values with which an expression compares the second argument."""
     if isinstance(expression, Condition):
         if expression.index == 1 and expression.operator in (Operator.EQ, Operator.ONE_OF):
             yield from expression.values or (expression.value,)

@@ -1,4 +1,4 @@
-"""Whether a policy has a filter at all, told without making it where that is beyond doubt."""
+"""Decide without compiling whether a policy's filter surely fits the kernel's limit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def surely_fits(policy: Policy) -> bool:
-    """Return whether the policy has a filter beyond doubt; then only libseccomp can fail to write it."""
+    """Return whether the policy's filter surely fits; False means that it has to be compiled to find out."""
     return most_instructions(policy) <= MAX_INSTRUCTIONS * 3 // 4
 
 
 def most_instructions(policy: Policy) -> int:
-    """Return at least as many instructions as the policy's filter has; filters of learned policies have a third of them."""
+    """Return an upper bound of the number of instructions in the policy's filter; learned policies have about a third of it."""
     entries = resolved(policy).entries.items()
     return 20 * len(entries) + sum(
         _instructions(entry.expression, arch, number)
@@ -33,7 +33,8 @@ def most_instructions(policy: Policy) -> int:
 
 
 def _instructions(expression: Expression, arch: Arch, number: int) -> int:
-    """Those that answer one call: both halves of each argument are loaded, masked and compared in each conjunction."""
+    """Return an upper bound of the instructions for one call: each conjunction loads, masks and compares both halves of each
+    argument."""
     compared = mentioned(expression)
     arguments = table(arch).by_number[number].arguments if compared else ()
     once = sum(3 * arguments[index].width // 32 for index in compared)
@@ -41,7 +42,8 @@ def _instructions(expression: Expression, arch: Arch, number: int) -> int:
 
 
 def _conjunctions(expression: Expression, arguments: Sequence[Argument], *, holds: bool) -> int:
-    """How many masked equalities joined by AND say where the expression holds, or where it does not, joined by OR."""
+    """Return how many conjunctions of masked equalities express the set where the expression holds, or, without `holds`, the
+    set where it does not."""
     match expression:
         case Always():
             return 1

@@ -1,4 +1,4 @@
-"""A filter, or a policy, on all inputs at once: the function from events to return values.
+"""Compute the function from all events to return values of a filter, or of a policy.
 
 Classic BPF only jumps forward, so one pass down the program finds every state in which each instruction can be
 reached, and one pass up combines what follows.  Every operation of the language is modelled exactly, bit by bit; what
@@ -30,11 +30,11 @@ _A, _X, _M = 0, 1, 2  # places in Registers: the accumulator, the index register
 _REGISTERS = 2 + bpf.SCRATCH
 
 MAX_STATES = 100_000
-"""A filter of libseccomp has about one for each instruction; one that counts along its paths has exponentially many."""
+"""The most states: a filter of libseccomp has about one for each instruction; a hostile filter can have exponentially many."""
 
 
 class UnsupportedError(UserError):
-    """The program computes what is not modelled for all inputs."""
+    """The program has an operation that cannot be modelled for all inputs."""
 
 
 def function(space: Space, program: bytes) -> int:
@@ -82,8 +82,8 @@ _ERRNO_0 = bpf.ret(Action(ActionKind.ERRNO, 1)) - 1
 def _outcomes(instruction: bpf.Instruction, registers: Registers) -> Sequence[Registers]:
     """Return the registers at each of the instruction's successors.
 
-    Where an accumulator is at most a number, its bits above those of the number are zero: what follows depends on nine
-    bits of a call's number instead of 32."""
+    After a comparison with a bound, the accumulator's bits above those of the bound are zero: what follows depends on nine bits
+    of a call's number instead of 32."""
     code, k = instruction.code, instruction.k
     if code & 7 == bpf.RET:
         return ()
@@ -96,7 +96,7 @@ def _outcomes(instruction: bpf.Instruction, registers: Registers) -> Sequence[Re
 
 
 def _only(registers: Registers, live: frozenset[int]) -> Registers:
-    """Return the registers without those that are not read again, so that paths differing only in these meet."""
+    """Return the registers without those that are not read again, so that paths that differ only in them share a state."""
     return tuple(word if name in live else None for name, word in enumerate(registers))
 
 
@@ -171,7 +171,7 @@ def _operand(instruction: bpf.Instruction, registers: Registers) -> Word:
 
 
 def _number(word: Word) -> int | None:
-    """Return the value of a constant word, or None."""
+    """Return the value of a constant word, or None if the word depends on the input."""
     if any(bit not in (FALSE, TRUE) for bit in word):
         return None
     return int("".join(map(str, word)), 2)
@@ -198,7 +198,7 @@ def _compute(space: Space, pc: int, code: int, a: Word, operand: Word) -> Word:
         return (*a[number & 31 :], *zeros) if operation == bpf.LSH else (*zeros, *a[: 32 - (number & 31)])
     if number is not None and value is not None and (operation != bpf.DIV or number):
         return constant(bpf.compute(operation, value, number), 32)
-    raise UnsupportedError(f"instruction {pc}: {_NAMES[operation]} of values that the input decides is not supported")
+    raise UnsupportedError(f"instruction {pc}: {_NAMES[operation]} of values that depend on the input is not supported")
 
 
 _NAMES = {bpf.MUL: "multiplication", bpf.DIV: "division", bpf.LSH: "shift", bpf.RSH: "shift"}
@@ -214,12 +214,12 @@ def _sum(space: Space, a: Word, b: Word, carry: int) -> Word:
 
 
 def _value(space: Space, pc: int, instruction: bpf.Instruction, registers: Registers, values: list[int]) -> int:
-    """Return the program's function from this instruction on, given those of its successors."""
+    """Return the program's function from this instruction on, given the functions of its successors."""
     code = instruction.code
     if code & 7 == bpf.RET:
         ret = _number(_word(registers, _A)) if code & bpf.A else instruction.k
         if ret is None:
-            raise UnsupportedError(f"instruction {pc}: a return value that the input decides is not supported")
+            raise UnsupportedError(f"instruction {pc}: a return value that depends on the input is not supported")
         return space.terminal(meaning(ret))
     if len(values) == 1:
         return values[0]

@@ -18,18 +18,18 @@ NOTIFY = Action(ActionKind.NOTIFY)
 
 
 def verify(program: bytes, policy: Policy, phase: str = START, *, report: bool = False, audit: bool = False) -> Event | None:
-    """Return None if the filter answers as `evaluate` in a phase (with `report`: as `reported`) on every input; else an
-    event on which they differ.
+    """Return None if the filter takes the action of `evaluate` in a phase (with `report`: that of `reported`) on every input;
+    else an event for which they differ.
 
-    The event may be one that no kernel produces, such as an i386 call with something in the upper half of a register:
-    the filter is held to the policy there too.  InvalidProgramError, symbolic.UnsupportedError and
-    algebra.TooComplexError if the filter cannot be loaded or followed: nothing is known then.
+    The event may be one that no kernel produces, such as an i386 call with something in the upper half of a register: the
+    filter has to equal the policy there too.  Raises InvalidProgramError, symbolic.UnsupportedError or algebra.TooComplexError
+    if the filter cannot be loaded or followed: nothing is proved then.
     """
     return verify_resolved(program, resolved(policy, phase), report=report, audit=audit)
 
 
 def verify_resolved(program: bytes, policy: Resolved, *, report: bool = False, audit: bool = False) -> Event | None:
-    """Return what `verify` does, for a policy in one phase.  Raises what that does."""
+    """Verify the filter of a policy in one phase.  Results and errors are those of `verify`."""
     meant, refused = meaning(policy, report=report, audit=audit)
     space = region.space()
     actual = symbolic.function(space, program)
@@ -50,35 +50,37 @@ def _answer(policy: Resolved, event: Event, refused: Action) -> Action:
 
 
 def meaning(policy: Resolved, *, report: bool, audit: bool = False) -> tuple[Resolved, Action]:
-    """Return the policy that its filter answers by, and what the filter answers to calls of other architectures."""
+    """Return the policy as its filter enforces it, and the filter's action for calls of other architectures."""
     refused = NOTIFY if report and (audit or not kills_itself(policy)) else KILL
     return (reported(policy, audit=audit) if report else policy), refused
 
 
 def kills_itself(policy: Resolved) -> bool:
-    """Return whether the kernel kills for the policy's default even if a supervisor could explain it.
+    """Return whether the policy's default kills in the kernel, without notifying a supervisor.
 
-    A filter that the program installs itself outranks a notification if it fails the call, but not a kill (seccomp(2)).
+    It does if the program may install filters: one that fails a call would take precedence over a notification, but not over a
+    kill (seccomp(2)).
     """
     return policy.default.kind is ActionKind.KILL and may_install_filters(policy)
 
 
 def reported(policy: Resolved, *, audit: bool = False) -> Resolved:
-    """Return the policy as a filter answers it whose denials a supervisor explains (with `audit`: and then lets run).
+    """Return the policy with denials turned into notifications, so that a supervisor can report them (and with `audit` allow
+    them).
 
-    What falls to a default that kills or fails the call is notified instead; what an entry writes stays.  With `audit` this
-    also holds for what an implied set fails, but for the calls that learning fails as well.  A default
-    that traps stays too, as no supervisor can raise that signal, and one that `kills_itself`.
+    A default that kills or fails calls becomes notify; the actions of entries stay.  With `audit`, calls that the implied set
+    fails notify too, except those that learning fails as well.  A default that traps stays, because no supervisor can raise
+    that signal, and so does a default that `kills_itself`.
     """
     stays = policy.default.kind is ActionKind.TRAP or (kills_itself(policy) and not audit)
     default = policy.default if stays else _notified(policy.default)
     if audit:
-        policy = _asked_about(policy)
+        policy = _with_notified_failures(policy)
     return replace(policy, default=default)
 
 
-def _asked_about(policy: Resolved) -> Resolved:
-    """The policy that asks the supervisor about what its implied set fails, but for the calls that learning fails as well."""
+def _with_notified_failures(policy: Resolved) -> Resolved:
+    """Return the policy with notify for the calls that its implied set fails, except those that learning fails as well."""
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for (arch, number), rows in policy.added.items():
         if rows[0].entry.action.kind is ActionKind.ERRNO and table(arch).by_number[number].name not in OPAQUE:

@@ -1,1 +1,2 @@
-"""What grants nothing beyond the rest of a policy: reviewed rows (`tables`), and a policy with them written out (`resolve`)."""
+"""Implied sets: the entries that grant nothing beyond the rest of a policy, as reviewed tables (`tables`), and a policy with
+these entries written out (`resolve`)."""

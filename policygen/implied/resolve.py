@@ -1,4 +1,4 @@
-"""What a policy means: one `Resolved` policy for each of its phases, whose entries say all that is allowed there.
+"""Resolve what a policy means: one `Resolved` policy for each of its phases, whose entries are all that is allowed there.
 
 Code that judges a policy (the reference semantics, the compiler, comparisons, the linter) takes this type; only code that
 edits a policy's text looks at its own entries.  An implied set adds to a call of which the policy says nothing, and to an
@@ -32,15 +32,16 @@ if TYPE_CHECKING:
 Call = tuple[Arch, int]
 
 _TOTAL, _OF_ENTRY, _OF_PART = 1_000_000, 500_000, 50_000
-"""What finding out what a policy grants may take, in `Space.work`: a hundred times what the largest policies do."""
+"""Budgets for finding the capabilities of a policy, of an entry, and of an alternative, in `Space.work`: a hundred times what
+the largest policies need."""
 
 
 @frozen
 class Resolved:
-    """What one phase of a policy allows and denies: its entries, with those of the implied set, and the settings."""
+    """One phase of a policy: its entries, with those of the implied set added, and its settings."""
 
     entries: Mapping[Arch, Mapping[int, Entry]]
-    """As those of a `Policy`, whose other fields these are, too."""
+    """The entries, as in `Policy`; the fields below are those of `Policy` as well."""
     table: tuple[int, int]
     arm: Arm
     default: Action
@@ -48,12 +49,12 @@ class Resolved:
     scope: str
     files: Files
     added: Mapping[Call, tuple[Row, ...]] = MappingProxyType({})
-    """What the implied set adds to each call."""
+    """The rows that the implied set adds to each call."""
     capabilities: frozenset[str] = frozenset()
-    """The names of what the policy's own entries grant, for which the set adds; none without a set."""
+    """The names of the capabilities that the policy's own entries grant; empty without an implied set."""
 
     def written(self) -> Policy:
-        """Return the policy without an implied set and phases that means the same."""
+        """Return an equivalent policy that has neither an implied set nor phases."""
         return Policy(
             self.entries,
             table=self.table,
@@ -75,20 +76,20 @@ def resolve(policy: Policy) -> Mapping[str, Resolved]:
 
 
 def resolved(policy: Policy, phase: str = START) -> Resolved:
-    """Return what the policy means in a phase.  Raises ValueError if it has none of that name."""
+    """Return what the policy means in a phase.  Raises ValueError if the policy has no phase of that name."""
     in_full = resolve(policy).get(phase)
     if in_full is None:
-        raise ValueError(f"no phase is named {phase}; there is {', '.join(resolve(policy))}")
+        raise ValueError(f"no phase is named {phase}; the phases are {', '.join(resolve(policy))}")
     return in_full
 
 
 def resolved_at(policy: Policy, phase: str) -> Resolved:
-    """Return what the policy means in a phase; what it means at the start if it has no such phase."""
+    """Return what the policy means in a phase; if there is no such phase, what it means in START."""
     return resolve(policy).get(phase, resolve(policy)[START])
 
 
 def tidy(policy: Policy) -> Policy:
-    """Return the policy without alternatives that others cover, for people."""
+    """Return the policy without alternatives that others cover, to be shown to people."""
     entries = {}
     for arch, section in policy.entries.items():
         entries[arch] = dict(section)
@@ -129,12 +130,12 @@ def witnessed(event: Event) -> Iterator[Capability]:
 
 
 def least(arch: Arch, name: str) -> tuple[Capability, ...]:
-    """Return the entries with which learning grants a capability; none for those that take the exact calls seen."""
+    """Return the entries with which learning grants a capability; () if learning allows only the observed calls instead."""
     return tuple(capability for capability in capabilities(arch) if capability.name == name and capability.is_least)
 
 
 def _resolved(policy: Policy) -> Resolved:
-    """What a policy without phases means."""
+    """Return what a policy without phases means."""
     entries: Mapping[Arch, Mapping[int, Entry]] = policy.entries
     added: dict[Call, tuple[Row, ...]] = {}
     capabilities: frozenset[str] = frozenset()
@@ -158,8 +159,8 @@ def _resolved(policy: Policy) -> Resolved:
 def _given(
     version: int, arch: Arch, names: frozenset[str], newest: tuple[int, int]
 ) -> Mapping[int, tuple[tuple[Row, ...], Entry]]:
-    """What an implied set adds to each call in a policy with these capabilities and this table: the rows, and the entry of
-    them where the policy has none."""
+    """Return, for a policy with these capabilities and this table, what an implied set adds to each call: the rows, and the
+    entry if the policy has none."""
     result: dict[int, list[Row]] = {}
     last = table(arch).newest(newest)
     for row in rows(version, arch):
@@ -169,12 +170,14 @@ def _given(
 
 
 def _adds_to(old: Entry, row: Row) -> bool:
-    """Whether the set may add the row to what the policy says of its call."""
+    """Return whether the set may add the row to the policy's own entry."""
     return old.only_allows and row.entry.action == ALLOW
 
 
 def _entry(old: Entry | None, added: Sequence[Row]) -> Entry:
-    """Return the entry with the rows.  Alternatives may overlap: what covers what takes longer to find out than it saves."""
+    """Return the entry with the rows added.  Alternatives may overlap: removing the redundant would take longer than it
+    saves.
+    """
     if added[0].entry.action != ALLOW or (old is None and len(added) == 1):
         return added[0].entry
     entries = (old, *(row.entry for row in added))
@@ -186,8 +189,8 @@ def _entry(old: Entry | None, added: Sequence[Row]) -> Entry:
 
 @lru_cache(4096)
 def _grants(entry: Entry | None, default: Action, capability: Capability) -> tuple[bool, int]:
-    """Whether an entry allows a call that grants the capability, whatever the arguments that its row does not compare; and what
-    it took to find out, in `Space.work`.  No, if that takes too much."""
+    """Return whether an entry allows a call that grants the capability and restricts only arguments that the capability
+    compares or holds; False if this exceeds its budget.  Also return the work, in `Space.work`."""
     if entry is None:
         return default.allows, 0
     wanted = mentioned(capability.entry.expression)
@@ -200,7 +203,7 @@ def _grants(entry: Entry | None, default: Action, capability: Capability) -> tup
 def _meet(
     part: Expression, other: Expression, compared: frozenset[int], arguments: Sequence[Argument], budget: Budget
 ) -> bool:
-    """Whether both can hold of one call; `compared`: the arguments that `other` compares."""
+    """Return whether both expressions can hold for one call; `compared`: the arguments that `other` compares."""
     registers = exact(part)
     if compared <= registers.keys() and len(registers) == len(conjuncts(part)):
         return holds_at(other, arguments, registers)  # a tenth of the time
@@ -212,7 +215,7 @@ def _meet(
 
 
 def _allowing(entry: Entry, default: Action) -> Iterator[Expression]:
-    """Where an entry lets its call run, as alternatives."""
+    """Yield the alternatives in which an entry allows its call."""
     if entry.action.allows:
         yield from alternatives(entry.expression)
     if (entry.otherwise or default).allows:
@@ -220,9 +223,9 @@ def _allowing(entry: Entry, default: Action) -> Iterator[Expression]:
 
 
 def narrowed(policy: Policy, meant: Resolved) -> Policy:
-    """Return the policy, with its implied set, changed as little as it takes to mean what `meant` says by its entries.
+    """Return the policy with its implied set kept and as few entries as possible changed, so that it means the same as `meant`.
 
-    `meant` has the same defaults, and allows no call that the policy does not."""
+    `meant` must have the same defaults, and allow no call that the policy does not."""
     written = meant.written()
     result = replace(written, implied=policy.implied, entries={arch: dict(policy.entries[arch]) for arch in meant.entries})
     while different := _different(resolved(result), meant):
@@ -243,7 +246,7 @@ def narrowed(policy: Policy, meant: Resolved) -> Policy:
 
 
 def _different(policy: Resolved, other: Resolved) -> list[tuple[Arch, int]]:
-    """Return the calls that two policies with the same defaults answer differently."""
+    """Return the calls for which two policies with the same defaults differ."""
     calls = []
     for arch, section in other.entries.items():
         for number in dict.fromkeys((*policy.entries[arch], *section)):
@@ -254,7 +257,7 @@ def _different(policy: Resolved, other: Resolved) -> list[tuple[Arch, int]]:
 
 
 def _same(arch: Arch, number: int, a: Entry | None, b: Entry | None, default: Action) -> bool:
-    """Return whether two entries, None for none, answer every call alike."""
+    """Return whether two entries give every call the same action; None is a call without an entry."""
     sets, arguments = space(), table(arch).by_number[number].arguments
     answers: list[dict[Action, int]] = []
     for entry in (a or Entry(Always(False)), b or Entry(Always(False))):

@@ -1,5 +1,5 @@
-"""The tables of this folder, as reviewed by hand: implied sets, the capabilities that their rows are given, and the calls that
-`enforce` fails where a policy with an implied set denies them.
+"""Read the hand-reviewed tables of this folder: implied sets, the capabilities that their rows require, and the calls that
+`enforce` fails with an errno instead of killing if a policy with an implied set denies them.
 
 The .tsv files are read on first use, their cells as entries of the policy language, in about 10 ms for an architecture.
 """
@@ -38,8 +38,8 @@ def read_entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | N
     None if the architecture has no such call, or one that takes a pointer to its arguments (mmap of i386)."""
     result: list[tuple[int, Entry] | None] = [None] * len(cells)
     layers: list[dict[int, tuple[int, str]]] = []
-    """Cells that stand in one policy, which has one entry for each call: call -> place and text.  Reading few long texts
-    takes half of the time of reading many short ones."""
+    """Groups of cells that fit into one policy, which has one entry for each call: call -> index and text of the cell.  Parsing
+    few long texts takes half the time of many short ones."""
     for place, cell in enumerate(cells):
         name, colon, _ = cell.partition(":")
         call = table(arch).by_name.get(name)
@@ -60,35 +60,35 @@ def read_entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | N
 
 
 class Capability(NamedTuple):
-    """One way in which a policy grants something that rows of implied sets ask for."""
+    """One way in which a policy grants something that rows of implied sets require."""
 
     name: str
     arch: Arch
     number: int
     entry: Entry
-    """The calls that grant it, as allowed."""
+    """The entry that grants the capability."""
     held: frozenset[int]
-    """Arguments that the policy may hold to some values, and has the capability all the same."""
+    """Indexes of arguments that the policy may restrict to some values and still have the capability."""
     is_least: bool
-    """Whether this is the entry with which learning grants it."""
+    """Whether learning grants the capability with this entry."""
     why: str
 
 
 class Row(NamedTuple):
-    """One entry that grants nothing beyond what the policy has anyway."""
+    """One entry that an implied set adds: it grants nothing beyond the capabilities in `given`."""
 
     given: frozenset[str]
-    """Names of capabilities, all of which the policy must have."""
+    """Names of the capabilities that the policy must have, all of them."""
     arch: Arch
     number: int
     entry: Entry
-    """Allows, or fails the call whatever its arguments."""
+    """The entry that is added: it allows calls, or fails the call whatever its arguments."""
     why: str
 
 
 @cache
 def capabilities(arch: Arch) -> tuple[Capability, ...]:
-    """Return what grants capabilities on an architecture, in the file's order."""
+    """Return the capabilities of an architecture, in the file's order."""
     result = []
     cells = list(lines("capabilities.tsv"))
     for (name, learn, _, held, why), read in zip(cells, read_entries(arch, [row[2] for row in cells]), strict=True):
@@ -116,7 +116,7 @@ def rows(version: int, arch: Arch) -> tuple[Row, ...]:
 
 
 def unavailable(event: Event) -> int:
-    """Return the errno with which a call fails that is denied otherwise; 0 for none."""
+    """Return the errno with which `enforce` fails a denied call; 0 if the call has no row in unavailable.tsv."""
     arch = Arch.from_audit(event.arch)
     for entry in unavailable_entries(arch).get(event.number, ()) if arch else ():
         if holds(entry.expression, table(arch).by_number[event.number].arguments, event.arguments):
@@ -126,7 +126,7 @@ def unavailable(event: Event) -> int:
 
 @cache
 def unavailable_entries(arch: Arch) -> Mapping[int, tuple[Entry, ...]]:
-    """Return the rows by call, in the file's order."""
+    """Return the rows of unavailable.tsv by call number, in the file's order."""
     result: dict[int, tuple[Entry, ...]] = {}
     for read in read_entries(arch, [call for call, *_ in lines("unavailable.tsv")]):
         if read is not None:

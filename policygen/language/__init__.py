@@ -1,1 +1,1 @@
-"""A policy's text -> `Policy` and the layout of its text (`parser`, `document`), and back (`printer`)."""
+"""Parse a policy's text into a `Policy` and the text's layout (`parser`, `document`), and print them again (`printer`)."""

@@ -1,4 +1,4 @@
-"""Comments, attached to the statement on their line, or else to the next one."""
+"""Attach each comment to the statement on its line, or else to the next statement."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Place = (
 
 
 class Item(NamedTuple):
-    """A statement: its place in the text, and what it sets, includes or allows."""
+    """A statement of the text: its place, and what it sets, includes or allows."""
 
     start: int
     end: int
@@ -39,7 +39,7 @@ class Item(NamedTuple):
 
 
 def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Layout:
-    """Return the layout of a text: its statements in order, each with its comments."""
+    """Return the layout of a text: its statements in order, each with the comments attached to it."""
     starts = [item.start for item in items]
     on: defaultdict[int, list[Comment]] = defaultdict(list)
     for comment in comments:
@@ -99,7 +99,8 @@ class _Section:
 def _header(text: str, items: Sequence[Item], first: list[Comment]) -> tuple[tuple[str, ...], list[Comment]]:
     """Return the lines of the comments about the whole file, and the remaining comments of the first statement.
 
-    All comments above a setting are about the file; above an entry, all but the last paragraph are.
+    If the first statement is a setting, all comments above it are about the file; if it is an entry, all but the last
+    paragraph.
     """
     if not items:
         return _lines(text, first, len(text)), []
@@ -113,7 +114,7 @@ def _header(text: str, items: Sequence[Item], first: list[Comment]) -> tuple[tup
 
 
 def _last_paragraph(lines: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split comment lines after the last blank one."""
+    """Split comment lines after the last blank line."""
     after = next((count for count, line in enumerate(reversed(lines)) if not line), len(lines))
     return lines[: len(lines) - after], lines[len(lines) - after :]
 
@@ -160,7 +161,8 @@ def _alternatives(arch: Arch, number: int, entry: Entry, spans: Sequence[Span]) 
 
 
 def _remarks(text: str, attached: Sequence[Comment], start: int, alternatives: Alternatives) -> Remarks:
-    """Return the comments of an entry that begins at `start`: its own, and those of each of several alternatives."""
+    """Return the comments of an entry that begins at `start`: the entry's own, and those of each alternative if there are
+    several."""
     above = [comment for comment in attached if comment.start < start]
     entry = Comments(_lines(text, above, start))
     by_rule: dict[Expression, Comments] = {}
@@ -175,7 +177,7 @@ def _remarks(text: str, attached: Sequence[Comment], start: int, alternatives: A
 
 
 def _alternative(alternatives: Alternatives, comment: Comment) -> Expression:
-    """Return the alternative whose line has the comment, else the next one."""
+    """Return the alternative on the comment's line, else the next alternative."""
     begun = bisect_right(alternatives, comment.start, key=lambda pair: pair[0].start)
     if begun and (not comment.alone or comment.start < alternatives[begun - 1][0].end):
         return alternatives[begun - 1][1]

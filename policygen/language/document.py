@@ -1,4 +1,4 @@
-"""A policy together with its text's comments and includes."""
+"""A policy together with the comments and includes of its text."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class Document:
 
     @property
     def lacks_start(self) -> bool:
-        """Whether the policy says that it was learned without the program's start."""
+        """Whether a comment says that the policy was learned without the program's start (`NO_START`)."""
         return NO_START in self.layout.header
 
     def with_start(self, has_start: bool) -> Document:
-        """Return a document that says so, or no longer."""
+        """Return the document without the comment of `lacks_start` if `has_start`, else with it."""
         header = tuple(line for line in self.layout.header if line != NO_START)
         return Document(self.policy, replace(self.layout, header=header if has_start else (*header, NO_START)))
 
     def with_scope(self, scope: str) -> Document:
-        """Return a document with another scope of signals, and its comment."""
+        """Return the document with another scope, and the comment that explains it."""
         settings = {word: comments for word, comments in self.layout.settings.items() if word != "scope"}
         if ABSTRACT in scopes(scope):
             settings["scope"] = Comments((), "# reach only the program's own processes")
@@ -56,24 +56,23 @@ class Document:
         return Document(replace(self.policy, scope=scope), replace(self.layout, settings=settings))
 
     def inlined(self) -> Document:
-        """Return a document without includes, which has the entries of the included files itself."""
+        """Return the document with each include replaced by the included file's entries."""
         sections = {arch: replace(section, includes=()) for arch, section in self.layout.sections.items()}
         return Document(self.policy, replace(self.layout, sections=sections))
 
     def with_policy(self, policy: Policy, notes: Notes | None = None) -> Document:
-        """Return a document with another policy and the same comments.
+        """Return the document with another policy and the same comments.
 
-        Comments stay on what is still there.  If an alternative is gone, its comments move above the syscall's entry; if an
-        entry is gone, to the end of the section; if an architecture is gone, or a line about files or ports, to the top of the
-        file.  `notes` replace the existing ones; None keeps those.  An include whose file differs from the new policy becomes
-        a comment, and its
-        entries are written out.
+        Comments stay on what still exists.  The comments of a removed alternative move above the syscall's entry; those of a
+        removed entry to the end of the section; those of a removed architecture, or line about files or ports, to the top of
+        the file.  `notes` replace the existing notes; None keeps them.  An include whose file differs from the new policy
+        becomes a comment, and its entries are written out.
         """
         policy = normal(policy)
         sections: dict[Arch, Section] = {}
         lines = policy.files.lines()
-        gone = [comments for line, comments in self.layout.files.items() if line not in lines]
-        header = (*self.layout.header, *(comment for comments in gone for comment in comments.all() if comment))
+        removed = [comments for line, comments in self.layout.files.items() if line not in lines]
+        header = (*self.layout.header, *(comment for comments in removed for comment in comments.all() if comment))
         files = {line: comments for line, comments in self.layout.files.items() if line in lines}
         for arch in Arch:
             section = self.layout.sections.get(arch, Section())
@@ -89,8 +88,8 @@ class Document:
 def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] | None = None) -> Document:
     """Parse a text.  Raises PolicyError.
 
-    `read` gives the text of an included file by its name, which is relative to where `filename` is relative to; it
-    raises OSError.  Without it, `include` is an error.
+    `read` returns the text of an included file, or raises OSError; the name that it takes is relative to the same folder as
+    `filename`.  Without `read`, `include` is an error.
     """
     from policygen.language.parser import parse_policy  # a first learn writes a policy and reads none
 
@@ -98,7 +97,7 @@ def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] |
 
 
 def parse_file(path: str | os.PathLike[str]) -> Document:
-    """Parse a file.  Raises PolicyError, and OSError if the file itself cannot be read."""
+    """Parse a file.  Raises PolicyError, or OSError if the file itself cannot be read."""
     filename = os.fspath(path)
     return parse(read_text(filename), filename, read=included(filename))
 
@@ -111,7 +110,8 @@ def read_text(name: str) -> str:
 
 
 def included(policy: str) -> Callable[[str], str]:
-    """Return the `read` of `parse` for a policy in a file: includes are below its folder (`reading.below`)."""
+    """Return the argument `read` of `parse` for a policy in a file: it reads only files below the policy's folder
+    (`reading.below`)."""
     from policygen.language.lexer import decode
 
     read = reading.below(policy)
@@ -119,7 +119,7 @@ def included(policy: str) -> Callable[[str], str]:
 
 
 def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Document:
-    """Return the document of a new policy, for the program of that name."""
+    """Return the document of a new policy for a program; `name` is in its first comment."""
     settings = {
         "table": "# kernel whose syscall table the policy was written against",
         "arm": "# now | exec | entry",
@@ -178,7 +178,7 @@ def _without_notes(remarks: Remarks) -> Remarks:
 
 
 def _with_note(remarks: Remarks, note: str) -> Remarks:
-    """Add a note to the comments: on the entry's line, or above it if the line has a comment already."""
+    """Return the comments with a note added: on the entry's line, or above it if the line already has a comment."""
     text = f"# {note}"
     if not is_note(text) or "\n" in text:
         raise ValueError(f"a note begins with one of {', '.join(NOTE_WORDS)}, and is one line: {note!r}")
@@ -186,7 +186,7 @@ def _with_note(remarks: Remarks, note: str) -> Remarks:
 
 
 def _orphans(section: Section) -> tuple[str, ...]:
-    """Return every comment of a section that was removed, without notes."""
+    """Return all comments of a removed section, except notes."""
     lines = section.arch.all() + tuple(line for include in section.includes for line in include.comments.all())
     for remarks in section.entries.values():
         lines += _without_notes(remarks).all()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from policygen.language.lexer import Cursor, Token
 
 MAX_DEPTH = 64
-"""The deepest nesting of `!` and parentheses: far more than people can read, far below Python's recursion limit."""
+"""The deepest nesting of `!` and parentheses: more than people can read, and far below Python's recursion limit."""
 
 _COMPARISONS = {
     operator.value: operator for operator in (Operator.EQ, Operator.NE, Operator.HAS, *ORDERINGS)
@@ -35,20 +35,22 @@ _COMPARISONS = {
 
 
 _WHOLE = ~0
-"""The field of a constant that is the value of a whole argument, which is an enumeration and not a set of bits."""
+"""The field of a constant whose argument is an enumeration, not a set of bits: the constant is the value of the whole
+argument.
+"""
 
 
 class _Term(NamedTuple):
-    """One constant or number of a value."""
+    """One constant or number in a value."""
 
     token: Token
     bits: int
     field: int
-    """The bits of the field that it is a value of; 0 if its bits can be combined with others."""
+    """The bits of the field of which the term is one value; 0 if the term's bits can be combined with others."""
 
 
 class Span(NamedTuple):
-    """The place of an alternative in the text, which decides about its comments."""
+    """The place of an alternative in the text, by which comments are attached to it."""
 
     start: int
     end: int
@@ -62,11 +64,12 @@ class ExpressionParser:
     cursor: Cursor
     operands: Operands
     spans: list[Span]
-    """The parts between `||`, in the order they are read; filled while parsing."""
+    """The places of the parts between `||`, in the order of the text; filled while parsing."""
     phases: Sequence[str] = ()
     """The phases of the policy, in order."""
     until: list[tuple[Expression, int]] = field(factory=list)
-    """The alternatives, each with the place in `phases` of the one that ends it, or their number; filled while parsing."""
+    """The alternatives, each with the index in `phases` of the phase that ends it, or the number of phases if none does; filled
+    while parsing."""
 
     def expression(self, depth: int = 0) -> Expression:
         parts: list[Expression] = []
@@ -92,7 +95,7 @@ class ExpressionParser:
         if token.kind != "word":
             raise cursor.expected("the name of a phase", "until NAME")
         if token.text not in self.phases:
-            hint = did_you_mean(token.text, self.phases) or f"declare it above the entries: phase {token.text} after CALL"
+            hint = did_you_mean(token.text, self.phases) or f"declare it above all entries: phase {token.text} after CALL"
             raise cursor.error(f"no phase is named {token.text}", token, hint)
         cursor.take()
         self.until.append((part, self.phases.index(token.text)))
@@ -122,7 +125,7 @@ class ExpressionParser:
         return self._condition()
 
     def _group(self, depth: int) -> Expression:
-        """Parse the parentheses that begin here."""
+        """Parse the parenthesised expression or masked comparison that begins here."""
         cursor = self.cursor
         opened = cursor.take()
         inner = self.expression(depth + 1)
@@ -212,7 +215,7 @@ class ExpressionParser:
         return tuple(sorted(values))
 
     def _value(self, index: int, operator: Operator) -> int:
-        """Parse a value: as the C type reads it, or as an unsigned pattern for operators on bits."""
+        """Parse a value; return it as the C type reads it, or as an unsigned pattern for operators on bits."""
         cursor = self.cursor
         opened = cursor.accept("(")
         bits, fields = 0, dict[int, _Term]()
@@ -232,7 +235,7 @@ class ExpressionParser:
         if term.field and term.bits != first.bits:
             names = f"{first.token.text} and {term.token.text}"
             hint = f"write `in {{{first.token.text}, {term.token.text}}}` for either of them"
-            raise self.cursor.error(f"{names} cannot be joined: they are two values, not bits", term.token, hint)
+            raise self.cursor.error(f"{names} cannot be joined by `|`: they are two values, not bits", term.token, hint)
 
     def _term(self, index: int, operator: Operator) -> _Term:
         cursor = self.cursor

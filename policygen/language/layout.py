@@ -1,6 +1,6 @@
-"""The layout of a policy's text: comments and includes, each with what it belongs to.
+"""The layout of a policy's text: its comments and includes, each with the statement that it belongs to.
 
-The layouts of two texts can be merged, with or without that of the text that both were made from.
+The layouts of two texts can be merged (`reconcile`), with or without the layout of their common base.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ NOTE_WORDS = ("floor", "opaque", "portable", "many")
 
 
 NO_START = "# no start: learned from a process that ran already (learn --pid): a program started under it is denied calls"
-"""The comment at the top of a policy by which a program cannot be started."""
+"""The comment at the top of a policy that was learned without the program's start, so that no program can be started under
+it.
+"""
 
 
 def is_note(comment: str) -> bool:
@@ -43,15 +45,15 @@ class Comments:
     """The comments of one line of the canonical text, each from its `#` on."""
 
     above: tuple[str, ...] = ()
-    """Comments on lines of their own; '' is a blank line."""
+    """The comments on lines of their own; '' is a blank line."""
     trailing: str = ""
 
     def all(self) -> tuple[str, ...]:
-        """Return every comment, for lines of their own."""
+        """Return all comments as lines of their own."""
         return (*self.above, self.trailing) if self.trailing else self.above
 
     def join(self, later: Comments) -> Comments:
-        """Return both comments for one line; the later trailing comment stays on the line."""
+        """Return the comments of two lines that become one; the trailing comment of `later` stays on the line."""
         if not later.trailing:
             return Comments(self.above + later.above, self.trailing)
         return Comments(self.all() + later.above, later.trailing)
@@ -62,14 +64,14 @@ class Include:
     """One `include` line."""
 
     path: str
-    """As written."""
+    """The file's name, as written."""
     entries: Mapping[Arch, Mapping[int, Entry]]
     """The entries that the file adds to the policy, including those of files that it includes."""
     files: Files = NOT_CONFINED
-    """What the file says of files and ports."""
+    """The file's lines about files and ports."""
     comments: Comments = Comments()
     later: tuple[Mapping[Arch, Mapping[int, Entry]], ...] = ()
-    """The same in each phase of the policy."""
+    """The entries that the file adds in each phase of the policy."""
 
     @property
     def line(self) -> str:
@@ -82,17 +84,17 @@ class Remarks:
 
     entry: Comments = Comments()
     alternatives: Mapping[Expression, Comments] = field(factory=dict)
-    """The comments on each of several alternatives, which have lines of their own."""
+    """The comments on each alternative, if the entry has several, each on its own line."""
 
     def all(self) -> tuple[str, ...]:
-        """Return every comment."""
+        """Return all comments of the entry."""
         return self.entry.all() + tuple(line for comments in self.alternatives.values() for line in comments.all())
 
     def settled(self, expression: Expression) -> Remarks:
-        """Return the comments as parsing will find them once they are printed with that expression.
+        """Return the comments as parsing returns them after they have been printed with that expression.
 
-        The entry's line is also that of its first alternative: a comment there is the alternative's, unless it is a note.
-        Comments on alternatives that the expression does not have move above the entry.
+        A comment on the entry's line belongs to its first alternative, unless it is a note.  Comments on alternatives that the
+        expression lacks move above the entry.
         """
         parts = expression.parts if isinstance(expression, Or) else ()
         entry, there = self.entry, set(parts)
@@ -116,35 +118,35 @@ class Section:
     """One architecture's part of the text."""
 
     arch: Comments = Comments()
-    """Those on the `arch` line."""
+    """The comments on the `arch` line."""
     includes: tuple[Include, ...] = ()
     entries: Mapping[int, Remarks] = field(factory=dict)
     end: tuple[str, ...] = ()
-    """Comments below the last entry."""
+    """The comments below the last entry."""
 
 
 @frozen
 class Layout:
     header: tuple[str, ...] = ()
-    """Comments at the top of the file."""
+    """The comments at the top of the file."""
     settings: Mapping[str, Comments] = field(factory=dict)
-    """By the setting's word."""
+    """Setting's word -> its comments."""
     sections: Mapping[Arch, Section] = field(factory=dict)
     files: Mapping[str, Comments] = field(factory=dict)
-    """By the line about files or ports, up to its colon (`Files.lines`)."""
+    """Line about files or ports, up to its colon (`Files.lines`) -> its comments."""
 
 
 def note_of(layout: Layout, arch: Arch, number: int) -> str:
-    """Return the note that a tool wrote on the entry of a call, without its `#`; or ''."""
+    """Return the note that a tool wrote on the entry of a call, without its `#`; '' if there is none."""
     section = layout.sections.get(arch)
     remarks = section.entries.get(number, Remarks()) if section else Remarks()
     return next((line.removeprefix("# ") for line in remarks.entry.all() if is_note(line)), "")
 
 
 def reconcile(base: Layout, ours: Layout, theirs: Layout) -> Layout:
-    """Merge two layouts: keep what both have and what either added to the base, drop what either removed from it.
+    """Merge two layouts: keep what both have and what either side added to the base, drop what either side removed from it.
 
-    With an empty base, that is everything.  Of two trailing comments, theirs moves above the line.
+    With an empty base, nothing is dropped.  Of two trailing comments, the one of `theirs` moves above the line.
     """
     arches = dict.fromkeys((*ours.sections, *theirs.sections))
     sections = {arch: _section(*(layout.sections.get(arch, Section()) for layout in (base, ours, theirs))) for arch in arches}
@@ -192,7 +194,7 @@ def _comments(base: Comments, ours: Comments, theirs: Comments) -> Comments:
 
 
 def _lines(base: tuple[str, ...], ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
-    """Return our lines in order, then the lines that they added; blank lines are ours."""
+    """Return the lines of `ours` in order, then those that `theirs` added; blank lines are taken from `ours`."""
     if ours in (base, theirs):
         return theirs
     if theirs == base:

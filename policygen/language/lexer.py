@@ -1,6 +1,6 @@
-"""A policy's text -> tokens and comments, with their places.  One pass, linear in the text.
+"""Split a policy's text into tokens and comments with their places, in one pass, linear in the text.
 
-A `Cursor` is the position of the parsers in the tokens.
+A `Cursor` is a parser's position in the tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Source(NamedTuple):
-    """A text and its file, to turn offsets into positions."""
+    """A text with its file's name; it turns offsets into positions."""
 
     filename: str
     text: str
@@ -25,7 +25,7 @@ class Source(NamedTuple):
     """`file:line` of the includes that led here, innermost first."""
 
     def line(self, offset: int) -> int:
-        """Return the number of the line with this offset, from 1."""
+        """Return the number, from 1, of the line that an offset is in."""
         return self.text.count("\n", 0, offset) + 1
 
     def place(self, offset: int) -> str:
@@ -44,7 +44,7 @@ class Source(NamedTuple):
 
 class Token(NamedTuple):
     kind: str
-    """word, number, mark, include (the file's name), path (that of a `path` line), newline or end."""
+    """The kind of token: word, number, mark, include (a file's name), path (of a `path` line), newline or end."""
     text: str
     start: int
 
@@ -55,10 +55,10 @@ class Token(NamedTuple):
 
 class Comment(NamedTuple):
     text: str
-    """From the `#` on, without trailing blanks."""
+    """The comment from its `#` on, without trailing blanks."""
     start: int
     alone: bool
-    """Whether it has a line of its own."""
+    """Whether the comment has a line of its own."""
 
 
 def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
@@ -77,13 +77,13 @@ def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
 
 
 def source(text: str, filename: str, chain: tuple[str, ...] = ()) -> Source:
-    """Prepare a text for tokenise().  Raises PolicyError for characters that a policy must not contain."""
+    """Return a text as a `Source` for `tokenise`.  Raises PolicyError for characters that a policy must not contain."""
     result = Source(filename, text.removeprefix("\ufeff").replace("\r\n", "\n"), chain)
     if forbidden := _FORBIDDEN.search(result.text):
         character = forbidden[0]
         name = _FORBIDDEN_NAMES.get(character, f"the character U+{ord(character):04X}")
         raise result.error(
-            f"{name} is not allowed in a policy", forbidden.start(), hint="readers of the policy would not see it"
+            f"{name} is not allowed in a policy", forbidden.start(), hint="remove it: people cannot see it"
         )
     return result
 
@@ -113,7 +113,7 @@ _CONTINUES_AFTER = _EITHER | {"!", "(", "{", ":"}
 _CONTINUES_BEFORE = _EITHER | {")", "}", "until", "after"}
 
 MAX_WORD = 255
-"""The longest name or number, in characters."""
+"""The most characters of a name or number."""
 
 _STRAY_HINTS = {
     "=": "equality is written ==",
@@ -126,7 +126,7 @@ _STRAY_HINTS = {
 
 
 def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
-    """Return the tokens, the last of which is `end`, and the comments.  A newline token ends each statement."""
+    """Return the tokens, of which the last is `end`, and the comments.  A newline token ends each statement."""
     tokens: list[Token] = []
     comments: list[Comment] = []
     newline: Token | None = None
@@ -159,7 +159,7 @@ def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
 
 
 def _path(token: Token, comments: list[Comment]) -> Token:
-    """Return the file's name; a comment after it is moved to the comments."""
+    """Return the token with only the file's name; a comment after the name is added to `comments`."""
     if comment := re.search(r"[ \t]#", token.text):
         start = comment.end() - 1
         comments.append(Comment(token.text[start:].rstrip(), token.start + start, alone=False))
@@ -176,7 +176,7 @@ def _stray(text: Source, token: Token) -> PolicyError:
 
 
 class Cursor:
-    """A position in the tokens of one text; it never passes the last token, which is `end`."""
+    """A position in the tokens of one text, never beyond the last token, which is `end`."""
 
     def __init__(self, source: Source, tokens: Sequence[Token]) -> None:
         self.source = source
@@ -190,7 +190,7 @@ class Cursor:
 
     @property
     def following(self) -> Token:
-        """The token after the next one."""
+        """The token after the next token."""
         return self._tokens[min(self._index + 1, len(self._tokens) - 1)]
 
     @property
@@ -216,6 +216,6 @@ class Cursor:
         return self.source.error(message, at.start, max(at.end, at.start + 1), hint)
 
     def expected(self, what: str, hint: str = "") -> PolicyError:
-        """Return the error that the next token is not the expected one."""
+        """Return the error that `what` was expected and the next token is another."""
         present = "the line ends" if self.at_line_end() else f"found `{self.token.text}`"
         return self.error(f"expected {what}, but {present}", hint=hint)

@@ -1,4 +1,4 @@
-"""Calls, conditions and entries as text, with names of arguments and constants instead of numbers."""
+"""Write calls, conditions and entries as text, with the names of arguments and constants."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 Known = tuple[tuple[int, int], ...]
-"""The arguments that are certain to have one value where a condition is evaluated: (index, value), by index."""
+"""The arguments whose value is known where a condition is evaluated: (index, value), sorted by index."""
 
 _WORD = (1 << 64) - 1
 _WHOLE = ~0
@@ -41,8 +41,8 @@ _OCTAL = frozenset((Kind.MODE, Kind.FIELD))
 def format_call(event: Event, pointed: Mapping[int, str] | None = None, hidden: Collection[int] = ()) -> str:
     """Return a call with the names and meanings of its arguments: `openat(dfd=AT_FDCWD, filename=0x7ffc3a10, flags=O_RDONLY)`.
 
-    `pointed`: text to show instead of arguments, by place; `hidden`: places of arguments that are left out.  The whole
-    register is shown, too, if bits that the kernel ignores are set in it.
+    `pointed`: index of an argument -> text to show in its place; `hidden`: indexes of arguments to leave out.  If bits that the
+    kernel ignores are set in a register, all of it is shown as well.
     """
     arch = Arch.from_audit(event.arch)
     if arch is None:
@@ -80,7 +80,8 @@ def _format_register(arch: Arch, argument: Argument, register: int) -> str:
 
 
 def format_value(arch: Arch, argument: Argument, value: int) -> str:
-    """Return the text of a value (as the C type reads it): names of constants, or a number in the base that suits its kind."""
+    """Return the text of a value, given as the C type reads it: names of constants, or a number in the base that suits the
+    argument's kind."""
     if not argument.constants:
         return _number(argument, value)
     family = constants.family(argument.constants, arch)
@@ -96,7 +97,7 @@ def _signed(argument: Argument, bits: int) -> int:
 
 
 def _format_bits(arch: Arch, argument: Argument, bits: int) -> str:
-    """Return the text of a pattern of bits.  Names of bits are used; names of enumerated values and of zero are not."""
+    """Return the text of a pattern of bits, with names of bits but not of enumerated values or zero."""
     if argument.constants and bits:
         family = constants.family(argument.constants, arch)
         names = family.format_bits(bits, split=argument.kind is Kind.FLAGS and not argument.exact)
@@ -117,7 +118,7 @@ def _number(argument: Argument, value: int) -> str:
 
 
 def format_action(action: Action) -> str:
-    """`allow`, `kill`, `errno EPERM` ..."""
+    """Return the text of an action: `allow`, `kill`, `errno EPERM` ..."""
     if action.kind is not ActionKind.ERRNO:
         return str(action.kind)
     name = constants.family("errno", Arch.X86_64).name(action.errno)  # asm-generic/errno.h on all of ours
@@ -146,14 +147,15 @@ def format_expression(arch: Arch, number: int, expression: Expression, values: K
 
 
 def determined(parts: Iterable[Expression], values: Known) -> Known:
-    """Return the arguments whose value is certain within a conjunction: known around it, or compared by `==` in it."""
+    """Return the arguments whose value is known within a conjunction: those in `values`, and those compared by `==`."""
     equal = {part.index: part.value for part in parts if isinstance(part, Condition) and part.operator is Operator.EQ}
     return tuple(sorted({**dict(values), **equal}.items())) if equal else values
 
 
 @lru_cache(maxsize=4096)
 def meaning(arch: Arch, number: int, index: int, values: Known) -> Argument:
-    """Return the meaning of an argument where others are known: the joint one if they decide it, else the plain one."""
+    """Return the meaning of an argument where other arguments have `values`: the specific meaning if they determine it, else
+    the plain meaning."""
     calls = table(arch)
     plain = calls.by_number[number].arguments[index]
     if not values:
@@ -192,14 +194,14 @@ def _format_condition(arch: Arch, number: int, condition: Condition, values: Kno
 
 
 def format_entry(arch: Arch, number: int, entry: Entry) -> str:
-    """Return the canonical text of an entry: one alternative a line."""
+    """Return the canonical text of an entry, one alternative on each line."""
     return "\n".join(entry_lines(arch, number, entry))
 
 
 def entry_lines(arch: Arch, number: int, entry: Entry, until: Mapping[Expression, str] | None = None) -> list[str]:
     """Return the lines of an entry: the name with the first alternative, each further alternative, and any `else`.
 
-    `until` has all alternatives, those that a phase ends with its name, the others with ""."""
+    `until`: alternative -> the name of the phase that ends it, or "" if none does; it has all alternatives."""
     start = f"{table(arch).by_number[number].name}: "
     expression = entry.expression
     until = until or dict.fromkeys(alternatives(expression), "")

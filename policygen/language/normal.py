@@ -1,7 +1,7 @@
-"""The normal form: one spelling for all expressions of the same structure.
+"""Bring policies into normal form: one spelling for all expressions of the same structure.
 
-Nested `&&` and `||` are flattened, alternatives and conditions are sorted without repetition, parts that always or never
-hold are removed, and `in` no bits becomes `== 0`.  Everything else stays as it was written.
+Nested `&&` and `||` are flattened, alternatives and conditions are sorted without repetition, parts that always or never hold
+are removed, and `in` no bits becomes `== 0`.  Everything else is left as written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def normal(policy: Policy) -> Policy:
     """Return the policy with every entry in normal form, and architectures and entries in the order of the text.
 
-    Entries allow all that a later phase does, which only takes away.  Raises ValueError if one entry cannot say that.
+    The entries before a phase are extended to allow all that the phase does.  Raises ValueError if no single entry can express
+    that.
     """
     if not policy.phases:
         return replace(policy, entries=normal_entries(policy.entries))
@@ -94,7 +95,7 @@ def _flatten(arguments: tuple[Argument, ...], expression: Expression) -> Express
 
 
 def _arrange(arch: Arch, number: int, expression: Expression, values: Known) -> Expression:
-    """Sort parts by their text, with numbers as numbers; those of an `&&` first by argument."""
+    """Return the expression with its parts sorted by text, numbers by value, and those of an `&&` first by argument."""
     match expression:
         case Not(part):
             return Not(_arrange(arch, number, part, values))
@@ -125,5 +126,5 @@ def first_argument(expression: Expression) -> int:
 
 
 def _natural(text: str) -> tuple[str | int, ...]:
-    """A key that orders 9 before 10."""
+    """Return a sort key for a text that puts 9 before 10."""
     return tuple(int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]+)", text)))

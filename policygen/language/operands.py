@@ -1,4 +1,4 @@
-"""What the arguments of one call may be compared with: names and numbers -> values of the argument's type."""
+"""Convert the names and numbers that an argument is compared with into values of the argument's type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ORDERINGS = frozenset((Operator.LT, Operator.LE, Operator.GT, Operator.GE))
 
 
 class OperandError(UserError):
-    """A value that cannot be compared with the argument: the message, and a hint or ''."""
+    """A value that the argument cannot be compared with: `message`, and a `hint` or ''."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
@@ -29,12 +29,12 @@ class OperandError(UserError):
 
 @frozen
 class Operands:
-    """The arguments of one call, and the constants of all meanings that they can have."""
+    """The arguments of one call, with the constants of all their meanings."""
 
     arch: Arch
     syscall: Syscall
     meanings: tuple[tuple[Argument, ...], ...]
-    """For each argument, every meaning it can have; the plain one first."""
+    """For each argument, every meaning that it can have, the plain meaning first."""
 
     def index(self, name: str) -> int | None:
         """Return the index of the argument with this name, 0-5, or None."""
@@ -44,7 +44,7 @@ class Operands:
         return None
 
     def is_pointer(self, index: int) -> bool:
-        """Return whether an argument is an address whatever the other arguments are."""
+        """Return whether an argument is a pointer whatever the other arguments are."""
         return all(meaning.kind.is_pointer for meaning in self.meanings[index])
 
     def constrainable(self) -> list[str]:
@@ -57,7 +57,7 @@ class Operands:
         return [constants.family(name, self.arch) for name in names]
 
     def constant(self, index: int, name: str) -> tuple[int, int]:
-        """Return the value of a constant by its C name, and the bits of the field that it is a value of (0: no field).
+        """Return the value of a constant, by its C name, and the bits of its field (0 if it belongs to no field).
 
         Raises OperandError unless the argument has this constant.
         """
@@ -80,7 +80,7 @@ def _examples(argument: str, names: list[str]) -> str:
 
 @cache
 def operands(arch: Arch, number: int) -> Operands:
-    """Return the operands of a call that the architecture's table has."""
+    """Return the operands of a call; the architecture's table must have the call."""
     syscall = table(arch).by_number[number]
     variants = table(arch).variants(number)
     meanings = tuple(
@@ -92,17 +92,17 @@ def operands(arch: Arch, number: int) -> Operands:
 
 _INTEGER = r"(-?)(?:0[xX]([0-9a-fA-F]+)|0[oO]?([0-7]+)|([1-9][0-9]*|0))"  # compiled when it is first used
 _DIGITS = 24
-"""More digits than a 64-bit number has in any base; longer texts are refused before they are converted."""
+"""The most digits of a number, above what 64 bits need in any base; longer texts are refused without converting them."""
 
 
 def parse_integer(text: str) -> tuple[int, bool]:
-    """Parse a number; return it, and whether it is decimal.  Raises OperandError.
+    """Parse a number; return its value, and whether it is decimal.  Raises OperandError.
 
     Decimal, hexadecimal (0x), or octal (0o, or C's leading 0), with an optional minus sign.
     """
     match = re.fullmatch(_INTEGER, text)
     if match is None:
-        hint = "an octal number has digits 0-7" if re.fullmatch(r"-?0[0-9]+", text) else ""
+        hint = "an octal number has only the digits 0 to 7" if re.fullmatch(r"-?0[0-9]+", text) else ""
         raise OperandError(f"{text} is not a number", hint)
     sign, hexadecimal, octal, decimal = match.groups()
     digits = (hexadecimal or octal or decimal).lstrip("0") or "0"
@@ -115,9 +115,9 @@ def parse_integer(text: str) -> tuple[int, bool]:
 def pattern(argument: Argument, value: int, operator: Operator, *, decimal: bool) -> int:
     """Return the bits of a value.  Raises OperandError if it does not fit the argument's type.
 
-    A decimal number that is compared as a number must be a value of the C type, or be negative and compared for
-    equality: an unsigned int that is -1 is 0xffffffff.  Constants, hexadecimal and octal numbers, and what is
-    compared bit by bit, need only fit the width: an int that is 0xffffffff is -1.
+    A decimal number compared as a number must be a value of the C type, or be negative and compared for equality: -1 is
+    0xffffffff for an unsigned int.  Constants, hexadecimal and octal numbers, and numbers compared bit by bit need only fit the
+    width: 0xffffffff is -1 for an int.
     """
     half, full = 1 << argument.width - 1, 1 << argument.width
     numeric = decimal and operator not in BITWISE
@@ -132,7 +132,7 @@ def pattern(argument: Argument, value: int, operator: Operator, *, decimal: bool
 
 
 def trivial(argument: Argument, condition: Condition) -> bool | None:
-    """Return True or False if a condition has that result for every value of the argument, else None."""
+    """Return the result of a condition if it is the same for every value of the argument, else None."""
     half = 1 << argument.width - 1
     low, high = (-half, half - 1) if argument.signed else (0, argument.mask)
     value, bits = condition.value, condition.value & argument.mask

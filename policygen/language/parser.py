@@ -50,25 +50,26 @@ MAX_INCLUDES = 16
 """The deepest nesting of includes."""
 
 MAX_PATH = 4096
-"""linux/limits.h PATH_MAX."""
+"""The most bytes of an included file's name, with its NUL: PATH_MAX, linux/limits.h."""
 
 Read = Callable[[str], str]
-"""Returns the text of an included file.  Its name is relative to the same folder as the first file's.  Raises OSError."""
+"""Function from the name of an included file, relative to the same folder as the name of the policy's file, to the file's text.
+Raises OSError."""
 
 _ARMS = {"0": Arm.NOW, "1": Arm.EXEC}
 
 
 @frozen
 class _Context:
-    """What all files of one policy share while they are parsed."""
+    """The state that all files of one policy share while they are parsed."""
 
     read: Read | None
     folder: str
-    """Of the policy."""
-    seen: dict[tuple[Arch, int], tuple[Source, int]] = field(factory=dict)
-    """The place of each syscall's entry."""
+    """The folder of the policy's file."""
+    entry_places: dict[tuple[Arch, int], tuple[Source, int]] = field(factory=dict)
+    """Architecture and number of each call with an entry -> the entry's place."""
     lines: dict[str, tuple[Source, int]] = field(factory=dict)
-    """The place of each line about files or ports."""
+    """Line about files or ports, up to its colon -> its place."""
     included: dict[tuple[Arch, str], tuple[Source, int]] = field(factory=dict)
 
 
@@ -82,7 +83,7 @@ def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, L
 
 
 class _FileParser:
-    """Parses one file, and makes a parser for each file that it includes."""
+    """Parses one file, and creates a parser for each file that it includes."""
 
     def __init__(
         self, context: _Context, text: Source, chain: tuple[str, ...], outer: Policy | None, arch: Arch
@@ -90,18 +91,18 @@ class _FileParser:
         self.context = context
         self.source = text
         self.chain = chain
-        """The files that are being parsed, this one last."""
+        """The names of the files that are being parsed, this file last."""
         self.outer = outer
-        """The settings of the including policy, with which this file's must agree."""
+        """The settings of the including policy, which this file's settings must equal."""
         self.arch = arch
         self.settings = outer or Policy({})
         self.places: dict[str, Token] = {}
-        """The place of each setting."""
+        """Setting's word -> its token."""
         self.entries: dict[Arch, dict[int, Entry]] = {}
         self.later: list[dict[Arch, dict[int, Entry]]] = [{} for _ in self.settings.phases]
         """The entries in each phase."""
         self.granted: list[Files] = []
-        """The lines about files and ports, and those of included files."""
+        """The grants of the lines about files and ports, included files' lines among them."""
         self.items: list[Item] = []
         self.first: Token | None = None
         """The first entry or include, which ends the settings."""
@@ -129,13 +130,13 @@ class _FileParser:
         return replace(self.settings, entries=self.entries, files=_together(self.granted), phases=tuple(phases))
 
     def require_phases(self) -> None:
-        """Raise PolicyError for a phase that ends nothing, or that no process can enter because its triggers are denied."""
+        """Raise PolicyError for a phase that denies nothing new, or that denies all its triggers."""
         before = self.entries
         for each, entries in zip(self.settings.phases, self.later, strict=True):
             token = self.places[f"phase {each.name}"]
             if all(section == entries.get(arch, {}) for arch, section in before.items()):
-                hint = f"mark what ends with it: bind: allow until {each.name}"
-                raise self.cursor.error(f"nothing is allowed until {each.name}, so the phase changes nothing", token, hint)
+                hint = f"mark what the phase ends: bind: allow until {each.name}"
+                raise self.cursor.error(f"nothing is allowed until {each.name}, so the phase has no effect", token, hint)
             require_trigger(self.cursor, token, self.settings, each, {arch: entries.get(arch, {}) for arch in self.entries})
             before = entries
 
@@ -175,7 +176,7 @@ class _FileParser:
     # Settings
 
     def _claim(self, name: str, token: Token) -> None:
-        """Record the place of a setting.  Raises PolicyError if it was made before."""
+        """Record the place of a setting.  Raises PolicyError if the setting occurs twice, or after an entry."""
         if first := self.places.get(name):
             raise self.cursor.error(f"{name} is set twice", token, f"first at {self.source.place(first.start)}")
         self.places[name] = token
@@ -219,8 +220,8 @@ class _FileParser:
 
     def _phase(self, token: Token) -> Place:
         if self.outer is not None:
-            hint = "declare it in the policy; `until` may be here"
-            raise self.cursor.error("a file that is included declares no phase", token, hint)
+            hint = "declare the phase in the policy; the included file may have `until`"
+            raise self.cursor.error("an included file cannot declare a phase", token, hint)
         if self.first:
             hint = f"the first is at {self.source.place(self.first.start)}"
             raise self.cursor.error("phases must precede the first entry", token, hint)
@@ -233,11 +234,11 @@ class _FileParser:
     def _set(self, token: Token, settings: Policy) -> None:
         self.settings = settings
         if self.outer not in (None, settings):
-            hint = "leave it out here, or make both the same"
+            hint = "leave the setting out here, or make both the same"
             raise self.cursor.error("this setting differs from that of the including file", token, hint)
 
     def _on_next_syscall(self, token: Token) -> Place:
-        """Parse the setting of the language of 2011, which may follow entries."""
+        """Parse the setting `on_next_syscall` of the language of 2011, which may follow entries."""
         self._claim("arm", token)
         value = self.cursor.token.text
         if value not in _ARMS:
@@ -258,11 +259,11 @@ class _FileParser:
     def _entry(self, token: Token, spans: list[Span]) -> Place:
         self.first = self.first or token
         number = syscall(self.cursor, token, self.arch, self.settings.table)
-        if first := self.context.seen.get((self.arch, number)):
+        if first := self.context.entry_places.get((self.arch, number)):
             name = table(self.arch).by_number[number].name
             hint = f"first at {first[0].place(first[1])}; join the two by ||"
             raise self.cursor.error(f"{name} is given twice", token, hint)
-        self.context.seen[self.arch, number] = (self.source, token.start)
+        self.context.entry_places[self.arch, number] = (self.source, token.start)
         names = [phase.name for phase in self.settings.phases]
         parser = ExpressionParser(self.cursor, operands(self.arch, number), spans, names)
         written = body(self.cursor, token, parser)
@@ -294,12 +295,12 @@ class _FileParser:
         canonical = posixpath.normpath(path)  # to compare with; what the kernel opens is `path`, whose folders may be links
         read = self.context.read
         if read is None:
-            raise self.cursor.error("this text has no folder to include files from", token)
+            raise self.cursor.error("this policy does not come from a file, so it cannot include files", token)
         if posixpath.isabs(token.text):
             hint = "name it relative to the file that includes it"
-            raise self.cursor.error("an included file has a relative name", token, hint)
+            raise self.cursor.error("the name of an included file must be relative", token, hint)
         if _leaves(canonical, self.context.folder):
-            raise self.cursor.error("an included file is below the folder of the policy", token)
+            raise self.cursor.error("an included file must be below the folder of the policy", token)
         if canonical in self.chain:
             hint = " -> ".join((*self.chain[self.chain.index(canonical) :], canonical))
             raise self.cursor.error(f"{token.text} includes itself", token, hint)
@@ -334,16 +335,16 @@ class _FileParser:
         return parser
 
 
-def _together(some: Sequence[Files]) -> Files:
-    """Return the lines of all: no line is in two of them."""
-    paths = {path: rights for files in some for path, rights in (files.paths or {}).items()}
-    connect = next((files.connect for files in some if files.connect is not None), None)
-    bind = next((files.bind for files in some if files.bind is not None), None)
+def _together(several: Sequence[Files]) -> Files:
+    """Return the union of several files' grants, no two of which have the same line."""
+    paths = {path: rights for files in several for path, rights in (files.paths or {}).items()}
+    connect = next((files.connect for files in several if files.connect is not None), None)
+    bind = next((files.bind for files in several if files.bind is not None), None)
     return Files(paths or None, connect, bind)
 
 
 def _leaves(path: str, folder: str) -> bool:
-    """Whether a normal path leads out of a folder, by its names alone: links are for who reads the file."""
+    """Whether a normalised path leads out of a folder, by its names alone; symbolic links are checked when the file is read."""
     names, outer = path.split("/"), posixpath.normpath(folder or ".").split("/")
     outer = [] if outer == ["."] else outer
     return names[: len(outer)] != outer or names[len(outer) :][:1] == [".."]

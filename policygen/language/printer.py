@@ -1,4 +1,4 @@
-"""The canonical text of a policy: equal policies with equal layouts give equal bytes."""
+"""Print the canonical text of a policy: equal policies with equal layouts give equal bytes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from policygen.model import Entry, Expression
 
 COMMENT_COLUMN = 31
-"""The column, from 0, at which trailing comments begin if the line leaves two blanks before it."""
+"""The column, from 0, at which a trailing comment begins, if the line ends at least two columns before it."""
 
 
 def print_policy(policy: Policy, layout: Layout) -> str:
-    """Return the text of a policy in normal form.  Raises ValueError if it names no architecture."""
+    """Return the text of a policy in normal form.  Raises ValueError if the policy names no architecture."""
     arches = [arch for arch in Arch if arch in policy.entries]
     if not arches:
         raise ValueError("a policy names at least one architecture")
@@ -69,7 +69,7 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
 
 
 def _files(policy: Policy, layout: Layout) -> list[str]:
-    """Return the block of lines about files and ports, after a blank line, without those of included files."""
+    """Return the lines about files and ports, after a blank line, without the lines of included files."""
     includes = [include for section in layout.sections.values() for include in section.includes]
     included = {line for include in includes for line in include.files.lines()}
     lines = []
@@ -80,7 +80,7 @@ def _files(policy: Policy, layout: Layout) -> list[str]:
 
 
 def _section(policy: Policy, arch: Arch, entries: Mapping[int, Entry], section: Section) -> Iterable[list[str]]:
-    """Return the blocks of a section, which blank lines separate: includes, entries, final comments."""
+    """Return the blocks of a section, to be separated by blank lines: includes, entries, final comments."""
     includes = [line for include in section.includes for line in _commented([include.line], include.comments)]
     own = []
     for call in sorted((table(arch).by_number[number] for number in entries), key=lambda call: call.name):
@@ -90,7 +90,7 @@ def _section(policy: Policy, arch: Arch, entries: Mapping[int, Entry], section: 
 
 
 def until(policy: Policy, arch: Arch, number: int) -> dict[Expression, str]:
-    """Return the alternatives of a call's entry, each with the name of the phase that ends it, or ""."""
+    """Return alternative -> name of the phase that ends it, or "" if none does, for all alternatives of a call's entry."""
     names = [*(phase.name for phase in policy.phases), ""]
     entries = [section.get(arch, {}).get(number) for section in (policy.entries, *(phase.entries for phase in policy.phases))]
     return {part: names[end - 1] for part, end in marked(entries)} if policy.phases else {}
@@ -107,7 +107,7 @@ def _entry(arch: Arch, number: int, entry: Entry, remarks: Remarks, ends: Mappin
 
 
 def _commented(lines: list[str], *comments: Comments) -> list[str]:
-    """Return the lines with the comments of each."""
+    """Return the lines, each with its comments above it and beside it."""
     out: list[str] = []
     for line, comment in zip(lines, comments, strict=True):
         indentation = line[: len(line) - len(line.lstrip())]

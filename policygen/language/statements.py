@@ -1,6 +1,7 @@
-"""The phrases and statements of a policy besides expressions: words and numbers, actions and entries, phases, files and ports.
+"""Parse the statements of a policy and their parts, except expressions: words and numbers, actions and entries, phases, files
+and ports.
 
-Each function parses one of them at the cursor, or raises PolicyError.
+Each function parses one part at the cursor, or raises PolicyError.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def integer(cursor: Cursor, what: str) -> int:
 
 
 def one_of(cursor: Cursor, what: str, words: Sequence[str]) -> str:
-    """Parse one of the known words."""
+    """Parse one of `words`; `what` names them in the error message."""
     token = cursor.token
     if token.kind != "word":
         raise cursor.expected(f"one of {', '.join(words)}")
@@ -62,7 +63,7 @@ def one_of(cursor: Cursor, what: str, words: Sequence[str]) -> str:
 
 
 def scope(cursor: Cursor) -> str:
-    """Parse what reaches only processes of the program: `signals`, `abstract sockets`, or both with a comma; or `none`."""
+    """Parse the value of `scope`: `signals`, `abstract sockets`, both with a comma, or `none`."""
     if cursor.accept("none"):
         return ""
     words = {word.split()[0]: word for word in SCOPES}
@@ -110,14 +111,14 @@ def action(cursor: Cursor, what: str) -> Action:
 
 
 def _error(cursor: Cursor) -> int:
-    """Parse an errno, by name or number; the names have the same numbers on all known architectures."""
+    """Parse an errno, by name or number; the numbers are the same on all known architectures."""
     token = cursor.token
     if token.kind != "word":
-        return integer(cursor, "an error's name or number")
+        return integer(cursor, "the name or number of an errno")
     errors = constants.family("errno", Arch.X86_64)
     number = errors.value(cursor.take().text)
     if number is None:
-        raise cursor.error(f"no error is named {token.text}", token, did_you_mean(token.text, errors.names))
+        raise cursor.error(f"no errno is named {token.text}", token, did_you_mean(token.text, errors.names))
     return number
 
 
@@ -130,7 +131,7 @@ def syscall(cursor: Cursor, token: Token, arch: Arch, version: tuple[int, int]) 
     if token.kind == "number":
         number = _number(cursor, token)
         if arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
-            raise cursor.error("x32 calls are always refused", token)
+            raise cursor.error("calls of x32 are always killed", token)
         is_known = number in calls.by_number
     else:
         call = calls.by_name.get(token.text) or calls.by_name.get(token.text.removeprefix("sys_"))
@@ -160,7 +161,7 @@ def _other(token: Token, arch: Arch) -> str:
 
 
 def body(cursor: Cursor, name: Token, parser: ExpressionParser) -> Entry:
-    """Parse what follows the colon.  `parser.until` then has what phases end."""
+    """Parse an entry from its colon on; this fills `parser.until`."""
     if cursor.at_line_end() or cursor.following.text == ":":
         raise cursor.error(f"the entry of {name.text} is empty", name, "write allow, deny, an action or a condition")
     token = cursor.token
@@ -185,12 +186,12 @@ def body(cursor: Cursor, name: Token, parser: ExpressionParser) -> Entry:
 
 
 def phase(cursor: Cursor, before: Sequence[Phase]) -> Phase:
-    """Parse what follows the word `phase`, without entries.  Raises PolicyError."""
+    """Parse what follows the word `phase`; return the phase without entries.  Raises PolicyError."""
     token = cursor.token
     if token.kind != "word" or token.text in ("after", "until"):
         raise cursor.expected("the name of a phase", "phase NAME after CALL")
     if token.text == START or token.text in (other.name for other in before):
-        hint = f"{START} is what comes before the first phase" if token.text == START else ""
+        hint = f"{START} is the name of what comes before the first phase: choose another" if token.text == START else ""
         raise cursor.error(f"there is a phase {token.text} already", token, hint)
     cursor.take()
     if not cursor.accept("after"):
@@ -210,7 +211,7 @@ def _trigger(cursor: Cursor, taken: Sequence[str]) -> str:
     if token.text not in names:
         raise cursor.error(f"there is no syscall {token.text}", token, did_you_mean(token.text, names))
     if token.text in taken:
-        raise cursor.error(f"{token.text} is a trigger already", token, "a call leads to one phase")
+        raise cursor.error(f"{token.text} is a trigger already", token, "a call can lead to only one phase")
     return cursor.take().text
 
 
@@ -224,13 +225,13 @@ def staged(
         return tuple(ends.values())
     otherwise = entry.otherwise or policy.default
     if not entry.action.may_allow or (otherwise.may_allow, otherwise.allows) >= (entry.action.may_allow, entry.action.allows):
-        hint = "a phase only takes away: mark what is allowed"
-        raise cursor.error(f"`until` would not make the entry of {name.text} narrower", name, hint)
+        hint = "a phase only denies more: put `until` on what is allowed"
+        raise cursor.error(f"`until` would not make the entry of {name.text} deny more", name, hint)
     return tuple(reached(entry, [part for part, end in until if end > number]) for number in range(count))
 
 
 def _actions(entry: Entry) -> tuple[Action, ...]:
-    """The actions that an entry writes for some calls."""
+    """Return the actions that an entry writes out."""
     written = (entry.action if entry.expression != Always(False) else None, entry.otherwise)
     return tuple(action for action in written if action)
 
@@ -238,9 +239,10 @@ def _actions(entry: Entry) -> tuple[Action, ...]:
 def require_trigger(
     cursor: Cursor, token: Token, policy: Policy, phase: Phase, entries: Mapping[Arch, Mapping[int, Entry]]
 ) -> None:
-    """Raise PolicyError if the entries say that the phase denies each of its triggers: it could not be entered for good.
+    """Raise PolicyError if the entries deny each of the phase's triggers in the phase, where a process makes the same call
+    again.
 
-    What an implied set allows is not known here."""
+    A call that only an implied set could allow is not an error."""
     for name in phase.triggers:
         if name == ENTER or policy.default.may_allow:
             return
@@ -251,19 +253,21 @@ def require_trigger(
                 return
             if entry is None and call and policy.implied:
                 return
-    what = "is" if len(phase.triggers) == 1 else "are"
-    hint = "a process makes it again and again in the phase"
+    calls = ", ".join(phase.triggers)
+    message = f"phase {phase.name} begins at {calls}, which it denies"
+    hint = f"allow {calls} in {phase.name}, since a process makes the same call again there"
     if phase.triggers == (NOTIFY,):
-        hint = "the message is sent in the phase, by sendmsg, sendto or write"
-    raise cursor.error(f"{', '.join(phase.triggers)} {what} denied in {phase.name}", token, hint)
+        hint = f"allow sendmsg, sendto or write in {phase.name}: the process sends the message there"
+    raise cursor.error(message, token, hint)
 
 
 STATEMENTS = ("path", "tcp")
-"""The words that begin such a line."""
+"""The words that begin a line about files or ports."""
 
 
 def file_line(cursor: Cursor, first: Token) -> tuple[str, Files]:
-    """Return the line, as it is printed before its colon, and what it grants; its first word or its path has been taken."""
+    """Parse a line about files or ports whose first word, or `path PATH`, has been read; return the line up to its colon as it
+    is printed, and its grants."""
     if first.kind == "path":
         path = _path(cursor, first)
         _colon(cursor, 'a path with a blank or a colon stands in quotes: path "/a b": read')

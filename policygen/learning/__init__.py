@@ -1,3 +1,3 @@
-"""Observations and the policy that there is -> the policy that allows both (`generate`), and the filter for the next
-run (`warm`).
+"""Learn from observations and the existing policy, if any, a policy that allows both (`generate`); and make the filter for
+recording the next run (`warm`).
 """

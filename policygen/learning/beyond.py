@@ -1,4 +1,4 @@
-"""Observations by what a policy and its implied set say of them, and the capabilities that they take."""
+"""Sort observations by whether a policy, with its implied set, allows them; and grant the capabilities that they use."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ _FAILS = Entry(Always(True), ENOSYS)
 
 
 class Sorted(NamedTuple):
-    """Observations by what a policy says of them, and the policy with the capabilities that they take."""
+    """Observations sorted by whether a policy allows them, and that policy with the capabilities that they use."""
 
     policy: Policy
     granted: Mapping[Call, tuple[Expression, ...]]
-    """The rules that were added to it, which grant capabilities."""
+    """The rules that were added to the policy to grant capabilities."""
     beyond: Mapping[Call, Known]
-    """What is to be extended, in the order of the observations: with an implied set, calls of which the policy does not allow
-    all, and of them only the observations that it does not allow."""
+    """The calls whose entries have to be extended, in the order of the observations; with an implied set, only those with
+    observations that the policy does not allow, and only these observations."""
     allowed: tuple[tuple[Call, Observation], ...]
-    """What a policy with an implied set allows."""
+    """The observations that the policy, with its implied set, already allows."""
 
 
 def sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, names_only: bool) -> Sorted:
-    """Sort observations by what the policy, with its implied set, says of them.
+    """Sort observations by whether the policy, with its implied set, allows them.
 
-    A capability is granted as the least call that has it: what else it gives is implied.  Each architecture gets its own,
-    though one of another architecture would do: otherwise the policy would depend on which was seen first."""
+    A capability is granted by the least entry that has it; the implied set allows the rest.  Each architecture gets its own
+    entry, even if another architecture has the capability: otherwise the policy would depend on which of them was observed
+    first."""
     if not policy.implied:
         return Sorted(policy, {}, {call: _known(policy, call, group) for call, group in placed.items()}, ())
     parts = [
@@ -67,12 +68,12 @@ def sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, na
 
 
 def _of_one(policy: Policy, arch: Arch) -> Policy:
-    """The policy's part for one architecture."""
+    """Return the policy's part for one architecture."""
     return policy if list(policy.entries) == [arch] else replace(policy, entries={arch: policy.entries.get(arch, {})})
 
 
 def _sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, names_only: bool) -> Sorted:
-    """For a policy of one architecture."""
+    """Sort observations as `sort_by` does, for a policy of one architecture."""
     judged = {call: group for call, group in placed.items() if not _fails(policy, call, allow_opaque)}
     known = {call: _known(policy, call, group) for call, group in judged.items()}
     granted_rules: dict[Call, tuple[Expression, ...]] = {}
@@ -90,7 +91,7 @@ def _sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, n
 
 
 def _known(policy: Policy, call: Call, observations: Sequence[Observation]) -> Known:
-    """What the policy, with its implied set, says of observations of one call."""
+    """Sort the observations of one call by whether the policy, with its implied set, allows them."""
     arch, number = call
     entry = resolved(policy).entries[arch].get(number)
     is_own = number in policy.entries[arch]
@@ -117,8 +118,8 @@ def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Obse
 
 
 def without_covered(policy: Policy, before: Policy) -> Policy:
-    """Return the policy without the rules that it took from `before` and that capabilities granted since then imply.  Rules
-    that `before` implied already stay, because a person wrote them.  The policy allows the same."""
+    """Return an equivalent policy without the rules that it took from `before` and that newly granted capabilities imply.
+    Rules that `before` already implied stay, because a person wrote them."""
     if not policy.implied:
         return policy
     parts = [_without_covered(_of_one(policy, arch), _of_one(before, arch)) for arch in policy.entries]
@@ -127,7 +128,7 @@ def without_covered(policy: Policy, before: Policy) -> Policy:
 
 
 def _without_covered(policy: Policy, before: Policy) -> Policy:
-    """For policies of one architecture."""
+    """Return what `without_covered` does, for policies of one architecture."""
     if granted(policy) == granted(before):
         return policy
     for (arch, number), rows in resolved(policy).added.items():
@@ -145,8 +146,8 @@ def _without_covered(policy: Policy, before: Policy) -> Policy:
 
 
 def _implies_as_much(less: Policy, policy: Policy) -> bool:
-    """Whether a policy that lacks an alternative of another one implies all that this one's capabilities do: it may lack one
-    that others include."""
+    """Return whether `less`, which is `policy` without one alternative, has all capabilities that matter: it may lack a
+    capability whose rows other capabilities give."""
     lost = granted(policy) - granted(less)
     remaining = resolved(less).added if lost else {}
     return all(
@@ -158,7 +159,7 @@ def _implies_as_much(less: Policy, policy: Policy) -> bool:
 
 
 def _without(policy: Policy, arch: Arch, number: int, part: Expression) -> Policy:
-    """The policy without one alternative of a call."""
+    """Return the policy without one alternative of a call's entry."""
     section = dict(policy.entries[arch])
     rest = tuple(rule for rule in alternatives(section[number].expression) if rule != part)
     if rest:
@@ -169,7 +170,7 @@ def _without(policy: Policy, arch: Arch, number: int, part: Expression) -> Polic
 
 
 def _covers(rows: Sequence[Row], part: Expression, arguments: Sequence[Argument]) -> bool:
-    """Whether one of the rows holds wherever an alternative does."""
+    """Return whether a single row allows all calls of an alternative."""
     sets = space()
     try:
         where = to_bdd(sets, Or(tuple(row.entry.expression for row in rows)), arguments)
@@ -179,7 +180,7 @@ def _covers(rows: Sequence[Row], part: Expression, arguments: Sequence[Argument]
 
 
 def _fails(policy: Policy, call: Call, allow_opaque: Collection[str]) -> bool:
-    """Whether the implied set fails the call, because its arguments cannot be seen, and no option allows it."""
+    """Return whether the implied set fails the call because no filter sees its arguments, and no option allows the call."""
     arch, number = call
     name = table(arch).by_number[number].name
     if name not in OPAQUE or name in allow_opaque or number in policy.entries[arch]:
@@ -188,7 +189,8 @@ def _fails(policy: Policy, call: Call, allow_opaque: Collection[str]) -> bool:
 
 
 def _with_capabilities(policy: Policy, events: Iterable[Event]) -> tuple[Policy, dict[Call, tuple[Expression, ...]]]:
-    """The policy with every capability that calls use and learning has an entry for."""
+    """Return the policy with every capability that the events use and that learning has an entry for, and the rules added for
+    it."""
     used = {(capability.arch, capability.name) for event in events for capability in witnessed(event)}
     added: dict[Call, tuple[Expression, ...]] = {}
     for arch in policy.entries:

@@ -1,4 +1,4 @@
-"""Calls that different C libraries make for the same purpose: equivalents.tsv and libc.tsv, read on first use."""
+"""Read the calls that different C libraries make for the same purpose, from equivalents.tsv and libc.tsv, on first use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tracer.abi import Arch, Argument
 
 Conjunction = tuple[Condition, ...]
-"""Conditions that hold together; none: whatever the arguments."""
+"""Conditions joined by AND; () holds whatever the arguments."""
 
 
 @frozen
@@ -30,25 +30,25 @@ class Side:
 
     number: int
     entry: Entry
-    """What it is done with: allowed under a condition; or failed, whatever the arguments."""
+    """The entry for the call: allowed under a condition, or failed whatever the arguments."""
     alternatives: tuple[Conjunction, ...]
-    """The condition of the entry."""
+    """The entry's condition, as alternatives."""
 
     @property
     def held(self) -> frozenset[int]:
-        """The arguments that the condition compares."""
+        """The indexes of the arguments that the condition compares."""
         return frozenset(condition.index for conditions in self.alternatives for condition in conditions)
 
 
 @frozen
 class Carried:
-    """An argument that both calls have."""
+    """An argument that both calls of a link have."""
 
     source: int
-    """Its index there: 0-5."""
+    """The argument's index in the source call: 0-5."""
     target: int
     free: int
-    """Bits that need not be the same."""
+    """Bits in which the two calls may differ."""
 
 
 @frozen
@@ -59,22 +59,22 @@ class Link:
     target: Side
     carried: tuple[Carried, ...]
     strict: bool
-    """Whether the two are the same: then the other has no freedom that the one has not."""
+    """Whether the target allows nothing beyond the source, because the two calls do the same."""
 
 
 @frozen
 class Own:
-    """What a C library does on its own."""
+    """A call that a C library makes on its own."""
 
     side: Side
     loader: bool
-    """Whether it is done before the program's entry point."""
+    """Whether the call is made before the program's entry point."""
     why: str
 
 
 @cache
 def links(arch: Arch) -> Mapping[int, tuple[Link, ...]]:
-    """Return the links from each call of an architecture, in the table's order; `=` rows are two."""
+    """Return the links from each call of an architecture, in the table's order; a row with `=` gives two."""
     result: defaultdict[int, list[Link]] = defaultdict(list)
     for call, way, other, carried, _ in _rows("equivalents.tsv"):
         source, target = _side(arch, call), _side(arch, other)
@@ -91,14 +91,14 @@ def links(arch: Arch) -> Mapping[int, tuple[Link, ...]]:
 
 @cache
 def own_calls(arch: Arch) -> tuple[Own, ...]:
-    """Return what C libraries do on their own on an architecture, in the table's order."""
+    """Return the calls that C libraries make on their own on an architecture, in the table's order."""
     rows = [(when, entry, why) for when, of, entry, why in _rows("libc.tsv") if of in ("-", arch)]
     sides = [(_side(arch, entry), when == "loader", why) for when, entry, why in rows]
     return tuple(Own(side, loader, why) for side, loader, why in sides if side is not None)
 
 
 def simple(expression: Expression) -> Conjunction | None:
-    """Return the conditions of an alternative that is nothing but a conjunction of them."""
+    """Return the conditions of an alternative that is a conjunction of conditions; None if it has another shape."""
     parts = conjuncts(expression)
     conditions = tuple(part for part in parts if isinstance(part, Condition))
     return conditions if len(conditions) == len(parts) else None
@@ -112,7 +112,7 @@ def _rows(name: str) -> Iterator[list[str]]:
 
 
 def _side(arch: Arch, cell: str) -> Side | None:
-    """The call and condition of a cell; None if the architecture has no such call, or one that takes a pointer to its
+    """Return the call and condition of a cell; None if the architecture lacks the call, or the call takes a pointer to its
     arguments (mmap of i386)."""
     name, colon, _ = cell.partition(":")
     call = table(arch).by_name.get(name)
@@ -128,8 +128,8 @@ def _side(arch: Arch, cell: str) -> Side | None:
 
 
 def _carried(arch: Arch, source: int, target: int, word: str) -> Carried | None:
-    """The pair that a word names; None where the architecture's calls do not share it: one takes a pointer to its
-    arguments (select of i386), or the widths differ (ids of 16 bits), so that bits are not the same bits."""
+    """Return the pair of arguments that a word names; None if the architecture's calls do not share the argument: one call
+    takes a pointer to its arguments (select of i386), or the widths differ (IDs of 16 bits)."""
     names, _, bit = word.partition("~")
     first, _, second = names.partition(":")
     source_operands, target_operands = operands(arch, source), operands(arch, target)
@@ -142,9 +142,9 @@ def _carried(arch: Arch, source: int, target: int, word: str) -> Carried | None:
 def image(
     conditions: Conjunction, here: Conjunction, link: Link, ours: Sequence[Argument], theirs: Sequence[Argument]
 ) -> list[Conjunction] | None:
-    """Return the conditions as conditions on the other call's arguments: rules; None if they cannot be carried over.
+    """Return the conditions as rules on the other call's arguments; None if they cannot be carried over.
 
-    Conditions on arguments that are not carried over are met by some call already, or are the row's own.
+    Conditions on arguments that the calls do not share need no counterpart: some call meets them, or they are the row's own.
     """
     pairs = {pair.source: pair for pair in link.carried}
     if link.strict and {condition.index for condition in conditions} - set(pairs) - link.source.held:
@@ -160,7 +160,7 @@ def image(
 
 
 def _carry(own: list[Condition], pair: Carried, source: Argument, target: Argument) -> list[Conjunction] | None:
-    """The conditions on one argument as conditions on the other, as alternatives; None where they have no such form."""
+    """Return the conditions on one argument as alternatives of conditions on the other; None if they have no such form."""
     if any(condition.operator in ORDERINGS for condition in own) and source.signed != target.signed:
         return None
     finite = next((condition for condition in own if condition.operator in (Operator.EQ, Operator.ONE_OF)), None)
@@ -174,17 +174,17 @@ def _carry(own: list[Condition], pair: Carried, source: Argument, target: Argume
 
 
 def _meets(value: int, conditions: Sequence[Condition], argument: Argument) -> bool:
-    """Whether a value meets conditions that are all on one argument."""
+    """Return whether an argument's value meets conditions that are all on that argument."""
     alone = tuple(replace(condition, index=0) for condition in conditions)
     return holds(And(alone), [argument], [value & argument.mask])
 
 
 _BY_BITS = frozenset((Operator.IN, Operator.HAS, Operator.MASKED))
-"""Operators that judge each bit by itself, so that one bit can be made free."""
+"""Operators that compare each bit separately, so that a single bit can be left free."""
 
 
 def _loosened(condition: Condition, free: int) -> Condition | None:
-    """The condition with bits that do not matter; None if it always holds then."""
+    """Return the condition with the `free` bits ignored; None if it then always holds."""
     value, mask = condition.value & ~free, condition.mask & ~free
     if condition.operator is Operator.IN:
         return replace(condition, value=condition.value | free)
@@ -194,7 +194,7 @@ def _loosened(condition: Condition, free: int) -> Condition | None:
 
 
 def _moved(condition: Condition, index: int, argument: Argument) -> Condition:
-    """The condition on another argument of the same width."""
+    """Return the condition on another argument of the same width."""
     if condition.operator in BITWISE:
         return replace(condition, index=index)
     values = tuple(sorted(argument.value(value & argument.mask) for value in condition.values))

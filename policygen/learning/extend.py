@@ -1,6 +1,6 @@
-"""The entry of one call, extended by what was observed of it.
+"""Extend the entry of one call by the observations of that call.
 
-What a policy says explicitly stays as it is, be it a permission or a refusal; what falls to its default is learned.
+Calls that an entry explicitly allows or denies are left unchanged; calls that get the policy's default are learned.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ if TYPE_CHECKING:
     from tracer.abi.table import Table
 
 _MANY = 2000
-"""Rules judged in one space, which has room for a million nodes: each takes up to 400."""
+"""Number of rules judged in one space, which has room for a million nodes: a rule takes up to 400."""
 
 
 class Known(NamedTuple):
-    """Observations of one call, sorted by what the policy says of them, each group in their order."""
+    """Observations of one call, sorted by whether the policy allows them; each group keeps their order."""
 
     new: tuple[Observation, ...]
-    """Some of the events folded into it fall to a default that does not allow them."""
+    """Observations with events that get the default, which does not allow them."""
     refused: tuple[Observation, ...]
-    """All that the policy does not allow of it, an entry refuses explicitly."""
+    """Observations of which the entry explicitly denies everything that the policy does not allow."""
     allowed: tuple[Observation, ...]
 
     @property
     def is_beyond(self) -> bool:
-        """Whether the policy does not allow all of them."""
+        """Whether the policy denies some of the observations."""
         return bool(self.new or self.refused)
 
 
 def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table) -> Known:
-    """Sort observations of a call by what its entry, or the absence of one, says of them.
+    """Sort observations of a call by whether its entry, None if there is none, allows them.
 
-    An observation of which only an example is known counts as new unless the entry allows every call that was folded into
-    it: a rule too many in the diff is better than a denial.
+    An observation counts as new unless the entry allows every call that may have been folded into it: an unneeded rule in the
+    diff is better than a denial.
     """
     if entry is None:
         return Known((), (), tuple(observations)) if default.allows else Known(tuple(observations), (), ())
@@ -86,10 +86,11 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
 
 
 def _plainly_holds(entry: Entry, wanted: Expression, arguments: Sequence[Argument]) -> bool | None:
-    """Whether the entry's expression holds for all that is wanted, or for nothing of it, where it compares only arguments of
-    which one value is wanted; also True if one of its alternatives is such and holds.  Else None.
+    """Return whether the entry's expression holds (True) or fails (False) for all calls of `wanted`, if it compares only
+    arguments for which `wanted` has a single value; also True if one such alternative holds.  None if this shortcut does not
+    decide.
 
-    So it is with most observations; the algebra takes a hundred times as long."""
+    It decides most observations, in a hundredth of the time of the algebra."""
     if entry.expression == Always(False):
         return None  # `deny` is no absence: see `regions`
     registers = exact(wanted)
@@ -101,7 +102,7 @@ def _plainly_holds(entry: Entry, wanted: Expression, arguments: Sequence[Argumen
 
 
 def regions(sets: Space, entry: Entry, default: Action, plain: Sequence[Argument]) -> tuple[int, int]:
-    """Return where the call is allowed, and where the entry itself refuses it."""
+    """Return the set of calls that are allowed, and the set that the entry itself denies."""
     if entry.expression == Always(False) and entry.otherwise is None:
         return FALSE, TRUE  # `deny`: written to say just that
     try:
@@ -122,33 +123,34 @@ class Options(NamedTuple):
     """The options of learning."""
 
     names_only: bool = False
-    """Names alone, no arguments."""
+    """Allow calls by name, with any arguments."""
     tight: bool = False
-    """Hold free arguments to the values seen, where the evidence is good."""
+    """Restrict free arguments to the observed values, where enough runs agree."""
     allow_opaque: Collection[str] = ()
-    """Which of the calls that hide their arguments (`floor.OPAQUE`) to allow."""
+    """The calls with arguments behind pointers (`floor.OPAQUE`) to allow."""
     implied: int = 0
-    """The implied set that a new policy gets; 0: none.  With one, bits that the program can set afterwards are free."""
+    """The version of the implied set that a new policy gets; 0 for none.  With a set, bits that the program can set later
+    anyway are free."""
     portable: bool = False
-    """Make the policy fit other C libraries too (`policygen.learning.portable`), if it does not already."""
+    """Make the policy portable to other C libraries (`policygen.learning.portable`), if it is not."""
     default: Action | None = None
-    """What the policy is to do with calls that it does not allow; None: as it does already, and kill in a new one."""
+    """The policy's default action; None keeps the existing policy's, and is kill for a new policy."""
 
 
 DEFAULTS = Options()
 
 
 class Extended(NamedTuple):
-    """An entry, what was added to it, and for which observations."""
+    """An extended entry, the alternatives that were added, and the observations that it allows or denies."""
 
     entry: Entry | None
-    """None where the policy's default will do."""
+    """The extended entry; None if the call needs no entry."""
     added: tuple[Expression, ...] = ()
-    """The alternatives that it did not have."""
+    """The alternatives that were added."""
     allowed: tuple[Observation, ...] = ()
-    """The observations that it allows."""
+    """The observations that the entry allows."""
     refused: tuple[Observation, ...] = ()
-    """The observations that the policy refuses explicitly; those are not added."""
+    """The observations that the policy denies explicitly; they are not added."""
     widenings: Mapping[Widened, int] = MappingProxyType({})
 
 
@@ -157,9 +159,9 @@ class Grown(NamedTuple):
 
     policy: Policy
     grown: tuple[tuple[Arch, int], ...] = ()
-    """The calls that it allows more of."""
+    """The calls of which the policy now allows more."""
     reasons: Mapping[tuple[Arch, int], str] = MappingProxyType({})
-    """Of those that had no entry before, what each is there for: a note (`layout.NOTE_WORDS`)."""
+    """Call that had no entry before -> the note that says why it is allowed (`layout.NOTE_WORDS`)."""
 
 
 def extend(
@@ -170,10 +172,10 @@ def extend(
     *,
     by_hand: bool = True,
 ) -> Extended:
-    """Return the entry that allows what `entry` does and the observations, all of that one call, which `sort_out` has sorted.
+    """Return the entry that allows what `entry` does and the observations of that call, as sorted by `sort_out`.
 
-    An alternative that a person wrote or narrowed is kept.  If every alternative constrains some argument, so do those that
-    are added, as far as its values were kept; unless nothing of the entry is known to be `by_hand`.
+    Alternatives that a person wrote or narrowed stay.  If every alternative constrains an argument, the added ones constrain it
+    too where its values are recorded; unless `by_hand` is False: no person wrote any of the entry.
     """
     allowed = (*known.allowed, *known.new)
     number = (*allowed, *known.refused)[0].number
@@ -194,8 +196,8 @@ def extend(
 
 
 def allowing_line(event: Event) -> str | None:
-    """Return the policy's entry that would allow this call and its like; None if no policy can (another architecture, an x32
-    call, a number that no table has).  It belongs to the section of the event's architecture."""
+    """Return the entry that learning would write for this call, to be added to the section of the event's architecture; None if
+    no policy can allow the call (another architecture, an x32 call, a number that no table has)."""
     arch = Arch.from_audit(event.arch)
     if arch is None or event.number not in table(arch).by_number:
         return None
@@ -215,9 +217,9 @@ def _opaque(name: str, entry: Entry | None, observations: Sequence[Observation],
 
 
 def _joined(alternatives: Sequence[Expression], rules: Sequence[Rule], calls: Table, number: int) -> tuple[Expression, ...]:
-    """The alternatives and the rules, rules with the same key joined.
+    """Return the alternatives and the rules as alternatives, with rules of the same key joined.
 
-    Learning never leaves two alternatives with one key.  Where there are two, a person has split them: they stay.
+    Learning never writes two alternatives with one key.  If there are two, a person has split them: they stay.
     """
     arguments = calls.by_number[number].arguments
     written = [read(alternative, calls, number) for alternative in alternatives]

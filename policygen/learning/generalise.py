@@ -1,6 +1,6 @@
-"""From observations to rules: what a policy allows because of what was seen.
+"""Generalise observations into rules: what a policy allows because of what was observed.
 
-One named function for each way of treating an argument; `TREATMENT` says which kind is treated how.
+There is one function for each way of treating an argument; `TREATMENT` maps each kind of argument to its function.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class Held(NamedTuple):
-    """Which values of an argument would stop an attacker if a policy held to them."""
+    """Which values of an argument are worth restricting, because the restriction would stop an attacker."""
 
     bits: int | None
-    """Only these bits, 0 for none; None for all."""
+    """The bits that are worth restricting, 0 for none; None for all."""
     groups: tuple[tuple[int, ...], ...]
     """Values that are allowed together, ascending."""
     why: str
@@ -38,7 +38,7 @@ class Held(NamedTuple):
 
 @cache
 def decisions(arch: Arch) -> Mapping[tuple[str, str, str], Held]:
-    """Return the rows by call, argument, and family of constants ('' for none)."""
+    """Return the rows of held.tsv by call, argument, and family of constants ('' for none)."""
     lines = table_text(__spec__, "held.tsv").splitlines()
     result: dict[tuple[str, str, str], Held] = {}
     for line in [line for line in lines if not line.startswith("#")][1:]:
@@ -54,7 +54,8 @@ def decisions(arch: Arch) -> Mapping[tuple[str, str, str], Held]:
 def loosened(rule: Rule, observation: Observation, calls: Table, narrowed: Collection[int]) -> Rule:
     """Return the rule of an observation without the conditions that would not stop an attacker.
 
-    `narrowed` are arguments that every alternative of the policy compares: where learning compares nothing, a person did."""
+    `narrowed` are the arguments that every alternative of the policy compares; conditions on them stay, because a person wrote
+    them."""
     meanings = calls.arguments(observation.number, observation.example)
     name = calls.by_number[observation.number].name
     rule_elements: list[Element] = []
@@ -72,7 +73,7 @@ def loosened(rule: Rule, observation: Observation, calls: Table, narrowed: Colle
 
 
 def _bits(holds: str, arch: Arch) -> int | None:
-    """The bits of a cell; those that the architecture has."""
+    """Return the bits of a cell, as far as the architecture has their constants."""
     if holds == "all" or holds.startswith("{"):
         return None
     return reduce(or_, (_value(word, arch) or 0 for word in holds.split("|") if word != "-"), 0)
@@ -90,7 +91,7 @@ def _value(word: str, arch: Arch) -> int | None:
 
 
 def exact(argument: Argument, index: int, value: int) -> Element:
-    """Only this value: selectors, signals, and bits that are dangerous together."""
+    """Return the condition for only this value: for selectors, signals, and bits that are dangerous together."""
     if argument.constants in _ELSE_INVALID:
         named = constants.family(argument.constants, Arch.X86_64).names.values()  # the same on all architectures
         if value < min(named):
@@ -101,41 +102,44 @@ def exact(argument: Argument, index: int, value: int) -> Element:
 
 
 _ELSE_INVALID = frozenset(("priority_which", "ioprio_which"))
-"""Families without gaps whose other values are errors, whatever else is given (kernel/sys.c, block/ioprio.c).  A program that
-passes a pid there, with the arguments in the wrong order, has another value in every run."""
+"""Families of consecutive constants of which every other value is an error (kernel/sys.c, block/ioprio.c).  A program that
+passes its arguments in the wrong order, a pid here, has another value in every run."""
 
 
 def clock(_: Argument, index: int, value: int) -> Element:
-    """Only this clock; but every negative one, for they carry a pid or a descriptor."""
+    """Return the condition for only this clock; for any negative clock, all of those, because they contain a pid or a
+    descriptor."""
     return Condition(index, Operator.LT, 0) if value < 0 else Condition(index, Operator.EQ, value)
 
 
 def caller(_: Argument, index: int, value: int) -> Element:
-    """Only the caller itself, if the call was about it; else any task: the identifiers of others differ between runs."""
+    """Return the condition for only the caller if the call named the caller; else None, any task: the IDs of others differ
+    between runs."""
     return None if value else Condition(index, Operator.EQ, 0)
 
 
 def union(argument: Argument, index: int, value: int) -> Element:
-    """Return the bits seen, which add up; the bits of `Argument.exact` do not, they are one value."""
+    """Return the observed bits, which are joined with those of other observations; the bits of `Argument.exact` are one value,
+    and are not."""
     return Flags(value & argument.mask, False, argument.exact)
 
 
 def field(argument: Argument, index: int, value: int) -> Element:
-    """Return the exact bits as they are, the others free."""
+    """Return the condition for the bits of `Argument.exact`; the other bits are free."""
     return Condition(index, Operator.MASKED, value, argument.exact)
 
 
 def free(argument: Argument, index: int, value: int) -> Element:
-    """Any value."""
+    """Return None: any value is allowed."""
     return None
 
 
 TIGHT_RUNS = 3
-"""Fewer runs are no evidence for holding a free argument to the values seen."""
+"""The fewest runs for which `--tight` restricts a free argument to the observed values."""
 
 _TIGHT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID))
-"""Kinds that are held so.  Numbers of other kinds are not: some of them hang on timing (futex's `val`), and some are left
-over in a register that the call does not read."""
+"""Kinds that `--tight` restricts.  Other kinds of numbers may depend on timing (futex's `val`), or be left over in a register
+that the call does not read."""
 
 TREATMENT: Mapping[Kind, Callable[[Argument, int, int], Element]] = {
     Kind.SELECTOR: exact,
@@ -163,13 +167,13 @@ TREATMENT: Mapping[Kind, Callable[[Argument, int, int], Element]] = {
 
 
 class Widening(StrEnum):
-    """A way in which a rule allows more than was seen."""
+    """A way in which a rule allows more than was observed."""
 
-    FLOOR = "allowed whether seen or not"
+    FLOOR = "allowed whether observed or not"
     PORTABLE = "what other C libraries do instead"
     NAMES = "any arguments"
     FREE = "any value"
-    UNION = "any combination of the bits seen"
+    UNION = "any combination of the observed bits"
     REST = "any value of the other bits"
     NEGATIVE = "any negative value"
     INVALID = "any value that is an error"
@@ -178,12 +182,12 @@ class Widening(StrEnum):
 
 @frozen
 class Widened:
-    """A widening, and what it was applied to."""
+    """A widening, and the call and argument that it was applied to."""
 
     arch: int
     number: int
     index: int
-    """Which argument: 0-5; -1 for the whole call."""
+    """The index of the argument, 0-5; -1 for the whole call."""
     widening: Widening
 
 
@@ -191,7 +195,7 @@ class Widened:
 class Generalised:
     rules: tuple[Rule, ...]
     widenings: Mapping[Widened, int]
-    """How many observations each was applied to."""
+    """Widening -> number of observations that it was applied to."""
 
 
 def generalise(
@@ -205,8 +209,9 @@ def generalise(
 ) -> Generalised:
     """Return the rules for the observations of one call (one architecture, one number).
 
-    `held` are arguments that keep their values even if they would be free, where the observations have them.  With `loose`,
-    what would not stop an attacker is free (`policygen.learning.generalise`).
+    `held` are indexes of arguments that are restricted to their recorded values even if learning would leave them free.  With
+    `loose`, a condition that would not stop an attacker (held.tsv) is left out; `names_only` and `tight` are those of
+    `Options`.
     """
     if names_only:
         arity = len(calls.by_number[observations[0].number].arguments)
@@ -230,7 +235,7 @@ def generalise(
 
 
 def learned(observation: Observation, calls: Table, held: Collection[int] = ()) -> Rule:
-    """Return the rule that one observation gives rise to."""
+    """Return the rule for one observation."""
     meanings = calls.arguments(observation.number, observation.example)
     rule: list[Element] = []
     for index, (meaning, value) in enumerate(zip(meanings, observation.arguments, strict=True)):
@@ -244,12 +249,13 @@ def learned(observation: Observation, calls: Table, held: Collection[int] = ()) 
 
 
 def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:
-    """Whether the call was made without these flags, as `syscall(SYS_pidfd_open)` is to ask whether the kernel has it.
+    """Return whether the caller passed no value for these flags, as `syscall(SYS_pidfd_open)` does to test whether the kernel
+    has the call.
 
-    The register then has an address from before, and the half of it that the kernel takes is another in every run: it has
-    bits without a name.  No number has the upper half of an address in the stack, a library, or a position-independent
-    program and its heap: those are above two thirds of the address space (ELF_ET_DYN_BASE, arch/x86/include/asm/elf.h).
-    Of other kinds than flags a value is kept even so: nothing that decides what a call does becomes free by chance.
+    The register then has an old address, whose lower half differs from run to run and has bits without a name.  No number has
+    the upper half of an address in the stack, a library, or a position-independent program and its heap: those are above two
+    thirds of the address space (ELF_ET_DYN_BASE, arch/x86/include/asm/elf.h).  Only flags are treated this way: no other
+    argument, which may decide what a call does, becomes free by chance.
     """
     if argument.kind is not Kind.FLAGS or argument.width != 32 or not 0x5555 <= register >> 32 <= 0x7FFF:
         return False
@@ -258,12 +264,13 @@ def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:
 
 
 def literal(observation: Observation, calls: Table) -> Rule:
-    """Return the rule that allows exactly the calls of an observation: the values that it kept, and any value of the others."""
+    """Return the rule that allows exactly the calls of an observation: the recorded values, and any value of the arguments
+    whose values are not recorded."""
     return learned(observation, calls, range(len(observation.arguments)))
 
 
 def _tightened(rule: Rule, observations: Sequence[Observation], calls: Table) -> Rule:
-    """The rule with free arguments held to the values seen, where the evidence is good."""
+    """Return the rule with free arguments restricted to the observed values, where enough runs agree."""
     meanings = calls.arguments(observations[0].number, observations[0].example)  # one key, so one meaning
     return tuple(
         _few_values(index, observations) if element is None and meaning.kind in _TIGHT else element
@@ -272,7 +279,7 @@ def _tightened(rule: Rule, observations: Sequence[Observation], calls: Table) ->
 
 
 def _few_values(index: int, observations: Sequence[Observation]) -> Element:
-    """The values of an argument as a condition, if there are few and no run is alone with one of them."""
+    """Return the values of an argument as a condition, if there are few and each occurs in several runs; else None."""
     runs: dict[int, set[int]] = {}
     for observation in observations:
         value = observation.arguments[index]
@@ -287,7 +294,8 @@ def _few_values(index: int, observations: Sequence[Observation]) -> Element:
 
 
 def widenings_of(rule: Rule, observation: Observation, calls: Table) -> list[Widened]:
-    """Return how the rule allows more than the observation.  A pointer, which no policy could constrain, is not counted."""
+    """Return the ways in which the rule allows more than the observation.  Pointers, which no policy can constrain, do not
+    count."""
     result = []
     for index, (element, meaning) in enumerate(
         zip(rule, calls.arguments(observation.number, observation.example), strict=True)

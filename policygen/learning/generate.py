@@ -1,6 +1,8 @@
-"""Observations, and the policy there is, if any -> the policy that allows both.
+"""Generate the policy that allows the observations and what the existing policy, if any, allows.
 
-What was observed is compared with the policy: one that denies any of it is not written (`policygen.learning.replay`).
+The steps: *sort* the observations by whether the policy allows them (`beyond`), *extend* the entries of calls that it does not
+(`extend`, `generalise`), *grow* the policy by the equivalents of other C libraries (`portable`), *write* it with its notes
+(`floor`), and *check* that it allows every observation (`replay`): a policy that does not is never written.
 """
 
 from __future__ import annotations
@@ -49,47 +51,47 @@ _NEWEST = Policy({}).table
 _ARMING = "execve"
 _WAITING = ("futex", *PAUSES)
 _MANY = "many: "
-"""Begins the note on an entry that lets an argument have any value, because too many were seen."""
+"""Begins the note on an entry that leaves an argument free because too many values were observed."""
 _PORTABLE = "portable: "
-"""Begins the note on an entry that is no more than equivalents."""
+"""Begins the note on an entry that has only equivalents (`learning.portable`)."""
 
 
 class New(NamedTuple):
-    """What a policy newly says about a call."""
+    """A call of which the policy now allows more."""
 
     arch: Arch
     number: int
     entry: Entry
-    """As it is now."""
+    """The call's entry in the new policy."""
     alternatives: tuple[Expression, ...]
-    """Those that it did not have."""
+    """The alternatives that the entry did not have."""
     first: bool
-    """Whether there was no entry at all."""
+    """Whether the call had no entry before."""
     phase: str = ""
     """The phase in which it was denied until now, though not before that; "" if it was denied everywhere."""
 
 
 class Generated(NamedTuple):
     document: Document
-    """The existing one itself, if nothing has changed."""
+    """The new policy; the existing document itself if nothing has changed."""
     new: tuple[New, ...]
-    """By architecture, then by the call's name.  Without the floor."""
+    """The calls of which more is allowed, by architecture and name; without the floor."""
     widenings: Mapping[Widened, int]
-    """How what is new allows more than was seen, and for how many observations each; the floor included."""
+    """Widening of a new rule -> number of observations that it was applied to; the floor is included."""
     refused: tuple[Observation, ...]
-    """What was observed but not added, because the policy refuses it explicitly."""
+    """The observations that were not added because the policy denies them explicitly."""
     gaps: tuple[str, ...]
-    """What was seen and no policy can allow."""
+    """The observed calls that no policy can allow, in words."""
     implied: int = 0
-    """How many observations are allowed already: by the existing policy, or by the implied set."""
+    """Number of observations that the existing policy, or the implied set, already allows."""
     files: tuple[FileDifference, ...] = ()
-    """What the policy did not grant of files and ports before."""
+    """The files and ports that are newly granted."""
     phases: str = ""
     """What was decided about phases, and why."""
     forbidden: tuple[Observation, ...] = ()
-    """What was observed but not added, because the baseline does not allow all of it, in the order of observations."""
+    """The observations that were not added because the upper bound does not allow all of their calls, in their order."""
     given_up: Mapping[tuple[Arch, int], tuple[str, ...]] = MappingProxyType({})
-    """By call, the names of the arguments that the policy lets have any value, because too many were seen."""
+    """Call -> the names of its arguments that the policy does not restrict because too many values were observed."""
 
 
 def generate(
@@ -100,12 +102,12 @@ def generate(
     options: Options = DEFAULTS,
     arm: Arm | None = None,
 ) -> Generated:
-    """Return the policy for the program of that name, which allows what the existing one does and what was observed.
+    """Return the policy of a program, which allows what the existing policy does and what was observed; `name` is the
+    program's.
 
-    `arm` None is that of the existing policy, `exec` for a new one.  Of the observations' counts only their number
-    (of runs) and whether they are zero matters, and that for `tight` alone: the same behaviour gives the same text.
-    Raises CompileError if the policy has no filter, and ReplayError, a bug of ours, if it denies what was
-    observed.
+    `arm` None keeps that of the existing policy, and is `exec` for a new one.  Counts of observations matter only for `tight`,
+    and only whether they are zero: the same behaviour gives the same text.  Raises CompileError if the policy cannot be
+    compiled, and ReplayError, a bug of ours, if it denies what was observed.
     """
     old = existing.policy if existing else Policy({}, implied=options.implied)
     options = options._replace(implied=old.implied)
@@ -137,14 +139,14 @@ Placed = dict[Call, tuple[Observation, ...]]
 
 
 class _ByCall(NamedTuple):
-    """Observations by what a policy can say of them."""
+    """Observations sorted by whether a policy can name their calls."""
 
     placed: Placed
-    """Those of each call that a policy can name, in the order of architecture and name."""
+    """The observations of each call that a policy can name, in the order of architecture and name."""
     gaps: tuple[str, ...]
-    """The others, in words."""
+    """The calls that no policy can name, in words."""
     many: Mapping[Call, tuple[str, ...]]
-    """The names of the arguments of which too many values were seen."""
+    """Call -> the names of its arguments of which too many values were observed."""
 
 
 def _by_call(observations: Iterable[Observation]) -> _ByCall:
@@ -155,9 +157,9 @@ def _by_call(observations: Iterable[Observation]) -> _ByCall:
     for (audit, number), group in groupby(ordered, key=lambda group: (group.arch, group.number)):
         arch = Arch.from_audit(audit)
         if arch is not None and number in table(arch).by_number:
-            those = tuple(group)
-            placed[arch, number] = tuple(observation.fitted(table(arch)) for observation in those)
-            if indexes := sorted({index for observation in those for index in given_up(observation, table(arch))}):
+            of_call = tuple(group)
+            placed[arch, number] = tuple(observation.fitted(table(arch)) for observation in of_call)
+            if indexes := sorted({index for observation in of_call for index in given_up(observation, table(arch))}):
                 many[arch, number] = tuple(table(arch).by_number[number].arguments[index].name for index in indexes)
         else:
             gaps.append(_gap(arch, audit, number))
@@ -170,10 +172,10 @@ def _in_order(placed: Placed) -> Placed:
 
 
 def _with_waits(placed: Placed, policy: Policy, options: Options) -> Placed:
-    """With every way in which threads may wait for one another, where the program starts threads; and with a pause, where
-    it starts any tasks.  A clone3 that is allowed may do either: its flags cannot be seen.
+    """Return the observations with every way of waiting for another thread added if the program starts threads, and a pause if
+    it starts any tasks.  An allowed clone3 may start both: its flags are behind a pointer.
 
-    Not if the policy allows all that was seen of that already: then a person may have removed the others.
+    Nothing is added if the policy already allows all such calls that were observed: a person may have removed the others.
     """
     result = dict(placed)
     for arch in policy.entries:
@@ -205,14 +207,14 @@ def _of(placed: Placed, arch: Arch, name: str) -> tuple[Observation, ...]:
 
 
 def _waits(arch: Arch, name: str) -> tuple[Event, ...]:
-    """The ways in which tasks may need to wait for one another by the call `name`."""
+    """Return the calls of `name` by which tasks may need to wait for one another."""
     ways = [("0", operation) for operation in FUTEX_OPERATIONS] if name == "futex" else PAUSE_ARGUMENTS
     number = table(arch).by_name[name].number
     return tuple(Event(arch.audit, number, (_bits(first, arch), _bits(second, arch), 0, 0, 0, 0)) for first, second in ways)
 
 
 def _bits(names: str, arch: Arch) -> int:
-    """The value of `A|B`, or 0."""
+    """Return the value of the constants `A|B`, or 0 if the architecture lacks one."""
     return sum(constants.value(name, arch) or 0 for name in names.split("|"))
 
 
@@ -237,7 +239,7 @@ def _gap(arch: Arch | None, audit: int, number: int) -> str:
 def _with_granted(
     policy: Policy, granted: Mapping[Call, tuple[Expression, ...]], extended: Mapping[Call, Extended]
 ) -> dict[Call, Extended]:
-    """The extended entries, with the capabilities that were granted before."""
+    """Return the extended entries, with the rules that grant capabilities counted as added."""
     result = dict(extended)
     for (arch, number), parts in granted.items():
         entry = result.get((arch, number), Extended(policy.entries[arch][number]))
@@ -246,19 +248,22 @@ def _with_granted(
 
 
 def _start(old: Policy, placed: Placed, options: Options, arm: Arm | None) -> Policy:
-    """The policy that the observations are compared with: the old one with the floor and the settings that are asked for."""
+    """Return the policy that the observations are compared with: the old policy with the floor and the settings of the
+    options.
+    """
     start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
     return replace(start, default=options.default or old.default)
 
 
 def _extended(judged: Sorted, options: Options, equivalents: Collection[Call]) -> dict[Call, Extended]:
-    """The entries that allow what goes beyond the policy; what is in `equivalents` was not written by hand."""
+    """Return the entries extended by the observations that the policy does not allow; entries in `equivalents` were not written
+    by hand."""
     entries = judged.policy.entries
     extended = {
         (arch, number): extend(
-            entries[arch].get(number), known, table(arch), options, by_hand=(arch, number) not in equivalents
+            entries[arch].get(number), observed, table(arch), options, by_hand=(arch, number) not in equivalents
         )
-        for (arch, number), known in judged.beyond.items()
+        for (arch, number), observed in judged.beyond.items()
     }
     return _with_granted(judged.policy, judged.granted, extended)
 
@@ -266,25 +271,25 @@ def _extended(judged: Sorted, options: Options, equivalents: Collection[Call]) -
 def _written(
     existing: Document | None, name: str, grown: Grown, equivalents: Mapping[Call, str], many: Mapping[Call, tuple[str, ...]]
 ) -> Document:
-    """The document of the new policy, with its notes."""
+    """Return the document of the new policy, with its notes."""
     policy = grown.policy
     notes = {**_noted(existing, _MANY), **equivalents, **grown.reasons, **_notes(policy), **_many_notes(many, policy)}
     return existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
 
 
 def _still_equivalents(equivalents: Mapping[Call, str], extended: Mapping[Call, Extended]) -> dict[Call, str]:
-    """The notes of the entries that are still no more than equivalents."""
+    """Return the notes of the entries that still have only equivalents."""
     return {call: note for call, note in equivalents.items() if call not in extended or not extended[call].added}
 
 
 def _allowed(judged: Sorted, extended: Mapping[Call, Extended]) -> list[tuple[Table, Observation]]:
-    """The observations that the policy has to allow, with their tables."""
+    """Return the observations that the policy has to allow, each with the table of its call."""
     new = [(table(arch), observation) for (arch, _), entry in extended.items() for observation in entry.allowed]
     return new + [(table(arch), observation) for (arch, _), observation in judged.allowed]
 
 
 def _check(document: Document, existing: Document | None, allowed: Sequence[tuple[Table, Observation]]) -> None:
-    """Raises ReplayError if the policy denies what it has to allow, and CompileError if it has no filter."""
+    """Raise ReplayError if the policy denies an observation that it has to allow, and CompileError if it cannot be compiled."""
     if document is existing and not allowed:
         return  # there is nothing to write, and nothing to replay
     replay(document.policy, allowed)
@@ -295,9 +300,10 @@ def _check(document: Document, existing: Document | None, allowed: Sequence[tupl
 
 
 def _with_floor(old: Policy, arches: Sequence[Arch], arm: Arm) -> Policy:
-    """The policy with the floor in each architecture that it has no entries for; what a person removed stays away.
+    """Return the policy with the floor added in each architecture that has no entries; what a person has removed is not added
+    again.
 
-    An implied set has the floor."""
+    A policy with an implied set gets no entries: the set contains the floor."""
     entries = {}
     for arch in Arch:
         if arch not in arches and arch not in old.entries:
@@ -324,7 +330,8 @@ def _with_entries(policy: Policy, extended: Mapping[tuple[Arch, int], Extended])
 
 
 def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], options: Options) -> Grown:
-    """The policy with the equivalents of what was added; of all that it allows, where it was not portable before."""
+    """Add the equivalents of the new rules; if the policy becomes portable only now, add those of all its rules.  Without
+    portability, return it unchanged."""
     if not (old.portable or options.portable):
         return Grown(policy)
     from policygen.learning import portable  # whose tables take 8 ms to load
@@ -335,7 +342,7 @@ def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], optio
 
 
 def _noted(existing: Document | None, word: str) -> dict[Call, str]:
-    """The notes of entries that begin with this word."""
+    """Return the notes on entries that begin with this word."""
     if existing is None:
         return {}
     notes = {
@@ -347,7 +354,7 @@ def _noted(existing: Document | None, word: str) -> dict[Call, str]:
 
 
 def _many_notes(many: Mapping[Call, tuple[str, ...]], policy: Policy) -> dict[Call, str]:
-    """The notes of entries that let an argument have any value, because too many were seen."""
+    """Return the notes on entries that leave an argument free because too many values were observed."""
     return {
         (arch, number): f"{_MANY}any {' and '.join(names)}, for too many values were seen to list them"
         for (arch, number), names in many.items()
@@ -356,7 +363,7 @@ def _many_notes(many: Mapping[Call, tuple[str, ...]], policy: Policy) -> dict[Ca
 
 
 def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
-    """The reasons of entries that come from `floor`."""
+    """Return the notes on entries that come from `floor`."""
     notes = {}
     for arch, section in policy.entries.items():
         for number, entry in section.items():
@@ -388,18 +395,18 @@ def _new(old: Policy, grown: Grown, extended: Mapping[Call, Extended]) -> Iterat
 def _widenings(
     old: Policy, start: Policy, extended: Mapping[Call, Extended], grown: Grown
 ) -> dict[Widened, int]:
-    """How what is new allows more than was seen, and for how many observations each."""
+    """Return the widenings of the new rules, each with the number of observations that it was applied to."""
     observed = {widened: count for entry in extended.values() for widened, count in entry.widenings.items()}
     return _floor_widenings(old, start) | observed | _portable_widenings(grown)
 
 
 def _portable_widenings(grown: Grown) -> dict[Widened, int]:
-    """The equivalents, which no observation stands behind."""
+    """Return the widenings for equivalents, each with 0 observations."""
     return {Widened(arch.audit, number, -1, Widening.PORTABLE): 0 for arch, number in grown.grown}
 
 
 def _floor_widenings(old: Policy, start: Policy) -> dict[Widened, int]:
-    """The floor's entries, which no observation stands behind."""
+    """Return the widenings for the floor's new entries, each with 0 observations."""
     return {
         Widened(arch.audit, number, -1, Widening.FLOOR): 0
         for arch, section in start.entries.items()

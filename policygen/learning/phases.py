@@ -1,7 +1,7 @@
-"""What a program did before and after it waited for work -> phases: the alternatives that a phase ends.
+"""Learn phases: which alternatives end when a program has begun to wait for work.
 
-An alternative is marked `until` if it was used before the trigger and not after it; what was never seen to be used stays, and
-so does what was seen without knowing when.
+An alternative is marked `until` if it was used before the trigger and not after it; an alternative that was never observed, or
+observed at an unknown time, stays allowed.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ if TYPE_CHECKING:
     from policygen.recording.model import Observation, Recording
 
 SERVING = "serving"
-"""The name of a phase that is learned."""
+"""The name of a learned phase."""
 
 _WEIGHT = {Level.NOTE: 2, Level.WARNING: 4, Level.DANGER: 9}
 _ABILITY = 2
-"""The weight of what is dangerous together with other abilities."""
+"""The score of an ability that is dangerous together with others."""
 _ACCEPTS = ("accept", "accept4")
 _STRANGERS = 4
-"""The weight of a process that accepts connections."""
+"""The score factor of a process that accepts connections."""
 _GAIN = 0.25
-"""The least share of what is dangerous that a phase has to end."""
+"""The least share of the danger score that a phase has to remove."""
 
-UNCHANGED = "kept: the policy's phases are not those that learning makes of its recording"
-"""Why nothing is chosen."""
+UNCHANGED = "kept: the policy's phases differ from those that learning would choose from its recording"
+"""The reason that is reported if no phase is chosen."""
 
 
 @frozen
 class Choice:
     phases: tuple[Phase, ...]
-    """Without entries; none if no phase is worth it."""
+    """The phases, without entries; () if no phase removes enough."""
     why: str
 
 
 def start_of(document: Document) -> Document:
-    """Return the document without its phases, as it is before the first."""
+    """Return the document without its phases, with the entries of the start."""
     if not document.policy.phases:
         return document
     sections = {
@@ -71,7 +71,7 @@ def is_learned(existing: Document, recording: Recording, options: Options) -> bo
     """Return whether the policy's phases are those that learning makes of the recording, so that a later choice may replace
     them.
 
-    A run that let known calls run unseen has noticed no waits but the triggers, so nothing can be chosen by it."""
+    An incremental run records only waits that are triggers, so no phase can be chosen from it."""
     if any(run.warm and run.waits for run in recording.runs):
         return False
     start = start_of(existing)
@@ -88,9 +88,9 @@ def staged(
     *,
     anew: bool = False,
 ) -> Generated:
-    """Return what was generated of all observations, with these phases: each allows what was observed after its triggers.
+    """Return the generated policy with these phases, each of which allows what was observed after its triggers.
 
-    `existing` is the document before, perhaps with the phases; what it has in a phase stays there, unless `anew`."""
+    `existing` is the previous document; what it allows in one of the phases stays allowed there, unless `anew`."""
     old = dict(phase_policies(existing.policy)) if existing and not anew else {}
     policy = _in_stages(generated.document.policy, old, observations, phases, options)
     start = replace(generated.document, layout=_with_includes(generated.document.layout, existing))
@@ -112,7 +112,7 @@ def _in_stages(
 
 
 def _with_includes(layout: Layout, existing: Document | None) -> Layout:
-    """The layout with the included files' entries in each phase, which `start_of` has left out."""
+    """Return the layout with the included files' entries in each phase, which `start_of` removes."""
     sections = dict(layout.sections)
     for arch, section in (existing.layout.sections if existing else {}).items():
         whole = {include.path: include for include in section.includes}
@@ -123,7 +123,7 @@ def _with_includes(layout: Layout, existing: Document | None) -> Layout:
 
 
 def _moved(existing: Document | None, policy: Policy) -> Iterator[New]:
-    """The alternatives that were denied in a phase, and are allowed there now."""
+    """Yield the alternatives that were denied in a phase and are now allowed there."""
     old = dict(phase_policies(existing.policy)) if existing else {}
     for name, now in phase_policies(policy)[1:]:
         before = old.get(name)
@@ -139,7 +139,7 @@ def _moved(existing: Document | None, policy: Policy) -> Iterator[New]:
 
 
 def choose(start: Policy, recording: Recording, options: Options) -> Choice:
-    """Return the phase that ends most of what is dangerous, among those with one of the waits that each run has reached."""
+    """Return the phase with the lowest remaining danger, among those whose trigger is a wait that every run reached."""
     runs = [run for run in recording.runs if run.waits and not run.rehearsed]
     observations = recording.observations
     if not runs:
@@ -153,7 +153,8 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     before = _danger(start)
 
     def score(triggers: Sequence[str], policy: Policy) -> tuple[int, int]:
-        """Return how dangerous all roles stay, those that never enter the phase as they are; then how many entries are left."""
+        """Return the danger score that all roles keep (unchanged for a role that never enters the phase), and the number of
+        entries left."""
         danger, entered = _danger(policy), bits(tuple(triggers))
         return sum(weight * (danger if role & entered else before) for role, weight in roles.items()), _size(policy)
 
@@ -169,14 +170,14 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
                 triggers, best = [*triggers, name], policy
     names = tuple(sorted(triggers))
     if score(names, best)[0] > (1 - _GAIN) * before * sum(roles.values()) or not before:
-        return Choice((), f"no phase: after {', '.join(names)} the program needs almost all that is dangerous before it")
-    gone = sorted({name for name, _ in _grants(start)} - {name for name, _ in _grants(best)})
+        return Choice((), f"no phase: after {', '.join(names)} the program needs nearly all dangerous calls as before")
+    ended = sorted({name for name, _ in _grants(start)} - {name for name, _ in _grants(best)})
     text = f"{SERVING} after {', '.join(names)}: {_size(best)} of {_size(start)} entries are left"
-    return Choice((Phase(SERVING, names, {}),), f"{text}, without {', '.join(gone)}" if gone else text)
+    return Choice((Phase(SERVING, names, {}),), f"{text}, without {', '.join(ended)}" if ended else text)
 
 
 def _used(before: Policy, observations: Sequence[Observation], options: Options) -> Policy:
-    """The policy of all that was seen at a known time, with the settings of `before`."""
+    """Return the policy of all observations whose time is known, with the settings of `before`."""
     return _generated([observation for observation in observations if observation.after], _without_entries(before), options)
 
 
@@ -189,9 +190,10 @@ def _learned(
     options: Options,
     used: Policy,
 ) -> Policy:
-    """The policy of the phase `name`, which begins with the waits `after`, given that of the phase before it and `_used` of it.
+    """Return the policy of the phase `name`, which begins with the waits `after`; `before` is the policy of the phase before
+    it, and `used` is `_used` of that.
 
-    Of the alternatives that the old policy had, the phase keeps those that it had there."""
+    The alternatives that the old policy allowed in the phase stay allowed."""
     first, own = old.get(START), old.get(name)
     late = [
         observation
@@ -214,8 +216,8 @@ def _learned(
 
 
 def _allowing(policy: Policy, before: Policy, needed: Policy, late: Sequence[Observation]) -> Policy:
-    """The policy of a phase with what it needs and does not have from the one before in the same words: what was implied there
-    by what only that is allowed, or what a person has written otherwise."""
+    """Return the policy of a phase with entries for what it needs and the phase before allows only in another form: by an
+    implied set whose capability the phase lacks, or as a person wrote it."""
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for observation in late:
         arch = Arch.from_audit(observation.arch)
@@ -240,7 +242,7 @@ def _allowing(policy: Policy, before: Policy, needed: Policy, late: Sequence[Obs
 
 
 def _is_within(arch: Arch, number: int, part: Expression, policy: Policy) -> bool:
-    """Whether a policy allows all calls for which an expression holds."""
+    """Return whether a policy allows all calls for which an expression holds."""
     sets = space()
     allowed = FALSE
     for where, action in answers(sets, resolved(policy), arch, number):
@@ -280,5 +282,5 @@ def _danger(policy: Policy) -> int:
 
 
 def _grants(policy: Policy) -> dict[tuple[str, str], Level]:
-    """What the linter finds in the entries of a policy, by the names of call and rule."""
+    """Return (call, rule) -> level for the linter's findings in the entries of a policy."""
     return {(finding.name, finding.rule): finding.level for finding in grants(Document(policy), Budget())}

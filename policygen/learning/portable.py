@@ -1,6 +1,6 @@
-"""A policy that also fits other C libraries: with the equivalents of what it allows.
+"""Make a policy portable to other C libraries, by adding the equivalents of what it allows.
 
-They are ordinary entries, so code that judges a policy needs to know nothing about them.
+Equivalents are ordinary entries, so code that judges a policy does not treat them specially.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ if TYPE_CHECKING:
 Call = tuple[Arch, int]
 
 _MAX_CUBES = 64
-"""Alternatives as which a condition of a shape that learning does not write is looked at; one that takes more has no
+"""The most alternatives into which a condition that learning did not write is split; a condition that takes more gets no
 equivalents."""
 
 
 def made_portable(policy: Policy) -> Grown:
-    """Return the policy with its `portable` line, the equivalents of all that it allows, and what C libraries do on their own.
+    """Return the policy with a `portable` line, the equivalents of all that it allows, and the calls that C libraries make on
+    their own.
 
-    Nothing is added that an entry refuses explicitly, or that the policy's table does not have.  Idempotent, and
-    never narrower.
+    Nothing is added that an entry denies explicitly, or that the policy's table does not have.  Idempotent; the policy never
+    allows less.
     """
     policy = normal(policy)
     growth = _Growth(replace(policy, portable=True))
@@ -55,9 +56,9 @@ def made_portable(policy: Policy) -> Grown:
 
 
 def with_equivalents(policy: Policy, new: Mapping[Call, Iterable[Expression]]) -> Grown:
-    """Return the policy with the equivalents of some of what it allows: alternatives of the entries of those calls.
+    """Return the policy with the equivalents of `new`: alternatives of the calls' entries.
 
-    The others' are not looked at again: what a person has taken out of them does not come back.
+    Equivalents of other alternatives are not added: a person may have removed them.
     """
     growth = _Growth(policy)
     for (arch, number), parts in new.items():
@@ -75,13 +76,13 @@ def _allowed(entry: Entry, default: Action) -> Form | None:
 
 
 class _Growth:
-    """A policy while it grows: what is allowed is followed along the links until nothing is new."""
+    """A policy while it grows: allowed calls are followed along the links until nothing new is found."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.sets = region.space()
         self.known: dict[Call, tuple[int, int]] = {}
-        """What each call's entry allows by now, and what it refuses explicitly."""
+        """Call -> the sets that its entry now allows, and explicitly denies."""
         self.parts: dict[Call, list[Expression]] = {}
         self.actions: dict[Call, Action] = {}
         self.reasons: dict[Call, str] = {}
@@ -89,11 +90,12 @@ class _Growth:
         self.ahead: deque[tuple[Call, Conjunction, Action]] = deque()
 
     def follow(self, call: Call, parts: Iterable[Expression], action: Action) -> None:
-        """Look at the equivalents of rules that are allowed already."""
+        """Add the equivalents of rules that are already allowed."""
         self.ahead.extend((call, conditions, action) for part in parts for conditions in self._conjunctions(call, part))
 
     def add(self, call: Call, conditions: Conjunction, action: Action, reason: str) -> None:
-        """Allow more of a call, and follow that; unless it is allowed, refused, or no call of the policy's table."""
+        """Allow more of a call and add its equivalents, unless the call is already allowed, explicitly denied, or not in the
+        policy's table."""
         arch, number = call
         if number > table(arch).newest(self.policy.table) or not self._takes(call, action):
             return
@@ -158,7 +160,7 @@ class _Growth:
         return self.policy.entries[call[0]].get(call[1])
 
     def _takes(self, call: Call, action: Action) -> bool:
-        """Whether the entry, old or new, can allow more with that action."""
+        """Return whether the entry, old or new, can allow more with that action."""
         if self.actions.get(call, action) != action:
             return False
         old = self._old(call)
@@ -174,7 +176,7 @@ class _Growth:
         return regions(self.sets, old, default, table(call[0]).by_number[call[1]].arguments)
 
     def _tidy(self, call: Call, conditions: Conjunction) -> Conjunction:
-        """Without conditions that the others imply."""
+        """Return the conditions without those that the others imply."""
         arguments = table(call[0]).by_number[call[1]].arguments
         remaining = list(dict.fromkeys(conditions))
         for condition in sorted(remaining, key=lambda condition: condition.operator is Operator.EQ):
@@ -185,7 +187,7 @@ class _Growth:
         return tuple(remaining)
 
     def _conjunctions(self, call: Call, part: Expression) -> Iterator[Conjunction]:
-        """An alternative as conjunctions of conditions."""
+        """Yield an alternative as conjunctions of conditions."""
         conditions = simple(part)
         if conditions is not None:
             yield conditions

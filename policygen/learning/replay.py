@@ -1,4 +1,4 @@
-"""Whether a policy allows what was observed, and the calls that differ most from it among those that were folded into it."""
+"""Check that a policy allows the observed calls, and the most different calls that were folded into each observation."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
 
 
 class ReplayError(InternalError):
-    """The policy denies what was observed: a bug of ours, never of the user."""
+    """The policy denies an observed call: a bug of ours, never of the user."""
 
     def __init__(self, observation: Observation, event: Event, action: Action) -> None:
-        super().__init__(f"internal error, nothing written: the policy answers {event} with {action}; {observation}")
+        super().__init__(f"internal error, nothing written: the new policy answers {event} with {action}; {observation}")
         self.observation = observation
         self.event = event
         self.action = action
 
 
 def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) -> None:
-    """Evaluate the policy for the events of every observation, given with the table that has its call.  Raises ReplayError
-    unless the policy lets each of them pass."""
+    """Raise ReplayError unless the policy allows the events of every observation, each given with the table that has its
+    call.
+    """
     passed: set[Event] = set()
     for calls, observation in observations:
         for event in events(observation, calls):
@@ -41,8 +42,8 @@ def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) ->
 
 
 def events(observation: Observation, calls: Table) -> tuple[Event, Event, Event]:
-    """Return the event seen, and those that differ most from it among the events that were folded into the observation: with
-    all bits that were not kept, or that the kernel ignores, clear or set."""
+    """Return the observed event, and the two that differ most from it among the events folded into the observation: all bits
+    that are not recorded, or that the kernel ignores, cleared or set."""
     plain = calls.by_number[observation.number].arguments
     meanings = calls.arguments(observation.number, observation.example)
     register = (1 << calls.arch.bits) - 1

@@ -1,8 +1,8 @@
-"""Rules as values that can be joined, and the expressions that they are written as.
+"""Rules as values that can be joined, and the expressions that express them in a policy.
 
-A rule has an element for each argument of the call: None (free), a condition, or `Flags`.  Rules that differ in
-nothing but the bits of their flags have the same `key` and can be joined.  `join` of such rules is commutative,
-associative and idempotent, so it does not matter in which order, or how often, behaviour was seen.
+A rule has an element for each argument of the call: None (free), a condition, or `Flags`.  Rules that differ in nothing but the
+bits of their flags have the same `key` and can be joined.  `join` of such rules is commutative, associative and idempotent, so
+the order and number of observations does not matter.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @frozen
 class Flags:
-    """What was seen of an argument whose bits are independent."""
+    """The observed bits of an argument whose bits are independent."""
 
     bits: int
-    """All bits that were seen set, as an unsigned pattern."""
+    """All bits that were observed set, as an unsigned pattern."""
     several: bool
-    """Whether they come from several values: then any combination of them is allowed, else only this one."""
+    """Whether the bits come from several values: then any combination of them is allowed, else only this value."""
     field: int = 0
-    """The bits that are one field (`Argument.exact`), never mixed with others'."""
+    """The bits of a field (`Argument.exact`), which have to be one value and are not joined bit by bit."""
 
     def join(self, other: Flags) -> Flags:
-        """Of two with the same field, holding the same value."""
+        """Return the union of two `Flags` whose field has the same value."""
         if self == other:
             return self
         return Flags(self.bits | other.bits, True, self.field)
@@ -42,17 +42,17 @@ Rule = tuple[Element, ...]
 
 
 def key(rule: Rule) -> tuple[object, ...]:
-    """Equal for rules that can be joined."""
+    """Return a key that is equal for rules that can be joined."""
     return tuple((e.field, e.bits & e.field) if isinstance(e, Flags) else e for e in rule)
 
 
 def join(a: Rule, b: Rule) -> Rule:
-    """Return the narrowest rule that allows what either does, of two with the same key."""
+    """Return the narrowest rule that allows what two rules with the same key allow."""
     return tuple(e.join(f) if isinstance(e, Flags) and isinstance(f, Flags) else e for e, f in zip(a, b, strict=True))
 
 
 def expression(rule: Rule, arguments: Sequence[Argument]) -> Expression:
-    """Return the rule in the policy language.  `arguments` are the plain ones of the call."""
+    """Return the rule in the policy language; `arguments` are the call's arguments in their plain meaning."""
     parts: list[Condition] = []
     for index, element in enumerate(rule):
         if isinstance(element, Flags):
@@ -74,10 +74,10 @@ def _flags(index: int, flags: Flags, argument: Argument) -> list[Condition]:
 
 
 def read(expression: Expression, calls: Table, number: int) -> Rule | None:
-    """Return the rule that an alternative of an entry is, or None if it has another shape.
+    """Return the rule that an alternative of an entry expresses, or None if the alternative has another shape.
 
-    A condition that learning would not write is an element, too: its rule has a key that no learned rule
-    has, and is left alone.
+    A condition that learning would not write is an element too: its rule has a key that no learned rule has, so it is never
+    joined.
     """
     parts = conjuncts(expression)
     conditions = [part for part in parts if isinstance(part, Condition)]

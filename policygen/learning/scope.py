@@ -1,9 +1,8 @@
-"""Whether a learned policy keeps signals, and abstract unix sockets, among the program's own processes.
+"""Learn the `scope` of a policy: whether signals and abstract unix sockets may reach only the program's own processes.
 
-Signals reach only these unless a run has signalled another process, or looked into one, or it is not known whom the signals of
-the runs reached: then the policy says `scope none`.  Sockets are kept from the first run on that connects to such a socket, if
-that went to processes of the program alone, until a run reaches others.  What a person has changed stays so, unless a run
-needs more.
+Signals are confined unless a run has signalled another process, or read another's memory, or the targets of the runs' signals
+are unknown.  Abstract sockets are confined once a run has connected to one and reached only processes of the program, until a
+run reaches others.  A scope that a person has changed stays, unless a run needs more.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ if TYPE_CHECKING:
     from policygen.recording.model import Observation, Recording
 
 FAMILY, OTHERS = "family", "others"
-"""Whom signals, or a use of abstract sockets, reached."""
+"""The recorded targets of signals and of abstract sockets: only the program's own processes, or others."""
 SENDING = tuple(sorted({row.name for row in pids.rows(pids.SIGNALS) if not row.selector}))
 """Calls that send a signal.  The others of `tracer.pids` have the kernel send one later, to the process that they name."""
 
 
 def scope(recording: Recording, before: Policy | None, policy: Policy) -> str:
-    """Return the scope of a policy that was made of the one `before` and the recording."""
+    """Return the scope of a policy that was learned from the recording and the policy `before`."""
     enforced = {SIGNALS: _keeps_signals(recording, before, policy), ABSTRACT: _keeps_sockets(recording, before)}
     return scope_of([word for word, is_enforced in enforced.items() if is_enforced])
 
 
 def _keeps_sockets(recording: Recording, before: Policy | None) -> bool:
-    """Known only of runs in which files and ports were watched."""
+    """Return whether abstract sockets are confined; only runs that recorded files and ports show it."""
     aims = [{aim for line, aim, _ in run.files if line == ABSTRACT} for run in recording.runs]
     if any(OTHERS in reached for reached in aims):
         return False
@@ -50,7 +49,7 @@ def _keeps_signals(recording: Recording, before: Policy | None, policy: Policy) 
 
 
 def sends(policy: Policy) -> bool:
-    """Return whether it lets the program send any signal."""
+    """Return whether the policy lets the program send any signal."""
     return any(
         (entry := section.get(table(arch).by_name[name].number)) is not None
         and entry.action.may_allow

@@ -1,4 +1,4 @@
-"""The filter for recording a program whose policy is known: what the policy allows runs, all else stops for the tracer."""
+"""Make the filter of incremental learn: calls that the policy allows run, all others stop for the tracer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ UNWATCHED: Mapping[str, Expression] = {
     "ptrace": Always(False),
     "seccomp": Always(False),
 }
-"""Calls at which a tracer has something to do, known or not, and when it has not."""
+"""Calls at which the tracer has to act even if the policy allows them -> the condition under which it need not."""
 
 _NOTIFY = Action(ActionKind.NOTIFY)
 
@@ -53,11 +53,11 @@ _NOTIFY = Action(ActionKind.NOTIFY)
 def recording_filter(policy: Policy, stop: int) -> bytes:
     """Return the filter, as an array of struct sock_filter (8 bytes each, host byte order).  Raises CompileError.
 
-    `stop` is what it returns for a call that is to be recorded (32 bits).
+    `stop` is the 32-bit return value for a call that is to be recorded.
 
-    What it lets run is exactly what the policy allows in every phase, where it is UNWATCHED and no trigger of one; opaque calls
-    that the policy fails with ENOSYS fail so without a stop.  Nothing else is answered here, so that the program runs as it
-    would without a policy.
+    A call runs without a stop if every phase allows it, no phase begins at it, and `UNWATCHED` does not exclude it; opaque
+    calls that the policy fails with ENOSYS fail without a stop.  All other calls stop, so the program runs as it would without
+    a policy.
     """
     triggers = frozenset(name for phase in policy.phases for trigger in phase.triggers for name in calls_of(trigger))
     policy = list(resolve(policy).values())[-1].written()
@@ -79,7 +79,7 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
 
 
 def _named(policy: Policy) -> dict[str, Expression]:
-    """When calls need not be looked at that name files, ports and sockets."""
+    """Return call -> the condition under which a call that names files, ports or sockets need not be recorded."""
     names = {**dict.fromkeys((*PATH_CALLS, *SOCKETS, *NEW_ROOTS), Always(False))}
     values = [*((0, family) for family in FAMILIES), *((2, protocol) for protocol in PROTOCOLS)]
     plain = And(tuple(Condition(index, Operator.NE, value) for index, value in values))

@@ -1,4 +1,4 @@
-"""Learning within an upper bound: a committed policy, the baseline, which what is learned must not exceed."""
+"""Learn within an upper bound: a committed policy, the baseline, that the learned policy must not exceed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from policygen.recording.model import Observation
 
 MAX_DENIALS = 16
-"""The most calls that a policy with an implied set may have to deny for its baseline's sake.  Container profiles take 1 to 8
-(their age), and a baseline that was learned without a set takes 120."""
+"""The most calls that a policy with an implied set may have to deny because its baseline does.  Container profiles take 1 to 8,
+depending on their age, and a baseline that was learned without a set takes 120."""
 
 
 def generate_within(
@@ -38,11 +38,11 @@ def generate_within(
     options: Options = DEFAULTS,
     arm: Arm | None = None,
 ) -> Generated:
-    """`generate`, and then what the baseline does not allow taken out: of what is new, and of what was there.
+    """Generate the policy, and remove what the baseline does not allow, from the new rules and from the existing ones.
 
-    A call that was made, and that the baseline fails with an error whatever its arguments, fails so in the policy too.
-    The policy has an implied set only if the baseline `has_room` for it; one that had it gets entries instead.
-    Raises what `generate` does, and ValueError for a policy that cannot be reduced to the baseline.
+    A call that was made, and that the baseline fails with an errno whatever its arguments, gets this errno in the policy too.
+    The policy has an implied set only if the baseline `has_room` for it; otherwise the existing policy's set is replaced by
+    entries.  Raises what `generate` does, and ValueError for a policy that cannot be reduced to the baseline.
     """
     ordered = sorted(observations, key=lambda observation: observation.order)
     denied = forbidden(ordered, base)
@@ -60,16 +60,18 @@ def generate_within(
 
 
 def _is_given_up(observation: Observation) -> bool:
-    """Whether an observation has an argument whose values were given up: what the baseline allows of them is to be allowed."""
+    """Return whether an observation has an argument whose values are no longer recorded; then all that the baseline allows of
+    the call is allowed."""
     arch = Arch.from_audit(observation.arch)
     return arch is not None and observation.number in table(arch).by_number and bool(given_up(observation, table(arch)))
 
 
 def has_room(base: Policy, version: int) -> bool:
-    """Return whether an implied set fits in a baseline: it has one itself, or allows nearly all that the set would add to it.
+    """Return whether an implied set fits within a baseline: the baseline has one itself, or allows nearly all that the set
+    would add.
 
-    Otherwise a policy with the set would deny call after call, and a policy without is shorter.  The architecture that counts
-    is the baseline's first."""
+    Otherwise a policy with the set would need more entries to deny calls than one without.  Only the baseline's first
+    architecture is checked."""
     if not version or base.implied:
         return True
     key = f"room for implied {version}"
@@ -93,18 +95,18 @@ def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observa
             continue  # a gap, which no policy can allow
         calls = table(arch)
         entry = limit.entries.get(arch, {}).get(number)
-        known = sort_out(entry, _unnamed(limit, arch, number), [observation.fitted(calls) for observation in observed], calls)
-        against = {observation.key for observation in (*known.new, *known.refused)}
+        judged = sort_out(entry, _unnamed(limit, arch, number), [observation.fitted(calls) for observation in observed], calls)
+        against = {observation.key for observation in (*judged.new, *judged.refused)}
         result += [observation for observation in observed if observation.fitted(calls).key in against]
     return result
 
 
 def within(policy: Policy, base: Policy, observations: Iterable[Observation] = ()) -> Policy:
-    """Return the policy, less what the baseline does not allow.  What it forbids meets the action that the baseline writes for
-    the call, else the policy's default; a call that was `made` and is forbidden meets the baseline's error.
+    """Return the policy without what the baseline does not allow.  A forbidden call gets the action that the baseline writes
+    for it, else the policy's default; a forbidden call of `observations` gets the baseline's error.
 
-    Unlike `reduce`, calls that the baseline does not name are forbidden as well, if its default stops them.  Raises
-    ValueError if the policy's own default lets run what the baseline's stops.
+    Unlike in `reduce`, calls that the baseline does not name are forbidden as well, if its default denies them.  Raises
+    ValueError if the policy's default allows calls that the baseline's denies.
     """
     if not has_room(base, policy.implied):
         policy = tidy(resolved(policy).written())
@@ -118,9 +120,9 @@ def within(policy: Policy, base: Policy, observations: Iterable[Observation] = (
 
 
 def _cut(policy: Resolved, base: Resolved) -> Resolved:
-    """`within` for what two policies mean."""
+    """Return what `within` does, for two resolved policies."""
     if policy.default.may_allow and not base.default.may_allow:
-        raise ValueError("its default lets calls run that the baseline's stops: write `default kill`, or `errno`")
+        raise ValueError("the policy's default allows calls that its baseline denies: write `default kill`")
     entries = {
         arch: {
             number: entry
@@ -137,9 +139,10 @@ def _cut(policy: Resolved, base: Resolved) -> Resolved:
 
 
 def _with_errors(policy: Resolved, against: Iterable[Observation], base: Resolved) -> Resolved:
-    """With the error that the baseline answers all of a call with, where the policy says nothing of one that was made.
+    """Return the policy with the baseline's error for each observed call that the baseline fails whatever its arguments and the
+    policy has no entry for.
 
-    A call that hides its arguments fails with ENOSYS, the one error for which programs have another way."""
+    An opaque call fails with ENOSYS, the only error after which programs use another call."""
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for observation in against:
         arch = Arch.from_audit(observation.arch)
@@ -158,7 +161,7 @@ def _with_errors(policy: Resolved, against: Iterable[Observation], base: Resolve
 
 
 def _reduced(policy: Resolved, base: Resolved) -> Resolved:
-    """`reduce` by the baseline's entries for calls that the policy has something to say of."""
+    """Return the policy reduced by the baseline's entries for the calls that the policy has entries for."""
     relevant: Mapping[Arch, Mapping[int, Entry]] = {
         arch: {n: entry for n, entry in section.items() if n in policy.entries.get(arch, {}) or policy.default.may_allow}
         for arch, section in base.entries.items()
@@ -187,14 +190,14 @@ def _may_run(entry: Entry, policy: Resolved) -> bool:
 
 
 def _unnamed(base: Resolved, arch: Arch, number: int) -> Action:
-    """What the baseline does with a call of which no entry decides."""
+    """Return the baseline's action for a call without an entry."""
     if arch not in base.entries:
         return KILL
     return base.unknown if number > table(arch).newest(base.table) else base.default
 
 
 def _new(new: New, policy: Policy, existing: Document | None) -> New | None:
-    """What is left of something new; None if nothing."""
+    """Return what the reduced policy still allows of a new entry; None if nothing."""
     entry = policy.entries.get(new.arch, {}).get(new.number)
     old = existing.policy.entries.get(new.arch, {}).get(new.number) if existing else None
     if entry is None or entry == old:

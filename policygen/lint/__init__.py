@@ -1,1 +1,1 @@
-"""A policy -> what is dangerous in it (`findings`), by a catalogue (`catalogue`)."""
+"""Find the dangerous grants of a policy (`findings`), by a catalogue (`catalogue`)."""

@@ -1,5 +1,5 @@
-"""The catalogue of what is dangerous, lint.tsv, of what is dangerous together, combinations.tsv, and of what else lint reports,
-checks.tsv: which calls a row selects, and which combinations hold for a policy.
+"""Read the catalogues of dangerous calls (lint.tsv), dangerous combinations (combinations.tsv) and other checks (checks.tsv);
+and decide which calls a row selects, and which combinations a policy allows.
 
 The tables are read on first use.
 """
@@ -53,24 +53,24 @@ class Danger:
     calls: tuple[str, ...]
     """Names of calls (an architecture may lack some), or the word of a setting."""
     where: str
-    """Condition, in the policy language, that selects the calls; '' selects all of them."""
+    """The condition, in the policy language, that selects the calls; '' selects all calls."""
     free: str
-    """Name of the argument that matching rules leave free; '' where `where` selects the calls."""
+    """Name of the argument that matching rules leave free; '' if `where` selects the calls."""
     grants: str
-    """What the program may do: follows `it` in a sentence."""
+    """What the program may do, as the end of a sentence that begins with `it`."""
     why: str
-    """Why that is dangerous."""
+    """Why the grant is dangerous."""
     safer: str
     source: str
-    """Manual page or header."""
+    """The manual page or header that documents it."""
 
 
 @frozen
 class Ability:
-    """One way to do a part of a combination."""
+    """One way in which a policy grants a part of a combination."""
 
     id: str
-    """Several rows with the same id are different ways to do the same."""
+    """The ability's name; rows with the same id are different ways to the same ability."""
     calls: tuple[str, ...]
     where: str
     free: str
@@ -78,24 +78,24 @@ class Ability:
 
 @frozen
 class Combination:
-    """Abilities that are dangerous together."""
+    """A row of combinations.tsv: abilities that are dangerous together."""
 
     id: str
     """Stable, since other tools store it."""
     level: Level
     parts: tuple[str, ...]
-    """Ids of abilities; all are needed."""
+    """Ids of the abilities, all of which are needed."""
     grants: str
-    """What they make possible: follows `it` in a sentence."""
+    """What the abilities make possible, as the end of a sentence that begins with `it`."""
     why: str
     safer: str
-    """What breaks the chain."""
+    """What to do so that the combination no longer holds."""
     source: str
 
 
 @cache
 def dangers() -> tuple[Danger, ...]:
-    """Return the rows, in the catalogue's order."""
+    """Return the rows of lint.tsv, in the file's order."""
     return tuple(
         Danger(name, Level(level), tuple(calls.split(",")), *_selection(where), *rest)
         for name, level, calls, where, *rest in _lines("lint.tsv")
@@ -113,7 +113,7 @@ def combinations() -> tuple[Combination, ...]:
 
 @cache
 def abilities() -> tuple[Ability, ...]:
-    """Return the abilities that combinations are made of, in the file's order."""
+    """Return the rows of abilities.tsv, in the file's order."""
     return tuple(
         Ability(name, tuple(calls.split(",")), *_selection(where)) for name, calls, where in _lines("abilities.tsv")
     )
@@ -126,26 +126,26 @@ def _lines(name: str) -> list[list[str]]:
 
 
 def _selection(where: str) -> tuple[str, str]:
-    """Return a cell as the fields `where` and `free`."""
+    """Return the fields `where` and `free` that a cell stands for: `any ARGUMENT` is a free argument."""
     free = where.removeprefix("any ") if where.startswith("any ") else ""
     return ("" if free else where), free
 
 
 @cache
 def of_call(arch: Arch, number: int) -> tuple[Danger, ...]:
-    """Return the rows about a call."""
+    """Return the rows of lint.tsv for a call."""
     name = table(arch).by_number[number].name
     return tuple(danger for danger in dangers() if name in danger.calls)
 
 
 def of_setting(word: str) -> Danger:
-    """Return the row about a setting that allows calls."""
+    """Return the row of lint.tsv for a setting that allows calls."""
     return next(danger for danger in dangers() if danger.calls == (word,))
 
 
 @cache
 def check(name: str) -> Danger:
-    """Return the row of checks.tsv about what a check of the linter finds: it selects no calls."""
+    """Return the row of checks.tsv with the texts of a check of the linter; it selects no calls."""
     rows = {row[0]: row for row in _lines("checks.tsv")}
     id_, level, *rest = rows[name]
     return Danger(id_, Level(level), (), "", "", *rest)
@@ -157,9 +157,9 @@ Selects = Danger | Ability
 
 @cache
 def region_of(row: Selects, arch: Arch, number: int) -> Expression:
-    """Return the expression of the calls, of that number, that the row is about; for a row about a free argument, all.
+    """Return the expression for the calls of that number that the row selects; all calls for a row with a free argument.
 
-    All, too, if the architecture passes the row's arguments in memory: i386's first mmap.
+    All calls, too, if the architecture passes the row's arguments in memory (the first mmap of i386).
     """
     call = table(arch).by_number[number]
     name = call.name
@@ -171,13 +171,13 @@ def region_of(row: Selects, arch: Arch, number: int) -> Expression:
 
 
 def granted(sets: Space, row: Selects, arch: Arch, number: int, allowed: int) -> int:
-    """Return the part of a set of calls that the row is about.  Not for rows about a free argument."""
+    """Return the part of a set of calls that the row selects; not for rows with a free argument."""
     arguments = table(arch).by_number[number].arguments
     return sets.and_(to_bdd(sets, region_of(row, arch, number), arguments), allowed)
 
 
 def leaves_free(rule: Expression, row: Selects, arch: Arch, number: int) -> bool:
-    """Return whether a rule leaves the argument that the row is about unconstrained."""
+    """Return whether a rule leaves the row's argument unconstrained."""
     arguments = table(arch).by_number[number].arguments
     return next(i for i, argument in enumerate(arguments) if argument.name == row.free) not in constrained(rule)
 
@@ -189,14 +189,15 @@ class Combined:
     arch: Arch
     row: Combination
     calls: tuple[str, ...]
-    """Calls that take part: those that the old policy lacks, if there is one, then one for each other part; by name."""
+    """The calls that take part: first those that the old policy lacks, if there is an old policy, then one for each other part;
+    each group by name."""
     new: int = 0
-    """How many of them, from the first, the old policy lacks."""
+    """Number of calls, from the first, that the old policy lacks."""
 
 
 def combined(policy: Policy, make: Callable[[], Space] = space) -> tuple[Combined, ...]:
-    """Return the combinations that hold for a policy, in the catalogue's order; none for one whose default lets calls run,
-    where all do.  One whose parts are all parts of another that holds is left out.  `make` makes the spaces."""
+    """Return the combinations that hold for a policy, in the catalogue's order; () if its default allows calls, so that all
+    would hold.  A combination whose parts are all parts of another that holds is left out.  `make` creates the spaces."""
     result = []
     for arch in policy.entries if not policy.default.allows else ():
         able_to = _abilities(policy, arch, make)
@@ -207,7 +208,7 @@ def combined(policy: Policy, make: Callable[[], Space] = space) -> tuple[Combine
 
 
 def able(policy: Policy) -> frozenset[str]:
-    """Return what the policy, with its implied set, is able to do, by the catalogue's abilities."""
+    """Return the ids of the abilities that the policy, with its implied set, has."""
     return frozenset(name for arch in policy.entries for name in _abilities(policy, arch, space))
 
 
@@ -227,12 +228,13 @@ def completed(old: Policy, new: Policy, make: Callable[[], Space] = space) -> tu
 
 
 def _each_once(combinations_held: list[Combined]) -> tuple[Combined, ...]:
-    """Return one for each row: what holds on several architectures is reported for the first."""
+    """Return one result for each row: a combination that holds on several architectures is reported for the first."""
     return tuple({combination.row: combination for combination in reversed(combinations_held)}.values())[::-1]
 
 
 def _written(policy: Policy, arch: Arch, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those that the policy has entries for, where it has any: the others are implied by what these grant."""
+    """Return the names that the policy has entries for; all names if it has entries for none.  Other calls are implied by what
+    these grant."""
     return tuple(name for name in names if table(arch).by_name[name].number in policy.entries[arch]) or names
 
 
@@ -246,7 +248,7 @@ def _widest(rows: list[Combination]) -> list[Combination]:
 
 
 def _abilities(policy: Policy, arch: Arch, make: Callable[[], Space]) -> dict[str, tuple[str, ...]]:
-    """Return what the policy, with its implied set, is able to do, and by which calls."""
+    """Return ability -> names of the calls by which the policy, with its implied set, has it."""
     result: dict[str, tuple[str, ...]] = {}
     for row in abilities():
         names = tuple(name for name in row.calls if _allows(policy, row, arch, name, make))

@@ -1,4 +1,4 @@
-"""What a reviewer wants to know of the files and ports that a policy grants: risks.tsv, and what another policy did not."""
+"""Find the risks (risks.tsv) of the files and ports that a policy grants, or that it grants beyond another policy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _BELOW = "/..."
 
 
 class Risk(NamedTuple):
-    """A row of risks.tsv: stable id, level, what it is about, and what is said of it."""
+    """A row of risks.tsv: its stable id, its level, the grants that it matches, and the texts about them."""
 
     id: str
     level: str
     what: tuple[str, ...]
     rights: tuple[Right, ...]
-    """A grant matches if it has all of one of these; none: `any`, for a `tcp` line."""
+    """A grant matches if it has all rights of one of these; () is `any`, for a `tcp` line."""
     grants: str
-    """Follows `it` in a sentence."""
+    """What the program may do, as the end of a sentence that begins with `it`."""
     why: str
     safer: str
     source: str
@@ -40,7 +40,7 @@ class Judged(NamedTuple):
     name: str
     """The line, up to its colon."""
     subject: str
-    """The line with what became possible and what is no longer."""
+    """The line, with `+` what is newly granted, and with `-` what no longer is."""
     says: str
     why: str = ""
     safer: str = ""
@@ -48,7 +48,7 @@ class Judged(NamedTuple):
 
 @cache
 def risks() -> tuple[Risk, ...]:
-    """Return the rows, in the file's order."""
+    """Return the rows of risks.tsv, in the file's order."""
     text = Path(__file__).with_name("risks.tsv").read_text("utf-8")
     rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")][1:]
     return tuple(Risk(id_, level, tuple(what.split(", ")), _rights(rights), *rest) for id_, level, what, rights, *rest in rows)
@@ -67,7 +67,7 @@ def _rights(cell: str) -> tuple[Right, ...]:
 
 
 def risks_of(files: Files) -> list[tuple[str, Risk]]:
-    """Return the risks of what is granted, each with the line that grants it, as the policy has it up to the colon."""
+    """Return the risks of the grants, each with the line that grants it, up to its colon."""
     lines = []
     for path, rights in (files.paths or {}).items():
         whole = granted(files.grants, path)
@@ -79,7 +79,7 @@ def risks_of(files: Files) -> list[tuple[str, Risk]]:
 
 
 def _matches(risk: Risk, path: str, rights: Right, whole: Right) -> bool:
-    """Whether a grant is one that a row is about, and adds to what makes it so."""
+    """Return whether a row matches a path's rights, and the line itself adds a right that the match needs."""
     if not any(every in whole and every & rights for every in risk.rights):
         return False
     for what in risk.what:
@@ -90,7 +90,7 @@ def _matches(risk: Risk, path: str, rights: Right, whole: Right) -> bool:
 
 
 def judged(old: Files, new: Files) -> list[Judged]:
-    """Return the lines that grant more or less, with the gravest risk that is new."""
+    """Return the lines that grant more or less than in `old`, each with its most serious new risk."""
     before, after = set(risks_of(old)), risks_of(new)
     result = []
     for line, more, less in differences(old, new):

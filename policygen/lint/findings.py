@@ -1,7 +1,7 @@
-"""Findings that a reviewer should look at, made from a policy's meaning: each check is a function in `CHECKS`.
+"""Find what a reviewer should look at in a policy: each check is a function in `CHECKS`.
 
-A comment `# why: ...` on an entry, a rule, a setting or an include, or above it, accepts what is found there.  One that names a
-combination (`# why: reverse-shell: ...`) on an entry that takes part in it accepts that.
+A comment `# why: ...` on or above an entry, a rule, a setting or an include accepts the findings there.  A comment that names a
+combination (`# why: reverse-shell: ...`), on an entry that takes part in it, accepts the combination.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 WHY = "# why:"
 """Begins a comment that accepts a finding."""
 SIGNALLING = ("signals-to-others", "signals-to-others-threads")
-"""Rows about signals, which reach only the program's processes unless `scope` says otherwise."""
+"""Rows about signals; they do not apply if `scope` has `signals`."""
 
 _SOCKETCALL, _PAST_PORTS = "socketcall", (1, 11, 16, 20)
 """SYS_SOCKET, SYS_SENDTO, SYS_SENDMSG, SYS_SENDMMSG (linux/net.h)."""
@@ -46,19 +46,19 @@ _SOCKETCALL, _PAST_PORTS = "socketcall", (1, 11, 16, 20)
 @frozen
 class Finding:
     rule: str
-    """Stable id of the catalogue's row, or of the check."""
+    """The stable id of the catalogue's row, or of the check."""
     level: Level
     arch: Arch | None
-    """None for a setting."""
+    """The architecture; None for a setting."""
     name: str
-    """Name of the call, or word of the setting."""
+    """The name of the call, or the word of the setting."""
     grants: str
-    """What was found: follows `it` in a sentence."""
+    """What was found, as the end of a sentence that begins with `it`."""
     why: str
     safer: str
     source: str
     example: Event | None
-    """A call that is allowed, without a task."""
+    """An example of the allowed calls, without a task; None if there is none."""
     accepted: str
     """The reason in a `# why:` comment; '' if the finding is not accepted."""
 
@@ -71,7 +71,7 @@ class Finding:
 def lint(document: Document, budget: Budget | None = None) -> tuple[Finding, ...]:
     """Return all findings, accepted ones too, in a total order: the most serious first.
 
-    What takes more work than `budget`, one of its own without, is a finding, too."""
+    A check that takes more work than `budget` (by default one of its own) is a finding too."""
     budget = budget or Budget()
     if document.policy.phases:
         return _by_phase(document, budget)
@@ -80,7 +80,8 @@ def lint(document: Document, budget: Budget | None = None) -> tuple[Finding, ...
 
 
 def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
-    """The findings of what is allowed from the start on.  What is gone in the last phase ranks lower, what stays says so."""
+    """Return the findings about what the start allows.  A grant that the last phase ends ranks lower; the text of one that
+    stays says so."""
     policies = phase_policies(document.policy)
     before, after = (lint(replace(document, policy=policy), budget) for policy in (policies[0][1], policies[-1][1]))
     last = policies[-1][0]
@@ -99,7 +100,7 @@ def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
 
 
 def _triggers(document: Document) -> Iterator[Finding]:
-    """Triggers that do not wait: they say little about what a program does from then on."""
+    """Yield the triggers that do not wait for work: after such a call the program may still be starting."""
     for phase in document.policy.phases:
         for name in phase.triggers:
             if name not in (*WAITS, ENTER, NOTIFY):
@@ -154,7 +155,7 @@ def allowing_denials(document: Document, budget: Budget) -> Iterator[Finding]:
 
 
 def redundant_rules(document: Document, budget: Budget) -> Iterator[Finding]:
-    """Yield the rules that never hold, or that the others cover: a reviewer would think that they decide something."""
+    """Yield the rules that never hold, or that other rules cover: a reviewer would think that they have an effect."""
     for arch, number, entry in _entries(document):
         arguments = table(arch).by_number[number].arguments
         parts = alternatives(entry.expression)
@@ -174,7 +175,7 @@ def redundant_rules(document: Document, budget: Budget) -> Iterator[Finding]:
 
 
 def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
-    """Yield the entries that allow nothing beyond the policy's implied set: they look like limits, and are none."""
+    """Yield the entries that allow nothing beyond the policy's implied set: they look like limits but are not."""
     policy = document.policy
     for (arch, number), rows in resolved(policy).added.items():
         entry = policy.entries[arch].get(number)
@@ -194,7 +195,8 @@ def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
 
 
 def _is_implied_without(policy: Policy, arch: Arch, number: int, implied_rows: tuple[Row, ...]) -> bool:
-    """Whether the set allows the same of a call when the policy has no entry for it: the entry does not give a capability."""
+    """Return whether the set allows the same calls if the policy has no entry for the call, so that the entry gives no
+    capability."""
     section = {call: entry for call, entry in policy.entries[arch].items() if call != number}
     return resolved(replace(policy, entries={**policy.entries, arch: section})).added.get((arch, number)) == implied_rows
 
@@ -202,7 +204,7 @@ def _is_implied_without(policy: Policy, arch: Arch, number: int, implied_rows: t
 def dangerous_together(document: Document, budget: Budget) -> Iterator[Finding]:
     """Yield the combinations of calls that the policy allows, by the catalogue.
 
-    A reason accepts one only if it names it: a reason for one of the calls says nothing of what they do together."""
+    A reason accepts a combination only if it names the combination."""
     for combination in combined(document.policy, budget.space):
         named = [
             name
@@ -235,7 +237,7 @@ def about_files(document: Document, risks: Iterable[tuple[str, Risk]]) -> Iterat
 
 
 def past_ports(document: Document, _: Budget | None = None) -> Iterator[Finding]:
-    """Yield the call by which a program of i386 gets past the lines about ports, whose arguments no filter sees."""
+    """Yield socketcall, by which a program of i386 can bypass the lines about ports: no filter sees its arguments."""
     policy, number = document.policy, table(Arch.I386).by_name[_SOCKETCALL].number
     confined = [ports for ports in (policy.files.connect, policy.files.bind) if ports is not None and ports != ((0, MAX_PORT),)]
     if Arch.I386 not in policy.entries or not confined:
@@ -247,7 +249,7 @@ def past_ports(document: Document, _: Budget | None = None) -> Iterator[Finding]
 
 
 def listening(document: Document, _: Budget | None = None) -> Iterator[Finding]:
-    """Yield that the program may answer the notifications of a filter of its own."""
+    """Yield a finding if the program may answer the notifications of its own filter."""
     if names_listener(document.policy):
         arch = next(iter(document.policy.entries))
         accepted, reasons = _reasons(document, arch, table(arch).by_name["ioctl"].number)
@@ -256,14 +258,14 @@ def listening(document: Document, _: Budget | None = None) -> Iterator[Finding]:
 
 
 def signals_outside(document: Document, _: Budget | None = None) -> Iterator[Finding]:
-    """Yield that signals reach processes that the program has not started."""
+    """Yield a finding if signals can reach processes that the program has not started."""
     if SIGNALS not in scopes(document.policy.scope):
         comments = document.layout.settings.get("scope", Comments())
         yield _finding(check("signals-outside"), None, "scope", None, _why(comments))
 
 
 def optional_phases(document: Document, _: Budget | None = None) -> Iterator[Finding]:
-    """Yield that processes need not enter their phases."""
+    """Yield a finding if processes need not enter their phases."""
     if document.policy.phases_optional:
         comments = document.layout.settings.get("phases", Comments())
         yield _finding(check("phases-optional"), None, "phases", None, _why(comments))
@@ -285,7 +287,7 @@ def _entries(document: Document) -> Iterator[tuple[Arch, int, Entry]]:
 
 
 def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry, default: Action) -> int:
-    """Return the calls that an entry allows and that the row is about."""
+    """Return the set of calls that an entry allows and the row selects."""
     arguments = table(arch).by_number[number].arguments
     if not danger.free:
         return granted(sets, danger, arch, number, permitted(sets, entry, default, arguments))
@@ -300,7 +302,7 @@ def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry,
 
 
 def permitted(sets: Space, entry: Entry, default: Action, arguments: Sequence[Argument]) -> int:
-    """Return the set of calls that an entry lets run.  Raises TooComplexError."""
+    """Return the set of calls that an entry allows.  Raises TooComplexError."""
     holds = to_bdd(sets, entry.expression, arguments)
     then, otherwise = entry.action.allows, (entry.otherwise or default).allows
     if then == otherwise:
@@ -317,7 +319,7 @@ def _without(entry: Entry, reasons: dict[Expression, str]) -> Entry:
 
 
 def _reasons(document: Document, arch: Arch, number: int) -> tuple[str, dict[Expression, str]]:
-    """Return the reason that accepts the whole entry, or '', and the reasons that accept its alternatives."""
+    """Return the reason that accepts the whole entry ('' if there is none), and the reasons that accept its alternatives."""
     section = document.layout.sections.get(arch, Section())
     remarks = section.entries.get(number, Remarks())
     for include in section.includes:

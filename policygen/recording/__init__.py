@@ -1,1 +1,2 @@
-"""Events -> observations (`fold`); recordings of runs (`model`), merged (`many`), read and written (`recording_file`)."""
+"""Fold events into observations (`fold`), keep them as recordings of runs (`model`), merge these (`many`), and read and write
+them (`recording_file`)."""

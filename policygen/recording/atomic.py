@@ -1,6 +1,6 @@
-"""Files that are replaced atomically, in folders that are held open.
+"""Replace files atomically, in folders that are held open.
 
-A crash leaves the old file or the new one; what the path of the folder leads to meanwhile does not matter.
+A crash leaves either the old or the new file, even if the folder's path is changed meanwhile.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OURS = ".callfence"
-"""The folder of recordings.  We make it, and never as a symbolic link."""
+"""The name of the folder of recordings, which callfence creates and which must not be a symbolic link."""
 _MANY_LINKS = 40  # MAXSYMLINKS, linux/namei.h
 
 
 @contextmanager
 def opened(folder: Path) -> Iterator[int]:
-    """Open a folder; the descriptor is to be used as `dir_fd`.  Raises OSError.
+    """Context manager that opens a folder and returns its descriptor, for use as `dir_fd`.  Raises OSError.
 
     A symbolic link on the way is followed if it belongs to this user, to root, or to the owner of the folder that the path
-    leads to: otherwise its owner would make us write where that user cannot (the rule of proc_sys_fs(5),
-    protected_symlinks, for any folder).  A folder named .callfence must not be a link.
+    leads to: otherwise the link's owner could make us write where that user cannot (the rule of protected_symlinks,
+    proc_sys_fs(5), for any folder).  A folder named .callfence must not be a link.
     """
     descriptor = _walk(folder)
     try:
@@ -37,7 +37,7 @@ def opened(folder: Path) -> Iterator[int]:
 
 
 def make_folder(folder: Path) -> None:
-    """Create the folder in one that exists, if it is not there.  Raises OSError."""
+    """Create the folder, in an existing folder, if it does not exist.  Raises OSError."""
     with opened(folder.parent) as at, suppress(FileExistsError):
         os.mkdir(folder.name or ".", dir_fd=at)  # the current folder has no name
 
@@ -82,22 +82,23 @@ def _parts(target: str) -> list[str]:
 
 
 _PERMISSIONS = 0o777
-"""The bits of a mode that stay: root must not make a set-user-ID file of what another user has filled."""
+"""The mode bits that are kept: root must not create a set-user-ID file whose content is another user's."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace the file's content, or create the file, durably: `write_all` of one piece."""
+    """Replace the file's content, or create the file, durably; like `write_all` with one piece."""
     write_all(path, (data,))
 
 
 def write_all(path: Path, pieces: Iterable[bytes]) -> None:
-    """Replace the file's content, or create the file, durably.  What iterating raises changes nothing.
+    """Replace the file's content, or create the file, durably.  An exception of the iterator is passed on, with nothing
+    changed.
 
-    The old file is whole until the new one is (temporary file in the same folder, fsync, rename, fsync of the
-    folder), and its owner and permission bits stay.  Raises OSError, with nothing changed; also for a symbolic link
-    (in a shared folder it could point anywhere), for anything but a regular file, and for a file without write permission,
-    although rename(2) could replace each of them.  `opened` says which links in the path are followed.
+    The old file stays until the new one is complete (temporary file in the same folder, fsync, rename, fsync of the folder),
+    and its owner and permission bits are kept.  Raises OSError, with nothing changed; also for a symbolic link (in a shared
+    folder it could point anywhere), for anything but a regular file, and for a file without write permission, although
+    rename(2) could replace each of them.  `opened` says which links in the path are followed.
     """
     with opened(path.parent) as at, _named(path):
         old = _replaceable(path, at)
@@ -131,10 +132,11 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the path, to read the file and write it without losing another process's change.
+    """Context manager that holds an exclusive lock on the path, so that no other process's change is lost between reading and
+    writing.
 
-    The lock is a file beside it, since the file itself is replaced; it is removed afterwards.  The lock file of a killed
-    process does no harm: the kernel releases the lock (flock(2)).
+    The lock is on a file beside it, since the file itself is replaced; the lock file is removed afterwards.  The lock file of a
+    killed process does no harm: the kernel releases the lock (flock(2)).
     """
     name = f".{path.name}.lock"
     with opened(path.parent) as at:
@@ -159,7 +161,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Put the file's name into an OSError: calls with descriptors give only its last part, or none."""
+    """Context manager that puts the whole path into an OSError: calls with descriptors give only its last part, or none."""
     try:
         yield
     except OSError as error:
@@ -168,7 +170,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _is_current(descriptor: int, name: str, at: int) -> bool:
-    """Whether the name still is that of our lock file: its last holder may have removed it while we waited."""
+    """Return whether the name still refers to our lock file: its last holder may have removed it while we waited."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(name, dir_fd=at, follow_symlinks=False))
     except FileNotFoundError:
@@ -191,7 +193,9 @@ def _replaceable(path: Path, at: int) -> os.stat_result | None:
 
 
 def _keep(descriptor: int, old: os.stat_result) -> None:
-    """Give the new file the owner and permission bits of the old one; the owner first, while nobody else can open it."""
+    """Give the new file the owner and permission bits of the old file; the owner first, while no other user can open the
+    file.
+    """
     permissions = old.st_mode & _PERMISSIONS
     try:
         os.fchown(descriptor, old.st_uid, old.st_gid)

@@ -1,4 +1,4 @@
-"""Events -> observations, fast enough for the tracer's loop.
+"""Fold events into observations, fast enough for the tracer's loop.
 
 The loop keeps a cache of its own, from the register bits that may matter to a counter:
 
@@ -14,8 +14,9 @@ If the meaning of an argument depends on another one, the mask has the bits of e
 keys for one counter, as many as there are pointers passed there, so the loop bounds its cache.  The aggregator itself has one
 counter an observation.
 
-The number of recorded values of arguments is bounded.  A program can pass ever new values; a policy that lists thousands of
-them takes minutes to make, nobody can review it, and no filter has room for it.
+The number of recorded values of arguments is bounded: a program can pass ever new values, and a policy that lists thousands of
+them takes minutes to make, cannot be reviewed, and fits in no filter.  An argument that exceeds the bound is *given up*: its
+values are no longer recorded, and the policy allows any.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ MANY = 256
 """The most combinations of values of one call's constrained arguments that are recorded: four times as many as ordinary
 programs make (setsockopt in the tests of a language runtime)."""
 MANY_IN_ALL = 2560
-"""The most of all calls together: as many rules are made into a policy and a proved filter within three seconds."""
+"""The most combinations of all calls together: so many rules become a policy and a proved filter within three seconds."""
 
 Call = tuple[int, int]
 """AUDIT_ARCH_*, number."""
 Values = tuple[int | None, ...]
-"""Those of a call's arguments; None where they are not recorded."""
+"""The values of a call's arguments; None where a value is not recorded."""
 
 
 class Combinations:
-    """The combinations of values of constrained arguments, by call, and the arguments that are given up: of which any value is
-    as good as another from then on."""
+    """The recorded combinations of values of constrained arguments, by call; and the arguments that are given up, whose values
+    are no longer recorded."""
 
     def __init__(self) -> None:
         self.given_up: dict[Call, frozenset[int]] = {}
@@ -55,7 +56,8 @@ class Combinations:
         self._total = 0
 
     def add(self, call: Call, values: Values) -> Mapping[Call, frozenset[int]]:
-        """Add a combination of a call that a table has; return what is given up because there are too many now."""
+        """Add a combination of a call that the tables have; return the arguments, by call, that are given up because there are
+        now too many."""
         combinations = self._values.setdefault(call, set())
         self._total += values not in combinations
         combinations.add(values)
@@ -68,7 +70,8 @@ class Combinations:
         return now
 
     def _give_up(self, call: Call, limit: int) -> frozenset[int]:
-        """Give up the argument with the most values, and those whose meaning it decides, until no more combinations remain."""
+        """Give up the argument with the most values, and arguments whose meaning it decides, until at most `limit` combinations
+        remain; return their indexes."""
         calls = _table(*call)
         assert calls is not None
         remaining, indexes = self._values[call], frozenset[int]()
@@ -84,7 +87,7 @@ class Combinations:
 
 
 def without(values: Values, given_up: Collection[int]) -> Values:
-    """Return the values, None where the argument is given up."""
+    """Return the values, with None for arguments that are given up."""
     return tuple(None if index in given_up else value for index, value in enumerate(values)) if given_up else values
 
 
@@ -95,7 +98,7 @@ def _table(arch: int, number: int) -> Table | None:
 
 
 def bounded(recording: Recording) -> Recording:
-    """Return the recording within the bounds: together, several runs may be beyond them."""
+    """Return the recording with arguments given up until it is within the bounds, which merged runs may exceed."""
     sizes = Counter((observation.arch, observation.number) for observation in recording.observations)
     if max(sizes.values(), default=0) <= MANY and sizes.total() <= MANY_IN_ALL:
         return recording
@@ -112,7 +115,8 @@ def bounded(recording: Recording) -> Recording:
 
 
 def _folded(observations: Iterable[Observation], given_up: Mapping[Call, Collection[int]]) -> tuple[Observation, ...]:
-    """Return the observations without these arguments; those that are equal then are one, with the site of the earliest."""
+    """Return the observations without the values of these arguments; observations that become equal are joined, with the site
+    of the earliest."""
     groups: defaultdict[object, list[Observation]] = defaultdict(list)
     for observation in observations:
         arguments = without(observation.arguments, given_up.get((observation.arch, observation.number), ()))
@@ -122,7 +126,7 @@ def _folded(observations: Iterable[Observation], given_up: Mapping[Call, Collect
 
 
 def _joined(equal: list[Observation]) -> Observation:
-    """Return observations with the same key as one."""
+    """Return observations with the same key, joined into one."""
     if len(equal) == 1:
         return equal[0]
     with_registers = [observation for observation in equal if any(observation.example)] or equal
@@ -137,7 +141,7 @@ def _joined(equal: list[Observation]) -> Observation:
 def given_up(observation: Observation, calls: Table) -> frozenset[int]:
     """Return the arguments of an observation that were given up: learning constrains them, and their values are not recorded.
 
-    Of an observation without registers, as logs of the kernel give rise to, nothing but the call is known."""
+    Empty for an observation without registers, as kernel logs give, of which only the call is known."""
     if not any(observation.example):
         return frozenset()
     meanings = calls.arguments(observation.number, observation.example)
@@ -149,29 +153,31 @@ def given_up(observation: Observation, calls: Table) -> frozenset[int]:
 
 
 EVIDENCE = 4
-"""The most values of an unconstrained argument that are recorded.  `--tight` uses no more of them; they also show whether a
-policy that a person made narrower still fits."""
+"""The most recorded values of an unconstrained argument.  `--tight` needs no more of them; they also show whether a policy that
+a person has narrowed still fits."""
 
 LOOKS = 64
 """The most events of an observation whose pointers are followed."""
 QUIET = 8
-"""Events in a row with no new facts after which no more are followed."""
+"""The number of events in a row without new facts after which pointers are no longer followed."""
 
 _EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.TASK, Kind.MODE, Kind.NUMBER))
-"""Kinds whose values are recorded although they are not constrained, or only one of them is: all but addresses."""
+"""Kinds whose values are recorded although learning does not constrain them, or constrains only one value: all but
+addresses.
+"""
 
 _NUMBER = (1 << 64) - 1
 """The number's bits in `raw`."""
 
 MANY_NUMBERS = 256
-"""The most numbers without a call that are recorded: no policy can allow one."""
+"""The most numbers that belong to no call and are recorded: no policy can allow them."""
 
 EventCounter = list[Any]
 """[count, site, example, facts, looks, after, quiet].
 
-The loop adds to the count; site and example are the first event's; `facts` is a `facts.Union` once there are any; `looks` is
-how many more events are to be looked at; `after` takes what `Observation.after` has; `quiet` is how many events in a row had
-no new facts.  Nothing is cheaper to add to.
+The loop adds to the count; site and example are the first event's; `facts` is None or a `facts.Union`; `looks` is the number of
+events whose pointers may still be followed; `after` collects `Observation.after`; `quiet` is the number of events in a row
+without new facts.  It is a list because nothing is cheaper to add to.
 """
 
 
@@ -183,14 +189,15 @@ class Aggregator:
     """
 
     def __init__(self, where: Callable[[], Places] | None = None) -> None:
-        """`where` returns the folders that patterns replace by a sign, and is called once; None follows no pointers."""
+        """`where` returns the folders that patterns abbreviate, and is called at most once; with None, no pointers are
+        followed."""
         self._where = where
         self._pointers: Pointers | None = None
         self._counters: dict[Call, dict[tuple[str, Values], EventCounter]] = {}
         self._evidence: dict[Call, dict[int, set[int]]] = {}
         self._combinations = Combinations()
         self._unlisted = 0
-        """How many numbers without a call are recorded."""
+        """Number of recorded numbers that belong to no call."""
         self._masks: dict[Call, int] = {}
         self.generation = 0
         """Changes when cached counters and masks are no longer valid."""
@@ -212,31 +219,33 @@ class Aggregator:
     ) -> EventCounter:
         """Return the counter of the observation that the event belongs to; the event itself is not yet counted.
 
-        `site` is called only if the observation is new.  `unknown` are unconstrained arguments
-        whose registers are not known: their values are no longer recorded.
+        `site` is called only if the observation is new.  `unknown` are the indexes of unconstrained arguments whose registers
+        are unknown: their values are no longer recorded.
         """
         call = (event.arch, event.number)
         calls = _table(*call)
         if call not in self._counters and calls is None:
             if self._unlisted == MANY_NUMBERS:
-                self.gap(f"more than {MANY_NUMBERS} numbers that are no call: the others are not listed")
+                self.gap(f"more than {MANY_NUMBERS} numbers that belong to no call: the others are not recorded")
                 return [0, "?", event.arguments, None, 0, set(), 0]
             self._unlisted += 1
         counters = self._counters.setdefault(call, {})
         key = (executable, self._arguments(calls, event, unknown))
         if key not in counters and calls is not None:
             for too_many, indexes in self._combinations.add(call, self._constrained(calls, event)).items():
-                self._give_up(too_many, indexes)
+                self._stop_recording(too_many, indexes)
             key = (executable, self._arguments(calls, event, unknown))
         if key not in counters:
             counters[key] = [0, site(), event.arguments, None, LOOKS, set(), 0]
         return counters[key]
 
     def gap(self, what: str) -> None:
-        """Note that something is not recorded: `what`, in words.  For subclasses that report it."""
+        """Do nothing; subclasses report that something is not recorded (`what`, in words)."""
 
     def look(self, counter: EventCounter, event: Event, caller: Caller) -> bool:
-        """Follow the pointers of an event of the counter's observation; return whether to follow those of its next one, too."""
+        """Follow the pointers of an event of the counter's observation; return whether to follow those of its next event
+        too.
+        """
         if self._where is None or counter[4] <= 0:
             return False
         if self._pointers is None:
@@ -252,7 +261,7 @@ class Aggregator:
         return bool(counter[4])
 
     def __len__(self) -> int:
-        """The number of observations so far; another thread may ask for it."""
+        """Return the number of observations so far; safe to call from another thread."""
         return sum(map(len, list(self._counters.values())))
 
     def observations(self) -> tuple[Observation, ...]:
@@ -287,8 +296,7 @@ class Aggregator:
     def _evident(self, calls: Table, call: Call) -> dict[int, set[int]]:
         """Return the values so far of each unconstrained argument whose values are still recorded, by its index.
 
-        They are recorded only if every meaning of the argument allows it: one that can be a pointer would fill the loop's
-        cache with addresses.
+        Only arguments that are a pointer in none of their meanings have recorded values: addresses would fill the loop's cache.
         """
         if call not in self._evidence:
             columns = enumerate(zip(*calls.variants(call[1]), strict=True))
@@ -306,17 +314,18 @@ class Aggregator:
             value = plain[index].value(event.arguments[index])
             values.add(value)
             if index in unknown or len(values) > EVIDENCE:
-                self._give_up(call, (index,))
+                self._stop_recording(call, (index,))
             else:
                 arguments[index] = value
         return tuple(arguments)
 
     def _constrained(self, calls: Table, event: Event) -> Values:
-        """Return the values of constrained arguments that are recorded."""
+        """Return the values of the event's constrained arguments, None where they are not recorded."""
         return without(recorded_values(calls, event), self._combinations.given_up.get((event.arch, event.number), ()))
 
-    def _give_up(self, call: Call, indexes: Collection[int]) -> None:
-        """Stop recording arguments' values, and join the counters that differ in them alone; 0 stays where it is the caller."""
+    def _stop_recording(self, call: Call, indexes: Collection[int]) -> None:
+        """Stop recording the values of arguments, and join the counters that differ only in them; a 0 that means the caller is
+        kept."""
         calls = _table(*call)
         assert calls is not None
         arguments = calls.by_number[call[1]].arguments

@@ -1,4 +1,4 @@
-"""Recordings of many runs and machines merged into one, with one of them in memory at a time."""
+"""Merge recordings of many runs and machines into one, with only one of them in memory at a time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from policygen.recording.model import Key, Run
 
 _MANY_LINES = 50_000
-"""The most lines of other files whose observations are remembered: recordings of the same program have many in common."""
+"""The most lines of other files whose observations are cached: recordings of the same program have many lines in common."""
 
 
 def merge(*recordings: Recording) -> Recording:
     """Merge recordings: commutative, associative, idempotent.
 
-    A run in several recordings is taken once (the complete one, if they differ), with the greatest of its counts.
-    Call site and example of an observation are those of the earliest run with it, its evidence is that of all.
+    A run that is in several recordings is taken once (the complete one, if they differ), with the greatest of its counts.  The
+    call site and example of an observation are those of the earliest run that has it; its evidence is joined.
     """
     merger = _Merger(run for recording in recordings for run in recording.runs)
     for recording in recordings:
@@ -33,7 +33,7 @@ def merge(*recordings: Recording) -> Recording:
 
 
 def merge_files(output: Path, paths: Sequence[Path]) -> None:
-    """Write the merged recordings of some files into a file, which may be one of them.
+    """Merge the recordings in `paths`, and write the result to `output`, which may be one of them.
 
     Raises the errors of `recording_file.load`, and OSError; then the old file is unchanged."""
     # A pipe (`<(zcat a.rec.gz)`) cannot be read again, and merging is the only work that takes one.
@@ -57,7 +57,7 @@ def _runs(path: Path, data: bytes | None) -> tuple[Run, ...]:
 
 
 class _Merger:
-    """The merged recording while it grows.  Adding the same recording twice changes nothing."""
+    """A merged recording to which recordings are added; adding the same recording twice changes nothing."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
         """`runs` are those of all recordings, in any order."""
@@ -69,7 +69,7 @@ class _Merger:
         self._counters: dict[Key, _Counter] = {}
 
     def add(self, recording: Recording) -> None:
-        """Add a recording.  Raises KeyError if it has a run that was not given."""
+        """Add a recording.  Raises KeyError if it has a run that `__init__` did not get."""
         columns = [self._columns[run.id] for run in recording.runs]
         counters = self._counters
         for observation in recording.observations:
@@ -83,27 +83,28 @@ class _Merger:
         return len(self._counters)
 
     def observations(self) -> Iterator[Observation]:
-        """Take the observations out, ascending: a row of counts for many runs takes more memory than its counter."""
+        """Yield the observations in ascending order, and remove them: the counts of many runs take more memory than the
+        counter."""
         for key in sorted(self._counters, key=order):
             yield self._counters.pop(key).observation(key, len(self.runs))
 
 
 class _Counter:
-    """What all recordings say of one observation."""
+    """One observation, merged from all recordings that have it."""
 
     __slots__ = ("after", "columns", "counts", "earliest", "evidence")
 
     def __init__(self, first: Observation) -> None:
         self.columns: list[int] = []
         self.counts: list[int] = []
-        """The counts that are not 0, each with its run's place in `columns`."""
+        """The counts that are not 0; `columns` has the index of the run of each."""
         self.evidence = first.evidence
         self.after = first.after
         self.earliest = (sys.maxsize, first.site, first.example)
-        """The earliest run with the observation, and the call site and the example there."""
+        """The index of the earliest run with the observation, and its call site and example there."""
 
     def add(self, observation: Observation, columns: Sequence[int]) -> None:
-        """Add the counts of an observation, which are of the runs with these places."""
+        """Add the counts of an observation; `columns` has the index of the run of each count."""
         for column, count in zip(columns, observation.counts, strict=True):
             if count:
                 self.columns.append(column)

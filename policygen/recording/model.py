@@ -1,7 +1,7 @@
-"""What a recording is: observations, and what one or more runs were observed to do.
+"""The values that a recording is made of: runs, and the observations of what they did.
 
-An observation is all equal events of a recording, folded into one.  Two events are equal if `recorded_values` is the same for
-each argument.
+An observation is all equal events of a recording, folded into one value.  Two events are equal if `recorded_values` is the same
+for each argument.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ class Observation(NamedTuple):
     """Equal events: the same call, with the same recorded values, made by the same executable."""
 
     arch: int
-    """AUDIT_ARCH_*, as in `Event`."""
+    """The AUDIT_ARCH_* of the calls, as in `Event`."""
     number: int
-    """32 bits, unsigned, as in `Event`."""
+    """The call's number, 32 bits, unsigned, as in `Event`."""
     arguments: tuple[int | None, ...]
-    """One for each argument of the call, as its C type reads it (see `recorded_values`); None where the value is not recorded.
+    """The recorded value of each argument, as its C type reads it (`recorded_values`); None where the value is not recorded.
     Empty for a call that the tables do not have."""
     executable: str
-    """Path of the program that made the calls; bytes that are not UTF-8 are surrogate-escaped."""
+    """Path of the executable that made the calls; bytes that are not UTF-8 are surrogate-escaped."""
     counts: tuple[int, ...]
-    """How often, in each run of the recording, in the order of its runs."""
+    """The number of events in each run of the recording, in the order of its runs."""
     site: str
-    """Call site of the first event: `/path/file+0xoffset (build id)`, the offset being that in the file; without the
-    parentheses where none is known, and without folders in older recordings.  `[name]+0xoffset` or `?` elsewhere."""
+    """Call site of the first event: `/path/file+0xoffset (build id)`, where the offset is that in the file.  The parentheses
+    are missing if the build id is unknown, and the folders in older recordings.  `[name]+0xoffset` or `?` if the call did not
+    come from a file."""
     example: Registers
     """The registers of the first event."""
     evidence: tuple[str, ...] = ()
     """What the pointers of the first events point to (`evidence.facts`), ascending."""
     after: tuple[int, ...] = ()
-    """The sets of waits after which its processes made the calls, as bits of tracer.abi.waits, ascending; 0 is before any.
-    Empty if that is not known."""
+    """The sets of waits that processes had begun when they made the calls, as bits of tracer.abi.waits, ascending; 0 is before
+    any wait.  Empty if unknown."""
 
     @property
     def calls(self) -> int:
@@ -55,24 +56,26 @@ class Observation(NamedTuple):
         return Event(self.arch, self.number, self.example)
 
     def fitted(self, calls: Table) -> Observation:
-        """Return the observation with as many arguments as the table says; one recorded with older tables may have none."""
+        """Return the observation with as many arguments as the table's call has; one recorded with older tables may have
+        none.
+        """
         arity = len(calls.by_number[self.number].arguments)
         return self if len(self.arguments) == arity else self._replace(arguments=(None,) * arity)
 
     @property
     def key(self) -> Key:
-        """Unique within a recording."""
+        """The key, unique within a recording."""
         return (self.arch, self.number, self.arguments, self.executable)
 
     @property
     def order(self) -> tuple[object, ...]:
-        """Total sort key: `order` of its `key`."""
+        """The key of a total order: `order` of `key`."""
         return order(self.key)
 
 
 Key = tuple[int, int, tuple[int | None, ...], str]
 _LEAST = -(1 << 64)
-"""Less than any value of an argument."""
+"""A number less than any value of an argument."""
 
 
 def order(key: Key) -> tuple[object, ...]:
@@ -103,10 +106,10 @@ def recorded_values(calls: Table, event: Event) -> tuple[int | None, ...]:
 
 
 def _recorded(argument: Argument, value: int) -> int | None:
-    """Return what is recorded of a value: None unless learning constrains arguments of this kind.
+    """Return the recorded form of a value; None unless learning constrains arguments of this kind.
 
-    A negative clock carries a pid or a descriptor, which differs between runs: all of them become -1
-    (linux/posix-timers.h, CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are recorded, of tasks only the caller.
+    A negative clock carries a pid or a descriptor, which differs between runs: all of them become -1 (linux/posix-timers.h,
+    CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are recorded; of IDs of tasks only 0, the caller.
     """
     if argument.kind is Kind.CLOCK:
         return max(value, -1)
@@ -121,52 +124,52 @@ Signals = Literal["", "family", "others"]
 
 
 class Circumstances(NamedTuple):
-    """What a run was started with.  '' where it is not known, in old and in imported recordings."""
+    """The circumstances in which a run was started; '' where one is unknown, as in old and imported recordings."""
 
     input: str = ""
     """What standard input was: `a file`, `a pipe`, `a socket`, `a terminal`, `/dev/null`, `a device` or `closed`."""
     output: str = ""
-    """What standard output was."""
+    """What standard output was, in the same words."""
     error: str = ""
-    """What standard error was."""
+    """What standard error was, in the same words."""
     user: str = ""
     """`root` or `user`."""
     locale: str = ""
-    """As LC_ALL, LC_CTYPE or LANG says, C if none does."""
+    """The locale of LC_ALL, LC_CTYPE or LANG; C if none is set."""
 
 
 class Run(NamedTuple):
     """One run of a program under observation."""
 
     id: str
-    """Random, so unique among all runs of all machines; made by the recorder."""
+    """A random id, unique among all runs of all machines."""
     started: int
     """Nanoseconds since the epoch.  Runs are ordered by this, then by id."""
     command: tuple[str, ...]
     """Bytes that are not UTF-8 are surrogate-escaped."""
     status: int | None
-    """Exit status 0-255, or -N if signal N ended it; None if its end was not observed."""
+    """Exit status 0-255, or -N if signal N ended the program; None if its end was not observed."""
     complete: bool
-    """Whether it was observed from its execve to its end."""
+    """Whether the program was observed from its execve to its end."""
     gaps: tuple[str, ...] = ()
-    """What could not be observed, ascending."""
+    """What could not be observed, in words, ascending."""
     warm: bool = False
-    """Whether calls that the policy allowed at the time were not recorded, so that only new ones are here."""
+    """Whether this was a run of incremental learn, which records only calls that the policy did not allow at the time."""
     executed: tuple[tuple[str, str], ...] = ()
-    """Pairs of executables, ascending: the first executed the second, in the same process or in a new one.  The first is ''
-    for the program of the run.  Empty if unknown."""
+    """Pairs of executables, ascending, of which the first executed the second; the first is '' if the second is the run's
+    program.  Empty if unknown."""
     rehearsed: str = ""
     """What made the run differ from an ordinary one, such as `write(fd=1) fails with EPIPE`; "" for an ordinary run.  Only what
     was new in a rehearsed run is recorded."""
     circumstances: Circumstances = Circumstances()
     files: tuple[tuple[str, str, str], ...] = ()
-    """What it did with files and ports, ascending: a path as a policy has it, its rights, and the executable; or `tcp connect`
-    or `tcp bind`, a port, and the executable.  Empty if that was not watched."""
+    """The uses of files and ports, ascending: a path as a policy writes it, its rights, and the executable; or `tcp connect` or
+    `tcp bind`, a port, and the executable.  Empty if they were not recorded."""
     waits: tuple[int, ...] = ()
-    """The sets of waits that its processes had begun in the end, as bits of tracer.abi.waits, ascending, 0 among them; empty if
-    they were not followed (`learn --phases`)."""
+    """The sets of waits that processes had begun by their end, as bits of tracer.abi.waits, ascending, 0 among them; empty
+    without `learn --phases`."""
     signals: Signals = ""
-    """Whom it signalled, or looked at through /proc/PID: its own processes alone, others too, or nobody, as far as is known."""
+    """Which processes the run signalled or read through /proc/PID: only its own, others too, or '' if none or unknown."""
 
     @property
     def order(self) -> tuple[int, str]:
@@ -181,13 +184,15 @@ class _Parts(NamedTuple):
 class Recording(_Parts):
     """Runs, ascending by `Run.order`, and their observations, ascending by `Observation.order`.
 
-    Every observation has a count for each of the runs, and one of them is not 0.
+    Every observation has a count for each run, of which at least one is not 0.
     """
 
     __slots__ = ()
 
     def __new__(cls, runs: tuple[Run, ...] = (), observations: tuple[Observation, ...] = ()) -> Recording:
-        """Raises WrongPlaceError."""
+        """Return a recording.  Raises WrongPlaceError if runs or observations are out of order, repeated, or wrongly
+        counted.
+        """
         _check_runs(runs)
         _check_observations(observations, len(runs))
         return super().__new__(cls, runs, observations)
@@ -198,7 +203,7 @@ class Recording(_Parts):
         return tuple(observation for observation in self.observations if observation.counts[column])
 
     def plain(self) -> Recording:
-        """Return the recording without the rehearsed runs, and what only those have brought."""
+        """Return the recording without the rehearsed runs, and without observations of only these."""
         runs = tuple(run for run in self.runs if not run.rehearsed)
         if len(runs) == len(self.runs):
             return self
@@ -206,19 +211,19 @@ class Recording(_Parts):
         return Recording(runs, tuple(observation for observation in plain if any(observation.counts)))
 
     def in_plain_runs(self, observation: Observation) -> Observation:
-        """Return one of the observations with the counts of `plain().runs` alone, which may all be 0."""
+        """Return an observation of this recording with only the counts of the runs of `plain()`, which may all be 0."""
         pairs = zip(observation.counts, self.runs, strict=True)
         return observation._replace(counts=tuple(count for count, run in pairs if not run.rehearsed))
 
     def rehearsed(self, observation: Observation) -> tuple[str, ...]:
-        """Return what was rehearsed in the runs that made one of the observations; nothing if any of them was ordinary."""
+        """Return what was rehearsed in the runs with an observation of this recording; () if one of these runs was ordinary."""
         pairs = zip(self.runs, observation.counts, strict=True)
         rehearsed = dict.fromkeys(run.rehearsed for run, count in pairs if count)
         return () if "" in rehearsed else tuple(rehearsed)
 
 
 def completeness(run: Run) -> tuple[object, ...]:
-    """Return a total sort key by which the better of two accounts of one run is the greater."""
+    """Return a total sort key that is greater for the more complete of two records of one run."""
     ended = (run.complete, run.status is not None, run.status or 0)
     details = (run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances, run.files, run.waits, run.signals)
     return (*ended, run.started, run.command, *details)

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 FORMAT = 4
 Check = Callable[[Sequence[Any]], bool]
-"""Says whether the values of a field, in one or more lines, are valid."""
+"""Function that returns whether the values of a field, from one or more lines, are valid."""
 Shape = Mapping[str, Check]
-"""By field, in the order of the class."""
+"""Field -> its check, in the order of the class's fields."""
 
 
 def _are_of(kind: type) -> Check:
@@ -70,7 +70,7 @@ def _are_texts(rows: Sequence[Any]) -> bool:
 
 
 def _are_tuples(width: int) -> Check:
-    """Return the check of lists of texts, ascending, `width` texts in each."""
+    """Return the check for a list of ascending lists of `width` texts each."""
 
     def check(rows: Sequence[Any]) -> bool:
         return _are_lists(rows) and _are_texts(_flat(rows)) and set(map(len, _flat(rows))) <= {width} and _are_ascending(rows)
@@ -115,7 +115,7 @@ _OBSERVATION: Shape = {
     "after": _are_sets,
 }
 _SINCE = {"executed": 2, "rehearsed": 3, "circumstances": 3, "files": 4, "waits": 4, "signals": 4, "evidence": 4, "after": 4}
-"""The first format with a field; 1 for all others."""
+"""Field -> the first format that has it; a field that is missing here is in all formats."""
 
 
 def _shape(fields: Shape, version: int) -> Shape:
@@ -125,9 +125,9 @@ def _shape(fields: Shape, version: int) -> Shape:
 
 _MAGIC = "callfence recording"
 MAX_SIZE = 16 << 30
-"""Bytes, for sparse files; a recording of that size would not fit in memory."""
+"""The most bytes of a recording, against sparse files; a recording of that size would not fit in memory."""
 _MANY = 4096
-"""Lines that are decoded at once."""
+"""Number of lines that are decoded at once."""
 
 
 class RecordingError(UserError):
@@ -141,7 +141,7 @@ class RecordingError(UserError):
 
 
 def is_recording(data: bytes) -> bool:
-    """Return whether a file whose content begins with these bytes is meant to be a recording."""
+    """Return whether a file that begins with these bytes is a recording, possibly a corrupt one."""
     return data.startswith(b'{"%s"' % _MAGIC.encode())
 
 
@@ -152,7 +152,7 @@ def load(path: Path) -> Recording:
 
 @lru_cache(1)
 def _parsed(data: bytes, filename: str) -> Recording:
-    """Like `parse`, with the last result cached: learn reads its recording before the program runs, and when it has ended."""
+    """Return what `parse` does, with the last result cached: learn reads its recording before and after the program runs."""
     return parse(data, filename)
 
 
@@ -162,9 +162,10 @@ def save(path: Path, recording: Recording) -> None:
 
 
 def update(path: Path, change: Callable[[Recording], Recording]) -> Recording:
-    """Replace the recording in the file (an empty one if there is no file) by what `change` returns for it.
+    """Replace the recording in the file (an empty recording if there is no file) by what `change` returns for it.
 
-    Other processes that update it wait meanwhile, so no update is lost.  Creates the folder.
+    Other processes that update the file wait, so no update is lost.  Creates the folder if it does not exist.  Returns the new
+    recording.
     """
     atomic.make_folder(path.parent)
     with atomic.locked(path):
@@ -189,9 +190,9 @@ def text(recording: Recording) -> str:
 
 
 def parse(data: bytes, filename: str, parsed: dict[str, Observation] | None = None) -> Recording:
-    """Return the recording that `text` was given.  Raises RecordingError, which names `filename` and the line.
+    """Return the recording in a file's content.  Raises RecordingError, which names `filename` and the line.
 
-    `parsed` has the observations of other files by their lines, which are not decoded again, and takes those of this one."""
+    `parsed` is a cache of observations by their lines, which are not decoded again; those of this file are added."""
     lines, count, version = _split(data, filename)
     runs = _runs_of(lines[1 : 1 + count], filename, version)
     by_line = parsed if parsed is not None and version == FORMAT else {}
@@ -211,14 +212,14 @@ def parse(data: bytes, filename: str, parsed: dict[str, Observation] | None = No
 
 
 def _split(data: bytes, filename: str) -> tuple[list[str], int, int]:
-    """Return the lines of a file, how many of them, after the first, are runs, and the format.  Raises RecordingError."""
+    """Return the lines of a file, the number of runs (the lines after the first), and the format.  Raises RecordingError."""
     lines = _decoded(data).split("\n")
     runs, observations, version = _header(lines[0], filename)
     if lines.pop() or len(lines) <= runs + observations:
-        message = f"truncated: the header promises {runs + observations + 1} lines; restore a complete copy, or delete it"
+        message = f"truncated: the header announces {runs + observations + 1} lines; restore a complete copy, or delete it"
         raise RecordingError(filename, len(lines) + 1, message)
     if len(lines) > runs + observations + 1:
-        raise RecordingError(filename, runs + observations + 2, "more lines than the header promises")
+        raise RecordingError(filename, runs + observations + 2, "more lines than the header announces")
     return lines, runs, version
 
 
@@ -239,7 +240,7 @@ def _runs_of(lines: Sequence[str], filename: str, version: int) -> tuple[Run, ..
 
 
 def _run(fields: dict[str, Any]) -> Run:
-    """Return the run of a line; older formats have fewer fields."""
+    """Return the run with these fields of a line, of which older formats have fewer."""
     if "executed" in fields:
         fields["executed"] = tuple((sys.intern(starter), sys.intern(path)) for starter, path in fields["executed"])
     if "circumstances" in fields:
@@ -261,11 +262,11 @@ def _header(line: str, filename: str) -> tuple[int, int, int]:
     except (ValueError, RecursionError, TypeError, LookupError):
         raise RecordingError(filename, 1, "not a callfence recording") from None
     if type(version) is not int or not 1 <= version <= FORMAT:
-        message = f"format {version!r}, but this callfence reads formats 1 to {FORMAT}: it was written by another version"
+        message = f"format {version!r}, but this callfence reads formats 1 to {FORMAT}: written by another version"
         raise RecordingError(filename, 1, message)
     runs, observations = header.get("runs"), header.get("observations")
     if not _are_integers((runs, observations), 0):
-        raise RecordingError(filename, 1, "corrupt: no number of runs and observations")
+        raise RecordingError(filename, 1, "corrupt: the header lacks the number of runs or of observations")
     return runs, observations, version
 
 
@@ -273,13 +274,13 @@ def _rows(lines: Sequence[str], number: int, filename: str, shape: Shape) -> Ite
     """Yield the values of lines in the order of `shape`; `number` is that of the first line.
 
     Raises RecordingError unless each line has exactly the fields of the shape.  Many lines are decoded as one JSON value, which
-    is several times as fast; one by one only to find out which is wrong.
+    is several times as fast; they are decoded one by one only to find the wrong one.
     """
     for start in range(0, len(lines), _MANY):
-        some = lines[start : start + _MANY]
-        columns = _columns(some, shape)
+        several = lines[start : start + _MANY]
+        columns = _columns(several, shape)
         if columns is None:
-            rows = [_row(line, place, filename, shape) for place, line in enumerate(some, number + start)]
+            rows = [_row(line, place, filename, shape) for place, line in enumerate(several, number + start)]
             columns = [list(column) for column in zip(*rows, strict=True)]
         yield from zip(*map(_hashable, columns), strict=True)
 
@@ -287,7 +288,7 @@ def _rows(lines: Sequence[str], number: int, filename: str, shape: Shape) -> Ite
 def _columns(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
     """Return the values of each field, from lines of one object each; None if any line is wrong.
 
-    No value that `shape` accepts contains an object, so `}` and `{` around a line end are the ends of two lines' objects.
+    No value that `shape` accepts contains an object, so every `}`, line end, `{` is the border between two lines.
     """
     whole = ",\n".join(lines)
     if not (whole.startswith("{") and whole.endswith("}") and whole.count("},\n{") == len(lines) - 1):

@@ -1,3 +1,3 @@
-"""Two versions of a policy -> what a reviewer is to know (`judgement`) and judges one by one (`changes`); why a rule is there
-(`why`).
+"""Review the change between two versions of a policy: what a reviewer has to know (`judgement`), the changes to judge one by
+one (`changes`), and where each rule comes from (`why`).
 """

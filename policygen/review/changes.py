@@ -1,9 +1,9 @@
 """The changes between two versions of a policy, to be judged one by one.
 
-A *change* is an alternative of an entry that allows more than the old entry did, or something that cannot be judged in
-parts: an entry that answers differently, a setting.  What only allows less is not a change.
+A *change* is an alternative of an entry that allows more than the old entry did, or something that cannot be split: an entry
+with other actions, or a setting.  Something that only allows less is not a change.
 
-`resolve` makes the policy that remains when they have been judged.
+`resolve` returns the policy that remains when the changes have been judged.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class SettingChange:
     """One of `SETTINGS`; `arch NAME` for a section whose unnamed calls are newly allowed; a line about files or ports, up to
     its colon."""
     before: str
-    """The value, as the policy language writes it; '' for a section."""
+    """The old value, as the policy language writes it; '' for a section."""
     after: str
     differences: tuple[Ranked, ...]
-    """Differences over the calls that no entry names; none for `arm` and `scope`."""
+    """The differences for calls that no entry names; () for `arm` and `scope`."""
 
 
 @frozen
@@ -51,17 +51,17 @@ class EntryChange:
     arch: Arch
     number: int
     before: Entry | None
-    """The old entry."""
+    """The old entry; None if the old policy has none."""
     after: Entry | None
-    """The new entry, with only one alternative unless `whole`.  None if the new policy has no entry."""
+    """The new entry, with only one alternative unless `whole`; None if the new policy has none."""
     whole: bool
     """Whether the change can only be judged as a whole."""
     differences: tuple[Ranked, ...]
-    """Differences from the old policy with this change alone."""
+    """The differences that this change alone makes to the old policy."""
 
     @property
     def replaced(self) -> tuple[Expression, ...]:
-        """The old alternatives whose calls this alternative includes."""
+        """The old alternatives whose calls this alternative contains."""
         if self.whole or self.before is None or self.after is None:
             return ()
         sets = space()
@@ -126,7 +126,7 @@ def _of_call(old: Policy, new: Policy, arch: Arch, number: int) -> list[EntryCha
 
 
 def _in_parts(before: Entry | None, after: Entry, old: Policy) -> bool:
-    """Whether each alternative of the entry only allows calls, so that each can be judged alone."""
+    """Return whether each alternative of the entry only allows calls, so that each can be judged alone."""
     if not after.action.may_allow or (after.otherwise or old.default).may_allow:
         return False
     return before is None or (before.action, before.otherwise) == (after.action, after.otherwise)
@@ -156,7 +156,7 @@ class Answer(StrEnum):
     ACCEPT = "accepted"
     REJECT = "rejected"
     SKIP = "undecided"
-    """The change stays in the policy, like an accepted one."""
+    """The change is undecided: it stays in the policy, like an accepted change."""
 
 
 @frozen
@@ -169,7 +169,7 @@ class Decision:
 
 
 FILE_LINES = ("path ", "tcp ")
-"""How the words of changes begin that are about files and ports."""
+"""The beginnings of `SettingChange.word` for changes of files and ports."""
 _UNDECIDED = Decision(Answer.SKIP)
 
 
@@ -181,10 +181,10 @@ def resolve(
 ) -> Document:
     """Return the new document without its rejected changes, and with the reasons for the accepted ones.
 
-    It allows nothing that `new` does not, except edited entries, and what a rejected setting or whole entry had allowed.  What
-    a rejected change had replaced is restored; a rejected table stays if an entry needs it.  Comments stay; an entry that is
-    as before has its comments where they were.  Decisions about other changes are ignored.  `found` are the changes, if they
-    are known already.  Raises TooComplexError.
+    It allows nothing beyond `new`, except edited entries, and what the old form of a rejected setting or whole entry allowed.
+    What a rejected change replaced is restored; a rejected table stays if an entry needs it.  Comments stay; an entry that is
+    as in `old` has its comments where they were.  Decisions about other changes are ignored.  `known_changes` are the changes,
+    if they are already computed.  Raises TooComplexError.
     """
     if known_changes is None:
         known_changes = changes(old.policy, new.policy)
@@ -203,7 +203,7 @@ def resolve(
 
 
 def with_accepted(document: Document, new: Policy, taken: Mapping[PolicyChange, Decision]) -> Document:
-    """Return the document in which what is accepted is allowed in every phase, with the reasons; nothing else changes.
+    """Return the document with the accepted changes allowed in every phase, and their reasons; nothing else changes.
 
     `new` is the policy without phases that the changes lead to.  Raises JoinError, TooComplexError.
     """
@@ -215,7 +215,7 @@ def with_accepted(document: Document, new: Policy, taken: Mapping[PolicyChange, 
 
 
 def _joined(policy: Policy, new: Policy, taken: Mapping[PolicyChange, Decision]) -> Policy:
-    """Return a policy without phases that allows what was accepted, too."""
+    """Return a policy without phases with the accepted changes added."""
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for change, decision in taken.items():
         if isinstance(change, SettingChange):
@@ -249,15 +249,15 @@ def _with_entries(old: Policy, new: Policy, judged: Mapping[PolicyChange, Decisi
 
 
 def _judged(new: Entry | None, decisions: Mapping[EntryChange, Decision]) -> Entry | None:
-    """Return the entry of one call, given all decisions about it."""
-    gone = [change for change, decision in decisions.items() if decision.answer is Answer.REJECT or decision.instead]
-    if not gone:
+    """Return the entry of one call, given all decisions about its changes."""
+    rejected = [change for change, decision in decisions.items() if decision.answer is Answer.REJECT or decision.instead]
+    if not rejected:
         return new
-    first = gone[0]
+    first = rejected[0]
     instead = [decision.instead for decision in decisions.values() if decision.instead]
     if first.whole or new is None:
         return instead[0] if instead else first.before
-    dropped = [change.after.expression for change in gone if change.after]
+    dropped = [change.after.expression for change in rejected if change.after]
     rest = [part for part in alternatives(new.expression) if part not in dropped]
     parts = [*rest, *_restored(first, rest, dropped), *(entry.expression for entry in instead)]
     if not parts and (first.before is None or not alternatives(first.before.expression)):
@@ -268,7 +268,8 @@ def _judged(new: Entry | None, decisions: Mapping[EntryChange, Decision]) -> Ent
 
 
 def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence[Expression]) -> Iterator[Expression]:
-    """Yield the part of the old entry that only the dropped alternatives allow, as the old entry wrote it if possible."""
+    """Yield the part of the old entry that only the dropped alternatives of the new entry allow, in the old entry's words if
+    possible."""
     if change.before is None:
         return
     sets = space()
@@ -285,14 +286,15 @@ def _without_setting(old: Policy, policy: Policy, word: str) -> Policy:
     if word.startswith(FILE_LINES):
         return replace(policy, files=with_line(policy.files, word, old.files))
     if word.startswith("arch "):
-        gone = Arch(word.removeprefix("arch "))
-        return replace(policy, entries={arch: section for arch, section in policy.entries.items() if arch is not gone})
+        removed = Arch(word.removeprefix("arch "))
+        return replace(policy, entries={arch: section for arch, section in policy.entries.items() if arch is not removed})
     newer = any(max(section, default=0) > table(arch).newest(old.table) for arch, section in policy.entries.items())
     return policy if word == "table" and newer else replace(policy, **{word: getattr(old, word)})
 
 
 def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document:
-    """Return the new document; entries that are as before get their comments back on the old lines, if these are the same."""
+    """Return the new document, in which unchanged entries have their comments on the same lines as before if the comments are
+    unchanged."""
     sections = dict(new.layout.sections)
     for arch, section in sections.items():
         before, entries = old.layout.sections.get(arch, Section()), dict(section.entries)
@@ -306,7 +308,7 @@ def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document
 
 
 def takes_reason(document: Document, change: PolicyChange) -> bool:
-    """Return whether a `# why:` comment can be written on the change: not if the entry is in an included file."""
+    """Return whether a `# why:` comment can be written on the change; False if the entry is in an included file."""
     if isinstance(change, SettingChange):
         return True
     section = document.layout.sections.get(change.arch, Section())

@@ -34,35 +34,37 @@ if TYPE_CHECKING:
 MAGIC = "callfence evidence 1"
 _LINE = re.compile(r'(?P<arch>\w+) (?P<call>\w+\([^"]*\)) by "(?P<executable>[^"]*)": (?P<fact>.*)')
 _AT = "at="
-"""How a fact about the place of a call begins."""
+"""Begins a fact about a call's place."""
 _RUN = Run("", 0, (), None, False)
-"""What all of a companion's observations are counted in, once each: it has no counts."""
+"""The only run of a companion's recording: a companion has no runs or counts, so each observation is counted once."""
 
 
 class Companion(NamedTuple):
-    """What a file says."""
+    """The content of a companion file."""
 
     observations: tuple[Observation, ...]
-    """With the place of their calls among their evidence, and as many bits of registers as a policy may look at."""
+    """The observations, with the calls' places among their evidence, and only the bits of registers that a policy can
+    compare.
+    """
     unread: tuple[int, ...]
     """The numbers of lines that could not be read."""
 
     @property
     def recording(self) -> Recording:
-        """One run without a name or counts."""
+        """The companion as a recording of one run without a name or counts."""
         return Recording((_RUN,) if self.observations else (), tuple(map(_shown, self.observations)))
 
 
 def is_companion(recording: Recording) -> bool:
-    """Return whether a recording is a companion's, so that its counts and its run mean nothing."""
+    """Return whether a recording was read from a companion, so that its counts and its run mean nothing."""
     return any(not run.id for run in recording.runs)
 
 
 def read(text: str, filename: str) -> Companion:
-    """Return the companion in a file.  Raises UserError if it is none."""
+    """Return the companion in a file's text.  Raises UserError if the text is not a companion."""
     lines = text.splitlines()
     if MAGIC not in (line.strip() for line in lines if not line.startswith("#")):
-        raise UserError(f"{filename}: is not a file of evidence: no line of it is `{MAGIC}`")
+        raise UserError(f"{filename}: is not a file of evidence: it has no line `{MAGIC}`")
     observations, unread = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#") or line.strip() == MAGIC:
@@ -76,7 +78,7 @@ def read(text: str, filename: str) -> Companion:
 
 
 def text(observations: Iterable[Observation], name: str) -> str:
-    """Return the file of a policy's companion; `name` is the policy's."""
+    """Return the text of a policy's companion; `name` is the policy's."""
     lines = sorted(line for observation in observations for line in _lines(observation))
     head = (f"# What the calls of {name} were seen to do: for people, never a rule.  `learn` keeps it up to date.", MAGIC)
     note = f"# {SECRET} replaces what looks like a key, a token or a password."
@@ -85,7 +87,7 @@ def text(observations: Iterable[Observation], name: str) -> str:
 
 
 def reduced(observation: Observation, executable: str, place: str) -> Observation | None:
-    """Return what a companion keeps of an observation; None of a call that the tables do not have.
+    """Return the observation as a companion keeps it; None if the tables do not have the call.
 
     `executable` and `place`, its call site's file and function, are the same from run to run.
     """
@@ -109,7 +111,7 @@ def reduced(observation: Observation, executable: str, place: str) -> Observatio
 
 
 def united(observations: Iterable[Observation]) -> tuple[Observation, ...]:
-    """One observation for each call and executable, in order."""
+    """Return the observations joined to one for each call and executable, in order."""
     by_key: dict[object, Observation] = {}
     for observation in observations:
         other = by_key.get(observation.key)
@@ -120,7 +122,7 @@ def united(observations: Iterable[Observation]) -> tuple[Observation, ...]:
 
 
 def fitting(document: Document, observations: Sequence[Observation]) -> tuple[Observation, ...]:
-    """Of united observations those that a rule of the policy may come from."""
+    """Return those of the united observations that a rule of the policy may come from."""
     recording = Recording((_RUN,) if observations else (), tuple(observations))
     used = {
         observation.key
@@ -134,7 +136,7 @@ def fitting(document: Document, observations: Sequence[Observation]) -> tuple[Ob
 
 
 def _observation(line: str) -> Observation | None:
-    """What a line says; None if it cannot be read."""
+    """Return the observation of a line; None if the line cannot be read."""
     match = _LINE.fullmatch(line.strip())
     if match is None or match["arch"] not in [*Arch] or not line.isprintable() or parse(match["fact"]) is None:
         return None
@@ -150,7 +152,7 @@ def _observation(line: str) -> Observation | None:
 
 
 def _unwritten(call: str, arguments: Sequence[Argument]) -> list[int]:
-    """The arguments that a call as a companion writes it does not name: their values are not kept."""
+    """Return the indexes of the arguments that the text of a call does not name: their values are not kept."""
     return [index for index, argument in enumerate(arguments) if not re.search(rf"[(, ]{argument.name}=", call)]
 
 
@@ -170,7 +172,7 @@ def _lines(observation: Observation) -> Iterator[str]:
 
 
 def _call(arch: Arch, observation: Observation, *, named: bool) -> str:
-    """The call with the arguments that are kept."""
+    """Return the text of the call with the arguments that are kept."""
     shown = []
     for argument, value in zip(
         table(arch).arguments(observation.number, observation.example), observation.arguments, strict=True
@@ -183,7 +185,7 @@ def _call(arch: Arch, observation: Observation, *, named: bool) -> str:
 
 
 def _shown(observation: Observation) -> Observation:
-    """The observation with its places as its call site: `libc.so.6 (openat64)`."""
+    """Return the observation with its places as its call site: `libc.so.6 (openat64)`."""
     places = [parse(fact) for fact in observation.evidence if fact.startswith(_AT)]
     site = ", ".join(f"{place[2][0]} ({'/'.join(place[2][1:])})" if place[2][1:] else place[2][0] for place in places if place)
     return observation._replace(

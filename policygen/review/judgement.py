@@ -41,19 +41,19 @@ _HELD = {
 
 @frozen
 class Setting:
-    """A setting that two policies differ in."""
+    """A setting in which two policies differ."""
 
     word: str
-    """As in the policy language."""
+    """The setting's word in the policy language."""
     level: Level
     what: str
     """The old and the new value, as the policy language writes them."""
     says: str
-    """What the new value means: one clause."""
+    """What the new value means, as one clause."""
 
     @property
     def rule(self) -> str:
-        """Stable id, since other tools store it; that of the catalogue's row where it has one."""
+        """The stable id, which other tools store; that of the catalogue's row if there is one."""
         lets_run = self.level is Level.DANGER and self.word in ("default", "unknown")
         return f"{self.word}-allow" if lets_run else f"setting-{self.word.split()[0]}"
 
@@ -73,7 +73,7 @@ def _phases(old: Policy, new: Policy) -> Iterator[Setting]:
         if not earlier:
             yield Setting(word, Level.NOTE, f"{word} {now}", "a process that makes such a call is allowed less from then on")
         elif not now:
-            yield Setting(word, Level.WARNING, f"no {word}", "what was allowed for the start only stays allowed")
+            yield Setting(word, Level.WARNING, f"no {word}", "what was allowed only during the start stays allowed")
         else:
             level = Level.NOTE if {*before[name]} < {*after[name]} else Level.WARNING
             yield Setting(word, level, f"{word} {earlier} -> {now}", "the phase begins at another call")
@@ -91,10 +91,10 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
         yield Setting("arm", level, f"arm {old.arm} -> {new.arm}", f"the filter takes effect {_HELD[new.arm]}")
     for arch in new.entries:
         if arch not in old.entries:
-            yield Setting(f"arch {arch}", Level.WARNING, f"arch {arch}", f"code of {arch} may run, which was killed")
+            yield Setting(f"arch {arch}", Level.WARNING, f"arch {arch}", f"programs of {arch} are no longer killed")
     for arch in old.entries:
         if arch not in new.entries:
-            yield Setting(f"arch {arch}", Level.NOTE, f"no arch {arch}", f"code of {arch} is killed")
+            yield Setting(f"arch {arch}", Level.NOTE, f"no arch {arch}", f"programs of {arch} are killed")
     yield from _phases(old, new)
     if old.phases_optional != new.phases_optional:
         what = ("required", "optional")[new.phases_optional]
@@ -112,9 +112,9 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
             yield Setting("scope", level, f"scope {old.scope or 'none'} -> {new.scope or 'none'}", says)
     if old.implied != new.implied:
         says = (
-            "what grants nothing beyond its entries is allowed without a line"
+            "calls that grant nothing beyond its entries are allowed without an entry"
             if new.implied
-            else "what grants nothing beyond its entries takes a line again"
+            else "calls that grant nothing beyond its entries need an entry again"
         )
         yield Setting("implied", Level.NOTE, f"implied {old.implied or 'none'} -> {new.implied or 'none'}", says)
     if old.portable != new.portable:
@@ -123,7 +123,7 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
         yield Setting("portable", Level.NOTE, what, f"learn {does} what other C libraries call instead")
     if old.table != new.table:
         names = [".".join(map(str, policy.table)) for policy in (old, new)]
-        says = "calls that are newer than this fall under `unknown`, older ones under `default`"
+        says = "calls that are newer than this kernel get the action `unknown`, older ones `default`"
         yield Setting("table", Level.NOTE, f"table {names[0]} -> {names[1]}", says)
 
 
@@ -139,17 +139,17 @@ def _from_to(word: str, before: Action, after: Action) -> str:
 
 @frozen
 class Headline:
-    """What a review reports first: a setting that differs, or a combination that is complete now."""
+    """What a review reports first: a setting that differs, or a combination that the new policy completes."""
 
     level: Level
     rule: str
-    """Stable id."""
+    """The stable id of the setting or combination."""
     arch: Arch | None
-    """None for a setting."""
+    """The architecture; None for a setting."""
     name: str
-    """Word of the setting, or the first call that completes the combination."""
+    """The word of the setting, or the first call that completes the combination."""
     subject: str
-    """What differs; `says` follows after a colon."""
+    """What differs; a report writes `says` after it, with a colon."""
     says: str
     why: str = ""
     safer: str = ""
@@ -163,42 +163,43 @@ class Reason:
 
     text: str
     is_new: bool
-    """Whether the reason comes with the change that it excuses."""
+    """Whether the comment is new in the change that it accepts."""
 
     def __str__(self) -> str:
-        return f"accepted {'in this change' if self.is_new else 'before'}, by this reason: {self.text}"
+        return f"accepted {'in this change' if self.is_new else 'before'}, for this reason: {self.text}"
 
 
 @frozen
 class Judgement:
     comparison: Comparison
     headlines: tuple[Headline, ...]
-    """The most dangerous first; of equal ones settings first."""
+    """The headlines, the most dangerous first; among equals, settings first."""
     differences: tuple[Ranked, ...]
-    """By architecture, the most dangerous first."""
+    """The differences by architecture, the most dangerous first."""
     reasons: Mapping[tuple[Arch | None, str, str], Reason]
-    """By architecture, name and rule of what is accepted in the new policy."""
+    """(architecture, name, rule) of what the new policy accepts -> the reason."""
     findings: tuple[Finding, ...] = ()
-    """Of the new policy: the most dangerous first, accepted ones included."""
+    """The findings of the new policy, the most dangerous first, accepted findings included."""
 
     def reason(self, headline: Headline) -> Reason | None:
-        """Return why a headline is accepted.  A combination may be accepted on any call that takes part."""
+        """Return why a headline is accepted; None if it is not.  A combination can be accepted on any call that takes part."""
         named = ((key, reason) for key, reason in self.reasons.items() if key[2] == headline.rule)
         return next((reason for (arch, name, _), reason in named if arch or name == headline.name), None)
 
     @property
     def relevant(self) -> tuple[Ranked, ...]:
-        """The differences that grant something, or no longer do."""
+        """The differences that grant something, or no longer grant it."""
         return tuple(ranked for ranked in self.differences if not ranked.is_redundant)
 
     @property
     def redundant(self) -> tuple[Ranked, ...]:
-        """The differences that grant nothing beyond the rest of the policy, and no longer allowing such."""
+        """The differences of calls that grant nothing beyond the rest of the policy, allowed or no longer allowed."""
         return tuple(ranked for ranked in self.differences if ranked.is_redundant)
 
 
 def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgement:
-    """Judge the change from one policy to another.  What takes more work than `budget` is a danger, and reported first."""
+    """Judge the change from one policy to another.  A difference that takes more work than `budget` is reported first, as a
+    danger."""
     budget = budget or Budget()
     result = judge_differences(old.policy, new.policy, budget)
     complex_ones = [ranked.difference for ranked in result.differences if check("too-complex") in ranked.dangers]
@@ -221,14 +222,14 @@ def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgeme
 
 
 def judge_differences(old: Policy, new: Policy, budget: Budget | None = None) -> Judgement:
-    """Judge the differences alone: without headlines and reasons."""
+    """Judge only the differences, without headlines and reasons."""
     budget = budget or Budget()
     comparison = compare(old, new, budget)
     return Judgement(comparison, (), ranked(old, new, comparison, budget), {})
 
 
 def with_reasons_before(old: Document, new: Document, budget: Budget | None = None) -> list[tuple[Finding, str]]:
-    """Return the findings of the new policy, each with the reason for which the old one accepted it; ''."""
+    """Return the findings of the new policy, each with the reason for which the old policy accepted it; '' if it did not."""
     before = {(finding.arch, finding.name, finding.rule): finding.accepted for finding in lint(old, budget)}
     return [(finding, before.get((finding.arch, finding.name, finding.rule), "")) for finding in lint(new, budget)]
 
@@ -243,7 +244,8 @@ def _of_setting(setting: Setting) -> Headline:
 
 
 def _of_combination(combination: Combined) -> Headline:
-    """Completing a chain is a danger, also of one that a policy may well have: a reviewer decides it here, or never."""
+    """Return the headline of a completed combination.  It is a danger even if many policies have the combination: a reviewer
+    decides here, or never."""
     new, others = combination.calls[: combination.new], combination.calls[combination.new :]
     subject = f"{listed(new)}, with {listed(others)}" if others else listed(new)
     row = combination.row

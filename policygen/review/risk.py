@@ -1,7 +1,7 @@
-"""The dangers of what one policy allows and another does not, and of what was observed.
+"""Find the dangers of the differences between two policies, and of observations.
 
-What only rehearsed runs did and the catalogue warns of is left to a person: a crash handler that executes a debugger,
-for instance.
+Calls that only rehearsed runs made and that the catalogue warns of are left to a person: for example, a crash handler that
+executes a debugger.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ if TYPE_CHECKING:
 
 @frozen
 class Ranked:
-    """A difference, and the dangers of the catalogue that it makes possible, the most serious first."""
+    """A difference, and the catalogue's dangers that it makes possible, the most serious first."""
 
     difference: Difference
     dangers: tuple[Danger, ...]
     is_redundant: bool = False
-    """Whether it grants nothing beyond what the policy grants otherwise, as the newest implied set has it."""
+    """Whether the difference grants nothing beyond the rest of the policy, according to the newest implied set."""
 
     @property
     def rank(self) -> int:
-        """Rank of the most serious danger; -1 without one."""
+        """Rank of the most serious danger; -1 if there is none."""
         return self.dangers[0].level.rank if self.dangers else -1
 
 
@@ -69,7 +69,8 @@ def ranked(
 ) -> tuple[Ranked, ...]:
     """Return the differences of `compare(old, new)`: by architecture, the most serious first, then in `Difference.order`.
 
-    What takes more work than `budget` has the danger that says so; without one algebra.TooComplexError is raised."""
+    A difference that takes more work than `budget` gets the danger `too-complex`; without a budget, algebra.TooComplexError is
+    raised."""
     sides: dict[str, tuple[Policy, Policy, _Beside]] = {}
     for name in {difference.phase for difference in comparison.differences}:
         a, b = (as_in(policy, name or START) if policy.phases else policy for policy in (old, new))
@@ -79,7 +80,7 @@ def ranked(
 
 
 class _Beside(NamedTuple):
-    """Names of the capabilities that two policies grant by their own entries."""
+    """The names of the capabilities that each of two policies grants by its own entries."""
 
     old: frozenset[str]
     new: frozenset[str]
@@ -112,7 +113,7 @@ def _judged(sets: Space, region: int, difference: Difference, old: Policy, new: 
 def _in_own_words(
     sets: Space, old: Policy, new: Policy, difference: Difference, region: int, beside: _Beside
 ) -> Difference:
-    """Return a difference with the rules that are new in the policy's text, if an implied set gives the other calls of it."""
+    """Return the difference with only the rules that are new in the policy's text, if an implied set gives its other calls."""
     arch, number = difference.arch, difference.example.number
     own = new.entries.get(arch, {}).get(number)
     if difference.change is not Change.MORE or not new.implied or own is None or own.action != difference.after:
@@ -138,7 +139,7 @@ def _of_unnamed(new: Policy, difference: Difference) -> tuple[Danger, ...]:
 
 
 def _dangers(sets: Space, difference: Difference, region: int) -> tuple[Danger, ...]:
-    """Return the dangers of a difference, by its set of calls, so that the words of the difference do not matter."""
+    """Return the dangers of a difference, judged by its set of calls, not by how its rules are written."""
     arch, number = difference.arch, difference.example.number
     if difference.change is not Change.MORE or not difference.after.allows or number not in table(arch).by_number:
         return ()
@@ -155,7 +156,7 @@ def _dangers(sets: Space, difference: Difference, region: int) -> tuple[Danger, 
 
 
 def _is_redundant(sets: Space, old: Policy, new: Policy, difference: Difference, region: int, beside: _Beside) -> bool:
-    """Whether the calls of a difference are those that an implied set gives to the policy that allows them."""
+    """Return whether the policy that allows the calls of a difference would have all of them by an implied set."""
     before = (old, difference.before, beside.old, beside.new)
     after = (new, difference.after, beside.new, beside.old)
     sides = {Change.MORE: (after,), Change.LESS: (before,), Change.OTHER: (after, before)}[difference.change]
@@ -163,22 +164,23 @@ def _is_redundant(sets: Space, old: Policy, new: Policy, difference: Difference,
 
 
 def _is_implied(
-    sets: Space, difference: Difference, region: int, policy: Policy, answer: Action, has: frozenset[str], had: frozenset[str]
+    sets: Space, difference: Difference, region: int, policy: Policy, answer: Action, own: frozenset[str], other: frozenset[str]
 ) -> bool:
-    """Whether an implied set gives that answer to a policy that has these capabilities.
+    """Return whether an implied set gives all calls of a region the action `answer`, in a policy with the capabilities `own`;
+    `other` has those of the other policy.
 
-    Not what gives the policy a capability that the other one lacks: the set only gives that back."""
+    False for a region that itself grants a capability which the other policy lacks."""
     arch, number = difference.arch, difference.example.number
     arguments = table(arch).by_number[number].arguments
-    rows_given = [row for row in rows(IMPLIED[-1], arch) if row.number == number and row.given <= has]
+    rows_given = [row for row in rows(IMPLIED[-1], arch) if row.number == number and row.given <= own]
     given = [to_bdd(sets, row.entry.expression, arguments) for row in rows_given if row.entry.action == answer]
     if not given or sets.and_(region, sets.invert(_union(sets, given))) != FALSE:
         return False
     if number not in policy.entries[arch]:
         return True
-    giving = [one for one in capabilities(arch) if one.number == number and one.name in has - had]
+    added = [each for each in capabilities(arch) if each.number == number and each.name in own - other]
     return (
-        sets.and_(region, _union(sets, [to_bdd(sets, capability.entry.expression, arguments) for capability in giving]))
+        sets.and_(region, _union(sets, [to_bdd(sets, capability.entry.expression, arguments) for capability in added]))
         == FALSE
     )
 
@@ -191,8 +193,8 @@ def _union(sets: Space, regions: Iterable[int]) -> int:
 
 
 def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collection[str] = ()) -> frozenset[Key]:
-    """Return the keys of the observations of rehearsals that learning leaves to a person: those that the catalogue warns of and
-    the policy does not allow; if they execute programs, also what programs do that no ordinary run executed."""
+    """Return the keys of the observations of rehearsed runs that learning leaves to a person: those that the catalogue warns of
+    and the policy does not allow; if one of them executes programs, also those of programs that no ordinary run executed."""
     rehearsed = [
         observation
         for observation in recording.observations
@@ -205,16 +207,16 @@ def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collect
     return frozenset(dangerous | {observation.key for observation in rehearsed if observation.executable not in ordinary})
 
 
-def needs_a_person(seen: Observation, allow_opaque: Collection[str] = ()) -> bool:
-    """Return whether the catalogue warns of granting the calls of an observation.  A call that hides its arguments is learned
-    to fail, which grants nothing, unless it is in `allow_opaque`."""
-    if _name(seen) in OPAQUE and _name(seen) not in allow_opaque:
+def needs_a_person(observation: Observation, allow_opaque: Collection[str] = ()) -> bool:
+    """Return whether the catalogue warns of granting the calls of an observation.  An opaque call is learned to fail, which
+    grants nothing, unless it is in `allow_opaque`."""
+    if _name(observation) in OPAQUE and _name(observation) not in allow_opaque:
         return False
-    return any(danger.level.rank >= Level.WARNING.rank for danger in dangers_of(seen))
+    return any(danger.level.rank >= Level.WARNING.rank for danger in dangers_of(observation))
 
 
-def _name(seen: Observation) -> str:
-    """The name of the call; '' if the tables do not have it."""
-    arch = Arch.from_audit(seen.arch)
-    call = table(arch).by_number.get(seen.number) if arch else None
+def _name(observation: Observation) -> str:
+    """Return the name of the observation's call; '' if the tables do not have the call."""
+    arch = Arch.from_audit(observation.arch)
+    call = table(arch).by_number.get(observation.number) if arch else None
     return call.name if call else ""

@@ -1,5 +1,5 @@
-"""Why a policy is as it is: the observations that each rule comes from, and the nearest rule to a call, with the conditions
-that fail.
+"""Explain a policy: the observations that each rule comes from, and the rule nearest to a call, with the conditions that
+fail.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 
 class Origin(StrEnum):
-    """How a rule came into the policy, as far as its recording can tell."""
+    """How a rule came into the policy, as far as the recording shows."""
 
     LEARNED = "learned"
-    CHANGED = "changed by hand: learning would write what was seen differently"
+    CHANGED = "changed by hand: learning would write another rule for what was observed"
     EXTENDED = "learned, and extended for other C libraries or by hand"
-    NOTED = "added by learn, whether seen or not"
+    NOTED = "added by learn, whether observed or not"
     PORTABLE = "no recorded run needed it: added for other C libraries or by hand, or learned from runs that are not recorded"
     UNSEEN = "no recorded run needed it: written by hand, or learned from runs that are not recorded"
 
@@ -58,11 +58,12 @@ class Provenance:
     """The entry with only this alternative."""
     origin: Origin
     note: str
-    """The note that learn wrote on the entry, without its `#`; or ''."""
+    """The note that learn wrote on the entry, without its `#`; '' if there is none."""
     observations: tuple[Observation, ...]
     """The observations that the rule covers, at least in part, in the recording's order."""
     widenings: Mapping[tuple[int, Widening], int]
-    """How the rule allows more than was seen: (argument, way) -> number of observations; by argument."""
+    """How the rule allows more than was observed: (index of the argument, widening) -> number of observations, sorted by
+    argument."""
 
 
 def provenance(document: Document, recording: Recording, arch: Arch, number: int) -> tuple[Provenance, ...]:
@@ -81,21 +82,21 @@ def provenance(document: Document, recording: Recording, arch: Arch, number: int
     rules = []
     parts = alternatives(entry.expression) or (entry.expression,)
     for alternative, covered in zip(parts, _covered(parts, observations, calls), strict=True):
-        those = covered or _behind(alternative, document.policy, recording, arch, number)
-        if note and not those:
+        origins = covered or _behind(alternative, document.policy, recording, arch, number)
+        if note and not origins:
             origin = Origin.NOTED
-        elif not those:
+        elif not origins:
             origin = Origin.PORTABLE if document.policy.portable else Origin.UNSEEN
         else:
             changed = Origin.EXTENDED if document.policy.portable else Origin.CHANGED
             origin = Origin.LEARNED if alternative in would_be or note else changed
         rule = Entry(alternative, entry.action, entry.otherwise)
-        rules.append(Provenance(arch, number, rule, origin, note, those, _widenings(alternative, number, those, calls)))
+        rules.append(Provenance(arch, number, rule, origin, note, origins, _widenings(alternative, number, origins, calls)))
     return tuple(rules)
 
 
 def _would_be(arch: Arch, observations: Sequence[Observation], calls: Table) -> set[Expression]:
-    """Return the alternatives that learning makes of the observations, with any of its options."""
+    """Return the alternatives that learning makes of the observations, with each of its options."""
     if not observations:
         return set()
     number = observations[0].number
@@ -135,7 +136,7 @@ def _behind(
 def _covered(
     parts: Sequence[Expression], observations: Sequence[Observation], calls: Table
 ) -> Iterator[tuple[Observation, ...]]:
-    """Yield for each alternative the observations with an event for which it holds."""
+    """Yield, for each alternative, the observations with an event for which the alternative holds."""
     if not observations:
         yield from [()] * len(parts)
         return
@@ -165,7 +166,9 @@ def _covered(
 def _widenings(
     alternative: Expression, number: int, observations: Sequence[Observation], calls: Table
 ) -> dict[tuple[int, Widening], int]:
-    """Return how an alternative allows more than the observations of its own call; a capability may come from another."""
+    """Return how an alternative allows more than the observations of its own call (a capability may come from another
+    call's).
+    """
     own = [observation for observation in observations if observation.number == number]
     if not own or (rule := read(alternative, calls, number)) is None:
         return {}
@@ -177,7 +180,7 @@ def _widenings(
 _CALL = re.compile(r"(\w+)\(([^()]*)\)")
 _REGISTER = re.compile(r" \(register 0x[0-9a-f]+\)")
 _POINTED = re.compile(r'=(?:unix:|text:)?"[^"]*"(?:\.\.\.)?|=\[(?:"[^"]*"(?:\.\.\.)?|, |\.\.\.)*\]')
-"""What a pointer points to, in a call as a report shows it."""
+"""Pattern of what a pointer points to, in a call as a report shows it."""
 _WORD = (1 << 64) - 1
 
 
@@ -187,7 +190,7 @@ class Explanation:
 
     action: Action
     entry: Entry | None
-    """The call's entry, if it has one."""
+    """The call's entry; None if it has none."""
     nearest: Expression | None
     """The alternative with the fewest failing conditions; None if the entry has no conditions."""
     failing: tuple[Expression, ...]
@@ -201,7 +204,7 @@ def parse_call(text: str, arch: Arch) -> Event:
     """
     match = _CALL.search(_REGISTER.sub("", _POINTED.sub("=", text)))
     if match is None:
-        raise ValueError(f"no call is in {text!r}: write it as `enforce` reports it, NAME(ARGUMENT=VALUE, ...)")
+        raise ValueError(f"{text!r} has no call: write one as `enforce` reports it, NAME(ARGUMENT=VALUE, ...)")
     name, given = match.groups()
     call = table(arch).by_name.get(name.removeprefix("sys_"))
     if call is None:
@@ -213,7 +216,7 @@ def parse_call(text: str, arch: Arch) -> Event:
     for part in filter(None, map(str.strip, given.split(","))):
         argument, _, value = (piece.strip() for piece in part.partition("="))
         if argument not in index:
-            raise ValueError(f"{call.name} has no argument {argument}: they are {', '.join(index)}")
+            raise ValueError(f"{call.name} has no argument {argument}: its arguments are {', '.join(index)}")
         if call.arguments[index[argument]].kind.is_pointer:
             registers[index[argument]] = _pointer(value)
         else:
@@ -241,7 +244,7 @@ def _conditions(text: str, arch: Arch, number: int) -> list[Condition]:
 
 
 def explain(policy: Policy, event: Event) -> Explanation:
-    """Return the policy's answer to a call that the tables have, and the reason."""
+    """Return the policy's answer to a call, which the tables must have, and the reason."""
     action = evaluate(policy, event)
     arch = Arch.from_audit(event.arch)
     entry = policy.entries.get(arch, {}).get(event.number) if arch else None

@@ -1,1 +1,2 @@
-"""Expressions as exact sets of calls (`algebra`, `region`), and back: joined (`join`), as short expressions (`express`)."""
+"""Turn expressions into exact sets of calls (`algebra`, `region`), sets into short expressions (`express`), and join entries
+(`join`)."""

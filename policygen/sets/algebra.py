@@ -1,4 +1,4 @@
-"""Exact algebra over functions of many bits: shared decision diagrams.
+"""Exact algebra over functions of many bits, by shared decision diagrams.
 
 A *function* maps the values of up to `Space.bits` one-bit variables to a terminal; a *set* is a function whose terminals are
 `TRUE` and `FALSE`.  Functions are kept reduced and shared (Bryant, "Graph-Based Algorithms for Boolean Function
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 FALSE, TRUE = 0, 1
 
 MAX_CUBES = 4096
-"""The most that a filter can have room for (linux/bpf_common.h BPF_MAXINSNS)."""
+"""The most cubes of a set: a filter has no room for more (linux/bpf_common.h BPF_MAXINSNS)."""
 
 Cube = tuple[int, int]
 """(care, value): the assignments that agree with `value` on the bits set in `care`.  Variable 0 is the highest bit."""
 
 
 class TooComplexError(UserError):
-    """The functions need more than `Space.limit` nodes or `Space.effort` choices, or a set more cubes than a given number."""
+    """The functions need more than `Space.limit` nodes or `Space.effort` steps, or a set needs more cubes than a limit."""
 
 
 class Space:
-    """The functions of `bits` variables.  Methods have no visible side effects; the space holds the shared nodes."""
+    """The functions of `bits` variables, whose shared nodes the space holds.  Methods have no visible side effects."""
 
     def __init__(self, bits: int, limit: int = 1_000_000, effort: int = 8_000_000) -> None:
         self.bits = bits
@@ -46,11 +46,11 @@ class Space:
 
     @property
     def work(self) -> int:
-        """What has been done so far: nodes and choices, each about a microsecond."""
+        """The work so far: number of nodes and steps, each of about a microsecond."""
         return len(self._low) + len(self._ites)
 
     def allow(self, more: int) -> None:
-        """Set `limit` and `effort` to so many nodes, and so many choices, more than there are."""
+        """Set `limit` and `effort` so that `more` nodes and `more` steps can be added."""
         self.limit, self.effort = len(self._low) + more, len(self._ites) + more
 
     def terminal(self, value: Hashable) -> int:
@@ -70,7 +70,7 @@ class Space:
         return self._node(number, FALSE, TRUE)
 
     def word(self, first: int, count: int) -> tuple[int, ...]:
-        """Return the word of these variables."""
+        """Return the word of `count` variables, from `first` on."""
         word = self._words.get((first, count))
         if word is None:
             word = self._words[first, count] = tuple(map(self.variable, range(first, first + count)))
@@ -131,7 +131,7 @@ class Space:
         return result
 
     def pattern(self, first: int, mask: int, value: int, width: int) -> int:
-        """Return the set in which a word of `width` variables, the first of them this, is `value` in the bits of `mask`."""
+        """Return the set in which the word of `width` variables from `first` on equals `value` in the bits of `mask`."""
         result = TRUE
         for place in range(width):  # the lowest bit is the last variable
             if mask >> place & 1:
@@ -147,8 +147,8 @@ class Space:
         return result
 
     def difference(self, a: int, b: int) -> int | None:
-        """Return an assignment where the functions differ, or None if they are equal: the variables as one integer of `bits`
-        bits, few of them set."""
+        """Return an assignment where the functions differ, as an integer of `bits` bits, few of them set; None if the functions
+        are equal."""
         assignment = 0
         while a != b:
             variable = min(self._variable[a], self._variable[b])
@@ -175,7 +175,7 @@ class Space:
         return {self._values[node] for node in self._below(function) if self._variable[node] == self.bits}
 
     def support(self, function: int) -> int:
-        """Return the variables that the function depends on, as the bits of an assignment."""
+        """Return the variables that the function depends on, as bits of an integer like an assignment's."""
         variables = {self._variable[node] for node in self._below(function)} - {self.bits}
         return sum(1 << (self.bits - 1 - variable) for variable in variables)
 
@@ -278,7 +278,7 @@ class Space:
             return None
 
     def branches(self, function: int, variable: int) -> tuple[int, int]:
-        """Return the function where the variable is 0, and where it is 1; it must not depend on earlier variables."""
+        """Return the function where the variable is 0, and where it is 1; the function must not depend on earlier variables."""
         if self._variable[function] == variable:
             return self._low[function], self._high[function]
         return function, function

@@ -1,4 +1,4 @@
-"""Sets of calls back into the policy language, the inverse of `region.to_bdd`, and the fewest alternatives of expressions."""
+"""Express sets of calls in the policy language, the inverse of `region.to_bdd`; and remove superfluous alternatives."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _BITS = frozenset((Kind.FLAGS, Kind.PROTECTION, Kind.FIELD, Kind.MODE))
-"""Kinds that are compared by bits and not by order."""
+"""Kinds that are compared by bits, not by order."""
 _NAMED = frozenset((Kind.SELECTOR, Kind.SIGNAL, Kind.CLOCK, Kind.PROTECTION))
-"""Kinds whose values have names: a few of them are best listed."""
+"""Kinds whose values have names: a few values are best listed one by one."""
 _FEW = 4
-"""The most free bits with which values are listed one by one."""
+"""The most free bits of a cube whose values are listed one by one."""
 _MAX_INTERVALS = 16
 
 Masked = tuple[int, int, int]
@@ -54,7 +54,7 @@ def express(space: Space, where: int, arch: Arch, number: int, limit: int) -> Ex
 
 
 def nameable(arch: Arch, number: int) -> int:
-    """Return the bits of a point (`region`) that conditions on the call's arguments can compare."""
+    """Return the bits of an assignment (`region`) that conditions on the call's arguments can compare."""
     names = operands(arch, number)
     bits = 0
     for index, argument in enumerate(names.syscall.arguments):
@@ -64,12 +64,12 @@ def nameable(arch: Arch, number: int) -> int:
 
 
 def negated(expression: Expression) -> Expression:
-    """Return an expression that holds where this one does not."""
+    """Return an expression that holds exactly where the given expression does not."""
     return expression.part if isinstance(expression, Not) else Not(expression)
 
 
 def _by_value(cube: Sequence[Masked], arguments: Sequence[Argument]) -> Iterator[tuple[Masked, ...]]:
-    """Split the cube so that each argument with named values has one value, if these are few."""
+    """Yield the parts of a cube in which each argument with named values has one value, if these are few."""
     choices: list[list[Masked]] = []
     for index, mask, value in cube:
         argument = arguments[index]
@@ -87,7 +87,7 @@ def _conjunction(cube: Sequence[Masked], arguments: Sequence[Argument]) -> Expre
 
 
 def _masked(index: int, mask: int, value: int, argument: Argument) -> list[Expression]:
-    """Return conditions for `argument & mask == value`, with the operators that suit its kind."""
+    """Return conditions for `argument & mask == value`, with the operators that suit the argument's kind."""
     if mask == argument.mask:
         return [Condition(index, Operator.EQ, argument.value(value))]
     zeros = mask & ~value
@@ -103,7 +103,7 @@ def _masked(index: int, mask: int, value: int, argument: Argument) -> list[Expre
 
 
 def _all_but(space: Space, where: int, arguments: Sequence[Argument]) -> Expression | None:
-    """Return the set as the negation of one comparison of bits, or None."""
+    """Return the set as the negation of one comparison of bits, or None if it has no such form."""
     cubes = regions.alternatives(space, space.invert(where), 1)
     if cubes is None or len(cubes) != 1 or len(cubes[0]) != 1:
         return None
@@ -154,7 +154,8 @@ def _between(index: int, first: int, last: int, low: int, high: int) -> Expressi
 
 
 def _intervals(space: Space, where: int, index: int, argument: Argument) -> list[Interval] | None:
-    """Return the argument's values in a set that it alone decides, as ascending intervals; None if there are too many."""
+    """Return the argument's values in a set that only this argument decides, as ascending intervals; None if there are too
+    many."""
     intervals: list[Interval] = []
     shift = regions.shift(index)
     offset = 1 << argument.width - 1 if argument.signed else 0  # added to signed values, it gives the order of unsigned ones
@@ -185,8 +186,8 @@ def minimise(
 ) -> tuple[Expression, ...]:
     """Return the alternatives, in order, without those that the others cover; `Always(True)` if they hold everywhere.
 
-    If either of two could be removed, it is the one with more conditions, or else the later one.  Alternatives that are
-    too complex to decide are returned unchanged.  `make` makes the space.
+    If either of two alternatives could be removed, the one with more conditions is, or else the later one.  Alternatives that
+    are too complex to decide are returned unchanged.  `make` creates the space.
     """
     sets = make()
     try:

@@ -1,4 +1,4 @@
-"""The union of two entries of one call: it allows what either allows, and nothing else."""
+"""Join two entries of one call into their union, which allows what either allows, and nothing else."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class JoinError(UserError):
 
 @frozen
 class Form:
-    """An entry that lets calls run: `action` where `allowed` holds, `refusal` elsewhere (None: the default)."""
+    """An entry in the form of what it allows: `action` where `allowed` holds, `refusal` elsewhere (None is the default)."""
 
     allowed: Expression
     action: Action | None
-    """None where nothing is allowed."""
+    """The allowing action; None if nothing is allowed."""
     refusal: Action | None
 
 
@@ -39,7 +39,7 @@ def form_of(entry: Entry, default: Action) -> Form:
         return Form(Always(False), None, entry.otherwise)
     if entry.action.allows:
         if otherwise.allows and entry.expression != Always(True):
-            raise JoinError("an entry with two actions that let the call run must be merged by hand")
+            raise JoinError("an entry with two actions that allow the call must be merged by hand")
         return Form(entry.expression, entry.action, entry.otherwise)
     if entry.expression == Always(True):
         return Form(Always(False), None, entry.action)
@@ -49,10 +49,11 @@ def form_of(entry: Entry, default: Action) -> Form:
 
 
 def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, default: Action) -> Entry | None:
-    """Return the entry, in normal form, that allows what either of the two does; one of them if it does so already.
+    """Return the entry, in normal form, that allows what either of two entries allows; one of them unchanged if it already
+    does.
 
-    None is no entry.  What neither allows meets the action that one of them writes for it, else the default.  Raises
-    JoinError if the two let calls run, or deny them, with different actions.
+    None is a call without an entry.  Calls that neither allows get the action that one of the entries writes for them, else the
+    default.  Raises JoinError if the two entries allow calls, or deny them, with different actions.
     """
     if a == b:
         return a
@@ -62,9 +63,9 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
     actions = {form.action for form in (first, second) if form.action}
     refusals = {form.refusal for form in (first, second) if form.refusal}
     if len(actions) > 1:
-        raise JoinError("they let the call run with different actions")
+        raise JoinError("they allow the call with different actions: make the actions the same")
     if len(refusals) > 1:
-        raise JoinError("they deny other calls with different actions")
+        raise JoinError("they deny other calls with different actions: make the actions the same")
     arguments = table(arch).by_number[number].arguments
     sets = space()
     try:
@@ -83,7 +84,7 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
 
 
 def refuses(arch: Arch, number: int, entry: Entry | None, wanted: Expression, default: Action) -> bool:
-    """Return whether an entry explicitly denies something of what is wanted.
+    """Return whether an entry explicitly denies some of the calls of `wanted`.
 
     Raises JoinError or TooComplexError if that cannot be decided.
     """

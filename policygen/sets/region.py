@@ -1,4 +1,4 @@
-"""The input of a filter as 512 bits, and the sets and functions of it that a policy describes.
+"""Model the input of a filter as 512 bits, and the sets and functions over it that a policy describes.
 
 The variables of the `Space`, most significant bit of each word first: arch (32), number (32), the six arguments (64
 each), instruction pointer (64).
@@ -29,10 +29,10 @@ def space() -> Space:
 
 
 class Budget:
-    """What a judgement of policies that others have written may take: `each` for a space, `total` for all spaces together.
+    """A limit on the work of judging policies that others have written: `each` for one space, `total` for all spaces together.
 
-    In `Space.work`, so that the same policies are judged alike on every machine.  What is too complex for what is left raises
-    TooComplexError, and what takes no work is still judged.
+    Both are in `Space.work`, so that the same policies are judged the same on every machine.  When the budget is used up,
+    further work raises TooComplexError.
     """
 
     def __init__(self, total: int = 1_500_000, each: int = 500_000) -> None:
@@ -43,18 +43,19 @@ class Budget:
 
     @property
     def work(self) -> int:
-        """What has been done so far."""
+        """The work so far."""
         return self._before + (self._last.work if self._last else 0)
 
     def space(self) -> Space:
-        """Return a space with what is left; the one before is no longer to be used, unless by `resume`."""
+        """Return a new space with the remaining budget; the previous space must not be used again, except through `resume`."""
         limit = self._left()
         self._before = self.work
         self._last = Space(BITS, limit, limit)
         return self._last
 
     def resume(self, space: Space) -> None:
-        """Go on in a space of this budget, with what is left; the one before is no longer to be used, unless by `resume`."""
+        """Continue in an earlier space of this budget, with the remaining budget; the space used until now must not be used
+        again, except through `resume`."""
         space.allow(self._left())
         self._before = self.work - space.work
         self._last = space
@@ -80,7 +81,7 @@ def number_word(space: Space) -> Word:
 
 
 def argument_word(space: Space, index: int) -> Word:
-    """64 bits."""
+    """Return the word of an argument, 64 bits."""
     return space.word(_ARGUMENTS + 64 * index, 64)
 
 
@@ -111,8 +112,8 @@ def example(space: Space, where: int, arch: Arch, number: int) -> Event:
 
 
 def alternatives(space: Space, region: int, limit: int) -> tuple[tuple[tuple[int, int, int], ...], ...] | None:
-    """Return a set that only arguments decide, as alternatives; each is a conjunction of (index, mask, value), at most one
-    for an argument, true where `argument & mask == value`.  None if `Space.cubes` returns None."""
+    """Return a set that only arguments decide as alternatives.  Each is a conjunction of (index, mask, value), at most one for
+    an argument, which mean `argument & mask == value`.  None if `Space.cubes` returns None."""
     cubes = space.cubes(region, limit)
     if cubes is None:
         return None

@@ -98,7 +98,7 @@ def test_a_phase_that_denies_nothing_more_is_left_out() -> None:
 
 
 def test_no_such_phase() -> None:
-    with pytest.raises(ValueError, match="no phase is named x; there is start, listening, serving"):
+    with pytest.raises(ValueError, match="no phase is named x; the phases are start, listening, serving"):
         in_phase(parse(TEXT).policy, "x")
 
 
@@ -115,7 +115,7 @@ def test_an_included_file_may_end_what_it_allows() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("include phases", "a file that is included declares no phase"),
+        ("include phases", "an included file cannot declare a phase"),
         ("include more", "no phase is named serving"),
     ],
 )
@@ -182,7 +182,7 @@ def test_united_in_each_phase() -> None:
     assert entries(unite(ours, theirs)) == [
         "bind: allow", "epoll_wait: allow", "listen: allow until serving", "read: allow"
     ]  # fmt: skip
-    with pytest.raises(JoinError, match="phase serving begins with other calls in each"):
+    with pytest.raises(JoinError, match="phase serving begins at different calls in the two policies"):
         unite(ours, parse("phase serving after poll\npoll: allow\nbind: allow until serving"))
 
 

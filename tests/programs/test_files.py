@@ -258,7 +258,7 @@ def test_what_is_dangerous_is_told_when_it_is_learned(commands, place):
     policy = place.folder / "files.policy"
     words = ["./files", f"create:{place.folder}/home/new"]
     done = commands.learn(policy, words, place.folder, "--files", env=place.environment)
-    assert b"wide         path $HOME: it is about everything in the user's home [whole-home]" in done.stderr
+    assert b"wide         path $HOME: it grants everything in the user's home [whole-home]" in done.stderr
 
 
 def test_the_report_has_the_lines_and_the_names_behind_them(commands, place):

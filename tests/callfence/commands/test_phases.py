@@ -40,7 +40,7 @@ def test_an_export_says_that_there_are_no_phases(tmp_path: Path) -> None:
     status, serving, said = callfence(tmp_path, "export", "--to", "kafel", "--phase", "serving", "app.policy")
     assert (status, "bind" in serving, "phases" in said) == (0, False, False)
     assert callfence(tmp_path, "export", "--to", "kafel", "--phase", "x", "app.policy")[2] == (
-        "callfence export: --phase x: no phase is named x; there is start, serving\n"
+        "callfence export: --phase x: no phase is named x; the phases are start, serving\n"
     )
 
 

@@ -218,7 +218,7 @@ def test_lint_shows_a_reason_that_comes_with_the_change(tmp_path: Path) -> None:
     done = run(tmp_path, "lint", "--against", "old.policy", "new.policy")
     assert done.returncode == 0
     assert done.stdout.startswith("new.policy:2: danger: ptrace: it reads and changes")
-    assert "accepted in this change, by this reason: a debugger" in done.stdout
+    assert "accepted in this change, for this reason: a debugger" in done.stdout
     assert "hooks" not in done.stdout
     log = json.loads(run(tmp_path, "lint", "--against", "old.policy", "--format", "sarif", "new.policy").stdout)
     suppressed = {one["ruleId"]: "suppressions" in one for one in log["runs"][0]["results"]}

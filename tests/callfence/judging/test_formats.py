@@ -268,7 +268,7 @@ def test_what_completes_a_reverse_shell_is_a_danger_in_the_first_line(tmp_path: 
         ("default errno EPERM", "default kill", "note", "default errno EPERM -> kill: calls that no entry names end"),
         ("unknown errno ENOSYS", "unknown allow", "danger", "unknown errno ENOSYS -> allow: calls that are newer"),
         ("arm exec", "arm entry", "warning", "arm exec -> entry: the filter takes effect after the dynamic loader"),
-        ("", "implied 1", "note", "implied none -> 1: what grants nothing beyond its entries is allowed without a line"),
+        ("", "implied 1", "note", "implied none -> 1: calls that grant nothing beyond its entries are allowed without"),
         ("", "portable", "note", "portable: learn adds what other C libraries call instead"),
     ],
 )
@@ -299,7 +299,7 @@ def test_what_gives_a_capability_is_no_gift_of_the_set(tmp_path: Path) -> None:
 def test_a_reason_that_comes_with_the_change_is_shown(tmp_path: Path) -> None:
     (tmp_path / "old.policy").write_text("read: allow\n")
     (tmp_path / "new.policy").write_text("read: allow\nptrace: allow  # why: a debugger\n")
-    excuse = "accepted in this change, by this reason: a debugger"
+    excuse = "accepted in this change, for this reason: a debugger"
     for form in ("text", "md", "sarif"):
         assert excuse in diff(tmp_path, "--format", form, "old.policy", "new.policy").stdout
     found = json.loads(diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)

@@ -70,7 +70,7 @@ def test_what_the_old_default_let_run_is_learned(tmp_path: Path) -> None:
     [
         ("errno EPREM", "EPERM"),
         ("errno 5000", "4095"),
-        ("errno", "an error's name or number"),
+        ("errno", "the name or number of an errno"),
         ("", "an action"),
         ("deny", "deny is the default action"),
         ("kill\nreboot: allow", "reboot"),

@@ -97,7 +97,7 @@ def test_numbers_that_are_no_call(one: Path, commands: Commands, tmp_path: Path)
     ran = commands.learn(tmp_path / "it.policy", [one, "3000", "3"], tmp_path)
     lines = [line for line in ran.stderr.decode().splitlines() if "not observed" in line]
     assert len(lines) < 60
-    assert "more than 256 numbers that are no call: the others are not listed" in lines[0]
+    assert "more than 256 numbers that belong to no call: the others are not recorded" in lines[0]
     assert lines[-1].endswith("... and 217 more")
     seen = map(json.loads, (tmp_path / ".callfence" / "it.rec").read_text().splitlines())
     assert sum(isinstance(one, dict) and "call" in one for one in seen) <= 400

@@ -91,7 +91,7 @@ def test_a_comment_of_a_change_has_no_markup_but_its_own(path: str, reason: str,
     assert frame(shown[1]) == frame(shown[0])
     assert any(text.startswith("path ") and "/a/" in text for text in codes(shown[1]))
     assert printable(name or "x") in codes(shown[1])
-    assert any(printable(f"by this reason: {reason}") in text for text in codes(shown[1]))
+    assert any(printable(f"for this reason: {reason}") in text for text in codes(shown[1]))
 
 
 @pytest.mark.parametrize("phase", ["deadbeef1234567", "GH", "_x_", "www"])

@@ -202,7 +202,7 @@ COMPILES = (
     ("prlimit64: errno EPERM", ""),
     ("kill: errno EPERM", ""),
     ("prlimit64: kill if resource == RLIMIT_CORE else allow", "kills the process in which libseccomp runs"),
-    ("clone: errno EAGAIN", "no process can be started for libseccomp: Resource temporarily unavailable"),
+    ("clone: errno EAGAIN", "cannot start a process to run libseccomp in: Resource temporarily unavailable"),
 )
 
 

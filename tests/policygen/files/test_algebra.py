@@ -80,7 +80,7 @@ def test_merges_form_a_semilattice(a, b, c):
     assert algebra.united(a, b) == algebra.united(b, a)
     assert algebra.united(a, algebra.united(b, c)) == algebra.united(algebra.united(a, b), c)
     assert not algebra.differences(algebra.united(a, a), a)
-    assert not algebra.differences(algebra.united(a, algebra.met(a, b)), a)
+    assert not algebra.differences(algebra.united(a, algebra.intersected(a, b)), a)
 
 
 @settings(deadline=None)
@@ -113,7 +113,7 @@ def test_a_line_of_another_policy_is_put_back(a, b):
 def test_what_is_not_confined_is_everything():
     assert algebra.differences(NOT_CONFINED, Files({"/a": ALL}))[0].line == "path /"
     assert algebra.united(NOT_CONFINED, Files({"/a": Right.READ})) == NOT_CONFINED
-    assert algebra.met(NOT_CONFINED, Files({"/a": Right.READ})) == Files({"/a": Right.READ})
+    assert algebra.intersected(NOT_CONFINED, Files({"/a": Right.READ})) == Files({"/a": Right.READ})
     assert algebra.extended(NOT_CONFINED, Files({"/a": Right.READ})) == NOT_CONFINED
     assert Files({}).lines() == {"path /": "none"}, "no grants are not no lines"
 

@@ -17,7 +17,7 @@ from policygen.language.document import parse
 HEADER = Path("/usr/include/linux/landlock.h")
 READS, MOVES = "path /a: read", "path /a: read, move"
 PORTS = "tcp connect: 443\ntcp bind: none"
-NO_FILES, TRUNCATE = "keep the program from any file", "truncating"
+NO_FILES, TRUNCATE = "restrict access to files", "truncating"
 MOVE, CONNECT, BIND = "move files", "connect to", "bind"
 
 TABLE = (

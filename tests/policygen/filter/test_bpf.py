@@ -146,7 +146,7 @@ def test_return_value_of_an_action(kind: ActionKind) -> None:
 
 @pytest.mark.parametrize("ret", [0x00000000, 0x00000007, 0x7FF00001, 0x00050000])
 def test_return_values_without_action(ret: int) -> None:
-    with pytest.raises(ValueError, match=r"no action|errno 0"):
+    with pytest.raises(ValueError, match=r"not an action|errno 0"):
         bpf.action(ret)
 
 

@@ -398,7 +398,7 @@ def test_a_filter_that_is_too_large_names_the_largest_calls(monkeypatch: pytest.
     policy = Policy({X86_64: entries})
     needed = len(compile_policy(policy)) // 8
     monkeypatch.setattr(bpf, "MAX_INSTRUCTIONS", needed - 1)
-    size = rf"needs {needed} instructions; the kernel takes {needed - 1}\. Most belong to: "
+    size = rf"needs {needed} instructions, but the kernel accepts {needed - 1}\. Most belong to: "
     with pytest.raises(CompileError, match=size) as caught:
         compile_policy(policy)
     named = str(caught.value).split("Most belong to: ")[1].split(". ")[0].split(", ")
@@ -428,7 +428,7 @@ def test_what_libseccomp_gets_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch)
         return libseccomp.generate(default, changed)
 
     monkeypatch.setattr(compiler, "generate", wrong)
-    with pytest.raises(WrongFilterError, match=r"libseccomp wrote a wrong filter .* read\(.* with allow"):
+    with pytest.raises(WrongFilterError, match=r"libseccomp wrote a wrong filter.* read\(.* with allow"):
         compile_policy(parse("callfence 1\nwrite: fd == 1\n").policy)
 
 

@@ -172,7 +172,7 @@ def test_a_container_runtimes_profile_as_libseccomp_compiles_it() -> None:
         file.seek(0)
         lifted = lift(file.read())
     assert [str(remark) for remark in lifted.remarks if "bits of" not in str(remark)] == [
-        "kills the thread that calls, where the policy says kill (the process)",
+        "kills only the calling thread, where the policy kills the process",
         "x32 calls (allow here), which a policy always kills",
     ]
     assert all(remark.whole for remark in lifted.remarks)

@@ -393,7 +393,7 @@ def test_include_is_resolved_by_the_reader_given() -> None:
         (
             {"main": "include /etc/passwd"},
             """\
-            main:1:9: an included file has a relative name
+            main:1:9: the name of an included file must be relative
               include /etc/passwd
                       ^^^^^^^^^^^
               name it relative to the file that includes it""",
@@ -402,7 +402,7 @@ def test_include_is_resolved_by_the_reader_given() -> None:
             {"main": "include a # why", "a": "default allow\nexit: 1"},
             """\
             a:1:1: this setting differs from that of the including file
-              leave it out here, or make both the same
+              leave the setting out here, or make both the same
               included at main:1""",
         ),
     ],

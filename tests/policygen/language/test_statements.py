@@ -88,8 +88,8 @@ def test_none_confines_and_grants_nothing():
 @pytest.mark.parametrize(
     ("line", "column", "message", "hint"),
     [
-        ("path data: read", 6, "data is relative to no folder", "write ./data, or the whole path"),
-        ("path ~/x: read", 6, "~/x is relative to no folder", "$HOME/x"),
+        ("path data: read", 6, "data is not relative to a named folder", "write ./data, or an absolute path"),
+        ("path ~/x: read", 6, "~/x is not relative to a named folder", "$HOME/x"),
         ("path $FOO/x: read", 6, "no folder is named $FOO", "$HOME"),
         ("path /a/../b: read", 6, "a path has no `..`", "depends on links"),
         ('path "/a: read', 6, "the quotes are not closed", '\\"'),

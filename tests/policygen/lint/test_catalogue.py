@@ -1,4 +1,4 @@
-"""What is dangerous only together."""
+"""Abilities that are dangerous only together."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_a_union_grants_what_either_does():
     a, b = (parse(f"{lines}\nread: allow") for lines in ("path .: read  # mine", "path ./a: read, write"))
     assert unite(a, b).policy.files.lines() == {"path .": "read", "path ./a": "write"}
     assert "path .: read                   # mine\n" in unite(a, b).text()
-    with pytest.raises(JoinError, match="one confines files, and the other does not"):
+    with pytest.raises(JoinError, match="one policy confines files and the other does not"):
         unite(a, parse("read: allow"))
 
 

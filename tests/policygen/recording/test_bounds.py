@@ -110,7 +110,7 @@ def test_numbers_that_are_no_call_are_counted_up_to_a_bound() -> None:
     for i in range(2 * MANY_NUMBERS):
         aggregator.counter("/app", KINDS["number"](i), str)[0] += 1
     assert len(aggregator) == MANY_NUMBERS
-    assert set(gaps) == {f"more than {MANY_NUMBERS} numbers that are no call: the others are not listed"}
+    assert set(gaps) == {f"more than {MANY_NUMBERS} numbers that belong to no call: the others are not recorded"}
 
 
 def test_runs_that_are_within_the_bound_alone_are_brought_within_it_together() -> None:
