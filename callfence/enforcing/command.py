@@ -400,7 +400,7 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
                 raise EnforceError(f"{option} {word}: the value must be {', '.join(words[:-1])} or {words[-1]}")
     for other in ("--audit", "--log", "--explain"):
         if other in options and "--quiet-kernel" in options:
-            raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")
+            raise EnforceError(f"{other} needs the helper process, and --quiet-kernel starts none: give one of the two")
     if "--compiled" in options and len(options.get("--policy", ())) > 1:
         raise EnforceError("--compiled is the filter of one policy: give one -p, or none")
     return options, rest

@@ -33,9 +33,9 @@ def compiled(
 ) -> Compiled:
     """Return a variant of a policy's filter, from the cache if nothing has changed since it was compiled.
 
-    `report`: the helper is notified of calls that the policy's default denies.  `audit`: the helper is notified of them and lets
-    them run.  `silent`: the kernel alone answers.  `warm`: for recording, calls that the policy allows run, and all others stop
-    for the tracer (`policygen.learning.warm`).
+    `report`: the helper is notified of calls that the policy's default denies.  `audit`: the same, and the helper lets them run.
+    `silent`: the kernel alone answers.  `warm`: for recording, calls that the policy allows run, and all others stop for the
+    tracer (`policygen.learning.warm`).
 
     `check` is called with each file that is read, and raises an error to refuse it.  The reasons why the user's cache cannot be
     used are added to `problems` (`cache.load`).  Raises EnforceError, PolicyError for a mistake in the policy, and what
@@ -66,7 +66,7 @@ def compiled(
         from enforcer.launch import is_filtered
         from policygen.filter.libseccomp import LibseccompError
 
-        remedy = f"; compile the policy where no filter is in force: `callfence compile -o FILE {path}`, `enforce --compiled FILE`"
+        remedy = f"; compile the policy before: `callfence compile -o FILE {path}`, then `enforce --compiled FILE`"
         is_denied = isinstance(error, LibseccompError) and is_filtered()
         raise EnforceError(f"{path}: {error}{remedy if is_denied else ''}") from error
     if cached:
@@ -123,7 +123,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
 def files_of(policy: Policy) -> bytes:
     """Return the policy's rules for files and ports, encoded for `Compiled.files`; b"" if it confines none.
 
-    They are for a filter that is installed before the program's first instruction; for a later one, see `landlock.unfiltered`."""
+    They are for a filter that is installed before the program's first instruction; for others, see `landlock.unfiltered`."""
     from policygen.files.landlock import encode
     from policygen.files.ruleset import ruleset
 
