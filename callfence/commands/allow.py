@@ -41,12 +41,12 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="callfence allow", description=DESCRIPTION)
     parser.add_argument("--arch", choices=[*Arch], type=Arch, help="the architecture of LINE (default: the policy's first)")
     parser.add_argument("--force", action="store_true", help="also allow what the policy denies explicitly")
-    parser.add_argument("--until", metavar="PHASE", default="", help="allow LINE only until PHASE begins (default: in all phases)")
+    parser.add_argument("--until", metavar="PHASE", default="", help="allow LINE only until PHASE begins (default: in all)")
     parser.add_argument("policy", metavar="POLICY", type=Path)
     parser.add_argument("line", metavar="LINE", nargs="*", help="an entry, such as 'openat: flags == O_RDONLY'")
     logged = parser.add_argument_group("violations from a log")
     logged.add_argument("--log", action="append", default=[], metavar="LOG", help="a log of `enforce --log`; repeatable")
-    logged.add_argument("--only", action="append", default=[], metavar="SYSCALL", help="allow only this call of LOG; repeatable")
+    logged.add_argument("--only", action="append", default=[], metavar="SYSCALL", help="only this call of LOG; repeatable")
     return parser
 
 

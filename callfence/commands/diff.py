@@ -41,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `diff`.  Return 0, or 1 if with --not-wider NEW allows something that OLD does not, or 2 if an input cannot be read or
-    compared."""
+    """Run `diff`.  Return 0, or 1 if with --not-wider NEW allows something that OLD does not, or 2 if an input cannot be read
+    or compared."""
     command = parser()
     options = command.parse_args(arguments)
     if (options.git is None) == (options.new is None):

@@ -98,7 +98,8 @@ def _export(options: argparse.Namespace) -> int:
         }
         write(Path(options.losses), (json.dumps(described, indent=2) + "\n").encode())
     if options.strict and (is_wider or is_useless):
-        reason = f"would allow more than {options.policy}" if is_wider else "has no calls of a runtime, so no container would start"
+        useless = "has no calls of a container runtime, so no container would start"
+        reason = f"would allow more than {options.policy}" if is_wider else useless
         remedy = "leave out --strict to write it anyway" if is_wider else "give --runtime runc or crun"
         print(f"callfence export: --strict: the result was not written, because it {reason}; {remedy}", file=sys.stderr)
         return 1
@@ -122,7 +123,7 @@ def _service(options: argparse.Namespace) -> Service:
     if options.to != "systemd-enforce":
         raise UserError("--unit requires --to systemd-enforce")
     if options.policy == "-":
-        raise UserError("with --unit, POLICY cannot be standard input, because enforce reads the file at each start: name a file")
+        raise UserError("--unit: POLICY cannot be standard input, because enforce reads it at each start: name a file")
     places = [options.unit] if "/" in options.unit else [options.unit, *(f"{folder}/{options.unit}" for folder in _UNITS)]
     unit = next((place for place in places if os.path.isfile(place)), "")
     if not unit:

@@ -109,8 +109,8 @@ def _of_process(options: argparse.Namespace) -> int:
     others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(programs))
     if others:
         hint = f"{plural(len(others), 'thread')} of process {pid} with other filters: give --pid {others[0]} for the first"
-        print(f"callfence import: only the filters of thread {pid} are imported; there {'is' if len(others) == 1 else 'are'} {hint}",
-              file=sys.stderr)
+        verb = "is" if len(others) == 1 else "are"
+        print(f"callfence import: only the filters of thread {pid} are imported; there {verb} {hint}", file=sys.stderr)
     if not programs:
         raise UserError(f"process {pid} has no filter")
     if options.output is not None and len(programs) > 1:

@@ -30,8 +30,8 @@ files are merged or, if OUT is a recording, its *.rec and .callfence/*.rec files
 With --narrow-by BY, print FILE narrowed by BY: of a system call that BY names, only what both policies allow; of any other,
 what FILE allows."""
 
-DRIVER = """run as git's merge driver (set up by `callfence git-setup`): merge the changes of both branches since BASE into OURS;
-NAME is the file's path in the repository"""
+DRIVER = """run as git's merge driver (set up by `callfence git-setup`): merge the changes of both branches since BASE into
+OURS; NAME is the file's path in the repository"""
 
 
 USAGE = (

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
     def work() -> int:
         if "-" in (options.policy, options.against):
-            raise UserError("standard input cannot be reported on, because a report names its files: name a file (./- for a file -)")
+            raise UserError("a report names its files, so POLICY cannot be standard input: name a file (./- for a file -)")
         other = (options.against, document(options.against)) if options.against is not None else None
         try:
             policy = document(options.policy)

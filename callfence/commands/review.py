@@ -89,8 +89,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `review`.  Return 0 if every change is decided, 1 if one is not, 2 if an input cannot be read or there is no terminal.
-    ^C ends the process by SIGINT."""
+    """Run `review`.  Return 0 if every change is decided, 1 if one is not, 2 if an input cannot be read or there is no
+    terminal.  ^C ends the process by SIGINT."""
     options = parser().parse_args(arguments)
     return run_command("review", lambda: _review_log(options) if options.log else _review(options))
 
@@ -156,8 +156,8 @@ def _review_log(options: argparse.Namespace) -> int:
 def _decided(
     options: argparse.Namespace, old: Document, new: Document, all_changes: Sequence[PolicyChange], recording: Recording
 ) -> Mapping[PolicyChange, Decision]:
-    """Return the decisions of --accept-all or --reject-all, or of a person at the terminal; none with --no-terminal.  ^C ends the
-    process.  Raises UserError if there is no terminal."""
+    """Return the decisions of --accept-all or --reject-all, or of a person at the terminal; none with --no-terminal.  ^C ends
+    the process.  Raises UserError if there is no terminal."""
     path = Path(options.policy)
     if options.accept_all or options.reject_all:
         answer = Answer.ACCEPT if options.accept_all else Answer.REJECT

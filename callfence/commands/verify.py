@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
     description = (
         "Prove that a filter answers every call as its policy does, for all values of all arguments, or print a call "
         "that it answers differently.  POLICY is compiled, with and without reports, and both filters are proved, as are "
-        "the filters that `enforce` has cached for POLICY.  FILTER is converted into a policy, as `callfence import --from bpf` "
-        "does, and compared with that policy; a file of `callfence compile` is compared with the policy in it."
+        "the filters that `enforce` has cached for POLICY.  FILTER is converted into a policy, as `callfence import --from "
+        "bpf` does, and compared with that policy; a file of `callfence compile` is compared with the policy in it."
     )
     parser = Parser(prog="callfence verify", description=description)
     parser.add_argument("--bpf", metavar="FILE", help="a filter to compare with POLICY: an array of struct sock_filter")
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         try:
             if is_program(data):
                 if options.bpf:
-                    raise UserError(f"{options.file} is a filter, and --bpf {options.bpf} is compared with a policy: name a policy")
+                    raise UserError(f"{options.file} is a filter: name a policy, with which --bpf {options.bpf} is compared")
                 return _read_back(options.file, program(options.file, data))
             policy = document(options.file, data).policy
             return _is_policy(program(options.bpf), policy) if options.bpf else _compiled(options.file, policy)

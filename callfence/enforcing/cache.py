@@ -37,7 +37,8 @@ _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
 
 
 class _Place:
-    """An open folder of filters, the user that must own it and its files, the mode of new files, and whether they are signed."""
+    """An open folder of filters, the user that must own it and its files, the mode of new files, and whether they are
+    signed."""
 
     __slots__ = ("descriptor", "file_mode", "owner", "path", "signed")
 

@@ -51,7 +51,7 @@ OPTIONS = (
         ("--arm",),
         "now|exec|entry",
         "when the filter takes effect, instead of the policy's `arm`: `now`, before the execve, which the policy must then "
-        "allow (needs no ptrace); `exec`, with PROGRAM's first instruction; `entry`, at its entry point, after the dynamic loader",
+        "allow (needs no ptrace); `exec`, with PROGRAM's first instruction; `entry`, at its entry point, after its loader",
     ),
     (("--compiled",), "FILE", "use the filter in FILE, which `callfence compile -o FILE` wrote, instead of the cache"),
     (("--no-cache",), "", "compile the policy, without reading or writing the cache: takes about 0.3 s more"),
@@ -68,8 +68,8 @@ OPTIONS = (
     (
         ("--quiet-kernel",),
         "",
-        "report nothing and start no helper process: the kernel alone answers; implied if the policy lets PROGRAM have a seccomp "
-        "listener of its own (seccomp_unotify(2)), since the kernel permits only one",
+        "report nothing and start no helper process: the kernel alone answers; implied if the policy lets PROGRAM have a "
+        "seccomp listener of its own (seccomp_unotify(2)), since the kernel permits only one",
     ),
     (("--die-with-parent",), "", "kill PROGRAM when the process that started enforce ends"),
     (("--close-fds",), "", "close all descriptors but 0, 1 and 2"),
@@ -293,8 +293,8 @@ class _Start:
         return ""
 
     def _files(self, policies: Sequence[Compiled], arm: str, scope: str) -> tuple[Confinement | None, Reach | None]:
-        """Return the Landlock rules to enforce, None if files and ports are not confined; and what the policies grant, to report
-        other files and ports, None if these are not to be reported.  Raises EnforceError."""
+        """Return the Landlock rules to enforce, None if files and ports are not confined; and what the policies grant, to
+        report other files and ports, None if these are not to be reported.  Raises EnforceError."""
         confines, explains = any(policy.files for policy in policies), "--explain" in self.options
         if not (confines or explains):
             return None, None
@@ -315,8 +315,8 @@ class _Start:
         return rules, None
 
     def _reporter(self, policies: Sequence[Compiled], scope: str, reach: Reach | None, *, listens: bool) -> Reporter:
-        """Return the reporter of denied calls; with --quiet-kernel it reports nothing.  Raises EnforceError if the log cannot be
-        opened."""
+        """Return the reporter of denied calls; with --quiet-kernel it reports nothing.  Raises EnforceError if the log cannot
+        be opened."""
         path = "" if self.is_quiet else self._value("--log")
         log, folder = open_log(path) if path else (-1 if self.is_quiet else self.stderr, -1)
         return Reporter(

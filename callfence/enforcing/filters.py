@@ -33,9 +33,9 @@ def compiled(
 ) -> Compiled:
     """Return a variant of a policy's filter, from the cache if nothing has changed since it was compiled.
 
-    `report`: the helper is notified of calls that the policy's default denies.  `audit`: the same, and the helper lets them run.
-    `silent`: the kernel alone answers.  `warm`: for recording, calls that the policy allows run, and all others stop for the
-    tracer (`policygen.learning.warm`).
+    `report`: the helper is notified of calls that the policy's default denies.  `audit`: the same, and the helper lets them
+    run.  `silent`: the kernel alone answers.  `warm`: for recording, calls that the policy allows run, and all others stop for
+    the tracer (`policygen.learning.warm`).
 
     `check` is called with each file that is read, and raises an error to refuse it.  The reasons why the user's cache cannot be
     used are added to `problems` (`cache.load`).  Raises EnforceError, PolicyError for a mistake in the policy, and what

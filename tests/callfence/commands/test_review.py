@@ -45,7 +45,7 @@ def test_why_tells_run_program_place_and_example(learned: Path) -> None:
     assert lines[1] == "learned; at least 1 call in run 1"
     assert re.match(r"\S*/(sh|dash), first at (sh|dash)\+0x", lines[2]), "not libc, which makes the call"
     assert lines[3].startswith("kill(pid=") and lines[3].endswith(", sig=0)")
-    assert "wider than seen: pid: any value" in lines
+    assert "wider than recorded: pid: any value" in lines
     (ran,) = (line for line in lines if line.startswith("run 1"))
     assert "status 0" in ran and "sh -c" in ran
 
@@ -63,7 +63,7 @@ def test_why_tells_what_is_implied_and_handwriting(learned: Path, tmp_path: Path
 
 def test_why_without_an_entry(learned: Path) -> None:
     done = run(learned, "why", "it.policy", "reboot")
-    assert (done.returncode, done.stdout) == (1, "reboot: no entry, so the default: kill\n")
+    assert (done.returncode, done.stdout) == (1, "reboot: the policy has no entry, so its default applies: kill\n")
     done = run(learned, "why", "it.policy", "reboto")
     assert done.returncode == 2
     assert "did you mean reboot?" in done.stderr
