@@ -72,7 +72,7 @@ def test_why_without_an_entry(learned: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "status", "said"),
     [
-        ("enforce: denied kill(pid=7, sig=SIGKILL): killed", 1, "fails: sig == 0, for sig is SIGKILL"),
+        ("enforce: denied kill(pid=7, sig=SIGKILL): killed", 1, "condition not met: sig == 0 (sig is SIGKILL)"),
         ("kill(pid=7, sig=0)", 0, "the policy says: allow"),
         ("reboot(magic1=1)", 1, "no entry"),
         ("kill(pid=7, sgi=0)", 2, "no argument sgi"),
@@ -90,7 +90,7 @@ def test_why_names_values_by_the_rule_that_they_are_in(tmp_path: Path) -> None:
     rule = "family == AF_INET && type == SOCK_STREAM && protocol == IPPROTO_TCP"
     (tmp_path / "it.policy").write_text(f"socket: {rule}\n")
     said = run(tmp_path, "why", "it.policy", "socket(family=AF_INET6)").stdout
-    fails = [line.strip().removeprefix("fails: ").split(", for ")[0] for line in said.splitlines() if "fails: " in line]
+    fails = [line.strip().removeprefix("condition not met: ").rpartition(" (")[0] for line in said.splitlines() if "condition not met: " in line]
     assert fails == rule.split(" && ")
 
 

@@ -98,7 +98,7 @@ def test_what_fits_is_proved(work: Work, variant: str) -> None:
     if variant == "warm":
         work.run(*words, *MKDIR)
     done = work.run("verify", "--cached")
-    assert (done.returncode, done.stdout) == (0, "proved: 1 filter that is kept\n")
+    assert (done.returncode, done.stdout) == (0, "proved: 1 cached filter\n")
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_or_is_not_run_where_its_policy_does_not_allow_that(enforced, place, out
     inner = "default allow\nexecve: errno EACCES\n" if option == "--arm=exec" else INNER
     done = enforced(outer, option, inner=inner)
     assert done.returncode == 125
-    assert f"{problem} cannot be armed at its execve; arm before it, with a policy that allows the execve" in done.stderr
+    assert f"{problem}; use --arm now, with a policy that allows execve" in done.stderr
     assert not (place.folder / "made").exists()
 
 
