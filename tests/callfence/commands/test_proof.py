@@ -58,7 +58,8 @@ def test_a_counterexample_is_a_call_with_both_answers(folder: Path) -> None:
     done = callfence(folder, "verify", "new.policy", "--bpf", "old.bpf")
     assert done.returncode == 1
     assert done.stdout == (
-        "the filter is not equivalent to the policy; for example, they answer this call differently:\n  read(fd=2, buf=NULL, count=0)\n"
+        "the filter is not equivalent to the policy; for example, they answer this call differently:\n"
+        "  read(fd=2, buf=NULL, count=0)\n"
         "  the policy answers  allow\n  the filter answers  kill\n"
     )
 

@@ -90,7 +90,8 @@ def test_why_names_values_by_the_rule_that_they_are_in(tmp_path: Path) -> None:
     rule = "family == AF_INET && type == SOCK_STREAM && protocol == IPPROTO_TCP"
     (tmp_path / "it.policy").write_text(f"socket: {rule}\n")
     said = run(tmp_path, "why", "it.policy", "socket(family=AF_INET6)").stdout
-    fails = [line.strip().removeprefix("condition not met: ").rpartition(" (")[0] for line in said.splitlines() if "condition not met: " in line]
+    mark = "condition not met: "
+    fails = [line.strip().removeprefix(mark).rpartition(" (")[0] for line in said.splitlines() if mark in line]
     assert fails == rule.split(" && ")
 
 
