@@ -219,7 +219,7 @@ def failure(name: bytes, number: int) -> EnforceError:
     if number in _NO_TEXT:
         if os.path.isfile(name) and b"/" in name:
             missing = "its interpreter (first line of a script) or its dynamic loader was not found"
-            return EnforceError(f"{shown} cannot be executed, because {missing}", NOT_FOUND)
+            return EnforceError(f"{shown}: {missing}", NOT_FOUND)
         return EnforceError(f"{shown}: not found", NOT_FOUND)
     if os.path.isdir(name):
         return EnforceError(f"{shown}: is a directory", NOT_EXECUTABLE)

@@ -19,8 +19,8 @@ ALLOW = "default allow\n"
         (("--unknown", "true"), "unknown option --unknown: write options of the program after its name"),
         (("-x",), "unknown option -x: `enforce --help-all` lists the options"),
         (("-p",), "-p needs a value; `enforce --help-all` describes it"),
-        (("--arm", "later", "true"), "--arm later: must be now, exec or entry"),
-        (("--arm=", "true"), "--arm : must be now, exec or entry"),
+        (("--arm", "later", "true"), "--arm later: the value must be now, exec or entry"),
+        (("--arm=", "true"), "--arm : the value must be now, exec or entry"),
         (
             ("--audit", "--quiet-kernel", "true"),
             "--audit needs the helper process, and --quiet-kernel starts none: give one of the two",
@@ -115,7 +115,7 @@ def test_programs_that_cannot_be_executed(arm, place):
         ("plain/below", 127, "plain/below: not found"),
         ("./plain", 126, "./plain: Permission denied"),
         ("./folder", 126, "./folder: is a directory"),
-        ("./orphan", 127, "./orphan cannot be executed, because its interpreter (first line of a script)"),
+        ("./orphan", 127, "./orphan: its interpreter (first line of a script) or its dynamic loader was not found"),
     ):
         done = place.enforce("--arm", arm, "-p", "calls.policy", name)
         assert (done.returncode, done.stdout, done.stderr) == (status, "", f"enforce: {message}\n")
@@ -198,9 +198,9 @@ def test_a_process_limit(place, nobody):
 @pytest.mark.parametrize(
     ("denied", "options", "message"),
     [
-        (101, (), "ptrace: Operation not permitted: ptrace is not permitted here"),
-        (438, (), "pidfd_getfd: Operation not permitted: ptrace is not permitted here"),
-        (317, (), "this kernel, or the container's own filter, has no seccomp user notification"),
+        (101, (), "ptrace: Operation not permitted: ptrace is denied here"),
+        (438, (), "pidfd_getfd: Operation not permitted: ptrace is denied here"),
+        (317, (), "reports need seccomp user notification (Linux 5.9)"),
         (317, ("--quiet-kernel",), "the program was not run: the kernel refused the filter: Operation not permitted"),
         (56, (), "clone: Operation not permitted"),
     ],
