@@ -134,8 +134,8 @@ def set_no_new_privs() -> None:
     linux.checked(linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 
-def says(operation: int, text: bytes) -> bool:
-    """Return whether prctl(2) takes an operation with a string."""
+def prctl_accepts(operation: int, text: bytes) -> bool:
+    """Make a prctl(2) with a string as its argument, and return whether it succeeds."""
     return linux.prctl(operation, linux.c_char_p(text)) == 0
 
 
