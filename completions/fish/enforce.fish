@@ -56,7 +56,7 @@ set -g _shtab_enforce_opts_with_value --arm --compiled --keep-fd --log --policy 
 complete -c enforce -e
 complete -c enforce -f
 
-complete -c enforce -n _shtab_enforce_using -s h -l help -d 'print what most people need'
+complete -c enforce -n _shtab_enforce_using -s h -l help -d 'print the options that most people need'
 complete -c enforce -n _shtab_enforce_using -l help-all -d 'print all options'
 complete -c enforce -n _shtab_enforce_using -s p -l policy -xka "(__fish_complete_path (commandline -ct))" -d 'the policy; default: NAME.policy in the current folder, NAME being the program'"'"'s name.  If given more than once, every policy has to allow a call'
 complete -c enforce -n _shtab_enforce_using -l arm -xka "now exec entry" -d 'when the filter takes effect, instead of the policy'"'"'s `arm`: `now`, before the execve, which the policy must then allow (needs no ptrace); `exec`, with PROGRAM'"'"'s first instruction; `entry`, at its entry point, after its loader'
