@@ -177,7 +177,7 @@ def _on_exec(program: bytes) -> None:
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         raise EnforceError(
-            f"this process has {threads} threads, and when='on_exec' requires a single one: apply the policy before threads start"
+            f"this process has {threads} threads, and when='on_exec' requires a single one: use it before threads start"
         )
     if pid := seized.tracer():
         raise EnforceError(
