@@ -1,4 +1,4 @@
-"""The commands and the public Python API: the only place that composes tracer, policygen and enforcer."""
+"""The commands and the public Python API: the only package that uses tracer, policygen and enforcer together."""
 
 from callfence.start import __version__
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    """`apply`, `confine` and `enter` are loaded when asked for: the commands start without them (PEP 562)."""
+    """Import `apply`, `confine` and `enter` at their first use, so that commands start without them (PEP 562)."""
     if name in __all__:
         from callfence import api
 

@@ -1,4 +1,4 @@
-"""`python -m callfence`."""
+"""Entry point of `python -m callfence`."""
 
 from callfence import start
 

@@ -1,4 +1,4 @@
-"""`callfence.apply` and `callfence.confine`: a program confines itself, as the prctl of 2011 would have let it."""
+"""`callfence.apply`, `callfence.confine` and `callfence.enter`, by which a Python program confines itself."""
 
 from __future__ import annotations
 
@@ -28,74 +28,77 @@ if TYPE_CHECKING:
 
 
 def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
-    """Confine this process by a policy, for good; children inherit it.  Takes no privilege.
+    """Confine this process, and all that it starts, by a policy for good.  This needs no privilege.
 
     `filters` is a policy's text, or a mapping of system calls (x86_64; names with or without `sys_`, or numbers) to
-    what an entry has after its colon: `{"sys_read": "fd == 0", 1: 1, "exit_group": "allow"}`.  What it does not
-    allow meets its default, which is to kill the process unless the text says otherwise.  Its `arm` does not matter.
+    what an entry has after its colon: `{"sys_read": "fd == 0", 1: 1, "exit_group": "allow"}`.  A call that the policy
+    does not allow gets the default action: the process is killed unless the text has another `default`.  The policy's
+    `arm` is ignored.
 
-    "now": when this returns, every thread is confined.  The interpreter needs calls of its own (munmap, futex,
-    rt_sigaction, exit_group ...), which the policy has to allow.  Each further call can only reduce what is allowed.
+    "now": when this returns, every thread is confined.  The interpreter makes calls of its own (munmap, futex,
+    rt_sigaction, exit_group ...), which the policy has to allow.  Calling this again can only reduce what is allowed.
 
-    "on_exec": this process goes on as it is, and what it executes next is confined from its first instruction.  Until
-    then it may have one thread and start no process: if it does, it ends with status 125, since what it starts could
-    not be confined.  Can be asked for once.
+    "on_exec": this process stays unconfined until its next execve, and the executed program is confined from its first
+    instruction.  Until then this process must have only one thread and start no process; otherwise it ends with status
+    125, since the new thread or process could not be confined.  A process can use "on_exec" only once.
 
-    PolicyError (a ValueError for `when` and for an entry of several lines) and CompileError for the policy; EnforceError,
-    KernelError or OSError if the kernel refuses: nothing has changed then, but that no_new_privs may be set.  One exception
-    says so itself: if the policy has lines about files or ports, and the kernel has no memory or room left for another filter
-    (32,768 instructions of all that a process has), these lines hold already.
+    Raises PolicyError or CompileError for the policy, ValueError for another `when` or for an entry of several lines, and
+    EnforceError, KernelError or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be
+    set.  In one case files and ports are confined already, and the message says so: the policy has lines about them, and the
+    kernel has no memory or room for another filter (32,768 instructions for all filters of a process).
     """
     if when not in ("now", "on_exec"):
-        raise ValueError(f"when is 'now' or 'on_exec', not {when!r}")
+        raise ValueError(f"when must be 'now' or 'on_exec', not {when!r}")
     text = filters if isinstance(filters, str) else _text(filters)
     policy = parse(text, "<filters>").policy
     program, files = compile_policy(policy), policy_files.files_of(policy)
     if when == "now":
         _confine_threads(program, files)
     elif files:
-        raise EnforceError("files and ports would be confined at once, and not on_exec: apply them 'now', or run `enforce`")
+        raise EnforceError(
+            "when='on_exec' cannot confine files and ports, because that takes effect at once: "
+            "use when='now', or run the program with enforce"
+        )
     else:
         _on_exec(program)
         kernel.set_no_new_privs()
 
 
 def confine(policy: str | os.PathLike[str] | None = None) -> None:
-    """Confine this process by a policy file, for good: when this returns, every thread is confined, and so is whatever
-    they start.  Takes no privilege.
+    """Confine all threads of this process, and all that they start, by a policy file for good.  This needs no privilege.
 
-    `policy` is what `learn` writes; if None, it is `NAME.policy` in the current folder, NAME being the basename of the
-    running script.  Its `arm` does not matter.  The filter comes from the cache that `enforce` uses.
+    `policy` is a file that `learn` has written; if None, it is `NAME.policy` in the current folder, NAME being the basename
+    of the running script.  The policy's `arm` is ignored.  The filter comes from the cache that `enforce` uses.
 
-    Files and ports that the policy grants are confined as well, of a process with one thread; `enter` is about calls alone.
+    If the policy grants files or ports, these are confined as well; the process must have only one thread then.
 
-    The kernel alone answers: a call that the policy does not allow meets its default action, and nothing is printed.  Run
-    the program under `enforce` instead to have it explained.
+    The kernel alone answers: a call that the policy does not allow gets the policy's default action, and nothing is printed.
+    `enforce` explains denied calls.
 
-    A UserWarning says that another user owns the policy or a file that it includes, and can change what it allows.
+    Warns with UserWarning if another user owns the policy or a file that it includes, and so can change what it allows.
 
-    UserError, which says why, or OSError if the kernel refuses: nothing has changed then, but that no_new_privs may be
-    set; with the exception, which says so itself, that `apply` describes.
+    Raises UserError, or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be set, and
+    except in the one case that `apply` describes.
     """
     if policy is None:
         script = sys.argv[0] if sys.argv else ""
         if script in ("", "-", "-c", "-m"):
-            raise EnforceError("there is no script whose name the policy could have: name it, confine('NAME.policy')")
+            raise EnforceError("the policy's name cannot be derived, because no script is running: call confine('NAME.policy')")
         policy = policy_files.default_policy(script)
     filter_ = _compiled(policy)
     _confine_threads(_of_phase(filter_, START) if filter_.stages else filter_.filter, filter_.files)
 
 
 def enter(phase: str, policy: str | os.PathLike[str] | None = None) -> bool:
-    """Say that this process enters a phase, for good: from now on it needs less.  Return whether it is held to that.
+    """Confine this process to what the policy allows in a phase, for good.  Return whether the process is confined so.
 
-    Under `enforce`, with a policy that has `phase NAME after enter`, every thread is held to what the policy allows in that
-    phase when this returns True.  Otherwise this process puts the phase of the policy file `policy` on all its threads itself;
-    without a file nothing happens, and this returns False.  `learn --phases` takes the call for the boundary.
+    Under `enforce`, with a policy that has `phase NAME after enter`, the helper confines every thread.  Otherwise this
+    process installs the filter of the phase in the file `policy` on all its threads itself; if `policy` is None, nothing
+    changes, and this returns False.  `learn --phases` begins the phase at this call.  Only system calls are confined.
 
-    UserError, which says why, or OSError if that is not possible: nothing has changed then, but that no_new_privs may be set.
+    Raises UserError, or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be set.
     """
-    if kernel.says(linux.CALLFENCE_ENTER, os.fsencode(phase)):
+    if kernel.prctl_accepts(linux.CALLFENCE_ENTER, os.fsencode(phase)):
         return True
     if policy is None:
         return False
@@ -104,7 +107,7 @@ def enter(phase: str, policy: str | os.PathLike[str] | None = None) -> bool:
 
 
 def _compiled(policy: str | os.PathLike[str]) -> Compiled:
-    """The filter of a policy file, with a warning if another user can change what it allows."""
+    """Return the compiled filter of a policy file; warn if another user owns a file that it was read from."""
     strangers: dict[str, int] = {}
     filter_ = policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting(strangers))
     for file, owner in strangers.items():
@@ -114,7 +117,7 @@ def _compiled(policy: str | os.PathLike[str]) -> Compiled:
 
 
 def _of_phase(filter_: Compiled, phase: str) -> bytes:
-    """The filter of a phase of the policy that was compiled."""
+    """Compile the filter of one phase of a compiled policy.  Raises EnforceError if the policy has no such phase."""
     try:
         return compile_policy(in_phase(policy_files.document(filter_).policy, phase))
     except ValueError as error:
@@ -122,19 +125,23 @@ def _of_phase(filter_: Compiled, phase: str) -> bytes:
 
 
 def _confine_threads(program: bytes, files: bytes = b"") -> None:
-    """Put a filter on all threads; and what is granted of files and ports on the one thread that there is.
+    """Install the filter `program` on all threads, after the Landlock rules `files` if the process has only one thread.
 
-    Files and ports come first, for a filter may deny what confines them; what can be known of the filter is tried before."""
+    Landlock comes first, since the filter may deny its calls; whether filters can be installed at all is tested before.
+    Raises EnforceError for several threads with `files`, or for a filter that is too large; OSError if the kernel refuses."""
     if files:
         threads = len(os.listdir("/proc/self/task"))
         if threads > 1:
-            raise EnforceError(f"there are {threads} threads, and Landlock confines files of one alone: do it before")
+            raise EnforceError(
+                f"this process has {threads} threads, and Landlock confines the files and ports of one only: "
+                "confine it before it starts threads"
+            )
         from enforcer.files.landlock import Confinement
 
         confinement = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
         program = confinement.guarded(program, reports=False)
         if len(program) // 8 > MAX_INSTRUCTIONS:
-            raise EnforceError("the filter has too many instructions with those that close the ways past `tcp` lines")
+            raise EnforceError("the filter has too many instructions, together with those that guard files and ports")
         kernel.set_no_new_privs()
         _require_filters()
         confinement.enter()  # from here on this process may not be able to import
@@ -146,11 +153,11 @@ def _confine_threads(program: bytes, files: bytes = b"") -> None:
             raise EnforceError(f"{error}; files and ports are confined already, system calls are not") from error
         raise
     if thread:
-        raise EnforceError(f"thread {thread} has a filter of its own, so no filter can be put on all threads")
+        raise EnforceError(f"thread {thread} has a filter of its own, so no filter can be installed on all threads")
 
 
 def _require_filters() -> None:
-    """Raise OSError unless this thread may install filters: one that is in force already may deny that."""
+    """Raise OSError unless this thread may install filters: an earlier filter may deny that."""
     try:
         kernel.install(b"", linux.SECCOMP_FILTER_FLAG_TSYNC)  # a filter without instructions is refused, if nothing else is
     except OSError as error:
@@ -169,7 +176,11 @@ def _text(filters: Mapping[int | str, str | int]) -> str:
 def _on_exec(program: bytes) -> None:
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
-        raise EnforceError(f"there are {threads} threads, and another might execute something: apply before they start")
+        raise EnforceError(
+            f"this process has {threads} threads, and when='on_exec' requires a single one: use it before threads start"
+        )
     if pid := seized.tracer():
-        raise EnforceError(f"this process is traced already (by pid {pid}): by a debugger, or for an earlier 'on_exec'")
+        raise EnforceError(
+            f"this process is already traced by pid {pid} (a debugger, or an earlier 'on_exec'), so 'on_exec' is not possible"
+        )
     seized.be_seized(program, None, arm="exec", stderr=2)

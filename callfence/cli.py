@@ -1,4 +1,4 @@
-"""The `callfence` command: every subcommand, each loaded only when it is the one."""
+"""The `callfence` command: finds the subcommand, imports only its module, and runs it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from callfence.start import __version__
 COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
     "enforce": "run a program confined by a policy",
-    "show": "print a policy in canonical form, or rewrite its file so",
-    "compile": "compile policies for services, or for installing beside them",
+    "show": "print a policy in canonical form, or rewrite its file in it",
+    "compile": "compile filters of policies ahead of time, for services or for other machines",
     "verify": "prove that a filter is equivalent to its policy, or print a call that they answer differently",
     "diff": "show what a policy allows that another does not",
     "why": "show which calls led to each rule of a policy, or why it denies a call, a file or a port",
     "review": "accept, reject or edit what a policy newly allows, change by change",
     "allow": "add to a policy what enforce reported as denied",
-    "report": "write the risks, runs and rules of a policy into one HTML file",
+    "report": "write the risks, runs and rules of a policy to one HTML file",
     "merge": "merge recordings or policies into one, or narrow a policy by another",
-    "lint": "report what is dangerous in policies, and why",
+    "lint": "report what policies allow that is dangerous, and why",
     "export": "write a policy for other programs: containers, systemd, bubblewrap, nsjail and others",
-    "import": "print a container profile, any filter or a log of calls as a policy",
+    "import": "convert a container profile, a filter or a log of calls into a policy",
     "git-setup": "make git compare and merge policies by meaning",
     "doctor": "check what works on this machine, and say how to fix the rest",
 }
@@ -39,10 +39,10 @@ _ELSEWHERE: Final = {
     "enforce": "callfence.enforcing.command",
     "compile": "callfence.enforcing.compile",
 }
-"""Commands whose module is not in `commands/`: each composes a folder of its own."""
+"""Modules of the commands that are not in `commands/`, by command: each has a folder of its own."""
 
 PIPE_CLOSED: Final = 128 + 13
-"""As a shell says it of a program that SIGPIPE ended."""
+"""The exit status that a shell reports for a program that SIGPIPE ended."""
 
 INTERRUPTED: Final = 2
 """The wait status of a program that SIGINT ended."""
@@ -59,7 +59,9 @@ usage: callfence COMMAND [ARGUMENT ...]
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a subcommand and exit with its status; 2 for a mistake in the command line."""
+    """Run a subcommand and exit with its status, or with 2 for a mistake in the command line.
+
+    `arguments` are those after the command's name; None means sys.argv."""
     # Starting, which makes fewer objects than this, takes a tenth less without a search for cycles; reading and merging
     # recordings, whose objects are in no cycles, take a quarter less with rare ones (three of 60,000 observations each).
     gc.set_threshold(100_000)
@@ -96,7 +98,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def learn() -> NoReturn:
-    """Run `callfence learn`, which the `learn` command is."""
+    """Entry point of the command `learn`: the same as `callfence learn`."""
     main(["learn", *sys.argv[1:]])
 
 
@@ -148,17 +150,17 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 
 def _end_with_the_reader() -> None:
-    """If the reader of the output has gone (`callfence diff A B | head`), SIGPIPE ends us without a message, also where
-    whoever started us blocks or ignores it."""
+    """Let SIGPIPE end this process silently when the reader of its output has gone (`callfence diff A B | head`), even if
+    the parent process blocked or ignored the signal."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPIPE])
 
 
 def _occupy_closed() -> None:
-    """Standard input and output that were closed when we were started fail when they are used, with EBADF; errors go
-    to /dev/null.
+    """Open /dev/null in place of standard streams that were closed at the start: using input or output then fails with EBADF,
+    and errors are discarded.
 
-    Left closed, the numbers would go to the next files that are opened, and print() would print errors to standard output.
+    Otherwise the next files to be opened would get the numbers 0 to 2, and print() would print errors to standard output.
     """
     for number, (name, mode) in enumerate((("stdin", os.O_WRONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY))):
         if getattr(sys, name) is None:
@@ -167,7 +169,7 @@ def _occupy_closed() -> None:
 
 
 def module_of(name: str) -> str:
-    """Return the module that has a command's `main` and `parser`."""
+    """Return the name of the module that has a command's `main` and `parser`."""
     if name in _ELSEWHERE:
         return _ELSEWHERE[name]
     return f"callfence.commands.{'import_' if name == 'import' else name.replace('-', '_')}"  # `import` is a keyword

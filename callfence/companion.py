@@ -1,5 +1,5 @@
-"""The companion of a policy, `NAME.evidence`: kept up to date by what learns, and used by what is for reviewers where there is
-no recording."""
+"""The companion of a policy, `NAME.evidence`: `learn` updates it, and the commands for reviewers read it where there is no
+recording."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 
 def update(policy: Path, document: Document, recording: Recording, *, is_wanted: bool = False, fresh: bool = False) -> None:
-    """Add to the companion what the recording says of the policy's rules, and remove what fits them no longer.
+    """Add the recording's evidence for the policy's rules to the companion, and remove evidence that fits no rule any more.
 
-    Without a companion nothing is done unless `is_wanted`; with `fresh`, its former content is dropped.
+    If there is no companion file, it is written only with `is_wanted`.  With `fresh`, its former content is dropped.
+    Raises OSError.
     """
     path = companion_path(policy)
     if not is_wanted and not path.exists():
@@ -41,11 +42,11 @@ def update(policy: Path, document: Document, recording: Recording, *, is_wanted:
     try:
         old = read(before.decode(errors="replace"), str(path)) if before and not fresh else Companion((), ())
     except UserError as error:
-        print(printable(f"learn: {error}; it is left as it is"), file=sys.stderr)
+        print(printable(f"learn: {error}; {path} is unchanged"), file=sys.stderr)
         return
     if old.unread:
-        removed = f"{plural(len(old.unread), 'line')} that could not be read, the first is {old.unread[0]}"
-        print(printable(f"learn: {path}: removed: {removed}"), file=sys.stderr)
+        removed = f"{plural(len(old.unread), 'line')} that could not be parsed, the first being line {old.unread[0]}"
+        print(printable(f"learn: {path}: removed {removed}"), file=sys.stderr)
     united_observations = united((*old.observations, *_reduced(recording)))
     content = text(fitting(document, united_observations), policy.name).encode()
     if content != before:
@@ -63,7 +64,8 @@ def _reduced(recording: Recording) -> Iterator[Observation]:
 
 
 def _place(site: str, symbols: Symbols, since: int) -> str:
-    """`libc.so.6/openat64`: the file of a call site and its function, if that is known."""
+    """Return the file and the function of a call site, as `libc.so.6/openat64`; only the file if the function is not known;
+    "?" for an unknown site.  `since` is the time at which the run started."""
     parsed = Site.parse(site)
     if parsed is None:
         return "?"
@@ -73,18 +75,18 @@ def _place(site: str, symbols: Symbols, since: int) -> str:
 
 
 class Evidence(NamedTuple):
-    """What is known of the calls behind a policy."""
+    """The recorded calls that led to a policy, and the file that they come from."""
 
     file: str
-    """The recording's or the companion's; "" if there is neither."""
+    """The path of the recording or of the companion; "" if there is neither."""
     recording: Recording
-    """Of a companion, one run without a name (`companion.is_companion`)."""
+    """The recorded calls; those of a companion are one run without a name (`companion.is_companion`)."""
 
 
 def load_evidence(command: str, policy: Path, document: Document, recording: Path | None = None) -> Evidence:
-    """Load the recording of a policy, `recording` if it is named, or else its companion.
+    """Load the recording of a policy, which is `recording` or the file beside the policy; if there is none, the companion.
 
-    What does not fit the policy is reported on standard error, and left out.
+    Lines of a companion that do not fit the policy are left out, and reported on standard error for `command`.
     Raises RecordingError, UserError, OSError.
     """
     path = recording or recording_path(policy)
@@ -96,11 +98,11 @@ def load_evidence(command: str, policy: Path, document: Document, recording: Pat
     companion = read(reading.read(str(path)).decode(errors="replace"), str(path))
     used = fitting(document, companion.observations)
     if companion.unread:
-        what = f"{plural(len(companion.unread), 'line')} that cannot be read, the first is {companion.unread[0]}"
-        print_error(f"callfence {command}: {path}: not used: {what}")
+        what = f"{plural(len(companion.unread), 'line')} that cannot be parsed, the first being line {companion.unread[0]}"
+        print_error(f"callfence {command}: {path}: ignored {what}")
     if others := [observation for observation in companion.observations if observation not in used]:
         calls = {(Arch.from_audit(observation.arch) or Arch.X86_64, observation.number) for observation in others}
         names = sorted({table(arch).by_number[number].name for arch, number in calls})
         what = f"evidence of {plural(len(others), 'call')} that {policy.name} does not allow: {', '.join(names[:8])}"
-        print_error(f"callfence {command}: {path}: not used: {what}{' ...' if len(names) > 8 else ''}")
+        print_error(f"callfence {command}: {path}: ignored {what}{' ...' if len(names) > 8 else ''}")
     return Evidence(str(path), companion._replace(observations=used).recording)

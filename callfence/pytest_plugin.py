@@ -1,10 +1,10 @@
 """The pytest plugin: `pytest --callfence-learn` and `pytest --callfence-enforce`, with the test suite as the workload.
 
-pytest executes itself anew under `learn` or `enforce`, with the interpreter and the arguments it was started with, before
-it has loaded any conftest or started to capture output.  So the whole run is seen, from the interpreter's first call to its
-last, with the processes that the tests start and the workers of pytest-xdist; terminal and exit status are pytest's own.
+Before it loads a conftest or captures output, pytest executes itself again under `learn` or `enforce`, with the same
+interpreter and arguments.  So the whole run is recorded or confined, including the processes that the tests start and the
+workers of pytest-xdist; terminal and exit status stay pytest's own.
 
-Every pytest of an environment that callfence is installed in loads this: nothing is imported beyond pytest.
+Every pytest in an environment where callfence is installed loads this module, so it imports nothing but pytest.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 MODES = ("learn", "enforce")
 POLICY = "pytest.policy"
-"""In pytest's root folder, unless the flag names another."""
+"""The default name of the policy, in pytest's root folder."""
 _WHOLE = "CALLFENCE_PYTEST"
-"""Environment variable: the mode, and the pid of the process that `learn` or `enforce` took over."""
+"""Environment variable that holds the mode and the pid of the pytest process that executed itself again."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
     modes = _wanted(early_config)
     if len(modes) > 1:
-        raise pytest.UsageError("--callfence-learn and --callfence-enforce: give one of the two")
+        raise pytest.UsageError("--callfence-learn and --callfence-enforce exclude each other: give one of the two")
     for mode in modes:
         _execute(early_config, mode)
     return (yield)
@@ -49,18 +49,18 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def _value(config: pytest.Config, mode: str) -> str | None:
-    """The policy that the flag names: "" if it names none, None if it was not given."""
+    """Return the policy that the mode's flag names; "" if the flag names none, None if the flag was not given."""
     value: str | None = getattr(config.known_args_namespace, f"callfence_{mode}", None)
     return value
 
 
 def _wanted(config: pytest.Config) -> list[str]:
-    """The modes whose flags were given."""
+    """Return the modes whose flags were given."""
     return [mode for mode in MODES if _value(config, mode) is not None]
 
 
 def _execute(config: pytest.Config, mode: str) -> None:
-    """Become `learn` or `enforce` of this pytest; return if it is one already."""
+    """Execute this pytest again under `learn` or `enforce`; return if it already runs so.  Raises pytest.UsageError."""
     outer, _, pid = os.environ.get(_WHOLE, "").partition(" ")
     if pid.isdigit() and _descends_from(int(pid)):
         if outer != mode:
@@ -68,8 +68,8 @@ def _execute(config: pytest.Config, mode: str) -> None:
         return
     if config.invocation_params.args != tuple(sys.argv[1:]):
         raise pytest.UsageError(
-            f"--callfence-{mode}: a program has called pytest.main(), and pytest cannot start that anew: "
-            f"run `{mode}` on the program"
+            f"--callfence-{mode} cannot start this run again, because a program has called pytest.main(): "
+            f"run the program under `{mode}` instead"
         )
     policy = _policy(config, mode)
     flag = f"--callfence-{mode}"
@@ -91,7 +91,7 @@ def _policy(config: pytest.Config, mode: str) -> str:
 
 
 def _descends_from(pid: int) -> bool:
-    """Whether that process is this one or a visible ancestor of it."""
+    """Return whether a process is this one or one of its ancestors that /proc shows."""
     process, parent = os.getpid(), os.getppid()
     while process != pid and parent > 0:
         process = parent

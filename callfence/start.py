@@ -1,7 +1,7 @@
-"""What each command begins with: the version, an end in one line where there is too little memory, and, for `enforce`, a start
-without what the environment and the user's home add to Python.
+"""What each command does first: it ends with one line if there is too little memory, and `enforce` starts Python again without
+what the environment and the user's home add to it.
 
-The first module that the commands load, so nothing is imported that takes memory, and nothing of ours.
+The commands load this module first, so it imports nothing of ours, and nothing that takes much memory.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _ENOMEM = 12  # asm-generic/errno-base.h
 _ROOM = 16 << 20
-"""Bytes left of RLIMIT_AS below which any error is for want of memory: Python and its extension modules report that in many
-ways (ImportError, SyntaxError, SystemError), and what fails may be a thread's stack, of 8 MiB."""
+"""Bytes left of RLIMIT_AS below which every exception is taken for a lack of memory.  Python and its extension modules report
+that in many ways (ImportError, SyntaxError, SystemError), and a thread's stack needs 8 MiB."""
 
 
 _NEEDS = {"learn": 32 << 20, "enforce": 24 << 20, "callfence": 12 << 20}
-"""Bytes that a command takes at least.  One with less is not begun: where there is not even room for the objects that an
-exception takes, CPython 3.11 aborts, or goes on for ever."""
+"""Bytes of address space without which a command is not begun: with too little memory to raise an exception, CPython 3.11
+aborts or never ends."""
 
 
 def end_in_a_line() -> None:
-    """Have an exception for want of memory that is not caught end this process with a message, and with status 125 for `learn`
-    and `enforce`, else 2.  Raises MemoryError if the command would surely get too little."""
+    """Make an uncaught exception for lack of memory end this process with one line, and with status 125 for `learn` and
+    `enforce`, else 2.  Raises MemoryError if the command has less than it needs."""
     name = os.path.basename(sys.argv[0])
     if name in ("callfence", "__main__.py"):
         name = sys.argv[1] if sys.argv[1:] and sys.argv[1] in ("learn", "enforce") else "callfence"
@@ -53,7 +53,7 @@ def end_in_a_line() -> None:
 
 
 def is_short(error: BaseException) -> bool:
-    """Return whether an exception, or one during whose handling it was raised, is for want of memory."""
+    """Return whether an exception, or an exception in its chain of causes, comes from a lack of memory."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == _ENOMEM):
@@ -63,7 +63,8 @@ def is_short(error: BaseException) -> bool:
 
 
 def _room() -> int:
-    """Bytes of address space that this process may still map; many if there is no limit (proc_pid_limits(5))."""
+    """Return how many bytes of address space this process may still map; 1 << 62 if there is no limit
+    (proc_pid_limits(5))."""
     try:
         limits = _content("/proc/self/limits")
         limit = next(line.split()[3] for line in limits.splitlines() if line.startswith(b"Max address space"))
@@ -86,15 +87,14 @@ _HARMLESS = frozenset(
     f"PYTHON{name}"
     for name in ("COERCECLOCALE", "DONTWRITEBYTECODE", "FAULTHANDLER", "HASHSEED", "IOENCODING", "UNBUFFERED", "UTF8")
 )
-"""Variables that neither add code nor change what ours means.  Container images of Python set some of them."""
+"""Variables that neither add code to this process nor change how it behaves.  Python's container images set some."""
 
 
 def isolate() -> None:
-    """Start the script again with `python -I` if this interpreter has used a PYTHON* variable, or a folder in the user's home.
+    """Start this script again with `python -I` if the interpreter has used a PYTHON* variable or a folder in the user's home.
 
-    The program's environment stays as it was given to us, byte for byte.  pip does not keep options in a script's first
-    line, so the interpreter has to be started twice, which takes 20 ms; but only where there is something to leave out.
-    Raises OSError.
+    Return if it has not.  The environment is passed on byte for byte.  pip drops options from a script's first line, so the
+    interpreter has to be started twice, which takes 20 ms.  Raises OSError.
     """
     user_folder = getattr(sys.modules.get("site"), "USER_SITE", None) or "?"
     lives_there = __file__.startswith(user_folder)  # `pip install --user`: without that folder we would not be found

@@ -1,12 +1,12 @@
-"""Classic BPF in bytes: several filters as one, what a filter answers, and instructions that are put before a filter.
+"""Classic BPF as bytes: join filters, compute what a filter answers, and put instructions before a filter.
 
-Some of these keep the program from its helper.  The program runs as the same user as its helper, so a policy that allows
+Some of these instructions protect the helper.  The program runs as the same user as its helper, so a policy that allows
 `kill` or `prlimit64` with any pid would let it stop the helper, and one that allows `ptrace` or `pidfd_open` might let it take
 the helper's descriptors.  These calls fail with EPERM if they name the helper, as for a process of another user
 (`tracer.pids`).  So do the ioctl commands by which a supervisor answers calls: a program that got hold of a listener could
 otherwise let its own denied calls run.
 
-On every start of `enforce`, so little is imported; `policygen.filter.bpf` knows all of the language.
+Every start of `enforce` imports this, so it imports little itself; `policygen.filter.bpf` knows the whole language.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ JUMP, RETURN = linux.BPF_JA, linux.BPF_RET_K
 NUMBER, ARCH, ARGUMENTS = 0, 4, 16
 """Offsets in struct seccomp_data (linux/seccomp.h)."""
 ALL_RUN = RETURN.to_bytes(4, "little") + linux.SECCOMP_RET_ALLOW.to_bytes(4, "little")
-"""A filter that lets every call run."""
+"""A filter that allows every call."""
 SHIELD_ROOM, EXITS_ROOM, LISTENER_ROOM, KEY_ROOM = 161, 13, 17, 81
-"""Instructions that `shielded`, `notifying_on_exit`, `without_listener` and `arming.inject.Key.passing` add, for which there
-must be room."""
+"""The most instructions that `shielded`, `notifying_on_exit`, `without_listener` and `arming.inject.Key.passing` add."""
 ROOM = SHIELD_ROOM + EXITS_ROOM + LISTENER_ROOM + KEY_ROOM
 _SIZE = linux.BPF_INSTRUCTION
 _WORD = 0xFFFFFFFF
@@ -47,7 +46,7 @@ _WORDS = 16
 
 
 def assembled(lines: Sequence[Line]) -> bytes:
-    """Return the bytes of instructions among which strings are labels."""
+    """Assemble instructions and labels (strings) into the bytes of a program."""
     places: dict[str, int] = {}
     count = 0
     for line in lines:
@@ -72,7 +71,7 @@ class Filter:
     """A filter whose answers are computed in this process, as the kernel computes them."""
 
     def __init__(self, program: bytes) -> None:
-        """`program`: an array of struct sock_filter.  Raises ValueError for an instruction that no filter of ours has."""
+        """`program`: an array of struct sock_filter.  Raises ValueError for an instruction that our compilers never emit."""
         size = linux.BPF_INSTRUCTION
         parts = [program[start : start + size] for start in range(0, len(program), size)]
         self._instructions = [
@@ -82,7 +81,7 @@ class Filter:
         if strange := [code for code, *_ in self._instructions if code not in codes]:
             raise ValueError(f"a filter has the instruction {strange[0]:#x}")
         self._constant: dict[tuple[int, int], int | None] = {}
-        """By architecture and number, the answer that does not depend on the arguments; None if it does."""
+        """The answer by architecture and number of a call; None if the answer depends on the arguments."""
 
     def answer(self, arch: int, number: int, ip: int, arguments: Sequence[int]) -> int:
         """Return the 32-bit answer to a call: SECCOMP_RET_* with its data."""
@@ -97,11 +96,12 @@ class Filter:
         return answer
 
     def allows(self, arch: int, number: int, ip: int, arguments: Sequence[int]) -> bool:
-        """Return whether the call runs."""
+        """Return whether the filter allows the call, perhaps logging it."""
         return self.answer(arch, number, ip, arguments) & linux.SECCOMP_RET_ACTION_FULL in _RUNS
 
     def _answer(self, words: Sequence[int | None]) -> int | None:
-        """The answer for struct seccomp_data, in words; None if it depends on one that is not known."""
+        """Return the answer for the 32-bit words of struct seccomp_data; None if it depends on a word that is None
+        (unknown)."""
         accumulator: int | None = 0
         place = 0
         while True:
@@ -121,8 +121,8 @@ class Filter:
                 place += if_true if _holds(code, accumulator, operand) else if_false
 
     def may_allow(self, arch: int, number: int, *, reports: bool) -> bool:
-        """Return whether there are arguments with which the filter might let a call run: by itself, or by asking a tracer or a
-        supervisor, unless the latter is the helper (`reports`), which only answers."""
+        """Return whether the filter might let a call run with some arguments: by allowing it, or by notifying a tracer or a
+        supervisor.  With `reports`, the supervisor is the helper, which lets no call run."""
         words = {ARCH: arch, NUMBER: number}
         reached: set[tuple[int, int | None]] = set()
         ahead: list[tuple[int, int | None]] = [(0, None)]
@@ -151,7 +151,7 @@ class Filter:
 
 
 def _holds(code: int, accumulator: int, operand: int) -> bool:
-    """Whether a conditional jump goes where it goes if it is true; the words are unsigned."""
+    """Return whether the condition of a jump is true for these unsigned words."""
     if code == EQUAL:
         return accumulator == operand
     if code == GREATER:
@@ -164,13 +164,13 @@ def _holds(code: int, accumulator: int, operand: int) -> bool:
 def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
     """Return one program for all of `filters`, each an array of struct sock_filter that returns constants.
 
-    The kernel's order of strictness (seccomp(2)) decides, of equals the first.  With `reports`, a notification outranks all
-    but a kill, because the helper judges by all policies, and there must be ROOM left.  Raises ValueError if there are no
-    filters, or more instructions than the kernel takes.
+    The program gives the strictest answer of the filters, in the kernel's order (seccomp(2)); of equally strict ones, the first
+    filter's.  With `reports`, a notification is stricter than all but a kill, because the helper judges by all policies, and
+    ROOM instructions must be left.  Raises ValueError if there are no filters, or more instructions than the kernel takes.
 
-    They cannot be put on one after the other: the first would judge the `seccomp` call that installs the second, and one chain
-    of filters has one listener only (seccomp(2), EBUSY).  So each answer of a filter becomes a jump into a copy of what
-    follows, whose answers are at least as strict.  Classic BPF has no subroutines, but few different answers.
+    The filters cannot be installed one by one: the first would judge the `seccomp` call that installs the second, and a process
+    can have only one listener (seccomp(2), EBUSY).  So each answer of a filter becomes a jump into a copy of the following
+    filters, whose answers are at least as strict.  Classic BPF has no subroutines; but a filter has few different answers.
     """
     if not filters:
         raise ValueError("no filter")
@@ -182,10 +182,10 @@ def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
 
 
 def _followed(first: bytes, second: bytes, reports: bool) -> bytes:
-    """The program that answers as the stricter of the two."""
+    """Return a program that gives the stricter answer of two filters."""
     copies: dict[int, bytes] = {}
     for answer in {*_answers(first)}:
-        stricter = {other: min(answer, other, key=lambda either: _rank(either, reports)) for other in _answers(second)}
+        stricter = {other: min(answer, other, key=lambda value: _rank(value, reports)) for other in _answers(second)}
         if set(stricter.values()) != {answer}:
             copies[answer] = _replaced(second, stricter)
     places, end = {}, len(first)
@@ -212,7 +212,7 @@ def _replaced(program: bytes, answers: dict[int, int]) -> bytes:
 
 
 def _answers(program: bytes) -> list[int]:
-    """What the program returns."""
+    """Return the constants that the program returns."""
     decoded = (_decoded(program[start : start + _SIZE]) for start in range(0, len(program), _SIZE))
     return [k for code, k in decoded if code == linux.BPF_RET_K]
 
@@ -222,7 +222,7 @@ def _decoded(instruction: bytes) -> tuple[int, int]:
 
 
 def _rank(answer: int, reports: bool) -> int:
-    """The smaller, the stricter."""
+    """Return how strict an answer is: the smaller, the stricter."""
     action = answer & linux.SECCOMP_RET_ACTION_FULL
     if action in (linux.SECCOMP_RET_KILL_PROCESS, linux.SECCOMP_RET_KILL_THREAD):
         return -2 if action == linux.SECCOMP_RET_KILL_PROCESS else -1
@@ -238,7 +238,7 @@ EXITS = linux.numbers_by_arch("exit", "exit_group")
 
 
 def read_shield() -> bytes:
-    """Return the instructions that keep calls from a helper (`make commands`, tools/make_helper_filter.py).  Raises OSError."""
+    """Read the instructions that deny calls on the helper (`make commands`, tools/make_helper_filter.py).  Raises OSError."""
     return read_file(f"{os.path.dirname(__file__)}/shield.filter")
 
 
@@ -246,12 +246,12 @@ def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> b
     """Return the filter after instructions that deny calls on these two processes, the helper and its stand-in.
 
     kill(-1), which reaches every process of the user, is denied with SIGKILL and SIGSTOP: the helper ignores other signals.
-    `before`: what `read_shield` returns, if it was read before.  Raises OSError.
+    `before`: the result of `read_shield`, if that has been called already.  Raises OSError.
     """
     before = before or read_shield()
-    for stands_for, pid in zip(NO_PIDS, processes, strict=True):
+    for placeholder, pid in zip(NO_PIDS, processes, strict=True):
         for sign in (1, -1):
-            before = before.replace(_word(sign * stands_for), _word(sign * pid))
+            before = before.replace(_word(sign * placeholder), _word(sign * pid))
     return before + filter_
 
 
@@ -289,4 +289,5 @@ def _word(value: int) -> bytes:
 
 
 NO_PIDS = (0x7FFFFF01, 0x7FFFFF02)
-"""What stands for the two processes in shield.filter; no pid is that large (PID_MAX_LIMIT, linux/threads.h)."""
+"""The placeholders for the pids of the helper and its stand-in in shield.filter: no pid is that large (PID_MAX_LIMIT,
+linux/threads.h)."""

@@ -1,8 +1,8 @@
-"""What processes give up for good: the helper its capabilities and most calls; the program what reaches other processes, and,
-by options of `enforce`, descriptors, capabilities and a life beyond its parent's.
+"""Confine the helper to few capabilities and calls, and the program in its access to other processes; carry out the options of
+`enforce` about descriptors, capabilities and the end of the parent.
 
-The helper is in no Landlock domain: a process in one may not look at processes outside it (ptrace(2)), so no report could say
-which executable made a call, and where.
+The helper is in no Landlock domain, since a process in one cannot inspect processes outside it (ptrace(2)): then no report
+could name the executable that made a call, and the call site.
 """
 
 from __future__ import annotations
@@ -20,37 +20,39 @@ if TYPE_CHECKING:
 _HERE = os.path.dirname(__file__)
 
 _CAP_KILL, _CAP_SYS_PTRACE = 1 << 5, 1 << 19  # linux/capability.h
-_KEPT = _CAP_KILL | _CAP_SYS_PTRACE
-"""Of the program's capabilities: without the first, root's helper could not kill a program that has changed its user; without
-the second, it could not tell which executable made a call."""
+_HELPERS = _CAP_KILL | _CAP_SYS_PTRACE
+"""The capabilities that the helper retains if it has them: without the first, root's helper could not kill a program that has
+changed its user; without the second, it could not find out which executable made a call."""
 
 
 def read(*, renews_log: bool = False) -> bytes:
-    """Return the filter for the helper, which is compiled from helper.policy when callfence is built; for one that may open its
-    log anew, from helper-log.policy as well."""
+    """Read the filter for the helper, which was compiled from helper.policy when callfence was built.  With `renews_log`, it
+    also allows what helper-log.policy does: opening the log again.  Raises OSError."""
     return read_file(f"{_HERE}/helper-log.filter" if renews_log else f"{_HERE}/helper.filter")
 
 
 def read_follower() -> bytes:
-    """Return the filter for a helper that follows the program through its phases, of follower.policy and those two."""
+    """Read the filter for a helper that follows the program through its phases, compiled from helper.policy,
+    helper-log.policy and follower.policy.  Raises OSError."""
     return read_file(f"{_HERE}/follower.filter")
 
 
 def drop_capabilities(*, traces: bool = False) -> None:
-    """Leave this process two capabilities; if it traces the program, those without which it could not.  Raises OSError.
+    """Drop all capabilities of this process except CAP_KILL and CAP_SYS_PTRACE.  Raises OSError.
 
-    A process may look into one that has no capability beyond its own, or into any with CAP_SYS_PTRACE (capabilities(7)): what
-    is not root, or root in a container, has some, and not that one."""
+    With `traces`, drop none if CAP_SYS_PTRACE is missing: without it, a process can only trace processes that have no
+    capability beyond its own (capabilities(7))."""
     _, permitted, _ = kernel.capabilities()
     if not traces or permitted & _CAP_SYS_PTRACE:
-        permitted &= _KEPT
+        permitted &= _HELPERS
     kernel.set_capabilities(permitted)
 
 
 def confine(filter_: bytes, *, listens: bool = False, traces: bool = False) -> None:
-    """Leave this process few capabilities, and the calls that answering takes, or all calls (b"").  Raises OSError.
+    """Drop capabilities of this process, and install `filter_` on it unless that is b"".  Raises OSError.
 
-    With `listens`, also EBUSY if the program could not have a listener: it has the filters that this process had."""
+    With `listens`, EBUSY means that a filter which this process shares with the program has a listener already, so that the
+    program cannot have another."""
     drop_capabilities(traces=traces)
     kernel.set_no_new_privs()
     if filter_ and listens:
@@ -61,21 +63,22 @@ def confine(filter_: bytes, *, listens: bool = False, traces: bool = False) -> N
 
 SCOPES = {"abstract sockets": linux.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, "signals": linux.LANDLOCK_SCOPE_SIGNAL}
 SINCE = 6
-"""The version of Landlock's ABI that has them (Linux 6.12)."""
+"""The version of Landlock's ABI that has these scopes (Linux 6.12)."""
 
 
 def bits(words: str) -> int:
-    """Return the LANDLOCK_SCOPE_* of words of SCOPES, with commas between them."""
+    """Return the LANDLOCK_SCOPE_* bits for keys of SCOPES that are separated by commas."""
     return sum(SCOPES[word] for word in words.split(", ")) if words else 0
 
 
 def keep_inside(words: str, *, is_nested: bool) -> None:
-    """Have only processes that the program starts be signalled by it, or connected to by an abstract unix socket.
+    """Confine this process, and what it starts, so that its signals, or its connections to abstract unix sockets, reach only
+    processes that it starts.
 
-    `words`: of SCOPES, with commas.  A process that is kept so cannot trace, or look into the memory of, one outside either
-    (ptrace(2)).  `is_nested`: rules about files may be in force already, and let the program move files from one folder to
-    another, which takes the consent of each ruleset (landlock(7), LANDLOCK_ACCESS_FS_REFER).  It takes no_new_privs.  Raises
-    OSError named after the call."""
+    `words`: keys of SCOPES, separated by commas.  A process that is confined so cannot trace or read processes outside either
+    (ptrace(2)).  `is_nested`: Landlock rules may be in force already and let the program move files between folders; the new
+    ruleset must permit that, too (landlock(7), LANDLOCK_ACCESS_FS_REFER).  Needs no_new_privs.  Raises OSError with the call's
+    name in `filename`."""
     ruleset = kernel.landlock_ruleset(linux.LANDLOCK_ACCESS_FS_REFER if is_nested else 0, 0, bits(words))
     try:
         if is_nested:
@@ -86,7 +89,8 @@ def keep_inside(words: str, *, is_nested: bool) -> None:
 
 
 def grant_moving(ruleset: int) -> None:
-    """Let a ruleset permit all moves between folders, which another one decides about.  Raises OSError."""
+    """Make a ruleset permit all moves of files between folders, so that another ruleset alone decides about them.  Raises
+    OSError."""
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
         kernel.landlock_allow_path(ruleset, linux.LANDLOCK_ACCESS_FS_REFER, root)
@@ -99,7 +103,9 @@ _CAPABILITIES = 64  # bits; those that the kernel does not have fail with EINVAL
 
 
 class Surroundings:
-    """The options of `enforce` that are not about calls, by name, each with its values.  Raises EnforceError for a bad one."""
+    """The options of `enforce` about descriptors, capabilities and the parent, by name, each with its values.
+
+    Raises EnforceError for a wrong value."""
 
     __slots__ = ("_options", "_parent")
 
@@ -107,13 +113,14 @@ class Surroundings:
         self._options = options
         self._parent = os.getppid()
         if "--keep-fd" in options and "--close-fds" not in options:
-            raise EnforceError("--keep-fd says what --close-fds keeps: give both")
+            raise EnforceError("--keep-fd requires --close-fds: give both, or none")
         for text in options.get("--keep-fd", ()):
             if not text.isdecimal():
-                raise EnforceError(f"--keep-fd {text}: must be the number of a descriptor")
+                raise EnforceError(f"--keep-fd {text}: the value must be the number of a descriptor")
 
     def settle(self) -> None:
-        """Do what the options say, just before the program begins.  Raises EnforceError, or OSError named after the call."""
+        """Carry out the options, just before the program is executed.  Raises EnforceError, or OSError with the call's name in
+        `filename`."""
         steps: dict[str, Callable[[], None]] = {
             "--close-fds": lambda: _close_descriptors({int(text) for text in self._options.get("--keep-fd", ())}),
             "--die-with-parent": lambda: _die_with(self._parent),
@@ -125,7 +132,7 @@ class Surroundings:
 
 
 def _close_descriptors(inherited: set[int]) -> None:
-    """Have the execve close all but standard input, output and error, and those to be inherited: until then some are ours."""
+    """Mark all descriptors above 2, except `inherited`, to be closed by the execve; until then this process uses some."""
     for number in inherited:
         try:
             os.fstat(number)
@@ -146,8 +153,7 @@ def _die_with(parent: int) -> None:
 
 
 def _drop_capabilities() -> None:
-    """Drop all capabilities from all sets: an execve cannot give back what the bounding set lacks, nor any under
-    no_new_privs."""
+    """Drop all capabilities from all sets of this process, so that no execve restores any.  Raises OSError."""
     _prctl("prctl(PR_CAP_AMBIENT)", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for capability in range(_CAPABILITIES):
         try:

@@ -1,10 +1,11 @@
-"""What the helper and its stand-in do: the helper answers calls, the stand-in waits for the helper's end.
+"""The work of the helper and its stand-in: the helper answers calls, and the stand-in waits for the helper's end.
 
 If the helper is killed, the stand-in takes its place and starts another stand-in, so that denied calls are still answered and
 reported.  If both are killed at once, the kernel fails every call that they would have answered (ENOSYS).
 
-A program whose signals the kernel keeps among its processes can kill neither.  Any other program is ended with the first of the
-two that dies: each holds a pipe whose other end the other one has, and the kernel sends SIGKILL when that is closed.
+A program whose signals reach only its own processes (Landlock) can kill neither.  Any other program is killed as soon as the
+helper or the stand-in dies: each holds one end of a pipe and the other process the other end, and the kernel sends SIGKILL to
+the program when an end is closed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _NONE = -1
 
 
 class Duty:
-    """What is needed to answer calls, read before the helper is cloned, opened and shared before the program is let go."""
+    """The state of the helper and its stand-in.  Files are read before the helper is cloned, and descriptors are opened and
+    shared before the program runs."""
 
     __slots__ = (
         "_answers", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_is_fused", "_later",
@@ -41,9 +43,10 @@ class Duty:
     )  # fmt: skip
 
     def __init__(self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False) -> None:
-        """`follows`: the program through its phases; `is_quiet`: and answers no calls afterwards.
+        """Read what the helper needs.  This is done in the process that becomes the program, since memory costs a clone more
+        time.
 
-        Read what the helper needs.  In the process that becomes the program: in a clone, memory costs more time."""
+        `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no calls afterwards."""
         self._later = Later(reporter.later)
         self._epoll: select.epoll
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`listener.exit_with`).
@@ -53,12 +56,12 @@ class Duty:
         self._follows = follows
         self._is_fused = not (reporter.keeps_signals or reporter.audit or is_quiet)
         self._fuse: tuple[int, ...] = ()
-        """Descriptors by whose end the program is ended, too."""
+        """The ends of two pipes: the kernel kills the program when this process ends and so closes them."""
         self._reporter = reporter
         self._listeners: dict[int, str] = {}
-        """The listeners, each with the phase of the processes whose calls it receives; "" where there are no phases."""
+        """The phase of the processes whose calls each listener receives, by listener; "" where there are no phases."""
         self._devices: tuple[int, int] = _NONE, _NONE
-        """Descriptors of /dev/null and /dev/full, which the program is given where it opens them; -1 if there is none."""
+        """Descriptors of /dev/null and /dev/full, to hand to the program when it opens these; -1 for a missing device."""
         self._children = _NONE
         """A descriptor that is readable when a child has stopped or ended, while the program is followed."""
         self.program = _NONE
@@ -68,9 +71,8 @@ class Duty:
         """A pidfd of the stand-in."""
 
     def start(self, program: int, pid: int) -> None:
-        """Load no more code from files, and start the stand-in.
-
-        It gets the listeners later, through a shared table of descriptors.
+        """Restrict imports to the noted files, and start the stand-in, which gets the listeners later through a shared table of
+        descriptors.
 
         `program` is a pidfd of the first confined process, whose id is `pid`.  Raises OSError.
         """
@@ -89,11 +91,11 @@ class Duty:
             helper.guarded(lambda: self._stand_by(own))
 
     def shielded(self, filter_: bytes) -> bytes:
-        """Return the filter with which the program cannot name the helper, which is this process, or the stand-in."""
+        """Return the filter after instructions that deny calls on the helper, which is this process, and on the stand-in."""
         return bpf.shielded(filter_, (os.getpid(), self.stand_in), self._shield)
 
     def begin(self, listener: int) -> None:
-        """Give the stand-in the listener, and confine this process.  The program must not run before.  Raises OSError."""
+        """Give the listener to the stand-in, and confine this process; the program must not run yet.  Raises OSError."""
         self._listeners = {listener: ""}
         self._hand_over()
         self._confine()
@@ -102,10 +104,10 @@ class Duty:
     # While the program is followed through its phases (`enforcer.arming.phases`)
 
     def follow(self, *, listens: bool) -> None:
-        """Confine this process as far as following the program permits, and let it answer calls.
+        """Confine this process as far as following the program permits, and prepare it to answer calls.
 
-        Raises OSError, and KernelError if it is to listen later and another filter has a listener already."""
-        self._answers = self._made()
+        Raises OSError, and KernelError if `listens` and another filter has a listener already."""
+        self._answers = self._new_answers()
         try:
             confinement.confine(self._following, listens=listens, traces=True)
         except OSError as error:
@@ -114,7 +116,7 @@ class Duty:
             raise KernelError(BUSY, "seccomp", errno.EBUSY) from error
 
     def listen(self, listener: int, phase: str) -> None:
-        """Answer the calls that this listener receives from now on."""
+        """Answer the calls that a listener receives, from now on; they are calls of processes in `phase`."""
         if not self.is_answering:
             self._children = kernel.signal_descriptor(linux.SIGCHLD)
             self._epoll = select.epoll()
@@ -125,11 +127,11 @@ class Duty:
 
     @property
     def is_answering(self) -> bool:
-        """Whether there was a listener while the program is followed."""
+        """Whether a listener has been added while the program is followed."""
         return self._children >= 0
 
     def answer_until_child(self) -> None:
-        """Answer calls until something has happened, perhaps to a child."""
+        """Wait for events and answer calls once; return also when a child may have stopped or ended."""
         for descriptor, events in self._events():
             if descriptor == self._children:
                 os.read(descriptor, 4096)
@@ -137,7 +139,7 @@ class Duty:
                 self._happened(descriptor, events)
 
     def _events(self) -> Sequence[tuple[int, int]]:
-        """Wait for events; meanwhile, read the code that describes calls, and report what is due after some time of quiet."""
+        """Wait for events and return them; meanwhile, read the code that describes calls, and report counts that are due."""
         while not (events := self._epoll.poll(self._answers.pause() if self._later.is_read else 0)):
             if self._later.is_read:
                 self._answers.quiet()
@@ -146,7 +148,7 @@ class Duty:
         return events
 
     def _happened(self, descriptor: int, events: int) -> None:
-        """Do what an event of the program's pidfd or of a listener asks for."""
+        """Handle an event of the program's pidfd or of a listener."""
         if descriptor == self.program:
             self._epoll.unregister(descriptor)
             self._answers.program_ended()
@@ -158,19 +160,20 @@ class Duty:
             del self._listeners[descriptor]
 
     def listened(self, call: Notification, phase: str) -> int | None:
-        """Make the listen(2) of a stopped task: 0 or an errno; None if it may be made as it is, or is another call."""
+        """Make the listen(2) of a stopped task, and return 0 or an errno; None for another call, or if the task may make it."""
         return self._answers.listened(call, phase)
 
     def judged(self, call: Notification, phase: str) -> Action | None:
-        """Return what the policies say of the call of a stopped task; if they deny it, that has been reported."""
+        """Return the policies' action for the call of a stopped task, and report the call if they deny it; None, for a kill, if
+        that fails."""
         return self._answers.stopped(call, phase)
 
     def program_ended(self) -> None:
-        """Report what is due when the program's own process has ended."""
+        """Write the reports that are due when the program's first process has ended."""
         self._answers.program_ended()
 
     def finish(self) -> NoReturn:
-        """Go on as without phases, since nothing is traced any more."""
+        """Serve as for a program without phases, now that no process is traced any more; exit if there is no listener."""
         if not self._listeners:
             self._answers.summarise()
             os.kill(self.stand_in, linux.SIGKILL)
@@ -187,7 +190,7 @@ class Duty:
     # Once every process is in its last phase
 
     def descriptors(self) -> tuple[int, int, int]:
-        """Return where reports go."""
+        """Return the descriptors to which reports go: the reporter's own, standard error, and the log's folder; -1 for none."""
         return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder
 
     def serve(self) -> NoReturn:
@@ -210,33 +213,33 @@ class Duty:
         os._exit(0)
 
     def _watch(self) -> None:
-        """Open what serving waits with, before the program runs: later a limit may keep anything from being opened."""
+        """Open the epoll and the pidfd that `serve` needs, before the program runs: later, limits may prevent that."""
         self._epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
         for descriptor in (*self._listeners, self.program):
             self._epoll.register(descriptor, select.EPOLLIN)
         self._watch_stand_in()
 
     def _hand_over(self) -> None:
-        """Give the stand-in the listeners."""
+        """Send the listeners' numbers and phases to the stand-in, and stop sharing the table of descriptors with it."""
         lines = "".join(f"{listener} {phase}\n" for listener, phase in self._listeners.items())
         os.write(self._ready[1], f"{lines}\n".encode())
         kernel.unshare_files()
 
     def _confine(self, *others: int) -> None:
-        """Close what is not needed, make no more calls than answering takes."""
+        """Close all descriptors that answering does not need, except `others`, and install the helper's filter."""
         helper.close_all_but((self.program, *self._listeners, *self._devices, *self._fuse, *self.descriptors(), *others))
-        self._answers = self._made()
+        self._answers = self._new_answers()
         confinement.confine(self._filter)
 
-    def _made(self) -> Answers:
+    def _new_answers(self) -> Answers:
         return Answers(self._notification, self._reporter, self._pid, self._devices)
 
     def _stand_by(self, helper_: int) -> NoReturn:
-        """The first stand-in: wait for the listener, then for the helper's end."""
+        """Run the first stand-in: wait for the listeners, then for the end of the helper, whose pid is `helper_`."""
         ready, other = self._ready[0], self._watch_parent(helper_)
         self._epoll.register(ready, select.EPOLLIN)
         if ready not in dict(self._epoll.poll(None if other != _NONE else 0)):
-            if self._follows:  # processes that are not traced any more would go on without anybody who answers
+            if self._follows:  # processes that are not traced any more would go on, and nothing would answer their calls
                 kernel.send_signal(self.program, linux.SIGKILL)
             os._exit(0)  # else nothing was confined
         lines = b""
@@ -250,9 +253,8 @@ class Duty:
         self._wait(other)
 
     def _wait(self, other: int) -> NoReturn:
-        """Wait for the end of the helper, whose pidfd `other` is; if there is more to answer then, take its place.
-
-        Nothing is opened for that: a limit may be in force."""
+        """Wait for the end of the helper, whose pidfd is `other` (-1: it has ended); then take its place if a confined task is
+        left.  This opens no descriptor, since limits may prevent that."""
         self._epoll.register(self.program, select.EPOLLIN)
         while other != _NONE and other not in (ready := dict(self._epoll.poll())):
             if self.program in ready:
@@ -279,7 +281,7 @@ class Duty:
             helper.guarded(lambda: self._wait(self._watch_parent(own)))
 
     def _watch_parent(self, pid: int) -> int:
-        """Wait with an epoll of our own from now on.  Return the parent's pidfd, which is in it; -1 if the parent has ended."""
+        """Create an epoll for this process and add the parent's pidfd to it; return the pidfd, -1 if the parent has ended."""
         self._epoll = select.epoll()
         other = _parent(pid)
         if other != _NONE:
@@ -287,7 +289,7 @@ class Duty:
         return other
 
     def _watch_stand_in(self) -> None:
-        """Wait for the stand-in's end, too, if that is possible."""
+        """Add the stand-in's pidfd to the epoll, if that is possible."""
         self._watched = _NONE
         try:
             pidfd = kernel.pidfd_open(self.stand_in)
@@ -298,14 +300,15 @@ class Duty:
 
 
 def _fuse(pid: int) -> tuple[int, int]:
-    """A pipe: when all copies of its second end are closed while there is one of the first, the kernel kills a process."""
+    """Return the ends of a pipe: when all copies of the second are closed and one of the first is open, the kernel kills the
+    process `pid`."""
     ends = os.pipe()
     kernel.kill_at_end_of(ends[0], pid)
     return ends
 
 
 def _device(path: str, access: int) -> int:
-    """A descriptor of a device; -1 if there is none."""
+    """Return a descriptor of a device; -1 if it cannot be opened."""
     try:
         return os.open(path, access | os.O_CLOEXEC)
     except OSError:
@@ -313,7 +316,7 @@ def _device(path: str, access: int) -> int:
 
 
 def _parent(pid: int) -> int:
-    """A pidfd of this process's parent; -1 if that is another process, because the one with that pid has ended."""
+    """Return a pidfd of this process's parent, whose id was `pid`; -1 if that process has ended."""
     try:
         pidfd = kernel.pidfd_open(pid)
     except OSError:

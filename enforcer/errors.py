@@ -1,6 +1,6 @@
-"""What can go wrong before the program runs, and the exit status that each kind has (env(1), POSIX XCU 2.8.2).
+"""The errors that prevent the program from running, and their exit statuses (env(1), POSIX XCU 2.8.2).
 
-A refusal of the kernel's is a KernelError, whose status is FAILED.
+If the kernel refuses something, that is a KernelError, with the status FAILED.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 from tracer.errors import KernelError, UserError
 
 FAILED = 125
-"""callfence did not run the program, or did not let it begin."""
+"""Exit status: `enforce` failed before the program's first instruction."""
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 BUSY = (
-    "another filter has a listener already (a container's, or enforce within enforce); without reports: --quiet-kernel"
+    "another filter has a listener already (a container's, or that of an outer enforce), and the kernel permits only one, so "
+    "violations cannot be reported; --quiet-kernel runs the program without reports"
 )
-"""EBUSY of seccomp(2)."""
+"""The message for EBUSY of seccomp(2)."""
 
 
 class EnforceError(UserError):
@@ -26,20 +27,20 @@ class EnforceError(UserError):
 
 
 class ArmError(UserError):
-    """The program did something before it was confined that could not be confined, and must not run on."""
+    """The program cannot be confined, because of what it did before its filter was installed."""
 
 
 class GoneError(KernelError):
-    """The process died while the helper worked on it: its own status says why."""
+    """The process died while the helper worked on it; its exit status has the reason."""
 
     def __init__(self) -> None:
         super().__init__("the process died", "ptrace", 3)  # ESRCH
 
 
 def refused(error: OSError) -> KernelError:
-    """Return the KernelError for what `enforcer.kernel` raises, which has the call's name in `filename`."""
+    """Return the KernelError for an OSError of `enforcer.kernel`, which has the call's name in `filename`."""
     return KernelError(f"{error.filename}: {error.strerror}", str(error.filename), error.errno or 0)
 
 
 class HeldUpError(ArmError):
-    """A process was killed, for a call that the helper made in it did not end."""
+    """The helper killed a process, because a call that it made in the process did not end."""

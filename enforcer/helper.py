@@ -22,9 +22,9 @@ _LIMIT = 1 << 20  # file descriptors; closing goes through close_range(2), so th
 
 
 def in_helper(flags: int = 0) -> bool:
-    """Clone a process that is no child of this one: True in it, False here, with nothing to wait for.  Raises OSError.
+    """Clone the helper, which this process need not wait for; return True in the helper, False here.  Raises OSError.
 
-    Where orphans become children of this process (pid 1), the helper is its child, but one that plain wait() does not see.
+    The helper is no child of this process, unless orphans become its children (pid 1); then plain wait() does not see it.
     """
     return kernel.clone(flags) == 0 if kernel.is_reaper() else kernel.clone_orphan(flags)
 
@@ -40,9 +40,10 @@ def guarded(work: Callable[[], NoReturn]) -> NoReturn:
 
 
 def leave() -> None:
-    """Leave the program's surroundings: session, folder, signals, limits, and who may look into this process.
+    """Separate this process from the program: give it its own session, the working folder /proc and the highest limits, and
+    make it undumpable.
 
-    Every signal that can be blocked is: this process must last exactly as long as the processes that it answers for.
+    Block every signal that can be blocked: this process must last exactly as long as the processes that it answers for.
     """
     os.setsid()
     try:
@@ -58,7 +59,7 @@ def leave() -> None:
 
 
 def close_all_but(keep: Iterable[int]) -> None:
-    """Close all descriptors but these; -1 stands for none."""
+    """Close all descriptors except `keep`, in which -1 is ignored."""
     lowest = 0
     for descriptor in sorted(set(keep) - {-1}):
         if lowest < descriptor:  # CPython 3.11 closes everything for an empty range from 0
@@ -68,7 +69,7 @@ def close_all_but(keep: Iterable[int]) -> None:
 
 
 def has_ended(pidfd: int) -> bool:
-    """Return whether that process has ended, though it may still be a zombie."""
+    """Return whether the process of a pidfd has ended; a zombie has."""
     import select
 
     poller = select.poll()
@@ -77,7 +78,7 @@ def has_ended(pidfd: int) -> bool:
 
 
 def write(descriptor: int, data: bytes) -> None:
-    """Write, if the descriptor is open (-1: not) and its file takes it; otherwise do nothing."""
+    """Write to a descriptor; do nothing if it is -1 or the write fails."""
     try:
         if descriptor >= 0:
             os.write(descriptor, data)

@@ -1,8 +1,8 @@
-"""The system calls that Python has no name for, through C functions; nothing here knows what they are for.
+"""System calls for which Python has no function.
 
-x86_64 numbers throughout (asm/unistd_64.h).  Every function raises OSError with the call's name in `filename`'s
-place, so that a refusal can always be reported as "CALL: errno".  Imported on every start of `enforce`:
-hence no ctypes, dataclasses, enum, signal or struct.
+The numbers are those of x86_64 (asm/unistd_64.h).  Every function raises OSError with the call's name in `filename`, so that
+a refusal can always be reported as "CALL: errno".  Every start of `enforce` imports this module, so it imports none of
+ctypes, dataclasses, enum, signal and struct.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PIDFD_THREAD = 0o200  # linux/pidfd.h
 _CAPABILITY_HEADER = (linux.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread (linux/capability.h)
 
 Registers = list[int]
-"""The words of struct user_regs_struct, also for a 32-bit tracee; `tracer.linux` has the indices."""
+"""The words of struct user_regs_struct, also of a 32-bit tracee; `tracer.linux` has the indices."""
 
 
 def syscall(call: str, *arguments: Any) -> int:
@@ -52,9 +52,9 @@ def clone(flags: int = 0) -> int:
 
 
 def clone_orphan(flags: int = 0) -> bool:
-    """Fork a process whose parent, a clone as well, ends at once: True in that process, False here.  Raises OSError.
+    """Clone a process which clones another one and ends; return True in the latter, False here.  Raises OSError.
 
-    Python does not learn of the process between, which saves 0.2 ms."""
+    Python's fork hooks do not run in the process between, which saves 0.2 ms."""
     linux.pythonapi.PyOS_BeforeFork()
     parent = _clone(flags)
     if parent == 0:
@@ -82,14 +82,15 @@ def _after_fork(pid: int) -> None:
 
 
 def kill_at_end_of(descriptor: int, pid: int) -> None:
-    """Have the kernel send SIGKILL to a process when the other end of a pipe is closed (fcntl(2), O_ASYNC), whatever becomes of
-    this process, as long as a copy of the descriptor is open."""
+    """Make the kernel send SIGKILL to a process when the other end of a pipe is closed (fcntl(2), O_ASYNC).  This holds as long
+    as any process has a copy of `descriptor`, one end of the pipe."""
     for command, value in ((_F_SETOWN, pid), (_F_SETSIG, linux.SIGKILL), (_F_SETFL, _O_ASYNC)):
         syscall("fcntl", descriptor, command, value)
 
 
 def raise_limits() -> None:
-    """Let this process have as much of everything as it may (setrlimit(2)), and as many descriptors as the kernel permits."""
+    """Raise each soft limit of this process to its hard limit (setrlimit(2)), and that of descriptors to the kernel's maximum
+    if this process may."""
     pair = (linux.c_uint64 * 2)()
     reference, prlimit = linux.byref(pair), linux.functions.prlimit
     for resource in range(_RESOURCES):
@@ -117,13 +118,13 @@ def unshare_files() -> None:
 
 
 def disposition(number: int, handler: int) -> int:
-    """Set a signal's disposition (SIG_DFL, SIG_IGN), of which Python does not learn; return the former one, an address if
-    caught."""
+    """Set a signal's disposition (SIG_DFL, SIG_IGN) without Python's signal module; return the former one, which is an address
+    if the signal was caught."""
     return int(linux.functions.signal(number, handler) or 0)
 
 
 def block_signals() -> None:
-    """Have no signal end or interrupt this thread, but SIGKILL, SIGSTOP, and those of its own faults."""
+    """Block all signals of this thread; SIGKILL, SIGSTOP and those of its own faults cannot be blocked."""
     mask = linux.c_uint64(0xFFFFFFFFFFFFFFFF)
     syscall("rt_sigprocmask", _SIG_SETMASK, linux.byref(mask), None, 8)
 
@@ -133,8 +134,8 @@ def set_no_new_privs() -> None:
     linux.checked(linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1), "prctl(PR_SET_NO_NEW_PRIVS)")
 
 
-def says(operation: int, text: bytes) -> bool:
-    """Return whether prctl(2) takes an operation with a string."""
+def prctl_accepts(operation: int, text: bytes) -> bool:
+    """Make a prctl(2) with a string as its argument, and return whether it succeeds."""
     return linux.prctl(operation, linux.c_char_p(text)) == 0
 
 
@@ -144,7 +145,7 @@ def set_undumpable() -> None:
 
 
 def allow_tracer(pid: int) -> None:
-    """Let that process trace this one where Yama restricts it (admin-guide/LSM/Yama.rst); EINVAL without Yama."""
+    """Let the process `pid` trace this one even if Yama restricts that (admin-guide/LSM/Yama.rst); do nothing without Yama."""
     linux.prctl(linux.PR_SET_PTRACER, pid)
 
 
@@ -162,9 +163,10 @@ def can_notify() -> bool:
 
 
 def install(program: bytes, flags: int) -> int:
-    """Put a filter on this thread; return the listener under SECCOMP_FILTER_FLAG_NEW_LISTENER, else 0.
+    """Install a filter on this thread; return its listener with SECCOMP_FILTER_FLAG_NEW_LISTENER in `flags`, else 0.
 
-    Under SECCOMP_FILTER_FLAG_TSYNC on all threads of the process, or on none: then the id of one that has other filters."""
+    With SECCOMP_FILTER_FLAG_TSYNC, install it on all threads of the process; if a thread has other filters, install it on none
+    and return the id of that thread."""
     return syscall("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, linux.byref(linux.FilterProgram.of(program)))
 
 
@@ -199,27 +201,28 @@ def landlock_abi() -> int:
 
 
 def landlock_ruleset(files: int, ports: int, scope: int) -> int:
-    """Make a Landlock ruleset and return its descriptor.
+    """Create a Landlock ruleset and return its descriptor.
 
-    `files` and `ports` are the rights that it confines, LANDLOCK_ACCESS_*; `scope` is LANDLOCK_SCOPE_*."""
+    `files` and `ports` are the access rights that the ruleset handles, LANDLOCK_ACCESS_*; `scope` is LANDLOCK_SCOPE_*."""
     attributes = (linux.c_uint64 * 3)(files, ports, scope)  # struct landlock_ruleset_attr
     return syscall("landlock_create_ruleset", linux.byref(attributes), 8 * (3 if scope else 2), 0)
 
 
 def landlock_allow_path(ruleset: int, access: int, descriptor: int) -> None:
-    """Let a ruleset grant rights, LANDLOCK_ACCESS_FS_*, to an open file or to all that is below an open folder."""
+    """Add to a ruleset: grant the rights `access`, LANDLOCK_ACCESS_FS_*, to an open file or to all that is below an open
+    folder."""
     rule = _PathBeneath(access, descriptor)
     syscall("landlock_add_rule", ruleset, linux.LANDLOCK_RULE_PATH_BENEATH, linux.byref(rule), 0)
 
 
 def landlock_allow_port(ruleset: int, access: int, port: int) -> None:
-    """Let a ruleset grant a right, LANDLOCK_ACCESS_NET_*, to a TCP port."""
+    """Add to a ruleset: grant the right `access`, LANDLOCK_ACCESS_NET_*, to a TCP port."""
     rule = (linux.c_uint64 * 2)(access, port)  # struct landlock_net_port_attr
     syscall("landlock_add_rule", ruleset, linux.LANDLOCK_RULE_NET_PORT, linux.byref(rule), 0)
 
 
 def landlock_enter(ruleset: int) -> None:
-    """Confine this process, and what it starts, by a ruleset for good.  It takes no_new_privs."""
+    """Confine this process, and what it starts, by a ruleset for good.  This needs no_new_privs."""
     syscall("landlock_restrict_self", ruleset, 0)
 
 
@@ -234,8 +237,8 @@ def pidfd_open(pid: int) -> int:
 
 
 def pidfd_of_thread(thread: int, process: int) -> int:
-    """Return a pidfd of a thread, by which its descriptors can be had though the first thread has ended; before Linux 6.9, of
-    its process."""
+    """Return a pidfd of a thread, by which its descriptors can be copied even after the first thread has ended; before Linux
+    6.9, a pidfd of its process."""
     try:
         return syscall("pidfd_open", thread, _PIDFD_THREAD)
     except OSError as error:
@@ -324,7 +327,8 @@ def peek(pid: int, address: int) -> int:
 
 
 def peek_string(pid: int, address: int, limit: int = 256) -> bytes:
-    """Return the bytes at `address` up to a NUL, or as many as `limit` at least.  Raises OSError."""
+    """Return the bytes at `address` up to a NUL; if none is among the first `limit` bytes, return these and at most 7 more.
+    Raises OSError."""
     start = address & ~7  # an aligned word is in one page
     text = peek(pid, start).to_bytes(8, "little")[address - start :]
     while b"\0" not in text and len(text) < limit:

@@ -1,8 +1,8 @@
-"""What the helper imports when it describes a denied call.
+"""Import the modules that describe a denied call, in the helper, after the program has started.
 
-Importing it takes 60 ms, too long for every start, and later the program might have changed the files.  So what compiles a
-policy notes which files that takes, with their digests (`files`), and the helper imports only what has the digest.  It reads
-the files when the program has started and nothing else is to be done: callfence may be upgraded while the program runs.
+Importing them takes 60 ms, too long for every start, and later the program might have changed the files.  So compiling a
+policy also notes the needed files with their digests (`files`), and the helper imports only files with these digests.  It reads
+the files when the program has started and no call waits, since callfence may be upgraded while the program runs.
 
 A filter that came from another machine has no digests (`without_digests`): then the files are read before the program runs,
 which takes 3 ms.
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _ROOTS = (f"{os.path.dirname(os.path.dirname(__file__))}/", f"{os.path.dirname(os.__file__)}/")
-"""Where modules are: ours, and those of Python's library.  A file is noted as the number of its folder, and its path in it."""
+"""The folders of our modules and of Python's library.  A file is noted as the index of its folder and the path in it."""
 _OURS = tuple(f"{_ROOTS[0]}{name}/" for name in ("callfence", "enforcer", "policygen", "tracer"))
-"""Beside them are those of others, where pip has installed them; and those are in a folder of the library's, too."""
+"""The folders of our packages; where pip has installed them, other packages are beside them."""
 _DESCRIBING = (
     "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
     "enforcer.files.unreachable", "enforcer.reporting.instead", "enforcer.reporting.report", "enforcer.reporting.verdict",
     "policygen.implied.tables", "policygen.language.parser", "shlex", "tracer.abi.waits",
 )
-"""What is imported within functions is named here (tests/enforcer/test_later.py)."""
+"""The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
 _TABLE = ".tsv"
 _HEAD = 16
 """Bytes before the code of a compiled module (importlib/_bootstrap_external.py, _code_to_timestamp_pyc)."""
 
 
 def files() -> bytes:
-    """Import what describing a call takes, and note of which files that was made.
+    """Import the modules that describe a call, and return a note of the files that they come from.
 
-    Lines: Python's version; shared libraries; then a path each, the digest of what Python has compiled of it, and that of the
-    file."""
+    The note has Python's version on its first line and shared libraries on its second; each other line has a path, the digest
+    of the compiled module, and the digest of the file."""
     for name in _DESCRIBING:
         __import__(name)
     paths, libraries = set(), []
@@ -61,16 +61,16 @@ def files() -> bytes:
 
 
 def without_digests(noted: bytes) -> bytes:
-    """Return the note, for files of the same names that may have another content."""
+    """Return the note without digests, for another machine, whose files may have another content."""
     version, libraries, *lines = noted.decode().split("\n")
     return "\n".join([version, libraries, *(line.partition(" ")[0] for line in lines)]).encode()
 
 
 class Later:
-    """Finds and loads modules, and tables, of files that were noted."""
+    """An importer that finds and loads modules and tables only from noted files."""
 
     def __init__(self, noted: bytes) -> None:
-        """`noted`: what `files` returned.  If that was with another Python, it is imported and noted now.
+        """`noted`: the result of `files`.  If another version of Python made it, the modules are imported and noted now.
         Raises OSError, ImportError."""
         version, _, rest = noted.decode().partition("\n")
         if version != _version():
@@ -79,16 +79,16 @@ class Later:
         for name in libraries.split():  # here, since in a clone, whose memory is shared, it takes twice as long
             __import__(name)
         self._paths: dict[str, str] = {}
-        """By the name of a module."""
+        """The path of each module, by its name."""
         self._notes: dict[str, Sequence[str] | bytes] = {}
-        """By path: the digests of the compiled module and of the file, or the content."""
+        """By path: the digests of the compiled module and of the file, or the content once it has been read."""
         self._unread: list[str] = []
         self.is_read = False
         if " " not in self._lines:
             self._parse()
 
     def seal(self) -> None:
-        """From now on, this process imports only what was noted."""
+        """Make this process import only noted files from now on."""
         sys.meta_path[:] = [BuiltinImporter, FrozenImporter, self]
         sys.path_hooks.clear()
 
@@ -102,7 +102,7 @@ class Later:
             self._unread += [path] if digests else []
 
     def read_one(self) -> None:
-        """Read the next file; `is_read` says whether that was the last one."""
+        """Read the next noted file; `is_read` is true when none is left."""
         if not self._paths:
             self._parse()
         if self._unread:
@@ -128,7 +128,7 @@ class Later:
         return spec
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """The default one."""
+        """Return None, for the default module object (importlib.abc.Loader)."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Execute a module that was noted (importlib.abc.Loader)."""
@@ -138,7 +138,8 @@ class Later:
         exec(loads(content[_HEAD:]) if is_compiled else compile(content, source, "exec", dont_inherit=True), module.__dict__)
 
     def get_data(self, path: str) -> bytes:
-        """Return a table, or a module, compiled if Python has compiled it.  Raises OSError if it is not what was noted."""
+        """Return the content of a noted table or module, of the latter's compiled file if there is one.  Raises OSError if the
+        file has changed since it was noted."""
         note = self._notes.get(path, ())
         if isinstance(note, bytes):
             return note
@@ -162,13 +163,13 @@ def _noted(path: str) -> str:
 
 
 def _place(source: str) -> str:
-    """Where Python keeps the compiled module."""
+    """Return the path at which Python stores the compiled module."""
     folder, _, file = source.rpartition("/")
     return f"{folder}/__pycache__/{file[:-3]}.{sys.implementation.cache_tag}.pyc"
 
 
 def _compiled(source: str) -> bytes:
-    """The compiled module, if it is up to date; else b""."""
+    """Return the content of the compiled module if it is up to date; else b""."""
     try:
         content, status = read_file(_place(source)), os.stat(source)
     except OSError:

@@ -1,6 +1,6 @@
-"""Becoming the program: same process, everything as it was given to us, confined from its first instruction.
+"""Turn this process into the program, confined from its first instruction, with everything else as this process was given it.
 
-The program is found and executed by name as execvp(3) does, with the environment that we were given, on bytes.
+The program is found and executed by its name as by execvp(3), with the unchanged environment; names are bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from enforcer.files.landlock import Confinement
     from enforcer.reporting.reporter import Reporter
 
-_NOT_GRANTED = "its policy grants `read, execute` neither to it nor, if it has one, to its interpreter or dynamic loader"
+_NOT_GRANTED = (
+    "the policy does not grant `read, execute` to the program, or to its interpreter or dynamic loader; `learn` adds such lines"
+)
 
 
 def run(
@@ -48,13 +50,13 @@ def run(
     """Turn this process into `argv[0]`, found along PATH, confined by all of `filters` (arrays of struct sock_filter).
 
     `arm` is "now", "exec" or "entry".  With a `reporter`, the filters must answer SECCOMP_RET_USER_NOTIF where calls
-    are to be reported.  Failures that happen when this process is the program already are written to the descriptor `stderr`
-    (-1: nowhere).  `around` is what else the program is given or not, `files` what it can reach of files and ports.
+    are to be reported.  Failures after this process has become the program are written to the descriptor `stderr` (-1:
+    nowhere).  `around` are the options about descriptors, capabilities and the parent; `files` are the Landlock rules.
 
-    With a `plan`, which needs the reporter, a helper follows the program through its phases, and the plan has the filters.
-    `may_listen`: the policies let the program answer the calls of a filter of its own.  `scope`: what reaches only its own
-    processes, unless `files` sees to it (`enforcer.confinement`); `is_nested`: a filter is in force already.  Raises
-    EnforceError or KernelError, and has run nothing.
+    With a `plan`, which requires a reporter, a helper follows the program through its phases, with the plan's filters.
+    `may_listen`: the policies let the program answer notifications of a filter of its own.  `scope`: what is confined to the
+    program's own processes, "" if `files` does that (`enforcer.confinement`).  `is_nested`: a filter is in force already.
+    Raises EnforceError or KernelError if the program was not run.
     """
     _require_kernel(reporter)
     is_audit = reporter is not None and reporter.audit
@@ -77,7 +79,7 @@ def run(
     held = None
 
     def settle() -> None:
-        """Do what cannot be taken back, besides the filter: here a failure is still reported."""
+        """Change this process for good, except for the filter; a failure here can still be reported."""
         kernel.set_no_new_privs()
         _restore_signals()
         if around:
@@ -101,7 +103,10 @@ def run(
         else:
             # What cannot be read is not dumpable: no memory of it can be written either (ptrace(2)).
             if not os.access(path, os.R_OK, effective_ids=True):
-                raise EnforceError(f"{os.fsdecode(path)} cannot be read, so it cannot be armed at its execve; {seized.HINT}")
+                raise EnforceError(
+                    f"{os.fsdecode(path)} is not readable by this user, so the filter cannot be installed when it is executed; "
+                    f"{seized.HINT}"
+                )
             seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
             settle()
     except OSError as error:
@@ -114,19 +119,19 @@ def run(
 
 
 def forget_interrupt_handler() -> None:
-    """Have SIGINT end this process as it would end the program, without a traceback."""
+    """Make SIGINT end this process without a traceback, or be ignored if the parent ignores it."""
     if kernel.disposition(linux.SIGINT, linux.SIG_DFL) == linux.SIG_IGN:
         kernel.disposition(linux.SIGINT, linux.SIG_IGN)
 
 
 def is_filtered() -> bool:
-    """Return whether this process has a filter and is not traced; True if that cannot be found out (proc_pid_status(5))."""
+    """Return whether this process has a filter and is not traced (proc_pid_status(5)); True if /proc cannot be read."""
     status = fields("/proc/self")
     return status.get("Seccomp") != "0" and status.get("TracerPid", "0") == "0"
 
 
 def _restore_signals() -> None:
-    """Set the signals that CPython ignores to their default: what they were before CPython started cannot be known.
+    """Set the signals that CPython ignores to their default; their former disposition is not known.
 
     SIGPIPE stays ignored in a service of systemd, which ignores it by default (systemd.exec(5), IgnoreSIGPIPE=) and names the
     process that it started in SYSTEMD_EXEC_PID.
@@ -139,11 +144,11 @@ def _restore_signals() -> None:
 def _require_kernel(reporter: Reporter | None) -> None:
     machine = os.uname()
     if machine.sysname != "Linux" or machine.machine != "x86_64":
-        raise EnforceError(f"enforce runs on Linux on x86_64, and this is {machine.sysname} on {machine.machine}")
+        raise EnforceError(f"enforce needs Linux on x86_64, and this is {machine.sysname} on {machine.machine}")
     if reporter and not kernel.can_notify():
         raise KernelError(
-            "this kernel, or the container's own filter, has no seccomp user notification, which reports need "
-            "(Linux 5.9); without reports: --quiet-kernel",
+            "reports need seccomp user notification (Linux 5.9), which this kernel lacks or a container's filter denies; "
+            "--quiet-kernel runs the program without reports",
             "seccomp",
         )
 
@@ -154,7 +159,8 @@ _NO_TEXT = {errno.ENOENT: "not found", errno.ENOTDIR: "not found"}
 
 
 def initial_environment() -> list[bytes]:
-    """Return the environment as this process was given it: CPython may have changed its copy (PEP 538, LC_CTYPE)."""
+    """Return the environment with which this process was started, as NAME=VALUE; CPython may have changed its copy (PEP 538,
+    LC_CTYPE)."""
     try:
         with open("/proc/self/environ", "rb") as file:
             block = file.read()
@@ -164,7 +170,7 @@ def initial_environment() -> list[bytes]:
 
 
 def candidates(name: bytes, environment: Sequence[bytes]) -> list[bytes]:
-    """Return the paths to try in turn.  An empty element of PATH is the current folder, as POSIX has it."""
+    """Return the paths at which a program is looked for, in order.  An empty element of PATH is the current folder (POSIX)."""
     if b"/" in name or not name:
         return [name]
     path = next((entry[5:] for entry in environment if entry.startswith(b"PATH=")), _DEFAULT_PATH)
@@ -187,10 +193,10 @@ def locate(name: bytes, environment: Sequence[bytes]) -> bytes:
 def execute(
     argv: Array[linux.c_char_p], script: Array[linux.c_char_p], environment: Array[linux.c_char_p], paths: Sequence[bytes]
 ) -> int:
-    """Execute the first of `paths` that can be: return only if none can, with the errno.
+    """Execute the first of `paths` that the kernel can execute; return only if there is none, with the errno.
 
-    `script` is run instead of `argv`, its second word set to the path, where the file is executable but of no known format,
-    as execvp(3) and shells do.
+    If a file is executable but of no known format, run `script` instead of `argv`, with the path as its second word, as
+    execvp(3) and shells do.
     """
     denied = number = 0
     for path in paths:
@@ -208,11 +214,12 @@ def execute(
 
 
 def failure(name: bytes, number: int) -> EnforceError:
-    """Return the message, and the exit status, for a program that could not be executed."""
+    """Return the error for a program that could not be executed with the errno `number`."""
     shown = os.fsdecode(name) or "''"
     if number in _NO_TEXT:
         if os.path.isfile(name) and b"/" in name:
-            return EnforceError(f"{shown}: the interpreter that it names was not found", NOT_FOUND)
+            missing = "its interpreter (first line of a script) or its dynamic loader was not found"
+            return EnforceError(f"{shown}: {missing}", NOT_FOUND)
         return EnforceError(f"{shown}: not found", NOT_FOUND)
     if os.path.isdir(name):
         return EnforceError(f"{shown}: is a directory", NOT_EXECUTABLE)

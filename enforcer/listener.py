@@ -1,5 +1,5 @@
-"""Calls that wait at a listener for the helper's answer (seccomp_unotify(2)): the one file that receives and answers them, and
-that ends the process that made one, whatever it does to prevent that, before the call returns to it.
+"""Calls that wait at a listener for the helper's answer (seccomp_unotify(2)): receive them, answer them, or end the process
+that made one before the call returns, whatever the process does to prevent that.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Given(linux.Structure):
 
 
 class Request:
-    """A call whose task waits for an answer; or, without a listener (-1), whose task is stopped at its entry."""
+    """A call whose task waits for an answer or, if `listener` is -1, is stopped at the call's entry."""
 
     __slots__ = ("call", "listener", "phase")
 
@@ -75,7 +75,7 @@ class Request:
         """The phase of the process; "" where there are none."""
 
     def is_waiting(self) -> bool:
-        """Return whether the call still waits: only then is what was read from /proc/TASK about the caller."""
+        """Return whether the call still waits.  Only then does what was read from /proc/TASK before belong to the caller."""
         if self.listener < 0:
             return True
         try:
@@ -87,31 +87,32 @@ class Request:
     # Answers.  Each raises OSError; ENOENT: the task has died or been interrupted meanwhile.
 
     def fail(self, number: int) -> None:
-        """Have the call fail with that errno, without being run."""
+        """Make the call fail with the errno `number`, without running it."""
         kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, -number, 0))
 
     def let_run(self) -> None:
-        """Have the call run (Linux 5.5)."""
+        """Let the call run (Linux 5.5)."""
         kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, 0, _FLAG_CONTINUE))
 
     def succeed(self) -> None:
-        """Have the call return 0, without being run."""
+        """Make the call return 0, without running it."""
         kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, 0, 0))
 
     def give(self, descriptor: int, *, inherited: bool) -> None:
-        """Have the call return a descriptor of the same open file, the lowest free one (Linux 5.14), without being run."""
+        """Make the call return a copy of this process's `descriptor`, without running it (Linux 5.14).  The copy has the lowest
+        free number, and is closed at an execve unless `inherited`."""
         flags = 0 if inherited else os.O_CLOEXEC
         kernel.ioctl(self.listener, ADDFD, _Given(self.call.id, _ADDFD_FLAG_SEND, descriptor, 0, flags))
 
 
 def stopped(call: Notification, phase: str) -> Request:
-    """Return a call whose task is stopped at its entry, and not answered but carried out or failed by its tracer."""
+    """Return the request for a call whose task is stopped at its entry: its tracer carries it out or makes it fail."""
     return Request(call, -1, phase)
 
 
 def received(listener: int, call: Notification, phase: str) -> Request:
-    """Wait for the next call at a listener, which is put into `call`.  Raises OSError; ENOENT: its task has died or been
-    interrupted meanwhile."""
+    """Wait for the next call at a listener, store it in `call` and return its request.  Raises OSError; ENOENT: its task has
+    died or been interrupted meanwhile."""
     _Bytes.from_address(linux.addressof(call)).raw = bytes(_SIZE)  # the kernel insists on zeros
     kernel.ioctl(listener, RECEIVE, call)
     return Request(call, listener, phase)
@@ -124,16 +125,16 @@ def shared_notification() -> Notification:
 
 _ERESTARTNOINTR = 513  # linux/errno.h
 _LOOK = 0.005
-"""Seconds between two looks at a process that SIGSYS should end."""
+"""Seconds between two checks whether SIGSYS has ended a process; there are `_LOOKS` checks."""
 _LOOKS = 20
 
 
 def end_process(request: Request) -> None:
-    """End the process that waits for this answer, by SIGSYS as SECCOMP_RET_KILL_PROCESS does, or else by SIGKILL.
+    """Kill the process that waits for this answer, by SIGSYS as SECCOMP_RET_KILL_PROCESS does, or else by SIGKILL.
 
-    SIGSYS only kills a process that does not block, ignore or catch it and is not traced, and its other threads may change that
-    at any time: so it gets SIGKILL if it has not died of SIGSYS at once.  Raises OSError if it may not be killed: the call then
-    stays without an answer.
+    SIGSYS kills only a process that does not block, ignore or catch it and is not traced, and the process's other threads may
+    change that at any time: so SIGKILL follows unless it dies at once.  Raises OSError if this process may not kill it: the
+    call then waits for ever.
     """
     try:
         fields = fields_of(request.call.task)
@@ -155,17 +156,18 @@ def end_process(request: Request) -> None:
 
 
 def trap(request: Request) -> None:
-    """Send SIGSYS to the thread, though without the siginfo of SECCOMP_RET_TRAP, which only the kernel can send."""
+    """Send SIGSYS to the thread that waits; unlike SECCOMP_RET_TRAP's, the signal has no siginfo, which only the kernel
+    sends."""
     process = owner(request.call.task)
     if request.is_waiting():
         kernel.kill_thread(process, request.call.task, linux.SIGSYS)
 
 
 def exit_with(code: int, request: Request) -> None:
-    """Have a task that is about to exit do so with another status.
+    """Make a task that waits in exit(2) or exit_group(2) exit with the status `code` instead.
 
-    The call is answered with ERESTARTNOINTR while ptrace stops the task, so it is made again, with that status.  A task that
-    cannot be traced (it is already, or Yama forbids it) is killed: its status must not say that all was well.
+    The call is answered with ERESTARTNOINTR while ptrace stops the task, so the task makes it again, with that status.  A task
+    that cannot be traced (because it is traced already, or by Yama) is killed, so that its status does not say success.
     """
     register = linux.RDI if request.call.arch == linux.AUDIT_ARCH_X86_64 else linux.RBX
     if not request.is_waiting():
@@ -187,7 +189,8 @@ def exit_with(code: int, request: Request) -> None:
 
 
 def _opened(fields: dict[str, str]) -> int:
-    """A pidfd of the process, or -1: no /proc of this namespace, or no descriptor is left (prlimit(2))."""
+    """Return a pidfd of the process whose status has these fields; -1 if /proc is another namespace's, or no descriptor is left
+    (prlimit(2))."""
     try:
         return kernel.pidfd_open(int(fields["Tgid"]))
     except (OSError, KeyError):
@@ -202,7 +205,7 @@ def _dies_of_sigsys(fields: dict[str, str]) -> bool:
 
 
 def _by_sigsys(request: Request, pidfd: int, process: int) -> bool:
-    """Whether the process dies of SIGSYS within a moment.
+    """Send SIGSYS to the process, and return whether it dies of that within 0.1 s.
 
     The call is answered with ERESTARTNOINTR while a signal is pending: it never returns to the program, and if SIGSYS does not
     kill, the process is stopped, or makes the call again.
@@ -232,8 +235,8 @@ def _by_sigsys(request: Request, pidfd: int, process: int) -> bool:
 def _end_namespace() -> None:
     """Kill the first process of our own pid namespace, which ignores even SIGKILL from inside (pid_namespaces(7)).
 
-    It cannot ignore the one that the kernel sends when a tracer with PTRACE_O_EXITKILL ends; all others of the namespace,
-    this one included, die with it.
+    It cannot ignore the SIGKILL that the kernel sends when a tracer with PTRACE_O_EXITKILL ends.  All other processes of the
+    namespace, this one included, die with it.
     """
     try:
         kernel.ptrace(linux.PTRACE_SEIZE, 1, 0, linux.PTRACE_O_EXITKILL)

@@ -1,4 +1,4 @@
-"""What may be read of the task whose call waits for an answer, with the calls that the helper may make."""
+"""Read the memory, the links and the call site of a task whose call waits for an answer, by calls that the helper may make."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from tracer.proc import proc
 from tracer.unwind import Maps, Registers, outside
 
 _MAPS = 1 << 22
-"""Bytes of /proc/PID/maps that are read: a program may have many times more."""
+"""How many bytes of /proc/PID/maps are read at most; a program may have many times more."""
 _DELAYS = tuple(0.0005 * 2**number for number in range(9))
-"""Seconds between looks at whether a task has come to wait: a quarter of a second in all, on a machine that is very busy."""
+"""Seconds between checks whether a task waits in its call yet; a quarter of a second in all, for a very busy machine."""
 _BUDGET, _REFILL = 0.5, 0.05
-"""Seconds that finding callers may take, and how many are added in each second: other calls wait meanwhile."""
+"""Seconds that finding call sites may take at most, and how many are added per second: other calls wait meanwhile."""
 
 
 class WaitingTask:
-    """A task that waits in a call: what `policygen.evidence.pointed` reads of it.
+    """A task that waits in a call, from which `policygen.evidence.pointed` reads.
 
-    Its memory cannot be read where this process may not trace it (Yama, a program that is not dumpable): then nothing is read.
+    If this process may not trace the task (Yama, a program that is not dumpable), its memory reads as empty.
     """
 
     __slots__ = ("_memory", "ids")
@@ -45,7 +45,7 @@ class WaitingTask:
             self._memory = -1
 
     def read(self, address: int, length: int) -> bytes:
-        """Return bytes within one page of its memory; none where they cannot be read."""
+        """Return `length` bytes of its memory, which must be within one page; b"" if they cannot be read."""
         try:
             if self._memory >= 0 and address >> 63 == 0:
                 os.lseek(self._memory, address, os.SEEK_SET)
@@ -55,15 +55,15 @@ class WaitingTask:
         return b""
 
     def link(self, name: str) -> str:
-        """Return where a link in its folder of /proc leads (`cwd`, `fd/3`); "" if that cannot be read."""
+        """Return the target of a link in its folder of /proc, such as `cwd` or `fd/3`; "" if that cannot be read."""
         try:
             return os.readlink(f"{proc()}/{self.ids[0]}/{name}")
         except OSError:
             return ""
 
     def site(self, arch: int, ip: int) -> str:
-        """Return where its call came from, as `app+0x10f5a3`: the first caller outside of libc and the loader if it can be
-        found, else the call's instruction; the bare address where nothing is known."""
+        """Return the call site, as `app+0x10f5a3`: the first caller outside of libc and the loader, or the call's own
+        instruction `ip` if that cannot be found; only the address if its file is not known."""
         begin = time.monotonic()
         try:
             if _spent.has_time(begin):
@@ -81,7 +81,7 @@ class WaitingTask:
         return f"{ip:#x}"
 
     def _outside(self, maps: Maps, ip: int) -> int:
-        """The return address in the first caller outside of libc and the loader; `ip` if it cannot be found."""
+        """Return the return address in the first caller outside of libc and the loader; `ip` if it cannot be found."""
         try:
             sp = self._stack()
             return (outside(maps, Registers(ip, sp, 0), self.read) if sp else 0) or ip
@@ -89,9 +89,10 @@ class WaitingTask:
             return ip
 
     def _stack(self) -> int:
-        """Its stack pointer (/proc/PID/syscall, proc(5)): other registers could only be had by stopping it.  0 where unknown.
+        """Return its stack pointer, from /proc/PID/syscall (proc(5)); 0 if it does not wait in time.  Raises OSError,
+        ValueError.
 
-        It may still be on its way to where it waits: then the file says `running`.  Raises OSError, ValueError.
+        Until the task waits, the file says `running`.  Other registers could only be read by stopping the task.
         """
         for delay in _DELAYS:
             with open(f"{proc()}/{self.ids[0]}/syscall", "rb", buffering=0) as file:
@@ -103,18 +104,18 @@ class WaitingTask:
 
 
 class _Budget:
-    """How much time finding callers may still take."""
+    """The time that finding call sites may still take."""
 
     def __init__(self) -> None:
         self._seconds, self._at = _BUDGET, 0.0
 
     def has_time(self, now: float) -> bool:
-        """Return whether finding callers may take more time now."""
+        """Return whether time is left at `now` (monotonic seconds)."""
         self._seconds, self._at = min(_BUDGET, self._seconds + _REFILL * (now - self._at)), now
         return self._seconds > 0
 
     def spend(self, seconds: float) -> None:
-        """Note that finding a caller has taken so many seconds."""
+        """Subtract the seconds that finding a call site has taken."""
         self._seconds -= seconds
 
 
@@ -122,7 +123,7 @@ _spent = _Budget()
 
 
 def _whole(descriptor: int, most: int) -> bytes:
-    """What can be read, at most so much."""
+    """Return the content of a descriptor up to its end, at most `most` bytes."""
     parts, remaining = [], most
     while remaining and (part := os.read(descriptor, remaining)):
         parts.append(part)

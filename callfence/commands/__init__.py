@@ -1,3 +1,1 @@
-"""One module a subcommand of `callfence`, named after it, with `parser()` and `main()`: command lines -> output and
-exit statuses.
-"""
+"""The subcommands of `callfence`, one module for each: `parser()` describes its command line, `main()` runs it."""

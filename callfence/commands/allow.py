@@ -29,37 +29,38 @@ if TYPE_CHECKING:
     from policygen.model import Expression
 
 DESCRIPTION = """\
-Add to POLICY what LINE allows: one or more entries, as enforce prints them.  Rules and comments of the policy are kept.  What
-the policy denies explicitly stays denied, unless --force is given.
+Add LINE to POLICY: one or more entries, as enforce prints them.  Rules and comments of the policy stay.  What the policy
+denies explicitly stays denied, unless --force is given.
 
-With --log, add what it takes to allow what `enforce --log` wrote of this policy, as `learn` would write it, and add the
-violations to the recording of POLICY, so that `callfence why` shows who made the calls.  `callfence review --log` asks about
-each instead: an attacker's calls are in the log too."""
+With --log, allow every violation of POLICY that `enforce --log` wrote to LOG, with the rules that `learn` would write, and add
+the violations to the recording of POLICY, so that `callfence why` shows which programs made the calls.  The log may contain an
+attacker's calls, too: `callfence review --log` asks before it allows each."""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="callfence allow", description=DESCRIPTION)
-    parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the entry (default: the first that the policy has)")
+    parser.add_argument("--arch", choices=[*Arch], type=Arch, help="the architecture of LINE (default: the policy's first)")
     parser.add_argument("--force", action="store_true", help="also allow what the policy denies explicitly")
-    parser.add_argument("--until", metavar="PHASE", default="", help="only until this phase of the policy (default: in all)")
+    parser.add_argument("--until", metavar="PHASE", default="", help="allow LINE only until PHASE begins (default: in all)")
     parser.add_argument("policy", metavar="POLICY", type=Path)
-    parser.add_argument("line", metavar="LINE", nargs="*", help="'openat: flags == O_RDONLY'")
-    logged = parser.add_argument_group("what was denied")
+    parser.add_argument("line", metavar="LINE", nargs="*", help="an entry, such as 'openat: flags == O_RDONLY'")
+    logged = parser.add_argument_group("violations from a log")
     logged.add_argument("--log", action="append", default=[], metavar="LOG", help="a log of `enforce --log`; repeatable")
-    logged.add_argument("--only", action="append", default=[], metavar="SYSCALL", help="of the log, only this call; repeatable")
+    logged.add_argument("--only", action="append", default=[], metavar="SYSCALL", help="only this call of LOG; repeatable")
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """0: allowed now, or before; 1: the policy denies it explicitly; 2: bad input."""
+    """Run `allow`.  Return 0 if the policy allows all of it now, 1 if it denies a part explicitly, 2 if an input cannot be
+    read or merged."""
     command = parser()
     options = command.parse_args(arguments)
     if bool(options.line) == bool(options.log):
-        command.error("give LINE, or --log LOG")
+        command.error("give either LINE or --log LOG")
     if options.log and (options.arch or options.force or options.until):
-        command.error("--arch, --force and --until are of LINE: a log names the architectures")
+        command.error("--arch, --force and --until cannot be used with --log: they are for LINE")
     if options.only and not options.log:
-        command.error("--only is of --log")
+        command.error("--only requires --log")
 
     def work() -> int:
         if options.log:
@@ -71,12 +72,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _allow(options: argparse.Namespace) -> int:
-    """Raises PolicyError, JoinError, OSError; nothing is written then."""
+    """Add the lines to the policy file and return the exit status.  Raises PolicyError, JoinError, UserError or OSError, and
+    has written nothing then."""
     document = parse_file(options.policy)
     whole = document.policy
     names = [name for name, _ in phase_policies(whole)]
     if options.until and options.until not in names[1:]:
-        raise UserError(f"--until {options.until}: the policy has no such phase")
+        raise UserError(f"--until {options.until}: {options.policy} has no phase of that name after the first")
     policies, lines = [], dict[str, None]()
     for place, (_, policy) in enumerate(phase_policies(whole)):
         if options.until and place >= names.index(options.until):
@@ -96,7 +98,9 @@ def _allow(options: argparse.Namespace) -> int:
 
 
 def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[str]] | None:
-    """A policy, perhaps of one phase, with what is to be allowed, and what was done; None if it denies that explicitly."""
+    """Add the lines to a policy, or to one phase of it; return the new policy and lines that describe the changes.
+
+    If the policy denies a line explicitly, print that and return None."""
     arch = options.arch or next(iter(policy.entries))
     additions = [parse_lines(line, arch) for line in options.line]
     lines: list[str] = []
@@ -109,10 +113,10 @@ def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[
                 against = not options.force and refuses(of_arch, number, old, entry.expression, policy.default)
                 new = join_entries(of_arch, number, old, entry, policy.default)
             except (JoinError, TooComplexError) as error:
-                raise JoinError(f"{options.policy}: {name}: {error}; edit the policy instead") from None
+                raise JoinError(f"{options.policy}: {name}: {error}; edit the policy by hand instead") from None
             if against and old is not None:
-                print(f"{options.policy}: denies it explicitly: {on_one_line(of_arch, number, old)}", file=sys.stderr)
-                print("  nothing was changed; --force allows it anyway", file=sys.stderr)
+                print(f"{options.policy} denies {name} explicitly: {on_one_line(of_arch, number, old)}", file=sys.stderr)
+                print("  the policy is unchanged; --force allows the call anyway", file=sys.stderr)
                 return None
             if new is None or new == old:
                 lines.append(f"{options.policy}: {name}: already allowed")
@@ -135,7 +139,8 @@ def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[
 
 
 def _allow_logged(options: argparse.Namespace) -> int:
-    """Raises UserError, PolicyError, OSError; nothing is written then."""
+    """Allow the violations in the logs, and return the exit status.  Raises UserError, PolicyError or OSError, and has written
+    nothing then."""
     from callfence.learning import logs
 
     recording = logs.read_logs("allow", options.policy, options.log)
@@ -153,7 +158,7 @@ def _allow_logged(options: argparse.Namespace) -> int:
     for line, more, _ in differences(document.policy.files, policy.files):
         print(f"{options.policy}: {line}\n  + {more}")
     if policy == document.policy:
-        print(f"{options.policy}: unchanged: it allows all that is logged" if not denied.observations else
+        print(f"{options.policy}: unchanged, because it already allows all calls in the log" if not denied.observations else
               f"{options.policy}: unchanged")
     refused = [*logs.refused_lines(document.policy, generated)]
     for line in refused:
@@ -171,14 +176,14 @@ def _changed(before: Policy, after: Policy) -> Iterator[tuple[str, Iterator[str]
 
 
 def parse_lines(text: str, arch: Arch) -> Policy:
-    """Like parse_entries; PolicyError also for an entry that does more than allow."""
+    """Parse entries as `parse_entries` does.  Raises PolicyError also for an entry that does more than allow."""
     policy = parse_entries(text, arch)
     for of, section in policy.entries.items():
         for number, entry in section.items():
             if entry.action != ALLOW or entry.otherwise or not alternatives(entry.expression):
                 line = on_one_line(of, number, entry)
-                hint = f"{table(of).by_number[number].name}: allow, or a condition"
-                raise PolicyError("LINE", 1, 1, "the entry does not just allow", line, hint, len(line))
+                hint = f"write {table(of).by_number[number].name}: allow, or a condition in the place of `allow`"
+                raise PolicyError("LINE", 1, 1, "the entry has another action than `allow`", line, hint, len(line))
     return policy
 
 
@@ -190,7 +195,7 @@ def _with_entry(policy: Policy, arch: Arch, number: int, entry: Entry) -> Policy
 
 
 def _changes(arch: Arch, number: int, old: Entry | None, new: Entry) -> Iterator[str]:
-    """The removed and the added rules, or both entries if more than rules has changed."""
+    """Yield the removed (-) and added (+) rules of an entry, or the old and the new entry if an action has changed."""
     if old is None:
         yield f"+ {on_one_line(arch, number, new)}"
     elif (old.action, old.otherwise) != (new.action, new.otherwise):

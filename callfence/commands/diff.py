@@ -1,4 +1,4 @@
-"""`callfence diff`: what a policy makes possible that another does not, and the reverse."""
+"""`callfence diff`: what one policy allows that another does not, and the reverse."""
 
 from __future__ import annotations
 
@@ -32,18 +32,21 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--not-wider", action="store_true", help="exit with 1 if NEW allows something that OLD does not")
     parser.add_argument("--full", action="store_true", help="show every difference with its example, however many there are")
     parser.add_argument("--format", choices=["text", "json", "md", "sarif"], default="text", help="default: text")
-    parser.add_argument("--git", metavar="REVISION", help="compare FILE in that revision with FILE now, or in a later REVISION")
+    parser.add_argument(
+        "--git", metavar="REVISION", help="compare FILE in REVISION with the current FILE, or in two revisions (OLD..NEW)"
+    )
     parser.add_argument("old", metavar="OLD", help="a policy file; - is standard input")
     parser.add_argument("new", metavar="NEW", nargs="?")
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """0; 1: --not-wider, and NEW allows something that OLD does not; 2: bad input."""
+    """Run `diff`.  Return 0, or 1 if with --not-wider NEW allows something that OLD does not, or 2 if an input cannot be read
+    or compared."""
     command = parser()
     options = command.parse_args(arguments)
     if (options.git is None) == (options.new is None):
-        command.error("give two policies, or --git REVISION and one file")
+        command.error("give either two policies, or --git REVISION and one policy")
 
     def work() -> int:
         old, new = _documents(options)
@@ -90,7 +93,7 @@ def _formatted(options: argparse.Namespace, judgement: Judgement, old: Document,
 
 
 def _behind(options: argparse.Namespace, judgement: Judgement, old: Document, new: Document) -> list[str]:
-    """What is known of the new policy's calls, unless that is of another revision or of standard input."""
+    """Return lines about the recorded calls behind the new policy's differences; none if that policy is not a current file."""
     file = options.new or options.old
     if file == "-" or ".." in (options.git or ""):
         return []

@@ -1,4 +1,4 @@
-"""`callfence doctor`: what works on this machine, and how to fix the rest."""
+"""`callfence doctor`: check what works on this machine, and say how to fix the rest."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SECONDS: Final = 30
-"""Timeout of a probe."""
+"""Timeout of a probe, in seconds."""
 
 
 @frozen
 class CheckResult:
+    """The result of one check."""
+
     works: bool
     what: str
+    """What was checked, as one line."""
     advice: str = ""
-    """How to fix it; shown if it does not work."""
+    """How to fix it; printed if it does not work."""
     needed: bool = True
-    """Whether learn or enforce cannot work without it."""
+    """Whether `learn` or `enforce` cannot work without it."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """0: all works; 1: something that is needed does not."""
+    """Run `doctor`.  Return 0 if everything that callfence needs works, 1 if something does not."""
     parser().parse_args(arguments)
     findings = [check() for check in CHECKS]
     for finding in findings:
@@ -57,18 +60,18 @@ def _machine() -> CheckResult:
     machine = os.uname()
     what = f"{machine.sysname} {machine.release} on {machine.machine}, Python {sys.version.split()[0]}, callfence {__version__}"
     works = (machine.sysname, machine.machine) == ("Linux", "x86_64")
-    return CheckResult(works, what, "learn and enforce run on Linux on x86_64 only")
+    return CheckResult(works, what, "learn and enforce need Linux on x86_64")
 
 
 def _modules() -> CheckResult:
-    """Our import names are generic: another package of the same name could be imported instead."""
+    """Check that no other package is imported under our names, which are generic."""
     home = Path(__file__).parents[2]
     foreign = []
     for name in ("tracer", "policygen", "enforcer"):
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None or Path(spec.origin).parent.parent != home:
             foreign.append(f"{name} ({spec.origin if spec else 'missing'})")
-    advice = f"another package has the name of {', '.join(foreign)}: install callfence by itself (pipx, uv tool, a venv)"
+    advice = f"imported from elsewhere: {', '.join(foreign)}; install callfence in its own environment (pipx, uv tool, a venv)"
     return CheckResult(not foreign, "the packages tracer, policygen and enforcer are callfence's", advice)
 
 
@@ -81,7 +84,7 @@ def _libseccomp() -> CheckResult:
         compile_policy(parse("read: fd == 0\n").policy)
     except CallfenceError as error:
         return CheckResult(False, "libseccomp compiles policies", str(error))
-    return CheckResult(True, "libseccomp compiles policies, and what it writes is proved")
+    return CheckResult(True, "libseccomp compiles policies, and the filter of a test policy is proved")
 
 
 def _actions() -> CheckResult:
@@ -89,7 +92,8 @@ def _actions() -> CheckResult:
     try:
         available = path.read_text().split()
     except OSError:
-        return CheckResult(False, "the kernel has seccomp filters", f"{path} is missing: a kernel with CONFIG_SECCOMP_FILTER")
+        advice = f"{path} is missing: use a kernel with CONFIG_SECCOMP_FILTER"
+        return CheckResult(False, "the kernel has seccomp filters", advice)
     missing = {"kill_process", "errno", "trace", "user_notif"} - {*available}
     advice = f"the kernel lacks {', '.join(sorted(missing))}: Linux 5.6 or newer is needed"
     return CheckResult(not missing, f"seccomp actions: {' '.join(available)}", advice)
@@ -97,7 +101,7 @@ def _actions() -> CheckResult:
 
 def _ptrace_scope() -> CheckResult:
     scope = linux.yama_scope()
-    advice = "enforce --arm now works without ptrace; learn needs an administrator to set it to 1"
+    advice = "for learn, an administrator must set it to 1 (sysctl kernel.yama.ptrace_scope=1); enforce works with --arm now"
     return CheckResult(scope in ("", "0", "1"), f"kernel.yama.ptrace_scope is {scope or '0 (no Yama)'}", advice)
 
 
@@ -107,14 +111,14 @@ def _surroundings() -> CheckResult:
     what = f"uid {os.geteuid()}, no filter here, not traced"
     notes = []
     if filtered:
-        notes.append("this process is under a seccomp filter already (a container's?): callfence's are added to it")
+        notes.append("this process already has a seccomp filter (of a container?), which limits programs besides callfence's")
     if traced:
-        notes.append("this process is traced already: what it starts can't be learned, and armed only with --arm now")
+        notes.append("this process is traced, so programs that it starts cannot be learned, and enforce needs --arm now")
     return CheckResult(not notes, what, "; ".join(notes), needed=traced)
 
 
 def _cache() -> CheckResult:
-    """What `enforce` would use without compiling it."""
+    """Check that the filters in the caches are equivalent to their policies, as far as there is time."""
     from callfence.enforcing.compile import check_cached
 
     count, wrong = 0, []
@@ -122,22 +126,22 @@ def _cache() -> CheckResult:
     for file, policy, text in check_cached():
         count += 1
         if text and not text.startswith("not used"):
-            wrong.append(f"{file} is not the filter of {printable(policy)}: {text}; remove it")
+            wrong.append(f"{file} does not match its policy {printable(policy)}: {text}; remove the file")
         if time.monotonic() > end:
-            wrong.append("there are too many to prove here: `callfence verify --cached` proves all")
+            wrong.append("there are too many filters to prove them all here: `callfence verify --cached` does that")
             break
-    return CheckResult(not wrong, f"{plural(count, 'compiled filter')} kept, each that of its policy", "; ".join(wrong))
+    return CheckResult(not wrong, f"{plural(count, 'cached filter')}, each equivalent to its policy", "; ".join(wrong))
 
 
 def _keyring() -> CheckResult:
     from callfence.enforcing import cache
 
-    advice = "its filters have a checksum only: a program that may write to the cache can replace them (docs/limits.md)"
-    what = "the kernel keeps a secret that signs the cache of filters"
+    advice = "cached filters have only a checksum: a program that can write to the cache can replace them (docs/limits.md)"
+    what = "the kernel's keyring holds the secret that signs the cache of filters"
     try:
         return CheckResult(cache.is_signed(), what, advice, needed=False)
     except EnforceError as error:
-        return CheckResult(False, what, f"{error}; until then nothing in your cache is used", needed=False)
+        return CheckResult(False, what, f"{error}; until then your cache is not used", needed=False)
 
 
 def _landlock() -> CheckResult:
@@ -145,9 +149,12 @@ def _landlock() -> CheckResult:
     from policygen.files.landlock import VERSIONS
 
     version, needed = landlock_abi(), next(row for row in VERSIONS if row[-1])
-    known = f"Landlock's version {version}" if version else "no Landlock"
-    advice = f"lines about them need version {needed[0]} (Linux {needed[1]}) to be enforced whole: enforce --best-effort"
-    return CheckResult(version >= needed[0], f"the kernel has {known}, for files and ports", advice, needed=False)
+    present = f"version {version} of Landlock" if version else "no Landlock"
+    advice = (
+        f"enforcing all lines about files and ports needs version {needed[0]} (Linux {needed[1]}); "
+        "enforce --best-effort enforces what this kernel can"
+    )
+    return CheckResult(version >= needed[0], f"the kernel has {present}, for files and ports", advice, needed=False)
 
 
 def _learn() -> CheckResult:
@@ -159,7 +166,7 @@ def _enforce() -> CheckResult:
 
 
 def _probe(command: str, what: str, advice: str) -> CheckResult:
-    """Run the command on `true`, in a temporary folder."""
+    """Check that a command works on the program `true`, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         policy = Path(folder, "true.policy")
         policy.write_text("default allow\n")
@@ -174,9 +181,9 @@ def _probe(command: str, what: str, advice: str) -> CheckResult:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return CheckResult(False, f"{command} {what}", f"it did not end within {SECONDS} s")
-    said = done.stderr.strip().splitlines()
-    reason = said[-1] if said else f"status {done.returncode}"
+            return CheckResult(False, f"{command} {what}", f"{command} did not end within {SECONDS} s; {advice}")
+    messages = done.stderr.strip().splitlines()
+    reason = messages[-1] if messages else f"status {done.returncode}"
     return CheckResult(done.returncode == 0, f"{command} {what}", f"{reason}; {advice}")
 
 

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 _NAMES = [name for name, row in formats.FORMATS.items() if row.export]
 _UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
-"""Where systemd finds a unit of a name, in its order (systemd.unit(5))."""
+"""The folders in which systemd looks for a unit, in its order (systemd.unit(5))."""
 
 DESCRIPTION = """\
-Write a policy in another program's format.  What that format cannot express is reported on standard error, and whether the
-result is wider (more calls run) or narrower (fewer run); with --strict, nothing is written if it is wider."""
+Write a policy in another program's format.  Standard error lists what that format cannot express, and whether the result is
+wider than the policy (more calls run) or narrower (fewer run).  With --strict, a wider result is not written."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,12 +46,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--to", metavar="FORMAT", required=True, choices=_NAMES, help="the format; see below")
-    strict = "write nothing, with status 1, if more calls would run than the policy allows, or no container would start"
+    strict = "do not write a result that allows more than the policy, or with which no container would start: exit with 1"
     add("--strict", action="store_true", help=strict)
     add("--runtime", metavar="NAME", default="", help="also allow what this runtime calls under the filter: runc, crun")
-    add("--no-new-privs", action="store_true", help="the container has no_new_privs: its runtime makes fewer calls")
-    add("--unit", metavar="UNIT", help="systemd-enforce: the unit, by its name (nginx.service) or its file")
-    add("--audit", action="store_true", help="systemd-enforce: let enforce report what the policy denies, and deny nothing")
+    add("--no-new-privs", action="store_true", help="with --runtime: allow only what it calls in a container with no_new_privs")
+    add("--unit", metavar="UNIT", help="with systemd-enforce: the unit's name (nginx.service) or file")
+    add("--audit", action="store_true", help="with systemd-enforce: only report what the policy denies")
     add("--phase", metavar="NAME", default=START, help="write what one phase of the policy allows (default: start)")
     add("--name", help="name of the program in resources and units (default: the policy file's)")
     add("--losses", metavar="FILE", help="write what the format cannot express, and what was added, to FILE as JSON")
@@ -61,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """0; 1: --strict, and the result would be wider than the policy, or of no use; 2: bad input."""
+    """Run `export`.  Return 0, or 1 if --strict prevented that the result was written, or 2 if an input cannot be read or
+    exported."""
     options = parser().parse_args(arguments)
     return run_command("export", lambda: _export(options))
 
@@ -69,11 +70,13 @@ def main(arguments: list[str]) -> int:
 def _export(options: argparse.Namespace) -> int:
     shown = document(options.policy)
     if options.audit and not options.unit:
-        raise UserError("--audit is of --unit, which is of --to systemd-enforce")
+        raise UserError("--audit requires --unit, and --to systemd-enforce")
     service = _service(options) if options.unit else None
     name = options.name or _name(options.unit.removesuffix(".service") if service else options.policy)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
-        raise UserError(f"--name {name}: letters, digits, '-', '_' and '.' only")
+        raise UserError(
+            f"--name {name}: the name must begin with a letter or digit, and have only letters, digits, '-', '_' and '.'"
+        )
     format_options = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs, service=service)
     try:
         in_phase(shown.policy, options.phase)
@@ -83,9 +86,9 @@ def _export(options: argparse.Namespace) -> int:
         exported = _exported(options.to, shown.policy, options.phase, format_options)
     except ExportError as error:
         raise UserError(f"{options.policy}: {error}") from error
+    is_wider = formats.wider(exported.losses)
     is_useless = options.to == "k8s" and not options.runtime
-    refused = options.strict and (formats.wider(exported.losses) or is_useless)
-    _tell(options, exported)
+    _print_losses(options, exported)
     if options.losses:
         described = {
             "format": options.to,
@@ -94,34 +97,37 @@ def _export(options: argparse.Namespace) -> int:
             "added": [{"call": addition.call, "why": addition.why} for addition in exported.additions],
         }
         write(Path(options.losses), (json.dumps(described, indent=2) + "\n").encode())
-    if refused:
-        print("callfence export: nothing was written, because of --strict", file=sys.stderr)
+    if options.strict and (is_wider or is_useless):
+        useless = "has no calls of a container runtime, so no container would start"
+        reason = f"would allow more than {options.policy}" if is_wider else useless
+        remedy = "leave out --strict to write it anyway" if is_wider else "give --runtime runc or crun"
+        print(f"callfence export: --strict: the result was not written, because it {reason}; {remedy}", file=sys.stderr)
         return 1
     _put(options, exported)
     return 0
 
 
 def _exported(target: str, policy: Policy, phase: str, options: FormatOptions) -> Exported:
-    """What is written of a phase's policy; that no other target knows phases is a loss.  Raises ExportError."""
+    """Export one phase of a policy; if the target has no phases, the result says so as a loss.  Raises ExportError."""
     exported = formats.exported(target, policy, options, phase)
     names = list(resolve(policy))
     later = names[names.index(phase) + 1 :]
     if not later or target == "systemd-enforce":
         return exported
-    what = f"the format has no phases: what the policy allows only until {', '.join(later)} stays allowed"
+    what = f"the format has no phases: calls that the policy allows only until {', '.join(later)} stay allowed"
     return replace(exported, losses=(*exported.losses, Loss(Direction.WIDER, what)))
 
 
 def _service(options: argparse.Namespace) -> Service:
-    """Raises UserError, OSError."""
+    """Return the service that --unit names.  Raises UserError, OSError."""
     if options.to != "systemd-enforce":
-        raise UserError("--unit is of --to systemd-enforce")
+        raise UserError("--unit requires --to systemd-enforce")
     if options.policy == "-":
-        raise UserError("the policy is a file, which enforce reads at each start of the unit")
+        raise UserError("--unit: POLICY cannot be standard input, because enforce reads it at each start: name a file")
     places = [options.unit] if "/" in options.unit else [options.unit, *(f"{folder}/{options.unit}" for folder in _UNITS)]
     unit = next((place for place in places if os.path.isfile(place)), "")
     if not unit:
-        raise UserError(f"--unit {options.unit}: there is no such file, here or in {', '.join(_UNITS)}")
+        raise UserError(f"--unit {options.unit}: there is no such file in the current folder or in {', '.join(_UNITS)}")
     beside = Path(sys.executable).parent / "enforce"
     enforce = str(beside) if beside.exists() else shutil.which("enforce") or "enforce"
     return Service(content(unit).decode("utf-8", "replace"), enforce, os.path.abspath(options.policy), options.audit)
@@ -132,7 +138,7 @@ def _name(policy: str) -> str:
     return re.sub(r"[^\w.-]", "-", stem, flags=re.ASCII).lstrip("-._") or "app"
 
 
-def _tell(options: argparse.Namespace, exported: Exported) -> None:
+def _print_losses(options: argparse.Namespace, exported: Exported) -> None:
     lines = loss_lines(exported.losses, f"than {options.policy}")
     lines += [f"added: {addition.call}: {addition.why}" for addition in exported.additions]
     for line in lines:
@@ -140,7 +146,8 @@ def _tell(options: argparse.Namespace, exported: Exported) -> None:
 
 
 def _put(options: argparse.Namespace, exported: Exported) -> None:
-    """Write the result to the file or standard output, and a second file beside it or to standard error."""
+    """Write the result to the file of -o or to standard output; write a second file, if the format has one, beside the first or
+    to standard error."""
     if options.output is None:
         sys.stdout.buffer.write(exported.data)
         sys.stdout.buffer.flush()
@@ -154,4 +161,4 @@ def _put(options: argparse.Namespace, exported: Exported) -> None:
             write(Path(options.output).with_suffix(suffix), data)
     if exported.use:
         file = file_word(options.output) if options.output else "FILE"
-        print(f"use it: {exported.use.format(file=file)}", file=sys.stderr)
+        print(f"to use it: {exported.use.format(file=file)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`callfence git-setup`: git compares and merges policies by meaning."""
+"""`callfence git-setup`: make git compare and merge policies by meaning."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import argparse
 
 DESCRIPTION = """\
-Set up the git repository of the current folder: `git diff` shows what a policy newly allows, and git merges policies by
-meaning, recordings by run, and committed evidence by taking the lines of both.  Adds lines to .gitattributes, which you
-commit, and commands to the configuration of this clone: every clone has to be set up.  Running it again does no harm."""
+Set up the git repository of the current folder: `git diff` then shows what a policy newly allows, and git merges policies by
+meaning, recordings by run, and NAME.evidence by taking the lines of both sides.  This adds lines to .gitattributes, for you
+to commit, and commands to the configuration of this clone; run it in every clone.  Running it again changes nothing."""
 
 ATTRIBUTES: Final = (
     "*.policy diff=callfence merge=callfence",
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """0; 2: not in a git repository, or it cannot be written to."""
+    """Run `git-setup`.  Return 0, or 2 if the current folder is in no git repository or a file cannot be written."""
     parser().parse_args(arguments)
     try:
         top = Path(_git("rev-parse", "--show-toplevel").removesuffix("\n"))
@@ -70,7 +70,7 @@ def _settings() -> dict[str, str]:
 
 
 def _add_attributes(path: Path) -> list[str]:
-    """The lines that were missing."""
+    """Add the lines that a .gitattributes file lacks, and return them.  Raises OSError."""
     text = path.read_text() if path.exists() else ""
     missing = [line for line in ATTRIBUTES if line not in text.splitlines()]
     if missing:

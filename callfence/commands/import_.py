@@ -1,4 +1,4 @@
-"""`callfence import`: a policy from a file in another program's format."""
+"""`callfence import`: convert a file in another program's format into a policy or a recording."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from callfence.shared.files import output, put
 from callfence.shared.inputs import content, run_command
 from callfence.shared.options import Parser
 from callfence.shared.profiles import loss_lines, read_policy
+from callfence.shared.text import plural
 from policygen import formats
 from policygen.formats import FormatOptions
 from tracer.abi import Arch
 from tracer.errors import UserError
 
 DESCRIPTION = """\
-Print a container profile, or any filter, as a policy: from FILE, or with --pid the filters of a running process.  What a policy
-cannot express is reported on standard error and in comments, and whether the policy is wider or narrower there.
+Print a container profile or a filter as a policy: the one in FILE or, with --pid, the filters of a running process.  Standard
+error and comments list what a policy cannot express, and whether the policy is wider or narrower there.
 
-Logs of a program's calls become a recording.  With -o NAME.policy it is added to NAME.policy and .callfence/NAME.rec, as
-`learn` adds a run; with -o NAME.rec it is added to that recording alone, for `callfence merge`."""
+A log of a program's calls becomes a recording.  With -o NAME.policy, the recording is added to NAME.policy and
+.callfence/NAME.rec, as `learn` adds a run; with -o NAME.rec, only to that recording, for `callfence merge`."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,15 +35,18 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--from", dest="format", metavar="FORMAT", choices=_NAMES, help="the format; see below")
-    add("--pid", metavar="PID", type=int, help="instead of FILE: the filters of a process (CAP_SYS_ADMIN), each as a policy")
-    add("--strict", action="store_true", help="write nothing, with status 1, if the policy would be wider than the file")
+    add("--pid", metavar="PID", type=int, help="instead of FILE: each filter of a process (needs CAP_SYS_ADMIN) as a policy")
+    add("--strict", action="store_true", help="do not write a policy that is wider than the file: exit with 1")
     add("--arch", choices=[*Arch], type=Arch, default=Arch.X86_64, help="the architecture, if the file does not name one")
     add("--kernel", metavar="X.Y", type=_kernel, help="the kernel version for rules with a minKernel (default: newest)")
-    add("--cap", metavar="CAP_NAME", action="append", default=[], type=_capability, help="that the container has; repeatable")
-    add("--runtime", default="", choices=["runc", "crun"], help="what reads the file; runc answers newer calls differently")
-    add("--program", default="", metavar="NAME", help="audit, violations: of this executable only, by path or its last part")
-    add("--exact", action="store_true", help="logs: allow only what was seen, not what grants nothing beyond it (implied 1)")
-    add("--within", metavar="BASE", help="logs: never allow what this policy or container profile (JSON) denies")
+    cap = "a capability that the container has, for rules that depend on it; repeatable"
+    add("--cap", metavar="CAP_NAME", action="append", default=[], type=_capability, help=cap)
+    runtime = "the container runtime that reads the file; runc answers calls that it does not know differently"
+    add("--runtime", default="", choices=["runc", "crun"], help=runtime)
+    program = "audit, violations: import only calls of this executable, given by its path or file name"
+    add("--program", default="", metavar="NAME", help=program)
+    add("--exact", action="store_true", help="logs: allow only the logged calls, without the implied set (`implied 1`)")
+    add("--within", metavar="BASE", help="logs: never allow what BASE, a policy or container profile (JSON), denies")
     add(
         "-o",
         "--output",
@@ -55,11 +59,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """0; 1: --strict, and the policy would be wider than the file; 2: bad input."""
+    """Run `import`.  Return 0, or 1 if --strict prevented that a policy was written, or 2 if an input cannot be read or
+    converted."""
     command = parser()
     options = command.parse_args(arguments)
     if (options.pid is None) == (options.format is None) or (options.format is None) != (options.file is None):
-        command.error("give --from FORMAT and FILE, or --pid PID")
+        command.error("give either --from FORMAT and FILE, or --pid PID")
     return run_command("import", lambda: _import(options) if options.pid is None else _of_process(options))
 
 
@@ -69,13 +74,13 @@ _NAMES = [name for name, row in formats.FORMATS.items() if row.read or row.recor
 def _kernel(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)\.(\d+)", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"a kernel version is X.Y, as 6.1: not {text}")
+        raise argparse.ArgumentTypeError(f"{text} is not a kernel version such as 6.1")
     return int(match[1]), int(match[2])
 
 
 def _capability(text: str) -> str:
     if not re.fullmatch(r"CAP_[A-Z0-9_]+", text):
-        raise argparse.ArgumentTypeError(f"a capability is named as in CAP_SYS_ADMIN: not {text}")
+        raise argparse.ArgumentTypeError(f"{text} is not a capability's name such as CAP_SYS_ADMIN")
     return text
 
 
@@ -96,19 +101,20 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _of_process(options: argparse.Namespace) -> int:
-    """The filters of a process, in the order in which they were installed.  Raises TracerError, UserError."""
+    """Convert the filters of a process, in the order in which they were installed, and return the exit status.  Raises
+    TracerError, UserError."""
     from tracer.running.attach import filter_counts, read_filters
 
     pid, programs = options.pid, read_filters(options.pid)
     others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(programs))
     if others:
-        hint = f"thread {others[0]}, given as the PID, shows those of one of {len(others)}"
-        print(f"callfence import: not all threads of process {pid} have the same filters: {hint}", file=sys.stderr)
+        hint = f"{plural(len(others), 'thread')} of process {pid} with other filters: give --pid {others[0]} for the first"
+        verb = "is" if len(others) == 1 else "are"
+        print(f"callfence import: only the filters of thread {pid} are imported; there {verb} {hint}", file=sys.stderr)
     if not programs:
         raise UserError(f"process {pid} has no filter")
     if options.output is not None and len(programs) > 1:
-        how = "each a policy of its own: leave out -o, and they are printed"
-        raise UserError(f"process {pid} has {len(programs)} filters, {how}")
+        raise UserError(f"process {pid} has {len(programs)} filters, and -o takes only one: leave out -o to print them all")
     worst = 0
     for place, filter_ in enumerate(programs, 1):
         name = f"process {pid}, filter {place} of {len(programs)}"
@@ -124,7 +130,8 @@ def _print(options: argparse.Namespace, format_: str, name: str, data: bytes, fo
     for line in loss_lines(losses, f"than {name}"):
         print(f"callfence import: {line}", file=sys.stderr)
     if options.strict and formats.wider(losses):
-        print("callfence import: nothing was written, because of --strict", file=sys.stderr)
+        reason = f"the policy would allow more than {name}; leave out --strict to write it anyway"
+        print(f"callfence import: --strict: nothing was written, because {reason}", file=sys.stderr)
         return 1
     put(options.output, document.text())
     return 0

@@ -1,4 +1,4 @@
-"""`callfence lint`: what a reviewer should look at in a policy."""
+"""`callfence lint`: report what is dangerous in policies."""
 
 from __future__ import annotations
 
@@ -27,27 +27,29 @@ if TYPE_CHECKING:
     from tracer.abi import Arch
 
 _LONGEST = 2000
-"""Characters of an entry that are shown."""
+"""How many characters of an entry are printed."""
 DESCRIPTION = """\
 Report what is dangerous in policies, judged by the calls that they allow.  A comment `# why: REASON` on an entry, or above it,
-accepts the findings on that entry; one that names a combination (`# why: reverse-shell: REASON`) accepts that."""
+accepts the findings on that entry; `# why: COMBINATION: REASON` accepts the finding on a combination of entries, such as
+reverse-shell."""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="callfence lint", description=DESCRIPTION)
     add = parser.add_argument
     add("--level", choices=[*Level], default=Level.WARNING, help="the lowest level to report (default: warning)")
-    add("--accepted", action="store_true", help="also report what is accepted")
+    add("--accepted", action="store_true", help="also report accepted findings")
     add("--format", choices=["text", "json", "sarif"], default="text", help="default: text")
     against = parser.add_mutually_exclusive_group()
-    against.add_argument("--against", metavar="OLD", help="also report what is accepted by a reason that OLD does not have")
-    against.add_argument("--git", metavar="REVISION", help="the same, for the POLICY of that revision")
+    against.add_argument("--against", metavar="OLD", help="also report findings that are accepted by a reason not in OLD")
+    against.add_argument("--git", metavar="REVISION", help="the same, with POLICY in that revision as OLD")
     add("policies", nargs="+", metavar="POLICY")
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """0: nothing that is not accepted; 1: something is; 2: bad input."""
+    """Run `lint`.  Return 0 if every finding of at least `--level` is accepted, 1 if one is not, 2 if an input cannot be
+    read."""
     options = parser().parse_args(arguments)
     findings: list[tuple[str, Document, Finding]] = []
     excused: list[tuple[str, Finding]] = []
@@ -85,12 +87,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _about_files(document: Document, name: str) -> Iterable[Finding]:
-    """The findings that depend on where the policy is."""
+    """Return the findings that depend on where the policy file is; none for standard input."""
     return () if name == "-" else about_files(document, own(document.policy.files, Path(name)))
 
 
 def _old(options: argparse.Namespace, name: str) -> Document | None:
-    """The policy whose reasons are not new; None if no option names one.  Raises CallfenceError, OSError."""
+    """Return the policy of --against or --git, whose reasons are not new; None without these options.  Raises CallfenceError,
+    OSError."""
     if options.git is not None:
         from callfence.shared.inputs import document_at
 
@@ -132,13 +135,13 @@ def _print(
 
 
 def _short(arch: Arch, number: int, entry: Entry) -> str:
-    """The entry on one line, cut where no one reads on."""
+    """Return the entry on one line, cut after `_LONGEST` characters."""
     text = on_one_line(arch, number, entry)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _result(policy: str, finding: Finding, lines: Lines, *, is_new: bool) -> Result:
-    """A result; a reason that comes with the change does not suppress it."""
+    """Return the SARIF result of a finding.  `is_new`: the reason that accepts it is new, and so does not suppress it."""
     full, help_ = f"A policy that {finding.grants}: {finding.why}.", f"Safer: {finding.safer}. See {finding.source}."
     short = finding.grants.partition(":")[0]
     excuse = f"; {Reason(finding.accepted, is_new=True)}" if is_new else ""

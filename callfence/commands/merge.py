@@ -1,4 +1,4 @@
-"""`callfence merge`: recordings or policies of several runs, machines or branches in one; or a policy narrowed by another."""
+"""`callfence merge`: merge recordings or policies of several runs, machines or branches, or narrow a policy by another."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DESCRIPTION = """\
-Merge recordings, or policies, into one.  A merged recording has every run of each, once, in any order.  A merged policy
-allows what any of them allows, and keeps all comments.  A folder stands for its *.policy files, or, if OUT is a recording,
-for its *.rec and .callfence/*.rec files.
+Merge recordings into one recording, or policies into one policy.  A merged recording has every run of its inputs once; their
+order does not matter.  A merged policy allows what any input allows, and has the comments of all.  For a FOLDER, its *.policy
+files are merged or, if OUT is a recording, its *.rec and .callfence/*.rec files.
 
-With --narrow-by BY, print FILE without what BY does not allow: for a system call that BY names, what both allow; for any other,
+With --narrow-by BY, print FILE narrowed by BY: of a system call that BY names, only what both policies allow; of any other,
 what FILE allows."""
 
-DRIVER = """git's merge driver (`callfence git-setup`): merge what both branches have changed since BASE into OURS.
-NAME is the file's path in the repository"""
+DRIVER = """run as git's merge driver (set up by `callfence git-setup`): merge the changes of both branches since BASE into
+OURS; NAME is the file's path in the repository"""
 
 
 USAGE = (
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
     )
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="NAME.rec or NAME.policy; may be one of the inputs")
-    narrow = "a policy: print FILE, a policy, without what BY does not allow of the calls that it names"
+    narrow = "print FILE, a policy, without what the policy BY denies of the calls that BY names"
     parser.add_argument("--narrow-by", metavar="BY", help=narrow)
     parser.add_argument("--driver", action="store_true", help=DRIVER)
     parser.add_argument("inputs", metavar="FILE", type=Path, nargs="+", help=argparse.SUPPRESS)
@@ -56,22 +56,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """0; 1: --driver left conflicts; 2: bad input."""
+    """Run `merge`.  Return 0, or 1 if --driver left conflicts, or 2 if an input cannot be read or merged."""
     command = parser()
     options = command.parse_args(arguments)
     if options.narrow_by is not None:
         if options.driver or len(options.inputs) > 1:
-            command.error("--narrow-by BY takes one policy, and no --driver")
+            command.error("--narrow-by BY takes one FILE, and excludes --driver")
         return run_command("merge", lambda: _narrow(str(options.inputs[0]), options.narrow_by, options.output))
     if options.driver == (options.output is not None):
-        command.error("give either -o OUT, --narrow-by BY or --driver")
+        command.error("give one of -o OUT, --narrow-by BY and --driver")
     if options.driver and len(options.inputs) not in (3, 4):
-        command.error("--driver takes BASE OURS THEIRS, and the file's name")
+        command.error("--driver takes BASE OURS THEIRS, and optionally NAME")
     return run_command("merge", lambda: _drive(options.inputs) if options.driver else _fold(options.output, options.inputs))
 
 
 def _narrow(name: str, by: str, output: Path | None) -> int:
-    """Raises UserError, OSError; nothing is written then."""
+    """Write the policy `name` narrowed by the policy `by`, and return 0.  Raises UserError or OSError, and has written nothing
+    then."""
     before = document(name)
     try:
         policy = reduce(before.policy, document(by).policy)
@@ -84,11 +85,12 @@ def _narrow(name: str, by: str, output: Path | None) -> int:
 
 
 def _fold(output: Path, inputs: list[Path]) -> int:
-    """Raises UserError, JoinError, PolicyError, RecordingError, OSError; nothing is written then."""
+    """Merge recordings or policies into `output`, and return 0.  Raises UserError, JoinError, PolicyError, RecordingError or
+    OSError, and has written nothing then."""
     recordings = output.suffix == ".rec"
     files = [file for path in inputs for file in _files(path, ".rec" if recordings else ".policy")]
     if not files:
-        raise JoinError(f"no {'recording' if recordings else 'policy'} is in {', '.join(map(str, inputs))}")
+        raise JoinError(f"there is no {'recording' if recordings else 'policy'} in {', '.join(map(str, inputs))}")
     output.parent.mkdir(parents=True, exist_ok=True)
     if recordings:
         many.merge_files(output, files)
@@ -98,7 +100,7 @@ def _fold(output: Path, inputs: list[Path]) -> int:
         try:
             whole = unite(whole, _policy(file))
         except JoinError as error:
-            raise JoinError(f"{file} and those before it: {error}") from None
+            raise JoinError(f"{file} cannot be merged with the files before it: {error}") from None
     atomic.write(output, whole.text().encode())
     return 0
 
@@ -106,7 +108,7 @@ def _fold(output: Path, inputs: list[Path]) -> int:
 def _policy(file: Path) -> Document:
     text = read_text(str(file))
     if recording_file.is_recording(text.encode()):
-        raise UserError(f"{file} is a recording: recordings are merged into a recording, with -o NAME.rec")
+        raise UserError(f"{file} is a recording, and cannot be merged into a policy: use -o NAME.rec")
     return parse(text, str(file), read=included(str(file))).inlined()
 
 
@@ -120,7 +122,7 @@ def _files(path: Path, suffix: str) -> Iterator[Path]:
 
 
 def _drive(inputs: list[Path]) -> int:
-    """Merge into OURS, with conflict markers for what cannot be merged."""
+    """Merge into OURS, with conflict markers for what cannot be merged; return 1 if there are any, else 0."""
     base, ours, theirs = inputs[:3]
     name = inputs[3] if len(inputs) > 3 else ours
     contents = [path.read_bytes() for path in (base, ours, theirs)]
@@ -141,7 +143,7 @@ def _drive(inputs: list[Path]) -> int:
 
 
 def _parsed(content: bytes, name: Path, path: Path) -> Document:
-    """The version parsed as if it were the file itself, for its includes; errors name the version."""
+    """Parse the version in `path` as if it were the file `name`, so that its includes are found; errors name the version."""
     text = decode(content, str(path))
     try:
         return parse(text, str(name), read=included(str(name)))
@@ -152,7 +154,7 @@ def _parsed(content: bytes, name: Path, path: Path) -> Document:
 
 
 def _merge_lines(name: Path, base: Path, ours: Path, theirs: Path) -> int:
-    """Merge the lines of versions that cannot be read; the status makes git ask for a review."""
-    print_error(f"callfence merge: {name}: a version cannot be read, so lines are merged, not meanings")
+    """Merge versions of which one cannot be parsed by lines, into `ours`.  Return 1, so that git reports a conflict."""
+    print_error(f"callfence merge: {name}: a version cannot be parsed, so lines are merged, not meanings: check the result")
     subprocess.run(["git", "merge-file", "--", str(ours), str(base), str(theirs)], check=False)
     return 1

@@ -1,4 +1,4 @@
-"""`callfence report`: one file about a policy: what it allows, why, how dangerous that is, how complete it may be."""
+"""`callfence report`: write what a policy allows, why, how dangerous that is and how complete it is, to one file."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """0; 2 for bad input, or if the file cannot be written."""
+    """Run `report`.  Return 0, or 2 if an input cannot be read or the file cannot be written."""
     options = parser().parse_args(arguments)
 
     def work() -> int:
         if "-" in (options.policy, options.against):
-            raise UserError("a report names the files that it is of, so standard input cannot be one: write - as ./-")
+            raise UserError("a report names its files, so POLICY cannot be standard input: name a file (./- for a file -)")
         other = (options.against, document(options.against)) if options.against is not None else None
         try:
             policy = document(options.policy)

@@ -1,4 +1,4 @@
-"""`callfence review`: the changes of a policy accepted or rejected one by one, on a terminal."""
+"""`callfence review`: accept, reject or edit the changes of a policy one by one, on a terminal."""
 
 from __future__ import annotations
 
@@ -53,23 +53,24 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Accept, reject or edit what POLICY newly allows, one change at a time, the most dangerous first.  Each is shown with its risk
-and with the executables that made the calls.  A rejected change is removed from the file and what it replaced is restored;
-the rest of the file, comments included, is kept.  Commit the file afterwards: what is not committed is asked again.
+and with the executables that made the calls.  A rejected change is removed from the file, and what it had replaced is
+restored; the rest of the file, with its comments, stays.  Commit the file afterwards: the next review asks about every change
+that is not committed.
 
-With --log, the changes are what it takes to allow what `enforce --log` wrote of POLICY.  What is accepted is added to POLICY,
-and its violations to the recording; what is not stays denied."""
+With --log, the changes are the rules that would allow the violations that `enforce --log` wrote for POLICY.  Accepted changes
+are added to POLICY, and their violations to the recording; all others stay denied."""
 
 EPILOG = """\
-At the prompt, ^D means q, and ^C leaves the file unchanged.  Exit status: 0 everything is decided; 1 something is not; 2 bad
-input, or no terminal; 130 ^C."""
+At the prompt, ^D means q, and ^C leaves the file unchanged.  Exit status: 0 every change is decided; 1 a change is undecided; 2
+bad input, or no terminal; 130 ^C."""
 
 NO_TERMINAL = (
-    "asking needs a terminal: `callfence diff --git HEAD {policy}` shows what is new, "
-    "--no-terminal tells all of it, --accept-all or --reject-all decides all of it"
+    "asking needs a terminal, and there is none: `callfence diff --git HEAD {policy}` or --no-terminal shows the changes, "
+    "--accept-all or --reject-all decides all of them"
 )
 
 NO_TERMINAL_LOG = (
-    "asking needs a terminal: --accept-all, or `callfence allow {policy} --log LOG --only SYSCALL`, decides without one"
+    "asking needs a terminal, and there is none: use --accept-all, or `callfence allow {policy} --log LOG --only SYSCALL`"
 )
 
 
@@ -78,17 +79,18 @@ def parser() -> argparse.ArgumentParser:
     against = parser.add_mutually_exclusive_group()
     against.add_argument("--against", metavar="OLD", help="the policy file to compare with, instead of a revision of POLICY")
     against.add_argument("--git", metavar="REVISION", default="HEAD", help="the revision to compare with (default: HEAD)")
-    against.add_argument("--log", action="append", metavar="LOG", help="what `enforce --log` wrote; repeatable")
+    against.add_argument("--log", action="append", metavar="LOG", help="a log of `enforce --log`; repeatable")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--accept-all", action="store_true", help="accept every change without asking")
     how.add_argument("--reject-all", action="store_true", help="reject every change without asking")
-    how.add_argument("--no-terminal", action="store_true", help="show every change as it would be asked, and decide nothing")
+    how.add_argument("--no-terminal", action="store_true", help="print every change as the prompt shows it, and decide nothing")
     parser.add_argument("policy", metavar="POLICY")
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """0: all is decided; 1: something is not; 2: bad input, or no terminal to ask at.  ^C ends the process."""
+    """Run `review`.  Return 0 if every change is decided, 1 if one is not, 2 if an input cannot be read or there is no
+    terminal.  ^C ends the process by SIGINT."""
     options = parser().parse_args(arguments)
     return run_command("review", lambda: _review_log(options) if options.log else _review(options))
 
@@ -103,15 +105,16 @@ def _review(options: argparse.Namespace) -> int:
         print(line)
     for difference in compare(old.policy, new.policy).differences if old.policy.phases or new.policy.phases else ():
         if difference.phase and difference.change is Change.MORE:
-            print(f"{path}: not asked: {shown_name(difference)} is allowed there as well now; callfence diff shows it")
+            print(f"{path}: {shown_name(difference)} is newly allowed, and not reviewed here: callfence diff shows it")
     if not all_changes:
-        print(f"{path}: nothing to review: it allows no more than {options.against or options.git} does")
+        print(f"{path}: nothing to review: the policy allows no more than {options.against or options.git} does")
         return 0
     return _write(path, old, new, all_changes, _decided(options, old, new, all_changes, recording))
 
 
 def _review_log(options: argparse.Namespace) -> int:
-    """Raises UserError, PolicyError, OSError, which leave the file unchanged."""
+    """Review the rules that would allow the violations in the logs, and return the exit status.  Raises UserError, PolicyError
+    or OSError, and leaves the file unchanged then."""
     from callfence.learning import logs
 
     path = Path(options.policy)
@@ -120,11 +123,12 @@ def _review_log(options: argparse.Namespace) -> int:
     generated = logs.with_allowed(old, logs.still_denied(old.policy, logged), path.name)
     refused = [*logs.refused_lines(old.policy, generated)]
     for line in refused:
-        print(f"{path}: not asked: {line}")
+        print(f"{path}: cannot be allowed, so it is not reviewed: {line}")
     before, new = (logs.of_last_phase(document) for document in (old, generated.document))
     all_changes = changes(before.policy, new.policy)
     if not all_changes:
-        print(f"{path}: nothing to review: it allows what is logged" if not refused else f"{path}: nothing else to review")
+        reason = "nothing else to review" if refused else "nothing to review: the policy already allows all calls in the log"
+        print(f"{path}: {reason}")
         return int(bool(refused))
     file = recording_path(path)
     recorded = recording_file.load(file) if file.exists() else Recording()
@@ -145,14 +149,15 @@ def _review_log(options: argparse.Namespace) -> int:
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in all_changes]
     print(f"{path}: {_counts(answers)}")
     if Answer.SKIP in answers:
-        print("what is undecided stays denied, and is asked again")
+        print("undecided changes stay denied; the next review with this log asks about them again")
     return int(Answer.SKIP in answers or bool(refused))
 
 
 def _decided(
     options: argparse.Namespace, old: Document, new: Document, all_changes: Sequence[PolicyChange], recording: Recording
 ) -> Mapping[PolicyChange, Decision]:
-    """The decisions of the command line, or of a person at a terminal.  ^C ends the process."""
+    """Return the decisions of --accept-all or --reject-all, or of a person at the terminal; none with --no-terminal.  ^C ends
+    the process.  Raises UserError if there is no terminal."""
     path = Path(options.policy)
     if options.accept_all or options.reject_all:
         answer = Answer.ACCEPT if options.accept_all else Answer.REJECT
@@ -170,7 +175,7 @@ def _decided(
     try:
         return Asker(old, new, all_changes, describe, {*together.reasons}).ask()
     except KeyboardInterrupt:
-        print(f"\n{path}: left as it was")
+        print(f"\n{path}: unchanged")
         sys.stdout.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
@@ -179,15 +184,15 @@ def _decided(
 
 def _read(path: Path) -> Document:
     if str(path) == "-":
-        raise UserError("the policy to review is a file, which is written again")
+        raise UserError("POLICY cannot be standard input, because the review changes the file: name a file")
     return document(str(path))
 
 
 def _write(
     path: Path, old: Document, new: Document, all_changes: Sequence[PolicyChange], decisions: Mapping[PolicyChange, Decision]
 ) -> int:
-    """Apply the decisions about what was `found` in `new` to the file as it is now: what learn has added in the meantime is
-    undecided."""
+    """Apply the decisions to the current file, print the result and return the exit status.  Changes that `learn` has added
+    since `new` was read are undecided."""
     with locked(path):
         before = _read(path)
         if before.policy != new.policy:
@@ -203,7 +208,7 @@ def _write(
     for line in (*redundant_lines(judgement), *file_lines(judgement.comparison.files)):
         print(line)
     if Answer.ACCEPT in answers:
-        print(f"commit {path}: until then, what is accepted is asked again")
+        print(f"commit {path}: until then, the next review asks about the accepted changes again")
     return int(Answer.SKIP in answers)
 
 
@@ -245,12 +250,12 @@ def _describer(new: Document, together: Judgement, recording: Recording) -> Call
 
 
 def _is_of(change: PolicyChange, about: Headline) -> bool:
-    """Whether a headline is about the same line on files or ports."""
+    """Return whether a headline and the change belong to the same line about files or ports."""
     return isinstance(change, SettingChange) and change.word.startswith(FILE_LINES) and change.word == about.name
 
 
 def _completes(change: EntryChange, about: Headline) -> bool:
-    """Whether the change is of a call that completes a combination."""
+    """Return whether the change belongs to a call that completes the combination of a headline."""
     return about.arch is change.arch and table(change.arch).by_number[change.number].name in about.completing
 
 
@@ -286,12 +291,14 @@ def _what(change: PolicyChange) -> Iterator[str]:
 
 
 def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator[str]:
-    """Yield what the catalogue warns of, with the command that allows it."""
+    """Yield lines about the dangerous calls that `learn` recorded only under fault injection, and so did not allow, with the
+    command that allows each."""
     rehearsed = [observation for observation in recording.observations if recording.rehearsed(observation)]
     dangerous = [observation for observation in rehearsed if needs_a_person(observation)]
     denied = [observation for observation in dangerous if not evaluate(policy, observation.event).allows]
     if denied:
-        yield f"not added by learn, which saw {plural(len(denied), 'call')} in rehearsals alone:"
+        number = plural(len(denied), "dangerous call")
+        yield f"not added by learn: {number}, made only under fault injection (--rehearse):"
     for observation in denied:
         yield f"  {format_call(observation.event)}"
         yield f"    {printable(observation.executable)}, when {printable(recording.rehearsed(observation)[0])}"

@@ -1,4 +1,4 @@
-"""`callfence show`: a policy as callfence reads it, on standard output or in its file; or the instructions of its filter."""
+"""`callfence show`: print a policy in canonical form, rewrite its file in that form, or print its filter's instructions."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     from policygen.implied.resolve import Resolved
 
 DESCRIPTION = """\
-Print a policy in canonical form, its includes resolved; or print the instructions of a filter.  With --write, rewrite the files
-of policies in canonical form: their comments and their includes stay."""
+Print a policy in canonical form, with its includes resolved, or print the instructions of its filter.  With --write, rewrite
+policy files in canonical form; their comments and `include` lines stay."""
 
 
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="callfence show", description=DESCRIPTION)
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--write", action="store_true", help="rewrite each POLICY; - is written to standard output")
+    what.add_argument("--write", action="store_true", help="rewrite each POLICY in canonical form; print it for -")
     what.add_argument("--check", action="store_true", help="write nothing; exit with 1 if --write would change a file")
-    what.add_argument("--expanded", action="store_true", help="print the entries of the policy's implied set, too")
-    what.add_argument("--implied", action="store_true", help="print what the policy's implied set allows, with the reasons")
-    instructions = "print the instructions of the filter that POLICY is compiled to, or of a filter (BPF) in a file"
+    what.add_argument("--expanded", action="store_true", help="also print the entries that the policy's `implied` line adds")
+    what.add_argument("--implied", action="store_true", help="print only the entries that `implied` adds, with the reasons")
+    instructions = "print the instructions of POLICY's filter; POLICY may also be a file with a filter (BPF)"
     what.add_argument("--instructions", action="store_true", help=instructions)
     parser.add_argument("policies", metavar="POLICY", nargs="+", help="a policy file; - is standard input")
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """0; 1: --check, and a file is not in canonical form; 2: bad input."""
+    """Run `show`.  Return 0, or 1 if with --check a file is not in canonical form, or 2 if an input cannot be read."""
     command = parser()
     options = command.parse_args(arguments)
     if options.write or options.check:
@@ -54,7 +54,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _rewrite(name: str, *, check: bool) -> int:
-    """0 or 1.  Raises PolicyError, OSError."""
+    """Rewrite a policy file in canonical form, and return 0; with `check`, write nothing and return 1 if that would change the
+    file.  Raises PolicyError, OSError."""
     if name == "-":
         before = decode(content(name), "<stdin>")
         after = parse(before, "<stdin>", read=included("<stdin>")).text()
@@ -66,7 +67,7 @@ def _rewrite(name: str, *, check: bool) -> int:
         if not check and after != before:
             atomic.write(Path(name), after.encode())
     if check and after != before:
-        print(f"{name}: not in canonical form; `callfence show --write {name}` rewrites it", file=sys.stderr)
+        print(f"{name} is not in canonical form; `callfence show --write {name}` rewrites it", file=sys.stderr)
         return 1
     return 0
 
@@ -76,7 +77,10 @@ def _show(name: str, options: argparse.Namespace) -> int:
     if is_program(data):
         filter_ = program(name, data)
         if not options.instructions:
-            raise UserError(f"{name} is a filter: `callfence import --from bpf {name}` prints it as a policy")
+            raise UserError(
+                f"{name} is a filter, not a policy: `callfence import --from bpf {name}` prints it as a policy, "
+                "--instructions prints its instructions"
+            )
         print(bpf.disassemble(filter_))
         return 0
     shown = document(name, data)
@@ -98,9 +102,9 @@ def _show(name: str, options: argparse.Namespace) -> int:
 
 
 def _implied(name: str, policy: Resolved) -> int:
-    """Each entry that the set adds, after the reason and the capability that it is given for."""
+    """Print each entry that the implied set adds, below its reason and the capability that it needs; return 0."""
     if not policy.added:
-        print(f"# {name}: no implied set")
+        print(f"# {name}: the policy has no `implied` line that adds entries")
     for (arch, number), rows in policy.added.items():
         for row in rows:
             capabilities = f" [{', '.join(sorted(row.given))}]" if row.given else ""

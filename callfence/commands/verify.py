@@ -1,4 +1,4 @@
-"""`callfence verify`: a proof that a filter is equivalent to its policy, or a call that they answer differently."""
+"""`callfence verify`: prove that a filter is equivalent to its policy, or print a call that they answer differently."""
 
 from __future__ import annotations
 
@@ -33,23 +33,24 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     description = (
         "Prove that a filter answers every call as its policy does, for all values of all arguments, or print a call "
-        "that it answers differently.  POLICY is compiled, with and without reports, and both filters are proved.  FILTER is "
-        "read back into a policy, as `callfence import --from bpf` prints it, and compared with that; a file of "
-        "`callfence compile` is compared with the policy in it.  The filters that `enforce` keeps for POLICY are proved too."
+        "that it answers differently.  POLICY is compiled, with and without reports, and both filters are proved, as are "
+        "the filters that `enforce` has cached for POLICY.  FILTER is converted into a policy, as `callfence import --from "
+        "bpf` does, and compared with that policy; a file of `callfence compile` is compared with the policy in it."
     )
     parser = Parser(prog="callfence verify", description=description)
     parser.add_argument("--bpf", metavar="FILE", help="a filter to compare with POLICY: an array of struct sock_filter")
-    parser.add_argument("--cached", action="store_true", help="prove all filters that are kept, of any policy")
+    parser.add_argument("--cached", action="store_true", help="prove all filters in the caches, of all policies")
     parser.add_argument("file", metavar="POLICY|FILTER", nargs="?", help="a file; - is standard input")
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """0: proved; 1: not equivalent, with a call that shows it; 2: bad input, or nothing can be proved."""
+    """Run `verify`.  Return 0 if all is proved, 1 if a filter is not equivalent to its policy, 2 if an input cannot be read or
+    nothing can be proved."""
     command = parser()
     options = command.parse_args(arguments)
     if options.cached == (options.file is not None) or (options.cached and options.bpf):
-        command.error("give either POLICY, FILTER or --cached")
+        command.error("give one of POLICY, FILTER and --cached")
 
     def work() -> int:
         if options.cached:
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
         try:
             if is_program(data):
                 if options.bpf:
-                    raise UserError(f"{options.file} is a filter: it takes a policy to compare {options.bpf} with")
+                    raise UserError(f"{options.file} is a filter: name a policy, with which --bpf {options.bpf} is compared")
                 return _read_back(options.file, program(options.file, data))
             policy = document(options.file, data).policy
             return _is_policy(program(options.bpf), policy) if options.bpf else _compiled(options.file, policy)
@@ -82,11 +83,15 @@ def _compiled(name: str, policy: Policy) -> int:
             except CallfenceError as error:
                 raise UserError(f"{name}: {error}") from error
         which = f"the filter of {phase}" if policy.phases else "the filter"
-        proved.append(f"proved: {which} ({lengths[0]} instructions; {lengths[1]} with reports) is the policy, for every call")
+        counts = f"{lengths[0]} instructions; {lengths[1]} with reports"
+        proved.append(f"proved: {which} ({counts}) is equivalent to the policy, for every call")
     cached = [filter_ for variant in filters.VARIANTS if (filter_ := cache.load(name, variant, read))] if name != "-" else []
     for filter_ in cached:
         if wrong := misfit(filter_):
-            print(f"not the policy: the filter that is kept for it ({filter_.variant}): {wrong}")
+            print(
+                f"{name}: its cached filter ({filter_.variant}) does not match the policy: {wrong}; "
+                "enforce --no-cache does not use it"
+            )
             return 1
     print("\n".join(proved))
     return 0
@@ -99,14 +104,15 @@ def _bundled(name: str, data: bytes) -> int:
         raise UserError(f"{name}: {error}") from error
     wrong = {variant: text for variant, filter_ in filters_.items() if (text := misfit(filter_))}
     for variant, text in wrong.items():
-        print(f"{name}: not the policy ({variant}): {text}")
+        print(f"{name}: the filter ({variant}) does not match the policy in the file: {text}")
     if not wrong:
-        print(f"proved: the filters in {name} are the policy in it, for every call")
+        print(f"proved: the filters in {name} are equivalent to the policy in it, for every call")
     return int(bool(wrong))
 
 
 def _cached() -> int:
-    """1 if one that is used does not fit; what is not used is named."""
+    """Prove the filters in the caches; print those that differ from their policies or are not used.  Return 1 if a filter that
+    `enforce` would use differs, else 0."""
     status = count = 0
     for file, policy, wrong in check_cached():
         if wrong:
@@ -114,7 +120,7 @@ def _cached() -> int:
             status |= not wrong.startswith("not used")
         else:
             count += 1
-    print(f"proved: {plural(count, 'filter')} that {'is' if count == 1 else 'are'} kept")
+    print(f"proved: {plural(count, 'cached filter')}")
     return status
 
 
@@ -122,23 +128,23 @@ def _is_policy(filter_: bytes, policy: Policy) -> int:
     wrong = verify(filter_, policy)
     if wrong is not None and verify(filter_, policy, report=True) is not None:
         return _refuted(filter_, wrong, resolved(policy))
-    suffix = "" if wrong is None else "; what it denies is left to a supervisor, as in `enforce` with reports"
-    print(f"proved: the filter is the policy, for every call{suffix}")
+    suffix = "" if wrong is None else "; it notifies a supervisor of denied calls, as `enforce` does for its reports"
+    print(f"proved: the filter is equivalent to the policy, for every call{suffix}")
     return 0
 
 
 def _read_back(name: str, filter_: bytes) -> int:
     lifted = lift(filter_)
     for remark in lifted.remarks:
-        print(f"not said by any policy: {remark}")
+        print(f"no policy can express this: {remark}")
     if lifted.remarks:
         return 1
-    print(f"proved: the filter is the policy that `callfence import --from bpf {name}` prints, for every call")
+    print(f"proved: the filter is equivalent to the policy that `callfence import --from bpf {name}` prints, for every call")
     return 0
 
 
 def _refuted(filter_: bytes, event: Event, policy: Resolved) -> int:
-    print("not the policy: for example")
+    print("the filter is not equivalent to the policy; for example, they answer this call differently:")
     print(f"  {format_call(event)}")
     print(f"  the policy answers  {format_action(answer(policy, event))}")
     print(f"  the filter answers  {bpf.action_text(bpf.run(filter_, event))}")

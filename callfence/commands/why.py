@@ -1,4 +1,4 @@
-"""`callfence why`: which calls led to the rules of a policy, and why it denies a call."""
+"""`callfence why`: show which calls led to the rules of a policy, or why it denies a call, a file or a port."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _REPORTED = re.compile(r'(?: at |"site": ")([^\s"]+\+0x[0-9a-f]+)')
 
 DESCRIPTION = """\
 Show which calls led to each rule of a policy, or to the rules of one SYSCALL: in which runs, by which programs, from which
-call site first, with an example, and where the rule allows more than was seen.  For a CALL as enforce reports it, show the
-nearest rule and which of its conditions fail.
+call site first, with an example, and where the rule allows more than was recorded.  For a CALL as enforce reports it, show
+the nearest rule and which of its conditions are not met.
 
-For a PATH, which begins with /, ./ or ~, show whether the policy grants RIGHT to that file, which need not exist, and by which
-line, or what line would grant it; without RIGHT, which rights it grants.  $HOME and the working folder are those of this
-process.  'tcp connect' PORT and 'tcp bind' PORT ask for a port."""
+For a PATH, which begins with /, ./ or ~, show whether the policy grants RIGHT to that file, which need not exist, and the line
+that grants it or would grant it; without RIGHT, show which rights the policy grants.  $HOME and the working folder are those
+of this command.  'tcp connect' PORT and 'tcp bind' PORT do the same for a port."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,18 +61,19 @@ def parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--arch", choices=[*Arch], type=Arch, help="of the call (default: the first that the policy has)")
+    parser.add_argument("--arch", choices=[*Arch], type=Arch, help="the architecture of the call (default: the policy's first)")
     parser.add_argument("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
     parser.add_argument("policy", metavar="POLICY", type=Path)
-    about = "openat, 'openat(dfd=AT_FDCWD, flags=O_RDWR)', or a line about files and ports: 'path ./data', 'tcp connect'"
+    about = "openat, 'openat(dfd=AT_FDCWD, flags=O_RDWR)', a line about files or ports such as 'path ./data', or a path"
     parser.add_argument("about", metavar="SYSCALL|CALL|LINE|PATH", nargs="?", help=about)
-    rights = f"of a PATH: {', '.join(WORDS)}; of 'tcp connect' and 'tcp bind': a port"
+    rights = f"for a PATH: {', '.join(WORDS)}; for 'tcp connect' and 'tcp bind': a port"
     parser.add_argument("right", metavar="RIGHT", nargs="?", help=rights)
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """0; 1 if the policy has no entry for the call, or denies it, or does not grant the right; 2 for bad input."""
+    """Run `why`.  Return 0, or 1 if the policy has no entry or line of that name, denies the call or does not grant the right,
+    or 2 if an input cannot be read."""
     options = parser().parse_args(arguments)
     return run_command("why", lambda: _why(options))
 
@@ -95,28 +96,29 @@ def _why(options: argparse.Namespace) -> int:
     if not evidence.file:
         path = recording_path(options.policy)
         companion = companion_path(options.policy).name
-        print_error(f"callfence why: {path}: there is no recording, and no {companion}: nothing is known")
+        print_error(f"callfence why: no calls can be shown, because there is neither {path} nor {companion}: learn writes both")
     if is_about_files(options.about or ""):
         return _files(document, evidence.recording, options.about, options.policy)
     status = _rules(document, evidence.recording, options)
     if not options.about:
         _files(document, evidence.recording, "", options.policy)
     if is_companion(evidence.recording):
-        _say(f"from {evidence.file}: a recording would also have counts and runs")
+        _say(f"from {evidence.file}, which has no counts and runs: only a recording has these")
     return status
 
 
 def _files(document: Document, recording: Recording, line: str, policy: Path) -> int:
-    """The same of the lines about files and ports; 1 if there is none, or not this one."""
+    """Show which calls led to the lines about files and ports, or to one such line; return 1 if there is none, else 0."""
     lines = [*origin_lines(document, recording, line)]
     _say(*lines)
     if not lines and line:
-        _say(f"{line}: the policy has no such line; `callfence why {policy} PATH` says what its lines grant")
+        _say(f"{line}: the policy has no such line; `callfence why {policy} PATH` shows what the policy grants")
     return int(not lines)
 
 
 def _rules(document: Document, recording: Recording, options: argparse.Namespace) -> int:
-    """Raises UserError for a syscall that no architecture has."""
+    """Show the calls behind the rules, and return 1 if there is no rule for the call that was named, else 0.  Raises UserError
+    for a name that is no system call."""
     policy = document.policy
     arches = [options.arch] if options.arch else list(policy.entries)
     name = (options.about or "").removeprefix("sys_")
@@ -139,7 +141,7 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         for line in _implied(row, policy.implied)
     ]
     if not rules and not implied:
-        _say(f"{name or options.policy}: no entry, so the default: {format_action(policy.default)}")
+        _say(f"{name or options.policy}: the policy has no entry, so its default applies: {format_action(policy.default)}")
         return 1
     arch = None
     symbols = Symbols()
@@ -156,19 +158,19 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
 
 
 def _says(entry: Entry | None, row: Row) -> bool:
-    """Whether the policy's own entry has what the row adds."""
+    """Return whether the policy's own entry already has the rule that the row of the implied set adds."""
     return entry is not None and row.entry.expression in alternatives(entry.expression)
 
 
 def _implied(row: Row, version: int) -> Iterator[str]:
-    """The lines about one row of the implied set."""
+    """Yield the lines about one row of the implied set, whose version is `version`."""
     yield on_one_line(row.arch, row.number, row.entry)
     capabilities = f", which the policy grants: {', '.join(sorted(row.given))}" if row.given else ""
     yield f"  implied {version}: {row.why}{capabilities}"
 
 
 def _lines(rule: Provenance, recording: Recording, symbols: Symbols) -> Iterator[str]:
-    """The lines about one rule."""
+    """Yield the lines about one rule and the calls that led to it."""
     yield on_one_line(rule.arch, rule.number, rule.rule)
     calls, runs = sum(observation.calls for observation in rule.observations), columns_of(rule.observations)
     if rule.note:
@@ -185,11 +187,11 @@ def _lines(rule: Provenance, recording: Recording, symbols: Symbols) -> Iterator
     elif rule.origin in (Origin.UNSEEN, Origin.PORTABLE):
         yield f"  {rule.origin}"
     if rule.widenings and rule.rule.action.allows:
-        yield f"  wider than seen: {widened(rule)}"
+        yield f"  wider than recorded: {widened(rule)}"
 
 
 def _runs(rules: Sequence[Provenance], recording: Recording) -> Iterator[str]:
-    """The runs that the rules come from."""
+    """Yield a line for each run that the rules come from; none for a companion, which has no runs."""
     if is_companion(recording):
         return
     columns = columns_of([observation for rule in rules for observation in rule.observations])
@@ -217,17 +219,17 @@ def _denial(path: Path, document: Document, event: Event) -> int:
     elif explanation.action.allows and (row := _row(policy, event)):
         _say(*(f"  {line}" for line in _implied(row, policy.implied)))
     elif explanation.entry is None:
-        _say("  it has no entry for the call, so this is its default")
+        _say("  it has no entry for the call, so its default applies")
     elif explanation.nearest is None or not explanation.failing:
-        _say(f"  its entry says so: {on_one_line(arch, event.number, explanation.entry)}")
+        _say(f"  by this entry: {on_one_line(arch, event.number, explanation.entry)}")
     else:
         _say(f"  nearest rule: {on_one_line(arch, event.number, Entry(explanation.nearest, explanation.entry.action))}")
         selectors = determined(conjuncts(explanation.nearest), ())
         for part in explanation.failing:
             index = first_argument(part)
-            value = table(arch).by_number[event.number].arguments[index].name
+            argument = table(arch).by_number[event.number].arguments[index].name
             text = format_expression(arch, event.number, part, selectors)
-            _say(f"  fails: {text}, for {value} is {_value(event, index)}")
+            _say(f"  condition not met: {text} ({argument} is {_value(event, index)})")
     if explanation.action.allows:
         return 0
     _say(f"  {advise(policy, str(path), event).what}")
@@ -235,7 +237,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
 
 
 def _row(policy: Policy, event: Event) -> Row | None:
-    """The row of the policy's implied set that allows a call."""
+    """Return the row of the policy's implied set that allows a call; None if there is none."""
     arch = Arch.from_audit(event.arch)
     for row in resolved(policy).added.get((arch, event.number), ()) if arch else ():
         if holds(row.entry.expression, table(row.arch).by_number[row.number].arguments, event.arguments):
@@ -244,7 +246,7 @@ def _row(policy: Policy, event: Event) -> Row | None:
 
 
 def _print_place(options: argparse.Namespace) -> None:
-    """Print the function of the call site in a report, if the recording identifies the file."""
+    """Print the function at the call site that a report names, if the recording identifies the file."""
     named = _REPORTED.search(options.about)
     path = options.recording or recording_path(options.policy)
     site = Site.parse(named[1]) if named and path.exists() else None
@@ -260,12 +262,12 @@ def _print_place(options: argparse.Namespace) -> None:
 
 
 def _value(event: Event, index: int) -> str:
-    """An argument as a report shows it."""
+    """Return the text of an argument, as reports print it."""
     shown = format_call(event).partition("(")[2].removesuffix(")").split(", ")
     return shown[index].partition("=")[2]
 
 
 def _say(*lines: str) -> None:
-    """Print lines; policies, recordings and reports may have control characters, and the terminal must not get them."""
+    """Print lines with control characters escaped, since policies, recordings and reports may contain some."""
     for line in lines:
         print(printable(line))

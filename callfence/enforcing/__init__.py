@@ -1,3 +1,3 @@
-"""What `enforce` composes: a command line (`command`) -> the policy's filter, perhaps from the cache (`filters`) ->
-the confined program.
+"""The command `enforce`: a command line (`command`) -> the policy's filter, from the cache if possible (`filters`) -> the
+confined program.
 """

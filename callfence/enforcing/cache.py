@@ -1,14 +1,14 @@
-"""Compiled filters of earlier starts: proving one takes longer than most programs run.
+"""The cache of compiled filters: proving a filter takes longer than most programs run.
 
-A filter counts only if all that it was made from is byte for byte what it is now: the policy, each file it includes, and the
-code that compiles.  There are two places.  What root has put into /var/cache/callfence (`callfence compile`) is as trustworthy
-as root.  A user's own cache is signed with a secret in the user's keyring, which a confined program cannot read unless its
-policy allows keyctl(2).  With add_key(2) alone it can neither write the key, which takes a permission that ours does not have,
-nor make one that counts: a key has the permissions that are checked only after keyctl(2).  Where the kernel has no keyrings,
-there is a checksum only, and `callfence doctor` says so.  A cache that cannot be used is no error; if it is because of the
-secret, `enforce` says so.
+A cached filter is used only if its sources are byte for byte the same as when it was compiled: the policy, each file that it
+includes, and the code that compiles.  There are two caches.  Only root can write /var/cache/callfence (`callfence compile`).
+A user's own cache is signed with a secret in the user's keyring, which a confined program cannot read unless its policy allows
+keyctl(2).  With add_key(2) alone the program can neither overwrite the key, which lacks the write permission, nor add one that
+is accepted: only keyctl(2) can set the permissions that are checked.  Where the kernel has no keyrings, filters have only a
+checksum, and `callfence doctor` reports that.  A cache that cannot be used is not an error; if the secret is the reason,
+`enforce` prints it.
 
-On the way to every start of `enforce`, so nothing is imported that takes a millisecond.
+Every start of `enforce` imports this module, so it imports nothing that takes a millisecond.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ SYSTEM = "/var/cache/callfence"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 _COMPILES = (f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi")
 NOT_COMPILING = ("__pycache__", "completeness", "formats", "lint", "merging", "review")
-"""Folders of policygen of which nothing is imported to compile a policy: looking at each file takes 3 us of a start."""
+"""Folders of policygen that compiling a policy imports nothing from: examining each file takes 3 us of a start."""
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
 _MOST = 1000
 """Filters that a user's cache keeps."""
 
 
 class _Place:
-    """A folder of filters, open; who must own it and its files, and the modes of what is made there."""
+    """An open folder of filters, the user that must own it and its files, the mode of new files, and whether they are
+    signed."""
 
     __slots__ = ("descriptor", "file_mode", "owner", "path", "signed")
 
@@ -51,7 +52,7 @@ class _Place:
         self.signed = signed
 
     def secret(self) -> bytes:
-        """Raises `SecretError`."""
+        """Return the secret that signs the filters of this folder; b"" if they are not signed.  Raises `SecretError`."""
         if not self.signed:
             return b""
         return secret()
@@ -63,7 +64,7 @@ class _Place:
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or not _is_private(status, self.owner) or status.st_size > _MAX_SIZE:
-                raise ValueError("another user can write it")
+                raise ValueError("it is not a file that only its owner can write, or it is too large")
             return file.read()
 
     def write(self, name: str, content: bytes) -> None:
@@ -88,10 +89,10 @@ class _Place:
 
 
 def load(path: str, variant: str, read: Callable[[str], bytes], problems: dict[str, None] | None = None) -> Compiled | None:
-    """Return the cached filter for a variant of a policy, if everything it was made from is unchanged.
+    """Return the cached filter for a variant of a policy; None if there is none, or if one of its sources has changed.
 
-    `read` returns a file's content, and raises OSError.  What is wrong with the secret is added to `problems`: then the user's
-    cache is not used.
+    `read` returns a file's content, and raises OSError.  If the secret cannot be used, the user's cache is not used, and the
+    reason is added to `problems`.
     """
     for place in _places():
         try:
@@ -108,7 +109,7 @@ def load(path: str, variant: str, read: Callable[[str], bytes], problems: dict[s
 
 
 def store(compiled: Compiled, problems: dict[str, None] | None = None) -> None:
-    """Write a filter into the user's cache, if that is possible; what is wrong with the secret is added to `problems`."""
+    """Write a filter into the user's cache if possible.  If the secret cannot be used, the reason is added to `problems`."""
     try:
         _store(compiled, _own(create=True))
     except OSError:
@@ -118,14 +119,14 @@ def store(compiled: Compiled, problems: dict[str, None] | None = None) -> None:
 
 
 def store_for_all(compiled: Compiled) -> str:
-    """Write a filter into the cache for all users, as root, and return the file.  Raises OSError."""
+    """Write a filter into the cache for all users, which only root can do, and return the path of its file.  Raises OSError."""
     os.makedirs(SYSTEM, 0o755, exist_ok=True)
     return _store(compiled, _system())
 
 
 def all_filters() -> Iterator[tuple[str, Compiled | ValueError]]:
-    """Yield each file in both caches with its filter, or with what is wrong with it.  Filters of another compiler, which are
-    not used, are left out."""
+    """Yield the path of each file in both caches with its filter, or with the reason why it cannot be used.  Filters of another
+    version of callfence or Python are left out."""
     current = compiler()
     for place in _places():
         try:
@@ -150,13 +151,13 @@ def all_filters() -> Iterator[tuple[str, Compiled | ValueError]]:
 
 
 def is_signed() -> bool:
-    """Return whether the kernel keeps a secret for the user's cache.  Raises `SecretError`."""
+    """Return whether the kernel holds a secret that signs the user's cache.  Raises `SecretError`."""
     return bool(secret())
 
 
 def compiler() -> bytes:
-    """Return what identifies the code that compiles: the versions of it and of Python, and when it was installed; in a
-    checkout, every file's size and time of change."""
+    """Return bytes that identify the code that compiles: the versions of callfence and Python, and the time of installation; in
+    a checkout, also the size and modification time of each file."""
     status = os.stat(start.__file__)
     files = [("", status.st_mtime_ns, status.st_size)]
     if os.path.exists(f"{_ROOT}/pyproject.toml"):
@@ -174,7 +175,7 @@ def compiler() -> bytes:
 
 def _store(compiled: Compiled, place: _Place | None) -> str:
     if place is None:
-        raise OSError(f"{SYSTEM} does not belong to root alone")
+        raise OSError(f"{SYSTEM} can be written by other users than root")
     name = _name(compiled.sources[0][0], compiled.variant)
     try:
         place.write(name, seal(compiled, compiler(), place.secret()))
@@ -191,21 +192,21 @@ def _add(problems: dict[str, None] | None, error: EnforceError) -> None:
 
 
 def _absolute(path: str) -> str:
-    """Not normalised: a folder on the way may be a link."""
+    """Return the absolute path, not normalised: a folder in it may be a symbolic link."""
     return path if path.startswith("/") else f"{os.getcwd()}/{path}"
 
 
 def _name(path: str, variant: str) -> str:
-    """One file for each policy and variant, so that the cache does not grow with changes.
+    """Return the name of the one file for a policy and a variant: later versions of the policy replace it.
 
-    A collision costs a compilation.
+    If two policies have the same name, each replaces the other's filter, which costs a compilation.
     """
     whole = os.fsencode(f"{variant}\0{_absolute(path)}")
     return f"{digest(whole, size=4).hex()}.filter"
 
 
 def _places() -> Iterator[_Place]:
-    """Open the folders of filters, the system's first; each is closed when the next one is wanted."""
+    """Yield the open folders of filters, the system's first; each is closed before the next is opened."""
     for opened in (_system, _own):
         if place := opened():
             try:
@@ -219,13 +220,15 @@ def _system() -> _Place | None:
 
 
 def folder() -> str:
-    """Return the user's cache; "" if there is none."""
+    """Return the path of the user's cache; "" if neither XDG_CACHE_HOME nor HOME gives an absolute path."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
     return f"{base}/callfence" if base.startswith("/") else ""
 
 
 def _own(*, create: bool = False) -> _Place | None:
-    """The user's cache; None unless this user owns the folder and no other user can write to it."""
+    """Open the user's cache; return None unless this user owns the folder and no other user can write to it.
+
+    With `create`, the folder is created, unless the home folder is missing."""
     path = folder()
     if not path or os.getuid() != os.geteuid():
         return None
@@ -252,24 +255,24 @@ def _is_private(status: os.stat_result, owner: int) -> bool:
 _SETPERM, _DESCRIBE, _LINK, _UNLINK, _SEARCH, _READ = 5, 6, 8, 9, 10, 11  # KEYCTL_*, linux/keyctl.h
 _USER_KEYRING = -4  # KEY_SPEC_USER_KEYRING: there is one for each user of a user namespace, and sessions do not matter
 _THREAD_KEYRING = -1  # KEY_SPEC_THREAD_KEYRING: no other process has it
-# The possessor and the user: view, read and search; the user too, since not every session possesses the keyring.
+# View, read and search for the possessor and for the user, since not every session possesses the keyring.
 _MAY_USE = 0x0B0B0000
 _MAY_LINK = 0x3B0B0000
-"""The possessor link and set permissions as well: of a key that is just being made."""
+"""Permissions of a key that is being created: the possessor may also link it and set its permissions."""
 _MAY_WRITE = 0x3F0B0000
-"""The possessor anything: what earlier versions of callfence gave."""
+"""Permissions of keys of earlier versions of callfence: the possessor may do everything."""
 _TYPE, _NAME, _SIZE = b"user", b"callfence:cache", 32
 _NO_KEYRINGS = (errno.ENOSYS, errno.EPERM)  # the kernel lacks them, or a container's filter denies them
 
 
 class SecretError(EnforceError):
-    """There is a key, or none can be made, and it is not known to be a secret: nothing that is signed with it counts."""
+    """The key cannot be used, or other programs may know or have written it, so filters signed with it are not trusted."""
 
 
 def secret() -> bytes:
-    """Return the user's secret, made at the first call; b"" where the kernel, or a container's filter, has no keyrings.
+    """Return the user's secret, creating it if there is none; b"" where the kernel has no keyrings or a filter denies them.
 
-    Raises SecretError, which says how to go on."""
+    Raises SecretError, whose message includes the remedy."""
     try:
         key = _key() or _new_key()
         problem, permissions = _key_problem(key)
@@ -287,12 +290,12 @@ def secret() -> bytes:
         raise SecretError(f"the key {_NAME.decode()} of the user's keyring cannot be used: {error.strerror}") from error
     if problem:
         remedy = f"`keyctl unlink {key} @u` removes it"
-        raise SecretError(f"the key {_NAME.decode()} ({key}) of the user's keyring {problem}; {remedy}")
+        raise SecretError(f"the key {_NAME.decode()} ({key}) in the user's keyring {problem}; {remedy}")
     return content.raw
 
 
 def _key() -> int:
-    """Return the number of the key; 0 if there is none.  Raises OSError."""
+    """Return the id of the user's key; 0 if there is none.  Raises OSError."""
     try:
         return _keyctl(_SEARCH, _USER_KEYRING, _TYPE, _NAME, 0)
     except OSError as error:
@@ -302,10 +305,10 @@ def _key() -> int:
 
 
 def _new_key() -> int:
-    """Put a new secret in the place of what there is, and return the number of the key.  Raises OSError.
+    """Create a key with a new secret, replacing the existing one, and return the id of the key in the keyring.  Raises OSError.
 
-    Until its permissions are set, the key is where no other process can add the same one, which would write it.  If
-    another `enforce` makes one at the same time, the last one counts."""
+    It is created in the thread's keyring, since adding a key of the same name to the user's keyring would overwrite it until
+    its permissions are set.  If another `enforce` creates a key at the same time, the last one is used."""
     key = kernel.syscall("add_key", _TYPE, _NAME, os.urandom(_SIZE), _SIZE, _THREAD_KEYRING)
     _keyctl(_SETPERM, key, _MAY_LINK)
     _keyctl(_LINK, key, _USER_KEYRING)
@@ -315,7 +318,8 @@ def _new_key() -> int:
 
 
 def _key_problem(key: int) -> tuple[str, int]:
-    """Return why another user may know a key, or "", and its permissions (keyctl_describe(3)).  Raises OSError."""
+    """Return the key's owner as a problem if it is another user, else "", and the key's permissions (keyctl_describe(3)).
+    Raises OSError."""
     text = (linux.c_char * 256)()
     _keyctl(_DESCRIBE, key, text, 256)
     _, owner, _, permissions, _ = text.value.split(b";", 4)

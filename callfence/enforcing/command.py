@@ -1,7 +1,7 @@
 """`enforce`: run a program confined by its policy.
 
-On every start of the program: arguments are parsed by hand, and nothing that parses or compiles policies is imported
-when the filter is in the cache.
+To keep every start fast, arguments are parsed without argparse, and if the filter is in the cache, nothing that parses or
+compiles policies is imported.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from enforcer.files.landlock import Confinement
 
 DESCRIPTION = """\
-Run PROGRAM confined by its policy: it keeps its pid, terminal and exit status, and can make only the system calls
-that the policy allows.  Everything it starts is confined as well.  A call that is not allowed is explained on
-standard error, with the command that allows it, and then fails or kills, as the policy says."""
+Run PROGRAM confined by its policy: PROGRAM keeps its pid, terminal and exit status, and can make only the system calls
+that the policy allows.  Everything that it starts is confined as well.  A denied call is explained on standard error,
+with the command that would allow it; then the call fails or the process is killed, as the policy says."""
 
 EPILOG = """\
 Exit status: the program's own; 125 if it could not be confined, or if --audit lost a report before the program exited;
@@ -50,26 +50,26 @@ OPTIONS = (
     (
         ("--arm",),
         "now|exec|entry",
-        "when to begin, instead of when the policy says: `now`, before the execve, which the policy must then allow (needs no "
-        "ptrace); `exec`, with the program's first instruction; `entry`, at its entry point, after the dynamic loader",
+        "when the filter takes effect, instead of the policy's `arm`: `now`, before the execve, which the policy must then "
+        "allow (needs no ptrace); `exec`, with PROGRAM's first instruction; `entry`, at its entry point, after its loader",
     ),
-    (("--compiled",), "FILE", "the compiled filter of `callfence compile -o`, instead of one from the cache"),
-    (("--no-cache",), "", "compile the policy, whatever the cache has, and keep nothing: about 0.3 s more"),
+    (("--compiled",), "FILE", "use the filter in FILE, which `callfence compile -o FILE` wrote, instead of the cache"),
+    (("--no-cache",), "", "compile the policy, without reading or writing the cache: takes about 0.3 s more"),
     (("--log",), "FILE", "append violations to FILE, one JSON object a line, instead of standard error"),
     (("--no-evidence",), "", "do not report what pointers point to: file names, addresses of sockets, commands"),
-    (("--audit",), "", "report violations, of files and ports too, but allow them: enforce nothing"),
+    (("--audit",), "", "only report violations, including those of files and ports: allow everything, enforce nothing"),
     (
         ("--explain",),
         "",
-        "report files and ports, too, that the policy does not grant, with the line that would: each call that opens, makes or "
-        "executes a file, connects or binds then takes some hundred microseconds more",
+        "also report denied files and ports, with the line that would grant each; every call that opens, creates or executes a "
+        "file, connects or binds then takes some hundred microseconds more",
     ),
-    (("--best-effort",), "", "run PROGRAM although this kernel cannot enforce all that the policy says of files and ports"),
+    (("--best-effort",), "", "run PROGRAM even if this kernel cannot enforce all of the policy's lines about files and ports"),
     (
         ("--quiet-kernel",),
         "",
-        "no reports and no helper process: the kernel alone answers; implied where the policy lets the program make a listener "
-        "and receive from it (seccomp_unotify(2)), since the kernel permits one",
+        "report nothing and start no helper process: the kernel alone answers; implied if the policy lets PROGRAM have a "
+        "seccomp listener of its own (seccomp_unotify(2)), since the kernel permits only one",
     ),
     (("--die-with-parent",), "", "kill PROGRAM when the process that started enforce ends"),
     (("--close-fds",), "", "close all descriptors but 0, 1 and 2"),
@@ -78,12 +78,12 @@ OPTIONS = (
     (
         ("--scope",),
         "signals|sockets|both|none",
-        "instead of what the policy says: `signals`: PROGRAM can signal only what it starts (Linux 6.12), and not look into "
-        "others by /proc/PID/exe and the like; `sockets`: it can connect to abstract unix sockets only of what it starts; "
-        "`none`: neither is kept",
+        "instead of the policy's `scope`: `signals`: PROGRAM can signal only processes that it started, and cannot inspect "
+        "others through /proc/PID/exe and the like (Linux 6.12); `sockets`: it can connect only to abstract unix sockets of "
+        "processes that it started; `both`; `none`: no such limit",
     ),
 )
-"""Names, value and help of each option; what is no value but words joined by `|` has to be one of them."""
+"""Names, value and help of each option.  A value with `|` lists the words of which the option takes one."""
 
 COMMON = (
     "--policy", "--log", "--audit", "--explain", "--best-effort", "--quiet-kernel", "--scope", "--close-fds", "--drop-caps",
@@ -96,13 +96,13 @@ _CONFINEMENT = (
     "--policy", "--compiled", "--no-cache", "--arm", "--log", "--no-evidence", "--audit", "--quiet-kernel", "--best-effort",
     "--explain", "--scope",
 )
-"""The options about calls; the others are about the program's surroundings."""
+"""The options that select what is confined and reported; all others are those of `confinement.Surroundings`."""
 _CHOICES = {names[-1]: value.split("|") for names, value, _ in OPTIONS if "|" in value}
 _LISTEN = linux.calls("listen")
 
 
 def parser() -> ArgumentParser:
-    """Return the parser for --help, completions and manual pages: argparse is not loaded when a program is started."""
+    """Return the parser for --help, completions and manual pages; starting a program does not use it."""
     import argparse
 
     from callfence.shared.options import add_helps
@@ -130,7 +130,8 @@ def parser() -> ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Become the program; return only if that is impossible, with the exit status, once the reason is printed."""
+    """Run `enforce`: become the program.  Return only after --help or --version (0), or after a failure, whose reason has been
+    printed: 125 if the program could not be confined, 126 if it cannot be executed, 127 if it was not found."""
     launch.forget_interrupt_handler()
     arguments = sys.argv[1:] if arguments is None else arguments
     if text := _help(arguments):
@@ -150,10 +151,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 class _Start:
-    """The start of a program: its policies, and what of them can be enforced and reported here."""
+    """The start of a program: reads its policies, finds out what can be enforced and reported here, and runs it."""
 
     def __init__(self, options: dict[str, list[str]], argv: list[str], environment: list[bytes], stderr: int) -> None:
-        """`options`: the values of each option, in order; that of a flag is ""."""
+        """`options`: the values of each option that was given, in order; a flag has the value "".  `stderr`: the descriptor for
+        messages, -1 if standard error is closed."""
         self.options = options
         self.argv = argv
         self.environment = environment
@@ -162,12 +164,12 @@ class _Start:
         self.is_quiet = "--quiet-kernel" in options
         self.is_audit = "--audit" in options
         self.owners: dict[str, int] = {}
-        """Files of other users that can change what a policy allows, each with its owner."""
+        """The owner of each policy file that belongs to another user, who can change what it allows."""
         self.problems: dict[str, None] = {}
-        """Why the user's cache of filters cannot be used."""
+        """The reasons why the user's cache of filters cannot be used."""
 
     def run(self) -> NoReturn:
-        """Become the program.  Raises CallfenceError, and has run nothing."""
+        """Become the program.  Raises CallfenceError if the program was not run."""
         # Before the policies: a program whose name is mistyped has none either.
         path = launch.locate(os.fsencode(self.name), self.environment)
         policies = self._filters("silent" if self.is_quiet else "audit" if self.is_audit else "report")
@@ -221,11 +223,11 @@ class _Start:
         )
 
     def _value(self, name: str) -> str:
-        """The value of an option; the last one counts, "" if there is none."""
+        """Return the value of an option, the last one if it was given several times; "" if it was not given."""
         return self.options.get(name, [""])[-1]
 
     def _filters(self, variant: Variant) -> list[Compiled]:
-        """A variant of the filters of all policies, in the order in which they were named."""
+        """Return a variant of the filters of all policies, in the order in which they were named.  Raises CallfenceError."""
         given, check = self.options.get("--policy"), filters.trusting(self.owners)
         if file := self._value("--compiled"):
             default = filters.default_policy(self.name)
@@ -236,32 +238,39 @@ class _Start:
         return [filters.compiled(name, variant, check, cached=is_cached, problems=self.problems) for name in names]
 
     def _arm(self, policies: Sequence[Compiled]) -> str:
-        """The moment at which the filters take effect: that of --arm, or the earliest of the policies', which is the
-        strictest."""
+        """Return when the filters take effect: the value of --arm, or else the earliest `arm` of the policies."""
         return self._value("--arm") or min((policy.arm for policy in policies), key=_CHOICES["--arm"].index)
 
     def _without_reports(self, problem: str) -> list[Compiled]:
-        """The filters for a kernel that answers alone, since a problem keeps the helper from answering."""
+        """Warn that `problem` prevents reports, switch to --quiet-kernel, and return the filters for that.  Raises EnforceError
+        with --audit, which needs reports."""
         if self.is_audit:
-            raise EnforceError(f"--audit reports what it allows, which is not possible here: {problem}")
+            raise EnforceError(f"--audit cannot report violations here: {problem}; leave out --audit")
         loss = "neither explained nor logged" if "--log" in self.options else "not explained"
-        self._say(f"{problem}, so what is denied to {self.name} is {loss}: the kernel alone answers (--quiet-kernel)")
+        self._say(f"{problem}, so calls that {self.name} is denied are {loss}: the kernel alone answers (--quiet-kernel)")
         self.is_quiet = True
         return self._filters("silent")
 
     def _warn(self, policies: list[Compiled]) -> list[Compiled]:
-        """Print what the user must know of the policies; return their filters, others if the program may have the listener."""
+        """Print warnings about the policies and the cache, and return the filters to use: silent ones if the policy lets the
+        program have the only listener."""
         if not (self.is_quiet or self.is_audit) and any(policy.expects_listener for policy in policies):
             # A chain of filters has one listener (seccomp(2), EBUSY): it is the program's.
             policies = self._filters("silent")
             self.is_quiet = True
-            self._say(f"{self.name} may listen to a filter of its own, so violations are not reported (--quiet-kernel)")
+            self._say(
+                f"the policy lets {self.name} have a seccomp listener, and the kernel permits only one, "
+                "so violations are not reported (--quiet-kernel)"
+            )
         elif any(policy.kills_itself for policy in policies):
-            self._say(f"{self.name} may install filters, so calls that kill it are not explained; the kernel logs them")
+            self._say(
+                f"the policy lets {self.name} install filters, so calls for which it is killed are not explained; "
+                "the kernel logs them"
+            )
         for policy in policies:
             if policy.lacks_start:
-                what = "was learned from a process that ran already, and denies what a start needs"
-                self._say(f"{policy.sources[0][0]} {what}; `learn {self.name}` adds it")
+                what = "was learned from a process that ran already, so it denies calls that the program's start needs"
+                self._say(f"{policy.sources[0][0]} {what}; `learn {self.name}` adds them")
         for problem in self.problems:
             self._say(f"the policy is compiled at each start, because {problem}")
         for file, owner in self.owners.items():
@@ -269,7 +278,8 @@ class _Start:
         return policies
 
     def _scope(self, policies: Sequence[Compiled]) -> str:
-        """What reaches only processes of the program, by --scope or by the policies; "" where the kernel cannot restrict it."""
+        """Return what --scope, or else the policies, confine to the program's own processes, in words of `confinement.SCOPES`;
+        "" if nothing, or if this kernel cannot.  Raises EnforceError if --scope needs a newer kernel."""
         if option := self._value("--scope"):
             words = {"none": "", "sockets": "abstract sockets", "both": "signals, abstract sockets"}.get(option, option)
         else:
@@ -278,15 +288,15 @@ class _Start:
         if not words or kernel.landlock_abi() >= confinement.SINCE:
             return words
         if option:
-            needed = f"--scope needs Landlock's ABI {confinement.SINCE} (Linux 6.12)"
-            raise EnforceError(f"{needed}, and this kernel has {kernel.landlock_abi()}")
+            needed = f"--scope needs version {confinement.SINCE} of Landlock (Linux 6.12)"
+            raise EnforceError(f"{needed}, and this kernel has version {kernel.landlock_abi()}; leave out --scope")
         if words != "signals":
-            self._say(f"{words} also reach other processes (scope {words}): keeping them takes Linux 6.12")
+            self._say(f"the policy's `scope {words}` is not enforced, because that needs Linux 6.12")
         return ""
 
     def _files(self, policies: Sequence[Compiled], arm: str, scope: str) -> tuple[Confinement | None, Reach | None]:
-        """What the program can reach of files and ports, None if they are not confined; and the same to judge calls by, None
-        if these calls are not to be explained."""
+        """Return the Landlock rules to enforce, None if files and ports are not confined; and what the policies grant, to
+        report other files and ports, None if these are not to be reported.  Raises EnforceError."""
         confines, explains = any(policy.files for policy in policies), "--explain" in self.options
         if not (confines or explains):
             return None, None
@@ -307,7 +317,8 @@ class _Start:
         return rules, None
 
     def _reporter(self, policies: Sequence[Compiled], scope: str, reach: Reach | None, *, listens: bool) -> Reporter:
-        """What reports denied calls; with --quiet-kernel it reports none."""
+        """Return the reporter of denied calls; with --quiet-kernel it reports nothing.  Raises EnforceError if the log cannot
+        be opened."""
         path = "" if self.is_quiet else self._value("--log")
         log, folder = open_log(path) if path else (-1 if self.is_quiet else self.stderr, -1)
         return Reporter(
@@ -326,15 +337,15 @@ class _Start:
         )
 
     def _arm_untraced(self, arm: str, programs: Sequence[bytes], problem: str, *, is_followed: bool) -> str:
-        """The moment at which filters take effect on a program that cannot be traced: before its execve, if they allow that.
+        """Return when filters take effect on a program that cannot be traced: "now", before its execve.
 
-        Raises EnforceError if it cannot be confined in that way."""
+        `problem` is why it cannot be traced.  Raises EnforceError if the filters deny the execve, or for phases or `entry`."""
         if is_followed:
-            raise EnforceError(f"{problem}: {self.name} cannot be followed through the phases of its policy")
+            raise EnforceError(f"{problem}, so {self.name} cannot be followed through the phases of its policy")
         execve = linux.AUDIT_ARCH_X86_64, linux.NUMBERS["execve"][0]
         if arm == "entry" or not all(Filter(program).may_allow(*execve, reports=not self.is_quiet) for program in programs):
-            raise EnforceError(f"{problem}: {self.name} cannot be armed at its execve; {HINT}")
-        self._say(f"{problem}: {self.name} is confined before its execve instead (--arm now)")
+            raise EnforceError(f"{problem}, so the filter cannot be installed when {self.name} is executed; {HINT}")
+        self._say(f"{problem}, so {self.name} is confined before its execve instead (--arm now)")
         return "now"
 
     def _say(self, text: str) -> None:
@@ -342,7 +353,7 @@ class _Start:
 
 
 def _help(arguments: Sequence[str]) -> str:
-    """The text that the command line asks for instead of a program; "" if it asks for none."""
+    """Return the text of --help, --help-all or --version if that is the first argument; else ""."""
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help"):
         from callfence.shared.options import short_help
@@ -354,7 +365,7 @@ def _help(arguments: Sequence[str]) -> str:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the values of each option, and the program with its arguments.  Raises EnforceError, with the way out."""
+    """Return the values of each option, and the program with its arguments.  Raises EnforceError with a remedy."""
     options: dict[str, list[str]] = {}
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-":
@@ -366,7 +377,7 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
             name, separator, value = "-p", "=", option[2:]
         if name in _VALUED:
             if not separator and not rest:
-                raise EnforceError(f"{name} needs a value; `enforce --help` says which")
+                raise EnforceError(f"{name} needs a value; `enforce --help-all` describes it")
             options.setdefault(_VALUED[name], []).append(value if separator else rest.pop(0))
         elif option in _FLAGS:
             options.setdefault(option, []).append("")
@@ -374,19 +385,24 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
             from policygen.errors import did_you_mean
 
             hint = did_you_mean(name, [*_VALUED, *_FLAGS])
-            hint = hint or ("options of the program come after its name" if rest else "`enforce --help` lists them")
+            hint = hint or (
+                "write options of the program after its name" if rest else "`enforce --help-all` lists the options"
+            )
             raise EnforceError(f"unknown option {option}: {hint}")
     if not rest:
         if any(name.isdecimal() for name in options.get("--policy", ())):
-            raise EnforceError("no program given: -p names a policy here; `learn --pid PID` attaches to a process that runs")
-        raise EnforceError("no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more")
+            raise EnforceError(
+                "no program given: -p names a policy, not a process, and a running process cannot be confined; "
+                "`learn --pid PID` records one"
+            )
+        raise EnforceError("no program given: write enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more")
     for option, words in _CHOICES.items():
         for word in options.get(option, ()):
             if word not in words:
-                raise EnforceError(f"{option} {word}: must be {', '.join(words[:-1])} or {words[-1]}")
+                raise EnforceError(f"{option} {word}: the value must be {', '.join(words[:-1])} or {words[-1]}")
     for other in ("--audit", "--log", "--explain"):
         if other in options and "--quiet-kernel" in options:
-            raise EnforceError(f"{other} needs the helper process that --quiet-kernel goes without: give one of the two")
+            raise EnforceError(f"{other} needs the helper process, and --quiet-kernel starts none: give one of the two")
     if "--compiled" in options and len(options.get("--policy", ())) > 1:
         raise EnforceError("--compiled is the filter of one policy: give one -p, or none")
     return options, rest

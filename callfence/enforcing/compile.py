@@ -1,5 +1,4 @@
-"""`callfence compile`: the filters of policies, for services and for installing beside a policy; and whether a filter fits its
-policy."""
+"""`callfence compile`: compile filters ahead of time; and a check that a compiled filter is equivalent to its policy."""
 
 from __future__ import annotations
 
@@ -29,14 +28,15 @@ if TYPE_CHECKING:
     from callfence.enforcing.sealed import Compiled
 
 DESCRIPTION: Final = f"""\
-Compile policies and prove their filters, so that `enforce` does not have to.  As root, into {cache.SYSTEM}, which
-`enforce` uses for every user as long as the policy, its path and callfence stay as they are.  With -o, into a file that is
-installed with the policy, for `enforce --compiled FILE`."""
+Compile policies and prove their filters, so that `enforce` need not do it at the start.  As root, write them to
+{cache.SYSTEM}, where `enforce` finds them for every user until the policy, its path or callfence changes.  With
+-o FILE, write those of one policy to FILE, for `enforce --compiled FILE`, also on other machines."""
 
 _VARIANTS: Final[tuple[Variant, ...]] = ("report", "audit", "silent")
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = Parser(prog="callfence compile", description=DESCRIPTION)
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the filters of one policy to FILE")
     parser.add_argument("policies", metavar="POLICY", nargs="+")
@@ -44,24 +44,26 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """0; 2: bad input, or the place cannot be written."""
+    """Run `compile`.  Return 0 if all filters are written, 2 if an input cannot be read or compiled or an output cannot be
+    written."""
     command = parser()
     options = command.parse_args(arguments)
     if options.output and len(options.policies) > 1:
-        command.error("-o takes the filters of one policy")
+        command.error("-o FILE takes the filters of one policy: give one POLICY")
     return run_command("compile", lambda: _into_file(options) if options.output else _for_all(options.policies))
 
 
 def _into_file(options: argparse.Namespace) -> int:
-    """What the filters are made from counts, and not by which installation: the file goes to other machines."""
+    """Write the filters of one policy to a file that does not identify this installation, since other machines may use it.
+    Return 0.  Raises PolicyError, CompileError, OSError."""
     atomic.write(options.output, bundle(_compiled(options.policies[0]), b""))
-    print(f"{options.output}: enforce --compiled {options.output} uses it")
+    print(f"{options.output}: written; `enforce --compiled {options.output}` uses it")
     return 0
 
 
 def _for_all(policies: list[str]) -> int:
     if os.geteuid() != 0:
-        raise UserError(f"only root can fill {cache.SYSTEM}; -o FILE writes a file for `enforce --compiled FILE`")
+        raise UserError(f"only root can write to {cache.SYSTEM}; -o FILE writes a file for `enforce --compiled FILE` instead")
     for policy in policies:
         for filter_ in _compiled(os.path.join(os.getcwd(), policy)):
             file = cache.store_for_all(filter_)
@@ -70,45 +72,46 @@ def _for_all(policies: list[str]) -> int:
 
 
 def _compiled(policy: str) -> list[Compiled]:
-    """Raises PolicyError, CompileError, OSError."""
+    """Compile all variants of a policy's filter.  Raises PolicyError, CompileError, OSError."""
     document, sources = filters.with_includes(policy, read(policy))
     return [filters.compiled_from(document, sources, variant) for variant in _VARIANTS]
 
 
 def misfit(filter_: Compiled) -> str:
-    """Return what a filter does that its policy does not say; '' if they are proved to be equal."""
+    """Return how a compiled filter differs from its policy; "" if it is proved to be equivalent."""
     try:
         document = filters.document(filter_)
         policy = document.policy
         if filter_.variant == "warm":
-            same = filters.compiled_from(document, filter_.sources, "warm")
-            is_same = (same.filter, same.is_settled) == (filter_.filter, filter_.is_settled)
-            return "" if is_same else "it is not what is compiled now"
+            current = filters.compiled_from(document, filter_.sources, "warm")
+            is_same = (current.filter, current.is_settled) == (filter_.filter, filter_.is_settled)
+            return "" if is_same else "compiling the policy now gives another filter"
         facts = (str(policy.arm), expects_listener(policy), names_listener(policy), may_install_filters(resolved(policy)))
         if (filter_.arm, filter_.expects_listener, filter_.may_listen, filter_.own_filters) != facts:
-            return "it takes effect at another moment, or its listener differs from the policy"
+            return "it takes effect at another moment than the policy's `arm`, or its listener differs from the policy"
         if filter_.phases_optional != policy.phases_optional:
-            return "it treats a process that cannot enter its phase differently"
+            return "it differs from the policy in what happens to a process that cannot enter its phase"
         if filter_.scope != (policy.scope if filter_.variant in ("report", "silent") else ""):
-            return "it lets signals go elsewhere"
+            return "its `scope` differs from the policy's"
         if filter_.files != filters.files_of(policy):
-            return "it grants other files or ports"
+            return "it grants other files or ports than the policy"
         report, audit = filter_.variant in ("report", "audit"), filter_.variant == "audit"
         phases = filters.stages(policy, report=report, audit=audit)
         if [phase.facts for phase in filter_.stages] != [phase.facts for phase in phases]:
-            return "its phases are not what is compiled now"
+            return "compiling the policy now gives other phases"
         wrong = verify(filter_.filter, policy, report=report, audit=audit)
     except (CallfenceError, KeyError) as error:
-        return f"nothing is proved: {error}"
+        return f"the comparison failed, so nothing is proved: {error}"
     if wrong is None:
         return ""
     expected = answer(meaning(resolved(policy), report=report, audit=audit)[0], wrong)
-    answers = f"{bpf.action_text(bpf.run(filter_.filter, wrong))}, and the policy {format_action(expected)}"
-    return f"to {format_call(wrong)} it answers {answers}"
+    answers = f"{bpf.action_text(bpf.run(filter_.filter, wrong))}, and the policy answers {format_action(expected)}"
+    return f"to {format_call(wrong)} the filter answers {answers}"
 
 
 def check_cached() -> Iterator[tuple[str, str, str]]:
-    """Yield each filter in the caches: its file, its policy's, and what is wrong with it or ''."""
+    """Yield for each filter in the caches: its file, its policy's file ("?" if not known), and how it differs from the policy,
+    "" if it does not; the last begins with `not used` if the filter is never used."""
     for file, filter_ in cache.all_filters():
         if isinstance(filter_, ValueError):
             yield file, "?", f"not used: {filter_}"

@@ -1,5 +1,5 @@
-"""The files and ports that policies grant: as rules of Landlock, to explain denied calls, and whether a grant lets the program
-change what confines it.  Loaded only for policies that confine files or ports, and for `--explain` and `--audit`.
+"""The files and ports that policies grant: as Landlock rules, and for reports; and the grants that let the program change what
+confines it.  `enforce` imports this only for policies that confine files or ports, and for `--explain` and `--audit`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ _SOURCE = "docs/files.md"
 def confinement(
     policies: Sequence[Compiled], arm: str, scope: int, environment: Sequence[bytes], *, best_effort: bool
 ) -> Confinement | None:
-    """Return the Landlock rules of all policies, None if none confines files or ports.
+    """Return the Landlock rules of all policies; None if no policy confines files or ports.
 
-    `arm` is the moment at which filters take effect; `scope`, LANDLOCK_SCOPE_*, is what the rules keep among the program's
-    processes.  Raises EnforceError for what this kernel cannot enforce, unless `best_effort`."""
+    `arm` is when filters take effect, "now", "exec" or "entry"; `scope`, LANDLOCK_SCOPE_*, is what is confined to the program's
+    own processes.  Raises EnforceError for a line that no rule can express and, without `best_effort`, for what this kernel
+    cannot enforce."""
     rules = _rules(policies, arm)
     if not rules:
         return None
@@ -44,14 +45,14 @@ def confinement(
 
 
 def reach(policies: Sequence[Compiled], arm: str, environment: Sequence[bytes], *, is_audit: bool) -> Reach:
-    """Return what all policies grant of files and ports, to judge calls by."""
+    """Return the files and ports that all policies grant, by which calls are judged.  The parameters are `confinement`'s."""
     from enforcer.files.granted import Reach
 
     return Reach(_rules(policies, arm), environment, is_audit=is_audit)
 
 
 def _rules(policies: Sequence[Compiled], arm: str) -> list[tuple[str, bytes]]:
-    """The file of each policy that confines files or ports, and its rules (`policygen.files.landlock.encode`)."""
+    """Return the file of each policy that confines files or ports, and its rules (`policygen.files.landlock.encode`)."""
     rules = [(policy.sources[0][0], policy.files) for policy in policies if policy.files]
     if arm != "entry":
         return rules
@@ -61,7 +62,7 @@ def _rules(policies: Sequence[Compiled], arm: str) -> list[tuple[str, bytes]]:
 
 
 def _place(policies: Sequence[Compiled], path: bytes) -> str:
-    """Where a policy has a line about a path, as `FILE:LINE: `; "" if no line is found."""
+    """Return the position of the policies' first line about a path, as `FILE:LINE: `; "" if there is none."""
     from policygen.paths import PathError, canonical, encoded, unquoted
 
     for name, content in (source for policy in policies for source in policy.sources):
@@ -77,7 +78,7 @@ def _place(policies: Sequence[Compiled], path: bytes) -> str:
 
 
 def own(files: Files, policy: Path) -> Iterator[tuple[str, Risk]]:
-    """Yield the lines of a policy file that let the program change what confines it on this machine, each with the risk."""
+    """Yield each line of a policy by which the program can change what confines it on this machine, with the risk."""
     from callfence.shared.files import recording_path
     from policygen.files.landlock import PlaceError, located
     from policygen.grants import Right, path_line

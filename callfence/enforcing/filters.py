@@ -1,6 +1,6 @@
-"""The filter of a policy file, from the cache if nothing has changed since it was compiled.
+"""The filter of a policy file: from the cache if nothing has changed since it was compiled, or compiled now.
 
-On the way to every start of `enforce`: what compiles is imported only where something has to be compiled.
+Every start of `enforce` imports this module, so the compiler is imported only when something has to be compiled.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ def compiled(
 ) -> Compiled:
     """Return a variant of a policy's filter, from the cache if nothing has changed since it was compiled.
 
-    `report`: a supervisor is notified of what falls to the default.  `audit`: and lets it run.  `silent`: the kernel alone
-    answers.  `warm`: for recording, what the policy allows runs and everything else stops (`policygen.learning.warm`).
+    `report`: the helper is notified of calls that the policy's default denies.  `audit`: the same, and the helper lets them
+    run.  `silent`: the kernel alone answers.  `warm`: for recording, calls that the policy allows run, and all others stop for
+    the tracer (`policygen.learning.warm`).
 
-    `check` judges each file that is read; `problems` gets why the user's cache cannot be used (`cache.load`).  Raises
-    EnforceError, PolicyError for a mistake in the policy, and what `check` does.
+    `check` is called with each file that is read, and raises an error to refuse it.  The reasons why the user's cache cannot be
+    used are added to `problems` (`cache.load`).  Raises EnforceError, PolicyError for a mistake in the policy, and what
+    `check` raises.
     """
     cached_filter = cache.load(path, variant, lambda name: reading.read(name, check=check), problems) if cached else None
     if cached_filter:
@@ -45,9 +47,12 @@ def compiled(
     try:
         content = reading.read(path, check=check)
     except OSError as error:
-        hint = "; `learn` writes one, -p names another" if isinstance(error, FileNotFoundError) else ""
+        hint = "; `learn` writes a policy, -p names another" if isinstance(error, FileNotFoundError) else ""
         if hint and path.isdecimal():
-            hint = "; -p (--policy) names a policy here: `learn --pid` attaches to a process, and a filter cannot be put on one"
+            hint = (
+                "; -p (--policy) names a policy, not a process, and a running process cannot be confined: "
+                "`learn --pid PID` records one"
+            )
         raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
     from policygen.errors import PolicyError
     from tracer.errors import CallfenceError
@@ -61,7 +66,7 @@ def compiled(
         from enforcer.launch import is_filtered
         from policygen.filter.libseccomp import LibseccompError
 
-        remedy = f"; compile it beforehand: `callfence compile -o FILE {path}`, and `enforce --compiled FILE`"
+        remedy = f"; compile the policy before: `callfence compile -o FILE {path}`, then `enforce --compiled FILE`"
         is_denied = isinstance(error, LibseccompError) and is_filtered()
         raise EnforceError(f"{path}: {error}{remedy if is_denied else ''}") from error
     if cached:
@@ -116,8 +121,9 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
 
 
 def files_of(policy: Policy) -> bytes:
-    """Return what a policy confines of files and ports, for `Compiled.files`, if the filter is there before the program runs:
-    a filter that is installed later takes `landlock.unfiltered`."""
+    """Return the policy's rules for files and ports, encoded for `Compiled.files`; b"" if it confines none.
+
+    They are for a filter that is installed before the program's first instruction; for others, see `landlock.unfiltered`."""
     from policygen.files.landlock import encode
     from policygen.files.ruleset import ruleset
 
@@ -131,7 +137,7 @@ def files_of(policy: Policy) -> bytes:
 
 
 def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
-    """Compile the phases of a policy.  Raises CompileError if a process could not enter one for good."""
+    """Compile the phases of a policy.  Raises CompileError for a phase that no process could enter, or for `notify`."""
     from enforcer.arming.plan import Stage
     from policygen.evaluate import answers
     from policygen.filter.compile import CompileError, compile_policy
@@ -142,7 +148,10 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
     from tracer.abi.waits import calls_of
 
     if policy.phases and any(action.kind is ActionKind.NOTIFY for action in _actions(policy)):
-        raise CompileError("it has phases and `notify`: a supervisor of its own and the helper would answer the same calls")
+        raise CompileError(
+            "the policy has phases and `notify`, so another supervisor and the helper would answer the same calls: "
+            "remove the phases or `notify`"
+        )
     stages_ = []
     for phase in policy.phases:
         filter_ = compile_policy(policy, phase.name, report=report, audit=audit)
@@ -156,7 +165,7 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
         sets, meant = space(), resolved(policy, phase.name)
         allowed = any(action.may_allow for arch, number, _ in triggers for _, action in answers(sets, meant, arch, number))
         if not allowed and ENTER not in phase.triggers:
-            raise CompileError(f"{phase.name} denies {', '.join(phase.triggers)}, with which a process enters it")
+            raise CompileError(f"phase {phase.name} denies {', '.join(phase.triggers)}, the call by which a process enters it")
         pairs = [(arch.audit, number) for arch, number, trigger in triggers if trigger not in (ENTER, NOTIFY)]
         is_entered, is_notified = ENTER in phase.triggers, NOTIFY in phase.triggers
         stages_.append(Stage(phase.name, pairs, filter_, is_entered=is_entered, is_notified=is_notified))
@@ -170,8 +179,10 @@ def _actions(policy: Policy) -> list[Action]:
 
 
 def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -> Compiled:
-    """Return a variant from a file of `callfence compile -o`.  EnforceError if it is none, or if it is not of the policy as it
-    is now; without a policy the file alone counts.
+    """Return a variant of the filter in `file`, which `callfence compile -o` wrote.
+
+    Raises EnforceError if the file was not written so, or if `policy` has another content than the policy that was compiled;
+    None for `policy` skips that comparison.
     """
     try:
         filter_ = unbundle(reading.read(file, check=check))[variant]
@@ -179,12 +190,12 @@ def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -
     except (OSError, ValueError, KeyError) as error:
         raise EnforceError(f"--compiled {file}: {error.strerror if isinstance(error, OSError) else error}") from error
     if current not in (None, filter_.sources[0][1]):
-        raise EnforceError(f"{file} is not of {policy} as it is now: callfence compile -o {file} {policy}")
+        raise EnforceError(f"{file} is out of date, because {policy} has changed: run callfence compile -o {file} {policy}")
     return filter_
 
 
 def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
-    """Parse a file's content; `read` returns that of the files it includes.  Raises PolicyError."""
+    """Parse the content of a policy file; `read` returns the content of each file that it includes.  Raises PolicyError."""
     from policygen.language.document import parse
     from policygen.language.lexer import decode
 
@@ -192,9 +203,9 @@ def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
 
 
 def with_includes(path: str, content: bytes, check: Check | None = None) -> tuple[Document, list[tuple[str, bytes]]]:
-    """Parse a policy; return the document, with the name and content of each file that it was read from.
+    """Parse a policy; return the document, and the name and content of each file that it was read from, the policy's first.
 
-    Raises PolicyError, and what `check` does."""
+    `check` is called with each included file.  Raises PolicyError, and what `check` raises."""
     sources = [(path, content)]
     include = reading.below(path, check)
 
@@ -206,13 +217,13 @@ def with_includes(path: str, content: bytes, check: Check | None = None) -> tupl
 
 
 def document(filter_: Compiled) -> Document:
-    """Parse the policy again, from the texts that its filter was compiled from."""
+    """Parse the policy from the texts that its filter was compiled from, which `filter_` holds.  Raises PolicyError."""
     path, content = filter_.sources[0]
     return parsed(path, content, dict(filter_.sources).__getitem__)
 
 
 def is_current(filter_: Compiled) -> bool:
-    """Return whether those texts are still what the files hold."""
+    """Return whether the files that a filter was compiled from have the same content as then."""
     try:
         return all(reading.read(name) == text for name, text in filter_.sources)
     except OSError:
@@ -220,24 +231,27 @@ def is_current(filter_: Compiled) -> bool:
 
 
 def default_policy(name: str) -> str:
-    """NAME.policy of the current folder, for a program of which no policy was named.
+    """Return the policy to use for a program if none was named: NAME.policy in the current folder.
 
-    EnforceError if it is in a folder where everybody can put one.
+    Raises EnforceError if every user can create files in that folder and the policy exists.
     """
     path = f"{os.path.basename(name.rstrip('/')) or 'program'}.policy"
     if os.stat(".").st_mode & stat.S_IWOTH and os.path.lexists(path):
-        raise EnforceError(f"{path} is in a folder where everybody can put one: name it, if it is yours, with -p {path}")
+        raise EnforceError(
+            f"{path} is not used by default, because every user can create files in this folder: "
+            f"if the file is yours, name it with -p {path}"
+        )
     return path
 
 
 def trusting(strangers: dict[str, int]) -> Check:
-    """Return the check of files that confine: it raises EnforceError for a file that everybody can write, and notes in
-    `strangers` each file of another user than root with its owner.
+    """Return a check for policy files.  It raises EnforceError for a file that every user can write, and adds each file of
+    another user, except root, to `strangers`, with its owner.
     """
 
     def check(name: str, status: os.stat_result) -> None:
         if status.st_mode & stat.S_IWOTH:
-            raise EnforceError(f"everybody can write {name}, so it confines nothing: chmod o-w {name}")
+            raise EnforceError(f"every user can write {name}, so it is not used as a policy: run chmod o-w {name}")
         if status.st_uid not in (0, os.geteuid()):
             strangers[name] = status.st_uid
 
@@ -253,15 +267,16 @@ def plan(
     is_audit: bool,
     notified: frozenset[tuple[int, int]],
 ) -> Plan:
-    """Return the plan of all policies: `compiled`, and `silent`, the same without a helper.
+    """Return the plan by which the helper follows the program through the phases of one policy, under the filters of all.
 
-    `notifying` are filters that the last phase has besides.  Raises EnforceError if more than one policy has phases, or if a
-    filter is too large."""
+    `compiled` are the filters to use, `silent` the same for a kernel that answers alone.  `notifying` are additional filters
+    of the last phase, `notified` the calls of which these notify the helper.  Raises EnforceError if more than one policy has
+    phases, or if a filter is too large."""
     from enforcer.arming.plan import Plan
 
     places = [place for place, policy in enumerate(compiled) if policy.stages]
     if len(places) > 1:
-        raise EnforceError("several policies have phases: a program enters those of one, so take them out of the others")
+        raise EnforceError("several policies have phases, and only one may: remove the phases from the others")
     place = places[0]
     may_listen = all(policy.may_listen for policy in compiled)
     # The program's own listener would be asked where a filter of ours, which has none, gives the same answer.
@@ -298,5 +313,5 @@ def plan(
 
 
 def _with(compiled: Sequence[Compiled], place: int, filter_: bytes) -> list[bytes]:
-    """The filters of all policies, that of one of them replaced."""
+    """Return the filters of all policies, with that of the policy at index `place` replaced by `filter_`."""
     return [filter_ if number == place else policy.filter for number, policy in enumerate(compiled)]

@@ -1,6 +1,6 @@
-"""A compiled filter in a file, together with everything that it was made from, under a checksum.
+"""The file format of a compiled filter: the filter, the texts that it was compiled from, and a checksum or signature.
 
-On the way to every start of `enforce`, so nothing is imported that takes a millisecond.
+Every start of `enforce` imports this module, so it imports nothing that takes a millisecond.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _SIGNATURE = 32
 _FACTS = (
     "expects_listener", "is_settled", "kills_itself", "lacks_start", "may_listen", "own_filters", "phases_optional"
 )
-"""What is yes or no of a filter, in the order of the file."""
+"""The boolean fields of a filter, in the order in which the file has them."""
 _YES = b"y"
 
 
 class Compiled:
-    """A filter, when to arm it, and what it was compiled from."""
+    """A compiled filter, facts about its policy, and the texts that it was compiled from."""
 
     __slots__ = (
         "arm", "document", "expects_listener", "files", "filter", "is_settled", "kills_itself", "lacks_start", "later",
@@ -60,39 +60,40 @@ class Compiled:
         self.filter = filter_
         self.arm = arm
         self.variant = variant
-        """See `filters.compiled`."""
+        """The variant of the filter: "report", "audit", "silent" or "warm" (`filters.compiled`)."""
         self.expects_listener = expects_listener
-        """The policy lets the program have a listener of its own (`policygen.filter.listener`)."""
+        """Whether the policy lets the program have a listener of its own (`policygen.filter.listener`)."""
         self.is_settled = is_settled
-        """Learning a run that does nothing new leaves the policy as it is (`policygen.learning.generate`)."""
+        """Whether learning a run that does nothing new leaves the policy unchanged (`policygen.learning.generate`)."""
         self.kills_itself = kills_itself
-        """Calls that the policy kills for cannot be explained (`policygen.filter.verify`)."""
+        """Whether the kernel itself kills for denied calls, so that they cannot be explained (`policygen.filter.verify`)."""
         self.lacks_start = lacks_start
-        """The policy says that it was learned without the program's start."""
+        """Whether the policy says that it was learned without the program's start."""
         self.may_listen = may_listen
-        """The policy names commands by which a program answers calls of a filter of its own (`policygen.filter.listener`)."""
+        """Whether the policy names ioctl commands by which the program answers notifications of its own listener
+        (`policygen.filter.listener`)."""
         self.own_filters = own_filters
-        """The policy lets the program install filters."""
+        """Whether the policy lets the program install filters."""
         self.phases_optional = phases_optional
-        """By the policy, a process that cannot enter a phase goes on."""
+        """Whether the policy lets a process that cannot enter a phase go on."""
         self.files = files
         """The files and ports that the policy grants (`policygen.files.landlock.encode`); b"" if it confines none."""
         self.stages = tuple(stages)
-        """The phases; those of a filter to record with have only names."""
+        """The phases; those of a "warm" filter have only names."""
         self.scope = scope
-        """That of the policy; "" if its variant confines nothing."""
+        """The policy's `scope`; "" for variants that confine nothing."""
         self.later = later
-        """The files that the helper needs to describe a denied call (`enforcer.later`); b"" if it describes none."""
+        """The note of the files that the helper imports to describe a denied call (`enforcer.later`); b"" for "warm"."""
         self.sources = tuple(sources)
-        """Name and content of each file: the policy's first, then those it includes, as they were read."""
+        """Name and content of each file that was compiled: the policy's first, then those that it includes."""
         self.document: Document | None = None
-        """What these say, where `learn` has parsed them; not in the file."""
+        """The parsed policy, if `learn` has just compiled it; not stored in the file."""
 
 
 def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool = False) -> bytes:
-    """Return the content of a file; `made_by` identifies the code that compiled, and `secret` may be b"".
+    """Return the content of the file for a compiled filter, signed with `secret`; b"" gives a checksum only.
 
-    `is_shipped`: it may be used on another machine."""
+    `made_by` identifies the code that compiled.  `is_shipped`: another machine may use the file."""
     from enforcer.later import without_digests
 
     later = without_digests(compiled.later) if is_shipped and compiled.later else compiled.later
@@ -107,24 +108,24 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool 
 
 
 def is_sealed(content: bytes) -> bool:
-    """Return whether a file was written by `seal`, by its first bytes."""
+    """Return whether a file begins like those that `seal` writes."""
     return content.startswith(_MAGIC)
 
 
 def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
-    """Return the `made_by` and the filter of what `seal` wrote with the same secret.  Raises ValueError for any other
+    """Return `made_by` and the filter from what `seal` returned for the same secret.  Raises ValueError for any other
     content."""
     start = len(_MAGIC) + _SIGNATURE
     body = content[start:]
     if content[:start] != _MAGIC + digest(body, key=secret):
-        raise ValueError("it is damaged, or was not written by callfence")
+        raise ValueError("the file is damaged, or callfence has not written it for this user")
     fields = _split(body)
     made_by, variant, arm, *rest = fields
     facts = {name: field == _YES for name, field in zip(_FACTS, rest, strict=False)}
     filter_, files, stages, scope, later, *texts = rest[len(_FACTS) :]
     sources = [(os.fsdecode(name), text) for name, text in zip(texts[::2], texts[1::2], strict=True)]
     if not sources:
-        raise ValueError("it has no policy")
+        raise ValueError("the file contains no policy")
     compiled = Compiled(
         filter_,
         arm.decode(),
@@ -156,24 +157,25 @@ def _stage(fields: Sequence[bytes]) -> Stage:
 
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
-    """Return a file with several variants of one policy, for `enforce --compiled`, here or on another machine."""
+    """Return the content of a file for `enforce --compiled`, here or on another machine, with variants of one policy's
+    filter."""
     return _BUNDLE + _joined([seal(variant, made_by, b"", is_shipped=True) for variant in variants])
 
 
 def is_bundle(content: bytes) -> bool:
-    """Return whether a file was written by `bundle`, by its first bytes."""
+    """Return whether a file begins like those that `bundle` returns."""
     return content.startswith(_BUNDLE)
 
 
 def unbundle(content: bytes) -> dict[str, Compiled]:
     """Return the filters that `bundle` wrote, by variant.  Raises ValueError for any other content."""
     if not is_bundle(content):
-        raise ValueError("it was not written by `callfence compile -o`")
+        raise ValueError("the file was not written by `callfence compile -o`")
     return {filter_.variant: filter_ for filter_ in (unseal(part, b"")[1] for part in _split(content[len(_BUNDLE) :]))}
 
 
 def digest(content: bytes, *, size: int = _SIGNATURE, key: bytes = b"") -> bytes:
-    """Return the BLAKE2b digest of some content, `size` bytes; with a secret `key`, only who knows that can make it."""
+    """Return the BLAKE2b digest of the content, `size` bytes long; with a secret `key`, it is a signature."""
     return blake2b(content, digest_size=size, key=key).digest()
 
 

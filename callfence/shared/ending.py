@@ -1,4 +1,4 @@
-"""How the process ends: as the program ended, or for a reason of ours."""
+"""End this process as the program ended, or with a message."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tracer import linux
 
 
 def end_like(status: int | None) -> NoReturn:
-    """Exit with the status of a wait status, or die of the same signal, without a core dump of our own.
+    """Exit with the exit status in a wait status, or die of the signal in it, without a core dump.
 
-    None (there is no status: we let go of the program) exits with 0.
+    `status` is None if the program still runs and is no longer traced: then exit with 0.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, AttributeError):  # its reader has gone, or it was closed when we were started
@@ -40,7 +40,7 @@ def _die_of(signum: int) -> None:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Exit with the status, once the message is on standard error."""
+    """Print a message on standard error, and exit with a status."""
     with contextlib.suppress(OSError, AttributeError):  # a full disk, or closed when we were started
         sys.stdout.flush()
         sys.stderr.write(f"{message}\n")

@@ -1,4 +1,4 @@
-"""Where a program's policy and recording are, unless the command line says otherwise."""
+"""The default paths of a program's policy, recording and companion; writing to what `-o` names."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
 
 
 def policy_path(program: str) -> Path:
-    """`NAME.policy` in the current folder, NAME being the basename of the program."""
+    """Return `NAME.policy` in the current folder, NAME being the basename of the program."""
     return Path(f"{os.path.basename(program.rstrip('/')) or 'program'}.policy")
 
 
 def recording_path(policy: Path) -> Path:
-    """`.callfence/NAME.rec` beside `NAME.policy`."""
+    """Return `.callfence/NAME.rec` beside `NAME.policy`."""
     return policy.parent / ".callfence" / f"{policy.name.removesuffix('.policy')}.rec"
 
 
 def companion_path(policy: Path) -> Path:
-    """`NAME.evidence` beside `NAME.policy`."""
+    """Return `NAME.evidence` beside `NAME.policy`."""
     return policy.with_name(f"{policy.name.removesuffix('.policy')}.evidence")
 
 
 def output(name: str) -> str | None:
-    """Return what `-o` names: None for `-`, which is standard output as it is without the option."""
+    """Return the file that `-o` names; None for `-`, which means standard output."""
     return None if name == "-" else name
 
 
 def put(name: str | Path | None, text: str) -> None:
-    """Write the text to the file that `-o` names, or to standard output.  Raises OSError."""
+    """Write the text to a file, or to standard output if `name` is None.  Raises OSError."""
     if name is None:
         sys.stdout.write(text)
     else:
@@ -43,13 +43,13 @@ def put(name: str | Path | None, text: str) -> None:
 
 
 def locked(policy: Path) -> AbstractContextManager[None]:
-    """Hold the lock that learn holds while it writes the policy; none where learn never ran."""
+    """Hold the lock that `learn` holds while it writes the policy; hold none if the policy has no recording folder."""
     recording = recording_path(policy)
     return atomic.locked(recording) if recording.parent.is_dir() else nullcontext()
 
 
 def working_folder() -> str:
-    """Return the whole path of the working folder, or "" if it has been deleted."""
+    """Return the absolute path of the working folder; "" if it has been deleted."""
     try:
         return os.getcwd()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Reading the files given to commands, also from the history of a git repository, and reporting what is wrong with them."""
+"""Read the files given to commands, or earlier versions of them from git, and report what is wrong with them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
-    """Read a regular file; `-` is standard input.
+    """Return the content of a regular file, or of standard input for `-`.
 
-    Raises OSError with the name, UserError for more than `limit` bytes of standard input."""
+    Raises OSError with the file's name, and UserError for more than `limit` bytes of standard input."""
     if name != "-":
         return reading.read(name, limit)
     try:
@@ -34,13 +34,14 @@ def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
     except OSError as error:
         raise OSError(error.errno, error.strerror, name) from error
     if len(data) > limit:
-        raise UserError(f"-: more than {limit >> 20} MiB")
+        raise UserError(f"-: standard input has more than {limit >> 20} MiB")
     return data
 
 
 def document(name: str, data: bytes | None = None) -> Document:
-    """Return the policy in a file, whose content may be read already; or what a container profile (JSON) says, with a line
-    about that on standard error.  Raises UserError."""
+    """Parse a policy file, or convert a container profile (JSON) and print a line about that on standard error.
+
+    `data` is the content if it has been read already.  Raises UserError, OSError."""
     if data is None:
         data = content(name)
     shown = "<stdin>" if name == "-" else name
@@ -52,7 +53,8 @@ def document(name: str, data: bytes | None = None) -> Document:
 
 
 def program(name: str, data: bytes | None = None) -> bytes:
-    """Return the filter in a file: an array of struct sock_filter, as the kernel takes it.  Raises UserError."""
+    """Return the filter in a file, an array of struct sock_filter as the kernel takes it; `data` is the content if it has been
+    read already.  Raises UserError if the kernel would not load it, OSError."""
     if data is None:
         data = content(name)
     try:
@@ -63,12 +65,12 @@ def program(name: str, data: bytes | None = None) -> bytes:
 
 
 def is_program(data: bytes) -> bool:
-    """Return whether a file's content is a filter: every filter has NULs, no policy does."""
+    """Return whether a file's content is a filter: every filter contains NUL bytes, and no policy does."""
     return b"\0" in data
 
 
 def run_command(command: str, work: Callable[[], int]) -> int:
-    """Return the exit status of a command; 2, with the reason on standard error, for bad input."""
+    """Do a command's work and return its exit status; for bad input, print the reason on standard error and return 2."""
     try:
         return work()
     except (CallfenceError, OSError) as error:
@@ -77,8 +79,8 @@ def run_command(command: str, work: Callable[[], int]) -> int:
 
 
 def message(command: str, error: CallfenceError | OSError) -> str:
-    """Return what a command prints of an error.  One that begins with a position is printed as it is, as those of compilers
-    are."""
+    """Return the message that a command prints for an error.  The command's name comes first, unless the error begins with a
+    position in a file."""
     if isinstance(error, OSError):
         name = error.filename
         if name is None and error.errno in (errno.EBADF, errno.ENOSPC):
@@ -89,7 +91,7 @@ def message(command: str, error: CallfenceError | OSError) -> str:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on standard output, in colour on a terminal."""
+    """Print lines on standard output, coloured if that is a terminal and NO_COLOR is not set."""
     if sys.stdout is not None and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         from callfence.shared import terminal
 
@@ -100,12 +102,13 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def print_error(message: str) -> None:
-    """Print a message on standard error, without control characters that a quoted file may contain."""
+    """Print a message on standard error, with control characters escaped."""
     print("\n".join(map(printable, message.split("\n"))), file=sys.stderr)
 
 
 def parse_entries(text: str, arch: Arch) -> Policy:
-    """Return the policy whose entries a text holds, at least one, for `arch` unless it says otherwise.  Raises PolicyError."""
+    """Parse entries into a policy; they are for `arch` unless the text begins with another `arch` line.  Raises PolicyError,
+    also if there is no entry."""
     head = "" if text.lstrip().startswith("arch ") else f"arch {arch}\n"
     try:
         policy = parse(head + text, "LINE").policy
@@ -118,14 +121,17 @@ def parse_entries(text: str, arch: Arch) -> Policy:
 
 
 def document_at(revision: str, name: str) -> Document:
-    """Read the policy of a file, and the files that it includes, as of a revision.  Raises UserError.
+    """Parse a policy file, and the files that it includes, as they are in a git revision.  Raises UserError.
 
-    A relative `name` is relative to the current folder.  A file that the revision does not have is an empty policy.
+    A relative `name` is relative to the current folder.  If the revision does not have the file, return an empty policy.
     """
     if revision.startswith("-"):
-        raise UserError(f"{revision} is no revision")
+        raise UserError(f"{revision} is not a git revision")
     if not _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):
-        raise UserError(f"{revision} is no revision of a git repository here; a file to compare with may be named instead")
+        raise UserError(
+            f"{revision} is not a revision of a git repository in the current folder; "
+            "to compare with a file, name the file instead"
+        )
     listed = _git("ls-tree", "--name-only", revision, "--", f"./{os.path.relpath(name)}")
     if listed is None:
         raise UserError(f"{name} is not in the git repository of the current folder")
@@ -133,7 +139,7 @@ def document_at(revision: str, name: str) -> Document:
     def read(path: str) -> str:
         content = _git("show", f"{revision}:./{os.path.relpath(path)}")
         if content is None:
-            raise FileNotFoundError(2, "it is not in that revision", path)
+            raise FileNotFoundError(2, f"the file is not in revision {revision}", path)
         return decode(content, path)
 
     try:
@@ -144,7 +150,7 @@ def document_at(revision: str, name: str) -> Document:
 
 
 def _git(*arguments: str) -> bytes | None:
-    """What git prints; None if it fails."""
+    """Return what git prints; None if it fails.  Raises UserError if git is not installed."""
     import subprocess  # most commands ask git nothing
 
     try:

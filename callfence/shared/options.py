@@ -1,4 +1,4 @@
-"""The command line of a command: what argparse has, a suggestion for a misspelt option, and help of two lengths."""
+"""Command lines: argparse with a suggestion for a misspelt option, and with a short and a full help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that names the option that was meant, and takes no abbreviations."""
+    """A parser that suggests the right option for a misspelt one, and accepts no abbreviated options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)
@@ -20,7 +20,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def suggestion(parser: argparse.ArgumentParser, message: str) -> str:
-    """`; did you mean --check?` for an option that a parser does not know; ''."""
+    """Return a suggestion such as `; did you mean --check?` if `message` is argparse's for an unknown option and a known one is
+    similar; else ""."""
     _, is_unknown, word = message.partition("unrecognized arguments: ")
     if not is_unknown or not word.startswith("-"):
         return ""
@@ -31,14 +32,14 @@ def suggestion(parser: argparse.ArgumentParser, message: str) -> str:
 
 
 def add_helps(parser: argparse.ArgumentParser, common: Collection[str]) -> None:
-    """Add --help, which shows the `common` options, and --help-all, to a parser that was made without help."""
-    what = "print what most people need"
+    """Add --help, which shows only the `common` options, and --help-all to a parser that was created without help."""
+    what = "print the options that most people need"
     parser.add_argument("-h", "--help", action=_ShortHelp, common=common, help=what)
     parser.add_argument("--help-all", action="help", help="print all options")
 
 
 def short_help(parser: argparse.ArgumentParser, common: Collection[str]) -> str:
-    """Return the text of --help.  The parser is of no use for more afterwards."""
+    """Return the text of --help, which shows only the `common` options.  This changes the parser: do not use it afterwards."""
     hidden = 0
     for action in parser._actions:
         if action.option_strings and action.option_strings[-1] not in common:

@@ -1,4 +1,4 @@
-"""Policies that other programs have, container profiles above all, read as ours; losses as `export` and `import` tell them."""
+"""Convert policies of other programs, such as container profiles, and describe what the conversion loses."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
 
 MANY = 12
-"""Names of calls that a line of text has; the JSON has all."""
+"""How many names of calls a line of text lists; the JSON lists all."""
 
 
 def loss_lines(losses: Iterable[Loss], than: str) -> list[str]:
-    """One line a loss: `wider than app.policy: WHAT: read, write`."""
+    """Return one line for each loss, such as `wider than app.policy: WHAT: read, write`."""
     lines = []
     for loss in losses:
         relation = "differs" if loss.direction is Direction.OTHER else f"{loss.direction} {than}"
         names = ", ".join(loss.calls[:MANY])
         if len(loss.calls) > MANY:
-            names += f" and {plural(len(loss.calls) - MANY, 'call')} more"
+            names += f" and {plural(len(loss.calls) - MANY, 'more call')}"
         lines.append(printable(f"{relation}: {loss.what}{': ' if names else ''}{names}"))
     return lines
 
@@ -39,7 +39,7 @@ def as_objects(losses: Iterable[Loss]) -> list[dict[str, object]]:
 
 
 def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
-    """As comments of a policy, wrapped."""
+    """Return the lines of `loss_lines` as wrapped comments of a policy."""
     return [
         f"# {line}"
         for text in loss_lines(losses, than)
@@ -48,7 +48,9 @@ def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
 
 
 def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
-    """Return what a file of that format says, its losses in comments too.  Raises UserError."""
+    """Convert a file of the format `name` into a policy; return it, with its losses in comments, and the losses.
+
+    `file` is the name to show, `data` the content.  Raises UserError."""
     imported = formats.reader(name)(data, file, options)
     made = new_document(imported.policy, f"{file} ({name})")
     comments = [*comment_lines(imported.losses, "than the file")]
@@ -59,7 +61,7 @@ def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tu
 
 
 def profile(name: str, data: bytes) -> Document:
-    """Return what a container profile says, as `import --from oci` reads it, and what a policy cannot say on standard error."""
+    """Convert a container profile into a policy as `import --from oci` does, and print the losses on standard error."""
     made, losses = read_policy("oci", name, data, FormatOptions())
     hint = "`callfence import --from oci` has --cap, --kernel and --runtime"
     print(f"callfence: {name} is read as a container profile ({hint})", file=sys.stderr)

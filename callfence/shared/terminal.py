@@ -1,4 +1,4 @@
-"""What is drawn on a terminal: the one place that imports rich."""
+"""Coloured lines and tables on a terminal: the only module that imports rich."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _STYLES = (
     ("~ ", "dim"),
     ("      ", "dim"),
 )
-"""How a line begins, and how it looks."""
+"""The style of each line, by how the line begins."""
 
 
 def print_lines(lines: Iterable[str], file: TextIO) -> None:
-    """Print lines of a comparison, or of findings, coloured by how they begin; without colour if NO_COLOR is set
+    """Print the lines of a comparison or of findings, coloured by how each begins; without colour if NO_COLOR is set
     (no-color.org)."""
     console = Console(file=file, highlight=False)
     for line in lines:
@@ -38,7 +38,7 @@ def print_lines(lines: Iterable[str], file: TextIO) -> None:
 
 
 def print_summary(title: str, rows: Sequence[tuple[str, str]], lines: Sequence[str], file: TextIO) -> None:
-    """Print a table of two columns under a title, and lines below it."""
+    """Print a title, a table of two columns, and lines below it."""
     console = Console(file=file, highlight=False)
     table = Table(title=Text(title), title_justify="left", show_header=False, title_style="bold", expand=False)
     table.add_column(style="cyan", no_wrap=True)

@@ -1,5 +1,5 @@
-"""Text that several commands print; and text from outside as Markdown, in which nothing of it becomes markup, a mention, a
-reference, a link or an image.
+"""Texts that several commands print, and untrusted text as Markdown code that cannot become markup, a mention, a reference, a
+link or an image.
 
 Escaping by backslashes is not enough: code hosts also link bare URLs, `@names`, `#numbers` and hashes of commits, which have
 no markup to escape.  They read none of that, and no entity, inside a code span (CommonMark 6.1).
@@ -33,20 +33,20 @@ def on_one_line(arch: Arch, number: int, entry: Entry) -> str:
 
 
 def ending(status: int | None) -> str:
-    """Return how a run ended: its exit status, or the signal that ended it as a negative number; None if that was not seen."""
+    """Describe how a run ended.  `status` is its exit status, or minus the signal that ended it; None if its end was not
+    recorded."""
     if status is None:
         return "not seen to its end"
     return f"status {status}" if status >= 0 else f"signal {-status}"
 
 
-def plural(count: int, one: str, many: str = "") -> str:
-    """`1 run`, `2 runs`, `1,200 calls`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def plural(count: int, singular: str, many: str = "") -> str:
+    """Return a count with its noun: `1 run`, `2 runs`, `1,200 calls`.  `many` is the plural if it does not just add an s."""
+    return f"{count:,} {singular if count == 1 else many or singular + 's'}"
 
 
 def code(text: str) -> str:
-    """Return the text as a code span that is longer than any row of backticks in it; what is not printable is escaped, "" is
-    ""."""
+    """Return the text as a Markdown code span, with unprintable characters escaped; "" for an empty text."""
     shown = printable(text)
     fence = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
     is_padded = shown.startswith("`") or shown.endswith("`") or (shown[:1] == shown[-1:] == " " and not shown.isspace())
@@ -55,5 +55,5 @@ def code(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Return the same in a table, where `|` is to be escaped also in code (GFM 4.10)."""
+    """Return the text as a code span for a cell of a Markdown table, where `|` is escaped even in code (GFM 4.10)."""
     return code(text).replace("|", "\\|")

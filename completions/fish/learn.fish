@@ -56,7 +56,7 @@ set -g _shtab_learn_opts_with_value --allow-opaque --arm --default --output --pi
 complete -c learn -e
 complete -c learn -f
 
-complete -c learn -n _shtab_learn_using -s h -l help -d 'print what most people need'
+complete -c learn -n _shtab_learn_using -s h -l help -d 'print the options that most people need'
 complete -c learn -n _shtab_learn_using -l help-all -d 'print all options'
 complete -c learn -n _shtab_learn_using -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the policy to write, or to merge into'
 complete -c learn -n _shtab_learn_using -l pid -x -d 'attach to a running process, until it ends or ^C detaches from it; repeatable'

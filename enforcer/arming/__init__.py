@@ -1,1 +1,1 @@
-"""A seized process and a filter -> the same process, confined, and the filter's listener."""
+"""Install a filter on a process at the right moment, and take its listener out of the process."""

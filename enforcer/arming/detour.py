@@ -1,4 +1,4 @@
-"""Make a running program perform system calls of ours instead of one that it is about to make, which it makes afterwards.
+"""Make a running program perform system calls of ours before a call that it is about to make.
 
 The task is at the entry of its call, in a stop of PTRACE_SYSCALL.  The kernel is given another call in its place, and then the
 instruction that the program used is executed for each of ours; the program's memory is left as it is, because other threads may
@@ -27,13 +27,14 @@ _PAGE = 4096
 
 
 class Detour(Surgery):
-    """A task at the entry of a call; `close()` has it make the call, `finish()` has the call done."""
+    """A task that is stopped at the entry of a call and performs calls of ours; then `close()` makes it perform its own call,
+    or `finish()` makes that call return a result."""
 
     def __init__(self, pid: int, audit: int, key: Key, stops: Stops, *, calls: bool = True) -> None:
-        """`audit`: AUDIT_ARCH_* of the call; `key`: by which the task's filters know our calls.
+        """`audit`: AUDIT_ARCH_* of the call; `key`: the secret by which the task's filters recognise our calls.
 
-        With `calls`, raises ArmError if the program's call was not made by an instruction that can be used again, and OSError
-        if its memory cannot be read; the task is as it was then.  Without, there is only `finish`.  Raises GoneError."""
+        With `calls`, raises ArmError if the instruction of the program's call cannot be used again, and OSError if the memory
+        cannot be read; the task is unchanged then.  Without `calls`, only `finish` can be used.  Raises GoneError."""
         self.pid = pid
         self._stops = stops
         self._key = key
@@ -44,7 +45,7 @@ class Detour(Surgery):
         self.convention = LONG if audit == LONG.audit else COMPAT
         self._code = self._registers[linux.RIP] - 2
         if calls and kernel.peek(pid, self._code - 6) >> 48 != self.convention.instruction:
-            raise ArmError("its call was made in an unusual way")
+            raise ArmError("it made its call by an unusual instruction (neither syscall nor int 0x80)")
         self.is_confined = False
         self._mask = kernel.swap_signal_mask(pid, ALL_SIGNALS)
         registers = self._for_call("close_range", _NO_DESCRIPTOR, _NO_DESCRIPTOR, 0, *key.spare(self.convention))
@@ -53,10 +54,11 @@ class Detour(Surgery):
         self._to_syscall_stop()
 
     def call_with(self, name: str, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
-        """As `call`, with `data(address)` in memory of its own, since the stack of a task may be small.
+        """Perform a call as `call` does, with `data(address)` in newly mapped memory, since the stack of a task may be small;
+        the memory's address is the next argument, and `spare` follows.
 
-        When the call is made, no process can write there: what is shared and read-only cannot be written through /proc/PID/mem
-        either.  `unmap` gives the memory back."""
+        No process can write to the memory during the call: a shared read-only mapping cannot be written through /proc/PID/mem
+        either.  `unmap` unmaps it."""
         size = -(-len(data(0)) // _PAGE) * _PAGE
         word = self._key.spare(self.convention)[0]
         address = self.call("mmap", 0, size, linux.PROT_READ_WRITE, linux.MAP_SHARED_ANONYMOUS, word, 0)
@@ -68,23 +70,23 @@ class Detour(Surgery):
         self.write(address, content)
         result = self.call("mprotect", address, size, linux.PROT_READ, *self._key.spare(self.convention))
         if result or self.read(address, len(content)) != content:
-            raise ArmError("the filter could not be kept from being changed in its memory")
+            raise ArmError("the memory of the filter could not be protected from changes")
         return self.call(name, *arguments, address, *spare)
 
     def unmap(self, filter_: bytes) -> None:
-        """Give back the memory of `call_with`, if there is any, and where `filter_` lets it be given back."""
+        """Unmap the memory of `call_with`, if there is any and `filter_` allows the munmap."""
         number = self.convention.number("munmap")
         if self.mapped[1] and Filter(filter_).allows(self.convention.audit, number, 0, (*self.mapped, 0, 0, 0, 0)):
             self.call("munmap", *self.mapped)
 
     def close(self) -> None:
-        """Have the task make its own call next."""
+        """Make the task perform its own call when it is resumed."""
         registers = list(self._registers)
         registers[linux.RIP], registers[linux.RAX] = self._code, registers[linux.ORIG_RAX]
         self._restore(registers)
 
     def finish(self, result: int) -> None:
-        """Have the task go on as if its call had given this result, a negative errno included."""
+        """Make the task go on as if its call had returned `result`, which may be a negative errno."""
         registers = list(self._registers)
         registers[linux.RAX] = result & NO_CALL
         self._restore(registers)
@@ -97,7 +99,7 @@ class Detour(Surgery):
             kernel.ptrace(linux.PTRACE_INTERRUPT, self.pid)  # it stops again, if the stop of its process lasts
 
     def _to_syscall_stop(self) -> None:
-        """Go on to the next entry or exit of a call, also while the task's process is stopped: others wait for this one."""
+        """Resume the task until the next entry or exit of a call, even if its process is stopped by a signal."""
         resume(linux.PTRACE_SYSCALL, self.pid)
         while (stop := self._stops.of(self.pid)).kind != CALL:
             if stop.kind == GROUP:

@@ -25,20 +25,19 @@ if TYPE_CHECKING:
 
 _READY, _INSTALLED, _TAKEN, _FAILED = 0, 1, 2, 3  # bytes of the shared page that are used as flags
 _NUMBER, _STAND_IN, _LISTENER = slice(8, 12), slice(12, 16), slice(16, 20)
-"""Numbers in it: the pids of the helper and its stand-in, and the listener's descriptor."""
+"""The places in the shared page of the helper's pid, its stand-in's pid and the listener's descriptor."""
 _DELAY = 0.0001  # seconds
 _TIMEOUT = 20.0
-"""Seconds after which the helper is given up: it may have been killed."""
+"""How many seconds to wait for the helper, which may have been killed."""
 _SPINS = 200_000_000
-"""Looks at the shared page, some seconds, after which it is given up under the filter, where no clock can be relied on."""
+"""How often to read the shared page, for some seconds, before giving up: under the filter, clocks may be denied."""
 
 
 def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None]) -> object:
-    """Confine this process, once `settle` has done what the filter might deny.  With a reporter, a helper answers from then on.
+    """Call `settle`, then install the filter on this process; with a reporter, start a helper that answers denied calls.
 
-    Raises OSError, KernelError or EnforceError.
-
-    Keep the result until the execve: releasing it would make a call, which the filter may deny.
+    Keep the returned object until the execve: releasing it makes a call, which the filter may deny.  Raises OSError,
+    KernelError or EnforceError.
     """
     if reporter is None:
         settle()
@@ -59,7 +58,7 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
     end = time.monotonic() + _TIMEOUT
     while not shared[_READY]:
         if shared[_FAILED] or time.monotonic() > end:
-            raise EnforceError("the helper process ended before it could start")
+            raise EnforceError("the helper process ended or hung before it was ready, so the program was not run")
         time.sleep(_DELAY)
     filter_ = shielded(filter_, [int.from_bytes(shared[place], "little") for place in (_NUMBER, _STAND_IN)])
     settle()
@@ -80,11 +79,11 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
             break
     if shared[_TAKEN]:
         return shared, duty
-    raise EnforceError("the helper process ended before the program was confined")
+    raise EnforceError("the helper process ended before it took over the listener, so the program was not run")
 
 
 def _take(program: int, shared: mmap, duty: Duty) -> NoReturn:
-    """The helper: wait for the listener, take the table of descriptors for itself, and answer calls."""
+    """Run the helper: wait for the listener, stop sharing the table of descriptors, and answer calls."""
     import time
 
     try:

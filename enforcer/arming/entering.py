@@ -1,4 +1,4 @@
-"""How a process enters a phase: at a call that leads to it, the filter of the phase is put on all its threads.
+"""Put a process into a phase: at a call that leads to the phase, install the phase's filter on all threads of the process.
 
 The task is stopped at the call's entry, makes calls of ours instead (`enforcer.arming.detour`), and then its own.
 """
@@ -25,27 +25,26 @@ if TYPE_CHECKING:
 
 _PRCTL = linux.calls("prctl")
 _SENDS = {call: 8 if call[0] == linux.AUDIT_ARCH_X86_64 else 4 for call in linux.calls("sendmsg", "sendto", "write")}
-"""Calls with which a program may say that it is ready, and the size of a pointer."""
+"""The calls with which a program may tell a service manager that it is ready, and the size of a pointer in bytes for each."""
 _SENDMSG = linux.calls("sendmsg")
 _RESTARTED = linux.calls(
     "futex", "futex_time64", "poll", "ppoll", "ppoll_time64", "select", "_newselect", "pselect6", "pselect6_time64",
     "nanosleep", "clock_nanosleep", "clock_nanosleep_time64", "wait4", "waitid", "waitpid", "rt_sigsuspend", "sigsuspend",
     "pause",
 )  # fmt: skip
-"""Calls that go on as before when a stop interrupts them; epoll_wait, for instance, fails with EINTR (signal(7))."""
+"""Calls that are restarted after a ptrace stop; others, such as epoll_wait, fail with EINTR (signal(7))."""
 _UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
-_FULL = "it may open no more descriptors"
+_FULL = "it cannot open another descriptor"
 _UNHEARD = {errno.EBUSY: "it has a listener already", errno.EMFILE: _FULL, errno.ENFILE: _FULL}
-"""Errnos of seccomp(2) for want of a listener alone."""
+"""The errnos with which seccomp(2) refuses only the listener, each with the reason to print."""
 _SETTLES = 1.0
-"""Seconds in which the other threads of a process come to the end of their calls, or wait in them; a call that only computes
-for longer is not waited for."""
+"""Seconds to wait until the other threads of a process have left their calls or sleep in them."""
 _DELAY = 0.0002
-"""Seconds between two looks at them."""
+"""Seconds between two checks of these threads."""
 
 
 class Entrance:
-    """Puts processes into their phases."""
+    """Puts processes into the phases of a plan."""
 
     def __init__(self, plan: Plan, processes: Processes, stops: Stops, duty: Duty, stderr: int) -> None:
         self._plan = plan
@@ -57,21 +56,21 @@ class Entrance:
         self._stderr = stderr
         self._triggers = {trigger: number for number, stage in enumerate(self._stages, 1) for trigger in stage.triggers}
         self._notified = next((number for number, stage in enumerate(self._stages, 1) if stage.is_notified), 0)
-        """The number of the phase that begins when the program says that it is ready; 0 if none does."""
+        """The number of the phase that begins when the program tells a service manager that it is ready; 0 if there is none."""
         has_entered = any(stage.is_entered for stage in self._stages)
         self.calls = (_PRCTL if has_entered else set()) | set(self._triggers)
         self.calls.update(_SENDS if self._notified else ())
-        """Calls that may lead to a phase."""
+        """The calls that may lead to a phase."""
         self._unreported: set[str] = set()
-        """Reasons why the calls of some processes are not reported."""
+        """The reasons, printed already, why the denied calls of some processes are not reported."""
 
     def is_claim(self, call: Call, stop: kernel.CallStop) -> bool:
-        """Return whether the program says that it enters a phase."""
+        """Return whether the call is the prctl by which a program enters a phase (include/callfence.h)."""
         return call in _PRCTL and stop.arguments[0] == linux.CALLFENCE_ENTER
 
     def enter(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:
-        """Put the filter of the phase that this call leads to, if any, on the process.  Return whether the task can be resumed:
-        it is about to make its call then, or the call is done."""
+        """Put the process into the phase that this call leads to, if any.  Return True if the task is ready to be resumed, at
+        the beginning of its call or after it; False if nothing was done at this stop."""
         entered = self._entered_phase(pid, process, stop) if call in _PRCTL else 0
         number = entered or self._triggers.get(call, 0)
         if number <= process.reached < self._notified and call in _SENDS and self._is_ready(pid, process, call, stop):
@@ -98,7 +97,7 @@ class Entrance:
         return True
 
     def _entered_phase(self, pid: int, process: Process, stop: kernel.CallStop) -> int:
-        """The number of the phase that a program says it enters; 0 for another prctl or another phase."""
+        """Return the number of the phase that a prctl enters; 0 for another prctl, or a phase that is not in the plan."""
         if stop.arguments[0] != linux.CALLFENCE_ENTER:
             return 0
         try:
@@ -112,7 +111,7 @@ class Entrance:
         return named.get(name, 0)
 
     def _is_ready(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:
-        """Whether the call tells a service manager that the program is ready."""
+        """Return whether the call tells a service manager that the program is ready."""
         from enforcer.waiting import WaitingTask  # with tables, which most programs do without
         from tracer.abi.waits import is_ready
 
@@ -125,9 +124,9 @@ class Entrance:
             caller.close()
 
     def _put(self, surgery: Detour, process: Process, number: int) -> None:
-        """Put the filter of a phase on a process.  Raises KernelError, OSError or GoneError."""
+        """Install the filter of phase `number` on a process.  Raises ArmError, KernelError, OSError or GoneError."""
         if process.memory.is_free:
-            raise ArmError("a process that is in its last phase has the same memory")
+            raise ArmError("it shares its memory with a process that is in its last phase")
         stage = self._stages[number - 1]
         is_last = number == len(self._stages)
         surgery.is_confined = False  # by this filter: those of phases that were passed over need no listener
@@ -148,9 +147,10 @@ class Entrance:
             self._call_back(process, surgery.pid)
 
     def _put_listening(self, surgery: Detour, process: Process, stage: Stage) -> str:
-        """Put the filter of the last phase on a process, and answer its calls from now on; "", or why that is not possible."""
+        """Install the filter of the last phase on a process, with a listener, and answer its calls from now on.  Return "", or
+        the reason why it cannot have a listener.  Raises KernelError, OSError or GoneError."""
         if process.shares:
-            return "another process has the same table of descriptors"
+            return "it shares its table of descriptors with another process"
         self._settle(process, surgery.pid)
         pidfd = -1
         try:
@@ -164,7 +164,7 @@ class Entrance:
         except OSError as error:
             if surgery.is_confined or error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-            return "the helper may open no more descriptors"
+            return "the helper cannot open another descriptor"
         except KernelError as error:
             if surgery.is_confined or error.errno not in _UNHEARD:
                 raise
@@ -175,22 +175,26 @@ class Entrance:
         return ""
 
     def _say_unreported(self, process: Process, stage: Stage, why: str) -> None:
-        """Say once for each reason that the kernel alone answers the calls of a process."""
+        """Print that denied calls of a process are not reported, once for each reason."""
         if why not in self._unreported:
             self._unreported.add(why)
-            self._say(f"what process {process.pid}, or a later one like it, is denied in {stage.name} is not reported: {why}")
+            self._say(
+                f"denied calls of process {process.pid} in {stage.name} are not reported, because {why}; "
+                "for later such processes, this is not printed again"
+            )
 
     def _settle(self, process: Process, but: int) -> None:
-        """Wait until each other thread has come to the end of its call, where it stops, or waits in it.
+        """Wait until each thread of a process, except `but`, has stopped at the end of its call or sleeps in it.
 
-        One that copies a descriptor at this moment would otherwise get the listener, though it could not use it."""
+        A thread that copies descriptors at this moment would otherwise get the listener, though it could not use it."""
         end = time.monotonic() + _SETTLES
         for task in process.threads - {but}:
             while task in self._processes.inside and state(f"{proc()}/{task}") == "R" and time.monotonic() < end:
                 time.sleep(_DELAY)
 
     def _call_back(self, process: Process, but: int) -> None:
-        """Have the other threads stop, to be let go, where that goes unnoticed.  The rest stop at their next call."""
+        """Stop each thread, except `but`, that is in a call which is restarted after a stop, to detach it; the others stop at
+        their next call."""
         for task in process.threads - {but}:
             if self._processes.inside.get(task) in _RESTARTED:
                 try:
@@ -199,13 +203,15 @@ class Entrance:
                     continue
 
     def _failed(self, process: Process, why: str, *, is_confined: bool = False) -> None:
-        """Kill a process that cannot enter a phase, unless the policy lets it go on; but always if no process would answer its
-        calls."""
+        """Print, once for each process, that it cannot enter its phase and why; then kill it and raise GoneError.
+
+        The process is not killed if the policy, or --audit, lets it go on, except with `is_confined`: then a filter of the
+        phase may be on it already, and nothing would answer its calls."""
         goes_on = (self._plan.is_optional or self._plan.is_audit) and not is_confined
         if not process.is_reported:
             process.is_reported = True
             rest = "keeps its start-up permissions" if goes_on else "is killed"
-            self._say(f"process {process.pid} cannot enter its phase and {rest}: {why}")
+            self._say(f"process {process.pid} cannot enter its phase and {rest}, because {why}")
         if not goes_on:
             process.kill()
             raise GoneError
@@ -215,7 +221,7 @@ class Entrance:
 
 
 def _reason(error: Exception) -> str:
-    """Why a process could not be given a filter."""
+    """Return why a filter could not be installed on a process, as a clause."""
     if not isinstance(error, OSError):
         return str(error)
     if error.errno == errno.EIO or str(error.filename).endswith("/mem"):

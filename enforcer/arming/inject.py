@@ -1,4 +1,4 @@
-"""Make a stopped process perform system calls of ours, above all seccomp(2), and leave no trace of it.
+"""Make a stopped process perform system calls of ours, above all seccomp(2), and restore its state afterwards.
 
 The process is in a ptrace stop in which it is about to run its own code: the system-call-exit stop of an execve, or a
 breakpoint.  An execve's *event* stop is too early: the kernel would write the execve's result over ours.
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from enforcer.kernel import Registers
 
 ALL_SIGNALS = NO_CALL = 0xFFFFFFFFFFFFFFFF
-"""As a signal mask; as orig_rax: the process is in no call that the kernel would restart."""
+"""A mask of all signals; and the value of orig_rax for a process that is in no call, so that the kernel restarts none."""
 _RESTART = (512, 513, 514, 516)  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (linux/errno.h)
 _WORD = 8
 """Bytes that PTRACE_PEEKDATA and PTRACE_POKEDATA take."""
 _SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 bytes
 _SLEEPS = 3000
-"""Milliseconds for which a task may sleep in a call of ours; what waits for memory or a processor is in another state."""
+"""Milliseconds after which a task that sleeps in a call of ours is killed; waiting for memory or a processor is no sleep."""
 
 
 class Convention:
-    """How a mode of the processor makes a system call (syscall(2))."""
+    """The calling convention for system calls in one mode of the processor (syscall(2))."""
 
     __slots__ = ("arguments", "audit", "instruction", "pointer")
 
@@ -43,9 +43,9 @@ class Convention:
         self.audit = audit
         """AUDIT_ARCH_*."""
         self.instruction = instruction
-        """Its two bytes, little-endian."""
+        """The two bytes of the call instruction, little-endian."""
         self.pointer = pointer
-        """Bytes in a pointer: struct sock_fprog differs."""
+        """The size of a pointer in bytes, on which the layout of struct sock_fprog depends."""
         self.arguments = arguments
         """The registers of the arguments, as indices of struct user_regs_struct."""
 
@@ -65,12 +65,13 @@ COMPAT = Convention(linux.AUDIT_ARCH_I386, 0x80CD, 4, _COMPAT_ARGUMENTS)  # int 
 class Stops:
     """Waits for the stops and ends of all tasks that this process traces, and returns them in the order in which they come.
 
-    A wait for one task keeps what comes for others until they are asked for: the first task of a process, for instance, ends
-    only once the ends of its threads have been taken.
+    A wait for one task stores the stops and ends of others for later calls of `next`: the first task of a process, for
+    instance, ends only after the ends of its threads have been waited for.
     """
 
     def __init__(self, children: int = -1) -> None:
-        """`children`: a descriptor that is readable when there is more (SIGCHLD); -1 if all waits may last."""
+        """`children`: a descriptor that is readable when a child has stopped or ended (SIGCHLD); with -1, waits have no
+        timeout."""
         self._kept: list[tuple[int, int]] = []
         self._children = children
         self._poller: select.poll | None = None
@@ -82,10 +83,10 @@ class Stops:
         return task, stop_of(status)
 
     def of(self, pid: int) -> Stop:
-        """Wait for the next stop of a task, which runs.
+        """Wait for the next stop of a running task.
 
-        GoneError if it has ended or vanished in an execve of another thread, which `next` will report.  HeldUpError if it
-        sleeps for seconds, where there is a descriptor to wait with: it has been killed then."""
+        Raises GoneError if the task has ended, or vanished in an execve of another thread, which `next` will return.  If there
+        is a descriptor to wait with and the task sleeps for `_SLEEPS` milliseconds, kills it and raises HeldUpError."""
         while True:
             try:
                 task, status = os.waitpid(-1, linux.WALL | (0 if self._children < 0 else os.WNOHANG))
@@ -102,19 +103,20 @@ class Stops:
                 raise GoneError
 
     def _wait(self, pid: int) -> None:
-        """Wait until there is more to take; kill a task that sleeps, since only an answer of a listener could wake it."""
+        """Wait until a child has stopped or ended.  Kill a task that sleeps, which only an answer to a notification could wake,
+        and raise HeldUpError."""
         if self._poller is None:
             self._poller = select.poll()
             self._poller.register(self._children, select.POLLIN)
         while not self._poller.poll(_SLEEPS):
             if state(f"{proc()}/{pid}") == "S":
                 os.kill(pid, linux.SIGKILL)
-                raise HeldUpError("a filter of its own asks a listener about the calls that lead to the phase")
+                raise HeldUpError("a filter of its own notifies a listener of the calls that install the phase's filter")
         os.read(self._children, 4096)
 
 
 def wait(pid: int) -> Stop:
-    """Wait for the next stop of the only task that is traced.  GoneError if it has died."""
+    """Wait for the next stop of the only task that is traced, and return it.  Raises GoneError if the task has died."""
     _, status = os.waitpid(pid, linux.WALL)
     if (stop := stop_of(status)).kind == ENDED:
         raise GoneError
@@ -122,7 +124,7 @@ def wait(pid: int) -> Stop:
 
 
 def resume(request: int, pid: int, signal: int = 0) -> None:
-    """Continue a stopped process.  GoneError if a SIGKILL was faster: its end is still to come."""
+    """Continue a stopped task by a ptrace request.  Raises GoneError if it has been killed; its end can still be waited for."""
     try:
         kernel.ptrace(request, pid, 0, signal)
     except OSError as error:
@@ -132,7 +134,7 @@ def resume(request: int, pid: int, signal: int = 0) -> None:
 
 
 def go_on(request: int, pid: int, stop: Stop) -> None:
-    """Continue a process from a stop that we did not cause, as if it were not traced (ptrace(2), "Group-stop")."""
+    """Continue a task from a stop that this process did not cause, as if it were not traced (ptrace(2), "Group-stop")."""
     if stop.kind == GROUP:
         resume(linux.PTRACE_LISTEN, pid)
     else:  # of the traps, SIGCONT has come
@@ -140,7 +142,7 @@ def go_on(request: int, pid: int, stop: Stop) -> None:
 
 
 def reap(pid: int) -> None:
-    """Wait until a process that is about to end has ended, and with it everything that this process traces."""
+    """Wait until a process that is about to end, and all other processes that this one traces, have ended."""
     while True:
         try:
             task, status = os.waitpid(-1, linux.WALL)
@@ -170,10 +172,10 @@ class Surgery:
         self._word = kernel.peek(pid, self._code)
         kernel.poke(pid, self._code, self._word & ~0xFFFF | self.convention.instruction)
         self.is_confined = False
-        """Whether a filter judges its calls already."""
+        """Whether the filter has been installed."""
 
     def call(self, name: str, *arguments: int) -> int:
-        """Perform a system call and return its result, a negative errno included.  Repeat it if a stop interrupted it."""
+        """Make the process perform a system call, again if a stop interrupts it; return its result, or a negative errno."""
         registers = self._for_call(name, *arguments)
         while True:
             kernel.set_registers(self.pid, registers)
@@ -187,10 +189,10 @@ class Surgery:
                 return result
 
     def call_with(self, name: str, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
-        """As `call`, with `data(address)` in memory, its address as the next argument, and then `spare`.
+        """Perform a call as `call` does, with `data(address)` in memory; its address is the next argument, and `spare` follows.
 
-        It is written below the stack pointer, where execve has mapped 128 KiB (fs/exec.c setup_arg_pages) unless the
-        stack's limit is smaller.  The former content is restored.
+        The data is written below the stack pointer, where execve has mapped 128 KiB (fs/exec.c setup_arg_pages) unless the
+        stack's limit is smaller.  Afterwards the former content is restored.
         """
         size = len(data(0))
         address = (self._registers[linux.RSP] - _SCRATCH_GAP - size) & ~15
@@ -212,7 +214,8 @@ class Surgery:
             os.close(memory)
 
     def write(self, address: int, content: bytes) -> bytes:
-        """Write into memory of the process, whatever its protection; return what was there, in whole words.  Raises OSError."""
+        """Write to memory of the process, even if it is read-only; return the former content, perhaps rounded up to whole
+        words.  Raises OSError."""
         try:
             memory = os.open(f"{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         except PermissionError:  # it belongs to the user that the process has become, or Landlock denies it
@@ -232,7 +235,7 @@ class Surgery:
             os.close(memory)
 
     def exit_group(self, status: int) -> None:
-        """End the process as if it had exited by itself, and reap everything that is traced.  Raises OSError, GoneError."""
+        """Make the process exit with a status, and reap everything that is traced.  Raises OSError, GoneError."""
         kernel.set_registers(self.pid, self._for_call("exit_group", status))
         resume(linux.PTRACE_CONT, self.pid)
         reap(self.pid)
@@ -260,16 +263,18 @@ class Surgery:
 _SPARE = (3, 4, 5)
 """Arguments that seccomp(2), close_range(2) and mprotect(2) do not have."""
 _DESCRIPTOR = 4
-"""The argument of mmap(2) that counts for nothing with MAP_ANONYMOUS."""
+"""The argument of mmap(2) that is ignored with MAP_ANONYMOUS: the descriptor."""
 
 
 class Key:
-    """The secret of one start of `enforce`, by which filters of ours know the helper's calls in the program and let them run.
+    """The secret of one start of `enforce`, by which our filters recognise and allow the calls that the helper makes in the
+    program.
 
-    A filter sees the registers of a call, also those that the call does not use.  The helper puts random words into these, so a
-    process can be given the filter of a phase though its own filter denies seccomp(2), and no answer of the helper is needed.
-    Who may look into a stopped thread of the program sees the words (/proc/TID/syscall).  They are worth little: filters only
-    take away, the memory that can be mapped is not executable, and close_range(2) closes what the program may close as well.
+    A filter sees all registers of a call, including those that the call does not use.  The helper puts random words into
+    these, so it can install the filter of a phase on a process whose own filter denies seccomp(2), without any notification.
+    A process that can read /proc/TID/syscall of the program's stopped threads sees the words.  It gains little by them:
+    filters only reduce what is allowed, the memory that can be mapped is not executable, and the program can close its
+    descriptors anyway.
     """
 
     __slots__ = ("_words",)
@@ -278,12 +283,13 @@ class Key:
         self._words = [int.from_bytes(os.urandom(8), "little") for _ in _SPARE]
 
     def spare(self, convention: Convention) -> tuple[int, ...]:
-        """Return the last three arguments of a call that has three."""
+        """Return the secret words for the last three arguments of a call that uses only three."""
         mask = (1 << 8 * convention.pointer) - 1
         return tuple(word & mask for word in self._words)
 
     def is_in(self, call: tuple[int, int], arguments: Sequence[int]) -> bool:
-        """Return whether the program makes a call that filters take for one of the helper's (AUDIT_ARCH_* and number)."""
+        """Return whether the program itself makes a call that filters would take for one of the helper's.  `call`: AUDIT_ARCH_*
+        and number."""
         convention = LONG if call[0] == LONG.audit else COMPAT
         word = self.spare(convention)[0]
         if call[1] == convention.number("mmap"):
@@ -291,8 +297,8 @@ class Key:
         return call[1] in (convention.number("seccomp"), convention.number("mprotect")) and arguments[_SPARE[0]] == word
 
     def passing(self, filter_: bytes, *, installs: bool) -> bytes:
-        """Return the filter, and instructions before it that let the helper close a descriptor; with `installs`, also install
-        the next filter."""
+        """Return the filter after instructions that allow the helper's close_range(2); with `installs`, also its calls that
+        install the next filter."""
         lines: list[Line] = []
         for convention in (LONG, COMPAT):
             arch, words = convention.audit, self.spare(convention)
@@ -317,14 +323,16 @@ class Key:
 
 
 def _equal(argument: int, value: int) -> list[Line]:
-    """Go on only if an argument has that value, 64 bits."""
+    """Return instructions that jump to `end` unless an argument has the 64-bit `value`."""
     low, high = value & 0xFFFFFFFF, value >> 32
     place = ARGUMENTS + 8 * argument
     return [(LOAD, place), (EQUAL, low, "", "end"), (LOAD, place + 4), (EQUAL, high, "", "end")]
 
 
 def probe_listener(pidfd: int) -> None:
-    """Raise OSError if no listener could be taken out of the process.  It is tried with descriptor 0, open or not."""
+    """Raise OSError if this process cannot copy descriptors of another, as taking out its listener requires.
+
+    This is tried with descriptor 0, which need not be open."""
     try:
         os.close(kernel.pidfd_getfd(pidfd, 0))
     except OSError as error:
@@ -335,12 +343,12 @@ def probe_listener(pidfd: int) -> None:
 def install(
     surgery: Surgery, key: Key, program: bytes, pidfd: int, *, threads: bool = False, is_first: bool = False
 ) -> int:
-    """Put the filter on a stopped process, and return its listener, taken out through `pidfd`: the process keeps no copy.
+    """Install a filter on a stopped process; take its listener out through `pidfd`, close it in the process, and return it.
 
-    Without a pidfd (-1) there is no listener (-1).  With `threads`, the filter is put on all threads of the process.
-    `is_first`: it has no filter yet, so seccomp(2) returns what the kernel says; else the filters are counted.  The
-    filters that the process has, and this one, must know `key`.  Raises KernelError, OSError or GoneError; if the process has
-    the filter then, `surgery.is_confined` says so.
+    With a `pidfd` of -1, create no listener and return -1.  With `threads`, install the filter on all threads of the process.
+    `is_first`: the process has no filter yet, which could fake the result of seccomp(2); otherwise the filters are counted.
+    The filters of the process, and this one, must allow calls with `key` (`Key.passing`).  Raises KernelError, OSError or
+    GoneError; `surgery.is_confined` tells whether the filter has been installed then.
     """
     flags = linux.SECCOMP_FILTER_FLAG_TSYNC | linux.SECCOMP_FILTER_FLAG_TSYNC_ESRCH if threads else 0
     convention, spare = surgery.convention, key.spare(surgery.convention)
@@ -356,7 +364,7 @@ def install(
     before = -1 if is_first else filters(surgery.pid)
     if pidfd >= 0:
         flags |= linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
-        # Since Linux 5.19 signals need not interrupt a call that is being answered; before, the kernel asks about it again.
+        # Since Linux 5.19 signals need not interrupt a call that is being answered; before, it is notified again.
         result = load(flags | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
         if result == -errno.EINVAL:
             result = load(flags)
@@ -366,7 +374,7 @@ def install(
         result = load(flags)
     _checked(result, "seccomp", "the kernel refused the filter")
     if before >= 0 and filters(surgery.pid) <= before:
-        raise KernelError("a filter of its own pretends that this one was installed", "seccomp", errno.EPERM)
+        raise KernelError("a filter of its own prevents seccomp(2) and fakes its success", "seccomp", errno.EPERM)
     surgery.is_confined = True
     if pidfd < 0:
         return -1
@@ -377,7 +385,7 @@ def install(
 
 
 def filters(task: int) -> int:
-    """Return how many filters a task has (proc(5), since Linux 5.9); -1 if that is not known."""
+    """Return how many filters a task has (proc(5), since Linux 5.9); -1 if the kernel does not report that."""
     return int(fields_of(task).get("Seccomp_filters", -1))
 
 

@@ -1,7 +1,7 @@
-"""Enforce under a filter that is in force already, another enforce's or a container's: what of it that filter lets us do.
+"""Find out what `enforce` can do under a filter that is in force already, that of a container or an outer `enforce`.
 
-It may deny ptrace(2), or have a listener, of which a process can have one (seccomp(2), EBUSY); and it may kill where it
-denies.  So another process tries first.  Nothing is tried where no filter is in force.
+That filter may deny ptrace(2), or have a listener, and a process can have only one (seccomp(2), EBUSY).  It may also kill for
+denied calls, so a cloned process tries them first.  Without such a filter, nothing is tried.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tracer.errors import KernelError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_BUSY = "another filter has a listener already (that of an enforce around this one, or a container's)"
+_BUSY = "another filter has a listener already (a container's, or that of an outer enforce)"
 
 
 def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
-    """Return why calls that our filter denies cannot be reported, and why a process cannot be confined from outside.
+    """Return why denied calls cannot be reported, and why a process cannot be traced; "" each if that is possible.
 
-    `listens` and `traces`: what of this is needed.  "" if it can be done, or if it only fails: `enforce` says what to do when
-    that happens to it."""
+    `listens` and `traces`: which of the two to try.  "" also if trying merely fails: then `enforce` reports the failure with a
+    remedy when it happens."""
     flags = linux.CLONE_FILES if arm == "now" else 0  # as the helper is cloned (enforcer.arming)
 
     def trace(*, listens: bool) -> None:
@@ -36,13 +36,14 @@ def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
 
     if listens and traces and not _tried(both, "ptrace", 0):
         return "", ""
-    deaf = _tried(lambda: _listen(flags, leaves=True), "seccomp", flags) if listens else ""
-    untraced = _tried(lambda: trace(listens=listens and not deaf), "ptrace", 0) if traces else ""
-    return deaf, untraced
+    unreported = _tried(lambda: _listen(flags, leaves=True), "seccomp", flags) if listens else ""
+    untraced = _tried(lambda: trace(listens=listens and not unreported), "ptrace", 0) if traces else ""
+    return unreported, untraced
 
 
 def _tried(work: Callable[[], None], call: str, flags: int) -> str:
-    """Do some work in a clone; return what went wrong in it.  `call` names what the work tries."""
+    """Do some work in a clone, and return why it failed; "" if it did not.  `call` is the system call to name for a kill,
+    `flags` are those of clone(2)."""
     reader, writer = os.pipe()
     try:
         child = kernel.clone(flags)
@@ -61,11 +62,12 @@ def _tried(work: Callable[[], None], call: str, flags: int) -> str:
     os.close(reader)
     if answer == b"+":
         return ""
-    return answer.decode() or f"a filter that is in force already kills a process that uses {call}, or what belongs to it"
+    return answer.decode() or f"a filter that is in force already kills a process that uses {call}, or calls that go with it"
 
 
 def _outcome(work: Callable[[], None], flags: int) -> bytes:
-    """Do some work in a process that was cloned with these flags; return b"+", what went wrong, or b"" for a kill."""
+    """Do some work in a process that was cloned with `flags`; return b"+" if it succeeded, the reason if it did not, or b"" if
+    a process that it started was killed."""
     try:
         if flags & linux.CLONE_FILES:
             kernel.unshare_files()
@@ -74,7 +76,7 @@ def _outcome(work: Callable[[], None], flags: int) -> bytes:
         if str(error.filename).startswith("/"):
             return f"a file that ptrace takes cannot be opened ({error.strerror})".encode()
         if not error.filename:  # not from `enforcer.kernel`
-            return f"there can be no helper process here ({error.strerror})".encode()
+            return f"no helper process can run here ({error.strerror})".encode()
         number = error.errno
     except KernelError as error:
         number = error.errno
@@ -84,7 +86,7 @@ def _outcome(work: Callable[[], None], flags: int) -> bytes:
 
 
 def _listen(flags: int, *, leaves: bool) -> None:
-    """What the helper does to listen, the listener first: there may be one already."""
+    """Make the calls that a helper makes to listen; the listener comes first, since there may be one already."""
     from enforcer import confinement, helper
 
     confinement.confine(ALL_RUN, listens=True)
@@ -96,9 +98,10 @@ def _listen(flags: int, *, leaves: bool) -> None:
 
 
 def _trace(*, is_entry: bool, listens: bool) -> None:
-    """What the helper does with the program, with a child that waits.
+    """Make the calls by which a helper traces and confines the program, on a waiting child.
 
-    Yama does not keep a parent from that (admin-guide/LSM/Yama.rst); what it keeps the helper from is found out later."""
+    Yama lets a parent trace its child (admin-guide/LSM/Yama.rst); whether it lets the helper trace the program is found out
+    later."""
     from enforcer import helper
     from enforcer.arming import inject, seized
     from enforcer.arming.inject import Key

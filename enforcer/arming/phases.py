@@ -42,15 +42,15 @@ class Follower:
     """Follows a program through its phases."""
 
     def __init__(self, program: int, plan: Plan, duty: Duty, stderr: int, *, is_executed: bool) -> None:
-        """`is_executed`: whether the program has been executed.  Before, it has no filter of ours, and no call leads to a
-        phase."""
+        """`program`: the id of the stopped process.  `is_executed`: whether it has executed the program; until then it has none
+        of our filters, and no call leads to a phase.  `stderr`: the descriptor for messages, -1 for none."""
         self._program = program
         self._plan = plan
         self._stages = plan.stages
         self._key = plan.key
         self._duty = duty
         self._filters = [Filter(filter_) for filter_ in (plan.start, *(stage.filter for stage in plan.stages))]
-        """By the number of phases that a process has reached, what answers its calls."""
+        """The filter that answers the calls of a process, by the number of phases that it has reached."""
         count = inject.filters(program)
         count = count if count < 0 or is_executed else count + 1
         self._processes = Processes(len(plan.stages), count, counts=not plan.has_own_filters)
@@ -60,7 +60,7 @@ class Follower:
         self._entrance = Entrance(plan, self._processes, self._stops, duty, stderr)
 
     def run(self) -> None:
-        """Follow the program, which is stopped, until nothing is traced any more."""
+        """Follow the stopped program until no process is traced any more."""
         processes = self._processes
         inject.resume(linux.PTRACE_SYSCALL, self._program)
         while processes.tasks:
@@ -77,7 +77,8 @@ class Follower:
     # What happens
 
     def _next(self) -> tuple[int, Stop]:
-        """The next task and its stop or end; task 0 if none is left.  Calls that ask meanwhile are answered."""
+        """Return the next task and its stop or end; task 0 if none is left.  Meanwhile, answer the calls that listeners
+        receive."""
         while self._duty.is_answering:
             pid, stop = self._stops.next(waits=False)
             if pid:
@@ -89,7 +90,7 @@ class Follower:
         return self._stops.next()
 
     def _happened(self, pid: int, stop: Stop) -> None:
-        """A task has stopped or ended, and its creator is known or has died."""
+        """Handle the stop or the end of a task, whose creator is known or has died."""
         if stop.kind == ENDED:
             self._processes.forget(pid)
             if pid == self._program:
@@ -120,9 +121,9 @@ class Follower:
             inject.go_on(linux.PTRACE_SYSCALL, pid, stop)
 
     def _ends(self, pid: int, process: Process, stop: Stop) -> None:
-        """A stop of a process that SIGSYS should end: its other threads stay where they are.
+        """Handle a stop of a process that SIGSYS should end; its other threads stay stopped.
 
-        A process that shares its signal handlers can still prevent that; then the next stop comes, and SIGKILL ends it."""
+        If SIGSYS does not end it, because another process shares its signal handlers, SIGKILL does at the next stop."""
         if pid != process.doomed:
             return
         if stop.kind == SIGNAL and stop.signal == linux.SIGSYS:
@@ -171,7 +172,7 @@ class Follower:
         inject.resume(linux.PTRACE_SYSCALL, pid)
 
     def _show_child(self, pid: int, call: Call) -> None:
-        """Have what a task clones be traced, whatever its flags."""
+        """Make the kernel trace what a task clones, by removing CLONE_UNTRACED from its flags."""
         flags = self._processes.flags[pid] = self._stop.arguments[0]
         if flags & linux.CLONE_UNTRACED:
             register = linux.RDI if call[0] == linux.AUDIT_ARCH_X86_64 else linux.RBX
@@ -187,10 +188,10 @@ class Follower:
         return not (self._plan.is_quiet or process.is_starting)
 
     def _deny(self, pid: int, process: Process, call: Call) -> bool:
-        """Report the call at whose entry a task is stopped, if its filters fail it for want of a listener; then end the
-        process, or have the call fail as the policy says.  Return whether the task has been resumed.
+        """Report the call at whose entry a task is stopped, if it is denied; then end the process or make the call fail, as the
+        policy says.  Return whether the task has been resumed.
 
-        The kernel has denied the call, whatever the task does with another errno, or alive."""
+        The filters deny such a call in any case, because they notify a listener and there is none (ENOSYS)."""
         stop = self._stop
         answer = self._filters[process.reached].answer(*call, stop.ip, stop.arguments)
         is_denied = answer & linux.SECCOMP_RET_ACTION_FULL == linux.SECCOMP_RET_USER_NOTIF
@@ -222,7 +223,7 @@ class Follower:
         return False
 
     def _answer(self, pid: int, call: Call, result: int) -> None:
-        """Have the call at whose entry a task is stopped fail, and resume the task."""
+        """Make the call at whose entry a task is stopped return `result`, 0 or a negative errno, and resume the task."""
         Detour(pid, call[0], self._key, self._stops, calls=False).finish(result)
         self._processes.inside.pop(pid, None)
         inject.resume(linux.PTRACE_SYSCALL, pid)

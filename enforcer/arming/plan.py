@@ -1,4 +1,4 @@
-"""What a program with phases is followed through: its phases, which calls lead to each, and their filters."""
+"""The plan by which the helper follows a program through its phases: the calls that lead to each phase, and the filters."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Stage:
         self.triggers = frozenset(triggers)
         """AUDIT_ARCH_* and number of each call that leads to it."""
         self.filter = filter_
-        """The filter by which calls that are denied are reported."""
+        """The filter that notifies the helper of denied calls."""
         self.silent = silent
-        """The filter by which the kernel alone answers; b"" if it is not needed."""
+        """The filter with which the kernel alone answers; b"" if it is not needed."""
         self.is_entered = is_entered
-        """Whether the program may say that it enters it (include/callfence.h)."""
+        """Whether the program can enter the phase by a call (include/callfence.h)."""
         self.is_notified = is_notified
-        """Whether it begins when the program tells a service manager that it is ready (tracer.abi.waits)."""
+        """Whether the phase begins when the program tells a service manager that it is ready (tracer.abi.waits)."""
 
     @property
     def facts(self) -> tuple[object, ...]:
-        """All of it that comes from a policy, to compare."""
+        """All fields that come from a policy, for comparisons."""
         return self.name, self.triggers, self.filter, self.is_entered, self.is_notified
 
     def with_filters(self, filter_: bytes, silent: bytes) -> Stage:
@@ -49,7 +49,7 @@ class Stage:
 
 
 class Plan:
-    """What the program is followed through."""
+    """The phases of a program, with the filters and options of its start."""
 
     __slots__ = ("has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "notified", "silent", "stages", "start")
 
@@ -66,16 +66,16 @@ class Plan:
         notified: frozenset[tuple[int, int]] = frozenset(),
     ) -> None:
         self.start = start
-        """The filter of what is before the first phase."""
+        """The filter until the first phase begins."""
         self.silent = silent
-        """The same, by which the kernel alone answers; b"" if it is not needed."""
+        """The same with the kernel alone answering; b"" if it is not needed."""
         self.stages = stages
         self.is_quiet = is_quiet
         """Whether nothing is reported."""
         self.is_audit = is_audit
         """Whether denied calls are reported and run."""
         self.is_optional = is_optional
-        """Whether a process that cannot enter a phase goes on as it is."""
+        """Whether a process that cannot enter a phase goes on in its former phase."""
         self.has_own_filters = has_own_filters
         """Whether the program may install filters itself."""
         self.notified = notified
@@ -88,5 +88,5 @@ class Plan:
         return ALL_RUN if self.is_audit else self.silent or self.start
 
     def installed_in(self, stage: Stage) -> bytes:
-        """Return the filter with which a phase begins that is not the last."""
+        """Return the filter that is installed when a phase begins, for all phases but the last."""
         return ALL_RUN if self.is_audit else stage.silent or stage.filter

@@ -1,4 +1,4 @@
-"""The processes of a program that is followed through its phases: what each is, which tasks it has, and how far it has come."""
+"""The processes of a program that is followed through its phases: the tasks of each, and the phase that it has reached."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class Memory:
 
     def __init__(self) -> None:
         self.is_free = False
-        """Whether a process that is not traced has it, and may change a filter there before the kernel reads it."""
+        """Whether a process that is not traced shares this memory, and so could change a filter in it before the kernel reads
+        the filter."""
 
 
 class Process:
-    """A process that is traced."""
+    """A traced process."""
 
     __slots__ = (
         "doomed", "is_reported", "is_starting", "is_stuck", "last", "memory", "pid", "reached", "shares", "threads"
@@ -37,30 +38,30 @@ class Process:
     def __init__(self, pid: int, reached: int, last: int, *, shares: bool) -> None:
         self.pid = pid
         self.reached = reached
-        """How many of the phases it has entered or passed, as far as is known: at a trigger of a later one, the filters up to
-        that one's are put on it, also if it has them already."""
+        """How many phases it has entered or skipped, at least.  At a trigger of a later phase, it gets the filters of all
+        phases from here up to that one; getting a filter twice does no harm."""
         self.last = last
         """How many phases there are."""
         self.threads: set[int] = set()
         self.is_starting = False
         """Whether it has not executed the program yet."""
         self.is_stuck = False
-        """Whether no filter can be put on the program that it executes, and the policy lets it go on."""
+        """Whether it could not enter a phase, and goes on without until it executes another program."""
         self.is_reported = False
-        """Whether the user knows that it cannot enter a phase."""
+        """Whether it has been printed that it cannot enter a phase."""
         self.doomed = 0
-        """The task whose call ends the process; none of them goes on in the program."""
+        """The task whose denied call ends the process; 0 if there is none.  No task of the process is resumed then."""
         self.shares = shares
         """Whether another process may have the same table of descriptors (CLONE_FILES)."""
         self.memory = Memory()
 
     @property
     def is_left(self) -> bool:
-        """Whether it is in its last phase, so that its threads are let go at their next stop."""
+        """Whether it is in its last phase, so that its threads are detached at their next stop."""
         return self.reached == self.last
 
     def kill(self) -> None:
-        """Kill it.  Raises ProcessLookupError."""
+        """Kill the process.  Raises ProcessLookupError."""
         if self.pid == 1:  # of this pid namespace: it ignores even SIGKILL from inside, but not the end of its tracer
             os._exit(0)
         os.kill(self.pid, linux.SIGKILL)
@@ -70,25 +71,26 @@ class Processes:
     """The processes that are traced, and their tasks."""
 
     def __init__(self, phases: int, at_start: int, *, counts: bool) -> None:
-        """`at_start`: how many filters a process in the start phase has; -1 if that is not known.  `counts`: a process has no
-        other filters besides, so that their number says which phases it has entered."""
+        """`phases`: the number of phases.  `at_start`: how many filters a process has before the first; -1 if that is not
+        known.  `counts`: the program installs no filters itself, so the number of filters gives the number of phases
+        reached."""
         self._phases = phases
         self._at_start = at_start if counts else -1
         self._processes: dict[int, Process] = {}
         self.tasks: dict[int, Process] = {}
         self.inside: dict[int, Call] = {}
-        """The call that a task is in."""
+        """The call that each task is in, by the task's id."""
         self.flags: dict[int, int] = {}
-        """The flags of a task's last clone."""
+        """The flags of each task's last clone."""
         self._starting: dict[int, Call] = {}
-        """The call by which a task is about to start another, until its event comes; the same object as in `inside`."""
+        """The call by which each task starts another, until its ptrace event comes; the same object as in `inside`."""
         self._early: dict[int, tuple[Stop, list[tuple[int, Call]]]] = {}
-        """Tasks that stopped or ended before the event of their creator came: the stop, and who may be the creator."""
+        """The tasks that stopped or ended before the event of their creator came: the stop, and the possible creators."""
 
     # How tasks come
 
     def adopt(self, pid: int, parent: Process | None = None) -> Process:
-        """Add a task; its process if that is new."""
+        """Add a task, and its process if that is new; return the process."""
         fields = fields_of(pid)
         tgid = int(fields.get("Tgid", pid))
         process = self._processes.get(tgid)
@@ -102,17 +104,17 @@ class Processes:
         return process
 
     def _reached(self, fields: Mapping[str, str], parent: Process | None) -> int:
-        """How many phases a new process has entered: it has the filters of its creator, one for each.
+        """Return how many phases a new process has reached: it inherits its creator's filters, one for each phase.
 
-        Where filters of the program's own are among them, it is what the creator had reached before its last one: a filter that
-        is put on a process twice does no harm."""
+        If the filters cannot be counted, return the creator's number, less one if that is in its last phase: getting a filter
+        twice does no harm."""
         count = int(fields.get("Seccomp_filters", -1)) - self._at_start
         if self._at_start >= 0 and 0 <= count <= self._phases:
             return count
         return parent.reached - parent.is_left if parent else 0
 
     def started(self, new: int, parent: Process, pid: int, event: int) -> None:
-        """Add the task that a task of that process has started."""
+        """Add the task `new`, which the task `pid` of the process `parent` has started, by the ptrace `event`."""
         self._starting.pop(pid, None)
         if not os.path.exists(str(new)):
             return
@@ -128,22 +130,23 @@ class Processes:
             child.shares = parent.shares = True
 
     def starts(self, pid: int, call: Call) -> None:
-        """Note that a task is in a call that starts another."""
+        """Note that a task is in a call that starts another task."""
         self._starting[pid] = call
 
     def comes_early(self, pid: int, stop: Stop) -> None:
-        """Keep a task that has stopped, or its end, until its creator's event comes, which says what it shares."""
+        """Store the first stop, or the end, of a new task until the event of its creator comes, which tells what it shares."""
         self._early[pid] = stop, [creator for creator in self._starting.items() if self._is_starting(*creator)]
 
     def take_early(self, pid: int) -> Stop | None:
-        """Return the stop or end of a task that came before its creator's event."""
+        """Remove and return the stop or end of a task that came before its creator's event; None if there is none."""
         early = self._early.pop(pid, None)
         return early[0] if early else None
 
     def take_orphan(self) -> tuple[int, Stop] | None:
-        """Return a task whose creator has died before its event, and its stop or end; None if there is none.
+        """Remove and return a stored task, with its stop or end, whose creator died before its event came; None if there is
+        none.
 
-        Nobody says of it which table of descriptors it shares."""
+        It is not known with which process such a task shares its table of descriptors."""
         for pid, (stop, creators) in self._early.items():
             if not any(self._is_starting(*creator) for creator in creators):
                 del self._early[pid]
@@ -151,13 +154,13 @@ class Processes:
         return None
 
     def _is_starting(self, pid: int, call: Call) -> bool:
-        """Whether a task is still in that very call, and the event of what the call starts has not come."""
+        """Return whether a task is still in this very call, and the event for the task that it starts has not come."""
         return self._starting.get(pid) is call and self.inside.get(pid) is call
 
     # How they change and go
 
     def executed(self, pid: int) -> None:
-        """Note that a task has executed another program: the other threads are gone, and it has the process's id."""
+        """Note that a process has executed another program: only one thread is left, whose id is the process's."""
         self.inside.pop(kernel.event_message(pid), None)
         self.inside[pid] = (0, 0)  # the exit of its execve comes
         process = self._processes[pid]
@@ -171,7 +174,7 @@ class Processes:
         self.tasks[pid] = process
 
     def forget(self, pid: int) -> None:
-        """Remove a task that has ended, or is let go."""
+        """Remove a task that has ended or is detached."""
         process = self.tasks.pop(pid, None)
         for table in (self.inside, self._starting, self.flags):
             table.pop(pid, None)
@@ -181,7 +184,8 @@ class Processes:
                 self._processes.pop(process.pid, None)
 
     def forget_replaced(self) -> None:
-        """Remove the tasks that have gone without a report: a thread that was let go before them has executed a program."""
+        """Remove the tasks that have vanished without an event, because a detached thread of their process executed a
+        program."""
         for process in [process for process in self._processes.values() if process.is_left]:
             for task in [task for task in process.threads if fields_of(task).get("TracerPid") in (None, "0")]:
                 self.forget(task)

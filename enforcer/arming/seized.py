@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from enforcer.duty import Duty
     from enforcer.reporting.reporter import Reporter
 
-HINT = "arm before it, with a policy that allows the execve: --arm now"
+HINT = "use --arm now, with a policy that allows execve"
 
 
 def be_seized(
     filter_: bytes, reporter: Reporter | None, *, arm: str, stderr: int, plan: Plan | None = None, is_nested: bool = True
 ) -> bytes:
-    """Start the helper, and return when it traces this process, to confine it at its next execve.  Return the filter.
+    """Start a helper that confines this process at its next execve; return the filter once the helper traces this process.
 
     With `arm` "now", this process confines itself by that filter instead, and the helper follows it through the phases of
     `plan`.  `is_nested`: this process may have filters already.  Until the execve this process must start no process and no
@@ -59,7 +59,7 @@ def be_seized(
     try:
         pid = os.read(answer, 64)
         if not pid:
-            raise EnforceError("the helper process ended before it could start")
+            raise EnforceError("the helper process ended before it was ready, so the program was not run")
         kernel.allow_tracer(int(pid))
         os.write(command, b"!")
         reply = os.read(answer, 4096)
@@ -75,7 +75,7 @@ def be_seized(
 
 
 class _Work:
-    """What the helper is to do."""
+    """The parameters of the helper's work; see `be_seized`."""
 
     __slots__ = ("arm", "duty", "filter", "is_nested", "key", "plan", "program", "stderr")
 
@@ -102,27 +102,25 @@ class _Work:
 
 
 def tracer() -> str:
-    """Return the pid of the process that traces this one, or ""."""
+    """Return the pid of the process that traces this one; "" if there is none."""
     pid = fields("/proc/self").get("TracerPid", "0")
     return "" if pid == "0" else pid
 
 
 def _explained(refusal: str) -> KernelError:
-    """Why this process may not be traced, and the way out."""
+    """Return the error for a helper that cannot trace this process, with the likely cause and a remedy."""
     if pid := tracer():
-        text = f"this process is traced already (by pid {pid}), so it cannot be armed at its execve; {HINT}"
+        text = f"this process is already traced by pid {pid}, so the filter cannot be installed at the execve; {HINT}"
     elif (scope := linux.yama_scope()) in ("2", "3"):
-        text = f"{linux.YAMA_SCOPE} is {scope}, so the program cannot be armed at its execve; {HINT}"
+        text = f"{linux.YAMA_SCOPE} is {scope}, so the filter cannot be installed at the execve; {HINT}"
     else:
-        text = f"{refusal}: ptrace is not permitted here (a container's rules?), so the program cannot be armed; {HINT}"
+        text = f"{refusal}: ptrace is denied here (by a container?), so the filter cannot be installed at the execve; {HINT}"
     return KernelError(text, "ptrace")
 
 
 def _confine(work: _Work, commands: int, answers: int) -> NoReturn:
-    """The helper's side.
-
-    It writes its pid to the pipe `answers`, waits for a byte on `commands`, seizes the process `program`, and writes "ok" or
-    the reason why not.
+    """Run the helper: write its pid to the pipe `answers`, wait for a byte on `commands`, seize the process `program`, and
+    write "ok" or the reason of a failure; then confine the program and answer calls.
     """
     program, duty = work.program, work.duty
     helper.leave()
@@ -167,9 +165,9 @@ def _confine(work: _Work, commands: int, answers: int) -> NoReturn:
 
 
 def _arm(work: _Work, pidfd: int) -> None:
-    """Follow the seized process until it can be confined, confine it and this process, and let it go unless it has phases.
+    """Follow the seized process to its execve or entry point, install the filter on it, and detach it unless it has phases.
 
-    On failure the program ends with status FAILED, and so does this process.
+    On failure, print the reason and end the program with status FAILED or by SIGKILL, and this process.
     """
     program, duty, stderr = work.program, work.duty, work.stderr
     surgery = None
@@ -197,13 +195,14 @@ def _arm(work: _Work, pidfd: int) -> None:
 
 
 def _refuse(program: int, surgery: inject.Surgery | None, duty: Duty | None, reason: str, stderr: int) -> NoReturn:
-    """End the program, which is stopped before its first instruction or its entry point, with status FAILED.
+    """Print the reason, and end the program, which is stopped before its first instruction or entry point, and this process.
 
-    It is killed if a filter judges its calls already, which may not allow it to exit, or if its memory cannot be written.
+    The program ends with status FAILED; or by SIGKILL, if its filter is installed and may deny the exit, or if its memory
+    cannot be written.
     """
     helper.write(stderr, f"enforce: the program was not run: {reason}\n".encode())
     if duty:
-        os.kill(duty.stand_in, linux.SIGKILL)  # or waiting for all children would last
+        os.kill(duty.stand_in, linux.SIGKILL)  # otherwise waiting for all children would never end
     try:
         surgery = surgery or inject.Surgery(program)
         if not surgery.is_confined:
@@ -224,30 +223,31 @@ _RUNNING = linux.numbers_by_arch(
     "listen", "accept", "accept4", "wait4", "waitid", "waitpid", "pause", "rt_sigsuspend", "epoll_wait", "epoll_pwait",
     "ptrace", "io_uring_setup", "socketcall",
 )  # fmt: skip
-"""Calls that only a running program makes."""
-_HINT = "arm at exec instead: --arm exec"
+"""Calls that dynamic loaders do not make, only programs."""
+_HINT = "use --arm exec"
 
 
 def seize(pid: int) -> None:
-    """Trace the process from now on.  It dies if this process does.  Raises OSError."""
+    """Trace a process from now on; the kernel kills it if this process ends.  Raises OSError."""
     kernel.ptrace(linux.PTRACE_SEIZE, pid, 0, _OPTIONS | _FORK_OPTIONS)
 
 
 def stop(pid: int) -> None:
-    """Stop a seized process that runs.  GoneError if it has died."""
+    """Stop a seized process that runs.  Raises GoneError if it has died."""
     kernel.ptrace(linux.PTRACE_INTERRUPT, pid)
     inject.wait(pid)
 
 
 def until_exec(pid: int) -> None:
-    """Follow a seized process to the exit stop of its first successful execve.  GoneError if there is none.
+    """Follow a seized process to the exit stop of its first successful execve.
 
-    Raises ArmError, with the process at the exit of a call, if it starts a thread or a process before.
+    Raises GoneError if the process ends before, and ArmError, with the process at the exit of a call, if it starts a thread or
+    a process before.
     """
     while (kind := _next_event(pid)) != EXECUTED:
         if kind == CREATED:
             _end_new(pid)
-            raise ArmError("it starts a thread or a process before its execve, which could not be confined")
+            raise ArmError("it started a thread or a process before its execve, and the filter would not confine that")
         inject.resume(linux.PTRACE_CONT, pid)
     _leave_call(pid)
 
@@ -255,9 +255,9 @@ def until_exec(pid: int) -> None:
 def until_entry(pid: int) -> None:
     """Follow a process from its execve's exit stop to its ELF entry point, where its dynamic loader ends.
 
-    The breakpoint is in the processor's debug registers, which the process cannot change itself, and each of its calls is
-    looked at.  Raises ArmError, with the process at the exit of a call, if it ends before, starts a thread or a process, which
-    the filter would not confine, or makes calls that only a running program makes.
+    The breakpoint is in the processor's debug registers, which the process cannot change itself.  Raises ArmError, with the
+    process at the exit of a call, if before the entry point it exits, starts a thread or a process, which the filter would not
+    confine, or makes a call that dynamic loaders do not make.
     """
     while True:
         entry = _entry_point(pid)
@@ -269,7 +269,7 @@ def until_entry(pid: int) -> None:
         except ProcessLookupError:
             raise
         except OSError as error:
-            raise ArmError(f"there is no breakpoint for its entry point ({error.strerror}); {_HINT}") from error
+            raise ArmError(f"no breakpoint can be set at its entry point ({error.strerror}); {_HINT}") from error
         inject.resume(linux.PTRACE_SYSCALL, pid)
         if _is_reached(pid, entry):
             kernel.poke_user(pid, linux.DEBUG_CONTROL, 0)
@@ -278,7 +278,7 @@ def until_entry(pid: int) -> None:
 
 
 def _is_reached(pid: int, entry: int) -> bool:
-    """Follow the running process to its entry point: True; False at the exit of an execve that a constructor made."""
+    """Follow the running process: return True at its entry point, False at the exit of an execve that it made before."""
     while True:
         stop = inject.wait(pid)
         if stop.kind == EXECUTED:
@@ -286,7 +286,7 @@ def _is_reached(pid: int, entry: int) -> bool:
             return False
         if stop.kind == CREATED:
             _end_new(pid)
-            raise ArmError(f"it starts a thread or a process before its entry point, which could not be confined; {_HINT}")
+            raise ArmError(f"it started a thread or a process before its entry point, which is not confined; {_HINT}")
         if stop.kind == CALL:
             _judge(pid)
             inject.resume(linux.PTRACE_SYSCALL, pid)
@@ -297,7 +297,7 @@ def _is_reached(pid: int, entry: int) -> bool:
 
 
 def _judge(pid: int) -> None:
-    """At a call's entry, before the entry point: if it may not be made there, have it fail and raise ArmError."""
+    """At a call's entry: if the call must not be made before the entry point, make it fail and raise ArmError."""
     call = kernel.CallStop()
     call.read(pid)
     if call.op != linux.PTRACE_SYSCALL_INFO_ENTRY:
@@ -306,11 +306,11 @@ def _judge(pid: int) -> None:
     if number == linux.NUMBERS["clone3"][0]:
         flags = kernel.peek(pid, flags)
     if number in EXITS.get(call.arch, ()):
-        reason = "it ends before its entry point, and nothing of it was confined"
+        reason = "it exits before its entry point, so it would never be confined"
     elif number in _RUNNING.get(call.arch, ()):
-        reason = f"it runs before its entry point (call number {number}), and nothing of it was confined"
+        reason = f"its own code runs before its entry point (call number {number}), unconfined"
     elif number in _FORKS.get(call.arch, ()) and flags & linux.CLONE_UNTRACED:
-        reason = "it starts a thread or a process before its entry point that could not be confined"
+        reason = "it starts a thread or a process before its entry point, which cannot be traced and confined"
     else:
         return
     kernel.poke_user(pid, 8 * linux.ORIG_RAX, inject.NO_CALL)
@@ -319,21 +319,22 @@ def _judge(pid: int) -> None:
 
 
 def _next_event(pid: int) -> str:
-    """Follow the running process to its next ptrace event, a kind of stop.  Signals and stops take effect as usual."""
+    """Follow the running process to its next ptrace event, and return the kind of stop.  Signals take effect as usual."""
     while (stop := inject.wait(pid)).kind in (SIGNAL, GROUP, TRAP, CALL):
         inject.go_on(linux.PTRACE_CONT, pid, stop)
     return stop.kind
 
 
 def _leave_call(pid: int) -> None:
-    """Take a process from an event stop, which is inside a call, to that call's exit stop."""
+    """Resume a process from an event stop, which is inside a call, to that call's exit stop.  Raises ArmError for another
+    stop."""
     inject.resume(linux.PTRACE_SYSCALL, pid)
     if (stop := inject.wait(pid)).kind != CALL:
         raise ArmError(f"it stopped ({stop.kind}) instead of leaving its call")
 
 
 def _end_new(pid: int) -> None:
-    """At a fork's event stop: kill the new process, and take the old one to the exit of its call."""
+    """At the event stop of a fork or clone: kill the new process, and resume the old one to the exit of its call."""
     new = kernel.event_message(pid)
     if not os.path.exists(f"{pid}/task/{new}"):
         os.kill(new, linux.SIGKILL)  # a process; a thread goes with the program

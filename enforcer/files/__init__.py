@@ -1,1 +1,1 @@
-"""Files and ports: Landlock rules, and why a call is denied by them."""
+"""Files and ports: enforce them by Landlock rules, and explain the calls that these deny."""

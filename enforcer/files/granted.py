@@ -1,6 +1,6 @@
-"""What policies grant of files and ports, as it is when the program is started: made then, used when a call is judged.
+"""The files and ports that policies grant, looked up when the program is started, by which calls are judged later.
 
-Only under `--explain` and `--audit`.  A grant holds for the file that its name meant at the start, as Landlock's rules do.
+Used only with `--explain` and `--audit`.  A line grants the file that its name meant at the start, as Landlock's rules do.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 
 class Granted:
-    """What one policy grants."""
+    """The files and ports that one policy grants."""
 
     __slots__ = ("bind", "by_file", "by_name", "connect", "file", "own", "paths")
 
     def __init__(self, file: str, encoded: bytes, environment: Sequence[bytes]) -> None:
-        """`file` is the policy's.  It must be made in the working folder of the program."""
+        """`file`: the policy's path.  `encoded`: its rules (`landlock.encode`).  `environment`: the program's.
+
+        This process must be in the working folder of the program."""
         rules = landlock.decode(encoded)
         self.file = file
         self.paths = rules.paths is not None
@@ -32,11 +34,11 @@ class Granted:
         self.connect = rules.connect
         self.bind = rules.bind
         self.by_file: dict[Identity, int] = {}
-        """Landlock's rights by what a name meant."""
+        """Landlock's access rights by the identity of the file that a line named."""
         self.by_name: dict[bytes, int] = {}
-        """The same by the name itself, without links."""
+        """The same by the file's path, with symbolic links resolved."""
         self.own: set[bytes] = set()
-        """Folders that `enforce` makes, so that the program need not."""
+        """The granted folders that `enforce` creates, so that the program need not."""
         for path, access in rules.paths or ():
             try:
                 place = os.path.realpath(located(path, environment))
@@ -51,12 +53,12 @@ class Granted:
 
 
 class Reach:
-    """What all policies of a program grant."""
+    """The files and ports that all policies of a program grant."""
 
     __slots__ = ("environment", "here", "is_audit", "policies")
 
     def __init__(self, confining: Sequence[tuple[str, bytes]], environment: Sequence[bytes], *, is_audit: bool) -> None:
-        """`confining`: the file of each policy that confines files or ports, and what it says of them (`landlock.encode`)."""
+        """`confining`: the path and the rules (`landlock.encode`) of each policy that confines files or ports."""
         self.policies = [Granted(file, encoded, environment) for file, encoded in confining]
         self.environment = environment
         self.here = os.getcwdb()
@@ -64,7 +66,7 @@ class Reach:
         """Whether nothing is enforced."""
 
     def calls(self) -> list[tuple[int, int]]:
-        """AUDIT_ARCH_* and number of each call that has to be judged, ascending."""
+        """Return AUDIT_ARCH_* and number of each call that has to be judged, in ascending order."""
         from policygen.files.calls import PATH_CALLS, SOCKETS, numbers
         from tracer.linux import OPAQUE
 

@@ -1,4 +1,4 @@
-"""Landlock rules from names: opened before the program runs, put on this process just before its execve (landlock(7)).
+"""Make Landlock rules of paths and ports, and confine this process by them just before its execve (landlock(7)).
 
 The helper is cloned before and has no such rules, so it may look into the program (ptrace(2) denies that across domains).
 Loaded only for policies that confine files or ports.
@@ -36,37 +36,37 @@ _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landloc
 
 
 class GrantError(EnforceError):
-    """A line about a file that no rule can be made of."""
+    """A policy has a line about a file that no Landlock rule can express."""
 
     def __init__(self, path: bytes, text: str) -> None:
-        """`path`: as the policy has it."""
+        """`path`: the path as the policy writes it."""
         super().__init__(text)
         self.path = path
 
 
 class Confinement:
-    """The rules of one or more policies, each as the kernel has it, ready to be put on this process."""
+    """The Landlock rulesets of one or more policies, ready to confine this process."""
 
     __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "is_whole", "remarks", "scope")
 
     def __init__(
         self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool, scope: int = 0
     ) -> None:
-        """Open what the rules name.  `scope`: LANDLOCK_SCOPE_*, which the first ruleset has.
+        """Create a ruleset for each policy in `encoded` (`landlock.encode`).  `scope`: LANDLOCK_SCOPE_* of the first ruleset.
 
-        Raises EnforceError for what this kernel cannot enforce, unless `best_effort`,
-        GrantError for names that no rule can have, and KernelError."""
+        Raises EnforceError for what this kernel cannot enforce, unless `best_effort`; GrantError for a line that no rule can
+        express; and KernelError."""
         self.remarks: list[str] = []
-        """What is reported to the user: one line each."""
+        """Warnings for the user, one line each."""
         self.is_whole = True
-        """Whether this kernel enforces all of it."""
+        """Whether this kernel enforces all rules."""
         self._rulesets: list[int] = []
         self.confines_listen = False
-        """Whether listen(2) on a socket without a port would take one that is not granted (port 0)."""
+        """Whether listen(2) on a socket without a port has to be denied, because port 0 is not granted."""
         self.scope = scope
-        """What of the scope no ruleset has yet."""
+        """The LANDLOCK_SCOPE_* bits that no ruleset has yet."""
         self._ports = 0
-        """What is confined of TCP: CONNECT_TCP, BIND_TCP."""
+        """The confined uses of TCP ports: CONNECT_TCP, BIND_TCP."""
         version = kernel.landlock_abi()
         try:
             each = [landlock.downgrade(landlock.decode(content), version) for content in encoded]
@@ -78,21 +78,21 @@ class Confinement:
                 if effective.handled_ports & landlock.BIND_TCP:
                     self.confines_listen |= all(first > 0 for first, _ in effective.rules.bind or ())
                 if effective.handled_files or effective.handled_ports:
-                    self._rulesets.append(self._made(effective, environment))
+                    self._rulesets.append(self._create_ruleset(effective, environment))
         except OSError as error:
             raise refused(error) from error
 
     def guarded(self, filter_: bytes, *, reports: bool) -> bytes:
-        """Return the program's filter, with instructions that close the ways to files and TCP ports past Landlock.
+        """Return the program's filter after instructions that deny the ways past Landlock to files and TCP ports.
 
-        With `reports`, the helper answers what the filter notifies of."""
+        With `reports`, the helper answers the filter's notifications."""
         connect, bind = (bool(self._ports & bit) for bit in (landlock.CONNECT_TCP, landlock.BIND_TCP))
         if not (self._files or connect or bind):
             return filter_
         return guarded(filter_, files=self._files, connect=connect, bind=bind, reports=reports)
 
     def enter(self) -> None:
-        """Confine this process and what it starts, for good.  It needs no_new_privs.  Raises KernelError."""
+        """Confine this process and what it starts for good.  This needs no_new_privs.  Raises KernelError."""
         try:
             for ruleset in self._rulesets:
                 kernel.landlock_enter(ruleset)
@@ -102,13 +102,13 @@ class Confinement:
     def _lacking(self, lacking: Sequence[str], version: int, *, best_effort: bool) -> None:
         text = f"this kernel has version {version} of Landlock, which cannot {', nor '.join(lacking)}"
         if not version:
-            text = "this kernel has no Landlock, or it is switched off, so it cannot keep to the policy's files and ports"
+            text = "this kernel has no Landlock, or it is switched off, so the policy's files and ports cannot be enforced"
         if not best_effort:
-            raise EnforceError(f"{text}; --best-effort runs it without that")
-        self.remarks.append(f"{text}: it runs without that")
+            raise EnforceError(f"{text}; --best-effort runs the program without that")
+        self.remarks.append(f"{text}; the program runs without that (--best-effort)")
         self.is_whole = False
 
-    def _made(self, effective: landlock.Effective, environment: Sequence[bytes]) -> int:
+    def _create_ruleset(self, effective: landlock.Effective, environment: Sequence[bytes]) -> int:
         grants_moving = self._files and not effective.handled_files  # files are another ruleset's
         handled = landlock.REFER if grants_moving else effective.handled_files
         ruleset = kernel.landlock_ruleset(handled, effective.handled_ports, self.scope)
@@ -128,7 +128,8 @@ class Confinement:
         return ruleset
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int) -> None:
-        """Add the rule for one path.  One that is not there grants nothing, as it would natively; OWN_FOLDERS are made."""
+        """Add the rule for one path to a ruleset.  A missing file gets none, with a remark if the line would let the program
+        change it; a missing folder of OWN_FOLDERS is created.  Raises GrantError, OSError."""
         try:
             if line in OWN_FOLDERS and access & landlock.MAKE_DIR:
                 os.makedirs(path, 0o700, exist_ok=True)
@@ -141,13 +142,14 @@ class Confinement:
             if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 if excess := access & ~(landlock.OF_A_FILE | landlock.READ_DIR):
                     words = [word for word, bits in landlock.ACCESS.items() if bits & excess]
-                    raise GrantError(line, f"path {os.fsdecode(line)}: only a folder can be granted {', '.join(words)}")
+                    rights = ", ".join(words)
+                    raise GrantError(line, f"path {os.fsdecode(line)} is no folder, and only a folder can be granted {rights}")
                 access &= landlock.OF_A_FILE
             kernel.landlock_allow_path(ruleset, access, descriptor)
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise
-            text = f"path {os.fsdecode(line)} is in no folder (a pipe or a socket): no rule can name it"
+            text = f"path {os.fsdecode(line)} is a pipe or a socket in no folder, which Landlock cannot grant: remove the line"
             raise GrantError(line, text) from error
         finally:
             os.close(descriptor)
@@ -198,13 +200,14 @@ _CHECKS: Mapping[str, list[Line]] = {
     "sendto": [(LOAD, ARGUMENTS + 8 * 3), (HAS, landlock.MSG_FASTOPEN, "fast open", "end")],
     "sendmsg": [(LOAD, ARGUMENTS + 8 * 2), (HAS, landlock.MSG_FASTOPEN, "fast open", "end")],
 }
-"""Instructions that judge a call by its arguments: they go to one of _REFUSALS, or to `end` for the filter."""
+"""Instructions that judge a call by its arguments: they jump to one of _REFUSALS, or to `end`, where the filter begins."""
 
 
 def guarded(filter_: bytes, *, files: bool, connect: bool, bind: bool, reports: bool) -> bytes:
-    """Return the filter, and instructions that fail what gets past Landlock where it confines files, connecting or binding.
+    """Return the filter after instructions that fail calls which get past Landlock.
 
-    With `reports`, what the filter answers SECCOMP_RET_USER_NOTIF is not run."""
+    `files`, `connect` and `bind` are what Landlock confines.  With `reports`, calls that the filter answers by
+    SECCOMP_RET_USER_NOTIF do not run."""
     looked_at: dict[str, Mapping[int, tuple[int, ...]]] = {}
     if files:
         looked_at |= {"open": _OPEN, "openat": _OPENAT}

@@ -1,4 +1,4 @@
-"""listen(2) where TCP ports are confined: on a socket that has no port it takes any, which Landlock does not see.
+"""Answer listen(2) where TCP ports are confined: on a socket without a port, it takes any, which Landlock does not check.
 
 The helper makes the call itself, on a copy of the program's descriptor: it is the same socket, whatever the program does to the
 number meanwhile.  Loaded at the first such call.
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from enforcer.listener import Request
 
 _LISTINGS = 100
-"""How often all tasks are listed until a listing has no new ones."""
+"""How often all tasks are listed, at most, until a listing has no new tasks."""
 
 
 def listen(request: Request) -> int | None:
-    """Make a listen(2) of a task, which waits in it: 0, or an errno; EACCES for a socket that would take any port.
+    """Make the listen(2) in which a task waits, and return 0 or an errno: EACCES for a socket that would take any port.
 
-    None: the kernel may do it as it is, for no other task can change what the descriptor is.  Raises OSError if the socket
-    cannot be had."""
+    Return None if the task can make the call itself, since no other task can change its descriptor.  Raises OSError if the
+    socket cannot be copied."""
     task = request.call.task
     descriptor, backlog = (argument & 0xFFFFFFFF for argument in request.call.arguments[:2])
     fields = fields_of(task)
@@ -55,17 +55,17 @@ def listen(request: Request) -> int | None:
 
 
 def _port(socket: int) -> int:
-    """The port of a TCP socket; 0 if it has none."""
+    """Return the port of a TCP socket; 0 if it has none."""
     address, length = (linux.c_uint8 * 28)(), linux.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
     kernel.syscall("getsockname", socket, linux.byref(address), linux.byref(length))
     return address[2] << 8 | address[3]
 
 
 def _shares_descriptors(task: int) -> bool:
-    """Whether another task has the same table of descriptors, or it may be so.  The task itself waits, and starts none.
+    """Return whether another task shares this task's table of descriptors, or might; this task waits and starts no other.
 
-    A task has the table from its start on, and a new task has a higher number than all before it, until numbers begin anew: so
-    one that is started while the others are compared is in a later listing.  Raises OSError."""
+    A new task has a higher number than all before it, until numbers start again from the lowest: so a task that is started
+    during the comparison is in a later listing.  Raises OSError."""
     before, compared = _last(), {task}
     for _ in range(_LISTINGS):
         new = _tasks() - compared
@@ -96,12 +96,12 @@ def _tasks() -> set[int]:
 
 
 def _last() -> int:
-    """The number of the newest task (proc_loadavg(5))."""
+    """Return the id of the newest task (proc_loadavg(5))."""
     with open("loadavg", "rb", buffering=0) as file:
         return int(file.read(128).split()[-1])
 
 
 def _is_like_us(fields: Mapping[str, str]) -> bool:
-    """Whether a task has the user and group of this process."""
+    """Return whether a task, whose status has these fields, has the same user and group ids as this process."""
     own = fields_of(os.getpid())
     return all(len({*fields[name].split(), *own[name].split()}) == 1 for name in ("Uid", "Gid"))

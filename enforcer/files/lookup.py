@@ -1,7 +1,7 @@
-"""The file that a path of a stopped task means, as the kernel will find it.
+"""Look up the file that a stopped task means by a path.
 
-Looked up at the stop, before the kernel does: another task may change a name or a path in between.  That is harmless, since
-nothing is judged by it: what is recorded is what the program asked for.
+The lookup is made at the stop, before the kernel's own: another task may change a name or a path in between.  That is harmless,
+since the result decides nothing and is only recorded or reported.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ _DEVICES = {b"/dev/stdin": b"fd/0", b"/dev/stdout": b"fd/1", b"/dev/stderr": b"f
 _DESCRIPTORS = b"/dev/fd"
 _GONE = b" (deleted)"
 _HEAD = 4096
-"""Bytes of an executable in which its interpreter is looked for."""
+"""How many bytes at the beginning of an executable are searched for its interpreter."""
 
 
 def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
-    """Return a name by which this process can find what a task means by a path, relative to one of its descriptors.
+    """Return a path by which this process finds the file that a task means by `path`.
 
-    `descriptor` is negative for its working folder.  An empty path is the descriptor itself.
+    A relative path starts at the task's `descriptor`, or at its working folder if that is negative.  An empty path means the
+    descriptor itself.
     """
     if path.startswith(b"/"):
         if path in _DEVICES:
@@ -42,7 +43,7 @@ def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
 
 
 def looking(process: int, task: int) -> Callable[[int, bytes, bool], File | None]:
-    """Return what looks up what a task means by a path (`policygen.files.calls.Look`)."""
+    """Return a function that looks up the file which a task means by a path (`policygen.files.calls.Look`)."""
 
     def look(descriptor: int, path: bytes, follows: bool) -> File | None:
         return look_up(base_of(process, task, descriptor, path), follows=follows or not path)
@@ -51,7 +52,7 @@ def looking(process: int, task: int) -> Callable[[int, bytes, bool], File | None
 
 
 def look_up(name: bytes, *, follows: bool = True) -> File | None:
-    """Return the file of a name; None if there is none, or it is in no folder (a pipe, a removed file)."""
+    """Return the file of a path; None if there is none, or if the file is in no folder (a pipe, a removed file)."""
     try:
         descriptor = os.open(name, _OPEN if follows else _OPEN | os.O_NOFOLLOW)
         try:
@@ -67,7 +68,7 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
 
 
 def is_tcp(process: int, descriptor: int) -> bool:
-    """Return whether a descriptor of a process that is stopped is a TCP socket; True if that cannot be found out."""
+    """Return whether a descriptor of a stopped process is a TCP socket; True if that cannot be found out."""
     try:
         copy = kernel.descriptor_of(process, descriptor)
         try:
@@ -79,7 +80,7 @@ def is_tcp(process: int, descriptor: int) -> bool:
 
 
 def interpreter(path: bytes) -> bytes:
-    """Return the file that the kernel executes to run another one: of a script, or the dynamic loader; b"" for none."""
+    """Return the path of a script's interpreter, or of an ELF file's dynamic loader; b"" if there is none."""
     try:
         with open(_regular(path), "rb") as file:
             head = file.read(_HEAD) or b""  # None where reading would wait
@@ -95,23 +96,24 @@ def interpreter(path: bytes) -> bytes:
                 entry = start + index * _half(head, size)
                 if int.from_bytes(head[entry : entry + 4], "little") == 3:  # PT_INTERP
                     word, offset, length = (8, 8, 32) if wide else (4, 4, 16)  # p_offset, p_filesz
-                    where, many = (int.from_bytes(head[entry + one : entry + one + word], "little") for one in (offset, length))
-                    file.seek(where)
-                    return (file.read(min(many, _HEAD)) or b"").partition(b"\0")[0]
+                    fields = (head[entry + field : entry + field + word] for field in (offset, length))
+                    place, length = (int.from_bytes(field, "little") for field in fields)
+                    file.seek(place)
+                    return (file.read(min(length, _HEAD)) or b"").partition(b"\0")[0]
     except (OSError, ValueError, IndexError):
         pass
     return b""
 
 
 def _regular(path: bytes) -> int:
-    """Open a file for reading if the kernel may execute it: opening another can have effects, or last for ever.
+    """Open an executable regular file for reading, and return its descriptor; opening other files can have effects or block.
 
-    O_NONBLOCK: the program may have a lease on the file (F_SETLEASE), for whose end opening would wait for 45 s."""
+    O_NONBLOCK, because opening a file on which the program has a lease (F_SETLEASE) would wait for 45 s.  Raises OSError."""
     descriptor = os.open(path, _OPEN)
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode) or not mode & 0o111:
-            raise OSError(errno.EACCES, "no file that can be executed")
+            raise OSError(errno.EACCES, "the file is not executable")
         return os.open(b"/proc/self/fd/%d" % descriptor, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     finally:
         os.close(descriptor)

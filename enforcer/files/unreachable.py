@@ -1,7 +1,7 @@
-"""Which files and ports a call wants that policies do not grant.  Loaded at the first call that is judged by them.
+"""Find the files and ports that a call needs and policies do not grant.  Imported at the first such call.
 
-The helper judges names, at the moment of the call, as Landlock judges what it walks along: from the file up to the root.  The
-program may change a name in between, so nothing is decided by it: Landlock denies, and this explains why.
+The helper judges paths at the moment of the call, as Landlock does: by the rights of the file and of each folder up to the
+root.  The program may change a path in between, so this decides nothing: Landlock denies calls, and this explains why.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _PATH = 4096  # PATH_MAX, linux/limits.h
 _CAP_DAC_OVERRIDE = 1 << 1  # linux/capability.h
 _PROC = re.compile(rb"/proc/(\d+)(?=/|$)")
 _BITS = {Right.READ: 4, Right.WRITE: 2, Right.EXECUTE: 1}
-"""Of one of the three digits of a file's mode."""
+"""The bit of each right in an octal digit of a file's mode."""
 
 
 class Ungranted(NamedTuple):
-    """What one policy does not grant of one file, folder or port."""
+    """Rights to a file or folder, or a port, that a call needs and one policy does not grant."""
 
     file: str
-    """The policy's."""
+    """The path of the policy."""
     subject: str
-    """`path PATH` or `tcp USE`."""
+    """The beginning of a line that would grant it: `path PATH` or `tcp USE`."""
     wanted: str
-    """Rights, or a port."""
+    """The rights, or the port."""
     error: str
-    """The errno with which Landlock denies the call."""
+    """The name of the errno with which Landlock fails the call."""
     why: str = ""
-    """What else a reader has to know; "" for nothing."""
+    """An explanation to print besides; "" for none."""
 
     @property
     def line(self) -> str:
@@ -57,17 +57,17 @@ class Ungranted(NamedTuple):
 
 
 class Judge:
-    """Judges the calls of a program's processes."""
+    """Judges the calls of a program's processes by the files and ports that they name."""
 
     def __init__(self, reach: Reach, process: int) -> None:
-        """`process`: the program's own, which `/proc/self` of a policy means."""
+        """`process`: the id of the program's first process, which `/proc/self` means in a policy."""
         self._reach = reach
         self._process = process
         self._sockets = numbers(tuple(SOCKETS))
         self._known = frozenset(reach.calls())
 
     def ungranted(self, event: Event) -> list[Ungranted]:
-        """Return what the policies do not grant of what a call wants and would get; nothing if that cannot be found out."""
+        """Return what a call needs, would get natively, and the policies do not grant; [] if that cannot be found out."""
         if (event.arch, event.number) not in self._known:
             return []
         process = owner(event.task)
@@ -117,7 +117,7 @@ class Judge:
                 yield from self._gained(use, paths, look)
 
     def _interpreters(self, file: File, fields: Mapping[str, str]) -> Iterator[Ungranted]:
-        """What the kernel executes to execute a file."""
+        """Yield what policies do not grant of the interpreters and dynamic loaders that the kernel executes to run a file."""
         inner: File | None = file
         for _ in range(5):  # fs/exec.c
             inner = look_up(interpreter(inner.path)) if inner else None
@@ -125,7 +125,7 @@ class Judge:
                 yield from self._lacking(Need(inner, Right.READ | Right.EXECUTE), fields)
 
     def _gained(self, pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Ungranted]:
-        """Rights that a file would have where it is moved or linked to and has not where it is: Landlock denies that."""
+        """Yield the rights that a file would gain where it is moved or linked to: Landlock denies such a move."""
         source = look(pair.old.descriptor, paths[0], pair.old.follows)
         head = paths[1].rstrip(b"/").rpartition(b"/")[0] or (b"/" if paths[1].startswith(b"/") else b".")
         there = look(pair.new.descriptor, head, True)
@@ -135,7 +135,7 @@ class Judge:
             if policy.paths:
                 gained = _held(policy, there.path) & ~_held(policy, source.path) & source.rights
                 if gained:
-                    place, why = os.path.dirname(source.path), "by moving, a file may gain no right"
+                    place, why = os.path.dirname(source.path), "a move must not give a file rights that it did not have"
                     yield Ungranted(policy.file, self._subject(place), format_rights(gained), "EXDEV", why)
 
     def _lacking(self, need: Need, fields: Mapping[str, str]) -> Iterator[Ungranted]:
@@ -154,7 +154,7 @@ class Judge:
                 yield Ungranted(policy.file, self._subject(place), format_rights(lacking), error, why)
 
     def _subject(self, place: bytes) -> str:
-        """What a line about a file or a folder begins with, as `learn` would write it."""
+        """Return the beginning of a line about a file or folder, `path PATH`, as `learn` would write it."""
         if match := _PROC.match(place):
             place = b"/proc/self" + place[match.end() :] if int(match[1]) == self._process else b"/proc"
         path = named(place, self._reach.environment, self._reach.here).decode("utf-8", "surrogateescape")
@@ -162,7 +162,7 @@ class Judge:
 
 
 def _joined(each: Iterable[Ungranted]) -> list[Ungranted]:
-    """One for each policy and subject."""
+    """Join those of the same policy and subject into one, with the rights of all."""
     joined: dict[tuple[str, str], Ungranted] = {}
     for new in each:
         former = joined.setdefault((new.file, new.subject), new)
@@ -174,7 +174,8 @@ def _joined(each: Iterable[Ungranted]) -> list[Ungranted]:
 
 
 def _held(policy: Granted, path: bytes) -> Right:
-    """The rights that a policy grants to what is at a path now, by what its lines meant when the program was started."""
+    """Return the rights that a policy grants to the file that is at a path now; lines grant the files that they named when the
+    program was started."""
     access, place = 0, path
     while True:
         try:
@@ -188,7 +189,7 @@ def _held(policy: Granted, path: bytes) -> Right:
 
 
 def _by_name(policy: Granted, path: bytes) -> Right:
-    """The rights that its lines give to a path."""
+    """Return the rights that the lines of a policy give to a path, whatever file is there now."""
     access, place = 0, path
     while True:
         access |= policy.by_name.get(place, 0)
@@ -205,8 +206,7 @@ def _rights(access: int) -> Right:
 
 
 def _permits(file: File, rights: Right, fields: Mapping[str, str]) -> bool:
-    """Whether a task, of which these are the fields of its status (proc(5)), may do that by the file's mode.  ACLs are not
-    looked at."""
+    """Return whether a file's mode permits the rights to a task whose status (proc(5)) has these fields.  ACLs are ignored."""
     bits = 0
     for right, bit in _BITS.items():
         bits |= bit if right in rights & OF_A_FILE else 0
@@ -220,7 +220,7 @@ def _permits(file: File, rights: Right, fields: Mapping[str, str]) -> bool:
 
 
 def _has_our_names(caller: WaitingTask) -> bool:
-    """Whether a task's names mean the same files for this process: its root and its mounts are ours."""
+    """Return whether paths mean the same files for a task as for this process: both have the same root and mounts."""
     if caller.link("root") != "/":
         return False
     try:
@@ -230,13 +230,13 @@ def _has_our_names(caller: WaitingTask) -> bool:
 
 
 def _string(caller: WaitingTask, at: int) -> bytes:
-    """The path at an address; b"" if there is none: the call will fail."""
+    """Return the path at an address in the caller's memory; b"" if there is none, and the call will fail."""
     path, end, _ = _read(caller, at, _PATH).partition(b"\0")
     return path if end else b""
 
 
 def _read(caller: WaitingTask, at: int, length: int) -> bytes:
-    """Bytes of the caller's memory, as many as can be read."""
+    """Return up to `length` bytes of the caller's memory, as many as can be read."""
     content = b""
     while length:
         part = caller.read(at, min(length, _PAGE - at % _PAGE))

@@ -1,1 +1,1 @@
-"""Calls that the filter did not allow -> their answers (`answer`) and reports."""
+"""Answer the calls that the filter did not allow (`answer`), and report them."""

@@ -1,7 +1,7 @@
-"""Answers to calls that the filter did not allow: each is reported, then fails or ends its process.
+"""Answer calls that the filter did not allow: report each, then make it fail or kill its process.
 
-Whatever goes wrong here (no memory, a policy that cannot be parsed again) the call is not run, and the process is killed,
-which is the strictest answer that a policy can give.
+If anything goes wrong here (no memory, a policy that cannot be parsed again), the call does not run, and the process is
+killed, which is the strictest answer that a policy can give.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from policygen.model import Action
 
 _LISTEN = linux.calls("listen")
-_REPLACED = "the helper process was killed and has been replaced; how often calls were denied before is not known"
+_REPLACED = "the helper process was killed and has been replaced; counts of denied calls before that are lost"
 
 
 class Answers:
@@ -43,10 +43,10 @@ class Answers:
         self._has_lost = False
         """Whether a violation may have gone without a report."""
         self._loaded: tuple[Verdicts, Reports] | None = None
-        """What judges and reports, once there was a call."""
+        """What judges and what reports calls; None until the first call."""
 
     def next(self, listener: int, phase: str) -> None:
-        """Answer the call that waits longest, of a process in that phase ("": there are none)."""
+        """Receive and answer the next call of a listener, from a process in `phase` ("" where there are no phases)."""
         try:
             request = received(listener, self._notification, phase)
         except OSError:  # ENOENT: it was interrupted, or its task has died
@@ -54,7 +54,7 @@ class Answers:
         self._answer(request)
 
     def take_over(self, listeners: Mapping[int, str]) -> None:
-        """Continue where another helper was killed, which may have received a call and not answered it."""
+        """Take over from a helper that was killed: answer a call that it may have received and not answered."""
         self._has_lost = True
         _try(lambda: self._reports.say(_REPLACED))
         for listener, phase in listeners.items():
@@ -63,21 +63,21 @@ class Answers:
                 self._answer(request)
 
     def program_ended(self) -> None:
-        """Report what is due when the program's own process has ended; others may still be confined."""
+        """Write the reports that are due when the program's first process has ended; others may still be confined."""
         self.summarise()
         self._reporter.give_back()
 
     def pause(self) -> float | None:
-        """Return seconds without a call after which `quiet` has something to report; None if it has not."""
+        """Return how many seconds without a call have to pass before `quiet` has something to report; None for never."""
         return self._loaded[1].pause() if self._loaded else None
 
     def quiet(self) -> None:
-        """Report how often violations were met, after a burst."""
+        """Report the counts of repeated violations, some time after the last one."""
         if self._loaded:
             _try(self._loaded[1].quiet)
 
     def summarise(self) -> None:
-        """Report what has not been reported."""
+        """Report all counts that have not been reported yet."""
         if self._loaded:
             _try(self._loaded[1].summarise)
 
@@ -94,7 +94,7 @@ class Answers:
         return self._load()[1]
 
     def _verdict(self, request: Request) -> Verdict | None:
-        """Return what the policies say of a call; None, which kills, if that cannot be found out."""
+        """Return the policies' verdict on a call; None, for a kill, if judging it fails."""
         try:
             from enforcer.reporting.verdict import event_of
 
@@ -104,7 +104,7 @@ class Answers:
             return None
 
     def _report(self, request: Request, verdict: Verdict) -> Action | None:
-        """Report a denied call; return its action, or None, which kills, if nothing can be reported."""
+        """Report a denied call, and return its action; None, for a kill, if reporting it fails."""
         try:
             self._reports.report(request, verdict)
         except Exception as error:
@@ -119,8 +119,8 @@ class Answers:
     # Calls of a task that is stopped
 
     def stopped(self, call: Notification, phase: str) -> Action | None:
-        """Return the action for the call of a stopped task: an errno, without a report, if what it asks for may be unavailable;
-        else what the policies say, which has been reported; None, which kills, if that cannot be found out."""
+        """Return the action for the call of a stopped task: an errno, without a report, if some kernels or machines lack what
+        the call needs; else the policies' action, after a report; None, for a kill, if judging the call fails."""
         request = stopped(call, phase)
         if (verdict := self._verdict(request)) is None:
             return None
@@ -136,8 +136,8 @@ class Answers:
         return self._report(request, verdict)
 
     def listened(self, call: Notification, phase: str) -> int | None:
-        """Make a listen(2) for a stopped task: 0 or an errno; None for another call, or one that the policies deny, or
-        that may run as it is."""
+        """Make a listen(2) for a stopped task, and return 0 or an errno; None for another call, for one that the policies deny,
+        and for one that the task can make itself."""
         if not self._is_listen(call):
             return None
         from enforcer.reporting.verdict import event_of
@@ -166,18 +166,18 @@ class Answers:
         except FileNotFoundError:  # ENOENT: it has died meanwhile
             pass
         except Exception as error:
-            self._reporter.complain(f"process {request.call.task} could not be killed, so its call waits for ever: {error}")
+            self._reporter.complain(f"task {request.call.task} could not be killed, so its denied call waits for ever: {error}")
         request.call.id = 0
 
     def _complain(self, error: Exception) -> None:
         self._reporter.complain(f"a denied call is answered like any other: {type(error).__name__}: {error}")
 
     def _is_listen(self, call: Notification) -> bool:
-        """Whether a call is a listen(2) that has to be looked at."""
+        """Return whether a call is a listen(2) that the helper has to judge."""
         return self._reporter.listens and (call.arch, call.number) in _LISTEN
 
     def _answer_listen(self, request: Request, verdict: Verdict) -> bool:
-        """Answer a listen(2) that the policies allow; return whether it was one."""
+        """Answer a listen(2) that the policies allow; return whether the call was one."""
         if self._reporter.audit or not self._is_listen(request.call) or verdict.denying:
             return False
         result = self._listen(request, verdict)
@@ -190,8 +190,8 @@ class Answers:
         return True
 
     def _listen(self, request: Request, verdict: Verdict) -> int | None:
-        """Make a listen(2) for its task: 0 or an errno, reported if the port is denied; None for one that the policies deny, or
-        that may run as it is."""
+        """Make a listen(2) for its task, report it if its port is denied, and return 0 or an errno; None for one that the
+        policies deny, or that the task can make itself."""
         if verdict.denying:
             return None
         from enforcer.files.listening import listen
@@ -205,7 +205,7 @@ class Answers:
         return result
 
     def _answer_otherwise(self, request: Request, verdict: Verdict) -> bool:
-        """Answer the call without denying it, if it gives nothing beyond the policies; return whether it does."""
+        """Answer the call without denying it, if that grants nothing beyond the policies; return whether it was answered."""
         if not self._may_be_answered(verdict):
             return False
         from enforcer.reporting.instead import Instead
@@ -213,7 +213,7 @@ class Answers:
         return Instead(request, verdict.event, self._devices, keeps_signals=self._reporter.keeps_signals).answer()
 
     def _may_be_answered(self, verdict: Verdict) -> bool:
-        """Whether the policies say by `implied` that calls which give nothing beyond them need not be denied."""
+        """Return whether the policies permit, by `implied`, to answer the call if that grants nothing beyond them."""
         # With --explain, the helper is notified of allowed calls, too, for the files or ports that they name.
         return verdict.is_free and not self._reporter.audit and not (self._reporter.reach and not verdict.denying)
 
@@ -237,7 +237,7 @@ class Answers:
             end_process(request)
 
     def _hides_a_loss(self, call: Notification) -> bool:
-        """Whether the program is about to exit, as if all were well, and a report of it was lost."""
+        """Return whether the program is about to exit with a status that hides that a report was lost."""
         if call.number not in EXITS.get(call.arch, ()) or call.arguments[0] & 0xFF == FAILED:
             return False
         if owner(call.task) != self._program:
@@ -247,7 +247,7 @@ class Answers:
 
 
 def _try(report: Callable[[], None]) -> None:
-    """Report something, and go on answering calls if that fails."""
+    """Do a report, and ignore its failure, so that calls are still answered."""
     try:
         report()
     except Exception:

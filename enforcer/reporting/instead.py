@@ -1,4 +1,4 @@
-"""Answers other than a denial, for calls that the policy's default denies and whose answer gives the program nothing.
+"""Answer calls that the policy's default denies without denying them, if the answer grants the program nothing.
 
 The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself and set the
 ids that it has, fails signals to processes that do not exist, and fails what a kernel or machine may not have, for which
@@ -30,32 +30,33 @@ _NULL = b"/dev/null\0"
 _FULL = b"/dev/full\0"
 _TERMINAL = b"/dev/tty\0"
 _OPENS = "flags in O_ACCMODE|O_CREAT|O_TRUNC|O_APPEND|O_CLOEXEC|O_NONBLOCK|O_NOCTTY|O_LARGEFILE|O_NOFOLLOW|O_SYNC"
-"""How these can be opened."""
+"""The flags with which these devices may be opened."""
 _PATH = {"openat": 1, "open": 0}
-"""Which argument is the path."""
+"""The index of the path among the arguments of each call."""
 _IDS = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, "setresgid": 3, "setfsuid": 1, "setfsgid": 1}
-"""How many arguments are ids."""
+"""How many arguments of each call are ids."""
 _UNCHANGED, _UNCHANGED_SHORT = 0xFFFFFFFF, 0xFFFF
 _SHORT = frozenset(_IDS)
-"""On i386, where the calls whose names end with 32 read all of a register, these read 16 bits (kernel/uid16.c)."""
+"""The calls that read only 16 bits of each id on i386; those whose names end in 32 read all bits (kernel/uid16.c)."""
 _CAP_SETGID = 1 << 6  # linux/capability.h
 _GENERATIONS = 100
-"""Parents that are looked at, at most."""
+"""How many ancestors of a process are examined at most."""
 
 
 class Instead:
-    """One call, which may be answered otherwise than by a denial."""
+    """One call that may be answered without denying it."""
 
     def __init__(self, request: Request, event: Event, devices: tuple[int, int], *, keeps_signals: bool) -> None:
         self._request = request
         self._event = event
         self._null, self._full = devices
-        """Descriptors of /dev/null, for reading and writing, and of /dev/full, for writing; -1 if there is none."""
+        """Descriptors of /dev/null, for reading and writing, and of /dev/full, for writing; -1 for a missing device."""
         self._keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
 
     def answer(self) -> bool:
-        """Answer the call, if that gives the program nothing; return whether it does.  Raises OSError if its task has ended."""
+        """Answer the call if that grants the program nothing; return whether it was answered.  Raises OSError if its task has
+        ended."""
         arch = Arch.from_audit(self._event.arch)
         syscall = table(arch).by_number.get(self._event.number) if arch else None
         if arch is None or syscall is None:
@@ -73,9 +74,10 @@ class Instead:
         return bool(number)
 
     def _opens_device(self, arch: Arch, name: str) -> bool:
-        """Give a descriptor of /dev/null or /dev/full to a task that opens it; fail to open a terminal, as where there is none.
+        """Answer an open of /dev/null or /dev/full with a descriptor of it, and one of /dev/tty with ENXIO, as if there were no
+        terminal; return whether the call was answered.
 
-        The task gets no other file, whatever it does to the path."""
+        The task gets no other file, even if it changes the path meanwhile."""
         path, arguments = _PATH[name], table(arch).by_name[name].arguments
         if not holds(_opens(arch, name), arguments, self._event.arguments):
             return False
@@ -103,7 +105,8 @@ class Instead:
         return True
 
     def _signals(self, name: str) -> bool:
-        """Let a process signal itself and those that it has started; fail if there is none."""
+        """Let a process signal itself, and the processes that it has started if the kernel denies all others; answer a signal
+        to a missing process with ESRCH.  Return whether the call was answered."""
         caller = fields_of(self._event.task)
         target = _int(self._event.arguments[0])
         if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
@@ -123,9 +126,10 @@ class Instead:
         return self._signals_other(process, target)
 
     def _keeps_ids(self, name: str, unchanged: int) -> bool:
-        """Run a call that sets ids which the task has already, and fail what the kernel would, for want of a privilege.
+        """Let a call run that sets the ids which the task already has, and fail a setgroups(2) for which it lacks the
+        capability; return whether the call was answered.
 
-        `unchanged`: -1 as the kernel reads it, which is all that it reads of a register."""
+        `unchanged`: -1 in the 16 or 32 bits that the kernel reads of a register."""
         caller = fields_of(self._event.task)
         if not _is_in_own_user_namespace(self._event.task) or not self._request.is_waiting():
             return False
@@ -156,7 +160,7 @@ class Instead:
 
 
 def _is_below(process: int, caller: int) -> bool:
-    """Whether a process was started by the caller, or by what it has started."""
+    """Return whether a process is a descendant of the caller."""
     for _ in range(_GENERATIONS):
         process = kin_of(process)[1]
         if process == caller:
@@ -174,7 +178,7 @@ def _opens(arch: Arch, name: str) -> Expression:
 
 
 def _is_in_own_user_namespace(task: int) -> bool:
-    """Whether the same number is the same user for a task as for this process."""
+    """Return whether a task is in the same user namespace as this process, so that the same id means the same user."""
     try:
         return os.readlink(f"{proc()}/{task}/ns/user") == os.readlink(f"{proc()}/self/ns/user")
     except OSError:
@@ -182,5 +186,5 @@ def _is_in_own_user_namespace(task: int) -> bool:
 
 
 def _int(register: int) -> int:
-    """A register as the kernel takes it for an int."""
+    """Return the signed 32-bit number in a register, as the kernel reads an int."""
     return (register & 0xFFFFFFFF ^ 0x80000000) - 0x80000000

@@ -1,7 +1,7 @@
-"""Writing reports to a file that the program may use as well: never half a line, never silently dropped, and without holding up
-the calls that wait for an answer meanwhile.
+"""Write reports to a file that the program may write to as well: never half a line, none silently dropped, and without delaying
+calls that wait for an answer.
 
-What a pipe, a terminal or a socket does not take at once is written later.
+If a pipe, a terminal or a socket does not take a report at once, it is written later.
 """
 
 from __future__ import annotations
@@ -24,42 +24,43 @@ if TYPE_CHECKING:
     from enforcer.reporting.reporter import Reporter
 
 _TIMEOUT = 0.5
-"""Seconds that a write may take where room was promised, and that the last ones are waited for.  O_NONBLOCK would change the
+"""Timeout in seconds of a write although poll(2) promised room, and of writing the last reports.  O_NONBLOCK would change the
 program's own descriptor."""
 _DELAY = 1.0
-"""Seconds without another try after such a write did not end in time."""
+"""Seconds before the next attempt after such a write timed out."""
 _PAUSE = 0.05
-"""Seconds between tries while something waits to be written."""
+"""Seconds between attempts while texts wait to be written."""
 _CHUNK = select.PIPE_BUF
 """Bytes that a pipe takes whole if poll(2) says that it takes any (pipe(7))."""
 _MOST = 1 << 18
-"""Most bytes that wait to be written."""
+"""How many bytes may wait to be written at most."""
 
 
 class Output:
-    """Where reports are written: the reporter's descriptor, or when that has been given up, the standard error of the
-    process that the report is about, if that is the same file."""
+    """Writes reports to the reporter's descriptor.  After that has been closed, writes each to the standard error of its
+    process, if that is the same file."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._waiting: deque[tuple[bytes, int]] = deque()
-        """Texts, each with the process that it is about; the first may be written in part."""
+        """The texts that wait to be written, each with the id of its process."""
         self._size = 0
-        """Bytes of these."""
+        """How many bytes these texts have."""
         self._written = 0
-        """Bytes of the first one that are written."""
+        """How many bytes of the first text have been written."""
         self._is_torn = False
-        """Whether what was written last is a part of a text whose rest was given up."""
+        """Whether the last text was written only in part and then dropped."""
         self._not_before = 0.0
         self._until = 0.0
-        """The time at which a write is given up; 0 outside of a write."""
+        """The monotonic time at which a write is given up; 0 outside of a write."""
         self.lost = 0
-        """Texts that were given up."""
+        """How many texts were dropped."""
         signal.signal(signal.SIGALRM, self._expire)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
 
     def write(self, text: str, process: int) -> None:
-        """Write the whole text, lines about a process (0: about none), now or later."""
+        """Write whole lines about the process `process` (0 for none), now or later; drop them if too many bytes wait
+        already."""
         if self._reporter.folder >= 0:
             self._reporter.renew()
         data = text.encode(errors="surrogateescape")
@@ -71,11 +72,11 @@ class Output:
         self.flush()
 
     def pause(self) -> float | None:
-        """Return seconds after which `flush` should be tried again; None if nothing waits to be written."""
+        """Return after how many seconds to call `flush` again; None if nothing waits to be written."""
         return max(_PAUSE, self._not_before - time.monotonic()) if self._waiting else None
 
     def flush(self, *, last: bool = False) -> None:
-        """Write what the file takes at once; with `last`, wait for it up to half a second, and give up the rest."""
+        """Write as much as the file takes at once; with `last`, wait up to half a second for it, and drop the rest."""
         end = time.monotonic() + (_TIMEOUT if last else 0)
         while self._waiting and (last or time.monotonic() >= self._not_before):
             if not self._write_first(end):
@@ -84,7 +85,7 @@ class Output:
             self._give_up()
 
     def _write_first(self, end: float) -> bool:
-        """Write the first text that waits; return whether it is written or given up."""
+        """Write the first text that waits; return False if it, or a part of it, still waits."""
         data, process = self._waiting[0]
         own = self._reporter.descriptor
         descriptor = own if own >= 0 else self._standard_error(process)
@@ -124,7 +125,7 @@ class Output:
         self._written = 0
 
     def _standard_error(self, process: int) -> int:
-        """A copy of that process's standard error if it is the file that was the program's, else -1."""
+        """Return a copy of a process's standard error if that is the same file as the program's was; else -1."""
         if self._reporter.file is None or not process:
             return -1
         try:
@@ -137,7 +138,7 @@ class Output:
         return -1
 
     def _put(self, descriptor: int, data: bytes) -> int:
-        """How much was written.  Raises TimeoutError if that takes too long: another writer was faster."""
+        """Write, and return how many bytes were written.  Raises TimeoutError if another writer has used the room meanwhile."""
         self._until = time.monotonic() + _TIMEOUT
         signal.setitimer(signal.ITIMER_REAL, _TIMEOUT, _TIMEOUT)
         try:
@@ -152,7 +153,7 @@ class Output:
 
 
 def _taken_back(descriptor: int, written: int) -> bool:
-    """Whether the last `written` bytes could be removed from the end of a plain file."""
+    """Remove the last `written` bytes from the end of a regular file, if nothing follows them; return whether that was done."""
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or os.lseek(descriptor, 0, os.SEEK_CUR) != status.st_size:

@@ -1,4 +1,4 @@
-"""Reporting each kind of violation once, and then how often it was met.  Loaded at the first one."""
+"""Report each distinct violation once, and then how often it is repeated.  Imported at the first violation."""
 
 from __future__ import annotations
 
@@ -30,14 +30,13 @@ if TYPE_CHECKING:
     from tracer.abi import Event
 
 _DISTINCT = 50
-"""Different violations of one call that are described.  A program that makes up more must not fill memory and log, nor keep
-other calls from being described."""
+"""How many distinct violations of one call are described, so that a program cannot fill the memory or the log with them."""
 _LOOKS = 32
-"""Violations that are alike whose pointers are followed."""
+"""For how many repetitions of a violation pointers are followed."""
 
 
 class Reports:
-    """Reports each distinct violation once, and counts."""
+    """Reports each distinct violation once, and counts its repetitions."""
 
     def __init__(self, reporter: Reporter, program: int = 0) -> None:
         """`program`: the id of the process whose exit status is that of `enforce`."""
@@ -53,10 +52,10 @@ class Reports:
         self._distinct: Counter[str] = Counter()
         self._undescribed: Counter[str] = Counter()
         self._lost = 0
-        """Reports that were lost, as far as that has been reported."""
+        """How many lost reports have been mentioned already."""
 
     def report(self, request: Request, verdict: Verdict) -> None:
-        """Report a call that a policy denies, or whose files or ports no policy grants; nothing for any other."""
+        """Report a call that a policy denies, or whose files or ports a policy does not grant; do nothing for other calls."""
         event = verdict.event
         try:
             if verdict.denying:  # the helper is notified of exits, under --audit, and of listen though they are allowed
@@ -68,7 +67,7 @@ class Reports:
 
     def report_port(self, request: Request, verdict: Verdict) -> None:
         """Report a listen(2) that would take a port which a policy does not grant."""
-        why = "listen(2) on a socket without a port takes any"
+        why = "listen(2) on a socket without a port takes any free port"
         from enforcer.files.unreachable import Ungranted
 
         ungranted = [
@@ -82,27 +81,27 @@ class Reports:
             self.say(f"denied call number {verdict.event.number}, which could not be described: {error!r}")
 
     def say(self, text: str) -> None:
-        """Report something else than a violation."""
+        """Write a message that is not about a violation."""
         self._write(json.dumps({"time": now(), "message": text}) if self._reporter.json else f"enforce: {printable(text)}", 0)
 
     @property
     def has_lost(self) -> bool:
-        """Whether a report could not be written, ever."""
+        """Whether any report could not be written."""
         return self._output.lost > 0
 
     def pause(self) -> float | None:
-        """Return seconds without a call after which `quiet` has something to do; None if it has not."""
+        """Return how many seconds without a call have to pass before `quiet` has something to do; None for never."""
         pauses = [pause for pause in (self._counts.pause(), self._output.pause()) if pause is not None]
         return min(pauses, default=None)
 
     def quiet(self) -> None:
-        """Report how often violations were met, after a burst, and what could not be written before."""
+        """Write reports that still wait, and report the counts of repeated violations that are due."""
         self._output.flush()
         for repeated in self._counts.due():
             self._publish(repeated)
 
     def summarise(self) -> None:
-        """Report what has not been reported: counts, calls that were not described, and how much could not be written."""
+        """Report everything that has not been reported: counts, calls that were not described, and lost reports."""
         for repeated in self._counts.rest():
             self._publish(repeated)
         for call, count in sorted(self._undescribed.items()):
@@ -150,7 +149,9 @@ class Reports:
     def _look(
         self, evidence: Union, request: Request, verdict: Verdict, process: int, *, with_site: bool = False
     ) -> tuple[Mapping[int, Value], str]:
-        """What the call's pointers point to, also added to the evidence, and where it came from; "" if its task has ended."""
+        """Return what the call's pointers point to, and with `with_site` its call site; add facts about them to the evidence.
+
+        If the task has ended or was interrupted, return {} and ""."""
         event = verdict.event
         caller = WaitingTask(event.task, process)
         try:
@@ -183,7 +184,7 @@ class Reports:
 
 
 def _executable(process: int) -> str:
-    """The path of the file that a process executes."""
+    """Return the path of the file that a process executes; "an unknown program" if it cannot be read."""
     try:
         return os.readlink(f"{proc()}/{process}/exe")
     except OSError:
@@ -191,45 +192,45 @@ def _executable(process: int) -> str:
 
 
 def call_name(event: Event) -> str:
-    """Return the name of a call; one name for all numbers that no call has."""
+    """Return the name of a call and its architecture; "unknown calls" for every number that no call has."""
     arch = Arch.from_audit(event.arch)
     call = table(arch).by_number.get(event.number) if arch else None
     return f"{call.name} ({arch})" if call else "unknown calls"
 
 
 QUIET = 1.0
-"""Seconds without any violation after which counts are reported; the next count of a violation comes after twice as long."""
+"""After how many seconds without violations counts are reported first; the interval doubles with each count of a violation."""
 LONG = 60.0
-"""Seconds after which counts are reported though violations go on; the same holds for the next count."""
+"""After how many seconds counts are reported even while violations go on."""
 _MOST = 3600.0
-"""Most seconds between two counts of one violation, if it is met in between."""
+"""The longest interval in seconds between two counts of a violation."""
 
 
 class Repeated:
-    """A violation that has been reported, and how many like it there were since."""
+    """A violation that has been reported, and how often it has been met."""
 
     __slots__ = ("at", "count", "evidence", "first", "process", "wait")
 
     def __init__(self, first: Violation, evidence: Union, process: int) -> None:
         self.first = first
         self.evidence = evidence
-        """Facts about the first ones."""
+        """Facts about the first repetitions."""
         self.process = process
-        """That of the latest one."""
+        """The process of the latest repetition."""
         self.count = 1
         self.at = time.monotonic()
-        """The time of its last report."""
+        """The monotonic time of its last report."""
         self.wait = QUIET
-        """Seconds before its next report."""
+        """Seconds from its last report to the next."""
 
 
 class Counts:
-    """The violations that have been reported, by what makes violations alike."""
+    """The violations that have been reported, by a key that is equal for repetitions of the same violation."""
 
     def __init__(self) -> None:
         self._all: dict[tuple[object, ...], Repeated] = {}
         self._more: dict[tuple[object, ...], Repeated] = {}
-        """Those of which there were more since their last report."""
+        """The violations that have been repeated since their last report."""
         self._looked = time.monotonic()
 
     def add(self, key: tuple[object, ...], repeated: Repeated) -> None:
@@ -237,7 +238,7 @@ class Counts:
         self._all[key] = repeated
 
     def again(self, key: tuple[object, ...], process: int) -> Repeated | None:
-        """Count a violation, and return what was reported of one like it; None if nothing was."""
+        """Count a repetition, and return its violation; None if none with this key has been reported."""
         repeated = self._all.get(key)
         if repeated is not None:
             repeated.count += 1
@@ -246,27 +247,28 @@ class Counts:
         return repeated
 
     def pause(self) -> float | None:
-        """Return seconds of quiet after which there will be counts to report; None if there are none."""
+        """Return after how many seconds without violations there will be counts to report; None if there are none."""
         if not self._more:
             return None
         return max(QUIET, min(repeated.at + repeated.wait for repeated in self._more.values()) - time.monotonic())
 
     def due(self, least: float = 0.0) -> Iterator[Repeated]:
-        """Yield what is to be reported now, of what was reported `least` seconds ago or before; the caller reports it."""
+        """Yield the violations whose counts are due, if their last report was at least `least` seconds ago, for the caller to
+        report."""
         now = time.monotonic()
         for key, repeated in [*self._more.items()]:
             if now >= repeated.at + max(repeated.wait, least):
                 yield self._begin(key, now)
 
     def due_in_a_burst(self) -> Iterator[Repeated]:
-        """Yield the same, at a violation."""
+        """Yield the violations whose counts are due while violations go on: every `LONG` seconds."""
         now = time.monotonic()
         if now >= self._looked + LONG:
             self._looked = now
             yield from self.due(LONG)
 
     def rest(self) -> Iterator[Repeated]:
-        """Yield all that has not been reported."""
+        """Yield all violations that have been repeated since their last report."""
         for key in [*self._more]:
             yield self._begin(key, time.monotonic())
 

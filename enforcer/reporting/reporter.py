@@ -1,4 +1,4 @@
-"""Where violations are reported, and what describing them takes: made at the start, used at the first violation."""
+"""Where and how violations are reported: created at the start, used at the first violation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCT
 
 
 class Reporter:
-    """How to answer and describe calls that a policy's default answers."""
+    """Where reports go, and how denied calls are answered and described."""
 
     __slots__ = (
         "audit", "colour", "descriptor", "evidence", "file", "folder", "json", "keeps_signals", "later", "listens", "name",
@@ -46,42 +46,42 @@ class Reporter:
         later: bytes = b"",
     ) -> None:
         self.descriptor = descriptor
-        """Open for writing: a log of our own (`json`), or the program's standard error.  -1 for no reports."""
+        """The descriptor for reports: a log (`json`), or the program's standard error; -1 for no reports."""
         self.stderr = stderr if json else -1
-        """The program's standard error, beside a log; -1 if there is none, or if it is `descriptor`."""
+        """The program's standard error if reports go to a log; else -1."""
         self.file = None if json else identity(descriptor)
-        """The identity of the program's standard error; None if there is none, or a log."""
+        """The identity of the program's standard error; None if that is closed, or if reports go to a log."""
         self.folder = folder
-        """The folder of a log that is begun anew if it is moved; -1 for none."""
+        """A descriptor of the log's folder, if the log is to be opened again after it was moved; else -1."""
         self.name = name
         """The name of the log in its folder."""
         self.policies = policies
-        """The policies in the order of their filters, each with the file to add a line to.
+        """Returns the policies in the order of their filters, each with its file.
 
-        Called once, in the helper, at the first violation.  It must not depend on the current folder, which is the root there,
-        nor read files, which may have changed."""
+        Called once, in the helper, at the first violation.  It must not depend on the working folder, which is /proc there, nor
+        read files, which may have changed."""
         self.reach = reach
-        """What is granted of files and ports, if calls are judged by that."""
+        """The files and ports that policies grant, if calls are judged by them; else None."""
         self.keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
         self.listens = listens
         """Whether the helper is notified of listen(2), which may take a port that is not granted (`files.listening`)."""
         self.later = later
-        """The files that describing takes (`enforcer.later`)."""
+        """The note of the files that describing a call imports (`enforcer.later`)."""
         self.json = json
-        """One JSON object a line instead of text."""
+        """Whether reports are JSON objects, one a line, instead of text."""
         self.colour = not json and is_coloured(descriptor)
-        """Whether denials stand out: asked now, since the helper may not ask what a terminal is."""
+        """Whether reports are coloured; decided now, since the helper's filter denies isatty(3)."""
         self.evidence = evidence
         """Whether to report what the pointers of a call point to."""
         self.audit = audit
-        """Let every reported call run."""
+        """Whether denied calls are only reported, and run."""
 
     def give_back(self) -> None:
-        """Close the program's standard error when the program has ended.
+        """Close the program's standard error, after the program has ended.
 
-        Otherwise a reader of it would wait for us (`ssh host enforce daemon`).  What processes that the program left do
-        is then reported on *their* standard error, if that is still the same file.
+        Otherwise its reader would wait for the helper (`ssh host enforce daemon`).  Violations of processes that the program
+        leaves behind are then reported on their own standard error, if that is the same file.
         """
         if not self.json and self.descriptor >= 0:
             os.close(self.descriptor)
@@ -91,9 +91,10 @@ class Reporter:
             self.stderr = -1
 
     def renew(self) -> None:
-        """Begin the log anew if it has been moved or removed, as logrotate(8) does; if that fails, go on with the old one.
+        """Create the log again if it has been moved or removed, as logrotate(8) does; if that fails, go on with the old file.
 
-        A link is not followed, and a file that has another name is not taken: it may be any file of this user's.
+        A symbolic link is not followed, and a file with several hard links is not used: either may be another file of this
+        user.
         """
         try:
             try:
@@ -112,7 +113,7 @@ class Reporter:
         os.close(opened)
 
     def complain(self, text: str) -> None:
-        """Write what went wrong with reporting itself to standard error, if that takes it at once."""
+        """Write a message about a failure of reporting itself to standard error, if that does not block."""
         descriptor = self.stderr if self.json else self.descriptor
         try:
             if descriptor >= 0 and has_room(descriptor):
@@ -122,8 +123,7 @@ class Reporter:
 
 
 def open_log(path: str) -> tuple[int, int]:
-    """Open a log; return its descriptor, and that of its folder if the log is a file there by its own name, which may be moved;
-    else -1.
+    """Open a log; return its descriptor, and that of its folder if the log is a regular file and not a symbolic link, else -1.
 
     Raises EnforceError."""
     try:
@@ -133,7 +133,7 @@ def open_log(path: str) -> tuple[int, int]:
             return log, -1
         return log, os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        reason = "nobody reads it" if error.errno == errno.ENXIO else error.strerror
+        reason = "it is a FIFO that no process reads; start the reader first" if error.errno == errno.ENXIO else error.strerror
         raise EnforceError(f"the log {path} cannot be opened: {reason}") from error
 
 
@@ -145,7 +145,7 @@ def is_coloured(descriptor: int) -> bool:
 
 
 def has_room(descriptor: int, timeout: float = 0) -> bool:
-    """Return whether a write of up to PIPE_BUF bytes, 4096, does not block, now or within so many seconds; or fails at once."""
+    """Wait up to `timeout` seconds until a write of up to PIPE_BUF bytes, 4096, would not block; return whether that is so."""
     poller = select.poll()
     poller.register(descriptor, select.POLLOUT)
     return bool(poller.poll(timeout * 1000))

@@ -1,6 +1,5 @@
-"""What the policies say of a call, from the call and the phase of its process alone; and what to change in a policy for a call
-that it does not allow.
-"""
+"""Judge a call by the policies, given only the call and the phase of its process; and find the policy line that would allow
+it."""
 
 from __future__ import annotations
 
@@ -24,38 +23,39 @@ if TYPE_CHECKING:
     from enforcer.listener import Request
     from policygen.model import Policy
     Files = tuple[tuple[str, Policy], ...]
-    """Policies as they are in a phase, each with the file to add a line to."""
+    """Policies as they are in one phase, each with its file."""
 
 
 class Verdict(NamedTuple):
-    """The judgement of one call."""
+    """The judgement of one call by all policies."""
 
     event: Event
     phase: str
     """The phase of the process; "" where there are none."""
     until: str
-    """The phase that ends it; "" for none."""
+    """The next phase, which ends that one; "" if there is none."""
     action: Action
-    """The strictest one of all policies."""
+    """The strictest action of all policies."""
     policies: Files
     denying: Files
-    """Those of the policies that do not let the call run."""
+    """The policies that deny the call."""
     is_free: bool
-    """Whether no policy denies the call explicitly, and all allow what grants nothing beyond their entries."""
+    """Whether no policy denies the call explicitly, and all have `implied`: then the call may be answered if that grants
+    nothing beyond their entries."""
 
 
 class Verdicts:
-    """The policies of a program."""
+    """Judges calls by the policies of a program."""
 
     def __init__(self, policies: Sequence[tuple[str, Policy]]) -> None:
         self._policies = policies
         names = [name for _, policy in policies for name, _ in phase_policies(policy) if policy.phases]
         self._start = START if names else ""
         self._until = dict(pairwise(names))
-        """By the name of a phase, the one that ends it."""
+        """The next phase, by the name of each phase."""
 
     def of(self, event: Event, phase: str) -> Verdict:
-        """Judge a call of a process in that phase ("": in none, or in the first)."""
+        """Judge a call of a process in a phase; "" means the start, or that there are no phases."""
         phase = phase or self._start
         policies = tuple((file, in_phase(policy, phase) if policy.phases else policy) for file, policy in self._policies)
         actions = [evaluate(policy, event) for _, policy in policies]
@@ -79,25 +79,26 @@ def event_of(request: Request) -> Event:
 
 
 class Advice(NamedTuple):
-    """How a call is allowed."""
+    """How to allow a call in one policy."""
 
     file: str
+    """The path of the policy."""
     what: str
-    """One line for a person."""
+    """The advice as one line for a person."""
     line: str
-    """The entry to add to the policy, or to join with the one that it has, on one line; after a line `arch NAME` if it belongs
-    to another section than the first; "" if none would help."""
+    """The entry to add to the policy, on one line; after a line `arch NAME` if it does not belong to the first section; "" if
+    no entry would allow the call."""
     command: str = ""
-    """The shell command that adds it; "" if there is none."""
+    """The shell command that adds the entry; "" if there is none."""
     note: str = ""
-    """What else it takes; '' if nothing."""
+    """What has to be changed besides; "" for nothing."""
 
 
 def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
-    """Return the entry that allows the call and its like besides all that the policy allows already.
+    """Return the advice how to allow a call in a policy, whose path is `file`; only until the phase `until`, if that is not "".
 
-    It is what `learn` would write, which generalises: pointers and sizes are free, for instance, unless the entry
-    constrains them already.
+    The entry is the one that `learn` would write, which generalises: pointers and sizes, for instance, may have any value
+    unless the policy's entry constrains them already.
     """
     arch = Arch.from_audit(event.arch)
     if arch is None or event.number not in table(arch).by_number:
@@ -128,11 +129,11 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     command = f"callfence allow {option}{file_word(file)} {word(line)}"
     note = ""
     if calls.by_number[number].name in SENDING and SIGNALS in scopes(policy.scope):
-        note = f"to a process that it has not started, with the line `scope none` in {file}, too"
+        note = f"to signal processes that the program has not started, also write `scope none` in {file}"
     return Advice(file, f"to allow it: {command}", f"arch {arch}\n{line}" if option else line, command, note)
 
 
 def granting(file: str, lines: Sequence[str]) -> Advice:
-    """Return the lines about files and ports that grant what a call wants."""
+    """Return the advice to add lines about files and ports to a policy, whose path is `file`."""
     command = f"callfence allow {file_word(file)} {' '.join(word(line) for line in lines)}"
     return Advice(file, f"to grant it: {command}", "\n".join(lines), command)

@@ -1,4 +1,4 @@
-"""A violation, as text for a person or a JSON line for a machine."""
+"""A violation, as text for people or as a line of JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from policygen.evidence.pointed import Value
 
 _PATH = 256
-"""Characters of a path that are shown."""
+"""How many characters of a path are printed."""
 
 
 @frozen
@@ -36,13 +36,14 @@ class Violation:
     executable: str
     site: str
     pointed: Mapping[int, Value]
-    """What its arguments point to."""
+    """What the arguments point to, by their index."""
     advice: tuple[Advice, ...]
-    """What would allow the call, for each policy that does not."""
+    """How to allow the call, for each policy that denies it."""
     phase: str
     """The phase of the process; "" where there are none."""
     ungranted: tuple[Ungranted, ...] = ()
-    """What the policies do not grant of files and ports; then all of them allow the call itself."""
+    """The files and ports that the call needs and policies do not grant; if there are any, all policies allow the call
+    itself."""
 
     @property
     def call(self) -> str:
@@ -50,7 +51,7 @@ class Violation:
         return format_call(self.event, {index: str(value) for index, value in self.pointed.items()})
 
     def text(self) -> str:
-        """Several lines for a person, without the last line's end."""
+        """Return the report for people: several lines, without a newline at the end."""
         verb = "would deny" if self.audit else "denied"
         lines = [
             f"enforce: {verb} {self.call}{self._where}: {self._consequence}",
@@ -74,7 +75,7 @@ class Violation:
 
     @property
     def error(self) -> str:
-        """The errno of a call that Landlock denies: what a folder lacks comes before what a move lacks."""
+        """The name of the errno with which Landlock fails the call: EACCES before EXDEV."""
         return min(lack.error for lack in self.ungranted)
 
     @property
@@ -82,10 +83,11 @@ class Violation:
         return f" in {self.phase}" if self.phase else ""
 
     def json(self, run: str, count: int, evidence: Union) -> str:
-        """One line without its end: names as in the policy language, the call's number, registers in hexadecimal.
+        """Return the report as one line of JSON, without a newline: names as in the policy language, and registers in
+        hexadecimal.
 
-        `count` is how many there were that are like this violation, `evidence` facts about them; `run` is an id of the start
-        in which they are counted."""
+        `count` is how often the violation has been met, `evidence` has facts about these calls, and `run` identifies the start
+        of `enforce` in which they are counted."""
         arch = Arch.from_audit(self.event.arch)
         return json.dumps(
             {
@@ -110,13 +112,13 @@ class Violation:
 
 
 def now() -> str:
-    """Return the time: UTC, ISO 8601 with milliseconds."""
+    """Return the current time in UTC, in ISO 8601 with milliseconds."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 10**6:03}+00:00"
 
 
 def _action(action: Action, event: Event) -> str:
-    """The action as the policy language writes it."""
+    """Return the action as the policy language writes it."""
     return f"errno {_errno(action, event)}" if action.kind is ActionKind.ERRNO else str(action.kind)
 
 

@@ -40,7 +40,7 @@ def command(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
         ("./no-such-program", 127, "./no-such-program: not found"),
         ("./text", 126, "./text: Permission denied"),
         ("./folder", 126, "./folder: is a directory"),
-        ("./script", 127, "./script: the interpreter that it names was not found"),
+        ("./script", 127, "./script: its interpreter (first line of a script) or its dynamic loader was not found"),
         ("./text/x", 127, "./text/x: not found"),
         ("", 127, "'': not found"),
     ],

@@ -123,5 +123,5 @@ def test_a_thread_with_a_filter_of_its_own(learned: Learned) -> None:
     )
     assert ran.returncode == 0, ran.stderr.decode()
     message, errno = ran.stdout.splitlines()
-    assert message.endswith(b"has a filter of its own, so no filter can be put on all threads")
+    assert message.endswith(b"has a filter of its own, so no filter can be installed on all threads")
     assert errno != b"16"

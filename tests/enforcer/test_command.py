@@ -14,24 +14,24 @@ ALLOW = "default allow\n"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more"),
-        (("--",), "no program given: enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more"),
-        (("--unknown", "true"), "unknown option --unknown: options of the program come after its name"),
-        (("-x",), "unknown option -x: `enforce --help` lists them"),
-        (("-p",), "-p needs a value; `enforce --help` says which"),
-        (("--arm", "later", "true"), "--arm later: must be now, exec or entry"),
-        (("--arm=", "true"), "--arm : must be now, exec or entry"),
+        ((), "no program given: write enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more"),
+        (("--",), "no program given: write enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more"),
+        (("--unknown", "true"), "unknown option --unknown: write options of the program after its name"),
+        (("-x",), "unknown option -x: `enforce --help-all` lists the options"),
+        (("-p",), "-p needs a value; `enforce --help-all` describes it"),
+        (("--arm", "later", "true"), "--arm later: the value must be now, exec or entry"),
+        (("--arm=", "true"), "--arm : the value must be now, exec or entry"),
         (
             ("--audit", "--quiet-kernel", "true"),
-            "--audit needs the helper process that --quiet-kernel goes without: give one of the two",
+            "--audit needs the helper process, and --quiet-kernel starts none: give one of the two",
         ),
         (
             ("--quiet-kernel", "--log", "file", "true"),
-            "--log needs the helper process that --quiet-kernel goes without: give one of the two",
+            "--log needs the helper process, and --quiet-kernel starts none: give one of the two",
         ),
         (
             ("true",),
-            "the policy true.policy cannot be read: No such file or directory; `learn` writes one, -p names another",
+            "the policy true.policy cannot be read: No such file or directory; `learn` writes a policy, -p names another",
         ),
         (("-p", ".", "true"), "the policy . cannot be read: Is a directory"),
     ],
@@ -115,7 +115,7 @@ def test_programs_that_cannot_be_executed(arm, place):
         ("plain/below", 127, "plain/below: not found"),
         ("./plain", 126, "./plain: Permission denied"),
         ("./folder", 126, "./folder: is a directory"),
-        ("./orphan", 127, "./orphan: the interpreter that it names was not found"),
+        ("./orphan", 127, "./orphan: its interpreter (first line of a script) or its dynamic loader was not found"),
     ):
         done = place.enforce("--arm", arm, "-p", "calls.policy", name)
         assert (done.returncode, done.stdout, done.stderr) == (status, "", f"enforce: {message}\n")
@@ -147,7 +147,7 @@ def test_a_program_that_cannot_be_read(place, nobody):
     settings = {"cwd": nobody.folder, "capture_output": True, "text": True, "timeout": 60}
     done = subprocess.run([*enforce, "./calls", "39"], check=False, **settings)
     assert (done.returncode, done.stdout) == (125, "")
-    assert done.stderr.startswith("enforce: ./calls cannot be read, so it cannot be armed at its execve")
+    assert done.stderr.startswith("enforce: ./calls is not readable by this user, so the filter cannot be installed")
     assert subprocess.run([*enforce, "--arm", "now", "./calls", "39"], check=False, **settings).stdout == "-13\n"
 
 
@@ -198,9 +198,9 @@ def test_a_process_limit(place, nobody):
 @pytest.mark.parametrize(
     ("denied", "options", "message"),
     [
-        (101, (), "ptrace: Operation not permitted: ptrace is not permitted here"),
-        (438, (), "pidfd_getfd: Operation not permitted: ptrace is not permitted here"),
-        (317, (), "this kernel, or the container's own filter, has no seccomp user notification"),
+        (101, (), "ptrace: Operation not permitted: ptrace is denied here"),
+        (438, (), "pidfd_getfd: Operation not permitted: ptrace is denied here"),
+        (317, (), "reports need seccomp user notification (Linux 5.9)"),
         (317, ("--quiet-kernel",), "the program was not run: the kernel refused the filter: Operation not permitted"),
         (56, (), "clone: Operation not permitted"),
     ],

@@ -157,7 +157,8 @@ def test_a_policy_without_a_start_says_so(
     let_go(attached("--pid", str(master.pid))[0])
     policy = tmp_path / "a.policy"
     assert parse_file(policy).lacks_start
-    said = "enforce: a.policy was learned from a process that ran already, and denies what a start needs; `learn true` adds it"
+    said = "enforce: a.policy was learned from a process that ran already, so it denies calls that the program's start needs; "
+    said += "`learn true` adds them"
     for _ in range(2):  # the second filter is from the cache
         done = run("enforce", "-p", "a.policy", "true")
         assert (done.returncode, done.stderr.startswith(said)) == (-signal.SIGSYS, True)

@@ -182,7 +182,7 @@ def test_mistakes_in_the_command_line(project: Project) -> None:
 def test_a_program_that_calls_pytest_is_not_replaced(project: Project) -> None:
     ran = project.python("-c", "import pytest; print(int(pytest.main(['--callfence-enforce'])))")
     assert ran.stdout == b"4\n"
-    assert b"run `enforce` on the program" in ran.stderr
+    assert b"run the program under `enforce` instead" in ran.stderr
 
 
 def test_without_the_flags_nothing_else_is_imported(project: Project) -> None:

@@ -71,8 +71,8 @@ def test_evidence_that_does_not_fit_is_told_and_not_used(commands: Commands, clo
     lines = done.stderr.decode().splitlines()
     count = len(file.read_text().splitlines())
     assert lines == [
-        f"callfence why: app.evidence: not used: 1 line that cannot be read, the first is {count}",
-        "callfence why: app.evidence: not used: evidence of 1 call that app.policy does not allow: connect",
+        f"callfence why: app.evidence: ignored 1 line that cannot be parsed, the first being line {count}",
+        "callfence why: app.evidence: ignored evidence of 1 call that app.policy does not allow: connect",
     ]
     commands.learn(clone / "app.policy", ["sh", "-c", SCRIPT], clone)
     assert "connect" not in file.read_text() and "=====" not in file.read_text()

@@ -30,7 +30,7 @@ def test_export_tells_its_losses_in_words_and_as_json(tmp_path: Path) -> None:
     assert out == ""
     assert "callfence export: differs: calls newer than Linux 6.18 get kill with crun, not errno ENOSYS\n" in err
     assert "callfence export: added: execve: crun 1.21 itself, before the program: executes the program\n" in err
-    assert f"use it: podman run --security-opt seccomp={profile} ...\n" in err
+    assert f"to use it: podman run --security-opt seccomp={profile} ...\n" in err
     assert json.loads(profile.read_text())["defaultAction"] == "SCMP_ACT_KILL_PROCESS"
     told = json.loads(losses.read_text())
     assert (told["format"], told["policy"]) == ("oci", str(HELLO))
@@ -54,7 +54,7 @@ def test_strict_refuses_what_is_wider(tmp_path: Path) -> None:
     out, err = callfence(*command, "--strict", stdin=text, status=1)
     assert out == ""
     assert "wider than -: calls newer than Linux 6.18 get allow with runc, not errno ENOSYS" in err
-    assert "nothing was written, because of --strict" in err
+    assert "the result was not written, because it" in err
     assert not profile.exists()
     assert "wider" in [loss["direction"] for loss in json.loads(losses.read_text())["losses"]]
     callfence(*command, stdin=text)

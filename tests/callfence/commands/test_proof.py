@@ -58,7 +58,8 @@ def test_a_counterexample_is_a_call_with_both_answers(folder: Path) -> None:
     done = callfence(folder, "verify", "new.policy", "--bpf", "old.bpf")
     assert done.returncode == 1
     assert done.stdout == (
-        "not the policy: for example\n  read(fd=2, buf=NULL, count=0)\n"
+        "the filter is not equivalent to the policy; for example, they answer this call differently:\n"
+        "  read(fd=2, buf=NULL, count=0)\n"
         "  the policy answers  allow\n  the filter answers  kill\n"
     )
 
@@ -176,7 +177,7 @@ def test_what_no_policy_says_is_told(folder: Path) -> None:
     assert "default allow" in done.stdout
     verified = callfence(folder, "verify", "all.bpf")
     assert verified.returncode == 1
-    assert "not said by any policy: x32 calls" in verified.stdout
+    assert "no policy can express this: x32 calls" in verified.stdout
 
 
 def test_a_filter_that_cannot_be_followed_is_disassembled(folder: Path) -> None:

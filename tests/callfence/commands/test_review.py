@@ -45,7 +45,7 @@ def test_why_tells_run_program_place_and_example(learned: Path) -> None:
     assert lines[1] == "learned; at least 1 call in run 1"
     assert re.match(r"\S*/(sh|dash), first at (sh|dash)\+0x", lines[2]), "not libc, which makes the call"
     assert lines[3].startswith("kill(pid=") and lines[3].endswith(", sig=0)")
-    assert "wider than seen: pid: any value" in lines
+    assert "wider than recorded: pid: any value" in lines
     (ran,) = (line for line in lines if line.startswith("run 1"))
     assert "status 0" in ran and "sh -c" in ran
 
@@ -63,7 +63,7 @@ def test_why_tells_what_is_implied_and_handwriting(learned: Path, tmp_path: Path
 
 def test_why_without_an_entry(learned: Path) -> None:
     done = run(learned, "why", "it.policy", "reboot")
-    assert (done.returncode, done.stdout) == (1, "reboot: no entry, so the default: kill\n")
+    assert (done.returncode, done.stdout) == (1, "reboot: the policy has no entry, so its default applies: kill\n")
     done = run(learned, "why", "it.policy", "reboto")
     assert done.returncode == 2
     assert "did you mean reboot?" in done.stderr
@@ -72,7 +72,7 @@ def test_why_without_an_entry(learned: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "status", "said"),
     [
-        ("enforce: denied kill(pid=7, sig=SIGKILL): killed", 1, "fails: sig == 0, for sig is SIGKILL"),
+        ("enforce: denied kill(pid=7, sig=SIGKILL): killed", 1, "condition not met: sig == 0 (sig is SIGKILL)"),
         ("kill(pid=7, sig=0)", 0, "the policy says: allow"),
         ("reboot(magic1=1)", 1, "no entry"),
         ("kill(pid=7, sgi=0)", 2, "no argument sgi"),
@@ -90,7 +90,8 @@ def test_why_names_values_by_the_rule_that_they_are_in(tmp_path: Path) -> None:
     rule = "family == AF_INET && type == SOCK_STREAM && protocol == IPPROTO_TCP"
     (tmp_path / "it.policy").write_text(f"socket: {rule}\n")
     said = run(tmp_path, "why", "it.policy", "socket(family=AF_INET6)").stdout
-    fails = [line.strip().removeprefix("fails: ").split(", for ")[0] for line in said.splitlines() if "fails: " in line]
+    mark = "condition not met: "
+    fails = [line.strip().removeprefix(mark).rpartition(" (")[0] for line in said.splitlines() if mark in line]
     assert fails == rule.split(" && ")
 
 

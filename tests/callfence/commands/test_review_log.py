@@ -75,7 +75,7 @@ def test_what_is_not_decided_is_not_written(folder: Path, review: Callable[[], T
     terminal = review()
     terminal.expect(QUESTION)
     terminal.key("\x03")
-    terminal.expect("app.policy: left as it was")
+    terminal.expect("app.policy: unchanged")
     terminal.wait()
     after = (folder / "app.policy").stat()
     assert (after.st_mtime_ns, after.st_ino, seen(folder)) == (before.st_mtime_ns, before.st_ino, set())

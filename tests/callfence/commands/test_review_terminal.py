@@ -141,7 +141,7 @@ def test_an_interrupt_leaves_the_file(folder: Path, review: Callable[..., Termin
     terminal = review("r", "r")
     terminal.expect(QUESTION)
     terminal.key("\x03")
-    terminal.expect("app.policy: left as it was")
+    terminal.expect("app.policy: unchanged")
     assert terminal.wait() == -signal.SIGINT
     after = (folder / "app.policy").stat()
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)

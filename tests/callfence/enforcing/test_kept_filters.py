@@ -71,7 +71,7 @@ def test_what_another_program_has_written_is_not_used(work: Work) -> None:
     work.enforce(compiles=False)
     file = work.forge(b"")
     told = work.run("verify", "--cached")
-    assert f"{file} of ?: not used: it is damaged, or was not written by callfence" in told.stdout
+    assert f"{file} of ?: not used: the file is damaged, or callfence has not written it for this user" in told.stdout
     work.enforce(compiles=True)
     work.enforce(compiles=False)
 
@@ -81,13 +81,13 @@ def test_what_does_not_fit_its_policy_is_named(work: Work) -> None:
     file = work.forge(cache.secret())
     done = work.run("verify", "mkdir.policy")
     assert done.returncode == 1
-    assert "not the policy: the filter that is kept for it (silent): to syscall 0 " in done.stdout
+    assert "mkdir.policy: its cached filter (silent) does not match the policy: to syscall 0 " in done.stdout
     done = work.run("verify", "--cached")
     assert done.returncode == 1
     assert f"{file} of mkdir.policy: to syscall 0 " in done.stdout
     done = work.run("doctor")
     assert done.returncode == 1
-    assert f"{file} is not the filter of mkdir.policy: to syscall 0 " in done.stdout
+    assert f"{file} does not match its policy mkdir.policy: to syscall 0 " in done.stdout
 
 
 @pytest.mark.parametrize("variant", ["report", "audit", "silent", "warm"])
@@ -98,7 +98,7 @@ def test_what_fits_is_proved(work: Work, variant: str) -> None:
     if variant == "warm":
         work.run(*words, *MKDIR)
     done = work.run("verify", "--cached")
-    assert (done.returncode, done.stdout) == (0, "proved: 1 filter that is kept\n")
+    assert (done.returncode, done.stdout) == (0, "proved: 1 cached filter\n")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_filter_that_does_not_fit_is_refused(work: Work) -> None:
         "is not of mkdir.policy as it is now": lambda: work.policy.write_text("default allow\n"),
         "it is damaged": lambda: (work.folder / "mkdir.filter").write_bytes(whole.replace(b"EPERM", b"EINTR", 1)),
         "was not written by": lambda: (work.folder / "mkdir.filter").write_bytes(EVERYTHING),
-        "everybody can write mkdir.filter": lambda: (work.folder / "mkdir.filter").chmod(0o666),
+        "every user can write mkdir.filter": lambda: (work.folder / "mkdir.filter").chmod(0o666),
         "No such file": lambda: (work.folder / "mkdir.filter").unlink(),
     }
     for said, spoil in spoilt.items():
@@ -191,7 +191,7 @@ def test_a_bundle_whose_filter_is_not_its_policy_is_named(work: Work) -> None:
     file.write_bytes(bundle([forged], b""))
     done = work.run("verify", "mkdir.filter")
     assert done.returncode == 1
-    assert "mkdir.filter: not the policy (silent): to syscall 0 " in done.stdout
+    assert "mkdir.filter: the filter (silent) does not match the policy in the file: to syscall 0 " in done.stdout
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="what root has compiled takes root")
@@ -231,4 +231,4 @@ def test_only_root_fills_the_cache_of_all(work: Work) -> None:
     settings = {"capture_output": True, "text": True, "timeout": 60, "env": work.environment}
     done = subprocess.run([sys.executable, "-c", script], cwd=work.folder, check=False, **settings)
     assert done.returncode == 2
-    assert "only root can fill /var/cache/callfence; -o FILE writes a file" in done.stderr
+    assert "only root can write to /var/cache/callfence; -o FILE writes a file" in done.stderr

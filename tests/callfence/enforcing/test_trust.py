@@ -39,7 +39,7 @@ def test_a_file_that_everybody_can_write_is_refused(work: Path, included: bool) 
     policy.chmod(0o646)
     done = enforce(work, "true")
     assert done.returncode == 125
-    assert "everybody can write" in done.stderr
+    assert "every user can write" in done.stderr
     assert policy.name in done.stderr
 
 

@@ -56,7 +56,7 @@ def test_arm_entry_refuses_what_starts_before_the_entry_point(what, build, drive
     [
         ("untraced", b"it starts a thread or a process before its entry point"),
         ("ends", b"it ends before its entry point"),
-        ("waits", b"it runs before its entry point (call number 61)"),
+        ("waits", b"its own code runs before its entry point (call number 61)"),
     ],
 )
 def test_arm_entry_ends_what_never_gets_to_the_entry_point(what, why, build, drive):

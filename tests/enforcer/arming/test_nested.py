@@ -92,7 +92,7 @@ def test_what_the_outer_policy_denies_is_explained_as_its(place):
     assert "to allow it: callfence allow outer.policy 'symlinkat:" in done.stderr
 
 
-KILLED = "a filter that is in force already kills a process that uses ptrace, or what belongs to it: mkdir"
+KILLED = "a filter that is in force already kills a process that uses ptrace, or calls that go with it: mkdir"
 WITHOUT_PTRACE = (
     ("ptrace: kill", KILLED),
     ("ptrace: kill if request == PTRACE_POKEDATA else allow", KILLED),
@@ -113,7 +113,7 @@ def test_or_is_not_run_where_its_policy_does_not_allow_that(enforced, place, out
     inner = "default allow\nexecve: errno EACCES\n" if option == "--arm=exec" else INNER
     done = enforced(outer, option, inner=inner)
     assert done.returncode == 125
-    assert f"{problem} cannot be armed at its execve; arm before it, with a policy that allows the execve" in done.stderr
+    assert f"{problem}; use --arm now, with a policy that allows execve" in done.stderr
     assert not (place.folder / "made").exists()
 
 
@@ -129,7 +129,7 @@ def test_what_only_fails_is_named_with_what_to_do_instead(enforced, option):
 def test_where_no_helper_can_be_the_program_is_confined_before_its_execve(enforced, place, options):
     done = enforced("setsid: errno EPERM", *options)
     assert is_confined(done, place)
-    problem = "there can be no helper process here (Operation not permitted): mkdir is confined before its execve"
+    problem = "no helper process can run here (Operation not permitted): mkdir is confined before its execve"
     assert problem in done.stderr
 
 
@@ -215,7 +215,7 @@ def test_what_cannot_be_compiled_is_compiled_beforehand(enforced, place, outer, 
         return
     assert done.returncode == 125
     assert problem in done.stderr
-    remedy = "compile it beforehand: `callfence compile -o FILE inner.policy`, and `enforce --compiled FILE`"
+    remedy = "compile the policy before: `callfence compile -o FILE inner.policy`, then `enforce --compiled FILE`"
     assert remedy in done.stderr
     compile_(place)
     assert is_confined(enforced(outer, "--compiled=inner.filter", *options), place)

@@ -38,7 +38,7 @@ def test_as_many_processes_as_the_helper_has_descriptors(place, attacker, under)
     assert done.stdout.splitlines()[-1] == "60 ended, 1 badly", done.stderr  # the one that makes a folder
     assert not (place.folder / "late").exists()
     if under:
-        assert "the helper may open no more descriptors" in done.stderr
+        assert "the helper cannot open another descriptor" in done.stderr
 
 
 @pytest.mark.parametrize("passed", [False, True], ids=["", "past another"])
@@ -50,7 +50,7 @@ def test_a_process_without_a_free_descriptor_enters_its_phase(place, attacker, p
         place.policy(text.replace("phase serving", "phase early after pause\nphase serving"), "full.policy")
     done = place.enforce("-p", "full.policy", program)
     assert (done.returncode, done.stdout) == (0, "start: may, free -1\nserving: may not, free -1\n"), done.stderr
-    assert "is not reported: it may open no more descriptors" in done.stderr
+    assert "are not reported, because it cannot open another descriptor" in done.stderr
     assert "cannot enter" not in done.stderr
 
 

@@ -144,11 +144,11 @@ FAILURES = (
     ("path $HOME: read", {"HOME": None}, "HOME is not set, and the policy has path $HOME"),
     ("path $HOME: read", {"HOME": "/"}, "HOME is /, and the policy has path $HOME: that would be every file"),
     ("path $HOME/x: read", {"HOME": "here"}, "HOME is here, which is no whole path"),
-    ("path ./data/a: create", {}, "path ./data/a: only a folder can be granted create"),
+    ("path ./data/a: create", {}, "path ./data/a is no folder, and only a folder can be granted create"),
     ("path /proc/self/fd/1: read", {}, "is in no folder (a pipe or a socket)"),
-    ('path "./data/a": read, symlink', {}, "path ./data/a: only a folder can be granted symlink"),
+    ('path "./data/a": read, symlink', {}, "path ./data/a is no folder, and only a folder can be granted symlink"),
     ("path $TMPDIR: read", {"TMPDIR": "here"}, "TMPDIR is here, which is no whole path"),
-    ("path /dev/null: remove", {}, "path /dev/null: only a folder can be granted remove"),
+    ("path /dev/null: remove", {}, "path /dev/null is no folder, and only a folder can be granted remove"),
 )
 
 
@@ -222,10 +222,10 @@ def test_each_version_enforces_what_it_can(place, files, program, lines, version
     if lacking:
         assert (refused.returncode, refused.stdout) == (125, "")
         assert lacking in refused.stderr
-        assert "--best-effort runs it without that" in refused.stderr
+        assert "--best-effort runs the program without that" in refused.stderr
     done = subprocess.run([*command, "--best-effort", *given], **settings) if lacking else refused
     assert " ".join(done.stdout.split()) == expected, done.stderr
-    assert (lacking in done.stderr and "it runs without that" in done.stderr) if lacking else done.stderr == ""
+    assert (lacking in done.stderr and "the program runs without that" in done.stderr) if lacking else done.stderr == ""
 
 
 NO_LANDLOCK = """
@@ -252,7 +252,7 @@ def test_without_landlock_it_refuses(place, files, program):
     assert "this kernel has no Landlock, or it is switched off, so it cannot keep to the policy's files" in done.stderr
     done = place.enforce("-p", "files.policy", "--best-effort", program, "read:other/a", under=under)
     assert done.stdout == "ok\n"
-    assert "cannot keep to the policy's files and ports: it runs without that" in done.stderr
+    assert "the policy's files and ports cannot be enforced; the program runs without that" in done.stderr
     done = place.enforce("-p", "files.policy", "--best-effort", "--explain", program, "read:other/a", under=under)
     assert "--explain cannot report files or ports: Landlock is not enforcing them" in done.stderr
     done = place.enforce("-p", "files.policy", "--audit", program, "read:other/a", under=under)

@@ -43,7 +43,7 @@ def test_a_fifo_that_nobody_reads(place: Workplace) -> None:
     os.mkfifo(place.folder / "fifo")
     done = place.enforce("--log", "fifo", place.calls(), "110", timeout=20)
     assert (done.returncode, done.stdout) == (125, "")
-    assert "the log fifo cannot be opened: nobody reads it" in done.stderr
+    assert "the log fifo cannot be opened: it is a FIFO that no process reads" in done.stderr
 
 
 def test_a_fifo_whose_reader_is_slow_or_gone(place: Workplace) -> None:
