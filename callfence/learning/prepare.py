@@ -107,7 +107,7 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
 def _require_machine() -> None:
     machine = os.uname()
     if machine.sysname != "Linux" or machine.machine not in ("x86_64", "i686"):  # the latter is setarch(8)'s
-        raise UserError(f"learn runs on Linux on x86_64, and this is {machine.sysname} on {machine.machine}")
+        raise UserError(f"learn needs Linux on x86_64, and this is {machine.sysname} on {machine.machine}")
 
 
 def _existing(policy: Path) -> Compiled | None:

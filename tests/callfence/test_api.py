@@ -89,7 +89,7 @@ STARTS = ["os.fork()", "import subprocess; subprocess.run(['true'])", "threading
 def test_nothing_gets_away_before_the_execve(start: str) -> None:
     done = run(f"callfence.apply('default allow', when='on_exec')\n{start}\nprint('away')")
     assert (done.stdout, done.returncode) == ("", 125)
-    assert "starts a thread or a process before its execve" in done.stderr
+    assert "started a thread or a process before its execve" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_nothing_gets_away_before_the_execve(start: str) -> None:
         ("callfence.apply('read: fd = 1')", "<filters>:1:10"),
         ("callfence.apply({'read': 'fd == 1', 'nosuch': 1})", "nosuch"),
         ("callfence.apply({'read': 'allow\\nwrite: allow'})", "an entry is one line"),
-        ("callfence.apply('read: 1', when='later')", "when is 'now' or 'on_exec'"),
+        ("callfence.apply('read: 1', when='later')", "when must be 'now' or 'on_exec'"),
         ("threading.Timer(1, print).start(); callfence.apply('', when='on_exec')", "2 threads"),
-        ("callfence.apply('', when='on_exec'); callfence.apply('', when='on_exec')", "traced already"),
+        ("callfence.apply('', when='on_exec'); callfence.apply('', when='on_exec')", "already traced by pid"),
     ],
 )
 def test_mistakes_change_nothing(program: str, message: str) -> None:

@@ -169,13 +169,13 @@ def test_another_architecture(command: tuple[str, ...], tmp_path: Path) -> None:
     arguments = [sys.executable, "-c", script, *command, "true"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 125
-    assert done.stderr == f"{command[0]}: {command[0]} runs on Linux on x86_64, and this is Linux on aarch64\n"
+    assert done.stderr == f"{command[0]}: {command[0]} needs Linux on x86_64, and this is Linux on aarch64\n"
 
 
 def test_an_unreadable_policy(tmp_path: Path) -> None:
     done = run(tmp_path, "enforce", "-p", "none.policy", "true")
     assert (done.returncode, done.stdout) == (125, "")
-    assert "none.policy cannot be read: No such file or directory; `learn` writes one" in done.stderr
+    assert "none.policy cannot be read: No such file or directory; `learn` writes a policy" in done.stderr
 
 
 def test_what_could_not_be_read_is_not_praised(tmp_path: Path) -> None:

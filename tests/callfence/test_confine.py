@@ -82,7 +82,7 @@ print("free")
         ("callfence.confine('nosuch.policy')", b"the policy nosuch.policy cannot be read: No such file"),
         ("callfence.confine('wrong.policy')", b"wrong.policy:1:10: "),
         ("callfence.confine('.')", b"the policy . cannot be read: Is a directory"),
-        ("callfence.confine()", b"there is no script whose name the policy could have"),
+        ("callfence.confine()", b"the policy's name cannot be derived, because no script is running"),
     ],
 )
 def test_what_cannot_be_established_changes_nothing(learned: Learned, call: str, message: bytes) -> None:

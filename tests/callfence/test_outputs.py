@@ -100,7 +100,7 @@ def test_an_output_named_by_a_dash_is_standard_output(folder: Path, command: str
 def test_learn_wants_a_file(folder: Path) -> None:
     done = shell(folder, "callfence learn -o - true")
     assert (done.returncode, done.stdout) == (125, "")
-    assert done.stderr.startswith("learn: -o -: a policy is a file")
+    assert done.stderr.startswith("learn: -o -: learn cannot write a policy to standard output")
     assert not (folder / "-").exists()
 
 

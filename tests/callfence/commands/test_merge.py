@@ -263,7 +263,7 @@ def test_recordings_are_not_merged_into_a_policy(tmp_path: Path) -> None:
         recording_file.save(tmp_path / name, Recording((Run(name, 1, (), 0, True),)))
     done = callfence(tmp_path, "merge", "-o", "out.policy", "a.rec", "b.rec")
     assert done.returncode == 2
-    assert "a.rec is a recording: recordings are merged into a recording, with -o NAME.rec" in done.stderr
+    assert "a.rec is a recording, and cannot be merged into a policy: use -o NAME.rec" in done.stderr
     assert not (tmp_path / "out.policy").exists()
 
 

@@ -73,13 +73,13 @@ def test_the_second_file_goes_beside_the_first(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("export", "--to", "oci", "--runtime", "youki", HELLO), "no runtime youki is known: there are crun, runc"),
-        (("export", "--to", "oci", "--name", "a b", HELLO), "--name a b: letters, digits"),
+        (("export", "--to", "oci", "--name", "a b", HELLO), "--name a b: the name must begin with a letter or digit"),
         (("export", "--to", "no", HELLO), "invalid choice: 'no'"),
         (("export", "--to", "oci", "missing.policy"), "missing.policy: No such file"),
         (("export", "--to", "oci", "-o", "/no/such/folder/p", HELLO), "/no/such/folder: No such file"),
         (("import", "--from", "oci", HELLO), "not JSON"),
-        (("import", "--from", "oci", "--kernel", "new", DOCKER), "a kernel version is X.Y"),
-        (("import", "--from", "oci", "--cap", "sys_admin", DOCKER), "a capability is named as in CAP_SYS_ADMIN"),
+        (("import", "--from", "oci", "--kernel", "new", DOCKER), "is not a kernel version such as 6.1"),
+        (("import", "--from", "oci", "--cap", "sys_admin", DOCKER), "is not a capability's name such as CAP_SYS_ADMIN"),
         (("diff", DOCKER, ROOT / "samples" / "httpd.py"), "httpd.py:2:"),
     ],
 )

@@ -166,7 +166,9 @@ def test_a_reader_that_has_gone_is_no_error(folder: Path, command: tuple[str, ..
     assert (process.returncode, said) == (-signal.SIGPIPE, "")
 
 
-NO_RECORDING = "callfence why: .callfence/large.rec: there is no recording, and no large.evidence: nothing is known\n"
+NO_RECORDING = (
+    "callfence why: no calls can be shown, because there is neither .callfence/large.rec nor large.evidence: learn writes both\n"
+)
 
 
 def test_what_no_policy_says_is_told(folder: Path) -> None:
@@ -188,7 +190,7 @@ def test_a_filter_that_cannot_be_followed_is_disassembled(folder: Path) -> None:
     assert done.stderr.endswith("   0: ld args[0].low\n   1: ret a\n")
     assert callfence(folder, "show", "--instructions", "odd.bpf").stdout == "   0: ld args[0].low\n   1: ret a\n"
     refused = callfence(folder, "show", "odd.bpf")
-    assert refused.stderr.startswith("callfence show: odd.bpf is a filter: `callfence import --from bpf odd.bpf` prints it as")
+    assert refused.stderr.startswith("callfence show: odd.bpf is a filter, not a policy: `callfence import --from bpf odd.bpf` prints it as")
 
 
 
@@ -221,7 +223,7 @@ def test_the_filters_of_a_process(folder: Path, confined: subprocess.Popen[str])
     assert "mkdir: mode != 07 else kill" in second
     refused = callfence(folder, "import", "--pid", str(confined.pid), "-o", "it.policy")
     assert (refused.returncode, (folder / "it.policy").exists()) == (2, False)
-    assert f"process {confined.pid} has 2 filters, each a policy of its own" in refused.stderr
+    assert f"process {confined.pid} has 2 filters, and -o takes only one" in refused.stderr
     confined.stdin.write("still there\n")
     confined.stdin.flush()
     assert confined.stdout.readline() == "still there\n"
@@ -244,7 +246,7 @@ def test_threads_that_differ_are_told(folder: Path) -> None:
         one = callfence(folder, "import", "--pid", thread)
         process.stdin.write("\n")
     assert (whole.returncode, process.returncode) == (2, 0)
-    assert f"thread {thread}, given as the PID, shows those of one of 1" in whole.stderr
+    assert f"there is 1 thread of process {process.pid} with other filters: give --pid {thread}" in whole.stderr
     assert "default allow" in one.stdout
 
 

@@ -215,12 +215,12 @@ def test_without_a_terminal(folder: Path) -> None:
     done = run(folder, "--reject-all", "--against", "old.policy", "app.policy")
     assert (done.returncode, (folder / "app.policy").read_text()) == (0, canonical(folder, OLD))
     done = run(folder, "--against", "old.policy", "app.policy")
-    assert (done.returncode, done.stdout) == (0, "app.policy: nothing to review: it allows no more than old.policy does\n")
+    assert (done.returncode, done.stdout) == (0, "app.policy: nothing to review: the policy allows no more than old.policy does\n")
 
 
 @needs("git")
 def test_the_committed_version(folder: Path) -> None:
-    assert "no revision of a git repository here" in run(folder, "app.policy").stderr
+    assert "not a revision of a git repository in the current folder" in run(folder, "app.policy").stderr
     git = ["git", "-c", "user.name=x", "-c", "user.email=x"]
     (folder / "app.policy").write_text(OLD)
     for command in (["init", "-q"], ["add", "app.policy"], ["commit", "-q", "-m", "x"]):

@@ -23,7 +23,7 @@ def test_a_profile_with_which_no_container_starts(tmp_path: Path) -> None:
     done = run(tmp_path, "export", "--to", "k8s", "-o", "a.json", "a.policy")
     assert (done.returncode, "no container will start" in done.stderr) == (0, True)
     done = run(tmp_path, "export", "--to", "k8s", "--strict", "-o", "b.json", "a.policy")
-    assert (done.returncode, "--strict: nothing was written" in done.stderr) == (1, True)
+    assert (done.returncode, "--strict: the result was not written" in done.stderr) == (1, True)
     assert not (tmp_path / "b.json").exists()
     done = run(tmp_path, "export", "--to", "k8s", "--runtime", "runc", "-o", "c.json", "a.policy")
     assert "no container will start" not in done.stderr

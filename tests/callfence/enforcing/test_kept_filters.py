@@ -161,15 +161,15 @@ def test_a_filter_beside_the_policy(work: Work) -> None:
     work.policy.unlink()
     work.enforce("--compiled", "mkdir.filter", compiles=False)
     assert work.cached() == []
-    assert "proved: the filters in mkdir.filter are the policy in it" in work.run("verify", "mkdir.filter").stdout
+    assert "proved: the filters in mkdir.filter are equivalent to the policy in it" in work.run("verify", "mkdir.filter").stdout
 
 
 def test_a_filter_that_does_not_fit_is_refused(work: Work) -> None:
     work.run("compile", "-o", "mkdir.filter", "mkdir.policy")
     whole = (work.folder / "mkdir.filter").read_bytes()
     spoilt = {
-        "is not of mkdir.policy as it is now": lambda: work.policy.write_text("default allow\n"),
-        "it is damaged": lambda: (work.folder / "mkdir.filter").write_bytes(whole.replace(b"EPERM", b"EINTR", 1)),
+        "mkdir.filter is out of date, because mkdir.policy has changed": lambda: work.policy.write_text("default allow\n"),
+        "the file is damaged": lambda: (work.folder / "mkdir.filter").write_bytes(whole.replace(b"EPERM", b"EINTR", 1)),
         "was not written by": lambda: (work.folder / "mkdir.filter").write_bytes(EVERYTHING),
         "every user can write mkdir.filter": lambda: (work.folder / "mkdir.filter").chmod(0o666),
         "No such file": lambda: (work.folder / "mkdir.filter").unlink(),

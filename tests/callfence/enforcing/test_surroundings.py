@@ -125,10 +125,10 @@ def test_the_helper_is_out_of_the_scopes_reach(work: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--keep-fd", "7"), "--keep-fd says what --close-fds keeps"),
+        (("--keep-fd", "7"), "--keep-fd requires --close-fds"),
         (("--close-fds", "--keep-fd", "x"), "must be the number of a descriptor"),
         (("--close-fds", "--keep-fd", "77"), "--keep-fd 77: Bad file descriptor"),
-        (("--scope", "files"), "--scope files: must be signals"),
+        (("--scope", "files"), "--scope files: the value must be signals"),
     ],
 )
 def test_mistakes_are_told_and_nothing_runs(work: Path, options: tuple[str, ...], said: str) -> None:

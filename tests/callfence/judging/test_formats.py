@@ -185,7 +185,7 @@ def test_between_revisions(tmp_path: Path) -> None:
     now = diff(folder, "--git", "HEAD", "a.policy").stdout
     assert "incomparable" in now and "+ ptrace: allow" in now and "- mkdir: allow" in now
     done = diff(folder, "--git", "nowhere", "a.policy")
-    assert (done.returncode, "nowhere is no revision" in done.stderr) == (2, True)
+    assert (done.returncode, "nowhere is not a revision" in done.stderr) == (2, True)
 
 
 @needs("git")

@@ -94,7 +94,7 @@ def test_a_phase_that_was_changed_by_hand_is_kept(app: Path) -> None:
     policy.write_text(policy.read_text() + "ptrace: allow until serving\n")
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
     assert "phase serving after rt_sigsuspend\n" in policy.read_text()
-    assert "  phases       kept: the policy's phases are not those that" in done.stderr
+    assert "  phases       kept: the policy's phases differ from those that" in done.stderr
 
 
 def test_no_phase_where_runs_disagree(app: Path) -> None:

@@ -314,7 +314,7 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
         (["good.policy", "--recording", "good.policy"], "not a callfence recording"),
         (["good.policy", "-o", "no/such/folder.html"], "No such file"),
         (["good.policy", "-o", "."], "is not a regular file"),
-        (["-"], "standard input cannot be one"),
+        (["-"], "POLICY cannot be standard input"),
     ],
 )
 def test_bad_input_writes_nothing(tmp_path: Path, arguments: list[str], said: str) -> None:

@@ -111,7 +111,7 @@ IP = Instruction(bpf.LD | bpf.ABS, k=8)
     [
         (dup_filter(LOW, IS_7), "", "dup: fildes == 7"),
         (dup_filter(LOW, IS_7, foreign=bpf.ret(bpf.action(0x50001))), "other architectures (errno EPERM", "dup: fildes == 7"),
-        (dup_filter(LOW, IS_7, foreign=bpf.KILL_THREAD), "kills the thread", "dup: fildes == 7"),
+        (dup_filter(LOW, IS_7, foreign=bpf.KILL_THREAD), "kills only the calling thread", "dup: fildes == 7"),
         (dup_filter(LOW, IS_7, x32=0x50026), "x32 calls (errno ENOSYS", "dup: fildes == 7"),
         (
             dup_filter(HIGH, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 2, 0), LOW, IS_7),

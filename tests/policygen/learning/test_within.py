@@ -90,7 +90,7 @@ def test_new_is_what_is_left() -> None:
 
 
 def test_a_default_that_allows_cannot_be_reduced() -> None:
-    with pytest.raises(ValueError, match="its default"):
+    with pytest.raises(ValueError, match="the policy's default"):
         within(parse("default allow\n").policy, parse("getpid: 1\n").policy)
 
 

@@ -141,8 +141,8 @@ LOSSES = [
         ("no_such_call",),
         "skipped",
     ),
-    (profile(default="SCMP_ACT_KILL"), Direction.OTHER, (), "kills the thread"),
-    (profile({"names": ["dup"], "action": "SCMP_ACT_TRACE"}), Direction.OTHER, (), "asks a tracer"),
+    (profile(default="SCMP_ACT_KILL"), Direction.OTHER, (), "killing the thread"),
+    (profile({"names": ["dup"], "action": "SCMP_ACT_TRACE"}), Direction.OTHER, (), "stops for a tracer"),
     (profile(flags=["SECCOMP_FILTER_FLAG_LOG"]), Direction.OTHER, (), "SECCOMP_FILTER_FLAG_LOG"),
     (
         profile({"names": ["dup"], **ALLOWED, "args": [{"index": 0, "op": EQUAL, "value": 1}]}),
