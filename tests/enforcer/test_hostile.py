@@ -56,7 +56,7 @@ def test_a_filter_of_its_own_does_not_save_it(name: str, place: Workplace, build
     process = attacked(place, build("hostile"), name, ALL_BUT_ONE)
     output, errors = process.communicate(timeout=30)
     assert (process.returncode, output) == (-signal.SIGSYS, "")
-    assert "may install filters, so calls that kill it are not explained" in errors
+    assert "install filters, so calls for which it is killed are not explained" in errors
 
 
 def test_a_tracer_cannot_take_the_signal_away(place: Workplace, build: Callable[..., Path]) -> None:

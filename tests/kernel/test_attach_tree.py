@@ -177,8 +177,8 @@ def test_a_policy_without_a_start_says_so(
         (("learn", "--pid", "1", "true"), "a program and --pid PID cannot be given together; -o names the policy"),
         (("learn", "-p", "1"), "unrecognized arguments: -p; --pid attaches to a process, -o names a policy; see learn --help"),
         (("learn", "--tree", "true"), "--tree requires --pid"),
-        (("enforce", "-p", "4194304"), "no program given: -p names a policy here; `learn --pid PID` attaches to a process"),
-        (("enforce", "-p", "4194304", "true"), "-p (--policy) names a policy here: `learn --pid` attaches to a process"),
+        (("enforce", "-p", "4194304"), "no program given: -p names a policy, not a process"),
+        (("enforce", "-p", "4194304", "true"), "-p (--policy) names a policy, not a process"),
     ],
 )
 def test_a_process_and_a_policy_are_not_mistaken_for_each_other(words: tuple[str, ...], said: str, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_why_says_what_no_run_needed(commands: Commands, built: Callable[[str, s
 @pytest.mark.parametrize(
     ("flags", "what"),
     [
-        (("--portable", "--tight"), b"give either --tight or --portable"),
+        (("--portable", "--tight"), b"--tight and --portable cannot be given together"),
         (("--portable", "--check"), b"cannot be given with --fresh, --tight, --portable or --default"),
     ],
 )

@@ -40,7 +40,7 @@ TIMEOUT = 90
 """Seconds in which a start ends; one of 5,000 processes has ten times as many."""
 LEFT = 30
 """Seconds in which the rest ends after the first process."""
-_REASON = re.compile(r"enforce: process (\d+) cannot enter its phase and is killed: (.*)")
+_REASON = re.compile(r"enforce: process (\d+) cannot enter its phase and is killed, because (.*)")
 _SHORT = re.compile(r"the helper failed|not enough memory|cannot allocate|was not run|^enforce: \w+: ", re.I | re.M)
 """How `enforce` says that it lacks a resource."""
 
@@ -215,7 +215,7 @@ def summary(starts: list[tuple[Start, str]]) -> list[str]:
             counts["refused"] += start.status > 0
             counts["ended with its helper"] += start.is_helper_killed and start.status == -signal.SIGKILL
             counts["processes killed"] += len(start.killed)
-            counts["reasons not to report"] += start.errors.count("is not reported: ")
+            counts["reasons not to report"] += start.errors.count("are not reported, because ")
     return [
         f"{name}: {', '.join(f'{count} {what}' for what, count in counts.items())}" for name, counts in sorted(kinds.items())
     ]

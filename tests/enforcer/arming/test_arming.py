@@ -47,7 +47,7 @@ def test_arm_entry_refuses_what_starts_before_the_entry_point(what, build, drive
     done = drive("entry", GETPPID, f"LD_PRELOAD={library}", f"EARLY={what}", build("parent"))
     assert done.returncode == 125
     assert done.stdout == b""
-    assert b"it starts a thread or a process before its entry point" in done.stderr
+    assert b"it started a thread or a process before its entry point" in done.stderr
     assert b"--arm exec" in done.stderr
 
 
@@ -55,7 +55,7 @@ def test_arm_entry_refuses_what_starts_before_the_entry_point(what, build, drive
     ("what", "why"),
     [
         ("untraced", b"it starts a thread or a process before its entry point"),
-        ("ends", b"it ends before its entry point"),
+        ("ends", b"it exits before its entry point"),
         ("waits", b"its own code runs before its entry point (call number 61)"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_script_is_confined_with_its_interpreter(build, drive, tmp_path):
 def test_a_traced_program_is_refused_and_told_about_arm_now(build, drive):
     done = drive("exec", GETPPID, build("parent"), under=STRACE)
     assert (done.returncode, done.stdout) == (125, b"")
-    assert b"traced already" in done.stderr
+    assert b"already traced by pid" in done.stderr
     assert b"--arm now" in done.stderr
     done = drive("now", GETPPID, build("parent"), under=STRACE)
     assert done.stdout == b"111"

@@ -14,8 +14,8 @@ from tracer.abi import Arch, table
 INNER = "default allow\nmkdir: errno EPERM\n"
 MKDIR = ("mkdir", "made")
 BUSY = (
-    "enforce: another filter has a listener already (that of an enforce around this one, or a container's), "
-    "so what is denied to"
+    "enforce: another filter has a listener already (a container's, or that of an outer enforce), "
+    "so calls that"
 )
 LISTENING = """
 import os, sys
@@ -72,13 +72,13 @@ def test_an_inner_policy_narrows_and_says_what_it_loses(enforced, place, arm, op
         assert "enforce:" not in done.stderr
     else:
         loss = "neither explained nor logged" if option == "--log=log" else "not explained"
-        assert done.stderr.count(f"{BUSY} mkdir is {loss}: the kernel alone answers (--quiet-kernel)") == 1
+        assert done.stderr.count(f"{BUSY} mkdir is denied are {loss}: the kernel alone answers (--quiet-kernel)") == 1
 
 
 def test_an_audit_needs_the_listener(enforced):
     done = enforced("", "--audit")
     assert done.returncode == 125
-    assert "--audit reports what it allows, which is not possible here: another filter has a listener already" in done.stderr
+    assert "--audit cannot report violations here: another filter has a listener already" in done.stderr
 
 
 def test_what_the_outer_policy_denies_is_explained_as_its(place):
@@ -92,7 +92,7 @@ def test_what_the_outer_policy_denies_is_explained_as_its(place):
     assert "to allow it: callfence allow outer.policy 'symlinkat:" in done.stderr
 
 
-KILLED = "a filter that is in force already kills a process that uses ptrace, or calls that go with it: mkdir"
+KILLED = "a filter that is in force already kills a process that uses ptrace, or calls that go with it"
 WITHOUT_PTRACE = (
     ("ptrace: kill", KILLED),
     ("ptrace: kill if request == PTRACE_POKEDATA else allow", KILLED),
@@ -104,7 +104,7 @@ WITHOUT_PTRACE = (
 def test_without_ptrace_a_program_is_confined_before_its_execve(enforced, place, outer, problem):
     done = enforced(outer)
     assert is_confined(done, place)
-    assert f"{problem} is confined before its execve instead (--arm now)" in done.stderr
+    assert f"{problem}, so mkdir is confined before its execve instead (--arm now)" in done.stderr
 
 
 @pytest.mark.parametrize(("outer", "problem"), WITHOUT_PTRACE)
@@ -113,7 +113,7 @@ def test_or_is_not_run_where_its_policy_does_not_allow_that(enforced, place, out
     inner = "default allow\nexecve: errno EACCES\n" if option == "--arm=exec" else INNER
     done = enforced(outer, option, inner=inner)
     assert done.returncode == 125
-    assert f"{problem}; use --arm now, with a policy that allows execve" in done.stderr
+    assert f"{problem}, so the filter cannot be installed when mkdir is executed; use --arm now" in done.stderr
     assert not (place.folder / "made").exists()
 
 
@@ -121,7 +121,7 @@ def test_or_is_not_run_where_its_policy_does_not_allow_that(enforced, place, out
 def test_what_only_fails_is_named_with_what_to_do_instead(enforced, option):
     done = enforced("ptrace: errno EPERM", option, "--quiet-kernel")
     assert done.returncode == 125
-    assert "ptrace is not permitted here" in done.stderr
+    assert "ptrace is denied here" in done.stderr
     assert "--arm now" in done.stderr
 
 
@@ -129,7 +129,7 @@ def test_what_only_fails_is_named_with_what_to_do_instead(enforced, option):
 def test_where_no_helper_can_be_the_program_is_confined_before_its_execve(enforced, place, options):
     done = enforced("setsid: errno EPERM", *options)
     assert is_confined(done, place)
-    problem = "no helper process can run here (Operation not permitted): mkdir is confined before its execve"
+    problem = "no helper process can run here (Operation not permitted), so mkdir is confined before its execve"
     assert problem in done.stderr
 
 
@@ -167,7 +167,7 @@ def test_an_outer_policy_with_phases(place):
     place.policy(INNER, "inner.policy")
     done = place.enforce("-p", "outer.policy", *place.command, "-p", "inner.policy", *MKDIR, timeout=120)
     assert done.returncode == 125
-    assert "this process is traced already" in done.stderr
+    assert "this process is already traced by pid" in done.stderr
     assert "--arm now" in done.stderr
     command = (*place.command, "-p", "inner.policy", "--arm=now", "--quiet-kernel", *MKDIR)
     assert is_confined(place.enforce("-p", "outer.policy", *command, timeout=120), place)
@@ -193,7 +193,7 @@ def test_where_a_helper_cannot_be_the_kernel_alone_answers(place, outer):
     if "clone" in outer:
         assert "the kernel alone answers" not in done.stderr, "with --arm now the helper is cloned with other flags"
     else:
-        assert "is not explained: the kernel alone answers (--quiet-kernel)" in done.stderr
+        assert "are not explained: the kernel alone answers (--quiet-kernel)" in done.stderr
     assert is_confined(done, place)
 
 
@@ -201,7 +201,7 @@ COMPILES = (
     # what the outer policy denies of compiling, and what is said, if it cannot be done
     ("prlimit64: errno EPERM", ""),
     ("kill: errno EPERM", ""),
-    ("prlimit64: kill if resource == RLIMIT_CORE else allow", "kills the process in which libseccomp runs"),
+    ("prlimit64: kill if resource == RLIMIT_CORE else allow", "killed the process that runs libseccomp"),
     ("clone: errno EAGAIN", "cannot start a process to run libseccomp in: Resource temporarily unavailable"),
 )
 

@@ -250,7 +250,7 @@ def test_a_storm_of_signals_changes_nothing(phased):
 WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 
 
-HIDDEN = "cannot enter its phase and {}: its memory cannot be read (PR_SET_DUMPABLE)"
+HIDDEN = "cannot enter its phase and {}, because its memory cannot be read (PR_SET_DUMPABLE)"
 
 
 @pytest.mark.parametrize(("trigger", "step"), [("poll", "poll"), ("sd_notify", "notify"), ("enter", "enter")])

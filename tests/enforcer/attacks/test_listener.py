@@ -47,7 +47,7 @@ def test_a_process_that_shares_the_table_gets_no_listener(place, attacker):
     for _ in range(ROUNDS):
         done = place.enforce("-p", "share.policy", program, "made")
         assert (done.returncode, done.stdout) == (1, "missed\n"), done.stderr
-        assert "is denied in serving is not reported: another process has the same table of descriptors" in done.stderr
+        assert "in serving are not reported, because it shares its table of descriptors with another process" in done.stderr
 
 
 def test_a_process_gets_no_listener_before_it_is_known_whose_table_it_has(place, attacker):
@@ -58,7 +58,7 @@ def test_a_process_gets_no_listener_before_it_is_known_whose_table_it_has(place,
     place.command = (*place.command[:2], f"{LATE}  # {place.folder}")
     done = place.enforce("-p", "share.policy", program, "made")
     assert (done.returncode, done.stdout) == (1, "missed\n"), done.stderr
-    assert "is not reported: another process has the same table of descriptors" in done.stderr
+    assert "are not reported, because it shares its table of descriptors with another process" in done.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--quiet-kernel",), ("--arm", "now"), ("--arm", "entry")])

@@ -66,10 +66,10 @@ def test_nobody_is_told_to_be_in_a_phase_that_is_not(place, attacker, line):
     done = place.enforce("-p", "lie.policy", program, "x")
     if line:
         assert done.stdout == "setrlimit 0\nenter: 0\nmkdir (allow until serving): RAN\n"
-        assert "cannot enter its phase and keeps its start-up permissions: mmap: Cannot allocate memory" in done.stderr
+        assert "cannot enter its phase and keeps its start-up permissions, because mmap: Cannot allocate memory" in done.stderr
     else:
         assert (done.returncode, done.stdout) == (-9, "setrlimit 0\n")
-        assert "cannot enter its phase and is killed: mmap: Cannot allocate memory" in done.stderr
+        assert "cannot enter its phase and is killed, because mmap: Cannot allocate memory" in done.stderr
 
 
 def test_lint_names_what_lets_processes_stay_in_the_start_phase(place):

@@ -274,7 +274,7 @@ def test_a_slow_reader_holds_nothing_up(place, ends, alarms):
     assert process.wait(20) == 9
     lines = told.decode().splitlines()
     denied = r"enforce: denied .*: it fails with EACCES$|  by /.* at calls\+0x[0-9a-f]+$"
-    whole = re.compile(denied + r"|  to a process that it has not started, |  to allow it: callfence ")
+    whole = re.compile(denied + r"|  to signal processes that the program has not started, also |  to allow it: callfence ")
     assert [line for line in lines if not whole.match(line)] == []
     assert {re.match(r"enforce: denied (\w+)\(", line)[1] for line in lines if line.startswith("enforce: ")} == {*DENIED}
     process.stdout.close()

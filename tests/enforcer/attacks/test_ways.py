@@ -10,7 +10,7 @@ POLICY = (
     "default {}\nimplied 1\nphase serving after epoll_wait\n{}clone: allow\nepoll_create1: allow\nepoll_pwait: allow\n"
     "epoll_wait: allow\nmmap: allow\nmprotect: allow\nopenat: allow\nrt_sigaction: allow\nsocket: allow until serving\n"
 )
-KILLED = "cannot enter its phase and is killed: "
+KILLED = "cannot enter its phase and is killed, because "
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,11 @@ KILLED = "cannot enter its phase and is killed: "
         ("plain", "errno EACCES", "", 1, (0,), "late: denied\n", ""),
         ("handlers", "kill", "", 2, (0,), "", "denied 20 times"),  # SIGSYS is ignored from outside
         ("overwrite", "errno EACCES", "", 5, (0, -9), "late: denied\n", ""),  # it loses some races
-        ("memory", "errno EACCES", "", 5, (-9,), "", f"{KILLED}a process that is in its last phase has the same memory"),
+        ("memory", "errno EACCES", "", 5, (-9,), "", f"{KILLED}it shares its memory with a process that is in its last phase"),
         ("leader", "errno EACCES", "", 1, (0,), "late: denied\n", ""),
         ("replaced", "errno EACCES", "execve: allow\n", 1, (1,), "late: denied\n", ""),
         ("untraced", "errno EACCES", "clone3: allow\n", 1, (0,), "", ""),
-        ("listener", "errno EACCES", "seccomp: allow\n", 1, (-9,), "", f"{KILLED}a filter of its own asks a listener"),
+        ("listener", "errno EACCES", "seccomp: allow\n", 1, (-9,), "", f"{KILLED}a filter of its own notifies a listener"),
     ],
 )  # fmt: skip
 def test_no_way_leads_around_the_phase(place, attacker, way, default, entries, rounds, status, stdout, stderr):

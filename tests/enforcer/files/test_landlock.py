@@ -143,11 +143,11 @@ def test_a_denied_call_is_still_explained(place, program):
 FAILURES = (
     ("path $HOME: read", {"HOME": None}, "HOME is not set, and the policy has path $HOME"),
     ("path $HOME: read", {"HOME": "/"}, "HOME is /, and the policy has path $HOME: that would be every file"),
-    ("path $HOME/x: read", {"HOME": "here"}, "HOME is here, which is no whole path"),
+    ("path $HOME/x: read", {"HOME": "here"}, "HOME is here, which is not an absolute path"),
     ("path ./data/a: create", {}, "path ./data/a is no folder, and only a folder can be granted create"),
-    ("path /proc/self/fd/1: read", {}, "is in no folder (a pipe or a socket)"),
+    ("path /proc/self/fd/1: read", {}, "is a pipe or a socket in no folder"),
     ('path "./data/a": read, symlink', {}, "path ./data/a is no folder, and only a folder can be granted symlink"),
-    ("path $TMPDIR: read", {"TMPDIR": "here"}, "TMPDIR is here, which is no whole path"),
+    ("path $TMPDIR: read", {"TMPDIR": "here"}, "TMPDIR is here, which is not an absolute path"),
     ("path /dev/null: remove", {}, "path /dev/null is no folder, and only a folder can be granted remove"),
 )
 
@@ -177,7 +177,7 @@ def test_a_program_that_is_not_granted(place, program):
     for _ in range(2):  # the second finds the filter in the cache, and callfence's own files are as little granted
         done = place.enforce("-p", "files.policy", program, "nothing")
         assert (done.returncode, "Traceback" in done.stderr) == (126, False), done.stderr
-        assert "cannot be executed: its policy grants `read, execute` neither to it" in done.stderr
+        assert "cannot be executed: the policy does not grant `read, execute` to the program" in done.stderr
 
 
 LINES = {
@@ -197,12 +197,12 @@ KERNELS = (
     ("read and ports", 0, "has no Landlock", "ok ok ok ok ok ECONNREFUSED ok"),
     ("read and ports", 1, "truncating files that it may not write", "ok EACCES EACCES ok EACCES ECONNREFUSED ok"),
     ("read and ports", 2, "truncating files that it may not write", "ok EACCES EACCES ok EACCES ECONNREFUSED ok"),
-    ("read and ports", 3, "TCP ports that it may not connect to", "ok EACCES EACCES EACCES EACCES ECONNREFUSED ok"),
+    ("read and ports", 3, "cannot restrict the TCP ports that the program can connect to", "ok EACCES EACCES EACCES EACCES ECONNREFUSED ok"),
     ("read and ports", 4, "", "ok EACCES EACCES EACCES EACCES EACCES EACCES"),
     ("read and ports", 5, "", "ok EACCES EACCES EACCES EACCES EACCES EACCES"),
     ("read and ports", 6, "", "ok EACCES EACCES EACCES EACCES EACCES EACCES"),
     ("read and ports", 7, "", "ok EACCES EACCES EACCES EACCES EACCES EACCES"),
-    ("moving", 1, "let it move files from one folder to another", "ok ok EACCES ok EXDEV ECONNREFUSED ok"),
+    ("moving", 1, "let the program move files between folders", "ok ok EACCES ok EXDEV ECONNREFUSED ok"),
     ("moving", 2, "truncating", "ok ok EACCES ok ok ECONNREFUSED ok"),
     ("moving", 3, "", "ok ok EACCES EACCES ok ECONNREFUSED ok"),
     ("moving", 7, "", "ok ok EACCES EACCES ok ECONNREFUSED ok"),
@@ -249,7 +249,7 @@ def test_without_landlock_it_refuses(place, files, program):
     under = (sys.executable, "-c", NO_LANDLOCK)
     done = place.enforce("-p", "files.policy", program, "read:other/a", under=under)
     assert (done.returncode, done.stdout) == (125, "")
-    assert "this kernel has no Landlock, or it is switched off, so it cannot keep to the policy's files" in done.stderr
+    assert "this kernel has no Landlock, or it is switched off, so the policy's files and ports cannot be enforced" in done.stderr
     done = place.enforce("-p", "files.policy", "--best-effort", program, "read:other/a", under=under)
     assert done.stdout == "ok\n"
     assert "the policy's files and ports cannot be enforced; the program runs without that" in done.stderr

@@ -39,8 +39,8 @@ def test_this_process_is_confined(tmp_path, call):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (f"{THREAD}callfence.confine('it.policy')", "there are 2 threads, and Landlock confines files of one alone"),
-        (f"callfence.apply({POLICY!r}, 'on_exec')", "would be confined at once, and not on_exec"),
+        (f"{THREAD}callfence.confine('it.policy')", "this process has 2 threads, and Landlock confines the files and ports of one only"),
+        (f"callfence.apply({POLICY!r}, 'on_exec')", "cannot confine files and ports"),
     ],
 )
 def test_what_cannot_be_confined_is_refused(tmp_path, call, message):
