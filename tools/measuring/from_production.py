@@ -37,8 +37,8 @@ The scripts are in [tests/programs/servers](../tests/programs/servers). This pag
 prints, and what was typed in it is what that program runs. `tests/programs/test_from_production.py` goes the same way with a
 small server, with nginx, with gunicorn and with redis; Postgres takes a minute.
 """
-QUESTION = r"(?s).*?(\[\?\]: |none\) )"
-ANSWERS = {"[?]: ": "a", "none) ": "it serves"}
+QUESTION = r"(?s).*?(\[\?\]: |for none\): )"
+ANSWERS = {"[?]: ": "a", "for none): ": "it serves"}
 COLUMNS = 120
 
 
