@@ -49,7 +49,10 @@ def test_all_at_once(folder: Path) -> None:
     assert done.stdout == "app.policy: connect\n  + connect: allow\napp.policy: mkdir\n  + mkdir: allow\n"
     text = (folder / "app.policy").read_text()
     assert text.startswith("# a comment\n") and "unlink: deny" in text
-    assert run(folder, "allow", "app.policy", "--log", "log").stdout == "app.policy: unchanged, because it already allows all calls in the log\n"
+    assert (
+        run(folder, "allow", "app.policy", "--log", "log").stdout
+        == "app.policy: unchanged, because it already allows all calls in the log\n"
+    )
     assert (folder / "app.policy").read_text() == text
     why = run(folder, "why", "app.policy", "mkdir").stdout
     assert "/usr/bin/app, first at libc.so.6+0x10" in why and "by hand" not in why

@@ -36,7 +36,9 @@ def test_each_filter_is_proved_and_shown(tmp_path: Path) -> None:
 def test_an_export_says_that_there_are_no_phases(tmp_path: Path) -> None:
     status, start, said = callfence(tmp_path, "export", "--to", "kafel", "app.policy")
     assert (status, "bind" in start) == (0, True)
-    assert "wider than app.policy: the format has no phases: calls that the policy allows only until serving stay allowed" in said
+    assert (
+        "wider than app.policy: the format has no phases: calls that the policy allows only until serving stay allowed" in said
+    )
     status, serving, said = callfence(tmp_path, "export", "--to", "kafel", "--phase", "serving", "app.policy")
     assert (status, "bind" in serving, "phases" in said) == (0, False, False)
     assert callfence(tmp_path, "export", "--to", "kafel", "--phase", "x", "app.policy")[2] == (

@@ -166,9 +166,8 @@ def test_a_reader_that_has_gone_is_no_error(folder: Path, command: tuple[str, ..
     assert (process.returncode, said) == (-signal.SIGPIPE, "")
 
 
-NO_RECORDING = (
-    "callfence why: no calls can be shown, because there is neither .callfence/large.rec nor large.evidence: learn writes both\n"
-)
+NO_RECORDING = "callfence why: no calls can be shown, because there is neither .callfence/large.rec nor large.evidence: "
+NO_RECORDING += "learn writes both\n"
 
 
 def test_what_no_policy_says_is_told(folder: Path) -> None:
@@ -190,9 +189,9 @@ def test_a_filter_that_cannot_be_followed_is_disassembled(folder: Path) -> None:
     assert done.stderr.endswith("   0: ld args[0].low\n   1: ret a\n")
     assert callfence(folder, "show", "--instructions", "odd.bpf").stdout == "   0: ld args[0].low\n   1: ret a\n"
     refused = callfence(folder, "show", "odd.bpf")
-    assert refused.stderr.startswith("callfence show: odd.bpf is a filter, not a policy: `callfence import --from bpf odd.bpf` prints it as")
-
-
+    assert refused.stderr.startswith(
+        "callfence show: odd.bpf is a filter, not a policy: `callfence import --from bpf odd.bpf` prints it as"
+    )
 
 
 @pytest.fixture

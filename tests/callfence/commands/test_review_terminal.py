@@ -215,7 +215,10 @@ def test_without_a_terminal(folder: Path) -> None:
     done = run(folder, "--reject-all", "--against", "old.policy", "app.policy")
     assert (done.returncode, (folder / "app.policy").read_text()) == (0, canonical(folder, OLD))
     done = run(folder, "--against", "old.policy", "app.policy")
-    assert (done.returncode, done.stdout) == (0, "app.policy: nothing to review: the policy allows no more than old.policy does\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "app.policy: nothing to review: the policy allows no more than old.policy does\n",
+    )
 
 
 @needs("git")

@@ -197,7 +197,12 @@ KERNELS = (
     ("read and ports", 0, "has no Landlock", "ok ok ok ok ok ECONNREFUSED ok"),
     ("read and ports", 1, "truncating files that it may not write", "ok EACCES EACCES ok EACCES ECONNREFUSED ok"),
     ("read and ports", 2, "truncating files that it may not write", "ok EACCES EACCES ok EACCES ECONNREFUSED ok"),
-    ("read and ports", 3, "cannot restrict the TCP ports that the program can connect to", "ok EACCES EACCES EACCES EACCES ECONNREFUSED ok"),
+    (
+        "read and ports",
+        3,
+        "cannot restrict the TCP ports that the program can connect to",
+        "ok EACCES EACCES EACCES EACCES ECONNREFUSED ok",
+    ),
     ("read and ports", 4, "", "ok EACCES EACCES EACCES EACCES EACCES EACCES"),
     ("read and ports", 5, "", "ok EACCES EACCES EACCES EACCES EACCES EACCES"),
     ("read and ports", 6, "", "ok EACCES EACCES EACCES EACCES EACCES EACCES"),
@@ -249,7 +254,9 @@ def test_without_landlock_it_refuses(place, files, program):
     under = (sys.executable, "-c", NO_LANDLOCK)
     done = place.enforce("-p", "files.policy", program, "read:other/a", under=under)
     assert (done.returncode, done.stdout) == (125, "")
-    assert "this kernel has no Landlock, or it is switched off, so the policy's files and ports cannot be enforced" in done.stderr
+    assert (
+        "this kernel has no Landlock, or it is switched off, so the policy's files and ports cannot be enforced" in done.stderr
+    )
     done = place.enforce("-p", "files.policy", "--best-effort", program, "read:other/a", under=under)
     assert done.stdout == "ok\n"
     assert "the policy's files and ports cannot be enforced; the program runs without that" in done.stderr

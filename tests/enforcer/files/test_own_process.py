@@ -39,7 +39,10 @@ def test_this_process_is_confined(tmp_path, call):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (f"{THREAD}callfence.confine('it.policy')", "this process has 2 threads, and Landlock confines the files and ports of one only"),
+        (
+            f"{THREAD}callfence.confine('it.policy')",
+            "this process has 2 threads, and Landlock confines the files and ports of one only",
+        ),
         (f"callfence.apply({POLICY!r}, 'on_exec')", "cannot confine files and ports"),
     ],
 )
