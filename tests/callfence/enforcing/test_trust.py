@@ -48,7 +48,7 @@ def test_a_policy_that_is_found_where_everybody_can_put_one_is_refused(work: Pat
     work.chmod(mode)
     done = enforce(work, "true")
     assert done.returncode == 125
-    assert "true.policy is in a folder where everybody can put one" in done.stderr
+    assert "true.policy is not used by default, because every user can create files" in done.stderr
     assert enforce(work, "-p", "true.policy", "true").returncode == 0
 
 
