@@ -15,7 +15,7 @@ from enforcer.errors import EnforceError
 from policygen.filter.bpf import MAX_INSTRUCTIONS
 from policygen.filter.compile import compile_policy
 from policygen.language.document import parse
-from policygen.phases import START, in_phase
+from policygen.phases import START
 from policygen.text import printable
 from tracer import linux
 
@@ -119,7 +119,7 @@ def _compiled(policy: str | os.PathLike[str]) -> Compiled:
 def _of_phase(filter_: Compiled, phase: str) -> bytes:
     """Compile the filter of one phase of a compiled policy.  Raises EnforceError if the policy has no such phase."""
     try:
-        return compile_policy(in_phase(policy_files.document(filter_).policy, phase))
+        return compile_policy(policy_files.document(filter_).policy, phase)
     except ValueError as error:
         raise EnforceError(f"{filter_.sources[0][0]}: {error}") from error
 

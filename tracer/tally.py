@@ -122,7 +122,7 @@ class Tally:
         """Record that an observation that has been counted was also made after the waits that `task` has begun."""
         self._recorder.counter(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
 
-    def _slot(self, task: Task, key: int, info: bytearray) -> list[Any]:
+    def _new_counter(self, task: Task, key: int, info: bytearray) -> list[Any]:
         """Return the counter for a key that is new to `task.hot`; `info` is the call's struct ptrace_syscall_info."""
         event = event_of(info, task.tid)
         caller = Caller(task, event, int.from_bytes(info[16:24], "little"))
@@ -194,4 +194,4 @@ class Tally:
         key = int.from_bytes(info[24:80], "little") & self._recorder.hot_mask(arch, number)
         if arch != _X86_64:
             key |= arch << 448
-        (task.hot.get(key) or self._slot(task, key, info))[0] += 1
+        (task.hot.get(key) or self._new_counter(task, key, info))[0] += 1

@@ -17,8 +17,8 @@ from callfence.shared.options import Parser
 from callfence.shared.profiles import as_objects, loss_lines
 from policygen import formats
 from policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
-from policygen.implied.resolve import resolve
-from policygen.phases import START, in_phase
+from policygen.implied.resolve import resolve, resolved
+from policygen.phases import START
 from policygen.recording.atomic import write
 from policygen.text import file_word
 from policygen.values import replace
@@ -79,7 +79,7 @@ def _export(options: argparse.Namespace) -> int:
         )
     format_options = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs, service=service)
     try:
-        in_phase(shown.policy, options.phase)
+        resolved(shown.policy, options.phase)
     except ValueError as error:
         raise UserError(f"--phase {options.phase}: {error}") from error
     try:

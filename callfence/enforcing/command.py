@@ -16,6 +16,7 @@ from enforcer.arming.seized import HINT
 from enforcer.bpf import Filter, notifying_filter
 from enforcer.errors import FAILED, EnforceError
 from enforcer.reporting.reporter import Reporter, open_log
+from policygen.text import printable
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import CallfenceError
 from tracer.linux import privilege_lost
@@ -205,8 +206,6 @@ class _Start:
         if privilege_lost(path, os.geteuid(), os.getegid()):
             self._say(f"{self.name} runs without the privilege of its set-id bits or capabilities (no_new_privs)")
         surroundings = {name: values for name, values in self.options.items() if name not in _CONFINEMENT}
-        if files is not None:
-            from policygen import text  # noqa: F401  for a message once no more files can be read
         launch.run(
             [os.fsencode(argument) for argument in self.argv],
             self.environment,
@@ -417,8 +416,6 @@ def _is_open(descriptor: int) -> bool:
 
 
 def _say(text: str, stderr: int) -> None:
-    from policygen.text import printable
-
     try:
         if stderr >= 0:
             os.write(stderr, "".join(f"{printable(line)}\n" for line in text.split("\n")).encode())

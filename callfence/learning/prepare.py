@@ -191,5 +191,4 @@ def _require_writable(policy: Path, recording: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EROFS):
             raise
-        place = recording.parent if error.filename == recording.parent.name else error.filename
-        raise UserError(f"{place}: {error.strerror}; the recording goes beside the policy, which -o names") from error
+        raise UserError(f"{error.filename}: {error.strerror}; the recording goes beside the policy, which -o names") from error

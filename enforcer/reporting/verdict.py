@@ -116,8 +116,8 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     )
     observation = Observation(event.arch, number, tuple(arguments), "", (1,), "", event.arguments)
     options = Options(allow_opaque=(calls.by_number[number].name,), implied=policy.implied)
-    known = sort_out(present, policy.default, (observation,), calls)
-    extended = extend(present, known, calls, options)
+    judged = sort_out(present, policy.default, (observation,), calls)
+    extended = extend(present, judged, calls, options)
     if extended.refused or extended.entry is None:
         return Advice(file, f"{file} denies it explicitly", "")
     entry = extended.entry

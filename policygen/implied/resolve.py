@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tracer.abi import Argument, Event
 
 Call = tuple[Arch, int]
+"""An architecture and the number of a system call."""
 
 _TOTAL, _OF_ENTRY, _OF_PART = 1_000_000, 500_000, 50_000
 """Budgets for finding the capabilities of a policy, of an entry, and of an alternative, in `Space.work`: a hundred times what
@@ -245,7 +246,7 @@ def narrowed(policy: Policy, meant: Resolved) -> Policy:
     return result
 
 
-def _different(policy: Resolved, other: Resolved) -> list[tuple[Arch, int]]:
+def _different(policy: Resolved, other: Resolved) -> list[Call]:
     """Return the calls for which two policies with the same defaults differ."""
     calls = []
     for arch, section in other.entries.items():

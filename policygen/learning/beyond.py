@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.holds import holds
-from policygen.implied.resolve import granted, resolved, witnessed
+from policygen.implied.resolve import Call, granted, resolved, witnessed
 from policygen.implied.tables import capabilities
-from policygen.learning.extend import Known, sort_out
+from policygen.learning.extend import Judged, sort_out
 from policygen.learning.floor import OPAQUE
 from policygen.model import ENOSYS, Always, Entry, Expression, Or, Policy, alternatives
 from policygen.recording.model import Observation
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from policygen.implied.tables import Row
     from tracer.abi import Argument, Event
 
-Call = tuple[Arch, int]
 Placed = dict[Call, tuple[Observation, ...]]
 _FAILS = Entry(Always(True), ENOSYS)
 
@@ -35,11 +34,11 @@ class Sorted(NamedTuple):
     policy: Policy
     granted: Mapping[Call, tuple[Expression, ...]]
     """The rules that were added to the policy to grant capabilities."""
-    beyond: Mapping[Call, Known]
+    beyond: Mapping[Call, Judged]
     """The calls whose entries have to be extended, in the order of the observations; with an implied set, only those with
     observations that the policy does not allow, and only these observations."""
     allowed: tuple[tuple[Call, Observation], ...]
-    """The observations that the policy, with its implied set, already allows."""
+    """The observations that a policy with an implied set already allows; none without a set: all are in `beyond` then."""
 
 
 def sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, names_only: bool) -> Sorted:
@@ -49,7 +48,7 @@ def sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, na
     entry, even if another architecture has the capability: otherwise the policy would depend on which of them was observed
     first."""
     if not policy.implied:
-        return Sorted(policy, {}, {call: _known(policy, call, group) for call, group in placed.items()}, ())
+        return Sorted(policy, {}, {call: _judge(policy, call, group) for call, group in placed.items()}, ())
     parts = [
         _sort_by(
             _of_one(policy, arch),
@@ -62,7 +61,7 @@ def sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, na
     return Sorted(
         replace(policy, entries={arch: section for part in parts for arch, section in part.policy.entries.items()}),
         {call: rules for part in parts for call, rules in part.granted.items()},
-        {call: known for part in parts for call, known in part.beyond.items()},
+        {call: judged for part in parts for call, judged in part.beyond.items()},
         tuple(allowed for part in parts for allowed in part.allowed),
     )
 
@@ -74,34 +73,32 @@ def _of_one(policy: Policy, arch: Arch) -> Policy:
 
 def _sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, names_only: bool) -> Sorted:
     """Sort observations as `sort_by` does, for a policy of one architecture."""
-    judged = {call: group for call, group in placed.items() if not _fails(policy, call, allow_opaque)}
-    known = {call: _known(policy, call, group) for call, group in judged.items()}
+    groups = {call: group for call, group in placed.items() if not _fails(policy, call, allow_opaque)}
+    judged = {call: _judge(policy, call, group) for call, group in groups.items()}
     granted_rules: dict[Call, tuple[Expression, ...]] = {}
     if not names_only:
-        events = [observation.event for each in known.values() for observation in (*each.new, *each.refused)]
+        events = [observation.event for each in judged.values() for observation in (*each.new, *each.refused)]
         policy, granted_rules = _with_capabilities(policy, events)
         if granted_rules:  # which imply other calls
-            judged = {call: group for call, group in judged.items() if not _fails(policy, call, allow_opaque)}
-            known |= {
-                call: _known(policy, call, judged[call]) for call, group in known.items() if call in judged and group.is_beyond
-            }
-    allowed = tuple((call, observation) for call in judged for observation in known[call].allowed)
-    beyond = {call: known[call]._replace(allowed=()) for call in judged if known[call].is_beyond}
+            groups = {call: group for call, group in groups.items() if not _fails(policy, call, allow_opaque)}
+            judged |= {call: _judge(policy, call, group) for call, group in groups.items() if judged[call].is_beyond}
+    allowed = tuple((call, observation) for call in groups for observation in judged[call].allowed)
+    beyond = {call: judged[call]._replace(allowed=()) for call in groups if judged[call].is_beyond}
     return Sorted(policy, granted_rules, beyond, allowed)
 
 
-def _known(policy: Policy, call: Call, observations: Sequence[Observation]) -> Known:
+def _judge(policy: Policy, call: Call, observations: Sequence[Observation]) -> Judged:
     """Sort the observations of one call by whether the policy, with its implied set, allows them."""
     arch, number = call
     entry = resolved(policy).entries[arch].get(number)
     is_own = number in policy.entries[arch]
     if not is_own and entry == _FAILS:
         entry = None  # it is to be allowed
-    known = sort_out(entry, policy.default, observations, table(arch))
-    if is_own or not known.refused:
-        return known
-    against = {*known.new, *known.refused}
-    return known._replace(new=tuple(each for each in observations if each in against), refused=())
+    judged = sort_out(entry, policy.default, observations, table(arch))
+    if is_own or not judged.refused:
+        return judged
+    against = {*judged.new, *judged.refused}
+    return judged._replace(new=tuple(each for each in observations if each in against), refused=())
 
 
 def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Observation, ...]:

@@ -35,7 +35,7 @@ _MANY = 2000
 """Number of rules judged in one space, which has room for a million nodes: a rule takes up to 400."""
 
 
-class Known(NamedTuple):
+class Judged(NamedTuple):
     """Observations of one call, sorted by whether the policy allows them; each group keeps their order."""
 
     new: tuple[Observation, ...]
@@ -50,14 +50,14 @@ class Known(NamedTuple):
         return bool(self.new or self.refused)
 
 
-def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table) -> Known:
+def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observation], calls: Table) -> Judged:
     """Sort observations of a call by whether its entry, None if there is none, allows them.
 
     An observation counts as new unless the entry allows every call that may have been folded into it: an unneeded rule in the
     diff is better than a denial.
     """
     if entry is None:
-        return Known((), (), tuple(observations)) if default.allows else Known(tuple(observations), (), ())
+        return Judged((), (), tuple(observations)) if default.allows else Judged(tuple(observations), (), ())
     plain = calls.by_number[observations[0].number].arguments
     rules = [literal(observation, calls) for observation in observations]
     new: set[Rule] = set()
@@ -78,7 +78,7 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
             if rest != FALSE:
                 (new if sets.ite(refused, FALSE, rest) != FALSE else against).add(rule)
     by_rule = list(zip(observations, rules, strict=True))
-    return Known(
+    return Judged(
         tuple(observation for observation, rule in by_rule if rule in new),
         tuple(observation for observation, rule in by_rule if rule in against),
         tuple(observation for observation, rule in by_rule if rule not in new and rule not in against),
@@ -166,7 +166,7 @@ class Grown(NamedTuple):
 
 def extend(
     entry: Entry | None,
-    known: Known,
+    judged: Judged,
     calls: Table,
     options: Options,
     *,
@@ -177,22 +177,22 @@ def extend(
     Alternatives that a person wrote or narrowed stay.  If every alternative constrains an argument, the added ones constrain it
     too where its values are recorded; unless `by_hand` is False: no person wrote any of the entry.
     """
-    allowed = (*known.allowed, *known.new)
-    number = (*allowed, *known.refused)[0].number
+    allowed = (*judged.allowed, *judged.new)
+    number = (*allowed, *judged.refused)[0].number
     name = calls.by_number[number].name
     if name in OPAQUE and entry in (None, Entry(Always(True), ENOSYS)):
-        return _opaque(name, entry, (*allowed, *known.refused), options)
-    if not known.new:
-        return Extended(entry, (), allowed, known.refused)
+        return _opaque(name, entry, (*allowed, *judged.refused), options)
+    if not judged.new:
+        return Extended(entry, (), allowed, judged.refused)
     held = constrained(entry.expression) if entry and by_hand else ()
     loose = bool(options.implied)
-    generalised = generalise(known.new, calls, names_only=options.names_only, tight=options.tight, held=held, loose=loose)
+    generalised = generalise(judged.new, calls, names_only=options.names_only, tight=options.tight, held=held, loose=loose)
     before = alternatives(entry.expression) if entry else ()
     after = minimise(_joined(before, generalised.rules, calls, number), calls.by_number[number].arguments)
     whole = after[0] if len(after) == 1 else Or(after)
     added = tuple(alternative for alternative in after if alternative not in before)
     extended = Entry(whole) if entry is None else replace(entry, expression=whole)
-    return Extended(extended, added, allowed, known.refused, generalised.widenings)
+    return Extended(extended, added, allowed, judged.refused, generalised.widenings)
 
 
 def allowing_line(event: Event) -> str | None:

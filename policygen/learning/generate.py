@@ -15,7 +15,7 @@ from policygen.evaluate import evaluate
 from policygen.filter.room import surely_fits
 from policygen.language.document import Document, new_document
 from policygen.language.layout import note_of
-from policygen.learning.beyond import Sorted, sort_by, without_covered
+from policygen.learning.beyond import Placed, Sorted, sort_by, without_covered
 from policygen.learning.extend import DEFAULTS, Extended, Grown, Options, extend
 from policygen.learning.floor import (
     ARMED_BEFORE,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from policygen.files.algebra import Difference as FileDifference
+    from policygen.implied.resolve import Call
     from tracer.abi.table import Table
 
 
@@ -90,7 +91,7 @@ class Generated(NamedTuple):
     """What was decided about phases, and why."""
     forbidden: tuple[Observation, ...] = ()
     """The observations that were not added because the upper bound does not allow all of their calls, in their order."""
-    given_up: Mapping[tuple[Arch, int], tuple[str, ...]] = MappingProxyType({})
+    given_up: Mapping[Call, tuple[str, ...]] = MappingProxyType({})
     """Call -> the names of its arguments that the policy does not restrict because too many values were observed."""
 
 
@@ -114,28 +115,24 @@ def generate(
     observed = _by_call(observations)
     start = _start(old, observed.placed, options, arm)
     placed = observed.placed if start.implied else _with_waits(observed.placed, start, options)
-    judged = sort_by(start, placed, options.allow_opaque, names_only=options.names_only)
+    sorting = sort_by(start, placed, options.allow_opaque, names_only=options.names_only)
     equivalents = _noted(existing, _PORTABLE)
-    extended = _extended(judged, options, equivalents)
-    grown = _grown(old, without_covered(_with_entries(judged.policy, extended), old), extended, options)
+    extended = _extended(sorting, options, equivalents)
+    grown = _grown(old, without_covered(_with_entries(sorting.policy, extended), old), extended, options)
     if existing is not None and grown.policy == old:
         document = existing
     else:
         document = _written(existing, name, grown, _still_equivalents(equivalents, extended), observed.many)
-    _check(document, existing, _allowed(judged, extended))
+    _check(document, existing, _allowed(sorting, extended))
     return Generated(
         document,
         tuple(_new(old, grown, extended)),
         _widenings(old, start, extended, grown),
         tuple(observation for entry in extended.values() for observation in entry.refused),
         observed.gaps,
-        len(judged.allowed),
+        len(sorting.allowed),
         given_up=observed.many,
     )
-
-
-Call = tuple[Arch, int]
-Placed = dict[Call, tuple[Observation, ...]]
 
 
 class _ByCall(NamedTuple):
@@ -255,17 +252,17 @@ def _start(old: Policy, placed: Placed, options: Options, arm: Arm | None) -> Po
     return replace(start, default=options.default or old.default)
 
 
-def _extended(judged: Sorted, options: Options, equivalents: Collection[Call]) -> dict[Call, Extended]:
+def _extended(sorting: Sorted, options: Options, equivalents: Collection[Call]) -> dict[Call, Extended]:
     """Return the entries extended by the observations that the policy does not allow; entries in `equivalents` were not written
     by hand."""
-    entries = judged.policy.entries
+    entries = sorting.policy.entries
     extended = {
         (arch, number): extend(
             entries[arch].get(number), observed, table(arch), options, by_hand=(arch, number) not in equivalents
         )
-        for (arch, number), observed in judged.beyond.items()
+        for (arch, number), observed in sorting.beyond.items()
     }
-    return _with_granted(judged.policy, judged.granted, extended)
+    return _with_granted(sorting.policy, sorting.granted, extended)
 
 
 def _written(
@@ -282,10 +279,10 @@ def _still_equivalents(equivalents: Mapping[Call, str], extended: Mapping[Call, 
     return {call: note for call, note in equivalents.items() if call not in extended or not extended[call].added}
 
 
-def _allowed(judged: Sorted, extended: Mapping[Call, Extended]) -> list[tuple[Table, Observation]]:
+def _allowed(sorting: Sorted, extended: Mapping[Call, Extended]) -> list[tuple[Table, Observation]]:
     """Return the observations that the policy has to allow, each with the table of its call."""
     new = [(table(arch), observation) for (arch, _), entry in extended.items() for observation in entry.allowed]
-    return new + [(table(arch), observation) for (arch, _), observation in judged.allowed]
+    return new + [(table(arch), observation) for (arch, _), observation in sorting.allowed]
 
 
 def _check(document: Document, existing: Document | None, allowed: Sequence[tuple[Table, Observation]]) -> None:
@@ -318,7 +315,7 @@ def _with_floor(old: Policy, arches: Sequence[Arch], arm: Arm) -> Policy:
     return replace(old, entries=entries, arm=arm)
 
 
-def _with_entries(policy: Policy, extended: Mapping[tuple[Arch, int], Extended]) -> Policy:
+def _with_entries(policy: Policy, extended: Mapping[Call, Extended]) -> Policy:
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     version = policy.table
     for (arch, number), entry in extended.items():
@@ -362,7 +359,7 @@ def _many_notes(many: Mapping[Call, tuple[str, ...]], policy: Policy) -> dict[Ca
     }
 
 
-def _notes(policy: Policy) -> dict[tuple[Arch, int], str]:
+def _notes(policy: Policy) -> dict[Call, str]:
     """Return the notes on entries that come from `floor`."""
     notes = {}
     for arch, section in policy.entries.items():

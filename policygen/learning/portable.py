@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from policygen.implied.resolve import resolved
+from policygen.implied.resolve import Call, resolved
 from policygen.language.normal import normal, normal_entry
 from policygen.learning.equivalents import Conjunction, image, links, own_calls, simple
 from policygen.learning.extend import Grown, regions
@@ -18,7 +18,7 @@ from policygen.sets.algebra import FALSE, TRUE, TooComplexError
 from policygen.sets.express import minimise
 from policygen.sets.join import Form, JoinError, form_of, join_entries
 from policygen.values import replace
-from tracer.abi import Arch, table
+from tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from policygen.learning.equivalents import Link
     from policygen.model import Action
     from tracer.abi import Argument
-
-Call = tuple[Arch, int]
 
 _MAX_CUBES = 64
 """The most alternatives into which a condition that learning did not write is split; a condition that takes more gets no

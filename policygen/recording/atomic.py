@@ -39,7 +39,11 @@ def opened(folder: Path) -> Iterator[int]:
 def make_folder(folder: Path) -> None:
     """Create the folder, in an existing folder, if it does not exist.  Raises OSError."""
     with opened(folder.parent) as at, suppress(FileExistsError):
-        os.mkdir(folder.name or ".", dir_fd=at)  # the current folder has no name
+        try:
+            os.mkdir(folder.name or ".", dir_fd=at)  # the current folder has no name
+        except OSError as error:
+            error.filename = str(folder)
+            raise
 
 
 def _walk(folder: Path) -> int:
