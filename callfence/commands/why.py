@@ -200,7 +200,7 @@ def _runs(rules: Sequence[Provenance], recording: Recording) -> Iterator[str]:
         rehearsed = f"  rehearsed: {run.rehearsed}" if run.rehearsed else ""
         yield f"run {column + 1}  {run.id[:8]}  {ending(run.status)}  {command_line(run.command)}{rehearsed}"
     if warm := sum(run.warm for column, run in enumerate(recording.runs) if column not in columns):
-        yield f"{plural(warm, 'warm run')} more: what the policy allowed by then was not looked at"
+        yield f"{plural(warm, 'incremental run')} more: calls that the policy allowed by then were not recorded"
 
 
 def _denial(path: Path, document: Document, event: Event) -> int:

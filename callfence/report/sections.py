@@ -82,7 +82,7 @@ def _runs(report: Report) -> Html:
         command = code(command_line(run.command))
         rows.append((str(number), element("time", began), command, ending(run.status), kind, f"{calls:,}"))
     columns = ("Run", "Began (UTC)", "Command", "Ended", "Recorded", "Calls")
-    note = "A warm run records only calls that the policy did not allow at that time."
+    note = "An incremental run records only calls that the policy did not allow at that time."
     warm = [element("p", note, class_="muted")] if any(run.warm for run in report.recording.runs) else []
     whole = join(table("Runs", columns, rows, numbers=(0, 5)), *warm)
     if len(rows) <= _MANY_RUNS:
@@ -165,7 +165,7 @@ def matrix(report: Report) -> Html:
     columns = ("Syscall", "All", *_short_names([program.executable for program in programs]))
     note = (
         "The stronger a cell's colour, the more calls. The numbers are lower bounds: known calls may run uncounted "
-        "(learn --every-call counts all), and a warm run counts only what was new then."
+        "(learn --every-call counts all), and an incremental run counts only what was new then."
     )
     whole = table("Calls of each executable, over all runs", columns, rows, numbers=range(1, len(columns)))
     return join(element("p", note, class_="muted"), element("div", whole, class_="matrix"))
