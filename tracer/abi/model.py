@@ -34,7 +34,8 @@ class Arch(StrEnum):
 
     @classmethod
     def from_audit(cls, audit: int) -> Arch | None:
-        """Return the architecture with that AUDIT_ARCH_* number, or None if it is not one of ours."""
+        """Return the architecture whose AUDIT_ARCH_* number is `audit`; None for an architecture that callfence does not
+        know."""
         return _BY_AUDIT.get(audit)
 
 
@@ -47,7 +48,7 @@ X32_BIT = 0x40000000
 
 
 class Kind(StrEnum):
-    """What an argument means, which decides how a policy may constrain it."""
+    """The meaning of an argument, which decides how a policy may constrain it."""
 
     FD = "fd"
     """A file descriptor."""
@@ -98,12 +99,13 @@ class Kind(StrEnum):
 
     @property
     def is_evident(self) -> bool:
-        """Whether what it points to is evidence of what a call is for."""
+        """Whether an argument of this kind points to something that shows a reader the purpose of the call, such as a file
+        name."""
         return self in _POINTERS and self is not Kind.POINTER
 
     @property
     def is_constrained(self) -> bool:
-        """Whether learning constrains it without being asked to (`--tight` adds others)."""
+        """Whether learning constrains arguments of this kind by default (`--tight` adds other kinds)."""
         return self in _CONSTRAINED
 
 
@@ -133,7 +135,8 @@ class Argument(NamedTuple):
         return (1 << self.width) - 1
 
     def value(self, register: int) -> int:
-        """Return the argument as the kernel takes it from a 64-bit register: truncated, sign-extended."""
+        """Return the value that the kernel takes from a 64-bit register: the low `width` bits, sign-extended if the type is
+        signed."""
         value = register & self.mask
         if self.signed and value >> (self.width - 1):
             value -= 1 << self.width
