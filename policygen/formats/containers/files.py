@@ -52,13 +52,14 @@ def read_oci(data: bytes, filename: str, options: FormatOptions) -> Imported:
 
 
 def json_bytes(profile: Profile) -> bytes:
-    """Return the file of a profile: one comparison a line."""
+    """Return the JSON of a profile, with each comparison on its own line."""
     text = json.dumps(profiles.as_object(profile), indent=1)
     return (text + "\n").encode()
 
 
 def export_k8s(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return a Localhost profile for the nodes, and beside it what the pod says to use it."""
+    """Return a Localhost profile for the nodes and, as a second file, the part of the pod's specification that selects it.
+    Raises ExportError if the policy cannot be written as a profile."""
     written = profile_of(policy, options)
     losses = written.losses
     if not options.runtime:

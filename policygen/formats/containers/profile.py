@@ -27,7 +27,7 @@ EPERM = 1
 
 
 class Op(StrEnum):
-    """How a whole 64-bit register is compared, unsigned (seccomp_rule_add(3))."""
+    """An operator that compares a whole 64-bit register, unsigned (seccomp_rule_add(3))."""
 
     EQ = "SCMP_CMP_EQ"
     NE = "SCMP_CMP_NE"
@@ -40,7 +40,7 @@ class Op(StrEnum):
 
 
 class Act(StrEnum):
-    """What is done with a call."""
+    """An action of a profile for a call."""
 
     ALLOW = "SCMP_ACT_ALLOW"
     ERRNO = "SCMP_ACT_ERRNO"
@@ -66,7 +66,7 @@ class RegisterComparison:
 
 @frozen
 class Where:
-    """For which containers a rule is meant: what `includes` requires or `excludes` rules out."""
+    """A set of containers and machines: those for which a rule's `includes` or `excludes` holds."""
 
     caps: tuple[str, ...] = ()
     arches: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ class Where:
 
 @frozen
 class ProfileRule:
-    """One entry of `syscalls`: for each of the names, `act` where all comparisons hold."""
+    """One entry of `syscalls`: calls with one of `names` get `act` if all comparisons hold."""
 
     names: tuple[str, ...]
     act: Act
@@ -105,7 +105,7 @@ class Profile:
 
 
 def as_object(profile: Profile) -> dict[str, Any]:
-    """Return the JSON object, without empty fields."""
+    """Return the profile as a JSON object, without empty fields."""
     return {
         "defaultAction": profile.default,
         **({} if profile.errno is None else {"defaultErrnoRet": profile.errno}),
@@ -132,7 +132,8 @@ def _rule_object(rule: ProfileRule) -> dict[str, Any]:
 
 
 def load(data: bytes, filename: str) -> Any:
-    """Return the JSON value in the data; ImportFormatError with line and column."""
+    """Return the JSON value in `data`.  Raises ImportFormatError, with line and column where possible, if it is not JSON, or
+    has a field twice."""
     try:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_doubles)
     except UnicodeDecodeError as error:
@@ -155,7 +156,8 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read(value: Any, filename: str) -> Profile:
-    """Return the profile in a JSON object.  Every unknown field or value is an error, since it might deny a call."""
+    """Return the profile in a JSON object.  Raises ImportFormatError for any unknown field or value, since it might deny a
+    call."""
     node = _Node(value, "", filename).object(_PROFILE)
     pairs = []
     for entry in node.field("archMap").list():

@@ -141,11 +141,10 @@ class _Log:
 
 
 def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
-    """Return the violations of `options.program` and `options.policy` ('' for all) as one run.
+    """Return the violations of `options.program` and `options.policy` ('' for all) in a log, as one run.
 
-    Lines that cannot be read are gaps of the run: those of a log that was cut, or is longer than what is recorded.  Raises
-    ImportFormatError for a line that no known version of enforce writes, and for a log without violations.
-    """
+    A log may have been cut, or be longer than what is recorded: lines that cannot be used become gaps of the run.  Raises
+    ImportFormatError for a line that no known version of enforce writes, and for a log without violations."""
     log = _Log(options)
     for number, line in _lines(stream, log):
         try:
@@ -286,11 +285,10 @@ _NO_ARGUMENTS = "arguments are not in audit records: what is made of them allows
 
 
 def audit(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
-    """Return the records of `options.program` (a path, or the last part of one; '' for all programs) as one run.
+    """Return the SECCOMP records of `options.program` (a path, or its last part; '' for all programs) in a log, as one run.
 
-    Other lines are ignored.  Raises ImportFormatError for a record without architecture or call, and for a log without
-    records.  The run's id is made from the log, so the same log is always the same run.
-    """
+    Lines that are not SECCOMP records are ignored.  Raises ImportFormatError for a record without architecture or call, and for
+    a log without records.  The run's id is made from the log, so the same log always gives the same run."""
     counts: Counter[tuple[int, int, str]] = Counter()
     sites: dict[tuple[int, int, str], str] = {}
     started, digest = 0, sha256()

@@ -45,10 +45,11 @@ _HIDDEN = "pointers are not printed: 0 stands for them in the examples of calls"
 
 
 def record(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
-    """Return the run in the log.  Raises ImportFormatError for a line that strace does not write.
+    """Return the run in a log of strace.  Raises ImportFormatError for a line that strace does not write, and for a log without
+    calls.
 
-    The run's id is made from the log, so the same log is always the same run.  `options.arch` is the machine.
-    """
+    The run's id is made from the log, so the same log always gives the same run.  `options.arch` is the architecture of the
+    machine."""
     log = _Log(filename, options.arch)
     digest, is_over = sha256(), False
     for number, line in enumerate(stream, 1):
