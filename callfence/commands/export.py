@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `export`.  Return 0, or 1 if --strict prevented that the result was written, or 2 if an input cannot be read or
+    """Run `export`.  Return 0; or 1 if the result was not written because of --strict; or 2 if an input cannot be read or
     exported."""
     options = parser().parse_args(arguments)
     return run_command("export", lambda: _export(options))

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `import`.  Return 0, or 1 if --strict prevented that a policy was written, or 2 if an input cannot be read or
+    """Run `import`.  Return 0; or 1 if the policy was not written because of --strict; or 2 if an input cannot be read or
     converted."""
     command = parser()
     options = command.parse_args(arguments)

@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `lint`.  Return 0 if every finding of at least `--level` is accepted, 1 if one is not, 2 if an input cannot be
-    read."""
+    """Run `lint`.  Return 0 if every finding of at least the level `--level` is accepted, 1 if one is not, 2 if an input cannot
+    be read."""
     options = parser().parse_args(arguments)
     findings: list[tuple[str, Document, Finding]] = []
     excused: list[tuple[str, Finding]] = []

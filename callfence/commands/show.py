@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `show`.  Return 0, or 1 if with --check a file is not in canonical form, or 2 if an input cannot be read."""
+    """Run `show`.  Return 0; or 1, with --check, if a file is not in canonical form; or 2 if an input cannot be read."""
     command = parser()
     options = command.parse_args(arguments)
     if options.write or options.check:

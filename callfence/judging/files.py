@@ -63,14 +63,17 @@ _LOOKED_AT = 20_000
 
 
 def is_file_name(text: str) -> bool:
-    """Return whether a word names a file: it begins with /, ./, ../ or ~."""
+    """Return whether a word names a file: it begins with /, ./, ../ or ~, or is `.` or `..`."""
     return text in (".", "..") or text.startswith(("/", "./", "../", "~"))
 
 
 def print_grants(files: Files, policy: str, about: str, word: str) -> int:
-    """Print whether a policy grants the right `word` to the file `about`, and by which line; without a `word`, print the rights
-    to the file.  If `about` is `tcp connect` or `tcp bind`, `word` is a port.  Return 0 if it is granted, else 1.  Raises
-    UserError."""
+    """Print whether a policy grants the right `word` to the file `about`, and by which lines; without a `word`, print all
+    rights to the file.  If `about` is `tcp connect` or `tcp bind`, `word` is a port.  `policy` is the name of the policy's
+    file.
+
+    Return 0 if the right (or any right) is granted, else 1.  Raises UserError if `about` is no file or use of ports, or `word`
+    is no right or port."""
     use = about.removeprefix("tcp ")
     if about.startswith("tcp ") and use in TCP:
         lines, wanted = _port(files, use, word)
@@ -160,7 +163,7 @@ def _environment() -> list[bytes]:
 
 
 class Used(NamedTuple):
-    """A path that recorded runs used."""
+    """A path that recorded runs used, with its rights and users."""
 
     path: str
     rights: Right
@@ -182,7 +185,8 @@ def is_about_files(text: str) -> bool:
 
 
 def origin_lines(document: Document, recording: Recording, wanted: str = "") -> Iterator[str]:
-    """Yield the policy's lines for files and ports, or only the line `wanted`, each with the recorded uses that led to it."""
+    """Yield the policy's lines for files and ports, each followed by the recorded uses that led to it.  `wanted` selects one
+    line by its text up to the colon; '' selects all."""
     files = document.policy.files
     paths = {path_line(path): path for path in files.paths or {}}
     reasons = reasons_of(recording)
@@ -198,7 +202,7 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
 
 
 def used(path: str, recording: Recording) -> list[Used]:
-    """Return the paths that recorded runs used and that the line of `path` covers, in the order of their first use."""
+    """Return the paths used in recorded runs that the line of `path` covers, in the order of their first use."""
     names: dict[str, Used] = {}
     for column, run in enumerate(recording.runs, 1):
         for name, words, executable in run.files:
@@ -222,12 +226,13 @@ def _sites(used: Used, recording: Recording) -> tuple[str, ...]:
 
 
 def reasons_of(recording: Recording) -> Mapping[str, str]:
-    """Return, by path of a folder, why the folder is granted instead of the files in it."""
+    """Return the reasons why learning grants a folder instead of the files in it: path of the folder -> reason."""
     return learned([run.files for run in recording.runs if run.files]).why
 
 
 def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
-    """Yield lines about why a folder is granted, and how many files, and of which kinds, are below it on this machine now."""
+    """Yield lines about what a granted folder covers: why the folder is granted (`reasons`), and how many files, and of which
+    kinds, are below it on this machine now.  Nothing if `path` is not a folder here."""
     if reason := reasons.get(path):
         yield f"the whole folder is granted, because {reason}"
     environment = _environment()
