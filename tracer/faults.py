@@ -116,7 +116,8 @@ class Injector:
             self.fired = self._inject(task, event, fault.effect)
 
     def _inject(self, task: Task, event: Event, effect: Effect) -> bool:
-        """Apply the effect at a call, and return whether that was possible.  Raises PtraceError, OSError."""
+        """Apply the effect at a call, and return whether that was possible.  Raises PtraceError or OSError if the task is
+        dying."""
         match effect:
             case Fail(errno, signum):
                 if signum:

@@ -112,7 +112,8 @@ def _asked(request: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _ask(request: int, tid: int, data: int) -> None:
-    """Make a ptrace request without python-ptrace, which is faster; `data` is its last argument.  Raises PtraceError."""
+    """Make a ptrace request without python-ptrace, which is faster; `data` is its last argument.  Raises PtraceError if the
+    request fails."""
     if _ptrace_errno(request, tid, 0, data) == -1:
         raise PtraceError(f"ptrace request {request:#x}", "ptrace", ctypes.get_errno())
 

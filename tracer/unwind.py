@@ -328,8 +328,8 @@ class Tables:
         return Row(base == _SP, distance, state.saved.get(_BP), state.saved[_RA])
 
     def _entry(self, place: int) -> int:
-        """Return the place of the entry whose function may contain `place`, by binary search of the index.  Raises
-        ValueError."""
+        """Return the place of the entry whose function may contain `place`, by binary search of the index.  Raises ValueError
+        if there is none."""
         rows = self._index + 12
         number = bisect_right(range(self._count), place, key=lambda row: self._index + self._number(rows + 8 * row))
         if not number:

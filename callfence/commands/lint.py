@@ -92,8 +92,8 @@ def _about_files(document: Document, name: str) -> Iterable[Finding]:
 
 
 def _old(options: argparse.Namespace, name: str) -> Document | None:
-    """Return the policy of --against or --git, whose reasons are not new; None without these options.  Raises CallfenceError,
-    OSError."""
+    """Return the policy of --against or --git, whose reasons are not new; None without these options.  Raises CallfenceError or
+    OSError if it cannot be read."""
     if options.git is not None:
         from callfence.shared.inputs import document_at
 

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 def _rewrite(name: str, *, check: bool) -> int:
     """Rewrite a policy file in canonical form, and return 0; with `check`, write nothing and return 1 if that would change the
-    file.  Raises PolicyError, OSError."""
+    file.  Raises PolicyError for a mistake in it, OSError if it cannot be read or written."""
     if name == "-":
         before = decode(content(name), "<stdin>")
         after = parse(before, "<stdin>", read=included("<stdin>")).text()

@@ -103,7 +103,8 @@ def _rights(files: Files, path: str) -> tuple[list[str], str]:
 
 
 def _port(files: Files, use: str, text: str) -> tuple[list[str], str]:
-    """Return the lines to print about a port, and the line that would grant it, '' if it is granted.  Raises UserError."""
+    """Return the lines to print about a port, and the line that would grant it, '' if it is granted.  Raises UserError if
+    `text` is not a port."""
     if not text.isdecimal() or int(text) > MAX_PORT:
         raise UserError(f"{text} is not a port; give a number from 0 to {MAX_PORT}")
     if getattr(files, use) is None:
@@ -115,7 +116,7 @@ def _port(files: Files, use: str, text: str) -> tuple[list[str], str]:
 
 def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
     """Return the lines to print about a right to a file, and the line that would grant it, '' if it is granted.  Raises
-    UserError."""
+    UserError if `word` is not a right."""
     if word not in WORDS:
         raise UserError(f"no right is named {word}: {did_you_mean(word, WORDS) or 'the rights are ' + ', '.join(WORDS)}")
     if files.paths is None:

@@ -101,8 +101,8 @@ def _exported(program: Any) -> bytes:
 
 
 def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
-    """Return the result of `work`, run in a forked child that is killed after `seconds`.  Raises LibseccompError and
-    MemoryError."""
+    """Return the result of `work`, run in a forked child that is killed after `seconds`.  Raises LibseccompError if there is no
+    result, MemoryError if memory is exhausted."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
 
     def answer() -> None:

@@ -215,7 +215,8 @@ def parse(data: bytes, filename: str, parsed: dict[str, Observation] | None = No
 
 
 def _split(data: bytes, filename: str) -> tuple[list[str], int, int]:
-    """Return the lines of a file, the number of runs (the lines after the first), and the format.  Raises RecordingError."""
+    """Return the lines of a file, the number of runs (the lines after the first), and the format.  Raises RecordingError if the
+    header is not a recording's, or announces another number of lines."""
     lines = _decoded(data).split("\n")
     runs, observations, version = _header(lines[0], filename)
     if lines.pop() or len(lines) <= runs + observations:
@@ -238,7 +239,7 @@ def runs_in(path: Path) -> tuple[Run, ...]:
 
 
 def _runs_of(lines: Sequence[str], filename: str, version: int) -> tuple[Run, ...]:
-    """Return the runs in the lines after a file's first.  Raises RecordingError."""
+    """Return the runs in the lines after a file's first.  Raises RecordingError if a line is corrupt."""
     shape = _shape(_RUN, version)
     return tuple(_run(dict(zip(shape, row, strict=True))) for row in _rows(lines, 2, filename, shape))
 
@@ -308,7 +309,7 @@ def _columns(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
 
 
 def _row(line: str, number: int, filename: str, shape: Shape) -> list[Any]:
-    """Return the values of one line.  Raises RecordingError."""
+    """Return the values of one line.  Raises RecordingError if the line is corrupt."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

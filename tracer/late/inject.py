@@ -47,7 +47,7 @@ class Entry:
     """The entry of a call of x86_64, at which a task is stopped."""
 
     def __init__(self, tid: int, stops: Stops) -> None:
-        """Raises PtraceError."""
+        """Read the task's registers; `stops` gives its wait statuses.  Raises PtraceError if the task is dying."""
         self.tid = tid
         self._stops = stops
         self._registers = kernel.registers(tid)

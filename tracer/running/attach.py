@@ -97,7 +97,7 @@ def descendants(pids: Sequence[int]) -> dict[int, int]:
 
 
 def _seize_descendants(loop: Loop, pids: Sequence[int], recorder: Recorder) -> None:
-    """Seize what the processes have started, and what those start meanwhile.  Raises TracerError."""
+    """Seize what the processes have started, and what those start meanwhile.  Raises TracerError if one may not be traced."""
     done: set[int] = set()
     while new := {pid: parent for pid, parent in descendants(pids).items() if pid not in done}:
         for pid, parent in new.items():
@@ -109,7 +109,7 @@ def _seize_descendants(loop: Loop, pids: Sequence[int], recorder: Recorder) -> N
 
 
 def _seize_threads(loop: Loop, pid: int) -> None:
-    """Seize every thread of a process, including those that start meanwhile.  Raises TracerError."""
+    """Seize every thread of a process, including those that start meanwhile.  Raises TracerError if one may not be traced."""
     options = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESYSGOOD
     done: set[int] = set()
     while new := numbers_in(f"{pid}/task") - done:

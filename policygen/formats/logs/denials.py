@@ -191,7 +191,7 @@ def _nothing(log: _Log, filename: str) -> str:
 
 
 def _violation(fields: Any, position: str) -> _Violation:
-    """Return the violation of a line.  Raises ImportFormatError."""
+    """Return the violation in a line.  Raises ImportFormatError if `enforce` does not write such lines."""
     if not isinstance(fields, dict):
         raise ImportFormatError(f"{position}: a line of `enforce --log` is a JSON object")
     values: list[Any] = [fields.get(name) for name in ("arch", "number", "arguments", "executable", "site", "count")]
@@ -224,7 +224,7 @@ def _violation(fields: Any, position: str) -> _Violation:
 
 
 def _files(lines: Any, executable: str, position: str) -> tuple[Use, ...]:
-    """Return what lines about files and ports grant.  Raises ImportFormatError."""
+    """Return the uses of files and ports that lines about these grant.  Raises ImportFormatError if they are no such lines."""
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ImportFormatError(f"{position}: its `ungranted` is no list of lines about files and ports")
     uses: list[Use] = []
