@@ -270,7 +270,7 @@ def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Ou
     unchanged_here, unchanged_there = same(ours, base), same(theirs, base)
     agreed = sets.or_(sets.or_(unchanged_here, unchanged_there), same(ours, theirs))
     if agreed != TRUE:
-        raise _ConflictError("both sides have changed the action for some of its calls, in different ways")
+        raise _ConflictError("both sides have changed the action for some arguments, in different ways")
     result = {}
     for action in dict.fromkeys((*ours, *theirs)):
         region = sets.ite(unchanged_here, theirs.get(action, FALSE), ours.get(action, FALSE))

@@ -255,12 +255,13 @@ def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
                 executables += bool(os.lstat(file).st_mode & stat.S_IXUSR)
         if count > _LOOKED_AT:
             break
-    kinds = "".join(f", {plural(number, kind)}" for kind, number in sorted(special.items()))
+    kinds = ", ".join(plural(number, kind) for kind, number in sorted(special.items()))
     if count > _LOOKED_AT:
-        yield f"the line covers everything below the folder: more than {_LOOKED_AT:,} files now{kinds}"
+        found = f"; among those looked at: {kinds}" if kinds else " (not all were looked at)"
+        yield f"the line covers everything below the folder: more than {_LOOKED_AT:,} files now{found}"
     else:
-        files = f"{plural(count, 'file')} now, {executables} of them executable"
-        yield f"the line covers everything below the folder: {files}{kinds}"
+        files = f"{plural(count, 'file')} now, {executables} of them executable{', ' if kinds else ''}{kinds}"
+        yield f"the line covers everything below the folder: {files}"
 
 
 def _of_path(path: str, recording: Recording) -> Iterator[str]:

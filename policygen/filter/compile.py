@@ -77,7 +77,7 @@ def compile_resolved(policy: Resolved, *, report: bool = False, audit: bool = Fa
         program = bpf.encode(instructions)
         wrong = verify_resolved(program, policy, report=report, audit=audit)
     except TooComplexError as error:
-        raise CompileError(f"the filter is too complex to prove; write fewer or simpler conditions: {error}") from error
+        raise CompileError(f"the filter is too complex to prove ({error}); write fewer or simpler conditions") from error
     if wrong is not None:
         raise WrongFilterError(program, wrong)
     return program
