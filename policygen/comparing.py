@@ -63,7 +63,7 @@ class Difference:
     """The calls as alternatives joined by OR, in the policy language; empty if there would be more than `_MAX_RULES`."""
     example: Event
     region: Region | None = uncompared()
-    """The exact set of calls; all differences of a call share one space.  None once the difference has been ranked."""
+    """The exact set of calls; all differences of a call share one space. None once the difference has been ranked."""
     phase: str = ""
     """The only phase in which the policies differ for these calls; "" if they differ from the start on."""
 

@@ -33,8 +33,8 @@ class Estimate:
     and Turing's estimate, with runs as draws).  None for fewer than two runs.  An incremental run does not record which
     existing rules it needs, so only rules that are newer than the last incremental run count."""
     at_most: float | None
-    """If `chance` is 0: one more run needs something new in at most this share of cases (95 % confidence):
-    1 - 0.05**(1/runs).  With warm runs, only those since the last new rule are counted."""
+    """If `chance` is 0: an upper bound of the share of cases in which one more run needs something new (95 % confidence): 1 -
+    0.05**(1/runs). If there are incremental runs, only the runs since the last new rule are counted.  Else None."""
     single: tuple[tuple[int, int], ...]
     """The calls (AUDIT_ARCH_*, number) with a rule that only one run is known to need; ascending."""
 

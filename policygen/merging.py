@@ -116,7 +116,7 @@ class Conflict:
     """Name of the call, or word of the setting."""
     why: str
     base: str
-    """Its text in the three policies, of one or more lines; '' if a policy lacks it."""
+    """The text of the part in each of the three policies, of one or more lines; '' if a policy lacks it."""
     ours: str
     theirs: str
 

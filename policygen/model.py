@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SIGNALS, ABSTRACT = "signals", "abstract sockets"
 SCOPES = (SIGNALS, ABSTRACT)
-"""What a policy can restrict to the program's own processes (landlock(7), "scope"): sending signals, and connecting to abstract
-sockets (unix(7))."""
+"""The words of a scope: the actions that a policy can restrict to the program's own processes (landlock(7), "scope"), which are
+sending signals, and connecting to abstract sockets (unix(7))."""
 
 IMPLIED = (1,)
 """The existing versions of the implied set (`policygen.implied`), ascending.  A released version never changes."""
@@ -286,8 +286,8 @@ class Policy:
     phases_optional: bool = False
     """Whether a process that cannot enter a phase keeps its permissions instead of being killed."""
     scope: str = SIGNALS
-    """What Landlock restricts to the program's own processes: words of SCOPES, in that order, with commas; "" for nothing.  The
-    filter does not depend on this."""
+    """The actions that Landlock restricts to the program's own processes: words of SCOPES, in that order, with commas; "" for
+    none. The filter does not depend on this."""
     files: Files = NOT_CONFINED
     """The files and ports that calls can reach, enforced by Landlock.  The filter does not depend on this."""
     memo: dict[str, object] = field(factory=dict, init=False)

@@ -41,7 +41,7 @@ _LINKS = {"readlink": 0, "readlinkat": 1}
 _OPENS = {"open": 0, "openat": 1}
 """The index of the path argument, by name of the call."""
 _MANY: Final = 1024
-"""Links that an executable reads, and files that it opens, that are examined; after so many, the others are not."""
+"""The most links read, and the most files opened, by one executable that are examined; later ones are not."""
 
 
 class Aims:

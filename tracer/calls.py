@@ -68,8 +68,8 @@ class Calls:
         self.always: set[int] = set()
         """Numbers (x86_64) of the calls that must stop each time."""
         self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
-        """By number (x86_64): a function of the executable, which returns the values of the first argument (64 bits) with which
-        recorded calls need not stop; it returns None if no value needs a stop."""
+        """By number (x86_64): a function that takes an executable and returns the values of the first argument (64 bits) with
+        which recorded calls need not stop, or None if no value needs a stop."""
         by_name: dict[str, Handler] = {
             "clone": self._clone,
             "clone3": self._clone3,
@@ -193,8 +193,8 @@ class Calls:
                     kernel.interrupt(other.tid)
 
     def installed(self, task: Task, failed: bool) -> None:
-        """At the exit of a call for which `_expose` was called: note the new filter, or, if the call `failed`, do not stop at
-        the entry of each call any more."""
+        """At the exit of a call for which `_expose` was called: end the stops at the entry of each call that it began, and
+        unless the call `failed`, note that the tasks have a new filter that is not the tracer's."""
         threads, task.installing = task.installing, ""
         for other in self._filtered_by(task, threads):
             other.exposed = False

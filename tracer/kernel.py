@@ -49,7 +49,7 @@ OPTION_FOLLOW: Final = (
 RECORDING_DATUM: Final = 0xCA11
 """The datum of our RET_TRACE, 16 bits: the stops of a filter that the program installs itself have another."""
 RET_RECORD: Final = linux.SECCOMP_RET_TRACE | RECORDING_DATUM
-"""What a recording filter returns for a call that must stop for the tracer."""
+"""The return value of a recording filter for a call that must stop for the tracer."""
 SYS_PTRACE, SYS_KCMP = 101, 312  # asm/unistd_64.h
 KCMP_VM: Final = 1  # linux/kcmp.h
 

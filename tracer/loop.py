@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tracer.faults import Injector
 
     Order = tuple[Way, int] | None
-    """How to resume a task, and the signal to deliver; None if it is not resumed now."""
+    """The way to resume a task, and the signal to deliver; None if it is not to be resumed now."""
 
 FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
 BATCH: Final = 16
@@ -56,7 +56,7 @@ _HEAD = struct.Struct("<BxxxI16xI52xI")  # struct ptrace_syscall_info: op, arch,
 
 
 class Settings(NamedTuple):
-    """Which calls of a program are recorded, and how."""
+    """The settings of a run: which calls of the program are recorded, and how."""
 
     allow_opaque: frozenset[str] = frozenset()
     """Names of OPAQUE calls that are allowed."""
@@ -82,9 +82,9 @@ class Initial:
     def __init__(self, pid: int, *, started: bool) -> None:
         self.pid = pid
         self.started = started
-        """Whether it has executed the program; True, too, if the tracer attached to a running process."""
+        """Whether the process has executed the program; True, too, if the tracer attached to a running process."""
         self.status: int | None = None
-        """Its wait status, once it has ended."""
+        """The wait status of the process; None until it has ended."""
         self.ended = 0.0
         """When it ended, in seconds of time.monotonic; 0 before."""
         self.delivered: dict[int, tuple[int, float]] = {}

@@ -39,7 +39,7 @@ class Executable:
     syscalls: Mapping[tuple[int, int], int]
     """Number of its calls by (AUDIT_ARCH_*, number), over all runs."""
     runs: tuple[int, ...]
-    """Indexes of the runs in which it ran."""
+    """Indexes of the runs in which the executable ran."""
     is_first: bool
     """Whether a run began with it."""
     starters: tuple[str, ...]
@@ -104,7 +104,7 @@ class Report:
     is_bare: bool
     """Whether the observations are from a companion, which has no counts and runs, and not all arguments."""
     findings: tuple[Finding, ...]
-    """The findings, the most dangerous first, also the accepted ones."""
+    """All findings, the most dangerous first; accepted ones are included."""
     estimate: Estimate
     programs: tuple[Executable, ...]
     rules: tuple[Provenance, ...]

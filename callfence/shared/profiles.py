@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
 
 MANY = 12
-"""How many names of calls a line of text lists; the JSON lists all."""
+"""The most names of calls that a line of text lists; the JSON lists all."""
 
 
 def loss_lines(losses: Iterable[Loss], than: str) -> list[str]:

@@ -59,7 +59,8 @@ class Loss:
     what: str
     """One sentence without a capital or a full stop: what differs, and why."""
     calls: tuple[str, ...] = ()
-    """Names of the calls, or lines for files and ports, that differ, ascending; empty if the loss is not about single ones."""
+    """Names of the calls, or lines for files and ports, that differ, ascending; empty if the loss is not about particular
+    ones."""
 
     def __post_init__(self) -> None:
         if not self.what or "\n" in self.what:
@@ -95,7 +96,7 @@ class Imported:
     losses: tuple[Loss, ...] = ()
     """Ways in which the policy is wider or narrower than the file."""
     instructions: tuple[str, ...] = ()
-    """The disassembled filter, one instruction a line, if the losses do not describe all that it does; else ()."""
+    """The disassembled filter, one instruction a line, if the losses do not describe the whole filter; else ()."""
 
 
 @frozen
@@ -142,7 +143,7 @@ class Format(NamedTuple):
 
     title: str
     module: str
-    """Within this package."""
+    """The module, relative to this package, that has the functions below."""
     export: str = ""
     """The name of the function that writes a policy; '' if none does."""
     read: str = ""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from policygen.implied.resolve import Resolved
 
 NATIVE = Arch.X86_64
-"""The one architecture of the formats that support only one."""
+"""The only architecture of those formats that support a single one."""
 DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
 EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
 EXECVE = {"execve": "it starts the program after the filter has taken effect"}
@@ -160,7 +160,7 @@ class Mount(NamedTuple):
 
     path: str
     changes: bool
-    """Whether it is mounted writable."""
+    """Whether the folder or file is mounted writable."""
     executes: bool
     """Whether its files can be executed or mapped as executable memory; always True if it is not writable."""
     is_device: bool

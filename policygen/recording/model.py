@@ -41,7 +41,7 @@ class Observation(NamedTuple):
     example: Registers
     """The registers of the first event."""
     evidence: tuple[str, ...] = ()
-    """What the pointers of the first events point to (`evidence.facts`), ascending."""
+    """The facts (`evidence.facts`) about the pointers of the first events, ascending."""
     after: tuple[int, ...] = ()
     """The sets of waits that processes had begun when they made the calls, as bits of tracer.abi.waits, ascending; 0 is before
     any wait.  Empty if unknown."""
@@ -127,11 +127,11 @@ class Circumstances(NamedTuple):
     """The circumstances in which a run was started; '' where one is unknown, as in old and imported recordings."""
 
     input: str = ""
-    """What standard input was: `a file`, `a pipe`, `a socket`, `a terminal`, `/dev/null`, `a device` or `closed`."""
+    """The kind of standard input: `a file`, `a pipe`, `a socket`, `a terminal`, `/dev/null`, `a device` or `closed`."""
     output: str = ""
-    """What standard output was, in the same words."""
+    """The kind of standard output, in the same words."""
     error: str = ""
-    """What standard error was, in the same words."""
+    """The kind of standard error, in the same words."""
     user: str = ""
     """`root` or `user`."""
     locale: str = ""
@@ -152,15 +152,15 @@ class Run(NamedTuple):
     complete: bool
     """Whether the program was observed from its execve to its end."""
     gaps: tuple[str, ...] = ()
-    """What could not be observed, in words, ascending."""
+    """Sentences about what could not be observed, ascending."""
     warm: bool = False
     """Whether this was a run of incremental learn, which records only calls that the policy did not allow at the time."""
     executed: tuple[tuple[str, str], ...] = ()
     """Pairs of executables, ascending, of which the first executed the second; the first is '' if the second is the run's
     program.  Empty if unknown."""
     rehearsed: str = ""
-    """What made the run differ from an ordinary one, such as `write(fd=1) fails with EPIPE`; "" for an ordinary run.  Only what
-    was new in a rehearsed run is recorded."""
+    """The fault that made the run differ from an ordinary one, such as `write(fd=1) fails with EPIPE`; "" for an ordinary run.
+    Only what was new in a rehearsed run is recorded."""
     circumstances: Circumstances = Circumstances()
     files: tuple[tuple[str, str, str], ...] = ()
     """The uses of files and ports, ascending: a path as a policy writes it, its rights, and the executable; or `tcp connect` or

@@ -23,7 +23,7 @@ class JoinError(UserError):
 
 @frozen
 class Form:
-    """An entry in the form of what it allows: `action` where `allowed` holds, `refusal` elsewhere (None is the default)."""
+    """An entry by what it allows: calls for which `allowed` holds get `action`, others get `refusal` (None: the default)."""
 
     allowed: Expression
     action: Action | None

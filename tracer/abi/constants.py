@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _WHOLE = ~0
 _SMALL = 0x1000
-"""An enumeration whose values are all below this is one of small numbers, which are most readable in decimal."""
+"""If all values of an enumeration are below this, they are small numbers, which are most readable in decimal."""
 _PATTERN = 8
 """A value with more unknown bits than this is no set of flags: `personality(0xffffffff)` asks, it sets nothing."""
 
@@ -40,7 +40,7 @@ class Constant(NamedTuple):
 
     name: str
     value: int
-    """As the argument holds it; negative only in enumerations of signed arguments (AT_FDCWD)."""
+    """The value that the argument has; negative only in enumerations of signed arguments (AT_FDCWD)."""
     mask: int
     """The bits of the field whose value it is (~0: the whole argument), or 0 if its bits can be combined."""
 

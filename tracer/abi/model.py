@@ -55,15 +55,15 @@ class Kind(StrEnum):
     DIRFD = "dirfd"
     """A directory's descriptor, or AT_FDCWD."""
     SELECTOR = "selector"
-    """Chooses what the call does (a command, an option, a family): only the values seen are allowed."""
+    """Selects what the call does (a command, an option, a family): only the observed values are allowed."""
     SIGNAL = "signal"
-    """A signal number that is sent: as a selector."""
+    """A signal number that is sent: constrained like a selector."""
     CLOCK = "clock"
-    """A clock id: as a selector, except the negative ones, which carry a pid or a descriptor."""
+    """A clock id: constrained like a selector, except negative ids, which carry a pid or a descriptor."""
     PROTECTION = "protection"
-    """Bits that are dangerous together (PROT_*, CLONE_*): only the combinations seen."""
+    """Bits that are dangerous together (PROT_*, CLONE_*): only the observed combinations are allowed."""
     FLAGS = "flags"
-    """Bits that are independent: the union of those seen."""
+    """Independent bits: any combination of the observed bits is allowed."""
     FIELD = "field"
     """Only the bits of `Argument.exact` matter (a mode's set-id bits and file type); the rest is free."""
     POINTER = "pointer"
@@ -121,14 +121,14 @@ class Argument(NamedTuple):
     ctype: str
     """The kernel's C type, `__user` removed."""
     width: int
-    """How many low bits of the register the kernel looks at: 8, 16, 32 or 64."""
+    """The number of low bits of the register that the kernel uses: 8, 16, 32 or 64."""
     signed: bool
     """Whether the C type is signed: decides how <, > and printing read the value."""
     kind: Kind
     constants: str = ""
     """The family of constants that names its values (constants.tsv), or ''."""
     exact: int = 0
-    """Bits that are one field, compared as a whole (open's O_ACCMODE), besides the rest; 0 for none."""
+    """The bits of a field that is compared as a whole (open's O_ACCMODE), besides the other bits; 0 if there is none."""
 
     @property
     def mask(self) -> int:
@@ -144,7 +144,7 @@ class Argument(NamedTuple):
 
 
 class Syscall:
-    """One call of one architecture."""
+    """A system call of one architecture."""
 
     def __init__(self, number: int, name: str, read: Callable[[], tuple[Argument, ...]]) -> None:
         """`read` returns the arguments, when they are first asked for: of most calls they never are."""

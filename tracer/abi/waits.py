@@ -25,7 +25,7 @@ CANDIDATES: Final = (
 
 _CALLS: Final = {ENTER: ("prctl",), NOTIFY: ("sendmsg", "sendto", "write")}
 MOST = 4096
-"""Bytes of a message that are read, at most; longer ones of write and sendto are none of this kind."""
+"""The most bytes of a message that is examined: a longer one is not taken for a message of readiness."""
 _PAGE = 4096
 _VECTORS = 16
 

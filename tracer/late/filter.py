@@ -36,13 +36,14 @@ _WORD = 0xFFFFFFFF
 _FIRST: Final = (1 << 64) - 1 << 64
 """The first argument's register in a key."""
 MAX_INSTRUCTIONS: Final = 2000
-"""Of one filter."""
+"""The most instructions of one late filter."""
 MAX_WEIGHT: Final = 16384
 """Most that our filters of a task may weigh together: half of what the kernel allows, MAX_INSNS_PER_PATH (kernel/seccomp.c)."""
 _MAX_COMPARISONS: Final = 4
-"""Numbers that are compared one after the other."""
+"""The most call numbers that a filter compares one after the other."""
 _EXTRA_WEIGHT: Final = 3 + 4
-"""What a filter weighs besides its instructions: what bpf_convert_filter begins with, and a penalty for each filter."""
+"""The weight of a filter besides its own instructions: those that bpf_convert_filter puts before them, and a penalty for each
+filter."""
 
 _Instruction = tuple[int, int, int, int]
 
@@ -61,7 +62,7 @@ UNSEEN: Final = _encoded(
         (_RET, 0, 0, linux.SECCOMP_RET_ALLOW),
     ]
 )
-"""Stops the calls that PTRACE_SYSCALL does not show: those through the vsyscall page."""
+"""A filter that stops only the calls that PTRACE_SYSCALL does not show: those through the vsyscall page."""
 _HEAD: Final = ((_LOAD, 0, 0, _ARCH), (_JEQ, 1, 0, Arch.X86_64.audit), (_RET, 0, 0, RET_RECORD))
 """Stops the calls of other architectures."""
 
@@ -222,12 +223,12 @@ _NEAR: Final = 1 << 28
 """Bytes before and between pieces of code that belong to the same span: the libraries of a program lie side by side, and each
 further one is put before those that are there (Documentation/arch/x86/x86_64/mm.rst; mmap_base)."""
 _MAX_SPANS: Final = 16
-"""Spans up to which it is worth to compare the address of each call with them."""
+"""The most spans with which it is worth comparing the address of each call."""
 _FIXED: Final = 0x10 | 0x100000  # MAP_FIXED, MAP_FIXED_NOREPLACE: linux/mman.h
 _PROT_EXEC: Final = 4  # asm-generic/mman-common.h
 _SHM_EXEC: Final = 0o100000  # linux/shm.h
 _QUERY: Final = 0xFFFFFFFF
-"""What personality(2) is given if nothing is to be changed."""
+"""The argument of personality(2) that changes nothing."""
 _MAP_VDSO: Final = range(0x2001, 0x2004)
 """Options of arch_prctl(2) that map code (asm/prctl.h)."""
 _CODE_BITS: Final = {**dict.fromkeys(("mmap", "mprotect", "pkey_mprotect"), (2, _PROT_EXEC)), "shmat": (2, _SHM_EXEC)}

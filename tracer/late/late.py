@@ -85,13 +85,13 @@ class _Executable:
         self.version: object = None
         """`Tally.version` of `counts`."""
         self.processes = 0
-        """How many there were."""
+        """The number of processes that have run the executable."""
         self.opens_often = False
-        """Whether they open many files for reading."""
+        """Whether these processes open many files for reading."""
         self.news = 0
-        """Observations when one of its processes was last looked at."""
+        """The number of the executable's observations when one of its processes was last looked at."""
         self.quiet = 0
-        """Calls at which its processes have been looked at since there was a new one."""
+        """The number of calls of its processes, as of the last look, since there was a new observation."""
         self.calls = 0
         """Calls of its last process that has ended and had no filter."""
         self.settled = False
@@ -195,7 +195,7 @@ class Late:
                 task.image.budget = 0
 
     def dropped(self, task: Task) -> None:
-        """Note that a task has ended."""
+        """Note that a task has ended.  With the last thread of a process, the history of its executable is updated."""
         task.image.threads -= 1
         if not task.image.threads:
             self._note_end(task, task.executable)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tracer.tally import Recorder
 
 WAKE: Final = signal.SIGURG
-"""Interrupts the main thread's waitpid.  Ignored by default, so that one that comes late does no harm."""
+"""The signal that interrupts the main thread's waitpid. It is ignored by default, so one that comes late does no harm."""
 
 
 class _Attached(SignalThread):

@@ -30,7 +30,7 @@ of our own kills us although it is blocked."""
 
 
 class Program(NamedTuple):
-    """What to run, as the kernel takes it: bytes."""
+    """The program to run: its path, arguments and environment, as the bytes that the kernel takes."""
 
     path: bytes
     """The file to execute: PATH is not searched here."""

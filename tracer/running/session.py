@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
     status: int | None
     """Wait status of the initial process; None if we detached from it."""
     calls: int
-    """How many were seen."""
+    """The number of calls that have stopped for the tracer."""
     started: bool = True
     """False if it was killed within its execve: no instruction of it ran."""
     ended_by: int = 0
@@ -65,16 +65,16 @@ class Outcome(NamedTuple):
 
 
 class Hooks(NamedTuple):
-    """What is called during a run."""
+    """The functions that are called during a run."""
 
     tick: Callable[[Loop], None] = lambda loop: None
-    """From another thread, some times a second."""
+    """Called by another thread, some times a second."""
     exited: Callable[[Loop], None] = lambda loop: None
-    """Once if processes outlive the initial one."""
+    """Called once, if other processes outlive the initial one."""
     attach: Callable[[Calls], None] = lambda calls: None
-    """Before the run; may have the tracer call functions at the stops of calls (`Calls.also`)."""
+    """Called before the run; may have the tracer call functions at the stops of calls (`Calls.also`)."""
     aimed: Callable[[bool], None] | None = None
-    """For each process that is signalled or looked at (`tracer.aims`)."""
+    """Called for each process that is signalled or inspected; the argument is that of `tracer.aims.Aims`."""
 
 
 NO_HOOKS: Final = Hooks()
@@ -292,7 +292,7 @@ class Waits:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self.reached: dict[int, int] = {}
-        """By process, the waits that it and those that it comes from have begun, also when it has ended."""
+        """By pid: the waits that the process and its ancestors have begun; kept after its end."""
         loop.tally.has_waits = True
         for bit, name in enumerate(CANDIDATES):
             for call in calls_of(name):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from policygen.formats.containers.profile import Profile, ProfileRule
     from policygen.implied.resolve import Resolved
 FOLDER = "profiles"
-"""Of Localhost profiles, below the kubelet's own."""
+"""The folder for Localhost profiles, in the kubelet's folder of seccomp profiles."""
 KIND = "SeccompProfile"
 API = "security-profiles-operator.x-k8s.io/v1beta1"
 LIMIT = 1 << 63

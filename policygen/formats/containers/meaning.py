@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SCMP = {"SCMP_ARCH_X86_64": Arch.X86_64, "SCMP_ARCH_X86": Arch.I386, "SCMP_ARCH_AARCH64": Arch.AARCH64}
 X32 = "SCMP_ARCH_X32"
 _GO = {Arch.X86_64: ("amd64",), Arch.I386: ("386", "x86"), Arch.AARCH64: ("arm64",)}
-"""What `includes.arches` calls the machine."""
+"""The names that `includes.arches` and `excludes.arches` use for the machine."""
 _RET = {
     Act.ALLOW: bpf.ret(Action(ActionKind.ALLOW)),
     Act.LOG: bpf.ret(Action(ActionKind.LOG)),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 EPERM = 1
-"""What SCMP_ACT_ERRNO is where no number is given (config-linux.md, errnoRet)."""
+"""The errno of SCMP_ACT_ERRNO if none is given (config-linux.md, errnoRet)."""
 
 
 class Op(StrEnum):
@@ -61,7 +61,7 @@ class RegisterComparison:
     value: int
     """64 bits, unsigned; of MASKED_EQ the mask."""
     value_two: int = 0
-    """For MASKED_EQ alone: what the masked argument is."""
+    """For MASKED_EQ alone: the value that the masked argument must have."""
 
 
 @frozen
@@ -70,7 +70,7 @@ class Where:
 
     caps: tuple[str, ...] = ()
     arches: tuple[str, ...] = ()
-    """As Go calls them: amd64, arm64 ..."""
+    """Architectures by the names that Go uses: amd64, arm64 ..."""
     kernel: tuple[int, int] | None = None
 
 
@@ -92,13 +92,13 @@ class Profile:
     default: Act
     rules: tuple[ProfileRule, ...]
     architectures: tuple[str, ...] = ()
-    """SCMP_ARCH_*, besides that of the machine, which always is one."""
+    """SCMP_ARCH_* in addition to the machine's own, which is always included."""
     errno: int | None = None
-    """Of the default action."""
+    """The errno of the default action; None means EPERM."""
     flags: tuple[str, ...] = ()
     """SECCOMP_FILTER_FLAG_*: none of them changes what a call gets."""
     arch_map: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """For each architecture of a machine those that go with it there."""
+    """For each architecture of a machine: the further architectures whose calls such a machine has."""
 
 
 # Writing

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from policygen.implied.resolve import Resolved
 
 MAX_ENTRIES = 128
-"""Entries that every runtime takes: crun 1.21 and runc 1.1.15 have no limit, newer ones may (1 MiB is far beyond it)."""
+"""The most entries of a profile that every runtime accepts: crun 1.21 and runc 1.1.15 have no limit, newer ones may (1 MiB is
+far beyond it)."""
 LIBSECCOMP_KNOWS = 466
 """The newest call that libseccomp 2.6.0 has a name for (removexattrat; its src/syscalls.csv); numbers since 424 are those of
 all architectures."""
@@ -54,7 +55,7 @@ _ACT = {
     ActionKind.NOTIFY: Act.NOTIFY,
 }
 MAX_ALTERNATIVES = 512
-"""Limit for one call and one action; each alternative becomes an entry of the profile."""
+"""The most alternatives for one call and one action; each becomes an entry of the profile."""
 Plan = tuple[tuple[Action, tuple[Masked, ...]], ...]
 """The actions of one call, other than the default, each with the alternatives in which it is taken."""
 Plans = Mapping[Arch, Mapping[str, Plan]]
@@ -173,7 +174,7 @@ class RuntimeCall(NamedTuple):
 
     runtime: str
     versions: str
-    """Versions in which it was seen, or found in the source."""
+    """The runtime's versions in which the call was seen, or found in the source."""
     when: str
     """`always`, or `gaining`: only where the container may gain privileges (no_new_privs is off)."""
     entry: str

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from policygen.recording.model import Key, Registers
 
 MAX_LINE = 1 << 18
-"""Bytes of a line: twice the longest that enforce writes.  A longer one is skipped and becomes a gap."""
+"""The most bytes of a line: twice the longest that enforce writes.  A longer line is skipped and becomes a gap."""
 MAX_DISTINCT = 50_000
 """Different violations, and uses of files and ports, that are recorded: no log fills memory.  More are counted in a gap."""
 MAX_RUNS = 8
-"""Starts that may write their counts of one violation in turns; of more, some are counted twice."""
+"""The most starts that can write their counts of one violation in turns; of more starts, some calls are counted twice."""
 _REGISTER = re.compile(r"0x[0-9a-f]{1,16}")
 _WORD = (1 << 32) - 1
 _FACTS = 1024
@@ -57,15 +57,15 @@ class _Violation(NamedTuple):
     site: str
     times: int
     run: tuple[str, ...]
-    """In which it is counted: the start's id and the phase."""
+    """The run that counts the violation: the start's id and the phase."""
     started: int
     """Nanoseconds since the epoch; 0 if the line has no time."""
     evidence: tuple[str, ...]
-    """What the call's pointers pointed to (`evidence.facts`), as far as the line has it."""
+    """The facts (`evidence.facts`) about the call's pointers, as far as the line has them."""
     policies: tuple[str, ...]
     """The files of the policies that did not allow it, without folders."""
     files: tuple[Use, ...]
-    """What it wanted of files and ports, if that was not granted."""
+    """The uses of files and ports that the call needed and the policy did not grant."""
 
 
 class _Calls:
@@ -105,7 +105,7 @@ class _Log:
         """Why lines were skipped -> the first line's number, and how many."""
         self.files: set[Use] = set()
         self.others: set[str] = set()
-        """Policies of violations that are not of the one that is asked for."""
+        """The policies whose violations were skipped, because another policy is asked for."""
 
     def skip(self, why: str, number: int) -> None:
         self.skipped.setdefault(why, [number, 0])[1] += 1

@@ -33,7 +33,7 @@ _PREFIX = re.compile(
 _ASIDES = (" > ", " | ")
 """How lines begin that belong to the previous call: callers (-k), and data read or written (-e read, -e write)."""
 _SUMMARY = b"% time "
-"""How a table of figures begins (-C): nothing comes after it."""
+"""The beginning of strace's table of figures (-C): nothing comes after it."""
 _ENDED = re.compile(r"\+\+\+ (?:exited with (\d{1,3})|killed by (SIG\w+)(?: \(core dumped\))?|superseded by .*) \+\+\+")
 _MODE = re.compile(r"\[ Process PID=(\d{1,10}) runs in (\S+)(?: bit)? mode\. \]")
 _RESUMED = re.compile(r"<\.\.\. (\w+|\?\?\?) resumed>\s?")
