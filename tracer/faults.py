@@ -57,7 +57,7 @@ Effect = Fail | Shorten | Exhaust | Send
 
 
 class Fault(NamedTuple):
-    """An effect, and the call of the program at which it happens."""
+    """An effect, such as `Fail`, and the call of the program at which it happens."""
 
     arch: int
     """AUDIT_ARCH_*."""

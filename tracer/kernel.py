@@ -174,11 +174,11 @@ class _Timespec(ctypes.Structure):
 
 
 def wait_for_signal(signals: Iterable[int], seconds: float) -> tuple[int, int, int] | None:
-    """Wait for one of `signals`, which must be blocked, and return (signal, si_code, si_pid).  Return None if none came within
-    `seconds`, or another signal interrupted the wait.
+    """Wait by sigtimedwait(2) for one of `signals`, which must be blocked, and return (signal, si_code, si_pid).  Return None
+    if none came within `seconds`, or another signal interrupted the wait.
 
-    This is sigtimedwait(2).  signal.sigtimedwait of CPython 3.11 returns uninitialised memory when a signal such as SIGCONT
-    interrupts it at the end of the time."""
+    signal.sigtimedwait of CPython 3.11 returns uninitialised memory when a signal such as SIGCONT interrupts it at the end of
+    the time."""
     wanted = (ctypes.c_uint64 * 16)(sum(1 << signum - 1 for signum in signals))  # sigset_t: 1024 bits
     siginfo = ctypes.create_string_buffer(128)
     timeout = _Timespec(int(seconds), int(seconds % 1 * 1e9))

@@ -93,7 +93,8 @@ class SharedProcessor:
             self._restore_own()
 
     def release(self, tid: int) -> None:
-        """Restore a task's own affinity."""
+        """Restore a task's own affinity, so that it no longer shares the tracer's processor; do nothing if it does not share
+        it."""
         with self._lock:
             self._release(tid)
 

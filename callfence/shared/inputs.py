@@ -73,8 +73,8 @@ def is_program(data: bytes) -> bool:
 
 
 def run_command(command: str, work: Callable[[], int]) -> int:
-    """Call `work`, and return its exit status.  If it raises an error that the user has to know, print its message for
-    `command` on standard error, and return 2."""
+    """Call `work`, and return its exit status.  If it raises CallfenceError or OSError, print the error's message for `command`
+    on standard error, and return 2."""
     try:
         return work()
     except (CallfenceError, OSError) as error:

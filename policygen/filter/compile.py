@@ -60,10 +60,10 @@ def compile_policy(policy: Policy, phase: str = START, *, report: bool = False, 
     """Return the policy's filter in `phase`: struct sock_filter, 8 bytes each, host byte order, at most 4096 of them; proved
     equal to the policy on every input.
 
-    With `report`, the filter notifies a supervisor of calls that the default denies; with `audit`, of those that the implied
-    set fails too (`verify.reported`).  Raises CompileError if the filter would be too large or is too complex to prove, and
-    MissingLibraryError if libseccomp is not installed.  Internal errors are LibseccompError, if libseccomp fails, and
-    WrongFilterError, if its filter is wrong."""
+    With `report`, the filter notifies a supervisor of calls that the default denies; with `audit`, also of calls that the
+    implied set fails (`verify.reported`).  Raises CompileError if the filter would be too large or is too complex to prove,
+    MissingLibraryError if libseccomp is not installed, and two internal errors: LibseccompError if libseccomp fails,
+    WrongFilterError if it writes a wrong filter."""
     return compile_resolved(resolved(policy, phase), report=report, audit=audit)
 
 

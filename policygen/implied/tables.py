@@ -33,7 +33,7 @@ def lines(name: str) -> Iterator[list[str]]:
 
 
 def read_entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | None]:
-    """Return the call number and the entry that each cell is the text of, in the policy language with or without `: allow`.
+    """Return, for each cell, the call number and the entry that it states in the policy language, with or without `: allow`.
 
     The result for a cell is None if the architecture has no such call, or has one that takes a pointer to its arguments (mmap
     of i386)."""

@@ -57,7 +57,7 @@ class Combinations:
 
     def add(self, call: Call, values: Values) -> Mapping[Call, frozenset[int]]:
         """Record a combination of values for a call that the tables have.  If there are too many combinations now, give up
-        arguments, and return the indexes of those given up by this, by call."""
+        arguments, and return these: call -> indexes of the arguments."""
         combinations = self._values.setdefault(call, set())
         self._total += values not in combinations
         combinations.add(values)

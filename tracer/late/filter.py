@@ -1,9 +1,8 @@
 """The filters of a program that is learned with late filters: which known calls they allow, and which code they are for.
 
-A known call may run where the tracer has nothing to do, and where it brings no code.  A filter is inherited over execve, and
-what it says of a program's calls means nothing for those of the next one.  The code of both is at other addresses, as a rule;
-so a filter that is for calls by the code of one program does not stop those of the next one.
-"""
+A known call may run without a stop if the tracer has nothing to do at the call, and it maps no code.  A filter stays installed
+over an execve, although the known calls of one program are not those of the next.  The two usually have their code at different
+addresses: so a filter that applies only to calls by the code of one program does not stop calls by the next one."""
 
 from __future__ import annotations
 

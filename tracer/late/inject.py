@@ -1,8 +1,7 @@
-"""A call of ours, made by a task of the program instead of its own, which it makes afterwards.
+"""Has a task of the program make a call for the tracer first, and its own call afterwards.
 
-At the entry of a call nothing has happened yet: the task is given other registers, the kernel makes that call, and at its
-exit the task gets its registers back, on the `syscall` instruction that it has come by.  No signal can come in between.
-"""
+At the entry of a call nothing has happened yet: the task is given other registers, and the kernel makes that call.  At its exit
+the task gets its registers back, and repeats the `syscall` instruction that it came by.  No signal can come in between."""
 
 from __future__ import annotations
 
