@@ -31,7 +31,7 @@ _MAX_RULES = 8
 
 
 class Verdict(StrEnum):
-    """How much the second of two policies allows, compared with the first."""
+    """The result of comparing two policies: how much the second allows, compared with the first."""
 
     EQUAL = "equal"
     NARROWER = "narrower"
@@ -51,7 +51,7 @@ class Change(StrEnum):
 
 @frozen
 class Difference:
-    """Calls of one number for which the action was `before` and is now `after`."""
+    """A set of calls of one number for which the action was `before` and is now `after`."""
 
     arch: Arch
     number: int | None
@@ -63,13 +63,13 @@ class Difference:
     """The calls as alternatives joined by OR, in the policy language; empty if there would be more than `_MAX_RULES`."""
     example: Event
     region: Region | None = uncompared()
-    """The exact set of calls; all differences of a call share one space.  None once the difference has been ranked."""
+    """The exact set of calls; all differences of a call share one space. None once the difference has been ranked."""
     phase: str = ""
     """The only phase in which the policies differ for these calls; "" if they differ from the start on."""
 
     @property
     def order(self) -> tuple[object, ...]:
-        """The key of a total order."""
+        """A total sort key."""
         name = "" if self.number is None else table(self.arch).by_number[self.number].name
         arch = list(Arch).index(self.arch)
         change = ("+-~".index(self.change), self.before.kind, self.before.errno, self.after.kind, self.after.errno)
@@ -92,7 +92,8 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict over all calls, files, ports and signals, and the moments at which the filters take effect."""
+        """The verdict over everything that was compared: calls, files, ports, scopes, triggers of phases, and the moments at
+        which the filters take effect."""
         changes = {difference.change for difference in self.differences}
         had, has = ({*scopes(words)} for words in self.scopes)
         changes |= ({Change.LESS} if has - had else set()) | ({Change.MORE} if had - has else set())
@@ -116,8 +117,8 @@ def verdict(changes: Iterable[Change]) -> Verdict:
 def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Comparison:
     """Return every call, file and port for which the two policies differ, sorted by architecture, call and phase.
 
-    Calls that take more work than `budget` are `unjudged`.  Without one algebra.TooComplexError is raised for conditions whose
-    sets cannot be computed."""
+    A call is `unjudged` if comparing it would exceed `budget`.  Without a budget, algebra.TooComplexError is raised if the sets
+    of a call are too complex to compute."""
     whole = compare_resolved(resolved(old), resolved(new), budget)
     if not old.phases and not new.phases:
         return whole
@@ -142,7 +143,8 @@ _NO_CALL = Event(0, 0, (0, 0, 0, 0, 0, 0))
 
 
 def compare_resolved(old: Resolved, new: Resolved, budget: region.Budget | None = None) -> Comparison:
-    """Return every difference between two policies in one phase; otherwise the same as `compare`."""
+    """Return every difference between one phase of `old` and one of `new`.  Results, `budget` and errors are those of
+    `compare`."""
     all_differences: list[Difference] = []
     unjudged = set()
     make = budget.space if budget else region.space
@@ -209,7 +211,8 @@ def _is_same(old: Resolved, new: Resolved, arch: Arch, number: int) -> bool:
 
 
 def change_of(before: Action, after: Action) -> Change:
-    """Return whether the change from one action to the other makes a call possible, impossible, or neither."""
+    """Return whether a call for which the action changes from `before` to `after` becomes possible (MORE), is no longer
+    possible (LESS), or neither (OTHER)."""
     now, then = ((action.may_allow, action.allows) for action in (after, before))  # so `notify` is between deny and allow
     return Change.OTHER if now == then else Change.MORE if now > then else Change.LESS
 
@@ -245,12 +248,13 @@ Truth = tuple[bool, bool]
 
 
 def reduce(policy: Policy, by: Policy) -> Policy:
-    """Return the policy without what `by` does not allow of the calls that `by` names; everything else stays.
+    """Return the policy without the permissions that `by` denies: of the calls that `by` names, only what both allow;
+    everything else is unchanged.
 
     A call that is no longer allowed gets the action that `by` writes for it, else the policy's default (if that lets calls run,
-    the default of `by`).  An entry has two actions; if three are needed, the denials become the strictest of them.  Raises
-    ValueError if no entry can have the actions.
-    """
+    the default of `by`).  An entry has at most two actions; if three are needed, the denials become the strictest of them.
+    Raises ValueError if an entry would have to allow, log and deny, or if `by` names a call that is newer than the policy's
+    table while the policy lets such calls run."""
     if policy.phases or by.phases:
         start = resolved(by)
         return normal(in_each(lambda each, other: reduce(each, _named(resolved(other), start)), policy, by))
@@ -261,7 +265,7 @@ def reduce(policy: Policy, by: Policy) -> Policy:
 
 
 def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
-    """Return the first policy reduced by the other, as `reduce` does, for one phase of each.  Raises what `reduce` does."""
+    """Return one phase of a policy reduced by one phase of another, as `reduce` does.  Raises ValueError as `reduce` does."""
     entries = {}
     for arch, section in policy.entries.items():
         entries[arch] = dict(section)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @frozen
 class Estimate:
-    """The chance that one more run needs a new rule, and the calls that only one run needed."""
+    """The estimated chance that one more run needs a new rule, and the calls that only one run needed."""
 
     runs: int
     chance: float | None
@@ -33,14 +33,15 @@ class Estimate:
     and Turing's estimate, with runs as draws).  None for fewer than two runs.  An incremental run does not record which
     existing rules it needs, so only rules that are newer than the last incremental run count."""
     at_most: float | None
-    """If `chance` is 0: one more run needs something new in at most this share of cases (95 % confidence):
-    1 - 0.05**(1/runs).  With warm runs, only those since the last new rule are counted."""
+    """If `chance` is 0: an upper bound of the share of cases in which one more run needs something new (95 % confidence): 1 -
+    0.05**(1/runs). If there are incremental runs, only the runs since the last new rule are counted.  Else None."""
     single: tuple[tuple[int, int], ...]
     """The calls (AUDIT_ARCH_*, number) with a rule that only one run is known to need; ascending."""
 
 
 def estimate(recording: Recording, *, names_only: bool = False) -> Estimate:
-    """Return the estimate for the next run, given the recorded runs; `names_only`: for a policy without conditions."""
+    """Return the estimate for the next run from the recorded runs.  `names_only`: the policy has no conditions, so a rule is
+    only a name."""
     runs = recording.runs
     since = max((index for index, run in enumerate(runs) if run.warm), default=0)
     needed: set[int] = set()
@@ -72,7 +73,8 @@ def _rules_by_run(recording: Recording, *, names_only: bool) -> Iterator[tuple[t
 
 
 def needed_by(observation: Observation, *, names_only: bool = False) -> Rule | None:
-    """Return the rule that an observation needs; None for calls that every policy has."""
+    """Return the rule that an observation needs.  It is () with `names_only`, and for a call that the tables do not have.  None
+    for calls that every learned policy allows."""
     arch = Arch.from_audit(observation.arch)
     calls = table(arch) if arch else None
     if calls is None or observation.number not in calls.by_number:
@@ -110,9 +112,9 @@ _SIGNAL_RETURNS = {"sigreturn", "rt_sigreturn"}
 
 
 def run_next(recording: Recording) -> tuple[str, ...]:
-    """Return what to run next, the most useful first: each follows `run it`.
+    """Return advice for the next runs, the most useful first.  Each text continues the words `run it`: `with other arguments`.
 
-    A recording has calls, not their results: whether a peer hung up or a call failed is unknown."""
+    A recording has calls, not their results, so it is unknown whether a peer hung up or a call failed."""
     runs = recording.runs
     if not runs:
         return ()

@@ -14,11 +14,10 @@ _EXCERPT = 100
 
 
 class PolicyError(UserError):
-    """A mistake in a policy's text.
+    """The text of a policy has a mistake.
 
-    `str()` is the whole message of several lines: position and message, the source line, carets, and the hint if there is one.
-    Included files name the chain of lines that led to them.
-    """
+    `str()` is the whole message, of several lines: position and message, the source line, carets, and any hint.  For an
+    included file, the lines of the `include` statements that led to it follow."""
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ def _excerpt(line: str, column: int) -> tuple[str, int]:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """Return `did you mean A or B?` with the known words nearest to a misspelt one, or '' if none is near."""
+    """Return `did you mean A or B?` with those of `names` that are most similar to a misspelt word; '' if none is similar."""
     by_fold = {name.casefold(): name for name in sorted(names, reverse=True)}
     from difflib import get_close_matches  # only a mistake needs it
 

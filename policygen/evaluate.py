@@ -15,7 +15,8 @@ from tracer.abi import X32_BIT, Arch, Event, table
 
 
 def evaluate(policy: Policy, event: Event, phase: str = START) -> Action:
-    """Return the action for a call in a phase, as `answer` does."""
+    """Return the action that a policy takes for a call in a phase (see `answer`).  Raises ValueError if the policy has no such
+    phase."""
     return answer(resolved(policy, phase), event)
 
 
@@ -44,8 +45,8 @@ def answer(policy: Resolved, event: Event) -> Action:
 
 
 def answers(space: Space, policy: Resolved, arch: Arch, number: int) -> list[tuple[int, Action]]:
-    """Return the actions for the calls of a number below X32_BIT, each with the set of arguments that get it; the sets cover
-    all arguments."""
+    """Return the actions for the calls of a number below X32_BIT, as pairs (set of arguments, action).  The sets do not
+    overlap, and together they cover all arguments."""
     if arch not in policy.entries:
         return [(TRUE, KILL)]
     calls = table(arch)

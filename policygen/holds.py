@@ -16,7 +16,7 @@ _REGISTER = (1 << 64) - 1
 
 
 def holds(expression: Expression, arguments: Sequence[Argument], registers: Sequence[int]) -> bool:
-    """Return whether an expression over these arguments holds for these 64-bit registers."""
+    """Return whether an expression holds for a call with these arguments, whose 64-bit registers have these values."""
     match expression:
         case Always(value):
             return value
@@ -31,13 +31,13 @@ def holds(expression: Expression, arguments: Sequence[Argument], registers: Sequ
 
 
 def exact(expression: Expression) -> dict[int, int]:
-    """Return the arguments that a conjunction compares with exactly one value: index -> register."""
+    """Return the arguments that a conjunction compares with exactly one value: index -> register (64 bits)."""
     parts = (part for part in conjuncts(expression) if isinstance(part, Condition) and part.operator is Operator.EQ)
     return {part.index: part.value & _REGISTER for part in parts}
 
 
 def holds_at(expression: Expression, arguments: Sequence[Argument], registers: Mapping[int, int]) -> bool:
-    """Return whether an expression that compares only these registers, given by index, holds for them."""
+    """Return whether an expression holds for registers that are given by index; it must not compare other arguments."""
     return holds(expression, arguments, [registers.get(index, 0) for index in range(6)])
 
 

@@ -26,11 +26,10 @@ if TYPE_CHECKING:
     from policygen.model import Expression, Policy
 
 def unite(ours: Document, theirs: Document) -> Document:
-    """Return the document that allows what either allows, with the comments of both.
+    """Return the document that allows everything that at least one of two documents allows, with the comments of both.
 
-    Raises JoinError if the two differ in something that has no union: a setting, or the way to deny a call.  The
-    table is the newer one.  The result has the architectures of both, and is portable if one of them is.
-    """
+    The table is the newer of the two.  The result has the architectures of both, and is portable if one of them is.  Raises
+    JoinError if the two have no union: a setting differs, or one call is denied, or allowed, with different actions."""
     policy = _united(ours.policy, theirs.policy)
     return Document(ours.policy, reconcile(Layout(), ours.layout, theirs.layout)).with_policy(policy)
 
@@ -109,7 +108,7 @@ MAX_PRODUCT = 1024
 
 @frozen
 class Conflict:
-    """A place where the three policies differ and have no merge; the merged document has the text of `ours` there."""
+    """A part in which three policies differ and cannot be merged.  The merged document has the text of `ours` there."""
 
     arch: Arch | None
     """None for a setting."""
@@ -117,7 +116,7 @@ class Conflict:
     """Name of the call, or word of the setting."""
     why: str
     base: str
-    """Its text in the three policies, of one or more lines; '' if a policy lacks it."""
+    """The text of the part in each of the three policies, of one or more lines; '' if a policy lacks it."""
     ours: str
     theirs: str
 
@@ -129,9 +128,8 @@ class _ConflictError(Exception):
 def merge_documents(base: Document, ours: Document, theirs: Document) -> tuple[Document, tuple[Conflict, ...]]:
     """Return the merged document, and its conflicts.
 
-    For each call and each set of arguments, a change by only one side is taken.  It is a conflict if both sides have changed
-    it differently, or if their changes of one rule cannot be written with rules of either side.
-    """
+    A change by only one side is taken, separately for each call and each set of arguments.  There is a conflict if both sides
+    have made different changes, or if their changes of one rule cannot be written with the rules of the two sides."""
     policies = [document.policy for document in (base, ours, theirs)]
     conflicts: list[Conflict] = []
     if any(policy.phases for policy in policies):
@@ -272,7 +270,7 @@ def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Ou
     unchanged_here, unchanged_there = same(ours, base), same(theirs, base)
     agreed = sets.or_(sets.or_(unchanged_here, unchanged_there), same(ours, theirs))
     if agreed != TRUE:
-        raise _ConflictError("both sides have changed the action for some of its calls, in different ways")
+        raise _ConflictError("both sides have changed the action for some arguments, in different ways")
     result = {}
     for action in dict.fromkeys((*ours, *theirs)):
         region = sets.ite(unchanged_here, theirs.get(action, FALSE), ours.get(action, FALSE))
@@ -313,7 +311,8 @@ def _any(parts: Sequence[Expression], arguments: Sequence[Argument]) -> Expressi
 
 
 def with_markers(document: Document, conflicts: Sequence[Conflict]) -> str:
-    """Return the text of a merged document with each conflict between markers; it parses once the conflicts are resolved."""
+    """Return the text of a merged document with git's markers around each conflict.  Once the user has resolved the conflicts,
+    the text can be parsed."""
     lines = document.text().splitlines()
     for conflict in conflicts:
         start, end = _place(lines, conflict)

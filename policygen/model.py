@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SIGNALS, ABSTRACT = "signals", "abstract sockets"
 SCOPES = (SIGNALS, ABSTRACT)
-"""What a policy can restrict to the program's own processes (landlock(7), "scope"): sending signals, and connecting to abstract
-sockets (unix(7))."""
+"""The words of a scope: the actions that a policy can restrict to the program's own processes (landlock(7), "scope"), which are
+sending signals, and connecting to abstract sockets (unix(7))."""
 
 IMPLIED = (1,)
 """The existing versions of the implied set (`policygen.implied`), ascending.  A released version never changes."""
@@ -34,7 +34,7 @@ MAX_ERRNO = 4095
 
 
 class ActionKind(StrEnum):
-    """What the kernel does with a call."""
+    """What the kernel does with a call: the kind of an action, without an errno."""
 
     ALLOW = "allow"
     KILL = "kill"
@@ -64,14 +64,13 @@ class Action:
 
     @property
     def allows(self) -> bool:
-        """Whether the call is carried out."""
+        """Whether the kernel carries out the call."""
         return self.kind in (ActionKind.ALLOW, ActionKind.LOG)
 
     @property
     def may_allow(self) -> bool:
-        """Whether the call is carried out, or a supervisor may allow it; without a supervisor, such a call fails with
-        ENOSYS.
-        """
+        """Whether the kernel carries out the call, or a supervisor may let it; without a supervisor, such a call fails with
+        ENOSYS."""
         return self.allows or self.kind is ActionKind.NOTIFY
 
 
@@ -80,10 +79,10 @@ _PRECEDENCE = (ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NO
 
 
 def strictest(actions: Iterable[Action]) -> Action:
-    """Return what the kernel does if filters, installed in this order, answer a call with these actions.
+    """Return the action that the kernel takes if several filters, in the order of their installation, answer a call with these
+    actions.
 
-    Of several errnos, that of the filter installed last counts (kernel/seccomp.c seccomp_run_filters).
-    """
+    Of several errnos, that of the filter installed last counts (kernel/seccomp.c seccomp_run_filters)."""
     return min(reversed(list(actions)), key=lambda action: _PRECEDENCE.index(action.kind))
 
 
@@ -93,7 +92,7 @@ ENOSYS = Action(ActionKind.ERRNO, 38)  # asm-generic/errno.h
 
 
 class Operator(Enum):
-    """How an argument, read with its C type's width and signedness, is compared."""
+    """A comparison of an argument, which is read with its C type's width and signedness."""
 
     EQ = "=="
     NE = "!="
@@ -158,7 +157,7 @@ class Condition:
 
 @frozen
 class Always:
-    """True or false whatever the arguments."""
+    """An expression that has the same truth value for all arguments."""
 
     value: bool
 
@@ -182,21 +181,21 @@ Expression = Always | Condition | And | Or | Not
 
 
 def alternatives(expression: Expression) -> tuple[Expression, ...]:
-    """Return the expressions that are joined by OR in this one; () if it never holds."""
+    """Return the expressions that this one joins by OR, or the expression alone; () if it never holds."""
     if expression == Always(False):
         return ()
     return expression.parts if isinstance(expression, Or) else (expression,)
 
 
 def conjuncts(expression: Expression) -> tuple[Expression, ...]:
-    """Return the expressions that are joined by AND in this one; () if it always holds."""
+    """Return the expressions that this one joins by AND, or the expression alone; () if it always holds."""
     if expression == Always(True):
         return ()
     return expression.parts if isinstance(expression, And) else (expression,)
 
 
 def constrained(expression: Expression) -> frozenset[int]:
-    """Return the arguments that every alternative compares."""
+    """Return the indexes of the arguments that every alternative of an expression compares."""
     match expression:
         case Condition(index):
             return frozenset((index,))
@@ -211,7 +210,7 @@ def constrained(expression: Expression) -> frozenset[int]:
 
 
 def mentioned(expression: Expression) -> frozenset[int]:
-    """Return the arguments that an expression compares anywhere."""
+    """Return the indexes of all arguments that an expression compares."""
     match expression:
         case Condition(index):
             return frozenset((index,))
@@ -234,13 +233,13 @@ class Entry:
 
     @property
     def only_allows(self) -> bool:
-        """Whether the entry allows calls and leaves the others to the default; `deny`, another action and `else` deny
-        explicitly."""
+        """Whether the entry only allows calls, and leaves the others to the default.  An entry with `deny`, with another action
+        or with `else` denies explicitly."""
         return self.action == ALLOW and self.otherwise is None and self.expression != Always(False)
 
 
 class Arm(StrEnum):
-    """When the filter takes effect."""
+    """The moment at which the filter takes effect."""
 
     NOW = "now"
     """Before the program's execve, which the policy must then allow."""
@@ -252,7 +251,7 @@ class Arm(StrEnum):
 
 @frozen
 class Phase:
-    """What a process is allowed once it has made one of `triggers`: less than before."""
+    """The permissions of a process once it has made one of `triggers`: fewer than before."""
 
     name: str
     triggers: tuple[str, ...]
@@ -266,7 +265,7 @@ class Phase:
 
 @frozen
 class Policy:
-    """The entries for one or more architectures, and the settings."""
+    """The entries for one or more architectures, with the policy's settings."""
 
     entries: Mapping[Arch, Mapping[int, Entry]]
     """Architecture -> syscall number -> entry, in the order of the calls' names.  An architecture that is a key is *known* to
@@ -287,8 +286,8 @@ class Policy:
     phases_optional: bool = False
     """Whether a process that cannot enter a phase keeps its permissions instead of being killed."""
     scope: str = SIGNALS
-    """What Landlock restricts to the program's own processes: words of SCOPES, in that order, with commas; "" for nothing.  The
-    filter does not depend on this."""
+    """The actions that Landlock restricts to the program's own processes: words of SCOPES, in that order, with commas; "" for
+    none. The filter does not depend on this."""
     files: Files = NOT_CONFINED
     """The files and ports that calls can reach, enforced by Landlock.  The filter does not depend on this."""
     memo: dict[str, object] = field(factory=dict, init=False)
@@ -299,12 +298,12 @@ class Policy:
 
 
 def scopes(text: str) -> tuple[str, ...]:
-    """Return the words of a policy's scope."""
+    """Return the words (of SCOPES) in the text of a policy's scope."""
     return tuple(text.split(", ")) if text else ()
 
 
 def scope_of(words: Collection[str]) -> str:
-    """Return the scope made of these words."""
+    """Return the text of a scope with these words; the inverse of `scopes`."""
     return ", ".join(word for word in SCOPES if word in words)
 
 

@@ -27,7 +27,7 @@ _ESCAPE = r"(?s)\\(?:x([0-9a-fA-F]{2})|(.?))"
 
 
 class PathError(UserError):
-    """The text is no path of a line: `message`, and a `hint` or ''."""
+    """The text is not a path of a `path` line.  `message` says why; `hint` is advice, or ''."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -36,7 +36,8 @@ class PathError(UserError):
 
 
 def canonical(text: str) -> str:
-    """Return the path that an unquoted text means.  Raises PathError."""
+    """Return the canonical path that is written as `text`, without quotes.  Raises PathError if it is not a path of a `path`
+    line, such as one with `..`."""
     start, slash, rest = text.partition("/")
     if start in ("$CWD", HERE):
         start = HERE
@@ -58,7 +59,8 @@ def canonical(text: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Return the text that a quoted text means.  Raises PathError."""
+    """Return the text in a quoted text, with its escapes replaced.  Raises PathError if the quotes are not closed, or an escape
+    is unknown."""
     if len(text) < 2 or not re.fullmatch(r'"(?:\\.|[^"\\])*"', text, re.DOTALL):
         raise PathError("the quotes are not closed", 'a `"` in a path is written \\"')
 
@@ -78,7 +80,7 @@ def unquoted(text: str) -> str:
 
 
 def shown(path: str) -> str:
-    """Return a path as a line writes it: in quotes if it has a blank, a colon or a special character."""
+    """Return a path as it is printed in a line: quoted if it has a blank, a colon or a special character."""
     if re.fullmatch(_BARE, path):
         return path
     text = "".join(_escaped(character) for character in path)
@@ -99,10 +101,9 @@ def encoded(path: str) -> bytes:
 
 
 def folders(path: str) -> Iterator[str]:
-    """Yield the path, then the folders that hold it, from its text alone; `/` is the last.
+    """Yield the path, then each folder that contains it, up to `/`.  Only the text of the path is examined.
 
-    The locations of $HOME, $TMPDIR and the working folder are unknown: each counts as directly below `/`.
-    """
+    The locations of $HOME, $TMPDIR and the working folder are unknown: each counts as directly below `/`."""
     while path != "/":
         yield path
         head, slash, _ = path.rpartition("/")
@@ -111,11 +112,12 @@ def folders(path: str) -> Iterator[str]:
 
 
 def covers(folder: str, path: str) -> bool:
-    """Return whether a path is a folder or below it."""
+    """Return whether `path` is `folder` itself or is below it."""
     return folder in folders(path)
 
 
 def order(path: str) -> tuple[object, ...]:
-    """Sort key: the root, the working folder, the named folders, absolute paths; a folder before what is below it."""
+    """Return a sort key: the root first, then the working folder, the named folders, absolute paths; a folder before the paths
+    below it."""
     start, *names = path.split("/")
     return (path != "/", not path.startswith(HERE), not start, start, names)

@@ -32,7 +32,8 @@ WAITS = frozenset(
 
 
 def phase_policies(policy: Policy) -> tuple[tuple[str, Policy], ...]:
-    """Return the policy of each phase with its name, START first.  A policy without phases is returned as START alone."""
+    """Return the name and the policy, without phases, of each phase; START first.  A policy without phases gives START
+    alone."""
     if not policy.phases:
         return ((START, policy),)
     policies = policy.memo.get("phases")
@@ -43,7 +44,7 @@ def phase_policies(policy: Policy) -> tuple[tuple[str, Policy], ...]:
 
 
 def in_phase(policy: Policy, name: str) -> Policy:
-    """Return the policy of the phase with that name.  Raises ValueError if there is no such phase."""
+    """Return the policy, without phases, of the phase `name`.  Raises ValueError if there is no such phase."""
     for phase, written in phase_policies(policy):
         if phase == name:
             return written
@@ -52,22 +53,25 @@ def in_phase(policy: Policy, name: str) -> Policy:
 
 
 def as_in(policy: Policy, name: str) -> Policy:
-    """Return the policy of the phase with that name, or that of START if there is no such phase."""
+    """Return the policy, without phases, of the phase `name`, or that of START if there is no such phase."""
     policies = dict(phase_policies(policy))
     return policies.get(name, policies[START])
 
 
 def names_of(*policies: Policy) -> tuple[str, ...]:
-    """Return the names of the phases of any of the policies, in the order of the first that has them; without START."""
+    """Return the names of the phases, without START, that at least one of the policies has, in the order of their first
+    appearance."""
     return tuple(dict.fromkeys(phase.name for policy in policies for phase in policy.phases))
 
 
 def in_each(
     work: Callable[..., Policy], *policies: Policy, phases: Sequence[Phase] | None = None
 ) -> Policy:
-    """Apply `work` to the policies in each phase that any of them has, and return the policy whose phases are the results.
+    """Apply `work` to the policies of each phase that at least one of `policies` has, and join the results into one policy with
+    phases.
 
-    `phases` are the phases of the result, by default those of the policies.  Raises what `work` does."""
+    `work` takes one policy without phases for each of `policies`.  `phases` are the phases of the result, by default those of
+    the policies.  Exceptions of `work` are passed on."""
     phases_by_name = {phase.name: phase for policy in reversed(policies) for phase in policy.phases}
     whole = tuple(phases_by_name[name] for name in names_of(*policies)) if phases is None else tuple(phases)
     results = [work(*(as_in(policy, name) for policy in policies)) for name in (START, *(phase.name for phase in whole))]
@@ -75,10 +79,10 @@ def in_each(
 
 
 def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:
-    """Join one policy per phase into a policy with phases; `policies` has that of START first, then one for each of `phases`.
+    """Join policies, one for each phase, into one policy with phases: `policies` has that of START first, then one for each of
+    `phases`.
 
-    The settings are those of the first.  A phase that denies nothing beyond the phase before it is left out.
-    """
+    The settings are those of the first policy.  A phase whose entries equal those of the phase before it is left out."""
     first, *later = policies
     remaining, before = [], first.entries
     for phase, policy in zip(phases, later, strict=True):
@@ -89,7 +93,7 @@ def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:
 
 
 def within_start(policy: Policy) -> Policy:
-    """Return the policy without what a phase allows beyond the entries of START."""
+    """Return the policy with each phase reduced to what the entries of START allow."""
     phases = []
     for phase in policy.phases:
         entries: dict[Arch, dict[int, Entry]] = {arch: {} for arch in policy.entries}
@@ -111,7 +115,8 @@ def within_start(policy: Policy) -> Policy:
 
 
 def reached(before: Entry | None, rules: Sequence[Expression]) -> Entry | None:
-    """Return the entry of a phase in which only `rules` of the alternatives in `before` are left; None if there is no entry."""
+    """Return `before` with only the alternatives `rules`.  Without rules: an entry that gives every call `before.otherwise`, or
+    None if `before` has none.  None if `before` is None."""
     if before is None:
         return None
     if rules:
@@ -120,11 +125,10 @@ def reached(before: Entry | None, rules: Sequence[Expression]) -> Entry | None:
 
 
 def marked(entries: Sequence[Entry | None]) -> tuple[tuple[Expression, int], ...]:
-    """Return the alternatives of one call, whose entry in each phase is given, START's first; each with the index of the first
-    entry that lacks the alternative, or the number of entries if none does.
+    """Return the alternatives of one call, each with the index of the first entry that lacks it, or the number of entries if
+    none lacks it.  `entries` are the call's entries in all phases, START's first; None if a phase has no entry.
 
-    In normal form, each entry has every alternative of the next entry, unless it always holds.
-    """
+    In normal form, each entry has every alternative of the next entry, unless it always holds."""
     last: dict[Expression, int] = {}
     for number in range(len(entries), 0, -1):
         entry = entries[number - 1]
@@ -144,9 +148,8 @@ def _refuses(entry: Entry, first: Entry | None) -> bool:
 
 
 def covering(before: Mapping[Arch, Mapping[int, Entry]], after: Phase) -> dict[Arch, dict[int, Entry]]:
-    """Return the entries before a phase with all that the phase allows.  Raises ValueError if no single entry can express
-    both.
-    """
+    """Return the entries `before` a phase, extended to allow everything that the phase `after` allows.  Raises ValueError if
+    one entry cannot express that for some call."""
     entries = {arch: dict(section) for arch, section in before.items()}
     for arch, section in after.entries.items():
         for number, entry in section.items():

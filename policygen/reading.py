@@ -27,10 +27,10 @@ _FIRST = 1 << 16
 
 
 def read(name: str, limit: int = MAX_SIZE, check: Check | None = None) -> bytes:
-    """Return the content of a regular file, once `check` has accepted its name and status.
+    """Return the content of a regular file.  `check` is called with the file's name and status once it is open, and may refuse
+    the file by an exception.
 
-    Raises OSError, also for a pipe or device (without waiting for it), and for more than `limit` bytes.
-    """
+    Raises OSError, also for a pipe or device (without waiting for it), and for a file of more than `limit` bytes."""
     with regular(name, check) as file:
         data = beginning(file, limit + 1)
     if len(data) > limit:
@@ -39,7 +39,7 @@ def read(name: str, limit: int = MAX_SIZE, check: Check | None = None) -> bytes:
 
 
 def beginning(file: BinaryIO, size: int) -> bytes:
-    """Return the first bytes of a file, at most `size`, in little more memory than they take."""
+    """Return the first `size` bytes of a file, or all of a shorter one, using little more memory than the bytes take."""
     data, length = b"", _FIRST
     while len(data) < size:
         more = file.read(min(length, size - len(data))) or b""  # None: the file would make us wait, as some of /proc do
@@ -51,8 +51,8 @@ def beginning(file: BinaryIO, size: int) -> bytes:
 
 
 def regular(name: str, check: Check | None = None) -> BufferedReader:
-    """Open a regular file for reading, once `check` has accepted its name and status.  Raises OSError, also for a pipe or
-    device, without waiting for it."""
+    """Open a regular file for reading.  `check` is called as in `read`.  Raises OSError, also for a pipe or device, without
+    waiting for it."""
     _require_regular(os.stat(name), name)  # before opening, which makes some devices act
     descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -67,8 +67,8 @@ def regular(name: str, check: Check | None = None) -> BufferedReader:
 
 
 def below(policy: str, check: Check | None = None) -> Callable[[str], bytes]:
-    """Return a function that reads an included file: like `read`, but it raises OSError for a file that is not below the
-    policy's folder once symbolic links are followed."""
+    """Return a function that reads included files of the policy in the file `policy`.  It does the same as `read`, but raises
+    OSError for a file that is not below the policy's folder once symbolic links are followed."""
     folder = os.path.join(os.path.realpath(os.path.dirname(policy)), "")
 
     def reader(name: str) -> bytes:

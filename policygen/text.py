@@ -6,14 +6,15 @@ import os
 
 
 def printable(text: str) -> str:
-    """Return the text with unprintable characters escaped, so that text from a program can neither control a terminal nor fake
-    a line."""
+    """Return the text with unprintable characters escaped.  Then text from a program can neither control a terminal nor fake a
+    line."""
     valid = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in valid)
 
 
 def word(text: str) -> str:
-    """Return the text as a word to type into a shell; if it needs `$'...'`, the shell is bash, zsh, or POSIX since 2024."""
+    """Return the text quoted as one word of a shell command.  If that takes `$'...'`, the shell must be bash, zsh, or one of
+    POSIX 2024."""
     if text.isprintable():
         import shlex  # not loaded by a learn that prints nothing
 
@@ -22,5 +23,5 @@ def word(text: str) -> str:
 
 
 def file_word(name: str) -> str:
-    """Return a file's name as `word` does, so that it cannot be taken for an option."""
+    """Return a file's name quoted as `word` does, with `./` before it if it could be taken for an option."""
     return word(f"./{name}" if name.startswith("-") and name != "-" else name)

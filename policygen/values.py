@@ -28,19 +28,19 @@ class _Field(NamedTuple):
 
 
 def field(*, factory: Callable[[], T], init: bool = True) -> T:
-    """Declare a field whose default is the result of `factory`.  Without `init` the field is a cache: it is not a parameter,
-    and not compared, shown or copied by `replace`."""
+    """Declare a field whose default is the result of `factory`.  Without `init`, the field is a cache: it is no parameter of
+    `__init__`, and is ignored by comparison, `repr` and `replace`."""
     return cast("T", _Field(factory, init))
 
 
 def uncompared() -> Any:
-    """Declare a field without a default that `replace` copies, but that is neither compared nor shown."""
+    """Declare a field without a default that `replace` copies, but that comparison and `repr` ignore."""
     return _UNCOMPARED
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field, uncompared))
 def frozen(cls: type[T]) -> type[T]:
-    """Class decorator: make a class of immutable values with the annotated fields, `__init__`, `==`, `hash`, `repr` and
+    """Class decorator: return a class of immutable values that has the annotated fields, `__init__`, `==`, `hash`, `repr` and
     matching by position.
 
     `__post_init__`, if the class has it, is called at the end of `__init__` and may raise."""
@@ -63,13 +63,13 @@ def frozen(cls: type[T]) -> type[T]:
 
 
 def replace(old: T, /, **changes: Any) -> T:
-    """Return a copy of the value with these fields changed.  Raises TypeError for a field that the value does not have."""
+    """Return a copy of a value with some fields changed.  Raises TypeError if the value does not have one of these fields."""
     names = type(old).__match_args__  # type: ignore[attr-defined]
     return type(old)(**{name: getattr(old, name) for name in names} | changes)
 
 
 def as_dict(value: object) -> dict[str, Any]:
-    """Return the fields of a value by name."""
+    """Return the fields of a value: name -> field's value."""
     return {name: getattr(value, name) for name in type(value).__match_args__}  # type: ignore[attr-defined]
 
 

@@ -41,7 +41,7 @@ _LINKS = {"readlink": 0, "readlinkat": 1}
 _OPENS = {"open": 0, "openat": 1}
 """The index of the path argument, by name of the call."""
 _MANY: Final = 1024
-"""Links that an executable reads, and files that it opens, that are examined; after so many, the others are not."""
+"""The most links read, and the most files opened, by one executable that are examined; later ones are not."""
 
 
 class Aims:
@@ -57,7 +57,7 @@ class Aims:
         """By executable, how many of the files that it opened were examined."""
 
     def attach(self, calls: Calls) -> None:
-        """Have the tracer call the handlers of this class at the calls of a run."""
+        """Have the tracer call this class at the calls of a run that can signal or inspect a process."""
         handlers = dict.fromkeys(_BY_PID, self._by_pid) | dict.fromkeys(_LINKS, self._reads_link)
         handlers |= dict.fromkeys(_BY_PIDFD, self._by_pidfd) | dict.fromkeys(_OPENS, self._opens_file)
         handlers |= {row.name: self._sets_owner for row in pids.rows(pids.SIGNALS) if row.selector}
@@ -72,10 +72,10 @@ class Aims:
         return None if self._links[executable] >= _MANY else frozenset()
 
     def targets(self, executable: str) -> frozenset[int]:
-        """Return the tids of the program's tasks to which a signal was recorded.  A further signal to the same task shows
-        nothing new, nor does one to the same number in a new pid namespace (`_target`).
+        """Return the tids of the program's tasks to which a signal was recorded, whatever the executable.  A further signal to
+        one of these tasks shows nothing new, and neither does one to the same number in a new pid namespace (`_target`).
 
-        The kernel can reuse the tid of an ended task for another process, once it has used all others.  A signal to that
+        The kernel can reuse the tid of an ended task for another process, once it has used all other numbers.  A signal to that
         process is then recorded as one to the program's own task; `scope signals` denies it."""
         return frozenset(tid for tid, task in self._tasks.items() if task.signalled)
 

@@ -33,12 +33,14 @@ _WRITES: Final = [(arch.audit, table(arch).by_name[name].number) for arch in (Ar
 
 
 def is_readable(flags: int) -> bool:
-    """Return whether a file can be read through a descriptor that was opened with these flags; a folder has no content."""
+    """Return whether the flags of an open let the file's content be read: neither O_WRONLY nor O_DIRECTORY, since a folder has
+    no content.  True, to be safe, for O_PATH too."""
     return flags & O_ACCMODE != os.O_WRONLY and not flags & os.O_DIRECTORY
 
 
 class Calls:
-    """The handlers of the calls of a run, by architecture and number; the tracer calls `handle` at a call's stop."""
+    """The handlers of the calls of a run, by architecture and number.  The tracer calls `handle` when a task stops at a
+    call."""
 
     def __init__(
         self,
@@ -66,8 +68,8 @@ class Calls:
         self.always: set[int] = set()
         """Numbers (x86_64) of the calls that must stop each time."""
         self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
-        """By number (x86_64): a function of the executable, which returns the values of the first argument (64 bits) with which
-        recorded calls need not stop; it returns None if no value needs a stop."""
+        """By number (x86_64): a function that takes an executable and returns the values of the first argument (64 bits) with
+        which recorded calls need not stop, or None if no value needs a stop."""
         by_name: dict[str, Handler] = {
             "clone": self._clone,
             "clone3": self._clone3,
@@ -85,14 +87,15 @@ class Calls:
             self.also_named(name, handler, always=False)
 
     def also(self, arch: int, number: int, handler: Handler, *, always: bool = True) -> None:
-        """Call `handler` at the stops of a call (`arch` is AUDIT_ARCH_*), before its other handlers.  Unless `always`, the call
-        need not stop once it has been recorded."""
+        """Have `handler` called at the stops of the call `number` (of the architecture `arch`, AUDIT_ARCH_*), before the
+        handlers that the call has already.  Unless `always`, the call may run without a stop once it has been recorded."""
         self.handlers.setdefault((arch, number), []).insert(0, handler)
         if arch == Arch.X86_64.audit and always:
             self.always.add(number)
 
     def also_named(self, name: str, handler: Handler, *, always: bool = True) -> None:
-        """Call `also` for the call with a name, on each architecture that has it."""
+        """Register a handler, as `also` does, for the call `name` on both x86_64 and i386; do nothing for an architecture
+        without this call."""
         for arch in (Arch.X86_64, Arch.I386):
             if call := table(arch).by_name.get(name):
                 self.also(arch.audit, call.number, handler, always=always)
@@ -129,13 +132,15 @@ class Calls:
             self._opaque(task, event)
 
     def announced(self, task: Task, child: Task) -> None:
-        """At the event of a clone: restore the register that was changed in the parent; `restore` does so in the child."""
+        """When the kernel reports that `task` has created `child`: if a register was changed for that call, restore it in
+        `task`; `restore` does so in `child`."""
         if changed := self._changed.pop(task.tid, None):
             self._changed[child.tid] = changed
             kernel.poke_user(task.tid, *changed)
 
     def restore(self, child: Task) -> None:
-        """At a child's first stop: restore the register that was changed for the clone."""
+        """At the first stop of `child`: restore the register that was changed in its creator for the clone, which `child` has a
+        copy of."""
         if changed := self._changed.pop(child.tid, None):
             kernel.poke_user(child.tid, *changed)
 
@@ -188,8 +193,8 @@ class Calls:
                     kernel.interrupt(other.tid)
 
     def installed(self, task: Task, failed: bool) -> None:
-        """At the exit of a call for which `_expose` was called: note the new filter, or, if the call `failed`, do not stop at
-        the entry of each call any more."""
+        """At the exit of a call for which `_expose` was called: end the stops at the entry of each call that it began, and
+        unless the call `failed`, note that the tasks have a new filter that is not the tracer's."""
         threads, task.installing = task.installing, ""
         for other in self._filtered_by(task, threads):
             other.exposed = False
@@ -204,8 +209,8 @@ class Calls:
         self._gap(f"{task.executable} uses ptrace, which fails because learn traces the program")
 
     def before_output(self, action: Callable[[], None]) -> bool:
-        """Have `action` called once, before the program's next call that can write to a terminal.  Return False, and do
-        nothing, if such calls may run without a stop."""
+        """Have `action` called once, before the program's next call that can write to a terminal, and return True.  Return
+        False, and do nothing, if such calls may run without a stop."""
         if self.writes_run:
             return False
         self._before_output = action
@@ -215,7 +220,8 @@ class Calls:
         return True
 
     def let_writes_run(self) -> None:
-        """From now on, calls that write may run without a stop: call the pending action of `before_output` now."""
+        """Allow calls that can write to a terminal to run without a stop from now on.  Such a call can no longer trigger the
+        pending action of `before_output`, so that action is called now."""
         self.writes_run = True
         if self._output in self.handlers.get(_WRITES[0], ()):
             self._output()

@@ -31,7 +31,8 @@ class InternalError(CallfenceError):
 
 
 class TracerError(KernelError):
-    """The kernel does not permit tracing the program, or ended it early.  `str()` is one line for the user."""
+    """The kernel does not permit tracing the program, or the tracer could not start or follow it.  `str()` is one line for the
+    user."""
 
 
 class PtraceError(KernelError):

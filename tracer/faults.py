@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Fail(NamedTuple):
-    """The call is not run and fails."""
+    """An effect: the call does not run, and fails with `errno`."""
 
     errno: int
     signum: int = 0
@@ -32,14 +32,14 @@ class Fail(NamedTuple):
 
 
 class Shorten(NamedTuple):
-    """The call runs with half of its count argument, as if the kernel could transfer no more."""
+    """An effect: the call runs with half of its count argument, as if the kernel could transfer no more."""
 
     argument: int
     """The index of the count argument, 0 to 5."""
 
 
 class Exhaust(NamedTuple):
-    """From this call on, the process's limit of a resource is what it uses now, plus `room`."""
+    """An effect: from this call on, the process can use only `room` more of a resource than it uses now."""
 
     resource: int
     """RLIMIT_AS, RLIMIT_NOFILE or RLIMIT_FSIZE."""
@@ -48,7 +48,7 @@ class Exhaust(NamedTuple):
 
 
 class Send(NamedTuple):
-    """The process gets a signal, if it has a handler for it."""
+    """An effect: the process gets a signal, if it has a handler for it."""
 
     signum: int
 
@@ -57,7 +57,7 @@ Effect = Fail | Shorten | Exhaust | Send
 
 
 class Fault(NamedTuple):
-    """An effect, and the call of the program at which it happens."""
+    """An effect, such as `Fail`, and the call of the program at which it happens."""
 
     arch: int
     """AUDIT_ARCH_*."""
@@ -88,19 +88,21 @@ class Injector:
         self._is_loading: Callable[[int], bool] = lambda pid: True
 
     def attach(self, calls: Calls, is_loading: Callable[[int], bool]) -> None:
-        """Have the tracer stop at the calls of the fault.  `is_loading` returns whether a process has yet to reach its entry
-        point."""
+        """Have the tracer call this injector at the calls of the fault.  `is_loading` returns whether a process has yet to
+        reach its entry point; there, nothing is injected."""
         self._is_loading = is_loading
         if self._fault is not None:
             calls.also(self._fault.arch, self._fault.number, self._called)
 
     def entered(self, task: Task) -> None:
-        """Exhaust the resources of `at_entry`, in a process that has reached its program's entry point."""
+        """Limit the resources of `at_entry` in a process that has reached its program's entry point.  Raises OSError if a limit
+        cannot be set."""
         for exhaust in self._at_entry:
             _exhaust(task.tgid, exhaust)
 
     def returned(self, task: Task) -> None:
-        """At the exit of a call, restore the register that was changed at its entry.  Raises PtraceError."""
+        """At the exit of a call, restore the register that was changed at its entry.  Raises PtraceError if the task is
+        dying."""
         if changed := self._shortened.pop(task.tid, None):
             task.pending = False
             kernel.poke_user(task.tid, *changed)
@@ -114,7 +116,8 @@ class Injector:
             self.fired = self._inject(task, event, fault.effect)
 
     def _inject(self, task: Task, event: Event, effect: Effect) -> bool:
-        """Apply the effect at a call, and return whether that was possible.  Raises PtraceError, OSError."""
+        """Apply the effect at a call, and return whether that was possible.  Raises PtraceError or OSError if the task is
+        dying."""
         match effect:
             case Fail(errno, signum):
                 if signum:
@@ -137,7 +140,8 @@ class Injector:
 
 
 class Witness:
-    """Observes in a plain run what a rehearsal has to know: the signals that it catches, and whether it reads input."""
+    """Observes in a plain run what planning a rehearsal needs: the signals that the program catches, and whether it reads its
+    standard input."""
 
     def __init__(self) -> None:
         self.caught: set[int] = set()
@@ -146,7 +150,7 @@ class Witness:
         """Whether the program has read descriptor 0."""
 
     def attach(self, calls: Calls) -> None:
-        """Have the tracer stop at the calls that are observed."""
+        """Have the tracer call this witness at rt_sigaction, read and readv."""
         calls.also_named("rt_sigaction", self._handled)
         calls.also_named("read", self._read)
         calls.also_named("readv", self._read)

@@ -49,7 +49,7 @@ OPTION_FOLLOW: Final = (
 RECORDING_DATUM: Final = 0xCA11
 """The datum of our RET_TRACE, 16 bits: the stops of a filter that the program installs itself have another."""
 RET_RECORD: Final = linux.SECCOMP_RET_TRACE | RECORDING_DATUM
-"""What a recording filter returns for a call that must stop for the tracer."""
+"""The return value of a recording filter for a call that must stop for the tracer."""
 SYS_PTRACE, SYS_KCMP = 101, 312  # asm/unistd_64.h
 KCMP_VM: Final = 1  # linux/kcmp.h
 
@@ -65,10 +65,9 @@ for _function in (_ptrace, _ptrace_errno):
 
 
 class SyscallInfo:
-    """A buffer for PTRACE_GET_SYSCALL_INFO, used again for every stop.
+    """A buffer for PTRACE_GET_SYSCALL_INFO, reused at every stop.
 
-    `bytes` is a struct ptrace_syscall_info up to and including `seccomp.ret_data` (Linux 5.3); linux.INFO_* are its fields.
-    """
+    `bytes` is a struct ptrace_syscall_info up to and including `seccomp.ret_data` (Linux 5.3)."""
 
     __slots__ = ("_address", "_keep", "bytes")
 
@@ -78,7 +77,8 @@ class SyscallInfo:
         self._address = ctypes.addressof(self._keep)
 
     def read(self, tid: int) -> bool:
-        """Fill the buffer for a stopped task, and return whether that succeeded; `read_again` reports why it failed."""
+        """Fill the buffer for a stopped task, and return whether that succeeded.  After a failure, `read_again` reports the
+        reason."""
         return bool(_ptrace(linux.PTRACE_GET_SYSCALL_INFO, tid, linux.INFO_SIZE, self._address) > 0)
 
     def read_again(self, tid: int) -> bool:
@@ -88,8 +88,8 @@ class SyscallInfo:
 
 
 def resume(request: int, tid: int, signum: int = 0) -> bool:
-    """Make a request (PTRACE_CONT, _SYSCALL, _LISTEN or _DETACH) for a stopped task, which delivers `signum` (0: none).  Return
-    False if the task is dying (ESRCH; EIO from PTRACE_LISTEN).  Raises PtraceError for another errno."""
+    """Resume a stopped task by `request` (PTRACE_CONT, _SYSCALL, _LISTEN or _DETACH) and deliver the signal `signum` to it (0:
+    none).  Return False if the task is dying (ESRCH; EIO from PTRACE_LISTEN).  Raises PtraceError for another errno."""
     return bool(_ptrace(request, tid, 0, signum) != -1) or _again(request, tid, 0, signum, passing=(errno.ESRCH, errno.EIO))
 
 
@@ -112,18 +112,21 @@ def _asked(request: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _ask(request: int, tid: int, data: int) -> None:
-    """Make a ptrace request without python-ptrace, which is faster; `data` is its last argument.  Raises PtraceError."""
+    """Make a ptrace request without python-ptrace, which is faster; `data` is its last argument.  Raises PtraceError if the
+    request fails."""
     if _ptrace_errno(request, tid, 0, data) == -1:
         raise PtraceError(f"ptrace request {request:#x}", "ptrace", ctypes.get_errno())
 
 
 def seize(tid: int, options: int) -> None:
-    """PTRACE_SEIZE.  Raises PtraceError (EPERM: not permitted or already traced; ESRCH: gone)."""
+    """Attach to a task by PTRACE_SEIZE with the PTRACE_O_* `options`.  Raises PtraceError if that fails (EPERM: not permitted,
+    or already traced; ESRCH: no such task)."""
     _asked(func.ptrace, linux.PTRACE_SEIZE, tid, 0, options)
 
 
 def interrupt(tid: int) -> None:
-    """PTRACE_INTERRUPT: a stop (PTRACE_EVENT_STOP) as soon as the task can take one.  Raises PtraceError."""
+    """Request a stop (PTRACE_EVENT_STOP) of a seized task by PTRACE_INTERRUPT; it comes as soon as the task can stop.  Raises
+    PtraceError if the task is dying."""
     _asked(func.ptrace, linux.PTRACE_INTERRUPT, tid)
 
 
@@ -134,20 +137,22 @@ _word = struct.Struct("=Q")
 
 
 def event_message(tid: int) -> int:
-    """PTRACE_GETEVENTMSG, 64 bits.  Raises PtraceError."""
+    """Return the 64-bit message of a task's ptrace event (PTRACE_GETEVENTMSG), such as the tid of a new task.  Raises
+    PtraceError if the task is dying."""
     _ask(linux.PTRACE_GETEVENTMSG, tid, _answer_at)
     return int(_word.unpack_from(_answer)[0])
 
 
 def filter_length(tid: int, index: int) -> int:
-    """Return how many instructions a seccomp filter of a stopped task has; `index` 0 is the filter that was installed first.
-    Raises PtraceError."""
+    """Return the number of instructions in a seccomp filter of a stopped task; `index` 0 is the filter that was installed
+    first.  Raises PtraceError if the task has no such filter (ENOENT; EINVAL if it has none at all), or filters may not be
+    read."""
     return int(_asked(func.ptrace, linux.PTRACE_SECCOMP_GET_FILTER, tid, index, 0))
 
 
 def filter_content(tid: int, index: int, length: int) -> bytes:
-    """Return the instructions of a seccomp filter of a stopped task (struct sock_filter, 8 bytes each); `index` and `length`
-    are those of the function above.  Raises PtraceError."""
+    """Return the instructions of a seccomp filter of a stopped task (struct sock_filter, 8 bytes each).  `index` is that of
+    `filter_length`, and `length` its result.  Raises PtraceError as `filter_length` does."""
     buffer = ctypes.create_string_buffer(8 * length)
     _asked(func.ptrace, linux.PTRACE_SECCOMP_GET_FILTER, tid, index, ctypes.addressof(buffer))
     return buffer.raw
@@ -157,7 +162,8 @@ _siginfo = struct.Struct("8xi4xi")  # siginfo_t: si_code, and si_pid if a proces
 
 
 def sender(tid: int) -> int:
-    """Return the pid that sent the signal of a signal-delivery stop; 0 if the kernel sent it.  Raises PtraceError."""
+    """Return the pid that sent the signal of a signal-delivery stop; 0 if the kernel sent it.  Raises PtraceError if the task
+    is dying."""
     _ask(linux.PTRACE_GETSIGINFO, tid, _answer_at)
     code, pid = _siginfo.unpack_from(_answer)
     return int(pid) if code <= 0 else 0
@@ -168,11 +174,11 @@ class _Timespec(ctypes.Structure):
 
 
 def wait_for_signal(signals: Iterable[int], seconds: float) -> tuple[int, int, int] | None:
-    """Wait for one of `signals`, which are blocked, and return (signal, si_code, si_pid); None after at most `seconds`.
+    """Wait by sigtimedwait(2) for one of `signals`, which must be blocked, and return (signal, si_code, si_pid).  Return None
+    if none came within `seconds`, or another signal interrupted the wait.
 
-    sigtimedwait(2).  signal.sigtimedwait of CPython 3.11 returns uninitialised memory when a signal such as SIGCONT
-    interrupts it at the end of the time.
-    """
+    signal.sigtimedwait of CPython 3.11 returns uninitialised memory when a signal such as SIGCONT interrupts it at the end of
+    the time."""
     wanted = (ctypes.c_uint64 * 16)(sum(1 << signum - 1 for signum in signals))  # sigset_t: 1024 bits
     siginfo = ctypes.create_string_buffer(128)
     timeout = _Timespec(int(seconds), int(seconds % 1 * 1e9))
@@ -183,23 +189,26 @@ def wait_for_signal(signals: Iterable[int], seconds: float) -> tuple[int, int, i
 
 
 def is_thread_of(tid: int, tgid: int) -> bool:
-    """Return whether a task belongs to the process `tgid`, by tgkill(2), which needs no /proc of this namespace."""
+    """Return whether the task `tid` belongs to the process `tgid`.  tgkill(2) reports it, so no /proc of this pid namespace is
+    needed."""
     return _libc.tgkill(tgid, tid, 0) == 0 or ctypes.get_errno() != errno.ESRCH
 
 
 def poke_user(tid: int, register: int, value: int) -> None:
-    """Set one register of a stopped task (linux.RAX ...) to 64 bits.  Raises PtraceError."""
+    """Set one register of a stopped task to a 64-bit value; `register` is an index such as linux.RAX.  Raises PtraceError if
+    the task is dying."""
     _asked(func.ptrace_pokeuser, tid, 8 * register, value)
 
 
 def skip_call(tid: int, error: int = 0) -> None:
-    """At a seccomp stop: have the call not run and return -`error` (seccomp(2), SECCOMP_RET_TRACE).  Raises PtraceError."""
+    """At a seccomp stop: prevent the call from running, and have it return -`error` (seccomp(2), SECCOMP_RET_TRACE).  Raises
+    PtraceError if the task is dying."""
     poke_user(tid, linux.ORIG_RAX, (1 << 64) - 1)
     poke_user(tid, linux.RAX, -error & (1 << 64) - 1)
 
 
 def peek(tid: int, address: int) -> int:
-    """Return the word (64 bits) at an address of a stopped task.  Raises PtraceError."""
+    """Return the word (64 bits) at an address of a stopped task.  Raises PtraceError if it cannot be read."""
     word = ctypes.c_ulong()
     # The system call stores the word where its data argument points; glibc's wrapper returns it.
     if _libc.syscall(SYS_PTRACE, linux.PTRACE_PEEKDATA, tid, ctypes.c_void_p(address), ctypes.byref(word)) == -1:
@@ -208,7 +217,8 @@ def peek(tid: int, address: int) -> int:
 
 
 def peek_user(tid: int, register: int) -> int:
-    """Return one register of a stopped task (linux.RAX ...), 64 bits; all bits are set if the task is dying."""
+    """Return one register of a stopped task, 64 bits; `register` is an index such as linux.RAX.  All bits are set if the task
+    is dying."""
     return int(_ptrace(linux.PTRACE_PEEKUSER, tid, 8 * register, 0)) & (1 << 64) - 1  # the wrapper returns the word
 
 
@@ -228,17 +238,18 @@ _spans: Final = (ctypes.addressof(_here), 1, ctypes.addressof(_there), 1, 0)
 
 
 def read_memory(tid: int, address: int, length: int) -> bytes:
-    """Return `length` bytes of a task's memory, all within one page; b'' if they cannot be read.
+    """Return `length` bytes of a task's memory; b'' if they cannot be read.  `length` is at most PAGE, and the range must lie
+    within one page.
 
-    Called at every open of a program that shares the tracer's processor: it takes 3 us, /proc/PID/mem takes 9.
-    """
+    Called at every open of a program that shares the tracer's processor: it takes 3 us, /proc/PID/mem takes 9."""
     _here.length = _there.length = length
     _there.base = address
     return ctypes.string_at(_page, max(_vm_read(tid, *_spans), 0))
 
 
 def read_path(tid: int, address: int) -> bytes:
-    """Return the path at an address of a task; b'' if it cannot be read or has no end within 4 KiB, so that its call fails."""
+    """Return the path at an address of a task.  Return b'' if it cannot be read or has no end within 4 KiB: the kernel fails a
+    call with such a path."""
     room = PAGE - address % PAGE
     text = read_memory(tid, address, room)
     if b"\0" not in text:
@@ -252,7 +263,7 @@ _vm_write.argtypes, _vm_write.restype = _vm_read.argtypes, _vm_read.restype
 
 
 def write_memory(tid: int, address: int, content: bytes) -> int:
-    """Write to a task's memory, and return how many bytes were written."""
+    """Write to a task's memory, and return the number of bytes that were written: 0 if that failed."""
     buffer = ctypes.create_string_buffer(content, len(content))
     here, there = _Span(ctypes.addressof(buffer), len(content)), _Span(address, len(content))
     return max(int(_vm_write(tid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0)), 0)
@@ -262,24 +273,26 @@ _registers = struct.Struct(f"={linux.USER_REGS}Q")
 
 
 def registers(tid: int) -> list[int]:
-    """Return the registers of a stopped task, 64 bits each; linux.RAX ... are the indexes.  Raises PtraceError."""
+    """Return the registers of a stopped task, 64 bits each; linux.RAX ... are the indexes.  Raises PtraceError if the task is
+    dying."""
     _ask(linux.PTRACE_GETREGS, tid, _answer_at)
     return list(_registers.unpack(_answer))
 
 
 def set_registers(tid: int, values: Sequence[int]) -> None:
-    """Set all registers of a stopped task, in the order of `registers`.  Raises PtraceError."""
+    """Set all registers of a stopped task, in the order of `registers`.  Raises PtraceError if the task is dying, or a value is
+    not permitted."""
     _registers.pack_into(_answer, 0, *values)
     _ask(linux.PTRACE_SETREGS, tid, _answer_at)
 
 
 def share_memory(first: int, second: int) -> bool:
-    """Return whether two processes share their memory (kcmp(2)); True, too, if the kernel does not report it."""
+    """Return whether two processes share their memory (kcmp(2)).  True, to be safe, if the kernel does not report it."""
     return bool(_libc.syscall(SYS_KCMP, first, second, KCMP_VM, 0, 0) <= 0)
 
 
 class EntryPoint:
-    """A breakpoint at the address where a process begins its program, after the dynamic loader."""
+    """A breakpoint at the entry point of a process's program, where it begins after the dynamic loader."""
 
     def __init__(self, pid: int) -> None:
         """Write the breakpoint (int3) into a process that is stopped in its execve.  Raises OSError and PtraceError, and
@@ -292,8 +305,8 @@ class EntryPoint:
         _asked(func.ptrace, linux.PTRACE_POKEDATA, pid, address, self._word & ~0xFF | 0xCC)
 
     def remove_if_reached(self, tid: int) -> bool:
-        """At the stop of a SIGTRAP: if the breakpoint caused it, remove the breakpoint and return True; the signal must not be
-        delivered then.  Return False for another SIGTRAP, or if the task is dying."""
+        """At the stop of a SIGTRAP: return whether this breakpoint caused it.  If so, the breakpoint is removed, and the caller
+        must not deliver the signal.  False, too, if the task is dying."""
         try:
             registers = _asked(func.ptrace_getregs, tid)
             if registers.rip != self._address + 1:
@@ -316,17 +329,17 @@ RECORD_ALL: Final = struct.pack("<HBBI", linux.BPF_RET_K, 0, 0, RET_RECORD)
 
 
 def install_filter(instructions: bytes) -> None:
-    """Give this process no_new_privs and a filter, an array of struct sock_filter.  Raises OSError."""
+    """Set no_new_privs in this process, and install a filter, an array of struct sock_filter.  Raises OSError."""
     prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     program = linux.byref(linux.FilterProgram.of(instructions))
     linux.checked(linux.prctl(linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, program), "prctl(PR_SET_SECCOMP)")
 
 
 def execve(path: bytes, argv: Sequence[bytes], environment: Sequence[bytes]) -> int:
-    """Call execve(2) with these bytes.  Returns errno, since it returns only on failure.
+    """Execute a file by execve(2) with exactly these arguments and `NAME=value` strings.  Return the errno if that fails;
+    otherwise this does not return.
 
-    os.execve takes a mapping, so it cannot pass an environment with duplicates or entries without `=`.
-    """
+    os.execve takes a mapping, so it cannot pass an environment with duplicates or entries without `=`."""
     linux.functions.execve(path, linux.strings(argv), linux.strings(environment))
     return linux.get_errno() or errno.EINVAL
 

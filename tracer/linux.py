@@ -213,14 +213,14 @@ tests/tracer/test_linux.py compares the two."""
 
 
 def numbers_by_arch(*names: str) -> dict[int, tuple[int, ...]]:
-    """Return the numbers of the calls `names`, by AUDIT_ARCH_*."""
+    """Return the numbers of the calls `names` on x86_64 and i386, by AUDIT_ARCH_*."""
     pairs = [NUMBERS[name] for name in names]
     arches = enumerate((AUDIT_ARCH_X86_64, AUDIT_ARCH_I386))
     return {arch: tuple(pair[place] for pair in pairs if pair[place] >= 0) for place, arch in arches}
 
 
 def calls(*names: str) -> set[tuple[int, int]]:
-    """Return (AUDIT_ARCH_*, number) of each of the calls `names`, on both architectures."""
+    """Return the pair (AUDIT_ARCH_*, number) of each of the calls `names`, on x86_64 and i386."""
     return {(arch, number) for arch, numbers in numbers_by_arch(*names).items() for number in numbers}
 
 
@@ -228,13 +228,14 @@ SHELL = b"/bin/sh"
 
 
 def script_arguments(path: bytes, argv: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Return the command that runs an executable file of no known format, for which execve fails with ENOEXEC: a script for the
-    shell, as execvp(3) and shells run it."""
+    """Return the arguments of the shell command that runs an executable file for which execve fails with ENOEXEC, such as a
+    script without `#!`.  execvp(3) and shells do the same."""
     return (SHELL, path, *argv[1:])
 
 
 def yama_scope() -> str:
-    """Return kernel.yama.ptrace_scope, "0" to "3"; "" without Yama (admin-guide/LSM/Yama.rst)."""
+    """Return the setting kernel.yama.ptrace_scope, "0" to "3"; "" if the kernel does not have Yama
+    (admin-guide/LSM/Yama.rst)."""
     try:
         with open(YAMA_SCOPE) as file:
             return file.read().strip()
@@ -243,11 +244,11 @@ def yama_scope() -> str:
 
 
 def entry_point(pid: int, cs: int) -> int | None:
-    """Return the address at which the program of a process begins after its dynamic loader (AT_ENTRY); None if it has none.
+    """Return the address at which a process begins its program, after the dynamic loader (AT_ENTRY); None if the kernel gave it
+    no such address.
 
-    `cs` is the process's code segment register: the vector's words are as wide as the program's pointers (proc(5)).
-    Raises OSError.
-    """
+    `cs` is the process's code segment register, which determines the width of the entries in /proc/PID/auxv (proc(5)).  Raises
+    OSError."""
     with open(f"/proc/{pid}/auxv", "rb") as file:
         vector = file.read()
     size = 4 if cs == USER32_CS else 8
@@ -256,15 +257,15 @@ def entry_point(pid: int, cs: int) -> int | None:
 
 
 def elf_bits(head: bytes) -> int:
-    """Return the width of the addresses in an ELF file that begins with these 5 bytes or more, 32 or 64; 0 for another file
-    (elf(5), EI_CLASS)."""
+    """Return the width of addresses in an ELF file, 32 or 64, from its first 5 bytes or more; 0 if the file is not ELF (elf(5),
+    EI_CLASS)."""
     return {b"\x7fELF\1": 32, b"\x7fELF\2": 64}.get(head[:5], 0)
 
 
 def elf_segments(read: Callable[[int, int], bytes]) -> Iterator[tuple[int, int, int, int]]:
-    """Yield the kind (PT_*), offset in the file, address, and bytes in the file of each segment of an ELF file, little-endian;
-    none for another file (elf(5), Elf64_Phdr).  `read(offset, size)` returns bytes of the file; missing bytes count as
-    zeros."""
+    """Yield (kind PT_*, offset in the file, address, bytes in the file) of each segment of a little-endian ELF file; nothing
+    for another file (elf(5), Elf64_Phdr).  `read(offset, size)` returns bytes of the file; bytes that are missing at the end
+    count as zeros."""
     head = read(0, 64)
     bits = elf_bits(head)
     if not bits:
@@ -282,8 +283,9 @@ def elf_segments(read: Callable[[int, int], bytes]) -> Iterator[tuple[int, int, 
 
 
 def privilege_lost(path: str | bytes, uid: int, gid: int) -> str:
-    """Return which privilege of a file a process with these effective ids does not get under no_new_privs when it executes the
-    file (execve(2)): "set-user-id", "set-group-id", "capabilities", or "" for none."""
+    """Return which privilege of a file a process with the effective ids `uid` and `gid` does not get under no_new_privs when it
+    executes the file (execve(2)): "set-user-id", "set-group-id" or "capabilities".  Return "" if there is none, or the file
+    cannot be examined."""
     try:
         file = os.stat(path)
         if file.st_mode & stat.S_ISUID and file.st_uid != uid:
@@ -297,7 +299,7 @@ def privilege_lost(path: str | bytes, uid: int, gid: int) -> str:
 
 
 def check_length(filter_: bytes, room: int = 0) -> None:
-    """Raise ValueError if the filter with `room` more instructions is longer than the kernel permits."""
+    """Raise ValueError if a filter, with `room` more instructions added to it, would be longer than the kernel permits."""
     count = len(filter_) // BPF_INSTRUCTION + room
     if count > BPF_MAXINSNS:
         raise ValueError(f"the filter has {count} instructions; the kernel permits at most {BPF_MAXINSNS}")
@@ -315,7 +317,7 @@ functions.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
 
 
 class FilterProgram(Structure):
-    """struct sock_fprog (linux/filter.h), the 64-bit layout: what seccomp(2) and prctl(2) take for a filter."""
+    """The 64-bit layout of struct sock_fprog (linux/filter.h), by which seccomp(2) and prctl(2) take a filter."""
 
     _fields_ = (("length", c_ushort), ("instructions", c_char_p))
 
@@ -339,17 +341,18 @@ def checked(result: int, call: str) -> int:
 
 
 def syscall(name: str, *arguments: object) -> int:
-    """Make a system call of x86_64 and return its result, -1 if it fails; integers are passed at their full 64 bits."""
+    """Make the x86_64 system call `name`, and return its result, or -1 if it fails (then errno is set).  Integers are passed
+    with all 64 bits."""
     return int(functions.syscall(c_long(NUMBERS[name][0]), *map(_wide, arguments)))
 
 
 def prctl(operation: int, *arguments: object) -> int:
-    """Make a prctl(2) with up to four arguments and return its result, -1 if it fails."""
+    """Call prctl(2) with up to four arguments, and return its result, or -1 if it fails (then errno is set)."""
     return int(functions.prctl(operation, *map(_wide, (*arguments, 0, 0, 0, 0)[:4])))
 
 
 def strings(words: Sequence[bytes]) -> Array[c_char_p]:
-    """Return an array of strings that ends with NULL, as execve(2) takes for `argv` and `envp`."""
+    """Return a NULL-terminated array of strings, as execve(2) takes for `argv` and `envp`."""
     return (c_char_p * (len(words) + 1))(*words, None)
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tracer.faults import Injector
 
     Order = tuple[Way, int] | None
-    """How to resume a task, and the signal to deliver; None if it is not resumed now."""
+    """The way to resume a task, and the signal to deliver; None if it is not to be resumed now."""
 
 FAULTS: Final = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
 BATCH: Final = 16
@@ -56,7 +56,7 @@ _HEAD = struct.Struct("<BxxxI16xI52xI")  # struct ptrace_syscall_info: op, arch,
 
 
 class Settings(NamedTuple):
-    """Which calls of a program are recorded, and how."""
+    """The settings of a run: which calls of the program are recorded, and how."""
 
     allow_opaque: frozenset[str] = frozenset()
     """Names of OPAQUE calls that are allowed."""
@@ -82,9 +82,9 @@ class Initial:
     def __init__(self, pid: int, *, started: bool) -> None:
         self.pid = pid
         self.started = started
-        """Whether it has executed the program; True, too, if the tracer attached to a running process."""
+        """Whether the process has executed the program; True, too, if the tracer attached to a running process."""
         self.status: int | None = None
-        """Its wait status, once it has ended."""
+        """The wait status of the process; None until it has ended."""
         self.ended = 0.0
         """When it ended, in seconds of time.monotonic; 0 before."""
         self.delivered: dict[int, tuple[int, float]] = {}
@@ -121,7 +121,8 @@ class TaskFamily:
         task.hot = self._tally.hot(task.executable, task.entered)
 
     def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:
-        """At the event of its parent, add a task to which the kernel has attached the tracer, and return it."""
+        """When the kernel reports that `parent` has created the task `tid`, to which it has attached the tracer: add the task,
+        and return it."""
         self.early.discard(tid)
         if (task := self.tasks.get(tid)) is None:  # else it was adopted before
             task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)
@@ -130,10 +131,9 @@ class TaskFamily:
         return task
 
     def adopt(self) -> list[Task]:
-        """Add the tasks in `early`, whose parents were killed before their events, and return them.
+        """Add the tasks in `early`, whose parents were killed before they could report them, and return these tasks.
 
-        Each counts as a child of its own process, or, if it is a process, of its present parent.
-        """
+        A thread counts as created by its process, a process by its present parent."""
         adopted = []
         for tid in sorted(self.early):
             tgid, ppid = kin_of(tid)
@@ -143,8 +143,8 @@ class TaskFamily:
         return adopted
 
     def executed(self, task: Task, former: int) -> None:
-        """Update the tasks after an execve of thread `former`: all other threads have ended, and `task`, the leader of the
-        thread group, runs the new program."""
+        """Update the tasks after an execve of the thread `former`.  All other threads of the process have ended; `task`, the
+        leader of the thread group, runs the new program."""
         for tid, other in list(self.tasks.items()):
             if other.tgid == task.tgid and other is not task:
                 if tid == former:
@@ -161,7 +161,8 @@ class TaskFamily:
 
 
 class Loop:
-    """The event loop for tasks that have been seized.  The thread that seized them must call `run`."""
+    """The event loop for tasks that have been seized.  The thread that seized them must call `run`, since the kernel accepts
+    ptrace requests only from that thread."""
 
     def __init__(self, recorder: Recorder, settings: Settings = PLAIN, injector: Injector | None = None) -> None:
         """`injector` makes calls fail, once a process has reached its program's entry point."""
@@ -196,8 +197,7 @@ class Loop:
             injector.attach(self.calls, self.is_loading)
 
     def begin(self, pid: int, *, is_free: bool) -> None:
-        """Add the process that is seized and will execute the program.  `is_free`: only the tracer's filter is installed in
-        it."""
+        """Add the seized process that will execute the program.  `is_free`: it is under no filter except the tracer's."""
         self.initial = Initial(pid, started=False)
         task = self.family.add(pid, pid)
         task.recorded = False
@@ -210,18 +210,19 @@ class Loop:
         self.processor.pin(task)
 
     def next_of(self, tid: int, flags: int = 0) -> int:
-        """See `late.inject.Stops`."""
+        """Return the next wait status of a task, as `late.inject.Stops` describes."""
         while (stop := os.waitpid(-1, WALL | flags))[0] not in (tid, 0):
             self._queue.append(stop)
         return stop[1]
 
     def put_back(self, tid: int, status: int) -> None:
-        """See `late.inject.Stops`."""
+        """Have a wait status handled later, as `late.inject.Stops` describes."""
         self._queue.append((tid, status))
         self._queued = tid
 
     def release(self) -> None:
-        """Detach from every task at its next stop; only where no filter was installed."""
+        """Detach from every task at its next stop.  Valid only if no filter was installed, since it would fail calls without a
+        tracer."""
         for task in list(self.tasks.values()):
             task.leaving = True
             with contextlib.suppress(PtraceError):  # it is ending
@@ -230,7 +231,8 @@ class Loop:
     # -- the loop
 
     def run(self, on_stop: Callable[[], None] = lambda: None) -> None:
-        """Follow all tasks until none is left.  `on_stop` is called when the initial process has entered a group-stop."""
+        """Handle the stops of all tasks until no task is left.  `on_stop` is called each time the initial process enters a
+        group-stop."""
         self._on_stop = on_stop
         while (taken := self._next()) is not None:
             tid, status = taken
@@ -405,7 +407,7 @@ class Loop:
                     raise
 
     def is_loading(self, pid: int) -> bool:
-        """Return whether a process has yet to reach its program's entry point; only with an `injector`."""
+        """Return whether a process has not yet reached its program's entry point.  Valid only in a run with an `injector`."""
         return pid in self._entries
 
     def _ended(self, tid: int, status: int) -> None:

@@ -20,8 +20,8 @@ _STATUS = 1 << 16
 
 
 def is_own(root: str) -> bool:
-    """Return whether the /proc that is mounted at `root` is of this process's pid namespace; in that of another namespace, the
-    same pid is another process."""
+    """Return whether the /proc that is mounted at `root` belongs to the pid namespace of this process.  In another one, the
+    same pid would name another process."""
     try:
         return os.readlink(f"{root}/self") == str(os.getpid())
     except OSError:
@@ -29,7 +29,7 @@ def is_own(root: str) -> bool:
 
 
 def content(path: str) -> bytes:
-    """Return the content of a file in /proc/PID.  Raises OSError."""
+    """Return the content of a file in /proc/PID, at most its first 64 KiB.  Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, _STATUS)
@@ -38,7 +38,8 @@ def content(path: str) -> bytes:
 
 
 def fields(folder: str) -> dict[str, str]:
-    """Return the fields of `status` in a task's folder, by name; {} if the task has ended or must not be read."""
+    """Return the fields of the file `status` in a task's `folder`: name -> value.  Return {} if the task has ended or may not
+    be read."""
     try:
         text = content(f"{folder}/status").decode(errors="replace")  # a process may have any bytes for a name
     except OSError:
@@ -47,7 +48,8 @@ def fields(folder: str) -> dict[str, str]:
 
 
 def state(folder: str) -> str:
-    """Return the state of the task with this folder, one letter such as "R" or "S"; "" if it cannot be read."""
+    """Return the state of the task whose folder in /proc is `folder`, one letter such as "R" or "S"; "" if it cannot be
+    read."""
     try:
         return content(f"{folder}/stat").rpartition(b") ")[2][:1].decode()
     except OSError:
@@ -55,7 +57,7 @@ def state(folder: str) -> str:
 
 
 def handles(status: dict[str, str], signum: int, *masks: str) -> bool:
-    """Return whether a signal is in one of the named masks (SigBlk, SigIgn, SigCgt) of a task's `status`."""
+    """Return whether a signal is in one of the named masks (SigBlk, SigIgn, SigCgt); `status` has the `fields` of a task."""
     return any(int(status.get(mask, "0"), 16) >> signum - 1 & 1 for mask in masks)
 
 
@@ -63,7 +65,7 @@ def handles(status: dict[str, str], signum: int, *masks: str) -> bool:
 
 
 def enter() -> None:
-    """From now on, `proc` returns the working folder if it is /proc of this pid namespace, else a folder that does not
+    """Have `proc` return the working folder from now on if that is the /proc of this pid namespace, else a folder that does not
     exist."""
     _roots[:] = ["." if is_own(".") else "/nonexistent"]
 
@@ -79,7 +81,7 @@ def proc() -> str:
 
 
 def fields_of(tid: int) -> dict[str, str]:
-    """Return the `fields` of a task."""
+    """Return the `fields` of a task by its tid; {} if they cannot be read."""
     return fields(f"{proc()}/{tid}")
 
 
@@ -102,13 +104,15 @@ def owner(tid: int) -> int:
 
 
 def kin_of(tid: int) -> tuple[int, int]:
-    """Return the pid of the process that a task belongs to, and that of its parent; (tid, 0) if they cannot be read."""
+    """Return the pid of the process that a task belongs to, and the pid of that process's parent; (tid, 0) if they cannot be
+    read."""
     status = fields_of(tid)
     return int(status.get("Tgid", tid)), int(status.get("PPid", 0))
 
 
 def numbers_in(folder: str) -> set[int]:
-    """Return the pids or tids that have a folder in a folder of /proc ("" is /proc itself); none if it cannot be read."""
+    """Return the pids or tids that have an entry in a folder below /proc ("" is /proc itself, "PID/task" has tids); an empty
+    set if it cannot be read."""
     try:
         return {int(name) for name in os.listdir(f"{proc()}/{folder}") if name.isdecimal()}
     except OSError:
@@ -116,7 +120,8 @@ def numbers_in(folder: str) -> set[int]:
 
 
 def children() -> frozenset[int]:
-    """Return the pids of this process's children; it may have some from before its execve, such as those of a shell."""
+    """Return the pids of the children of this thread; an empty set if they cannot be read.  They may be older than this
+    program: a shell that executes it passes its children on."""
     try:
         with open(f"{proc()}/thread-self/children", "rb") as file:
             return frozenset(map(int, file.read().split()))
@@ -130,15 +135,15 @@ def has_filter(tid: int) -> bool:
 
 
 def has_as_many_filters(first: int, second: int) -> bool:
-    """Return whether two tasks have the same number of seccomp filters; False if the kernel does not report it (before Linux
-    5.9)."""
+    """Return whether two tasks have the same number of seccomp filters.  False if the kernel does not report the number (before
+    Linux 5.9)."""
     counts = {fields_of(tid).get("Seccomp_filters", "") for tid in (first, second)}
     return len(counts) == 1 and counts != {""}
 
 
 def dies_only_untraced(tid: int, signum: int) -> bool:
-    """Return whether a fault with this signal kills a task only if it is not traced: the task is process 1 of another pid
-    namespace and has no handler for the signal."""
+    """Return whether a signal that the kernel sends for a fault kills a task only if the task is not traced: so it is for
+    process 1 of another pid namespace without a handler for the signal."""
     pids = fields_of(tid).get("NSpid", "").split()
     return len(pids) > 1 and pids[-1] == "1" and not is_caught(tid, signum)
 
@@ -149,12 +154,12 @@ def is_caught(tid: int, signum: int) -> bool:
 
 
 def namespaces_of(tid: int) -> int:
-    """Return in how many pid namespaces a task is, counted from this process's own; 0 if that cannot be read."""
+    """Return the number of pid namespaces that a task is in, counted from that of this process; 0 if it cannot be read."""
     return len(fields_of(tid).get("NSpid", "").split())
 
 
 def processor_time(pid: int) -> float:
-    """Return the seconds of processor time that a process has used; 0 if it has ended."""
+    """Return the processor time that a process has used, in seconds; 0 if it has ended."""
     import time
 
     try:
@@ -164,8 +169,8 @@ def processor_time(pid: int) -> float:
 
 
 def privilege_lost(pid: int) -> str:
-    """Return which privilege of its executable a process did not get (`linux.privilege_lost`); "" for none, or if it has
-    ended."""
+    """Return the privilege of its executable that a process did not get, in the words of `linux.privilege_lost`; "" if there is
+    none, or the process has ended."""
     try:
         process = os.stat(f"{proc()}/{pid}")
     except OSError:

@@ -41,7 +41,8 @@ class _Sharer:
 
 
 class SharedProcessor:
-    """The tasks that share the tracer's processor.  `tick` is called by another thread than the rest."""
+    """The tasks that share the tracer's processor.  The tracer's thread calls all methods except `tick`, which another thread
+    calls."""
 
     def __init__(self) -> None:
         self._tracer = threading.get_native_id()
@@ -59,7 +60,8 @@ class SharedProcessor:
         return bool(self._pinned)
 
     def pin(self, task: Task) -> None:
-        """Move `task` to the tracer's processor, if its affinity permits that and it has not set its affinity itself."""
+        """Move `task` to the tracer's processor, unless its affinity forbids that processor or the program has set its affinity
+        itself."""
         if task.tid in self._pinned or task.own_affinity or task.apart or not self.enabled:
             return
         with self._lock:
@@ -69,7 +71,8 @@ class SharedProcessor:
                 self._add(task)
 
     def inherit(self, parent: Task, child: Task) -> None:
-        """Note a new task, which has its creator's affinity: it is on the tracer's processor if `parent` was pinned then."""
+        """Register a new task.  It has its creator's affinity, so it is on the tracer's processor if `parent` was pinned at
+        that time."""
         if parent.affinity is None or parent.own_affinity or parent.apart:
             return
         with self._lock:
@@ -80,7 +83,8 @@ class SharedProcessor:
                     self._release(child.tid)
 
     def follow(self, former: int, task: Task) -> None:
-        """After an execve of thread `former`, whose tid is now that of `task`: `task` replaces `former` on the processor."""
+        """After an execve of the thread `former`, which has taken over the tid of `task`: register `task` on the processor in
+        place of `former`."""
         with self._lock:
             self._pinned.pop(task.tid, None)
             if sharer := self._pinned.pop(former, None):
@@ -89,25 +93,26 @@ class SharedProcessor:
             self._restore_own()
 
     def release(self, tid: int) -> None:
-        """Give a task its own affinity back."""
+        """Restore a task's own affinity, so that it no longer shares the tracer's processor; do nothing if it does not share
+        it."""
         with self._lock:
             self._release(tid)
 
     def set_apart(self, task: Task) -> None:
-        """Give a task its own affinity back, and do not pin it, or tasks that it creates, before they execute a file: until
+        """Restore a task's own affinity, and pin neither this task nor tasks that it creates until they execute a file: until
         then they may read affinities in calls that do not stop."""
         self.release(task.tid)
         task.apart = True
 
     def executed(self, task: Task) -> None:
-        """Pin a task again that was set apart and has executed a file: all of its calls stop now."""
+        """Pin a task again that was set apart and has executed a file, since all of its calls stop now."""
         if task.apart:
             task.apart = False
             self.pin(task)
 
     def forget(self, tid: int) -> None:
-        """Remove a task that has ended.  Its stops count for its creator, so that a task that starts many short ones stays
-        pinned."""
+        """Remove a task that has ended.  Its stops count as stops of its creator, so that a task that starts many short ones
+        stays pinned."""
         if tid in self._pinned:
             with self._lock:
                 ended = self._pinned.pop(tid, None)
@@ -116,16 +121,17 @@ class SharedProcessor:
                 self._restore_own()
 
     def disable(self) -> None:
-        """Give all tasks their own affinities back, and pin none for the rest of the run."""
+        """Restore the own affinities of all tasks, and pin no task for the rest of the run."""
         with self._lock:
             self.enabled = False
             for tid in list(self._pinned):
                 self._release(tid)
 
     def tick(self) -> None:
-        """Release the tasks that are running and have stopped rarely since the last tick: they compute.
+        """Release the tasks that are running but have stopped rarely since the last tick: they compute, and can do so on
+        another processor.
 
-        A task that waits stays: it loses nothing on this processor, and the tasks that it starts next are faster here."""
+        A waiting task stays pinned: it loses nothing here, and the tasks that it starts next are faster on this processor."""
         with self._lock:
             is_crowd = len(self._pinned) > CROWD
             few = FEW_STOPS if len(self._pinned) == 1 else FEW_STOPS_OF_MANY

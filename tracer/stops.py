@@ -56,7 +56,7 @@ _STOPS = {STATUS_SECCOMP: Stop(CALL), STATUS_SYSCALL: Stop(CALL)}
 
 
 def stop_of(status: int) -> Stop:
-    """Return the stop for a wait status of a task that was seized with PTRACE_O_TRACESYSGOOD."""
+    """Return the stop that a wait status reports; the task must have been seized with PTRACE_O_TRACESYSGOOD."""
     stop = _STOPS.get(status)
     if stop is None:
         stop = _STOPS[status] = _classified(status)

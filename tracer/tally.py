@@ -46,14 +46,14 @@ class Caller:
         self.ids = (task.tid, task.tgid)
 
     def site(self) -> str:
-        """Return where the call came from (`unwind.call_site`)."""
+        """Return the call site of the call, in the form of `unwind.call_site`."""
         tid = self.ids[0]
         if self._event.arch != Arch.X86_64.audit:
             return call_site(tid, Registers(self._event.ip, self._sp, 0))
         return call_site(tid, Registers(self._event.ip, self._sp, kernel.peek_user(tid, linux.RBP)), self.read)
 
     def read(self, address: int, length: int) -> bytes:
-        """Return `length` bytes of the task's memory, all within one page; b'' if they cannot be read."""
+        """Return `length` bytes of the task's memory; b'' if they cannot be read.  The range must lie within one page."""
         return kernel.read_memory(self.ids[0], address, length) if address >> 63 == 0 else b""
 
     def link(self, name: str) -> str:
@@ -65,35 +65,35 @@ class Caller:
 
 
 class Recorder(Protocol):
-    """What the tracer calls with the events of a run; in `learn`, `callfence.learning.watch.Recorder`.
+    """The recorder of a run: the tracer calls its methods with what happens.  In `learn` it is
+    `callfence.learning.watch.Recorder`.
 
-    `raw` is the number and the arguments of a call as one integer: 64 bits each, the number lowest.
-    """
+    `raw` is the number and the arguments of a call as one integer: 64 bits each, the number lowest."""
 
     generation: int
     """A number that changes when the masks that `hot_mask` has returned are no longer valid."""
 
     def hot_mask(self, arch: int, number: int) -> int:
-        """Return the bits of `raw` that distinguish observations; `arch` is an AUDIT_ARCH_* number."""
+        """Return the bits of `raw` that distinguish observations of the call `number`, as an integer; `arch` is
+        AUDIT_ARCH_*."""
 
     def counter(self, executable: str, event: Event, site: Callable[[], str]) -> list[Any]:
         """Return the counter of the observation that `event` belongs to; the tally increments its first element.
 
-        `site` returns the call site (`Caller.site`)."""
+        `site` returns the call site (`Caller.site`); it is called only if the observation is new."""
 
     def look(self, counter: list[Any], event: Event, caller: Caller) -> bool:
-        """Record what the event's pointers point to; return whether `look` is to be called at the next event of that
-        observation."""
+        """Record the names and addresses that the event's pointers point to.  Return whether the next event of the same
+        observation is to be passed to `look` as well."""
 
     def executed(self, before: str, after: str) -> None:
         """Record that a process whose executable was `before` has executed `after`.
 
-        '' means that `learn` itself started the program, '?' that the executable could not be read.  Called for each execve,
-        also while calls are not recorded.
-        """
+        The path '' means that `learn` itself started the program, '?' that the executable could not be read.  Called for each
+        execve, even while calls are not recorded."""
 
     def gap(self, what: str) -> None:
-        """Record that something could not be observed; `what` is a sentence for the user."""
+        """Record that something could not be observed; `what` is a sentence about it for the user."""
 
 
 class Tally:
@@ -114,12 +114,13 @@ class Tally:
         """By executable: how many of its calls brought a new observation or new masks."""
 
     def hot(self, executable: str, entered: int) -> Hot:
-        """Return the counters of an executable, by key, for processes that have begun the waits `entered` (bits of
-        tracer.abi.waits)."""
+        """Return the counters of an executable, by key.  Processes that have begun other sets of waits have other counters:
+        `entered` is the set, as bits of tracer.abi.waits."""
         return self._hot.setdefault((executable, entered), {})
 
     def note(self, task: Task, event: Event) -> None:
-        """Record that an observation that has been counted was also made after the waits that `task` has begun."""
+        """Record that the observation of `event`, which has been counted already, was also made after the waits that `task` has
+        begun."""
         self._recorder.counter(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
 
     def _new_counter(self, task: Task, key: int, info: bytearray) -> list[Any]:
@@ -160,8 +161,8 @@ class Tally:
     def mask_of(self, key: int) -> int:
         """Return the bits of an x86_64 key that distinguish observations, as one integer.
 
-        The recorder's mask covers every meaning that an argument can have.  Here the other arguments of the key decide the
-        meaning, so that the bits of addresses are left out."""
+        The recorder's mask covers every meaning that an argument can have.  Here the other arguments of the key determine the
+        meaning, so bits of addresses are left out."""
         number = key & 0xFFFFFFFF
         mask = self._recorder.hot_mask(_X86_64, number)
         calls = table(Arch.X86_64)
@@ -173,11 +174,13 @@ class Tally:
         return mask
 
     def version(self, executable: str) -> object:
-        """Return a value that changes when `counts` returns new observations, or many more keys of earlier ones."""
+        """Return a value that differs from an earlier one if `counts` has new keys since then, or if there are many more keys
+        that it merges into earlier ones."""
         return self._generation, self.news[executable], len(self.hot(executable, 0)).bit_length()
 
     def counts(self, executable: str) -> dict[int, int]:
-        """Return the keys of the x86_64 calls that an executable has made, with a lower bound of how often each was made.
+        """Return the x86_64 calls that an executable has made: key (under `mask_of`) -> a lower bound of how often the call was
+        made.
 
         Valid only if waits are not recorded (`has_waits`)."""
         counters = self.hot(executable, 0) | self._looked.get(executable, {})
@@ -190,7 +193,8 @@ class Tally:
         return counts
 
     def count(self, task: Task, arch: int, number: int, info: bytearray) -> None:
-        """Count a call; `arch` is AUDIT_ARCH_*, and `info` the call's struct ptrace_syscall_info."""
+        """Count a call of `task`.  `arch` is AUDIT_ARCH_*, `number` has 32 bits, and `info` is the call's struct
+        ptrace_syscall_info."""
         key = int.from_bytes(info[24:80], "little") & self._recorder.hot_mask(arch, number)
         if arch != _X86_64:
             key |= arch << 448

@@ -15,7 +15,7 @@ Hot = dict[int, list[Any]]
 
 
 class Way(IntEnum):
-    """How a task is resumed, as the ptrace request that does it."""
+    """A way to resume a task; the value is the ptrace request for it."""
 
     RUN = linux.PTRACE_CONT
     """The task stops only at calls for which a filter returns RET_TRACE (seccomp stops)."""
@@ -32,7 +32,7 @@ NEVER: Final = 1 << 62
 
 
 class Plan:
-    """A seccomp filter that is to be installed in a process, and how far that is."""
+    """A seccomp filter that the tracer will install in a process, and the state of its installation."""
 
     def __init__(self, filter_: bytes, code: Sequence[tuple[int, int]] = (), copied: int = 0) -> None:
         """`copied`: the address of memory that was mapped for the filter in the parent before a fork, and must be unmapped in
@@ -86,12 +86,12 @@ class Image:
         """Whether the tracer installs no more filters in it."""
 
     def finish_plan(self, *, barred: bool) -> None:
-        """End the plan; with `barred`, no later filter is planned."""
+        """End the plan.  With `barred`, the tracer never plans another filter for this image."""
         self.plan, self.budget, self.barred = None, NEVER, self.barred or barred
 
 
 class Task:
-    """A task of the program, that is one thread.  Mutable: the event loop keeps its state here."""
+    """A task (thread) of the program.  Mutable: the event loop keeps its state here."""
 
     def __init__(self, tid: int, tgid: int) -> None:
         self.tid = tid
@@ -141,7 +141,7 @@ class Task:
 
     @property
     def way(self) -> Way:
-        """The way to resume it after a stop."""
+        """The way to resume the task after a stop."""
         if self.leaving:
             return Way.LEAVE
         is_shown = self.covered and not (self.other_filter or self.exposed or self.pending)
@@ -157,8 +157,8 @@ class Task:
         return child
 
     def take_over(self, other: Task) -> None:
-        """Copy the state that a new task inherits from its creator, and a thread group's leader from the thread that executed a
-        file."""
+        """Copy the filters, affinity and other inherited state of `other`: the creator of this new task, or the thread whose
+        execve this thread group's leader continues."""
         self.filtered, self.covered = other.filtered, other.covered
         self.other_filter, self.exposed, self.leaving = other.other_filter, other.exposed, other.leaving
         self.chain, self.recorded, self.entered = other.chain, other.recorded, other.entered

@@ -66,7 +66,7 @@ _UNREADABLE = (ValueError, LookupError, StopIteration, struct.error)
 
 
 class Mapped(NamedTuple):
-    """A mapping, that is one line of /proc/PID/maps."""
+    """A mapping of a task: one line of /proc/PID/maps."""
 
     start: int
     end: int
@@ -95,7 +95,8 @@ class Maps:
             return cls(file.read())
 
     def at(self, address: int) -> Mapped | None:
-        """Return the mapping that contains an address; None if there is none.  Raises ValueError for a malformed line."""
+        """Return the mapping that contains an address; None if the address is not mapped.  Raises ValueError for a malformed
+        line."""
         index = self._index(address)
         mapped = _parsed(self._lines[index]) if index >= 0 else None
         return mapped if mapped and address < mapped.end else None
@@ -105,8 +106,8 @@ class Maps:
         return [_parsed(line) for line in self._lines]
 
     def begin(self, mapped: Mapped) -> int:
-        """Return the address at which the beginning of the mapping's file is mapped, within _NEAR lines before it; 0 if it is
-        not there.  Raises ValueError for a malformed line."""
+        """Return the address at which the beginning of the file of `mapped` is mapped, if that is in one of the _NEAR lines
+        before it; else 0.  Raises ValueError for a malformed line."""
         index = self._index(mapped.start)
         for line in reversed(self._lines[max(index - _NEAR, 0) : index + 1]):
             other = _parsed(line)
@@ -132,7 +133,7 @@ _builds: dict[tuple[str, str, str], str] = {}
 
 
 class Registers(NamedTuple):
-    """The registers rip, rsp and rbp with which a walk from a call to its callers begins; `bp` is 0 if it is not known."""
+    """The registers rip, rsp and rbp at a call, from which its callers are found; `bp` is 0 if rbp is not known."""
 
     ip: int
     sp: int
@@ -140,12 +141,11 @@ class Registers(NamedTuple):
 
 
 def call_site(tid: int, at: Registers, read: Read | None = None) -> str:
-    """Return the call site of a call, as `/path/library+0xoffset (build id)`, with the offset in the file.
+    """Return the call site of a call as text: `/path/library+0xoffset (build id)`, with the offset in the file.
 
-    The call site is the first caller outside of libc and the dynamic loader, if `read`, which reads the task's memory, is given
-    and the caller can be found; else it is the call's own instruction.  A file without a build id has no parentheses; code
-    outside any file is `[anonymous]+0x...`.  The result is '?' if the mappings cannot be read.
-    """
+    The call site is the first caller outside of libc and the dynamic loader.  If `read`, which reads the task's memory, is
+    None, or that caller cannot be found, it is the call's own instruction.  A file without a build id has no parentheses; code
+    outside any file is `[anonymous]+0x...`.  The result is '?' if the mappings cannot be read, or do not have the address."""
     try:
         maps = Maps.of(tid)
         return _named(tid, maps, (outside(maps, at, read) if read else 0) or at.ip)
@@ -204,7 +204,7 @@ def _build_ids(data: bytes) -> Iterator[bytes]:
 
 
 class Row(NamedTuple):
-    """How to compute the caller's registers at an address.  The frame's address is rsp or rbp plus `offset`."""
+    """A rule to compute the caller's registers from those at an address.  The frame's address is rsp or rbp plus `offset`."""
 
     on_stack: bool
     """Whether `offset` is added to rsp, and not to rbp.  The sum, the frame's address, is also the caller's rsp."""
@@ -220,7 +220,8 @@ _tables: dict[tuple[str, str, str], Tables | None] = {}
 
 
 def outside(maps: Maps, at: Registers, read: Read) -> int:
-    """Return the return address in the first caller outside of libc and the dynamic loader; 0 if it cannot be found.
+    """Return the address to which the innermost call by code outside of libc and the dynamic loader returns; 0 if it cannot be
+    found.
 
     Raises ValueError for a malformed line of the mappings."""
     ip, sp, bp = at
@@ -285,7 +286,8 @@ class Tables:
         self._count = int.from_bytes(head[8:], "little")
 
     def row(self, place: int, read: Read) -> Row | None:
-        """Return how to compute the caller's registers for code at a place; None if the tables do not have it."""
+        """Return the rule to compute the caller's registers for the code at a place; None if the tables have no rule that can
+        be decoded."""
         if place not in self._rows:
             self._read = read
             try:
@@ -326,8 +328,8 @@ class Tables:
         return Row(base == _SP, distance, state.saved.get(_BP), state.saved[_RA])
 
     def _entry(self, place: int) -> int:
-        """Return the place of the entry whose function may contain `place`, by binary search of the index.  Raises
-        ValueError."""
+        """Return the place of the entry whose function may contain `place`, by binary search of the index.  Raises ValueError
+        if there is none."""
         rows = self._index + 12
         number = bisect_right(range(self._count), place, key=lambda row: self._index + self._number(rows + 8 * row))
         if not number:

@@ -51,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `allow`.  Return 0 if the policy allows all of it now, 1 if it denies a part explicitly, 2 if an input cannot be
-    read or merged."""
+    """Run `allow`.  Return 0 if the policy now allows all that was to be added, 1 if it denies a part of that explicitly, 2 if
+    an input cannot be read or merged."""
     command = parser()
     options = command.parse_args(arguments)
     if bool(options.line) == bool(options.log):
@@ -176,7 +176,8 @@ def _changed(before: Policy, after: Policy) -> Iterator[tuple[str, Iterator[str]
 
 
 def parse_lines(text: str, arch: Arch) -> Policy:
-    """Parse entries as `parse_entries` does.  Raises PolicyError also for an entry that does more than allow."""
+    """Parse entries, as `parse_entries` does.  Raises PolicyError for a mistake in the text, if it has no entry, and if an
+    entry does more than allow."""
     policy = parse_entries(text, arch)
     for of, section in policy.entries.items():
         for number, entry in section.items():

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `diff`.  Return 0, or 1 if with --not-wider NEW allows something that OLD does not, or 2 if an input cannot be read
+    """Run `diff`.  Return 0; or 1, with --not-wider, if NEW allows something that OLD does not; or 2 if an input cannot be read
     or compared."""
     command = parser()
     options = command.parse_args(arguments)

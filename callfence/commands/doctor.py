@@ -28,7 +28,7 @@ SECONDS: Final = 30
 
 @frozen
 class CheckResult:
-    """The result of one check."""
+    """The result of one check of this machine."""
 
     works: bool
     what: str

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `export`.  Return 0, or 1 if --strict prevented that the result was written, or 2 if an input cannot be read or
+    """Run `export`.  Return 0; or 1 if the result was not written because of --strict; or 2 if an input cannot be read or
     exported."""
     options = parser().parse_args(arguments)
     return run_command("export", lambda: _export(options))
@@ -108,7 +108,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _exported(target: str, policy: Policy, phase: str, options: FormatOptions) -> Exported:
-    """Export one phase of a policy; if the target has no phases, the result says so as a loss.  Raises ExportError."""
+    """Export one phase of a policy; if the target has no phases, the result says so as a loss.  Raises ExportError if the
+    policy cannot be exported."""
     exported = formats.exported(target, policy, options, phase)
     names = list(resolve(policy))
     later = names[names.index(phase) + 1 :]
@@ -119,7 +120,8 @@ def _exported(target: str, policy: Policy, phase: str, options: FormatOptions) -
 
 
 def _service(options: argparse.Namespace) -> Service:
-    """Return the service that --unit names.  Raises UserError, OSError."""
+    """Return the service that --unit names.  Raises UserError if it cannot be started under `enforce`, OSError if its file
+    cannot be read."""
     if options.to != "systemd-enforce":
         raise UserError("--unit requires --to systemd-enforce")
     if options.policy == "-":

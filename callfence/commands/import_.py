@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `import`.  Return 0, or 1 if --strict prevented that a policy was written, or 2 if an input cannot be read or
+    """Run `import`.  Return 0; or 1 if the policy was not written because of --strict; or 2 if an input cannot be read or
     converted."""
     command = parser()
     options = command.parse_args(arguments)
@@ -102,7 +102,7 @@ def _import(options: argparse.Namespace) -> int:
 
 def _of_process(options: argparse.Namespace) -> int:
     """Convert the filters of a process, in the order in which they were installed, and return the exit status.  Raises
-    TracerError, UserError."""
+    TracerError if they cannot be read, UserError if they cannot be converted."""
     from tracer.running.attach import filter_counts, read_filters
 
     pid, programs = options.pid, read_filters(options.pid)

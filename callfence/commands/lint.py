@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `lint`.  Return 0 if every finding of at least `--level` is accepted, 1 if one is not, 2 if an input cannot be
-    read."""
+    """Run `lint`.  Return 0 if every finding of at least the level `--level` is accepted, 1 if one is not, 2 if an input cannot
+    be read."""
     options = parser().parse_args(arguments)
     findings: list[tuple[str, Document, Finding]] = []
     excused: list[tuple[str, Finding]] = []
@@ -92,8 +92,8 @@ def _about_files(document: Document, name: str) -> Iterable[Finding]:
 
 
 def _old(options: argparse.Namespace, name: str) -> Document | None:
-    """Return the policy of --against or --git, whose reasons are not new; None without these options.  Raises CallfenceError,
-    OSError."""
+    """Return the policy of --against or --git, whose reasons are not new; None without these options.  Raises CallfenceError or
+    OSError if it cannot be read."""
     if options.git is not None:
         from callfence.shared.inputs import document_at
 

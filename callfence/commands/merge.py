@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `merge`.  Return 0, or 1 if --driver left conflicts, or 2 if an input cannot be read or merged."""
+    """Run `merge`.  Return 0; or 1 if --driver left conflicts in the merged file; or 2 if an input cannot be read or merged."""
     command = parser()
     options = command.parse_args(arguments)
     if options.narrow_by is not None:

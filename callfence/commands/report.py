@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `report`.  Return 0, or 2 if an input cannot be read or the file cannot be written."""
+    """Run `report`.  Return 0, or 2 if an input cannot be read or the report cannot be written."""
     options = parser().parse_args(arguments)
 
     def work() -> int:

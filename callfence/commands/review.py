@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `review`.  Return 0 if every change is decided, 1 if one is not, 2 if an input cannot be read or there is no
+    """Run `review`.  Return 0 if every change was decided, 1 if one was not, 2 if an input cannot be read or there is no
     terminal.  ^C ends the process by SIGINT."""
     options = parser().parse_args(arguments)
     return run_command("review", lambda: _review_log(options) if options.log else _review(options))
@@ -291,8 +291,8 @@ def _what(change: PolicyChange) -> Iterator[str]:
 
 
 def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator[str]:
-    """Yield lines about the dangerous calls that `learn` recorded only under fault injection, and so did not allow, with the
-    command that allows each."""
+    """Yield lines about dangerous calls that `learn` recorded only under fault injection and therefore did not allow, each with
+    the command that allows it."""
     rehearsed = [observation for observation in recording.observations if recording.rehearsed(observation)]
     dangerous = [observation for observation in rehearsed if needs_a_person(observation)]
     denied = [observation for observation in dangerous if not evaluate(policy, observation.event).allows]

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `show`.  Return 0, or 1 if with --check a file is not in canonical form, or 2 if an input cannot be read."""
+    """Run `show`.  Return 0; or 1, with --check, if a file is not in canonical form; or 2 if an input cannot be read."""
     command = parser()
     options = command.parse_args(arguments)
     if options.write or options.check:
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 def _rewrite(name: str, *, check: bool) -> int:
     """Rewrite a policy file in canonical form, and return 0; with `check`, write nothing and return 1 if that would change the
-    file.  Raises PolicyError, OSError."""
+    file.  Raises PolicyError for a mistake in it, OSError if it cannot be read or written."""
     if name == "-":
         before = decode(content(name), "<stdin>")
         after = parse(before, "<stdin>", read=included("<stdin>")).text()

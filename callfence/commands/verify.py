@@ -45,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `verify`.  Return 0 if all is proved, 1 if a filter is not equivalent to its policy, 2 if an input cannot be read or
-    nothing can be proved."""
+    """Run `verify`.  Return 0 if each filter is proved equivalent to its policy, 1 if one is not equivalent, 2 if an input
+    cannot be read or nothing can be proved."""
     command = parser()
     options = command.parse_args(arguments)
     if options.cached == (options.file is not None) or (options.cached and options.bpf):

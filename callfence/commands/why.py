@@ -72,8 +72,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `why`.  Return 0, or 1 if the policy has no entry or line of that name, denies the call or does not grant the right,
-    or 2 if an input cannot be read."""
+    """Run `why`.  Return 0; or 1 if the policy has no such entry or line, denies the call, or does not grant the right; or 2 if
+    an input cannot be read."""
     options = parser().parse_args(arguments)
     return run_command("why", lambda: _why(options))
 

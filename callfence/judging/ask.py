@@ -59,7 +59,8 @@ class Asker:
         self._accepted = accepted
 
     def ask(self) -> dict[PolicyChange, Decision]:
-        """Ask about the changes; return the decisions until q or ^D.  Raises KeyboardInterrupt for ^C."""
+        """Ask about each change; return the decisions that were made until the last change, q or ^D.  Raises KeyboardInterrupt
+        for ^C."""
         decisions: dict[PolicyChange, Decision] = {}
         index = 0
         try:
@@ -162,7 +163,8 @@ def _parsed(change: EntryChange, entry: Entry, text: str) -> Entry:
 
 
 def read_line(prompt: str, text: str = "") -> str:
-    """Read a line from the terminal, and offer `text` for editing.  Raises EOFError, KeyboardInterrupt."""
+    """Print `prompt`, and return a line from the terminal; `text` is offered for editing.  Raises EOFError for ^D,
+    KeyboardInterrupt for ^C."""
     try:
         import readline
     except ImportError:  # Python may be built without it: the prompt shows the text instead

@@ -41,7 +41,8 @@ MANY_LINES = 15
 
 
 def said_first(judgement: Judgement) -> str:
-    """Return the sentence after the verdict: the gravest headline, or an explanation of the verdict."""
+    """Return the sentence that follows the verdict: the gravest headline or, without headlines, an explanation of the
+    verdict."""
     if judgement.headlines:
         return headline(judgement, judgement.headlines[0])
     comparison = judgement.comparison
@@ -53,8 +54,8 @@ def said_first(judgement: Judgement) -> str:
 
 
 def headline(judgement: Judgement, entry: Headline) -> str:
-    """Return a headline and the reason that accepts it, if there is one, such as `danger: connect, with dup2 and execve: it
-    gives a shell to others [reverse-shell]; REASON`."""
+    """Return a headline as text, with the reason that accepts it, if any, at the end: `danger: connect, with dup2 and execve:
+    it gives a shell to others [reverse-shell]; REASON`."""
     reason = judgement.reason(entry)
     return f"{entry.level}: {entry.subject}: {entry.says} [{entry.rule}]{f'; {reason}' if reason else ''}"
 
@@ -68,8 +69,8 @@ class Risk(NamedTuple):
 
 
 def risks(judgement: Judgement) -> list[Risk]:
-    """Return the risks of the catalogue that the new policy allows and the old one does not, the most dangerous first, without
-    those of headlines."""
+    """Return the risks of the catalogue that the new policy has and the old one does not, the most dangerous first.  Risks that
+    a headline is about are left out."""
     in_headlines = {entry.rule for entry in judgement.headlines}
     calls: defaultdict[tuple[Danger, Reason | None], dict[str, None]] = defaultdict(dict)
     for ranked in judgement.relevant:
@@ -83,8 +84,8 @@ def risks(judgement: Judgement) -> list[Risk]:
 
 
 def redundant(judgement: Judgement, *changes: Change) -> Iterator[tuple[Change, str, list[str]]]:
-    """Yield, for each kind of change (all kinds without `changes`), a sentence about the redundant calls, which grant nothing
-    beyond the rest of the policy, and their names."""
+    """Yield (change, sentence, names of the calls) for each kind of change with redundant calls, which grant nothing beyond the
+    rest of the policy.  Only for `changes` if these are given, else for all kinds."""
     what = {
         Change.MORE: "grants nothing beyond the rest",
         Change.LESS: "no longer allowed, and granted nothing beyond the rest",
@@ -97,7 +98,7 @@ def redundant(judgement: Judgement, *changes: Change) -> Iterator[tuple[Change, 
 
 
 def difference_lines(difference: Difference) -> Iterator[str]:
-    """Yield the lines of a difference: its calls, one rule a line, then the action before and after with an example."""
+    """Yield the lines of a difference: the calls, one rule a line, then the action before and after with an example."""
     start = f"  {difference.change.value} {shown_name(difference)}: "
     for text in rule_texts(difference):
         yield f"{start}{text}"
@@ -107,7 +108,7 @@ def difference_lines(difference: Difference) -> Iterator[str]:
 
 
 def file_lines(differences: Iterable[FileDifference]) -> Iterator[str]:
-    """Yield a line for each right to files or ports that was added (`+`) or removed (`-`)."""
+    """Yield a line for the rights that each line for files or ports gained (`+`), and a line for those that it lost (`-`)."""
     for line, more, less in differences:
         for sign, what in (("+", more), ("-", less)):
             if what:
@@ -121,7 +122,7 @@ def call_name(difference: Difference) -> str:
 
 
 def shown_name(difference: Difference) -> str:
-    """Return the name of the call, with the phase if the difference exists only in one phase."""
+    """Return the name of a difference's call, with the name of the phase if the policies differ in only one phase."""
     return f"{call_name(difference)}{f' (in {difference.phase})' if difference.phase else ''}"
 
 
@@ -196,8 +197,8 @@ def _names(sign: str, differences: Sequence[Difference], what: str) -> list[str]
 def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
     """Yield the comparison in plain text: the verdict, the gravest risks, then each difference with its example.
 
-    More than `MANY_LINES` are abbreviated (see `_short`), and what grants nothing takes one line, unless `full`.
-    """
+    Unless `full`, a text of more than `MANY_LINES` is abbreviated (see `_short`), and the redundant calls of each kind of
+    change take one line."""
     head = [*_head(judgement)]
     yield from head
     differences = judgement.differences if full else judgement.relevant
@@ -230,7 +231,7 @@ def _head(judgement: Judgement) -> Iterator[str]:
 
 
 def redundant_lines(judgement: Judgement) -> Iterator[str]:
-    """Yield a line for each kind of change with redundant calls: as many names as fit."""
+    """Yield a line for each kind of change with redundant calls, with as many of their names as fit."""
     for change, text, names in redundant(judgement):
         line = f"{change.value} {text}: {', '.join(names)}"
         yield textwrap.shorten(line, WIDTH, placeholder=" ...", break_on_hyphens=False)

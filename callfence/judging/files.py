@@ -63,14 +63,17 @@ _LOOKED_AT = 20_000
 
 
 def is_file_name(text: str) -> bool:
-    """Return whether a word names a file: it begins with /, ./, ../ or ~."""
+    """Return whether a word names a file: it begins with /, ./, ../ or ~, or is `.` or `..`."""
     return text in (".", "..") or text.startswith(("/", "./", "../", "~"))
 
 
 def print_grants(files: Files, policy: str, about: str, word: str) -> int:
-    """Print whether a policy grants the right `word` to the file `about`, and by which line; without a `word`, print the rights
-    to the file.  If `about` is `tcp connect` or `tcp bind`, `word` is a port.  Return 0 if it is granted, else 1.  Raises
-    UserError."""
+    """Print whether a policy grants the right `word` to the file `about`, and by which lines; without a `word`, print all
+    rights to the file.  If `about` is `tcp connect` or `tcp bind`, `word` is a port.  `policy` is the name of the policy's
+    file.
+
+    Return 0 if the right (or any right) is granted, else 1.  Raises UserError if `about` is no file or use of ports, or `word`
+    is no right or port."""
     use = about.removeprefix("tcp ")
     if about.startswith("tcp ") and use in TCP:
         lines, wanted = _port(files, use, word)
@@ -100,7 +103,8 @@ def _rights(files: Files, path: str) -> tuple[list[str], str]:
 
 
 def _port(files: Files, use: str, text: str) -> tuple[list[str], str]:
-    """Return the lines to print about a port, and the line that would grant it, '' if it is granted.  Raises UserError."""
+    """Return the lines to print about a port, and the line that would grant it, '' if it is granted.  Raises UserError if
+    `text` is not a port."""
     if not text.isdecimal() or int(text) > MAX_PORT:
         raise UserError(f"{text} is not a port; give a number from 0 to {MAX_PORT}")
     if getattr(files, use) is None:
@@ -112,7 +116,7 @@ def _port(files: Files, use: str, text: str) -> tuple[list[str], str]:
 
 def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
     """Return the lines to print about a right to a file, and the line that would grant it, '' if it is granted.  Raises
-    UserError."""
+    UserError if `word` is not a right."""
     if word not in WORDS:
         raise UserError(f"no right is named {word}: {did_you_mean(word, WORDS) or 'the rights are ' + ', '.join(WORDS)}")
     if files.paths is None:
@@ -160,7 +164,7 @@ def _environment() -> list[bytes]:
 
 
 class Used(NamedTuple):
-    """A path that recorded runs used."""
+    """A path that recorded runs used, with its rights and users."""
 
     path: str
     rights: Right
@@ -182,7 +186,8 @@ def is_about_files(text: str) -> bool:
 
 
 def origin_lines(document: Document, recording: Recording, wanted: str = "") -> Iterator[str]:
-    """Yield the policy's lines for files and ports, or only the line `wanted`, each with the recorded uses that led to it."""
+    """Yield the policy's lines for files and ports, each followed by the recorded uses that led to it.  `wanted` selects one
+    line by its text up to the colon; '' selects all."""
     files = document.policy.files
     paths = {path_line(path): path for path in files.paths or {}}
     reasons = reasons_of(recording)
@@ -198,7 +203,7 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
 
 
 def used(path: str, recording: Recording) -> list[Used]:
-    """Return the paths that recorded runs used and that the line of `path` covers, in the order of their first use."""
+    """Return the paths used in recorded runs that the line of `path` covers, in the order of their first use."""
     names: dict[str, Used] = {}
     for column, run in enumerate(recording.runs, 1):
         for name, words, executable in run.files:
@@ -222,12 +227,13 @@ def _sites(used: Used, recording: Recording) -> tuple[str, ...]:
 
 
 def reasons_of(recording: Recording) -> Mapping[str, str]:
-    """Return, by path of a folder, why the folder is granted instead of the files in it."""
+    """Return the reasons why learning grants a folder instead of the files in it: path of the folder -> reason."""
     return learned([run.files for run in recording.runs if run.files]).why
 
 
 def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
-    """Yield lines about why a folder is granted, and how many files, and of which kinds, are below it on this machine now."""
+    """Yield lines about what a granted folder covers: why the folder is granted (`reasons`), and how many files, and of which
+    kinds, are below it on this machine now.  Nothing if `path` is not a folder here."""
     if reason := reasons.get(path):
         yield f"the whole folder is granted, because {reason}"
     environment = _environment()
@@ -249,12 +255,13 @@ def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
                 executables += bool(os.lstat(file).st_mode & stat.S_IXUSR)
         if count > _LOOKED_AT:
             break
-    kinds = "".join(f", {plural(number, kind)}" for kind, number in sorted(special.items()))
+    kinds = ", ".join(plural(number, kind) for kind, number in sorted(special.items()))
     if count > _LOOKED_AT:
-        yield f"the line covers everything below the folder: more than {_LOOKED_AT:,} files now{kinds}"
+        found = f"; among those looked at: {kinds}" if kinds else " (not all were looked at)"
+        yield f"the line covers everything below the folder: more than {_LOOKED_AT:,} files now{found}"
     else:
-        files = f"{plural(count, 'file')} now, {executables} of them executable"
-        yield f"the line covers everything below the folder: {files}{kinds}"
+        files = f"{plural(count, 'file')} now, {executables} of them executable{', ' if kinds else ''}{kinds}"
+        yield f"the line covers everything below the folder: {files}"
 
 
 def _of_path(path: str, recording: Recording) -> Iterator[str]:

@@ -43,7 +43,7 @@ _SAID = 60_000
 
 
 class Lines:
-    """The line numbers, from 1, of the statements in a policy's file; statements of included files have none."""
+    """The line numbers, from 1, of the statements in a policy's file.  Statements of included files have no number."""
 
     def __init__(self, policy: str) -> None:
         """`policy` is the file; no statement has a line if it is standard input or cannot be read."""
@@ -61,20 +61,21 @@ class Lines:
                     self._settings.setdefault(tuple(words[:count]), number)
 
     def of(self, finding: Finding) -> int | None:
-        """Return the line of the statement that causes a finding; None if it is not in the file."""
+        """Return the line of the statement that causes a finding; None if that statement is not in the file."""
         return self.of_setting(finding.name) if finding.arch is None else self.of_call(finding.arch, finding.name)
 
     def of_setting(self, setting: str) -> int | None:
-        """Return the line of a setting (`default`, `arch x86_64`, `path /etc`); None if it is not in the file."""
+        """Return the line of a setting or of a line about files (`default`, `arch x86_64`, `path /etc`); None if the file does
+        not have it."""
         return self._settings.get(tuple(setting.split()))
 
     def of_call(self, arch: Arch, name: str) -> int | None:
-        """Return the first line of the entry of a call; None if it is not in the file."""
+        """Return the first line of a call's entry; None if the file has no entry for the call."""
         return self._calls.get((arch, name))
 
 
 def as_object(policy: str, finding: Finding, lines: Lines) -> dict[str, object]:
-    """Return a finding as a JSON object."""
+    """Return a finding as a JSON object.  `policy` is the name of the policy's file, and `lines` has its line numbers."""
     return {
         "file": printable(policy),
         "line": lines.of(finding),
@@ -119,7 +120,7 @@ class Result:
 
 
 def sarif(results: Sequence[Result]) -> dict[str, object]:
-    """Return a SARIF log with one run that has these results."""
+    """Return a SARIF log, as a JSON object, with one run that has these results."""
     rules = sorted({result.rule.id: result.rule for result in results}.values(), key=lambda rule: rule.id)
     index = {rule.id: number for number, rule in enumerate(rules)}
     described = [
@@ -155,8 +156,8 @@ NEW_BEHAVIOUR = SarifRule("new-behaviour", "more is allowed", "The policy allows
 
 
 def as_json(judgement: Judgement) -> str:
-    """Return a comparison as a JSON object: the verdict, the headlines, `arm` and `scope` of both policies, and each difference
-    with its risks."""
+    """Return a comparison as the text of a JSON object: the verdict, the headlines, `arm` and `scope` of both policies, and
+    each difference with its risks."""
     return json.dumps(
         {
             "verdict": judgement.comparison.verdict,
@@ -209,10 +210,11 @@ def _object(judgement: Judgement, ranked: Ranked) -> dict[str, object]:
 
 
 def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> str:
-    """Return a comment on a pull request: the verdict and the gravest headline, the risks, and a table for each kind of change.
+    """Return a comparison as a comment on a pull request: the verdict and the gravest headline, the risks, and a table for each
+    kind of change.
 
-    `behind`: lines about the recorded calls that the new policy allows and the old one does not.
-    """
+    `new` is the name of the new policy's file.  `behind` has lines about the recorded calls that the new policy allows and the
+    old one does not."""
     first, *others = judgement.headlines or [None]
     start = _said(judgement, first) if first else said_first(judgement)
     lines = [f"**{code(new)}: {judgement.comparison.verdict}**: {start.removesuffix('.')}."]
@@ -258,7 +260,8 @@ def _row(difference: Difference) -> str:
 
 
 def as_sarif(judgement: Judgement, new: str) -> str:
-    """Return a comparison as a SARIF log: a result for each headline, each risk, and each other call that is newly allowed."""
+    """Return a comparison as the text of a SARIF log: a result for each headline, each risk, and each other call that is newly
+    allowed.  `new` is the name of the new policy's file."""
     lines = Lines(new)
     results = [_of_headline(judgement, entry, new, lines) for entry in judgement.headlines]
     in_headlines = {entry.rule for entry in judgement.headlines}

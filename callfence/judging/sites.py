@@ -64,12 +64,13 @@ class Site:
 
     @classmethod
     def parse(cls, text: str) -> Site | None:
-        """Return the call site that an observation's text names; None for `?` and any other text."""
+        """Return the call site in the text of an observation (`Observation.site`); None for `?`, and for any other text that is
+        no call site."""
         match = _SITE.fullmatch(text)
         return cls(match["file"], int(match["offset"], 16), match["build"] or "") if match else None
 
     def is_in(self, name: str) -> bool:
-        """Return whether the file has that name, in any folder."""
+        """Return whether the site's file has this name, whatever its folder."""
         return os.path.basename(self.file) == name
 
     def __str__(self) -> str:
@@ -78,15 +79,16 @@ class Site:
 
 
 class Symbols:
-    """Finds the names of call sites in symbol tables.  Mutable: keeps the tables that it has read, and why names are
-    missing."""
+    """Finds the names of call sites in symbol tables.  Mutable: it keeps the tables that it has read, and the reasons why names
+    are missing."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, str], _Table | None] = {}
         self._problems: dict[str, set[str]] = {}
 
     def describe(self, site: str, since: int | None = None) -> str:
-        """Return `libc.so.6+0x8f3a7 (openat64+0x37)`; without the parentheses if no name is known; `?` unchanged."""
+        """Return the text of a call site with its name: `libc.so.6+0x8f3a7 (openat64+0x37)`.  Without a known name, the
+        parentheses are missing; text that is no call site, such as `?`, is returned unchanged."""
         place = Site.parse(site)
         if place is None:
             return site
@@ -94,11 +96,10 @@ class Symbols:
         return f"{place} ({name})" if name else str(place)
 
     def name(self, place: Site, since: int | None = None) -> str:
-        """Return `openat64+0x37`; '' where no name is known.
+        """Return the name of a call site, such as `openat64+0x37`; '' if it is not known.
 
         `since`: the time of the recording, in nanoseconds since the epoch.  A file without a build id that has changed since
-        then gives no names; a file with a build id gives none if it now has another one.
-        """
+        then gives no names; a file with a build id gives none if it now has another one."""
         if not place.file.startswith("/"):
             return ""
         key = (place.file, place.build)
@@ -111,7 +112,7 @@ class Symbols:
         return name
 
     def problems(self) -> Iterator[str]:
-        """Yield a line for each reason why names are missing, with the files."""
+        """Yield a line for each reason why names are missing, with the files for which it holds."""
         for reason, files in self._problems.items():
             yield f"no symbols{' of ' if files else ''}{', '.join(sorted(files))}: {reason}"
 
@@ -210,13 +211,13 @@ def _build(elf: ELFFile) -> str:
 
 
 def columns_of(observations: Sequence[Observation]) -> list[int]:
-    """Return the indexes of the runs that made any of the observations."""
+    """Return the indexes of the runs that made at least one of the observations, ascending."""
     return sorted({column for observation in observations for column, count in enumerate(observation.counts) if count})
 
 
 def site_lines(observations: Sequence[Observation], recording: Recording, symbols: Symbols) -> Iterator[str]:
-    """Yield lines for each executable and call site of the observations: the number of calls, an example, and facts.  A
-    companion has no numbers."""
+    """Yield lines for each executable and call site of the observations: the number of calls, an example, and facts.  There are
+    no numbers if the recording is a companion."""
     sites, bare = by_site(observations), is_companion(recording)
     for (executable, site), group in sites[:MANY_SITES]:
         if bare:
@@ -233,11 +234,10 @@ def site_lines(observations: Sequence[Observation], recording: Recording, symbol
 
 
 def such_as(observations: Sequence[Observation], *, bare: bool = False) -> tuple[str, list[str]]:
-    """Return an example call from the first observation, with what its pointers point to, and the other facts of all
-    observations.
+    """Return an example call, from the first observation, with the data that its pointers point to; and the other facts about
+    all observations.
 
-    `bare`: the observations are from a companion, which does not have all arguments.
-    """
+    `bare`: the observations are from a companion, which does not have all arguments."""
     event = observations[0].event
     unknown = [index for index, value in enumerate(observations[0].arguments) if value is None] if bare else []
     first, others = examples(event, joined({fact for observation in observations for fact in observation.evidence}))
@@ -247,7 +247,7 @@ def such_as(observations: Sequence[Observation], *, bare: bool = False) -> tuple
 
 
 def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], list[Observation]]]:
-    """Return the observations of each executable and first call site, the most frequent first."""
+    """Return the observations grouped by (executable, call site of the first event), the groups with the most calls first."""
     groups: defaultdict[tuple[str, str], list[Observation]] = defaultdict(list)
     for observation in observations:
         groups[observation.executable, observation.site].append(observation)
@@ -255,8 +255,8 @@ def by_site(observations: Sequence[Observation]) -> list[tuple[tuple[str, str], 
 
 
 def widened(rule: Provenance) -> str:
-    """Return how a rule allows more than was observed, such as `dfd, mode: any value; flags: any combination of the observed
-    bits`."""
+    """Return a text about how a rule allows more than was observed: `dfd, mode: any value; flags: any combination of the
+    observed bits`.  '' if it allows no more."""
     arguments = table(rule.arch).by_number[rule.number].arguments
     names: defaultdict[Widening, list[str]] = defaultdict(list)
     for index, way in rule.widenings:
@@ -265,8 +265,8 @@ def widened(rule: Provenance) -> str:
 
 
 def behind_lines(old: Policy, new: Policy, differences: Sequence[Ranked], recording: Recording) -> Iterator[str]:
-    """Yield a Markdown list of the recorded calls that the new policy allows and the old one does not; nothing if there are
-    none."""
+    """Yield a Markdown list of the recorded calls that the new policy allows and the old one does not.  Yield nothing if there
+    are no such calls."""
     bare, items = is_companion(recording), []
     for difference in (ranked.difference for ranked in differences if ranked.difference.change is Change.MORE):
         observations = [

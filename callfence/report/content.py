@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 @frozen
 class Executable:
-    """One executable of a recording."""
+    """One executable that runs of a recording executed."""
 
     executable: str
     syscalls: Mapping[tuple[int, int], int]
     """Number of its calls by (AUDIT_ARCH_*, number), over all runs."""
     runs: tuple[int, ...]
-    """Indexes of the runs in which it ran."""
+    """Indexes of the runs in which the executable ran."""
     is_first: bool
     """Whether a run began with it."""
     starters: tuple[str, ...]
@@ -47,12 +47,13 @@ class Executable:
 
     @property
     def calls(self) -> int:
-        """Number of its calls, over all runs.  A run of incremental learn counts only calls that were new then."""
+        """The number of calls that the executable made, over all runs.  A run of incremental learn counts only calls that were
+        new then."""
         return sum(self.syscalls.values())
 
 
 def executables(recording: Recording) -> tuple[Executable, ...]:
-    """Return the executables of all runs, in the order of their paths."""
+    """Return the executables of all runs, in ascending order of their paths."""
     syscalls: defaultdict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
     runs: defaultdict[str, set[int]] = defaultdict(set)
     starters: defaultdict[str, set[str]] = defaultdict(set)
@@ -83,8 +84,8 @@ class Against:
     judgement: Judgement
 
     def became_possible(self, finding: Finding) -> bool:
-        """Return whether a finding of the report's policy comes from a difference, so that the other policy does not have
-        it."""
+        """Return whether a finding of the report's policy comes from one of the differences: then the other policy does not
+        have it."""
         return any(finding.rule == headline.rule for headline in self.judgement.headlines) or any(
             finding.rule in {danger.id for danger in ranked.dangers} and finding.name == name_in(ranked.difference)
             for ranked in self.judgement.relevant
@@ -103,7 +104,7 @@ class Report:
     is_bare: bool
     """Whether the observations are from a companion, which has no counts and runs, and not all arguments."""
     findings: tuple[Finding, ...]
-    """The findings, the most dangerous first, also the accepted ones."""
+    """All findings, the most dangerous first; accepted ones are included."""
     estimate: Estimate
     programs: tuple[Executable, ...]
     rules: tuple[Provenance, ...]
@@ -112,15 +113,15 @@ class Report:
 
     @property
     def open_findings(self) -> tuple[Finding, ...]:
-        """The findings without a reason that accepts them."""
+        """The findings that no reason accepts."""
         return tuple(finding for finding in self.findings if not finding.accepted)
 
     def is_new(self, finding: Finding) -> bool:
-        """Return whether the other policy does not have a finding; False if there is no other policy."""
+        """Return whether a finding is new compared with the other policy; False if there is no other policy."""
         return self.against is not None and self.against.became_possible(finding)
 
     def made_by(self, finding: Finding) -> dict[str, tuple[str, ...]]:
-        """Return, by executable that made the call of a finding, the evidence of these calls; the executables ascend."""
+        """Return the evidence (facts) of a finding's calls, by executable, in ascending order."""
         evidence: dict[str, list[str]] = {}
         for rule in self.rules:
             if (rule.arch, table(rule.arch).by_number[rule.number].name) == (finding.arch, finding.name):
@@ -130,14 +131,16 @@ class Report:
 
     @property
     def gravest(self) -> Level | None:
-        """The level of the most dangerous finding that is not accepted; None if there is none."""
+        """The level of the most dangerous finding that is not accepted; None if all are accepted."""
         return self.open_findings[0].level if self.open_findings else None
 
 
 def gather(
     name: str, document: Document, recording: tuple[str, Recording] | None, other: tuple[str, Document] | None
 ) -> Report:
-    """Return the report of a policy.  Raises algebra.TooComplexError if the policies cannot be compared."""
+    """Return the report of the policy in `document`, whose file is `name`.  `recording` and `other` are the recording (or
+    companion) and the policy to compare with, each with the name of its file.  Raises algebra.TooComplexError if the policies
+    are too complex to compare."""
     recorded_in, whole = recording or ("", Recording())
     is_bare = is_companion(whole)
     plain = Recording() if is_bare else whole.plain()
@@ -162,13 +165,14 @@ def gather(
 
 
 def calls_of(report: Report) -> list[int]:
-    """Return the number of recorded calls of each run."""
+    """Return the number of recorded calls of each run, in the order of the runs."""
     observations = report.recording.observations
     return [sum(observation.counts[column] for observation in observations) for column in range(len(report.recording.runs))]
 
 
 def as_json(report: Report) -> str:
-    """Return a report as a JSON object.  Runs are numbered from 1; names of files have only printable characters."""
+    """Return a report as the text of a JSON object.  Runs are numbered from 1; unprintable characters in names of files are
+    escaped."""
     against, lines, estimate = report.against, Lines(report.name), report.estimate
     content: dict[str, object] = {
         "policy": report.name,

@@ -17,7 +17,7 @@ _VOID: Final = ("meta", "br", "wbr")
 
 @frozen
 class Html:
-    """A piece of markup, already escaped."""
+    """Markup: text and attribute values in it are escaped already."""
 
     text: str
 
@@ -27,7 +27,8 @@ Child = Html | str
 
 
 def element(name: str, /, *children: Child, **attributes: str | int) -> Html:
-    """Return `<name ...>children</name>`.  `class_` is the attribute class, `aria_label` is aria-label."""
+    """Return the element `<name ...>children</name>`.  The keyword `class_` gives the attribute class, and `aria_label` gives
+    aria-label."""
     given = "".join(f' {key.rstrip("_").replace("_", "-")}="{_escape(str(value))}"' for key, value in attributes.items())
     if name in _VOID:
         return Html(f"<{name}{given}>")
@@ -35,12 +36,12 @@ def element(name: str, /, *children: Child, **attributes: str | int) -> Html:
 
 
 def join(*children: Child) -> Html:
-    """Return the pieces, concatenated."""
+    """Return the children, concatenated."""
     return Html("".join(child.text if isinstance(child, Html) else _escape(child) for child in children))
 
 
 def lines(*children: Child) -> Html:
-    """Return the pieces, each on its own line of the source."""
+    """Return the children, each on its own line of the HTML source."""
     return Html("\n".join(join(child).text for child in children))
 
 
@@ -49,25 +50,25 @@ def code(text: str) -> Html:
 
 
 def prose(text: str) -> Html:
-    """Return a sentence; the parts between backticks become code."""
+    """Return a sentence as markup, in which text between backticks becomes code."""
     return join(*(code(part) if index % 2 else part for index, part in enumerate(text.split("`"))))
 
 
 def items(children: Iterable[Child], **attributes: str | int) -> Html:
-    """Return an unordered list."""
+    """Return an unordered list of the children."""
     return element("ul", *(element("li", child) for child in children), **attributes)
 
 
 def terms(pairs: Iterable[tuple[str, Child]]) -> Html:
-    """Return a list of terms and their descriptions."""
+    """Return a description list of (term, description)."""
     return element("dl", *(join(element("dt", term), element("dd", said)) for term, said in pairs))
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Child]], *, numbers: Iterable[int] = ()) -> Html:
-    """Return a table whose rows are named by their first cell; `numbers` are the columns aligned as numbers.
+    """Return a table in which the first cell of each row is the row's heading.  `numbers` are the indexes of columns to align
+    as numbers.
 
-    A table that is too wide for the window can be scrolled, also with the keyboard.
-    """
+    A table that is too wide for the window can be scrolled, also with the keyboard."""
     right = frozenset(numbers)
     kinds: list[dict[str, str | int]] = [{"class_": "number"} if index in right else {} for index in range(len(columns))]
     head = element("tr", *(element("th", name, scope="col", **kind) for name, kind in zip(columns, kinds, strict=True)))
@@ -84,7 +85,7 @@ def badge(word: str, kind: str = "") -> Html:
 
 
 def anchor(arch: str, name: str) -> str:
-    """Return the id of the first rule of a call."""
+    """Return the id of the element for the first rule of a call."""
     return f"rule-{arch}-{name}"
 
 

@@ -37,7 +37,7 @@ _FORBIDDEN: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'no
 
 
 def page(report: Report) -> str:
-    """Return the whole text of the file."""
+    """Return the HTML of a report, which is the whole content of its file."""
     sections = _sections(report)
     head = element(
         "head",

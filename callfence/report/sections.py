@@ -58,7 +58,7 @@ _SHORT = {
 
 
 def how_sure(report: Report) -> Html:
-    """Return how likely the next run needs new rules, what to run next, and a table of the runs."""
+    """Return a section about how likely the next run needs new rules and what to run next, with a table of the runs."""
     recording = report.recording
     if not recording.runs:
         return element("p", "There is no recording, so nothing is known about the runs that led to the policy.")
@@ -94,8 +94,8 @@ def _runs(report: Report) -> Html:
 
 
 def tree(report: Report) -> Html:
-    """Return the tree of executables: below each the executables that it started; at the end those whose starter is not
-    known."""
+    """Return the tree of executables, in which each has the executables below it that it executed.  Executables at the end were
+    executed by one that is not known."""
     if not report.programs:
         return element("p", "There is no recording, so it is not known which executables ran.")
     note = "Below an executable are those that it executed, itself or in a child process."
@@ -148,7 +148,7 @@ def _line(program: Executable, **attributes: str) -> Html:
 
 
 def matrix(report: Report) -> Html:
-    """Return a table of how often each executable made each call."""
+    """Return a table of the number of times that each executable made each call."""
     programs = [program for program in report.programs if program.syscalls]
     if not programs:
         return element("p", "No call is recorded.")
@@ -192,7 +192,7 @@ def _cell(count: int, greatest: int) -> Html:
 
 
 def rules(report: Report) -> Html:
-    """Return all rules, by architecture and call; each can be unfolded."""
+    """Return all rules, by architecture and call, as elements that can be unfolded."""
     parts = []
     for arch, of_arch in groupby(report.rules, key=lambda rule: rule.arch):
         parts.append(element("h3", "Architecture ", code(arch)))
@@ -252,7 +252,7 @@ def _site(executable: str, site: str, observations: Sequence[Observation], *, ba
 
 
 def made_by(executable: str, facts: Sequence[str], limit: int) -> Html:
-    """Return an executable with at most `limit` facts about its calls: first files and addresses, then words of commands."""
+    """Return an executable with at most `limit` facts about its calls: files and addresses first, then words of commands."""
     parts: list[Child] = [code(executable)]
     for index, fact in enumerate(sorted(facts, key=lambda fact: fact.startswith("argv="))[:limit]):
         parts += [", " if index else ": ", code(fact)]
@@ -263,7 +263,7 @@ def made_by(executable: str, facts: Sequence[str], limit: int) -> Html:
 
 
 def files(report: Report) -> Html:
-    """Return all lines about files and ports; each can be unfolded."""
+    """Return all lines about files and ports, as elements that can be unfolded."""
     granted = report.document.policy.files
     paths = {path_line(path): path for path in granted.paths or {}}
     risks = risks_of(granted)
@@ -291,7 +291,7 @@ def files(report: Report) -> Html:
 
 
 def phases(report: Report) -> Html:
-    """Return a table of the phases in their order, and for each phase the rules that end with it."""
+    """Return a table of the phases in their order, and for each phase the rules that end when it begins."""
     policy = report.document.policy
     policies = phase_policies(policy)
     triggers = [", ".join(phase.triggers) for phase in policy.phases]

@@ -13,10 +13,9 @@ from tracer import linux
 
 
 def end_like(status: int | None) -> NoReturn:
-    """Exit with the exit status in a wait status, or die of the signal in it, without a core dump.
+    """End this process as a program with this wait status ended: with its exit status, or by its signal, without a core dump.
 
-    `status` is None if the program still runs and is no longer traced: then exit with 0.
-    """
+    `status` is None if the program still runs and is no longer traced: then exit with 0."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, AttributeError):  # its reader has gone, or it was closed when we were started
             stream.flush()
@@ -40,7 +39,7 @@ def _die_of(signum: int) -> None:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Print a message on standard error, and exit with a status."""
+    """Print a message on standard error, and exit with `status`."""
     with contextlib.suppress(OSError, AttributeError):  # a full disk, or closed when we were started
         sys.stdout.flush()
         sys.stderr.write(f"{message}\n")

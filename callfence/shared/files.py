@@ -30,7 +30,7 @@ def companion_path(policy: Path) -> Path:
 
 
 def output(name: str) -> str | None:
-    """Return the file that `-o` names; None for `-`, which means standard output."""
+    """Return the file that `-o NAME` selects; None for `-`, which is standard output."""
     return None if name == "-" else name
 
 
@@ -43,7 +43,8 @@ def put(name: str | Path | None, text: str) -> None:
 
 
 def locked(policy: Path) -> AbstractContextManager[None]:
-    """Hold the lock that `learn` holds while it writes the policy; hold none if the policy has no recording folder."""
+    """Return a context manager that holds the lock that `learn` holds while it writes the policy.  It holds none if the policy
+    has no recording folder."""
     recording = recording_path(policy)
     return atomic.locked(recording) if recording.parent.is_dir() else nullcontext()
 

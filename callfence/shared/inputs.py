@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 
 def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
-    """Return the content of a regular file, or of standard input for `-`.
+    """Return the content of the regular file `name`, or of standard input if that is `-`.
 
-    Raises OSError with the file's name, and UserError for more than `limit` bytes of standard input."""
+    Raises OSError, with the name as its `filename`, if it cannot be read or is a file of more than `limit` bytes; UserError if
+    standard input has more."""
     if name != "-":
         return reading.read(name, limit)
     try:
@@ -39,9 +40,11 @@ def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
 
 
 def document(name: str, data: bytes | None = None) -> Document:
-    """Parse a policy file, or convert a container profile (JSON) and print a line about that on standard error.
+    """Return the policy in a file.  A container profile (JSON) is converted, and a line about that is printed on standard
+    error.
 
-    `data` is the content if it has been read already.  Raises UserError, OSError."""
+    `data` is the content if it has been read already.  Raises UserError if the content is neither a policy nor a profile,
+    OSError if it cannot be read."""
     if data is None:
         data = content(name)
     shown = "<stdin>" if name == "-" else name
@@ -53,8 +56,8 @@ def document(name: str, data: bytes | None = None) -> Document:
 
 
 def program(name: str, data: bytes | None = None) -> bytes:
-    """Return the filter in a file, an array of struct sock_filter as the kernel takes it; `data` is the content if it has been
-    read already.  Raises UserError if the kernel would not load it, OSError."""
+    """Return the filter in a file: an array of struct sock_filter, as the kernel takes it.  `data` is the content if it has
+    been read already.  Raises UserError if the kernel would not load the filter, OSError if the file cannot be read."""
     if data is None:
         data = content(name)
     try:
@@ -70,7 +73,8 @@ def is_program(data: bytes) -> bool:
 
 
 def run_command(command: str, work: Callable[[], int]) -> int:
-    """Do a command's work and return its exit status; for bad input, print the reason on standard error and return 2."""
+    """Call `work`, and return its exit status.  If it raises CallfenceError or OSError, print the error's message for `command`
+    on standard error, and return 2."""
     try:
         return work()
     except (CallfenceError, OSError) as error:
@@ -79,7 +83,7 @@ def run_command(command: str, work: Callable[[], int]) -> int:
 
 
 def message(command: str, error: CallfenceError | OSError) -> str:
-    """Return the message that a command prints for an error.  The command's name comes first, unless the error begins with a
+    """Return the message that `command` prints for an error.  The command's name comes first, unless the error begins with a
     position in a file."""
     if isinstance(error, OSError):
         name = error.filename
@@ -107,8 +111,8 @@ def print_error(message: str) -> None:
 
 
 def parse_entries(text: str, arch: Arch) -> Policy:
-    """Parse entries into a policy; they are for `arch` unless the text begins with another `arch` line.  Raises PolicyError,
-    also if there is no entry."""
+    """Parse entries of the policy language into a policy.  They are for `arch` unless the text begins with an `arch` line.
+    Raises PolicyError for a mistake in the text, and if it has no entry."""
     head = "" if text.lstrip().startswith("arch ") else f"arch {arch}\n"
     try:
         policy = parse(head + text, "LINE").policy
@@ -121,10 +125,11 @@ def parse_entries(text: str, arch: Arch) -> Policy:
 
 
 def document_at(revision: str, name: str) -> Document:
-    """Parse a policy file, and the files that it includes, as they are in a git revision.  Raises UserError.
+    """Return the policy in a file, and in the files that it includes, as they are in a git revision.  If the revision does not
+    have the file, return an empty policy.
 
-    A relative `name` is relative to the current folder.  If the revision does not have the file, return an empty policy.
-    """
+    A relative `name` is relative to the current folder.  Raises UserError if git does not know the revision or the folder, or
+    the policy has a mistake."""
     if revision.startswith("-"):
         raise UserError(f"{revision} is not a git revision")
     if not _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that suggests the right option for a misspelt one, and accepts no abbreviated options."""
+    """A command-line parser that suggests an option for a misspelt one, and accepts no abbreviated options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)
@@ -20,8 +20,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def suggestion(parser: argparse.ArgumentParser, message: str) -> str:
-    """Return a suggestion such as `; did you mean --check?` if `message` is argparse's for an unknown option and a known one is
-    similar; else ""."""
+    """Return a suggestion such as `; did you mean --check?` if `message` is argparse's message for an unknown option that is
+    similar to one of the parser's; else ""."""
     _, is_unknown, word = message.partition("unrecognized arguments: ")
     if not is_unknown or not word.startswith("-"):
         return ""
@@ -32,14 +32,16 @@ def suggestion(parser: argparse.ArgumentParser, message: str) -> str:
 
 
 def add_helps(parser: argparse.ArgumentParser, common: Collection[str]) -> None:
-    """Add --help, which shows only the `common` options, and --help-all to a parser that was created without help."""
+    """Add two options to a parser that was created without help: --help, which shows only the options in `common`, and
+    --help-all."""
     what = "print the options that most people need"
     parser.add_argument("-h", "--help", action=_ShortHelp, common=common, help=what)
     parser.add_argument("--help-all", action="help", help="print all options")
 
 
 def short_help(parser: argparse.ArgumentParser, common: Collection[str]) -> str:
-    """Return the text of --help, which shows only the `common` options.  This changes the parser: do not use it afterwards."""
+    """Return the text of --help, with only the options in `common`.  This hides the other options in the parser, so do not use
+    it afterwards."""
     hidden = 0
     for action in parser._actions:
         if action.option_strings and action.option_strings[-1] not in common:

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
 
 MANY = 12
-"""How many names of calls a line of text lists; the JSON lists all."""
+"""The most names of calls that a line of text lists; the JSON lists all."""
 
 
 def loss_lines(losses: Iterable[Loss], than: str) -> list[str]:
-    """Return one line for each loss, such as `wider than app.policy: WHAT: read, write`."""
+    """Return a line for each loss, such as `wider than app.policy: WHAT: read, write`.  `than` is the rest of the comparison:
+    `than app.policy`."""
     lines = []
     for loss in losses:
         relation = "differs" if loss.direction is Direction.OTHER else f"{loss.direction} {than}"
@@ -39,7 +40,7 @@ def as_objects(losses: Iterable[Loss]) -> list[dict[str, object]]:
 
 
 def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
-    """Return the lines of `loss_lines` as wrapped comments of a policy."""
+    """Return the lines of `loss_lines`, wrapped, as comments of a policy."""
     return [
         f"# {line}"
         for text in loss_lines(losses, than)
@@ -48,9 +49,10 @@ def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
 
 
 def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
-    """Convert a file of the format `name` into a policy; return it, with its losses in comments, and the losses.
+    """Convert a file of the format `name` into a policy.  Return the document, which has the losses in comments, and the
+    losses.
 
-    `file` is the name to show, `data` the content.  Raises UserError."""
+    `file` is the name to show, `data` the content.  Raises UserError if the content is not of the format."""
     imported = formats.reader(name)(data, file, options)
     made = new_document(imported.policy, f"{file} ({name})")
     comments = [*comment_lines(imported.losses, "than the file")]
@@ -61,7 +63,8 @@ def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tu
 
 
 def profile(name: str, data: bytes) -> Document:
-    """Convert a container profile into a policy as `import --from oci` does, and print the losses on standard error."""
+    """Convert a container profile into a policy, as `import --from oci` does, and print the losses on standard error.  `name`
+    is the file's name to show.  Raises UserError if `data` is not a profile."""
     made, losses = read_policy("oci", name, data, FormatOptions())
     hint = "`callfence import --from oci` has --cap, --kernel and --runtime"
     print(f"callfence: {name} is read as a container profile ({hint})", file=sys.stderr)

@@ -28,8 +28,8 @@ _STYLES = (
 
 
 def print_lines(lines: Iterable[str], file: TextIO) -> None:
-    """Print the lines of a comparison or of findings, coloured by how each begins; without colour if NO_COLOR is set
-    (no-color.org)."""
+    """Print the lines of a comparison or of findings, each in a colour that depends on its beginning; without colour if
+    NO_COLOR is set (no-color.org)."""
     console = Console(file=file, highlight=False)
     for line in lines:
         level = next((style for word, style in _STYLES[:3] if f": {word}" in f": {line}"[:80]), "")

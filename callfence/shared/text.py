@@ -23,17 +23,17 @@ __all__ = ["cell", "code", "command_line", "ending", "on_one_line", "plural", "p
 
 
 def command_line(words: Sequence[str]) -> str:
-    """Return the words as a shell command."""
+    """Return the words as a command that can be typed into a shell."""
     return " ".join(map(word, words))
 
 
 def on_one_line(arch: Arch, number: int, entry: Entry) -> str:
-    """Return the entry in the policy language, on one line."""
+    """Return an entry in the policy language, on one line."""
     return " ".join(map(str.strip, format_entry(arch, number, entry).splitlines()))
 
 
 def ending(status: int | None) -> str:
-    """Describe how a run ended.  `status` is its exit status, or minus the signal that ended it; None if its end was not
+    """Return a description of how a run ended.  `status` is its exit status, or -N for signal N; None if its end was not
     recorded."""
     if status is None:
         return "not seen to its end"
@@ -41,12 +41,13 @@ def ending(status: int | None) -> str:
 
 
 def plural(count: int, singular: str, many: str = "") -> str:
-    """Return a count with its noun: `1 run`, `2 runs`, `1,200 calls`.  `many` is the plural if it does not just add an s."""
+    """Return a count with its noun: `1 run`, `2 runs`, `1,200 calls`.  `many` is the plural if it is not `singular` with an
+    s."""
     return f"{count:,} {singular if count == 1 else many or singular + 's'}"
 
 
 def code(text: str) -> str:
-    """Return the text as a Markdown code span, with unprintable characters escaped; "" for an empty text."""
+    """Return the text as a Markdown code span, with unprintable characters escaped; "" if the text is empty."""
     shown = printable(text)
     fence = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
     is_padded = shown.startswith("`") or shown.endswith("`") or (shown[:1] == shown[-1:] == " " and not shown.isspace())

@@ -61,7 +61,7 @@ _END = "\0"
 
 
 class Places(NamedTuple):
-    """The folders that differ between machines; patterns write a sign in place of each."""
+    """The folders whose paths differ between machines; patterns have a sign such as `~` in place of each."""
 
     start: str = ""
     """The working folder in which the run began."""
@@ -76,14 +76,15 @@ Fact = tuple[str, str, tuple[str, ...]]
 
 
 def places(start: str, environment: Mapping[str, str], copied: str = "") -> Places:
-    """Return the places of a run that begins in a folder, or in one that is `copied` from it, with an environment."""
+    """Return the places of a run: `start` is its working folder, `environment` has HOME and TMPDIR, and `copied` is the folder
+    in which the run actually began, if that is a copy of `start`."""
     home, temporary = (environment.get(name, "").rstrip("/") for name in ("HOME", "TMPDIR"))
     folders = (*_TEMPORARY, *filter(None, [escaped(temporary)]))
     return Places(escaped(start.rstrip("/")), escaped(copied), escaped(home), folders)
 
 
 class Varying(NamedTuple):
-    """The numbers and paths that vary from run to run."""
+    """The numbers and paths that differ from run to run, in place of which a pattern has `*`."""
 
     ids: tuple[int, ...] = ()
     """The IDs of the event's thread and process."""
@@ -92,7 +93,7 @@ class Varying(NamedTuple):
 
 
 def facts(event: Event, values: Mapping[int, Value], where: Places, varying: Varying) -> list[Fact]:
-    """Return the facts about what an event's arguments point to."""
+    """Return the facts about `values`, which the arguments of an event point to, by the argument's index."""
     names = arguments(event.arch, event.number)
     return [(names[index].name, value.sort, _pattern(value, where, varying)) for index, value in values.items()]
 
@@ -104,13 +105,14 @@ def is_library(fact: Fact) -> bool:
 
 
 def created(event: Event, values: Mapping[int, Value]) -> str:
-    """Return the path that a call creates as mkstemp(3) and mkdtemp(3) do: a new file, or a folder of mode 0700; or ""."""
+    """Return the path that a call creates as mkstemp(3) or mkdtemp(3) does: an exclusively created file, or a folder of mode
+    0700.  Return "" if the call creates no such path."""
     place = created_at(event)
     return resolved(values[place]) if place in values else ""
 
 
 def created_at(event: Event) -> int:
-    """Return the index of the argument with the path that a call creates as in `created`; -1 if it creates none."""
+    """Return the index of the argument whose path a call creates as in `created`; -1 if the call creates no such path."""
     for index, bits, all_of in _creating(event.arch, event.number):
         if event.arguments[index] & bits == all_of:
             return index - 1
@@ -129,7 +131,7 @@ def _creating(arch: int, number: int) -> tuple[tuple[int, int, int], ...]:
 
 
 def resolved(value: Value) -> str:
-    """Return the absolute path of a value; "" if the value is not a path, or its folder is unknown."""
+    """Return the absolute path of a value; "" if the value is not a path, or is relative to an unknown folder."""
     if value.sort != "path" or (not value.folder and not value.parts[0].startswith("/")):
         return ""
     name = value.parts[0]
@@ -140,7 +142,8 @@ def resolved(value: Value) -> str:
 
 
 def path_pattern(path: str, where: Places) -> str:
-    """Return the pattern of an absolute path of this machine, without quotes."""
+    """Return the pattern, without quotes, of an absolute path on this machine; text that is no absolute path is only
+    escaped."""
     return text(("", "path", _below(escaped(path), where, Varying())))[2:-1] if path.startswith("/") else escaped(path)
 
 
@@ -196,7 +199,8 @@ def _split(name: str) -> tuple[str, ...]:
 
 
 def examples(event: Event, evidence: Iterable[str]) -> tuple[dict[int, str], list[str]]:
-    """Return the first fact about each argument, by the argument's index and without its name; and the other facts."""
+    """Return two things from facts about an event's call: index of an argument -> the first fact about it, without the
+    argument's name; and a list of the other facts, unchanged."""
     places = {argument.name: index for index, argument in evident(event.arch, event.number)}
     first: dict[int, str] = {}
     others = []
@@ -210,7 +214,8 @@ def examples(event: Event, evidence: Iterable[str]) -> tuple[dict[int, str], lis
 
 
 def without_secrets(fact: str) -> str:
-    """Return a fact of an older recording without what looks like a secret."""
+    """Return a fact with `<secret>` in place of each part that looks like a secret, for facts in recordings of older
+    versions."""
     parsed = parse(fact)
     return text((parsed[0], parsed[1], tuple(map(masked, parsed[2])))) if parsed else fact
 
@@ -231,7 +236,7 @@ def text(fact: Fact) -> str:
 
 
 def parse(fact: str) -> Fact | None:
-    """Return the fact that a text of `text` was made from; None if the text is no fact."""
+    """Return the fact whose text is `fact`; None if the text is not that of a fact.  The inverse of `text`."""
     name, _, shown = fact.partition("=")
     if not name.isidentifier() or not shown.isprintable() or len(fact) > LONGEST:
         return None
@@ -245,7 +250,8 @@ def parse(fact: str) -> Fact | None:
 
 
 def join(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the union of facts, ascending.  Associative, commutative, idempotent.  Texts that are no facts are left out."""
+    """Return the union of facts, given and returned as texts, in ascending order.  Associative, commutative, idempotent.  Texts
+    that are not those of facts are left out."""
     union = Union()
     for fact in map(parse, texts):
         if fact is not None:
@@ -258,7 +264,7 @@ class _Tree(dict[str, "_Tree"]):
 
 
 class Union:
-    """A union of facts (`join`) to which facts are added one by one."""
+    """A union of facts, as `join` makes it, to which facts are added one by one."""
 
     __slots__ = ("_trees", "_wide")
 
@@ -278,7 +284,7 @@ class Union:
 
     @property
     def wide(self) -> tuple[bytes, ...]:
-        """The folders, as beginnings of absolute paths, below which every name is already covered by `**`."""
+        """The beginnings of absolute paths, as bytes, below which the union already covers every name by `**`."""
         if self._wide is None:
             many = [parts[1:-1] for _, sort, parts in self if sort == "path" and parts[0] + parts[-1] == f"/{MANY}"]
             folders = ["/".join(parts) for parts in many if parts]
@@ -328,7 +334,7 @@ MANY_CREATED = 4096
 
 
 class Pointers:
-    """Reads what the pointers of calls point to, and remembers the paths that the program has created."""
+    """Reads the data that the pointers of calls point to, as facts, and remembers the paths that the program has created."""
 
     def __init__(self, where: Places) -> None:
         self._where = where
@@ -336,15 +342,14 @@ class Pointers:
         """Paths that the program has created with names of its own (`created`)."""
 
     def has(self, event: Event) -> bool:
-        """Return whether a call has pointers to follow."""
+        """Return whether an event's call has pointers that are followed."""
         return bool(evident(event.arch, event.number))
 
     def follow(self, event: Event, caller: Caller, union: Union | None) -> tuple[Union, bool]:
-        """Return the union with the facts of an event added, and whether more events are worth following.
+        """Return `union` with the facts of an event added, and whether following the next event may be worth its cost.
 
-        They are if this event has a new fact, names a shared library (a program opens dozens before its own work begins), or
-        has an absolute path below a folder of `wide`, which is cheap to check.
-        """
+        It may be if this event has a new fact, or names a shared library (a program opens dozens before its own work begins),
+        or has an absolute path below a folder of `wide`, since such a path is cheap to check."""
         union = Union() if union is None else union
         if union.wide and (where := _within(event, caller, union.wide)):
             return union, where == "absolute"

@@ -38,21 +38,21 @@ _UNIX, _INET, _INET6 = 1, 2, 10  # AF_*, linux/socket.h
 
 
 class Caller(Protocol):
-    """The task that makes a call, stopped in that call."""
+    """A task that is stopped in a call that it makes."""
 
     @property
     def ids(self) -> tuple[int, ...]:
         """The IDs of the thread and of the process."""
 
     def read(self, address: int, length: int) -> bytes:
-        """Return bytes within one page of the task's memory; fewer, or none, if they cannot be read."""
+        """Return `length` bytes of the task's memory, which lie within one page; fewer, or none, if they cannot be read."""
 
     def link(self, name: str) -> str:
         """Return the target of `cwd` or `fd/NUMBER` in the task's /proc folder; "" if it cannot be read."""
 
 
 class Value(NamedTuple):
-    """What an argument points to, as text that is safe to print."""
+    """The data that an argument points to, as text that is safe to print."""
 
     sort: str
     """`path`, `text`, `words`, `unix` or `address`."""
@@ -82,7 +82,7 @@ def _cut(text: str) -> str:
 
 @cache
 def arguments(arch: int, number: int) -> tuple[Argument, ...]:
-    """Return the arguments of a call; () if the tables do not have the call."""
+    """Return the arguments of the call `number`; () if the tables do not have the call.  `arch` is AUDIT_ARCH_*."""
     name = Arch.from_audit(arch)
     call = table(name).by_number.get(number) if name else None
     return call.arguments if call else ()
@@ -90,12 +90,13 @@ def arguments(arch: int, number: int) -> tuple[Argument, ...]:
 
 @cache
 def evident(arch: int, number: int) -> tuple[tuple[int, Argument], ...]:
-    """Return the arguments whose pointers are followed, each with its index."""
+    """Return the arguments of a call whose pointers are followed, each with its index.  `arch` is AUDIT_ARCH_*."""
     return tuple((index, argument) for index, argument in enumerate(arguments(arch, number)) if argument.kind.is_evident)
 
 
 def pointed(event: Event, caller: Caller) -> dict[int, Value]:
-    """Return what the arguments of a call point to, by the argument's index; an argument that cannot be read is left out."""
+    """Return the data that the arguments of a call point to: index of the argument -> value.  Arguments whose data cannot be
+    read are left out."""
     values = {}
     for index, argument in evident(event.arch, event.number):
         address = event.arguments[index] & argument.mask
@@ -113,8 +114,8 @@ def _path(event: Event, index: int, address: int, caller: Caller) -> Value | Non
 
 
 def folder(event: Event, index: int, caller: Caller) -> str:
-    """Return the folder that a relative path starts from: that of the descriptor in the argument before it, or the working
-    folder."""
+    """Return the folder to which a relative path in the argument `index` is relative: that of the directory descriptor in the
+    argument before it, or else the working folder.  Return "" if it is unknown."""
     before = arguments(event.arch, event.number)[index - 1] if index else None
     descriptor = AT_FDCWD
     if before is not None and before.kind is Kind.DIRFD:

@@ -39,7 +39,7 @@ _HEXADECIMAL = r"(?<![A-Za-z0-9])(?=[0-9A-F]*[0-9])(?=[0-9A-F]*[A-F])[0-9A-F]{32
 
 
 def masked(name: str) -> str:
-    """Return the name with `<secret>` in place of each part that looks like a secret.  Applying it again changes nothing."""
+    """Return the name with `<secret>` in place of each part that looks like a secret.  Idempotent."""
     if len(name) < _SHORTEST and "=" not in name and "@" not in name:
         return name
     tokens, base64 = _expressions()
@@ -83,8 +83,8 @@ _LONGEST = 64
 
 
 def escaped(data: bytes | str) -> str:
-    r"""Return text that can neither control a terminal nor fake a line or a quote: other bytes become `\xNN`, a `*` becomes
-    `\*`."""
+    r"""Return the text with each `*` as `\*`, and each unprintable character, backslash or quote escaped, so that it can
+    neither control a terminal nor fake a line or the end of a quoted text."""
     text = data.decode(errors="surrogateescape") if isinstance(data, bytes) else data
     if text.isprintable() and '"' not in text and "\\" not in text and "*" not in text:
         return text
@@ -101,12 +101,11 @@ def _shown(c: str) -> str:
 
 @lru_cache(maxsize=4096)
 def steady(word: str, ids: tuple[int, ...], *, temporary: bool = False, created: bool = False, process: bool = False) -> str:
-    """Return the word with `*` in place of what varies (`sort*` for `/tmp/sortA7xK2q`, `*` for a pid in /proc), and `<secret>`
-    in place of a secret.
+    """Return the word with `*` in place of the parts that vary from run to run (`sort*` for `/tmp/sortA7xK2q`, `*` for a pid in
+    /proc), and with `<secret>` in place of secrets.
 
     `ids`: numbers that vary, such as the pid of the caller.  `temporary`: the word is in a folder of temporary files;
-    `created`: the program has created the name as mkstemp(3) does; `process`: the word is in a folder of /proc.
-    """
+    `created`: the program has created the name as mkstemp(3) does; `process`: the word is part of a path in /proc."""
     if process and word.isdigit():
         return "*"
     word = masked(word)

@@ -60,11 +60,11 @@ _KINDS = {ret: kind for kind, ret in _RET.items()}
 
 
 class InvalidProgramError(UserError, ValueError):
-    """The kernel would refuse the program with EINVAL."""
+    """The kernel would refuse to load the program (EINVAL)."""
 
 
 class Instruction(NamedTuple):
-    """struct sock_filter; a tuple, because thousands of them are interpreted."""
+    """An instruction: struct sock_filter.  A tuple, because thousands of them are interpreted."""
 
     code: int
     jt: int = 0
@@ -73,13 +73,13 @@ class Instruction(NamedTuple):
 
 
 def ret(action: Action) -> int:
-    """Return the 32-bit return value that makes the kernel take the action."""
+    """Return the 32-bit return value by which a filter has the kernel take the action."""
     return _RET[action.kind] | action.errno
 
 
 def action(ret: int) -> Action:
-    """Return the action that the kernel takes on a return value.  Raises ValueError for an effect that no policy has: killing
-    only the thread, stopping for a tracer, failing with errno 0."""
+    """Return the action that the kernel takes on a filter's return value.  Raises ValueError for an effect that no policy has:
+    killing only the thread, stopping for a tracer, failing with errno 0."""
     kind = _KINDS.get(ret & ACTION_MASK)
     if kind is ActionKind.ERRNO:
         errno = min(ret & DATA_MASK, MAX_ERRNO)  # __seccomp_filter caps it
@@ -154,7 +154,7 @@ def _check_scratch(instructions: tuple[Instruction, ...]) -> None:
 
 
 def successors(pc: int, instruction: Instruction) -> tuple[int, ...]:
-    """Return the places of the instructions that can follow: none, one or two."""
+    """Return the indexes of the instructions that can follow the instruction at index `pc`: none, one or two."""
     code, jt, jf, k = instruction
     if code & 7 == RET:
         return ()
@@ -166,14 +166,15 @@ def successors(pc: int, instruction: Instruction) -> tuple[int, ...]:
 
 
 def words(event: Event) -> tuple[int, ...]:
-    """Return struct seccomp_data as sixteen 32-bit words: nr, arch, then the low and the high half of the instruction
-    pointer and of each argument (all architectures of `tracer.abi.Arch` are little-endian)."""
+    """Return the struct seccomp_data of an event as sixteen 32-bit words: nr, arch, then the low and the high half of the
+    instruction pointer and of each argument (all architectures of `tracer.abi.Arch` are little-endian)."""
     halves = [half for wide in (event.ip, *event.arguments) for half in (wide & WORD, wide >> 32)]
     return (event.number, event.arch, *halves)
 
 
 def run(program: bytes, event: Event) -> int:
-    """Return the program's return value for the event, 32 bits.  Raises InvalidProgramError as `decode` does."""
+    """Run a program on an event, and return its 32-bit return value.  Raises InvalidProgramError if the kernel would not load
+    the program."""
     instructions = decode(program)
     data = words(event)
     a = x = pc = 0
@@ -218,7 +219,8 @@ def _loaded(code: int, k: int, data: tuple[int, ...], scratch: list[int]) -> int
 
 
 def jumps(jump: int, a: int, operand: int) -> bool:
-    """Return whether a conditional jump goes to `jt`; the words are unsigned."""
+    """Return whether a conditional jump takes its `jt` branch.  `jump` is the comparison; the accumulator `a` and `operand` are
+    unsigned."""
     if jump == JEQ:
         return a == operand
     if jump == JGT:
@@ -243,8 +245,8 @@ _COMPUTED: dict[int, Callable[[int, int], int]] = {
 
 
 def compute(operation: int, a: int, operand: int) -> int:
-    """Return the new accumulator, 32 bits.  A shift by a register is modulo 32, as in eBPF, to which the kernel translates it
-    (Documentation/bpf/standardization/instruction-set.rst).  The divisor is not 0."""
+    """Return the accumulator after an arithmetic operation, 32 bits; a divisor must not be 0.  A shift by a register is modulo
+    32, as in eBPF, to which the kernel translates it (Documentation/bpf/standardization/instruction-set.rst)."""
     return _COMPUTED[operation](a, operand) & WORD
 
 
@@ -252,7 +254,8 @@ _FIELDS = ("nr", "arch", *(f"{w}.{h}" for w in ("ip", *(f"args[{i}]" for i in ra
 
 
 def disassemble(program: bytes) -> str:
-    """Return the program as text, one numbered instruction a line, with line numbers as targets of jumps."""
+    """Return the program as text, one numbered instruction a line; targets of jumps are these numbers.  Raises
+    InvalidProgramError if the kernel would not load the program."""
     return "\n".join(f"{pc:4}: {_text(pc, instruction)}" for pc, instruction in enumerate(decode(program)))
 
 
@@ -279,7 +282,8 @@ def _text(pc: int, instruction: Instruction) -> str:
 
 
 def action_text(ret: int) -> str:
-    """Return the action of a return value in the policy language, or its hexadecimal digits."""
+    """Return the action for a return value as in the policy language, such as `errno 38`; in hexadecimal if no policy has that
+    action."""
     try:
         meaning = action(ret)
     except ValueError:

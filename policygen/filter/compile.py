@@ -57,17 +57,18 @@ class WrongFilterError(InternalError):
 
 
 def compile_policy(policy: Policy, phase: str = START, *, report: bool = False, audit: bool = False) -> bytes:
-    """Return the policy's filter in a phase: struct sock_filter, 8 bytes each, host byte order, at most 4096 of them; proved
+    """Return the policy's filter in `phase`: struct sock_filter, 8 bytes each, host byte order, at most 4096 of them; proved
     equal to the policy on every input.
 
-    Raises CompileError if the policy cannot be compiled, MissingLibraryError without libseccomp, and LibseccompError or
-    WrongFilterError, which are internal errors, if libseccomp fails.  With `report`, the filter notifies a supervisor of
-    denials by the default; with `audit`, of those by the implied set too: see `verify.reported`."""
+    With `report`, the filter notifies a supervisor of calls that the default denies; with `audit`, also of calls that the
+    implied set fails (`verify.reported`).  Raises CompileError if the filter would be too large or is too complex to prove,
+    MissingLibraryError if libseccomp is not installed, and two internal errors: LibseccompError if libseccomp fails,
+    WrongFilterError if it writes a wrong filter."""
     return compile_resolved(resolved(policy, phase), report=report, audit=audit)
 
 
 def compile_resolved(policy: Resolved, *, report: bool = False, audit: bool = False) -> bytes:
-    """Return the filter of a policy in one phase.  Options and errors are those of `compile_policy`."""
+    """Return the filter of one phase of a policy, as `compile_policy` does."""
     meant, refused = meaning(policy, report=report, audit=audit)
     try:
         instructions = _program(meant, refused)
@@ -76,7 +77,7 @@ def compile_resolved(policy: Resolved, *, report: bool = False, audit: bool = Fa
         program = bpf.encode(instructions)
         wrong = verify_resolved(program, policy, report=report, audit=audit)
     except TooComplexError as error:
-        raise CompileError(f"the filter is too complex to prove; write fewer or simpler conditions: {error}") from error
+        raise CompileError(f"the filter is too complex to prove ({error}); write fewer or simpler conditions") from error
     if wrong is not None:
         raise WrongFilterError(program, wrong)
     return program

@@ -42,7 +42,7 @@ MaskedEquality = tuple[int, int, int]
 
 
 class LibseccompRule(NamedTuple):
-    """One call, its return value, and the conditions for it."""
+    """A call's number, its return value, and the conditions under which it gets that value."""
 
     number: int
     ret: int
@@ -53,10 +53,11 @@ class LibseccompRule(NamedTuple):
 
 
 def generate(default: int, rules: Sequence[LibseccompRule], seconds: float = SECONDS) -> list[Instruction]:
-    """Return instructions that return what the rules say, and `default` (32 bits) for every other call.
+    """Return instructions that return what the rules say, and the 32-bit value `default` for every other call.
 
-    The caller has checked the architecture and that the number is not an x32 number, and left it in the accumulator.
-    Raises LibseccompError and MissingLibraryError."""
+    The instructions before must have checked the architecture, excluded x32 numbers, and left the call's number in the
+    accumulator.  Raises LibseccompError if libseccomp refuses the rules, crashes, or takes more than `seconds`;
+    MissingLibraryError if it is not installed."""
     if not rules:
         return [Instruction(bpf.RET | bpf.K, k=default)]
     library = pyseccomp()
@@ -100,8 +101,8 @@ def _exported(program: Any) -> bytes:
 
 
 def _in_child(work: Callable[[], bytes], seconds: float) -> bytes:
-    """Return the result of `work`, run in a forked child that is killed after `seconds`.  Raises LibseccompError and
-    MemoryError."""
+    """Return the result of `work`, run in a forked child that is killed after `seconds`.  Raises LibseccompError if there is no
+    result, MemoryError if memory is exhausted."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
 
     def answer() -> None:
@@ -230,9 +231,9 @@ class MissingLibraryError(UserError):
 
 
 def require() -> None:
-    """Raise MissingLibraryError unless libseccomp and pyseccomp are installed.
+    """Check that libseccomp and pyseccomp are installed.  Raises MissingLibraryError if one is not.
 
-    pyseccomp itself is not loaded: that would take 8 ms."""
+    pyseccomp is not loaded: that would take 8 ms."""
     with _explained():
         if PathFinder.find_spec("pyseccomp") is None:
             raise ImportError("No module named 'pyseccomp'")
@@ -240,7 +241,7 @@ def require() -> None:
 
 
 def pyseccomp() -> Any:
-    """Return the module pyseccomp, loaded.  Raises MissingLibraryError."""
+    """Load the module pyseccomp, and return it.  Raises MissingLibraryError if it or libseccomp is not installed."""
     from ctypes import util
 
     find = util.find_library

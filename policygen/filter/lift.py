@@ -43,7 +43,7 @@ _POINTER = (1 << 64) - 1
 
 @frozen
 class Remark:
-    """Calls for which the policy differs from the filter."""
+    """A set of calls for which the policy differs from the filter."""
 
     text: str
     whole: bool
@@ -67,18 +67,20 @@ class Lifted:
 
 
 def lift(program: bytes) -> Lifted:
-    """Return the policy that a filter is equivalent to.
+    """Return the policy that a filter is equivalent to, and remarks about the calls for which the language cannot express the
+    filter.
 
-    Raises bpf.InvalidProgramError, symbolic.UnsupportedError or algebra.TooComplexError if the filter could not be
-    loaded or followed."""
+    Raises bpf.InvalidProgramError if the kernel would not load the filter, and symbolic.UnsupportedError or
+    algebra.TooComplexError if it cannot be followed."""
     space = region.space()
     return lift_function(space, symbolic.function(space, program))
 
 
 def lift_function(space: Space, function: int) -> Lifted:
-    """Return the policy that is equivalent to a function from events (`region`) to return values (`bpf.ret`).
+    """Return the policy that is equivalent to a function from events (`region`) to return values (`bpf.ret`), with remarks as
+    in `lift`.
 
-    Raises algebra.TooComplexError."""
+    Raises algebra.TooComplexError if its sets are too complex to compute."""
     return _Lifting(space, function).result()
 
 

@@ -25,12 +25,12 @@ _COMMANDS: Final = ("RECV", "SEND", "ID_VALID", "ADDFD", "SET_FLAGS")
 
 
 def expects_listener(policy: Policy) -> bool:
-    """Return whether conditions of the policy allow SECCOMP_FILTER_FLAG_NEW_LISTENER, and it allows receiving notifications.
+    """Return whether the policy's program has a seccomp listener of its own: conditions allow SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    and an entry names the command that receives notifications.
 
     The flag alone is not enough: libseccomp passes it, without a filter, to find out what the kernel supports.  Nor is an
-    unconditional seccomp(2): many programs install filters, and few of them listen.  The policy has to name the receiving
-    command: otherwise `enforce` denies it (`names_listener`).
-    """
+    unconditional seccomp(2): many programs install filters, and few of them listen.  Unless the policy names the receiving
+    command, `enforce` denies it (`names_listener`)."""
     for arch, entries in policy.entries.items():
         entry = entries.get(table(arch).by_name["seccomp"].number)
         if entry is None or isinstance(entry.expression, Always):
@@ -43,10 +43,10 @@ def expects_listener(policy: Policy) -> bool:
 
 
 def names_listener(policy: Policy) -> bool:
-    """Return whether an entry of the policy names, and allows, a command by which notifications are received or answered.
+    """Return whether an entry of the policy names, and allows, an ioctl command that receives or answers notifications.
 
-    An entry that allows all commands (`ioctl: allow`) does not name them: a process that answers notifications decides which
-    denied calls run."""
+    An entry that allows all commands (`ioctl: allow`) does not name them, since a process that answers notifications decides
+    which denied calls run: that permission must be explicit."""
     return any(
         _command(f"SECCOMP_IOCTL_NOTIF_{name}", arch) in _named(policy, arch) for arch in policy.entries for name in _COMMANDS
     )
@@ -77,7 +77,7 @@ def _command(name: str, arch: Arch) -> int:
 
 
 def may_install_filters(policy: Resolved) -> bool:
-    """Return whether the policy lets the program install filters of its own, by seccomp(2) or by prctl(2)."""
+    """Return whether the policy lets the program install its own filters, by seccomp(2) or by prctl(2)."""
     return any(
         _allows(policy, arch, "seccomp", ((_SET_MODE_FILTER, flags) for flags in range(_FLAGS)))
         or _allows(policy, arch, "prctl", ((_PR_SET_SECCOMP, _MODE_FILTER),))

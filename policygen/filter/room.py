@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 
 def surely_fits(policy: Policy) -> bool:
-    """Return whether the policy's filter surely fits; False means that it has to be compiled to find out."""
+    """Return whether the policy's filter certainly fits the kernel's limit.  False means that only compiling it shows whether
+    it fits."""
     return most_instructions(policy) <= MAX_INSTRUCTIONS * 3 // 4
 
 
 def most_instructions(policy: Policy) -> int:
-    """Return an upper bound of the number of instructions in the policy's filter; learned policies have about a third of it."""
+    """Return an upper bound of the number of instructions in the policy's filter.  For learned policies, it is about three
+    times the actual number."""
     entries = resolved(policy).entries.items()
     return 20 * len(entries) + sum(
         _instructions(entry.expression, arch, number)

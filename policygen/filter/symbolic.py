@@ -34,14 +34,14 @@ MAX_STATES = 100_000
 
 
 class UnsupportedError(UserError):
-    """The program has an operation that cannot be modelled for all inputs."""
+    """The filter has an operation that cannot be modelled for all inputs."""
 
 
 def function(space: Space, program: bytes) -> int:
-    """Return the program's return value, normalised (`meaning`), as a function over `region`'s space.
+    """Return the function from events (`region`) to the return values of a filter, in canonical form (`meaning`).
 
-    InvalidProgramError if the kernel would not load it, UnsupportedError or algebra.TooComplexError if it cannot be
-    followed exactly."""
+    Raises InvalidProgramError if the kernel would not load the filter, and UnsupportedError or algebra.TooComplexError if the
+    function cannot be computed exactly."""
     instructions = bpf.decode(program)
     live = _live(instructions)
     data = region.data_words(space)
@@ -69,7 +69,9 @@ def function(space: Space, program: bytes) -> int:
 
 
 def meaning(ret: int) -> int:
-    """Return the return value without differences that have no effect (kernel/seccomp.c __seccomp_filter)."""
+    """Return the canonical form of a filter's return value: two values with the same effect have the same form.  Unused data
+    bits are cleared, an errno is capped at 4095, and an unknown action becomes KILL_PROCESS (kernel/seccomp.c
+    __seccomp_filter)."""
     kind = ret & bpf.ACTION_MASK
     if kind in (bpf.TRACE, bpf.ret(Action(ActionKind.TRAP))) or ret == _ERRNO_0:
         return ret  # whose datum is seen by the tracer, by the signal's handler, as success of the call
@@ -238,8 +240,8 @@ def _value(space: Space, pc: int, instruction: bpf.Instruction, registers: Regis
 
 
 def decisions(space: Space, policy: Resolved, refused: Action = KILL) -> int:
-    """Return the function from events to return values (`bpf.ret`) that the policy describes.  It equals
-    `policygen.evaluate` for every event, except that foreign architectures and x32 calls get `refused`."""
+    """Return the function from events (`region`) to return values (`bpf.ret`) that the policy describes.  Its value is that of
+    `policygen.evaluate` for every event, except that calls of foreign architectures and x32 calls get `refused`."""
     leaf = {action: space.terminal(bpf.ret(action)) for action in _actions(policy, refused)}
     number, arch = number_word(space), arch_word(space)
     result = leaf[refused]

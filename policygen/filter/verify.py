@@ -18,18 +18,17 @@ NOTIFY = Action(ActionKind.NOTIFY)
 
 
 def verify(program: bytes, policy: Policy, phase: str = START, *, report: bool = False, audit: bool = False) -> Event | None:
-    """Return None if the filter takes the action of `evaluate` in a phase (with `report`: that of `reported`) on every input;
-    else an event for which they differ.
+    """Return None if the filter takes the action of `evaluate` in `phase` on every input; else an event for which the two
+    differ.  With `report`, the filter must take the actions of `reported` instead, and `audit` is passed to that function.
 
-    The event may be one that no kernel produces, such as an i386 call with something in the upper half of a register: the
-    filter has to equal the policy there too.  Raises InvalidProgramError, symbolic.UnsupportedError or algebra.TooComplexError
-    if the filter cannot be loaded or followed: nothing is proved then.
-    """
+    The event may be one that no kernel produces, such as an i386 call with a 1 bit in the upper half of a register: the filter
+    has to equal the policy there too.  Raises InvalidProgramError if the kernel would not load the filter, and
+    symbolic.UnsupportedError or algebra.TooComplexError if it cannot be followed: nothing is proved then."""
     return verify_resolved(program, resolved(policy, phase), report=report, audit=audit)
 
 
 def verify_resolved(program: bytes, policy: Resolved, *, report: bool = False, audit: bool = False) -> Event | None:
-    """Verify the filter of a policy in one phase.  Results and errors are those of `verify`."""
+    """Verify the filter of one phase of a policy, as `verify` does."""
     meant, refused = meaning(policy, report=report, audit=audit)
     space = region.space()
     actual = symbolic.function(space, program)
@@ -50,28 +49,26 @@ def _answer(policy: Resolved, event: Event, refused: Action) -> Action:
 
 
 def meaning(policy: Resolved, *, report: bool, audit: bool = False) -> tuple[Resolved, Action]:
-    """Return the policy as its filter enforces it, and the filter's action for calls of other architectures."""
+    """Return the policy whose actions the filter must take, and the filter's action for calls of other architectures and x32
+    calls.  The policy is `policy` itself, or with `report` the result of `reported`."""
     refused = NOTIFY if report and (audit or not kills_itself(policy)) else KILL
     return (reported(policy, audit=audit) if report else policy), refused
 
 
 def kills_itself(policy: Resolved) -> bool:
-    """Return whether the policy's default kills in the kernel, without notifying a supervisor.
+    """Return whether denied calls kill the program in the kernel, without notifying a supervisor.
 
-    It does if the program may install filters: one that fails a call would take precedence over a notification, but not over a
-    kill (seccomp(2)).
-    """
+    That is so if the default kills and the program may install filters: a filter that fails a call would take precedence over a
+    notification, but not over a kill (seccomp(2))."""
     return policy.default.kind is ActionKind.KILL and may_install_filters(policy)
 
 
 def reported(policy: Resolved, *, audit: bool = False) -> Resolved:
-    """Return the policy with denials turned into notifications, so that a supervisor can report them (and with `audit` allow
-    them).
+    """Return the policy with denials replaced by `notify`, so that a supervisor can report them, or with `audit` allow them.
 
-    A default that kills or fails calls becomes notify; the actions of entries stay.  With `audit`, calls that the implied set
-    fails notify too, except those that learning fails as well.  A default that traps stays, because no supervisor can raise
-    that signal, and so does a default that `kills_itself`.
-    """
+    A default that kills or fails calls becomes `notify`; the actions of entries are unchanged.  With `audit`, calls that the
+    implied set fails become `notify` too, except those that learning fails as well.  Two defaults are unchanged: one that
+    traps, because no supervisor can raise that signal, and, without `audit`, one that `kills_itself`."""
     stays = policy.default.kind is ActionKind.TRAP or (kills_itself(policy) and not audit)
     default = policy.default if stays else _notified(policy.default)
     if audit:

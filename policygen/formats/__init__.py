@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 
 class ExportError(UserError):
-    """The policy cannot be written in the format, even with losses.  `str()` is the message for the user."""
+    """The policy cannot be written in the format, not even with losses.  `str()` is the message for the user."""
 
 
 class ImportFormatError(UserError):
-    """A file that is not of the format.  `str()` is the message for the user, with the position."""
+    """The file is not of the format.  `str()` is the message for the user, with the position."""
 
 
 class Direction(StrEnum):
@@ -53,13 +53,14 @@ class Direction(StrEnum):
 
 @frozen
 class Loss:
-    """A difference of the result of an export or import from its source."""
+    """A difference in meaning between the result of an export or import and its source."""
 
     direction: Direction
     what: str
     """One sentence without a capital or a full stop: what differs, and why."""
     calls: tuple[str, ...] = ()
-    """Names of the calls, or lines for files and ports, that differ, ascending; empty if the loss is not about single ones."""
+    """Names of the calls, or lines for files and ports, that differ, ascending; empty if the loss is not about particular
+    ones."""
 
     def __post_init__(self) -> None:
         if not self.what or "\n" in self.what:
@@ -69,7 +70,7 @@ class Loss:
 
 @frozen
 class Addition:
-    """A call that the export allows in addition, because the target's own code makes it under the filter."""
+    """A call that the export allows in addition to the policy, because the target's own code makes it under the filter."""
 
     call: str
     why: str
@@ -95,7 +96,7 @@ class Imported:
     losses: tuple[Loss, ...] = ()
     """Ways in which the policy is wider or narrower than the file."""
     instructions: tuple[str, ...] = ()
-    """The disassembled filter, one instruction a line, if the losses do not describe all that it does; else ()."""
+    """The disassembled filter, one instruction a line, if the losses do not describe the whole filter; else ()."""
 
 
 @frozen
@@ -138,11 +139,11 @@ class FormatOptions:
 
 
 class Format(NamedTuple):
-    """A row of the registry."""
+    """One format: a row of FORMATS."""
 
     title: str
     module: str
-    """Within this package."""
+    """The module, relative to this package, that has the functions below."""
     export: str = ""
     """The name of the function that writes a policy; '' if none does."""
     read: str = ""
@@ -174,19 +175,19 @@ FORMATS: Final[Mapping[str, Format]] = {
 
 
 def exporter(name: str) -> Callable[[Resolved, FormatOptions], Exported]:
-    """Return the function that writes a format.  KeyError for an unknown format."""
+    """Return the function that writes the format `name`.  Raises KeyError if FORMATS has no such format."""
     function: Callable[[Resolved, FormatOptions], Exported] = _function(name, FORMATS[name].export)
     return function
 
 
 def reader(name: str) -> Callable[[bytes, str, FormatOptions], Imported]:
-    """Return the function that reads policies of a format.  KeyError for an unknown format."""
+    """Return the function that reads policies of the format `name`.  Raises KeyError if FORMATS has no such format."""
     function: Callable[[bytes, str, FormatOptions], Imported] = _function(name, FORMATS[name].read)
     return function
 
 
 def recorder(name: str) -> Callable[[BinaryIO, str, FormatOptions], Recording]:
-    """Return the function that reads recordings of a format.  KeyError for an unknown format."""
+    """Return the function that reads recordings of the format `name`.  Raises KeyError if FORMATS has no such format."""
     function: Callable[[BinaryIO, str, FormatOptions], Recording] = _function(name, FORMATS[name].record)
     return function
 
@@ -195,14 +196,15 @@ def _function(name: str, function: str) -> Any:
     return getattr(import_module(f"{__name__}.{FORMATS[name].module}"), function)
 
 
-def exported(name: str, written: Policy, options: FormatOptions, phase: str = START) -> Exported:
-    """Return a policy, in one of its phases, written in a format; the losses include those of files, ports and scopes.  Raises
-    ExportError."""
-    policy = resolved(written, phase)
-    result = exporter(name)(policy, options)
-    what = " and ".join(word for word in scopes(policy.scope) if word != SIGNALS or _signals(policy))
+def exported(name: str, policy: Policy, options: FormatOptions, phase: str = START) -> Exported:
+    """Return the policy, as it is in `phase`, exported to the format `name` (a key of FORMATS).  The result's `losses` also say
+    what the format loses of files, ports and scopes.  Raises ExportError if the format cannot express the policy, not even with
+    losses, or an option that it needs is missing; ValueError if the policy has no such phase."""
+    meant = resolved(policy, phase)
+    result = exporter(name)(meant, options)
+    what = " and ".join(word for word in scopes(meant.scope) if word != SIGNALS or _signals(meant))
     scope = [Loss(Direction.WIDER, f"{name} does not restrict {what} to the program's own processes")] * bool(what)
-    return replace(result, losses=(*result.losses, *_file_losses(policy.files, result.files, name), *scope))
+    return replace(result, losses=(*result.losses, *_file_losses(meant.files, result.files, name), *scope))
 
 
 def _signals(policy: Resolved) -> bool:
@@ -232,5 +234,5 @@ def _file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:
 
 
 def wider(losses: Iterable[Loss]) -> list[Loss]:
-    """Return the losses by which the result allows more than its source."""
+    """Return those of the losses by which the result allows more than its source."""
     return [loss for loss in losses if loss.direction is Direction.WIDER]

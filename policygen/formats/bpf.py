@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from policygen.grants import Files, Right
     from policygen.implied.resolve import Resolved
 def imported(lifted: Lifted, more: tuple[Loss, ...] = (), *, instructions: str = "") -> Imported:
-    """Return the policy of a lifted filter, with its remarks as losses, and with `instructions` if the remarks are not
-    complete."""
+    """Return the policy of a lifted filter, with its remarks as losses, and with `more` losses.  The text `instructions`, the
+    disassembled filter, is added if the remarks do not describe the whole difference."""
     losses = []
     for remark in lifted.remarks:
         directions = [d for d, held in ((Direction.WIDER, remark.wider), (Direction.NARROWER, remark.narrower)) if held]
@@ -40,7 +40,8 @@ def imported(lifted: Lifted, more: tuple[Loss, ...] = (), *, instructions: str =
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return the policy's filter without losses, except when it takes effect and what answers `notify`."""
+    """Return the policy's filter.  The only losses say that the moment at which it takes effect, and the listener for `notify`,
+    are not in the file.  Raises ExportError if the policy cannot be compiled."""
     losses = []
     if policy.arm is not Arm.NOW:
         text = "the filter takes effect when it is loaded; if that is before the program's execve, it must allow execve"
@@ -62,7 +63,7 @@ def read(data: bytes, filename: str, options: FormatOptions) -> Imported:
 
 
 def compiled(policy: Resolved) -> bytes:
-    """Return the policy's filter.  Raises ExportError."""
+    """Return the policy's filter.  Raises ExportError if it cannot be compiled."""
     try:
         return compile_resolved(policy)
     except CallfenceError as error:
@@ -70,7 +71,7 @@ def compiled(policy: Resolved) -> bytes:
 
 
 def kinds(policy: Resolved) -> set[ActionKind]:
-    """Return the kinds of all actions that the policy names."""
+    """Return the kinds of all actions that the policy has: those of entries, `default` and `unknown`."""
     entries = [entry for section in policy.entries.values() for entry in section.values()]
     actions = [policy.default, policy.unknown, *(a for entry in entries for a in (entry.action, entry.otherwise) if a)]
     return {action.kind for action in actions}
@@ -85,8 +86,8 @@ def _armed(policy: Resolved, target: str, calls: Mapping[str, str]) -> tuple[byt
 
 
 def unheard(policy: Resolved) -> Resolved:
-    """Return the policy with `errno ENOSYS` instead of `notify`: so the kernel answers if there is no listener
-    (seccomp_unotify(2))."""
+    """Return the policy with `errno ENOSYS` in place of `notify`, which is what the kernel does with `notify` if there is no
+    listener (seccomp_unotify(2))."""
 
     def answered(action: Action) -> Action:
         return ENOSYS if action.kind is ActionKind.NOTIFY else action
@@ -155,7 +156,8 @@ int main(int argc, char **argv)
 
 
 def export_c(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return a C program that loads the filter and executes another program."""
+    """Return the source of a C program that loads the filter and executes another program.  Raises ExportError if the policy
+    cannot be compiled, or has no entries for NATIVE."""
     data, losses, added = _armed(policy, "the loader", EXECVE)
     rows = (f"\t{{{code:#04x}, {jt}, {jf}, {k:#010x}}}," for code, jt, jf, k in bpf.decode(data))
     source = _SOURCE.format(name=options.name, filter="\n".join(rows))
@@ -171,7 +173,8 @@ BWRAP_CALLS = EXECVE | {
 
 
 def export_bwrap(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return the filter for bubblewrap, and beside it the arguments that make only the policy's files visible."""
+    """Return the filter for bubblewrap and, as a second file, the arguments that make only the policy's files visible.  Raises
+    ExportError if the policy cannot be compiled, or has no entries for NATIVE."""
     data, losses, added = _armed(policy, "bubblewrap", BWRAP_CALLS)
     if policy.files.paths is None:
         return Exported(data, losses, added, use="bwrap ... --seccomp 9 PROGRAM ... 9<{file}")

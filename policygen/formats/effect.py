@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from policygen.implied.resolve import Resolved
 
 NATIVE = Arch.X86_64
-"""The one architecture of the formats that support only one."""
+"""The only architecture of those formats that support a single one."""
 DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
 EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
 EXECVE = {"execve": "it starts the program after the filter has taken effect"}
@@ -46,15 +46,15 @@ Masked = tuple[tuple[int, int, int], ...]
 
 
 def native(policy: Resolved) -> Resolved:
-    """Return the NATIVE part of a policy.  Raises ExportError if there is none."""
+    """Return the policy with only its entries for NATIVE.  Raises ExportError if it has none."""
     if NATIVE not in policy.entries:
         raise ExportError(f"the policy has no entries for {NATIVE}, the only architecture of this format")
     return replace(policy, entries={NATIVE: policy.entries[NATIVE]})
 
 
 def explicit(policy: Resolved) -> Resolved:
-    """Return the NATIVE policy with the newest table: calls that are newer than its own table get entries with the action
-    `unknown`."""
+    """Return the NATIVE policy with the newest syscall table.  Calls that are newer than the policy's own table get entries
+    with the action `unknown`, so that the meaning is unchanged."""
     calls = table(NATIVE)
     newest = calls.newest(policy.table)
     newer = {number: Entry(Always(True), policy.unknown) for number in calls.by_number if number > newest}
@@ -62,8 +62,8 @@ def explicit(policy: Resolved) -> Resolved:
 
 
 def with_calls(policy: Resolved, calls: Mapping[str, str]) -> tuple[Resolved, tuple[Addition, ...]]:
-    """Return the policy extended to allow these calls (name -> reason), and the additions: the calls that it did not allow
-    before."""
+    """Return the NATIVE policy extended to allow `calls` (name -> reason) whatever their arguments, and an addition for each
+    call that it did not allow unconditionally before."""
     entries = dict(policy.entries[NATIVE])
     added = []
     for name, why in calls.items():
@@ -75,7 +75,8 @@ def with_calls(policy: Resolved, calls: Mapping[str, str]) -> tuple[Resolved, tu
 
 
 def possible(policy: Resolved, number: int) -> list[Action]:
-    """Return the actions that a NATIVE call can get, depending on its arguments; those that allow it come first."""
+    """Return the actions that the NATIVE call `number` can get, depending on its arguments; those that allow the call come
+    first."""
     actions = dict.fromkeys(action for _, action in answers(region.space(), policy, NATIVE, number))
     return sorted(actions, key=lambda action: (not action.may_allow, action != ALLOW))
 
@@ -83,8 +84,8 @@ def possible(policy: Resolved, number: int) -> list[Action]:
 def masked_answers(
     policy: Resolved, number: int, limit: int, arch: Arch = NATIVE
 ) -> dict[Action, tuple[Masked, ...] | None]:
-    """Return the actions that a call can get, each with the rules under which it gets the action; None for more than `limit`
-    rules."""
+    """Return each action that the call `number` can get, with the rules under which it gets the action.  The rules are None if
+    there would be more than `limit`."""
     space = region.space()
     where: dict[Action, int] = {}
     for some, action in answers(space, policy, arch, number):
@@ -93,8 +94,8 @@ def masked_answers(
 
 
 def names_only(policy: Resolved) -> Resolved:
-    """Return the NATIVE policy without conditions: a call that is allowed in part is allowed, others get the strictest of their
-    actions."""
+    """Return the NATIVE policy without conditions.  A call that may be allowed for some arguments is allowed for all; any other
+    call gets the strictest of its actions."""
     entries = {}
     for number in policy.entries[NATIVE]:
         actions = possible(policy, number)
@@ -103,8 +104,8 @@ def names_only(policy: Resolved) -> Resolved:
 
 
 def fitted(action: Action, silent: Action) -> Action:
-    """Return the action, or its replacement in a target that has only ALLOW, KILL and ERRNO: `log` becomes `allow`, every
-    other kind becomes `silent`."""
+    """Return the action as a target has it that knows only ALLOW, KILL and ERRNO: `log` becomes `allow`, and any other kind
+    that the target lacks becomes `silent`."""
     if action.kind in (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO):
         return action
     return ALLOW if action.kind is ActionKind.LOG else silent
@@ -119,10 +120,10 @@ def losses(
     *,
     before_loader: bool = True,
 ) -> tuple[Loss, ...]:
-    """Return the differences of `effect`, which the target enforces, from the policy: one loss for each direction and reason.
+    """Return the differences between `policy` and `effect`, which the target enforces: one loss for each direction and reason.
 
-    `reasons` are the target's own, by name of the call; `before_loader`: the target loads the filter before the dynamic loader
-    runs."""
+    `added` are calls that were added for the target, and `reasons` has reasons of the target's own, by name of the call.
+    `before_loader`: the target loads the filter before the dynamic loader runs."""
     reasons = {addition.call: f"{target} makes these calls under the filter" for addition in added} | dict(reasons or {})
     calls: defaultdict[tuple[Direction, str], list[str]] = defaultdict(list)
     for difference in compare_resolved(policy, effect).differences:
@@ -155,21 +156,21 @@ def _what(policy: Resolved, effect: Resolved, target: str, difference: Differenc
 
 
 class Mount(NamedTuple):
-    """A folder or a file that is mounted in an empty root folder, so that the program can use it."""
+    """A folder or file that is mounted in an empty root folder, so that the program can use it."""
 
     path: str
     changes: bool
-    """Whether it is mounted writable."""
+    """Whether the folder or file is mounted writable."""
     executes: bool
     """Whether its files can be executed or mapped as executable memory; always True if it is not writable."""
     is_device: bool
 
 
 def mounts(paths: Mapping[str, Right], starts: Iterable[str] = ("",)) -> list[Mount]:
-    """Return the mounts for granted paths that begin with one of `starts`: "" for /, or a variable.  /proc is mounted
-    separately.
+    """Return the mounts for those granted paths that begin with one of `starts`, which are "" for absolute paths, or variables
+    such as `$HOME`.  /proc is not among them: it is mounted separately.
 
-    A folder comes before what is below it."""
+    A folder comes before the paths below it."""
     mounts = [Mount(LOADERS, changes=False, executes=True, is_device=False)]
     for path, rights in paths.items():
         if path.partition("/")[0] in starts and rights and not covers(PROC, path):
@@ -179,12 +180,13 @@ def mounts(paths: Mapping[str, Right], starts: Iterable[str] = ("",)) -> list[Mo
 
 
 def has_proc(paths: Mapping[str, Right]) -> bool:
-    """Return whether a path below /proc is granted; then all of /proc is mounted."""
+    """Return whether a path below /proc is granted.  If so, all of /proc has to be mounted."""
     return any(rights and covers(PROC, path) for path, rights in paths.items())
 
 
 def effect(mounted: Iterable[Mount], *, proc: bool, noexec: bool) -> Files:
-    """Return the `Files` that mounts enforce; `proc`: /proc is mounted; `noexec`: the target enforces `Mount.executes`."""
+    """Return the `Files` that mounts enforce.  `proc`: /proc is mounted, too; `noexec`: the target enforces
+    `Mount.executes`."""
     grants = {}
     for mount in mounted:
         rights = ALL if mount.changes or mount.is_device else _READS

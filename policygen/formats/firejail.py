@@ -46,7 +46,7 @@ _PERSONALITY = {"personality": "firejail denies changing the execution domain if
 
 
 def whitelisted(paths: Mapping[str, Right]) -> tuple[list[str], Files, tuple[Loss, ...]]:
-    """Return the lines of a profile for these paths, the `Files` that they enforce, and further losses."""
+    """Return the lines of a profile that grant these paths, the `Files` that the lines actually enforce, and further losses."""
     written = {path: rights for path, rights in paths.items() if rights and _can_be_written(path)}
     effect = dict.fromkeys(_VISIBLE, _READS) | {"/proc": ALL}
     lines = ["read-only /"]

@@ -54,8 +54,8 @@ _NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "N
 
 
 def files_section(files: Files) -> tuple[str, Files]:
-    """Return the lines of a unit that confine files and bound ports, and the `Files` that these lines really enforce (None for
-    each part that the lines do not confine; `connect` is always None)."""
+    """Return the lines of a unit that confine files and bound ports, and the `Files` that these lines actually enforce: a part
+    is None if the lines do not confine it, which is always so for `connect`."""
     lines: list[str] = []
     effect: dict[str, Right] | None = None
     if files.paths is not None:
@@ -94,14 +94,15 @@ def _written(path: str) -> str:
 
 @cache
 def groups() -> Mapping[str, frozenset[str]]:
-    """Return the calls of x86_64 in each group, by the group's name, for the systemd version in systemd_groups.tsv."""
+    """Return systemd's groups of calls, by name, each with its calls of x86_64, for the systemd version in
+    systemd_groups.tsv."""
     text = Path(__file__).with_name("systemd_groups.tsv").read_text("ascii")
     rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
     return MappingProxyType({name: frozenset(calls.split()) for name, calls in rows if name.startswith("@")})
 
 
 def grouped(names: Collection[str]) -> list[str]:
-    """Return a short list of the same calls: the groups whose calls are all in `names`, then the other calls."""
+    """Return a short list that stands for the same calls: the groups whose calls are all in `names`, then the other names."""
     wanted = frozenset(names)
     whole = {name: calls for name, calls in groups().items() if calls and calls <= wanted and name != KNOWN}
     chosen: list[str] = []
@@ -117,7 +118,7 @@ _REASONS = dict.fromkeys(set(table(NATIVE).by_name) - groups()[KNOWN], "systemd 
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return a drop-in that filters a unit's calls by name."""
+    """Return a drop-in that filters a unit's calls by name.  Raises ExportError if the policy has no entries for NATIVE."""
     meant, added = with_calls(explicit(native(policy)), CALLS)
     names = _with_known_actions(names_only(meant))
     if names.default.may_allow:
@@ -241,10 +242,11 @@ _FILTERS = ("SystemCallFilter", "SystemCallArchitectures", "NoExecPaths")
 
 
 def export_enforce(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return a drop-in with which a unit starts its program under `enforce` and the whole policy (systemd.service(5)).
+    """Return a drop-in with which a unit starts its program under `enforce`, with the whole policy (systemd.service(5)).
 
-    A drop-in cannot prefix a command: it replaces the list of commands, so it repeats those of the unit.  Raises ExportError
-    for a unit without commands, or with a command that enforce cannot run."""
+    A drop-in cannot prefix a command: it replaces the list of commands, so it repeats those of the unit.  Raises ExportError if
+    no unit is given (`options.service`), if the unit has no ExecStart=, or if a command has the prefix `@` or `|`: enforce
+    cannot set the program's argv[0] or shell."""
     service = options.service
     if service is None:
         raise ExportError("a drop-in for enforce repeats the command of a unit; name the unit with --unit")

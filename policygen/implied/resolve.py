@@ -39,7 +39,7 @@ the largest policies need."""
 
 @frozen
 class Resolved:
-    """One phase of a policy: its entries, with those of the implied set added, and its settings."""
+    """The meaning of a policy in one phase: its settings and its entries, with the implied set's entries added."""
 
     entries: Mapping[Arch, Mapping[int, Entry]]
     """The entries, as in `Policy`; the fields below are those of `Policy` as well."""
@@ -55,7 +55,7 @@ class Resolved:
     """The names of the capabilities that the policy's own entries grant; empty without an implied set."""
 
     def written(self) -> Policy:
-        """Return an equivalent policy that has neither an implied set nor phases."""
+        """Return a policy with the same meaning that has neither an implied set nor phases."""
         return Policy(
             self.entries,
             table=self.table,
@@ -68,7 +68,7 @@ class Resolved:
 
 
 def resolve(policy: Policy) -> Mapping[str, Resolved]:
-    """Return what the policy means in each phase, START first.  Computed once for each policy."""
+    """Return the meaning of a policy in each of its phases, by name, START first.  It is computed once for each policy."""
     resolution = policy.memo.get("resolution")
     if not isinstance(resolution, MappingProxyType):
         phases = {name: _resolved(written) for name, written in phase_policies(policy)}
@@ -77,7 +77,7 @@ def resolve(policy: Policy) -> Mapping[str, Resolved]:
 
 
 def resolved(policy: Policy, phase: str = START) -> Resolved:
-    """Return what the policy means in a phase.  Raises ValueError if the policy has no phase of that name."""
+    """Return the meaning of a policy in a phase.  Raises ValueError if the policy has no phase of that name."""
     in_full = resolve(policy).get(phase)
     if in_full is None:
         raise ValueError(f"no phase is named {phase}; the phases are {', '.join(resolve(policy))}")
@@ -85,12 +85,13 @@ def resolved(policy: Policy, phase: str = START) -> Resolved:
 
 
 def resolved_at(policy: Policy, phase: str) -> Resolved:
-    """Return what the policy means in a phase; if there is no such phase, what it means in START."""
+    """Return the meaning of a policy in a phase, or in START if the policy has no phase of that name."""
     return resolve(policy).get(phase, resolve(policy)[START])
 
 
 def tidy(policy: Policy) -> Policy:
-    """Return the policy without alternatives that others cover, to be shown to people."""
+    """Return the policy without redundant alternatives, those that other alternatives of the entry cover, to be shown to
+    people."""
     entries = {}
     for arch, section in policy.entries.items():
         entries[arch] = dict(section)
@@ -122,7 +123,7 @@ def _granted(policy: Policy) -> Iterator[str]:
 
 
 def witnessed(event: Event) -> Iterator[Capability]:
-    """Yield the capabilities that a call uses."""
+    """Yield the capabilities whose entry an event's call matches: a program that makes the call needs them."""
     arch = Arch.from_audit(event.arch)
     used = [capability for capability in capabilities(arch) if capability.number == event.number] if arch else []
     for capability in used:
@@ -131,7 +132,8 @@ def witnessed(event: Event) -> Iterator[Capability]:
 
 
 def least(arch: Arch, name: str) -> tuple[Capability, ...]:
-    """Return the entries with which learning grants a capability; () if learning allows only the observed calls instead."""
+    """Return the capabilities of this name whose entries learning adds to grant it; () if learning does not grant the
+    capability, but allows only the observed calls."""
     return tuple(capability for capability in capabilities(arch) if capability.name == name and capability.is_least)
 
 
@@ -224,9 +226,10 @@ def _allowing(entry: Entry, default: Action) -> Iterator[Expression]:
 
 
 def narrowed(policy: Policy, meant: Resolved) -> Policy:
-    """Return the policy with its implied set kept and as few entries as possible changed, so that it means the same as `meant`.
+    """Return the policy `policy` changed to mean the same as `meant`, with its implied set kept and as few entries as possible
+    changed.
 
-    `meant` must have the same defaults, and allow no call that the policy does not."""
+    `meant` must have the same defaults, and must not allow a call that `policy` denies."""
     written = meant.written()
     result = replace(written, implied=policy.implied, entries={arch: dict(policy.entries[arch]) for arch in meant.entries})
     while different := _different(resolved(result), meant):

@@ -26,16 +26,17 @@ _ALLOWED = Entry(Always(True))
 
 
 def lines(name: str) -> Iterator[list[str]]:
-    """Return the cells of each row of a table, without comments and the heading."""
+    """Yield the cells of each row of the table `name`, without its comments and heading."""
     rows = (line.split("\t") for line in table_text(__spec__, name).splitlines() if not line.startswith("#"))
     next(rows)
     return rows
 
 
 def read_entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | None]:
-    """Return the number and entry of each cell: an entry of the policy language, with or without `: allow`.
+    """Return, for each cell, the call number and the entry that it states in the policy language, with or without `: allow`.
 
-    None if the architecture has no such call, or one that takes a pointer to its arguments (mmap of i386)."""
+    The result for a cell is None if the architecture has no such call, or has one that takes a pointer to its arguments (mmap
+    of i386)."""
     result: list[tuple[int, Entry] | None] = [None] * len(cells)
     layers: list[dict[int, tuple[int, str]]] = []
     """Groups of cells that fit into one policy, which has one entry for each call: call -> index and text of the cell.  Parsing
@@ -60,7 +61,7 @@ def read_entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | N
 
 
 class Capability(NamedTuple):
-    """One way in which a policy grants something that rows of implied sets require."""
+    """A way in which a policy can grant something that rows of implied sets require."""
 
     name: str
     arch: Arch
@@ -75,7 +76,7 @@ class Capability(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One entry that an implied set adds: it grants nothing beyond the capabilities in `given`."""
+    """An entry that an implied set adds: it grants nothing beyond the capabilities in `given`."""
 
     given: frozenset[str]
     """Names of the capabilities that the policy must have, all of them."""
@@ -88,7 +89,7 @@ class Row(NamedTuple):
 
 @cache
 def capabilities(arch: Arch) -> tuple[Capability, ...]:
-    """Return the capabilities of an architecture, in the file's order."""
+    """Return the rows of capabilities.tsv that apply to an architecture, in the file's order."""
     result = []
     cells = list(lines("capabilities.tsv"))
     for (name, learn, _, held, why), read in zip(cells, read_entries(arch, [row[2] for row in cells]), strict=True):
@@ -102,7 +103,8 @@ def capabilities(arch: Arch) -> tuple[Capability, ...]:
 
 @cache
 def rows(version: int, arch: Arch) -> tuple[Row, ...]:
-    """Return the rows of an implied set (one of `model.IMPLIED`) on an architecture, in the file's order."""
+    """Return the rows of an implied set (`version` is one of `model.IMPLIED`) that apply to an architecture, in the file's
+    order."""
     capability_names = {row[0] for row in lines("capabilities.tsv")}
     result = []
     cells = list(lines(f"implied{version}.tsv"))
@@ -116,7 +118,8 @@ def rows(version: int, arch: Arch) -> tuple[Row, ...]:
 
 
 def unavailable(event: Event) -> int:
-    """Return the errno with which `enforce` fails a denied call; 0 if the call has no row in unavailable.tsv."""
+    """Return the errno with which `enforce` fails the call of an event if a policy with an implied set denies it; 0 if no row
+    of unavailable.tsv matches the call."""
     arch = Arch.from_audit(event.arch)
     for entry in unavailable_entries(arch).get(event.number, ()) if arch else ():
         if holds(entry.expression, table(arch).by_number[event.number].arguments, event.arguments):
@@ -126,7 +129,7 @@ def unavailable(event: Event) -> int:
 
 @cache
 def unavailable_entries(arch: Arch) -> Mapping[int, tuple[Entry, ...]]:
-    """Return the rows of unavailable.tsv by call number, in the file's order."""
+    """Return the entries in unavailable.tsv by call number, each in the file's order."""
     result: dict[int, tuple[Entry, ...]] = {}
     for read in read_entries(arch, [call for call, *_ in lines("unavailable.tsv")]):
         if read is not None:

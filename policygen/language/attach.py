@@ -29,7 +29,7 @@ Place = (
 
 
 class Item(NamedTuple):
-    """A statement of the text: its place, and what it sets, includes or allows."""
+    """A statement of the text: its position, and what it sets, includes or allows."""
 
     start: int
     end: int
@@ -39,7 +39,7 @@ class Item(NamedTuple):
 
 
 def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Layout:
-    """Return the layout of a text: its statements in order, each with the comments attached to it."""
+    """Return the layout of a text: each statement in `items` (in the order of the text) with the comments that belong to it."""
     starts = [item.start for item in items]
     on: defaultdict[int, list[Comment]] = defaultdict(list)
     for comment in comments:

@@ -27,7 +27,7 @@ Notes = Mapping[tuple[Arch, int], str]
 
 @frozen
 class Document:
-    """A policy in normal form, and the places of its comments and includes."""
+    """A policy in normal form, with the comments and includes of its text and the statements they belong to."""
 
     policy: Policy
     layout: Layout = field(factory=Layout)
@@ -42,12 +42,12 @@ class Document:
         return NO_START in self.layout.header
 
     def with_start(self, has_start: bool) -> Document:
-        """Return the document without the comment of `lacks_start` if `has_start`, else with it."""
+        """Return the document without the comment NO_START if `has_start`, else with it."""
         header = tuple(line for line in self.layout.header if line != NO_START)
         return Document(self.policy, replace(self.layout, header=header if has_start else (*header, NO_START)))
 
     def with_scope(self, scope: str) -> Document:
-        """Return the document with another scope, and the comment that explains it."""
+        """Return the document with another scope, and a comment on its line that explains it."""
         settings = {word: comments for word, comments in self.layout.settings.items() if word != "scope"}
         if ABSTRACT in scopes(scope):
             settings["scope"] = Comments((), "# reach only the program's own processes")
@@ -56,18 +56,17 @@ class Document:
         return Document(replace(self.policy, scope=scope), replace(self.layout, settings=settings))
 
     def inlined(self) -> Document:
-        """Return the document with each include replaced by the included file's entries."""
+        """Return the document without includes: the entries of the included files are written out."""
         sections = {arch: replace(section, includes=()) for arch, section in self.layout.sections.items()}
         return Document(self.policy, replace(self.layout, sections=sections))
 
     def with_policy(self, policy: Policy, notes: Notes | None = None) -> Document:
         """Return the document with another policy and the same comments.
 
-        Comments stay on what still exists.  The comments of a removed alternative move above the syscall's entry; those of a
-        removed entry to the end of the section; those of a removed architecture, or line about files or ports, to the top of
-        the file.  `notes` replace the existing notes; None keeps them.  An include whose file differs from the new policy
-        becomes a comment, and its entries are written out.
-        """
+        A comment on something that still exists stays there.  The comments of a removed alternative move above the syscall's
+        entry; those of a removed entry to the end of the section; those of a removed architecture, or of a removed line about
+        files or ports, to the top of the file.  `notes` replace the existing notes; None keeps them.  An include whose file
+        differs from the new policy becomes a comment, and its entries are written out."""
         policy = normal(policy)
         sections: dict[Arch, Section] = {}
         lines = policy.files.lines()
@@ -86,32 +85,33 @@ class Document:
 
 
 def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] | None = None) -> Document:
-    """Parse a text.  Raises PolicyError.
+    """Parse the text of a policy.  Raises PolicyError for a mistake in it, or in an included file.
 
-    `read` returns the text of an included file, or raises OSError; the name that it takes is relative to the same folder as
-    `filename`.  Without `read`, `include` is an error.
-    """
+    `read` takes the name of an included file, relative to the folder of `filename`, and returns its text or raises OSError.
+    Without `read`, an `include` line is an error."""
     from policygen.language.parser import parse_policy  # a first learn writes a policy and reads none
 
     return Document(*parse_policy(text, filename, read))
 
 
 def parse_file(path: str | os.PathLike[str]) -> Document:
-    """Parse a file.  Raises PolicyError, or OSError if the file itself cannot be read."""
+    """Parse a policy file, with the files that it includes.  Raises PolicyError for a mistake in one of them, or if an included
+    file cannot be read; OSError if the file itself cannot be read."""
     filename = os.fspath(path)
     return parse(read_text(filename), filename, read=included(filename))
 
 
 def read_text(name: str) -> str:
-    """Return the text of a policy file.  Raises PolicyError if it is not UTF-8, and what `reading.read` does."""
+    """Return the text of a policy file.  Raises PolicyError if it is not UTF-8, OSError if it cannot be read (see
+    `reading.read`)."""
     from policygen.language.lexer import decode
 
     return decode(reading.read(name), name)
 
 
 def included(policy: str) -> Callable[[str], str]:
-    """Return the argument `read` of `parse` for a policy in a file: it reads only files below the policy's folder
-    (`reading.below`)."""
+    """Return the function that `parse` takes as `read`, for a policy in the file `policy`: it reads only files below that
+    file's folder (`reading.below`)."""
     from policygen.language.lexer import decode
 
     read = reading.below(policy)
@@ -119,7 +119,7 @@ def included(policy: str) -> Callable[[str], str]:
 
 
 def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Document:
-    """Return the document of a new policy for a program; `name` is in its first comment."""
+    """Return the document of a new policy, with comments that explain it; `name`, that of the program, is in the first one."""
     settings = {
         "table": "# kernel whose syscall table the policy was written against",
         "arm": "# now | exec | entry",

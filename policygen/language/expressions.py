@@ -50,7 +50,7 @@ class _Term(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The place of an alternative in the text, by which comments are attached to it."""
+    """The position of an alternative in the text, by which comments are attached to it."""
 
     start: int
     end: int
@@ -86,7 +86,8 @@ class ExpressionParser:
                 return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
     def end(self, part: Expression) -> None:
-        """Parse the `until` of an alternative, if it has one."""
+        """Parse the `until NAME` of the alternative `part` if it has one, and add the alternative to `until`.  Raises
+        PolicyError if there is no such phase."""
         cursor = self.cursor
         if not cursor.accept("until"):
             self.until.append((part, len(self.phases)))

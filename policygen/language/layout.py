@@ -36,24 +36,25 @@ it.
 
 
 def is_note(comment: str) -> bool:
-    """Return whether a comment, from its `#` on, was written by a tool."""
+    """Return whether a comment, given from its `#` on, is a note: written by a tool, which may replace it."""
     return comment.startswith(tuple(f"# {word}: " for word in NOTE_WORDS))
 
 
 @frozen
 class Comments:
-    """The comments of one line of the canonical text, each from its `#` on."""
+    """The comments that belong to one line of the canonical text.  Each includes its `#`."""
 
     above: tuple[str, ...] = ()
     """The comments on lines of their own; '' is a blank line."""
     trailing: str = ""
 
     def all(self) -> tuple[str, ...]:
-        """Return all comments as lines of their own."""
+        """Return all comments, in order, as if each were on a line of its own."""
         return (*self.above, self.trailing) if self.trailing else self.above
 
     def join(self, later: Comments) -> Comments:
-        """Return the comments of two lines that become one; the trailing comment of `later` stays on the line."""
+        """Return the comments of a line into which this line and a later one are joined.  If both have a trailing comment, that
+        of `later` stays on the line."""
         if not later.trailing:
             return Comments(self.above + later.above, self.trailing)
         return Comments(self.all() + later.above, later.trailing)
@@ -80,7 +81,7 @@ class Include:
 
 @frozen
 class Remarks:
-    """The comments on one entry."""
+    """The comments on one entry and on its alternatives."""
 
     entry: Comments = Comments()
     alternatives: Mapping[Expression, Comments] = field(factory=dict)
@@ -91,11 +92,10 @@ class Remarks:
         return self.entry.all() + tuple(line for comments in self.alternatives.values() for line in comments.all())
 
     def settled(self, expression: Expression) -> Remarks:
-        """Return the comments as parsing returns them after they have been printed with that expression.
+        """Return the comments as parsing would attach them, once they have been printed with an entry that has this expression.
 
         A comment on the entry's line belongs to its first alternative, unless it is a note.  Comments on alternatives that the
-        expression lacks move above the entry.
-        """
+        expression lacks move above the entry."""
         parts = expression.parts if isinstance(expression, Or) else ()
         entry, there = self.entry, set(parts)
         for alternative, comments in self.alternatives.items():
@@ -115,7 +115,7 @@ class Remarks:
 
 @frozen
 class Section:
-    """One architecture's part of the text."""
+    """The part of the text that is about one architecture."""
 
     arch: Comments = Comments()
     """The comments on the `arch` line."""
@@ -137,17 +137,17 @@ class Layout:
 
 
 def note_of(layout: Layout, arch: Arch, number: int) -> str:
-    """Return the note that a tool wrote on the entry of a call, without its `#`; '' if there is none."""
+    """Return the note that a tool wrote on the entry of a call, without its `#`; '' if the entry has no note."""
     section = layout.sections.get(arch)
     remarks = section.entries.get(number, Remarks()) if section else Remarks()
     return next((line.removeprefix("# ") for line in remarks.entry.all() if is_note(line)), "")
 
 
 def reconcile(base: Layout, ours: Layout, theirs: Layout) -> Layout:
-    """Merge two layouts: keep what both have and what either side added to the base, drop what either side removed from it.
+    """Merge two layouts: keep what both have and what either side added to the base, and drop what either side removed from it.
 
-    With an empty base, nothing is dropped.  Of two trailing comments, the one of `theirs` moves above the line.
-    """
+    With an empty base, nothing is dropped.  Of two different trailing comments on a line, that of `theirs` moves above the
+    line."""
     arches = dict.fromkeys((*ours.sections, *theirs.sections))
     sections = {arch: _section(*(layout.sections.get(arch, Section()) for layout in (base, ours, theirs))) for arch in arches}
     return Layout(

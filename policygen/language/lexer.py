@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Source(NamedTuple):
-    """A text with its file's name; it turns offsets into positions."""
+    """The text of a file, with the file's name; it converts offsets in the text into positions (line and column)."""
 
     filename: str
     text: str
@@ -25,14 +25,15 @@ class Source(NamedTuple):
     """`file:line` of the includes that led here, innermost first."""
 
     def line(self, offset: int) -> int:
-        """Return the number, from 1, of the line that an offset is in."""
+        """Return the number, from 1, of the line that contains an offset."""
         return self.text.count("\n", 0, offset) + 1
 
     def place(self, offset: int) -> str:
         return f"{self.filename}:{self.line(offset)}"
 
     def error(self, message: str, start: int, end: int | None = None, hint: str = "") -> PolicyError:
-        """Return the error for a mistake at text[start:end], for the caller to raise."""
+        """Return a PolicyError, for the caller to raise, about a mistake at text[start:end]; without `end`, at one
+        character."""
         begin = self.text.rfind("\n", 0, start) + 1
         stop = self.text.find("\n", start)
         line = self.text[begin : stop if stop >= 0 else len(self.text)]
@@ -62,7 +63,7 @@ class Comment(NamedTuple):
 
 
 def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
-    """Decode the text of a policy file.  Raises PolicyError at the first byte that is not UTF-8."""
+    """Return the text of a policy file whose content is `data`.  Raises PolicyError at the first byte that is not UTF-8."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -77,7 +78,7 @@ def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
 
 
 def source(text: str, filename: str, chain: tuple[str, ...] = ()) -> Source:
-    """Return a text as a `Source` for `tokenise`.  Raises PolicyError for characters that a policy must not contain."""
+    """Return a text as a `Source` for `tokenise`.  Raises PolicyError for a character that a policy must not contain."""
     result = Source(filename, text.removeprefix("\ufeff").replace("\r\n", "\n"), chain)
     if forbidden := _FORBIDDEN.search(result.text):
         character = forbidden[0]
@@ -126,7 +127,8 @@ _STRAY_HINTS = {
 
 
 def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
-    """Return the tokens, of which the last is `end`, and the comments.  A newline token ends each statement."""
+    """Return the tokens of a text, of which the last is `end`, and its comments.  A newline token ends each statement.  Raises
+    PolicyError for a character that begins no token, and for a name or number that is too long."""
     tokens: list[Token] = []
     comments: list[Comment] = []
     newline: Token | None = None
@@ -176,7 +178,7 @@ def _stray(text: Source, token: Token) -> PolicyError:
 
 
 class Cursor:
-    """A position in the tokens of one text, never beyond the last token, which is `end`."""
+    """A parser's position in the tokens of one text; it does not move beyond the last token, which is `end`."""
 
     def __init__(self, source: Source, tokens: Sequence[Token]) -> None:
         self.source = source
@@ -185,7 +187,7 @@ class Cursor:
 
     @property
     def token(self) -> Token:
-        """The next token."""
+        """The next token, which has not been read yet."""
         return self._tokens[self._index]
 
     @property
@@ -204,18 +206,18 @@ class Cursor:
         return token
 
     def accept(self, text: str) -> Token | None:
-        """Take and return the next token if it is this mark or word; else return None."""
+        """Read the next token and return it if it is the mark or word `text`; else return None, and read nothing."""
         return self.take() if self.token.text == text and self.token.kind in ("mark", "word") else None
 
     def at_line_end(self) -> bool:
         return self.token.kind in ("newline", "end")
 
     def error(self, message: str, token: Token | None = None, hint: str = "") -> PolicyError:
-        """Return the error for a mistake at a token, by default the next one."""
+        """Return a PolicyError, for the caller to raise, about a mistake at `token`, by default the next one."""
         at = token or self.token
         return self.source.error(message, at.start, max(at.end, at.start + 1), hint)
 
     def expected(self, what: str, hint: str = "") -> PolicyError:
-        """Return the error that `what` was expected and the next token is another."""
+        """Return a PolicyError, for the caller to raise, that says that `what` was expected in place of the next token."""
         present = "the line ends" if self.at_line_end() else f"found `{self.token.text}`"
         return self.error(f"expected {what}, but {present}", hint=hint)

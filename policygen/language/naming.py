@@ -39,11 +39,11 @@ _OCTAL = frozenset((Kind.MODE, Kind.FIELD))
 
 
 def format_call(event: Event, pointed: Mapping[int, str] | None = None, hidden: Collection[int] = ()) -> str:
-    """Return a call with the names and meanings of its arguments: `openat(dfd=AT_FDCWD, filename=0x7ffc3a10, flags=O_RDONLY)`.
+    """Return a call as text, with the names and meanings of its arguments: `openat(dfd=AT_FDCWD, filename=0x7ffc3a10,
+    flags=O_RDONLY)`.
 
-    `pointed`: index of an argument -> text to show in its place; `hidden`: indexes of arguments to leave out.  If bits that the
-    kernel ignores are set in a register, all of it is shown as well.
-    """
+    `pointed`: index of an argument -> the text to show as its value; `hidden`: indexes of arguments to leave out.  If bits that
+    the kernel ignores are set in a register, the whole register is shown as well."""
     arch = Arch.from_audit(event.arch)
     if arch is None:
         return f"syscall {event.number} of architecture {event.arch:#x}({_registers(event)})"
@@ -80,7 +80,7 @@ def _format_register(arch: Arch, argument: Argument, register: int) -> str:
 
 
 def format_value(arch: Arch, argument: Argument, value: int) -> str:
-    """Return the text of a value, given as the C type reads it: names of constants, or a number in the base that suits the
+    """Return an argument's value, as its C type reads it, as text: names of constants, or a number in a base that suits the
     argument's kind."""
     if not argument.constants:
         return _number(argument, value)
@@ -118,7 +118,7 @@ def _number(argument: Argument, value: int) -> str:
 
 
 def format_action(action: Action) -> str:
-    """Return the text of an action: `allow`, `kill`, `errno EPERM` ..."""
+    """Return an action as in the policy language: `allow`, `kill`, `errno EPERM` ..."""
     if action.kind is not ActionKind.ERRNO:
         return str(action.kind)
     name = constants.family("errno", Arch.X86_64).name(action.errno)  # asm-generic/errno.h on all of ours
@@ -129,7 +129,8 @@ def format_action(action: Action) -> str:
 
 
 def format_expression(arch: Arch, number: int, expression: Expression, values: Known = ()) -> str:
-    """Return an expression over the arguments of a call, on one line."""
+    """Return an expression over the arguments of a call as in the policy language, on one line.  `values`: arguments whose
+    values are known where the expression stands (`determined`), which determine the names of constants."""
     match expression:
         case Always(value):
             return "allow" if value else "deny"
@@ -147,15 +148,16 @@ def format_expression(arch: Arch, number: int, expression: Expression, values: K
 
 
 def determined(parts: Iterable[Expression], values: Known) -> Known:
-    """Return the arguments whose value is known within a conjunction: those in `values`, and those compared by `==`."""
+    """Return the (index, value) of the arguments whose value is known in the conjunction of `parts`: those in `values`, and
+    those that a part compares by `==`."""
     equal = {part.index: part.value for part in parts if isinstance(part, Condition) and part.operator is Operator.EQ}
     return tuple(sorted({**dict(values), **equal}.items())) if equal else values
 
 
 @lru_cache(maxsize=4096)
 def meaning(arch: Arch, number: int, index: int, values: Known) -> Argument:
-    """Return the meaning of an argument where other arguments have `values`: the specific meaning if they determine it, else
-    the plain meaning."""
+    """Return the argument `index` of a call, as it is where other arguments have `values`; the plain argument if they do not
+    determine its meaning."""
     calls = table(arch)
     plain = calls.by_number[number].arguments[index]
     if not values:
@@ -201,7 +203,7 @@ def format_entry(arch: Arch, number: int, entry: Entry) -> str:
 def entry_lines(arch: Arch, number: int, entry: Entry, until: Mapping[Expression, str] | None = None) -> list[str]:
     """Return the lines of an entry: the name with the first alternative, each further alternative, and any `else`.
 
-    `until`: alternative -> the name of the phase that ends it, or "" if none does; it has all alternatives."""
+    `until`: alternative -> the name of the phase that ends it, or "" if none does.  If it is given, it has all alternatives."""
     start = f"{table(arch).by_number[number].name}: "
     expression = entry.expression
     until = until or dict.fromkeys(alternatives(expression), "")

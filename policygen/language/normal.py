@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 
 
 def normal(policy: Policy) -> Policy:
-    """Return the policy with every entry in normal form, and architectures and entries in the order of the text.
+    """Return the policy with every entry in normal form, and with architectures and entries in the order of the canonical text.
 
-    The entries before a phase are extended to allow all that the phase does.  Raises ValueError if no single entry can express
-    that.
-    """
+    The entries before a phase are extended to allow everything that the phase allows.  Raises ValueError if one entry cannot
+    express that for some call."""
     if not policy.phases:
         return replace(policy, entries=normal_entries(policy.entries))
     phases: list[Phase] = []
@@ -37,7 +36,7 @@ def normal(policy: Policy) -> Policy:
 
 
 def normal_entries(given: Mapping[Arch, Mapping[int, Entry]]) -> dict[Arch, dict[int, Entry]]:
-    """Return the entries in normal form, in the order of the text."""
+    """Return the entries in normal form, in the order of the canonical text."""
     entries = {}
     for arch in Arch:
         if arch in given:
@@ -113,7 +112,7 @@ def _arrange(arch: Arch, number: int, expression: Expression, values: Known) -> 
 
 
 def first_argument(expression: Expression) -> int:
-    """Return the lowest index of the arguments that an expression compares."""
+    """Return the lowest index of an argument that an expression compares; 0 if it compares none."""
     match expression:
         case Condition(index):
             return index

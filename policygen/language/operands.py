@@ -19,7 +19,7 @@ ORDERINGS = frozenset((Operator.LT, Operator.LE, Operator.GT, Operator.GE))
 
 
 class OperandError(UserError):
-    """A value that the argument cannot be compared with: `message`, and a `hint` or ''."""
+    """The text is no value that the argument can be compared with.  `message` says why; `hint` is advice, or ''."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
@@ -37,14 +37,14 @@ class Operands:
     """For each argument, every meaning that it can have, the plain meaning first."""
 
     def index(self, name: str) -> int | None:
-        """Return the index of the argument with this name, 0-5, or None."""
+        """Return the index, 0-5, of the argument with this name; None if the call has no such argument."""
         for index, argument in enumerate(self.syscall.arguments):
             if argument.name == name:
                 return index
         return None
 
     def is_pointer(self, index: int) -> bool:
-        """Return whether an argument is a pointer whatever the other arguments are."""
+        """Return whether the argument `index` is a pointer in all of its meanings."""
         return all(meaning.kind.is_pointer for meaning in self.meanings[index])
 
     def constrainable(self) -> list[str]:
@@ -52,15 +52,14 @@ class Operands:
         return [a.name for index, a in enumerate(self.syscall.arguments) if not self.is_pointer(index)]
 
     def families(self, index: int) -> list[Family]:
-        """Return the families of constants of an argument, without repetition."""
+        """Return the families of constants that the argument `index` has in any of its meanings, without repetition."""
         names = dict.fromkeys(meaning.constants for meaning in self.meanings[index] if meaning.constants)
         return [constants.family(name, self.arch) for name in names]
 
     def constant(self, index: int, name: str) -> tuple[int, int]:
-        """Return the value of a constant, by its C name, and the bits of its field (0 if it belongs to no field).
+        """Return the value of the constant `name` (its C name), and the bits of its field (0 if it belongs to no field).
 
-        Raises OperandError unless the argument has this constant.
-        """
+        Raises OperandError if the constant is not a value of the argument `index`."""
         families = self.families(index)
         for family in families:
             if (value := family.value(name)) is not None:
@@ -80,7 +79,7 @@ def _examples(argument: str, names: list[str]) -> str:
 
 @cache
 def operands(arch: Arch, number: int) -> Operands:
-    """Return the operands of a call; the architecture's table must have the call."""
+    """Return the operands of a call.  Raises KeyError if the architecture's table does not have the call."""
     syscall = table(arch).by_number[number]
     variants = table(arch).variants(number)
     meanings = tuple(
@@ -96,10 +95,10 @@ _DIGITS = 24
 
 
 def parse_integer(text: str) -> tuple[int, bool]:
-    """Parse a number; return its value, and whether it is decimal.  Raises OperandError.
+    """Parse a number: return its value, and whether it is written in decimal.  Raises OperandError if the text is not a number,
+    or is far too long for 64 bits.
 
-    Decimal, hexadecimal (0x), or octal (0o, or C's leading 0), with an optional minus sign.
-    """
+    A number is decimal, hexadecimal (0x), or octal (0o, or C's leading 0), with an optional minus sign."""
     match = re.fullmatch(_INTEGER, text)
     if match is None:
         hint = "an octal number has only the digits 0 to 7" if re.fullmatch(r"-?0[0-9]+", text) else ""
@@ -113,12 +112,11 @@ def parse_integer(text: str) -> tuple[int, bool]:
 
 
 def pattern(argument: Argument, value: int, operator: Operator, *, decimal: bool) -> int:
-    """Return the bits of a value.  Raises OperandError if it does not fit the argument's type.
+    """Return a number as the bits of the argument's type.  Raises OperandError if it does not fit the type.
 
-    A decimal number compared as a number must be a value of the C type, or be negative and compared for equality: -1 is
-    0xffffffff for an unsigned int.  Constants, hexadecimal and octal numbers, and numbers compared bit by bit need only fit the
-    width: 0xffffffff is -1 for an int.
-    """
+    A decimal number that is compared as a number must be a value of the C type, or be negative and compared for equality: -1 is
+    0xffffffff for an unsigned int.  Any other number (a constant, hexadecimal or octal, or compared bit by bit) need only fit
+    the width: 0xffffffff is -1 for an int."""
     half, full = 1 << argument.width - 1, 1 << argument.width
     numeric = decimal and operator not in BITWISE
     low = 0 if numeric and operator in ORDERINGS and not argument.signed else -half
@@ -132,7 +130,7 @@ def pattern(argument: Argument, value: int, operator: Operator, *, decimal: bool
 
 
 def trivial(argument: Argument, condition: Condition) -> bool | None:
-    """Return the result of a condition if it is the same for every value of the argument, else None."""
+    """Return the truth value of a condition that is the same for every value of the argument; None for other conditions."""
     half = 1 << argument.width - 1
     low, high = (-half, half - 1) if argument.signed else (0, argument.mask)
     value, bits = condition.value, condition.value & argument.mask

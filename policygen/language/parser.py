@@ -74,7 +74,8 @@ class _Context:
 
 
 def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, Layout]:
-    """Parse a policy; return it in normal form, with the layout of its text.  Raises PolicyError."""
+    """Parse a policy: return it in normal form, with the layout of its text.  `read` is that of `document.parse`.  Raises
+    PolicyError for a mistake in the text, or in an included file."""
     file = source(text, filename)
     parser = _FileParser(_Context(read, posixpath.dirname(filename)), file, (posixpath.normpath(filename),), None, Arch.X86_64)
     comments = parser.parse()

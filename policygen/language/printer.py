@@ -20,7 +20,8 @@ COMMENT_COLUMN = 31
 
 
 def print_policy(policy: Policy, layout: Layout) -> str:
-    """Return the text of a policy in normal form.  Raises ValueError if the policy names no architecture."""
+    """Return the canonical text of a policy in normal form, with the comments of `layout`.  Raises ValueError if the policy has
+    no architecture."""
     arches = [arch for arch in Arch if arch in policy.entries]
     if not arches:
         raise ValueError("a policy names at least one architecture")
@@ -90,7 +91,8 @@ def _section(policy: Policy, arch: Arch, entries: Mapping[int, Entry], section: 
 
 
 def until(policy: Policy, arch: Arch, number: int) -> dict[Expression, str]:
-    """Return alternative -> name of the phase that ends it, or "" if none does, for all alternatives of a call's entry."""
+    """Return, for each alternative of a call's entry, the name of the phase that ends it, or "" if none does.  Return {} for a
+    policy without phases."""
     names = [*(phase.name for phase in policy.phases), ""]
     entries = [section.get(arch, {}).get(number) for section in (policy.entries, *(phase.entries for phase in policy.phases))]
     return {part: names[end - 1] for part, end in marked(entries)} if policy.phases else {}

@@ -52,7 +52,7 @@ def integer(cursor: Cursor, what: str) -> int:
 
 
 def one_of(cursor: Cursor, what: str, words: Sequence[str]) -> str:
-    """Parse one of `words`; `what` names them in the error message."""
+    """Parse one of `words`, and return it; `what` is their common name for the error message."""
     token = cursor.token
     if token.kind != "word":
         raise cursor.expected(f"one of {', '.join(words)}")
@@ -63,7 +63,8 @@ def one_of(cursor: Cursor, what: str, words: Sequence[str]) -> str:
 
 
 def scope(cursor: Cursor) -> str:
-    """Parse the value of `scope`: `signals`, `abstract sockets`, both with a comma, or `none`."""
+    """Parse the value of `scope`, which is `signals`, `abstract sockets`, both with a comma, or `none`; return it as
+    `Policy.scope` has it."""
     if cursor.accept("none"):
         return ""
     words = {word.split()[0]: word for word in SCOPES}
@@ -78,7 +79,7 @@ def scope(cursor: Cursor) -> str:
 
 
 def version(cursor: Cursor) -> tuple[int, int]:
-    """Parse a kernel version whose syscall table is known."""
+    """Parse a kernel version whose syscall table is known, and return (major, minor)."""
     what = "a kernel version such as 6.18"
     start = cursor.token.start
     major = integer(cursor, what)
@@ -126,7 +127,8 @@ _ACTIONS = frozenset((*ActionKind, "deny"))
 
 
 def syscall(cursor: Cursor, token: Token, arch: Arch, version: tuple[int, int]) -> int:
-    """Return the number of the syscall that a token names.  Raises PolicyError unless that kernel version has it."""
+    """Return the number of the syscall that `token` names, or that is the number there.  Raises PolicyError if the architecture
+    does not have it in that kernel version."""
     calls = table(arch)
     if token.kind == "number":
         number = _number(cursor, token)
@@ -161,7 +163,7 @@ def _other(token: Token, arch: Arch) -> str:
 
 
 def body(cursor: Cursor, name: Token, parser: ExpressionParser) -> Entry:
-    """Parse an entry from its colon on; this fills `parser.until`."""
+    """Parse an entry from its colon on, by `parser`, which collects the `until` of each alternative; return the entry."""
     if cursor.at_line_end() or cursor.following.text == ":":
         raise cursor.error(f"the entry of {name.text} is empty", name, "write allow, deny, an action or a condition")
     token = cursor.token
@@ -186,7 +188,8 @@ def body(cursor: Cursor, name: Token, parser: ExpressionParser) -> Entry:
 
 
 def phase(cursor: Cursor, before: Sequence[Phase]) -> Phase:
-    """Parse what follows the word `phase`; return the phase without entries.  Raises PolicyError."""
+    """Parse the words after `phase`, and return the phase, without entries.  Raises PolicyError if they are not `NAME after
+    CALL, ...`, or name or trigger belong to one of the phases `before`."""
     token = cursor.token
     if token.kind != "word" or token.text in ("after", "until"):
         raise cursor.expected("the name of a phase", "phase NAME after CALL")
@@ -218,7 +221,8 @@ def _trigger(cursor: Cursor, taken: Sequence[str]) -> str:
 def staged(
     cursor: Cursor, name: Token, policy: Policy, entry: Entry, until: Sequence[tuple[Expression, int]]
 ) -> tuple[Entry | None, ...]:
-    """Return the entry in each phase.  Raises PolicyError if a phase would allow what was denied before."""
+    """Return the entry of a call in each phase (None: no entry); `until` has the alternatives, each with the index of the phase
+    that ends it.  Raises PolicyError if a phase would allow more than the phase before it."""
     count = len(policy.phases)
     ends = dict.fromkeys(range(count), entry)
     if all(end == count for _, end in until):
@@ -239,8 +243,8 @@ def _actions(entry: Entry) -> tuple[Action, ...]:
 def require_trigger(
     cursor: Cursor, token: Token, policy: Policy, phase: Phase, entries: Mapping[Arch, Mapping[int, Entry]]
 ) -> None:
-    """Raise PolicyError if the entries deny each of the phase's triggers in the phase, where a process makes the same call
-    again.
+    """Check that the phase allows one of its triggers, since a process makes the same call again in the phase.  Raises
+    PolicyError, at `token`, if `entries`, those of the phase, deny all of them.
 
     A call that only an implied set could allow is not an error."""
     for name in phase.triggers:
@@ -266,8 +270,8 @@ STATEMENTS = ("path", "tcp")
 
 
 def file_line(cursor: Cursor, first: Token) -> tuple[str, Files]:
-    """Parse a line about files or ports whose first word, or `path PATH`, has been read; return the line up to its colon as it
-    is printed, and its grants."""
+    """Parse a line about files or ports whose first word, or `path PATH`, has been read.  Return the canonical text of the line
+    up to its colon, and the rights that it grants."""
     if first.kind == "path":
         path = _path(cursor, first)
         _colon(cursor, 'a path with a blank or a colon stands in quotes: path "/a b": read')

@@ -23,12 +23,11 @@ _MANY_LINKS = 40  # MAXSYMLINKS, linux/namei.h
 
 @contextmanager
 def opened(folder: Path) -> Iterator[int]:
-    """Context manager that opens a folder and returns its descriptor, for use as `dir_fd`.  Raises OSError.
+    """Context manager that opens a folder and gives its descriptor, for use as `dir_fd`.  Raises OSError.
 
-    A symbolic link on the way is followed if it belongs to this user, to root, or to the owner of the folder that the path
-    leads to: otherwise the link's owner could make us write where that user cannot (the rule of protected_symlinks,
-    proc_sys_fs(5), for any folder).  A folder named .callfence must not be a link.
-    """
+    A symbolic link in the path is followed if it belongs to this user, to root, or to the owner of the folder at the end of the
+    path: any other owner could make this process write where that owner cannot (the rule of protected_symlinks, proc_sys_fs(5),
+    applied to any folder).  A folder named .callfence must not be a link."""
     descriptor = _walk(folder)
     try:
         yield descriptor
@@ -37,7 +36,7 @@ def opened(folder: Path) -> Iterator[int]:
 
 
 def make_folder(folder: Path) -> None:
-    """Create the folder, in an existing folder, if it does not exist.  Raises OSError."""
+    """Create a folder, unless it exists; its parent must exist.  Raises OSError."""
     with opened(folder.parent) as at, suppress(FileExistsError):
         try:
             os.mkdir(folder.name or ".", dir_fd=at)  # the current folder has no name
@@ -91,19 +90,18 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write(path: Path, data: bytes) -> None:
-    """Replace the file's content, or create the file, durably; like `write_all` with one piece."""
+    """Replace the content of a file, or create the file, durably; see `write_all`."""
     write_all(path, (data,))
 
 
 def write_all(path: Path, pieces: Iterable[bytes]) -> None:
-    """Replace the file's content, or create the file, durably.  An exception of the iterator is passed on, with nothing
-    changed.
+    """Replace the content of a file, or create the file, durably.  If `pieces` raises an exception, it is passed on, and the
+    old file is unchanged.
 
-    The old file stays until the new one is complete (temporary file in the same folder, fsync, rename, fsync of the folder),
-    and its owner and permission bits are kept.  Raises OSError, with nothing changed; also for a symbolic link (in a shared
-    folder it could point anywhere), for anything but a regular file, and for a file without write permission, although
-    rename(2) could replace each of them.  `opened` says which links in the path are followed.
-    """
+    The old file stays until the new one is complete (temporary file in the same folder, fsync, rename, fsync of the folder).
+    Its owner and permission bits are kept as far as possible.  Raises OSError, with nothing changed; also for a symbolic link
+    (in a shared folder it could point anywhere), for anything but a regular file, and for a file without write permission,
+    although rename(2) could replace each of them.  `opened` says which links in the path are followed."""
     with opened(path.parent) as at, _named(path):
         old = _replaceable(path, at)
         temporary = f".{path.name}.{os.urandom(8).hex()}.tmp"
@@ -124,7 +122,7 @@ def write_all(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise the OSError that `write` would raise now, as far as that is known without writing."""
+    """Raise the OSError that `write` would raise now, as far as it can be predicted without writing."""
     with opened(path.parent) as at:
         with _named(path):
             _replaceable(path, at)
@@ -136,12 +134,11 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Context manager that holds an exclusive lock on the path, so that no other process's change is lost between reading and
-    writing.
+    """Context manager that holds an exclusive lock for a path, so that no change by another process gets lost between reading
+    and writing.  Raises OSError.
 
-    The lock is on a file beside it, since the file itself is replaced; the lock file is removed afterwards.  The lock file of a
-    killed process does no harm: the kernel releases the lock (flock(2)).
-    """
+    The lock is on a file beside it, since the file itself is replaced; the lock file is removed afterwards.  A lock file that a
+    killed process leaves does no harm, since the kernel has released the lock (flock(2))."""
     name = f".{path.name}.lock"
     with opened(path.parent) as at:
         while True:

@@ -47,8 +47,8 @@ Values = tuple[int | None, ...]
 
 
 class Combinations:
-    """The recorded combinations of values of constrained arguments, by call; and the arguments that are given up, whose values
-    are no longer recorded."""
+    """The recorded combinations of values of constrained arguments, by call; and the arguments that are *given up*: their
+    values are no longer recorded."""
 
     def __init__(self) -> None:
         self.given_up: dict[Call, frozenset[int]] = {}
@@ -56,8 +56,8 @@ class Combinations:
         self._total = 0
 
     def add(self, call: Call, values: Values) -> Mapping[Call, frozenset[int]]:
-        """Add a combination of a call that the tables have; return the arguments, by call, that are given up because there are
-        now too many."""
+        """Record a combination of values for a call that the tables have.  If there are too many combinations now, give up
+        arguments, and return these: call -> indexes of the arguments."""
         combinations = self._values.setdefault(call, set())
         self._total += values not in combinations
         combinations.add(values)
@@ -87,7 +87,7 @@ class Combinations:
 
 
 def without(values: Values, given_up: Collection[int]) -> Values:
-    """Return the values, with None for arguments that are given up."""
+    """Return the values with None in place of the values of the arguments `given_up`, which are indexes."""
     return tuple(None if index in given_up else value for index, value in enumerate(values)) if given_up else values
 
 
@@ -98,7 +98,8 @@ def _table(arch: int, number: int) -> Table | None:
 
 
 def bounded(recording: Recording) -> Recording:
-    """Return the recording with arguments given up until it is within the bounds, which merged runs may exceed."""
+    """Return the recording within the bounds on combinations, which merged runs may exceed: arguments are given up as far as
+    needed."""
     sizes = Counter((observation.arch, observation.number) for observation in recording.observations)
     if max(sizes.values(), default=0) <= MANY and sizes.total() <= MANY_IN_ALL:
         return recording
@@ -139,9 +140,10 @@ def _joined(equal: list[Observation]) -> Observation:
 
 
 def given_up(observation: Observation, calls: Table) -> frozenset[int]:
-    """Return the arguments of an observation that were given up: learning constrains them, and their values are not recorded.
+    """Return the indexes of the arguments of an observation that were given up: learning constrains them, but their values are
+    not recorded.
 
-    Empty for an observation without registers, as kernel logs give, of which only the call is known."""
+    Empty for an observation without registers, as kernel logs give, since only its call is known."""
     if not any(observation.example):
         return frozenset()
     meanings = calls.arguments(observation.number, observation.example)
@@ -182,11 +184,10 @@ without new facts.  It is a list because nothing is cheaper to add to.
 
 
 class Aggregator:
-    """The observations of one run, while it runs.
+    """The observations of one run, while the run goes on.
 
-    The result does not depend on the order of the events, except that the call site and the example are those of the
-    first event of each observation, and that pointers are followed for its first events alone.
-    """
+    The result does not depend on the order of the events, with two exceptions: the call site and the example are those of the
+    first event of each observation, and pointers are followed only for its first events."""
 
     def __init__(self, where: Callable[[], Places] | None = None) -> None:
         """`where` returns the folders that patterns abbreviate, and is called at most once; with None, no pointers are
@@ -203,10 +204,9 @@ class Aggregator:
         """Changes when cached counters and masks are no longer valid."""
 
     def hot_mask(self, arch: int, number: int) -> int:
-        """Return the bits of `raw` that can distinguish observations of the call.
+        """Return the bits of `raw` that can distinguish observations of the call `number`, as an integer.
 
-        `arch` is AUDIT_ARCH_*.  Valid until `generation` changes.
-        """
+        `arch` is AUDIT_ARCH_*.  The result is valid until `generation` changes."""
         mask = self._masks.get((arch, number))
         if mask is None:
             mask = self._mask((arch, number))
@@ -217,11 +217,10 @@ class Aggregator:
     def counter(
         self, executable: str, event: Event, site: Callable[[], str], unknown: Collection[int] = ()
     ) -> EventCounter:
-        """Return the counter of the observation that the event belongs to; the event itself is not yet counted.
+        """Return the counter of the observation that the event belongs to, without counting the event.
 
-        `site` is called only if the observation is new.  `unknown` are the indexes of unconstrained arguments whose registers
-        are unknown: their values are no longer recorded.
-        """
+        `site` returns the call site; it is called only if the observation is new.  `unknown` are the indexes of unconstrained
+        arguments whose registers are unknown: their values are no longer recorded."""
         call = (event.arch, event.number)
         calls = _table(*call)
         if call not in self._counters and calls is None:
@@ -240,12 +239,11 @@ class Aggregator:
         return counters[key]
 
     def gap(self, what: str) -> None:
-        """Do nothing; subclasses report that something is not recorded (`what`, in words)."""
+        """Do nothing.  A subclass can override this to report that something is not recorded; `what` is a sentence about it."""
 
     def look(self, counter: EventCounter, event: Event, caller: Caller) -> bool:
-        """Follow the pointers of an event of the counter's observation; return whether to follow those of its next event
-        too.
-        """
+        """Add the facts of an event to the counter of its observation; return whether the observation's next event is to be
+        passed to `look` as well."""
         if self._where is None or counter[4] <= 0:
             return False
         if self._pointers is None:

@@ -21,11 +21,10 @@ _MANY_LINES = 50_000
 
 
 def merge(*recordings: Recording) -> Recording:
-    """Merge recordings: commutative, associative, idempotent.
+    """Merge recordings into one.  Commutative, associative, idempotent.
 
-    A run that is in several recordings is taken once (the complete one, if they differ), with the greatest of its counts.  The
-    call site and example of an observation are those of the earliest run that has it; its evidence is joined.
-    """
+    A run that is in several recordings is taken once: the more complete record of it, with the greatest of its counts.  The
+    call site and example of an observation are those of the earliest run that has it; its evidence is joined."""
     merger = _Merger(run for recording in recordings for run in recording.runs)
     for recording in recordings:
         merger.add(recording)
@@ -35,7 +34,7 @@ def merge(*recordings: Recording) -> Recording:
 def merge_files(output: Path, paths: Sequence[Path]) -> None:
     """Merge the recordings in `paths`, and write the result to `output`, which may be one of them.
 
-    Raises the errors of `recording_file.load`, and OSError; then the old file is unchanged."""
+    Raises RecordingError if a file is not a recording or is corrupt, and OSError; the file `output` is unchanged then."""
     # A pipe (`<(zcat a.rec.gz)`) cannot be read again, and merging is the only work that takes one.
     piped = {path: path.read_bytes() for path in paths if not path.is_file()}
     merger = _Merger(run for path in paths for run in _runs(path, piped.get(path)))

@@ -21,7 +21,7 @@ Registers = tuple[int, int, int, int, int, int]
 
 
 class Observation(NamedTuple):
-    """Equal events: the same call, with the same recorded values, made by the same executable."""
+    """A set of equal events: the same call, with the same recorded values, made by the same executable."""
 
     arch: int
     """The AUDIT_ARCH_* of the calls, as in `Event`."""
@@ -41,7 +41,7 @@ class Observation(NamedTuple):
     example: Registers
     """The registers of the first event."""
     evidence: tuple[str, ...] = ()
-    """What the pointers of the first events point to (`evidence.facts`), ascending."""
+    """The facts (`evidence.facts`) about the pointers of the first events, ascending."""
     after: tuple[int, ...] = ()
     """The sets of waits that processes had begun when they made the calls, as bits of tracer.abi.waits, ascending; 0 is before
     any wait.  Empty if unknown."""
@@ -56,20 +56,19 @@ class Observation(NamedTuple):
         return Event(self.arch, self.number, self.example)
 
     def fitted(self, calls: Table) -> Observation:
-        """Return the observation with as many arguments as the table's call has; one recorded with older tables may have
-        none.
-        """
+        """Return the observation with as many arguments as the call has in the table.  If the number differs, because older
+        tables were used to record it, all values become None."""
         arity = len(calls.by_number[self.number].arguments)
         return self if len(self.arguments) == arity else self._replace(arguments=(None,) * arity)
 
     @property
     def key(self) -> Key:
-        """The key, unique within a recording."""
+        """The key of the observation, which is unique within a recording."""
         return (self.arch, self.number, self.arguments, self.executable)
 
     @property
     def order(self) -> tuple[object, ...]:
-        """The key of a total order: `order` of `key`."""
+        """A total sort key (`order` of `key`)."""
         return order(self.key)
 
 
@@ -79,7 +78,7 @@ _LEAST = -(1 << 64)
 
 
 def order(key: Key) -> tuple[object, ...]:
-    """Return a total sort key for an observation's key; None sorts before any value."""
+    """Return a total sort key for the key of an observation, where None sorts before any value."""
     arch, number, arguments, executable = key
     if None in arguments:
         return (arch, number, tuple([_LEAST if value is None else value for value in arguments]), executable)
@@ -87,7 +86,7 @@ def order(key: Key) -> tuple[object, ...]:
 
 
 def joined(evidence: Collection[str]) -> tuple[str, ...]:
-    """Return the evidence of equal events of several runs as one (`facts.join`)."""
+    """Return the union of evidence of equal events (`facts.join`)."""
     if not evidence:
         return ()
     from policygen.evidence.facts import join  # not loaded where nothing is new
@@ -96,7 +95,8 @@ def joined(evidence: Collection[str]) -> tuple[str, ...]:
 
 
 def recorded_values(calls: Table, event: Event) -> tuple[int | None, ...]:
-    """Return what an observation records of each argument of a call that the table has."""
+    """Return the value that an observation records for each argument of an event, None for one whose value is not recorded.
+    The table must have the call."""
     plain = calls.by_number[event.number].arguments
     resolved = calls.arguments(event.number, event.arguments)
     return tuple(
@@ -127,11 +127,11 @@ class Circumstances(NamedTuple):
     """The circumstances in which a run was started; '' where one is unknown, as in old and imported recordings."""
 
     input: str = ""
-    """What standard input was: `a file`, `a pipe`, `a socket`, `a terminal`, `/dev/null`, `a device` or `closed`."""
+    """The kind of standard input: `a file`, `a pipe`, `a socket`, `a terminal`, `/dev/null`, `a device` or `closed`."""
     output: str = ""
-    """What standard output was, in the same words."""
+    """The kind of standard output, in the same words."""
     error: str = ""
-    """What standard error was, in the same words."""
+    """The kind of standard error, in the same words."""
     user: str = ""
     """`root` or `user`."""
     locale: str = ""
@@ -152,15 +152,15 @@ class Run(NamedTuple):
     complete: bool
     """Whether the program was observed from its execve to its end."""
     gaps: tuple[str, ...] = ()
-    """What could not be observed, in words, ascending."""
+    """Sentences about what could not be observed, ascending."""
     warm: bool = False
     """Whether this was a run of incremental learn, which records only calls that the policy did not allow at the time."""
     executed: tuple[tuple[str, str], ...] = ()
     """Pairs of executables, ascending, of which the first executed the second; the first is '' if the second is the run's
     program.  Empty if unknown."""
     rehearsed: str = ""
-    """What made the run differ from an ordinary one, such as `write(fd=1) fails with EPIPE`; "" for an ordinary run.  Only what
-    was new in a rehearsed run is recorded."""
+    """The fault that made the run differ from an ordinary one, such as `write(fd=1) fails with EPIPE`; "" for an ordinary run.
+    Only what was new in a rehearsed run is recorded."""
     circumstances: Circumstances = Circumstances()
     files: tuple[tuple[str, str, str], ...] = ()
     """The uses of files and ports, ascending: a path as a policy writes it, its rights, and the executable; or `tcp connect` or
@@ -198,12 +198,13 @@ class Recording(_Parts):
         return super().__new__(cls, runs, observations)
 
     def of_run(self, run_id: str) -> tuple[Observation, ...]:
-        """Return the observations of one run, with their counts in all runs."""
+        """Return the observations made in one run, with their counts in all runs.  Raises ValueError if the recording has no
+        such run."""
         column = [run.id for run in self.runs].index(run_id)
         return tuple(observation for observation in self.observations if observation.counts[column])
 
     def plain(self) -> Recording:
-        """Return the recording without the rehearsed runs, and without observations of only these."""
+        """Return the recording without rehearsed runs, and without observations that only these runs have."""
         runs = tuple(run for run in self.runs if not run.rehearsed)
         if len(runs) == len(self.runs):
             return self
@@ -211,26 +212,28 @@ class Recording(_Parts):
         return Recording(runs, tuple(observation for observation in plain if any(observation.counts)))
 
     def in_plain_runs(self, observation: Observation) -> Observation:
-        """Return an observation of this recording with only the counts of the runs of `plain()`, which may all be 0."""
+        """Return an observation of this recording with the counts of only those runs that `plain()` keeps; they may all be
+        0."""
         pairs = zip(observation.counts, self.runs, strict=True)
         return observation._replace(counts=tuple(count for count, run in pairs if not run.rehearsed))
 
     def rehearsed(self, observation: Observation) -> tuple[str, ...]:
-        """Return what was rehearsed in the runs with an observation of this recording; () if one of these runs was ordinary."""
+        """Return the faults (`Run.rehearsed`) of the runs that have this observation; () if one of these runs was an ordinary
+        one."""
         pairs = zip(self.runs, observation.counts, strict=True)
         rehearsed = dict.fromkeys(run.rehearsed for run, count in pairs if count)
         return () if "" in rehearsed else tuple(rehearsed)
 
 
 def completeness(run: Run) -> tuple[object, ...]:
-    """Return a total sort key that is greater for the more complete of two records of one run."""
+    """Return a total sort key for records of one run, which is greater for the more complete record."""
     ended = (run.complete, run.status is not None, run.status or 0)
     details = (run.gaps, run.warm, run.executed, run.rehearsed, run.circumstances, run.files, run.waits, run.signals)
     return (*ended, run.started, run.command, *details)
 
 
 class WrongPlaceError(InternalError, ValueError):
-    """A run or an observation that is out of order, repeated, or has a wrong number of counts."""
+    """A run or an observation is out of order, repeated, or has a wrong number of counts."""
 
     def __init__(self, index: int, *, is_run: bool) -> None:
         what = "run" if is_run else "observation"

@@ -131,7 +131,7 @@ _MANY = 4096
 
 
 class RecordingError(UserError):
-    """A file that is not a recording, or is corrupt.  `str()` is `file:line: message`."""
+    """The file is not a recording, or is corrupt.  `str()` is `file:line: message`."""
 
     def __init__(self, filename: str, line: int, message: str) -> None:
         super().__init__(f"{filename}:{line}: {message}")
@@ -146,7 +146,8 @@ def is_recording(data: bytes) -> bool:
 
 
 def load(path: Path) -> Recording:
-    """Read the recording in a regular file.  Raises RecordingError, or OSError if it cannot be read."""
+    """Return the recording in a regular file.  Raises RecordingError if its content is not a recording or is corrupt, OSError
+    if it cannot be read."""
     return _parsed(reading.read(str(path), MAX_SIZE), str(path))
 
 
@@ -157,16 +158,16 @@ def _parsed(data: bytes, filename: str) -> Recording:
 
 
 def save(path: Path, recording: Recording) -> None:
-    """Write the file atomically (see `atomic.write`).  Raises OSError, and then the old file is unchanged."""
+    """Write a recording to a file, atomically (see `atomic.write`).  Raises OSError; the old file is unchanged then."""
     atomic.write_all(path, written(recording.runs, len(recording.observations), recording.observations))
 
 
 def update(path: Path, change: Callable[[Recording], Recording]) -> Recording:
-    """Replace the recording in the file (an empty recording if there is no file) by what `change` returns for it.
+    """Replace the recording in a file by the result of `change` for it, and return the new recording.  If there is no file,
+    `change` gets an empty recording, and the file is created, with its folder if need be.
 
-    Other processes that update the file wait, so no update is lost.  Creates the folder if it does not exist.  Returns the new
-    recording.
-    """
+    Other processes that update the file wait, so no update is lost.  Raises RecordingError if the file is not a recording or is
+    corrupt, and OSError."""
     atomic.make_folder(path.parent)
     with atomic.locked(path):
         recording = change(load(path) if path.exists() else Recording())
@@ -175,7 +176,7 @@ def update(path: Path, change: Callable[[Recording], Recording]) -> Recording:
 
 
 def written(runs: Sequence[Run], count: int, observations: Iterable[Observation]) -> Iterator[bytes]:
-    """Yield the lines of the file of a recording that has `count` observations."""
+    """Yield the lines of the file of a recording with these runs and observations; `count` is the number of observations."""
     for row in chain(
         [{_MAGIC: FORMAT, "runs": len(runs), "observations": count}],
         ({name: getattr(run, name) for name in _RUN} for run in runs),
@@ -185,14 +186,16 @@ def written(runs: Sequence[Run], count: int, observations: Iterable[Observation]
 
 
 def text(recording: Recording) -> str:
-    """Return the file's content."""
+    """Return a recording as the content of its file."""
     return b"".join(written(recording.runs, len(recording.observations), recording.observations)).decode("ascii")
 
 
 def parse(data: bytes, filename: str, parsed: dict[str, Observation] | None = None) -> Recording:
-    """Return the recording in a file's content.  Raises RecordingError, which names `filename` and the line.
+    """Return the recording in a file's content.  Raises RecordingError, which names `filename` and the line, if the content is
+    not a recording or is corrupt.
 
-    `parsed` is a cache of observations by their lines, which are not decoded again; those of this file are added."""
+    `parsed` is a cache of observations by their lines, which are not decoded again; the observations of this file are added to
+    it."""
     lines, count, version = _split(data, filename)
     runs = _runs_of(lines[1 : 1 + count], filename, version)
     by_line = parsed if parsed is not None and version == FORMAT else {}
@@ -212,7 +215,8 @@ def parse(data: bytes, filename: str, parsed: dict[str, Observation] | None = No
 
 
 def _split(data: bytes, filename: str) -> tuple[list[str], int, int]:
-    """Return the lines of a file, the number of runs (the lines after the first), and the format.  Raises RecordingError."""
+    """Return the lines of a file, the number of runs (the lines after the first), and the format.  Raises RecordingError if the
+    header is not a recording's, or announces another number of lines."""
     lines = _decoded(data).split("\n")
     runs, observations, version = _header(lines[0], filename)
     if lines.pop() or len(lines) <= runs + observations:
@@ -224,7 +228,8 @@ def _split(data: bytes, filename: str) -> tuple[list[str], int, int]:
 
 
 def runs_in(path: Path) -> tuple[Run, ...]:
-    """Read the runs of a recording without its observations.  Raises the errors of `load`."""
+    """Return the runs of the recording in a file, without reading its observations.  Raises RecordingError if it is not a
+    recording or is corrupt, OSError if it cannot be read."""
     with path.open("rb") as file:
         count, _, version = _header(_decoded(file.readline()), str(path))
         lines = [_decoded(line).removesuffix("\n") for line in islice(file, min(count, sys.maxsize))]
@@ -234,7 +239,7 @@ def runs_in(path: Path) -> tuple[Run, ...]:
 
 
 def _runs_of(lines: Sequence[str], filename: str, version: int) -> tuple[Run, ...]:
-    """Return the runs in the lines after a file's first.  Raises RecordingError."""
+    """Return the runs in the lines after a file's first.  Raises RecordingError if a line is corrupt."""
     shape = _shape(_RUN, version)
     return tuple(_run(dict(zip(shape, row, strict=True))) for row in _rows(lines, 2, filename, shape))
 
@@ -304,7 +309,7 @@ def _columns(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
 
 
 def _row(line: str, number: int, filename: str, shape: Shape) -> list[Any]:
-    """Return the values of one line.  Raises RecordingError."""
+    """Return the values of one line.  Raises RecordingError if the line is corrupt."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -25,11 +25,12 @@ Cube = tuple[int, int]
 
 
 class TooComplexError(UserError):
-    """The functions need more than `Space.limit` nodes or `Space.effort` steps, or a set needs more cubes than a limit."""
+    """Computing a function would take more than `Space.limit` nodes or `Space.effort` steps, or writing a set takes more cubes
+    than permitted."""
 
 
 class Space:
-    """The functions of `bits` variables, whose shared nodes the space holds.  Methods have no visible side effects."""
+    """The functions of `bits` variables, as nodes that the space holds and shares.  Methods have no visible side effects."""
 
     def __init__(self, bits: int, limit: int = 1_000_000, effort: int = 8_000_000) -> None:
         self.bits = bits
@@ -46,15 +47,15 @@ class Space:
 
     @property
     def work(self) -> int:
-        """The work so far: number of nodes and steps, each of about a microsecond."""
+        """The work so far: the number of nodes plus the number of steps, each of about a microsecond."""
         return len(self._low) + len(self._ites)
 
     def allow(self, more: int) -> None:
-        """Set `limit` and `effort` so that `more` nodes and `more` steps can be added."""
+        """Set `limit` and `effort` so that another `more` nodes and another `more` steps are possible."""
         self.limit, self.effort = len(self._low) + more, len(self._ites) + more
 
     def terminal(self, value: Hashable) -> int:
-        """Return the function that is `value` everywhere."""
+        """Return the constant function whose value is `value` for every assignment."""
         terminal = self._terminals.get(value)
         if terminal is None:
             terminal = self._terminals[value] = self._add(self.bits, len(self._low), len(self._low))
@@ -62,15 +63,16 @@ class Space:
         return terminal
 
     def value(self, terminal: int) -> Hashable:
-        """Return the value of a terminal.  Raises KeyError for any other function."""
+        """Return the value of a terminal that `terminal` has made.  Raises KeyError for any other function, also for TRUE and
+        FALSE."""
         return self._values[terminal]
 
     def variable(self, number: int) -> int:
-        """Return the set in which this variable is 1."""
+        """Return the set of the assignments in which the variable `number` is 1."""
         return self._node(number, FALSE, TRUE)
 
     def word(self, first: int, count: int) -> tuple[int, ...]:
-        """Return the word of `count` variables, from `first` on."""
+        """Return the word that consists of `count` variables, from the variable `first` on."""
         word = self._words.get((first, count))
         if word is None:
             word = self._words[first, count] = tuple(map(self.variable, range(first, first + count)))
@@ -116,7 +118,7 @@ class Space:
         return self.ite(a, self.invert(b), b)
 
     def equal(self, a: Sequence[int], b: Sequence[int]) -> int:
-        """Return the set in which two words of one length are equal."""
+        """Return the set in which two words of the same length are equal."""
         variable, low, high = self._variable, self._low, self._high
         result = TRUE
         for x, y in zip(reversed(a), reversed(b), strict=True):
@@ -131,7 +133,8 @@ class Space:
         return result
 
     def pattern(self, first: int, mask: int, value: int, width: int) -> int:
-        """Return the set in which the word of `width` variables from `first` on equals `value` in the bits of `mask`."""
+        """Return the set in which the word of `width` variables, from the variable `first` on, equals `value` in the bits of
+        `mask`."""
         result = TRUE
         for place in range(width):  # the lowest bit is the last variable
             if mask >> place & 1:
@@ -140,15 +143,17 @@ class Space:
         return result
 
     def greater(self, a: Sequence[int], b: Sequence[int]) -> int:
-        """Return the set in which the word `a` is greater than `b`, both unsigned and of one length."""
+        """Return the set in which the word `a` is greater than `b`; both are unsigned and have the same length."""
         result = FALSE
         for x, y in zip(reversed(a), reversed(b), strict=True):
             result = self.ite(self.xor(x, y), x, result)
         return result
 
     def difference(self, a: int, b: int) -> int | None:
-        """Return an assignment where the functions differ, as an integer of `bits` bits, few of them set; None if the functions
-        are equal."""
+        """Return an assignment for which the two functions differ; None if they are equal.
+
+        An assignment is an integer of `bits` bits, the first variable being the highest bit.  The result has few 1 bits (not
+        always the fewest)."""
         assignment = 0
         while a != b:
             variable = min(self._variable[a], self._variable[b])
@@ -164,23 +169,25 @@ class Space:
         return None
 
     def at(self, function: int, assignment: int) -> int:
-        """Return the terminal of the function at an assignment in the form of `difference`."""
+        """Return the terminal that the function has for an assignment (an integer as `difference` returns it)."""
         while (variable := self._variable[function]) < self.bits:
             bit = assignment >> (self.bits - 1 - variable) & 1
             function = self._high[function] if bit else self._low[function]
         return function
 
     def values(self, function: int) -> set[Hashable]:
-        """Return the values that the function takes; not for sets."""
+        """Return all values that the function takes.  The terminals must be made by `terminal`, so the function must not be a
+        set."""
         return {self._values[node] for node in self._below(function) if self._variable[node] == self.bits}
 
     def support(self, function: int) -> int:
-        """Return the variables that the function depends on, as bits of an integer like an assignment's."""
+        """Return the variables that the function depends on, as the 1 bits of an integer; the first variable is the highest
+        bit."""
         variables = {self._variable[node] for node in self._below(function)} - {self.bits}
         return sum(1 << (self.bits - 1 - variable) for variable in variables)
 
     def where(self, function: int, terminal: int) -> int:
-        """Return the set in which the function is this terminal."""
+        """Return the set in which the function has the terminal `terminal`."""
         results: dict[int, int] = {}
 
         def walk(node: int) -> int:
@@ -193,7 +200,8 @@ class Space:
         return walk(function)
 
     def fixed(self, function: int, cube: Cube) -> int:
-        """Return the function with the cube's variables fixed to its values, so that it does not depend on them."""
+        """Return the function with the variables of a cube replaced by the cube's values, so that it no longer depends on
+        them."""
         care, value = cube
         results: dict[int, int] = {}
 
@@ -212,7 +220,8 @@ class Space:
         return walk(function)
 
     def always(self, region: int, variables: int) -> int:
-        """Return the assignments that are in the set for all values of `variables`, given as the bits of an assignment."""
+        """Return the set of the assignments that stay in `region` whatever the values of `variables`, which are 1 bits as in
+        `support`."""
         results: dict[int, int] = {}
 
         def walk(node: int) -> int:
@@ -239,8 +248,8 @@ class Space:
         return reachable
 
     def cubes(self, region: int, limit: int = MAX_CUBES) -> tuple[Cube, ...] | None:
-        """Return few cubes whose union is the set, none of them superfluous (Minato, "Fast Generation of Irredundant
-        Sum-of-Products Forms from Binary Decision Diagrams", 1992).  None if there are more than `limit`, or finding
+        """Return few cubes whose union is the set `region`, none of them redundant (Minato, "Fast Generation of Irredundant
+        Sum-of-Products Forms from Binary Decision Diagrams", 1992).  None if there would be more than `limit`, or if finding
         them takes too much work."""
         effort = len(self._ites) + 512 * limit
         covers: dict[tuple[int, int], tuple[tuple[Cube, ...], int]] = {}
@@ -278,7 +287,8 @@ class Space:
             return None
 
     def branches(self, function: int, variable: int) -> tuple[int, int]:
-        """Return the function where the variable is 0, and where it is 1; the function must not depend on earlier variables."""
+        """Return two functions: `function` where the variable is 0, and where it is 1.  It must not depend on variables before
+        this one."""
         if self._variable[function] == variable:
             return self._low[function], self._high[function]
         return function, function
@@ -302,5 +312,5 @@ class Space:
 
 
 def constant(value: int, bits: int) -> tuple[int, ...]:
-    """Return the word that is `value` everywhere."""
+    """Return the constant word of `bits` bits with the number `value`."""
     return tuple(value >> bit & 1 for bit in range(bits - 1, -1, -1))

@@ -31,9 +31,10 @@ Interval = tuple[int, int]
 
 
 def express(space: Space, where: int, arch: Arch, number: int, limit: int) -> Expression | None:
-    """Return an expression in normal form that holds exactly for the arguments in the set; None if it would have more than
-    `limit` alternatives, or if the set depends on what conditions cannot name: pointers, bits outside an argument's type,
-    anything but arguments."""
+    """Return an expression in normal form that holds exactly for the arguments in the set `where`.
+
+    None if that takes more than `limit` alternatives or too much work, or if the set depends on something that conditions
+    cannot compare: pointers, bits beyond the width of an argument's type, or anything but arguments."""
     if where in (TRUE, FALSE):
         return Always(where == TRUE)
     arguments = operands(arch, number).syscall.arguments
@@ -54,7 +55,7 @@ def express(space: Space, where: int, arch: Arch, number: int, limit: int) -> Ex
 
 
 def nameable(arch: Arch, number: int) -> int:
-    """Return the bits of an assignment (`region`) that conditions on the call's arguments can compare."""
+    """Return the bits of an assignment (`region`) that conditions on the arguments of this call can compare."""
     names = operands(arch, number)
     bits = 0
     for index, argument in enumerate(names.syscall.arguments):
@@ -184,11 +185,11 @@ def _intervals(space: Space, where: int, index: int, argument: Argument) -> list
 def minimise(
     alternatives: Sequence[Expression], arguments: Sequence[Argument], make: Callable[[], Space] = space
 ) -> tuple[Expression, ...]:
-    """Return the alternatives, in order, without those that the others cover; `Always(True)` if they hold everywhere.
+    """Return the alternatives, in order, without those that the others cover; `Always(True)` alone if they hold for all
+    arguments.
 
-    If either of two alternatives could be removed, the one with more conditions is, or else the later one.  Alternatives that
-    are too complex to decide are returned unchanged.  `make` creates the space.
-    """
+    If either of two alternatives could be removed, the one with more conditions is removed, or else the later one.  If the sets
+    are too complex to compute, the alternatives are returned unchanged.  `make` creates the space to compute in."""
     sets = make()
     try:
         regions = [to_bdd(sets, alternative, arguments) for alternative in alternatives]

@@ -23,7 +23,7 @@ class JoinError(UserError):
 
 @frozen
 class Form:
-    """An entry in the form of what it allows: `action` where `allowed` holds, `refusal` elsewhere (None is the default)."""
+    """An entry by what it allows: calls for which `allowed` holds get `action`, others get `refusal` (None: the default)."""
 
     allowed: Expression
     action: Action | None
@@ -49,12 +49,12 @@ def form_of(entry: Entry, default: Action) -> Form:
 
 
 def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, default: Action) -> Entry | None:
-    """Return the entry, in normal form, that allows what either of two entries allows; one of them unchanged if it already
-    does.
+    """Return the entry, in normal form, that allows what at least one of two entries allows.  If one of them does so already,
+    it is returned unchanged.
 
-    None is a call without an entry.  Calls that neither allows get the action that one of the entries writes for them, else the
-    default.  Raises JoinError if the two entries allow calls, or deny them, with different actions.
-    """
+    An entry that is None is a call without an entry, which gets `default`.  Calls that neither entry allows get the action that
+    one of them writes for these calls, else the default.  Raises JoinError if the two entries allow calls, or deny them, with
+    different actions, or are too complex to join."""
     if a == b:
         return a
     if a is None or b is None:
@@ -84,10 +84,10 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
 
 
 def refuses(arch: Arch, number: int, entry: Entry | None, wanted: Expression, default: Action) -> bool:
-    """Return whether an entry explicitly denies some of the calls of `wanted`.
+    """Return whether an entry explicitly denies some of the calls for which `wanted` holds; False if `entry` is None.
 
-    Raises JoinError or TooComplexError if that cannot be decided.
-    """
+    Raises JoinError if the entry has two actions that allow, or two that deny; TooComplexError if the sets are too complex to
+    compute."""
     if entry is None:
         return False
     form = form_of(entry, default)

@@ -31,9 +31,8 @@ def space() -> Space:
 class Budget:
     """A limit on the work of judging policies that others have written: `each` for one space, `total` for all spaces together.
 
-    Both are in `Space.work`, so that the same policies are judged the same on every machine.  When the budget is used up,
-    further work raises TooComplexError.
-    """
+    Both are in units of `Space.work`, so that the same policies are judged the same on every machine.  When the budget is used
+    up, further work raises TooComplexError."""
 
     def __init__(self, total: int = 1_500_000, each: int = 500_000) -> None:
         self._total, self._each = total, each
@@ -43,19 +42,20 @@ class Budget:
 
     @property
     def work(self) -> int:
-        """The work so far."""
+        """The work so far in all spaces of this budget, in units of `Space.work`."""
         return self._before + (self._last.work if self._last else 0)
 
     def space(self) -> Space:
-        """Return a new space with the remaining budget; the previous space must not be used again, except through `resume`."""
+        """Return a new space that can use the remaining budget.  The caller must not use the previous space again, except after
+        `resume`."""
         limit = self._left()
         self._before = self.work
         self._last = Space(BITS, limit, limit)
         return self._last
 
     def resume(self, space: Space) -> None:
-        """Continue in an earlier space of this budget, with the remaining budget; the space used until now must not be used
-        again, except through `resume`."""
+        """Let an earlier space of this budget use the remaining budget.  The caller must not use the current space again,
+        except after another `resume`."""
         space.allow(self._left())
         self._before = self.work - space.work
         self._last = space
@@ -65,7 +65,7 @@ class Budget:
 
 
 class Region(NamedTuple):
-    """A set of calls of one architecture and number."""
+    """A set of calls of one architecture and one system call."""
 
     space: Space
     where: int
@@ -81,30 +81,31 @@ def number_word(space: Space) -> Word:
 
 
 def argument_word(space: Space, index: int) -> Word:
-    """Return the word of an argument, 64 bits."""
+    """Return the 64-bit word of the argument `index`."""
     return space.word(_ARGUMENTS + 64 * index, 64)
 
 
 def shift(index: int) -> int:
-    """Return the position of an argument's lowest bit in an assignment, which is an integer of BITS bits."""
+    """Return the position of the lowest bit of the argument `index` in an assignment, which is an integer of BITS bits."""
     return BITS - _ARGUMENTS - 64 * (index + 1)
 
 
 def data_words(space: Space) -> tuple[Word, ...]:
-    """Return the words of struct seccomp_data, in the order of `filter.bpf.words`."""
+    """Return the sixteen 32-bit words of struct seccomp_data as words of the space, in the order of `filter.bpf.words`."""
     wide = [space.word(_IP, 64), *(argument_word(space, index) for index in range(6))]
     return (number_word(space), arch_word(space), *(half for word in wide for half in (word[32:], word[:32])))
 
 
 def event(assignment: int) -> Event:
-    """Return the event at an assignment of the space."""
+    """Return the event that an assignment of the space stands for."""
     arch, number = assignment >> 480, assignment >> 448 & _WORD
     a, b, c, d, e, f, ip = (assignment >> shift & ((1 << 64) - 1) for shift in range(384, -64, -64))
     return Event(arch, number, (a, b, c, d, e, f), ip)
 
 
 def example(space: Space, where: int, arch: Arch, number: int) -> Event:
-    """Return one of the simplest calls of a non-empty set of arguments."""
+    """Return a simple call (few 1 bits in its arguments) in the set `where`, which depends on arguments only.  Raises
+    ValueError if the set is empty."""
     assignment = space.difference(FALSE, where)
     if assignment is None:
         raise ValueError("no call is in the empty set")
@@ -112,8 +113,9 @@ def example(space: Space, where: int, arch: Arch, number: int) -> Event:
 
 
 def alternatives(space: Space, region: int, limit: int) -> tuple[tuple[tuple[int, int, int], ...], ...] | None:
-    """Return a set that only arguments decide as alternatives.  Each is a conjunction of (index, mask, value), at most one for
-    an argument, which mean `argument & mask == value`.  None if `Space.cubes` returns None."""
+    """Return the set `region`, which must depend on arguments only, written as alternatives (joined by OR).  Each is a
+    conjunction of (index, mask, value), which means `argument & mask == value`, at most one for an argument.  None if that
+    takes more than `limit` alternatives, or too much work."""
     cubes = space.cubes(region, limit)
     if cubes is None:
         return None
@@ -122,7 +124,8 @@ def alternatives(space: Space, region: int, limit: int) -> tuple[tuple[tuple[int
 
 
 def to_bdd(space: Space, expression: Expression, arguments: Sequence[Argument]) -> int:
-    """Return the set in which the expression holds for a call with these arguments."""
+    """Return the set of the calls with these arguments for which the expression holds.  Raises ValueError if a number does not
+    fit its argument."""
     match expression:
         case Always(value):
             return TRUE if value else FALSE

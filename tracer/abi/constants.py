@@ -22,31 +22,32 @@ if TYPE_CHECKING:
 
 _WHOLE = ~0
 _SMALL = 0x1000
-"""An enumeration whose values are all below this is one of small numbers, which are most readable in decimal."""
+"""If all values of an enumeration are below this, they are small numbers, which are most readable in decimal."""
 _PATTERN = 8
 """A value with more unknown bits than this is no set of flags: `personality(0xffffffff)` asks, it sets nothing."""
 
 
 def table_text(spec: ModuleSpec | None, name: str) -> str:
-    """Return the text of a file beside the module with that `__spec__`, from where the module came: a file, or memory, in the
-    helper of `enforce`.  Raises OSError."""
+    """Return the text of the file `name` beside the module whose `__spec__` is given.  The module's loader reads it: from disk
+    or, in the helper of `enforce`, from memory.  Raises OSError."""
     assert spec is not None and spec.origin is not None and spec.loader is not None
     content: bytes = spec.loader.get_data(os.path.join(os.path.dirname(spec.origin), name))  # type: ignore[attr-defined]
     return content.decode()
 
 
 class Constant(NamedTuple):
-    """One name of one family, on one architecture."""
+    """One name in a family of constants, on one architecture."""
 
     name: str
     value: int
-    """As the argument holds it; negative only in enumerations of signed arguments (AT_FDCWD)."""
+    """The value that the argument has; negative only in enumerations of signed arguments (AT_FDCWD)."""
     mask: int
     """The bits of the field whose value it is (~0: the whole argument), or 0 if its bits can be combined."""
 
 
 class Family:
-    """The constants of one argument, on one architecture.  Of several names for one value the first is canonical."""
+    """The constants that an argument takes its values from, on one architecture.  If several names have one value, the first is
+    canonical."""
 
     __slots__ = ("_bits", "_fields", "_masks", "_names", "_number", "_order", "_values")
 
@@ -71,34 +72,35 @@ class Family:
 
     @property
     def names(self) -> Mapping[str, int]:
-        """All names, aliases too, with its value; in the table's order."""
+        """Values by name, in the table's order; aliases are included."""
         return self._values
 
     def value(self, name: str) -> int | None:
-        """Return the value of a name of this family, or None."""
+        """Return the value of a name; None if this family does not have the name."""
         return self._values.get(name)
 
     def mask(self, name: str) -> int:
-        """Return the field whose value a name of this family is, as in `Constant.mask`; raises KeyError for other names."""
+        """Return the bits of the field that a name is a value of, as in `Constant.mask`.  Raises KeyError if this family does
+        not have the name."""
         return self._masks[name]
 
     def name(self, value: int) -> str | None:
-        """Return the canonical name of exactly that value, or None."""
+        """Return the canonical name of the constant that has exactly this value; None if there is no such constant."""
         return self._names.get(value)
 
     def format(self, value: int) -> str:
-        """Return a value as names joined by `|` in the table's order, what has no name as one number; their OR is the value.
+        """Return a value as text: names joined by `|`, in the table's order, and one number for the bits without a name.  The
+        OR of all parts is the value.
 
-        A field that is zero is named too if its zero has a name: O_RDONLY|O_CREAT.
-        """
+        A field that is zero is shown if its zero has a name: O_RDONLY|O_CREAT."""
         return self._format(value, zeros=True)
 
     def format_bits(self, bits: int, *, split: bool = False) -> str:
-        """Return a mask in the same form, in which a zero means nothing: O_CREAT, not O_RDONLY|O_CREAT.
+        """Return a mask as text in the form of `format`, except that fields that are zero are left out: O_CREAT, not
+        O_RDONLY|O_CREAT.
 
-        With `split`, a field is a union of its values where those are single bits: MAP_SHARED|MAP_PRIVATE, not
-        MAP_SHARED_VALIDATE.
-        """
+        With `split`, a field is shown as several of its values if each of these is a single bit: MAP_SHARED|MAP_PRIVATE, not
+        MAP_SHARED_VALIDATE."""
         return self._format(bits, zeros=False, split=split)
 
     def _format(self, value: int, *, zeros: bool, split: bool = False) -> str:
@@ -130,10 +132,9 @@ class Family:
 
 
 def value(name: str, arch: Arch) -> int | None:
-    """Return the value of a constant of any family, or None if the architecture has none of that name.
+    """Return the value of the constant `name`, of any family; None if the architecture has no such constant.
 
-    A name has the same value in every family that has it.
-    """
+    A name has the same value in every family that has it."""
     text = _text()
     at = text.find(f"\t{name}\t", text.index("\tothers\n"))  # below the heading
     if at < 0 or not name.isidentifier():
@@ -143,7 +144,7 @@ def value(name: str, arch: Arch) -> int | None:
 
 @cache
 def family(name: str, arch: Arch) -> Family:
-    """Return the family of that name; raise KeyError if there is none, which is an error in our tables."""
+    """Return the family `name`.  Raises KeyError if constants.tsv has no such family, which is a mistake in our tables."""
     rows = list(_rows(name))
     valued = ((row, _value(row[1:], arch)) for row in rows)
     constants = [Constant(row[0], number, _mask(row[2])) for row, number in valued if number is not None]

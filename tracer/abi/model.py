@@ -34,7 +34,8 @@ class Arch(StrEnum):
 
     @classmethod
     def from_audit(cls, audit: int) -> Arch | None:
-        """Return the architecture with that AUDIT_ARCH_* number, or None if it is not one of ours."""
+        """Return the architecture whose AUDIT_ARCH_* number is `audit`; None for an architecture that callfence does not
+        know."""
         return _BY_AUDIT.get(audit)
 
 
@@ -47,22 +48,22 @@ X32_BIT = 0x40000000
 
 
 class Kind(StrEnum):
-    """What an argument means, which decides how a policy may constrain it."""
+    """The meaning of an argument, which decides how a policy may constrain it."""
 
     FD = "fd"
     """A file descriptor."""
     DIRFD = "dirfd"
     """A directory's descriptor, or AT_FDCWD."""
     SELECTOR = "selector"
-    """Chooses what the call does (a command, an option, a family): only the values seen are allowed."""
+    """Selects what the call does (a command, an option, a family): only the observed values are allowed."""
     SIGNAL = "signal"
-    """A signal number that is sent: as a selector."""
+    """A signal number that is sent: constrained like a selector."""
     CLOCK = "clock"
-    """A clock id: as a selector, except the negative ones, which carry a pid or a descriptor."""
+    """A clock id: constrained like a selector, except negative ids, which carry a pid or a descriptor."""
     PROTECTION = "protection"
-    """Bits that are dangerous together (PROT_*, CLONE_*): only the combinations seen."""
+    """Bits that are dangerous together (PROT_*, CLONE_*): only the observed combinations are allowed."""
     FLAGS = "flags"
-    """Bits that are independent: the union of those seen."""
+    """Independent bits: any combination of the observed bits is allowed."""
     FIELD = "field"
     """Only the bits of `Argument.exact` matter (a mode's set-id bits and file type); the rest is free."""
     POINTER = "pointer"
@@ -98,12 +99,13 @@ class Kind(StrEnum):
 
     @property
     def is_evident(self) -> bool:
-        """Whether what it points to is evidence of what a call is for."""
+        """Whether an argument of this kind points to something that shows a reader the purpose of the call, such as a file
+        name."""
         return self in _POINTERS and self is not Kind.POINTER
 
     @property
     def is_constrained(self) -> bool:
-        """Whether learning constrains it without being asked to (`--tight` adds others)."""
+        """Whether learning constrains arguments of this kind by default (`--tight` adds other kinds)."""
         return self in _CONSTRAINED
 
 
@@ -119,21 +121,22 @@ class Argument(NamedTuple):
     ctype: str
     """The kernel's C type, `__user` removed."""
     width: int
-    """How many low bits of the register the kernel looks at: 8, 16, 32 or 64."""
+    """The number of low bits of the register that the kernel uses: 8, 16, 32 or 64."""
     signed: bool
     """Whether the C type is signed: decides how <, > and printing read the value."""
     kind: Kind
     constants: str = ""
     """The family of constants that names its values (constants.tsv), or ''."""
     exact: int = 0
-    """Bits that are one field, compared as a whole (open's O_ACCMODE), besides the rest; 0 for none."""
+    """The bits of a field that is compared as a whole (open's O_ACCMODE), besides the other bits; 0 if there is none."""
 
     @property
     def mask(self) -> int:
         return (1 << self.width) - 1
 
     def value(self, register: int) -> int:
-        """Return the argument as the kernel takes it from a 64-bit register: truncated, sign-extended."""
+        """Return the value that the kernel takes from a 64-bit register: the low `width` bits, sign-extended if the type is
+        signed."""
         value = register & self.mask
         if self.signed and value >> (self.width - 1):
             value -= 1 << self.width
@@ -141,7 +144,7 @@ class Argument(NamedTuple):
 
 
 class Syscall:
-    """One call of one architecture."""
+    """A system call of one architecture."""
 
     def __init__(self, number: int, name: str, read: Callable[[], tuple[Argument, ...]]) -> None:
         """`read` returns the arguments, when they are first asked for: of most calls they never are."""

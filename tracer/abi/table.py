@@ -98,7 +98,7 @@ def _joint(arch: Arch, call: Syscall) -> _Joint | None:
 
 
 class Table:
-    """The system calls of one architecture.  Read-only; `table(arch)` makes it, once."""
+    """The system calls of one architecture.  Read-only; `table(arch)` makes it once and keeps it."""
 
     def __init__(self, arch: Arch) -> None:
         rows = (line.split("\t", 2) for line in _lines(f"syscalls_{arch}.tsv"))
@@ -109,23 +109,23 @@ class Table:
         self._joints: dict[int, _Joint | None] = {}
 
     def arguments(self, number: int, registers: Sequence[int]) -> tuple[Argument, ...]:
-        """Return the arguments of a call with these registers (six, 64 bits each), as what they mean together.
+        """Return the arguments of a call whose six registers (64 bits each) have these values, each with its meaning there.
 
-        Only kind, constants and exact differ from the plain ones: fcntl's `arg` is flags under F_SETFL, a pointer
-        under F_SETLK.  Raises KeyError if the architecture has no such call.
-        """
+        Only `kind`, `constants` and `exact` differ from the plain arguments: the `arg` of fcntl is flags under F_SETFL, a
+        pointer under F_SETLK.  Raises KeyError if the architecture has no such call."""
         plain = self.by_number[number].arguments
         joint = self._joint(number)
         return joint.resolve(plain, registers) if joint else plain
 
     def variants(self, number: int) -> tuple[tuple[Argument, ...], ...]:
-        """Return every meaning that a call's arguments can have, the plain one first; KeyError if there is no such call."""
+        """Return every meaning that the arguments of a call can have together, the plain one first.  Raises KeyError if the
+        architecture has no such call."""
         plain = self.by_number[number].arguments
         joint = self._joint(number)
         return tuple(dict.fromkeys((plain, *joint.meanings()))) if joint else (plain,)
 
     def dependents(self, number: int, index: int) -> frozenset[int]:
-        """Return the indices of the arguments whose meaning the value of this one decides."""
+        """Return the indexes of the arguments whose meaning depends on the argument `index`."""
         joint = self._joint(number)
         if joint is None or joint.selector != index:
             return frozenset()
@@ -133,10 +133,9 @@ class Table:
         return frozenset(place for place, meanings in columns if len(set(meanings)) > 1)
 
     def newest(self, version: tuple[int, int]) -> int:
-        """Return the greatest number that the kernel of this version, 5.1 or later, has a call for.
+        """Return the greatest call number that Linux `version` has on this architecture.
 
-        Raises ValueError if the version is older than that, or newer than the table (newest.tsv).
-        """
+        Raises ValueError for versions that are not in the table (newest.tsv): before 5.1, or newer than it."""
         first, last = self._versions[0][0], self._versions[-1][0]
         if not first <= version <= last:
             raise ValueError(
@@ -146,7 +145,8 @@ class Table:
         return max(number for since, number in self._versions if since <= version)
 
     def versions(self) -> list[tuple[int, int]]:
-        """Return the kernel versions that brought calls, oldest first; the last is the newest of the table."""
+        """Return the kernel versions that added calls, oldest first; the last one is the newest version that the table
+        covers."""
         return [version for version, _ in self._versions]
 
     @cached_property
@@ -167,5 +167,5 @@ class Table:
 
 @cache
 def table(arch: Arch) -> Table:
-    """Return the system calls of an architecture."""
+    """Return the table of the system calls of an architecture."""
     return Table(arch)

@@ -25,18 +25,18 @@ CANDIDATES: Final = (
 
 _CALLS: Final = {ENTER: ("prctl",), NOTIFY: ("sendmsg", "sendto", "write")}
 MOST = 4096
-"""Bytes of a message that are read, at most; longer ones of write and sendto are none of this kind."""
+"""The most bytes of a message that is examined: a longer one is not taken for a message of readiness."""
 _PAGE = 4096
 _VECTORS = 16
 
 
 def calls_of(trigger: str) -> tuple[str, ...]:
-    """Return the names of the calls by which a process may enter a phase with this trigger."""
+    """Return the names of the system calls by which a process can enter a phase that begins after `trigger`."""
     return _CALLS.get(trigger, (trigger,))
 
 
 def bits(triggers: tuple[str, ...]) -> int:
-    """Return the bits of those among the triggers that are candidates."""
+    """Return the bits of those `triggers` that are in CANDIDATES, as an integer; others are ignored."""
     return sum(1 << CANDIDATES.index(name) for name in triggers if name in CANDIDATES)
 
 
@@ -44,11 +44,11 @@ ALL: Final = (1 << len(CANDIDATES)) - 1
 
 
 def is_ready(arguments: Sequence[int], read: Callable[[int, int], bytes], *, pointer: int, is_sendmsg: bool) -> bool:
-    """Return whether what write, sendto or sendmsg sends has the line READY=1.
+    """Return whether the message that a write, sendto or sendmsg with these arguments sends has the line READY=1.
 
-    Where it is sent to is not looked at: a program that sends the line elsewhere enters a phase too early, and has less.
-    `pointer` is the size of a pointer in bytes; `read` returns bytes of the task within one page, fewer where they cannot be
-    read."""
+    The destination is not checked: a program that sends the line elsewhere enters its phase too early, and is then allowed
+    less.  `pointer` is the size of a pointer in bytes.  `read` takes an address and a length within one page of the task's
+    memory, and returns the bytes, or fewer if they cannot be read."""
 
     def whole(address: int, size: int) -> bytes:
         first = min(size, _PAGE - address % _PAGE)

@@ -1,9 +1,8 @@
 """The filters of a program that is learned with late filters: which known calls they allow, and which code they are for.
 
-A known call may run where the tracer has nothing to do, and where it brings no code.  A filter is inherited over execve, and
-what it says of a program's calls means nothing for those of the next one.  The code of both is at other addresses, as a rule;
-so a filter that is for calls by the code of one program does not stop those of the next one.
-"""
+A known call may run without a stop if the tracer has nothing to do at the call, and it maps no code.  A filter stays installed
+over an execve, although the known calls of one program are not those of the next.  The two usually have their code at different
+addresses: so a filter that applies only to calls by the code of one program does not stop calls by the next one."""
 
 from __future__ import annotations
 
@@ -36,13 +35,14 @@ _WORD = 0xFFFFFFFF
 _FIRST: Final = (1 << 64) - 1 << 64
 """The first argument's register in a key."""
 MAX_INSTRUCTIONS: Final = 2000
-"""Of one filter."""
+"""The most instructions of one late filter."""
 MAX_WEIGHT: Final = 16384
 """Most that our filters of a task may weigh together: half of what the kernel allows, MAX_INSNS_PER_PATH (kernel/seccomp.c)."""
 _MAX_COMPARISONS: Final = 4
-"""Numbers that are compared one after the other."""
+"""The most call numbers that a filter compares one after the other."""
 _EXTRA_WEIGHT: Final = 3 + 4
-"""What a filter weighs besides its instructions: what bpf_convert_filter begins with, and a penalty for each filter."""
+"""The weight of a filter besides its own instructions: those that bpf_convert_filter puts before them, and a penalty for each
+filter."""
 
 _Instruction = tuple[int, int, int, int]
 
@@ -61,13 +61,14 @@ UNSEEN: Final = _encoded(
         (_RET, 0, 0, linux.SECCOMP_RET_ALLOW),
     ]
 )
-"""Stops the calls that PTRACE_SYSCALL does not show: those through the vsyscall page."""
+"""A filter that stops only the calls that PTRACE_SYSCALL does not show: those through the vsyscall page."""
 _HEAD: Final = ((_LOAD, 0, 0, _ARCH), (_JEQ, 1, 0, Arch.X86_64.audit), (_RET, 0, 0, RET_RECORD))
 """Stops the calls of other architectures."""
 
 
 class Key(NamedTuple):
-    """The calls of x86_64 whose number and registers have this value under this mask (`tally.Recorder`: `raw`)."""
+    """A set of x86_64 calls: those whose number and registers, as one integer (`tally.Recorder`: `raw`), equal `value` in the
+    bits of `mask`."""
 
     mask: int
     value: int
@@ -78,16 +79,17 @@ class Key(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The call's name; "" if there is no call of this number."""
+        """The name of the call; "" if no call has this number."""
         call = table(Arch.X86_64).by_number.get(self.number)
         return call.name if call else ""
 
     def argument(self, index: int) -> int:
-        """Return a register, where the mask has it; its other bits are 0."""
+        """Return the 64-bit register of an argument, as far as the key determines it: bits that are not in the mask are 0."""
         return self.value >> 64 * (index + 1) & (1 << 64) - 1
 
     def with_first(self, registers: Iterable[int]) -> Iterator[Key]:
-        """Yield a key for each of these values (64 bits) that the first register of these calls may have."""
+        """Yield, for each value in `registers` (64 bits) that is consistent with this key, the key of those calls whose first
+        argument's register has exactly this value."""
         for register in registers:
             if not (self.value ^ register << 64) & self.mask & _FIRST:
                 yield Key(self.mask | _FIRST, self.value | register << 64)
@@ -97,9 +99,10 @@ class Key(NamedTuple):
 
 
 def allowing_filter(keys: Iterable[Key]) -> bytes:
-    """Return a filter that allows exactly these calls of x86_64, as far as there is room for them.
+    """Return a filter that allows the x86_64 calls in `keys`, and stops all others.  If the filter would be too long, the last
+    keys are left out, so that their calls stop as well.
 
-    The first keys of a number are compared first, so they should be those of the most calls."""
+    The keys of a number are compared in their order, so the most frequent calls should come first."""
     bodies: dict[int, list[_Instruction]] = {}
     length = len(_HEAD) + 2
     for key in keys:
@@ -139,7 +142,8 @@ def _comparison(key: Key) -> list[_Instruction]:
 
 
 def for_calls_within(spans: Spans, filter_: bytes) -> bytes:
-    """Return `filter_`, for calls of x86_64 by instructions in these spans; it allows all calls by others."""
+    """Return `filter_`, limited to calls of x86_64 by instructions in `spans`: it allows all calls by instructions
+    elsewhere."""
     program: list[_Instruction] = []
     for remaining, (first, last) in zip(reversed(range(len(spans))), spans, strict=True):
         program += [
@@ -156,7 +160,8 @@ def for_calls_within(spans: Spans, filter_: bytes) -> bytes:
 
 @lru_cache(64)
 def weight(filter_: bytes) -> int:
-    """Return what the kernel counts of a filter: its own instructions, into which it translates them (net/core/filter.c)."""
+    """Return how much a filter counts towards the kernel's limit for all filters of a task, in instructions of the internal
+    form that the kernel translates it into (net/core/filter.c)."""
     total = _EXTRA_WEIGHT
     for code, if_true, if_false, k in struct.iter_unpack("=HBBI", filter_):
         total += 1
@@ -179,8 +184,10 @@ _MSG_FASTOPEN: Final = 0x20000000  # linux/socket.h: connects, which learning of
 
 
 def may_allow(key: Key, *, opens: bool, writes: bool) -> bool:
-    """Return whether a known call of x86_64 may run without a stop.  `opens`: also one that opens a file for reading, which may
-    be one that shows affinities (`SharedProcessor`).  `writes`: also one that may write to a terminal."""
+    """Return whether the recorded x86_64 calls of a key may run without a stop.
+
+    `opens`: opening a file for reading may, too, although the file may show affinities (`SharedProcessor`).  `writes`: calls
+    that can write to a terminal may, too."""
     name = key.name
     if name in _STOPPING:
         return False
@@ -194,17 +201,17 @@ def may_allow(key: Key, *, opens: bool, writes: bool) -> bool:
 
 
 def opens_for_reading(key: Key) -> bool:
-    """Return whether a call opens a file so that it can be read."""
+    """Return whether the calls of a key open a file whose content can then be read."""
     return key.name in _FLAGS and is_readable(key.argument(_FLAGS[key.name]))
 
 
 def may_write(key: Key) -> bool:
-    """Return whether a call can write to a terminal."""
+    """Return whether the calls of a key can write to a terminal."""
     return key.name in WRITES
 
 
 def installs_filter(event: Event) -> bool:
-    """Return whether a call of x86_64 is to put the task under a seccomp filter."""
+    """Return whether a call of x86_64 requests seccomp for its task: a filter, or strict mode."""
     name, option = Key(0, event.number).name, event.arguments[0] & _WORD
     return (name == "prctl" and option == linux.PR_SET_SECCOMP) or (name == "seccomp" and option in SET_MODE)
 
@@ -215,12 +222,12 @@ _NEAR: Final = 1 << 28
 """Bytes before and between pieces of code that belong to the same span: the libraries of a program lie side by side, and each
 further one is put before those that are there (Documentation/arch/x86/x86_64/mm.rst; mmap_base)."""
 _MAX_SPANS: Final = 16
-"""Spans up to which it is worth to compare the address of each call with them."""
+"""The most spans with which it is worth comparing the address of each call."""
 _FIXED: Final = 0x10 | 0x100000  # MAP_FIXED, MAP_FIXED_NOREPLACE: linux/mman.h
 _PROT_EXEC: Final = 4  # asm-generic/mman-common.h
 _SHM_EXEC: Final = 0o100000  # linux/shm.h
 _QUERY: Final = 0xFFFFFFFF
-"""What personality(2) is given if nothing is to be changed."""
+"""The argument of personality(2) that changes nothing."""
 _MAP_VDSO: Final = range(0x2001, 0x2004)
 """Options of arch_prctl(2) that map code (asm/prctl.h)."""
 _CODE_BITS: Final = {**dict.fromkeys(("mmap", "mprotect", "pkey_mprotect"), (2, _PROT_EXEC)), "shmat": (2, _SHM_EXEC)}
@@ -232,7 +239,7 @@ BRINGS_CODE: Final = (
 
 
 def mappings(pid: int) -> list[Mapped]:
-    """Return the mappings of a process; none if they cannot be read."""
+    """Return the mappings of a process; an empty list if they cannot be read."""
     try:
         return Maps.of(pid).all()
     except OSError:
@@ -240,9 +247,10 @@ def mappings(pid: int) -> list[Mapped]:
 
 
 def code_spans(pid: int) -> Spans:
-    """Return where the code of a process is or will be, but for the vsyscall page.
+    """Return the address ranges that have the code of a process now, or may have it later; the vsyscall page is left out.
 
-    None if that is not known, or if there is code that may grow without a call, on a stack."""
+    The result is empty if the ranges are not known, are too many to be worth comparing, or include a stack or heap, which can
+    grow unnoticed."""
     joined: list[list[int]] = []
     for mapped in mappings(pid):
         start, end, name = mapped.start, mapped.end, mapped.file[2]
@@ -264,7 +272,8 @@ def code_spans(pid: int) -> Spans:
 
 
 def brings_code(event: Event, code: Spans, pid: int) -> bool:
-    """Return whether a call may give a process code outside of these spans; of i386, each of BRINGS_CODE."""
+    """Return whether a call may give the process `pid` code outside of the address ranges `code`.  Always True for i386; the
+    caller asks only about calls in BRINGS_CODE."""
     if event.arch != Arch.X86_64.audit:
         return True
     name, (start, length, *_, flags, _, _) = Key(0, event.number).name, event.arguments
@@ -283,7 +292,7 @@ def brings_code(event: Event, code: Spans, pid: int) -> bool:
 
 
 def may_bring_code(key: Key) -> bool:
-    """Return whether a call with this key may do so."""
+    """Return whether calls of a key may give a process more code, wherever it is."""
     name = key.name
     if name == "arch_prctl" and key.mask >> 64 & _WORD == _WORD:
         return key.argument(0) & _WORD in _MAP_VDSO

@@ -1,8 +1,7 @@
-"""A call of ours, made by a task of the program instead of its own, which it makes afterwards.
+"""Has a task of the program make a call for the tracer first, and its own call afterwards.
 
-At the entry of a call nothing has happened yet: the task is given other registers, the kernel makes that call, and at its
-exit the task gets its registers back, on the `syscall` instruction that it has come by.  No signal can come in between.
-"""
+At the entry of a call nothing has happened yet: the task is given other registers, and the kernel makes that call.  At its exit
+the task gets its registers back, and repeats the `syscall` instruction that it came by.  No signal can come in between."""
 
 from __future__ import annotations
 
@@ -30,28 +29,30 @@ _FPROG: Final = 16
 
 
 class Stops(Protocol):
-    """Where wait statuses come from."""
+    """The source of the wait statuses of tasks."""
 
     def next_of(self, tid: int, flags: int = 0) -> int:
-        """Return the next status of a task, as waitpid(2) does with these flags; others that are taken are handled later.
+        """Return the next wait status of the task `tid`, as waitpid(2) with `flags` does (0 if there is none yet, under
+        WNOHANG).  Statuses of other tasks that arrive first are handled later.
 
-        The kernel does not report the end of a process's first thread before those of the others have been taken."""
+        The kernel does not report the end of a process's first thread before the ends of its other threads have been taken."""
 
     def put_back(self, tid: int, status: int) -> None:
-        """Handle this status later: the task has ended, or another thread's execve has taken over its tid."""
+        """Have a status handled later that is not a stop at the injected call: the task has ended, or another thread's execve
+        has taken over its tid."""
 
 
 class Entry:
     """The entry of a call of x86_64, at which a task is stopped."""
 
     def __init__(self, tid: int, stops: Stops) -> None:
-        """Raises PtraceError."""
+        """Read the task's registers; `stops` gives its wait statuses.  Raises PtraceError if the task is dying."""
         self.tid = tid
         self._stops = stops
         self._registers = kernel.registers(tid)
 
     def is_usual(self) -> bool:
-        """Return whether the task can make another call first, and then this one, unnoticed."""
+        """Return whether the task can make another call first and then repeat its own, without the program noticing."""
         at = self._registers[RIP] - len(_SYSCALL_INSTRUCTION)
         return (
             self._registers[linux.CS] == linux.USER_CS
@@ -62,9 +63,9 @@ class Entry:
         )
 
     def call(self, name: str, *arguments: int) -> int | None:
-        """Make a call, and return what the kernel returns, as a signed number; None if the task has ended.
+        """Have the task make the call `name`, and return its result as a signed number; None if the task has ended.
 
-        Raises PtraceError; TracerError if the task is not dying and its registers cannot be restored."""
+        Raises PtraceError if the task is dying, TracerError if it is not and its registers cannot be restored."""
         changed = list(self._registers)
         changed[ORIG_RAX] = _NUMBERS[name]
         for register, value in zip(linux.ARGUMENT_REGISTERS[linux.AUDIT_ARCH_X86_64], arguments, strict=False):
@@ -97,8 +98,8 @@ class Entry:
         return self._stops.next_of(self.tid)
 
     def install(self, filter_: bytes, where: int, *, for_all_threads: bool) -> int | None:
-        """Install a filter by way of `room(filter_)` bytes that were mapped at `where`, and return what `call` does; -EFAULT if
-        they cannot be written."""
+        """Have the task install a filter, through `room(filter_)` bytes of its memory that were mapped at `where`.  Return the
+        result of seccomp(2) (None if the task has ended), or -EFAULT if the memory cannot be written."""
         content = struct.pack("=H6xQ", len(filter_) // linux.BPF_INSTRUCTION, where + _FPROG) + filter_
         if kernel.write_memory(self.tid, where, content) != len(content):
             return -errno.EFAULT
@@ -106,10 +107,10 @@ class Entry:
         return self.call("seccomp", linux.SECCOMP_SET_MODE_FILTER, flags, where)
 
     def map(self, length: int) -> int | None:
-        """Map memory, and return its address, or what `call` does."""
+        """Have the task map `length` bytes of memory, and return the address, or what `call` returns for a failure."""
         return self.call("mmap", 0, length, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, (1 << 64) - 1, 0)
 
 
 def room(filter_: bytes) -> int:
-    """Return how many bytes of its memory a program needs to install a filter."""
+    """Return how many bytes of the program's memory `Entry.install` needs for a filter."""
     return _FPROG + len(filter_)

@@ -85,13 +85,13 @@ class _Executable:
         self.version: object = None
         """`Tally.version` of `counts`."""
         self.processes = 0
-        """How many there were."""
+        """The number of processes that have run the executable."""
         self.opens_often = False
-        """Whether they open many files for reading."""
+        """Whether these processes open many files for reading."""
         self.news = 0
-        """Observations when one of its processes was last looked at."""
+        """The number of the executable's observations when one of its processes was last looked at."""
         self.quiet = 0
-        """Calls at which its processes have been looked at since there was a new one."""
+        """The number of calls of its processes, as of the last look, since there was a new observation."""
         self.calls = 0
         """Calls of its last process that has ended and had no filter."""
         self.settled = False
@@ -118,7 +118,7 @@ class _Executable:
 
 
 class Late:
-    """The late filters of one run.  Called by the loop."""
+    """The late filters of one run: decides when each process gets one, and installs it.  The event loop calls the methods."""
 
     def __init__(
         self,
@@ -146,20 +146,20 @@ class Late:
     # -- how tasks begin and end
 
     def begin(self, task: Task) -> None:
-        """Begin with a task whose filters, which are not known, may let all calls run: all of them are to be seen."""
+        """Register a task whose filters are unknown: they may let any call run, so it is resumed such that each call stops."""
         task.filtered = task.covered = False
         task.image = Image(self._look)
 
     def adopted(self, task: Task) -> None:
-        """Begin with a task whose birth was not seen: a thread has the filters of the others, a process maybe not those of its
-        parent."""
+        """Register a task whose creation was not seen.  A thread has the filters of the other threads; a process may lack some
+        filters of its parent."""
         if task.tid != task.tgid and task.tgid in self._tasks:
             task.image.threads += 1
         else:
             self.begin(task)
 
     def born(self, parent: Task, child: Task, event: int) -> None:
-        """Begin with a task that another one has made; `event` is PTRACE_EVENT_* of the call."""
+        """Register a task that `parent` has created; `event` is the PTRACE_EVENT_* of the call."""
         if child.tgid == parent.tgid:
             child.image.threads += 1
             return
@@ -176,7 +176,7 @@ class Late:
             child.image.plan, child.image.budget = Plan(plan.filter, plan.code, plan.area), 0  # it has a copy of that memory
 
     def executed(self, task: Task, before: str) -> None:
-        """Note that a process has executed something; `before` is its former executable."""
+        """Note that the process of `task` has executed a file; `before` is the path of its previous executable."""
         self._note_end(task, before)
         self._executables[before].starts = True
         if task.image.maker is not None:
@@ -195,7 +195,7 @@ class Late:
                 task.image.budget = 0
 
     def dropped(self, task: Task) -> None:
-        """Note that a task has ended."""
+        """Note that a task has ended.  With the last thread of a process, the history of its executable is updated."""
         task.image.threads -= 1
         if not task.image.threads:
             self._note_end(task, task.executable)
@@ -213,8 +213,8 @@ class Late:
     # -- at the entry of a call under PTRACE_SYSCALL, before it is counted
 
     def step(self, task: Task, info: bytearray) -> bool:
-        """Have the task make another call first, if there is a filter to be installed; return whether it did, and will now
-        make its own call again.  True too if it has ended."""
+        """At the entry of a call: if a filter is to be installed, have the task make a call for that instead, after which it
+        repeats its own call.  Return True if it makes the other call, or has ended; else False."""
         image = task.image
         event = event_of(info, task.tid)
         if event.arch != Arch.X86_64.audit or image.barred or task.installing or task.other_filter:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tracer.tally import Recorder
 
 WAKE: Final = signal.SIGURG
-"""Interrupts the main thread's waitpid.  Ignored by default, so that one that comes late does no harm."""
+"""The signal that interrupts the main thread's waitpid. It is ignored by default, so one that comes late does no harm."""
 
 
 class _Attached(SignalThread):
@@ -56,12 +56,14 @@ def attach(
     attached: Callable[[Loop], None] = lambda loop: None,
     tick: Callable[[Loop], None] = lambda loop: None,
 ) -> Outcome:
-    """Follow running processes, with all their threads, until they end, or until SIGINT, SIGTERM or SIGHUP asks us to detach.
+    """Follow running processes, with all their threads, until they end, or until SIGINT, SIGTERM or SIGHUP asks this process to
+    detach.
 
-    What they start from now on is followed; what they started before only if `tree`.  `attached` is called once, before the
-    first call is seen.  The processes get no filter, and without PTRACE_O_EXITKILL they survive our death.  The status of the
-    outcome is that of the first one.  Raises TracerError.
-    """
+    Processes that they start from now on are followed; those that they started before are followed only with `tree`.
+    `attached` is called once, before the first call is recorded; `tick` is called some times a second, by another thread.  The
+    processes get no filter, and they survive the death of this process, since PTRACE_O_EXITKILL is not set.  The status of the
+    outcome is that of the first process in `pids`.  Raises TracerError if none of the processes exists, or one may not be
+    traced."""
     loop = Loop(recorder, Settings(allow_opaque))
     loop.initial = Initial(pids[0], started=True)
     dispositions = Dispositions()
@@ -83,7 +85,7 @@ def attach(
 
 
 def descendants(pids: Sequence[int]) -> dict[int, int]:
-    """Return the processes that these have started and that still run, with the parent of each, parents first."""
+    """Return the running descendants of the processes `pids`, parents first: pid -> pid of the parent."""
     parents = {pid: kin_of(pid)[1] for pid in sorted(numbers_in(""))}
     below: dict[int, int] = {}
     new = set(pids)
@@ -95,7 +97,7 @@ def descendants(pids: Sequence[int]) -> dict[int, int]:
 
 
 def _seize_descendants(loop: Loop, pids: Sequence[int], recorder: Recorder) -> None:
-    """Seize what the processes have started, and what those start meanwhile.  Raises TracerError."""
+    """Seize what the processes have started, and what those start meanwhile.  Raises TracerError if one may not be traced."""
     done: set[int] = set()
     while new := {pid: parent for pid, parent in descendants(pids).items() if pid not in done}:
         for pid, parent in new.items():
@@ -107,7 +109,7 @@ def _seize_descendants(loop: Loop, pids: Sequence[int], recorder: Recorder) -> N
 
 
 def _seize_threads(loop: Loop, pid: int) -> None:
-    """Seize every thread of a process, including those that start meanwhile.  Raises TracerError."""
+    """Seize every thread of a process, including those that start meanwhile.  Raises TracerError if one may not be traced."""
     options = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESYSGOOD
     done: set[int] = set()
     while new := numbers_in(f"{pid}/task") - done:
@@ -134,10 +136,10 @@ def _is_dead_or_ours(tid: int) -> bool:
 
 
 def read_filters(pid: int) -> list[bytes]:
-    """Return the filters of a process or thread, each an array of struct sock_filter, in the order in which they were
-    installed (kernel/seccomp.c, get_nth_filter; ptrace(2) says the opposite).  It is stopped meanwhile, and not changed.
+    """Return the filters of a process or thread, each an array of struct sock_filter, in the order in which they were installed
+    (kernel/seccomp.c, get_nth_filter; ptrace(2) says the opposite).  The process is stopped meanwhile, and not changed.
 
-    Raises TracerError if they cannot be read: that needs CAP_SYS_ADMIN, no filter on this process itself, a kernel with
+    Raises TracerError if the filters cannot be read: that needs CAP_SYS_ADMIN, no filter on this process itself, a kernel with
     CONFIG_CHECKPOINT_RESTORE (ptrace(2), PTRACE_SECCOMP_GET_FILTER), and a process that is not traced."""
     try:
         kernel.seize(pid, 0)
@@ -159,8 +161,8 @@ def read_filters(pid: int) -> list[bytes]:
 
 
 def filter_counts(pid: int) -> dict[int, int]:
-    """Return how many filters each thread of a process has, by thread id (proc_pid_status(5), Seccomp_filters, Linux 5.9).
-    Threads whose number cannot be read are left out."""
+    """Return the number of filters of each thread of a process, by tid (proc_pid_status(5), Seccomp_filters, since Linux 5.9).
+    Threads for which the kernel does not report the number are left out."""
     fields = {tid: fields_of(tid) for tid in sorted(numbers_in(f"{pid}/task"))}
     return {tid: int(status["Seccomp_filters"]) for tid, status in fields.items() if "Seccomp_filters" in status}
 

@@ -16,13 +16,12 @@ FAILED = 125
 
 
 def fork(work: Callable[[], object], failed: Callable[[BaseException], object] = lambda error: None) -> int:
-    """Fork a child that does the work; return its pid.  The child ends with 0 when `work` returns; if it raises anything, with
-    FAILED, after `failed` has been given the exception.
+    """Fork a child that calls `work`, and return its pid.  The child exits with 0 when `work` returns.  If `work` raises an
+    exception, the child calls `failed` with it, and exits with FAILED.
 
-    All signals are blocked around the fork, and those that Python has a handler for have their default action in the child, so
-    that a signal ends it and raises no exception there.  Where a signal raises one here at once, there is no child.  Raises
-    OSError.
-    """
+    All signals are blocked around the fork.  In the child, signals for which Python has a handler get their default action, so
+    that such a signal ends the child and raises no exception there.  If the handler of a pending signal raises an exception
+    here, it is passed on, and there is no child.  Raises OSError if the fork fails."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     pid, status = -1, FAILED
     try:

@@ -30,7 +30,7 @@ of our own kills us although it is blocked."""
 
 
 class Program(NamedTuple):
-    """What to run, as the kernel takes it: bytes."""
+    """The program to run: its path, arguments and environment, as the bytes that the kernel takes."""
 
     path: bytes
     """The file to execute: PATH is not searched here."""
@@ -42,19 +42,22 @@ class Program(NamedTuple):
 
 
 class Dispositions:
-    """The signal state that this process was started with, which its child restores; here the signals are blocked."""
+    """The signal mask that this process was started with, which its child restores.  In this process, the signals of TAKEN are
+    blocked."""
 
     def __init__(self) -> None:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
 
     def restore(self) -> None:
-        """In this process, at the end, discard signals that came too late for the program: they must not end us."""
+        """At the end of the run, in this process: discard the signals that came too late to be passed on, which must not end
+        this process; then restore the mask."""
         while kernel.wait_for_signal(TAKEN, 0):
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def restore_in_child(self) -> None:
-        """In the child: two signals, which CPython ignores from its start on, have the default action, others what they had."""
+        """In the child: restore the mask, and give SIGPIPE and SIGXFSZ their default action.  CPython ignores these two from
+        its start on, so it is unknown whether the caller of this process ignored them."""
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
@@ -89,7 +92,8 @@ class Launch:
         os.close(self._go)
 
     def check(self) -> None:
-        """Raise StartError or TracerError if the program did not start.  Waits for the execve."""
+        """Wait until the child has executed the program or has ended.  Raises StartError if the execve failed, TracerError if
+        an earlier step did."""
         with os.fdopen(self._failure, "rb") as pipe:
             text = pipe.read().decode()
         if text:
@@ -129,7 +133,8 @@ def _reason(stage: str, error: BaseException) -> str:
 
 
 def is_64_bit(path: bytes) -> bool:
-    """Return whether a file is a 64-bit ELF file, or none at all."""
+    """Return whether a program can be 64-bit: False for a 32-bit ELF file, and for a file that cannot be read; True for any
+    other file, such as a script."""
     try:
         with open(path, "rb") as file:
             return linux.elf_bits(file.read(5)) != 32

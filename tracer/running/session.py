@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
     status: int | None
     """Wait status of the initial process; None if we detached from it."""
     calls: int
-    """How many were seen."""
+    """The number of calls that have stopped for the tracer."""
     started: bool = True
     """False if it was killed within its execve: no instruction of it ran."""
     ended_by: int = 0
@@ -65,16 +65,16 @@ class Outcome(NamedTuple):
 
 
 class Hooks(NamedTuple):
-    """What is called during a run."""
+    """The functions that are called during a run."""
 
     tick: Callable[[Loop], None] = lambda loop: None
-    """From another thread, some times a second."""
+    """Called by another thread, some times a second."""
     exited: Callable[[Loop], None] = lambda loop: None
-    """Once if processes outlive the initial one."""
+    """Called once, if other processes outlive the initial one."""
     attach: Callable[[Calls], None] = lambda calls: None
-    """Before the run; may have the tracer call functions at the stops of calls (`Calls.also`)."""
+    """Called before the run; may have the tracer call functions at the stops of calls (`Calls.also`)."""
     aimed: Callable[[bool], None] | None = None
-    """For each process that is signalled or looked at (`tracer.aims`)."""
+    """Called for each process that is signalled or inspected; the argument is that of `tracer.aims.Aims`."""
 
 
 NO_HOOKS: Final = Hooks()
@@ -87,11 +87,11 @@ def trace(
     hooks: Hooks = NO_HOOKS,
     injector: Injector | None = None,
 ) -> Outcome:
-    """Run a program until it and all that it started have ended.
+    """Run a program until it and all processes that it started have ended.
 
-    Where `settings.late` is not possible, each call stops.  Raises StartError when the program did not start, TracerError when
-    it may not be traced.
-    """
+    `recorder` gets the calls.  If late filters (`settings.late`) are not possible in this run, every call stops.  Raises
+    StartError if the execve of the program fails, and TracerError if the kernel does not permit tracing, or an earlier step of
+    the start fails."""
     is_free = not has_filter(os.getpid())
     must_see_all = settings.filter or settings.waits or settings.from_entry or injector is not None
     can_be_late = not must_see_all and is_free and proc() == "/proc" and is_64_bit(program.path)
@@ -130,13 +130,14 @@ def trace(
 
 
 def kill(loop: Loop) -> None:
-    """Kill all processes of a run, from `tick`; called again at the next tick for those that they start meanwhile."""
+    """Kill all processes of a run.  `tick` calls this again and again, since processes may start others in the meantime."""
     for tgid in {task.tgid for task in list(loop.tasks.values())}:
         send(tgid, signal.SIGKILL)
 
 
 def follow(loop: Loop, signals: SignalThread) -> None:
-    """Follow all tasks until none is left, while the thread takes the signals to this process."""
+    """Handle the stops of all tasks until none is left, while the thread `signals` takes the signals that are sent to this
+    process."""
     signals.start()
     try:
         loop.run(signals.stop_with_program)
@@ -146,13 +147,13 @@ def follow(loop: Loop, signals: SignalThread) -> None:
 
 
 def send(pid: int, signum: int) -> None:
-    """Send a signal to a process that may have ended."""
+    """Send a signal to a process; do nothing if it has ended, or may not be signalled."""
     with contextlib.suppress(OSError):
         os.kill(pid, signum)
 
 
 def not_permitted(error: PtraceError) -> str:
-    """Return why PTRACE_SEIZE may have failed, and what to do."""
+    """Return a sentence about why the kernel refused PTRACE_SEIZE with `error`, and what to do."""
     reason = f"the kernel does not permit ptrace here ({os.strerror(error.errno)})"
     if (scope := linux.yama_scope()) in ("2", "3"):
         return f"{reason}: kernel.yama.ptrace_scope is {scope}; an administrator can lower it to 1"
@@ -178,7 +179,7 @@ class SignalThread(threading.Thread):
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Raises TracerError."""
+        """Start the thread.  Raises TracerError if a limit of processes or of memory prevents that."""
         try:
             super().start()
         except RuntimeError:
@@ -198,7 +199,8 @@ class SignalThread(threading.Thread):
             sys.excepthook(type(error), error, error.__traceback__)
 
     def tick(self) -> None:
-        """Call what is to be called again and again."""
+        """Do the periodic work: let the processor release tasks, call `hooks.tick`, and call `hooks.exited` once if other
+        processes outlive the initial one."""
         self._loop.processor.tick()
         self._hooks.tick(self._loop)
         initial = self._loop.initial
@@ -207,9 +209,10 @@ class SignalThread(threading.Thread):
             self._has_exited = True
 
     def send(self, signum: int, *, from_terminal: bool) -> None:
-        """Send a signal to the initial process, or, when that has ended, to the processes that it left.
+        """Send a signal to the initial process or, if that has ended, to all other processes of the program.
 
-        `from_terminal`: processes in the terminal's foreground group have it already; those that it left may be in another."""
+        With `from_terminal`, the kernel has sent the signal to the terminal's foreground group, so the initial process already
+        has it; if that has ended, the others get it nevertheless, because they may be in another group."""
         if signum in ENDING:
             self._loop.ended_by = signum
         if self._loop.initial.status is None:
@@ -220,12 +223,13 @@ class SignalThread(threading.Thread):
                 send(tgid, signum)
 
     def reached(self, signum: int, sender: int, since: float) -> bool:
-        """Return whether the program itself got `signum` from process `sender` (0: the kernel) since then (time.monotonic)."""
+        """Return whether the initial process got `signum` from the process `sender` (0: the kernel) at the time `since`
+        (seconds of time.monotonic) or later."""
         pid, when = self._loop.initial.delivered.get(signum, (-1, 0.0))
         return pid == sender and when >= since
 
     def stopped(self) -> int:
-        """Return the signal of the group-stop that the initial process is in, or 0."""
+        """Return the signal of the group-stop that the initial process is in; 0 if it is in none."""
         task = self._loop.tasks.get(self._loop.initial.pid)
         return task.stopped if task else 0
 
@@ -253,10 +257,10 @@ class SignalThread(threading.Thread):
                 self.stop_with_program()
 
     def stop_with_program(self) -> None:
-        """Stop, if this process was asked to and the program has stopped, by the same signal, which the shell waits for.
+        """Stop this process by the program's stop signal, which the shell waits for, if a stop was requested and the program
+        has stopped.
 
-        Never before the program: while we are stopped, its tasks cannot get past a system call.
-        """
+        This process never stops before the program: while it is stopped, the program's tasks cannot get past a system call."""
         with self._lock:  # both threads call this
             signum = self.stopped()
             if not self._must_stop or not signum:
@@ -270,7 +274,7 @@ class SignalThread(threading.Thread):
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def end(self) -> None:
-        """Take no more signals, and wait until none is being taken."""
+        """End the thread, and wait until it has ended; no further signal is passed on."""
         self._ended = True
         signal.pthread_kill(self.ident or 0, signal.SIGCONT)
         self.join()
@@ -280,14 +284,15 @@ class SignalThread(threading.Thread):
 
 
 class Waits:
-    """Which waits each process of a loop has begun: what it did before and after each is counted apart.
+    """Follows which of the waits in tracer.abi.waits each process has begun, so that observations before and after a wait are
+    counted apart.
 
-    A server starts until it first waits for work.  Only a recorder whose counters have six elements takes this (`tally`)."""
+    A server starts until it first waits for work.  The recorder's counters must have six elements (`tally`)."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self.reached: dict[int, int] = {}
-        """By process, the waits that it and those that it comes from have begun, also when it has ended."""
+        """By pid: the waits that the process and its ancestors have begun; kept after its end."""
         loop.tally.has_waits = True
         for bit, name in enumerate(CANDIDATES):
             for call in calls_of(name):

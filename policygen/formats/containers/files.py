@@ -19,6 +19,7 @@ from policygen.formats.containers import profile as profiles
 from policygen.formats.containers.meaning import policy_of
 from policygen.formats.containers.profile import Op
 from policygen.formats.containers.written import profile_of
+from policygen.language.naming import format_action
 from policygen.values import replace
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from policygen.formats.containers.profile import Profile, ProfileRule
     from policygen.implied.resolve import Resolved
 FOLDER = "profiles"
-"""Of Localhost profiles, below the kubelet's own."""
+"""The folder for Localhost profiles, in the kubelet's folder of seccomp profiles."""
 KIND = "SeccompProfile"
 API = "security-profiles-operator.x-k8s.io/v1beta1"
 LIMIT = 1 << 63
@@ -52,13 +53,14 @@ def read_oci(data: bytes, filename: str, options: FormatOptions) -> Imported:
 
 
 def json_bytes(profile: Profile) -> bytes:
-    """Return the file of a profile: one comparison a line."""
+    """Return the JSON of a profile, with each comparison on its own line."""
     text = json.dumps(profiles.as_object(profile), indent=1)
     return (text + "\n").encode()
 
 
 def export_k8s(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return a Localhost profile for the nodes, and beside it what the pod says to use it."""
+    """Return a Localhost profile for the nodes and, as a second file, the part of the pod's specification that selects it.
+    Raises ExportError if the policy cannot be written as a profile."""
     written = profile_of(policy, options)
     losses = written.losses
     if not options.runtime:
@@ -100,13 +102,15 @@ def export_spo(policy: Resolved, options: FormatOptions) -> Exported:
     if policy.default.may_allow:  # rules deny
         fewer, more = more, fewer
     if cut[False]:
-        what = "the highest of 64 bits of an argument is not compared, since the resource's numbers have 63"
+        what = "the highest of an argument's 64 bits is not compared: a SeccompProfile has only numbers of 63 bits"
         losses.append(Loss(more, what, tuple(cut[False])))
     if cut[True]:
-        what = "alternatives in which the highest of 64 bits is set are left out, since the resource's numbers have 63"
+        what = "alternatives with a 1 in the highest of 64 bits are left out: a SeccompProfile has only numbers of 63 bits"
         losses.append(Loss(fewer, what, tuple(cut[True])))
     if written.profile.errno not in (None, profiles.EPERM):
-        losses.append(Loss(Direction.OTHER, "calls that get the default fail with EPERM: the resource has no other number"))
+        meant = format_action(policy.default).removeprefix("errno ")
+        what = f"calls that get the default action fail with EPERM instead of {meant}"
+        losses.append(Loss(Direction.OTHER, f"{what}: a SeccompProfile cannot set the default's errno"))
     lines = _yaml(replace(written.profile, rules=tuple(rules)), options.name)
     text = "\n".join(lines) + "\n"
     return Exported(text.encode(), tuple(losses), written.additions, use="kubectl apply -f {file}")

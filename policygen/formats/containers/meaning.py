@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SCMP = {"SCMP_ARCH_X86_64": Arch.X86_64, "SCMP_ARCH_X86": Arch.I386, "SCMP_ARCH_AARCH64": Arch.AARCH64}
 X32 = "SCMP_ARCH_X32"
 _GO = {Arch.X86_64: ("amd64",), Arch.I386: ("386", "x86"), Arch.AARCH64: ("arm64",)}
-"""What `includes.arches` calls the machine."""
+"""The names that `includes.arches` and `excludes.arches` use for the machine."""
 _RET = {
     Act.ALLOW: bpf.ret(Action(ActionKind.ALLOW)),
     Act.LOG: bpf.ret(Action(ActionKind.LOG)),
@@ -48,7 +48,8 @@ _MULTIPLEXED = frozenset((
 
 
 def return_value(act: Act, errno: int | None) -> int:
-    """Return the return value of the kernel's filter, 32 bits."""
+    """Return the 32-bit return value of the kernel's filter for the action `act`, with `errno` (or the datum of TRACE; None
+    means EPERM)."""
     if act in _RET:
         return _RET[act]
     base = bpf.ret(Action(ActionKind.ERRNO, EPERM)) & bpf.ACTION_MASK if act is Act.ERRNO else bpf.TRACE
@@ -56,7 +57,8 @@ def return_value(act: Act, errno: int | None) -> int:
 
 
 def policy_of(profile: Profile, options: FormatOptions, filename: str) -> Imported:
-    """Return the policy that lets the same calls run as a runtime with this profile.  Raises ImportFormatError."""
+    """Return the policy that has the same meaning as the profile has to a container runtime.  Raises ImportFormatError if the
+    profile is too complex to compute that."""
     applied, losses = _for_container(profile, options)
     sections, more = _architectures(applied, options)
     space = region.space()
@@ -68,9 +70,11 @@ def policy_of(profile: Profile, options: FormatOptions, filename: str) -> Import
 
 
 def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime: str = "") -> int:
-    """Return the function from events (`region`) to return values (`bpf.ret`) that a runtime makes of a profile whose rules
-    all apply.  With the runtime `runc`, numbers above the greatest that the profile names fail with ENOSYS, unless the
-    default lets calls run (runc libcontainer/seccomp/patchbpf/enosys_linux.go)."""
+    """Return the function from events (`region`) to return values (`bpf.ret`) that a runtime makes of a profile; `sections` are
+    its architectures, and all of its rules must apply.
+
+    With the runtime `runc`, numbers above the greatest that the profile names fail with ENOSYS, unless the default lets calls
+    run (runc libcontainer/seccomp/patchbpf/enosys_linux.go)."""
     default = return_value(profile.default, profile.errno)
     number, result = region.number_word(space), space.terminal(bpf.ret(KILL))
     patched = runtime == "runc" and profile.default not in (Act.ALLOW, Act.LOG, Act.TRACE)
@@ -238,7 +242,8 @@ def _about(profile: Profile, sections: list[Arch]) -> Iterator[Loss]:
 
 
 def multiplexed(profile: Profile) -> tuple[str, ...]:
-    """Return the names that libseccomp also applies to socketcall or ipc on i386; none if the profile allows those anyway."""
+    """Return the call names that libseccomp also applies to socketcall or ipc on i386; () if the profile allows socketcall and
+    ipc anyway."""
     allowed = {
         name for rule in profile.rules if rule.act is Act.ALLOW and not rule.comparisons for name in rule.names
     }

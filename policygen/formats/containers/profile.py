@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 EPERM = 1
-"""What SCMP_ACT_ERRNO is where no number is given (config-linux.md, errnoRet)."""
+"""The errno of SCMP_ACT_ERRNO if none is given (config-linux.md, errnoRet)."""
 
 
 class Op(StrEnum):
-    """How a whole 64-bit register is compared, unsigned (seccomp_rule_add(3))."""
+    """An operator that compares a whole 64-bit register, unsigned (seccomp_rule_add(3))."""
 
     EQ = "SCMP_CMP_EQ"
     NE = "SCMP_CMP_NE"
@@ -40,7 +40,7 @@ class Op(StrEnum):
 
 
 class Act(StrEnum):
-    """What is done with a call."""
+    """An action of a profile for a call."""
 
     ALLOW = "SCMP_ACT_ALLOW"
     ERRNO = "SCMP_ACT_ERRNO"
@@ -61,22 +61,22 @@ class RegisterComparison:
     value: int
     """64 bits, unsigned; of MASKED_EQ the mask."""
     value_two: int = 0
-    """For MASKED_EQ alone: what the masked argument is."""
+    """For MASKED_EQ alone: the value that the masked argument must have."""
 
 
 @frozen
 class Where:
-    """For which containers a rule is meant: what `includes` requires or `excludes` rules out."""
+    """A set of containers and machines: those for which a rule's `includes` or `excludes` holds."""
 
     caps: tuple[str, ...] = ()
     arches: tuple[str, ...] = ()
-    """As Go calls them: amd64, arm64 ..."""
+    """Architectures by the names that Go uses: amd64, arm64 ..."""
     kernel: tuple[int, int] | None = None
 
 
 @frozen
 class ProfileRule:
-    """One entry of `syscalls`: for each of the names, `act` where all comparisons hold."""
+    """One entry of `syscalls`: calls with one of `names` get `act` if all comparisons hold."""
 
     names: tuple[str, ...]
     act: Act
@@ -92,20 +92,20 @@ class Profile:
     default: Act
     rules: tuple[ProfileRule, ...]
     architectures: tuple[str, ...] = ()
-    """SCMP_ARCH_*, besides that of the machine, which always is one."""
+    """SCMP_ARCH_* in addition to the machine's own, which is always included."""
     errno: int | None = None
-    """Of the default action."""
+    """The errno of the default action; None means EPERM."""
     flags: tuple[str, ...] = ()
     """SECCOMP_FILTER_FLAG_*: none of them changes what a call gets."""
     arch_map: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """For each architecture of a machine those that go with it there."""
+    """For each architecture of a machine: the further architectures whose calls such a machine has."""
 
 
 # Writing
 
 
 def as_object(profile: Profile) -> dict[str, Any]:
-    """Return the JSON object, without empty fields."""
+    """Return the profile as a JSON object, without empty fields."""
     return {
         "defaultAction": profile.default,
         **({} if profile.errno is None else {"defaultErrnoRet": profile.errno}),
@@ -132,7 +132,8 @@ def _rule_object(rule: ProfileRule) -> dict[str, Any]:
 
 
 def load(data: bytes, filename: str) -> Any:
-    """Return the JSON value in the data; ImportFormatError with line and column."""
+    """Return the JSON value in `data`.  Raises ImportFormatError, with line and column where possible, if it is not JSON, or
+    has a field twice."""
     try:
         return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_doubles)
     except UnicodeDecodeError as error:
@@ -155,7 +156,8 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read(value: Any, filename: str) -> Profile:
-    """Return the profile in a JSON object.  Every unknown field or value is an error, since it might deny a call."""
+    """Return the profile in a JSON object.  Raises ImportFormatError for any unknown field or value, since it might deny a
+    call."""
     node = _Node(value, "", filename).object(_PROFILE)
     pairs = []
     for entry in node.field("archMap").list():

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from policygen.implied.resolve import Resolved
 
 MAX_ENTRIES = 128
-"""Entries that every runtime takes: crun 1.21 and runc 1.1.15 have no limit, newer ones may (1 MiB is far beyond it)."""
+"""The most entries of a profile that every runtime accepts: crun 1.21 and runc 1.1.15 have no limit, newer ones may (1 MiB is
+far beyond it)."""
 LIBSECCOMP_KNOWS = 466
 """The newest call that libseccomp 2.6.0 has a name for (removexattrat; its src/syscalls.csv); numbers since 424 are those of
 all architectures."""
@@ -54,7 +55,7 @@ _ACT = {
     ActionKind.NOTIFY: Act.NOTIFY,
 }
 MAX_ALTERNATIVES = 512
-"""Limit for one call and one action; each alternative becomes an entry of the profile."""
+"""The most alternatives for one call and one action; each becomes an entry of the profile."""
 Plan = tuple[tuple[Action, tuple[Masked, ...]], ...]
 """The actions of one call, other than the default, each with the alternatives in which it is taken."""
 Plans = Mapping[Arch, Mapping[str, Plan]]
@@ -62,24 +63,27 @@ Plans = Mapping[Arch, Mapping[str, Plan]]
 
 
 def act_of(action: Action) -> tuple[Act, int | None]:
-    """Return a profile's name of an action, and its error number."""
+    """Return the action in the words of a profile, and its errno (None if it has none)."""
     return _ACT[action.kind], action.errno or None
 
 
 def instead(given: Action, meant: Iterable[Action], what: str, calls: Iterable[str] = ()) -> Iterator[Loss]:
-    """Yield the losses of giving calls an action instead of the policy's actions: one for each direction."""
+    """Yield the losses of giving calls the action `given` instead of the actions `meant`, one for each direction.  `what`
+    describes the loss, and `calls` are the names."""
     changes = {change_of(action, given) for action in meant if action != given}
     for change in sorted(changes):
         yield Loss(DIRECTIONS[change], what, tuple(calls))
 
 
 def has_boundary(policy: Resolved) -> bool:
-    """Return whether runc fails calls after the last one named with ENOSYS (its patchbpf/enosys_linux.go, isAllowAction)."""
+    """Return whether runc fails calls whose number is above the greatest that the profile names with ENOSYS: so it does unless
+    the default lets calls run (its patchbpf/enosys_linux.go, isAllowAction)."""
     return policy.default.kind not in (ActionKind.ALLOW, ActionKind.LOG)
 
 
 def unsaid(policy: Resolved, profile: Profile, runtime: str) -> Iterator[Loss]:
-    """Yield the losses.  `runtime`: the one that will read the profile, or '' for any."""
+    """Yield the losses that concern the profile as a whole.  `runtime` is the runtime that will read the profile, or '' for
+    any."""
     newer = {"crun": policy.default, "runc": ENOSYS if has_boundary(policy) else policy.default}
     for name, action in newer.items():
         if runtime in ("", name) and action != policy.unknown:
@@ -144,7 +148,8 @@ class Written:
 
 
 def profile_of(policy: Resolved, options: FormatOptions) -> Written:
-    """Return the profile of the policy, and its losses.  Raises ExportError."""
+    """Return the policy as a profile, with its losses and additions.  Raises ExportError if it has entries for i386 only, if
+    `options.runtime` is unknown, or if libseccomp would miscompile the profile."""
     if Arch.I386 in policy.entries and Arch.X86_64 not in policy.entries:
         raise ExportError("a profile always holds for the machine's own calls, and this policy has only those of i386")
     policy, additions, more = with_own_calls(policy, options.runtime, gaining=not options.no_new_privileges)
@@ -170,7 +175,7 @@ class RuntimeCall(NamedTuple):
 
     runtime: str
     versions: str
-    """Versions in which it was seen, or found in the source."""
+    """The runtime's versions in which the call was seen, or found in the source."""
     when: str
     """`always`, or `gaining`: only where the container may gain privileges (no_new_privs is off)."""
     entry: str
@@ -191,9 +196,10 @@ def own_calls() -> tuple[RuntimeCall, ...]:
 
 
 def with_own_calls(policy: Resolved, runtime: str, *, gaining: bool = True) -> RuntimeAdditions:
-    """Return the policy with the calls that the runtime makes itself; without a runtime, unchanged.
+    """Return the policy extended to allow the calls that `runtime` makes itself, with the additions and losses; without a
+    runtime, the policy itself.
 
-    `gaining`: whether the container may gain privileges.  Raises ExportError for an unknown runtime."""
+    `gaining`: whether the container may gain privileges.  Raises ExportError if `runtime` is unknown."""
     if not runtime:
         return RuntimeAdditions(policy, (), ())
     runtimes = sorted({call.runtime for call in own_calls()})

@@ -14,5 +14,6 @@ if TYPE_CHECKING:
 
 
 def recording(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
-    """Return a recording that was merged elsewhere.  Raises recording_file.RecordingError."""
+    """Return the recording in a file that was made elsewhere.  Raises recording_file.RecordingError if the file is not a
+    recording, or is corrupt."""
     return recording_file.parse(stream.read(), filename)

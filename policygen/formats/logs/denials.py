@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from policygen.recording.model import Key, Registers
 
 MAX_LINE = 1 << 18
-"""Bytes of a line: twice the longest that enforce writes.  A longer one is skipped and becomes a gap."""
+"""The most bytes of a line: twice the longest that enforce writes.  A longer line is skipped and becomes a gap."""
 MAX_DISTINCT = 50_000
 """Different violations, and uses of files and ports, that are recorded: no log fills memory.  More are counted in a gap."""
 MAX_RUNS = 8
-"""Starts that may write their counts of one violation in turns; of more, some are counted twice."""
+"""The most starts that can write their counts of one violation in turns; of more starts, some calls are counted twice."""
 _REGISTER = re.compile(r"0x[0-9a-f]{1,16}")
 _WORD = (1 << 32) - 1
 _FACTS = 1024
@@ -57,15 +57,15 @@ class _Violation(NamedTuple):
     site: str
     times: int
     run: tuple[str, ...]
-    """In which it is counted: the start's id and the phase."""
+    """The run that counts the violation: the start's id and the phase."""
     started: int
     """Nanoseconds since the epoch; 0 if the line has no time."""
     evidence: tuple[str, ...]
-    """What the call's pointers pointed to (`evidence.facts`), as far as the line has it."""
+    """The facts (`evidence.facts`) about the call's pointers, as far as the line has them."""
     policies: tuple[str, ...]
     """The files of the policies that did not allow it, without folders."""
     files: tuple[Use, ...]
-    """What it wanted of files and ports, if that was not granted."""
+    """The uses of files and ports that the call needed and the policy did not grant."""
 
 
 class _Calls:
@@ -105,7 +105,7 @@ class _Log:
         """Why lines were skipped -> the first line's number, and how many."""
         self.files: set[Use] = set()
         self.others: set[str] = set()
-        """Policies of violations that are not of the one that is asked for."""
+        """The policies whose violations were skipped, because another policy is asked for."""
 
     def skip(self, why: str, number: int) -> None:
         self.skipped.setdefault(why, [number, 0])[1] += 1
@@ -141,11 +141,10 @@ class _Log:
 
 
 def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
-    """Return the violations of `options.program` and `options.policy` ('' for all) as one run.
+    """Return the violations of `options.program` and `options.policy` ('' for all) in a log, as one run.
 
-    Lines that cannot be read are gaps of the run: those of a log that was cut, or is longer than what is recorded.  Raises
-    ImportFormatError for a line that no known version of enforce writes, and for a log without violations.
-    """
+    A log may have been cut, or be longer than what is recorded: lines that cannot be used become gaps of the run.  Raises
+    ImportFormatError for a line that no known version of enforce writes, and for a log without violations."""
     log = _Log(options)
     for number, line in _lines(stream, log):
         try:
@@ -192,7 +191,7 @@ def _nothing(log: _Log, filename: str) -> str:
 
 
 def _violation(fields: Any, position: str) -> _Violation:
-    """Return the violation of a line.  Raises ImportFormatError."""
+    """Return the violation in a line.  Raises ImportFormatError if `enforce` does not write such lines."""
     if not isinstance(fields, dict):
         raise ImportFormatError(f"{position}: a line of `enforce --log` is a JSON object")
     values: list[Any] = [fields.get(name) for name in ("arch", "number", "arguments", "executable", "site", "count")]
@@ -225,7 +224,7 @@ def _violation(fields: Any, position: str) -> _Violation:
 
 
 def _files(lines: Any, executable: str, position: str) -> tuple[Use, ...]:
-    """Return what lines about files and ports grant.  Raises ImportFormatError."""
+    """Return the uses of files and ports that lines about these grant.  Raises ImportFormatError if they are no such lines."""
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ImportFormatError(f"{position}: its `ungranted` is no list of lines about files and ports")
     uses: list[Use] = []
@@ -286,11 +285,10 @@ _NO_ARGUMENTS = "arguments are not in audit records: what is made of them allows
 
 
 def audit(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
-    """Return the records of `options.program` (a path, or the last part of one; '' for all programs) as one run.
+    """Return the SECCOMP records of `options.program` (a path, or its last part; '' for all programs) in a log, as one run.
 
-    Other lines are ignored.  Raises ImportFormatError for a record without architecture or call, and for a log without
-    records.  The run's id is made from the log, so the same log is always the same run.
-    """
+    Lines that are not SECCOMP records are ignored.  Raises ImportFormatError for a record without architecture or call, and for
+    a log without records.  The run's id is made from the log, so the same log always gives the same run."""
     counts: Counter[tuple[int, int, str]] = Counter()
     sites: dict[tuple[int, int, str], str] = {}
     started, digest = 0, sha256()

@@ -33,7 +33,7 @@ _PREFIX = re.compile(
 _ASIDES = (" > ", " | ")
 """How lines begin that belong to the previous call: callers (-k), and data read or written (-e read, -e write)."""
 _SUMMARY = b"% time "
-"""How a table of figures begins (-C): nothing comes after it."""
+"""The beginning of strace's table of figures (-C): nothing comes after it."""
 _ENDED = re.compile(r"\+\+\+ (?:exited with (\d{1,3})|killed by (SIG\w+)(?: \(core dumped\))?|superseded by .*) \+\+\+")
 _MODE = re.compile(r"\[ Process PID=(\d{1,10}) runs in (\S+)(?: bit)? mode\. \]")
 _RESUMED = re.compile(r"<\.\.\. (\w+|\?\?\?) resumed>\s?")
@@ -45,10 +45,11 @@ _HIDDEN = "pointers are not printed: 0 stands for them in the examples of calls"
 
 
 def record(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
-    """Return the run in the log.  Raises ImportFormatError for a line that strace does not write.
+    """Return the run in a log of strace.  Raises ImportFormatError for a line that strace does not write, and for a log without
+    calls.
 
-    The run's id is made from the log, so the same log is always the same run.  `options.arch` is the machine.
-    """
+    The run's id is made from the log, so the same log always gives the same run.  `options.arch` is the architecture of the
+    machine."""
     log = _Log(filename, options.arch)
     digest, is_over = sha256(), False
     for number, line in enumerate(stream, 1):

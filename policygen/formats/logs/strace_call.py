@@ -84,12 +84,12 @@ _MULTIPLEXED = re.compile(
 
 
 class UnnamedError(UserError):
-    """A printed name without a value in our tables; `str()` is the name."""
+    """strace printed a name whose value is not in our tables; `str()` is the name."""
 
 
 def split(text: str, start: int = 0, *, separator: str = "comma") -> tuple[list[tuple[int, str]], int | None]:
-    """Return the parts of a list that begins at `start`, each with its place, and the place after the closing parenthesis,
-    or None without one.  An empty list has no parts."""
+    """Return the parts of a list in `text` that begins at `start`, as (index in the text, part), and the index after the
+    closing parenthesis (None if the list is not closed).  An empty list has no parts."""
     parts, depth, begin = [], 0, start
     end = None
     for token in _TOKEN.finditer(text, start):
@@ -111,10 +111,10 @@ def split(text: str, start: int = 0, *, separator: str = "comma") -> tuple[list[
 
 @lru_cache(maxsize=1 << 16)
 def value(text: str, arch: Arch) -> int | None:
-    """Return the value of an argument, negative if it is printed so; None for what a pointer points to, or for nothing.
+    """Return the value of an argument as strace prints it; negative if it is printed with a minus sign.  None for an empty
+    text, and for text that shows what a pointer points to.
 
-    Raises UnnamedError.
-    """
+    Raises UnnamedError if a name in it is not in our tables."""
     plain = _NO_VALUE.sub("", text).strip()
     if not plain or plain.startswith(_POINTED_TO):
         return None
@@ -128,7 +128,7 @@ def value(text: str, arch: Arch) -> int | None:
 
 
 def integer(text: str) -> int | None:
-    """Return a number in hexadecimal, decimal or C's octal; None for anything else."""
+    """Return a number that is written in hexadecimal, decimal or C's octal; None for any other text."""
     if not _NUMBER.fullmatch(text):
         return None
     return int(text, 8 if text.lstrip("-").startswith("0") and "x" not in text else 0)
@@ -168,8 +168,8 @@ def _term(text: str, arch: Arch, depth: int) -> int:
 
 
 def unquoted(text: str) -> str:
-    """Return a string without strace's C quotes, with `...` at its end if it was abbreviated.  Bytes that are not UTF-8
-    are surrogate-escaped."""
+    """Return a string without strace's quotes and escapes, and with `...` at its end if strace abbreviated it.  Bytes that are
+    not UTF-8 are surrogate-escaped."""
     body, _, rest = text.strip().removeprefix('"').rpartition('"')
 
     def plain(match: re.Match[str]) -> str:
@@ -181,7 +181,7 @@ def unquoted(text: str) -> str:
 
 
 class SyntaxProblem(UserError):
-    """A text that is not a call as strace prints it.  `place` is an index into the text."""
+    """The text is not a call as strace prints it.  `place` is an index into the text."""
 
     def __init__(self, place: int, message: str) -> None:
         super().__init__(message)
@@ -189,12 +189,13 @@ class SyntaxProblem(UserError):
 
 
 class UnreadableError(UserError):
-    """A call with too few printed values for an observation; `str()` says which, and is the same for similar calls."""
+    """Too few values of a call are printed to make an observation of it.  `str()` says which values, and is the same for
+    similar calls."""
 
 
 @frozen
 class StraceCall:
-    """A call as it is printed."""
+    """A call as strace prints it."""
 
     name: str
     arguments: tuple[str, ...]
@@ -204,10 +205,10 @@ class StraceCall:
 
 
 def parse(text: str, *, is_whole: bool = True) -> StraceCall:
-    """Return the call in a line without the process and the time.  Raises SyntaxProblem.
+    """Return the call in a line whose process and time have been removed.  Raises SyntaxProblem if strace does not print calls
+    so.
 
-    Without `is_whole`, its end may be missing, because strace did not see it.
-    """
+    Unless `is_whole`, the end of the call may be missing, because strace did not see it."""
     name = _NAME.match(text)
     if name is None:
         raise SyntaxProblem(0, "expected a call, as `openat(AT_FDCWD, ...) = 3`, or what became of a process")
@@ -223,10 +224,9 @@ def parse(text: str, *, is_whole: bool = True) -> StraceCall:
 
 
 def event(call: StraceCall, arch: Arch) -> tuple[Event, frozenset[int]]:
-    """Return the call as an event, and the registers whose values are not printed, which are 0 in the event.
+    """Return the call as an event, and the indexes of the registers whose values are not printed (0 in the event).
 
-    Raises UnreadableError if a policy would constrain one of those.
-    """
+    Raises UnreadableError if a policy would constrain such a register, or the call is not known."""
     calls = table(arch)
     if named := calls.by_name.get(call.name):
         number = named.number

@@ -73,7 +73,7 @@ def test_what_is_shown(review: Callable[..., Terminal]) -> None:
     assert shown.startswith(
         "\n(1 of 4)\n"
         "warning: execve: it newly starts other programs [execute]\n"
-        "  why     it can then start any program on the machine, a shell too, all under this policy\n"
+        "  why     any program on the machine can then be started, a shell too, all under this policy\n"
         "  safer   start what must be started from a separate process, with its own policy\n"
         "  + execve: allow\n"
         "  allows  execve(filename=NULL, argv=NULL, envp=NULL)\n"
