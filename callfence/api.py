@@ -51,7 +51,7 @@ def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
         raise ValueError(f"when must be 'now' or 'on_exec', not {when!r}")
     text = filters if isinstance(filters, str) else _text(filters)
     policy = parse(text, "<filters>").policy
-    program, files = compile_policy(policy), policy_files.files_of(policy)
+    program, (files, _) = compile_policy(policy), policy_files.files_of(policy)
     if when == "now":
         _confine_threads(program, files)
     elif files:

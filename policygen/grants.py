@@ -54,19 +54,19 @@ NOTHING = Right(0)
 ALL = ~NOTHING
 OF_A_FILE = Right.READ | Right.WRITE | Right.EXECUTE
 """The rights that a file which is no folder can have."""
-NONE = "none"
-"""The word of a line that grants no right, or no port."""
+NONE, ANY = "none", "any"
+"""The words of lines that grant no right or no port, and every right or every port."""
 WORDS = {right.word: right for right in Right}
 
 
 def format_rights(rights: Right) -> str:
     """Return the words of the rights, as a `path` line writes them."""
-    return ", ".join(right.word for right in rights) or NONE
+    return ANY if rights == ALL else ", ".join(right.word for right in rights) or NONE
 
 
 def rights_of(words: str) -> Right:
     """Return the rights with these words; an unknown word adds no right."""
-    rights = NOTHING
+    rights = ALL if words == ANY else NOTHING
     for word in words.split(", "):
         rights |= WORDS.get(word, NOTHING)
     return rights
@@ -78,7 +78,6 @@ Ports = tuple[tuple[int, int], ...]
 MAX_PORT = 65535
 ANY_PORT: Ports = ((0, MAX_PORT),)
 NO_PORT: Ports = ()
-ANY = "any"
 
 
 def single(ports: Ports) -> set[int]:
@@ -105,6 +104,8 @@ def format_ports(ports: Ports) -> str:
 
 TCP = ("connect", "bind")
 """The uses of a TCP port that a `tcp` line can grant."""
+KINDS = ("paths", *TCP)
+"""What a policy can confine: the attributes of `Files`."""
 
 
 @frozen

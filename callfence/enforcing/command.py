@@ -296,7 +296,7 @@ class _Start:
     def _files(self, policies: Sequence[Compiled], arm: str, scope: str) -> tuple[Confinement | None, Reach | None]:
         """Return the Landlock rules to enforce, None if files and ports are not confined; and what the policies grant, to
         report other files and ports, None if these are not to be reported.  Raises EnforceError."""
-        confines, explains = any(policy.files for policy in policies), "--explain" in self.options
+        confines, explains = any(policy.files_at(arm) for policy in policies), "--explain" in self.options
         if not (confines or explains):
             return None, None
         from callfence.enforcing import files

@@ -93,7 +93,7 @@ def misfit(filter_: Compiled) -> str:
             return "it differs from the policy in what happens to a process that cannot enter its phase"
         if filter_.scope != (policy.scope if filter_.variant in ("report", "silent") else ""):
             return "its `scope` differs from the policy's"
-        if filter_.files != filters.files_of(policy):
+        if (filter_.files, filter_.files_from_entry) != filters.files_of(policy):
             return "it grants other files or ports than the policy"
         report, audit = filter_.variant in ("report", "audit"), filter_.variant == "audit"
         phases = filters.stages(policy, report=report, audit=audit)

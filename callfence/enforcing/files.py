@@ -53,12 +53,7 @@ def reach(policies: Sequence[Compiled], arm: str, environment: Sequence[bytes], 
 
 def _rules(policies: Sequence[Compiled], arm: str) -> list[tuple[str, bytes]]:
     """Return the file of each policy that confines files or ports, and its rules (`policygen.files.landlock.encode`)."""
-    rules = [(policy.sources[0][0], policy.files) for policy in policies if policy.files]
-    if arm != "entry":
-        return rules
-    from policygen.files.landlock import unfiltered
-
-    return [(name, unfiltered(content)) for name, content in rules]
+    return [(policy.sources[0][0], rules) for policy in policies if (rules := policy.files_at(arm))]
 
 
 def _place(policies: Sequence[Compiled], path: bytes) -> str:
@@ -77,8 +72,13 @@ def _place(policies: Sequence[Compiled], path: bytes) -> str:
     return ""
 
 
-def own(files: Files, policy: Path) -> Iterator[tuple[str, Risk]]:
-    """Yield each line of a policy by which the program can change what confines it on this machine, with the risk."""
+OWN_CODE = "own-code"
+"""The id of the risk that the program can change the code that it runs."""
+
+
+def own(files: Files, policy: Path, code: Sequence[str] = ()) -> Iterator[tuple[str, Risk]]:
+    """Yield each line of a policy by which the program can change what confines it on this machine, or its own `code` (paths of
+    executables and scripts), with the risk."""
     from callfence.shared.files import recording_path
     from policygen.files.landlock import PlaceError, located
     from policygen.grants import Right, path_line
@@ -91,6 +91,7 @@ def own(files: Files, policy: Path) -> Iterator[tuple[str, Risk]]:
         ("own-cache", "warning", folder(), "the cache of filters", "what is written there is not used, but can be missing"),
         ("own-cache", "danger", SYSTEM, "the filters that root has compiled", "all programs are confined by them"),
         ("own-installation", "danger", _ROOT, "callfence itself", "the next start runs what it has written, unconfined"),
+        *((OWN_CODE, "warning", file, "its own code", "an attacker's code then runs at the next start") for file in code),
     ]
     environment = [os.fsencode(f"{name}={value}") for name, value in os.environ.items()]
     for path, rights in (files.paths or {}).items():

@@ -101,6 +101,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         report, audit = variant in ("report", "audit"), variant == "audit"
         filter_ = compile_policy(policy, report=report, audit=audit)
         phases = stages(policy, report=report, audit=audit)
+    files, files_from_entry = files_of(policy)
     return Compiled(
         filter_,
         str(policy.arm),
@@ -113,27 +114,22 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         may_listen=names_listener(policy),
         own_filters=may_install_filters(resolved(policy)),
         phases_optional=policy.phases_optional,
-        files=files_of(policy),
+        files=files,
+        files_from_entry=files_from_entry,
         stages=phases,
         scope=policy.scope if variant in ("report", "silent") else "",
         later=describing,
     )
 
 
-def files_of(policy: Policy) -> bytes:
-    """Return the policy's rules for files and ports, encoded for `Compiled.files`; b"" if it confines none.
-
-    They are for a filter that is installed before the program's first instruction; for others, see `landlock.unfiltered`."""
+def files_of(policy: Policy) -> tuple[bytes, bytes]:
+    """Return the policy's rules for files and ports, encoded for `Compiled.files` and `Compiled.files_from_entry`; b"" if
+    Landlock need not confine any."""
     from policygen.files.landlock import encode
     from policygen.files.ruleset import ruleset
+    from policygen.model import Arm
 
-    truncates = False
-    if policy.files.paths is not None:
-        from policygen.files.ruleset import truncates as can_truncate
-        from policygen.model import Arm
-
-        truncates = can_truncate(policy, Arm.EXEC)
-    return encode(ruleset(policy.files, truncates=truncates))
+    return encode(ruleset(policy)), encode(ruleset(policy, Arm.ENTRY))
 
 
 def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:

@@ -14,6 +14,7 @@ from callfence.shared.text import plural
 from policygen.comparing import Change, Verdict
 from policygen.language.naming import format_action, format_call, format_expression
 from policygen.lint.catalogue import dangers
+from policygen.lint.catalogue import Level
 from policygen.model import ALLOW, Always
 from tracer.abi import table
 from tracer.named import NamedTuple
@@ -41,10 +42,11 @@ MANY_LINES = 15
 
 
 def said_first(judgement: Judgement) -> str:
-    """Return the sentence that follows the verdict: the gravest headline or, without headlines, an explanation of the
+    """Return the sentence that follows the verdict: the gravest headline (`in_order`) or, without one, an explanation of the
     verdict."""
-    if judgement.headlines:
-        return headline(judgement, judgement.headlines[0])
+    first, _ = in_order(judgement)
+    if first is not None:
+        return headline(judgement, first)
     comparison = judgement.comparison
     if comparison.verdict is not Verdict.EQUAL:
         return SAYS[comparison.verdict]
@@ -58,6 +60,16 @@ def headline(judgement: Judgement, entry: Headline) -> str:
     it gives a shell to others [reverse-shell]; REASON`."""
     reason = judgement.reason(entry)
     return f"{entry.level}: {entry.subject}: {entry.says} [{entry.rule}]{f'; {reason}' if reason else ''}"
+
+
+def in_order(judgement: Judgement) -> tuple[Headline | None, list[Headline | Risk]]:
+    """Return the headline that is named with the verdict, None if there is none, and the other headlines and the risks, the
+    gravest first.  A headline that is only a note, or less grave than a risk, is not named with the verdict."""
+    headlines, rows = judgement.headlines, risks(judgement)
+    most = max((row.row.level.rank for row in rows), default=0)
+    first = headlines[0] if headlines and headlines[0].level.rank >= max(most, Level.WARNING.rank) else None
+    rest = [*(headlines if first is None else headlines[1:]), *rows]
+    return first, sorted(rest, key=lambda entry: -(entry.row.level if isinstance(entry, Risk) else entry.level).rank)
 
 
 class Risk(NamedTuple):
@@ -218,11 +230,14 @@ def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
 
 def _head(judgement: Judgement) -> Iterator[str]:
     yield f"{judgement.comparison.verdict}: {said_first(judgement)}"
-    for entry in judgement.headlines[1:]:
-        yield headline(judgement, entry)
-    rows = risks(judgement)
-    for row, names, reason in rows[:MANY_RISKS]:
-        yield f"{row.level}: {', '.join(names)}: it newly {row.grants} [{row.id}]{f'; {reason}' if reason else ''}"
+    _, entries = in_order(judgement)
+    rows = [entry for entry in entries if isinstance(entry, Risk)]
+    for entry in entries:
+        if not isinstance(entry, Risk):
+            yield headline(judgement, entry)
+        elif entry in rows[:MANY_RISKS]:
+            row, names, reason = entry
+            yield f"{row.level}: {', '.join(names)}: it newly {row.grants} [{row.id}]{f'; {reason}' if reason else ''}"
     if len(rows) > MANY_RISKS:
         yield f"... and {len(rows) - MANY_RISKS} more risks"
     more = any(ranked.difference.change is Change.MORE for ranked in judgement.differences)

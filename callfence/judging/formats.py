@@ -11,7 +11,16 @@ import zlib
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from callfence.judging.differences import call_name, headline, redundant, risks, rule_texts, said_first, shown_name
+from callfence.judging.differences import (
+    Risk,
+    call_name,
+    headline,
+    in_order,
+    redundant,
+    rule_texts,
+    said_first,
+    shown_name,
+)
 from callfence.shared.text import cell, code, printable
 from callfence.start import __version__
 from policygen.comparing import Change
@@ -215,15 +224,17 @@ def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> s
 
     `new` is the name of the new policy's file.  `behind` has lines about the recorded calls that the new policy allows and the
     old one does not."""
-    first, *others = judgement.headlines or [None]
+    first, others = in_order(judgement)
     start = _said(judgement, first) if first else said_first(judgement)
     lines = [f"**{code(new)}: {judgement.comparison.verdict}**: {start.removesuffix('.')}."]
     if first and first.why:
         lines += ["", f"{first.why[0].upper()}{first.why[1:]}. Safer: {first.safer}."]
     points = []
-    for entry in filter(None, others):
-        points.append(f"- {_said(judgement, entry)}{f': {entry.why}. Safer: {entry.safer}' if entry.why else ''}.")
-    for row, calls, reason in risks(judgement):
+    for entry in others:
+        if not isinstance(entry, Risk):
+            points.append(f"- {_said(judgement, entry)}{f': {entry.why}. Safer: {entry.safer}' if entry.why else ''}.")
+            continue
+        row, calls, reason = entry
         why = "" if row.level is Level.NOTE else f": {row.why}. Safer: {row.safer}"
         excuse = f" {code(str(reason))}" if reason else ""
         points.append(f"- **{row.level}**: {_codes(calls)}: it newly {row.grants}{why}.{excuse}")

@@ -1,4 +1,5 @@
-"""Records which rights to files and folders, and which ports, a program uses, for each executable; and adds them to the policy.
+"""Records which rights to files and folders a program uses, for each executable, and whose abstract sockets; and adds the files
+and ports of runs to the policy.
 
 A right is recorded for the file.  If the program itself has made or replaced the file, the right is recorded for the folder
 that existed before, since a policy can grant only what exists when the program starts.
@@ -11,10 +12,10 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
+from callfence.learning.ports import SOCKADDR, sent_to
 from callfence.learning.progress import say
 from callfence.shared.files import working_folder
-from enforcer.files.landlock import FAMILY_ERROR, FAST_OPEN_ERROR, PROTOCOL_ERROR
-from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
+from enforcer.files.lookup import interpreter, look_up, looking
 from policygen.files.algebra import differences, intersected
 from policygen.files.calls import (
     NEW_ROOTS,
@@ -29,9 +30,9 @@ from policygen.files.calls import (
     opens_for_neither,
     wanted,
 )
-from policygen.files.generalise import Use, added
-from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, OWN_FOLDERS, PROTOCOLS, PlaceError, located, named
-from policygen.grants import NOT_CONFINED, NOTHING, Files, Right, format_rights
+from policygen.files.generalise import Use, added, kind_of
+from policygen.files.landlock import OWN_FOLDERS, PlaceError, located, named
+from policygen.grants import KINDS, NOT_CONFINED, NOTHING, Files, Right, format_rights
 from policygen.learning.scope import FAMILY, OTHERS
 from policygen.model import ABSTRACT
 from policygen.values import replace
@@ -49,20 +50,18 @@ if TYPE_CHECKING:
     from tracer.calls import Calls
     from tracer.task import Task
 
-_SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 _CHOSEN = re.compile(rb"[0-9a-f]{5}")  # net/unix/af_unix.c, unix_autobind()
 _PROC = re.compile(rb"/proc/(\d+)(?:/|$)")
 
 
 class FileWatcher:
-    """Records the rights to files, and the ports, that the calls of one run use."""
+    """Records the rights to files, and the abstract sockets, that the calls of one run use."""
 
     def __init__(self, environment: Sequence[bytes], gap: Callable[[str], None]) -> None:
         self._environment = environment
         self._here = os.fsencode(working_folder())
         self._gap = gap
         self._rights: dict[tuple[bytes, str], Right] = {}
-        self._ports: set[tuple[str, int, str]] = set()
         self._bound: set[bytes] = set()
         """Names of the abstract sockets that the program has bound; b"" stands for names that the kernel chose."""
         self._aims: set[tuple[str, str]] = set()
@@ -87,9 +86,8 @@ class FileWatcher:
             calls.also(arch, number, self._path_call)
         for arch, number in self._sockets:
             calls.also(arch, number, self._socket_call)
-        for (arch, number), name in numbers(("socket", *SENDING)).items():
-            handler = self._protocol if name == "socket" else self._sends(SENDING[name])
-            calls.also(arch, number, handler, always=name == "socket")
+        for name, index in SENDING.items():
+            calls.also_named(name, self._sends(index), always=False)
         for arch, number in numbers(NEW_ROOTS):
             calls.also(arch, number, self._new_root)
 
@@ -98,14 +96,13 @@ class FileWatcher:
         self._execute(os.fsencode(path), path)
 
     def uses(self) -> tuple[Use, ...]:
-        """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, `tcp
-        connect` or `tcp bind` and a port, or ABSTRACT and FAMILY or OTHERS."""
+        """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, or ABSTRACT
+        and FAMILY or OTHERS."""
         by_name: dict[tuple[str, str], Right] = {}
         for (path, executable), rights in self._rights.items():
             key = (named(path, self._environment, self._here).decode("utf-8", "surrogateescape"), executable)
             by_name[key] = by_name.get(key, NOTHING) | rights
         uses = [(name, format_rights(rights), executable) for (name, executable), rights in by_name.items()]
-        uses += [(f"tcp {use}", str(port), executable) for use, port, executable in self._ports]
         return tuple(sorted([*uses, *((ABSTRACT, aim, executable) for aim, executable in self._aims)]))
 
     # -- calls
@@ -129,15 +126,12 @@ class FileWatcher:
                 self._noted.add(key)
 
     def _socket_call(self, task: Task, event: Event) -> None:
-        use = SOCKETS[self._sockets[event.arch, event.number]]
-        length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
+        binds = SOCKETS[self._sockets[event.arch, event.number]] == "bind"
+        length = min(event.arguments[2] & 0xFFFFFFFF, SOCKADDR)
         target = address(kernel.read_memory(task.tid, event.arguments[1], length))
         if isinstance(target, bytes):
-            self._abstract(target, task, binds=use == "bind")
-        elif isinstance(target, int):
-            if is_tcp(task.tgid, event.arguments[0] & 0xFFFFFFFF):
-                self._ports.add((use, target, task.executable))
-        elif target is not None and use == "bind":
+            self._abstract(target, task, binds=binds)
+        elif isinstance(target, str) and binds:
             for need in needs(made_socket(), [os.fsencode(target)], looking(task.tgid, task.tid)):
                 self._needed(task, need)
 
@@ -149,25 +143,9 @@ class FileWatcher:
         is_own = name in self._bound or (b"" in self._bound and _CHOSEN.fullmatch(name) is not None)
         self._aims.add((FAMILY if is_own else OTHERS, task.executable))
 
-    def _protocol(self, task: Task, event: Event) -> None:
-        """Fail the calls of socket(2) that `enforce` fails if TCP is confined, so that the recording has what the program does
-        instead."""
-        if task.other_filter:
-            return
-        if event.arguments[0] & 0xFFFFFFFF in FAMILIES:
-            kernel.skip_call(task.tid, FAMILY_ERROR)
-        elif event.arguments[2] & 0xFFFFFFFF in PROTOCOLS:
-            kernel.skip_call(task.tid, PROTOCOL_ERROR)
-
     def _sends(self, index: int) -> Callable[[Task, Event], None]:
         def handle(task: Task, event: Event) -> None:
-            if event.arguments[index] & MSG_FASTOPEN and not task.other_filter:
-                kernel.skip_call(task.tid, FAST_OPEN_ERROR)
-            where, length = event.arguments[4:6]
-            if index == SENDING["sendmsg"]:  # struct msghdr begins with both (linux/socket.h)
-                head = kernel.read_memory(task.tid, event.arguments[1], 12)
-                where, length = int.from_bytes(head[:8], "little"), int.from_bytes(head[8:], "little")
-            if where and isinstance(name := address(kernel.read_memory(task.tid, where, min(length, _SOCKADDR))), bytes):
+            if isinstance(name := sent_to(task, event, index), bytes):
                 self._abstract(name, task, binds=False)
 
         return handle
@@ -246,24 +224,30 @@ def with_files(
     existing: Document | None,
     base: Policy | None,
     *,
+    begins: Files = NOT_CONFINED,
     exact: bool = False,
 ) -> Generated:
-    """Return `generated` with the files and ports that the newest run uses; with those of all runs if the policy did not
-    confine them before.
+    """Return `generated` with the files and ports that the newest run uses; with those of all `runs`, for a kind that the
+    policy did not confine.
 
-    Rights that the upper bound `base` does not grant are printed and left out.  `exact`: no folder replaces several files."""
-    if not newest:
+    `begins` has no grants, and confines the kinds (paths, ports to connect to, ports to bind) that the policy is to confine
+    from now on.  Rights that the upper bound `base` does not grant are printed and left out.  `exact`: no folder replaces
+    several files, and no range several ports."""
+    policy = generated.document.policy
+    had = existing.policy.files if existing is not None else NOT_CONFINED
+    kinds = {kind: value for kind in KINDS if getattr(had, kind) is None and (value := getattr(begins, kind)) is not None}
+    before = replace(had, **kinds)
+    if before == NOT_CONFINED:
         return generated
-    policy, confined = generated.document.policy, existing is not None and existing.policy.files != NOT_CONFINED
-    before = policy.files if confined else Files({}, (), ())
-    files = added(before, runs, newest if confined else [use for uses in runs for use in uses], exact=exact).files
+    uses = [*newest, *(use for run in runs for use in run if kind_of(use) in kinds)]
+    files = added(before, runs, uses, exact=exact)
     if base is not None:
         permitted = intersected(files, base.files)
         for line, more, _ in differences(permitted, files):
             say(f"{line}: {more} was not added to the policy, because the upper bound (--within) does not grant it")
         files = permitted
-    news = differences(before, files)
-    if confined and not news:
+    news = tuple(difference for difference in differences(before, files) if difference.more)
+    if not kinds and not news:
         return generated
     document = generated.document.with_policy(replace(policy, files=files))
     return generated._replace(document=document, files=news)

@@ -17,6 +17,7 @@ from callfence.shared.inputs import content, document
 from callfence.shared.text import on_one_line, plural, printable
 from policygen import formats, reading
 from policygen.evaluate import evaluate
+from policygen.files.generalise import begun
 from policygen.formats import FormatOptions
 from policygen.grants import NOT_CONFINED
 from policygen.language.naming import format_call
@@ -123,7 +124,9 @@ def _with_files(
     generated: Generated, recording: Recording, existing: Document | None, base: Policy | None, *, exact: bool = False
 ) -> Generated:
     runs = watched(recording)
-    return with_files(generated, runs, [use for uses in runs for use in uses], existing, base, exact=exact)
+    uses = [use for uses in runs for use in uses]
+    begins = begun([run.files for run in recording.runs if not run.rehearsed]) if existing is None else NOT_CONFINED
+    return with_files(generated, runs, uses, existing, base, begins=begins, exact=exact)
 
 
 def read_log(name: str, file: str, given: FormatOptions) -> Recording:
@@ -194,7 +197,7 @@ def with_allowed(policy: Document, recording: Recording, name: str) -> Generated
         generated = staged(generated, policy, recording.observations, policy.policy.phases, options)
     else:
         generated = generate(recording.observations, policy, name=name, options=options)
-    return generated if policy.policy.files == NOT_CONFINED else _with_files(generated, recording, policy, None)
+    return _with_files(generated, recording, policy, None)
 
 
 def refused_lines(policy: Policy, generated: Generated) -> Iterator[str]:

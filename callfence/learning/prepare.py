@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from callfence.learning.progress import say
 from callfence.shared.files import policy_path, recording_path
+from policygen.files.landlock import confines_paths
+from policygen.grants import NOT_CONFINED, Files
 from policygen.recording import atomic, recording_file
 from tracer.errors import UserError
 from tracer.named import NamedTuple
@@ -37,7 +39,9 @@ class Prepared(NamedTuple):
     default: Action | None
     """The action of `--default`; None without it."""
     with_files: bool
-    """Whether to record the use of files and ports: with `--files`, or if the policy confines them."""
+    """Whether to record the use of files: with `--files`, or if the policy confines them.  That of ports always is."""
+    begins: Files
+    """What the policy confines from this run on, without a grant."""
 
     @property
     def filter(self) -> bytes:
@@ -89,11 +93,11 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
         _require_exact(existing, "--exact" if options.exact else "--tight")
     default = None if options.default is None else _default(options.default)
     base, is_within = _baseline(policy, existing, options.within)
-    with_files = options.files or (existing is not None and bool(existing.files))
+    begins = _begins(options, existing)
+    with_files = begins.paths is not None or (existing is not None and confines_paths(existing.files))
     # calls of which the policy says nothing, and which run, are not seen if it is used as a filter
     stops_nothing = default and existing is not None and _document(existing).policy.default.allows
-    begins_files = options.files and not (existing is not None and existing.files)
-    records_all = options.tight or options.rehearse or begins_files or options.phases or stops_nothing
+    records_all = options.tight or options.rehearse or begins != NOT_CONFINED or options.phases or stops_nothing
     is_warm = existing is not None and is_within and not records_all
     if not options.check:
         if existing is None or not is_within:  # a filter that is at hand was made with libseccomp
@@ -101,7 +105,21 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
 
             libseccomp.require()
         _require_writable(policy, recording)
-    return Prepared(options, policy, recording, existing, is_warm, base, default, with_files)
+    return Prepared(options, policy, recording, existing, is_warm, base, default, with_files, begins)
+
+
+def _begins(options: LearnOptions, existing: Compiled | None) -> Files:
+    """Return what a policy confines from now on, without a grant: a new one ports, and with --files also files, and an existing
+    one what it does not confine yet.  Without --files, what an existing policy leaves free stays free.
+
+    io_uring connects and binds where no filter sees it, so a policy that allows it confines ports with --files only."""
+    if not options.files:
+        is_new = existing is None and "io_uring_setup" not in options.allow_opaque
+        return Files(None, (), ()) if is_new else NOT_CONFINED
+    had = _document(existing).policy.files if existing else NOT_CONFINED
+    if had == NOT_CONFINED:
+        return Files({}, (), ())
+    return Files({} if had.paths is None else None)
 
 
 def _require_machine() -> None:

@@ -173,12 +173,10 @@ def _generate(
     `whole` is the recording with the run.  `old` is the recording without it; only if it is given can `--phases` choose
     phases."""
     generated = _with_phases(prepared, observed, existing, whole if old is not None else Recording(), old)
-    if not prepared.with_files or not run.files:
-        return generated
     from callfence.learning.files import watched, with_files
 
     exact = prepared.options.exact or prepared.options.tight
-    return with_files(generated, watched(whole), run.files, existing, prepared.base, exact=exact)
+    return with_files(generated, watched(whole), run.files, existing, prepared.base, begins=prepared.begins, exact=exact)
 
 
 def _with_phases(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from callfence.enforcing.files import own
+from callfence.enforcing.files import OWN_CODE, own
 from callfence.learning.rehearsal.plan import plan
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness import estimate, run_next
+from policygen.files.ruleset import unconfined
+from policygen.grants import ANY_PORT, TCP, format_rights
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
@@ -78,7 +80,8 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     policy = learned.generated.document.policy
     plain = learned.recording.plain()
     calls = sum(observation.counts[_column(learned)] for observation in learned.recording.observations)
-    rows = [
+    rows = [("leaves open", printable(f"it {'; it '.join(open_)}"))] if (open_ := left_open(learned)) else []
+    rows += [
         ("this run", f"{plural(calls, 'call')} looked at, {_ending(learned.run)}"),
         ("policy", size_of(policy)),
         ("new", _new(learned)),
@@ -90,7 +93,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         new = {difference.line for difference in learned.generated.files}
         every = [*risks_of(policy.files), *own(policy.files, learned.policy)]
         risks = [(line, risk) for line, risk in every if line in new and risk.level != "note"]
-        rows += [("wide", printable(f"{line}: it {risk.grants} [{risk.id}]")) for line, risk in risks]
+        rows += [("risk", printable(f"{line}: it {risk.grants} [{risk.id}]")) for line, risk in risks]
     if learned.existing is not None and learned.existing.policy.default != policy.default:
         rows.append(("default", f"{format_action(policy.default)}, was {format_action(learned.existing.policy.default)}"))
     rows += _signals(learned)
@@ -112,6 +115,28 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     rows += [("not observed", gap) for gap in _gaps(learned)]
     rows += [("refused", line) for line in _refused(learned)]
     return rows
+
+
+def left_open(learned: Learned) -> list[str]:
+    """Return what the policy leaves open of files and ports, each as a clause without its subject."""
+    policy = learned.generated.document.policy
+    files, free = policy.files, unconfined(policy)
+    open_ = []
+    if "paths" in free:
+        open_.append("may open any file that its user may (learn --files confines them)")
+    elif files.paths is not None and "/" in files.paths:
+        open_.append(f"may {format_rights(files.paths['/'])} any file")
+    verbs = {"connect": "connect to", "bind": "serve on"}
+    open_ += [f"may {verbs[use]} any TCP port" for use in TCP if use in free or getattr(files, use) == ANY_PORT]
+    for line in dict.fromkeys(line for line, risk in own(files, learned.policy, _code(learned.run)) if risk.id == OWN_CODE):
+        open_.append(f"may change files below {line.removeprefix('path ')}, where its own code is")
+    return open_
+
+
+def _code(run: Run) -> list[str]:
+    """Return the executables of a run, and the scripts that its command names."""
+    names = {path for pair in run.executed for path in pair if path} | {name for name in run.command if os.path.isfile(name)}
+    return sorted(os.path.realpath(name) for name in names)
 
 
 def estimated(recording: Recording, policy: Policy) -> Estimate:

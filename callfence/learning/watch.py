@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from callfence.learning.ports import PortWatcher
 from callfence.learning.progress import Attached, progress, say
 from callfence.shared.files import working_folder
 from enforcer.launch import failure, initial_environment, locate
@@ -42,10 +43,13 @@ class Recorder(Aggregator):
     """Records the events of a run (`tracer.tally.Recorder`): its observations, which executable executed which file, and what
     could not be observed."""
 
-    def __init__(self, places: Callable[[], Places] | None = None) -> None:
+    def __init__(self, places: Callable[[], Places] | None = None, renamed: Callable[[str], str] = str) -> None:
+        """`renamed` returns the executable's path under which uses of ports are recorded."""
         super().__init__(places)
         self.files: FileWatcher | None = None
-        """Records the use of files and ports; None if these are not learned."""
+        """Records the use of files; None if these are not learned."""
+        self.ports = PortWatcher(renamed)
+        """Records the use of ports."""
         self.execs: set[tuple[str, str]] = set()
         self.gaps: dict[str, None] = {}
         self.signals: Signals = ""
@@ -85,7 +89,7 @@ class Recorder(Aggregator):
             executed=tuple(sorted(self.execs)),
             rehearsed=rehearsed,
             circumstances=circumstances,
-            files=self.files.uses() if self.files else (),
+            files=tuple(sorted((*(self.files.uses() if self.files else ()), *self.ports.uses()))),
             waits=outcome.waits,
             signals=self.signals,
         )
@@ -139,7 +143,7 @@ def watch(
 
 def _watch_files(program: Program | None, recorder: Recorder) -> None:
     if program is None:
-        recorder.gap("files and ports: learn cannot record them for a process that was already running")
+        recorder.gap("files: learn cannot record them for a process that was already running")
         return
     from callfence.learning.files import FileWatcher
 
@@ -173,9 +177,14 @@ def _trace(
         from tracer.running.attach import attach
 
         attached = Attached(options, recorder.gap)
-        outcome = attach(
-            options.pids, recorder, tree=options.tree, allow_opaque=options.allow_opaque, attached=attached.begin, tick=tick
-        )
+
+        def begin(loop: Loop) -> None:
+            attached.begin(loop)
+            recorder.ports.attach(loop.calls)
+            recorder.ports.open_already({task.tgid: task.executable for task in loop.tasks.values()})
+
+        opaque = options.allow_opaque
+        outcome = attach(options.pids, recorder, tree=options.tree, allow_opaque=opaque, attached=begin, tick=tick)
         attached.end(outcome)
         return outcome
     settings = Settings(
@@ -188,6 +197,7 @@ def _trace(
     )
 
     def attach_to(calls: Calls) -> None:
+        recorder.ports.attach(calls)
         if recorder.files:
             recorder.files.attach(calls)
         if witness:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from importlib.resources import files as resources
 from typing import TYPE_CHECKING, Final
 
-from callfence.judging.differences import headline, redundant, rule_texts, said_first, shown_name
+from callfence.judging.differences import headline, in_order, redundant, rule_texts, said_first, shown_name
 from callfence.judging.formats import HEADINGS
 from callfence.learning.summary import size_of, sureness
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
@@ -127,8 +127,8 @@ def _change(judgement: Judgement) -> Html:
     verdict = judgement.comparison.verdict
     kind = "fine" if verdict in ("equal", "narrower") else "warning"
     text = said_first(judgement).replace("NEW", "this policy").replace("OLD", "the other")
-    if judgement.headlines:
-        first = judgement.headlines[0]
+    first, _ = in_order(judgement)
+    if first is not None:
         kind, text = str(first.level), f"{first.level}: {first.subject}: {first.says}"
     risks = sum(len(ranked.dangers) for ranked in judgement.relevant)
     counts = f"{plural(len(judgement.relevant), 'difference')}, {plural(risks, 'risk')} newly allowed"

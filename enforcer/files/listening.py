@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from enforcer import kernel
+from enforcer.files.lookup import port_of
 from tracer import linux
 from tracer.proc import fields_of
 
@@ -41,7 +42,7 @@ def listen(request: Request) -> int | None:
     try:
         if not request.is_waiting():  # the socket may be another task's
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), "listen")
-        if kernel.socket_option(socket, linux.SO_PROTOCOL) == linux.IPPROTO_TCP and not _port(socket):
+        if kernel.socket_option(socket, linux.SO_PROTOCOL) == linux.IPPROTO_TCP and not port_of(socket):
             return errno.EACCES
         if kernel.socket_option(socket, linux.SO_DOMAIN) == linux.AF_UNIX and not _is_like_us(fields):
             # A process that connects sees the user who has called listen (unix(7), SO_PEERCRED).
@@ -52,13 +53,6 @@ def listen(request: Request) -> int | None:
     finally:
         os.close(socket)
     return 0
-
-
-def _port(socket: int) -> int:
-    """Return the port of a TCP socket; 0 if it has none."""
-    address, length = (linux.c_uint8 * 28)(), linux.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
-    kernel.syscall("getsockname", socket, linux.byref(address), linux.byref(length))
-    return address[2] << 8 | address[3]
 
 
 def _shares_descriptors(task: int) -> bool:

@@ -70,13 +70,33 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
 def is_tcp(process: int, descriptor: int) -> bool:
     """Return whether a descriptor of a stopped process is a TCP socket; True if that cannot be found out."""
     try:
+        return local_port(process, descriptor) is not None
+    except OSError:
+        return True
+
+
+def local_port(process: int, descriptor: int) -> int | None:
+    """Return the port of a TCP socket of a stopped process, 0 if it has none yet; None for what is no TCP socket.
+
+    Raises OSError if the process does not let this one copy its descriptor."""
+    try:
         copy = kernel.descriptor_of(process, descriptor)
         try:
-            return kernel.socket_option(copy, linux.SO_PROTOCOL) == linux.IPPROTO_TCP
+            is_one = kernel.socket_option(copy, linux.SO_PROTOCOL) == linux.IPPROTO_TCP
+            return port_of(copy) if is_one else None
         finally:
             os.close(copy)
     except OSError as error:
-        return error.errno != errno.ENOTSOCK
+        if error.errno == errno.ENOTSOCK:
+            return None
+        raise
+
+
+def port_of(socket: int) -> int:
+    """Return the port of a TCP socket, which this process has as a descriptor; 0 if it has none."""
+    address, length = (linux.c_uint8 * 28)(), linux.c_int(28)  # struct sockaddr_in6, whose port is where that of sockaddr_in is
+    kernel.syscall("getsockname", socket, linux.byref(address), linux.byref(length))
+    return address[2] << 8 | address[3]
 
 
 def interpreter(path: bytes) -> bytes:

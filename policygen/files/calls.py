@@ -142,6 +142,9 @@ _CALLS: dict[str, Callable[[Sequence[int], Callable[[int, int], bytes]], Sequenc
 }
 SOCKETS = {"connect": "connect", "bind": "bind"}
 """Calls that take a socket's address -> the use's name in a `tcp` line."""
+UDP_CONNECT = "udp connect"
+"""The name of a use that no line grants: a program that asks DNS servers by UDP."""
+DNS = 53
 NEW_ROOTS = ("chroot", "pivot_root")
 """Calls after which the same path refers to another file."""
 

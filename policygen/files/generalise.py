@@ -1,7 +1,8 @@
-"""Generalise the files that runs used into a policy's grants, by a few rules, each with its reason.
+"""Generalise the files and ports that runs used into a policy's grants, by a few rules, each with its reason.
 
-A *use* is a path as a policy writes it, the rights, and the executable that used it (`callfence.learning.files`).  A rule moves
-rights from a path to a folder above it.  Rules only add grants, and never grant the whole root, home or `/etc`.
+A *use* is a path as a policy writes it, the rights, and the executable that used it (`callfence.learning.files`); or `tcp
+connect` or `tcp bind`, a port, and the executable (`callfence.learning.ports`).  A rule moves rights from a path to a folder
+above it, or a port to a range.  Rules only add grants, and never grant the whole root, home or `/etc`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.files.algebra import extended, granted, reduced
-from policygen.grants import NOTHING, Files, Right, ranges, rights_of
+from policygen.files.calls import DNS, UDP_CONNECT
+from policygen.grants import NONE, NOTHING, TCP, Files, Right, ranges, rights_of, single
 from policygen.paths import covers, folders
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from policygen.grants import Ports
 
 Use = tuple[str, str, str]
 Names = dict[str, Right]
@@ -30,10 +34,12 @@ MANY = 8
 """Number of names read in one folder from which the whole folder is granted."""
 _KEPT_APART = ("/", "/etc", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/var", "/usr", "/opt", "$HOME", "$HOME/.config")
 """Folders that no rule grants: their contents are unrelated."""
-_EPHEMERAL = 32768
-"""The first port that Linux chooses by itself (ip(7), ip_local_port_range); a server that binds such a port asked for any
-port.
-"""
+EPHEMERAL = (32768, 65535)
+"""The ports of which the kernel chooses one where a program asks for any: up to 60999 on Linux (ip(7), ip_local_port_range),
+from 49152 on elsewhere (RFC 6335)."""
+UNPRIVILEGED = (1024, 65535)
+VARYING = 3
+"""Number of ports, each used in some of the runs only, from which on a program is taken to use any unprivileged one."""
 
 
 class Learned(NamedTuple):
@@ -41,7 +47,7 @@ class Learned(NamedTuple):
 
     files: Files
     why: Mapping[str, str]
-    """Path of a grant that a rule made -> the reason."""
+    """Path of a grant that a rule made, or `tcp connect` or `tcp bind` -> the reason."""
 
 
 def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> Learned:
@@ -55,8 +61,11 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> Learned:
     for path, rights in (item for names in _with_equal_rights(parsed, why) for item in names.items()):
         whole[path] = whole.get(path, NOTHING) | rights
     grants = reduced(whole)
-    files = Files(grants, ranges(_ports(runs, "connect")), ranges(_ports(runs, "bind")))
-    return Learned(files, {path: why[path] for path in grants if path in why})
+    ports = {use: generalised_ports(runs, use, exact=exact) for use in TCP}
+    files = Files(grants, *(ranges(single(tuple(ports[use]))) for use in TCP))
+    why = {path: why[path] for path in grants if path in why}
+    why |= {f"tcp {use}": text for use in TCP for text in ports[use].values() if text}
+    return Learned(files, why)
 
 
 def _names(run: Iterable[Use]) -> Names:
@@ -72,9 +81,51 @@ def is_path(name: str) -> bool:
     return name.startswith(("/", ".", "$"))
 
 
-def _ports(runs: Iterable[Iterable[Use]], use: str) -> set[int]:
-    ports = {int(value) for run in runs for line, value, _ in run if line == f"tcp {use}"}
-    return {0 if use == "bind" and port >= _EPHEMERAL else port for port in ports}
+def kind_of(use: Use) -> str:
+    """Return which of `grants.KINDS` a use belongs to; "" if no line grants it."""
+    line = use[0]
+    return "paths" if is_path(line) else line.removeprefix("tcp ") if line.startswith("tcp ") else ""
+
+
+def begun(runs: Sequence[Iterable[Use]]) -> Files:
+    """Return the files of a policy that confines, without a grant, the kinds whose uses were recorded in all of the runs."""
+    kinds = [{kind_of(use) for use in run} for run in runs]
+    recorded = set.intersection(*kinds) if kinds else set()
+    return Files({} if "paths" in recorded else None, *(() if use in recorded else None for use in TCP))
+
+
+def generalised_ports(
+    runs: Sequence[Iterable[Use]], use: str, more: Iterable[int] = (), *, exact: bool = False
+) -> dict[tuple[int, int], str]:
+    """Return the ranges of ports (first, last) that these runs need for a use, one of TCP, and those with `more` ports.  The
+    value is the reason why a range has ports that no run used, or ''.  `exact`: there are none."""
+    each = [_ports(run, use) for run in runs]
+    used = {*more}.union(*each)
+    result: dict[tuple[int, int], str] = {}
+    unprivileged, ephemeral = ({port for port in used if first <= port <= last} for first, last in (UNPRIVILEGED, EPHEMERAL))
+    varying, fixed = _varying(each), unprivileged - ephemeral
+    if exact:
+        pass
+    elif len(varying & fixed) >= VARYING or len(fixed) >= MANY:
+        result[UNPRIVILEGED] = "the ports differ from run to run, or are many"
+    elif ephemeral and (use == "connect" or 0 in used or len(varying & ephemeral) > 1):
+        result[EPHEMERAL] = "a server that asks for any port gets another one of this range at each start"
+    alone = sorted(port for port in used if not any(first <= port <= last for first, last in result))
+    return result | {(port, port): "" for port in alone}
+
+
+def _varying(each: Sequence[set[int]]) -> set[int]:
+    """Return the ports that one run alone used, if at least two runs have such ports."""
+    count = Counter(port for ports in each for port in ports)
+    alone = {port for port, runs in count.items() if runs == 1}
+    return alone if sum(bool(ports & alone) for ports in each) > 1 else set()
+
+
+def _ports(run: Iterable[Use], use: str) -> set[int]:
+    """Return the ports that a run used.  A program that asks name servers by UDP connects to them if an answer is too long."""
+    ports = {int(value) for line, value, _ in run if line == f"tcp {use}" and value != NONE}
+    asks = use == "connect" and any(line == UDP_CONNECT and value == str(DNS) for line, value, _ in run)
+    return ports | {DNS} if asks else ports
 
 
 # Rules.  Each takes the names of every run, and returns a function that says of a name and its rights what is moved where.
@@ -178,7 +229,7 @@ def trees() -> dict[str, str]:
     return {path: reason for path, reason in rows}  # noqa: C416 -- dict() would take lists for pairs, as mypy says
 
 
-def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, exact: bool = False) -> Learned:
+def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, exact: bool = False) -> Files:
     """Return `files` with what the newest run needs beyond them; a use that they do not confine stays unconfined.
 
     Grants are made from all runs together, but only those that the newest run uses are added.
@@ -187,6 +238,12 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     missing = [path for path, rights in _names(uses).items() if rights & ~granted(files.grants, path)]
     needed = learned(runs, exact=exact)
     grants = {path: rights for path, rights in needed.files.grants.items() if any(covers(path, name) for name in missing)}
-    ports = [ranges(_ports([uses], use)) for use in ("connect", "bind")]
-    whole = extended(files, Files(grants or None, *ports))
-    return Learned(whole, {path: why for path, why in needed.why.items() if path in grants})
+    ports = {use: _added_ports(files.ports(use), runs, use, uses, exact=exact) for use in TCP}
+    return extended(files, Files(grants or None, *ports.values()))
+
+
+def _added_ports(had: Ports, runs: Sequence[Iterable[Use]], use: str, uses: Sequence[Use], *, exact: bool) -> Ports:
+    """Return the ports to be granted for those in `uses` that `had` lacks."""
+    lacking = {port for port in _ports(uses, use) if not any(first <= port <= last for first, last in had)}
+    spans = generalised_ports(runs, use, lacking, exact=exact)
+    return ranges(single(tuple(span for span in spans if any(span[0] <= port <= span[1] for port in lacking))))

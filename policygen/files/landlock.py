@@ -93,10 +93,9 @@ def encode(rules: Ruleset) -> bytes:
     return b"\0".join(fields)
 
 
-def unfiltered(content: bytes) -> bytes:
-    """Return an encoded ruleset for a program that runs a part of its code before its filter takes effect, so that Landlock
-    handles truncating."""
-    return content.removeprefix(_FILTERED + b"\0")
+def confines_paths(content: bytes) -> bool:
+    """Return whether an encoded ruleset confines files."""
+    return content.startswith((_FILTERED, b"paths"))
 
 
 def decode(content: bytes) -> Ruleset:

@@ -1,8 +1,10 @@
-"""Make a policy's Landlock ruleset, and decide whether Landlock has to handle truncating.
+"""Make a policy's Landlock ruleset, and decide whether Landlock has to handle truncating, and TCP ports.
 
 If Landlock handles truncating, each opening of a file costs a fifth of a microsecond more: it checks all folders up to the root
 for the right to truncate later (security/landlock/fs.c, hook_file_open()).  Opening for writing needs `write` anyway, which
 includes truncating, so Landlock handles truncating only if the policy's calls can truncate a file that is not open for writing.
+For the same reason it handles ports only if the policy's calls can connect or bind: then most programs start without Landlock,
+and on kernels whose Landlock has no ports.
 """
 
 from __future__ import annotations
@@ -14,24 +16,34 @@ from typing import TYPE_CHECKING
 
 from policygen.evaluate import answers
 from policygen.files import landlock
+from policygen.files.calls import PATH_CALLS, SENDING
+from policygen.grants import ALL, KINDS
 from policygen.implied.resolve import resolved
-from policygen.model import And, Arm, Condition, Operator, Or
+from policygen.model import Always, And, Arm, Condition, Operator, Or
 from policygen.paths import encoded
-from policygen.sets.algebra import FALSE
+from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.region import space, to_bdd
 from tracer.abi import table
 
 if TYPE_CHECKING:
-    from policygen.grants import Files, Right
+    from collections.abc import Mapping
+
+    from policygen.grants import Right
     from policygen.model import Expression, Policy
 
 
-def ruleset(files: Files, *, truncates: bool = True) -> landlock.Ruleset:
-    """Return the ruleset of files and ports; a line that grants nothing gives no rule.  `truncates`: see `landlock.Ruleset`."""
-    paths = None
-    if files.paths is not None:
+def ruleset(policy: Policy, arm: Arm = Arm.EXEC) -> landlock.Ruleset:
+    """Return the ruleset of a policy whose filter takes effect at `arm`; a line that grants nothing gives no rule."""
+    files, paths = policy.files, None
+    if files.paths is not None and files.paths.get("/") != ALL:
         paths = [(encoded(path), access(rights)) for path, rights in files.paths.items() if rights]
-    return landlock.Ruleset(paths, files.connect, files.bind, truncates=truncates)
+    is_open = arm is Arm.ENTRY or policy.unknown.may_allow  # to what runs before the filter; to calls that nobody knows
+    return landlock.Ruleset(
+        paths,
+        files.connect if is_open or _may(policy, _CONNECTING) else None,
+        files.bind if is_open or _may(policy, _BINDING) else None,
+        truncates=paths is None or is_open or _may(policy, _TRUNCATING),
+    )
 
 
 def access(rights: Right) -> int:
@@ -39,31 +51,55 @@ def access(rights: Right) -> int:
     return reduce(or_, (landlock.ACCESS[right.word] for right in rights), 0)
 
 
-_FLAGS = {"open": 1, "openat": 2, "open_by_handle_at": 2}
-_BY_NAME = ("truncate", "truncate64", "openat2", "io_uring_setup")
-"""Calls that truncate a file by its name, or whose flags no filter sees."""
-
-
-def truncates(policy: Policy, arm: Arm | None = None) -> bool:
-    """Return whether the policy lets a process truncate a file by its name without opening it for writing.  `arm` replaces the
-    policy's own."""
-    if (arm or policy.arm) is Arm.ENTRY or policy.unknown.may_allow:  # what runs before the filter, and calls that nobody knows
-        return True
-    start, sets = resolved(policy), space()
-    for arch in policy.entries:
-        calls = table(arch).by_name
-        for name in (*_BY_NAME, *_FLAGS):
-            if name not in calls:
-                continue
-            call = calls[name]
-            some = to_bdd(sets, _truncating(_FLAGS[name]), call.arguments) if name in _FLAGS else None
-            for where, action in answers(sets, start, arch, call.number):
-                if action.may_allow and (some is None or sets.and_(where, some) != FALSE):
-                    return True
-    return False
-
-
 def _truncating(flags: int) -> Expression:
     """Return the condition for O_TRUNC without write access: O_RDONLY, or the third access mode (open(2))."""
     modes = Or(tuple(Condition(flags, Operator.MASKED, mode, os.O_ACCMODE) for mode in (os.O_RDONLY, os.O_ACCMODE)))
     return And((Condition(flags, Operator.ANY, os.O_TRUNC), modes))
+
+
+_ALWAYS: Expression = Always(True)
+_TRUNCATING = {
+    **dict.fromkeys(("truncate", "truncate64", "openat2", "io_uring_setup"), _ALWAYS),
+    **{name: _truncating(flags) for name, flags in {"open": 1, "openat": 2, "open_by_handle_at": 2}.items()},
+}
+"""The calls that truncate a file which is not open for writing: by its name, or with flags that a filter sees or does not."""
+_CONNECTING = {
+    **dict.fromkeys(("connect", "socketcall", "io_uring_setup"), _ALWAYS),
+    **{name: Condition(index, Operator.ANY, landlock.MSG_FASTOPEN) for name, index in SENDING.items()},
+}
+_BINDING = dict.fromkeys(("bind", "listen", "socketcall", "io_uring_setup"), _ALWAYS)
+"""The calls that take a TCP port; listen(2) takes one for a socket that has none (ip(7))."""
+
+
+_BY_KIND = {"paths": dict.fromkeys(PATH_CALLS, _ALWAYS), "connect": _CONNECTING, "bind": _BINDING}
+
+
+def unconfined(policy: Policy) -> tuple[str, ...]:
+    """Return the kinds (`grants.KINDS`) that the policy has no line about, although its calls reach them."""
+    if policy.default.may_allow:  # which says more
+        return ()
+    free = [kind for kind in KINDS if getattr(policy.files, kind) is None]
+    return tuple(kind for kind in free if _may(policy, _BY_KIND[kind]))
+
+
+def _may(policy: Policy, calls: Mapping[str, Expression]) -> bool:
+    """Return whether the policy lets a process make one of these calls with arguments that meet the call's condition; True for
+    a policy that is too complex to find out."""
+    try:
+        return _allows(policy, calls)
+    except TooComplexError:
+        return True
+
+
+def _allows(policy: Policy, calls: Mapping[str, Expression]) -> bool:
+    start, sets = resolved(policy), space()
+    for arch in policy.entries:
+        for name, condition in calls.items():
+            if name not in table(arch).by_name:
+                continue
+            call = table(arch).by_name[name]
+            some = to_bdd(sets, condition, call.arguments)
+            for where, action in answers(sets, start, arch, call.number):
+                if action.may_allow and sets.and_(where, some) != FALSE:
+                    return True
+    return False

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from policygen.errors import did_you_mean
 from policygen.grants import (
+    ALL,
     ANY,
     ANY_PORT,
     MAX_PORT,
@@ -302,13 +303,15 @@ def _colon(cursor: Cursor, hint: str) -> None:
 def _rights(cursor: Cursor) -> Right:
     if cursor.accept(NONE):
         return NOTHING
+    if cursor.accept(ANY):
+        return ALL
     rights = NOTHING
     while True:
         token = cursor.token
         if token.kind != "word":
-            raise cursor.expected(f"a right: {', '.join(WORDS)} or {NONE}")
+            raise cursor.expected(f"a right: {', '.join(WORDS)}, {ANY} or {NONE}")
         if token.text not in WORDS:
-            hint = did_you_mean(token.text, WORDS) or f"there are {', '.join(WORDS)}; {NONE} stands alone"
+            hint = did_you_mean(token.text, WORDS) or f"there are {', '.join(WORDS)}; {ANY} and {NONE} stand alone"
             raise cursor.error(f"no right is named {token.text}", token, hint)
         cursor.take()
         rights |= WORDS[token.text]

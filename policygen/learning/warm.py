@@ -8,7 +8,6 @@ from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SENDING as SENDING_FLAG
 from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
-from policygen.grants import NOT_CONFINED
 from policygen.implied.resolve import resolve
 from policygen.learning.floor import OPAQUE
 from policygen.learning.scope import SENDING
@@ -65,7 +64,9 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     unwatched = dict(UNWATCHED)
     unwatched |= dict.fromkeys(SENDING, Always(False)) if SIGNALS in scopes(policy.scope) else {}
     # A filter sees neither names nor ports.
-    unwatched |= _named(policy) if policy.files != NOT_CONFINED else {}
+    if policy.files.paths is not None:
+        unwatched |= dict.fromkeys((*PATH_CALLS, *NEW_ROOTS, *SOCKETS), Always(False))
+    unwatched |= _sockets(policy)
     entries = {arch: _known(arch, section, unwatched, triggers) for arch, section in policy.entries.items()}
     stopping = replace(policy, entries=entries, default=_NOTIFY, unknown=_NOTIFY)
     instructions = bpf.decode(compile_policy(stopping, report=True))
@@ -78,15 +79,18 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     )
 
 
-def _named(policy: Policy) -> dict[str, Expression]:
-    """Return call -> the condition under which a call that names files, ports or sockets need not be recorded."""
-    names = {**dict.fromkeys((*PATH_CALLS, *SOCKETS, *NEW_ROOTS), Always(False))}
-    values = [*((0, family) for family in FAMILIES), *((2, protocol) for protocol in PROTOCOLS)]
-    plain = And(tuple(Condition(index, Operator.NE, value) for index, value in values))
-    sends = {name: Condition(index, Operator.MASKED, 0, MSG_FASTOPEN) for name, index in SENDING_FLAGS.items()}
-    if ABSTRACT in scopes(policy.scope):  # whose socket an address in memory is
-        return {**names, "socket": plain, **dict.fromkeys(sends, Always(False))}
-    return {**names, "socket": plain, **sends}
+def _sockets(policy: Policy) -> dict[str, Expression]:
+    """Return call -> the condition under which a call that names a port or an abstract socket need not be recorded."""
+    files = policy.files
+    unwatched: dict[str, Expression] = {}
+    if files.connect is not None or files.bind is not None:
+        unwatched = dict.fromkeys((*SOCKETS, "listen"), Always(False))
+        values = [*((0, family) for family in FAMILIES), *((2, protocol) for protocol in PROTOCOLS)]
+        unwatched["socket"] = And(tuple(Condition(index, Operator.NE, value) for index, value in values))
+        unwatched |= {name: Condition(index, Operator.MASKED, 0, MSG_FASTOPEN) for name, index in SENDING_FLAGS.items()}
+    if files.paths is not None and ABSTRACT in scopes(policy.scope):  # whose socket an address in memory is
+        unwatched |= dict.fromkeys(SENDING_FLAGS, Always(False))
+    return unwatched
 
 
 def _known(

@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.files.algebra import differences, granted
-from policygen.grants import ANY, NOTHING, TCP, WORDS, Right, format_ports, path_line
+from policygen.files.ruleset import unconfined
+from policygen.grants import ALL, ANY, NOTHING, TCP, WORDS, Right, format_ports, path_line
 from policygen.paths import covers
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from policygen.grants import Files
+    from policygen.model import Policy
 
 _BELOW = "/..."
+EVERY_FILE = "root"
+"""The id of the row about `path /`."""
 
 
 class Risk(NamedTuple):
@@ -66,14 +72,21 @@ def _rights(cell: str) -> tuple[Right, ...]:
     return tuple(rights)
 
 
-def risks_of(files: Files) -> list[tuple[str, Risk]]:
-    """Return the risks of the grants, each with the line that grants it, up to its colon."""
+def risks_of(files: Files, unconfined: Collection[str] = ()) -> list[tuple[str, Risk]]:
+    """Return the risks of the grants, each with the line that grants it, up to its colon.
+
+    `unconfined`: the kinds (`grants.KINDS`) that are judged by the line which permits the same as its absence, `path /` with
+    all rights or `tcp USE: any`."""
+    grants = {"/": ALL} if "paths" in unconfined else files.paths or {}
     lines = []
-    for path, rights in (files.paths or {}).items():
-        whole = granted(files.grants, path)
-        lines += [(path_line(path), risk) for risk in risks() if _matches(risk, path, rights, whole)]
+    for path, rights in grants.items():
+        whole = granted(grants, path)
+        rows = [risk for risk in risks() if _matches(risk, path, rights, whole)]
+        if any(risk.id == EVERY_FILE for risk in rows):  # which says all that the others do
+            rows = [risk for risk in rows if risk.id == EVERY_FILE]
+        lines += [(path_line(path), risk) for risk in rows]
     for use in TCP:
-        if getattr(files, use) is not None and format_ports(files.ports(use)) == ANY:
+        if use in unconfined or (getattr(files, use) is not None and format_ports(files.ports(use)) == ANY):
             lines += [(f"tcp {use}", risk) for risk in risks() if f"tcp {use}" in risk.what]
     return lines
 
@@ -89,18 +102,20 @@ def _matches(risk: Risk, path: str, rights: Right, whole: Right) -> bool:
     return False
 
 
-def judged(old: Files, new: Files) -> list[Judged]:
-    """Return the lines that grant more or less than in `old`, each with its most serious new risk."""
-    before, after = set(risks_of(old)), risks_of(new)
+def judged(old: Policy, new: Policy) -> list[Judged]:
+    """Return the lines that grant more or less than in `old`, each with its most serious new risk; a line that a policy has not
+    is judged as what its absence permits."""
+    changes = differences(old.files, new.files)
+    before, after = (set(risks_of(policy.files, unconfined(policy))) for policy in (old, new)) if changes else (set(), set())
     result = []
-    for line, more, less in differences(old, new):
+    for line, more, less in changes:
         subject = f"{line}: {' '.join(f'{sign} {what}' for sign, what in (('+', more), ('-', less)) if what)}"
-        new_risks = [risk for of, risk in after if of == line and (of, risk) not in before] if more else []
+        new_risks = [risk for of, risk in after - before if of == line] if more else []
         kind = "path" if line.startswith("path ") else "tcp"
         if not new_risks:
             says = "others" if more and less else "more" if more else "less"
             result.append(Judged("note", f"{kind}-{'more' if more else 'less'}", line, subject, f"it can reach {says}"))
-        for risk in sorted(new_risks, key=lambda risk: _LEVELS.index(risk.level))[:1]:
+        for risk in sorted(new_risks, key=lambda risk: (_LEVELS.index(risk.level), risk.id))[:1]:
             result.append(Judged(risk.level, risk.id, line, subject, f"it {risk.grants}", risk.why, risk.safer))
     return result
 

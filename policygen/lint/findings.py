@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
 from policygen.files.landlock import MAX_PORT
+from policygen.files.ruleset import unconfined
 from policygen.filter.listener import names_listener
+from policygen.grants import NOT_CONFINED
 from policygen.implied.resolve import resolved
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_action, format_expression
@@ -222,8 +224,12 @@ def dangerous_together(document: Document, budget: Budget) -> Iterator[Finding]:
 
 
 def files_and_ports(document: Document, _: Budget) -> Iterator[Finding]:
-    """Yield the dangerous grants of `path` and `tcp` lines."""
+    """Yield the dangerous grants of `path` and `tcp` lines, and of their absence."""
     yield from about_files(document, risks_of(document.policy.files))
+    for line, risk in risks_of(NOT_CONFINED, unconfined(document.policy)):
+        grants = f"has no `{'path' if line.startswith('path ') else line}` line, so it {risk.grants}"
+        safer = f"{risk.safer} (`learn --files` does); or write `{line}: any`, with a reason"
+        yield Finding(risk.id, Level(risk.level), None, line, grants, risk.why, safer, risk.source, None, "")
 
 
 def about_files(document: Document, risks: Iterable[tuple[str, Risk]]) -> Iterator[Finding]:

@@ -208,7 +208,7 @@ def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgeme
         *starmap(_of_unjudged, sorted({*result.comparison.unjudged, *unjudged})),
         *map(_of_setting, settings(old.policy, new.policy)),
         *map(_of_combination, completed(old.policy, new.policy, budget.space)),
-        *(Headline(Level(risk.level), risk.rule, None, *risk[2:]) for risk in judged(old.policy.files, new.policy.files)),
+        *(Headline(Level(risk.level), risk.rule, None, *risk[2:]) for risk in judged(old.policy, new.policy)),
     ]
     headlines.sort(key=lambda headline: -headline.level.rank)
     findings = with_reasons_before(old, new, budget)

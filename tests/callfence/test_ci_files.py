@@ -256,7 +256,7 @@ def test_nothing_new_but_a_wider_policy(runner: Runner, server: Server) -> None:
     schema = json.loads((ROOT / "tests" / "data" / "sarif-2.1.0-rtm.5.json").read_text())
     log = json.loads(Path(runner.outputs["review"]["sarif"]).read_text())
     jsonschema.Draft4Validator(schema).validate(log)
-    assert [row["ruleId"] for row in log["runs"][0]["results"]] == ["ptrace"]
+    assert [row["ruleId"] for row in log["runs"][0]["results"]] == ["root", "ptrace"]
 
 
 def test_new_behaviour_fails_the_job_and_is_told(runner: Runner, server: Server) -> None:
@@ -522,8 +522,8 @@ def test_hooks(tmp_path: Path) -> None:
     assert {hook["id"] for hook in hooks} >= {"callfence-canonical", "callfence-lint"}
     for hook in hooks:
         assert {"id", "name", "entry", "language", "files"} <= hook.keys()
-        assert (hook["language"], re.search(hook["files"], "samples/hello.policy") is None) == ("python", False)
-        (tmp_path / "it.policy").write_bytes((ROOT / "samples" / "hello.policy").read_bytes())
+        assert (hook["language"], re.search(hook["files"], "samples/prefork.policy") is None) == ("python", False)
+        (tmp_path / "it.policy").write_bytes((ROOT / "samples" / "prefork.policy").read_bytes())
         program, *words = hook["entry"].split()
         command = [COMMANDS / program, *words, tmp_path / "it.policy"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

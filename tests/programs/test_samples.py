@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from policygen.model import Action
 
     Follow = Callable[[Path, dict[str, Any]], tuple[Action, Action]]
-    Words = Callable[[str], list[str | Path]]
+    Words = Callable[[str, Path], list[str | Path]]
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 MADE_WITH = SAMPLES / "MADE_WITH"
@@ -34,6 +35,8 @@ MADE_WITH = SAMPLES / "MADE_WITH"
 COMPILED = ("hello", "prefork", "families", "jit")
 SCRIPTS = {"httpd": "python3 httpd.py", "notes": "python3 notes.py", "pipeline": "sh pipeline.sh"}
 LEARNED = (*COMPILED, *SCRIPTS)
+SERVICES = ("httpd", "prefork")
+"""The samples whose files are learned, too."""
 FRESH_RUNS = 10
 
 
@@ -53,13 +56,22 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def command(built: Path) -> Words:
-    def words(sample: str) -> list[str | Path]:
+    """`command(sample, folder)`: the command line of a sample in that folder, into which it is copied."""
+
+    def words(sample: str, folder: Path) -> list[str | Path]:
         if sample in SCRIPTS:
             interpreter, script = SCRIPTS[sample].split()
-            return [interpreter, SAMPLES / script]
-        return [built / sample]
+            shutil.copy(SAMPLES / script, folder)
+            return [interpreter, script]
+        shutil.copy(built / sample, folder)
+        return [f"./{sample}"]
 
     return words
+
+
+def files_of(sample: str) -> list[str]:
+    """The option with which a sample is learned."""
+    return ["--files"] if sample in SERVICES else []
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +83,7 @@ def learned(command: Words, commands: Commands, tmp_path_factory: pytest.TempPat
         if sample not in done:
             folder = tmp_path_factory.mktemp(sample)
             policy = folder / f"{sample}.policy"
-            ran = commands.learn(policy, command(sample), folder)
+            ran = commands.learn(policy, command(sample, folder), folder, *files_of(sample))
             assert ran.returncode == 0, ran.stderr.decode()
             done[sample] = Learned(policy, ran.stdout.decode())
         return done[sample]
@@ -90,8 +102,9 @@ def test_the_sample_runs_under_its_policy(
     sample: str, learned: Callable[[str], Learned], command: Words, commands: Commands,
     tmp_path: Path,
 ) -> None:
-    plain = commands.plain(command(sample), tmp_path)
-    enforced = commands.enforce(learned(sample).policy, command(sample), tmp_path)
+    words = command(sample, tmp_path)
+    plain = commands.plain(words, tmp_path)
+    enforced = commands.enforce(learned(sample).policy, words, tmp_path)
     assert enforced.violations == []
     assert (enforced.ran.returncode, enforced.ran.stdout, enforced.ran.stderr) == (
         plain.returncode, plain.stdout, plain.stderr,
@@ -119,12 +132,12 @@ def test_ten_fresh_learns_write_the_same_bytes(
     sample: str, command: Words, commands: Commands, tmp_path: Path
 ) -> None:
     """PYTHONHASHSEED is set in every run: without it CPython asks for more randomness."""
-    policy = tmp_path / f"{sample}.policy"
+    policy, words = tmp_path / f"{sample}.policy", command(sample, tmp_path)
     written = set()
     for run in range(FRESH_RUNS):
         fixed_addresses = ["setarch", "-R"] if run % 2 else []
         ran = commands.plain(
-            [*fixed_addresses, *commands.learning(policy, "--fresh", "--quiet"), *command(sample)], tmp_path,
+            [*fixed_addresses, *commands.learning(policy, "--fresh", "--quiet", *files_of(sample)), *words], tmp_path,
             env={**commands.environment, "PYTHONHASHSEED": str(run)},
         )
         assert ran.returncode == 0, ran.stderr.decode()

@@ -149,7 +149,7 @@ class _Recorder(Recorder):
     """A recorder that replaces paths in the copy of the current folder by those in the folder itself."""
 
     def __init__(self, renamed: Callable[[str], str], places: Callable[[], Places] | None) -> None:
-        super().__init__(places)
+        super().__init__(places, renamed)
         self._renamed = renamed
 
     def executed(self, before: str, after: str) -> None:
@@ -191,7 +191,8 @@ def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
         if scratch:
             scratch.begin()
         with tempfile.TemporaryDirectory() if is_elsewhere else contextlib.nullcontext() as elsewhere:
-            outcome = session.trace(program, recorder, settings, session.Hooks(clock.tick), injector)
+            hooks = session.Hooks(clock.tick, attach=recorder.ports.attach)
+            outcome = session.trace(program, recorder, settings, hooks, injector)
     finally:
         streams.close()
         if scratch:

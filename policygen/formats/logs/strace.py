@@ -12,7 +12,16 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from policygen.formats import ImportFormatError
-from policygen.formats.logs.strace_call import StraceCall, SyntaxProblem, UnreadableError, event, parse, split, unquoted
+from policygen.formats.logs.strace_call import (
+    StraceCall,
+    SyntaxProblem,
+    UnreadableError,
+    event,
+    parse,
+    split,
+    unquoted,
+)
+from policygen.grants import NONE, TCP
 from policygen.learning.floor import OPAQUE
 from policygen.recording.fold import Aggregator
 from policygen.recording.model import Recording, Run
@@ -40,6 +49,8 @@ _RESUMED = re.compile(r"<\.\.\. (\w+|\?\?\?) resumed>\s?")
 _UNFINISHED = "<unfinished ...>"
 _ARCHES = {"64": Arch.X86_64, "32": Arch.I386}
 _FORKS = ("clone", "clone3", "fork", "vfork")
+_PORT = re.compile(r"\{sa_family=AF_INET6?,.*sin6?_port=htons\((\d+)\)")
+_NUMBER = re.compile(r"\d+")
 _NO_SITE = "?"
 _HIDDEN = "pointers are not printed: 0 stands for them in the examples of calls"
 
@@ -83,6 +94,10 @@ class _Log:
         self._command: tuple[str, ...] | None = None
         self._status: int | None = None
         self._started = 0
+        self._ports: dict[str, set[tuple[int, str]] | None] = {use: set() for use in TCP}
+        """The ports by their use, each with the executable; None where the log does not show all of them."""
+        self._sockets: dict[int, int | None] = {}
+        """Descriptor, in any process -> 0 for a TCP socket, 1 for one that is bound, -1 for an unknown one, None for others."""
 
     def recording(self, run_id: str) -> Recording:
         for number, text in self._begun.values():
@@ -94,6 +109,8 @@ class _Log:
         command = self._command or (self._filename,)
         executed = tuple(sorted(self._executed))
         run = Run(run_id, self._started, command, self._status, complete, tuple(sorted(gaps)), executed=executed)
+        uses = [(f"tcp {use}", *row) for use, ports in self._ports.items() if ports is not None for row in _rows(ports)]
+        run = run._replace(files=tuple(sorted(uses)))
         return Recording((run,), self._aggregator.observations())
 
     def gap(self, what: str, line: int) -> None:
@@ -158,7 +175,32 @@ class _Log:
             self._command = self._command or (self._executables[pid],)
         else:
             self._check_arch(call, arch, f"{self._filename}:{number}:{column}")
+            self._note_port(call, executable)
             self._observe(number, call, executable, arch)
+
+    def _note_port(self, call: StraceCall, executable: str) -> None:
+        """Note the port of a call that connects or binds, and which descriptors are TCP sockets."""
+        if call.name == "socket" and call.result is not None:
+            family, kind, *_ = *call.arguments, "", ""
+            is_tcp = family in ("AF_INET", "AF_INET6") and "SOCK_STREAM" in kind
+            self._sockets[call.result] = (0 if is_tcp else None) if family.startswith("AF_") else -1
+            return
+        use = "bind" if call.name == "listen" else call.name
+        ports, number = self._ports.get(use), _NUMBER.match(call.arguments[0] if call.arguments else "")
+        if ports is None:
+            return
+        text = call.arguments[1] if len(call.arguments) > 1 else ""
+        port, descriptor = _PORT.match(text), int(number[0]) if number else -1
+        known = self._sockets.get(descriptor, -1)
+        if known is None or (text.startswith("{") and not port):
+            return  # it is no TCP socket
+        if known < 0 or not (port or call.name == "listen"):
+            self._ports[use] = None
+        elif port:
+            ports.add((int(port[1]), executable))
+            self._sockets[descriptor] = known or int(use == "bind")
+        elif not known:
+            ports.add((0, executable))
 
     def _check_arch(self, call: StraceCall, arch: Arch | None, position: str) -> None:
         """Raise ImportFormatError for a call of another architecture: with -o alone, strace does not say which processes are
@@ -206,6 +248,11 @@ class _Log:
             }
             self._executables[pid] = forking.pop() if len(forking) == 1 else _NO_SITE
         return self._executables[pid]
+
+
+def _rows(ports: set[tuple[int, str]]) -> list[tuple[str, str]]:
+    """Return the ports, with their executables, as a run has them: NONE without an executable for no port."""
+    return [(str(port), executable) for port, executable in ports] or [(NONE, "")]
 
 
 def _arguments(arch: Arch, number: int, indices: Collection[int]) -> list[Argument]:

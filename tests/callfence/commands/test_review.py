@@ -158,7 +158,7 @@ def test_a_line_of_another_architecture_opens_its_section(tmp_path: Path) -> Non
 
 
 def test_lint_formats_and_status(tmp_path: Path) -> None:
-    (tmp_path / "a.policy").write_text("read: allow\n\n# a comment\nsys_ptrace: allow\nexecve: allow  # why: a shell\n")
+    (tmp_path / "a.policy").write_text("path .: read\n\n# a comment\nsys_ptrace: allow\nexecve: allow  # why: a shell\n")
     done = run(tmp_path, "lint", "a.policy")
     assert done.returncode == 1
     assert done.stdout.startswith("a.policy:4: danger: ptrace: it reads and changes")
@@ -213,12 +213,12 @@ def test_a_reader_that_has_enough(tmp_path: Path) -> None:
 
 
 def test_lint_shows_a_reason_that_comes_with_the_change(tmp_path: Path) -> None:
-    (tmp_path / "old.policy").write_text("execve: allow  # why: hooks\n")
-    (tmp_path / "new.policy").write_text("execve: allow  # why: hooks\nptrace: allow  # why: a debugger\n")
+    (tmp_path / "old.policy").write_text("path .: read\nexecve: allow  # why: hooks\n")
+    (tmp_path / "new.policy").write_text("path .: read\nexecve: allow  # why: hooks\nptrace: allow  # why: a debugger\n")
     assert run(tmp_path, "lint", "new.policy").stdout == "no findings; 2 accepted\n"
     done = run(tmp_path, "lint", "--against", "old.policy", "new.policy")
     assert done.returncode == 0
-    assert done.stdout.startswith("new.policy:2: danger: ptrace: it reads and changes")
+    assert done.stdout.startswith("new.policy:3: danger: ptrace: it reads and changes")
     assert "accepted in this change, for this reason: a debugger" in done.stdout
     assert "hooks" not in done.stdout
     log = json.loads(run(tmp_path, "lint", "--against", "old.policy", "--format", "sarif", "new.policy").stdout)

@@ -26,6 +26,8 @@ arm exec
 default kill
 unknown errno ENOSYS
 
+path .: read
+
 close: allow
 # reads
 openat: flags in O_CLOEXEC  # plainly

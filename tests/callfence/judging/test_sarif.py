@@ -133,7 +133,8 @@ def test_what_is_accepted_is_suppressed(tmp_path: Path) -> None:
 def test_lines(tmp_path: Path) -> None:
     write(tmp_path, OLD, NEW)
     places = {
-        row["ruleId"]: row["locations"][0]["physicalLocation"]["region"]["startLine"]
+        row["ruleId"]: row["locations"][0]["physicalLocation"].get("region", {}).get("startLine")
         for row in results(log(tmp_path, *COMMANDS[1]))
     }
     assert (places["ptrace"], places["execute"], places["unknown-allow"], places["multiplexed"]) == (8, 5, 3, 13)
+    assert places["root"] is None  # there is no `path` line

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from callfence.enforcing import filters
 from callfence.learning import options, store
 from callfence.learning.prepare import Prepared
+from policygen.grants import NOT_CONFINED
 from policygen.language import document as language
 from policygen.learning.generate import Generated
 from policygen.recording.model import Recording
@@ -33,7 +34,7 @@ def test_a_policy_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     policy.write_text(TEXT)
     more.write_text("write: allow\n")
     existing = filters.compiled(str(policy), "warm", cached=False)
-    prepared = Prepared(options.parse(["true"]), policy, tmp_path / "a.rec", existing, True, None, None, False)
+    prepared = Prepared(options.parse(["true"]), policy, tmp_path / "a.rec", existing, True, None, None, False, NOT_CONFINED)
     added = store.add(policy, Recording(), as_it_is, prepared=prepared)
     assert added.existing is prepared.document and parsed == [TEXT]
     more.write_text("write: fd == 1\n")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from policygen.files.algebra import differences, granted, united
-from policygen.files.generalise import added, learned, rights_of, trees
-from policygen.grants import NOT_CONFINED, Files, Right
+from policygen.files.generalise import added, begun, learned, rights_of, trees
+from policygen.grants import NOT_CONFINED, Files, Right, single
 from policygen.language.document import parse
 
 
@@ -67,9 +67,54 @@ def test_each_grant_that_is_more_than_was_used_has_a_reason():
     assert {path for path in found.files.grants if path not in used} == set(found.why)
 
 
-def test_ports():
-    runs = [run("tcp connect: 443", "tcp bind: 8080"), run("tcp connect: 80", "tcp bind: 54321")]
-    assert learned(runs).files.lines() == {"path /": "none", "tcp connect": "80, 443", "tcp bind": "0, 8080"}
+PORTS = (
+    # what the runs did, and which ports are granted
+    ("none", [run("tcp connect: none", "tcp bind: none")], "none", "none"),
+    ("exactly those that were used", [run("tcp connect: 443", "tcp bind: 8080"), run("tcp connect: 80")], "80, 443", "8080"),
+    ("a server that asked for any port", [run("tcp connect: 40123")], "32768-65535", "none"),
+    ("a port that the kernel chose", [run("tcp bind: 0")], "none", "0"),
+    ("a high port of a server", [run("tcp bind: 50051"), run("tcp bind: 50051")], "none", "50051"),
+    ("a port that was free, bound again", [run("tcp bind: 0", "tcp bind: 40001")], "none", "0, 32768-65535"),
+    ("high ports that vary", [run("tcp bind: 40001"), run("tcp bind: 40002")], "none", "32768-65535"),
+    ("two ports that vary", [run("tcp connect: 8001"), run("tcp connect: 8002")], "8001-8002", "none"),
+    ("more that vary", [run(f"tcp connect: {port}") for port in (8001, 8002, 8003)], "1024-65535", "none"),
+    ("only one run's", [run(*(f"tcp bind: {port}" for port in (1, 9092, 9093))), run("tcp bind: 1")], "none", "1, 9092-9093"),
+    ("privileged ports are never a range", [run(f"tcp connect: {port}") for port in (25, 80, 443)], "25, 80, 443", "none"),
+    ("many in one run", [run(*(f"tcp connect: {port}" for port in range(2000, 2016, 2)))], "1024-65535", "none"),
+    ("a name server that is asked by UDP", [run("udp connect: 53", "tcp connect: 443")], "53, 443", "none"),
+)
+
+
+@pytest.mark.parametrize(("runs", "connect", "bind"), [row[1:] for row in PORTS], ids=[row[0] for row in PORTS])
+def test_ports(runs, connect, bind):
+    lines = learned(runs).files.lines()
+    assert (lines["tcp connect"], lines["tcp bind"]) == (connect, bind)
+    used = [{port for use, port, _ in each if port.isdigit()} for each in runs]
+    exact = learned(runs, exact=True)
+    assert single(exact.files.connect) | single(exact.files.bind) == {int(port) for ports in used for port in ports}
+    assert not exact.why
+
+
+def test_a_port_is_added_with_its_range_alone():
+    runs = [run("tcp connect: 443"), run("tcp connect: 40000", "tcp connect: 22")]
+    had = Files(None, ((22, 22),), None)
+    assert added(had, runs, runs[1]).lines() == {"tcp connect": "22, 32768-65535"}
+    assert added(had, runs, runs[0]).lines() == {"tcp connect": "22, 443"}
+    assert added(Files(None, ((0, 65535),), None), runs, runs[1]).lines() == {"tcp connect": "any"}
+
+
+@pytest.mark.parametrize(
+    ("runs", "files"),
+    [
+        ([], NOT_CONFINED),
+        ([run("tcp connect: none", "tcp bind: 1")], Files(None, (), ())),
+        ([run("./a: read", "tcp connect: none", "tcp bind: 1"), run("tcp connect: 2", "tcp bind: 1")], Files(None, (), ())),
+        ([run("./a: read"), run("./a: read", "tcp bind: none")], Files({})),
+        ([run("./a: read"), ()], NOT_CONFINED),
+    ],
+)
+def test_what_all_runs_recorded_is_confined(runs, files):
+    assert begun(runs) == files
 
 
 USES = st.lists(
@@ -97,22 +142,22 @@ def test_whatever_runs_did_is_granted_in_any_order(runs):
 @given(st.lists(USES, min_size=2, max_size=4))
 def test_adding_a_run_keeps_what_was_granted_and_grants_what_it_did(runs):
     old = parse("path ./kept: read, write\ntcp connect: 80").policy.files
-    made = added(old, runs, runs[-1]).files
+    made = added(old, runs, runs[-1])
     assert not differences(made, united(made, old)), "nothing is taken away"
     for path, rights, _ in runs[-1]:
         assert rights_of(rights) in granted(made.grants, path)
-    again = added(made, runs, runs[-1]).files
+    again = added(made, runs, runs[-1])
     assert not differences(made, again), "the same run again changes nothing"
 
 
 def test_what_was_taken_out_does_not_come_back_with_other_uses():
     runs = [run("./a: read", "./secret: read"), run("./b: write")]
     old = Files({"./a": Right.READ})
-    assert added(old, runs, runs[-1]).files.lines() == {"path ./a": "read", "path ./b": "write"}
+    assert added(old, runs, runs[-1]).lines() == {"path ./a": "read", "path ./b": "write"}
 
 
 def test_what_is_not_confined_stays_so():
-    assert added(NOT_CONFINED, [run("./a: read")], run("./a: read")).files == NOT_CONFINED
+    assert added(NOT_CONFINED, [run("./a: read")], run("./a: read")) == NOT_CONFINED
 
 
 def test_each_tree_is_a_path_with_a_reason():

@@ -13,6 +13,7 @@ from policygen.files.landlock import Ruleset, decode, downgrade, encode
 from policygen.files.ruleset import access, ruleset
 from policygen.grants import ALL, NOTHING, Files, Right
 from policygen.language.document import parse
+from policygen.model import Arm, Policy
 
 HEADER = Path("/usr/include/linux/landlock.h")
 READS, MOVES = "path /a: read", "path /a: read, move"
@@ -44,7 +45,7 @@ TABLE = (
 
 @pytest.mark.parametrize(("lines", "version", "lacking", "files", "ports"), TABLE)
 def test_what_a_version_enforces(lines, version, lacking, files, ports):
-    effective = downgrade(ruleset(parse(lines).policy.files), version)
+    effective = downgrade(ruleset(parse(lines).policy, Arm.ENTRY), version)
     assert len(effective.lacking) == len(lacking)
     assert all(part in said for part, said in zip(lacking, effective.lacking, strict=True))
     assert (bool(effective.handled_files), bool(effective.handled_ports)) == (files, ports)
@@ -53,7 +54,7 @@ def test_what_a_version_enforces(lines, version, lacking, files, ports):
 
 
 def test_a_later_version_of_landlock_never_enforces_less():
-    rules = ruleset(parse(f"{MOVES}\n{PORTS}").policy.files)
+    rules = ruleset(parse(f"{MOVES}\n{PORTS}").policy, Arm.ENTRY)
     effective = [downgrade(rules, version) for version in range(1, 8)]
     for before, after in itertools.pairwise(effective):
         assert set(after.lacking) <= set(before.lacking)
@@ -69,7 +70,7 @@ def test_the_words_have_every_right_that_is_handled_and_each_once():
 
 def test_whoever_may_open_a_device_may_make_ioctls_on_it():
     """From version 5 on; before, nothing is refused, since the filter's guard denies opening it for neither."""
-    rules = ruleset(parse("path /a: read\npath /b: write\npath /c: create, execute").policy.files)
+    rules = ruleset(parse("path /a: read\npath /b: write\npath /c: create, execute").policy, Arm.ENTRY)
     for version in (4, 5, 7):
         effective = downgrade(rules, version)
         assert effective.lacking == ()
@@ -102,7 +103,7 @@ def test_the_numbers_are_the_header_s():
     ],
 )
 def test_what_is_encoded_is_read_back(files):
-    rules = ruleset(files)
+    rules = ruleset(Policy({}, files=files), Arm.ENTRY)
     again = decode(encode(rules))
     for part in ("paths", "connect", "bind"):
         mine, theirs = getattr(rules, part), getattr(again, part)
@@ -111,5 +112,5 @@ def test_what_is_encoded_is_read_back(files):
 
 
 def test_a_line_that_grants_nothing_confines():
-    assert ruleset(Files({"/": NOTHING})).paths == []
+    assert ruleset(Policy({}, files=Files({"/": NOTHING}))).paths == []
     assert bool(Ruleset([], None, None))

@@ -1,12 +1,14 @@
-"""Which policies let a program truncate what it may not write: Landlock is asked about that for them alone."""
+"""Which policies let a program truncate what it may not write, connect or bind: Landlock is asked about that for them alone."""
 
 from __future__ import annotations
 
 import pytest
 
 from policygen.files.landlock import TRUNCATE, decode, downgrade, encode
-from policygen.files.ruleset import ruleset, truncates
+from policygen.files.ruleset import ruleset
 from policygen.language.document import parse
+from policygen.model import Arm
+from policygen.values import replace
 
 POLICIES = (
     ("read: allow", False),
@@ -22,7 +24,6 @@ POLICIES = (
     ("openat2: errno ENOSYS", False),
     ("io_uring_setup: allow", True),
     ("unknown allow\nread: allow", True),
-    ("arm entry\nread: allow", True),
     ("default allow\nread: allow", True),
     ("default log\nread: allow", True),
     ("arch x86_64\nread: allow\narch i386\ntruncate64: allow", True),
@@ -32,13 +33,43 @@ POLICIES = (
 
 @pytest.mark.parametrize(("text", "can"), POLICIES)
 def test_what_can_truncate(text, can):
-    assert truncates(parse(text).policy) == can
+    policy = replace(parse(text).policy, files=parse("path /a: read").policy.files)
+    assert ruleset(policy).truncates == can
+    assert ruleset(policy, Arm.ENTRY).truncates
+
+
+REACHING = (
+    ("read: allow", ""),
+    ("implied 1\nsendto: flags in MSG_DONTWAIT|MSG_NOSIGNAL|MSG_MORE|MSG_EOR", ""),
+    ("connect: errno EACCES\nbind: kill", ""),
+    ("connect: allow", "connect"),
+    ("connect: fd == 3", "connect"),
+    ("sendto: allow", "connect"),
+    ("sendmsg: flags == MSG_FASTOPEN", "connect"),
+    ("sendmmsg: flags in MSG_FASTOPEN|MSG_NOSIGNAL", "connect"),
+    ("bind: allow", "bind"),
+    ("listen: allow", "bind"),
+    ("io_uring_setup: allow", "connect bind"),
+    ("arch i386\nsocketcall: allow", "connect bind"),
+    ("unknown allow\nread: allow", "connect bind"),
+    ("default log\nread: allow", "connect bind"),
+    ("phase serving after accept4\nread: allow\nbind: allow until serving\naccept4: allow", "bind"),
+)
+
+
+@pytest.mark.parametrize(("text", "uses"), REACHING)
+def test_ports_are_confined_where_a_call_reaches_them(text, uses):
+    policy = replace(parse(text).policy, files=parse("tcp connect: 80\ntcp bind: none").policy.files)
+    rules = ruleset(policy)
+    assert [use for use in ("connect", "bind") if getattr(rules, use) is not None] == uses.split()
+    whole = ruleset(policy, Arm.ENTRY)
+    assert (whole.connect, whole.bind) == (((80, 80),), ())
 
 
 @pytest.mark.parametrize("can", [True, False])
 def test_it_is_handled_where_the_filter_does_not_see_to_it(can):
-    files = parse("path /a: read, write\npath /b: read").policy.files
-    rules = decode(encode(ruleset(files, truncates=can)))
+    policy = parse(f"path /a: read, write\npath /b: read\n{'truncate: allow' if can else 'read: allow'}").policy
+    rules = decode(encode(ruleset(policy)))
     assert rules.truncates == can
     effective = downgrade(rules, 3)
     assert bool(effective.handled_files & TRUNCATE) == can

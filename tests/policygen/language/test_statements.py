@@ -100,7 +100,7 @@ def test_none_confines_and_grants_nothing():
         ("path /a b: read", 9, "expected `:`, but found `b`", "in quotes"),
         ("path /a: reed", 10, "no right is named reed", "did you mean read?"),
         ("path /a: read none", 15, "expected the end of the line", ""),
-        ("path /a: read, none", 16, "no right is named none", "stands alone"),
+        ("path /a: read, none", 16, "no right is named none", "stand alone"),
         ("path /a:", 9, "expected a right", ""),
         ("path /a: 5", 10, "expected a right", ""),
         ("path", 5, "expected a path", "path PATH: RIGHTS"),

@@ -11,13 +11,15 @@ from tracer.abi import Arch, Event, table
 
 STOP = 0x7FF00001
 TEXT = "openat: allow\nread: allow\nconnect: allow\nsendto: allow\nsendmsg: allow\nsocket: allow\nchroot: allow\n"
-FILES, FAST = "path /: read\n", 0x20000000
+FILES, FAST = "path /: read\ntcp connect: none\n", 0x20000000
 CASES = (
     # settings and lines, call, arguments, whether it stops
     ("", "openat", (), False),
     (FILES, "openat", (), True),
     (FILES, "read", (), False),
     ("tcp bind: none\n", "connect", (), True),
+    ("tcp bind: none\n", "openat", (), False),
+    ("path /: read\n", "sendto", (3, 0, 1, FAST), False),
     (FILES, "sendto", (3, 0, 1, 0x4000), False),
     (FILES, "sendto", (3, 0, 1, FAST), True),
     (FILES, "sendmsg", (3, 0, FAST | 1), True),

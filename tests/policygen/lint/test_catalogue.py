@@ -90,7 +90,7 @@ def test_a_default_that_allows_all_is_told_as_such() -> None:
     ("reason", "accepted"), [("hooks", ""), ("write-then-run: hooks", "write-then-run: hooks"), ("rewrite-then-run", "")]
 )
 def test_only_a_reason_that_names_it_accepts_a_combination(reason: str, accepted: str) -> None:
-    found = lint(parse(f"{WRITE}\nexecve: allow  # why: {reason}"))
+    found = lint(parse(f"path ./a: read\n{WRITE}\nexecve: allow  # why: {reason}"))
     assert {one.rule: one.accepted for one in found} == {"write-then-run": accepted, "execute": reason}
 
 

@@ -15,7 +15,7 @@ from policygen.review.judgement import judge
 from policygen.sets.join import JoinError
 
 TABLE = (
-    ("path /: read", {"root", "ssh-keys", "credentials", "accounts", "disks"}),
+    ("path /: read", {"root"}),
     ("path $HOME/.ssh/config: read", {"ssh-keys"}),
     ("path $HOME: read", {"ssh-keys", "credentials", "whole-home"}),
     ("path $HOME/.bashrc: write", {"start-up-file"}),
@@ -41,7 +41,9 @@ TABLE = (
     ("path /proc: read", {"processes"}),
     ("path .: create, write", {"working-folder"}),
     ("tcp connect: any", {"connect-anywhere"}),
-    ("tcp connect: 443\ntcp bind: any", set()),
+    ("tcp connect: 443\ntcp bind: any", {"bind-anywhere"}),
+    ("path /: any", {"root"}),
+    ("path /: write", {"root"}),
     ("path /: none", set()),
 )
 
@@ -50,7 +52,7 @@ TABLE = (
 def test_the_risks_of_a_grant(lines, ids):
     policy = parse(lines).policy
     names = {risk.id for _, risk in risks_of(policy.files)}
-    assert ids <= names if "path /: read" in lines else ids == names
+    assert ids == names
     assert names == {finding.rule for finding in lint(parse(lines))}
 
 
@@ -71,7 +73,7 @@ def test_a_reason_accepts_a_finding():
 
 def test_a_difference_is_told_with_its_risk():
     old, new = parse("path ./data: read"), parse("path ./data: read, write\npath $HOME/.bashrc: write")
-    lines = {one.name: (one.level, one.rule, one.subject) for one in judged(old.policy.files, new.policy.files)}
+    lines = {one.name: (one.level, one.rule, one.subject) for one in judged(old.policy, new.policy)}
     assert lines == {
         "path ./data": ("note", "path-more", "path ./data: + write"),
         "path $HOME/.bashrc": ("danger", "start-up-file", "path $HOME/.bashrc: + write"),
@@ -79,6 +81,44 @@ def test_a_difference_is_told_with_its_risk():
     judgement = judge(old, new)
     assert judgement.comparison.verdict is Verdict.WIDER
     assert [one.rule for one in judgement.headlines] == ["start-up-file", "path-more"]
+
+
+NO_PATH, NO_CONNECT, NO_BIND = "path /", "tcp connect", "tcp bind"
+UNCONFINED = (
+    # a policy, and the names and ids of what lint finds about lines that it has not
+    ("read: allow", []),
+    ("openat: allow", [(NO_PATH, "root")]),
+    ("openat: errno EPERM", []),
+    ("path ./a: read\nopenat: allow", []),
+    ("connect: allow", [(NO_CONNECT, "connect-anywhere")]),
+    ("tcp connect: none\nconnect: allow\nlisten: allow", [(NO_BIND, "bind-anywhere")]),
+    ("tcp connect: none\ntcp bind: 80\nconnect: allow\nbind: allow", []),
+)
+
+
+@pytest.mark.parametrize(("text", "risky"), UNCONFINED)
+def test_a_line_that_a_policy_has_not_is_judged_as_what_that_permits(text, risky):
+    found = [finding for finding in lint(parse(text)) if finding.name in (NO_PATH, NO_CONNECT, NO_BIND)]
+    assert [(finding.name, finding.rule) for finding in found] == risky
+    assert all(f"has no `{finding.name.replace(NO_PATH, 'path')}` line, so it " in finding.grants for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "level", "rule"),
+    [
+        ("path ./data: read", "path /", "danger", "root"),
+        ("tcp connect: none", "tcp connect", "warning", "connect-anywhere"),
+        ("tcp bind: 80", "tcp bind", "warning", "bind-anywhere"),
+    ],
+)
+def test_a_line_that_is_removed_is_judged_as_one_that_permits_all(line, name, level, rule):
+    calls = "openat: allow\nconnect: allow\nbind: allow"
+    old = parse(f"{line}\n{calls}").policy
+    for new in (calls, f"{name}: any\n{calls}"):
+        (row,) = [row for row in judged(old, parse(new).policy) if row.name == name]
+        assert (row.level, row.rule) == (level, rule)
+    (less,) = [row for row in judged(parse(calls).policy, old) if row.name == name]
+    assert less.level == "note"
 
 
 @pytest.mark.parametrize(
@@ -90,6 +130,7 @@ def test_a_difference_is_told_with_its_risk():
         ("path .: read", "path .: read\npath ./a: read", Verdict.EQUAL),
         ("tcp connect: 1-9", "tcp connect: 1-5, 6-9", Verdict.EQUAL),
         ("tcp connect: any", "", Verdict.EQUAL),
+        ("path /: any", "", Verdict.EQUAL),
         ("tcp connect: 80", "tcp connect: 80, 443", Verdict.WIDER),
     ],
 )

@@ -1,0 +1,144 @@
+"""Records which TCP ports a program connects to and binds, for each executable."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from enforcer.files.landlock import FAMILY_ERROR, FAST_OPEN_ERROR, PROTOCOL_ERROR
+from enforcer.files.lookup import is_tcp, local_port
+from policygen.files.calls import DNS, SENDING, SOCKETS, UDP_CONNECT, address, numbers
+from policygen.files.generalise import EPHEMERAL
+from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
+from policygen.grants import NONE, TCP
+from tracer import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from policygen.files.generalise import Use
+    from tracer.abi import Event
+    from tracer.calls import Calls
+    from tracer.task import Task
+
+SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
+_LISTENS, _CONNECTED = "0A", "01"  # net/tcp_states.h
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
+
+
+class PortWatcher:
+    """Records the TCP ports of one run, and fails the calls by which `enforce` would not let it reach a port."""
+
+    def __init__(self, renamed: Callable[[str], str] = str) -> None:
+        """`renamed` returns the path under which an executable is recorded."""
+        self._renamed = renamed
+        self._ports: set[tuple[str, int, str]] = set()
+        """(a use of TCP or UDP_CONNECT, the port, the executable)."""
+        self._sockets = numbers(tuple(SOCKETS))
+
+    def attach(self, calls: Calls) -> None:
+        """Have the tracer stop for the calls that are watched."""
+        for arch, number in self._sockets:
+            calls.also(arch, number, self._socket_call)
+        calls.also_named("listen", self._listen)
+        calls.also_named("socket", self._protocol)
+        for name, index in SENDING.items():
+            calls.also_named(name, self._sends(index), always=False)
+
+    def open_already(self, processes: Mapping[int, str]) -> None:
+        """Record the ports of the sockets that running processes have open.  `processes`: the executable of each pid."""
+        for process, executable in processes.items():
+            self._ports |= {(use, port, executable) for use, port in _open_sockets(process)}
+
+    def uses(self) -> tuple[Use, ...]:
+        """Return what was recorded, ascending, as (`tcp connect`, `tcp bind` or UDP_CONNECT, port, executable); a use of TCP
+        that was not made is there with NONE as its port and no executable."""
+        rows = [(f"tcp {use}", NONE, "") for use in TCP if not any(use == made for made, _, _ in self._ports)]
+        for use, port, executable in self._ports:
+            rows.append((use if use == UDP_CONNECT else f"tcp {use}", str(port), self._renamed(executable)))
+        return tuple(sorted(rows))
+
+    def _socket_call(self, task: Task, event: Event) -> None:
+        use = SOCKETS[self._sockets[event.arch, event.number]]
+        length = min(event.arguments[2] & 0xFFFFFFFF, SOCKADDR)
+        port = address(kernel.read_memory(task.tid, event.arguments[1], length))
+        if isinstance(port, int):
+            if is_tcp(task.tgid, event.arguments[0] & 0xFFFFFFFF):
+                self._ports.add((use, port, task.executable))
+            elif use == "connect" and port == DNS:
+                self._ports.add((UDP_CONNECT, port, task.executable))
+
+    def _listen(self, task: Task, event: Event) -> None:
+        """Record port 0 for a TCP socket without a port, which gets one of the kernel's choice (ip(7))."""
+        if local_port(task.tgid, event.arguments[0] & 0xFFFFFFFF) == 0:
+            self._ports.add(("bind", 0, task.executable))
+
+    def _protocol(self, task: Task, event: Event) -> None:
+        """Fail the calls of socket(2) that `enforce` fails if TCP is confined, so that the recording has what the program does
+        instead."""
+        if task.other_filter:
+            return
+        if event.arguments[0] & 0xFFFFFFFF in FAMILIES:
+            kernel.skip_call(task.tid, FAMILY_ERROR)
+        elif event.arguments[2] & 0xFFFFFFFF in PROTOCOLS:
+            kernel.skip_call(task.tid, PROTOCOL_ERROR)
+
+    def _sends(self, index: int) -> Callable[[Task, Event], None]:
+        def handle(task: Task, event: Event) -> None:
+            if event.arguments[index] & MSG_FASTOPEN and not task.other_filter:
+                kernel.skip_call(task.tid, FAST_OPEN_ERROR)
+            elif sent_to(task, event, index) == DNS:
+                self._ports.add((UDP_CONNECT, DNS, task.executable))
+
+        return handle
+
+
+def sent_to(task: Task, event: Event, index: int) -> int | str | bytes | None:
+    """Return the address that a call of SENDING sends to (`policygen.files.calls.address`); None if it names none.  `index` is
+    that of the argument with the call's flags."""
+    where, length = event.arguments[4:6]
+    if index == SENDING["sendmsg"]:  # struct msghdr begins with both (linux/socket.h); so does an array of struct mmsghdr
+        head = kernel.read_memory(task.tid, event.arguments[1], 12)
+        where, length = int.from_bytes(head[:8], "little"), int.from_bytes(head[8:], "little")
+    return address(kernel.read_memory(task.tid, where, min(length, SOCKADDR))) if where else None
+
+
+def _open_sockets(process: int) -> set[tuple[str, int]]:
+    """Return the uses of TCP and their ports by the sockets of a process: ports on which it listens, ports to which it is
+    connected.  What cannot be read is left out."""
+    sockets: dict[str, tuple[int, int, str]] = {}
+    """inode -> local port, remote port, state."""
+    for name in ("tcp", "tcp6"):
+        try:
+            with open(f"/proc/{process}/net/{name}", encoding="ascii") as file:
+                rows = [line.split() for line in file][1:]
+        except OSError:
+            continue
+        for row in rows:  # proc_net_tcp.rst
+            local, remote = (int(address.rpartition(":")[2], 16) for address in row[1:3])
+            sockets[row[9]] = local, remote, row[3]
+    listening = {local for local, _, state in sockets.values() if state == _LISTENS}
+    uses = set()
+    for inode in _inodes(process):
+        local, remote, state = sockets.get(inode, (0, 0, ""))
+        if state == _LISTENS:
+            uses |= {("bind", local), ("bind", 0)} if local >= EPHEMERAL[0] else {("bind", local)}  # it may have asked for any
+        elif state == _CONNECTED and local not in listening:  # else a client has connected to it
+            uses.add(("connect", remote))
+    return uses
+
+
+def _inodes(process: int) -> list[str]:
+    """Return the inodes of the sockets that a process has open."""
+    folder, inodes = f"/proc/{process}/fd", []
+    try:
+        for name in os.listdir(folder):
+            try:
+                if match := _SOCKET.match(os.readlink(f"{folder}/{name}")):
+                    inodes.append(match[1])
+            except OSError:
+                continue
+    except OSError:
+        pass
+    return inodes
