@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from callfence.shared.text import plural
 from policygen.comparing import Change, Verdict
 from policygen.language.naming import format_action, format_call, format_expression
-from policygen.lint.catalogue import dangers
-from policygen.lint.catalogue import Level
+from policygen.lint.catalogue import Level, dangers
 from policygen.model import ALLOW, Always
+from policygen.review.changes import FILE_LINES
 from tracer.abi import table
 from tracer.named import NamedTuple
 
@@ -63,13 +63,17 @@ def headline(judgement: Judgement, entry: Headline) -> str:
 
 
 def in_order(judgement: Judgement) -> tuple[Headline | None, list[Headline | Risk]]:
-    """Return the headline that is named with the verdict, None if there is none, and the other headlines and the risks, the
-    gravest first.  A headline that is only a note, or less grave than a risk, is not named with the verdict."""
-    headlines, rows = judgement.headlines, risks(judgement)
-    most = max((row.row.level.rank for row in rows), default=0)
-    first = headlines[0] if headlines and headlines[0].level.rank >= max(most, Level.WARNING.rank) else None
-    rest = [*(headlines if first is None else headlines[1:]), *rows]
-    return first, sorted(rest, key=lambda entry: -(entry.row.level if isinstance(entry, Risk) else entry.level).rank)
+    """Return the headline that is named with the verdict, None if there is none, and the other headlines and the risks: first
+    headlines about settings and combinations, then those about files and ports together with the risks, the gravest first."""
+    about_files = [entry for entry in judgement.headlines if entry.name.startswith(FILE_LINES)]
+    others = [entry for entry in judgement.headlines if entry not in about_files]
+    rest: list[Headline | Risk] = [*risks(judgement), *about_files]
+    rest.sort(key=lambda entry: -(entry.row.level if isinstance(entry, Risk) else entry.level).rank)
+    entries = [*others, *rest]
+    first = entries[0] if entries else None
+    if first is None or isinstance(first, Risk) or (not others and first.level is Level.NOTE):
+        return None, entries
+    return first, entries[1:]
 
 
 class Risk(NamedTuple):

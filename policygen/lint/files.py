@@ -113,11 +113,19 @@ def judged(old: Policy, new: Policy) -> list[Judged]:
         new_risks = [risk for of, risk in after - before if of == line] if more else []
         kind = "path" if line.startswith("path ") else "tcp"
         if not new_risks:
-            says = "others" if more and less else "more" if more else "less"
-            result.append(Judged("note", f"{kind}-{'more' if more else 'less'}", line, subject, f"it can reach {says}"))
+            says = f"it {' and '.join(_said(line, *each) for each in ((more, True), (less, False)) if each[0])}"
+            result.append(Judged("note", f"{kind}-{'more' if more else 'less'}", line, subject, says))
         for risk in sorted(new_risks, key=lambda risk: (_LEVELS.index(risk.level), risk.id))[:1]:
             result.append(Judged(risk.level, risk.id, line, subject, f"it {risk.grants}", risk.why, risk.safer))
     return result
+
+
+def _said(line: str, what: str, is_more: bool) -> str:
+    """Return what a change of a line lets the program do, or no longer lets it, as the end of a sentence."""
+    verb = {"tcp connect": "connect to", "tcp bind": "serve on"}.get(line)
+    if verb:
+        return f"may {verb} {'more' if is_more else 'fewer'} ports"
+    return f"may {'also' if is_more else 'no longer'} {'do anything' if what == ANY else what} there"
 
 
 _LEVELS = ("danger", "warning", "note")
