@@ -191,7 +191,7 @@ def with_allowed(policy: Document, recording: Recording, name: str) -> Generated
         from policygen.learning.phases import staged, start_of
 
         generated = generate(recording.observations, start_of(policy), name=name, options=options)
-        generated = staged(generated, policy, recording.observations, policy.policy.phases, options)
+        generated = staged(generated, policy, recording.observations, policy.policy.phases, options, recording)
     else:
         generated = generate(recording.observations, policy, name=name, options=options)
     return generated if policy.policy.files == NOT_CONFINED else _with_files(generated, recording, policy, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +43,9 @@ def test_the_boundary_is_found(app: Path) -> None:
     assert "  phases       serving after poll: 1 of 4 entries are left, without clone\n" in done.stderr
     assert [line for line in entries(app.parent) if "until serving" not in line] == ["openat: flags == O_RDONLY"]
     rows = [json.loads(line) for line in (app.parent / ".callfence" / "app.rec").read_text().splitlines()]
-    assert rows[1]["waits"] == [0, 1 << 3]
-    assert {tuple(row["after"]) for row in rows[2:]} == {(0,), (0, 8), (8,)}
+    forked, in_poll = 1 << 28, 1 << 28 | 1 << 3
+    assert rows[1]["waits"] == [0, in_poll]
+    assert {tuple(row["after"]) for row in rows[2:]} == {(0,), (0, forked), (0, forked, in_poll), (forked, in_poll), (in_poll,)}
 
 
 def test_the_program_says_that_it_is_ready(app: Path) -> None:
@@ -95,6 +97,17 @@ def test_a_phase_that_was_changed_by_hand_is_kept(app: Path) -> None:
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
     assert "phase serving after rt_sigsuspend\n" in policy.read_text()
     assert "  phases       kept: the policy's phases differ from those that" in done.stderr
+
+
+def test_who_accepts_connections_enters_the_phase(app: Path) -> None:
+    """The first process only accepts; its child waits for a signal, too."""
+    steps = ("socket", "accept", "fork", "sigsuspend")
+    done = callfence(app.parent, "learn", "--phases", "./app", *steps)
+    assert "  phases       serving after accept" in done.stderr
+    policy = app.parent / "app.policy"
+    policy.write_text(re.sub("after accept4?", "after rt_sigsuspend", policy.read_text()))
+    done = callfence(app.parent, "learn", "--phases", "./app", *steps)
+    assert "  phases       a process that accepts connections never entered serving, and keeps its start-up " in done.stderr
 
 
 def test_no_phase_where_runs_disagree(app: Path) -> None:
