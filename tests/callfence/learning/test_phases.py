@@ -110,6 +110,44 @@ def test_who_accepts_connections_enters_the_phase(app: Path) -> None:
     assert "  phases       a process that accepts connections never entered serving, and keeps its start-up " in done.stderr
 
 
+def test_merged_recordings_have_the_phase_that_learning_finds(app: Path) -> None:
+    """Of a machine with a phase, and of one whose runs show no times: what only that did stays allowed."""
+    for name, options, more in (("with", ("--phases",), ()), ("without", (), ("thread", "wake", "status"))):
+        callfence(app.parent, "learn", "-q", *options, "-o", f"{name}.policy", "./app", *START, "poll", *more)
+    learned = rules(app.parent / "with.policy")
+    recordings = (".callfence/with.rec", ".callfence/without.rec")
+    callfence(app.parent, "merge", "-o", "all.rec", *recordings)
+    done = callfence(app.parent, "import", "--from", "recording", "all.rec")
+    assert "import: phases: serving after poll: 2 of 4 entries are left, without clone; runs without" in done.stderr
+    (app.parent / "printed.policy").write_text(done.stdout)
+    callfence(app.parent, "import", "--from", "recording", "-o", "written.policy", "all.rec")
+    for recording in recordings:
+        callfence(app.parent, "import", "--from", "recording", "-o", "one-by-one.policy", recording)
+    for name in ("printed", "written", "one-by-one"):
+        assert "phase serving after poll\n" in (app.parent / f"{name}.policy").read_text()
+        found = rules(app.parent / f"{name}.policy")
+        assert found - learned == {"|| clone_flags == SIGCHLD until serving", THREADS, OPEN}, name
+        assert learned - found == {f"{rule} until serving" for rule in ("clone: clone_flags == SIGCHLD", OPEN)}
+
+
+THREADS = "clone: clone_flags == CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD"
+OPEN = "openat: flags == O_RDONLY"
+
+
+def rules(policy: Path) -> set[str]:
+    lines = policy.read_text().splitlines()
+    return {line.strip() for line in lines[lines.index("") + 1 :]}
+
+
+def test_a_policy_with_a_phase_keeps_it_without_its_recording(app: Path) -> None:
+    callfence(app.parent, "learn", "-q", "--phases", "./app", *START, "poll")
+    (app.parent / ".callfence" / "app.rec").unlink()
+    before = (app.parent / "app.policy").read_text()
+    callfence(app.parent, "learn", "-q", "-o", "other.policy", "./app", *START, "poll")
+    callfence(app.parent, "import", "--from", "recording", "-o", "app.policy", ".callfence/other.rec")
+    assert (app.parent / "app.policy").read_text() == before
+
+
 def test_no_phase_where_runs_disagree(app: Path) -> None:
     callfence(app.parent, "learn", "-q", "--phases", "./app", "socket")
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
