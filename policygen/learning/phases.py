@@ -24,7 +24,7 @@ from policygen.sets.algebra import FALSE
 from policygen.sets.region import Budget, space, to_bdd
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
-from tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, bits
+from tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, INPUT, SIGNALS, bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -174,7 +174,7 @@ def _moved(existing: Document | None, policy: Policy) -> Iterator[New]:
 
 def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     """Return the phase with the lowest remaining danger, among those whose triggers are waits that every run reached, and one
-    of them each process that accepts connections."""
+    of them each process that serves (`_serving`)."""
     runs = [run for run in recording.runs if run.waits and not run.rehearsed]
     observations = by_role(recording.observations, recording)
     if not runs:
@@ -185,9 +185,10 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     # What processes wait in, over their lives: a master and its workers differ in that.
     lives = {wait % FORK for run in runs for wait in run.waits} - {0}
     weights = {life: _STRANGERS if life & bits(ACCEPTS) else 1 for life in sorted(lives)}
-    possible = _entered_by_all(everywhere, [life for life in lives if life & bits(ACCEPTS)])
+    possible = _entered_by_all_that_serve(everywhere, lives)
     if not possible:
-        return Choice((), f"no phase: a process that accepts connections makes none of {', '.join(everywhere)}")
+        what = f"none of {', '.join(everywhere)}"
+        return Choice((), f"no phase: a process that accepts connections or waits for input makes {what}")
     before = _danger(start)
 
     def score(triggers: Sequence[str], policy: Policy) -> tuple[int, int]:
@@ -217,11 +218,22 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     return Choice((Phase(SERVING, names, {}),), text)
 
 
-def _entered_by_all(names: Sequence[str], lives: Collection[int]) -> list[tuple[str, ...]]:
-    """Return the smallest sets of the triggers `names` of which each of the lives has one; of the same size, all of them."""
-    sizes = range(1, len(names) + 1)
-    covering = ([each for each in combinations(names, size) if all(life & bits(each) for life in lives)] for size in sizes)
-    return next(filter(None, covering), [])
+def _entered_by_all_that_serve(names: Sequence[str], lives: Collection[int]) -> list[tuple[str, ...]]:
+    """Return the smallest sets of the triggers `names` of which each process that serves has one; of the same size, all of
+    them.  `lives` are the waits that processes had begun by their end."""
+
+    def is_entered(triggers: tuple[str, ...]) -> bool:
+        return all(life & bits(triggers) for life in lives if life & bits(_serving(triggers)))
+
+    sets = ([*filter(is_entered, combinations(names, size))] for size in range(1, len(names) + 1))
+    return next(filter(None, sets), [])
+
+
+def _serving(triggers: Sequence[str]) -> tuple[str, ...]:
+    """Return the waits that show that a process serves, so that it has to enter a phase with these triggers.
+
+    Not all that wait for input serve others.  But where the triggers only wait for signals, those who enter serve nobody."""
+    return ACCEPTS if {*triggers} - {*SIGNALS} else INPUT
 
 
 def _used(before: Policy, observations: Sequence[Observation], options: Options) -> Policy:

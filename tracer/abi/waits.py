@@ -23,7 +23,11 @@ CANDIDATES: Final = (
     NOTIFY,
 )  # fmt: skip
 ACCEPTS: Final = ("accept", "accept4")
-"""The candidates by which a process takes what others have to say to it."""
+"""The candidates with which a process waits for connections, or takes one."""
+SIGNALS: Final = ("rt_sigsuspend", "sigsuspend", "rt_sigtimedwait", "pause")
+"""The candidates with which a process waits for signals alone, as masters do."""
+INPUT: Final = tuple(name for name in CANDIDATES if name not in (*SIGNALS, ENTER, NOTIFY))
+"""The candidates with which a process waits for descriptors."""
 _CALLS: Final = {ENTER: ("prctl",), NOTIFY: ("sendmsg", "sendto", "write")}
 MOST = 4096
 """Bytes of a message that are read, at most; longer ones of write and sendto are none of this kind."""

@@ -89,8 +89,15 @@ def test_what_the_first_workers_did_is_not_denied_to_those_that_replace_them() -
 def test_no_phase_that_those_never_enter_who_accept_connections() -> None:
     """In the second run nobody has made a request, nor waited for one."""
     why, left = learned(recording([{MASTER, WORKER}, {MASTER}], master(2)))
-    assert why == "no phase: a process that accepts connections makes none of rt_sigsuspend"
+    assert why == "no phase: a process that accepts connections or waits for input makes none of rt_sigsuspend"
     assert left == ["chroot: allow", "listen: allow"]
+
+
+def test_a_master_that_waits_for_signals_does_not_serve() -> None:
+    """Its workers take datagrams: no call shows that."""
+    worker = waits("epoll_wait", forks=1)
+    whole = recording([{MASTER, worker}], [*master(1), observed("connect", 7, after=[worker])])
+    assert learned(whole)[0].startswith("serving after epoll_wait, rt_sigsuspend: ")
 
 
 def test_several_triggers_if_those_who_accept_connections_wait_in_different_calls() -> None:
