@@ -45,6 +45,8 @@ _STRANGERS = 4
 """The score factor of a process that accepts connections."""
 _GAIN = 0.25
 """The least share of the danger score that a phase has to remove for those that enter it."""
+_TRIGGERS = 3
+"""The most triggers without which not every process that serves would enter a phase: more take too long to try."""
 
 UNCHANGED = "kept: the policy's phases differ from those that learning would choose from its recording"
 """The reason that is reported if no phase is chosen."""
@@ -102,7 +104,7 @@ def in_phases(
         generated = staged(generated, existing, observed, existing.policy.phases, options, whole)
         remaining = names_of(generated.document.policy)
         gone = [name for name in names_of(existing.policy) if name not in remaining]
-        lost = f"{', '.join(gone)} gone: nothing ends there any more" if gone else ""
+        lost = f"no phase {', '.join(gone)} any more: nothing ends there" if gone else ""
         return generated._replace(phases=lost or (UNCHANGED if chooses else ""))
     choice = choose(generated.document.policy, whole, options) if chooses else Choice((), "")
     if choice.phases or has_phases:
@@ -225,7 +227,7 @@ def _entered_by_all_that_serve(names: Sequence[str], lives: Collection[int]) -> 
     def is_entered(triggers: tuple[str, ...]) -> bool:
         return all(life & bits(triggers) for life in lives if life & bits(_serving(triggers)))
 
-    sets = ([*filter(is_entered, combinations(names, size))] for size in range(1, len(names) + 1))
+    sets = ([*filter(is_entered, combinations(names, size))] for size in range(1, _TRIGGERS + 1))
     return next(filter(None, sets), [])
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import event
 
+from policygen.language.document import parse
 from policygen.learning.extend import Options
 from policygen.learning.generate import generate
-from policygen.learning.phases import choose, staged
+from policygen.learning.phases import choose, in_phases, staged
 from policygen.learning.roles import by_role
 from policygen.model import Phase
 from policygen.recording.model import Observation, Recording, Run, recorded_values
@@ -134,6 +135,16 @@ def test_a_worker_that_begins_in_the_phase_starts_as_the_first_did(started: list
     start = generate(whole.observations, None, name="app", options=HOW)
     document = staged(start, None, whole.observations, [Phase("serving", ("poll",), {})], HOW, whole).document
     assert entries(document) == ["chroot: allow until serving", f"connect: allow{until}", "listen: allow until serving"]
+
+
+def test_learning_says_that_nothing_ends_in_a_phase_any_more() -> None:
+    document = parse("phase serving after poll\npoll: allow\nlisten: allow until serving\n")
+    late = recording([()], [observed("listen", 3, 5, after=[])])
+    generated = in_phases(
+        lambda start: generate(late.observations, start, name="app", options=HOW),
+        document, late.observations, Recording(), late, HOW, chooses=False,
+    )  # fmt: skip
+    assert (generated.phases, generated.document.policy.phases) == ("no phase serving any more: nothing ends there", ())
 
 
 def test_a_program_that_is_executed_again_has_the_role_that_it_had_first() -> None:
