@@ -140,6 +140,7 @@ reloads() {
         replaced kill -HUP "$(pid)"
         wait $load || fail "round $round: not all requests were answered"
     done
+    eventually untraced
 }
 
 master_is_not() { [ -s data/nginx.pid ] && [ "$(pid)" != "$1" ]; }
