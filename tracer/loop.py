@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from tracer import kernel
+from tracer.abi.waits import executed, forked
 from tracer.calls import ENOSYS, Calls
 from tracer.errors import PtraceError, TracerError
 from tracer.kernel import RECORDING_DATUM, EntryPoint, SyscallInfo
@@ -100,6 +101,8 @@ class TaskFamily:
         """Tasks whose first stop came before their parent's event: they stay stopped until that comes."""
         self.processes = 0
         """How many processes the program has had so far."""
+        self.waits = {0}
+        """The sets of waits that processes had begun when they ended or executed a file, if these are followed."""
         self._calls_of_dead = 0
         self._tally = tally
         self._processor = processor
@@ -127,6 +130,9 @@ class TaskFamily:
         if (task := self.tasks.get(tid)) is None:  # else it was adopted before
             task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)
             self.processes += not is_thread
+            if self._tally.has_waits and not is_thread:
+                task.entered = forked(parent.entered)
+                task.hot = self._tally.hot(task.executable, task.entered)
             self._processor.inherit(parent, task)
         return task
 
@@ -151,12 +157,16 @@ class TaskFamily:
                     task.take_over(other)
                     self._processor.follow(former, task)
                 self.drop(tid)
+        self.waits.add(task.entered)
+        task.entered = executed(task.entered)
         self._set_executable(task)
 
     def drop(self, tid: int) -> None:
         """Remove a task that has ended."""
         if task := self.tasks.pop(tid, None):
             self._calls_of_dead += task.stops
+            if tid == task.tgid:
+                self.waits.add(task.entered)
             self._processor.forget(tid)
 
 

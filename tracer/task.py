@@ -125,7 +125,8 @@ class Task:
         self.counted = False
         """Under PTRACE_SYSCALL: whether its current call was counted at the entry stop."""
         self.entered = 0
-        """The waits that its process has begun, as bits of tracer.abi.waits, if these are followed."""
+        """The waits that its process has begun or inherited, and how often it was forked, as bits of tracer.abi.waits, if these
+        are followed."""
         self.affinity: set[int] | None = None
         """Its own affinity, if it or its creator has ever been pinned to the tracer's processor; else None."""
         self.own_affinity = False

@@ -23,7 +23,8 @@ Print a container profile or a filter as a policy: the one in FILE or, with --pi
 error and comments list what a policy cannot express, and whether the policy is wider or narrower there.
 
 A log of a program's calls becomes a recording.  With -o NAME.policy, the recording is added to NAME.policy and
-.callfence/NAME.rec, as `learn` adds a run; with -o NAME.rec, only to that recording, for `callfence merge`."""
+.callfence/NAME.rec, as `learn` adds a run; with -o NAME.rec, only to that recording, for `callfence merge`.  A recording of
+runs of `learn --phases` gives the policy the phase that they show."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,18 +14,20 @@ from policygen.comparing import Verdict, compare, reduce
 from policygen.language.document import Document, PolicyError, included, parse, read_text
 from policygen.language.lexer import decode
 from policygen.merging import merge_documents, unite, with_markers
+from policygen.phases import names_of
 from policygen.recording import atomic, many, recording_file
 from policygen.recording.many import merge
 from policygen.sets.join import JoinError
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 DESCRIPTION = """\
 Merge recordings into one recording, or policies into one policy.  A merged recording has every run of its inputs once; their
-order does not matter.  A merged policy allows what any input allows, and has the comments of all.  For a FOLDER, its *.policy
-files are merged or, if OUT is a recording, its *.rec and .callfence/*.rec files.
+order does not matter.  A merged policy allows what any input allows, in each phase what one without that phase allows at all,
+and has the comments of all.  For a FOLDER, its *.policy files are merged or, if OUT is a recording, its *.rec and
+.callfence/*.rec files.
 
 With --narrow-by BY, print FILE narrowed by BY: of a system call that BY names, only what both policies allow; of any other,
 what FILE allows."""
@@ -95,14 +97,26 @@ def _fold(output: Path, inputs: list[Path]) -> int:
     if recordings:
         many.merge_files(output, files)
         return 0
-    whole = _policy(files[0])
-    for file in files[1:]:
+    policies = [_policy(file) for file in files]
+    whole = policies[0]
+    for file, policy in zip(files[1:], policies[1:], strict=True):
         try:
-            whole = unite(whole, _policy(file))
+            whole = unite(whole, policy)
         except JoinError as error:
             raise JoinError(f"{file} cannot be merged with the files before it: {error}") from None
     atomic.write(output, whole.text().encode())
+    _print_phases(files, policies, names_of(whole.policy))
     return 0
+
+
+def _print_phases(files: list[Path], policies: list[Document], remaining: Sequence[str]) -> None:
+    """Print which policies lack a phase of another one, and which phases the merged policy has lost by that."""
+    for name in names_of(*(each.policy for each in policies)):
+        lacking = [str(file) for file, each in zip(files, policies, strict=True) if name not in names_of(each.policy)]
+        if lacking:
+            what = f"{', '.join(lacking)} without phase {name}: what is allowed there stays allowed in it"
+            gone = "" if name in remaining else "; nothing ends with it any more, so it is gone"
+            print_error(f"callfence merge: {what}{gone} (merge the recordings and import them to keep it)")
 
 
 def _policy(file: Path) -> Document:

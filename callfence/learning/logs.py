@@ -23,6 +23,7 @@ from policygen.grants import NOT_CONFINED
 from policygen.language.naming import format_call
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
+from policygen.learning.phases import in_phases, staged, start_of
 from policygen.learning.within import generate_within
 from policygen.model import IMPLIED
 from policygen.phases import phase_policies
@@ -77,7 +78,7 @@ def import_recording(options: LogOptions) -> int:
     recording = bounded(recording)
     _print_gaps("import", options.file, recording)
     if output is None:
-        generated = _generate(recording, None, f"{options.file} ({options.format})", options)
+        generated = _generate(recording, None, f"{options.file} ({options.format})", options, Recording(), recording)
         sys.stdout.write(generated.document.text())
     elif output.suffix == ".policy":
         _into_policy(output, recording, options)
@@ -89,8 +90,8 @@ def import_recording(options: LogOptions) -> int:
 def _into_policy(policy: Path, recording: Recording, options: LogOptions) -> None:
     """Add the runs to the policy and its recording, and print the size of the policy and what is new in it."""
 
-    def generated_from(_old: Recording, _: Recording, existing: Document | None) -> Generated:
-        return _generate(recording, existing, policy.name.removesuffix(".policy"), options)
+    def generated_from(old: Recording, whole: Recording, existing: Document | None) -> Generated:
+        return _generate(recording, existing, policy.name.removesuffix(".policy"), options, old, whole)
 
     added = add(policy, recording, generated_from)
     new = plural(len(added.generated.new), "call") if added.existing else "everything"
@@ -98,22 +99,38 @@ def _into_policy(policy: Path, recording: Recording, options: LogOptions) -> Non
     print(f"{policy}: {plural(len(recording.runs), 'run')}, {size}; new: {new}", file=sys.stderr)
 
 
-def _generate(recording: Recording, existing: Document | None, name: str, options: LogOptions) -> Generated:
-    """Return the generated policy; print the calls that no policy can allow and those that the upper bound denies.  Raises
-    UserError."""
+def _generate(
+    recording: Recording, existing: Document | None, name: str, options: LogOptions, old: Recording, whole: Recording
+) -> Generated:
+    """Return the generated policy, with phases as `learn --phases` finds them if the recording is of such runs; print what was
+    decided about phases, the calls that no policy can allow and those that the upper bound denies.  Raises UserError.
+
+    `old` is the recording of the existing policy, `whole` the two merged."""
     held = held_back(recording, existing.policy if existing else None)
-    allowed = tuple(observation for observation in recording.observations if observation.key not in held)
+    # With the times that other runs show, too: a run that was not followed to its waits shows none.  A policy with phases but
+    # without its recording shows them itself; but a log may have what it denied in one of them.
+    placed = {observation.key: observation for observation in whole.observations}
+    observed = [placed.get(each.key, each) for each in recording.observations if each.key not in held]
+    is_timed = existing is not None and existing.policy.phases and not old.runs and options.format == "recording"
+    start = start_of(existing).policy if existing is not None and is_timed else None
+    allowed = tuple(each for each in observed if each.after or not (start and evaluate(start, each.event).allows))
     how = Options(implied=0 if options.exact else IMPLIED[-1])
-    base = None
-    if options.within is None:
-        generated = generate(allowed, existing, name=name, options=how)
-    else:
-        base = document(options.within).policy
-        try:
-            generated = generate_within(allowed, existing, base, name=name, options=how)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}") from error
-        print_forbidden(options.within, base, generated.forbidden)
+    base = document(options.within).policy if options.within is not None else None
+
+    def from_start(existing: Document | None) -> Generated:
+        if base is None:
+            return generate(allowed, existing, name=name, options=how)
+        return generate_within(allowed, existing, base, name=name, options=how)
+
+    chooses = any(run.waits and not run.warm for run in recording.runs)
+    try:
+        generated = in_phases(from_start, existing, allowed, old, whole, how, chooses=chooses)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+    if base is not None:
+        print_forbidden(str(options.within), base, generated.forbidden)
+    if generated.phases:
+        print(f"callfence import: phases: {printable(generated.phases)}", file=sys.stderr)
     generated = _with_files(generated, recording, existing, base, exact=options.exact)
     for gap in generated.gaps:
         print(f"callfence import: {options.file}: {gap}", file=sys.stderr)
@@ -191,10 +208,8 @@ def with_allowed(policy: Document, recording: Recording, name: str) -> Generated
     """Return the policy extended by the observations of a recording, as `learn` would write it, in all phases."""
     options = Options(implied=policy.policy.implied)
     if policy.policy.phases:
-        from policygen.learning.phases import staged, start_of
-
         generated = generate(recording.observations, start_of(policy), name=name, options=options)
-        generated = staged(generated, policy, recording.observations, policy.policy.phases, options)
+        generated = staged(generated, policy, recording.observations, policy.policy.phases, options, recording)
     else:
         generated = generate(recording.observations, policy, name=name, options=options)
     return _with_files(generated, recording, policy, None)

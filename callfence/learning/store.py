@@ -172,7 +172,7 @@ def _generate(
 
     `whole` is the recording with the run.  `old` is the recording without it; only if it is given can `--phases` choose
     phases."""
-    generated = _with_phases(prepared, observed, existing, whole if old is not None else Recording(), old)
+    generated = _with_phases(prepared, observed, existing, whole, old)
     from callfence.learning.files import watched, with_files
 
     exact = prepared.options.exact or prepared.options.tight
@@ -187,20 +187,15 @@ def _with_phases(
     options = prepared.options
     implied = 0 if options.exact or options.tight else IMPLIED[-1]
     how = Options(options.names, options.tight, options.allow_opaque, implied, options.portable, prepared.default)
-    staged = existing if existing is not None and existing.policy.phases else None
     chooses = options.phases and old is not None
-    if staged is None and not chooses:
+    if not chooses and not (existing is not None and existing.policy.phases):
         return _of_start(prepared, observed, existing, how)
-    from policygen.learning import phases
+    from policygen.learning.phases import in_phases
 
-    generated = _of_start(prepared, observed, phases.start_of(existing) if existing else None, how)
-    if staged is not None and not (options.phases and phases.is_learned(staged, old or Recording(), how)):
-        generated = phases.staged(generated, staged, observed, staged.policy.phases, how)
-        return generated._replace(phases=phases.UNCHANGED if chooses else "")
-    choice = phases.choose(generated.document.policy, whole, how)
-    if choice.phases or staged is not None:
-        generated = phases.staged(generated, existing, whole.observations, choice.phases, how, anew=True)
-    return generated._replace(phases=choice.why)
+    def from_start(document: Document | None) -> Generated:
+        return _of_start(prepared, observed, document, how)
+
+    return in_phases(from_start, existing, observed, old or Recording(), whole, how, chooses=chooses)
 
 
 def _of_start(

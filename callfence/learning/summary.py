@@ -19,7 +19,7 @@ from policygen.lint.files import risks_of
 from policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, alternatives, scopes
 from policygen.recording.model import Recording
 from tracer.abi import Arch, table
-from tracer.abi.waits import bits
+from tracer.abi.waits import ACCEPTS, bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,8 +155,12 @@ def _phases(learned: Learned) -> list[tuple[str, str]]:
     if not any(run.status is not None and run.status >= 0 for run in followed):
         rows.append(("phases", "no run ended by itself: what its end needs may be denied by then"))
     for phase in phases if learned.run.waits else ():
-        if not any(waits & bits(phase.triggers) for waits in learned.run.waits):
+        outside = [waits for waits in learned.run.waits if not waits & bits(phase.triggers)]
+        if len(outside) == len(learned.run.waits):
             rows.append(("phases", f"no process of this run has entered {phase.name}"))
+        elif any(waits & bits(ACCEPTS) for waits in outside):
+            what = f"a process that accepts connections never entered {phase.name}"
+            rows.append(("phases", f"{what}, and keeps its start-up permissions: choose another trigger"))
     return rows
 
 

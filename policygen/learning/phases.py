@@ -6,6 +6,7 @@ observed at an unknown time, stays allowed.
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import answers, evaluate
@@ -14,18 +15,19 @@ from policygen.implied.resolve import resolved
 from policygen.language.document import Document
 from policygen.language.normal import normal_entry
 from policygen.learning.generate import New, generate
+from policygen.learning.roles import by_role
 from policygen.lint.catalogue import Level, able
 from policygen.lint.findings import grants
 from policygen.model import ENTER, Always, Arm, Entry, Or, Phase, Policy, alternatives
-from policygen.phases import START, in_phase, phase_policies, reached, with_phases
+from policygen.phases import START, in_phase, names_of, phase_policies, reached, with_phases
 from policygen.sets.algebra import FALSE
 from policygen.sets.region import Budget, space, to_bdd
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
-from tracer.abi.waits import CANDIDATES, bits
+from tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, INPUT, SIGNALS, bits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from policygen.language.layout import Layout
     from policygen.learning.extend import Options
@@ -39,11 +41,12 @@ SERVING = "serving"
 _WEIGHT = {Level.NOTE: 2, Level.WARNING: 4, Level.DANGER: 9}
 _ABILITY = 2
 """The score of an ability that is dangerous together with others."""
-_ACCEPTS = ("accept", "accept4")
 _STRANGERS = 4
 """The score factor of a process that accepts connections."""
 _GAIN = 0.25
-"""The least share of the danger score that a phase has to remove."""
+"""The least share of the danger score that a phase has to remove for those that enter it."""
+_TRIGGERS = 3
+"""The most triggers without which not every process that serves would enter a phase: more take too long to try."""
 
 UNCHANGED = "kept: the policy's phases differ from those that learning would choose from its recording"
 """The reason that is reported if no phase is chosen."""
@@ -76,7 +79,37 @@ def is_learned(existing: Document, recording: Recording, options: Options) -> bo
         return False
     start = start_of(existing)
     chosen = choose(start.policy, recording, options).phases
-    return start.with_policy(_in_stages(start.policy, {}, recording.observations, chosen, options)).policy == existing.policy
+    observations = by_role(recording.observations, recording)
+    return start.with_policy(_in_stages(start.policy, {}, observations, chosen, options)).policy == existing.policy
+
+
+def in_phases(
+    from_start: Callable[[Document | None], Generated],
+    existing: Document | None,
+    observed: Sequence[Observation],
+    old: Recording,
+    whole: Recording,
+    options: Options,
+    *,
+    chooses: bool,
+) -> Generated:
+    """Return the policy that is generated from `observed`, with the phases of the existing policy or, if `chooses`, with those
+    that learning finds in the recording `whole`, unless a person has changed those of the existing policy.
+
+    `from_start` returns the generated policy without phases, from the existing one without its phases; `old` is the recording
+    of the existing policy."""
+    has_phases = existing is not None and bool(existing.policy.phases)
+    generated = from_start(start_of(existing) if existing else None)
+    if existing is not None and has_phases and not (chooses and is_learned(existing, old, options)):
+        generated = staged(generated, existing, observed, existing.policy.phases, options, whole)
+        remaining = names_of(generated.document.policy)
+        gone = [name for name in names_of(existing.policy) if name not in remaining]
+        lost = f"no phase {', '.join(gone)} any more: nothing ends there" if gone else ""
+        return generated._replace(phases=lost or (UNCHANGED if chooses else ""))
+    choice = choose(generated.document.policy, whole, options) if chooses else Choice((), "")
+    if choice.phases or has_phases:
+        generated = staged(generated, existing, whole.observations, choice.phases, options, whole, anew=True)
+    return generated._replace(phases=choice.why)
 
 
 def staged(
@@ -85,12 +118,15 @@ def staged(
     observations: Sequence[Observation],
     phases: Sequence[Phase],
     options: Options,
+    whole: Recording,
     *,
     anew: bool = False,
 ) -> Generated:
     """Return the generated policy with these phases, each of which allows what was observed after its triggers.
 
-    `existing` is the previous document; what it allows in one of the phases stays allowed there, unless `anew`."""
+    `existing` is the previous document; what it allows in one of the phases stays allowed there, unless `anew`.  `whole` is
+    the recording that shows with which waits processes begin (`roles.by_role`)."""
+    observations = by_role(observations, whole)
     old = dict(phase_policies(existing.policy)) if existing and not anew else {}
     policy = _in_stages(generated.document.policy, old, observations, phases, options)
     start = replace(generated.document, layout=_with_includes(generated.document.layout, existing))
@@ -139,41 +175,67 @@ def _moved(existing: Document | None, policy: Policy) -> Iterator[New]:
 
 
 def choose(start: Policy, recording: Recording, options: Options) -> Choice:
-    """Return the phase with the lowest remaining danger, among those whose trigger is a wait that every run reached."""
+    """Return the phase with the lowest remaining danger, among those whose triggers are waits that every run reached, and one
+    of them each process that serves (`_serving`)."""
     runs = [run for run in recording.runs if run.waits and not run.rehearsed]
-    observations = recording.observations
+    observations = by_role(recording.observations, recording)
     if not runs:
         return Choice((), "no phase: no run was followed to its waits")
     everywhere = [name for name in CANDIDATES if all(any(wait & bits((name,)) for wait in run.waits) for run in runs)]
     if not everywhere:
         return Choice((), "no phase: there is no call in which each run waits for work")
     # What processes wait in, over their lives: a master and its workers differ in that.
-    waits = {wait for run in runs for wait in run.waits if wait}
-    roles = {wait: _STRANGERS if wait & bits(_ACCEPTS) else 1 for wait in sorted(waits)}
+    lives = {wait % FORK for run in runs for wait in run.waits} - {0}
+    weights = {life: _STRANGERS if life & bits(ACCEPTS) else 1 for life in sorted(lives)}
+    possible = _entered_by_all_that_serve(everywhere, lives)
+    if not possible:
+        what = f"none of {', '.join(everywhere)}"
+        return Choice((), f"no phase: a process that accepts connections or waits for input makes {what}")
     before = _danger(start)
 
     def score(triggers: Sequence[str], policy: Policy) -> tuple[int, int]:
-        """Return the danger score that all roles keep (unchanged for a role that never enters the phase), and the number of
+        """Return the danger score that all processes keep (unchanged for one that never enters the phase), and the number of
         entries left."""
         danger, entered = _danger(policy), bits(tuple(triggers))
-        return sum(weight * (danger if role & entered else before) for role, weight in roles.items()), _size(policy)
+        return sum(weight * (danger if life & entered else before) for life, weight in weights.items()), _size(policy)
 
     used = _used(start, observations, options)
-    policies = {name: _learned(start, {}, SERVING, observations, bits((name,)), options, used) for name in everywhere}
-    chosen = min(everywhere, key=lambda name: (name != ENTER, *score((name,), policies[name]), everywhere.index(name)))
-    triggers, best = [chosen], policies[chosen]
-    for name in everywhere if chosen != ENTER else ():
+    policies = {names: _learned(start, {}, SERVING, observations, bits(names), options, used) for names in possible}
+    chosen = min(possible, key=lambda names: (ENTER not in names, *score(names, policies[names]), possible.index(names)))
+    triggers, best = [*chosen], policies[chosen]
+    for name in everywhere if ENTER not in chosen else ():
         entered = bits(tuple(triggers))
-        if any(role & bits((name,)) and not role & entered for role in roles):
+        if any(life & bits((name,)) and not life & entered for life in weights):
             policy = _learned(start, {}, SERVING, observations, entered | bits((name,)), options, used)
             if score([*triggers, name], policy) < score(triggers, best):
                 triggers, best = [*triggers, name], policy
     names = tuple(sorted(triggers))
-    if score(names, best)[0] > (1 - _GAIN) * before * sum(roles.values()) or not before:
+    if _danger(best) > (1 - _GAIN) * before or not before:
         return Choice((), f"no phase: after {', '.join(names)} the program needs nearly all dangerous calls as before")
     ended = sorted({name for name, _ in _grants(start)} - {name for name, _ in _grants(best)})
     text = f"{SERVING} after {', '.join(names)}: {_size(best)} of {_size(start)} entries are left"
-    return Choice((Phase(SERVING, names, {}),), f"{text}, without {', '.join(ended)}" if ended else text)
+    text += f", without {', '.join(ended)}" if ended else ""
+    if others := sum(not run.waits and not run.rehearsed for run in recording.runs):
+        text += f"; runs without --phases: {others}, and what only they did stays allowed"
+    return Choice((Phase(SERVING, names, {}),), text)
+
+
+def _entered_by_all_that_serve(names: Sequence[str], lives: Collection[int]) -> list[tuple[str, ...]]:
+    """Return the smallest sets of the triggers `names` of which each process that serves has one; of the same size, all of
+    them.  `lives` are the waits that processes had begun by their end."""
+
+    def is_entered(triggers: tuple[str, ...]) -> bool:
+        return all(life & bits(triggers) for life in lives if life & bits(_serving(triggers)))
+
+    sets = ([*filter(is_entered, combinations(names, size))] for size in range(1, _TRIGGERS + 1))
+    return next(filter(None, sets), [])
+
+
+def _serving(triggers: Sequence[str]) -> tuple[str, ...]:
+    """Return the waits that show that a process serves, so that it has to enter a phase with these triggers.
+
+    Not all that wait for input serve others.  But where the triggers only wait for signals, those who enter serve nobody."""
+    return ACCEPTS if {*triggers} - {*SIGNALS} else INPUT
 
 
 def _used(before: Policy, observations: Sequence[Observation], options: Options) -> Policy:

@@ -43,8 +43,8 @@ class Observation(NamedTuple):
     evidence: tuple[str, ...] = ()
     """The facts (`evidence.facts`) about the pointers of the first events, ascending."""
     after: tuple[int, ...] = ()
-    """The sets of waits that processes had begun when they made the calls, as bits of tracer.abi.waits, ascending; 0 is before
-    any wait.  Empty if unknown."""
+    """The sets of waits that processes had begun when they made the calls, with how often each was forked, as bits of
+    tracer.abi.waits, ascending; 0 is before any wait.  Empty if unknown.  Older recordings lack the forks."""
 
     @property
     def calls(self) -> int:
@@ -166,8 +166,8 @@ class Run(NamedTuple):
     """The uses of files and ports, ascending: a path as a policy writes it, its rights, and the executable; or `tcp connect` or
     `tcp bind`, a port, and the executable.  Empty if they were not recorded."""
     waits: tuple[int, ...] = ()
-    """The sets of waits that processes had begun by their end, as bits of tracer.abi.waits, ascending, 0 among them; empty
-    without `learn --phases`."""
+    """The sets of waits that processes had begun by their end, as those of `Observation.after`, 0 among them; empty without
+    `learn --phases`."""
     signals: Signals = ""
     """Which processes the run signalled or read through /proc/PID: only its own, others too, or '' if none or unknown."""
 

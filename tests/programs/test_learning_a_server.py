@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ import pytest
 from needed import require
 
 if TYPE_CHECKING:
-    from conftest import Commands
+    from conftest import Commands, Nobody
 
 SCRIPTS = Path(__file__).parent / "servers"
 TIMEOUT = 300
@@ -42,6 +44,22 @@ def test_no_denial_after_the_recipe(
     assert commands.violations(log) == []
     assert "implied 1" in policy.read_text()
     assert ("phase serving after epoll_wait\n" in policy.read_text()) is bool(options)
+
+
+def test_workers_that_replace_others_pass_on_requests(nobody: Nobody) -> None:
+    """The first workers do more than those that a reload starts; an unprivileged start has little else that ends with it."""
+    require("nginx", "curl", "procps")
+    for name in ("common.sh", "nginx.sh"):
+        shutil.copy(SCRIPTS / name, nobody.folder)
+    *become, python = nobody.python
+    become += [f"PORT={free_port()}", f"UPSTREAM={free_port()}", "ROUNDS=2"]
+    policy, log = nobody.folder / "nginx.policy", nobody.folder / "log"
+    for part, words in (("roles", ("learn", "--phases", "-o", policy)), ("reloads", ("enforce", "-p", policy, "--log", log))):
+        command = [*become, "bash", "nginx.sh", part, python, "-m", "callfence", *words, "--"]
+        ran = subprocess.run(command, cwd=nobody.folder, capture_output=True, check=False, timeout=TIMEOUT)
+        assert ran.returncode == 0, f"{part}: {ran.stderr.decode()}{log.read_text() if log.exists() else ''}"
+    assert "phase serving after epoll_wait\n" in policy.read_text()
+    assert log.read_text() == ""
 
 
 def free_port() -> str:

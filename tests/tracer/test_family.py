@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from tracer.abi.waits import FORK
 from tracer.loop import TaskFamily
 from tracer.task import Way
 
 
 class Tally:
+    has_waits = False
+
     def hot(self, executable, entered):
         return {}
 
@@ -44,6 +47,21 @@ def test_a_child_takes_over_its_parents_state(family):
     assert (thread.tgid, process.tgid) == (NOBODY, NOBODY + 2)
     assert (process.way, process.filtered) == (Way.CALLS, False)
     assert family.processes == 2
+
+
+def test_forks_are_counted_where_waits_are_followed(family):
+    family._tally.has_waits = True
+    parent = family.add(NOBODY, NOBODY)
+    parent.entered = 9
+    thread = family.born(NOBODY + 1, parent, is_thread=True)
+    child = family.born(NOBODY + 2, thread, is_thread=False)
+    grandchild = family.born(NOBODY + 3, child, is_thread=False)
+    assert [task.entered for task in (thread, child, grandchild)] == [9, FORK + 9, 2 * FORK + 9]
+    family.executed(child, former=NOBODY + 2)
+    assert child.entered == 9
+    for tid in (NOBODY + 3, NOBODY + 1, NOBODY):
+        family.drop(tid)
+    assert family.waits == {0, 9, FORK + 9, 2 * FORK + 9}
 
 
 def test_an_adopted_task_is_not_added_again(family):

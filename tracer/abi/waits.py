@@ -1,7 +1,8 @@
 """The calls with which a server may begin to serve: candidates for the trigger of a phase, in the order of their bits; and
 whether a call tells a service manager that the program is ready, as sd_notify(3) does.
 
-A recording has the bits, so this list only grows at its end.
+A recording has the bits, so this list only grows at its end, to 28 at most: above them a recording has how often a process was
+forked.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ CANDIDATES: Final = (
     "rt_sigsuspend", "sigsuspend", "rt_sigtimedwait", "pause", "io_getevents", "io_pgetevents", ENTER,
     NOTIFY,
 )  # fmt: skip
-
-
+ACCEPTS: Final = ("accept", "accept4")
+"""The candidates with which a process waits for connections, or takes one."""
+SIGNALS: Final = ("rt_sigsuspend", "sigsuspend", "rt_sigtimedwait", "pause")
+"""The candidates with which a process waits for signals alone, as masters do."""
+INPUT: Final = tuple(name for name in CANDIDATES if name not in (*SIGNALS, ENTER, NOTIFY))
+"""The candidates with which a process waits for descriptors."""
 _CALLS: Final = {ENTER: ("prctl",), NOTIFY: ("sendmsg", "sendto", "write")}
 MOST = 4096
 """The most bytes of a message that is examined: a longer one is not taken for a message of readiness."""
@@ -40,7 +45,20 @@ def bits(triggers: tuple[str, ...]) -> int:
     return sum(1 << CANDIDATES.index(name) for name in triggers if name in CANDIDATES)
 
 
-ALL: Final = (1 << len(CANDIDATES)) - 1
+FORK: Final = 1 << 28
+"""One fork, in a set of waits of a process: it was forked once more since its executable was executed, or not at all."""
+_MOST_FORKS = 15
+"""Processes that were forked more often are counted as forked so often: the numbers stay below 2**32."""
+
+
+def forked(waits: int) -> int:
+    """Return the set of waits of a new process, whose creator has this one."""
+    return min(waits + FORK, _MOST_FORKS * FORK + waits % FORK)
+
+
+def executed(waits: int) -> int:
+    """Return the set of waits of a process with this one that has executed a file."""
+    return waits % FORK
 
 
 def is_ready(arguments: Sequence[int], read: Callable[[int, int], bytes], *, pointer: int, is_sendmsg: bool) -> bool:

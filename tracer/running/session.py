@@ -61,7 +61,8 @@ class Outcome(NamedTuple):
     ended_by: int = 0
     """SIGHUP, SIGINT or SIGTERM, if this process got one from outside the program; else 0."""
     waits: tuple[int, ...] = ()
-    """The sets of waits that processes have begun, as bits of tracer.abi.waits, 0 among them; empty if not followed."""
+    """The sets of waits that processes had begun by their end, as bits of tracer.abi.waits, 0 among them; empty if not
+    followed."""
 
 
 class Hooks(NamedTuple):
@@ -98,7 +99,8 @@ def trace(
     settings = settings._replace(late=settings.late and can_be_late)
     loop = Loop(recorder, settings, injector)
     hooks.attach(loop.calls)
-    reached = Waits(loop).reached if settings.waits else {}
+    if settings.waits:
+        Waits(loop).attach()
     if hooks.aimed is not None:
         Aims(loop.tasks, hooks.aimed).attach(loop.calls)
     if proc() != "/proc":
@@ -125,7 +127,7 @@ def trace(
     initial = loop.initial
     if not initial.started and initial.status is not None and os.WIFEXITED(initial.status):
         raise TracerError("the kernel did not show the program's execve, so nothing of it was recorded")
-    waits = tuple(sorted({0, *reached.values()})) if settings.waits else ()
+    waits = tuple(sorted(loop.family.waits)) if settings.waits else ()
     return Outcome(initial.status, loop.family.calls, initial.started, loop.ended_by, waits)
 
 
@@ -291,12 +293,12 @@ class Waits:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self.reached: dict[int, int] = {}
-        """By pid: the waits that the process and its ancestors have begun; kept after its end."""
-        loop.tally.has_waits = True
+
+    def attach(self) -> None:
+        self._loop.tally.has_waits = True
         for bit, name in enumerate(CANDIDATES):
             for call in calls_of(name):
-                loop.calls.also_named(call, self._handler(name, 1 << bit))
+                self._loop.calls.also_named(call, self._handler(name, 1 << bit))
 
     def _handler(self, name: str, bit: int) -> Handler:
         def handle(task: Task, event: Event) -> None:
@@ -310,7 +312,6 @@ class Waits:
             if other.tgid == task.tgid:
                 other.entered |= bit
                 other.hot = self._loop.tally.hot(other.executable, other.entered)
-        self.reached[task.tgid] = task.entered
         self._loop.tally.note(task, event)
 
 

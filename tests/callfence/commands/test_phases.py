@@ -73,6 +73,19 @@ def test_diff_says_in_which_phase(tmp_path: Path) -> None:
     assert "bind (in serving): allow" in said and "  + listen: allow" in said
 
 
+@pytest.mark.parametrize(
+    ("other", "rest", "phase"),
+    [("read: allow\n", " (merge", True), ("bind: allow\n", "; nothing ends with it any more, so it is gone (merge", False)],
+    ids=["something ends", "nothing ends"],
+)
+def test_a_merged_policy_lacks_no_phase_in_silence(tmp_path: Path, other: str, rest: str, phase: bool) -> None:
+    (tmp_path / "other.policy").write_text(other)
+    status, _, said = callfence(tmp_path, "merge", "-o", "all.policy", "app.policy", "other.policy")
+    line = "callfence merge: other.policy without phase serving: what is allowed there stays allowed in it"
+    assert (status, said.startswith(line + rest)) == (0, True), said
+    assert ("phase serving" in (tmp_path / "all.policy").read_text()) is phase
+
+
 def logged(*calls: tuple[str, int]) -> str:
     told = {"time": "2026-01-01T00:00:00.000+00:00", "action": "kill", "audit": False, "phase": "serving", "pid": 7}
     rest = {"arch": "x86_64", "arguments": ["0x3", "0x0", "0x10", "0x0", "0x0", "0x0"], "executable": "/app", "site": "?"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,8 +44,9 @@ def test_the_boundary_is_found(app: Path) -> None:
     lines = [line for line in entries(app.parent) if line and not line.startswith("tcp ") and "until serving" not in line]
     assert lines == ["openat: flags == O_RDONLY"]
     rows = [json.loads(line) for line in (app.parent / ".callfence" / "app.rec").read_text().splitlines()]
-    assert rows[1]["waits"] == [0, 1 << 3]
-    assert {tuple(row["after"]) for row in rows[2:]} == {(0,), (0, 8), (8,)}
+    forked, in_poll = 1 << 28, 1 << 28 | 1 << 3
+    assert rows[1]["waits"] == [0, in_poll]
+    assert {tuple(row["after"]) for row in rows[2:]} == {(0,), (0, forked), (0, forked, in_poll), (forked, in_poll), (in_poll,)}
 
 
 def test_the_program_says_that_it_is_ready(app: Path) -> None:
@@ -96,6 +98,55 @@ def test_a_phase_that_was_changed_by_hand_is_kept(app: Path) -> None:
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
     assert "phase serving after rt_sigsuspend\n" in policy.read_text()
     assert "  phases       kept: the policy's phases differ from those that" in done.stderr
+
+
+def test_who_accepts_connections_enters_the_phase(app: Path) -> None:
+    """The first process only accepts; its child waits for a signal, too."""
+    steps = ("socket", "accept", "fork", "sigsuspend")
+    done = callfence(app.parent, "learn", "--phases", "./app", *steps)
+    assert "  phases       serving after accept" in done.stderr
+    policy = app.parent / "app.policy"
+    policy.write_text(re.sub("after accept4?", "after rt_sigsuspend", policy.read_text()))
+    done = callfence(app.parent, "learn", "--phases", "./app", *steps)
+    assert "  phases       a process that accepts connections never entered serving, and keeps its start-up " in done.stderr
+
+
+def test_merged_recordings_have_the_phase_that_learning_finds(app: Path) -> None:
+    """Of a machine with a phase, and of one whose runs show no times: what only that did stays allowed."""
+    for name, options, more in (("with", ("--phases",), ()), ("without", (), ("thread", "wake", "status"))):
+        callfence(app.parent, "learn", "-q", *options, "-o", f"{name}.policy", "./app", *START, "poll", *more)
+    learned = rules(app.parent / "with.policy")
+    recordings = (".callfence/with.rec", ".callfence/without.rec")
+    callfence(app.parent, "merge", "-o", "all.rec", *recordings)
+    done = callfence(app.parent, "import", "--from", "recording", "all.rec")
+    assert "import: phases: serving after poll: 2 of 4 entries are left, without clone; runs without" in done.stderr
+    (app.parent / "printed.policy").write_text(done.stdout)
+    callfence(app.parent, "import", "--from", "recording", "-o", "written.policy", "all.rec")
+    for recording in recordings:
+        callfence(app.parent, "import", "--from", "recording", "-o", "one-by-one.policy", recording)
+    for name in ("printed", "written", "one-by-one"):
+        assert "phase serving after poll\n" in (app.parent / f"{name}.policy").read_text()
+        found = rules(app.parent / f"{name}.policy")
+        assert found - learned == {"|| clone_flags == SIGCHLD until serving", THREADS, OPEN}, name
+        assert learned - found == {f"{rule} until serving" for rule in ("clone: clone_flags == SIGCHLD", OPEN)}
+
+
+THREADS = "clone: clone_flags == CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_SIGHAND|CLONE_THREAD"
+OPEN = "openat: flags == O_RDONLY"
+
+
+def rules(policy: Path) -> set[str]:
+    lines = policy.read_text().splitlines()
+    return {line.strip() for line in lines[lines.index("") + 1 :]}
+
+
+def test_a_policy_with_a_phase_keeps_it_without_its_recording(app: Path) -> None:
+    callfence(app.parent, "learn", "-q", "--phases", "./app", *START, "poll")
+    (app.parent / ".callfence" / "app.rec").unlink()
+    before = (app.parent / "app.policy").read_text()
+    callfence(app.parent, "learn", "-q", "-o", "other.policy", "./app", *START, "poll")
+    callfence(app.parent, "import", "--from", "recording", "-o", "app.policy", ".callfence/other.rec")
+    assert (app.parent / "app.policy").read_text() == before
 
 
 def test_no_phase_where_runs_disagree(app: Path) -> None:

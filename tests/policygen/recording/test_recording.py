@@ -44,7 +44,7 @@ def one_run(draw: st.DrawFn, name: str) -> Recording:
             arguments=draw(st.sampled_from([(None,), (-1,), (2**64 - 1,)])),
             site=draw(st.sampled_from("ab")),
             evidence=draw(st.sampled_from([(), ('f="/a"',), ('f="/a"', 'f="/b"'), ('f="/c/**"',)])),
-            after=draw(st.sampled_from([(), (0,), (0, 9), (8,)])),
+            after=draw(st.sampled_from([(), (0,), (0, 9), (8,), (9, 1 << 28 | 8)])),
         )
         for number in sorted(numbers)
     ]

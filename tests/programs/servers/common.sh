@@ -8,6 +8,8 @@
 #     once         one plain run: start, the requests that every day has, shutdown
 #     recipe       the runs of docs/learning-a-server.md
 #     everything   what the server must do under the policy: more load, more clients, in another order
+#     roles        of nginx: one run in which workers that replace others do less than the first ones
+#     reloads      of nginx: 200 requests that are passed on, in each of ROUNDS reloads (10), and 0 of them lost
 #
 # It ends with 1, and says why, if an answer or an exit status is not the expected one.
 
@@ -17,7 +19,8 @@ shift
 command=("$@")
 URL=http://127.0.0.1:$PORT
 server=
-trap '[ -z "$server" ] || kill -KILL "$server" $(pid) $(pgrep -P "$(pid)") 2>/dev/null || true' EXIT
+upstream=
+trap '[ -z "$upstream" ] || kill $upstream; [ -z "$server" ] || kill -KILL "$server" $(pid) $(pgrep -P "$(pid)") 2>/dev/null || true' EXIT
 
 fail() {
     echo "$*" >&2

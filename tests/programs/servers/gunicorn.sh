@@ -63,7 +63,7 @@ once)
     ;;
 recipe)
     gunicorn_; requests; stop
-    gunicorn_; requests; reload; rotate; workers; together 20 3 201 / -d text=eggs
+    gunicorn_; requests; reload; requests; rotate; workers; together 20 3 201 / -d text=eggs
     together 4 1 201 /upload -F 'file=@upload;filename=c'; stop INT
     gunicorn_; plain; stop QUIT
     ;;

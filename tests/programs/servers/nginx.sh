@@ -48,9 +48,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(bytes(400_000))
     do_POST = do_PUT = do_GET
     def log_message(self, *_): pass
+http.server.ThreadingHTTPServer.request_queue_size = 128
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()' "$UPSTREAM" 2>/dev/null &
     upstream=$!
     eventually bash -c ": <>/dev/tcp/127.0.0.1/$UPSTREAM"
+}
+
+no_upstream() {
+    kill $upstream
+    { wait $upstream || true; } 2>/dev/null
+    upstream=
 }
 
 plain() {
@@ -77,8 +84,7 @@ passed_on() {
     answers 200 /up/
     answers 200 /up/ -T upload
     answers 504 /up/slow
-    kill $upstream
-    { wait $upstream || true; } 2>/dev/null
+    no_upstream
     answers 502 /up/
 }
 
@@ -114,6 +120,29 @@ worker_dies() {
     plain
 }
 
+# No process traces the workers, as under enforce once they are in their phase.
+untraced() {
+    local worker workers
+    workers=$(pgrep -P "$(pid)")
+    for worker in $workers; do
+        grep -qx $'TracerPid:\t0' "/proc/$worker/status" || return 1
+    done
+    [ "$(wc -w <<<"$workers")" = 2 ]
+}
+
+# Workers that a reload starts, and that replace dead ones, pass on requests as the first ones did; none gets lost.
+reloads() {
+    local round load
+    for round in $(seq "$1"); do
+        eventually untraced
+        together 20 10 200 /up/ &
+        load=$!
+        replaced kill -HUP "$(pid)"
+        wait $load || fail "round $round: not all requests were answered"
+    done
+    eventually untraced
+}
+
 master_is_not() { [ -s data/nginx.pid ] && [ "$(pid)" != "$1" ]; }
 
 # A daemon, which starts the binary anew while it serves; the new one goes on with its sockets.
@@ -147,9 +176,15 @@ start)
 once)
     nginx_; plain; stop QUIT
     ;;
+roles) # nothing is passed on after the reload
+    nginx_; requests; reload; worker_dies; together 20 10 200 /; stop QUIT
+    ;;
+reloads)
+    nginx_; upstream; worker_dies; reloads "${ROUNDS:-10}"; no_upstream; stop QUIT
+    ;;
 recipe)
     nginx_; requests; stop QUIT
-    nginx_; requests; reload; rotate; bad_reload; worker_dies; together 20 10 200 /; together 5 3 200 /big; stop TERM
+    nginx_; requests; reload; requests; rotate; bad_reload; worker_dies; together 20 10 200 /; together 5 3 200 /big; stop TERM
     nginx_; plain; stop INT
     upgrade
     ;;

@@ -96,7 +96,7 @@ once)
     ;;
 recipe)
     postgres_; requests; stop INT
-    postgres_; requests; reload; maintenance; load 2 5; stop
+    postgres_; requests; reload; requests; maintenance; load 2 5; stop
     postgres_; plain; crash
     postgres_; plain; backend_dies; stop QUIT
     postgres_; plain; maintenance; stop INT

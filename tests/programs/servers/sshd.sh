@@ -71,7 +71,7 @@ once)
     ;;
 recipe)
     sshd_; requests; stop
-    sshd_; requests; reload; logins 5 2; stop
+    sshd_; requests; reload; requests; logins 5 2; stop
     sshd_; plain; stop
     ;;
 everything)

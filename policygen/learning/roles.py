@@ -1,0 +1,48 @@
+"""Roles of processes: a process that is started again has the role of the first.
+
+Processes have the same role if they run the same executable and were forked as often since it was executed: a master, its
+workers.  A worker that replaces another one begins with the waits that the master has begun meanwhile, and so in a phase that
+the first workers had yet to enter.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from tracer import linux
+from tracer.abi import Arch, table
+from tracer.abi.waits import FORK, forked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from policygen.recording.model import Observation, Recording
+
+
+def by_role(observations: Sequence[Observation], recording: Recording) -> list[Observation]:
+    """Return the observations as if each process had begun with all the waits with which processes of its role in the recording
+    began; `after` has no forks."""
+    inherited: dict[tuple[str, int], int] = defaultdict(int)
+    for executable, forks, waits in _begun(recording):
+        inherited[executable, forks] |= waits
+
+    def after(observation: Observation) -> Iterator[int]:
+        for waits in observation.after:
+            yield waits % FORK | inherited.get((observation.executable, waits // FORK), 0)
+
+    return [observation._replace(after=tuple(sorted({*after(observation)}))) for observation in observations]
+
+
+def _begun(recording: Recording) -> Iterator[tuple[str, int, int]]:
+    """Yield (executable, forks, waits) of new processes: their roles, and the waits with which they began."""
+    executed = {pair for run in recording.runs for pair in run.executed}
+    for observation in recording.observations:
+        arch, starter = Arch.from_audit(observation.arch), observation.executable
+        call = table(arch).by_number.get(observation.number) if arch else None
+        name = call.name if call else ""
+        if name in ("fork", "vfork", "clone3") or (name == "clone" and not observation.example[0] & linux.CLONE_THREAD):
+            for waits in observation.after:
+                yield starter, forked(waits) // FORK, waits % FORK
+        elif name in ("execve", "execveat"):
+            yield from ((path, 0, waits % FORK) for by, path in executed if by == starter for waits in observation.after)

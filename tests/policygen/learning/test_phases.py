@@ -1,0 +1,166 @@
+"""Which phase is chosen from a recording, and which processes it counts as one role."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from calls import event
+
+from policygen.language.document import parse
+from policygen.learning.extend import Options
+from policygen.learning.generate import generate
+from policygen.learning.phases import choose, in_phases, staged
+from policygen.learning.roles import by_role
+from policygen.model import Phase
+from policygen.recording.model import Observation, Recording, Run, recorded_values
+from tracer.abi import Arch, table
+from tracer.abi.waits import FORK, bits, executed, forked
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from policygen.language.document import Document
+
+CALLS = table(Arch.X86_64)
+HOW = Options()
+CHILD, THREAD = 0x1200011, 0x3D0F00
+"""The flags of clone(2) with which glibc makes a process and a thread."""
+
+
+def waits(*names: str, forks: int = 0) -> int:
+    return bits(names) + forks * FORK
+
+
+def observed(name: str, *arguments: int, after: Collection[int], by: str = "/app", runs: int = 1) -> Observation:
+    call = event(name, *arguments)
+    values = recorded_values(CALLS, call)
+    return Observation(call.arch, call.number, values, by, (1,) * runs, "?", call.arguments, after=tuple(sorted(after)))
+
+
+def recording(
+    lives: Sequence[Collection[int]], observations: Sequence[Observation], executed: Sequence[tuple[str, str]] = ()
+) -> Recording:
+    """A recording with a run for each of `lives`, the waits of its processes."""
+    runs = [
+        Run(str(number), number, ("app",), 0, complete=True, executed=tuple(executed), waits=tuple(sorted({0, *run})))
+        for number, run in enumerate(lives)
+    ]
+    return Recording(tuple(runs), tuple(sorted(observations, key=lambda each: each.order)))
+
+
+def learned(whole: Recording) -> tuple[str, list[str]]:
+    """Why a phase was chosen or not, and the entries of the policy."""
+    start = generate(whole.observations, None, name="app", options=HOW)
+    choice = choose(start.document.policy, whole, HOW)
+    document = staged(start, None, whole.observations, choice.phases, HOW, whole).document
+    return choice.why, entries(document)
+
+
+def entries(document: Document) -> list[str]:
+    lines = [line.partition("  #")[0].rstrip() for line in document.text().splitlines()]
+    return [line for line in lines[lines.index("") + 1 :] if line.partition(":")[0] in {"connect", "listen", "chroot"}]
+
+
+# A master that waits for signals and starts workers, which wait for connections.
+MASTER = waits("rt_sigsuspend")
+WORKER = waits("epoll_wait", "accept4", forks=1)
+SECOND = WORKER | MASTER
+"""A worker that was started when the master had begun to wait."""
+
+
+def master(runs: int) -> list[Observation]:
+    return [
+        observed("clone", CHILD, after=[0, MASTER], runs=runs),
+        observed("listen", 3, 5, after=[0], runs=runs),
+        observed("chroot", after=[0], runs=runs),
+    ]
+
+
+def test_what_the_first_workers_did_is_not_denied_to_those_that_replace_them() -> None:
+    whole = recording(
+        [{MASTER, WORKER, SECOND}, {MASTER, WORKER}],
+        [*master(2), observed("connect", 7, after=[WORKER], runs=2), observed("accept4", 6, after=[WORKER, SECOND], runs=2)],
+    )
+    why, left = learned(whole)
+    assert why.startswith("serving after epoll_wait: ")
+    assert left == ["chroot: allow until serving", "connect: allow", "listen: allow until serving"]
+
+
+def test_no_phase_that_those_never_enter_who_accept_connections() -> None:
+    """In the second run nobody has made a request, nor waited for one."""
+    why, left = learned(recording([{MASTER, WORKER}, {MASTER}], master(2)))
+    assert why == "no phase: a process that accepts connections or waits for input makes none of rt_sigsuspend"
+    assert left == ["chroot: allow", "listen: allow"]
+
+
+def test_a_master_that_waits_for_signals_does_not_serve() -> None:
+    """Its workers take datagrams: no call shows that."""
+    worker = waits("epoll_wait", forks=1)
+    whole = recording([{MASTER, worker}], [*master(1), observed("connect", 7, after=[worker])])
+    assert learned(whole)[0].startswith("serving after epoll_wait, rt_sigsuspend: ")
+
+
+def test_several_triggers_if_those_who_accept_connections_wait_in_different_calls() -> None:
+    lives = {waits("epoll_wait", "accept4", forks=1), waits("poll", "accept", forks=1)}
+    why, left = learned(recording([lives], [*master(1), observed("connect", 7, after=lives)]))
+    assert why.startswith("serving after epoll_wait, poll: ")
+    assert left == ["chroot: allow until serving", "connect: allow", "listen: allow until serving"]
+
+
+def test_the_program_says_it_but_not_for_those_who_accept_connections() -> None:
+    lives = {waits("enter"), WORKER}
+    why, _ = learned(recording([lives], [*master(1), observed("connect", 7, after=[WORKER])]))
+    assert why.startswith("serving after enter, epoll_wait: ")
+
+
+# A master that waits in the same call as its workers.
+IN_POLL, NEW, SERVING = waits("poll"), waits(forks=1), waits("poll", "accept", forks=1)
+FORKED = observed("clone", CHILD, after=[0])
+
+
+@pytest.mark.parametrize(
+    ("started", "until"),
+    [
+        ([FORKED], " until serving"),
+        ([FORKED, observed("clone", THREAD, after=[IN_POLL])], " until serving"),
+        ([observed("clone", CHILD, after=[0, IN_POLL])], ""),
+        ([FORKED, observed("vfork", after=[IN_POLL])], ""),
+    ],
+    ids=["all before", "a thread", "one again", "one again by vfork"],
+)
+def test_a_worker_that_begins_in_the_phase_starts_as_the_first_did(started: list[Observation], until: str) -> None:
+    others = [observed("listen", 3, 5, after=[0]), observed("chroot", after=[0]), observed("accept", 6, after=[SERVING])]
+    whole = recording([{IN_POLL, SERVING}], [*started, *others, observed("connect", 7, after=[NEW])])
+    start = generate(whole.observations, None, name="app", options=HOW)
+    document = staged(start, None, whole.observations, [Phase("serving", ("poll",), {})], HOW, whole).document
+    assert entries(document) == ["chroot: allow until serving", f"connect: allow{until}", "listen: allow until serving"]
+
+
+def test_learning_says_that_nothing_ends_in_a_phase_any_more() -> None:
+    document = parse("phase serving after poll\npoll: allow\nlisten: allow until serving\n")
+    late = recording([()], [observed("listen", 3, 5, after=[])])
+    generated = in_phases(
+        lambda start: generate(late.observations, start, name="app", options=HOW),
+        document, late.observations, Recording(), late, HOW, chooses=False,
+    )  # fmt: skip
+    assert (generated.phases, generated.document.policy.phases) == ("no phase serving any more: nothing ends there", ())
+
+
+def test_a_program_that_is_executed_again_has_the_role_that_it_had_first() -> None:
+    whole = recording(
+        [{waits("poll")}],
+        [observed("execve", after=[waits("poll", forks=1)]), observed("connect", 7, after=[0], by="/other"),
+         observed("connect", 7, after=[0])],
+        [("", "/app"), ("/app", "/other")],
+    )  # fmt: skip
+    found = {each.executable: each.after for each in by_role(whole.observations, whole) if each.number == 42}
+    assert found == {"/app": (0,), "/other": (waits("poll"),)}
+
+
+def test_forks_are_counted_up_to_a_limit() -> None:
+    entered = waits("poll", "sd_notify")
+    for forks in range(40):
+        assert (entered // FORK, executed(entered)) == (min(forks, 15), waits("poll", "sd_notify"))
+        entered = forked(entered)
+    assert entered < 1 << 32
