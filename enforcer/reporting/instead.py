@@ -51,6 +51,8 @@ class Instead:
         self._event = event
         self._null, self._full = devices
         """Descriptors of /dev/null, for reading and writing, and of /dev/full, for writing; -1 for a missing device."""
+        self.error = 0
+        """The errno with which the call was failed; 0 if it was not."""
         self._keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
 
@@ -70,8 +72,12 @@ class Instead:
             return self._keeps_ids(syscall.name.removesuffix("32"), _UNCHANGED_SHORT if is_short else _UNCHANGED)
         number = unavailable(self._event)
         if number:
-            self._request.fail(number)
+            self._fail(number)
         return bool(number)
+
+    def _fail(self, number: int) -> None:
+        self._request.fail(number)
+        self.error = number
 
     def _opens_device(self, arch: Arch, name: str) -> bool:
         """Answer an open of /dev/null or /dev/full with a descriptor of it, and one of /dev/tty with ENXIO, as if there were no
@@ -86,7 +92,7 @@ class Instead:
         if not self._request.is_waiting():
             return False
         if opened.startswith(_TERMINAL):
-            self._request.fail(errno.ENXIO)
+            self._fail(errno.ENXIO)
             return True
         flags = self._event.arguments[path + 1]
         device = -1
@@ -101,7 +107,7 @@ class Instead:
         except OSError as error:
             if error.errno != errno.EMFILE:
                 return False
-            self._request.fail(errno.EMFILE)
+            self._fail(errno.EMFILE)
         return True
 
     def _signals(self, name: str) -> bool:
@@ -136,7 +142,7 @@ class Instead:
         if name == "setgroups":
             if int(caller["CapEff"], 16) & _CAP_SETGID:
                 return False
-            self._request.fail(errno.EPERM)
+            self._fail(errno.EPERM)
             return True
         own = {int(number) for number in caller["Gid" if "gid" in name else "Uid"].split()}
         ids = {value & unchanged for value in self._event.arguments[: _IDS[name]]} - {unchanged}
@@ -149,7 +155,7 @@ class Instead:
         try:
             os.close(kernel.pidfd_open(target))
         except ProcessLookupError:
-            self._request.fail(errno.ESRCH)
+            self._fail(errno.ESRCH)
             return True
         except OSError:  # a thread, or no descriptor is left: it is not known
             return False

@@ -30,8 +30,8 @@ def made(place, build):
     def run(policy, *what, options=()):
         place.policy(policy, "instead.policy")
         done = place.enforce(*options, "--log", "log", "--", "./instead", *what)
-        log = place.folder / "log"
-        return done, [json.loads(line)["call"] for line in log.read_text().splitlines()]
+        records = [json.loads(line) for line in (place.folder / "log").read_text().splitlines()]
+        return done, [record["call"] for record in records if record.get("level") != "note"]
 
     return run
 
