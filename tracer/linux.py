@@ -173,6 +173,12 @@ DEBUG_CONTROL = DEBUG_REGISTERS + 8 * 7
 # asm-generic/socket.h; linux/socket.h, linux/in.h
 SOL_SOCKET, SO_PROTOCOL, SO_DOMAIN = 1, 38, 39
 AF_UNIX, IPPROTO_TCP = 1, 6
+MSG_FASTOPEN = 0x20000000
+"""A flag with which sendto(2) and its kin connect."""
+TCP_PROTOCOLS = (262, 256)
+"""IPPROTO_MPTCP, IPPROTO_SMC: sockets that become TCP."""
+TCP_FAMILIES = (43, 21)
+"""AF_SMC, whose sockets become TCP, and AF_RDS, for which the kernel connects by TCP."""
 
 # linux/landlock.h
 LANDLOCK_CREATE_RULESET_VERSION = 1

@@ -10,9 +10,8 @@ from enforcer.files.landlock import FAMILY_ERROR, FAST_OPEN_ERROR, PROTOCOL_ERRO
 from enforcer.files.lookup import is_tcp, local_port
 from policygen.files.calls import DNS, SENDING, SOCKETS, UDP_CONNECT, address, numbers
 from policygen.files.generalise import EPHEMERAL
-from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from policygen.grants import NONE, TCP
-from tracer import kernel
+from tracer import kernel, linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,7 +41,7 @@ class PortWatcher:
         for arch, number in self._sockets:
             calls.also(arch, number, self._socket_call)
         calls.also_named("listen", self._listen)
-        calls.also_named("socket", self._protocol)
+        calls.also_named("socket", self._protocol, always=False)
         for name, index in SENDING.items():
             calls.also_named(name, self._sends(index), always=False)
 
@@ -79,14 +78,14 @@ class PortWatcher:
         instead."""
         if task.other_filter:
             return
-        if event.arguments[0] & 0xFFFFFFFF in FAMILIES:
+        if event.arguments[0] & 0xFFFFFFFF in linux.TCP_FAMILIES:
             kernel.skip_call(task.tid, FAMILY_ERROR)
-        elif event.arguments[2] & 0xFFFFFFFF in PROTOCOLS:
+        elif event.arguments[2] & 0xFFFFFFFF in linux.TCP_PROTOCOLS:
             kernel.skip_call(task.tid, PROTOCOL_ERROR)
 
     def _sends(self, index: int) -> Callable[[Task, Event], None]:
         def handle(task: Task, event: Event) -> None:
-            if event.arguments[index] & MSG_FASTOPEN and not task.other_filter:
+            if event.arguments[index] & linux.MSG_FASTOPEN and not task.other_filter:
                 kernel.skip_call(task.tid, FAST_OPEN_ERROR)
             elif sent_to(task, event, index) == DNS:
                 self._ports.add((UDP_CONNECT, DNS, task.executable))

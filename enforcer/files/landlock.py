@@ -186,9 +186,9 @@ _CHECKS: Mapping[str, list[Line]] = {
     ],
     "socket": [
         (LOAD, ARGUMENTS),
-        *((EQUAL, family, "family", "") for family in landlock.FAMILIES),
+        *((EQUAL, family, "family", "") for family in linux.TCP_FAMILIES),
         (LOAD, ARGUMENTS + 8 * 2),
-        *((EQUAL, protocol, "protocol", "") for protocol in landlock.PROTOCOLS),
+        *((EQUAL, protocol, "protocol", "") for protocol in linux.TCP_PROTOCOLS),
         (JUMP, "end"),
     ],
     "setsockopt": [
@@ -197,8 +197,8 @@ _CHECKS: Mapping[str, list[Line]] = {
         (LOAD, ARGUMENTS + 8 * 2),
         (EQUAL, _TCP_ULP, "ulp", "end"),
     ],
-    "sendto": [(LOAD, ARGUMENTS + 8 * 3), (HAS, landlock.MSG_FASTOPEN, "fast open", "end")],
-    "sendmsg": [(LOAD, ARGUMENTS + 8 * 2), (HAS, landlock.MSG_FASTOPEN, "fast open", "end")],
+    "sendto": [(LOAD, ARGUMENTS + 8 * 3), (HAS, linux.MSG_FASTOPEN, "fast open", "end")],
+    "sendmsg": [(LOAD, ARGUMENTS + 8 * 2), (HAS, linux.MSG_FASTOPEN, "fast open", "end")],
 }
 """Instructions that judge a call by its arguments: they jump to one of _REFUSALS, or to `end`, where the filter begins."""
 

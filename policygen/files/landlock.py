@@ -22,12 +22,6 @@ ACCESS_FILE)."""
 BIND_TCP, CONNECT_TCP = 1, 2  # LANDLOCK_ACCESS_NET_*
 MAX_PORT = 65535
 _OPENS = READ_FILE | WRITE_FILE
-MSG_FASTOPEN = 0x20000000  # linux/socket.h: sendto(2) and its kin then connect
-PROTOCOLS = (262, 256)
-"""IPPROTO_MPTCP, IPPROTO_SMC (linux/in.h): sockets that become TCP."""
-FAMILIES = (43, 21)
-"""AF_SMC, whose sockets become TCP, and AF_RDS, for which the kernel connects by TCP (linux/socket.h).  Landlock checks
-neither."""
 
 ACCESS = {
     "read": READ_FILE | READ_DIR,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SENDING as SENDING_FLAGS, SOCKETS
-from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
 from policygen.implied.resolve import resolve
@@ -30,6 +29,7 @@ from policygen.model import (
 from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.abi.waits import calls_of
+from tracer.linux import MSG_FASTOPEN, TCP_FAMILIES, TCP_PROTOCOLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,7 @@ def _sockets(policy: Policy) -> dict[str, Expression]:
     unwatched: dict[str, Expression] = {}
     if files.connect is not None or files.bind is not None:
         unwatched = dict.fromkeys((*SOCKETS, "listen"), Always(False))
-        values = [*((0, family) for family in FAMILIES), *((2, protocol) for protocol in PROTOCOLS)]
+        values = [*((0, family) for family in TCP_FAMILIES), *((2, protocol) for protocol in TCP_PROTOCOLS)]
         unwatched["socket"] = And(tuple(Condition(index, Operator.NE, value) for index, value in values))
         unwatched |= {name: Condition(index, Operator.MASKED, 0, MSG_FASTOPEN) for name, index in SENDING_FLAGS.items()}
     if files.paths is not None and ABSTRACT in scopes(policy.scope):  # whose socket an address in memory is
