@@ -210,7 +210,8 @@ class Answers:
             return False
         from enforcer.reporting.instead import Instead
 
-        return Instead(request, verdict.event, self._devices, keeps_signals=self._reporter.keeps_signals).answer()
+        keeps_signals = self._reporter.keeps_signals
+        return Instead(request, verdict.event, self._devices, verdict.allows, keeps_signals=keeps_signals).answer()
 
     def _may_be_answered(self, verdict: Verdict) -> bool:
         """Return whether the policies permit, by `implied`, to answer the call if that grants nothing beyond them."""

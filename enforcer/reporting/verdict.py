@@ -43,6 +43,10 @@ class Verdict(NamedTuple):
     """Whether no policy denies the call explicitly, and all have `implied`: then the call may be answered if that grants
     nothing beyond their entries."""
 
+    def allows(self, event: Event) -> bool:
+        """Return whether all policies allow another call of the same process."""
+        return all(evaluate(policy, event).allows for _, policy in self.policies)
+
 
 class Verdicts:
     """Judges calls by the policies of a program."""
