@@ -70,6 +70,10 @@ SUITES = (
         setup="mkdir -p src; grep -lE 'require_root_|expensive_' tests/*/*.sh | xargs rm",
     ),
     Suite(
+        "sed", ".", "testsuite/*.sh", ("bash", "-c", "exec bash ./{} 9>&2"), built="sed",
+        setup="mkdir -p sed; grep -l require_root_ testsuite/*.sh | xargs rm -f",
+    ),
+    Suite(
         "zsh", "Test", "*.ztst", ("zsh", "+Z", "-f", "./ztst.zsh", "./{}"),
         setup="mkdir -p ../Src; ln -s /bin/zsh ../Src/zsh",
     ),

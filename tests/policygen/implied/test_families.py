@@ -36,11 +36,12 @@ class Family:
 FAMILIES = (
     Family(
         "questions about a socket that it holds", (),
-        ("getpeername 0", "getsockname 0", "getsockopt 3 SOL_SOCKET SO_PEERCRED", "getsockopt 3 SOL_SOCKET SO_COOKIE",
+        ("getsockname 0", "getsockopt 3 SOL_SOCKET SO_PEERCRED", "getsockopt 3 SOL_SOCKET SO_COOKIE",
          "getsockopt 3 SOL_SOCKET SO_MARK", "getsockopt 3 SOL_SOCKET SO_SNDTIMEO_NEW", "ioctl 3 SIOCATMARK"),
         ("getsockopt 3 SOL_SOCKET SO_GET_FILTER", "getsockopt 3 SOL_SOCKET SO_PEERPIDFD", "setsockopt 3 SOL_SOCKET SO_MARK",
          "getsockopt 3 SOL_PACKET PACKET_STATISTICS", "getsockopt 3 SOL_ALG ALG_SET_KEY", "ioctl 3 SIOCSPGRP",
-         "setsockopt 3 SOL_SOCKET SO_ATTACH_FILTER", "getsockopt 3 SOL_SOCKET -1", "getsockopt 3 SOL_SOCKET 79"),
+         "setsockopt 3 SOL_SOCKET SO_ATTACH_FILTER", "getsockopt 3 SOL_SOCKET -1", "getsockopt 3 SOL_SOCKET 79",
+         "getpeername 3"),  # with which shellcode looks for the socket that it came by
     ),
     Family(
         "options of TCP", (TCP,),
@@ -141,6 +142,7 @@ FAMILIES = (
         "reading what it has emptied, where it does not read", (WRITES, CREATES), (),
         ("openat 3 0 O_RDWR|O_CREAT|O_TRUNC 0o644",),
     ),
+    Family("what is on the disk", (WRITES,), ("sync", "syncfs 3", "fsync 3"), ("swapoff", "reboot"), "sync"),
     Family(
         "folders", (CREATES,), ("mkdir 0 0o1777", "mkdirat 3 0 0o3777", "mknod 0 S_IFREG|0o1644"),
         ("mknod 0 S_IFREG|0o4755", "mknod 0 S_IFCHR|0o666 0x103", "rmdir", "chmod 0 0o1777"), "mkdir 0 0o1777",
