@@ -289,17 +289,17 @@ def _tightened(rule: Rule, observations: Sequence[Observation], calls: Table) ->
     """Return the rule with free arguments restricted to the observed values, where enough runs agree."""
     meanings = calls.arguments(observations[0].number, observations[0].example)  # one key, so one meaning
     return tuple(
-        _few_values(index, observations) if element is None and meaning.kind in _TIGHT else element
+        _few_values(index, meaning, observations) if element is None and meaning.kind in _TIGHT else element
         for index, (element, meaning) in enumerate(zip(rule, meanings, strict=True))
     )
 
 
-def _few_values(index: int, observations: Sequence[Observation]) -> Element:
+def _few_values(index: int, meaning: Argument, observations: Sequence[Observation]) -> Element:
     """Return the values of an argument as a condition, if there are few and each occurs in several runs; else None."""
     runs: dict[int, set[int]] = {}
     for observation in observations:
         value = observation.arguments[index]
-        if value is None:
+        if value is None or not lasts(meaning, value):
             return None
         runs.setdefault(value, set()).update(run for run, count in enumerate(observation.counts) if count)
     if len(set().union(*runs.values())) < TIGHT_RUNS or len(runs) > EVIDENCE or min(map(len, runs.values())) < 2:
