@@ -210,8 +210,7 @@ class Answers:
             return False
         from enforcer.reporting.instead import Instead
 
-        keeps_signals = self._reporter.keeps_signals
-        return Instead(request, verdict.event, self._devices, verdict.allows, keeps_signals=keeps_signals).answer()
+        return Instead(request, verdict, self._devices, keeps_signals=self._reporter.keeps_signals).answer()
 
     def _may_be_answered(self, verdict: Verdict) -> bool:
         """Return whether the policies permit, by `implied`, to answer the call if that grants nothing beyond them."""

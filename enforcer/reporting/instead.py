@@ -1,10 +1,11 @@
 """Answer calls that the policy's default denies without denying them, if the answer grants the program nothing.
 
 The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself, set the ids
-that it has, and name itself where the policies allow what a call does to its caller; it fails signals to processes that do not
-exist, and what a kernel or machine may not have, for which programs have another way (unavailable.tsv).  Where Landlock keeps
-signals among the program's processes, it lets a process signal those that it has started: the kernel denies all others.
-Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
+that it has, touch files that it may write to, and name itself where the policies allow what a call does to its caller; it fails
+signals to processes that do not exist, and what a kernel or machine may not have, for which programs have another way
+(unavailable.tsv).  Where Landlock keeps signals among the program's processes, it lets a process signal those that it has
+started: the kernel denies all others.  Anything else, and anything that cannot be found out, is denied.  docs/implied.md says
+why each is harmless.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ from tracer.abi import Arch, Event, Kind, table
 from tracer.proc import fields_of, kin_of, proc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from enforcer.listener import Request
+    from enforcer.reporting.verdict import Verdict
     from policygen.model import Expression
     from tracer.abi import Syscall
 
@@ -44,6 +44,7 @@ _SHORT = frozenset(_IDS)
 _CAP_SETGID = 1 << 6  # linux/capability.h
 _ONE_TASK = {"setpriority": 0, "ioprio_set": 1}
 """The first argument with which `who` is a task: PRIO_PROCESS, IOPRIO_WHO_PROCESS (linux/resource.h, linux/ioprio.h)."""
+_AT_FDCWD = 0xFFFFFF9C
 _GENERATIONS = 100
 """How many ancestors of a process are examined at most."""
 
@@ -51,19 +52,10 @@ _GENERATIONS = 100
 class Instead:
     """One call that may be answered without denying it."""
 
-    def __init__(
-        self,
-        request: Request,
-        event: Event,
-        devices: tuple[int, int],
-        allows: Callable[[Event], bool],
-        *,
-        keeps_signals: bool,
-    ) -> None:
+    def __init__(self, request: Request, verdict: Verdict, devices: tuple[int, int], *, keeps_signals: bool) -> None:
         self._request = request
-        self._event = event
-        self._allows = allows
-        """Whether the policies allow a call."""
+        self._verdict = verdict
+        self._event = verdict.event
         self._null, self._full = devices
         """Descriptors of /dev/null, for reading and writing, and of /dev/full, for writing; -1 for a missing device."""
         self._keeps_signals = keeps_signals
@@ -83,7 +75,7 @@ class Instead:
         if syscall.name.removesuffix("32") in _IDS or syscall.name == "setgroups":
             is_short = arch is Arch.I386 and syscall.name in _SHORT
             return self._keeps_ids(syscall.name.removesuffix("32"), _UNCHANGED_SHORT if is_short else _UNCHANGED)
-        if self._names_itself(syscall):
+        if self._names_itself(syscall) or self._touches(arch, syscall):
             return True
         number = unavailable(self._event)
         if number:
@@ -98,7 +90,7 @@ class Instead:
         named = [index for index, argument in enumerate(syscall.arguments) if argument.kind is Kind.TASK]
         a, b, c, d, e, f = (0 if index in named else value for index, value in enumerate(self._event.arguments))
         with_zero = self._event._replace(arguments=(a, b, c, d, e, f))
-        if with_zero == self._event or not self._allows(with_zero):
+        if with_zero == self._event or not self._verdict.allows(with_zero):
             return False
         caller = fields_of(self._event.task)
         if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
@@ -107,6 +99,19 @@ class Instead:
         if not all(_int(self._event.arguments[index]) in own for index in named) or not self._request.is_waiting():
             return False
         self._request.let_run()  # registers alone decide, and the number stays its own while it waits
+        return True
+
+    def _touches(self, arch: Arch, syscall: Syscall) -> bool:
+        """Let a call run that sets the times of an open file to now, as touch(1) does, if the policies allow opening any file
+        for writing, which does so, too; return whether the call was answered.
+
+        Landlock does not restrict it, so it does not run where files are confined."""
+        if syscall.name not in ("utimensat", "utimensat_time64") or any(self._event.arguments[1:4]):  # name, times, flags
+            return False
+        writes = Event(self._event.arch, table(arch).by_name["openat"].number, (_AT_FDCWD, 0, os.O_WRONLY, 0, 0, 0))
+        if self._verdict.confines_files or not self._verdict.allows(writes) or not self._request.is_waiting():
+            return False
+        self._request.let_run()  # registers alone decide
         return True
 
     def _opens_device(self, arch: Arch, name: str) -> bool:

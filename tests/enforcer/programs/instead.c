@@ -99,6 +99,14 @@ static long made(const char *what)
         return syscall(SYS_setfsuid, geteuid()) - geteuid() + syscall(SYS_setfsgid, getegid()) - getegid();
     if (!strcmp(what, "other-ids"))
         return syscall(SYS_setresuid, -1, 4321, -1);
+    if (!strcmp(what, "touch"))
+        return syscall(SYS_utimensat, open("instead", O_RDONLY), NULL, NULL, 0);
+    if (!strcmp(what, "touch-name"))
+        return syscall(SYS_utimensat, AT_FDCWD, "instead", NULL, 0);
+    if (!strcmp(what, "set-times")) {
+        struct timespec times[2] = {{0, 0}, {0, 0}};
+        return syscall(SYS_utimensat, open("instead", O_RDONLY), NULL, times, 0);
+    }
     if (!strcmp(what, "own-limits"))
         return syscall(SYS_prlimit64, getpid(), RLIMIT_NOFILE, NULL, NULL);
     if (!strcmp(what, "parents-limits"))

@@ -106,6 +106,27 @@ def test_a_process_may_name_itself_where_the_policy_allows_what_it_does_to_itsel
     assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, f"{what} {result}", "", [])
 
 
+def test_who_writes_files_may_touch_what_is_open(made):
+    writes = IMPLIED.replace("openat: flags == O_RDONLY", "openat: flags == O_RDONLY || flags == O_WRONLY")
+    done, denied = made(writes, "touch")
+    assert (done.stdout, denied) == ("touch 0 \n", [])
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ("", "touch"),
+        (" || flags == O_WRONLY", "touch-name"),
+        (" || flags == O_WRONLY", "set-times"),
+        (" || flags == O_WRONLY\nutimensat: deny", "touch"),
+        (" || flags == O_WRONLY\npath /: read, execute", "touch"),
+    ],
+)
+def test_nobody_else_sets_times(made, more, what):
+    done, denied = made(IMPLIED.replace("openat: flags == O_RDONLY", f"openat: flags == O_RDONLY{more}"), what)
+    assert (done.stdout, [call.partition("(")[0] for call in denied]) == ("", ["utimensat"])
+
+
 def test_root_does_not_take_its_ids_back(made):
     done, denied = made(IMPLIED, "own-ids")
     answer = ("own-ids 0 \n", []) if os.getuid() else ("", ["setgid(gid=0)"])
