@@ -211,7 +211,7 @@ class Answers:
             return False
         from enforcer.reporting.instead import Instead
 
-        instead = Instead(request, verdict.event, self._devices, keeps_signals=self._reporter.keeps_signals)
+        instead = Instead(request, verdict, self._devices, keeps_signals=self._reporter.keeps_signals)
         is_answered = instead.answer()
         if instead.error:
             self._reports.failed(verdict.event, instead.error)

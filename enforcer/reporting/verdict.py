@@ -48,6 +48,15 @@ class Verdict(NamedTuple):
     """Whether no policy denies the call explicitly, and all have `implied`: then the call may be answered if that grants
     nothing beyond their entries."""
 
+    def allows(self, event: Event) -> bool:
+        """Return whether all policies allow another call of the same process."""
+        return all(evaluate(policy, event).allows for _, policy in self.policies)
+
+    @property
+    def confines_files(self) -> bool:
+        """Whether a policy has lines about files."""
+        return any(policy.files.paths is not None for _, policy in self.policies)
+
 
 class Verdicts:
     """Judges calls by the policies of a program."""
