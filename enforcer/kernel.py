@@ -252,6 +252,20 @@ def pidfd_getfd(pidfd: int, descriptor: int) -> int:
     return syscall("pidfd_getfd", pidfd, descriptor, 0)
 
 
+class _Span(linux.Structure):
+    """struct iovec (linux/uio.h)."""
+
+    _fields_ = (("base", linux.c_uint64), ("length", linux.c_uint64))
+
+
+def memory_of(task: int, address: int, length: int) -> bytes:
+    """Return up to `length` bytes of a task's memory, as many as can be read.  Raises OSError if none can."""
+    content = (linux.c_char * length)()
+    here, there = _Span(linux.addressof(content), length), _Span(address, length)
+    count = syscall("process_vm_readv", task, linux.byref(here), 1, linux.byref(there), 1, 0)
+    return content.raw[:count]
+
+
 def descriptor_of(process: int, descriptor: int) -> int:
     """Return a copy of a descriptor of the process with that id."""
     pidfd = pidfd_open(process)

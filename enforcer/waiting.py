@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from enforcer import kernel
 from tracer.abi import Arch
 from tracer.proc import proc
 from tracer.unwind import Maps, Registers, outside
@@ -20,7 +21,8 @@ _BUDGET, _REFILL = 0.5, 0.05
 class WaitingTask:
     """A task that waits in a call, from which `policygen.evidence.pointed` reads.
 
-    If this process may not trace the task (Yama, a program that is not dumpable), its memory reads as empty.
+    Only the owner may open its memory as a file: that of another user's task is read by a call that asks for CAP_SYS_PTRACE
+    alone.  If this process may not trace the task (Yama, a program that is not dumpable), its memory reads as empty.
     """
 
     __slots__ = ("_memory", "ids")
@@ -47,7 +49,9 @@ class WaitingTask:
     def read(self, address: int, length: int) -> bytes:
         """Return `length` bytes of its memory, which must be within one page; b"" if they cannot be read."""
         try:
-            if self._memory >= 0 and address >> 63 == 0:
+            if address >> 63 == 0:
+                if self._memory < 0:
+                    return kernel.memory_of(self.ids[0], address, length)
                 return os.pread(self._memory, length, address)
         except OSError:
             pass

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 SYSTEM = "/var/cache/callfence"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-_COMPILES = (f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi")
+_COMPILES = (f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi", f"{_ROOT}/enforcer/reporting", f"{_ROOT}/enforcer/files")
+"""The folders of what compiles policies, and of what the helper imports later, whose files a filter notes."""
 NOT_COMPILING = ("__pycache__", "formats", "lint", "review")
 """Folders of policygen that compiling a policy imports nothing from: examining each file takes 3 us of a start."""
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text

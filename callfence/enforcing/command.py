@@ -303,7 +303,8 @@ class _Start:
     def _files(self, policies: Sequence[Compiled], arm: str, scope: str) -> tuple[Confinement | None, Reach | None]:
         """Return the Landlock rules to enforce, None if files and ports are not confined; and what the policies grant, to
         report other files and ports, None if these are not to be reported.  Raises EnforceError."""
-        confines, asks = any(policy.files_at(arm) for policy in policies), "--explain" in self.options
+        moment, asks = "entry" if self.is_audit else arm, "--explain" in self.options
+        confines = any(policy.files_at(moment) for policy in policies)
         explains = "--no-explain" not in self.options and (asks or self.is_audit or (confines and "--log" in self.options))
         if not (confines or asks):
             return None, None
@@ -318,7 +319,7 @@ class _Start:
         if explains:
             why = "the policy has no lines about them" if not confines else "--quiet-kernel" if self.is_quiet else ""
             if not why and (self.is_audit or (rules and rules.is_whole)):
-                return rules, files.reach(policies, arm, self.environment, is_audit=self.is_audit)
+                return rules, files.reach(policies, self.environment, is_audit=self.is_audit)
             if asks:
                 self._say(f"--explain cannot report files or ports: {why or 'Landlock is not enforcing them'}")
         return rules, None

@@ -44,11 +44,12 @@ def confinement(
         raise EnforceError(f"{_place(policies, error.path)}{error}") from error
 
 
-def reach(policies: Sequence[Compiled], arm: str, environment: Sequence[bytes], *, is_audit: bool) -> Reach:
-    """Return the files and ports that all policies grant, by which calls are judged.  The parameters are `confinement`'s."""
+def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool) -> Reach:
+    """Return the files and ports that all policies grant, by which calls are judged: also those that a filter sees to, since
+    with `is_audit` the calls that it denies run.  The other parameters are `confinement`'s."""
     from enforcer.files.granted import Reach
 
-    return Reach(_rules(policies, arm), environment, is_audit=is_audit)
+    return Reach(_rules(policies, "entry"), environment, is_audit=is_audit)
 
 
 def _rules(policies: Sequence[Compiled], arm: str) -> list[tuple[str, bytes]]:

@@ -61,7 +61,7 @@ class Reports:
         try:
             if verdict.denying:  # the helper is notified of exits, under --audit, and of listen though they are allowed
                 self._describe(request, verdict)
-            elif self._judge and (ungranted := self._judge.ungranted(event)):
+            if self._judge and (self._reporter.audit or not verdict.denying) and (ungranted := self._judge.ungranted(event)):
                 self._describe(request, verdict, ungranted)
         except Exception as error:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
@@ -147,7 +147,8 @@ class Reports:
         values, site = self._look(evidence, request, verdict, pid, with_site=True)
         if not site:
             path, site = "a process that has ended", f"{event.ip:#x}"
-        advice = tuple(advise(policy, file, event, verdict.until) for file, policy in verdict.denying)
+        denying = () if ungranted else verdict.denying
+        advice = tuple(advise(policy, file, event, verdict.until) for file, policy in denying)
         for file in dict.fromkeys(lack.file for lack in ungranted):
             advice += (granting(file, [lack.line for lack in ungranted if lack.file == file]),)
         audit = self._reporter.audit

@@ -108,8 +108,8 @@ def generalised_ports(
         pass
     elif len(varying & fixed) >= VARYING or len(fixed) >= MANY:
         result[UNPRIVILEGED] = "the ports differ from run to run, or are many"
-    elif ephemeral and (use == "connect" or 0 in used or len(varying & ephemeral) > 1):
-        result[EPHEMERAL] = "a server that asks for any port gets another one of this range at each start"
+    elif ephemeral:
+        result[EPHEMERAL] = "ports of this range are chosen anew at each start, where a server asks for any that is free"
     alone = sorted(port for port in used if not any(first <= port <= last for first, last in result))
     return result | {(port, port): "" for port in alone}
 

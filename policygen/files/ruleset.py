@@ -75,6 +75,13 @@ _BINDING = dict.fromkeys(("bind", "listen", "socketcall", "io_uring_setup"), _AL
 _BY_KIND = {"paths": dict.fromkeys(PATH_CALLS, _ALWAYS), "connect": _CONNECTING, "bind": _BINDING}
 
 
+def kept_by_the_filter(policy: Policy) -> tuple[str, ...]:
+    """Return the kinds (`grants.KINDS`) that the policy's calls do not reach, so that lines about them need not be enforced."""
+    if policy.default.may_allow or policy.unknown.may_allow:
+        return ()
+    return tuple(kind for kind in KINDS if not _may(policy, _BY_KIND[kind]))
+
+
 def unconfined(policy: Policy) -> tuple[str, ...]:
     """Return the kinds (`grants.KINDS`) that the policy has no line about, although its calls reach them."""
     if policy.default.may_allow:  # which says more

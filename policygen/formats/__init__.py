@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from policygen.files.algebra import differences
+from policygen.files.ruleset import kept_by_the_filter
 from policygen.grants import NOT_CONFINED, Files
 from policygen.implied.resolve import resolved
 from policygen.model import SIGNALS, scopes
@@ -204,7 +205,9 @@ def exported(name: str, policy: Policy, options: FormatOptions, phase: str = STA
     result = exporter(name)(meant, options)
     what = " and ".join(word for word in scopes(meant.scope) if word != SIGNALS or _signals(meant))
     scope = [Loss(Direction.WIDER, f"{name} does not restrict {what} to the program's own processes")] * bool(what)
-    return replace(result, losses=(*result.losses, *_file_losses(meant.files, result.files, name), *scope))
+    same = dict.fromkeys(kept_by_the_filter(policy))
+    files = _file_losses(replace(meant.files, **same), replace(result.files, **same), name)
+    return replace(result, losses=(*result.losses, *files, *scope))
 
 
 def _signals(policy: Resolved) -> bool:

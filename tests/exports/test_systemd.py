@@ -34,7 +34,10 @@ POLICIES = {
     "unsaid": f"{NEEDED}openat2: errno ENOSYS\nunshare: allow\nclone3: errno ENOSYS\n",
     "fallbacks": f"{NEEDED}openat2: errno ENOSYS\nio_uring_setup: errno ENOSYS\nsendfile: errno EINVAL\nclone3: errno ENOSYS\n",
     "denying": "default allow\nunknown allow\ngetppid: errno EACCES\ngetpid: kill\nbind: fd == 3\nclone3: errno ENOSYS\n",
-    **{path.stem: path.read_text() + "pause: allow\n" for path in (ROOT / "samples").glob("[fhn]*.policy")},
+    **{
+        path.stem: re.sub(r"path .*\n", "", path.read_text()) + "pause: allow\n"  # the program that has them is another
+        for path in (ROOT / "samples").glob("[fhn]*.policy")
+    },
 }
 # name: the policy, the calls, what is printed, and the signal by which it ends
 RUNS = {

@@ -76,7 +76,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, commands: Commands) -> Pro
     assert first.returncode == 0, first.stderr.decode()
     assert b"callfence: learning " in first.stdout
     assert b"5 passed" in first.stdout
-    assert b"pytest.policy\n  this run " in first.stderr
+    assert b"pytest.policy\n  leaves open  " in first.stderr
     second = project.pytest("tests", "--callfence-learn=pytest.policy", FAIL="1")
     assert second.returncode == pytest.ExitCode.TESTS_FAILED
     assert second.stderr.startswith(b"learned pytest.policy\n")

@@ -127,7 +127,8 @@ def shuffled(policy: str, chance: random.Random) -> str:
     head, _, body = policy.partition("\n\n")
     entries = re.split(r"\n(?=\w)", body.strip("\n"))
     chance.shuffle(entries)
-    made = []
+    made = [entry for entry in entries if entry.startswith("tcp ")]
+    entries = [entry for entry in entries if entry not in made]
     for number, entry in enumerate(entries):
         lines = entry.split("\n")
         name, _, first = lines[0].partition(": ")
