@@ -9,8 +9,10 @@ from callfence.enforcing.files import OWN_CODE, own
 from callfence.learning.rehearsal.plan import plan
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness import estimate, run_next
+from policygen.files.generalise import kind_of
+from policygen.files.made import made, movable
 from policygen.files.ruleset import unconfined
-from policygen.grants import ANY_PORT, TCP, format_rights
+from policygen.grants import ANY_PORT, NONE, TCP, Right, format_rights
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
@@ -87,13 +89,14 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         ("new", _new(learned)),
     ]
     if lines := policy.files.lines():
-        used = len({use[0] for use in learned.run.files})
+        used = len({use[0] for use in learned.run.files if kind_of(use) and use[1] != NONE})
         names = plural(used, "file, folder or port", "files, folders or ports")
         rows.append(("files", f"{plural(len(lines), 'line')}; this run used {names}"))
         new = {difference.line for difference in learned.generated.files}
         every = [*risks_of(policy.files), *own(policy.files, learned.policy)]
         risks = [(line, risk) for line, risk in every if line in new and risk.level != "note"]
         rows += [("risk", printable(f"{line}: it {risk.grants} [{risk.id}]")) for line, risk in risks]
+    rows += [("to narrow", printable(text)) for text in _to_narrow(policy, plain)]
     if learned.existing is not None and learned.existing.policy.default != policy.default:
         rows.append(("default", f"{format_action(policy.default)}, was {format_action(learned.existing.policy.default)}"))
     rows += _signals(learned)
@@ -114,6 +117,17 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     ]
     rows += [("not observed", gap) for gap in _gaps(learned)]
     rows += [("refused", line) for line in _refused(learned)]
+    return rows
+
+
+def _to_narrow(policy: Policy, plain: Recording) -> list[str]:
+    """Return what to move, so that the policy need not let the program change a folder that holds more than its output."""
+    rows = []
+    for folder, names in movable(policy.files, made([run.files for run in plain.runs])).items():
+        some = f"{', '.join(names[:_MAX_CALLS])}{' ...' if len(names) > _MAX_CALLS else ''}"
+        own = f"{folder.rstrip('/')}/run"
+        rights = format_rights(policy.files.grants[folder] & (Right.WRITE | Right.CREATE | Right.REMOVE))
+        rows.append(f"let it make {some} in a folder of its own ({own}): it may now {rights} everything in {folder}")
     return rows
 
 

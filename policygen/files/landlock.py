@@ -32,6 +32,7 @@ neither."""
 
 ACCESS = {
     "read": READ_FILE | READ_DIR,
+    "list": READ_DIR,
     "write": WRITE_FILE | TRUNCATE,
     "create": MAKE_REG | MAKE_DIR,
     "remove": REMOVE_FILE | REMOVE_DIR,
