@@ -229,7 +229,8 @@ APPARMOR = """\
 
 @needs("apparmor")
 def test_apparmor_parses_its_profile(tmp_path: Path) -> None:
-    lines = 'path "/a b*\\xff": read\npath $HOME/.cache: read, write\npath ./x: read\npath /srv/out: create\npath /srv/in: list\n'
+    lines = 'path "/a b*\\xff": read\npath $HOME/.cache: read, write\npath ./x: read\n'
+    lines += "path /srv/out: create\npath /srv/in: list\n"
     made = policy_of(f"default allow\n{lines}path /usr/bin/cat: read, execute\ntcp bind: 1\n", "apparmor")
     text = made.data.decode()
     assert APPARMOR in text
