@@ -124,11 +124,19 @@ def _to_narrow(policy: Policy, plain: Recording) -> list[str]:
     """Return what to move, so that the policy need not let the program change a folder that holds more than its output."""
     rows = []
     for folder, names in movable(policy.files, made([run.files for run in plain.runs])).items():
-        some = f"{', '.join(names[:_MAX_CALLS])}{' ...' if len(names) > _MAX_CALLS else ''}"
-        own = f"{folder.rstrip('/')}/run"
         rights = format_rights(policy.files.grants[folder] & (Right.WRITE | Right.CREATE | Right.REMOVE))
-        rows.append(f"let it make {some} in a folder of its own ({own}): it may now {rights} everything in {folder}")
+        may = f"it may {rights} everything in {folder}"
+        folders = [name for name in names if name.endswith("/")]
+        if files := [name for name in names if name not in folders]:
+            own = f"{folder.rstrip('/')}/run"
+            rows.append(f"let it make {_some(files)} in a folder of its own, such as {own}: {may}")
+        if folders:
+            rows.append(f"learn it again with --fresh, now that {_some(folders)} is there: {may}")
     return rows
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:_MAX_CALLS])}{' ...' if len(names) > _MAX_CALLS else ''}"
 
 
 def left_open(learned: Learned) -> list[str]:
@@ -288,8 +296,7 @@ def sureness(estimate: Estimate) -> str:
     else:
         text = f"about {estimate.chance:.0%} that one more run needs something new"
     names = [call_name(*call) for call in estimate.single]
-    some = f"{', '.join(names[:_MAX_CALLS])}{' ...' if len(names) > _MAX_CALLS else ''}"
-    return f"{estimate.runs} runs; {text}{f'; seen in one run only: {some}' if names else ''}"
+    return f"{estimate.runs} runs; {text}{f'; seen in one run only: {_some(names)}' if names else ''}"
 
 
 def has_names_only(policy: Policy) -> bool:

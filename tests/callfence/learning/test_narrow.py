@@ -149,8 +149,10 @@ def test_the_summary_says_what_to_move(tmp_path: Path, callfence: Run) -> None:
     (tmp_path / "run").mkdir()
     script = "echo $$ > {0}it.pid; echo x > {0}it.log"
     said = callfence("learn", "--files", "-o", "it.policy", "sh", "-c", script.format("")).stderr
-    text = "let it make it.log, it.pid in a folder of its own (./run): it may now write, create everything in ."
+    text = "let it make it.log, it.pid in a folder of its own, such as ./run: it may write, create everything in ."
     assert text in said
+    said = callfence("learn", "--fresh", "--files", "-o", "it.policy", "sh", "-c", "mkdir new; echo x > new/a").stderr
+    assert "learn it again with --fresh, now that new/ is there: it may write, create everything in ." in said
     said = callfence("learn", "--fresh", "--files", "-o", "it.policy", "sh", "-c", script.format("run/")).stderr
     assert "to narrow" not in said
     assert "path ." not in lines(tmp_path) and lines(tmp_path)["path ./run"] == "write, create"
