@@ -139,13 +139,16 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
 
 
 def _noted(generated: Generated, later: Sequence[Observation]) -> Generated:
-    """Return `generated` with notes on the entries that were made for the calls `later`."""
+    """Return `generated` with notes on the entries that were made for the calls `later`, which no run made: that the policy or
+    the upper bound denies them is not reported."""
     calls = {(observation.arch, observation.number) for observation in later}
     document = generated.document
     for new in generated.new:
         if new.first and (new.arch.audit, new.number) in calls:
             document = document.with_note(new.arch, new.number, NOTE)
-    return generated._replace(document=document)
+    refused = tuple(observation for observation in generated.refused if observation not in later)
+    forbidden = tuple(observation for observation in generated.forbidden if observation not in later)
+    return generated._replace(document=document, refused=refused, forbidden=forbidden)
 
 
 def rehearsed(prepared: Prepared, run: Run, new: tuple[Observation, ...]) -> Learned:
