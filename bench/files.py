@@ -15,7 +15,7 @@ TITLE = "files and ports"
 STARTS, ROUNDS = 20, 7
 LINES = 40
 FILES = 5000
-OPENS = 30_000
+OPENS, LOGGED = 30_000, 10_000
 READ_FILE, READ_DIR, TRUNCATE = 1 << 2, 1 << 3, 1 << 14  # LANDLOCK_ACCESS_FS_*, linux/landlock.h
 EVERY = (1 << 15) - 1
 FLOOR = {
@@ -64,6 +64,7 @@ def section() -> Section:
             ROUNDS,
         )
         floor = _floor(folder)
+        logged = _logged(folder, home)
         learns = alternate(
             {
                 "learn": computed([LEARN, "-q", "--fresh", "-o", "tree.policy", "--", *TREE], folder, home),
@@ -77,6 +78,8 @@ def section() -> Section:
         f"`grep -r` of {FILES:,} small files: median of {ROUNDS} (least-most).\n\n{table(('', 'ms'), rows(opens))}\n"
         "One open and close of a file eight folders deep, by a program with Landlock rules of its own (bench/opens.c): least "
         f"of {ROUNDS}.\n\n{table(('', 'ns'), [(name, f'{nanoseconds:.0f}') for name, nanoseconds in floor.items()])}\n"
+        "One open and close of a file that the policy grants, by a program under `enforce`: least of "
+        f"{ROUNDS}.\n\n{table(('', 'us'), [(name, f'{microseconds:.1f}') for name, microseconds in logged.items()])}\n"
         f"A first learn of `tar` of these files: median of {ROUNDS} (least-most).\n\n{table(('', 'ms'), rows(learns))}"
     )
     plain_start, files_start = (one.median for one in starts.values())
@@ -88,6 +91,7 @@ def section() -> Section:
             Figure(f"{LINES} path lines in a start", 4, (files_start - plain_start) * 1000, " ms"),
             Figure("opening files with path lines / without", 1.05, files_open / plain_open),
             Figure("the same without the starts", 1.05, (files_open - files_empty) / (plain_open - plain_empty)),
+            Figure("an open under --log", 60, logged["with --log"], " us"),
             Figure("learn --files / learn, on a tree of files", 1.1, files_learn / plain_learn),
         ),
     )
@@ -104,6 +108,19 @@ def _floor(folder: Path) -> dict[str, float]:
         for name, (layers, above, handled) in FLOOR.items():
             words = [program, file, str(layers), str(above), str(handled), str(OPENS)]
             least[name] = min(least[name], float(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+    return least
+
+
+def _logged(folder: Path, home: Path) -> dict[str, float]:
+    """Microseconds of one open and close under `enforce`, by its options."""
+    words = ["./opens", "a/b/c/d/e/f/file", "0", "0", "0", str(LOGGED), "wall"]
+    run([LEARN, "-q", "--files", "-o", "opens.policy", "--", *words], folder, home)
+    least = {"with path lines": float("inf"), "with --log": float("inf")}
+    for _ in range(ROUNDS):
+        for name, options in (("with path lines", ()), ("with --log", ("--log", "log"))):
+            command = [ENFORCE, "-p", "opens.policy", *options, "--", *words]
+            printed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+            least[name] = min(least[name], float(printed) / 1000)
     return least
 
 

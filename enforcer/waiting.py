@@ -48,8 +48,7 @@ class WaitingTask:
         """Return `length` bytes of its memory, which must be within one page; b"" if they cannot be read."""
         try:
             if self._memory >= 0 and address >> 63 == 0:
-                os.lseek(self._memory, address, os.SEEK_SET)
-                return os.read(self._memory, length)
+                return os.pread(self._memory, length, address)
         except OSError:
             pass
         return b""

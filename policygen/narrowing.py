@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
 from policygen.files.algebra import extended, granted, intersected
+from policygen.files.calls import UDP_CONNECT
 from policygen.files.generalise import is_path, kind_of, learned
 from policygen.grants import NONE, NOT_CONFINED, TCP, Files, path_line, rights_of, single
 from policygen.holds import holds
@@ -71,7 +72,10 @@ def narrowed(document: Document, recording: Recording, runs: Sequence[Run]) -> N
     """Return the policy without what these runs of the recording did not use.  Raises InternalError if the result would deny
     what they did and the policy allows: a bug of ours."""
     policy = document.policy
-    files, unused, not_judged = _narrowed_files(document, [run.files for run in runs])
+    uses = [run.files for run in runs]
+    if dns := [use for run in recording.runs for use in run.files if use[0] == UDP_CONNECT]:
+        uses[0] = (*uses[0], *dns)  # a later run does not record what it sends to name servers
+    files, unused, not_judged = _narrowed_files(document, uses)
     warm = sum(run.warm for run in runs)
     if warm:
         not_judged.append(f"calls: {warm} of these runs recorded only new ones (`learn --every-call` records all)")

@@ -87,7 +87,8 @@ class Commands:
         return [COMMANDS / "enforce", *flags, "-p", policy, "--log", log, "--"]
 
     def violations(self, log: Path) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        return [line for line in lines if line.get("level") != "note"]
 
 
 PURE = ("callfence", "enforcer", "policygen", "tracer", "ptrace", "pyseccomp.py", "rich", "pygments")

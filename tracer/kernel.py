@@ -50,6 +50,9 @@ RECORDING_DATUM: Final = 0xCA11
 """The datum of our RET_TRACE, 16 bits: the stops of a filter that the program installs itself have another."""
 RET_RECORD: Final = linux.SECCOMP_RET_TRACE | RECORDING_DATUM
 """The return value of a recording filter for a call that must stop for the tracer."""
+WATCHING_DATUM: Final = 0xCA12
+RET_WATCH: Final = linux.SECCOMP_RET_TRACE | WATCHING_DATUM
+"""The same for a call that is allowed, and so not counted: it stops for the handlers alone."""
 SYS_PTRACE, SYS_KCMP = 101, 312  # asm/unistd_64.h
 KCMP_VM: Final = 1  # linux/kcmp.h
 

@@ -173,6 +173,15 @@ DEBUG_CONTROL = DEBUG_REGISTERS + 8 * 7
 # asm-generic/socket.h; linux/socket.h, linux/in.h
 SOL_SOCKET, SO_PROTOCOL, SO_DOMAIN = 1, 38, 39
 AF_UNIX, IPPROTO_TCP = 1, 6
+MSG_FASTOPEN = 0x20000000
+"""A flag with which sendto(2) and its kin connect."""
+TCP_PROTOCOLS = (262, 256)
+"""IPPROTO_MPTCP, IPPROTO_SMC: sockets that become TCP."""
+TCP_FAMILIES = (43, 21)
+"""AF_SMC, whose sockets become TCP, and AF_RDS, for which the kernel connects by TCP."""
+FAST_OPEN_ERROR, PROTOCOL_ERROR, FAMILY_ERROR = 95, 93, 97  # EOPNOTSUPP, EPROTONOSUPPORT, EAFNOSUPPORT: asm-generic/errno.h
+"""The errnos of a kernel that has these switched off: net/ipv4/tcp.c tcp_sendmsg_fastopen(), net/ipv4/af_inet.c inet_create(),
+net/socket.c __sock_create()."""
 
 # linux/landlock.h
 LANDLOCK_CREATE_RULESET_VERSION = 1

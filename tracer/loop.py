@@ -18,7 +18,7 @@ from tracer import kernel
 from tracer.abi.waits import executed, forked
 from tracer.calls import ENOSYS, Calls
 from tracer.errors import PtraceError, TracerError
-from tracer.kernel import RECORDING_DATUM, EntryPoint, SyscallInfo
+from tracer.kernel import RECORDING_DATUM, WATCHING_DATUM, EntryPoint, SyscallInfo
 from tracer.late.late import FILTERING, Late
 from tracer.linux import (
     INFO_IS_ERROR,
@@ -272,7 +272,8 @@ class Loop:
         elif not task.recorded:
             task.counted = False
         else:
-            self.tally.count(task, arch, number, self._info.bytes)
+            if op != PTRACE_SYSCALL_INFO_SECCOMP or datum != WATCHING_DATUM:
+                self.tally.count(task, arch, number, self._info.bytes)
             task.counted = True
             if (op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered) and (arch, number) in self.calls.handlers:
                 self.calls.handle(task, self._info.bytes)
@@ -457,7 +458,7 @@ class Loop:
         is_new = task.recorded and not task.counted
         if is_new:
             self.tally.count(task, arch, number, self._info.bytes)
-        if datum == RECORDING_DATUM:
+        if datum in (RECORDING_DATUM, WATCHING_DATUM):
             if is_new or task.filtered:
                 self.calls.handle(task, self._info.bytes)
         else:

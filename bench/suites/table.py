@@ -16,7 +16,8 @@ HEADING = "## Test suites of other projects\n"
 TEXT = """
 Every second script of a test suite is learned into one policy, and the others are enforced with it: `make suites`. Only scripts
 that succeed by themselves count, at most 100 of each suite. A held-out script fails if a call is denied, or if its exit status
-is another one.
+is another one. What grants nothing is implied ([implied.md](implied.md)), so what fails should be resources and dangers that
+the learned half did not use.
 """
 
 

@@ -92,9 +92,9 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         from enforcer.arming.plan import Stage
         from policygen.learning.generate import generate
         from policygen.learning.warm import recording_filter
-        from tracer.kernel import RET_RECORD
+        from tracer.kernel import RET_RECORD, RET_WATCH
 
-        filter_ = recording_filter(policy, RET_RECORD)
+        filter_ = recording_filter(policy, RET_RECORD, RET_WATCH)
         phases = [Stage(phase.name, (), b"") for phase in policy.phases]
         is_settled = generate((), document, name="").document is document and not document.lacks_start
     else:

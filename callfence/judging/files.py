@@ -22,6 +22,7 @@ from policygen.files.generalise import is_path, learned
 from policygen.files.landlock import PlaceError, located, named
 from policygen.grants import (
     MAX_PORT,
+    NONE,
     NOTHING,
     OF_A_FILE,
     TCP,
@@ -198,7 +199,7 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
                 yield from _of_path(paths[line], recording)
                 yield from (f"  {text}" for text in beyond(paths[line], reasons))
             elif line.startswith("tcp "):
-                yield from _of_port(line, recording)
+                yield from _of_port(line, recording, reasons.get(line, ""))
             yield ""
 
 
@@ -280,11 +281,16 @@ def _of_path(path: str, recording: Recording) -> Iterator[str]:
         yield f"  and {plural(len(names) - _MANY, 'name')} more"
 
 
-def _of_port(line: str, recording: Recording) -> Iterator[str]:
-    for column, run in enumerate(recording.runs, 1):
-        for use, port, executable in run.files:
-            if use == line:
-                yield printable(f"  {port} in run {column} by {executable}")
+def _of_port(line: str, recording: Recording, reason: str) -> Iterator[str]:
+    """Yield lines about the runs that used ports, by the line about them, and why the line grants more than these ports."""
+    uses = [(column, *use) for column, run in enumerate(recording.runs, 1) for use in run.files if use[0] == line]
+    for column, _, port, executable in uses:
+        if port != NONE:
+            yield printable(f"  {port} in run {column} by {executable}")
+    if uses and all(port == NONE for _, _, port, _ in uses):
+        yield f"  no recorded run {'connected' if line == 'tcp connect' else 'bound a port'}"
+    if reason:
+        yield f"  a range is granted, because {reason}"
 
 
 def _special(environment: list[bytes]) -> list[tuple[bytes, str]]:

@@ -66,7 +66,7 @@ def _learn(options: LearnOptions) -> int | None:
         return status
     if options.recording is not None:
         recording_file.save(options.recording, Recording((run,), observations))
-    if not observations and prepared.is_silent and prepared.is_unchanged():
+    if not observations and prepared.is_silent and prepared.allows_targets(run) and prepared.is_unchanged():
         if not options.check:
             recording_file.update(prepared.recording, lambda old: merge(old, Recording((run,))))
         return status

@@ -1,5 +1,4 @@
-"""Records which rights to files and folders a program uses, for each executable, and whose abstract sockets; and adds the files
-and ports of runs to the policy.
+"""Records which rights to files and folders a program uses, for each executable, and whose abstract sockets.
 
 A right is recorded for the file.  If the program itself has made or replaced the file, the right is recorded for the folder
 that existed before, since a policy can grant only what exists when the program starts.
@@ -13,10 +12,8 @@ import stat
 from typing import TYPE_CHECKING
 
 from callfence.learning.ports import SOCKADDR, sent_to
-from callfence.learning.progress import say
 from callfence.shared.files import working_folder
 from enforcer.files.lookup import interpreter, look_up, looking
-from policygen.files.algebra import differences, intersected
 from policygen.files.calls import (
     NEW_ROOTS,
     PATH_CALLS,
@@ -30,23 +27,18 @@ from policygen.files.calls import (
     opens_for_neither,
     wanted,
 )
-from policygen.files.generalise import Use, added, kind_of
 from policygen.files.landlock import OWN_FOLDERS, PlaceError, located, named
 from policygen.files.made import MADE, fewest
-from policygen.grants import KINDS, NOT_CONFINED, NOTHING, Files, Right, format_rights
+from policygen.grants import NOTHING, Right, format_rights
 from policygen.learning.scope import FAMILY, OTHERS
 from policygen.model import ABSTRACT
-from policygen.values import replace
 from tracer import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from policygen.files.calls import File, Need
-    from policygen.language.document import Document
-    from policygen.learning.generate import Generated
-    from policygen.model import Policy
-    from policygen.recording.model import Recording
+    from policygen.files.generalise import Use
     from tracer.abi import Event
     from tracer.calls import Calls
     from tracer.task import Task
@@ -228,44 +220,3 @@ def _located(path: bytes, environment: Sequence[bytes]) -> bytes:
 def _always(file: File, rights: Right) -> bool:
     """Return whether root has the rights: it lacks only the right to execute a file that no user may execute."""
     return Right.EXECUTE not in rights or bool(file.mode & 0o111) or stat.S_ISDIR(file.mode)
-
-
-def watched(recording: Recording) -> list[tuple[Use, ...]]:
-    """Return the uses of files and ports of each plain run in which they were recorded."""
-    return [run.files for run in recording.runs if run.files and not run.rehearsed]
-
-
-def with_files(
-    generated: Generated,
-    runs: Sequence[tuple[Use, ...]],
-    newest: Sequence[Use],
-    existing: Document | None,
-    base: Policy | None,
-    *,
-    begins: Files = NOT_CONFINED,
-    exact: bool = False,
-) -> Generated:
-    """Return `generated` with the files and ports that the newest run uses; with those of all `runs`, for a kind that the
-    policy did not confine.
-
-    `begins` has no grants, and confines the kinds (paths, ports to connect to, ports to bind) that the policy is to confine
-    from now on.  Rights that the upper bound `base` does not grant are printed and left out.  `exact`: no folder replaces
-    several files, and no range several ports."""
-    policy = generated.document.policy
-    had = existing.policy.files if existing is not None else NOT_CONFINED
-    kinds = {kind: value for kind in KINDS if getattr(had, kind) is None and (value := getattr(begins, kind)) is not None}
-    before = replace(had, **kinds)
-    if before == NOT_CONFINED:
-        return generated
-    uses = [*newest, *(use for run in runs for use in run if kind_of(use) in kinds)]
-    files = added(before, runs, uses, exact=exact)
-    if base is not None:
-        permitted = intersected(files, base.files)
-        for line, more, _ in differences(permitted, files):
-            say(f"{line}: {more} was not added to the policy, because the upper bound (--within) does not grant it")
-        files = permitted
-    news = tuple(difference for difference in differences(before, files) if difference.more)
-    if not kinds and not news:
-        return generated
-    document = generated.document.with_policy(replace(policy, files=files))
-    return generated._replace(document=document, files=news)

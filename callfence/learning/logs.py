@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.companion import update
-from callfence.learning.files import watched, with_files
+from callfence.learning.granted import watched, with_files
 from callfence.learning.store import add, print_forbidden
 from callfence.learning.summary import call_name, size_of
 from callfence.shared.files import recording_path

@@ -186,8 +186,8 @@ def _declare(add: Callable[..., Any], hidden: str = "") -> None:
     recorded = "with --check: write the recording of this run, of what is new, to FILE"
     add("--write-recording", dest="recording", metavar="FILE", type=Path, help=recorded)
     add("--fresh", action="store_true", help="start over: replace the policy and its recording")
-    add("--names", action="store_true", help="learn names only, no arguments")
-    exact = "allow only what was seen: no implied set (docs/implied.md), no folder for several files"
+    add("--names", action="store_true", help="allow calls whatever their arguments; ports are learned as ever")
+    exact = "allow only what was seen: no implied set (docs/implied.md), no folder for several files or ranges of ports"
     add("--exact", action="store_true", help=exact)
     add("--tight", action="store_true", help="also constrain descriptors and sizes, where several runs agree on few values")
     portable = "also allow what other C libraries call instead (open for openat), now and in later merges"
@@ -207,7 +207,7 @@ def _declare(add: Callable[..., Any], hidden: str = "") -> None:
         choices=OPAQUE,
         help=f"allow a call whose arguments no filter can see ({', '.join(OPAQUE)}); without it, the call fails with ENOSYS",
     )
-    files = "also learn files and TCP ports, to which `enforce` confines the program by Landlock (docs/files.md)"
+    files = "also learn files, to which `enforce` confines the program by Landlock (docs/files.md)"
     add("--files", action="store_true", help=files)
     companion = "also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date"
     add("--write-evidence", dest="evidence", action="store_true", help=companion)

@@ -6,13 +6,10 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from enforcer.files.landlock import FAMILY_ERROR, FAST_OPEN_ERROR, PROTOCOL_ERROR
 from enforcer.files.lookup import is_tcp, local_port
 from policygen.files.calls import DNS, SENDING, SOCKETS, UDP_CONNECT, address, numbers
-from policygen.files.generalise import EPHEMERAL
-from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from policygen.grants import NONE, TCP
-from tracer import kernel
+from tracer import kernel, linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,7 +39,7 @@ class PortWatcher:
         for arch, number in self._sockets:
             calls.also(arch, number, self._socket_call)
         calls.also_named("listen", self._listen)
-        calls.also_named("socket", self._protocol)
+        calls.also_named("socket", self._protocol, always=False)
         for name, index in SENDING.items():
             calls.also_named(name, self._sends(index), always=False)
 
@@ -79,15 +76,15 @@ class PortWatcher:
         instead."""
         if task.other_filter:
             return
-        if event.arguments[0] & 0xFFFFFFFF in FAMILIES:
-            kernel.skip_call(task.tid, FAMILY_ERROR)
-        elif event.arguments[2] & 0xFFFFFFFF in PROTOCOLS:
-            kernel.skip_call(task.tid, PROTOCOL_ERROR)
+        if event.arguments[0] & 0xFFFFFFFF in linux.TCP_FAMILIES:
+            kernel.skip_call(task.tid, linux.FAMILY_ERROR)
+        elif event.arguments[2] & 0xFFFFFFFF in linux.TCP_PROTOCOLS:
+            kernel.skip_call(task.tid, linux.PROTOCOL_ERROR)
 
     def _sends(self, index: int) -> Callable[[Task, Event], None]:
         def handle(task: Task, event: Event) -> None:
-            if event.arguments[index] & MSG_FASTOPEN and not task.other_filter:
-                kernel.skip_call(task.tid, FAST_OPEN_ERROR)
+            if event.arguments[index] & linux.MSG_FASTOPEN and not task.other_filter:
+                kernel.skip_call(task.tid, linux.FAST_OPEN_ERROR)
             elif sent_to(task, event, index) == DNS:
                 self._ports.add((UDP_CONNECT, DNS, task.executable))
 
@@ -107,6 +104,8 @@ def sent_to(task: Task, event: Event, index: int) -> int | str | bytes | None:
 def _open_sockets(process: int) -> set[tuple[str, int]]:
     """Return the uses of TCP and their ports by the sockets of a process: ports on which it listens, ports to which it is
     connected.  What cannot be read is left out."""
+    from policygen.files.generalise import EPHEMERAL  # other runs need it only at their end, if at all
+
     sockets: dict[str, tuple[int, int, str]] = {}
     """inode -> local port, remote port, state."""
     for name in ("tcp", "tcp6"):

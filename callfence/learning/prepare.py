@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from callfence.learning.progress import say
 from callfence.shared.files import policy_path, recording_path
-from policygen.files.landlock import confines_paths
-from policygen.grants import NOT_CONFINED, Files
+from policygen.files.landlock import confines_paths, decode
+from policygen.grants import NONE, NOT_CONFINED, Files
 from policygen.recording import atomic, recording_file
 from tracer.errors import UserError
 from tracer.named import NamedTuple
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from callfence.learning.options import LearnOptions
     from policygen.language.document import Document
     from policygen.model import Action, Policy
+    from policygen.recording.model import Run
 
 
 class Prepared(NamedTuple):
@@ -62,6 +63,18 @@ class Prepared(NamedTuple):
         changes = given.evidence or given.arm or given.default or given.portable or given.within or given.phases
         is_settled = self.is_warm and self.existing is not None and self.existing.is_settled
         return is_settled and given.quiet and not changes
+
+    def allows_targets(self, run: Run) -> bool:
+        """Return whether it is certain, without reading the policy, that it grants the files and ports that a run used, and
+        lets its signals reach whom they did."""
+        if self.existing is None or run.signals == "others":
+            return False
+        ports = decode(self.existing.files)
+        for line, value, _ in run.files:
+            granted = {"tcp connect": ports.connect, "tcp bind": ports.bind}.get(line, ())
+            if value != NONE and granted is not None and not any(first <= int(value) <= last for first, last in granted):
+                return False
+        return True
 
     def is_unchanged(self) -> bool:
         """Return whether the policy's file and the files that it includes are the same as when the run began."""

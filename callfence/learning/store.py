@@ -188,7 +188,7 @@ def _generate(
     `whole` is the recording with the run.  `old` is the recording without it; only if it is given can `--phases` choose
     phases."""
     generated = _with_phases(prepared, observed, existing, whole, old)
-    from callfence.learning.files import watched, with_files
+    from callfence.learning.granted import watched, with_files
 
     exact = prepared.options.exact or prepared.options.tight
     return with_files(generated, watched(whole), run.files, existing, prepared.base, begins=prepared.begins, exact=exact)

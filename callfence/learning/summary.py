@@ -9,10 +9,10 @@ from callfence.enforcing.files import OWN_CODE, own
 from callfence.learning.rehearsal.plan import plan
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness import estimate, run_next
-from policygen.files.generalise import kind_of
+from policygen.files.generalise import is_path
 from policygen.files.made import made, movable
 from policygen.files.ruleset import unconfined
-from policygen.grants import ANY_PORT, NONE, TCP, Right, format_rights
+from policygen.grants import ANY_PORT, TCP, Right, format_rights
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
@@ -88,10 +88,14 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         ("policy", size_of(policy)),
         ("new", _new(learned)),
     ]
-    if lines := policy.files.lines():
-        used = len({use[0] for use in learned.run.files if kind_of(use) and use[1] != NONE})
-        names = plural(used, "file, folder or port", "files, folders or ports")
+    lines = policy.files.lines()
+    if ports := [f"{line.removeprefix('tcp ')} {lines.pop(line)}" for line in [*lines] if line.startswith("tcp ")]:
+        rows.append(("TCP ports", "; ".join(ports)))
+    if lines:
+        used = {name for name, *_ in learned.run.files if is_path(name)}
+        names = plural(len(used), "file or folder", "files or folders")
         rows.append(("files", f"{plural(len(lines), 'line')}; this run used {names}"))
+    if policy.files.lines():
         new = {difference.line for difference in learned.generated.files}
         every = [*risks_of(policy.files), *own(policy.files, learned.policy)]
         risks = [(line, risk) for line, risk in every if line in new and risk.level != "note"]

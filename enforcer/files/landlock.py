@@ -157,8 +157,7 @@ class Confinement:
 
 
 _TCP_ULP = 31  # linux/tcp.h
-FAST_OPEN_ERROR, PROTOCOL_ERROR, FAMILY_ERROR = errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT
-"""net/ipv4/tcp.c tcp_sendmsg_fastopen(), net/ipv4/af_inet.c inet_create(), net/socket.c __sock_create()."""
+
 
 # The calls that are looked at.  What a program of i386 hands to socketcall is in memory, and its C libraries have no other way
 # to sockets.
@@ -171,10 +170,10 @@ _SENDTO, _SENDMSG = linux.numbers_by_arch("sendto", "sendmmsg"), linux.numbers_b
 _REFUSALS = {
     "mode": errno.EACCES,
     "opaque": errno.ENOSYS,
-    "family": FAMILY_ERROR,
-    "protocol": PROTOCOL_ERROR,
+    "family": linux.FAMILY_ERROR,
+    "protocol": linux.PROTOCOL_ERROR,
     "ulp": errno.ENOENT,  # net/ipv4/tcp_ulp.c tcp_set_ulp()
-    "fast open": FAST_OPEN_ERROR,
+    "fast open": linux.FAST_OPEN_ERROR,
 }
 _CHECKS: Mapping[str, list[Line]] = {
     "open": [(LOAD, ARGUMENTS + 8 * 1), (JUMP, "flags")],
@@ -187,9 +186,9 @@ _CHECKS: Mapping[str, list[Line]] = {
     ],
     "socket": [
         (LOAD, ARGUMENTS),
-        *((EQUAL, family, "family", "") for family in landlock.FAMILIES),
+        *((EQUAL, family, "family", "") for family in linux.TCP_FAMILIES),
         (LOAD, ARGUMENTS + 8 * 2),
-        *((EQUAL, protocol, "protocol", "") for protocol in landlock.PROTOCOLS),
+        *((EQUAL, protocol, "protocol", "") for protocol in linux.TCP_PROTOCOLS),
         (JUMP, "end"),
     ],
     "setsockopt": [
@@ -198,8 +197,8 @@ _CHECKS: Mapping[str, list[Line]] = {
         (LOAD, ARGUMENTS + 8 * 2),
         (EQUAL, _TCP_ULP, "ulp", "end"),
     ],
-    "sendto": [(LOAD, ARGUMENTS + 8 * 3), (HAS, landlock.MSG_FASTOPEN, "fast open", "end")],
-    "sendmsg": [(LOAD, ARGUMENTS + 8 * 2), (HAS, landlock.MSG_FASTOPEN, "fast open", "end")],
+    "sendto": [(LOAD, ARGUMENTS + 8 * 3), (HAS, linux.MSG_FASTOPEN, "fast open", "end")],
+    "sendmsg": [(LOAD, ARGUMENTS + 8 * 2), (HAS, linux.MSG_FASTOPEN, "fast open", "end")],
 }
 """Instructions that judge a call by its arguments: they jump to one of _REFUSALS, or to `end`, where the filter begins."""
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
 from enforcer.waiting import WaitingTask
-from policygen.files.calls import SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
+from policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from policygen.files.landlock import ACCESS, named
 from policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of
-from tracer.abi import Arch, table
 from tracer.named import NamedTuple
 from tracer.proc import fields_of, owner
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 _PAGE = 4096
+_MANY = 4096
+"""The most folders whose rights are remembered."""
 _PATH = 4096  # PATH_MAX, linux/limits.h
 _CAP_DAC_OVERRIDE = 1 << 1  # linux/capability.h
 _PROC = re.compile(rb"/proc/(\d+)(?=/|$)")
@@ -64,20 +65,22 @@ class Judge:
         self._reach = reach
         self._process = process
         self._sockets = numbers(tuple(SOCKETS))
-        self._known = frozenset(reach.calls())
+        self._names = {call: name for call, name in numbers(PATH_CALLS).items() if call in {*reach.calls()}}
+        self._granted = [_ByFolder(policy) for policy in reach.policies]
 
     def ungranted(self, event: Event) -> list[Ungranted]:
         """Return what a call needs, would get natively, and the policies do not grant; [] if that cannot be found out."""
-        if (event.arch, event.number) not in self._known:
+        call = event.arch, event.number
+        if call not in self._names and call not in self._sockets:
             return []
-        process = owner(event.task)
-        caller = WaitingTask(event.task, process)
+        caller = WaitingTask(event.task, event.task)
         try:
-            if not _has_our_names(caller):
-                return []
-            use = SOCKETS[self._sockets[event.arch, event.number]] if (event.arch, event.number) in self._sockets else ""
-            ungranted = self._of_address(event, process, caller, use) if use else self._of_paths(event, process, caller)
-            return _joined(ungranted)
+            name = self._names.get(call)
+            if name is None:
+                ungranted = _joined(self._of_address(event, owner(event.task), caller, SOCKETS[self._sockets[call]]))
+            else:
+                ungranted = _joined(self._of_paths(event, name, caller))
+            return ungranted if ungranted and _has_our_names(caller) else []
         finally:
             caller.close()
 
@@ -95,17 +98,13 @@ class Judge:
                     yield Ungranted(policy.file, f"tcp {use}", str(place), "EACCES")
         elif isinstance(place, str) and use == "bind":
             for need in needs(made_socket(), [os.fsencode(place)], looking(process, event.task)):
-                yield from self._lacking(need, fields_of(event.task))
+                yield from self._lacking(need, _Fields(event.task))
 
     # -- files
 
-    def _of_paths(self, event: Event, process: int, caller: WaitingTask) -> Iterator[Ungranted]:
-        arch = Arch.from_audit(event.arch)
-        if arch is None:
-            return
-        name = table(arch).by_number[event.number].name
-        look = looking(process, event.task)
-        fields = fields_of(event.task)
+    def _of_paths(self, event: Event, name: str, caller: WaitingTask) -> Iterator[Ungranted]:
+        look = looking(event.task, event.task)
+        fields = _Fields(event.task)
         for use in wanted(name, event.arguments, lambda at, length: _read(caller, at, length)):
             paths = [_string(caller, part.address) for part in (use if isinstance(use, Pair) else (use,))]
             all_needs = [*needs(use, paths, look)]
@@ -116,7 +115,7 @@ class Judge:
             if isinstance(use, Pair) and any(Right.MOVE in need.rights for need in all_needs):
                 yield from self._gained(use, paths, look)
 
-    def _interpreters(self, file: File, fields: Mapping[str, str]) -> Iterator[Ungranted]:
+    def _interpreters(self, file: File, fields: _Fields) -> Iterator[Ungranted]:
         """Yield what policies do not grant of the interpreters and dynamic loaders that the kernel executes to run a file."""
         inner: File | None = file
         for _ in range(5):  # fs/exec.c
@@ -138,9 +137,11 @@ class Judge:
                     place, why = os.path.dirname(source.path), "a move must not give a file rights that it did not have"
                     yield Ungranted(policy.file, self._subject(place), format_rights(gained), "EXDEV", why)
 
-    def _lacking(self, need: Need, fields: Mapping[str, str]) -> Iterator[Ungranted]:
+    def _lacking(self, need: Need, fields: _Fields) -> Iterator[Ungranted]:
         file, rights = need.file, need.rights
-        if Right.MOVE not in rights and not _permits(file, Right.WRITE if need.name else rights, fields):
+        if all(grants.holds(file.path, rights) for grants in self._granted):
+            return
+        if Right.MOVE not in rights and not _permits(file, Right.WRITE if need.name else rights, fields.read()):
             return  # it fails as it would natively
         for policy in self._reach.policies:
             lacking = rights & ~_held(policy, file.path) if policy.paths else NOTHING
@@ -159,6 +160,45 @@ class Judge:
             place = b"/proc/self" + place[match.end() :] if int(match[1]) == self._process else b"/proc"
         path = named(place, self._reach.environment, self._reach.here).decode("utf-8", "surrogateescape")
         return path_line(path)
+
+
+class _Fields:
+    """The `fields` of a task, read when they are needed: that takes as long as all else."""
+
+    __slots__ = ("_fields", "_task")
+
+    def __init__(self, task: int) -> None:
+        self._task = task
+        self._fields: dict[str, str] | None = None
+
+    def read(self) -> dict[str, str]:
+        if self._fields is None:
+            self._fields = fields_of(self._task)
+        return self._fields
+
+
+class _ByFolder:
+    """The rights that a policy grants below folders, looked up once a folder.
+
+    A folder that is moved or replaced later keeps what it had here, so that a denial may go without a report."""
+
+    __slots__ = ("_folders", "_policy")
+
+    def __init__(self, policy: Granted) -> None:
+        self._policy = policy
+        self._folders: dict[bytes, Right] = {}
+
+    def holds(self, path: bytes, rights: Right) -> bool:
+        """Return whether the policy grants the rights to the file at a path, or does not confine files."""
+        if not self._policy.paths:
+            return True
+        folder = path[: path.rfind(b"/")] or b"/"
+        held = self._folders.get(folder)
+        if held is None:
+            if len(self._folders) >= _MANY:
+                self._folders.clear()
+            held = self._folders[folder] = _held(self._policy, folder)
+        return not rights & ~held or not rights & ~_held(self._policy, path)
 
 
 def _joined(each: Iterable[Ungranted]) -> list[Ungranted]:
@@ -231,7 +271,10 @@ def _has_our_names(caller: WaitingTask) -> bool:
 
 def _string(caller: WaitingTask, at: int) -> bytes:
     """Return the path at an address in the caller's memory; b"" if there is none, and the call will fail."""
-    path, end, _ = _read(caller, at, _PATH).partition(b"\0")
+    content = caller.read(at, _PAGE - at % _PAGE)  # most paths end on the page on which they begin
+    if b"\0" not in content:
+        content = _read(caller, at, _PATH)
+    path, end, _ = content.partition(b"\0")
     return path if end else b""
 
 

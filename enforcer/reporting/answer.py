@@ -130,6 +130,7 @@ class Answers:
                 from policygen.model import Action, ActionKind
 
                 if number := unavailable(verdict.event):
+                    self._reports.failed(verdict.event, number)
                     return Action(ActionKind.ERRNO, number)
         except Exception as error:
             self._complain(error)
@@ -210,7 +211,11 @@ class Answers:
             return False
         from enforcer.reporting.instead import Instead
 
-        return Instead(request, verdict.event, self._devices, keeps_signals=self._reporter.keeps_signals).answer()
+        instead = Instead(request, verdict, self._devices, keeps_signals=self._reporter.keeps_signals)
+        is_answered = instead.answer()
+        if instead.error:
+            self._reports.failed(verdict.event, instead.error)
+        return is_answered
 
     def _may_be_answered(self, verdict: Verdict) -> bool:
         """Return whether the policies permit, by `implied`, to answer the call if that grants nothing beyond them."""

@@ -1,10 +1,11 @@
 """Answer calls that the policy's default denies without denying them, if the answer grants the program nothing.
 
-The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself and set the
-ids that it has, fails signals to processes that do not exist, and fails what a kernel or machine may not have, for which
-programs have another way (unavailable.tsv).  Where Landlock keeps signals among the program's processes, it lets a process
-signal those that it has started: the kernel denies all others.  Anything else, and anything that cannot be found out, is
-denied.  docs/implied.md says why each is harmless.
+The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself, set the ids
+that it has, touch files that it may write to, and name itself where the policies allow what a call does to its caller; it fails
+signals to processes that do not exist, and what a kernel or machine may not have, for which programs have another way
+(unavailable.tsv).  Where Landlock keeps signals among the program's processes, it lets a process signal those that it has
+started: the kernel denies all others.  Anything else, and anything that cannot be found out, is denied.  docs/implied.md says
+why each is harmless.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from enforcer import kernel
 from enforcer.waiting import WaitingTask
 from policygen.holds import holds
 from policygen.implied.tables import read_entries, unavailable
-from tracer.abi import Arch, Event, table
+from tracer.abi import Arch, Event, Kind, table
 from tracer.proc import fields_of, kin_of, proc
 
 if TYPE_CHECKING:
     from enforcer.listener import Request
+    from enforcer.reporting.verdict import Verdict
     from policygen.model import Expression
+    from tracer.abi import Syscall
 
 _NULL = b"/dev/null\0"
 _FULL = b"/dev/full\0"
@@ -39,6 +42,9 @@ _UNCHANGED, _UNCHANGED_SHORT = 0xFFFFFFFF, 0xFFFF
 _SHORT = frozenset(_IDS)
 """The calls that read only 16 bits of each id on i386; those whose names end in 32 read all bits (kernel/uid16.c)."""
 _CAP_SETGID = 1 << 6  # linux/capability.h
+_ONE_TASK = {"setpriority": 0, "ioprio_set": 1}
+"""The first argument with which `who` is a task: PRIO_PROCESS, IOPRIO_WHO_PROCESS (linux/resource.h, linux/ioprio.h)."""
+_AT_FDCWD = 0xFFFFFF9C
 _GENERATIONS = 100
 """How many ancestors of a process are examined at most."""
 
@@ -46,11 +52,14 @@ _GENERATIONS = 100
 class Instead:
     """One call that may be answered without denying it."""
 
-    def __init__(self, request: Request, event: Event, devices: tuple[int, int], *, keeps_signals: bool) -> None:
+    def __init__(self, request: Request, verdict: Verdict, devices: tuple[int, int], *, keeps_signals: bool) -> None:
         self._request = request
-        self._event = event
+        self._verdict = verdict
+        self._event = verdict.event
         self._null, self._full = devices
         """Descriptors of /dev/null, for reading and writing, and of /dev/full, for writing; -1 for a missing device."""
+        self.error = 0
+        """The errno with which the call was failed; 0 if it was not."""
         self._keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
 
@@ -68,10 +77,48 @@ class Instead:
         if syscall.name.removesuffix("32") in _IDS or syscall.name == "setgroups":
             is_short = arch is Arch.I386 and syscall.name in _SHORT
             return self._keeps_ids(syscall.name.removesuffix("32"), _UNCHANGED_SHORT if is_short else _UNCHANGED)
+        if self._names_itself(syscall) or self._touches(arch, syscall):
+            return True
         number = unavailable(self._event)
         if number:
-            self._request.fail(number)
+            self._fail(number)
         return bool(number)
+
+    def _fail(self, number: int) -> None:
+        self._request.fail(number)
+        self.error = number
+
+    def _names_itself(self, syscall: Syscall) -> bool:
+        """Let a call run that names its own process or thread by number, if the policies allow the call with 0, which means the
+        same; return whether the call was answered."""
+        if self._event.arguments[0] != _ONE_TASK.get(syscall.name, self._event.arguments[0]):
+            return False
+        named = [index for index, argument in enumerate(syscall.arguments) if argument.kind is Kind.TASK]
+        a, b, c, d, e, f = (0 if index in named else value for index, value in enumerate(self._event.arguments))
+        with_zero = self._event._replace(arguments=(a, b, c, d, e, f))
+        if with_zero == self._event or not self._verdict.allows(with_zero):
+            return False
+        caller = fields_of(self._event.task)
+        if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
+            return False
+        own = {0, self._event.task, int(caller["Tgid"])}
+        if not all(_int(self._event.arguments[index]) in own for index in named) or not self._request.is_waiting():
+            return False
+        self._request.let_run()  # registers alone decide, and the number stays its own while it waits
+        return True
+
+    def _touches(self, arch: Arch, syscall: Syscall) -> bool:
+        """Let a call run that sets the times of an open file to now, as touch(1) does, if the policies allow opening any file
+        for writing, which does so, too; return whether the call was answered.
+
+        Landlock does not restrict it, so it does not run where files are confined."""
+        if syscall.name not in ("utimensat", "utimensat_time64") or any(self._event.arguments[1:4]):  # name, times, flags
+            return False
+        writes = Event(self._event.arch, table(arch).by_name["openat"].number, (_AT_FDCWD, 0, os.O_WRONLY, 0, 0, 0))
+        if self._verdict.confines_files or not self._verdict.allows(writes) or not self._request.is_waiting():
+            return False
+        self._request.let_run()  # registers alone decide
+        return True
 
     def _opens_device(self, arch: Arch, name: str) -> bool:
         """Answer an open of /dev/null or /dev/full with a descriptor of it, and one of /dev/tty with ENXIO, as if there were no
@@ -86,7 +133,7 @@ class Instead:
         if not self._request.is_waiting():
             return False
         if opened.startswith(_TERMINAL):
-            self._request.fail(errno.ENXIO)
+            self._fail(errno.ENXIO)
             return True
         flags = self._event.arguments[path + 1]
         device = -1
@@ -101,7 +148,7 @@ class Instead:
         except OSError as error:
             if error.errno != errno.EMFILE:
                 return False
-            self._request.fail(errno.EMFILE)
+            self._fail(errno.EMFILE)
         return True
 
     def _signals(self, name: str) -> bool:
@@ -136,7 +183,7 @@ class Instead:
         if name == "setgroups":
             if int(caller["CapEff"], 16) & _CAP_SETGID:
                 return False
-            self._request.fail(errno.EPERM)
+            self._fail(errno.EPERM)
             return True
         own = {int(number) for number in caller["Gid" if "gid" in name else "Uid"].split()}
         ids = {value & unchanged for value in self._event.arguments[: _IDS[name]]} - {unchanged}
@@ -149,7 +196,7 @@ class Instead:
         try:
             os.close(kernel.pidfd_open(target))
         except ProcessLookupError:
-            self._request.fail(errno.ESRCH)
+            self._fail(errno.ESRCH)
             return True
         except OSError:  # a thread, or no descriptor is left: it is not known
             return False

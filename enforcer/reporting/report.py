@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from enforcer.reporting.output import Output
 from enforcer.reporting.verdict import advise, granting
-from enforcer.reporting.violation import Violation, now
+from enforcer.reporting.violation import Violation, message
 from enforcer.waiting import WaitingTask
 from policygen.evidence.facts import Places, Union, Varying, facts
 from policygen.evidence.pointed import pointed
 from policygen.learning.extend import allowing_line
 from policygen.text import printable
-from tracer.abi import Arch, table
+from tracer.abi import Arch, constants, table
 from tracer.proc import owner, proc
 
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ class Reports:
         self._counts = Counts()
         self._distinct: Counter[str] = Counter()
         self._undescribed: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+        """How often calls failed that were not denied, by call and errno."""
         self._lost = 0
         """How many lost reports have been mentioned already."""
 
@@ -80,9 +81,14 @@ class Reports:
         except Exception as error:
             self.say(f"denied call number {verdict.event.number}, which could not be described: {error!r}")
 
+    def failed(self, event: Event, number: int) -> None:
+        """Count a call that failed with this errno and was not denied, since that grants nothing: `summarise` writes it to the
+        log."""
+        self._failed[f"{call_name(event)} with {constants.family('errno', Arch.X86_64).format(number)}"] += 1
+
     def say(self, text: str) -> None:
         """Write a message that is not about a violation."""
-        self._write(json.dumps({"time": now(), "message": text}) if self._reporter.json else f"enforce: {printable(text)}", 0)
+        self._write(message(text) if self._reporter.json else f"enforce: {printable(text)}", 0)
 
     @property
     def has_lost(self) -> bool:
@@ -107,6 +113,10 @@ class Reports:
         for call, count in sorted(self._undescribed.items()):
             self.say(f"{count} more violations of {call} were not described")
         self._undescribed.clear()
+        if self._failed and self._reporter.json:
+            counts = ", ".join(f"{answer} ({count} times)" for answer, count in sorted(self._failed.items()))
+            self._write(message(f"failed as on a machine without them, and not denied: {counts}", level="note"), 0)
+        self._failed.clear()
         self._output.flush(last=True)
         if lost := self._output.lost - self._lost:
             self._lost = self._output.lost

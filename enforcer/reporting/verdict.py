@@ -7,10 +7,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
+from policygen.implied.resolve import resolved
 from policygen.language.naming import format_entry
 from policygen.learning.extend import Options, extend, sort_out
 from policygen.learning.scope import SENDING
-from policygen.model import ALLOW, SIGNALS, Action, Entry, Or, constrained, scopes, strictest
+from policygen.model import ALLOW, SIGNALS, Action, Entry, Or, constrained, mentioned, scopes, strictest
 from policygen.phases import START, in_phase, phase_policies
 from policygen.recording.model import Observation, recorded_values
 from policygen.text import file_word, word
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from policygen.model import Policy
     Files = tuple[tuple[str, Policy], ...]
     """Policies as they are in one phase, each with its file."""
+
+
+_MANY = 4096
+"""The most verdicts that are remembered."""
 
 
 class Verdict(NamedTuple):
@@ -43,6 +48,15 @@ class Verdict(NamedTuple):
     """Whether no policy denies the call explicitly, and all have `implied`: then the call may be answered if that grants
     nothing beyond their entries."""
 
+    def allows(self, event: Event) -> bool:
+        """Return whether all policies allow another call of the same process."""
+        return all(evaluate(policy, event).allows for _, policy in self.policies)
+
+    @property
+    def confines_files(self) -> bool:
+        """Whether a policy has lines about files."""
+        return any(policy.files.paths is not None for _, policy in self.policies)
+
 
 class Verdicts:
     """Judges calls by the policies of a program."""
@@ -53,11 +67,39 @@ class Verdicts:
         self._start = START if names else ""
         self._until = dict(pairwise(names))
         """The next phase, by the name of each phase."""
+        self._compared: dict[tuple[str, int, int], tuple[int, ...]] = {}
+        """(phase, AUDIT_ARCH_*, number) -> the indexes of the arguments that the policies compare."""
+        self._known: dict[tuple[object, ...], Verdict] = {}
+        """(phase, AUDIT_ARCH_*, number, these arguments) -> the verdict on such calls."""
 
     def of(self, event: Event, phase: str) -> Verdict:
         """Judge a call of a process in a phase; "" means the start, or that there are no phases."""
         phase = phase or self._start
-        policies = tuple((file, in_phase(policy, phase) if policy.phases else policy) for file, policy in self._policies)
+        call = phase, event.arch, event.number
+        if call not in self._compared:
+            self._compared[call] = self._compared_by(event, phase)
+        arguments = event.arguments
+        key = (*call, *[arguments[index] for index in self._compared[call]])
+        verdict = self._known.get(key)
+        if verdict is None:
+            if len(self._known) >= _MANY:  # a program may vary the arguments
+                self._known.clear()
+            verdict = self._known[key] = self._judged(event, phase)
+        return Verdict(event, *verdict[1:])
+
+    def _compared_by(self, event: Event, phase: str) -> tuple[int, ...]:
+        """Return the indexes of the arguments that the policies compare at calls of this number, in ascending order."""
+        arch, indexes = Arch.from_audit(event.arch), set[int]()
+        for _, policy in self._in(phase):
+            entry = resolved(policy).entries.get(arch, {}).get(event.number) if arch else None
+            indexes |= mentioned(entry.expression) if entry else set()
+        return tuple(sorted(indexes))
+
+    def _in(self, phase: str) -> Files:
+        return tuple((file, in_phase(policy, phase) if policy.phases else policy) for file, policy in self._policies)
+
+    def _judged(self, event: Event, phase: str) -> Verdict:
+        policies = self._in(phase)
         actions = [evaluate(policy, event) for _, policy in policies]
         denying = tuple(policy for policy, action in zip(policies, actions, strict=True) if not action.allows)
         is_free = all(_is_free(policy, event) for _, policy in policies)

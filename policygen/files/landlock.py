@@ -7,7 +7,6 @@ Every start of `enforce` with a policy that confines files imports this module, 
 from __future__ import annotations
 
 from tracer.errors import UserError
-from tracer.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,12 +22,6 @@ ACCESS_FILE)."""
 BIND_TCP, CONNECT_TCP = 1, 2  # LANDLOCK_ACCESS_NET_*
 MAX_PORT = 65535
 _OPENS = READ_FILE | WRITE_FILE
-MSG_FASTOPEN = 0x20000000  # linux/socket.h: sendto(2) and its kin then connect
-PROTOCOLS = (262, 256)
-"""IPPROTO_MPTCP, IPPROTO_SMC (linux/in.h): sockets that become TCP."""
-FAMILIES = (43, 21)
-"""AF_SMC, whose sockets become TCP, and AF_RDS, for which the kernel connects by TCP (linux/socket.h).  Landlock checks
-neither."""
 
 ACCESS = {
     "read": READ_FILE | READ_DIR,
@@ -66,20 +59,30 @@ _FILTERED = b"filtered"
 """The first field of an encoded ruleset that leaves truncating to the filter."""
 
 
-class Ruleset(NamedTuple):
+class Ruleset:  # named tuples would need `collections`, which takes a millisecond
     """The lines of a policy about files and ports, before names are looked up."""
 
-    paths: Sequence[tuple[bytes, int]] | None
-    """Each path as the policy writes it, and its rights; None if files are not confined."""
-    connect: Sequence[tuple[int, int]] | None
-    """Ranges of ports that the program can connect to; None if connecting is not confined."""
-    bind: Sequence[tuple[int, int]] | None
-    truncates: bool = True
-    """Whether the program's filter allows truncating a file that is not open for writing (`policygen.files.ruleset`)."""
+    __slots__ = ("bind", "connect", "paths", "truncates")
+
+    def __init__(
+        self,
+        paths: Sequence[tuple[bytes, int]] | None,
+        connect: Sequence[tuple[int, int]] | None,
+        bind: Sequence[tuple[int, int]] | None,
+        *,
+        truncates: bool = True,
+    ) -> None:
+        self.paths = paths
+        """Each path as the policy writes it, and its rights; None if files are not confined."""
+        self.connect = connect
+        """Ranges of ports that the program can connect to; None if connecting is not confined."""
+        self.bind = bind
+        self.truncates = truncates
+        """Whether the program's filter allows truncating a file that is not open for writing (`policygen.files.ruleset`)."""
 
     def __bool__(self) -> bool:
         """Whether anything is confined."""
-        return self[:3] != (None, None, None)
+        return (self.paths, self.connect, self.bind) != (None, None, None)
 
 
 def encode(rules: Ruleset) -> bytes:
@@ -120,16 +123,19 @@ def decode(content: bytes) -> Ruleset:
     return Ruleset(paths, ports.get(b"connect"), ports.get(b"bind"), truncates=truncates)
 
 
-class Effective(NamedTuple):
+class Effective:
     """A ruleset as one version of Landlock enforces it."""
 
-    rules: Ruleset
-    """The ruleset, with only the rights that this version knows."""
-    handled_files: int
-    """The rights on files that are denied unless a rule grants them."""
-    handled_ports: int
-    lacking: tuple[str, ...]
-    """What this version cannot enforce, each as the end of a sentence `it cannot ...`."""
+    __slots__ = ("handled_files", "handled_ports", "lacking", "rules")
+
+    def __init__(self, rules: Ruleset, handled_files: int, handled_ports: int, lacking: tuple[str, ...]) -> None:
+        self.rules = rules
+        """The ruleset, with only the rights that this version knows."""
+        self.handled_files = handled_files
+        """The rights on files that are denied unless a rule grants them."""
+        self.handled_ports = handled_ports
+        self.lacking = lacking
+        """What this version cannot enforce, each as the end of a sentence `it cannot ...`."""
 
 
 def downgrade(rules: Ruleset, version: int) -> Effective:

@@ -24,6 +24,7 @@ from policygen.paths import encoded
 from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.region import space, to_bdd
 from tracer.abi import table
+from tracer.linux import MSG_FASTOPEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +66,7 @@ _TRUNCATING = {
 """The calls that truncate a file which is not open for writing: by its name, or with flags that a filter sees or does not."""
 _CONNECTING = {
     **dict.fromkeys(("connect", "socketcall", "io_uring_setup"), _ALWAYS),
-    **{name: Condition(index, Operator.ANY, landlock.MSG_FASTOPEN) for name, index in SENDING.items()},
+    **{name: Condition(index, Operator.ANY, MSG_FASTOPEN) for name, index in SENDING.items()},
 }
 _BINDING = dict.fromkeys(("bind", "listen", "socketcall", "io_uring_setup"), _ALWAYS)
 """The calls that take a TCP port; listen(2) takes one for a socket that has none (ip(7))."""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from policygen.holds import exact, holds, holds_at
-from policygen.implied.tables import capabilities, rows
+from policygen.implied.tables import REACHES_ANY_FILE, capabilities, rows
 from policygen.model import ALLOW, Always, Entry, Expression, Not, Or, Policy, alternatives, conjuncts, mentioned
 from policygen.phases import START, phase_policies
 from policygen.sets.algebra import FALSE, TooComplexError
@@ -144,9 +144,10 @@ def _resolved(policy: Policy) -> Resolved:
     capabilities: frozenset[str] = frozenset()
     if policy.implied:
         capabilities = granted(policy)
+        given_names = capabilities | {REACHES_ANY_FILE} if policy.files.paths is None else capabilities
         sections = {arch: dict(section) for arch, section in entries.items()}
         for arch, section in () if policy.default.allows else sections.items():
-            for number, (given, alone) in _given(policy.implied, arch, capabilities, policy.table).items():
+            for number, (given, alone) in _given(policy.implied, arch, given_names, policy.table).items():
                 old = section.get(number)
                 taken = given if old is None else tuple(row for row in given if _adds_to(old, row))
                 if taken:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _ALLOWED = Entry(Always(True))
 
+REACHES_ANY_FILE = "reaches any file"
+"""A name in `given` that no entry grants: the policy has no `path` line, so names reach all files of the user."""
+
 
 def lines(name: str) -> Iterator[list[str]]:
     """Yield the cells of each row of the table `name`, without its comments and heading."""
@@ -105,7 +108,7 @@ def capabilities(arch: Arch) -> tuple[Capability, ...]:
 def rows(version: int, arch: Arch) -> tuple[Row, ...]:
     """Return the rows of an implied set (`version` is one of `model.IMPLIED`) that apply to an architecture, in the file's
     order."""
-    capability_names = {row[0] for row in lines("capabilities.tsv")}
+    capability_names = {REACHES_ANY_FILE, *(row[0] for row in lines("capabilities.tsv"))}
     result = []
     cells = list(lines(f"implied{version}.tsv"))
     for (given, _, why), read in zip(cells, read_entries(arch, [row[1] for row in cells]), strict=True):

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from policygen.holds import exact, holds_at
 from policygen.language.naming import format_entry
 from policygen.learning.floor import OPAQUE
-from policygen.learning.generalise import Widened, Widening, generalise, learned, literal
-from policygen.learning.rule import expression, join, key, read
+from policygen.learning.generalise import Widened, Widening, caller, generalise, learned, literal
+from policygen.learning.rule import expression, join, key, meanings_in, read
 from policygen.model import ENOSYS, Action, Always, Entry, Expression, Or, alternatives, constrained, mentioned
 from policygen.recording.model import Observation, recorded_values
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from policygen.sets.express import minimise
 from policygen.sets.region import space, to_bdd
 from policygen.values import replace
-from tracer.abi import Arch, Event, table
+from tracer.abi import Arch, Event, Kind, table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -174,8 +174,9 @@ def extend(
 ) -> Extended:
     """Return the entry that allows what `entry` does and the observations of that call, as sorted by `sort_out`.
 
-    Alternatives that a person wrote or narrowed stay.  If every alternative constrains an argument, the added ones constrain it
-    too where its values are recorded; unless `by_hand` is False: no person wrote any of the entry.
+    Alternatives that a person wrote or narrowed stay.  If every alternative constrains an argument, and one of them where
+    learning leaves it free, the added ones constrain it too where its values are recorded; unless `by_hand` is False: no person
+    wrote any of the entry.
     """
     allowed = (*judged.allowed, *judged.new)
     number = (*allowed, *judged.refused)[0].number
@@ -184,15 +185,43 @@ def extend(
         return _opaque(name, entry, (*allowed, *judged.refused), options)
     if not judged.new:
         return Extended(entry, (), allowed, judged.refused)
-    held = constrained(entry.expression) if entry and by_hand else ()
-    loose = bool(options.implied)
-    generalised = generalise(judged.new, calls, names_only=options.names_only, tight=options.tight, held=held, loose=loose)
+    generalised = generalise(
+        judged.new,
+        calls,
+        names_only=options.names_only,
+        tight=options.tight,
+        held=_by_hand(entry, calls, number) if entry and by_hand else (),
+        loose=bool(options.implied),
+        narrowed=constrained(entry.expression) if entry and by_hand else (),
+    )
     before = alternatives(entry.expression) if entry else ()
     after = minimise(_joined(before, generalised.rules, calls, number), calls.by_number[number].arguments)
     whole = after[0] if len(after) == 1 else Or(after)
     added = tuple(alternative for alternative in after if alternative not in before)
     extended = Entry(whole) if entry is None else replace(entry, expression=whole)
     return Extended(extended, added, allowed, judged.refused, generalised.widenings)
+
+
+def _by_hand(entry: Entry, calls: Table, number: int) -> frozenset[int]:
+    """Return the arguments that every alternative constrains, and that one of them constrains where learning leaves them free:
+    a person has narrowed them.
+
+    What an argument means depends on others: `arg` of `fcntl: cmd == F_SETSIG && arg == SIGIO` was learned."""
+    every = constrained(entry.expression)
+    return frozenset().union(*(_unlearned(part, calls, number) for part in alternatives(entry.expression))) & every
+
+
+def _unlearned(alternative: Expression, calls: Table, number: int) -> frozenset[int]:
+    """Return the arguments that an alternative compares where learning leaves them free."""
+    rule, meanings = read(alternative, calls, number), meanings_in(alternative, calls, number)
+    if rule is None:
+        return mentioned(alternative)
+    return frozenset(
+        index
+        for index, (element, meaning) in enumerate(zip(rule, meanings, strict=True))
+        if element is not None
+        and not (meaning.kind.is_constrained and (meaning.kind is not Kind.TASK or element == caller(meaning, index, 0)))
+    )
 
 
 def allowing_line(event: Event) -> str | None:

@@ -134,6 +134,17 @@ def free(argument: Argument, index: int, value: int) -> Element:
     return None
 
 
+_NAMES_TASK = frozenset(("pid", "pid1", "pid2", "tgid", "pgid", "upid"))
+"""The names of arguments of `Kind.ID` that are ids of tasks or of process groups."""
+
+
+def lasts(argument: Argument, value: int) -> bool:
+    """Return whether a later run can pass the same value: the kernel numbers tasks anew in each run.  0 is the caller itself,
+    or its group; -1 is every task."""
+    is_task = argument.kind is Kind.TASK or (argument.kind is Kind.ID and argument.name in _NAMES_TASK)
+    return not is_task or argument.value(value) in (0, -1)
+
+
 TIGHT_RUNS = 3
 """The fewest runs for which `--tight` restricts a free argument to the observed values."""
 
@@ -206,12 +217,13 @@ def generalise(
     tight: bool = False,
     held: Collection[int] = (),
     loose: bool = False,
+    narrowed: Collection[int] = (),
 ) -> Generalised:
     """Return the rules for the observations of one call (one architecture, one number).
 
-    `held` are indexes of arguments that are restricted to their recorded values even if learning would leave them free.  With
-    `loose`, a condition that would not stop an attacker (held.tsv) is left out; `names_only` and `tight` are those of
-    `Options`.
+    `held` are indexes of arguments that are restricted to their recorded values even if learning would leave them free; ids of
+    tasks are not, because they differ from run to run.  With `loose`, a condition that would not stop an attacker (held.tsv) is
+    left out, except on the arguments in `narrowed`; `names_only` and `tight` are those of `Options`.
     """
     if names_only:
         arity = len(calls.by_number[observations[0].number].arguments)
@@ -221,7 +233,7 @@ def generalise(
     joined: dict[tuple[object, ...], Rule] = {}
     for observation in observations:
         rule = learned(observation, calls, held)
-        rule = loosened(rule, observation, calls, held) if loose else rule
+        rule = loosened(rule, observation, calls, narrowed) if loose else rule
         groups.setdefault(key(rule), []).append(observation)
         joined[key(rule)] = join(joined.get(key(rule), rule), rule)
     widenings: Counter[Widened] = Counter()
@@ -235,14 +247,14 @@ def generalise(
 
 
 def learned(observation: Observation, calls: Table, held: Collection[int] = ()) -> Rule:
-    """Return the rule for one observation."""
+    """Return the rule for one observation; `held` as in `generalise`."""
     meanings = calls.arguments(observation.number, observation.example)
     rule: list[Element] = []
     for index, (meaning, value) in enumerate(zip(meanings, observation.arguments, strict=True)):
         element = None
         if value is not None and not _is_left_over(meaning, observation.example[index], calls.arch):
             element = TREATMENT[meaning.kind](meaning, index, value)
-        if element is None and value is not None and index in held:
+        if element is None and value is not None and index in held and lasts(meaning, value):
             element = Condition(index, Operator.EQ, value)
         rule.append(element)
     return tuple(rule)
@@ -266,24 +278,28 @@ def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:
 def literal(observation: Observation, calls: Table) -> Rule:
     """Return the rule that allows exactly the calls of an observation: the recorded values, and any value of the arguments
     whose values are not recorded."""
-    return learned(observation, calls, range(len(observation.arguments)))
+    rule = learned(observation, calls)
+    return tuple(
+        Condition(index, Operator.EQ, value) if element is None and value is not None else element
+        for index, (element, value) in enumerate(zip(rule, observation.arguments, strict=True))
+    )
 
 
 def _tightened(rule: Rule, observations: Sequence[Observation], calls: Table) -> Rule:
     """Return the rule with free arguments restricted to the observed values, where enough runs agree."""
     meanings = calls.arguments(observations[0].number, observations[0].example)  # one key, so one meaning
     return tuple(
-        _few_values(index, observations) if element is None and meaning.kind in _TIGHT else element
+        _few_values(index, meaning, observations) if element is None and meaning.kind in _TIGHT else element
         for index, (element, meaning) in enumerate(zip(rule, meanings, strict=True))
     )
 
 
-def _few_values(index: int, observations: Sequence[Observation]) -> Element:
+def _few_values(index: int, meaning: Argument, observations: Sequence[Observation]) -> Element:
     """Return the values of an argument as a condition, if there are few and each occurs in several runs; else None."""
     runs: dict[int, set[int]] = {}
     for observation in observations:
         value = observation.arguments[index]
-        if value is None:
+        if value is None or not lasts(meaning, value):
             return None
         runs.setdefault(value, set()).update(run for run, count in enumerate(observation.counts) if count)
     if len(set().union(*runs.values())) < TIGHT_RUNS or len(runs) > EVIDENCE or min(map(len, runs.values())) < 2:

@@ -84,18 +84,24 @@ def read(expression: Expression, calls: Table, number: int) -> Rule | None:
     if len(conditions) < len(parts):
         return None
     plain = calls.by_number[number].arguments
-    registers = [0] * 6
-    for condition in conditions:
-        registers[condition.index] |= (condition.values or (condition.value,))[0] & plain[condition.index].mask
-    meanings = calls.arguments(number, registers)
     rule: list[Element] = []
-    for index, meaning in enumerate(meanings):
+    for index, meaning in enumerate(meanings_in(expression, calls, number)):
         compared = [condition for condition in conditions if condition.index == index]
         flags = _read_flags(compared, plain[index], meaning)
         if flags is None and len(compared) > 1:
             return None
         rule.append(flags or (compared[0] if compared else None))
     return tuple(rule)
+
+
+def meanings_in(expression: Expression, calls: Table, number: int) -> tuple[Argument, ...]:
+    """Return what the call's arguments mean in an alternative of its entry, as far as its conditions decide that."""
+    plain = calls.by_number[number].arguments
+    registers = [0] * 6
+    for condition in conjuncts(expression):
+        if isinstance(condition, Condition):
+            registers[condition.index] |= (condition.values or (condition.value,))[0] & plain[condition.index].mask
+    return tuple(calls.arguments(number, registers))
 
 
 def _read_flags(conditions: list[Condition], plain: Argument, meaning: Argument) -> Flags | None:

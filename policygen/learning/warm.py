@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SENDING as SENDING_FLAGS, SOCKETS
-from policygen.files.landlock import FAMILIES, MSG_FASTOPEN, PROTOCOLS
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
 from policygen.implied.resolve import resolve
@@ -30,6 +29,7 @@ from policygen.model import (
 from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.abi.waits import calls_of
+from tracer.linux import MSG_FASTOPEN, TCP_FAMILIES, TCP_PROTOCOLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,13 +46,15 @@ UNWATCHED: Mapping[str, Expression] = {
 }
 """Calls at which the tracer has to act even if the policy allows them -> the condition under which it need not."""
 
-_NOTIFY = Action(ActionKind.NOTIFY)
+_RECORDED, _WATCHED = Action(ActionKind.NOTIFY), Action(ActionKind.LOG)
+"""What stands for the two kinds of stops until the filter is compiled."""
 
 
-def recording_filter(policy: Policy, stop: int) -> bytes:
+def recording_filter(policy: Policy, record: int, watch: int) -> bytes:
     """Return the filter, as an array of struct sock_filter (8 bytes each, host byte order).  Raises CompileError.
 
-    `stop` is the 32-bit return value for a call that is to be recorded.
+    `record` is the 32-bit return value for a call that is to be recorded, `watch` that for one at which the tracer has to act
+    though the policy allows it.
 
     A call runs without a stop if every phase allows it, no phase begins at it, and `UNWATCHED` does not exclude it; opaque
     calls that the policy fails with ENOSYS fail without a stop.  All other calls stop, so the program runs as it would without
@@ -63,18 +65,17 @@ def recording_filter(policy: Policy, stop: int) -> bytes:
     # A signal that is allowed may go to a process outside now.
     unwatched = dict(UNWATCHED)
     unwatched |= dict.fromkeys(SENDING, Always(False)) if SIGNALS in scopes(policy.scope) else {}
-    # A filter sees neither names nor ports.
-    if policy.files.paths is not None:
-        unwatched |= dict.fromkeys((*PATH_CALLS, *NEW_ROOTS, *SOCKETS), Always(False))
-    unwatched |= _sockets(policy)
-    entries = {arch: _known(arch, section, unwatched, triggers) for arch, section in policy.entries.items()}
-    stopping = replace(policy, entries=entries, default=_NOTIFY, unknown=_NOTIFY)
-    instructions = bpf.decode(compile_policy(stopping, report=True))
-    notify = bpf.ret(_NOTIFY)
+    unwatched |= _sockets(policy)  # a filter sees neither names nor ports
+    recorded = triggers | {*PATH_CALLS, *NEW_ROOTS, *SOCKETS} if policy.files.paths is not None else triggers
+    entries = {arch: _known(arch, section, unwatched, recorded) for arch, section in policy.entries.items()}
+    stopping = replace(policy, entries=entries, default=_RECORDED, unknown=_RECORDED)
+    answers = {bpf.ret(_RECORDED): record, bpf.ret(_WATCHED): watch}
     return bpf.encode(
         [
-            instruction._replace(k=stop) if instruction.code == bpf.RET | bpf.K and instruction.k == notify else instruction
-            for instruction in instructions
+            instruction._replace(k=answers.get(instruction.k, instruction.k))
+            if instruction.code == bpf.RET | bpf.K
+            else instruction
+            for instruction in bpf.decode(compile_policy(stopping, report=True))
         ]
     )
 
@@ -85,7 +86,7 @@ def _sockets(policy: Policy) -> dict[str, Expression]:
     unwatched: dict[str, Expression] = {}
     if files.connect is not None or files.bind is not None:
         unwatched = dict.fromkeys((*SOCKETS, "listen"), Always(False))
-        values = [*((0, family) for family in FAMILIES), *((2, protocol) for protocol in PROTOCOLS)]
+        values = [*((0, family) for family in TCP_FAMILIES), *((2, protocol) for protocol in TCP_PROTOCOLS)]
         unwatched["socket"] = And(tuple(Condition(index, Operator.NE, value) for index, value in values))
         unwatched |= {name: Condition(index, Operator.MASKED, 0, MSG_FASTOPEN) for name, index in SENDING_FLAGS.items()}
     if files.paths is not None and ABSTRACT in scopes(policy.scope):  # whose socket an address in memory is
@@ -94,14 +95,19 @@ def _sockets(policy: Policy) -> dict[str, Expression]:
 
 
 def _known(
-    arch: Arch, section: Mapping[int, Entry], unwatched: Mapping[str, Expression], triggers: frozenset[str]
+    arch: Arch, section: Mapping[int, Entry], unwatched: Mapping[str, Expression], recorded: frozenset[str]
 ) -> dict[int, Entry]:
+    """Return the entries of calls that need not be recorded.  `recorded` names calls that are recorded in any case: where a
+    phase begins, and where what a name means is evidence."""
     names = {number: table(arch).by_number[number].name for number in section}
     entries = {}
     for number, entry in section.items():
         if names[number] in OPAQUE and entry == Entry(Always(True), ENOSYS):
             entries[number] = entry
-        elif entry.action == ALLOW and names[number] not in triggers:
+        elif entry.action == ALLOW and names[number] not in recorded:
             when = unwatched.get(names[number])
-            entries[number] = Entry(And((entry.expression, when)) if when else entry.expression)
+            if when == Always(False):
+                entries[number] = Entry(entry.expression, _WATCHED)
+            else:
+                entries[number] = Entry(And((entry.expression, when)) if when else entry.expression)
     return entries

@@ -141,6 +141,12 @@ def test_ports():
     )
 
 
+def test_the_port_of_name_servers_stays_if_any_run_asks_them():
+    asking, other = run(0, files=["udp connect: 53", *NONE]), run(1, files=NONE)
+    assert lines("tcp connect: 53, 80", asking, other, last=1)[0] == {"tcp connect": "53"}
+    assert lines("tcp connect: 53, 80", other, last=1)[0] == {"tcp connect": "none"}
+
+
 def test_what_was_not_recorded_is_not_judged():
     made = judged("path ./a: read\ntcp connect: 80", run(0, files=NONE), run(1))
     assert made.policy.files.lines() == {"path ./a": "read", "tcp connect": "80"}

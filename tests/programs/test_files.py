@@ -211,7 +211,9 @@ def test_two_machines_give_one_policy(commands, place):
 
 
 def test_without_the_option_no_files_are_confined(commands, place):
-    assert learn(commands, place, "read:data/a", options=()) == {}
+    assert learn(commands, place, "read:data/a", options=()) == {"tcp connect": "none", "tcp bind": "none"}
+    assert learn(commands, place, "connect:9", options=()) == {"tcp connect": "9", "tcp bind": "none"}
+    assert "path ./data/b" in learn(commands, place, "read:data/a", "read:data/b")
 
 
 def test_a_script_needs_its_interpreter(commands, place):
@@ -250,7 +252,8 @@ path ./data: read
         (place.folder / name).write_text("")
     done = subprocess.run([*words, "path ./data"], **settings)
     assert "5 files now, 0 of them executable, 2 keys\n" in done.stdout
-    assert f"tcp connect: 9\n  9 in run 2 by {place.folder}/files\n" in subprocess.run(words, **settings).stdout
+    whole = subprocess.run(words, **settings).stdout
+    assert f"tcp connect: 9\n  9 in run 2 by {place.folder}/files\n\ntcp bind: none\n  no recorded run bound a port\n" in whole
     assert subprocess.run([*words, "path ./none"], **settings).returncode == 1
 
 
@@ -258,7 +261,7 @@ def test_what_is_dangerous_is_told_when_it_is_learned(commands, place):
     policy = place.folder / "files.policy"
     words = ["./files", f"create:{place.folder}/home/new"]
     done = commands.learn(policy, words, place.folder, "--files", env=place.environment)
-    assert b"wide         path $HOME: it grants everything in the user's home [whole-home]" in done.stderr
+    assert b"risk         path $HOME: it grants everything in the user's home [whole-home]" in done.stderr
 
 
 def test_the_report_has_the_lines_and_the_names_behind_them(commands, place):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
 import socket
 import subprocess
-from contextlib import closing
+import time
+import urllib.request
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import URLError
 
 import pytest
 from needed import require
@@ -44,6 +49,41 @@ def test_no_denial_after_the_recipe(
     assert commands.violations(log) == []
     assert "implied 1" in policy.read_text()
     assert ("phase serving after epoll_wait\n" in policy.read_text()) is bool(options)
+
+
+def test_a_call_to_another_host_is_denied_and_explained(commands: Commands, shown_path: Path) -> None:
+    """Its calls allow `connect` and TCP sockets: for the daemon that knows users, and for its own listener."""
+    policy, port, other = shown_path / "caller.policy", free_port(), free_port()
+    words = ["python3", SCRIPTS / "caller.py", port]
+    log = shown_path / "log"
+    for command in (commands.learning(policy, "--files"), commands.enforcing(policy, log)):
+        with subprocess.Popen([*command, *words], cwd=shown_path, env=commands.environment) as server:
+            try:
+                assert answer(port, "/") == (user := pwd.getpwuid(os.getuid()).pw_name)
+                if command[0] == commands.enforcing(policy, log)[0]:
+                    assert "Permission denied" in answer(port, f"/call/{other}")
+                    assert answer(port, "/") == user
+            finally:
+                with suppress(OSError):
+                    answer(port, "/stop")
+            assert server.wait(30) == 0
+    assert "connect: allow\n" in policy.read_text()
+    assert f"tcp connect: none\ntcp bind: {port}\n" in policy.read_text()
+    (denied,) = commands.violations(log)
+    assert denied["ungranted"] == [f"tcp connect: {other}"]
+
+
+def answer(port: str, path: str) -> str:
+    """What a server answers to a request, as soon as it listens."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as reply:
+                return reply.read().decode()
+        except URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError) or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 def test_workers_that_replace_others_pass_on_requests(nobody: Nobody) -> None:

@@ -87,7 +87,8 @@ class Kind(StrEnum):
     ID = "id"
     """A process, user, group, key or timer identifier."""
     TASK = "task"
-    """The identifier of a task (or of a group or a user) where 0 is the caller's own: only 0 is constrained, to 0."""
+    """The identifier of a task (or of a group or a user) where 0 is the caller's own: only 0 is constrained, to 0; any
+    other is different in the next run."""
     MODE = "mode"
     """Permission bits that carry no privilege (umask)."""
     NUMBER = "number"

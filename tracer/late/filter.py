@@ -180,7 +180,6 @@ _FLAGS: Final = {"open": 1, "openat": 2}
 """Which argument of a call that opens files has the flags."""
 _FAST_OPEN: Final = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 """Which argument of a call that sends has MSG_*."""
-_MSG_FASTOPEN: Final = 0x20000000  # linux/socket.h: connects, which learning of ports looks at
 
 
 def may_allow(key: Key, *, opens: bool, writes: bool) -> bool:
@@ -194,7 +193,10 @@ def may_allow(key: Key, *, opens: bool, writes: bool) -> bool:
     if name == "clone":
         return not key.argument(0) & CLONE_UNTRACED
     if name in _FAST_OPEN:
-        return not key.argument(_FAST_OPEN[name]) & _MSG_FASTOPEN
+        return not key.argument(_FAST_OPEN[name]) & linux.MSG_FASTOPEN  # it connects
+    if name == "socket":  # whose ports Landlock does not see
+        is_tcp = key.argument(0) & _WORD in linux.TCP_FAMILIES or key.argument(2) & _WORD in linux.TCP_PROTOCOLS
+        return not is_tcp
     if name == "prctl":
         return key.argument(0) & _WORD not in (linux.PR_GET_SECCOMP, linux.PR_SET_SECCOMP)
     return (opens or not opens_for_reading(key)) and (writes or not may_write(key))

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from enforcer.kernel import landlock_abi
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 EVERY_CALL = "default allow\n"
+START = "import sys; from callfence.enforcing.command import main; sys.exit(main())"
 
 
 @pytest.fixture
@@ -121,6 +123,49 @@ def test_each_policy_is_told(run, place, program):
 def test_without_the_option_nothing_is_told(run):
     done = run("path ./data: read", "read:other/a", options=())
     assert (done.stdout, done.stderr) == ("EACCES\n", "")
+
+
+def records(place):
+    return [json.loads(line) for line in (place.folder / "log").read_text().splitlines()]
+
+
+def test_a_log_has_denied_files_without_being_asked_to(run, place):
+    done = run("path ./data: read", "read:data/a", "read:other/a", options=("--log", "log"))
+    assert (done.stdout, done.stderr) == ("ok\nEACCES\n", "")
+    (record,) = records(place)
+    assert record["ungranted"] == ["path ./other/a: read"]
+
+
+def test_a_log_has_them_for_an_unprivileged_user(program, nobody):
+    copy = shutil.copy(program, nobody.folder)
+    (nobody.folder / "key").write_text("secret")
+    (nobody.folder / "it.policy").write_text(f"{EVERY_CALL}path {copy}: read, execute\n")
+    command = [*nobody.python, "-c", START, "-p", "it.policy", "--log", "log", copy, "read:key"]
+    done = subprocess.run(command, cwd=nobody.folder, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("EACCES\n", "")
+    (line,) = (nobody.folder / "log").read_text().splitlines()
+    assert json.loads(line)["ungranted"] == ["path ./key: read"]
+
+
+def test_a_log_without_files_begins_with_a_record_that_says_so(run, place):
+    done = run("path ./data: read", "read:other/a", options=("--log", "log", "--no-explain"))
+    assert (done.stdout, done.stderr) == ("EACCES\n", "")
+    (record,) = records(place)
+    assert record["message"].startswith("denied files and ports are not reported: --no-explain")
+
+
+def test_an_audit_can_leave_files_out(run):
+    done = run("path ./data: read", "read:other/a", options=("--audit", "--no-explain"))
+    assert done.stdout == "ok\n"
+    assert not_granted(done) == []
+
+
+def test_what_fails_without_a_denial_is_in_the_log(run, place):
+    calls = "implied 1\nopenat: flags in O_ACCMODE|O_CLOEXEC\n"
+    run("path ./data: read, write", "lease:data/a", "lease:data/a", options=("--log", "log"), calls=calls)
+    (record,) = records(place)
+    assert record["level"] == "note"
+    assert record["message"].endswith("and not denied: fcntl (x86_64) with EINVAL (2 times)")
 
 
 @pytest.mark.parametrize("option", ["--arm=now", "--arm=entry"])

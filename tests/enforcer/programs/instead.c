@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -98,6 +99,26 @@ static long made(const char *what)
         return syscall(SYS_setfsuid, geteuid()) - geteuid() + syscall(SYS_setfsgid, getegid()) - getegid();
     if (!strcmp(what, "other-ids"))
         return syscall(SYS_setresuid, -1, 4321, -1);
+    if (!strcmp(what, "touch"))
+        return syscall(SYS_utimensat, open("instead", O_RDONLY), NULL, NULL, 0);
+    if (!strcmp(what, "touch-name"))
+        return syscall(SYS_utimensat, AT_FDCWD, "instead", NULL, 0);
+    if (!strcmp(what, "set-times")) {
+        struct timespec times[2] = {{0, 0}, {0, 0}};
+        return syscall(SYS_utimensat, open("instead", O_RDONLY), NULL, times, 0);
+    }
+    if (!strcmp(what, "own-limits"))
+        return syscall(SYS_prlimit64, getpid(), RLIMIT_NOFILE, NULL, NULL);
+    if (!strcmp(what, "parents-limits"))
+        return syscall(SYS_prlimit64, getppid(), RLIMIT_NOFILE, NULL, NULL);
+    if (!strcmp(what, "own-core"))
+        return syscall(SYS_prlimit64, getpid(), RLIMIT_CORE, NULL, NULL);
+    if (!strcmp(what, "own-priority"))
+        return syscall(SYS_setpriority, PRIO_PROCESS, getpid(), 19);
+    if (!strcmp(what, "group-priority")) /* the number of the process is that of its group, or of a user */
+        return syscall(SYS_setpriority, PRIO_USER, getpid(), 19);
+    if (!strcmp(what, "parents-priority"))
+        return syscall(SYS_setpriority, PRIO_PROCESS, getppid(), 19);
     if (!strcmp(what, "daemon"))
         return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (!strcmp(what, "peer"))

@@ -30,8 +30,8 @@ def made(place, build):
     def run(policy, *what, options=()):
         place.policy(policy, "instead.policy")
         done = place.enforce(*options, "--log", "log", "--", "./instead", *what)
-        log = place.folder / "log"
-        return done, [json.loads(line)["call"] for line in log.read_text().splitlines()]
+        records = [json.loads(line) for line in (place.folder / "log").read_text().splitlines()]
+        return done, [record["call"] for record in records if record.get("level") != "note"]
 
     return run
 
@@ -51,6 +51,7 @@ def made(place, build):
         ("file-ids", "0"),  # ncurses looks for the terminal's description so
         ("daemon", "-1 EAFNOSUPPORT"),
         ("attributes", "-1 EOPNOTSUPP"),
+        ("own-limits", "0"),
     ],
 )
 def test_it_is_answered_without_a_denial(made, what, result):
@@ -68,6 +69,8 @@ def test_it_is_answered_without_a_denial(made, what, result):
         ("everyone", "kill("),
         ("ended-group", "kill("),
         ("other-ids", "setresuid("),
+        ("parents-limits", "prlimit64("),
+        ("own-core", "prlimit64("),
         ("peer", "socket("),
     ],
 )
@@ -86,6 +89,42 @@ def test_a_process_does_not_signal_its_parent(made):
 def test_an_explicit_denial_stays_one(made, what):
     done, denied = made(IMPLIED + "kill: deny\nsetgid: deny\nsocket: deny\nfsetxattr: deny\n", what)
     assert (done.returncode, done.stdout, len(denied)) == (-signal.SIGSYS, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("own", "what", "result"),
+    [
+        ("setpriority: which == PRIO_PROCESS && who == 0", "own-priority", "0"),
+        ("setpriority: who == 0", "own-priority", "0"),
+        ("setpriority: which == PRIO_PROCESS && who == 0", "parents-priority", "-1 EPERM"),
+        ("setpriority: who == 0", "group-priority", "-1 EPERM"),
+        ("setpriority: which == PRIO_PGRP && who == 0", "own-priority", "-1 EPERM"),
+    ],
+)
+def test_a_process_may_name_itself_where_the_policy_allows_what_it_does_to_itself(made, own, what, result):
+    done, denied = made(f"{IMPLIED}{own}\n", what)
+    assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, f"{what} {result}", "", [])
+
+
+def test_who_writes_files_may_touch_what_is_open(made):
+    writes = IMPLIED.replace("openat: flags == O_RDONLY", "openat: flags == O_RDONLY || flags == O_WRONLY")
+    done, denied = made(writes, "touch")
+    assert (done.stdout, denied) == ("touch 0 \n", [])
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ("", "touch"),
+        (" || flags == O_WRONLY", "touch-name"),
+        (" || flags == O_WRONLY", "set-times"),
+        (" || flags == O_WRONLY\nutimensat: deny", "touch"),
+        (" || flags == O_WRONLY\npath /: read, execute", "touch"),
+    ],
+)
+def test_nobody_else_sets_times(made, more, what):
+    done, denied = made(IMPLIED.replace("openat: flags == O_RDONLY", f"openat: flags == O_RDONLY{more}"), what)
+    assert (done.stdout, [call.partition("(")[0] for call in denied]) == ("", ["utimensat"])
 
 
 def test_root_does_not_take_its_ids_back(made):

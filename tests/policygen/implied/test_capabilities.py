@@ -26,6 +26,7 @@ LOCKS, CODE, ACCEPTS = {"locks files"}, {"maps code of files"}, {"accepts connec
 SENDS, ADDRESSES, FOLDERS, MUSL = {"sends messages"}, {"sends to addresses"}, {"lists folders"}, {"starts musl's threads"}
 STARTS, THREADS = {"starts processes"}, {"starts threads"}
 FATAL, TERMINALS = {"sends fatal signals"}, {"sets terminals"}
+NETLINK, NETWORKS = {"has netlink sockets"}, {"asks about networks"}
 
 ENTRIES = (
     # a file is one of those that the user may open only if the policy compares no more than flags and mode
@@ -96,7 +97,9 @@ ENTRIES = (
     ("socket: family == AF_INET && type == SOCK_STREAM && protocol == IPPROTO_MPTCP", SOCKETS),
     ("socket: family == AF_INET && type == SOCK_DGRAM && protocol == IPPROTO_ICMP", SOCKETS),
     ("socket: family == AF_INET && type == SOCK_RAW && protocol == IPPROTO_ICMP", NOTHING),
-    ("socket: family == AF_NETLINK && type == SOCK_RAW && protocol == NETLINK_ROUTE", NOTHING),
+    ("socket: family == AF_NETLINK && type == SOCK_RAW && protocol == NETLINK_ROUTE", NETLINK | NETWORKS),
+    ("socket: family == AF_NETLINK && type & 0xf == SOCK_RAW && protocol == NETLINK_AUDIT", NETLINK),
+    ("socket: family == AF_PACKET && type == SOCK_RAW", NOTHING),
     ("socket: family == AF_PACKET && type == SOCK_RAW", NOTHING),
     ("accept4: flags == SOCK_CLOEXEC", SOCKETS | ACCEPTS),
     ("accept: allow", SOCKETS | ACCEPTS),
@@ -166,6 +169,17 @@ ENTRIES = (
     ("fchmodat2: flags == 0 && mode & 0o7000 == 0", {"changes modes"}),
     ("chmod: mode == S_ISUID|0o755", NOTHING),
     ("fchmod: allow", NOTHING),  # of what it holds open only
+    ("chmod: mode & 0o7000 == 0o1000", {"changes modes"}),
+    ("setxattr: flags == XATTR_CREATE", {"sets attributes"}),
+    ("lsetxattr: allow", {"sets attributes"}),
+    ("setxattrat: at_flags == AT_EMPTY_PATH", {"sets attributes"}),
+    ("setxattrat: dfd == 3", NOTHING),
+    ("fsetxattr: allow", {"sets attributes of open files"}),
+    ("fsetxattr: fd == 3", NOTHING),
+    ("removexattr: allow", {"removes attributes"}),
+    ("lremovexattr: allow", {"removes attributes"}),
+    ("removexattrat: allow", {"removes attributes"}),
+    ("fremovexattr: allow", {"removes attributes of open files"}),
     ("chown: allow", {"changes owners"}),
     ("lchown: allow", {"changes owners"}),
     ("fchownat: allow", {"changes owners"}),

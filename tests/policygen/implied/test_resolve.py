@@ -127,7 +127,7 @@ def test_the_filter_is_proved(text: str, report: bool) -> None:
         ("default log", "umask 0", "log"),
         ("default notify", "umask 0", "allow"),
         ("default notify", "execve 0", "notify"),
-        # the one option of sockets that is in the set
+        # options of sockets
         ("socket: family == AF_INET && type == SOCK_STREAM && protocol == 0", "setsockopt 3 SOL_IPV6 IPV6_V6ONLY", "allow"),
         ("socket: family == AF_INET6 && type == SOCK_DGRAM && protocol == 0", "setsockopt 3 SOL_IPV6 IPV6_V6ONLY", "allow"),
         ("socket: family == AF_INET && type == SOCK_STREAM && protocol == 0", "setsockopt 3 SOL_IPV6 IPV6_MTU", "kill"),

@@ -13,8 +13,11 @@ from policygen.language.document import parse
 from policygen.learning.extend import Options
 from policygen.learning.generate import generate
 from policygen.lint.findings import lint
+from policygen.merging import unite
 from policygen.model import ALLOW
 from policygen.recording.fold import EVIDENCE, Aggregator
+from policygen.recording.model import Recording, Run
+from policygen.review.why import Origin, provenance
 from tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
@@ -71,6 +74,74 @@ def test_a_pid_where_a_kind_is_meant_is_any_wrong_kind(which: str) -> None:
     policy = parse(texts.pop()).policy
     assert evaluate(policy, event(which, 999, 0, 5)) == ALLOW
     assert evaluate(policy, event(which, 1, 0, 5)) != ALLOW
+
+
+RUNS = (
+    ("setpgid 0 0", "setpgid 405056 405056"),
+    ("setpriority PRIO_PROCESS 0 5", "setpriority PRIO_PROCESS 405056 5"),
+    ("sched_setaffinity 0 8", "sched_setaffinity 405056 8"),
+    ("sched_setscheduler 0 SCHED_FIFO", "sched_setscheduler 405056 SCHED_FIFO"),
+    ("ioprio_set IOPRIO_WHO_PROCESS 0 0", "ioprio_set IOPRIO_WHO_PROCESS 405056 0"),
+    ("prlimit64 0 RLIMIT_CORE", "prlimit64 405056 RLIMIT_CORE"),
+    ("migrate_pages 0 8", "migrate_pages 405056 8"),
+    ("perf_event_open 0 0 -1 -1 0", "perf_event_open 0 405056 -1 -1 0"),
+    ("fcntl 3 F_SETSIG SIGIO", "fcntl 3 F_SETOWN 405056"),
+    ("fcntl 3 F_SETLEASE F_RDLCK", "fcntl 3 F_SETOWN 405056"),
+    ("prctl PR_SET_CHILD_SUBREAPER 1", "prctl PR_SET_PTRACER 405056"),
+)
+
+
+@pytest.mark.parametrize("implied", [0, 1])
+@pytest.mark.parametrize("calls", RUNS, ids=lambda one: one[1])
+def test_no_run_leaves_a_process_id_in_the_policy_whatever_the_order(calls: tuple[str, str], implied: int) -> None:
+    texts = set()
+    for runs in permutations((*calls, calls[1].replace("405056", "405078"))):
+        document = None
+        for call in runs:
+            document = generate(observed(event(call)), document, name="app", options=Options(implied=implied)).document
+        assert document is not None
+        assert "4050" not in document.text()
+        texts.add(document.text())
+    assert texts == {generate(observed(*map(event, calls)), None, name="app", options=Options(implied=implied)).document.text()}
+
+
+@pytest.mark.parametrize(
+    ("written", "call", "after"),
+    [
+        ("setpgid: pid == 0 && pgid == 0", "setpgid 4711 4711", "setpgid: allow"),
+        ("setpgid: pid == 0 && pgid == 0", "setpgid 4711 0", "setpgid: pgid == 0"),
+        ("kill: pid == 0 && sig == SIGUSR1", "kill 4711 SIGUSR1", "kill: sig == SIGUSR1"),
+        ("setuid: uid == 33", "setuid 34", "|| uid == 34"),
+        ("fcntl: fd == 3 && cmd == F_SETSIG && arg == SIGIO", "fcntl 4 F_SETOWN 4711", "fd == 4 && cmd == F_SETOWN\n"),
+    ],
+)
+def test_what_a_person_narrowed_is_held_unless_it_names_a_task(written: str, call: str, after: str) -> None:
+    text = generate(observed(event(call)), parse(written + "\n"), name="app").document.text()
+    assert after in text
+    assert "4711" not in text
+
+
+def test_two_policies_merge_without_process_ids() -> None:
+    a, b = (
+        generate(observed(event(call)), None, name="app", options=Options(implied=1)).document
+        for call in ("sched_setaffinity 0 8", "sched_setaffinity 405056 8")
+    )
+    for one in (unite(a, b), unite(b, a)):
+        assert [line for line in one.text().splitlines() if line.startswith("sched_")] == ["sched_setaffinity: allow"]
+
+
+@pytest.mark.parametrize("implied", [0, 1])
+def test_a_rule_for_any_task_was_learned(implied: int) -> None:
+    runs = (observed(event("setpgid 0 0")), observed(event("setpgid 4711 4711")))
+    document = None
+    for run in runs:
+        document = generate(run, document, name="app", options=Options(implied=implied)).document
+    assert document is not None
+    run = Run("a", 0, ("/app",), 0, True)
+    seen = sorted((one for each in runs for one in each), key=lambda one: one.order)
+    recording = Recording((run,), tuple(seen))
+    number = table(ARCH).by_name["setpgid"].number
+    assert {one.origin for one in provenance(document, recording, ARCH, number)} == {Origin.LEARNED}
 
 
 @pytest.mark.parametrize(

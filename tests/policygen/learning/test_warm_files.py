@@ -9,7 +9,7 @@ from policygen.language.document import parse
 from policygen.learning.warm import recording_filter
 from tracer.abi import Arch, Event, table
 
-STOP = 0x7FF00001
+RECORD, WATCH = 0x7FF00001, 0x7FF00002
 TEXT = "openat: allow\nread: allow\nconnect: allow\nsendto: allow\nsendmsg: allow\nsocket: allow\nchroot: allow\n"
 FILES, FAST = "path /: read\ntcp connect: none\n", 0x20000000
 CASES = (
@@ -33,8 +33,16 @@ CASES = (
 
 @pytest.mark.parametrize(("lines", "name", "arguments", "stops"), CASES)
 def test_what_stops(lines: str, name: str, arguments: tuple[int, ...], stops: bool) -> None:
-    program = recording_filter(parse(lines + TEXT).policy, STOP)
+    program = recording_filter(parse(lines + TEXT).policy, RECORD, WATCH)
     number = table(Arch.X86_64).by_name[name].number
     a, b, c, d, e, f = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     answer = bpf.run(program, Event(Arch.X86_64.audit, number, (a, b, c, d, e, f)))
-    assert (answer == STOP) == stops
+    assert (answer in (RECORD, WATCH)) == stops
+    assert (answer == WATCH) == (stops and (lines == "tcp bind: none\n" or "scope" in lines))
+
+
+def test_what_the_policy_does_not_allow_is_recorded() -> None:
+    program = recording_filter(parse("tcp connect: none\nconnect: fd == 3\n").policy, RECORD, WATCH)
+    number = table(Arch.X86_64).by_name["connect"].number
+    events = [Event(Arch.X86_64.audit, number, (descriptor, 0, 0, 0, 0, 0)) for descriptor in (3, 4)]
+    assert [bpf.run(program, event) for event in events] == [WATCH, RECORD]

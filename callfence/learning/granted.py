@@ -1,0 +1,61 @@
+"""Adds the files and ports that runs used to the policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from callfence.learning.progress import say
+from policygen.files.algebra import differences, intersected
+from policygen.files.generalise import added, kind_of
+from policygen.grants import KINDS, NOT_CONFINED, Files
+from policygen.values import replace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policygen.files.generalise import Use
+    from policygen.language.document import Document
+    from policygen.learning.generate import Generated
+    from policygen.model import Policy
+    from policygen.recording.model import Recording
+
+
+def watched(recording: Recording) -> list[tuple[Use, ...]]:
+    """Return the uses of files and ports of each plain run in which they were recorded."""
+    return [run.files for run in recording.runs if run.files and not run.rehearsed]
+
+
+def with_files(
+    generated: Generated,
+    runs: Sequence[tuple[Use, ...]],
+    newest: Sequence[Use],
+    existing: Document | None,
+    base: Policy | None,
+    *,
+    begins: Files = NOT_CONFINED,
+    exact: bool = False,
+) -> Generated:
+    """Return `generated` with the files and ports that the newest run uses; with those of all `runs`, for a kind that the
+    policy did not confine.
+
+    `begins` has no grants, and confines the kinds (paths, ports to connect to, ports to bind) that the policy is to confine
+    from now on.  Rights that the upper bound `base` does not grant are printed and left out.  `exact`: no folder replaces
+    several files, and no range several ports."""
+    policy = generated.document.policy
+    had = existing.policy.files if existing is not None else NOT_CONFINED
+    kinds = {kind: value for kind in KINDS if getattr(had, kind) is None and (value := getattr(begins, kind)) is not None}
+    before = replace(had, **kinds)
+    if before == NOT_CONFINED:
+        return generated
+    uses = [*newest, *(use for run in runs for use in run if kind_of(use) in kinds)]
+    files = added(before, runs, uses, exact=exact)
+    if base is not None:
+        permitted = intersected(files, base.files)
+        for line, more, _ in differences(permitted, files):
+            say(f"{line}: {more} was not added to the policy, because the upper bound (--within) does not grant it")
+        files = permitted
+    news = tuple(difference for difference in differences(before, files) if difference.more)
+    if not kinds and not news:
+        return generated
+    document = generated.document.with_policy(replace(policy, files=files))
+    return generated._replace(document=document, files=news)
