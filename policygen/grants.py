@@ -23,7 +23,11 @@ class Right(Flag):
     ioctl: the filter decides on its command, which Landlock does not see.
     """
 
-    READ = auto()
+    CONTENT = auto()
+    """Open a file to read it.  It has no word of its own: whoever grants it grants LIST as well, and `Files` adds that."""
+    LIST = auto()
+    """List a folder."""
+    READ = CONTENT | LIST
     """Open a file to read it, list a folder."""
     WRITE = auto()
     """Open a file to write it, truncate it."""
@@ -46,8 +50,8 @@ class Right(Flag):
 
     @property
     def word(self) -> str:
-        """The word of a single right."""
-        return str(self.name).lower()
+        """The word of a single right; that of CONTENT is `read`."""
+        return str((Right.READ if self is Right.CONTENT else self).name).lower()
 
 
 NOTHING = Right(0)
@@ -56,12 +60,20 @@ OF_A_FILE = Right.READ | Right.WRITE | Right.EXECUTE
 """The rights that a file which is no folder can have."""
 NONE, ANY = "none", "any"
 """The words of lines that grant no right or no port, and every right or every port."""
-WORDS = {right.word: right for right in Right}
+
+
+def closed(rights: Right) -> Right:
+    """Return the rights with those that they imply: `read` implies `list`."""
+    return rights | Right.LIST if Right.CONTENT in rights else rights
+
+
+WORDS = {right.word: closed(right) for right in Right}
 
 
 def format_rights(rights: Right) -> str:
-    """Return the words of the rights, as a `path` line writes them."""
-    return ANY if rights == ALL else ", ".join(right.word for right in rights) or NONE
+    """Return the words of the rights, as a `path` line writes them: `list` is missing beside `read`."""
+    shown = rights & ~Right.LIST if Right.CONTENT in rights else rights
+    return ANY if rights == ALL else ", ".join(right.word for right in shown) or NONE
 
 
 def rights_of(words: str) -> Right:
@@ -119,7 +131,7 @@ class Files:
 
     def __post_init__(self) -> None:
         if self.paths is not None:  # without a line, no files are confined
-            sorted_ = {path: self.paths[path] for path in sorted(self.paths, key=order)} or {"/": NOTHING}
+            sorted_ = {path: closed(self.paths[path]) for path in sorted(self.paths, key=order)} or {"/": NOTHING}
             object.__setattr__(self, "paths", MappingProxyType(sorted_))
 
     @property

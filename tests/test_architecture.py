@@ -56,7 +56,7 @@ LAYERS = {
         files filter
         comparing lint
         learning
-        completeness formats merging review
+        completeness formats merging narrowing review
     """,
     "enforcer": """
         errors kernel later waiting

@@ -228,15 +228,21 @@ def _sites(used: Used, recording: Recording) -> tuple[str, ...]:
 
 
 def reasons_of(recording: Recording) -> Mapping[str, str]:
-    """Return the reasons why learning grants a folder instead of the files in it: path of the folder -> reason."""
-    return learned([run.files for run in recording.runs if run.files]).why
+    """Return the reasons why learning grants a folder instead of the files in it, or to remove files in it: path of the folder
+    -> what is granted, and why."""
+    needed = learned([run.files for run in recording.runs if run.files])
+    reasons = {path: f"the whole folder is granted, because {why}" for path, why in needed.why.items()}
+    why = "`remove` is granted, because files with numbers or dates in their names are made there, and old ones removed later"
+    for path in needed.removes:
+        reasons[path] = f"{reasons[path]}; {why}" if path in reasons else why
+    return reasons
 
 
 def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
     """Yield lines about what a granted folder covers: why the folder is granted (`reasons`), and how many files, and of which
     kinds, are below it on this machine now.  Nothing if `path` is not a folder here."""
     if reason := reasons.get(path):
-        yield f"the whole folder is granted, because {reason}"
+        yield reason
     environment = _environment()
     try:
         top = located(encoded(path), environment)

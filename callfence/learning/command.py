@@ -42,7 +42,13 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _learn(options: LearnOptions) -> int | None:
-    """Run the program, or attach to processes, and return the wait status with which learn ends; None if there is none."""
+    """Run the program, or attach to processes, and return the wait status with which learn ends; None if there is none.  With
+    --narrow, run nothing."""
+    if options.narrow is not None:
+        from callfence.learning.narrow import narrow
+
+        narrow(options.narrow, options.last, write=options.write)
+        return None
     program = None if options.pids else program_of(options.command)
     names = [name_of(pid) for pid in options.pids]
     name = names[0] if names else options.command[0]

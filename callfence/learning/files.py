@@ -28,6 +28,7 @@ from policygen.files.calls import (
     wanted,
 )
 from policygen.files.landlock import OWN_FOLDERS, PlaceError, located, named
+from policygen.files.made import MADE, fewest
 from policygen.grants import NOTHING, Right, format_rights
 from policygen.learning.scope import FAMILY, OTHERS
 from policygen.model import ABSTRACT
@@ -88,14 +89,31 @@ class FileWatcher:
         self._execute(os.fsencode(path), path)
 
     def uses(self) -> tuple[Use, ...]:
-        """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, or ABSTRACT
-        and FAMILY or OTHERS."""
+        """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, ABSTRACT
+        and FAMILY or OTHERS, or MADE and the path of a file that was made (`fewest`)."""
         by_name: dict[tuple[str, str], Right] = {}
         for (path, executable), rights in self._rights.items():
-            key = (named(path, self._environment, self._here).decode("utf-8", "surrogateescape"), executable)
+            key = (self._named(path), executable)
             by_name[key] = by_name.get(key, NOTHING) | rights
         uses = [(name, format_rights(rights), executable) for (name, executable), rights in by_name.items()]
+        uses += [(MADE, path, "") for path in fewest(self._tops())]
         return tuple(sorted([*uses, *((ABSTRACT, aim, executable) for aim, executable in self._aims)]))
+
+    def _named(self, path: bytes) -> str:
+        return named(path, self._environment, self._here).decode("utf-8", "surrogateescape")
+
+    def _tops(self) -> list[str]:
+        """Return the paths that were made in folders which were there before; those of folders in which more was made end
+        with a slash."""
+        tops: dict[bytes, bool] = {}
+        for path in self._made - self._own:
+            top = above = path
+            while above != b"/" and above not in self._own:
+                above = os.path.dirname(above)
+                if above in self._made:
+                    top = above
+            tops[top] = tops.get(top, False) or top != path
+        return [self._named(top) + "/" * is_folder for top, is_folder in tops.items()]
 
     # -- calls
 
@@ -187,7 +205,7 @@ class FileWatcher:
         """Return whether the file's mode gives this user the rights; the program most likely runs as this user."""
         mode = 0
         for right, bit in ((Right.READ, os.R_OK), (Right.WRITE, os.W_OK), (Right.EXECUTE, os.X_OK)):
-            mode |= bit if right in rights else 0
+            mode |= bit if rights & right else 0
         return os.access(file.path, mode, effective_ids=True)
 
 

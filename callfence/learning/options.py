@@ -29,11 +29,14 @@ and did something new (the last line says which of the two it is); 125 learn fai
 PROGRAM was not found.  ^C reaches the program as it would without learn; what it did until then is learned.
 If learn itself is killed, so is the program; a process that --pid attached to goes on."""
 COMMON = (
-    "--output", "--pid", "--check", "--fresh", "--files", "--exact", "--within", "--phases", "--rehearse", "--quiet",
+    "--output", "--pid", "--check", "--fresh", "--files", "--exact", "--within", "--phases", "--rehearse", "--narrow",
+    "--quiet",
 )  # fmt: skip
 """The options that --help shows."""
 RUNS, SECONDS = 200, 300
 """The budget of a rehearsal."""
+LAST = 10
+"""The number of runs that --narrow looks at."""
 
 
 def _plain(arguments: Sequence[str]) -> SimpleNamespace | None:
@@ -121,6 +124,12 @@ class LearnOptions(NamedTuple):
     rehearse_runs: int
     rehearse_seconds: float
     scratch: bool
+    narrow: Path | None
+    """The policy of which to say what runs did not use, instead of running a program; None without --narrow."""
+    last: int
+    """How many runs --narrow looks at."""
+    write: bool
+    """Whether --narrow removes what these runs did not use."""
     quiet: bool
     accept: tuple[str, ...]
     """The command line without --check, which learns the same run into the policy."""
@@ -151,7 +160,8 @@ def parser() -> ArgumentParser:
 
     parser = Parser(
         prog="learn",
-        usage="learn [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] --pid PID [--tree]",
+        usage="learn [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] --pid PID [--tree]\n"
+        "       learn --narrow POLICY [--last N] [--write]",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=80),
@@ -215,6 +225,10 @@ def _declare(add: Callable[..., Any], hidden: str = "") -> None:
     add("--scratch", action="store_true", help="give each rehearsed run a copy of the current folder, and drop what it changes")
     phases = "find out when the program begins to serve, and mark what it is allowed only until then (docs/phases.md)"
     add("--phases", action="store_true", help=phases)
+    narrow = "say what the last runs of POLICY did not use of it; no program is run (docs/files.md)"
+    add("--narrow", metavar="POLICY", type=Path, help=narrow)
+    add("--last", metavar="N", type=_positive, help=f"with --narrow: how many runs to look at (default: {LAST})")
+    add("--write", action="store_true", help="with --narrow: remove what they did not use from POLICY")
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
 
 
@@ -251,12 +265,16 @@ def parse(arguments: list[str]) -> LearnOptions:
     if mistake := _mistake(given):
         parser().error(mistake)
     given.command, given.accept, given.pids = tuple(given.command), tuple(accept), tuple(dict.fromkeys(given.pids))
-    given.allow_opaque = frozenset(given.allow_opaque)
+    given.allow_opaque, given.last = frozenset(given.allow_opaque), given.last or LAST
     return LearnOptions(**vars(given))
 
 
 def _mistake(given: SimpleNamespace) -> str:
     """Return a message if the options contradict each other, else ''."""
+    if given.narrow is not None:
+        return _narrowing_mistake(given)
+    if given.write or given.last is not None:
+        return f"{'--write' if given.write else '--last'} requires --narrow"
     if not given.pids and not given.command:
         return "no program given"
     if given.evidence and (given.no_evidence or given.check):
@@ -278,6 +296,15 @@ def _mistake(given: SimpleNamespace) -> str:
     if given.phases and (given.pids or given.check):
         return "--phases cannot be given with --pid or --check: it needs a run from the program's start, and changes the policy"
     return _rehearsal_mistake(given)
+
+
+def _narrowing_mistake(given: SimpleNamespace) -> str:
+    others = {**vars(given), "narrow": None, "last": None, "write": False}
+    defaults = _plain(["true"])
+    assert defaults is not None
+    if others != {**vars(defaults), "command": []}:
+        return "--narrow POLICY takes --last and --write alone: it runs no program"
+    return ""
 
 
 def _rehearsal_mistake(given: SimpleNamespace) -> str:

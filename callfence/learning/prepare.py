@@ -110,7 +110,8 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
     with_files = begins.paths is not None or (existing is not None and confines_paths(existing.files))
     # calls of which the policy says nothing, and which run, are not seen if it is used as a filter
     stops_nothing = default and existing is not None and _document(existing).policy.default.allows
-    records_all = options.tight or options.rehearse or begins != NOT_CONFINED or options.phases or stops_nothing
+    asks_all = options.every_call or options.tight or options.rehearse or options.phases
+    records_all = asks_all or begins != NOT_CONFINED or stops_nothing
     is_warm = existing is not None and is_within and not records_all
     if not options.check:
         if existing is None or not is_within:  # a filter that is at hand was made with libseccomp

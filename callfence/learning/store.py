@@ -14,6 +14,7 @@ from policygen.language.document import Document, parse_file
 from policygen.language.naming import format_action, format_call
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
+from policygen.learning.later import NOTE, later as later_calls
 from policygen.learning.scope import scope
 from policygen.model import IMPLIED, Arm
 from policygen.recording import atomic, recording_file
@@ -117,7 +118,8 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
 
     def generated_from(old: Recording, whole: Recording, existing: Document | None) -> Generated:
         observed = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
-        generated = _generate(prepared, run, observed, existing, whole, old)
+        later = () if options.exact or options.tight else later_calls(old, whole)
+        generated = _noted(_generate(prepared, run, (*observed, *later), existing, whole, old), later)
         has_start = run.complete or (existing is not None and not existing.lacks_start)
         if generated.document.lacks_start == has_start:
             return generated._replace(document=generated.document.with_start(has_start))
@@ -134,6 +136,19 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
     had_implied = before.policy.implied if before else not (options.exact or options.tight)
     lost_implied = had_implied and not generated.document.policy.implied
     return Learned(prepared.policy, added.recording, run, before, generated, (options.within or "") if lost_implied else "")
+
+
+def _noted(generated: Generated, later: Sequence[Observation]) -> Generated:
+    """Return `generated` with notes on the entries that were made for the calls `later`, which no run made: that the policy or
+    the upper bound denies them is not reported."""
+    calls = {(observation.arch, observation.number) for observation in later}
+    document = generated.document
+    for new in generated.new:
+        if new.first and (new.arch.audit, new.number) in calls:
+            document = document.with_note(new.arch, new.number, NOTE)
+    refused = tuple(observation for observation in generated.refused if observation not in later)
+    forbidden = tuple(observation for observation in generated.forbidden if observation not in later)
+    return generated._replace(document=document, refused=refused, forbidden=forbidden)
 
 
 def rehearsed(prepared: Prepared, run: Run, new: tuple[Observation, ...]) -> Learned:

@@ -10,8 +10,9 @@ from callfence.learning.rehearsal.plan import plan
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness import estimate, run_next
 from policygen.files.generalise import is_path
+from policygen.files.made import made, movable
 from policygen.files.ruleset import unconfined
-from policygen.grants import ANY_PORT, TCP, format_rights
+from policygen.grants import ANY_PORT, TCP, Right, format_rights
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
@@ -99,6 +100,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         every = [*risks_of(policy.files), *own(policy.files, learned.policy)]
         risks = [(line, risk) for line, risk in every if line in new and risk.level != "note"]
         rows += [("risk", printable(f"{line}: it {risk.grants} [{risk.id}]")) for line, risk in risks]
+    rows += [("to narrow", printable(text)) for text in _to_narrow(policy, plain)]
     if learned.existing is not None and learned.existing.policy.default != policy.default:
         rows.append(("default", f"{format_action(policy.default)}, was {format_action(learned.existing.policy.default)}"))
     rows += _signals(learned)
@@ -120,6 +122,25 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     rows += [("not observed", gap) for gap in _gaps(learned)]
     rows += [("refused", line) for line in _refused(learned)]
     return rows
+
+
+def _to_narrow(policy: Policy, plain: Recording) -> list[str]:
+    """Return what to move, so that the policy need not let the program change a folder that holds more than its output."""
+    rows = []
+    for folder, names in movable(policy.files, made([run.files for run in plain.runs])).items():
+        rights = format_rights(policy.files.grants[folder] & (Right.WRITE | Right.CREATE | Right.REMOVE))
+        may = f"it may {rights} everything in {folder}"
+        folders = [name for name in names if name.endswith("/")]
+        if files := [name for name in names if name not in folders]:
+            own = f"{folder.rstrip('/')}/run"
+            rows.append(f"let it make {_some(files)} in a folder of its own, such as {own}: {may}")
+        if folders:
+            rows.append(f"learn it again with --fresh, now that {_some(folders)} is there: {may}")
+    return rows
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:_MAX_CALLS])}{' ...' if len(names) > _MAX_CALLS else ''}"
 
 
 def left_open(learned: Learned) -> list[str]:
@@ -279,8 +300,7 @@ def sureness(estimate: Estimate) -> str:
     else:
         text = f"about {estimate.chance:.0%} that one more run needs something new"
     names = [call_name(*call) for call in estimate.single]
-    some = f"{', '.join(names[:_MAX_CALLS])}{' ...' if len(names) > _MAX_CALLS else ''}"
-    return f"{estimate.runs} runs; {text}{f'; seen in one run only: {some}' if names else ''}"
+    return f"{estimate.runs} runs; {text}{f'; seen in one run only: {_some(names)}' if names else ''}"
 
 
 def has_names_only(policy: Policy) -> bool:

@@ -51,7 +51,7 @@ function _shtab_callfence_using
 end
 
 set -g _shtab_callfence_commands learn enforce show compile verify diff why review allow report merge lint export import git-setup doctor
-set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --compiled --default --format --from --git --keep-fd --kernel --level --log --losses --name --narrow-by --only --output --phase --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --runtime --scope --to --unit --until --within --write-recording -o -p
+set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --bpf --cap --compiled --default --format --from --git --keep-fd --kernel --last --level --log --losses --name --narrow --narrow-by --only --output --phase --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --runtime --scope --to --unit --until --within --write-recording -o -p
 
 complete -c callfence -e
 complete -c callfence -f
@@ -85,6 +85,9 @@ complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-runs -x -d '
 complete -c callfence -n '_shtab_callfence_using learn' -l rehearse-seconds -x -d 'how long at most, in all (default: 300)'
 complete -c callfence -n '_shtab_callfence_using learn' -l scratch -d 'give each rehearsed run a copy of the current folder, and drop what it changes'
 complete -c callfence -n '_shtab_callfence_using learn' -l phases -d 'find out when the program begins to serve, and mark what it is allowed only until then (docs/phases.md)'
+complete -c callfence -n '_shtab_callfence_using learn' -l narrow -xka "(__fish_complete_path (commandline -ct))" -d 'say what the last runs of POLICY did not use of it; no program is run (docs/files.md)'
+complete -c callfence -n '_shtab_callfence_using learn' -l last -x -d 'with --narrow: how many runs to look at (default: 10)'
+complete -c callfence -n '_shtab_callfence_using learn' -l write -d 'with --narrow: remove what they did not use from POLICY'
 complete -c callfence -n '_shtab_callfence_using learn' -s q -l quiet -d 'no progress and no summary'
 complete -c callfence -n '_shtab_callfence_using learn' -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c callfence -n '_shtab_callfence_using learn; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'

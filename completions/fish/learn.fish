@@ -51,7 +51,7 @@ function _shtab_learn_using
 end
 
 set -g _shtab_learn_commands
-set -g _shtab_learn_opts_with_value --allow-opaque --arm --default --output --pid --rehearse-only --rehearse-runs --rehearse-seconds --within --write-recording -o
+set -g _shtab_learn_opts_with_value --allow-opaque --arm --default --last --narrow --output --pid --rehearse-only --rehearse-runs --rehearse-seconds --within --write-recording -o
 
 complete -c learn -e
 complete -c learn -f
@@ -82,6 +82,9 @@ complete -c learn -n _shtab_learn_using -l rehearse-runs -x -d 'how many runs at
 complete -c learn -n _shtab_learn_using -l rehearse-seconds -x -d 'how long at most, in all (default: 300)'
 complete -c learn -n _shtab_learn_using -l scratch -d 'give each rehearsed run a copy of the current folder, and drop what it changes'
 complete -c learn -n _shtab_learn_using -l phases -d 'find out when the program begins to serve, and mark what it is allowed only until then (docs/phases.md)'
+complete -c learn -n _shtab_learn_using -l narrow -xka "(__fish_complete_path (commandline -ct))" -d 'say what the last runs of POLICY did not use of it; no program is run (docs/files.md)'
+complete -c learn -n _shtab_learn_using -l last -x -d 'with --narrow: how many runs to look at (default: 10)'
+complete -c learn -n _shtab_learn_using -l write -d 'with --narrow: remove what they did not use from POLICY'
 complete -c learn -n _shtab_learn_using -s q -l quiet -d 'no progress and no summary'
 complete -c learn -n _shtab_learn_using -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c learn -n '_shtab_learn_using; and test $_shtab_learn_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'

@@ -140,8 +140,9 @@ class Confinement:
             return
         try:
             if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
-                if excess := access & ~(landlock.OF_A_FILE | landlock.READ_DIR):
-                    words = [word for word, bits in landlock.ACCESS.items() if bits & excess]
+                listing = landlock.READ_DIR if access & landlock.READ_FILE else 0  # `read` says it of a file, too
+                if excess := access & ~(landlock.OF_A_FILE | listing):
+                    words = [word for word, bits in landlock.ACCESS.items() if bits & -bits & excess]
                     rights = ", ".join(words)
                     raise GrantError(line, f"path {os.fsdecode(line)} is no folder, and only a folder can be granted {rights}")
                 access &= landlock.OF_A_FILE

@@ -241,7 +241,7 @@ def _by_name(policy: Granted, path: bytes) -> Right:
 def _rights(access: int) -> Right:
     rights = NOTHING
     for word, bits in ACCESS.items():
-        rights |= WORDS[word] if access & bits else NOTHING
+        rights |= WORDS[word] if access & bits & -bits else NOTHING  # the lowest bit tells `read` (READ_FILE) from `list`
     return rights
 
 
@@ -249,7 +249,7 @@ def _permits(file: File, rights: Right, fields: Mapping[str, str]) -> bool:
     """Return whether a file's mode permits the rights to a task whose status (proc(5)) has these fields.  ACLs are ignored."""
     bits = 0
     for right, bit in _BITS.items():
-        bits |= bit if right in rights & OF_A_FILE else 0
+        bits |= bit if rights & OF_A_FILE & right else 0
     if int(fields.get("CapEff", "0"), 16) & _CAP_DAC_OVERRIDE:
         return not bits & 1 or file.is_folder or bool(file.mode & 0o111)
     user, group = (fields.get(name, "-1 -1").split()[1] for name in ("Uid", "Gid"))

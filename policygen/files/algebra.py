@@ -10,7 +10,7 @@ from functools import reduce
 from operator import and_, or_
 from typing import TYPE_CHECKING, Any
 
-from policygen.grants import NOTHING, TCP, Files, Right, format_ports, format_rights, path_line, ranges, single
+from policygen.grants import NOTHING, TCP, Files, Right, closed, format_ports, format_rights, path_line, ranges, single
 from policygen.paths import folders, order
 from policygen.values import replace
 from tracer.named import NamedTuple
@@ -44,7 +44,7 @@ def _union(grants: Grants, paths: Iterable[str]) -> Right:
 def reduced(grants: Grants) -> dict[str, Right]:
     """Return the fewest grants that mean the same: each without the rights that a folder above it has."""
     own = {path: grants[path] & ~_union(grants, [above for above in folders(path) if above != path]) for path in grants}
-    return {path: own[path] for path in sorted(own, key=order) if own[path]}
+    return {path: closed(own[path]) for path in sorted(own, key=order) if own[path]}
 
 
 def combined(trees: Sequence[Grants], rule: Rule) -> dict[str, Right]:

@@ -219,7 +219,7 @@ class File(NamedTuple):
     @property
     def rights(self) -> Right:
         """The rights that a grant for this file can have."""
-        return ~NOTHING if self.is_folder else OF_A_FILE
+        return ~NOTHING if self.is_folder else OF_A_FILE & ~Right.LIST
 
 
 class Need(NamedTuple):
@@ -257,7 +257,8 @@ def _of_name(request: Wanted, path: bytes, look: Look) -> Iterator[Need]:
             yield Need(folder, request.makes, os.path.join(folder.path, name), makes=True)
         return
     if request.right and (file.is_executed or Right.EXECUTE not in request.right):
-        yield Need(file, request.right)
+        # Landlock asks READ_DIR for a folder that is opened to read it (security/landlock/fs.c), listed or not
+        yield Need(file, Right.LIST if file.is_folder and request.right == Right.READ else request.right)
     if request.removes and (folder := look(-1, os.path.dirname(file.path), True)):
         yield Need(folder, request.removes, file.path, makes=request.replaces)
 

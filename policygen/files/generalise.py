@@ -1,12 +1,14 @@
 """Generalise the files and ports that runs used into a policy's grants, by a few rules, each with its reason.
 
 A *use* is a path as a policy writes it, the rights, and the executable that used it (`callfence.learning.files`); or `tcp
-connect` or `tcp bind`, a port, and the executable (`callfence.learning.ports`).  A rule moves rights from a path to a folder
-above it, or a port to a range.  Rules only add grants, and never grant the whole root, home or `/etc`.
+connect` or `tcp bind`, a port, and the executable (`callfence.learning.ports`); or MADE, the path of a file that the run made
+in a folder which was there before, and "".  A rule moves rights from a path to a folder above it, or a port to a range.  Rules
+only add grants, and never grant the whole root, home or `/etc`.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from functools import cache, reduce
 from operator import or_
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from policygen.files.algebra import extended, granted, reduced
 from policygen.files.calls import DNS, UDP_CONNECT
+from policygen.files.made import KEPT_APART, MANY, made, removals
 from policygen.grants import NONE, NOTHING, TCP, Files, Right, ranges, rights_of, single
 from policygen.paths import covers, folders
 from tracer.named import NamedTuple
@@ -30,10 +33,13 @@ Names = dict[str, Right]
 Move = tuple[str, Right, str]
 """The folder that gets rights instead of a path below it, these rights, and the reason."""
 
-MANY = 8
-"""Number of names read in one folder from which the whole folder is granted."""
-_KEPT_APART = ("/", "/etc", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/var", "/usr", "/opt", "$HOME", "$HOME/.config")
-"""Folders that no rule grants: their contents are unrelated."""
+_SHARDS = re.compile(r"((?:/[0-9a-f]{1,3})+)/[0-9a-z]{16,}(?:[-_.]\w+)?$")
+"""The end of a path in a store that is addressed by content: one or more folders named by the first digits of a hash, then a
+file named by a hash, in hexadecimal or base 32, or by the rest of one."""
+_SHARD = re.compile(r"/[0-9a-f]{2}$")
+_LETTER = re.compile(r"[a-f]")
+_FEW = 3
+"""Number of folders with two hexadecimal digits as names, one of them a letter, that make the folder above them a store."""
 EPHEMERAL = (32768, 65535)
 """The ports of which the kernel chooses one where a program asks for any: up to 60999 on Linux (ip(7), ip_local_port_range),
 from 49152 on elsewhere (RFC 6335)."""
@@ -48,6 +54,8 @@ class Learned(NamedTuple):
     files: Files
     why: Mapping[str, str]
     """Path of a grant that a rule made, or `tcp connect` or `tcp bind` -> the reason."""
+    removes: frozenset[str] = frozenset()
+    """The folders in which `remove` is granted although no run may have used it (`removals`)."""
 
 
 def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> Learned:
@@ -60,12 +68,15 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> Learned:
     whole: Names = {}
     for path, rights in (item for names in _with_equal_rights(parsed, why) for item in names.items()):
         whole[path] = whole.get(path, NOTHING) | rights
+    removes = set() if exact else {folder for folder in removals(made(runs)) if Right.CREATE in granted(whole, folder)}
+    for folder in removes:
+        whole[folder] = whole.get(folder, NOTHING) | Right.REMOVE
     grants = reduced(whole)
     ports = {use: generalised_ports(runs, use, exact=exact) for use in TCP}
     files = Files(grants, *(ranges(single(tuple(ports[use]))) for use in TCP))
     why = {path: why[path] for path in grants if path in why}
     why |= {f"tcp {use}": text for use in TCP for text in ports[use].values() if text}
-    return Learned(files, why)
+    return Learned(files, why, frozenset(removes))
 
 
 def _names(run: Iterable[Use]) -> Names:
@@ -137,7 +148,34 @@ def of_trees(runs: list[Names]) -> Callable[[str, Right], Move | None]:
 
     def move(path: str, rights: Right) -> Move | None:
         above = [tree for tree in trees() if rights & Right.READ and covers(tree, path) and path != tree]
-        return (above[0], Right.READ, trees()[above[0]]) if above else None
+        return (above[0], rights & Right.READ, trees()[above[0]]) if above else None
+
+    return move
+
+
+def of_stores(runs: list[Names]) -> Callable[[str, Right], Move | None]:
+    """Return the rule that grants a store whose files are named by their content: the next run has other content.
+
+    A store is a folder of `stores.tsv`, or one below which folders named by a few hexadecimal digits hold files named by long
+    hashes.  Nothing that is executed is granted so."""
+    every = {path for names in runs for path in names}
+    roots = {match.string[: match.start()] for path in every if (match := _SHARDS.search(path))}
+    shards = {path for path in every if _SHARD.search(path)}
+    count, lettered = (Counter(map(_folder, some)) for some in (shards, {path for path in shards if _LETTER.search(path[-2:])}))
+    roots |= {folder for folder in lettered if count[folder] >= _FEW}
+    roots -= {*KEPT_APART, "", ".", "$TMPDIR"}
+
+    def move(path: str, rights: Right) -> Move | None:
+        if Right.EXECUTE in rights:
+            return None
+        for root in reversed([*folders(path)]):  # the outermost first
+            why = next((why for end, why in stores().items() if f"{root}/".endswith(f"/{end}/")), "")
+            if why and root not in KEPT_APART:
+                return root, rights, why
+            is_in = root in roots and root != path and re.fullmatch("[0-9a-f]{1,3}", path[len(root) + 1 :].partition("/")[0])
+            if is_in:
+                return root, rights, "names in it are hashes of what the files hold"
+        return None
 
     return move
 
@@ -155,7 +193,8 @@ def of_numbers(runs: list[Names]) -> Callable[[str, Right], Move | None]:
 def of_varied_names(runs: list[Names]) -> Callable[[str, Right], Move | None]:
     """Return the rule that grants the folder instead of its names, if they differ from run to run and have the same rights.
 
-    It does not apply in the folders of `_KEPT_APART`, nor to anything that is executed."""
+    It does not apply in the folders of `KEPT_APART`, nor to anything that is executed.  What is read below folders that are
+    listed, and whose names vary, is granted with them."""
     names_of_runs: defaultdict[tuple[str, Right], set[frozenset[str]]] = defaultdict(set)
     for names in runs:
         groups: defaultdict[tuple[str, Right], set[str]] = defaultdict(set)
@@ -163,25 +202,44 @@ def of_varied_names(runs: list[Names]) -> Callable[[str, Right], Move | None]:
             groups[_folder(path), rights].add(path)
         for group, paths in groups.items():
             names_of_runs[group].add(frozenset(paths))
+    varied = _varied_folders(names_of_runs)
 
     def move(path: str, rights: Right) -> Move | None:
         folder = _folder(path)
-        is_varied = len(names_of_runs[folder, rights]) > 1 and folder not in _KEPT_APART and Right.EXECUTE not in rights
-        return (folder, rights, "the names in it differ from run to run") if is_varied else None
+        is_varied = len(names_of_runs[folder, rights]) > 1 and folder not in KEPT_APART and Right.EXECUTE not in rights
+        if is_varied:
+            return folder, rights, _VARIED
+        for above in reversed([*folders(path)][1:]):  # the outermost first
+            if rights & Right.READ and Right.EXECUTE not in rights and above in varied:
+                return _folder(above), rights & Right.READ, _VARIED
+        return None
 
     return move
 
 
+_VARIED = "the names in it differ from run to run"
+
+
+def _varied_folders(names_of_runs: Mapping[tuple[str, Right], set[frozenset[str]]]) -> set[str]:
+    """Return the folders that were listed in some runs, where others listed other folders beside them."""
+    result: set[str] = set()
+    for (folder, rights), names in names_of_runs.items():
+        if rights == Right.LIST and len(names) > 1 and folder not in KEPT_APART:
+            result |= frozenset.union(*names) - frozenset.intersection(*names)
+    return result
+
+
 def of_many_names(runs: list[Names]) -> Callable[[str, Right], Move | None]:
-    """Return the rule that grants the folder instead of its names, if at least `MANY` of them are read and nothing else is done
-    with them."""
-    read = {path for names in runs for path, rights in names.items() if rights == Right.READ}
-    count = Counter(map(_folder, read))
+    """Return the rule that grants the folder instead of its names, if at least `MANY` of them are read, or listed, and nothing
+    else is done with them."""
+    read = {(path, rights) for names in runs for path, rights in names.items() if not rights & ~Right.READ}
+    count = Counter((_folder(path), rights) for path, rights in read)
 
     def move(path: str, rights: Right) -> Move | None:
         folder = _folder(path)
-        if rights == Right.READ and count[folder] >= MANY and folder not in _KEPT_APART:
-            return folder, rights, f"{count[folder]} of its files were read"
+        if (many := count[folder, rights]) >= MANY and folder not in KEPT_APART:
+            what = "files were read" if rights == Right.READ else "folders were listed"
+            return folder, rights, f"{many} of its {what}"
         return None
 
     return move
@@ -189,6 +247,7 @@ def of_many_names(runs: list[Names]) -> Callable[[str, Right], Move | None]:
 
 RULES: tuple[Callable[[list[Names]], Callable[[str, Right], Move | None]], ...] = (
     of_trees,
+    of_stores,
     of_numbers,
     of_varied_names,
     of_many_names,
@@ -224,7 +283,17 @@ def _folder(path: str) -> str:
 @cache
 def trees() -> dict[str, str]:
     """Return the folders that are granted as a whole, with the reasons."""
-    lines = Path(__file__).with_name("trees.tsv").read_text("utf-8").splitlines()
+    return _table("trees.tsv")
+
+
+@cache
+def stores() -> dict[str, str]:
+    """Return the last names of the paths of stores, with the reasons why these are granted as a whole."""
+    return _table("stores.tsv")
+
+
+def _table(name: str) -> dict[str, str]:
+    lines = Path(__file__).with_name(name).read_text("utf-8").splitlines()
     rows = [line.split("\t") for line in lines if not line.startswith("#")]
     return {path: reason for path, reason in rows}  # noqa: C416 -- dict() would take lists for pairs, as mypy says
 
@@ -236,6 +305,9 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     """
     uses = list(newest)
     missing = [path for path, rights in _names(uses).items() if rights & ~granted(files.grants, path)]
+    if not exact and len(runs) > 1 and files.paths is not None:  # once: who takes the right out of the policy does not want it
+        fresh = removals(made(runs)) - removals(made(runs[:-1]))
+        missing += [folder for folder in fresh if Right.CREATE in granted(files.paths, folder)]
     needed = learned(runs, exact=exact)
     grants = {path: rights for path, rights in needed.files.grants.items() if any(covers(path, name) for name in missing)}
     ports = {use: _added_ports(files.ports(use), runs, use, uses, exact=exact) for use in TCP}

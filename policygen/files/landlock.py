@@ -25,6 +25,7 @@ _OPENS = READ_FILE | WRITE_FILE
 
 ACCESS = {
     "read": READ_FILE | READ_DIR,
+    "list": READ_DIR,
     "write": WRITE_FILE | TRUNCATE,
     "create": MAKE_REG | MAKE_DIR,
     "remove": REMOVE_FILE | REMOVE_DIR,

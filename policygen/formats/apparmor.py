@@ -31,6 +31,10 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     lines, effect = [], {}
     for path, rights in policy.files.paths.items():
         if rights and (pattern := _pattern(path)):
+            if not rights & ~Right.LIST:  # a pattern that ends with a slash is that of a folder (apparmor.d(5))
+                effect[path] = Right.LIST
+                lines.append(f"  {_pattern(path, folders=True)} r,")
+                continue
             letters, effect[path] = _letters(rights)
             lines.append(f"  {pattern} {letters},")
     head = f"# Files of {options.name}, made by `callfence export --to apparmor` for AppArmor 4.1."
@@ -50,14 +54,14 @@ def _letters(rights: Right) -> tuple[str, Right]:
     return letters, given
 
 
-def _pattern(path: str) -> str:
-    """Return the pattern for a file, or for a folder with everything below it; '' if a profile cannot express the path's
-    variable."""
+def _pattern(path: str, *, folders: bool = False) -> str:
+    """Return the pattern for a file, or for a folder with everything below it, or with the `folders` below it only; '' if a
+    profile cannot express the path's variable."""
     start, slash, rest = path.partition("/")
     if start not in ("", "$HOME") or (start and not rest):
-        return "@{HOME}{,**}" if start == "$HOME" else ""
+        return ("@{HOME}{,**/}" if folders else "@{HOME}{,**}") if start == "$HOME" else ""
     if path == "/":
-        return "/{,**}"
+        return "/{,**/}" if folders else "/{,**}"
     text = "".join(chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03o}" for byte in encoded(rest))
     prefix = "@{HOME}" if start else slash  # @{HOME} ends with a slash (tunables/home)
-    return f'"{prefix}{text}{{,/,/**}}"'
+    return f'"{prefix}{text}{"{/,/**/}" if folders else "{,/,/**}"}"'

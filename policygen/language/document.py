@@ -60,6 +60,13 @@ class Document:
         sections = {arch: replace(section, includes=()) for arch, section in self.layout.sections.items()}
         return Document(self.policy, replace(self.layout, sections=sections))
 
+    def with_note(self, arch: Arch, number: int, note: str) -> Document:
+        """Return the document with a note on the entry of a call, which the policy has."""
+        section = self.layout.sections.get(arch, Section())
+        remarks = _with_note(section.entries.get(number, Remarks()), note).settled(self.policy.entries[arch][number].expression)
+        changed = replace(section, entries={**section.entries, number: remarks})
+        return Document(self.policy, replace(self.layout, sections={**self.layout.sections, arch: changed}))
+
     def with_policy(self, policy: Policy, notes: Notes | None = None) -> Document:
         """Return the document with another policy and the same comments.
 

@@ -25,7 +25,7 @@ SETTINGS = ("callfence", "table", "arm", "default", "unknown", "implied", "porta
 """The words that begin a setting, in canonical order; `arch`, which follows the first, begins a section, and `phase NAME`
 declares a phase, after the others."""
 
-NOTE_WORDS = ("floor", "opaque", "portable", "many")
+NOTE_WORDS = ("floor", "opaque", "portable", "many", "later")
 """The words that begin a note, `# WORD: text`: a comment on an entry that a tool writes and replaces."""
 
 

@@ -31,6 +31,7 @@ from policygen.learning.floor import (
     VISIBLE_NO_MORE,
 )
 from policygen.learning.generalise import Widened, Widening
+from policygen.learning.later import WORD as LATER
 from policygen.learning.replay import replay
 from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
 from policygen.recording.fold import given_up
@@ -270,7 +271,8 @@ def _written(
 ) -> Document:
     """Return the document of the new policy, with its notes."""
     policy = grown.policy
-    notes = {**_noted(existing, _MANY), **equivalents, **grown.reasons, **_notes(policy), **_many_notes(many, policy)}
+    earlier = {**_noted(existing, LATER), **_noted(existing, _MANY)}
+    notes = {**earlier, **equivalents, **grown.reasons, **_notes(policy), **_many_notes(many, policy)}
     return existing.with_policy(policy, notes) if existing else new_document(policy, name, notes)
 
 

@@ -164,7 +164,8 @@ class Run(NamedTuple):
     circumstances: Circumstances = Circumstances()
     files: tuple[tuple[str, str, str], ...] = ()
     """The uses of files and ports, ascending: a path as a policy writes it, its rights, and the executable; or `tcp connect` or
-    `tcp bind`, a port, and the executable.  Empty if they were not recorded."""
+    `tcp bind`, a port, and the executable; or `made`, the path of a file that the run made, and "".  Empty if they were not
+    recorded."""
     waits: tuple[int, ...] = ()
     """The sets of waits that processes had begun by their end, as those of `Observation.after`, 0 among them; empty without
     `learn --phases`."""

@@ -221,6 +221,7 @@ bind-mount = /usr/lib/x,/lib/x,0
 
 APPARMOR = """\
   "/a b\\052\\377{,/,/**}" mr,
+  "/srv/in{/,/**/}" r,
   "/srv/out{,/,/**}" wkl,
   "/usr/bin/cat{,/,/**}" mrix,
 """
@@ -228,11 +229,14 @@ APPARMOR = """\
 
 @needs("apparmor")
 def test_apparmor_parses_its_profile(tmp_path: Path) -> None:
-    lines = 'path "/a b*\\xff": read\npath $HOME/.cache: read, write\npath ./x: read\npath /srv/out: create\n'
+    lines = 'path "/a b*\\xff": read\npath $HOME/.cache: read, write\npath ./x: read\n'
+    lines += "path /srv/out: create\npath /srv/in: list\n"
     made = policy_of(f"default allow\n{lines}path /usr/bin/cat: read, execute\ntcp bind: 1\n", "apparmor")
     text = made.data.decode()
     assert APPARMOR in text
     assert '  "@{HOME}.cache{,/,/**}" mrwkl,\n' in text
+    assert '  "/srv/in{/,/**/}" r,\n' in text
+    assert "path /srv/in" not in about_files(made)[Direction.WIDER]
     assert about_files(made)[Direction.NARROWER] == ("path ./x",)
     assert {"path /srv/out", "tcp bind"} <= {*about_files(made)[Direction.WIDER]}
     file, _ = written(made, tmp_path, "it")

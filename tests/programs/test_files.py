@@ -63,7 +63,7 @@ def enforce(commands: Commands, place: Place, policy: Path, *operations: str) ->
 
 USES = (
     ("read:data/a", {"path ./data/a": "read"}),
-    ("list:data", {"path ./data": "read"}),
+    ("list:data", {"path ./data": "list"}),
     ("write:data/a", {"path ./data/a": "write"}),
     ("truncate:data/a", {"path ./data/a": "write"}),
     ("create:data/n", {"path ./data": "write, create"}),

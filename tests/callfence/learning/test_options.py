@@ -9,8 +9,8 @@ from hypothesis import assume, example, given, settings, strategies as st
 
 from callfence.learning.options import _plain, parser
 
-FLAGS = ("-q", "--quiet", "--fresh", "--check", "--tree", "--no-evidence", "--scratch")
-VALUED = ("-o", "--output", "--within", "--default", "--write-recording", "--rehearse-only")
+FLAGS = ("--write", "-q", "--quiet", "--fresh", "--check", "--tree", "--no-evidence", "--scratch")
+VALUED = ("-o", "--output", "--within", "--default", "--write-recording", "--rehearse-only", "--narrow")
 OTHERS = (
     *("--pid", "5"), *("--pid", "6"), *("--arm", "exec"), *("--allow-opaque", "clone3"), *("--rehearse-runs", "7"),
     *("--late-after", "8", "true", "-x", "-", "--", "", "a b", "-o=x", "--output=x", "-p9", "-qo", "--fres", "never", "0"),

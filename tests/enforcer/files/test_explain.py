@@ -46,7 +46,7 @@ main()
 DENIALS = (
     # what is granted, what is tried, what has to be told
     ("path ./data: read", "read:other/a", ["path ./other/a: read"]),
-    ("path ./other: read", "list:data", ["path ./data: read"]),
+    ("path ./other: read", "list:data", ["path ./data: list"]),
     ("path ./data: read", "write:data/a", ["path ./data/a: write"]),
     ("path ./data: read", "truncate:data/a", ["path ./data/a: write"]),
     ("path ./data: create", "create:data/n", ["path ./data: write"]),
@@ -308,7 +308,7 @@ def write(name):
         print("ok")
     except OSError:
         print("denied")
-for name in ("other/1", "other/2"):
+for name in ("other/a", "other/b"):
     write(name)
     select.poll().poll(1)
 """
@@ -327,7 +327,7 @@ def test_in_every_phase(run, place):
     after = next(number for number, line in enumerate(lines) if line.startswith("implied"))
     lines.insert(after + 1, "phase serving after poll")
     (place.folder / "it.policy").write_text("\n".join([*lines, "poll: allow", "setuid: allow until serving", ""]))
-    for name in ("1", "2"):
+    for name in ("a", "b"):
         (place.folder / "other" / name).unlink()
     for option, outcome, verb in (("--explain", "denied", "denied"), ("--audit", "ok", "would deny")):
         done = place.enforce("-p", "it.policy", option, *command)

@@ -31,6 +31,7 @@ def files(place, program):
 RIGHTS = (
     # the right, what it makes possible in ./data, and what it does not
     ("read", ["read:data/a", "list:data"], ["write:data/a", "create:data/n", "unlink:data/a", "execute:data/a"]),
+    ("list", ["list:data", "list:data/inner"], ["read:data/a", "write:data/a", "create:data/n"]),
     ("write", ["write:data/a", "open-truncate:data/a", "truncate:data/a"], ["read:data/a", "create:data/n", "list:data"]),
     ("create, write", ["create:data/n", "mkdir:data/d"], ["unlink:data/a", "symlink:data/s", "fifo:data/f", "socket:data/u"]),
     ("create", ["mkdir:data/d", "link:data/a,data/l"], ["create:data/n", "rmdir:data/d"]),
@@ -145,6 +146,7 @@ FAILURES = (
     ("path $HOME: read", {"HOME": "/"}, "HOME is /, and the policy has path $HOME: that would be every file"),
     ("path $HOME/x: read", {"HOME": "here"}, "HOME is here, which is not an absolute path"),
     ("path ./data/a: create", {}, "path ./data/a is no folder, and only a folder can be granted create"),
+    ("path ./data/a: list", {}, "path ./data/a is no folder, and only a folder can be granted list"),
     ("path /proc/self/fd/1: read", {}, "is a pipe or a socket in no folder"),
     ('path "./data/a": read, symlink', {}, "path ./data/a is no folder, and only a folder can be granted symlink"),
     ("path $TMPDIR: read", {"TMPDIR": "here"}, "TMPDIR is here, which is not an absolute path"),

@@ -13,7 +13,7 @@ from policygen.paths import folders
 
 PATHS = ["/", "/a", "/a/b", "/a/b/c", "/d", ".", "./a", "./a/b", "$HOME", "$HOME/a", "$TMPDIR"]
 PLACES = [*PATHS, "/a/b/c/e", "/d/e", "./b", "$HOME/a/b", "/e"]
-RIGHTS = st.lists(st.sampled_from(list(Right)[:4]), max_size=3).map(lambda parts: sum_of(parts))
+RIGHTS = st.lists(st.sampled_from([Right.READ, *list(Right)[1:4]]), max_size=3).map(lambda parts: sum_of(parts))
 TREES = st.dictionaries(st.sampled_from(PATHS), RIGHTS, max_size=5)
 PORTS = st.sets(st.integers(0, 12), max_size=6).map(ranges)
 FILES = st.builds(Files, st.none() | TREES, st.none() | PORTS, st.none() | PORTS)
@@ -46,7 +46,9 @@ def test_reducing_changes_nothing_and_leaves_nothing_out(grants):
         assert at(reduced, path) == at(grants, path)
     for path in reduced:
         rest = {one: rights for one, rights in reduced.items() if one != path}
-        assert not at(rest, path) & reduced[path], "a line says what another says already"
+        repeated = at(rest, path) & reduced[path]
+        assert repeated in (NOTHING, Right.LIST), "a line says what another says already"
+        assert not repeated or Right.READ in reduced[path], "`read` has no word without `list`"
 
 
 @given(TREES, TREES)
@@ -124,3 +126,14 @@ def test_ports_are_the_same_as_ranges(ports):
     assert single(found) == ports
     assert all(a[1] + 1 < b[0] for a, b in itertools.pairwise(found))
     assert format_ports(found).count(",") == max(0, len(found) - 1)
+
+
+def test_read_implies_list():
+    listed, read = Files({"/a": Right.LIST}), Files({"/a": Right.READ})
+    assert algebra.united(listed, read) == read
+    assert algebra.intersected(listed, read) == listed
+    assert algebra.differences(listed, read) == (algebra.Difference("path /a", "read", ""),)
+    assert algebra.differences(read, listed) == (algebra.Difference("path /a", "", "read"),)
+    assert algebra.reduced({"/a": Right.LIST, "/a/b": Right.READ}) == {"/a": Right.LIST, "/a/b": Right.READ}
+    assert algebra.reduced({"/a": Right.READ, "/a/b": Right.LIST}) == {"/a": Right.READ}
+    assert Files({"/a": Right.CONTENT}) == read, "no value grants the one without the other"

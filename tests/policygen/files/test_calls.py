@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from policygen.files.calls import PATH_CALLS, Pair, Wanted, address, numbers, wanted
+from policygen.files.calls import PATH_CALLS, File, Need, Pair, Wanted, address, needs, numbers, wanted
 from policygen.grants import NOTHING, Right
 from tracer.abi import Arch, table
 
@@ -53,6 +53,20 @@ def test_an_exchange_makes_and_removes_both_names():
     (pair,) = wanted("renameat2", (4, 6, 5, 7, 2), lambda *_: b"")
     assert pair.old.removes == pair.new.removes == C | D
     assert pair.old.replaces and pair.new.replaces
+
+
+@pytest.mark.parametrize(
+    ("flags", "rights"),
+    [
+        (os.O_RDONLY, Right.LIST),
+        (os.O_RDONLY | os.O_DIRECTORY, Right.LIST),
+        (os.O_TMPFILE | os.O_RDWR, R | W),  # a file without a name in the folder
+    ],
+)
+def test_a_folder_that_is_opened_to_read_it_is_listed(flags, rights):
+    folder = File(b"/folder", 0o040755)
+    (request,) = wanted("open", (7, flags, 0, 0, 0, 0), lambda *_: b"")
+    assert [*needs(request, [b"/folder"], lambda *_: folder)] == [Need(folder, rights)]
 
 
 def test_every_row_is_a_call():

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from policygen.files.algebra import differences, granted, united
-from policygen.files.generalise import added, begun, learned, rights_of, trees
+from policygen.files.generalise import added, begun, learned, rights_of, stores, trees
+from policygen.files.made import MADE, fewest, movable
 from policygen.grants import NOT_CONFINED, Files, Right, single
 from policygen.language.document import parse
 
@@ -51,6 +52,34 @@ RULES = (
         [run("./a: read, create, move", "./b: remove, move, write")],
         dict.fromkeys(["./a", "./b"], "read, write, create, remove, move"),
     ),
+    ("a folder that is listed, without its files", [run(".: list", "./in/a: read")], {".": "list", "./in/a": "read"}),
+    (
+        "folders that vary, with what is read in them",
+        [run("./in/a: list", "./in/a/x: read"), run("./in/b: list", "./in/b/y: read, write")],
+        {"./in": "read", "./in/b/y": "write"},
+    ),
+    ("many folders that are listed", [run(*(f"./m/{name}: list" for name in "abcdefgh"))], {"./m": "list"}),
+    (
+        "a store by its root, when a hash names the file",
+        [run("./store/v2/ab/cd/0123456789abcdef0123: read", "./store/v2/ef: create, write", "./store/index: read")],
+        {"./store/v2": "read, write, create", "./store/index": "read"},
+    ),
+    (
+        "a store by its root, when folders are named by digits of hashes",
+        [run("./s/0a: create", "./s/10: create", "./s/ff: create"), run("./n/10: create", "./n/11: create", "./n/12: create")],
+        {"./s": "create", **dict.fromkeys(["./n/10", "./n/11", "./n/12"], "create")},
+    ),
+    (
+        "a store that is known by its name",
+        [run("$HOME/.npm/_cacache/tmp: write, create", "$HOME/.npm/_cacache/index: list", "./.git/objects/pack: list")],
+        {"$HOME/.npm/_cacache": "list, write, create", "./.git/objects": "list"},
+    ),
+    (
+        "nothing that is executed in a store",
+        [run("./s/ab/0123456789abcdef: read, execute")],
+        {"./s/ab/0123456789abcdef": "read, execute"},
+    ),
+    ("no store in a home", [run("$HOME/ab/0123456789abcdef: read")], {"$HOME/ab/0123456789abcdef": "read"}),
     ("once what a folder has", [run(".: read", "./a: read, write")], {".": "read", "./a": "write"}),
 )
 
@@ -155,8 +184,64 @@ def test_what_was_taken_out_does_not_come_back_with_other_uses():
     assert added(old, runs, runs[-1]).lines() == {"path ./a": "read", "path ./b": "write"}
 
 
+def making(*names, rights="write, create"):
+    """A run that made these files in a folder which was there before."""
+    folder = names[0].rpartition("/")[0]
+    return (*((MADE, name, "") for name in names), (folder, rights, "/bin/it"))
+
+
+@pytest.mark.parametrize(
+    ("runs", "rights"),
+    [
+        ([making("./logs/2026-11-01-0.log"), making("./logs/2026-11-02-0.log")], "write, create, remove"),
+        ([making("./logs/1.log", "./logs/2.log")], "write, create, remove"),
+        ([making("./logs/20261128.log")], "write, create, remove"),
+        ([making("./logs/app-1764338400.log")], "write, create, remove"),
+        ([making("./logs/20269928.log")], "write, create"),
+        ([making("./logs/1.log"), making("./logs/1.log")], "write, create"),
+        ([making("./logs/a.log"), making("./logs/b.log")], "write, create"),
+        ([making("./logs/1.log"), making("./logs/2.txt")], "write, create"),
+    ],
+)
+def test_what_makes_numbered_or_dated_files_may_remove_some(runs, rights):
+    assert grants(*runs) == {"./logs": rights}
+    assert learned(runs).removes == ({"./logs"} if "remove" in rights else set())
+    assert "remove" not in learned(runs, exact=True).files.lines()["path ./logs"]
+
+
+@pytest.mark.parametrize("folder", [".", "$HOME", "$TMPDIR", "/tmp", "/etc"])
+def test_the_right_to_remove_is_not_guessed_in_a_folder_that_holds_other_files(folder):
+    assert grants(making(f"{folder}/1.log", f"{folder}/2.log")) == {folder: "write, create"}
+
+
+def test_the_right_to_remove_is_added_by_the_run_whose_name_differs_and_only_by_that():
+    runs = [making(f"./logs/{day}.log") for day in (1, 2, 3)]
+    old = Files({"./logs": Right.WRITE | Right.CREATE})
+    assert added(old, runs[:1], runs[0]) == old
+    assert added(old, runs[:2], runs[1]).lines() == {"path ./logs": "write, create, remove"}
+    assert added(old, runs, runs[2]) == old, "it was taken out of the policy"
+
+
+def test_few_names_of_a_run_say_what_differs():
+    assert fewest(["./a1", "./a2", "./a3", "./b", "./d/a4"]) == ["./a1", "./a2", "./b", "./d/a4"]
+    assert len(fewest(f"./{letter}" for letter in "abcdefghijklmnop")) == 8
+
+
+def test_what_is_made_in_a_folder_that_holds_more_can_be_moved():
+    files = parse("path .: write, create\npath ./logs: write, create\npath /etc: read").policy.files
+    assert movable(files, ["./app.pid", "./app.log", "./out/", "./logs/a", "/etc/a"]) == {".": ["app.log", "app.pid", "out/"]}
+    assert not movable(Files({".": Right.READ}), ["./app.pid"])
+    assert not movable(NOT_CONFINED, ["./app.pid"])
+
+
 def test_what_is_not_confined_stays_so():
     assert added(NOT_CONFINED, [run("./a: read")], run("./a: read")) == NOT_CONFINED
+
+
+def test_each_store_is_the_end_of_a_path_with_a_reason():
+    for path, reason in stores().items():
+        assert parse(f"path /{path}: read").policy.files.paths == {f"/{path}": Right.READ}
+        assert reason
 
 
 def test_each_tree_is_a_path_with_a_reason():

@@ -45,6 +45,9 @@ TABLE = (
     ("path /: any", {"root"}),
     ("path /: write", {"root"}),
     ("path /: none", set()),
+    ("path /: list", set()),
+    ("path $HOME/.ssh: list", set()),
+    ("path /proc: list", set()),
 )
 
 

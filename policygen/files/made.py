@@ -1,0 +1,73 @@
+"""The files that runs made, and what follows from their names: that old ones will be removed, and what should be elsewhere.
+
+They are recorded as uses (`generalise.Use`): MADE, the path of a file that the run made in a folder which was there before, and
+"".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from policygen.grants import Right
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from policygen.grants import Files
+
+MADE = "made"
+"""The first field of a use that names a file which a run made; the path of a folder in which it made more ends with a slash."""
+MANY = 8
+"""Number of names read in one folder from which the whole folder is granted."""
+KEPT_APART = ("/", "/etc", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/var", "/usr", "/opt", "$HOME", "$HOME/.config")
+"""Folders that no rule grants: their contents are unrelated."""
+_SHARED = (*KEPT_APART, ".", "$TMPDIR", "/tmp", "/var/tmp", "/dev/shm")
+"""Folders in which no rule grants `remove`: they hold files that are not the program's output."""
+_NUMBER = re.compile(r"\d+")
+_DATE = re.compile(r"(?<!\d)(?:(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)|1\d{9}(?:\d{3})?(?!\d))")
+"""A date, as 2026-11-28 or 20261128, or seconds or milliseconds since the epoch."""
+
+
+def removals(made: Iterable[str]) -> set[str]:
+    """Return the folders in which runs made files (`made`: their paths) whose names have a date, or differ in a number:
+    programs remove old ones of these later, after more runs than are learned."""
+    names: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for path in made:
+        folder, _, name = path.rstrip("/").rpartition("/")
+        names[folder or "/", _NUMBER.sub("0", name)].add(name)
+    found = {folder for (folder, _), different in names.items() if len(different) > 1 or any(map(_DATE.search, different))}
+    return found - {*_SHARED}
+
+
+def made(runs: Sequence[Iterable[tuple[str, str, str]]]) -> list[str]:
+    """Return the paths that runs made in folders which were there before, ascending; that of a folder in which a run made more
+    ends with a slash."""
+    return sorted({path for run in runs for use, path, _ in run if use == MADE})
+
+
+def movable(files: Files, made: Iterable[str]) -> dict[str, list[str]]:
+    """Return the granted folders that hold more than the program's output, each with the names that the program makes in it.
+
+    In a folder of their own, the program would need no right to change anything else."""
+    changes = Right.WRITE | Right.CREATE | Right.REMOVE
+    broad = {path for path, rights in (files.paths or {}).items() if rights & changes and path in (*KEPT_APART, ".")}
+    names: dict[str, list[str]] = {}
+    for path in fewest(made):
+        folder, _, name = path.rstrip("/").rpartition("/")
+        if (folder or "/") in broad:
+            names.setdefault(folder or "/", []).append(name + "/" * path.endswith("/"))
+    return names
+
+
+def fewest(paths: Iterable[str]) -> list[str]:
+    """Return enough of the paths that a run made to find out what differs: two of those that differ in numbers alone, and
+    `MANY` kinds in each folder."""
+    kept: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(paths):
+        folder, _, name = path.rstrip("/").rpartition("/")
+        kinds, kind = kept[folder], _NUMBER.sub("0", name)
+        if (kind in kinds or len(kinds) < MANY) and len(kinds[kind]) < 2:
+            kinds[kind].append(path)
+    return [path for kinds in kept.values() for names in kinds.values() for path in names]

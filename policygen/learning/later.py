@@ -1,0 +1,61 @@
+"""Calls that programs make only after more runs than are learned: those that remove old logs and caches."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from policygen.files.made import made, removals
+from policygen.recording.model import Observation, recorded_values
+from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from policygen.recording.model import Recording
+
+WORD = "later: "
+"""Begins the note on an entry that no run needed yet."""
+NOTE = f"{WORD}removes old ones of the files that it makes with dates or numbers in their names"
+_FLAGS = {"open": 1, "openat": 2}
+"""Calls that make files -> the index of their flags."""
+_START = {"~": "$HOME", ".": "."}
+
+
+def later(old: Recording, whole: Recording) -> tuple[Observation, ...]:
+    """Return the calls that remove files, as observations of runs, if the runs of `whole` show for the first time that the
+    program makes files with dates or numbers in their names: those of `old` did not.  Each is allowed once: who removes it from
+    the policy does not get it again."""
+    if _folders(old) or not _folders(whole):
+        return ()
+    counts = (1,) * len(whole.runs)
+    result = []
+    for arch in sorted({observation.arch for observation in whole.observations}):
+        known = Arch.from_audit(arch)
+        if known is not None and "unlink" in table(known).by_name:
+            event = Event(arch, table(known).by_name["unlink"].number, (0, 0, 0, 0, 0, 0))
+            values = recorded_values(table(known), event)
+            result.append(Observation(arch, event.number, values, "", counts, "", event.arguments))
+    return tuple(result)
+
+
+def _folders(recording: Recording) -> set[str]:
+    """Return the folders in which plain runs made such files."""
+    plain = recording.plain()
+    return removals([*made([run.files for run in plain.runs]), *_created(plain)])
+
+
+def _created(recording: Recording) -> Iterator[str]:
+    """Yield the paths that calls with O_CREAT named, as far as there is evidence of them."""
+    for observation in recording.observations:
+        arch = Arch.from_audit(observation.arch)
+        if arch is None or observation.number not in table(arch).by_number:
+            continue
+        index = _FLAGS.get(table(arch).by_number[observation.number].name)
+        if index is None or not observation.example[index] & os.O_CREAT:
+            continue
+        for fact in observation.evidence:
+            name, _, text = fact.partition('="')
+            if name == "filename" and "/" in text:
+                start, slash, rest = text.rstrip('"').partition("/")
+                yield f"{_START.get(start, start and f'./{start}')}{slash}{rest}"

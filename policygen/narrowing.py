@@ -1,0 +1,264 @@
+"""Narrow a policy to what its last runs used: rules for calls, rights to files, and ports.
+
+A rule is used if an observed call matches it, or would be denied without it, since the implied set depends on the rules.  What
+files and ports runs used is generalised first (`files.generalise`), as `learn` does for a new policy.  Kept, though not used:
+what a `# why:` comment accepts, what only rehearsed runs used, notes of tools, included files, and whatever denies a call.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from policygen.evaluate import evaluate
+from policygen.files.algebra import extended, granted, intersected
+from policygen.files.calls import UDP_CONNECT
+from policygen.files.generalise import is_path, kind_of, learned
+from policygen.grants import NONE, NOT_CONFINED, TCP, Files, path_line, rights_of, single
+from policygen.holds import holds
+from policygen.language.layout import Remarks, Section, note_of
+from policygen.language.naming import format_expression
+from policygen.learning.replay import ReplayError, events, replay
+from policygen.lint.findings import WHY
+from policygen.model import Always, Policy, alternatives
+from policygen.phases import phase_policies, reached, with_phases
+from policygen.values import replace
+from tracer.abi import Arch, table
+from tracer.errors import InternalError
+from tracer.named import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from policygen.files.generalise import Use
+    from policygen.grants import Right
+    from policygen.language.document import Document
+    from policygen.model import Entry, Expression
+    from policygen.recording.model import Observation, Recording, Run
+    from tracer.abi import Event
+    from tracer.abi.table import Table
+
+    Call = tuple[Arch, int]
+    Rule = tuple[Arch, int, Expression]
+
+
+class Unused(NamedTuple):
+    """A rule, or a line about files or ports, that the runs did not use, or not all of it."""
+
+    line: str
+    """In the policy language, on one line."""
+    kept: str = ""
+    """Why it is not removed; "" if it is."""
+    remains: str = ""
+    """The line that remains of it; "" for none."""
+
+
+class Narrowed(NamedTuple):
+    policy: Policy
+    """The policy without what can be removed."""
+    unused: tuple[Unused, ...]
+    """What was not used, in the order of the policy's text."""
+    not_judged: tuple[str, ...]
+    """What could not be judged, and why, each as a clause."""
+
+
+def last_runs(recording: Recording, count: int) -> tuple[Run, ...]:
+    """Return the last `count` runs that were observed from their start to their end and not rehearsed; all if there are
+    fewer."""
+    return tuple(run for run in recording.runs if run.complete and not run.rehearsed)[-count:]
+
+
+def narrowed(document: Document, recording: Recording, runs: Sequence[Run]) -> Narrowed:
+    """Return the policy without what these runs of the recording did not use.  Raises InternalError if the result would deny
+    what they did and the policy allows: a bug of ours."""
+    policy = document.policy
+    uses = [run.files for run in runs]
+    if dns := [use for run in recording.runs for use in run.files if use[0] == UDP_CONNECT]:
+        uses[0] = (*uses[0], *dns)  # a later run does not record what it sends to name servers
+    files, unused, not_judged = _narrowed_files(document, uses)
+    warm = sum(run.warm for run in runs)
+    if warm:
+        not_judged.append(f"calls: {warm} of these runs recorded only new ones (`learn --every-call` records all)")
+    elif policy.portable:
+        not_judged.append("calls: a `portable` policy has what other C libraries call, which no run here uses")
+    else:
+        policy, rules = _narrowed_calls(document, recording, {run.id for run in runs})
+        unused += rules
+    return Narrowed(replace(policy, files=files), tuple(unused), tuple(not_judged))
+
+
+# Calls
+
+
+def _narrowed_calls(document: Document, recording: Recording, ids: set[str]) -> tuple[Policy, list[Unused]]:
+    columns = {index for index, run in enumerate(recording.runs) if run.id in ids}
+    rehearsed = {index for index, run in enumerate(recording.runs) if run.rehearsed}
+    observed = [*_observed(recording, columns)]
+    used, elsewhere = _events(observed), _events(_observed(recording, rehearsed))
+    before = document.policy
+    allowed = [pair for pair in observed if all(evaluate(before, event).allows for event in events(pair[1], pair[0]))]
+
+    def without(rules: Collection[Rule]) -> Policy:
+        policy = _without(before, rules)
+        replay(policy, allowed)
+        return policy
+
+    unused, removable = _unused(document, used, elsewhere)
+    try:
+        return without({*removable}), unused
+    except ReplayError:  # one of these rules brings what runs used into the implied set: it is used
+        removed: set[Rule] = set()
+        for rule in removable:
+            with suppress(ReplayError):
+                without({*removed, rule})
+                removed.add(rule)
+        lines = {_line(*rule) for rule in removable if rule not in removed}
+        return without(removed), [rule for rule in unused if rule.line not in lines]
+
+
+def _unused(
+    document: Document, used: Mapping[Call, set[Event]], elsewhere: Mapping[Call, set[Event]]
+) -> tuple[list[Unused], list[Rule]]:
+    """Return the rules that no event of `used` matches, and those of them that can be removed: not those that an event of
+    `elsewhere` matches, which rehearsed runs made."""
+    unused: dict[str, Unused] = {}
+    removable: dict[Rule, None] = {}
+    for _, policy in phase_policies(document.policy):
+        for arch, number, entry in _entries(policy):
+            reason = _reason(document, arch, number, entry)
+            for rule in alternatives(entry.expression) if reason != _DENIES else ():
+                if not _matches(rule, arch, number, used):
+                    kept = reason or _accepted(document, arch, number, rule)
+                    kept = kept or "rehearsed runs use it" * _matches(rule, arch, number, elsewhere)
+                    line = _line(arch, number, rule)
+                    unused.setdefault(line, Unused(line, kept))
+                    if not kept:
+                        removable[arch, number, rule] = None
+    return [*unused.values()], [*removable]
+
+
+def _without(policy: Policy, rules: Collection[Rule]) -> Policy:
+    """Return the policy without these rules, in every phase."""
+    policies = []
+    for _, of_phase in phase_policies(policy):
+        entries: dict[Arch, dict[int, Entry]] = {arch: {} for arch in of_phase.entries}
+        for arch, number, entry in _entries(of_phase):
+            parts = alternatives(entry.expression)
+            remaining = [part for part in parts if (arch, number, part) not in rules]
+            narrow = entry if len(remaining) == len(parts) else reached(entry, remaining)
+            if narrow is not None:
+                entries[arch][number] = narrow
+        policies.append(replace(of_phase, entries=entries))
+    return with_phases(policies, policy.phases)
+
+
+def _entries(policy: Policy) -> list[tuple[Arch, int, Entry]]:
+    return [(arch, number, entry) for arch, section in policy.entries.items() for number, entry in section.items()]
+
+
+def _line(arch: Arch, number: int, rule: Expression) -> str:
+    return f"{table(arch).by_number[number].name}: {format_expression(arch, number, rule)}"
+
+
+_DENIES = "it denies calls"
+
+
+def _reason(document: Document, arch: Arch, number: int, entry: Entry) -> str:
+    """Return why an entry is kept whatever runs did; '' for one that is not."""
+    if not entry.action.may_allow:
+        return _DENIES
+    section = document.layout.sections.get(arch, Section())
+    if any(number in include.entries.get(arch, {}) for include in section.includes):
+        return "an included file has it"
+    note = note_of(document.layout, arch, number)
+    if note and not note.startswith("many: "):
+        return note
+    return _why(section.entries.get(number, Remarks()).entry.all())
+
+
+def _accepted(document: Document, arch: Arch, number: int, rule: Expression) -> str:
+    remarks = document.layout.sections.get(arch, Section()).entries.get(number, Remarks())
+    return _why(remarks.alternatives[rule].all()) if rule in remarks.alternatives else ""
+
+
+def _why(comments: Iterable[str]) -> str:
+    return next((comment.removeprefix("# ") for comment in comments if comment.startswith(WHY)), "")
+
+
+def _observed(recording: Recording, columns: set[int]) -> Iterator[tuple[Table, Observation]]:
+    """Yield the observations of the runs with these indexes whose calls a policy can name, each with the table of its call."""
+    for observation in recording.observations:
+        arch = Arch.from_audit(observation.arch)
+        if arch is not None and observation.number in table(arch).by_number and any(observation.counts[at] for at in columns):
+            yield table(arch), observation.fitted(table(arch))
+
+
+def _events(observed: Iterable[tuple[Table, Observation]]) -> dict[Call, set[Event]]:
+    result: dict[Call, set[Event]] = {}
+    for calls, observation in observed:
+        result.setdefault((calls.arch, observation.number), set()).update(events(observation, calls))
+    return result
+
+
+def _matches(rule: Expression, arch: Arch, number: int, used: Mapping[Call, set[Event]]) -> bool:
+    arguments = table(arch).by_number[number].arguments
+    return any(rule == Always(True) or holds(rule, arguments, event.arguments) for event in used.get((arch, number), ()))
+
+
+# Files and ports
+
+
+def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[Files, list[Unused], list[str]]:
+    """Return the files without what these runs did not use, the lines that have more, and what could not be judged."""
+    files, not_judged = document.policy.files, []
+    needed = learned(runs, exact=not document.policy.implied).files
+    limits = {}
+    for kind, what in (("paths", "files"), *((use, f"ports (tcp {use})") for use in TCP)):
+        if getattr(files, kind) is None:
+            continue
+        missing = sum(not any(kind_of(use) == kind for use in run) for run in runs)
+        if missing:
+            not_judged.append(f"{what}: {missing} of these runs did not record them")
+        else:
+            limits[kind] = getattr(needed, kind)
+    bare = replace(files, **{kind: getattr(intersected(files, Files(**{kind: limit})), kind) for kind, limit in limits.items()})
+    kept = _kept_lines(document)
+    narrow = extended(bare, _only(files, kept))
+    _require_uses(files, narrow, runs)
+    unused, before, after, without = [], files.lines(), narrow.lines(), bare.lines()
+    for line, value in before.items():
+        if line in kept:
+            unused += [Unused(f"{line}: {value}", kept[line])] * (without.get(line) != value)
+        elif after.get(line) != value:
+            unused.append(Unused(f"{line}: {value}", remains=f"{line}: {after[line]}" if line in after else ""))
+    unused += [Unused("", remains=f"{line}: {value}") for line, value in after.items() if line not in before]
+    return narrow, unused, not_judged
+
+
+def _kept_lines(document: Document) -> dict[str, str]:
+    """Return the lines about files and ports that are kept whatever runs did, with the reason."""
+    kept = {line: why for line, comments in document.layout.files.items() if (why := _why(comments.all()))}
+    includes = [include for section in document.layout.sections.values() for include in section.includes]
+    return kept | {line: "an included file has it" for include in includes for line in include.files.lines()}
+
+
+def _only(files: Files, lines: Collection[str]) -> Files:
+    """Return the files with nothing but these lines."""
+    paths = {path: rights for path, rights in (files.paths or {}).items() if path_line(path) in lines}
+    ports = {use: getattr(files, use) if f"tcp {use}" in lines else None for use in TCP}
+    return Files(paths or None, **ports) if paths or any(ports.values()) else NOT_CONFINED
+
+
+def _require_uses(before: Files, after: Files, runs: Iterable[Sequence[Use]]) -> None:
+    """Raise InternalError if a use that `before` grants is not granted any more."""
+    for path, words, _ in {use for run in runs for use in run}:
+        if is_path(path):
+            had, has = granted(before.grants, path), granted(after.grants, path)
+            lost: Right | set[int] = rights_of(words) & had & ~has
+        elif path.startswith("tcp ") and words != NONE:
+            use = path.removeprefix("tcp ")
+            lost = {int(words)} & single(before.ports(use)) - single(after.ports(use))
+        else:
+            continue
+        if lost:
+            raise InternalError(f"nothing written: {path}: {words} was used, and the narrowed policy does not grant it")

@@ -1,0 +1,50 @@
+"""Calls that remove old logs are allowed before a run makes them."""
+
+from __future__ import annotations
+
+import pytest
+from calls import event
+
+from policygen.files.made import MADE
+from policygen.learning.later import later
+from policygen.recording.many import merge
+from policygen.recording.model import Observation, Recording, Run, recorded_values
+from tracer.abi import Arch, table
+
+NO_RUN = Recording()
+CALLS = table(Arch.X86_64)
+
+
+def made(at, *names):
+    return Recording((Run(f"r{at}", at, ("./app",), 0, True, files=tuple((MADE, name, "") for name in names)),), ())
+
+
+def opened(at, name, flags=0o101):
+    call = event("openat", 0xFFFFFF9C, 7, flags, 0o644)
+    evidence = (f'filename="{name}"',)
+    of = Observation(call.arch, call.number, recorded_values(CALLS, call), "/app", (1,), "?", call.arguments, evidence)
+    return Recording((Run(f"r{at}", at, ("./app",), 0, True),), (of,))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (NO_RUN, opened(0, "~/.npm/_logs/2026-11-28T14_39_50_988Z-debug-0.log"), True),
+        (NO_RUN, opened(0, "logs/app-20261128.log"), True),
+        (opened(0, "/srv/logs/1.log"), opened(1, "/srv/logs/2.log"), True),
+        (NO_RUN, opened(0, "/srv/logs/1.log"), False),
+        (NO_RUN, opened(0, "/srv/2026-11-28.log", flags=0), False),
+        (NO_RUN, opened(0, "2026-11-28.log"), False),
+        (NO_RUN, opened(0, "/tmp/2026-11-28.log"), False),
+        (opened(0, "/srv/2026-11-28.log"), opened(1, "/srv/2026-11-29.log"), False),
+    ],
+)
+def test_when_old_files_will_be_removed(old, new, expected):
+    calls = [CALLS.by_number[one.number].name for one in later(old, merge(old, new))]
+    assert calls == ["unlink"] * expected
+
+
+def test_the_names_that_the_use_of_files_records_count_too():
+    one = opened(0, "x")
+    assert [*later(NO_RUN, merge(one, made(1, "./logs/2026-11-28.log")))]
+    assert not [*later(NO_RUN, merge(one, made(1, "./logs/a.log")))]

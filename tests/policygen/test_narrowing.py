@@ -1,0 +1,162 @@
+"""What the last runs did not use is removed, and nothing that they used."""
+
+from __future__ import annotations
+
+import pytest
+from calls import event
+
+from policygen.evaluate import evaluate
+from policygen.files.made import MADE
+from policygen.language.document import parse
+from policygen.narrowing import Unused, last_runs, narrowed
+from policygen.recording.fold import Aggregator
+from policygen.recording.many import merge
+from policygen.recording.model import Recording, Run
+
+NONE = ("tcp bind: none", "tcp connect: none")
+
+
+def run(at, calls=(), files=(), **more):
+    aggregator = Aggregator()
+    for name, *arguments in calls:
+        aggregator.counter("/app", event(name, *arguments), str)[0] += 1
+    uses = tuple(sorted((*line.split(": "), "/app") for line in files))
+    return Recording((Run(f"r{at}", at, ("./app",), 0, True, files=uses, **more),), aggregator.observations())
+
+
+def judged(text, *recordings, last=10):
+    whole = merge(*recordings)
+    return narrowed(parse(text), whole, last_runs(whole, last))
+
+
+def lines(text, *recordings, last=10):
+    made = judged(f"implied 1\n{text}", *recordings, last=last)
+    assert not made.not_judged
+    return made.policy.files.lines(), made.unused
+
+
+CALLS = """\
+callfence 1
+arch x86_64
+
+getpid: allow
+kill: sig == 0
+   || sig == SIGHUP
+   || sig == SIGTERM           # why: it ends its workers
+mkdir: allow                   # why: reviewed
+ptrace: errno EPERM
+reboot: allow
+unlink: allow                  # later: removes old ones
+"""
+
+
+def test_rules_that_no_call_matches():
+    made = judged(CALLS, run(0, [("getpid",), ("kill", 1, 1)]))
+    assert made.unused == (
+        Unused("kill: sig == 0"),
+        Unused("kill: sig == SIGTERM", "why: it ends its workers"),
+        Unused("mkdir: allow", "why: reviewed"),
+        Unused("reboot: allow"),
+        Unused("unlink: allow", "later: removes old ones"),
+    )
+    for call, allowed in ((("kill", 1, 1), True), (("kill", 1, 0), False), (("reboot",), False), (("mkdir",), True)):
+        assert evaluate(made.policy, event(*call)).allows == allowed
+    assert "ptrace: errno EPERM" in parse(CALLS).with_policy(made.policy).text()
+
+
+def test_what_only_rehearsed_runs_used_is_kept():
+    made = judged("getpid: allow\nreboot: allow\n", run(0, [("getpid",)]), run(1, [("reboot",)], rehearsed="it fails"))
+    assert made.unused == (Unused("reboot: allow", "rehearsed runs use it"),)
+
+
+def test_a_rule_that_brings_what_was_used_into_the_implied_set_is_used():
+    text = "implied 1\nunlink: allow\nreboot: allow\n"
+    calls = [("unlinkat", 0xFFFFFF9C, 0, 0)]
+    assert evaluate(parse(text).policy, event(*calls[0])).allows, "this is what the test is about"
+    made = judged(text, run(0, calls))
+    assert made.unused == (Unused("reboot: allow"),)
+    assert evaluate(made.policy, event(*calls[0])).allows
+
+
+def test_only_the_last_runs_count():
+    runs = [run(at, [("getpid",)] if at else [("reboot",)]) for at in range(3)]
+    assert [unused.line for unused in judged("getpid: 1\nreboot: 1\n", *runs, last=2).unused] == ["reboot: allow"]
+    assert not judged("getpid: 1\nreboot: 1\n", *runs, last=3).unused
+
+
+def test_in_every_phase():
+    text = "phase serving after poll\n\ngetpid: allow until serving\npoll: allow\nreboot: allow\n"
+    made = judged(text, run(0, [("poll",), ("getpid",)]))
+    assert [unused.line for unused in made.unused] == ["reboot: allow"]
+    assert evaluate(made.policy, event("getpid")).allows
+    assert not evaluate(made.policy, event("getpid"), "serving").allows
+    assert not evaluate(made.policy, event("reboot"), "serving").allows
+
+
+def test_runs_that_recorded_only_new_calls_do_not_judge_calls():
+    made = judged("getpid: 1\nreboot: 1\n", run(0, [("getpid",)], warm=True))
+    assert not made.unused
+    assert made.not_judged == ("calls: 1 of these runs recorded only new ones (`learn --every-call` records all)",)
+
+
+@pytest.mark.parametrize(
+    ("before", "used", "after"),
+    [
+        ("path .: read, write, create, remove", ["./a: read"], {"path ./a": "read"}),
+        ("path .: read", [".: list"], {"path .": "list"}),
+        ("path ./a: read, write\npath ./b: read", ["./a: read"], {"path ./a": "read"}),
+        ("path /: any", ["/usr/lib/x/y: read", "/srv/a: write"], {"path /srv/a": "write", "path /usr/lib": "read"}),
+        ("path ./a: read", ["./a: read", "./b: read"], {"path ./a": "read"}),
+        ("path /opt: read  # why: plugins\npath ./a: read", ["./a: read"], {"path ./a": "read", "path /opt": "read"}),
+    ],
+)
+def test_files(before, used, after):
+    assert lines(before, run(0, files=used), run(1, files=used))[0] == after
+
+
+def test_a_line_says_what_remains_of_it():
+    _, unused = lines("path ./a: read, write\npath .: list\npath ./x: read", run(0, files=["./a: read", "./b: list"]))
+    assert unused == (
+        Unused("path .: list"),
+        Unused("path ./a: read, write", remains="path ./a: read"),
+        Unused("path ./x: read"),
+        Unused("", remains="path ./b: list"),
+    )
+
+
+def test_names_that_vary_and_old_logs_stay_granted():
+    runs = [run(at, files=[f"./in/{at}: read", "./logs: write, create", f"{MADE}: ./logs/{at}.log"]) for at in range(3)]
+    remaining, unused = lines("path ./in: read\npath ./logs: write, create, remove", *runs)
+    assert not unused
+    assert remaining == {"path ./in": "read", "path ./logs": "write, create, remove"}
+
+
+def test_ports():
+    before = "tcp connect: 80, 443\ntcp bind: any  # why: it is a server"
+    remaining, unused = lines(before, run(0, files=["tcp connect: 443", "tcp bind: none"]))
+    assert remaining == {"tcp connect": "443", "tcp bind": "any"}
+    assert unused == (
+        Unused("tcp connect: 80, 443", remains="tcp connect: 443"),
+        Unused("tcp bind: any", "why: it is a server"),
+    )
+
+
+def test_the_port_of_name_servers_stays_if_any_run_asks_them():
+    asking, other = run(0, files=["udp connect: 53", *NONE]), run(1, files=NONE)
+    assert lines("tcp connect: 53, 80", asking, other, last=1)[0] == {"tcp connect": "53"}
+    assert lines("tcp connect: 53, 80", other, last=1)[0] == {"tcp connect": "none"}
+
+
+def test_what_was_not_recorded_is_not_judged():
+    made = judged("path ./a: read\ntcp connect: 80", run(0, files=NONE), run(1))
+    assert made.policy.files.lines() == {"path ./a": "read", "tcp connect": "80"}
+    assert made.not_judged == (
+        "files: 2 of these runs did not record them",
+        "ports (tcp connect): 1 of these runs did not record them",
+    )
+
+
+def test_attached_and_rehearsed_runs_are_not_among_the_last():
+    attached = Recording((Run("a", 5, ("./app",), None, False),))
+    whole = merge(run(0), run(1, rehearsed="x"), attached, run(2))
+    assert [one.id for one in last_runs(whole, 10)] == ["r0", "r2"]
