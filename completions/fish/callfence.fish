@@ -127,7 +127,7 @@ complete -c callfence -n '_shtab_callfence_using verify' -l cached -d 'prove all
 complete -c callfence -n '_shtab_callfence_using verify; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a file; - is standard input'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a diff -d 'Show what NEW allows that OLD does not (+), what it no longer allows (-), and what it answers differently (~). The comparison covers every call and every argument value; each difference has an example. Formatting, order and comments do not matter.'
 complete -c callfence -n '_shtab_callfence_using diff' -s h -l help -d 'show this help message and exit'
-complete -c callfence -n '_shtab_callfence_using diff' -l not-wider -d 'exit with 1 if NEW allows something that OLD does not'
+complete -c callfence -n '_shtab_callfence_using diff' -l not-wider -d 'exit with 1 if NEW allows something that OLD denies, or denies it more mildly'
 complete -c callfence -n '_shtab_callfence_using diff' -l full -d 'show every difference with its example, however many there are'
 complete -c callfence -n '_shtab_callfence_using diff' -l format -xka "text json md sarif" -d 'default: text'
 complete -c callfence -n '_shtab_callfence_using diff' -l git -x -d 'compare FILE in REVISION with the current FILE, or in two revisions (OLD..NEW)'

@@ -45,6 +45,12 @@ TABLE = (
     ("path /: any", {"root"}),
     ("path /: write", {"root"}),
     ("path /: none", set()),
+    ("path /proc/self/root: read", {"root"}),
+    ("path /proc/1/root/etc: read", {"ssh-keys", "accounts"}),
+    ("path /proc/self/cwd: write", {"working-folder"}),
+    ("path /var/run/podman: write", {"control-sockets"}),
+    ("tcp connect: 1-65534", {"connect-anywhere"}),
+    ("tcp connect: 1024-2047", set()),
 )
 
 
