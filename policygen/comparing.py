@@ -39,7 +39,7 @@ class Verdict(StrEnum):
 
     EQUAL = "equal"
     DIFFERENT = "different"
-    """The second allows the same calls, but answers some denied calls differently."""
+    """The second allows the same calls, but answers some differently: a denied one by another action, or a log entry."""
     NARROWER = "narrower"
     WIDER = "wider"
     INCOMPARABLE = "incomparable"
@@ -114,7 +114,7 @@ class Comparison:
 
     @property
     def is_milder(self) -> bool:
-        """Whether a denied call gets a less strict answer: its process then goes on where it was killed."""
+        """Whether a call gets a less strict answer: its process goes on where it was killed, or it is no longer logged."""
         return any(
             MILDEST_LAST.index(each.after.kind) > MILDEST_LAST.index(each.before.kind)
             for each in self.differences

@@ -44,7 +44,11 @@ def parser() -> argparse.ArgumentParser:
     add("--format", choices=["text", "json", "sarif"], default="text", help="default: text")
     against = parser.add_mutually_exclusive_group()
     against.add_argument("--against", metavar="OLD", help="also report findings that are accepted by a reason not in OLD")
-    against.add_argument("--git", metavar="REVISION", help="the same, with POLICY in that revision as OLD")
+    against.add_argument(
+        "--git",
+        metavar="REVISION",
+        help="the same, with POLICY in that revision as OLD; also report symbolic links in granted folders that are new since",
+    )
     add("policies", nargs="+", metavar="POLICY")
     return parser
 

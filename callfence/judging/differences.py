@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from policygen.review.risk import Ranked
 
 SAYS = {
-    Verdict.DIFFERENT: "NEW allows the same calls as OLD, but answers some denied calls differently",
+    Verdict.DIFFERENT: "NEW allows the same calls as OLD, but answers some of them, or some denied ones, differently",
     Verdict.WIDER: "NEW allows every call that OLD allows, and more",
     Verdict.NARROWER: "NEW allows only calls that OLD allows, but not all of them",
     Verdict.INCOMPARABLE: "NEW allows some calls that OLD denies, and denies some that OLD allows",
@@ -120,7 +120,7 @@ def following(judgement: Judgement) -> Iterator[tuple[Change, str, list[str]]]:
         follow = [ranked.difference for ranked in judgement.by_setting if ranked.difference.change is change]
         if follow:
             actions = f"{format_action(follow[0].before)} -> {format_action(follow[0].after)}"
-            yield change, f"{actions}, by the line `default`", list(dict.fromkeys(map(call_name, follow)))
+            yield change, f"because of default {actions}", list(dict.fromkeys(map(call_name, follow)))
 
 
 def difference_lines(difference: Difference) -> Iterator[str]:

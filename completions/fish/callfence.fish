@@ -174,7 +174,7 @@ complete -c callfence -n '_shtab_callfence_using lint' -l level -xka "note warni
 complete -c callfence -n '_shtab_callfence_using lint' -l accepted -d 'also report accepted findings'
 complete -c callfence -n '_shtab_callfence_using lint' -l format -xka "text json sarif" -d 'default: text'
 complete -c callfence -n '_shtab_callfence_using lint' -l against -xka "(__fish_complete_path (commandline -ct))" -d 'also report findings that are accepted by a reason not in OLD'
-complete -c callfence -n '_shtab_callfence_using lint' -l git -x -d 'the same, with POLICY in that revision as OLD'
+complete -c callfence -n '_shtab_callfence_using lint' -l git -x -d 'the same, with POLICY in that revision as OLD; also report symbolic links in granted folders that are new since'
 complete -c callfence -n '_shtab_callfence_using lint; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a export -d 'Write a policy in another program'"'"'s format. Standard error lists what that format cannot express, and whether the result is wider than the policy (more calls run) or narrower (fewer run). With --strict, a wider result is not written.'
 complete -c callfence -n '_shtab_callfence_using export' -s h -l help -d 'show this help message and exit'
