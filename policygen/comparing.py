@@ -10,7 +10,7 @@ from policygen.evaluate import answers
 from policygen.files import algebra
 from policygen.implied.resolve import Resolved, narrowed, resolved, resolved_at
 from policygen.language.normal import normal
-from policygen.model import Action, Always, And, Arm, Entry, Expression, Or, Policy, alternatives, scopes, strictest
+from policygen.model import Action, ActionKind, Always, And, Arm, Entry, Expression, Or, Policy, alternatives, scopes, strictest
 from policygen.phases import in_each, names_of
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 _ARMS = {Arm.NOW: 0, Arm.EXEC: 1, Arm.ENTRY: 2}
 """Rank of each moment at which a filter takes effect: the higher, the more calls run unfiltered before it."""
+MILDEST_LAST = (
+    ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NOTIFY, ActionKind.LOG, ActionKind.ALLOW
+)  # fmt: skip
+"""The actions by what they let the program do: be killed, handle a signal, go on, or make the call."""
 _MAX_RULES = 8
 """The most alternatives that describe a difference; a difference that takes more has none, only its example."""
 
@@ -34,6 +38,8 @@ class Verdict(StrEnum):
     """The result of comparing two policies: how much the second allows, compared with the first."""
 
     EQUAL = "equal"
+    DIFFERENT = "different"
+    """The second allows the same calls, but answers some differently: a denied one by another action, or a log entry."""
     NARROWER = "narrower"
     WIDER = "wider"
     INCOMPARABLE = "incomparable"
@@ -86,7 +92,7 @@ class Comparison:
     """The files and ports that became reachable, or no longer are."""
     triggers: tuple[Change, ...] = ()
     """One entry for each phase of both policies whose triggers differ: LESS if the new triggers include all of the old, else
-    MORE."""
+    MORE; and one if only one of two policies with phases has `phases optional`: MORE if that is the new one."""
     unjudged: tuple[tuple[Arch, int], ...] = ()
     """Calls that are too complex to compare, ascending."""
 
@@ -106,12 +112,23 @@ class Comparison:
             changes.add(Change.MORE if after > before else Change.LESS)
         return verdict(changes)
 
+    @property
+    def is_milder(self) -> bool:
+        """Whether a call gets a less strict answer: its process goes on where it was killed, or it is no longer logged."""
+        return any(
+            MILDEST_LAST.index(each.after.kind) > MILDEST_LAST.index(each.before.kind)
+            for each in self.differences
+            if each.change is Change.OTHER
+        )
+
 
 def verdict(changes: Iterable[Change]) -> Verdict:
     kinds = set(changes)
     if Change.MORE in kinds:
         return Verdict.INCOMPARABLE if Change.LESS in kinds else Verdict.WIDER
-    return Verdict.NARROWER if Change.LESS in kinds else Verdict.EQUAL
+    if Change.LESS in kinds:
+        return Verdict.NARROWER
+    return Verdict.DIFFERENT if kinds else Verdict.EQUAL
 
 
 def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Comparison:
@@ -135,6 +152,8 @@ def compare(old: Policy, new: Policy, budget: region.Budget | None = None) -> Co
     before, after = ({phase.name: {*phase.triggers} for phase in policy.phases} for policy in (old, new))
     changed = [name for name in before if name in after and before[name] != after[name]]
     triggers = tuple(Change.LESS if before[name] < after[name] else Change.MORE for name in changed)
+    if old.phases_optional != new.phases_optional and old.phases and new.phases:
+        triggers += (Change.MORE if new.phases_optional else Change.LESS,)
     differences = tuple(sorted(all_differences, key=lambda difference: difference.order))
     return replace(whole, differences=differences, triggers=triggers, unjudged=tuple(sorted(unjudged)))
 

@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     )
     usage = "callfence diff [OPTION ...] OLD NEW\n       callfence diff [OPTION ...] --git REVISION[..REVISION] FILE"
     parser = Parser(prog="callfence diff", usage=usage, description=description)
-    parser.add_argument("--not-wider", action="store_true", help="exit with 1 if NEW allows something that OLD does not")
+    parser.add_argument(
+        "--not-wider", action="store_true", help="exit with 1 if NEW allows something that OLD denies, or denies it more mildly"
+    )
     parser.add_argument("--full", action="store_true", help="show every difference with its example, however many there are")
     parser.add_argument("--format", choices=["text", "json", "md", "sarif"], default="text", help="default: text")
     parser.add_argument(
@@ -41,8 +43,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `diff`.  Return 0; or 1, with --not-wider, if NEW allows something that OLD does not; or 2 if an input cannot be read
-    or compared."""
+    """Run `diff`.  Return 0; or 1, with --not-wider, if NEW allows something that OLD denies, or denies it more mildly; or
+    2 if an input cannot be read or compared."""
     command = parser()
     options = command.parse_args(arguments)
     if (options.git is None) == (options.new is None):
@@ -55,7 +57,8 @@ def main(arguments: list[str]) -> int:
         except TooComplexError as error:
             raise UserError(f"the policies are too complex to be compared: {error}") from error
         _print(options, judgement, old, new)
-        return int(options.not_wider and judgement.comparison.verdict in _WIDER)
+        comparison = judgement.comparison
+        return int(options.not_wider and (comparison.verdict in _WIDER or comparison.is_milder))
 
     return run_command("diff", work)
 

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 
 from callfence.enforcing.files import own
 from callfence.judging.formats import Lines, Result, SarifRule, as_object, sarif
+from callfence.judging.links import links
+from callfence.shared.files import recording_path
 from callfence.shared.inputs import document as read, message, print_error, print_lines
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural
 from policygen.language.naming import format_call
 from policygen.lint.catalogue import Level
-from policygen.lint.findings import Finding, about_files, lint
+from policygen.lint.findings import Finding, about_files, lint, unreached
 from policygen.review.judgement import Reason, with_reasons_before
 from tracer.abi import table
 from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from policygen.language.document import Document
     from policygen.model import Entry
@@ -42,7 +44,11 @@ def parser() -> argparse.ArgumentParser:
     add("--format", choices=["text", "json", "sarif"], default="text", help="default: text")
     against = parser.add_mutually_exclusive_group()
     against.add_argument("--against", metavar="OLD", help="also report findings that are accepted by a reason not in OLD")
-    against.add_argument("--git", metavar="REVISION", help="the same, with POLICY in that revision as OLD")
+    against.add_argument(
+        "--git",
+        metavar="REVISION",
+        help="the same, with POLICY in that revision as OLD; also report symbolic links in granted folders that are new since",
+    )
     add("policies", nargs="+", metavar="POLICY")
     return parser
 
@@ -63,8 +69,9 @@ def main(arguments: list[str]) -> int:
             broken = True
         else:
             reasons = with_reasons_before(old, document) if old else [(each, each.accepted) for each in lint(document)]
+            reasons += _here(options, name, document, old)
             newly_accepted = [finding for finding, before in reasons if finding.accepted != before]
-            for finding in (*(finding for finding, _ in reasons), *_about_files(document, name)):
+            for finding, _ in reasons:
                 if finding.level.rank >= Level(options.level).rank:
                     findings.append((name, document, finding))
                     excused += [(name, finding)] * (finding in newly_accepted and bool(finding.accepted))
@@ -86,9 +93,27 @@ def main(arguments: list[str]) -> int:
     return int(any(not finding.accepted for _, _, finding in findings))
 
 
-def _about_files(document: Document, name: str) -> Iterable[Finding]:
-    """Return the findings that depend on where the policy file is; none for standard input."""
-    return () if name == "-" else about_files(document, own(document.policy.files, Path(name)))
+def _here(options: argparse.Namespace, name: str, document: Document, old: Document | None) -> list[tuple[Finding, str]]:
+    """Return the findings that depend on what is beside the policy file (files, links, the recording), each with the reason for
+    which the old policy accepted it, '' if it did not; none for standard input."""
+    if name == "-":
+        return []
+    found = _beside(options, name, document)
+    before = {(finding.name, finding.rule): finding.accepted for finding in (_beside(options, name, old) if old else found)}
+    return [(finding, before.get((finding.name, finding.rule), "")) for finding in found]
+
+
+def _beside(options: argparse.Namespace, name: str, document: Document) -> list[Finding]:
+    found = [*about_files(document, own(document.policy.files, Path(name))), *links(document, options.git)]
+    if document.policy.phases and recording_path(Path(name)).exists():
+        from policygen.recording import recording_file
+
+        try:
+            recording = recording_file.load(recording_path(Path(name)))
+        except (CallfenceError, OSError):
+            return found  # `why` and `learn` report it
+        found += unreached(document, [waits for run in recording.plain().runs for waits in run.waits])
+    return found
 
 
 def _old(options: argparse.Namespace, name: str) -> Document | None:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 
 from callfence.companion import load_evidence
 from callfence.judging.ask import Asker
-from callfence.judging.differences import difference_lines, file_lines, headline, redundant_lines, rule_texts, shown_name
+from callfence.judging.differences import (
+    call_name,
+    difference_lines,
+    file_lines,
+    headline,
+    redundant_lines,
+    rule_texts,
+    shown_name,
+)
 from callfence.judging.sites import Symbols, site_lines
 from callfence.shared.files import locked, recording_path
 from callfence.shared.inputs import document, document_at, run_command
@@ -26,6 +34,8 @@ from policygen.recording.many import merge
 from policygen.recording.model import Recording
 from policygen.review.changes import (
     FILE_LINES,
+    PHASES,
+    SETTINGS,
     Answer,
     Decision,
     EntryChange,
@@ -46,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from policygen.language.document import Document
+    from policygen.lint.catalogue import Danger
     from policygen.model import Policy
     from policygen.review.judgement import Headline, Judgement
     from policygen.review.why import Provenance
@@ -64,6 +75,8 @@ EPILOG = """\
 At the prompt, ^D means q, and ^C leaves the file unchanged.  Exit status: 0 every change is decided; 1 a change is undecided; 2
 bad input, or no terminal; 130 ^C."""
 
+_EXAMPLES = 3
+"""The most examples of calls that are shown for a setting."""
 NO_TERMINAL = (
     "asking needs a terminal, and there is none: `callfence diff --git HEAD {policy}` or --no-terminal shows the changes, "
     "--accept-all or --reject-all decides all of them"
@@ -100,11 +113,15 @@ def _review(options: argparse.Namespace) -> int:
     new = _read(path)
     old = document(options.against) if options.against else document_at(options.git, options.policy)
     all_changes = changes(old.policy, new.policy)
+    asked = {(change.arch, change.number) for change in all_changes if isinstance(change, EntryChange)}
+    has_phases = any(isinstance(change, SettingChange) and change.word == PHASES for change in all_changes)
     recording = load_evidence("review", path, new).recording
     for line in held_back_lines(options.policy, new.policy, recording):
         print(line)
     for difference in compare(old.policy, new.policy).differences if old.policy.phases or new.policy.phases else ():
-        if difference.phase and difference.change is Change.MORE:
+        if difference.phase and difference.change is Change.MORE and (
+            not has_phases or (difference.arch, difference.number) in asked
+        ):
             print(f"{path}: {shown_name(difference)} is newly allowed, and not reviewed here: callfence diff shows it")
     if not all_changes:
         print(f"{path}: nothing to review: the policy allows no more than {options.against or options.git} does")
@@ -173,7 +190,7 @@ def _decided(
         raise UserError((NO_TERMINAL_LOG if options.log else NO_TERMINAL).format(policy=path))
     atomic.check_writable(path)
     try:
-        return Asker(old, new, all_changes, describe, {*together.reasons}).ask()
+        return Asker(old, new, all_changes, describe, together.findings).ask()
     except KeyboardInterrupt:
         print(f"\n{path}: unchanged")
         sys.stdout.flush()
@@ -225,7 +242,7 @@ def _describer(new: Document, together: Judgement, recording: Recording) -> Call
 
     def describe(change: PolicyChange) -> Iterator[str]:
         for each in together.headlines:
-            if _is_of(change, each) or (isinstance(change, EntryChange) and each.arch and _completes(change, each)):
+            if _is_of(change, each) or _completes(change, each, new.policy):
                 yield headline(together, each)
                 if each.why:
                     yield f"  why     {each.why}"
@@ -250,27 +267,41 @@ def _describer(new: Document, together: Judgement, recording: Recording) -> Call
 
 
 def _is_of(change: PolicyChange, about: Headline) -> bool:
-    """Return whether a headline and the change belong to the same line about files or ports."""
-    return isinstance(change, SettingChange) and change.word.startswith(FILE_LINES) and change.word == about.name
+    """Return whether a headline is about the setting, or the line about files or ports, that is changed."""
+    if not isinstance(change, SettingChange) or about.arch is not None:
+        return False
+    return change.word == about.name or (change.word == PHASES and about.name.startswith("phase"))
 
 
-def _completes(change: EntryChange, about: Headline) -> bool:
-    """Return whether the change belongs to a call that completes the combination of a headline."""
-    return about.arch is change.arch and table(change.arch).by_number[change.number].name in about.completing
+def _completes(change: PolicyChange, about: Headline, new: Policy) -> bool:
+    """Return whether the change completes the combination of a headline: it is about a call that does, or it has an implied set
+    allow such calls without an entry."""
+    if about.arch is None:
+        return False
+    if isinstance(change, EntryChange):
+        return about.arch is change.arch and table(change.arch).by_number[change.number].name in about.completing
+    named = {table(about.arch).by_number[number].name for number in new.entries[about.arch]}
+    return change.word == "implied" and bool(about.completing) and named.isdisjoint(about.completing)
 
 
 def _dangers(change: PolicyChange) -> Iterator[str]:
-    name = change.word if isinstance(change, SettingChange) else table(change.arch).by_number[change.number].name
-    rows = dict.fromkeys(row for each in change.differences for row in each.dangers)
-    for row in rows:
-        yield f"{row.level}: {name}: it newly {row.grants} [{row.id}]"
+    """Yield the risks of a change, except for those that only follow from a setting, which has a headline."""
+    if isinstance(change, SettingChange) and change.word in SETTINGS:
+        return
+    word = change.word if isinstance(change, SettingChange) else ""
+    names: dict[Danger, dict[str, None]] = {}
+    for each in change.differences:
+        for row in each.dangers:
+            names.setdefault(row, {})[word if each.difference.number is None else call_name(each.difference)] = None
+    for row, calls in names.items():
+        yield f"{row.level}: {', '.join(calls)}: it newly {row.grants} [{row.id}]"
         yield f"  why     {row.why}"
         yield f"  safer   {row.safer}"
 
 
 def _what(change: PolicyChange) -> Iterator[str]:
     if isinstance(change, SettingChange):
-        word = f"{change.word}:" if change.word.startswith(FILE_LINES) else change.word
+        word = f"{change.word}:" if change.word.startswith((*FILE_LINES, PHASES)) else change.word
         if change.before:
             yield f"  - {word} {change.before}"
         yield f"  + {word} {change.after}".rstrip()
@@ -280,14 +311,15 @@ def _what(change: PolicyChange) -> Iterator[str]:
             for entry in entries:
                 if entry is not None:
                     yield f"  {sign} {on_one_line(change.arch, change.number, entry)}"
-    for each in change.differences:
-        difference = each.difference
-        if difference.change is Change.LESS:
-            continue
+    more = [each.difference for each in change.differences if each.difference.change is not Change.LESS]
+    shown = more[:_EXAMPLES] if isinstance(change, SettingChange) else more
+    for difference in shown:
         if isinstance(change, EntryChange) and change.replaced:
             yield f"  new     {' || '.join(rule_texts(difference))}"
         word = "allows" if difference.change is Change.MORE else format_action(difference.after)
         yield f"  {word:7} {format_call(difference.example)}"
+    if len(more) > len(shown):
+        yield f"  and {plural(len(more) - len(shown), 'more kind')} of calls"
 
 
 def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator[str]:

@@ -12,18 +12,25 @@ from typing import TYPE_CHECKING, Final, Literal
 from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
 from policygen.language.document import PolicyError, parse
-from policygen.lint.catalogue import Level
 from policygen.lint.findings import WHY
-from policygen.review.changes import Answer, Decision, EntryChange, PolicyChange, SettingChange, takes_reason, with_differences
+from policygen.review.changes import (
+    Answer,
+    Decision,
+    EntryChange,
+    PolicyChange,
+    reasons_needed,
+    takes_reason,
+    with_differences,
+)
 from policygen.values import replace
 from tracer.abi import table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from policygen.language.document import Document
+    from policygen.lint.findings import Finding
     from policygen.model import Entry
-    from tracer.abi import Arch
 
 QUESTION: Final = "[a]ccept [r]eject [e]dit [s]kip [b]ack [all] [q]uit [?]: "
 HELP: Final = """\
@@ -48,15 +55,14 @@ class Asker:
         new: Document,
         changes: Sequence[PolicyChange],
         describe: Callable[[PolicyChange], Iterable[str]],
-        accepted: Collection[tuple[Arch | None, str, str]],
+        findings: Iterable[Finding],
     ) -> None:
-        """`accepted`: (architecture, name, id of the risk) of the risks for which the new policy has a reason.  `describe`
-        yields the lines that describe a change."""
+        """`findings` are those of the new policy.  `describe` yields the lines that describe a change."""
         self._old = old
         self._new = new
         self._changes = changes
         self._describe = describe
-        self._accepted = accepted
+        self._findings = findings
 
     def ask(self) -> dict[PolicyChange, Decision]:
         """Ask about each change; return the decisions that were made until the last change, q or ^D.  Raises KeyboardInterrupt
@@ -113,9 +119,7 @@ class Asker:
     def _why(self, change: PolicyChange) -> str:
         """Ask for the reason to accept a change that lint would warn of, and return it; '' if the user gives none, or if none
         is needed."""
-        arch, name = (None, change.word) if isinstance(change, SettingChange) else (change.arch, _name(change))
-        rows = [row for ranked in change.differences for row in ranked.dangers if row.level.rank >= Level.WARNING.rank]
-        if all((arch, name, row.id) in self._accepted for row in rows) or not takes_reason(self._new, change):
+        if not takes_reason(self._new, change) or not reasons_needed(self._new, self._findings, change):
             return ""
         while True:
             reason = read_line(f"reason for accepting it (written as a `{WHY}` comment; empty for none): ").strip()

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from policygen.review.risk import Ranked
 
 SAYS = {
+    Verdict.DIFFERENT: "NEW allows the same calls as OLD, but answers some of them, or some denied ones, differently",
     Verdict.WIDER: "NEW allows every call that OLD allows, and more",
     Verdict.NARROWER: "NEW allows only calls that OLD allows, but not all of them",
     Verdict.INCOMPARABLE: "NEW allows some calls that OLD denies, and denies some that OLD allows",
 }
+CALLS_WITHOUT_ENTRY = "calls without an entry"
 WIDTH = 120
 """Columns after which a list of names is wrapped, and the rules of one call are abbreviated."""
 MANY_RISKS = 4
@@ -50,8 +52,6 @@ def said_first(judgement: Judgement) -> str:
     comparison = judgement.comparison
     if comparison.verdict is not Verdict.EQUAL:
         return SAYS[comparison.verdict]
-    if comparison.differences:
-        return "both policies allow the same calls, but answer some denied calls differently"
     return "both policies answer every call in the same way"
 
 
@@ -113,6 +113,16 @@ def redundant(judgement: Judgement, *changes: Change) -> Iterator[tuple[Change, 
             yield change, f"{what[change]} ({plural(len(names), 'call')})", names
 
 
+def following(judgement: Judgement) -> Iterator[tuple[Change, str, list[str]]]:
+    """Yield (change, sentence, names of the calls) for each kind of change with calls that are answered differently only
+    because a setting differs, which has a headline."""
+    for change in Change:
+        follow = [ranked.difference for ranked in judgement.by_setting if ranked.difference.change is change]
+        if follow:
+            actions = f"{format_action(follow[0].before)} -> {format_action(follow[0].after)}"
+            yield change, f"because of default {actions}", list(dict.fromkeys(map(call_name, follow)))
+
+
 def difference_lines(difference: Difference) -> Iterator[str]:
     """Yield the lines of a difference: the calls, one rule a line, then the action before and after with an example."""
     start = f"  {difference.change.value} {shown_name(difference)}: "
@@ -133,7 +143,7 @@ def file_lines(differences: Iterable[FileDifference]) -> Iterator[str]:
 
 def call_name(difference: Difference) -> str:
     if difference.number is None:
-        return "every call that neither names"
+        return CALLS_WITHOUT_ENTRY
     return table(difference.arch).by_number[difference.number].name
 
 
@@ -250,7 +260,8 @@ def _head(judgement: Judgement) -> Iterator[str]:
 
 
 def redundant_lines(judgement: Judgement) -> Iterator[str]:
-    """Yield a line for each kind of change with redundant calls, with as many of their names as fit."""
-    for change, text, names in redundant(judgement):
+    """Yield a line for each kind of change with redundant calls, or with calls that follow from a setting, with as many of
+    their names as fit."""
+    for change, text, names in (*following(judgement), *redundant(judgement)):
         line = f"{change.value} {text}: {', '.join(names)}"
         yield textwrap.shorten(line, WIDTH, placeholder=" ...", break_on_hyphens=False)

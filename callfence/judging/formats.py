@@ -14,6 +14,7 @@ from urllib.parse import quote
 from callfence.judging.differences import (
     Risk,
     call_name,
+    following,
     headline,
     in_order,
     redundant,
@@ -209,6 +210,7 @@ def _object(judgement: Judgement, ranked: Ranked) -> dict[str, object]:
         "after": format_action(difference.after),
         "rules": rule_texts(difference),
         "grants_nothing": ranked.is_redundant,
+        "follows_from": ranked.setting or None,
         "example": format_call(difference.example),
         "risks": [
             {name: getattr(row, name) for name in ("id", "level", "grants", "why", "safer", "source")}
@@ -243,7 +245,7 @@ def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> s
         rows = [_row(ranked.difference) for ranked in judgement.relevant if ranked.difference.change is change]
         if rows:
             lines += ["", f"{heading}:", "", "| calls | answer | for example |", "|---|---|---|", *rows]
-    for _, text, names in redundant(judgement):
+    for _, text, names in (*following(judgement), *redundant(judgement)):
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         lines += ["", f"{text[0].upper()}{text[1:]}: {_codes(names[:_NAMED])}{more}."]
     whole = "\n".join([*lines, *behind])

@@ -26,7 +26,7 @@ from policygen.values import frozen
 from tracer.abi import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from elftools.elf.elffile import ELFFile
 
@@ -218,19 +218,36 @@ def columns_of(observations: Sequence[Observation]) -> list[int]:
 def site_lines(observations: Sequence[Observation], recording: Recording, symbols: Symbols) -> Iterator[str]:
     """Yield lines for each executable and call site of the observations: the number of calls, an example, and facts.  There are
     no numbers if the recording is a companion."""
-    sites, bare = by_site(observations), is_companion(recording)
+    sites, bare, names = by_site(observations), is_companion(recording), started_as(recording)
     for (executable, site), group in sites[:MANY_SITES]:
         if bare:
             yield f"  {printable(executable)}, at {printable(site)}, such as"
         else:
             count = plural(sum(observation.calls for observation in group), "call")
             place = symbols.describe(site, recording.runs[columns_of(group)[0]].started)
-            yield f"  {printable(executable)}, first at {printable(place)}: {count}, such as"
+            yield f"  {printable(with_names(executable, names))}, first at {printable(place)}: {count}, such as"
         call, facts = such_as(group, bare=bare)
         yield f"    {call}"
         yield from (f"      and {fact}" for fact in facts)
     if len(sites) > MANY_SITES:
         yield f"  ... and {len(sites) - MANY_SITES} call sites more"
+
+
+def started_as(recording: Recording) -> dict[str, tuple[str, ...]]:
+    """Return executable -> the names under which runs started it, if these are not its own: those of links to it, or of the
+    scripts that it interprets, ascending."""
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for run in recording.runs:
+        name = os.path.basename(run.command[0]) if run.command else ""
+        for starter, executable in run.executed:
+            if not starter and name and not os.path.basename(executable).startswith(name):  # python3 may be python3.13
+                names[executable].add(name)
+    return {executable: tuple(sorted(group)) for executable, group in names.items()}
+
+
+def with_names(executable: str, names: Mapping[str, Sequence[str]]) -> str:
+    """Return an executable after the names that it was started by (`started_as`): `redis-server (/usr/bin/redis-check-rdb)`."""
+    return f"{', '.join(names[executable])} ({executable})" if executable in names else executable
 
 
 def such_as(observations: Sequence[Observation], *, bare: bool = False) -> tuple[str, list[str]]:

@@ -287,16 +287,20 @@ def _added(new: New) -> Entry:
 
 # How complete a policy is likely to be
 
+_FEW = 0.5
+"""The greatest bound on the share of runs with something new that is printed: a greater one only says that the runs are few."""
+
 
 def sureness(estimate: Estimate) -> str:
     """Return what the runs say about the next run, on one line."""
     if estimate.chance is None:
         return "one run says nothing about the next one: record more runs"
     if estimate.at_most is not None:
-        text = (
-            "none is known to need a rule that the others do not: one more needs something new in at most"
-            f" {estimate.at_most * 100:.0f} of 100 cases (95% confidence)"
-        )
+        text = "the rules of the others would have been enough for each of them; "
+        if estimate.at_most > _FEW:
+            text += "but so few runs say little about the next one: record more runs"
+        else:
+            text += f"at least {100 - estimate.at_most * 100:.0f} of 100 further runs need nothing new (95% confidence)"
     else:
         text = f"about {estimate.chance:.0%} that one more run needs something new"
     names = [call_name(*call) for call in estimate.single]

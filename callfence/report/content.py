@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from callfence.judging.differences import call_name as name_in
 from callfence.judging.formats import Lines, as_json as differences, as_object
-from callfence.judging.sites import by_site, columns_of, such_as, widened
+from callfence.judging.sites import by_site, columns_of, started_as, such_as, widened
 from callfence.learning.summary import call_name, estimated
 from callfence.shared.text import on_one_line, printable
 from policygen.completeness import run_next
+from policygen.lint.catalogue import Level
 from policygen.lint.findings import lint
 from policygen.recording.model import Recording, joined
 from policygen.review.companion import is_companion
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 
     from policygen.completeness import Estimate
     from policygen.language.document import Document
-    from policygen.lint.catalogue import Level
     from policygen.lint.findings import Finding
-    from policygen.review.judgement import Judgement
+    from policygen.review.judgement import Headline, Judgement
     from policygen.review.why import Provenance
 
 
@@ -44,6 +44,8 @@ class Executable:
     """Whether a run began with it."""
     starters: tuple[str, ...]
     """The executables that executed it, ascending; it can be among them.  Empty if the recording does not have them."""
+    names: tuple[str, ...] = ()
+    """The names by which runs began with it, if these are not its own (`sites.started_as`)."""
 
     @property
     def calls(self) -> int:
@@ -64,6 +66,7 @@ def executables(recording: Recording) -> tuple[Executable, ...]:
         for starter, executable in run.executed:
             runs[executable].add(column)
             starters[executable].add(starter)
+    names = started_as(recording)
     return tuple(
         Executable(
             path,
@@ -71,6 +74,7 @@ def executables(recording: Recording) -> tuple[Executable, ...]:
             tuple(sorted(columns)),
             "" in starters[path],
             tuple(sorted(starters[path] - {""})),
+            names.get(path, ()),
         )
         for path, columns in sorted(runs.items())
     )
@@ -130,9 +134,22 @@ class Report:
         return {executable: joined(evidence[executable]) for executable in sorted(evidence)}
 
     @property
+    def changed_settings(self) -> tuple[Headline, ...]:
+        """The settings that differ from the other policy, of at least the level warning, without those that a finding is about
+        or a reason accepts."""
+        judgement, rules = self.against.judgement if self.against else None, {finding.rule for finding in self.findings}
+        return tuple(
+            entry
+            for entry in (judgement.headlines if judgement else ())
+            if judgement and entry.arch is None and entry.level is not Level.NOTE
+            if entry.rule not in rules and not judgement.reason(entry)
+        )
+
+    @property
     def gravest(self) -> Level | None:
-        """The level of the most dangerous finding that is not accepted; None if all are accepted."""
-        return self.open_findings[0].level if self.open_findings else None
+        """The level of the most dangerous finding or changed setting that is not accepted; None if all are accepted."""
+        levels = [*(finding.level for finding in self.open_findings), *(entry.level for entry in self.changed_settings)]
+        return max(levels, key=lambda level: level.rank, default=None)
 
 
 def gather(
@@ -216,6 +233,7 @@ def _programs(report: Report) -> list[dict[str, object]]:
     return [
         {
             "executable": printable(program.executable),
+            "names": [printable(name) for name in program.names],
             "first": program.is_first,
             "started_by": [printable(name) for name in program.starters],
             "runs": [column + 1 for column in program.runs],

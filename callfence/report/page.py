@@ -7,7 +7,7 @@ from __future__ import annotations
 from importlib.resources import files as resources
 from typing import TYPE_CHECKING, Final
 
-from callfence.judging.differences import headline, in_order, redundant, rule_texts, said_first, shown_name
+from callfence.judging.differences import following, headline, in_order, redundant, rule_texts, said_first, shown_name
 from callfence.judging.formats import HEADINGS
 from callfence.learning.summary import size_of, sureness
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
@@ -105,9 +105,9 @@ def _box(title: str, answer: Child, *details: Child) -> Html:
 
 
 def _risk(report: Report) -> Html:
-    levels = [finding.level for finding in report.open_findings]
+    levels = [*(finding.level for finding in report.open_findings), *(entry.level for entry in report.changed_settings)]
     counts = [plural(levels.count(level), level) for level in reversed([*Level]) if level in levels]
-    if accepted := len(report.findings) - len(levels):
+    if accepted := len(report.findings) - len(report.open_findings):
         counts.append(f"{accepted} accepted by a comment")
     if report.gravest is None:
         answer = join(badge("none", "fine"), " The policy allows no known danger without a reason.")
@@ -149,13 +149,17 @@ def _policy(report: Report) -> Html:
 
 
 def _findings(report: Report) -> Html:
-    """Return a list of all findings: first those that the other policy does not have, the accepted ones last, each group by
-    level."""
-    if not report.findings:
+    """Return a list of the settings that have changed, and of all findings: first those that the other policy does not have,
+    the accepted ones last, each group by level."""
+    if not (report.findings or report.changed_settings):
         return element("p", "The policy allows nothing in the catalogue of dangers.")
     ordered = sorted(report.findings, key=lambda finding: (bool(finding.accepted), not report.is_new(finding)))
-    entries = (element("li", _finding(report, finding), class_="finding") for finding in ordered)
-    return element("ol", lines(*entries), class_="plain")
+    contents = [*map(_setting, report.changed_settings), *(_finding(report, finding) for finding in ordered)]
+    return element("ol", lines(*(element("li", content, class_="finding") for content in contents)), class_="plain")
+
+
+def _setting(entry: Headline) -> Html:
+    return element("h3", badge("new", "plain"), " ", badge(entry.level), " ", code(entry.subject), f": {entry.says}")
 
 
 def _finding(report: Report, finding: Finding) -> Html:
@@ -194,7 +198,7 @@ def _changes(against: Against) -> Html:
         if rows:
             columns = ("Call", "Where", "Answer", "For example", "Risk")
             parts += [element("h3", heading), table(f"{heading}, by call", columns, rows)]
-    for _, text, names in redundant(judgement):
+    for _, text, names in (*following(judgement), *redundant(judgement)):
         parts.append(element("p", f"{text[0].upper()}{text[1:]}: {', '.join(names)}."))
     return join(*parts)
 

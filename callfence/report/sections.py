@@ -10,7 +10,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from callfence.judging.files import beyond, reasons_of, used
-from callfence.judging.sites import MANY_SITES, Site, by_site, columns_of, such_as, widened
+from callfence.judging.sites import MANY_SITES, Site, by_site, columns_of, such_as, widened, with_names
 from callfence.learning.summary import call_name, sureness
 from callfence.report.content import calls_of
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
@@ -144,7 +144,8 @@ def _nested(tops: Sequence[Executable], started: Mapping[str, Sequence[Executabl
 
 def _line(program: Executable, **attributes: str) -> Html:
     counts = (plural(program.calls, "call"), plural(len(program.syscalls), "syscall"), plural(len(program.runs), "run"))
-    return join(element("code", program.executable, **attributes), " ", element("span", ", ".join(counts), class_="muted"))
+    shown = with_names(program.executable, {program.executable: program.names} if program.names else {})
+    return join(element("code", shown, **attributes), " ", element("span", ", ".join(counts), class_="muted"))
 
 
 def matrix(report: Report) -> Html:
@@ -162,7 +163,9 @@ def matrix(report: Report) -> Html:
         name = f"{_arch(call)} {call_name(*call)}" if several else call_name(*call)
         counts = [program.syscalls.get(call, 0) for program in programs]
         rows.append((code(name), f"{sum(counts):,}", *(_cell(count, greatest) for count in counts)))
-    columns = ("Syscall", "All", *_short_names([program.executable for program in programs]))
+    short = _short_names([program.executable for program in programs])
+    names = {name: program.names for name, program in zip(short, programs, strict=True) if program.names}
+    columns = ("Syscall", "All", *(with_names(name, names) for name in short))
     note = (
         "The stronger a cell's colour, the more calls. The numbers are lower bounds: known calls may run uncounted "
         "(learn --every-call counts all), and an incremental run counts only what was new then."

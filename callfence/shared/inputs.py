@@ -132,17 +132,17 @@ def document_at(revision: str, name: str) -> Document:
     the policy has a mistake."""
     if revision.startswith("-"):
         raise UserError(f"{revision} is not a git revision")
-    if not _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):
+    if not git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):
         raise UserError(
             f"{revision} is not a revision of a git repository in the current folder; "
             "to compare with a file, name the file instead"
         )
-    listed = _git("ls-tree", "--name-only", revision, "--", f"./{os.path.relpath(name)}")
+    listed = git("ls-tree", "--name-only", revision, "--", f"./{os.path.relpath(name)}")
     if listed is None:
         raise UserError(f"{name} is not in the git repository of the current folder")
 
     def read(path: str) -> str:
-        content = _git("show", f"{revision}:./{os.path.relpath(path)}")
+        content = git("show", f"{revision}:./{os.path.relpath(path)}")
         if content is None:
             raise FileNotFoundError(2, f"the file is not in revision {revision}", path)
         return decode(content, path)
@@ -154,7 +154,7 @@ def document_at(revision: str, name: str) -> Document:
         raise
 
 
-def _git(*arguments: str) -> bytes | None:
+def git(*arguments: str) -> bytes | None:
     """Return what git prints; None if it fails.  Raises UserError if git is not installed."""
     import subprocess  # most commands ask git nothing
 

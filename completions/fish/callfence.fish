@@ -131,7 +131,7 @@ complete -c callfence -n '_shtab_callfence_using verify' -l cached -d 'prove all
 complete -c callfence -n '_shtab_callfence_using verify; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a file; - is standard input'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a diff -d 'Show what NEW allows that OLD does not (+), what it no longer allows (-), and what it answers differently (~). The comparison covers every call and every argument value; each difference has an example. Formatting, order and comments do not matter.'
 complete -c callfence -n '_shtab_callfence_using diff' -s h -l help -d 'show this help message and exit'
-complete -c callfence -n '_shtab_callfence_using diff' -l not-wider -d 'exit with 1 if NEW allows something that OLD does not'
+complete -c callfence -n '_shtab_callfence_using diff' -l not-wider -d 'exit with 1 if NEW allows something that OLD denies, or denies it more mildly'
 complete -c callfence -n '_shtab_callfence_using diff' -l full -d 'show every difference with its example, however many there are'
 complete -c callfence -n '_shtab_callfence_using diff' -l format -xka "text json md sarif" -d 'default: text'
 complete -c callfence -n '_shtab_callfence_using diff' -l git -x -d 'compare FILE in REVISION with the current FILE, or in two revisions (OLD..NEW)'
@@ -178,7 +178,7 @@ complete -c callfence -n '_shtab_callfence_using lint' -l level -xka "note warni
 complete -c callfence -n '_shtab_callfence_using lint' -l accepted -d 'also report accepted findings'
 complete -c callfence -n '_shtab_callfence_using lint' -l format -xka "text json sarif" -d 'default: text'
 complete -c callfence -n '_shtab_callfence_using lint' -l against -xka "(__fish_complete_path (commandline -ct))" -d 'also report findings that are accepted by a reason not in OLD'
-complete -c callfence -n '_shtab_callfence_using lint' -l git -x -d 'the same, with POLICY in that revision as OLD'
+complete -c callfence -n '_shtab_callfence_using lint' -l git -x -d 'the same, with POLICY in that revision as OLD; also report symbolic links in granted folders that are new since'
 complete -c callfence -n '_shtab_callfence_using lint; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a export -d 'Write a policy in another program'"'"'s format. Standard error lists what that format cannot express, and whether the result is wider than the policy (more calls run) or narrower (fewer run). With --strict, a wider result is not written.'
 complete -c callfence -n '_shtab_callfence_using export' -s h -l help -d 'show this help message and exit'

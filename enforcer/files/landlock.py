@@ -147,6 +147,8 @@ class Confinement:
                     raise GrantError(line, f"path {os.fsdecode(line)} is no folder, and only a folder can be granted {rights}")
                 access &= landlock.OF_A_FILE
             kernel.landlock_allow_path(ruleset, access, descriptor)
+            if b"/" in line and not line.startswith(b"/"):
+                self._look_for_links(line, path, descriptor)
         except OSError as error:
             if error.errno != errno.EBADFD:
                 raise
@@ -154,6 +156,23 @@ class Confinement:
             raise GrantError(line, text) from error
         finally:
             os.close(descriptor)
+
+    def _look_for_links(self, line: bytes, path: bytes, descriptor: int) -> None:
+        """Add a remark if the path, which is below a named folder, leads outside of it by a symbolic link.
+
+        Links below the path need no look: Landlock judges the file that they lead to."""
+        try:
+            real = os.readlink(b"/proc/self/fd/%d" % descriptor)
+        except OSError:  # /proc is not mounted
+            return
+        start, _, rest = line.partition(b"/")
+        folder = os.getcwdb() if start == b"." else path[: -len(rest) - 1]
+        if real == folder + b"/" + rest:
+            return
+        folder = os.path.realpath(folder).rstrip(b"/") + b"/"
+        if not real.startswith(folder):
+            name, place = os.fsdecode(line), os.fsdecode(real)
+            self.remarks.append(f"path {name} leads to {place} by a symbolic link, and grants that")
 
 
 _TCP_ULP = 31  # linux/tcp.h

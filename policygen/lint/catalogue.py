@@ -193,6 +193,8 @@ class Combined:
     each group by name."""
     new: int = 0
     """Number of calls, from the first, that the old policy lacks."""
+    able: tuple[str, ...] = ()
+    """All calls by which the policy has one of the parts, if there is no old policy."""
 
 
 def combined(policy: Policy, make: Callable[[], Space] = space) -> tuple[Combined, ...]:
@@ -203,7 +205,8 @@ def combined(policy: Policy, make: Callable[[], Space] = space) -> tuple[Combine
         able_to = _abilities(policy, arch, make)
         held = [row for row in combinations() if able_to.keys() >= {*row.parts}]
         for row in _widest(held):
-            result.append(Combined(arch, row, tuple(sorted({able_to[part][0] for part in row.parts}))))
+            every = tuple(dict.fromkeys(name for part in row.parts for name in able_to[part]))
+            result.append(Combined(arch, row, tuple(sorted({able_to[part][0] for part in row.parts})), able=every))
     return _each_once(result)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.files.algebra import differences, granted
 from policygen.files.ruleset import unconfined
-from policygen.grants import ALL, ANY, NOTHING, TCP, WORDS, Right, format_ports, path_line
+from policygen.grants import ALL, ANY, ANY_PORT, NOTHING, TCP, WORDS, Right, path_line
 from policygen.paths import covers
 from tracer.named import NamedTuple
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from policygen.model import Policy
 
 _BELOW = "/..."
+_MOST_PORTS = 49152
+"""The fewest ports of a line that is judged as one which has all: three quarters.  The ports that the kernel chooses from,
+which learning writes as one range, are half of them."""
 EVERY_FILE = "root"
 """The id of the row about `path /`."""
 
@@ -86,8 +90,14 @@ def risks_of(files: Files, unconfined: Collection[str] = ()) -> list[tuple[str, 
             rows = [risk for risk in rows if risk.id == EVERY_FILE]
         lines += [(path_line(path), risk) for risk in rows]
     for use in TCP:
-        if use in unconfined or (getattr(files, use) is not None and format_ports(files.ports(use)) == ANY):
-            lines += [(f"tcp {use}", risk) for risk in risks() if f"tcp {use}" in risk.what]
+        if use not in unconfined and getattr(files, use) is None:
+            continue
+        ports = ANY_PORT if use in unconfined else files.ports(use)
+        count = sum(last - first + 1 for first, last in ports)
+        if count >= _MOST_PORTS:
+            rows = [risk for risk in risks() if f"tcp {use}" in risk.what]
+            said = "any TCP port" if ports == ANY_PORT else f"{count:,} TCP ports"
+            lines += [(f"tcp {use}", risk._replace(grants=risk.grants.replace("any TCP port", said))) for risk in rows]
     return lines
 
 
@@ -95,11 +105,20 @@ def _matches(risk: Risk, path: str, rights: Right, whole: Right) -> bool:
     """Return whether a row matches a path's rights, and the line itself adds a right that the match needs."""
     if not any(every in whole and every & rights for every in risk.rights):
         return False
+    path = _place(path)
     for what in risk.what:
         place = what.removesuffix(_BELOW)
         if what == "*" or covers(path, place) or (what.endswith(_BELOW) and covers(place, path)):
             return True
     return False
+
+
+def _place(path: str) -> str:
+    """Return where a path leads by the links that each Linux system has: /proc/PID/root, /proc/PID/cwd, /var/run (proc(5),
+    hier(7))."""
+    if match := re.fullmatch(r"/proc/[^/]+(?:/task/[^/]+)?/(root|cwd)(/.*)?", path):
+        return (match[2] or "/") if match[1] == "root" else f".{match[2] or ''}"
+    return path.removeprefix("/var") if covers("/var/run", path) else path
 
 
 def judged(old: Policy, new: Policy) -> list[Judged]:

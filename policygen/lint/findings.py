@@ -26,6 +26,7 @@ from policygen.sets.express import minimise
 from policygen.sets.region import Budget, example, to_bdd
 from policygen.values import frozen, replace
 from tracer.abi import Arch, Event, table
+from tracer.abi.waits import bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -102,12 +103,22 @@ def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
 
 
 def _triggers(document: Document) -> Iterator[Finding]:
-    """Yield the triggers that do not wait for work: after such a call the program may still be starting."""
+    """Yield the triggers in which no process waits for work: a process that never makes one stays in the start phase."""
     for phase in document.policy.phases:
         for name in phase.triggers:
             if name not in (*WAITS, ENTER, NOTIFY):
                 comments = document.layout.settings.get(f"phase {phase.name}", Comments())
                 yield _finding(check("phase-trigger"), None, f"phase {phase.name}", None, _why(comments), name)
+
+
+def unreached(document: Document, runs: Sequence[int]) -> Iterator[Finding]:
+    """Yield the phases that no process has entered.  `runs`: `Run.waits` of each process that was recorded; nothing is yielded
+    if there is none, or for triggers that these do not have."""
+    for phase in document.policy.phases if runs else ():
+        known = bits(phase.triggers).bit_count() == len(phase.triggers)
+        if known and not any(waits & bits(phase.triggers) for waits in runs):
+            comments = document.layout.settings.get(f"phase {phase.name}", Comments())
+            yield _finding(check("phase-unreached"), None, f"phase {phase.name}", None, _why(comments), listed(phase.triggers))
 
 
 # Checks
@@ -215,7 +226,8 @@ def dangerous_together(document: Document, budget: Budget) -> Iterator[Finding]:
         ]
         if not named or len(combination.calls) == 1:
             continue  # `grants` reports what a single call makes possible
-        comments = [_reasons(document, combination.arch, table(combination.arch).by_name[name].number) for name in named]
+        numbers = [table(combination.arch).by_name[name].number for name in combination.able]
+        comments = [_reasons(document, combination.arch, number) for number in numbers]
         reasons = dict.fromkeys(reason for whole, parts in comments for reason in (whole, *parts.values()))
         accepted = "; ".join(reason for reason in reasons if combination.row.id in re.findall(r"[\w-]+", reason))
         row, others = combination.row, [name for name in combination.calls if name != named[0]]
@@ -272,7 +284,7 @@ def signals_outside(document: Document, _: Budget | None = None) -> Iterator[Fin
 
 def optional_phases(document: Document, _: Budget | None = None) -> Iterator[Finding]:
     """Yield a finding if processes need not enter their phases."""
-    if document.policy.phases_optional:
+    if document.policy.phases_optional and document.policy.phases:
         comments = document.layout.settings.get("phases", Comments())
         yield _finding(check("phases-optional"), None, "phases", None, _why(comments))
 

@@ -14,36 +14,44 @@ from typing import TYPE_CHECKING
 
 from policygen.comparing import Change, Verdict, compare
 from policygen.files.algebra import differences as file_differences, with_line
+from policygen.grants import ALL, ANY_PORT, Files
 from policygen.language.document import Document
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_action
 from policygen.language.normal import normal_entry
-from policygen.lint.findings import WHY
+from policygen.lint.catalogue import Level, able, combinations
+from policygen.lint.findings import WHY, dangerous_together
 from policygen.model import And, Entry, Expression, Or, Policy, alternatives
-from policygen.phases import in_each, within_start
+from policygen.phases import in_each, phase_policies, within_start
 from policygen.review.risk import Ranked, ranked
 from policygen.sets.algebra import FALSE
 from policygen.sets.join import join_entries
-from policygen.sets.region import space, to_bdd
+from policygen.sets.region import Budget, space, to_bdd
 from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
-SETTINGS = ("table", "arm", "default", "unknown", "scope")
+    from policygen.lint.findings import Finding
+
+SETTINGS = ("table", "arm", "default", "unknown", "scope", "implied")
+PHASES = "phases"
+"""The word of the change of phases: what they no longer deny."""
+NOT_CONFINED = "not confined"
+"""What a policy without a line of its kind about files or ports grants, as `SettingChange.after`."""
 
 
 @frozen
 class SettingChange:
     word: str
-    """One of `SETTINGS`; `arch NAME` for a section whose unnamed calls are newly allowed; a line about files or ports, up to
-    its colon."""
+    """One of `SETTINGS`; PHASES; `arch NAME` for a section whose unnamed calls are newly allowed; a line about files or ports,
+    up to its colon."""
     before: str
-    """The old value, as the policy language writes it; '' for a section."""
+    """The old value, as the policy language writes it; '' for a section and for PHASES."""
     after: str
     differences: tuple[Ranked, ...]
-    """The differences for calls that no entry names; () for `arm` and `scope`."""
+    """The differences for calls that no entry names, or that a phase newly allows; () for `arm` and `scope`."""
 
 
 @frozen
@@ -85,6 +93,7 @@ def changes(old: Policy, new: Policy) -> tuple[PolicyChange, ...]:
         for number in numbers:
             if arch in new.entries and before.get(number) != after.get(number):
                 result += _of_call(old, new, arch, number)
+    result += _phases(old, new, {(change.arch, change.number) for change in result if isinstance(change, EntryChange)})
     return tuple(sorted(result, key=lambda change: -max((ranked.rank for ranked in change.differences), default=-1)))
 
 
@@ -103,13 +112,37 @@ def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
     before, after = old.files.lines(), new.files.lines()
     for line, more, _ in file_differences(old.files, new.files):
         if more:
-            yield SettingChange(line, before.get(line, ""), after.get(line, "not confined"), ())
+            yield SettingChange(line, before.get(line, ""), after.get(line, NOT_CONFINED), ())
+
+
+def _phases(old: Policy, new: Policy, asked: Set[tuple[Arch, int]]) -> Iterator[SettingChange]:
+    """Yield the change of the phases of `old` that deny less in `new`.  `asked` are the calls with changes of their own.
+
+    There is none if `new` has a phase that `old` has not: what was in force before cannot be restored beside it."""
+    before, after = ({phase.name: phase.triggers for phase in policy.phases} for policy in (old, new))
+    if not old.phases or not before.keys() >= after.keys():
+        return
+    parts = [f"no phase {name}" for name in before if name not in after]
+    for name, triggers in after.items():
+        if not {*before[name]} <= {*triggers}:
+            parts.append(f"{name} begins after {', '.join(triggers)}, not after {', '.join(before[name])}")
+    if new.phases_optional and not old.phases_optional:
+        parts.append("optional")
+    moved = [each for each in _ranked(old, new) if each.difference.phase and each.difference.change is not Change.LESS]
+    moved = [
+        each for each in moved if (each.difference.arch, each.difference.example.number) not in asked and not each.is_redundant
+    ]
+    names = [table(each.difference.arch).by_number[each.difference.number].name for each in moved if each.difference.number]
+    if names:
+        parts.append(f"not only at the start: {', '.join(dict.fromkeys(names))}")
+    if parts:
+        yield SettingChange(PHASES, "", "; ".join(parts), tuple(moved))
 
 
 def _value(value: object) -> str:
     if isinstance(value, tuple):
         return ".".join(map(str, value))
-    return value or "none" if isinstance(value, str) else format_action(value)  # type: ignore[arg-type]
+    return str(value or "none") if isinstance(value, (str, int)) else format_action(value)  # type: ignore[arg-type]
 
 
 def _of_call(old: Policy, new: Policy, arch: Arch, number: int) -> list[EntryChange]:
@@ -192,7 +225,8 @@ def resolve(
     policy = _with_entries(old.policy, new.policy, judged)
     for change, decision in judged.items():
         if isinstance(change, SettingChange) and decision.answer is Answer.REJECT:
-            policy = _without_setting(old.policy, policy, change.word)
+            asked = {(each.arch, each.number) for each in judged if isinstance(each, EntryChange)}
+            policy = _without_setting(old.policy, policy, change.word, asked)
     if not policy.entries:  # every section is rejected, and a policy has at least one
         policy = replace(policy, entries=old.policy.entries)
     document = _with_old_comments(old, new, policy).with_policy(within_start(policy))
@@ -282,7 +316,9 @@ def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence
             yield part if whole else And((part, Or(tuple(dropped))))
 
 
-def _without_setting(old: Policy, policy: Policy, word: str) -> Policy:
+def _without_setting(old: Policy, policy: Policy, word: str, asked: Set[tuple[Arch, int]]) -> Policy:
+    if word == PHASES:
+        return _with_old_phases(old, policy, asked)
     if word.startswith(FILE_LINES):
         return replace(policy, files=with_line(policy.files, word, old.files))
     if word.startswith("arch "):
@@ -290,6 +326,29 @@ def _without_setting(old: Policy, policy: Policy, word: str) -> Policy:
         return replace(policy, entries={arch: section for arch, section in policy.entries.items() if arch is not removed})
     newer = any(max(section, default=0) > table(arch).newest(old.table) for arch, section in policy.entries.items())
     return policy if word == "table" and newer else replace(policy, **{word: getattr(old, word)})
+
+
+def _with_old_phases(old: Policy, policy: Policy, asked: Set[tuple[Arch, int]]) -> Policy:
+    """Return the policy with the phases of the old one, except for calls that are `asked` about by themselves."""
+    entries = {arch: dict(section) for arch, section in policy.entries.items()}
+    for phase in old.phases:  # its triggers have to be allowed
+        for arch, section in entries.items():
+            calls = [table(arch).by_name[name].number for name in phase.triggers if name in table(arch).by_name]
+            section |= {call: old.entries[arch][call] for call in calls if call not in section and call in old.entries[arch]}
+    now = {phase.name: phase.entries for phase in policy.phases}
+    phases, previous = [], entries
+    for phase in old.phases:
+        own = now.get(phase.name, previous)
+        previous = {
+            arch: {
+                number: entry
+                for number in section
+                if (entry := (own if (arch, number) in asked else phase.entries).get(arch, {}).get(number)) is not None
+            }
+            for arch, section in entries.items()
+        }
+        phases.append(replace(phase, entries=previous))
+    return replace(policy, entries=entries, phases=tuple(phases), phases_optional=old.phases_optional)
 
 
 def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document:
@@ -307,6 +366,36 @@ def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document
     return Document(new.policy, replace(new.layout, sections=sections))
 
 
+def reasons_needed(document: Document, findings: Iterable[Finding], change: PolicyChange) -> tuple[str, ...]:
+    """Return the ids of the `findings` of the document, of at least the level warning and not accepted, that a reason on the
+    change's line settles."""
+    rules: set[str] = set()
+    if isinstance(change, EntryChange) and change.after is not None:
+        rules |= {*_combined_with(document, change.arch, change.number, change.after)}
+    names: set[tuple[Arch | None, int | str | None]] = set()
+    names.add((None, change.word) if isinstance(change, SettingChange) else (change.arch, change.number))
+    if isinstance(change, SettingChange) and change.word == PHASES:
+        names |= {(None, "phases"), *((None, f"phase {phase.name}") for phase in document.policy.phases)}
+    names |= {(ranked.difference.arch, ranked.difference.number) for ranked in change.differences}
+    dangers = {row.id for ranked in change.differences for row in ranked.dangers}
+    result = []
+    for finding in findings:
+        number: int | str = table(finding.arch).by_name[finding.name].number if finding.arch else finding.name
+        own = (finding.arch, number) in names and (finding.arch is None or finding.rule in dangers)
+        if not finding.accepted and finding.level is not Level.NOTE and (own or finding.rule in rules):
+            result.append(finding.rule)
+    return tuple(dict.fromkeys(result))
+
+
+def _combined_with(document: Document, arch: Arch, number: int, entry: Entry) -> tuple[str, ...]:
+    """Return the ids of the combinations, not accepted, in which the calls that an entry allows take part."""
+    policy = phase_policies(document.policy)[0][1]
+    abilities = able(replace(policy, entries={arch: {number: entry}}, implied=0))
+    parts = {row.id: {*row.parts} for row in combinations()}
+    together = dangerous_together(replace(document, policy=policy), Budget())
+    return tuple(finding.rule for finding in together if not finding.accepted and abilities & parts[finding.rule])
+
+
 def takes_reason(document: Document, change: PolicyChange) -> bool:
     """Return whether a `# why:` comment can be written on the change; False if the entry is in an included file."""
     if isinstance(change, SettingChange):
@@ -319,7 +408,12 @@ def _with_reason(document: Document, change: PolicyChange, decision: Decision) -
     comment = Comments((), f"{WHY} {decision.why}")
     layout = document.layout
     if isinstance(change, SettingChange):
+        if change.word == PHASES:
+            return _with_reason_for_phases(document, change, comment)
         if change.word.startswith(FILE_LINES):
+            if change.after == NOT_CONFINED:  # a line that says so takes the comment
+                explicit = Files({"/": ALL}, ANY_PORT, ANY_PORT)
+                document = replace(document, policy=_with_setting(document.policy, Policy({}, files=explicit), change.word))
             files = {**layout.files, change.word: layout.files.get(change.word, Comments()).join(comment)}
             return Document(document.policy, replace(layout, files=files))
         if change.word not in SETTINGS:
@@ -332,6 +426,8 @@ def _with_reason(document: Document, change: PolicyChange, decision: Decision) -
     now = document.policy.entries[change.arch].get(change.number)
     if entry is None or now is None:
         return document
+    if together := _combined_with(document, change.arch, change.number, entry):
+        comment = Comments((), f"{WHY} {', '.join(together)}: {decision.why}")
     section = layout.sections.get(change.arch, Section())
     remarks = section.entries.get(change.number, Remarks())
     part = next((part for part in alternatives(entry.expression) if part in alternatives(now.expression)), None)
@@ -342,6 +438,21 @@ def _with_reason(document: Document, change: PolicyChange, decision: Decision) -
         remarks = replace(remarks, entry=remarks.entry.join(comment))
     entries = {**section.entries, change.number: remarks.settled(now.expression)}
     return _with_section(document, change.arch, replace(section, entries=entries))
+
+
+def _with_reason_for_phases(document: Document, change: SettingChange, comment: Comments) -> Document:
+    """Return the document with the reason on the lines of the phases, and on each entry that a phase newly allows."""
+    policy, settings = document.policy, dict(document.layout.settings)
+    for word in (*(f"phase {phase.name}" for phase in policy.phases), *(["phases"] if policy.phases_optional else [])):
+        settings[word] = settings.get(word, Comments()).join(comment)
+    document = Document(policy, replace(document.layout, settings=settings))
+    for arch, number in dict.fromkeys((each.difference.arch, each.difference.number) for each in change.differences):
+        section = document.layout.sections.get(arch, Section())
+        if number is not None and number in policy.entries[arch]:
+            remarks = section.entries.get(number, Remarks())
+            entries = {**section.entries, number: replace(remarks, entry=remarks.entry.join(comment))}
+            document = _with_section(document, arch, replace(section, entries=entries))
+    return document
 
 
 def _with_section(document: Document, arch: Arch, section: Section) -> Document:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import starmap
 from typing import TYPE_CHECKING
 
-from policygen.comparing import Comparison, compare
+from policygen.comparing import MILDEST_LAST, Comparison, compare
 from policygen.language.naming import format_action
 from policygen.lint.catalogue import Combined, Level, check, completed, listed
 from policygen.lint.files import judged
 from policygen.lint.findings import Finding, lint
-from policygen.model import ActionKind, Arm, scopes
+from policygen.model import ENTER, NOTIFY, SIGNALS, ActionKind, Arm, alternatives, scopes
+from policygen.phases import WAITS
 from policygen.review.risk import Ranked, ranked
 from policygen.sets.region import Budget
 from policygen.values import frozen, replace
@@ -19,6 +20,7 @@ from tracer.abi import table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from policygen.comparing import Difference
     from policygen.language.document import Document
     from policygen.model import Action, Policy
     from tracer.abi import Arch
@@ -31,7 +33,6 @@ _FATE = {
     ActionKind.TRAP: "send SIGSYS, which the program may handle and go on",
     ActionKind.KILL: "end the process",
 }
-_PERMISSIVE = (ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NOTIFY, ActionKind.LOG, ActionKind.ALLOW)
 _HELD = {
     Arm.NOW: "before the program starts",
     Arm.EXEC: "at the program's first instruction",
@@ -50,12 +51,15 @@ class Setting:
     """The old and the new value, as the policy language writes them."""
     says: str
     """What the new value means, as one clause."""
+    lint: str = ""
+    """The id of the finding that lint has for the new value; "" if it has none."""
 
     @property
     def rule(self) -> str:
         """The stable id, which other tools store; that of the catalogue's row if there is one."""
-        lets_run = self.level is Level.DANGER and self.word in ("default", "unknown")
-        return f"{self.word}-allow" if lets_run else f"setting-{self.word.split()[0]}"
+        if self.level is Level.DANGER and self.word in ("default", "unknown"):
+            return f"{self.word}-allow"
+        return self.lint or f"setting-{self.word.split()[0]}"
 
 
 def settings(old: Policy, new: Policy) -> tuple[Setting, ...]:
@@ -71,12 +75,18 @@ def _phases(old: Policy, new: Policy) -> Iterator[Setting]:
             continue
         word = f"phase {name}"
         if not earlier:
-            yield Setting(word, Level.NOTE, f"{word} {now}", "a process that makes such a call is allowed less from then on")
+            yield Setting(word, Level.NOTE, f"{word} {now}", "a process loses what is marked `until` when it makes such a call")
         elif not now:
             yield Setting(word, Level.WARNING, f"no {word}", "what was allowed only during the start stays allowed")
         else:
             level = Level.NOTE if {*before[name]} < {*after[name]} else Level.WARNING
-            yield Setting(word, level, f"{word} {earlier} -> {now}", "the phase begins at another call")
+            unusual = [trigger for trigger in after[name] if trigger not in (*before[name], *WAITS, ENTER, NOTIFY)]
+            if unusual and level is Level.WARNING:
+                row = check("phase-trigger")
+                says = f"it {row.grants.format(listed(unusual))}, and {row.why}"
+                yield Setting(word, row.level, f"{word} {earlier} -> {now}", says, row.id)
+            else:
+                yield Setting(word, level, f"{word} {earlier} -> {now}", "the phase begins at another call")
 
 
 def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
@@ -99,17 +109,17 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
     if old.phases_optional != new.phases_optional:
         what = ("required", "optional")[new.phases_optional]
         says = "goes on with its start-up permissions" if new.phases_optional else "is killed"
-        level = Level.DANGER if new.phases_optional else Level.NOTE
-        yield Setting("phases", level, f"phases {what}", f"a process that cannot enter its phase {says}")
+        level, rule = (Level.DANGER, "phases-optional") if new.phases_optional else (Level.NOTE, "")
+        yield Setting("phases", level, f"phases {what}", f"a process that cannot enter its phase {says}", rule)
     had, has = scopes(old.scope), scopes(new.scope)
     lost, added = [what for what in had if what not in has], [what for what in has if what not in had]
-    for level, words, whom in (
-        (Level.WARNING, lost, "any process of its user"),
-        (Level.NOTE, added, "only processes of the program"),
+    for level, words, whom, rule in (
+        (Level.WARNING, lost, "any process of its user", "signals-outside" if SIGNALS in lost else ""),
+        (Level.NOTE, added, "only processes of the program", ""),
     ):
         if words:
             says = f"{' and '.join(words)} reach {whom}"
-            yield Setting("scope", level, f"scope {old.scope or 'none'} -> {new.scope or 'none'}", says)
+            yield Setting("scope", level, f"scope {old.scope or 'none'} -> {new.scope or 'none'}", says, rule)
     if old.implied != new.implied:
         says = (
             "calls that grant nothing beyond its entries are allowed without an entry"
@@ -130,7 +140,7 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
 def _level(before: Action, after: Action) -> Level:
     if after.allows:
         return Level.NOTE if before.allows else Level.DANGER
-    return Level.WARNING if _PERMISSIVE.index(after.kind) > _PERMISSIVE.index(before.kind) else Level.NOTE
+    return Level.WARNING if MILDEST_LAST.index(after.kind) > MILDEST_LAST.index(before.kind) else Level.NOTE
 
 
 def _from_to(word: str, before: Action, after: Action) -> str:
@@ -188,13 +198,18 @@ class Judgement:
 
     @property
     def relevant(self) -> tuple[Ranked, ...]:
-        """The differences that grant something, or no longer grant it."""
-        return tuple(ranked for ranked in self.differences if not ranked.is_redundant)
+        """The differences that grant something, or no longer grant it, except for those that follow from a setting alone."""
+        return tuple(ranked for ranked in self.differences if not ranked.is_redundant and not ranked.setting)
+
+    @property
+    def by_setting(self) -> tuple[Ranked, ...]:
+        """The differences that follow from a setting alone, which has a headline."""
+        return tuple(ranked for ranked in self.differences if ranked.setting)
 
     @property
     def redundant(self) -> tuple[Ranked, ...]:
         """The differences of calls that grant nothing beyond the rest of the policy, allowed or no longer allowed."""
-        return tuple(ranked for ranked in self.differences if ranked.is_redundant)
+        return tuple(ranked for ranked in self.differences if ranked.is_redundant and not ranked.setting)
 
 
 def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgement:
@@ -225,13 +240,44 @@ def judge_differences(old: Policy, new: Policy, budget: Budget | None = None) ->
     """Judge only the differences, without headlines and reasons."""
     budget = budget or Budget()
     comparison = compare(old, new, budget)
-    return Judgement(comparison, (), ranked(old, new, comparison, budget), {})
+    differences = ranked(old, new, comparison, budget)
+    if old.default != new.default:
+        differences = tuple(
+            replace(each, setting="default") if _is_by_default(old, new, each.difference) else each for each in differences
+        )
+    return Judgement(comparison, (), differences, {})
+
+
+def _is_by_default(old: Policy, new: Policy, difference: Difference) -> bool:
+    """Return whether calls are answered differently only because the defaults differ."""
+    if (difference.before, difference.after) != (old.default, new.default):
+        return False
+    before, after = (policy.entries.get(difference.arch, {}) for policy in (old, new))
+    return difference.number is None or before.get(difference.number) == after.get(difference.number)
 
 
 def with_reasons_before(old: Document, new: Document, budget: Budget | None = None) -> list[tuple[Finding, str]]:
-    """Return the findings of the new policy, each with the reason for which the old policy accepted it; '' if it did not."""
-    before = {(finding.arch, finding.name, finding.rule): finding.accepted for finding in lint(old, budget)}
-    return [(finding, before.get((finding.arch, finding.name, finding.rule), "")) for finding in lint(new, budget)]
+    """Return the findings of the new policy, each with the reason for which the old policy accepted it; '' if it did not, or if
+    what it accepted was less."""
+    before = {(finding.arch, finding.name, finding.rule): finding for finding in lint(old, budget)}
+    result = []
+    for finding in lint(new, budget):
+        earlier = before.get((finding.arch, finding.name, finding.rule))
+        same = earlier and earlier.level.rank >= finding.level.rank and not _is_more(old.policy, new.policy, finding)
+        result.append((finding, earlier.accepted if earlier and same else ""))
+    return result
+
+
+def _is_more(old: Policy, new: Policy, finding: Finding) -> bool:
+    """Return whether the line that a finding is about may grant more than it did: an entry has a new rule or another action, a
+    line about files or ports another value."""
+    if finding.arch is None:
+        return old.files.lines().get(finding.name) != new.files.lines().get(finding.name)
+    number = table(finding.arch).by_name[finding.name].number
+    before, after = (policy.entries.get(finding.arch, {}).get(number) for policy in (old, new))
+    if before is None or after is None or (before.action, before.otherwise) != (after.action, after.otherwise):
+        return before != after
+    return not {*alternatives(after.expression)} <= {*alternatives(before.expression)}
 
 
 def _of_unjudged(arch: Arch, number: int) -> Headline:

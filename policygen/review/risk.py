@@ -41,6 +41,8 @@ class Ranked:
     dangers: tuple[Danger, ...]
     is_redundant: bool = False
     """Whether the difference grants nothing beyond the rest of the policy, according to the newest implied set."""
+    setting: str = ""
+    """The setting from whose change alone the difference follows; "" if none does."""
 
     @property
     def rank(self) -> int:

@@ -123,7 +123,7 @@ def test_rules_are_exactly_the_calls_of_the_difference(both: tuple[Policy, Polic
             "incomparable",
             ["+ dup: fildes == 2 | dup(fildes=2)", "- dup: fildes == 1 | dup(fildes=1)"],
         ),
-        ("dup: errno EPERM", "dup: errno EBUSY", "equal", ["~ dup: allow | dup(fildes=0)"]),
+        ("dup: errno EPERM", "dup: errno EBUSY", "different", ["~ dup: allow | dup(fildes=0)"]),
         (
             "mmap: flags in MAP_SHARED|MAP_FIXED",
             "mmap: flags in MAP_SHARED|MAP_FIXED|MAP_LOCKED",
@@ -182,7 +182,7 @@ def test_a_reduced_policy_allows_what_both_allow(both: tuple[Policy, Policy], da
         made = reduce(one, by)
     except ValueError:
         return
-    assert compare(one, made).verdict in (Verdict.EQUAL, Verdict.NARROWER)
+    assert compare(one, made).verdict not in (Verdict.WIDER, Verdict.INCOMPARABLE)
     event = data.draw(strategies.events(data.draw(st.sampled_from(both))))
     arch = Arch.from_audit(event.arch)
     before, other, after = (evaluate(policy, event) for policy in (one, by, made))

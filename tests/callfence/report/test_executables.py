@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from callfence.report.content import Executable, executables
+from callfence.judging.sites import with_names
+from callfence.report.content import Executable, executables, gather
+from callfence.report.page import page
+from policygen.language.document import parse
 from policygen.recording.fold import Aggregator
 from policygen.recording.many import merge
 from policygen.recording.model import Recording, Run
@@ -50,3 +53,19 @@ def test_an_executable_without_recorded_calls_still_ran() -> None:
 def test_nothing_is_guessed_about_runs_without_execves() -> None:
     shown = found(recorded(0, {"/a": ["vfork", "execve"], "/b": ["read"]}))
     assert [(one.is_first, one.starters) for one in shown.values()] == [(False, ()), (False, ())]
+
+
+def test_the_link_that_a_run_started_is_named() -> None:
+    shown = found(recorded(0, {"/bin/redis-check-rdb": ["read"]}, ("", "/bin/redis-check-rdb")))
+    assert shown["/bin/redis-check-rdb"].names == ("x",)
+    assert with_names("/bin/redis-check-rdb", {"/bin/redis-check-rdb": ("x",)}) == "x (/bin/redis-check-rdb)"
+    assert found(recorded(0, {"/bin/x13": ["read"]}, ("", "/bin/x13")))["/bin/x13"].names == ()
+
+
+def test_changed_settings_are_risks() -> None:
+    new, old = parse("default errno EPERM\nread: allow"), parse("read: allow")
+    report = gather("a.policy", new, None, ("old.policy", old))
+    assert [(entry.name, str(entry.level)) for entry in report.changed_settings] == [("default", "warning")]
+    assert report.gravest == "warning"
+    risks = page(report).partition('id="risks"')[2].partition("</section>")[0]
+    assert "default kill -&gt; errno EPERM" in risks

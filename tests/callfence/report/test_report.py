@@ -129,7 +129,9 @@ def test_a_real_policy_in_a_browser(learned: Path, tmp_path: Path) -> None:
     for words in ("wider", "socket", "2 runs; about 50%", "Run it next", "Became possible", "reaches the network"):
         assert words in said
     below = [os.path.realpath(shutil.which(name, path="/usr/bin") or "") for name in ("ls", "python3", "wc")]
-    assert tree(out.read_text()) == [f"  {os.path.realpath('/bin/sh')}", *(f"    {path}" for path in below)]
+    shell = os.path.realpath("/bin/sh")
+    first = shell if os.path.basename(shell) == "sh" else f"sh ({shell})"
+    assert tree(out.read_text()) == [f"  {first}", *(f"    {path}" for path in below)]
     assert page.tags["details"] > 30
     assert "rule-x86_64-socket" in page.ids
 
@@ -240,17 +242,17 @@ def test_the_process_tree(tmp_path: Path) -> None:
     page = reported(tmp_path, *pairs, calls=("/cc", "/old", "/sh"))
     checked(page)
     assert tree(page) == [
-        "  /sh",
+        "  x (/sh)",
         "    /cc",
         "    /make",
         "      /cc",
-        "      /sh ; program-0 what it started",
-        "    /sh ; program-0 what it started",
+        "      x (/sh) ; program-0 what it started",
+        "    x (/sh) ; program-0 what it started",
         "The recording does not have what started these:",
         "  /old",
         "    /cc",
     ]
-    assert '<code id="program-0">/sh</code>' in page
+    assert '<code id="program-0">x (/sh)</code>' in page
     assert ">cc</th>" in page and ">make</th>" not in page  # no call of it is recorded
     found = json.loads(run(tmp_path, "report", "it.policy", "--recording", "it.rec", "--format", "json").stdout)
     said = {one["executable"]: (one["first"], one["started_by"]) for one in found["programs"]}

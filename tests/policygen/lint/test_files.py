@@ -48,6 +48,12 @@ TABLE = (
     ("path /: list", set()),
     ("path $HOME/.ssh: list", set()),
     ("path /proc: list", set()),
+    ("path /proc/self/root: read", {"root"}),
+    ("path /proc/1/root/etc: read", {"ssh-keys", "accounts"}),
+    ("path /proc/self/cwd: write", {"working-folder"}),
+    ("path /var/run/podman: write", {"control-sockets"}),
+    ("tcp connect: 1-65534", {"connect-anywhere"}),
+    ("tcp connect: 1024-2047", set()),
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from examples import EXAMPLES
 from hypothesis import given, settings, strategies as st
@@ -9,7 +11,9 @@ from hypothesis import given, settings, strategies as st
 from policygen.comparing import Verdict, compare
 from policygen.language.document import parse
 from policygen.language.naming import format_entry
-from policygen.review.changes import Answer, Decision, EntryChange, SettingChange, changes, resolve
+from policygen.lint.catalogue import Level
+from policygen.lint.findings import lint
+from policygen.review.changes import Answer, Decision, EntryChange, SettingChange, changes, reasons_needed, resolve
 from tracer.abi import table
 
 OLD = """\
@@ -116,8 +120,8 @@ def test_an_edited_alternative_takes_the_place_of_the_other() -> None:
 @pytest.mark.parametrize(
     ("line", "written"),
     [
-        ("execve: allow", "execve: allow                  # why: it starts sh"),
-        ("execve: allow  # floor: x", "# floor: x\nexecve: allow                  # why: it starts sh"),
+        ("execve: allow", "execve: allow                  # why: write-then-run: it starts sh"),
+        ("execve: allow  # floor: x", "# floor: x\nexecve: allow                  # why: write-then-run: it starts sh"),
         ("socket: family == AF_INET || family == AF_UNIX", "     || family == AF_INET      # why: it starts sh"),
         ("arm entry", "arm entry                      # why: it starts sh"),
     ],
@@ -171,8 +175,76 @@ def test_the_result_is_between_the_two_policies(old: str, new: str, answers: lis
     found = changes(a.policy, b.policy)
     assert all(isinstance(change, EntryChange) for change in found)
     left = resolve(a, b, {change: Decision(answer) for change, answer in zip(found, answers, strict=False)}).policy
-    assert compare(b.policy, left).verdict in (Verdict.EQUAL, Verdict.NARROWER)
+    assert compare(b.policy, left).verdict not in (Verdict.WIDER, Verdict.INCOMPARABLE)
     rejected = resolve(a, b, {change: Decision(Answer.REJECT) for change in found}).policy
-    assert compare(a.policy, rejected).verdict in (Verdict.EQUAL, Verdict.NARROWER)
-    assert compare(left, rejected).verdict in (Verdict.EQUAL, Verdict.NARROWER)
+    assert compare(a.policy, rejected).verdict not in (Verdict.WIDER, Verdict.INCOMPARABLE)
+    assert compare(left, rejected).verdict not in (Verdict.WIDER, Verdict.INCOMPARABLE)
     assert not changes(a.policy, rejected)
+
+
+ALLOWED = """\
+phase serving after epoll_wait
+path ./data: read
+tcp connect: 443
+epoll_wait: allow
+execve: allow until serving
+openat: flags in O_CLOEXEC
+"""
+WIDENED = """\
+scope none
+phases optional
+phase serving after epoll_wait
+connect: allow
+dup2: allow
+epoll_wait: allow
+execve: allow
+openat: flags in O_CLOEXEC || flags == O_WRONLY
+socket: family == AF_INET && type == SOCK_STREAM && protocol == IPPROTO_TCP
+umask: allow until serving
+"""
+
+
+def test_one_decision_settles_each_finding_of_a_line() -> None:
+    old, new = parse(ALLOWED), parse(WIDENED)
+    found = changes(old.policy, new.policy)
+    accepted = resolve(old, new, {change: Decision(Answer.ACCEPT, why="it is so") for change in found})
+    assert accepted.policy.files.lines() == {"path /": "any", "tcp connect": "any"}
+    assert re.search(r"^path /: any +# why: it is so$", accepted.text(), re.MULTILINE)
+    open_ones = [(one.name, one.rule) for one in lint(accepted) if not one.accepted and one.level is not Level.NOTE]
+    assert open_ones == []
+    assert parse(accepted.text()).policy == accepted.policy
+
+
+def test_a_reason_is_asked_for_only_where_lint_warns() -> None:
+    old, new = parse(ALLOWED), parse(f"{WIDENED}fsync: allow\n")
+    findings = lint(new)
+    needed = {}
+    for one in changes(old.policy, new.policy):
+        name = one.word if isinstance(one, SettingChange) else table(one.arch).by_number[one.number].name
+        needed[name] = reasons_needed(new, findings, one)
+    assert needed.pop("fsync") == needed.pop("umask") == ()
+    assert needed.pop("path /") == ("root",)
+    assert "reverse-shell" in needed["dup2"] and "reverse-shell" in needed["connect"]
+    assert needed["phases"] and needed["scope"] == ("signals-outside",)
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        ALLOWED.replace(" until serving", "", 1).replace("phase serving after epoll_wait", ""),
+        ALLOWED.replace("execve: allow until serving", "execve: allow\numask: allow until serving"),
+        ALLOWED.replace("phase", "phases optional\nphase"),
+        ALLOWED.replace("after epoll_wait", "after poll") + "poll: allow\n",
+        ALLOWED.replace("after epoll_wait", "after poll").replace("epoll_wait: allow\n", "") + "poll: allow\n",
+        WIDENED,
+    ],
+    ids=["no phase", "no until", "optional", "another trigger", "the trigger is gone", "all"],
+)
+def test_what_is_rejected_of_phases_is_as_before(new: str) -> None:
+    old, after = parse(ALLOWED), parse(new)
+    found = changes(old.policy, after.policy)
+    assert "phases" in [one.word for one in found if isinstance(one, SettingChange)]
+    rejected = resolve(old, after, {change: Decision(Answer.REJECT) for change in found})
+    assert parse(rejected.text()).policy == rejected.policy
+    assert compare(old.policy, rejected.policy).verdict not in (Verdict.WIDER, Verdict.INCOMPARABLE)
+    assert not changes(old.policy, rejected.policy)
