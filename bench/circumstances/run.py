@@ -215,7 +215,8 @@ def ask(server: Server, run: Run, folder: Path, port: int, place: Place) -> None
 
 def denied(log: Path) -> list[str]:
     with suppress(FileNotFoundError):
-        return [json.loads(line)["call"] for line in log.read_text().splitlines()]
+        records = map(json.loads, log.read_text().splitlines())
+        return [text for record in records if "call" in record for text in record.get("ungranted", [record["call"]])]
     return []
 
 

@@ -81,7 +81,7 @@ def denied(log: Path, what: str, policies: Sequence[str]) -> dict[str, int]:
     """How many different lines each policy lacks, by a log of violations; they are told on standard error."""
     lacking: dict[str, dict[str, str]] = {policy: {} for policy in policies}
     for violation in map(json.loads, log.read_text().splitlines()):
-        for advice in violation["allow"]:
+        for advice in violation.get("allow", ()):  # other records are messages
             lacking[Path(advice["file"]).stem].setdefault(advice["line"], violation["call"])
     for policy, calls in lacking.items():
         for line, call in calls.items():
