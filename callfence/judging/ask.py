@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
 from policygen.language.document import PolicyError, parse
+from policygen.lint.catalogue import combinations
 from policygen.lint.findings import WHY
 from policygen.review.changes import (
     Answer,
@@ -63,6 +64,8 @@ class Asker:
         self._changes = changes
         self._describe = describe
         self._findings = findings
+        self._settled: set[str] = set()
+        """The combinations that an earlier reason names."""
 
     def ask(self) -> dict[PolicyChange, Decision]:
         """Ask about each change; return the decisions that were made until the last change, q or ^D.  Raises KeyboardInterrupt
@@ -119,7 +122,8 @@ class Asker:
     def _why(self, change: PolicyChange) -> str:
         """Ask for the reason to accept a change that lint would warn of, and return it; '' if the user gives none, or if none
         is needed."""
-        if not takes_reason(self._new, change) or not reasons_needed(self._new, self._findings, change):
+        needed = {*reasons_needed(self._new, self._findings, change)} - self._settled
+        if not needed or not takes_reason(self._new, change):
             return ""
         while True:
             reason = read_line(f"reason for accepting it (written as a `{WHY}` comment; empty for none): ").strip()
@@ -128,6 +132,8 @@ class Asker:
             except PolicyError as error:
                 print(f"  {error.message}")
             else:
+                if reason:
+                    self._settled |= needed & {row.id for row in combinations()}
                 return reason
 
     def _edit(self, change: EntryChange, entry: Entry) -> EntryChange | None:

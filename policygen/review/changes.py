@@ -20,9 +20,11 @@ from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.naming import format_action
 from policygen.language.normal import normal_entry
 from policygen.lint.catalogue import Level, able, combinations
+from policygen.lint.files import judged as judged_lines
 from policygen.lint.findings import WHY, dangerous_together
 from policygen.model import And, Entry, Expression, Or, Policy, alternatives
 from policygen.phases import in_each, phase_policies, within_start
+from policygen.review.judgement import settings
 from policygen.review.risk import Ranked, ranked
 from policygen.sets.algebra import FALSE
 from policygen.sets.join import join_entries
@@ -94,7 +96,19 @@ def changes(old: Policy, new: Policy) -> tuple[PolicyChange, ...]:
             if arch in new.entries and before.get(number) != after.get(number):
                 result += _of_call(old, new, arch, number)
     result += _phases(old, new, {(change.arch, change.number) for change in result if isinstance(change, EntryChange)})
-    return tuple(sorted(result, key=lambda change: -max((ranked.rank for ranked in change.differences), default=-1)))
+    levels: dict[str, int] = {}
+    for word, level in (
+        *((PHASES if setting.word.startswith("phase") else setting.word, setting.level) for setting in settings(old, new)),
+        *((line.name, Level(line.level)) for line in judged_lines(old, new)),
+    ):
+        if level is not Level.NOTE:
+            levels[word] = max(levels.get(word, -1), level.rank)
+
+    def rank(change: PolicyChange) -> int:
+        own = levels.get(change.word, -1) if isinstance(change, SettingChange) else -1
+        return max((own, *(ranked.rank for ranked in change.differences)))
+
+    return tuple(sorted(result, key=lambda change: -rank(change)))
 
 
 def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:

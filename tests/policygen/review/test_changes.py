@@ -248,3 +248,8 @@ def test_what_is_rejected_of_phases_is_as_before(new: str) -> None:
     assert parse(rejected.text()).policy == rejected.policy
     assert compare(old.policy, rejected.policy).verdict not in (Verdict.WIDER, Verdict.INCOMPARABLE)
     assert not changes(old.policy, rejected.policy)
+
+
+def test_the_most_dangerous_line_comes_first() -> None:
+    old, new = "path ./data: read\nopenat: allow", "scope none\nopenat: allow\nexecve: allow\nfsync: allow"
+    assert names(old, new) == ["path /", "scope", "execve: allow", "fsync: allow"]
