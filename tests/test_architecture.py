@@ -59,8 +59,8 @@ LAYERS = {
         completeness formats merging narrowing review
     """,
     "enforcer": """
-        errors kernel later waiting
-        bpf confinement helper listener
+        errors kernel later
+        bpf confinement helper listener waiting
         files
         reporting
         duty

@@ -82,7 +82,7 @@ def test_the_page_says_what_help_says() -> None:
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     for option in set(re.findall(r"--[a-z-]+", told.stdout)) - {"--help", "--help-all"}:
         assert option in shown
-    assert "append violations to FILE, one JSON object a line, instead of standard error" in shown
+    assert "append violations, including those of files and ports, to FILE, one JSON object a line, instead of" in shown
     assert "125 if it could not be confined" in shown
 
 

@@ -199,7 +199,7 @@ def test_minijail_binds_what_is_granted() -> None:
     """By text: Debian has no package of minijail0."""
     of_others = 'path ./data: read\npath "/a,b": read\npath /proc: read\n'
     lines = "path /srv/a: read\npath /srv/b: write\npath /usr/lib/x: read\n"
-    made = policy_of(f"read: allow\n{of_others}{lines}", "minijail")
+    made = policy_of(f"openat: allow\n{of_others}{lines}", "minijail")
     assert made.beside == (
         ".conf",
         b"""\
@@ -254,11 +254,18 @@ def test_apparmor_needs_lines_about_files() -> None:
 
 @pytest.mark.parametrize("name", ["oci", "k8s", "spo", "bpf", "c"])
 def test_other_formats_say_that_they_confine_no_files(name: str) -> None:
-    lines = "path /etc: read\nread: allow\n"
+    lines = "path /etc: read\nopenat: allow\n"
     policy = parse(lines).policy
     made = formats.exported(name, policy, FormatOptions(name="it", runtime="runc" if name in ("oci", "k8s", "spo") else ""))
     assert about_files(made) == {Direction.WIDER: ()}
     assert any(loss.what == f"{name} does not confine files and ports" for loss in made.losses)
+
+
+@pytest.mark.parametrize("name", ["oci", "k8s", "spo", "bpf", "c"])
+def test_lines_about_what_no_call_reaches_are_not_lost(name: str) -> None:
+    policy = parse("path /etc: read\ntcp connect: none\ntcp bind: 80\nread: allow\n").policy
+    made = formats.exported(name, policy, FormatOptions(name="it", runtime="runc" if name in ("oci", "k8s", "spo") else ""))
+    assert not about_files(made)
 
 
 def test_without_such_lines_nothing_is_lost() -> None:
