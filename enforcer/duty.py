@@ -17,7 +17,7 @@ import select
 from enforcer import bpf, confinement, helper, kernel
 from enforcer.errors import BUSY
 from enforcer.later import Later
-from enforcer.listener import shared_notification
+from enforcer.listener import shared_notification, wake_here
 from enforcer.reporting.answer import Answers
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
@@ -97,6 +97,7 @@ class Duty:
     def begin(self, listener: int) -> None:
         """Give the listener to the stand-in, and confine this process; the program must not run yet.  Raises OSError."""
         self._listeners = {listener: ""}
+        wake_here(listener)
         self._hand_over()
         self._confine()
         self._watch()
@@ -122,6 +123,7 @@ class Duty:
             self._epoll = select.epoll()
             self._epoll.register(self._children, select.EPOLLIN)
             self._epoll.register(self.program, select.EPOLLIN)
+        wake_here(listener)
         self._epoll.register(listener, select.EPOLLIN)
         self._listeners[listener] = phase
 

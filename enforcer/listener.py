@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 # SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
-RECEIVE, SEND, ID_VALID, ADDFD = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103
+RECEIVE, SEND, ID_VALID, ADDFD, SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103, 0x40082104
+_SYNC_WAKE_UP = 1  # SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
 _ADDFD_FLAG_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND
 _FLAG_CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 
@@ -103,6 +104,12 @@ class Request:
         free number, and is closed at an execve unless `inherited`."""
         flags = 0 if inherited else os.O_CLOEXEC
         kernel.ioctl(self.listener, ADDFD, _Given(self.call.id, _ADDFD_FLAG_SEND, descriptor, 0, flags))
+
+
+def wake_here(listener: int) -> None:
+    """Have the kernel wake this process on the processor of the program, which waits for it, and the program on that of this
+    process: waking another processor takes longer than an answer.  Do nothing before Linux 6.6."""
+    linux.functions.ioctl(listener, linux.c_ulong(SET_FLAGS), linux.c_ulong(_SYNC_WAKE_UP))
 
 
 def stopped(call: Notification, phase: str) -> Request:

@@ -198,7 +198,7 @@ class _ByFolder:
             if len(self._folders) >= _MANY:
                 self._folders.clear()
             held = self._folders[folder] = _held(self._policy, folder)
-        return not rights & ~held or not rights & ~_held(self._policy, path)
+        return not rights & ~held or not rights & ~(held | _own(self._policy, path))
 
 
 def _joined(each: Iterable[Ungranted]) -> list[Ungranted]:
@@ -216,16 +216,20 @@ def _joined(each: Iterable[Ungranted]) -> list[Ungranted]:
 def _held(policy: Granted, path: bytes) -> Right:
     """Return the rights that a policy grants to the file that is at a path now; lines grant the files that they named when the
     program was started."""
-    access, place = 0, path
-    while True:
-        try:
-            status = os.stat(place)
-            access |= policy.by_file.get((status.st_dev, status.st_ino), 0)
-        except OSError:  # it has been removed meanwhile
-            pass
-        if place == b"/":
-            return _rights(access)
+    rights, place = _own(policy, path), path
+    while place != b"/":
         place = os.path.dirname(place)
+        rights |= _own(policy, place)
+    return rights
+
+
+def _own(policy: Granted, path: bytes) -> Right:
+    """Return the rights that a policy's line about the file that is at a path now grants, without those of folders above."""
+    try:
+        status = os.stat(path)
+    except OSError:  # it has been removed meanwhile
+        return NOTHING
+    return _rights(policy.by_file.get((status.st_dev, status.st_ino), 0))
 
 
 def _by_name(policy: Granted, path: bytes) -> Right:
