@@ -284,7 +284,9 @@ def reduce(policy: Policy, by: Policy) -> Policy:
 
 
 def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
-    """Return one phase of a policy reduced by one phase of another, as `reduce` does.  Raises ValueError as `reduce` does."""
+    """Return one phase of a policy with, of the calls that `by` names, only what both allow, and with the files and ports that
+    both grant; the settings are the policy's.  `by` is one phase of the other policy.  `reduce` says which actions the denied
+    calls get, and when ValueError is raised."""
     entries = {}
     for arch, section in policy.entries.items():
         entries[arch] = dict(section)

@@ -149,7 +149,8 @@ def _text(loop: Loop, distinct: int, started: float, now: float | None = None) -
 
 
 class Attached:
-    """Prints which processes `--pid` traces and which related ones it does not, and notes the latter in the recording."""
+    """Prints which processes `--pid` traces and which related ones it does not.  Notes in the recording which children were not
+    traced, and whether the traced processes made less than one call a second."""
 
     def __init__(self, options: LearnOptions, gap: Callable[[str], None]) -> None:
         self._options = options

@@ -72,7 +72,8 @@ class Answers:
         return self._loaded[1].pause() if self._loaded else None
 
     def quiet(self) -> None:
-        """Report the counts of repeated violations, some time after the last one."""
+        """Write reports that still wait, and report the counts of repeated violations that are due.  To be called after as many
+        seconds without a call as `pause` returns."""
         if self._loaded:
             _try(self._loaded[1].quiet)
 

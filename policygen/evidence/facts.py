@@ -250,8 +250,10 @@ def parse(fact: str) -> Fact | None:
 
 
 def join(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the union of facts, given and returned as texts, in ascending order.  Associative, commutative, idempotent.  Texts
-    that are not those of facts are left out."""
+    """Return the union of facts, given and returned as texts, in ascending order.  Associative, commutative, idempotent.
+
+    Where more parts differ than `_WIDE` keeps, `**` (`...` among words) stands for all of them.  Texts that are not those of
+    facts are left out."""
     union = Union()
     for fact in map(parse, texts):
         if fact is not None:

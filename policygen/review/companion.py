@@ -64,7 +64,8 @@ def read(text: str, filename: str) -> Companion:
     """Return the companion in a file's text.  Raises UserError if the text is not a companion."""
     lines = text.splitlines()
     if MAGIC not in (line.strip() for line in lines if not line.startswith("#")):
-        raise UserError(f"{filename}: is not a file of evidence: it has no line `{MAGIC}`")
+        what = "is not a file of evidence, which `learn --write-evidence` writes"
+        raise UserError(f"{filename}: {what}: it has no line `{MAGIC}`")
     observations, unread = [], []
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#") or line.strip() == MAGIC:

@@ -79,7 +79,10 @@ class Rehearsed(NamedTuple):
 
 
 class Clock:
-    """Ends a run if it takes too long, waits, leaves daemons or fills the disk, or if the user interrupts it."""
+    """Ends a run that takes too long, only waits for IDLE seconds, or has processes left TIMEOUT seconds after its first one
+    ended: by SIGTERM if the first process handles it, and by killing it TIMEOUT seconds later; else by killing it at once.
+
+    A run that fills the disk, or that the user interrupts, is killed at once."""
 
     def __init__(self, setting: Setting, seconds: float, distinct: Callable[[], int], start: Callable[[], None]) -> None:
         """`seconds`: the most seconds of the run.  `distinct` returns the number of observations.  `start` is called once, when
