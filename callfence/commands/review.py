@@ -32,19 +32,8 @@ from policygen.model import Entry
 from policygen.recording import atomic, recording_file
 from policygen.recording.many import merge
 from policygen.recording.model import Recording
-from policygen.review.changes import (
-    FILE_LINES,
-    PHASES,
-    SETTINGS,
-    Answer,
-    Decision,
-    EntryChange,
-    PolicyChange,
-    SettingChange,
-    changes,
-    resolve,
-    with_accepted,
-)
+from policygen.review.changes import FILE_LINES, PHASES, SETTINGS, EntryChange, PolicyChange, SettingChange, changes
+from policygen.review.decisions import Answer, Decision, resolve, with_accepted
 from policygen.review.judgement import judge, judge_differences
 from policygen.review.risk import needs_a_person
 from policygen.review.why import provenance

@@ -14,15 +14,8 @@ from callfence.shared.text import on_one_line
 from policygen.language.document import PolicyError, parse
 from policygen.lint.catalogue import combinations
 from policygen.lint.findings import WHY
-from policygen.review.changes import (
-    Answer,
-    Decision,
-    EntryChange,
-    PolicyChange,
-    reasons_needed,
-    takes_reason,
-    with_differences,
-)
+from policygen.review.changes import EntryChange, PolicyChange, with_differences
+from policygen.review.decisions import Answer, Decision, reasons_needed, takes_reason
 from policygen.values import replace
 from tracer.abi import table
 

@@ -16,7 +16,8 @@ from policygen.lint.findings import lint
 from policygen.merging import merge_documents, unite
 from policygen.model import Phase
 from policygen.phases import START, in_phase, phase_policies, with_phases
-from policygen.review.changes import Answer, Decision, changes, resolve
+from policygen.review.changes import changes
+from policygen.review.decisions import Answer, Decision, resolve
 from policygen.sets.join import JoinError
 
 TEXT = """\

@@ -10,7 +10,8 @@ from policygen.lint.catalogue import Level
 from policygen.lint.files import judged, risks, risks_of
 from policygen.lint.findings import lint
 from policygen.merging import merge_documents, unite
-from policygen.review.changes import Answer, Decision, changes, resolve
+from policygen.review.changes import changes
+from policygen.review.decisions import Answer, Decision, resolve
 from policygen.review.judgement import judge
 from policygen.sets.join import JoinError
 

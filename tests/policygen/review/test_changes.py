@@ -13,7 +13,8 @@ from policygen.language.document import parse
 from policygen.language.naming import format_entry
 from policygen.lint.catalogue import Level
 from policygen.lint.findings import lint
-from policygen.review.changes import Answer, Decision, EntryChange, SettingChange, changes, reasons_needed, resolve
+from policygen.review.changes import EntryChange, SettingChange, changes
+from policygen.review.decisions import Answer, Decision, reasons_needed, resolve
 from tracer.abi import table
 
 OLD = """\
