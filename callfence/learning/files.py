@@ -79,8 +79,8 @@ class FileWatcher:
             calls.also(arch, number, self._path_call)
         for arch, number in self._sockets:
             calls.also(arch, number, self._socket_call)
-        for name, index in SENDING.items():
-            calls.also_named(name, self._sends(index), always=False)
+        for name in SENDING:
+            calls.also_named(name, self._sends(name), always=False)
         for arch, number in numbers(NEW_ROOTS):
             calls.also(arch, number, self._new_root)
 
@@ -153,9 +153,9 @@ class FileWatcher:
         is_own = name in self._bound or (b"" in self._bound and _CHOSEN.fullmatch(name) is not None)
         self._aims.add((FAMILY if is_own else OTHERS, task.executable))
 
-    def _sends(self, index: int) -> Callable[[Task, Event], None]:
+    def _sends(self, call: str) -> Callable[[Task, Event], None]:
         def handle(task: Task, event: Event) -> None:
-            if isinstance(name := sent_to(task, event, index), bytes):
+            if isinstance(name := sent_to(task, event, call), bytes):
                 self._abstract(name, task, binds=False)
 
         return handle

@@ -40,8 +40,8 @@ class PortWatcher:
             calls.also(arch, number, self._socket_call)
         calls.also_named("listen", self._listen)
         calls.also_named("socket", self._protocol, always=False)
-        for name, index in SENDING.items():
-            calls.also_named(name, self._sends(index), always=False)
+        for name in SENDING:
+            calls.also_named(name, self._sends(name), always=False)
 
     def open_already(self, processes: Mapping[int, str]) -> None:
         """Record the ports of the sockets that running processes have open.  `processes`: the executable of each pid."""
@@ -81,23 +81,24 @@ class PortWatcher:
         elif event.arguments[2] & 0xFFFFFFFF in linux.TCP_PROTOCOLS:
             kernel.skip_call(task.tid, linux.PROTOCOL_ERROR)
 
-    def _sends(self, index: int) -> Callable[[Task, Event], None]:
+    def _sends(self, name: str) -> Callable[[Task, Event], None]:
         def handle(task: Task, event: Event) -> None:
-            if event.arguments[index] & linux.MSG_FASTOPEN and not task.other_filter:
+            if event.arguments[SENDING[name]] & linux.MSG_FASTOPEN and not task.other_filter:
                 kernel.skip_call(task.tid, linux.FAST_OPEN_ERROR)
-            elif sent_to(task, event, index) == DNS:
+            elif sent_to(task, event, name) == DNS:
                 self._ports.add((UDP_CONNECT, DNS, task.executable))
 
         return handle
 
 
-def sent_to(task: Task, event: Event, index: int) -> int | str | bytes | None:
-    """Return the address that a call of SENDING sends to (`policygen.files.calls.address`); None if it names none.  `index` is
-    that of the argument with the call's flags."""
+def sent_to(task: Task, event: Event, name: str) -> int | str | bytes | None:
+    """Return the address that the call `name` of SENDING sends to (`policygen.files.calls.address`), of sendmmsg the first one;
+    None if it names none."""
     where, length = event.arguments[4:6]
-    if index == SENDING["sendmsg"]:  # struct msghdr begins with both (linux/socket.h); so does an array of struct mmsghdr
-        head = kernel.read_memory(task.tid, event.arguments[1], 12)
-        where, length = int.from_bytes(head[:8], "little"), int.from_bytes(head[8:], "little")
+    if name != "sendto":  # struct msghdr begins with both (linux/socket.h), and struct mmsghdr with that
+        word = 8 if event.arch == linux.AUDIT_ARCH_X86_64 else 4
+        head = kernel.read_memory(task.tid, event.arguments[1], word + 4)
+        where, length = int.from_bytes(head[:word], "little"), int.from_bytes(head[word:], "little")
     return address(kernel.read_memory(task.tid, where, min(length, SOCKADDR))) if where else None
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from callfence.learning.progress import say
 from callfence.shared.files import policy_path, recording_path
+from policygen.files.calls import UDP_CONNECT
 from policygen.files.landlock import confines_paths, decode
 from policygen.grants import NONE, NOT_CONFINED, Files
 from policygen.recording import atomic, recording_file
@@ -71,7 +72,7 @@ class Prepared(NamedTuple):
             return False
         ports = decode(self.existing.files)
         for line, value, _ in run.files:
-            granted = {"tcp connect": ports.connect, "tcp bind": ports.bind}.get(line, ())
+            granted = {"tcp connect": ports.connect, UDP_CONNECT: ports.connect, "tcp bind": ports.bind}.get(line, ())
             if value != NONE and granted is not None and not any(first <= int(value) <= last for first, last in granted):
                 return False
         return True

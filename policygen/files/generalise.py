@@ -94,8 +94,9 @@ def is_path(name: str) -> bool:
 
 def kind_of(use: Use) -> str:
     """Return which of `grants.KINDS` a use belongs to; "" if no line grants it."""
-    line = use[0]
-    return "paths" if is_path(line) else line.removeprefix("tcp ") if line.startswith("tcp ") else ""
+    if is_path(use[0]):
+        return "paths"
+    return next((port_use for port_use in TCP if use[0] == f"tcp {port_use}"), "")
 
 
 def begun(runs: Sequence[Iterable[Use]]) -> Files:
@@ -113,11 +114,11 @@ def generalised_ports(
     each = [_ports(run, use) for run in runs]
     used = {*more}.union(*each)
     result: dict[tuple[int, int], str] = {}
+    if exact:
+        return {(port, port): "" for port in sorted(used)}
     unprivileged, ephemeral = ({port for port in used if first <= port <= last} for first, last in (UNPRIVILEGED, EPHEMERAL))
     varying, fixed = _varying(each), unprivileged - ephemeral
-    if exact:
-        pass
-    elif len(varying & fixed) >= VARYING or len(fixed) >= MANY:
+    if len(varying & fixed) >= VARYING or len(fixed) >= MANY:
         result[UNPRIVILEGED] = "the ports differ from run to run, or are many"
     elif ephemeral:
         result[EPHEMERAL] = "ports of this range are chosen anew at each start, where a server asks for any that is free"

@@ -70,16 +70,16 @@ _CONNECTING = {
 }
 _BINDING = dict.fromkeys(("bind", "listen", "socketcall", "io_uring_setup"), _ALWAYS)
 """The calls that take a TCP port; listen(2) takes one for a socket that has none (ip(7))."""
-
-
-_BY_KIND = {"paths": dict.fromkeys(PATH_CALLS, _ALWAYS), "connect": _CONNECTING, "bind": _BINDING}
+_OPENING = dict.fromkeys((*PATH_CALLS, "open_by_handle_at", "io_uring_setup"), _ALWAYS)
+_REACHING = {"paths": _OPENING, "connect": _CONNECTING, "bind": _BINDING}
+"""The calls that reach what a policy can confine, by its kind (`grants.KINDS`)."""
 
 
 def kept_by_the_filter(policy: Policy) -> tuple[str, ...]:
     """Return the kinds (`grants.KINDS`) that the policy's calls do not reach, so that lines about them need not be enforced."""
     if policy.default.may_allow or policy.unknown.may_allow:
         return ()
-    return tuple(kind for kind in KINDS if not _may(policy, _BY_KIND[kind]))
+    return tuple(kind for kind in KINDS if not _may(policy, _REACHING[kind]))
 
 
 def unconfined(policy: Policy) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ def unconfined(policy: Policy) -> tuple[str, ...]:
     if policy.default.may_allow:  # which says more
         return ()
     free = [kind for kind in KINDS if getattr(policy.files, kind) is None]
-    return tuple(kind for kind in free if _may(policy, _BY_KIND[kind]))
+    return tuple(kind for kind in free if _may(policy, _REACHING[kind]))
 
 
 def _may(policy: Policy, calls: Mapping[str, Expression]) -> bool:

@@ -99,6 +99,7 @@ UNCONFINED = (
     ("read: allow", []),
     ("openat: allow", [(NO_PATH, "root")]),
     ("openat: errno EPERM", []),
+    ("tcp connect: none\ntcp bind: none\nio_uring_setup: allow", [(NO_PATH, "root")]),
     ("path ./a: read\nopenat: allow", []),
     ("connect: allow", [(NO_CONNECT, "connect-anywhere")]),
     ("tcp connect: none\nconnect: allow\nlisten: allow", [(NO_BIND, "bind-anywhere")]),
