@@ -1,6 +1,6 @@
-"""The grants of a policy for files and TCP ports: rights to paths, sets of ports, and the value that holds both.
+"""The grants of a policy for files, ports, hosts and unix sockets: rights to paths, sets of ports, and the value that holds all.
 
-docs/files.md lists each right's word with its Landlock rights.
+docs/files.md lists each right's word with its Landlock rights; docs/hosts.md is about hosts and unix sockets.
 """
 
 from __future__ import annotations
@@ -115,24 +115,53 @@ def format_ports(ports: Ports) -> str:
 
 
 TCP = ("connect", "bind")
-"""The uses of a TCP port that a `tcp` line can grant."""
-KINDS = ("paths", *TCP)
+"""The uses of a TCP port that a `tcp` line can grant, which are those that Landlock confines."""
+USES = {"connect": "tcp connect", "bind": "tcp bind", "send": "udp send"}
+"""The uses of a port -> the beginning of the line that grants ports of any host."""
+TO_HOSTS = ("connect", "send")
+"""The uses of a port whose lines can name a host."""
+UNIX = "unix connect"
+"""The beginning of the line that grants a unix socket."""
+KINDS = ("paths", *USES, "unix")
 """What a policy can confine: the attributes of `Files`."""
 
 
 @frozen
 class Files:
-    """The files and TCP ports that the program can reach; None for a kind that is not confined: the filter alone decides."""
+    """The files, ports, hosts and unix sockets that the program can reach; None for a kind that is not confined: the filter
+    alone decides."""
 
     paths: Mapping[str, Right] | None = None
     """Canonical path (`paths.canonical`) -> the rights to the file, or to the folder and everything below it."""
     connect: Ports | None = None
+    """The TCP ports of any host to which the program can connect.  It is not None if `connect_to` has a host."""
     bind: Ports | None = None
+    """The TCP ports that the program can bind."""
+    send: Ports | None = None
+    """The UDP ports of any host to which the program can send.  It is not None if `send_to` has a host."""
+    unix: tuple[str, ...] | None = None
+    """The unix sockets (`hosts.canonical_socket`) to which the program can connect or send, in the order of their lines."""
+    connect_to: Mapping[str, Ports] = MappingProxyType({})
+    """Canonical host (`hosts.canonical`, but not `any`) -> the TCP ports to which the program can connect there."""
+    send_to: Mapping[str, Ports] = MappingProxyType({})
+    """The same for UDP."""
 
     def __post_init__(self) -> None:
         if self.paths is not None:  # without a line, no files are confined
             sorted_ = {path: closed(self.paths[path]) for path in sorted(self.paths, key=order)} or {"/": NOTHING}
             object.__setattr__(self, "paths", MappingProxyType(sorted_))
+        for use in TO_HOSTS:
+            if hosts := self.hosts(use):
+                from policygen.hosts import order as host_order
+
+                by_host = {host: hosts[host] for host in sorted(hosts, key=host_order) if hosts[host]}
+                object.__setattr__(self, f"{use}_to", MappingProxyType(by_host))
+                if getattr(self, use) is None:
+                    object.__setattr__(self, use, NO_PORT)
+        if self.unix:
+            from policygen.hosts import socket_order
+
+            object.__setattr__(self, "unix", tuple(sorted(set(self.unix), key=socket_order)))
 
     @property
     def grants(self) -> Mapping[str, Right]:
@@ -140,14 +169,29 @@ class Files:
         return {"/": ALL} if self.paths is None else self.paths
 
     def ports(self, use: str) -> Ports:
-        """Return the ports that are granted for a use (one of `TCP`); all ports if the use is not confined."""
+        """Return the ports that are granted for a use (one of `USES`) at any host; all ports if the use is not confined."""
         ports: Ports | None = getattr(self, use)
         return ANY_PORT if ports is None else ports
 
+    def hosts(self, use: str) -> Mapping[str, Ports]:
+        """Return the ports that are granted for a use beyond `ports`, by host."""
+        hosts: Mapping[str, Ports] = getattr(self, f"{use}_to", {})
+        return hosts
+
     def lines(self) -> dict[str, str]:
-        """Return the policy's lines in canonical order: `path PATH` or `tcp USE` -> what the line grants, after its colon."""
+        """Return the policy's lines in canonical order: `path PATH`, `tcp USE`, `udp send`, either with ` HOST`, or `unix connect
+        SOCKET` -> what the line grants, after its colon; "" for a line without a colon."""
         lines = {path_line(path): format_rights(rights) for path, rights in (self.paths or {}).items()}
-        return lines | {f"tcp {use}": format_ports(self.ports(use)) for use in TCP if getattr(self, use) is not None}
+        for use, start in USES.items():
+            hosts = self.hosts(use)
+            if getattr(self, use) is not None and (self.ports(use) or not hosts):
+                lines[start] = format_ports(self.ports(use))
+            lines |= {f"{start} {host}": format_ports(ports) for host, ports in hosts.items()}
+        if self.unix is not None:
+            named = [socket for socket in self.unix if socket != ANY]
+            lines |= {UNIX: ANY} if ANY in self.unix else {} if named else {UNIX: NONE}
+            lines |= {socket_line(socket): "" for socket in named}
+        return lines
 
 
 NOT_CONFINED = Files()
@@ -156,3 +200,13 @@ NOT_CONFINED = Files()
 def path_line(path: str) -> str:
     """Return the part before the colon of the line for a path."""
     return f"path {shown(path)}"
+
+
+def socket_line(socket: str) -> str:
+    """Return the line for a unix socket that is not `any`."""
+    return f"{UNIX} {shown(socket)}"
+
+
+def written(line: str, granted: str) -> str:
+    """Return the whole line of a policy, by the part before its colon and what it grants (`Files.lines`)."""
+    return f"{line}: {granted}" if granted else line

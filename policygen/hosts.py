@@ -1,0 +1,165 @@
+"""The hosts and unix sockets that lines of a policy name, and which of them contain which others.
+
+A *host* is an IP address, a network such as `10.0.0.0/8`, a DNS name, `*.NAME` (every name below NAME), or `any`.  A *socket* is
+a path (`policygen.paths`), which stands for itself and everything below it, `@NAME`, an abstract socket, `@START*`, or `any`.
+A name and an address contain neither each other: which addresses a name has is known only when it is looked up.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from policygen.paths import PathError, canonical as canonical_path, folders, order as path_order
+from tracer.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Network, IPv6Network
+
+    Network = IPv4Network | IPv6Network
+
+ANY = "any"
+"""The host that contains every host, and the socket that contains every socket."""
+BELOW = "*."
+"""The beginning of a host that is every name below another."""
+MAX_NAME = 253
+"""The most characters of a DNS name (RFC 1035, 2.3.4), without the dot at its end."""
+MAX_ABSTRACT = 107
+"""The most bytes of an abstract socket's name (unix(7)), without the NUL at its beginning."""
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_ADDRESS = r"[0-9.]+(?:/.*)?|\[?[0-9a-f.]*:.*"
+
+
+class HostError(UserError):
+    """The text is not a host or a socket.  `message` says why; `hint` is advice, or ''."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def canonical(text: str) -> str:
+    """Return the canonical host that is written as `text`: an address may be in brackets, a name may end with a dot.  Raises
+    HostError."""
+    lowered = text.lower()
+    if lowered == ANY:
+        return ANY
+    if re.fullmatch(_ADDRESS, lowered):
+        return _canonical_address(lowered.removeprefix("[").replace("]", "", 1))
+    return _canonical_name(lowered)
+
+
+def _canonical_address(text: str) -> str:
+    from ipaddress import IPv6Address, ip_address, ip_network
+
+    if "%" in text:
+        raise HostError("an address has no scope id here", "write the address alone: it holds on every interface")
+    try:
+        network = ip_network(text, strict=False)
+        address = ip_address(text.partition("/")[0])
+    except ValueError:
+        raise HostError(f"{text} is no IP address or network", "such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32") from None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    if mapped:
+        if network.prefixlen < 96:
+            raise HostError(f"{text} has IPv4 addresses and others", "write the network of the IPv4 addresses")
+        return _canonical_address(f"{mapped}/{network.prefixlen - 96}")
+    if network.network_address != address:
+        raise HostError(f"{text} has bits after the network's prefix", f"write {network}, or the address alone")
+    return str(address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def _canonical_name(text: str) -> str:
+    name = text.removesuffix(".")
+    start = BELOW if name.startswith(BELOW) else ""
+    labels = name.removeprefix(start).split(".")
+    if not text.isascii():
+        try:
+            labels = name.removeprefix(start).encode("idna").decode("ascii").lower().split(".")
+        except UnicodeError:
+            raise HostError(f"{text} is no host name", "write a name of letters, digits and hyphens, or its xn-- form") from None
+    result = start + ".".join(labels)
+    if "*" in result.removeprefix(start):
+        raise HostError(f"{text}: `*` can only be the whole first label", "such as *.example.org; `any` is every host")
+    wrong = next((label for label in labels if not re.fullmatch(_LABEL, label)), None)
+    if wrong is not None or len(result) > MAX_NAME or labels[-1].isdigit():
+        raise HostError(f"{text or 'this'} is no host name", "such as example.org, *.example.org, 192.0.2.7 or 10.0.0.0/8")
+    return result
+
+
+def is_name(host: str) -> bool:
+    """Return whether a canonical host is a DNS name, or `*.NAME`."""
+    return host != ANY and ":" not in host and not host.rpartition(".")[2].partition("/")[0].isdigit()
+
+
+def network(host: str) -> Network:
+    """Return a canonical address or network as a value of `ipaddress`.  Raises ValueError for any other host."""
+    from ipaddress import ip_network
+
+    return ip_network(host)
+
+
+def containing(host: str) -> Iterator[str]:
+    """Yield the canonical host, then each host that contains it, the smallest first, up to `any`."""
+    if host != ANY:
+        yield host
+    if is_name(host):
+        parts = host.removeprefix(BELOW).split(".")
+        yield from (BELOW + ".".join(parts[start:]) for start in range(1, len(parts)))
+    elif host != ANY:
+        own = network(host)
+        yield from (str(own.supernet(new_prefix=length)) for length in range(own.prefixlen - 1, -1, -1))
+    yield ANY
+
+
+def order(host: str) -> tuple[object, ...]:
+    """Return a sort key: `any`, then networks and addresses, then names by their last label first."""
+    if is_name(host):
+        return 2, host.removeprefix(BELOW).split(".")[::-1], not host.startswith(BELOW)
+    return (0,) if host == ANY else (1, *_numbers(host))
+
+
+def _numbers(host: str) -> tuple[int, int, int]:
+    own = network(host)
+    return own.version, int(own.network_address), own.prefixlen
+
+
+# Unix sockets
+
+
+def canonical_socket(text: str) -> str:
+    """Return the canonical socket that is written as `text`.  Raises HostError."""
+    if text == ANY:
+        return ANY
+    if text.startswith("@"):
+        if len(text.encode("utf-8", "surrogateescape")) - 1 > MAX_ABSTRACT:
+            raise HostError(f"the name of an abstract socket has at most {MAX_ABSTRACT} bytes")
+        if "*" in text[:-1]:
+            raise HostError(f"{text}: `*` can only be at the end", "such as @/tmp/.X11-unix/*")
+        return text
+    try:
+        return canonical_path(text)
+    except PathError as error:
+        raise HostError(error.message, error.hint or "an abstract socket is written @NAME") from None
+
+
+def containing_sockets(socket: str) -> Iterator[str]:
+    """Yield the canonical socket, then each socket that contains it, the smallest first, up to `any`."""
+    if socket.startswith("@"):
+        yield socket
+        start = socket.removesuffix("*")
+        yield from (f"{start[:length]}*" for length in range(len(start) - socket.endswith("*"), 0, -1))
+    elif socket != ANY:
+        yield from folders(socket)
+    yield ANY
+
+
+def socket_order(socket: str) -> tuple[object, ...]:
+    """Return a sort key: `any`, then paths, then abstract sockets."""
+    if socket == ANY:
+        return (0,)
+    return (2, socket) if socket.startswith("@") else (1, *path_order(socket))
+
+
