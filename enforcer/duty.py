@@ -38,7 +38,8 @@ class Duty:
     shared before the program runs."""
 
     __slots__ = (
-        "_answers", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_is_fused", "_later",
+        "_answers", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_hub", "_is_fused",
+        "_later",
         "_listeners", "_notification", "_pid", "_ready", "_reporter", "_shield", "_watched", "program", "stand_in",
     )  # fmt: skip
 
@@ -49,9 +50,10 @@ class Duty:
         `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no calls afterwards."""
         self._later = Later(reporter.later)
         self._epoll: select.epoll
+        makes = reporter.hosts is not None
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`listener.exit_with`).
-        self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
-        self._following = confinement.read_follower() if follows and not reporter.audit else b""
+        self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0, makes_calls=makes)
+        self._following = confinement.read_follower(makes_calls=makes) if follows and not reporter.audit else b""
         self._shield = bpf.read_shield()
         self._follows = follows
         self._is_fused = not (reporter.keeps_signals or reporter.audit or is_quiet)
@@ -64,6 +66,8 @@ class Duty:
         """Descriptors of /dev/null and /dev/full, to hand to the program when it opens these; -1 for a missing device."""
         self._children = _NONE
         """A descriptor that is readable when a child has stopped or ended, while the program is followed."""
+        self._hub = _NONE
+        """The descriptor of what the calls that are made for the program wait for, once there is such a call."""
         self.program = _NONE
         """A pidfd of the first confined process."""
         self.stand_in = _NONE
@@ -154,8 +158,13 @@ class Duty:
         if descriptor == self.program:
             self._epoll.unregister(descriptor)
             self._answers.program_ended()
+        elif descriptor == self._hub:
+            self._answers.go_on()
         elif events & select.EPOLLIN:
             self._answers.next(descriptor, self._listeners[descriptor])
+            if self._answers.hub != self._hub:  # it has just been made
+                self._hub = self._answers.hub
+                self._epoll.register(self._hub, select.EPOLLIN)
         else:  # EPOLLHUP: no task has the filter any more
             self._epoll.unregister(descriptor)
             os.close(descriptor)
@@ -164,6 +173,11 @@ class Duty:
     def listened(self, call: Notification, phase: str) -> int | None:
         """Make the listen(2) of a stopped task, and return 0 or an errno; None for another call, or if the task may make it."""
         return self._answers.listened(call, phase)
+
+    def made(self, call: Notification, phase: str) -> int | None:
+        """Make the call of a stopped task that reaches another host, and return its result or a negative errno; None for another
+        call."""
+        return self._answers.made(call, phase)
 
     def judged(self, call: Notification, phase: str) -> Action | None:
         """Return the policies' action for the call of a stopped task, and report the call if they deny it; None, for a kill, if
@@ -182,7 +196,8 @@ class Duty:
             os._exit(0)
         self._hand_over()
         self._epoll.close()  # here, since its number will be another descriptor's
-        helper.close_all_but((self.program, *self._devices, *self._listeners, *self._fuse, *self.descriptors()))
+        kept = (*self._listeners, *self._fuse, *self.descriptors(), *self._answers.descriptors())
+        helper.close_all_but((self.program, *self._devices, *kept))
         confinement.drop_capabilities()
         if self._filter:
             kernel.install(self._filter, 0)
@@ -220,6 +235,8 @@ class Duty:
         for descriptor in (*self._listeners, self.program):
             self._epoll.register(descriptor, select.EPOLLIN)
         self._watch_stand_in()
+        if self._hub != _NONE:
+            self._epoll.register(self._hub, select.EPOLLIN)
 
     def _hand_over(self) -> None:
         """Send the listeners' numbers and phases to the stand-in, and stop sharing the table of descriptors with it."""

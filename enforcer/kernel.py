@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _FAILED_MAPPING = linux.c_void_p(-1).value
-_EINTR, _EINVAL = 4, 22  # asm-generic/errno-base.h
+_EINTR, _EFAULT, _EINVAL = 4, 14, 22  # asm-generic/errno-base.h
 _F_SETFL, _F_SETOWN, _F_SETSIG, _O_ASYNC = 4, 8, 10, 0x2000  # asm-generic/fcntl.h
 _KCMP_FILES = 2  # linux/kcmp.h
 _RLIMIT_NOFILE, _RESOURCES = 7, 16  # asm-generic/resource.h
@@ -264,6 +264,14 @@ def memory_of(task: int, address: int, length: int) -> bytes:
     here, there = _Span(linux.addressof(content), length), _Span(address, length)
     count = syscall("process_vm_readv", task, linux.byref(here), 1, linux.byref(there), 1, 0)
     return content.raw[:count]
+
+
+def write_memory(task: int, address: int, content: bytes) -> None:
+    """Write bytes into a task's memory.  Raises OSError, also if not all could be written."""
+    copied = (linux.c_char * (len(content) or 1)).from_buffer_copy(content or b"\0")
+    here, there = _Span(linux.addressof(copied), len(content)), _Span(address, len(content))
+    if syscall("process_vm_writev", task, linux.byref(here), 1, linux.byref(there), 1, 0) < len(content):
+        raise OSError(_EFAULT, os.strerror(_EFAULT), "process_vm_writev")
 
 
 def descriptor_of(process: int, descriptor: int) -> int:

@@ -178,6 +178,11 @@ class Files:
         hosts: Mapping[str, Ports] = getattr(self, f"{use}_to", {})
         return hosts
 
+    @property
+    def confines_peers(self) -> bool:
+        """Whether hosts, UDP or unix sockets are confined, which Landlock does not do: then calls are made for the program."""
+        return bool(self.connect_to) or self.send is not None or self.unix is not None
+
     def lines(self) -> dict[str, str]:
         """Return the policy's lines in canonical order: `path PATH`, `tcp USE`, `udp send`, either with ` HOST`, or `unix connect
         SOCKET` -> what the line grants, after its colon; "" for a line without a colon."""

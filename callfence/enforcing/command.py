@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from callfence.enforcing.sealed import Compiled
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement
+    from enforcer.hosts.granted import Hosts
 
 DESCRIPTION = """\
 Run PROGRAM confined by its policy: PROGRAM keeps its pid, terminal and exit status, and can make only the system calls
@@ -195,16 +196,18 @@ class _Start:
         files, reach = self._files(policies, arm, scope)
         if files and not reach and "--log" in self.options and not self.is_quiet:
             self._note("denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them")
+        hosts = self._hosts(policies)
         listens = files is not None and not self.is_quiet and files.confines_listen
-        reporter = None if self.is_quiet else self._reporter(policies, scope, reach, listens=listens)
-        notified = sorted({*(reach.calls() if reach else ()), *(_LISTEN if listens else ())})
-        notifying = [notifying_filter(notified)] if notified else []
+        reporter = None if self.is_quiet else self._reporter(policies, scope, reach, hosts, listens=listens)
+        notified = sorted({*(reach.calls() if reach else ()), *(_LISTEN if listens else ()), *(hosts.calls() if hosts else ())})
+        with_address = [call for call in hosts.calls_with_address() if call not in notified] if hosts else []
+        notifying = [notifying_filter(notified, with_address)] if notified else []
         plan = None
         if any(policy.stages for policy in policies):
             silent = policies if self.is_quiet else self._filters("silent")
-            calls = frozenset(notified)
+            calls = frozenset((*notified, *with_address))
             plan = filters.plan(policies, silent, notifying, is_quiet=self.is_quiet, is_audit=self.is_audit, notified=calls)
-            reporter = reporter or self._reporter(policies, "", None, listens=False)
+            reporter = reporter or self._reporter(policies, "", None, None, listens=False)
         programs = [*(policy.filter for policy in policies), *notifying]
         if untraced:
             arm = self._arm_untraced(arm, programs, untraced, is_followed=plan is not None)
@@ -223,6 +226,7 @@ class _Start:
             scope=scope if files is None or files.scope else "",
             is_nested=is_nested,
             files=files,
+            hosts=hosts,
             stderr=self.stderr,
             plan=plan,
             may_listen=all(policy.may_listen for policy in policies),
@@ -324,6 +328,17 @@ class _Start:
                 self._say(f"--explain cannot report files or ports: {why or 'Landlock is not enforcing them'}")
         return rules, None
 
+    def _hosts(self, policies: Sequence[Compiled]) -> Hosts | None:
+        """Return the hosts and unix sockets that the policies grant; None if they confine none.  Raises EnforceError if the helper
+        cannot make the program's calls."""
+        if not any(policy.hosts for policy in policies):
+            return None
+        if self.is_quiet:
+            raise EnforceError("the policy confines hosts or unix sockets, which needs the helper process: leave out --quiet-kernel")
+        from callfence.enforcing import files
+
+        return files.hosts(policies, self.environment, is_audit=self.is_audit)
+
     def _note(self, text: str) -> None:
         """Append a message to the log.  Raises EnforceError if it cannot be opened."""
         from enforcer.reporting.violation import message
@@ -333,7 +348,9 @@ class _Start:
         for descriptor in {log, folder} - {-1}:
             os.close(descriptor)
 
-    def _reporter(self, policies: Sequence[Compiled], scope: str, reach: Reach | None, *, listens: bool) -> Reporter:
+    def _reporter(
+        self, policies: Sequence[Compiled], scope: str, reach: Reach | None, hosts: Hosts | None, *, listens: bool
+    ) -> Reporter:
         """Return the reporter of denied calls; with --quiet-kernel it reports nothing.  Raises EnforceError if the log cannot
         be opened."""
         path = "" if self.is_quiet else self._value("--log")
@@ -348,6 +365,7 @@ class _Start:
             folder=folder,
             name=os.path.basename(path),
             reach=reach,
+            hosts=hosts,
             keeps_signals="signals" in scope,
             listens=listens,
             later=policies[0].later,

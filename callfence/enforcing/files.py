@@ -1,5 +1,5 @@
-"""The files and ports that policies grant: as Landlock rules, and for reports; and the grants that let the program change what
-confines it.  `enforce` imports this only for policies that confine files or ports, and for `--explain` and `--audit`.
+"""The files, ports and hosts that policies grant: as Landlock rules, for making calls, and for reports; and the grants that let the
+program change what confines it.  `enforce` imports this only for policies that confine these, and for `--explain` and `--audit`.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 
 from callfence.enforcing.cache import SYSTEM, folder
+from enforcer.bpf import chain
 from enforcer.errors import EnforceError
 from tracer import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from callfence.enforcing.sealed import Compiled
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement
+    from enforcer.hosts.granted import Hosts
     from policygen.grants import Files
     from policygen.lint.files import Risk
 
@@ -50,6 +52,17 @@ def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
     from enforcer.files.granted import Reach
 
     return Reach(_rules(policies, "entry"), environment, is_audit=is_audit)
+
+
+def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool) -> Hosts:
+    """Return the hosts and unix sockets that all policies grant.  Raises EnforceError if this process cannot make the program's
+    calls."""
+    from enforcer.hosts.granted import Hosts, problem
+
+    if text := problem():
+        raise EnforceError(f"the policy confines hosts or unix sockets, and {text}")
+    confining = [(policy.sources[0][0], policy.hosts) for policy in policies if policy.hosts]
+    return Hosts(confining, chain([policy.filter for policy in policies]), environment, is_audit=is_audit)
 
 
 def _rules(policies: Sequence[Compiled], arm: str) -> list[tuple[str, bytes]]:

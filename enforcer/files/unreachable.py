@@ -15,7 +15,7 @@ from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
 from enforcer.waiting import WaitingTask
 from policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from policygen.files.landlock import ACCESS, named
-from policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of
+from policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of, written
 from tracer.named import NamedTuple
 from tracer.proc import fields_of, owner
 
@@ -43,7 +43,8 @@ class Ungranted(NamedTuple):
     file: str
     """The path of the policy."""
     subject: str
-    """The beginning of a line that would grant it: `path PATH` or `tcp USE`."""
+    """The beginning of a line that would grant it: `path PATH`, `tcp USE`, either with a host, `unix connect SOCKET`; "" if no line
+    would."""
     wanted: str
     """The rights, or the port."""
     error: str
@@ -53,8 +54,8 @@ class Ungranted(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The line that would grant it."""
-        return f"{self.subject}: {self.wanted}"
+        """The line that would grant it; "" if none would."""
+        return written(self.subject, self.wanted)
 
 
 class Judge:

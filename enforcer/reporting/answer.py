@@ -18,6 +18,7 @@ from tracer.proc import owner
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from enforcer.hosts.mediator import Denial, Mediator
     from enforcer.listener import Notification
     from enforcer.reporting.report import Reports
     from enforcer.reporting.reporter import Reporter
@@ -44,6 +45,8 @@ class Answers:
         """Whether a violation may have gone without a report."""
         self._loaded: tuple[Verdicts, Reports] | None = None
         """What judges and what reports calls; None until the first call."""
+        self._mediator: Mediator | None = None
+        """What makes the program's calls to other hosts; None until the first one."""
 
     def next(self, listener: int, phase: str) -> None:
         """Receive and answer the next call of a listener, from a process in `phase` ("" where there are no phases)."""
@@ -68,14 +71,57 @@ class Answers:
         self._reporter.give_back()
 
     def pause(self) -> float | None:
-        """Return how many seconds without a call have to pass before `quiet` has something to report; None for never."""
-        return self._loaded[1].pause() if self._loaded else None
+        """Return how many seconds without a call have to pass before `quiet` has something to do; None for never."""
+        pauses = self._loaded[1].pause() if self._loaded else None, self._mediator.hub.pause() if self._mediator else None
+        return min((pause for pause in pauses if pause is not None), default=None)
 
     def quiet(self) -> None:
-        """Write reports that still wait, and report the counts of repeated violations that are due.  To be called after as many
-        seconds without a call as `pause` returns."""
-        if self._loaded:
+        """Write reports that still wait, and report the counts of repeated violations that are due; go on with calls that are
+        being made for the program.  To be called after as many seconds without a call as `pause` returns."""
+        self.go_on()
+        if self._loaded and self._loaded[1].pause() is not None:
             _try(self._loaded[1].quiet)
+
+    # Calls that are made for the program
+
+    @property
+    def hub(self) -> int:
+        """The descriptor that is readable when `go_on` has something to do; -1 until the first call is made."""
+        return self._mediator.hub.descriptor if self._mediator else -1
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the descriptors that making calls needs."""
+        return self._mediator.descriptors() if self._mediator else ()
+
+    def go_on(self) -> None:
+        """Go on with the calls that are being made."""
+        if self._mediator:
+            self._mediator.hub.run()
+
+    def _making(self, call: Notification) -> Mediator | None:
+        """Return what makes a call, if it may reach another host and the policies' filters allow it; else None."""
+        hosts = self._reporter.hosts
+        if hosts is None:
+            return None
+        if self._mediator is None:
+            from enforcer.hosts.mediator import Mediator
+
+            self._mediator = Mediator(hosts, self._deny, self._reporter.complain)
+        return self._mediator if self._mediator.is_judged(call) else None
+
+    def _deny(self, request: Request, denial: Denial) -> None:
+        """Report a call that the mediator has denied."""
+        try:
+            if verdict := self._verdict(request):
+                self._reports.report_peer(request, verdict, denial)
+        except Exception as error:
+            self._lose(error)
+
+    def made(self, call: Notification, phase: str) -> int | None:
+        """Make the call of a stopped task that reaches another host, wait for it, and return its result or a negative errno;
+        None for another call."""
+        mediator = self._making(call)
+        return mediator.make_stopped(stopped(call, phase)) if mediator else None
 
     def summarise(self) -> None:
         """Report all counts that have not been reported yet."""
@@ -150,6 +196,10 @@ class Answers:
     # Calls that wait for an answer
 
     def _answer(self, request: Request) -> None:
+        if mediator := self._making(request.call):
+            mediator.make(request)
+            request.call.id = 0
+            return
         action = None
         if verdict := self._verdict(request):
             try:
@@ -188,7 +238,7 @@ class Answers:
         elif result:
             request.fail(result)
         else:
-            request.succeed()
+            request.finish(0)
         return True
 
     def _listen(self, request: Request, verdict: Verdict) -> int | None:

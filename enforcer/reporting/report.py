@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from enforcer.files.unreachable import Judge, Ungranted
+    from enforcer.hosts.mediator import Denial
     from enforcer.listener import Request
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict
@@ -81,6 +82,12 @@ class Reports:
         except Exception as error:
             self.say(f"denied call number {verdict.event.number}, which could not be described: {error!r}")
 
+    def report_peer(self, request: Request, verdict: Verdict, denial: Denial) -> None:
+        """Report a call to another host, or a look-up, that policies do not grant."""
+        from enforcer.files.unreachable import Ungranted
+
+        self._describe(request, verdict, [Ungranted(*row, denial.error, denial.why) for row in denial.lacking])
+
     def failed(self, event: Event, number: int) -> None:
         """Count a call that failed with this errno and was not denied, since that grants nothing: `summarise` writes it to the
         log."""
@@ -129,8 +136,8 @@ class Reports:
         event, phase = verdict.event, verdict.phase
         pid = owner(event.task)
         path = _executable(pid)
-        lines = tuple(lack.line for lack in ungranted) or allowing_line(event)
-        key = (path, event.arch, event.number, lines, phase)
+        lacking = tuple(lack.line or lack.why for lack in ungranted) or allowing_line(event)
+        key = (path, event.arch, event.number, lacking, phase)
         repeated = self._counts.again(key, pid)
         if repeated is not None:
             if repeated.count <= _LOOKS:
@@ -150,7 +157,8 @@ class Reports:
         denying = () if ungranted else verdict.denying
         advice = tuple(advise(policy, file, event, verdict.until) for file, policy in denying)
         for file in dict.fromkeys(lack.file for lack in ungranted):
-            advice += (granting(file, [lack.line for lack in ungranted if lack.file == file]),)
+            if lines := tuple(lack.line for lack in ungranted if lack.file == file and lack.line):
+                advice += (granting(file, lines),)
         audit = self._reporter.audit
         violation = Violation(event, verdict.action, audit, pid, path, site, values, advice, phase, tuple(ungranted))
         repeated = Repeated(violation, evidence, pid)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from enforcer.files.granted import Reach
+    from enforcer.hosts.granted import Hosts
     from policygen.model import Policy
 
 
@@ -25,7 +26,7 @@ class Reporter:
     """Where reports go, and how denied calls are answered and described."""
 
     __slots__ = (
-        "audit", "colour", "descriptor", "evidence", "file", "folder", "json", "keeps_signals", "later", "listens", "name",
+        "audit", "colour", "descriptor", "evidence", "file", "folder", "hosts", "json", "keeps_signals", "later", "listens", "name",
         "policies", "reach", "stderr",
     )  # fmt: skip
 
@@ -41,6 +42,7 @@ class Reporter:
         folder: int = -1,
         name: str = "",
         reach: Reach | None = None,
+        hosts: Hosts | None = None,
         keeps_signals: bool = False,
         listens: bool = False,
         later: bytes = b"",
@@ -62,6 +64,8 @@ class Reporter:
         read files, which may have changed."""
         self.reach = reach
         """The files and ports that policies grant, if calls are judged by them; else None."""
+        self.hosts = hosts
+        """The hosts and unix sockets that policies grant; None if they confine none."""
         self.keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
         self.listens = listens
