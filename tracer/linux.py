@@ -213,7 +213,7 @@ NUMBERS = {
     "fcntl": (72, 55), "ioctl": (16, 54), "close_range": (436, 436), "io_uring_setup": (425, 425),
     "socket": (41, 359), "socketcall": (-1, 102), "setsockopt": (54, 366), "getsockopt": (55, 365), "getsockname": (51, 367),
     "listen": (50, 363), "accept": (43, -1), "accept4": (288, 364), "sendto": (44, 369), "sendmsg": (46, 370),
-    "sendmmsg": (307, 345), "connect": (42, 362), "recvfrom": (45, 371), "recvmsg": (47, 372), "getpeername": (52, 368),
+    "sendmmsg": (307, 345), "connect": (42, 362), "recvfrom": (45, 371), "recvmsg": (47, 372), "getpeername": (52, 368), "shutdown": (48, 373),
     "process_vm_writev": (311, 348),
     "add_key": (248, 286), "keyctl": (250, 288), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),

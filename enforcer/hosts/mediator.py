@@ -18,7 +18,7 @@ from enforcer.hosts.granted import NAMES
 from enforcer.hosts.hub import READABLE, WRITABLE, Hub
 from enforcer.hosts.names import PORT, Names
 from enforcer.hosts.resolver import Judge, Resolver
-from enforcer.hosts.rules import is_near as rules_is_near
+from enforcer.hosts.rules import is_near
 from enforcer.hosts.sockets import Copier
 from tracer import TYPE_CHECKING, linux
 from tracer.linux import AF_UNIX
@@ -74,11 +74,15 @@ class _Led:
 class _Target:
     """An address that a call may be made to."""
 
-    __slots__ = ("_found", "address", "led")
+    __slots__ = ("_found", "address", "is_mute", "led")
 
-    def __init__(self, address: bytes, found: unix.Found | None = None, led: _Led | None = None) -> None:
+    def __init__(
+        self, address: bytes, found: unix.Found | None = None, led: _Led | None = None, *, is_mute: bool = False
+    ) -> None:
         self.address = address
         """struct sockaddr; b"" for none."""
+        self.is_mute = is_mute
+        """Whether the socket may send nothing there."""
         self.led = led
         """What is known of the socket, if it is led to a resolver."""
         self._found = found
@@ -197,6 +201,8 @@ class Mediator:
             _check(request)
             target = self._target(request, socket, peer_of(address, socket.domain, sends=False), address)
             result = socket.connect(target.address)
+            if target.is_mute:
+                socket.mute()
             self._note(socket, target)
             if result == _EAGAIN and socket.domain == AF_UNIX and socket.is_blocking:
                 is_kept = True
@@ -326,7 +332,7 @@ class Mediator:
     def _send_target(self, request: Request, socket: Socket, address: bytes) -> _Target:
         if not address or (socket.type != SOCK_DGRAM and socket.use != "raw"):  # a connection, for which no address counts
             return _Target(address)
-        return self._target(request, socket, peer_of(address, socket.domain, sends=True), address)
+        return self._target(request, socket, peer_of(address, socket.domain, sends=True), address, sends=True)
 
     def _send(self, sending: _Sending) -> int | None:
         """Send; return the result, or None if it is waited for."""
@@ -449,7 +455,9 @@ class Mediator:
 
     # Judging
 
-    def _target(self, request: Request, socket: Socket, peer: Peer | None, address: bytes) -> _Target:
+    def _target(
+        self, request: Request, socket: Socket, peer: Peer | None, address: bytes, *, sends: bool = False
+    ) -> _Target:
         """Return the address to which a call may be made.  Raises OSError for a call that is denied, after a report, or that
         would fail."""
         use = socket.use
@@ -460,19 +468,32 @@ class Mediator:
         elif peer and use in _LINES and peer.family in (AF_INET, AF_INET6):
             if self._names and self._names.is_server(peer.host, peer.port):
                 return self._lead(request, socket, peer)
+            if use == "send" and not sends and self._is_known(peer):
+                return _Target(address, is_mute=True)
             self._judge(request, use, peer)
         return _Target(address)  # any other address reaches no host: the kernel fails the call, or ends a connection
+
+    def _is_known(self, peer: Peer) -> bool:
+        """Return whether policies deny datagrams to a host, but not connections, or it is this host itself.
+
+        Resolvers connect a datagram socket to each address of a name to see from which address it would be reached (RFC 6724,
+        6), and send nothing."""
+        names = self._names.of(peer.host) if self._names else []
+        policies = [rules for _, rules in self._hosts.policies]
+        if all(rules.grants("send", peer.host, peer.port, names) for rules in policies):
+            return False
+        return is_near(peer.host) or all(rules.reaches("connect", peer.host, names) for rules in policies)
 
     def _judge(self, request: Request, use: str, peer: Peer) -> None:
         """Raise DeniedError, after a report, unless all policies let the program reach a host."""
         names = self._names.of(peer.host) if self._names else []
         lacking = [file for file, rules in self._hosts.policies if not rules.grants(use, peer.host, peer.port, names)]
         if lacking:
-            is_near = bool(names) and rules_is_near(peer.host)
             why = f"{peer.text} is an address of {', '.join(names)}" if names else ""
-            if is_near:
+            host = names[-1] if names else peer.text
+            if names and is_near(peer.host):
                 why += ", and a name opens no address of this host or its link"
-            host = names[-1] if names and not is_near else peer.text
+                host = peer.text
             self._deny_call(request, [(file, f"{_LINES[use]} {host}", str(peer.port)) for file in lacking], why)
 
     def _unix_target(self, request: Request, peer: Peer, address: bytes) -> _Target:

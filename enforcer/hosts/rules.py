@@ -99,8 +99,13 @@ class Rules:
             if name in below:
                 yield name
 
-    def grants(self, use: str, host: bytes, port: int, names: Iterable[str]) -> bool:
-        """Return whether the policy lets the program reach a port of a host, whose address was given for `names`."""
+    def reaches(self, use: str, host: bytes, names: Iterable[str]) -> bool:
+        """Return whether the policy lets the program reach any port of a host, whose address was given for `names`."""
+        return self.grants(use, host, None, names)
+
+    def grants(self, use: str, host: bytes, port: int | None, names: Iterable[str]) -> bool:
+        """Return whether the policy lets the program reach a port of a host, whose address was given for `names`; with None, any
+        port."""
         if use not in self.confines or _has(self.everywhere.get(use, ()), port):
             return True
         number, bits = int.from_bytes(host, "big"), 8 * len(host)
@@ -132,8 +137,8 @@ def is_local(name: str) -> bool:
     return name == "localhost" or name.endswith(".localhost")
 
 
-def _has(ports: Sequence[tuple[int, int]], port: int) -> bool:
-    return any(first <= port <= last for first, last in ports)
+def _has(ports: Sequence[tuple[int, int]], port: int | None) -> bool:
+    return bool(ports) if port is None else any(first <= port <= last for first, last in ports)
 
 
 def _ports(granted: str) -> list[tuple[int, int]]:

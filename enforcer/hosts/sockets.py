@@ -88,6 +88,10 @@ class Socket(NamedTuple):
         count = _result(linux.syscall("recvfrom", self.descriptor, *arguments))
         return count, content.raw[: min(max(count, 0), size)], address.raw[: min(length.value, LONGEST)]
 
+    def mute(self) -> None:
+        """Keep it from sending anything, for good."""
+        linux.syscall("shutdown", self.descriptor, _SHUT_WR)
+
     def error(self) -> int:
         """Return the error of a connection that was under way as a negative errno, and clear it; 0 if it is established."""
         return -kernel.socket_option(self.descriptor, _SO_ERROR)
@@ -120,6 +124,7 @@ class Socket(NamedTuple):
 
 
 _SO_ERROR = 4  # asm-generic/socket.h
+_SHUT_WR = 1  # linux/net.h SHUT_WR
 
 
 class Copier:
