@@ -258,12 +258,15 @@ class _Span(linux.Structure):
     _fields_ = (("base", linux.c_uint64), ("length", linux.c_uint64))
 
 
+_ONE, _ZERO = linux.c_ulong(1), linux.c_ulong(0)
+
+
 def memory_of(task: int, address: int, length: int) -> bytes:
     """Return up to `length` bytes of a task's memory, as many as can be read.  Raises OSError if none can."""
     content = (linux.c_char * length)()
     here, there = _Span(linux.addressof(content), length), _Span(address, length)
-    count = syscall("process_vm_readv", task, linux.byref(here), 1, linux.byref(there), 1, 0)
-    return content.raw[:count]
+    count = linux.functions.process_vm_readv(task, linux.byref(here), _ONE, linux.byref(there), _ONE, _ZERO)
+    return content.raw[: linux.checked(count, "process_vm_readv")]
 
 
 def write_memory(task: int, address: int, content: bytes) -> None:
@@ -286,7 +289,8 @@ def descriptor_of(process: int, descriptor: int) -> int:
 def socket_option(socket: int, option: int) -> int:
     """Return an option of SOL_SOCKET, 32 bits (socket(7))."""
     value, size = linux.c_int(0), linux.c_int(4)
-    syscall("getsockopt", socket, linux.SOL_SOCKET, option, linux.byref(value), linux.byref(size))
+    if linux.functions.getsockopt(socket, linux.SOL_SOCKET, option, linux.byref(value), linux.byref(size)) < 0:
+        raise linux.refused("getsockopt")
     return value.value
 
 

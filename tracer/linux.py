@@ -197,7 +197,6 @@ OPAQUE = ("clone3", "openat2", "io_uring_setup")
 fail with ENOSYS."""
 
 NUMBERS = {
-    "process_vm_readv": (310, 347),
     "clone": (56, 120), "clone3": (435, 435), "fork": (57, 2), "vfork": (58, 190), "execve": (59, 11), "exit": (60, 1),
     "exit_group": (231, 252), "unshare": (272, 310), "kcmp": (312, 349), "capget": (125, 184),
     "capset": (126, 185), "prctl": (157, 172), "ptrace": (101, 26), "seccomp": (317, 354),

@@ -17,6 +17,8 @@ from tracer import TYPE_CHECKING, linux
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from enforcer.listener import Notification
+
 _CAP_SYS_PTRACE = 1 << 19  # linux/capability.h
 _ALWAYS = ("connect",)
 _SENDS = ("sendmsg", "sendmmsg")
@@ -105,6 +107,10 @@ class Hosts:
         """Whether datagrams are judged."""
         self.sockets = {file: [_located(socket, environment) for socket in rules.sockets] for file, rules in self.policies}
         """The unix sockets that each policy grants: absolute paths with links resolved, `@NAME`, `@START*` or `any`."""
+
+    def are_judged(self, call: Notification) -> bool:
+        """Return whether a call may reach another host or a unix socket, and the policies' filters allow it."""
+        return (call.arch, call.number) in NAMES and self.filter.allows(call.arch, call.number, call.ip, call.arguments)
 
     def guarded(self, filter_: bytes) -> bytes:
         """Return the program's filter after instructions that fail the calls by which it could reach hosts unseen."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from enforcer.hosts.granted import Hosts
     from enforcer.hosts.sockets import Socket
-    from enforcer.listener import Notification, Request
+    from enforcer.listener import Request
 
 _INT = 0xFFFFFFFF
 _EINPROGRESS, _EALREADY, _EAGAIN = -errno.EINPROGRESS, -errno.EALREADY, -errno.EAGAIN
@@ -134,12 +134,8 @@ class Mediator:
             "getpeername": self._getpeername,
         }
 
-    def is_judged(self, call: Notification) -> bool:
-        """Return whether a call is one that this object makes: the policies' filters allow it, and it may reach another host."""
-        return (call.arch, call.number) in NAMES and self._hosts.filter.allows(call.arch, call.number, call.ip, call.arguments)
-
     def make(self, request: Request) -> Request:
-        """Make a call that `is_judged`, and answer it now or later; return the request that will have been answered."""
+        """Make a call that the policies allow (`Hosts.are_judged`), and answer it now or later; return the request that will have been answered."""
         call = request.call
         former = self._undelivered.pop(call.task, None)
         request = request.kept()
@@ -163,7 +159,7 @@ class Mediator:
         return request
 
     def make_stopped(self, request: Request) -> int | None:
-        """Make a call that `is_judged` and whose task is stopped; return its result or a negative errno, None if the task makes
+        """Make a call that the policies allow (`Hosts.are_judged`) and whose task is stopped; return its result or a negative errno, None if the task makes
         it itself."""
         request = self.make(request)
         while request.result is None and not request.runs:

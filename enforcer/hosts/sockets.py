@@ -31,7 +31,6 @@ class Socket(NamedTuple):
     """AF_*."""
     type: int
     """SOCK_*."""
-    protocol: int
 
     @property
     def use(self) -> str:
@@ -53,13 +52,15 @@ class Socket(NamedTuple):
 
     def connect(self, address: bytes) -> int:
         """Connect it without waiting; return 0 or a negative errno, EINPROGRESS or EALREADY while it is under way."""
-        flags = 0
-        is_blocking = self.type != SOCK_DGRAM and self.is_blocking
+        flags = os.O_NONBLOCK if self.type == SOCK_DGRAM else fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
+        is_blocking = not flags & os.O_NONBLOCK
         if is_blocking:  # there is no flag for one call
-            flags = fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
             fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
         try:
-            return _result(linux.syscall("connect", self.descriptor, address, len(address)))
+            result = _result(linux.functions.connect(self.descriptor, address, len(address)))
+            if result == -errno.EINPROGRESS and is_blocking:  # the answer of this host itself may be there already
+                result = _result(linux.functions.connect(self.descriptor, address, len(address)))
+            return result
         finally:
             if is_blocking:
                 fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags)
@@ -70,8 +71,8 @@ class Socket(NamedTuple):
             return -errno.ENOBUFS  # as if no memory were left for that (Documentation/networking/msg_zerocopy.rst)
         flags |= _MSG_DONTWAIT | _MSG_NOSIGNAL
         if not control:
-            arguments = self.descriptor, content, len(content), flags, address or None, len(address)
-            return _result(linux.syscall("sendto", *arguments))
+            arguments = self.descriptor, content, linux.c_size_t(len(content)), flags, address or None, len(address)
+            return _result(linux.functions.sendto(*arguments))
         body, data, name = (_copied(part) for part in (content, b"".join(_packed(*one) for one in control), address))
         parts = (linux.c_uint64 * 2)(linux.addressof(body), len(content))
         place = linux.addressof(name) if address else 0
@@ -177,7 +178,7 @@ class Copier:
         return result
 
 
-_KIND = (linux.SO_DOMAIN, linux.SO_TYPE, linux.SO_PROTOCOL)
+_KIND = (linux.SO_DOMAIN, linux.SO_TYPE)
 
 
 def _pidfd(task: int) -> int:

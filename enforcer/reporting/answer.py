@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import gc
+from functools import partial
 
 from enforcer.bpf import EXITS
 from enforcer.errors import FAILED
@@ -99,15 +100,18 @@ class Answers:
             self._mediator.hub.run()
 
     def _making(self, call: Notification) -> Mediator | None:
-        """Return what makes a call, if it may reach another host and the policies' filters allow it; else None."""
+        """Return what makes a call, if it may reach another host and the policies' filters allow it; else None.  Raises OSError and
+        others if what makes calls cannot be loaded."""
         hosts = self._reporter.hosts
         if hosts is None:
+            return None
+        if not hosts.are_judged(call):
             return None
         if self._mediator is None:
             from enforcer.hosts.mediator import Mediator
 
             self._mediator = Mediator(hosts, self._deny, self._reporter.complain)
-        return self._mediator if self._mediator.is_judged(call) else None
+        return self._mediator
 
     def _deny(self, request: Request, denial: Denial) -> None:
         """Report a call that the mediator has denied."""
@@ -120,8 +124,16 @@ class Answers:
     def made(self, call: Notification, phase: str) -> int | None:
         """Make the call of a stopped task that reaches another host, wait for it, and return its result or a negative errno;
         None for another call."""
-        mediator = self._making(call)
+        try:
+            mediator = self._making(call)
+        except Exception as error:
+            self._complain_about_making(error)
+            return -errno.EACCES
         return mediator.make_stopped(stopped(call, phase)) if mediator else None
+
+    def _complain_about_making(self, error: Exception) -> None:
+        self._has_lost = True
+        self._reporter.complain(f"a call to another host could not be judged, so it fails: {type(error).__name__}: {error}")
 
     def summarise(self) -> None:
         """Report all counts that have not been reported yet."""
@@ -196,8 +208,14 @@ class Answers:
     # Calls that wait for an answer
 
     def _answer(self, request: Request) -> None:
-        if mediator := self._making(request.call):
-            mediator.make(request)
+        try:
+            if mediator := self._making(request.call):
+                mediator.make(request)
+                request.call.id = 0
+                return
+        except Exception as error:
+            self._complain_about_making(error)
+            _try(partial(request.fail, errno.EACCES))
             request.call.id = 0
             return
         action = None
