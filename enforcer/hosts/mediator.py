@@ -443,7 +443,7 @@ class Mediator:
             peer = peer_of(socket.peer(), socket.domain, sends=False) if led else None
             if led is None or peer is None or peer.port not in led.ports:
                 self._let_run(request)
-            return None
+                return None
             memory.write_address(task, address_of(led.server, PORT, socket.domain), where, size_at)
             return 0
         finally:
