@@ -274,8 +274,8 @@ def notifying_on_exit(filter_: bytes) -> bytes:
 
 
 def notifying_filter(calls: Sequence[tuple[int, int]], with_address: Sequence[tuple[int, int]] = ()) -> bytes:
-    """Return a filter that notifies the helper of these calls (AUDIT_ARCH_* and number, ascending), of those `with_address` only
-    if their fifth argument is not NULL, and lets all others run."""
+    """Return a filter that notifies the helper of these calls (AUDIT_ARCH_* and number, ascending), of those `with_address`
+    only if their fifth argument is not NULL, and lets all others run."""
     lines: list[Line] = [(LOAD, ARCH)]
     for arch in dict.fromkeys(arch for arch, _ in (*calls, *with_address)):
         lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]

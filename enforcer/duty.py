@@ -175,8 +175,8 @@ class Duty:
         return self._answers.listened(call, phase)
 
     def made(self, call: Notification, phase: str) -> int | None:
-        """Make the call of a stopped task that reaches another host, and return its result or a negative errno; None for another
-        call."""
+        """Make the call of a stopped task that reaches another host, and return its result or a negative errno; None for
+        another call."""
         return self._answers.made(call, phase)
 
     def judged(self, call: Notification, phase: str) -> Action | None:

@@ -40,8 +40,8 @@ _HEAD = 16
 
 
 def files(*, makes_calls: bool = False) -> bytes:
-    """Import the modules that describe a call, and with `makes_calls` those that make the program's calls to other hosts; return a
-    note of the files that they come from.
+    """Import the modules that describe a call, and with `makes_calls` those that make the program's calls to other hosts;
+    return a note of the files that they come from.
 
     The note has Python's version on its first line and shared libraries on its second; each other line has a path, the digest
     of the compiled module, and the digest of the file."""

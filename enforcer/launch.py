@@ -51,10 +51,10 @@ def run(
 ) -> NoReturn:
     """Turn this process into `argv[0]`, found along PATH, confined by all of `filters` (arrays of struct sock_filter).
 
-    `arm` is "now", "exec" or "entry".  With a `reporter`, the filters must answer SECCOMP_RET_USER_NOTIF where calls
-    are to be reported.  Failures after this process has become the program are written to the descriptor `stderr` (-1:
-    nowhere).  `around` are the options about descriptors, capabilities and the parent; `files` are the Landlock rules, `hosts` the
-    hosts that the policies grant.
+    `arm` is "now", "exec" or "entry".  With a `reporter`, the filters must answer SECCOMP_RET_USER_NOTIF where calls are to be
+    reported.  Failures after this process has become the program are written to the descriptor `stderr` (-1: nowhere).
+    `around` are the options about descriptors, capabilities and the parent; `files` are the Landlock rules, `hosts` the hosts
+    that the policies grant.
 
     With a `plan`, which requires a reporter, a helper follows the program through its phases, with the plan's filters.
     `may_listen`: the policies let the program answer notifications of a filter of its own.  `scope`: what is confined to the

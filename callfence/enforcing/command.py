@@ -329,12 +329,13 @@ class _Start:
         return rules, None
 
     def _hosts(self, policies: Sequence[Compiled]) -> Hosts | None:
-        """Return the hosts and unix sockets that the policies grant; None if they confine none.  Raises EnforceError if the helper
-        cannot make the program's calls."""
+        """Return the hosts and unix sockets that the policies grant; None if they confine none.  Raises EnforceError if the
+        helper cannot make the program's calls."""
         if not any(policy.hosts for policy in policies):
             return None
         if self.is_quiet:
-            raise EnforceError("the policy confines hosts or unix sockets, which needs the helper process: leave out --quiet-kernel")
+            need = "the policy confines hosts or unix sockets, which needs the helper process"
+            raise EnforceError(f"{need}: leave out --quiet-kernel")
         from callfence.enforcing import files
 
         return files.hosts(policies, self.environment, is_audit=self.is_audit)

@@ -1,6 +1,6 @@
-"""The files, ports and hosts that policies grant: as Landlock rules, for making calls, and for reports; and the grants that let the
-program change what confines it.  `enforce` imports this only for policies that confine these, and for `--explain` and `--audit`.
-"""
+"""The files, ports and hosts that policies grant: as Landlock rules, for making calls, and for reports; and the grants that let
+the program change what confines it.  `enforce` imports this only for policies that confine these, and for `--explain` and
+`--audit`. """
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ class Ungranted(NamedTuple):
     file: str
     """The path of the policy."""
     subject: str
-    """The beginning of a line that would grant it: `path PATH`, `tcp USE`, either with a host, `unix connect SOCKET`; "" if no line
-    would."""
+    """The beginning of a line that would grant it: `path PATH`, `tcp USE`, either with a host, `unix connect SOCKET`; "" if no
+    line would."""
     wanted: str
     """The rights, or the port."""
     error: str

@@ -17,6 +17,7 @@ from tracer import TYPE_CHECKING, linux
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from enforcer.bpf import Line
     from enforcer.listener import Notification
 
 _CAP_SYS_PTRACE = 1 << 19  # linux/capability.h
@@ -32,13 +33,20 @@ NAMES = {
 
 
 _FAMILIES = (1, 2, 10, 16, 38)
-"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_ALG (linux/socket.h): the families of which no other reaches a host, or only by calls
-that are judged."""
+"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_ALG (linux/socket.h): the families of which no other reaches a host, or only by
+calls that are judged."""
 _PROTOCOLS = {1: (0, 6), 2: (0, 17, 1, 58)}
 """By SOCK_STREAM and SOCK_DGRAM: IPPROTO_TCP; IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6 (linux/in.h), and 0 for the first."""
-_ROUTES = ((0, 4), (41, 57), (41, 5), (41, 6), (6, 31))
-"""Levels and names of options that are refused: IP_OPTIONS, IPV6_RTHDR, IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, by which packets go
-over other hosts, and TCP_ULP, which makes another kind of socket (linux/in.h, linux/in6.h, linux/tcp.h)."""
+_ROUTES = {0: (4,), 41: (57, 5, 6), 6: (31,)}
+"""By level, the options that are refused: IP_OPTIONS, IPV6_RTHDR, IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, by which packets go over
+other hosts, and TCP_ULP, which makes another kind of socket (linux/in.h, linux/in6.h, linux/tcp.h)."""
+
+
+def _of(label: str, values: Sequence[int], among: str, otherwise: str) -> list[Line]:
+    """Jump to `among` if the third argument is one of the values, else to `otherwise`."""
+    return [label, (LOAD, ARGUMENTS + 16), *((EQUAL, value, among, "") for value in values), (JUMP, otherwise)]
+
+
 _SOCKETS = {
     "socket": Check(
         linux.numbers_by_arch("socket"),
@@ -53,34 +61,16 @@ _SOCKETS = {
             (AND, 0xF),  # SOCK_TYPE_MASK, linux/net.h
             *((EQUAL, kind, f"kind {kind}", "") for kind in _PROTOCOLS),
             (JUMP, "not permitted"),
-            *(
-                line
-                for kind, protocols in _PROTOCOLS.items()
-                for line in (
-                    f"kind {kind}",
-                    (LOAD, ARGUMENTS + 16),
-                    *((EQUAL, protocol, "end", "") for protocol in protocols),
-                    (JUMP, "protocol"),
-                )
-            ),
+            *(line for kind, protocols in _PROTOCOLS.items() for line in _of(f"kind {kind}", protocols, "end", "protocol")),
         ],
     ),
     "setsockopt": Check(
         linux.numbers_by_arch("setsockopt"),
         [
             (LOAD, ARGUMENTS + 8),
-            *((EQUAL, level, f"level {level}", "") for level in dict(_ROUTES)),
+            *((EQUAL, level, f"level {level}", "") for level in _ROUTES),
             (JUMP, "end"),
-            *(
-                line
-                for level in dict(_ROUTES)
-                for line in (
-                    f"level {level}",
-                    (LOAD, ARGUMENTS + 16),
-                    *((EQUAL, name, "not permitted", "") for of, name in _ROUTES if of == level),
-                    (JUMP, "end"),
-                )
-            ),
+            *(line for level, names in _ROUTES.items() for line in _of(f"level {level}", names, "not permitted", "end")),
         ],
     ),
 }
@@ -131,10 +121,8 @@ def problem() -> str:
     """Return why this process cannot make the calls of other processes of this user; "" if it can."""
     is_restricted = linux.yama_scope() not in ("", "0")
     if is_restricted and not kernel.capabilities()[0] & _CAP_SYS_PTRACE:
-        return (
-            f"{linux.YAMA_SCOPE} is {linux.yama_scope()}, so this user may not read the addresses that the program connects to: "
-            "set it to 0, or run enforce as root"
-        )
+        why = "so this user may not read the addresses that the program connects to"
+        return f"{linux.YAMA_SCOPE} is {linux.yama_scope()}, {why}: set it to 0, or run enforce as root"
     return ""
 
 

@@ -104,8 +104,8 @@ class Rules:
         return self.grants(use, host, None, names)
 
     def grants(self, use: str, host: bytes, port: int | None, names: Iterable[str]) -> bool:
-        """Return whether the policy lets the program reach a port of a host, whose address was given for `names`; with None, any
-        port."""
+        """Return whether the policy lets the program reach a port of a host, whose address was given for `names`; with None,
+        any port."""
         if use not in self.confines or _has(self.everywhere.get(use, ()), port):
             return True
         number, bits = int.from_bytes(host, "big"), 8 * len(host)
@@ -116,7 +116,9 @@ class Rules:
         for name in names:
             if near and not is_local(name):
                 continue
-            if _has(self.names[use].get(name, ()), port) or any(_has(self.below[use][above], port) for above in self._above(use, name)):
+            if _has(self.names[use].get(name, ()), port):
+                return True
+            if any(_has(self.below[use][above], port) for above in self._above(use, name)):
                 return True
         return False
 

@@ -19,7 +19,8 @@ from tracer.proc import owner
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from enforcer.hosts.mediator import Denial, Mediator
+    from enforcer.hosts.mediator import Mediator
+    from enforcer.hosts.targets import Denial
     from enforcer.listener import Notification
     from enforcer.reporting.report import Reports
     from enforcer.reporting.reporter import Reporter
@@ -100,8 +101,8 @@ class Answers:
             self._mediator.hub.run()
 
     def _making(self, call: Notification) -> Mediator | None:
-        """Return what makes a call, if it may reach another host and the policies' filters allow it; else None.  Raises OSError and
-        others if what makes calls cannot be loaded."""
+        """Return what makes a call, if it may reach another host and the policies' filters allow it; else None.  Raises OSError
+        and others if what makes calls cannot be loaded."""
         hosts = self._reporter.hosts
         if hosts is None:
             return None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from enforcer.files.unreachable import Judge, Ungranted
-    from enforcer.hosts.mediator import Denial
+    from enforcer.hosts.targets import Denial
     from enforcer.listener import Request
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict

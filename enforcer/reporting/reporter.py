@@ -25,10 +25,8 @@ APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCT
 class Reporter:
     """Where reports go, and how denied calls are answered and described."""
 
-    __slots__ = (
-        "audit", "colour", "descriptor", "evidence", "file", "folder", "hosts", "json", "keeps_signals", "later", "listens", "name",
-        "policies", "reach", "stderr",
-    )  # fmt: skip
+    __slots__ = ( "audit", "colour", "descriptor", "evidence", "file", "folder", "hosts", "json", "keeps_signals", "later",
+    "listens", "name", "policies", "reach", "stderr", )  # fmt: skip
 
     def __init__(
         self,

@@ -12,17 +12,17 @@ import time
 from _socket import AF_INET, AF_INET6, SO_ERROR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
 from functools import partial
 
-from enforcer.hosts import dns
 from enforcer.hosts.addresses import shown
 from enforcer.hosts.hub import READABLE, WRITABLE
-from enforcer.hosts.names import PORT
+from enforcer.hosts.names import dns
+from enforcer.hosts.names.known import PORT
 from tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from enforcer.hosts.hub import Hub
-    from enforcer.hosts.names import Names
+    from enforcer.hosts.names.known import Names
 
 _WAIT = 30.0
 """Seconds after which a question without an answer is given up: resolvers ask again after 5 (resolv.conf(5))."""
@@ -36,8 +36,8 @@ _TYPES = frozenset((1, 2, 5, 6, 12, 15, 16, 28, 33, 35, 43, 48, 52, 64, 65, 257)
 """The types of records that may be asked for: A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, NAPTR, DS, DNSKEY, TLSA, SVCB, HTTPS,
 CAA.  The type is the program's to choose, so any type would be another way to tell something."""
 NEW, REFILL, LONGEST_NEW = 200, 1.0, 63
-"""Of names that only `*.NAME` permits: how many different ones may be asked for at once, how many more in a second, and how many
-characters they may have before the part that the policy has."""
+"""Of names that only `*.NAME` permits: how many different ones may be asked for at once, how many more in a second, and how
+many characters they may have before the part that the policy has."""
 
 
 class Budget:
@@ -64,8 +64,8 @@ class Judge:
     """Decides which questions may be passed on."""
 
     def __init__(self, names: Names, deny: Callable[[str, str, int], None], *, is_audit: bool) -> None:
-        """`deny(name, why, port)` reports a look-up that is refused; `why` is "" for a name that no line has, `port` the asker's.  `is_audit`: refuse
-        nothing."""
+        """`deny(name, why, port)` reports a look-up that is refused; `why` is "" for a name that no line has, `port` the
+        asker's.  `is_audit`: refuse nothing."""
         self._names = names
         self._deny = deny
         self._budget = Budget()

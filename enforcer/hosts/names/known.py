@@ -11,7 +11,7 @@ from tracer import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from enforcer.hosts.dns import Answer
+    from enforcer.hosts.names.dns import Answer
     from enforcer.hosts.rules import Rules
 
 _HOSTS, _CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
