@@ -15,7 +15,7 @@ from enforcer import confinement, kernel, launch
 from enforcer.arming.seized import HINT
 from enforcer.bpf import Filter, notifying_filter
 from enforcer.errors import FAILED, EnforceError
-from enforcer.reporting.reporter import Reporter, open_log
+from enforcer.reporting.reporter import Reporter, message, open_log
 from policygen.text import printable
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import CallfenceError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from callfence.enforcing.sealed import Compiled
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement
+    from enforcer.reporting.audit import Source
 
 DESCRIPTION = """\
 Run PROGRAM confined by its policy: PROGRAM keeps its pid, terminal and exit status, and can make only the system calls
@@ -171,6 +172,8 @@ class _Start:
         self.is_audit = "--audit" in options
         self.owners: dict[str, int] = {}
         """The owner of each policy file that belongs to another user, who can change what it allows."""
+        self.records: Source | None = None
+        """The kernel's audit records from which denied files and ports are reported."""
         self.problems: dict[str, None] = {}
         """The reasons why the user's cache of filters cannot be used."""
 
@@ -194,7 +197,7 @@ class _Start:
         scope = self._scope(policies)
         files, reach = self._files(policies, arm, scope)
         if files and not reach and "--log" in self.options and not self.is_quiet:
-            self._note("denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them")
+            self._begin_log()
         listens = files is not None and not self.is_quiet and files.confines_listen
         reporter = None if self.is_quiet else self._reporter(policies, scope, reach, listens=listens)
         notified = sorted({*(reach.calls() if reach else ()), *(_LISTEN if listens else ())})
@@ -318,18 +321,27 @@ class _Start:
                 self._say(remark)
         if explains:
             why = "the policy has no lines about them" if not confines else "--quiet-kernel" if self.is_quiet else ""
+            has_phases = any(policy.stages for policy in policies)  # then its helper traces it, and reads no records meanwhile
+            if not why and rules and rules.is_whole and "--log" in self.options and not (asks or has_phases):
+                self.records = files.records(policies, arm, rules, self.environment)
+                if self.records:
+                    return rules, None
             if not why and (self.is_audit or (rules and rules.is_whole)):
                 return rules, files.reach(policies, self.environment, is_audit=self.is_audit)
             if asks:
                 self._say(f"--explain cannot report files or ports: {why or 'Landlock is not enforcing them'}")
         return rules, None
 
-    def _note(self, text: str) -> None:
-        """Append a message to the log.  Raises EnforceError if it cannot be opened."""
-        from enforcer.reporting.violation import message
+    def _begin_log(self) -> None:
+        """Append a message to the log that says how far files and ports are reported.  Raises EnforceError if it cannot be
+        opened."""
+        text, level = "denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them", ""
+        if self.records:
+            from enforcer.reporting.audit import NOTE
 
+            text, level = NOTE, "note"
         log, folder = open_log(self._value("--log"))
-        os.write(log, f"{message(text)}\n".encode())
+        os.write(log, f"{message(text, level)}\n".encode())
         for descriptor in {log, folder} - {-1}:
             os.close(descriptor)
 
@@ -348,6 +360,7 @@ class _Start:
             folder=folder,
             name=os.path.basename(path),
             reach=reach,
+            records=self.records,
             keeps_signals="signals" in scope,
             listens=listens,
             later=policies[0].later,

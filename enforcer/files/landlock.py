@@ -27,7 +27,7 @@ from policygen.files.landlock import OWN_FOLDERS, PlaceError, located
 from tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from enforcer.bpf import Line
 
@@ -47,7 +47,9 @@ class GrantError(EnforceError):
 class Confinement:
     """The Landlock rulesets of one or more policies, ready to confine this process."""
 
-    __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "is_whole", "remarks", "scope")
+    __slots__ = (
+        "_files", "_flags", "_ports", "_rulesets", "confines_listen", "confining", "is_whole", "name", "remarks", "scope",
+    )  # fmt: skip
 
     def __init__(
         self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool, scope: int = 0
@@ -61,6 +63,11 @@ class Confinement:
         self.is_whole = True
         """Whether this kernel enforces all rules."""
         self._rulesets: list[int] = []
+        self.confining: list[int] = []
+        """The index in `encoded` of each ruleset."""
+        self.name: Callable[[int], bytes] | None = None
+        """Returns the name of this thread while it enters a ruleset, by which audit records are found
+        (`enforcer.reporting.audit`); None if they are not read."""
         self.confines_listen = False
         """Whether listen(2) on a socket without a port has to be denied, because port 0 is not granted."""
         self.scope = scope
@@ -68,10 +75,12 @@ class Confinement:
         self._ports = 0
         """The confined uses of TCP ports: CONNECT_TCP, BIND_TCP."""
         version = kernel.landlock_abi()
+        # Without it, the audit has no record of what the program is denied, but only of this process before its execve.
+        self._flags = linux.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON if version >= linux.LANDLOCK_RECORDS else 0
         try:
             each = [landlock.downgrade(landlock.decode(content), version) for content in encoded]
             self._files = any(effective.handled_files for effective in each)
-            for effective in each:
+            for index, effective in enumerate(each):
                 if effective.lacking:
                     self._lacking(effective.lacking, version, best_effort=best_effort)
                 self._ports |= effective.handled_ports
@@ -79,6 +88,7 @@ class Confinement:
                     self.confines_listen |= all(first > 0 for first, _ in effective.rules.bind or ())
                 if effective.handled_files or effective.handled_ports:
                     self._rulesets.append(self._create_ruleset(effective, environment))
+                    self.confining.append(index)
         except OSError as error:
             raise refused(error) from error
 
@@ -94,8 +104,12 @@ class Confinement:
     def enter(self) -> None:
         """Confine this process and what it starts for good.  This needs no_new_privs.  Raises KernelError."""
         try:
-            for ruleset in self._rulesets:
-                kernel.landlock_enter(ruleset)
+            for index, ruleset in enumerate(self._rulesets):
+                if self.name:
+                    kernel.set_name(self.name(index))
+                kernel.landlock_enter(ruleset, self._flags)
+                if self.name:  # a domain keeps its processes from looking at others: this one's first denial
+                    kernel.shares_files(os.getpid(), os.getppid())
         except OSError as error:
             raise refused(error) from error
 

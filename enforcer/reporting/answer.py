@@ -16,9 +16,10 @@ from tracer import TYPE_CHECKING, linux
 from tracer.proc import owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from enforcer.listener import Notification
+    from enforcer.reporting.audit import Denial
     from enforcer.reporting.report import Reports
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict, Verdicts
@@ -38,6 +39,7 @@ class Answers:
         gc.enable()  # it is off during the start
         self._notification = notification
         self._reporter = reporter
+        self._source = reporter.records
         self._devices = devices
         self._program = program
         self._has_lost = False
@@ -69,11 +71,36 @@ class Answers:
 
     def pause(self) -> float | None:
         """Return how many seconds without a call have to pass before `quiet` has something to report; None for never."""
-        return self._loaded[1].pause() if self._loaded else None
+        pauses = [self._source.pause() if self._source else None, self._loaded[1].pause() if self._loaded else None]
+        return min((pause for pause in pauses if pause is not None), default=None)
+
+    def read_records(self) -> None:
+        """Report what the kernel's audit records say that it denied, as far as they have arrived."""
+        if self._source:
+            self._report_records(self._source.read())
+
+    def finish(self) -> None:
+        """Report everything that has not been reported, after the last process has ended."""
+        if self._source:
+            self._report_records(self._source.rest())
+            if lost := self._source.lost():
+                _try(lambda: self._reports.say(lost, "note"))
+        self.summarise()
+
+    def _report_records(self, denials: Iterator[Denial]) -> None:
+        for index, fields in denials:
+            if fields["blockers"] == "ptrace":  # which the start is denied (`enforcer.files.landlock`), and no line grants
+                continue
+            try:
+                self._reports.recorded(index, fields)
+            except Exception as error:
+                self._reporter.complain(f"a denied file or port could not be reported: {type(error).__name__}: {error}")
 
     def quiet(self) -> None:
         """Write reports that still wait, and report the counts of repeated violations that are due.  To be called after as many
         seconds without a call as `pause` returns."""
+        if self._source and (absence := self._source.absence()):
+            _try(lambda: self._reports.say(absence, "note"))
         if self._loaded:
             _try(self._loaded[1].quiet)
 

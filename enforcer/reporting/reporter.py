@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import stat
+import time
 
 from enforcer.errors import EnforceError
 from tracer import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from enforcer.files.granted import Reach
+    from enforcer.reporting.audit import Source
     from policygen.model import Policy
 
 
@@ -26,7 +28,7 @@ class Reporter:
 
     __slots__ = (
         "audit", "colour", "descriptor", "evidence", "file", "folder", "json", "keeps_signals", "later", "listens", "name",
-        "policies", "reach", "stderr",
+        "policies", "reach", "records", "stderr",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +43,7 @@ class Reporter:
         folder: int = -1,
         name: str = "",
         reach: Reach | None = None,
+        records: Source | None = None,
         keeps_signals: bool = False,
         listens: bool = False,
         later: bytes = b"",
@@ -62,6 +65,8 @@ class Reporter:
         read files, which may have changed."""
         self.reach = reach
         """The files and ports that policies grant, if calls are judged by them; else None."""
+        self.records = records
+        """The audit records from which denied files and ports are reported; None if they are not reported so."""
         self.keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
         self.listens = listens
@@ -120,6 +125,20 @@ class Reporter:
                 os.write(descriptor, f"enforce: {text[:1000]}\n".encode(errors="replace"))
         except OSError:
             return
+
+
+def message(text: str, level: str = "") -> str:
+    """Return a message that is not about a violation as a line of JSON, without a newline.  `level`: "note" for one that tells
+    of nothing wrong."""
+    import json
+
+    return json.dumps({"time": now(), **({"level": level} if level else {}), "message": text})
+
+
+def now() -> str:
+    """Return the current time in UTC, in ISO 8601 with milliseconds."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 10**6:03}+00:00"
 
 
 def open_log(path: str) -> tuple[int, int]:
