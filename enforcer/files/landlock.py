@@ -47,9 +47,7 @@ class GrantError(EnforceError):
 class Confinement:
     """The Landlock rulesets of one or more policies, ready to confine this process."""
 
-    __slots__ = (
-        "_files", "_flags", "_ports", "_rulesets", "confines_listen", "confining", "is_whole", "name", "remarks", "scope",
-    )  # fmt: skip
+    __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "confining", "is_whole", "name", "remarks", "scope")
 
     def __init__(
         self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool, scope: int = 0
@@ -75,8 +73,6 @@ class Confinement:
         self._ports = 0
         """The confined uses of TCP ports: CONNECT_TCP, BIND_TCP."""
         version = kernel.landlock_abi()
-        # Without it, the audit has no record of what the program is denied, but only of this process before its execve.
-        self._flags = linux.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON if version >= linux.LANDLOCK_RECORDS else 0
         try:
             each = [landlock.downgrade(landlock.decode(content), version) for content in encoded]
             self._files = any(effective.handled_files for effective in each)
@@ -105,11 +101,12 @@ class Confinement:
         """Confine this process and what it starts for good.  This needs no_new_privs.  Raises KernelError."""
         try:
             for index, ruleset in enumerate(self._rulesets):
-                if self.name:
-                    kernel.set_name(self.name(index))
-                kernel.landlock_enter(ruleset, self._flags)
-                if self.name:  # a domain keeps its processes from looking at others: this one's first denial
-                    kernel.shares_files(os.getpid(), os.getppid())
+                if self.name is None:
+                    kernel.landlock_enter(ruleset)
+                    continue
+                kernel.set_name(self.name(index))
+                kernel.landlock_enter(ruleset, linux.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON)
+                kernel.shares_files(os.getpid(), os.getppid())  # a first denial: a domain cannot look at processes outside
         except OSError as error:
             raise refused(error) from error
 
