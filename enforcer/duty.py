@@ -275,6 +275,9 @@ class Duty:
             self._epoll.register(descriptor, select.EPOLLIN)
         ready = dict(self._epoll.poll(0))
         if all(ready.get(listener, 0) & select.EPOLLHUP for listener in self._listeners):
+            for listener in self._listeners:
+                os.close(listener)
+            self._answers.finish()  # audit records that the helper has not read
             os._exit(0)
         self.stand_in = _NONE
         self.serve()

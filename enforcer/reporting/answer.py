@@ -82,6 +82,7 @@ class Answers:
     def finish(self) -> None:
         """Report everything that has not been reported, after the last process has ended."""
         if self._source:
+            self.program_ended()  # no reader of its standard error, nor its parent, waits for the last records
             self._report_records(self._source.rest())
             if lost := self._source.lost():
                 _try(lambda: self._reports.say(lost, "note"))

@@ -377,7 +377,8 @@ class _Landlock:
         for each, executable in self.events.values():
             if self.program in ("", executable, executable.rpartition("/")[2]):
                 # Another process's folder of /proc is granted by /proc: its number is another one the next time.
-                uses.update((_OF_PROCESS.sub("/proc", what.path) or f"tcp {what.use}", what.wanted, executable) for what in each)
+                subjects = [_OF_PROCESS.sub("/proc", what.path) or f"tcp {what.use}" for what in each]
+                uses.update((subject, what.wanted, executable) for subject, what in zip(subjects, each, strict=True))
             elif executable == UNKNOWN:
                 unselected += len(each)
         return tuple(sorted(uses)), unselected
