@@ -192,6 +192,9 @@ LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON = 1 << 1
 LANDLOCK_RECORDS = 7
 """The version of Landlock's ABI that writes audit records (Linux 6.15)."""
 
+KTHREADD = 2
+"""The id of the kernel's first thread, in the first pid namespace (init/main.c rest_init())."""
+
 AT_ENTRY = 9  # linux/auxvec.h
 YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
 

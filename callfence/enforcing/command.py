@@ -15,7 +15,7 @@ from enforcer import confinement, kernel, launch
 from enforcer.arming.seized import HINT
 from enforcer.bpf import Filter, notifying_filter
 from enforcer.errors import FAILED, EnforceError
-from enforcer.reporting.reporter import Reporter, message, open_log
+from enforcer.reporting.reporter import Reporter, now, open_log
 from policygen.text import printable
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import CallfenceError
@@ -335,13 +335,13 @@ class _Start:
     def _begin_log(self) -> None:
         """Append a message to the log that says how far files and ports are reported.  Raises EnforceError if it cannot be
         opened."""
-        text, level = "denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them", ""
+        text = '"message": "denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them"'
         if self.records:
             from enforcer.reporting.audit import NOTE
 
-            text, level = NOTE, "note"
+            text = f'"level": "note", "message": "{NOTE}"'
         log, folder = open_log(self._value("--log"))
-        os.write(log, f"{message(text, level)}\n".encode())
+        os.write(log, f'{{"time": "{now()}", {text}}}\n'.encode())
         for descriptor in {log, folder} - {-1}:
             os.close(descriptor)
 

@@ -106,7 +106,7 @@ class Confinement:
                     continue
                 kernel.set_name(self.name(index))
                 kernel.landlock_enter(ruleset, linux.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON)
-                kernel.shares_files(os.getpid(), os.getppid())  # a first denial: a domain cannot look at processes outside
+                kernel.shares_files(os.getpid(), linux.KTHREADD)  # a first denial: no domain lets look at processes outside
         except OSError as error:
             raise refused(error) from error
 

@@ -167,13 +167,13 @@ def fields(text: str) -> dict[str, str]:
 def opened(files: Sequence[str], environment: Sequence[bytes]) -> Source | None:
     """Return the source of records about the program that this process becomes; None where the kernel writes none (before 6.15,
     audit is off), or where this process may not read them.  `files`, `environment`: those of `Source`."""
-    if kernel.landlock_abi() < linux.LANDLOCK_RECORDS or os.getppid() == 0:
+    if kernel.landlock_abi() < linux.LANDLOCK_RECORDS:
         return None
     import _socket  # `socket` takes milliseconds
 
     try:
-        # Records are sent in the first network namespace alone, which kthreadd is in.
-        if os.readlink("/proc/self/ns/net") != os.readlink("/proc/2/ns/net"):
+        # Records are sent in the first network namespace alone.  Reading this takes what the first denial must not lack.
+        if os.readlink("/proc/self/ns/net") != os.readlink(f"/proc/{linux.KTHREADD}/ns/net"):
             return None
         audit = _socket.socket(_AF_NETLINK, _SOCK_RAW | os.O_NONBLOCK | os.O_CLOEXEC, _NETLINK_AUDIT)
         if not _is_on(audit):

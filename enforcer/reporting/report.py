@@ -8,9 +8,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from enforcer.reporting.output import Output
-from enforcer.reporting.reporter import message
 from enforcer.reporting.verdict import advise, granting
-from enforcer.reporting.violation import Recorded, Violation
+from enforcer.reporting.violation import Recorded, Violation, message
 from enforcer.waiting import WaitingTask
 from policygen.evidence.facts import Places, Union, Varying, facts
 from policygen.evidence.pointed import pointed

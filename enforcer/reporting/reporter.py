@@ -127,14 +127,6 @@ class Reporter:
             return
 
 
-def message(text: str, level: str = "") -> str:
-    """Return a message that is not about a violation as a line of JSON, without a newline.  `level`: "note" for one that tells
-    of nothing wrong."""
-    import json
-
-    return json.dumps({"time": now(), **({"level": level} if level else {}), "message": text})
-
-
 def now() -> str:
     """Return the current time in UTC, in ISO 8601 with milliseconds."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)

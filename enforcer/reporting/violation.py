@@ -111,6 +111,12 @@ class Violation:
         )
 
 
+def message(text: str, level: str = "") -> str:
+    """Return a message that is not about a violation as a line of JSON, without a newline.  `level`: "note" for one that tells
+    of nothing wrong."""
+    return json.dumps({"time": now(), **({"level": level} if level else {}), "message": text})
+
+
 @frozen
 class Recorded:
     """A file or port that Landlock denied, as the kernel's audit records it: the call and its process are not known."""

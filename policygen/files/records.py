@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from policygen.grants import NOTHING, Right, format_rights
+from policygen.paths import PathError, canonical
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ def denied(fields: Mapping[str, str]) -> Denied | None:
     for blocker in blockers:
         rights |= _FILES.get(blocker.removeprefix("fs."), NOTHING) if blocker.startswith("fs.") else NOTHING
     path = unescaped(fields.get("path", ""))
-    return Denied(path, "", 0, rights) if rights and path.startswith("/") and "\0" not in path else None
+    try:
+        return Denied(canonical(path), "", 0, rights) if rights and path.startswith("/") else None
+    except PathError:
+        return None
 
 
 def unescaped(field: str) -> str:
