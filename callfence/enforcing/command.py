@@ -68,7 +68,8 @@ OPTIONS = (
         ("--explain",),
         "",
         "also report denied files and ports on standard error, with the line that would grant each; every call that opens, "
-        "creates or executes a file, connects or binds then takes some 50 microseconds more, and a start 0.1 s",
+        "creates or executes a file, connects or binds then takes some 50 microseconds more, and a start 0.1 s.  With --log: "
+        "find the call and its process, even where the kernel's audit has these denials",
     ),
     (("--no-explain",), "", "with --log or --audit: report no files and ports, so that these calls take no longer"),
     (("--best-effort",), "", "run PROGRAM even if this kernel cannot enforce all of the policy's lines about files and ports"),
@@ -337,9 +338,7 @@ class _Start:
         opened."""
         text = '"message": "denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them"'
         if self.records:
-            from enforcer.reporting.audit import NOTE
-
-            text = f'"level": "note", "message": "{NOTE}"'
+            text = f'"level": "note", "message": "{self.records.note}"'
         log, folder = open_log(self._value("--log"))
         os.write(log, f'{{"time": "{now()}", {text}}}\n'.encode())
         for descriptor in {log, folder} - {-1}:

@@ -59,6 +59,7 @@ class Source:
         "_begin", "_domains", "_ended", "_is_said", "_others", "_received", "descriptor", "environment", "files", "here",
         "token",
     )  # fmt: skip
+    note = NOTE
 
     def __init__(self, descriptor: int, files: Sequence[str], environment: Sequence[bytes]) -> None:
         """`descriptor`: the socket.  `files`: the path of the policy of each domain.  Raises OSError."""
@@ -92,10 +93,11 @@ class Source:
             except OSError:  # ENOBUFS: there was no room for a record, which `lost` counts
                 continue
             record = fields(message[_HEAD:].decode(errors="replace"))
-            if int.from_bytes(message[4:6], "little") == _ACCESS:
-                yield from self._denied(record)
-            else:
-                yield from self._introduced(record)
+            taken = self._denied if int.from_bytes(message[4:6], "little") == _ACCESS else self._introduced
+            try:
+                yield from taken(record)
+            except (KeyError, ValueError, IndexError):  # a later kernel's, or a forged one (CAP_NET_ADMIN)
+                continue
 
     def _denied(self, record: dict[str, str]) -> Iterator[Denial]:
         domain = int(record["domain"], 16)

@@ -93,7 +93,7 @@ class Reports:
         if source is None:
             return
         if what is None:
-            self._ungrantable[fields["blockers"]] += 1
+            self._ungrantable[fields.get("blockers", "?")] += 1
             return
         subject = f"tcp {what.use}"
         if what.path:

@@ -216,6 +216,35 @@ def test_domains_of_others_are_not_reported(place, on):
     assert lines(read(place)) == []
 
 
+DAEMON = """
+import os, socket, struct, sys
+def ask(pid):
+    words = [4, 0, 0, pid, *[0] * 7]  # AUDIT_STATUS_PID
+    daemon.send(struct.pack("=IHHII", 60, 1001, 5, 1, 0) + struct.pack("=11I", *words))
+daemon = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 9)
+daemon.setsockopt(socket.SOL_SOCKET, 33, 1 << 24)  # SO_RCVBUFFORCE
+ask(os.getpid())
+print("ready", flush=True)
+sys.stdin.readline()
+ask(0)
+daemon.settimeout(1)
+count = 0
+try:
+    while message := daemon.recv(1 << 14):
+        count += struct.unpack("=H", message[4:6])[0] == 1423
+except TimeoutError:
+    print(count)
+"""
+
+
+def test_an_audit_daemon_takes_nothing_away(run):
+    with subprocess.Popen([sys.executable, "-c", DAEMON], stdin=-1, stdout=-1, text=True) as daemon:
+        assert daemon.stdout.readline() == "ready\n"
+        records = run("path ./data: read", "read:other/a")
+        assert int(daemon.communicate("\n", timeout=20)[0]) >= 2
+    assert lines(records) == ["path ./other/a: read"]
+
+
 def test_what_is_lost_is_counted(place, build, on):
     program = build("files", "-static")
     (place.folder / "a").write_text("text")
@@ -295,7 +324,7 @@ class Kernel:
         self.writes(1424, f"domain={domain:x} status=deallocated denials={count}")
 
     def read(self):
-        return [(index, fields["path"].strip('"')) for index, fields in self.source.read()]
+        return [(index, fields.get("path", "").strip('"')) for index, fields in self.source.read()]
 
 
 def test_a_denial_before_its_domain_is_known_is_not_lost():
@@ -339,6 +368,17 @@ def test_that_nothing_arrives_is_said_once(monkeypatch):
     assert kernel.source.lost() == audit.ABSENT
     monkeypatch.setattr(audit, "_ARRIVAL", 0.0)
     assert [kernel.source.absence(), kernel.source.absence(), kernel.source.lost()] == [audit.ABSENT, "", ""]
+
+
+@pytest.mark.parametrize("text", ["", "domain=x", "status=deallocated", "domain=6 status=deallocated denials=", "domain=6"])
+def test_what_is_no_record_is_passed_over(text):
+    kernel = Kernel()
+    kernel.introduces(6)
+    kernel.writes(1423, text)
+    kernel.writes(1424, text)
+    kernel.introduces(9, kernel.source.token + "z")
+    kernel.denies(6)
+    assert kernel.read()[-1:] == [(0, "/a")]
 
 
 def test_a_batch_is_limited():

@@ -60,7 +60,10 @@ def test_what_no_line_grants(blockers: str, rest: str) -> None:
 
 def test_each_right_of_a_file_has_a_word() -> None:
     """In the order of Landlock's bits."""
-    names = ["execute", "write_file", "read_file", "read_dir", "remove_dir", "remove_file", "make_char", "make_dir", "make_reg", "make_sock", "make_fifo", "make_block", "make_sym", "refer", "truncate"]
+    names = [
+        "execute", "write_file", "read_file", "read_dir", "remove_dir", "remove_file", "make_char", "make_dir", "make_reg",
+        "make_sock", "make_fifo", "make_block", "make_sym", "refer", "truncate",
+    ]  # fmt: skip
     for bit, name in enumerate(names):
         what = denied({"blockers": f"fs.{name}", "path": '"/a"'})
         assert what is not None
