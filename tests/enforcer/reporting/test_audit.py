@@ -37,7 +37,7 @@ def request(kind, content=b""):
             found = struct.unpack("=H", answer[4:6])[0]
             if found == 2 and (number := -struct.unpack("=i", answer[16:20])[0]):
                 raise OSError(number, os.strerror(number))
-            if found == kind or (found == 2 and kind == SET):
+            if found == kind or (found == 2 and kind != GET):
                 return answer[16:]
 
 
@@ -288,6 +288,27 @@ def test_the_helper_reports_if_it_is_asked_to(run, place, options):
         run("path ./data: read", "read:other/a", options=options)
     (record,) = (json.loads(line) for line in (place.folder / "log").read_text().splitlines())
     assert (record["call"].partition("(")[0], record["ungranted"]) == ("openat", ["path ./other/a: read"])
+
+
+def test_a_rule_that_excludes_records_is_noticed(run):
+    # struct audit_rule_data: exclude (5), always (2), one field, AUDIT_MSGTYPE (12) == 1423 (AUDIT_EQUAL)
+    parts = [[5, 2, 1], [0] * 64, [12, *[0] * 63], [1423, *[0] * 63], [0x40000000, *[0] * 63], [0]]
+    rule = struct.pack("=260I", *(word for part in parts for word in part))
+    request(SET + 10, rule)  # AUDIT_ADD_RULE
+    try:
+        (record,) = run("path ./data: read", "read:other/a")
+    finally:
+        request(SET + 11, rule)  # AUDIT_DEL_RULE
+    assert record["message"] == audit.ABSENT
+
+
+def test_the_helper_reports_in_another_network_namespace(place, on):
+    (place.folder / "a").write_text("text")
+    place.policy(SHELL)
+    place.enforce("-p", "calls.policy", "--log", "log", "cat", "a", under=("unshare", "--net"))
+    place.wait_for_helpers()
+    records = [json.loads(line) for line in (place.folder / "log").read_text().splitlines()]
+    assert [record["call"].partition("(")[0] for record in records if record["ungranted"] == ["path ./a: read"]] == ["openat"]
 
 
 def test_the_helper_reports_while_audit_is_off(run, place):
