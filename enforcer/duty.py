@@ -39,8 +39,8 @@ class Duty:
 
     __slots__ = (
         "_answers", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_hub", "_is_fused",
-        "_later",
-        "_listeners", "_notification", "_pid", "_ready", "_reporter", "_shield", "_watched", "program", "stand_in",
+        "_later", "_listeners", "_notification", "_pid", "_ready", "_records", "_reporter", "_shield", "_watched", "program",
+        "stand_in",
     )  # fmt: skip
 
     def __init__(self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False) -> None:
@@ -60,6 +60,7 @@ class Duty:
         self._fuse: tuple[int, ...] = ()
         """The ends of two pipes: the kernel kills the program when this process ends and so closes them."""
         self._reporter = reporter
+        self._records = reporter.records.descriptor if reporter.records else _NONE
         self._listeners: dict[int, str] = {}
         """The phase of the processes whose calls each listener receives, by listener; "" where there are no phases."""
         self._devices: tuple[int, int] = _NONE, _NONE
@@ -160,6 +161,8 @@ class Duty:
             self._answers.program_ended()
         elif descriptor == self._hub:
             self._answers.go_on()
+        elif descriptor == self._records:
+            self._answers.read_records()
         elif events & select.EPOLLIN:
             self._answers.next(descriptor, self._listeners[descriptor])
             if self._answers.hub != self._hub:  # it has just been made
@@ -206,9 +209,10 @@ class Duty:
 
     # Once every process is in its last phase
 
-    def descriptors(self) -> tuple[int, int, int]:
-        """Return the descriptors to which reports go: the reporter's own, standard error, and the log's folder; -1 for none."""
-        return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder
+    def descriptors(self) -> tuple[int, int, int, int]:
+        """Return the descriptors of reports: the reporter's own, standard error, the log's folder, and the socket that audit
+        records come from; -1 for none."""
+        return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder, self._records
 
     def serve(self) -> NoReturn:
         """Answer calls until the last confined task has ended."""
@@ -226,13 +230,15 @@ class Duty:
                     self._watch_stand_in()
                 else:
                     self._happened(descriptor, events)
-        answers.summarise()
+        if self._records != _NONE and self.stand_in != _NONE:
+            os.kill(self.stand_in, linux.SIGKILL)  # it has the listeners, and a listener keeps the program's Landlock domain
+        answers.finish()
         os._exit(0)
 
     def _watch(self) -> None:
         """Open the epoll and the pidfd that `serve` needs, before the program runs: later, limits may prevent that."""
         self._epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
-        for descriptor in (*self._listeners, self.program):
+        for descriptor in {*self._listeners, self.program, self._records} - {_NONE}:
             self._epoll.register(descriptor, select.EPOLLIN)
         self._watch_stand_in()
         if self._hub != _NONE:
@@ -282,10 +288,13 @@ class Duty:
                 kernel.send_signal(other, linux.SIGCONT)  # a helper that was stopped has to give it back too
         if other != _NONE:
             self._epoll.unregister(other)
-        for listener in self._listeners:
-            self._epoll.register(listener, select.EPOLLIN)
+        for descriptor in {*self._listeners, self._records} - {_NONE}:
+            self._epoll.register(descriptor, select.EPOLLIN)
         ready = dict(self._epoll.poll(0))
         if all(ready.get(listener, 0) & select.EPOLLHUP for listener in self._listeners):
+            for listener in self._listeners:
+                os.close(listener)
+            self._answers.finish()  # audit records that the helper has not read
             os._exit(0)
         self.stand_in = _NONE
         self.serve()

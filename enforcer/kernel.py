@@ -139,6 +139,11 @@ def prctl_accepts(operation: int, text: bytes) -> bool:
     return linux.prctl(operation, linux.c_char_p(text)) == 0
 
 
+def set_name(name: bytes) -> None:
+    """Name this thread, by at most 15 bytes; its execve names it after the program (prctl(2), PR_SET_NAME)."""
+    linux.checked(linux.prctl(linux.PR_SET_NAME, linux.c_char_p(name)), "prctl(PR_SET_NAME)")
+
+
 def set_undumpable() -> None:
     """Keep every process without CAP_SYS_PTRACE from reading or writing this one (ptrace(2), /proc/PID/mem)."""
     linux.checked(linux.prctl(linux.PR_SET_DUMPABLE), "prctl(PR_SET_DUMPABLE)")
@@ -221,9 +226,10 @@ def landlock_allow_port(ruleset: int, access: int, port: int) -> None:
     syscall("landlock_add_rule", ruleset, linux.LANDLOCK_RULE_NET_PORT, linux.byref(rule), 0)
 
 
-def landlock_enter(ruleset: int) -> None:
-    """Confine this process, and what it starts, by a ruleset for good.  This needs no_new_privs."""
-    syscall("landlock_restrict_self", ruleset, 0)
+def landlock_enter(ruleset: int, flags: int = 0) -> None:
+    """Confine this process, and what it starts, by a ruleset for good.  This needs no_new_privs.  `flags`:
+    LANDLOCK_RESTRICT_SELF_*."""
+    syscall("landlock_restrict_self", ruleset, flags)
 
 
 def send_signal(pidfd: int, number: int) -> None:

@@ -29,7 +29,7 @@ _OURS = tuple(f"{_ROOTS[0]}{name}/" for name in ("callfence", "enforcer", "polic
 _DESCRIBING = (
     "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
     "enforcer.files.unreachable", "enforcer.reporting.instead", "enforcer.reporting.report", "enforcer.reporting.verdict",
-    "policygen.implied.tables", "policygen.language.parser", "shlex", "tracer.abi.waits",
+    "policygen.files.records", "policygen.implied.tables", "policygen.language.parser", "shlex", "tracer.abi.waits",
 )
 """The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
 _MAKING_CALLS = ("enforcer.hosts.mediator",)

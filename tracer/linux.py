@@ -144,7 +144,7 @@ X32_BIT = 0x40000000
 """__X32_SYSCALL_BIT (asm/unistd.h), which is set in the number of a call of the x32 ABI."""
 
 # linux/prctl.h
-PR_SET_DUMPABLE, PR_GET_SECCOMP, PR_SET_SECCOMP = 4, 21, 22
+PR_SET_DUMPABLE, PR_SET_NAME, PR_GET_SECCOMP, PR_SET_SECCOMP = 4, 15, 21, 22
 PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 37, 38
 PR_SET_PTRACER = 0x59616D61
 CALLFENCE_ENTER = 0x43464E54
@@ -188,6 +188,12 @@ LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_RULE_PATH_BENEATH, LANDLOCK_RULE_NET_PORT = 1, 2
 LANDLOCK_ACCESS_FS_REFER = 1 << 13
 LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, LANDLOCK_SCOPE_SIGNAL = 1 << 0, 1 << 1
+LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON = 1 << 1
+LANDLOCK_RECORDS = 7
+"""The version of Landlock's ABI that writes audit records (Linux 6.15)."""
+
+KTHREADD = 2
+"""The id of the kernel's first thread, in the first pid namespace (init/main.c rest_init())."""
 
 AT_ENTRY = 9  # linux/auxvec.h
 YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"

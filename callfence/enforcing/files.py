@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement
     from enforcer.hosts.granted import Hosts
+    from enforcer.reporting.audit import Source
     from policygen.grants import Files
     from policygen.lint.files import Risk
 
@@ -44,6 +45,19 @@ def confinement(
         return Confinement([content for _, content in rules], environment, best_effort=best_effort, scope=scope)
     except GrantError as error:
         raise EnforceError(f"{_place(policies, error.path)}{error}") from error
+
+
+def records(
+    policies: Sequence[Compiled], arm: str, rules: Confinement, environment: Sequence[bytes]
+) -> Source | None:
+    """Return the source of the kernel's audit records of what `rules` deny, and have these write them for it; None if there is
+    none here.  The other parameters are `confinement`'s."""
+    from enforcer.reporting.audit import opened
+
+    files = [file for file, _ in _rules(policies, arm)]
+    source = opened([files[index] for index in rules.confining], environment)
+    rules.name = source.name if source else None
+    return source
 
 
 def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool) -> Reach:

@@ -28,7 +28,7 @@ from policygen.files.landlock import OWN_FOLDERS, PlaceError, located
 from tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
@@ -46,7 +46,7 @@ class GrantError(EnforceError):
 class Confinement:
     """The Landlock rulesets of one or more policies, ready to confine this process."""
 
-    __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "is_whole", "remarks", "scope")
+    __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "confining", "is_whole", "name", "remarks", "scope")
 
     def __init__(
         self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool, scope: int = 0
@@ -60,6 +60,11 @@ class Confinement:
         self.is_whole = True
         """Whether this kernel enforces all rules."""
         self._rulesets: list[int] = []
+        self.confining: list[int] = []
+        """The index in `encoded` of each ruleset."""
+        self.name: Callable[[int], bytes] | None = None
+        """Returns the name of this thread while it enters a ruleset, by which audit records are found
+        (`enforcer.reporting.audit`); None if they are not read."""
         self.confines_listen = False
         """Whether listen(2) on a socket without a port has to be denied, because port 0 is not granted."""
         self.scope = scope
@@ -70,7 +75,7 @@ class Confinement:
         try:
             each = [landlock.downgrade(landlock.decode(content), version) for content in encoded]
             self._files = any(effective.handled_files for effective in each)
-            for effective in each:
+            for index, effective in enumerate(each):
                 if effective.lacking:
                     self._lacking(effective.lacking, version, best_effort=best_effort)
                 self._ports |= effective.handled_ports
@@ -78,6 +83,7 @@ class Confinement:
                     self.confines_listen |= all(first > 0 for first, _ in effective.rules.bind or ())
                 if effective.handled_files or effective.handled_ports:
                     self._rulesets.append(self._create_ruleset(effective, environment))
+                    self.confining.append(index)
         except OSError as error:
             raise refused(error) from error
 
@@ -93,8 +99,13 @@ class Confinement:
     def enter(self) -> None:
         """Confine this process and what it starts for good.  This needs no_new_privs.  Raises KernelError."""
         try:
-            for ruleset in self._rulesets:
-                kernel.landlock_enter(ruleset)
+            for index, ruleset in enumerate(self._rulesets):
+                if self.name is None:
+                    kernel.landlock_enter(ruleset)
+                    continue
+                kernel.set_name(self.name(index))
+                kernel.landlock_enter(ruleset, linux.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON)
+                kernel.shares_files(os.getpid(), linux.KTHREADD)  # a first denial: no domain lets look at processes outside
         except OSError as error:
             raise refused(error) from error
 

@@ -156,11 +156,16 @@ class Judge:
                 yield Ungranted(policy.file, self._subject(place), format_rights(lacking), error, why)
 
     def _subject(self, place: bytes) -> str:
-        """Return the beginning of a line about a file or folder, `path PATH`, as `learn` would write it."""
-        if match := _PROC.match(place):
-            place = b"/proc/self" + place[match.end() :] if int(match[1]) == self._process else b"/proc"
-        path = named(place, self._reach.environment, self._reach.here).decode("utf-8", "surrogateescape")
-        return path_line(path)
+        return subject_of(place, self._process, self._reach.environment, self._reach.here)
+
+
+def subject_of(place: bytes, process: int, environment: Sequence[bytes], here: bytes) -> str:
+    """Return the beginning of a line about a file or folder, `path PATH`, as `learn` would write it.
+
+    `process`, `environment`, `here`: the id of the program's first process, its environment and its first working folder."""
+    if match := _PROC.match(place):
+        place = b"/proc/self" + place[match.end() :] if int(match[1]) == process else b"/proc"
+    return path_line(named(place, environment, here).decode("utf-8", "surrogateescape"))
 
 
 class _Fields:

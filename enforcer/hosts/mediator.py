@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from enforcer.hosts.granted import Hosts
     from enforcer.hosts.hub import Hub
-    from enforcer.hosts.targets import Denial
+    from enforcer.hosts.targets import Refusal
     from enforcer.listener import Request
 
 
 class Mediator:
     """Makes the calls of `granted.NAMES` that the policies' filters allow (`Hosts.are_judged`)."""
 
-    def __init__(self, hosts: Hosts, deny: Callable[[Request, Denial], None], complain: Callable[[str], None]) -> None:
+    def __init__(self, hosts: Hosts, deny: Callable[[Request, Refusal], None], complain: Callable[[str], None]) -> None:
         """`deny` reports a denied call or look-up.  `complain` writes a message about a failure."""
         self._complain = complain
         self._making = Making()

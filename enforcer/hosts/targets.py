@@ -31,7 +31,7 @@ _MOST = 4096
 """The most sockets that are led to a resolver and remembered."""
 
 
-class Denial:
+class Refusal:
     """What policies do not grant to a call, for a report."""
 
     __slots__ = ("error", "lacking", "why")
@@ -90,7 +90,7 @@ class DeniedError(OSError):
 class Targets:
     """Judges addresses, and knows which sockets are led to a resolver."""
 
-    def __init__(self, hosts: Hosts, hub: Hub, deny: Callable[[Request, Denial], None]) -> None:
+    def __init__(self, hosts: Hosts, hub: Hub, deny: Callable[[Request, Refusal], None]) -> None:
         """`deny` reports a denied call or look-up."""
         self._hosts = hosts
         self._hub = hub
@@ -173,7 +173,7 @@ class Targets:
 
     def deny_call(self, request: Request, lacking: Sequence[tuple[str, str, str]], why: str) -> None:
         """Report a call, and raise DeniedError unless nothing is enforced."""
-        self._deny(request, Denial(lacking, why))
+        self._deny(request, Refusal(lacking, why))
         if not self._hosts.is_audit:
             raise DeniedError
 
@@ -210,7 +210,7 @@ class Targets:
         if led := self._led_from.get(port):
             files = [file for file, rules in self._hosts.policies if rules.has_names]
             rows = [(file, "", "") if why else (file, f"tcp connect {name}", "443") for file in files]
-            self._deny(led.request.kept(stopped=True), Denial(rows, why, "REFUSED"))
+            self._deny(led.request.kept(stopped=True), Refusal(rows, why, "REFUSED"))
 
 
 

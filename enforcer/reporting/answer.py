@@ -17,11 +17,12 @@ from tracer import TYPE_CHECKING, linux
 from tracer.proc import owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from enforcer.hosts.mediator import Mediator
-    from enforcer.hosts.targets import Denial
+    from enforcer.hosts.targets import Refusal
     from enforcer.listener import Notification
+    from enforcer.reporting.audit import Denial
     from enforcer.reporting.report import Reports
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict, Verdicts
@@ -41,6 +42,7 @@ class Answers:
         gc.enable()  # it is off during the start
         self._notification = notification
         self._reporter = reporter
+        self._source = reporter.records
         self._devices = devices
         self._program = program
         self._has_lost = False
@@ -74,14 +76,40 @@ class Answers:
 
     def pause(self) -> float | None:
         """Return how many seconds without a call have to pass before `quiet` has something to do; None for never."""
-        pauses = self._loaded[1].pause() if self._loaded else None, self._mediator.hub.pause() if self._mediator else None
+        sources = self._source, self._loaded and self._loaded[1], self._mediator and self._mediator.hub
+        pauses = [source.pause() for source in sources if source]
         return min((pause for pause in pauses if pause is not None), default=None)
+
+    def read_records(self) -> None:
+        """Report what the kernel's audit records say that it denied, as far as they have arrived."""
+        if self._source:
+            self._report_records(self._source.read())
+
+    def finish(self) -> None:
+        """Report everything that has not been reported, after the last process has ended."""
+        if self._source:
+            self.program_ended()  # no reader of its standard error, nor its parent, waits for the last records
+            self._report_records(self._source.rest())
+            if lost := self._source.lost():
+                _try(lambda: self._reports.say(lost, "note"))
+        self.summarise()
+
+    def _report_records(self, denials: Iterator[Denial]) -> None:
+        for index, fields in denials:
+            if fields.get("opid") == str(linux.KTHREADD):  # the first denial (`enforcer.files.landlock`)
+                continue
+            try:
+                self._reports.recorded(index, fields)
+            except Exception as error:
+                self._reporter.complain(f"a denied file or port could not be reported: {type(error).__name__}: {error}")
 
     def quiet(self) -> None:
         """Write reports that still wait, and report the counts of repeated violations that are due; go on with calls that are
         being made for the program.  To be called after as many seconds without a call as `pause` returns."""
         self.go_on()
-        if self._loaded and self._loaded[1].pause() is not None:
+        if self._source and (absence := self._source.absence()):
+            _try(lambda: self._reports.say(absence, "note"))
+        if self._loaded:
             _try(self._loaded[1].quiet)
 
     # Calls that are made for the program
@@ -114,11 +142,11 @@ class Answers:
             self._mediator = Mediator(hosts, self._deny, self._reporter.complain)
         return self._mediator
 
-    def _deny(self, request: Request, denial: Denial) -> None:
+    def _deny(self, request: Request, refusal: Refusal) -> None:
         """Report a call that the mediator has denied."""
         try:
             if verdict := self._verdict(request):
-                self._reports.report_peer(request, verdict, denial)
+                self._reports.report_peer(request, verdict, refusal)
         except Exception as error:
             self._lose(error)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING
 
+from enforcer.reporting.reporter import now
 from policygen.evidence.facts import resolved
 from policygen.language.naming import format_call
 from policygen.model import Action, ActionKind
@@ -121,10 +121,29 @@ def message(text: str, level: str = "") -> str:
     return json.dumps({"time": now(), **({"level": level} if level else {}), "message": text})
 
 
-def now() -> str:
-    """Return the current time in UTC, in ISO 8601 with milliseconds."""
-    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 10**6:03}+00:00"
+@frozen
+class Recorded:
+    """A file or port that Landlock denied, as the kernel's audit records it: the call and its process are not known."""
+
+    lack: Ungranted
+    advice: Advice
+
+    def json(self, run: str, count: int, evidence: Union) -> str:
+        """Return it as one line of JSON with the fields of a violation; null is what is not known."""
+        return json.dumps(
+            {
+                "time": now(),
+                **dict.fromkeys(("call", "arch", "number", "arguments")),
+                "action": f"errno {self.lack.error}",
+                "ungranted": [self.lack.line],
+                "audit": False,
+                **dict.fromkeys(("pid", "executable", "site")),
+                "evidence": evidence.texts(),
+                "allow": [{"file": self.advice.file, "line": self.advice.line}],
+                "run": run,
+                "count": count,
+            }
+        )
 
 
 def _action(action: Action, event: Event) -> str:
