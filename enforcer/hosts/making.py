@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from enforcer.hosts.sockets import Socket
-    from enforcer.listener import Request
+    from enforcer.listener import Request, Waiting
 
 INT = 0xFFFFFFFF
 """The bits of a register that the kernel takes for an `int`."""
@@ -30,7 +30,9 @@ class GoneError(Exception):
 class Making:
     """Copies sockets, and answers calls when they have been made."""
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: Waiting) -> None:
+        """`waiting` gets the calls that are answered later."""
+        self._waiting = waiting
         self.hub = Hub()
         self.copier = Copier()
         self._undelivered: dict[int, tuple[tuple[int, ...], int]] = {}
@@ -49,6 +51,7 @@ class Making:
 
     def finish(self, request: Request, result: int) -> None:
         """Answer a call: with its result, or with a negative errno."""
+        self._waiting.remove(request.call.id)
         try:
             request.finish(result)
         except OSError:
@@ -64,15 +67,24 @@ class Making:
         except OSError:
             return
 
-    def wait(self, socket: Socket, events: int, end: Callable[[int | None], None], too_late: int) -> None:
+    def comes_later(self, request: Request) -> None:
+        """Note that a call is answered later."""
+        if request.listener >= 0:
+            self._waiting.add(request.call.id)
+
+    def wait(
+        self, request: Request, socket: Socket, events: int, end: Callable[[int | None], None], too_late: int
+    ) -> None:
         """Call `end` once: with None when a socket is ready, or with `too_late` when the time that it waits is over."""
         is_open = [True]
 
         def once(result: int | None) -> None:
             if is_open:
                 is_open.clear()
+                self._waiting.remove(request.call.id)
                 end(result)
 
+        self.comes_later(request)
         self.hub.watch(socket.descriptor, events, lambda: once(None))
         if (seconds := socket.timeout(receiving=events == READABLE)) is not None:
             self.hub.later(seconds, lambda: once(too_late))
