@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from typing import TYPE_CHECKING
 
 from enforcer.hosts import memory
@@ -37,6 +38,9 @@ class Making:
         self.copier = Copier()
         self._undelivered: dict[int, tuple[tuple[int, ...], int]] = {}
         """By task: the number and arguments of a call that was made and then interrupted before its answer, and its result."""
+        self._until: dict[int, tuple[tuple[int, ...], float]] = {}
+        """By task: the number and arguments of a call that waits, and until when (monotonic seconds), also if it is made again
+        after a signal."""
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the open descriptors of this object."""
@@ -45,20 +49,19 @@ class Making:
     def former(self, request: Request) -> int | None:
         """Return the result of a call that was made already, and is made again because its answer was interrupted; None for
         another call."""
-        call = request.call
-        former = self._undelivered.pop(call.task, None)
-        return former[1] if former and former[0] == (call.number, *call.arguments) else None
+        former = self._undelivered.pop(request.call.task, None)
+        return former[1] if former and former[0] == _identity(request) else None
 
     def finish(self, request: Request, result: int) -> None:
         """Answer a call: with its result, or with a negative errno."""
         self._waiting.remove(request.call.id)
+        self._until.pop(request.call.task, None)
         try:
             request.finish(result)
         except OSError:
             if len(self._undelivered) >= _MOST:
                 self._undelivered.clear()
-            call = request.call
-            self._undelivered[call.task] = ((call.number, *call.arguments), result)
+            self._undelivered[request.call.task] = _identity(request), result
 
     def let_run(self, request: Request) -> None:
         """Let a call run that can reach no one."""
@@ -86,8 +89,18 @@ class Making:
 
         self.comes_later(request)
         self.hub.watch(socket.descriptor, events, lambda: once(None))
-        if (seconds := socket.timeout(receiving=events == READABLE)) is not None:
-            self.hub.later(seconds, lambda: once(too_late))
+        seconds, now, task = socket.timeout(receiving=events == READABLE), time.monotonic(), request.call.task
+        if seconds is not None:
+            former = self._until.get(task)
+            until = former[1] if former and former[0] == _identity(request) else now + seconds
+            if len(self._until) >= _MOST:
+                self._until.clear()
+            self._until[task] = _identity(request), until
+            self.hub.later(max(0.0, until - now), lambda: once(too_late))
+
+
+def _identity(request: Request) -> tuple[int, ...]:
+    return (request.call.number, *request.call.arguments)
 
 
 def check(request: Request) -> None:
