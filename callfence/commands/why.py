@@ -51,8 +51,8 @@ the nearest rule and which of its conditions are not met.
 
 For a PATH, which begins with /, ./ or ~, show whether the policy grants RIGHT to that file, which need not exist, and the line
 that grants it or would grant it; without RIGHT, show which rights the policy grants.  $HOME and the working folder are those
-of this command.  'tcp connect' PORT, 'tcp connect HOST' PORT, 'tcp bind' PORT, 'udp send HOST' PORT and 'unix connect SOCKET' do
-the same for a port or a socket."""
+of this command.  'tcp connect' PORT, 'tcp connect HOST' PORT, 'tcp bind' PORT, 'udp send HOST' PORT and 'unix connect SOCKET'
+do the same for a port or a socket."""
 
 
 def parser() -> argparse.ArgumentParser:
