@@ -8,13 +8,13 @@ what a `# why:` comment accepts, what only rehearsed runs used, notes of tools, 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from policygen.evaluate import evaluate
-from policygen.files.algebra import extended, granted, intersected
+from policygen.files.algebra import PATHS, TREES, extended, intersected, line_kind
 from policygen.files.calls import UDP_CONNECT
 from policygen.files.generalise import is_path, kind_of, learned
-from policygen.grants import NONE, NOT_CONFINED, TCP, Files, path_line, rights_of, single
+from policygen.grants import NOT_CONFINED, USES, Files, written
 from policygen.holds import holds
 from policygen.language.layout import Remarks, Section, note_of
 from policygen.language.naming import format_expression
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from policygen.files.generalise import Use
-    from policygen.grants import Right
     from policygen.language.document import Document
     from policygen.model import Entry, Expression
     from policygen.recording.model import Observation, Recording, Run
@@ -208,30 +207,39 @@ def _matches(rule: Expression, arch: Arch, number: int, used: Mapping[Call, set[
 # Files and ports
 
 
+_KINDS = {
+    "paths": "files",
+    **{use: f"ports ({start})" for use, start in USES.items()},
+    "unix": "unix sockets",
+}
+"""Words for `grants.KINDS`."""
+
+
 def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[Files, list[Unused], list[str]]:
     """Return the files without what these runs did not use, the lines that have more, and what could not be judged."""
     files, not_judged = document.policy.files, []
     needed = learned(runs, exact=not document.policy.implied).files
-    limits = {}
-    for kind, what in (("paths", "files"), *((use, f"ports (tcp {use})") for use in TCP)):
+    judged = []
+    for kind, what in _KINDS.items():
         if getattr(files, kind) is None:
             continue
         missing = sum(not any(kind_of(use) == kind for use in run) for run in runs)
         if missing:
             not_judged.append(f"{what}: {missing} of these runs did not record them")
-        else:
-            limits[kind] = getattr(needed, kind)
-    bare = replace(files, **{kind: getattr(intersected(files, Files(**{kind: limit})), kind) for kind, limit in limits.items()})
+        elif getattr(needed, kind) is not None:
+            judged.append(TREES[kind])
+    both = intersected(files, needed)
+    bare = replace(files, **{name: value for kind in judged for name, value in kind.copied(both).items()})
     kept = _kept_lines(document)
     narrow = extended(bare, _only(files, kept))
     _require_uses(files, narrow, runs)
     unused, before, after, without = [], files.lines(), narrow.lines(), bare.lines()
     for line, value in before.items():
         if line in kept:
-            unused += [Unused(f"{line}: {value}", kept[line])] * (without.get(line) != value)
+            unused += [Unused(written(line, value), kept[line])] * (without.get(line) != value)
         elif after.get(line) != value:
-            unused.append(Unused(f"{line}: {value}", remains=f"{line}: {after[line]}" if line in after else ""))
-    unused += [Unused("", remains=f"{line}: {value}") for line, value in after.items() if line not in before]
+            unused.append(Unused(written(line, value), remains=written(line, after[line]) if line in after else ""))
+    unused += [Unused("", remains=written(line, value)) for line, value in after.items() if line not in before]
     return narrow, unused, not_judged
 
 
@@ -244,21 +252,20 @@ def _kept_lines(document: Document) -> dict[str, str]:
 
 def _only(files: Files, lines: Collection[str]) -> Files:
     """Return the files with nothing but these lines."""
-    paths = {path: rights for path, rights in (files.paths or {}).items() if path_line(path) in lines}
-    ports = {use: getattr(files, use) if f"tcp {use}" in lines else None for use in TCP}
-    return Files(paths or None, **ports) if paths or any(ports.values()) else NOT_CONFINED
+    fields: dict[str, Any] = {}
+    for kind in TREES.values():
+        own = {place: bits for place, bits in kind.grants(files).items() if kind.line(place) in lines}
+        if any(own.values()) and getattr(files, kind.name) is not None:
+            fields |= kind.fields(own)
+    return replace(NOT_CONFINED, **fields)
 
 
 def _require_uses(before: Files, after: Files, runs: Iterable[Sequence[Use]]) -> None:
     """Raise InternalError if a use that `before` grants is not granted any more."""
-    for path, words, _ in {use for run in runs for use in run}:
-        if is_path(path):
-            had, has = granted(before.grants, path), granted(after.grants, path)
-            lost: Right | set[int] = rights_of(words) & had & ~has
-        elif path.startswith("tcp ") and words != NONE:
-            use = path.removeprefix("tcp ")
-            lost = {int(words)} & single(before.ports(use)) - single(after.ports(use))
-        else:
-            continue
-        if lost:
-            raise InternalError(f"nothing written: {path}: {words} was used, and the narrowed policy does not grant it")
+    for name, words, _ in {use for run in runs for use in run}:
+        kind = PATHS if is_path(name) else line_kind(name)
+        if kind is not None:
+            place = name if kind is PATHS else kind.place(name)
+            had, has = kind.granted(kind.grants(before), place), kind.granted(kind.grants(after), place)
+            if kind.bits(words) & had & ~has:
+                raise InternalError(f"nothing written: {name}: {words} was used, and the narrowed policy does not grant it")

@@ -46,7 +46,8 @@ LAYERS = {
     """,
     "policygen": """
         errors paths reading text values
-        evidence grants
+        evidence hosts
+        grants
         model recording
         holds phases
         language
