@@ -157,24 +157,24 @@ class HostWatcher:
     def _meets(self, task: Task, event: Event, call: Call, use: str, peer: Peer) -> None:
         """Record that a task connects or sends to an address."""
         assert self._calls is not None
-        if peer.port == DNS:
-            row = (use, peer.address, DNS, task.executable)
-            self._servers[row] = peer.address in self._names.servers(task.tgid)
-            name = inode_of(task.tgid, call.descriptor)
-            lookup = self._lookups.begin(name, task.tgid, call.descriptor, is_stream=use == "connect")
-            if call.name == "connect":
-                lookup.is_new = True
-            self._calls.watch(task, event, WATCHED, whole=True)
-            return
         host = self._host(peer, task.tgid)
-        place, used = (task.tgid, call.descriptor), (use, host, peer.port, task.executable)
-        if use == "send" and call.name == "connect" and (host != text_of(peer.address) or peer.address in LOOPBACK):
-            # C libraries connect so to each address that they have looked up, to see by which of its own addresses this machine
-            # would reach it (RFC 6724), and send nothing.
-            self._probes[place] = _Probe(used, task, asked=False)
+        place, row = (task.tgid, call.descriptor), (use, host, peer.port, task.executable)
+        is_server = peer.port == DNS and peer.address in self._names.servers(task.tgid)
+        may_probe = use == "send" and call.name == "connect" and not is_server
+        is_probe = may_probe and (host != text_of(peer.address) or peer.address in LOOPBACK)
+        if is_probe:
+            # C libraries and Go connect so to each address that they have looked up, to see by which of its own addresses this
+            # machine would reach it (RFC 6724), and send nothing.
+            self._probes[place] = _Probe(row, task, asked=False)
             self._calls.watch(task, event, _PROBED)
-        else:
-            self._uses.add(used)
+        if peer.port == DNS:
+            lookup = self._lookups.begin(inode_of(*place), *place, is_stream=use == "connect")
+            lookup.is_new |= call.name == "connect"
+            self._calls.watch(task, event, WATCHED, whole=True)
+        if peer.port == DNS and not is_probe:
+            self._servers[use, peer.address, DNS, task.executable] = is_server
+        elif not is_probe:
+            self._uses.add(row)
 
     def _host(self, peer: Peer, process: int) -> str:
         return self._names.name_of(peer.address, process) or text_of(peer.address)
