@@ -1,4 +1,4 @@
-"""The grants of a policy for files, ports, hosts and unix sockets: rights to paths, sets of ports, and the value that holds all.
+"""What a policy grants beside calls: rights to paths, sets of ports, hosts and unix sockets, and the value that holds all.
 
 docs/files.md lists each right's word with its Landlock rights; docs/hosts.md is about hosts and unix sockets.
 """
@@ -178,18 +178,26 @@ class Files:
         hosts: Mapping[str, Ports] = getattr(self, f"{use}_to", {})
         return hosts
 
-    def lines(self) -> dict[str, str]:
-        """Return the policy's lines in canonical order: `path PATH`, `tcp USE`, `udp send`, either with ` HOST`, or `unix connect
-        SOCKET` -> what the line grants, after its colon; "" for a line without a colon."""
+    def every_port(self, use: str) -> Ports | None:
+        """Return the ports that are granted for a use at any host or at one of its hosts; None if the use is not confined."""
+        at_any: Ports | None = getattr(self, use)
+        spans = [span for ports in self.hosts(use).values() for span in ports]
+        return ranges(single((*(at_any or ()), *spans))) if spans else at_any
+
+    def lines(self, *, whole: bool = False) -> dict[str, str]:
+        """Return the policy's lines in canonical order: `path PATH`, `tcp USE` or `udp send`, also with ` HOST`, or `unix
+        connect SOCKET` -> what the line grants, after its colon; "" for a line without a colon.
+
+        `whole`: with the lines that grant nothing beside others of their kind, and so are not printed."""
         lines = {path_line(path): format_rights(rights) for path, rights in (self.paths or {}).items()}
         for use, start in USES.items():
             hosts = self.hosts(use)
-            if getattr(self, use) is not None and (self.ports(use) or not hosts):
+            if getattr(self, use) is not None and (self.ports(use) or not hosts or whole):
                 lines[start] = format_ports(self.ports(use))
-            lines |= {f"{start} {host}": format_ports(ports) for host, ports in hosts.items()}
+            lines |= {host_line(use, host): format_ports(ports) for host, ports in hosts.items()}
         if self.unix is not None:
             named = [socket for socket in self.unix if socket != ANY]
-            lines |= {UNIX: ANY} if ANY in self.unix else {} if named else {UNIX: NONE}
+            lines |= {UNIX: ANY} if ANY in self.unix else {} if named and not whole else {UNIX: NONE}
             lines |= {socket_line(socket): "" for socket in named}
         return lines
 
@@ -202,11 +210,20 @@ def path_line(path: str) -> str:
     return f"path {shown(path)}"
 
 
+def host_line(use: str, host: str) -> str:
+    """Return the part before the colon of the line for a use of `USES` at a host."""
+    return USES[use] if host == ANY else f"{USES[use]} {host}"
+
+
 def socket_line(socket: str) -> str:
-    """Return the line for a unix socket that is not `any`."""
-    return f"{UNIX} {shown(socket)}"
+    """Return the line for a unix socket; for `any`, the part before the colon."""
+    if socket == ANY:
+        return UNIX
+    stem, star = (socket[:-1], "*") if socket.startswith("@") and socket.endswith("*") else (socket, "")
+    return f"{UNIX} {stem}{star}" if shown(stem) == stem else f"{UNIX} {shown(socket)}"
 
 
 def written(line: str, granted: str) -> str:
-    """Return the whole line of a policy, by the part before its colon and what it grants (`Files.lines`)."""
-    return f"{line}: {granted}" if granted else line
+    """Return the whole line of a policy, by the part before its colon and what it grants (`Files.lines`); a line for one unix
+    socket has no colon, and grants all that there is to grant."""
+    return f"{line}: {granted}" if granted and not line.startswith(f"{UNIX} ") else line

@@ -1,7 +1,7 @@
 """The hosts and unix sockets that lines of a policy name, and which of them contain which others.
 
-A *host* is an IP address, a network such as `10.0.0.0/8`, a DNS name, `*.NAME` (every name below NAME), or `any`.  A *socket* is
-a path (`policygen.paths`), which stands for itself and everything below it, `@NAME`, an abstract socket, `@START*`, or `any`.
+A *host* is an IP address, a network such as `10.0.0.0/8`, a DNS name, `*.NAME` (every name below NAME), or `any`.  A *socket*
+is a path (`policygen.paths`), which stands for itself and all below it, `@NAME`, an abstract socket, `@START*`, or `any`.
 A name and an address contain neither each other: which addresses a name has is known only when it is looked up.
 """
 
@@ -79,7 +79,7 @@ def _canonical_name(text: str) -> str:
         try:
             labels = name.removeprefix(start).encode("idna").decode("ascii").lower().split(".")
         except UnicodeError:
-            raise HostError(f"{text} is no host name", "write a name of letters, digits and hyphens, or its xn-- form") from None
+            raise HostError(f"{text} is no host name", "write letters, digits and hyphens, or the name's xn-- form") from None
     result = start + ".".join(labels)
     if "*" in result.removeprefix(start):
         raise HostError(f"{text}: `*` can only be the whole first label", "such as *.example.org; `any` is every host")
@@ -160,6 +160,8 @@ def socket_order(socket: str) -> tuple[object, ...]:
     """Return a sort key: `any`, then paths, then abstract sockets."""
     if socket == ANY:
         return (0,)
-    return (2, socket) if socket.startswith("@") else (1, *path_order(socket))
+    if socket.startswith("@"):
+        return 2, socket.removesuffix("*"), not socket.endswith("*")
+    return 1, *path_order(socket)
 
 

@@ -1,98 +1,228 @@
-"""Combine and compare the files and ports of several policies exactly.
+"""Combine and compare the files, ports, hosts and unix sockets of several policies exactly.
 
-A grant for a folder holds for everything below it: the rights at a path are those granted to the path and to all folders above
-it.
+Each kind of line (`grants.KINDS`) is a *tree*: place -> the bits that its line grants there.  A grant holds at its place and at
+everything that the place contains: the rights at a path are those granted to the path and to all folders above it, the ports at
+a host those granted to the host and to all networks and names that contain it.
 """
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import cache, reduce
 from operator import and_, or_
 from typing import TYPE_CHECKING, Any
 
-from policygen.grants import NOTHING, TCP, Files, Right, closed, format_ports, format_rights, path_line, ranges, single
-from policygen.paths import folders, order
+from policygen import hosts, paths
+from policygen.grants import (
+    ANY,
+    KINDS,
+    NO_PORT,
+    NOTHING,
+    TO_HOSTS,
+    Files,
+    Right,
+    closed,
+    format_ports,
+    format_rights,
+    host_line,
+    path_line,
+    socket_line,
+)
 from policygen.values import replace
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from policygen.grants import Ports
 
-    Grants = Mapping[str, Right]
+    Bits = Any  # a Right; the ports as an int, bit N for port N; 1 for a unix socket
+    Grants = Mapping[str, Bits]
     Rule = Callable[..., Any]
 
 
+class Kind:
+    """A kind of line as a tree.  This class is that of unix sockets; the others differ from it."""
+
+    root = ANY
+    """The place that contains every other."""
+    nothing: Bits = 0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """One of `grants.KINDS`."""
+        self.containing: Callable[[str], tuple[str, ...]] = cache(lambda place: tuple(self._containing(place)))
+        """The place, then each place that contains it, up to the root."""
+
+    def _containing(self, place: str) -> Iterator[str]:
+        return hosts.containing_sockets(place)
+
+    def order(self, place: str) -> tuple[object, ...]:
+        """Return a sort key: a place comes before those that it contains."""
+        return hosts.socket_order(place)
+
+    def line(self, place: str) -> str:
+        """Return the part before the colon of the line for a place."""
+        return socket_line(place)
+
+    def words(self, bits: Bits) -> str:
+        """Return what a line grants, after its colon; '' for nothing."""
+        return ANY if bits else ""
+
+    def closed(self, bits: Bits) -> Bits:
+        """Return the bits with those that they imply."""
+        return bits
+
+    def grants(self, files: Files) -> Grants:
+        """Return the tree of a policy; one with everything if it does not confine this kind."""
+        return dict.fromkeys((ANY,) if files.unix is None else files.unix, 1)
+
+    def fields(self, grants: Grants) -> dict[str, Any]:
+        """Return the fields of `Files` for a tree."""
+        return {"unix": tuple(place for place in grants if grants[place])}
+
+    def copied(self, files: Files) -> dict[str, Any]:
+        """Return the fields of this kind as they are in `files`."""
+        names = (self.name, f"{self.name}_to") if self.name in TO_HOSTS else (self.name,)
+        return {name: getattr(files, name) for name in names}
+
+    def united(self, grants: Grants, places: Iterable[str]) -> Bits:
+        return reduce(or_, [grants.get(place, self.nothing) for place in places], self.nothing)
+
+    def granted(self, grants: Grants, place: str) -> Bits:
+        """Return the bits that hold at a place."""
+        return self.united(grants, self.containing(place))
+
+
+class _Paths(Kind):
+    root = "/"
+    nothing = NOTHING
+
+    def _containing(self, place: str) -> Iterator[str]:
+        return paths.folders(place)
+
+    def order(self, place: str) -> tuple[object, ...]:
+        return paths.order(place)
+
+    def line(self, place: str) -> str:
+        return path_line(place)
+
+    def words(self, bits: Bits) -> str:
+        return format_rights(bits) if bits else ""
+
+    def closed(self, bits: Bits) -> Bits:
+        return closed(bits)
+
+    def grants(self, files: Files) -> Grants:
+        return files.grants
+
+    def fields(self, grants: Grants) -> dict[str, Any]:
+        return {"paths": grants}
+
+
+class _Ports(Kind):
+    def _containing(self, place: str) -> Iterator[str]:
+        return hosts.containing(place)
+
+    def order(self, place: str) -> tuple[object, ...]:
+        return hosts.order(place)
+
+    def line(self, place: str) -> str:
+        return host_line(self.name, place)
+
+    def words(self, bits: Bits) -> str:
+        return format_ports(_ranges(bits)) if bits else ""
+
+    def grants(self, files: Files) -> Grants:
+        return {host: _bits(ports) for host, ports in ((ANY, files.ports(self.name)), *files.hosts(self.name).items())}
+
+    def fields(self, grants: Grants) -> dict[str, Any]:
+        ports = {host: _ranges(bits) for host, bits in grants.items()}
+        at_any = ports.pop(ANY, NO_PORT)
+        return {self.name: at_any, **({f"{self.name}_to": ports} if self.name in TO_HOSTS else {})}
+
+
+def _bits(ports: Ports) -> int:
+    return sum((2 << last) - (1 << first) for first, last in ports)
+
+
+def _ranges(bits: int) -> Ports:
+    """Return the fewest ranges of the ports whose bits are set."""
+    spans, port = [], 0
+    while bits:
+        free = (bits & -bits).bit_length() - 1
+        bits >>= free
+        taken = (~bits & (bits + 1)).bit_length() - 1
+        bits >>= taken
+        spans.append((port + free, port + free + taken - 1))
+        port += free + taken
+    return tuple(spans)
+
+
+TREES = {name: {"paths": _Paths, "unix": Kind}.get(name, _Ports)(name) for name in KINDS}
+"""Each of `grants.KINDS` as a tree."""
+PATHS = TREES["paths"]
+
+
 class Gap(NamedTuple):
-    """A path at which, and below which, one of two trees grants more than the other."""
+    """A place at which, and below which, one of two trees grants more than the other."""
 
-    path: str
-    more: Right
-    less: Right
+    place: str
+    more: Bits
+    less: Bits
 
 
-def granted(grants: Grants, path: str) -> Right:
+def granted(grants: Mapping[str, Right], path: str) -> Right:
     """Return the rights that hold at a path."""
-    return _union(grants, folders(path))
+    rights: Right = PATHS.granted(grants, path)
+    return rights
 
 
-def _union(grants: Grants, paths: Iterable[str]) -> Right:
-    return reduce(or_, [grants.get(path, NOTHING) for path in paths], NOTHING)
+def reduced(grants: Grants, kind: Kind = PATHS) -> dict[str, Bits]:
+    """Return the fewest grants that mean the same: each without the bits that a place has which contains its own."""
+    own = {place: grants[place] & ~kind.united(grants, kind.containing(place)[1:]) for place in grants}
+    return {place: kind.closed(own[place]) for place in sorted(own, key=kind.order) if own[place]}
 
 
-def reduced(grants: Grants) -> dict[str, Right]:
-    """Return the fewest grants that mean the same: each without the rights that a folder above it has."""
-    own = {path: grants[path] & ~_union(grants, [above for above in folders(path) if above != path]) for path in grants}
-    return {path: closed(own[path]) for path in sorted(own, key=order) if own[path]}
+def combined(trees: Sequence[Grants], rule: Rule, kind: Kind = PATHS) -> dict[str, Bits]:
+    """Return reduced grants that give each place the bits that `rule` makes of its bits in each of the trees.
 
-
-def combined(trees: Sequence[Grants], rule: Rule) -> dict[str, Right]:
-    """Return reduced grants that give each path the rights that `rule` makes of its rights in each of the trees.
-
-    Exact if the rule never gives a path fewer rights than the folder above it.
+    Exact if the rule never gives a place fewer bits than one that contains it.
     """
-    paths = {path for tree in trees for path in tree}
-    return reduced({path: rule(*(granted(tree, path) for tree in trees)) for path in paths})
+    places = {place for tree in trees for place in tree}
+    return reduced({place: rule(*(kind.granted(tree, place) for tree in trees)) for place in places}, kind)
 
 
-def gaps(old: Grants, new: Grants) -> list[Gap]:
-    """Return every difference between two trees once: a difference of a folder is not repeated for the paths below it."""
-    differences: list[Gap] = []
-    for path in sorted({*old, *new}, key=order):
-        above = [gap for gap in differences if gap.path in folders(path)]
-        before, after = granted(old, path), granted(new, path)
+def gaps(old: Grants, new: Grants, kind: Kind = PATHS) -> list[Gap]:
+    """Return every difference between two trees once: a difference of a place is not repeated for those that it contains."""
+    differences: dict[str, Gap] = {}
+    for place in sorted({*old, *new}, key=kind.order):
+        before, after = kind.granted(old, place), kind.granted(new, place)
         more, less = after & ~before, before & ~after
-        for gap in above:
+        for gap in (differences[above] for above in kind.containing(place) if above in differences):
             more, less = more & ~gap.more, less & ~gap.less
         if more or less:
-            differences.append(Gap(path, more, less))
-    return differences
+            differences[place] = Gap(place, more, less)
+    return [*differences.values()]
 
 
 class Difference(NamedTuple):
     """What one line of the second of two policies grants beyond the first, and what it no longer grants."""
 
     line: str
-    """`path PATH` or `tcp USE`."""
+    """The line up to its colon, as `Files.lines` has it."""
     more: str
-    """What is granted in addition, as the line writes it; '' for nothing."""
+    """What is granted in addition, as the line writes it (`any` for a unix socket: see `grants.written`); '' for nothing."""
     less: str
 
 
 def differences(old: Files, new: Files) -> tuple[Difference, ...]:
     """Return the differences between the lines of two policies, in the lines' order."""
-    lines = [Difference(path_line(gap.path), _words(gap.more), _words(gap.less)) for gap in gaps(old.grants, new.grants)]
-    for use in TCP:
-        before, after = single(old.ports(use)), single(new.ports(use))
-        if before != after:
-            more, less = ranges(after - before), ranges(before - after)
-            lines.append(Difference(f"tcp {use}", format_ports(more) if more else "", format_ports(less) if less else ""))
-    return tuple(lines)
-
-
-def _words(rights: Right) -> str:
-    return format_rights(rights) if rights else ""
+    return tuple(
+        Difference(kind.line(gap.place), kind.words(gap.more), kind.words(gap.less))
+        for kind in TREES.values()
+        if kind.copied(old) != kind.copied(new)
+        for gap in gaps(kind.grants(old), kind.grants(new), kind)
+    )
 
 
 def united(a: Files, b: Files) -> Files:
@@ -106,56 +236,57 @@ def intersected(a: Files, b: Files) -> Files:
 
 
 def _combined(files: Sequence[Files], rule: Rule) -> Files:
-    """Return the files that `rule` makes bit by bit of the rights at each path, the ports, and whether a use is unconfined."""
-
-    def ports(use: str) -> Ports | None:
-        if rule(*(getattr(part, use) is None for part in files)):
-            return None
-        bits = rule(*(sum((2 << last) - (1 << first) for first, last in part.ports(use)) for part in files))
-        return ranges({port for port, bit in enumerate(reversed(f"{bits:b}")) if bit == "1"})
-
-    is_free = rule(*(part.paths is None for part in files))
-    paths = None if is_free else combined([part.grants for part in files], rule)
-    return Files(paths, *(ports(use) for use in TCP))
+    """Return the files that `rule` makes bit by bit of what is granted at each place, and of whether a kind is unconfined."""
+    fields: dict[str, Any] = {}
+    for kind in TREES.values():
+        if not rule(*(getattr(part, kind.name) is None for part in files)):
+            fields |= kind.fields(combined([kind.grants(part) for part in files], rule, kind))
+    return Files(**fields)
 
 
 def extended(files: Files, more: Files) -> Files:
     """Return `files` with the grants of `more` added.  A use that either leaves unconfined is as in `files`."""
     whole = united(files, more)
-    free = [name for name in ("paths", *TCP) if getattr(files, name) is None or getattr(more, name) is None]
-    return replace(whole, **{name: getattr(files, name) for name in free})
+    free = [kind for kind in TREES.values() if getattr(files, kind.name) is None or getattr(more, kind.name) is None]
+    return replace(whole, **{name: value for kind in free for name, value in kind.copied(files).items()})
+
+
+def line_kind(line: str) -> Kind:
+    """Return the kind of a policy's line, given up to its colon or longer."""
+    starts = {"path ": PATHS, **{kind.line(kind.root): kind for kind in TREES.values() if kind is not PATHS}}
+    return next(kind for start, kind in starts.items() if line.startswith(start))
 
 
 def with_line(files: Files, line: str, other: Files) -> Files:
-    """Return `files` with one line as in `other`, or without the line if `other` confines its kind and lacks it.  If `other`
-    does not confine that kind, all lines of the kind are dropped."""
-    if line.startswith("tcp "):
-        use = line.removeprefix("tcp ")
-        return replace(files, **{use: getattr(other, use)})
-    if files.paths is None or other.paths is None:
-        return replace(files, paths=other.paths)
-    paths = {path: rights for path, rights in files.paths.items() if path_line(path) != line}
-    return replace(files, paths=paths | {path: rights for path, rights in other.paths.items() if path_line(path) == line})
+    """Return `files` with one line as in `other`, or without the line if `other` confines its kind and lacks it.  If one of
+    the two does not confine that kind, all lines of the kind are those of `other`."""
+    kind = line_kind(line)
+    if getattr(files, kind.name) is None or getattr(other, kind.name) is None:
+        return replace(files, **kind.copied(other))
+    own = {place: bits for place, bits in kind.grants(files).items() if kind.line(place) != line}
+    theirs = {place: bits for place, bits in kind.grants(other).items() if kind.line(place) == line}
+    return replace(files, **kind.fields(own | theirs))
 
 
 def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, ...]]:
     """Return the three-way merge, and the lines in conflict.
 
-    Each right at each path, and each port, is taken from the side that has changed it.  A line is in conflict if one side
-    grants a folder a right that the other side removes from a path below it; the result grants the right.
+    Each bit at each place is taken from the side that has changed it.  A line is in conflict if one side grants a bit to a
+    place that contains another, from which the other side removes it; the result grants the bit.
     """
     if ours in (base, theirs) or theirs == base:
         return (theirs if ours == base else ours), ()
     sides = (base, ours, theirs)
     files = _combined(sides, _picked)
-    if files.paths is None:
-        return files, ()
-    every = {path for side in sides for path in side.grants}
-    conflicts = [
-        path_line(path)
-        for path in sorted(every)
-        if granted(files.paths, path) != _picked(*(granted(side.grants, path) for side in sides))
-    ]
+    conflicts = []
+    for kind in TREES.values():
+        trees, result = [kind.grants(side) for side in sides], kind.grants(files)
+        every = {place for tree in trees for place in tree} if getattr(files, kind.name) is not None else set()
+        conflicts += [
+            kind.line(place)
+            for place in sorted(every, key=kind.order)
+            if kind.granted(result, place) != _picked(*(kind.granted(tree, place) for tree in trees))
+        ]
     return files, tuple(conflicts)
 
 

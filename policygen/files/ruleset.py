@@ -34,14 +34,16 @@ if TYPE_CHECKING:
 
 
 def ruleset(policy: Policy, arm: Arm = Arm.EXEC) -> landlock.Ruleset:
-    """Return the ruleset of a policy whose filter takes effect at `arm`; a line that grants nothing gives no rule."""
+    """Return the ruleset of a policy whose filter takes effect at `arm`; a line that grants nothing gives no rule.
+
+    A port that is granted at one host is granted at every host: Landlock knows none."""
     files, paths = policy.files, None
     if files.paths is not None and files.paths.get("/") != ALL:
         paths = [(encoded(path), access(rights)) for path, rights in files.paths.items() if rights]
     is_open = arm is Arm.ENTRY or policy.unknown.may_allow  # to what runs before the filter; to calls that nobody knows
     return landlock.Ruleset(
         paths,
-        files.connect if is_open or _may(policy, _CONNECTING) else None,
+        files.every_port("connect") if is_open or _may(policy, _CONNECTING) else None,
         files.bind if is_open or _may(policy, _BINDING) else None,
         truncates=paths is None or is_open or _may(policy, _TRUNCATING),
     )
@@ -71,7 +73,9 @@ _CONNECTING = {
 _BINDING = dict.fromkeys(("bind", "listen", "socketcall", "io_uring_setup"), _ALWAYS)
 """The calls that take a TCP port; listen(2) takes one for a socket that has none (ip(7))."""
 _OPENING = dict.fromkeys((*PATH_CALLS, "open_by_handle_at", "io_uring_setup"), _ALWAYS)
-_REACHING = {"paths": _OPENING, "connect": _CONNECTING, "bind": _BINDING}
+_SENDING = dict.fromkeys((*SENDING, "connect", "socketcall", "io_uring_setup"), _ALWAYS)
+"""The calls that send to a UDP port or a unix socket, or connect to it."""
+_REACHING = {"paths": _OPENING, "connect": _CONNECTING, "bind": _BINDING, "send": _SENDING, "unix": _SENDING}
 """The calls that reach what a policy can confine, by its kind (`grants.KINDS`)."""
 
 

@@ -72,7 +72,7 @@ class Document:
 
         A comment on something that still exists stays there.  The comments of a removed alternative move above the syscall's
         entry; those of a removed entry to the end of the section; those of a removed architecture, or of a removed line about
-        files or ports, to the top of the file.  `notes` replace the existing notes; None keeps them.  An include whose file
+        files or hosts, to the top of the file.  `notes` replace the existing notes; None keeps them.  An include whose file
         differs from the new policy becomes a comment, and its entries are written out."""
         policy = normal(policy)
         sections: dict[Arch, Section] = {}
@@ -166,7 +166,7 @@ def _section(section: Section, policy: Policy, arch: Arch, notes: Mapping[int, s
 def _still_says(include: Include, policy: Policy) -> bool:
     """Whether the policy has every entry of the included file unchanged."""
     later = [phase.entries for phase in policy.phases]
-    lines = policy.files.lines()
+    lines = policy.files.lines(whole=True)
     if len(include.later) != len(later) or not include.files.lines().items() <= lines.items():
         return False
     return all(

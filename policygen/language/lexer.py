@@ -45,7 +45,8 @@ class Source(NamedTuple):
 
 class Token(NamedTuple):
     kind: str
-    """The kind of token: word, number, mark, include (a file's name), path (of a `path` line), newline or end."""
+    """The kind of token: word, number, mark, newline or end; include, a file's name; path, that of a `path` line; unix, the
+    socket of a `unix connect` line; connect, bind or send, the host of a line about ports, by its use (`grants.USES`)."""
     text: str
     start: int
 
@@ -95,13 +96,26 @@ _FORBIDDEN = re.compile(
 )
 _FORBIDDEN_NAMES = {"\0": "a NUL byte", "\r": "a carriage return without a line feed"}
 
+# A host of a line about ports.  After an IPv6 address without brackets, the line's own colon is the one that a blank follows.
+_SCOPE_AND_PREFIX = r"(?:%[^\s:\#/]++)?(?:/[0-9]++)?"
+_HOST = rf"""\[[^\]\s\#]*+\]?{_SCOPE_AND_PREFIX}
+             | [0-9A-Fa-f:.]{{1,45}}{_SCOPE_AND_PREFIX}(?=:(?:\s|\#|\Z))
+             | (?:[0-9A-Fa-f]{{0,4}}:){{2}}[0-9A-Fa-f:.]{{0,45}}{_SCOPE_AND_PREFIX}
+             | [^\s\#:]++"""
+_PATH = r""""(?:\\[^\n]|[^"\\\n])*+"?|[^\s"\#:]++"""
+_NAMES = ("include", "path", "connect", "bind", "send", "unix")
+"""The kinds of tokens that are a name of files, sockets or hosts."""
 _TOKEN = re.compile(
-    r"""^[ \t]*+include[ \t]++(?P<include>[^\n#][^\n]*)
-      | ^[ \t]*+path[ \t]++(?P<path>"(?:\\[^\n]|[^"\\\n])*+"?|[^\s"\#:]++)
+    rf"""^[ \t]*+include[ \t]++(?P<include>[^\n#][^\n]*)
+      | ^[ \t]*+path[ \t]++(?P<path>{_PATH})
+      | ^[ \t]*+tcp[ \t]++connect[ \t]++(?P<connect>{_HOST})
+      | ^[ \t]*+tcp[ \t]++bind[ \t]++(?P<bind>{_HOST})
+      | ^[ \t]*+udp[ \t]++send[ \t]++(?P<send>{_HOST})
+      | ^[ \t]*+unix[ \t]++connect[ \t]++(?P<unix>{_PATH})
       | [ \t]*+(?: (?P<newline>\n)
                  | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
                  | (?P<number>-?[0-9][A-Za-z0-9_]*)
-                 | (?P<mark>==|!=|<=|>=|&&|\|\||[<>!&|(){},:.])
+                 | (?P<mark>==|!=|<=|>=|&&|\|\||[<>!&|(){{}},:.])
                  | (?P<comment>\#[^\n]*)
                  | (?P<end>\Z)
                  | (?P<stray>.) )""",
@@ -145,9 +159,9 @@ def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
             continue
         if kind == "stray":
             raise _stray(text, token)
-        if kind not in ("include", "path") and len(token.text) > MAX_WORD:
+        if kind not in _NAMES and len(token.text) > MAX_WORD:
             raise text.error(f"this {kind} has more than {MAX_WORD} characters", token.start, token.end)
-        goes_on = token.text in _CONTINUES_BEFORE or (tokens and tokens[-1].text in _CONTINUES_AFTER)
+        goes_on = (token.text in _CONTINUES_BEFORE and kind not in _NAMES) or (tokens and tokens[-1].text in _CONTINUES_AFTER)
         if newline and tokens and (kind == "end" or not goes_on):
             tokens.append(newline)
         newline = None

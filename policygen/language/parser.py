@@ -7,7 +7,9 @@
             | "phase" NAME "after" TRIGGER { "," TRIGGER }
     entry   = SYSCALL ":" ( "allow" | "1" | "deny" | "0" | action [ "until" NAME [ "||" expression ] ]
                           | [ action "if" ] expression [ "else" action ] )
-    files   = "path" PATH ":" ( RIGHT { "," RIGHT } | "none" ) | "tcp" ( "connect" | "bind" ) ":" PORTS
+    files   = "path" PATH ":" ( RIGHT { "," RIGHT } | "any" | "none" )
+            | ( "tcp" "connect" [ HOST ] | "tcp" "bind" | "udp" "send" [ HOST ] ) ":" PORTS
+            | "unix" "connect" ( SOCKET | ":" ( "any" | "none" ) )
     action  = "allow" | "kill" | "errno" ERRNO | "trap" | "log" | "notify"
 """
 
@@ -15,10 +17,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from policygen.errors import PolicyError, did_you_mean
-from policygen.grants import Files
+from policygen.grants import NOT_CONFINED, TO_HOSTS, USES, Files
 from policygen.language.attach import Item, Place, attach
 from policygen.language.expressions import ExpressionParser, Span
 from policygen.language.layout import SETTINGS, Include, Layout
@@ -80,7 +82,11 @@ def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, L
     parser = _FileParser(_Context(read, posixpath.dirname(filename)), file, (posixpath.normpath(filename),), None, Arch.X86_64)
     comments = parser.parse()
     parser.require_phases()
-    return parser.policy(), attach(file.text, parser.items, comments)
+    policy, layout = parser.policy(), attach(file.text, parser.items, comments)
+    if gone := [line for line in layout.files if line not in policy.files.lines()]:  # it grants nothing beside others
+        header = (*layout.header, *(comment for line in gone for comment in layout.files[line].all()))
+        layout = replace(layout, header=header, files={line: own for line, own in layout.files.items() if line not in gone})
+    return policy, layout
 
 
 class _FileParser:
@@ -148,7 +154,7 @@ class _FileParser:
         spans: list[Span] = []
         if token.kind == "include":
             place = self._include(cursor.take())
-        elif token.kind == "path" or (token.text in STATEMENTS and cursor.following.text != ":"):
+        elif token.kind in ("path", "unix", *USES) or (token.text in STATEMENTS and cursor.following.text != ":"):
             place = self._files(cursor.take())
         elif cursor.following.text == ":":
             cursor.take()
@@ -339,9 +345,12 @@ class _FileParser:
 def _together(several: Sequence[Files]) -> Files:
     """Return the union of several files' grants, no two of which have the same line."""
     paths = {path: rights for files in several for path, rights in (files.paths or {}).items()}
-    connect = next((files.connect for files in several if files.connect is not None), None)
-    bind = next((files.bind for files in several if files.bind is not None), None)
-    return Files(paths or None, connect, bind)
+    hosts = {f"{use}_to": {host: ports for files in several for host, ports in files.hosts(use).items()} for use in TO_HOSTS}
+    joined: dict[str, Any] = {}
+    for kind in (*USES, "unix"):
+        confined = [getattr(files, kind) for files in several if getattr(files, kind) is not None]
+        joined[kind] = tuple(part for each in confined for part in each) if confined else None
+    return replace(NOT_CONFINED, paths=paths or None, **joined, **hosts)
 
 
 def _leaves(path: str, folder: str) -> bool:

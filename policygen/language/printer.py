@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from policygen.grants import written
 from policygen.language.layout import Comments, Layout, Remarks, Section
 from policygen.language.naming import entry_lines, format_action
 from policygen.model import SIGNALS, Or, Policy
@@ -70,13 +71,13 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
 
 
 def _files(policy: Policy, layout: Layout) -> list[str]:
-    """Return the lines about files and ports, after a blank line, without the lines of included files."""
+    """Return the lines about files, ports, hosts and unix sockets, after a blank line, without the lines of included files."""
     includes = [include for section in layout.sections.values() for include in section.includes]
     included = {line for include in includes for line in include.files.lines()}
     lines = []
     for line, granted in policy.files.lines().items():
         if line not in included:
-            lines += _commented([f"{line}: {granted}"], layout.files.get(line, Comments()))
+            lines += _commented([written(line, granted)], layout.files.get(line, Comments()))
     return ["", *lines] if lines else []
 
 

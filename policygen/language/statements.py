@@ -1,5 +1,5 @@
-"""Parse the statements of a policy and their parts, except expressions: words and numbers, actions and entries, phases, files
-and ports.
+"""Parse the statements of a policy and their parts, except expressions: words and numbers, actions and entries, phases,
+files, ports, hosts and unix sockets.
 
 Each function parses one part at the cursor, or raises PolicyError.
 """
@@ -16,25 +16,32 @@ from policygen.grants import (
     MAX_PORT,
     NO_PORT,
     NONE,
+    NOT_CONFINED,
     NOTHING,
-    TCP,
+    TO_HOSTS,
+    UNIX,
+    USES,
     WORDS,
     Files,
     Ports,
     Right,
+    host_line,
     path_line,
     ranges,
     single,
+    socket_line,
 )
+from policygen.hosts import HostError, canonical as canonical_host, canonical_socket
 from policygen.language.operands import OperandError, parse_integer
 from policygen.model import ALLOW, ENTER, NOTIFY, SCOPES, Action, ActionKind, Always, Entry, Phase, scope_of
 from policygen.paths import PathError, canonical, unquoted
 from policygen.phases import START, reached
+from policygen.values import replace
 from tracer.abi import X32_BIT, Arch, constants, table
 from tracer.abi.waits import calls_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from policygen.language.expressions import ExpressionParser
     from policygen.language.lexer import Cursor, Token
@@ -266,32 +273,63 @@ def require_trigger(
     raise cursor.error(message, token, hint)
 
 
-STATEMENTS = ("path", "tcp")
-"""The words that begin a line about files or ports."""
+STATEMENTS = ("path", "tcp", "udp", "unix")
+"""The words that begin a line about files, ports, hosts or unix sockets."""
 
 
 def file_line(cursor: Cursor, first: Token) -> tuple[str, Files]:
-    """Parse a line about files or ports whose first word, or `path PATH`, has been read.  Return the canonical text of the line
-    up to its colon, and the rights that it grants."""
+    """Parse a line about files, ports, hosts or unix sockets whose first word, or all up to its path, host or socket, has been
+    read.  Return the canonical text of the line up to its colon, and what it grants."""
     if first.kind == "path":
-        path = _path(cursor, first)
+        path = _named(cursor, first, canonical)
         _colon(cursor, 'a path with a blank or a colon stands in quotes: path "/a b": read')
         return path_line(path), Files({path: _rights(cursor)})
+    if first.kind == "unix":
+        socket = _named(cursor, first, canonical_socket)
+        if not cursor.at_line_end():
+            raise cursor.expected("the end of the line", f"{UNIX} SOCKET has no colon; a blank or a colon stands in quotes")
+        return socket_line(socket), Files(unix=(socket,))
+    if first.kind in USES:
+        return _at_host(cursor, first)
     if first.text == "path":
         raise cursor.expected("a path", "path PATH: RIGHTS")
-    use = cursor.token.text
-    if use not in TCP:
-        raise cursor.expected(" or ".join(TCP), did_you_mean(use, TCP) or "tcp connect: PORTS")
+    starts = {line.split()[1]: use for use, line in (*USES.items(), ("unix", UNIX)) if line.split()[0] == first.text}
+    word = cursor.token.text
+    if word not in starts:
+        raise cursor.expected(" or ".join(starts), did_you_mean(word, starts) or f"{first.text} {next(iter(starts))}: ...")
     cursor.take()
-    _colon(cursor, f"tcp {use}: PORTS")
+    use, line = starts[word], f"{first.text} {word}"
+    if use == "unix":
+        _colon(cursor, f"{UNIX} SOCKET, {UNIX}: {NONE} or {UNIX}: {ANY}")
+        return line, Files(unix=() if one_of(cursor, "grant of unix sockets", (NONE, ANY)) == NONE else (ANY,))
+    _colon(cursor, f"{line}: PORTS")
+    return line, replace(NOT_CONFINED, **{use: _ports(cursor)})
+
+
+def _at_host(cursor: Cursor, token: Token) -> tuple[str, Files]:
+    """Parse a line about ports from its host on, which has been read."""
+    use = token.kind
+    if use not in TO_HOSTS:
+        raise cursor.error(f"a `{USES[use]}` line names no host", token, f"{USES[use]}: PORTS")
+    if token.text.rstrip(",").isdigit():
+        raise cursor.error(f"expected `:`, but found `{token.text}`", token, f"{USES[use]}: PORTS")
+    host = _named(cursor, token, canonical_host)
+    _colon(cursor, f"{USES[use]} HOST: PORTS, with a blank after the colon")
+    first = cursor.token
     ports = _ports(cursor)
-    return f"tcp {use}", Files(connect=ports) if use == "connect" else Files(bind=ports)
+    if host == ANY:
+        return USES[use], replace(NOT_CONFINED, **{use: ports})
+    if not ports:
+        hint = f"leave the line out: `{USES[use]}: {NONE}` says that no host is granted"
+        raise cursor.error(f"a line with a host grants ports: {NONE} has no effect", first, hint)
+    return host_line(use, host), replace(NOT_CONFINED, **{f"{use}_to": {host: ports}})
 
 
-def _path(cursor: Cursor, token: Token) -> str:
+def _named(cursor: Cursor, token: Token, canonical: Callable[[str], str]) -> str:
+    """Return the canonical path, host or socket that `token` names.  Raises PolicyError."""
     try:
         return canonical(unquoted(token.text) if token.text.startswith('"') else token.text)
-    except PathError as error:
+    except (PathError, HostError) as error:
         raise cursor.error(error.message, token, error.hint) from None
 
 

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import itertools
 import operator
+from functools import reduce
+from ipaddress import ip_network
 
 from hypothesis import given, settings, strategies as st
 
 from policygen.files import algebra
-from policygen.grants import ALL, NOT_CONFINED, NOTHING, Files, Right, format_ports, ranges, single
+from policygen.grants import ALL, ANY_PORT, NOT_CONFINED, NOTHING, Files, Right, format_ports, ranges, single, written
+from policygen.language.document import parse
 from policygen.paths import folders
+from policygen.values import replace
 
 PATHS = ["/", "/a", "/a/b", "/a/b/c", "/d", ".", "./a", "./a/b", "$HOME", "$HOME/a", "$TMPDIR"]
 PLACES = [*PATHS, "/a/b/c/e", "/d/e", "./b", "$HOME/a/b", "/e"]
 RIGHTS = st.lists(st.sampled_from([Right.READ, *list(Right)[1:4]]), max_size=3).map(lambda parts: sum_of(parts))
 TREES = st.dictionaries(st.sampled_from(PATHS), RIGHTS, max_size=5)
 PORTS = st.sets(st.integers(0, 12), max_size=6).map(ranges)
-FILES = st.builds(Files, st.none() | TREES, st.none() | PORTS, st.none() | PORTS)
+HOSTS = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "0.0.0.0/0", "::/0", "2001:db8::/32", "*.org", "*.example.org", "example.org"]
+SOCKETS = ["any", "/", "/run", "/run/x", "@a", "@a*", "@*", "./x"]
+SEEN = {
+    "connect": ["any", *HOSTS, "10.1.2.4", "10.2.0.0/16", "2001:db8::1", "a.example.org", "*.a.example.org", "b.com"],
+    "unix": [*SOCKETS, "/run/x/y", "/y", "@ab", "@b*", "@ab*", "./x/y", "./y"],
+}
+"""Places beside those that lines name, by kind."""
+TO_HOSTS = st.dictionaries(st.sampled_from(HOSTS), PORTS, max_size=4)
+TO_SOCKETS = st.lists(st.sampled_from(SOCKETS), max_size=4).map(tuple)
+FILES = st.builds(
+    Files, st.none() | TREES, *[st.none() | PORTS] * 3, st.none() | TO_SOCKETS, st.just({}) | TO_HOSTS, st.just({}) | TO_HOSTS
+)
 
 
 def sum_of(rights):
@@ -64,16 +79,106 @@ def test_the_gaps_are_exactly_the_differences(a, b):
     gaps = algebra.gaps(a, b)
     assert bool(gaps) == any(at(a, path) != at(b, path) for path in PLACES)
     for path in {*a, *b}:
-        more = sum_of(gap.more for gap in gaps if gap.path in folders(path))
-        less = sum_of(gap.less for gap in gaps if gap.path in folders(path))
+        more = sum_of(gap.more for gap in gaps if gap.place in folders(path))
+        less = sum_of(gap.less for gap in gaps if gap.place in folders(path))
         assert at(b, path) & ~at(a, path) & ~more == NOTHING, "each is told there or above"
         assert at(a, path) & ~at(b, path) & ~less == NOTHING
     for gap in gaps:
-        assert gap.more == gap.more & at(b, gap.path) & ~at(a, gap.path), "nothing else is told"
-        assert gap.less == gap.less & at(a, gap.path) & ~at(b, gap.path)
+        assert gap.more == gap.more & at(b, gap.place) & ~at(a, gap.place), "nothing else is told"
+        assert gap.less == gap.less & at(a, gap.place) & ~at(b, gap.place)
         for other in gaps:
-            if other != gap and other.path in folders(gap.path):
+            if other != gap and other.place in folders(gap.place):
                 assert not gap.more & other.more and not gap.less & other.less, "and once"
+
+
+def contains(place, other):
+    """Whether a host or socket contains another, written differently."""
+    if place in ("any", other):
+        return True
+    if place.startswith(("/", "./", "@")):
+        if place.startswith("@"):
+            return place.endswith("*") and other.startswith(place[:-1])
+        return other.startswith(place.rstrip("/") + "/") or (place == "/" and other[0] in "./")
+    if place.startswith("*."):
+        return other.endswith(place[1:])
+    try:
+        return ip_network(other).subnet_of(ip_network(place))
+    except (ValueError, TypeError):
+        return False
+
+
+def reached(files, kind, place):
+    """What is granted at a host or socket, from the fields: a number with a bit for each port, or whether the socket is."""
+    if kind == "unix":
+        return int(files.unix is None or any(contains(one, place) for one in files.unix))
+    own = {"any": files.ports(kind), **files.hosts(kind)}
+    return bits(span for host, ports in own.items() if contains(host, place) for span in ports)
+
+
+def bits(spans):
+    return reduce(operator.or_, ((2 << last) - (1 << first) for first, last in spans), 0)
+
+
+@settings(deadline=None)
+@given(FILES, FILES)
+def test_hosts_and_sockets_are_combined_exactly(a, b):
+    united, both, wider = algebra.united(a, b), algebra.intersected(a, b), algebra.extended(a, b)
+    for kind, place in ((kind, place) for kind, places in SEEN.items() for place in places):
+        one, other = reached(a, kind, place), reached(b, kind, place)
+        assert reached(united, kind, place) == one | other
+        assert reached(both, kind, place) == one & other
+        free = getattr(a, kind) is None or getattr(b, kind) is None
+        assert reached(wider, kind, place) == (one if free else one | other)
+
+
+@settings(deadline=None)
+@given(FILES, FILES)
+def test_differences_of_hosts_and_sockets_are_exact_and_told_once(a, b):
+    told = algebra.differences(a, b)
+    assert len({difference.line for difference in told}) == len(told)
+    for kind, start in (("connect", "tcp connect"), ("unix", "unix connect")):
+        own = [difference for difference in told if difference.line.startswith(start)]
+        places = {line.removeprefix(start).strip() or "any": (more, less) for line, more, less in own}
+        for place in SEEN[kind]:
+            one, other = reached(a, kind, place), reached(b, kind, place)
+            mores = [of(kind, more) for where, (more, _) in places.items() if contains(where, place)]
+            lesses = [of(kind, less) for where, (_, less) in places.items() if contains(where, place)]
+            assert not other & ~one & ~reduce(operator.or_, mores, 0), "each is told there or above"
+            assert not one & ~other & ~reduce(operator.or_, lesses, 0)
+            assert sum(mores) == reduce(operator.or_, mores, 0), "and once"
+            if place in places:
+                assert not of(kind, places[place][0]) & ~(other & ~one)
+                assert not of(kind, places[place][1]) & ~(one & ~other)
+
+
+def of(kind, words):
+    """What words of a difference grant."""
+    if kind == "unix" or not words:
+        return int(bool(words))
+    return bits(parse(f"tcp connect: {words}").policy.files.connect)
+
+
+@settings(deadline=None)
+@given(FILES)
+def test_every_port_is_that_of_any_host_and_of_all(files):
+    every = files.every_port("connect")
+    assert (every is None) == (files.connect is None)
+    somewhere = reduce(operator.or_, (reached(files, "connect", place) for place in SEEN["connect"]))
+    assert somewhere == bits(ANY_PORT if every is None else every)
+
+
+@settings(deadline=None)
+@given(FILES)
+def test_lines_are_read_back_and_no_line_says_what_another_does(files):
+    text = "".join(f"{written(line, granted)}\n" for line, granted in files.lines().items())
+    assert parse(text).policy.files == files
+    least = algebra.united(files, files)
+    assert not algebra.differences(files, least)
+    for line in least.lines():
+        kind = algebra.line_kind(line)
+        if line not in (kind.line(kind.root), "path /") and "list" not in least.lines()[line]:
+            rest = kind.fields({place: bits for place, bits in kind.grants(least).items() if kind.line(place) != line})
+            assert algebra.differences(least, replace(least, **rest))
 
 
 @settings(deadline=None)
@@ -108,8 +213,12 @@ def test_a_grant_that_moves_up_while_the_other_side_drops_it_is_a_conflict():
 @given(FILES, FILES)
 def test_a_line_of_another_policy_is_put_back(a, b):
     for line in {*a.lines(), *b.lines()}:
-        if (a.paths is None) == (b.paths is None) or line.startswith("tcp "):
-            assert algebra.with_line(a, line, b).lines().get(line) == b.lines().get(line) or line == "path /"
+        kind = algebra.line_kind(line)
+        if (getattr(a, kind.name) is None) == (getattr(b, kind.name) is None):
+            after = algebra.with_line(a, line, b)
+            assert after.lines().get(line) == b.lines().get(line) or line == "path /" or (line == kind.line(kind.root))
+            if line == kind.line(kind.root):
+                assert kind.grants(after).get(kind.root, kind.nothing) == kind.grants(b).get(kind.root, kind.nothing)
 
 
 def test_what_is_not_confined_is_everything():

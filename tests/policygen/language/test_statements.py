@@ -11,6 +11,7 @@ from policygen.errors import PolicyError
 from policygen.grants import NOTHING, Files, Right
 from policygen.language.document import parse
 from policygen.paths import PathError, canonical, shown, unquoted
+from policygen.values import replace
 
 BYTES = st.binary(min_size=1, max_size=8).filter(lambda name: not {b"/"[0], 0} & set(name) and name not in (b".", b".."))
 NAMES = st.lists(BYTES.map(lambda name: name.decode("utf-8", "surrogateescape")), min_size=1, max_size=3)
@@ -81,6 +82,65 @@ read: allow
     assert parse(document.text()) == document
 
 
+def test_the_canonical_text_of_hosts_and_sockets():
+    text = """\
+unix connect @b*
+unix connect "/run/x y"  # blank
+unix connect ./s
+udp send [2001:DB8::1]:53, 54
+tcp connect *.Example.ORG.: 443
+tcp connect 2001:db8::/32: any
+tcp connect api.example.org:443
+tcp connect ::ffff:10.0.0.0/104: 5432, 8000-8099
+tcp connect any: 22
+# v6
+tcp connect ::1: 1
+tcp connect in: 2
+"""
+    document = parse(text)
+    assert document.text().partition("unknown errno ENOSYS\n")[2] == """
+tcp connect: 22
+tcp connect 10.0.0.0/8: 5432, 8000-8099
+# v6
+tcp connect ::1: 1
+tcp connect 2001:db8::/32: any
+tcp connect in: 2
+tcp connect *.example.org: 443
+tcp connect api.example.org: 443
+udp send 2001:db8::1: 53-54
+unix connect ./s
+unix connect "/run/x y"        # blank
+unix connect @b*
+"""
+    assert parse(document.text()) == document
+
+
+def test_what_confines_hosts_and_sockets():
+    def files(text):
+        return parse(text).policy.files
+
+    assert files("unix connect: none") == Files(unix=())
+    assert files("unix connect any") == files("unix connect: any") == Files(unix=("any",))
+    assert files("udp send: none") == Files(send=())
+    at_host = Files(connect=(), connect_to={"10.0.0.1": ((80, 80),)})
+    assert files("tcp connect 10.0.0.1: 80") == at_host
+    assert files("tcp connect: none\ntcp connect 10.0.0.1: 80") == at_host, "no ports of any host, beside others"
+
+
+def test_the_comment_of_a_line_that_grants_nothing_beside_others_stays():
+    document = parse("callfence 1\ntcp connect: none  # no more\ntcp connect 10.0.0.1: 80\n")
+    assert document.text().startswith("# no more\ncallfence 1\n")
+    assert parse(document.text()) == document
+
+
+def test_an_included_file_may_say_none_where_the_policy_names_hosts():
+    files = {"base": "tcp connect: none\nunix connect: none\n"}.__getitem__
+    document = parse("include base\ntcp connect 10.0.0.1: 80\nunix connect @a\n", "app.policy", read=files)
+    again = document.with_policy(document.policy)
+    assert "\ninclude base\n" in again.text() and "none" not in again.text()
+    assert "# include base: replaced" in document.with_policy(replace(document.policy, files=Files())).text()
+
+
 def test_none_confines_and_grants_nothing():
     assert parse("path /: none\ntcp connect: none").policy.files == Files({"/": NOTHING}, connect=())
 
@@ -114,6 +174,25 @@ def test_none_confines_and_grants_nothing():
         ("tcp connect: 1-65536", 15, "65536 is no port", ""),
         ("tcp connect: https", 14, "expected a port, any or none", "443"),
         ("tcp bind: 80\ntcp bind: 81", 1, "tcp bind is given twice", "join the two"),
+        ("tcp connect 80, 443", 13, "expected `:`", "tcp connect: PORTS"),
+        ("tcp connect 2001:db8::1:443", 28, "expected `:`", "a blank after the colon"),
+        ("tcp connect 2001:db8::g: 443", 23, "expected `:`, but found `g`", ""),
+        ("tcp connect fe80::1%eth0: 443", 13, "an address has no scope id", "on every interface"),
+        ("tcp connect [::1: 443", 13, "is no IP address", "such as"),
+        ("tcp connect 10.0.0.1/8: 443", 13, "bits after the network's prefix", "write 10.0.0.0/8"),
+        ("tcp connect *.*.org: 443", 13, "`*` can only be", "*.example.org"),
+        ("tcp connect a.example: none", 24, "a line with a host grants ports", "tcp connect: none"),
+        ("tcp connect a.example b: 1", 23, "expected `:`, but found `b`", ""),
+        ("tcp bind 127.0.0.1: 80", 10, "names no host", "tcp bind: PORTS"),
+        ("tcp connect: 1\ntcp connect any: 2", 13, "tcp connect is given twice", "join the two"),
+        ("udp send a.example: 1\nudp send A.example.: 2", 10, "udp send a.example is given twice", ""),
+        ("udp connect 192.0.2.1: 53", 5, "expected send", "udp send"),
+        ("unix bind: none", 6, "expected connect", "unix connect"),
+        ("unix connect /x: any", 16, "expected the end of the line", "no colon"),
+        ("unix connect x", 14, "not relative to a named folder", "./x"),
+        ("unix connect: x", 15, "unknown grant of unix sockets x", "none, any"),
+        ("unix connect @a*b", 14, "`*` can only be at the end", ""),
+        ("unix connect /x\nunix connect /x/", 14, "unix connect /x is given twice", ""),
     ],
 )
 def test_what_is_refused(line, column, message, hint):
@@ -132,8 +211,6 @@ def test_included_lines_stay_in_their_file_until_they_change():
     assert "/etc/ssl" not in document.text()
     assert "path /etc/ssl: read\n" in document.inlined().text()
     wider = Files({"/etc/ssl": Right.READ | Right.WRITE, "./data": Right.READ})
-    from policygen.values import replace
-
     changed = document.with_policy(replace(document.policy, files=wider)).text()
     assert "# include ssl.policy: replaced by its entries, because they changed" in changed
     assert "path /etc/ssl: read, write\n" in changed
@@ -142,8 +219,6 @@ def test_included_lines_stay_in_their_file_until_they_change():
 
 
 def test_the_comment_of_a_line_that_is_gone_moves_to_the_top():
-    from policygen.values import replace
-
     document = parse("# app\n\n# why: certs\npath /etc/ssl: read\npath /a: read\n")
     text = document.with_policy(replace(document.policy, files=Files({"/a": Right.READ}))).text()
     assert text.startswith("# app\n")
