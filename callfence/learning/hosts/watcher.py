@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 WATCHED = 1024
 """The most calls of a thread that stop while an answer is awaited."""
-_PROBED = 32
+_PROBED = 64
 """The most calls of a thread that stop to see whether a program sends to an address to which it has connected by UDP."""
 _RECEIVING = ("recvfrom", "recvmsg", "recvmmsg", "read", "readv")
 _WRITING = (*SENDING, "write", "writev")
@@ -117,7 +117,7 @@ class HostWatcher:
         """Return what was recorded, ascending: (`tcp connect HOST` or `udp send HOST`, port, executable), (`unix connect SOCKET`,
         "", executable), (`name NAME`, an address that it had, executable); and (`udp send` or `unix connect`, `none`, "") where
         there is none of these."""
-        made = {*self._uses, *(probe.row for probe in self._probes.values())}
+        made = {*self._uses, *(probe.row for probe in self._probes.values() if not probe.asked)}
         for (use, address, port, executable), is_usual in self._servers.items():
             if not (is_usual and self._answered):
                 made.add((use, text_of(address), port, executable))
