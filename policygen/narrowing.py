@@ -11,10 +11,23 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
-from policygen.files.algebra import extended, granted, intersected
+from policygen.files.algebra import TREES, extended, granted, intersected
 from policygen.files.calls import UDP_CONNECT
 from policygen.files.generalise import is_path, kind_of, learned
-from policygen.grants import NONE, NOT_CONFINED, TCP, Files, path_line, rights_of, single
+from policygen.files.generalise_hosts import connects_by_host, lacks, recorded
+from policygen.grants import (
+    NONE,
+    TCP,
+    TO_HOSTS,
+    USES,
+    Files,
+    host_line,
+    path_line,
+    rights_of,
+    single,
+    socket_line,
+    written,
+)
 from policygen.holds import holds
 from policygen.language.layout import Remarks, Section, note_of
 from policygen.language.naming import format_expression
@@ -208,30 +221,45 @@ def _matches(rule: Expression, arch: Arch, number: int, used: Mapping[Call, set[
 # Files and ports
 
 
+_WHAT = {
+    "paths": "files",
+    "connect": "ports (tcp connect)",
+    "bind": "ports (tcp bind)",
+    "send": "hosts (udp send)",
+    "unix": "unix sockets",
+}
+"""What the lines of each of `grants.KINDS` are about."""
+
+
 def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[Files, list[Unused], list[str]]:
     """Return the files without what these runs did not use, the lines that have more, and what could not be judged."""
     files, not_judged = document.policy.files, []
-    needed = learned(runs, exact=not document.policy.implied).files
-    limits = {}
-    for kind, what in (("paths", "files"), *((use, f"ports (tcp {use})") for use in TCP)):
+    by_hosts = connects_by_host(files)
+    needed = learned(runs, exact=not document.policy.implied, hosts=by_hosts).files
+    bare = files
+    for kind, what in _WHAT.items():
         if getattr(files, kind) is None:
             continue
-        missing = sum(not any(kind_of(use) == kind for use in run) for run in runs)
+        has_hosts = kind in ("send", "unix") or (kind == "connect" and by_hosts)
+        missing = sum(not (recorded(run) if has_hosts else any(kind_of(use) == kind for use in run)) for run in runs)
+        part = intersected(files, Files(**TREES[kind].copied(needed)))
+        fewer = replace(bare, **TREES[kind].copied(part))
         if missing:
             not_judged.append(f"{what}: {missing} of these runs did not record them")
+        elif has_hosts and any(lacks(fewer, run) and not lacks(files, run) for run in runs):
+            not_judged.append(f"{what}: addresses of names that these runs used are granted, and not the names")
         else:
-            limits[kind] = getattr(needed, kind)
-    bare = replace(files, **{kind: getattr(intersected(files, Files(**{kind: limit})), kind) for kind, limit in limits.items()})
+            bare = fewer
     kept = _kept_lines(document)
     narrow = extended(bare, _only(files, kept))
     _require_uses(files, narrow, runs)
     unused, before, after, without = [], files.lines(), narrow.lines(), bare.lines()
     for line, value in before.items():
         if line in kept:
-            unused += [Unused(f"{line}: {value}", kept[line])] * (without.get(line) != value)
+            unused += [Unused(written(line, value), kept[line])] * (without.get(line) != value)
         elif after.get(line) != value:
-            unused.append(Unused(f"{line}: {value}", remains=f"{line}: {after[line]}" if line in after else ""))
-    unused += [Unused("", remains=f"{line}: {value}") for line, value in after.items() if line not in before]
+            unused.append(Unused(written(line, value), remains=written(line, after[line]) if line in after else ""))
+    unused += [Unused("", remains=written(line, value)) for line, value in after.items() if line not in before]
     return narrow, unused, not_judged
 
 
@@ -245,8 +273,13 @@ def _kept_lines(document: Document) -> dict[str, str]:
 def _only(files: Files, lines: Collection[str]) -> Files:
     """Return the files with nothing but these lines."""
     paths = {path: rights for path, rights in (files.paths or {}).items() if path_line(path) in lines}
-    ports = {use: getattr(files, use) if f"tcp {use}" in lines else None for use in TCP}
-    return Files(paths or None, **ports) if paths or any(ports.values()) else NOT_CONFINED
+    ports = {use: getattr(files, use) for use, line in USES.items() if line in lines}
+    hosts = {
+        f"{use}_to": {host: granted for host, granted in files.hosts(use).items() if host_line(use, host) in lines}
+        for use in TO_HOSTS
+    }
+    unix = tuple(socket for socket in files.unix or () if socket_line(socket) in lines)
+    return Files(paths or None, unix=unix or None, **{use: value for use, value in ports.items() if value}, **hosts)
 
 
 def _require_uses(before: Files, after: Files, runs: Iterable[Sequence[Use]]) -> None:
@@ -255,7 +288,7 @@ def _require_uses(before: Files, after: Files, runs: Iterable[Sequence[Use]]) ->
         if is_path(path):
             had, has = granted(before.grants, path), granted(after.grants, path)
             lost: Right | set[int] = rights_of(words) & had & ~has
-        elif path.startswith("tcp ") and words != NONE:
+        elif path.removeprefix("tcp ") in TCP and words != NONE and not connects_by_host(before):
             use = path.removeprefix("tcp ")
             lost = {int(words)} & single(before.ports(use)) - single(after.ports(use))
         else:

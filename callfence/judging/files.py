@@ -14,6 +14,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
 
+from callfence.judging.hosts import of_hosts
 from callfence.judging.sites import Site
 from callfence.shared.files import working_folder
 from callfence.shared.text import plural, printable
@@ -26,6 +27,8 @@ from policygen.grants import (
     NOTHING,
     OF_A_FILE,
     TCP,
+    UNIX,
+    USES,
     WORDS,
     Files,
     Right,
@@ -34,6 +37,7 @@ from policygen.grants import (
     path_line,
     rights_of,
     single,
+    written,
 )
 from policygen.lint.files import risks
 from policygen.paths import covers, encoded, shown
@@ -183,7 +187,7 @@ class Used(NamedTuple):
 
 
 def is_about_files(text: str) -> bool:
-    return text.startswith(("path ", "tcp "))
+    return text.startswith(("path ", "tcp ", "udp ", "unix "))
 
 
 def origin_lines(document: Document, recording: Recording, wanted: str = "") -> Iterator[str]:
@@ -194,11 +198,12 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
     reasons = reasons_of(recording)
     for line, value in files.lines().items():
         if wanted.removesuffix(":") in ("", line):
-            yield f"{line}: {value}"
+            yield written(line, value)
+            yield from (f"  {text}" for text in of_hosts(line, files, recording, reasons))
             if line in paths:
                 yield from _of_path(paths[line], recording)
                 yield from (f"  {text}" for text in beyond(paths[line], reasons))
-            elif line.startswith("tcp "):
+            elif line in (*USES.values(), UNIX):
                 yield from _of_port(line, recording, reasons.get(line, ""))
             yield ""
 
@@ -231,7 +236,7 @@ def reasons_of(recording: Recording) -> Mapping[str, str]:
     """Return the reasons why learning grants a folder instead of the files in it, or to remove files in it: path of the folder
     -> what is granted, and why."""
     needed = learned([run.files for run in recording.runs if run.files])
-    reasons = {path: f"the whole folder is granted, because {why}" for path, why in needed.why.items()}
+    reasons = {line: f"the whole folder is granted, because {why}" if is_path(line) else why for line, why in needed.why.items()}
     why = "`remove` is granted, because files with numbers or dates in their names are made there, and old ones removed later"
     for path in needed.removes:
         reasons[path] = f"{reasons[path]}; {why}" if path in reasons else why
@@ -281,6 +286,9 @@ def _of_path(path: str, recording: Recording) -> Iterator[str]:
         yield f"  and {plural(len(names) - _MANY, 'name')} more"
 
 
+_DID = {"tcp connect": "connected", "udp send": "sent by UDP", UNIX: "connected to a unix socket"}
+
+
 def _of_port(line: str, recording: Recording, reason: str) -> Iterator[str]:
     """Yield lines about the runs that used ports, by the line about them, and why the line grants more than these ports."""
     uses = [(column, *use) for column, run in enumerate(recording.runs, 1) for use in run.files if use[0] == line]
@@ -288,7 +296,7 @@ def _of_port(line: str, recording: Recording, reason: str) -> Iterator[str]:
         if port != NONE:
             yield printable(f"  {port} in run {column} by {executable}")
     if uses and all(port == NONE for _, _, port, _ in uses):
-        yield f"  no recorded run {'connected' if line == 'tcp connect' else 'bound a port'}"
+        yield f"  no recorded run {_DID.get(line, 'bound a port')}"
     if reason:
         yield f"  a range is granted, because {reason}"
 

@@ -40,8 +40,9 @@ def with_files(
     """Return `generated` with the files and ports that the newest run uses; with those of all `runs`, for a kind that the
     policy did not confine.
 
-    `begins` has no grants, and confines the kinds (`grants.KINDS`) that the policy is to confine from now on.  Rights that the upper bound `base` does not grant are printed and left out.  `exact`: no folder replaces
-    several files, and no range several ports.  `hosts`: ports of any host become those of the hosts to which runs connected,
+    `begins` has no grants, and confines the kinds (`grants.KINDS`) that the policy is to confine from now on.  Rights that the
+    upper bound `base` does not grant are printed and left out.  `exact`: no folder replaces several files, no range several
+    ports, and no network or `*.NAME` several hosts.  `hosts`: ports of any host become those of the hosts to which runs connected,
     if these were recorded in all `runs`."""
     policy = generated.document.policy
     had = existing.policy.files if existing is not None else NOT_CONFINED

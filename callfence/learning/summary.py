@@ -13,7 +13,7 @@ from policygen.files.generalise import is_path
 from policygen.files.generalise_hosts import by_host, recorded
 from policygen.files.made import made, movable
 from policygen.files.ruleset import unconfined
-from policygen.grants import ANY_PORT, TCP, UNIX, Right, format_ports, format_rights
+from policygen.grants import ANY_PORT, TCP, Right, format_ports, format_rights, written
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
@@ -309,7 +309,7 @@ def news(learned: Learned) -> list[str]:
         for new in learned.generated.new
         for line in format_entry(new.arch, new.number, _added(new)).splitlines()
     ]
-    lines += [f"+ {line if line.startswith(f'{UNIX} ') else f'{line}: {more}'}" for line, more, _ in learned.generated.files]
+    lines += [f"+ {written(line, more)}" for line, more, _ in learned.generated.files]
     if len(lines) > MAX_LINES:
         lines[MAX_LINES:] = [f"... and {plural(len(lines) - MAX_LINES, 'line')} more"]
     return lines

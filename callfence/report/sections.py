@@ -10,13 +10,14 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from callfence.judging.files import beyond, reasons_of, used
+from callfence.judging.hosts import of_hosts
 from callfence.judging.sites import MANY_SITES, Site, by_site, columns_of, such_as, widened, with_names
 from callfence.learning.summary import call_name, sureness
 from callfence.report.content import calls_of
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
 from callfence.shared.text import command_line, ending, on_one_line, plural
 from policygen.completeness import run_next
-from policygen.grants import path_line
+from policygen.grants import USES, path_line, written
 from policygen.implied.resolve import resolved
 from policygen.language.document import Document
 from policygen.language.naming import format_entry
@@ -282,9 +283,10 @@ def files(report: Report) -> Html:
             details += [f"and {plural(len(names) - _MANY_NAMES, 'name')} more"] * (len(names) > _MANY_NAMES)
             details += beyond(paths[line], reasons)
         else:
-            ports = {(use[1], use[2]) for run in report.recording.runs for use in run.files if use[0] == line}
+            details += of_hosts(line, granted, report.recording, reasons)
+            ports = {(use[1], use[2]) for run in report.recording.runs for use in run.files if use[0] == line in USES.values()}
             details += [join(code(port), f" by {executable}") for port, executable in sorted(ports)]
-        summary = element("summary", code(f"{line}: {value}"), " ", *badges)
+        summary = element("summary", code(written(line, value)), " ", *badges)
         content = items(details) if details else element("p", "No recorded run used it.")
         parts.append(element("details", summary, content, class_="rule"))
     return lines(*parts)

@@ -57,8 +57,8 @@ class Learned(NamedTuple):
 
 
 def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool = True) -> Learned:
-    """Return what these runs need; the order of the runs does not matter.  `exact`: grant only the names that they used.  `hosts`:
-    where a run recorded to which hosts it connects, grant ports there, not at any host."""
+    """Return what these runs need; the order of the runs does not matter.  `exact`: grant only the names that they used.
+    `hosts`: where a run recorded to which hosts it connects, grant ports there, not at any host."""
     parsed = [_names(run) for run in runs]
     why: dict[str, str] = {}
     for rule in () if exact else RULES:
@@ -314,7 +314,8 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     fields = added_hosts(files, uses, needed.files)
     each = _without_hosts(runs) if "connect_to" in fields else runs
     fields["connect"] = _added_ports(files.ports("connect"), each, "connect", uses, exact=exact)
-    return extended(files, Files(grants or None, bind=_added_ports(files.ports("bind"), runs, "bind", uses, exact=exact), **fields))
+    fields["bind"] = _added_ports(files.ports("bind"), runs, "bind", uses, exact=exact)
+    return extended(files, Files(grants or None, **fields))
 
 
 def _added_ports(had: Ports, runs: Sequence[Iterable[Use]], use: str, uses: Sequence[Use], *, exact: bool) -> Ports:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policygen.evidence.words import steady
 from policygen.files.generalise_ports import VARYING, spans, varying
 from policygen.files.made import KEPT_APART, MANY
-from policygen.grants import TO_HOSTS, UNIX, USES, ranges, single
+from policygen.grants import TO_HOSTS, UNIX, USES, host_line, ranges, single, socket_line
 from policygen.hosts import BELOW, containing, containing_sockets, is_name, network
 from policygen.paths import folders
 from tracer.named import NamedTuple
@@ -32,10 +34,6 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.0/8"
 NEAR = {4: 24, 6: 64}
 """The prefix of the network that is granted for addresses of it that vary, by the version of IP."""
-SUFFIXES = frozenset(
-    ["ac.jp", "ac.nz", "ac.uk", "ac.za", "appspot.com", "asn.au", "azureedge.net", "azurewebsites.net", "blogspot.com", "cloudapp.net", "cloudfront.net", "co.id", "co.il", "co.in", "co.jp", "co.kr", "co.ma", "co.nz", "co.th", "co.uk", "co.za", "com.ar", "com.au", "com.bd", "com.br", "com.cn", "com.co", "com.eg", "com.hk", "com.mx", "com.my", "com.ng", "com.pe", "com.ph", "com.pk", "com.pl", "com.sa", "com.sg", "com.tr", "com.tw", "com.ua", "com.vn", "edu.au", "edu.cn", "fastly.net", "firebaseapp.com", "fly.dev", "github.io", "gitlab.io", "go.jp", "gov.au", "gov.br", "gov.cn", "gov.in", "gov.uk", "herokuapp.com", "akamai.net", "akamaiedge.net", "akamaihd.net", "amazonaws.com", "me.uk", "ne.jp", "net.au", "net.br", "net.cn", "net.uk", "netlify.app", "ngrok.io", "nhs.uk", "onrender.com", "or.jp", "or.kr", "org.au", "org.br", "org.cn", "org.nz", "org.uk", "pages.dev", "r2.dev", "readthedocs.io", "repl.co", "run.app", "sch.uk", "supabase.co", "trafficmanager.net", "vercel.app", "web.app", "windows.net", "workers.dev"]
-)
-"""Some suffixes of two labels below which strangers have names (publicsuffix.org has all of them)."""
 _VARIED = "the names differ from run to run"
 _SEPARATOR = re.compile(r"[/_.:-](?=[^/_.:-]*$)")
 
@@ -80,8 +78,8 @@ def used_sockets(run: Iterable[Use]) -> set[str]:
 
 
 def lacking_hosts(files: Files, run: Sequence[Use], use: str) -> set[tuple[str, int]]:
-    """Return the hosts and ports that a run used and a policy does not grant.  A name needs no grant of its own if all addresses
-    that the run found for it are granted."""
+    """Return the hosts and ports that a run used and a policy does not grant.  A name needs no grant of its own if all
+    addresses that the run found for it are granted."""
     if getattr(files, use) is None:
         return set()
     found: defaultdict[str, set[str]] = defaultdict(set)
@@ -113,8 +111,8 @@ def lacks(files: Files, run: Sequence[Use]) -> bool:
 
 
 def added_hosts(files: Files, run: Sequence[Use], needed: Files) -> dict[str, Any]:
-    """Return the fields of `Files` that grant the hosts and unix sockets which a run used and `files` does not grant, as `needed`
-    grants them."""
+    """Return the fields of `Files` that grant the hosts and unix sockets which a run used and `files` does not grant, as
+    `needed` grants them."""
     fields: dict[str, Any] = {}
     for use in TO_HOSTS if connects_by_host(files) else TO_HOSTS[1:]:
         hosts: defaultdict[str, set[int]] = defaultdict(set)
@@ -126,8 +124,8 @@ def added_hosts(files: Files, run: Sequence[Use], needed: Files) -> dict[str, An
         if getattr(files, use) is not None:
             fields |= {use: (), f"{use}_to": {host: ranges(ports) for host, ports in hosts.items()}}
     if files.unix is not None:
-        lacking = (containing_sockets(socket) for socket in lacking_sockets(files, run))
-        fields["unix"] = tuple(filter(None, (next((one for one in some if one in (needed.unix or ())), "") for some in lacking)))
+        above = (containing_sockets(socket) for socket in lacking_sockets(files, run))
+        fields["unix"] = tuple(one for some in above if (one := next((one for one in some if one in (needed.unix or ())), "")))
     return fields
 
 
@@ -143,7 +141,7 @@ def learned_hosts(runs: Sequence[Iterable[Use]], use: str, *, exact: bool = Fals
         ports[host] = ranges(single(tuple(granted)))
         reasons = [*dict.fromkeys(reason for target, reason in widened.values() if target == host), *granted.values()]
         if text := "; ".join(filter(None, reasons)):
-            why[f"{USES[use]} {host}"] = text
+            why[host_line(use, host)] = text
     redundant = {host for host in ports if any(single(ports[host]) <= single(ports.get(above, ())) for above in _above(host))}
     return Hosts({host: ports[host] for host in ports if host not in redundant}, why)
 
@@ -162,11 +160,11 @@ def _widened_hosts(each: Sequence[set[str]]) -> dict[str, Widening]:
 def _widened_names(each: Sequence[set[str]], names: set[str]) -> dict[str, Widening]:
     result: dict[str, Widening] = {}
     labels = {name: name.removeprefix(BELOW).split(".") for name in names}
-    suffixes = {tuple(parts[start:]) for parts in labels.values() for start in range(1, len(parts) - 1)}
-    for suffix in sorted(suffixes, key=lambda suffix: (-len(suffix), suffix)):
+    every = {tuple(parts[start:]) for parts in labels.values() for start in range(1, len(parts) - 1)}
+    for suffix in sorted(every, key=lambda suffix: (-len(suffix), suffix)):
         text = ".".join(suffix)
         below = {name for name in names if name not in result and name.endswith(f".{text}")}
-        if text in SUFFIXES or len(below) < 2:
+        if text in suffixes() or len(below) < 2:
             continue
         varied = varying([hosts & below for hosts in each])
         if len(below) >= MANY:
@@ -194,12 +192,19 @@ def _widened_addresses(each: Sequence[set[str]], addresses: set[str]) -> dict[st
     return result
 
 
+@cache
+def suffixes() -> frozenset[str]:
+    """Return suffixes of two labels that no rule makes `*.SUFFIX` of."""
+    lines = Path(__file__).with_name("suffixes.tsv").read_text("utf-8").splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
+
+
 # Unix sockets
 
 
 def learned_sockets(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the unix sockets that these runs need, and line -> why it grants more than was used.  `exact`: only those that they
-    used."""
+    """Return the unix sockets that these runs need, and line -> why it grants more than was used.  `exact`: only those that
+    they used."""
     each = [used_sockets(run) for run in runs]
     every = sorted(set().union(*each))
     if exact:
@@ -220,7 +225,7 @@ def learned_sockets(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> tu
             place, reason = stem, f"{len(crowd[stem])} sockets in it were used"
         result.setdefault(*((place, reason) if place not in ("", socket, *KEPT_APART) else (socket, "")))
     kept = [place for place in result if not any(above in result for above in containing_sockets(place) if above != place)]
-    return tuple(kept), {f"{UNIX} {place}": result[place] for place in kept if result[place]}
+    return tuple(kept), {socket_line(place): result[place] for place in kept if result[place]}
 
 
 def _stem(socket: str) -> str:

@@ -1,4 +1,4 @@
-"""The sockets by which a program asks name servers: which questions on them are still open, and the answers that it received."""
+"""The sockets by which a program asks name servers: which questions on them are open, and the answers that it received."""
 
 from __future__ import annotations
 

@@ -72,8 +72,8 @@ class HostWatcher:
     def __init__(
         self, environment: Sequence[bytes] | None, gap: Callable[[str], None], renamed: Callable[[str], str] = str
     ) -> None:
-        """`environment`: that of the program; None if it runs already, so that its folders are not known.  `renamed` returns the
-        path under which an executable is recorded."""
+        """`environment`: that of the program; None if it runs already, so that its folders are not known.  `renamed` returns
+        the path under which an executable is recorded."""
         self._environment = environment or ()
         self._here = b"/" if environment is None else os.fsencode(working_folder())
         self._gap = gap
@@ -103,8 +103,8 @@ class HostWatcher:
         calls.lapsed = self._lapsed
 
     def open_already(self, processes: Mapping[int, str]) -> None:
-        """Record the addresses to which the sockets are connected that running processes have open.  `processes`: the executable
-        of each pid."""
+        """Record the addresses to which the sockets are connected that running processes have open.  `processes`: the
+        executable of each pid."""
         from callfence.learning.hosts.open_sockets import open_sockets
 
         for process, executable in processes.items():
@@ -114,9 +114,9 @@ class HostWatcher:
                 self._uses.add((use, self._host(peer, process), peer.port, executable))
 
     def uses(self) -> tuple[Use, ...]:
-        """Return what was recorded, ascending: (`tcp connect HOST` or `udp send HOST`, port, executable), (`unix connect SOCKET`,
-        "", executable), (`name NAME`, an address that it had, executable); and (`udp send` or `unix connect`, `none`, "") where
-        there is none of these."""
+        """Return what was recorded, ascending: (`tcp connect HOST` or `udp send HOST`, port, executable), (`unix connect
+        SOCKET`, "", executable), (`name NAME`, an address that it had, executable); and (`udp send` or `unix connect`, `none`,
+        "") where there is none of these."""
         made = {*self._uses, *(probe.row for probe in self._probes.values() if not probe.asked)}
         for (use, address, port, executable), is_usual in self._servers.items():
             if not (is_usual and self._answered):
@@ -193,8 +193,8 @@ class HostWatcher:
                 kernel.skip_call(task.tid, errno.ENOENT)
             return
         if (file := look_up(_seen(task, path))) and stat.S_ISSOCK(file.mode):
-            text = named(os.fsencode(self._renamed(os.fsdecode(file.path))), self._environment, self._here).decode("utf-8", "surrogateescape")
-            self._sockets.add((text, task.executable))
+            place = named(os.fsencode(self._renamed(os.fsdecode(file.path))), self._environment, self._here)
+            self._sockets.add((place.decode("utf-8", "surrogateescape"), task.executable))
 
     # -- calls, after they ran
 
