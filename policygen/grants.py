@@ -124,6 +124,8 @@ UNIX = "unix connect"
 """The beginning of the line that grants a unix socket."""
 KINDS = ("paths", *USES, "unix")
 """What a policy can confine: the attributes of `Files`."""
+STATEMENTS = ("path", "tcp", "udp", "unix")
+"""The words that begin a line which grants something beside calls."""
 
 
 @frozen
@@ -203,6 +205,13 @@ class Files:
 
 
 NOT_CONFINED = Files()
+EVERYTHING = Files({"/": ALL}, ANY_PORT, ANY_PORT, ANY_PORT, (ANY,))
+"""The lines that permit what their absence permits."""
+
+
+def is_line(text: str) -> bool:
+    """Return whether a text begins as a line which grants something beside calls."""
+    return text.startswith(tuple(f"{word} " for word in STATEMENTS))
 
 
 def path_line(path: str) -> str:

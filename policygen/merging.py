@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from policygen.files import algebra
+from policygen.grants import written
 from policygen.implied.resolve import resolved
 from policygen.language.document import Document
 from policygen.language.layout import Layout, reconcile
@@ -70,7 +71,13 @@ def _equally_portable(a: Policy, b: Policy) -> tuple[Policy, Policy]:
 
 def _confined(a: Policy, b: Policy) -> list[tuple[str, bool]]:
     """Return what policies confine besides calls, each with whether exactly one of the two confines it."""
-    parts = {"paths": "files", "connect": "the ports that it connects to", "bind": "the ports that it binds"}
+    parts = {
+        "paths": "files",
+        "connect": "the ports that it connects to",
+        "bind": "the ports that it binds",
+        "send": "the UDP ports that it sends to",
+        "unix": "the unix sockets that it connects to",
+    }
     return [(what, (getattr(a.files, part) is None) != (getattr(b.files, part) is None)) for part, what in parts.items()]
 
 
@@ -175,7 +182,7 @@ def _merge(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy
     policy = normal(replace(policy, entries=entries, files=files))
     for line in both:
         texts = (_file_line(policy, line) for policy in (a, b, c))
-        conflicts.append(Conflict(None, line, "one side grants a folder more, and the other grants less below it", *texts))
+        conflicts.append(Conflict(None, line, "one side grants more, and the other grants less below it", *texts))
     return policy
 
 
@@ -206,7 +213,7 @@ def _settings(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Pol
 
 def _file_line(policy: Policy, line: str) -> str:
     granted = policy.files.lines().get(line)
-    return "" if granted is None else f"{line}: {granted}"
+    return "" if granted is None else written(line, granted)
 
 
 def _merged_section(a: Policy, b: Policy, c: Policy, arch: Arch, conflicts: list[Conflict]) -> dict[int, Entry]:
@@ -327,9 +334,10 @@ def _place(lines: Sequence[str], conflict: Conflict) -> tuple[int, int]:
     start = 0
     if conflict.arch is not None:
         start = lines.index(next(line for line in lines if line.split("#")[0].split() == ["arch", str(conflict.arch)]))
-    head = conflict.name + (" " if conflict.arch is None else ":")
-    start = next(index for index in range(start, len(lines)) if lines[index].startswith(head))
-    end = start + 1
+    heads = (f"{conflict.name}:",) if conflict.arch is not None else (f"{conflict.name}:", f"{conflict.name} ")
+    found = (index for index in range(start, len(lines)) if lines[index].startswith(heads) or lines[index] == conflict.name)
+    start = next(found, len(lines))  # what another line grants has none
+    end = min(start + 1, len(lines))
     while end < len(lines) and lines[end].startswith(" "):
         end += 1
     return start, end

@@ -8,26 +8,14 @@ what a `# why:` comment accepts, what only rehearsed runs used, notes of tools, 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from policygen.evaluate import evaluate
-from policygen.files.algebra import TREES, extended, granted, intersected
+from policygen.files.algebra import PATHS, TREES, extended, intersected, line_kind
 from policygen.files.calls import UDP_CONNECT
 from policygen.files.generalise import is_path, kind_of, learned
 from policygen.files.generalise_hosts import connects_by_host, lacks, recorded
-from policygen.grants import (
-    NONE,
-    TCP,
-    TO_HOSTS,
-    USES,
-    Files,
-    host_line,
-    path_line,
-    rights_of,
-    single,
-    socket_line,
-    written,
-)
+from policygen.grants import NOT_CONFINED, USES, Files, written
 from policygen.holds import holds
 from policygen.language.layout import Remarks, Section, note_of
 from policygen.language.naming import format_expression
@@ -44,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from policygen.files.generalise import Use
-    from policygen.grants import Right
     from policygen.language.document import Document
     from policygen.model import Entry, Expression
     from policygen.recording.model import Observation, Recording, Run
@@ -221,35 +208,33 @@ def _matches(rule: Expression, arch: Arch, number: int, used: Mapping[Call, set[
 # Files and ports
 
 
-_WHAT = {
+_KINDS = {
     "paths": "files",
-    "connect": "ports (tcp connect)",
-    "bind": "ports (tcp bind)",
-    "send": "hosts (udp send)",
+    **{use: f"ports ({start})" for use, start in USES.items()},
     "unix": "unix sockets",
 }
-"""What the lines of each of `grants.KINDS` are about."""
+"""Words for `grants.KINDS`."""
 
 
 def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[Files, list[Unused], list[str]]:
     """Return the files without what these runs did not use, the lines that have more, and what could not be judged."""
     files, not_judged = document.policy.files, []
-    by_hosts = connects_by_host(files)
-    needed = learned(runs, exact=not document.policy.implied, hosts=by_hosts).files
-    bare = files
-    for kind, what in _WHAT.items():
+    by_host = connects_by_host(files)
+    needed = learned(runs, exact=not document.policy.implied, hosts=by_host).files
+    judged = []
+    for kind, what in _KINDS.items():
         if getattr(files, kind) is None:
             continue
-        has_hosts = kind in ("send", "unix") or (kind == "connect" and by_hosts)
+        has_hosts = kind in ("send", "unix") or (kind == "connect" and by_host)
         missing = sum(not (recorded(run) if has_hosts else any(kind_of(use) == kind for use in run)) for run in runs)
-        part = intersected(files, Files(**TREES[kind].copied(needed)))
-        fewer = replace(bare, **TREES[kind].copied(part))
         if missing:
             not_judged.append(f"{what}: {missing} of these runs did not record them")
-        elif has_hosts and any(lacks(fewer, run) and not lacks(files, run) for run in runs):
+        elif has_hosts and _loses(files, replace(files, **TREES[kind].copied(needed)), runs):
             not_judged.append(f"{what}: addresses of names that these runs used are granted, and not the names")
-        else:
-            bare = fewer
+        elif getattr(needed, kind) is not None:
+            judged.append(TREES[kind])
+    both = intersected(files, needed)
+    bare = replace(files, **{name: value for kind in judged for name, value in kind.copied(both).items()})
     kept = _kept_lines(document)
     narrow = extended(bare, _only(files, kept))
     _require_uses(files, narrow, runs)
@@ -263,6 +248,11 @@ def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[
     return narrow, unused, not_judged
 
 
+def _loses(before: Files, after: Files, runs: Iterable[Sequence[Use]]) -> bool:
+    """Return whether `after` lacks a host or a unix socket of a run that `before` grants."""
+    return any(lacks(after, run) and not lacks(before, run) for run in runs)
+
+
 def _kept_lines(document: Document) -> dict[str, str]:
     """Return the lines about files and ports that are kept whatever runs did, with the reason."""
     kept = {line: why for line, comments in document.layout.files.items() if (why := _why(comments.all()))}
@@ -272,26 +262,21 @@ def _kept_lines(document: Document) -> dict[str, str]:
 
 def _only(files: Files, lines: Collection[str]) -> Files:
     """Return the files with nothing but these lines."""
-    paths = {path: rights for path, rights in (files.paths or {}).items() if path_line(path) in lines}
-    ports = {use: getattr(files, use) for use, line in USES.items() if line in lines}
-    hosts = {
-        f"{use}_to": {host: granted for host, granted in files.hosts(use).items() if host_line(use, host) in lines}
-        for use in TO_HOSTS
-    }
-    unix = tuple(socket for socket in files.unix or () if socket_line(socket) in lines)
-    return Files(paths or None, unix=unix or None, **{use: value for use, value in ports.items() if value}, **hosts)
+    fields: dict[str, Any] = {}
+    for kind in TREES.values():
+        own = {place: bits for place, bits in kind.grants(files).items() if kind.line(place) in lines}
+        if any(own.values()) and getattr(files, kind.name) is not None:
+            fields |= kind.fields(own)
+    return replace(NOT_CONFINED, **fields)
 
 
 def _require_uses(before: Files, after: Files, runs: Iterable[Sequence[Use]]) -> None:
     """Raise InternalError if a use that `before` grants is not granted any more."""
-    for path, words, _ in {use for run in runs for use in run}:
-        if is_path(path):
-            had, has = granted(before.grants, path), granted(after.grants, path)
-            lost: Right | set[int] = rights_of(words) & had & ~has
-        elif path.removeprefix("tcp ") in TCP and words != NONE and not connects_by_host(before):
-            use = path.removeprefix("tcp ")
-            lost = {int(words)} & single(before.ports(use)) - single(after.ports(use))
-        else:
-            continue
-        if lost:
-            raise InternalError(f"nothing written: {path}: {words} was used, and the narrowed policy does not grant it")
+    for name, words, _ in {use for run in runs for use in run}:
+        kind = PATHS if is_path(name) else line_kind(name)
+        is_by_host = name == USES["connect"] and connects_by_host(before)  # then its host is in another use
+        if kind is not None and not is_by_host:
+            place = name if kind is PATHS else kind.place(name)
+            had, has = kind.granted(kind.grants(before), place), kind.granted(kind.grants(after), place)
+            if kind.bits(words) & had & ~has:
+                raise InternalError(f"nothing written: {name}: {words} was used, and the narrowed policy does not grant it")

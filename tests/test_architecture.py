@@ -35,8 +35,8 @@ ONE_PLACE = {
 LAYERS = {
     "tracer": """
         errors linux named pids
-        abi proc stops task
-        unwind
+        abi proc stops
+        task unwind
         kernel processor
         calls
         aims faults tally
@@ -46,6 +46,7 @@ LAYERS = {
     """,
     "policygen": """
         errors paths reading text values
+        hosts
         evidence grants
         model recording
         holds phases
@@ -61,7 +62,7 @@ LAYERS = {
     "enforcer": """
         errors kernel later
         bpf confinement helper listener waiting
-        files
+        files hosts
         reporting
         duty
         arming

@@ -11,6 +11,7 @@ from callfence.shared.inputs import parse_entries, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from policygen.files.algebra import differences, extended
+from policygen.grants import written
 from policygen.language.document import PolicyError, parse_file
 from policygen.learning.portable import with_equivalents
 from policygen.model import ALLOW, Entry, Policy, alternatives
@@ -128,7 +129,7 @@ def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[
     for addition in additions:
         files = extended(policy.files, addition.files)
         new_rights = differences(policy.files, files)
-        lines += [f"{options.policy}: {line}\n  + {more}" for line, more, _ in new_rights]
+        lines += [f"{options.policy}: {_added(line, more)}" for line, more, _ in new_rights]
         lines += [] if new_rights else [f"{options.policy}: {line}: already allowed" for line in addition.files.lines()]
         policy = replace(policy, files=files) if new_rights else policy
     if policy.portable:
@@ -156,7 +157,7 @@ def _allow_logged(options: argparse.Namespace) -> int:
     for name, changes in _changed(document.policy, policy):
         print("\n  ".join([f"{options.policy}: {name}", *changes]))
     for line, more, _ in differences(document.policy.files, policy.files):
-        print(f"{options.policy}: {line}\n  + {more}")
+        print(f"{options.policy}: {_added(line, more)}")
     if policy == document.policy:
         print(f"{options.policy}: unchanged, because it already allows all calls in the log" if not denied.observations else
               f"{options.policy}: unchanged")
@@ -164,6 +165,11 @@ def _allow_logged(options: argparse.Namespace) -> int:
     for line in refused:
         print(f"{options.policy}: not allowed: {line}", file=sys.stderr)
     return int(bool(refused))
+
+
+def _added(line: str, more: str) -> str:
+    """Return what a line newly grants, as two lines; as one if the line says it by itself."""
+    return line if written(line, more) == line else f"{line}\n  + {more}"
 
 
 def _changed(before: Policy, after: Policy) -> Iterator[tuple[str, Iterator[str]]]:

@@ -27,12 +27,13 @@ from callfence.shared.text import on_one_line, plural, printable
 from enforcer.reporting.verdict import advise
 from policygen.comparing import Change, compare
 from policygen.evaluate import evaluate
+from policygen.grants import is_line, written
 from policygen.language.naming import format_action, format_call
 from policygen.model import Entry
 from policygen.recording import atomic, recording_file
 from policygen.recording.many import merge
 from policygen.recording.model import Recording
-from policygen.review.changes import FILE_LINES, PHASES, SETTINGS, EntryChange, PolicyChange, SettingChange, changes
+from policygen.review.changes import PHASES, SETTINGS, EntryChange, PolicyChange, SettingChange, changes
 from policygen.review.decisions import Answer, Decision, resolve, with_accepted
 from policygen.review.judgement import judge, judge_differences
 from policygen.review.risk import needs_a_person
@@ -290,10 +291,10 @@ def _dangers(change: PolicyChange) -> Iterator[str]:
 
 def _what(change: PolicyChange) -> Iterator[str]:
     if isinstance(change, SettingChange):
-        word = f"{change.word}:" if change.word.startswith((*FILE_LINES, PHASES)) else change.word
-        if change.before:
-            yield f"  - {word} {change.before}"
-        yield f"  + {word} {change.after}".rstrip()
+        values = [("-", change.before)] * bool(change.before) + [("+", change.after)]
+        has_colon = is_line(change.word) or change.word.startswith(PHASES)
+        for sign, value in values:
+            yield f"  {sign} {written(change.word, value) if has_colon else f'{change.word} {value}'.rstrip()}"
     else:
         removed = [change.before] if change.whole else [Entry(part) for part in change.replaced]
         for sign, entries in (("-", removed), ("+", [change.after])):

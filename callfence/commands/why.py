@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.companion import load_evidence
-from callfence.judging.files import is_about_files, is_file_name, origin_lines, print_grants
+from callfence.judging.files import is_file_name, origin_lines, print_grants
 from callfence.judging.sites import Site, Symbols, columns_of, site_lines, widened
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.inputs import document as read, print_error, run_command
@@ -16,7 +16,7 @@ from callfence.shared.options import Parser
 from callfence.shared.text import command_line, ending, on_one_line, plural, printable
 from enforcer.reporting.verdict import advise
 from policygen.errors import did_you_mean
-from policygen.grants import WORDS
+from policygen.grants import UNIX, WORDS, is_line
 from policygen.holds import holds
 from policygen.implied.resolve import resolved
 from policygen.language.document import parse_file
@@ -51,7 +51,8 @@ the nearest rule and which of its conditions are not met.
 
 For a PATH, which begins with /, ./ or ~, show whether the policy grants RIGHT to that file, which need not exist, and the line
 that grants it or would grant it; without RIGHT, show which rights the policy grants.  $HOME and the working folder are those
-of this command.  'tcp connect' PORT and 'tcp bind' PORT do the same for a port."""
+of this command.  'tcp connect' PORT, 'tcp connect HOST' PORT, 'tcp bind' PORT, 'udp send HOST' PORT and 'unix connect SOCKET'
+do the same for a port or a socket."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("policy", metavar="POLICY", type=Path)
     about = "openat, 'openat(dfd=AT_FDCWD, flags=O_RDWR)', a line about files or ports such as 'path ./data', or a path"
     parser.add_argument("about", metavar="SYSCALL|CALL|LINE|PATH", nargs="?", help=about)
-    rights = f"for a PATH: {', '.join(WORDS)}; for 'tcp connect' and 'tcp bind': a port"
+    rights = f"for a PATH: {', '.join(WORDS)}; for 'tcp connect HOST' and the like: a port"
     parser.add_argument("right", metavar="RIGHT", nargs="?", help=rights)
     return parser
 
@@ -83,6 +84,8 @@ def _why(options: argparse.Namespace) -> int:
         files = read(str(options.policy)).policy.files
         return print_grants(files, str(options.policy), options.about, options.right or "")
     document = parse_file(options.policy)
+    if (options.about or "").startswith(f"{UNIX} ") and options.about not in document.policy.files.lines():
+        return print_grants(document.policy.files, str(options.policy), options.about, "")
     if options.about and "(" in options.about:
         arch = options.arch or next(iter(document.policy.entries))
         try:
@@ -97,7 +100,7 @@ def _why(options: argparse.Namespace) -> int:
         path = recording_path(options.policy)
         companion = companion_path(options.policy).name
         print_error(f"callfence why: no calls can be shown, because there is neither {path} nor {companion}: learn writes both")
-    if is_about_files(options.about or ""):
+    if is_line(options.about or ""):
         return _files(document, evidence.recording, options.about, options.policy)
     status = _rules(document, evidence.recording, options)
     if not options.about:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from callfence.shared.text import plural
 from policygen.comparing import Change, Verdict
+from policygen.grants import is_line
 from policygen.language.naming import format_action, format_call, format_expression
 from policygen.lint.catalogue import Level, dangers
 from policygen.model import ALLOW, Always
-from policygen.review.changes import FILE_LINES
 from tracer.abi import table
 from tracer.named import NamedTuple
 
@@ -65,7 +65,7 @@ def headline(judgement: Judgement, entry: Headline) -> str:
 def in_order(judgement: Judgement) -> tuple[Headline | None, list[Headline | Risk]]:
     """Return the headline that is named with the verdict, None if there is none, and the other headlines and the risks: first
     headlines about settings and combinations, then those about files and ports together with the risks, the gravest first."""
-    about_files = [entry for entry in judgement.headlines if entry.name.startswith(FILE_LINES)]
+    about_files = [entry for entry in judgement.headlines if is_line(entry.name)]
     others = [entry for entry in judgement.headlines if entry not in about_files]
     rest: list[Headline | Risk] = [*risks(judgement), *about_files]
     rest.sort(key=lambda entry: -(entry.row.level if isinstance(entry, Risk) else entry.level).rank)

@@ -1,5 +1,5 @@
-"""Explains what a policy grants of files and TCP ports, for `callfence why` and the report: which line grants a right, which
-names recorded runs used, by which executables, and what else the line grants on this machine.
+"""Explains what a policy grants of files, ports, hosts and unix sockets, for `callfence why` and the report: which line grants
+it, which names recorded runs used, by which executables, and what else the line grants on this machine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from callfence.judging.sites import Site
 from callfence.shared.files import working_folder
 from callfence.shared.text import plural, printable
 from policygen.errors import did_you_mean
+from policygen.files.algebra import PATHS, line_kind
 from policygen.files.generalise import is_path, learned
 from policygen.files.landlock import PlaceError, located, named
 from policygen.grants import (
@@ -26,19 +27,16 @@ from policygen.grants import (
     NONE,
     NOTHING,
     OF_A_FILE,
-    TCP,
-    UNIX,
-    USES,
+    TO_HOSTS,
     WORDS,
     Files,
     Right,
-    format_ports,
     format_rights,
     path_line,
     rights_of,
-    single,
     written,
 )
+from policygen.hosts import canonical, canonical_socket
 from policygen.lint.files import risks
 from policygen.paths import covers, encoded, shown
 from tracer.errors import UserError
@@ -47,6 +45,7 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from policygen.files.algebra import Kind
     from policygen.language.document import Document
     from policygen.recording.model import Recording
 
@@ -74,16 +73,16 @@ def is_file_name(text: str) -> bool:
 
 def print_grants(files: Files, policy: str, about: str, word: str) -> int:
     """Print whether a policy grants the right `word` to the file `about`, and by which lines; without a `word`, print all
-    rights to the file.  If `about` is `tcp connect` or `tcp bind`, `word` is a port.  `policy` is the name of the policy's
-    file.
+    rights to the file.  If `about` is a line about ports up to its colon, with or without a host, `word` is a port; if it is
+    one about a unix socket, '' .  `policy` is the name of the policy's file.
 
     Return 0 if the right (or any right) is granted, else 1.  Raises UserError if `about` is no file or use of ports, or `word`
     is no right or port."""
-    use = about.removeprefix("tcp ")
-    if about.startswith("tcp ") and use in TCP:
-        lines, wanted = _port(files, use, word)
+    kind = line_kind(about)
+    if kind is not None and kind is not PATHS:
+        lines, wanted = _at_place(files, kind, about, word)
     elif not is_file_name(about):
-        raise UserError(f"{about}: unknown; give a path, which begins with /, ./ or ~, or `tcp connect` or `tcp bind`")
+        raise UserError(f"{about}: unknown; give a path, which begins with /, ./ or ~, or `tcp connect [HOST]` or the like")
     elif word:
         lines, wanted = _path(files, about, word)
     else:
@@ -91,7 +90,7 @@ def print_grants(files: Files, policy: str, about: str, word: str) -> int:
         print(f"{about}: {granted}: granted" if granted else f"{about}: no right is granted")
         print(*(f"  {line}" for line in lines), sep="\n")
         return int(not granted)
-    print(f"{about}: {word}: {'not granted' if wanted else 'granted'}")
+    print(f"{written(about, word)}: {'not granted' if wanted else 'granted'}")
     for line in lines:
         print(f"  {line}")
     if wanted:
@@ -107,16 +106,29 @@ def _rights(files: Files, path: str) -> tuple[list[str], str]:
     return _lines(grants), format_rights(rights) if rights else ""
 
 
-def _port(files: Files, use: str, text: str) -> tuple[list[str], str]:
-    """Return the lines to print about a port, and the line that would grant it, '' if it is granted.  Raises UserError if
-    `text` is not a port."""
-    if not text.isdecimal() or int(text) > MAX_PORT:
-        raise UserError(f"{text} is not a port; give a number from 0 to {MAX_PORT}")
-    if getattr(files, use) is None:
-        return [f"the policy has no `tcp {use}` line, so it grants all ports to the calls that it allows"], ""
-    ports = files.ports(use)
-    is_granted = int(text) in single(ports)
-    return [f"tcp {use}: {format_ports(ports)}"], "" if is_granted else f"tcp {use}: {text}"
+def _at_place(files: Files, kind: Kind, about: str, word: str) -> tuple[list[str], str]:
+    """Return the lines to print about a port, or a unix socket if `word` is '', and the line that would grant it, '' if it is
+    granted.  Raises UserError if `word` is not a port, or `about` names no host or socket."""
+    if kind.name == "unix" and word:
+        raise UserError(f"{word} is too much: a unix socket has no ports")
+    if kind.name != "unix" and (not word.isdecimal() or int(word) > MAX_PORT):
+        raise UserError(f"{word} is not a port; give a number from 0 to {MAX_PORT}")
+    place = kind.place(about)
+    if place != kind.root:
+        if kind.name not in (*TO_HOSTS, "unix"):
+            raise UserError(f"{about}: a `{kind.line(kind.root)}` line names no host")
+        place = (canonical_socket if kind.name == "unix" else canonical)(place)
+    if getattr(files, kind.name) is None:
+        what = "unix sockets" if kind.name == "unix" else "ports"
+        return [f"the policy has no `{kind.line(kind.root)}` line, so it grants all {what} to the calls that it allows"], ""
+    grants, needed = kind.grants(files), kind.bits(word)
+    above = [one for one in kind.containing(place) if one in grants]
+    is_granted = bool(kind.granted(grants, place) & needed)
+    if is_granted:
+        above = [one for one in above if grants[one] & needed]
+    above = [one for one in above if grants[one]] or above
+    lines = [written(kind.line(one), kind.words(grants[one]) or NONE) for one in above]
+    return lines or [f"no line grants {kind.line(place)}"], "" if is_granted else written(kind.line(place), word)
 
 
 def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
@@ -132,8 +144,8 @@ def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
         return _lines([grant for grant in grants if right in grant[1]]), ""
     whole = _real(os.path.expanduser(path))
     place = whole if right in OF_A_FILE or os.path.isdir(whole) else os.path.dirname(whole)
-    written = named(place, _environment(), os.fsencode(working_folder())).decode("utf-8", "surrogateescape")
-    return _lines(grants), f"{path_line(written)}: {word}"
+    name = named(place, _environment(), os.fsencode(working_folder())).decode("utf-8", "surrogateescape")
+    return _lines(grants), written(path_line(name), word)
 
 
 def _lines(grants: Sequence[tuple[str, Right]]) -> list[str]:
@@ -186,10 +198,6 @@ class Used(NamedTuple):
         return printable(f"{shown(self.path)}: {format_rights(self.rights)} in {where}")
 
 
-def is_about_files(text: str) -> bool:
-    return text.startswith(("path ", "tcp ", "udp ", "unix "))
-
-
 def origin_lines(document: Document, recording: Recording, wanted: str = "") -> Iterator[str]:
     """Yield the policy's lines for files and ports, each followed by the recorded uses that led to it.  `wanted` selects one
     line by its text up to the colon; '' selects all."""
@@ -199,12 +207,13 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
     for line, value in files.lines().items():
         if wanted.removesuffix(":") in ("", line):
             yield written(line, value)
-            yield from (f"  {text}" for text in of_hosts(line, files, recording, reasons))
             if line in paths:
                 yield from _of_path(paths[line], recording)
                 yield from (f"  {text}" for text in beyond(paths[line], reasons))
-            elif line in (*USES.values(), UNIX):
-                yield from _of_port(line, recording, reasons.get(line, ""))
+            elif texts := [*of_hosts(line, files, recording, reasons)]:
+                yield from (f"  {text}" for text in texts)
+            else:
+                yield from _of_place(files, line, recording, reasons.get(line, ""))
             yield ""
 
 
@@ -236,7 +245,9 @@ def reasons_of(recording: Recording) -> Mapping[str, str]:
     """Return the reasons why learning grants a folder instead of the files in it, or to remove files in it: path of the folder
     -> what is granted, and why."""
     needed = learned([run.files for run in recording.runs if run.files])
-    reasons = {line: f"the whole folder is granted, because {why}" if is_path(line) else why for line, why in needed.why.items()}
+    reasons = {
+        line: f"the whole folder is granted, because {why}" if is_path(line) else why for line, why in needed.why.items()
+    }
     why = "`remove` is granted, because files with numbers or dates in their names are made there, and old ones removed later"
     for path in needed.removes:
         reasons[path] = f"{reasons[path]}; {why}" if path in reasons else why
@@ -286,17 +297,38 @@ def _of_path(path: str, recording: Recording) -> Iterator[str]:
         yield f"  and {plural(len(names) - _MANY, 'name')} more"
 
 
-_DID = {"tcp connect": "connected", "udp send": "sent by UDP", UNIX: "connected to a unix socket"}
+def uses_of(files: Files, line: str, recording: Recording) -> Iterator[tuple[int, str, str]]:
+    """Yield the recorded uses that a line about ports, hosts or unix sockets is about: the number of the run, from 1, the port
+    or socket, with its host where the line is about several, and the executable.  The text is NONE for a run without such
+    uses."""
+    kind = line_kind(line)
+    if kind is None:
+        return
+    place = kind.place(line)
+    own = kind.grants(files).get(place, kind.nothing)
+    for column, run in enumerate(recording.runs, 1):
+        for name, words, executable in run.files:
+            if is_path(name) or line_kind(name) is not kind:
+                continue
+            at = kind.place(name)
+            if at == place or (place in kind.containing(at) and kind.bits(words) & own):
+                named = " at ".join(text for text in (words, at if at != place or not words else "") if text)
+                yield column, named, executable
 
 
-def _of_port(line: str, recording: Recording, reason: str) -> Iterator[str]:
-    """Yield lines about the runs that used ports, by the line about them, and why the line grants more than these ports."""
-    uses = [(column, *use) for column, run in enumerate(recording.runs, 1) for use in run.files if use[0] == line]
-    for column, _, port, executable in uses:
-        if port != NONE:
-            yield printable(f"  {port} in run {column} by {executable}")
-    if uses and all(port == NONE for _, _, port, _ in uses):
-        yield f"  no recorded run {_DID.get(line, 'bound a port')}"
+_DONE = {"connect": "connected", "bind": "bound a port", "send": "sent by UDP", "unix": "connected to a unix socket"}
+"""What no run did, by the kind of a line."""
+
+
+def _of_place(files: Files, line: str, recording: Recording, reason: str) -> Iterator[str]:
+    """Yield lines about the runs that used ports or sockets, by the line about them, and why it grants more than these."""
+    uses = [*uses_of(files, line, recording)]
+    for column, what, executable in uses:
+        if what != NONE:
+            yield printable(f"  {what} in run {column} by {executable}")
+    kind = line_kind(line)
+    if kind is not None and uses and all(what == NONE for _, what, _ in uses):
+        yield f"  no recorded run {_DONE[kind.name]}"
     if reason:
         yield f"  a range is granted, because {reason}"
 

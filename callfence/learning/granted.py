@@ -42,8 +42,8 @@ def with_files(
 
     `begins` has no grants, and confines the kinds (`grants.KINDS`) that the policy is to confine from now on.  Rights that the
     upper bound `base` does not grant are printed and left out.  `exact`: no folder replaces several files, no range several
-    ports, and no network or `*.NAME` several hosts.  `hosts`: ports of any host become those of the hosts to which runs connected,
-    if these were recorded in all `runs`."""
+    ports, and no network or `*.NAME` several hosts.  `hosts`: ports of any host become those of the hosts to which runs
+    connected, if these were recorded in all `runs`."""
     policy = generated.document.policy
     had = existing.policy.files if existing is not None else NOT_CONFINED
     kinds = {kind: value for kind in KINDS if getattr(had, kind) is None and (value := getattr(begins, kind)) is not None}

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
-from callfence.judging.files import beyond, reasons_of, used
+from callfence.judging.files import beyond, reasons_of, used, uses_of
 from callfence.judging.hosts import of_hosts
 from callfence.judging.sites import MANY_SITES, Site, by_site, columns_of, such_as, widened, with_names
 from callfence.learning.summary import call_name, sureness
@@ -17,7 +17,7 @@ from callfence.report.content import calls_of
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
 from callfence.shared.text import command_line, ending, on_one_line, plural
 from policygen.completeness import run_next
-from policygen.grants import USES, path_line, written
+from policygen.grants import path_line, written
 from policygen.implied.resolve import resolved
 from policygen.language.document import Document
 from policygen.language.naming import format_entry
@@ -283,9 +283,9 @@ def files(report: Report) -> Html:
             details += [f"and {plural(len(names) - _MANY_NAMES, 'name')} more"] * (len(names) > _MANY_NAMES)
             details += beyond(paths[line], reasons)
         else:
-            details += of_hosts(line, granted, report.recording, reasons)
-            ports = {(use[1], use[2]) for run in report.recording.runs for use in run.files if use[0] == line in USES.values()}
-            details += [join(code(port), f" by {executable}") for port, executable in sorted(ports)]
+            ports = {(what, executable) for _, what, executable in uses_of(granted, line, report.recording)}
+            of_ports = [join(code(port), f" by {executable}") for port, executable in sorted(ports)]
+            details += [*of_hosts(line, granted, report.recording, reasons)] or of_ports
         summary = element("summary", code(written(line, value)), " ", *badges)
         content = items(details) if details else element("p", "No recorded run used it.")
         parts.append(element("details", summary, content, class_="rule"))

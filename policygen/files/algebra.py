@@ -16,6 +16,8 @@ from policygen.grants import (
     ANY,
     KINDS,
     NO_PORT,
+    NONE,
+    NOT_CONFINED,
     NOTHING,
     TO_HOSTS,
     Files,
@@ -25,8 +27,10 @@ from policygen.grants import (
     format_rights,
     host_line,
     path_line,
+    rights_of,
     socket_line,
 )
+from policygen.paths import unquoted
 from policygen.values import replace
 from tracer.named import NamedTuple
 
@@ -80,6 +84,15 @@ class Kind:
         """Return the fields of `Files` for a tree."""
         return {"unix": tuple(place for place in grants if grants[place])}
 
+    def place(self, line: str) -> str:
+        """Return the place that a line of this kind, up to its colon, is about."""
+        text = line.removeprefix(self.line(self.root)).strip()
+        return unquoted(text) if text.startswith('"') else text or self.root
+
+    def bits(self, words: str) -> Bits:
+        """Return what a recorded use of this kind (`recording.model.Use`) needs, by its second field; `nothing` for NONE."""
+        return int(words != NONE)
+
     def copied(self, files: Files) -> dict[str, Any]:
         """Return the fields of this kind as they are in `files`."""
         names = (self.name, f"{self.name}_to") if self.name in TO_HOSTS else (self.name,)
@@ -106,6 +119,12 @@ class _Paths(Kind):
     def line(self, place: str) -> str:
         return path_line(place)
 
+    def place(self, line: str) -> str:
+        return super().place(line.removeprefix("path "))
+
+    def bits(self, words: str) -> Bits:
+        return rights_of(words)
+
     def words(self, bits: Bits) -> str:
         return format_rights(bits) if bits else ""
 
@@ -128,6 +147,9 @@ class _Ports(Kind):
 
     def line(self, place: str) -> str:
         return host_line(self.name, place)
+
+    def bits(self, words: str) -> Bits:
+        return 1 << int(words) if words.isdecimal() else 0
 
     def words(self, bits: Bits) -> str:
         return format_ports(_ranges(bits)) if bits else ""
@@ -251,16 +273,23 @@ def extended(files: Files, more: Files) -> Files:
     return replace(whole, **{name: value for kind in free for name, value in kind.copied(files).items()})
 
 
-def line_kind(line: str) -> Kind:
-    """Return the kind of a policy's line, given up to its colon or longer."""
+def line_kind(line: str) -> Kind | None:
+    """Return the kind of a policy's line, given up to its colon or longer; None for what is no such line."""
     starts = {"path ": PATHS, **{kind.line(kind.root): kind for kind in TREES.values() if kind is not PATHS}}
-    return next(kind for start, kind in starts.items() if line.startswith(start))
+    return next((kind for start, kind in starts.items() if line.startswith(start)), None)
+
+
+def freed(files: Files, kinds: Iterable[str]) -> Files:
+    """Return `files` with some of `grants.KINDS` not confined."""
+    return replace(files, **{name: value for kind in kinds for name, value in TREES[kind].copied(NOT_CONFINED).items()})
 
 
 def with_line(files: Files, line: str, other: Files) -> Files:
     """Return `files` with one line as in `other`, or without the line if `other` confines its kind and lacks it.  If one of
     the two does not confine that kind, all lines of the kind are those of `other`."""
     kind = line_kind(line)
+    if kind is None:
+        raise ValueError(f"no line about files, ports, hosts or sockets: {line}")
     if getattr(files, kind.name) is None or getattr(other, kind.name) is None:
         return replace(files, **kind.copied(other))
     own = {place: bits for place, bits in kind.grants(files).items() if kind.line(place) != line}

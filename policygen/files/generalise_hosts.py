@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policygen.evidence.words import steady
 from policygen.files.generalise_ports import VARYING, spans, varying
 from policygen.files.made import KEPT_APART, MANY
 from policygen.grants import TO_HOSTS, UNIX, USES, host_line, ranges, single, socket_line
@@ -35,7 +34,6 @@ LOOPBACK = "127.0.0.0/8"
 NEAR = {4: 24, 6: 64}
 """The prefix of the network that is granted for addresses of it that vary, by the version of IP."""
 _VARIED = "the names differ from run to run"
-_SEPARATOR = re.compile(r"[/_.:-](?=[^/_.:-]*$)")
 
 
 class Hosts(NamedTuple):
@@ -124,8 +122,9 @@ def added_hosts(files: Files, run: Sequence[Use], needed: Files) -> dict[str, An
         if getattr(files, use) is not None:
             fields |= {use: (), f"{use}_to": {host: ranges(ports) for host, ports in hosts.items()}}
     if files.unix is not None:
-        above = (containing_sockets(socket) for socket in lacking_sockets(files, run))
-        fields["unix"] = tuple(one for some in above if (one := next((one for one in some if one in (needed.unix or ())), "")))
+        granted = needed.unix or ()
+        lacking = sorted(lacking_sockets(files, run))
+        fields["unix"] = tuple(above for socket in lacking for above in containing_sockets(socket) if above in granted)
     return fields
 
 
@@ -231,7 +230,7 @@ def learned_sockets(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> tu
 def _stem(socket: str) -> str:
     """Return the folder of a socket, or the abstract sockets with the same beginning, up to the last separator."""
     if socket.startswith("@"):
-        match = _SEPARATOR.search(socket)
+        match = re.search(r"[/_.:-](?=[^/_.:-]*$)", socket)
         return f"{socket[: match.end()]}*" if match else "@*"
     return [*folders(socket), ""][1]
 
@@ -251,16 +250,14 @@ def _without_random(socket: str) -> str:
 
 def _start(part: str) -> str | None:
     """Return the beginning of a name whose rest looks random; None if none does."""
+    from policygen.evidence.words import steady  # few runs use unix sockets
+
     pattern = steady(part, ())
     if "*" in pattern and "*" not in part:
         return pattern.partition("*")[0]
-    if _OF_PYTHON.fullmatch(part):
+    if re.fullmatch("tmp[a-z0-9_]{8}", part):  # as Python's tempfile makes it
         return "tmp"
     return part[:-6] if _is_mixed(part[-6:]) else None
-
-
-_OF_PYTHON = re.compile(r"tmp[a-z0-9_]{8}")
-"""A name that Python's tempfile makes."""
 
 
 def _is_mixed(end: str) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from policygen.evaluate import answers
 from policygen.files import landlock
 from policygen.files.calls import PATH_CALLS, SENDING
-from policygen.grants import ALL, KINDS
+from policygen.grants import ALL, KINDS, TCP
 from policygen.implied.resolve import resolved
 from policygen.model import Always, And, Arm, Condition, Operator, Or
 from policygen.paths import encoded
@@ -27,7 +27,7 @@ from tracer.abi import table
 from tracer.linux import MSG_FASTOPEN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from policygen.grants import Right
     from policygen.model import Expression, Policy
@@ -86,11 +86,15 @@ def kept_by_the_filter(policy: Policy) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if not _may(policy, _REACHING[kind]))
 
 
-def unconfined(policy: Policy) -> tuple[str, ...]:
-    """Return the kinds (`grants.KINDS`) that the policy has no line about, although its calls reach them."""
+def unconfined(policy: Policy, also: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the kinds (`grants.KINDS`) that the policy has no line about, although its calls reach them.
+
+    Of hosts and unix sockets, which few policies confine, there are only those in `also`, and UDP in a policy that confines TCP
+    to hosts: what may not be sent to others so, can be by UDP."""
     if policy.default.may_allow:  # which says more
         return ()
-    free = [kind for kind in KINDS if getattr(policy.files, kind) is None]
+    judged = {"paths", *TCP, *also, *(["send"] if policy.files.connect_to else [])}
+    free = [kind for kind in KINDS if kind in judged and getattr(policy.files, kind) is None]
     return tuple(kind for kind in free if _may(policy, _REACHING[kind]))
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from policygen.files.algebra import differences
+from policygen.files.algebra import differences, freed
 from policygen.files.ruleset import kept_by_the_filter
 from policygen.grants import NOT_CONFINED, Files
 from policygen.implied.resolve import resolved
@@ -60,7 +60,7 @@ class Loss:
     what: str
     """One sentence without a capital or a full stop: what differs, and why."""
     calls: tuple[str, ...] = ()
-    """Names of the calls, or lines for files and ports, that differ, ascending; empty if the loss is not about particular
+    """Names of the calls, or lines of `Files`, that differ, ascending; empty if the loss is not about particular
     ones."""
 
     def __post_init__(self) -> None:
@@ -205,8 +205,8 @@ def exported(name: str, policy: Policy, options: FormatOptions, phase: str = STA
     result = exporter(name)(meant, options)
     what = " and ".join(word for word in scopes(meant.scope) if word != SIGNALS or _signals(meant))
     scope = [Loss(Direction.WIDER, f"{name} does not restrict {what} to the program's own processes")] * bool(what)
-    same = dict.fromkeys(kept_by_the_filter(policy))
-    files = _file_losses(replace(meant.files, **same), replace(result.files, **same), name)
+    same = kept_by_the_filter(policy)
+    files = _file_losses(freed(meant.files, same), freed(result.files, same), name)
     return replace(result, losses=(*result.losses, *files, *scope))
 
 
@@ -225,13 +225,15 @@ def _file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:
     changed = differences(files, effect)
     wider = tuple(difference.line for difference in changed if difference.more)
     narrower = tuple(difference.line for difference in changed if difference.less)
+    has_hosts = files.connect_to or files.send is not None or files.unix is not None
+    things = "files, ports, hosts and unix sockets" if has_hosts else "files and ports"
     losses = []
     if wider and effect == NOT_CONFINED:
-        losses.append(Loss(Direction.WIDER, f"{target} does not confine files and ports"))
+        losses.append(Loss(Direction.WIDER, f"{target} does not confine {things}"))
     elif wider:
-        losses.append(Loss(Direction.WIDER, f"{target} grants more rights to files and ports", wider))
+        losses.append(Loss(Direction.WIDER, f"{target} grants more rights to {things}", wider))
     if narrower:
-        what = f"{target} grants less rights to files and ports; it supports only absolute paths, not `.`"
+        what = f"{target} grants less rights to {things}; it supports only absolute paths, not `.`"
         losses.append(Loss(Direction.NARROWER, what, narrower))
     return tuple(losses)
 

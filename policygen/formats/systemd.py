@@ -7,7 +7,8 @@ fails with ENOSYS, since libc does not fall back to clone after another error.  
 io_uring_setup does where kernel.io_uring_disabled is set, and openat2 under the filters of many containers.
 
 Of files (systemd.exec(5), "Sandboxing"; systemd.resource-control(5)) the unit sees all for reading; what it may change and
-execute, and which TCP ports it may bind, is confined.
+execute, and which TCP ports it may bind, is confined; and with which addresses it may exchange packets, if the policy has hosts
+that are addresses, and serves nobody.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from policygen.evaluate import answers
 from policygen.files.generalise import trees
 from policygen.formats import Direction, Exported, ExportError, Loss
 from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, fitted, losses, names_only, native, possible, with_calls
-from policygen.grants import ALL, ANY_PORT, Files, Right
+from policygen.grants import ALL, ANY_PORT, NO_PORT, Files, Right
+from policygen.hosts import is_name, order
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator
 from policygen.paths import encoded
@@ -54,8 +56,8 @@ _NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "N
 
 
 def files_section(files: Files) -> tuple[str, Files]:
-    """Return the lines of a unit that confine files and bound ports, and the `Files` that these lines actually enforce: a part
-    is None if the lines do not confine it, which is always so for `connect`."""
+    """Return the lines of a unit that confine files, bound ports and hosts, and the `Files` that these lines actually enforce:
+    a part is None if the lines do not confine it."""
     lines: list[str] = []
     effect: dict[str, Right] | None = None
     if files.paths is not None:
@@ -73,7 +75,22 @@ def files_section(files: Files) -> tuple[str, Files]:
         lines.append("SocketBindDeny=any")
         lines += [f"SocketBindAllow=tcp:{first}-{last}" for first, last in files.bind if (first, last) != ANY_PORT[0]]
         lines += ["SocketBindAllow=any"] * (files.bind == ANY_PORT)
-    return "".join(f"{line}\n" for line in lines), Files(effect, None, files.bind)
+    addresses = _addresses(files)
+    if addresses is None:
+        return "".join(f"{line}\n" for line in lines), Files(effect, None, files.bind)
+    lines += ["IPAddressDeny=any", *(f"IPAddressAllow={address}" for address in addresses)]
+    reached = dict.fromkeys(addresses, ANY_PORT)
+    enforced = Files(effect, NO_PORT, files.bind, NO_PORT, connect_to=reached, send_to=reached)
+    return "".join(f"{line}\n" for line in lines), enforced
+
+
+def _addresses(files: Files) -> list[str] | None:
+    """Return the addresses and networks with which a unit may exchange packets, by whatever protocol and in both directions
+    (IPAddressAllow=); None if that would deny what the policy grants: other hosts, names, or clients of a server."""
+    hosts = {**files.connect_to, **files.send_to}
+    if files.bind != NO_PORT or files.connect != NO_PORT or files.send != NO_PORT or any(map(is_name, hosts)):
+        return None
+    return sorted(hosts, key=order)
 
 
 def _setting(name: str, paths: Iterable[str]) -> list[str]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from policygen.errors import PolicyError, did_you_mean
-from policygen.grants import NOT_CONFINED, TO_HOSTS, USES, Files
+from policygen.grants import NOT_CONFINED, STATEMENTS, TO_HOSTS, USES, Files
 from policygen.language.attach import Item, Place, attach
 from policygen.language.expressions import ExpressionParser, Span
 from policygen.language.layout import SETTINGS, Include, Layout
@@ -28,7 +28,6 @@ from policygen.language.lexer import Comment, Cursor, Source, Token, source, tok
 from policygen.language.normal import normal_entry
 from policygen.language.operands import operands
 from policygen.language.statements import (
-    STATEMENTS,
     action,
     body,
     file_line,

@@ -273,10 +273,6 @@ def require_trigger(
     raise cursor.error(message, token, hint)
 
 
-STATEMENTS = ("path", "tcp", "udp", "unix")
-"""The words that begin a line about files, ports, hosts or unix sockets."""
-
-
 def file_line(cursor: Cursor, first: Token) -> tuple[str, Files]:
     """Parse a line about files, ports, hosts or unix sockets whose first word, or all up to its path, host or socket, has been
     read.  Return the canonical text of the line up to its colon, and what it grants."""

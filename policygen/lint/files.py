@@ -1,4 +1,4 @@
-"""Find the risks (risks.tsv) of the files and ports that a policy grants, or that it grants beyond another policy."""
+"""Find the risks (risks.tsv) of what a policy grants beside calls, or of what it grants beyond another policy."""
 
 from __future__ import annotations
 
@@ -7,22 +7,46 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from policygen import hosts
 from policygen.files.algebra import differences, granted
 from policygen.files.ruleset import unconfined
-from policygen.grants import ALL, ANY, ANY_PORT, NOTHING, TCP, WORDS, Right, path_line
+from policygen.grants import (
+    ALL,
+    ANY,
+    ANY_PORT,
+    KINDS,
+    NOTHING,
+    TO_HOSTS,
+    UNIX,
+    USES,
+    WORDS,
+    Right,
+    host_line,
+    path_line,
+    single,
+    socket_line,
+    written,
+)
+from policygen.hosts import is_name
 from policygen.paths import covers
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from policygen.grants import Files
+    from policygen.grants import Files, Ports
     from policygen.model import Policy
 
 _BELOW = "/..."
 _MOST_PORTS = 49152
 """The fewest ports of a line that is judged as one which has all: three quarters.  The ports that the kernel chooses from,
 which learning writes as one range, are half of them."""
+_LARGE, _LARGEST = "host networks", {4: 8, 6: 16}
+"""What a row says for large networks, and the shortest prefix of one that is not large, by the version of IP."""
+_ANY_DOMAIN = "host *.TLD"
+"""What a row says for all names below a top-level domain."""
+_LOOKUPS = "names"
+"""What a row says for names of hosts in a policy that does not confine what is sent by UDP."""
 EVERY_FILE = "root"
 """The id of the row about `path /`."""
 
@@ -34,7 +58,7 @@ class Risk(NamedTuple):
     level: str
     what: tuple[str, ...]
     rights: tuple[Right, ...]
-    """A grant matches if it has all rights of one of these; () is `any`, for a `tcp` line."""
+    """A grant of a path matches if it has all rights of one of these; () for lines about something else."""
     grants: str
     """What the program may do, as the end of a sentence that begins with `it`."""
     why: str
@@ -80,7 +104,7 @@ def risks_of(files: Files, unconfined: Collection[str] = ()) -> list[tuple[str, 
     """Return the risks of the grants, each with the line that grants it, up to its colon.
 
     `unconfined`: the kinds (`grants.KINDS`) that are judged by the line which permits the same as its absence, `path /` with
-    all rights or `tcp USE: any`."""
+    all rights, or `any` for others."""
     grants = {"/": ALL} if "paths" in unconfined else files.paths or {}
     lines = []
     for path, rights in grants.items():
@@ -89,16 +113,50 @@ def risks_of(files: Files, unconfined: Collection[str] = ()) -> list[tuple[str, 
         if any(risk.id == EVERY_FILE for risk in rows):  # which says all that the others do
             rows = [risk for risk in rows if risk.id == EVERY_FILE]
         lines += [(path_line(path), risk) for risk in rows]
-    for use in TCP:
-        if use not in unconfined and getattr(files, use) is None:
-            continue
-        ports = ANY_PORT if use in unconfined else files.ports(use)
-        count = sum(last - first + 1 for first, last in ports)
-        if count >= _MOST_PORTS:
-            rows = [risk for risk in risks() if f"tcp {use}" in risk.what]
-            said = "any TCP port" if ports == ANY_PORT else f"{count:,} TCP ports"
-            lines += [(f"tcp {use}", risk._replace(grants=risk.grants.replace("any TCP port", said))) for risk in rows]
+    for use, start in USES.items():
+        if use in unconfined or getattr(files, use) is not None:
+            ports = ANY_PORT if use in unconfined else files.ports(use)
+            count = sum(last - first + 1 for first, last in ports)
+            said = f"{'any' if ports == ANY_PORT else f'{count:,}'} {start[:3].upper()} port{'s' * (ports != ANY_PORT)}"
+            rows = [risk for risk in risks() if start in risk.what and count >= _MOST_PORTS]
+            lines += [(start, risk._replace(grants=re.sub("any ... port", said, risk.grants))) for risk in rows]
+        for host, granted_ports in files.hosts(use).items():
+            lines += [(host_line(use, host), risk) for risk in risks() if _is_of_host(risk, host, granted_ports)]
+    for socket in (ANY,) if "unix" in unconfined else files.unix or ():
+        lines += [(socket_line(socket), risk) for risk in risks() if _is_of_socket(risk, socket)]
+    named = [host_line(use, host) for use in TO_HOSTS for host in files.hosts(use) if is_name(host)]
+    if named and files.send is None:
+        lines += [(named[0], risk) for risk in risks() if _LOOKUPS in risk.what]
     return lines
+
+
+def _is_of_host(risk: Risk, host: str, ports: Ports) -> bool:
+    """Return whether a row is about a line that grants ports at a host."""
+    for what in risk.what:
+        if match := re.fullmatch(r"host (\S+?)(/\.\.\.)?(?: port (\d+))?", what):
+            named, below, port = match.groups()
+            is_within = named in hosts.containing(host) if below else host in hosts.containing(named)
+            if is_within and (port is None or int(port) in single(ports)):
+                return True
+    if is_name(host):
+        return _ANY_DOMAIN in risk.what and host.startswith(hosts.BELOW) and host.count(".") == 1
+    own = hosts.network(host)
+    return _LARGE in risk.what and own.prefixlen < _LARGEST[own.version]
+
+
+def _is_of_socket(risk: Risk, socket: str) -> bool:
+    """Return whether a row is about a line that grants a unix socket; only one about all sockets is about `any`."""
+    if socket == ANY or UNIX in risk.what:
+        return socket == ANY and UNIX in risk.what
+    socket = socket if socket.startswith("@") else _place(socket)
+    for what in risk.what:
+        place = what.removeprefix("socket ").removesuffix(_BELOW)
+        if what.startswith("socket ") and (
+            socket in hosts.containing_sockets(place)
+            or (what.endswith(_BELOW) and place in hosts.containing_sockets(socket))
+        ):
+            return True
+    return False
 
 
 def _matches(risk: Risk, path: str, rights: Right, whole: Right) -> bool:
@@ -125,25 +183,36 @@ def judged(old: Policy, new: Policy) -> list[Judged]:
     """Return the lines that grant more or less than in `old`, each with its most serious new risk; a line that a policy has not
     is judged as what its absence permits."""
     changes = differences(old.files, new.files)
-    before, after = (set(risks_of(policy.files, unconfined(policy))) for policy in (old, new)) if changes else (set(), set())
+    before, after = (set(_all_risks(*both)) for both in ((old, new), (new, old))) if changes else (set(), set())
     result = []
     for line, more, less in changes:
-        subject = f"{line}: {' '.join(f'{sign} {what}' for sign, what in (('+', more), ('-', less)) if what)}"
+        signs = [(sign, what) for sign, what in (("+", more), ("-", less)) if what]
+        subject = f"{line}: {' '.join(f'{sign} {what}' for sign, what in signs)}"
+        if written(line, ANY) == line:  # it has no colon
+            subject = f"{signs[0][0]} {line}"
         new_risks = [risk for of, risk in after - before if of == line] if more else []
-        kind = "path" if line.startswith("path ") else "tcp"
         if not new_risks:
             says = f"it {' and '.join(_said(line, *each) for each in ((more, True), (less, False)) if each[0])}"
-            result.append(Judged("note", f"{kind}-{'more' if more else 'less'}", line, subject, says))
+            result.append(Judged("note", f"{line.split()[0]}-{'more' if more else 'less'}", line, subject, says))
         for risk in sorted(new_risks, key=lambda risk: (_LEVELS.index(risk.level), risk.id))[:1]:
             result.append(Judged(risk.level, risk.id, line, subject, f"it {risk.grants}", risk.why, risk.safer))
     return result
 
 
+def _all_risks(policy: Policy, other: Policy) -> list[tuple[str, Risk]]:
+    """Return the risks of a policy's lines, and of the absence of those that the other policy has."""
+    also = [kind for kind in KINDS if getattr(other.files, kind) is not None]
+    return risks_of(policy.files, unconfined(policy, also))
+
+
 def _said(line: str, what: str, is_more: bool) -> str:
     """Return what a change of a line lets the program do, or no longer lets it, as the end of a sentence."""
-    verb = {"tcp connect": "connect to", "tcp bind": "serve on"}.get(line)
-    if verb:
-        return f"may {verb} {'more' if is_more else 'fewer'} ports"
+    use = next((use for use, start in USES.items() if line.startswith(start)), "")
+    if use:
+        verb = {"connect": "connect to", "bind": "serve on", "send": "send to"}[use]
+        return f"may {verb} {'more' if is_more else 'fewer'} {'UDP ' * (use == 'send')}ports{' there' * (line != USES[use])}"
+    if line.startswith(UNIX):
+        return f"may {'also' if is_more else 'no longer'} connect to {'it' if line != UNIX else 'every unix socket'}"
     return f"may {'also' if is_more else 'no longer'} {'do anything' if what == ANY else what} there"
 
 

@@ -240,7 +240,8 @@ def files_and_ports(document: Document, _: Budget) -> Iterator[Finding]:
     yield from about_files(document, risks_of(document.policy.files))
     for line, risk in risks_of(NOT_CONFINED, unconfined(document.policy)):
         grants = f"has no `{'path' if line.startswith('path ') else line}` line, so it {risk.grants}"
-        safer = f"{risk.safer} (`learn --files` does); or write `{line}: any`, with a reason"
+        does = " (`learn --files` does)" if line.startswith(("path ", "tcp ")) else ""
+        safer = f"{risk.safer}{does}; or write `{line}: any`, with a reason"
         yield Finding(risk.id, Level(risk.level), None, line, grants, risk.why, safer, risk.source, None, "")
 
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Set
 
 
-FILE_LINES = ("path ", "tcp ")
-"""The beginnings of `SettingChange.word` for changes of files and ports."""
 SETTINGS = ("table", "arm", "default", "unknown", "scope", "implied")
 PHASES = "phases"
 """The word of the change of phases: what they no longer deny."""
@@ -119,7 +117,7 @@ def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
     before, after = old.files.lines(), new.files.lines()
     for line, more, _ in file_differences(old.files, new.files):
         if more:
-            yield SettingChange(line, before.get(line, ""), after.get(line, NOT_CONFINED), ())
+            yield SettingChange(line, before.get(line, ""), (after.get(line) or more) if line in after else NOT_CONFINED, ())
 
 
 def _phases(old: Policy, new: Policy, asked: Set[tuple[Arch, int]]) -> Iterator[SettingChange]:

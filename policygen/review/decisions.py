@@ -6,8 +6,8 @@ from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from policygen.files.algebra import with_line
-from policygen.grants import ALL, ANY_PORT, Files
+from policygen.files.algebra import differences, intersected, united, with_line
+from policygen.grants import EVERYTHING, is_line
 from policygen.language.document import Document
 from policygen.language.layout import Comments, Remarks, Section
 from policygen.language.normal import normal_entry
@@ -16,7 +16,6 @@ from policygen.lint.findings import WHY, dangerous_together
 from policygen.model import And, Entry, Expression, Or, Policy, alternatives
 from policygen.phases import in_each, phase_policies, within_start
 from policygen.review.changes import (
-    FILE_LINES,
     NOT_CONFINED,
     PHASES,
     SETTINGS,
@@ -113,7 +112,7 @@ def _joined(policy: Policy, new: Policy, taken: Mapping[PolicyChange, Decision])
 
 
 def _with_setting(policy: Policy, new: Policy, word: str) -> Policy:
-    if word.startswith(FILE_LINES):
+    if is_line(word):
         return replace(policy, files=with_line(policy.files, word, new.files))
     return policy if word.startswith("arch ") else replace(policy, **{word: getattr(new, word)})
 
@@ -169,8 +168,11 @@ def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence
 def _without_setting(old: Policy, policy: Policy, word: str, asked: Set[tuple[Arch, int]]) -> Policy:
     if word == PHASES:
         return _with_old_phases(old, policy, asked)
-    if word.startswith(FILE_LINES):
-        return replace(policy, files=with_line(policy.files, word, old.files))
+    if is_line(word):
+        rejected, kept = with_line(policy.files, word, old.files), intersected(old.files, policy.files)
+        if any(difference.more for difference in differences(rejected, kept)):  # the line has replaced others
+            rejected = united(rejected, kept)
+        return replace(policy, files=rejected)
     if word.startswith("arch "):
         removed = Arch(word.removeprefix("arch "))
         return replace(policy, entries={arch: section for arch, section in policy.entries.items() if arch is not removed})
@@ -260,10 +262,10 @@ def _with_reason(document: Document, change: PolicyChange, decision: Decision) -
     if isinstance(change, SettingChange):
         if change.word == PHASES:
             return _with_reason_for_phases(document, change, comment)
-        if change.word.startswith(FILE_LINES):
+        if is_line(change.word):
             if change.after == NOT_CONFINED:  # a line that says so takes the comment
-                explicit = Files({"/": ALL}, ANY_PORT, ANY_PORT)
-                document = replace(document, policy=_with_setting(document.policy, Policy({}, files=explicit), change.word))
+                explicit = Policy({}, files=EVERYTHING)
+                document = replace(document, policy=_with_setting(document.policy, explicit, change.word))
             files = {**layout.files, change.word: layout.files.get(change.word, Comments()).join(comment)}
             return Document(document.policy, replace(layout, files=files))
         if change.word not in SETTINGS:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from policygen.errors import PolicyError
 from policygen.evidence.facts import Union, parse as parse_fact
 from policygen.formats import ImportFormatError
-from policygen.grants import TCP, format_rights, single
+from policygen.grants import ANY, USES, format_rights, host_line, single, socket_line
 from policygen.language.document import parse
 from policygen.recording.model import Observation, Recording, Run, recorded_values
 from tracer.abi import Arch, Event, table
@@ -234,7 +234,13 @@ def _files(lines: Any, executable: str, position: str) -> tuple[Use, ...]:
         except PolicyError as error:
             raise ImportFormatError(f"{position}: its `ungranted` has no lines about files and ports: {error}") from error
         uses += ((path, format_rights(rights), executable) for path, rights in (files.paths or {}).items())
-        uses += ((f"tcp {use}", str(port), executable) for use in TCP for port in single(getattr(files, use) or ()))
+        uses += (
+            (host_line(use, host), str(port), executable)
+            for use in USES
+            for host, ports in {ANY: getattr(files, use) or (), **files.hosts(use)}.items()
+            for port in single(ports)
+        )
+        uses += ((socket_line(socket), "", executable) for socket in files.unix or ())
     return tuple(uses)
 
 

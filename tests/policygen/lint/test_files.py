@@ -55,6 +55,31 @@ TABLE = (
     ("path /var/run/podman: write", {"control-sockets"}),
     ("tcp connect: 1-65534", {"connect-anywhere"}),
     ("tcp connect: 1024-2047", set()),
+    ("udp send: any", {"send-anywhere"}),
+    ("tcp connect 10.0.0.0/8: any", set()),
+    ("tcp connect 169.254.169.254: 80", {"metadata", "link-local"}),
+    ("tcp connect 169.254.169.254: 53", {"link-local"}),
+    ("tcp connect fd00:ec2::/32: 80-90", {"metadata"}),
+    ("tcp connect fe80::1: 443", {"link-local"}),
+    ("tcp connect 0.0.0.0/0: 443", {"large-network"}),
+    ("tcp connect 168.0.0.0/6: 80", {"large-network", "metadata"}),
+    ("tcp connect 2000::/3: 443", {"large-network"}),
+    ("udp send 128.0.0.0/1: 53", {"large-network"}),
+    ("tcp connect *.com: 443\nudp send: none", {"public-suffix"}),
+    ("tcp connect *.github.io: 443\nudp send: none", {"public-suffix"}),
+    ("tcp connect *.me.github.io: 443\nudp send: none", set()),
+    ("tcp connect api.example.org: 443\nudp send 192.0.2.1: 53", set()),
+    ("tcp connect api.example.org: 443", {"look-ups"}),
+    ("unix connect: any", {"connect-every-socket"}),
+    ("unix connect: none", set()),
+    ("unix connect /run/docker.sock", {"root-sockets"}),
+    ("unix connect /var/run/docker.sock", {"root-sockets"}),
+    ("unix connect /run", {"root-sockets", "user-sockets"}),
+    ("unix connect /run/postgresql/.s.PGSQL.5432", set()),
+    ("unix connect /run/user/1000/bus", {"user-sockets"}),
+    ("unix connect @/tmp/.X11-unix/X0", {"user-sockets"}),
+    ("unix connect @*", {"user-sockets", "root-sockets"}),
+    ("unix connect @app", set()),
 )
 
 
@@ -66,14 +91,20 @@ def test_the_risks_of_a_grant(lines, ids):
     assert names == {finding.rule for finding in lint(parse(lines))}
 
 
+def line_of(what):
+    kind, _, place = what.partition(" ")
+    if kind == "host":
+        return f"tcp connect {place.partition(' ')[0]}: 1"
+    return f"unix connect {place}" if kind == "socket" else f"{what}: any" if place else f"path {what}: read"
+
+
 def test_each_row_is_well_made():
     assert len({risk.id for risk in risks()}) == len(risks())
     for risk in risks():
         assert Level(risk.level)
         assert all((risk.grants, risk.why, risk.safer, risk.source))
         for what in risk.what:
-            line = f"{what}: any" if what.startswith("tcp") else f"path {what.removesuffix('/...')}: read"
-            assert what == "*" or parse(line)
+            assert what in ("*", "host networks", "host *.TLD", "names") or parse(line_of(what.removesuffix("/...")))
 
 
 def test_a_reason_accepts_a_finding():
@@ -104,12 +135,15 @@ UNCONFINED = (
     ("connect: allow", [(NO_CONNECT, "connect-anywhere")]),
     ("tcp connect: none\nconnect: allow\nlisten: allow", [(NO_BIND, "bind-anywhere")]),
     ("tcp connect: none\ntcp bind: 80\nconnect: allow\nbind: allow", []),
+    ("tcp connect 10.0.0.1: 80\nconnect: allow", [("udp send", "send-anywhere")]),
+    ("tcp connect 10.0.0.1: 80\nread: allow", []),
+    ("tcp connect 10.0.0.1: 80\nudp send: none\nconnect: allow", []),
 )
 
 
 @pytest.mark.parametrize(("text", "risky"), UNCONFINED)
 def test_a_line_that_a_policy_has_not_is_judged_as_what_that_permits(text, risky):
-    found = [finding for finding in lint(parse(text)) if finding.name in (NO_PATH, NO_CONNECT, NO_BIND)]
+    found = [finding for finding in lint(parse(text)) if finding.name in (NO_PATH, NO_CONNECT, NO_BIND, "udp send")]
     assert [(finding.name, finding.rule) for finding in found] == risky
     assert all(f"has no `{finding.name.replace(NO_PATH, 'path')}` line, so it " in finding.grants for finding in found)
 
@@ -120,6 +154,9 @@ def test_a_line_that_a_policy_has_not_is_judged_as_what_that_permits(text, risky
         ("path ./data: read", "path /", "danger", "root"),
         ("tcp connect: none", "tcp connect", "warning", "connect-anywhere"),
         ("tcp bind: 80", "tcp bind", "warning", "bind-anywhere"),
+        ("tcp connect 10.0.0.1: 80", "tcp connect", "warning", "connect-anywhere"),
+        ("udp send 10.0.0.1: 80", "udp send", "warning", "send-anywhere"),
+        ("unix connect ./s", "unix connect", "warning", "connect-every-socket"),
     ],
 )
 def test_a_line_that_is_removed_is_judged_as_one_that_permits_all(line, name, level, rule):
@@ -143,6 +180,14 @@ def test_a_line_that_is_removed_is_judged_as_one_that_permits_all(line, name, le
         ("tcp connect: any", "", Verdict.EQUAL),
         ("path /: any", "", Verdict.EQUAL),
         ("tcp connect: 80", "tcp connect: 80, 443", Verdict.WIDER),
+        ("tcp connect: 80", "tcp connect 10.0.0.1: 80", Verdict.NARROWER),
+        ("tcp connect 10.0.0.0/8: 80", "tcp connect 10.0.0.1: 80, 81", Verdict.INCOMPARABLE),
+        ("tcp connect a.example: 80", "tcp connect *.example: 80", Verdict.WIDER),
+        ("tcp connect a.example: 80", "tcp connect *.example: 80\ntcp connect a.example: 80", Verdict.WIDER),
+        ("udp send: any", "", Verdict.EQUAL),
+        ("unix connect: any", "", Verdict.EQUAL),
+        ("unix connect /run", "unix connect /run/x\nunix connect /run", Verdict.EQUAL),
+        ("unix connect: none", "unix connect @a", Verdict.WIDER),
     ],
 )
 def test_the_verdict_counts_files_and_ports(old, new, verdict):

@@ -2,8 +2,8 @@
 
 The command runs in a network namespace that has only the loopback interface, and with a /etc/resolv.conf and a /etc/hosts of
 its own.  NAMES is a JSON object: name -> its addresses, all in 127.0.0.0/8 or ::1; `HOSTS` is the text of /etc/hosts.  A name
-server at 127.0.0.53 answers for them, by UDP and TCP: a name that begins with `big` by TCP alone, and `alias.NAME` by a CNAME of NAME.
-At each address and port 8080 a server says `hello`, and at port 9000 one answers datagrams.
+server at 127.0.0.53 answers for them, by UDP and TCP: for a name that begins with `big` by TCP alone, for `alias.NAME` by a
+CNAME of NAME.  At each address and port 8080 a server says `hello`, and at port 9000 one answers datagrams.
 """
 
 from __future__ import annotations
