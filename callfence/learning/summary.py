@@ -141,12 +141,12 @@ def _hosts(learned: Learned) -> list[tuple[str, str]]:
     rows = [("hosts", printable(_listed(hosts)))]
     if files.unix is not None:
         rows.append(("unix sockets", printable(_listed(files.unix))))
-    if files.connect and files.connect_to:
+    if files.connect:
         without = [number for number, run in enumerate(learned.recording.runs, 1) if run.files and not recorded(run.files)]
         if without:
             runs = f"run {without[0]}" if len(without) == 1 else f"runs {_some([*map(str, without)])}"
-            what = f"`tcp connect: {format_ports(files.connect)}` stays, for to which hosts {runs} connected is not known"
-            rows.append(("hosts", f"{what}: remove it if the hosts are enough"))
+            what = f"`tcp connect: {format_ports(files.connect)}` stays, since hosts were not recorded in {runs}"
+            rows.append(("hosts", f"{what}: to confine it to hosts, learn it anew with --fresh --hosts"))
     return rows
 
 

@@ -157,6 +157,8 @@ def _widened_hosts(each: Sequence[set[str]]) -> dict[str, Widening]:
 
 
 def _widened_names(each: Sequence[set[str]], names: set[str]) -> dict[str, Widening]:
+    """Return what is granted for names below a common one, if they are many, or have digits and differ from run to run: names
+    without digits rather belong to other things that the program does."""
     result: dict[str, Widening] = {}
     labels = {name: name.removeprefix(BELOW).split(".") for name in names}
     every = {tuple(parts[start:]) for parts in labels.values() for start in range(1, len(parts) - 1)}
@@ -165,11 +167,12 @@ def _widened_names(each: Sequence[set[str]], names: set[str]) -> dict[str, Widen
         below = {name for name in names if name not in result and name.endswith(f".{text}")}
         if text in suffixes() or len(below) < 2:
             continue
-        varied = varying([hosts & below for hosts in each])
+        numbered = {name for name in below if any(map(str.isdigit, name.removesuffix(text)))}
+        varied = varying([hosts & numbered for hosts in each])
         if len(below) >= MANY:
             result |= dict.fromkeys(below, (BELOW + text, f"{len(below)} names below it were used"))
         elif len(varied) >= VARYING:
-            result |= dict.fromkeys(varied, (BELOW + text, f"{_VARIED}"))
+            result |= dict.fromkeys(varied, (BELOW + text, _VARIED))
     return result
 
 

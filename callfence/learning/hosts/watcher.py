@@ -32,7 +32,6 @@ from callfence.shared.files import working_folder
 from enforcer.files.lookup import look_up
 from policygen.files.calls import DNS, numbers
 from policygen.files.landlock import named
-from policygen.files.sockets import HIDING, NAME
 from policygen.grants import NONE, UNIX, USES
 from tracer import kernel
 from tracer.abi import Arch, table
@@ -51,6 +50,9 @@ WATCHED = 1024
 """The most calls of a thread that stop while an answer is awaited."""
 _PROBED = 64
 """The most calls of a thread that stop to see whether a program sends to an address to which it has connected by UDP."""
+NAME_SERVICES = (b"/run/nscd/socket", b"/var/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve")
+"""The sockets of services that look names up for C libraries (nscd(8), systemd-resolved(8)).  Connecting to them fails, as under
+`enforce`: C libraries then ask name servers themselves, whose answers can be seen."""
 _RECEIVING = ("recvfrom", "recvmsg", "recvmmsg", "read", "readv")
 _WRITING = (*SENDING, "write", "writev")
 _TO = 4
@@ -183,10 +185,10 @@ class HostWatcher:
         """Record that a task connects or sends to the unix socket of this name (sun_path, as long as it was given)."""
         if name[:1] in (b"", b"\0"):
             if len(name) > 1:
-                self._sockets.add((NAME + name[1:].decode("utf-8", "surrogateescape"), task.executable))
+                self._sockets.add(("@" + name[1:].decode("utf-8", "surrogateescape"), task.executable))
             return
         path = name.partition(b"\0")[0]
-        if path in HIDING:
+        if path in NAME_SERVICES:
             if task.other_filter:
                 self._gap(f"{task.executable} asks {os.fsdecode(path)} for names, so hosts are recorded by their addresses")
             else:

@@ -1,9 +1,9 @@
 """A network of its own for a command: `python network.py NAMES COMMAND [ARGUMENT ...]`, as root.
 
 The command runs in a network namespace that has only the loopback interface, and with a /etc/resolv.conf and a /etc/hosts of
-its own.  NAMES is a JSON object: name -> its addresses, all in 127.0.0.0/8 or ::1; `HOSTS` is the text of /etc/hosts.  A name
-server at 127.0.0.53 answers for them, by UDP and TCP: for a name that begins with `big` by TCP alone, for `alias.NAME` by a
-CNAME of NAME.  At each address and port 8080 a server says `hello`, and at port 9000 one answers datagrams.
+its own, and an empty /run.  NAMES is a JSON object: name -> its addresses, all in 127.0.0.0/8 or ::1; `HOSTS` is the text of
+/etc/hosts.  A name server at 127.0.0.53 answers for them, by UDP and TCP: for a name that begins with `big` by TCP alone, for
+`alias.NAME` by a CNAME of NAME.  At each address and port 8080 a server says `hello`, and at port 9000 one answers datagrams.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def enter(hosts: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     checked(libc.unshare(CLONE_NEWNS | CLONE_NEWNET))
     checked(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+    checked(libc.mount(b"none", b"/run", b"tmpfs", 0, None))
     with socket.socket() as any_, tempfile.TemporaryDirectory() as folder:
         fcntl.ioctl(any_, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
         for name, text in (("resolv.conf", f"nameserver {SERVER}\noptions timeout:2 attempts:2\n"), ("hosts", hosts)):
