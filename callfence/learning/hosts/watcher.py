@@ -51,8 +51,8 @@ WATCHED = 1024
 _PROBED = 64
 """The most calls of a thread that stop to see whether a program sends to an address to which it has connected by UDP."""
 NAME_SERVICES = (b"/run/nscd/socket", b"/var/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve")
-"""The sockets of services that look names up for C libraries (nscd(8), systemd-resolved(8)).  Connecting to them fails, as under
-`enforce`: C libraries then ask name servers themselves, whose answers can be seen."""
+"""The sockets of services that look names up for C libraries (nscd(8), systemd-resolved(8)).  Connecting to them fails, as
+under `enforce`: C libraries then ask name servers themselves, whose answers can be seen."""
 _RECEIVING = ("recvfrom", "recvmsg", "recvmmsg", "read", "readv")
 _WRITING = (*SENDING, "write", "writev")
 _TO = 4
