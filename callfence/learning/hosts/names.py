@@ -36,6 +36,9 @@ class Names:
         """The same by process."""
         self._addresses: dict[str, dict[bytes, str]] = {}
         """Name -> its addresses, each with an executable that looked it up."""
+        self._hosts_lines: list[list[str]] = []
+        self._hosts: dict[bytes, str] = {}
+        """The name of each address in /etc/hosts, as `_hosts_lines` had it."""
         self._files: dict[tuple[object, ...], list[list[str]]] = {}
         """The words of each line of a file such as /etc/hosts, by the file's identity."""
 
@@ -61,17 +64,10 @@ class Names:
         return name or self._last.get(address) or self._of_hosts(address, process)
 
     def _of_hosts(self, address: bytes, process: int) -> str:
-        firsts: dict[str, None] = {}
-        has_localhost = False
-        for words in self._lines(process, "/etc/hosts"):
-            own = packed(words[0])
-            if own in LOOPBACK and LOCALHOST in words[1:]:
-                has_localhost = True
-            if own == address and len(words) > 1:
-                firsts[words[1]] = None
-        if address in LOOPBACK and has_localhost:
-            return LOCALHOST
-        return _host(next(iter(firsts))) if len(firsts) == 1 else ""
+        lines = self._lines(process, "/etc/hosts")
+        if lines is not self._hosts_lines:
+            self._hosts_lines, self._hosts = lines, _names_of(lines)
+        return self._hosts.get(address, "")
 
     def servers(self, process: int) -> set[bytes]:
         """Return the addresses of the name servers in /etc/resolv.conf; without one, C libraries ask this machine."""
@@ -104,6 +100,18 @@ class Names:
             for name, addresses in self._addresses.items()
             for address, executable in addresses.items()
         ]
+
+
+def _names_of(lines: list[list[str]]) -> dict[bytes, str]:
+    """Return the only name of each address in lines of /etc/hosts, and `localhost` for those of this machine, if it is there."""
+    firsts: defaultdict[bytes, set[str]] = defaultdict(set)
+    has_localhost = False
+    for words in lines:
+        address = packed(words[0])
+        firsts[address].update(words[1:2])
+        has_localhost |= address in LOOPBACK and LOCALHOST in words
+    names = {address: _host(*found) for address, found in firsts.items() if address and len(found) == 1}
+    return names | (dict.fromkeys(LOOPBACK, LOCALHOST) if has_localhost else {})
 
 
 def _host(text: str) -> str:
