@@ -273,15 +273,18 @@ def notifying_on_exit(filter_: bytes) -> bytes:
     return assembled([*lines, (JUMP, "end"), "ask", (RETURN, linux.SECCOMP_RET_USER_NOTIF), "end"]) + filter_
 
 
-def notifying_filter(calls: Sequence[tuple[int, int]]) -> bytes:
-    """Return a filter that notifies the helper of these calls (AUDIT_ARCH_* and number, ascending), and lets all others run."""
+def notifying_filter(calls: Sequence[tuple[int, int]], with_address: Sequence[tuple[int, int]] = ()) -> bytes:
+    """Return a filter that notifies the helper of these calls (AUDIT_ARCH_* and number, ascending), of those `with_address`
+    only if their fifth argument is not NULL, and lets all others run."""
     lines: list[Line] = [(LOAD, ARCH)]
-    for arch in dict.fromkeys(arch for arch, _ in calls):
+    for arch in dict.fromkeys(arch for arch, _ in (*calls, *with_address)):
         lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
         lines += [(EQUAL, number, "ask", "") for of, number in calls if of == arch]
+        lines += [(EQUAL, number, "look", "") for of, number in with_address if of == arch]
         lines += [(JUMP, "end"), f"not {arch}"]
-    answers: list[Line] = ["ask", (RETURN, linux.SECCOMP_RET_USER_NOTIF)]
-    return assembled([*lines, (JUMP, "end"), *answers, "end", (RETURN, linux.SECCOMP_RET_ALLOW)])
+    halves = (ARGUMENTS + 8 * 4, ARGUMENTS + 8 * 4 + 4)
+    lines += [(JUMP, "end"), "look", (LOAD, halves[0]), (EQUAL, 0, "", "ask"), (LOAD, halves[1]), (EQUAL, 0, "end", "ask")]
+    return assembled([*lines, "ask", (RETURN, linux.SECCOMP_RET_USER_NOTIF), "end", (RETURN, linux.SECCOMP_RET_ALLOW)])
 
 
 def _word(value: int) -> bytes:

@@ -25,16 +25,17 @@ _HELPERS = _CAP_KILL | _CAP_SYS_PTRACE
 changed its user; without the second, it could not find out which executable made a call."""
 
 
-def read(*, renews_log: bool = False) -> bytes:
+def read(*, renews_log: bool = False, makes_calls: bool = False) -> bytes:
     """Read the filter for the helper, which was compiled from helper.policy when callfence was built.  With `renews_log`, it
-    also allows what helper-log.policy does: opening the log again.  Raises OSError."""
-    return read_file(f"{_HERE}/helper-log.filter" if renews_log else f"{_HERE}/helper.filter")
+    also allows what helper-log.policy does: opening the log again; with `makes_calls`, what helper-hosts.policy does: making
+    the program's calls to other hosts.  Raises OSError."""
+    return read_file(f"{_HERE}/helper{'-hosts' if makes_calls else '-log' if renews_log else ''}.filter")
 
 
-def read_follower() -> bytes:
-    """Read the filter for a helper that follows the program through its phases, compiled from helper.policy,
-    helper-log.policy and follower.policy.  Raises OSError."""
-    return read_file(f"{_HERE}/follower.filter")
+def read_follower(*, makes_calls: bool = False) -> bytes:
+    """Read the filter for a helper that follows the program through its phases: `read`, with what follower.policy allows.
+    Raises OSError."""
+    return read_file(f"{_HERE}/follower{'-hosts' if makes_calls else ''}.filter")
 
 
 def drop_capabilities(*, traces: bool = False) -> None:

@@ -38,8 +38,9 @@ class Duty:
     shared before the program runs."""
 
     __slots__ = (
-        "_answers", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_is_fused", "_later",
-        "_listeners", "_notification", "_pid", "_ready", "_reporter", "_shield", "_watched", "program", "stand_in",
+        "_answers", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_hub", "_is_fused",
+        "_later", "_listeners", "_notification", "_pid", "_ready", "_records", "_reporter", "_shield", "_watched", "program",
+        "stand_in",
     )  # fmt: skip
 
     def __init__(self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False) -> None:
@@ -49,21 +50,25 @@ class Duty:
         `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no calls afterwards."""
         self._later = Later(reporter.later)
         self._epoll: select.epoll
+        makes = reporter.hosts is not None
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`listener.exit_with`).
-        self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0)
-        self._following = confinement.read_follower() if follows and not reporter.audit else b""
+        self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0, makes_calls=makes)
+        self._following = confinement.read_follower(makes_calls=makes) if follows and not reporter.audit else b""
         self._shield = bpf.read_shield()
         self._follows = follows
         self._is_fused = not (reporter.keeps_signals or reporter.audit or is_quiet)
         self._fuse: tuple[int, ...] = ()
         """The ends of two pipes: the kernel kills the program when this process ends and so closes them."""
         self._reporter = reporter
+        self._records = reporter.records.descriptor if reporter.records else _NONE
         self._listeners: dict[int, str] = {}
         """The phase of the processes whose calls each listener receives, by listener; "" where there are no phases."""
         self._devices: tuple[int, int] = _NONE, _NONE
         """Descriptors of /dev/null and /dev/full, to hand to the program when it opens these; -1 for a missing device."""
         self._children = _NONE
         """A descriptor that is readable when a child has stopped or ended, while the program is followed."""
+        self._hub = _NONE
+        """The descriptor of what the calls that are made for the program wait for, once there is such a call."""
         self.program = _NONE
         """A pidfd of the first confined process."""
         self.stand_in = _NONE
@@ -154,8 +159,15 @@ class Duty:
         if descriptor == self.program:
             self._epoll.unregister(descriptor)
             self._answers.program_ended()
+        elif descriptor == self._hub:
+            self._answers.go_on()
+        elif descriptor == self._records:
+            self._answers.read_records()
         elif events & select.EPOLLIN:
             self._answers.next(descriptor, self._listeners[descriptor])
+            if self._answers.hub != self._hub:  # it has just been made
+                self._hub = self._answers.hub
+                self._epoll.register(self._hub, select.EPOLLIN)
         else:  # EPOLLHUP: no task has the filter any more
             self._epoll.unregister(descriptor)
             os.close(descriptor)
@@ -164,6 +176,11 @@ class Duty:
     def listened(self, call: Notification, phase: str) -> int | None:
         """Make the listen(2) of a stopped task, and return 0 or an errno; None for another call, or if the task may make it."""
         return self._answers.listened(call, phase)
+
+    def made(self, call: Notification, phase: str) -> int | None:
+        """Make the call of a stopped task that reaches another host, and return its result or a negative errno; None for
+        another call."""
+        return self._answers.made(call, phase)
 
     def judged(self, call: Notification, phase: str) -> Action | None:
         """Return the policies' action for the call of a stopped task, and report the call if they deny it; None, for a kill, if
@@ -182,7 +199,8 @@ class Duty:
             os._exit(0)
         self._hand_over()
         self._epoll.close()  # here, since its number will be another descriptor's
-        helper.close_all_but((self.program, *self._devices, *self._listeners, *self._fuse, *self.descriptors()))
+        kept = (*self._listeners, *self._fuse, *self.descriptors(), *self._answers.descriptors())
+        helper.close_all_but((self.program, *self._devices, *kept))
         confinement.drop_capabilities()
         if self._filter:
             kernel.install(self._filter, 0)
@@ -191,9 +209,10 @@ class Duty:
 
     # Once every process is in its last phase
 
-    def descriptors(self) -> tuple[int, int, int]:
-        """Return the descriptors to which reports go: the reporter's own, standard error, and the log's folder; -1 for none."""
-        return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder
+    def descriptors(self) -> tuple[int, int, int, int]:
+        """Return the descriptors of reports: the reporter's own, standard error, the log's folder, and the socket that audit
+        records come from; -1 for none."""
+        return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder, self._records
 
     def serve(self) -> NoReturn:
         """Answer calls until the last confined task has ended."""
@@ -211,15 +230,19 @@ class Duty:
                     self._watch_stand_in()
                 else:
                     self._happened(descriptor, events)
-        answers.summarise()
+        if self._records != _NONE and self.stand_in != _NONE:
+            os.kill(self.stand_in, linux.SIGKILL)  # it has the listeners, and a listener keeps the program's Landlock domain
+        answers.finish()
         os._exit(0)
 
     def _watch(self) -> None:
         """Open the epoll and the pidfd that `serve` needs, before the program runs: later, limits may prevent that."""
         self._epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
-        for descriptor in (*self._listeners, self.program):
+        for descriptor in {*self._listeners, self.program, self._records} - {_NONE}:
             self._epoll.register(descriptor, select.EPOLLIN)
         self._watch_stand_in()
+        if self._hub != _NONE:
+            self._epoll.register(self._hub, select.EPOLLIN)
 
     def _hand_over(self) -> None:
         """Send the listeners' numbers and phases to the stand-in, and stop sharing the table of descriptors with it."""
@@ -265,10 +288,13 @@ class Duty:
                 kernel.send_signal(other, linux.SIGCONT)  # a helper that was stopped has to give it back too
         if other != _NONE:
             self._epoll.unregister(other)
-        for listener in self._listeners:
-            self._epoll.register(listener, select.EPOLLIN)
+        for descriptor in {*self._listeners, self._records} - {_NONE}:
+            self._epoll.register(descriptor, select.EPOLLIN)
         ready = dict(self._epoll.poll(0))
         if all(ready.get(listener, 0) & select.EPOLLHUP for listener in self._listeners):
+            for listener in self._listeners:
+                os.close(listener)
+            self._answers.finish()  # audit records that the helper has not read
             os._exit(0)
         self.stand_in = _NONE
         self.serve()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _FAILED_MAPPING = linux.c_void_p(-1).value
-_EINTR, _EINVAL = 4, 22  # asm-generic/errno-base.h
+_EINTR, _EFAULT, _EINVAL = 4, 14, 22  # asm-generic/errno-base.h
 _F_SETFL, _F_SETOWN, _F_SETSIG, _O_ASYNC = 4, 8, 10, 0x2000  # asm-generic/fcntl.h
 _KCMP_FILES = 2  # linux/kcmp.h
 _RLIMIT_NOFILE, _RESOURCES = 7, 16  # asm-generic/resource.h
@@ -139,6 +139,11 @@ def prctl_accepts(operation: int, text: bytes) -> bool:
     return linux.prctl(operation, linux.c_char_p(text)) == 0
 
 
+def set_name(name: bytes) -> None:
+    """Name this thread, by at most 15 bytes; its execve names it after the program (prctl(2), PR_SET_NAME)."""
+    linux.checked(linux.prctl(linux.PR_SET_NAME, linux.c_char_p(name)), "prctl(PR_SET_NAME)")
+
+
 def set_undumpable() -> None:
     """Keep every process without CAP_SYS_PTRACE from reading or writing this one (ptrace(2), /proc/PID/mem)."""
     linux.checked(linux.prctl(linux.PR_SET_DUMPABLE), "prctl(PR_SET_DUMPABLE)")
@@ -221,9 +226,10 @@ def landlock_allow_port(ruleset: int, access: int, port: int) -> None:
     syscall("landlock_add_rule", ruleset, linux.LANDLOCK_RULE_NET_PORT, linux.byref(rule), 0)
 
 
-def landlock_enter(ruleset: int) -> None:
-    """Confine this process, and what it starts, by a ruleset for good.  This needs no_new_privs."""
-    syscall("landlock_restrict_self", ruleset, 0)
+def landlock_enter(ruleset: int, flags: int = 0) -> None:
+    """Confine this process, and what it starts, by a ruleset for good.  This needs no_new_privs.  `flags`:
+    LANDLOCK_RESTRICT_SELF_*."""
+    syscall("landlock_restrict_self", ruleset, flags)
 
 
 def send_signal(pidfd: int, number: int) -> None:
@@ -258,12 +264,23 @@ class _Span(linux.Structure):
     _fields_ = (("base", linux.c_uint64), ("length", linux.c_uint64))
 
 
+_ONE, _ZERO = linux.c_ulong(1), linux.c_ulong(0)
+
+
 def memory_of(task: int, address: int, length: int) -> bytes:
     """Return up to `length` bytes of a task's memory, as many as can be read.  Raises OSError if none can."""
     content = (linux.c_char * length)()
     here, there = _Span(linux.addressof(content), length), _Span(address, length)
-    count = syscall("process_vm_readv", task, linux.byref(here), 1, linux.byref(there), 1, 0)
-    return content.raw[:count]
+    count = linux.functions.process_vm_readv(task, linux.byref(here), _ONE, linux.byref(there), _ONE, _ZERO)
+    return content.raw[: linux.checked(count, "process_vm_readv")]
+
+
+def write_memory(task: int, address: int, content: bytes) -> None:
+    """Write bytes into a task's memory.  Raises OSError, also if not all could be written."""
+    copied = (linux.c_char * (len(content) or 1)).from_buffer_copy(content or b"\0")
+    here, there = _Span(linux.addressof(copied), len(content)), _Span(address, len(content))
+    if syscall("process_vm_writev", task, linux.byref(here), 1, linux.byref(there), 1, 0) < len(content):
+        raise OSError(_EFAULT, os.strerror(_EFAULT), "process_vm_writev")
 
 
 def descriptor_of(process: int, descriptor: int) -> int:
@@ -278,7 +295,8 @@ def descriptor_of(process: int, descriptor: int) -> int:
 def socket_option(socket: int, option: int) -> int:
     """Return an option of SOL_SOCKET, 32 bits (socket(7))."""
     value, size = linux.c_int(0), linux.c_int(4)
-    syscall("getsockopt", socket, linux.SOL_SOCKET, option, linux.byref(value), linux.byref(size))
+    if linux.functions.getsockopt(socket, linux.SOL_SOCKET, option, linux.byref(value), linux.byref(size)) < 0:
+        raise linux.refused("getsockopt")
     return value.value
 
 

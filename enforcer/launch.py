@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from enforcer.arming.plan import Plan
     from enforcer.confinement import Surroundings
     from enforcer.files.landlock import Confinement
+    from enforcer.hosts.granted import Hosts
     from enforcer.reporting.reporter import Reporter
 
 _NOT_GRANTED = (
@@ -41,6 +42,7 @@ def run(
     *,
     around: Surroundings | None = None,
     files: Confinement | None = None,
+    hosts: Hosts | None = None,
     stderr: int = 2,
     plan: Plan | None = None,
     may_listen: bool = False,
@@ -49,9 +51,10 @@ def run(
 ) -> NoReturn:
     """Turn this process into `argv[0]`, found along PATH, confined by all of `filters` (arrays of struct sock_filter).
 
-    `arm` is "now", "exec" or "entry".  With a `reporter`, the filters must answer SECCOMP_RET_USER_NOTIF where calls
-    are to be reported.  Failures after this process has become the program are written to the descriptor `stderr` (-1:
-    nowhere).  `around` are the options about descriptors, capabilities and the parent; `files` are the Landlock rules.
+    `arm` is "now", "exec" or "entry".  With a `reporter`, the filters must answer SECCOMP_RET_USER_NOTIF where calls are to be
+    reported.  Failures after this process has become the program are written to the descriptor `stderr` (-1: nowhere).
+    `around` are the options about descriptors, capabilities and the parent; `files` are the Landlock rules, `hosts` the hosts
+    that the policies grant.
 
     With a `plan`, which requires a reporter, a helper follows the program through its phases, with the plan's filters.
     `may_listen`: the policies let the program answer notifications of a filter of its own.  `scope`: what is confined to the
@@ -64,6 +67,8 @@ def run(
         filter_ = plan.installed if plan else chain(filters, reports=reporter is not None)
         if files:
             filter_ = files.guarded(filter_, reports=reporter is not None)
+        if hosts and not is_audit:
+            filter_ = hosts.guarded(filter_)
         if not (may_listen or is_audit):
             filter_ = without_listener(filter_)
         linux.check_length(filter_, room=ROOM if reporter else 0)

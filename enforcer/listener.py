@@ -67,13 +67,21 @@ class _Given(linux.Structure):
 class Request:
     """A call whose task waits for an answer or, if `listener` is -1, is stopped at the call's entry."""
 
-    __slots__ = ("call", "listener", "phase")
+    __slots__ = ("call", "listener", "phase", "result", "runs")
 
     def __init__(self, call: Notification, listener: int, phase: str) -> None:
         self.call = call
         self.listener = listener
         self.phase = phase
         """The phase of the process; "" where there are none."""
+        self.result: int | None = None
+        """What `finish` was called with, for a call whose task is stopped."""
+        self.runs = False
+        """Whether `let_run` was called for such a call."""
+
+    def kept(self, *, stopped: bool = False) -> Request:
+        """Return the request with a copy of its call, for the next call overwrites that.  `stopped`: it needs no answer."""
+        return Request(Notification.from_buffer_copy(self.call), -1 if stopped else self.listener, self.phase)
 
     def is_waiting(self) -> bool:
         """Return whether the call still waits.  Only then does what was read from /proc/TASK before belong to the caller."""
@@ -93,11 +101,17 @@ class Request:
 
     def let_run(self) -> None:
         """Let the call run (Linux 5.5)."""
-        kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, 0, _FLAG_CONTINUE))
+        if self.listener < 0:
+            self.runs = True
+        else:
+            kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, 0, _FLAG_CONTINUE))
 
-    def succeed(self) -> None:
-        """Make the call return 0, without running it."""
-        kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, 0, 0))
+    def finish(self, result: int) -> None:
+        """Make the call return `result`, or fail with a negative errno, without running it."""
+        if self.listener < 0:
+            self.result = result
+        else:
+            kernel.ioctl(self.listener, SEND, _Response(self.call.id, max(result, 0), min(result, 0), 0))
 
     def give(self, descriptor: int, *, inherited: bool) -> None:
         """Make the call return a copy of this process's `descriptor`, without running it (Linux 5.14).  The copy has the lowest

@@ -62,6 +62,7 @@ LAYERS = {
     "enforcer": """
         errors kernel later
         bpf confinement helper listener waiting
+        guard
         files hosts
         reporting
         duty

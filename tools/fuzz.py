@@ -173,6 +173,8 @@ _FOREIGN = (
     '12 openat(AT_FDCWD, "/etc/passwd", O_RDONLY|O_CLOEXEC) = 3\n12 read(3, "x"..., 832) = 832\n12 +++ exited with 0 +++\n',
     'type=SECCOMP msg=audit(1.2:3): auid=0 uid=0 gid=0 ses=1 pid=1 comm="a" exe="/bin/a" sig=31 arch=c000003e '
     "syscall=59 compat=0 ip=0x7f code=0x0\n",
+    'type=LANDLOCK_ACCESS msg=audit(1.2:3): domain=1f blockers=fs.read_file,fs.execute path="/bin/a" dev="vda" ino=1\n'
+    'type=SYSCALL msg=audit(1.2:3): exe="/bin/a"\ntype=1423 audit(1.2:4): blockers=net.connect_tcp dest=80\n',
     '{"time": "2026-01-02T03:04:05.678+00:00", "arch": "x86_64", "number": 83, "arguments": ["0x1", "0x1c0", '
     '"0x0", "0x0", "0x0", "0x0"], "executable": "/bin/a", "site": "a", '
     '"allow": [{"file": "a.policy", "line": ""}], "ungranted": ["path ./a: read"]}\n',

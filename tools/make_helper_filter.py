@@ -1,6 +1,6 @@
 """Compile the policies of the helper itself, and make the instructions that shield it from the program:
-`make_helper_filter.py FOLDER` writes helper.filter, helper-log.filter and follower.filter, beside its helper.policy,
-helper-log.policy and follower.policy, and shield.filter."""
+`make_helper_filter.py FOLDER` writes helper.filter, helper-log.filter, helper-hosts.filter, follower.filter and
+follower-hosts.filter, beside the policies that they are made of, and shield.filter."""
 
 from __future__ import annotations
 
@@ -68,12 +68,15 @@ def denied(rows: Sequence[pids.Row], processes: Sequence[int], groups: Sequence[
 
 def main(folder: Path) -> None:
     (folder / "shield.filter").write_bytes(shield())
-    plain = parse_file(folder / "helper.policy")
-    (folder / "helper.filter").write_bytes(compile_policy(plain.policy))
-    logging = unite(plain, parse_file(folder / "helper-log.policy"))
-    (folder / "helper-log.filter").write_bytes(compile_policy(logging.policy))
-    following = unite(logging, parse_file(folder / "follower.policy"))
-    (folder / "follower.filter").write_bytes(compile_policy(following.policy))
+    plain, log, hosts, follower = (
+        parse_file(folder / f"{name}.policy") for name in ("helper", "helper-log", "helper-hosts", "follower")
+    )
+    logging = unite(plain, log)
+    following = unite(logging, follower)
+    filters = {"helper": plain, "helper-log": logging, "helper-hosts": unite(logging, hosts)}
+    filters |= {"follower": following, "follower-hosts": unite(following, hosts)}
+    for name, document in filters.items():
+        (folder / f"{name}.filter").write_bytes(compile_policy(document.policy))
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ X32_BIT = 0x40000000
 """__X32_SYSCALL_BIT (asm/unistd.h), which is set in the number of a call of the x32 ABI."""
 
 # linux/prctl.h
-PR_SET_DUMPABLE, PR_GET_SECCOMP, PR_SET_SECCOMP = 4, 21, 22
+PR_SET_DUMPABLE, PR_SET_NAME, PR_GET_SECCOMP, PR_SET_SECCOMP = 4, 15, 21, 22
 PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 37, 38
 PR_SET_PTRACER = 0x59616D61
 CALLFENCE_ENTER = 0x43464E54
@@ -171,7 +171,7 @@ DEBUG_CONTROL = DEBUG_REGISTERS + 8 * 7
 """The offset of u_debugreg[7] (DR7), in bytes."""
 
 # asm-generic/socket.h; linux/socket.h, linux/in.h
-SOL_SOCKET, SO_PROTOCOL, SO_DOMAIN = 1, 38, 39
+SOL_SOCKET, SO_TYPE, SO_PROTOCOL, SO_DOMAIN = 1, 3, 38, 39
 AF_UNIX, IPPROTO_TCP = 1, 6
 MSG_FASTOPEN = 0x20000000
 """A flag with which sendto(2) and its kin connect."""
@@ -188,6 +188,12 @@ LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_RULE_PATH_BENEATH, LANDLOCK_RULE_NET_PORT = 1, 2
 LANDLOCK_ACCESS_FS_REFER = 1 << 13
 LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, LANDLOCK_SCOPE_SIGNAL = 1 << 0, 1 << 1
+LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON = 1 << 1
+LANDLOCK_RECORDS = 7
+"""The version of Landlock's ABI that writes audit records (Linux 6.15)."""
+
+KTHREADD = 2
+"""The id of the kernel's first thread, in the first pid namespace (init/main.c rest_init())."""
 
 AT_ENTRY = 9  # linux/auxvec.h
 YAMA_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
@@ -197,7 +203,6 @@ OPAQUE = ("clone3", "openat2", "io_uring_setup")
 fail with ENOSYS."""
 
 NUMBERS = {
-    "process_vm_readv": (310, 347),
     "clone": (56, 120), "clone3": (435, 435), "fork": (57, 2), "vfork": (58, 190), "execve": (59, 11), "exit": (60, 1),
     "exit_group": (231, 252), "unshare": (272, 310), "kcmp": (312, 349), "capget": (125, 184),
     "capset": (126, 185), "prctl": (157, 172), "ptrace": (101, 26), "seccomp": (317, 354),
@@ -213,7 +218,9 @@ NUMBERS = {
     "fcntl": (72, 55), "ioctl": (16, 54), "close_range": (436, 436), "io_uring_setup": (425, 425),
     "socket": (41, 359), "socketcall": (-1, 102), "setsockopt": (54, 366), "getsockopt": (55, 365), "getsockname": (51, 367),
     "listen": (50, 363), "accept": (43, -1), "accept4": (288, 364), "sendto": (44, 369), "sendmsg": (46, 370),
-    "sendmmsg": (307, 345),
+    "sendmmsg": (307, 345), "connect": (42, 362), "recvfrom": (45, 371), "recvmsg": (47, 372),
+    "getpeername": (52, 368), "shutdown": (48, 373),
+    "process_vm_writev": (311, 348),
     "add_key": (248, 286), "keyctl": (250, 288), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }  # fmt: skip

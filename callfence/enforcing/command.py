@@ -15,7 +15,7 @@ from enforcer import confinement, kernel, launch
 from enforcer.arming.seized import HINT
 from enforcer.bpf import Filter, notifying_filter
 from enforcer.errors import FAILED, EnforceError
-from enforcer.reporting.reporter import Reporter, open_log
+from enforcer.reporting.reporter import Reporter, now, open_log
 from policygen.text import printable
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import CallfenceError
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from callfence.enforcing.sealed import Compiled
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement
+    from enforcer.hosts.granted import Hosts
+    from enforcer.reporting.audit import Source
 
 DESCRIPTION = """\
 Run PROGRAM confined by its policy: PROGRAM keeps its pid, terminal and exit status, and can make only the system calls
@@ -67,7 +69,8 @@ OPTIONS = (
         ("--explain",),
         "",
         "also report denied files and ports on standard error, with the line that would grant each; every call that opens, "
-        "creates or executes a file, connects or binds then takes some 50 microseconds more, and a start 0.1 s",
+        "creates or executes a file, connects or binds then takes some 50 microseconds more, and a start 0.1 s.  With --log: "
+        "find the call and its process, even where the kernel's audit has these denials",
     ),
     (("--no-explain",), "", "with --log or --audit: report no files and ports, so that these calls take no longer"),
     (("--best-effort",), "", "run PROGRAM even if this kernel cannot enforce all of the policy's lines about files and ports"),
@@ -171,6 +174,8 @@ class _Start:
         self.is_audit = "--audit" in options
         self.owners: dict[str, int] = {}
         """The owner of each policy file that belongs to another user, who can change what it allows."""
+        self.records: Source | None = None
+        """The kernel's audit records from which denied files and ports are reported."""
         self.problems: dict[str, None] = {}
         """The reasons why the user's cache of filters cannot be used."""
 
@@ -194,17 +199,19 @@ class _Start:
         scope = self._scope(policies)
         files, reach = self._files(policies, arm, scope)
         if files and not reach and "--log" in self.options and not self.is_quiet:
-            self._note("denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them")
+            self._begin_log()
+        hosts = self._hosts(policies)
         listens = files is not None and not self.is_quiet and files.confines_listen
-        reporter = None if self.is_quiet else self._reporter(policies, scope, reach, listens=listens)
-        notified = sorted({*(reach.calls() if reach else ()), *(_LISTEN if listens else ())})
-        notifying = [notifying_filter(notified)] if notified else []
+        reporter = None if self.is_quiet else self._reporter(policies, scope, reach, hosts, listens=listens)
+        notified = sorted({*(reach.calls() if reach else ()), *(_LISTEN if listens else ()), *(hosts.calls() if hosts else ())})
+        with_address = [call for call in hosts.calls_with_address() if call not in notified] if hosts else []
+        notifying = [notifying_filter(notified, with_address)] if notified else []
         plan = None
         if any(policy.stages for policy in policies):
             silent = policies if self.is_quiet else self._filters("silent")
-            calls = frozenset(notified)
+            calls = frozenset((*notified, *with_address))
             plan = filters.plan(policies, silent, notifying, is_quiet=self.is_quiet, is_audit=self.is_audit, notified=calls)
-            reporter = reporter or self._reporter(policies, "", None, listens=False)
+            reporter = reporter or self._reporter(policies, "", None, None, listens=False)
         programs = [*(policy.filter for policy in policies), *notifying]
         if untraced:
             arm = self._arm_untraced(arm, programs, untraced, is_followed=plan is not None)
@@ -223,6 +230,7 @@ class _Start:
             scope=scope if files is None or files.scope else "",
             is_nested=is_nested,
             files=files,
+            hosts=hosts,
             stderr=self.stderr,
             plan=plan,
             may_listen=all(policy.may_listen for policy in policies),
@@ -318,22 +326,43 @@ class _Start:
                 self._say(remark)
         if explains:
             why = "the policy has no lines about them" if not confines else "--quiet-kernel" if self.is_quiet else ""
+            has_phases = any(policy.stages for policy in policies)  # then its helper traces it, and reads no records meanwhile
+            if not why and rules and rules.is_whole and "--log" in self.options and not (asks or has_phases):
+                self.records = files.records(policies, arm, rules, self.environment)
+                if self.records:
+                    return rules, None
             if not why and (self.is_audit or (rules and rules.is_whole)):
                 return rules, files.reach(policies, self.environment, is_audit=self.is_audit)
             if asks:
                 self._say(f"--explain cannot report files or ports: {why or 'Landlock is not enforcing them'}")
         return rules, None
 
-    def _note(self, text: str) -> None:
-        """Append a message to the log.  Raises EnforceError if it cannot be opened."""
-        from enforcer.reporting.violation import message
+    def _hosts(self, policies: Sequence[Compiled]) -> Hosts | None:
+        """Return the hosts and unix sockets that the policies grant; None if they confine none.  Raises EnforceError if the
+        helper cannot make the program's calls."""
+        if not any(policy.hosts for policy in policies):
+            return None
+        if self.is_quiet:
+            need = "the policy confines hosts or unix sockets, which needs the helper process"
+            raise EnforceError(f"{need}: leave out --quiet-kernel")
+        from callfence.enforcing import files
 
+        return files.hosts(policies, self.environment, is_audit=self.is_audit)
+
+    def _begin_log(self) -> None:
+        """Append a message to the log that says how far files and ports are reported.  Raises EnforceError if it cannot be
+        opened."""
+        text = '"message": "denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them"'
+        if self.records:
+            text = f'"level": "note", "message": "{self.records.note}"'
         log, folder = open_log(self._value("--log"))
-        os.write(log, f"{message(text)}\n".encode())
+        os.write(log, f'{{"time": "{now()}", {text}}}\n'.encode())
         for descriptor in {log, folder} - {-1}:
             os.close(descriptor)
 
-    def _reporter(self, policies: Sequence[Compiled], scope: str, reach: Reach | None, *, listens: bool) -> Reporter:
+    def _reporter(
+        self, policies: Sequence[Compiled], scope: str, reach: Reach | None, hosts: Hosts | None, *, listens: bool
+    ) -> Reporter:
         """Return the reporter of denied calls; with --quiet-kernel it reports nothing.  Raises EnforceError if the log cannot
         be opened."""
         path = "" if self.is_quiet else self._value("--log")
@@ -348,6 +377,8 @@ class _Start:
             folder=folder,
             name=os.path.basename(path),
             reach=reach,
+            hosts=hosts,
+            records=self.records,
             keeps_signals="signals" in scope,
             listens=listens,
             later=policies[0].later,

@@ -1,12 +1,13 @@
-"""The files and ports that policies grant: as Landlock rules, and for reports; and the grants that let the program change what
-confines it.  `enforce` imports this only for policies that confine files or ports, and for `--explain` and `--audit`.
-"""
+"""The files, ports and hosts that policies grant: as Landlock rules, for making calls, and for reports; and the grants that let
+the program change what confines it.  `enforce` imports this only for policies that confine these, and for `--explain` and
+`--audit`. """
 
 from __future__ import annotations
 
 import os
 
 from callfence.enforcing.cache import SYSTEM, folder
+from enforcer.bpf import chain
 from enforcer.errors import EnforceError
 from tracer import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from callfence.enforcing.sealed import Compiled
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement
+    from enforcer.hosts.granted import Hosts
+    from enforcer.reporting.audit import Source
     from policygen.grants import Files
     from policygen.lint.files import Risk
 
@@ -44,12 +47,36 @@ def confinement(
         raise EnforceError(f"{_place(policies, error.path)}{error}") from error
 
 
+def records(
+    policies: Sequence[Compiled], arm: str, rules: Confinement, environment: Sequence[bytes]
+) -> Source | None:
+    """Return the source of the kernel's audit records of what `rules` deny, and have these write them for it; None if there is
+    none here.  The other parameters are `confinement`'s."""
+    from enforcer.reporting.audit import opened
+
+    files = [file for file, _ in _rules(policies, arm)]
+    source = opened([files[index] for index in rules.confining], environment)
+    rules.name = source.name if source else None
+    return source
+
+
 def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool) -> Reach:
     """Return the files and ports that all policies grant, by which calls are judged: also those that a filter sees to, since
     with `is_audit` the calls that it denies run.  The other parameters are `confinement`'s."""
     from enforcer.files.granted import Reach
 
     return Reach(_rules(policies, "entry"), environment, is_audit=is_audit)
+
+
+def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool) -> Hosts:
+    """Return the hosts and unix sockets that all policies grant.  Raises EnforceError if this process cannot make the program's
+    calls."""
+    from enforcer.hosts.granted import Hosts, problem
+
+    if text := problem():
+        raise EnforceError(f"the policy confines hosts or unix sockets, and {text}")
+    confining = [(policy.sources[0][0], policy.hosts) for policy in policies if policy.hosts]
+    return Hosts(confining, chain([policy.filter for policy in policies]), environment, is_audit=is_audit)
 
 
 def _rules(policies: Sequence[Compiled], arm: str) -> list[tuple[str, bytes]]:

@@ -80,7 +80,9 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
     """Compile a variant of a policy that was read from `sources`.  Raises CompileError."""
     from enforcer import later
 
-    describing = later.files() if variant != "warm" else b""  # before what compiles is imported as well
+    reaches = document.policy.files.confines_peers
+    describing = later.files(makes_calls=reaches) if variant != "warm" else b""  # before what compiles is imported as well
+    from enforcer.hosts.rules import encode
     from policygen.filter.compile import compile_policy
     from policygen.filter.listener import expects_listener, may_install_filters, names_listener
     from policygen.filter.verify import kills_itself
@@ -116,6 +118,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         phases_optional=policy.phases_optional,
         files=files,
         files_from_entry=files_from_entry,
+        hosts=encode(policy.files) if reaches else b"",
         stages=phases,
         scope=policy.scope if variant in ("report", "silent") else "",
         later=describing,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from enforcer.arming.plan import Stage
     from policygen.language.document import Document
 
-_MAGIC = b"callfence filter 12\n"
+_MAGIC = b"callfence filter 13\n"
 _BUNDLE = b"callfence filters 1\n"
 _SIGNATURE = 32
 _FACTS = (
@@ -34,7 +34,7 @@ class Compiled:
     """A compiled filter, facts about its policy, and the texts that it was compiled from."""
 
     __slots__ = (
-        "arm", "document", "expects_listener", "files", "files_from_entry", "filter", "is_settled", "kills_itself",
+        "arm", "document", "expects_listener", "files", "files_from_entry", "filter", "hosts", "is_settled", "kills_itself",
         "lacks_start", "later", "may_listen", "own_filters", "phases_optional", "scope", "sources", "stages", "variant",
     )  # fmt: skip
 
@@ -54,6 +54,7 @@ class Compiled:
         phases_optional: bool = False,
         files: bytes = b"",
         files_from_entry: bytes = b"",
+        hosts: bytes = b"",
         stages: Sequence[Stage] = (),
         scope: str = "",
         later: bytes = b"",
@@ -81,6 +82,8 @@ class Compiled:
         """The files and ports that the policy grants, as far as its filter does not see to them (`filters.files_of`)."""
         self.files_from_entry = files_from_entry
         """The same for a program that runs a part of its code before its filter takes effect."""
+        self.hosts = hosts
+        """The hosts and unix sockets that the policy grants (`enforcer.hosts.rules.encode`); b"" if it confines none."""
         self.stages = tuple(stages)
         """The phases; those of a "warm" filter have only names."""
         self.scope = scope
@@ -106,7 +109,7 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool 
     later = without_digests(compiled.later) if is_shipped and compiled.later else compiled.later
     facts = [_YES if getattr(compiled, name) else b"" for name in _FACTS]
     fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *facts, compiled.filter]
-    fields += [compiled.files, compiled.files_from_entry]
+    fields += [compiled.files, compiled.files_from_entry, compiled.hosts]
     fields.append(_joined([_joined(_stage_fields(stage)) for stage in compiled.stages]))
     fields += [compiled.scope.encode(), later]
     for name, text in compiled.sources:
@@ -130,7 +133,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
     fields = _split(body)
     made_by, variant, arm, *rest = fields
     facts = {name: field == _YES for name, field in zip(_FACTS, rest, strict=False)}
-    filter_, files, files_from_entry, stages, scope, later, *texts = rest[len(_FACTS) :]
+    filter_, files, files_from_entry, hosts, stages, scope, later, *texts = rest[len(_FACTS) :]
     sources = [(os.fsdecode(name), text) for name, text in zip(texts[::2], texts[1::2], strict=True)]
     if not sources:
         raise ValueError("the file contains no policy")
@@ -141,6 +144,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
         variant=variant.decode(),
         files=files,
         files_from_entry=files_from_entry,
+        hosts=hosts,
         stages=[_stage(_split(field)) for field in _split(stages)],
         scope=scope.decode(),
         later=later,

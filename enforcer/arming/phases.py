@@ -202,6 +202,9 @@ class Follower:
         if not is_denied and (result := self._duty.listened(notification, phase)) is not None:
             self._answer(pid, call, -result)
             return True
+        if not is_denied and (result := self._duty.made(notification, phase)) is not None:
+            self._answer(pid, call, result)
+            return True
         action = self._duty.judged(notification, phase)
         if not is_denied or self._plan.is_audit:
             return False

@@ -19,17 +19,16 @@ import os
 import stat
 
 from enforcer import kernel
-from enforcer.bpf import AND, ARCH, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, RETURN, Filter, assembled
+from enforcer.bpf import AND, ARGUMENTS, EQUAL, HAS, JUMP, LOAD
 from enforcer.confinement import grant_moving
 from enforcer.errors import EnforceError, refused
+from enforcer.guard import FAST_OPEN, Check, guard
 from policygen.files import landlock
 from policygen.files.landlock import OWN_FOLDERS, PlaceError, located
 from tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from enforcer.bpf import Line
+    from collections.abc import Callable, Sequence
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
@@ -47,7 +46,7 @@ class GrantError(EnforceError):
 class Confinement:
     """The Landlock rulesets of one or more policies, ready to confine this process."""
 
-    __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "is_whole", "remarks", "scope")
+    __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "confining", "is_whole", "name", "remarks", "scope")
 
     def __init__(
         self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool, scope: int = 0
@@ -61,6 +60,11 @@ class Confinement:
         self.is_whole = True
         """Whether this kernel enforces all rules."""
         self._rulesets: list[int] = []
+        self.confining: list[int] = []
+        """The index in `encoded` of each ruleset."""
+        self.name: Callable[[int], bytes] | None = None
+        """Returns the name of this thread while it enters a ruleset, by which audit records are found
+        (`enforcer.reporting.audit`); None if they are not read."""
         self.confines_listen = False
         """Whether listen(2) on a socket without a port has to be denied, because port 0 is not granted."""
         self.scope = scope
@@ -71,7 +75,7 @@ class Confinement:
         try:
             each = [landlock.downgrade(landlock.decode(content), version) for content in encoded]
             self._files = any(effective.handled_files for effective in each)
-            for effective in each:
+            for index, effective in enumerate(each):
                 if effective.lacking:
                     self._lacking(effective.lacking, version, best_effort=best_effort)
                 self._ports |= effective.handled_ports
@@ -79,6 +83,7 @@ class Confinement:
                     self.confines_listen |= all(first > 0 for first, _ in effective.rules.bind or ())
                 if effective.handled_files or effective.handled_ports:
                     self._rulesets.append(self._create_ruleset(effective, environment))
+                    self.confining.append(index)
         except OSError as error:
             raise refused(error) from error
 
@@ -94,8 +99,13 @@ class Confinement:
     def enter(self) -> None:
         """Confine this process and what it starts for good.  This needs no_new_privs.  Raises KernelError."""
         try:
-            for ruleset in self._rulesets:
-                kernel.landlock_enter(ruleset)
+            for index, ruleset in enumerate(self._rulesets):
+                if self.name is None:
+                    kernel.landlock_enter(ruleset)
+                    continue
+                kernel.set_name(self.name(index))
+                kernel.landlock_enter(ruleset, linux.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON)
+                kernel.shares_files(os.getpid(), linux.KTHREADD)  # a first denial: no domain lets look at processes outside
         except OSError as error:
             raise refused(error) from error
 
@@ -177,49 +187,42 @@ class Confinement:
 
 _TCP_ULP = 31  # linux/tcp.h
 
-
 # The calls that are looked at.  What a program of i386 hands to socketcall is in memory, and its C libraries have no other way
 # to sockets.
-_OPEN, _OPENAT = linux.numbers_by_arch("open"), linux.numbers_by_arch("openat", "open_by_handle_at")
-_OPENAT2 = linux.numbers_by_arch("openat2")
-_IO_URING_SETUP = linux.numbers_by_arch("io_uring_setup")
-_SOCKET, _SETSOCKOPT = linux.numbers_by_arch("socket"), linux.numbers_by_arch("setsockopt")
-_SENDTO, _SENDMSG = linux.numbers_by_arch("sendto", "sendmmsg"), linux.numbers_by_arch("sendmsg")
-
-_REFUSALS = {
-    "mode": errno.EACCES,
-    "opaque": errno.ENOSYS,
-    "family": linux.FAMILY_ERROR,
-    "protocol": linux.PROTOCOL_ERROR,
-    "ulp": errno.ENOENT,  # net/ipv4/tcp_ulp.c tcp_set_ulp()
-    "fast open": linux.FAST_OPEN_ERROR,
+_SOCKETS = {
+    "socket": Check(
+        linux.numbers_by_arch("socket"),
+        [
+            (LOAD, ARGUMENTS),
+            *((EQUAL, family, "family", "") for family in linux.TCP_FAMILIES),
+            (LOAD, ARGUMENTS + 8 * 2),
+            *((EQUAL, protocol, "protocol", "") for protocol in linux.TCP_PROTOCOLS),
+            (JUMP, "end"),
+        ],
+    ),
+    "setsockopt": Check(
+        linux.numbers_by_arch("setsockopt"),
+        [
+            (LOAD, ARGUMENTS + 8 * 1),
+            (EQUAL, linux.IPPROTO_TCP, "", "end"),
+            (LOAD, ARGUMENTS + 8 * 2),
+            (EQUAL, _TCP_ULP, "no option", "end"),
+        ],
+    ),
 }
-_CHECKS: Mapping[str, list[Line]] = {
-    "open": [(LOAD, ARGUMENTS + 8 * 1), (JUMP, "flags")],
-    "openat": [
-        (LOAD, ARGUMENTS + 8 * 2),
-        "flags",
-        (HAS, os.O_PATH, "end", ""),  # which ignores the access mode
-        (AND, os.O_ACCMODE),
-        (EQUAL, os.O_ACCMODE, "mode", "end"),
-    ],
-    "socket": [
-        (LOAD, ARGUMENTS),
-        *((EQUAL, family, "family", "") for family in linux.TCP_FAMILIES),
-        (LOAD, ARGUMENTS + 8 * 2),
-        *((EQUAL, protocol, "protocol", "") for protocol in linux.TCP_PROTOCOLS),
-        (JUMP, "end"),
-    ],
-    "setsockopt": [
-        (LOAD, ARGUMENTS + 8 * 1),
-        (EQUAL, linux.IPPROTO_TCP, "", "end"),
-        (LOAD, ARGUMENTS + 8 * 2),
-        (EQUAL, _TCP_ULP, "ulp", "end"),
-    ],
-    "sendto": [(LOAD, ARGUMENTS + 8 * 3), (HAS, linux.MSG_FASTOPEN, "fast open", "end")],
-    "sendmsg": [(LOAD, ARGUMENTS + 8 * 2), (HAS, linux.MSG_FASTOPEN, "fast open", "end")],
+_OPENS = {
+    "open": Check(linux.numbers_by_arch("open"), [(LOAD, ARGUMENTS + 8 * 1), (JUMP, "flags")]),
+    "openat": Check(
+        linux.numbers_by_arch("openat", "open_by_handle_at"),
+        [
+            (LOAD, ARGUMENTS + 8 * 2),
+            "flags",
+            (HAS, os.O_PATH, "end", ""),  # which ignores the access mode
+            (AND, os.O_ACCMODE),
+            (EQUAL, os.O_ACCMODE, "mode", "end"),
+        ],
+    ),
 }
-"""Instructions that judge a call by its arguments: they jump to one of _REFUSALS, or to `end`, where the filter begins."""
 
 
 def guarded(filter_: bytes, *, files: bool, connect: bool, bind: bool, reports: bool) -> bytes:
@@ -227,25 +230,6 @@ def guarded(filter_: bytes, *, files: bool, connect: bool, bind: bool, reports: 
 
     `files`, `connect` and `bind` are what Landlock confines.  With `reports`, calls that the filter answers by
     SECCOMP_RET_USER_NOTIF do not run."""
-    looked_at: dict[str, Mapping[int, tuple[int, ...]]] = {}
-    if files:
-        looked_at |= {"open": _OPEN, "openat": _OPENAT}
-    if connect or bind:
-        looked_at |= {"socket": _SOCKET, "setsockopt": _SETSOCKOPT}
-    if connect:
-        looked_at |= {"sendto": _SENDTO, "sendmsg": _SENDMSG}
-    opaque = [_OPENAT2] * files + [_IO_URING_SETUP] * (files or connect or bind)
-    program = Filter(filter_)
-    lines: list[Line] = []
-    for arch in (linux.AUDIT_ARCH_X86_64, linux.AUDIT_ARCH_I386):
-        lines += [(LOAD, ARCH), (EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
-        lines += [(EQUAL, number, check, "") for check, calls in looked_at.items() for number in calls[arch]]
-        numbers = [number for calls in opaque for number in calls[arch]]
-        lines += [(EQUAL, number, "opaque", "") for number in numbers if program.may_allow(arch, number, reports=reports)]
-        lines += [(JUMP, "end"), f"not {arch}"]
-    lines += [(JUMP, "end")]
-    for check in looked_at:
-        lines += [check, *_CHECKS[check]]
-    for refusal, number in _REFUSALS.items():
-        lines += [refusal, (RETURN, linux.SECCOMP_RET_ERRNO | number)]
-    return assembled([*lines, "end"]) + filter_
+    checks = {**(_OPENS if files else {}), **(_SOCKETS if connect or bind else {}), **(FAST_OPEN if connect else {})}
+    opaque = ["openat2"] * files + ["io_uring_setup"] * (files or connect or bind)
+    return guard(filter_, checks, opaque, reports=reports)

@@ -15,7 +15,7 @@ from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
 from enforcer.waiting import WaitingTask
 from policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from policygen.files.landlock import ACCESS, named
-from policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of
+from policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of, written
 from tracer.named import NamedTuple
 from tracer.proc import fields_of, owner
 
@@ -43,7 +43,8 @@ class Ungranted(NamedTuple):
     file: str
     """The path of the policy."""
     subject: str
-    """The beginning of a line that would grant it: `path PATH` or `tcp USE`."""
+    """The beginning of a line that would grant it: `path PATH`, `tcp USE`, either with a host, `unix connect SOCKET`; "" if no
+    line would."""
     wanted: str
     """The rights, or the port."""
     error: str
@@ -53,8 +54,8 @@ class Ungranted(NamedTuple):
 
     @property
     def line(self) -> str:
-        """The line that would grant it."""
-        return f"{self.subject}: {self.wanted}"
+        """The line that would grant it; "" if none would."""
+        return written(self.subject, self.wanted)
 
 
 class Judge:
@@ -155,11 +156,16 @@ class Judge:
                 yield Ungranted(policy.file, self._subject(place), format_rights(lacking), error, why)
 
     def _subject(self, place: bytes) -> str:
-        """Return the beginning of a line about a file or folder, `path PATH`, as `learn` would write it."""
-        if match := _PROC.match(place):
-            place = b"/proc/self" + place[match.end() :] if int(match[1]) == self._process else b"/proc"
-        path = named(place, self._reach.environment, self._reach.here).decode("utf-8", "surrogateescape")
-        return path_line(path)
+        return subject_of(place, self._process, self._reach.environment, self._reach.here)
+
+
+def subject_of(place: bytes, process: int, environment: Sequence[bytes], here: bytes) -> str:
+    """Return the beginning of a line about a file or folder, `path PATH`, as `learn` would write it.
+
+    `process`, `environment`, `here`: the id of the program's first process, its environment and its first working folder."""
+    if match := _PROC.match(place):
+        place = b"/proc/self" + place[match.end() :] if int(match[1]) == process else b"/proc"
+    return path_line(named(place, environment, here).decode("utf-8", "surrogateescape"))
 
 
 class _Fields:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import gc
+from functools import partial
 
 from enforcer.bpf import EXITS
 from enforcer.errors import FAILED
@@ -16,9 +17,12 @@ from tracer import TYPE_CHECKING, linux
 from tracer.proc import owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from enforcer.hosts.mediator import Mediator
+    from enforcer.hosts.targets import Refusal
     from enforcer.listener import Notification
+    from enforcer.reporting.audit import Denial
     from enforcer.reporting.report import Reports
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict, Verdicts
@@ -38,12 +42,15 @@ class Answers:
         gc.enable()  # it is off during the start
         self._notification = notification
         self._reporter = reporter
+        self._source = reporter.records
         self._devices = devices
         self._program = program
         self._has_lost = False
         """Whether a violation may have gone without a report."""
         self._loaded: tuple[Verdicts, Reports] | None = None
         """What judges and what reports calls; None until the first call."""
+        self._mediator: Mediator | None = None
+        """What makes the program's calls to other hosts; None until the first one."""
 
     def next(self, listener: int, phase: str) -> None:
         """Receive and answer the next call of a listener, from a process in `phase` ("" where there are no phases)."""
@@ -68,14 +75,94 @@ class Answers:
         self._reporter.give_back()
 
     def pause(self) -> float | None:
-        """Return how many seconds without a call have to pass before `quiet` has something to report; None for never."""
-        return self._loaded[1].pause() if self._loaded else None
+        """Return how many seconds without a call have to pass before `quiet` has something to do; None for never."""
+        sources = self._source, self._loaded and self._loaded[1], self._mediator and self._mediator.hub
+        pauses = [source.pause() for source in sources if source]
+        return min((pause for pause in pauses if pause is not None), default=None)
+
+    def read_records(self) -> None:
+        """Report what the kernel's audit records say that it denied, as far as they have arrived."""
+        if self._source:
+            self._report_records(self._source.read())
+
+    def finish(self) -> None:
+        """Report everything that has not been reported, after the last process has ended."""
+        if self._source:
+            self.program_ended()  # no reader of its standard error, nor its parent, waits for the last records
+            self._report_records(self._source.rest())
+            if lost := self._source.lost():
+                _try(lambda: self._reports.say(lost, "note"))
+        self.summarise()
+
+    def _report_records(self, denials: Iterator[Denial]) -> None:
+        for index, fields in denials:
+            if fields.get("opid") == str(linux.KTHREADD):  # the first denial (`enforcer.files.landlock`)
+                continue
+            try:
+                self._reports.recorded(index, fields)
+            except Exception as error:
+                self._reporter.complain(f"a denied file or port could not be reported: {type(error).__name__}: {error}")
 
     def quiet(self) -> None:
-        """Write reports that still wait, and report the counts of repeated violations that are due.  To be called after as many
-        seconds without a call as `pause` returns."""
+        """Write reports that still wait, and report the counts of repeated violations that are due; go on with calls that are
+        being made for the program.  To be called after as many seconds without a call as `pause` returns."""
+        self.go_on()
+        if self._source and (absence := self._source.absence()):
+            _try(lambda: self._reports.say(absence, "note"))
         if self._loaded:
             _try(self._loaded[1].quiet)
+
+    # Calls that are made for the program
+
+    @property
+    def hub(self) -> int:
+        """The descriptor that is readable when `go_on` has something to do; -1 until the first call is made."""
+        return self._mediator.hub.descriptor if self._mediator else -1
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the descriptors that making calls needs."""
+        return self._mediator.descriptors() if self._mediator else ()
+
+    def go_on(self) -> None:
+        """Go on with the calls that are being made."""
+        if self._mediator:
+            self._mediator.hub.run()
+
+    def _making(self, call: Notification) -> Mediator | None:
+        """Return what makes a call, if it may reach another host and the policies' filters allow it; else None.  Raises OSError
+        and others if what makes calls cannot be loaded."""
+        hosts = self._reporter.hosts
+        if hosts is None:
+            return None
+        if not hosts.are_judged(call):
+            return None
+        if self._mediator is None:
+            from enforcer.hosts.mediator import Mediator
+
+            self._mediator = Mediator(hosts, self._deny, self._reporter.complain)
+        return self._mediator
+
+    def _deny(self, request: Request, refusal: Refusal) -> None:
+        """Report a call that the mediator has denied."""
+        try:
+            if verdict := self._verdict(request):
+                self._reports.report_peer(request, verdict, refusal)
+        except Exception as error:
+            self._lose(error)
+
+    def made(self, call: Notification, phase: str) -> int | None:
+        """Make the call of a stopped task that reaches another host, wait for it, and return its result or a negative errno;
+        None for another call."""
+        try:
+            mediator = self._making(call)
+        except Exception as error:
+            self._complain_about_making(error)
+            return -errno.EACCES
+        return mediator.make_stopped(stopped(call, phase)) if mediator else None
+
+    def _complain_about_making(self, error: Exception) -> None:
+        self._has_lost = True
+        self._reporter.complain(f"a call to another host could not be judged, so it fails: {type(error).__name__}: {error}")
 
     def summarise(self) -> None:
         """Report all counts that have not been reported yet."""
@@ -150,6 +237,16 @@ class Answers:
     # Calls that wait for an answer
 
     def _answer(self, request: Request) -> None:
+        try:
+            if mediator := self._making(request.call):
+                mediator.make(request)
+                request.call.id = 0
+                return
+        except Exception as error:
+            self._complain_about_making(error)
+            _try(partial(request.fail, errno.EACCES))
+            request.call.id = 0
+            return
         action = None
         if verdict := self._verdict(request):
             try:
@@ -188,7 +285,7 @@ class Answers:
         elif result:
             request.fail(result)
         else:
-            request.succeed()
+            request.finish(0)
         return True
 
     def _listen(self, request: Request, verdict: Verdict) -> int | None:

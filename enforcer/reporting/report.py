@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from enforcer.reporting.output import Output
 from enforcer.reporting.verdict import advise, granting
-from enforcer.reporting.violation import Violation, message
+from enforcer.reporting.violation import Recorded, Violation, message
 from enforcer.waiting import WaitingTask
 from policygen.evidence.facts import Places, Union, Varying, facts
 from policygen.evidence.pointed import pointed
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from enforcer.files.unreachable import Judge, Ungranted
+    from enforcer.hosts.targets import Refusal
     from enforcer.listener import Request
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict
@@ -40,6 +41,7 @@ class Reports:
     def __init__(self, reporter: Reporter, program: int = 0) -> None:
         """`program`: the id of the process whose exit status is that of `enforce`."""
         self._reporter = reporter
+        self._program = program
         self._judge: Judge | None = None
         if reporter.reach:
             from enforcer.files.unreachable import Judge
@@ -50,6 +52,8 @@ class Reports:
         self._counts = Counts()
         self._distinct: Counter[str] = Counter()
         self._undescribed: Counter[str] = Counter()
+        self._ungrantable: Counter[str] = Counter()
+        """How often Landlock denied what no line about files or ports grants, by Landlock's names of the rights."""
         self._failed: Counter[str] = Counter()
         """How often calls failed that were not denied, by call and errno."""
         self._lost = 0
@@ -81,14 +85,44 @@ class Reports:
         except Exception as error:
             self.say(f"denied call number {verdict.event.number}, which could not be described: {error!r}")
 
+    def report_peer(self, request: Request, verdict: Verdict, refusal: Refusal) -> None:
+        """Report a call to another host, or a look-up, that policies do not grant."""
+        from enforcer.files.unreachable import Ungranted
+
+        self._describe(request, verdict, [Ungranted(*row, refusal.error, refusal.why) for row in refusal.lacking])
+
+    def recorded(self, index: int, fields: Mapping[str, str]) -> None:
+        """Report what Landlock denied under the policy of this index, from the fields of its audit record (`audit.Source`)."""
+        from enforcer.files.unreachable import Ungranted, subject_of
+        from policygen.files.records import denied
+
+        source, what = self._reporter.records, denied(fields)
+        if source is None:
+            return
+        if what is None:
+            self._ungrantable[fields.get("blockers", "?")] += 1
+            return
+        subject = f"tcp {what.use}"
+        if what.path:
+            subject = subject_of(os.fsencode(what.path), self._program, source.environment, source.here)
+        lack = Ungranted(source.files[index], subject, what.wanted, what.error)
+        key = lack.file, lack.line
+        if self._counts.again(key, 0) is not None:
+            for due in self._counts.due_in_a_burst():
+                self._publish(due)
+        elif self._has_room(f"{'files' if what.path else 'ports'} in audit records"):
+            repeated = Repeated(Recorded(lack, granting(lack.file, [lack.line])), Union(), 0)
+            self._counts.add(key, repeated)
+            self._publish(repeated)
+
     def failed(self, event: Event, number: int) -> None:
         """Count a call that failed with this errno and was not denied, since that grants nothing: `summarise` writes it to the
         log."""
         self._failed[f"{call_name(event)} with {constants.family('errno', Arch.X86_64).format(number)}"] += 1
 
-    def say(self, text: str) -> None:
-        """Write a message that is not about a violation."""
-        self._write(message(text) if self._reporter.json else f"enforce: {printable(text)}", 0)
+    def say(self, text: str, level: str = "") -> None:
+        """Write a message that is not about a violation.  `level`: that of `message`."""
+        self._write(message(text, level) if self._reporter.json else f"enforce: {printable(text)}", 0)
 
     @property
     def has_lost(self) -> bool:
@@ -117,6 +151,10 @@ class Reports:
             counts = ", ".join(f"{answer} ({count} times)" for answer, count in sorted(self._failed.items()))
             self._write(message(f"failed as on a machine without them, and not denied: {counts}", level="note"), 0)
         self._failed.clear()
+        if self._ungrantable:
+            counts = ", ".join(f"{rights} ({count} times)" for rights, count in sorted(self._ungrantable.items()))
+            self._write(message(f"denied by Landlock, and no line about files or ports grants it: {counts}", level="note"), 0)
+        self._ungrantable.clear()
         self._output.flush(last=True)
         if lost := self._output.lost - self._lost:
             self._lost = self._output.lost
@@ -129,8 +167,8 @@ class Reports:
         event, phase = verdict.event, verdict.phase
         pid = owner(event.task)
         path = _executable(pid)
-        lines = tuple(lack.line for lack in ungranted) or allowing_line(event)
-        key = (path, event.arch, event.number, lines, phase)
+        lacking = tuple(lack.line or lack.why for lack in ungranted) or allowing_line(event)
+        key = (path, event.arch, event.number, lacking, phase)
         repeated = self._counts.again(key, pid)
         if repeated is not None:
             if repeated.count <= _LOOKS:
@@ -138,11 +176,8 @@ class Reports:
             for due in self._counts.due_in_a_burst():
                 self._publish(due)
             return
-        call = call_name(event)
-        if self._distinct[call] >= _DISTINCT:
-            self._undescribed[call] += 1
+        if not self._has_room(call_name(event)):
             return
-        self._distinct[call] += 1
         evidence = Union()
         values, site = self._look(evidence, request, verdict, pid, with_site=True)
         if not site:
@@ -150,12 +185,21 @@ class Reports:
         denying = () if ungranted else verdict.denying
         advice = tuple(advise(policy, file, event, verdict.until) for file, policy in denying)
         for file in dict.fromkeys(lack.file for lack in ungranted):
-            advice += (granting(file, [lack.line for lack in ungranted if lack.file == file]),)
+            if lines := tuple(lack.line for lack in ungranted if lack.file == file and lack.line):
+                advice += (granting(file, lines),)
         audit = self._reporter.audit
         violation = Violation(event, verdict.action, audit, pid, path, site, values, advice, phase, tuple(ungranted))
         repeated = Repeated(violation, evidence, pid)
         self._counts.add(key, repeated)
         self._publish(repeated)
+
+    def _has_room(self, call: str) -> bool:
+        """Return whether another distinct violation of a call is described; count it."""
+        if self._distinct[call] >= _DISTINCT:
+            self._undescribed[call] += 1
+            return False
+        self._distinct[call] += 1
+        return True
 
     def _look(
         self, evidence: Union, request: Request, verdict: Verdict, process: int, *, with_site: bool = False
@@ -178,7 +222,7 @@ class Reports:
 
     def _publish(self, repeated: Repeated) -> None:
         violation = repeated.first
-        if self._reporter.json:
+        if self._reporter.json or isinstance(violation, Recorded):
             text = violation.json(self._run, repeated.count, repeated.evidence)
         elif repeated.count == 1:
             text = violation.text()
@@ -222,7 +266,7 @@ class Repeated:
 
     __slots__ = ("at", "count", "evidence", "first", "process", "wait")
 
-    def __init__(self, first: Violation, evidence: Union, process: int) -> None:
+    def __init__(self, first: Violation | Recorded, evidence: Union, process: int) -> None:
         self.first = first
         self.evidence = evidence
         """Facts about the first repetitions."""

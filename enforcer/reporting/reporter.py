@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import stat
+import time
 
 from enforcer.errors import EnforceError
 from tracer import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from enforcer.files.granted import Reach
+    from enforcer.hosts.granted import Hosts
+    from enforcer.reporting.audit import Source
     from policygen.model import Policy
 
 
@@ -25,8 +28,8 @@ class Reporter:
     """Where reports go, and how denied calls are answered and described."""
 
     __slots__ = (
-        "audit", "colour", "descriptor", "evidence", "file", "folder", "json", "keeps_signals", "later", "listens", "name",
-        "policies", "reach", "stderr",
+        "audit", "colour", "descriptor", "evidence", "file", "folder", "hosts", "json", "keeps_signals", "later", "listens",
+        "name", "policies", "reach", "records", "stderr",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +44,8 @@ class Reporter:
         folder: int = -1,
         name: str = "",
         reach: Reach | None = None,
+        hosts: Hosts | None = None,
+        records: Source | None = None,
         keeps_signals: bool = False,
         listens: bool = False,
         later: bytes = b"",
@@ -62,6 +67,10 @@ class Reporter:
         read files, which may have changed."""
         self.reach = reach
         """The files and ports that policies grant, if calls are judged by them; else None."""
+        self.hosts = hosts
+        """The hosts and unix sockets that policies grant; None if they confine none."""
+        self.records = records
+        """The audit records from which denied files and ports are reported; None if they are not reported so."""
         self.keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
         self.listens = listens
@@ -120,6 +129,12 @@ class Reporter:
                 os.write(descriptor, f"enforce: {text[:1000]}\n".encode(errors="replace"))
         except OSError:
             return
+
+
+def now() -> str:
+    """Return the current time in UTC, in ISO 8601 with milliseconds."""
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 10**6:03}+00:00"
 
 
 def open_log(path: str) -> tuple[int, int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING
 
+from enforcer.reporting.reporter import now
 from policygen.evidence.facts import resolved
 from policygen.language.naming import format_call
 from policygen.model import Action, ActionKind
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from policygen.evidence.facts import Union
     from policygen.evidence.pointed import Value
 
+REFUSED = "REFUSED"
+"""The response code of a name server (RFC 1035, 4.1.1) with which a look-up is denied."""
 _PATH = 256
 """How many characters of a path are printed."""
 
@@ -61,7 +63,7 @@ class Violation:
             if not value.parts[0].startswith("/") and (path := resolved(value)):
                 lines.append(f"  {value} is {path[:_PATH]}")
         for lack in self.ungranted:
-            lines.append(f"  {lack.line}: not granted{lack.why and f': {lack.why}'}")
+            lines.append("  " + ": ".join(part for part in (lack.line, "not granted" * bool(lack.line), lack.why) if part))
         for advice in self.advice:
             lines.append(f"  {advice.what}")
             lines += [f"  {advice.note}"] * bool(advice.note)
@@ -69,6 +71,8 @@ class Violation:
 
     @property
     def _consequence(self) -> str:
+        if self.ungranted and self.error == REFUSED:
+            return f"the look-up {'would be' if self.audit else 'is'} {REFUSED.lower()}"
         if self.ungranted:
             return f"it {'would fail' if self.audit else 'fails'} with {self.error}"
         return _consequence(self.action, self.event, audit=self.audit)
@@ -97,7 +101,7 @@ class Violation:
                 "number": self.event.number,
                 "arguments": [f"{register:#x}" for register in self.event.arguments],
                 "action": f"errno {self.error}" if self.ungranted else _action(self.action, self.event),
-                **({"ungranted": [*dict.fromkeys(lack.line for lack in self.ungranted)]} if self.ungranted else {}),
+                **({"ungranted": [*dict.fromkeys(lack.line or lack.why for lack in self.ungranted)]} if self.ungranted else {}),
                 "audit": self.audit,
                 **({"phase": self.phase} if self.phase else {}),
                 "pid": self.process,
@@ -117,10 +121,29 @@ def message(text: str, level: str = "") -> str:
     return json.dumps({"time": now(), **({"level": level} if level else {}), "message": text})
 
 
-def now() -> str:
-    """Return the current time in UTC, in ISO 8601 with milliseconds."""
-    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 10**6:03}+00:00"
+@frozen
+class Recorded:
+    """A file or port that Landlock denied, as the kernel's audit records it: the call and its process are not known."""
+
+    lack: Ungranted
+    advice: Advice
+
+    def json(self, run: str, count: int, evidence: Union) -> str:
+        """Return it as one line of JSON with the fields of a violation; null is what is not known."""
+        return json.dumps(
+            {
+                "time": now(),
+                **dict.fromkeys(("call", "arch", "number", "arguments")),
+                "action": f"errno {self.lack.error}",
+                "ungranted": [self.lack.line],
+                "audit": False,
+                **dict.fromkeys(("pid", "executable", "site")),
+                "evidence": evidence.texts(),
+                "allow": [{"file": self.advice.file, "line": self.advice.line}],
+                "run": run,
+                "count": count,
+            }
+        )
 
 
 def _action(action: Action, event: Event) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from enforcer.hosts.dns import DnsError, question_of
+from enforcer.hosts.names.dns import DnsError, question_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

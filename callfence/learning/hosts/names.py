@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from callfence.learning.hosts.reading import plain
-from enforcer.hosts.dns import DnsError, answer_of, question_of
+from enforcer.hosts.names.dns import DnsError, answer_of, question_of
 from policygen.hosts import HostError, canonical, is_name
 
 if TYPE_CHECKING:
@@ -60,8 +60,11 @@ class Names:
     def name_of(self, address: bytes, process: int) -> str:
         """Return the name by which a process has looked up an address, else one by which another process of the run has, else
         that of /etc/hosts; "" if there is none, or /etc/hosts has several."""
-        name = self._of_process[process].get(address) if process in self._of_process else None
-        return name or self._last.get(address) or self._of_hosts(address, process)
+        name = self._of_hosts(address, process)
+        if name == LOCALHOST:  # which an answer of a name server cannot be
+            return name
+        own = self._of_process[process].get(address) if process in self._of_process else None
+        return own or self._last.get(address) or name
 
     def _of_hosts(self, address: bytes, process: int) -> str:
         lines = self._lines(process, "/etc/hosts")
@@ -103,7 +106,8 @@ class Names:
 
 
 def _names_of(lines: list[list[str]]) -> dict[bytes, str]:
-    """Return the only name of each address in lines of /etc/hosts, and `localhost` for those of this machine, if it is there."""
+    """Return the only name of each address in lines of /etc/hosts, and `localhost` for those of this machine, if it is
+    there."""
     firsts: defaultdict[bytes, set[str]] = defaultdict(set)
     has_localhost = False
     for words in lines:

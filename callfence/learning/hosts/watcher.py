@@ -14,7 +14,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from callfence.learning.hosts.lookups import Lookups
-from callfence.learning.hosts.names import LOOPBACK, Names, text_of
+from callfence.learning.hosts.names import Names, text_of
 from callfence.learning.hosts.reading import (
     AF_UNIX,
     EXITS,
@@ -30,6 +30,8 @@ from callfence.learning.hosts.reading import (
 )
 from callfence.shared.files import working_folder
 from enforcer.files.lookup import look_up
+from enforcer.hosts.rules import is_local, is_near
+from enforcer.hosts.unix import NAME_SERVICES
 from policygen.files.calls import DNS, numbers
 from policygen.files.landlock import named
 from policygen.grants import NONE, UNIX, USES
@@ -50,9 +52,6 @@ WATCHED = 1024
 """The most calls of a thread that stop while an answer is awaited."""
 _PROBED = 64
 """The most calls of a thread that stop to see whether a program sends to an address to which it has connected by UDP."""
-NAME_SERVICES = (b"/run/nscd/socket", b"/var/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve")
-"""The sockets of services that look names up for C libraries (nscd(8), systemd-resolved(8)).  Connecting to them fails, as
-under `enforce`: C libraries then ask name servers themselves, whose answers can be seen."""
 _RECEIVING = ("recvfrom", "recvmsg", "recvmmsg", "read", "readv")
 _WRITING = (*SENDING, "write", "writev")
 _TO = 4
@@ -163,7 +162,7 @@ class HostWatcher:
         place, row = (task.tgid, call.descriptor), (use, host, peer.port, task.executable)
         is_server = peer.port == DNS and peer.address in self._names.servers(task.tgid)
         may_probe = use == "send" and call.name == "connect" and not is_server
-        is_probe = may_probe and (host != text_of(peer.address) or peer.address in LOOPBACK)
+        is_probe = may_probe and (bool(self._names.name_of(peer.address, task.tgid)) or is_near(peer.address))
         if is_probe:
             # C libraries and Go connect so to each address that they have looked up, to see by which of its own addresses this
             # machine would reach it (RFC 6724), and send nothing.
@@ -179,7 +178,9 @@ class HostWatcher:
             self._uses.add(row)
 
     def _host(self, peer: Peer, process: int) -> str:
-        return self._names.name_of(peer.address, process) or text_of(peer.address)
+        """Return the name by which an address was looked up, else the address; so too for one that no name opens."""
+        name = self._names.name_of(peer.address, process)
+        return name if name and (is_local(name) or not is_near(peer.address)) else text_of(peer.address)
 
     def _unix(self, task: Task, name: bytes) -> None:
         """Record that a task connects or sends to the unix socket of this name (sun_path, as long as it was given)."""
@@ -189,6 +190,7 @@ class HostWatcher:
             return
         path = name.partition(b"\0")[0]
         if path in NAME_SERVICES:
+            # C libraries then ask name servers themselves, whose answers can be seen.  So it is under `enforce`.
             if task.other_filter:
                 self._gap(f"{task.executable} asks {os.fsdecode(path)} for names, so hosts are recorded by their addresses")
             else:

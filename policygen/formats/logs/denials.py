@@ -1,4 +1,5 @@
-"""Logs of denied calls as recordings: what `enforce --log` wrote, and the kernel's audit records of seccomp (SECCOMP, 1326).
+"""Logs of denials as recordings: what `enforce --log` wrote, and the kernel's audit records of seccomp (SECCOMP, 1326) and of
+Landlock (LANDLOCK_ACCESS, 1423).
 
 `enforce --log` writes a JSON object a line, of a call that a policy did not allow, or a message.  A line has the count so far
 of its violation in one start of the program, which has an id.  Without one, as older versions write, a count that is not
@@ -6,7 +7,8 @@ greater than the one before begins with another start.
 
 An audit record, from auditd, journald or the kernel's log, has only the call's name, so a policy made of it allows the call
 with any arguments.  The kernel writes one where a filter answers log or kill, or another action that the filter's flags or
-kernel.seccomp.actions_logged ask for (seccomp(2)); auditd may drop records, so it is not known what is missing.
+kernel.seccomp.actions_logged ask for (seccomp(2)); auditd may drop records, so it is not known what is missing.  A record of
+Landlock names no program; a record of the call (SYSCALL, 1300) follows it where calls are audited, and does.
 
 What the program can influence (its path, its registers) is checked and recorded as it is: nothing is looked up.
 """
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from policygen.errors import PolicyError
 from policygen.evidence.facts import Union, parse as parse_fact
+from policygen.files.records import denied, unescaped
 from policygen.formats import ImportFormatError
 from policygen.grants import ANY, USES, format_rights, host_line, single, socket_line
 from policygen.language.document import parse
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from policygen.files.generalise import Use
+    from policygen.files.records import Denied
     from policygen.formats import FormatOptions
     from policygen.recording.model import Key, Registers
 
@@ -47,12 +51,17 @@ _REGISTER = re.compile(r"0x[0-9a-f]{1,16}")
 _WORD = (1 << 32) - 1
 _FACTS = 1024
 """Most facts of a line, and grants that it asks for, that are taken: enforce writes fewer."""
+_OF_CALLS = ("arch", "number", "arguments", "executable", "site")
+"""The fields of a violation that the kernel's audit does not know; they are null then."""
+UNKNOWN = "?"
+"""The executable where no record names it."""
 _MANY = 8
 """Most names that a message lists."""
 
 
 class _Violation(NamedTuple):
-    event: Event
+    event: Event | None
+    """The call; None where Landlock's denial was taken from the kernel's audit, which does not name it."""
     executable: str
     site: str
     times: int
@@ -73,9 +82,9 @@ class _Calls:
 
     __slots__ = ("evidence", "example", "latest", "site", "total")
 
-    def __init__(self, violation: _Violation) -> None:
-        self.site = violation.site
-        self.example: Registers = violation.event.arguments
+    def __init__(self, event: Event, site: str) -> None:
+        self.site = site
+        self.example: Registers = event.arguments
         self.evidence = Union()
         self.total = 0
         self.latest: dict[tuple[str, ...], int] = {}
@@ -116,21 +125,15 @@ class _Log:
     def add(self, line: bytes, violation: _Violation, number: int) -> None:
         executable, policy = violation.executable, self.options.policy
         if self.options.program not in ("", executable, executable.rpartition("/")[2]):
+            if executable == UNKNOWN:
+                self.skip("files and ports of programs that are not known", number)
             return
         if policy and violation.policies and policy not in violation.policies:
             if len(self.others) < _MANY:
                 self.others.update(violation.policies)
             return
-        event, arch = violation.event, Arch.from_audit(violation.event.arch)
-        is_call = arch is not None and event.number in table(arch).by_number
-        arguments = recorded_values(table(arch), event) if arch is not None and is_call else ()
-        key = (event.arch, event.number, arguments, executable)
-        if key not in self.calls:
-            if len(self.calls) >= MAX_DISTINCT:
-                self.skip(f"violations after the first {MAX_DISTINCT} different ones", number)
-                return
-            self.calls[key] = _Calls(violation)
-        self.calls[key].add(violation)
+        if violation.event is not None and not self._add_call(violation.event, violation, number):
+            return
         if len(self.files) < MAX_DISTINCT:
             self.files.update(violation.files)
         elif not self.files.issuperset(violation.files):
@@ -138,6 +141,19 @@ class _Log:
         self.first = self.first or line
         if violation.started and (violation.started < self.started or not self.started):
             self.started = violation.started
+
+    def _add_call(self, event: Event, violation: _Violation, number: int) -> bool:
+        arch = Arch.from_audit(event.arch)
+        is_call = arch is not None and event.number in table(arch).by_number
+        arguments = recorded_values(table(arch), event) if arch is not None and is_call else ()
+        key = (event.arch, event.number, arguments, violation.executable)
+        if key not in self.calls:
+            if len(self.calls) >= MAX_DISTINCT:
+                self.skip(f"violations after the first {MAX_DISTINCT} different ones", number)
+                return False
+            self.calls[key] = _Calls(event, violation.site)
+        self.calls[key].add(violation)
+        return True
 
 
 def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
@@ -156,14 +172,14 @@ def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recor
         if isinstance(fields, dict) and isinstance(fields.get("message"), str) and "number" not in fields:
             continue  # what enforce says of itself
         log.add(line, _violation(fields, f"{filename}:{number}"), number)
-    if not log.calls:
+    if not (log.calls or log.files):
         raise ImportFormatError(_nothing(log, filename))
     run_id = sha256(log.first + options.program.encode() + options.policy.encode()).hexdigest()[:16]
     observations = [
         Observation(*key, (calls.total,), calls.site, calls.example, calls.evidence.texts())
         for key, calls in log.calls.items()
     ]
-    first = min(observation.executable for observation in observations)
+    first = min([observation.executable for observation in observations] or [UNKNOWN])
     run = Run(run_id, log.started, (first,), None, False, log.gaps(), True, files=tuple(sorted(log.files)))
     return Recording((run,), tuple(sorted(observations, key=lambda observation: observation.order)))
 
@@ -194,7 +210,10 @@ def _violation(fields: Any, position: str) -> _Violation:
     """Return the violation in a line.  Raises ImportFormatError if `enforce` does not write such lines."""
     if not isinstance(fields, dict):
         raise ImportFormatError(f"{position}: a line of `enforce --log` is a JSON object")
-    values: list[Any] = [fields.get(name) for name in ("arch", "number", "arguments", "executable", "site", "count")]
+    if fields.get("ungranted") and all(fields.get(name, "") is None for name in _OF_CALLS):
+        fields = fields | {"arch": Arch.X86_64, "number": 0, "arguments": ["0x0"] * 6, "executable": UNKNOWN, "site": UNKNOWN}
+        return _violation(fields, position)._replace(event=None)
+    values: list[Any] = [fields.get(name) for name in (*_OF_CALLS, "count")]
     arch, number, arguments, executable, site, count = values
     for name, is_right in (
         ("arch", isinstance(arch, str) and (arch in [*Arch] or _REGISTER.fullmatch(arch))),
@@ -281,22 +300,26 @@ def _policies(entries: Any) -> tuple[str, ...]:
 
 # The kernel's audit records
 
-_RECORD = re.compile(r"\btype=(?:SECCOMP|1326)\b")
+_RECORD = re.compile(r"\btype=(SECCOMP|1326|LANDLOCK_ACCESS|1423|SYSCALL|1300)\b")
+_OF_PROCESS = re.compile(r"^/proc/\d+(/.*)?$", re.DOTALL)
+_EVENT = re.compile(r"\baudit\(([^)]{1,64})\)")
 _TIME = re.compile(r"\baudit\((\d{1,10})\.(\d{3}):\d+\)")
 _FIELD = re.compile(r'(?<!\S)([a-z]+)=("[^"]*"|\S+)')
-_HEX = re.compile(r"(?:[0-9A-F]{2})+")
 _MANY_PROGRAMS = 12
 """Most programs that a gap names."""
+_CALLS_AUDITED = "where calls are audited, a SYSCALL record says so"
 _NO_ARGUMENTS = "arguments are not in audit records: what is made of them allows calls whatever their arguments"
 
 
 def audit(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
-    """Return the SECCOMP records of `options.program` (a path, or its last part; '' for all programs) in a log, as one run.
+    """Return the records of seccomp and Landlock about `options.program` (a path, or its last part; '' for all programs) in a
+    log, as one run.
 
-    Lines that are not SECCOMP records are ignored.  Raises ImportFormatError for a record without architecture or call, and for
+    Other lines are ignored.  Raises ImportFormatError for a record without architecture or call, and for
     a log without records.  The run's id is made from the log, so the same log always gives the same run."""
     counts: Counter[tuple[int, int, str]] = Counter()
     sites: dict[tuple[int, int, str], str] = {}
+    landlock = _Landlock(options.program)
     started, digest = 0, sha256()
     for number, raw in enumerate(stream, 1):
         digest.update(raw)
@@ -305,7 +328,13 @@ def audit(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
         if start is None:
             continue
         fields = dict(_FIELD.findall(line, start.start()))
-        executable = _unescaped(fields.get("exe", "?"))
+        if start[1] not in ("SECCOMP", "1326"):
+            event = _EVENT.search(line)
+            landlock.add(start[1], event[1] if event else "", fields)
+            if not started and landlock.events and (time := _TIME.search(line)):
+                started = int(time[1] + time[2]) * 1_000_000
+            continue
+        executable = unescaped(fields.get("exe", UNKNOWN))
         if options.program not in ("", executable, executable.rpartition("/")[2]):
             continue
         call = (*_call(fields, f"{filename}:{number}:{start.start() + 1}"), executable)
@@ -313,18 +342,52 @@ def audit(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
         sites.setdefault(call, f"[ip]+{fields['ip']}" if "ip" in fields else "?")
         if not started and (time := _TIME.search(line)):
             started = int(time[1] + time[2]) * 1_000_000
-    if not counts:
+    files, unselected = landlock.uses()
+    if not (counts or files):
         of = f" of {options.program}" if options.program else ""
-        raise ImportFormatError(f"{filename}: it has no record of type SECCOMP (1326){of}")
-    gaps = [_NO_ARGUMENTS]
-    programs = sorted({executable for _, _, executable in counts})
+        raise ImportFormatError(f"{filename}: it has no record of type SECCOMP (1326) or LANDLOCK_ACCESS (1423){of}")
+    gaps = [_NO_ARGUMENTS] * bool(counts)
+    if unselected:
+        gaps.append(f"records of Landlock that do not say of which program: {unselected}; {_CALLS_AUDITED}")
+    programs = sorted({executable for _, _, executable in counts} | {executable for _, _, executable in files})
     if len(programs) > 1:
         names = ", ".join(programs[:_MANY_PROGRAMS]) + (" ..." if len(programs) > _MANY_PROGRAMS else "")
         gaps.append(f"the records of {len(programs)} programs are combined: {names}; --program selects one program")
     digest.update(options.program.encode())
-    run = Run(digest.hexdigest()[:16], started, (programs[0],), None, False, tuple(sorted(gaps)))
+    run = Run(digest.hexdigest()[:16], started, (programs[0],), None, False, tuple(sorted(gaps)), files=files)
     observations = [_observation(*call, count, sites[call]) for call, count in counts.items()]
     return Recording((run,), tuple(sorted(observations, key=lambda observation: observation.order)))
+
+
+class _Landlock:
+    """The files and ports that Landlock's records are about."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        self.events: dict[str, tuple[list[Denied], str]] = {}
+        """What was denied in each event, and the executable, as far as the event's record of the call has been read."""
+
+    def add(self, kind: str, event: str, fields: dict[str, str]) -> None:
+        """Add a record: of Landlock, or of a call."""
+        each, executable = self.events.get(event, ([], UNKNOWN))
+        if kind in ("SYSCALL", "1300"):
+            if each:
+                self.events[event] = each, unescaped(fields.get("exe", UNKNOWN))
+        elif (what := denied(fields)) is not None:
+            self.events[event] = [*each, what], executable
+
+    def uses(self) -> tuple[tuple[Use, ...], int]:
+        """Return the uses of files and ports by the program, and how many records name no program though one was selected."""
+        uses: set[Use] = set()
+        unselected = 0
+        for each, executable in self.events.values():
+            if self.program in ("", executable, executable.rpartition("/")[2]):
+                # Another process's folder of /proc is granted by /proc: its number is another one the next time.
+                subjects = [_OF_PROCESS.sub("/proc", what.path) or f"tcp {what.use}" for what in each]
+                uses.update((subject, what.wanted, executable) for subject, what in zip(subjects, each, strict=True))
+            elif executable == UNKNOWN:
+                unselected += len(each)
+        return tuple(sorted(uses)), unselected
 
 
 def _call(fields: dict[str, str], position: str) -> tuple[int, int]:
@@ -343,13 +406,6 @@ def _call(fields: dict[str, str], position: str) -> tuple[int, int]:
     if syscall not in calls:
         raise ImportFormatError(f"{position}: syscall={syscall} is no call")
     return audit_arch, calls[syscall].number
-
-
-def _unescaped(field: str) -> str:
-    """Return a field that the program can influence: quoted, or hexadecimal if it has odd bytes (audit_log_untrustedstring)."""
-    if field.startswith('"'):
-        return field[1:-1]
-    return bytes.fromhex(field).decode("utf-8", "surrogateescape") if _HEX.fullmatch(field) else field
 
 
 def _observation(audit_arch: int, number: int, executable: str, count: int, site: str) -> Observation:

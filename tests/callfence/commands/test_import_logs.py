@@ -131,7 +131,18 @@ def test_audit_records_are_names(tmp_path: Path) -> None:
     assert "\nsocket: allow\n" in made.stdout
     assert "arguments are not in audit records" in made.stderr
     other = run(tmp_path, *CALLFENCE, "import", "--from", "audit", "--program", "b", "audit.log", status=2)
-    assert "it has no record of type SECCOMP (1326) of b" in other.stderr
+    assert "it has no record of type SECCOMP (1326) or LANDLOCK_ACCESS (1423) of b" in other.stderr
+
+
+def test_audit_records_of_landlock_are_files_and_ports(tmp_path: Path) -> None:
+    record = "type=LANDLOCK_ACCESS msg=audit(1700000000.123:{}): domain=195ba459b blockers={}\n"
+    lines = (record.format(2, 'fs.read_file path="/srv/data" dev="vda" ino=1'), record.format(3, "net.connect_tcp dest=5432"))
+    (tmp_path / "audit.log").write_text("".join(lines))
+    (tmp_path / "a.policy").write_text("default errno EPERM\nread: allow\npath /srv/other: read\ntcp connect: 80\n")
+    run(tmp_path, *CALLFENCE, "import", "--from", "audit", "-o", "a.policy", "audit.log")
+    text = (tmp_path / "a.policy").read_text()
+    assert "path /srv/data: read\n" in text
+    assert "tcp connect: 80, 5432\n" in text
 
 
 def test_a_baseline_bounds_what_is_imported(tmp_path: Path) -> None:

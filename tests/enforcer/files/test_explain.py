@@ -132,7 +132,7 @@ def records(place):
 def test_a_log_has_denied_files_without_being_asked_to(run, place):
     done = run("path ./data: read", "read:data/a", "read:other/a", options=("--log", "log"))
     assert (done.stdout, done.stderr) == ("ok\nEACCES\n", "")
-    (record,) = records(place)
+    (record,) = (record for record in records(place) if record.get("level") != "note")  # which says if audit is on
     assert record["ungranted"] == ["path ./other/a: read"]
 
 
@@ -163,7 +163,7 @@ def test_an_audit_can_leave_files_out(run):
 def test_what_fails_without_a_denial_is_in_the_log(run, place):
     calls = "implied 1\nopenat: flags in O_ACCMODE|O_CLOEXEC\n"
     run("path ./data: read, write", "lease:data/a", "lease:data/a", options=("--log", "log"), calls=calls)
-    (record,) = records(place)
+    record = records(place)[-1]
     assert record["level"] == "note"
     assert record["message"].endswith("and not denied: fcntl (x86_64) with EINVAL (2 times)")
 

@@ -24,10 +24,13 @@ ROOT = Path(__file__).parents[4]
 NETWORK = ROOT / "tests" / "support" / "networks" / "network.py"
 TALKS = Path(__file__).with_name("talks.c")
 NAMES = {
-    "api.example.org": ["127.1.2.3"],
-    "www.example.org": ["127.1.2.4", "::1"],
-    "big.example.org": ["127.1.2.5"],
-    "HOSTS": "127.0.0.1 localhost\n127.9.9.9 printer printer.lan\n127.8.8.8 one\n127.8.8.8 two\n",
+    "api.example.org": ["192.0.2.3"],
+    "www.example.org": ["192.0.2.4", "2001:db8::4"],
+    "big.example.org": ["192.0.2.5"],
+    "near.example.org": ["127.1.2.3"],
+    "printer.example.org": ["192.0.2.99"],
+    "other.example.org": ["192.0.2.88"],
+    "HOSTS": "127.0.0.1 localhost\n192.0.2.99 printer printer.lan\n192.0.2.88 one\n192.0.2.88 two\n",
 }
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own takes root")
 
@@ -86,7 +89,7 @@ def test_names(talks: Path, network: Network) -> None:
         "tcp connect www.example.org: 8080",
         "udp send api.example.org: 9000",
     ]
-    assert ("name api.example.org", "127.1.2.3") in network.rows(0)
+    assert ("name api.example.org", "192.0.2.3") in network.rows(0)
 
 
 def test_an_answer_that_comes_by_tcp_in_parts(talks: Path, network: Network) -> None:
@@ -129,16 +132,22 @@ def test_datagrams(call: str, flags: tuple[str, ...], compile_c: Callable[..., P
         return
     talks = compile_c(TALKS, "-pthread", *flags)
     network.learn(talks, "send", call, "0.0.0.0", "9000")
-    network.learn(talks, "send", call, "127.1.2.4", "9000", "9001", "9002", flags=())
-    assert network.lines() == ["udp send 127.1.2.4: 9000-9002", "udp send localhost: 9000"]
+    network.learn(talks, "send", call, "192.0.2.4", "9000", "9001", "9002", flags=())
+    assert network.lines() == ["udp send 192.0.2.4: 9000-9002", "udp send localhost: 9000"]
     assert ("tcp connect", "none") in network.rows()
     assert ("unix connect", "none") in network.rows()
 
 
 def test_names_of_etc_hosts(plain: Path, network: Network) -> None:
-    network.learn(plain, "send", "sendto", "127.9.9.9", "1")
-    network.learn(plain, "send", "sendto", "127.8.8.8", "1")  # which has two names
-    assert network.lines() == ["udp send 127.8.8.8: 1", "udp send printer: 1"]
+    network.learn(plain, "send", "sendto", "192.0.2.99", "1")
+    network.learn(plain, "send", "sendto", "192.0.2.88", "1")  # which has two names
+    assert network.lines() == ["udp send 192.0.2.88: 1", "udp send printer: 1"]
+
+
+def test_a_name_opens_no_address_of_this_host(plain: Path, network: Network) -> None:
+    network.learn(plain, "tcp", "near.example.org", "8080")
+    network.learn(plain, "tcp", "localhost", "8080")
+    assert network.lines() == ["tcp connect 127.1.2.3: 8080", "tcp connect localhost: 8080"]
 
 
 def test_unix_sockets(plain: Path, network: Network) -> None:
@@ -201,10 +210,10 @@ def test_why_and_the_report(plain: Path, network: Network, commands: Commands) -
     callfence = Path(sys.executable).parent / "callfence"
     ran = commands.plain([callfence, "why", "it.policy", "tcp connect api.example.org"], network.folder)
     assert b"api.example.org 8080 in run 1 by" in ran.stdout
-    assert b"it had 1 address: 127.1.2.3" in ran.stdout
+    assert b"it had 1 address: 192.0.2.3" in ran.stdout
     page = network.folder / "it.html"
     assert commands.plain([callfence, "report", "it.policy", "-o", page], network.folder).returncode == 0
-    assert "it had 1 address: 127.1.2.3" in page.read_text()
+    assert "it had 1 address: 192.0.2.3" in page.read_text()
 
 
 def test_recordings_have_hosts(plain: Path, network: Network, commands: Commands) -> None:
@@ -238,7 +247,7 @@ def test_a_running_process(network: Network, commands: Commands) -> None:
     words = [sys.executable, NETWORK, json.dumps(NAMES), sys.executable, "-c", ATTACHED, learn]
     ran = commands.plain(words, network.folder)
     assert ran.returncode == 0, ran.stderr
-    assert network.lines() == ["tcp connect 127.1.2.3: 8080"]
+    assert network.lines() == ["tcp connect 192.0.2.3: 8080"]
 
 
 def test_rehearsed_runs_have_hosts(plain: Path, network: Network) -> None:

@@ -94,3 +94,46 @@ def test_a_bad_record_is_an_error(text: str, message: str) -> None:
     with pytest.raises(ImportFormatError) as error:
         record(text.encode(), "a", FormatOptions())
     assert str(error.value).startswith(message)
+
+
+def landlock(blockers: str, rest: str, serial: int = 1, kind: str = "LANDLOCK_ACCESS") -> str:
+    return f"type={kind} msg=audit(1700000000.123:{serial}): domain=1a blockers={blockers} {rest}"
+
+
+def syscall(exe: str, serial: int = 1) -> str:
+    return f'type=SYSCALL msg=audit(1700000000.123:{serial}): arch=c000003e syscall=257 exit=-13 exe="{exe}" key=(null)'
+
+
+def uses(*lines: str, program: str = "") -> tuple[tuple[str, str, str], ...]:
+    (run,) = record("\n".join(lines).encode(), "audit.log", FormatOptions(program=program)).runs
+    return run.files
+
+
+def test_records_of_landlock_are_files_and_ports() -> None:
+    lines = (
+        landlock("fs.read_file", 'path="/srv/a" dev="vda" ino=1'),
+        syscall("/usr/bin/app"),
+        landlock("fs.make_reg,fs.refer", "path=2F7372762F6120 dev=\"vda\"", 2, kind="1423"),
+        landlock("net.connect_tcp", "daddr=10.0.0.1 dest=443", 3),
+        landlock("fs.read_file", 'path="/proc/71/maps"', 4),
+        landlock("ptrace", 'opid=1 ocomm="init"', 5),
+        "type=LANDLOCK_DOMAIN msg=audit(1700000000.123:5): domain=1a status=deallocated denials=4",
+        "type=PATH msg=audit(1700000000.123:1): path=\"/no\"",
+    )
+    assert uses(*lines) == (
+        ("/proc", "read", "?"),
+        ("/srv/a", "read", "/usr/bin/app"),
+        ("/srv/a ", "create, move", "?"),
+        ("tcp connect", "443", "?"),
+    )
+    assert uses(*lines, program="app") == (("/srv/a", "read", "/usr/bin/app"),)
+    (run,) = record("\n".join(lines).encode(), "audit.log", FormatOptions(program="app")).runs
+    why = "where calls are audited, a SYSCALL record says so"
+    assert run.gaps == (f"records of Landlock that do not say of which program: 3; {why}",)
+    assert run.started == 1_700_000_000_123_000_000
+
+
+def test_records_of_both_kinds_are_one_run() -> None:
+    (run,) = record("\n".join((line(41), landlock("fs.execute", 'path="/bin/a"', 2))).encode(), "a", FormatOptions()).runs
+    assert run.files == (("/bin/a", "execute", "?"),)
+    assert "whatever their arguments" in run.gaps[0]

@@ -213,3 +213,28 @@ def test_a_long_line_is_not_in_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * MAX_LINE
+
+
+UNKNOWN = dict.fromkeys(("call", "arch", "number", "arguments", "pid", "executable", "site"))
+
+
+def test_what_the_kernel_recorded_has_no_call() -> None:
+    denied = line(**UNKNOWN, ungranted=["path ./a: read"])
+    recording = read(log(denied, line(**UNKNOWN, ungranted=["tcp connect: 443"])))
+    assert recording.observations == ()
+    assert recording.runs[0].files == (("./a", "read", "?"), ("tcp connect", "443", "?"))
+    both = read(log(denied, line()))
+    assert len(both.observations) == 1
+    assert both.runs[0].files == (("./a", "read", "?"),)
+
+
+def test_what_the_kernel_recorded_is_of_no_known_program() -> None:
+    recording = read(log(line(**UNKNOWN, ungranted=["path ./a: read"]), line()), FormatOptions(program="app"))
+    assert recording.runs[0].files == ()
+    assert recording.runs[0].gaps == ("files and ports of programs that are not known: 1, first at line 1",)
+
+
+@pytest.mark.parametrize("change", [{"ungranted": []}, {"ungranted": None}, {"count": None}, {"site": "a"}])
+def test_nothing_else_is_unknown(change: dict[str, Any]) -> None:
+    with pytest.raises(ImportFormatError):
+        read(log(line(**UNKNOWN | {"ungranted": ["path ./a: read"]} | change)))

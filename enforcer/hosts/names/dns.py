@@ -93,7 +93,9 @@ def answer_of(message: bytes) -> Answer:
     if sum(counts) > MOST:
         raise DnsError("too many records")
     records = [*_records(message, question.end, sum(counts), truncated=bool(flags & _TRUNCATED))]
-    names, addresses, ttl = {question.name: None}, {}, 0xFFFFFFFF
+    names: dict[str, None] = {question.name: None}
+    addresses: dict[bytes, None] = {}
+    ttl = 0xFFFFFFFF
     before = -1
     while before != len(names):  # the records may be in any order
         before = len(names)
@@ -145,12 +147,22 @@ def query(name: str, kind: int, id_: int) -> bytes:
 
 
 def restored(answer: bytes, query: bytes) -> bytes:
-    """Return an answer to the `reduced` query as the answer to the original: with its id and its spelling of the name.  Raises
-    DnsError if the answer is to another question."""
+    """Return an answer to the `reduced` query as the answer to the original: with its id and its spelling of the name, and
+    without EDNS if that had none.  Raises DnsError if the answer is to another question."""
     asked, answered = question_of(query), question_of(answer, is_answer=True)
     if (asked.name, asked.type, asked.end) != (answered.name, answered.type, answered.end):
         raise DnsError("the answer is to another question")
-    return query[:2] + answer[2:HEAD] + query[HEAD : asked.end] + answer[asked.end :]
+    counts = [_word(answer, at) for at in (6, 8, 10)]
+    records, end = answer[asked.end :], asked.end
+    if not any(record.type == OPT for record in _records(query, asked.end, sum(_word(query, at) for at in (6, 8, 10)))):
+        for record in _records(answer, asked.end, min(sum(counts), MOST), truncated=True):
+            if record.type == OPT:  # its name is the root: one byte
+                records = answer[asked.end : end] + answer[record.start + record.length :]
+                counts[2] -= 1
+                break
+            end = record.start + record.length
+    head = query[:2] + answer[2:6] + b"".join(count.to_bytes(2, "big") for count in counts)
+    return head + query[HEAD : asked.end] + records
 
 
 def payload_size(query: bytes) -> int:
@@ -184,15 +196,16 @@ def _hints(message: bytes, record: _Record) -> Iterator[bytes]:
     at = _name(message, record.start + 2)[1]
     while at + 4 <= end:
         key, length = _word(message, at), _word(message, at + 2)
-        size = _HINTS.get(key)
-        for start in range(at + 4, min(at + 4 + length, end) - (size or 0) + 1, size) if size else ():
-            yield message[start : start + size]
+        if size := _HINTS.get(key, 0):
+            for start in range(at + 4, min(at + 4 + length, end) - size + 1, size):
+                yield message[start : start + size]
         at += 4 + length
 
 
 def _name(message: bytes, at: int, *, may_point: bool = True) -> tuple[str, int]:
     """Return the name at a place in a message, and the place after it."""
-    labels, end, total = [], 0, 0
+    labels: list[str] = []
+    end = total = 0
     while True:
         if at >= len(message):
             raise DnsError("a name ends after the message")

@@ -1,0 +1,72 @@
+"""Instructions before a program's filter that fail calls by which it would get past what is confined by other means.
+
+Each fails as on a kernel that has the feature switched off, and programs then do what they do there.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, RETURN, Filter, assembled
+from tracer import TYPE_CHECKING, linux
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from enforcer.bpf import Line
+
+REFUSALS = {
+    "mode": errno.EACCES,
+    "not permitted": errno.EPERM,
+    "opaque": errno.ENOSYS,
+    "family": linux.FAMILY_ERROR,
+    "protocol": linux.PROTOCOL_ERROR,
+    "no option": errno.ENOENT,  # net/ipv4/tcp_ulp.c tcp_set_ulp()
+    "fast open": linux.FAST_OPEN_ERROR,
+}
+"""The errno with which a call fails, by the label to which its check jumps."""
+
+
+class Check:
+    """Calls that are looked at, and the instructions that judge one by its arguments."""
+
+    __slots__ = ("calls", "lines")
+
+    def __init__(self, calls: Mapping[int, tuple[int, ...]], lines: Sequence[Line]) -> None:
+        self.calls = calls
+        """The numbers by AUDIT_ARCH_*."""
+        self.lines = lines
+        """They jump to a key of REFUSALS, or to `end`, where the filter begins."""
+
+
+FAST_OPEN = {
+    "sendto": Check(
+        linux.numbers_by_arch("sendto", "sendmmsg"),
+        [(LOAD, ARGUMENTS + 8 * 3), (HAS, linux.MSG_FASTOPEN, "fast open", "end")],
+    ),
+    "sendmsg": Check(
+        linux.numbers_by_arch("sendmsg"), [(LOAD, ARGUMENTS + 8 * 2), (HAS, linux.MSG_FASTOPEN, "fast open", "end")]
+    ),
+}
+"""The checks of calls that connect if they have MSG_FASTOPEN."""
+
+
+def guard(filter_: bytes, checks: Mapping[str, Check], opaque: Sequence[str], *, reports: bool) -> bytes:
+    """Return the filter after these checks, by their labels.  The calls `opaque` fail if the filter might let them run.
+
+    With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run."""
+    program = Filter(filter_)
+    numbers = linux.numbers_by_arch(*opaque)
+    lines: list[Line] = []
+    for arch in (linux.AUDIT_ARCH_X86_64, linux.AUDIT_ARCH_I386):
+        lines += [(LOAD, ARCH), (EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
+        lines += [(EQUAL, number, label, "") for label, check in checks.items() for number in check.calls[arch]]
+        run = [number for number in numbers[arch] if program.may_allow(arch, number, reports=reports)]
+        lines += [(EQUAL, number, "opaque", "") for number in run]
+        lines += [(JUMP, "end"), f"not {arch}"]
+    lines += [(JUMP, "end")]
+    for label, check in checks.items():
+        lines += [label, *check.lines]
+    for label, number in REFUSALS.items():
+        lines += [label, (RETURN, linux.SECCOMP_RET_ERRNO | number)]
+    return assembled([*lines, "end"]) + filter_

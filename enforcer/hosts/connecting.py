@@ -1,0 +1,88 @@
+"""Make connect(2) for the program."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from enforcer.hosts.addresses import peer_of
+from enforcer.hosts.hub import WRITABLE
+from enforcer.hosts.making import EAGAIN, INT, address_at, check
+from tracer.linux import AF_UNIX
+
+if TYPE_CHECKING:
+    from enforcer.hosts.making import Making
+    from enforcer.hosts.sockets import Socket
+    from enforcer.hosts.targets import Target, Targets
+    from enforcer.listener import Request
+
+_EINPROGRESS, _EALREADY = -errno.EINPROGRESS, -errno.EALREADY
+_AGAIN = (0.001, 0.05)
+"""Seconds until a connection to a unix socket whose queue is full is tried again: first, and at most."""
+
+
+class Connecting:
+    """Makes connect(2)."""
+
+    def __init__(self, making: Making, targets: Targets) -> None:
+        self._making = making
+        self._targets = targets
+
+    def connect(self, request: Request) -> int | None:
+        """Connect; return the result, or None if it comes later.  Raises OSError with the errno of the call, and GoneError."""
+        task, (number, at, length, *_) = request.call.task, request.call.arguments
+        socket = self._making.copier.socket(task, number & INT)
+        target, is_kept = None, False
+        try:
+            address = address_at(task, at, length & INT)
+            check(request)
+            target = self._targets.of(request, socket, peer_of(address, socket.domain, sends=False), address)
+            result = socket.connect(target.address)
+            if target.is_mute:
+                socket.mute()
+            self._targets.note(socket, target)
+            if result == EAGAIN and socket.domain == AF_UNIX and socket.is_blocking:
+                is_kept = True
+                self._try_again(request, socket, target)
+                return None
+            if result in (_EINPROGRESS, _EALREADY) and socket.is_blocking:
+                is_kept = True
+                self._await_connection(request, socket)
+                return None
+            return result
+        finally:
+            if not is_kept:
+                socket.close()
+                if target:
+                    target.close()
+
+    def _await_connection(self, request: Request, socket: Socket) -> None:
+        """Answer a connect(2) when its connection has been established or has failed, or its time is over."""
+
+        def end(result: int | None) -> None:
+            self._making.hub.forget(socket.descriptor)
+            is_waiting = request.is_waiting()  # else the program asks for the error itself
+            if is_waiting and result is None:
+                result = socket.error()
+            socket.close()
+            if is_waiting and result is not None:
+                self._making.finish(request, result)
+
+        self._making.wait(socket, WRITABLE, end, _EINPROGRESS)
+
+    def _try_again(self, request: Request, socket: Socket, target: Target) -> None:
+        """Connect to a unix socket whose queue is full, again and again, until that succeeds or its time is over."""
+        seconds = socket.timeout(receiving=False)
+
+        def attempt(pause: float, waited: float) -> None:
+            is_waiting = request.is_waiting()
+            result = socket.connect(target.address) if is_waiting else 0
+            if is_waiting and result == EAGAIN and (seconds is None or waited < seconds):
+                self._making.hub.later(pause, lambda: attempt(min(2 * pause, _AGAIN[1]), waited + pause))
+                return
+            target.close()
+            socket.close()
+            if is_waiting:
+                self._making.finish(request, result)
+
+        self._making.hub.later(_AGAIN[0], lambda: attempt(2 * _AGAIN[0], _AGAIN[0]))

@@ -1,0 +1,136 @@
+"""The hosts and unix sockets that the policies of a program grant, and the calls by which it could reach others.
+
+Made when the program is started; the helper judges by it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from enforcer import kernel
+from enforcer.bpf import AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
+from enforcer.guard import FAST_OPEN, Check, guard
+from enforcer.hosts.rules import ANY, Rules
+from policygen.files.landlock import PlaceError, located
+from tracer import TYPE_CHECKING, linux
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from enforcer.bpf import Line
+    from enforcer.listener import Notification
+
+_CAP_SYS_PTRACE = 1 << 19  # linux/capability.h
+_ALWAYS = ("connect",)
+_SENDS = ("sendmsg", "sendmmsg")
+_RECEIVES = ("recvmsg", "getpeername")
+NAMES = {
+    (arch, number): name
+    for name in ("connect", "sendto", *_SENDS, "recvfrom", *_RECEIVES)
+    for arch, number in sorted(linux.calls(name))
+}
+"""AUDIT_ARCH_* and number of each call that may be made for the program -> its name."""
+
+
+_FAMILIES = (1, 2, 10, 16, 38)
+"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_ALG (linux/socket.h): the families of which no other reaches a host, or only by
+calls that are judged."""
+_PROTOCOLS = {1: (0, 6), 2: (0, 17, 1, 58)}
+"""By SOCK_STREAM and SOCK_DGRAM: IPPROTO_TCP; IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6 (linux/in.h), and 0 for the first."""
+_ROUTES = {0: (4,), 41: (57, 5, 6), 6: (31,)}
+"""By level, the options that are refused: IP_OPTIONS, IPV6_RTHDR, IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, by which packets go over
+other hosts, and TCP_ULP, which makes another kind of socket (linux/in.h, linux/in6.h, linux/tcp.h)."""
+
+
+def _of(label: str, values: Sequence[int], among: str, otherwise: str) -> list[Line]:
+    """Jump to `among` if the third argument is one of the values, else to `otherwise`."""
+    return [label, (LOAD, ARGUMENTS + 16), *((EQUAL, value, among, "") for value in values), (JUMP, otherwise)]
+
+
+_SOCKETS = {
+    "socket": Check(
+        linux.numbers_by_arch("socket"),
+        [
+            (LOAD, ARGUMENTS),
+            (EQUAL, 2, "internet", ""),
+            (EQUAL, 10, "internet", ""),
+            *((EQUAL, family, "end", "") for family in _FAMILIES),
+            (JUMP, "family"),
+            "internet",
+            (LOAD, ARGUMENTS + 8),
+            (AND, 0xF),  # SOCK_TYPE_MASK, linux/net.h
+            *((EQUAL, kind, f"kind {kind}", "") for kind in _PROTOCOLS),
+            (JUMP, "not permitted"),
+            *(line for kind, protocols in _PROTOCOLS.items() for line in _of(f"kind {kind}", protocols, "end", "protocol")),
+        ],
+    ),
+    "setsockopt": Check(
+        linux.numbers_by_arch("setsockopt"),
+        [
+            (LOAD, ARGUMENTS + 8),
+            *((EQUAL, level, f"level {level}", "") for level in _ROUTES),
+            (JUMP, "end"),
+            *(line for level, names in _ROUTES.items() for line in _of(f"level {level}", names, "not permitted", "end")),
+        ],
+    ),
+}
+
+
+class Hosts:
+    """The hosts and unix sockets that all policies of a program grant."""
+
+    __slots__ = ("filter", "has_names", "is_audit", "policies", "sends", "sockets")
+
+    def __init__(
+        self, confining: Sequence[tuple[str, bytes]], filter_: bytes, environment: Sequence[bytes], *, is_audit: bool
+    ) -> None:
+        """`confining`: the path and the lines (`rules.encode`) of each policy that confines hosts or sockets.  `filter_`: the
+        filters of all policies as one.  `environment`: the program's.  This process must be in its working folder."""
+        self.policies = [(file, Rules(content)) for file, content in confining]
+        self.filter = Filter(filter_)
+        """Answers whether the policies allow a call."""
+        self.is_audit = is_audit
+        """Whether nothing is enforced."""
+        self.has_names = any(rules.has_names for _, rules in self.policies)
+        confined = {use for _, rules in self.policies for use in rules.confines}
+        self.sends = bool(confined & {"send", "unix"})
+        """Whether datagrams are judged."""
+        self.sockets = {file: [_located(socket, environment) for socket in rules.sockets] for file, rules in self.policies}
+        """The unix sockets that each policy grants: absolute paths with links resolved, `@NAME`, `@START*` or `any`."""
+
+    def are_judged(self, call: Notification) -> bool:
+        """Return whether a call may reach another host or a unix socket, and the policies' filters allow it."""
+        return (call.arch, call.number) in NAMES and self.filter.allows(call.arch, call.number, call.ip, call.arguments)
+
+    def guarded(self, filter_: bytes) -> bytes:
+        """Return the program's filter after instructions that fail the calls by which it could reach hosts unseen."""
+        return guard(filter_, {**_SOCKETS, **FAST_OPEN}, ("io_uring_setup", "socketcall"), reports=True)
+
+    def calls(self) -> list[tuple[int, int]]:
+        """Return AUDIT_ARCH_* and number of each call that is judged whatever its arguments."""
+        names = (*_ALWAYS, *_SENDS * self.sends, *_RECEIVES * self.has_names)
+        return sorted(linux.calls(*names))
+
+    def calls_with_address(self) -> list[tuple[int, int]]:
+        """Return the same for each call that is judged if its fifth argument, an address, is not NULL."""
+        names = (*("sendto",) * (self.sends or self.has_names), *("recvfrom",) * self.has_names)
+        return sorted(linux.calls(*names)) if names else []
+
+
+def problem() -> str:
+    """Return why this process cannot make the calls of other processes of this user; "" if it can."""
+    is_restricted = linux.yama_scope() not in ("", "0")
+    if is_restricted and not kernel.capabilities()[0] & _CAP_SYS_PTRACE:
+        why = "so this user may not read the addresses that the program connects to"
+        return f"{linux.YAMA_SCOPE} is {linux.yama_scope()}, {why}: set it to 0, or run enforce as root"
+    return ""
+
+
+def _located(socket: str, environment: Sequence[bytes]) -> bytes:
+    name = socket.encode("utf-8", "surrogateescape")
+    if socket == ANY or socket.startswith("@"):
+        return name
+    try:
+        return os.path.realpath(located(name, environment))
+    except PlaceError:
+        return b"@"  # it grants nothing: no socket has this name

@@ -1,0 +1,67 @@
+"""Wait for several descriptors and moments, and call a function for each."""
+
+from __future__ import annotations
+
+import select
+import time
+
+from tracer import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READABLE, WRITABLE = select.EPOLLIN, select.EPOLLOUT
+
+
+class Hub:
+    """Descriptors and moments, with what is to be called.  Its own descriptor is readable when one of the descriptors is
+    ready."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._moments: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = 0
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor that is readable when `run` has something to call."""
+        return self._epoll.fileno()
+
+    def watch(self, descriptor: int, events: int, call: Callable[[], None]) -> None:
+        """Call a function each time that a descriptor is READABLE or WRITABLE, or has an error.  Raises OSError."""
+        if descriptor in self._watched:
+            self._epoll.modify(descriptor, events)
+        else:
+            self._epoll.register(descriptor, events)
+        self._watched[descriptor] = call
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching a descriptor; to be called before it is closed."""
+        if self._watched.pop(descriptor, None):
+            try:
+                self._epoll.unregister(descriptor)
+            except OSError:
+                return
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call a function once, after so many seconds."""
+        self._count += 1
+        self._moments.append((time.monotonic() + seconds, self._count, call))
+        self._moments.sort()
+
+    def pause(self) -> float | None:
+        """Return in how many seconds the next function is due; None if none is."""
+        return max(0.0, self._moments[0][0] - time.monotonic()) if self._moments else None
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Return its own descriptor and those that are watched."""
+        return self.descriptor, *self._watched
+
+    def run(self, *, waits: bool = False) -> None:
+        """Call what is due.  `waits`: wait until something is."""
+        for descriptor, _ in self._epoll.poll(self.pause() if waits else 0):
+            if call := self._watched.get(descriptor):
+                call()
+        while self._moments and self._moments[0][0] <= time.monotonic():
+            self._moments.pop(0)[2]()

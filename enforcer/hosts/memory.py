@@ -1,0 +1,127 @@
+"""Read and write the memory of a task that waits in a call: addresses, and the messages of sendmsg(2) and recvmsg(2)."""
+
+from __future__ import annotations
+
+import errno
+
+from enforcer import kernel
+from tracer import TYPE_CHECKING, linux
+from tracer.named import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOST = 1 << 20
+"""The most bytes of a message that are copied."""
+_MOST_PARTS = 1024  # UIO_MAXIOV, linux/uio.h
+_MOST_CONTROL = 65536
+"""The most bytes of control data; the kernel's limit is lower by default (net.core.optmem_max)."""
+
+
+class Message(NamedTuple):
+    """struct msghdr of a task (linux/socket.h), with what its parts are."""
+
+    name: int
+    name_length: int
+    parts: Sequence[tuple[int, int]]
+    """Address and length of each buffer."""
+    control: int
+    control_length: int
+    at: int
+    """The address of the struct."""
+    word: int
+    """Bytes of an address: 8, or 4 in an i386 call."""
+
+    @property
+    def length(self) -> int:
+        """The bytes of all buffers."""
+        return sum(length for _, length in self.parts)
+
+    def write_result(self, task: int, name_length: int, flags: int) -> None:
+        """Write the fields that recvmsg(2) sets; there is no control data.  Raises OSError."""
+        kernel.write_memory(task, self.at + self.word, name_length.to_bytes(4, "little"))
+        kernel.write_memory(task, self.at + 5 * self.word, bytes(self.word))
+        kernel.write_memory(task, self.at + 6 * self.word, flags.to_bytes(4, "little"))
+
+
+SIZES = {8: 56, 4: 28}
+"""Bytes of struct msghdr, by the bytes of an address."""
+
+
+def steps(arch: int) -> tuple[int, int]:
+    """Return the bytes of struct mmsghdr in calls of an architecture (AUDIT_ARCH_*), and where it has its length."""
+    word = 8 if arch == linux.AUDIT_ARCH_X86_64 else 4
+    return SIZES[word] + word, SIZES[word]
+
+
+def read(task: int, address: int, length: int) -> bytes:
+    """Return `length` bytes of a task's memory.  Raises OSError, EFAULT if not all can be read."""
+    content = kernel.memory_of(task, address, length) if length else b""
+    if len(content) < length:
+        raise OSError(errno.EFAULT, "memory")
+    return content
+
+
+def write_address(task: int, address: bytes, at: int, size_at: int) -> None:
+    """Write a struct sockaddr and its length, as recvfrom(2) and getpeername(2) do: as much as there is room for.  Raises
+    OSError."""
+    if at and size_at:
+        size = int.from_bytes(read(task, size_at, 4), "little", signed=True)
+        if size < 0:
+            raise OSError(errno.EINVAL, "size")
+        kernel.write_memory(task, at, address[:size])
+        kernel.write_memory(task, size_at, len(address).to_bytes(4, "little"))
+
+
+def message(task: int, at: int, arch: int) -> Message:
+    """Return the struct msghdr at an address.  Raises OSError with the errno of sendmsg(2) if it is wrong."""
+    word = 8 if arch == linux.AUDIT_ARCH_X86_64 else 4
+    content = read(task, at, SIZES[word])
+
+    def number(place: int, size: int = word) -> int:
+        return int.from_bytes(content[place : place + size], "little")
+
+    count = number(3 * word)
+    if count > _MOST_PARTS:
+        raise OSError(errno.EMSGSIZE, "iovec")
+    vector = read(task, number(2 * word), 2 * word * count)
+    numbers = [int.from_bytes(vector[place : place + word], "little") for place in range(0, len(vector), word)]
+    parts = [*zip(numbers[::2], numbers[1::2], strict=True)]
+    if any(length >> 31 for _, length in parts):
+        raise OSError(errno.EINVAL, "iovec")
+    name = number(0)
+    return Message(name, number(word, 4) if name else 0, parts, number(4 * word), number(5 * word), at, word)
+
+
+def gathered(task: int, parts: Sequence[tuple[int, int]], most: int) -> bytes:
+    """Return the content of buffers, at most `most` bytes.  Raises OSError, EFAULT if not all can be read."""
+    content = b""
+    for address, length in parts:
+        content += read(task, address, min(length, most - len(content)))
+    return content
+
+
+def scatter(task: int, parts: Sequence[tuple[int, int]], content: bytes) -> None:
+    """Write bytes into buffers, one after the other.  Raises OSError."""
+    for address, length in parts:
+        if content:
+            kernel.write_memory(task, address, content[:length])
+            content = content[length:]
+
+
+def control(task: int, message: Message) -> list[tuple[int, int, bytes]]:
+    """Return level, type and data of each control message (cmsg(3)).  Raises OSError with the errno of sendmsg(2)."""
+    if message.control_length > _MOST_CONTROL:
+        raise OSError(errno.ENOBUFS, "control")
+    if not message.control:
+        return []
+    content = read(task, message.control, message.control_length)
+    word, place, found = message.word, 0, []
+    while place + word + 8 <= len(content):
+        length = int.from_bytes(content[place : place + word], "little")
+        if not word + 8 <= length <= len(content) - place:
+            raise OSError(errno.EINVAL, "control")
+        level, kind = (int.from_bytes(content[at : at + 4], "little") for at in (place + word, place + word + 4))
+        found.append((level, kind, content[place + word + 8 : place + length]))
+        place += (length + word - 1) & -word
+    return found

@@ -1,0 +1,159 @@
+"""Which names addresses have: from the answers of name servers that the helper passed on, and from /etc/hosts."""
+
+from __future__ import annotations
+
+import os
+import time
+from _socket import AF_INET, AF_INET6, inet_pton
+
+from tracer import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from enforcer.hosts.names.dns import Answer
+    from enforcer.hosts.rules import Rules
+
+_HOSTS, _CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
+_MOST = 65536
+"""The most addresses that are remembered; those that were given longest ago are forgotten first."""
+GRACE = 86400.0
+"""Seconds after the time to live of an answer for which its addresses keep the name: programs keep connections, and addresses,
+longer than DNS says (nginx as long as it runs)."""
+_LONGEST = 7 * 86400
+"""The longest time to live in seconds that counts."""
+PORT = 53
+_DEFAULT = (b"\x7f\0\0\1",)
+"""The name server where resolv.conf names none (resolv.conf(5))."""
+
+
+class Names:
+    """The names that policies name, and the addresses that these have."""
+
+    def __init__(self, policies: Sequence[Rules]) -> None:
+        self._policies = [rules for rules in policies if rules.has_names]
+        self._by_address: dict[bytes, dict[str, float]] = {}
+        """Address -> name that was asked for -> until when (monotonic seconds) the address has the name."""
+        self._hosts = _Watched(_HOSTS)
+        self._configuration = _Watched(_CONFIGURATION)
+        self._from_file: dict[bytes, list[str]] = {}
+        self.servers: tuple[bytes, ...] = _DEFAULT
+        """The addresses of the name servers, 4 or 16 bytes each."""
+        self._search: tuple[str, ...] = ()
+        self._read_hosts()
+        self._read_configuration()
+
+    def spare(self, name: str) -> int | None:
+        """Return how many characters a name has that the policies do not, and a search domain neither (`Rules.spare`); None for
+        a name that not all policies with names permit."""
+        forms, most = self._forms(name), 0
+        for rules in self._policies:
+            spare = min((spare for form in forms if (spare := rules.spare(form)) is not None), default=None)
+            if spare is None:
+                return None
+            most = max(most, spare)
+        return most
+
+    def _forms(self, name: str) -> list[str]:
+        """Return the name, and the names that a resolver makes this one of by adding a search domain (resolv.conf(5))."""
+        ends = (f".{domain}" for domain in self._search)
+        return [name, *(name.removesuffix(end) for end in ends if name.endswith(end))]
+
+    def learn(self, name: str, answer: Answer) -> None:
+        """Remember the addresses that an answer gives for the name that was asked for."""
+        until = time.monotonic() + min(answer.ttl, _LONGEST) + GRACE
+        for address in answer.addresses:
+            names = self._by_address.pop(address, {})
+            names |= dict.fromkeys(self._forms(name), until)
+            self._by_address[address] = names  # at the end: the latest
+        while len(self._by_address) > _MOST:
+            del self._by_address[next(iter(self._by_address))]
+
+    def of(self, address: bytes) -> list[str]:
+        """Return the names of an address (4 or 16 bytes)."""
+        self._read_hosts()
+        now = time.monotonic()
+        names = [name for name, until in self._by_address.get(address, {}).items() if until >= now]
+        return names + self._from_file.get(address, [])
+
+    def is_server(self, address: bytes, port: int) -> bool:
+        """Return whether an address is that of a name server."""
+        if port != PORT:
+            return False
+        self._read_configuration()
+        return address in self.servers
+
+    def is_reverse_wanted(self, name: str) -> bool:
+        """Return whether a name asks for the name of an address that a policy's name has."""
+        address = _reversed(name)
+        return address is not None and bool(self.of(address))
+
+    def _read_hosts(self) -> None:
+        if (text := self._hosts.changed()) is None:
+            return
+        self._from_file.clear()
+        for line in text.splitlines():
+            address, *names = line.partition("#")[0].split() or [""]
+            for number in _addresses(address):
+                self._from_file.setdefault(number, []).extend(name.lower().rstrip(".") for name in names)
+
+    def _read_configuration(self) -> None:
+        if (text := self._configuration.changed()) is None:
+            return
+        servers: list[bytes] = []
+        for words in map(str.split, text.splitlines()):
+            if len(words) > 1 and words[0] == "nameserver":
+                servers += _addresses(words[1])
+            elif len(words) > 1 and words[0] in ("search", "domain"):
+                self._search = tuple(domain.lower().strip(".") for domain in words[1:] if domain.strip("."))
+        self.servers = tuple(servers) or _DEFAULT
+
+
+class _Watched:
+    """A text file that is read again when it has changed."""
+
+    __slots__ = ("_path", "_seen")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._seen: tuple[int, ...] | None = None
+
+    def changed(self) -> str | None:
+        """Return the content if it has changed since the last call; None if not.  A file that cannot be read is empty."""
+        seen: tuple[int, ...] = ()
+        try:
+            status = os.stat(self._path)
+            seen = status.st_mtime_ns, status.st_ino, status.st_size, status.st_dev
+        except OSError:
+            pass
+        if seen == self._seen:
+            return None
+        self._seen = seen
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return ""
+        try:
+            return os.read(descriptor, 1 << 20).decode("utf-8", "replace")
+        finally:
+            os.close(descriptor)
+
+
+def _addresses(text: str) -> list[bytes]:
+    try:
+        return [inet_pton(AF_INET6 if ":" in text else AF_INET, text.partition("%")[0])]
+    except OSError:
+        return []
+
+
+def _reversed(name: str) -> bytes | None:
+    """Return the address whose name a PTR question asks for (RFC 1035, 3.5; RFC 3596, 2.5); None for another name."""
+    labels = name.split(".")
+    try:
+        if labels[-2:] == ["in-addr", "arpa"] and len(labels) == 6:
+            return bytes(int(label) for label in labels[3::-1])
+        if labels[-2:] == ["ip6", "arpa"] and len(labels) == 34:
+            return bytes.fromhex("".join(labels[31::-1]))
+    except ValueError:
+        pass
+    return None

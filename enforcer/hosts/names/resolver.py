@@ -1,0 +1,327 @@
+"""The resolver in the helper: passes on the program's questions that the policies permit, and remembers the answers.
+
+The program's sockets to a name server are led to this one instead.  It asks the same name server, and returns its answer as it
+is.  So names are what the program was told, whatever rotates, and a name server that does not answer does not answer.  A
+question is made anew before it is passed on, so that nothing but a permitted name and the type of the records leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from _socket import AF_INET, AF_INET6, SO_ERROR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
+from functools import partial
+
+from enforcer.hosts.addresses import shown
+from enforcer.hosts.hub import READABLE, WRITABLE
+from enforcer.hosts.names import dns
+from enforcer.hosts.names.known import PORT
+from tracer import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from enforcer.hosts.hub import Hub
+    from enforcer.hosts.names.known import Names
+
+_WAIT = 30.0
+"""Seconds after which a question without an answer is given up: resolvers ask again after 5 (resolv.conf(5))."""
+_SIZE = 1232
+"""The longest answer by UDP that is asked for (dnsflagday.net/2020)."""
+_MOST_OPEN = 512
+"""The most questions that wait for an answer at once."""
+_LONGEST = 65535
+_LOOPBACK = {AF_INET: "127.0.0.1", AF_INET6: "::1"}
+_TYPES = frozenset((1, 2, 5, 6, 12, 15, 16, 28, 33, 35, 43, 48, 52, 64, 65, 257))
+"""The types of records that may be asked for: A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, NAPTR, DS, DNSKEY, TLSA, SVCB, HTTPS,
+CAA.  The type is the program's to choose, so any type would be another way to tell something."""
+NEW, REFILL, LONGEST_NEW = 200, 1.0, 63
+"""Of names that only `*.NAME` permits: how many different ones may be asked for at once, how many more in a second, and how
+many characters they may have before the part that the policy has."""
+
+
+class Budget:
+    """How many new names below a wildcard may still be asked for."""
+
+    def __init__(self) -> None:
+        self._left, self._at = float(NEW), time.monotonic()
+        self._known: set[str] = set()
+
+    def permits(self, name: str) -> bool:
+        """Return whether a name may be asked for now; the same name may always be asked for again."""
+        if name in self._known:
+            return True
+        now = time.monotonic()
+        self._left, self._at = min(float(NEW), self._left + REFILL * (now - self._at)), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        self._known.add(name)
+        return True
+
+
+class Judge:
+    """Decides which questions may be passed on."""
+
+    def __init__(self, names: Names, deny: Callable[[str, str, int], None], *, is_audit: bool) -> None:
+        """`deny(name, why, port)` reports a look-up that is refused; `why` is "" for a name that no line has, `port` the
+        asker's.  `is_audit`: refuse nothing."""
+        self._names = names
+        self._deny = deny
+        self._budget = Budget()
+        self._is_audit = is_audit
+
+    def refusal(self, question: dns.Question, port: int) -> int:
+        """Return the response code with which a question from a local port is refused, after a report; NOERROR if it may be
+        passed on."""
+        name = question.name
+        code, why = dns.NOERROR, ""
+        if question.type == dns.PTR and self._names.is_reverse_wanted(name):
+            return code
+        spare = self._names.spare(name)
+        if spare is None:
+            code = dns.NXDOMAIN if name.endswith(".arpa") else dns.REFUSED
+        elif question.type not in _TYPES:
+            code, why = dns.REFUSED, f"records of type {question.type} are not asked for"
+        elif spare > LONGEST_NEW:
+            code, why = dns.REFUSED, "a name below a wildcard may not be that long"
+        elif spare and not self._budget.permits(name):
+            code, why = dns.REFUSED, "too many different names below a wildcard were looked up"
+        if code:
+            self._deny(name, why, port)
+        return dns.NOERROR if self._is_audit else code
+
+
+class Resolver:
+    """Answers for one name server: by UDP and TCP, on a port of each loopback address that this host has."""
+
+    def __init__(self, server: bytes, hub: Hub, names: Names, judge: Judge) -> None:
+        """`server`: the name server's address, 4 or 16 bytes.  Raises OSError if no port can be bound."""
+        self._server = (shown(server), PORT)
+        self._family = AF_INET if len(server) == 4 else AF_INET6
+        self.hub = hub
+        self._names = names
+        self._judge = judge
+        self._open = 0
+        """How many questions wait for an answer."""
+        self.ports: dict[tuple[int, int], int] = {}
+        """By AF_* and SOCK_*: the port to which sockets are led."""
+        for family, host in _LOOPBACK.items():
+            try:
+                self._serve(family, host)
+            except OSError:
+                if family == AF_INET:
+                    raise
+
+    def _serve(self, family: int, host: str) -> None:
+        datagrams, stream = socket(family, SOCK_DGRAM), socket(family, SOCK_STREAM)
+        for kind, served in ((SOCK_DGRAM, datagrams), (SOCK_STREAM, stream)):
+            served.setblocking(False)
+            served.bind((host, 0))
+            self.ports[family, kind] = served.getsockname()[1]
+        stream.listen(128)
+        self.hub.watch(datagrams.fileno(), READABLE, lambda: self._asked(datagrams))
+        self.hub.watch(stream.fileno(), READABLE, lambda: self._accept(stream))
+
+    # Questions by UDP
+
+    def _asked(self, served: socket) -> None:
+        for _ in range(64):
+            try:
+                query, client = served.recvfrom(_LONGEST)
+            except OSError:  # there are no more
+                return
+            self._pass_on(query, client[1], partial(_send, served, query, client))
+
+    def _pass_on(self, query: bytes, port: int, answer: Callable[[bytes], None]) -> None:
+        """Ask the name server by UDP; call `answer` with its answer, unless none comes."""
+        if (reduced := self.permitted(query, port, answer)) is None or self._open >= _MOST_OPEN:
+            return
+        upstream = socket(self._family, SOCK_DGRAM)
+        upstream.setblocking(False)
+        try:
+            upstream.connect(self._server)
+            upstream.send(reduced)
+        except OSError:
+            upstream.close()
+            answer(dns.refusal(query, dns.SERVFAIL))
+            return
+        self._open += 1
+        waiting = [True]
+
+        def end() -> None:
+            if waiting.pop() if waiting else False:
+                self._open -= 1
+                self.hub.forget(upstream.fileno())
+                upstream.close()
+
+        def received() -> None:
+            try:
+                whole = upstream.recv(_LONGEST)
+                if whole[:2] != reduced[:2]:
+                    return
+                restored = self.learned(whole, query)
+            except BlockingIOError:
+                return
+            except dns.DnsError:  # another's, or malformed: the right one may still come
+                return
+            except OSError:  # the name server's host says that nobody listens
+                end()
+                return
+            end()
+            answer(restored)
+
+        self.hub.watch(upstream.fileno(), READABLE, received)
+        self.hub.later(_WAIT, end)
+
+    def permitted(self, query: bytes, port: int, answer: Callable[[bytes], None]) -> bytes | None:
+        """Return the question made anew; None after answering one that is not permitted, and for one that cannot be read."""
+        try:
+            question = dns.question_of(query)
+            if code := self._judge.refusal(question, port):
+                answer(dns.refusal(query, code))
+                return None
+            return dns.reduced(query, int.from_bytes(os.urandom(2), "big"), _SIZE)
+        except dns.DnsError:
+            return None
+
+    def learned(self, answer: bytes, query: bytes) -> bytes:
+        """Remember the addresses of an answer, and return it as the answer to the original question.  Raises DnsError."""
+        restored = dns.restored(answer, query)
+        self._names.learn(dns.question_of(query).name, dns.answer_of(restored))
+        return restored
+
+    # Questions by TCP
+
+    def _accept(self, served: socket) -> None:
+        try:
+            descriptor, _ = served._accept()  # type: ignore[attr-defined]
+        except OSError:
+            return
+        client = socket(fileno=descriptor)
+        client.setblocking(False)
+        try:
+            _Conversation(client, self)
+        except OSError:
+            client.close()
+
+    def upstream(self) -> socket:
+        """Return a socket that begins to connect to the name server by TCP.  Raises OSError."""
+        upstream = socket(self._family, SOCK_STREAM)
+        upstream.setblocking(False)
+        try:
+            upstream.connect(self._server)
+        except BlockingIOError:
+            pass
+        except OSError:
+            upstream.close()
+            raise
+        return upstream
+
+
+class _Conversation:
+    """A connection of the program to the resolver: one question after the other, each over a connection of its own."""
+
+    def __init__(self, client: socket, resolver: Resolver) -> None:
+        """Raises OSError if the client has gone."""
+        self._client = client
+        self._port = client.getpeername()[1]
+        self._resolver = resolver
+        self._hub = resolver.hub
+        self._received = b""
+        self._upstream: socket | None = None
+        self._is_open = True
+        self._hub.watch(client.fileno(), READABLE, self._read)
+        self._hub.later(_WAIT, self._end)
+
+    def _end(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            for one in filter(None, (self._client, self._upstream)):
+                self._hub.forget(one.fileno())
+                one.close()
+
+    def _read(self) -> None:
+        try:
+            part = self._client.recv(_LONGEST)
+        except BlockingIOError:
+            return
+        except OSError:
+            part = b""
+        self._received += part
+        if not part or len(self._received) > 2 * _LONGEST:
+            self._end()
+        elif self._upstream is None:
+            self._next()
+
+    def _next(self) -> None:
+        """Pass on the next question that has been received completely."""
+        while len(self._received) >= 2 and len(self._received) >= 2 + (length := int.from_bytes(self._received[:2], "big")):
+            query, self._received = self._received[2 : 2 + length], self._received[2 + length :]
+            reduced = self._resolver.permitted(query, self._port, self._answer)
+            if reduced is None:
+                continue
+            try:
+                upstream = self._upstream = self._resolver.upstream()
+            except OSError:
+                self._answer(dns.refusal(query, dns.SERVFAIL))
+                self._upstream = None
+                continue
+            ask = len(reduced).to_bytes(2, "big") + reduced
+            self._hub.watch(upstream.fileno(), WRITABLE, partial(self._connected, query, ask))
+            return
+
+    def _connected(self, query: bytes, ask: bytes) -> None:
+        upstream, content = self._upstream, b""
+        if upstream is None:
+            return
+
+        def read() -> None:
+            nonlocal content
+            try:
+                part = upstream.recv(_LONGEST)
+                content += part
+                whole = len(content) >= 2 and len(content) >= 2 + int.from_bytes(content[:2], "big")
+                if part and not whole:
+                    return
+                self._answered(self._resolver.learned(content[2:], query) if whole else None)
+            except BlockingIOError:
+                return
+            except (OSError, dns.DnsError):
+                self._answered(None)
+
+        try:
+            if error := upstream.getsockopt(SOL_SOCKET, SO_ERROR):
+                raise OSError(error, os.strerror(error))
+            upstream.send(ask)
+        except OSError:
+            self._answered(None)
+            return
+        self._hub.watch(upstream.fileno(), READABLE, read)
+
+    def _answered(self, answer: bytes | None) -> None:
+        if self._upstream:
+            self._hub.forget(self._upstream.fileno())
+            self._upstream.close()
+            self._upstream = None
+        if answer is None:
+            self._end()
+        else:
+            self._answer(answer)
+            self._next()
+
+    def _answer(self, answer: bytes) -> None:
+        try:
+            self._client.send(len(answer).to_bytes(2, "big") + answer)  # the socket's buffer takes the longest
+        except OSError:
+            self._end()
+
+
+def _send(served: socket, query: bytes, client: tuple[str, int], answer: bytes) -> None:
+    """Send an answer by UDP, without its records if it is longer than the program takes."""
+    try:
+        if len(answer) > dns.payload_size(query):
+            answer = dns.truncated(answer)
+        served.sendto(answer, client)
+    except OSError:
+        return

@@ -1,0 +1,120 @@
+"""Receive for the program from a resolver as if from the name server to which its socket was led, and name that as its peer.
+
+Some programs compare who answers with whom they have asked (musl, c-ares)."""
+
+from __future__ import annotations
+
+from _socket import SOCK_DGRAM
+from typing import TYPE_CHECKING
+
+from enforcer import kernel
+from enforcer.hosts import memory
+from enforcer.hosts.addresses import address_of, peer_of
+from enforcer.hosts.hub import READABLE
+from enforcer.hosts.making import EAGAIN, INT, tried
+from enforcer.hosts.names.known import PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from enforcer.hosts.making import Making
+    from enforcer.hosts.targets import Targets
+    from enforcer.listener import Request
+
+_MSG_TRUNC, _MSG_DONTWAIT, _MSG_ERRQUEUE = 0x20, 0x40, 0x2000  # linux/socket.h
+
+
+class Receiving:
+    """Makes recvfrom(2), recvmsg(2) and getpeername(2) on sockets that are led to a resolver, and lets all others run; each
+    method returns the call's result, or None if it comes later, and raises OSError with the errno of the call."""
+
+    def __init__(self, making: Making, targets: Targets) -> None:
+        self._making = making
+        self._targets = targets
+
+    def recvfrom(self, request: Request) -> int | None:
+        task, (number, at, size, flags, where, size_at) = request.call.task, request.call.arguments
+
+        def write(count: int, content: bytes, address: bytes) -> int:
+            memory.scatter(task, [(at, size)], content)
+            memory.write_address(task, address, where, size_at)
+            return count
+
+        return self._receive(request, number & INT, size, flags & INT, write)
+
+    def recvmsg(self, request: Request) -> int | None:
+        call = request.call
+        number, at, flags = call.arguments[:3]
+        if not self._targets.led or flags & _MSG_ERRQUEUE:
+            self._making.let_run(request)
+            return None
+        message = memory.message(call.task, at, call.arch)
+
+        def write(count: int, content: bytes, address: bytes) -> int:
+            memory.scatter(call.task, message.parts, content)
+            if message.name:
+                kernel.write_memory(call.task, message.name, address[: message.name_length])
+            is_cut = count > message.length
+            message.write_result(call.task, len(address) if message.name else 0, _MSG_TRUNC if is_cut else 0)
+            return count if flags & _MSG_TRUNC else min(count, message.length)
+
+        return self._receive(request, number & INT, message.length, flags & INT | _MSG_TRUNC, write)
+
+    def _receive(
+        self, request: Request, number: int, size: int, flags: int, write: Callable[[int, bytes, bytes], int]
+    ) -> int | None:
+        """Receive from a resolver as if from the name server; let the call run for any other socket, since receiving reaches no
+        one."""
+        if not self._targets.led or flags & _MSG_ERRQUEUE:
+            self._making.let_run(request)
+            return None
+        socket = self._making.copier.socket(request.call.task, number)
+        led = self._targets.led.get(socket.inode) if request.is_waiting() else None
+        if led is None or socket.type != SOCK_DGRAM:
+            socket.close()
+            self._making.let_run(request)
+            return None
+        waits = not flags & _MSG_DONTWAIT and socket.is_blocking
+
+        def receive(late: int | None = None) -> int | None:
+            if late is not None:
+                return late
+            count, content, address = socket.receive(min(size, memory.MOST), flags)
+            if count == EAGAIN and waits:
+                self._making.wait(socket, READABLE, ready, EAGAIN)
+                return None
+            if count < 0:
+                return count
+            peer = peer_of(address, socket.domain, sends=False)
+            if peer and peer.port in led.ports:
+                address = address_of(led.server, PORT, socket.domain)
+            return write(count, content, address)
+
+        def ready(late: int | None) -> None:
+            self._making.hub.forget(socket.descriptor)
+            result = tried(lambda: receive(late)) if request.is_waiting() else 0
+            if result is not None:
+                socket.close()
+                self._making.finish(request, result)
+
+        result = tried(receive)
+        if result is not None:
+            socket.close()
+        return result
+
+    def getpeername(self, request: Request) -> int | None:
+        task, (number, where, size_at, *_) = request.call.task, request.call.arguments
+        if not self._targets.led:
+            self._making.let_run(request)
+            return None
+        socket = self._making.copier.socket(task, number & INT)
+        try:
+            led = self._targets.led.get(socket.inode) if request.is_waiting() else None
+            peer = peer_of(socket.peer(), socket.domain, sends=False) if led else None
+            if led is None or peer is None or peer.port not in led.ports:
+                self._making.let_run(request)
+                return None
+            memory.write_address(task, address_of(led.server, PORT, socket.domain), where, size_at)
+            return 0
+        finally:
+            socket.close()

@@ -1,0 +1,161 @@
+"""The lines of a policy about hosts and unix sockets, ready to judge by.
+
+`encode` writes them into the file of a compiled filter; the helper reads them when the program has started.  Like all that a
+start may import, this imports nothing that takes a millisecond.
+"""
+
+from __future__ import annotations
+
+from _socket import AF_INET, AF_INET6, inet_pton
+
+from tracer import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from policygen.grants import Files
+
+ANY = "any"
+_STARTS = {"tcp connect": "connect", "udp send": "send", "unix connect": "unix"}
+"""The words with which a line begins -> the use that it is about."""
+USES = tuple(_STARTS.values())
+_ALL = [(0, 65535)]
+NEAR = (
+    (b"\x7f", 8), (b"\xa9\xfe", 16), (b"\0", 8), (b"\xe0", 3), (b"\xf0", 4),
+    (bytes(16), 128), (bytes(15) + b"\1", 128), (b"\xfe\x80", 10), (b"\xff", 8),
+)  # fmt: skip
+"""Networks (first bytes, length of the prefix) that a name does not open: loopback, link-local with the metadata address of
+clouds, this network, multicast, broadcast; of IPv4, then of IPv6."""
+
+
+def encode(files: Files) -> bytes:
+    """Return a policy's lines about hosts and unix sockets, with NUL between them; b"" if it confines none of them.
+
+    `tcp connect` without any host is Landlock's alone, and is left out."""
+    lines = {line: granted for line, granted in files.lines().items() if line.startswith(tuple(_STARTS)[:2])}
+    if not files.confines_peers:
+        return b""
+    each = [f"{line}: {granted}" for line, granted in lines.items()]
+    if files.unix is not None:
+        each += [f"unix connect {socket}: " for socket in files.unix] or ["unix connect: none"]
+    return "\0".join(each).encode("utf-8", "surrogateescape")
+
+
+class Rules:
+    """What one policy grants: for each use the hosts and ports, and the unix sockets."""
+
+    __slots__ = ("below", "confines", "everywhere", "names", "networks", "sockets")
+
+    def __init__(self, content: bytes) -> None:
+        """`content`: the result of `encode`."""
+        self.confines: set[str] = set()
+        """The uses that the policy confines, of USES."""
+        self.everywhere: dict[str, list[tuple[int, int]]] = {}
+        """Use -> ranges of ports of any host."""
+        self.networks: dict[str, list[tuple[int, int, int, list[tuple[int, int]]]]] = {"connect": [], "send": []}
+        """Use -> (bits of an address, bits of the prefix, the prefix, ranges of ports)."""
+        self.names: dict[str, dict[str, list[tuple[int, int]]]] = {"connect": {}, "send": {}}
+        """Use -> name -> ranges of ports."""
+        self.below: dict[str, dict[str, list[tuple[int, int]]]] = {"connect": {}, "send": {}}
+        """Use -> name -> ranges of ports of all names below it."""
+        self.sockets: list[str] = []
+        """The unix sockets as the policy writes them (`policygen.hosts`)."""
+        for line in content.decode("utf-8", "surrogateescape").split("\0") if content else ():
+            start, granted = line.rsplit(": ", 1)
+            words = start.split(" ", 2)
+            self._add(_STARTS[" ".join(words[:2])], words[2] if len(words) > 2 else "", granted)
+
+    def _add(self, use: str, host: str, granted: str) -> None:
+        self.confines.add(use)
+        if use == "unix":
+            self.sockets += [host] if host else []
+            return
+        ports = _ports(granted)
+        if not host:
+            self.everywhere[use] = ports
+        elif host.startswith("*."):
+            self.below[use][host[2:]] = ports
+        elif network := _network(host):
+            self.networks[use].append((*network, ports))
+        else:
+            self.names[use][host] = ports
+
+    @property
+    def has_names(self) -> bool:
+        """Whether a line names a host, so that look-ups have to be followed."""
+        return any(self.names[use] or self.below[use] for use in self.names)
+
+    def spare(self, name: str) -> int | None:
+        """Return how many characters a name has that the policy does not: 0 for one that a line has, those before the part that
+        `*.` has; None for a name that no line names."""
+        if any(name in self.names[use] for use in self.names):
+            return 0
+        return min((len(name) - len(above) - 1 for use in self.below for above in self._above(use, name)), default=None)
+
+    def _above(self, use: str, name: str) -> Iterable[str]:
+        below = self.below[use]
+        while below and "." in name:
+            name = name.partition(".")[2]
+            if name in below:
+                yield name
+
+    def reaches(self, use: str, host: bytes, names: Iterable[str]) -> bool:
+        """Return whether the policy lets the program reach any port of a host, whose address was given for `names`."""
+        return self.grants(use, host, None, names)
+
+    def grants(self, use: str, host: bytes, port: int | None, names: Iterable[str]) -> bool:
+        """Return whether the policy lets the program reach a port of a host, whose address was given for `names`; with None,
+        any port."""
+        if use not in self.confines or _has(self.everywhere.get(use, ()), port):
+            return True
+        number, bits = int.from_bytes(host, "big"), 8 * len(host)
+        for size, length, prefix, ports in self.networks[use]:
+            if size == bits and number >> (bits - length) == prefix and _has(ports, port):
+                return True
+        near = is_near(host)
+        for name in names:
+            if near and not is_local(name):
+                continue
+            if _has(self.names[use].get(name, ()), port):
+                return True
+            if any(_has(self.below[use][above], port) for above in self._above(use, name)):
+                return True
+        return False
+
+
+def is_near(host: bytes) -> bool:
+    """Return whether an address (4 or 16 bytes) is this host's or its link's own, which no name opens (NEAR)."""
+    bits = 8 * len(host)
+    number = int.from_bytes(host, "big")
+    for start, length in NEAR[:5] if bits == 32 else NEAR[5:]:
+        whole = int.from_bytes(start + bytes(len(host) - len(start)), "big")
+        if number >> (bits - length) == whole >> (bits - length):
+            return True
+    return False
+
+
+def is_local(name: str) -> bool:
+    """Return whether a name means this host itself (RFC 6761, 6.3)."""
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def _has(ports: Sequence[tuple[int, int]], port: int | None) -> bool:
+    return bool(ports) if port is None else any(first <= port <= last for first, last in ports)
+
+
+def _ports(granted: str) -> list[tuple[int, int]]:
+    if granted in (ANY, "none"):
+        return _ALL if granted == ANY else []
+    return [(int(first), int(last or first)) for first, _, last in (part.partition("-") for part in granted.split(", "))]
+
+
+def _network(host: str) -> tuple[int, int, int] | None:
+    """Return the bits of an address, the bits of the prefix and the prefix; None for a name."""
+    text, _, length = host.partition("/")
+    try:
+        address = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except OSError:
+        return None
+    bits = 8 * len(address)
+    used = int(length) if length else bits
+    return bits, used, int.from_bytes(address, "big") >> (bits - used)

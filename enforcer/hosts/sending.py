@@ -1,0 +1,172 @@
+"""Make the calls that send datagrams, or messages with an address, for the program."""
+
+from __future__ import annotations
+
+import errno
+import os
+from _socket import SOCK_DGRAM
+from functools import partial
+from typing import TYPE_CHECKING
+
+from enforcer import kernel
+from enforcer.hosts import memory
+from enforcer.hosts.addresses import peer_of
+from enforcer.hosts.hub import WRITABLE
+from enforcer.hosts.making import EAGAIN, INT, address_at, check, tried
+from enforcer.hosts.targets import DeniedError, Target
+from tracer import linux
+from tracer.proc import owner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from enforcer.hosts.making import Making
+    from enforcer.hosts.sockets import Socket
+    from enforcer.hosts.targets import Targets
+    from enforcer.listener import Request
+
+_MSG_DONTWAIT, _MSG_NOSIGNAL = 0x40, 0x4000  # linux/socket.h
+_SOURCE_ROUTES = ((0, 7), (41, 57), (41, 5))
+"""Levels and types of control messages that send a datagram over other hosts: IP_RETOPTS, IPV6_RTHDR and its older form."""
+_MOST_MESSAGES = 1024  # UIO_MAXIOV, for sendmmsg(2)
+
+
+class _Message:
+    """A message that is being sent."""
+
+    __slots__ = ("content", "control", "copies", "done", "flags", "is_kept", "request", "sent", "socket", "target")
+
+    def __init__(self, request: Request, socket: Socket, flags: int, done: Callable[[int], int] = int) -> None:
+        self.request = request
+        self.done = done
+        """Makes the call's result of that of sending, bytes or a negative errno."""
+        self.socket = socket
+        self.flags = flags
+        self.content = b""
+        self.sent = 0
+        """How many bytes have been sent."""
+        self.control: Sequence[tuple[int, int, bytes]] = ()
+        self.copies: list[int] = []
+        """Copies of the descriptors that it passes."""
+        self.target = Target(b"")
+        self.is_kept = False
+        """Whether it waits until it can be sent."""
+
+    def close_if_done(self) -> None:
+        """Close what it holds unless it waits."""
+        if not self.is_kept:
+            self.socket.close()
+            self.target.close()
+            for copy in self.copies:
+                os.close(copy)
+
+
+class Sending:
+    """Makes sendto(2), sendmsg(2) and sendmmsg(2); each method returns the call's result, or None if it comes later, and raises
+    OSError with the errno of the call, and GoneError."""
+
+    def __init__(self, making: Making, targets: Targets) -> None:
+        self._making = making
+        self._targets = targets
+
+    # _Message
+
+    def sendto(self, request: Request) -> int | None:
+        task, (number, at, length, flags, where, size) = request.call.task, request.call.arguments
+        socket = self._making.copier.socket(task, number & INT)
+        sending = _Message(request, socket, flags & INT)
+        try:
+            if socket.type == SOCK_DGRAM and length > memory.MOST:
+                raise OSError(errno.EMSGSIZE, "sendto")
+            sending.content = memory.read(task, at, min(length, memory.MOST))
+            address = address_at(task, where, size & INT)
+            check(request)
+            sending.target = self._send_target(request, socket, address)
+            return self._send(sending)
+        finally:
+            sending.close_if_done()
+
+    def sendmsg(self, request: Request) -> int | None:
+        _, at, flags = request.call.arguments[:3]
+        return self._send_message(request, at, flags & INT, int)
+
+    def _send_message(self, request: Request, at: int, flags: int, done: Callable[[int], int]) -> int | None:
+        """Send the message of a struct msghdr; return the call's result, which `done` makes of that of sending, or None if it
+        is waited for."""
+        call = request.call
+        socket = self._making.copier.socket(call.task, call.arguments[0] & INT)
+        sending = _Message(request, socket, flags, done)
+        try:
+            message = memory.message(call.task, at, call.arch)
+            if socket.type == SOCK_DGRAM and message.length > memory.MOST:
+                raise OSError(errno.EMSGSIZE, "sendmsg")
+            sending.content = memory.gathered(call.task, message.parts, memory.MOST)
+            control = memory.control(call.task, message)
+            address = address_at(call.task, message.name, message.name_length) if message.name else b""
+            sending.control = self._making.copier.control(call.task, control, sending.copies)
+            check(request)
+            if any((level, kind) in _SOURCE_ROUTES for level, kind, _ in control):
+                self._targets.deny_wholly(request, "its control data leads it over other hosts")
+                raise DeniedError(errno.EPERM)
+            sending.target = self._send_target(request, socket, address)
+            return self._send(sending)
+        finally:
+            sending.close_if_done()
+
+    def sendmmsg(self, request: Request) -> int | None:
+        call = request.call
+        at, flags = call.arguments[1], call.arguments[3]
+        count = min(int(call.arguments[2]) & INT, _MOST_MESSAGES)
+        step, length_at = memory.steps(call.arch)
+
+        def done(place: int, result: int) -> int:
+            """Write how much of a message was sent, and return how many messages were."""
+            if result < 0:
+                return place or result
+            kernel.write_memory(call.task, at + place * step + length_at, result.to_bytes(4, "little"))
+            return place + 1
+
+        for place in range(count):
+            later = flags & INT | (_MSG_DONTWAIT if place else 0)  # only the first one is waited for
+            try:
+                result = self._send_message(request, at + place * step, later, partial(done, place))
+            except OSError as error:
+                return place or -(error.errno or errno.EACCES)
+            if result is None or result <= place:
+                return result
+        return count
+
+    def _send_target(self, request: Request, socket: Socket, address: bytes) -> Target:
+        if not address or (socket.type != SOCK_DGRAM and socket.use != "raw"):  # a connection, for which no address counts
+            return Target(address)
+        return self._targets.of(request, socket, peer_of(address, socket.domain, sends=True), address, sends=True)
+
+    def _send(self, sending: _Message) -> int | None:
+        """Send; return the result, or None if it is waited for."""
+        socket, request = sending.socket, sending.request
+        result = socket.send(sending.content[sending.sent :], sending.flags, sending.target.address, sending.control)
+        self._targets.note(socket, sending.target)
+        is_waiting = not sending.flags & _MSG_DONTWAIT and socket.is_blocking
+        if result > 0 and socket.type != SOCK_DGRAM:
+            sending.sent += result
+            sending.control = ()  # it goes with the first byte
+            result = sending.sent
+            is_waiting = is_waiting and sending.sent < len(sending.content)
+        elif result != EAGAIN:
+            is_waiting = False
+        if is_waiting:
+            sending.is_kept = True
+            self._making.wait(socket, WRITABLE, lambda late: self._send_more(sending, late), sending.sent or EAGAIN)
+            return None
+        if result == -errno.EPIPE and socket.type != SOCK_DGRAM and not sending.flags & _MSG_NOSIGNAL:
+            kernel.kill_thread(owner(request.call.task), request.call.task, linux.SIGPIPE)
+        return sending.done(sending.sent or result)
+
+    def _send_more(self, sending: _Message, result: int | None) -> None:
+        self._making.hub.forget(sending.socket.descriptor)
+        sending.is_kept = False
+        if sending.request.is_waiting():
+            total = tried(lambda: self._send(sending) if result is None else sending.done(result))
+            if total is not None:
+                self._making.finish(sending.request, total)
+        sending.close_if_done()

@@ -1,0 +1,202 @@
+"""Copies of the program's sockets, and calls on them as the program would make them, without waiting."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
+
+from enforcer import kernel
+from enforcer.hosts.addresses import LONGEST
+from tracer import TYPE_CHECKING, linux
+from tracer.linux import AF_UNIX
+from tracer.named import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from ctypes import Array
+
+_MSG_DONTWAIT, _MSG_NOSIGNAL, _MSG_ZEROCOPY = 0x40, 0x4000, 0x4000000
+_MANY = 64
+"""The most processes whose pidfd is kept."""
+_RIGHTS, _CREDENTIALS = 1, 2  # SCM_RIGHTS, SCM_CREDENTIALS (linux/socket.h)
+
+
+class Socket(NamedTuple):
+    """A copy of a socket of the program: the same socket, whatever the program does to its own number meanwhile."""
+
+    descriptor: int
+    domain: int
+    """AF_*."""
+    type: int
+    """SOCK_*."""
+
+    @property
+    def use(self) -> str:
+        """What a policy calls reaching a peer by this socket: `connect` (TCP), `send` (UDP), `unix`; "" for a kind of socket
+        that reaches no other host; `raw` for one that could reach any."""
+        if self.domain in (AF_INET, AF_INET6):
+            return {SOCK_STREAM: "connect", SOCK_DGRAM: "send"}.get(self.type, "raw")
+        return "unix" if self.domain == AF_UNIX else ""
+
+    @property
+    def inode(self) -> int:
+        """The number that tells it from other sockets as long as it is open."""
+        return os.fstat(self.descriptor).st_ino
+
+    @property
+    def is_blocking(self) -> bool:
+        """Whether calls on it wait."""
+        return not fcntl.fcntl(self.descriptor, fcntl.F_GETFL) & os.O_NONBLOCK
+
+    def connect(self, address: bytes) -> int:
+        """Connect it without waiting; return 0 or a negative errno, EINPROGRESS or EALREADY while it is under way."""
+        flags = os.O_NONBLOCK if self.type == SOCK_DGRAM else fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
+        is_blocking = not flags & os.O_NONBLOCK
+        if is_blocking:  # there is no flag for one call
+            fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+        try:
+            result = _result(linux.functions.connect(self.descriptor, address, len(address)))
+            if result == -errno.EINPROGRESS and is_blocking:  # the answer of this host itself may be there already
+                result = _result(linux.functions.connect(self.descriptor, address, len(address)))
+            return result
+        finally:
+            if is_blocking:
+                fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags)
+
+    def send(self, content: bytes, flags: int, address: bytes, control: Sequence[tuple[int, int, bytes]] = ()) -> int:
+        """Send without waiting; return how many bytes were sent, or a negative errno."""
+        if flags & _MSG_ZEROCOPY:
+            return -errno.ENOBUFS  # as if no memory were left for that (Documentation/networking/msg_zerocopy.rst)
+        flags |= _MSG_DONTWAIT | _MSG_NOSIGNAL
+        if not control:
+            arguments = self.descriptor, content, linux.c_size_t(len(content)), flags, address or None, len(address)
+            return _result(linux.functions.sendto(*arguments))
+        body, data, name = (_copied(part) for part in (content, b"".join(_packed(*one) for one in control), address))
+        parts = (linux.c_uint64 * 2)(linux.addressof(body), len(content))
+        place = linux.addressof(name) if address else 0
+        head = (linux.c_uint64 * 7)(
+            place, len(address), linux.addressof(parts), 1, linux.addressof(data), linux.sizeof(data), 0
+        )
+        return _result(linux.syscall("sendmsg", self.descriptor, linux.byref(head), flags))
+
+    def receive(self, size: int, flags: int) -> tuple[int, bytes, bytes]:
+        """Receive without waiting; return the result of recvfrom(2) or a negative errno, the content, and the address."""
+        content, address = (linux.c_char * (size or 1))(), (linux.c_char * LONGEST)()
+        length = linux.c_int(LONGEST)
+        arguments = linux.byref(content), size, flags | _MSG_DONTWAIT, linux.byref(address), linux.byref(length)
+        count = _result(linux.syscall("recvfrom", self.descriptor, *arguments))
+        return count, content.raw[: min(max(count, 0), size)], address.raw[: min(length.value, LONGEST)]
+
+    def mute(self) -> None:
+        """Keep it from sending anything, for good."""
+        linux.syscall("shutdown", self.descriptor, _SHUT_WR)
+
+    def error(self) -> int:
+        """Return the error of a connection that was under way as a negative errno, and clear it; 0 if it is established."""
+        return -kernel.socket_option(self.descriptor, _SO_ERROR)
+
+    def timeout(self, *, receiving: bool) -> float | None:
+        """Return for how many seconds a call waits at most (SO_SNDTIMEO, SO_RCVTIMEO); None for ever."""
+        value, size = (linux.c_int64 * 2)(), linux.c_int(16)
+        option = SO_RCVTIMEO if receiving else SO_SNDTIMEO
+        arguments = SOL_SOCKET, option, linux.byref(value), linux.byref(size)
+        if linux.syscall("getsockopt", self.descriptor, *arguments) < 0 or not any(value):
+            return None
+        return float(value[0] + value[1] / 1e6)
+
+    def local_port(self) -> int:
+        """Return the port that it is bound to."""
+        address, length = (linux.c_uint8 * LONGEST)(), linux.c_int(LONGEST)
+        linux.syscall("getsockname", self.descriptor, linux.byref(address), linux.byref(length))
+        return address[2] << 8 | address[3]
+
+    def peer(self) -> bytes:
+        """Return the struct sockaddr of its peer; b"" if it has none."""
+        address, length = (linux.c_char * LONGEST)(), linux.c_int(LONGEST)
+        if linux.syscall("getpeername", self.descriptor, linux.byref(address), linux.byref(length)) < 0:
+            return b""
+        return address.raw[: length.value]
+
+    def close(self) -> None:
+        """Close this copy."""
+        os.close(self.descriptor)
+
+
+_SO_ERROR = 4  # asm-generic/socket.h
+_SHUT_WR = 1  # linux/net.h SHUT_WR
+
+
+class Copier:
+    """Copies descriptors of the program's tasks."""
+
+    def __init__(self) -> None:
+        self._pidfds: dict[int, int] = {}
+        """By task."""
+
+    def descriptor(self, task: int, number: int) -> int:
+        """Return a copy of a task's descriptor.  Raises OSError."""
+        pidfd = self._pidfds.get(task)
+        if pidfd is not None:
+            try:
+                return kernel.pidfd_getfd(pidfd, number)
+            except ProcessLookupError:  # another task has this number now
+                os.close(self._pidfds.pop(task))
+        if len(self._pidfds) >= _MANY:
+            os.close(self._pidfds.pop(next(iter(self._pidfds))))
+        self._pidfds[task] = pidfd = _pidfd(task)
+        return kernel.pidfd_getfd(pidfd, number)
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the open pidfds."""
+        return tuple(self._pidfds.values())
+
+    def socket(self, task: int, number: int) -> Socket:
+        """Return a copy of a task's socket.  Raises OSError with the errno of connect(2): EBADF, ENOTSOCK."""
+        descriptor = self.descriptor(task, number)
+        try:
+            options = [kernel.socket_option(descriptor, option) for option in _KIND]
+        except OSError:
+            os.close(descriptor)
+            raise
+        return Socket(descriptor, *options)
+
+    def control(self, task: int, messages: Sequence[tuple[int, int, bytes]], copies: list[int]) -> list[tuple[int, int, bytes]]:
+        """Return control messages for this process to send: with copies of the descriptors that they pass, which are added to
+        `copies`, and without credentials, which only their owner can send.  Raises OSError."""
+        result = []
+        for level, kind, data in messages:
+            if (level, kind) == (SOL_SOCKET, _RIGHTS):
+                start = len(copies)
+                for place in range(0, len(data) & ~3, 4):
+                    copies.append(self.descriptor(task, int.from_bytes(data[place : place + 4], "little")))
+                data = b"".join(copy.to_bytes(4, "little") for copy in copies[start:])
+            elif (level, kind) == (SOL_SOCKET, _CREDENTIALS):
+                continue
+            result.append((level, kind, data))
+        return result
+
+
+_KIND = (linux.SO_DOMAIN, linux.SO_TYPE)
+
+
+def _pidfd(task: int) -> int:
+    from tracer.proc import owner
+
+    return kernel.pidfd_of_thread(task, owner(task))
+
+
+def _result(value: int) -> int:
+    return value if value >= 0 else -linux.get_errno()
+
+
+def _copied(content: bytes) -> Array[linux.c_char]:
+    """Return memory of this process with these bytes."""
+    return (linux.c_char * len(content)).from_buffer_copy(content)
+
+
+def _packed(level: int, kind: int, data: bytes) -> bytes:
+    """Return a control message as cmsg(3) lays it out."""
+    head = (16 + len(data)).to_bytes(8, "little") + level.to_bytes(4, "little") + kind.to_bytes(4, "little")
+    return head + data + bytes(-len(data) % 8)

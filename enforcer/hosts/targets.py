@@ -1,0 +1,220 @@
+"""Whom a call of the program may reach: judged by the policies, after which calls and name servers are led where they may
+go."""
+
+from __future__ import annotations
+
+import errno
+import os
+from _socket import AF_INET, AF_INET6
+
+from enforcer.hosts import unix
+from enforcer.hosts.addresses import address_of
+from enforcer.hosts.names.known import Names
+from enforcer.hosts.names.resolver import Judge, Resolver
+from enforcer.hosts.rules import is_near
+from tracer import TYPE_CHECKING
+from tracer.linux import AF_UNIX
+from tracer.proc import fields_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from enforcer.hosts.addresses import Peer
+    from enforcer.hosts.granted import Hosts
+    from enforcer.hosts.hub import Hub
+    from enforcer.hosts.sockets import Socket
+    from enforcer.listener import Request
+
+_LINES = {"connect": "tcp connect", "send": "udp send"}
+"""The beginning of the line about each use."""
+_MOST = 4096
+"""The most sockets that are led to a resolver and remembered."""
+
+
+class Refusal:
+    """What policies do not grant to a call, for a report."""
+
+    __slots__ = ("error", "lacking", "why")
+
+    def __init__(self, lacking: Sequence[tuple[str, str, str]], why: str = "", error: str = "EACCES") -> None:
+        self.lacking = lacking
+        """The policy's file, the beginning of the line that would grant it, and what that line grants after its colon."""
+        self.why = why
+        self.error = error
+
+
+class Led:
+    """A socket of the program that was led to a resolver instead of a name server."""
+
+    __slots__ = ("ports", "request", "server")
+
+    def __init__(self, server: bytes, ports: frozenset[int], request: Request) -> None:
+        self.server = server
+        """The address of the name server, 4 or 16 bytes."""
+        self.ports = ports
+        """The ports of the resolver."""
+        self.request = request
+        """The call by which it was led."""
+
+
+class Target:
+    """An address that a call may be made to."""
+
+    __slots__ = ("_found", "address", "is_mute", "led")
+
+    def __init__(
+        self, address: bytes, found: unix.Found | None = None, led: Led | None = None, *, is_mute: bool = False
+    ) -> None:
+        self.address = address
+        """struct sockaddr; b"" for none."""
+        self.is_mute = is_mute
+        """Whether the socket may send nothing there."""
+        self.led = led
+        """What is known of the socket, if it is led to a resolver."""
+        self._found = found
+        """The file of a unix socket, which has to stay open until the call has been made."""
+
+    def close(self) -> None:
+        if self._found:
+            self._found.close()
+            self._found = None
+
+
+class DeniedError(OSError):
+    """The call fails, with this errno, after a report."""
+
+    def __init__(self, number: int = errno.EACCES) -> None:
+        super().__init__(number, os.strerror(number))
+
+
+class Targets:
+    """Judges addresses, and knows which sockets are led to a resolver."""
+
+    def __init__(self, hosts: Hosts, hub: Hub, deny: Callable[[Request, Refusal], None]) -> None:
+        """`deny` reports a denied call or look-up."""
+        self._hosts = hosts
+        self._hub = hub
+        self._deny = deny
+        self._names = Names([rules for _, rules in hosts.policies]) if hosts.has_names else None
+        self._resolvers: dict[bytes, Resolver] = {}
+        """By the name server's address."""
+        self.led: dict[int, Led] = {}
+        """By the inode of a socket."""
+        self._led_from: dict[int, Led] = {}
+        """By the port from which a socket asks."""
+
+    def of(
+        self, request: Request, socket: Socket, peer: Peer | None, address: bytes, *, sends: bool = False
+    ) -> Target:
+        """Return the address to which a call may be made.  Raises OSError for a call that is denied, after a report, or that
+        would fail."""
+        use = socket.use
+        if use == "unix" and peer and peer.family == AF_UNIX and peer.path:
+            return self._unix_target(request, peer, address)
+        if use == "raw":
+            self.deny_wholly(request, "this kind of socket can reach any host")
+        elif peer and use in _LINES and peer.family in (AF_INET, AF_INET6):
+            if self._names and self._names.is_server(peer.host, peer.port):
+                return self._lead(request, socket, peer)
+            if use == "send" and not sends and self._is_known(peer):
+                return Target(address, is_mute=True)
+            self._judge(request, use, peer)
+        return Target(address)  # any other address reaches no host: the kernel fails the call, or ends a connection
+
+    def _is_known(self, peer: Peer) -> bool:
+        """Return whether policies deny datagrams to a host, but not connections, or it is this host itself.
+
+        Resolvers connect a datagram socket to each address of a name to see from which address it would be reached (RFC 6724,
+        6), and send nothing."""
+        names = self._names.of(peer.host) if self._names else []
+        policies = [rules for _, rules in self._hosts.policies]
+        if all(rules.grants("send", peer.host, peer.port, names) for rules in policies):
+            return False
+        return is_near(peer.host) or all(rules.reaches("connect", peer.host, names) for rules in policies)
+
+    def _judge(self, request: Request, use: str, peer: Peer) -> None:
+        """Raise DeniedError, after a report, unless all policies let the program reach a host."""
+        names = self._names.of(peer.host) if self._names else []
+        lacking = [file for file, rules in self._hosts.policies if not rules.grants(use, peer.host, peer.port, names)]
+        if lacking:
+            why = f"{peer.text} is an address of {', '.join(names)}" if names else ""
+            host = names[-1] if names else peer.text
+            if names and is_near(peer.host):
+                why += ", and a name opens no address of this host or its link"
+                host = peer.text
+            self.deny_call(request, [(file, f"{_LINES[use]} {host}", str(peer.port)) for file in lacking], why)
+
+    def _unix_target(self, request: Request, peer: Peer, address: bytes) -> Target:
+        if self._names and peer.path in unix.NAME_SERVICES:
+            raise OSError(errno.ENOENT, "connect")
+        confining = [file for file, rules in self._hosts.policies if "unix" in rules.confines]
+        if peer.path.startswith(b"\0"):
+            name, target = b"@" + peer.path[1:], Target(address)
+        else:
+            try:
+                found = unix.find(request.call.task, peer.path)
+            except unix.HardLinkError as error:
+                self.deny_wholly(request, str(error))
+                return Target(address)
+            name, target = found.path, Target(found.address, found)
+        lacking = [file for file in confining if not unix.is_granted(name, self._hosts.sockets[file])]
+        try:
+            if lacking:
+                from policygen.paths import shown
+
+                line = f"unix connect {shown(name.decode('utf-8', 'surrogateescape'))}"
+                self.deny_call(request, [(file, line, "") for file in lacking], "")
+            if not _is_like_us(request.call.task):
+                self.deny_wholly(request, "the process runs as another user than its helper, who would connect for it")
+        except OSError:
+            target.close()
+            raise
+        return target
+
+    def deny_call(self, request: Request, lacking: Sequence[tuple[str, str, str]], why: str) -> None:
+        """Report a call, and raise DeniedError unless nothing is enforced."""
+        self._deny(request, Refusal(lacking, why))
+        if not self._hosts.is_audit:
+            raise DeniedError
+
+    def deny_wholly(self, request: Request, why: str) -> None:
+        """The same for a call that no line would allow."""
+        self.deny_call(request, [(file, "", "") for file, _ in self._hosts.policies], why)
+
+    # Name servers
+
+    def _lead(self, request: Request, socket: Socket, peer: Peer) -> Target:
+        """Return the address of the resolver for a name server.  Raises OSError."""
+        assert self._names
+        resolver = self._resolvers.get(peer.host)
+        if resolver is None:
+            judge = Judge(self._names, self._deny_name, is_audit=self._hosts.is_audit)
+            resolver = self._resolvers[peer.host] = Resolver(peer.host, self._hub, self._names, judge)
+        led = Led(peer.host, frozenset(resolver.ports.values()), request)
+        family = socket.domain if (socket.domain, socket.type) in resolver.ports else AF_INET
+        host = b"\x7f\0\0\1" if family == AF_INET else bytes(15) + b"\1"
+        return Target(address_of(host, resolver.ports[family, socket.type], socket.domain), led=led)
+
+    def note(self, socket: Socket, target: Target) -> None:
+        """Remember a socket that has been led to a resolver, and one that is led there no more."""
+        inode = socket.inode if self.led or target.led else 0
+        self.led.pop(inode, None)
+        if target.led:
+            for kept, key in ((self.led, inode), (self._led_from, socket.local_port())):
+                if len(kept) >= _MOST:
+                    del kept[next(iter(kept))]
+                kept.pop(key, None)
+                kept[key] = target.led
+
+    def _deny_name(self, name: str, why: str, port: int) -> None:
+        if led := self._led_from.get(port):
+            files = [file for file, rules in self._hosts.policies if rules.has_names]
+            rows = [(file, "", "") if why else (file, f"tcp connect {name}", "443") for file in files]
+            self._deny(led.request.kept(stopped=True), Refusal(rows, why, "REFUSED"))
+
+
+
+def _is_like_us(task: int) -> bool:
+    """Return whether a task has the same user and group ids as this process."""
+    own, other = fields_of(os.getpid()), fields_of(task)
+    return all(len({*other.get(name, "").split(), *own[name].split()}) == 1 for name in ("Uid", "Gid"))

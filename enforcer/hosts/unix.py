@@ -1,0 +1,71 @@
+"""Find the unix socket that a task means by a path, and judge it by the policies' lines."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from enforcer.hosts.rules import ANY
+from tracer import TYPE_CHECKING
+from tracer.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_OPEN = os.O_PATH | os.O_CLOEXEC
+NAME_SERVICES = (b"/run/nscd/socket", b"/var/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve")
+"""Sockets of services that look up names for programs: nscd(8), systemd-resolved(8).  Where names are confined, these are not
+there, so that C libraries ask a name server."""
+
+
+class HardLinkError(UserError):
+    """The socket's file has another name besides, so its name does not tell which socket it is."""
+
+
+class Found:
+    """A unix socket's file, opened, so that another cannot take its place."""
+
+    __slots__ = ("descriptor", "path")
+
+    def __init__(self, descriptor: int, path: bytes) -> None:
+        self.descriptor = descriptor
+        self.path = path
+        """Its absolute path, with links resolved."""
+
+    @property
+    def address(self) -> bytes:
+        """The struct sockaddr_un by which this process connects to it."""
+        return b"\1\0/proc/self/fd/%d\0" % self.descriptor
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def find(task: int, path: bytes) -> Found:
+    """Open the file that a task means by a path, as its root and its working folder have it.  Raises OSError with the errno of
+    connect(2), and HardLinkError."""
+    root = os.readlink(b"%d/root" % task)  # the working folder is /proc (`enforcer.helper.leave`)
+    if path.startswith(b"/") and root != b"/":
+        raise OSError(errno.EACCES, "chroot")  # a link in there would lead out of it
+    descriptor = os.open(path if path.startswith(b"/") else b"%d/cwd/%s" % (task, path), _OPEN)
+    try:
+        status = os.fstat(descriptor)
+        if status.st_nlink > 1:
+            raise HardLinkError("the socket's file has several names (hard links)")
+        return Found(descriptor, os.readlink(b"self/fd/%d" % descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def is_granted(socket: bytes, granted: Sequence[bytes]) -> bool:
+    """Return whether a socket, a path or `@NAME`, is one of those granted or below one (`Hosts.sockets`)."""
+    for one in granted:
+        if one == ANY.encode() or socket == one:
+            return True
+        if one.startswith(b"@"):
+            if one.endswith(b"*") and socket.startswith(one[:-1]):
+                return True
+        elif socket.startswith(one.rstrip(b"/") + b"/"):
+            return True
+    return False
