@@ -35,6 +35,7 @@ from enforcer.hosts.unix import NAME_SERVICES
 from policygen.files.calls import DNS, numbers
 from policygen.files.landlock import named
 from policygen.grants import NONE, UNIX, USES
+from policygen.hosts import is_name
 from tracer import kernel
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
@@ -119,8 +120,10 @@ class HostWatcher:
         SOCKET`, "", executable), (`name NAME`, an address that it had, executable); and (`udp send` or `unix connect`, `none`,
         "") where there is none of these."""
         made = {*self._uses, *(probe.row for probe in self._probes.values() if not probe.asked)}
+        # Where a policy names hosts, `enforce` asks the usual name servers for the program.
+        are_named = self._answered and any(is_name(host) for _, host, _, _ in made)
         for (use, address, port, executable), is_usual in self._servers.items():
-            if not (is_usual and self._answered):
+            if not (is_usual and are_named):
                 made.add((use, text_of(address), port, executable))
         rows = [(f"{USES[use]} {host}", str(port), self._renamed(executable)) for use, host, port, executable in made]
         rows += [(f"{UNIX} {name}", "", self._renamed(executable)) for name, executable in self._sockets]

@@ -144,6 +144,32 @@ def test_names_of_etc_hosts(plain: Path, network: Network) -> None:
     assert network.lines() == ["udp send 192.0.2.88: 1", "udp send printer: 1"]
 
 
+LOOKS_UP = "import socket; print(socket.getaddrinfo('api.example.org', 1))"
+
+
+def test_who_only_looks_names_up_may_ask_the_name_server(network: Network) -> None:
+    network.learn("/usr/bin/python3", "-c", LOOKS_UP)
+    assert network.lines() == ["udp send 127.0.0.53: 53"]
+
+
+def test_what_is_learned_is_enforced(network: Network, commands: Commands) -> None:
+    program = ("/usr/bin/python3", "-c", f"{LOOKS_UP}; socket.create_connection(('www.example.org', 8080))")
+    network.learn(*program[:2], program[2].replace("api", "www"))
+    for command, status in ((program[2].replace("api", "www"), 0), (program[2].replace("www", "big"), 1)):
+        words = [*commands.enforcing(network.policy, network.folder / "log"), *program[:2], command]
+        ran = commands.plain([sys.executable, NETWORK, json.dumps(NAMES), *words], network.folder)
+        assert ran.returncode == status, ran.stderr
+
+
+def test_a_bound_holds_for_hosts(plain: Path, network: Network) -> None:
+    network.learn(plain, "tcp", "api.example.org", "8080")
+    base = network.policy.rename(network.folder / "base.policy")
+    (network.folder / ".callfence" / "it.rec").unlink()
+    ran = network.learn(plain, "tcp", "big.example.org", "8080", flags=("--hosts", "--within", str(base)))
+    assert b"tcp connect big.example.org: 8080 was not added to the policy" in ran.stderr
+    assert network.lines() == []
+
+
 def test_a_name_opens_no_address_of_this_host(plain: Path, network: Network) -> None:
     network.learn(plain, "tcp", "near.example.org", "8080")
     network.learn(plain, "tcp", "localhost", "8080")
