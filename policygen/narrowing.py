@@ -14,6 +14,7 @@ from policygen.evaluate import evaluate
 from policygen.files.algebra import PATHS, TREES, extended, intersected, line_kind
 from policygen.files.calls import UDP_CONNECT
 from policygen.files.generalise import is_path, kind_of, learned
+from policygen.files.generalise_hosts import connects_by_host, lacks, recorded
 from policygen.grants import NOT_CONFINED, USES, Files, written
 from policygen.holds import holds
 from policygen.language.layout import Remarks, Section, note_of
@@ -218,14 +219,18 @@ _KINDS = {
 def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[Files, list[Unused], list[str]]:
     """Return the files without what these runs did not use, the lines that have more, and what could not be judged."""
     files, not_judged = document.policy.files, []
-    needed = learned(runs, exact=not document.policy.implied).files
+    by_host = connects_by_host(files)
+    needed = learned(runs, exact=not document.policy.implied, hosts=by_host).files
     judged = []
     for kind, what in _KINDS.items():
         if getattr(files, kind) is None:
             continue
-        missing = sum(not any(kind_of(use) == kind for use in run) for run in runs)
+        has_hosts = kind in ("send", "unix") or (kind == "connect" and by_host)
+        missing = sum(not (recorded(run) if has_hosts else any(kind_of(use) == kind for use in run)) for run in runs)
         if missing:
             not_judged.append(f"{what}: {missing} of these runs did not record them")
+        elif has_hosts and _loses(files, replace(files, **TREES[kind].copied(needed)), runs):
+            not_judged.append(f"{what}: addresses of names that these runs used are granted, and not the names")
         elif getattr(needed, kind) is not None:
             judged.append(TREES[kind])
     both = intersected(files, needed)
@@ -241,6 +246,11 @@ def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[
             unused.append(Unused(written(line, value), remains=written(line, after[line]) if line in after else ""))
     unused += [Unused("", remains=written(line, value)) for line, value in after.items() if line not in before]
     return narrow, unused, not_judged
+
+
+def _loses(before: Files, after: Files, runs: Iterable[Sequence[Use]]) -> bool:
+    """Return whether `after` lacks a host or a unix socket of a run that `before` grants."""
+    return any(lacks(after, run) and not lacks(before, run) for run in runs)
 
 
 def _kept_lines(document: Document) -> dict[str, str]:
@@ -264,7 +274,8 @@ def _require_uses(before: Files, after: Files, runs: Iterable[Sequence[Use]]) ->
     """Raise InternalError if a use that `before` grants is not granted any more."""
     for name, words, _ in {use for run in runs for use in run}:
         kind = PATHS if is_path(name) else line_kind(name)
-        if kind is not None:
+        is_by_host = name == USES["connect"] and connects_by_host(before)  # then its host is in another use
+        if kind is not None and not is_by_host:
             place = name if kind is PATHS else kind.place(name)
             had, has = kind.granted(kind.grants(before), place), kind.granted(kind.grants(after), place)
             if kind.bits(words) & had & ~has:

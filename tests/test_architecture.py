@@ -35,8 +35,8 @@ ONE_PLACE = {
 LAYERS = {
     "tracer": """
         errors linux named pids
-        abi proc stops task
-        unwind
+        abi proc stops
+        task unwind
         kernel processor
         calls
         aims faults tally
@@ -62,7 +62,8 @@ LAYERS = {
     "enforcer": """
         errors kernel later
         bpf confinement helper listener waiting
-        files
+        guard
+        files hosts
         reporting
         duty
         arming

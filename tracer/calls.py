@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tracer.task import Task
 
     Handler = Callable[["Task", Event], None]
+    ExitHandler = Callable[["Task", Event, int], None]
+    """Its last argument is what the call returned, 64 bits, signed."""
 
 ENOSYS: Final = 38  # asm-generic/errno.h
 CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
@@ -70,6 +72,12 @@ class Calls:
         self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
         """By number (x86_64): a function that takes an executable and returns the values of the first argument (64 bits) with
         which recorded calls need not stop, or None if no value needs a stop."""
+        self.zeros: dict[int, int] = {}
+        """By number (x86_64): the index of an argument; recorded calls need not stop if its register is 0."""
+        self.exits: dict[tuple[int, int], ExitHandler] = {}
+        """By AUDIT_ARCH_* and number: the handler that is called at the exit of a call, if its task is watched (`watch`)."""
+        self.lapsed: Callable[[Task], None] = lambda task: None
+        """Called when a task has made all the calls for which it was watched."""
         by_name: dict[str, Handler] = {
             "clone": self._clone,
             "clone3": self._clone3,
@@ -106,6 +114,46 @@ class Calls:
         with contextlib.suppress(PtraceError, OSError):  # the task is dying
             for handler in [*self.handlers.get((event.arch, event.number), ())]:
                 handler(task, event)
+
+    def watch(self, task: Task, event: Event, number: int, *, whole: bool = False) -> None:
+        """At `event`, a call of `task`: have this call and the next `number` calls of the task stop at their entry and their
+        exit, whatever its filters let run.  `whole`: also the next ones of the other threads of its process.
+
+        A thread that waits in a call returns from it: most such calls are made again by the kernel, but epoll_wait(2) fails
+        with EINTR (signal(7))."""
+        task.call = event if (event.arch, event.number) in self.exits else None
+        for other in [*self._tasks.values()] if whole else [task]:
+            if other.tgid != task.tgid:
+                continue
+            runs = other.way is Way.RUN
+            other.watched = max(other.watched, number)
+            if runs and other is not task:
+                other.counted = False  # its next stop may be that of a filter, without one at the entry
+                with contextlib.suppress(PtraceError):  # it is ending
+                    kernel.interrupt(other.tid)
+
+    def unwatch(self, tgid: int) -> None:
+        """End what `watch` began in all threads of a process."""
+        for task in self._tasks.values():
+            if task.tgid == tgid:
+                task.watched = 0
+
+    def enter(self, task: Task, info: bytearray) -> None:
+        """At the entry of a call of a watched task, whose struct ptrace_syscall_info is `info`: note the call for `leave`."""
+        task.watched -= 1
+        if not task.watched:
+            task.call = None
+            self.lapsed(task)
+            return
+        event = event_of(info, task.tid)
+        task.call = event if (event.arch, event.number) in self.exits else None
+
+    def leave(self, task: Task, result: int) -> None:
+        """At the exit of a call that `enter` or `watch` has noted: call its handler."""
+        event, task.call = task.call, None
+        if event is not None:
+            with contextlib.suppress(PtraceError, OSError):  # the task is dying
+                self.exits[event.arch, event.number](task, event, result)
 
     def _opaque(self, task: Task, event: Event) -> None:
         if not task.filtered and (task.other_filter if self.started else has_filter(task.tid)):

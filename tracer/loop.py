@@ -269,12 +269,17 @@ class Loop:
                 return False
         elif op == PTRACE_SYSCALL_INFO_SECCOMP and not runs:
             self._filtered_call(task, arch, number, datum)
+        elif task.watched and op == PTRACE_SYSCALL_INFO_ENTRY and task.is_only_watched:
+            task.counted = False  # if the call is new, a filter's stop follows
+            self.calls.enter(task, self._info.bytes)
         elif not task.recorded:
             task.counted = False
         else:
             if op != PTRACE_SYSCALL_INFO_SECCOMP or datum != WATCHING_DATUM:
                 self.tally.count(task, arch, number, self._info.bytes)
             task.counted = True
+            if task.watched and op == PTRACE_SYSCALL_INFO_ENTRY:
+                self.calls.enter(task, self._info.bytes)
             if (op == PTRACE_SYSCALL_INFO_SECCOMP or not task.filtered) and (arch, number) in self.calls.handlers:
                 self.calls.handle(task, self._info.bytes)
         task.stops += 1
@@ -444,6 +449,8 @@ class Loop:
     def _returned(self, task: Task) -> None:
         """At a syscall-exit stop: finish what was changed for the call."""
         task.counted = False
+        if task.call is not None:
+            self.calls.leave(task, int.from_bytes(self._info.bytes[24:32], "little", signed=True))
         if self._injector is None and not task.installing:
             return
         with contextlib.suppress(PtraceError):
@@ -455,7 +462,7 @@ class Loop:
     def _filtered_call(self, task: Task, arch: int, number: int, datum: int) -> None:
         """Handle a seccomp stop of a task under PTRACE_SYSCALL; count the call if it had no syscall-entry stop (a vsyscall).
         `datum` is that of the filter's RET_TRACE."""
-        is_new = task.recorded and not task.counted
+        is_new = task.recorded and not task.counted and datum != WATCHING_DATUM
         if is_new:
             self.tally.count(task, arch, number, self._info.bytes)
         if datum in (RECORDING_DATUM, WATCHING_DATUM):

@@ -10,6 +10,8 @@ from tracer import linux
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tracer.abi import Event
+
 Hot = dict[int, list[Any]]
 """The counters of observations, by the number and the argument bits that distinguish them."""
 
@@ -109,6 +111,10 @@ class Task:
         """Whether a thread of its process is in a call that may install a filter of the program in this task."""
         self.pending = False
         """Whether work remains for its next syscall stop, so that it must stop at each call and not only at a filter's."""
+        self.watched = 0
+        """How many more of its calls stop at their entry and their exit, for what they read (`Calls.watch`)."""
+        self.call: Event | None = None
+        """While it is watched: its current call, if a handler is called at the exit of that call."""
         self.leaving = False
         """Whether the tracer detaches from it at its next stop."""
         self.chain = 0
@@ -145,8 +151,13 @@ class Task:
         """The way to resume the task after a stop."""
         if self.leaving:
             return Way.LEAVE
-        is_shown = self.covered and not (self.other_filter or self.exposed or self.pending)
+        is_shown = self.covered and not (self.other_filter or self.exposed or self.pending or self.watched)
         return Way.RUN if is_shown else Way.CALLS
+
+    @property
+    def is_only_watched(self) -> bool:
+        """Whether a filter of the tracer stops each call that may be new, although the task stops at each call."""
+        return self.covered and not (self.other_filter or self.exposed)
 
     def child(self, tid: int, tgid: int) -> Task:
         """Return the state of a new task that this task has created."""
@@ -163,4 +174,5 @@ class Task:
         self.filtered, self.covered = other.filtered, other.covered
         self.other_filter, self.exposed, self.leaving = other.other_filter, other.exposed, other.leaving
         self.chain, self.recorded, self.entered = other.chain, other.recorded, other.entered
+        self.watched = other.watched
         self.affinity, self.own_affinity, self.apart = other.affinity, other.own_affinity, other.apart

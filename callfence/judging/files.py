@@ -14,6 +14,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
 
+from callfence.judging.hosts import of_hosts
 from callfence.judging.sites import Site
 from callfence.shared.files import working_folder
 from callfence.shared.text import plural, printable
@@ -209,6 +210,8 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
             if line in paths:
                 yield from _of_path(paths[line], recording)
                 yield from (f"  {text}" for text in beyond(paths[line], reasons))
+            elif texts := [*of_hosts(line, files, recording, reasons)]:
+                yield from (f"  {text}" for text in texts)
             else:
                 yield from _of_place(files, line, recording, reasons.get(line, ""))
             yield ""
@@ -242,7 +245,9 @@ def reasons_of(recording: Recording) -> Mapping[str, str]:
     """Return the reasons why learning grants a folder instead of the files in it, or to remove files in it: path of the folder
     -> what is granted, and why."""
     needed = learned([run.files for run in recording.runs if run.files])
-    reasons = {path: f"the whole folder is granted, because {why}" for path, why in needed.why.items()}
+    reasons = {
+        line: f"the whole folder is granted, because {why}" if is_path(line) else why for line, why in needed.why.items()
+    }
     why = "`remove` is granted, because files with numbers or dates in their names are made there, and old ones removed later"
     for path in needed.removes:
         reasons[path] = f"{reasons[path]}; {why}" if path in reasons else why

@@ -1,4 +1,4 @@
-"""Adds the files and ports that runs used to the policy."""
+"""Adds the files, ports, hosts and unix sockets that runs used to the policy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from callfence.learning.progress import say
 from policygen.files.algebra import differences, intersected
-from policygen.files.generalise import added, kind_of
+from policygen.files.generalise import added, beside_hosts, kind_of
+from policygen.files.generalise_hosts import connects_by_host, recorded
 from policygen.grants import KINDS, NOT_CONFINED, Files
 from policygen.values import replace
 
@@ -34,20 +35,25 @@ def with_files(
     *,
     begins: Files = NOT_CONFINED,
     exact: bool = False,
+    hosts: bool = False,
 ) -> Generated:
     """Return `generated` with the files and ports that the newest run uses; with those of all `runs`, for a kind that the
     policy did not confine.
 
-    `begins` has no grants, and confines the kinds (paths, ports to connect to, ports to bind) that the policy is to confine
-    from now on.  Rights that the upper bound `base` does not grant are printed and left out.  `exact`: no folder replaces
-    several files, and no range several ports."""
+    `begins` has no grants, and confines the kinds (`grants.KINDS`) that the policy is to confine from now on.  Rights that the
+    upper bound `base` does not grant are printed and left out.  `exact`: no folder replaces several files, no range several
+    ports, and no network or `*.NAME` several hosts.  `hosts`: ports of any host become those of the hosts to which runs
+    connected, if these were recorded in all `runs`."""
     policy = generated.document.policy
     had = existing.policy.files if existing is not None else NOT_CONFINED
     kinds = {kind: value for kind in KINDS if getattr(had, kind) is None and (value := getattr(begins, kind)) is not None}
     before = replace(had, **kinds)
     if before == NOT_CONFINED:
         return generated
-    uses = [*newest, *(use for run in runs for use in run if kind_of(use) in kinds)]
+    if hosts and had.connect and not had.connect_to and all(map(recorded, runs)):
+        before, kinds = replace(before, connect=()), {**kinds, "connect": ()}
+    uses_of = beside_hosts if connects_by_host(before) else list
+    uses = [*uses_of(newest), *(use for run in runs for use in uses_of(run) if kind_of(use) in kinds)]
     files = added(before, runs, uses, exact=exact)
     if base is not None:
         permitted = intersected(files, base.files)

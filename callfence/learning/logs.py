@@ -17,7 +17,8 @@ from callfence.shared.inputs import content, document
 from callfence.shared.text import on_one_line, plural, printable
 from policygen import formats, reading
 from policygen.evaluate import evaluate
-from policygen.files.generalise import begun
+from policygen.files.generalise import begun, beside_hosts
+from policygen.files.generalise_hosts import connects_by_host
 from policygen.formats import FormatOptions
 from policygen.grants import NOT_CONFINED
 from policygen.language.naming import format_call
@@ -141,8 +142,9 @@ def _with_files(
     generated: Generated, recording: Recording, existing: Document | None, base: Policy | None, *, exact: bool = False
 ) -> Generated:
     runs = watched(recording)
-    uses = [use for uses in runs for use in uses]
     begins = begun([run.files for run in recording.runs if not run.rehearsed]) if existing is None else NOT_CONFINED
+    uses_of = beside_hosts if connects_by_host(existing.policy.files if existing is not None else begins) else list
+    uses = [use for run in runs for use in uses_of(run)]
     return with_files(generated, runs, uses, existing, base, begins=begins, exact=exact)
 
 

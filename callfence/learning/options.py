@@ -29,8 +29,8 @@ and did something new (the last line says which of the two it is); 125 learn fai
 PROGRAM was not found.  ^C reaches the program as it would without learn; what it did until then is learned.
 If learn itself is killed, so is the program; a process that --pid attached to goes on."""
 COMMON = (
-    "--output", "--pid", "--check", "--fresh", "--files", "--exact", "--within", "--phases", "--rehearse", "--narrow",
-    "--quiet",
+    "--output", "--pid", "--check", "--fresh", "--files", "--hosts", "--exact", "--within", "--phases", "--rehearse",
+    "--narrow", "--quiet",
 )  # fmt: skip
 """The options that --help shows."""
 RUNS, SECONDS = 200, 300
@@ -110,6 +110,8 @@ class LearnOptions(NamedTuple):
     allow_opaque: frozenset[str]
     files: bool
     """Whether to learn files and ports, also into a policy that does not confine them yet."""
+    hosts: bool
+    """Whether to learn hosts and unix sockets, also into a policy that does not confine them yet."""
     evidence: bool
     """Whether to write a companion if the policy has none; later runs keep it up to date."""
     no_evidence: bool
@@ -209,6 +211,8 @@ def _declare(add: Callable[..., Any], hidden: str = "") -> None:
     )
     files = "also learn files, to which `enforce` confines the program by Landlock (docs/files.md)"
     add("--files", action="store_true", help=files)
+    hosts = "also learn to which hosts, by name, and unix sockets the program connects and sends (docs/hosts.md)"
+    add("--hosts", action="store_true", help=hosts)
     companion = "also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date"
     add("--write-evidence", dest="evidence", action="store_true", help=companion)
     add("--no-evidence", action="store_true", help="do not record what pointers point to: file names, addresses of sockets")

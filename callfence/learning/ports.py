@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tracer.task import Task
 
 SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
-_LISTENS, _CONNECTED = "0A", "01"  # net/tcp_states.h
+LISTENS, CONNECTED = "0A", "01"  # net/tcp_states.h
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
@@ -105,7 +105,7 @@ def sent_to(task: Task, event: Event, name: str) -> int | str | bytes | None:
 def _open_sockets(process: int) -> set[tuple[str, int]]:
     """Return the uses of TCP and their ports by the sockets of a process: ports on which it listens, ports to which it is
     connected.  What cannot be read is left out."""
-    from policygen.files.generalise import EPHEMERAL  # other runs need it only at their end, if at all
+    from policygen.files.generalise_ports import EPHEMERAL  # other runs need it only at their end, if at all
 
     sockets: dict[str, tuple[int, int, str]] = {}
     """inode -> local port, remote port, state."""
@@ -118,27 +118,27 @@ def _open_sockets(process: int) -> set[tuple[str, int]]:
         for row in rows:  # proc_net_tcp.rst
             local, remote = (int(address.rpartition(":")[2], 16) for address in row[1:3])
             sockets[row[9]] = local, remote, row[3]
-    listening = {local for local, _, state in sockets.values() if state == _LISTENS}
+    listening = {local for local, _, state in sockets.values() if state == LISTENS}
     uses = set()
-    for inode in _inodes(process):
+    for inode in inodes(process):
         local, remote, state = sockets.get(inode, (0, 0, ""))
-        if state == _LISTENS:
+        if state == LISTENS:
             uses |= {("bind", local), ("bind", 0)} if local >= EPHEMERAL[0] else {("bind", local)}  # it may have asked for any
-        elif state == _CONNECTED and local not in listening:  # else a client has connected to it
+        elif state == CONNECTED and local not in listening:  # else a client has connected to it
             uses.add(("connect", remote))
     return uses
 
 
-def _inodes(process: int) -> list[str]:
+def inodes(process: int) -> list[str]:
     """Return the inodes of the sockets that a process has open."""
-    folder, inodes = f"/proc/{process}/fd", []
+    folder, found = f"/proc/{process}/fd", []
     try:
         for name in os.listdir(folder):
             try:
                 if match := _SOCKET.match(os.readlink(f"{folder}/{name}")):
-                    inodes.append(match[1])
+                    found.append(match[1])
             except OSError:
                 continue
     except OSError:
         pass
-    return inodes
+    return found

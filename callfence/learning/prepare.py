@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from typing import TYPE_CHECKING
 
 from callfence.learning.progress import say
 from callfence.shared.files import policy_path, recording_path
 from policygen.files.calls import UDP_CONNECT
 from policygen.files.landlock import confines_paths, decode
-from policygen.grants import NONE, NOT_CONFINED, Files
+from policygen.grants import NONE, NOT_CONFINED, UNIX, Files
 from policygen.recording import atomic, recording_file
+from policygen.values import replace
 from tracer.errors import UserError
 from tracer.named import NamedTuple
 
@@ -44,6 +46,8 @@ class Prepared(NamedTuple):
     """Whether to record the use of files: with `--files`, or if the policy confines them.  That of ports always is."""
     begins: Files
     """What the policy confines from this run on, without a grant."""
+    with_hosts: bool = False
+    """Whether to record hosts and unix sockets: with `--hosts`, or if the policy has lines about them."""
 
     @property
     def filter(self) -> bytes:
@@ -70,8 +74,16 @@ class Prepared(NamedTuple):
         lets its signals reach whom they did."""
         if self.existing is None or run.signals == "others":
             return False
-        ports = decode(self.existing.files)
-        for line, value, _ in run.files:
+        ports, uses = decode(self.existing.files), list(run.files)
+        if self.with_hosts and self.document is not None:
+            from policygen.files.generalise import beside_hosts
+            from policygen.files.generalise_hosts import connects_by_host, lacks
+
+            files = self.document.policy.files
+            if lacks(files, run.files):
+                return False
+            uses = [use for use in (beside_hosts(uses) if connects_by_host(files) else uses) if not use[0].startswith(_HOSTS)]
+        for line, value, _ in uses:
             granted = {"tcp connect": ports.connect, UDP_CONNECT: ports.connect, "tcp bind": ports.bind}.get(line, ())
             if value != NONE and granted is not None and not any(first <= int(value) <= last for first, last in granted):
                 return False
@@ -120,7 +132,8 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
 
             libseccomp.require()
         _require_writable(policy, recording)
-    return Prepared(options, policy, recording, existing, is_warm, base, default, with_files, begins)
+    with_hosts = options.hosts or (existing is not None and _names_hosts(existing))
+    return Prepared(options, policy, recording, existing, is_warm, base, default, with_files, begins, with_hosts)
 
 
 def _begins(options: LearnOptions, existing: Compiled | None) -> Files:
@@ -128,13 +141,30 @@ def _begins(options: LearnOptions, existing: Compiled | None) -> Files:
     one what it does not confine yet.  Without --files, what an existing policy leaves free stays free.
 
     io_uring connects and binds where no filter sees it, so a policy that allows it confines ports with --files only."""
-    if not options.files:
-        is_new = existing is None and "io_uring_setup" not in options.allow_opaque
-        return Files(None, (), ()) if is_new else NOT_CONFINED
-    had = _document(existing).policy.files if existing else NOT_CONFINED
-    if had == NOT_CONFINED:
-        return Files({}, (), ())
-    return Files({} if had.paths is None else None)
+    had = _document(existing).policy.files if existing and (options.files or options.hosts) else NOT_CONFINED
+    begins = NOT_CONFINED
+    if options.files:
+        begins = Files({}, (), ()) if had == NOT_CONFINED else Files({} if had.paths is None else None)
+    elif existing is None and "io_uring_setup" not in options.allow_opaque:
+        begins = Files(None, (), ())
+    if not options.hosts:
+        return begins
+    return replace(begins, **{kind: () for kind in ("connect", "send", "unix") if getattr(had, kind) is None})
+
+
+_HOSTS = ("tcp connect ", "udp send", UNIX, "name ")
+"""How rows about hosts and unix sockets begin, in the files of a run."""
+_HOST_LINE = re.compile(rb"^\s*(udp|unix|tcp\s+connect\s+\S)", re.MULTILINE)
+
+
+def _names_hosts(existing: Compiled) -> bool:
+    """Return whether a policy has lines about hosts, UDP or unix sockets.  Its text is looked at first: most have none, and
+    parsing one takes a while."""
+    if not any(_HOST_LINE.search(content) for _, content in existing.sources):
+        return False
+    from policygen.files.generalise_hosts import by_host
+
+    return by_host(_document(existing).policy.files)
 
 
 def _require_machine() -> None:

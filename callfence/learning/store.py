@@ -191,7 +191,8 @@ def _generate(
     from callfence.learning.granted import watched, with_files
 
     exact = prepared.options.exact or prepared.options.tight
-    return with_files(generated, watched(whole), run.files, existing, prepared.base, begins=prepared.begins, exact=exact)
+    begins, hosts = prepared.begins, prepared.options.hosts
+    return with_files(generated, watched(whole), run.files, existing, prepared.base, begins=begins, exact=exact, hosts=hosts)
 
 
 def _with_phases(

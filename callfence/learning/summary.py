@@ -10,9 +10,10 @@ from callfence.learning.rehearsal.plan import plan
 from callfence.shared.text import command_line, plural, printable
 from policygen.completeness import estimate, run_next
 from policygen.files.generalise import is_path
+from policygen.files.generalise_hosts import by_host, recorded
 from policygen.files.made import made, movable
 from policygen.files.ruleset import unconfined
-from policygen.grants import ANY_PORT, TCP, Right, format_rights
+from policygen.grants import ANY_PORT, TCP, Right, format_ports, format_rights, written
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from policygen.model import Policy
     from policygen.recording.model import Run
 
+MAX_NAMES = 8
+"""The most hosts, or unix sockets, that are named."""
 MAX_LINES = 40
 """Lines of new behaviour that are shown; the policy's own diff shows the rest."""
 _MAX_CALLS = 4
@@ -89,9 +92,12 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         ("new", _new(learned)),
     ]
     lines = policy.files.lines()
-    if ports := [f"{line.removeprefix('tcp ')} {lines.pop(line)}" for line in [*lines] if line.startswith("tcp ")]:
+    hosts = _hosts(learned)
+    of_ports = [line for line in lines if line.startswith("tcp bind" if hosts else "tcp ")]
+    if ports := [f"{line.removeprefix('tcp ')} {lines[line]}" for line in of_ports]:
         rows.append(("TCP ports", "; ".join(ports)))
-    if lines:
+    rows += hosts
+    if lines := {line: granted for line, granted in lines.items() if line.startswith("path ")}:
         used = {name for name, *_ in learned.run.files if is_path(name)}
         names = plural(len(used), "file or folder", "files or folders")
         rows.append(("files", f"{plural(len(lines), 'line')}; this run used {names}"))
@@ -124,6 +130,31 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     return rows
 
 
+def _hosts(learned: Learned) -> list[tuple[str, str]]:
+    """Return whom the policy lets the program talk to, if it says so."""
+    files = learned.generated.document.policy.files
+    if not by_host(files):
+        return []
+    whom = {"connect": "", "send": "by UDP "}
+    hosts = [f"{how}any host {format_ports(files.ports(use))}" for use, how in whom.items() if files.ports(use)]
+    hosts += [f"{how}{host} {format_ports(ports)}" for use, how in whom.items() for host, ports in files.hosts(use).items()]
+    rows = [("hosts", printable(_listed(hosts)))]
+    if files.unix is not None:
+        rows.append(("unix sockets", printable(_listed(files.unix))))
+    if files.connect:
+        without = [number for number, run in enumerate(learned.recording.runs, 1) if run.files and not recorded(run.files)]
+        if without:
+            runs = f"run {without[0]}" if len(without) == 1 else f"runs {_some([*map(str, without)])}"
+            what = f"`tcp connect: {format_ports(files.connect)}` stays, since hosts were not recorded in {runs}"
+            rows.append(("hosts", f"{what}: to confine it to hosts, learn it anew with --fresh --hosts"))
+    return rows
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f"{', '.join(names[:MAX_NAMES])}{more}" or "none"
+
+
 def _to_narrow(policy: Policy, plain: Recording) -> list[str]:
     """Return what to move, so that the policy need not let the program change a folder that holds more than its output."""
     rows = []
@@ -154,6 +185,9 @@ def left_open(learned: Learned) -> list[str]:
         open_.append(f"may {format_rights(files.paths['/'])} any file")
     verbs = {"connect": "connect to", "bind": "serve on"}
     open_ += [f"may {verbs[use]} any TCP port" for use in TCP if use in free or getattr(files, use) == ANY_PORT]
+    if by_host(files):
+        open_ += ["may send to any UDP port"] * ("send" in free or files.send == ANY_PORT)
+        open_ += ["may connect to any unix socket"] * ("unix" in free)
     for line in dict.fromkeys(line for line, risk in own(files, learned.policy, _code(learned.run)) if risk.id == OWN_CODE):
         open_.append(f"may change files below {line.removeprefix('path ')}, where its own code is")
     return open_
@@ -275,7 +309,7 @@ def news(learned: Learned) -> list[str]:
         for new in learned.generated.new
         for line in format_entry(new.arch, new.number, _added(new)).splitlines()
     ]
-    lines += [f"+ {line}: {more}" for line, more, _ in learned.generated.files]
+    lines += [f"+ {written(line, more)}" for line, more, _ in learned.generated.files]
     if len(lines) > MAX_LINES:
         lines[MAX_LINES:] = [f"... and {plural(len(lines) - MAX_LINES, 'line')} more"]
     return lines

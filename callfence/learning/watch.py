@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from callfence.learning.files import FileWatcher
+    from callfence.learning.hosts.watcher import HostWatcher
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
     from policygen.evidence.facts import Places
@@ -50,6 +51,8 @@ class Recorder(Aggregator):
         """Records the use of files; None if these are not learned."""
         self.ports = PortWatcher(renamed)
         """Records the use of ports."""
+        self.hosts: HostWatcher | None = None
+        """Records the use of hosts and unix sockets; None if these are not learned."""
         self.execs: set[tuple[str, str]] = set()
         self.gaps: dict[str, None] = {}
         self.signals: Signals = ""
@@ -62,6 +65,14 @@ class Recorder(Aggregator):
 
     def gap(self, what: str) -> None:
         self.gaps.setdefault(what)
+
+    def attach(self, calls: Calls) -> None:
+        """Have the tracer stop for the calls by which files, ports and hosts are used."""
+        for watcher in self._watchers():
+            watcher.attach(calls)
+
+    def _watchers(self) -> list[FileWatcher | PortWatcher | HostWatcher]:
+        return [self.ports, *([self.files] if self.files else []), *([self.hosts] if self.hosts else [])]
 
     def aimed(self, outside: bool) -> None:
         self.signals = "others" if outside or self.signals == "others" else "family"
@@ -89,7 +100,7 @@ class Recorder(Aggregator):
             executed=tuple(sorted(self.execs)),
             rehearsed=rehearsed,
             circumstances=circumstances,
-            files=tuple(sorted((*(self.files.uses() if self.files else ()), *self.ports.uses()))),
+            files=tuple(sorted({use for watcher in self._watchers() for use in watcher.uses()})),
             waits=outcome.waits,
             signals=self.signals,
         )
@@ -127,6 +138,8 @@ def watch(
         import policygen.evidence.facts  # noqa: F401  # the threads would wait for each other if it were imported while it runs
     if prepared.with_files:
         _watch_files(program, recorder)
+    if prepared.with_hosts:
+        watch_hosts(program.environment if program else None, recorder)
     started = time.time_ns()
     # later, a module that is being imported may have the number of a closed stream
     started_with = UNKNOWN if program is None else circumstances(program.environment)
@@ -149,6 +162,13 @@ def _watch_files(program: Program | None, recorder: Recorder) -> None:
 
     recorder.files = FileWatcher(program.environment, recorder.gap)
     recorder.files.executed(os.path.realpath(os.fsdecode(program.path)))
+
+
+def watch_hosts(environment: Sequence[bytes] | None, recorder: Recorder, renamed: Callable[[str], str] = str) -> None:
+    """Have a recorder record hosts and unix sockets, too.  The other arguments are those of `HostWatcher`."""
+    from callfence.learning.hosts.watcher import HostWatcher
+
+    recorder.hosts = HostWatcher(environment, recorder.gap, renamed)
 
 
 def places_of(program: Program | None, options: LearnOptions, copied: str = "") -> Callable[[], Places] | None:
@@ -180,8 +200,11 @@ def _trace(
 
         def begin(loop: Loop) -> None:
             attached.begin(loop)
-            recorder.ports.attach(loop.calls)
-            recorder.ports.open_already({task.tgid: task.executable for task in loop.tasks.values()})
+            recorder.attach(loop.calls)
+            open_ = {task.tgid: task.executable for task in loop.tasks.values()}
+            recorder.ports.open_already(open_)
+            if recorder.hosts:
+                recorder.hosts.open_already(open_)
 
         opaque = options.allow_opaque
         outcome = attach(options.pids, recorder, tree=options.tree, allow_opaque=opaque, attached=begin, tick=tick)
@@ -197,9 +220,7 @@ def _trace(
     )
 
     def attach_to(calls: Calls) -> None:
-        recorder.ports.attach(calls)
-        if recorder.files:
-            recorder.files.attach(calls)
+        recorder.attach(calls)
         if witness:
             witness.attach(calls)
 

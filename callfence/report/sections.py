@@ -10,6 +10,7 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from callfence.judging.files import beyond, reasons_of, used, uses_of
+from callfence.judging.hosts import of_hosts
 from callfence.judging.sites import MANY_SITES, Site, by_site, columns_of, such_as, widened, with_names
 from callfence.learning.summary import call_name, sureness
 from callfence.report.content import calls_of
@@ -283,7 +284,8 @@ def files(report: Report) -> Html:
             details += beyond(paths[line], reasons)
         else:
             ports = {(what, executable) for _, what, executable in uses_of(granted, line, report.recording)}
-            details += [join(code(port), f" by {executable}") for port, executable in sorted(ports)]
+            of_ports = [join(code(port), f" by {executable}") for port, executable in sorted(ports)]
+            details += [*of_hosts(line, granted, report.recording, reasons)] or of_ports
         summary = element("summary", code(written(line, value)), " ", *badges)
         content = items(details) if details else element("p", "No recorded run used it.")
         parts.append(element("details", summary, content, class_="rule"))

@@ -76,6 +76,7 @@ complete -c callfence -n '_shtab_callfence_using learn' -l default -x -d 'what h
 complete -c callfence -n '_shtab_callfence_using learn' -l arm -xka "now exec entry" -d 'when the filter takes effect, and recording begins (default: exec)'
 complete -c callfence -n '_shtab_callfence_using learn' -l allow-opaque -xka "clone3 openat2 io_uring_setup" -d 'allow a call whose arguments no filter can see (clone3, openat2, io_uring_setup); without it, the call fails with ENOSYS'
 complete -c callfence -n '_shtab_callfence_using learn' -l files -d 'also learn files, to which `enforce` confines the program by Landlock (docs/files.md)'
+complete -c callfence -n '_shtab_callfence_using learn' -l hosts -d 'also learn to which hosts, by name, and unix sockets the program connects and sends (docs/hosts.md)'
 complete -c callfence -n '_shtab_callfence_using learn' -l write-evidence -d 'also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date'
 complete -c callfence -n '_shtab_callfence_using learn' -l no-evidence -d 'do not record what pointers point to: file names, addresses of sockets'
 complete -c callfence -n '_shtab_callfence_using learn' -l every-call -d 'count every call; without it, counts are lower bounds, PROGRAM is faster, and the policy is the same'

@@ -73,6 +73,7 @@ complete -c learn -n _shtab_learn_using -l default -x -d 'what happens to calls 
 complete -c learn -n _shtab_learn_using -l arm -xka "now exec entry" -d 'when the filter takes effect, and recording begins (default: exec)'
 complete -c learn -n _shtab_learn_using -l allow-opaque -xka "clone3 openat2 io_uring_setup" -d 'allow a call whose arguments no filter can see (clone3, openat2, io_uring_setup); without it, the call fails with ENOSYS'
 complete -c learn -n _shtab_learn_using -l files -d 'also learn files, to which `enforce` confines the program by Landlock (docs/files.md)'
+complete -c learn -n _shtab_learn_using -l hosts -d 'also learn to which hosts, by name, and unix sockets the program connects and sends (docs/hosts.md)'
 complete -c learn -n _shtab_learn_using -l write-evidence -d 'also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date'
 complete -c learn -n _shtab_learn_using -l no-evidence -d 'do not record what pointers point to: file names, addresses of sockets'
 complete -c learn -n _shtab_learn_using -l every-call -d 'count every call; without it, counts are lower bounds, PROGRAM is faster, and the policy is the same'

@@ -1,7 +1,8 @@
 """Generalise the files and ports that runs used into a policy's grants, by a few rules, each with its reason.
 
 A *use* is a path as a policy writes it, the rights, and the executable that used it (`callfence.learning.files`); or `tcp
-connect` or `tcp bind`, a port, and the executable (`callfence.learning.ports`); or MADE, the path of a file that the run made
+connect` or `tcp bind`, a port, and the executable (`callfence.learning.ports`); or one of a host or unix socket
+(`generalise_hosts`); or MADE, the path of a file that the run made
 in a folder which was there before, and "".  A rule moves rights from a path to a folder above it, or a port to a range.  Rules
 only add grants, and never grant the whole root, home or `/etc`.
 """
@@ -17,9 +18,12 @@ from typing import TYPE_CHECKING
 
 from policygen.files.algebra import extended, granted, reduced
 from policygen.files.calls import DNS, UDP_CONNECT
+from policygen.files.generalise_hosts import added_hosts, learned_hosts, learned_sockets, recorded
+from policygen.files.generalise_ports import spans
 from policygen.files.made import KEPT_APART, MANY, made, removals
-from policygen.grants import NONE, NOTHING, TCP, Files, Right, ranges, rights_of, single
+from policygen.grants import KINDS, NONE, NOT_CONFINED, NOTHING, TCP, UNIX, USES, Files, Right, ranges, rights_of, single
 from policygen.paths import covers, folders
+from policygen.values import replace
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -40,12 +44,6 @@ _SHARD = re.compile(r"/[0-9a-f]{2}$")
 _LETTER = re.compile(r"[a-f]")
 _FEW = 3
 """Number of folders with two hexadecimal digits as names, one of them a letter, that make the folder above them a store."""
-EPHEMERAL = (32768, 65535)
-"""The ports of which the kernel chooses one where a program asks for any: up to 60999 on Linux (ip(7), ip_local_port_range),
-from 49152 on elsewhere (RFC 6335)."""
-UNPRIVILEGED = (1024, 65535)
-VARYING = 3
-"""Number of ports, each used in some of the runs only, from which on a program is taken to use any unprivileged one."""
 
 
 class Learned(NamedTuple):
@@ -58,8 +56,9 @@ class Learned(NamedTuple):
     """The folders in which `remove` is granted although no run may have used it (`removals`)."""
 
 
-def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> Learned:
-    """Return what these runs need; the order of the runs does not matter.  `exact`: grant only the names that they used."""
+def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool = True) -> Learned:
+    """Return what these runs need; the order of the runs does not matter.  `exact`: grant only the names that they used.
+    `hosts`: where a run recorded to which hosts it connects, grant ports there, not at any host."""
     parsed = [_names(run) for run in runs]
     why: dict[str, str] = {}
     for rule in () if exact else RULES:
@@ -72,11 +71,29 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> Learned:
     for folder in removes:
         whole[folder] = whole.get(folder, NOTHING) | Right.REMOVE
     grants = reduced(whole)
-    ports = {use: generalised_ports(runs, use, exact=exact) for use in TCP}
-    files = Files(grants, *(ranges(single(tuple(ports[use]))) for use in TCP))
+    of_any_host = _without_hosts(runs) if hosts else runs
+    ports = {use: generalised_ports(of_any_host if use == "connect" else runs, use, exact=exact) for use in TCP}
     why = {path: why[path] for path in grants if path in why}
     why |= {f"tcp {use}": text for use in TCP for text in ports[use].values() if text}
-    return Learned(files, why, frozenset(removes))
+    connect, bind = (ranges(single(tuple(ports[use]))) for use in TCP)
+    if not any(map(recorded, runs)):
+        return Learned(Files(grants, connect, bind), why, frozenset(removes))
+    connects = learned_hosts(runs if hosts else (), "connect", exact=exact)
+    sends = learned_hosts(runs, "send", exact=exact)
+    unix, reasons = learned_sockets(runs, exact=exact)
+    files = Files(grants, connect, bind, (), unix, connects.ports, sends.ports)
+    return Learned(files, {**why, **connects.why, **sends.why, **reasons}, frozenset(removes))
+
+
+def _without_hosts(runs: Sequence[Iterable[Use]]) -> list[Iterable[Use]]:
+    """Return the runs in which hosts were not recorded."""
+    return [run for run in runs if not recorded(run)]
+
+
+def beside_hosts(run: Sequence[Use]) -> list[Use]:
+    """Return the uses of a run without its ports to connect to, if it has the hosts, too."""
+    ports = ("tcp connect", UDP_CONNECT) if recorded(run) else ()
+    return [use for use in run if use[0] not in ports]
 
 
 def _names(run: Iterable[Use]) -> Names:
@@ -96,14 +113,15 @@ def kind_of(use: Use) -> str:
     """Return which of `grants.KINDS` a use belongs to; "" if no line grants it."""
     if is_path(use[0]):
         return "paths"
-    return next((port_use for port_use in TCP if use[0] == f"tcp {port_use}"), "")
+    starts = {**USES, "unix": UNIX}
+    return next((kind for kind, start in starts.items() if use[0] == start or use[0].startswith(f"{start} ")), "")
 
 
 def begun(runs: Sequence[Iterable[Use]]) -> Files:
     """Return the files of a policy that confines, without a grant, the kinds whose uses were recorded in all of the runs."""
     kinds = [{kind_of(use) for use in run} for run in runs]
-    recorded = set.intersection(*kinds) if kinds else set()
-    return Files({} if "paths" in recorded else None, *(() if use in recorded else None for use in TCP))
+    of_all = set.intersection(*kinds) if kinds else set()
+    return replace(NOT_CONFINED, **{kind: {} if kind == "paths" else () for kind in KINDS if kind in of_all})
 
 
 def generalised_ports(
@@ -111,26 +129,7 @@ def generalised_ports(
 ) -> dict[tuple[int, int], str]:
     """Return the ranges of ports (first, last) that these runs need for a use, one of TCP, and those with `more` ports.  The
     value is the reason why a range has ports that no run used, or ''.  `exact`: there are none."""
-    each = [_ports(run, use) for run in runs]
-    used = {*more}.union(*each)
-    result: dict[tuple[int, int], str] = {}
-    if exact:
-        return {(port, port): "" for port in sorted(used)}
-    unprivileged, ephemeral = ({port for port in used if first <= port <= last} for first, last in (UNPRIVILEGED, EPHEMERAL))
-    varying, fixed = _varying(each), unprivileged - ephemeral
-    if len(varying & fixed) >= VARYING or len(fixed) >= MANY:
-        result[UNPRIVILEGED] = "the ports differ from run to run, or are many"
-    elif ephemeral:
-        result[EPHEMERAL] = "ports of this range are chosen anew at each start, where a server asks for any that is free"
-    alone = sorted(port for port in used if not any(first <= port <= last for first, last in result))
-    return result | {(port, port): "" for port in alone}
-
-
-def _varying(each: Sequence[set[int]]) -> set[int]:
-    """Return the ports that one run alone used, if at least two runs have such ports."""
-    count = Counter(port for ports in each for port in ports)
-    alone = {port for port, runs in count.items() if runs == 1}
-    return alone if sum(bool(ports & alone) for ports in each) > 1 else set()
+    return spans([_ports(run, use) for run in runs], more, exact=exact)
 
 
 def _ports(run: Iterable[Use], use: str) -> set[int]:
@@ -302,7 +301,8 @@ def _table(name: str) -> dict[str, str]:
 def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, exact: bool = False) -> Files:
     """Return `files` with what the newest run needs beyond them; a use that they do not confine stays unconfined.
 
-    Grants are made from all runs together, but only those that the newest run uses are added.
+    Grants are made from all runs together, but only those that the newest run uses are added.  If hosts are added
+    (`connects_by_host`), `newest` has only those ports that are to be granted at any host (`beside_hosts`).
     """
     uses = list(newest)
     missing = [path for path, rights in _names(uses).items() if rights & ~granted(files.grants, path)]
@@ -311,8 +311,11 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
         missing += [folder for folder in fresh if Right.CREATE in granted(files.paths, folder)]
     needed = learned(runs, exact=exact)
     grants = {path: rights for path, rights in needed.files.grants.items() if any(covers(path, name) for name in missing)}
-    ports = {use: _added_ports(files.ports(use), runs, use, uses, exact=exact) for use in TCP}
-    return extended(files, Files(grants or None, *ports.values()))
+    fields = added_hosts(files, uses, needed.files)
+    each = _without_hosts(runs) if "connect_to" in fields else runs
+    fields["connect"] = _added_ports(files.ports("connect"), each, "connect", uses, exact=exact)
+    fields["bind"] = _added_ports(files.ports("bind"), runs, "bind", uses, exact=exact)
+    return extended(files, Files(grants or None, **fields))
 
 
 def _added_ports(had: Ports, runs: Sequence[Iterable[Use]], use: str, uses: Sequence[Use], *, exact: bool) -> Ports:

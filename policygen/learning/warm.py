@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SENDING as SENDING_FLAGS, SOCKETS
+from policygen.files.generalise_hosts import by_host
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
 from policygen.implied.resolve import resolve
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 _CLONE_UNTRACED = 0x00800000  # linux/sched.h
 _SECCOMP_OPTIONS = (21, 22)  # PR_GET_SECCOMP, PR_SET_SECCOMP: linux/prctl.h
+
+_TO = 4
+"""The argument of sendto(2) with the address, which send(3) leaves out."""
 
 UNWATCHED: Mapping[str, Expression] = {
     "clone": Condition(0, Operator.MASKED, 0, _CLONE_UNTRACED),
@@ -81,7 +85,7 @@ def recording_filter(policy: Policy, record: int, watch: int) -> bytes:
 
 
 def _sockets(policy: Policy) -> dict[str, Expression]:
-    """Return call -> the condition under which a call that names a port or an abstract socket need not be recorded."""
+    """Return call -> the condition under which a call that names a port, a host or a socket need not be recorded."""
     files = policy.files
     unwatched: dict[str, Expression] = {}
     if files.connect is not None or files.bind is not None:
@@ -89,6 +93,9 @@ def _sockets(policy: Policy) -> dict[str, Expression]:
         values = [*((0, family) for family in TCP_FAMILIES), *((2, protocol) for protocol in TCP_PROTOCOLS)]
         unwatched["socket"] = And(tuple(Condition(index, Operator.NE, value) for index, value in values))
         unwatched |= {name: Condition(index, Operator.MASKED, 0, MSG_FASTOPEN) for name, index in SENDING_FLAGS.items()}
+    if by_host(files):
+        unwatched |= dict.fromkeys(("connect", "socketcall", "sendmsg", "sendmmsg"), Always(False))
+        unwatched["sendto"] = And((Condition(_TO, Operator.EQ, 0), unwatched.get("sendto", Always(True))))
     if files.paths is not None and ABSTRACT in scopes(policy.scope):  # whose socket an address in memory is
         unwatched |= dict.fromkeys(SENDING_FLAGS, Always(False))
     return unwatched

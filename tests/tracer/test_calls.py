@@ -8,6 +8,8 @@ from typing import Any
 
 from tracer.abi import Arch, table
 from tracer.calls import Calls
+from tracer.kernel import event_of
+from tracer.task import Task, Way
 
 ERASED, WATCHED = "erased", "watched"
 
@@ -31,3 +33,47 @@ def test_a_write_is_still_watched_after_the_line_below_it_was_erased() -> None:
     assert calls.before_output(lambda: done(ERASED))
     calls.let_writes_run()
     assert called[3:] == [ERASED] and not calls.before_output(lambda: done(ERASED))
+
+
+def watching() -> tuple[Calls, dict[int, Task], list[Any]]:
+    """Two threads of the process 7 and the process 8, and what the handler of exits was called with."""
+    tasks = {tid: Task(tid, tgid) for tid, tgid in ((7, 7), (9, 7), (8, 8))}
+    calls, called = Calls(tasks, SimpleNamespace(), frozenset(), print), []  # type: ignore[arg-type]
+    read = table(Arch.X86_64).by_name["read"].number
+    calls.exits[Arch.X86_64.audit, read] = lambda task, event, result: called.append((task.tid, event.number, result))
+    return calls, tasks, called
+
+
+def test_a_watched_task_stops_at_each_call_until_its_number_is_used_up() -> None:
+    calls, tasks, called = watching()
+    lapsed: list[int] = []
+    calls.lapsed = lambda task: lapsed.append(task.tid)
+    task = tasks[7]
+    assert task.way is Way.RUN
+    calls.watch(task, event_of(info("connect"), 7), 3)
+    assert (task.way, tasks[9].way, task.call) == (Way.CALLS, Way.RUN, None)
+    for name in ("read", "write"):
+        calls.enter(task, info(name))
+        calls.leave(task, 5)
+    assert called == [(7, 0, 5)]
+    calls.enter(task, info("read"))
+    assert (task.way, task.call, lapsed) == (Way.RUN, None, [7])
+
+
+def test_the_call_at_which_the_watch_begins_has_its_exit_handled() -> None:
+    calls, tasks, called = watching()
+    calls.watch(tasks[7], event_of(info("read"), 7), 3)
+    calls.leave(tasks[7], -11)
+    calls.leave(tasks[7], 1)
+    assert called == [(7, 0, -11)]
+
+
+def test_the_other_threads_of_a_process_are_watched_with_it() -> None:
+    calls, tasks, _ = watching()
+    tasks[9].counted = True  # at a filter's stop, after which it runs
+    calls.watch(tasks[7], event_of(info("connect"), 7), 3, whole=True)  # no such task can be interrupted
+    assert [tasks[tid].way for tid in (7, 9, 8)] == [Way.CALLS, Way.CALLS, Way.RUN]
+    assert not tasks[9].counted
+    assert tasks[7].child(11, 7).way is Way.CALLS
+    calls.unwatch(7)
+    assert [tasks[tid].way for tid in (7, 9)] == [Way.RUN, Way.RUN]

@@ -94,6 +94,12 @@ class Key(NamedTuple):
             if not (self.value ^ register << 64) & self.mask & _FIRST:
                 yield Key(self.mask | _FIRST, self.value | register << 64)
 
+    def with_zero(self, index: int) -> Iterator[Key]:
+        """Yield the key of those calls in which the register of the argument `index` is 0 as well, if there are any."""
+        register = (1 << 64) - 1 << 64 * (index + 1)
+        if not self.value & self.mask & register:
+            yield Key(self.mask | register, self.value & ~register)
+
 
 # The filters
 

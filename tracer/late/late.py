@@ -357,8 +357,10 @@ class Late:
             if is_for_code and may_bring_code(key):
                 continue
             registers = first_registers.get(key.number)
-            if registers is None:
-                whole.append(key)
-            else:
+            if registers is not None:
                 by_register += key.with_first(registers)
+            elif key.number in self._calls.zeros:
+                by_register += key.with_zero(self._calls.zeros[key.number])
+            else:
+                whole.append(key)
         return allowing_filter([*whole, *by_register])

@@ -80,7 +80,8 @@ class _Rehearsing:
         self._prepared = prepared
         self._options = options
         places = places_of(plain.program, options, scratch.copied if scratch else "")
-        self._setting = Setting(plain.program, plain.input, plain.seconds, scratch, options, places, free_space() // 2)
+        least, hosts = free_space() // 2, prepared.with_hosts
+        self._setting = Setting(plain.program, plain.input, plain.seconds, scratch, options, places, least, hosts)
         self._learned = learned
         """The policy and the recording, with the runs until now."""
         self._rules: set[object] = set()

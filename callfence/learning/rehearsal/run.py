@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from callfence.learning.rehearsal.surroundings import Streams
-from callfence.learning.watch import Recorder
+from callfence.learning.watch import Recorder, watch_hosts
 from tracer.faults import Injector
 from tracer.loop import Settings
 from tracer.named import NamedTuple
@@ -63,6 +63,8 @@ class Setting(NamedTuple):
     """The result of `watch.places_of`."""
     min_free: int
     """Free bytes on the disk below which a run is ended."""
+    with_hosts: bool = False
+    """Whether to record hosts and unix sockets."""
 
 
 class Rehearsed(NamedTuple):
@@ -167,6 +169,8 @@ def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
     circumstance, scratch = rehearsal.circumstance, setting.scratch
     renamed = scratch.renamed if scratch else str
     recorder = _Recorder(renamed, setting.places)
+    if setting.with_hosts:
+        watch_hosts(setting.program.environment, recorder, renamed)
     streams = Streams(setting.input, circumstance.streams if circumstance else {})
     injector = Injector(rehearsal.fault, circumstance.exhaust if circumstance else (), renamed)
     is_elsewhere = circumstance is not None and circumstance.is_elsewhere
@@ -194,7 +198,7 @@ def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
         if scratch:
             scratch.begin()
         with tempfile.TemporaryDirectory() if is_elsewhere else contextlib.nullcontext() as elsewhere:
-            hooks = session.Hooks(clock.tick, attach=recorder.ports.attach)
+            hooks = session.Hooks(clock.tick, attach=recorder.attach)
             outcome = session.trace(program, recorder, settings, hooks, injector)
     finally:
         streams.close()

@@ -68,6 +68,15 @@ def test_a_key_of_some_first_registers_alone() -> None:
     assert answers == [SECCOMP_RET_ALLOW, *[RET_RECORD] * 5]
 
 
+def test_a_key_with_an_argument_that_is_zero() -> None:
+    wide = key(KILL, (0, 0), (0xFFFFFFFF, 9))
+    assert [*wide.with_zero(0)] == [key(KILL, (WIDE, 0), (0xFFFFFFFF, 9))]
+    assert not [*wide.with_zero(1)]
+    program = allowing_filter(wide.with_zero(0))
+    answers = [answer(program, key(KILL, (WIDE, first), (WIDE, 9)).value) for first in (0, 1, 1 << 32)]
+    assert answers == [SECCOMP_RET_ALLOW, RET_RECORD, RET_RECORD]
+
+
 def test_a_filter_has_room_for_the_first_keys_only() -> None:
     keys = [key(GETPPID, (WIDE, value)) for value in range(MAX_INSTRUCTIONS)]
     program = allowing_filter(keys)

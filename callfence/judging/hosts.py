@@ -1,0 +1,62 @@
+"""Explains lines about hosts and unix sockets, for `callfence why` and the report: whom recorded runs talked to, by which
+executables, and which addresses a name had."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from callfence.shared.text import plural, printable
+from policygen.grants import TO_HOSTS, UNIX, USES, host_line, socket_line
+from policygen.hosts import containing, containing_sockets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from policygen.grants import Files
+    from policygen.recording.model import Recording
+
+_MANY = 6
+"""The most hosts or sockets, and the most addresses of one, that are listed for a line."""
+
+
+def of_hosts(line: str, files: Files, recording: Recording, reasons: Mapping[str, str]) -> Iterator[str]:
+    """Yield lines about the recorded uses that led to the line for a host or a unix socket (its part before the colon), and why
+    it grants more; nothing for any other line."""
+    hosts = {host_line(use, host): (USES[use], host) for use in TO_HOSTS for host in files.hosts(use)}
+    sockets = {socket_line(socket): (UNIX, socket) for socket in files.unix or ()}
+    if line not in hosts and line not in sockets:
+        return
+    start, place = (hosts | sockets)[line]
+    above = containing_sockets if start == UNIX else containing
+    yield from _uses(recording, start, lambda used: place in above(used))
+    if reason := reasons.get(line):
+        yield f"it grants more than that, because {reason}"
+
+
+def _uses(recording: Recording, start: str, belongs: Callable[[str], bool]) -> Iterator[str]:
+    """Yield a line for each host or socket that recorded runs used and that belongs to a line which begins with `start`."""
+    runs: dict[tuple[str, str], dict[int, None]] = {}
+    executables: dict[tuple[str, str], dict[str, None]] = {}
+    for column, run in enumerate(recording.runs, 1):
+        for what, port, executable in run.files:
+            name = what.removeprefix(f"{start} ")
+            if name != what and belongs(name):
+                runs.setdefault((name, port), {})[column] = None
+                executables.setdefault((name, port), {})[executable] = None
+    for (name, port), columns in [*runs.items()][:_MANY]:
+        where = f"run{'s' * (len(columns) > 1)} {', '.join(map(str, columns))} by {', '.join(executables[name, port])}"
+        yield printable(f"{f'{name} {port}'.rstrip()} in {where}{_addresses(name, recording)}")
+    if len(runs) > _MANY:
+        yield f"and {len(runs) - _MANY} more"
+    if not runs:
+        yield "no recorded run used it: the line was written by hand, or learned from runs that are not in the recording"
+
+
+def _addresses(name: str, recording: Recording) -> str:
+    """Return the addresses that a name had, as the end of a sentence; '' if none is recorded."""
+    rows = (use for run in recording.runs for use in run.files if use[0] == f"name {name}")
+    found = [*dict.fromkeys(address for _, address, _ in rows)]
+    shown = ", ".join(found[:_MANY])
+    more = f" and {len(found) - _MANY} more" if len(found) > _MANY else ""
+    return f"; it had {plural(len(found), 'address', 'addresses')}: {shown}{more}" if found else ""
+

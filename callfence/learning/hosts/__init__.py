@@ -1,0 +1,1 @@
+"""What `learn --hosts` records: whom a program talks to, by the names that it looked up."""

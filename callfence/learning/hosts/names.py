@@ -1,0 +1,142 @@
+"""The names of addresses: from the answers of name servers that a program received, and from /etc/hosts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from callfence.learning.hosts.reading import plain
+from enforcer.hosts.names.dns import DnsError, answer_of, question_of
+from policygen.hosts import HostError, canonical, is_name
+
+if TYPE_CHECKING:
+    from policygen.files.generalise import Use
+
+MOST_ADDRESSES = 64
+"""The most addresses of a name that are recorded."""
+MOST_NAMES = 4096
+"""The most names that are recorded."""
+_MOST_BYTES = 1 << 20
+"""The most bytes of a file that are read."""
+LOCALHOST = "localhost"
+LOOPBACK = (b"\x7f\0\0\1", bytes(15) + b"\1")
+"""127.0.0.1 and ::1."""
+
+
+class Names:
+    """The names of one run.  Mutable: it gets each answer as it is received."""
+
+    def __init__(self) -> None:
+        self._last: dict[bytes, str] = {}
+        """Address -> the name with this address that was answered last, to any process."""
+        self._of_process: defaultdict[int, dict[bytes, str]] = defaultdict(dict)
+        """The same by process."""
+        self._addresses: dict[str, dict[bytes, str]] = {}
+        """Name -> its addresses, each with an executable that looked it up."""
+        self._hosts_lines: list[list[str]] = []
+        self._hosts: dict[bytes, str] = {}
+        """The name of each address in /etc/hosts, as `_hosts_lines` had it."""
+        self._files: dict[tuple[object, ...], list[list[str]]] = {}
+        """The words of each line of a file such as /etc/hosts, by the file's identity."""
+
+    def answered(self, message: bytes, process: int, executable: str) -> int | None:
+        """Take an answer that a process has received; return its id, None if it is no answer."""
+        try:
+            question, answer = question_of(message, is_answer=True), answer_of(message)
+        except DnsError:
+            return None
+        if name := _host(question.name):
+            for address in map(plain, answer.addresses):
+                self._last[address] = self._of_process[process][address] = name
+                if name in self._addresses or len(self._addresses) < MOST_NAMES:
+                    known = self._addresses.setdefault(name, {})
+                    if len(known) < MOST_ADDRESSES:
+                        known.setdefault(address, executable)
+        return question.id
+
+    def name_of(self, address: bytes, process: int) -> str:
+        """Return the name by which a process has looked up an address, else one by which another process of the run has, else
+        that of /etc/hosts; "" if there is none, or /etc/hosts has several."""
+        name = self._of_hosts(address, process)
+        if name == LOCALHOST:  # which an answer of a name server cannot be
+            return name
+        own = self._of_process[process].get(address) if process in self._of_process else None
+        return own or self._last.get(address) or name
+
+    def _of_hosts(self, address: bytes, process: int) -> str:
+        lines = self._lines(process, "/etc/hosts")
+        if lines is not self._hosts_lines:
+            self._hosts_lines, self._hosts = lines, _names_of(lines)
+        return self._hosts.get(address, "")
+
+    def servers(self, process: int) -> set[bytes]:
+        """Return the addresses of the name servers in /etc/resolv.conf; without one, C libraries ask this machine."""
+        lines = self._lines(process, "/etc/resolv.conf")
+        servers = {packed(words[1].partition("%")[0]) for words in lines if words[0] == "nameserver" and len(words) > 1}
+        return servers - {b""} or {LOOPBACK[0]}
+
+    def _lines(self, process: int, name: str) -> list[list[str]]:
+        """Return the words of the lines of a file, as the process sees it."""
+        path = f"/proc/{process}/root{name}"
+        try:
+            status = os.stat(path)
+            key = (name, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+            if key not in self._files:
+                self._files[key] = []
+                if stat.S_ISREG(status.st_mode):
+                    # A pipe that has taken the file's place would have nobody wait.
+                    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                        text = file.read(_MOST_BYTES).decode("utf-8", "replace")
+                    lines = (line.partition("#")[0].split() for line in text.splitlines())
+                    self._files[key] = [words for words in lines if words]
+            return self._files[key]
+        except OSError:
+            return []
+
+    def uses(self) -> list[Use]:
+        """Return the addresses that each name had, as (`name NAME`, address, an executable that looked it up)."""
+        return [
+            (f"name {name}", text_of(address), executable)
+            for name, addresses in self._addresses.items()
+            for address, executable in addresses.items()
+        ]
+
+
+def _names_of(lines: list[list[str]]) -> dict[bytes, str]:
+    """Return the only name of each address in lines of /etc/hosts, and `localhost` for those of this machine, if it is
+    there."""
+    firsts: defaultdict[bytes, set[str]] = defaultdict(set)
+    has_localhost = False
+    for words in lines:
+        address = packed(words[0])
+        firsts[address].update(words[1:2])
+        has_localhost |= address in LOOPBACK and LOCALHOST in words
+    names = {address: _host(*found) for address, found in firsts.items() if address and len(found) == 1}
+    return names | (dict.fromkeys(LOOPBACK, LOCALHOST) if has_localhost else {})
+
+
+def _host(text: str) -> str:
+    """Return the canonical form of a name; "" if it is no name that a policy can hold."""
+    try:
+        host = canonical(text)
+    except HostError:
+        return ""
+    return host if is_name(host) else ""
+
+
+def packed(text: str) -> bytes:
+    """Return the bytes of an address; b"" if the text is none."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            return plain(socket.inet_pton(family, text))
+        except (OSError, ValueError):
+            continue
+    return b""
+
+
+def text_of(address: bytes) -> str:
+    """Return an address of 4 or 16 bytes as a policy writes it."""
+    return canonical(socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address))

@@ -1,0 +1,270 @@
+"""Records to which hosts and unix sockets a program connects and sends, for each executable, and by which names.
+
+The answers of name servers are read from the program's memory at the exit of the call that received them: no copy of the socket
+has them any more when the next call connects, and a copy that is read before may be read too early.  So from a call that
+connects or sends to port 53 until the answer has come, the calls of the process stop, whatever its filters let run; but no more
+than `WATCHED` calls of each thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from callfence.learning.hosts.lookups import Lookups
+from callfence.learning.hosts.names import Names, text_of
+from callfence.learning.hosts.reading import (
+    AF_UNIX,
+    EXITS,
+    SENDING,
+    TCP,
+    UDP,
+    addresses,
+    call_of,
+    contents,
+    inode_of,
+    peer_of,
+    protocol,
+)
+from callfence.shared.files import working_folder
+from enforcer.files.lookup import look_up
+from enforcer.hosts.rules import is_local, is_near
+from enforcer.hosts.unix import NAME_SERVICES
+from policygen.files.calls import DNS, numbers
+from policygen.files.landlock import named
+from policygen.grants import NONE, UNIX, USES
+from policygen.hosts import is_name
+from tracer import kernel
+from tracer.abi import Arch, table
+from tracer.named import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from callfence.learning.hosts.reading import Call, Peer
+    from policygen.files.generalise import Use
+    from tracer.abi import Event
+    from tracer.calls import Calls
+    from tracer.task import Task
+
+WATCHED = 1024
+"""The most calls of a thread that stop while an answer is awaited."""
+_PROBED = 64
+"""The most calls of a thread that stop to see whether a program sends to an address to which it has connected by UDP."""
+_RECEIVING = ("recvfrom", "recvmsg", "recvmmsg", "read", "readv")
+_WRITING = (*SENDING, "write", "writev")
+_TO = 4
+"""The index of the argument of sendto(2) with the address."""
+
+
+class _Probe(NamedTuple):
+    """A connection by UDP of which it is not known yet whether anything is sent on it."""
+
+    row: tuple[str, str, int, str]
+    task: Task
+    asked: bool
+    """Whether the program has asked for its own address on it."""
+
+
+class HostWatcher:
+    """Records the hosts and unix sockets of one run."""
+
+    def __init__(
+        self, environment: Sequence[bytes] | None, gap: Callable[[str], None], renamed: Callable[[str], str] = str
+    ) -> None:
+        """`environment`: that of the program; None if it runs already, so that its folders are not known.  `renamed` returns
+        the path under which an executable is recorded."""
+        self._environment = environment or ()
+        self._here = b"/" if environment is None else os.fsencode(working_folder())
+        self._gap = gap
+        self._renamed = renamed
+        self._uses: set[tuple[str, str, int, str]] = set()
+        """(`connect` or `send`, the host, the port, the executable)."""
+        self._sockets: set[tuple[str, str]] = set()
+        """(a unix socket as a policy writes it, the executable)."""
+        self._servers: dict[tuple[str, bytes, int, str], bool] = {}
+        """Uses of port 53 -> whether it is a server of /etc/resolv.conf."""
+        self._answered = False
+        """Whether an answer was read."""
+        self._names = Names()
+        self._lookups = Lookups()
+        self._probes: dict[tuple[int, int], _Probe] = {}
+        """By process and descriptor."""
+        self._calls: Calls | None = None
+
+    def attach(self, calls: Calls) -> None:
+        """Have the tracer stop for the calls that are watched."""
+        self._calls = calls
+        for name in ("connect", *SENDING, "socketcall"):
+            calls.also_named(name, self._reaches, always=name != "sendto")
+        calls.zeros[table(Arch.X86_64).by_name["sendto"].number] = _TO  # which send(3) has as well
+        for arch, number in numbers(EXITS):
+            calls.exits[arch, number] = self._returned
+        calls.lapsed = self._lapsed
+
+    def open_already(self, processes: Mapping[int, str]) -> None:
+        """Record the addresses to which the sockets are connected that running processes have open.  `processes`: the
+        executable of each pid."""
+        from callfence.learning.hosts.open_sockets import open_sockets
+
+        for process, executable in processes.items():
+            for use, peer in open_sockets(process):
+                if peer.port == DNS and peer.address in self._names.servers(process):
+                    continue
+                self._uses.add((use, self._host(peer, process), peer.port, executable))
+
+    def uses(self) -> tuple[Use, ...]:
+        """Return what was recorded, ascending: (`tcp connect HOST` or `udp send HOST`, port, executable), (`unix connect
+        SOCKET`, "", executable), (`name NAME`, an address that it had, executable); and (`udp send` or `unix connect`, `none`,
+        "") where there is none of these."""
+        made = {*self._uses, *(probe.row for probe in self._probes.values() if not probe.asked)}
+        # Where a policy names hosts, `enforce` asks the usual name servers for the program.
+        are_named = self._answered and any(is_name(host) for _, host, _, _ in made)
+        for (use, address, port, executable), is_usual in self._servers.items():
+            if not (is_usual and are_named):
+                made.add((use, text_of(address), port, executable))
+        rows = [(f"{USES[use]} {host}", str(port), self._renamed(executable)) for use, host, port, executable in made]
+        rows += [(f"{UNIX} {name}", "", self._renamed(executable)) for name, executable in self._sockets]
+        rows += [(what, address, self._renamed(executable)) for what, address, executable in self._names.uses()]
+        if not any(use == "send" for use, _, _, _ in made):
+            rows.append((USES["send"], NONE, ""))
+        if not self._sockets:
+            rows.append((UNIX, NONE, ""))
+        return tuple(sorted(set(rows)))
+
+    # -- calls, before they run
+
+    def _reaches(self, task: Task, event: Event) -> None:
+        call = call_of(task, event)
+        if call.name not in ("connect", *SENDING):
+            return
+        if call.name == "connect":
+            self._settle(task, call.descriptor)
+        number: int | None = None
+        for data in addresses(task, call):
+            if int.from_bytes(data[:2], "little") == AF_UNIX:
+                self._unix(task, data[2:])
+                continue
+            peer = peer_of(data, sends=call.name != "connect")
+            if peer is None:
+                continue
+            if number is None:
+                number = protocol(task.tgid, call.descriptor)
+            if number == TCP or number == -1:
+                if call.name == "connect":
+                    self._meets(task, event, call, "connect", peer)
+            elif number == UDP:
+                self._meets(task, event, call, "send", peer)
+
+    def _meets(self, task: Task, event: Event, call: Call, use: str, peer: Peer) -> None:
+        """Record that a task connects or sends to an address."""
+        assert self._calls is not None
+        host = self._host(peer, task.tgid)
+        place, row = (task.tgid, call.descriptor), (use, host, peer.port, task.executable)
+        is_server = peer.port == DNS and peer.address in self._names.servers(task.tgid)
+        may_probe = use == "send" and call.name == "connect" and not is_server
+        is_probe = may_probe and (bool(self._names.name_of(peer.address, task.tgid)) or is_near(peer.address))
+        if is_probe:
+            # C libraries and Go connect so to each address that they have looked up, to see by which of its own addresses this
+            # machine would reach it (RFC 6724), and send nothing.
+            self._probes[place] = _Probe(row, task, asked=False)
+            self._calls.watch(task, event, _PROBED)
+        if peer.port == DNS:
+            lookup = self._lookups.begin(inode_of(*place), *place, is_stream=use == "connect")
+            lookup.is_new |= call.name == "connect"
+            self._calls.watch(task, event, WATCHED, whole=True)
+        if peer.port == DNS and not is_probe:
+            self._servers[use, peer.address, DNS, task.executable] = is_server
+        elif not is_probe:
+            self._uses.add(row)
+
+    def _host(self, peer: Peer, process: int) -> str:
+        """Return the name by which an address was looked up, else the address; so too for one that no name opens."""
+        name = self._names.name_of(peer.address, process)
+        return name if name and (is_local(name) or not is_near(peer.address)) else text_of(peer.address)
+
+    def _unix(self, task: Task, name: bytes) -> None:
+        """Record that a task connects or sends to the unix socket of this name (sun_path, as long as it was given)."""
+        if name[:1] in (b"", b"\0"):
+            if len(name) > 1:
+                self._sockets.add(("@" + name[1:].decode("utf-8", "surrogateescape"), task.executable))
+            return
+        path = name.partition(b"\0")[0]
+        if path in NAME_SERVICES:
+            # C libraries then ask name servers themselves, whose answers can be seen.  So it is under `enforce`.
+            if task.other_filter:
+                self._gap(f"{task.executable} asks {os.fsdecode(path)} for names, so hosts are recorded by their addresses")
+            else:
+                kernel.skip_call(task.tid, errno.ENOENT)
+            return
+        if (file := look_up(_seen(task, path))) and stat.S_ISSOCK(file.mode):
+            place = named(os.fsencode(self._renamed(os.fsdecode(file.path))), self._environment, self._here)
+            self._sockets.add((place.decode("utf-8", "surrogateescape"), task.executable))
+
+    # -- calls, after they ran
+
+    def _returned(self, task: Task, event: Event, result: int) -> None:
+        """At the exit of a call of a watched task, which returned `result`."""
+        call = call_of(task, event)
+        place = (task.tgid, call.descriptor)
+        if call.name == "close":
+            self._settle(task, call.descriptor)
+            self._lookups.closed(*place)
+        elif call.name == "getsockname":
+            if place in self._probes:
+                self._probes[place] = self._probes[place]._replace(asked=True)
+            return
+        elif call.name in _WRITING and place in self._probes:
+            self._uses.add(self._probes.pop(place).row)
+        elif call.name in (*_RECEIVING, *_WRITING) and result > 0:
+            self._passed(task, call, result)
+        else:
+            return
+        self._rest(task)
+
+    def _passed(self, task: Task, call: Call, result: int) -> None:
+        """Read what went over a socket, if it is one by which a program asks name servers."""
+        lookup = self._lookups.get(inode_of(task.tgid, call.descriptor))
+        if lookup is None:
+            return
+        lookup.places.add((task.tgid, call.descriptor))
+        if call.name in _WRITING:
+            lookup.asked(contents(task, call, result))
+            return
+        for message in lookup.received(contents(task, call, result)):
+            if (id_ := self._names.answered(message, task.tgid, task.executable)) is not None:
+                lookup.answered(id_)
+                self._answered = True
+
+    def _settle(self, task: Task, descriptor: int) -> None:
+        """When a descriptor is closed or connected: it was only looked up whether its address can be reached, if nothing was
+        sent."""
+        probe = self._probes.pop((task.tgid, descriptor), None)
+        if probe is not None and not probe.asked:
+            self._uses.add(probe.row)
+
+    def _lapsed(self, task: Task) -> None:
+        """When the calls of a task no longer stop: what was not decided counts as used."""
+        for place, probe in [*self._probes.items()]:
+            if probe.task is task:
+                self._uses.add(self._probes.pop(place).row)
+
+    def _rest(self, task: Task) -> None:
+        """Let the calls of a process run again, if nothing is awaited."""
+        if self._calls is None or self._lookups.is_waiting(task.tgid):
+            return
+        if not any(process == task.tgid for process, _ in self._probes):
+            self._calls.unwatch(task.tgid)
+
+
+def _seen(task: Task, path: bytes) -> bytes:
+    """Return a path by which this process finds what a task means by `path`."""
+    if not path.startswith(b"/"):
+        return b"/proc/%d/cwd/%s" % (task.tid, path)
+    try:
+        is_elsewhere = not os.path.samefile(f"/proc/{task.tid}/root", "/")
+    except OSError:
+        is_elsewhere = False
+    return b"/proc/%d/root%s" % (task.tid, path) if is_elsewhere else path
