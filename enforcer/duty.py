@@ -124,18 +124,22 @@ class Duty:
 
     def listen(self, listener: int, phase: str) -> None:
         """Answer the calls that a listener receives, from now on; they are calls of processes in `phase`."""
+        self._begin_answering()
+        wake_here(listener)
+        self._epoll.register(listener, select.EPOLLIN)
+        self._listeners[listener] = phase
+
+    def _begin_answering(self) -> None:
         if not self.is_answering:
             self._children = kernel.signal_descriptor(linux.SIGCHLD)
             self._epoll = select.epoll()
             self._epoll.register(self._children, select.EPOLLIN)
             self._epoll.register(self.program, select.EPOLLIN)
-        wake_here(listener)
-        self._epoll.register(listener, select.EPOLLIN)
-        self._listeners[listener] = phase
 
     @property
     def is_answering(self) -> bool:
-        """Whether a listener has been added while the program is followed."""
+        """Whether there is something to answer besides stops, while the program is followed: a listener, or what calls that
+        were made for the program wait for."""
         return self._children >= 0
 
     def answer_until_child(self) -> None:
@@ -166,9 +170,7 @@ class Duty:
             self._answers.read_records()
         elif events & select.EPOLLIN:
             self._answers.next(descriptor, self._listeners[descriptor])
-            if self._answers.hub != self._hub:  # it has just been made
-                self._hub = self._answers.hub
-                self._epoll.register(self._hub, select.EPOLLIN)
+            self._watch_hub()
         else:  # EPOLLHUP: no task has the filter any more
             self._epoll.unregister(descriptor)
             os.close(descriptor)
@@ -181,7 +183,16 @@ class Duty:
     def made(self, call: Notification, phase: str) -> int | None:
         """Make the call of a stopped task that reaches another host, and return its result or a negative errno; None for
         another call."""
-        return self._answers.made(call, phase)
+        result = self._answers.made(call, phase)
+        if self._answers.hub != _NONE:
+            self._begin_answering()
+            self._watch_hub()
+        return result
+
+    def _watch_hub(self) -> None:
+        if self._answers.hub != self._hub:  # it has just been made
+            self._hub = self._answers.hub
+            self._epoll.register(self._hub, select.EPOLLIN)
 
     def judged(self, call: Notification, phase: str) -> Action | None:
         """Return the policies' action for the call of a stopped task, and report the call if they deny it; None, for a kill, if

@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from enforcer.listener import Notification
 
 _CAP_SYS_PTRACE = 1 << 19  # linux/capability.h
-_ALWAYS = ("connect",)
+_ALWAYS = ("connect", "socketcall")
 _SENDS = ("sendmsg", "sendmmsg")
 _RECEIVES = ("recvmsg", "getpeername")
 NAMES = {
     (arch, number): name
-    for name in ("connect", "sendto", *_SENDS, "recvfrom", *_RECEIVES)
+    for name in (*_ALWAYS, "sendto", *_SENDS, "recvfrom", *_RECEIVES)
     for arch, number in sorted(linux.calls(name))
 }
 """AUDIT_ARCH_* and number of each call that may be made for the program -> its name."""
 
 
-_FAMILIES = (1, 2, 10, 16, 38)
+FAMILIES = (1, 2, 10, 16, 38)
 """AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_ALG (linux/socket.h): the families of which no other reaches a host, or only by
 calls that are judged."""
-_PROTOCOLS = {1: (0, 6), 2: (0, 17, 1, 58)}
+PROTOCOLS = {1: (0, 6), 2: (0, 17, 1, 58)}
 """By SOCK_STREAM and SOCK_DGRAM: IPPROTO_TCP; IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6 (linux/in.h), and 0 for the first."""
-_ROUTES = {0: (4,), 41: (57, 5, 6), 6: (31,)}
+ROUTES = {0: (4,), 41: (57, 5, 6), 6: (31,)}
 """By level, the options that are refused: IP_OPTIONS, IPV6_RTHDR, IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, by which packets go over
 other hosts, and TCP_ULP, which makes another kind of socket (linux/in.h, linux/in6.h, linux/tcp.h)."""
 
@@ -54,23 +54,23 @@ _SOCKETS = {
             (LOAD, ARGUMENTS),
             (EQUAL, 2, "internet", ""),
             (EQUAL, 10, "internet", ""),
-            *((EQUAL, family, "end", "") for family in _FAMILIES),
+            *((EQUAL, family, "end", "") for family in FAMILIES),
             (JUMP, "family"),
             "internet",
             (LOAD, ARGUMENTS + 8),
             (AND, 0xF),  # SOCK_TYPE_MASK, linux/net.h
-            *((EQUAL, kind, f"kind {kind}", "") for kind in _PROTOCOLS),
+            *((EQUAL, kind, f"kind {kind}", "") for kind in PROTOCOLS),
             (JUMP, "not permitted"),
-            *(line for kind, protocols in _PROTOCOLS.items() for line in _of(f"kind {kind}", protocols, "end", "protocol")),
+            *(line for kind, protocols in PROTOCOLS.items() for line in _of(f"kind {kind}", protocols, "end", "protocol")),
         ],
     ),
     "setsockopt": Check(
         linux.numbers_by_arch("setsockopt"),
         [
             (LOAD, ARGUMENTS + 8),
-            *((EQUAL, level, f"level {level}", "") for level in _ROUTES),
+            *((EQUAL, level, f"level {level}", "") for level in ROUTES),
             (JUMP, "end"),
-            *(line for level, names in _ROUTES.items() for line in _of(f"level {level}", names, "not permitted", "end")),
+            *(line for level, names in ROUTES.items() for line in _of(f"level {level}", names, "not permitted", "end")),
         ],
     ),
 }
@@ -104,7 +104,7 @@ class Hosts:
 
     def guarded(self, filter_: bytes) -> bytes:
         """Return the program's filter after instructions that fail the calls by which it could reach hosts unseen."""
-        return guard(filter_, {**_SOCKETS, **FAST_OPEN}, ("io_uring_setup", "socketcall"), reports=True)
+        return guard(filter_, {**_SOCKETS, **FAST_OPEN}, ("io_uring_setup",), reports=True)
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that is judged whatever its arguments."""

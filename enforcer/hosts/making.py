@@ -50,7 +50,7 @@ class Making:
         """Return the result of a call that was made already, and is made again because its answer was interrupted; None for
         another call."""
         former = self._undelivered.pop(request.call.task, None)
-        return former[1] if former and former[0] == _identity(request) else None
+        return former[1] if former and former[0] == request.identity else None
 
     def finish(self, request: Request, result: int) -> None:
         """Answer a call: with its result, or with a negative errno."""
@@ -61,7 +61,7 @@ class Making:
         except OSError:
             if len(self._undelivered) >= _MOST:
                 self._undelivered.clear()
-            self._undelivered[request.call.task] = _identity(request), result
+            self._undelivered[request.call.task] = request.identity, result
 
     def let_run(self, request: Request) -> None:
         """Let a call run that can reach no one."""
@@ -92,15 +92,11 @@ class Making:
         seconds, now, task = socket.timeout(receiving=events == READABLE), time.monotonic(), request.call.task
         if seconds is not None:
             former = self._until.get(task)
-            until = former[1] if former and former[0] == _identity(request) else now + seconds
+            until = former[1] if former and former[0] == request.identity else now + seconds
             if len(self._until) >= _MOST:
                 self._until.clear()
-            self._until[task] = _identity(request), until
+            self._until[task] = request.identity, until
             self.hub.later(max(0.0, until - now), lambda: once(too_late))
-
-
-def _identity(request: Request) -> tuple[int, ...]:
-    return (request.call.number, *request.call.arguments)
 
 
 def check(request: Request) -> None:

@@ -14,6 +14,7 @@ from enforcer.hosts.granted import NAMES
 from enforcer.hosts.making import GoneError, Making
 from enforcer.hosts.receiving import Receiving
 from enforcer.hosts.sending import Sending
+from enforcer.hosts.socketcall import SocketCall
 from enforcer.hosts.targets import Targets
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Mediator:
         self._making = Making(waiting)
         targets = Targets(hosts, self._making.hub, deny)
         sending, receiving = Sending(self._making, targets), Receiving(self._making, targets)
+        self._socketcall = SocketCall(self._making)
         self._makers: dict[str, Callable[[Request], int | None]] = {
             "connect": Connecting(self._making, targets).connect,
             "sendto": sending.sendto,
@@ -79,6 +81,8 @@ class Mediator:
     def _made(self, request: Request) -> int | None:
         name = NAMES[request.call.arch, request.call.number]
         try:
+            if name == "socketcall" and not (name := self._socketcall.name_of(request)):
+                return self._socketcall.make(request)
             return self._makers[name](request)
         except GoneError:
             return None

@@ -1,0 +1,111 @@
+"""socketcall(2) of i386, by which its C libraries make all calls about sockets: the arguments are in memory.
+
+Those that could reach a host are made by the helper with a copy of the arguments; all others run, since they cannot become
+another: which call it is, is in a register.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from enforcer.hosts import memory
+from enforcer.hosts.granted import FAMILIES, PROTOCOLS, ROUTES
+from enforcer.hosts.making import INT, check
+from tracer import linux
+
+if TYPE_CHECKING:
+    from enforcer.hosts.making import Making
+    from enforcer.listener import Request
+
+_SOCKET, _SETSOCKOPT = 1, 14  # linux/net.h SYS_SOCKET, SYS_SETSOCKOPT
+_DIRECT = {
+    3: ("connect", 3), 7: ("getpeername", 3), 11: ("sendto", 6), 12: ("recvfrom", 6), 16: ("sendmsg", 3), 17: ("recvmsg", 3),
+    20: ("sendmmsg", 4),
+}  # fmt: skip
+"""SYS_* (linux/net.h) -> the call that does the same, and how many arguments it has."""
+_ADDRESS = {"sendto": 4, "recvfrom": 4}
+"""The index of the argument without which a call reaches no one."""
+_INTERNET = (2, 10)  # AF_INET, AF_INET6
+_TIMEOUTS = (20, 21)  # SO_RCVTIMEO_OLD, SO_SNDTIMEO_OLD (asm-generic/socket.h)
+_POINTERS = (26, 51)  # SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF, whose values have pointers
+_LONGEST = 4096
+"""The most bytes of an option's value."""
+
+
+class SocketCall:
+    """Makes socketcall(2)."""
+
+    def __init__(self, making: Making) -> None:
+        self._making = making
+
+    def name_of(self, request: Request) -> str:
+        """Put the arguments in memory in the place of those of the request's call, and return the name of the call that does
+        the same; "" for a call that has no address.  Raises OSError and GoneError."""
+        call = request.call
+        name, count = _DIRECT.get(int(call.arguments[0]) & INT, ("", 0))
+        if not name:
+            return ""
+        words = _words(request, count)
+        if name in _ADDRESS and not words[_ADDRESS[name]]:
+            return ""  # it goes where the socket is connected to
+        for index, word in enumerate(words):
+            call.arguments[index] = word
+        return name
+
+    def make(self, request: Request) -> int | None:
+        """Make socket(2) and setsockopt(2), which could make what reaches any host, and let all others run.  Return the result,
+        None if there is none to give.  Raises OSError and GoneError."""
+        which = int(request.call.arguments[0]) & INT
+        if which == _SOCKET:
+            return self._socket(request)
+        if which == _SETSOCKOPT:
+            return self._setsockopt(request)
+        self._making.let_run(request)
+        return None
+
+    def _socket(self, request: Request) -> int | None:
+        family, kind, protocol = _words(request, 3)
+        if family not in FAMILIES:
+            return -linux.FAMILY_ERROR
+        if family in _INTERNET and kind & 0xF not in PROTOCOLS:
+            return -errno.EPERM
+        if family in _INTERNET and protocol not in PROTOCOLS[kind & 0xF]:
+            return -linux.PROTOCOL_ERROR
+        made = linux.functions.socket(family, kind | os.O_CLOEXEC, protocol)
+        if made < 0:
+            return -linux.get_errno()
+        try:
+            request.give(made, inherited=not kind & os.O_CLOEXEC)
+        except FileNotFoundError:  # it was interrupted, and makes the call again
+            return None
+        finally:
+            os.close(made)
+        return None
+
+    def _setsockopt(self, request: Request) -> int:
+        number, level, name, at, length = _words(request, 5)
+        if name in ROUTES.get(level, ()):
+            return -errno.EPERM
+        if length > _LONGEST:
+            return -errno.EINVAL
+        value = memory.read(request.call.task, at, length)
+        check(request)
+        if level == linux.SOL_SOCKET and name in _POINTERS:
+            return -errno.ENOPROTOOPT
+        if level == linux.SOL_SOCKET and name in _TIMEOUTS and length == 8:  # struct timeval has other sizes there
+            value = b"".join(value[place : place + 4] + bytes(4) for place in (0, 4))
+        copy = self._making.copier.descriptor(request.call.task, number)
+        try:
+            result = linux.functions.setsockopt(copy, level, name, value, len(value))
+            return 0 if result == 0 else -linux.get_errno()
+        finally:
+            os.close(copy)
+
+
+def _words(request: Request, count: int) -> list[int]:
+    """Return the arguments of a call, 32 bits each.  Raises OSError and GoneError."""
+    content = memory.read(request.call.task, int(request.call.arguments[1]), 4 * count)
+    check(request)
+    return [int.from_bytes(content[place : place + 4], "little") for place in range(0, 4 * count, 4)]

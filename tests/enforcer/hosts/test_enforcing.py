@@ -1,0 +1,212 @@
+"""Whom a program reaches under `enforce`: the hosts and unix sockets that its policy names, and no others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from allowing import policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from conftest import Commands, Network
+
+HERE = Path(__file__).parent
+ALL = ("tcp connect 0.0.0.0/0: any", "tcp connect ::/0: any", "udp send 0.0.0.0/0: any", "udp send ::/0: any")
+
+
+def test_calls_return_what_they_return_plainly(network: Network) -> None:
+    program = [sys.executable, HERE / "compared.py"]
+    for name in ("plain", "enforced"):
+        (network.folder / name).mkdir()
+    plain = network.plain(*program, network.folder / "plain").stdout.decode().splitlines()
+    lines = [*ALL, f"unix connect {network.folder}", "unix connect @*"]
+    ran = network.enforced(lines, *program, network.folder / "enforced")
+    enforced = [line for line in ran.output.splitlines() if not line.startswith("Exception")]
+    assert len(plain) > 70
+    assert [line for line in enforced if line in plain or line.partition(":")[0].isidentifier()] == plain
+    assert ran.violations == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (["tcp connect api.example.org: 8080"], ["tcp", "api.example.org", "8080"]),
+        (["tcp connect alias.api.example.org: 8080"], ["tcp", "alias.api.example.org", "8080"]),
+        (["tcp connect big.example.org: 8000-8100"], ["tcp", "big.example.org", "8080"]),
+        (["tcp connect *.pool.example.org: any"], ["tcp", "a.pool.example.org", "8080"]),
+        (["tcp connect printer: 8080"], ["tcp", "printer", "8080"]),
+        (["tcp connect localhost: 8080"], ["tcp", "localhost", "8080"]),
+        (["udp send api.example.org: 9000"], ["udp", "api.example.org", "9000"]),
+        (["tcp connect 192.0.2.0/24: 8080"], ["tcp", "192.0.2.4", "8080"]),
+        (["tcp connect any: 8080", "udp send: none"], ["tcp", "192.0.2.4", "8080"]),
+        (["udp send 192.0.2.4: 9000"], ["send", "sendto", "192.0.2.4", "9000"]),
+        (["udp send 192.0.2.4: 9000"], ["send", "sendmsg", "192.0.2.4", "9000"]),
+        (["udp send 192.0.2.4: 9000"], ["send", "sendmmsg", "192.0.2.4", "9000", "9000"]),
+    ],
+)
+def test_what_has_a_line_is_reached(lines: list[str], what: list[str], any_talks: Path, network: Network) -> None:
+    ran = network.enforced(lines, any_talks, *what, i386=True)
+    assert (ran.status, ran.violations) == (0, []), ran.output
+
+
+@pytest.mark.parametrize(
+    ("lines", "what", "lacking"),
+    [
+        (["tcp connect api.example.org: 8080"], ["tcp", "www.example.org", "8080"], "tcp connect www.example.org: 443"),
+        (["tcp connect *.example.org: 8080"], ["tcp", "example.net", "8080"], "tcp connect example.net: 443"),
+        (["tcp connect api.example.org: 8081"], ["tcp", "api.example.org", "8080"], "tcp connect api.example.org: 8080"),
+        (["tcp connect api.example.org: 8080"], ["tcp", "192.0.2.4", "8080"], "tcp connect 192.0.2.4: 8080"),
+        (["tcp connect near.example.org: 8080"], ["tcp", "near.example.org", "8080"], "tcp connect 127.1.2.3: 8080"),
+        (["udp send: none"], ["udp", "192.0.2.4", "9000"], "udp send 192.0.2.4: 9000"),
+        (["udp send 192.0.2.4: 9000"], ["send", "sendto", "192.0.2.4", "9001"], "udp send 192.0.2.4: 9001"),
+        (["udp send 192.0.2.4: 9000"], ["send", "sendmsg", "192.0.2.3", "9000"], "udp send 192.0.2.3: 9000"),
+        (["udp send 192.0.2.4: 9000"], ["send", "sendmmsg", "192.0.2.4", "9000", "9001"], "udp send 192.0.2.4: 9001"),
+    ],
+)
+def test_what_has_no_line_is_denied_and_explained(
+    lines: list[str], what: list[str], lacking: str, any_talks: Path, network: Network
+) -> None:
+    ran = network.enforced(lines, any_talks, *what, i386=True)
+    assert ran.status != 0
+    assert lacking in ran.ungranted
+    assert all(violation["allow"][0]["line"] in violation["ungranted"] for violation in ran.violations)
+
+
+def test_the_report_says_what_to_do(talks: Path, network: Network) -> None:
+    file = network.folder / "talks.policy"
+    file.write_text(policy("tcp connect api.example.org: 8080"))
+    enforce = Path(sys.executable).with_name("enforce")
+    text = network.plain(enforce, "-p", file, talks, "tcp", "api.example.org", "9000").stderr.decode()
+    assert "tcp connect api.example.org: 9000: not granted: 192.0.2.3 is an address of api.example.org" in text
+    assert f"callfence allow {file} 'tcp connect api.example.org: 9000'" in text
+    text = network.plain(enforce, "-p", file, talks, "tcp", "www.example.org", "8080").stderr.decode()
+    assert "the look-up is refused" in text
+    assert f"callfence allow {file} 'tcp connect www.example.org: 443'" in text
+
+
+def test_under_audit_everything_runs(talks: Path, network: Network) -> None:
+    lines = ["tcp connect api.example.org: 8080", "udp send: none"]
+    for what, lacking in (
+        (["tcp", "www.example.org", "8080"], {"tcp connect www.example.org: 443", "tcp connect www.example.org: 8080"}),
+        (["udp", "192.0.2.4", "9000"], {"udp send 192.0.2.4: 9000"}),
+    ):
+        ran = network.enforced(lines, talks, *what, flags=["--audit"])
+        assert ran.status == 0
+        assert set(ran.ungranted) == lacking
+
+
+def test_in_every_phase(talks: Path, network: Network) -> None:
+    text = policy("phase serving after clock_nanosleep", "tcp connect api.example.org: 8080")
+    file = network.folder / "phases.policy"
+    file.write_text(text.replace("\nrmdir: allow\n", "\nrmdir: allow until serving\n"))
+    enforce = Path(sys.executable).with_name("enforce")
+    script = (
+        "import socket, time\n"
+        "def one(name):\n"
+        "    try: socket.create_connection((name, 8080), 5).close(); return 'ok'\n"
+        "    except OSError as error: return type(error).__name__\n"
+        "for _ in range(2): print(one('api.example.org'), one('www.example.org'), one('192.0.2.4')); time.sleep(0.01)\n"
+    )
+    ran = network.plain(enforce, "-p", file, sys.executable, "-c", script)
+    assert ran.stdout.decode().splitlines() == ["ok gaierror PermissionError"] * 2, ran.stderr.decode()
+
+
+@pytest.mark.parametrize("flags", [["--quiet-kernel"]])
+def test_without_a_helper_nothing_runs(flags: Sequence[str], network: Network) -> None:
+    file = network.folder / "it.policy"
+    file.write_text(policy("udp send: none"))
+    enforce = Path(sys.executable).with_name("enforce")
+    ran = network.plain(enforce, *flags, "-p", file, "echo", "ran")
+    assert (ran.returncode, ran.stdout) == (125, b"")
+    assert b"needs the helper process" in ran.stderr
+
+
+def test_waiting_calls_end_when_the_helper_is_killed(network: Network) -> None:
+    """A connection that is not answered, and a helper that is killed by root: the stand-in answers as if a signal had come."""
+    script = (
+        "import socket, sys\n"
+        "full = socket.socket(); full.bind(('127.0.0.1', 0)); full.listen(0)\n"
+        "queue = [socket.socket() for _ in range(3)]\n"
+        "[(s.setblocking(False), s.connect_ex(full.getsockname())) for s in queue]\n"
+        "s = socket.socket(); print('waits', flush=True)\n"
+        "print(s.connect_ex(full.getsockname()))\n"
+    )
+    file = network.folder / "it.policy"
+    file.write_text(policy("tcp connect 127.0.0.1: any", "udp send: none"))
+    enforce = Path(sys.executable).with_name("enforce")
+    with subprocess.Popen([enforce, "-p", file, sys.executable, "-c", script], stdout=subprocess.PIPE) as program:
+        assert program.stdout
+        assert program.stdout.readline() == b"waits\n"
+        time.sleep(0.5)
+        helpers = [int(name) for name in os.listdir("/proc") if name.isdigit() and _answers_for(int(name), file)]
+        assert len(helpers) == 2
+        os.kill(min(helpers), signal.SIGKILL)
+        assert program.stdout.readline() == b"4\n"  # EINTR
+    assert program.returncode == 0
+
+
+def _answers_for(process: int, policy_: Path) -> bool:
+    """Whether a process is the helper or the stand-in of this test's program: it has `enforce`'s command line."""
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return os.fsencode(policy_) in words and any(word.endswith(b"/enforce") for word in words)
+
+
+def test_unix_sockets_are_reached_as_who_connects(network: Network) -> None:
+    script = network.folder / "peers.py"
+    script.write_text(
+        "import os, socket, struct, sys, threading\n"
+        "folder = sys.argv[1]\n"
+        "def serve(name):\n"
+        "    s = socket.socket(socket.AF_UNIX); s.bind(name); s.listen()\n"
+        "    if name[0] != chr(0): os.chmod(name, 0o777)\n"
+        "    return s\n"
+        "served = {name: serve(name) for name in (f'{folder}/yes', f'{folder}/no', chr(0) + 'yes', chr(0) + 'no')}\n"
+        "def one(name):\n"
+        "    s = socket.socket(socket.AF_UNIX)\n"
+        "    if error := s.connect_ex(name): return error\n"
+        "    there = served[name].accept()[0]\n"
+        "    return struct.unpack('3i', there.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1:]\n"
+        "def every(): print([one(name) for name in served], flush=True)\n"
+        "every()\n"
+        "if not os.fork():\n"
+        "    os.setgroups([]); os.setgid(65534); os.setuid(65534); every()\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "os.chmod(f'{folder}/yes', 0o700)\n"
+        "if not os.fork():\n"
+        "    os.setgroups([]); os.setgid(65534); os.setuid(65534); print(one(f'{folder}/yes'), flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    folder = network.folder / "sockets"
+    folder.mkdir()
+    for place in (folder, *folder.parents):
+        if place.is_relative_to("/tmp") and place != Path("/tmp"):
+            place.chmod(0o755)
+    lines = [f"unix connect {folder}/yes", "unix connect @yes"]
+    ran = network.enforced(lines, sys.executable, script, folder)
+    assert [line for line in ran.output.splitlines() if line[0] in "[0123456789"] == [
+        "[(0, 0), 13, (0, 0), 13]",
+        "[(65534, 65534), 13, (65534, 65534), 13]",
+        "13",
+    ], ran.output
+    assert set(ran.ungranted) == {f"unix connect {folder}/no", "unix connect @no"}
+
+
+def test_apply_refuses_such_a_policy(commands: Commands, tmp_path: Path) -> None:
+    file = tmp_path / "it.policy"
+    file.write_text(policy("udp send: none"))
+    program = f"import callfence; callfence.confine({str(file)!r})"
+    ran = commands.plain([sys.executable, "-c", program], tmp_path)
+    assert b"needs the helper that `enforce` starts" in ran.stderr
