@@ -173,7 +173,7 @@ def test_a_bound_holds_for_hosts(plain: Path, network: Network) -> None:
 def test_a_name_opens_no_address_of_this_host(plain: Path, network: Network) -> None:
     network.learn(plain, "tcp", "near.example.org", "8080")
     network.learn(plain, "tcp", "localhost", "8080")
-    assert network.lines() == ["tcp connect 127.1.2.3: 8080", "tcp connect localhost: 8080"]
+    assert network.lines() == ["tcp connect 127.1.2.3: 8080", "tcp connect localhost: 8080", "udp send 127.0.0.53: 53"]
 
 
 def test_unix_sockets(plain: Path, network: Network) -> None:
