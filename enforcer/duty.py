@@ -17,7 +17,7 @@ import select
 from enforcer import bpf, confinement, helper, kernel
 from enforcer.errors import BUSY
 from enforcer.later import Later
-from enforcer.listener import shared_notification, wake_here
+from enforcer.listener import shared, wake_here
 from enforcer.reporting.answer import Answers
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
@@ -39,8 +39,8 @@ class Duty:
 
     __slots__ = (
         "_answers", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_hub", "_is_fused",
-        "_later", "_listeners", "_notification", "_pid", "_ready", "_records", "_reporter", "_shield", "_watched", "program",
-        "stand_in",
+        "_later", "_listeners", "_notification", "_pid", "_ready", "_records", "_reporter", "_shield",
+        "_waiting", "_watched", "makes_calls", "program", "stand_in",
     )  # fmt: skip
 
     def __init__(self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False) -> None:
@@ -50,7 +50,8 @@ class Duty:
         `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no calls afterwards."""
         self._later = Later(reporter.later)
         self._epoll: select.epoll
-        makes = reporter.hosts is not None
+        self.makes_calls = makes = reporter.hosts is not None
+        """Whether calls are made for the program: these can wait, and then a signal interrupts them as without a helper."""
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`listener.exit_with`).
         self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0, makes_calls=makes)
         self._following = confinement.read_follower(makes_calls=makes) if follows and not reporter.audit else b""
@@ -83,7 +84,7 @@ class Duty:
         """
         self.program = program
         self._pid = pid
-        self._notification = shared_notification()  # if the helper dies while it answers a call, the stand-in answers it
+        self._notification, self._waiting = shared()  # the stand-in answers what the helper leaves if it dies
         self._ready = os.pipe()
         self._devices = _device("/dev/null", os.O_RDWR), _device("/dev/full", os.O_WRONLY)
         self._later.seal()
@@ -115,7 +116,7 @@ class Duty:
         Raises OSError, and KernelError if `listens` and another filter has a listener already."""
         self._answers = self._new_answers()
         try:
-            confinement.confine(self._following, listens=listens, traces=True)
+            confinement.confine(self._following, listens=listens, traces=True, makes_calls=self.makes_calls)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
@@ -201,7 +202,7 @@ class Duty:
         self._epoll.close()  # here, since its number will be another descriptor's
         kept = (*self._listeners, *self._fuse, *self.descriptors(), *self._answers.descriptors())
         helper.close_all_but((self.program, *self._devices, *kept))
-        confinement.drop_capabilities()
+        confinement.drop_capabilities(makes_calls=self.makes_calls)
         if self._filter:
             kernel.install(self._filter, 0)
         self._watch()
@@ -254,10 +255,10 @@ class Duty:
         """Close all descriptors that answering does not need, except `others`, and install the helper's filter."""
         helper.close_all_but((self.program, *self._listeners, *self._devices, *self._fuse, *self.descriptors(), *others))
         self._answers = self._new_answers()
-        confinement.confine(self._filter)
+        confinement.confine(self._filter, makes_calls=self.makes_calls)
 
     def _new_answers(self) -> Answers:
-        return Answers(self._notification, self._reporter, self._pid, self._devices)
+        return Answers(self._notification, self._waiting, self._reporter, self._pid, self._devices)
 
     def _stand_by(self, helper_: int) -> NoReturn:
         """Run the first stand-in: wait for the listeners, then for the end of the helper, whose pid is `helper_`."""

@@ -14,7 +14,6 @@ from tracer import TYPE_CHECKING, linux
 if TYPE_CHECKING:
     from typing import Any
 
-_PAGE = 4096
 _FAILED_MAPPING = linux.c_void_p(-1).value
 _EINTR, _EFAULT, _EINVAL = 4, 14, 22  # asm-generic/errno-base.h
 _F_SETFL, _F_SETOWN, _F_SETSIG, _O_ASYNC = 4, 8, 10, 0x2000  # asm-generic/fcntl.h
@@ -183,10 +182,12 @@ def capabilities() -> tuple[int, int, int]:
     return (low[0] | high[0] << 32, low[1] | high[1] << 32, low[2] | high[2] << 32)
 
 
-def set_capabilities(capabilities: int) -> None:
-    """Make these the effective and permitted capabilities of this thread, with none inheritable (capset(2))."""
-    low, high = capabilities & 0xFFFFFFFF, capabilities >> 32
-    words = (linux.c_uint32 * 6)(low, low, 0, high, high, 0)
+def set_capabilities(permitted: int, effective: int | None = None) -> None:
+    """Make these the permitted and effective capabilities of this thread, with none inheritable (capset(2)); without
+    `effective`, all that are permitted take effect."""
+    low, high = permitted & 0xFFFFFFFF, permitted >> 32
+    effective = permitted if effective is None else effective
+    words = (linux.c_uint32 * 6)(effective & 0xFFFFFFFF, low, 0, effective >> 32, high, 0)
     syscall("capset", linux.byref(_CAPABILITY_HEADER), linux.byref(words))
 
 
@@ -407,9 +408,9 @@ def ioctl(descriptor: int, request: int, argument: Any) -> None:
             raise linux.refused("ioctl(SECCOMP_IOCTL_NOTIF)")
 
 
-def shared_page() -> int:
-    """Return the address of a page that this process shares with those that it clones from now on."""
-    address = linux.functions.mmap(None, _PAGE, linux.PROT_READ_WRITE, linux.MAP_SHARED_ANONYMOUS, -1, 0)
+def shared_memory(size: int) -> int:
+    """Return the address of empty memory that this process shares with those that it clones from now on."""
+    address = linux.functions.mmap(None, size, linux.PROT_READ_WRITE, linux.MAP_SHARED_ANONYMOUS, -1, 0)
     if address == _FAILED_MAPPING:
         raise linux.refused("mmap")
     return int(address)

@@ -139,9 +139,51 @@ def received(listener: int, call: Notification, phase: str) -> Request:
     return Request(call, listener, phase)
 
 
-def shared_notification() -> Notification:
-    """Return an empty notification, in memory that this process shares with those that it clones from now on."""
-    return Notification.from_address(kernel.shared_page())
+class Waiting:
+    """The ids of calls that are answered later, in memory that this process shares with those that it clones from now on: if
+    the helper is killed, the stand-in answers them."""
+
+    __slots__ = ("_free", "_ids", "_places")
+
+    def __init__(self, address: int, length: int) -> None:
+        """`address`: of memory for so many ids, 8 bytes each, all 0."""
+        self._ids = (linux.c_uint64 * length).from_address(address)
+        self._free: range | list[int] = range(length)[::-1]
+        """The places without an id; a list once one has been taken."""
+        self._places: dict[int, int] = {}
+        """The place of each id that this process has added."""
+
+    def add(self, id_: int) -> None:
+        """Add a call; do nothing if there is no place left."""
+        self._free = [*self._free] if isinstance(self._free, range) else self._free
+        if self._free:
+            self._places[id_] = place = self._free.pop()
+            self._ids[place] = id_
+
+    def remove(self, id_: int) -> None:
+        """Remove a call that has been answered."""
+        if (place := self._places.pop(id_, None)) is not None and isinstance(self._free, list):
+            self._ids[place] = 0
+            self._free.append(place)
+
+    def take_over(self) -> list[int]:
+        """Remove all calls, and return their ids."""
+        ids = [id_ for id_ in self._ids if id_]
+        for place in range(len(self._ids)):
+            self._ids[place] = 0
+        return ids
+
+
+_SHARED = 16384
+_WAITING = 128
+"""Bytes of the memory that processes share, and where the ids of waiting calls begin in it."""
+
+
+def shared() -> tuple[Notification, Waiting]:
+    """Return an empty notification and no waiting calls, in memory that this process shares with those that it clones from now
+    on."""
+    address = kernel.shared_memory(_SHARED)
+    return Notification.from_address(address), Waiting(address + _WAITING, (_SHARED - _WAITING) // 8)
 
 
 _ERESTARTNOINTR = 513  # linux/errno.h

@@ -46,8 +46,8 @@ LAYERS = {
     """,
     "policygen": """
         errors paths reading text values
-        hosts
-        evidence grants
+        evidence hosts
+        grants
         model recording
         holds phases
         language

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 SYSTEM = "/var/cache/callfence"
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-_COMPILES = (f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi", f"{_ROOT}/enforcer/reporting", f"{_ROOT}/enforcer/files")
+_ENFORCER = f"{_ROOT}/enforcer"
+_COMPILES = (
+    f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi", f"{_ENFORCER}/reporting", f"{_ENFORCER}/files", f"{_ENFORCER}/hosts"
+)  # fmt: skip
 """The folders of what compiles policies, and of what the helper imports later, whose files a filter notes."""
 NOT_COMPILING = ("__pycache__", "formats", "lint", "review")
 """Folders of policygen that compiling a policy imports nothing from: examining each file takes 3 us of a start."""

@@ -82,7 +82,7 @@ def print_grants(files: Files, policy: str, about: str, word: str) -> int:
     if kind is not None and kind is not PATHS:
         lines, wanted = _at_place(files, kind, about, word)
     elif not is_file_name(about):
-        raise UserError(f"{about}: unknown; give a path, which begins with /, ./ or ~, or `tcp connect [HOST]` or the like")
+        raise UserError(f"{about}: unknown; give a path, which begins with /, ./ or ~, or a line such as `tcp connect HOST`")
     elif word:
         lines, wanted = _path(files, about, word)
     else:

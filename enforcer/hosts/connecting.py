@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from typing import TYPE_CHECKING
 
 from enforcer.hosts.addresses import peer_of
 from enforcer.hosts.hub import WRITABLE
+from enforcer.hosts.identity import acting
 from enforcer.hosts.making import EAGAIN, INT, address_at, check
 from tracer.linux import AF_UNIX
 
@@ -37,7 +39,7 @@ class Connecting:
             address = address_at(task, at, length & INT)
             check(request)
             target = self._targets.of(request, socket, peer_of(address, socket.domain, sends=False), address)
-            result = socket.connect(target.address)
+            result = acting(target.identity, partial(socket.connect, target.address))
             if target.is_mute:
                 socket.mute()
             self._targets.note(socket, target)
@@ -68,7 +70,7 @@ class Connecting:
             if is_waiting and result is not None:
                 self._making.finish(request, result)
 
-        self._making.wait(socket, WRITABLE, end, _EINPROGRESS)
+        self._making.wait(request, socket, WRITABLE, end, _EINPROGRESS)
 
     def _try_again(self, request: Request, socket: Socket, target: Target) -> None:
         """Connect to a unix socket whose queue is full, again and again, until that succeeds or its time is over."""
@@ -76,7 +78,7 @@ class Connecting:
 
         def attempt(pause: float, waited: float) -> None:
             is_waiting = request.is_waiting()
-            result = socket.connect(target.address) if is_waiting else 0
+            result = acting(target.identity, partial(socket.connect, target.address)) if is_waiting else 0
             if is_waiting and result == EAGAIN and (seconds is None or waited < seconds):
                 self._making.hub.later(pause, lambda: attempt(min(2 * pause, _AGAIN[1]), waited + pause))
                 return
@@ -85,4 +87,5 @@ class Connecting:
             if is_waiting:
                 self._making.finish(request, result)
 
+        self._making.comes_later(request)
         self._making.hub.later(_AGAIN[0], lambda: attempt(2 * _AGAIN[0], _AGAIN[0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from typing import TYPE_CHECKING
 
 from enforcer.hosts import memory
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from enforcer.hosts.sockets import Socket
-    from enforcer.listener import Request
+    from enforcer.listener import Request, Waiting
 
 INT = 0xFFFFFFFF
 """The bits of a register that the kernel takes for an `int`."""
@@ -30,11 +31,16 @@ class GoneError(Exception):
 class Making:
     """Copies sockets, and answers calls when they have been made."""
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: Waiting) -> None:
+        """`waiting` gets the calls that are answered later."""
+        self._waiting = waiting
         self.hub = Hub()
         self.copier = Copier()
         self._undelivered: dict[int, tuple[tuple[int, ...], int]] = {}
         """By task: the number and arguments of a call that was made and then interrupted before its answer, and its result."""
+        self._until: dict[int, tuple[tuple[int, ...], float]] = {}
+        """By task: the number and arguments of a call that waits, and until when (monotonic seconds), also if it is made again
+        after a signal."""
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the open descriptors of this object."""
@@ -43,19 +49,19 @@ class Making:
     def former(self, request: Request) -> int | None:
         """Return the result of a call that was made already, and is made again because its answer was interrupted; None for
         another call."""
-        call = request.call
-        former = self._undelivered.pop(call.task, None)
-        return former[1] if former and former[0] == (call.number, *call.arguments) else None
+        former = self._undelivered.pop(request.call.task, None)
+        return former[1] if former and former[0] == _identity(request) else None
 
     def finish(self, request: Request, result: int) -> None:
         """Answer a call: with its result, or with a negative errno."""
+        self._waiting.remove(request.call.id)
+        self._until.pop(request.call.task, None)
         try:
             request.finish(result)
         except OSError:
             if len(self._undelivered) >= _MOST:
                 self._undelivered.clear()
-            call = request.call
-            self._undelivered[call.task] = ((call.number, *call.arguments), result)
+            self._undelivered[request.call.task] = _identity(request), result
 
     def let_run(self, request: Request) -> None:
         """Let a call run that can reach no one."""
@@ -64,18 +70,37 @@ class Making:
         except OSError:
             return
 
-    def wait(self, socket: Socket, events: int, end: Callable[[int | None], None], too_late: int) -> None:
+    def comes_later(self, request: Request) -> None:
+        """Note that a call is answered later."""
+        if request.listener >= 0:
+            self._waiting.add(request.call.id)
+
+    def wait(
+        self, request: Request, socket: Socket, events: int, end: Callable[[int | None], None], too_late: int
+    ) -> None:
         """Call `end` once: with None when a socket is ready, or with `too_late` when the time that it waits is over."""
         is_open = [True]
 
         def once(result: int | None) -> None:
             if is_open:
                 is_open.clear()
+                self._waiting.remove(request.call.id)
                 end(result)
 
+        self.comes_later(request)
         self.hub.watch(socket.descriptor, events, lambda: once(None))
-        if (seconds := socket.timeout(receiving=events == READABLE)) is not None:
-            self.hub.later(seconds, lambda: once(too_late))
+        seconds, now, task = socket.timeout(receiving=events == READABLE), time.monotonic(), request.call.task
+        if seconds is not None:
+            former = self._until.get(task)
+            until = former[1] if former and former[0] == _identity(request) else now + seconds
+            if len(self._until) >= _MOST:
+                self._until.clear()
+            self._until[task] = _identity(request), until
+            self.hub.later(max(0.0, until - now), lambda: once(too_late))
+
+
+def _identity(request: Request) -> tuple[int, ...]:
+    return (request.call.number, *request.call.arguments)
 
 
 def check(request: Request) -> None:

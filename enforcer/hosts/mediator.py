@@ -22,16 +22,23 @@ if TYPE_CHECKING:
     from enforcer.hosts.granted import Hosts
     from enforcer.hosts.hub import Hub
     from enforcer.hosts.targets import Refusal
-    from enforcer.listener import Request
+    from enforcer.listener import Request, Waiting
 
 
 class Mediator:
     """Makes the calls of `granted.NAMES` that the policies' filters allow (`Hosts.are_judged`)."""
 
-    def __init__(self, hosts: Hosts, deny: Callable[[Request, Refusal], None], complain: Callable[[str], None]) -> None:
-        """`deny` reports a denied call or look-up.  `complain` writes a message about a failure."""
+    def __init__(
+        self,
+        hosts: Hosts,
+        waiting: Waiting,
+        deny: Callable[[Request, Refusal], None],
+        complain: Callable[[str], None],
+    ) -> None:
+        """`waiting` gets the calls that are answered later.  `deny` reports a denied call or look-up.  `complain` writes a
+        message about a failure."""
         self._complain = complain
-        self._making = Making()
+        self._making = Making(waiting)
         targets = Targets(hosts, self._making.hub, deny)
         sending, receiving = Sending(self._making, targets), Receiving(self._making, targets)
         self._makers: dict[str, Callable[[Request], int | None]] = {

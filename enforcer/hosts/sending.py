@@ -12,6 +12,7 @@ from enforcer import kernel
 from enforcer.hosts import memory
 from enforcer.hosts.addresses import peer_of
 from enforcer.hosts.hub import WRITABLE
+from enforcer.hosts.identity import acting
 from enforcer.hosts.making import EAGAIN, INT, address_at, check, tried
 from enforcer.hosts.targets import DeniedError, Target
 from tracer import linux
@@ -144,8 +145,10 @@ class Sending:
     def _send(self, sending: _Message) -> int | None:
         """Send; return the result, or None if it is waited for."""
         socket, request = sending.socket, sending.request
-        result = socket.send(sending.content[sending.sent :], sending.flags, sending.target.address, sending.control)
-        self._targets.note(socket, sending.target)
+        rest, target = sending.content[sending.sent :], sending.target
+        send = partial(socket.send, rest, sending.flags, target.address, sending.control)
+        result = acting(target.identity, send)
+        self._targets.note(socket, target)
         is_waiting = not sending.flags & _MSG_DONTWAIT and socket.is_blocking
         if result > 0 and socket.type != SOCK_DGRAM:
             sending.sent += result
@@ -156,7 +159,7 @@ class Sending:
             is_waiting = False
         if is_waiting:
             sending.is_kept = True
-            self._making.wait(socket, WRITABLE, lambda late: self._send_more(sending, late), sending.sent or EAGAIN)
+            self._making.wait(request, socket, WRITABLE, lambda late: self._send_more(sending, late), sending.sent or EAGAIN)
             return None
         if result == -errno.EPIPE and socket.type != SOCK_DGRAM and not sending.flags & _MSG_NOSIGNAL:
             kernel.kill_thread(owner(request.call.task), request.call.task, linux.SIGPIPE)

@@ -7,14 +7,13 @@ import errno
 import os
 from _socket import AF_INET, AF_INET6
 
-from enforcer.hosts import unix
+from enforcer.hosts import identity, unix
 from enforcer.hosts.addresses import address_of
 from enforcer.hosts.names.known import Names
 from enforcer.hosts.names.resolver import Judge, Resolver
 from enforcer.hosts.rules import is_near
 from tracer import TYPE_CHECKING
 from tracer.linux import AF_UNIX
-from tracer.proc import fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from enforcer.hosts.addresses import Peer
     from enforcer.hosts.granted import Hosts
     from enforcer.hosts.hub import Hub
+    from enforcer.hosts.identity import Identity
     from enforcer.hosts.sockets import Socket
     from enforcer.listener import Request
 
@@ -60,13 +60,21 @@ class Led:
 class Target:
     """An address that a call may be made to."""
 
-    __slots__ = ("_found", "address", "is_mute", "led")
+    __slots__ = ("_found", "address", "identity", "is_mute", "led")
 
     def __init__(
-        self, address: bytes, found: unix.Found | None = None, led: Led | None = None, *, is_mute: bool = False
+        self,
+        address: bytes,
+        found: unix.Found | None = None,
+        led: Led | None = None,
+        identity: Identity | None = None,
+        *,
+        is_mute: bool = False,
     ) -> None:
         self.address = address
         """struct sockaddr; b"" for none."""
+        self.identity = identity
+        """Who makes the call; None for the user of this process."""
         self.is_mute = is_mute
         """Whether the socket may send nothing there."""
         self.led = led
@@ -145,30 +153,31 @@ class Targets:
             self.deny_call(request, [(file, f"{_LINES[use]} {host}", str(peer.port)) for file in lacking], why)
 
     def _unix_target(self, request: Request, peer: Peer, address: bytes) -> Target:
-        if self._names and peer.path in unix.NAME_SERVICES:
-            raise OSError(errno.ENOENT, "connect")
+        task = request.call.task
         confining = [file for file, rules in self._hosts.policies if "unix" in rules.confines]
+        caller = identity.of(task)
         if peer.path.startswith(b"\0"):
-            name, target = b"@" + peer.path[1:], Target(address)
+            name, target = b"@" + peer.path[1:], Target(address, identity=caller)
         else:
             try:
-                found = unix.find(request.call.task, peer.path)
-            except unix.HardLinkError as error:
+                found = unix.find(task, peer.path, caller, confines=bool(confining))
+            except unix.UnknownError as error:
                 self.deny_wholly(request, str(error))
                 return Target(address)
-            name, target = found.path, Target(found.address, found)
-        lacking = [file for file in confining if not unix.is_granted(name, self._hosts.sockets[file])]
-        try:
-            if lacking:
-                from policygen.paths import shown
-
-                line = f"unix connect {shown(name.decode('utf-8', 'surrogateescape'))}"
-                self.deny_call(request, [(file, line, "") for file in lacking], "")
-            if not _is_like_us(request.call.task):
-                self.deny_wholly(request, "the process runs as another user than its helper, who would connect for it")
-        except OSError:
+            name, target = found.path, Target(found.address, found, identity=caller)
+        if self._names and name in unix.NAME_SERVICES:
             target.close()
-            raise
+            raise OSError(errno.ENOENT, "connect")
+        lacking = [file for file in confining if not unix.is_granted(name, self._hosts.sockets[file])]
+        if lacking:
+            from policygen.paths import shown
+
+            line = f"unix connect {shown(name.decode('utf-8', 'surrogateescape'))}"
+            try:
+                self.deny_call(request, [(file, line, "") for file in lacking], "")
+            except OSError:
+                target.close()
+                raise
         return target
 
     def deny_call(self, request: Request, lacking: Sequence[tuple[str, str, str]], why: str) -> None:
@@ -211,10 +220,3 @@ class Targets:
             files = [file for file, rules in self._hosts.policies if rules.has_names]
             rows = [(file, "", "") if why else (file, f"tcp connect {name}", "443") for file in files]
             self._deny(led.request.kept(stopped=True), Refusal(rows, why, "REFUSED"))
-
-
-
-def _is_like_us(task: int) -> bool:
-    """Return whether a task has the same user and group ids as this process."""
-    own, other = fields_of(os.getpid()), fields_of(task)
-    return all(len({*other.get(name, "").split(), *own[name].split()}) == 1 for name in ("Uid", "Gid"))

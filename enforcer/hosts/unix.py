@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
+from enforcer.hosts.identity import acting
 from enforcer.hosts.rules import ANY
 from tracer import TYPE_CHECKING
 from tracer.errors import UserError
@@ -12,14 +12,16 @@ from tracer.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from enforcer.hosts.identity import Identity
+
 _OPEN = os.O_PATH | os.O_CLOEXEC
-NAME_SERVICES = (b"/run/nscd/socket", b"/var/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve")
-"""Sockets of services that look up names for programs: nscd(8), systemd-resolved(8).  Where names are confined, these are not
-there, so that C libraries ask a name server."""
+NAME_SERVICES = (b"/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve", b"/run/avahi-daemon/socket")
+"""Sockets of services that look up names for programs: nscd(8), systemd-resolved(8), avahi-daemon(8).  Where names are
+confined, these are not there, so that C libraries ask a name server."""
 
 
-class HardLinkError(UserError):
-    """The socket's file has another name besides, so its name does not tell which socket it is."""
+class UnknownError(UserError):
+    """Which socket the path means cannot be told for certain."""
 
 
 class Found:
@@ -41,17 +43,25 @@ class Found:
         os.close(self.descriptor)
 
 
-def find(task: int, path: bytes) -> Found:
-    """Open the file that a task means by a path, as its root and its working folder have it.  Raises OSError with the errno of
-    connect(2), and HardLinkError."""
-    root = os.readlink(b"%d/root" % task)  # the working folder is /proc (`enforcer.helper.leave`)
-    if path.startswith(b"/") and root != b"/":
-        raise OSError(errno.EACCES, "chroot")  # a link in there would lead out of it
-    descriptor = os.open(path if path.startswith(b"/") else b"%d/cwd/%s" % (task, path), _OPEN)
+def find(task: int, path: bytes, caller: Identity | None, *, confines: bool) -> Found:
+    """Open the file that a task means by a path, as its root and its working folder have it and as `caller`, its user, may.
+    Raises OSError with the errno of connect(2).
+
+    `confines`: raise UnknownError if another name of it counts than the one that a line could have."""
+    is_elsewhere = os.readlink(b"%d/root" % task) != b"/" or os.readlink(b"%d/ns/mnt" % task) != os.readlink(b"self/ns/mnt")
+    if is_elsewhere and confines:
+        raise UnknownError("it has another root or other mounts than its helper, for whom its paths mean other files")
+    start = b"%d/cwd" % task  # the working folder is /proc (`enforcer.helper.leave`)
+    if path.startswith(b"/"):
+        start, path = b"%d/root" % task if is_elsewhere else b"/", path.lstrip(b"/") or b"."
+    folder = os.open(start, _OPEN)
     try:
-        status = os.fstat(descriptor)
-        if status.st_nlink > 1:
-            raise HardLinkError("the socket's file has several names (hard links)")
+        descriptor = acting(caller, lambda: os.open(path, _OPEN, dir_fd=folder))
+    finally:
+        os.close(folder)
+    try:
+        if os.fstat(descriptor).st_nlink > 1 and confines:
+            raise UnknownError("the socket's file has several names (hard links)")
         return Found(descriptor, os.readlink(b"self/fd/%d" % descriptor))
     except BaseException:
         os.close(descriptor)

@@ -12,7 +12,7 @@ from functools import partial
 
 from enforcer.bpf import EXITS
 from enforcer.errors import FAILED
-from enforcer.listener import Request, end_process, exit_with, received, stopped, trap
+from enforcer.listener import Notification, Request, end_process, exit_with, received, stopped, trap
 from tracer import TYPE_CHECKING, linux
 from tracer.proc import owner
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from enforcer.hosts.mediator import Mediator
     from enforcer.hosts.targets import Refusal
-    from enforcer.listener import Notification
+    from enforcer.listener import Waiting
     from enforcer.reporting.audit import Denial
     from enforcer.reporting.report import Reports
     from enforcer.reporting.reporter import Reporter
@@ -35,12 +35,16 @@ _REPLACED = "the helper process was killed and has been replaced; counts of deni
 class Answers:
     """Takes calls from listeners, one after the other, into `notification`."""
 
-    def __init__(self, notification: Notification, reporter: Reporter, program: int, devices: tuple[int, int]) -> None:
-        """`program` is the id of the process whose exit status is that of `enforce`.
+    def __init__(
+        self, notification: Notification, waiting: Waiting, reporter: Reporter, program: int, devices: tuple[int, int]
+    ) -> None:
+        """`waiting` has the calls that are answered later.  `program` is the id of the process whose exit status is that of
+        `enforce`.
 
         `devices`: descriptors of /dev/null and /dev/full, or -1."""
         gc.enable()  # it is off during the start
         self._notification = notification
+        self._waiting = waiting
         self._reporter = reporter
         self._source = reporter.records
         self._devices = devices
@@ -64,10 +68,13 @@ class Answers:
         """Take over from a helper that was killed: answer a call that it may have received and not answered."""
         self._has_lost = True
         _try(lambda: self._reports.say(_REPLACED))
+        waiting = self._waiting.take_over()
         for listener, phase in listeners.items():
             request = Request(self._notification, listener, phase)
             if request.call.id and request.is_waiting():
                 self._answer(request)
+            for id_ in waiting:  # as if a signal had come
+                _try(partial(Request(Notification(id_), listener, phase).fail, errno.EINTR))
 
     def program_ended(self) -> None:
         """Write the reports that are due when the program's first process has ended; others may still be confined."""
@@ -139,7 +146,7 @@ class Answers:
         if self._mediator is None:
             from enforcer.hosts.mediator import Mediator
 
-            self._mediator = Mediator(hosts, self._deny, self._reporter.complain)
+            self._mediator = Mediator(hosts, self._waiting, self._deny, self._reporter.complain)
         return self._mediator
 
     def _deny(self, request: Request, refusal: Refusal) -> None:

@@ -74,7 +74,7 @@ class Source:
         self._is_said = False
         self._others: list[dict[str, str]] = []
         """The latest records of unknown domains."""
-        shared = ((linux.c_int64 * _LAYERS) * 3).from_address(kernel.shared_page())
+        shared = ((linux.c_int64 * _LAYERS) * 3).from_address(kernel.shared_memory(4096))
         self._domains, self._received, self._ended = shared
         """The id of each domain, or 0 while it is unknown; how many of its records have been received, minus how many were
         written once that is known; and whether it is."""

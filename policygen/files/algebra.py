@@ -7,7 +7,7 @@ a host those granted to the host and to all networks and names that contain it.
 
 from __future__ import annotations
 
-from functools import cache, reduce
+from functools import lru_cache, reduce
 from operator import and_, or_
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ class Kind:
     def __init__(self, name: str) -> None:
         self.name = name
         """One of `grants.KINDS`."""
-        self.containing: Callable[[str], tuple[str, ...]] = cache(lambda place: tuple(self._containing(place)))
+        self.containing: Callable[[str], tuple[str, ...]] = lru_cache(1024)(lambda place: tuple(self._containing(place)))
         """The place, then each place that contains it, up to the root."""
 
     def _containing(self, place: str) -> Iterator[str]:
@@ -183,6 +183,8 @@ def _ranges(bits: int) -> Ports:
 TREES = {name: {"paths": _Paths, "unix": Kind}.get(name, _Ports)(name) for name in KINDS}
 """Each of `grants.KINDS` as a tree."""
 PATHS = TREES["paths"]
+_STARTS = {"path ": PATHS, **{kind.line(kind.root): kind for kind in TREES.values() if kind is not PATHS}}
+"""The beginning of each kind's lines."""
 
 
 class Gap(NamedTuple):
@@ -275,8 +277,7 @@ def extended(files: Files, more: Files) -> Files:
 
 def line_kind(line: str) -> Kind | None:
     """Return the kind of a policy's line, given up to its colon or longer; None for what is no such line."""
-    starts = {"path ": PATHS, **{kind.line(kind.root): kind for kind in TREES.values() if kind is not PATHS}}
-    return next((kind for start, kind in starts.items() if line.startswith(start)), None)
+    return next((kind for start, kind in _STARTS.items() if line.startswith(start)), None)
 
 
 def freed(files: Files, kinds: Iterable[str]) -> Files:

@@ -51,6 +51,7 @@ IMPLIED: Final = "@default"
 # src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
 CALLS = EXECVE | {"write": "systemd writes to its manager before it executes the program, after the filter has taken effect"}
 _FOREIGN = Loss(Direction.OTHER, "calls of i386 and x32 kill the calling thread instead of the process")
+_PACKETS = Loss(Direction.NARROWER, "systemd drops packets of every protocol, to and from all addresses that no line grants")
 # src/shared/seccomp-util.c seccomp_restrict_namespaces()
 _NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "NEWNET", "NEWTIME")
 
@@ -146,7 +147,8 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     lines, files = files_section(policy.files)
     head = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n"
     use = f"save as /etc/systemd/system/{options.name}.service.d/callfence.conf; systemctl daemon-reload"
-    return Exported(f"{head}{section}{lines}".encode(), (*lost, _FOREIGN), added, use=use, files=files)
+    lost = (*lost, _FOREIGN, *[_PACKETS] * (files.send is not None))
+    return Exported(f"{head}{section}{lines}".encode(), lost, added, use=use, files=files)
 
 
 def _with_known_actions(policy: Resolved) -> Resolved:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen import hosts
-from policygen.files.algebra import differences, granted
+from policygen.files.algebra import TREES, differences, granted
 from policygen.files.ruleset import unconfined
 from policygen.grants import (
     ALL,
@@ -23,7 +23,6 @@ from policygen.grants import (
     Right,
     host_line,
     path_line,
-    single,
     socket_line,
     written,
 )
@@ -121,7 +120,7 @@ def risks_of(files: Files, unconfined: Collection[str] = ()) -> list[tuple[str, 
             rows = [risk for risk in risks() if start in risk.what and count >= _MOST_PORTS]
             lines += [(start, risk._replace(grants=re.sub("any ... port", said, risk.grants))) for risk in rows]
         for host, granted_ports in files.hosts(use).items():
-            lines += [(host_line(use, host), risk) for risk in risks() if _is_of_host(risk, host, granted_ports)]
+            lines += [(host_line(use, host), risk) for risk in _at_host(host, granted_ports)]
     for socket in (ANY,) if "unix" in unconfined else files.unix or ():
         lines += [(socket_line(socket), risk) for risk in risks() if _is_of_socket(risk, socket)]
     named = [host_line(use, host) for use in TO_HOSTS for host in files.hosts(use) if is_name(host)]
@@ -130,30 +129,47 @@ def risks_of(files: Files, unconfined: Collection[str] = ()) -> list[tuple[str, 
     return lines
 
 
-def _is_of_host(risk: Risk, host: str, ports: Ports) -> bool:
-    """Return whether a row is about a line that grants ports at a host."""
-    for what in risk.what:
-        if match := re.fullmatch(r"host (\S+?)(/\.\.\.)?(?: port (\d+))?", what):
-            named, below, port = match.groups()
-            is_within = named in hosts.containing(host) if below else host in hosts.containing(named)
-            if is_within and (port is None or int(port) in single(ports)):
-                return True
-    if is_name(host):
-        return _ANY_DOMAIN in risk.what and host.startswith(hosts.BELOW) and host.count(".") == 1
-    own = hosts.network(host)
-    return _LARGE in risk.what and own.prefixlen < _LARGEST[own.version]
+@cache
+def _of_hosts() -> tuple[tuple[Risk, tuple[tuple[str, str, str], ...]], ...]:
+    """Return the rows about hosts; each with the hosts that it names, '/...' if it is about those that the host contains, and
+    a port, '' for any."""
+    rows = []
+    for risk in risks():
+        matches = (re.fullmatch(r"host (\S+?)(/\.\.\.)?(?: port (\d+))?", what) for what in risk.what)
+        named = [match for match in matches if match and match[0] not in (_LARGE, _ANY_DOMAIN)]
+        if any(what.startswith("host ") for what in risk.what):
+            rows.append((risk, tuple((match[1], match[2] or "", match[3] or "") for match in named)))
+    return tuple(rows)
+
+
+def _at_host(host: str, ports: Ports) -> list[Risk]:
+    """Return the risks of a line that grants ports at a host."""
+    containing = TREES["connect"].containing
+    special = _ANY_DOMAIN if host.startswith(hosts.BELOW) and host.count(".") == 1 else ""
+    if not is_name(host) and (own := hosts.network(host)).prefixlen < _LARGEST[own.version]:
+        special = _LARGE
+    return [
+        risk
+        for risk, named in _of_hosts()
+        if special in risk.what
+        or any(
+            (place in containing(host) if below else host in containing(place))
+            and (not port or any(first <= int(port) <= last for first, last in ports))
+            for place, below, port in named
+        )
+    ]
 
 
 def _is_of_socket(risk: Risk, socket: str) -> bool:
     """Return whether a row is about a line that grants a unix socket; only one about all sockets is about `any`."""
     if socket == ANY or UNIX in risk.what:
         return socket == ANY and UNIX in risk.what
+    containing = TREES["unix"].containing
     socket = socket if socket.startswith("@") else _place(socket)
     for what in risk.what:
         place = what.removeprefix("socket ").removesuffix(_BELOW)
         if what.startswith("socket ") and (
-            socket in hosts.containing_sockets(place)
-            or (what.endswith(_BELOW) and place in hosts.containing_sockets(socket))
+            socket in containing(place) or (what.endswith(_BELOW) and place in containing(socket))
         ):
             return True
     return False

@@ -49,6 +49,10 @@ PHASED = BASE.replace("include", "phase serving after epoll_wait\ninclude").repl
     "bind: allow\n",
     "bind: allow until serving\nexecve: allow until serving  # why: network-programs: runs a script at its start\n",
 )
+HOSTED = BASE.replace(
+    "tcp connect: 443\n",
+    "tcp connect api.example.org: 443\nudp send 192.0.2.1: 53\nunix connect ./data/s\n",
+)
 INCLUDED = "read: allow\nwrite: allow\nsocket: family == AF_INET && type == SOCK_STREAM && protocol == IPPROTO_TCP\n"
 
 
@@ -60,6 +64,8 @@ class Sneaky:
     new: str
     """What stands there after the change."""
     phased: bool = False
+    hosted: bool = False
+    """Whether the policy confines the program to hosts and unix sockets."""
     link: str = ""
     """Where ./data leads to after the change, by a symbolic link."""
     equal: bool = False
@@ -72,6 +78,11 @@ CHANGES = (
     Sneaky("`tcp connect` is deleted", "tcp connect: 443\n", ""),
     Sneaky("`tcp bind` is deleted", "tcp bind: 8080\n", ""),
     Sneaky("`tcp connect: 443` -> `1-65534`", "tcp connect: 443\n", "tcp connect: 1-65534\n"),
+    Sneaky("all `tcp connect HOST` are deleted", "tcp connect api.example.org: 443\n", "", hosted=True),
+    Sneaky("all `udp send` are deleted", "udp send 192.0.2.1: 53\n", "", hosted=True),
+    Sneaky("all `unix connect` are deleted", "unix connect ./data/s\n", "", hosted=True),
+    Sneaky("`tcp connect api.example.org` -> `*.org`", "connect api.example.org", "connect *.org", hosted=True),
+    Sneaky("`unix connect ./data/s` -> `/run`", "connect ./data/s", "connect /run", hosted=True),
     Sneaky("`path ./data` -> `path /proc/self/root`", "path ./data:", "path /proc/self/root:"),
     Sneaky("`./data` becomes a link to `/etc`", "", "", link="/etc", equal=True),
     Sneaky("`default kill` -> `errno EPERM`", "default kill", "default errno EPERM"),
@@ -108,7 +119,7 @@ def risk(level: str, rule: str) -> str:
 def row(change: Sneaky, folder: Path) -> tuple[str, ...]:
     """The cells of a change: its title, the verdict and the gravest sentence of diff, the gravest level of SARIF, the findings
     of lint that are new, how many changes review asks about; and the exit statuses."""
-    text = PHASED if change.phased else BASE
+    text = PHASED if change.phased else HOSTED if change.hosted else BASE
     assert text.count(change.old) == 1 or not change.old
     made(folder, text)
     (folder / "data").mkdir()

@@ -141,6 +141,23 @@ def test_ports():
     )
 
 
+def test_ports_of_hosts():
+    before = "tcp connect 10.0.0.1: 80, 443\ntcp connect a.example: 22\nudp send 10.0.0.1: 53\nunix connect @a"
+    made = judged(before, run(0, files=["tcp connect: 443", "tcp bind: none"]))
+    assert made.policy.files.lines() == {
+        "tcp connect 10.0.0.1": "443", "udp send 10.0.0.1": "53", "unix connect @a": "",
+    }  # fmt: skip
+    assert Unused("tcp connect a.example: 22") in made.unused
+    assert made.not_judged == (
+        "ports (udp send): 1 of these runs did not record them",
+        "unix sockets: 1 of these runs did not record them",
+    )
+    kept = f"{before}  # why: the display\n".replace("a.example: 22", "a.example: 22  # why: once a year")
+    made = judged(kept, run(0, files=["tcp connect: none", "tcp bind: none"]))
+    assert made.policy.files.lines()["tcp connect a.example"] == "22"
+    assert "tcp connect 10.0.0.1" not in made.policy.files.lines()
+
+
 def test_the_port_of_name_servers_stays_if_any_run_asks_them():
     asking, other = run(0, files=["udp connect: 53", *NONE]), run(1, files=NONE)
     assert lines("tcp connect: 53, 80", asking, other, last=1)[0] == {"tcp connect": "53"}

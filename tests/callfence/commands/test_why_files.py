@@ -12,6 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+HOSTS = "tcp connect 10.0.0.0/8: 80, 443\ntcp connect *.example.org: 443\nudp send 192.0.2.1: 53\nunix connect /run/x\n"
 POLICY = "read: allow\npath ./data: read\npath ./data/in: write\npath $HOME/.cache: read, write\ntcp connect: 443\n"
 
 
@@ -55,6 +56,30 @@ def test_files_and_ports(folder: Path, words: tuple[str, ...], status: int, said
     assert why(folder, "app.policy", *words, status=status) == (said, "")
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (("tcp connect 10.1.1.1", "443"), 0, "tcp connect 10.1.1.1: 443: granted\n  tcp connect 10.0.0.0/8: 80, 443\n"),
+        (("tcp connect A.example.org", "80"), 1, "tcp connect A.example.org: 80: not granted\n"
+            "  tcp connect *.example.org: 443\n"
+            "  to grant it: callfence allow hosts.policy 'tcp connect a.example.org: 80'\n"),
+        (("tcp connect", "80"), 1, "tcp connect: 80: not granted\n  tcp connect: none\n"
+            "  to grant it: callfence allow hosts.policy 'tcp connect: 80'\n"),
+        (("udp send 192.0.2.2", "53"), 1, "udp send 192.0.2.2: 53: not granted\n  udp send: none\n"
+            "  to grant it: callfence allow hosts.policy 'udp send 192.0.2.2: 53'\n"),
+        (("unix connect /run/x/y",), 0, "unix connect /run/x/y: granted\n  unix connect /run/x\n"),
+        (("unix connect @a",), 1, "unix connect @a: not granted\n  no line grants unix connect @a\n"
+            "  to grant it: callfence allow hosts.policy 'unix connect @a'\n"),
+        (("tcp bind 10.0.0.1", "80"), 2, "callfence why: tcp bind 10.0.0.1: a `tcp bind` line names no host\n"),
+        (("tcp connect a..b", "80"), 2, "callfence why: a..b is no host name\n"),
+        (("unix connect @a", "80"), 2, "callfence why: 80 is too much: a unix socket has no ports\n"),
+    ],
+)  # fmt: skip
+def test_hosts_and_sockets(folder: Path, words: tuple[str, ...], status: int, said: str) -> None:
+    (folder / "hosts.policy").write_text(HOSTS)
+    assert "".join(why(folder, "hosts.policy", *words, status=status)) == said
+
+
 def test_a_policy_without_lines_grants_all(folder: Path) -> None:
     lines = "  the policy has no `path` line, so it grants all files to the calls that it allows\n"
     assert why(folder, "free.policy", "/etc", status=0)[0] == f"/etc: every right: granted\n{lines}"
@@ -64,7 +89,7 @@ def test_a_policy_without_lines_grants_all(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("data/x", "read"), "data/x: unknown; give a path, which begins with /, ./ or ~, or `tcp connect` or `tcp bind`"),
+        (("data/x", "read"), "data/x: unknown; give a path, which begins with /, ./ or ~, or a line such as `tcp"),
         (("./data", "raed"), "no right is named raed: did you mean read"),
         (("tcp connect", "x"), "x is not a port; give a number from 0 to 65535"),
     ],

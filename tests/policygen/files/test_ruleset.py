@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from policygen.files.landlock import TRUNCATE, decode, downgrade, encode
-from policygen.files.ruleset import ruleset
+from policygen.files.ruleset import kept_by_the_filter, ruleset, unconfined
 from policygen.language.document import parse
 from policygen.model import Arm
 from policygen.values import replace
@@ -64,6 +64,40 @@ def test_ports_are_confined_where_a_call_reaches_them(text, uses):
     assert [use for use in ("connect", "bind") if getattr(rules, use) is not None] == uses.split()
     whole = ruleset(policy, Arm.ENTRY)
     assert (whole.connect, whole.bind) == (((80, 80),), ())
+
+
+def test_a_port_of_one_host_is_one_of_all_hosts_for_landlock():
+    rules = ruleset(parse("tcp connect: 22\ntcp connect 10.0.0.1: 80-81\ntcp connect a.example: 80, 82\nconnect: allow").policy)
+    assert (rules.connect, rules.bind, rules.paths) == (((22, 22), (80, 82)), None, None)
+    assert ruleset(parse("tcp connect: none\nconnect: allow").policy).connect == ()
+    assert not ruleset(parse("udp send 10.0.0.1: 53\nunix connect @a\nconnect: allow").policy)
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("read: allow", ("paths", "connect", "bind", "send", "unix")),
+        ("sendto: flags == 0", ("paths", "connect", "bind")),
+        ("connect: allow", ("paths", "bind")),
+        ("default allow\nread: allow", ()),
+    ],
+)
+def test_what_no_call_reaches_needs_no_line(text, kinds):
+    assert kept_by_the_filter(parse(text).policy) == kinds
+
+
+@pytest.mark.parametrize(
+    ("text", "also", "kinds"),
+    [
+        ("connect: allow", (), ("connect",)),
+        ("connect: allow", ("unix",), ("connect", "unix")),
+        ("tcp connect: 80\nconnect: allow", (), ()),
+        ("tcp connect a.example: 80\nconnect: allow", (), ("send",)),
+        ("tcp connect a.example: 80\nudp send: none\nconnect: allow", ("send",), ()),
+    ],
+)
+def test_hosts_and_sockets_are_judged_where_they_are_confined_elsewhere(text, also, kinds):
+    assert unconfined(parse(text).policy, also) == kinds
 
 
 @pytest.mark.parametrize("can", [True, False])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from policygen.errors import PolicyError
 from policygen.grants import NOTHING, Files, Right
@@ -139,6 +139,26 @@ def test_an_included_file_may_say_none_where_the_policy_names_hosts():
     again = document.with_policy(document.policy)
     assert "\ninclude base\n" in again.text() and "none" not in again.text()
     assert "# include base: replaced" in document.with_policy(replace(document.policy, files=Files())).text()
+
+
+PIECES = [
+    "tcp connect", "tcp bind", "udp send", "unix connect", " ", ": ", ":", ",", "443", "8000-8099", "any", "none", "10.0.0.0/8",
+    "[", "]", "2001:db8::1", "::", "/32", "%eth0", "*.", "a.example", "B.example.", "@n", "@n*", "/run/x", '"/a b"', "./s", "#",
+    "\n", "-", "é", "1",
+]  # fmt: skip
+STARTS = ["", "tcp connect ", "udp send ", "unix connect "]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join), st.sampled_from(STARTS))
+def test_any_text_is_a_policy_that_reads_back_or_a_mistake_with_a_place(text, start):
+    try:
+        document = parse(f"{start}{text}")
+    except PolicyError as error:
+        assert error.line >= 1
+        assert error.column >= 1
+        return
+    assert parse(document.text()) == document
 
 
 def test_none_confines_and_grants_nothing():

@@ -207,6 +207,11 @@ def test_a_union_grants_what_either_does():
     assert "path .: read                   # mine\n" in unite(a, b).text()
     with pytest.raises(JoinError, match="one policy confines files and the other does not"):
         unite(a, parse("read: allow"))
+    a, b = (parse(f"{lines}\nread: allow") for lines in ("tcp connect 10.0.0.0/8: 80", "tcp connect 10.0.0.1: 80, 443"))
+    assert unite(a, b).policy.files.lines() == {"tcp connect 10.0.0.0/8": "80", "tcp connect 10.0.0.1": "443"}
+    assert reduce(b.policy, a.policy).files.lines() == {"tcp connect 10.0.0.1": "80"}
+    with pytest.raises(JoinError, match="one policy confines the unix sockets that it connects to and the other does not"):
+        unite(parse("unix connect @a"), parse("read: allow"))
 
 
 def test_a_three_way_merge_takes_each_sides_changes():
@@ -237,6 +242,25 @@ def test_changes_are_judged_line_by_line():
     assert after.policy.files.lines() == {"path ./a": "read", "path ./b": "read", "tcp connect": "80"}
     assert "path ./b: read                 # why: data\n" in after.text()
     assert resolve(old, new, dict.fromkeys(found_, Decision(Answer.REJECT))).policy.files == old.policy.files
+
+
+def test_changes_of_hosts_and_sockets_are_judged_line_by_line():
+    old = parse("tcp connect a.example: 443\ntcp connect b.example: 443\nunix connect @a\n")
+    new = parse("tcp connect *.example: 443\nudp send: none\nunix connect @a\nunix connect @b\n")
+    found_ = {one.word: one for one in changes(old.policy, new.policy)}
+    assert {word: (one.before, one.after) for word, one in found_.items()} == {
+        "tcp connect *.example": ("", "443"), "unix connect @b": ("", "any"),
+    }  # fmt: skip
+    rejected = resolve(old, new, dict.fromkeys(found_.values(), Decision(Answer.REJECT)))
+    lines = {"tcp connect a.example": "443", "tcp connect b.example": "443", "udp send": "none", "unix connect @a": ""}
+    assert rejected.policy.files.lines() == lines, "what the rejected line replaced is back"
+    accepted = resolve(old, new, {found_["unix connect @b"]: Decision(Answer.ACCEPT, why="the display")})
+    assert "unix connect @b                # why: the display\n" in accepted.text()
+    gone = parse("read: allow\n")
+    (change,) = [one for one in changes(old.policy, gone.policy) if getattr(one, "word", "") == "unix connect"]
+    assert change.after == "not confined"
+    assert "unix connect: any              # why: so" in resolve(old, gone, {change: Decision(Answer.ACCEPT, why="so")}).text()
+    assert resolve(old, gone, {change: Decision(Answer.REJECT)}).policy.files.unix == ("@a",)
 
 
 def test_files_that_are_no_longer_confined_are_a_change():

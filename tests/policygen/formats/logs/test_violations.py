@@ -199,6 +199,15 @@ def test_policies_that_lack_different_rights_to_one_file() -> None:
     assert run.files == (("/a", "read, write", "/usr/bin/app"), ("/a", "write", "/usr/bin/app"))
 
 
+def test_lines_about_hosts_and_sockets_are_uses() -> None:
+    lines = ["tcp connect a.example: 443-444", "tcp connect: 80", "udp send 10.0.0.1: 53", "unix connect @x"]
+    (run,) = read(log(line(ungranted=lines))).runs
+    assert {use[:2] for use in run.files} == {
+        ("tcp connect a.example", "443"), ("tcp connect a.example", "444"), ("tcp connect", "80"), ("udp send 10.0.0.1", "53"),
+        ("unix connect @x", ""),
+    }  # fmt: skip
+
+
 def test_a_long_line_is_not_in_memory() -> None:
     class Long(io.RawIOBase):
         left = 200
