@@ -142,6 +142,8 @@ class HostWatcher:
         call = call_of(task, event)
         if call.name not in ("connect", *SENDING):
             return
+        if call.is_multiplexed:
+            self._gap(f"{task.executable} uses sockets by socketcall (i386), which fails under a policy that confines hosts")
         if call.name == "connect":
             self._settle(task, call.descriptor)
         number: int | None = None
@@ -199,17 +201,19 @@ class HostWatcher:
             if len(name) > 1:
                 self._sockets.add(("@" + name[1:].decode("utf-8", "surrogateescape"), task.executable))
             return
-        path = name.partition(b"\0")[0]
-        if path in NAME_SERVICES:
+        file = look_up(_seen(task, name.partition(b"\0")[0]))
+        if file is None or not stat.S_ISSOCK(file.mode):
+            return
+        if file.path in NAME_SERVICES:
             # C libraries then ask name servers themselves, whose answers can be seen.  So it is under `enforce`.
             if self._calls is not None and self._calls.may_skip(task):
                 kernel.skip_call(task.tid, errno.ENOENT)
             else:
-                self._gap(f"{task.executable} asks {os.fsdecode(path)} for names, so hosts are recorded by their addresses")
+                what = f"asks {os.fsdecode(file.path)} for names, so hosts are recorded by their addresses"
+                self._gap(f"{task.executable} {what}")
             return
-        if (file := look_up(_seen(task, path))) and stat.S_ISSOCK(file.mode):
-            place = named(os.fsencode(self._renamed(os.fsdecode(file.path))), self._environment, self._here)
-            self._sockets.add((place.decode("utf-8", "surrogateescape"), task.executable))
+        place = named(os.fsencode(self._renamed(os.fsdecode(file.path))), self._environment, self._here)
+        self._sockets.add((place.decode("utf-8", "surrogateescape"), task.executable))
 
     # -- calls, after they ran
 
