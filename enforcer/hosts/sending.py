@@ -104,7 +104,7 @@ class Sending:
             sending.content = memory.gathered(call.task, message.parts, memory.MOST)
             control = memory.control(call.task, message)
             address = address_at(call.task, message.name, message.name_length) if message.name else b""
-            sending.control = self._making.copier.control(call.task, control, sending.copies)
+            sending.control = self._making.copier.control(call.task, control, socket.domain, sending.copies)
             check(request)
             if any((level, kind) in _SOURCE_ROUTES for level, kind, _ in control):
                 self._targets.deny_wholly(request, "its control data leads it over other hosts")

@@ -162,11 +162,16 @@ class Copier:
             raise
         return Socket(descriptor, *options)
 
-    def control(self, task: int, messages: Sequence[tuple[int, int, bytes]], copies: list[int]) -> list[tuple[int, int, bytes]]:
-        """Return control messages for this process to send: with copies of the descriptors that they pass, which are added to
-        `copies`, and without credentials, which only their owner can send.  Raises OSError."""
+    def control(
+        self, task: int, messages: Sequence[tuple[int, int, bytes]], domain: int, copies: list[int]
+    ) -> list[tuple[int, int, bytes]]:
+        """Return control messages for this process to send by a socket of the family `domain`: with copies of the descriptors
+        that they pass, which are added to `copies`, and without credentials, which only their owner can send.  Raises
+        OSError."""
         result = []
         for level, kind, data in messages:
+            if level == SOL_SOCKET and kind in (_RIGHTS, _CREDENTIALS) and domain != AF_UNIX:
+                continue  # as the kernel does (net/core/sock.c, __sock_cmsg_send)
             if (level, kind) == (SOL_SOCKET, _RIGHTS):
                 start = len(copies)
                 for place in range(0, len(data) & ~3, 4):
