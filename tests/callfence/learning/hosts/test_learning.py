@@ -163,6 +163,16 @@ def test_what_is_learned_is_enforced(network: Network, commands: Commands) -> No
         assert ran.returncode == status, ran.stderr
 
 
+def test_files_and_hosts_together(network: Network, commands: Commands) -> None:
+    require("curl")
+    command = ("curl", "-sS", "http://www.example.org:8080/")
+    network.learn(*command, flags=("--files", "--hosts"))
+    assert network.lines() == ["tcp connect www.example.org: 8080"]
+    words = [sys.executable, NETWORK, json.dumps(NAMES), *commands.enforcing(network.policy, network.folder / "log"), *command]
+    ran = commands.plain(words, network.folder)
+    assert (ran.returncode, ran.stdout) == (0, b"hello\n"), ran.stderr
+
+
 def test_a_bound_holds_for_hosts(plain: Path, network: Network) -> None:
     network.learn(plain, "tcp", "api.example.org", "8080")
     base = network.policy.rename(network.folder / "base.policy")
