@@ -14,7 +14,7 @@ from policygen.evaluate import evaluate
 from policygen.files.algebra import PATHS, TREES, extended, intersected, line_kind
 from policygen.files.calls import UDP_CONNECT
 from policygen.files.generalise import is_path, kind_of, learned
-from policygen.files.generalise_hosts import connects_by_host, lacks, recorded
+from policygen.files.generalise_hosts import connects_by_host, lacks
 from policygen.grants import NOT_CONFINED, USES, Files, written
 from policygen.holds import holds
 from policygen.language.layout import Remarks, Section, note_of
@@ -225,11 +225,10 @@ def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[
     for kind, what in _KINDS.items():
         if getattr(files, kind) is None:
             continue
-        has_hosts = kind in ("send", "unix") or (kind == "connect" and by_host)
-        missing = sum(not (recorded(run) if has_hosts else any(kind_of(use) == kind for use in run)) for run in runs)
+        missing = sum(not any(kind_of(use) == kind for use in run) for run in runs)
         if missing:
             not_judged.append(f"{what}: {missing} of these runs did not record them")
-        elif has_hosts and _loses(files, replace(files, **TREES[kind].copied(needed)), runs):
+        elif _loses(files, replace(files, **TREES[kind].copied(needed)), runs):
             not_judged.append(f"{what}: addresses of names that these runs used are granted, and not the names")
         elif getattr(needed, kind) is not None:
             judged.append(TREES[kind])

@@ -155,9 +155,13 @@ class Calls:
             with contextlib.suppress(PtraceError, OSError):  # the task is dying
                 self.exits[event.arch, event.number](task, event, result)
 
+    def may_skip(self, task: Task) -> bool:
+        """Return whether the call at which a task is stopped can be skipped (`kernel.skip_call`): if that is at its entry, it
+        reaches the program's own filter as -1, for which that may kill."""
+        return task.filtered or not (task.other_filter if self.started else has_filter(task.tid))
+
     def _opaque(self, task: Task, event: Event) -> None:
-        if not task.filtered and (task.other_filter if self.started else has_filter(task.tid)):
-            # A call that is skipped at its entry stop reaches the program's own filter as -1, for which that may kill.
+        if not self.may_skip(task):
             what = "made calls whose arguments no filter can see; learn cannot fail them under the program's own filter"
             self._gap(f"{task.executable} {what}")
             return

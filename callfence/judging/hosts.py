@@ -45,7 +45,7 @@ def _uses(recording: Recording, start: str, belongs: Callable[[str], bool]) -> I
                 executables.setdefault((name, port), {})[executable] = None
     for (name, port), columns in [*runs.items()][:_MANY]:
         where = f"run{'s' * (len(columns) > 1)} {', '.join(map(str, columns))} by {', '.join(executables[name, port])}"
-        yield printable(f"{f'{name} {port}'.rstrip()} in {where}{_addresses(name, recording)}")
+        yield printable(f"{f'{port} at ' if port else ''}{name} in {where}{_addresses(name, recording)}")
     if len(runs) > _MANY:
         yield f"and {len(runs) - _MANY} more"
     if not runs:

@@ -134,12 +134,17 @@ def learned_hosts(runs: Sequence[Iterable[Use]], use: str, *, exact: bool = Fals
     widened = {} if exact else _widened_hosts([set(used) for used in each])
     ports: dict[str, Ports] = {}
     why: dict[str, str] = {}
-    for host in sorted({widened.get(host, (host, ""))[0] for used in each for host in used}):
-        own = [set().union(*(used[name] for name in used if widened.get(name, (name, ""))[0] == host)) for used in each]
+    of_host: defaultdict[str, list[set[int]]] = defaultdict(lambda: [set() for _ in each])
+    reasons_of: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for run, used in enumerate(each):
+        for name, used_ports in used.items():
+            host, reason = widened.get(name, (name, ""))
+            of_host[host][run] |= used_ports
+            reasons_of[host][reason] = None
+    for host, own in sorted(of_host.items()):
         granted = spans(own, exact=exact)
         ports[host] = ranges(single(tuple(granted)))
-        reasons = [*dict.fromkeys(reason for target, reason in widened.values() if target == host), *granted.values()]
-        if text := "; ".join(filter(None, reasons)):
+        if text := "; ".join(filter(None, sorted({*reasons_of[host], *granted.values()}))):
             why[host_line(use, host)] = text
     redundant = {host for host in ports if any(single(ports[host]) <= single(ports.get(above, ())) for above in _above(host))}
     return Hosts({host: ports[host] for host in ports if host not in redundant}, why)
@@ -161,10 +166,13 @@ def _widened_names(each: Sequence[set[str]], names: set[str]) -> dict[str, Widen
     without digits rather belong to other things that the program does."""
     result: dict[str, Widening] = {}
     labels = {name: name.removeprefix(BELOW).split(".") for name in names}
-    every = {tuple(parts[start:]) for parts in labels.values() for start in range(1, len(parts) - 1)}
+    every: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for name, parts in labels.items():
+        for start in range(1, len(parts) - 1):
+            every[tuple(parts[start:])].add(name)
     for suffix in sorted(every, key=lambda suffix: (-len(suffix), suffix)):
         text = ".".join(suffix)
-        below = {name for name in names if name not in result and name.endswith(f".{text}")}
+        below = every[suffix] - result.keys()
         if text in suffixes() or len(below) < 2:
             continue
         numbered = {name for name in below if any(map(str.isdigit, name.removesuffix(text)))}

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 MOST_ADDRESSES = 64
 """The most addresses of a name that are recorded."""
-MOST_NAMES = 4096
-"""The most names that are recorded."""
+MOST_NAMES = 1024
+"""The most names whose addresses are recorded."""
+_MOST_KNOWN, _MOST_PROCESSES = 65536, 1024
+"""The most addresses, and processes, whose names are remembered: the earliest are forgotten."""
 _MOST_BYTES = 1 << 20
 """The most bytes of a file that are read."""
 LOCALHOST = "localhost"
@@ -32,7 +34,7 @@ class Names:
     def __init__(self) -> None:
         self._last: dict[bytes, str] = {}
         """Address -> the name with this address that was answered last, to any process."""
-        self._of_process: defaultdict[int, dict[bytes, str]] = defaultdict(dict)
+        self._of_process: dict[int, dict[bytes, str]] = {}
         """The same by process."""
         self._addresses: dict[str, dict[bytes, str]] = {}
         """Name -> its addresses, each with an executable that looked it up."""
@@ -49,12 +51,16 @@ class Names:
         except DnsError:
             return None
         if name := _host(question.name):
+            own = self._of_process.setdefault(process, {})
             for address in map(plain, answer.addresses):
-                self._last[address] = self._of_process[process][address] = name
+                for known in (self._last, own):
+                    _remember(known, address, name)
                 if name in self._addresses or len(self._addresses) < MOST_NAMES:
-                    known = self._addresses.setdefault(name, {})
-                    if len(known) < MOST_ADDRESSES:
-                        known.setdefault(address, executable)
+                    found = self._addresses.setdefault(name, {})
+                    if len(found) < MOST_ADDRESSES:
+                        found.setdefault(address, executable)
+            while len(self._of_process) > _MOST_PROCESSES:
+                del self._of_process[next(iter(self._of_process))]
         return question.id
 
     def name_of(self, address: bytes, process: int) -> str:
@@ -63,8 +69,7 @@ class Names:
         name = self._of_hosts(address, process)
         if name == LOCALHOST:  # which an answer of a name server cannot be
             return name
-        own = self._of_process[process].get(address) if process in self._of_process else None
-        return own or self._last.get(address) or name
+        return self._of_process.get(process, {}).get(address) or self._last.get(address) or name
 
     def _of_hosts(self, address: bytes, process: int) -> str:
         lines = self._lines(process, "/etc/hosts")
@@ -103,6 +108,13 @@ class Names:
             for name, addresses in self._addresses.items()
             for address, executable in addresses.items()
         ]
+
+
+def _remember(known: dict[bytes, str], address: bytes, name: str) -> None:
+    known.pop(address, None)
+    known[address] = name  # at the end: the latest
+    if len(known) > _MOST_KNOWN:
+        del known[next(iter(known))]
 
 
 def _names_of(lines: list[list[str]]) -> dict[bytes, str]:

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 WATCHED = 1024
 """The most calls of a thread that stop while an answer is awaited."""
+MOST_USES = 16384
+"""The most hosts, with their ports, that are recorded."""
 _PROBED = 64
 """The most calls of a thread that stop to see whether a program sends to an address to which it has connected by UDP."""
 _RECEIVING = ("recvfrom", "recvmsg", "recvmmsg", "read", "readv")
@@ -113,7 +115,7 @@ class HostWatcher:
             for use, peer in open_sockets(process):
                 if peer.port == DNS and peer.address in self._names.servers(process):
                     continue
-                self._uses.add((use, self._host(peer, process), peer.port, executable))
+                self._use((use, self._host(peer, process), peer.port, executable))
 
     def uses(self) -> tuple[Use, ...]:
         """Return what was recorded, ascending: (`tcp connect HOST` or `udp send HOST`, port, executable), (`unix connect
@@ -140,6 +142,8 @@ class HostWatcher:
         call = call_of(task, event)
         if call.name not in ("connect", *SENDING):
             return
+        if call.is_multiplexed:
+            self._gap(f"{task.executable} uses sockets by socketcall (i386), which fails under a policy that confines hosts")
         if call.name == "connect":
             self._settle(task, call.descriptor)
         number: int | None = None
@@ -171,14 +175,20 @@ class HostWatcher:
             # machine would reach it (RFC 6724), and send nothing.
             self._probes[place] = _Probe(row, task, asked=False)
             self._calls.watch(task, event, _PROBED)
-        if peer.port == DNS:
-            lookup = self._lookups.begin(inode_of(*place), *place, is_stream=use == "connect")
+        if peer.port == DNS and (name := inode_of(*place)):
+            lookup = self._lookups.begin(name, *place, is_stream=use == "connect")
             lookup.is_new |= call.name == "connect"
             self._calls.watch(task, event, WATCHED, whole=True)
         if peer.port == DNS and not is_probe:
             self._servers[use, peer.address, DNS, task.executable] = is_server
         elif not is_probe:
+            self._use(row)
+
+    def _use(self, row: tuple[str, str, int, str]) -> None:
+        if len(self._uses) < MOST_USES:
             self._uses.add(row)
+        elif row not in self._uses:
+            self._gap(f"the program talks to more than {MOST_USES:,} hosts and ports: not all were recorded")
 
     def _host(self, peer: Peer, process: int) -> str:
         """Return the name by which an address was looked up, else the address; so too for one that no name opens."""
@@ -191,17 +201,19 @@ class HostWatcher:
             if len(name) > 1:
                 self._sockets.add(("@" + name[1:].decode("utf-8", "surrogateescape"), task.executable))
             return
-        path = name.partition(b"\0")[0]
-        if path in NAME_SERVICES:
-            # C libraries then ask name servers themselves, whose answers can be seen.  So it is under `enforce`.
-            if task.other_filter:
-                self._gap(f"{task.executable} asks {os.fsdecode(path)} for names, so hosts are recorded by their addresses")
-            else:
-                kernel.skip_call(task.tid, errno.ENOENT)
+        file = look_up(_seen(task, name.partition(b"\0")[0]))
+        if file is None or not stat.S_ISSOCK(file.mode):
             return
-        if (file := look_up(_seen(task, path))) and stat.S_ISSOCK(file.mode):
-            place = named(os.fsencode(self._renamed(os.fsdecode(file.path))), self._environment, self._here)
-            self._sockets.add((place.decode("utf-8", "surrogateescape"), task.executable))
+        if file.path in NAME_SERVICES:
+            # C libraries then ask name servers themselves, whose answers can be seen.  So it is under `enforce`.
+            if self._calls is not None and self._calls.may_skip(task):
+                kernel.skip_call(task.tid, errno.ENOENT)
+            else:
+                what = f"asks {os.fsdecode(file.path)} for names, so hosts are recorded by their addresses"
+                self._gap(f"{task.executable} {what}")
+            return
+        place = named(os.fsencode(self._renamed(os.fsdecode(file.path))), self._environment, self._here)
+        self._sockets.add((place.decode("utf-8", "surrogateescape"), task.executable))
 
     # -- calls, after they ran
 
@@ -217,7 +229,7 @@ class HostWatcher:
                 self._probes[place] = self._probes[place]._replace(asked=True)
             return
         elif call.name in _WRITING and place in self._probes:
-            self._uses.add(self._probes.pop(place).row)
+            self._use(self._probes.pop(place).row)
         elif call.name in (*_RECEIVING, *_WRITING) and result > 0:
             self._passed(task, call, result)
         else:
@@ -243,13 +255,13 @@ class HostWatcher:
         sent."""
         probe = self._probes.pop((task.tgid, descriptor), None)
         if probe is not None and not probe.asked:
-            self._uses.add(probe.row)
+            self._use(probe.row)
 
     def _lapsed(self, task: Task) -> None:
         """When the calls of a task no longer stop: what was not decided counts as used."""
         for place, probe in [*self._probes.items()]:
             if probe.task is task:
-                self._uses.add(self._probes.pop(place).row)
+                self._use(self._probes.pop(place).row)
 
     def _rest(self, task: Task) -> None:
         """Let the calls of a process run again, if nothing is awaited."""

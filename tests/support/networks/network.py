@@ -38,12 +38,12 @@ def checked(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def enter(hosts: str, addresses: Sequence[str]) -> None:
+def enter(hosts: str, addresses: Sequence[str], folder: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     checked(libc.unshare(CLONE_NEWNS | CLONE_NEWNET))
     checked(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
     checked(libc.mount(b"none", b"/run", b"tmpfs", 0, None))
-    with socket.socket() as any_, tempfile.TemporaryDirectory() as folder:
+    with socket.socket() as any_:
         fcntl.ioctl(any_, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
         for number, address in enumerate(addresses):
             if ":" in address and address != "::1":
@@ -134,10 +134,14 @@ def started(function: Any, *arguments: Any) -> None:
 
 
 def main() -> int:
-    names = json.loads(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:  # a removed file has no name that could be granted
+        return run(json.loads(sys.argv[1]), folder)
+
+
+def run(names: Any, folder: str) -> int:
     hosts = names.pop("HOSTS", "127.0.0.1 localhost\n::1 localhost\n")
     every = sorted({address for addresses in names.values() for address in addresses} | {"127.0.0.1", "::1"})
-    enter(hosts, every)
+    enter(hosts, every, folder)
     for kind, function in ((socket.SOCK_DGRAM, serve_udp), (socket.SOCK_STREAM, serve_tcp)):
         server = socket.socket(socket.AF_INET, kind)
         server.bind((SERVER, 53))
