@@ -219,7 +219,7 @@ NUMBERS = {
     "socket": (41, 359), "socketcall": (-1, 102), "setsockopt": (54, 366), "getsockopt": (55, 365), "getsockname": (51, 367),
     "listen": (50, 363), "accept": (43, -1), "accept4": (288, 364), "sendto": (44, 369), "sendmsg": (46, 370),
     "sendmmsg": (307, 345), "connect": (42, 362), "recvfrom": (45, 371), "recvmsg": (47, 372),
-    "getpeername": (52, 368), "shutdown": (48, 373), "setresuid": (117, 208), "setresgid": (119, 210), "setgroups": (116, 206),
+    "getpeername": (52, 368), "shutdown": (48, 373), "setresuid": (117, 164), "setresgid": (119, 170), "setgroups": (116, 81),
     "process_vm_writev": (311, 348),
     "add_key": (248, 286), "keyctl": (250, 288), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),

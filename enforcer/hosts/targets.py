@@ -130,7 +130,7 @@ class Targets:
         return Target(address)  # any other address reaches no host: the kernel fails the call, or ends a connection
 
     def _is_known(self, peer: Peer) -> bool:
-        """Return whether policies deny datagrams to a host, but name it in lines about connections.
+        """Return whether policies deny datagrams to a port of a host, but have lines about the host.
 
         Resolvers connect a datagram socket to each address of a name to see from which address it would be reached (RFC 6724,
         6), and send nothing."""
@@ -138,7 +138,11 @@ class Targets:
         policies = [rules for _, rules in self._hosts.policies]
         if all(rules.grants("send", peer.host, peer.port, names) for rules in policies):
             return False
-        return all("connect" in rules.confines and rules.reaches("connect", peer.host, names) for rules in policies)
+        uses = [[use for use in ("send", "connect") if use in rules.confines] for rules in policies]
+        return all(
+            any(rules.reaches(use, peer.host, names) for use in confined)
+            for rules, confined in zip(policies, uses, strict=True)
+        )
 
     def _judge(self, request: Request, use: str, peer: Peer) -> None:
         """Raise DeniedError, after a report, unless all policies let the program reach a host."""

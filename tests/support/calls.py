@@ -1,4 +1,4 @@
-"""System calls written down, as events; and events as points of the space in which policies are compared."""
+"""System calls written down, as events and as policies; and events as points of the space in which policies are compared."""
 
 from __future__ import annotations
 
@@ -41,3 +41,12 @@ def point_of(event: region.Event) -> int:
     for word in (*event.arguments, event.ip):
         point = point << 64 | word
     return point
+
+
+def allowing_all(*lines: str, i386: bool = False) -> str:
+    """The text of a policy that allows every call of x86_64, and with `i386` of that, too, and has these lines."""
+    head = ["callfence 1", "arch x86_64", "table 6.18", "default errno EPERM", "unknown errno ENOSYS", *lines]
+    calls = [f"{name}: allow" for name in sorted(table(Arch.X86_64).by_name)]
+    if i386:
+        calls += ["arch i386", *(f"{name}: allow" for name in sorted(table(Arch.I386).by_name))]
+    return "\n".join([*head, "", *calls, ""])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from allowing import policy
+from calls import allowing_all
 
 if TYPE_CHECKING:
     import subprocess
@@ -26,6 +26,7 @@ NAMES = {
     "big.example.org": ["192.0.2.5"],
     "a.pool.example.org": ["192.0.2.6"],
     "near.example.org": ["127.1.2.3"],
+    "other.example.net": ["198.51.100.7"],
     "printer.example.org": ["192.0.2.99"],
     "HOSTS": "127.0.0.1 localhost\n::1 localhost\n192.0.2.99 printer printer.lan\n",
 }
@@ -34,8 +35,8 @@ NAMES = {
 class Ran(NamedTuple):
     """What a program did under `enforce`."""
 
-    output: str
-    """Its standard output and error."""
+    stdout: str
+    stderr: str
     status: int
     violations: list[dict[str, Any]]
 
@@ -59,11 +60,11 @@ class Network:
 
     def enforced(self, lines: Sequence[str], *command: str | Path, flags: Sequence[str] = (), i386: bool = False) -> Ran:
         file = self.folder / "it.policy"
-        file.write_text(policy(*lines, i386=i386))
+        file.write_text(allowing_all(*lines, i386=i386))
         self.log.unlink(missing_ok=True)
         ran = self.plain(*self._commands.enforcing(file, self.log, *flags), *command)
         violations = self._commands.violations(self.log)
-        return Ran((ran.stdout + ran.stderr).decode(), ran.returncode, violations)
+        return Ran(ran.stdout.decode(), ran.stderr.decode(), ran.returncode, violations)
 
 
 @pytest.fixture
