@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from policygen.grants import Files
 
 ANY = "any"
-_STARTS = {"tcp connect": "connect", "udp send": "send", "unix connect": "unix"}
+_PORTS = ("tcp connect", "udp send")
+_STARTS = {"tcp connect": "connect", "udp send": "send", "unix connect": "unix", "dns query": "query"}
 """The words with which a line begins -> the use that it is about."""
 USES = tuple(_STARTS.values())
 _ALL = [(0, 65535)]
@@ -32,12 +33,13 @@ def encode(files: Files) -> bytes:
     """Return a policy's lines about hosts and unix sockets, with NUL between them; b"" if it confines none of them.
 
     `tcp connect` without any host is Landlock's alone, and is left out."""
-    lines = {line: granted for line, granted in files.lines().items() if line.startswith(tuple(_STARTS)[:2])}
     if not files.confines_peers:
         return b""
-    each = [f"{line}: {granted}" for line, granted in lines.items()]
-    if files.unix is not None:
-        each += [f"unix connect {socket}: " for socket in files.unix] or ["unix connect: none"]
+    lines = files.lines()
+    each = [f"{line}: {granted}" for line, granted in lines.items() if line.startswith(_PORTS)]
+    for start, use in _STARTS.items():
+        if start not in _PORTS and (places := getattr(files, use, None)) is not None:
+            each += [f"{start} {place}: " for place in places] or [f"{start}: none"]
     return "\0".join(each).encode("utf-8", "surrogateescape")
 
 
@@ -54,9 +56,9 @@ class Rules:
         """Use -> ranges of ports of any host."""
         self.networks: dict[str, list[tuple[int, int, int, list[tuple[int, int]]]]] = {"connect": [], "send": []}
         """Use -> (bits of an address, bits of the prefix, the prefix, ranges of ports)."""
-        self.names: dict[str, dict[str, list[tuple[int, int]]]] = {"connect": {}, "send": {}}
-        """Use -> name -> ranges of ports."""
-        self.below: dict[str, dict[str, list[tuple[int, int]]]] = {"connect": {}, "send": {}}
+        self.names: dict[str, dict[str, list[tuple[int, int]]]] = {"connect": {}, "send": {}, "query": {}}
+        """Use -> name -> ranges of ports; all for `query`, which has none."""
+        self.below: dict[str, dict[str, list[tuple[int, int]]]] = {"connect": {}, "send": {}, "query": {}}
         """Use -> name -> ranges of ports of all names below it."""
         self.sockets: list[str] = []
         """The unix sockets as the policy writes them (`policygen.hosts`)."""
@@ -70,9 +72,9 @@ class Rules:
         if use == "unix":
             self.sockets += [host] if host else []
             return
-        ports = _ports(granted)
-        if not host:
-            self.everywhere[use] = ports
+        ports = _ALL if use == "query" else _ports(granted)
+        if not host or host == ANY:
+            self.everywhere[use] = ports if host or use != "query" else []
         elif host.startswith("*."):
             self.below[use][host[2:]] = ports
         elif network := _network(host):
@@ -83,12 +85,12 @@ class Rules:
     @property
     def has_names(self) -> bool:
         """Whether a line names a host, so that look-ups have to be followed."""
-        return any(self.names[use] or self.below[use] for use in self.names)
+        return any(self.names[use] or self.below[use] for use in self.names) or bool(self.everywhere.get("query"))
 
     def spare(self, name: str) -> int | None:
         """Return how many characters a name has that the policy does not: 0 for one that a line has, those before the part that
         `*.` has; None for a name that no line names."""
-        if any(name in self.names[use] for use in self.names):
+        if self.everywhere.get("query") or any(name in self.names[use] for use in self.names):
             return 0
         return min((len(name) - len(above) - 1 for use in self.below for above in self._above(use, name)), default=None)
 

@@ -40,6 +40,9 @@ class Names:
         self.servers: tuple[bytes, ...] = _DEFAULT
         """The addresses of the name servers, 4 or 16 bytes each."""
         self._search: tuple[str, ...] = ()
+        own = os.uname().nodename.lower()
+        self._own = {own, own.partition(".")[0]}
+        """The names of this machine, which many programs look up, and its name servers know."""
         self._read_hosts()
         self._read_configuration()
 
@@ -47,6 +50,8 @@ class Names:
         """Return how many characters a name has that the policies do not, and a search domain neither (`Rules.spare`); None for
         a name that not all policies with names permit."""
         forms, most = self._forms(name), 0
+        if not self._own.isdisjoint(forms):
+            return 0
         for rules in self._policies:
             spare = min((spare for form in forms if (spare := rules.spare(form)) is not None), default=None)
             if spare is None:
