@@ -37,9 +37,9 @@ class Connecting:
             address = address_at(task, at, length & INT)
             check(request)
             target = self._targets.of(request, socket, peer_of(address, socket.domain, sends=False), address)
-            result = socket.connect(target.address)
             if target.is_mute:
-                socket.mute()
+                socket.mute()  # before: another thread may send at once
+            result = socket.connect(target.address)
             self._targets.note(socket, target)
             if result == EAGAIN and socket.domain == AF_UNIX and socket.is_blocking:
                 is_kept = True
