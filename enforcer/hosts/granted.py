@@ -95,7 +95,8 @@ class Hosts:
         confined = {use for _, rules in self.policies for use in rules.confines}
         self.sends = bool(confined & {"send", "unix"})
         """Whether datagrams are judged."""
-        self.sockets = {file: [_located(socket, environment) for socket in rules.sockets] for file, rules in self.policies}
+        located = {file: [_located(socket, environment) for socket in rules.sockets] for file, rules in self.policies}
+        self.sockets = {file: [socket for socket in sockets if socket] for file, sockets in located.items()}
         """The unix sockets that each policy grants: absolute paths with links resolved, `@NAME`, `@START*` or `any`."""
 
     def are_judged(self, call: Notification) -> bool:
@@ -128,9 +129,10 @@ def problem() -> str:
 
 def _located(socket: str, environment: Sequence[bytes]) -> bytes:
     name = socket.encode("utf-8", "surrogateescape")
+    """Return what a line grants, as `Hosts.sockets` has it; b"" for a path below a folder that is unknown here."""
     if socket == ANY or socket.startswith("@"):
         return name
     try:
         return os.path.realpath(located(name, environment))
     except PlaceError:
-        return b"@"  # it grants nothing: no socket has this name
+        return b""
