@@ -37,9 +37,10 @@ _FAMILIES = (1, 2, 10, 16, 38)
 calls that are judged."""
 _PROTOCOLS = {1: (0, 6), 2: (0, 17, 1, 58)}
 """By SOCK_STREAM and SOCK_DGRAM: IPPROTO_TCP; IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6 (linux/in.h), and 0 for the first."""
-_ROUTES = {0: (4,), 41: (57, 5, 6), 6: (31,)}
-"""By level, the options that are refused: IP_OPTIONS, IPV6_RTHDR, IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, by which packets go over
-other hosts, and TCP_ULP, which makes another kind of socket (linux/in.h, linux/in6.h, linux/tcp.h)."""
+_ROUTES = {0: (4,), 41: (57, 5, 6, 32), 6: (31,)}
+"""By level, the options that are refused: IP_OPTIONS, IPV6_RTHDR, IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_FLOWLABEL_MGR (a
+label may have a routing header), by which packets go over other hosts, and TCP_ULP, which makes another kind of socket
+(linux/in.h, linux/in6.h, linux/tcp.h)."""
 
 
 def _of(label: str, values: Sequence[int], among: str, otherwise: str) -> list[Line]:
