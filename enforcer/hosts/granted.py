@@ -50,7 +50,7 @@ def _of(label: str, values: Sequence[int], among: str, otherwise: str) -> list[L
 
 _SOCKETS = {
     "socket": Check(
-        linux.numbers_by_arch("socket"),
+        linux.numbers_by_arch("socket", "socketpair"),
         [
             (LOAD, ARGUMENTS),
             (EQUAL, 2, "internet", ""),
