@@ -221,6 +221,7 @@ NUMBERS = {
     "sendmmsg": (307, 345), "connect": (42, 362), "recvfrom": (45, 371), "recvmsg": (47, 372),
     "getpeername": (52, 368), "shutdown": (48, 373),
     "process_vm_writev": (311, 348),
+    "mount": (165, 21), "umount": (-1, 22), "umount2": (166, 52), "pivot_root": (155, 217), "move_mount": (429, 429),
     "add_key": (248, 286), "keyctl": (250, 288), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }  # fmt: skip

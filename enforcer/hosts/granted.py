@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from enforcer.bpf import Line
     from enforcer.listener import Notification
 
-_CAP_SYS_PTRACE = 1 << 19  # linux/capability.h
+_CAP_SYS_PTRACE, _CAP_SYS_ADMIN = 1 << 19, 1 << 21  # linux/capability.h
 _ALWAYS = ("connect",)
 _SENDS = ("sendmsg", "sendmmsg")
 _RECEIVES = ("recvmsg", "getpeername")
@@ -77,6 +77,12 @@ _SOCKETS = {
 }
 
 
+_MOUNTS = {
+    "mount": Check(linux.numbers_by_arch("mount", "umount", "umount2", "pivot_root", "move_mount"), [(JUMP, "not permitted")])
+}
+"""Calls by which a socket that is not granted gets the path of one that is; Landlock refuses them as well."""
+
+
 class Hosts:
     """The hosts and unix sockets that all policies of a program grant."""
 
@@ -106,7 +112,10 @@ class Hosts:
 
     def guarded(self, filter_: bytes) -> bytes:
         """Return the program's filter after instructions that fail the calls by which it could reach hosts unseen."""
-        return guard(filter_, {**_SOCKETS, **FAST_OPEN}, ("io_uring_setup", "socketcall"), reports=True)
+        # Without that capability it can mount only in a namespace of its own, where `unix.find` does not look.
+        mounts = any(self.sockets.values()) and kernel.capabilities()[1] & _CAP_SYS_ADMIN
+        checks = {**_SOCKETS, **FAST_OPEN, **(_MOUNTS if mounts else {})}
+        return guard(filter_, checks, ("io_uring_setup", "socketcall"), reports=True)
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that is judged whatever its arguments."""
@@ -129,8 +138,8 @@ def problem() -> str:
 
 
 def _located(socket: str, environment: Sequence[bytes]) -> bytes:
-    name = socket.encode("utf-8", "surrogateescape")
     """Return what a line grants, as `Hosts.sockets` has it; b"" for a path below a folder that is unknown here."""
+    name = socket.encode("utf-8", "surrogateescape")
     if socket == ANY or socket.startswith("@"):
         return name
     try:
