@@ -153,7 +153,7 @@ class Targets:
         else:
             try:
                 found = unix.find(request.call.task, peer.path)
-            except unix.HardLinkError as error:
+            except unix.UnclearError as error:
                 self.deny_wholly(request, str(error))
                 return Target(address)
             name, target = found.path, Target(found.address, found)

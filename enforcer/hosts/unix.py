@@ -18,8 +18,8 @@ NAME_SERVICES = (b"/run/nscd/socket", b"/var/run/nscd/socket", b"/run/systemd/re
 there, so that C libraries ask a name server."""
 
 
-class HardLinkError(UserError):
-    """The socket's file has another name besides, so its name does not tell which socket it is."""
+class UnclearError(UserError):
+    """The name of the socket's file does not tell which socket it is."""
 
 
 class Found:
@@ -43,7 +43,10 @@ class Found:
 
 def find(task: int, path: bytes) -> Found:
     """Open the file that a task means by a path, as its root and its working folder have it.  Raises OSError with the errno of
-    connect(2), and HardLinkError."""
+    connect(2), and UnclearError."""
+    for own in (b"/proc/self/", b"/proc/thread-self/"):  # that is not this process
+        if path.startswith(own):
+            path = b"/proc/%d/%s" % (task, path.removeprefix(own))
     root = os.readlink(b"%d/root" % task)  # the working folder is /proc (`enforcer.helper.leave`)
     if path.startswith(b"/") and root != b"/":
         raise OSError(errno.EACCES, "chroot")  # a link in there would lead out of it
@@ -51,11 +54,23 @@ def find(task: int, path: bytes) -> Found:
     try:
         status = os.fstat(descriptor)
         if status.st_nlink > 1:
-            raise HardLinkError("the socket's file has several names (hard links)")
-        return Found(descriptor, os.readlink(b"self/fd/%d" % descriptor))
+            raise UnclearError("the socket's file has several names (hard links)")
+        found = os.readlink(b"self/fd/%d" % descriptor)
+        if not _is_at(found, status):
+            raise UnclearError("the socket's file has another name in the mount namespace of its helper")
+        return Found(descriptor, found)
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _is_at(path: bytes, status: os.stat_result) -> bool:
+    """Return whether a path is that file for this process, too."""
+    try:
+        here = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return False
+    return (here.st_dev, here.st_ino) == (status.st_dev, status.st_ino)
 
 
 def is_granted(socket: bytes, granted: Sequence[bytes]) -> bool:
