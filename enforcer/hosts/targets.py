@@ -8,7 +8,7 @@ import os
 from _socket import AF_INET, AF_INET6
 
 from enforcer.hosts import unix
-from enforcer.hosts.addresses import address_of
+from enforcer.hosts.addresses import address_of, explicit
 from enforcer.hosts.names.known import Names
 from enforcer.hosts.names.resolver import Judge, Resolver
 from enforcer.hosts.rules import is_near
@@ -117,8 +117,9 @@ class Targets:
             if self._names and self._names.is_server(peer.host, peer.port):
                 return self._lead(request, socket, peer)
             if use == "send" and not sends and self._is_known(peer):
-                return Target(address, is_mute=True)
+                return Target(explicit(address), is_mute=True)
             self._judge(request, use, peer)
+            return Target(explicit(address))
         return Target(address)  # any other address reaches no host: the kernel fails the call, or ends a connection
 
     def _is_known(self, peer: Peer) -> bool:

@@ -32,6 +32,10 @@ tcp connect other.example.org: 7000
 tcp connect loop.example.org: 7000
 tcp connect *.wild.example.org: 7000
 udp send 10.77.0.1: 7000
+tcp connect 127.0.0.1: 7001
+udp send 127.0.0.1: 7001
+tcp connect ::1: 7002
+udp send ::1: 7002
 udp send fd00:77::1: 7000
 udp send rebind.example.org: 7000
 udp send extra.example.org: 7000
@@ -66,7 +70,7 @@ class Network:
             [sys.executable, HERE / "network.py", folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self.server.stdout.readline() == "ready\n"
-        self.under = ("nsenter", f"--target={self.server.pid}", "--net", "--mount", f"--wd={folder}")
+        self.under = ("nsenter", f"--target={self.server.pid}", "--net", "--mount", f"--wdns={folder}")
         self.place.policy(policy(LINES.format(folder)), "attack.policy")
 
     def arrivals(self):

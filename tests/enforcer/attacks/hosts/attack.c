@@ -185,14 +185,14 @@ static int bound_to(int made, Address *own, socklen_t size)
 
 static void zero_bound(void)  // 0.0.0.0 is the address that the socket is bound to
 {
-    Address own = v4(FORBIDDEN, 0), to = v4("0.0.0.0", PORT);
+    Address own = v4(FORBIDDEN, 0), to = v4("0.0.0.0", 7001);
     connect_tell(bound_to(tcp(), &own, size4), &to, size4);
     send_to(bound_to(udp(), &own, size4), &to, size4);
 }
 
 static void zero6_bound(void)
 {
-    Address own = v6("::ffff:" FORBIDDEN, 0), to = v6("::", PORT), zero = v6("::ffff:0.0.0.0", PORT);
+    Address own = v6("::ffff:" FORBIDDEN, 0), to = v6("::", 7002), zero = v6("::ffff:0.0.0.0", 7001);
     connect_tell(bound_to(tcp6(), &own, size6), &to, size6);
     send_to(bound_to(udp6(), &own, size6), &to, size6);
     send_to(bound_to(udp6(), &own, size6), &zero, size6);
@@ -527,11 +527,12 @@ static void netlink(void)  // a socket that takes no IP address, and one that th
 static void ip_options(void)
 {
     Address to = v4(ALLOWED, PORT);
-    unsigned char route[] = {IPOPT_NOP, IPOPT_LSRR, 7, 4, 10, 77, 0, 1};
+    unsigned char route[] = {IPOPT_NOP, IPOPT_LSRR, 7, 4, 10, 77, 0, 2};
     int made = udp(), made6 = udp6();
     said("options", setsockopt(made, IPPROTO_IP, IP_OPTIONS, route, sizeof route));
-    if (strstr(line, "options=done")) { to = v4(FORBIDDEN, PORT); send_to(made, &to, size4); }
+    send_to(made, &to, size4);
     said("options6", setsockopt(made6, IPPROTO_IP, IP_OPTIONS, route, sizeof route));
+    send_to(made6, &to, size4);
 }
 
 static void ip_retopts(void)  // the first stop is the destination
@@ -572,11 +573,13 @@ static void routing_header(unsigned char *made, const char *over)  // type 2 (RF
 static void rthdr(void)
 {
     Address to = v6(ALLOWED6, PORT);
-    unsigned char header[24];
-    routing_header(header, FORBIDDEN6);
+    unsigned char header[40] = {0, 4, 4, 1, 1};  // segments, of which the last is the first (RFC 8754)
+    inet_pton(AF_INET6, ALLOWED6, header + 8);
+    inet_pton(AF_INET6, FORBIDDEN6, header + 24);
     int made = udp6();
-    said("rthdr", setsockopt(made, IPPROTO_IPV6, IPV6_RTHDR, header, 24));
+    said("rthdr", setsockopt(made, IPPROTO_IPV6, IPV6_RTHDR, header, 40));
     send_to(made, &to, size6);
+    routing_header(header, FORBIDDEN6);
     made = udp6();
     said("older", setsockopt(made, IPPROTO_IPV6, 5, header, 24));
     send_to(made, &to, size6);
@@ -791,14 +794,28 @@ static void look_race(void)  // between the connection and its muting
 
 // Races
 
-static Address flipped;
-static struct msghdr flipped_head;
+static volatile Address flipped_now;
+#define flipped (*(Address *)&flipped_now)
+static volatile struct msghdr flipped_head;
 static struct iovec flipped_part[2];
 static Address good, bad;
 
+static void spin(void)
+{
+    static unsigned seed = 1;
+    seed = seed * 1664525 + 1013904223;
+    for (volatile unsigned turn = seed >> 22; turn; turn--);
+}
+
 static void *flip(void *unused)
 {
-    while (!over) { flipped.v4.sin_addr = bad.v4.sin_addr; turns++; flipped.v4.sin_addr = good.v4.sin_addr; }
+    while (!over) {
+        flipped_now.v4.sin_addr.s_addr = bad.v4.sin_addr.s_addr;
+        turns++;
+        spin();
+        flipped_now.v4.sin_addr.s_addr = good.v4.sin_addr.s_addr;
+        spin();
+    }
     return 0;
 }
 
@@ -811,6 +828,7 @@ static void *flip_head(void *unused)
         flipped_head.msg_name = &bad;
         turns++;
         flipped_head.msg_namelen = turns % 3 ? size4 : turns % 40;
+        spin();
         flipped_head.msg_name = &family;
         flipped_head.msg_iov = &flipped_part[1];
         flipped_head.msg_iovlen = turns % 4 ? 1 : turns % 2000;
@@ -863,7 +881,7 @@ static void race_message(int many)
 {
     static char control[64];
     start_race();
-    flipped_head = message(&good, size4);
+    *(struct msghdr *)&flipped_head = message(&good, size4);
     flipped_part[0] = part, flipped_part[1] = (struct iovec){word, strlen(word)};
     flipped_head.msg_control = control;
     flipped_head.msg_iov = flipped_part;
@@ -871,7 +889,7 @@ static void race_message(int many)
     pthread_t other = thread(flip_head);
     for (int round = 0; round < ROUNDS; round++) {
         if (many) sendmmsg(made, (void *)&flipped_head, 1, 0);
-        else sendmsg(made, &flipped_head, 0);
+        else sendmsg(made, (void *)&flipped_head, 0);
     }
     join(other);
 }
@@ -1526,6 +1544,7 @@ static void attack(const char *name, void (*work)(void))
 
 int main(int count, char **names)
 {
+    chdir(getcwd((char[300]){0}, 300));  // in this mount namespace
     for (int number = 1; number < count; number++)
         for (unsigned row = 0; row < sizeof ATTACKS / sizeof *ATTACKS; row++)
             if (!strcmp(names[number], ATTACKS[row].name)) {

@@ -7,6 +7,7 @@ for each <WORD> in it, KIND being tcp, udp, unix, packet (any IP packet to an ad
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -22,6 +23,11 @@ ALLOWED, FORBIDDEN = ("10.77.0.1", "fd00:77::1"), ("10.77.0.2", "10.77.0.3", "fd
 NAMED, SERVER = "10.77.0.4", "10.77.0.53"
 OWN = ("127.0.0.1", "::1", "fe80::77")
 PORT = 7000
+ZEROES = (
+    (7001, socket.AF_INET, "127.0.0.1", "allowed"), (7001, socket.AF_INET, "10.77.0.2", "10.77.0.2"),
+    (7002, socket.AF_INET6, "::1", "allowed"), (7002, socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+)  # fmt: skip
+"""More servers: where 0.0.0.0 and :: may lead."""
 HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000  # linux/sched.h
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18  # linux/mount.h
@@ -141,7 +147,11 @@ def labels(name: str) -> bytes:
 
 
 def answer(query: bytes, arrivals: Arrivals, how: str) -> bytes:
-    name, end = name_of(query)
+    try:
+        name, end = name_of(query)
+    except IndexError:
+        arrivals.add("dns", how, b"<malformed>")
+        return query[:2] + bytes(10)
     kind, flags = int.from_bytes(query[end : end + 2], "big"), int.from_bytes(query[2:4], "big")
     arrivals.add("dns", how, f"<{name}-{kind}-{flags}-{query[end + 4 :].hex() or 0}>".encode(), always=True)
     question, records = query[12 : end + 4], []
@@ -170,7 +180,7 @@ def serve_names(server: socket.socket, arrivals: Arrivals) -> None:
 def serve_names_by_tcp(server: socket.socket, arrivals: Arrivals) -> None:
     while True:
         client, _ = server.accept()
-        with client, client.makefile("rb") as stream:
+        with client, client.makefile("rb") as stream, contextlib.suppress(OSError):
             while head := stream.read(2):
                 whole = answer(stream.read(int.from_bytes(head, "big")), arrivals, "tcp")
                 client.sendall(len(whole).to_bytes(2, "big") + whole)
@@ -195,6 +205,9 @@ def serve(folder: Path) -> None:
         started(accept, bound(family, socket.SOCK_STREAM, address), arrivals, "tcp", text)
     started(serve_names, bound(socket.AF_INET, socket.SOCK_DGRAM, (SERVER, 53)), arrivals)
     started(serve_names_by_tcp, bound(socket.AF_INET, socket.SOCK_STREAM, (SERVER, 53)), arrivals)
+    for port, family, text, where in ZEROES:
+        started(receive, bound(family, socket.SOCK_DGRAM, (text, port)), arrivals, "udp", where)
+        started(accept, bound(family, socket.SOCK_STREAM, (text, port)), arrivals, "tcp", where)
     os.chdir(folder)
     for where in ("allowed", "forbidden"):
         os.mkdir(where)
