@@ -342,6 +342,10 @@ class _Start:
         helper cannot make the program's calls."""
         if not any(policy.hosts for policy in policies):
             return None
+        from enforcer.hosts.rules import needs_helper
+
+        if not any(needs_helper(policy.hosts) for policy in policies):
+            return None
         if self.is_quiet:
             need = "the policy confines hosts or unix sockets, which needs the helper process"
             raise EnforceError(f"{need}: leave out --quiet-kernel")

@@ -118,7 +118,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         phases_optional=policy.phases_optional,
         files=files,
         files_from_entry=files_from_entry,
-        hosts=encode(policy.files) if reaches else b"",
+        hosts=encode(policy.files),
         stages=phases,
         scope=policy.scope if variant in ("report", "silent") else "",
         later=describing,
