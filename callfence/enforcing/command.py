@@ -201,6 +201,8 @@ class _Start:
         if files and not reach and "--log" in self.options and not self.is_quiet:
             self._begin_log()
         hosts = self._hosts(policies)
+        if hosts:
+            hosts.is_scoped = confinement.ABSTRACT in scope
         listens = files is not None and not self.is_quiet and files.confines_listen
         reporter = None if self.is_quiet else self._reporter(policies, scope, reach, hosts, listens=listens)
         notified = sorted({*(reach.calls() if reach else ()), *(_LISTEN if listens else ()), *(hosts.calls() if hosts else ())})

@@ -86,7 +86,7 @@ _MOUNTS = {
 class Hosts:
     """The hosts and unix sockets that all policies of a program grant."""
 
-    __slots__ = ("filter", "has_names", "is_audit", "policies", "sends", "sockets")
+    __slots__ = ("filter", "has_names", "is_audit", "is_scoped", "policies", "sends", "sockets")
 
     def __init__(
         self, confining: Sequence[tuple[str, bytes]], filter_: bytes, environment: Sequence[bytes], *, is_audit: bool
@@ -98,6 +98,8 @@ class Hosts:
         """Answers whether the policies allow a call."""
         self.is_audit = is_audit
         """Whether nothing is enforced."""
+        self.is_scoped = False
+        """Whether abstract sockets are confined to the program's own processes (`enforcer.confinement.SCOPES`)."""
         self.has_names = any(rules.has_names for _, rules in self.policies)
         confined = {use for _, rules in self.policies for use in rules.confines}
         self.sends = bool(confined & {"send", "unix"})
