@@ -157,6 +157,9 @@ class Targets:
             except unix.UnclearError as error:
                 self.deny_wholly(request, str(error))
                 return Target(address)
+            if self._names and found.path in unix.NAME_SERVICES:
+                found.close()
+                raise OSError(errno.ENOENT, "connect")
             name, target = found.path, Target(found.address, found)
         lacking = [file for file in confining if not unix.is_granted(name, self._hosts.sockets[file])]
         try:
