@@ -219,6 +219,8 @@ class Targets:
 
 
 def _is_like_us(task: int) -> bool:
-    """Return whether a task has the same user and group ids as this process."""
+    """Return whether a task has the same user and group ids as this process, and all its supplementary groups."""
     own, other = fields_of(os.getpid()), fields_of(task)
+    if not {*own["Groups"].split()} <= {*other.get("Groups", "").split()}:
+        return False
     return all(len({*other.get(name, "").split(), *own[name].split()}) == 1 for name in ("Uid", "Gid"))
