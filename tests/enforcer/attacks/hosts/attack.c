@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <grp.h>
 #include <fcntl.h>
 #include <linux/aio_abi.h>
 #include <linux/filter.h>
@@ -1508,21 +1509,63 @@ static void wrong_memory(void)
     sendto_udp();
 }
 
-static const struct { const char *name; void (*work)(void); } ATTACKS[] = {
-#define A(name) {#name, name}
-    A(plain_tcp), A(plain_tcp6), A(plain_udp), A(sendto_udp), A(sendto_udp6), A(sendmsg_udp), A(sendmsg_udp6), A(sendmmsg_second),
-    A(loopback), A(loopback6), A(mapped), A(v4_on_v6), A(zero), A(zero6), A(zero_bound), A(zero6_bound), A(link_local),
-    A(lengths), A(unspecified), A(unspecified_connected), A(address_form), A(address_form_calm), A(connect_twice),
-    A(connect_twice_tcp), A(connected_sendto), A(corked), A(fast_open), A(fast_open_msg), A(fast_open_mmsg), A(fast_open_connect),
-    A(fast_open_deferred), A(repair), A(mptcp), A(udplite), A(sctp), A(dccp), A(l2tp), A(smc), A(families), A(pairs),
-    A(upper_halves), A(ping), A(raw), A(packets), A(netlink), A(ip_options), A(ip_retopts), A(rthdr), A(rthdr_control),
-    A(flow_label), A(uring), A(i386), A(socketcall), A(x32), A(aio), A(looked), A(look_race), A(race_connect),
-    A(race_connect_tcp), A(race_sendto), A(race_sendmsg), A(race_sendmmsg), A(race_descriptor), A(race_symlink), A(clone_memory),
-    A(clone_all), A(by_fork), A(passed), A(dying), A(execs), A(stopped), A(traced), A(led_elsewhere), A(server_ports),
-    A(led_port), A(forbidden_names), A(channel), A(wildcard), A(malformed), A(rebinding), A(answers), A(named), A(unix_path),
-    A(unix_absolute), A(unix_symlink), A(unix_dots), A(unix_root), A(unix_cwd), A(unix_descriptor), A(unix_hard_link),
-    A(unix_bind_mount), A(unix_mount_namespace), A(unix_user_namespace), A(unix_chroot), A(abstract_names), A(unix_datagrams),
-    A(unix_lengths), A(wrong_memory), A(other_port),
+// With more around them: test_hosts.py
+
+static void inherited(void)  // a packet socket, number 9
+{
+    char bytes[256];
+    size_t whole = packet_to(bytes);
+    struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP), .sll_ifindex = 1, .sll_halen = 6};
+    struct msghdr head = message((Address *)&to, sizeof to);
+    part = (struct iovec){bytes, whole};
+    said("sendto", sendto(9, bytes, whole, 0, (void *)&to, sizeof to));
+    said("sendmsg", sendmsg(9, &head, 0));
+}
+
+static void name_services(void)
+{
+    unix_tell("/run/nscd/socket", -1);
+    unix_tell("/run//nscd/socket", -1);
+    unix_tell("/run/nscd/../nscd/./socket", -1);
+    chdir("/run/nscd");
+    unix_tell("socket", -1);
+}
+
+static void other_groups(void)  // the file is its group's
+{
+    setgroups(0, 0);
+    unix_tell("allowed/group", -1);
+}
+
+static void own_abstract(void)
+{
+    Address own;
+    socklen_t size = unix_at(&own, "\0own", 4);
+    int server = socket(AF_UNIX, SOCK_STREAM, 0);
+    bind(server, &own.any, size);
+    listen(server, 1);
+    unix_tell("\0own", 4);
+    unix_tell("\0forbidden.stream", 17);
+}
+
+static const struct { const char *name; void (*work)(void); } OTHERS[] = {
+    {"inherited", inherited}, {"name_services", name_services}, {"other_groups", other_groups}, {"own_abstract", own_abstract},
+    {"named", named},
+}, ATTACKS[] = {
+#define ROW(name) {#name, name}
+    ROW(plain_tcp), ROW(plain_tcp6), ROW(plain_udp), ROW(sendto_udp), ROW(sendto_udp6), ROW(sendmsg_udp), ROW(sendmsg_udp6), ROW(sendmmsg_second),
+    ROW(loopback), ROW(loopback6), ROW(mapped), ROW(v4_on_v6), ROW(zero), ROW(zero6), ROW(zero_bound), ROW(zero6_bound), ROW(link_local),
+    ROW(lengths), ROW(unspecified), ROW(unspecified_connected), ROW(address_form), ROW(address_form_calm), ROW(connect_twice),
+    ROW(connect_twice_tcp), ROW(connected_sendto), ROW(corked), ROW(fast_open), ROW(fast_open_msg), ROW(fast_open_mmsg), ROW(fast_open_connect),
+    ROW(fast_open_deferred), ROW(repair), ROW(mptcp), ROW(udplite), ROW(sctp), ROW(dccp), ROW(l2tp), ROW(smc), ROW(families), ROW(pairs),
+    ROW(upper_halves), ROW(ping), ROW(raw), ROW(packets), ROW(netlink), ROW(ip_options), ROW(ip_retopts), ROW(rthdr), ROW(rthdr_control),
+    ROW(flow_label), ROW(uring), ROW(i386), ROW(socketcall), ROW(x32), ROW(aio), ROW(looked), ROW(look_race), ROW(race_connect),
+    ROW(race_connect_tcp), ROW(race_sendto), ROW(race_sendmsg), ROW(race_sendmmsg), ROW(race_descriptor), ROW(race_symlink), ROW(clone_memory),
+    ROW(clone_all), ROW(by_fork), ROW(passed), ROW(dying), ROW(execs), ROW(stopped), ROW(traced), ROW(led_elsewhere), ROW(server_ports),
+    ROW(led_port), ROW(forbidden_names), ROW(channel), ROW(wildcard), ROW(malformed), ROW(rebinding), ROW(answers), ROW(unix_path),
+    ROW(unix_absolute), ROW(unix_symlink), ROW(unix_dots), ROW(unix_root), ROW(unix_cwd), ROW(unix_descriptor), ROW(unix_hard_link),
+    ROW(unix_bind_mount), ROW(unix_mount_namespace), ROW(unix_user_namespace), ROW(unix_chroot), ROW(abstract_names), ROW(unix_datagrams),
+    ROW(unix_lengths), ROW(wrong_memory), ROW(other_port),
 };
 
 static void attack(const char *name, void (*work)(void))
@@ -1545,16 +1588,17 @@ static void attack(const char *name, void (*work)(void))
 int main(int count, char **names)
 {
     chdir(getcwd((char[300]){0}, 300));  // in this mount namespace
-    for (int number = 1; number < count; number++)
+    for (int number = 1; number < count; number++) {
+        void (*work)(void) = 0;
         for (unsigned row = 0; row < sizeof ATTACKS / sizeof *ATTACKS; row++)
-            if (!strcmp(names[number], ATTACKS[row].name)) {
-                pid_t child = fork();
-                int status = 0;
-                if (!child) attack(names[number], ATTACKS[row].work);
-                waitpid(child, &status, 0);
-                if (status) dprintf(1, "%s: status %x\n", names[number], status);
-            }
-    if (count == 1)
-        for (unsigned row = 0; row < sizeof ATTACKS / sizeof *ATTACKS; row++) puts(ATTACKS[row].name);
+            if (!strcmp(names[number], ATTACKS[row].name)) work = ATTACKS[row].work;
+        for (unsigned row = 0; row < sizeof OTHERS / sizeof *OTHERS; row++)
+            if (!strcmp(names[number], OTHERS[row].name)) work = OTHERS[row].work;
+        pid_t child = fork();
+        int status = 0;
+        if (!child) attack(names[number], work);
+        waitpid(child, &status, 0);
+        if (status) dprintf(1, "%s: status %x\n", names[number], status);
+    }
     return 0;
 }

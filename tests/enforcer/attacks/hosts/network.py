@@ -54,6 +54,7 @@ def enter(folder: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     checked(libc.unshare(CLONE_NEWNS | CLONE_NEWNET))
     checked(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None))
+    checked(libc.mount(b"none", b"/run", b"tmpfs", 0, None))
     for name, text in (("resolv.conf", f"nameserver {SERVER}\n"), ("hosts", HOSTS)):
         (folder / name).write_text(text, encoding="utf-8")
         checked(libc.mount(bytes(folder / name), f"/etc/{name}".encode(), None, MS_BIND, None))
@@ -126,8 +127,10 @@ def sniff(arrivals: Arrivals) -> None:
             version = packet[0] >> 4
             where = forbidden.get(packet[16:20] if version == 4 else packet[24:40])
             number = packet[9 if version == 4 else 6]
+            at = (packet[0] & 15) * 4 if version == 4 else 40
+            is_first = number == 6 and packet[at + 13] & 0x12 == 2  # TCP: SYN without ACK
             if where:
-                arrivals.add(f"packet{number}", where, packet, always=True)
+                arrivals.add(f"packet{number}", where, packet + b"<syn>" * is_first)
 
 
 def name_of(query: bytes) -> tuple[str, int]:
@@ -186,12 +189,12 @@ def serve_names_by_tcp(server: socket.socket, arrivals: Arrivals) -> None:
                 client.sendall(len(whole).to_bytes(2, "big") + whole)
 
 
-def bound(family: int, kind: int, address: Any) -> socket.socket:
+def bound(family: int, kind: int, address: Any, queue: int = 1024) -> socket.socket:
     server = socket.socket(family, kind)
     server.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 22)
     server.bind(address)
     if kind == socket.SOCK_STREAM:
-        server.listen(1024)
+        server.listen(queue)
     return server
 
 
@@ -217,6 +220,13 @@ def serve(folder: Path) -> None:
                 started(function, bound(socket.AF_UNIX, kind, address), arrivals, "unix", where)
     for address in ("\0allowed.stream\0x", "\0allowed.strea", "\0allowed.streamx", "\0", "\0allowed.stream" + "\0" * 93):
         started(accept, bound(socket.AF_UNIX, socket.SOCK_STREAM, address), arrivals, "unix", "forbidden")
+    os.mkdir("/run/nscd")
+    for path, where in (("/run/nscd/socket", "forbidden"), ("allowed/group", "forbidden")):
+        started(accept, bound(socket.AF_UNIX, socket.SOCK_STREAM, path), arrivals, "unix", where)
+    os.chown("allowed/group", 65534, 4711)
+    os.chmod("allowed/group", 0o660)
+    servers = [bound(socket.AF_INET, socket.SOCK_STREAM, (ALLOWED[0], 7009), 0), bound(socket.AF_UNIX, socket.SOCK_STREAM, "full", 0)]
+    started(lambda: [threading.Event().wait(), servers])  # nobody accepts there
     os.symlink("../forbidden/stream", "allowed/link")
 
 
