@@ -82,8 +82,11 @@ class Network:
         """What has arrived since the last call: by the attack's name, a list of `KIND WHERE`; of words that are no names, too."""
         subprocess.run([*self.under, sys.executable, "-c", END], check=True)
         path = self.folder / "arrivals"
-        while "<end>" not in (text := path.read_text()):
-            pass
+        text, before = "", "x"
+        while "<end>" not in text or text != before:  # its servers are threads
+            before = text
+            time.sleep(0.05)
+            text = path.read_text()
         path.write_text("")
         found = defaultdict(list)
         for line in text.splitlines():
@@ -124,7 +127,7 @@ def is_forbidden(where):
     return not where.startswith("dns ") and where.split()[1] not in ("10.77.0.1", "fd00:77::1", "allowed")
 
 
-ATTACKS = re.findall(r"ROW\((\w+)\)", (HERE / "attack.c").read_text().partition("ATTACKS[]")[2])
+ATTACKS = re.findall(r"ROW\((\w+)\)[,}]", (HERE / "attack.c").read_text())
 RUNS = {
     "address_form": "a race", "channel": "questions", "dccp": "no module", "families": "no modules", "flow_label": "CONFIG_IPV6_MIP6",
     "forbidden_names": "questions", "l2tp": "no module", "malformed": "questions", "netlink": "no kernel sends there",

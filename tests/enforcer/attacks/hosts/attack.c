@@ -1524,11 +1524,11 @@ static void inherited(void)  // a packet socket, number 9
 
 static void name_services(void)
 {
-    unix_tell("/run/nscd/socket", -1);
-    unix_tell("/run//nscd/socket", -1);
-    unix_tell("/run/nscd/../nscd/./socket", -1);
-    chdir("/run/nscd");
-    unix_tell("socket", -1);
+    unix_tell("/run/systemd/resolve/io.systemd.Resolve", -1);
+    unix_tell("/run//systemd/resolve/io.systemd.Resolve", -1);
+    unix_tell("/run/systemd/resolve/../resolve/./io.systemd.Resolve", -1);
+    chdir("/run/systemd/resolve");
+    unix_tell("io.systemd.Resolve", -1);
 }
 
 static void other_groups(void)  // the file is its group's

@@ -220,8 +220,8 @@ def serve(folder: Path) -> None:
                 started(function, bound(socket.AF_UNIX, kind, address), arrivals, "unix", where)
     for address in ("\0allowed.stream\0x", "\0allowed.strea", "\0allowed.streamx", "\0", "\0allowed.stream" + "\0" * 93):
         started(accept, bound(socket.AF_UNIX, socket.SOCK_STREAM, address), arrivals, "unix", "forbidden")
-    os.mkdir("/run/nscd")
-    for path, where in (("/run/nscd/socket", "forbidden"), ("allowed/group", "forbidden")):
+    os.makedirs("/run/systemd/resolve")  # not that of nscd(8), which everybody asks
+    for path, where in (("/run/systemd/resolve/io.systemd.Resolve", "forbidden"), ("allowed/group", "forbidden")):
         started(accept, bound(socket.AF_UNIX, socket.SOCK_STREAM, path), arrivals, "unix", where)
     os.chown("allowed/group", 65534, 4711)
     os.chmod("allowed/group", 0o660)
