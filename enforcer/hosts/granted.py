@@ -10,6 +10,7 @@ import os
 from enforcer import kernel
 from enforcer.bpf import AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
 from enforcer.guard import FAST_OPEN, Check, guard
+from enforcer.hosts.names.known import Names
 from enforcer.hosts.rules import ANY, Rules
 from policygen.files.landlock import PlaceError, located
 from tracer import TYPE_CHECKING, linux
@@ -86,7 +87,7 @@ _MOUNTS = {
 class Hosts:
     """The hosts and unix sockets that all policies of a program grant."""
 
-    __slots__ = ("filter", "has_names", "is_audit", "is_scoped", "policies", "sends", "sockets")
+    __slots__ = ("filter", "has_names", "is_audit", "is_scoped", "names", "policies", "sends", "sockets")
 
     def __init__(
         self, confining: Sequence[tuple[str, bytes]], filter_: bytes, environment: Sequence[bytes], *, is_audit: bool
@@ -101,6 +102,7 @@ class Hosts:
         self.is_scoped = False
         """Whether abstract sockets are confined to the program's own processes (`enforcer.confinement.SCOPES`)."""
         self.has_names = any(rules.has_names for _, rules in self.policies)
+        self.names = Names([rules for _, rules in self.policies]) if self.has_names else None
         confined = {use for _, rules in self.policies for use in rules.confines}
         self.sends = bool(confined & {"send", "unix"})
         """Whether datagrams are judged."""

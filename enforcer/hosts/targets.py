@@ -9,7 +9,6 @@ from _socket import AF_INET, AF_INET6
 
 from enforcer.hosts import unix
 from enforcer.hosts.addresses import address_of, explicit
-from enforcer.hosts.names.known import Names
 from enforcer.hosts.names.resolver import Judge, Resolver
 from enforcer.hosts.rules import is_near
 from tracer import TYPE_CHECKING
@@ -95,7 +94,7 @@ class Targets:
         self._hosts = hosts
         self._hub = hub
         self._deny = deny
-        self._names = Names([rules for _, rules in hosts.policies]) if hosts.has_names else None
+        self._names = hosts.names
         self._resolvers: dict[bytes, Resolver] = {}
         """By the name server's address."""
         self.led: dict[int, Led] = {}

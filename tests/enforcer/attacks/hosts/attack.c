@@ -1298,6 +1298,35 @@ static void named(void)  // not an attack: a name opens its address, and no othe
     connect_tell(tcp(), &other, size4);
 }
 
+static long append(const char *path, const char *text)  // the former size
+{
+    int file = open(path, O_WRONLY | O_APPEND);
+    long size = lseek(file, 0, SEEK_END);
+    said("write", write(file, text, strlen(text)));
+    close(file);
+    return size;
+}
+
+static void hosts_file(void)  // the names of addresses are read there
+{
+    Address to = v4(FORBIDDEN, PORT);
+    long size = append("/etc/hosts", FORBIDDEN " name.example.org\n");
+    connect_tell(tcp(), &to, size4);
+    truncate("/etc/hosts", size);
+}
+
+static void name_server(void)  // one of its own
+{
+    Address to = v4(FORBIDDEN, 53);
+    long size = append("/etc/resolv.conf", "nameserver " FORBIDDEN "\n");
+    unsigned char query[100];
+    int made = udp();
+    said("connect", connect(made, &to.any, size4));
+    said("send", send(made, query, question(query, "<name_server>.wild.example.org", 1), MSG_NOSIGNAL));
+    usleep(100000);
+    truncate("/etc/resolv.conf", size);
+}
+
 // Unix sockets
 
 static void unix_tell(const char *path, int length)
@@ -1564,7 +1593,7 @@ static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     ROW(flow_label), ROW(uring), ROW(i386), ROW(socketcall), ROW(x32), ROW(aio), ROW(looked), ROW(look_race), ROW(race_connect),
     ROW(race_connect_tcp), ROW(race_sendto), ROW(race_sendmsg), ROW(race_sendmmsg), ROW(race_descriptor), ROW(race_symlink), ROW(clone_memory),
     ROW(clone_all), ROW(by_fork), ROW(passed), ROW(dying), ROW(execs), ROW(stopped), ROW(traced), ROW(led_elsewhere), ROW(server_ports),
-    ROW(led_port), ROW(forbidden_names), ROW(channel), ROW(wildcard), ROW(malformed), ROW(rebinding), ROW(answers), ROW(unix_path),
+    ROW(led_port), ROW(forbidden_names), ROW(channel), ROW(wildcard), ROW(malformed), ROW(rebinding), ROW(answers), ROW(hosts_file), ROW(name_server), ROW(unix_path),
     ROW(unix_absolute), ROW(unix_symlink), ROW(unix_dots), ROW(unix_root), ROW(unix_cwd), ROW(unix_descriptor), ROW(unix_hard_link),
     ROW(unix_bind_mount), ROW(unix_mount_namespace), ROW(unix_user_namespace), ROW(unix_chroot), ROW(abstract_names), ROW(unix_datagrams),
     ROW(unix_lengths), ROW(wrong_memory), ROW(other_port),

@@ -211,6 +211,7 @@ def serve(folder: Path) -> None:
     for port, family, text, where in ZEROES:
         started(receive, bound(family, socket.SOCK_DGRAM, (text, port)), arrivals, "udp", where)
         started(accept, bound(family, socket.SOCK_STREAM, (text, port)), arrivals, "tcp", where)
+    started(receive, bound(socket.AF_INET, socket.SOCK_DGRAM, (FORBIDDEN[0], 53)), arrivals, "udp", FORBIDDEN[0])
     os.chdir(folder)
     for where in ("allowed", "forbidden"):
         os.mkdir(where)
