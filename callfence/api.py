@@ -113,7 +113,7 @@ def _compiled(policy: str | os.PathLike[str]) -> Compiled:
     for file, owner in strangers.items():
         text = f"{printable(file)} belongs to user {owner}, who can change what it allows"
         warnings.warn(text, UserWarning, stacklevel=3)  # as `enforce` says; 3: the caller of confine() or enter()
-    if filter_.hosts:
+    if filter_.makes_calls:
         file = filter_.sources[0][0]
         raise EnforceError(f"{file} confines hosts or unix sockets, which needs the helper that `enforce` starts")
     return filter_

@@ -67,7 +67,8 @@ def confine(filter_: bytes, *, listens: bool = False, traces: bool = False, make
         kernel.install(filter_, 0)
 
 
-SCOPES = {"abstract sockets": linux.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, "signals": linux.LANDLOCK_SCOPE_SIGNAL}
+ABSTRACT = "abstract sockets"
+SCOPES = {ABSTRACT: linux.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, "signals": linux.LANDLOCK_SCOPE_SIGNAL}
 SINCE = 6
 """The version of Landlock's ABI that has these scopes (Linux 6.12)."""
 

@@ -39,8 +39,8 @@ class Duty:
 
     __slots__ = (
         "_answers", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_hub", "_is_fused",
-        "_later", "_listeners", "_notification", "_pid", "_ready", "_records", "_reporter", "_shield",
-        "_waiting", "_watched", "makes_calls", "program", "stand_in",
+        "_later", "_listeners", "_makes_calls", "_notification", "_pid", "_ready", "_records", "_reporter", "_shield",
+        "_waiting", "_watched", "program", "stand_in",
     )  # fmt: skip
 
     def __init__(self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False) -> None:
@@ -50,8 +50,8 @@ class Duty:
         `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no calls afterwards."""
         self._later = Later(reporter.later)
         self._epoll: select.epoll
-        self.makes_calls = makes = reporter.hosts is not None
-        """Whether calls are made for the program: these can wait, and then a signal interrupts them as without a helper."""
+        self._makes_calls = makes = reporter.hosts is not None
+        """Whether calls are made for the program."""
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`listener.exit_with`).
         self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0, makes_calls=makes)
         self._following = confinement.read_follower(makes_calls=makes) if follows and not reporter.audit else b""
@@ -116,7 +116,7 @@ class Duty:
         Raises OSError, and KernelError if `listens` and another filter has a listener already."""
         self._answers = self._new_answers()
         try:
-            confinement.confine(self._following, listens=listens, traces=True, makes_calls=self.makes_calls)
+            confinement.confine(self._following, listens=listens, traces=True, makes_calls=self._makes_calls)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
@@ -213,7 +213,7 @@ class Duty:
         self._epoll.close()  # here, since its number will be another descriptor's
         kept = (*self._listeners, *self._fuse, *self.descriptors(), *self._answers.descriptors())
         helper.close_all_but((self.program, *self._devices, *kept))
-        confinement.drop_capabilities(makes_calls=self.makes_calls)
+        confinement.drop_capabilities(makes_calls=self._makes_calls)
         if self._filter:
             kernel.install(self._filter, 0)
         self._watch()
@@ -266,7 +266,7 @@ class Duty:
         """Close all descriptors that answering does not need, except `others`, and install the helper's filter."""
         helper.close_all_but((self.program, *self._listeners, *self._devices, *self._fuse, *self.descriptors(), *others))
         self._answers = self._new_answers()
-        confinement.confine(self._filter, makes_calls=self.makes_calls)
+        confinement.confine(self._filter, makes_calls=self._makes_calls)
 
     def _new_answers(self) -> Answers:
         return Answers(self._notification, self._waiting, self._reporter, self._pid, self._devices)

@@ -11,7 +11,7 @@ import os
 from enforcer import kernel
 from enforcer.arming import seized
 from enforcer.bpf import ROOM, chain, notifying_on_exit, without_listener
-from enforcer.confinement import keep_inside
+from enforcer.confinement import ABSTRACT, keep_inside
 from enforcer.errors import NOT_EXECUTABLE, NOT_FOUND, EnforceError, refused
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
@@ -95,6 +95,10 @@ def run(
             files.enter()
 
     try:
+        if hosts and hosts.is_scoped and not is_audit:
+            # The helper connects for the program, so it may reach no more: the program's own domain is below this one.
+            kernel.set_no_new_privs()
+            keep_inside(ABSTRACT, is_nested=is_nested)
         if arm == "now" and plan:
             paths = [path]
             filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)

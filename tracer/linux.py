@@ -216,11 +216,12 @@ NUMBERS = {
     "mmap": (9, 90), "mmap2": (-1, 192), "mprotect": (10, 125), "munmap": (11, 91),
     "open": (2, 5), "openat": (257, 295), "openat2": (437, 437), "open_by_handle_at": (304, 342), "write": (1, 4),
     "fcntl": (72, 55), "ioctl": (16, 54), "close_range": (436, 436), "io_uring_setup": (425, 425),
-    "socket": (41, 359), "socketcall": (-1, 102), "setsockopt": (54, 366), "getsockopt": (55, 365), "getsockname": (51, 367),
+    "socket": (41, 359), "socketpair": (53, 360), "socketcall": (-1, 102), "setsockopt": (54, 366), "getsockopt": (55, 365), "getsockname": (51, 367),
     "listen": (50, 363), "accept": (43, -1), "accept4": (288, 364), "sendto": (44, 369), "sendmsg": (46, 370),
     "sendmmsg": (307, 345), "connect": (42, 362), "recvfrom": (45, 371), "recvmsg": (47, 372),
     "getpeername": (52, 368), "shutdown": (48, 373), "setresuid": (117, 164), "setresgid": (119, 170), "setgroups": (116, 81),
     "process_vm_writev": (311, 348),
+    "mount": (165, 21), "umount": (-1, 22), "umount2": (166, 52), "pivot_root": (155, 217), "move_mount": (429, 429),
     "add_key": (248, 286), "keyctl": (250, 288), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }  # fmt: skip

@@ -108,6 +108,8 @@ _CONFINEMENT = (
 """The options that select what is confined and reported; all others are those of `confinement.Surroundings`."""
 _CHOICES = {names[-1]: value.split("|") for names, value, _ in OPTIONS if "|" in value}
 _LISTEN = linux.calls("listen")
+_PORTS_SINCE = 4
+"""The version of Landlock's ABI that has TCP ports (Linux 6.7)."""
 
 
 def parser() -> ArgumentParser:
@@ -197,10 +199,12 @@ class _Start:
         policies = self._warn(policies)
         arm = self._arm(policies)
         scope = self._scope(policies)
-        files, reach = self._files(policies, arm, scope)
+        hosts = self._hosts(policies)
+        files, reach = self._files(policies, arm, scope, hosts)
         if files and not reach and "--log" in self.options and not self.is_quiet:
             self._begin_log()
-        hosts = self._hosts(policies)
+        if hosts:
+            hosts.is_scoped = confinement.ABSTRACT in scope
         listens = files is not None and not self.is_quiet and files.confines_listen
         reporter = None if self.is_quiet else self._reporter(policies, scope, reach, hosts, listens=listens)
         notified = sorted({*(reach.calls() if reach else ()), *(_LISTEN if listens else ()), *(hosts.calls() if hosts else ())})
@@ -308,7 +312,9 @@ class _Start:
             self._say(f"the policy's `scope {words}` is not enforced, because that needs Linux 6.12")
         return ""
 
-    def _files(self, policies: Sequence[Compiled], arm: str, scope: str) -> tuple[Confinement | None, Reach | None]:
+    def _files(
+        self, policies: Sequence[Compiled], arm: str, scope: str, hosts: Hosts | None
+    ) -> tuple[Confinement | None, Reach | None]:
         """Return the Landlock rules to enforce, None if files and ports are not confined; and what the policies grant, to
         report other files and ports, None if these are not to be reported.  Raises EnforceError."""
         moment, asks = "entry" if self.is_audit else arm, "--explain" in self.options
@@ -321,7 +327,10 @@ class _Start:
         rules = None
         if confines and not self.is_audit:
             best_effort, bits = "--best-effort" in self.options, confinement.bits(scope)
-            rules = files.confinement(policies, arm, bits, self.environment, best_effort=best_effort)
+            makes_calls = hosts is not None
+            rules = files.confinement(
+                policies, arm, bits, self.environment, best_effort=best_effort, makes_calls=makes_calls
+            )
             for remark in rules.remarks if rules else ():
                 self._say(remark)
         if explains:
@@ -338,16 +347,20 @@ class _Start:
         return rules, None
 
     def _hosts(self, policies: Sequence[Compiled]) -> Hosts | None:
-        """Return the hosts and unix sockets that the policies grant; None if they confine none.  Raises EnforceError if the
-        helper cannot make the program's calls."""
-        if not any(policy.hosts for policy in policies):
+        """Return the hosts and unix sockets that the policies grant; None if they confine none, or only ports, and Landlock
+        does.  Raises EnforceError if the helper cannot make the program's calls."""
+        if not any(policy.makes_calls for policy in policies) and not self._lacks_ports(policies):
             return None
         if self.is_quiet:
-            need = "the policy confines hosts or unix sockets, which needs the helper process"
-            raise EnforceError(f"{need}: leave out --quiet-kernel")
+            remedy = ": leave out --quiet-kernel" if "--quiet-kernel" in self.options else ", and there can be none here"
+            raise EnforceError(f"the policy confines hosts or unix sockets, which needs the helper process{remedy}")
         from callfence.enforcing import files
 
         return files.hosts(policies, self.environment, is_audit=self.is_audit)
+
+    def _lacks_ports(self, policies: Sequence[Compiled]) -> bool:
+        """Return whether the helper judges the ports to which the program connects, since Landlock does not know them here."""
+        return not self.is_quiet and any(policy.hosts for policy in policies) and kernel.landlock_abi() < _PORTS_SINCE
 
     def _begin_log(self) -> None:
         """Append a message to the log that says how far files and ports are reported.  Raises EnforceError if it cannot be

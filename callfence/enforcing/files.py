@@ -29,20 +29,27 @@ _SOURCE = "docs/files.md"
 
 
 def confinement(
-    policies: Sequence[Compiled], arm: str, scope: int, environment: Sequence[bytes], *, best_effort: bool
+    policies: Sequence[Compiled],
+    arm: str,
+    scope: int,
+    environment: Sequence[bytes],
+    *,
+    best_effort: bool,
+    makes_calls: bool = False,
 ) -> Confinement | None:
     """Return the Landlock rules of all policies; None if no policy confines files or ports.
 
     `arm` is when filters take effect, "now", "exec" or "entry"; `scope`, LANDLOCK_SCOPE_*, is what is confined to the program's
-    own processes.  Raises EnforceError for a line that no rule can express and, without `best_effort`, for what this kernel
-    cannot enforce."""
+    own processes.  `makes_calls`: the helper judges the ports to which the program connects, too.  Raises EnforceError for a
+    line that no rule can express and, without `best_effort`, for what this kernel cannot enforce."""
     rules = _rules(policies, arm)
     if not rules:
         return None
     from enforcer.files.landlock import Confinement, GrantError
 
     try:
-        return Confinement([content for _, content in rules], environment, best_effort=best_effort, scope=scope)
+        contents = [content for _, content in rules]
+        return Confinement(contents, environment, best_effort=best_effort, scope=scope, makes_calls=makes_calls)
     except GrantError as error:
         raise EnforceError(f"{_place(policies, error.path)}{error}") from error
 

@@ -10,6 +10,7 @@ import stat
 
 from callfence.enforcing import cache
 from callfence.enforcing.sealed import Compiled, unbundle
+from enforcer import kernel
 from enforcer.bpf import chain, notifying_on_exit, without_listener
 from enforcer.errors import EnforceError
 from policygen import reading
@@ -80,7 +81,8 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
     """Compile a variant of a policy that was read from `sources`.  Raises CompileError."""
     from enforcer import later
 
-    reaches = document.policy.files.confines_peers
+    files_ = document.policy.files
+    reaches = files_.confines_peers or (files_.connect is not None and kernel.landlock_abi() < 4)  # which has no ports
     describing = later.files(makes_calls=reaches) if variant != "warm" else b""  # before what compiles is imported as well
     from enforcer.hosts.rules import encode
     from policygen.filter.compile import compile_policy
@@ -118,7 +120,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         phases_optional=policy.phases_optional,
         files=files,
         files_from_entry=files_from_entry,
-        hosts=encode(policy.files) if reaches else b"",
+        hosts=encode(policy.files),
         stages=phases,
         scope=policy.scope if variant in ("report", "silent") else "",
         later=describing,

@@ -83,7 +83,7 @@ class Compiled:
         self.files_from_entry = files_from_entry
         """The same for a program that runs a part of its code before its filter takes effect."""
         self.hosts = hosts
-        """The hosts and unix sockets that the policy grants (`enforcer.hosts.rules.encode`); b"" if it confines none."""
+        """The hosts and unix sockets that the policy grants (`enforcer.hosts.rules.encode`); b"" if it has no such lines."""
         self.stages = tuple(stages)
         """The phases; those of a "warm" filter have only names."""
         self.scope = scope
@@ -94,6 +94,12 @@ class Compiled:
         """Name and content of each file that was compiled: the policy's first, then those that it includes."""
         self.document: Document | None = None
         """The parsed policy, if `learn` has just compiled it; not stored in the file."""
+
+    @property
+    def makes_calls(self) -> bool:
+        """Whether the helper has to make calls for the program: the policy confines hosts, UDP or unix sockets.  Ports of any
+        host, which `tcp connect: PORTS` grants, are Landlock's."""
+        return bool(self.hosts) and (b"\0" in self.hosts or not self.hosts.startswith(b"tcp connect: "))
 
     def files_at(self, arm: str) -> bytes:
         """Return the files and ports to be confined where the filter takes effect at `arm`: "now", "exec" or "entry"."""

@@ -65,7 +65,7 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
     gc.disable()  # from here on, no call may be made but the execve
     flags = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
     try:
-        listener = kernel.install(filter_, flags | (0 if duty.makes_calls else linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV))
+        listener = kernel.install(filter_, flags | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise KernelError(BUSY, "seccomp", errno.EBUSY) from error

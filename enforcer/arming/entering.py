@@ -160,9 +160,7 @@ class Entrance:
             except ProcessLookupError:
                 return "its first thread has ended"
             program = self._key.passing(stage.filter, installs=False)
-            makes = self._duty.makes_calls
-            listener = inject.install(surgery, self._key, program, pidfd, threads=True, interruptible=makes)
-            self._duty.listen(listener, stage.name)
+            self._duty.listen(inject.install(surgery, self._key, program, pidfd, threads=True), stage.name)
         except OSError as error:
             if surgery.is_confined or error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise

@@ -348,12 +348,11 @@ def install(
     *,
     threads: bool = False,
     is_first: bool = False,
-    interruptible: bool = False,
 ) -> int:
     """Install a filter on a stopped process; take its listener out through `pidfd`, close it in the process, and return it.
 
     With a `pidfd` of -1, create no listener and return -1. With `threads`, install the filter on all threads of the process.
-    `interruptible`: signals interrupt a call that is being answered. `is_first`: the process has no filter yet, which could
+    `is_first`: the process has no filter yet, which could
     fake the result of seccomp(2); otherwise the filters are counted.
     The filters of the process, and this one, must allow calls with `key` (`Key.passing`).  Raises KernelError, OSError or
     GoneError; `surgery.is_confined` tells whether the filter has been installed then.
@@ -373,7 +372,7 @@ def install(
     if pidfd >= 0:
         flags |= linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
         # Since Linux 5.19 signals need not interrupt a call that is being answered; before, it is notified again.
-        result = load(flags | (0 if interruptible else linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV))
+        result = load(flags | linux.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
         if result == -errno.EINVAL:
             result = load(flags)
         if result == -errno.EBUSY:

@@ -11,6 +11,7 @@ import os
 
 from enforcer import kernel
 from enforcer.bpf import ALL_RUN
+from enforcer.listener import RECEIVE, Notification
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BUSY = "another filter has a listener already (a container's, or that of an outer enforce)"
+
+
+_DEAF = "a filter that is in force already denies answering notifications (that of an outer enforce)"
 
 
 def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
@@ -34,11 +38,22 @@ def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
         trace(listens=True)
         _listen(flags, leaves=False)
 
+    deaf = _DEAF if listens and not _may_receive() else ""
     if listens and traces and not _tried(both, "ptrace", 0):
-        return "", ""
+        return deaf, ""
     unreported = _tried(lambda: _listen(flags, leaves=True), "seccomp", flags) if listens else ""
+    unreported = unreported or deaf
     untraced = _tried(lambda: trace(listens=listens and not unreported), "ptrace", 0) if traces else ""
     return unreported, untraced
+
+
+def _may_receive() -> bool:
+    """Return whether a notification could be received: an outer `enforce` denies it to all but its own helper."""
+    try:
+        kernel.ioctl(-1, RECEIVE, Notification())
+    except OSError as error:
+        return error.errno == errno.EBADF
+    return True
 
 
 def _tried(work: Callable[[], None], call: str, flags: int) -> str:

@@ -176,9 +176,7 @@ def _arm(work: _Work, pidfd: int) -> None:
         if work.arm == "entry":
             until_entry(program)
         surgery = inject.Surgery(program)
-        out, makes = -1 if work.plan else pidfd, bool(duty and duty.makes_calls)
-        first = not work.is_nested
-        listener = inject.install(surgery, work.key, work.filter, out, is_first=first, interruptible=makes)
+        listener = inject.install(surgery, work.key, work.filter, -1 if work.plan else pidfd, is_first=not work.is_nested)
         surgery.close()
         if work.plan and duty:
             duty.follow(listens=not work.plan.is_quiet)

@@ -49,9 +49,16 @@ class Confinement:
     __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "confining", "is_whole", "name", "remarks", "scope")
 
     def __init__(
-        self, encoded: Sequence[bytes], environment: Sequence[bytes], *, best_effort: bool, scope: int = 0
+        self,
+        encoded: Sequence[bytes],
+        environment: Sequence[bytes],
+        *,
+        best_effort: bool,
+        scope: int = 0,
+        makes_calls: bool = False,
     ) -> None:
         """Create a ruleset for each policy in `encoded` (`landlock.encode`).  `scope`: LANDLOCK_SCOPE_* of the first ruleset.
+        `makes_calls`: the helper judges the ports to which the program connects, too.
 
         Raises EnforceError for what this kernel cannot enforce, unless `best_effort`; GrantError for a line that no rule can
         express; and KernelError."""
@@ -73,7 +80,7 @@ class Confinement:
         """The confined uses of TCP ports: CONNECT_TCP, BIND_TCP."""
         version = kernel.landlock_abi()
         try:
-            each = [landlock.downgrade(landlock.decode(content), version) for content in encoded]
+            each = [landlock.downgrade(landlock.decode(content), version, makes_calls=makes_calls) for content in encoded]
             self._files = any(effective.handled_files for effective in each)
             for index, effective in enumerate(each):
                 if effective.lacking:

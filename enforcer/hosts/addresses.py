@@ -62,6 +62,15 @@ def peer_of(address: bytes, domain: int, *, sends: bool) -> Peer | None:
     return Peer(family)
 
 
+def explicit(address: bytes) -> bytes:
+    """Return a struct sockaddr of an IP address with the loopback address instead of one that means this host itself: the
+    kernel may take the address that a socket is bound to for that."""
+    at, size = (8, 16) if address[:2] == AF_INET6.to_bytes(2, "little") else (4, 4)
+    host = address[at : at + size]
+    meant = _MAPPED + _LOOPBACK[bytes(4)] if host == _MAPPED + bytes(4) else _LOOPBACK.get(host, host)
+    return address[:at] + meant + address[at + size :]
+
+
 def address_of(host: bytes, port: int, domain: int) -> bytes:
     """Return the struct sockaddr for an IP address and a port, for a socket of the family `domain`."""
     if domain == AF_INET:

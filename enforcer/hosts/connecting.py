@@ -39,9 +39,9 @@ class Connecting:
             address = address_at(task, at, length & INT)
             check(request)
             target = self._targets.of(request, socket, peer_of(address, socket.domain, sends=False), address)
-            result = acting(target.identity, partial(socket.connect, target.address))
             if target.is_mute:
-                socket.mute()
+                socket.mute()  # before: another thread may send at once
+            result = acting(target.identity, partial(socket.connect, target.address))
             self._targets.note(socket, target)
             if result == EAGAIN and socket.domain == AF_UNIX and socket.is_blocking:
                 is_kept = True
@@ -75,17 +75,28 @@ class Connecting:
     def _try_again(self, request: Request, socket: Socket, target: Target) -> None:
         """Connect to a unix socket whose queue is full, again and again, until that succeeds or its time is over."""
         seconds = socket.timeout(receiving=False)
+        is_open = [True]
+
+        def end(result: int | None) -> None:
+            if is_open:
+                is_open.clear()
+                target.close()
+                socket.close()
+                if result is not None:
+                    self._making.finish(request, result)
 
         def attempt(pause: float, waited: float) -> None:
-            is_waiting = request.is_waiting()
-            result = acting(target.identity, partial(socket.connect, target.address)) if is_waiting else 0
-            if is_waiting and result == EAGAIN and (seconds is None or waited < seconds):
-                self._making.hub.later(pause, lambda: attempt(min(2 * pause, _AGAIN[1]), waited + pause))
+            if not is_open:
                 return
-            target.close()
-            socket.close()
-            if is_waiting:
-                self._making.finish(request, result)
+            if not request.is_waiting():
+                self._making.done(request)
+                end(None)
+                return
+            result = acting(target.identity, partial(socket.connect, target.address))
+            if result == EAGAIN and (seconds is None or waited < seconds):
+                self._making.hub.later(pause, lambda: attempt(min(2 * pause, _AGAIN[1]), waited + pause))
+            else:
+                end(result)
 
-        self._making.comes_later(request)
+        self._making.comes_later(request, end)
         self._making.hub.later(_AGAIN[0], lambda: attempt(2 * _AGAIN[0], _AGAIN[0]))

@@ -10,6 +10,7 @@ import os
 from enforcer import kernel
 from enforcer.bpf import AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
 from enforcer.guard import FAST_OPEN, Check, guard
+from enforcer.hosts.names.known import Names
 from enforcer.hosts.rules import ANY, Rules
 from policygen.files.landlock import PlaceError, located
 from tracer import TYPE_CHECKING, linux
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from enforcer.bpf import Line
     from enforcer.listener import Notification
 
-_CAP_SYS_PTRACE = 1 << 19  # linux/capability.h
+_CAP_SYS_PTRACE, _CAP_SYS_ADMIN = 1 << 19, 1 << 21  # linux/capability.h
 _ALWAYS = ("connect", "socketcall")
 _SENDS = ("sendmsg", "sendmmsg")
 _RECEIVES = ("recvmsg", "getpeername")
@@ -37,9 +38,10 @@ FAMILIES = (1, 2, 10, 16, 38)
 calls that are judged."""
 PROTOCOLS = {1: (0, 6), 2: (0, 17, 1, 58)}
 """By SOCK_STREAM and SOCK_DGRAM: IPPROTO_TCP; IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6 (linux/in.h), and 0 for the first."""
-ROUTES = {0: (4,), 41: (57, 5, 6), 6: (31,)}
-"""By level, the options that are refused: IP_OPTIONS, IPV6_RTHDR, IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, by which packets go over
-other hosts, and TCP_ULP, which makes another kind of socket (linux/in.h, linux/in6.h, linux/tcp.h)."""
+ROUTES = {0: (4,), 41: (57, 5, 6, 32), 6: (31,)}
+"""By level, the options that are refused: IP_OPTIONS, IPV6_RTHDR, IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_FLOWLABEL_MGR (a
+label may have a routing header), by which packets go over other hosts, and TCP_ULP, which makes another kind of socket
+(linux/in.h, linux/in6.h, linux/tcp.h)."""
 
 
 def _of(label: str, values: Sequence[int], among: str, otherwise: str) -> list[Line]:
@@ -49,7 +51,7 @@ def _of(label: str, values: Sequence[int], among: str, otherwise: str) -> list[L
 
 _SOCKETS = {
     "socket": Check(
-        linux.numbers_by_arch("socket"),
+        linux.numbers_by_arch("socket", "socketpair"),
         [
             (LOAD, ARGUMENTS),
             (EQUAL, 2, "internet", ""),
@@ -76,10 +78,16 @@ _SOCKETS = {
 }
 
 
+_MOUNTS = {
+    "mount": Check(linux.numbers_by_arch("mount", "umount", "umount2", "pivot_root", "move_mount"), [(JUMP, "not permitted")])
+}
+"""Calls by which a socket that is not granted gets the path of one that is; Landlock refuses them as well."""
+
+
 class Hosts:
     """The hosts and unix sockets that all policies of a program grant."""
 
-    __slots__ = ("filter", "has_names", "is_audit", "policies", "sends", "sockets")
+    __slots__ = ("filter", "has_names", "is_audit", "is_scoped", "names", "policies", "sends", "sockets")
 
     def __init__(
         self, confining: Sequence[tuple[str, bytes]], filter_: bytes, environment: Sequence[bytes], *, is_audit: bool
@@ -91,11 +99,15 @@ class Hosts:
         """Answers whether the policies allow a call."""
         self.is_audit = is_audit
         """Whether nothing is enforced."""
+        self.is_scoped = False
+        """Whether abstract sockets are confined to the program's own processes (`enforcer.confinement.SCOPES`)."""
         self.has_names = any(rules.has_names for _, rules in self.policies)
+        self.names = Names([rules for _, rules in self.policies]) if self.has_names else None
         confined = {use for _, rules in self.policies for use in rules.confines}
         self.sends = bool(confined & {"send", "unix"})
         """Whether datagrams are judged."""
-        self.sockets = {file: [_located(socket, environment) for socket in rules.sockets] for file, rules in self.policies}
+        located = {file: [_located(socket, environment) for socket in rules.sockets] for file, rules in self.policies}
+        self.sockets = {file: [socket for socket in sockets if socket] for file, sockets in located.items()}
         """The unix sockets that each policy grants: absolute paths with links resolved, `@NAME`, `@START*` or `any`."""
 
     def are_judged(self, call: Notification) -> bool:
@@ -104,7 +116,10 @@ class Hosts:
 
     def guarded(self, filter_: bytes) -> bytes:
         """Return the program's filter after instructions that fail the calls by which it could reach hosts unseen."""
-        return guard(filter_, {**_SOCKETS, **FAST_OPEN}, ("io_uring_setup",), reports=True)
+        # Without that capability it can mount only in a namespace of its own, where `unix.find` does not look.
+        mounts = any(self.sockets.values()) and kernel.capabilities()[1] & _CAP_SYS_ADMIN
+        checks = {**_SOCKETS, **FAST_OPEN, **(_MOUNTS if mounts else {})}
+        return guard(filter_, checks, ("io_uring_setup",), reports=True)
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that is judged whatever its arguments."""
@@ -127,10 +142,11 @@ def problem() -> str:
 
 
 def _located(socket: str, environment: Sequence[bytes]) -> bytes:
+    """Return what a line grants, as `Hosts.sockets` has it; b"" for a path below a folder that is unknown here."""
     name = socket.encode("utf-8", "surrogateescape")
     if socket == ANY or socket.startswith("@"):
         return name
     try:
         return os.path.realpath(located(name, environment))
     except PlaceError:
-        return b"@"  # it grants nothing: no socket has this name
+        return b""

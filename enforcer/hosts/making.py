@@ -10,9 +10,10 @@ from enforcer.hosts import memory
 from enforcer.hosts.addresses import LONGEST
 from enforcer.hosts.hub import READABLE, Hub
 from enforcer.hosts.sockets import Copier
+from tracer.proc import fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from enforcer.hosts.sockets import Socket
     from enforcer.listener import Request, Waiting
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 INT = 0xFFFFFFFF
 """The bits of a register that the kernel takes for an `int`."""
 EAGAIN = -errno.EAGAIN
+_ERESTARTSYS = -512
+"""The kernel fails the call with EINTR, or makes it again, as the handler of the task's signal says (linux/errno.h)."""
+_SWEEP, _SHARE = 0.02, 20
+"""Seconds between two looks for signals of tasks that wait: at least, and as a multiple of the time that a look takes."""
 _MOST = 4096
 """The most results that are kept because their calls were interrupted."""
 
@@ -38,6 +43,10 @@ class Making:
         self.copier = Copier()
         self._undelivered: dict[int, tuple[tuple[int, ...], int]] = {}
         """By task: the number and arguments of a call that was made and then interrupted before its answer, and its result."""
+        self._interrupts: dict[int, tuple[int, Callable[[int], None]]] = {}
+        """By id, of calls that wait: the task, and what to call when it has a signal."""
+        self._signalled: set[int] = set()
+        """The ids of those whose processes had a signal when they were last looked at."""
         self._until: dict[int, tuple[tuple[int, ...], float]] = {}
         """By task: the number and arguments of a call that waits, and until when (monotonic seconds), also if it is made again
         after a signal."""
@@ -54,8 +63,9 @@ class Making:
 
     def finish(self, request: Request, result: int) -> None:
         """Answer a call: with its result, or with a negative errno."""
-        self._waiting.remove(request.call.id)
-        self._until.pop(request.call.task, None)
+        self.done(request)
+        if result != _ERESTARTSYS:
+            self._until.pop(request.call.task, None)
         try:
             request.finish(result)
         except OSError:
@@ -70,24 +80,53 @@ class Making:
         except OSError:
             return
 
-    def comes_later(self, request: Request) -> None:
-        """Note that a call is answered later."""
+    def comes_later(self, request: Request, interrupt: Callable[[int], None]) -> None:
+        """Note that a call is answered later.  `interrupt` is called with a negative errno when a signal ends it before."""
         if request.listener >= 0:
             self._waiting.add(request.call.id)
+            if not self._interrupts:
+                self.hub.later(_SWEEP, self._sweep)
+            self._interrupts[request.call.id] = request.call.task, interrupt
+
+    def _sweep(self) -> None:
+        """End the calls that wait and whose tasks have a signal: the kernel, which knows that they are being answered, wakes
+        them for no other signal than SIGKILL (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)."""
+        begin = time.monotonic()
+        for id_, (task, interrupt) in [*self._interrupts.items()]:
+            fields = fields_of(task)
+            blocked = _mask(fields, "SigBlk") | _mask(fields, "SigIgn")
+            if _mask(fields, "SigPnd") & ~blocked:
+                interrupt(_ERESTARTSYS)
+            elif _mask(fields, "ShdPnd") & ~blocked:  # it may be another thread's to take
+                if fields["Threads"] == "1":
+                    interrupt(_ERESTARTSYS)
+                elif id_ in self._signalled:
+                    interrupt(-errno.EINTR)
+                else:
+                    self._signalled.add(id_)
+        self._signalled &= self._interrupts.keys()
+        if self._interrupts:
+            self.hub.later(max(_SWEEP, _SHARE * (time.monotonic() - begin)), self._sweep)
+
+    def done(self, request: Request) -> None:
+        """Note that a call is no longer waited for."""
+        self._waiting.remove(request.call.id)
+        self._interrupts.pop(request.call.id, None)
 
     def wait(
         self, request: Request, socket: Socket, events: int, end: Callable[[int | None], None], too_late: int
     ) -> None:
-        """Call `end` once: with None when a socket is ready, or with `too_late` when the time that it waits is over."""
+        """Call `end` once: with None when a socket is ready, or with a result: `too_late` when the time that it waits is over,
+        a negative errno when a signal has come."""
         is_open = [True]
 
         def once(result: int | None) -> None:
             if is_open:
                 is_open.clear()
-                self._waiting.remove(request.call.id)
+                self.done(request)
                 end(result)
 
-        self.comes_later(request)
+        self.comes_later(request, once)
         self.hub.watch(socket.descriptor, events, lambda: once(None))
         seconds, now, task = socket.timeout(receiving=events == READABLE), time.monotonic(), request.call.task
         if seconds is not None:
@@ -97,6 +136,10 @@ class Making:
                 self._until.clear()
             self._until[task] = request.identity, until
             self.hub.later(max(0.0, until - now), lambda: once(too_late))
+
+
+def _mask(fields: Mapping[str, str], name: str) -> int:
+    return int(fields.get(name, "0"), 16)
 
 
 def check(request: Request) -> None:

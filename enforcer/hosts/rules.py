@@ -30,16 +30,13 @@ clouds, this network, multicast, broadcast; of IPv4, then of IPv6."""
 
 
 def encode(files: Files) -> bytes:
-    """Return a policy's lines about hosts and unix sockets, with NUL between them; b"" if it confines none of them.
+    """Return a policy's lines about hosts and unix sockets, with NUL between them; b"" if it has none.
 
-    `tcp connect` without any host is Landlock's alone, and is left out."""
-    if not files.confines_peers:
-        return b""
-    lines = files.lines()
-    each = [f"{line}: {granted}" for line, granted in lines.items() if line.startswith(_PORTS)]
+    Only LANDLOCKS can be left to Landlock, unless another policy needs the helper: what that makes, Landlock does not judge."""
+    each = [f"{line}: {granted}" for line, granted in files.lines().items() if line.startswith(_PORTS)]
     for start, use in _STARTS.items():
         if start not in _PORTS and (places := getattr(files, use, None)) is not None:
-            each += [f"{start} {place}: " for place in places] or [f"{start}: none"]
+            each += [f"{start} {place}: " for place in places] or [f"{start}: none"] * (use != "query")
     return "\0".join(each).encode("utf-8", "surrogateescape")
 
 

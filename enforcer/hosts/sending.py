@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from _socket import SOCK_DGRAM
+from _socket import AF_INET6, SOCK_DGRAM
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -140,6 +140,8 @@ class Sending:
     def _send_target(self, request: Request, socket: Socket, address: bytes) -> Target:
         if not address or (socket.type != SOCK_DGRAM and socket.use != "raw"):  # a connection, for which no address counts
             return Target(address)
+        if socket.domain == AF_INET6 and address[:2] == bytes(2):  # AF_UNSPEC: as without an address (net/ipv6/udp.c)
+            return Target(b"")  # for it may become an IPv4 socket meanwhile (IPV6_ADDRFORM), for which this is AF_INET
         return self._targets.of(request, socket, peer_of(address, socket.domain, sends=True), address, sends=True)
 
     def _send(self, sending: _Message) -> int | None:

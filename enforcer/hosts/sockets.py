@@ -23,6 +23,9 @@ _MANY = 64
 _RIGHTS, _CREDENTIALS = 1, 2  # SCM_RIGHTS, SCM_CREDENTIALS (linux/socket.h)
 
 
+_LOCAL = (16, 38)  # AF_NETLINK, AF_ALG (linux/socket.h)
+
+
 class Socket(NamedTuple):
     """A copy of a socket of the program: the same socket, whatever the program does to its own number meanwhile."""
 
@@ -38,7 +41,7 @@ class Socket(NamedTuple):
         that reaches no other host; `raw` for one that could reach any."""
         if self.domain in (AF_INET, AF_INET6):
             return {SOCK_STREAM: "connect", SOCK_DGRAM: "send"}.get(self.type, "raw")
-        return "unix" if self.domain == AF_UNIX else ""
+        return "unix" if self.domain == AF_UNIX else "" if self.domain in _LOCAL else "raw"
 
     @property
     def inode(self) -> int:

@@ -8,8 +8,7 @@ import os
 from _socket import AF_INET, AF_INET6
 
 from enforcer.hosts import identity, unix
-from enforcer.hosts.addresses import address_of
-from enforcer.hosts.names.known import Names
+from enforcer.hosts.addresses import address_of, explicit
 from enforcer.hosts.names.resolver import Judge, Resolver
 from enforcer.hosts.rules import is_near
 from tracer import TYPE_CHECKING
@@ -103,7 +102,7 @@ class Targets:
         self._hosts = hosts
         self._hub = hub
         self._deny = deny
-        self._names = Names([rules for _, rules in hosts.policies]) if hosts.has_names else None
+        self._names = hosts.names
         self._resolvers: dict[bytes, Resolver] = {}
         """By the name server's address."""
         self.led: dict[int, Led] = {}
@@ -125,8 +124,9 @@ class Targets:
             if self._names and self._names.is_server(peer.host, peer.port):
                 return self._lead(request, socket, peer)
             if use == "send" and not sends and self._is_known(peer):
-                return Target(address, is_mute=True)
+                return Target(explicit(address), is_mute=True)
             self._judge(request, use, peer)
+            return Target(explicit(address))
         return Target(address)  # any other address reaches no host: the kernel fails the call, or ends a connection
 
     def _is_known(self, peer: Peer) -> bool:
@@ -165,7 +165,7 @@ class Targets:
         else:
             try:
                 found = unix.find(task, peer.path, caller, confines=bool(confining))
-            except unix.UnknownError as error:
+            except unix.UnclearError as error:
                 self.deny_wholly(request, str(error))
                 return Target(address)
             name, target = found.path, Target(found.address, found, identity=caller)

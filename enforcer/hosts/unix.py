@@ -20,8 +20,8 @@ NAME_SERVICES = (b"/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve"
 confined, these are not there, so that C libraries ask a name server."""
 
 
-class UnknownError(UserError):
-    """Which socket the path means cannot be told for certain."""
+class UnclearError(UserError):
+    """The name of the socket's file does not tell which socket it is."""
 
 
 class Found:
@@ -47,25 +47,40 @@ def find(task: int, path: bytes, caller: Identity | None, *, confines: bool) -> 
     """Open the file that a task means by a path, as its root and its working folder have it and as `caller`, its user, may.
     Raises OSError with the errno of connect(2).
 
-    `confines`: raise UnknownError if another name of it counts than the one that a line could have."""
-    is_elsewhere = os.readlink(b"%d/root" % task) != b"/" or os.readlink(b"%d/ns/mnt" % task) != os.readlink(b"self/ns/mnt")
-    if is_elsewhere and confines:
-        raise UnknownError("it has another root or other mounts than its helper, for whom its paths mean other files")
+    `confines`: raise UnclearError if its name does not tell which file it is."""
+    for own in (b"/proc/self/", b"/proc/thread-self/"):  # that is not this process
+        if path.startswith(own):
+            path = b"/proc/%d/%s" % (task, path.removeprefix(own))
+    if confines and os.readlink(b"%d/root" % task) != b"/":
+        raise UnclearError("it has another root than its helper, for whom its paths mean other files")
     start = b"%d/cwd" % task  # the working folder is /proc (`enforcer.helper.leave`)
-    if path.startswith(b"/"):
-        start, path = b"%d/root" % task if is_elsewhere else b"/", path.lstrip(b"/") or b"."
+    if path.startswith(b"/"):  # a granted name means what it means for this process, whatever the program has mounted there
+        start, path = b"/" if confines else b"%d/root" % task, path.lstrip(b"/") or b"."
     folder = os.open(start, _OPEN)
     try:
         descriptor = acting(caller, lambda: os.open(path, _OPEN, dir_fd=folder))
     finally:
         os.close(folder)
     try:
-        if os.fstat(descriptor).st_nlink > 1 and confines:
-            raise UnknownError("the socket's file has several names (hard links)")
-        return Found(descriptor, os.readlink(b"self/fd/%d" % descriptor))
+        status = os.fstat(descriptor)
+        if status.st_nlink > 1 and confines:
+            raise UnclearError("the socket's file has several names (hard links)")
+        found = os.readlink(b"self/fd/%d" % descriptor)
+        if confines and not _is_at(found, status):
+            raise UnclearError("the socket's file has another name in the mount namespace of its helper")
+        return Found(descriptor, found)
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def _is_at(path: bytes, status: os.stat_result) -> bool:
+    """Return whether a path is that file for this process, too."""
+    try:
+        here = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return False
+    return (here.st_dev, here.st_ino) == (status.st_dev, status.st_ino)
 
 
 def is_granted(socket: bytes, granted: Sequence[bytes]) -> bool:

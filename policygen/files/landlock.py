@@ -138,8 +138,9 @@ class Effective:
         """What this version cannot enforce, each as the end of a sentence `it cannot ...`."""
 
 
-def downgrade(rules: Ruleset, version: int) -> Effective:
-    """Return the ruleset as a version of the ABI enforces it (0: no Landlock), and what that version cannot enforce."""
+def downgrade(rules: Ruleset, version: int, *, makes_calls: bool = False) -> Effective:
+    """Return the ruleset as a version of the ABI enforces it (0: no Landlock), and what that version cannot enforce.
+    `makes_calls`: others judge the ports to which the program connects, too."""
     supported, ports = 0, False
     for since, _, rights, has_ports in VERSIONS:
         if version >= since:
@@ -160,7 +161,7 @@ def downgrade(rules: Ruleset, version: int) -> Effective:
             continue
         if ports:
             confined[bit] = allowed
-        else:
+        elif not (makes_calls and bit == CONNECT_TCP):
             lacking.append(f"restrict the TCP ports that the program can {use} (Linux 6.7 can)")
     paths = None
     if supported and rules.paths is not None:

@@ -6,6 +6,7 @@ import os
 import time
 from _socket import AF_INET, AF_INET6, inet_pton
 
+from enforcer import kernel
 from tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ _DEFAULT = (b"\x7f\0\0\1",)
 
 
 class Names:
-    """The names that policies name, and the addresses that these have."""
+    """The names that policies name, and the addresses that these have.
+
+    Made before the program runs, which may be able to write the files that are read here."""
 
     def __init__(self, policies: Sequence[Rules]) -> None:
         self._policies = [rules for rules in policies if rules.has_names]
@@ -115,16 +118,19 @@ class Names:
 
 
 class _Watched:
-    """A text file that is read again when it has changed."""
+    """A text file that is read again when it has changed, unless the program might have changed it."""
 
-    __slots__ = ("_path", "_seen")
+    __slots__ = ("_is_fixed", "_path", "_seen")
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._seen: tuple[int, ...] | None = None
+        self._is_fixed = _may_be_written(path)
 
     def changed(self) -> str | None:
         """Return the content if it has changed since the last call; None if not.  A file that cannot be read is empty."""
+        if self._is_fixed and self._seen is not None:
+            return None
         seen: tuple[int, ...] = ()
         try:
             status = os.stat(self._path)
@@ -142,6 +148,21 @@ class _Watched:
             return os.read(descriptor, 1 << 20).decode("utf-8", "replace")
         finally:
             os.close(descriptor)
+
+
+def _may_be_written(path: str) -> bool:
+    """Return whether this process, and so the program, may change a file or put another in its place."""
+    if kernel.capabilities()[1]:
+        return True
+    real = os.path.realpath(path)
+    for one in (real, os.path.dirname(real), os.path.dirname(path)):
+        try:
+            status = os.stat(one)
+        except OSError:
+            continue
+        if status.st_uid == os.geteuid() or status.st_mode & 0o022:
+            return True
+    return False
 
 
 def _addresses(text: str) -> list[bytes]:

@@ -209,3 +209,23 @@ def test_apply_refuses_such_a_policy(commands: Commands, tmp_path: Path) -> None
     program = f"import callfence; callfence.confine({str(file)!r})"
     ran = commands.plain([sys.executable, "-c", program], tmp_path)
     assert b"needs the helper that `enforce` starts" in ran.stderr
+
+
+def test_without_landlock_ports_the_helper_judges_them(network: Network) -> None:
+    """As on a kernel before Linux 6.7: the outer policy fails Landlock's calls."""
+    outer, inner = network.folder / "outer.policy", network.folder / "inner.policy"
+    text = allowing_all()
+    for name in ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"):
+        text = text.replace(f"\n{name}: allow", f"\n{name}: errno ENOSYS")
+    text = text.replace("\nioctl: allow", "\nioctl: cmd == SECCOMP_IOCTL_NOTIF_RECV || cmd != 0")
+    outer.write_text(text.replace("\narch x86_64", "\narch x86_64\nscope none"))
+    inner.write_text(allowing_all("scope none", "tcp connect: 8080"))
+    enforce = Path(sys.executable).with_name("enforce")
+    script = (
+        "import socket\n"
+        "for port in (8080, 8081):\n"
+        "    print(socket.socket().connect_ex(('192.0.2.4', port)))\n"
+    )
+    ran = network.plain(enforce, "--quiet-kernel", "-p", outer, enforce, "-p", inner, sys.executable, "-c", script)
+    assert ran.stdout.split() == [b"0", b"13"], ran.stderr.decode()
+    assert b"tcp connect 192.0.2.4: 8081: not granted" in ran.stderr

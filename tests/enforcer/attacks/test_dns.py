@@ -1,0 +1,138 @@
+"""Messages of hostile name servers and programs: what enforcer/hosts/names/dns.py reads is what dnspython reads."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
+import dns.rrset
+from hypothesis import given, settings, strategies as st
+
+from enforcer.hosts.names.dns import (
+    DnsError,
+    answer_of,
+    payload_size,
+    query,
+    question_of,
+    reduced,
+    refusal,
+    restored,
+    truncated,
+)
+
+NAMES = ("a.example", "b.example", "c.b.example", "x--y.example", "_s._tcp.example", "very" * 15 + ".example")
+names = st.sampled_from(NAMES)
+addresses = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
+
+
+@st.composite
+def records(draw):
+    """A record as text: its name, type and data."""
+    kind = draw(st.sampled_from(("A", "AAAA", "CNAME", "SRV", "HTTPS", "TXT", "NS")))
+    target = draw(names)
+    data = {
+        "A": str(ipaddress.IPv4Address(draw(st.integers(0, 2**32 - 1)))),
+        "AAAA": str(ipaddress.IPv6Address(draw(st.integers(0, 2**128 - 1)))),
+        "CNAME": f"{target}.",
+        "SRV": f"1 2 443 {target}.",
+        "HTTPS": f"1 {target}. alpn=h2 ipv4hint=192.0.2.{draw(st.integers(0, 255))} ipv6hint=2001:db8::{draw(st.integers(0, 9))}",
+        "TXT": '"text"',
+        "NS": f"{target}.",
+    }[kind]
+    return draw(names), kind, data
+
+
+@st.composite
+def answers(draw):
+    """A question's name, its records, and the message as dnspython writes it."""
+    name, rows = draw(names), draw(st.lists(records(), max_size=8))
+    message = dns.message.make_response(dns.message.make_query(f"{name}.", "A", id=draw(st.integers(0, 65535))))
+    for row, kind, data in rows:
+        section = draw(st.sampled_from((message.answer, message.authority, message.additional)))
+        section.append(dns.rrset.from_text(f"{row}.", 60, "IN", kind, data))
+    return name, rows, message.to_wire()
+
+
+def expected(name, rows):
+    """The names and the addresses that an answer gives for the name that was asked for."""
+    known, found = {name}, set()
+    for _ in rows:
+        for row, kind, data in rows:
+            if row in known and kind in ("CNAME", "SRV", "HTTPS"):
+                known.add(data.split()[{"CNAME": 0, "SRV": 3, "HTTPS": 1}[kind]].rstrip("."))
+    for row, kind, data in rows:
+        if row in known and kind in ("A", "AAAA"):
+            found.add(ipaddress.ip_address(data).packed)
+        elif row in known and kind == "HTTPS":
+            found |= {ipaddress.ip_address(part.partition("=")[2]).packed for part in data.split() if "hint=" in part}
+    return known, found
+
+
+@settings(deadline=None)
+@given(answers())
+def test_an_answer_gives_the_addresses_of_the_name_alone(made):
+    name, rows, wire = made
+    answer = answer_of(wire)
+    assert ({*answer.names}, {*answer.addresses}) == expected(name, rows)
+
+
+@settings(deadline=None)
+@given(answers(), st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=6), st.integers(0, 600))
+def test_whatever_is_changed_nothing_else_is_raised(made, changes, cut):
+    """And what is passed on is one question, as another reader reads it."""
+    whole = bytearray(made[2])
+    for at, byte in changes:
+        if at < len(whole):
+            whole[at] = byte
+    check(bytes(whole[: cut or None]))
+    whole[2:3] = bytes([whole[2] & 0x7F])
+    check(bytes(whole))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300))
+def test_nor_of_any_bytes(content):
+    check(content)
+    check(b"\0\7\1\0\0\1\0\0\0\0\0\0" + content)
+    check(b"\0\7\x81\x80\0\1\0\3\0\0\0\0\1a\0\0\1\0\1" + content)
+
+
+def check(content):
+    asked = query("a.example", 1, 7)
+    for work in (
+        answer_of, question_of, payload_size, truncated, lambda message: refusal(message, 2),
+        lambda message: restored(message, asked), lambda message: restored(asked, message),
+        lambda message: question_of(message, is_answer=True),
+    ):  # fmt: skip
+        with contextlib.suppress(DnsError):
+            work(content)
+    with contextlib.suppress(DnsError):
+        passed_on(content, reduced(content, 4711, 1232))
+
+
+def passed_on(content, wire):
+    asked, theirs = question_of(content), dns.message.from_wire(wire)
+    (question,) = theirs.question
+    assert (theirs.id, question.rdtype, question.rdclass) == (4711, asked.type, dns.rdataclass.IN)
+    assert (theirs.answer, theirs.authority, theirs.additional, theirs.payload, [*theirs.options]) == ([], [], [], 1232, [])
+    assert not theirs.flags & ~dns.flags.RD
+    plain = all(33 <= byte <= 126 and byte not in b".\\" for label in question.name.labels for byte in label)
+    if plain:
+        assert b".".join(question.name.labels[:-1]).decode() == asked.name
+
+
+@settings(deadline=None)
+@given(names, st.integers(0, 255))
+def test_case_and_bytes_that_are_no_text(name, byte):
+    """They name no other name of a policy: an unusual byte is written out."""
+    wire = query(name, 1, 7).replace(b"example", bytes([byte]) + b"XAMPLE")
+    found = question_of(wire).name
+    assert (found == name) == (byte in b"eE")
+    assert found.isascii() and found.isprintable() and found == found.lower()

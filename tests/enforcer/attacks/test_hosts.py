@@ -1,0 +1,301 @@
+"""Attempts to reach a peer without a line: hosts/attack.c, one row an attack, in the network of hosts/network.py.
+
+The program may make every call, of i386 as well.  Each attack runs twice: without `enforce`, where it has to reach a peer that is
+forbidden, so that the test can fail, and confined, where no such peer may receive anything from anybody, and where the allowed
+peer has to be reached afterwards.  Races, and what needs a module of the kernel, only have to run without.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.enforcer.conftest import Workplace
+from tracer.abi import Arch, table
+
+HERE = Path(__file__).parent / "hosts"
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="a network of its own takes root")
+LINES = """tcp connect 10.77.0.1: 7000, 7009
+tcp connect 10.77.0.3: 443
+tcp connect fd00:77::1: 7000
+tcp connect name.example.org: 7000
+tcp connect rebind.example.org: 7000
+tcp connect extra.example.org: 7000
+tcp connect other.example.org: 7000
+tcp connect loop.example.org: 7000
+tcp connect *.wild.example.org: 7000
+udp send 10.77.0.1: 7000
+tcp connect 127.0.0.1: 7001
+udp send 127.0.0.1: 7001
+tcp connect ::1: 7002
+udp send ::1: 7002
+udp send fd00:77::1: 7000
+udp send rebind.example.org: 7000
+udp send extra.example.org: 7000
+udp send other.example.org: 7000
+udp send loop.example.org: 7000
+unix connect {0}/allowed/stream
+unix connect {0}/allowed/datagram
+unix connect {0}/allowed/group
+unix connect {0}/full
+unix connect @allowed.stream
+unix connect $HOME/stream
+"""
+
+
+def policy(lines, settings=""):
+    """Every call but those by which the program would have a listener of its own, and these lines."""
+    calls = {arch: {call.name for call in table(arch).by_number.values()} for arch in (Arch.X86_64, Arch.I386)}
+    text = f"default errno EACCES\n{settings}{lines}"
+    for arch, names in (("x86_64", calls[Arch.X86_64]), ("i386", calls[Arch.I386])):
+        text += f"arch {arch}\nprctl: option != PR_SET_SECCOMP\n"
+        text += "".join(f"{name}: allow\n" for name in sorted(names - {"seccomp", "prctl"}))
+    return text
+
+
+class Network:
+    """A network, and commands in it."""
+
+    def __init__(self, folder, cache, build, programs):
+        self.place = Workplace(folder, cache, build)
+        self.place.environment.pop("HOME", None)  # a line that means no socket
+        self.folder = folder
+        for program in programs:
+            shutil.copy(program, folder)
+        self.server = subprocess.Popen(
+            [sys.executable, HERE / "network.py", folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.server.stdout.readline() == "ready\n"
+        self.under = ("nsenter", f"--target={self.server.pid}", "--net", "--mount", f"--wdns={folder}")
+        self.place.policy(policy(LINES.format(folder)), "attack.policy")
+
+    def arrivals(self):
+        """What has arrived since the last call: by the attack's name, a list of `KIND WHERE`; of words that are no names, too."""
+        subprocess.run([*self.under, sys.executable, "-c", END], check=True)
+        path = self.folder / "arrivals"
+        text, before = "", "x"
+        while "<end>" not in text or text != before:  # its servers are threads
+            before = text
+            time.sleep(0.05)
+            text = path.read_text()
+        path.write_text("")
+        found = defaultdict(list)
+        for line in text.splitlines():
+            where, _, word = line.rpartition(" ")
+            if word != "<end>":
+                found[word.strip("<>")].append(where)
+        return found
+
+    def plain(self, *arguments, program="./attack", under=(), **options):
+        settings = self.place.options({"stdin": subprocess.DEVNULL, "timeout": 100} | options)
+        return subprocess.run([*self.under, *under, program, *arguments], check=False, **settings)
+
+    def enforce(self, *arguments, program="./attack", under=(), policy="attack.policy", **options):
+        settings = {"timeout": 100} | options
+        return self.place.enforce("-p", policy, program, *arguments, under=(*self.under, *under), **settings)
+
+    def end(self):
+        self.server.communicate()
+
+
+END = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'<end>', ('10.77.0.1', 7000))"
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory, compile_c, cache, build):
+    programs = [compile_c(HERE / f"{name}.c", "-w", "-pthread") for name in ("attack", "disturb")]
+    made = Network(tmp_path_factory.mktemp("hosts"), cache, build, programs)
+    yield made
+    made.place.wait_for_helpers()
+    made.end()
+
+
+def outcomes(output):
+    return {name: rest.strip() for name, _, rest in (line.partition(":") for line in output.splitlines())}
+
+
+def is_forbidden(where):
+    return not where.startswith("dns ") and where.split()[1] not in ("10.77.0.1", "fd00:77::1", "allowed")
+
+
+ATTACKS = re.findall(r"ROW\((\w+)\)[,}]", (HERE / "attack.c").read_text())
+RUNS = {
+    "address_form": "a race", "channel": "questions", "dccp": "no module", "families": "no modules", "flow_label": "CONFIG_IPV6_MIP6",
+    "forbidden_names": "questions", "l2tp": "no module", "malformed": "questions", "netlink": "no kernel sends there",
+    "other_port": "nobody listens there", "pairs": "no module", "repair": "the peer knows nothing", "rthdr_control": "CONFIG_IPV6_MIP6",
+    "sctp": "no module", "smc": "no module", "wildcard": "questions", "x32": "CONFIG_X86_X32_ABI",
+}  # fmt: skip
+"""Attacks that reach nobody without `enforce` here, and why."""
+NAMES = ("name", "rebind", "extra", "other", "loop")
+TYPES = {1, 2, 5, 6, 12, 15, 16, 28, 33, 35, 43, 48, 52, 64, 65, 257}
+
+
+@pytest.fixture(scope="module")
+def runs(network):
+    """Twice, without `enforce` and with it: what the attacks said, what arrived, and the errors."""
+    found = []
+    for run in (network.plain, network.enforce):
+        done = run(*ATTACKS)
+        assert done.returncode == 0, done.stderr
+        found.append((outcomes(done.stdout), network.arrivals(), done.stderr))
+    return found
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_it_reaches_no_peer_without_a_line(runs, attack):
+    (plain, reached, _), (confined, arrived, _) = runs
+    assert "status" not in plain[attack] + confined[attack]
+    if attack not in RUNS and not attack.startswith(("race", "clone")):
+        assert any(is_forbidden(where) for where in reached[attack]), plain[attack]
+    assert [where for where in arrived[attack] if is_forbidden(where)] == [], confined[attack]
+    assert sorted(arrived[f"{attack}.ok"]) == ["tcp 10.77.0.1", "udp 10.77.0.1"]
+
+
+def test_nor_does_anything_else(runs):
+    """Connections, and the first packets of those, and what bears another name."""
+    assert {where for places in runs[1][1].values() for where in places if is_forbidden(where)} == set()
+    assert "could not be" not in runs[1][2]
+    assert "replaced" not in runs[1][2]
+
+
+def test_questions_tell_nothing_but_permitted_names(runs):
+    """Each is made anew: flags, case, options and what follows are not the program's; and names below `*.` are counted."""
+    questions = {word for word, places in runs[1][1].items() if any(where.startswith("dns ") for where in places)}
+    assert {"forbidden.example.net-1-256-0", "malformed"} <= {*runs[0][1]}
+    below = set()
+    for question in questions:
+        name, kind, flags, rest = question.rsplit("-", 3)
+        assert int(kind) in TYPES, question
+        assert (flags in ("0", "256"), rest) == (True, "00002904d0000000000000"), question
+        if name not in [f"{start}.example.org" for start in NAMES]:
+            assert re.fullmatch(r"secret\d+\.wild\.example\.org", name), question
+            below.add(name)
+    assert 150 < len(below) < 260  # NEW, and REFILL each second
+
+
+def test_a_name_opens_its_address_and_port(network):
+    done = network.enforce("named")
+    expected = "connect=EACCES server=done code0=done connect=done send=done connect=EACCES"
+    assert outcomes(done.stdout) == {"named": expected}, done.stderr
+    assert network.arrivals()["named.ok2"] == ["tcp 10.77.0.4"]
+
+
+WITHOUT_MOUNTS = ("setpriv", "--bounding-set=-sys_admin")
+
+
+def test_mounts_of_a_user_namespace_rename_no_socket(network):
+    """Without CAP_SYS_ADMIN, mounting is not refused."""
+    assert "unix forbidden" in reached(network, network.plain("unix_user_namespace", under=WITHOUT_MOUNTS), "unix_user_namespace")
+    done = network.enforce("unix_user_namespace", under=WITHOUT_MOUNTS)
+    assert "mount=done connect=EACCES connect=done" in done.stdout, done.stderr
+    assert reached(network, done, "unix_user_namespace") == {"unix allowed"}
+
+
+def reached(network, done, attack):
+    assert done.returncode == 0, done.stderr
+    return {*network.arrivals()[attack]}
+
+
+PACKETS = (
+    sys.executable, "-c",
+    "import os, socket, sys; made = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0); "
+    "os.dup2(made.fileno(), 9); os.execvp(sys.argv[1], sys.argv[1:])",
+)  # fmt: skip
+
+
+def test_an_inherited_packet_socket_sends_nothing(network):
+    assert "packet17 10.77.0.2" in reached(network, network.plain("inherited", under=PACKETS), "inherited")
+    done = network.enforce("inherited", under=PACKETS)
+    assert "sendto=EACCES sendmsg=EACCES" in done.stdout, done.stderr
+    assert reached(network, done, "inherited") == set()
+
+
+def test_services_that_look_up_names_are_not_there(network):
+    """Where unix sockets are not confined, but names are; whatever the path."""
+    network.place.policy(policy("tcp connect name.example.org: 7000\ntcp connect 10.77.0.1: 7000\n"), "names.policy")
+    assert reached(network, network.plain("name_services"), "name_services") == {"unix forbidden"}
+    done = network.enforce("name_services", policy="names.policy")
+    assert outcomes(done.stdout) == {"name_services": "connect=ENOENT " * 3 + "connect=ENOENT"}, done.stderr
+    assert reached(network, done, "name_services") == set()
+
+
+def test_groups_that_the_program_has_left_open_no_socket(network):
+    under = ("setpriv", "--groups=4711", "--bounding-set=-dac_override,-dac_read_search")
+    for run in (network.plain, network.enforce):
+        done = run("other_groups", under=under)
+        assert outcomes(done.stdout) == {"other_groups": "connect=EACCES"}, done.stderr
+        assert reached(network, done, "other_groups") == set()
+
+
+@pytest.mark.parametrize("lines", ["unix connect any\n", "udp send: any\n", "tcp connect 10.77.0.1: 7000\nunix connect @own\n"])
+def test_a_scope_holds_for_calls_that_the_helper_makes(network, lines):
+    """Landlock judges who connects."""
+    network.place.policy(policy(lines, "scope abstract sockets\n"), "scope.policy")
+    assert "unix forbidden" in reached(network, network.plain("own_abstract"), "own_abstract")
+    done = network.enforce("own_abstract", policy="scope.policy")
+    assert re.search(r"connect=done send=done connect=E(PERM|ACCES)$", done.stdout, re.M), (done.stdout, done.stderr)
+    assert reached(network, done, "own_abstract") == set()
+
+
+def test_ports_of_another_policy_hold(network):
+    """Landlock does not judge what the helper makes."""
+    network.place.policy(policy("tcp connect 10.77.0.0/24: 7000\nudp send 10.77.0.1: 7000\n"), "hosts.policy")
+    network.place.policy(policy("tcp connect: 443\n"), "ports.policy")
+    done = network.enforce("plain_tcp", under=(), policy="hosts.policy")
+    assert "tcp 10.77.0.2" in reached(network, done, "plain_tcp")
+    done = network.place.enforce("-p", "hosts.policy", "-p", "ports.policy", "./attack", "plain_tcp", under=network.under)
+    assert outcomes(done.stdout) == {"plain_tcp": "connect=EACCES"}, done.stderr
+    assert reached(network, done, "plain_tcp") == set()
+
+
+# Calls that are disturbed
+
+
+@pytest.mark.parametrize("mode", ["storm", "restart"])
+def test_signals_repeat_no_call(network, mode):
+    """SIGALRM and SIGURG all the time: each datagram arrives once, and each call has its own result."""
+    done = network.enforce(mode, "1000", program="./disturb")
+    assert (done.returncode, done.stdout) == (0, "wrong 0 disturbed 1\n"), done.stderr
+    arrived = network.arrivals()
+    assert {len(arrived[f"storm-{number}"]) for number in range(1000)} == {1}
+    assert len(arrived["accepted"]) == 100
+
+
+def test_a_thousand_calls_that_wait_hold_no_other_up(network):
+    done = network.enforce("pending", "1000", program="./disturb")
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "most wait 1\n"), done.stderr
+    assert len(network.arrivals()["pending"]) == 100
+    network.place.wait_for_helpers()
+
+
+@pytest.mark.parametrize(
+    ("scope", "number", "status", "count"),
+    [("none", signal.SIGKILL, -signal.SIGKILL, 0), ("signals", signal.SIGKILL, 0, 1), ("none", signal.SIGSTOP, 0, 1)],
+)
+def test_a_helper_that_is_killed_or_stopped(network, scope, number, status, count):
+    """Nothing is sent without it, and nothing twice."""
+    network.place.policy(policy(LINES.format(network.folder), f"scope {scope}\n"), "steady.policy")
+    command = [*network.under, *network.place.command, "-p", "steady.policy", "./disturb", "steady", "200"]
+    process = subprocess.Popen(command, **network.place.options({"stdin": subprocess.DEVNULL}))
+    assert process.stdout.readline() == "begun\n"
+    helper = network.place.helper()
+    os.kill(helper, number)
+    if number == signal.SIGSTOP:
+        time.sleep(0.3)
+        os.kill(helper, signal.SIGCONT)
+    output, errors = process.communicate(timeout=20)
+    assert (process.returncode, output) == (status, "ended\n" * count), errors
+    arrived = network.arrivals()
+    sent = [len(arrived[f"steady-{at}"]) for at in range(200)]
+    assert sum(times != 1 for times in sent) <= (1 if number == signal.SIGKILL else 0) or not count
+    assert sum(sent) >= 200 * count
+    network.place.wait_for_helpers()
