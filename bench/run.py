@@ -9,6 +9,7 @@ import enforce
 import evidence
 import files
 import filter_cost
+import hosts
 import learning
 import memory
 import phases
@@ -23,7 +24,7 @@ from harness import Figure, machine, table
 
 BENCHMARKS = (
     *(learning, starts, stop, processors, servers, memory, values, evidence),
-    *(enforce, phases, files, filter_cost, proof, recordings),
+    *(enforce, phases, files, hosts, filter_cost, proof, recordings),
 )
 
 
