@@ -1,0 +1,130 @@
+"""What the helper grants by the lines of a policy, against the exact sets of the policy's language."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given, strategies as st
+
+from enforcer.hosts.addresses import Peer, address_of, peer_of
+from enforcer.hosts.rules import Rules, encode, is_local, is_near
+from enforcer.hosts.unix import is_granted
+from policygen.files.algebra import TREES
+from policygen.grants import Files, ranges
+from policygen.hosts import containing, is_name
+
+INET, INET6, UNIX = 2, 10, 1  # AF_*
+HOSTS = (
+    "192.0.2.7", "192.0.2.0/24", "192.0.0.0/16", "2001:db8::7", "2001:db8::/32", "::/0", "api.example.org", "*.example.org"
+)  # fmt: skip
+PORTS = st.sets(st.integers(0, 20)).map(ranges)
+
+
+def rules(**fields: object) -> Rules:
+    return Rules(encode(Files(**fields)))  # type: ignore[arg-type]
+
+
+@given(
+    st.dictionaries(st.sampled_from(HOSTS), PORTS, max_size=5),
+    PORTS,
+    st.sampled_from(("192.0.2.7", "192.0.2.8", "192.0.3.1", "10.0.0.1", "2001:db8::7", "2001:db8::8", "2001:db9::1")),
+    st.sets(st.sampled_from(("api.example.org", "www.example.org", "example.org", "other.net"))),
+    st.integers(0, 20),
+)
+def test_what_is_granted_is_what_the_lines_say(hosts, anywhere, address, names, port):
+    """A port at an address: by a line about the address, a network that has it, or a name that the address was given for."""
+    files = Files(connect=anywhere, connect_to=hosts, send=())
+    tree = TREES["connect"].grants(files)
+    places = {above for host in (address, *names) for above in containing(host)}
+    expected = any(tree.get(place, 0) >> port & 1 for place in places)
+    assert Rules(encode(files)).grants("connect", ip_address(address).packed, port, names) is expected
+
+
+def test_what_is_not_confined_is_granted():
+    assert rules(unix=()).grants("connect", bytes(4), 1, ())
+    assert rules(unix=()).grants("send", bytes(4), 1, ())
+    assert not rules(send=()).grants("send", b"\x01\x02\x03\x04", 1, ())
+
+
+NEAR = "127.0.0.1 127.9.9.9 169.254.169.254 0.1.2.3 224.0.0.1 255.255.255.255 ::1 :: fe80::1 febf::1 ff02::1"
+FAR = "128.0.0.1 126.255.255.255 169.253.255.255 10.0.0.1 223.255.255.255 fec0::1 ::2 2001:db8::1"
+
+
+@pytest.mark.parametrize("address", NEAR.split())
+def test_a_name_opens_no_near_address(address):
+    packed = ip_address(address).packed
+    assert is_near(packed)
+    named = rules(connect_to={"api.example.org": ((0, 65535),), "localhost": ((0, 65535),)})
+    assert not named.grants("connect", packed, 80, ["api.example.org"])
+    assert named.grants("connect", packed, 80, ["localhost"])
+    assert rules(connect_to={address: ((80, 80),)}).grants("connect", packed, 80, [])
+
+
+@pytest.mark.parametrize("address", FAR.split())
+def test_other_addresses_are_not_near(address):
+    assert not is_near(ip_address(address).packed)
+
+
+def test_how_much_a_name_has_that_the_policy_does_not():
+    some = rules(connect_to={"api.example.org": ((1, 1),), "*.example.org": ((1, 1),), "*.deep.example.org": ((1, 1),)})
+    assert some.spare("api.example.org") == 0
+    assert some.spare("www.example.org") == len("www")
+    assert some.spare("a.b.example.org") == len("a.b")
+    assert some.spare("a.deep.example.org") == len("a")
+    assert some.spare("example.org") is None
+    assert some.spare("notexample.org") is None
+    assert some.has_names
+    assert not rules(connect_to={"192.0.2.7": ((1, 1),)}).has_names
+
+
+def test_the_names_of_this_machine():
+    assert is_local("localhost")
+    assert is_local("a.localhost")
+    assert not is_local("localhost.example.org")
+
+
+@pytest.mark.parametrize(
+    ("socket", "granted", "expected"),
+    [
+        (b"/run/a", b"/run/a", True),
+        (b"/run/a", b"/run", True),
+        (b"/run/a", b"/", True),
+        (b"/run/ab", b"/run/a", False),
+        (b"/run/a", b"any", True),
+        (b"@a", b"@a", True),
+        (b"@ab", b"@a", False),
+        (b"@ab", b"@a*", True),
+        (b"@ab", b"@*", True),
+        (b"@ab", b"/", False),
+        (b"/run/a", b"@*", False),
+    ],
+)
+def test_sockets(socket, granted, expected):
+    assert is_granted(socket, [granted]) is expected
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 65535))
+def test_addresses_are_read_as_they_are_written(number, port):
+    host = number.to_bytes(4, "big")
+    read = host if number else b"\x7f\0\0\1"
+    assert peer_of(address_of(host, port, INET), INET, sends=False) == Peer(INET, read, port)
+    assert peer_of(address_of(host, port, INET6), INET6, sends=False) == Peer(INET6, read, port)
+
+
+def test_what_the_kernel_takes_for_another_family():
+    address = bytes(2) + address_of(b"\x01\x02\x03\x04", 53, INET)[2:]
+    sent, connected = (peer_of(address, INET, sends=sends) for sends in (True, False))
+    assert sent == Peer(INET, b"\x01\x02\x03\x04", 53)
+    assert connected == Peer(0)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 15])
+def test_short_addresses_mean_nobody(length):
+    peer = peer_of(address_of(b"\x01\x02\x03\x04", 53, INET)[:length], INET, sends=False)
+    assert peer is None
+
+
+@given(st.sampled_from([host for host in HOSTS if is_name(host)]))
+def test_names_are_no_networks(host):
+    assert not rules(connect_to={host: ((1, 1),)}).networks["connect"]
