@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from enforce import rows
@@ -13,58 +14,24 @@ from tracer.abi import Arch, table as calls_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 TITLE = "hosts"
 ROUNDS, STARTS = 9, 20
-CONNECTS, MESSAGES, DATAGRAMS = 3000, 30_000, 5000
-PROGRAM = f"""
-import socket, sys, time
-what = sys.argv[1]
-served = socket.socket()
-served.bind(("127.0.0.1", 0))
-served.listen(128)
-def connected():
-    s = socket.create_connection(served.getsockname())
-    return s, served.accept()[0]
-begin = time.perf_counter()
-if what == "connect":
-    for _ in range({CONNECTS}):
-        a, b = connected()
-        a.close()
-        b.close()
-elif what == "send":
-    a, b = connected()
-    for _ in range({MESSAGES}):
-        a.send(b"x")
-        b.recv(1)
-elif what == "sendmsg":
-    a, b = connected()
-    for _ in range({DATAGRAMS}):
-        a.sendmsg([b"x"])
-        b.recv(1)
-elif what == "sendto":
-    a, b = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
-    b.bind(("127.0.0.1", 0))
-    for _ in range({DATAGRAMS}):
-        a.sendto(b"x", b.getsockname())
-        b.recv(1)
-print(time.perf_counter() - begin)
-"""
-COUNTS = {"connect": CONNECTS, "send": MESSAGES, "sendmsg": DATAGRAMS, "sendto": DATAGRAMS}
+COUNTS = {"connect": 3000, "send": 30_000, "sendmsg": 5000, "sendto": 5000}
+"""How often program.py makes each call."""
+PROGRAM = Path(__file__).with_name("program.py")
 LINES = ("tcp connect 127.0.0.1: any", "tcp connect api.example.org: 443", "udp send 127.0.0.1: any", "unix connect: none")
 
 
 def section() -> Section:
     """The measurements."""
     with scratch() as folder, scratch() as home:
-        (folder / "program.py").write_text(PROGRAM)
         _policy(folder / "plain.policy")
         _policy(folder / "hosts.policy", *LINES)
         calls = {}
         for what, count in COUNTS.items():
             sides = {
-                name: _printed([ENFORCE, "-p", f"{name}.policy", "--", sys.executable, "program.py", what], folder, count)
+                name: _printed([ENFORCE, "-p", f"{name}.policy", "--", sys.executable, PROGRAM, what, count], folder, count)
                 for name in ("plain", "hosts")
             }
             calls[what] = {name: spread.least for name, spread in alternate(sides, ROUNDS).items()}
