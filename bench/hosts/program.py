@@ -36,7 +36,8 @@ def main() -> None:
 
 
 def connected(served: socket.socket) -> tuple[socket.socket, socket.socket]:
-    made = socket.create_connection(served.getsockname())
+    made = socket.socket()
+    made.connect(served.getsockname())
     return made, served.accept()[0]
 
 
