@@ -83,7 +83,7 @@ class Compiled:
         self.files_from_entry = files_from_entry
         """The same for a program that runs a part of its code before its filter takes effect."""
         self.hosts = hosts
-        """The hosts and unix sockets that the policy grants (`enforcer.hosts.rules.encode`); b"" if it has no lines about them."""
+        """The hosts and unix sockets that the policy grants (`enforcer.hosts.rules.encode`); b"" if it has no such lines."""
         self.stages = tuple(stages)
         """The phases; those of a "warm" filter have only names."""
         self.scope = scope

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from enforcer.hosts.addresses import peer_of
 from enforcer.hosts.hub import WRITABLE
-from enforcer.hosts.making import EAGAIN, INT, address_at, check
+from enforcer.hosts.making import EAGAIN, INT, LOOK, address_at, check, interruption, is_interrupted
 from tracer.linux import AF_UNIX
 
 if TYPE_CHECKING:
@@ -68,17 +68,21 @@ class Connecting:
             if is_waiting and result is not None:
                 self._making.finish(request, result)
 
-        self._making.wait(socket, WRITABLE, end, _EINPROGRESS)
+        self._making.wait(request, socket, WRITABLE, end, _EINPROGRESS)
 
     def _try_again(self, request: Request, socket: Socket, target: Target) -> None:
         """Connect to a unix socket whose queue is full, again and again, until that succeeds or its time is over."""
         seconds = socket.timeout(receiving=False)
 
-        def attempt(pause: float, waited: float) -> None:
+        def attempt(pause: float, waited: float, look: float = LOOK[0]) -> None:
             is_waiting = request.is_waiting()
             result = socket.connect(target.address) if is_waiting else 0
+            if result == EAGAIN and waited >= look:
+                look = waited + min(waited, LOOK[1])
+                if request.listener >= 0 and is_interrupted(request):
+                    result = interruption(seconds)
             if is_waiting and result == EAGAIN and (seconds is None or waited < seconds):
-                self._making.hub.later(pause, lambda: attempt(min(2 * pause, _AGAIN[1]), waited + pause))
+                self._making.hub.later(pause, lambda: attempt(min(2 * pause, _AGAIN[1]), waited + pause, look))
                 return
             target.close()
             socket.close()

@@ -81,7 +81,7 @@ class Receiving:
                 return late
             count, content, address = socket.receive(min(size, memory.MOST), flags)
             if count == EAGAIN and waits:
-                self._making.wait(socket, READABLE, ready, EAGAIN)
+                self._making.wait(request, socket, READABLE, ready, EAGAIN)
                 return None
             if count < 0:
                 return count

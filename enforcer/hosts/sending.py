@@ -158,7 +158,7 @@ class Sending:
             is_waiting = False
         if is_waiting:
             sending.is_kept = True
-            self._making.wait(socket, WRITABLE, lambda late: self._send_more(sending, late), sending.sent or EAGAIN)
+            self._making.wait(request, socket, WRITABLE, lambda late: self._send_more(sending, late), EAGAIN, sending.sent)
             return None
         if result == -errno.EPIPE and socket.type != SOCK_DGRAM and not sending.flags & _MSG_NOSIGNAL:
             kernel.kill_thread(owner(request.call.task), request.call.task, linux.SIGPIPE)

@@ -18,8 +18,8 @@ from storm import ENFORCE
 
 HERE = Path(__file__).parent.parent.parent / "tests" / "enforcer" / "attacks" / "hosts"
 RACES = {
-    "race_connect": 1.0, "race_sendto": 1.0, "race_sendmsg": 1.0, "race_sendmmsg": 1.0, "race_descriptor": 4.0, "look_race": 1.0,
-    "clone_memory": 1 / 3, "clone_all": 1 / 3, "race_connect_tcp": 0.1, "race_symlink": 0.1, "address_form": 0.5,
+    "race_connect": 1.0, "race_sendto": 1.0, "race_sendmsg": 1.0, "race_sendmmsg": 1.0, "race_descriptor": 4.0,
+    "look_race": 1.0, "clone_memory": 1 / 3, "clone_all": 1 / 3, "race_connect_tcp": 0.1, "race_symlink": 0.1, "address_form": 0.5,
 }  # fmt: skip
 """Calls in a round, roughly."""
 POLICY = """default allow
@@ -35,7 +35,8 @@ def stormed(folder: Path, under: list[str], race: str) -> str:
     """What was wrong with an attack, or ''."""
     arrivals = folder / "arrivals"
     arrivals.write_text("")
-    done = subprocess.run([*under, ENFORCE, "-p", "storm.policy", "./attack", race], check=False, capture_output=True, text=True)
+    command = [*under, ENFORCE, "-p", "storm.policy", "./attack", race]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     time.sleep(0.5)
     lines = arrivals.read_text().splitlines()
     if wrong := [line for line in lines if line.split()[1] not in ALLOWED]:
@@ -52,7 +53,8 @@ def main() -> int:
     count = 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        subprocess.run(["cc", "-O1", "-w", "-pthread", f"-DROUNDS={rounds}", "-o", folder / "attack", HERE / "attack.c"], check=True)
+        build = ["cc", "-O1", "-w", "-pthread", f"-DROUNDS={rounds}", "-o", folder / "attack", HERE / "attack.c"]
+        subprocess.run(build, check=True)
         (folder / "storm.policy").write_text(POLICY.format(folder))
         command = [sys.executable, HERE / "network.py", folder]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as network:
@@ -64,7 +66,8 @@ def main() -> int:
                 began = time.monotonic()
                 problem = stormed(folder, under, race)
                 count += bool(problem)
-                print(f"{race}: {rounds * calls:.0f} calls in {time.monotonic() - began:.0f} s: {problem or 'none wrong'}", flush=True)
+                took = f"{rounds * calls:.0f} calls in {time.monotonic() - began:.0f} s"
+                print(f"{race}: {took}: {problem or 'none wrong'}", flush=True)
             network.communicate()
     print(f"{rounds * sum(RACES.values()):.0f} calls in {len(RACES)} races, {count} races wrong")
     return bool(count)

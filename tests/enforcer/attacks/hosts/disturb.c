@@ -108,7 +108,7 @@ static void interrupted(int family, int flags)
 {
     struct sockaddr_in busy = to;
     busy.sin_port = htons(7009);
-    catch(SIGALRM, 0);
+    catch(SIGALRM, flags & SA_RESTART);
     for (int number = 0; number < 20; number++) {  // until its queue is full
         int made = socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0);
         if (family == AF_UNIX) connect(made, (void *)&full, sizeof full);
@@ -118,9 +118,9 @@ static void interrupted(int family, int flags)
     setitimer(ITIMER_REAL, &(struct itimerval){{0}, {0, 300000}}, 0);
     double from = now();
     struct timeval limit = {3, 0};
-    setsockopt(made, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    if (flags) setsockopt(made, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
     int result = family == AF_UNIX ? connect(made, (void *)&full, sizeof full) : connect(made, (void *)&busy, sizeof busy);
-    printf("%s %s\n", result ? strerrorname_np(errno) : "done", now() - from < 1 ? "at once" : "late");
+    printf("%s %s\n", result ? strerrorname_np(errno) : "done", now() - from < 1.5 ? "at once" : "late");
 }
 
 // One call, again and again, until it is told to end
@@ -156,6 +156,8 @@ int main(int count, char **arguments)
     if (!strcmp(arguments[1], "pending")) pending(number);
     if (!strcmp(arguments[1], "interrupted")) interrupted(AF_INET, 0);
     if (!strcmp(arguments[1], "unix")) interrupted(AF_UNIX, 0);
+    if (!strcmp(arguments[1], "limited")) interrupted(AF_INET, 1), interrupted(AF_UNIX, 1);
+    if (!strcmp(arguments[1], "restarted")) interrupted(AF_INET, SA_RESTART), interrupted(AF_UNIX, SA_RESTART);
     if (!strcmp(arguments[1], "steady")) steady(number);
     if (!strcmp(arguments[1], "late")) late();
     return 0;
