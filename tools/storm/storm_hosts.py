@@ -19,7 +19,8 @@ from storm import ENFORCE
 HERE = Path(__file__).parent.parent.parent / "tests" / "enforcer" / "attacks" / "hosts"
 RACES = {
     "race_connect": 1.0, "race_sendto": 1.0, "race_sendmsg": 1.0, "race_sendmmsg": 1.0, "race_descriptor": 4.0,
-    "look_race": 1.0, "clone_memory": 1 / 3, "clone_all": 1 / 3, "race_connect_tcp": 0.1, "race_symlink": 0.1, "address_form": 0.5,
+    "look_race": 1.0, "clone_memory": 1 / 3, "clone_all": 1 / 3,
+    "race_connect_tcp": 0.1, "race_symlink": 0.1, "address_form": 0.5,
 }  # fmt: skip
 """Calls in a round, roughly."""
 POLICY = """default allow
