@@ -342,11 +342,7 @@ class _Start:
     def _hosts(self, policies: Sequence[Compiled]) -> Hosts | None:
         """Return the hosts and unix sockets that the policies grant; None if they confine none.  Raises EnforceError if the
         helper cannot make the program's calls."""
-        if not any(policy.hosts for policy in policies):
-            return None
-        from enforcer.hosts.rules import needs_helper
-
-        if not any(needs_helper(policy.hosts) for policy in policies):
+        if not any(policy.confines_peers for policy in policies):
             return None
         if self.is_quiet:
             need = "the policy confines hosts or unix sockets, which needs the helper process"

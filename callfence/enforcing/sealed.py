@@ -95,6 +95,11 @@ class Compiled:
         self.document: Document | None = None
         """The parsed policy, if `learn` has just compiled it; not stored in the file."""
 
+    @property
+    def confines_peers(self) -> bool:
+        """Whether it confines hosts or sockets by more than ports, which Landlock does."""
+        return any(not line.startswith(b"tcp connect: ") for line in self.hosts.split(b"\0") if line)
+
     def files_at(self, arm: str) -> bytes:
         """Return the files and ports to be confined where the filter takes effect at `arm`: "now", "exec" or "entry"."""
         return self.files_from_entry if arm == "entry" else self.files

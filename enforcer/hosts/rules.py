@@ -31,18 +31,13 @@ clouds, this network, multicast, broadcast; of IPv4, then of IPv6."""
 def encode(files: Files) -> bytes:
     """Return a policy's lines about hosts and unix sockets, with NUL between them; b"" if it has none.
 
-    `tcp connect` without any host is Landlock's alone (`needs_helper`), unless another policy needs the helper: what that
-    makes, Landlock does not judge."""
+    `tcp connect` without any host is Landlock's alone, unless another policy needs the helper (`Compiled.confines_peers`): what
+    that makes, Landlock does not judge."""
     lines = {line: granted for line, granted in files.lines().items() if line.startswith(tuple(_STARTS)[:2])}
     each = [f"{line}: {granted}" for line, granted in lines.items()]
     if files.unix is not None:
         each += [f"unix connect {socket}: " for socket in files.unix] or ["unix connect: none"]
     return "\0".join(each).encode("utf-8", "surrogateescape")
-
-
-def needs_helper(content: bytes) -> bool:
-    """Return whether the lines (`encode`) confine hosts or sockets by more than Landlock does."""
-    return any(not line.startswith(b"tcp connect: ") for line in content.split(b"\0") if line)
 
 
 class Rules:
