@@ -309,3 +309,10 @@ def test_a_signal_ends_a_call_that_waits(network, mode):
     for run in (network.plain, network.enforce):
         done = run(mode, program="./disturb", timeout=20)
         assert {*done.stdout.splitlines()} == {"EINTR at once"}, done.stderr
+
+
+@pytest.mark.parametrize("mode", ["hold", "holdunix"])
+def test_changing_the_flags_of_a_socket_holds_nothing_up(network, mode):
+    """The helper connects without waiting: by a flag of the socket, which is the program's as well."""
+    done = network.enforce(mode, program="./disturb", timeout=20)
+    assert (done.returncode, done.stdout) == (0, "held up 0\n"), done.stderr
