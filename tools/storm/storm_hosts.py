@@ -8,6 +8,7 @@ receives anything, or if the allowed one is not reached afterwards.  Ends with 1
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,9 @@ def main() -> int:
     parser.add_argument("rounds", type=int, nargs="?", default=int(1e6 / sum(RACES.values())))
     parser.add_argument("races", nargs="*", default=[*RACES], metavar="RACE", help=", ".join(RACES))
     options = parser.parse_args()
+    if os.geteuid() != 0:
+        print("races about addresses need a network of their own, which takes root")
+        return 0
     rounds, races = options.rounds, {race: RACES[race] for race in options.races}
     count = 0
     with tempfile.TemporaryDirectory() as place:
