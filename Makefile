@@ -54,6 +54,7 @@ storm: $(VENV)/installed
 	$(BIN)/python tools/storm/storm.py $(STORM_ROUNDS)
 	$(BIN)/python tools/storm/storm_phases.py --long $(STORM_STARTS)
 	$(BIN)/python tools/storm/storm_attacks.py $(STORM_ATTACKS)
+	$(BIN)/python tools/storm/storm_hosts.py
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/run.py docs/benchmarks.md

@@ -98,5 +98,5 @@ class Connecting:
             else:
                 end(result)
 
-        self._making.comes_later(request, end)
+        self._making.comes_later(request, end, is_timed=seconds is not None)
         self._making.hub.later(_AGAIN[0], lambda: attempt(2 * _AGAIN[0], _AGAIN[0]))

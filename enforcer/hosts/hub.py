@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import time
+from _heapq import heappop, heappush
 
 from tracer import TYPE_CHECKING
 
@@ -47,8 +48,7 @@ class Hub:
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call a function once, after so many seconds."""
         self._count += 1
-        self._moments.append((time.monotonic() + seconds, self._count, call))
-        self._moments.sort()
+        heappush(self._moments, (time.monotonic() + seconds, self._count, call))
 
     def pause(self) -> float | None:
         """Return in how many seconds the next function is due; None if none is."""
@@ -64,4 +64,4 @@ class Hub:
             if call := self._watched.get(descriptor):
                 call()
         while self._moments and self._moments[0][0] <= time.monotonic():
-            self._moments.pop(0)[2]()
+            heappop(self._moments)[2]()

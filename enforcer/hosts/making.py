@@ -43,13 +43,10 @@ class Making:
         self.copier = Copier()
         self._undelivered: dict[int, tuple[tuple[int, ...], int]] = {}
         """By task: the number and arguments of a call that was made and then interrupted before its answer, and its result."""
-        self._interrupts: dict[int, tuple[int, Callable[[int], None]]] = {}
-        """By id, of calls that wait: the task, and what to call when it has a signal."""
+        self._interrupts: dict[int, tuple[int, Callable[[int], None], int]] = {}
+        """By id, of calls that wait: the task, and what to call with what when it has a signal."""
         self._signalled: set[int] = set()
         """The ids of those whose processes had a signal when they were last looked at."""
-        self._until: dict[int, tuple[tuple[int, ...], float]] = {}
-        """By task: the number and arguments of a call that waits, and until when (monotonic seconds), also if it is made again
-        after a signal."""
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the open descriptors of this object."""
@@ -64,8 +61,6 @@ class Making:
     def finish(self, request: Request, result: int) -> None:
         """Answer a call: with its result, or with a negative errno."""
         self.done(request)
-        if result != _ERESTARTSYS:
-            self._until.pop(request.call.task, None)
         try:
             request.finish(result)
         except OSError:
@@ -80,26 +75,27 @@ class Making:
         except OSError:
             return
 
-    def comes_later(self, request: Request, interrupt: Callable[[int], None]) -> None:
-        """Note that a call is answered later.  `interrupt` is called with a negative errno when a signal ends it before."""
+    def comes_later(self, request: Request, interrupt: Callable[[int], None], *, is_timed: bool) -> None:
+        """Note that a call is answered later.  `interrupt` is called with a negative errno when a signal ends it before;
+        `is_timed`: it waits for a limited time, so that it is not made again (net/core/sock.h, sock_intr_errno)."""
         if request.listener >= 0:
             self._waiting.add(request.call.id)
             if not self._interrupts:
                 self.hub.later(_SWEEP, self._sweep)
-            self._interrupts[request.call.id] = request.call.task, interrupt
+            self._interrupts[request.call.id] = request.call.task, interrupt, -errno.EINTR if is_timed else _ERESTARTSYS
 
     def _sweep(self) -> None:
         """End the calls that wait and whose tasks have a signal: the kernel, which knows that they are being answered, wakes
         them for no other signal than SIGKILL (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)."""
         begin = time.monotonic()
-        for id_, (task, interrupt) in [*self._interrupts.items()]:
+        for id_, (task, interrupt, result) in [*self._interrupts.items()]:
             fields = fields_of(task)
             blocked = _mask(fields, "SigBlk") | _mask(fields, "SigIgn")
             if _mask(fields, "SigPnd") & ~blocked:
-                interrupt(_ERESTARTSYS)
+                interrupt(result)
             elif _mask(fields, "ShdPnd") & ~blocked:  # it may be another thread's to take
                 if fields["Threads"] == "1":
-                    interrupt(_ERESTARTSYS)
+                    interrupt(result)
                 elif id_ in self._signalled:
                     interrupt(-errno.EINTR)
                 else:
@@ -126,16 +122,11 @@ class Making:
                 self.done(request)
                 end(result)
 
-        self.comes_later(request, once)
+        seconds = socket.timeout(receiving=events == READABLE)
+        self.comes_later(request, once, is_timed=seconds is not None)
         self.hub.watch(socket.descriptor, events, lambda: once(None))
-        seconds, now, task = socket.timeout(receiving=events == READABLE), time.monotonic(), request.call.task
         if seconds is not None:
-            former = self._until.get(task)
-            until = former[1] if former and former[0] == request.identity else now + seconds
-            if len(self._until) >= _MOST:
-                self._until.clear()
-            self._until[task] = request.identity, until
-            self.hub.later(max(0.0, until - now), lambda: once(too_late))
+            self.hub.later(seconds, lambda: once(too_late))
 
 
 def _mask(fields: Mapping[str, str], name: str) -> int:
@@ -146,6 +137,7 @@ def check(request: Request) -> None:
     """Raise GoneError unless the call still waits: what has been read may be another task's."""
     if not request.is_waiting():
         raise GoneError
+
 
 
 def address_at(task: int, at: int, length: int) -> bytes:

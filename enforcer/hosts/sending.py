@@ -161,7 +161,7 @@ class Sending:
             is_waiting = False
         if is_waiting:
             sending.is_kept = True
-            self._making.wait(request, socket, WRITABLE, lambda late: self._send_more(sending, late), sending.sent or EAGAIN)
+            self._making.wait(request, socket, WRITABLE, lambda late: self._send_more(sending, late), EAGAIN)
             return None
         if result == -errno.EPIPE and socket.type != SOCK_DGRAM and not sending.flags & _MSG_NOSIGNAL:
             kernel.kill_thread(owner(request.call.task), request.call.task, linux.SIGPIPE)
@@ -171,7 +171,7 @@ class Sending:
         self._making.hub.forget(sending.socket.descriptor)
         sending.is_kept = False
         if sending.request.is_waiting():
-            total = tried(lambda: self._send(sending) if result is None else sending.done(result))
+            total = tried(lambda: self._send(sending) if result is None else sending.done(sending.sent or result))
             if total is not None:
                 self._making.finish(sending.request, total)
         sending.close_if_done()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
 
 from enforcer import kernel
@@ -59,13 +60,17 @@ class Socket(NamedTuple):
         is_blocking = not flags & os.O_NONBLOCK
         if is_blocking:  # there is no flag for one call
             fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+            _limit_calls(_SHORT)  # the program may have changed that back
         try:
             result = _result(linux.functions.connect(self.descriptor, address, len(address)))
             if result == -errno.EINPROGRESS and is_blocking:  # the answer of this host itself may be there already
                 result = _result(linux.functions.connect(self.descriptor, address, len(address)))
+            if result == -errno.EINTR:
+                return -errno.EAGAIN if self.domain == AF_UNIX else -errno.EINPROGRESS
             return result
         finally:
             if is_blocking:
+                _limit_calls(0)
                 fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags)
 
     def send(self, content: bytes, flags: int, address: bytes, control: Sequence[tuple[int, int, bytes]] = ()) -> int:
@@ -127,6 +132,15 @@ class Socket(NamedTuple):
         os.close(self.descriptor)
 
 
+def _limit_calls(seconds: float) -> None:
+    """Have a signal interrupt a call of this process after so many seconds, and again and again; never with 0."""
+    if signal.getsignal(signal.SIGALRM) in (signal.SIG_DFL, signal.SIG_IGN, None):
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+
+
+_SHORT = 0.01
 _SO_ERROR = 4  # asm-generic/socket.h
 _SHUT_WR = 1  # linux/net.h SHUT_WR
 

@@ -8,6 +8,7 @@ receives anything, or if the allowed one is not reached afterwards.  Ends with 1
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,8 +19,9 @@ from storm import ENFORCE
 
 HERE = Path(__file__).parent.parent.parent / "tests" / "enforcer" / "attacks" / "hosts"
 RACES = {
-    "race_connect": 1.0, "race_sendto": 1.0, "race_sendmsg": 1.0, "race_sendmmsg": 1.0, "race_descriptor": 4.0, "look_race": 1.0,
-    "clone_memory": 1 / 3, "clone_all": 1 / 3, "race_connect_tcp": 0.1, "race_symlink": 0.1, "address_form": 0.5,
+    "race_connect": 1.0, "race_sendto": 1.0, "race_sendmsg": 1.0, "race_sendmmsg": 1.0, "race_descriptor": 4.0,
+    "look_race": 1.0, "clone_memory": 1 / 3, "clone_all": 1 / 3,
+    "race_connect_tcp": 0.1, "race_symlink": 0.1, "address_form": 0.5,
 }  # fmt: skip
 """Calls in a round, roughly."""
 POLICY = """default allow
@@ -35,7 +37,8 @@ def stormed(folder: Path, under: list[str], race: str) -> str:
     """What was wrong with an attack, or ''."""
     arrivals = folder / "arrivals"
     arrivals.write_text("")
-    done = subprocess.run([*under, ENFORCE, "-p", "storm.policy", "./attack", race], check=False, capture_output=True, text=True)
+    command = [*under, ENFORCE, "-p", "storm.policy", "./attack", race]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     time.sleep(0.5)
     lines = arrivals.read_text().splitlines()
     if wrong := [line for line in lines if line.split()[1] not in ALLOWED]:
@@ -48,11 +51,17 @@ def stormed(folder: Path, under: list[str], race: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="races about addresses, again and again")
     parser.add_argument("rounds", type=int, nargs="?", default=int(1e6 / sum(RACES.values())))
-    rounds = parser.parse_args().rounds
+    parser.add_argument("races", nargs="*", default=[*RACES], metavar="RACE", help=", ".join(RACES))
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print("races about addresses need a network of their own, which takes root")
+        return 0
+    rounds, races = options.rounds, {race: RACES[race] for race in options.races}
     count = 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        subprocess.run(["cc", "-O1", "-w", "-pthread", f"-DROUNDS={rounds}", "-o", folder / "attack", HERE / "attack.c"], check=True)
+        build = ["cc", "-O1", "-w", "-pthread", f"-DROUNDS={rounds}", "-o", folder / "attack", HERE / "attack.c"]
+        subprocess.run(build, check=True)
         (folder / "storm.policy").write_text(POLICY.format(folder))
         command = [sys.executable, HERE / "network.py", folder]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as network:
@@ -60,13 +69,14 @@ def main() -> int:
             if network.stdout.readline() != "ready\n":
                 return 1
             under = ["nsenter", f"--target={network.pid}", "--net", "--mount", f"--wdns={folder}"]
-            for race, calls in RACES.items():
+            for race, calls in races.items():
                 began = time.monotonic()
                 problem = stormed(folder, under, race)
                 count += bool(problem)
-                print(f"{race}: {rounds * calls:.0f} calls in {time.monotonic() - began:.0f} s: {problem or 'none wrong'}", flush=True)
+                took = f"{rounds * calls:.0f} calls in {time.monotonic() - began:.0f} s"
+                print(f"{race}: {took}: {problem or 'none wrong'}", flush=True)
             network.communicate()
-    print(f"{rounds * sum(RACES.values()):.0f} calls in {len(RACES)} races, {count} races wrong")
+    print(f"{rounds * sum(races.values()):.0f} calls in {len(races)} races, {count} races wrong")
     return bool(count)
 
 

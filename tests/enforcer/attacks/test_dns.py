@@ -42,7 +42,7 @@ def records(draw):
         "AAAA": str(ipaddress.IPv6Address(draw(st.integers(0, 2**128 - 1)))),
         "CNAME": f"{target}.",
         "SRV": f"1 2 443 {target}.",
-        "HTTPS": f"1 {target}. alpn=h2 ipv4hint=192.0.2.{draw(st.integers(0, 255))} ipv6hint=2001:db8::{draw(st.integers(0, 9))}",
+        "HTTPS": f"1 {target}. alpn=h2 ipv4hint=192.0.2.{draw(st.integers(0, 9))} ipv6hint=2001:db8::{draw(st.integers(0, 9))}",
         "TXT": '"text"',
         "NS": f"{target}.",
     }[kind]

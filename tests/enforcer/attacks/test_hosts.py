@@ -1,8 +1,8 @@
 """Attempts to reach a peer without a line: hosts/attack.c, one row an attack, in the network of hosts/network.py.
 
-The program may make every call, of i386 as well.  Each attack runs twice: without `enforce`, where it has to reach a peer that is
-forbidden, so that the test can fail, and confined, where no such peer may receive anything from anybody, and where the allowed
-peer has to be reached afterwards.  Races, and what needs a module of the kernel, only have to run without.
+The program may make every call, of i386 as well.  Each attack runs twice: without `enforce`, where it has to reach a peer that
+is forbidden, so that the test can fail, and confined, where no such peer may receive anything from anybody, and where the
+allowed peer has to be reached afterwards.  Races, and what needs a module of the kernel, only have to run without.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Network:
         self.place.policy(policy(LINES.format(folder)), "attack.policy")
 
     def arrivals(self):
-        """What has arrived since the last call: by the attack's name, a list of `KIND WHERE`; of words that are no names, too."""
+        """What has arrived since the last call: by the attack's name, or another word, a list of `KIND WHERE`."""
         subprocess.run([*self.under, sys.executable, "-c", END], check=True)
         path = self.folder / "arrivals"
         text, before = "", "x"
@@ -129,10 +129,11 @@ def is_forbidden(where):
 
 ATTACKS = re.findall(r"ROW\((\w+)\)[,}]", (HERE / "attack.c").read_text())
 RUNS = {
-    "address_form": "a race", "channel": "questions", "dccp": "no module", "families": "no modules", "flow_label": "CONFIG_IPV6_MIP6",
-    "forbidden_names": "questions", "l2tp": "no module", "malformed": "questions", "netlink": "no kernel sends there",
-    "other_port": "nobody listens there", "pairs": "no module", "repair": "the peer knows nothing", "rthdr_control": "CONFIG_IPV6_MIP6",
-    "sctp": "no module", "smc": "no module", "wildcard": "questions", "x32": "CONFIG_X86_X32_ABI",
+    "address_form": "a race", "channel": "questions", "dccp": "no module", "families": "no modules",
+    "flow_label": "CONFIG_IPV6_MIP6", "forbidden_names": "questions", "l2tp": "no module", "malformed": "questions",
+    "netlink": "no kernel sends there", "other_port": "nobody listens there", "pairs": "no module",
+    "repair": "the peer knows nothing", "rthdr_control": "CONFIG_IPV6_MIP6", "sctp": "no module", "smc": "no module",
+    "wildcard": "questions", "x32": "CONFIG_X86_X32_ABI",
 }  # fmt: skip
 """Attacks that reach nobody without `enforce` here, and why."""
 NAMES = ("name", "rebind", "extra", "other", "loop")
@@ -154,7 +155,7 @@ def runs(network):
 def test_it_reaches_no_peer_without_a_line(runs, attack):
     (plain, reached, _), (confined, arrived, _) = runs
     assert "status" not in plain[attack] + confined[attack]
-    if attack not in RUNS and not attack.startswith(("race", "clone")):
+    if attack not in RUNS and not re.search("race|clone", attack):
         assert any(is_forbidden(where) for where in reached[attack]), plain[attack]
     assert [where for where in arrived[attack] if is_forbidden(where)] == [], confined[attack]
     assert sorted(arrived[f"{attack}.ok"]) == ["tcp 10.77.0.1", "udp 10.77.0.1"]
@@ -194,7 +195,8 @@ WITHOUT_MOUNTS = ("setpriv", "--bounding-set=-sys_admin")
 
 def test_mounts_of_a_user_namespace_rename_no_socket(network):
     """Without CAP_SYS_ADMIN, mounting is not refused."""
-    assert "unix forbidden" in reached(network, network.plain("unix_user_namespace", under=WITHOUT_MOUNTS), "unix_user_namespace")
+    done = network.plain("unix_user_namespace", under=WITHOUT_MOUNTS)
+    assert "unix forbidden" in reached(network, done, "unix_user_namespace")
     done = network.enforce("unix_user_namespace", under=WITHOUT_MOUNTS)
     assert "mount=done connect=EACCES connect=done" in done.stdout, done.stderr
     assert reached(network, done, "unix_user_namespace") == {"unix allowed"}
@@ -299,3 +301,18 @@ def test_a_helper_that_is_killed_or_stopped(network, scope, number, status, coun
     assert sum(times != 1 for times in sent) <= (1 if number == signal.SIGKILL else 0) or not count
     assert sum(sent) >= 200 * count
     network.place.wait_for_helpers()
+
+
+@pytest.mark.parametrize("mode", ["interrupted", "unix", "limited"])
+def test_a_signal_ends_a_call_that_waits(network, mode):
+    """With EINTR where its handler has no SA_RESTART, or its socket a limit; the limit itself would end it late."""
+    for run in (network.plain, network.enforce):
+        done = run(mode, program="./disturb", timeout=20)
+        assert {*done.stdout.splitlines()} == {"EINTR at once"}, done.stderr
+
+
+@pytest.mark.parametrize("mode", ["hold", "holdunix"])
+def test_changing_the_flags_of_a_socket_holds_nothing_up(network, mode):
+    """The helper connects without waiting: by a flag of the socket, which is the program's as well."""
+    done = network.enforce(mode, program="./disturb", timeout=20)
+    assert (done.returncode, done.stdout) == (0, "held up 0\n"), done.stderr

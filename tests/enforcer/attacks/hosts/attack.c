@@ -834,7 +834,7 @@ static void *flip_head(void *unused)
         spin();
         flipped_head.msg_name = &family;
         flipped_head.msg_iov = &flipped_part[1];
-        flipped_head.msg_iovlen = turns % 4 ? 1 : turns % 2000;
+        flipped_head.msg_iovlen = turns % 64 ? 1 : turns % 2000;
         flipped_head.msg_name = &good;
         flipped_head.msg_iov = &flipped_part[0];
         flipped_head.msg_controllen = turns % 64;

@@ -108,7 +108,7 @@ static void interrupted(int family, int flags)
 {
     struct sockaddr_in busy = to;
     busy.sin_port = htons(7009);
-    catch(SIGALRM, 0);
+    catch(SIGALRM, flags & SA_RESTART);
     for (int number = 0; number < 20; number++) {  // until its queue is full
         int made = socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0);
         if (family == AF_UNIX) connect(made, (void *)&full, sizeof full);
@@ -118,9 +118,9 @@ static void interrupted(int family, int flags)
     setitimer(ITIMER_REAL, &(struct itimerval){{0}, {0, 300000}}, 0);
     double from = now();
     struct timeval limit = {3, 0};
-    setsockopt(made, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    if (flags) setsockopt(made, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
     int result = family == AF_UNIX ? connect(made, (void *)&full, sizeof full) : connect(made, (void *)&busy, sizeof busy);
-    printf("%s %s\n", result ? strerrorname_np(errno) : "done", now() - from < 1 ? "at once" : "late");
+    printf("%s %s\n", result ? strerrorname_np(errno) : "done", now() - from < 1.5 ? "at once" : "late");
 }
 
 // One call, again and again, until it is told to end
@@ -137,6 +137,56 @@ static void steady(long count)
     }
     int stream = socket(AF_INET, SOCK_STREAM, 0);
     printf("%s\n", connect(stream, (void *)&to, sizeof to) ? strerrorname_np(errno) : "ended");
+}
+
+static int held;
+
+static void *unblocks(void *unused)
+{
+    for (;;) fcntl(held, F_SETFL, 0);
+}
+
+// Has the helper block in a connection, by changing the flags of a socket; another process makes calls meanwhile
+static void hold(int family)
+{
+    struct sockaddr_in busy = to;
+    busy.sin_port = htons(7009);
+    for (int number = 0; number < 20; number++) {
+        int made = socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        if (family == AF_UNIX) connect(made, (void *)&full, sizeof full);
+        else connect(made, (void *)&busy, sizeof busy);
+    }
+    pid_t child = fork();
+    if (!child) {
+        pthread_t other;
+        held = socket(family, SOCK_STREAM, 0);
+        pthread_create(&other, 0, unblocks, 0);
+        for (;;) {
+            struct timeval limit = {0, 2000};
+            int made = socket(family, SOCK_STREAM, 0);
+            setsockopt(made, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+            dup2(made, held);
+            limit.tv_usec = 0;
+            setsockopt(made, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+            struct itimerval soon = {{0, 3000}, {0, 3000}};
+            catch(SIGALRM, 0);
+            setitimer(ITIMER_REAL, &soon, 0);
+            if (family == AF_UNIX) connect(held, (void *)&full, sizeof full);
+            else connect(held, (void *)&busy, sizeof busy);
+            close(made);
+        }
+    }
+    double most = 0;
+    for (int number = 0; number < 200; number++) {
+        double from = now();
+        sendto(socket(AF_INET, SOCK_DGRAM, 0), "<hold>", 6, 0, (void *)&to, sizeof to);
+        if (now() - from > most) most = now() - from;
+        usleep(5000);
+    }
+    kill(child, SIGKILL);
+    wait(0);
+    printf("held up %d\n", most > 0.7);
+    fprintf(stderr, "%.3f s\n", most);
 }
 
 static void late(void)  // a call that waits, while the helper is killed
@@ -156,7 +206,11 @@ int main(int count, char **arguments)
     if (!strcmp(arguments[1], "pending")) pending(number);
     if (!strcmp(arguments[1], "interrupted")) interrupted(AF_INET, 0);
     if (!strcmp(arguments[1], "unix")) interrupted(AF_UNIX, 0);
+    if (!strcmp(arguments[1], "limited")) interrupted(AF_INET, 1), interrupted(AF_UNIX, 1);
+    if (!strcmp(arguments[1], "restarted")) interrupted(AF_INET, SA_RESTART), interrupted(AF_UNIX, SA_RESTART);
     if (!strcmp(arguments[1], "steady")) steady(number);
     if (!strcmp(arguments[1], "late")) late();
+    if (!strcmp(arguments[1], "hold")) hold(AF_INET);
+    if (!strcmp(arguments[1], "holdunix")) hold(AF_UNIX);
     return 0;
 }

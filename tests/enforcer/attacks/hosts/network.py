@@ -1,8 +1,9 @@
 """A network of its own for attacks: `python network.py FOLDER`, as root, serves there until its standard input ends.
 
-Its network and mount namespaces have only the loopback interface, with more addresses, and a /etc/resolv.conf and a /etc/hosts of
-its own.  Everywhere a server waits at port 7000, by TCP and UDP, and appends what arrives to FOLDER/arrivals: `KIND WHERE <WORD>`
-for each <WORD> in it, KIND being tcp, udp, unix, packet (any IP packet to an address that is forbidden) or dns (each question).
+Its network and mount namespaces have only the loopback interface, with more addresses, and a /etc/resolv.conf and a /etc/hosts
+of its own.  Everywhere a server waits at port 7000, by TCP and UDP, and appends what arrives to FOLDER/arrivals: `KIND WHERE
+<WORD>` for each <WORD> in it, KIND being tcp, udp, unix, packet and a protocol (any IP packet to an address that is forbidden)
+or dns (each question).
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ RTM_NEWADDR, NLM_F = 20, 0x605  # linux/rtnetlink.h; NLM_F_REQUEST | NLM_F_ACK |
 A, CNAME, AAAA, INTERNET = 1, 5, 28, 1
 ZONE = {
     "name.example.org": [NAMED],
-    "rebind.example.org": ["127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "fe80::77", "::ffff:10.77.0.2", "::ffff:127.0.0.1"],
+    "rebind.example.org": [
+        "127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "fe80::77", "::ffff:10.77.0.2", "::ffff:127.0.0.1",
+    ],
     "extra.example.org": [NAMED],
     "other.example.org": [NAMED],
     "loop.example.org": [NAMED],
     "forbidden.example.net": ["10.77.0.2"],
-}
+}  # fmt: skip
 
 
 def checked(result: int) -> None:
@@ -226,7 +229,8 @@ def serve(folder: Path) -> None:
         started(accept, bound(socket.AF_UNIX, socket.SOCK_STREAM, path), arrivals, "unix", where)
     os.chown("allowed/group", 65534, 4711)
     os.chmod("allowed/group", 0o660)
-    servers = [bound(socket.AF_INET, socket.SOCK_STREAM, (ALLOWED[0], 7009), 0), bound(socket.AF_UNIX, socket.SOCK_STREAM, "full", 0)]
+    busy = ((socket.AF_INET, (ALLOWED[0], 7009)), (socket.AF_UNIX, "full"))
+    servers = [bound(family, socket.SOCK_STREAM, address, 0) for family, address in busy]
     started(lambda: [threading.Event().wait(), servers])  # nobody accepts there
     os.symlink("../forbidden/stream", "allowed/link")
 
