@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _EINPROGRESS, _EALREADY = -errno.EINPROGRESS, -errno.EALREADY
 _AGAIN = (0.001, 0.05)
 """Seconds until a connection to a unix socket whose queue is full is tried again: first, and at most."""
+_EACH = 0.0005
+"""Seconds that each call which waits adds to that."""
 
 
 class Connecting:
@@ -94,6 +96,7 @@ class Connecting:
                 return
             result = acting(target.identity, partial(socket.connect, target.address))
             if result == EAGAIN and (seconds is None or waited < seconds):
+                pause = max(pause, self._making.count * _EACH)  # many that wait leave time for others
                 self._making.hub.later(pause, lambda: attempt(min(2 * pause, _AGAIN[1]), waited + pause))
             else:
                 end(result)

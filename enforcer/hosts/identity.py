@@ -4,6 +4,7 @@ permitted to write the socket's file."""
 from __future__ import annotations
 
 import os
+from functools import cache
 
 from enforcer import kernel
 from tracer import TYPE_CHECKING, linux
@@ -32,8 +33,8 @@ class Identity(NamedTuple):
 
 def of(task: int) -> Identity | None:
     """Return the identity of a task; None if it is this process's."""
-    own, other = _ids(os.getpid()), _ids(task)
-    return None if own == other else other
+    other = _ids(task)
+    return None if _own() == other else other
 
 
 def acting(identity: Identity | None, work: Callable[[], T]) -> T:
@@ -41,7 +42,7 @@ def acting(identity: Identity | None, work: Callable[[], T]) -> T:
     `work` raises."""
     if identity is None:
         return work()
-    own = _ids(os.getpid())
+    own = _own()
     effective, permitted, _ = kernel.capabilities()
     _become(own, identity)
     try:
@@ -55,13 +56,21 @@ def acting(identity: Identity | None, work: Callable[[], T]) -> T:
 
 def _become(former: Identity, new: Identity) -> None:
     """Change the effective ids of this process; the real and saved ones stay, so that it can change back."""
-    if former.user:
+    if former.user and former.user != new.user:
         kernel.syscall("setresuid", _KEEP, new.user, _KEEP)  # back to the one that may change the others
-    groups = (linux.c_uint32 * len(new.groups))(*new.groups)
-    kernel.syscall("setgroups", len(new.groups), linux.byref(groups))
-    kernel.syscall("setresgid", _KEEP, new.group, _KEEP)
-    if not former.user:
+    if former.groups != new.groups:
+        groups = (linux.c_uint32 * len(new.groups))(*new.groups)
+        kernel.syscall("setgroups", len(new.groups), linux.byref(groups))
+    if former.group != new.group:
+        kernel.syscall("setresgid", _KEEP, new.group, _KEEP)
+    if not former.user and new.user:
         kernel.syscall("setresuid", _KEEP, new.user, _KEEP)
+
+
+@cache
+def _own() -> Identity:
+    """Return the identity of this process, which is not acting."""
+    return _ids(os.getpid())
 
 
 def _ids(task: int) -> Identity:

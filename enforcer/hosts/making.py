@@ -52,6 +52,11 @@ class Making:
         """Return the open descriptors of this object."""
         return (*self.hub.descriptors(), *self.copier.descriptors())
 
+    @property
+    def count(self) -> int:
+        """How many calls wait."""
+        return len(self._interrupts)
+
     def former(self, request: Request) -> int | None:
         """Return the result of a call that was made already, and is made again because its answer was interrupted; None for
         another call."""
@@ -137,7 +142,6 @@ def check(request: Request) -> None:
     """Raise GoneError unless the call still waits: what has been read may be another task's."""
     if not request.is_waiting():
         raise GoneError
-
 
 
 def address_at(task: int, at: int, length: int) -> bytes:
