@@ -42,12 +42,12 @@ class Names:
         self._files: dict[tuple[object, ...], list[list[str]]] = {}
         """The words of each line of a file such as /etc/hosts, by the file's identity."""
 
-    def answered(self, message: bytes, process: int, executable: str) -> int | None:
-        """Take an answer that a process has received; return its id, None if it is no answer."""
+    def answered(self, message: bytes, process: int, executable: str) -> bool:
+        """Take an answer that a process has received; return False if it is no answer."""
         try:
             question, answer = question_of(message, is_answer=True), answer_of(message)
         except DnsError:
-            return None
+            return False
         if name := _host(question.name):
             for address in map(plain, answer.addresses):
                 self._last[address] = self._of_process[process][address] = name
@@ -55,7 +55,7 @@ class Names:
                     known = self._addresses.setdefault(name, {})
                     if len(known) < MOST_ADDRESSES:
                         known.setdefault(address, executable)
-        return question.id
+        return True
 
     def name_of(self, address: bytes, process: int) -> str:
         """Return the name by which a process has looked up an address, else one by which another process of the run has, else

@@ -2,8 +2,8 @@
 
 The answers of name servers are read from the program's memory at the exit of the call that received them: no copy of the socket
 has them any more when the next call connects, and a copy that is read before may be read too early.  So from a call that
-connects or sends to port 53 until the answer has come, the calls of the process stop, whatever its filters let run; but no more
-than `WATCHED` calls of each thread.
+connects or sends to port 53 until the socket is closed, the calls of the process stop, whatever its filters let run; but no more
+than `WATCHED` calls of each thread after one by which something went over the socket.
 """
 
 from __future__ import annotations
@@ -172,8 +172,7 @@ class HostWatcher:
             self._probes[place] = _Probe(row, task, asked=False)
             self._calls.watch(task, event, _PROBED)
         if peer.port == DNS:
-            lookup = self._lookups.begin(inode_of(*place), *place, is_stream=use == "connect")
-            lookup.is_new |= call.name == "connect"
+            self._lookups.begin(inode_of(*place), *place, is_stream=use == "connect")
             self._calls.watch(task, event, WATCHED, whole=True)
         if peer.port == DNS and not is_probe:
             self._servers[use, peer.address, DNS, task.executable] = is_server
@@ -225,18 +224,15 @@ class HostWatcher:
         self._rest(task)
 
     def _passed(self, task: Task, call: Call, result: int) -> None:
-        """Read what went over a socket, if it is one by which a program asks name servers."""
+        """Read what came over a socket, if it is one by which a program asks name servers, and watch the task for more."""
         lookup = self._lookups.get(inode_of(task.tgid, call.descriptor))
         if lookup is None:
             return
         lookup.places.add((task.tgid, call.descriptor))
-        if call.name in _WRITING:
-            lookup.asked(contents(task, call, result))
-            return
-        for message in lookup.received(contents(task, call, result)):
-            if (id_ := self._names.answered(message, task.tgid, task.executable)) is not None:
-                lookup.answered(id_)
-                self._answered = True
+        task.watched = WATCHED
+        if call.name in _RECEIVING:
+            for message in lookup.received(contents(task, call, result)):
+                self._answered |= self._names.answered(message, task.tgid, task.executable)
 
     def _settle(self, task: Task, descriptor: int) -> None:
         """When a descriptor is closed or connected: it was only looked up whether its address can be reached, if nothing was

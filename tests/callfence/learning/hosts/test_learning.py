@@ -296,3 +296,22 @@ def test_a_real_program(package: str, command: list[str], network: Network) -> N
     require(package)
     network.learn(*command)
     assert network.lines() == ["tcp connect api.example.org: 8080"]
+
+
+KEEPS = """
+import socket
+asks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asks.connect(("127.0.0.53", 53))
+for number in range(40):
+    for name, address in (("www", "192.0.2.4"), ("api", "192.0.2.3"), ("big", "192.0.2.5")):
+        asks.send(bytes([number, 7, 1, 0, 0, 1]) + bytes(6) + b"\\3%s\\7example\\3org\\0\\0\\1\\0\\1" % name.encode())
+        asks.recv(4096)
+        if name != "big":
+            socket.create_connection((address, 8080)).close()
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("--late-after=8",)])
+def test_a_socket_to_the_name_server_that_is_kept_open(network: Network, flags: tuple[str, ...]) -> None:
+    network.learn("/usr/bin/python3", "-c", KEEPS, flags=("--hosts", *flags))
+    assert network.lines() == ["tcp connect api.example.org: 8080", "tcp connect www.example.org: 8080"]
