@@ -1,0 +1,56 @@
+"""What programs ask of name servers under `enforce`, besides the names of their policies, in a network of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Commands
+
+NETWORK = Path(__file__).parents[2] / "support" / "networks" / "network.py"
+NAMES = {"www.example.org": ["192.0.2.4"]}
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own takes root")
+BEGIN = """
+import errno, os, socket
+def ask(server, family=socket.AF_INET, name="www.example.org"):
+    asks = socket.socket(family, socket.SOCK_DGRAM)
+    asks.settimeout(5)
+    asks.connect((server, 53))
+    query = b"\\0\\7\\1\\0\\0\\1" + bytes(6) + b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    asks.send(query + b"\\0\\0\\1\\0\\1")
+    return asks.recv(4096)
+def configure(text):
+    with open("/etc/resolv.conf", "w") as file:
+        file.write(text)
+socket.create_connection(("www.example.org", 8080)).close()
+"""
+
+
+def said(commands: Commands, folder: Path, program: str) -> tuple[bytes, str]:
+    """Learn a program that connects to www.example.org, enforce one that does more; return its output and what was denied."""
+    policy, log = folder / "it.policy", folder / "log"
+    own = [sys.executable, NETWORK, json.dumps(NAMES)]
+    # What it needs besides hosts is learned where nothing is at these addresses.
+    learns = f"{BEGIN}\nask('127.0.0.53'); configure(''); configure('nameserver 127.0.0.53\\n'); print(os.uname().nodename)"
+    ran = commands.plain([*own, *commands.learning(policy, "--hosts"), "/usr/bin/python3", "-c", learns], folder)
+    assert ran.returncode == 0, ran.stderr
+    lines = [line for line in policy.read_text().splitlines() if line.startswith(("tcp connect", "udp send"))]
+    assert lines == ["tcp connect www.example.org: 8080", "udp send: none"]
+    words = [*commands.enforcing(policy, log), "/usr/bin/python3", "-c", BEGIN + program]
+    ran = commands.plain([*own, *words], folder)
+    assert ran.returncode == 0, ran.stderr.decode() + log.read_text()
+    return ran.stdout, log.read_text() if log.exists() else ""
+
+
+def test_errors_of_datagrams_may_be_asked_for_by_either_version_of_ip(commands: Commands, tmp_path: Path) -> None:
+    program = """
+for family, level, option in ((socket.AF_INET, 0, 11), (socket.AF_INET6, 41, 25)):
+    socket.socket(family, socket.SOCK_DGRAM).setsockopt(level, option, 1)
+"""
+    assert said(commands, tmp_path, program) == (b"", "")
