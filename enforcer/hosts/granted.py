@@ -79,7 +79,7 @@ _SOCKETS = {
 class Hosts:
     """The hosts and unix sockets that all policies of a program grant."""
 
-    __slots__ = ("filter", "has_names", "is_audit", "policies", "sends", "sockets")
+    __slots__ = ("filter", "has_names", "host_name", "is_audit", "policies", "sends", "sockets")
 
     def __init__(
         self, confining: Sequence[tuple[str, bytes]], filter_: bytes, environment: Sequence[bytes], *, is_audit: bool
@@ -89,6 +89,8 @@ class Hosts:
         self.policies = [(file, Rules(content)) for file, content in confining]
         self.filter = Filter(filter_)
         """Answers whether the policies allow a call."""
+        self.host_name = os.uname().nodename
+        """The name of this host, before the program can change it."""
         self.is_audit = is_audit
         """Whether nothing is enforced."""
         self.has_names = any(rules.has_names for _, rules in self.policies)

@@ -103,7 +103,7 @@ class Targets:
         self._hosts = hosts
         self._hub = hub
         self._deny = deny
-        self._names = Names([rules for _, rules in hosts.policies]) if hosts.has_names else None
+        self._names = Names([rules for _, rules in hosts.policies], hosts.host_name) if hosts.has_names else None
         self._resolvers: dict[bytes, Resolver] = {}
         """By the name server's address."""
         self.led: dict[int, Led] = {}

@@ -30,8 +30,10 @@ _DEFAULT = (b"\x7f\0\0\1",)
 class Names:
     """The names that policies name, and the addresses that these have."""
 
-    def __init__(self, policies: Sequence[Rules]) -> None:
+    def __init__(self, policies: Sequence[Rules], own: str) -> None:
+        """`own`: the name of this host."""
         self._policies = [rules for rules in policies if rules.has_names]
+        self._own = own.lower()
         self._by_address: dict[bytes, dict[str, float]] = {}
         """Address -> name that was asked for -> until when (monotonic seconds) the address has the name."""
         self._hosts = _Watched(_HOSTS)
@@ -45,8 +47,11 @@ class Names:
 
     def spare(self, name: str) -> int | None:
         """Return how many characters a name has that the policies do not, and a search domain neither (`Rules.spare`); None for
-        a name that not all policies with names permit."""
+        a name that not all policies with names permit.  The name of this host is permitted: many programs look it up, and
+        it tells nothing that they have chosen."""
         forms, most = self._forms(name), 0
+        if self._own in forms:
+            return 0
         for rules in self._policies:
             spare = min((spare for form in forms if (spare := rules.spare(form)) is not None), default=None)
             if spare is None:

@@ -54,3 +54,14 @@ for family, level, option in ((socket.AF_INET, 0, 11), (socket.AF_INET6, 41, 25)
     socket.socket(family, socket.SOCK_DGRAM).setsockopt(level, option, 1)
 """
     assert said(commands, tmp_path, program) == (b"", "")
+
+
+def test_the_name_of_this_host_may_be_looked_up(commands: Commands, tmp_path: Path) -> None:
+    program = """
+for name in (os.uname().nodename.upper(), os.uname().nodename + "x"):
+    print(ask("127.0.0.53", name=name)[3] & 15)
+"""
+    stdout, log = said(commands, tmp_path, program)
+    assert stdout.split() == [b"3", b"5"]  # the name server knows none: NXDOMAIN, REFUSED
+    assert f"tcp connect {os.uname().nodename.lower()}x: 443" in log
+    assert f"tcp connect {os.uname().nodename.lower()}: 443" not in log
