@@ -65,3 +65,15 @@ for name in (os.uname().nodename.upper(), os.uname().nodename + "x"):
     assert stdout.split() == [b"3", b"5"]  # the name server knows none: NXDOMAIN, REFUSED
     assert f"tcp connect {os.uname().nodename.lower()}x: 443" in log
     assert f"tcp connect {os.uname().nodename.lower()}: 443" not in log
+
+
+def test_a_name_server_out_of_reach_fails_as_it_does_without_enforce(commands: Commands, tmp_path: Path) -> None:
+    program = """
+configure("nameserver 203.0.113.1\\nnameserver 127.0.0.53\\n")
+try:
+    ask("203.0.113.1")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+print(len(ask("127.0.0.53")))
+"""
+    assert said(commands, tmp_path, program) == (b"ENETUNREACH\n64\n", "")
