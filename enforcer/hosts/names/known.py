@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _HOSTS, _CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
 _MOST = 65536
 """The most addresses that are remembered; those that were given longest ago are forgotten first."""
+_MOST_SERVERS = 64
+"""The most name servers that are remembered; those that were configured longest ago are forgotten first."""
 GRACE = 86400.0
 """Seconds after the time to live of an answer for which its addresses keep the name: programs keep connections, and addresses,
 longer than DNS says (nginx as long as it runs)."""
@@ -39,8 +41,9 @@ class Names:
         self._hosts = _Watched(_HOSTS)
         self._configuration = _Watched(_CONFIGURATION)
         self._from_file: dict[bytes, list[str]] = {}
-        self.servers: tuple[bytes, ...] = _DEFAULT
-        """The addresses of the name servers, 4 or 16 bytes each."""
+        self._servers: dict[bytes, None] = {}
+        """The addresses of the name servers, 4 or 16 bytes each, since the program has begun: it may have read them then, and ask
+        those until it ends."""
         self._search: tuple[str, ...] = ()
         self._read_hosts()
         self._read_configuration()
@@ -86,7 +89,7 @@ class Names:
         if port != PORT:
             return False
         self._read_configuration()
-        return address in self.servers
+        return address in self._servers
 
     def is_reverse_wanted(self, name: str) -> bool:
         """Return whether a name asks for the name of an address that a policy's name has."""
@@ -111,7 +114,11 @@ class Names:
                 servers += _addresses(words[1])
             elif len(words) > 1 and words[0] in ("search", "domain"):
                 self._search = tuple(domain.lower().strip(".") for domain in words[1:] if domain.strip("."))
-        self.servers = tuple(servers) or _DEFAULT
+        for server in servers or _DEFAULT:
+            self._servers.pop(server, None)
+            self._servers[server] = None  # at the end: the latest
+        while len(self._servers) > _MOST_SERVERS:
+            del self._servers[next(iter(self._servers))]
 
 
 class _Watched:

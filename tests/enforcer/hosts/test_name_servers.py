@@ -77,3 +77,11 @@ except OSError as error:
 print(len(ask("127.0.0.53")))
 """
     assert said(commands, tmp_path, program) == (b"ENETUNREACH\n64\n", "")
+
+
+def test_a_former_name_server_may_still_be_asked(commands: Commands, tmp_path: Path) -> None:
+    program = """
+configure("nameserver 192.0.2.53\\n")
+print(len(ask("127.0.0.53")))
+"""
+    assert said(commands, tmp_path, program) == (b"64\n", "")
