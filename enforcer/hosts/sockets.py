@@ -8,7 +8,7 @@ import os
 from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
 
 from enforcer import kernel
-from enforcer.hosts.addresses import LONGEST
+from enforcer.hosts.addresses import ECHOES, LONGEST
 from tracer import TYPE_CHECKING, linux
 from tracer.linux import AF_UNIX
 from tracer.named import NamedTuple
@@ -39,6 +39,11 @@ class Socket(NamedTuple):
         if self.domain in (AF_INET, AF_INET6):
             return {SOCK_STREAM: "connect", SOCK_DGRAM: "send"}.get(self.type, "raw")
         return "unix" if self.domain == AF_UNIX else ""
+
+    @property
+    def has_ports(self) -> bool:
+        """Whether the peer's port counts."""
+        return self.type != SOCK_DGRAM or kernel.socket_option(self.descriptor, linux.SO_PROTOCOL) not in ECHOES
 
     @property
     def inode(self) -> int:

@@ -122,6 +122,8 @@ class Targets:
         if use == "raw":
             self.deny_wholly(request, "this kind of socket can reach any host")
         elif peer and use in _LINES and peer.family in (AF_INET, AF_INET6):
+            if not socket.has_ports:
+                peer = peer._replace(port=0)
             if self._names and self._names.is_server(peer.host, peer.port):
                 return self._lead(request, socket, peer)
             if use == "send" and not sends and self._is_known(peer):
@@ -130,7 +132,8 @@ class Targets:
         return Target(address)  # any other address reaches no host: the kernel fails the call, or ends a connection
 
     def _is_known(self, peer: Peer) -> bool:
-        """Return whether policies deny datagrams to a host, but not connections, or it is this host itself.
+        """Return whether policies deny datagrams to this port of a host, but let the program reach others of it, or it is this
+        host itself.
 
         Resolvers connect a datagram socket to each address of a name to see from which address it would be reached (RFC 6724,
         6), and send nothing."""
@@ -138,7 +141,7 @@ class Targets:
         policies = [rules for _, rules in self._hosts.policies]
         if all(rules.grants("send", peer.host, peer.port, names) for rules in policies):
             return False
-        return is_near(peer.host) or all(rules.reaches("connect", peer.host, names) for rules in policies)
+        return is_near(peer.host) or all(any(rules.reaches(use, peer.host, names) for use in _LINES) for rules in policies)
 
     def _judge(self, request: Request, use: str, peer: Peer) -> None:
         """Raise DeniedError, after a report, unless all policies let the program reach a host."""

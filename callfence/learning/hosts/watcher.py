@@ -17,6 +17,7 @@ from callfence.learning.hosts.lookups import Lookups
 from callfence.learning.hosts.names import Names, text_of
 from callfence.learning.hosts.reading import (
     AF_UNIX,
+    ECHO,
     EXITS,
     SENDING,
     TCP,
@@ -155,7 +156,9 @@ class HostWatcher:
             if number == TCP or number == -1:
                 if call.name == "connect":
                     self._meets(task, event, call, "connect", peer)
-            elif number == UDP:
+            elif number in (UDP, ECHO):
+                if number == ECHO:
+                    peer = peer._replace(port=0)
                 self._meets(task, event, call, "send", peer)
 
     def _meets(self, task: Task, event: Event, call: Call, use: str, peer: Peer) -> None:

@@ -315,3 +315,31 @@ for number in range(40):
 def test_a_socket_to_the_name_server_that_is_kept_open(network: Network, flags: tuple[str, ...]) -> None:
     network.learn("/usr/bin/python3", "-c", KEEPS, flags=("--hosts", *flags))
     assert network.lines() == ["tcp connect api.example.org: 8080", "tcp connect www.example.org: 8080"]
+
+
+ECHOES = """
+import socket, sys
+probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+address = socket.getaddrinfo(sys.argv[1], 1025)[0][4]
+probe.connect(address)
+probe.getsockname()
+probe.close()
+echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+echo.settimeout(5)
+echo.sendto(b"\\10\\0" + bytes(6), address)
+print(echo.recv(100)[0])
+"""
+
+
+def test_echo_requests_have_no_port(network: Network, commands: Commands) -> None:
+    log, program = network.folder / "log", ("/usr/bin/python3", "-c", ECHOES)
+    permits = ["sh", "-c", 'echo 0 0 >/proc/sys/net/ipv4/ping_group_range; exec "$@"', "sh"]
+    own = [sys.executable, NETWORK, json.dumps(NAMES), *permits]
+    for words in (commands.learning(network.policy, "--hosts"), commands.enforcing(network.policy, log)):
+        ran = commands.plain([*own, *words, *program, "api.example.org"], network.folder)
+        assert (ran.returncode, ran.stdout) == (0, b"0\n"), ran.stderr
+    assert network.lines() == ["udp send api.example.org: 0"]
+    assert log.read_bytes() == b""
+    denied = commands.plain([*own, *commands.enforcing(network.policy, log), *program, "192.0.2.4"], network.folder)
+    assert denied.returncode == 1
+    assert '"udp send 192.0.2.4: 1025"' in log.read_text()
