@@ -85,3 +85,19 @@ configure("nameserver 192.0.2.53\\n")
 print(len(ask("127.0.0.53")))
 """
     assert said(commands, tmp_path, program) == (b"64\n", "")
+
+
+def test_asking_by_tcp_takes_no_option_that_was_not_learned(commands: Commands, tmp_path: Path) -> None:
+    """c-ares asks so after a truncated answer, and does without TCP_FASTOPEN_CONNECT where there is none."""
+    program = """
+asks = socket.socket()
+try:
+    asks.setsockopt(socket.IPPROTO_TCP, 30, 1)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+asks.connect(("127.0.0.53", 53))
+"""
+    stdout, log = said(commands, tmp_path, program)
+    assert stdout == b"ENOPROTOOPT\n"
+    assert '"level": "note"' in log
+    assert log.count("\n") == 1
