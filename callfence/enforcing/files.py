@@ -83,7 +83,28 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
     if text := problem():
         raise EnforceError(f"the policy confines hosts or unix sockets, and {text}")
     confining = [(policy.sources[0][0], policy.hosts) for policy in policies if policy.hosts]
-    return Hosts(confining, chain([policy.filter for policy in policies]), environment, is_audit=is_audit)
+    filter_ = chain([policy.filter for policy in policies])
+    is_kept = is_audit or any(_keeps(policy.files, environment) for policy in policies)
+    return Hosts(confining, filter_, environment, is_audit=is_audit, is_kept=is_kept)
+
+
+def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:
+    """Return whether encoded rules keep the program from changing the files by which names are looked up."""
+    from enforcer.hosts.names.known import FILES
+    from policygen.files.landlock import CHANGES, PlaceError, decode, located
+
+    rules = decode(content)
+    if rules.paths is None:
+        return False
+    named = {os.path.realpath(file) for file in FILES} | {*FILES}
+    for path, access in rules.paths:
+        try:
+            place = os.path.realpath(located(path, environment)) if access & CHANGES else b""
+        except PlaceError:
+            continue
+        if place and any(file == os.fsdecode(place) or file.startswith(f"{os.fsdecode(place).rstrip('/')}/") for file in named):
+            return False
+    return True
 
 
 def _rules(policies: Sequence[Compiled], arm: str) -> list[tuple[str, bytes]]:

@@ -10,6 +10,9 @@ from tracer.named import NamedTuple
 AF_UNSPEC, AF_NETLINK = 0, 16  # linux/socket.h
 LONGEST = 128
 """The size of struct sockaddr_storage in bytes: the kernel takes no longer address (net/socket.c, move_addr_to_kernel)."""
+ECHOES = (1, 58)
+"""IPPROTO_ICMP and IPPROTO_ICMPV6 (linux/in.h): of datagram sockets that send echo requests.  These have no port, whatever the
+address says, so it counts as 0."""
 _MAPPED = bytes(10) + b"\xff\xff"
 """The beginning of an IPv6 address that stands for an IPv4 address."""
 _LOOPBACK = {bytes(4): b"\x7f\0\0\1", bytes(16): bytes(15) + b"\1"}

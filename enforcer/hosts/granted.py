@@ -90,10 +90,17 @@ class Hosts:
     __slots__ = ("filter", "has_names", "is_audit", "is_scoped", "names", "policies", "sends", "sockets")
 
     def __init__(
-        self, confining: Sequence[tuple[str, bytes]], filter_: bytes, environment: Sequence[bytes], *, is_audit: bool
+        self,
+        confining: Sequence[tuple[str, bytes]],
+        filter_: bytes,
+        environment: Sequence[bytes],
+        *,
+        is_audit: bool,
+        is_kept: bool,
     ) -> None:
         """`confining`: the path and the lines (`rules.encode`) of each policy that confines hosts or sockets.  `filter_`: the
-        filters of all policies as one.  `environment`: the program's.  This process must be in its working folder."""
+        filters of all policies as one.  `environment`: the program's.  `is_kept`: the program cannot change `names.known.FILES`.
+        This process must be in the program's working folder."""
         self.policies = [(file, Rules(content)) for file, content in confining]
         self.filter = Filter(filter_)
         """Answers whether the policies allow a call."""
@@ -102,7 +109,7 @@ class Hosts:
         self.is_scoped = False
         """Whether abstract sockets are confined to the program's own processes (`enforcer.confinement.SCOPES`)."""
         self.has_names = any(rules.has_names for _, rules in self.policies)
-        self.names = Names([rules for _, rules in self.policies]) if self.has_names else None
+        self.names = Names([rules for _, rules in self.policies], is_kept=is_kept) if self.has_names else None
         confined = {use for _, rules in self.policies for use in rules.confines}
         self.sends = bool(confined & {"send", "unix"})
         """Whether datagrams are judged."""

@@ -9,7 +9,7 @@ import signal
 from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
 
 from enforcer import kernel
-from enforcer.hosts.addresses import LONGEST
+from enforcer.hosts.addresses import ECHOES, LONGEST
 from tracer import TYPE_CHECKING, linux
 from tracer.linux import AF_UNIX
 from tracer.named import NamedTuple
@@ -43,6 +43,11 @@ class Socket(NamedTuple):
         if self.domain in (AF_INET, AF_INET6):
             return {SOCK_STREAM: "connect", SOCK_DGRAM: "send"}.get(self.type, "raw")
         return "unix" if self.domain == AF_UNIX else "" if self.domain in _LOCAL else "raw"
+
+    @property
+    def has_ports(self) -> bool:
+        """Whether the peer's port counts."""
+        return self.type != SOCK_DGRAM or kernel.socket_option(self.descriptor, linux.SO_PROTOCOL) not in ECHOES
 
     @property
     def inode(self) -> int:

@@ -121,6 +121,8 @@ class Targets:
         if use == "raw":
             self.deny_wholly(request, "this kind of socket can reach any host")
         elif peer and use in _LINES and peer.family in (AF_INET, AF_INET6):
+            if not socket.has_ports:
+                peer = peer._replace(port=0)
             if self._names and self._names.is_server(peer.host, peer.port):
                 return self._lead(request, socket, peer)
             if use == "send" and not sends and self._is_known(peer):
@@ -197,12 +199,13 @@ class Targets:
     # Name servers
 
     def _lead(self, request: Request, socket: Socket, peer: Peer) -> Target:
-        """Return the address of the resolver for a name server.  Raises OSError."""
+        """Return the address of the resolver for a name server.  Raises OSError, as the call does if there is no way to it."""
         assert self._names
         resolver = self._resolvers.get(peer.host)
         if resolver is None:
             judge = Judge(self._names, self._deny_name, is_audit=self._hosts.is_audit)
             resolver = self._resolvers[peer.host] = Resolver(peer.host, self._hub, self._names, judge)
+        resolver.reach()
         led = Led(peer.host, frozenset(resolver.ports.values()), request)
         family = socket.domain if (socket.domain, socket.type) in resolver.ports else AF_INET
         host = b"\x7f\0\0\1" if family == AF_INET else bytes(15) + b"\1"

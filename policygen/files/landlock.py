@@ -22,6 +22,8 @@ ACCESS_FILE)."""
 BIND_TCP, CONNECT_TCP = 1, 2  # LANDLOCK_ACCESS_NET_*
 MAX_PORT = 65535
 _OPENS = READ_FILE | WRITE_FILE
+CHANGES = WRITE_FILE | TRUNCATE | REMOVE_DIR | REMOVE_FILE | MAKE_REG | MAKE_SYM | MAKE_SOCK | MAKE_FIFO | MAKE_DIR | REFER
+"""The rights by which a file gets another content, or another file its name."""
 
 ACCESS = {
     "read": READ_FILE | READ_DIR,

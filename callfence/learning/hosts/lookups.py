@@ -1,10 +1,8 @@
-"""The sockets by which a program asks name servers: which questions on them are open, and the answers that it received."""
+"""The sockets by which a program asks name servers, and the answers that it received on them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from enforcer.hosts.names.dns import DnsError, question_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,44 +18,17 @@ class Lookup:
     def __init__(self, *, is_stream: bool) -> None:
         self.is_stream = is_stream
         """Whether each message has its length before it (RFC 1035, 4.2.2), and may come in parts."""
-        self.open: set[int] = set()
-        """The ids of the questions without an answer."""
-        self.is_new = True
-        """Whether no question was seen on it since it was connected."""
         self.places: set[tuple[int, int]] = set()
         """(process, descriptor) by which calls named it."""
-        self._parts = {True: bytearray(), False: bytearray()}
-        """What was sent (True) and received (False) of a message that is not complete."""
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether an answer may still come."""
-        return self.is_new or bool(self.open)
-
-    def asked(self, contents: Iterable[bytes]) -> None:
-        """Note the questions in what was sent."""
-        for message in self._complete(contents, sent=True):
-            self.is_new = False
-            try:
-                self.open.add(question_of(message).id)
-            except DnsError:
-                continue
+        self._part = bytearray()
+        """What was received of a message that is not complete."""
 
     def received(self, contents: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the messages that were received."""
-        yield from self._complete(contents, sent=False)
-
-    def answered(self, id_: int) -> None:
-        """Note that the question with this id has an answer."""
-        self.is_new = False
-        self.open.discard(id_)
-
-    def _complete(self, contents: Iterable[bytes], *, sent: bool) -> Iterator[bytes]:
-        """Yield the complete messages of what was sent or received."""
+        """Yield the complete messages of what was received."""
         if not self.is_stream:
             yield from contents
             return
-        part = self._parts[sent]
+        part = self._part
         for content in contents:
             part += content
         while len(part) >= 2 and len(part) >= (size := 2 + int.from_bytes(part[:2], "big")):
@@ -93,7 +64,6 @@ class Lookups:
             del self._by_name[name]
 
     def is_waiting(self, process: int) -> bool:
-        """Return whether a process may still get an answer."""
-        return any(
-            lookup.is_waiting and any(place[0] == process for place in lookup.places) for lookup in self._by_name.values()
-        )
+        """Return whether a process may still get an answer: it has such a socket open, on which it may ask again at any time,
+        by calls that do not say whom."""
+        return any(place[0] == process for lookup in self._by_name.values() for place in lookup.places)

@@ -44,12 +44,12 @@ class Names:
         self._files: dict[tuple[object, ...], list[list[str]]] = {}
         """The words of each line of a file such as /etc/hosts, by the file's identity."""
 
-    def answered(self, message: bytes, process: int, executable: str) -> int | None:
-        """Take an answer that a process has received; return its id, None if it is no answer."""
+    def answered(self, message: bytes, process: int, executable: str) -> bool:
+        """Take an answer that a process has received; return False if it is no answer."""
         try:
             question, answer = question_of(message, is_answer=True), answer_of(message)
         except DnsError:
-            return None
+            return False
         if name := _host(question.name):
             own = self._of_process.setdefault(process, {})
             for address in map(plain, answer.addresses):
@@ -61,7 +61,7 @@ class Names:
                         found.setdefault(address, executable)
             while len(self._of_process) > _MOST_PROCESSES:
                 del self._of_process[next(iter(self._of_process))]
-        return question.id
+        return True
 
     def name_of(self, address: bytes, process: int) -> str:
         """Return the name by which a process has looked up an address, else one by which another process of the run has, else

@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from enforcer import kernel as sockets
+from enforcer.hosts.addresses import ECHOES
 from tracer import kernel, linux
 from tracer.abi import Arch, table
 from tracer.named import NamedTuple
@@ -26,6 +27,9 @@ MANY = 1024
 """The most parts of a message, and messages of a call: UIO_MAXIOV (linux/uio.h)."""
 AF_INET, AF_INET6, AF_UNIX = 2, 10, 1  # linux/socket.h
 TCP, UDP, UDPLITE = 6, 17, 136  # linux/in.h
+ECHO = 1
+"""IPPROTO_ICMP, also for IPPROTO_ICMPV6, of a datagram socket: it sends echo requests, as ping(8) does."""
+_SOCK_DGRAM = 2  # linux/net.h
 _SOCKETCALL = {3: "connect", 6: "getsockname", 9: "send", 10: "recv", 11: "sendto", 12: "recvfrom", 16: "sendmsg"}
 _SOCKETCALL |= {17: "recvmsg", 19: "recvmmsg", 20: "sendmmsg"}  # linux/net.h
 SENDING = ("sendto", "sendmsg", "sendmmsg")
@@ -171,14 +175,16 @@ def plain(address: bytes) -> bytes:
 
 
 def protocol(process: int, descriptor: int) -> int:
-    """Return the protocol of a socket of a stopped process: TCP, UDP (also for UDPLITE), or 0 for any other, such as a unix
-    socket.  -1 if that cannot be found out."""
+    """Return the protocol of a socket of a stopped process: TCP, UDP (also for UDPLITE), ECHO, or 0 for any other, such as a
+    unix socket.  -1 if that cannot be found out."""
     try:
         copy = sockets.descriptor_of(process, descriptor)
         try:
             number = sockets.socket_option(copy, linux.SO_PROTOCOL)
             if sockets.socket_option(copy, linux.SO_DOMAIN) not in (AF_INET, AF_INET6):
                 return 0
+            if number in ECHOES and sockets.socket_option(copy, linux.SO_TYPE) == _SOCK_DGRAM:
+                return ECHO
         finally:
             os.close(copy)
     except OSError as error:

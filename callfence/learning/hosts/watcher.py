@@ -1,9 +1,9 @@
 """Records to which hosts and unix sockets a program connects and sends, for each executable, and by which names.
 
 The answers of name servers are read from the program's memory at the exit of the call that received them: no copy of the socket
-has them any more when the next call connects, and a copy that is read before may be read too early.  So from a call that
-connects or sends to port 53 until the answer has come, the calls of the process stop, whatever its filters let run; but no more
-than `WATCHED` calls of each thread.
+has them any more when the next call connects, and a copy that is read before may be read too early. So from a call that
+connects or sends to port 53 until the socket is closed, the calls of the process stop, whatever its filters let run; but no
+more than `WATCHED` calls of each thread after one by which something went over the socket.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from callfence.learning.hosts.lookups import Lookups
 from callfence.learning.hosts.names import Names, text_of
 from callfence.learning.hosts.reading import (
     AF_UNIX,
+    ECHO,
     EXITS,
     SENDING,
     TCP,
@@ -142,8 +143,6 @@ class HostWatcher:
         call = call_of(task, event)
         if call.name not in ("connect", *SENDING):
             return
-        if call.is_multiplexed:
-            self._gap(f"{task.executable} uses sockets by socketcall (i386), which fails under a policy that confines hosts")
         if call.name == "connect":
             self._settle(task, call.descriptor)
         number: int | None = None
@@ -159,7 +158,9 @@ class HostWatcher:
             if number == TCP or number == -1:
                 if call.name == "connect":
                     self._meets(task, event, call, "connect", peer)
-            elif number == UDP:
+            elif number in (UDP, ECHO):
+                if number == ECHO:
+                    peer = peer._replace(port=0)
                 self._meets(task, event, call, "send", peer)
 
     def _meets(self, task: Task, event: Event, call: Call, use: str, peer: Peer) -> None:
@@ -175,9 +176,8 @@ class HostWatcher:
             # machine would reach it (RFC 6724), and send nothing.
             self._probes[place] = _Probe(row, task, asked=False)
             self._calls.watch(task, event, _PROBED)
-        if peer.port == DNS and (name := inode_of(*place)):
-            lookup = self._lookups.begin(name, *place, is_stream=use == "connect")
-            lookup.is_new |= call.name == "connect"
+        if peer.port == DNS:
+            self._lookups.begin(inode_of(*place), *place, is_stream=use == "connect")
             self._calls.watch(task, event, WATCHED, whole=True)
         if peer.port == DNS and not is_probe:
             self._servers[use, peer.address, DNS, task.executable] = is_server
@@ -237,18 +237,15 @@ class HostWatcher:
         self._rest(task)
 
     def _passed(self, task: Task, call: Call, result: int) -> None:
-        """Read what went over a socket, if it is one by which a program asks name servers."""
+        """Read what came over a socket, if it is one by which a program asks name servers, and watch the task for more."""
         lookup = self._lookups.get(inode_of(task.tgid, call.descriptor))
         if lookup is None:
             return
         lookup.places.add((task.tgid, call.descriptor))
-        if call.name in _WRITING:
-            lookup.asked(contents(task, call, result))
-            return
-        for message in lookup.received(contents(task, call, result)):
-            if (id_ := self._names.answered(message, task.tgid, task.executable)) is not None:
-                lookup.answered(id_)
-                self._answered = True
+        task.watched = WATCHED
+        if call.name in _RECEIVING:
+            for message in lookup.received(contents(task, call, result)):
+                self._answered |= self._names.answered(message, task.tgid, task.executable)
 
     def _settle(self, task: Task, descriptor: int) -> None:
         """When a descriptor is closed or connected: it was only looked up whether its address can be reached, if nothing was

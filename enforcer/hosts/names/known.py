@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from enforcer.hosts.names.dns import Answer
     from enforcer.hosts.rules import Rules
 
-_HOSTS, _CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
+FILES = _HOSTS, _CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
+"""The files by which names are looked up."""
 _MOST = 65536
 """The most addresses that are remembered; those that were given longest ago are forgotten first."""
+_MOST_SERVERS = 64
+"""The most name servers that are remembered; those that were configured longest ago are forgotten first."""
 GRACE = 86400.0
 """Seconds after the time to live of an answer for which its addresses keep the name: programs keep connections, and addresses,
 longer than DNS says (nginx as long as it runs)."""
@@ -33,15 +36,17 @@ class Names:
 
     Made before the program runs, which may be able to write the files that are read here."""
 
-    def __init__(self, policies: Sequence[Rules]) -> None:
+    def __init__(self, policies: Sequence[Rules], *, is_kept: bool = False) -> None:
+        """`is_kept`: the program cannot change FILES, whoever owns them."""
         self._policies = [rules for rules in policies if rules.has_names]
         self._by_address: dict[bytes, dict[str, float]] = {}
         """Address -> name that was asked for -> until when (monotonic seconds) the address has the name."""
-        self._hosts = _Watched(_HOSTS)
-        self._configuration = _Watched(_CONFIGURATION)
+        self._hosts = _Watched(_HOSTS, is_kept=is_kept)
+        self._configuration = _Watched(_CONFIGURATION, is_kept=is_kept)
         self._from_file: dict[bytes, list[str]] = {}
-        self.servers: tuple[bytes, ...] = _DEFAULT
-        """The addresses of the name servers, 4 or 16 bytes each."""
+        self._servers: dict[bytes, None] = {}
+        """The addresses of the name servers, 4 or 16 bytes each, since the program has begun: it may have read them then, and
+        ask those until it ends."""
         self._search: tuple[str, ...] = ()
         own = os.uname().nodename.lower()
         self._own = {own, own.partition(".")[0]}
@@ -51,7 +56,8 @@ class Names:
 
     def spare(self, name: str) -> int | None:
         """Return how many characters a name has that the policies do not, and a search domain neither (`Rules.spare`); None for
-        a name that not all policies with names permit."""
+        a name that not all policies with names permit.  The name of this host is permitted: many programs look it up, and
+        it tells nothing that they have chosen."""
         forms, most = self._forms(name), 0
         if not self._own.isdisjoint(forms):
             return 0
@@ -89,7 +95,7 @@ class Names:
         if port != PORT:
             return False
         self._read_configuration()
-        return address in self.servers
+        return address in self._servers
 
     def is_reverse_wanted(self, name: str) -> bool:
         """Return whether a name asks for the name of an address that a policy's name has."""
@@ -114,7 +120,11 @@ class Names:
                 servers += _addresses(words[1])
             elif len(words) > 1 and words[0] in ("search", "domain"):
                 self._search = tuple(domain.lower().strip(".") for domain in words[1:] if domain.strip("."))
-        self.servers = tuple(servers) or _DEFAULT
+        for server in servers or _DEFAULT:
+            self._servers.pop(server, None)
+            self._servers[server] = None  # at the end: the latest
+        while len(self._servers) > _MOST_SERVERS:
+            del self._servers[next(iter(self._servers))]
 
 
 class _Watched:
@@ -122,10 +132,10 @@ class _Watched:
 
     __slots__ = ("_is_fixed", "_path", "_seen")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, is_kept: bool) -> None:
         self._path = path
         self._seen: tuple[int, ...] | None = None
-        self._is_fixed = _may_be_written(path)
+        self._is_fixed = not is_kept and _may_be_written(path)
 
     def changed(self) -> str | None:
         """Return the content if it has changed since the last call; None if not.  A file that cannot be read is empty."""

@@ -123,6 +123,15 @@ class Resolver:
         self.hub.watch(datagrams.fileno(), READABLE, lambda: self._asked(datagrams))
         self.hub.watch(stream.fileno(), READABLE, lambda: self._accept(stream))
 
+    def reach(self) -> None:
+        """Raise OSError if there is no way to the name server, as for an address of another network than this host's: programs
+        then ask the next one at once."""
+        probe = socket(self._family, SOCK_DGRAM)
+        try:
+            probe.connect(self._server)
+        finally:
+            probe.close()
+
     # Questions by UDP
 
     def _asked(self, served: socket) -> None:

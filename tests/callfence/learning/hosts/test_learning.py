@@ -310,3 +310,50 @@ def test_a_real_program(package: str, command: list[str], network: Network) -> N
     require(package)
     network.learn(*command)
     assert network.lines() == ["tcp connect api.example.org: 8080"]
+
+
+KEEPS = """
+import socket
+asks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asks.connect(("127.0.0.53", 53))
+for number in range(40):
+    for name, address in (("www", "192.0.2.4"), ("api", "192.0.2.3"), ("big", "192.0.2.5")):
+        asks.send(bytes([number, 7, 1, 0, 0, 1]) + bytes(6) + b"\\3%s\\7example\\3org\\0\\0\\1\\0\\1" % name.encode())
+        asks.recv(4096)
+        if name != "big":
+            socket.create_connection((address, 8080)).close()
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("--late-after=8",)])
+def test_a_socket_to_the_name_server_that_is_kept_open(network: Network, flags: tuple[str, ...]) -> None:
+    network.learn("/usr/bin/python3", "-c", KEEPS, flags=("--hosts", *flags))
+    assert network.lines() == ["tcp connect api.example.org: 8080", "tcp connect www.example.org: 8080"]
+
+
+ECHOES = """
+import socket, sys
+probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+address = socket.getaddrinfo(sys.argv[1], 1025)[0][4]
+probe.connect(address)
+probe.getsockname()
+probe.close()
+echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+echo.settimeout(5)
+echo.sendto(b"\\10\\0" + bytes(6), address)
+print(echo.recv(100)[0])
+"""
+
+
+def test_echo_requests_have_no_port(network: Network, commands: Commands) -> None:
+    log, program = network.folder / "log", ("/usr/bin/python3", "-c", ECHOES)
+    permits = ["sh", "-c", 'echo 0 0 >/proc/sys/net/ipv4/ping_group_range; exec "$@"', "sh"]
+    own = [sys.executable, NETWORK, json.dumps(NAMES), *permits]
+    for words in (commands.learning(network.policy, "--hosts"), commands.enforcing(network.policy, log)):
+        ran = commands.plain([*own, *words, *program, "api.example.org"], network.folder)
+        assert (ran.returncode, ran.stdout) == (0, b"0\n"), ran.stderr
+    assert network.lines() == ["udp send api.example.org: 0"]
+    assert log.read_bytes() == b""
+    denied = commands.plain([*own, *commands.enforcing(network.policy, log), *program, "192.0.2.4"], network.folder)
+    assert denied.returncode == 1
+    assert '"udp send 192.0.2.4: 1025"' in log.read_text()

@@ -1,0 +1,103 @@
+"""What programs ask of name servers under `enforce`, besides the names of their policies, in a network of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Commands
+
+NETWORK = Path(__file__).parents[2] / "support" / "networks" / "network.py"
+NAMES = {"www.example.org": ["192.0.2.4"]}
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own takes root")
+BEGIN = """
+import errno, os, socket
+def ask(server, family=socket.AF_INET, name="www.example.org"):
+    asks = socket.socket(family, socket.SOCK_DGRAM)
+    asks.settimeout(5)
+    asks.connect((server, 53))
+    query = b"\\0\\7\\1\\0\\0\\1" + bytes(6) + b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    asks.send(query + b"\\0\\0\\1\\0\\1")
+    return asks.recv(4096)
+def configure(text):
+    with open("/etc/resolv.conf", "w") as file:
+        file.write(text)
+socket.create_connection(("www.example.org", 8080)).close()
+"""
+
+
+def said(commands: Commands, folder: Path, program: str) -> tuple[bytes, str]:
+    """Learn a program that connects to www.example.org, enforce one that does more; return its output and what was denied."""
+    policy, log = folder / "it.policy", folder / "log"
+    own = [sys.executable, NETWORK, json.dumps(NAMES)]
+    # What it needs besides hosts is learned where nothing is at these addresses.
+    learns = f"{BEGIN}\nask('127.0.0.53'); configure(''); configure('nameserver 127.0.0.53\\n'); print(os.uname().nodename)"
+    ran = commands.plain([*own, *commands.learning(policy, "--hosts"), "/usr/bin/python3", "-c", learns], folder)
+    assert ran.returncode == 0, ran.stderr
+    lines = [line for line in policy.read_text().splitlines() if line.startswith(("tcp connect", "udp send"))]
+    assert lines == ["tcp connect www.example.org: 8080", "udp send: none"]
+    words = [*commands.enforcing(policy, log), "/usr/bin/python3", "-c", BEGIN + program]
+    ran = commands.plain([*own, *words], folder)
+    assert ran.returncode == 0, ran.stderr.decode() + log.read_text()
+    return ran.stdout, log.read_text() if log.exists() else ""
+
+
+def test_errors_of_datagrams_may_be_asked_for_by_either_version_of_ip(commands: Commands, tmp_path: Path) -> None:
+    program = """
+for family, level, option in ((socket.AF_INET, 0, 11), (socket.AF_INET6, 41, 25)):
+    socket.socket(family, socket.SOCK_DGRAM).setsockopt(level, option, 1)
+"""
+    assert said(commands, tmp_path, program) == (b"", "")
+
+
+def test_the_name_of_this_host_may_be_looked_up(commands: Commands, tmp_path: Path) -> None:
+    program = """
+for name in (os.uname().nodename.upper(), os.uname().nodename + "x"):
+    print(ask("127.0.0.53", name=name)[3] & 15)
+"""
+    stdout, log = said(commands, tmp_path, program)
+    assert stdout.split() == [b"3", b"5"]  # the name server knows none: NXDOMAIN, REFUSED
+    assert f"tcp connect {os.uname().nodename.lower()}x: 443" in log
+    assert f"tcp connect {os.uname().nodename.lower()}: 443" not in log
+
+
+def test_a_name_server_out_of_reach_fails_as_it_does_without_enforce(commands: Commands, tmp_path: Path) -> None:
+    program = """
+configure("nameserver 203.0.113.1\\nnameserver 127.0.0.53\\n")
+try:
+    ask("203.0.113.1")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+print(len(ask("127.0.0.53")))
+"""
+    assert said(commands, tmp_path, program) == (b"ENETUNREACH\n64\n", "")
+
+
+def test_a_former_name_server_may_still_be_asked(commands: Commands, tmp_path: Path) -> None:
+    program = """
+configure("nameserver 192.0.2.53\\n")
+print(len(ask("127.0.0.53")))
+"""
+    assert said(commands, tmp_path, program) == (b"64\n", "")
+
+
+def test_asking_by_tcp_takes_no_option_that_was_not_learned(commands: Commands, tmp_path: Path) -> None:
+    """c-ares asks so after a truncated answer, and does without TCP_FASTOPEN_CONNECT where there is none."""
+    program = """
+asks = socket.socket()
+try:
+    asks.setsockopt(socket.IPPROTO_TCP, 30, 1)
+except OSError as error:
+    print(errno.errorcode[error.errno])
+asks.connect(("127.0.0.53", 53))
+"""
+    stdout, log = said(commands, tmp_path, program)
+    assert stdout == b"ENOPROTOOPT\n"
+    assert '"level": "note"' in log
+    assert log.count("\n") == 1
