@@ -99,8 +99,8 @@ class Hosts:
         is_kept: bool,
     ) -> None:
         """`confining`: the path and the lines (`rules.encode`) of each policy that confines hosts or sockets.  `filter_`: the
-        filters of all policies as one.  `environment`: the program's.  `is_kept`: the program cannot change `names.known.FILES`.
-        This process must be in the program's working folder."""
+        filters of all policies as one.  `environment`: the program's.  `is_kept`: the program cannot change
+        `names.known.FILES`.  This process must be in the program's working folder."""
         self.policies = [(file, Rules(content)) for file, content in confining]
         self.filter = Filter(filter_)
         """Answers whether the policies allow a call."""

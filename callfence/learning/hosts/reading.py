@@ -49,8 +49,6 @@ class Call(NamedTuple):
     arguments: tuple[int, ...]
     word: int
     """Bytes of a pointer in the task's memory."""
-    is_multiplexed: bool = False
-    """Whether it is made by socketcall(2)."""
 
     @property
     def descriptor(self) -> int:
@@ -77,8 +75,8 @@ def call_of(task: Task, event: Event) -> Call:
     name = _SOCKETCALL.get(event.arguments[0] & 0xFFFFFFFF, "") if words else ""
     arguments += (0,) * (6 - len(arguments))
     if name in ("send", "recv"):  # those have no address
-        return Call({"send": "sendto", "recv": "recvfrom"}[name], (*arguments[:4], 0, 0), word, True)
-    return Call(name, arguments, word, True)
+        return Call({"send": "sendto", "recv": "recvfrom"}[name], (*arguments[:4], 0, 0), word)
+    return Call(name, arguments, word)
 
 
 def memory(task: Task, address: int, length: int) -> bytes:

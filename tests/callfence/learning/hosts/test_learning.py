@@ -131,9 +131,7 @@ def test_datagrams(call: str, flags: tuple[str, ...], compile_c: Callable[..., P
     if call == "socketcall" and not flags:
         return
     talks = compile_c(TALKS, "-pthread", *flags)
-    ran = network.learn(talks, "send", call, "0.0.0.0", "9000")
-    is_multiplexed = bool(flags) and call != "sendmmsg"  # as glibc makes those calls on i386
-    assert (b"uses sockets by socketcall" in ran.stderr) is is_multiplexed
+    network.learn(talks, "send", call, "0.0.0.0", "9000")
     network.learn(talks, "send", call, "192.0.2.4", "9000", "9001", "9002", flags=())
     assert network.lines() == ["udp send 192.0.2.4: 9000-9002", "udp send localhost: 9000"]
     assert ("tcp connect", "none") in network.rows()
