@@ -208,7 +208,8 @@ class Place:
 def measure_requests(place: Place, program: Program, count: int) -> str:
     """Measure a program's requests; return the row of the table."""
     targets = program.targets
-    place.learn(program, max(2 * len(targets), program.weight), targets)
+    place.learn(program, max(2 * len(targets) // program.weight, 1), targets)
+    count = -(-count // program.weight)
     expected = place.run(program, count, targets)
     result = place.enforce(program, count, targets, "requests")
     tell(program, "requests", result)

@@ -60,8 +60,8 @@ class Program:
     end: str = ""
 
     def words(self, filled: dict[str, str], count: int, targets: tuple[str, ...]) -> list[str]:
-        """The words of a command that makes `count` requests."""
-        times, command = str(-(-count // self.weight)), self.command
+        """The words of a command that does what it does `count` times."""
+        times, command = str(count), self.command
         for name, value in filled.items():
             command = command.replace(f"{{{name}}}", value)
         if "$t" not in self.command.replace("{", ""):
