@@ -256,7 +256,8 @@ def bare_line(kind: str, place: str) -> str:
     if place == ANY:
         return BARE[kind]
     stem, star = (place[:-1], "*") if place.startswith("@") and place.endswith("*") else (place, "")
-    return f"{BARE[kind]} {stem}{star}" if shown(stem) == stem else f"{BARE[kind]} {shown(place)}"
+    is_plain = kind == "query" or shown(stem) == stem
+    return f"{BARE[kind]} {stem}{star}" if is_plain else f"{BARE[kind]} {shown(place)}"
 
 
 def is_bare(line: str) -> bool:

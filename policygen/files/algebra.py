@@ -288,7 +288,8 @@ def extended(files: Files, more: Files) -> Files:
     """Return `files` with the grants of `more` added.  A use that either leaves unconfined is as in `files`."""
     whole = united(files, more)
     free = [kind for kind in TREES.values() if getattr(files, kind.name) is None or getattr(more, kind.name) is None]
-    return _with(whole, {name: value for kind in free for name, value in kind.copied(files).items()})
+    fields = {name: value for kind in free for name, value in kind.copied(files).items()}
+    return _with(whole, {"query": whole.query, **fields})
 
 
 def line_kind(line: str) -> Kind | None:

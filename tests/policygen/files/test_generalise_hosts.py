@@ -13,8 +13,8 @@ NONE = (("udp send", "none", ""), ("unix connect", "none", ""), ("dns query", "n
 
 
 def run(*uses):
-    """A run with these uses: `tcp connect HOST: PORT`, `udp send HOST: PORT`, `name NAME: ADDRESS`, `unix connect SOCKET` or `dns
-    query NAME`."""
+    """A run with these uses: `tcp connect HOST: PORT`, `udp send HOST: PORT`, `name NAME: ADDRESS`, `unix connect SOCKET` or
+    `dns query NAME`."""
     rows = set()
     for use in uses:
         what, _, value = use.rpartition(": ")
@@ -201,7 +201,7 @@ def test_a_policy_gets_names_that_no_line_has() -> None:
     uses = asks("a.x.org", "a.y.org", "z.org")
     assert lacks(files, uses)
     after = added(files, [uses], uses)
-    assert (after.query, after.connect_to) == (("z.org", "*.y.org"), files.connect_to)
+    assert (after.query, after.connect_to) == (("*.y.org", "z.org"), files.connect_to)
     assert not lacks(after, uses)
 
 

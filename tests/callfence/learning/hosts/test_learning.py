@@ -233,7 +233,7 @@ def test_ports_become_hosts_when_all_runs_have_them(plain: Path, network: Networ
     network.learn(plain, "tcp", "api.example.org", "8080", flags=())
     assert network.lines() == ["tcp connect: 53, 8080"]
     text = network.learn(plain, "tcp", "api.example.org", "8080").stderr.decode()
-    assert network.lines() == ["tcp connect: 53, 8080"]
+    assert network.lines() == ["tcp connect: 53, 8080", "dns query api.example.org"]
     assert "`tcp connect: 53, 8080` stays, since hosts were not recorded in run 1" in text
     (network.folder / ".callfence" / "it.rec").unlink()
     network.learn(plain, "tcp", "api.example.org", "8080")
