@@ -175,7 +175,8 @@ def test_an_included_file_may_say_none_where_the_policy_names_hosts():
 
 PIECES = [
     "tcp connect", "tcp bind", "udp send", "unix connect", "dns query", " ", ": ", ":", ",", "443", "8000-8099", "any", "none",
-    "10.0.0.0/8", "[", "]", "2001:db8::1", "::", "/32", "%eth0", "*.", "a.example", "B.example.", "@n", "@n*", "/run/x", '"/a b"', "./s", "#",
+    "10.0.0.0/8", "[", "]",
+    "2001:db8::1", "::", "/32", "%eth0", "*.", "a.example", "B.example.", "@n", "@n*", "/run/x", '"/a b"', "./s", "#",
     "\n", "-", "é", "1",
 ]  # fmt: skip
 STARTS = ["", "tcp connect ", "udp send ", "unix connect ", "dns query "]
