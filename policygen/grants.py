@@ -1,6 +1,6 @@
-"""What a policy grants beside calls: rights to paths, sets of ports, hosts and unix sockets, and the value that holds all.
+"""What a policy grants beside calls: rights to paths, sets of ports, hosts, unix sockets and names; the value that holds all.
 
-docs/files.md lists each right's word with its Landlock rights; docs/hosts.md is about hosts and unix sockets.
+docs/files.md lists each right's word with its Landlock rights; docs/hosts.md is about hosts, unix sockets and names.
 """
 
 from __future__ import annotations
@@ -120,18 +120,19 @@ USES = {"connect": "tcp connect", "bind": "tcp bind", "send": "udp send"}
 """The uses of a port -> the beginning of the line that grants ports of any host."""
 TO_HOSTS = ("connect", "send")
 """The uses of a port whose lines can name a host."""
-UNIX = "unix connect"
-"""The beginning of the line that grants a unix socket."""
-KINDS = ("paths", *USES, "unix")
+BARE = {"unix": "unix connect", "query": "dns query"}
+"""What is granted or not, without ports or rights -> the beginning of the line that grants one such place."""
+UNIX, QUERY = BARE.values()
+KINDS = ("paths", *USES, *BARE)
 """What a policy can confine: the attributes of `Files`."""
-STATEMENTS = ("path", "tcp", "udp", "unix")
+STATEMENTS = ("path", *dict.fromkeys(line.split()[0] for line in (*USES.values(), *BARE.values())))
 """The words that begin a line which grants something beside calls."""
 
 
 @frozen
 class Files:
-    """The files, ports, hosts and unix sockets that the program can reach; None for a kind that is not confined: the filter
-    alone decides."""
+    """The files, ports, hosts and unix sockets that the program can reach, and the names that it can look up; None for a kind
+    that is not confined: the filter alone decides."""
 
     paths: Mapping[str, Right] | None = None
     """Canonical path (`paths.canonical`) -> the rights to the file, or to the folder and everything below it."""
@@ -147,6 +148,9 @@ class Files:
     """Canonical host (`hosts.canonical`, but not `any`) -> the TCP ports to which the program can connect there."""
     send_to: Mapping[str, Ports] = MappingProxyType({})
     """The same for UDP."""
+    query: tuple[str, ...] | None = None
+    """The names (`hosts.canonical_query`) that the program can look up, beside `names`, in the order of their lines.  It is not
+    None if there are `names`: a policy that names hosts lets nothing else be looked up."""
 
     def __post_init__(self) -> None:
         if self.paths is not None:  # without a line, no files are confined
@@ -160,10 +164,13 @@ class Files:
                 object.__setattr__(self, f"{use}_to", MappingProxyType(by_host))
                 if getattr(self, use) is None:
                     object.__setattr__(self, use, NO_PORT)
-        if self.unix:
-            from policygen.hosts import socket_order
+        for kind in BARE:
+            if places := getattr(self, kind):
+                from policygen.hosts import PLACES
 
-            object.__setattr__(self, "unix", tuple(sorted(set(self.unix), key=socket_order)))
+                object.__setattr__(self, kind, tuple(sorted(set(places), key=PLACES[kind].order)))
+        if self.query is None and self.names:
+            object.__setattr__(self, "query", ())
 
     @property
     def grants(self) -> Mapping[str, Right]:
@@ -181,9 +188,20 @@ class Files:
         return hosts
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of hosts in lines about ports, which the program can look up."""
+        hosts = (*self.connect_to, *self.send_to)
+        if not hosts:
+            return ()
+        from policygen.hosts import is_name
+
+        return tuple(filter(is_name, hosts))
+
+    @property
     def confines_peers(self) -> bool:
-        """Whether hosts, UDP or unix sockets are confined, which Landlock does not do: then calls are made for the program."""
-        return bool(self.connect_to) or self.send is not None or self.unix is not None
+        """Whether hosts, UDP or unix sockets are confined, which Landlock does not do: then calls are made for the program; so
+        they are for names that it may look up."""
+        return bool(self.connect_to) or self.send is not None or self.unix is not None or bool(self.query)
 
     def every_port(self, use: str) -> Ports | None:
         """Return the ports that are granted for a use at any host or at one of its hosts; None if the use is not confined."""
@@ -192,25 +210,28 @@ class Files:
         return ranges(single((*(at_any or ()), *spans))) if spans else at_any
 
     def lines(self, *, whole: bool = False) -> dict[str, str]:
-        """Return the policy's lines in canonical order: `path PATH`, `tcp USE` or `udp send`, also with ` HOST`, or `unix
-        connect SOCKET` -> what the line grants, after its colon; "" for a line without a colon.
+        """Return the policy's lines in canonical order: `path PATH`, `tcp USE` or `udp send`, also with ` HOST`, `unix connect
+        SOCKET` or `dns query NAME` -> what the line grants, after its colon; "" for a line without a colon.
 
-        `whole`: with the lines that grant nothing beside others of their kind, and so are not printed."""
+        `whole`: with the lines that grant nothing beside others of their kind, or beside names, and so are not printed."""
         lines = {path_line(path): format_rights(rights) for path, rights in (self.paths or {}).items()}
         for use, start in USES.items():
             hosts = self.hosts(use)
             if getattr(self, use) is not None and (self.ports(use) or not hosts or whole):
                 lines[start] = format_ports(self.ports(use))
             lines |= {host_line(use, host): format_ports(ports) for host, ports in hosts.items()}
-        if self.unix is not None:
-            named = [socket for socket in self.unix if socket != ANY]
-            lines |= {UNIX: ANY} if ANY in self.unix else {} if named and not whole else {UNIX: NONE}
-            lines |= {socket_line(socket): "" for socket in named}
+        for kind, start in BARE.items():
+            places: tuple[str, ...] | None = getattr(self, kind)
+            if places is not None:
+                named = [place for place in places if place != ANY]
+                says_more = named or (kind == "query" and self.names)
+                lines |= {start: ANY} if ANY in places else {} if says_more and not whole else {start: NONE}
+                lines |= {bare_line(kind, place): "" for place in named}
         return lines
 
 
 NOT_CONFINED = Files()
-EVERYTHING = Files({"/": ALL}, ANY_PORT, ANY_PORT, ANY_PORT, (ANY,))
+EVERYTHING = Files({"/": ALL}, ANY_PORT, ANY_PORT, ANY_PORT, (ANY,), query=(ANY,))
 """The lines that permit what their absence permits."""
 
 
@@ -229,15 +250,22 @@ def host_line(use: str, host: str) -> str:
     return USES[use] if host == ANY else f"{USES[use]} {host}"
 
 
-def socket_line(socket: str) -> str:
-    """Return the line for a unix socket; for `any`, the part before the colon."""
-    if socket == ANY:
-        return UNIX
-    stem, star = (socket[:-1], "*") if socket.startswith("@") and socket.endswith("*") else (socket, "")
-    return f"{UNIX} {stem}{star}" if shown(stem) == stem else f"{UNIX} {shown(socket)}"
+def bare_line(kind: str, place: str) -> str:
+    """Return the line for a unix socket or a name that is looked up, by its kind in BARE; for `any`, the part before the
+    colon."""
+    if place == ANY:
+        return BARE[kind]
+    stem, star = (place[:-1], "*") if place.startswith("@") and place.endswith("*") else (place, "")
+    is_plain = kind == "query" or shown(stem) == stem
+    return f"{BARE[kind]} {stem}{star}" if is_plain else f"{BARE[kind]} {shown(place)}"
+
+
+def is_bare(line: str) -> bool:
+    """Return whether a line grants one unix socket, or one name that is looked up."""
+    return line.startswith(tuple(f"{start} " for start in BARE.values()))
 
 
 def written(line: str, granted: str) -> str:
-    """Return the whole line of a policy, by the part before its colon and what it grants (`Files.lines`); a line for one unix
-    socket has no colon, and grants all that there is to grant."""
-    return f"{line}: {granted}" if granted and not line.startswith(f"{UNIX} ") else line
+    """Return the whole line of a policy, by the part before its colon and what it grants (`Files.lines`); a line of
+    `BARE` for one place has no colon, and grants all that there is to grant."""
+    return f"{line}: {granted}" if granted and not is_bare(line) else line

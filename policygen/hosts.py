@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from policygen.paths import PathError, canonical as canonical_path, folders, order as path_order
 from tracer.errors import UserError
+from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from ipaddress import IPv4Network, IPv6Network
 
     Network = IPv4Network | IPv6Network
@@ -126,6 +127,15 @@ def _numbers(host: str) -> tuple[int, int, int]:
     return own.version, int(own.network_address), own.prefixlen
 
 
+def canonical_query(text: str) -> str:
+    """Return the canonical name, `*.NAME` or `any` that is looked up.  Raises HostError, also for an address."""
+    host = canonical(text)
+    if host != ANY and not is_name(host):
+        hint = "write a name; the names of addresses are looked up below in-addr.arpa and ip6.arpa"
+        raise HostError(f"{text} is an address, and only names are looked up", hint)
+    return host
+
+
 # Unix sockets
 
 
@@ -165,3 +175,16 @@ def socket_order(socket: str) -> tuple[object, ...]:
     return 1, *path_order(socket)
 
 
+class Places(NamedTuple):
+    """What the places of lines without ports and rights are: functions like those above for hosts."""
+
+    canonical: Callable[[str], str]
+    containing: Callable[[str], Iterator[str]]
+    order: Callable[[str], tuple[object, ...]]
+
+
+PLACES = {
+    "unix": Places(canonical_socket, containing_sockets, socket_order),
+    "query": Places(canonical_query, containing, order),
+}
+"""Those of each kind of `grants.BARE`."""

@@ -77,6 +77,7 @@ def _confined(a: Policy, b: Policy) -> list[tuple[str, bool]]:
         "bind": "the ports that it binds",
         "send": "the UDP ports that it sends to",
         "unix": "the unix sockets that it connects to",
+        "query": "the names that it looks up",
     }
     return [(what, (getattr(a.files, part) is None) != (getattr(b.files, part) is None)) for part, what in parts.items()]
 

@@ -212,6 +212,7 @@ _KINDS = {
     "paths": "files",
     **{use: f"ports ({start})" for use, start in USES.items()},
     "unix": "unix sockets",
+    "query": "names",
 }
 """Words for `grants.KINDS`."""
 
@@ -229,7 +230,8 @@ def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[
         if missing:
             not_judged.append(f"{what}: {missing} of these runs did not record them")
         elif _loses(files, replace(files, **TREES[kind].copied(needed)), runs):
-            not_judged.append(f"{what}: addresses of names that these runs used are granted, and not the names")
+            others = "other lines do not let the names be looked up" if kind == "query" else "and not the names"
+            not_judged.append(f"{what}: addresses of names that these runs used are granted, {others}")
         elif getattr(needed, kind) is not None:
             judged.append(TREES[kind])
     both = intersected(files, needed)
@@ -248,7 +250,7 @@ def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[
 
 
 def _loses(before: Files, after: Files, runs: Iterable[Sequence[Use]]) -> bool:
-    """Return whether `after` lacks a host or a unix socket of a run that `before` grants."""
+    """Return whether `after` lacks a host, a unix socket or a name of a run that `before` grants."""
     return any(lacks(after, run) and not lacks(before, run) for run in runs)
 
 

@@ -16,7 +16,7 @@ from callfence.shared.options import Parser
 from callfence.shared.text import command_line, ending, on_one_line, plural, printable
 from enforcer.reporting.verdict import advise
 from policygen.errors import did_you_mean
-from policygen.grants import UNIX, WORDS, is_line
+from policygen.grants import WORDS, is_bare, is_line
 from policygen.holds import holds
 from policygen.implied.resolve import resolved
 from policygen.language.document import parse_file
@@ -51,8 +51,8 @@ the nearest rule and which of its conditions are not met.
 
 For a PATH, which begins with /, ./ or ~, show whether the policy grants RIGHT to that file, which need not exist, and the line
 that grants it or would grant it; without RIGHT, show which rights the policy grants.  $HOME and the working folder are those
-of this command.  'tcp connect' PORT, 'tcp connect HOST' PORT, 'tcp bind' PORT, 'udp send HOST' PORT and 'unix connect SOCKET'
-do the same for a port or a socket."""
+of this command.  'tcp connect' PORT, 'tcp connect HOST' PORT, 'tcp bind' PORT, 'udp send HOST' PORT, 'unix connect SOCKET'
+and 'dns query NAME' do the same for a port, a socket or a name."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,7 +84,7 @@ def _why(options: argparse.Namespace) -> int:
         files = read(str(options.policy)).policy.files
         return print_grants(files, str(options.policy), options.about, options.right or "")
     document = parse_file(options.policy)
-    if (options.about or "").startswith(f"{UNIX} ") and options.about not in document.policy.files.lines():
+    if is_bare(options.about or "") and options.about not in document.policy.files.lines():
         return print_grants(document.policy.files, str(options.policy), options.about, "")
     if options.about and "(" in options.about:
         arch = options.arch or next(iter(document.policy.entries))

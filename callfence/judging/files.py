@@ -23,6 +23,7 @@ from policygen.files.algebra import PATHS, line_kind
 from policygen.files.generalise import is_path, learned
 from policygen.files.landlock import PlaceError, located, named
 from policygen.grants import (
+    BARE,
     MAX_PORT,
     NONE,
     NOTHING,
@@ -31,12 +32,14 @@ from policygen.grants import (
     WORDS,
     Files,
     Right,
+    format_ports,
     format_rights,
+    host_line,
     path_line,
     rights_of,
     written,
 )
-from policygen.hosts import canonical, canonical_socket
+from policygen.hosts import PLACES, canonical
 from policygen.lint.files import risks
 from policygen.paths import covers, encoded, shown
 from tracer.errors import UserError
@@ -109,17 +112,17 @@ def _rights(files: Files, path: str) -> tuple[list[str], str]:
 def _at_place(files: Files, kind: Kind, about: str, word: str) -> tuple[list[str], str]:
     """Return the lines to print about a port, or a unix socket if `word` is '', and the line that would grant it, '' if it is
     granted.  Raises UserError if `word` is not a port, or `about` names no host or socket."""
-    if kind.name == "unix" and word:
-        raise UserError(f"{word} is too much: a unix socket has no ports")
-    if kind.name != "unix" and (not word.isdecimal() or int(word) > MAX_PORT):
+    if kind.name in BARE and word:
+        raise UserError(f"{word} is too much: {'a unix socket' if kind.name == 'unix' else 'a look-up'} has no ports")
+    if kind.name not in BARE and (not word.isdecimal() or int(word) > MAX_PORT):
         raise UserError(f"{word} is not a port; give a number from 0 to {MAX_PORT}")
     place = kind.place(about)
     if place != kind.root:
-        if kind.name not in (*TO_HOSTS, "unix"):
+        if kind.name not in (*TO_HOSTS, *BARE):
             raise UserError(f"{about}: a `{kind.line(kind.root)}` line names no host")
-        place = (canonical_socket if kind.name == "unix" else canonical)(place)
+        place = (PLACES[kind.name].canonical if kind.name in BARE else canonical)(place)
     if getattr(files, kind.name) is None:
-        what = "unix sockets" if kind.name == "unix" else "ports"
+        what = {"unix": "unix sockets", "query": "look-ups"}.get(kind.name, "ports")
         return [f"the policy has no `{kind.line(kind.root)}` line, so it grants all {what} to the calls that it allows"], ""
     grants, needed = kind.grants(files), kind.bits(word)
     above = [one for one in kind.containing(place) if one in grants]
@@ -128,6 +131,10 @@ def _at_place(files: Files, kind: Kind, about: str, word: str) -> tuple[list[str
         above = [one for one in above if grants[one] & needed]
     above = [one for one in above if grants[one]] or above
     lines = [written(kind.line(one), kind.words(grants[one]) or NONE) for one in above]
+    if kind.name == "query":
+        named = [(use, one) for use in TO_HOSTS for one in kind.containing(place) if one in files.hosts(use)]
+        lines += [f"{host_line(use, one)}: {format_ports(files.hosts(use)[one])}" for use, one in named]
+        is_granted |= bool(named)
     return lines or [f"no line grants {kind.line(place)}"], "" if is_granted else written(kind.line(place), word)
 
 
@@ -316,7 +323,13 @@ def uses_of(files: Files, line: str, recording: Recording) -> Iterator[tuple[int
                 yield column, named, executable
 
 
-_DONE = {"connect": "connected", "bind": "bound a port", "send": "sent by UDP", "unix": "connected to a unix socket"}
+_DONE = {
+    "connect": "connected",
+    "bind": "bound a port",
+    "send": "sent by UDP",
+    "unix": "connected to a unix socket",
+    "query": "looked up another name",
+}
 """What no run did, by the kind of a line."""
 
 

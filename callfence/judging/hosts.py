@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.shared.text import plural, printable
-from policygen.grants import TO_HOSTS, UNIX, USES, host_line, socket_line
-from policygen.hosts import containing, containing_sockets
+from policygen.grants import BARE, TO_HOSTS, USES, bare_line, host_line
+from policygen.hosts import PLACES, containing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from policygen.grants import Files
     from policygen.recording.model import Recording
@@ -20,27 +20,30 @@ _MANY = 6
 
 
 def of_hosts(line: str, files: Files, recording: Recording, reasons: Mapping[str, str]) -> Iterator[str]:
-    """Yield lines about the recorded uses that led to the line for a host or a unix socket (its part before the colon), and why
-    it grants more; nothing for any other line."""
+    """Yield lines about the recorded uses that led to the line for a host, a unix socket or a name (its part before the colon),
+    and why it grants more; nothing for any other line."""
     hosts = {host_line(use, host): (USES[use], host) for use in TO_HOSTS for host in files.hosts(use)}
-    sockets = {socket_line(socket): (UNIX, socket) for socket in files.unix or ()}
-    if line not in hosts and line not in sockets:
+    bare = {bare_line(kind, place): (kind, place) for kind in BARE for place in getattr(files, kind) or ()}
+    if line not in hosts and line not in bare:
         return
-    start, place = (hosts | sockets)[line]
-    above = containing_sockets if start == UNIX else containing
-    yield from _uses(recording, start, lambda used: place in above(used))
+    kind, place = (hosts | bare)[line]
+    above = PLACES[kind].containing if line in bare else containing
+    starts = [kind] if line in hosts else [BARE[kind], *[USES[use] for use in TO_HOSTS] * (kind == "query")]
+    yield from _uses(recording, starts, lambda used: place in above(used))
     if reason := reasons.get(line):
         yield f"it grants more than that, because {reason}"
 
 
-def _uses(recording: Recording, start: str, belongs: Callable[[str], bool]) -> Iterator[str]:
-    """Yield a line for each host or socket that recorded runs used and that belongs to a line which begins with `start`."""
+def _uses(recording: Recording, starts: Sequence[str], belongs: Callable[[str], bool]) -> Iterator[str]:
+    """Yield a line for each host, socket or name that recorded runs used and that belongs to a line, by what uses of it begin
+    with."""
     runs: dict[tuple[str, str], dict[int, None]] = {}
     executables: dict[tuple[str, str], dict[str, None]] = {}
     for column, run in enumerate(recording.runs, 1):
         for what, port, executable in run.files:
+            start = next((start for start in starts if what.startswith(f"{start} ")), "")
             name = what.removeprefix(f"{start} ")
-            if name != what and belongs(name):
+            if start and belongs(name):
                 runs.setdefault((name, port), {})[column] = None
                 executables.setdefault((name, port), {})[executable] = None
     for (name, port), columns in [*runs.items()][:_MANY]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from callfence.learning.progress import say
 from policygen.files.algebra import differences, intersected
 from policygen.files.generalise import added, beside_hosts, kind_of
-from policygen.files.generalise_hosts import connects_by_host, recorded
-from policygen.grants import KINDS, NOT_CONFINED, Files
+from policygen.files.generalise_hosts import connects_by_host, looked_up, recorded
+from policygen.grants import KINDS, NOT_CONFINED, QUERY, Files
 from policygen.values import replace
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def with_files(
         before, kinds = replace(before, connect=()), {**kinds, "connect": ()}
     uses_of = beside_hosts if connects_by_host(before) else list
     uses = [*uses_of(newest), *(use for run in runs for use in uses_of(run) if kind_of(use) in kinds)]
+    if "query" in kinds:  # lines about ports of any host name no host, so the names that were used need lines, too
+        uses += [(f"{QUERY} {name}", "", "") for run in runs for name in looked_up(run)]
     files = added(before, runs, uses, exact=exact)
     if base is not None:
         permitted = intersected(files, base.files)

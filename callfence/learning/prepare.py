@@ -11,7 +11,7 @@ from callfence.learning.progress import say
 from callfence.shared.files import policy_path, recording_path
 from policygen.files.calls import UDP_CONNECT
 from policygen.files.landlock import confines_paths, decode
-from policygen.grants import NONE, NOT_CONFINED, UNIX, Files
+from policygen.grants import BARE, NONE, NOT_CONFINED, Files
 from policygen.recording import atomic, recording_file
 from policygen.values import replace
 from tracer.errors import UserError
@@ -149,17 +149,17 @@ def _begins(options: LearnOptions, existing: Compiled | None) -> Files:
         begins = Files(None, (), ())
     if not options.hosts:
         return begins
-    return replace(begins, **{kind: () for kind in ("connect", "send", "unix") if getattr(had, kind) is None})
+    return replace(begins, **{kind: () for kind in ("connect", "send", *BARE) if getattr(had, kind) is None})
 
 
-_HOSTS = ("tcp connect ", "udp send", UNIX, "name ")
-"""How rows about hosts and unix sockets begin, in the files of a run."""
-_HOST_LINE = re.compile(rb"^\s*(udp|unix|tcp\s+connect\s+\S)", re.MULTILINE)
+_HOSTS = ("tcp connect ", "udp send", *BARE.values(), "name ")
+"""How rows about hosts, unix sockets and names begin, in the files of a run."""
+_HOST_LINE = re.compile(rb"^\s*(udp|unix|dns|tcp\s+connect\s+\S)", re.MULTILINE)
 
 
 def _names_hosts(existing: Compiled) -> bool:
-    """Return whether a policy has lines about hosts, UDP or unix sockets.  Its text is looked at first: most have none, and
-    parsing one takes a while."""
+    """Return whether a policy has lines about hosts, UDP, unix sockets or names.  Its text is looked at first: most have none,
+    and parsing one takes a while."""
     if not any(_HOST_LINE.search(content) for _, content in existing.sources):
         return False
     from policygen.files.generalise_hosts import by_host

@@ -13,7 +13,7 @@ from policygen.files.generalise import is_path
 from policygen.files.generalise_hosts import by_host, recorded
 from policygen.files.made import made, movable
 from policygen.files.ruleset import unconfined
-from policygen.grants import ANY_PORT, TCP, Right, format_ports, format_rights, written
+from policygen.grants import ANY, ANY_PORT, TCP, Right, format_ports, format_rights, written
 from policygen.language.naming import format_action, format_entry
 from policygen.language.normal import normal_expression
 from policygen.learning.beyond import unimplied
@@ -141,6 +141,8 @@ def _hosts(learned: Learned) -> list[tuple[str, str]]:
     rows = [("hosts", printable(_listed(hosts)))]
     if files.unix is not None:
         rows.append(("unix sockets", printable(_listed(files.unix))))
+    if files.query:
+        rows.append(("other look-ups", printable(_listed(files.query))))
     if files.connect:
         without = [number for number, run in enumerate(learned.recording.runs, 1) if run.files and not recorded(run.files)]
         if without:
@@ -188,6 +190,7 @@ def left_open(learned: Learned) -> list[str]:
     if by_host(files):
         open_ += ["may send to any UDP port"] * ("send" in free or files.send == ANY_PORT)
         open_ += ["may connect to any unix socket"] * ("unix" in free)
+        open_ += ["may look up any name"] * ("query" in free or ANY in (files.query or ()))
     for line in dict.fromkeys(line for line, risk in own(files, learned.policy, _code(learned.run)) if risk.id == OWN_CODE):
         open_.append(f"may change files below {line.removeprefix('path ')}, where its own code is")
     return open_

@@ -1,4 +1,4 @@
-"""Combine and compare the files, ports, hosts and unix sockets of several policies exactly.
+"""Combine and compare the files, ports, hosts, unix sockets and names of several policies exactly.
 
 Each kind of line (`grants.KINDS`) is a *tree*: place -> the bits that its line grants there.  A grant holds at its place and at
 everything that the place contains: the rights at a path are those granted to the path and to all folders above it, the ports at
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from policygen import hosts, paths
 from policygen.grants import (
     ANY,
+    BARE,
     KINDS,
     NO_PORT,
     NONE,
@@ -22,13 +23,13 @@ from policygen.grants import (
     TO_HOSTS,
     Files,
     Right,
+    bare_line,
     closed,
     format_ports,
     format_rights,
     host_line,
     path_line,
     rights_of,
-    socket_line,
 )
 from policygen.paths import unquoted
 from policygen.values import replace
@@ -39,13 +40,14 @@ if TYPE_CHECKING:
 
     from policygen.grants import Ports
 
-    Bits = Any  # a Right; the ports as an int, bit N for port N; 1 for a unix socket
+    Bits = Any  # a Right; the ports as an int, bit N for port N; 1 for a place of BARE
     Grants = Mapping[str, Bits]
     Rule = Callable[..., Any]
 
 
 class Kind:
-    """A kind of line as a tree.  This class is that of unix sockets; the others differ from it."""
+    """A kind of line as a tree.  This class is that of unix sockets and of names that are looked up (BARE); the others differ
+    from it."""
 
     root = ANY
     """The place that contains every other."""
@@ -58,15 +60,15 @@ class Kind:
         """The place, then each place that contains it, up to the root."""
 
     def _containing(self, place: str) -> Iterator[str]:
-        return hosts.containing_sockets(place)
+        return hosts.PLACES[self.name].containing(place)
 
     def order(self, place: str) -> tuple[object, ...]:
         """Return a sort key: a place comes before those that it contains."""
-        return hosts.socket_order(place)
+        return hosts.PLACES[self.name].order(place)
 
     def line(self, place: str) -> str:
         """Return the part before the colon of the line for a place."""
-        return socket_line(place)
+        return bare_line(self.name, place)
 
     def words(self, bits: Bits) -> str:
         """Return what a line grants, after its colon; '' for nothing."""
@@ -78,11 +80,12 @@ class Kind:
 
     def grants(self, files: Files) -> Grants:
         """Return the tree of a policy; one with everything if it does not confine this kind."""
-        return dict.fromkeys((ANY,) if files.unix is None else files.unix, 1)
+        places: tuple[str, ...] | None = getattr(files, self.name)
+        return dict.fromkeys((ANY,) if places is None else places, 1)
 
     def fields(self, grants: Grants) -> dict[str, Any]:
         """Return the fields of `Files` for a tree."""
-        return {"unix": tuple(place for place in grants if grants[place])}
+        return {self.name: tuple(place for place in grants if grants[place])}
 
     def place(self, line: str) -> str:
         """Return the place that a line of this kind, up to its colon, is about."""
@@ -180,7 +183,7 @@ def _ranges(bits: int) -> Ports:
     return tuple(spans)
 
 
-TREES = {name: {"paths": _Paths, "unix": Kind}.get(name, _Ports)(name) for name in KINDS}
+TREES = {name: {"paths": _Paths, **dict.fromkeys(BARE, Kind)}.get(name, _Ports)(name) for name in KINDS}
 """Each of `grants.KINDS` as a tree."""
 PATHS = TREES["paths"]
 _STARTS = {"path ": PATHS, **{kind.line(kind.root): kind for kind in TREES.values() if kind is not PATHS}}
@@ -235,7 +238,7 @@ class Difference(NamedTuple):
     line: str
     """The line up to its colon, as `Files.lines` has it."""
     more: str
-    """What is granted in addition, as the line writes it (`any` for a unix socket: see `grants.written`); '' for nothing."""
+    """What is granted in addition, as the line writes it (`any` for a place of BARE: see `grants.written`); '' for nothing."""
     less: str
 
 
@@ -263,16 +266,30 @@ def _combined(files: Sequence[Files], rule: Rule) -> Files:
     """Return the files that `rule` makes bit by bit of what is granted at each place, and of whether a kind is unconfined."""
     fields: dict[str, Any] = {}
     for kind in TREES.values():
-        if not rule(*(getattr(part, kind.name) is None for part in files)):
+        if not rule(*(_is_free(part, kind) for part in files)):
             fields |= kind.fields(combined([kind.grants(part) for part in files], rule, kind))
-    return Files(**fields)
+    return _with(NOT_CONFINED, {"query": None, **fields})
+
+
+def _is_free(files: Files, kind: Kind) -> bool:
+    """Return whether a policy does not confine a kind; that of names must be said to be free where there are names of hosts."""
+    return getattr(files, kind.name) is None or (kind.name == "query" and ANY in (files.query or ()))
+
+
+def _with(files: Files, fields: Mapping[str, Any]) -> Files:
+    """Return `files` with these fields.  Names of hosts would confine what is looked up: if the fields do not, `any` name is
+    granted."""
+    result = replace(files, **fields)
+    is_free = fields.get("query", ()) is None and result.query is not None
+    return replace(result, query=(ANY,)) if is_free else result
 
 
 def extended(files: Files, more: Files) -> Files:
     """Return `files` with the grants of `more` added.  A use that either leaves unconfined is as in `files`."""
     whole = united(files, more)
     free = [kind for kind in TREES.values() if getattr(files, kind.name) is None or getattr(more, kind.name) is None]
-    return replace(whole, **{name: value for kind in free for name, value in kind.copied(files).items()})
+    fields = {name: value for kind in free for name, value in kind.copied(files).items()}
+    return _with(whole, {"query": whole.query, **fields})
 
 
 def line_kind(line: str) -> Kind | None:
@@ -282,7 +299,7 @@ def line_kind(line: str) -> Kind | None:
 
 def freed(files: Files, kinds: Iterable[str]) -> Files:
     """Return `files` with some of `grants.KINDS` not confined."""
-    return replace(files, **{name: value for kind in kinds for name, value in TREES[kind].copied(NOT_CONFINED).items()})
+    return _with(files, {name: value for kind in kinds for name, value in TREES[kind].copied(NOT_CONFINED).items()})
 
 
 def with_line(files: Files, line: str, other: Files) -> Files:
@@ -292,7 +309,7 @@ def with_line(files: Files, line: str, other: Files) -> Files:
     if kind is None:
         raise ValueError(f"no line about files, ports, hosts or sockets: {line}")
     if getattr(files, kind.name) is None or getattr(other, kind.name) is None:
-        return replace(files, **kind.copied(other))
+        return _with(files, kind.copied(other))
     own = {place: bits for place, bits in kind.grants(files).items() if kind.line(place) != line}
     theirs = {place: bits for place, bits in kind.grants(other).items() if kind.line(place) == line}
     return replace(files, **kind.fields(own | theirs))

@@ -18,10 +18,17 @@ from typing import TYPE_CHECKING
 
 from policygen.files.algebra import extended, granted, reduced
 from policygen.files.calls import DNS, UDP_CONNECT
-from policygen.files.generalise_hosts import added_hosts, learned_hosts, learned_sockets, recorded
+from policygen.files.generalise_hosts import (
+    added_hosts,
+    learned_hosts,
+    learned_queries,
+    learned_sockets,
+    recorded,
+    with_queries,
+)
 from policygen.files.generalise_ports import spans
 from policygen.files.made import KEPT_APART, MANY, made, removals
-from policygen.grants import KINDS, NONE, NOT_CONFINED, NOTHING, TCP, UNIX, USES, Files, Right, ranges, rights_of, single
+from policygen.grants import BARE, KINDS, NONE, NOT_CONFINED, NOTHING, TCP, USES, Files, Right, ranges, rights_of, single
 from policygen.paths import covers, folders
 from policygen.values import replace
 from tracer.named import NamedTuple
@@ -81,8 +88,9 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
     connects = learned_hosts(runs if hosts else (), "connect", exact=exact)
     sends = learned_hosts(runs, "send", exact=exact)
     unix, reasons = learned_sockets(runs, exact=exact)
-    files = Files(grants, connect, bind, (), unix, connects.ports, sends.ports)
-    return Learned(files, {**why, **connects.why, **sends.why, **reasons}, frozenset(removes))
+    query, of_names = learned_queries(runs, (*connects.ports, *sends.ports), exact=exact)
+    files = Files(grants, connect, bind, (), unix, connects.ports, sends.ports, query)
+    return Learned(files, {**why, **connects.why, **sends.why, **reasons, **of_names}, frozenset(removes))
 
 
 def _without_hosts(runs: Sequence[Iterable[Use]]) -> list[Iterable[Use]]:
@@ -113,8 +121,7 @@ def kind_of(use: Use) -> str:
     """Return which of `grants.KINDS` a use belongs to; "" if no line grants it."""
     if is_path(use[0]):
         return "paths"
-    starts = {**USES, "unix": UNIX}
-    return next((kind for kind, start in starts.items() if use[0] == start or use[0].startswith(f"{start} ")), "")
+    return next((kind for kind, start in (USES | BARE).items() if use[0] == start or use[0].startswith(f"{start} ")), "")
 
 
 def begun(runs: Sequence[Iterable[Use]]) -> Files:
@@ -315,7 +322,7 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     each = _without_hosts(runs) if "connect_to" in fields else runs
     fields["connect"] = _added_ports(files.ports("connect"), each, "connect", uses, exact=exact)
     fields["bind"] = _added_ports(files.ports("bind"), runs, "bind", uses, exact=exact)
-    return extended(files, Files(grants or None, **fields))
+    return with_queries(files, extended(files, Files(grants or None, **fields)), runs, uses, exact=exact)
 
 
 def _added_ports(had: Ports, runs: Sequence[Iterable[Use]], use: str, uses: Sequence[Use], *, exact: bool) -> Ports:

@@ -1,8 +1,8 @@
-"""Generalise the hosts and unix sockets that runs used into a policy's grants, by a few rules, each with its reason.
+"""Generalise the hosts, unix sockets and names that runs used into a policy's grants, by a few rules, each with its reason.
 
 A use of a host is `tcp connect HOST` or `udp send HOST`, a port, and the executable; one of a unix socket is `unix connect
-SOCKET`, "", and the executable (`callfence.learning.hosts`).  Names stay names, and addresses addresses; the rules widen them
-only where the next run must be expected to use others.
+SOCKET`, and of a name that was only looked up `dns query NAME`, "", and the executable (`callfence.learning.hosts`).  Names
+stay names, and addresses addresses; the rules widen them only where the next run must be expected to use others.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from policygen.files.algebra import extended
+from policygen.files.calls import DNS
 from policygen.files.generalise_ports import VARYING, spans, varying
 from policygen.files.made import KEPT_APART, MANY
-from policygen.grants import TO_HOSTS, UNIX, USES, host_line, ranges, single, socket_line
-from policygen.hosts import BELOW, containing, containing_sockets, is_name, network
+from policygen.grants import BARE, NOT_CONFINED, TO_HOSTS, UNIX, USES, bare_line, host_line, ranges, single
+from policygen.hosts import BELOW, PLACES, containing, is_name, network
 from policygen.paths import folders
+from policygen.values import replace
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -51,8 +54,8 @@ def recorded(run: Iterable[Use]) -> bool:
 
 
 def by_host(files: Files) -> bool:
-    """Return whether a policy has lines about hosts, UDP or unix sockets."""
-    return bool(files.connect_to or files.send_to) or files.send is not None or files.unix is not None
+    """Return whether a policy has lines about hosts, UDP, unix sockets or names."""
+    return bool(files.connect_to) or any(getattr(files, kind) is not None for kind in ("send", *BARE))
 
 
 def connects_by_host(files: Files) -> bool:
@@ -70,9 +73,18 @@ def used_hosts(run: Iterable[Use], use: str) -> dict[str, set[int]]:
     return result
 
 
-def used_sockets(run: Iterable[Use]) -> set[str]:
-    """Return the unix sockets that a run used."""
-    return {line.removeprefix(f"{UNIX} ") for line, _, _ in run if line.startswith(f"{UNIX} ")}
+def used_places(run: Iterable[Use], kind: str) -> set[str]:
+    """Return the unix sockets that a run used, or the names that it looked up without using them, by their kind in BARE."""
+    start = f"{BARE[kind]} "
+    return {line.removeprefix(start) for line, _, _ in run if line.startswith(start)}
+
+
+def looked_up(run: Iterable[Use]) -> set[str]:
+    """Return all names that a run asked name servers for."""
+    uses = [*run]
+    answered = {line.removeprefix("name ") for line, _, _ in uses if line.startswith("name ")}
+    used = {host for use in TO_HOSTS for host in used_hosts(uses, use)}
+    return used_places(uses, "query") | (used & answered)
 
 
 def lacking_hosts(files: Files, run: Sequence[Use], use: str) -> set[tuple[str, int]]:
@@ -98,14 +110,34 @@ def lacking_hosts(files: Files, run: Sequence[Use], use: str) -> set[tuple[str, 
 
 def lacking_sockets(files: Files, run: Iterable[Use]) -> set[str]:
     """Return the unix sockets that a run used and a policy does not grant."""
-    if files.unix is None:
+    return set() if files.unix is None else _beyond(used_places(run, "unix"), files.unix, "unix")
+
+
+def lacking_queries(files: Files, run: Iterable[Use]) -> set[str]:
+    """Return the names that a run looked up and a policy grants neither to be looked up nor to be used.  If the policy says
+    nothing of names, none is lacking unless its UDP lines let the program ask no name server."""
+    if files.query is None and asks_servers(files):
         return set()
-    return {socket for socket in used_sockets(run) if not any(above in files.unix for above in containing_sockets(socket))}
+    return _beyond(looked_up(run), (*(files.query or ()), *files.names), "query")
+
+
+def asks_servers(files: Files) -> bool:
+    """Return whether a policy lets the program send to port 53 of some host by UDP."""
+    ports = files.every_port("send")
+    return ports is None or any(first <= DNS <= last for first, last in ports)
+
+
+def _beyond(places: Iterable[str], granted: Iterable[str], kind: str) -> set[str]:
+    """Return those of the places of a kind of BARE that none of the `granted` contains."""
+    whole = {*granted}
+    return {place for place in places if whole.isdisjoint(PLACES[kind].containing(place))}
 
 
 def lacks(files: Files, run: Sequence[Use]) -> bool:
-    """Return whether a run used a host or a unix socket that a policy does not grant."""
-    return any(lacking_hosts(files, run, use) for use in TO_HOSTS) or bool(lacking_sockets(files, run))
+    """Return whether a run used a host or a unix socket, or looked a name up, that a policy does not grant."""
+    return bool(
+        any(lacking_hosts(files, run, use) for use in TO_HOSTS) or lacking_sockets(files, run) or lacking_queries(files, run)
+    )
 
 
 def added_hosts(files: Files, run: Sequence[Use], needed: Files) -> dict[str, Any]:
@@ -122,10 +154,28 @@ def added_hosts(files: Files, run: Sequence[Use], needed: Files) -> dict[str, An
         if getattr(files, use) is not None:
             fields |= {use: (), f"{use}_to": {host: ranges(ports) for host, ports in hosts.items()}}
     if files.unix is not None:
-        granted = needed.unix or ()
-        lacking = sorted(lacking_sockets(files, run))
-        fields["unix"] = tuple(above for socket in lacking for above in containing_sockets(socket) if above in granted)
+        fields["unix"] = _grants(lacking_sockets(files, run), needed.unix or (), "unix")
     return fields
+
+
+def _grants(lacking: Iterable[str], needed: Iterable[str], kind: str) -> tuple[str, ...]:
+    """Return those of the `needed` places of a kind of BARE that contain a lacking one."""
+    whole = {*needed}
+    return tuple(above for place in sorted(lacking) for above in PLACES[kind].containing(place) if above in whole)
+
+
+def with_queries(
+    before: Files, files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, exact: bool = False
+) -> Files:
+    """Return `files`, which are `before` with hosts added, with the names that the newest run looked up and that they do not
+    grant; with those of all runs, if `before` had no names of hosts and so said nothing of names."""
+    if before.query is None and files.query is not None:
+        files, newest = replace(files, query=()), [use for run in runs for use in run]
+    if lacking := lacking_queries(files, newest):
+        needed, _ = learned_queries(runs, files.names, exact=exact)
+        files = replace(files, query=files.query or ())
+        files = extended(files, replace(NOT_CONFINED, query=_grants(lacking, needed, "query")))
+    return files
 
 
 def learned_hosts(runs: Sequence[Iterable[Use]], use: str, *, exact: bool = False) -> Hosts:
@@ -209,13 +259,31 @@ def suffixes() -> frozenset[str]:
     return frozenset(line for line in lines if not line.startswith("#"))
 
 
-# Unix sockets
+# Names that are looked up, and unix sockets
+
+
+def learned_queries(
+    runs: Sequence[Iterable[Use]], named: Iterable[str] = (), *, exact: bool = False
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the names that these runs need to look up, and line -> why it grants more than was used.  A name that was used
+    needs no line if one of the hosts `named` contains it.  `exact`: only those that they looked up."""
+    each = [used_places(run, "query") | _beyond(looked_up(run), named, "query") for run in runs]
+    every = set().union(*each)
+    widened = {} if exact else _widened_names(each, every)
+    return _kept([widened.get(name, (name, "")) for name in sorted(every)], "query")
+
+
+def _kept(places: Iterable[Widening], kind: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the places of a kind of BARE that no other contains, and line -> the reason, if there is one."""
+    reasons = dict(reversed([*places]))
+    kept = [place for place in sorted(reasons) if len(reasons.keys() & {*PLACES[kind].containing(place)}) == 1]
+    return tuple(kept), {bare_line(kind, place): reasons[place] for place in kept if reasons[place]}
 
 
 def learned_sockets(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the unix sockets that these runs need, and line -> why it grants more than was used.  `exact`: only those that
     they used."""
-    each = [used_sockets(run) for run in runs]
+    each = [used_places(run, "unix") for run in runs]
     every = sorted(set().union(*each))
     if exact:
         return tuple(every), {}
@@ -225,7 +293,7 @@ def learned_sockets(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> tu
     crowd: defaultdict[str, set[str]] = defaultdict(set)
     for socket in every:
         crowd[_stem(socket)].add(socket)
-    result: dict[str, str] = {}
+    result: list[Widening] = []
     for socket in every:
         stem = _stem(socket)
         place, reason = _without_random(socket), "a part of the name looks random"
@@ -233,9 +301,8 @@ def learned_sockets(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> tu
             place, reason = stem, _VARIED
         elif place == socket and len(crowd[stem]) >= MANY:
             place, reason = stem, f"{len(crowd[stem])} sockets in it were used"
-        result.setdefault(*((place, reason) if place not in ("", socket, *KEPT_APART) else (socket, "")))
-    kept = [place for place in result if not any(above in result for above in containing_sockets(place) if above != place)]
-    return tuple(kept), {socket_line(place): result[place] for place in kept if result[place]}
+        result.append((place, reason) if place not in ("", socket, *KEPT_APART) else (socket, ""))
+    return _kept(result, "unix")
 
 
 def _stem(socket: str) -> str:

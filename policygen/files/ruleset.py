@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from policygen.evaluate import answers
 from policygen.files import landlock
-from policygen.files.calls import PATH_CALLS, SENDING
-from policygen.grants import ALL, KINDS, TCP
+from policygen.files.calls import DNS, PATH_CALLS, SENDING
+from policygen.grants import ALL, BARE, KINDS, TCP
 from policygen.implied.resolve import resolved
 from policygen.model import Always, And, Arm, Condition, Operator, Or
 from policygen.paths import encoded
@@ -75,7 +75,7 @@ _BINDING = dict.fromkeys(("bind", "listen", "socketcall", "io_uring_setup"), _AL
 _OPENING = dict.fromkeys((*PATH_CALLS, "open_by_handle_at", "io_uring_setup"), _ALWAYS)
 _SENDING = dict.fromkeys((*SENDING, "connect", "socketcall", "io_uring_setup"), _ALWAYS)
 """The calls that send to a UDP port or a unix socket, or connect to it."""
-_REACHING = {"paths": _OPENING, "connect": _CONNECTING, "bind": _BINDING, "send": _SENDING, "unix": _SENDING}
+_REACHING = {"paths": _OPENING, "connect": _CONNECTING, "bind": _BINDING, "send": _SENDING, **dict.fromkeys(BARE, _SENDING)}
 """The calls that reach what a policy can confine, by its kind (`grants.KINDS`)."""
 
 
@@ -89,12 +89,15 @@ def kept_by_the_filter(policy: Policy) -> tuple[str, ...]:
 def unconfined(policy: Policy, also: Collection[str] = ()) -> tuple[str, ...]:
     """Return the kinds (`grants.KINDS`) that the policy has no line about, although its calls reach them.
 
-    Of hosts and unix sockets, which few policies confine, there are only those in `also`, and UDP in a policy that confines TCP
-    to hosts: what may not be sent to others so, can be by UDP."""
+    Of hosts, unix sockets and names, which few policies confine, there are only those in `also`; UDP in a policy that confines
+    TCP to hosts, since what may not be sent to others so, can be by UDP; and names in one that lets name servers be asked by
+    UDP lines, since these ask others."""
     if policy.default.may_allow:  # which says more
         return ()
-    judged = {"paths", *TCP, *also, *(["send"] if policy.files.connect_to else [])}
-    free = [kind for kind in KINDS if kind in judged and getattr(policy.files, kind) is None]
+    files = policy.files
+    asks_some = any(first <= DNS <= last for first, last in (files.every_port("send") or ()))
+    judged = {"paths", *TCP, *also, *["send"] * bool(files.connect_to), *["query"] * asks_some}
+    free = [kind for kind in KINDS if kind in judged and getattr(files, kind) is None]
     return tuple(kind for kind in free if _may(policy, _REACHING[kind]))
 
 

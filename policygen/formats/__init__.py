@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from policygen.files.algebra import differences, freed
 from policygen.files.ruleset import kept_by_the_filter
-from policygen.grants import NOT_CONFINED, Files
+from policygen.grants import BARE, NOT_CONFINED, Files
 from policygen.implied.resolve import resolved
 from policygen.model import SIGNALS, scopes
 from policygen.phases import START
@@ -225,8 +225,9 @@ def _file_losses(files: Files, effect: Files, target: str) -> tuple[Loss, ...]:
     changed = differences(files, effect)
     wider = tuple(difference.line for difference in changed if difference.more)
     narrower = tuple(difference.line for difference in changed if difference.less)
-    has_hosts = files.connect_to or files.send is not None or files.unix is not None
-    things = "files, ports, hosts and unix sockets" if has_hosts else "files and ports"
+    things = "files and ports"
+    if files.connect_to or any(getattr(files, kind) is not None for kind in ("send", *BARE)):
+        things = f"files, ports, hosts{', names' * (files.query is not None)} and unix sockets"
     losses = []
     if wider and effect == NOT_CONFINED:
         losses.append(Loss(Direction.WIDER, f"{target} does not confine {things}"))

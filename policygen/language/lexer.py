@@ -46,7 +46,8 @@ class Source(NamedTuple):
 class Token(NamedTuple):
     kind: str
     """The kind of token: word, number, mark, newline or end; include, a file's name; path, that of a `path` line; unix, the
-    socket of a `unix connect` line; connect, bind or send, the host of a line about ports, by its use (`grants.USES`)."""
+    socket of a `unix connect` line; query, the name of a `dns query` line; connect, bind or send, the host of a
+    line about ports, by its use (`grants.USES`)."""
     text: str
     start: int
 
@@ -103,7 +104,7 @@ _HOST = rf"""\[[^\]\s\#]*+\]?{_SCOPE_AND_PREFIX}
              | (?:[0-9A-Fa-f]{{0,4}}:){{2}}[0-9A-Fa-f:.]{{0,45}}{_SCOPE_AND_PREFIX}
              | [^\s\#:]++"""
 _PATH = r""""(?:\\[^\n]|[^"\\\n])*+"?|[^\s"\#:]++"""
-_NAMES = ("include", "path", "connect", "bind", "send", "unix")
+_NAMES = ("include", "path", "connect", "bind", "send", "unix", "query")
 """The kinds of tokens that are a name of files, sockets or hosts."""
 _TOKEN = re.compile(
     rf"""^[ \t]*+include[ \t]++(?P<include>[^\n#][^\n]*)
@@ -112,6 +113,7 @@ _TOKEN = re.compile(
       | ^[ \t]*+tcp[ \t]++bind[ \t]++(?P<bind>{_HOST})
       | ^[ \t]*+udp[ \t]++send[ \t]++(?P<send>{_HOST})
       | ^[ \t]*+unix[ \t]++connect[ \t]++(?P<unix>{_PATH})
+      | ^[ \t]*+dns[ \t]++query[ \t]++(?P<query>{_HOST})
       | [ \t]*+(?: (?P<newline>\n)
                  | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
                  | (?P<number>-?[0-9][A-Za-z0-9_]*)

@@ -10,6 +10,7 @@
     files   = "path" PATH ":" ( RIGHT { "," RIGHT } | "any" | "none" )
             | ( "tcp" "connect" [ HOST ] | "tcp" "bind" | "udp" "send" [ HOST ] ) ":" PORTS
             | "unix" "connect" ( SOCKET | ":" ( "any" | "none" ) )
+            | "dns" "query" ( NAME | ":" ( "any" | "none" ) )
     action  = "allow" | "kill" | "errno" ERRNO | "trap" | "log" | "notify"
 """
 
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from policygen.errors import PolicyError, did_you_mean
-from policygen.grants import NOT_CONFINED, STATEMENTS, TO_HOSTS, USES, Files
+from policygen.grants import BARE, NOT_CONFINED, STATEMENTS, TO_HOSTS, USES, Files
 from policygen.language.attach import Item, Place, attach
 from policygen.language.expressions import ExpressionParser, Span
 from policygen.language.layout import SETTINGS, Include, Layout
@@ -153,7 +154,7 @@ class _FileParser:
         spans: list[Span] = []
         if token.kind == "include":
             place = self._include(cursor.take())
-        elif token.kind in ("path", "unix", *USES) or (token.text in STATEMENTS and cursor.following.text != ":"):
+        elif token.kind in ("path", *BARE, *USES) or (token.text in STATEMENTS and cursor.following.text != ":"):
             place = self._files(cursor.take())
         elif cursor.following.text == ":":
             cursor.take()
@@ -346,7 +347,7 @@ def _together(several: Sequence[Files]) -> Files:
     paths = {path: rights for files in several for path, rights in (files.paths or {}).items()}
     hosts = {f"{use}_to": {host: ports for files in several for host, ports in files.hosts(use).items()} for use in TO_HOSTS}
     joined: dict[str, Any] = {}
-    for kind in (*USES, "unix"):
+    for kind in (*USES, *BARE):
         confined = [getattr(files, kind) for files in several if getattr(files, kind) is not None]
         joined[kind] = tuple(part for each in confined for part in each) if confined else None
     return replace(NOT_CONFINED, paths=paths or None, **joined, **hosts)

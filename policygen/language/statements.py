@@ -13,25 +13,25 @@ from policygen.grants import (
     ALL,
     ANY,
     ANY_PORT,
+    BARE,
     MAX_PORT,
     NO_PORT,
     NONE,
     NOT_CONFINED,
     NOTHING,
     TO_HOSTS,
-    UNIX,
     USES,
     WORDS,
     Files,
     Ports,
     Right,
+    bare_line,
     host_line,
     path_line,
     ranges,
     single,
-    socket_line,
 )
-from policygen.hosts import HostError, canonical as canonical_host, canonical_socket
+from policygen.hosts import PLACES, HostError, canonical as canonical_host
 from policygen.language.operands import OperandError, parse_integer
 from policygen.model import ALLOW, ENTER, NOTIFY, SCOPES, Action, ActionKind, Always, Entry, Phase, scope_of
 from policygen.paths import PathError, canonical, unquoted
@@ -273,31 +273,41 @@ def require_trigger(
     raise cursor.error(message, token, hint)
 
 
+_BARE = {
+    "unix": ("unix sockets", "SOCKET", "; a blank or a colon stands in quotes"),
+    "query": ("names", "NAME", ""),
+}
+"""Kind of BARE -> what its lines grant, in the plural and as a word of the grammar, and the rest of a hint."""
+
+
 def file_line(cursor: Cursor, first: Token) -> tuple[str, Files]:
-    """Parse a line about files, ports, hosts or unix sockets whose first word, or all up to its path, host or socket, has been
-    read.  Return the canonical text of the line up to its colon, and what it grants."""
+    """Parse a line about files, ports, hosts, unix sockets or names whose first word, or all up to its path, host or socket,
+    has been read.  Return the canonical text of the line up to its colon, and what it grants."""
     if first.kind == "path":
         path = _named(cursor, first, canonical)
         _colon(cursor, 'a path with a blank or a colon stands in quotes: path "/a b": read')
         return path_line(path), Files({path: _rights(cursor)})
-    if first.kind == "unix":
-        socket = _named(cursor, first, canonical_socket)
+    if first.kind in BARE:
+        place = _named(cursor, first, PLACES[first.kind].canonical)
         if not cursor.at_line_end():
-            raise cursor.expected("the end of the line", f"{UNIX} SOCKET has no colon; a blank or a colon stands in quotes")
-        return socket_line(socket), Files(unix=(socket,))
+            _, what, rest = _BARE[first.kind]
+            raise cursor.expected("the end of the line", f"{BARE[first.kind]} {what} has no colon{rest}")
+        return bare_line(first.kind, place), replace(NOT_CONFINED, **{first.kind: (place,)})
     if first.kind in USES:
         return _at_host(cursor, first)
     if first.text == "path":
         raise cursor.expected("a path", "path PATH: RIGHTS")
-    starts = {line.split()[1]: use for use, line in (*USES.items(), ("unix", UNIX)) if line.split()[0] == first.text}
+    starts = {line.split()[1]: use for use, line in (USES | BARE).items() if line.split()[0] == first.text}
     word = cursor.token.text
     if word not in starts:
         raise cursor.expected(" or ".join(starts), did_you_mean(word, starts) or f"{first.text} {next(iter(starts))}: ...")
     cursor.take()
     use, line = starts[word], f"{first.text} {word}"
-    if use == "unix":
-        _colon(cursor, f"{UNIX} SOCKET, {UNIX}: {NONE} or {UNIX}: {ANY}")
-        return line, Files(unix=() if one_of(cursor, "grant of unix sockets", (NONE, ANY)) == NONE else (ANY,))
+    if use in BARE:
+        plural, what, _ = _BARE[use]
+        _colon(cursor, f"{line} {what}, {line}: {NONE} or {line}: {ANY}")
+        granted = one_of(cursor, f"grant of {plural}", (NONE, ANY))
+        return line, replace(NOT_CONFINED, **{use: () if granted == NONE else (ANY,)})
     _colon(cursor, f"{line}: PORTS")
     return line, replace(NOT_CONFINED, **{use: _ports(cursor)})
 

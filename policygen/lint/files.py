@@ -14,16 +14,18 @@ from policygen.grants import (
     ALL,
     ANY,
     ANY_PORT,
+    BARE,
     KINDS,
     NOTHING,
+    QUERY,
     TO_HOSTS,
     UNIX,
     USES,
     WORDS,
     Right,
+    bare_line,
     host_line,
     path_line,
-    socket_line,
     written,
 )
 from policygen.hosts import is_name
@@ -121,8 +123,10 @@ def risks_of(files: Files, unconfined: Collection[str] = ()) -> list[tuple[str, 
             lines += [(start, risk._replace(grants=re.sub("any ... port", said, risk.grants))) for risk in rows]
         for host, granted_ports in files.hosts(use).items():
             lines += [(host_line(use, host), risk) for risk in _at_host(host, granted_ports)]
-    for socket in (ANY,) if "unix" in unconfined else files.unix or ():
-        lines += [(socket_line(socket), risk) for risk in risks() if _is_of_socket(risk, socket)]
+    for kind, rows_of in {"unix": _of_socket, "query": _of_query}.items():
+        for place in (ANY,) if kind in unconfined else getattr(files, kind) or ():
+            rows = [risk for risk in risks() if BARE[kind] in risk.what] if place == ANY else rows_of(place)
+            lines += [(bare_line(kind, place), risk) for risk in rows]
     named = [host_line(use, host) for use in TO_HOSTS for host in files.hosts(use) if is_name(host)]
     if named and files.send is None:
         lines += [(named[0], risk) for risk in risks() if _LOOKUPS in risk.what]
@@ -160,12 +164,20 @@ def _at_host(host: str, ports: Ports) -> list[Risk]:
     ]
 
 
-def _is_of_socket(risk: Risk, socket: str) -> bool:
-    """Return whether a row is about a line that grants a unix socket; only one about all sockets is about `any`."""
-    if socket == ANY or UNIX in risk.what:
-        return socket == ANY and UNIX in risk.what
-    containing = TREES["unix"].containing
+def _of_query(name: str) -> list[Risk]:
+    """Return the risks of a line that lets names be looked up: that below some of them, anybody can have one."""
+    rows = [risk for risk in _at_host(name, ()) if _ANY_DOMAIN in risk.what]
+    return [risk._replace(grants=risk.grants.replace("can reach", "can look up")) for risk in rows]
+
+
+def _of_socket(socket: str) -> list[Risk]:
+    """Return the risks of a line that grants a unix socket, but not every one."""
     socket = socket if socket.startswith("@") else _place(socket)
+    return [risk for risk in risks() if _is_of_socket(risk, socket)]
+
+
+def _is_of_socket(risk: Risk, socket: str) -> bool:
+    containing = TREES["unix"].containing
     for what in risk.what:
         place = what.removeprefix("socket ").removesuffix(_BELOW)
         if what.startswith("socket ") and (
@@ -227,8 +239,9 @@ def _said(line: str, what: str, is_more: bool) -> str:
     if use:
         verb = {"connect": "connect to", "bind": "serve on", "send": "send to"}[use]
         return f"may {verb} {'more' if is_more else 'fewer'} {'UDP ' * (use == 'send')}ports{' there' * (line != USES[use])}"
-    if line.startswith(UNIX):
-        return f"may {'also' if is_more else 'no longer'} connect to {'it' if line != UNIX else 'every unix socket'}"
+    for start, verb, every in ((UNIX, "connect to", "every unix socket"), (QUERY, "look up", "every name")):
+        if line.startswith(start):
+            return f"may {'also' if is_more else 'no longer'} {verb} {'it' if line != start else every}"
     return f"may {'also' if is_more else 'no longer'} {'do anything' if what == ANY else what} there"
 
 

@@ -145,17 +145,31 @@ def test_ports_of_hosts():
     before = "tcp connect 10.0.0.1: 80, 443\ntcp connect a.example: 22\nudp send 10.0.0.1: 53\nunix connect @a"
     made = judged(before, run(0, files=["tcp connect: 443", "tcp bind: none"]))
     assert made.policy.files.lines() == {
-        "tcp connect 10.0.0.1": "443", "udp send 10.0.0.1": "53", "unix connect @a": "",
+        "tcp connect 10.0.0.1": "443", "udp send 10.0.0.1": "53", "unix connect @a": "", "dns query": "none",
     }  # fmt: skip
     assert Unused("tcp connect a.example: 22") in made.unused
     assert made.not_judged == (
         "ports (udp send): 1 of these runs did not record them",
         "unix sockets: 1 of these runs did not record them",
+        "names: 1 of these runs did not record them",
     )
     kept = f"{before}  # why: the display\n".replace("a.example: 22", "a.example: 22  # why: once a year")
     made = judged(kept, run(0, files=["tcp connect: none", "tcp bind: none"]))
     assert made.policy.files.lines()["tcp connect a.example"] == "22"
     assert "tcp connect 10.0.0.1" not in made.policy.files.lines()
+
+
+def test_names_that_are_looked_up():
+    before = "tcp connect a.org: 443\nudp send: none\nunix connect: none\n"
+    before += "dns query b.org\ndns query c.org\ndns query *.d.org"
+    files = ["tcp connect: 443", "tcp connect a.org: 443", "tcp bind: none", "udp send: none", "unix connect: none"]
+    files += ["name a.org: 192.0.2.1", "dns query b.org: ", "dns query x.d.org: "]
+    made = judged(before, run(0, files=files))
+    assert made.policy.files.query == ("b.org", "x.d.org")
+    assert Unused("dns query c.org") in made.unused
+    connects = [*files[:-2], "dns query: none", "tcp connect b.org: 443"]
+    made = judged(before, run(0, files=files), run(1, files=[*connects, "name b.org: 192.0.2.2"]))
+    assert "dns query b.org" in made.policy.files.lines(), "it may be looked up, whatever a run did with it"
 
 
 def test_the_port_of_name_servers_stays_if_any_run_asks_them():

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 from collections import defaultdict
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from callfence.learning.hosts.reading import plain
@@ -13,12 +14,14 @@ from enforcer.hosts.names.dns import DnsError, answer_of, question_of
 from policygen.hosts import HostError, canonical, is_name
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from policygen.files.generalise import Use
 
 MOST_ADDRESSES = 64
 """The most addresses of a name that are recorded."""
 MOST_NAMES = 1024
-"""The most names whose addresses are recorded."""
+"""The most names that are recorded, and whose addresses are."""
 _MOST_KNOWN, _MOST_PROCESSES = 65536, 1024
 """The most addresses, and processes, whose names are remembered: the earliest are forgotten."""
 _MOST_BYTES = 1 << 20
@@ -38,6 +41,10 @@ class Names:
         """The same by process."""
         self._addresses: dict[str, dict[bytes, str]] = {}
         """Name -> its addresses, each with an executable that looked it up."""
+        self._asked: dict[str, tuple[str, frozenset[str]]] = {}
+        """Name that was asked for -> an executable that did, and the domains below which C libraries also look it up for it."""
+        self.is_full = False
+        """Whether there were more names than are recorded."""
         self._hosts_lines: list[list[str]] = []
         self._hosts: dict[bytes, str] = {}
         """The name of each address in /etc/hosts, as `_hosts_lines` had it."""
@@ -51,6 +58,10 @@ class Names:
         except DnsError:
             return False
         if name := _host(question.name):
+            if name in self._asked or len(self._asked) < MOST_NAMES:
+                self._asked.setdefault(name, (executable, self._domains(process)))
+            else:
+                self.is_full = True
             own = self._of_process.setdefault(process, {})
             for address in map(plain, answer.addresses):
                 for known in (self._last, own):
@@ -83,6 +94,10 @@ class Names:
         servers = {packed(words[1].partition("%")[0]) for words in lines if words[0] == "nameserver" and len(words) > 1}
         return servers - {b""} or {LOOPBACK[0]}
 
+    def _domains(self, process: int) -> frozenset[str]:
+        lines = self._lines(process, "/etc/resolv.conf")
+        return frozenset(map(_host, (word for words in lines if words[0] in ("search", "domain") for word in words[1:]))) - {""}
+
     def _lines(self, process: int, name: str) -> list[list[str]]:
         """Return the words of the lines of a file, as the process sees it."""
         path = f"/proc/{process}/root{name}"
@@ -100,6 +115,21 @@ class Names:
             return self._files[key]
         except OSError:
             return []
+
+    def asked(self, used: Set[str]) -> list[tuple[str, str]]:
+        """Return the names that were only looked up, each with an executable that did: not the names that were `used`; nor that
+        of this machine; nor what C libraries and programs ask by themselves, which is a name below a search domain, and the
+        names of the addresses that were found."""
+        machine = os.uname().nodename
+        free = used | {_host(machine), _host(machine.partition(".")[0])}
+        stems = free | self._asked.keys()
+        found = {address for addresses in self._addresses.values() for address in addresses}
+        free |= {ip_address(address).reverse_pointer for address in found}
+
+        def is_needed(name: str, domains: frozenset[str]) -> bool:
+            return name not in free and not any(name.removesuffix(f".{domain}") in stems - {name} for domain in domains)
+
+        return [(name, executable) for name, (executable, domains) in self._asked.items() if is_needed(name, domains)]
 
     def uses(self) -> list[Use]:
         """Return the addresses that each name had, as (`name NAME`, address, an executable that looked it up)."""

@@ -1,4 +1,4 @@
-"""Records to which hosts and unix sockets a program connects and sends, for each executable, and by which names.
+"""Records to which hosts and unix sockets a program connects and sends, for each executable, and which names it looks up.
 
 The answers of name servers are read from the program's memory at the exit of the call that received them: no copy of the socket
 has them any more when the next call connects, and a copy that is read before may be read too early. So from a call that
@@ -14,7 +14,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from callfence.learning.hosts.lookups import Lookups
-from callfence.learning.hosts.names import Names, text_of
+from callfence.learning.hosts.names import MOST_NAMES, Names, text_of
 from callfence.learning.hosts.reading import (
     AF_UNIX,
     ECHO,
@@ -35,7 +35,7 @@ from enforcer.hosts.rules import is_local, is_near
 from enforcer.hosts.unix import NAME_SERVICES
 from policygen.files.calls import DNS, numbers
 from policygen.files.landlock import named
-from policygen.grants import NONE, UNIX, USES
+from policygen.grants import NONE, QUERY, UNIX, USES
 from policygen.hosts import is_name
 from tracer import kernel
 from tracer.abi import Arch, table
@@ -120,21 +120,27 @@ class HostWatcher:
 
     def uses(self) -> tuple[Use, ...]:
         """Return what was recorded, ascending: (`tcp connect HOST` or `udp send HOST`, port, executable), (`unix connect
-        SOCKET`, "", executable), (`name NAME`, an address that it had, executable); and (`udp send` or `unix connect`, `none`,
-        "") where there is none of these."""
+        SOCKET`, "", executable), (`dns query NAME`, "", executable) for a name that was only looked up, (`name NAME`, an
+        address that it had, executable); and (`udp send`, `unix connect` or `dns query`, `none`, "") where there is none of
+        these."""
         made = {*self._uses, *(probe.row for probe in self._probes.values() if not probe.asked)}
-        # Where a policy names hosts, `enforce` asks the usual name servers for the program.
-        are_named = self._answered and any(is_name(host) for _, host, _, _ in made)
+        used = {host for _, host, _, _ in made if is_name(host)}
+        asked = self._names.asked(used)
+        # Where a policy has names, `enforce` asks the usual name servers for the program.
+        are_named = self._answered and (used or asked)
         for (use, address, port, executable), is_usual in self._servers.items():
             if not (is_usual and are_named):
                 made.add((use, text_of(address), port, executable))
         rows = [(f"{USES[use]} {host}", str(port), self._renamed(executable)) for use, host, port, executable in made]
         rows += [(f"{UNIX} {name}", "", self._renamed(executable)) for name, executable in self._sockets]
+        rows += [(f"{QUERY} {name}", "", self._renamed(executable)) for name, executable in asked]
         rows += [(what, address, self._renamed(executable)) for what, address, executable in self._names.uses()]
         if not any(use == "send" for use, _, _, _ in made):
             rows.append((USES["send"], NONE, ""))
         if not self._sockets:
             rows.append((UNIX, NONE, ""))
+        if not asked:
+            rows.append((QUERY, NONE, ""))
         return tuple(sorted(set(rows)))
 
     # -- calls, before they run
@@ -246,6 +252,8 @@ class HostWatcher:
         if call.name in _RECEIVING:
             for message in lookup.received(contents(task, call, result)):
                 self._answered |= self._names.answered(message, task.tgid, task.executable)
+        if self._names.is_full:
+            self._gap(f"the program looks up more than {MOST_NAMES:,} names: not all were recorded")
 
     def _settle(self, task: Task, descriptor: int) -> None:
         """When a descriptor is closed or connected: it was only looked up whether its address can be reached, if nothing was

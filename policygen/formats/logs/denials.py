@@ -26,7 +26,7 @@ from policygen.errors import PolicyError
 from policygen.evidence.facts import Union, parse as parse_fact
 from policygen.files.records import denied, unescaped
 from policygen.formats import ImportFormatError
-from policygen.grants import ANY, USES, format_rights, host_line, single, socket_line
+from policygen.grants import ANY, BARE, USES, bare_line, format_rights, host_line, single
 from policygen.language.document import parse
 from policygen.recording.model import Observation, Recording, Run, recorded_values
 from tracer.abi import Arch, Event, table
@@ -259,7 +259,7 @@ def _files(lines: Any, executable: str, position: str) -> tuple[Use, ...]:
             for host, ports in {ANY: getattr(files, use) or (), **files.hosts(use)}.items()
             for port in single(ports)
         )
-        uses += ((socket_line(socket), "", executable) for socket in files.unix or ())
+        uses += ((bare_line(kind, place), "", executable) for kind in BARE for place in getattr(files, kind) or ())
     return tuple(uses)
 
 

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from hypothesis import given, settings, strategies as st
 
 from policygen.files import algebra
-from policygen.grants import ALL, ANY_PORT, NOT_CONFINED, NOTHING, Files, Right, format_ports, ranges, single, written
+from policygen.grants import ALL, ANY_PORT, BARE, NOT_CONFINED, NOTHING, Files, Right, format_ports, ranges, single, written
 from policygen.language.document import parse
 from policygen.paths import folders
 from policygen.values import replace
@@ -24,13 +24,21 @@ HOSTS = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "0.0.0.0/0", "::/0", "2001:db8
 SOCKETS = ["any", "/", "/run", "/run/x", "@a", "@a*", "@*", "./x"]
 SEEN = {
     "connect": ["any", *HOSTS, "10.1.2.4", "10.2.0.0/16", "2001:db8::1", "a.example.org", "*.a.example.org", "b.com"],
+    "query": ["any", *HOSTS[-3:], "a.example.org", "*.a.example.org", "b.com"],
     "unix": [*SOCKETS, "/run/x/y", "/y", "@ab", "@b*", "@ab*", "./x/y", "./y"],
 }
 """Places beside those that lines name, by kind."""
 TO_HOSTS = st.dictionaries(st.sampled_from(HOSTS), PORTS, max_size=4)
+NAMES = st.lists(st.sampled_from(["any", *HOSTS[-3:]]), max_size=3).map(tuple)
 TO_SOCKETS = st.lists(st.sampled_from(SOCKETS), max_size=4).map(tuple)
 FILES = st.builds(
-    Files, st.none() | TREES, *[st.none() | PORTS] * 3, st.none() | TO_SOCKETS, st.just({}) | TO_HOSTS, st.just({}) | TO_HOSTS
+    Files,
+    st.none() | TREES,
+    *[st.none() | PORTS] * 3,
+    st.none() | TO_SOCKETS,
+    st.just({}) | TO_HOSTS,
+    st.just({}) | TO_HOSTS,
+    st.none() | NAMES,
 )
 
 
@@ -108,9 +116,10 @@ def contains(place, other):
 
 
 def reached(files, kind, place):
-    """What is granted at a host or socket, from the fields: a number with a bit for each port, or whether the socket is."""
-    if kind == "unix":
-        return int(files.unix is None or any(contains(one, place) for one in files.unix))
+    """What is granted at a host or socket, from the fields: a number with a bit for each port, or whether the place is."""
+    if kind in BARE:
+        places = getattr(files, kind)
+        return int(places is None or any(contains(one, place) for one in places))
     own = {"any": files.ports(kind), **files.hosts(kind)}
     return bits(span for host, ports in own.items() if contains(host, place) for span in ports)
 
@@ -136,7 +145,7 @@ def test_hosts_and_sockets_are_combined_exactly(a, b):
 def test_differences_of_hosts_and_sockets_are_exact_and_told_once(a, b):
     told = algebra.differences(a, b)
     assert len({difference.line for difference in told}) == len(told)
-    for kind, start in (("connect", "tcp connect"), ("unix", "unix connect")):
+    for kind, start in {"connect": "tcp connect", **BARE}.items():
         own = [difference for difference in told if difference.line.startswith(start)]
         places = {line.removeprefix(start).strip() or "any": (more, less) for line, more, less in own}
         for place in SEEN[kind]:
@@ -153,7 +162,7 @@ def test_differences_of_hosts_and_sockets_are_exact_and_told_once(a, b):
 
 def of(kind, words):
     """What words of a difference grant."""
-    if kind == "unix" or not words:
+    if kind in BARE or not words:
         return int(bool(words))
     return bits(parse(f"tcp connect: {words}").policy.files.connect)
 

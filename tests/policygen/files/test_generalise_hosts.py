@@ -6,14 +6,15 @@ import pytest
 
 from policygen.files.generalise import added, begun, beside_hosts, learned
 from policygen.files.generalise_hosts import connects_by_host, lacks, learned_sockets, suffixes
-from policygen.grants import NOT_CONFINED, Files
+from policygen.grants import NOT_CONFINED, Files, written
 from policygen.language.document import parse
 
-NONE = (("udp send", "none", ""), ("unix connect", "none", ""))
+NONE = (("udp send", "none", ""), ("unix connect", "none", ""), ("dns query", "none", ""))
 
 
 def run(*uses):
-    """A run with these uses: `tcp connect HOST: PORT`, `udp send HOST: PORT`, `name NAME: ADDRESS` or `unix connect SOCKET`."""
+    """A run with these uses: `tcp connect HOST: PORT`, `udp send HOST: PORT`, `name NAME: ADDRESS`, `unix connect SOCKET` or
+    `dns query NAME`."""
     rows = set()
     for use in uses:
         what, _, value = use.rpartition(": ")
@@ -26,11 +27,15 @@ def run(*uses):
 
 def lines(*runs, exact=False):
     granted = learned(runs, exact=exact).files.lines()
-    return [line if line.startswith("unix") else f"{line}: {value}" for line, value in granted.items() if value != "none"]
+    return [written(line, value) for line, value in granted.items() if value != "none"]
 
 
 def tcp(*hosts):
     return run(*(f"tcp connect {host}: 443" for host in hosts))
+
+
+def asks(*names):
+    return run(*(f"dns query {name}" for name in names))
 
 
 RULES = (
@@ -76,6 +81,21 @@ RULES = (
     ("a random folder", [run("unix connect $TMPDIR/tmpk3j_9x2a/s")], ["unix connect $TMPDIR"]),
     ("names that vary", [run("unix connect @it/a"), run("unix connect @it/b")], ["unix connect @it/*"]),
     ("paths that vary", [run("unix connect ./run/a"), run("unix connect ./run/b")], ["unix connect ./run"]),
+    ("a name that is looked up", [asks("_sip._udp.x.org")], ["dns query _sip._udp.x.org"]),
+    ("two of a parent stay", [asks("a.x.org"), asks("b.x.org")], 2),
+    ("those that vary", [asks("n1.x.org", "n2.x.org"), asks("n3.x.org")], ["dns query *.x.org"]),
+    ("many", [asks(*(f"4.3.2.{last}.zen.x.org" for last in range(8)))], ["dns query *.zen.x.org"]),
+    ("never below a public suffix", [asks(*(f"n{number}.co.uk" for number in range(8)))], 8),
+    (
+        "the name above those that vary",
+        [asks("n1.x.org", "n2.x.org", "x.org"), asks("n3.x.org")],
+        ["dns query *.x.org", "dns query x.org"],
+    ),
+    (
+        "apart from those that are used",
+        [run("tcp connect n1.x.org: 443", "dns query n2.x.org", "dns query n3.x.org", "name n1.x.org: 192.0.2.1")],
+        ["tcp connect n1.x.org: 443", "dns query n2.x.org", "dns query n3.x.org"],
+    ),
     ("not all of /run", [run("unix connect /run/a"), run("unix connect /run/b")], 2),
 )
 
@@ -106,7 +126,7 @@ def test_the_order_of_runs_does_not_matter(runs) -> None:
 @pytest.mark.parametrize("runs", [rule[1] for rule in RULES], ids=[rule[0] for rule in RULES])
 def test_a_policy_holds_it(runs) -> None:
     files = learned(runs).files
-    text = "\n".join(line if line.startswith("unix connect ") else f"{line}: {value}" for line, value in files.lines().items())
+    text = "\n".join(written(line, value) for line, value in files.lines().items())
     assert parse(f"callfence 1\narch x86_64\n{text}\n").policy.files == files
 
 
@@ -122,7 +142,7 @@ def test_suffixes_have_two_labels() -> None:
 
 # What a policy gets
 
-HOSTS = Files(None, (), (), (), ())
+HOSTS = Files(None, (), (), (), (), query=())
 """A policy that confines hosts and grants none."""
 
 
@@ -140,7 +160,8 @@ def test_what_is_granted_stays_as_it_is() -> None:
 
 def test_a_name_whose_addresses_are_granted_needs_nothing() -> None:
     uses = run("tcp connect db.example.org: 5432", "name db.example.org: 10.1.2.3", "name db.example.org: 10.1.2.4")
-    assert not lacks(Files(None, (), (), (), (), {"10.0.0.0/8": ((5432, 5432),)}), uses)
+    assert not lacks(Files(None, (), (), ((53, 53),), (), {"10.0.0.0/8": ((5432, 5432),)}), uses)
+    assert lacks(Files(None, (), (), (), (), {"10.0.0.0/8": ((5432, 5432),)}), uses), "but to be looked up"
     assert lacks(Files(None, (), (), (), (), {"10.1.2.3": ((5432, 5432),)}), uses)
     assert lacks(Files(None, (), (), (), (), {"10.0.0.0/8": ((443, 443),)}), uses)
 
@@ -170,3 +191,48 @@ def test_name_servers_are_no_port_where_hosts_are_known() -> None:
     uses = tuple(sorted((*tcp("x.org"), ("udp connect", "53", "/bin/it"))))
     assert learned([uses]).files.connect == ()
     assert learned([uses], hosts=False).files.connect == ((53, 53), (443, 443))
+
+
+# Names that are looked up
+
+
+def test_a_policy_gets_names_that_no_line_has() -> None:
+    files = Files(None, (), (), (), (), {"*.x.org": ((443, 443),)}, query=("*.y.org",))
+    uses = asks("a.x.org", "a.y.org", "z.org")
+    assert lacks(files, uses)
+    after = added(files, [uses], uses)
+    assert (after.query, after.connect_to) == (("*.y.org", "z.org"), files.connect_to)
+    assert not lacks(after, uses)
+
+
+def test_the_first_name_of_a_host_confines_what_is_looked_up() -> None:
+    files = Files(None, (), (), ((53, 53),), (), {"192.0.2.1": ((443, 443),)})
+    old, new = asks("old.org"), run("tcp connect a.org: 443", "name a.org: 192.0.2.9", "dns query new.org")
+    assert not lacks(files, old), "its UDP lines let it ask"
+    assert added(files, [old], beside_hosts(old)) == files
+    assert added(files, [old, new], beside_hosts(new)).query == ("new.org", "old.org")
+
+
+def test_a_policy_that_lets_no_name_server_be_asked_gets_names() -> None:
+    files = Files(None, (), (), (), ())
+    assert lacks(files, asks("a.org"))
+    assert added(files, [asks("a.org")], asks("a.org")).query == ("a.org",)
+
+
+def test_names_that_are_used_through_other_lines_are_looked_up() -> None:
+    """Where ports of any host are granted, or the addresses of a name, no line about ports has the name."""
+    uses = run("tcp connect a.org: 443", "name a.org: 192.0.2.9", "tcp connect localhost: 443")
+    for files in (
+        Files(None, ((443, 443),), (), (), (), query=("b.org",)),
+        Files(None, (), (), (), (), {"192.0.2.9": ((443, 443),), "127.0.0.0/8": ((443, 443),), "localhost": ((443, 443),)}),
+    ):
+        after = added(files, [uses], beside_hosts(uses) if files.connect_to else uses)
+        assert "a.org" in after.query and "localhost" not in after.query
+        assert not lacks(after, uses)
+
+
+def test_exact_names_are_looked_up() -> None:
+    runs = [asks("n1.x.org", "n2.x.org"), asks("n3.x.org")]
+    assert added(HOSTS, runs, runs[1], exact=True).query == ("n3.x.org",)
+    assert added(HOSTS, runs, runs[1]).query == ("*.x.org",)
+    assert "differ" in learned(runs).why["dns query *.x.org"]

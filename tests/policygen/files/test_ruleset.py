@@ -76,7 +76,7 @@ def test_a_port_of_one_host_is_one_of_all_hosts_for_landlock():
 @pytest.mark.parametrize(
     ("text", "kinds"),
     [
-        ("read: allow", ("paths", "connect", "bind", "send", "unix")),
+        ("read: allow", ("paths", "connect", "bind", "send", "unix", "query")),
         ("sendto: flags == 0", ("paths", "connect", "bind")),
         ("connect: allow", ("paths", "bind")),
         ("default allow\nread: allow", ()),

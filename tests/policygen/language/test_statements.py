@@ -121,10 +121,42 @@ def test_what_confines_hosts_and_sockets():
 
     assert files("unix connect: none") == Files(unix=())
     assert files("unix connect any") == files("unix connect: any") == Files(unix=("any",))
+    assert files("dns query: none") == Files(query=())
+    assert files("dns query any") == files("dns query: any") == Files(query=("any",))
+    assert files("dns query B.example.ORG.\ndns query *.a.org") == Files(query=("*.a.org", "b.example.org"))
     assert files("udp send: none") == Files(send=())
     at_host = Files(connect=(), connect_to={"10.0.0.1": ((80, 80),)})
     assert files("tcp connect 10.0.0.1: 80") == at_host
     assert files("tcp connect: none\ntcp connect 10.0.0.1: 80") == at_host, "no ports of any host, beside others"
+
+
+def test_names_of_hosts_confine_what_is_looked_up():
+    def files(text):
+        return parse(text).policy.files
+
+    assert files("tcp connect a.org: 80").query == files("udp send *.org: 80").query == ()
+    assert files("tcp connect a.org: 80\ndns query: none") == files("tcp connect a.org: 80")
+    assert files("tcp connect a.org: 80\ndns query: any").query == ("any",)
+    assert files("tcp connect a.org: 80\ndns query b.org").query == ("b.org",)
+    assert files("tcp connect 10.0.0.1: 80").query is None
+    assert "dns" not in parse("tcp connect a.org: 80\ndns query: none").text()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("dns query 10.0.0.1", "10.0.0.1 is an address, and only names are looked up"),
+        ("dns query 2001:db8::/32", "2001:db8::/32 is an address"),
+        ("dns query a.org: 53", "dns query NAME has no colon"),
+        ("dns query: 53", "expected one of none, any"),
+        ("dns queries", "query"),
+        ("dns query *", "`*` can only be the whole first label"),
+    ],
+)
+def test_lines_about_names_that_are_no_such_lines(line, message):
+    with pytest.raises(PolicyError) as caught:
+        parse(f"callfence 1\n{line}\n")
+    assert message in f"{caught.value} {caught.value.hint}"
 
 
 def test_the_comment_of_a_line_that_grants_nothing_beside_others_stays():
@@ -142,11 +174,12 @@ def test_an_included_file_may_say_none_where_the_policy_names_hosts():
 
 
 PIECES = [
-    "tcp connect", "tcp bind", "udp send", "unix connect", " ", ": ", ":", ",", "443", "8000-8099", "any", "none", "10.0.0.0/8",
-    "[", "]", "2001:db8::1", "::", "/32", "%eth0", "*.", "a.example", "B.example.", "@n", "@n*", "/run/x", '"/a b"', "./s", "#",
+    "tcp connect", "tcp bind", "udp send", "unix connect", "dns query", " ", ": ", ":", ",", "443", "8000-8099", "any", "none",
+    "10.0.0.0/8", "[", "]",
+    "2001:db8::1", "::", "/32", "%eth0", "*.", "a.example", "B.example.", "@n", "@n*", "/run/x", '"/a b"', "./s", "#",
     "\n", "-", "é", "1",
 ]  # fmt: skip
-STARTS = ["", "tcp connect ", "udp send ", "unix connect "]
+STARTS = ["", "tcp connect ", "udp send ", "unix connect ", "dns query "]
 
 
 @settings(deadline=None)

@@ -53,7 +53,7 @@ class Network:
 
     def lines(self) -> list[str]:
         """The lines of the policy about ports, hosts and sockets, without those that grant nothing."""
-        starts = ("tcp ", "udp ", "unix ")
+        starts = ("tcp ", "udp ", "unix ", "dns ")
         return [line for line in self.policy.read_text().splitlines() if line.startswith(starts) and not line.endswith("none")]
 
     def rows(self, run: int = -1) -> list[tuple[str, str]]:
@@ -149,7 +149,7 @@ LOOKS_UP = "import socket; print(socket.getaddrinfo('api.example.org', 1))"
 
 def test_who_only_looks_names_up_may_ask_the_name_server(network: Network) -> None:
     network.learn("/usr/bin/python3", "-c", LOOKS_UP)
-    assert network.lines() == ["udp send 127.0.0.53: 53"]
+    assert network.lines() == ["dns query api.example.org"]
 
 
 def test_what_is_learned_is_enforced(network: Network, commands: Commands) -> None:
@@ -183,7 +183,7 @@ def test_a_bound_holds_for_hosts(plain: Path, network: Network) -> None:
 def test_a_name_opens_no_address_of_this_host(plain: Path, network: Network) -> None:
     network.learn(plain, "tcp", "near.example.org", "8080")
     network.learn(plain, "tcp", "localhost", "8080")
-    assert network.lines() == ["tcp connect 127.1.2.3: 8080", "tcp connect localhost: 8080", "udp send 127.0.0.53: 53"]
+    assert network.lines() == ["tcp connect 127.1.2.3: 8080", "tcp connect localhost: 8080", "dns query near.example.org"]
 
 
 def test_unix_sockets(plain: Path, network: Network) -> None:
@@ -231,7 +231,7 @@ def test_ports_become_hosts_when_all_runs_have_them(plain: Path, network: Networ
     network.learn(plain, "tcp", "api.example.org", "8080", flags=())
     assert network.lines() == ["tcp connect: 53, 8080"]
     text = network.learn(plain, "tcp", "api.example.org", "8080").stderr.decode()
-    assert network.lines() == ["tcp connect: 53, 8080"]
+    assert network.lines() == ["tcp connect: 53, 8080", "dns query api.example.org"]
     assert "`tcp connect: 53, 8080` stays, since hosts were not recorded in run 1" in text
     (network.folder / ".callfence" / "it.rec").unlink()
     network.learn(plain, "tcp", "api.example.org", "8080")
