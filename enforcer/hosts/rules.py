@@ -35,7 +35,7 @@ def encode(files: Files) -> bytes:
     Only LANDLOCKS can be left to Landlock, unless another policy needs the helper: what that makes, Landlock does not judge."""
     each = [f"{line}: {granted}" for line, granted in files.lines().items() if line.startswith(_PORTS)]
     for start, use in _STARTS.items():
-        if start not in _PORTS and (places := getattr(files, use, None)) is not None:
+        if start not in _PORTS and (places := getattr(files, use)) is not None:
             each += [f"{start} {place}: " for place in places] or [f"{start}: none"] * (use != "query")
     return "\0".join(each).encode("utf-8", "surrogateescape")
 

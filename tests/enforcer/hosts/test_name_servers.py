@@ -17,7 +17,7 @@ NETWORK = Path(__file__).parents[2] / "support" / "networks" / "network.py"
 NAMES = {"www.example.org": ["192.0.2.4"]}
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own takes root")
 BEGIN = """
-import errno, os, socket
+import errno, os, socket, time
 def ask(server, family=socket.AF_INET, name="www.example.org"):
     asks = socket.socket(family, socket.SOCK_DGRAM)
     asks.settimeout(5)
@@ -26,10 +26,25 @@ def ask(server, family=socket.AF_INET, name="www.example.org"):
     asks.send(query + b"\\0\\0\\1\\0\\1")
     return asks.recv(4096)
 def configure(text):
-    with open("/etc/resolv.conf", "w") as file:
+    # Another process changes /etc/resolv.conf, since the program itself would not be believed.
+    with open("new", "w") as file:
         file.write(text)
+    os.rename("new", "go")
+    while os.path.exists("go"):
+        time.sleep(0.01)
 socket.create_connection(("www.example.org", 8080)).close()
 """
+
+
+CHANGES = """
+while kill -0 $$; do
+    if [ -e go ]; then cat go > /etc/resolv.conf; rm go; fi
+    sleep 0.02
+done 2> /dev/null &
+exec "$@"
+"""
+"""Runs a command, and changes /etc/resolv.conf when it asks for that, as long as it runs."""
+KEEPING = "path /: read, execute\npath /proc: read, write\npath /dev: read, write\npath .: any\n"
 
 
 def said(commands: Commands, folder: Path, program: str) -> tuple[bytes, str]:
@@ -38,11 +53,13 @@ def said(commands: Commands, folder: Path, program: str) -> tuple[bytes, str]:
     own = [sys.executable, NETWORK, json.dumps(NAMES)]
     # What it needs besides hosts is learned where nothing is at these addresses.
     learns = f"{BEGIN}\nask('127.0.0.53'); configure(''); configure('nameserver 127.0.0.53\\n'); print(os.uname().nodename)"
-    ran = commands.plain([*own, *commands.learning(policy, "--hosts"), "/usr/bin/python3", "-c", learns], folder)
+    changes = ["sh", "-c", CHANGES, "sh"]
+    ran = commands.plain([*own, *changes, *commands.learning(policy, "--hosts"), "/usr/bin/python3", "-c", learns], folder)
     assert ran.returncode == 0, ran.stderr
     lines = [line for line in policy.read_text().splitlines() if line.startswith(("tcp connect", "udp send"))]
     assert lines == ["tcp connect www.example.org: 8080", "udp send: none"]
-    words = [*commands.enforcing(policy, log), "/usr/bin/python3", "-c", BEGIN + program]
+    policy.write_text(policy.read_text() + KEEPING)
+    words = ["sh", "-c", CHANGES, "sh", *commands.enforcing(policy, log), "/usr/bin/python3", "-c", BEGIN + program]
     ran = commands.plain([*own, *words], folder)
     assert ran.returncode == 0, ran.stderr.decode() + log.read_text()
     return ran.stdout, log.read_text() if log.exists() else ""
