@@ -2,8 +2,8 @@
 
 The answers of name servers are read from the program's memory at the exit of the call that received them: no copy of the socket
 has them any more when the next call connects, and a copy that is read before may be read too early.  So from a call that
-connects or sends to port 53 until the socket is closed, the calls of the process stop, whatever its filters let run; but no more
-than `WATCHED` calls of each thread after one by which something went over the socket.
+connects or sends to port 53 until the socket is closed, the calls of the process stop, whatever its filters let run; but no
+more than `WATCHED` calls of each thread after one by which something went over the socket.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class _Probe(NamedTuple):
 
     row: tuple[str, str, int, str]
     task: Task
+    socket: str
+    """Its name, `socket:[INODE]`."""
     asked: bool
     """Whether the program has asked for its own address on it."""
 
@@ -172,7 +174,7 @@ class HostWatcher:
         if is_probe:
             # C libraries and Go connect so to each address that they have looked up, to see by which of its own addresses this
             # machine would reach it (RFC 6724), and send nothing.
-            self._probes[place] = _Probe(row, task, asked=False)
+            self._probes[place] = _Probe(row, task, inode_of(*place), asked=False)
             self._calls.watch(task, event, _PROBED)
         if peer.port == DNS:
             self._lookups.begin(inode_of(*place), *place, is_stream=use == "connect")
@@ -212,8 +214,9 @@ class HostWatcher:
         call = call_of(task, event)
         place = (task.tgid, call.descriptor)
         if call.name == "close":
-            self._settle(task, call.descriptor)
-            self._lookups.closed(*place)
+            now = inode_of(*place)
+            self._settle(task, call.descriptor, now)
+            self._lookups.closed(*place, now)
         elif call.name == "getsockname":
             if place in self._probes:
                 self._probes[place] = self._probes[place]._replace(asked=True)
@@ -237,11 +240,15 @@ class HostWatcher:
             for message in lookup.received(contents(task, call, result)):
                 self._answered |= self._names.answered(message, task.tgid, task.executable)
 
-    def _settle(self, task: Task, descriptor: int) -> None:
+    def _settle(self, task: Task, descriptor: int, now: str = "") -> None:
         """When a descriptor is closed or connected: it was only looked up whether its address can be reached, if nothing was
-        sent."""
-        probe = self._probes.pop((task.tgid, descriptor), None)
-        if probe is not None and not probe.asked:
+        sent.  `now`: the socket that another thread has opened under the same number, which is left alone."""
+        place = task.tgid, descriptor
+        probe = self._probes.get(place)
+        if probe is None or (now and probe.socket == now):
+            return
+        del self._probes[place]
+        if not probe.asked:
             self._uses.add(probe.row)
 
     def _lapsed(self, task: Task) -> None:

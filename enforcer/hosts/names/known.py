@@ -42,8 +42,8 @@ class Names:
         self._configuration = _Watched(_CONFIGURATION)
         self._from_file: dict[bytes, list[str]] = {}
         self._servers: dict[bytes, None] = {}
-        """The addresses of the name servers, 4 or 16 bytes each, since the program has begun: it may have read them then, and ask
-        those until it ends."""
+        """The addresses of the name servers, 4 or 16 bytes each, since the program has begun: it may have read them then,
+        and ask those until it ends."""
         self._search: tuple[str, ...] = ()
         self._read_hosts()
         self._read_configuration()
