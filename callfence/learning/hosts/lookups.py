@@ -58,10 +58,12 @@ class Lookups:
         """Return the socket of this name, if it asks name servers."""
         return self._by_name.get(name)
 
-    def closed(self, process: int, descriptor: int) -> None:
-        """Forget the sockets that a process named by this descriptor."""
+    def closed(self, process: int, descriptor: int, now: str) -> None:
+        """Forget the sockets that a process named by this descriptor, except `now`, which another thread has opened under the
+        same number."""
         for name in [name for name, lookup in self._by_name.items() if (process, descriptor) in lookup.places]:
-            del self._by_name[name]
+            if name != now:
+                del self._by_name[name]
 
     def is_waiting(self, process: int) -> bool:
         """Return whether a process may still get an answer: it has such a socket open, on which it may ask again at any time,

@@ -67,6 +67,8 @@ class _Probe(NamedTuple):
 
     row: tuple[str, str, int, str]
     task: Task
+    socket: str
+    """Its name, `socket:[INODE]`."""
     asked: bool
     """Whether the program has asked for its own address on it."""
 
@@ -180,7 +182,7 @@ class HostWatcher:
         if is_probe:
             # C libraries and Go connect so to each address that they have looked up, to see by which of its own addresses this
             # machine would reach it (RFC 6724), and send nothing.
-            self._probes[place] = _Probe(row, task, asked=False)
+            self._probes[place] = _Probe(row, task, inode_of(*place), asked=False)
             self._calls.watch(task, event, _PROBED)
         if peer.port == DNS:
             self._lookups.begin(inode_of(*place), *place, is_stream=use == "connect")
@@ -228,8 +230,9 @@ class HostWatcher:
         call = call_of(task, event)
         place = (task.tgid, call.descriptor)
         if call.name == "close":
-            self._settle(task, call.descriptor)
-            self._lookups.closed(*place)
+            now = inode_of(*place)
+            self._settle(task, call.descriptor, now)
+            self._lookups.closed(*place, now)
         elif call.name == "getsockname":
             if place in self._probes:
                 self._probes[place] = self._probes[place]._replace(asked=True)
@@ -255,11 +258,15 @@ class HostWatcher:
         if self._names.is_full:
             self._gap(f"the program looks up more than {MOST_NAMES:,} names: not all were recorded")
 
-    def _settle(self, task: Task, descriptor: int) -> None:
+    def _settle(self, task: Task, descriptor: int, now: str = "") -> None:
         """When a descriptor is closed or connected: it was only looked up whether its address can be reached, if nothing was
-        sent."""
-        probe = self._probes.pop((task.tgid, descriptor), None)
-        if probe is not None and not probe.asked:
+        sent.  `now`: the socket that another thread has opened under the same number, which is left alone."""
+        place = task.tgid, descriptor
+        probe = self._probes.get(place)
+        if probe is None or (now and probe.socket == now):
+            return
+        del self._probes[place]
+        if not probe.asked:
             self._use(probe.row)
 
     def _lapsed(self, task: Task) -> None:

@@ -333,6 +333,21 @@ def test_a_socket_to_the_name_server_that_is_kept_open(network: Network, flags: 
     ]
 
 
+AT_ONCE = """
+import socket
+from concurrent.futures import ThreadPoolExecutor
+def ask(number):
+    socket.create_connection((("www", "api")[number % 2] + ".example.org", 8080)).close()
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(ask, range(100)))
+"""
+
+
+def test_threads_that_look_names_up_at_once(network: Network) -> None:
+    network.learn("/usr/bin/python3", "-c", AT_ONCE)
+    assert network.lines() == ["tcp connect api.example.org: 8080", "tcp connect www.example.org: 8080"]
+
+
 ECHOES = """
 import socket, sys
 probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
