@@ -43,11 +43,6 @@ class Question(NamedTuple):
     end: int
     """The number of bytes up to the end of the question."""
 
-    @property
-    def raw_name(self) -> slice:
-        """The place of the name in the message."""
-        return slice(HEAD, self.end - 4)
-
 
 class Answer(NamedTuple):
     """What an answer says of the name that was asked for."""
