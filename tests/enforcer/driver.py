@@ -30,7 +30,7 @@ if __name__ == "__main__":
         environment.append(os.fsencode(argv.pop(0)))
     denied = [int(number) for number in numbers.split(",") if number]
     try:
-        run([os.fsencode(one) for one in argv], environment, [program(denied)], arm, None)
+        run([os.fsencode(one) for one in argv], environment, [program(denied)], arm, None, may_listen=True)
     except CallfenceError as error:
         print(f"enforce: {error}", file=sys.stderr)
         sys.exit(error.status if isinstance(error, EnforceError) else FAILED)

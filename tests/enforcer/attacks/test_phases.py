@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+INCLUDE = os.path.join(os.path.dirname(__file__), *[".."] * 3, "include")
 WITH_LIMIT = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
@@ -57,7 +58,7 @@ def test_a_process_without_a_free_descriptor_enters_its_phase(place, attacker, p
 @pytest.mark.parametrize("line", ["", "phases optional\n"])
 def test_nobody_is_told_to_be_in_a_phase_that_is_not(place, attacker, line):
     """lie.c: there is no memory for the filter of the phase."""
-    (place.folder / attacker("phases/lie", f"-I{os.getcwd()}/include")).rename(place.folder / "program")
+    (place.folder / attacker("phases/lie", f"-I{INCLUDE}")).rename(place.folder / "program")
     program = "./program"
     text = (place.folder / "lie.policy").read_text().replace("implied 1\n", f"implied 1\n{line}")
     place.policy(text, "lie.policy")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import pytest
+
+INCLUDE = Path(__file__).parents[3] / "include"
 
 POLICY = (
     "default {}\nimplied 1\nphase serving after epoll_wait\n{}clone: allow\nepoll_create1: allow\nepoll_pwait: allow\n"
@@ -27,7 +29,7 @@ KILLED = "cannot enter its phase and is killed, because "
     ],
 )  # fmt: skip
 def test_no_way_leads_around_the_phase(place, attacker, way, default, entries, rounds, status, stdout, stderr):
-    (place.folder / attacker("ways/ways", f"-I{os.getcwd()}/include")).rename(place.folder / "program")
+    (place.folder / attacker("ways/ways", f"-I{INCLUDE}")).rename(place.folder / "program")
     place.policy(POLICY.format(default, entries), "program.policy")
     for _ in range(rounds):
         done = place.enforce("-p", "program.policy", "./program", way, timeout=30)

@@ -186,11 +186,11 @@ def test_a_name_opens_no_address_of_this_host(plain: Path, network: Network) -> 
     assert network.lines() == ["tcp connect 127.1.2.3: 8080", "tcp connect localhost: 8080", "dns query near.example.org"]
 
 
-def test_unix_sockets(plain: Path, network: Network) -> None:
+def test_unix_sockets(plain: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     (network.folder / "run").mkdir()
     (network.folder / "link").symlink_to("run")
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-        os.chdir(network.folder)
+        monkeypatch.chdir(network.folder)
         server.bind("run/db")
         server.listen(4)
         other.bind("grams")

@@ -39,9 +39,9 @@ def test_a_process_waits_for_its_own_sockets() -> None:
     lookups = Lookups()
     lookups.begin("socket:[1]", 7, 3, is_stream=False)
     assert (lookups.is_waiting(7), lookups.is_waiting(8)) == (True, False)
-    lookups.closed(8, 3)
+    lookups.closed(8, 3, "")
     assert lookups.get("socket:[1]")
-    lookups.closed(7, 3)
+    lookups.closed(7, 3, "")
     assert lookups.get("socket:[1]") is None
     assert not lookups.is_waiting(7)
 
