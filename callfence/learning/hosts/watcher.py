@@ -234,16 +234,20 @@ class HostWatcher:
             self._settle(task, call.descriptor, now)
             self._lookups.closed(*place, now)
         elif call.name == "getsockname":
-            if place in self._probes:
+            if self._is_probe(place):
                 self._probes[place] = self._probes[place]._replace(asked=True)
             return
-        elif call.name in _WRITING and place in self._probes:
+        elif call.name in _WRITING and self._is_probe(place):
             self._use(self._probes.pop(place).row)
         elif call.name in (*_RECEIVING, *_WRITING) and result > 0:
             self._passed(task, call, result)
         else:
             return
         self._rest(task)
+
+    def _is_probe(self, place: tuple[int, int]) -> bool:
+        """Return whether a process's descriptor names a socket that may only probe, not one that has its number since."""
+        return place in self._probes and self._probes[place].socket == inode_of(*place)
 
     def _passed(self, task: Task, call: Call, result: int) -> None:
         """Read what came over a socket, if it is one by which a program asks name servers, and watch the task for more."""
