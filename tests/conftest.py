@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ import needed
 import pytest
 import set_up
 from needed import require
+from packages import copy_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -91,10 +91,6 @@ class Commands:
         return [line for line in lines if line.get("level") != "note"]
 
 
-PURE = ("callfence", "enforcer", "policygen", "tracer", "ptrace", "pyseccomp.py", "rich", "pygments")
-"""What the commands import."""
-
-
 @dataclass(frozen=True, slots=True)
 class Nobody:
     """An unprivileged user."""
@@ -112,15 +108,7 @@ def nobody() -> Iterator[Nobody]:
         pytest.skip("becoming another user takes root; without it every test is this one")
     folder = Path(tempfile.mkdtemp(prefix="callfence-test-"))
     packages = folder / "packages"
-    packages.mkdir()
-    for name in PURE:
-        spec = importlib.util.find_spec(name.removesuffix(".py"))
-        assert spec is not None and spec.origin is not None
-        source = Path(spec.origin)
-        if name.endswith(".py"):
-            shutil.copy(source, packages / name)
-        else:
-            shutil.copytree(source.parent, packages / name)
+    copy_packages(packages, "rich", "pygments")
     subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
     folder.chmod(0o777)
     become = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all")

@@ -9,7 +9,6 @@ table.py makes a page of them.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -26,14 +25,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+
 from circumstances import BASE, CIRCUMSTANCES, Circumstance, Run
+from packages import copy_packages
 from programs import NUMBERS, PROGRAMS, SERVERS, SOURCES, Program, Server
 from start import adopt_orphans, children, descendants, is_waiting, runs, started, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PACKAGES = ("callfence", "enforcer", "policygen", "tracer", "ptrace", "pyseccomp.py")
 MODES = {"exact": ["--exact"], "implied": [], "rehearsed": []}
 """Options of the two learns."""
 SIZES = {"input": 200, "other": 333, "large": 20_000, "empty": 0, "a b": 100, "secret": 100}
@@ -70,16 +71,9 @@ class Place:
 
 def prepare(root: Path) -> Place:
     place = Place(root)
-    for name in ("packages", "home", "built"):
+    for name in ("home", "built"):
         (root / name).mkdir()
-    for name in PACKAGES:
-        spec = importlib.util.find_spec(name.removesuffix(".py"))
-        assert spec is not None and spec.origin is not None, name
-        source = Path(spec.origin)
-        if name.endswith(".py"):
-            shutil.copy(source, root / "packages")
-        else:
-            shutil.copytree(source.parent, root / "packages" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_packages(root / "packages")
     shutil.copytree(SOURCES, root / "sources")
     subprocess.run(["g++", "-O2", "-pthread", "-o", root / "built/futures", SOURCES / "futures.cc"], check=True)
     subprocess.run(["gcc", "-O2", "-static", "-o", root / "built/static", SOURCES / "static.c"], check=True)

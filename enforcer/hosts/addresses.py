@@ -56,13 +56,19 @@ def peer_of(address: bytes, domain: int, *, sends: bool) -> Peer | None:
         if len(address) < _SHORTEST[family]:
             return None
         host = address[4:8] if family == AF_INET else address[8:24]
-        if host.startswith(_MAPPED) and len(host) == 16:
-            host = host[12:]
-        return Peer(family, _LOOPBACK.get(host, host), int.from_bytes(address[2:4], "big"))
+        return Peer(family, plain(host), int.from_bytes(address[2:4], "big"))
     if family == AF_UNIX:
         path = address[2:110]
         return Peer(family, path=path if path[:1] == b"\0" else path.partition(b"\0")[0])
     return Peer(family)
+
+
+def plain(host: bytes) -> bytes:
+    """Return an IP address of 4 or 16 bytes as it is used: one of IPv4 that is written as IPv6 has 4 bytes, and the unspecified
+    address is that of this host itself."""
+    if len(host) == 16 and host.startswith(_MAPPED):
+        host = host[12:]
+    return _LOOPBACK.get(host, host)
 
 
 def explicit(address: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -142,11 +141,3 @@ def read_terminal(terminal: io.FileIO) -> bytes:
         return terminal.read(4096)
     except OSError:
         return b""
-
-
-def found(name: str) -> Path:
-    """The path of a top-level package or module."""
-    spec = importlib.util.find_spec(name.removesuffix(".py"))
-    assert spec is not None and spec.origin is not None, name
-    origin = Path(spec.origin)
-    return origin.parent if origin.name == "__init__.py" else origin

@@ -17,7 +17,6 @@ Everything runs in namespaces of its own, and ends with them.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -31,6 +30,8 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from hosts_circumstances import CIRCUMSTANCES, Circumstance, target_of
 from hosts_network import (
@@ -50,13 +51,11 @@ from hosts_network import (
     reached,
 )
 from hosts_programs import PROGRAMS, SOURCES, Program, build, fill
+from packages import copy_packages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("callfence", "enforcer", "policygen", "tracer", "ptrace", "pyseccomp.py")
-"""The packages and modules of callfence, and those that it needs."""
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 NAMES = {
     **{name: [*ROTATING, *ROTATING6] for name in ("api", "big", "slow", "git", "pypi", "registry", "deb", "srv", "*.many")},
@@ -320,16 +319,9 @@ def inside(options: argparse.Namespace, root: Path) -> None:
 
 
 def prepare(root: Path) -> None:
-    for name in ("packages", "built", "policies", "logs", "work"):
+    for name in ("built", "policies", "logs", "work"):
         (root / name).mkdir()
-    for name in COPIED:
-        spec = importlib.util.find_spec(name.removesuffix(".py"))
-        assert spec is not None and spec.origin is not None, name
-        source = Path(spec.origin)
-        if name.endswith(".py"):
-            shutil.copy(source, root / "packages")
-        else:
-            shutil.copytree(source.parent, root / "packages" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_packages(root / "packages")
     shutil.copytree(SOURCES, root / "sources")
     build(root / "built")
     root.chmod(0o755)

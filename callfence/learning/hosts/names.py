@@ -9,7 +9,7 @@ from collections import defaultdict
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from callfence.learning.hosts.reading import plain
+from enforcer.hosts.addresses import plain
 from enforcer.hosts.names.dns import DnsError, answer_of, question_of
 from policygen.hosts import HostError, canonical, is_name
 

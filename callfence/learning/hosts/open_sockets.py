@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from callfence.learning.hosts.reading import Peer, plain
 from callfence.learning.ports import CONNECTED, LISTENS, inodes
+from enforcer.hosts.addresses import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def open_sockets(process: int) -> Iterator[tuple[str, Peer]]:
-    """Yield `connect` or `send` and the remote address for each connected socket of a process.  What cannot be read is left
-    out, and so are sockets that a client has connected."""
+def open_sockets(process: int) -> Iterator[tuple[str, bytes, int]]:
+    """Yield `connect` or `send`, the remote IP address and its port for each connected socket of a process.  What cannot be
+    read is left out, and so are sockets that a client has connected."""
     own = {*inodes(process)}
     for name, use in (("tcp", "connect"), ("tcp6", "connect"), ("udp", "send"), ("udp6", "send")):
         try:
@@ -24,7 +24,7 @@ def open_sockets(process: int) -> Iterator[tuple[str, Peer]]:
         listening = {_port(row[1]) for row in rows if row[3] == LISTENS}
         for row in rows:  # proc_net_tcp.rst
             if row[9] in own and row[3] == CONNECTED and _port(row[1]) not in listening and _port(row[2]):
-                yield use, Peer(plain(_address(row[2])), _port(row[2]))
+                yield use, plain(_address(row[2])), _port(row[2])
 
 
 def _port(text: str) -> int:

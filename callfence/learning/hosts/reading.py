@@ -56,14 +56,6 @@ class Call(NamedTuple):
         return self.arguments[0] & 0xFFFFFFFF
 
 
-class Peer(NamedTuple):
-    """The address of a socket of the internet."""
-
-    address: bytes
-    """4 bytes, or 16 of an IPv6 address that is not one of IPv4."""
-    port: int
-
-
 def call_of(task: Task, event: Event) -> Call:
     """Return the call that a task makes by `event`."""
     arch = Arch.from_audit(event.arch) or Arch.X86_64
@@ -146,30 +138,6 @@ def _gathered(task: Task, vector: int, count: int, length: int, word: int) -> by
         parts.append(part)
         length -= len(part)
     return b"".join(parts)
-
-
-# Addresses
-
-
-def peer_of(data: bytes, *, sends: bool = False) -> Peer | None:
-    """Return the address of the internet in a struct sockaddr, which the kernel takes for a nearer one if it is unspecified
-    (ip(7), ipv6(7)); None for any other.  With `sends`, AF_UNSPEC is AF_INET (net/ipv4/udp.c)."""
-    family, port = _number(data, 0, 2), int.from_bytes(data[2:4], "big")
-    if (family == AF_INET or (sends and not family)) and len(data) >= 8:
-        return Peer(plain(data[4:8]), port)
-    if family == AF_INET6 and len(data) >= 24:
-        return Peer(plain(data[8:24]), port)
-    return None
-
-
-def plain(address: bytes) -> bytes:
-    """Return an address of 4 or 16 bytes as it is used: one of IPv4 that is written as IPv6 has 4 bytes, and the unspecified
-    address is this machine's."""
-    if len(address) == 16 and address[:12] == bytes(10) + b"\xff\xff":
-        address = address[12:]
-    if not any(address):
-        return b"\x7f\0\0\1" if len(address) == 4 else bytes(15) + b"\1"
-    return address
 
 
 def protocol(process: int, descriptor: int) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from callfence.learning.hosts.lookups import Lookups
 from callfence.learning.hosts.names import MOST_NAMES, Names, text_of
 from callfence.learning.hosts.reading import (
+    AF_INET,
     AF_UNIX,
     ECHO,
     EXITS,
@@ -26,11 +27,11 @@ from callfence.learning.hosts.reading import (
     call_of,
     contents,
     inode_of,
-    peer_of,
     protocol,
 )
 from callfence.shared.files import working_folder
 from enforcer.files.lookup import look_up
+from enforcer.hosts.addresses import peer_of
 from enforcer.hosts.rules import is_local, is_near
 from enforcer.hosts.unix import NAME_SERVICES
 from policygen.files.calls import DNS, numbers
@@ -44,7 +45,8 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from callfence.learning.hosts.reading import Call, Peer
+    from callfence.learning.hosts.reading import Call
+    from enforcer.hosts.addresses import Peer
     from policygen.files.generalise import Use
     from tracer.abi import Event
     from tracer.calls import Calls
@@ -115,10 +117,10 @@ class HostWatcher:
         from callfence.learning.hosts.open_sockets import open_sockets
 
         for process, executable in processes.items():
-            for use, peer in open_sockets(process):
-                if peer.port == DNS and peer.address in self._names.servers(process):
+            for use, address, port in open_sockets(process):
+                if port == DNS and address in self._names.servers(process):
                     continue
-                self._use((use, self._host(peer, process), peer.port, executable))
+                self._use((use, self._host(address, process), port, executable))
 
     def uses(self) -> tuple[Use, ...]:
         """Return what was recorded, ascending: (`tcp connect HOST` or `udp send HOST`, port, executable), (`unix connect
@@ -158,8 +160,8 @@ class HostWatcher:
             if int.from_bytes(data[:2], "little") == AF_UNIX:
                 self._unix(task, data[2:])
                 continue
-            peer = peer_of(data, sends=call.name != "connect")
-            if peer is None:
+            peer = peer_of(data, AF_INET, sends=call.name != "connect")
+            if peer is None or not peer.host:
                 continue
             if number is None:
                 number = protocol(task.tgid, call.descriptor)
@@ -174,11 +176,11 @@ class HostWatcher:
     def _meets(self, task: Task, event: Event, call: Call, use: str, peer: Peer) -> None:
         """Record that a task connects or sends to an address."""
         assert self._calls is not None
-        host = self._host(peer, task.tgid)
+        host = self._host(peer.host, task.tgid)
         place, row = (task.tgid, call.descriptor), (use, host, peer.port, task.executable)
-        is_server = peer.port == DNS and peer.address in self._names.servers(task.tgid)
+        is_server = peer.port == DNS and peer.host in self._names.servers(task.tgid)
         may_probe = use == "send" and call.name == "connect" and not is_server
-        is_probe = may_probe and (bool(self._names.name_of(peer.address, task.tgid)) or is_near(peer.address))
+        is_probe = may_probe and (bool(self._names.name_of(peer.host, task.tgid)) or is_near(peer.host))
         if is_probe:
             # C libraries and Go connect so to each address that they have looked up, to see by which of its own addresses this
             # machine would reach it (RFC 6724), and send nothing.
@@ -188,7 +190,7 @@ class HostWatcher:
             self._lookups.begin(inode_of(*place), *place, is_stream=use == "connect")
             self._calls.watch(task, event, WATCHED, whole=True)
         if peer.port == DNS and not is_probe:
-            self._servers[use, peer.address, DNS, task.executable] = is_server
+            self._servers[use, peer.host, DNS, task.executable] = is_server
         elif not is_probe:
             self._use(row)
 
@@ -198,10 +200,10 @@ class HostWatcher:
         elif row not in self._uses:
             self._gap(f"the program talks to more than {MOST_USES:,} hosts and ports: not all were recorded")
 
-    def _host(self, peer: Peer, process: int) -> str:
+    def _host(self, address: bytes, process: int) -> str:
         """Return the name by which an address was looked up, else the address; so too for one that no name opens."""
-        name = self._names.name_of(peer.address, process)
-        return name if name and (is_local(name) or not is_near(peer.address)) else text_of(peer.address)
+        name = self._names.name_of(address, process)
+        return name if name and (is_local(name) or not is_near(address)) else text_of(address)
 
     def _unix(self, task: Task, name: bytes) -> None:
         """Record that a task connects or sends to the unix socket of this name (sun_path, as long as it was given)."""

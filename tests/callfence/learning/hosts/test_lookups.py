@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pytest
 from callfence.learning.hosts import names as module
 from callfence.learning.hosts.lookups import Lookup, Lookups
 from callfence.learning.hosts.names import Names, packed, text_of
-from callfence.learning.hosts.reading import Peer, peer_of, plain
+from enforcer.hosts.addresses import Peer, peer_of, plain
 from enforcer.hosts.names.dns import A, query
 
 if TYPE_CHECKING:
@@ -102,7 +103,9 @@ def test_addresses_of_sockets() -> None:
     four = struct.pack("=H", 2) + struct.pack("!H", 443) + packed("192.0.2.1") + bytes(8)
     six = struct.pack("=H", 10) + struct.pack("!H", 443) + bytes(4) + packed("2001:db8::1") + bytes(4)
     unspecified = bytes(2) + four[2:]
-    assert peer_of(four) == Peer(packed("192.0.2.1"), 443)
-    assert peer_of(six) == Peer(packed("2001:db8::1"), 443)
-    assert (peer_of(unspecified), peer_of(unspecified, sends=True)) == (None, Peer(packed("192.0.2.1"), 443))
-    assert [peer_of(data) for data in (b"", four[:7], six[:23], b"\x10\0" + bytes(10))] == [None] * 4
+    reached = Peer(socket.AF_INET, packed("192.0.2.1"), 443)
+    assert [peer_of(four, socket.AF_INET, sends=sends) for sends in (False, True)] == [reached, reached]
+    assert peer_of(six, socket.AF_INET6, sends=False) == Peer(socket.AF_INET6, packed("2001:db8::1"), 443)
+    assert [peer_of(unspecified, socket.AF_INET, sends=sends) for sends in (False, True)] == [Peer(socket.AF_UNSPEC), reached]
+    assert [peer_of(data, socket.AF_INET, sends=False) for data in (b"", four[:15], six[:23])] == [None] * 3
+    assert peer_of(b"\x10\0" + bytes(10), socket.AF_INET, sends=False) == Peer(socket.AF_NETLINK)
