@@ -157,8 +157,10 @@ def _confine(work: _Work, commands: int, answers: int) -> NoReturn:
 
             Follower(program, work.plan, duty, work.stderr, is_executed=work.arm != "now").run()
             duty.finish()
-    except GoneError:
-        os._exit(0)  # not executed, or killed by another process: its own status says so
+    except GoneError:  # not executed, or killed by another process: its own status says so
+        if duty:
+            duty.never_ran()
+        os._exit(0)
     if duty:
         duty.serve()
     os._exit(0)
