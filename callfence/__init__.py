@@ -2,15 +2,22 @@
 
 from callfence.start import __version__
 
-__all__ = ["__version__", "apply", "confine", "enter"]
+__all__ = ["Listener", "Question", "__version__", "apply", "confine", "enter", "run"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from callfence.api import apply, confine, enter
+    from callfence.asking.listener import Listener, Question, run
+
+_ASKING = ("Listener", "Question", "run")
 
 
 def __getattr__(name: str) -> object:
-    """Import `apply`, `confine` and `enter` at their first use, so that commands start without them (PEP 562)."""
+    """Import the API at its first use, so that commands start without it (PEP 562)."""
+    if name in _ASKING:
+        from callfence.asking import listener
+
+        return getattr(listener, name)
     if name in __all__:
         from callfence import api
 

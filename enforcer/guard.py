@@ -50,6 +50,18 @@ FAST_OPEN = {
 }
 """The checks of calls that connect if they have MSG_FASTOPEN."""
 
+TYPING = {
+    "ioctl": Check(
+        linux.numbers_by_arch("ioctl"),
+        [
+            (LOAD, ARGUMENTS + 8),
+            *((EQUAL, command, "not permitted", "") for command in (0x5412, 0x541C)),  # asm-generic/ioctls.h
+            (JUMP, "end"),
+        ],
+    )
+}
+"""The check of calls that type on a terminal (TIOCSTI, TIOCLINUX): a program could answer questions by them."""
+
 
 def guard(filter_: bytes, checks: Mapping[str, Check], opaque: Sequence[str], *, reports: bool) -> bytes:
     """Return the filter after these checks, by their labels.  The calls `opaque` fail if the filter might let them run.

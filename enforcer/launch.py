@@ -69,6 +69,10 @@ def run(
             filter_ = files.guarded(filter_, reports=reporter is not None)
         if hosts and not is_audit:
             filter_ = hosts.guarded(filter_)
+        if reporter and reporter.asking >= 0:
+            from enforcer.guard import TYPING, guard
+
+            filter_ = guard(filter_, TYPING, (), reports=True)
         if not (may_listen or is_audit):
             filter_ = without_listener(filter_)
         linux.check_length(filter_, room=ROOM if reporter else 0)

@@ -61,8 +61,8 @@ LAYERS = {
     """,
     "enforcer": """
         errors kernel later
-        bpf confinement helper listener waiting
-        guard
+        bpf confinement helper hub listener waiting
+        guard pending
         files hosts
         reporting
         duty
@@ -71,7 +71,9 @@ LAYERS = {
     """,
     "callfence": """
         shared start
-        enforcing judging
+        judging
+        asking
+        enforcing
         companion
         learning
         report

@@ -6,19 +6,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.judging.adding import added
 from callfence.shared.files import locked
-from callfence.shared.inputs import parse_entries, run_command
+from callfence.shared.inputs import run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
-from policygen.files.algebra import differences, extended
+from policygen.files.algebra import differences
 from policygen.grants import written
-from policygen.language.document import PolicyError, parse_file
-from policygen.learning.portable import with_equivalents
-from policygen.model import ALLOW, Entry, Policy, alternatives
+from policygen.language.document import parse_file
+from policygen.model import Entry, Policy, alternatives
 from policygen.phases import phase_policies, with_phases
 from policygen.recording import atomic
-from policygen.sets.algebra import TooComplexError
-from policygen.sets.join import JoinError, join_entries, refuses
 from policygen.values import replace
 from tracer.abi import Arch, table
 from tracer.errors import UserError
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from policygen.model import Expression
 
 DESCRIPTION = """\
 Add LINE to POLICY: one or more entries, as enforce prints them.  Rules and comments of the policy stay.  What the policy
@@ -102,41 +99,24 @@ def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[
     """Add the lines to a policy, or to one phase of it; return the new policy and lines that describe the changes.
 
     If the policy denies a line explicitly, print that and return None."""
-    arch = options.arch or next(iter(policy.entries))
-    additions = [parse_lines(line, arch) for line in options.line]
+    done = added(policy, options.line, options.arch, name=str(options.policy), force=options.force)
+    for arch, number in done.refused[:1]:
+        name, old = table(arch).by_number[number].name, policy.entries[arch][number]
+        print(f"{options.policy} denies {name} explicitly: {on_one_line(arch, number, old)}", file=sys.stderr)
+        print("  the policy is unchanged; --force allows the call anyway", file=sys.stderr)
+        return None
     lines: list[str] = []
-    added: dict[tuple[Arch, int], tuple[Expression, ...]] = {}
-    for of_arch, section in (item for addition in additions for item in addition.entries.items()):
-        for number, entry in section.items():
-            name = table(of_arch).by_number[number].name
-            old = policy.entries.get(of_arch, {}).get(number)
-            try:
-                against = not options.force and refuses(of_arch, number, old, entry.expression, policy.default)
-                new = join_entries(of_arch, number, old, entry, policy.default)
-            except (JoinError, TooComplexError) as error:
-                raise JoinError(f"{options.policy}: {name}: {error}; edit the policy by hand instead") from None
-            if against and old is not None:
-                print(f"{options.policy} denies {name} explicitly: {on_one_line(of_arch, number, old)}", file=sys.stderr)
-                print("  the policy is unchanged; --force allows the call anyway", file=sys.stderr)
-                return None
-            if new is None or new == old:
-                lines.append(f"{options.policy}: {name}: already allowed")
-            else:
-                policy = _with_entry(policy, of_arch, number, new)
-                added[of_arch, number] = (*added.get((of_arch, number), ()), *alternatives(entry.expression))
-                lines.append(f"{options.policy}: {name}")
-                lines += [f"  {line}" for line in _changes(of_arch, number, old, new)]
-    for addition in additions:
-        files = extended(policy.files, addition.files)
-        new_rights = differences(policy.files, files)
-        lines += [f"{options.policy}: {_added(line, more)}" for line, more, _ in new_rights]
-        lines += [] if new_rights else [f"{options.policy}: {line}: already allowed" for line in addition.files.lines()]
-        policy = replace(policy, files=files) if new_rights else policy
-    if policy.portable:
-        before, policy = policy, with_equivalents(policy, added).policy
-        for name, changes in _changed(before, policy):
-            lines += [f"  portable: {name}", *(f"    {line}" for line in changes)]
-    return policy, lines
+    for arch, number, before, after in done.entries:
+        name = table(arch).by_number[number].name
+        if before == after:
+            lines.append(f"{options.policy}: {name}: already allowed")
+        else:
+            lines += [f"{options.policy}: {name}", *(f"  {line}" for line in _changes(arch, number, before, after))]
+    lines += [f"{options.policy}: {_added(line, more)}" for line, more, _ in done.files]
+    lines += [f"{options.policy}: {line}: already allowed" for line in done.given]
+    for name, changes in _changed(done.equivalents, done.policy) if done.equivalents else ():
+        lines += [f"  portable: {name}", *(f"    {line}" for line in changes)]
+    return done.policy, lines
 
 
 def _allow_logged(options: argparse.Namespace) -> int:
@@ -179,26 +159,6 @@ def _changed(before: Policy, after: Policy) -> Iterator[tuple[str, Iterator[str]
             old = before.entries.get(arch, {}).get(number)
             if entry != old:
                 yield table(arch).by_number[number].name, _changes(arch, number, old, entry)
-
-
-def parse_lines(text: str, arch: Arch) -> Policy:
-    """Parse entries, as `parse_entries` does.  Raises PolicyError for a mistake in the text, if it has no entry, and if an
-    entry does more than allow."""
-    policy = parse_entries(text, arch)
-    for of, section in policy.entries.items():
-        for number, entry in section.items():
-            if entry.action != ALLOW or entry.otherwise or not alternatives(entry.expression):
-                line = on_one_line(of, number, entry)
-                hint = f"write {table(of).by_number[number].name}: allow, or a condition in the place of `allow`"
-                raise PolicyError("LINE", 1, 1, "the entry has another action than `allow`", line, hint, len(line))
-    return policy
-
-
-def _with_entry(policy: Policy, arch: Arch, number: int, entry: Entry) -> Policy:
-    newest = Policy({}).table
-    version = policy.table if number <= table(arch).newest(policy.table) else newest
-    entries = {**policy.entries, arch: {**policy.entries.get(arch, {}), number: entry}}
-    return replace(policy, entries=entries, table=version)
 
 
 def _changes(arch: Arch, number: int, old: Entry | None, new: Entry) -> Iterator[str]:

@@ -67,6 +67,18 @@ OPTIONS = (
         "and ports, and of the end to FILE, one JSON object a line.  FILE: a file, to which they are appended, a FIFO or a "
         "socket; `unix:PATH` or `unix:@NAME`, a socket; `fd:N`, an open descriptor; `-`, standard output; `journal`, systemd's",
     ),
+    (
+        ("--ask",),
+        "[unix:PATH]",
+        "ask on the terminal, while it waits, whether a call or a host that a policy denies may be allowed: once, until "
+        "PROGRAM ends, or always; with =unix:PATH, ask the program that listens on that socket (docs/asking.md)",
+    ),
+    (("--ask-timeout",), "SECONDS", "how long a question may wait; then the answer is no (default: 60)"),
+    (
+        ("--within",),
+        "BASE",
+        "with --ask: `always` writes only what the policy BASE grants as well; a program can answer `always` only with it",
+    ),
     (("--no-evidence",), "", "do not report what pointers point to: file names, addresses of sockets, commands"),
     (("--audit",), "", "only report violations, including those of files and ports: allow everything, enforce nothing"),
     (
@@ -103,11 +115,13 @@ COMMON = (
 )  # fmt: skip
 """The options that --help shows."""
 
-_VALUED = {name: names[-1] for names, value, _ in OPTIONS if value for name in names}
-_FLAGS = tuple(names[-1] for names, value, _ in OPTIONS if not value)
+_VALUED = {name: names[-1] for names, value, _ in OPTIONS if value and value[0] != "[" for name in names}
+_OPTIONAL = tuple(names[-1] for names, value, _ in OPTIONS if value[:1] == "[")
+"""The options whose value may be left out."""
+_FLAGS = (*(names[-1] for names, value, _ in OPTIONS if not value), *_OPTIONAL)
 _CONFINEMENT = (
     "--policy", "--compiled", "--no-cache", "--arm", "--log", "--no-evidence", "--audit", "--quiet-kernel", "--best-effort",
-    "--explain", "--no-explain", "--scope",
+    "--explain", "--no-explain", "--scope", "--ask", "--ask-timeout", "--within",
 )
 """The options that select what is confined and reported; all others are those of `confinement.Surroundings`."""
 _CHOICES = {names[-1]: value.split("|") for names, value, _ in OPTIONS if "|" in value}
@@ -135,6 +149,8 @@ def parser() -> ArgumentParser:
     for names, value, text in OPTIONS:
         if "|" in value:
             parser.add_argument(*names, choices=value.split("|"), help=text)
+        elif value[:1] == "[":
+            parser.add_argument(*names, nargs="?", metavar=value.strip("[]"), help=text)
         elif value:
             parser.add_argument(*names, metavar=value, help=text)
         else:
@@ -214,6 +230,7 @@ class _Start:
             if unheard:
                 policies = self._without_reports(unheard)
         policies = self._warn(policies)
+        self._require_questions(policies)
         arm = self._arm(policies)
         scope = self._scope(policies)
         hosts = self._hosts(policies)
@@ -337,8 +354,11 @@ class _Start:
         """Return the Landlock rules to enforce, None if files and ports are not confined; and what the policies grant, to
         report other files and ports, None if these are not to be reported.  Raises EnforceError."""
         moment, asks = "entry" if self.is_audit else arm, "--explain" in self.options
+        asks_somebody = "--ask" in self.options
         confines = any(policy.files_at(moment) for policy in policies)
-        explains = "--no-explain" not in self.options and (asks or self.is_audit or (confines and "--log" in self.options))
+        explains = "--no-explain" not in self.options and (
+            asks or self.is_audit or (confines and ("--log" in self.options or asks_somebody))
+        )
         if not (confines or asks):
             return None, None
         from callfence.enforcing import files
@@ -355,7 +375,7 @@ class _Start:
         if explains:
             why = "the policy has no lines about them" if not confines else "--quiet-kernel" if self.is_quiet else ""
             has_phases = any(policy.stages for policy in policies)  # then its helper traces it, and reads no records meanwhile
-            if not why and rules and rules.is_whole and "--log" in self.options and not (asks or has_phases):
+            if not why and rules and rules.is_whole and "--log" in self.options and not (asks or asks_somebody or has_phases):
                 self.records = files.records(policies, arm, rules, self.environment)
                 if self.records:
                     return rules, None
@@ -378,8 +398,10 @@ class _Start:
         return files.hosts(policies, self.environment, is_audit=self.is_audit)
 
     def _lacks_ports(self, policies: Sequence[Compiled]) -> bool:
-        """Return whether the helper judges the ports to which the program connects, since Landlock does not know them here."""
-        return not self.is_quiet and any(policy.hosts for policy in policies) and kernel.landlock_abi() < _PORTS_SINCE
+        """Return whether the helper judges the ports to which the program connects, since Landlock does not know them here, or
+        somebody is to be asked about them."""
+        judges = kernel.landlock_abi() < _PORTS_SINCE or "--ask" in self.options
+        return judges and not self.is_quiet and any(policy.hosts for policy in policies)
 
     def _open_log(self, path: str, policies: Sequence[Compiled]) -> None:
         """Open the log, for a program whose executable is at `path`.  Raises EnforceError."""
@@ -398,6 +420,28 @@ class _Start:
             "command": self.argv,
             "folder": proc.folder_of(os.getpid()) or None,
         }
+
+    def _noted(self, policies: Sequence[Compiled]) -> bytes:
+        """Return the note of the files that the helper imports."""
+        if "--ask" in self.options:  # the helper judges ports that Landlock judges otherwise
+            from enforcer import later
+
+            return later.files(makes_calls=True)
+        return policies[0].later
+
+    def _require_questions(self, policies: Sequence[Compiled]) -> None:
+        """Raise EnforceError if somebody is to be asked about denied calls, and that is not possible here."""
+        if "--ask" in self.options and self.is_quiet:
+            raise EnforceError("--ask needs the helper process, and there can be none here: leave out --ask")
+        if "--ask" in self.options and any(policy.stages for policy in policies):
+            raise EnforceError("--ask does not work with phases: leave out --ask, or use a policy without them")
+
+    def _ask(self) -> int:
+        """Start the process that asks, and return the descriptor of its socket.  Raises EnforceError."""
+        from callfence.asking import start
+
+        seconds = self._value("--ask-timeout") or "60"
+        return start.started(self._value("--ask"), seconds, self._value("--within"))
 
     def _note_about_files(self, log: Log) -> None:
         """Have the log say how far files and ports are reported."""
@@ -425,7 +469,8 @@ class _Start:
             records=self.records,
             keeps_signals="signals" in scope,
             listens=listens,
-            later=policies[0].later,
+            later=self._noted(policies),
+            asking=self._ask() if "--ask" in self.options else -1,
         )
 
     def _arm_untraced(self, arm: str, programs: Sequence[bytes], problem: str, *, is_followed: bool) -> str:
@@ -474,6 +519,8 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
             if not separator and not rest:
                 raise EnforceError(f"{name} needs a value; `enforce --help-all` describes it")
             options.setdefault(_VALUED[name], []).append(value if separator else rest.pop(0))
+        elif separator and name in _OPTIONAL:
+            options.setdefault(name, []).append(value)
         elif option in _FLAGS:
             options.setdefault(option, []).append("")
         else:
@@ -495,7 +542,12 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
         for word in options.get(option, ()):
             if word not in words:
                 raise EnforceError(f"{option} {word}: the value must be {', '.join(words[:-1])} or {words[-1]}")
-    for other in ("--audit", "--log", "--explain"):
+    for other in ("--ask-timeout", "--within"):
+        if other in options and "--ask" not in options:
+            raise EnforceError(f"{other} requires --ask")
+    if "--ask" in options and "--audit" in options:
+        raise EnforceError("--audit denies nothing that --ask could ask about: give one of the two")
+    for other in ("--audit", "--log", "--explain", "--ask"):
         if other in options and "--quiet-kernel" in options:
             raise EnforceError(f"{other} needs the helper process, and --quiet-kernel starts none: give one of the two")
     if "--compiled" in options and len(options.get("--policy", ())) > 1:

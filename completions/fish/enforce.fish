@@ -51,7 +51,7 @@ function _shtab_enforce_using
 end
 
 set -g _shtab_enforce_commands
-set -g _shtab_enforce_opts_with_value --arm --compiled --keep-fd --log --policy --scope -p
+set -g _shtab_enforce_opts_with_value --arm --ask --ask-timeout --compiled --keep-fd --log --policy --scope --within -p
 
 complete -c enforce -e
 complete -c enforce -f
@@ -63,6 +63,9 @@ complete -c enforce -n _shtab_enforce_using -l arm -xka "now exec entry" -d 'whe
 complete -c enforce -n _shtab_enforce_using -l compiled -xka "(__fish_complete_path (commandline -ct))" -d 'use the filter in FILE, which `callfence compile -o FILE` wrote, instead of the cache'
 complete -c enforce -n _shtab_enforce_using -l no-cache -d 'compile the policy, without reading or writing the cache: takes about 0.3 s more'
 complete -c enforce -n _shtab_enforce_using -l log -xka "(__fish_complete_path (commandline -ct))" -d 'instead of explaining violations on standard error, write records of the start, of violations, also those of files and ports, and of the end to FILE, one JSON object a line.  FILE: a file, to which they are appended, a FIFO or a socket; `unix:PATH` or `unix:@NAME`, a socket; `fd:N`, an open descriptor; `-`, standard output; `journal`, systemd'"'"'s'
+complete -c enforce -n _shtab_enforce_using -l ask -x -d 'ask on the terminal, while it waits, whether a call or a host that a policy denies may be allowed: once, until PROGRAM ends, or always; with =unix:PATH, ask the program that listens on that socket (docs/asking.md)'
+complete -c enforce -n _shtab_enforce_using -l ask-timeout -x -d 'how long a question may wait; then the answer is no (default: 60)'
+complete -c enforce -n _shtab_enforce_using -l within -x -d 'with --ask: `always` writes only what the policy BASE grants as well; a program can answer `always` only with it'
 complete -c enforce -n _shtab_enforce_using -l no-evidence -d 'do not report what pointers point to: file names, addresses of sockets, commands'
 complete -c enforce -n _shtab_enforce_using -l audit -d 'only report violations, including those of files and ports: allow everything, enforce nothing'
 complete -c enforce -n _shtab_enforce_using -l explain -d 'also report denied files and ports on standard error, with the line that would grant each; every call that opens, creates or executes a file, connects or binds then takes some 50 microseconds more, and a start 0.1 s.  With --log: find the call and its process, even where the kernel'"'"'s audit has these denials'

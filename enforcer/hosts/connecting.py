@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from enforcer.hosts.addresses import peer_of
-from enforcer.hosts.hub import WRITABLE
 from enforcer.hosts.identity import acting
 from enforcer.hosts.making import EAGAIN, INT, address_at, check
+from enforcer.hub import WRITABLE
 from tracer.linux import AF_UNIX
 
 if TYPE_CHECKING:
@@ -91,12 +91,12 @@ class Connecting:
             if not is_open:
                 return
             if not request.is_waiting():
-                self._making.done(request)
+                self._making.pending.remove(request)
                 end(None)
                 return
             result = acting(target.identity, partial(socket.connect, target.address))
             if result == EAGAIN and (seconds is None or waited < seconds):
-                pause = max(pause, self._making.count * _EACH)  # many that wait leave time for others
+                pause = max(pause, self._making.pending.count * _EACH)  # many that wait leave time for others
                 self._making.hub.later(pause, lambda: attempt(min(2 * pause, _AGAIN[1]), waited + pause))
             else:
                 end(result)

@@ -11,7 +11,7 @@ from enforcer import kernel
 from enforcer.bpf import AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
 from enforcer.guard import FAST_OPEN, Check, guard
 from enforcer.hosts.names.known import Names
-from enforcer.hosts.rules import ANY, Rules
+from enforcer.hosts.rules import ANY, LINES, Rules
 from policygen.files.landlock import PlaceError, located
 from tracer import TYPE_CHECKING, linux
 
@@ -116,6 +116,21 @@ class Hosts:
         located = {file: [_located(socket, environment) for socket in rules.sockets] for file, rules in self.policies}
         self.sockets = {file: [socket for socket in sockets if socket] for file, sockets in located.items()}
         """The unix sockets that each policy grants: absolute paths with links resolved, `@NAME`, `@START*` or `any`."""
+
+    def grant(self, file: str, line: str) -> None:
+        """Grant a line besides what the policy of a file grants, until the program ends; do nothing if it is not about hosts or
+        sockets."""
+        if not line.startswith(LINES):
+            return
+        start, _, granted = line.rpartition(": ") if not line.startswith("unix") else (line, "", "")
+        for name, rules in self.policies:
+            if name == file:
+                rules.add(start, granted)
+                if start.startswith("unix connect "):
+                    from policygen.paths import encoded, unquoted
+
+                    socket = start.removeprefix("unix connect ")
+                    self.sockets[file].append(encoded(unquoted(socket) if socket.startswith('"') else socket))
 
     def are_judged(self, call: Notification) -> bool:
         """Return whether a call may reach another host or a unix socket, and the policies' filters allow it."""

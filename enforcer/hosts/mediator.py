@@ -1,7 +1,7 @@
 """Make the program's calls that reach other hosts and unix sockets: each is judged by a copy of its address, and then made on a
 copy of the socket with that copy, so that nothing which the program changes meanwhile counts.
 
-A call that would wait is waited for here (`enforcer.hosts.hub`), while others are answered.
+A call that would wait is waited for here (`enforcer.hub`), while others are answered.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from enforcer.hosts.making import GoneError, Making
 from enforcer.hosts.receiving import Receiving
 from enforcer.hosts.sending import Sending
 from enforcer.hosts.socketcall import SocketCall
-from enforcer.hosts.targets import Targets
+from enforcer.hosts.targets import AskedError, Targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from enforcer.hosts.granted import Hosts
-    from enforcer.hosts.hub import Hub
     from enforcer.hosts.targets import Refusal
-    from enforcer.listener import Request, Waiting
+    from enforcer.listener import Request
+    from enforcer.pending import Pending
+    from enforcer.reporting.asker import Rule
 
 
 class Mediator:
@@ -32,15 +33,17 @@ class Mediator:
     def __init__(
         self,
         hosts: Hosts,
-        waiting: Waiting,
-        deny: Callable[[Request, Refusal], None],
+        pending: Pending,
+        deny: Callable[[Request, Refusal], bool],
         complain: Callable[[str], None],
+        *,
+        asks: bool = False,
     ) -> None:
-        """`waiting` gets the calls that are answered later.  `deny` reports a denied call or look-up.  `complain` writes a
-        message about a failure."""
+        """`pending` gets the calls that are answered later.  `deny` reports a denied call or look-up, or, with `asks`, may ask
+        about it: then it returns True.  `complain` writes a message about a failure."""
         self._complain = complain
-        self._making = Making(waiting)
-        targets = Targets(hosts, self._making.hub, deny)
+        self._making = Making(pending)
+        self._targets = targets = Targets(hosts, pending.hub, deny, asks=asks)
         sending, receiving = Sending(self._making, targets), Receiving(self._making, targets)
         self._socketcall = SocketCall(self._making)
         self._makers: dict[str, Callable[[Request], int | None]] = {
@@ -52,11 +55,6 @@ class Mediator:
             "recvmsg": receiving.recvmsg,
             "getpeername": receiving.getpeername,
         }
-
-    @property
-    def hub(self) -> Hub:
-        """What the calls wait for."""
-        return self._making.hub
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the open descriptors of this object."""
@@ -71,11 +69,25 @@ class Mediator:
             self._making.finish(request, result)
         return request
 
+    def make_again(self, request: Request, permitted: Rule = ()) -> None:
+        """Make a call that waited for an answer, which permits it `permitted` once, and answer it now or later."""
+        self._targets.permitted = permitted
+        try:
+            result = self._made(request)
+        finally:
+            self._targets.permitted = ()
+        if result is not None:
+            self._making.finish(request, result)
+
+    def refuse(self, request: Request, number: int) -> None:
+        """Make a call that waited for an answer fail with the errno `number`."""
+        self._making.finish(request, -number)
+
     def make_stopped(self, request: Request) -> int | None:
         """Make a call whose task is stopped; return its result or a negative errno, None if the task makes it itself."""
         request = self.make(request)
         while request.result is None and not request.runs:
-            self.hub.run(waits=True)
+            self._making.hub.run(waits=True)
         return request.result
 
     def _made(self, request: Request) -> int | None:
@@ -84,7 +96,7 @@ class Mediator:
             if name == "socketcall" and not (name := self._socketcall.name_of(request)):
                 return self._socketcall.make(request)
             return self._makers[name](request)
-        except GoneError:
+        except (GoneError, AskedError):
             return None
         except OSError as error:
             if error.errno in (errno.EPERM, errno.ESRCH):  # this process may not look into the task

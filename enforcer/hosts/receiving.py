@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from enforcer import kernel
 from enforcer.hosts import memory
 from enforcer.hosts.addresses import address_of, peer_of
-from enforcer.hosts.hub import READABLE
 from enforcer.hosts.making import EAGAIN, INT, tried
 from enforcer.hosts.names.known import PORT
+from enforcer.hub import READABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

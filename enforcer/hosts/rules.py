@@ -19,6 +19,7 @@ ANY = "any"
 _PORTS = ("tcp connect", "udp send")
 _STARTS = {"tcp connect": "connect", "udp send": "send", "unix connect": "unix", "dns query": "query"}
 """The words with which a line begins -> the use that it is about."""
+LINES = tuple(_STARTS)
 USES = tuple(_STARTS.values())
 _ALL = [(0, 65535)]
 NEAR = (
@@ -60,24 +61,25 @@ class Rules:
         self.sockets: list[str] = []
         """The unix sockets as the policy writes them (`policygen.hosts`)."""
         for line in content.decode("utf-8", "surrogateescape").split("\0") if content else ():
-            start, granted = line.rsplit(": ", 1)
-            words = start.split(" ", 2)
-            self._add(_STARTS[" ".join(words[:2])], words[2] if len(words) > 2 else "", granted)
+            self.add(*line.rsplit(": ", 1))
 
-    def _add(self, use: str, host: str, granted: str) -> None:
+    def add(self, start: str, granted: str) -> None:
+        """Add a line: what is before its last colon, and what is after it."""
+        words = start.split(" ", 2)
+        use, host = _STARTS[" ".join(words[:2])], words[2] if len(words) > 2 else ""
         self.confines.add(use)
         if use == "unix":
             self.sockets += [host] if host else []
             return
         ports = _ALL if use == "query" else _ports(granted)
         if not host or host == ANY:
-            self.everywhere[use] = ports if host or use != "query" else []
+            self.everywhere[use] = [*self.everywhere.get(use, ()), *(ports if host or use != "query" else ())]
         elif host.startswith("*."):
-            self.below[use][host[2:]] = ports
+            self.below[use][host[2:]] = [*self.below[use].get(host[2:], ()), *ports]
         elif network := _network(host):
             self.networks[use].append((*network, ports))
         else:
-            self.names[use][host] = ports
+            self.names[use][host] = [*self.names[use].get(host, ()), *ports]
 
     @property
     def has_names(self) -> bool:

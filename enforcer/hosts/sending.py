@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from enforcer import kernel
 from enforcer.hosts import memory
 from enforcer.hosts.addresses import peer_of
-from enforcer.hosts.hub import WRITABLE
 from enforcer.hosts.identity import acting
 from enforcer.hosts.making import EAGAIN, INT, address_at, check, tried
 from enforcer.hosts.targets import DeniedError, Target
+from enforcer.hub import WRITABLE
 from tracer import linux
 from tracer.proc import owner
 
@@ -129,10 +129,13 @@ class Sending:
 
         for place in range(count):
             later = flags & INT | (_MSG_DONTWAIT if place else 0)  # only the first one is waited for
+            self._targets.is_part = place > 0
             try:
                 result = self._send_message(request, at + place * step, later, partial(done, place))
             except OSError as error:
                 return place or -(error.errno or errno.EACCES)
+            finally:
+                self._targets.is_part = False
             if result is None or result <= place:
                 return result
         return count

@@ -17,12 +17,14 @@ from tracer.linux import AF_UNIX
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from enforcer.files.unreachable import Ungranted
     from enforcer.hosts.addresses import Peer
     from enforcer.hosts.granted import Hosts
-    from enforcer.hosts.hub import Hub
     from enforcer.hosts.identity import Identity
     from enforcer.hosts.sockets import Socket
+    from enforcer.hub import Hub
     from enforcer.listener import Request
+    from enforcer.reporting.asker import Rule
 
 _LINES = {"connect": "tcp connect", "send": "udp send"}
 """The beginning of the line about each use."""
@@ -40,6 +42,17 @@ class Refusal:
         """The policy's file, the beginning of the line that would grant it, and what that line grants after its colon."""
         self.why = why
         self.error = error
+
+    def ungranted(self) -> list[Ungranted]:
+        """Return what each policy lacks, for a report."""
+        from enforcer.files.unreachable import Ungranted
+
+        return [Ungranted(*row, self.error, self.why) for row in self.lacking]
+
+    @property
+    def rule(self) -> Rule:
+        """The policies' files, and the line that each of them lacks; "" where no line would grant it."""
+        return tuple((lack.file, lack.line) for lack in self.ungranted())
 
 
 class Led:
@@ -87,6 +100,10 @@ class Target:
             self._found = None
 
 
+class AskedError(Exception):
+    """The call waits for an answer."""
+
+
 class DeniedError(OSError):
     """The call fails, with this errno, after a report."""
 
@@ -97,8 +114,13 @@ class DeniedError(OSError):
 class Targets:
     """Judges addresses, and knows which sockets are led to a resolver."""
 
-    def __init__(self, hosts: Hosts, hub: Hub, deny: Callable[[Request, Refusal], None]) -> None:
-        """`deny` reports a denied call or look-up."""
+    def __init__(self, hosts: Hosts, hub: Hub, deny: Callable[[Request, Refusal], bool], *, asks: bool) -> None:
+        """`deny` reports a denied call or look-up, or asks about it: then it returns True; it does so only with `asks`."""
+        self._asks = asks
+        self.is_part = False
+        """Whether a part of the call has been made already."""
+        self.permitted: Rule = ()
+        """What the call that is being made may do without a line."""
         self._hosts = hosts
         self._hub = hub
         self._deny = deny
@@ -181,14 +203,20 @@ class Targets:
             line = f"unix connect {shown(name.decode('utf-8', 'surrogateescape'))}"
             try:
                 self.deny_call(request, [(file, line, "") for file in lacking], "")
-            except OSError:
+            except (OSError, AskedError):
                 target.close()
                 raise
         return target
 
     def deny_call(self, request: Request, lacking: Sequence[tuple[str, str, str]], why: str) -> None:
-        """Report a call, and raise DeniedError unless nothing is enforced."""
-        self._deny(request, Refusal(lacking, why))
+        """Report a call, and raise DeniedError unless nothing is enforced; or raise AskedError if it waits for an answer."""
+        refusal = Refusal(lacking, why)
+        if self.permitted and {*refusal.rule} <= {*self.permitted}:
+            return
+        if self._asks and self.is_part:
+            raise DeniedError  # the program makes a call for the rest
+        if self._deny(request, refusal):
+            raise AskedError
         if not self._hosts.is_audit:
             raise DeniedError
 
@@ -222,8 +250,9 @@ class Targets:
                 kept.pop(key, None)
                 kept[key] = target.led
 
-    def _deny_name(self, name: str, why: str, port: int) -> None:
+    def _deny_name(self, name: str, why: str, port: int) -> bool:
         if led := self._led_from.get(port):
             files = [file for file, rules in self._hosts.policies if rules.has_names]
             rows = [(file, "", "") if why else (file, f"tcp connect {name}", "443") for file in files]
-            self._deny(led.request.kept(stopped=True), Refusal(rows, why, "REFUSED"))
+            return self._deny(led.request.kept(stopped=True), Refusal(rows, why, "REFUSED"))
+        return False

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from enforcer.hosts.mediator import Mediator
     from enforcer.hosts.targets import Refusal
     from enforcer.listener import Waiting
+    from enforcer.pending import Pending
+    from enforcer.reporting.asker import Asker, Rule
     from enforcer.reporting.audit import Denial
     from enforcer.reporting.output import Output
     from enforcer.reporting.report import Reports
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 _LISTEN = linux.calls("listen")
 _REPLACED = "the helper process was killed and has been replaced; counts of denied calls before that are lost"
+
+_NOBODY_ANSWERS = "nobody answers any more, so denied calls are no longer asked about"
 
 
 class Answers:
@@ -70,8 +74,12 @@ class Answers:
         """Whether a violation may have gone without a report."""
         self._loaded: tuple[Verdicts, Reports] | None = None
         """What judges and what reports calls; None until the first call."""
+        self._pending: Pending | None = None
+        """The calls that are answered later; None until there may be one."""
         self._mediator: Mediator | None = None
         """What makes the program's calls to other hosts; None until the first one."""
+        self._asker: Asker | None = None
+        """What asks about denied calls; None until the first one, and if they are not asked about."""
 
     def next(self, listener: int, phase: str) -> None:
         """Receive and answer the next call of a listener, from a process in `phase` ("" where there are no phases)."""
@@ -102,7 +110,7 @@ class Answers:
 
     def pause(self) -> float | None:
         """Return how many seconds without a call have to pass before `quiet` has something to do; None for never."""
-        sources = self._source, self._loaded and self._loaded[1], self._mediator and self._mediator.hub
+        sources = self._source, self._loaded and self._loaded[1], self._pending and self._pending.hub
         pauses = [source.pause() for source in sources if source]
         if self._reporter.log and not self._written:
             return 0
@@ -167,16 +175,25 @@ class Answers:
     @property
     def hub(self) -> int:
         """The descriptor that is readable when `go_on` has something to do; -1 until the first call is made."""
-        return self._mediator.hub.descriptor if self._mediator else -1
+        return self._pending.hub.descriptor if self._pending else -1
 
     def descriptors(self) -> tuple[int, ...]:
-        """Return the descriptors that making calls needs."""
-        return self._mediator.descriptors() if self._mediator else ()
+        """Return the descriptors that calls need which are answered later."""
+        hub = self._pending.hub.descriptors() if self._pending else ()
+        return (*hub, *(self._mediator.descriptors() if self._mediator else ()))
 
     def go_on(self) -> None:
-        """Go on with the calls that are being made."""
-        if self._mediator:
-            self._mediator.hub.run()
+        """Go on with the calls that are answered later."""
+        if self._pending:
+            self._pending.hub.run()
+
+    def _later(self) -> Pending:
+        """Return the calls that are answered later."""
+        if self._pending is None:
+            from enforcer.pending import Pending
+
+            self._pending = Pending(self._waiting)
+        return self._pending
 
     def _making(self, call: Notification) -> Mediator | None:
         """Return what makes a call, if it may reach another host and the policies' filters allow it; else None.  Raises OSError
@@ -189,16 +206,96 @@ class Answers:
         if self._mediator is None:
             from enforcer.hosts.mediator import Mediator
 
-            self._mediator = Mediator(hosts, self._waiting, self._deny, self._reporter.complain)
+            asks = self._reporter.asking >= 0
+            self._mediator = Mediator(hosts, self._later(), self._deny, self._reporter.complain, asks=asks)
         return self._mediator
 
-    def _deny(self, request: Request, refusal: Refusal) -> None:
-        """Report a call that the mediator has denied."""
+    def _deny(self, request: Request, refusal: Refusal) -> bool:
+        """Report a call or a look-up that the mediator has denied; or ask about it, if a line would allow it, and return
+        True."""
         try:
-            if verdict := self._verdict(request):
-                self._reports.report_peer(request, verdict, refusal)
+            verdict = self._verdict(request)
+            if verdict is None:
+                return False
+            rule, is_lookup = refusal.rule, refusal.error != "EACCES"
+            if (asker := self._asking()) and all(line for _, line in rule):
+                fields = partial(self._reports.fields, request, verdict, refusal.ungranted())
+                if not is_lookup:
+                    asker.ask(request, rule, fields, partial(self._answered_peer, request, verdict, refusal))
+                    return True
+                if asker.remembered(rule) is None:  # the program asks its name server again
+                    asker.suggest(rule, fields)
+                    return True
+            self._reports.report_peer(request, verdict, refusal)
         except Exception as error:
             self._lose(error)
+        return False
+
+    # Calls that are asked about
+
+    def _asking(self) -> Asker | None:
+        """Return what asks about denied calls; None if nothing does."""
+        if self._asker is None and self._reporter.asking >= 0:
+            from enforcer.reporting.asker import Asker
+
+            ended = partial(_try, lambda: self._reports.say(_NOBODY_ANSWERS))
+            self._asker = Asker(self._reporter.asking, self._later(), self._decided, ended)
+        return self._asker
+
+    def _decided(self, rule: Rule, answer: str, who: str, calls: int) -> None:
+        """Have an answer take effect for further calls, and write its record."""
+        try:
+            if answer in ("run", "always"):
+                self._load()[0].grant(rule)
+                for file, line in rule:
+                    if self._reporter.hosts:
+                        self._reporter.hosts.grant(file, line)
+            self._reports.decided(rule, answer, who, calls)
+        except Exception as error:
+            self._reporter.complain(f"an answer may be without effect: {type(error).__name__}: {error}")
+
+    def _asks(self, request: Request, verdict: Verdict) -> bool:
+        """Ask about a call that the policies deny, if a line would allow it; return whether it is answered, now or later."""
+        if not verdict.denying or not (asker := self._asking()):
+            return False
+        from enforcer.reporting.verdict import rule_of
+
+        if not (rule := rule_of(verdict)):
+            return False
+        request = request.kept()
+        fields = partial(self._reports.fields, request, verdict)
+        asker.ask(request, rule, fields, partial(self._answered, request, verdict))
+        return True
+
+    def _answered(self, request: Request, verdict: Verdict, answer: str) -> None:
+        """Answer a call that waited for an answer to its question."""
+        from enforcer.reporting.asker import GRANTING
+
+        try:
+            if answer in GRANTING:
+                request.let_run()
+                return
+            action = self._report(request, verdict)
+            self._apply(request, None if answer == "kill" else action)
+        except FileNotFoundError:  # ENOENT: it has died meanwhile
+            return
+        except Exception as error:
+            self._reporter.complain(f"task {request.call.task}, whose call was asked about, waits for ever: {error}")
+
+    def _answered_peer(self, request: Request, verdict: Verdict, refusal: Refusal, answer: str) -> None:
+        """Make, or fail, a call to another host that waited for an answer to its question."""
+        from enforcer.reporting.asker import GRANTING
+
+        if self._mediator is None:
+            return
+        if answer in GRANTING:
+            self._mediator.make_again(request, refusal.rule)
+            return
+        _try(lambda: self._reports.report_peer(request, verdict, refusal))
+        if answer == "kill":
+            _try(partial(end_process, request))
+        else:
+            self._mediator.refuse(request, errno.EACCES)
 
     def made(self, call: Notification, phase: str) -> int | None:
         """Make the call of a stopped task that reaches another host, wait for it, and return its result or a negative errno;
@@ -225,6 +322,7 @@ class Answers:
             from enforcer.reporting.verdict import Verdicts
 
             self._loaded = Verdicts(self._reporter.policies()), Reports(self._reporter, self._output, self._program)
+            self._loaded[1].asker = self._asking()
         return self._loaded
 
     @property
@@ -312,6 +410,9 @@ class Answers:
                 if self._answer_listen(request, verdict) or self._answer_otherwise(request, verdict):
                     request.call.id = 0
                     return
+                if self._asks(request, verdict):
+                    request.call.id = 0
+                    return
             except FileNotFoundError:  # ENOENT: it has died meanwhile, or been interrupted
                 if not request.is_waiting():
                     request.call.id = 0
@@ -386,8 +487,8 @@ class Answers:
                 exit_with(FAILED, request)
             else:
                 request.let_run()
-        elif action and action.allows and self._reporter.reach:  # as its registers say; Landlock judges what they point to
-            request.let_run()
+        elif action and action.allows and (self._reporter.reach or self._asker):
+            request.let_run()  # as its registers say; Landlock judges what they point to
         elif action and kind == "errno":
             request.fail(action.errno)
         elif kind == "notify":  # as the kernel does without a listener

@@ -10,7 +10,7 @@ import time
 from _json import encode_basestring_ascii
 
 from enforcer.reporting.destination import JOURNAL, has_room
-from policygen.recording.log_records import DENIED, END, MESSAGE, REFUSED, START, VERSION
+from policygen.recording.log_records import ANSWERED, DENIED, END, MESSAGE, REFUSED, START, VERSION
 from tracer import TYPE_CHECKING, proc
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from enforcer.reporting.destination import Destination
 
-_PRIORITIES = {START: 6, DENIED: 4, REFUSED: 3, END: 6}  # syslog(3)
+_PRIORITIES = {START: 6, DENIED: 4, ANSWERED: 5, REFUSED: 3, END: 6}  # syslog(3)
 _LEVELS = {"note": 6, "warning": 4}
 _WAITED = 0.5
 """How many seconds the start of a program waits at most for the reader of its log."""

@@ -13,17 +13,19 @@ from enforcer.waiting import WaitingTask
 from policygen.evidence.facts import Places, Union, Varying, facts
 from policygen.evidence.pointed import pointed
 from policygen.learning.extend import allowing_line
-from policygen.recording.log_records import DENIED, MESSAGE
+from policygen.recording.log_records import ANSWERED, DENIED, MESSAGE
 from policygen.text import printable
 from tracer.abi import Arch, constants, table
 from tracer.proc import owner, proc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
 
     from enforcer.files.unreachable import Judge, Ungranted
     from enforcer.hosts.targets import Refusal
     from enforcer.listener import Request
+    from enforcer.reporting.asker import Asker, Rule
     from enforcer.reporting.output import Output
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict
@@ -49,6 +51,8 @@ class Reports:
 
             self._judge = Judge(reporter.reach, program)
         self._output = output
+        self.asker: Asker | None = None
+        """What asks about files and ports that are not granted; None if nothing does."""
         self.denied = 0
         """How many calls were denied, or would have been."""
         self._counts = Counts()
@@ -69,6 +73,9 @@ class Reports:
                 self._describe(request, verdict)
             if self._judge and (self._reporter.audit or not verdict.denying) and (ungranted := self._judge.ungranted(event)):
                 self._describe(request, verdict, ungranted)
+                rule = tuple((lack.file, lack.line) for lack in ungranted)
+                if self.asker and all(line for _, line in rule):
+                    self.asker.suggest(rule, lambda: self.fields(request, verdict, ungranted))
         except Exception as error:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
 
@@ -89,9 +96,7 @@ class Reports:
 
     def report_peer(self, request: Request, verdict: Verdict, refusal: Refusal) -> None:
         """Report a call to another host, or a look-up, that policies do not grant."""
-        from enforcer.files.unreachable import Ungranted
-
-        self._describe(request, verdict, [Ungranted(*row, refusal.error, refusal.why) for row in refusal.lacking])
+        self._describe(request, verdict, refusal.ungranted())
 
     def recorded(self, index: int, fields: Mapping[str, str]) -> None:
         """Report what Landlock denied under the policy of this index, from the fields of its audit record (`audit.Source`)."""
@@ -186,7 +191,16 @@ class Reports:
             return
         if not self._has_room(call_name(event)):
             return
-        evidence = Union()
+        violation, evidence = self._described(request, verdict, pid, ungranted)
+        repeated = Repeated(violation, evidence, pid)
+        self._counts.add(key, repeated)
+        self._publish(repeated)
+
+    def _described(
+        self, request: Request, verdict: Verdict, pid: int, ungranted: Sequence[Ungranted]
+    ) -> tuple[Violation, Union]:
+        """Return the description of a denied call of the process `pid`, and facts about what its pointers point to."""
+        event, evidence, path = verdict.event, Union(), _executable(pid)
         values, site = self._look(evidence, request, verdict, pid, with_site=True)
         if not site:
             path, site = "a process that has ended", f"{event.ip:#x}"
@@ -195,12 +209,22 @@ class Reports:
         for file in dict.fromkeys(lack.file for lack in ungranted):
             if lines := tuple(lack.line for lack in ungranted if lack.file == file and lack.line):
                 advice += (granting(file, lines),)
-        audit = self._reporter.audit
-        caller = caller_fields(pid) if self._reporter.log else {}
+        caller = caller_fields(pid) if self._reporter.log or self._reporter.asking >= 0 else {}
+        audit, phase = self._reporter.audit, verdict.phase
         violation = Violation(event, verdict.action, audit, pid, path, site, values, advice, phase, caller, tuple(ungranted))
-        repeated = Repeated(violation, evidence, pid)
-        self._counts.add(key, repeated)
-        self._publish(repeated)
+        return violation, evidence
+
+    def fields(self, request: Request, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> dict[str, Any]:
+        """Return the fields of the record of a denied call that is asked about, without counting it."""
+        violation, evidence = self._described(request, verdict, owner(verdict.event.task), ungranted)
+        return violation.fields(1, evidence)
+
+    def decided(self, rule: Rule, answer: str, who: str, calls: int) -> None:
+        """Write the record of an answer to a question."""
+        if log := self._reporter.log:
+            lines = [{"file": file, "line": line} for file, line in rule]
+            fields = {"rule": lines, "answer": answer, "who": who or None, "calls": calls}
+            self._output.write(log.record(ANSWERED, fields))
 
     def _has_room(self, call: str) -> bool:
         """Return whether another distinct violation of a call is described; count it."""

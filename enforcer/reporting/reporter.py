@@ -22,8 +22,8 @@ class Reporter:
     """Where reports go, and how denied calls are answered and described."""
 
     __slots__ = (
-        "audit", "colour", "destination", "evidence", "hosts", "keeps_signals", "later", "listens", "log", "policies", "reach",
-        "records", "stderr",
+        "asking", "audit", "colour", "destination", "evidence", "hosts", "keeps_signals", "later", "listens", "log", "policies",
+        "reach", "records", "stderr",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +41,7 @@ class Reporter:
         keeps_signals: bool = False,
         listens: bool = False,
         later: bytes = b"",
+        asking: int = -1,
     ) -> None:
         self.destination = destination
         self.log = log
@@ -62,6 +63,8 @@ class Reporter:
         """Whether the kernel denies the program's signals to all processes but its own."""
         self.listens = listens
         """Whether the helper is notified of listen(2), which may take a port that is not granted (`files.listening`)."""
+        self.asking = asking
+        """The socket through which denied calls are asked about (`reporting.asker`); -1 if they are not."""
         self.later = later
         """The note of the files that describing a call imports (`enforcer.later`)."""
         self.colour = destination.form == TEXT and is_coloured(destination.descriptor)
@@ -74,7 +77,7 @@ class Reporter:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """The descriptors that reporting needs; -1 for none."""
-        return self.destination.descriptor, self.destination.folder, self.stderr
+        return self.destination.descriptor, self.destination.folder, self.stderr, self.asking
 
     def give_back(self) -> None:
         """Close the program's standard error, and its other descriptors, after it has ended (`Destination.give_back`)."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from policygen.evaluate import evaluate
 from policygen.implied.resolve import resolved
+from policygen.language.document import parse
 from policygen.language.naming import format_entry
 from policygen.learning.extend import Options, extend, sort_out
 from policygen.learning.scope import SENDING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from enforcer.listener import Request
+    from enforcer.reporting.asker import Rule
     from policygen.model import Policy
     Files = tuple[tuple[str, Policy], ...]
     """Policies as they are in one phase, each with its file."""
@@ -71,8 +73,19 @@ class Verdicts:
         """The next phase, by the name of each phase."""
         self._compared: dict[tuple[str, int, int], tuple[int, ...]] = {}
         """(phase, AUDIT_ARCH_*, number) -> the indexes of the arguments that the policies compare."""
+        self._granted: dict[str, list[Policy]] = {}
+        """By file: policies of the lines that were granted since the program began."""
         self._known: dict[tuple[object, ...], Verdict] = {}
         """(phase, AUDIT_ARCH_*, number, these arguments) -> the verdict on such calls."""
+
+    def grant(self, rule: Rule) -> None:
+        """Allow what lines of policies would allow, in every phase, until the program ends."""
+        for file, line in rule:
+            policy = parse(f"{line}\n").policy
+            if policy.entries:
+                self._granted.setdefault(file, []).append(policy)
+        self._compared.clear()
+        self._known.clear()
 
     def of(self, event: Event, phase: str) -> Verdict:
         """Judge a call of a process in a phase; "" means the start, or that there are no phases."""
@@ -92,7 +105,8 @@ class Verdicts:
     def _compared_by(self, event: Event, phase: str) -> tuple[int, ...]:
         """Return the indexes of the arguments that the policies compare at calls of this number, in ascending order."""
         arch, indexes = Arch.from_audit(event.arch), set[int]()
-        for _, policy in self._in(phase):
+        granted = [policy for policies in self._granted.values() for policy in policies]
+        for policy in [*(policy for _, policy in self._in(phase)), *granted]:
             entry = resolved(policy).entries.get(arch, {}).get(event.number) if arch else None
             indexes |= mentioned(entry.expression) if entry else set()
         return tuple(sorted(indexes))
@@ -102,10 +116,15 @@ class Verdicts:
 
     def _judged(self, event: Event, phase: str) -> Verdict:
         policies = self._in(phase)
-        actions = [evaluate(policy, event) for _, policy in policies]
+        actions = [self._action(file, policy, event) for file, policy in policies]
         denying = tuple(policy for policy, action in zip(policies, actions, strict=True) if not action.allows)
         is_free = all(_is_free(policy, event) for _, policy in policies)
         return Verdict(event, phase, self._until.get(phase, ""), strictest(actions), policies, denying, is_free)
+
+
+    def _action(self, file: str, policy: Policy, event: Event) -> Action:
+        granted = self._granted.get(file, ())
+        return ALLOW if any(evaluate(added, event).allows for added in granted) else evaluate(policy, event)
 
 
 def _is_free(policy: Policy, event: Event) -> bool:
@@ -181,6 +200,13 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     return Advice(file, f"to allow it: {command}", f"arch {arch}\n{line}" if option else line, command, note)
 
 
+def rule_of(verdict: Verdict) -> Rule:
+    """Return the lines that would allow a denied call: one for each policy that denies it; () if a policy denies it explicitly,
+    or no line would allow it."""
+    advice = [advise(policy, file, verdict.event, verdict.until) for file, policy in verdict.denying]
+    return tuple((each.file, each.line) for each in advice) if all(each.line for each in advice) else ()
+
+
 def granting(file: str, lines: Sequence[str]) -> Advice:
     """Return the advice to add lines about files and ports to a policy, whose path is `file`."""
     command = f"callfence allow {file_word(file)} {' '.join(word(line) for line in lines)}"
@@ -190,7 +216,6 @@ def granting(file: str, lines: Sequence[str]) -> Advice:
 def risk_of(line: str) -> dict[str, str] | None:
     """Return what the catalogue of lint says of a line that is added to a policy: level and id of the most serious row, and
     what it grants; None if there is none, or if the line cannot be judged."""
-    from policygen.language.document import parse
     from policygen.lint.files import risks_of
     from policygen.lint.findings import about_files, grants
     from policygen.sets.algebra import TooComplexError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 VERSION = 1
-START, DENIED, MESSAGE, REFUSED, END = "start", "denied", "message", "refused", "end"
-"""The program was started; a call was denied; a message of `enforce` about itself; the program was not run; its last process
-has ended."""
-KINDS = (START, DENIED, MESSAGE, REFUSED, END)
+START, DENIED, ANSWERED, MESSAGE, REFUSED, END = "start", "denied", "answered", "message", "refused", "end"
+"""The program was started; a call was denied; a question about denied calls was answered; a message of `enforce` about itself;
+the program was not run; its last process has ended."""
+KINDS = (START, DENIED, ANSWERED, MESSAGE, REFUSED, END)

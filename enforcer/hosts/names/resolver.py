@@ -13,16 +13,16 @@ from _socket import AF_INET, AF_INET6, SO_ERROR, SOCK_DGRAM, SOCK_STREAM, SOL_SO
 from functools import partial
 
 from enforcer.hosts.addresses import shown
-from enforcer.hosts.hub import READABLE, WRITABLE
 from enforcer.hosts.names import dns
 from enforcer.hosts.names.known import PORT
+from enforcer.hub import READABLE, WRITABLE
 from tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enforcer.hosts.hub import Hub
     from enforcer.hosts.names.known import Names
+    from enforcer.hub import Hub
 
 _WAIT = 30.0
 """Seconds after which a question without an answer is given up: resolvers ask again after 5 (resolv.conf(5))."""
@@ -60,12 +60,15 @@ class Budget:
         return True
 
 
+UNANSWERED = -1
+
+
 class Judge:
     """Decides which questions may be passed on."""
 
-    def __init__(self, names: Names, deny: Callable[[str, str, int], None], *, is_audit: bool) -> None:
-        """`deny(name, why, port)` reports a look-up that is refused; `why` is "" for a name that no line has, `port` the
-        asker's.  `is_audit`: refuse nothing."""
+    def __init__(self, names: Names, deny: Callable[[str, str, int], bool], *, is_audit: bool) -> None:
+        """`deny(name, why, port)` reports a look-up that is refused, or asks about it: then it returns True.  `why` is "" for a
+        name that no line has, `port` the asker's.  `is_audit`: refuse nothing."""
         self._names = names
         self._deny = deny
         self._budget = Budget()
@@ -73,7 +76,7 @@ class Judge:
 
     def refusal(self, question: dns.Question, port: int) -> int:
         """Return the response code with which a question from a local port is refused, after a report; NOERROR if it may be
-        passed on."""
+        passed on, UNANSWERED if it gets no answer yet, since somebody is asked: resolvers send it again."""
         name = question.name
         code, why = dns.NOERROR, ""
         if question.type == dns.PTR and self._names.is_reverse_wanted(name):
@@ -87,8 +90,8 @@ class Judge:
             code, why = dns.REFUSED, "a name below a wildcard may not be that long"
         elif spare and not self._budget.permits(name):
             code, why = dns.REFUSED, "too many different names below a wildcard were looked up"
-        if code:
-            self._deny(name, why, port)
+        if code and self._deny(name, why, port):
+            return UNANSWERED
         return dns.NOERROR if self._is_audit else code
 
 
@@ -188,7 +191,8 @@ class Resolver:
         try:
             question = dns.question_of(query)
             if code := self._judge.refusal(question, port):
-                answer(dns.refusal(query, code))
+                if code != UNANSWERED:
+                    answer(dns.refusal(query, code))
                 return None
             return dns.reduced(query, int.from_bytes(os.urandom(2), "big"), _SIZE)
         except dns.DnsError:

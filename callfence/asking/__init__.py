@@ -1,0 +1,1 @@
+"""`enforce --ask`: somebody is asked about denied calls while they wait."""

@@ -1,0 +1,130 @@
+"""The Python API of whoever answers: a socket that `enforce --ask=unix:PATH` connects to, and programs run with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from policygen.values import frozen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Self
+
+    Decide = Callable[["Question"], str | tuple[str, str]]
+
+
+@frozen
+class Question:
+    """A question of `enforce` (docs/asking.md)."""
+
+    rule: tuple[Mapping[str, Any], ...]
+    """The lines that policies lack, each with `file`, `line` and `risk`."""
+    record: Mapping[str, Any]
+    """The denied call and its process: the fields of an event `denied` (docs/events.schema.json)."""
+    answers: tuple[str, ...]
+    """The answers that may be given."""
+    takes_effect: str
+    """"now", or "next start" for files, which cannot be granted to a running program."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines that would allow the call."""
+        return tuple(each["line"] for each in self.rule)
+
+    @property
+    def danger(self) -> str:
+        """What lint says of the lines, if it calls one of them a danger; else ""."""
+        risks = [each["risk"] for each in self.rule if each["risk"]]
+        return "; ".join(f"it {risk['grants']}" for risk in risks if risk["level"] == "danger")
+
+
+class Listener:
+    """Answers questions, in a thread a program, until it is closed."""
+
+    def __init__(self, path: str | os.PathLike[str], decide: Decide, name: str = "a program") -> None:
+        """Listen at `path`, in a folder that only this user can write to.
+
+        `decide` returns one of `Question.answers`, or that and a reason; if it raises an exception, the answer is no.  Several
+        threads may call it at once.  `name` says who answered, in the policy and in the log.  Raises OSError."""
+        self._decide = decide
+        self._name = name
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._path = os.fspath(path)
+        self._socket.bind(self._path)
+        os.chmod(self._path, 0o600)
+        self._socket.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take no more programs; questions that are open are answered still."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._socket.close()
+        with suppress(OSError):
+            os.unlink(self._path)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            user = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
+            if user == os.geteuid():
+                threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+            else:
+                connection.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as lines, suppress(OSError):
+            for line in lines:
+                fields = json.loads(line)
+                if fields["type"] == "question":
+                    connection.sendall(json.dumps(self._answer(fields)).encode() + b"\n")
+
+    def _answer(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        question = Question(tuple(fields["rule"]), fields["record"], tuple(fields["answers"]), fields["takes_effect"])
+        try:
+            decided = self._decide(question)
+        except Exception as error:
+            decided = "no", f"{type(error).__name__}: {error}"
+        answer, reason = (decided, "") if isinstance(decided, str) else decided
+        return {"id": fields["id"], "answer": answer, "reason": reason[:1000], "name": self._name}
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    policy: str | os.PathLike[str],
+    decide: Decide,
+    *,
+    name: str = "a program",
+    within: str | os.PathLike[str] | None = None,
+    options: Sequence[str] = (),
+    **settings: Any,
+) -> subprocess.CompletedProcess[Any]:
+    """Run a program confined by a policy, and return it when it has ended; `decide` answers questions about what the policy
+    denies (`Listener`).
+
+    `within`: the policy that bounds what the answer `always` writes, without which it cannot be given.  `options`: further
+    options of `enforce`.  `settings`: those of `subprocess.run`."""
+    with tempfile.TemporaryDirectory(prefix="callfence-") as folder:
+        path = os.path.join(folder, "ask")
+        with Listener(path, decide, name):
+            bounds = [f"--within={os.fspath(within)}"] if within is not None else []
+            command = [sys.executable, "-P", "-m", "callfence", "enforce", f"--ask=unix:{path}", *bounds, *options]
+            return subprocess.run([*command, "-p", policy, "--", *argv], check=settings.pop("check", False), **settings)

@@ -1,0 +1,70 @@
+"""Put questions to a program, over a unix socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from callfence.asking.questions import MAX_LINE, VERSION, Given, answer_of
+from tracer.errors import UserError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from callfence.asking.questions import Question
+
+_SEND = 10.0
+"""How many seconds the program may take at most to read a question."""
+
+
+class Program:
+    """The program at the other end of a socket."""
+
+    at_once = 1000
+    outlives = True
+    name = "a program"
+
+    def __init__(self, path: str) -> None:
+        """Connect to the socket at `path` (`@` and a name for an abstract one).  Raises OSError."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(b"\0" + os.fsencode(path[1:]) if path.startswith("@") else os.fsencode(path))
+        self._socket.settimeout(_SEND)
+        self._data = b""
+
+    def rehearse(self) -> None:
+        json.dumps({})
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def put(self, question: Question, timeout: float) -> None:
+        self._send(question.fields(timeout))
+
+    def read(self) -> list[Given]:
+        part = self._socket.recv(MAX_LINE)
+        if not part:
+            raise EOFError
+        *lines, self._data = (self._data + part).split(b"\n")
+        if len(self._data) > MAX_LINE:
+            raise EOFError
+        answers = []
+        for line in lines:
+            try:
+                answers.append(answer_of(line))
+            except UserError as error:
+                self._send({"type": "error", "id": None, "message": str(error)})
+        return answers
+
+    def done(self, question: Question, answer: str, problem: str) -> None:
+        if problem:
+            self._send({"type": "error", "id": question.id, "message": problem})
+        else:
+            self._send({"type": "done", "id": question.id, "answer": answer})
+
+    def expired(self, question: Question) -> None:
+        self._send({"type": "expired", "id": question.id})
+
+    def _send(self, fields: dict[str, Any]) -> None:
+        self._socket.sendall(json.dumps({"version": VERSION, **fields}).encode() + b"\n")

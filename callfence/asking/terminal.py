@@ -1,0 +1,106 @@
+"""Put questions to a person, on the terminal of the program."""
+
+from __future__ import annotations
+
+import os
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from callfence.asking.questions import MEANINGS, Given
+from callfence.shared.text import printable
+from enforcer.reporting.asker import ALWAYS, NO
+
+if TYPE_CHECKING:
+    from callfence.asking.questions import Question
+
+_COLOURS = {"danger": "bold red", "warning": "yellow", "note": "dim"}
+_LONGEST = 4096
+
+
+class Terminal:
+    """The controlling terminal.  One question is put at a time."""
+
+    at_once = 1
+    outlives = False  # the shell reads the terminal then
+
+    def __init__(self) -> None:
+        """Open the terminal.  Raises OSError if there is none."""
+        self._descriptor = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+        self.name = os.environ.get("USER") or os.environ.get("LOGNAME") or f"user {os.getuid()}"
+        self._file = os.fdopen(self._descriptor, "w", closefd=False)
+        self._console = Console(file=self._file, highlight=False, soft_wrap=True)
+        self._question: Question | None = None
+        self._reason_for = False
+        """Whether the next line is the reason for `always`."""
+
+    def rehearse(self) -> None:
+        for style in ("", *_COLOURS.values()):
+            Console(file=StringIO(), force_terminal=True).print(Text("x", style=style))
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def put(self, question: Question, timeout: float) -> None:
+        self._question, self._reason_for = question, False
+        record = question.record
+        who = f"{record.get('executable') or 'a program'} (pid {record.get('pid')})"
+        command = " ".join(record.get("command") or ())
+        waits = "waits" if question.holds else "was denied; an answer counts from the next start"
+        self._print()
+        self._print(f"callfence: {record.get('call') or 'a call'} {waits}", "bold")
+        self._print(f"  by       {who} at {record.get('site')}")
+        if command:
+            self._print(f"  command  {command}")
+        for each in question.lines:
+            self._print(f"  rule     {each.line}")
+            self._print(f"  policy   {each.file}")
+            if each.risk:
+                level, text = each.risk["level"], f"it {each.risk['grants']} [{each.risk['rule']}]"
+                self._print(f"  {level:8} {text}", _COLOURS[level])
+        self._ask(timeout)
+
+    def _ask(self, timeout: float = 0) -> None:
+        if self._question:
+            words = " ".join(f"[{answer[0]}]{answer[1:]}" for answer in self._question.answers)
+            limit = f" ({timeout:g} s, then no)" if timeout else ""
+            self._file.write(f"{words} [?]{limit}: ")
+            self._file.flush()
+
+    def read(self) -> list[Given]:
+        text = os.read(self._descriptor, _LONGEST).decode(errors="replace").strip()
+        question = self._question
+        if question is None:
+            return []
+        if self._reason_for:
+            return [Given(question.id, ALWAYS, text)]
+        word = text.lower()
+        answer = next((each for each in question.answers if word and each.startswith(word)), "")
+        if not answer:
+            for each in question.answers:
+                self._print(f"  {each:7} {MEANINGS[each]}")
+            self._ask()
+            return []
+        if answer == ALWAYS:
+            self._reason_for = True
+            self._file.write("reason (written as a `# why:` comment; empty for none): ")
+            self._file.flush()
+            return []
+        return [Given(question.id, answer)]
+
+    def done(self, question: Question, answer: str, problem: str) -> None:
+        if problem:
+            self._reason_for = False
+            self._print(f"  {problem}")
+            self._ask()
+        else:
+            self._question = None
+
+    def expired(self, question: Question) -> None:
+        self._question = None
+        self._print(f"\ncallfence: not answered: {NO}")
+
+    def _print(self, text: str = "", style: str = "") -> None:
+        self._console.print(Text(printable(text) if "\n" not in text else text, style=style))

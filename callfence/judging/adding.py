@@ -1,0 +1,103 @@
+"""Add lines to a policy, as `allow` does, and as answers to questions do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from callfence.shared.inputs import parse_entries
+from callfence.shared.text import on_one_line
+from policygen.files.algebra import Difference, differences, extended
+from policygen.language.document import PolicyError
+from policygen.learning.portable import with_equivalents
+from policygen.model import ALLOW, Entry, Policy, alternatives
+from policygen.sets.algebra import TooComplexError
+from policygen.sets.join import JoinError, join_entries, refuses
+from policygen.values import replace
+from tracer.abi import Arch, table
+from tracer.named import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from policygen.model import Expression
+
+
+class Addition(NamedTuple):
+    """A policy with lines added to it."""
+
+    policy: Policy
+    refused: tuple[tuple[Arch, int], ...] = ()
+    """The calls that the policy denies explicitly, and so were not added."""
+    entries: tuple[tuple[Arch, int, Entry | None, Entry], ...] = ()
+    """Architecture, number, old and new entry of each call that the lines name; equal ones for a call that was allowed
+    already."""
+    files: tuple[Difference, ...] = ()
+    """What the lines newly grant of files, ports and hosts."""
+    given: tuple[str, ...] = ()
+    """The lines about files, ports and hosts that grant nothing new."""
+    equivalents: Policy | None = None
+    """The policy before what other C libraries call instead was added (`portable`); None if that was not asked for."""
+
+
+def parse_lines(text: str, arch: Arch) -> Policy:
+    """Parse entries, as `parse_entries` does.  Raises PolicyError for a mistake in the text, if it has no entry, and if an
+    entry does more than allow."""
+    policy = parse_entries(text, arch)
+    for of, section in policy.entries.items():
+        for number, entry in section.items():
+            if entry.action != ALLOW or entry.otherwise or not alternatives(entry.expression):
+                line = on_one_line(of, number, entry)
+                hint = f"write {table(of).by_number[number].name}: allow, or a condition in the place of `allow`"
+                raise PolicyError("LINE", 1, 1, "the entry has another action than `allow`", line, hint, len(line))
+    return policy
+
+
+def added(policy: Policy, lines: Sequence[str], arch: Arch | None = None, *, name: str, force: bool = False) -> Addition:
+    """Return a policy, or one phase of it, with lines added.  `arch`: that of entries, if it is not the policy's first; `name`:
+    the policy's, for errors; `force`: also add what the policy denies explicitly.
+
+    Raises PolicyError for a line, JoinError for an entry that cannot be joined."""
+    arch = arch or next(iter(policy.entries))
+    parsed = [parse_lines(line, arch) for line in lines]
+    refused: list[tuple[Arch, int]] = []
+    entries: list[tuple[Arch, int, Entry | None, Entry]] = []
+    rules: dict[tuple[Arch, int], tuple[Expression, ...]] = {}
+    for of_arch, number, entry in [
+        (of_arch, number, entry)
+        for addition in parsed
+        for of_arch, section in addition.entries.items()
+        for number, entry in section.items()
+    ]:
+        old = policy.entries.get(of_arch, {}).get(number)
+        try:
+            against = not force and refuses(of_arch, number, old, entry.expression, policy.default)
+            new = join_entries(of_arch, number, old, entry, policy.default)
+        except (JoinError, TooComplexError) as error:
+            call = table(of_arch).by_number[number].name
+            raise JoinError(f"{name}: {call}: {error}; edit the policy by hand instead") from None
+        if against and old is not None:
+            refused.append((of_arch, number))
+        elif new is None or new == old:
+            entries.append((of_arch, number, old or entry, old or entry))
+        else:
+            policy = _with_entry(policy, of_arch, number, new)
+            rules[of_arch, number] = (*rules.get((of_arch, number), ()), *alternatives(entry.expression))
+            entries.append((of_arch, number, old, new))
+    granted: list[Difference] = []
+    given: list[str] = []
+    for addition in parsed:
+        files = extended(policy.files, addition.files)
+        new_rights = differences(policy.files, files)
+        granted += new_rights
+        given += [] if new_rights else addition.files.lines()
+        policy = replace(policy, files=files) if new_rights else policy
+    before = policy if policy.portable else None
+    policy = with_equivalents(policy, rules).policy if policy.portable else policy
+    return Addition(policy, tuple(refused), tuple(entries), tuple(granted), tuple(given), before)
+
+
+def _with_entry(policy: Policy, arch: Arch, number: int, entry: Entry) -> Policy:
+    newest = Policy({}).table
+    version = policy.table if number <= table(arch).newest(policy.table) else newest
+    entries = {**policy.entries, arch: {**policy.entries.get(arch, {}), number: entry}}
+    return replace(policy, entries=entries, table=version)

@@ -1,0 +1,79 @@
+"""Calls that are answered later: what they wait for, and signals that end them before."""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING
+
+from enforcer.hub import Hub
+from tracer.proc import fields_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from enforcer.listener import Request, Waiting
+
+RESTART = -512
+"""The kernel fails the call with EINTR, or makes it again, as the handler of the task's signal says (ERESTARTSYS,
+linux/errno.h)."""
+RESTART_ALWAYS = -513
+"""The kernel makes the call again when the handler of the task's signal has returned (ERESTARTNOINTR)."""
+_SWEEP, _SHARE = 0.02, 20
+"""Seconds between two looks for signals of tasks that wait: at least, and as a multiple of the time that a look takes."""
+
+
+class Pending:
+    """The calls that are answered later, and the descriptors and moments that they wait for."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        """`waiting` gets the ids of the calls."""
+        self.hub = Hub()
+        self._waiting = waiting
+        self._interrupts: dict[int, tuple[int, Callable[[int], None], int]] = {}
+        """By id: the task, and what to call with what when it has a signal."""
+        self._signalled: set[int] = set()
+        """The ids of those whose processes had a signal when they were last looked at."""
+
+    @property
+    def count(self) -> int:
+        """How many calls wait."""
+        return len(self._interrupts)
+
+    def add(self, request: Request, interrupt: Callable[[int], None], result: int) -> None:
+        """Note that a call is answered later.  `interrupt` is called with `result` (negative, RESTART for instance), or with
+        -EINTR, when a signal ends it before."""
+        if request.listener >= 0:
+            self._waiting.add(request.call.id)
+            if not self._interrupts:
+                self.hub.later(_SWEEP, self._sweep)
+            self._interrupts[request.call.id] = request.call.task, interrupt, result
+
+    def remove(self, request: Request) -> None:
+        """Note that a call is no longer waited for."""
+        self._waiting.remove(request.call.id)
+        self._interrupts.pop(request.call.id, None)
+
+    def _sweep(self) -> None:
+        """End the calls that wait and whose tasks have a signal: the kernel, which knows that they are being answered, wakes
+        them for no other signal than SIGKILL (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)."""
+        begin = time.monotonic()
+        for id_, (task, interrupt, result) in [*self._interrupts.items()]:
+            fields = fields_of(task)
+            blocked = _mask(fields, "SigBlk") | _mask(fields, "SigIgn")
+            if _mask(fields, "SigPnd") & ~blocked:
+                interrupt(result)
+            elif _mask(fields, "ShdPnd") & ~blocked:  # it may be another thread's to take
+                if fields["Threads"] == "1":
+                    interrupt(result)
+                elif id_ in self._signalled:
+                    interrupt(result if result == RESTART_ALWAYS else -errno.EINTR)
+                else:
+                    self._signalled.add(id_)
+        self._signalled &= self._interrupts.keys()
+        if self._interrupts:
+            self.hub.later(max(_SWEEP, _SHARE * (time.monotonic() - begin)), self._sweep)
+
+
+def _mask(fields: Mapping[str, str], name: str) -> int:
+    return int(fields.get(name, "0"), 16)

@@ -1,0 +1,167 @@
+"""Ask about denied calls, while they wait for the answer: one question a rule, however many calls wait for it.
+
+The questions go through a socket to the process that `callfence.asking.companion` runs, which shows them to a person, or passes
+them on to a program, and writes the policy.  This process knows only what an answer means for the calls that wait.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import TYPE_CHECKING
+
+from enforcer.hub import READABLE
+from enforcer.pending import RESTART_ALWAYS
+from enforcer.reporting.events import encoded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from enforcer.listener import Request
+    from enforcer.pending import Pending
+
+Rule = tuple[tuple[str, str], ...]
+"""The policies' files, and the line that each of them lacks."""
+
+ONCE, RUN, ALWAYS, NO, KILL = "once", "run", "always", "no", "kill"
+"""The answers: the calls that wait now may run; the rule holds until the program ends; it was also written to the policy; the
+calls are denied, and the rule is not asked about again; their processes are killed."""
+ANSWERS = (ONCE, RUN, ALWAYS, NO, KILL)
+GRANTING = (ONCE, RUN, ALWAYS)
+_REMEMBERED = (RUN, ALWAYS, NO)
+_MOST = 1000
+"""The most questions of one start; the answer to further ones is no."""
+_LONGEST = 1 << 16
+"""The most bytes of an answer."""
+_PAUSE = 0.05
+"""Seconds until a question that the socket does not take is sent again."""
+
+
+class Asker:
+    """The questions that are open, and the answers that hold until the program ends."""
+
+    def __init__(
+        self,
+        descriptor: int,
+        pending: Pending,
+        decided: Callable[[Rule, str, str, int], None],
+        ended: Callable[[], None],
+    ) -> None:
+        """`descriptor`: of a socket that keeps messages apart; `pending` has the calls that wait.  `decided(rule, answer, who,
+        calls)` is called for each answer, before the calls that wait for it; `ended` when there will be no answers any more."""
+        self._descriptor = descriptor
+        self._pending = pending
+        self._decided = decided
+        self._ended = ended
+        self._open: dict[Rule, list[Callable[[str], None]]] = {}
+        """What to call with the answer, by rule."""
+        self._rules: dict[int, Rule] = {}
+        """The rule of each question that is open, by the question's number."""
+        self._remembered: dict[Rule, str] = {}
+        self._unsent: deque[bytes] = deque()
+        self._count = 0
+        pending.hub.watch(descriptor, READABLE, self._read)
+
+    def ask(
+        self, request: Request, rule: Rule, describe: Callable[[], Mapping[str, Any]], answered: Callable[[str], None]
+    ) -> None:
+        """Ask whether a call that lacks `rule` may run; call `answered` once, now or later, with one of ANSWERS.
+
+        `describe` returns the fields of the record of the call (docs/events.schema.json).  While the call waits, a signal that
+        its task handles comes first, and then the call is made again."""
+        if (answer := self.remembered(rule)) is not None:
+            answered(answer)
+            return
+        is_open = [True]
+
+        def once(answer: str) -> None:
+            if is_open:
+                is_open.clear()
+                self._pending.remove(request)
+                answered(answer)
+
+        def interrupt(result: int) -> None:
+            if is_open:
+                is_open.clear()
+                self._pending.remove(request)
+                try:
+                    request.finish(result)
+                except OSError:
+                    return
+
+        self._pending.add(request, interrupt, RESTART_ALWAYS)
+        self._put(rule, describe, once, holds=True)
+
+    def suggest(self, rule: Rule, describe: Callable[[], Mapping[str, Any]]) -> None:
+        """Ask about a rule that can take effect only at the next start; nothing waits for the answer."""
+        if self.remembered(rule) is None:
+            self._put(rule, describe, lambda _answer: None, holds=False)
+
+    def remembered(self, rule: Rule) -> str | None:
+        """Return the answer that a further question about a rule gets at once; None if it is asked, or waits."""
+        if rule in self._remembered:
+            return self._remembered[rule]
+        return NO if self._descriptor < 0 or (self._count >= _MOST and rule not in self._open) else None
+
+    def _put(
+        self, rule: Rule, describe: Callable[[], Mapping[str, Any]], answered: Callable[[str], None], *, holds: bool
+    ) -> None:
+        if rule in self._open:
+            self._open[rule].append(answered)
+            return
+        self._count += 1
+        self._open[rule] = [answered]
+        self._rules[self._count] = rule
+        lines = [{"file": file, "line": line} for file, line in rule]
+        question = {"id": self._count, "rule": lines, "holds": holds, "record": dict(describe())}
+        self._unsent.append(encoded(question).encode())
+        self._send()
+
+    def _send(self) -> None:
+        while self._unsent and self._descriptor >= 0:
+            try:
+                os.write(self._descriptor, self._unsent[0])
+            except BlockingIOError:
+                self._pending.hub.later(_PAUSE, self._send)
+                return
+            except OSError:
+                self._close()
+                return
+            self._unsent.popleft()
+
+    def _read(self) -> None:
+        """Read one answer: the question's number, the answer and who gave it, with spaces between them."""
+        try:
+            message = os.read(self._descriptor, _LONGEST)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            self._close()
+            return
+        number, _, rest = message.decode(errors="replace").partition(" ")
+        answer, _, who = rest.partition(" ")
+        rule = self._rules.pop(int(number), None) if number.isdecimal() else None
+        if rule is not None:
+            self._answer(rule, answer if answer in ANSWERS else NO, who)
+
+    def _answer(self, rule: Rule, answer: str, who: str) -> None:
+        if answer in _REMEMBERED:
+            self._remembered[rule] = answer
+        waiting = self._open.pop(rule, [])
+        self._decided(rule, answer, who, len(waiting))
+        for answered in waiting:
+            answered(answer)
+
+    def _close(self) -> None:
+        """The process at the other end has ended: the answer to all questions is no."""
+        if self._descriptor >= 0:
+            self._pending.hub.forget(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._unsent.clear()
+            self._ended()
+            for rule in [*self._open]:
+                self._answer(rule, NO, "")

@@ -1,0 +1,452 @@
+"""`enforce --ask`: denied calls wait for an answer, one question a rule, and nothing runs that was not answered yes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from calls import allowing_all
+from terminal import Terminal
+
+import callfence
+from tests.enforcer.conftest import START, wait_until
+from tests.enforcer.reporting.test_events import checked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.enforcer.conftest import Workplace
+
+FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
+ERRNO = f"default errno EACCES\n{FLOOR}"
+SOME = allowing_all().replace("chroot: allow\n", "").replace("seccomp: allow\n", "")
+"""All calls but chroot, and the one by which a program has a listener of its own."""
+DENIED = "-13\n"
+HARNESS = Path(__file__).parents[3] / "samples" / "agent" / "harness.py"
+
+
+class Answerer:
+    """A program that answers, of which a test decides each message."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "ask"
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self._listener.listen()
+        self._listener.settimeout(20)
+        self._connection: socket.socket | None = None
+        self._lines: Any = None
+
+    def connected(self) -> socket.socket:
+        if self._connection is None:
+            self._connection, _ = self._listener.accept()
+            self._connection.settimeout(20)
+            self._lines = self._connection.makefile("rb")
+        return self._connection
+
+    def message(self) -> dict[str, Any]:
+        self.connected()
+        return json.loads(self._lines.readline())
+
+    def answer(self, answer: str, **other: Any) -> dict[str, Any]:
+        """Answer the next question, and return it."""
+        question = self.message()
+        assert question["type"] == "question"
+        self.say({"id": question["id"], "answer": answer, **other})
+        return question
+
+    def say(self, fields: object) -> None:
+        self.connected().sendall(json.dumps(fields).encode() + b"\n")
+
+    def close(self) -> None:
+        for each in (self._lines, self._connection, self._listener):
+            if each is not None:
+                each.close()
+        self._lines = self._connection = None
+
+
+@pytest.fixture
+def answerer(tmp_path: Path) -> Iterator[Answerer]:
+    made = Answerer(tmp_path)
+    yield made
+    made.close()
+
+
+def ask(place: Workplace, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    return place.start(f"--ask=unix:{place.folder}/ask", "--log", "log", *arguments, **options)
+
+
+def answers(place: Workplace) -> list[tuple[str, str | None]]:
+    place.wait_for_helpers()
+    checked(place.records())
+    return [(record["answer"], record["who"]) for record in place.records() if record["event"] == "answered"]
+
+
+@pytest.mark.parametrize(
+    ("given", "output"),
+    [
+        (["once", "no"], ["pid", "-13"]),
+        (["run"], ["pid", "pid"]),
+        (["no"], ["-13", "-13"]),
+        (["once", "once"], ["pid", "pid"]),
+    ],
+)
+def test_each_answer(place: Workplace, answerer: Answerer, given: list[str], output: list[str]) -> None:
+    place.policy(ERRNO)
+    process = ask(place, place.calls(), "110", "110")
+    for answer in given:
+        question = answerer.answer(answer, name="me")
+        assert [each["line"] for each in question["rule"]] == ["getppid: allow"]
+        assert (question["takes_effect"], question["timeout"]) == ("now", 60)
+        assert question["record"]["call"] == "getppid()"
+        assert answerer.message() == {"version": 1, "type": "done", "id": question["id"], "answer": answer}
+    printed, errors = process.communicate(timeout=20)
+    assert ["-13" if line == "-13" else "pid" for line in printed.split()] == output, errors
+    assert answers(place) == [(answer, "me") for answer in given]
+
+
+@pytest.mark.parametrize("default", ["kill", "errno EACCES"])
+def test_kill(place: Workplace, answerer: Answerer, default: str) -> None:
+    place.policy(f"default {default}\n{FLOOR}")
+    process = ask(place, place.calls(), "110", "39")
+    answerer.answer("kill")
+    assert process.communicate(timeout=20)[0] == ""
+    assert process.returncode == -signal.SIGSYS
+
+
+def test_no_is_what_the_policy_says(place: Workplace, answerer: Answerer) -> None:
+    place.policy(f"default kill\n{FLOOR}")
+    process = ask(place, place.calls(), "110")
+    answerer.answer("no")
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGSYS
+    place.wait_for_helpers()
+    assert [record["event"] for record in place.records()] == ["start", "answered", "denied", "end"]
+
+
+def test_other_calls_go_on_while_one_waits(place: Workplace, answerer: Answerer) -> None:
+    place.policy(SOME, "sh.policy")
+    script = "(chroot / true; echo first) & (while [ ! -e go ]; do :; done; echo second); wait"
+    command = ("-p", "sh.policy", "sh", "-c", script)
+    process = ask(place, *command)
+    question = answerer.message()
+    (place.folder / "go").touch()
+    assert process.stdout.readline() == "second\n"
+    answerer.say({"id": question["id"], "answer": "no"})
+    assert process.stdout.readline() == "first\n"
+    answerer.close()
+    process.communicate(timeout=20)
+
+
+def test_what_a_policy_denies_explicitly_is_not_asked(place: Workplace, answerer: Answerer) -> None:
+    place.policy(f"{ERRNO}getppid: deny\n")
+    process = ask(place, place.calls(), "110")
+    assert process.communicate(timeout=20)[0] == DENIED
+    assert answers(place) == []
+
+
+def test_a_time_out_is_no(place: Workplace, answerer: Answerer) -> None:
+    place.policy(ERRNO)
+    began = time.monotonic()
+    process = ask(place, "--ask-timeout", "0.5", place.calls(), "110", "110")
+    question = answerer.message()
+    assert question["timeout"] == 0.5
+    assert answerer.message() == {"version": 1, "type": "expired", "id": 1}
+    answerer.say({"id": 1, "answer": "run"})
+    assert answerer.message()["message"] == "no question of this number is open"
+    assert process.communicate(timeout=20)[0] == DENIED * 2
+    assert time.monotonic() - began >= 0.5
+    assert answers(place) == [("no", "nobody, in time")]
+
+
+def test_signals_come_while_a_call_waits_and_it_is_made_again(place: Workplace, answerer: Answerer) -> None:
+    """As a call that blocks and is restarted; a handler that does not return ends the program at once."""
+    place.policy(SOME, "py.policy")
+    program = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b'handled\\n'))\n"
+        "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])\n"
+        "os.write(1, b'ready\\n')\n"
+        "try: os.chroot('/')\n"
+        "except OSError as error: print(error.strerror)\n"
+        "else: print('done')\n"
+    )
+    process = ask(place, "-p", "py.policy", sys.executable, "-I", "-S", "-c", program)
+    seen = []
+
+    def handled() -> bool:
+        return "handled\n" in seen
+
+    thread = threading.Thread(target=lambda: seen.extend(process.stdout), daemon=True)
+    thread.start()
+    question = answerer.message()
+    os.kill(process.pid, signal.SIGUSR1)
+    time.sleep(0.3)
+    answerer.say({"id": question["id"], "answer": "once"})
+    thread.join(20)
+    assert seen == ["ready\n", "handled\n", "done\n"], process.stderr.read()
+    assert handled()
+    process.communicate(timeout=20)
+
+
+# Whoever answers, lies or dies
+
+
+def test_answers_that_are_none_are_errors_and_decide_nothing(place: Workplace, answerer: Answerer) -> None:
+    place.policy(ERRNO)
+    process = ask(place, place.calls(), "110", "110")
+    question = answerer.message()
+    for wrong, why in (
+        ({"id": 99, "answer": "run"}, "no question of this number is open"),
+        ({"id": True, "answer": "run"}, "`id` must be the question's number"),
+        ({"id": question["id"], "answer": "yes"}, "`answer` must be one of once, run, always, no, kill"),
+        ({"id": question["id"], "answer": "always"}, "this question takes only: once, run, no, kill"),
+        ({"id": question["id"], "answer": "once", "reason": "x" * 2000}, "at most 1000 characters"),
+        (["once"], "an answer is a JSON object"),
+    ):
+        answerer.say(wrong)
+        told = answerer.message()
+        assert (told["type"], why in told["message"]) == ("error", True), told
+    answerer.connected().sendall(b"no JSON\n")
+    assert answerer.message()["type"] == "error"
+    answerer.say({"id": question["id"], "answer": "once"})
+    assert answerer.message()["type"] == "done"
+    second = answerer.message()
+    answerer.say({"id": question["id"], "answer": "run"})  # again, to the first
+    assert answerer.message()["message"] == "no question of this number is open"
+    answerer.say({"id": second["id"], "answer": "no"})
+    printed = process.communicate(timeout=20)[0].split()
+    assert (printed[0] != "-13", printed[1]) == (True, "-13")
+
+
+@pytest.mark.parametrize("how", ["closes", "says too much", "before the question"])
+def test_whoever_answers_dies(place: Workplace, answerer: Answerer, how: str) -> None:
+    place.policy(ERRNO)
+    process = ask(place, place.calls(), "wait", "110", "39", "110")
+    connection = answerer.connected()
+    if how == "before the question":
+        answerer.close()
+        time.sleep(0.2)
+    process.stdin.write("x")
+    process.stdin.flush()
+    if how != "before the question":
+        answerer.message()
+    if how == "says too much":
+        with suppress(BrokenPipeError):
+            connection.sendall(b"x" * (1 << 18))
+    elif how == "closes":
+        answerer.close()
+    assert process.communicate(timeout=20)[0] == DENIED * 3
+    place.wait_for_helpers()
+    assert sum("nobody answers any more" in text for text in place.messages()) == 1
+
+
+def test_an_answer_after_the_process_has_gone(place: Workplace, answerer: Answerer) -> None:
+    place.policy(ERRNO)
+    process = ask(place, place.calls(), "110")
+    question = answerer.message()
+    process.kill()
+    process.wait(timeout=20)
+    answerer.say({"id": question["id"], "answer": "run"})
+    assert answerer.message()["type"] in ("done", "expired", "error")
+    process.communicate()
+
+
+@pytest.mark.parametrize("answer", ["once", "run", "no"])
+def test_many_processes_that_ask_the_same_ask_once(place: Workplace, answerer: Answerer, answer: str) -> None:
+    place.policy(SOME, "py.policy")
+    program = (
+        "import os\n"
+        "children = []\n"
+        "for _ in range(100):\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        try: os.chroot('/')\n"
+        "        except OSError: os._exit(1)\n"
+        "        os._exit(0)\n"
+        "    children.append(child)\n"
+        "os.write(1, b'forked\\n')\n"
+        "print(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 for child in children))\n"
+    )
+    process = ask(place, "-p", "py.policy", sys.executable, "-I", "-S", "-c", program)
+    question = answerer.message()
+    assert process.stdout.readline() == "forked\n"
+    time.sleep(1)  # they come to wait; those that come later are asked about again after `once`
+    answerer.say({"id": question["id"], "answer": answer})
+    threading.Thread(target=lambda: _repeat(answerer, answer), daemon=True).start()
+    assert process.stdout.readline() == ("0\n" if answer == "no" else "100\n")
+    process.communicate(timeout=20)
+    given = [each for each in answers(place) if each[0] == answer]
+    assert len(given) == 1 if answer != "once" else len(given) < 20
+
+
+def _repeat(answerer: Answerer, answer: str) -> None:
+    try:
+        while True:
+            message = answerer.message()
+            if message["type"] == "question":
+                answerer.say({"id": message["id"], "answer": answer})
+    except (OSError, ValueError, AttributeError):
+        return
+
+
+# What is written
+
+
+def test_always_writes_the_policy_with_reason_and_name_within_the_baseline(place: Workplace, answerer: Answerer) -> None:
+    place.policy(f"# mine\n{ERRNO}")
+    place.policy(f"default kill\n{FLOOR}getppid: allow\n", "base.policy")
+    process = ask(place, "--within", "base.policy", place.calls(), "110", "39", "110")
+    answerer.answer("always", reason="it is\nharmless", name="me")
+    assert answerer.message()["type"] == "done"
+    question = answerer.answer("always", name="me")
+    told = answerer.message()
+    assert (told["type"], told["message"]) == ("error", "the baseline of --within does not grant all of it: getpid: allow")
+    answerer.say({"id": question["id"], "answer": "no"})
+    printed = process.communicate(timeout=20)[0].split()
+    assert [line == "-13" for line in printed] == [False, True, False]
+    text = (place.folder / "calls.policy").read_text()
+    assert text.startswith("# mine\n")
+    assert "getppid: allow" in text
+    assert "# why: it is harmless (me)" in text
+    assert "getpid:" not in text
+    assert place.enforce(place.calls(), "110").stdout != DENIED
+
+
+def test_files_count_from_the_next_start(place: Workplace, answerer: Answerer, build: Callable[..., Path]) -> None:
+    program = build("files", "-static")
+    (place.folder / "key").write_text("text")
+    place.policy(f"default allow\npath {program}: read, execute\n", "files.policy")
+    place.policy("default allow\n", "base.policy")
+    process = ask(place, "--within", "base.policy", "-p", "files.policy", str(program), "read:key")
+    assert process.communicate(timeout=20)[0] == "EACCES\n"
+    question = answerer.message()
+    assert (question["takes_effect"], question["answers"]) == ("next start", ["always", "no"])
+    assert [each["line"] for each in question["rule"]] == ["path ./key: read"]
+    answerer.say({"id": question["id"], "answer": "always"})
+    assert answerer.message()["type"] == "done"
+    assert place.enforce("-p", "files.policy", str(program), "read:key").stdout == "ok\n"
+
+
+# Starts
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--ask=unix:none"], "the program at none cannot be asked: No such file or directory"),
+        (["--ask=file"], "--ask=file: write --ask for the terminal, or --ask=unix:PATH"),
+        (["--ask=unix:"], "write --ask for the terminal"),
+        (["--ask"], "the terminal (/dev/tty) cannot be asked"),
+        (["--ask=unix:ask", "--ask-timeout", "soon"], "--ask-timeout soon: the value must be a number of seconds above 0"),
+        (["--ask=unix:ask", "--ask-timeout", "-1"], "--ask-timeout -1: the value must be"),
+        (["--ask=unix:ask", "--within", "none.policy"], "--within none.policy: No such file or directory"),
+        (["--within", "calls.policy"], "--within requires --ask"),
+        (["--ask-timeout", "1"], "--ask-timeout requires --ask"),
+        (["--ask=unix:ask", "--audit"], "--audit denies nothing that --ask could ask about"),
+        (["--ask=unix:ask", "--quiet-kernel"], "--ask needs the helper process"),
+        (["--ask=unix:ask", "-p", "phased.policy"], "--ask does not work with phases"),
+    ],
+)
+def test_where_nobody_can_be_asked_nothing_runs(place: Workplace, answerer: Answerer, options: list[str], reason: str) -> None:
+    place.policy(ERRNO)
+    phases = "phase serving after getpid\ngetpid: allow\nbind: allow until serving\n"
+    place.policy(f"default errno EACCES\n{phases}{FLOOR}", "phased.policy")
+    done = place.enforce(*options, place.calls(), "110", under=("setsid", "--wait"))
+    assert (done.returncode, done.stdout) == (125, "")
+    assert reason in done.stderr
+    assert answerer.path.exists()
+
+
+# The terminal
+
+
+@pytest.fixture
+def terminal(place: Workplace) -> Iterator[Callable[..., Terminal]]:
+    opened: list[Terminal] = []
+
+    def start(*words: str) -> Terminal:
+        opened.append(Terminal([sys.executable, "-c", f"{START}  # {place.folder}", *words], place.folder))
+        return opened[-1]
+
+    yield start
+    for each in opened:
+        each.close()
+
+
+def until(screen: Terminal, pattern: str) -> str:
+    """What the terminal shows up to a pattern."""
+    found = screen.expect(pattern)
+    return found.string[: found.end()]
+
+
+def test_a_person_is_asked_and_shown_what_is_dangerous(place: Workplace, terminal: Callable[..., Terminal]) -> None:
+    place.policy(ERRNO)
+    screen = terminal("--ask", place.calls(), "101,0,0,0,0", "110")
+    shown = until(screen, r"\[\?\].*: ")
+    assert "rule     ptrace: " in shown
+    assert "danger" in shown
+    screen.send("what\n")
+    assert "deny it, and do not ask again" in until(screen, r"\[\?\]: ")
+    screen.send("n\n")
+    until(screen, r"rule     getppid: allow[\s\S]*\[\?\].*: ")
+    screen.send("always\n")
+    until(screen, "reason .*: ")
+    screen.send("it asks for its parent\n")
+    wait_until(lambda: "# why: it asks for its parent (" in (place.folder / "calls.policy").read_text())
+
+
+def test_a_program_cannot_type_the_answer(place: Workplace, terminal: Callable[..., Terminal]) -> None:
+    place.policy(f"{ERRNO}ioctl: allow\n")
+    letter = place.folder / "letter"
+    screen = terminal("--ask", place.calls(), "16,0,21522,0", "110")  # TIOCSTI
+    assert "-1" in until(screen, r"\[\?\].*: ")
+    screen.send("n\n")
+    until(screen, "-13")
+    assert not letter.exists()
+
+
+# The Python API
+
+
+def test_a_listener_answers_programs_that_are_run(place: Workplace) -> None:
+    place.policy(ERRNO)
+    asked: list[callfence.Question] = []
+
+    def decide(question: callfence.Question) -> str | tuple[str, str]:
+        asked.append(question)
+        if question.lines == ("getpid: allow",):
+            raise ValueError("what")
+        return ("no", "too much") if question.danger else "run"
+
+    settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "timeout": 60}
+    words = [place.calls(), "110", "39", "101,0,0,0,0"]
+    done = callfence.run(words, "calls.policy", decide, name="test", options=["--log", "log"], **settings)
+    first, *rest = done.stdout.split()
+    assert (first != "-13", rest) == (True, ["-13", "-13"]), done.stderr
+    assert [question.lines[0].partition(":")[0] for question in asked] == ["getppid", "getpid", "ptrace"]
+    assert asked[-1].danger.startswith("it ")
+    wait_until(lambda: len([r for r in place.records() if r["event"] == "end"]) == 1)
+    assert [(r["answer"], r["who"]) for r in place.records() if r["event"] == "answered"] == [
+        ("run", "test"), ("no", "test"), ("no", "test"),
+    ]  # fmt: skip
+
+
+def test_the_harness_of_the_samples(place: Workplace) -> None:
+    place.policy(ERRNO)
+    words = [sys.executable, str(HARNESS), "calls.policy", place.calls(), "110", "101,0,0,0,0"]
+    settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "timeout": 60}
+    done = subprocess.run(words, check=False, **settings)
+    first, second = done.stdout.split()
+    assert (first != "-13", second) == (True, "-13"), done.stderr
+    assert "to the model: `getppid()` was denied. Why does the command need it?" in done.stderr
