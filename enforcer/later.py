@@ -28,9 +28,10 @@ _OURS = tuple(f"{_ROOTS[0]}{name}/" for name in ("callfence", "enforcer", "polic
 """The folders of our packages; where pip has installed them, other packages are beside them."""
 _DESCRIBING = (
     "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
-    "enforcer.files.unreachable", "enforcer.reporting.asker", "enforcer.reporting.instead", "enforcer.reporting.output",
-    "enforcer.reporting.report", "enforcer.reporting.verdict", "ipaddress", "policygen.files.records",
-    "policygen.implied.tables", "policygen.language.parser", "policygen.lint.findings", "shlex", "tracer.abi.waits",
+    "enforcer.files.unreachable", "enforcer.guard", "enforcer.reporting.asker", "enforcer.reporting.instead",
+    "enforcer.reporting.output", "enforcer.reporting.report", "enforcer.reporting.verdict", "ipaddress",
+    "policygen.files.records", "policygen.implied.tables", "policygen.language.parser", "policygen.lint.findings", "shlex",
+    "tracer.abi.waits",
 )
 """The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
 _MAKING_CALLS = ("enforcer.hosts.mediator",)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from enforcer.listener import Request, Waiting
 
+Rule = tuple[tuple[str, str], ...]
+"""The policies' files, and the line that each of them lacks to allow a call; "" where no line would."""
 RESTART = -512
 """The kernel fails the call with EINTR, or makes it again, as the handler of the task's signal says (ERESTARTSYS,
 linux/errno.h)."""

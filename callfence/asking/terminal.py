@@ -6,17 +6,14 @@ import os
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
-
 from callfence.asking.questions import MEANINGS, Given
+from callfence.shared.terminal import print_lines
 from callfence.shared.text import printable
 from enforcer.reporting.asker import ALWAYS, NO
 
 if TYPE_CHECKING:
     from callfence.asking.questions import Question
 
-_COLOURS = {"danger": "bold red", "warning": "yellow", "note": "dim"}
 _LONGEST = 4096
 
 
@@ -31,14 +28,12 @@ class Terminal:
         self._descriptor = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
         self.name = os.environ.get("USER") or os.environ.get("LOGNAME") or f"user {os.getuid()}"
         self._file = os.fdopen(self._descriptor, "w", closefd=False)
-        self._console = Console(file=self._file, highlight=False, soft_wrap=True)
         self._question: Question | None = None
         self._reason_for = False
         """Whether the next line is the reason for `always`."""
 
     def rehearse(self) -> None:
-        for style in ("", *_COLOURS.values()):
-            Console(file=StringIO(), force_terminal=True).print(Text("x", style=style))
+        print_lines(["danger: x", "y"], StringIO())
 
     def fileno(self) -> int:
         return self._descriptor
@@ -49,8 +44,8 @@ class Terminal:
         who = f"{record.get('executable') or 'a program'} (pid {record.get('pid')})"
         command = " ".join(record.get("command") or ())
         waits = "waits" if question.holds else "was denied; an answer counts from the next start"
-        self._print()
-        self._print(f"callfence: {record.get('call') or 'a call'} {waits}", "bold")
+        self._print("")
+        self._print(f"callfence: {record.get('call') or 'a call'} {waits}")
         self._print(f"  by       {who} at {record.get('site')}")
         if command:
             self._print(f"  command  {command}")
@@ -58,8 +53,7 @@ class Terminal:
             self._print(f"  rule     {each.line}")
             self._print(f"  policy   {each.file}")
             if each.risk:
-                level, text = each.risk["level"], f"it {each.risk['grants']} [{each.risk['rule']}]"
-                self._print(f"  {level:8} {text}", _COLOURS[level])
+                self._print(f"  {each.risk['level']}: it {each.risk['grants']} [{each.risk['rule']}]")
         self._ask(timeout)
 
     def _ask(self, timeout: float = 0) -> None:
@@ -100,7 +94,8 @@ class Terminal:
 
     def expired(self, question: Question) -> None:
         self._question = None
-        self._print(f"\ncallfence: not answered: {NO}")
+        self._print("")
+        self._print(f"callfence: not answered: {NO}")
 
-    def _print(self, text: str = "", style: str = "") -> None:
-        self._console.print(Text(printable(text) if "\n" not in text else text, style=style))
+    def _print(self, line: str) -> None:
+        print_lines([printable(line)], self._file)

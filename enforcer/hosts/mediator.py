@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from enforcer.hosts.granted import Hosts
     from enforcer.hosts.targets import Refusal
     from enforcer.listener import Request
-    from enforcer.pending import Pending
-    from enforcer.reporting.asker import Rule
+    from enforcer.pending import Pending, Rule
 
 
 class Mediator:

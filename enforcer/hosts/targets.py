@@ -17,14 +17,13 @@ from tracer.linux import AF_UNIX
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from enforcer.files.unreachable import Ungranted
     from enforcer.hosts.addresses import Peer
     from enforcer.hosts.granted import Hosts
     from enforcer.hosts.identity import Identity
     from enforcer.hosts.sockets import Socket
     from enforcer.hub import Hub
     from enforcer.listener import Request
-    from enforcer.reporting.asker import Rule
+    from enforcer.pending import Rule
 
 _LINES = {"connect": "tcp connect", "send": "udp send"}
 """The beginning of the line about each use."""
@@ -43,16 +42,12 @@ class Refusal:
         self.why = why
         self.error = error
 
-    def ungranted(self) -> list[Ungranted]:
-        """Return what each policy lacks, for a report."""
-        from enforcer.files.unreachable import Ungranted
-
-        return [Ungranted(*row, self.error, self.why) for row in self.lacking]
-
     @property
     def rule(self) -> Rule:
         """The policies' files, and the line that each of them lacks; "" where no line would grant it."""
-        return tuple((lack.file, lack.line) for lack in self.ungranted())
+        from policygen.grants import written
+
+        return tuple((file, written(start, granted)) for file, start, granted in self.lacking)
 
 
 class Led:

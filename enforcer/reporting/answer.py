@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from enforcer.hosts.mediator import Mediator
     from enforcer.hosts.targets import Refusal
     from enforcer.listener import Waiting
-    from enforcer.pending import Pending
-    from enforcer.reporting.asker import Asker, Rule
+    from enforcer.pending import Pending, Rule
+    from enforcer.reporting.asker import Asker
     from enforcer.reporting.audit import Denial
     from enforcer.reporting.output import Output
     from enforcer.reporting.report import Reports
@@ -219,7 +219,9 @@ class Answers:
                 return False
             rule, is_lookup = refusal.rule, refusal.error != "EACCES"
             if (asker := self._asking()) and all(line for _, line in rule):
-                fields = partial(self._reports.fields, request, verdict, refusal.ungranted())
+                from enforcer.reporting.report import ungranted_of
+
+                fields = partial(self._reports.fields, request, verdict, ungranted_of(refusal))
                 if not is_lookup:
                     asker.ask(request, rule, fields, partial(self._answered_peer, request, verdict, refusal))
                     return True

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from enforcer.listener import Request
-    from enforcer.pending import Pending
-
-Rule = tuple[tuple[str, str], ...]
-"""The policies' files, and the line that each of them lacks."""
+    from enforcer.pending import Pending, Rule
 
 ONCE, RUN, ALWAYS, NO, KILL = "once", "run", "always", "no", "kill"
 """The answers: the calls that wait now may run; the rule holds until the program ends; it was also written to the policy; the

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from enforcer.files.unreachable import Judge, Ungranted
     from enforcer.hosts.targets import Refusal
     from enforcer.listener import Request
-    from enforcer.reporting.asker import Asker, Rule
+    from enforcer.pending import Rule
+    from enforcer.reporting.asker import Asker
     from enforcer.reporting.output import Output
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict
@@ -96,7 +97,7 @@ class Reports:
 
     def report_peer(self, request: Request, verdict: Verdict, refusal: Refusal) -> None:
         """Report a call to another host, or a look-up, that policies do not grant."""
-        self._describe(request, verdict, refusal.ungranted())
+        self._describe(request, verdict, ungranted_of(refusal))
 
     def recorded(self, index: int, fields: Mapping[str, str]) -> None:
         """Report what Landlock denied under the policy of this index, from the fields of its audit record (`audit.Source`)."""
@@ -268,6 +269,13 @@ class Reports:
             verb = "would have denied" if violation.audit else "denied"
             text = printable(f"enforce: {verb} {repeated.count} times, by {violation.executable}: {violation.call}")
         self._output.write(f"{text}\n".encode(errors="surrogateescape"), repeated.process)
+
+
+def ungranted_of(refusal: Refusal) -> list[Ungranted]:
+    """Return what each policy lacks that does not grant a call to another host, or a look-up."""
+    from enforcer.files.unreachable import Ungranted
+
+    return [Ungranted(*row, refusal.error, refusal.why) for row in refusal.lacking]
 
 
 def _executable(process: int) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from enforcer.listener import Request
-    from enforcer.reporting.asker import Rule
+    from enforcer.pending import Rule
     from policygen.model import Policy
     Files = tuple[tuple[str, Policy], ...]
     """Policies as they are in one phase, each with its file."""
