@@ -57,10 +57,12 @@ def is_said(difference: Difference, losses: tuple[Loss, ...]) -> bool:
     return any(name in loss.calls if name else not loss.calls for loss in directed)
 
 
-def assert_all_is_said(meant: Policy, exported: Exported, runtime: str) -> None:
+def assert_all_is_said(meant: Policy, exported: Exported, runtime: str) -> tuple[Difference, ...]:
+    """Return the differences, all of which the losses are about."""
     back = read_oci(exported.data, "p.json", FormatOptions(runtime=runtime))
     differences = compare(meant, back.policy).differences
     assert [one for one in differences if not is_said(one, exported.losses)] == []
+    return differences
 
 
 def compiled(chosen: Profile, sections: list[Arch]) -> bytes:
