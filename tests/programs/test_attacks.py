@@ -185,9 +185,8 @@ def test_the_benign_run_is_allowed(policy: Path, victim: Path, commands: Command
 def test_stopped_and_explained(
     attack: Attack, policies: tuple[Path, Path], victim: Path, commands: Commands, follow_advice: Follow, tmp_path: Path
 ) -> None:
-    own = tmp_path / "victim.policy"
-    own.write_text(policies[attack.fails].read_text())
-    enforced = commands.enforce(own, [victim, attack.name], tmp_path)
+    policy = policies[attack.fails]
+    enforced = commands.enforce(policy, [victim, attack.name], tmp_path)
 
     assert enforced.ran.stdout == b"benign work done\n", "the attack succeeded, or the benign work was stopped"
     assert enforced.ran.returncode == -attack.ended_by
@@ -201,7 +200,7 @@ def test_stopped_and_explained(
         assert any(text.startswith(wanted) if wanted.endswith("=") else text == normal(wanted) for text in shown), shown
 
     if attack.allowable:
-        assert follow_advice(own, violation) == (KILL, ALLOW)
+        assert follow_advice(policy, violation) == (KILL, ALLOW)
     else:
         assert not any(advice["line"] for advice in violation["allow"])
 
