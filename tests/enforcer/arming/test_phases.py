@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,33 @@ ALLOWED = (
 SOCKET = "socket: allow until serving\n"
 
 
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory):
+    """policies(text) -> the file of this policy: the same one for all tests, so that it is compiled once."""
+
+    @cache
+    def file(text):
+        made = tmp_path_factory.mktemp("policies") / "phased.policy"
+        made.write_text(text)
+        return made
+
+    return file
+
+
 @pytest.fixture
-def phased(place, build):
-    """phased(*steps, trigger=..., options=()) -> the finished program of programs/phased.c."""
+def phased(place, build, policies):
+    """phased(*steps, trigger=..., options=()) -> the finished program of programs/phased.c.
+
+    With an option -p, its policy is phased.policy in the current folder."""
     shutil.copy(build("phased"), place.folder / "phased")
 
     def run(*steps, trigger="poll", default="errno EPERM", options=(), started=False, entries=SOCKET, **settings):
         text = ALLOWED.format(default, trigger, entries)
-        place.policy(text.replace("phase serving", f"phase {settings.pop('name', 'serving')}"), "phased.policy")
+        text = text.replace("phase serving", f"phase {settings.pop('name', 'serving')}")
+        if "-p" in options:
+            place.policy(text, "phased.policy")
+        else:
+            options = ("-p", policies(text), *options)
         if started:
             return place.start(*options, "./phased", *steps, **settings)
         return place.enforce(*options, "./phased", *steps, **settings)
@@ -78,7 +98,7 @@ def filters():
 
 @pytest.mark.parametrize("steps", [("socket",), ("poll", "socket")])
 def test_a_killed_call(phased, steps):
-    done = phased(*steps, default="kill", entries="bind: allow until serving\n")
+    done = phased(*steps, default="kill", entries="bind: allow until serving\n", options=("-p", "phased.policy"))
     assert done.returncode == -signal.SIGSYS
     assert f" in {'serving' if len(steps) > 1 else 'start'}: the process is killed" in done.stderr
     option = "" if len(steps) > 1 else "--until serving "
