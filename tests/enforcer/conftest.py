@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -41,6 +42,21 @@ def drive(tmp_path):
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def shared_policy(tmp_path_factory):
+    """shared_policy(text, name) -> the file of this policy, the same one for all tests, which is compiled once for all of them.
+
+    A filter is cached by the path of its policy."""
+
+    @functools.cache
+    def file(text, name):
+        made = tmp_path_factory.mktemp("policies") / name
+        made.write_text(text)
+        return made
+
+    return file
 
 
 def wait_until(condition, seconds=20):

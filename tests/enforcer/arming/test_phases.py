@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import time
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,21 +19,8 @@ ALLOWED = (
 SOCKET = "socket: allow until serving\n"
 
 
-@pytest.fixture(scope="module")
-def policies(tmp_path_factory):
-    """policies(text) -> the file of this policy: the same one for all tests, so that it is compiled once."""
-
-    @cache
-    def file(text):
-        made = tmp_path_factory.mktemp("policies") / "phased.policy"
-        made.write_text(text)
-        return made
-
-    return file
-
-
 @pytest.fixture
-def phased(place, build, policies):
+def phased(place, build, shared_policy):
     """phased(*steps, trigger=..., options=()) -> the finished program of programs/phased.c.
 
     With an option -p, its policy is phased.policy in the current folder."""
@@ -46,7 +32,7 @@ def phased(place, build, policies):
         if "-p" in options:
             place.policy(text, "phased.policy")
         else:
-            options = ("-p", policies(text), *options)
+            options = ("-p", shared_policy(text, "phased.policy"), *options)
         if started:
             return place.start(*options, "./phased", *steps, **settings)
         return place.enforce(*options, "./phased", *steps, **settings)

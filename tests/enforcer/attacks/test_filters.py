@@ -59,12 +59,6 @@ def commands():
                 yield Event(arch.audit, table(arch).by_name["ioctl"].number, (3, value | high, 0, 0, 0, 0))
 
 
-@pytest.fixture(scope="module")
-def policies(tmp_path_factory):
-    """In one place, so that each is compiled once."""
-    return tmp_path_factory.mktemp("policies")
-
-
 @pytest.mark.parametrize(
     ("default", "options"),
     [
@@ -77,7 +71,7 @@ def policies(tmp_path_factory):
     ],
 )
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_each_filter_alone_allows_at_most_what_the_policy_says(place, build, policies, count, default, options):
+def test_each_filter_alone_allows_at_most_what_the_policy_says(place, build, shared_policy, count, default, options):
     if os.getuid() != 0:
         pytest.skip("reading filters takes root")
     shutil.copy(build("phased"), place.folder / "phased")
@@ -85,12 +79,8 @@ def test_each_filter_alone_allows_at_most_what_the_policy_says(place, build, pol
     until = "".join(UNTIL[line.split()[1]] for line in lines.splitlines())
     execve = "execve: allow\n" if "now" in options else ""
     text = f"default {default}\nimplied 1\n{lines}{until}{execve}{ENTRIES}arch i386\nioctl: allow\n"
-    file = policies / f"{count} {default} {execve[:6]}.policy"
-    if not file.exists():
-        file.write_text(text)
-    assert file.read_text() == text
     outside = filter_counts(os.getpid()).get(os.getpid(), 0)
-    process = place.start(*options, "-p", file, "./phased", *steps, "status", "wait")
+    process = place.start(*options, "-p", shared_policy(text, "phased.policy"), "./phased", *steps, "status", "wait")
     try:
         while not (line := process.stdout.readline()).startswith("Seccomp_filters"):
             assert line, process.stderr.read()

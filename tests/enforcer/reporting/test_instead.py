@@ -22,13 +22,12 @@ WITHOUT = "mmap: allow\nopenat: flags in O_CLOEXEC\n" + "".join(f"{name}: allow\
 
 
 @pytest.fixture
-def made(place, build):
+def made(place, build, shared_policy):
     """made(policy, what, ...) -> the finished process, and the denied calls."""
     shutil.copy(build("instead"), place.folder)
 
     def run(policy, *what, options=()):
-        place.policy(policy, "instead.policy")
-        done = place.enforce(*options, "--log", "log", "--", "./instead", *what)
+        done = place.enforce("-p", shared_policy(policy, "instead.policy"), *options, "--log", "log", "--", "./instead", *what)
         return done, [record["call"] for record in place.denials()]
 
     return run
