@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "lint": "report what policies allow that is dangerous, and why",
     "export": "write a policy for other programs: containers, systemd, bubblewrap, nsjail and others",
     "import": "convert a container profile, a filter or a log of calls into a policy",
+    "mcp": "run an agent's commands under a policy, as a server of the Model Context Protocol",
     "git-setup": "make git compare and merge policies by meaning",
     "doctor": "check what works on this machine, and say how to fix the rest",
 }

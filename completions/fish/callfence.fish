@@ -50,8 +50,8 @@ function _shtab_callfence_using
   test "$_shtab_callfence_cmdpath" = "$argv"
 end
 
-set -g _shtab_callfence_commands learn enforce show compile verify diff why review allow report merge lint export import git-setup doctor
-set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --ask --ask-timeout --bpf --cap --compiled --default --format --from --git --keep-fd --kernel --last --level --log --losses --name --narrow --narrow-by --only --output --phase --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --runtime --scope --to --unit --until --within --write-recording -o -p
+set -g _shtab_callfence_commands learn enforce show compile verify diff why review allow report merge lint export import mcp git-setup doctor
+set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --ask --ask-timeout --bpf --cap --compiled --default --format --from --git --keep-fd --kernel --last --level --log --losses --name --narrow --narrow-by --only --output --phase --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --runtime --scope --timeout --to --unit --until --within --write-recording -o -p
 
 complete -c callfence -e
 complete -c callfence -f
@@ -211,6 +211,11 @@ complete -c callfence -n '_shtab_callfence_using import' -l exact -d 'logs: allo
 complete -c callfence -n '_shtab_callfence_using import' -l within -x -d 'logs: never allow what BASE, a policy or container profile (JSON), denies'
 complete -c callfence -n '_shtab_callfence_using import' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write to POLICY instead of standard output; for logs, see above'
 complete -c callfence -n '_shtab_callfence_using import; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d '- is standard input'
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a mcp -d 'Serve the Model Context Protocol on standard input and output (the `mcp` extra: pip install '"'"'callfence[mcp]'"'"'). An agent gets three tools: `run` runs a command confined by POLICY; `explain_denial` says what a command was denied, and which line would allow it; `request_permission` asks the person at the client, who may allow it for this session, or always: then the line is written into POLICY, with the reason.'
+complete -c callfence -n '_shtab_callfence_using mcp' -s h -l help -d 'show this help message and exit'
+complete -c callfence -n '_shtab_callfence_using mcp' -l within -x -d 'never allow what the policy BASE does not grant'
+complete -c callfence -n '_shtab_callfence_using mcp' -l timeout -x -d 'of a command (default: 600)'
+complete -c callfence -n '_shtab_callfence_using mcp; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a git-setup -d 'Set up the git repository of the current folder: `git diff` then shows what a policy newly allows, and git merges policies by meaning, recordings by run, and NAME.evidence by taking the lines of both sides. This adds lines to .gitattributes, for you to commit, and commands to the configuration of this clone; run it in every clone. Running it again changes nothing.'
 complete -c callfence -n '_shtab_callfence_using git-setup' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a doctor -d 'Check that everything callfence needs works on this machine, for this user.'

@@ -1,0 +1,142 @@
+"""Commands of an agent under one policy: run each, keep what it was denied, and widen the session's policy by what is
+granted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from callfence.asking import writing
+from policygen.language.document import parse_file
+from policygen.values import frozen
+from tracer.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Self
+
+    from policygen.model import Policy
+
+
+@frozen
+class Denial:
+    """What a command of the session was denied."""
+
+    number: int
+    """Its number in the session, from 1."""
+    record: Mapping[str, Any]
+    """The event `denied` (docs/events.schema.json)."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The policy lines that would allow it; () if none would, or the policy denies it explicitly."""
+        return tuple(line for each in self.record["allow"] for line in each["line"].split("\n") if line)
+
+    @property
+    def text(self) -> str:
+        """What was denied, to whom, and what would allow it, in a few lines."""
+        record, what = self.record, ", ".join(self.record["ungranted"])
+        lines = [f"denied {self.number}: {record['call'] or what} ({record['action']})"]
+        lines += [f"  not granted: {what}"] if record["call"] and what else []
+        lines += [f"  by {record['executable']}: {' '.join(record['command'] or ())}"] if record["executable"] else []
+        lines += [f"  would allow it: {line}" for line in self.lines] or ["  no line of a policy would allow it"]
+        risks = [each["risk"] for each in record["allow"] if each["risk"]]
+        return "\n".join([*lines, *(f"  {risk['level']}: it {risk['grants']}" for risk in risks)])
+
+
+@frozen
+class Done:
+    """A command that has ended."""
+
+    status: int
+    """Its exit status; negative for the signal that ended it."""
+    output: bytes
+    errors: bytes
+    denials: tuple[Denial, ...]
+
+
+class Session:
+    """Runs commands under a copy of a policy, which `grant` widens.  Use it as a context manager: the copy is removed at the
+    end."""
+
+    def __init__(self, policy: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> None:
+        """`base`: the policy that bounds what is granted, None for no bound.  Raises UserError or OSError if a policy cannot be
+        read."""
+        self._policy = os.path.abspath(policy)
+        self._base: Policy | None = parse_file(base).policy if base is not None else None
+        document = parse_file(self._policy)
+        self._folder = tempfile.TemporaryDirectory(prefix="callfence-session-")
+        self.file = Path(self._folder.name, Path(self._policy).name)
+        """The copy of the policy."""
+        self.file.write_text(document.inlined().text())
+        self.denials: list[Denial] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def run(
+        self, command: Sequence[str], *, folder: str | os.PathLike[str] | None = None, timeout: float | None = None
+    ) -> Done:
+        """Run a command in a folder, with nothing as its input.  Raises subprocess.TimeoutExpired after `timeout` seconds: the
+        command is killed then."""
+        reading, writing_ = os.pipe()
+        lines: list[bytes] = []
+        with open(reading, "rb") as log:
+            thread = Thread(target=lambda: lines.extend(log), daemon=True)
+            thread.start()
+            options = ["--log", f"fd:{writing_}", "-p", os.fspath(self.file), "--"]
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-P", "-m", "callfence", "enforce", *options, *command],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    cwd=folder,
+                    timeout=timeout,
+                    pass_fds=[writing_],
+                    check=False,
+                )
+            finally:
+                os.close(writing_)
+            thread.join(_LAST)
+        denials = self._taken(lines)
+        return Done(done.returncode, done.stdout, done.stderr, denials)
+
+    def _taken(self, lines: Sequence[bytes]) -> tuple[Denial, ...]:
+        """Number the denials among the records of a log; repetitions are one."""
+        records = [record for record in map(json.loads, lines) if record["event"] == "denied" and record["count"] == 1]
+        first = len(self.denials)
+        self.denials += [Denial(first + place, record) for place, record in enumerate(records, 1)]
+        return tuple(self.denials[first:])
+
+    def denial(self, number: int) -> Denial:
+        """Return a denial by its number.  Raises UserError if there is none."""
+        if not 1 <= number <= len(self.denials):
+            raise UserError(f"no denial has the number {number}; the session has {len(self.denials)}")
+        return self.denials[number - 1]
+
+    def grant(self, number: int, reason: str, name: str, *, always: bool = False) -> tuple[str, ...]:
+        """Allow what a denial was about from the next command on; with `always`, also write it into the policy itself.
+
+        Return the lines.  Raises UserError if no line would allow it, or `base` does not grant it; OSError if a file cannot be
+        written."""
+        lines = self.denial(number).lines
+        if not lines:
+            raise UserError(f"no line of a policy would allow what denial {number} is about")
+        why = f"{reason} ({name})" if reason else f"answered by {name}"
+        for file in (os.fspath(self.file), *([self._policy] if always else [])):
+            for line in lines:
+                writing.write(file, line, why, self._base)
+        return lines
+
+
+_LAST = 5.0
+"""How many seconds to wait for the last records when a command has ended; processes that it left behind may write more."""

@@ -1,0 +1,158 @@
+"""`callfence mcp`, driven by a client of the protocol's own package."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from mcp.client.session import ClientSession
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.types import ElicitResult
+
+from callfence.asking.session import Session
+from tracer.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+POLICY = """callfence 1
+arch x86_64
+table 6.18
+default errno EACCES
+unknown errno ENOSYS
+implied 1
+
+execve: allow
+mmap: allow
+openat: allow
+"""
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    file = tmp_path / "it.policy"
+    file.write_text(POLICY)
+    return file
+
+
+def served(policy: Path, work: Callable[[ClientSession], Any], *options: str, answer: str | None = None) -> list[str]:
+    """Let `work` talk to the server; return what the person was asked.  `answer`: theirs; None declines."""
+    asked: list[str] = []
+
+    async def decide(_context: Any, request: Any) -> ElicitResult:
+        asked.append(request.message)
+        if answer is None:
+            return ElicitResult(action="decline")
+        return ElicitResult(action="accept", content={"answer": answer})
+
+    async def talk() -> None:
+        command = ["-m", "callfence", "mcp", *options, str(policy)]
+        server = StdioServerParameters(command=sys.executable, args=command, cwd=policy.parent)
+        async with stdio_client(server) as (reading, writing), ClientSession(
+            reading, writing, elicitation_callback=decide
+        ) as session:
+            await session.initialize()
+            await work(session)
+
+    asyncio.run(asyncio.wait_for(talk(), 120))
+    return asked
+
+
+async def said(session: ClientSession, tool: str, **arguments: Any) -> str:
+    result = await session.call_tool(tool, arguments)
+    return "".join(part.text for part in result.content)
+
+
+CHROOT = ["chroot", "/", "true"]
+
+
+@pytest.mark.parametrize("answer", ["this session", "always", "no", None])
+def test_a_command_is_denied_explained_and_granted(policy: Path, answer: str | None) -> None:
+    texts: list[str] = []
+
+    async def work(session: ClientSession) -> None:
+        assert {tool.name for tool in (await session.list_tools()).tools} == {"run", "explain_denial", "request_permission"}
+        texts.append(await said(session, "run", command=["echo", "hello"]))
+        texts.append(await said(session, "run", command=CHROOT))
+        texts.append(await said(session, "explain_denial", number=1))
+        texts.append(await said(session, "request_permission", number=1, reason="it is a test"))
+        texts.append(await said(session, "run", command=CHROOT))
+
+    asked = served(policy, work, answer=answer)
+    plain, denied, explained, permission, again = texts
+    assert plain == "exit status 0\nstandard output:\nhello\n"
+    assert denied.startswith("exit status 125\n")
+    assert 'denied 1: chroot(filename="/")' in denied
+    assert explained.splitlines()[0] in denied
+    assert "would allow it: chroot: allow" in explained
+    (question,) = asked
+    assert "The agent's reason: 'it is a test'" in question
+    is_granted = answer in ("this session", "always")
+    assert permission.startswith("granted, " if is_granted else "not granted")
+    assert again.startswith("exit status 0" if is_granted else "exit status 125")
+    assert ("chroot: allow" in policy.read_text()) == (answer == "always")
+    assert ("# why: it is a test (" in policy.read_text()) == (answer == "always")
+
+
+def test_nothing_is_granted_beyond_the_baseline(policy: Path) -> None:
+    texts: list[str] = []
+    base = policy.with_name("base.policy")
+    base.write_text(POLICY)
+
+    async def work(session: ClientSession) -> None:
+        await said(session, "run", command=CHROOT)
+        texts.append(await said(session, "request_permission", number=1, reason=""))
+        texts.append(await said(session, "request_permission", number=2, reason=""))
+        texts.append(await said(session, "explain_denial", number=-1))
+
+    served(policy, work, "--within", str(base), answer="always")
+    assert texts == [
+        "not granted: the baseline of --within does not grant all of it: chroot: allow",
+        "not granted: no denial has the number 2; the session has 1",
+        "no denial has the number -1; the session has 1",
+    ]
+    assert policy.read_text() == POLICY
+
+
+def test_a_command_that_takes_too_long_or_does_not_exist(policy: Path) -> None:
+    texts: list[str] = []
+
+    async def work(session: ClientSession) -> None:
+        texts.append(await said(session, "run", command=["sleep", "100"]))
+        texts.append(await said(session, "run", command=["no-such-program"]))
+        texts.append(await said(session, "run", command=["true"], folder="/no/folder"))
+
+    policy.write_text(POLICY + "clock_nanosleep: allow\n")
+    served(policy, work, "--timeout", "1")
+    assert texts[0] == "killed: it took longer than 1 s"
+    assert texts[1].startswith("exit status 127\n")
+    assert texts[2] == "not run: No such file or directory: /no/folder"
+
+
+def test_a_policy_that_cannot_be_read(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "callfence", "mcp", "none.policy"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("callfence mcp: ")
+    assert "none.policy: No such file or directory" in done.stderr
+
+
+def test_a_session_keeps_files_that_were_granted_for_the_next_command(tmp_path: Path) -> None:
+    policy = tmp_path / "it.policy"
+    (tmp_path / "key").write_text("text")
+    paths = "path /usr: read, execute\npath /etc: read\npath /lib64: read, execute\n"
+    policy.write_text(POLICY.replace("implied 1\n", f"implied 1\n\n{paths}"))
+    with Session(policy) as session:
+        done = session.run(["cat", "key"], folder=tmp_path)
+        assert (done.status, done.output) == (1, b"")
+        numbers = [denial.number for denial in done.denials if "path ./key: read" in denial.lines]
+        assert session.grant(numbers[0], "", "me") == ("path ./key: read",)
+        assert session.run(["cat", "key"], folder=tmp_path).output == b"text"
+        with pytest.raises(UserError, match="no denial has the number 99"):
+            session.grant(99, "", "me")
+    assert not session.file.exists()
+    assert "./key" not in policy.read_text()
