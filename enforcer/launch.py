@@ -28,54 +28,110 @@ if TYPE_CHECKING:
     from enforcer.hosts.granted import Hosts
     from enforcer.reporting.reporter import Reporter
 
-_NOT_GRANTED = (
+NOT_GRANTED = (
     "the policy does not grant `read, execute` to the program, or to its interpreter or dynamic loader; `learn` adds such lines"
 )
 
 
-def run(
-    argv: Sequence[bytes],
-    environment: list[bytes],
-    filters: Sequence[bytes],
-    arm: str,
-    reporter: Reporter | None,
-    *,
-    around: Surroundings | None = None,
-    files: Confinement | None = None,
-    hosts: Hosts | None = None,
-    stderr: int = 2,
-    plan: Plan | None = None,
-    may_listen: bool = False,
-    scope: str = "",
-    is_nested: bool = False,
-) -> NoReturn:
-    """Turn this process into `argv[0]`, found along PATH, confined by all of `filters` (arrays of struct sock_filter).
+class Launch:
+    """A program that is to be run, and by what it is to be confined."""
 
-    `arm` is "now", "exec" or "entry".  With a `reporter`, the filters must answer SECCOMP_RET_USER_NOTIF where calls are to be
-    reported.  Failures after this process has become the program are written to the descriptor `stderr` (-1: nowhere).
-    `around` are the options about descriptors, capabilities and the parent; `files` are the Landlock rules, `hosts` the hosts
-    that the policies grant.
+    __slots__ = (
+        "argv", "around", "arm", "environment", "files", "filters", "hosts", "is_nested", "may_listen", "plan", "reporter",
+        "scope", "stderr",
+    )  # fmt: skip
 
-    With a `plan`, which requires a reporter, a helper follows the program through its phases, with the plan's filters.
-    `may_listen`: the policies let the program answer notifications of a filter of its own.  `scope`: what is confined to the
-    program's own processes, "" if `files` does that (`enforcer.confinement`).  `is_nested`: a filter is in force already.
-    Raises EnforceError or KernelError if the program was not run.
-    """
+    def __init__(
+        self,
+        argv: Sequence[bytes],
+        environment: list[bytes],
+        filters: Sequence[bytes],
+        arm: str,
+        reporter: Reporter | None,
+        *,
+        around: Surroundings | None = None,
+        files: Confinement | None = None,
+        hosts: Hosts | None = None,
+        stderr: int = 2,
+        plan: Plan | None = None,
+        may_listen: bool = False,
+        scope: str = "",
+        is_nested: bool = False,
+    ) -> None:
+        self.argv = argv
+        self.environment = environment
+        self.filters = filters
+        """Arrays of struct sock_filter.  With a reporter, they must answer SECCOMP_RET_USER_NOTIF where calls are to be
+        reported."""
+        self.arm = arm
+        """When the filters take effect: "now", "exec" or "entry"."""
+        self.reporter = reporter
+        self.around = around
+        """The options about descriptors, capabilities and the parent."""
+        self.files = files
+        """The Landlock rules."""
+        self.hosts = hosts
+        """The hosts that the policies grant."""
+        self.stderr = stderr
+        """The descriptor to which failures are written after the program has been executed; -1: nowhere."""
+        self.plan = plan
+        """The phases through which a helper follows the program, with their filters; this requires a reporter."""
+        self.may_listen = may_listen
+        """Whether the policies let the program answer notifications of a filter of its own."""
+        self.scope = scope
+        """What is confined to the program's own processes, "" if `files` does that (`enforcer.confinement`)."""
+        self.is_nested = is_nested
+        """Whether a filter is in force already."""
+
+    @property
+    def is_audit(self) -> bool:
+        """Whether nothing is enforced."""
+        return self.reporter is not None and self.reporter.audit
+
+    @property
+    def is_scoped_by_helper(self) -> bool:
+        """Whether the helper, which connects for the program, must not reach abstract sockets of other processes either."""
+        return self.hosts is not None and self.hosts.is_scoped and not self.is_audit
+
+
+def combined(launch: Launch) -> bytes:
+    """Return the filter with which the program starts: all filters as one, and what is put before them.
+
+    Raises EnforceError or KernelError if this kernel cannot install it."""
+    reporter, plan = launch.reporter, launch.plan
     _require_kernel(reporter)
-    is_audit = reporter is not None and reporter.audit
     try:
-        filter_ = plan.installed if plan else chain(filters, reports=reporter is not None)
-        if files:
-            filter_ = files.guarded(filter_, reports=reporter is not None)
-        if hosts and not is_audit:
-            filter_ = hosts.guarded(filter_)
-        if not (may_listen or is_audit):
+        filter_ = plan.installed if plan else chain(launch.filters, reports=reporter is not None)
+        if launch.files:
+            filter_ = launch.files.guarded(filter_, reports=reporter is not None)
+        if launch.hosts and not launch.is_audit:
+            filter_ = launch.hosts.guarded(filter_)
+        if not (launch.may_listen or launch.is_audit):
             filter_ = without_listener(filter_)
         linux.check_length(filter_, room=ROOM if reporter else 0)
     except ValueError as error:
         raise EnforceError(str(error)) from error
-    if is_audit and not plan:
+    if launch.is_audit and not plan:
         filter_ = notifying_on_exit(filter_)  # the helper changes the exit status if it lost a report
+    return filter_
+
+
+def require_readable(path: bytes) -> None:
+    """Raise EnforceError unless this user may read the program: what cannot be read is not dumpable, and no memory of it can be
+    written either (ptrace(2))."""
+    if not os.access(path, os.R_OK, effective_ids=True):
+        raise EnforceError(
+            f"{os.fsdecode(path)} is not readable by this user, so the filter cannot be installed when it is executed; "
+            f"{seized.HINT}"
+        )
+
+
+def run(launch: Launch) -> NoReturn:
+    """Turn this process into `argv[0]`, found along PATH, confined by all of the filters.
+
+    Raises EnforceError or KernelError if the program was not run."""
+    argv, environment, reporter, plan, files = launch.argv, launch.environment, launch.reporter, launch.plan, launch.files
+    filter_ = combined(launch)
     path = locate(argv[0], environment)
     # Laid out before the filter is there: from then on there may be no calls that allocate memory.
     command, script = linux.strings(argv), linux.strings(linux.script_arguments(b"", argv))
@@ -87,18 +143,18 @@ def run(
         """Change this process for good, except for the filter; a failure here can still be reported."""
         kernel.set_no_new_privs()
         _restore_signals()
-        if around:
-            around.settle()
-        if scope:
-            keep_inside(scope, is_nested=is_nested)
+        if launch.around:
+            launch.around.settle()
+        if launch.scope:
+            keep_inside(launch.scope, is_nested=launch.is_nested)
         if files:  # last: from here on this process can open no other files
             files.enter()
 
     try:
-        if hosts and hosts.is_scoped and not is_audit:
-            # The helper connects for the program, so it may reach no more: the program's own domain is below this one.
+        if launch.is_scoped_by_helper:  # the program's own domain is below this one
             kernel.set_no_new_privs()
-            keep_inside(ABSTRACT, is_nested=is_nested)
+            keep_inside(ABSTRACT, is_nested=launch.is_nested)
+        arm, stderr, is_nested = launch.arm, launch.stderr, launch.is_nested
         if arm == "now" and plan:
             paths = [path]
             filter_ = seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
@@ -110,12 +166,7 @@ def run(
             paths = [path]
             held = early.install(filter_, reporter, settle)
         else:
-            # What cannot be read is not dumpable: no memory of it can be written either (ptrace(2)).
-            if not os.access(path, os.R_OK, effective_ids=True):
-                raise EnforceError(
-                    f"{os.fsdecode(path)} is not readable by this user, so the filter cannot be installed when it is executed; "
-                    f"{seized.HINT}"
-                )
+            require_readable(path)
             seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
             settle()
     except OSError as error:
@@ -123,7 +174,7 @@ def run(
     problem = execute(command, script, variables, paths)
     del held
     if files and problem == errno.EACCES and os.access(path, os.X_OK, effective_ids=True):
-        raise EnforceError(f"{os.fsdecode(path)} cannot be executed: {_NOT_GRANTED}", NOT_EXECUTABLE)
+        raise EnforceError(f"{os.fsdecode(path)} cannot be executed: {NOT_GRANTED}", NOT_EXECUTABLE)
     raise failure(argv[0], problem)
 
 

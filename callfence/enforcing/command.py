@@ -24,13 +24,13 @@ from tracer.linux import privilege_lost
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from collections.abc import Sequence
-    from typing import NoReturn
 
     from callfence.enforcing.filters import Variant
     from callfence.enforcing.sealed import Compiled
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement
     from enforcer.hosts.granted import Hosts
+    from enforcer.launch import Launch
     from enforcer.reporting.audit import Source
 
 DESCRIPTION = """\
@@ -155,14 +155,14 @@ def main(arguments: list[str] | None = None) -> int:
     environment = launch.initial_environment()
     stderr = 2 if _is_open(2) else -1
     try:
-        _Start(*_parse(arguments), environment, stderr).run()
+        launch.run(Start(*parse(arguments), environment, stderr).prepared())
     except CallfenceError as error:
         _say(f"enforce: {error}", stderr)
         return error.status if isinstance(error, EnforceError) else FAILED
 
 
-class _Start:
-    """The start of a program: reads its policies, finds out what can be enforced and reported here, and runs it."""
+class Start:
+    """The start of a program: reads its policies, and finds out what can be enforced and reported here."""
 
     def __init__(self, options: dict[str, list[str]], argv: list[str], environment: list[bytes], stderr: int) -> None:
         """`options`: the values of each option that was given, in order; a flag has the value "".  `stderr`: the descriptor for
@@ -181,8 +181,8 @@ class _Start:
         self.problems: dict[str, None] = {}
         """The reasons why the user's cache of filters cannot be used."""
 
-    def run(self) -> NoReturn:
-        """Become the program.  Raises CallfenceError if the program was not run."""
+    def prepared(self) -> Launch:
+        """Return how the program is to be run.  Raises CallfenceError if it is not to be run."""
         # Before the policies: a program whose name is mistyped has none either.
         path = launch.locate(os.fsencode(self.name), self.environment)
         policies = self._filters("silent" if self.is_quiet else "audit" if self.is_audit else "report")
@@ -224,7 +224,7 @@ class _Start:
         if privilege_lost(path, os.geteuid(), os.getegid()):
             self._say(f"{self.name} runs without the privilege of its set-id bits or capabilities (no_new_privs)")
         surroundings = {name: values for name, values in self.options.items() if name not in _CONFINEMENT}
-        launch.run(
+        return launch.Launch(
             [os.fsencode(argument) for argument in self.argv],
             self.environment,
             programs,
@@ -425,7 +425,7 @@ def _help(arguments: Sequence[str]) -> str:
     return f"enforce {__version__}\n" if first in ("-V", "--version") else ""
 
 
-def _parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+def parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Return the values of each option, and the program with its arguments.  Raises EnforceError with a remedy."""
     options: dict[str, list[str]] = {}
     rest = list(arguments)

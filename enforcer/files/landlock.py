@@ -103,16 +103,24 @@ class Confinement:
             return filter_
         return guarded(filter_, files=self._files, connect=connect, bind=bind, reports=reports)
 
+    def rulesets(self) -> list[tuple[int, int, bytes]]:
+        """Return the descriptor of each ruleset, the LANDLOCK_RESTRICT_SELF_* with which it is entered, and the name that the
+        thread has meanwhile, b"" for its own; with a name, `kernel.shares_files` with the kernel's thread follows, as a first
+        denial: no domain lets look at processes outside."""
+        if self.name is None:
+            return [(ruleset, 0, b"") for ruleset in self._rulesets]
+        flags = linux.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON
+        return [(ruleset, flags, self.name(index)) for index, ruleset in enumerate(self._rulesets)]
+
     def enter(self) -> None:
         """Confine this process and what it starts for good.  This needs no_new_privs.  Raises KernelError."""
         try:
-            for index, ruleset in enumerate(self._rulesets):
-                if self.name is None:
-                    kernel.landlock_enter(ruleset)
-                    continue
-                kernel.set_name(self.name(index))
-                kernel.landlock_enter(ruleset, linux.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON)
-                kernel.shares_files(os.getpid(), linux.KTHREADD)  # a first denial: no domain lets look at processes outside
+            for ruleset, flags, name in self.rulesets():
+                if name:
+                    kernel.set_name(name)
+                kernel.landlock_enter(ruleset, flags)
+                if name:
+                    kernel.shares_files(os.getpid(), linux.KTHREADD)
         except OSError as error:
             raise refused(error) from error
 
