@@ -43,12 +43,15 @@ class Duty:
         "_waiting", "_watched", "program", "stand_in",
     )  # fmt: skip
 
-    def __init__(self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False) -> None:
+    def __init__(
+        self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False, later: Later | None = None
+    ) -> None:
         """Read what the helper needs.  This is done in the process that becomes the program, since memory costs a clone more
         time.
 
-        `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no calls afterwards."""
-        self._later = Later(reporter.later)
+        `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no calls afterwards.
+        `later`: the importer, if not that of the reporter's note."""
+        self._later = later or Later(reporter.later)
         self._epoll: select.epoll
         self._makes_calls = makes = reporter.hosts is not None
         """Whether calls are made for the program."""

@@ -39,13 +39,15 @@ def guarded(work: Callable[[], NoReturn]) -> NoReturn:
         os._exit(FAILED)
 
 
-def leave() -> None:
+def leave(*, is_leader: bool = False) -> None:
     """Separate this process from the program: give it its own session, the working folder /proc and the highest limits, and
     make it undumpable.
 
     Block every signal that can be blocked: this process must last exactly as long as the processes that it answers for.
+    `is_leader`: it has a session of its own already.
     """
-    os.setsid()
+    if not is_leader:
+        os.setsid()
     try:
         os.chdir("/proc")  # what is mounted there later does not change what this process reads (`tracer.proc`)
     except OSError:

@@ -37,7 +37,7 @@ class Launch:
     """A program that is to be run, and by what it is to be confined."""
 
     __slots__ = (
-        "argv", "around", "arm", "environment", "files", "filters", "hosts", "is_nested", "may_listen", "plan", "reporter",
+        "argv", "arm", "around", "environment", "files", "filters", "hosts", "is_nested", "may_listen", "plan", "reporter",
         "scope", "stderr",
     )  # fmt: skip
 

@@ -178,6 +178,8 @@ class Start:
         """The owner of each policy file that belongs to another user, who can change what it allows."""
         self.records: Source | None = None
         """The kernel's audit records from which denied files and ports are reported."""
+        self.process = 0
+        """The id of the process that becomes the program; 0: this one."""
         self.problems: dict[str, None] = {}
         """The reasons why the user's cache of filters cannot be used."""
 
@@ -326,10 +328,14 @@ class Start:
 
         rules = None
         if confines and not self.is_audit:
-            best_effort, bits = "--best-effort" in self.options, confinement.bits(scope)
-            makes_calls = hosts is not None
             rules = files.confinement(
-                policies, arm, bits, self.environment, best_effort=best_effort, makes_calls=makes_calls
+                policies,
+                arm,
+                confinement.bits(scope),
+                self.environment,
+                best_effort="--best-effort" in self.options,
+                makes_calls=hosts is not None,
+                process=self.process,
             )
             for remark in rules.remarks if rules else ():
                 self._say(remark)
@@ -341,7 +347,7 @@ class Start:
                 if self.records:
                     return rules, None
             if not why and (self.is_audit or (rules and rules.is_whole)):
-                return rules, files.reach(policies, self.environment, is_audit=self.is_audit)
+                return rules, files.reach(policies, self.environment, is_audit=self.is_audit, process=self.process)
             if asks:
                 self._say(f"--explain cannot report files or ports: {why or 'Landlock is not enforcing them'}")
         return rules, None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from enforcer.arming.plan import Plan
     from enforcer.duty import Duty
+    from enforcer.later import Later
     from enforcer.reporting.reporter import Reporter
 
 HINT = "use --arm now, with a policy that allows execve"
@@ -80,8 +81,10 @@ class Work:
         stderr: int,
         plan: Plan | None,
         is_nested: bool,
+        later: Later | None = None,
     ) -> None:
-        """Read what the helper needs.  `program`: the id of the process to confine."""
+        """Read what the helper needs.  `program`: the id of the process to confine.  `later`: the importer for the helper, if
+        not that of the reporter's note."""
         self.program = program
         self.key = plan.key if plan else Key()
         self.filter = self.key.passing(filter_, installs=bool(plan))
@@ -91,7 +94,7 @@ class Work:
         if reporter:
             from enforcer.duty import Duty
 
-            self.duty = Duty(reporter, follows=bool(plan), is_quiet=plan is not None and plan.is_quiet)
+            self.duty = Duty(reporter, follows=bool(plan), is_quiet=plan is not None and plan.is_quiet, later=later)
         self.arm = arm
         self.plan = plan
         self.stderr = stderr
@@ -223,8 +226,11 @@ def _refuse(program: int, surgery: inject.Surgery | None, duty: Duty | None, rea
     os._exit(0)
 
 
-_OPTIONS = linux.PTRACE_O_EXITKILL | linux.PTRACE_O_TRACEEXEC | linux.PTRACE_O_TRACESYSGOOD
-_FORK_OPTIONS = linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE
+OPTIONS = (
+    linux.PTRACE_O_EXITKILL | linux.PTRACE_O_TRACEEXEC | linux.PTRACE_O_TRACESYSGOOD
+    | linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE
+)  # fmt: skip
+"""With which a process is traced until it is confined; the kernel kills it if its tracer ends."""
 _EXECUTE_0 = 0x1  # DR7: breakpoint 0, of this task, where an instruction is executed (asm/debugreg.h)
 _FORKS = linux.numbers_by_arch("clone", "clone3")
 _RUNNING = linux.numbers_by_arch(
@@ -237,7 +243,7 @@ _HINT = "use --arm exec"
 
 def seize(pid: int) -> None:
     """Trace a process from now on; the kernel kills it if this process ends.  Raises OSError."""
-    kernel.ptrace(linux.PTRACE_SEIZE, pid, 0, _OPTIONS | _FORK_OPTIONS)
+    kernel.ptrace(linux.PTRACE_SEIZE, pid, 0, OPTIONS)
 
 
 def stop(pid: int) -> None:

@@ -1,0 +1,155 @@
+"""The spawner's socket, and its loop: one process for each connection."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import fcntl
+import os
+import select
+import stat
+
+from enforcer import helper, kernel
+from enforcer.errors import FAILED, EnforceError
+from enforcer.spawning import protocol
+from tracer import TYPE_CHECKING, linux
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+LONGEST = 107
+"""The most bytes of a socket's path (unix(7), sun_path)."""
+_BACKLOG = 4096
+_SO_PASSCRED, SO_PEERCRED = 16, 17  # asm-generic/socket.h
+_ENDING = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM: asm/signal.h
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_DELAY = 0.05
+"""Seconds to wait when there is no descriptor or memory for another connection."""
+
+
+class Listener:
+    """A socket that clients connect to."""
+
+    def __init__(self, path: str) -> None:
+        """Listen at a path.  Raises EnforceError if that is not possible, or would not be safe."""
+        self.path = os.path.abspath(path)
+        if len(os.fsencode(self.path)) > LONGEST:
+            raise EnforceError(f"{path}: the path of a socket can have {LONGEST} bytes at most")
+        folder, name = os.path.split(self.path)
+        try:
+            self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            _require_private(folder)
+            fcntl.flock(self._folder, fcntl.LOCK_EX)  # no other spawner looks for a listener between our look and our bind
+            try:
+                self._remove_stale(name)
+                self.socket = _bound(self.path)
+            finally:
+                fcntl.flock(self._folder, fcntl.LOCK_UN)
+            status = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except OSError as error:
+            raise EnforceError(f"{path}: {error.strerror}") from error
+        self._name, self._identity = name, (status.st_dev, status.st_ino)
+
+    def _remove_stale(self, name: str) -> None:
+        """Remove the file of a socket on which nobody listens.  Raises EnforceError for another file."""
+        try:
+            status = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
+            raise EnforceError(f"{self.path} is there already, and is no socket of this user")
+        probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+        try:
+            probe.connect(self.path)
+        except ConnectionRefusedError:
+            os.unlink(name, dir_fd=self._folder)
+            return
+        except BlockingIOError:
+            pass
+        finally:
+            probe.close()
+        raise EnforceError(f"another process listens at {self.path}")
+
+    def accept(self) -> int:
+        """Return the descriptor of the next connection.  Raises OSError."""
+        descriptor, _ = self.socket._accept()  # type: ignore[attr-defined]  # what socket.socket.accept calls
+        return int(descriptor)
+
+    def remove(self) -> None:
+        """Remove the socket's file, unless another has taken its place."""
+        try:
+            status = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) == self._identity:
+                os.unlink(self._name, dir_fd=self._folder)
+        except OSError:
+            return
+
+
+def _require_private(folder: str) -> None:
+    """Raise EnforceError if another user could put another file in the place of what is in the folder."""
+    here = os.path.realpath(folder)
+    status = os.stat(here)
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & _OTHERS:
+        raise EnforceError(f"other users may write to {folder}, so no socket is made there: use a folder of your own")
+    while here != "/":
+        here = os.path.dirname(here)
+        status = os.stat(here)
+        if status.st_uid not in (0, os.geteuid()) or (status.st_mode & _OTHERS and not status.st_mode & stat.S_ISVTX):
+            raise EnforceError(f"other users may rename what is in {here}, so no socket is made in {folder}")
+
+
+def _bound(path: str) -> _socket.socket:
+    made = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+    made.setsockopt(_socket.SOL_SOCKET, _SO_PASSCRED, 1)  # for all connections: who has sent each message
+    before = os.umask(0o177)
+    try:
+        made.bind(path)
+    finally:
+        os.umask(before)
+    made.listen(_BACKLOG)
+    return made
+
+
+def serve(listener: Listener, begin: Callable[[_socket.socket], NoReturn], idle: float | None = None) -> None:
+    """Call `begin` with each connection of a process of this user, in a process of its own.
+
+    Return after SIGTERM, SIGINT or SIGHUP, or if no client has come for `idle` seconds.  The processes go on."""
+    endings = [kernel.signal_descriptor(number) for number in _ENDING]
+    kernel.disposition(linux.SIGCHLD, linux.SIG_IGN)  # nobody waits for these processes
+    poller = select.poll()
+    for descriptor in (listener.socket.fileno(), *endings):
+        poller.register(descriptor, select.POLLIN)
+    while events := dict(poller.poll(None if idle is None else idle * 1000)):
+        if any(ending in events for ending in endings):
+            return
+        try:
+            connection = _socket.socket(fileno=listener.accept())
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            if error.errno in _SHORT:
+                select.poll().poll(_DELAY * 1000)
+            continue
+        _begin(connection, begin)
+        connection.close()
+
+
+def _begin(connection: _socket.socket, begin: Callable[[_socket.socket], NoReturn]) -> None:
+    """Call `begin` in a new process; refuse another user's connection, or all if there can be no process."""
+    credentials = connection.getsockopt(_socket.SOL_SOCKET, SO_PEERCRED, 12)
+    reason = ""
+    if int.from_bytes(credentials[4:8], "little") != os.geteuid():
+        reason = "the spawner is another user's"
+    else:
+        try:
+            if kernel.clone(linux.SIGCHLD) == 0:
+                helper.guarded(lambda: begin(connection))
+        except OSError as error:
+            reason = f"the spawner can start no process: {error.strerror}"
+    if reason:
+        try:
+            connection.send(protocol.answer(FAILED, reason.encode()), _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
+        except OSError:
+            return

@@ -1,0 +1,192 @@
+"""What the spawner's process for one connection does: it reads the request, and becomes the helper of the client, which
+becomes the program."""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import stat
+import time
+from contextlib import suppress
+
+from enforcer import helper, kernel, launch
+from enforcer.arming import inject, seized
+from enforcer.confinement import scope_ruleset
+from enforcer.errors import FAILED, EnforceError, GoneError
+from enforcer.spawning import protocol
+from enforcer.spawning.peer import Peer
+from tracer import TYPE_CHECKING, linux
+from tracer.errors import CallfenceError
+
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from enforcer.later import Later
+    from enforcer.launch import Launch
+    from enforcer.spawning.peer import Rights
+    from enforcer.spawning.protocol import Request
+
+    Prepare = Callable[[Request, int, int], tuple[Launch, int]]
+    """Decides how a program is run, from a request, the descriptor of its standard error (-1: closed) and the client's pid;
+    returns that and the index of the program among the words.  Raises CallfenceError if it is not to be run."""
+
+_SECONDS = 10.0
+"""Seconds in which a client must have sent its request, and read the answer."""
+_SOL_SOCKET, _SCM_RIGHTS, _SO_SNDTIMEO = 1, 1, 21  # linux/socket.h, asm-generic/socket.h
+_CHUNK = 1 << 16
+_LONGEST = 1 << 16
+"""The most bytes of text in an answer, which must fit into the socket's buffer: the client is stopped meanwhile."""
+_ROOM = 4096
+"""Bytes for the descriptors and the credentials of a message: more than SCM_MAX_FD of them take (net/scm.h)."""
+_CMSG_CLOEXEC, _NOSIGNAL, _CTRUNC = 0x40000000, 0x4000, 0x8  # linux/socket.h: MSG_*
+
+
+class Spawner:
+    """What all commands have in common."""
+
+    __slots__ = ("later", "null", "prepare", "rights")
+
+    def __init__(self, prepare: Prepare, rights: Rights, later: Later) -> None:
+        self.prepare = prepare
+        self.rights = rights
+        """Those of this process."""
+        self.later = later
+        """The importer for helpers."""
+        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    def begin(self, connection: _socket.socket) -> NoReturn:
+        """Serve one connection, in a process of its own that has just been cloned."""
+        os.setsid()
+        kernel.block_signals()
+        kernel.disposition(linux.SIGCHLD, linux.SIG_DFL)
+        helper.close_all_but((connection.fileno(), self.null))
+        for number in range(3):
+            os.dup2(self.null, number)
+        peer = None
+        try:
+            peer = Peer(connection)
+            request, descriptors = _received(connection, peer)
+            self._serve(connection, peer, request, descriptors)
+        except GoneError:
+            os._exit(0)
+        except CallfenceError as error:
+            status = error.status if isinstance(error, EnforceError) else FAILED
+            _refuse(connection, peer, status, str(error))
+        except OSError as error:
+            _refuse(connection, peer, FAILED, f"the spawner: {error.filename or error}: {error.strerror}")
+        except MemoryError:
+            _refuse(connection, peer, FAILED, "the spawner has not enough memory")
+
+    def _serve(self, connection: _socket.socket, peer: Peer, request: Request, descriptors: list[int]) -> NoReturn:
+        peer.stop()
+        peer.require_rights(self.rights)
+        stderr = _take_over(peer, request, descriptors)
+        started, first = self.prepare(request, stderr, peer.pid)
+        filter_ = launch.combined(started)
+        launch.require_readable(launch.locate(started.argv[0], started.environment))
+        work = seized.Work(
+            peer.pid,
+            filter_,
+            started.reporter,
+            arm=started.arm,
+            stderr=started.stderr,
+            plan=started.plan,
+            is_nested=started.is_nested,
+            later=self.later,
+        )
+        rulesets = started.files.rulesets() if started.files else []
+        if started.scope:
+            rulesets.insert(0, (scope_ruleset(started.scope, is_nested=started.is_nested), 0, b""))
+        helper.leave(is_leader=True)
+        if work.duty:
+            inject.probe_listener(peer.pidfd)
+        entered = [ruleset for ruleset, _, _ in rulesets]
+        helper.close_all_but((connection.fileno(), peer.pidfd, *entered, *work.descriptors()))
+        paths = b"".join(path + b"\0" for path in launch.candidates(started.argv[0], started.environment))
+        if len(paths) > _LONGEST:
+            raise EnforceError("PATH is too long")
+        answer = protocol.answer(0, paths, [(flags, name) for _, flags, name in rulesets], first)
+        try:
+            kernel.ptrace(linux.PTRACE_SETOPTIONS, peer.pid, 0, seized.OPTIONS)
+            _send(connection, answer, entered)
+            for descriptor in (connection.detach(), *entered):
+                os.close(descriptor)
+            kernel.ptrace(linux.PTRACE_CONT, peer.pid)
+        except ProcessLookupError as error:
+            raise GoneError from error
+        seized.follow(work, peer.pidfd if work.duty else -1)
+
+
+def _received(connection: _socket.socket, peer: Peer) -> tuple[Request, list[int]]:
+    """Return the request, and the descriptors that came with it.
+
+    Raises EnforceError for another message, or for one of another process; GoneError if the client ends the connection."""
+    end = time.monotonic() + _SECONDS
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    descriptors: list[int] = []
+
+    def read(size: int) -> bytes:
+        content = bytearray()
+        while len(content) < size:
+            if not poller.poll(max(end - time.monotonic(), 0) * 1000):
+                raise EnforceError(f"the client has not sent its request within {_SECONDS:.0f} s")
+            chunk, parts, flags, _ = connection.recvmsg(min(size - len(content), _CHUNK), _ROOM, _CMSG_CLOEXEC)
+            for level, kind, data in parts:
+                if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
+                    descriptors.extend(array.array("i", data[: len(data) // 4 * 4]))
+            if not chunk:
+                raise GoneError
+            if not peer.has_sent(parts):
+                raise EnforceError("the request comes from another process than the one that has connected")
+            if flags & _CTRUNC or len(descriptors) > protocol.DESCRIPTORS:
+                raise EnforceError("the request has too many descriptors")
+            content += chunk
+        return bytes(content)
+
+    head = read(protocol.REQUEST_HEAD)
+    request = protocol.request(head, read(protocol.request_size(head)))
+    if not descriptors or not stat.S_ISDIR(os.fstat(descriptors[0]).st_mode):
+        raise EnforceError("the request lacks the descriptor of the client's working folder")
+    return request, descriptors
+
+
+def _take_over(peer: Peer, request: Request, descriptors: list[int]) -> int:
+    """Take the client's working folder, standard error, umask and environment for this process's, and return the descriptor of
+    standard error, -1 if it is closed."""
+    os.fchdir(descriptors[0])
+    if len(descriptors) > 1:
+        os.dup2(descriptors[1], 2)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    os.umask(peer.umask)
+    os.environ.clear()
+    for variable in request.environment:
+        name, equals, value = variable.partition(b"=")
+        if name and equals:
+            os.environb.setdefault(name, value)
+    return 2 if len(descriptors) > 1 else -1
+
+
+def _send(connection: _socket.socket, answer: bytes, descriptors: list[int]) -> None:
+    """Send an answer, with descriptors.  Raises OSError; GoneError if nobody reads it."""
+    connection.setsockopt(_SOL_SOCKET, _SO_SNDTIMEO, int(_SECONDS).to_bytes(8, "little") + bytes(8))  # struct timeval
+    rights = [(_SOL_SOCKET, _SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    try:
+        sent = connection.sendmsg([answer], rights, _NOSIGNAL)
+        while sent < len(answer):
+            sent += connection.send(answer[sent:], _NOSIGNAL)
+    except (BrokenPipeError, ConnectionResetError, BlockingIOError) as error:
+        raise GoneError from error
+
+
+def _refuse(connection: _socket.socket, peer: Peer | None, status: int, text: str) -> NoReturn:
+    """Send the reason why the program is not run, let the client go on, and end this process."""
+    if peer:
+        peer.release()
+    with suppress(OSError, GoneError):
+        _send(connection, protocol.answer(status, os.fsencode(text)[:_LONGEST]), [])
+    os._exit(0)
