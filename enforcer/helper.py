@@ -39,25 +39,33 @@ def guarded(work: Callable[[], NoReturn]) -> NoReturn:
         os._exit(FAILED)
 
 
-def leave(*, is_leader: bool = False) -> None:
+def leave() -> None:
     """Separate this process from the program: give it its own session, the working folder /proc and the highest limits, and
     make it undumpable.
 
     Block every signal that can be blocked: this process must last exactly as long as the processes that it answers for.
-    `is_leader`: it has a session of its own already.
     """
-    if not is_leader:
-        os.setsid()
+    detach()
+    go_to_proc()
+
+
+def detach() -> None:
+    """Give this process its own session and the highest limits, make it undumpable, and block its signals."""
+    os.setsid()
+    kernel.block_signals()
+    kernel.disposition(linux.SIGCHLD, linux.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
+    kernel.set_undumpable()
+    kernel.raise_limits()
+
+
+def go_to_proc() -> None:
+    """Make /proc the working folder, and import nothing that is relative to another."""
     try:
         os.chdir("/proc")  # what is mounted there later does not change what this process reads (`tracer.proc`)
     except OSError:
         os.chdir("/")
     proc.enter()
     sys.path[:] = [path for path in sys.path if path.startswith("/")]
-    kernel.block_signals()
-    kernel.disposition(linux.SIGCHLD, linux.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
-    kernel.set_undumpable()
-    kernel.raise_limits()
 
 
 def close_all_but(keep: Iterable[int]) -> None:

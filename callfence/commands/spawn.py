@@ -7,12 +7,15 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from callfence import start
 from callfence.enforcing import cache, files  # noqa: F401  # files: for policies that confine these
 from callfence.enforcing.command import Start, parse
+from callfence.enforcing.sealed import Compiled, seal, unseal
 from callfence.shared.options import Parser
 from callfence.shared.text import printable
 from enforcer import kernel
 from enforcer.arming import nested, phases, plan, seized  # noqa: F401  # what starts need
+from enforcer.bpf import ALL_RUN
 from enforcer.errors import EnforceError
 from enforcer.files import granted, landlock  # noqa: F401
 from enforcer.hosts import granted as granted_hosts  # noqa: F401
@@ -25,15 +28,16 @@ from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-    from callfence.enforcing.sealed import Compiled
     from enforcer.hosts.granted import Hosts
     from enforcer.launch import Launch
     from enforcer.spawning.protocol import Request
     from enforcer.spawning.serving import Prepare
 
+_COMPILER = "policygen.filter.compile"
+"""The module without which no policy is compiled; this process does not import it."""
 OF_PROCESS = ("--close-fds", "--keep-fd", "--die-with-parent", "--drop-caps", "--quiet-kernel")
 """The options of `enforce` that a client cannot give: four are about its own process, and a start without a helper gains
 nothing by a spawner."""
@@ -60,7 +64,7 @@ def main(arguments: list[str]) -> int:
     try:
         own = Rights("/proc/self")
         require_plain(own)
-        spawner = Spawner(_preparing(), own, Loaded())
+        spawner = Spawner(*_preparing(), own, Loaded())
         listener = Listener(options.socket or _default())
     except (CallfenceError, OSError) as error:
         print(f"callfence spawn: {printable(str(error))}", file=sys.stderr)
@@ -87,17 +91,13 @@ def _default() -> str:
     return f"{runtime}/callfence/spawn"
 
 
-def _preparing() -> Prepare:
-    """Return what decides how programs are run, by the code that this process has loaded."""
-    at_start = cache.compiler()
+def _preparing() -> tuple[Prepare, Callable[[], None]]:
+    """Return what decides how programs are run, by the code that this process has loaded; and what does a part of that for no
+    program."""
+    identity, status = cache.compiler(), _status()
 
     def prepare(request: Request, stderr: int, process: int) -> tuple[Launch, int]:
-        try:
-            is_same = cache.compiler() == at_start
-        except OSError:
-            is_same = False
-        if not is_same:
-            raise EnforceError("callfence was changed after `callfence spawn` had been started: start it again")
+        _require(_status() == status)
         words = [os.fsdecode(word) for word in request.words]
         options, argv = parse(words)
         for option in OF_PROCESS:
@@ -105,9 +105,31 @@ def _preparing() -> Prepare:
                 raise EnforceError(f"{option} is not possible with `callfence spawn`")
         started = Spawned(options, argv, request.environment, stderr)
         started.process = process
-        return started.prepared(), len(words) - len(argv)
+        result = started.prepared()
+        if _COMPILER in sys.modules:  # it has been imported just now
+            _require(cache.installed() == identity)
+        return result, len(words) - len(argv)
 
-    return prepare
+    def rehearse() -> None:
+        filter_ = Compiled(ALL_RUN, "exec", [("/", b"")], variant="report", expects_listener=False, is_settled=False)
+        unseal(seal(filter_, b"", b""), b"")
+        cache.load("/", "report", lambda name: b"")
+
+    return prepare, rehearse
+
+
+def _status() -> tuple[int, int]:
+    """Return what changes when callfence is installed again."""
+    try:
+        status = os.stat(start.__file__)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_ino
+
+
+def _require(is_same: bool) -> None:
+    if not is_same:
+        raise EnforceError("callfence was changed after `callfence spawn` had been started: start it again")
 
 
 class Spawned(Start):

@@ -10,8 +10,7 @@ import select
 import stat
 
 from enforcer import helper, kernel
-from enforcer.errors import FAILED, EnforceError
-from enforcer.spawning import protocol
+from enforcer.errors import EnforceError
 from tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 LONGEST = 107
 """The most bytes of a socket's path (unix(7), sun_path)."""
 _BACKLOG = 4096
-_SO_PASSCRED, SO_PEERCRED = 16, 17  # asm-generic/socket.h
+_SO_PASSCRED = 16  # asm-generic/socket.h
 _ENDING = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM: asm/signal.h
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
@@ -112,44 +111,59 @@ def _bound(path: str) -> _socket.socket:
     return made
 
 
-def serve(listener: Listener, begin: Callable[[_socket.socket], NoReturn], idle: float | None = None) -> None:
-    """Call `begin` with each connection of a process of this user, in a process of its own.
+def serve(listener: Listener, begin: Callable[[], Callable[[_socket.socket], NoReturn]], idle: float | None = None) -> None:
+    """Serve each connection in a process of its own.  That process is started before the client comes, and then calls `begin`,
+    which returns the function that serves.
 
     Return after SIGTERM, SIGINT or SIGHUP, or if no client has come for `idle` seconds.  The processes go on."""
     endings = [kernel.signal_descriptor(number) for number in _ENDING]
     kernel.disposition(linux.SIGCHLD, linux.SIG_IGN)  # nobody waits for these processes
+    begun, taken = os.pipe()
+    lives, lifeline = os.pipe()  # closed by the end of this process
     poller = select.poll()
-    for descriptor in (listener.socket.fileno(), *endings):
+    for descriptor in (begun, *endings):
         poller.register(descriptor, select.POLLIN)
-    while events := dict(poller.poll(None if idle is None else idle * 1000)):
-        if any(ending in events for ending in endings):
+    is_needed = True
+    while True:
+        if is_needed:
+            try:
+                if kernel.clone(linux.SIGCHLD) == 0:
+                    helper.guarded(lambda: _take_next(listener, begin, (taken, lives), (begun, lifeline, *endings)))
+                is_needed = False
+            except OSError:  # RLIMIT_NPROC
+                pass
+        timeout = _DELAY if is_needed else idle
+        events = dict(poller.poll(None if timeout is None else timeout * 1000))
+        if any(ending in events for ending in endings) or not (events or is_needed):
             return
+        if begun in events:
+            os.read(begun, 1)
+            is_needed = True
+
+
+def _take_next(
+    listener: Listener,
+    begin: Callable[[], Callable[[_socket.socket], NoReturn]],
+    pipes: tuple[int, int],
+    others: tuple[int, ...],
+) -> NoReturn:
+    """Wait for a connection, report that by a byte, and serve it; end if the spawner has ended.  `pipes`: where the byte goes,
+    and what is closed by the spawner's end.  `others`: descriptors of the spawner to be closed."""
+    taken, lives = pipes
+    for descriptor in others:
+        os.close(descriptor)
+    work = begin()
+    poller = select.poll()
+    for descriptor in (listener.socket.fileno(), lives):
+        poller.register(descriptor, select.POLLIN)
+    while True:
+        if lives in dict(poller.poll()):
+            os._exit(0)
         try:
             connection = _socket.socket(fileno=listener.accept())
-        except BlockingIOError:
-            continue
         except OSError as error:
             if error.errno in _SHORT:
                 select.poll().poll(_DELAY * 1000)
             continue
-        _begin(connection, begin)
-        connection.close()
-
-
-def _begin(connection: _socket.socket, begin: Callable[[_socket.socket], NoReturn]) -> None:
-    """Call `begin` in a new process; refuse another user's connection, or all if there can be no process."""
-    credentials = connection.getsockopt(_socket.SOL_SOCKET, SO_PEERCRED, 12)
-    reason = ""
-    if int.from_bytes(credentials[4:8], "little") != os.geteuid():
-        reason = "the spawner is another user's"
-    else:
-        try:
-            if kernel.clone(linux.SIGCHLD) == 0:
-                helper.guarded(lambda: begin(connection))
-        except OSError as error:
-            reason = f"the spawner can start no process: {error.strerror}"
-    if reason:
-        try:
-            connection.send(protocol.answer(FAILED, reason.encode()), _socket.MSG_DONTWAIT | _socket.MSG_NOSIGNAL)
-        except OSError:
-            return
+        os.write(taken, b"!")
+        work(connection)

@@ -98,7 +98,10 @@ class Peer:
         """Raises EnforceError, OSError."""
         self.umask = 0o077
         """Its mask for new files, once its rights are known."""
-        self.pid = int.from_bytes(connection.getsockopt(_SOL_SOCKET, _SO_PEERCRED, 12)[:4], "little")
+        credentials = connection.getsockopt(_SOL_SOCKET, _SO_PEERCRED, 12)
+        self.pid, user = (int.from_bytes(credentials[place : place + 4], "little") for place in (0, 4))
+        if user != os.geteuid():
+            raise EnforceError("the spawner is another user's")
         if not self.pid:
             raise EnforceError("the client is in another pid namespace")
         try:
