@@ -142,7 +142,7 @@ def run(launch: Launch) -> NoReturn:
     def settle() -> None:
         """Change this process for good, except for the filter; a failure here can still be reported."""
         kernel.set_no_new_privs()
-        _restore_signals()
+        restore_signals()
         if launch.around:
             launch.around.settle()
         if launch.scope:
@@ -190,7 +190,7 @@ def is_filtered() -> bool:
     return status.get("Seccomp") != "0" and status.get("TracerPid", "0") == "0"
 
 
-def _restore_signals() -> None:
+def restore_signals() -> None:
     """Set the signals that CPython ignores to their default; their former disposition is not known.
 
     SIGPIPE stays ignored in a service of systemd, which ignores it by default (systemd.exec(5), IgnoreSIGPIPE=) and names the

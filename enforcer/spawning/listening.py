@@ -25,7 +25,8 @@ _ENDING = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM: asm/signal.h
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _DELAY = 0.05
-"""Seconds to wait when there is no descriptor or memory for another connection."""
+"""Seconds to wait when there is no descriptor, memory or process for another connection."""
+_NONE = -1
 
 
 class Listener:
@@ -123,22 +124,29 @@ def serve(listener: Listener, begin: Callable[[], Callable[[_socket.socket], NoR
     poller = select.poll()
     for descriptor in (begun, *endings):
         poller.register(descriptor, select.POLLIN)
-    is_needed = True
+    waiting = _NONE
     while True:
-        if is_needed:
+        if waiting == _NONE:
             try:
-                if kernel.clone(linux.SIGCHLD) == 0:
+                pid = kernel.clone(linux.SIGCHLD)
+                if pid == 0:
                     helper.guarded(lambda: _take_next(listener, begin, (taken, lives), (begun, lifeline, *endings)))
-                is_needed = False
-            except OSError:  # RLIMIT_NPROC
+                waiting = kernel.pidfd_open(pid)
+                poller.register(waiting, select.POLLIN)
+            except OSError:  # RLIMIT_NPROC, or it has ended already
                 pass
-        timeout = _DELAY if is_needed else idle
+        timeout = _DELAY if waiting == _NONE else idle
         events = dict(poller.poll(None if timeout is None else timeout * 1000))
-        if any(ending in events for ending in endings) or not (events or is_needed):
+        if any(ending in events for ending in endings) or not (events or waiting == _NONE):
             return
         if begun in events:
             os.read(begun, 1)
-            is_needed = True
+        elif waiting in events:  # killed before it had a client
+            select.poll().poll(_DELAY * 1000)
+        if waiting != _NONE and events:
+            poller.unregister(waiting)
+            os.close(waiting)
+            waiting = _NONE
 
 
 def _take_next(

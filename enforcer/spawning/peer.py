@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from enforcer import helper, kernel
-from enforcer.arming import inject
+from enforcer.arming import inject, seized
 from enforcer.arming.inject import NO_CALL, Surgery
 from enforcer.errors import EnforceError, GoneError
 from tracer import TYPE_CHECKING, linux
@@ -164,6 +164,13 @@ class Peer:
                 "the spawner may do what its client may not: the client may not look into the spawner's process "
                 f"({os.strerror(-result)}: Landlock?)"
             )
+
+    def hold(self) -> None:
+        """Have the kernel kill this process, which is stopped, if the caller ends.  Raises GoneError, OSError."""
+        try:
+            kernel.ptrace(linux.PTRACE_SETOPTIONS, self.pid, 0, seized.OPTIONS)
+        except ProcessLookupError as error:
+            raise GoneError from error
 
     def release(self) -> None:
         """Let this process go on, untraced."""

@@ -16,6 +16,7 @@ from enforcer.errors import FAILED, EnforceError, GoneError
 from enforcer.reporting.reporter import Reporter
 from enforcer.spawning import protocol
 from enforcer.spawning.peer import Peer, Rights
+from policygen.text import printable
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import CallfenceError
 
@@ -71,7 +72,11 @@ class Spawner:
         """Do some of the work for nothing, so that this process has its own copy of the memory that it takes before a client
         waits: copying a page takes 3 us, and a start writes to hundreds."""
         Rights("/proc/self")
-        self.rehearse()
+        with suppress(CallfenceError, OSError):
+            self.rehearse()
+            self._rehearse_work()
+
+    def _rehearse_work(self) -> None:
         reporter = Reporter(2, list, json=False, audit=False)
         started = launch.Launch([b"true"], [b"PATH=/bin"], [bpf.ALL_RUN], "exec", reporter)
         filter_ = launch.combined(started)
@@ -84,7 +89,7 @@ class Spawner:
         try:
             peer = Peer(connection)
             request, descriptors = _received(connection, peer)
-            self._serve(connection, peer, request, descriptors)
+            work, answer, rulesets = self._prepared(peer, request, descriptors, connection.fileno())
         except GoneError:
             os._exit(0)
         except CallfenceError as error:
@@ -94,8 +99,22 @@ class Spawner:
             _refuse(connection, peer, FAILED, f"the spawner: {error.filename or error}: {error.strerror}")
         except MemoryError:
             _refuse(connection, peer, FAILED, "the spawner has not enough memory")
+        # The kernel kills the client if this process ends before the program is confined, by whatever error.
+        try:
+            _send(connection, answer, rulesets)
+            for descriptor in (connection.detach(), *rulesets):
+                os.close(descriptor)
+            kernel.ptrace(linux.PTRACE_CONT, peer.pid)
+        except (OSError, GoneError):
+            os._exit(0)
+        seized.follow(work, peer.pidfd if work.duty else -1)
 
-    def _serve(self, connection: _socket.socket, peer: Peer, request: Request, descriptors: list[int]) -> NoReturn:
+    def _prepared(
+        self, peer: Peer, request: Request, descriptors: list[int], connection: int
+    ) -> tuple[seized.Work, bytes, list[int]]:
+        """Trace the client, which is stopped then, and prepare this process to confine it.
+
+        Return the helper's work, the answer to the client, and the descriptors that go with it."""
         peer.stop()
         peer.require_rights(self.rights)
         stderr = _take_over(peer, request, descriptors)
@@ -115,24 +134,17 @@ class Spawner:
         rulesets = started.files.rulesets() if started.files else []
         if started.scope:
             rulesets.insert(0, (scope_ruleset(started.scope, is_nested=started.is_nested), 0, b""))
-        helper.go_to_proc()
-        if work.duty:
-            inject.probe_listener(peer.pidfd)
-        entered = [ruleset for ruleset, _, _ in rulesets]
-        helper.close_all_but((connection.fileno(), peer.pidfd, *entered, *work.descriptors()))
         paths = b"".join(path + b"\0" for path in launch.candidates(started.argv[0], started.environment))
         if len(paths) > _LONGEST:
             raise EnforceError("PATH is too long")
         answer = protocol.answer(0, paths, [(flags, name) for _, flags, name in rulesets], first)
-        try:
-            kernel.ptrace(linux.PTRACE_SETOPTIONS, peer.pid, 0, seized.OPTIONS)
-            _send(connection, answer, entered)
-            for descriptor in (connection.detach(), *entered):
-                os.close(descriptor)
-            kernel.ptrace(linux.PTRACE_CONT, peer.pid)
-        except ProcessLookupError as error:
-            raise GoneError from error
-        seized.follow(work, peer.pidfd if work.duty else -1)
+        helper.go_to_proc()
+        if work.duty:
+            inject.probe_listener(peer.pidfd)
+        entered = [ruleset for ruleset, _, _ in rulesets]
+        helper.close_all_but((0, 1, 2, connection, peer.pidfd, *entered, *work.descriptors()))
+        peer.hold()
+        return work, answer, entered
 
 
 def _received(connection: _socket.socket, peer: Peer) -> tuple[Request, list[int]]:
@@ -206,6 +218,7 @@ def _refuse(connection: _socket.socket, peer: Peer | None, status: int, text: st
     """Send the reason why the program is not run, let the client go on, and end this process."""
     if peer:
         peer.release()
+    lines = "\n".join(printable(line) for line in text.split("\n"))
     with suppress(OSError, GoneError):
-        _send(connection, protocol.answer(status, os.fsencode(text)[:_LONGEST]), [])
+        _send(connection, protocol.answer(status, os.fsencode(lines)[:_LONGEST]), [])
     os._exit(0)
