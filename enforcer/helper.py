@@ -50,16 +50,16 @@ def leave() -> None:
 
 
 def detach() -> None:
-    """Give this process its own session and the highest limits, make it undumpable, and block its signals."""
+    """Give this process its own session and the highest limits, and make it undumpable."""
     os.setsid()
-    kernel.block_signals()
     kernel.disposition(linux.SIGCHLD, linux.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
     kernel.set_undumpable()
     kernel.raise_limits()
 
 
 def go_to_proc() -> None:
-    """Make /proc the working folder, and import nothing that is relative to another."""
+    """Make /proc the working folder, import nothing that is relative to another, and block all signals."""
+    kernel.block_signals()
     try:
         os.chdir("/proc")  # what is mounted there later does not change what this process reads (`tracer.proc`)
     except OSError:

@@ -145,7 +145,7 @@ class Spawned(Start):
         if hosts and not self.is_audit and "sockets" in self._scope(policies):
             # The helper would have to be in a domain above the program's; but no two processes can enter the same one.
             raise EnforceError(
-                "the policy confines hosts or unix sockets and has `scope sockets`, which is not possible with "
+                "the policy confines hosts or unix sockets and has `scope abstract sockets`, which is not possible with "
                 "`callfence spawn`: use enforce, or --scope signals"
             )
         return hosts
