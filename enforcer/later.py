@@ -34,6 +34,8 @@ _DESCRIBING = (
 """The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
 _MAKING_CALLS = ("enforcer.hosts.mediator",)
 """The same for making the program's calls to other hosts."""
+_WITHIN = ("ipaddress",)
+"""Further modules that the above import within functions."""
 _TABLE = ".tsv"
 _HEAD = 16
 """Bytes before the code of a compiled module (importlib/_bootstrap_external.py, _code_to_timestamp_pyc)."""
@@ -162,7 +164,7 @@ class Loaded(Later):
 
     def __init__(self) -> None:
         """Import the modules, and read the tables beside them.  Raises OSError, ImportError."""
-        for name in (*_DESCRIBING, *_MAKING_CALLS):
+        for name in (*_DESCRIBING, *_MAKING_CALLS, *_WITHIN):
             __import__(name)
         self._notes = {}
         self.is_read = True
