@@ -68,6 +68,7 @@ LAYERS = {
         duty
         arming
         launch
+        spawning
     """,
     "callfence": """
         shared start
@@ -76,7 +77,7 @@ LAYERS = {
         learning
         report
         commands
-        api cli
+        api cli spawner
         __main__ pytest_plugin
     """,
 }
