@@ -61,7 +61,7 @@ LAYERS = {
     """,
     "enforcer": """
         errors kernel later
-        bpf confinement helper listener waiting
+        bpf confinement execution helper listener waiting
         guard
         files hosts
         reporting

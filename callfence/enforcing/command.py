@@ -11,7 +11,7 @@ import sys
 
 from callfence.enforcing import filters
 from callfence.start import __version__
-from enforcer import confinement, kernel, launch
+from enforcer import confinement, execution, kernel, launch
 from enforcer.arming.seized import HINT
 from enforcer.bpf import Filter, notifying_filter
 from enforcer.errors import FAILED, EnforceError
@@ -143,7 +143,7 @@ def parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run `enforce`: become the program.  Return only after --help or --version (0), or after a failure, whose reason has been
     printed: 125 if the program could not be confined, 126 if it cannot be executed, 127 if it was not found."""
-    launch.forget_interrupt_handler()
+    execution.forget_interrupt_handler()
     arguments = sys.argv[1:] if arguments is None else arguments
     if text := _help(arguments):
         try:
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
             _say(f"enforce: standard output: {error.strerror}", 2)
             return FAILED
         return 0
-    environment = launch.initial_environment()
+    environment = execution.initial_environment()
     stderr = 2 if _is_open(2) else -1
     try:
         launch.run(Start(*parse(arguments), environment, stderr).prepared())
@@ -186,7 +186,7 @@ class Start:
     def prepared(self) -> Launch:
         """Return how the program is to be run.  Raises CallfenceError if it is not to be run."""
         # Before the policies: a program whose name is mistyped has none either.
-        path = launch.locate(os.fsencode(self.name), self.environment)
+        path = execution.locate(os.fsencode(self.name), self.environment)
         policies = self._filters("silent" if self.is_quiet else "audit" if self.is_audit else "report")
         is_nested = launch.is_filtered()
         untraced = ""

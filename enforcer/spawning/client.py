@@ -12,10 +12,9 @@ if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 import _socket
-import array
 import errno
 
-from enforcer import kernel, launch
+from enforcer import execution, kernel
 from enforcer.errors import FAILED, NOT_EXECUTABLE, EnforceError, refused
 from enforcer.spawning import protocol
 from tracer import TYPE_CHECKING, linux
@@ -44,7 +43,7 @@ def become(socket: str, words: Sequence[bytes], environment: list[bytes]) -> NoR
     argv = words[first:]
     command, script = linux.strings(argv), linux.strings(linux.script_arguments(b"", argv))
     variables = linux.strings(environment)
-    launch.restore_signals()
+    execution.restore_signals()
     try:
         kernel.set_no_new_privs()
         for descriptor, flags, name in rulesets:
@@ -56,10 +55,10 @@ def become(socket: str, words: Sequence[bytes], environment: list[bytes]) -> NoR
             os.close(descriptor)
     except OSError as error:
         raise refused(error) from error
-    problem = launch.execute(command, script, variables, text.split(b"\0")[:-1])
+    problem = execution.execute(command, script, variables, text.split(b"\0")[:-1])
     if rulesets and problem == errno.EACCES:
-        raise EnforceError(f"{os.fsdecode(argv[0])} cannot be executed: {launch.NOT_GRANTED}", NOT_EXECUTABLE)
-    raise launch.failure(argv[0], problem)
+        raise EnforceError(f"{os.fsdecode(argv[0])} cannot be executed: {execution.NOT_GRANTED}", NOT_EXECUTABLE)
+    raise execution.failure(argv[0], problem)
 
 
 def connected(socket: str) -> _socket.socket:
@@ -80,7 +79,7 @@ def connected(socket: str) -> _socket.socket:
 def send(connection: _socket.socket, request: bytes, descriptors: Sequence[int]) -> None:
     """Send a request.  An error is not raised: its reason is in the answer."""
     try:
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))]
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, protocol.packed(descriptors))]
         sent = connection.sendmsg([request], rights if descriptors else [], _NOSIGNAL)
         while sent < len(request):
             sent += connection.send(request[sent : sent + (1 << 20)], _NOSIGNAL)
@@ -99,7 +98,7 @@ def answer(connection: _socket.socket) -> tuple[bytes, list[tuple[int, int, byte
             chunk, parts, _, _ = connection.recvmsg(size - len(content), _ROOM, _CMSG_CLOEXEC)
             for level, kind, data in parts:
                 if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
-                    descriptors.extend(array.array("i", data[: len(data) // 4 * 4]))
+                    descriptors.extend(protocol.descriptors(data))
             if not chunk:
                 raise EnforceError("`callfence spawn` has not answered")
             content += chunk
@@ -129,13 +128,13 @@ def default_socket() -> str:
 
 def main() -> int:
     """Run the script.  Return only if the program was not run: the exit status."""
-    launch.forget_interrupt_handler()
+    execution.forget_interrupt_handler()
     words = sys.argv[1:]
     socket = words[1] if len(words) > 1 and words[0] == "-s" else default_socket()
     words = words[2:] if len(words) > 1 and words[0] == "-s" else words
     stderr = 2 if _is_open(2) else -1
     try:
-        become(socket, [os.fsencode(word) for word in words], launch.initial_environment())
+        become(socket, [os.fsencode(word) for word in words], execution.initial_environment())
     except CallfenceError as error:
         status, text = error.status if isinstance(error, EnforceError) else FAILED, str(error)
     except OSError as error:

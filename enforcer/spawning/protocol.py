@@ -78,5 +78,15 @@ def answer(status: int, text: bytes, rulesets: Sequence[tuple[int, bytes]] = (),
     return MAGIC + _numbers(status, len(rulesets), first, len(text)) + names + text
 
 
+def descriptors(data: bytes) -> list[int]:
+    """Return the descriptors of a message's part of type SCM_RIGHTS (unix(7))."""
+    return [number(data, place) for place in range(0, len(data) // _WORD * _WORD, _WORD)]
+
+
+def packed(numbers: Sequence[int]) -> bytes:
+    """Return the part of a message that sends descriptors."""
+    return _numbers(*numbers)
+
+
 def _numbers(*values: int) -> bytes:
     return b"".join(value.to_bytes(_WORD, "little") for value in values)

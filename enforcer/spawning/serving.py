@@ -3,13 +3,12 @@ becomes the program."""
 
 from __future__ import annotations
 
-import array
 import os
 import stat
 import time
 from contextlib import suppress
 
-from enforcer import bpf, helper, kernel, launch
+from enforcer import bpf, execution, helper, kernel, launch
 from enforcer.arming import inject, seized
 from enforcer.confinement import scope_ruleset
 from enforcer.errors import FAILED, EnforceError, GoneError
@@ -80,7 +79,7 @@ class Spawner:
         reporter = Reporter(2, list, json=False, audit=False)
         started = launch.Launch([b"true"], [b"PATH=/bin"], [bpf.ALL_RUN], "exec", reporter)
         filter_ = launch.combined(started)
-        launch.locate(started.argv[0], started.environment)
+        execution.locate(started.argv[0], started.environment)
         seized.Work(os.getpid(), filter_, reporter, arm="exec", stderr=2, plan=None, is_nested=False, later=self.later)
 
     def _take(self, connection: _socket.socket) -> NoReturn:
@@ -120,7 +119,7 @@ class Spawner:
         stderr = _take_over(peer, request, descriptors)
         started, first = self.prepare(request, stderr, peer.pid)
         filter_ = launch.combined(started)
-        launch.require_readable(launch.locate(started.argv[0], started.environment))
+        launch.require_readable(execution.locate(started.argv[0], started.environment))
         work = seized.Work(
             peer.pid,
             filter_,
@@ -134,7 +133,7 @@ class Spawner:
         rulesets = started.files.rulesets() if started.files else []
         if started.scope:
             rulesets.insert(0, (scope_ruleset(started.scope, is_nested=started.is_nested), 0, b""))
-        paths = b"".join(path + b"\0" for path in launch.candidates(started.argv[0], started.environment))
+        paths = b"".join(path + b"\0" for path in execution.candidates(started.argv[0], started.environment))
         if len(paths) > _LONGEST:
             raise EnforceError("PATH is too long")
         answer = protocol.answer(0, paths, [(flags, name) for _, flags, name in rulesets], first)
@@ -163,7 +162,7 @@ def _received(connection: _socket.socket, peer: Peer) -> tuple[Request, list[int
             end = 0
         for level, kind, data in parts:
             if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
-                descriptors.extend(array.array("i", data[: len(data) // 4 * 4]))
+                descriptors += protocol.descriptors(data)
         if time.monotonic() > end:
             raise EnforceError(f"the client has not sent its request within {_SECONDS} s")
         if not chunk:
@@ -205,7 +204,7 @@ def _take_over(peer: Peer, request: Request, descriptors: list[int]) -> int:
 def _send(connection: _socket.socket, answer: bytes, descriptors: list[int]) -> None:
     """Send an answer, with descriptors.  Raises OSError; GoneError if nobody reads it."""
     connection.setsockopt(_SOL_SOCKET, _SO_SNDTIMEO, _TIMEOUT)
-    rights = [(_SOL_SOCKET, _SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    rights = [(_SOL_SOCKET, _SCM_RIGHTS, protocol.packed(descriptors))] if descriptors else []
     try:
         sent = connection.sendmsg([answer], rights, _NOSIGNAL)
         while sent < len(answer):

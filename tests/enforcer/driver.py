@@ -11,7 +11,8 @@ import struct
 import sys
 
 from enforcer.errors import FAILED, EnforceError
-from enforcer.launch import Launch, initial_environment, run
+from enforcer.execution import initial_environment
+from enforcer.launch import Launch, run
 from tracer.errors import CallfenceError
 
 
