@@ -154,9 +154,13 @@ class Peer:
             raise EnforceError("the client has several threads, and only one of them would become the program")
         linux.checked(linux.prctl(linux.PR_SET_DUMPABLE, 1), "prctl(PR_SET_DUMPABLE)")  # or only CAP_SYS_PTRACE lets look
         try:
+            self.hold()  # if this process ended now, the client would go on with registers that are not its own
             probe = _Probe(self.pid)
             result = probe.call("kcmp", self.pid, os.getpid(), _KCMP_FILES, 0, 0)
             probe.close()
+            kernel.ptrace(linux.PTRACE_SETOPTIONS, self.pid, 0, linux.PTRACE_O_TRACESYSGOOD)
+        except OSError as error:
+            raise GoneError from error  # the kernel kills it with this process
         finally:
             kernel.set_undumpable()
         if result < 0:

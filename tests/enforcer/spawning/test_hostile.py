@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from calls import allowing_all
@@ -157,3 +159,25 @@ def test_descriptors_of_a_refused_client_are_closed(spawner):
     os.close(writer)
     assert os.read(reader, 1) == b""
     os.close(reader)
+
+
+def test_no_end_of_the_helper_leaves_a_client_unconfined(spawner):
+    """It is killed at each moment of a start: the program is not run, or confined, or killed."""
+    spawner.policy(allowing_all().replace("\nuname: allow", ""))
+    spawner.works()
+    ends = set()
+    for number in range(80):
+        spawner.wait_until(lambda: not spawner.helpers() and len(spawner.processes()) == 2)
+        (helper,) = (pid for pid in spawner.processes() if pid != spawner.process.pid)
+        captured = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with spawner.start("uname", **captured) as started:
+            time.sleep(number * 0.0002)
+            with suppress(ProcessLookupError):
+                os.kill(helper, signal.SIGKILL)
+            assert started.stdout.read() == b""
+            errors = started.stderr.read()
+        assert started.returncode in (125, -signal.SIGKILL, 1)  # 1: denied
+        if started.returncode == 125:
+            assert errors.startswith(b"callfence-run: "), (number, errors)
+        ends.add(started.returncode)
+    assert len(ends) > 1, ends

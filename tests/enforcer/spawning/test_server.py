@@ -257,3 +257,12 @@ def test_all_that_a_helper_may_need_is_loaded(idle):
     """The rest is for mistakes in policies, which are reported before, and for a moment that is never."""
     done = subprocess.run([sys.executable, idle.here / "imports.py"], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == ["difflib policygen.errors", "enforcer.arming.early enforcer.launch"], done.stderr
+
+
+def test_the_process_that_waits_is_killed(spawner):
+    """Another one takes its place."""
+    for _ in range(5):
+        spawner.wait_until(lambda: not spawner.helpers() and len(spawner.processes()) == 2)
+        (waiting,) = (pid for pid in spawner.processes() if pid != spawner.process.pid)
+        os.kill(waiting, signal.SIGKILL)
+        spawner.works()
