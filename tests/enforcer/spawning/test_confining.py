@@ -42,7 +42,7 @@ def test_a_denied_call_is_logged(spawner):
     log = spawner.folder / "sub" / "log"
     assert log.stat().st_mode & 0o777 == 0o640
     (entry,) = [json.loads(line) for line in log.read_text().splitlines()]
-    assert "uname" in entry.values()
+    assert "uname(" in json.dumps(entry)
 
 
 def test_the_default_policy_is_in_the_clients_folder(spawner):

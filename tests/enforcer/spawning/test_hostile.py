@@ -120,9 +120,9 @@ def test_a_spawner_of_an_unprivileged_user(idle, nobody, shown_path):
 
 
 def test_what_another_process_executes_is_not_spawned(spawner):
-    """The answer is of no use to it, and the client that has connected is killed or ends."""
+    """The answer is of no use to it, and the client that has connected ends, or is killed: it has forked."""
     done = spawner.hostile("executed by another")
-    assert done.returncode in (0, -9), done
+    assert done.returncode in (0, 125, -9), done
     spawner.wait_for_helpers()
     spawner.works()
 

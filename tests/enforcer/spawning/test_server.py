@@ -82,6 +82,20 @@ def test_it_ends_when_nobody_comes(idle):
         assert not idle.socket.exists()
 
 
+def test_the_default_place(idle):
+    environment = idle.environment | {"XDG_RUNTIME_DIR": str(idle.folder)}
+    with subprocess.Popen(idle.command()[:3], env=environment, stderr=subprocess.PIPE) as process:
+        try:
+            assert b"ready" in process.stderr.readline()
+            for variables in ({}, {"CALLFENCE_SPAWN": "callfence/spawn"}):
+                words = [idle.client, "-p", "it.policy", "sh", "-c", "exit 4"]
+                done = subprocess.run(words, **idle.options({"env": environment | variables}), check=False, timeout=60)
+                assert done.returncode == 4
+        finally:
+            process.terminate()
+    assert not (idle.folder / "callfence" / "spawn").exists()
+
+
 def refused(idle, *under):
     settings = {"env": idle.environment, "capture_output": True, "text": True, "timeout": 60}
     done = subprocess.run(idle.command(*under), check=False, **settings)
