@@ -56,7 +56,8 @@ class Duty:
         self._makes_calls = makes = reporter.hosts is not None
         """Whether calls are made for the program."""
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`listener.exit_with`).
-        self._filter = b"" if reporter.audit else confinement.read(renews_log=reporter.folder >= 0, makes_calls=makes)
+        renews = reporter.destination.folder >= 0
+        self._filter = b"" if reporter.audit else confinement.read(renews_log=renews, makes_calls=makes)
         self._following = confinement.read_follower(makes_calls=makes) if follows and not reporter.audit else b""
         self._shield = bpf.read_shield()
         self._follows = follows
@@ -202,6 +203,12 @@ class Duty:
         that fails."""
         return self._answers.stopped(call, phase)
 
+    def never_ran(self, *, has_said: bool) -> None:
+        """Write the records of a program that ended before it was confined, unless it has said so itself (`enforce` has not
+        become the program); without `has_said`, it has not."""
+        self._answers = self._new_answers()
+        self._answers.never_ran(has_said=has_said)
+
     def program_ended(self) -> None:
         """Write the reports that are due when the program's first process has ended."""
         self._answers.program_ended()
@@ -209,8 +216,8 @@ class Duty:
     def finish(self) -> NoReturn:
         """Serve as for a program without phases, now that no process is traced any more; exit if there is no listener."""
         if not self._listeners:
-            self._answers.summarise()
             os.kill(self.stand_in, linux.SIGKILL)
+            self._answers.finish()
             os._exit(0)
         self._hand_over()
         self._epoll.close()  # here, since its number will be another descriptor's
@@ -224,10 +231,9 @@ class Duty:
 
     # Once every process is in its last phase
 
-    def descriptors(self) -> tuple[int, int, int, int]:
-        """Return the descriptors of reports: the reporter's own, standard error, the log's folder, and the socket that audit
-        records come from; -1 for none."""
-        return self._reporter.descriptor, self._reporter.stderr, self._reporter.folder, self._records
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the descriptors of reports, and the socket that audit records come from; -1 for none."""
+        return *self._reporter.descriptors, self._records
 
     def serve(self) -> NoReturn:
         """Answer calls until the last confined task has ended."""
@@ -245,8 +251,8 @@ class Duty:
                     self._watch_stand_in()
                 else:
                     self._happened(descriptor, events)
-        if self._records != _NONE and self.stand_in != _NONE:
-            os.kill(self.stand_in, linux.SIGKILL)  # it has the listeners, and a listener keeps the program's Landlock domain
+        if self.stand_in != _NONE:  # else it would write the end as well; and a listener keeps the program's Landlock domain
+            os.kill(self.stand_in, linux.SIGKILL)
         answers.finish()
         os._exit(0)
 
@@ -272,7 +278,7 @@ class Duty:
         confinement.confine(self._filter, makes_calls=self._makes_calls)
 
     def _new_answers(self) -> Answers:
-        return Answers(self._notification, self._waiting, self._reporter, self._pid, self._devices)
+        return Answers(self._notification, self._waiting, self._reporter, self._pid, self.program, self._devices)
 
     def _stand_by(self, helper_: int) -> NoReturn:
         """Run the first stand-in: wait for the listeners, then for the end of the helper, whose pid is `helper_`."""
@@ -309,7 +315,8 @@ class Duty:
         if all(ready.get(listener, 0) & select.EPOLLHUP for listener in self._listeners):
             for listener in self._listeners:
                 os.close(listener)
-            self._answers.finish()  # audit records that the helper has not read
+            self._answers.take_over({})
+            self._answers.finish()
             os._exit(0)
         self.stand_in = _NONE
         self.serve()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from tracer import TYPE_CHECKING, linux
+from tracer import TYPE_CHECKING, linux, proc
 
 if TYPE_CHECKING:
     from typing import Any
@@ -241,6 +241,22 @@ def send_signal(pidfd: int, number: int) -> None:
 def pidfd_open(pid: int) -> int:
     """Return a pidfd of a process."""
     return syscall("pidfd_open", pid, 0)
+
+
+_PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3  # linux/pidfd.h, Linux 6.15
+_PIDFD_INFO = 16  # struct pidfd_info: mask (8 bytes), cgroupid (8), 12 words, the last one is exit_code
+
+
+def wait_status(pidfd: int, pid: int) -> int | None:
+    """Return the wait status of a process that has ended; None if it is not known: before Linux 6.15 it is known only until the
+    process has been waited for."""
+    for _ in range(2):  # it may be waited for between the two questions
+        information = (linux.c_uint32 * _PIDFD_INFO)(_PIDFD_INFO_EXIT)
+        if linux.functions.ioctl(pidfd, linux.c_ulong(_PIDFD_GET_INFO), information) == 0 and information[0] & _PIDFD_INFO_EXIT:
+            return information[-1]
+        if (status := proc.wait_status_of(pid)) is not None:
+            return status
+    return None
 
 
 def pidfd_of_thread(thread: int, process: int) -> int:

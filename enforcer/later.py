@@ -28,14 +28,13 @@ _OURS = tuple(f"{_ROOTS[0]}{name}/" for name in ("callfence", "enforcer", "polic
 """The folders of our packages; where pip has installed them, other packages are beside them."""
 _DESCRIBING = (
     "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
-    "enforcer.files.unreachable", "enforcer.reporting.instead", "enforcer.reporting.report", "enforcer.reporting.verdict",
-    "policygen.files.records", "policygen.implied.tables", "policygen.language.parser", "shlex", "tracer.abi.waits",
+    "enforcer.files.unreachable", "enforcer.reporting.instead", "enforcer.reporting.output", "enforcer.reporting.report",
+    "enforcer.reporting.verdict", "policygen.files.records", "policygen.implied.tables", "policygen.language.parser",
+    "ipaddress", "policygen.lint.findings", "shlex", "tracer.abi.waits",
 )
 """The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
 _MAKING_CALLS = ("enforcer.hosts.mediator",)
 """The same for making the program's calls to other hosts."""
-_WITHIN = ("ipaddress",)
-"""Further modules that the above import within functions."""
 _TABLE = ".tsv"
 _HEAD = 16
 """Bytes before the code of a compiled module (importlib/_bootstrap_external.py, _code_to_timestamp_pyc)."""
@@ -164,7 +163,7 @@ class Loaded(Later):
 
     def __init__(self) -> None:
         """Import the modules, and read the tables beside them.  Raises OSError, ImportError."""
-        for name in (*_DESCRIBING, *_MAKING_CALLS, *_WITHIN):
+        for name in (*_DESCRIBING, *_MAKING_CALLS):
             __import__(name)
         self._notes = {}
         self.is_read = True

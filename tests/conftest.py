@@ -88,7 +88,7 @@ class Commands:
 
     def violations(self, log: Path) -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        return [line for line in lines if line.get("level") != "note"]
+        return [line for line in lines if line["event"] == "denied"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,36 @@ def executable_of(pid: int) -> str:
         return "?"
 
 
+_COMMAND = 4096
+"""The most bytes of a command line that are read."""
+
+
+def command_of(pid: int) -> list[str]:
+    """Return the words of a process's command line, at most its first 4 KiB; [] if it has ended, or has none."""
+    try:
+        words = content(f"{proc()}/{pid}/cmdline")[:_COMMAND].split(b"\0")
+    except OSError:
+        return []
+    return [os.fsdecode(word) for word in (words if words[-1] else words[:-1])]
+
+
+def folder_of(pid: int) -> str:
+    """Return a process's working folder; "" if it has ended or may not be read."""
+    try:
+        return os.readlink(f"{proc()}/{pid}/cwd")
+    except OSError:
+        return ""
+
+
+def wait_status_of(pid: int) -> int | None:
+    """Return the wait status of a process that has ended and has not been waited for; None for another one."""
+    try:
+        fields = content(f"{proc()}/{pid}/stat").rpartition(b") ")[2].split()
+    except OSError:
+        return None
+    return int(fields[-1]) if fields[0] == b"Z" else None
+
+
 def owner(tid: int) -> int:
     """Return the pid of the process that a task belongs to; `tid` itself if it cannot be read."""
     return kin_of(tid)[0]

@@ -104,8 +104,8 @@ def main() -> None:
                 log.chmod(0o666)
                 run(folder, command, [str(BIN / "enforce"), "-p", "it.policy", "--log", "log", "--"], how, other.server_port)
                 records = [json.loads(line) for line in log.read_text().splitlines()]
-                denied = [record for record in records if "call" in record]
-                by_port = [record["ungranted"] for record in denied if "ungranted" in record]
+                denied = [record for record in records if record["event"] == "denied"]
+                by_port = [record["ungranted"] for record in denied if record["ungranted"]]
                 runs, ports, others = runs + 1, ports + bool(by_port), others + (len(denied) > len(by_port))
                 if denied:
                     print(f"{command[0]}, {circumstance}: {by_port or [record['call'] for record in denied][:2]}")

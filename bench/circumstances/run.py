@@ -210,7 +210,7 @@ def ask(server: Server, run: Run, folder: Path, port: int, place: Place) -> None
 def denied(log: Path) -> list[str]:
     with suppress(FileNotFoundError):
         records = map(json.loads, log.read_text().splitlines())
-        return [text for record in records if "call" in record for text in record.get("ungranted", [record["call"]])]
+        return [text for record in records if record["event"] == "denied" for text in record["ungranted"] or [record["call"]]]
     return []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from callfence import start
@@ -36,11 +37,19 @@ if TYPE_CHECKING:
     from enforcer.spawning.protocol import Request
     from enforcer.spawning.serving import Prepare
 
+for name in ("_sha2", "_sha256"):  # of which a log takes the one that there is
+    with suppress(ImportError):
+        __import__(name)
+
 _COMPILER = "policygen.filter.compile"
 """The module without which no policy is compiled; this process does not import it."""
 OF_PROCESS = ("--close-fds", "--keep-fd", "--die-with-parent", "--drop-caps", "--quiet-kernel")
 """The options of `enforce` that a client cannot give: four are about its own process, and a start without a helper gains
 nothing by a spawner."""
+
+
+_DESCRIPTORS = ("fd:", "/dev/fd", "/dev/std", "/proc/self/", "/proc/thread-self/")
+"""Beginnings of logs that are descriptors: those of the process that opens the log, which is not the client."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,19 +105,25 @@ def _preparing() -> tuple[Prepare, Callable[[], None]]:
     program."""
     identity, status = cache.compiler(), _status()
 
-    def prepare(request: Request, stderr: int, process: int) -> tuple[Launch, int]:
+    def prepare(request: Request, stderr: int, process: int) -> tuple[Launch, int, Callable[[CallfenceError], None]]:
         _require(_status() == status)
         words = [os.fsdecode(word) for word in request.words]
         options, argv = parse(words)
         for option in OF_PROCESS:
             if option in options:
                 raise EnforceError(f"{option} is not possible with `callfence spawn`")
+        if any(log.startswith(_DESCRIPTORS) or log == "-" for log in options.get("--log", ())):
+            raise EnforceError("--log cannot be a descriptor with `callfence spawn`: name a file, a socket or `journal`")
         started = Spawned(options, argv, request.environment, stderr)
         started.process = process
-        result = started.prepared()
-        if _COMPILER in sys.modules:  # it has been imported just now
-            _require(cache.installed() == identity)
-        return result, len(words) - len(argv)
+        try:
+            result = started.prepared()
+            if _COMPILER in sys.modules:  # it has been imported just now
+                _require(cache.installed() == identity)
+        except CallfenceError as error:
+            started.refuse(error)
+            raise
+        return result, len(words) - len(argv), started.refuse
 
     def rehearse() -> None:
         filter_ = Compiled(ALL_RUN, "exec", [("/", b"")], variant="report", expects_listener=False, is_settled=False)

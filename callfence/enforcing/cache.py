@@ -35,8 +35,11 @@ _COMPILES = (
     f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi", f"{_ENFORCER}/reporting", f"{_ENFORCER}/files", f"{_ENFORCER}/hosts"
 )  # fmt: skip
 """The folders of what compiles policies, and of what the helper imports later, whose files a filter notes."""
-NOT_COMPILING = ("__pycache__", "formats", "lint", "review")
-"""Folders of policygen that compiling a policy imports nothing from: examining each file takes 3 us of a start."""
+_NOTES = f"{_ENFORCER}/later.py"
+"""What decides which files a filter notes."""
+NOT_COMPILING = ("__pycache__", "formats", "review")
+"""Folders of policygen that neither compiling a policy nor the helper imports anything from: examining each file takes 3 us of
+a start."""
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
 _MOST = 1000
 """Filters that a user's cache keeps."""
@@ -172,8 +175,7 @@ def compiler() -> bytes:
 def installed() -> bytes:
     """Return bytes that identify the code that compiles: the versions of callfence and Python, and the time of installation; in
     a checkout, also the size and modification time of each file."""
-    status = os.stat(start.__file__)
-    files = [("", status.st_mtime_ns, status.st_size)]
+    files = [("", status.st_mtime_ns, status.st_size) for status in map(os.stat, (start.__file__, _NOTES))]
     if os.path.exists(f"{_ROOT}/pyproject.toml"):
         folders = [*_COMPILES]
         for folder in folders:

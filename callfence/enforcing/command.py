@@ -15,15 +15,17 @@ from enforcer import confinement, execution, kernel, launch
 from enforcer.arming.seized import HINT
 from enforcer.bpf import Filter, notifying_filter
 from enforcer.errors import FAILED, EnforceError
-from enforcer.reporting.reporter import Reporter, now, open_log
+from enforcer.reporting.destination import TEXT, Destination, opened
+from enforcer.reporting.reporter import Reporter
 from policygen.text import printable
-from tracer import TYPE_CHECKING, linux
+from tracer import TYPE_CHECKING, linux, proc
 from tracer.errors import CallfenceError
 from tracer.linux import privilege_lost
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from collections.abc import Sequence
+    from typing import NoReturn
 
     from callfence.enforcing.filters import Variant
     from callfence.enforcing.sealed import Compiled
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from enforcer.hosts.granted import Hosts
     from enforcer.launch import Launch
     from enforcer.reporting.audit import Source
+    from enforcer.reporting.events import Log
 
 DESCRIPTION = """\
 Run PROGRAM confined by its policy: PROGRAM keeps its pid, terminal and exit status, and can make only the system calls
@@ -61,7 +64,9 @@ OPTIONS = (
     (
         ("--log",),
         "FILE",
-        "append violations, including those of files and ports, to FILE, one JSON object a line, instead of standard error",
+        "instead of explaining violations on standard error, write records of the start, of violations, also those of files "
+        "and ports, and of the end to FILE, one JSON object a line.  FILE: a file, to which they are appended, a FIFO or a "
+        "socket; `unix:PATH` or `unix:@NAME`, a socket; `fd:N`, an open descriptor; `-`, standard output; `journal`, systemd's",
     ),
     (("--no-evidence",), "", "do not report what pointers point to: file names, addresses of sockets, commands"),
     (("--audit",), "", "only report violations, including those of files and ports: allow everything, enforce nothing"),
@@ -155,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     environment = execution.initial_environment()
     stderr = 2 if _is_open(2) else -1
     try:
-        launch.run(Start(*parse(arguments), environment, stderr).prepared())
+        Start(*parse(arguments), environment, stderr).run()
     except CallfenceError as error:
         _say(f"enforce: {error}", stderr)
         return error.status if isinstance(error, EnforceError) else FAILED
@@ -178,16 +183,34 @@ class Start:
         """The owner of each policy file that belongs to another user, who can change what it allows."""
         self.records: Source | None = None
         """The kernel's audit records from which denied files and ports are reported."""
+        self.log: Log | None = None
+        """What makes the records of --log; None without it, and before it is opened."""
         self.process = 0
         """The id of the process that becomes the program; 0: this one."""
         self.problems: dict[str, None] = {}
         """The reasons why the user's cache of filters cannot be used."""
+
+    def run(self) -> NoReturn:
+        """Become the program.  Raises CallfenceError if the program was not run; then the log has the reason."""
+        try:
+            launch.run(self.prepared())
+        except CallfenceError as error:
+            self.refuse(error)
+            raise
+
+    def refuse(self, error: CallfenceError) -> None:
+        """Write to the log why the program is not run."""
+        if self.log:
+            status = error.status if isinstance(error, EnforceError) else FAILED
+            self.log.write([self.log.refusal(str(error), status)])
 
     def prepared(self) -> Launch:
         """Return how the program is to be run.  Raises CallfenceError if it is not to be run."""
         # Before the policies: a program whose name is mistyped has none either.
         path = execution.locate(os.fsencode(self.name), self.environment)
         policies = self._filters("silent" if self.is_quiet else "audit" if self.is_audit else "report")
+        if "--log" in self.options:
+            self._open_log(os.fsdecode(path), policies)
         is_nested = launch.is_filtered()
         untraced = ""
         if is_nested:
@@ -203,8 +226,8 @@ class Start:
         scope = self._scope(policies)
         hosts = self._hosts(policies)
         files, reach = self._files(policies, arm, scope, hosts)
-        if files and not reach and "--log" in self.options and not self.is_quiet:
-            self._begin_log()
+        if files and not reach and self.log and not self.is_quiet:
+            self._note_about_files(self.log)
         if hosts:
             hosts.is_scoped = confinement.ABSTRACT in scope
         listens = files is not None and not self.is_quiet and files.confines_listen
@@ -222,9 +245,11 @@ class Start:
         if untraced:
             arm = self._arm_untraced(arm, programs, untraced, is_followed=plan is not None)
         if self.is_audit:
-            self._say("audit: nothing is enforced, violations are only reported")
+            _say("enforce: audit: nothing is enforced, violations are only reported", self.stderr)
         if privilege_lost(path, os.geteuid(), os.getegid()):
             self._say(f"{self.name} runs without the privilege of its set-id bits or capabilities (no_new_privs)")
+        if self.log and self.is_quiet:
+            self.log.write(self.log.opening())
         surroundings = {name: values for name, values in self.options.items() if name not in _CONFINEMENT}
         return launch.Launch(
             [os.fsencode(argument) for argument in self.argv],
@@ -368,33 +393,44 @@ class Start:
         """Return whether the helper judges the ports to which the program connects, since Landlock does not know them here."""
         return not self.is_quiet and any(policy.hosts for policy in policies) and kernel.landlock_abi() < _PORTS_SINCE
 
-    def _begin_log(self) -> None:
-        """Append a message to the log that says how far files and ports are reported.  Raises EnforceError if it cannot be
-        opened."""
-        text = '"message": "denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them"'
+    def _open_log(self, path: str, policies: Sequence[Compiled]) -> None:
+        """Open the log, for a program whose executable is at `path`.  Raises EnforceError."""
+        from enforcer.reporting import events
+
+        sources, process = (source for policy in policies for source in policy.sources), self.process or os.getpid()
+        self.log = log = events.Log(opened(self._value("--log")), sources, process)
+        log.start = {
+            "time": events.now(),
+            "mode": "audit" if self.is_audit else "enforce",
+            "best_effort": "--best-effort" in self.options,
+            "pid": process,
+            "parent": proc.kin_of(process)[1] if self.process else os.getppid(),
+            "executable": os.path.abspath(path),
+            "command": self.argv,
+            "folder": proc.folder_of(process) or None,
+        }
+
+    def _note_about_files(self, log: Log) -> None:
+        """Have the log say how far files and ports are reported."""
         if self.records:
-            text = f'"level": "note", "message": "{self.records.note}"'
-        log, folder = open_log(self._value("--log"))
-        os.write(log, f'{{"time": "{now()}", {text}}}\n'.encode())
-        for descriptor in {log, folder} - {-1}:
-            os.close(descriptor)
+            log.notes.append(("note", self.records.note))
+        else:
+            text = "denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them"
+            log.notes.append(("warning", text))
 
     def _reporter(
         self, policies: Sequence[Compiled], scope: str, reach: Reach | None, hosts: Hosts | None, *, listens: bool
     ) -> Reporter:
-        """Return the reporter of denied calls; with --quiet-kernel it reports nothing.  Raises EnforceError if the log cannot
-        be opened."""
-        path = "" if self.is_quiet else self._value("--log")
-        log, folder = open_log(path) if path else (-1 if self.is_quiet else self.stderr, -1)
+        """Return the reporter of denied calls; with --quiet-kernel it reports nothing."""
+        log = None if self.is_quiet else self.log
+        destination = log.destination if log else Destination(-1 if self.is_quiet else self.stderr, TEXT)
         return Reporter(
-            log,
+            destination,
             lambda: [(policy.sources[0][0], filters.document(policy).policy) for policy in policies],
-            json=bool(path),
+            log=log,
             audit=self.is_audit,
             evidence=not (self.is_quiet or "--no-evidence" in self.options),
             stderr=self.stderr,
-            folder=folder,
-            name=os.path.basename(path),
             reach=reach,
             hosts=hosts,
             records=self.records,
@@ -416,7 +452,10 @@ class Start:
         return "now"
 
     def _say(self, text: str) -> None:
+        """Print a message about the start, and have the log say it, too."""
         _say(f"enforce: {text}", self.stderr)
+        if self.log:
+            self.log.notes.append(("warning", text))
 
 
 def _help(arguments: Sequence[str]) -> str:

@@ -69,7 +69,7 @@ def be_seized(
 class Work:
     """What the helper does: confine a program at its execve, and answer its calls.  See `be_seized`."""
 
-    __slots__ = ("arm", "duty", "filter", "is_nested", "key", "plan", "program", "stderr")
+    __slots__ = ("arm", "duty", "filter", "is_nested", "is_spawned", "key", "plan", "program", "stderr")
 
     def __init__(
         self,
@@ -99,6 +99,8 @@ class Work:
         self.plan = plan
         self.stderr = stderr
         self.is_nested = is_nested
+        self.is_spawned = later is not None
+        """Whether the process is a client of a spawner, which does not write to the log."""
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors that the helper needs, -1 for none."""
@@ -168,8 +170,10 @@ def follow(work: Work, pidfd: int) -> NoReturn:
 
             Follower(program, work.plan, duty, work.stderr, is_executed=work.arm != "now").run()
             duty.finish()
-    except GoneError:
-        os._exit(0)  # not executed, or killed by another process: its own status says so
+    except GoneError:  # not executed, or killed by another process: its own status says so
+        if duty:
+            duty.never_ran(has_said=not work.is_spawned)
+        os._exit(0)
     if duty:
         duty.serve()
     os._exit(0)

@@ -10,9 +10,12 @@ import errno
 import gc
 from functools import partial
 
+from enforcer import kernel
 from enforcer.bpf import EXITS
 from enforcer.errors import FAILED
 from enforcer.listener import Notification, Request, end_process, exit_with, received, stopped, trap
+from enforcer.reporting.events import status_fields
+from policygen.recording.log_records import END
 from tracer import TYPE_CHECKING, linux
 from tracer.proc import owner
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from enforcer.hosts.targets import Refusal
     from enforcer.listener import Waiting
     from enforcer.reporting.audit import Denial
+    from enforcer.reporting.output import Output
     from enforcer.reporting.report import Reports
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict, Verdicts
@@ -36,10 +40,16 @@ class Answers:
     """Takes calls from listeners, one after the other, into `notification`."""
 
     def __init__(
-        self, notification: Notification, waiting: Waiting, reporter: Reporter, program: int, devices: tuple[int, int]
+        self,
+        notification: Notification,
+        waiting: Waiting,
+        reporter: Reporter,
+        program: int,
+        pidfd: int,
+        devices: tuple[int, int],
     ) -> None:
         """`waiting` has the calls that are answered later.  `program` is the id of the process whose exit status is that of
-        `enforce`.
+        `enforce`, and `pidfd` a descriptor of it.
 
         `devices`: descriptors of /dev/null and /dev/full, or -1."""
         gc.enable()  # it is off during the start
@@ -49,6 +59,13 @@ class Answers:
         self._source = reporter.records
         self._devices = devices
         self._program = program
+        self._pidfd = pidfd
+        self._status: int | None = None
+        """The wait status of the program's first process; None until it has ended, or if it is not known."""
+        self._is_whole = True
+        """Whether no other helper has answered before."""
+        self._written: Output | None = None
+        """What writes reports; None until something is written."""
         self._has_lost = False
         """Whether a violation may have gone without a report."""
         self._loaded: tuple[Verdicts, Reports] | None = None
@@ -67,6 +84,7 @@ class Answers:
     def take_over(self, listeners: Mapping[int, str]) -> None:
         """Take over from a helper that was killed: answer a call that it may have received and not answered."""
         self._has_lost = True
+        self._is_whole = False
         _try(lambda: self._reports.say(_REPLACED))
         waiting = self._waiting.take_over()
         for listener, phase in listeners.items():
@@ -78,6 +96,7 @@ class Answers:
 
     def program_ended(self) -> None:
         """Write the reports that are due when the program's first process has ended; others may still be confined."""
+        self._status = kernel.wait_status(self._pidfd, self._program)
         self.summarise()
         self._reporter.give_back()
 
@@ -85,12 +104,24 @@ class Answers:
         """Return how many seconds without a call have to pass before `quiet` has something to do; None for never."""
         sources = self._source, self._loaded and self._loaded[1], self._mediator and self._mediator.hub
         pauses = [source.pause() for source in sources if source]
+        if self._reporter.log and not self._written:
+            return 0
         return min((pause for pause in pauses if pause is not None), default=None)
 
     def read_records(self) -> None:
         """Report what the kernel's audit records say that it denied, as far as they have arrived."""
         if self._source:
             self._report_records(self._source.read())
+
+    def never_ran(self, *, has_said: bool) -> None:
+        """Write the records of a start and an end if a signal ended the process before it became the program; else it has said
+        itself why it did not, or without `has_said` nobody has written that to the log."""
+        self._status = kernel.wait_status(self._pidfd, self._program)
+        if self._status is not None and self._status & 0x7F:
+            self.finish()
+        elif self._reporter.log and self._status is not None and not has_said:
+            log, status = self._reporter.log, self._status >> 8 & 0xFF
+            _try(lambda: log.write([log.refusal("the client of `callfence spawn` has not executed the program", status)]))
 
     def finish(self) -> None:
         """Report everything that has not been reported, after the last process has ended."""
@@ -100,6 +131,19 @@ class Answers:
             if lost := self._source.lost():
                 _try(lambda: self._reports.say(lost, "note"))
         self.summarise()
+        if self._reporter.log:
+            _try(self._write_end)
+
+    def _write_end(self) -> None:
+        """Write the record of the end of the last process."""
+        if (log := self._reporter.log) is None:
+            return
+        if self._status is None:
+            self._status = kernel.wait_status(self._pidfd, self._program)
+        denied = self._loaded[1].denied if self._loaded else 0
+        counts = {"denied": denied, "lost": self._output.lost, "complete": self._is_whole}
+        self._output.write(log.record(END, {**status_fields(self._status), **counts}))
+        self._output.flush(last=True)
 
     def _report_records(self, denials: Iterator[Denial]) -> None:
         for index, fields in denials:
@@ -114,6 +158,8 @@ class Answers:
         """Write reports that still wait, and report the counts of repeated violations that are due; go on with calls that are
         being made for the program.  To be called after as many seconds without a call as `pause` returns."""
         self.go_on()
+        if self._reporter.log:
+            _try(lambda: self._output.flush())
         if self._source and (absence := self._source.absence()):
             _try(lambda: self._reports.say(absence, "note"))
         if self._loaded:
@@ -181,8 +227,17 @@ class Answers:
             from enforcer.reporting.report import Reports
             from enforcer.reporting.verdict import Verdicts
 
-            self._loaded = Verdicts(self._reporter.policies()), Reports(self._reporter, self._program)
+            self._loaded = Verdicts(self._reporter.policies()), Reports(self._reporter, self._output, self._program)
         return self._loaded
+
+    @property
+    def _output(self) -> Output:
+        """What writes reports; the first use writes the records of the start."""
+        if self._written is None:
+            from enforcer.reporting.output import Output
+
+            self._written = Output(self._reporter, begins=self._is_whole)
+        return self._written
 
     @property
     def _reports(self) -> Reports:

@@ -16,7 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from enforcer import kernel
-from enforcer.reporting.reporter import has_room, identity
+from enforcer.reporting.destination import has_room, identity
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -37,11 +37,12 @@ _MOST = 1 << 18
 
 
 class Output:
-    """Writes reports to the reporter's descriptor.  After that has been closed, writes each to the standard error of its
-    process, if that is the same file."""
+    """Writes reports to their destination.  After that has been closed, writes each to the standard error of its process,
+    if that is the same file."""
 
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
+    def __init__(self, reporter: Reporter, *, begins: bool = True) -> None:
+        """Write the records of the start, if reports go to a log, unless `begins` is false."""
+        self._destination = reporter.destination
         self._waiting: deque[tuple[bytes, int]] = deque()
         """The texts that wait to be written, each with the id of its process."""
         self._size = 0
@@ -53,17 +54,18 @@ class Output:
         self._not_before = 0.0
         self._until = 0.0
         """The monotonic time at which a write is given up; 0 outside of a write."""
-        self.lost = 0
+        self.lost = reporter.log.lost if reporter.log else 0
         """How many texts were dropped."""
         signal.signal(signal.SIGALRM, self._expire)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        for record in reporter.log.opening() if reporter.log and begins else ():
+            self.write(record)
 
-    def write(self, text: str, process: int) -> None:
-        """Write whole lines about the process `process` (0 for none), now or later; drop them if too many bytes wait
-        already."""
-        if self._reporter.folder >= 0:
-            self._reporter.renew()
-        data = text.encode(errors="surrogateescape")
+    def write(self, data: bytes, process: int = 0) -> None:
+        """Write whole lines, or a whole message, about the process `process` (0 for none), now or later; drop them if too many
+        bytes wait already."""
+        if self._destination.folder >= 0:
+            self._destination.renew()
         if self._waiting and self._size + len(data) > _MOST:
             self.lost += 1
             return
@@ -87,19 +89,20 @@ class Output:
     def _write_first(self, end: float) -> bool:
         """Write the first text that waits; return False if it, or a part of it, still waits."""
         data, process = self._waiting[0]
-        own = self._reporter.descriptor
+        own = self._destination.descriptor
         descriptor = own if own >= 0 else self._standard_error(process)
         if descriptor < 0:
             self._give_up()
             return True
         try:
-            if self._is_torn and not self._written:
+            if self._is_torn and not self._written and not self._destination.is_in_messages:
                 data = b"\n" + data
                 self._waiting[0], self._is_torn = (data, process), False
             while self._written < len(data):
                 if not has_room(descriptor, max(end - time.monotonic(), 0)):
                     return False
-                self._written += self._put(descriptor, data[self._written : self._written + _CHUNK])
+                end_of_part = len(data) if self._destination.is_in_messages else self._written + _CHUNK
+                self._written += self._put(descriptor, data[self._written : end_of_part])
         except (BlockingIOError, TimeoutError):  # a log of our own is opened with O_NONBLOCK
             self._not_before = time.monotonic() + _DELAY
             return False
@@ -126,13 +129,13 @@ class Output:
 
     def _standard_error(self, process: int) -> int:
         """Return a copy of a process's standard error if that is the same file as the program's was; else -1."""
-        if self._reporter.file is None or not process:
+        if self._destination.file is None or not process:
             return -1
         try:
             descriptor = kernel.descriptor_of(process, 2)
         except OSError:
             return -1
-        if identity(descriptor) == self._reporter.file:
+        if identity(descriptor) == self._destination.file:
             return descriptor
         os.close(descriptor)
         return -1

@@ -7,13 +7,13 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from enforcer.reporting.output import Output
 from enforcer.reporting.verdict import advise, granting
-from enforcer.reporting.violation import Recorded, Violation, message
+from enforcer.reporting.violation import Recorded, Violation, caller_fields
 from enforcer.waiting import WaitingTask
 from policygen.evidence.facts import Places, Union, Varying, facts
 from policygen.evidence.pointed import pointed
 from policygen.learning.extend import allowing_line
+from policygen.recording.log_records import DENIED, MESSAGE
 from policygen.text import printable
 from tracer.abi import Arch, constants, table
 from tracer.proc import owner, proc
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from enforcer.files.unreachable import Judge, Ungranted
     from enforcer.hosts.targets import Refusal
     from enforcer.listener import Request
+    from enforcer.reporting.output import Output
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict
     from policygen.evidence.pointed import Value
@@ -38,7 +39,7 @@ _LOOKS = 32
 class Reports:
     """Reports each distinct violation once, and counts its repetitions."""
 
-    def __init__(self, reporter: Reporter, program: int = 0) -> None:
+    def __init__(self, reporter: Reporter, output: Output, program: int = 0) -> None:
         """`program`: the id of the process whose exit status is that of `enforce`."""
         self._reporter = reporter
         self._program = program
@@ -47,8 +48,9 @@ class Reports:
             from enforcer.files.unreachable import Judge
 
             self._judge = Judge(reporter.reach, program)
-        self._output = Output(reporter)
-        self._run = os.urandom(4).hex()
+        self._output = output
+        self.denied = 0
+        """How many calls were denied, or would have been."""
         self._counts = Counts()
         self._distinct: Counter[str] = Counter()
         self._undescribed: Counter[str] = Counter()
@@ -107,6 +109,7 @@ class Reports:
             subject = subject_of(os.fsencode(what.path), self._program, source.environment, source.here)
         lack = Ungranted(source.files[index], subject, what.wanted, what.error)
         key = lack.file, lack.line
+        self.denied += 1
         if self._counts.again(key, 0) is not None:
             for due in self._counts.due_in_a_burst():
                 self._publish(due)
@@ -121,8 +124,11 @@ class Reports:
         self._failed[f"{call_name(event)} with {constants.family('errno', Arch.X86_64).format(number)}"] += 1
 
     def say(self, text: str, level: str = "") -> None:
-        """Write a message that is not about a violation.  `level`: that of `message`."""
-        self._write(message(text, level) if self._reporter.json else f"enforce: {printable(text)}", 0)
+        """Write a message that is not about a violation.  `level`: "note" for one that tells of nothing wrong."""
+        if log := self._reporter.log:
+            self._output.write(log.record(MESSAGE, {"level": level or "warning", "message": text}))
+        else:
+            self._output.write(f"enforce: {printable(text)}\n".encode())
 
     @property
     def has_lost(self) -> bool:
@@ -147,20 +153,21 @@ class Reports:
         for call, count in sorted(self._undescribed.items()):
             self.say(f"{count} more violations of {call} were not described")
         self._undescribed.clear()
-        if self._failed and self._reporter.json:
+        if self._failed and self._reporter.log:
             counts = ", ".join(f"{answer} ({count} times)" for answer, count in sorted(self._failed.items()))
-            self._write(message(f"failed as on a machine without them, and not denied: {counts}", level="note"), 0)
+            self.say(f"failed as on a machine without them, and not denied: {counts}", "note")
         self._failed.clear()
         if self._ungrantable:
             counts = ", ".join(f"{rights} ({count} times)" for rights, count in sorted(self._ungrantable.items()))
-            self._write(message(f"denied by Landlock, and no line about files or ports grants it: {counts}", level="note"), 0)
+            self.say(f"denied by Landlock, and no line about files or ports grants it: {counts}", "note")
         self._ungrantable.clear()
         self._output.flush(last=True)
         if lost := self._output.lost - self._lost:
             self._lost = self._output.lost
-            text = f"{lost} reports of violations could not be written"
+            what = "records of the log" if self._reporter.log else "reports of violations"
+            text = f"{lost} {what} could not be written"
             self._reporter.complain(text)
-            if self._reporter.json:
+            if self._reporter.log:
                 self.say(text)
 
     def _describe(self, request: Request, verdict: Verdict, ungranted: Sequence[Ungranted] = ()) -> None:
@@ -169,6 +176,7 @@ class Reports:
         path = _executable(pid)
         lacking = tuple(lack.line or lack.why for lack in ungranted) or allowing_line(event)
         key = (path, event.arch, event.number, lacking, phase)
+        self.denied += 1
         repeated = self._counts.again(key, pid)
         if repeated is not None:
             if repeated.count <= _LOOKS:
@@ -188,7 +196,8 @@ class Reports:
             if lines := tuple(lack.line for lack in ungranted if lack.file == file and lack.line):
                 advice += (granting(file, lines),)
         audit = self._reporter.audit
-        violation = Violation(event, verdict.action, audit, pid, path, site, values, advice, phase, tuple(ungranted))
+        caller = caller_fields(pid) if self._reporter.log else {}
+        violation = Violation(event, verdict.action, audit, pid, path, site, values, advice, phase, caller, tuple(ungranted))
         repeated = Repeated(violation, evidence, pid)
         self._counts.add(key, repeated)
         self._publish(repeated)
@@ -222,9 +231,11 @@ class Reports:
 
     def _publish(self, repeated: Repeated) -> None:
         violation = repeated.first
-        if self._reporter.json or isinstance(violation, Recorded):
-            text = violation.json(self._run, repeated.count, repeated.evidence)
-        elif repeated.count == 1:
+        if log := self._reporter.log:
+            self._output.write(log.record(DENIED, violation.fields(repeated.count, repeated.evidence)), repeated.process)
+            return
+        assert isinstance(violation, Violation)  # audit records are read for a log only
+        if repeated.count == 1:
             text = violation.text()
             if self._reporter.colour:
                 first, _, rest = text.partition("\n")
@@ -232,10 +243,7 @@ class Reports:
         else:
             verb = "would have denied" if violation.audit else "denied"
             text = printable(f"enforce: {verb} {repeated.count} times, by {violation.executable}: {violation.call}")
-        self._write(text, repeated.process)
-
-    def _write(self, text: str, process: int) -> None:
-        self._output.write(f"{text}\n", process)
+        self._output.write(f"{text}\n".encode(errors="surrogateescape"), repeated.process)
 
 
 def _executable(process: int) -> str:

@@ -16,10 +16,12 @@ from policygen.phases import START, in_phase, phase_policies
 from policygen.recording.model import Observation, recorded_values
 from policygen.text import file_word, word
 from tracer.abi import Arch, Event, table
+from tracer.errors import UserError
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from enforcer.listener import Request
     from policygen.model import Policy
@@ -135,6 +137,10 @@ class Advice(NamedTuple):
     note: str = ""
     """What has to be changed besides; "" for nothing."""
 
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a record: the policy, the line, and what the catalogue of lint says of it, null if nothing."""
+        return {"file": self.file, "line": self.line, "risk": risk_of(self.line)}
+
 
 def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     """Return the advice how to allow a call in a policy, whose path is `file`; only until the phase `until`, if that is not "".
@@ -179,3 +185,23 @@ def granting(file: str, lines: Sequence[str]) -> Advice:
     """Return the advice to add lines about files and ports to a policy, whose path is `file`."""
     command = f"callfence allow {file_word(file)} {' '.join(word(line) for line in lines)}"
     return Advice(file, f"to grant it: {command}", "\n".join(lines), command)
+
+
+def risk_of(line: str) -> dict[str, str] | None:
+    """Return what the catalogue of lint says of a line that is added to a policy: level and id of the most serious row, and
+    what it grants; None if there is none, or if the line cannot be judged."""
+    from policygen.language.document import parse
+    from policygen.lint.files import risks_of
+    from policygen.lint.findings import about_files, grants
+    from policygen.sets.algebra import TooComplexError
+    from policygen.sets.region import Budget
+
+    try:
+        document = parse(f"{line}\n")
+        findings = [*grants(document, Budget()), *about_files(document, risks_of(document.policy.files))]
+    except (UserError, TooComplexError):
+        return None
+    if not findings:
+        return None
+    worst = max(findings, key=lambda finding: finding.level.rank)
+    return {"level": str(worst.level), "rule": worst.rule, "grants": worst.grants}

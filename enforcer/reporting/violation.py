@@ -1,20 +1,22 @@
-"""A violation, as text for people or as a line of JSON."""
+"""A violation, as text for people or as the fields of a record."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from enforcer.reporting.reporter import now
+from enforcer.reporting.events import shown
 from policygen.evidence.facts import resolved
 from policygen.language.naming import format_call
 from policygen.model import Action, ActionKind
+from policygen.recording.log_records import DENIED
 from policygen.text import printable
 from policygen.values import frozen
+from tracer import proc
 from tracer.abi import Arch, Event, constants
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from enforcer.files.unreachable import Ungranted
     from enforcer.reporting.verdict import Advice
@@ -43,6 +45,8 @@ class Violation:
     """How to allow the call, for each policy that denies it."""
     phase: str
     """The phase of the process; "" where there are none."""
+    caller: Mapping[str, Any]
+    """What a record has of the process besides (`caller_fields`)."""
     ungranted: tuple[Ungranted, ...] = ()
     """The files and ports that the call needs and policies do not grant; if there are any, all policies allow the call
     itself."""
@@ -86,39 +90,34 @@ class Violation:
     def _where(self) -> str:
         return f" in {self.phase}" if self.phase else ""
 
-    def json(self, run: str, count: int, evidence: Union) -> str:
-        """Return the report as one line of JSON, without a newline: names as in the policy language, and registers in
+    def fields(self, count: int, evidence: Union) -> dict[str, Any]:
+        """Return the fields of the report's record (docs/events.schema.json): names as in the policy language, and registers in
         hexadecimal.
 
-        `count` is how often the violation has been met, `evidence` has facts about these calls, and `run` identifies the start
-        of `enforce` in which they are counted."""
+        `count` is how often the violation has been met, `evidence` has facts about these calls."""
         arch = Arch.from_audit(self.event.arch)
-        return json.dumps(
-            {
-                "time": now(),
-                "call": self.call,
-                "arch": str(arch) if arch else f"{self.event.arch:#x}",
-                "number": self.event.number,
-                "arguments": [f"{register:#x}" for register in self.event.arguments],
-                "action": f"errno {self.error}" if self.ungranted else _action(self.action, self.event),
-                **({"ungranted": [*dict.fromkeys(lack.line or lack.why for lack in self.ungranted)]} if self.ungranted else {}),
-                "audit": self.audit,
-                **({"phase": self.phase} if self.phase else {}),
-                "pid": self.process,
-                "executable": self.executable,
-                "site": self.site,
-                "evidence": evidence.texts(),
-                "allow": [{"file": advice.file, "line": advice.line} for advice in self.advice],
-                "run": run,
-                "count": count,
-            }
-        )
+        return {
+            "call": self.call,
+            "arch": str(arch) if arch else f"{self.event.arch:#x}",
+            "number": self.event.number,
+            "arguments": [f"{register:#x}" for register in self.event.arguments],
+            "verdict": AUDITED if self.audit else DENIED,
+            "action": f"errno {self.error}" if self.ungranted else _action(self.action, self.event),
+            "ungranted": [*dict.fromkeys(lack.line or lack.why for lack in self.ungranted)],
+            "phase": self.phase or None,
+            "pid": self.process,
+            **self.caller,
+            "executable": self.executable,
+            "site": self.site,
+            "evidence": [*evidence.texts()],
+            "allow": [advice.fields() for advice in self.advice],
+            "count": count,
+        }
 
 
-def message(text: str, level: str = "") -> str:
-    """Return a message that is not about a violation as a line of JSON, without a newline.  `level`: "note" for one that tells
-    of nothing wrong."""
-    return json.dumps({"time": now(), **({"level": level} if level else {}), "message": text})
+AUDITED = "audited"
+"""The verdict on a call that ran because of --audit, in its record."""
+_OF_CALLS = ("call", "arch", "number", "arguments", "phase", "pid", "parent", "command", "folder", "executable", "site")
 
 
 @frozen
@@ -128,22 +127,24 @@ class Recorded:
     lack: Ungranted
     advice: Advice
 
-    def json(self, run: str, count: int, evidence: Union) -> str:
-        """Return it as one line of JSON with the fields of a violation; null is what is not known."""
-        return json.dumps(
-            {
-                "time": now(),
-                **dict.fromkeys(("call", "arch", "number", "arguments")),
-                "action": f"errno {self.lack.error}",
-                "ungranted": [self.lack.line],
-                "audit": False,
-                **dict.fromkeys(("pid", "executable", "site")),
-                "evidence": evidence.texts(),
-                "allow": [{"file": self.advice.file, "line": self.advice.line}],
-                "run": run,
-                "count": count,
-            }
-        )
+    def fields(self, count: int, evidence: Union) -> dict[str, Any]:
+        """Return the fields of the record of a violation; null is what is not known."""
+        return {
+            **dict.fromkeys(_OF_CALLS),
+            "verdict": DENIED,
+            "action": f"errno {self.lack.error}",
+            "ungranted": [self.lack.line],
+            "evidence": [*evidence.texts()],
+            "allow": [self.advice.fields()],
+            "count": count,
+        }
+
+
+def caller_fields(process: int) -> dict[str, Any]:
+    """Return the fields of a record about a process: its parent, its command line without secrets, and its working folder; null
+    for what cannot be read."""
+    command, parent, folder = proc.command_of(process), proc.kin_of(process)[1], proc.folder_of(process)
+    return {"parent": parent or None, "command": shown(command) or None, "folder": folder or None}
 
 
 def _action(action: Action, event: Event) -> str:

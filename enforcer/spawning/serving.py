@@ -12,6 +12,7 @@ from enforcer import bpf, execution, helper, kernel, launch
 from enforcer.arming import inject, seized
 from enforcer.confinement import scope_ruleset
 from enforcer.errors import FAILED, EnforceError, GoneError
+from enforcer.reporting.destination import TEXT, Destination
 from enforcer.reporting.reporter import Reporter
 from enforcer.spawning import protocol
 from enforcer.spawning.peer import Peer, Rights
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from enforcer.launch import Launch
     from enforcer.spawning.protocol import Request
 
-    Prepare = Callable[[Request, int, int], tuple[Launch, int]]
+    Prepare = Callable[[Request, int, int], tuple[Launch, int, Callable[[CallfenceError], None]]]
     """Decides how a program is run, from a request, the descriptor of its standard error (-1: closed) and the client's pid;
-    returns that and the index of the program among the words.  Raises CallfenceError if it is not to be run."""
+    returns that, the index of the program among the words, and what logs a later reason not to run it.  Raises CallfenceError
+    if it is not to be run."""
 
 _SECONDS = 10
 """Seconds in which a client must have sent its request, and read the answer."""
@@ -76,7 +78,7 @@ class Spawner:
             self._rehearse_work()
 
     def _rehearse_work(self) -> None:
-        reporter = Reporter(2, list, json=False, audit=False)
+        reporter = Reporter(Destination(2, TEXT), list, audit=False)
         started = launch.Launch([b"true"], [b"PATH=/bin"], [bpf.ALL_RUN], "exec", reporter)
         filter_ = launch.combined(started)
         execution.locate(started.argv[0], started.environment)
@@ -117,25 +119,18 @@ class Spawner:
         peer.stop()
         peer.require_rights(self.rights)
         stderr = _take_over(peer, request, descriptors)
-        started, first = self.prepare(request, stderr, peer.pid)
-        filter_ = launch.combined(started)
-        launch.require_readable(execution.locate(started.argv[0], started.environment))
-        work = seized.Work(
-            peer.pid,
-            filter_,
-            started.reporter,
-            arm=started.arm,
-            stderr=started.stderr,
-            plan=started.plan,
-            is_nested=started.is_nested,
-            later=self.later,
-        )
-        rulesets = started.files.rulesets() if started.files else []
-        if started.scope:
-            rulesets.insert(0, (scope_ruleset(started.scope, is_nested=started.is_nested), 0, b""))
-        paths = b"".join(path + b"\0" for path in execution.candidates(started.argv[0], started.environment))
-        if len(paths) > _LONGEST:
-            raise EnforceError("PATH is too long")
+        started, first, refuse = self.prepare(request, stderr, peer.pid)
+        try:
+            work = self._work(started, peer.pid)
+            rulesets = started.files.rulesets() if started.files else []
+            if started.scope:
+                rulesets.insert(0, (scope_ruleset(started.scope, is_nested=started.is_nested), 0, b""))
+            paths = b"".join(path + b"\0" for path in execution.candidates(started.argv[0], started.environment))
+            if len(paths) > _LONGEST:
+                raise EnforceError("PATH is too long")
+        except CallfenceError as error:
+            refuse(error)
+            raise
         answer = protocol.answer(0, paths, [(flags, name) for _, flags, name in rulesets], first)
         helper.go_to_proc()
         if work.duty:
@@ -144,6 +139,20 @@ class Spawner:
         helper.close_all_but((0, 1, 2, connection, peer.pidfd, *entered, *work.descriptors()))
         peer.hold()
         return work, answer, entered
+
+    def _work(self, started: Launch, program: int) -> seized.Work:
+        filter_ = launch.combined(started)
+        launch.require_readable(execution.locate(started.argv[0], started.environment))
+        return seized.Work(
+            program,
+            filter_,
+            started.reporter,
+            arm=started.arm,
+            stderr=started.stderr,
+            plan=started.plan,
+            is_nested=started.is_nested,
+            later=self.later,
+        )
 
 
 def _received(connection: _socket.socket, peer: Peer) -> tuple[Request, list[int]]:

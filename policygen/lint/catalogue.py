@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import answers
@@ -20,6 +19,7 @@ from policygen.sets.algebra import FALSE, TooComplexError
 from policygen.sets.region import space, to_bdd
 from policygen.values import frozen
 from tracer.abi import Arch, table
+from tracer.abi.constants import table_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,7 +121,7 @@ def abilities() -> tuple[Ability, ...]:
 
 def _lines(name: str) -> list[list[str]]:
     """Return the cells of each row, without comments and the heading."""
-    lines = Path(__file__).with_name(name).read_text("utf-8").splitlines()
+    lines = table_text(__spec__, name).splitlines()
     return [line.split("\t") for line in lines if not line.startswith("#")][1:]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen import hosts
@@ -30,6 +29,7 @@ from policygen.grants import (
 )
 from policygen.hosts import is_name
 from policygen.paths import covers
+from tracer.abi.constants import table_text
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class Judged(NamedTuple):
 @cache
 def risks() -> tuple[Risk, ...]:
     """Return the rows of risks.tsv, in the file's order."""
-    text = Path(__file__).with_name("risks.tsv").read_text("utf-8")
-    rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")][1:]
+    rows = [line.split("\t") for line in table_text(__spec__, "risks.tsv").splitlines() if not line.startswith("#")][1:]
     return tuple(Risk(id_, level, tuple(what.split(", ")), _rights(rights), *rest) for id_, level, what, rights, *rest in rows)
 
 

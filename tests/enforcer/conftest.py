@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -102,6 +103,18 @@ class Workplace:
     def wait_for_helpers(self, seconds=20):
         """Until all helpers have ended by themselves."""
         wait_until(lambda: not self.helpers(), seconds)
+
+    def records(self, name="log"):
+        """The records of a log."""
+        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+
+    def denials(self, name="log"):
+        """Those about denied calls, files and ports."""
+        return [record for record in self.records(name) if record["event"] == "denied"]
+
+    def messages(self, name="log"):
+        """The texts of those that are messages."""
+        return [record["message"] for record in self.records(name) if record["event"] == "message"]
 
     def start(self, *arguments, **options):
         """The running process, with a pipe as its standard input."""

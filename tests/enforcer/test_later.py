@@ -43,12 +43,19 @@ opened = []
 sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
 import enforcer.duty
 from enforcer.listener import Notification, stopped
+from enforcer.reporting.destination import LINES, TEXT, Destination
+from enforcer.reporting.events import Log
+from enforcer.reporting.output import Output
 from enforcer.reporting.report import Reports
 from enforcer.reporting.verdict import Verdicts, event_of
 text = b"arch i386\nread: allow\narch x86_64\nread: fd == 0 || fd == 3\nopenat: flags in O_CLOEXEC\nmmap: prot == PROT_READ\n"
 for json in (False, True):
     policies = lambda: [("x.policy", filters.parsed("x.policy", text, lambda name: b"").policy)]
-    reports, verdicts = Reports(Reporter(2, policies, json=json, audit=False)), Verdicts(policies())
+    destination = Destination(2, LINES if json else TEXT)
+    reporter = Reporter(destination, policies, audit=False, log=Log(destination, []) if json else None)
+    if json:
+        reporter.log.start = {"command": ["app", "--key=x"]}
+    reports, verdicts = Reports(reporter, Output(reporter)), Verdicts(policies())
     for arch in (0xC000003E, 0x40000003, 0xC00000B7, 5):
         for number in (0, 9, 11, 16, 41, 56, 72, 157, 257, 4000, 0x40000001):
             asked = Notification(1, os.getpid(), 0, number, arch, 77)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import re
 import shlex
@@ -103,7 +103,7 @@ def test_a_burst_is_one_line_and_then_its_count(place):
     running = place.start("--log", "violations", place.calls(), "500x110", "7,0,0,2000", "4x110", "7,0,0,60000")
 
     def counts():
-        return [json.loads(line)["count"] for line in log.read_text().splitlines()] if log.exists() else []
+        return [record["count"] for record in place.denials("violations")] if log.exists() else []
 
     wait_until(lambda: 500 in counts())
     assert time.monotonic() - began >= 1
@@ -202,7 +202,7 @@ def test_audit_lets_run_what_is_answered_otherwise_when_enforced(place):
     done = place.enforce("--audit", "--log", "log", place.calls(), setsockopt, sendfile, clone3)
     assert done.stdout.split() == ["-9", "-9", "-38"]  # EBADF; clone3 fails when it is learned, too
     place.wait_for_helpers()
-    logged = [json.loads(line)["call"].partition("(")[0] for line in (place.folder / "log").read_text().splitlines()]
+    logged = [record["call"].partition("(")[0] for record in place.denials()]
     assert logged == ["setsockopt", "sendfile"]
     done = place.enforce("--log", "log", place.calls(), setsockopt, sendfile, clone3)
     assert done.stdout.split() == ["-92", "-22", "-38"]  # ENOPROTOOPT, EINVAL
@@ -220,7 +220,7 @@ def test_the_log(place):
         done = place.enforce("--log", "violations", place.calls(), "10,4096,8192,3", "3x110")
         assert (done.stdout, done.stderr) == (EACCES * 4, "")
         place.wait_for_helpers()
-    lines = [json.loads(line) for line in (place.folder / "violations").read_text().splitlines()]
+    lines = place.denials("violations")
     assert len(lines) == 6, "it is appended to"
     assert [(line["call"], line["count"]) for line in lines[:3]] == [
         ("mprotect(start=0x1000, len=8192, prot=PROT_READ|PROT_WRITE)", 1),
@@ -233,16 +233,26 @@ def test_the_log(place):
     assert first.pop("pid") > 0
     assert lines[1]["run"] == lines[2]["run"] != lines[4]["run"]
     assert re.fullmatch("[0-9a-f]{8}", first.pop("run"))
+    assert first.pop("parent") == os.getpid()
     assert first.pop("arguments")[:3] == ["0x1000", "0x2000", "0x3"]
     assert first == {
         "call": "mprotect(start=0x1000, len=8192, prot=PROT_READ|PROT_WRITE)",
         "arch": "x86_64",
         "number": 10,
+        "version": 1,
+        "event": "denied",
+        "host": os.uname().nodename,
+        "unit": first["unit"],
+        "policies": [{"file": "calls.policy", "sha256": hashlib.sha256(ERRNO.encode()).hexdigest()}],
         "action": "errno EACCES",
-        "audit": False,
+        "verdict": "denied",
+        "ungranted": [],
+        "phase": None,
+        "command": ["./calls", "10,4096,8192,3", "3x110"],
+        "folder": str(place.folder),
         "executable": f"{place.folder}/calls",
         "evidence": [],
-        "allow": [{"file": "calls.policy", "line": "mprotect: prot == PROT_READ|PROT_WRITE"}],
+        "allow": [{"file": "calls.policy", "line": "mprotect: prot == PROT_READ|PROT_WRITE", "risk": None}],
         "count": 1,
     }
 

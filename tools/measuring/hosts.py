@@ -189,9 +189,9 @@ class Place:
         enforce = self.callfence("enforce", "-p", self.policy(program), "--log", log)
         result = self.run(program, count, targets, enforce, **settings)
         rows = [json.loads(line) for line in log.read_text().splitlines()]
-        result.records = [row for row in rows if "call" in row]
+        result.records = [row for row in rows if row["event"] == "denied"]
         for row in rows:
-            if "call" not in row and row.get("level") != "note":
+            if row["event"] == "message" and row["level"] != "note":
                 print(f"{program.name}: {what}: {row}", file=sys.stderr)
         (self.root / "logs" / f"{name}.out").write_text(result.output)
         if log.stat().st_size == 0:

@@ -1,9 +1,8 @@
 """Logs of denials as recordings: what `enforce --log` wrote, and the kernel's audit records of seccomp (SECCOMP, 1326) and of
 Landlock (LANDLOCK_ACCESS, 1423).
 
-`enforce --log` writes a JSON object a line, of a call that a policy did not allow, or a message.  A line has the count so far
-of its violation in one start of the program, which has an id.  Without one, as older versions write, a count that is not
-greater than the one before begins with another start.
+`enforce --log` writes a JSON object a line (docs/events.schema.json); those whose event is "denied" are of calls that a policy
+did not allow.  Such a line has the count so far of its violation in one start of the program, which has an id.
 
 An audit record, from auditd, journald or the kernel's log, has only the call's name, so a policy made of it allows the call
 with any arguments.  The kernel writes one where a filter answers log or kill, or another action that the filter's flags or
@@ -28,6 +27,7 @@ from policygen.files.records import denied, unescaped
 from policygen.formats import ImportFormatError
 from policygen.grants import ANY, BARE, USES, bare_line, format_rights, host_line, single
 from policygen.language.document import parse
+from policygen.recording.log_records import DENIED, KINDS, VERSION
 from policygen.recording.model import Observation, Recording, Run, recorded_values
 from tracer.abi import Arch, Event, table
 from tracer.named import NamedTuple
@@ -169,8 +169,8 @@ def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recor
             is_cut = not line.endswith(b"\n") or number == 1
             log.skip("lines that are cut" if is_cut else "lines that are no JSON", number)
             continue
-        if isinstance(fields, dict) and isinstance(fields.get("message"), str) and "number" not in fields:
-            continue  # what enforce says of itself
+        if isinstance(fields, dict) and fields.get("event") in KINDS and fields["event"] != DENIED:
+            continue
         log.add(line, _violation(fields, f"{filename}:{number}"), number)
     if not (log.calls or log.files):
         raise ImportFormatError(_nothing(log, filename))
@@ -210,6 +210,9 @@ def _violation(fields: Any, position: str) -> _Violation:
     """Return the violation in a line.  Raises ImportFormatError if `enforce` does not write such lines."""
     if not isinstance(fields, dict):
         raise ImportFormatError(f"{position}: a line of `enforce --log` is a JSON object")
+    if fields.get("event") != DENIED or fields.get("version") != VERSION:
+        what = f"event {fields.get('event')!r}, version {fields.get('version')!r}"
+        raise ImportFormatError(f"{position}: {what}: is it a log of another program, or of another version of enforce?")
     if fields.get("ungranted") and all(fields.get(name, "") is None for name in _OF_CALLS):
         fields = fields | {"arch": Arch.X86_64, "number": 0, "arguments": ["0x0"] * 6, "executable": UNKNOWN, "site": UNKNOWN}
         return _violation(fields, position)._replace(event=None)

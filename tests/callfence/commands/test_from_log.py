@@ -22,7 +22,8 @@ POLICY = "implied 1\nexecve: allow\nexit_group: allow\nunlink: deny\n"
 def violation(name: str, *arguments: int, policy: str = "app.policy", **other: Any) -> str:
     registers = [f"{register:#x}" for register in (*arguments, *[0] * (6 - len(arguments)))]
     found = {
-        "time": "2026-01-02T03:04:05.678+00:00", "arch": "x86_64", "number": table(Arch.X86_64).by_name[name].number,
+        "version": 1, "event": "denied", "time": "2026-01-02T03:04:05.678+00:00",
+        "arch": "x86_64", "number": table(Arch.X86_64).by_name[name].number,
         "arguments": registers, "executable": "/usr/bin/app", "site": "libc.so.6+0x10", "count": 1,
         "allow": [{"file": f"/etc/{policy}", "line": "x"}],
     }  # fmt: skip

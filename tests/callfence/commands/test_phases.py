@@ -87,7 +87,7 @@ def test_a_merged_policy_lacks_no_phase_in_silence(tmp_path: Path, other: str, r
 
 
 def logged(*calls: tuple[str, int]) -> str:
-    told = {"time": "2026-01-01T00:00:00.000+00:00", "action": "kill", "audit": False, "phase": "serving", "pid": 7}
+    told = {"version": 1, "event": "denied", "time": "2026-01-01T00:00:00.000+00:00", "phase": "serving", "pid": 7}
     rest = {"arch": "x86_64", "arguments": ["0x3", "0x0", "0x10", "0x0", "0x0", "0x0"], "executable": "/app", "site": "?"}
     return "".join(
         json.dumps({"call": f"{name}(fd=3)", "number": number, "evidence": [], "count": 1} | told | rest | {

@@ -62,7 +62,8 @@ def said(commands: Commands, folder: Path, program: str) -> tuple[bytes, str]:
     words = ["sh", "-c", CHANGES, "sh", *commands.enforcing(policy, log), "/usr/bin/python3", "-c", BEGIN + program]
     ran = commands.plain([*own, *words], folder)
     assert ran.returncode == 0, ran.stderr.decode() + log.read_text()
-    return ran.stdout, log.read_text() if log.exists() else ""
+    lines = log.read_text().splitlines(keepends=True)
+    return ran.stdout, "".join(line for line in lines if json.loads(line)["event"] not in ("start", "end"))
 
 
 def test_errors_of_datagrams_may_be_asked_for_by_either_version_of_ip(commands: Commands, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ said of those that are lost."""
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -91,9 +90,9 @@ def run(place, build, on):
 
 def read(place):
     place.wait_for_helpers()
-    first, *rest = (json.loads(line) for line in (place.folder / "log").read_text().splitlines())
-    assert (first["level"], first["message"]) == ("note", audit.NOTE)
-    return rest
+    start, first, *rest = place.records()
+    assert (start["event"], first["level"], first["message"]) == ("start", "note", audit.NOTE)
+    return rest[:-1] if rest[-1]["event"] == "end" else rest
 
 
 def lines(records):
@@ -126,7 +125,8 @@ def test_each_denial_is_a_record_with_the_line_that_would_grant_it(run, granted,
     records = run(granted, operation)
     assert lines(records) == expected
     for record in records:
-        assert record["allow"] == [{"file": "files.policy", "line": record["ungranted"][0]}]
+        (allow,) = record["allow"]
+        assert (allow["file"], allow["line"]) == ("files.policy", record["ungranted"][0])
         assert record["action"] == ("errno EXDEV" if record["ungranted"][0].endswith(": move") else "errno EACCES")
         names = ("call", "arch", "number", "arguments", "pid", "executable", "site")
         assert [record[name] for name in names] == [None] * len(names)
@@ -286,7 +286,7 @@ def test_the_stand_in_goes_on(place, on):
 def test_the_helper_reports_if_it_is_asked_to(run, place, options):
     with pytest.raises((AssertionError, KeyError)):
         run("path ./data: read", "read:other/a", options=options)
-    (record,) = (json.loads(line) for line in (place.folder / "log").read_text().splitlines())
+    (record,) = place.denials()
     assert (record["call"].partition("(")[0], record["ungranted"]) == ("openat", ["path ./other/a: read"])
 
 
@@ -307,7 +307,7 @@ def test_the_helper_reports_in_another_network_namespace(place, on):
     place.policy(SHELL)
     place.enforce("-p", "calls.policy", "--log", "log", "cat", "a", under=("unshare", "--net"))
     place.wait_for_helpers()
-    records = [json.loads(line) for line in (place.folder / "log").read_text().splitlines()]
+    records = place.denials()
     assert [record["call"].partition("(")[0] for record in records if record["ungranted"] == ["path ./a: read"]] == ["openat"]
 
 
@@ -315,7 +315,7 @@ def test_the_helper_reports_while_audit_is_off(run, place):
     change(0, 64)
     with pytest.raises(KeyError):
         run("path ./data: read", "read:other/a")
-    (record,) = (json.loads(line) for line in (place.folder / "log").read_text().splitlines())
+    (record,) = place.denials()
     assert (record["call"].partition("(")[0], record["ungranted"]) == ("openat", ["path ./other/a: read"])
 
 

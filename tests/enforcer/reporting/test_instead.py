@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -30,8 +29,7 @@ def made(place, build):
     def run(policy, *what, options=()):
         place.policy(policy, "instead.policy")
         done = place.enforce(*options, "--log", "log", "--", "./instead", *what)
-        records = [json.loads(line) for line in (place.folder / "log").read_text().splitlines()]
-        return done, [record["call"] for record in records if record.get("level") != "note"]
+        return done, [record["call"] for record in place.denials()]
 
     return run
 

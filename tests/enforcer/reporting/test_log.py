@@ -24,6 +24,11 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def calls(path: Path) -> list[object]:
+    """The denied calls of a log."""
+    return [record["call"] for record in lines(path) if record["event"] == "denied"]
+
+
 def test_one_call_does_not_silence_others(place: Workplace) -> None:
     """Each call has descriptions of its own; how many more there were is a line too."""
     place.policy(ERRNO)
@@ -33,9 +38,8 @@ def test_one_call_does_not_silence_others(place: Workplace) -> None:
     place.wait_for_helpers()
     found = lines(place.folder / "log")
     assert "getppid()" in [line.get("call") for line in found]
-    more = [line["message"] for line in found if "message" in line]
-    assert len(more) == 1
-    assert more[0].endswith("more violations of ioctl (x86_64) were not described")
+    (more,) = place.messages()
+    assert more.endswith("more violations of ioctl (x86_64) were not described")
 
 
 def test_a_fifo_that_nobody_reads(place: Workplace) -> None:
@@ -59,7 +63,7 @@ def test_a_fifo_whose_reader_is_slow_or_gone(place: Workplace) -> None:
     content = os.read(reader, 1 << 20)
     os.close(reader)
     written = [json.loads(line) for line in content.decode().splitlines()]
-    assert "reports of violations could not be written" in done.stderr or len(written) > 100
+    assert "records of the log could not be written" in done.stderr or len(written) > 100
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to mount a small file system")
@@ -76,14 +80,15 @@ def test_a_disk_that_becomes_full(place: Workplace) -> None:
     assert done.stdout == "-13\n" * len(calls)
     written = lines(place.folder / "copy")
     assert 5 < len(written) < len(calls)
-    assert "reports of violations could not be written" in done.stderr
+    assert "records of the log could not be written" in done.stderr
 
 
 def test_a_full_disk_is_told(place: Workplace) -> None:
     place.policy(ERRNO)
     done = place.enforce("--log", "/dev/full", place.calls(), "110", "39")
     assert (done.returncode, done.stdout) == (9, "-13\n" * 2)
-    assert done.stderr == "enforce: 2 reports of violations could not be written\n"
+    # The record of the end comes after the program, when standard error is no longer written to.
+    assert done.stderr == "enforce: 3 records of the log could not be written\n"
 
 
 def test_it_is_said_in_the_log_that_a_helper_was_replaced(place: Workplace) -> None:
@@ -94,9 +99,10 @@ def test_it_is_said_in_the_log_that_a_helper_was_replaced(place: Workplace) -> N
     output, errors = process.communicate("x", timeout=30)
     assert (output, errors) == ("-13\n", "")
     place.wait_for_helpers()
-    found = lines(place.folder / "log")
-    assert [line.get("call") for line in found] == ["getppid()", None, "getpid()"]
-    assert "replaced" in str(found[1]["message"])
+    start, first, message, second, end = lines(place.folder / "log")
+    assert (start["event"], first["call"], second["call"]) == ("start", "getppid()", "getpid()")
+    assert "replaced" in str(message["message"])
+    assert (end["event"], end["status"], end["complete"]) == ("end", 9, False)
 
 
 @pytest.mark.parametrize("begins_anew", ["moved", "removed", "replaced"])
@@ -105,26 +111,25 @@ def test_a_log_that_is_moved_is_begun_anew(place: Workplace, begins_anew: str) -
     place.policy(ERRNO)
     process = place.start("--log", "log", place.calls(), "110", "wait", "39", "wait", "102")
     assert process.stdout.readline() == "-13\n"
-    wait_until(lambda: len(lines(place.folder / "log")) == 1)
+    wait_until(lambda: len(calls(place.folder / "log")) == 1)
     (place.folder / "log").rename(place.folder / "log.1")
     if begins_anew == "removed":
         (place.folder / "log.1").unlink()
     elif begins_anew == "replaced":
-        (place.folder / "log").write_text('{"message": "begun by another"}\n')
+        (place.folder / "log").write_text('{"event": "message", "message": "begun by another"}\n')
     process.stdin.write("x")
     process.stdin.flush()
     assert process.stdout.readline() == "-13\n"
-    expected = [None] * (begins_anew == "replaced") + ["getpid()"]
-    wait_until(lambda: [line.get("call") for line in lines(place.folder / "log")] == expected)
+    wait_until(lambda: calls(place.folder / "log") == ["getpid()"])
     (place.folder / "log").rename(place.folder / "log.2")
     os.kill(place.helper(), 9)
     output, errors = process.communicate("x", timeout=30)
     assert (output, errors) == ("-13\n", "")
     place.wait_for_helpers()
-    assert [line.get("call") for line in lines(place.folder / "log")] == [None, "getuid()"]
-    assert [line.get("call") for line in lines(place.folder / "log.2")] == expected
+    assert calls(place.folder / "log") == ["getuid()"]
+    assert calls(place.folder / "log.2") == ["getpid()"]
     if begins_anew != "removed":
-        assert [line.get("call") for line in lines(place.folder / "log.1")] == ["getppid()"]
+        assert calls(place.folder / "log.1") == ["getppid()"]
 
 
 @pytest.mark.parametrize("kind", ["a link", "a file with two names", "a folder"])
@@ -132,7 +137,7 @@ def test_a_log_is_not_begun_anew_in_another_file(place: Workplace, kind: str) ->
     place.policy(ERRNO)
     process = place.start("--log", "log", place.calls(), "110", "wait", "39")
     assert process.stdout.readline() == "-13\n"
-    wait_until(lambda: len(lines(place.folder / "log")) == 1)
+    wait_until(lambda: len(calls(place.folder / "log")) == 1)
     (place.folder / "log").rename(place.folder / "log.1")
     (place.folder / "other").write_text("")
     if kind == "a link":
@@ -144,7 +149,7 @@ def test_a_log_is_not_begun_anew_in_another_file(place: Workplace, kind: str) ->
     assert process.communicate("x", timeout=30) == ("-13\n", "")
     place.wait_for_helpers()
     assert (place.folder / "other").read_text() == ""
-    assert [line.get("call") for line in lines(place.folder / "log.1")] == ["getppid()", "getpid()"]
+    assert calls(place.folder / "log.1") == ["getppid()", "getpid()"]
 
 
 @pytest.mark.parametrize("arm", ["now", "exec", "entry"])
@@ -156,11 +161,11 @@ def test_audit_that_lost_a_report_ends_with_125(place: Workplace, arm: str, flag
     target = place.calls(*flags)
     done = place.enforce("--audit", "--arm", arm, "--log", "/dev/full", target, getppid)
     assert (done.returncode, done.stdout.strip().isdigit()) == (125, True)
-    assert "1 reports of violations could not be written" in done.stderr
+    assert "2 records of the log could not be written" in done.stderr
     done = place.enforce("--audit", "--arm", arm, "--log", "log", target, getppid)
     assert (done.returncode, done.stdout.strip().isdigit()) == (9, True)
     place.wait_for_helpers()
-    assert [line["call"] for line in lines(place.folder / "log")] == ["getppid()"]
+    assert calls(place.folder / "log") == ["getppid()"]
 
 
 def test_audit_whose_helper_was_killed_ends_with_125(place: Workplace) -> None:

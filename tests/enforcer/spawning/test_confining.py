@@ -34,15 +34,38 @@ def test_a_denied_call_is_explained_on_the_clients_standard_error(spawner):
 
 
 def test_a_denied_call_is_logged(spawner):
-    """In the client's folder, with its umask."""
+    """In the client's folder, with its umask; the start is that of the client's process."""
     spawner.policy(DENIES)
     (spawner.folder / "sub").mkdir()
-    done = spawner.run("--log", "log", "uname", policy="../it.policy", cwd=spawner.folder / "sub", umask=0o027)
-    assert (done.returncode, done.stderr) == (-signal.SIGSYS, "")
+    settings = {"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": spawner.folder / "sub", "umask": 0o027}
+    with spawner.start("--log", "log", "uname", policy="../it.policy", **settings) as started:
+        assert started.stderr.read() == b""
+    assert started.returncode == -signal.SIGSYS
+    spawner.wait_for_helpers()
     log = spawner.folder / "sub" / "log"
     assert log.stat().st_mode & 0o777 == 0o640
-    (entry,) = [json.loads(line) for line in log.read_text().splitlines()]
-    assert "uname(" in json.dumps(entry)
+    start, denied, end = (json.loads(line) for line in log.read_text().splitlines())
+    assert (start["event"], start["pid"], start["parent"]) == ("start", started.pid, os.getpid())
+    assert start["folder"] == str(spawner.folder / "sub")
+    assert denied["call"].startswith("uname(")
+    assert (end["event"], end["signal"]) == ("end", "SIGSYS")
+
+
+def test_a_program_that_is_not_executed_is_logged(spawner):
+    """The client says why, and the log that it was not run."""
+    spawner.policy(f"{HEAD}default errno EPERM\nimplied 1\npath /etc: read\n")
+    done = spawner.run("--log", "log", "true")
+    assert done.returncode == 126
+    spawner.wait_for_helpers()
+    events = [json.loads(line) for line in (spawner.folder / "log").read_text().splitlines()]
+    assert [(event["event"], event["status"]) for event in events] == [("refused", 126)]
+
+
+@pytest.mark.parametrize("log", ["-", "fd:1", "/dev/stdout", "/proc/self/fd/1"])
+def test_a_log_that_is_a_descriptor_is_refused(spawner, log):
+    done = spawner.run("--log", log, "true")
+    assert done.returncode == 125
+    assert "--log cannot be a descriptor" in done.stderr
 
 
 def test_the_default_policy_is_in_the_clients_folder(spawner):

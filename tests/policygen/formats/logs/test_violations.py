@@ -27,13 +27,15 @@ OPTIONS = FormatOptions()
 def line(**other: Any) -> dict[str, Any]:
     """A line as enforce writes it."""
     found: dict[str, Any] = {
+        "version": 1,
+        "event": "denied",
         "time": "2026-01-02T03:04:05.678+00:00",
         "call": "mkdir(pathname=0x1, mode=0700)",
         "arch": "x86_64",
         "number": MKDIR,
         "arguments": ["0x1", "0x1c0", "0x0", "0x0", "0x0", "0x0"],
         "action": "kill",
-        "audit": False,
+        "verdict": "denied",
         "pid": 7,
         "executable": "/usr/bin/app",
         "site": "libc.so.6+0x10",
@@ -100,7 +102,8 @@ def test_many_machines_fold() -> None:
 
 
 def test_what_enforce_says_of_itself_is_no_violation() -> None:
-    said = {"time": "2026-01-02T03:04:05.678+00:00", "message": "3 more violations of mkdir (x86_64) were not described"}
+    text = "3 more violations of mkdir (x86_64) were not described"
+    said = {"version": 1, "event": "message", "time": "2026-01-02T03:04:05.678+00:00", "message": text}
     assert len(read(log(said, line(), said)).observations) == 1
 
 
@@ -145,6 +148,12 @@ def test_what_no_version_writes_is_an_error_with_its_line(change: dict[str, Any]
 def test_a_log_without_violations(data: bytes) -> None:
     with pytest.raises(ImportFormatError, match=r"^LOG:"):
         read(data)
+
+
+@pytest.mark.parametrize("change", [{"version": 2}, {"version": None}, {"event": "question"}, {"event": 3}])
+def test_records_of_another_version_are_an_error(change: dict[str, Any]) -> None:
+    with pytest.raises(ImportFormatError, match=r"^LOG:2: event .*, version .*: is it a log of another program"):
+        read(log(line(), line(**change)))
 
 
 def test_forged_paths_stay_what_they_are() -> None:
