@@ -26,7 +26,7 @@ def section() -> Section:
     """The measurements."""
     with scratch() as folder, scratch() as home:
         run([LEARN, "-q", "-o", "true.policy", "--", "true"], folder, home)
-        client = compiled("../include/callfence-run.c", folder, "-std=c11")
+        client = compiled("../include/callfence-run.c", folder, "-std=c11", "-static")
         words = ["-s", "socket", "-p", "true.policy", "--", "true"]
         script = [BIN / "python", "-I", "-S", ROOT / "enforcer" / "spawning" / "client.py"]
         with listening(folder, home):
