@@ -135,6 +135,20 @@ static int callfence_execute_(const char *paths, const char *end, char *const ar
     return denied ? denied : number;
 }
 
+/* Whether a process traces this one.  A confined program that has put its own socket in the place of the spawner's cannot: it
+ * is in a Landlock domain, or may not call ptrace(2). */
+static int callfence_is_traced_(void)
+{
+    char text[4096];
+    int file = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    ssize_t size = file < 0 ? -1 : read(file, text, sizeof text - 1);
+    if (file >= 0)
+        close(file);
+    text[size < 0 ? 0 : size] = 0;
+    const char *tracer = strstr(text, "\nTracerPid:\t");
+    return tracer && tracer[strlen("\nTracerPid:\t")] != '0';
+}
+
 static int callfence_spawn(const char *path, char *const words[], char *const environment[], char *error, size_t length)
 {
     int has_stderr = fcntl(STDERR_FILENO, F_GETFD) >= 0; /* before another descriptor has that number */
@@ -195,6 +209,8 @@ static int callfence_spawn(const char *path, char *const words[], char *const en
         return callfence_fail_(error, length, (int)answer.status, text, NULL);
     if (count != answer.rulesets || answer.first >= ask.words)
         return callfence_fail_(error, length, 125, "the answer of `callfence spawn` lacks something", NULL);
+    if (!callfence_is_traced_())
+        return callfence_fail_(error, length, 125, path, "who listens there does not trace this process, and cannot confine it");
 
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return callfence_fail_(error, length, 125, "prctl(PR_SET_NO_NEW_PRIVS)", strerror(errno));

@@ -19,6 +19,7 @@ from enforcer.errors import FAILED, NOT_EXECUTABLE, EnforceError, refused
 from enforcer.spawning import protocol
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import CallfenceError
+from tracer.proc import fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,8 @@ def become(socket: str, words: Sequence[bytes], environment: list[bytes]) -> NoR
     os.close(own[0])
     text, rulesets, first = answer(connection)
     connection.close()
+    if fields("/proc/self").get("TracerPid", "0") == "0":  # a confined program cannot do that, and may have bound the socket
+        raise EnforceError(f"{socket}: who listens there does not trace this process, and cannot confine it")
     argv = words[first:]
     command, script = linux.strings(argv), linux.strings(linux.script_arguments(b"", argv))
     variables = linux.strings(environment)

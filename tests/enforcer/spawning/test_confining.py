@@ -121,7 +121,7 @@ def test_files_are_reported(spawner, log):
     done = spawner.run("--explain", *log, "sh", "-c", "echo >denied")
     spawner.wait_for_helpers()
     text = (spawner.folder / "log").read_text() if log else done.stderr
-    assert "path ./denied: create" in text
+    assert "path .: write, create" in text
 
 
 def test_audit_runs_everything_and_reports_it(spawner):

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from calls import allowing_all
 
+from enforcer.spawning import protocol
+
 DENIES = allowing_all().replace("\nuname: allow", "")
 MANY = 100
 
@@ -281,3 +283,25 @@ def test_the_process_that_waits_is_killed(spawner):
         (waiting,) = (pid for pid in spawner.processes() if pid != spawner.process.pid)
         os.kill(waiting, signal.SIGKILL)
         spawner.works()
+
+
+@pytest.mark.parametrize("language", ["C", "Python"])
+def test_an_impostor_cannot_run_a_program_unconfined(idle, language):
+    """A confined program of the user may have bound the socket; but it cannot trace the client."""
+    if language == "Python":
+        idle.client = idle.folder / "client"
+        script = idle.here.parents[2] / "enforcer" / "spawning" / "client.py"
+        idle.client.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {script} "$@"\n')
+        idle.client.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(idle.socket))
+        listener.listen()
+        with idle.start("echo", "unconfined", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 20)
+                connection.sendall(protocol.answer(0, b"/bin/echo\0", first=2))
+            assert started.stdout.read() == b""
+            assert b"does not trace this process" in started.stderr.read()
+        assert started.returncode == 125
+        idle.socket.unlink()
