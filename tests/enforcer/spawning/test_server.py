@@ -50,7 +50,7 @@ def test_a_killed_spawner_leaves_its_commands(idle):
         idle.wait_until(lambda: Path(f"/proc/{started.pid}/comm").read_text() == "sh\n")
         idle.process.kill()
         idle.process.wait()
-        idle.wait_until(lambda: len(idle.processes()) == 2)  # the helper and its stand-in
+        idle.wait_until(lambda: len(idle.helpers()) == len(idle.processes()) == 2)  # the helper and its stand-in
         done = idle.run("true")
         assert (done.returncode, done.stderr) == (125, f"callfence-run: {idle.socket}: Connection refused\n")
         _, errors = started.communicate(b"word\n")
