@@ -51,8 +51,9 @@ def test_a_killed_spawner_leaves_its_commands(idle):
         idle.process.kill()
         idle.process.wait()
         idle.wait_until(lambda: len(idle.helpers()) == len(idle.processes()) == 2)  # the helper and its stand-in
-        done = idle.run("true")
-        assert (done.returncode, done.stderr) == (125, f"callfence-run: {idle.socket}: Connection refused\n")
+        done = idle.run("true")  # a process that ends has no command line a moment before its socket is closed
+        assert done.returncode == 125
+        assert "Connection refused" in done.stderr or "has not answered" in done.stderr
         _, errors = started.communicate(b"word\n")
         assert b"enforce: denied uname(" in errors
         assert started.returncode == 4
