@@ -17,6 +17,7 @@ import processors
 import proof
 import recordings
 import servers
+import spawning
 import starts
 import stop
 import values
@@ -24,7 +25,7 @@ from harness import Figure, machine, table
 
 BENCHMARKS = (
     *(learning, starts, stop, processors, servers, memory, values, evidence),
-    *(enforce, phases, files, hosts, filter_cost, proof, recordings),
+    *(enforce, spawning, phases, files, hosts, filter_cost, proof, recordings),
 )
 
 

@@ -2,12 +2,13 @@
 
 from callfence.start import __version__
 
-__all__ = ["Listener", "Question", "__version__", "apply", "confine", "enter", "run"]
+__all__ = ["Listener", "Question", "Spawner", "__version__", "apply", "confine", "enter", "run"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from callfence.api import apply, confine, enter
     from callfence.asking.listener import Listener, Question, run
+    from callfence.spawner import Spawner
 
 _ASKING = ("Listener", "Question", "run")
 
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> object:
         from callfence.asking import listener
 
         return getattr(listener, name)
+    if name == "Spawner":
+        from callfence.spawner import Spawner
+
+        return Spawner
     if name in __all__:
         from callfence import api
 

@@ -18,6 +18,7 @@ from callfence.start import __version__
 COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
     "enforce": "run a program confined by a policy",
+    "spawn": "start commands for others, each confined by its policy, in milliseconds",
     "show": "print a policy in canonical form, or rewrite its file in it",
     "compile": "compile filters of policies ahead of time, for services or for other machines",
     "verify": "prove that a filter is equivalent to its policy, or print a call that they answer differently",

@@ -82,17 +82,28 @@ def keep_inside(words: str, *, is_nested: bool) -> None:
     """Confine this process, and what it starts, so that its signals, or its connections to abstract unix sockets, reach only
     processes that it starts.
 
-    `words`: keys of SCOPES, separated by commas.  A process that is confined so cannot trace or read processes outside either
-    (ptrace(2)).  `is_nested`: Landlock rules may be in force already and let the program move files between folders; the new
-    ruleset must permit that, too (landlock(7), LANDLOCK_ACCESS_FS_REFER).  Needs no_new_privs.  Raises OSError with the call's
-    name in `filename`."""
-    ruleset = kernel.landlock_ruleset(linux.LANDLOCK_ACCESS_FS_REFER if is_nested else 0, 0, bits(words))
+    A process that is confined so cannot trace or read processes outside either (ptrace(2)).  The parameters are those of
+    `scope_ruleset`.  Needs no_new_privs.  Raises OSError with the call's name in `filename`."""
+    ruleset = scope_ruleset(words, is_nested=is_nested)
     try:
-        if is_nested:
-            grant_moving(ruleset)
         kernel.landlock_enter(ruleset)
     finally:
         os.close(ruleset)
+
+
+def scope_ruleset(words: str, *, is_nested: bool) -> int:
+    """Create the Landlock ruleset of `keep_inside` and return its descriptor.
+
+    `words`: keys of SCOPES, separated by commas.  `is_nested`: Landlock rules may be in force already and let the program move
+    files between folders; the new ruleset must permit that, too (landlock(7), LANDLOCK_ACCESS_FS_REFER).  Raises OSError."""
+    ruleset = kernel.landlock_ruleset(linux.LANDLOCK_ACCESS_FS_REFER if is_nested else 0, 0, bits(words))
+    if is_nested:
+        try:
+            grant_moving(ruleset)
+        except OSError:
+            os.close(ruleset)
+            raise
+    return ruleset
 
 
 def grant_moving(ruleset: int) -> None:

@@ -43,12 +43,15 @@ class Duty:
         "_waiting", "_watched", "program", "stand_in",
     )  # fmt: skip
 
-    def __init__(self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False) -> None:
+    def __init__(
+        self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False, later: Later | None = None
+    ) -> None:
         """Read what the helper needs.  This is done in the process that becomes the program, since memory costs a clone more
         time.
 
-        `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no calls afterwards."""
-        self._later = Later(reporter.later)
+        `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no calls afterwards.
+        `later`: the importer, if not that of the reporter's note."""
+        self._later = later or Later(reporter.later)
         self._epoll: select.epoll
         self._makes_calls = makes = reporter.hosts is not None
         """Whether calls are made for the program."""
@@ -200,11 +203,11 @@ class Duty:
         that fails."""
         return self._answers.stopped(call, phase)
 
-    def never_ran(self) -> None:
+    def never_ran(self, *, has_said: bool) -> None:
         """Write the records of a program that ended before it was confined, unless it has said so itself (`enforce` has not
-        become the program)."""
+        become the program); without `has_said`, it has not."""
         self._answers = self._new_answers()
-        self._answers.never_ran()
+        self._answers.never_ran(has_said=has_said)
 
     def program_ended(self) -> None:
         """Write the reports that are due when the program's first process has ended."""

@@ -45,17 +45,27 @@ def leave() -> None:
 
     Block every signal that can be blocked: this process must last exactly as long as the processes that it answers for.
     """
+    detach()
+    go_to_proc()
+
+
+def detach() -> None:
+    """Give this process its own session and the highest limits, and make it undumpable."""
     os.setsid()
+    kernel.disposition(linux.SIGCHLD, linux.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
+    kernel.set_undumpable()
+    kernel.raise_limits()
+
+
+def go_to_proc() -> None:
+    """Make /proc the working folder, import nothing that is relative to another, and block all signals."""
+    kernel.block_signals()
     try:
         os.chdir("/proc")  # what is mounted there later does not change what this process reads (`tracer.proc`)
     except OSError:
         os.chdir("/")
     proc.enter()
     sys.path[:] = [path for path in sys.path if path.startswith("/")]
-    kernel.block_signals()
-    kernel.disposition(linux.SIGCHLD, linux.SIG_DFL)  # ignoring it would discard the statuses that ptrace waits for
-    kernel.set_undumpable()
-    kernel.raise_limits()
 
 
 def close_all_but(keep: Iterable[int]) -> None:

@@ -158,6 +158,29 @@ class Later:
         raise FileNotFoundError(f"{path} has been changed")
 
 
+class Loaded(Later):
+    """The same for a process that has imported all modules, and has the tables in memory: it finds no others, and reads
+    nothing."""
+
+    def __init__(self) -> None:
+        """Import the modules, and read the tables beside them.  Raises OSError, ImportError."""
+        for name in (*_DESCRIBING, *_MAKING_CALLS):
+            __import__(name)
+        self._notes = {}
+        self.is_read = True
+        for module in list(sys.modules.values()):
+            path, spec = getattr(module, "__file__", None) or "", getattr(module, "__spec__", None)
+            if path.startswith(_OURS) and spec:
+                folder = os.path.dirname(path)
+                tables = (f"{folder}/{entry}" for entry in os.listdir(folder) if entry.endswith(_TABLE))
+                self._notes.update((table, read_file(table)) for table in tables if table not in self._notes)
+                spec.loader = self  # whose tables are in memory
+
+    def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return None: what has not been imported cannot be."""
+        return None
+
+
 def _version() -> str:
     return sys.version.replace("\n", " ")
 

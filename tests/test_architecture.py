@@ -61,13 +61,14 @@ LAYERS = {
     """,
     "enforcer": """
         errors kernel later
-        bpf confinement helper hub listener waiting
+        bpf confinement execution helper hub listener waiting
         guard pending
         files hosts
         reporting
         duty
         arming
         launch
+        spawning
     """,
     "callfence": """
         shared start
@@ -78,7 +79,7 @@ LAYERS = {
         learning
         report
         commands
-        api cli
+        api cli spawner
         __main__ pytest_plugin
     """,
 }

@@ -162,7 +162,17 @@ def is_signed() -> bool:
     return bool(secret())
 
 
+_compiler: list[bytes] = []
+
+
 def compiler() -> bytes:
+    """Return what `installed` returned at the first call."""
+    if not _compiler:
+        _compiler.append(installed())
+    return _compiler[0]
+
+
+def installed() -> bytes:
     """Return bytes that identify the code that compiles: the versions of callfence and Python, and the time of installation; in
     a checkout, also the size and modification time of each file."""
     files = [("", status.st_mtime_ns, status.st_size) for status in map(os.stat, (start.__file__, _NOTES))]

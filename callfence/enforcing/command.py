@@ -11,7 +11,7 @@ import sys
 
 from callfence.enforcing import filters
 from callfence.start import __version__
-from enforcer import confinement, kernel, launch
+from enforcer import confinement, execution, kernel, launch
 from enforcer.arming.seized import HINT
 from enforcer.bpf import Filter, notifying_filter
 from enforcer.errors import FAILED, EnforceError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from enforcer.files.granted import Reach
     from enforcer.files.landlock import Confinement
     from enforcer.hosts.granted import Hosts
+    from enforcer.launch import Launch
     from enforcer.reporting.audit import Source
     from enforcer.reporting.events import Log
 
@@ -111,7 +112,8 @@ OPTIONS = (
 """Names, value and help of each option.  A value with `|` lists the words of which the option takes one."""
 
 COMMON = (
-    "--policy", "--log", "--audit", "--explain", "--best-effort", "--quiet-kernel", "--scope", "--close-fds", "--drop-caps",
+    "--policy", "--log", "--ask", "--audit", "--explain", "--best-effort", "--quiet-kernel", "--scope", "--close-fds",
+    "--drop-caps",
 )  # fmt: skip
 """The options that --help shows."""
 
@@ -163,7 +165,7 @@ def parser() -> ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run `enforce`: become the program.  Return only after --help or --version (0), or after a failure, whose reason has been
     printed: 125 if the program could not be confined, 126 if it cannot be executed, 127 if it was not found."""
-    launch.forget_interrupt_handler()
+    execution.forget_interrupt_handler()
     arguments = sys.argv[1:] if arguments is None else arguments
     if text := _help(arguments):
         try:
@@ -172,17 +174,17 @@ def main(arguments: list[str] | None = None) -> int:
             _say(f"enforce: standard output: {error.strerror}", 2)
             return FAILED
         return 0
-    environment = launch.initial_environment()
+    environment = execution.initial_environment()
     stderr = 2 if _is_open(2) else -1
     try:
-        _Start(*_parse(arguments), environment, stderr).run()
+        Start(*parse(arguments), environment, stderr).run()
     except CallfenceError as error:
         _say(f"enforce: {error}", stderr)
         return error.status if isinstance(error, EnforceError) else FAILED
 
 
-class _Start:
-    """The start of a program: reads its policies, finds out what can be enforced and reported here, and runs it."""
+class Start:
+    """The start of a program: reads its policies, and finds out what can be enforced and reported here."""
 
     def __init__(self, options: dict[str, list[str]], argv: list[str], environment: list[bytes], stderr: int) -> None:
         """`options`: the values of each option that was given, in order; a flag has the value "".  `stderr`: the descriptor for
@@ -200,22 +202,29 @@ class _Start:
         """The kernel's audit records from which denied files and ports are reported."""
         self.log: Log | None = None
         """What makes the records of --log; None without it, and before it is opened."""
+        self.process = 0
+        """The id of the process that becomes the program; 0: this one."""
         self.problems: dict[str, None] = {}
         """The reasons why the user's cache of filters cannot be used."""
 
     def run(self) -> NoReturn:
         """Become the program.  Raises CallfenceError if the program was not run; then the log has the reason."""
         try:
-            self._run()
+            launch.run(self.prepared())
         except CallfenceError as error:
-            if self.log:
-                status = error.status if isinstance(error, EnforceError) else FAILED
-                self.log.write([self.log.refusal(str(error), status)])
+            self.refuse(error)
             raise
 
-    def _run(self) -> NoReturn:
+    def refuse(self, error: CallfenceError) -> None:
+        """Write to the log why the program is not run."""
+        if self.log:
+            status = error.status if isinstance(error, EnforceError) else FAILED
+            self.log.write([self.log.refusal(str(error), status)])
+
+    def prepared(self) -> Launch:
+        """Return how the program is to be run.  Raises CallfenceError if it is not to be run."""
         # Before the policies: a program whose name is mistyped has none either.
-        path = launch.locate(os.fsencode(self.name), self.environment)
+        path = execution.locate(os.fsencode(self.name), self.environment)
         policies = self._filters("silent" if self.is_quiet else "audit" if self.is_audit else "report")
         if "--log" in self.options:
             self._open_log(os.fsdecode(path), policies)
@@ -260,7 +269,7 @@ class _Start:
         if self.log and self.is_quiet:
             self.log.write(self.log.opening())
         surroundings = {name: values for name, values in self.options.items() if name not in _CONFINEMENT}
-        launch.run(
+        return launch.Launch(
             [os.fsencode(argument) for argument in self.argv],
             self.environment,
             programs,
@@ -365,10 +374,14 @@ class _Start:
 
         rules = None
         if confines and not self.is_audit:
-            best_effort, bits = "--best-effort" in self.options, confinement.bits(scope)
-            makes_calls = hosts is not None
             rules = files.confinement(
-                policies, arm, bits, self.environment, best_effort=best_effort, makes_calls=makes_calls
+                policies,
+                arm,
+                confinement.bits(scope),
+                self.environment,
+                best_effort="--best-effort" in self.options,
+                makes_calls=hosts is not None,
+                process=self.process,
             )
             for remark in rules.remarks if rules else ():
                 self._say(remark)
@@ -380,7 +393,7 @@ class _Start:
                 if self.records:
                     return rules, None
             if not why and (self.is_audit or (rules and rules.is_whole)):
-                return rules, files.reach(policies, self.environment, is_audit=self.is_audit)
+                return rules, files.reach(policies, self.environment, is_audit=self.is_audit, process=self.process)
             if asks:
                 self._say(f"--explain cannot report files or ports: {why or 'Landlock is not enforcing them'}")
         return rules, None
@@ -407,18 +420,17 @@ class _Start:
         """Open the log, for a program whose executable is at `path`.  Raises EnforceError."""
         from enforcer.reporting import events
 
-        self.log = log = events.Log(
-            opened(self._value("--log")), (source for policy in policies for source in policy.sources)
-        )
+        sources, process = (source for policy in policies for source in policy.sources), self.process or os.getpid()
+        self.log = log = events.Log(opened(self._value("--log")), sources, process)
         log.start = {
             "time": events.now(),
             "mode": "audit" if self.is_audit else "enforce",
             "best_effort": "--best-effort" in self.options,
-            "pid": os.getpid(),
-            "parent": os.getppid(),
+            "pid": process,
+            "parent": proc.kin_of(process)[1] if self.process else os.getppid(),
             "executable": os.path.abspath(path),
             "command": self.argv,
-            "folder": proc.folder_of(os.getpid()) or None,
+            "folder": proc.folder_of(process) or None,
         }
 
     def _noted(self, policies: Sequence[Compiled]) -> bytes:
@@ -504,7 +516,7 @@ def _help(arguments: Sequence[str]) -> str:
     return f"enforce {__version__}\n" if first in ("-V", "--version") else ""
 
 
-def _parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+def parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     """Return the values of each option, and the program with its arguments.  Raises EnforceError with a remedy."""
     options: dict[str, list[str]] = {}
     rest = list(arguments)

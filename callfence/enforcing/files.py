@@ -36,12 +36,14 @@ def confinement(
     *,
     best_effort: bool,
     makes_calls: bool = False,
+    process: int = 0,
 ) -> Confinement | None:
     """Return the Landlock rules of all policies; None if no policy confines files or ports.
 
     `arm` is when filters take effect, "now", "exec" or "entry"; `scope`, LANDLOCK_SCOPE_*, is what is confined to the program's
-    own processes.  `makes_calls`: the helper judges the ports to which the program connects, too.  Raises EnforceError for a
-    line that no rule can express and, without `best_effort`, for what this kernel cannot enforce."""
+    own processes.  `makes_calls`: the helper judges the ports to which the program connects, too.  `process`: the id of the
+    process that becomes the program, if not this one.  Raises EnforceError for a line that no rule can express and, without
+    `best_effort`, for what this kernel cannot enforce."""
     rules = _rules(policies, arm)
     if not rules:
         return None
@@ -49,7 +51,9 @@ def confinement(
 
     try:
         contents = [content for _, content in rules]
-        return Confinement(contents, environment, best_effort=best_effort, scope=scope, makes_calls=makes_calls)
+        return Confinement(
+            contents, environment, best_effort=best_effort, scope=scope, makes_calls=makes_calls, process=process
+        )
     except GrantError as error:
         raise EnforceError(f"{_place(policies, error.path)}{error}") from error
 
@@ -67,12 +71,12 @@ def records(
     return source
 
 
-def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool) -> Reach:
+def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool, process: int = 0) -> Reach:
     """Return the files and ports that all policies grant, by which calls are judged: also those that a filter sees to, since
     with `is_audit` the calls that it denies run.  The other parameters are `confinement`'s."""
     from enforcer.files.granted import Reach
 
-    return Reach(_rules(policies, "entry"), environment, is_audit=is_audit)
+    return Reach(_rules(policies, "entry"), environment, is_audit=is_audit, process=process)
 
 
 def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool) -> Hosts:

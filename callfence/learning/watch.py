@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from callfence.learning.ports import PortWatcher
 from callfence.learning.progress import Attached, progress, say
 from callfence.shared.files import working_folder
-from enforcer.launch import failure, initial_environment, locate
+from enforcer.execution import failure, initial_environment, locate
 from policygen.recording.fold import Aggregator
 from policygen.recording.model import Circumstances, Run, Signals
 from tracer.errors import StartError, TracerError

@@ -50,8 +50,8 @@ function _shtab_callfence_using
   test "$_shtab_callfence_cmdpath" = "$argv"
 end
 
-set -g _shtab_callfence_commands learn enforce show compile verify diff why review allow report merge lint export import mcp git-setup doctor
-set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --ask --ask-timeout --bpf --cap --compiled --default --format --from --git --keep-fd --kernel --last --level --log --losses --name --narrow --narrow-by --only --output --phase --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --runtime --scope --timeout --to --unit --until --within --write-recording -o -p
+set -g _shtab_callfence_commands learn enforce spawn show compile verify diff why review allow report merge lint export import mcp git-setup doctor
+set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --ask --ask-timeout --bpf --cap --compiled --default --format --from --git --idle --keep-fd --kernel --last --level --log --losses --name --narrow --narrow-by --only --output --phase --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --runtime --scope --socket --timeout --to --unit --until --within --write-recording -o -p
 
 complete -c callfence -e
 complete -c callfence -f
@@ -116,6 +116,10 @@ complete -c callfence -n '_shtab_callfence_using enforce' -l drop-caps -d 'drop 
 complete -c callfence -n '_shtab_callfence_using enforce' -l scope -xka "signals sockets both none" -d 'instead of the policy'"'"'s `scope`: `signals`: PROGRAM can signal only processes that it started, and cannot inspect others through /proc/PID/exe and the like (Linux 6.12); `sockets`: it can connect only to abstract unix sockets of processes that it started; `both`; `none`: no such limit'
 complete -c callfence -n '_shtab_callfence_using enforce' -s V -l version -d 'show program'"'"'s version number and exit'
 complete -c callfence -n '_shtab_callfence_using enforce; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_subcommand)" -d 'the program to run, and its arguments'
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a spawn -d 'Start commands for clients that connect to a socket, each confined by its own policy as `enforce` does, in a few milliseconds: this process is loaded once. A client (include/callfence-run.c) becomes the program itself. SIGTERM ends this process; commands go on.'
+complete -c callfence -n '_shtab_callfence_using spawn' -s h -l help -d 'show this help message and exit'
+complete -c callfence -n '_shtab_callfence_using spawn' -l socket -x -d 'where to listen; default: $XDG_RUNTIME_DIR/callfence/spawn'
+complete -c callfence -n '_shtab_callfence_using spawn' -l idle -x -d 'end when no command was started for so long'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a show -d 'Print a policy in canonical form, with its includes resolved, or print the instructions of its filter. With --write, rewrite policy files in canonical form; their comments and `include` lines stay.'
 complete -c callfence -n '_shtab_callfence_using show' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using show' -l write -d 'rewrite each POLICY in canonical form; print it for -'

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from enforcer.arming.plan import Plan
     from enforcer.duty import Duty
+    from enforcer.later import Later
     from enforcer.reporting.reporter import Reporter
 
 HINT = "use --arm now, with a policy that allows execve"
@@ -37,22 +38,13 @@ def be_seized(
     `plan`.  `is_nested`: this process may have filters already.  Until the execve this process must start no process and no
     thread.  Raises KernelError if it cannot be traced, EnforceError if the helper ends early.
     """
-    duty = None
-    key = plan.key if plan else Key()
-    filter_ = key.passing(filter_, installs=bool(plan))
-    if plan:  # imported before the helper is cloned, which takes a third of the time
-        import enforcer.arming.phases  # noqa: F401
-    if reporter:
-        from enforcer.duty import Duty
-
-        duty = Duty(reporter, follows=bool(plan), is_quiet=plan is not None and plan.is_quiet)
-    program = os.getpid()
+    work = Work(os.getpid(), filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
+    filter_ = work.filter
     commands, command = os.pipe()
     answer, answers = os.pipe()
     if helper.in_helper():
         os.close(command)
         os.close(answer)
-        work = _Work(program, filter_, key, duty, arm, plan, stderr, is_nested=is_nested)
         helper.guarded(lambda: _confine(work, commands, answers))
     os.close(commands)
     os.close(answers)
@@ -74,31 +66,45 @@ def be_seized(
     return shielded(filter_, [int(pid) for pid in pids.split()])
 
 
-class _Work:
-    """The parameters of the helper's work; see `be_seized`."""
+class Work:
+    """What the helper does: confine a program at its execve, and answer its calls.  See `be_seized`."""
 
-    __slots__ = ("arm", "duty", "filter", "is_nested", "key", "plan", "program", "stderr")
+    __slots__ = ("arm", "duty", "filter", "is_nested", "is_spawned", "key", "plan", "program", "stderr")
 
     def __init__(
         self,
         program: int,
         filter_: bytes,
-        key: Key,
-        duty: Duty | None,
-        arm: str,
-        plan: Plan | None,
-        stderr: int,
+        reporter: Reporter | None,
         *,
+        arm: str,
+        stderr: int,
+        plan: Plan | None,
         is_nested: bool,
+        later: Later | None = None,
     ) -> None:
+        """Read what the helper needs.  `program`: the id of the process to confine.  `later`: the importer for the helper, if
+        not that of the reporter's note."""
         self.program = program
-        self.filter = filter_
-        self.key = key
-        self.duty = duty
+        self.key = plan.key if plan else Key()
+        self.filter = self.key.passing(filter_, installs=bool(plan))
+        if plan:  # imported before the helper is cloned, which takes a third of the time
+            import enforcer.arming.phases  # noqa: F401
+        self.duty: Duty | None = None
+        if reporter:
+            from enforcer.duty import Duty
+
+            self.duty = Duty(reporter, follows=bool(plan), is_quiet=plan is not None and plan.is_quiet, later=later)
         self.arm = arm
         self.plan = plan
         self.stderr = stderr
         self.is_nested = is_nested
+        self.is_spawned = later is not None
+        """Whether the process is a client of a spawner, which does not write to the log."""
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the descriptors that the helper needs, -1 for none."""
+        return (self.stderr, *(self.duty.descriptors() if self.duty else ()))
 
 
 def tracer() -> str:
@@ -118,13 +124,13 @@ def _explained(refusal: str) -> KernelError:
     return KernelError(text, "ptrace")
 
 
-def _confine(work: _Work, commands: int, answers: int) -> NoReturn:
+def _confine(work: Work, commands: int, answers: int) -> NoReturn:
     """Run the helper: write its pid to the pipe `answers`, wait for a byte on `commands`, seize the process `program`, and
     write "ok" or the reason of a failure; then confine the program and answer calls.
     """
     program, duty = work.program, work.duty
     helper.leave()
-    helper.close_all_but((commands, answers, work.stderr, *(duty.descriptors() if duty else ())))
+    helper.close_all_but((commands, answers, *work.descriptors()))
     os.write(answers, b"%d\n" % os.getpid())
     if not os.read(commands, 1):
         os._exit(0)  # the program has gone
@@ -146,6 +152,13 @@ def _confine(work: _Work, commands: int, answers: int) -> NoReturn:
         os.write(answers, b"ok\n")
     os.close(answers)
     os.close(commands)
+    follow(work, pidfd)
+
+
+def follow(work: Work, pidfd: int) -> NoReturn:
+    """Run the helper of a seized program: confine it at its execve, and answer its calls.  `pidfd`: the program's; -1 if
+    there is nothing to answer."""
+    program, duty = work.program, work.duty
     if duty and work.arm != "now":  # while the program's execve works
         duty.start(pidfd, program)
         work.filter = duty.shielded(work.filter)
@@ -159,14 +172,14 @@ def _confine(work: _Work, commands: int, answers: int) -> NoReturn:
             duty.finish()
     except GoneError:  # not executed, or killed by another process: its own status says so
         if duty:
-            duty.never_ran()
+            duty.never_ran(has_said=not work.is_spawned)
         os._exit(0)
     if duty:
         duty.serve()
     os._exit(0)
 
 
-def _arm(work: _Work, pidfd: int) -> None:
+def _arm(work: Work, pidfd: int) -> None:
     """Follow the seized process to its execve or entry point, install the filter on it, and detach it unless it has phases.
 
     On failure, print the reason and end the program with status FAILED or by SIGKILL, and this process.
@@ -217,8 +230,11 @@ def _refuse(program: int, surgery: inject.Surgery | None, duty: Duty | None, rea
     os._exit(0)
 
 
-_OPTIONS = linux.PTRACE_O_EXITKILL | linux.PTRACE_O_TRACEEXEC | linux.PTRACE_O_TRACESYSGOOD
-_FORK_OPTIONS = linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE
+OPTIONS = (
+    linux.PTRACE_O_EXITKILL | linux.PTRACE_O_TRACEEXEC | linux.PTRACE_O_TRACESYSGOOD
+    | linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE
+)  # fmt: skip
+"""With which a process is traced until it is confined; the kernel kills it if its tracer ends."""
 _EXECUTE_0 = 0x1  # DR7: breakpoint 0, of this task, where an instruction is executed (asm/debugreg.h)
 _FORKS = linux.numbers_by_arch("clone", "clone3")
 _RUNNING = linux.numbers_by_arch(
@@ -231,7 +247,7 @@ _HINT = "use --arm exec"
 
 def seize(pid: int) -> None:
     """Trace a process from now on; the kernel kills it if this process ends.  Raises OSError."""
-    kernel.ptrace(linux.PTRACE_SEIZE, pid, 0, _OPTIONS | _FORK_OPTIONS)
+    kernel.ptrace(linux.PTRACE_SEIZE, pid, 0, OPTIONS)
 
 
 def stop(pid: int) -> None:

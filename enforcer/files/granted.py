@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from policygen.files import landlock
-from policygen.files.landlock import OWN_FOLDERS, PlaceError, located
+from policygen.files.landlock import OWN_FOLDERS, PlaceError, located, of_process
 from tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,8 +23,9 @@ class Granted:
 
     __slots__ = ("bind", "by_file", "by_name", "connect", "file", "own", "paths")
 
-    def __init__(self, file: str, encoded: bytes, environment: Sequence[bytes]) -> None:
-        """`file`: the policy's path.  `encoded`: its rules (`landlock.encode`).  `environment`: the program's.
+    def __init__(self, file: str, encoded: bytes, environment: Sequence[bytes], process: int = 0) -> None:
+        """`file`: the policy's path.  `encoded`: its rules (`landlock.encode`).  `environment`: the program's.  `process`: the
+        id of the process that becomes the program, if not this one.
 
         This process must be in the working folder of the program."""
         rules = landlock.decode(encoded)
@@ -41,7 +42,7 @@ class Granted:
         """The granted folders that `enforce` creates, so that the program need not."""
         for path, access in rules.paths or ():
             try:
-                place = os.path.realpath(located(path, environment))
+                place = os.path.realpath(of_process(located(path, environment), process))
                 status = os.stat(place)
             except (PlaceError, OSError):
                 continue  # it grants nothing; without --audit, enforce has said so, or refused
@@ -57,9 +58,12 @@ class Reach:
 
     __slots__ = ("environment", "here", "is_audit", "policies")
 
-    def __init__(self, confining: Sequence[tuple[str, bytes]], environment: Sequence[bytes], *, is_audit: bool) -> None:
-        """`confining`: the path and the rules (`landlock.encode`) of each policy that confines files or ports."""
-        self.policies = [Granted(file, encoded, environment) for file, encoded in confining]
+    def __init__(
+        self, confining: Sequence[tuple[str, bytes]], environment: Sequence[bytes], *, is_audit: bool, process: int = 0
+    ) -> None:
+        """`confining`: the path and the rules (`landlock.encode`) of each policy that confines files or ports.  `process`: that
+        of `Granted`."""
+        self.policies = [Granted(file, encoded, environment, process) for file, encoded in confining]
         self.environment = environment
         self.here = os.getcwdb()
         self.is_audit = is_audit

@@ -24,7 +24,7 @@ from enforcer.confinement import grant_moving
 from enforcer.errors import EnforceError, refused
 from enforcer.guard import FAST_OPEN, Check, guard
 from policygen.files import landlock
-from policygen.files.landlock import OWN_FOLDERS, PlaceError, located
+from policygen.files.landlock import OWN_FOLDERS, PlaceError, located, of_process
 from tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class GrantError(EnforceError):
 class Confinement:
     """The Landlock rulesets of one or more policies, ready to confine this process."""
 
-    __slots__ = ("_files", "_ports", "_rulesets", "confines_listen", "confining", "is_whole", "name", "remarks", "scope")
+    __slots__ = (
+        "_files", "_ports", "_process", "_rulesets", "confines_listen", "confining", "is_whole", "name", "remarks", "scope",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -56,9 +58,11 @@ class Confinement:
         best_effort: bool,
         scope: int = 0,
         makes_calls: bool = False,
+        process: int = 0,
     ) -> None:
         """Create a ruleset for each policy in `encoded` (`landlock.encode`).  `scope`: LANDLOCK_SCOPE_* of the first ruleset.
-        `makes_calls`: the helper judges the ports to which the program connects, too.
+        `makes_calls`: the helper judges the ports to which the program connects, too.  `process`: the id of the process that
+        becomes the program, if not this one.
 
         Raises EnforceError for what this kernel cannot enforce, unless `best_effort`; GrantError for a line that no rule can
         express; and KernelError."""
@@ -66,6 +70,7 @@ class Confinement:
         """Warnings for the user, one line each."""
         self.is_whole = True
         """Whether this kernel enforces all rules."""
+        self._process = process
         self._rulesets: list[int] = []
         self.confining: list[int] = []
         """The index in `encoded` of each ruleset."""
@@ -103,16 +108,24 @@ class Confinement:
             return filter_
         return guarded(filter_, files=self._files, connect=connect, bind=bind, reports=reports)
 
+    def rulesets(self) -> list[tuple[int, int, bytes]]:
+        """Return the descriptor of each ruleset, the LANDLOCK_RESTRICT_SELF_* with which it is entered, and the name that the
+        thread has meanwhile, b"" for its own; with a name, `kernel.shares_files` with the kernel's thread follows, as a first
+        denial: no domain lets look at processes outside."""
+        if self.name is None:
+            return [(ruleset, 0, b"") for ruleset in self._rulesets]
+        flags = linux.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON
+        return [(ruleset, flags, self.name(index)) for index, ruleset in enumerate(self._rulesets)]
+
     def enter(self) -> None:
         """Confine this process and what it starts for good.  This needs no_new_privs.  Raises KernelError."""
         try:
-            for index, ruleset in enumerate(self._rulesets):
-                if self.name is None:
-                    kernel.landlock_enter(ruleset)
-                    continue
-                kernel.set_name(self.name(index))
-                kernel.landlock_enter(ruleset, linux.LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON)
-                kernel.shares_files(os.getpid(), linux.KTHREADD)  # a first denial: no domain lets look at processes outside
+            for ruleset, flags, name in self.rulesets():
+                if name:
+                    kernel.set_name(name)
+                kernel.landlock_enter(ruleset, flags)
+                if name:
+                    kernel.shares_files(os.getpid(), linux.KTHREADD)
         except OSError as error:
             raise refused(error) from error
 
@@ -134,7 +147,7 @@ class Confinement:
             grant_moving(ruleset)
         for path, access in effective.rules.paths or ():
             try:
-                place = located(path, environment)
+                place = of_process(located(path, environment), self._process)
             except PlaceError as error:
                 raise GrantError(path, str(error)) from error
             self._grant(ruleset, path, place, access)

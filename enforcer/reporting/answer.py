@@ -121,12 +121,15 @@ class Answers:
         if self._source:
             self._report_records(self._source.read())
 
-    def never_ran(self) -> None:
+    def never_ran(self, *, has_said: bool) -> None:
         """Write the records of a start and an end if a signal ended the process before it became the program; else it has said
-        itself why it did not."""
+        itself why it did not, or without `has_said` nobody has written that to the log."""
         self._status = kernel.wait_status(self._pidfd, self._program)
         if self._status is not None and self._status & 0x7F:
             self.finish()
+        elif self._reporter.log and self._status is not None and not has_said:
+            log, status = self._reporter.log, self._status >> 8 & 0xFF
+            _try(lambda: log.write([log.refusal("the client of `callfence spawn` has not executed the program", status)]))
 
     def finish(self) -> None:
         """Report everything that has not been reported, after the last process has ended."""

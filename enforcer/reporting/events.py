@@ -30,11 +30,14 @@ class Log:
 
     __slots__ = ("_common", "destination", "lost", "notes", "start")
 
-    def __init__(self, destination: Destination, policies: Iterable[tuple[str, bytes]]) -> None:
-        """`policies`: name and content of each file that the policies were read from."""
+    def __init__(
+        self, destination: Destination, policies: Iterable[tuple[str, bytes]], process: int | str = "self"
+    ) -> None:
+        """`policies`: name and content of each file that the policies were read from.  `process`: the id of the process that
+        becomes the program, if not this one."""
         self.destination = destination
         files = [{"file": name, "sha256": _digest(content)} for name, content in policies]
-        fields = {"host": os.uname().nodename, "unit": _unit(), "run": os.urandom(4).hex(), "policies": files}
+        fields = {"host": os.uname().nodename, "unit": _unit(process), "run": os.urandom(4).hex(), "policies": files}
         self._common = _members(fields)
         self.start: dict[str, Any] = {}
         """The fields of the record of the start, with its time."""
@@ -139,10 +142,10 @@ def _digest(content: bytes) -> str:
     return str(sha256(content).hexdigest())
 
 
-def _unit() -> str | None:
-    """Return the systemd unit of this process (systemd.unit(5)); None if it is in none."""
+def _unit(process: int | str) -> str | None:
+    """Return the systemd unit of a process (systemd.unit(5)); None if it is in none."""
     try:
-        groups = proc.content("/proc/self/cgroup").decode(errors="replace").split()
+        groups = proc.content(f"/proc/{process}/cgroup").decode(errors="replace").split()
     except OSError:
         return None
     parts = groups[-1].split("/") if groups else []

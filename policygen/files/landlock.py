@@ -203,6 +203,21 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
     return folder + slash + rest
 
 
+_OWN = {
+    b"/proc/self": b"/proc/%d", b"/proc/thread-self": b"/proc/%d/task/%d", b"/dev/fd": b"/proc/%d/fd",
+    b"/dev/stdin": b"/proc/%d/fd/0", b"/dev/stdout": b"/proc/%d/fd/1", b"/dev/stderr": b"/proc/%d/fd/2",
+}  # fmt: skip
+"""Links that lead elsewhere for each process, and where."""
+
+
+def of_process(path: bytes, process: int) -> bytes:
+    """Return a located path as the process with that id means it, for another process; 0 is this process."""
+    for link, place in _OWN.items() if process else ():
+        if path == link or path.startswith(link + b"/"):
+            return place.replace(b"%d", b"%d" % process) + path[len(link) :]
+    return path
+
+
 def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
     """Return an absolute path as a policy writes it: relative to the deepest named folder that holds it, else unchanged.
 

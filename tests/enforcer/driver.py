@@ -11,7 +11,8 @@ import struct
 import sys
 
 from enforcer.errors import FAILED, EnforceError
-from enforcer.launch import initial_environment, run
+from enforcer.execution import initial_environment
+from enforcer.launch import Launch, run
 from tracer.errors import CallfenceError
 
 
@@ -30,7 +31,7 @@ if __name__ == "__main__":
         environment.append(os.fsencode(argv.pop(0)))
     denied = [int(number) for number in numbers.split(",") if number]
     try:
-        run([os.fsencode(one) for one in argv], environment, [program(denied)], arm, None, may_listen=True)
+        run(Launch([os.fsencode(one) for one in argv], environment, [program(denied)], arm, None, may_listen=True))
     except CallfenceError as error:
         print(f"enforce: {error}", file=sys.stderr)
         sys.exit(error.status if isinstance(error, EnforceError) else FAILED)
