@@ -8,6 +8,7 @@ ctypes, dataclasses, enum, signal and struct.
 from __future__ import annotations
 
 import os
+import time
 
 from tracer import TYPE_CHECKING, linux, proc
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _FAILED_MAPPING = linux.c_void_p(-1).value
-_EINTR, _EFAULT, _EINVAL = 4, 14, 22  # asm-generic/errno-base.h
+_ESRCH, _EINTR, _EFAULT, _EINVAL = 3, 4, 14, 22  # asm-generic/errno-base.h
 _F_SETFL, _F_SETOWN, _F_SETSIG, _O_ASYNC = 4, 8, 10, 0x2000  # asm-generic/fcntl.h
 _KCMP_FILES = 2  # linux/kcmp.h
 _RLIMIT_NOFILE, _RESOURCES = 7, 16  # asm-generic/resource.h
@@ -244,18 +245,24 @@ def pidfd_open(pid: int) -> int:
 
 
 _PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3  # linux/pidfd.h, Linux 6.15
+_LOOKS, _LOOK = 50, 0.001
+"""How often, and after how many seconds each time, a process is looked at that has ended."""
 _PIDFD_INFO = 16  # struct pidfd_info: mask (8 bytes), cgroupid (8), 12 words, the last one is exit_code
 
 
 def wait_status(pidfd: int, pid: int) -> int | None:
     """Return the wait status of a process that has ended; None if it is not known: before Linux 6.15 it is known only until the
     process has been waited for."""
-    for _ in range(2):  # it may be waited for between the two questions
+    for _ in range(_LOOKS):
         information = (linux.c_uint32 * _PIDFD_INFO)(_PIDFD_INFO_EXIT)
-        if linux.functions.ioctl(pidfd, linux.c_ulong(_PIDFD_GET_INFO), information) == 0 and information[0] & _PIDFD_INFO_EXIT:
-            return information[-1]
+        failed = linux.functions.ioctl(pidfd, linux.c_ulong(_PIDFD_GET_INFO), information)
+        if not failed and information[0] & _PIDFD_INFO_EXIT:
+            return int(information[-1])
         if (status := proc.wait_status_of(pid)) is not None:
             return status
+        if failed and linux.get_errno() != _ESRCH:
+            return None
+        time.sleep(_LOOK)  # it is being waited for just now
     return None
 
 

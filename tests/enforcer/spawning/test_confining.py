@@ -155,7 +155,9 @@ def test_phases(spawner, build):
     spawner.wait_for_helpers()
 
 
-@pytest.mark.parametrize("option", ["--close-fds", "--die-with-parent", "--drop-caps", "--quiet-kernel", "--keep-fd=3"])
+@pytest.mark.parametrize(
+    "option", ["--close-fds", "--die-with-parent", "--drop-caps", "--quiet-kernel", "--keep-fd=3", "--ask"]
+)
 def test_options_about_the_process_are_refused(spawner, option):
     done = spawner.run(option, "true")
     assert done.returncode == 125
