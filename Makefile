@@ -55,6 +55,7 @@ storm: $(VENV)/installed
 	$(BIN)/python tools/storm/storm_phases.py --long $(STORM_STARTS)
 	$(BIN)/python tools/storm/storm_attacks.py $(STORM_ATTACKS)
 	$(BIN)/python tools/storm/storm_hosts.py
+	$(BIN)/python tools/storm/storm_events.py
 
 bench: $(VENV)/installed
 	$(BIN)/python bench/run.py docs/benchmarks.md
