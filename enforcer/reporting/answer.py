@@ -70,6 +70,8 @@ class Answers:
         """Whether no other helper has answered before."""
         self._written: Output | None = None
         """What writes reports; None until something is written."""
+        self._has_begun = False
+        """Whether the records of the start were to be written."""
         self._has_lost = False
         """Whether a violation may have gone without a report."""
         self._loaded: tuple[Verdicts, Reports] | None = None
@@ -110,9 +112,9 @@ class Answers:
 
     def pause(self) -> float | None:
         """Return how many seconds without a call have to pass before `quiet` has something to do; None for never."""
-        sources = self._source, self._loaded and self._loaded[1], self._pending and self._pending.hub
+        sources = self._source, self._written, self._loaded and self._loaded[1], self._pending and self._pending.hub
         pauses = [source.pause() for source in sources if source]
-        if self._reporter.log and not self._written:
+        if self._reporter.log and not self._has_begun:
             return 0
         return min((pause for pause in pauses if pause is not None), default=None)
 
@@ -166,7 +168,8 @@ class Answers:
         """Write reports that still wait, and report the counts of repeated violations that are due; go on with calls that are
         being made for the program.  To be called after as many seconds without a call as `pause` returns."""
         self.go_on()
-        if self._reporter.log:
+        if self._written or (self._reporter.log and not self._has_begun):
+            self._has_begun = True
             _try(lambda: self._output.flush())
         if self._source and (absence := self._source.absence()):
             _try(lambda: self._reports.say(absence, "note"))
@@ -336,6 +339,7 @@ class Answers:
         if self._written is None:
             from enforcer.reporting.output import Output
 
+            self._has_begun = True
             self._written = Output(self._reporter, begins=self._is_whole)
         return self._written
 
