@@ -82,7 +82,7 @@ def test_the_page_says_what_help_says() -> None:
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     for option in set(re.findall(r"--[a-z-]+", told.stdout)) - {"--help", "--help-all"}:
         assert option in shown
-    assert "append violations, including those of files and ports, to FILE, one JSON object a line, instead of" in shown
+    assert "write records of the start, of violations, also those of files and ports, and of the end to FILE" in shown
     assert "125 if it could not be confined" in shown
 
 
@@ -127,7 +127,7 @@ def test_bash_completes(tmp_path: Path, words: tuple[str, ...], expected: set[st
         ("callfence di", {"diff"}),
         ("callfence diff --format ", {"text", "json", "md", "sarif"}),
         ("learn --arm ", {"now", "exec", "entry"}),
-        ("enforce --au", {"--audit"}),
+        ("enforce --compi", {"--compiled"}),
     ],
 )
 @needs("fish")

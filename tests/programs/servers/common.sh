@@ -50,8 +50,11 @@ ended() {
     [ $status = "$1" ] || fail "exit status $status, not $1"
 }
 
-# stop [SIGNAL [STATUS]]
+has_pid() { [ -n "$(pid)" ]; }
+
+# stop [SIGNAL [STATUS]]; some servers listen before they write their pid
 stop() {
+    eventually has_pid
     kill -"${1:-TERM}" "$(pid)"
     ended "${2:-0}"
 }
