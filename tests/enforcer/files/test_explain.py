@@ -146,6 +146,7 @@ def test_a_log_has_them_for_an_unprivileged_user(program, nobody):
 def test_a_log_without_files_begins_with_a_record_that_says_so(run, place):
     done = run("path ./data: read", "read:other/a", options=("--log", "log", "--no-explain"))
     assert (done.stdout, done.stderr) == ("EACCES\n", "")
+    place.wait_for_helpers()
     (message,) = place.messages()
     assert message.startswith("denied files and ports are not reported: --no-explain")
 
