@@ -157,8 +157,12 @@ def _unit(process: int | str) -> str | None:
 
 def _entry(event: str, fields: Mapping[str, Any], line: str) -> bytes:
     """Return a record as an entry of the journal, with the whole record in the field CALLFENCE_RECORD."""
+    what = fields.get("message") or fields.get("call") or ", ".join(fields.get("ungranted") or ())
+    if event == END:
+        status, signal = fields["status"], fields["signal"]
+        what = f"{signal or f'exit status {status}'}, {fields['denied']} denied, {fields['lost']} records lost"
     texts = {
-        "MESSAGE": f"{event}: {fields.get('message') or fields.get('call') or ' '.join(fields.get('command') or ['program'])}",
+        "MESSAGE": f"{event}: {what or ' '.join(fields.get('command') or ())}",
         "PRIORITY": str(_PRIORITIES.get(event) or _LEVELS.get(fields.get("level", ""), 4)),
         "SYSLOG_IDENTIFIER": "callfence",
         "CALLFENCE_EVENT": event,

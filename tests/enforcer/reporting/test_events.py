@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
+from needed import require
 
 from enforcer.reporting.destination import JOURNAL, LINES, Destination, opened
 from enforcer.reporting.events import Log, encoded, shown
@@ -238,6 +239,31 @@ def test_the_journal(place: Workplace) -> None:
     names = ("MESSAGE", "CALLFENCE_CALL", "CALLFENCE_COUNT")
     assert [entries[1][name] for name in names] == ["denied: getppid()", "getppid()", "1"]
     assert "line\nbreak" in entries[0]["MESSAGE"]
+
+
+def test_the_real_journal(place: Workplace) -> None:
+    """journald in a mount namespace; what it has becomes a log again."""
+    require("systemd")
+    place.policy(ERRNO)
+    script = f"""
+        mount -t tmpfs none /run && mkdir -p /run/systemd/journal /run/log/journal
+        /lib/systemd/systemd-journald 2>/dev/null & journald=$!
+        for try in $(seq 200); do [ -S /run/systemd/journal/socket ] && break; sleep 0.05; done
+        "$@" > {place.folder}/printed
+        for try in $(seq 200); do
+            journalctl -D /run/log/journal -t callfence -o cat --output-fields=CALLFENCE_RECORD > {place.folder}/log 2>/dev/null
+            grep -q '"event": "end"' {place.folder}/log && break
+            sleep 0.05
+        done
+        journalctl -D /run/log/journal -t callfence -o cat > {place.folder}/messages
+        kill $journald; wait $journald
+    """
+    place.enforce("--log", "journal", place.calls(), "110", "110", under=("unshare", "--mount", "sh", "-c", script, "sh"))
+    assert (place.folder / "printed").read_text() == "-13\n" * 2
+    assert checked(place.records()) == ["start", "denied", "denied", "end"]
+    assert (place.folder / "messages").read_text().splitlines() == [
+        "start: ./calls 110 110", "denied: getppid()", "denied: getppid()", "end: exit status 9, 2 denied, 0 records lost",
+    ]  # fmt: skip
 
 
 def test_without_a_journal_nothing_runs(place: Workplace) -> None:
