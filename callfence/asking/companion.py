@@ -38,6 +38,10 @@ _IGNORED = (
 """Signals of the terminal, which are meant for the program, and others."""
 
 
+_WRITING = 1 << 0 | 1 << 1 | 1 << 3  # linux/capability.h
+"""The capabilities that it retains if it has them, to write policies: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER."""
+
+
 class Front(Protocol):
     """Where questions are put: a terminal, or a program."""
 
@@ -203,6 +207,7 @@ def _work(
     for number in range(3):
         os.dup2(null, number)
     helper.close_all_but((0, 1, 2, socket_.fileno(), made.fileno()))
+    kernel.set_capabilities(kernel.capabilities()[1] & _WRITING)
     _rehearse()
     made.rehearse()
     sys.meta_path.clear()
