@@ -28,13 +28,10 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
             record += f"small-1.0.dist-info/{file},,\n"
         wheel.writestr("small-1.0.dist-info/RECORD", record + "small-1.0.dist-info/RECORD,,\n")
     return name
-def build_editable(folder, config_settings=None, metadata_directory=None):
-    return build_wheel(folder)
 END
 cd ..
 tar -czf small-1.0.tar.gz --transform 's,^source,small-1.0,' source
 pip install -q --no-index --disable-pip-version-check ./small-1.0.tar.gz; small
-pip wheel -q --no-index -w wheels ./source; pip uninstall -q -y small; pip install -q --no-index --find-links wheels small; python -c 'import small; small.main()'
-pip list --no-index 2>/dev/null | tail -n 1; pip show -f small >/dev/null; pip freeze; pip check; pip cache dir; pip download -q --no-index --find-links wheels -d got small; echo small > requirements.txt; pip install -q --no-index -f wheels --force-reinstall -r requirements.txt
-pip install -q --no-index --no-build-isolation -e ./source 2>/dev/null || true; pip config list; ! pip install -q --no-index absent 2>/dev/null
+pip wheel -q --no-index -w wheels ./source; pip uninstall -q -y small; pip install -q --no-index -f wheels small; python -c 'import small; small.main()'
+pip list; ! pip install -q --no-index absent 2>/dev/null
 echo pip: done
