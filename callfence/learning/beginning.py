@@ -1,4 +1,4 @@
-"""The start policies, which are installed with callfence, and with which `learn --from NAME` begins (docs/start-policies.md)."""
+"""The start policies, with which `learn --from NAME` begins (docs/start-policies.md); they are installed with callfence."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def _declare(add: Callable[..., Any], hidden: str = "") -> None:
     """Call `add` for each option, with the arguments of `add_argument`.  `hidden`: argparse.SUPPRESS, which must be that
     object."""
     add("-o", "--output", metavar="POLICY", type=Path, help="the policy to write, or to merge into")
-    begins = "begin a new policy with a start policy; without PROGRAM only write it; a wrong NAME prints all (docs/start-policies.md)"
+    begins = "begin a new policy with start policy NAME, or only write it; a wrong NAME lists all (docs/start-policies.md)"
     add("--from", dest="start", metavar="NAME", help=begins)
     attaching = "attach to a running process, until it ends or ^C detaches from it; repeatable"
     add("--pid", dest="pids", metavar="PID", type=_pid, action="append", default=[], help=attaching)

@@ -1,4 +1,4 @@
-"""Start policies: what their tools do runs under them, in another folder and as another user, and what none may do is denied."""
+"""Start policies: their tools run under them, in another folder and as another user, and what none may do is denied."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
     from conftest import Commands, Nobody
 
+    Done = subprocess.CompletedProcess[str]
+
+TIMEOUT = 200
+"""Seconds for one command: npm takes 6 s, and 45 on a busy machine."""
 STARTS = Path(__file__).parent / "starts"
 """For each start policy a program of its kind; `make start` learns from the same."""
 NAMES = ("cargo", "git", "mcp-server", "npm", "pip", "pytest", "python-agent", "shell")
@@ -41,6 +45,15 @@ WITHOUT_EFFECT = re.compile(
 """What the tools try, and is denied by intention: they do their work without it."""
 BY_ROOT = {"read another's environment"} if os.geteuid() == 0 else set()
 """What root may do by CAP_PERFMON where a policy grants reading /proc: docs/policy-language.md, scope."""
+FOLDERS = (
+    ".ssh", ".aws", ".config/gh", ".config/autostart", ".mozilla/firefox", ".local/bin", ".cache/pip", ".npm/_cacache", ".npm/_logs",
+    ".cargo/registry", ".cargo/git",
+)  # fmt: skip
+FILES = (
+    ".ssh/id_ed25519", ".aws/credentials", ".config/gh/hosts.yml", ".netrc", ".npmrc", ".git-credentials", ".bashrc", ".profile",
+    ".cargo/credentials.toml", ".mozilla/firefox/logins.json", ".bash_history", ".gitconfig",
+)  # fmt: skip
+"""What is in the home."""
 MAIN = "import sys; sys.path.insert(0, {!r}); from callfence.{} import main; main()"
 """`learn` or `enforce` without PYTHONPATH, which the program would see, too."""
 MODULES = {"learn": "learning.command", "enforce": "enforcing.command"}
@@ -63,7 +76,7 @@ class Place:
     def policies(self) -> Path:
         return self.folder / "packages/callfence/start_policies" if self.become else FOLDER
 
-    def run(self, command: str, policy: Path | str, *argv: str, flags: Sequence[str] = (), **options) -> subprocess.CompletedProcess:
+    def run(self, command: str, policy: Path | str, *argv: str, flags: Sequence[str] = (), **options) -> Done:
         """`learn` or `enforce` with a policy, a path or a name."""
         path = self.policies / f"{policy}.policy" if isinstance(policy, str) else policy
         words = [*flags, "-o" if command == "learn" else "-p", str(path), "--", *argv]
@@ -74,12 +87,13 @@ class Place:
             start = [str(Path(sys.executable).parent / command), *words]
         return self.plain(start, **options)
 
-    def plain(self, argv: Sequence[str], **options) -> subprocess.CompletedProcess:
+    def plain(self, argv: Sequence[str], **options) -> Done:
         environment = {**self.commands.environment, "HOME": self.home, "TMPDIR": str(self.folder / "tmp")}
         del environment["PYTHONDONTWRITEBYTECODE"]
-        options.setdefault("stdin", subprocess.DEVNULL if "input" not in options else None)
-        options = {name: value for name, value in options.items() if value is not None}
-        return subprocess.run(argv, cwd=self.project, env=environment, capture_output=True, text=True, timeout=120, check=False, **options)
+        options = {"input": "", **options}
+        return subprocess.run(
+            argv, cwd=self.project, env=environment, capture_output=True, timeout=TIMEOUT, text=True, check=False, **options
+        )
 
     @property
     def home(self) -> str:
@@ -91,7 +105,7 @@ class Place:
         assert (done.returncode, denied) == (0, []), done.stdout + done.stderr
         assert f"{name}: done" in done.stdout
 
-    def denied(self, policy: Path | str, *argv: str, **options) -> tuple[subprocess.CompletedProcess, list[str]]:
+    def denied(self, policy: Path | str, *argv: str, **options) -> tuple[Done, list[str]]:
         """The run, and what it was denied."""
         log = self.folder / "tmp/log"
         done = self.run("enforce", policy, *argv, flags=["--log", str(log), "--explain"], **options)
@@ -108,11 +122,9 @@ def place(request, commands: Commands) -> Iterator[Place]:
     if folder is None:
         nobody: Nobody = request.getfixturevalue("nobody")
         folder, become = nobody.folder, nobody.python[: nobody.python.index("env")]
-    for name in ("project", "tmp", "home/.ssh", "home/.aws", "home/.config/gh", "home/.config/autostart", "home/.mozilla/firefox",
-                 "home/.local/bin", "home/.cache/pip", "home/.npm/_cacache", "home/.npm/_logs", "home/.cargo/registry", "home/.cargo/git"):  # fmt: skip
+    for name in ("project", "tmp", *(f"home/{name}" for name in FOLDERS)):
         (folder / name).mkdir(parents=True)
-    for name in (".ssh/id_ed25519", ".aws/credentials", ".config/gh/hosts.yml", ".netrc", ".npmrc", ".git-credentials", ".bashrc",
-                 ".cargo/credentials.toml", ".mozilla/firefox/logins.json", ".bash_history", ".profile", ".gitconfig"):  # fmt: skip
+    for name in FILES:
         (folder / "home" / name).write_text("")
     for path in STARTS.iterdir():
         shutil.copy(path, folder / "project")
@@ -128,7 +140,8 @@ def place(request, commands: Commands) -> Iterator[Place]:
 def other(place: Place) -> Iterator[tuple[int, int, Path]]:
     """A process of the same user, a TCP port and a unix socket of this machine that answer."""
     path = place.folder / "listening"
-    with subprocess.Popen([*place.become, "sleep", "100"]) as process, socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
+    sleep = [*place.become, "sleep", "100"]
+    with subprocess.Popen(sleep) as process, socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
         tcp.bind(("127.0.0.1", 0))
         unix.bind(str(path))
         path.chmod(0o777)
@@ -203,7 +216,8 @@ def test_an_agent_runs_and_talks_to_one_host(place: Place) -> None:
         grants = {line for line in policy.read_text().splitlines() if not line.startswith("#")}
         start = {line for line in (place.policies / "python-agent.policy").read_text().splitlines() if not line.startswith("#")}
         # /proc: see WITHOUT_EFFECT
-        assert {line.partition(":")[0] for line in grants - start} <= {"tcp connect localhost", "tcp connect 127.0.0.1", "path /proc"}
+        new = {line.partition(":")[0] for line in grants - start}
+        assert new <= {"tcp connect localhost", "tcp connect 127.0.0.1", "path /proc"}
         shutil.rmtree(place.project / ".git")
         done, denied = place.denied(policy, *agent, port)
         assert (done.returncode, done.stdout.splitlines()[-1], denied) == (0, "agent: done", []), done.stderr
@@ -251,9 +265,10 @@ def test_an_mcp_server_changes_and_starts_nothing(place: Place) -> None:
     require("python3")
     code = """if True:
         import os
-        for what in (lambda: open("new", "w"), lambda: os.execv("/bin/true", ["true"]), lambda: os.mkdir("folder"), lambda: os.unlink("server.py")):
+        starts = lambda name: os.execv("/bin/true", [name])
+        for what in (starts, os.mkdir, os.unlink, lambda name: open(name, "w")):
             try:
-                what()
+                what("server.py" if what is os.unlink else "new")
             except OSError as error:
                 print(error.errno in (1, 13))
     """

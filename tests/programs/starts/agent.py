@@ -1,5 +1,5 @@
-"""What an agent of a language model does in a project folder: it reads and writes files, starts programs, and posts to one host,
-whose port on this machine is its argument."""
+"""What an agent of a language model does in a project folder: it reads and writes files, starts programs, and posts to one
+host, whose port on this machine is its argument."""
 
 import concurrent.futures
 import http.client
@@ -12,9 +12,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import threading
 import uuid
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 logging.basicConfig(filename="agent.log", level=logging.INFO)
@@ -28,7 +26,8 @@ def run(*words: str, timeout: float = 60, **options) -> str:
 
 def ask(port: int, text: str) -> str:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request("POST", "/v1/messages", json.dumps({"id": str(uuid.uuid4()), "text": text}), {"Content-Type": "application/json"})
+    body = json.dumps({"id": str(uuid.uuid4()), "text": text})
+    connection.request("POST", "/v1/messages", body, {"Content-Type": "application/json"})
     answer = json.loads(connection.getresponse().read())
     connection.close()
     return answer["text"]
@@ -41,7 +40,8 @@ src.mkdir(exist_ok=True)
 (src / "test_app.py").write_text("from app import add\n\ndef test_add():\n    assert add(1, 2) == 3\n")
 for path in sorted(Path(".").rglob("*.py")):
     print(path, len(path.read_text().splitlines()), path.stat().st_mode & 0o777)
-print(run("git", "init", "-q", "."), run("git", "add", "."), run("git", "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "-q", "-m", "first"))
+print(run("git", "init", "-q", "."), run("git", "add", "."))
+print(run("git", "-c", "user.name=a", "-c", "user.email=a@localhost", "commit", "-q", "-m", "first"))
 if len(sys.argv) > 1:
     print(ask(int(sys.argv[1]), (src / "app.py").read_text()))
 with tempfile.NamedTemporaryFile("w", dir="src", delete=False) as new:
@@ -49,7 +49,8 @@ with tempfile.NamedTemporaryFile("w", dir="src", delete=False) as new:
 os.replace(new.name, src / "app.py")
 (src / "run.sh").write_text("#!/bin/sh\necho from a script\n")
 (src / "run.sh").chmod(0o755)
-print(run("src/run.sh"), run("sh", "-c", "grep -rn add src | sort | head -n 3; find . -name '*.py' | xargs wc -l; ls -la > listing; sed -i s/a/b/ listing"))
+print(run("src/run.sh"), run("sh", "-c", "grep -rn add src | sort | head -n 3; find . -name '*.py' | xargs wc -l"))
+print(run("sh", "-c", "ls -la > listing; sed -i s/a/b/ listing"))
 print(run(sys.executable, "-m", "pytest", "-q", "src"))
 print(run("git", "diff", "--stat"), run("git", "status", "--short"), run("git", "log", "--oneline"))
 try:

@@ -1,6 +1,7 @@
 """Try what no start policy lets a program do, and print the error of each try as JSON, null if there was none.
 
-Arguments: the pid of another process, a TCP port and a unix socket on which the test listens.  The home has the files that are read."""
+Arguments: the pid of another process, and a TCP port and a unix socket on which the test listens.  The home has the files that are
+read."""
 
 import ctypes
 import errno
@@ -42,7 +43,7 @@ REAL = {
     "connect to a unix socket": lambda: connect(socket.AF_UNIX, SOCKET),
     "signal another process": lambda: os.kill(OTHER, 0),
     "signal another process by its descriptor": lambda: call(424, os.pidfd_open(OTHER), 0, 0, 0),
-    "read another's environment": lambda: open(f"/proc/{OTHER}/environ", "rb").read(),
+    "read another's environment": lambda: Path(f"/proc/{OTHER}/environ").read_bytes(),
     "trace another process": lambda: call(101, 0x4206, OTHER, 0, 0),  # PTRACE_SEIZE
 }
 """What succeeds without a policy."""

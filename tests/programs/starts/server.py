@@ -23,9 +23,11 @@ for line in sys.stdin:
     try:
         match request["method"]:
             case "initialize":
-                answer["result"] = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": {"name": "files", "version": "1"}}
+                about = {"name": "files", "version": "1"}
+                answer["result"] = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": about}
             case "tools/list":
-                answer["result"] = {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in ("list", "read", "search")]}
+                tools = [{"name": name, "inputSchema": {"type": "object"}} for name in ("list", "read", "search")]
+                answer["result"] = {"tools": tools}
             case "tools/call":
                 text = call(request["params"]["name"], request["params"]["arguments"])
                 answer["result"] = {"content": [{"type": "text", "text": text}]}
