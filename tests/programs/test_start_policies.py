@@ -46,12 +46,12 @@ WITHOUT_EFFECT = re.compile(
 BY_ROOT = {"read another's environment"} if os.geteuid() == 0 else set()
 """What root may do by CAP_PERFMON where a policy grants reading /proc: docs/policy-language.md, scope."""
 FOLDERS = (
-    ".ssh", ".aws", ".config/gh", ".config/autostart", ".mozilla/firefox", ".local/bin", ".cache/pip", ".npm/_cacache", ".npm/_logs",
-    ".cargo/registry", ".cargo/git",
+    ".ssh", ".aws", ".config/gh", ".config/autostart", ".mozilla/firefox", ".local/bin", ".cache/pip", ".npm/_cacache",
+    ".npm/_logs", ".cargo/registry", ".cargo/git",
 )  # fmt: skip
 FILES = (
-    ".ssh/id_ed25519", ".aws/credentials", ".config/gh/hosts.yml", ".netrc", ".npmrc", ".git-credentials", ".bashrc", ".profile",
-    ".cargo/credentials.toml", ".mozilla/firefox/logins.json", ".bash_history", ".gitconfig",
+    ".ssh/id_ed25519", ".aws/credentials", ".config/gh/hosts.yml", ".netrc", ".npmrc", ".git-credentials", ".bashrc",
+    ".profile", ".cargo/credentials.toml", ".mozilla/firefox/logins.json", ".bash_history", ".gitconfig",
 )  # fmt: skip
 """What is in the home."""
 MAIN = "import sys; sys.path.insert(0, {!r}); from callfence.{} import main; main()"

@@ -1,7 +1,7 @@
 """Try what no start policy lets a program do, and print the error of each try as JSON, null if there was none.
 
-Arguments: the pid of another process, and a TCP port and a unix socket on which the test listens.  The home has the files that are
-read."""
+Arguments: the pid of another process, and a TCP port and a unix socket on which the test listens.  The home has
+the files that are read."""
 
 import ctypes
 import errno
