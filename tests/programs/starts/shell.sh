@@ -32,6 +32,7 @@ subprocess.run(["sh", "-c", "true"], check=True); t = threading.Thread(target=pr
 with tempfile.TemporaryFile() as f: f.write(b"x")
 '
 if command -v make >/dev/null; then printf 'all: made\nmade: src/notes.txt\n\tcp $< $@\n' > Makefile; make -s -j2; fi
+if command -v node >/dev/null; then node -e 'let sum = 0; for (let i = 0; i < 3e6; i++) sum += i % 7; console.log(sum)'; fi
 if command -v cc >/dev/null; then printf 'int main(void) { return 0; }\n' > m.c; cc -O1 -g -o m m.c; ./m; fi
 if command -v bash >/dev/null; then bash -c 'cat <(echo substituted); cat <<< here; set -m; sleep 0.05 & wait; a=(1 2); echo ${#a[@]}; coproc cat; echo co >&${COPROC[1]}; read -r -u ${COPROC[0]} got; echo $got; kill $COPROC_PID; { time true; } 2>/dev/null; disown -a; read -t 0.01 x || true; mapfile -t l < src/words; printf "%(%Y)T\n" -1'; fi
 rm -rf out 'with blank' src/deeper
