@@ -28,6 +28,7 @@ help:
 	@echo 'make determinism  learn programs in other circumstances, as root; writes docs/determinism.md'
 	@echo 'make mutants  change the source at random, MUTANTS=100 times, and see which changes a test notices; writes docs/mutants.md'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
+	@echo 'make start    learn what the start policies are made from, into build/start; prints what they lack'
 	@echo 'make commands write the completions, manual pages and docs/options.md from the commands'
 	@echo 'make clean    remove what was made'
 
@@ -88,6 +89,9 @@ determinism: $(VENV)/installed
 samples: $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_samples.py tests/programs/test_changes.py --update-policies
 
+start: set-up-tests $(VENV)/installed
+	$(BIN)/python tools/measuring/start_policies.py build/start
+
 commands: completions manuals options helper-filter
 
 
@@ -135,4 +139,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL: # two targets may install packages
-.PHONY: help demo test check fuzz soak storm bench corpus circumstances files suites mutants determinism samples commands completions manuals options helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough
+.PHONY: help demo test check fuzz soak storm bench corpus circumstances files suites mutants determinism samples start commands completions manuals options helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough

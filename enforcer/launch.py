@@ -152,7 +152,7 @@ def run(launch: Launch) -> NoReturn:
     try:
         if launch.is_scoped_by_helper:  # the program's own domain is below this one
             kernel.set_no_new_privs()
-            keep_inside(ABSTRACT, is_nested=launch.is_nested)
+            keep_inside(ABSTRACT, is_nested=launch.is_nested or files is not None)
         arm, stderr, is_nested = launch.arm, launch.stderr, launch.is_nested
         if arm == "now" and plan:
             paths = [path]

@@ -13,6 +13,7 @@ from callfence.learning.prepare import prepare
 from callfence.learning.progress import say
 from callfence.learning.watch import name_of, program_of, watch
 from callfence.shared.ending import end_like, fail
+from callfence.shared.files import policy_path
 from enforcer.errors import FAILED, EnforceError
 from policygen.recording import recording_file
 from policygen.recording.many import merge
@@ -43,11 +44,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _learn(options: LearnOptions) -> int | None:
     """Run the program, or attach to processes, and return the wait status with which learn ends; None if there is none.  With
-    --narrow, run nothing."""
+    --narrow, and with --from alone, run nothing."""
     if options.narrow is not None:
         from callfence.learning.narrow import narrow
 
         narrow(options.narrow, options.last, write=options.write)
+        return None
+    if options.start is not None and not options.command and not options.pids:
+        from callfence.learning.beginning import begin
+
+        begin(options.start, options.output or policy_path(options.start))
         return None
     program = None if options.pids else program_of(options.command)
     names = [name_of(pid) for pid in options.pids]

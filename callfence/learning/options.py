@@ -29,8 +29,8 @@ and did something new (the last line says which of the two it is); 125 learn fai
 PROGRAM was not found.  ^C reaches the program as it would without learn; what it did until then is learned.
 If learn itself is killed, so is the program; a process that --pid attached to goes on."""
 COMMON = (
-    "--output", "--pid", "--check", "--fresh", "--files", "--hosts", "--exact", "--within", "--phases", "--rehearse",
-    "--narrow", "--quiet",
+    "--output", "--from", "--pid", "--check", "--fresh", "--files", "--hosts", "--exact", "--within", "--phases",
+    "--rehearse", "--narrow", "--quiet",
 )  # fmt: skip
 """The options that --help shows."""
 RUNS, SECONDS = 200, 300
@@ -83,13 +83,15 @@ class LearnOptions(NamedTuple):
     """The options of a command line of `learn`, which do not contradict each other."""
 
     command: tuple[str, ...]
-    """The program and its arguments; empty with `pids`."""
+    """The program and its arguments; empty with `pids`, with `narrow`, and if only a start policy is written."""
     pids: tuple[int, ...]
     """The processes to attach to."""
     tree: bool
     """Whether to attach to the descendants of these processes, too."""
     output: Path | None
     """The policy that -o names; None without -o."""
+    start: str | None
+    """The start policy with which to begin a policy that does not exist yet; None without --from."""
     check: bool
     recording: Path | None
     """The file to which a check writes the recording of its run; None for no file."""
@@ -134,7 +136,7 @@ class LearnOptions(NamedTuple):
     """Whether --narrow removes what these runs did not use."""
     quiet: bool
     accept: tuple[str, ...]
-    """The command line without --check, which learns the same run into the policy."""
+    """The command line without --check and --from, which learns the same run into the policy."""
 
     @property
     def rehearsing(self) -> tuple[str, ...]:
@@ -163,6 +165,7 @@ def parser() -> ArgumentParser:
     parser = Parser(
         prog="learn",
         usage="learn [OPTION ...] [--] PROGRAM [ARGUMENT ...]\n       learn [OPTION ...] --pid PID [--tree]\n"
+        "       learn --from NAME [-o POLICY]\n"
         "       learn --narrow POLICY [--last N] [--write]",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -181,6 +184,8 @@ def _declare(add: Callable[..., Any], hidden: str = "") -> None:
     """Call `add` for each option, with the arguments of `add_argument`.  `hidden`: argparse.SUPPRESS, which must be that
     object."""
     add("-o", "--output", metavar="POLICY", type=Path, help="the policy to write, or to merge into")
+    begins = "begin a new policy with start policy NAME, or only write it; a wrong NAME lists all (docs/start-policies.md)"
+    add("--from", dest="start", metavar="NAME", help=begins)
     attaching = "attach to a running process, until it ends or ^C detaches from it; repeatable"
     add("--pid", dest="pids", metavar="PID", type=_pid, action="append", default=[], help=attaching)
     add("--tree", action="store_true", help="with --pid: follow what the process has started, too, such as workers of a server")
@@ -261,9 +266,10 @@ def parse(arguments: list[str]) -> LearnOptions:
     accept = ["learn", *arguments]
     if given.check:
         accept.remove("--check")  # the first one: what comes after the program's name is its own
-    if given.recording is not None:
-        at = next(index for index, word in enumerate(accept) if word.partition("=")[0] == "--write-recording")
-        del accept[at : at + (1 if "=" in accept[at] else 2)]
+    for option, value in (("--write-recording", given.recording), ("--from", given.start)):
+        if value is not None:  # the next run finds the policy that this one begins
+            at = next(index for index, word in enumerate(accept) if word.partition("=")[0] == option)
+            del accept[at : at + (1 if "=" in accept[at] else 2)]
     if given.command[:1] == ["--"]:
         del given.command[0]
     if mistake := _mistake(given):
@@ -279,8 +285,12 @@ def _mistake(given: SimpleNamespace) -> str:
         return _narrowing_mistake(given)
     if given.write or given.last is not None:
         return f"{'--write' if given.write else '--last'} requires --narrow"
-    if not given.pids and not given.command:
+    if not given.pids and not given.command and given.start is None:
         return "no program given"
+    if given.start is not None and (given.check or given.fresh or given.exact or given.tight):
+        return "--from cannot be given with --check or --fresh, since it begins a new policy, or with --exact or --tight"
+    if given.start is not None and given.rehearse and not given.command:
+        return "--rehearse needs a program"
     if given.evidence and (given.no_evidence or given.check):
         return "--write-evidence cannot be given with --no-evidence, which records none, or --check, which writes nothing"
     if given.recording is not None and not given.check:

@@ -7,6 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from callfence.learning.beginning import begin
 from callfence.learning.progress import say
 from callfence.shared.files import policy_path, recording_path
 from policygen.files.calls import UDP_CONNECT
@@ -106,6 +107,9 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
     _require_machine()
     policy = options.output or policy_path(name)
     recording = recording_path(policy)
+    if options.start is not None:
+        _require_writable(policy, recording)
+        begin(options.start, policy)
     existing = None if options.fresh else _existing(policy)
     if options.check:
         if existing is None:

@@ -62,6 +62,7 @@ complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npo
 complete -c callfence -n '_shtab_callfence_using learn' -s h -l help -d 'print the options that most people need'
 complete -c callfence -n '_shtab_callfence_using learn' -l help-all -d 'print all options'
 complete -c callfence -n '_shtab_callfence_using learn' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the policy to write, or to merge into'
+complete -c callfence -n '_shtab_callfence_using learn' -l from -x -d 'begin a new policy with start policy NAME, or only write it; a wrong NAME lists all (docs/start-policies.md)'
 complete -c callfence -n '_shtab_callfence_using learn' -l pid -x -d 'attach to a running process, until it ends or ^C detaches from it; repeatable'
 complete -c callfence -n '_shtab_callfence_using learn' -l tree -d 'with --pid: follow what the process has started, too, such as workers of a server'
 complete -c callfence -n '_shtab_callfence_using learn' -l check -d 'write nothing: show what is new to the policy, and exit with 1 if anything is'

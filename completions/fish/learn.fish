@@ -51,7 +51,7 @@ function _shtab_learn_using
 end
 
 set -g _shtab_learn_commands
-set -g _shtab_learn_opts_with_value --allow-opaque --arm --default --last --narrow --output --pid --rehearse-only --rehearse-runs --rehearse-seconds --within --write-recording -o
+set -g _shtab_learn_opts_with_value --allow-opaque --arm --default --from --last --narrow --output --pid --rehearse-only --rehearse-runs --rehearse-seconds --within --write-recording -o
 
 complete -c learn -e
 complete -c learn -f
@@ -59,6 +59,7 @@ complete -c learn -f
 complete -c learn -n _shtab_learn_using -s h -l help -d 'print the options that most people need'
 complete -c learn -n _shtab_learn_using -l help-all -d 'print all options'
 complete -c learn -n _shtab_learn_using -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the policy to write, or to merge into'
+complete -c learn -n _shtab_learn_using -l from -x -d 'begin a new policy with start policy NAME, or only write it; a wrong NAME lists all (docs/start-policies.md)'
 complete -c learn -n _shtab_learn_using -l pid -x -d 'attach to a running process, until it ends or ^C detaches from it; repeatable'
 complete -c learn -n _shtab_learn_using -l tree -d 'with --pid: follow what the process has started, too, such as workers of a server'
 complete -c learn -n _shtab_learn_using -l check -d 'write nothing: show what is new to the policy, and exit with 1 if anything is'

@@ -318,6 +318,13 @@ def test_a_file_cannot_be_linked_to_gain_rights(files):
     assert files(same, "link:data/b,other/m", "exchange:data/a,data/b", "rename:data/b,other/o") == ["ok"] * 3
 
 
+@pytest.mark.skipif(landlock_abi() < 6, reason="needs Landlock's ABI 6 (Linux 6.12)")
+def test_files_move_also_in_the_domain_of_the_helper(files):
+    """Where the helper connects, abstract sockets are kept by a ruleset of their own: it must permit moves (REFER), too."""
+    lines = "path ./data: create, remove, move\nunix connect: none"
+    assert files(f"scope signals, abstract sockets\n{lines}", "rename:data/a,data/inner/b") == ["ok"]
+
+
 def test_a_temporary_file_without_a_name(files):
     """Opening it takes `write` of its folder; giving it a name takes `create`."""
     assert files("path ./data: create", "temporary:data") == ["EACCES"]
