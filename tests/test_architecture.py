@@ -76,7 +76,7 @@ LAYERS = {
         enforcing
         companion
         learning
-        report
+        report shell
         commands
         api cli
         __main__ pytest_plugin
