@@ -18,7 +18,7 @@ from callfence.start import __version__
 COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
     "enforce": "run a program confined by a policy",
-    "sh": "be a shell that confines each command by the policy of its package",
+    "sh": "run shell commands, each under the policy of its package or step",
     "show": "print a policy in canonical form, or rewrite its file in it",
     "compile": "compile filters of policies ahead of time, for services or for other machines",
     "verify": "prove that a filter is equivalent to its policy, or print a call that they answer differently",

@@ -33,6 +33,7 @@ environment:
   CALLFENCE_NAME      the name of the policy, without .policy, instead of one by package and step
   CALLFENCE_LOG       as enforce --log: where denied calls, files and hosts are written
   CALLFENCE_SHELL     the shell to run; default: /bin/sh
+
 What a confined command runs, callfence-sh among it, stays under that command's policy.  Exit status: the command's own; 125
 if it could not be confined, or has no policy."""
 
@@ -84,12 +85,12 @@ def main(arguments: list[str] | None = None) -> int:
         return error.status if isinstance(error, EnforceError) else FAILED
 
 
-def is_inside(environment: Mapping[str, str]) -> bool:
-    """Return whether this process runs under a policy of `callfence-sh` already.  The variable alone does not count: a process
-    with it must have a filter or a tracer."""
+def is_inside(environment: Mapping[str, str], status: str = "/proc/self/status") -> bool:
+    """Return whether this process, whose `status` is in that file, runs under a policy of `callfence-sh` already.  The variable
+    alone does not count: the process must have a filter or a tracer."""
     if not environment.get(INSIDE):
         return False
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+    with open(status, encoding="ascii", errors="replace") as file:
         fields = dict(line.split(":", 1) for line in file if ":" in line)
     return fields.get("Seccomp", "0").strip() == "2" or fields.get("TracerPid", "0").strip() != "0"
 
@@ -124,7 +125,7 @@ def _enforce(policy: str, place: Place, command: list[str], environment: Mapping
     paths = decode(compiled.files).paths if compiled.files else None
     changed = None if paths is None else [path for path, access in paths if access & CHANGES]
     if line := next(_own(policy, changed), None):
-        raise EnforceError(f"{policy}: {line}, so the command is not run")
+        raise EnforceError(f"{policy}: {line}.  The command is not run")
     log = environment.get("CALLFENCE_LOG")
     return enforce.main(["-p", policy, *(["--log", log] if log else []), "--", *command])
 
@@ -135,7 +136,7 @@ def _learn(policy: str, command: list[str]) -> int:
     from callfence.learning.options import parse
     from callfence.shared.ending import end_like
 
-    status = learning.run(parse(["-q", "--files", "--hosts", "-o", policy, "--", *command]))
+    status = learning.run(parse(["-q", *_kinds(policy), "-o", policy, "--", *command]))
     from policygen.grants import Right
     from policygen.language.document import parse_file
     from policygen.paths import encoded
@@ -145,10 +146,22 @@ def _learn(policy: str, command: list[str]) -> int:
         rights = Right.WRITE | Right.CREATE | Right.REMOVE
         changed = None if paths is None else [encoded(path) for path, granted in paths.items() if granted & rights]
         if line := next(_own(policy, changed), None):
-            _say(f"{policy}: {line}, so it will not be enforced")
+            _say(f"{policy}: {line}.  It is not enforced like this")
     except (CallfenceError, OSError) as error:
         _say(str(error))
     end_like(status)
+
+
+def _kinds(policy: str) -> list[str]:
+    """Return the options of `learn` for the lines that are learned: about files, and about hosts where this user can enforce
+    these.  Ports, and which sockets there may be, are confined in any case."""
+    from enforcer.hosts.granted import problem
+
+    if text := problem():
+        if not os.path.lexists(policy):
+            _say(f"{policy} gets no lines about hosts: {text}")
+        return ["--files"]
+    return ["--files", "--hosts"]
 
 
 def _own(policy: str, changed: list[bytes] | None) -> Iterator[str]:
@@ -159,7 +172,8 @@ def _own(policy: str, changed: list[bytes] | None) -> Iterator[str]:
     above = [folder, os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))]
     if not any(os.access(path, os.W_OK) for path in (file, *above)):
         return
-    remedy = "let it write in a folder below, or keep the policies elsewhere, in a folder that CALLFENCE_POLICIES names"
+    remedy = "have it write in a folder below that is there before it starts, and learn anew, or keep the policies elsewhere"
+    remedy += ", in a folder that CALLFENCE_POLICIES names"
     if changed is None:
         yield f"it has no lines about files, so the command could change its own policy (learn --files -o {policy} adds them)"
         return

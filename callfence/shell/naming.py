@@ -73,7 +73,7 @@ def place_of(environment: Mapping[str, str], folder: str) -> Place:
         root = policies.removesuffix(f"/{POLICIES}") if policies.endswith(f"/{POLICIES}") else ""
         roots = [os.path.realpath(one) for one in (root, environment.get("npm_config_local_prefix", "")) if one]
         return Place(policies, next((one for one in roots if _is_below(folder, one)), folder))
-    for root in _above(_outside(environment, folder)):
+    for root in _above(_outside(folder)):
         policies = os.path.join(root, POLICIES)
         if not os.path.isdir(policies):
             continue
@@ -130,16 +130,13 @@ def _python_name(path: str) -> str:
     return "-".join(word for word in words if word)
 
 
-def _outside(environment: Mapping[str, str], folder: str) -> str:
-    """Return the nearest folder above `folder` that is in no foreign package: an npm package in `node_modules`, an sdist, a
-    crate.  Such a package could bring a policy along."""
+def _outside(folder: str) -> str:
+    """Return the nearest folder above `folder` that is in no foreign package: an npm package in `node_modules`, an sdist.  Such
+    a package could bring a policy along."""
     names = folder.split("/")
     if _MODULES in names:
         return "/".join(names[: names.index(_MODULES)]) or "/"
-    if os.path.isfile(os.path.join(folder, _METADATA)):
-        return os.path.dirname(folder)
-    crate = environment.get("CARGO_MANIFEST_DIR", "")
-    return os.path.dirname(crate) if crate and _is_below(folder, crate) else folder
+    return os.path.dirname(folder) if os.path.isfile(os.path.join(folder, _METADATA)) else folder
 
 
 def _above(folder: str) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Measures what docs/shell-measured.md says of real packages: shell.py npm|pip [NAME ...], as root.
 
-It downloads the packages without running anything of theirs.  Each is built twice under `CALLFENCE_SH=learn callfence-sh`, in two
-folders, by a user without privileges, and then under `callfence-sh` in a third folder, by another user with another home.  It prints a table: what was learned,
-whether the build makes the same files, what was denied.
+It downloads the packages, which runs nothing of npm's, and the `setup.py` of pip's for its metadata.  Each package is built
+twice under `CALLFENCE_SH=learn callfence-sh`, in two folders, by a user without privileges, and then under `callfence-sh` in a
+third folder, by another user with another home.  Then what each package runs is replaced by code that reads a key or connects
+out: that version is enforced under the policy of the real one, and learned, for the first line of `callfence diff`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
@@ -37,7 +38,7 @@ HEADERS = "/usr"
 """Below which node's headers are (`include/node`): node-gyp then downloads none."""
 BACKENDS = ("setuptools<81", "wheel", "cython<3.1", "setuptools-scm<9", "pkgconfig")
 """What the builds need, installed once: they have no network."""
-TABLE = "| package | lines about files | calls | exit status when learned | enforced | files | denied |\n|---|--:|--:|--:|--:|---|---|"
+TABLE = "| package | files | calls | status when learned | enforced | what it makes | denied |\n|---|--:|--:|--:|--:|---|---|"
 
 
 class Run(NamedTuple):
@@ -102,18 +103,45 @@ def download_pip(folder: Path, packages: tuple[str, ...]) -> None:
 
 
 def build_pip(package: str) -> list[str]:
-    pip = '"$OLDPWD"/.venv/bin/python -m pip wheel -q --no-index --no-deps --no-build-isolation -w dist .'
+    pip = '../../.venv/bin/python -m pip wheel -q --no-index --no-deps --no-build-isolation -w dist .'
     return ["sh", "-c", f'cd build/{bare(package)} && CALLFENCE_NAME=pip-{bare(package)} callfence-sh -c "{pip}"']
 
 
 KINDS: dict[str, Any] = {"npm": (NPM, download_npm, build_npm), "pip": (PIP, download_pip, build_pip)}
 
 
+NODE = {
+    "reads a key": "console.log(require('fs').readFileSync(process.env.HOME + '/.ssh/id_ed25519', 'utf8'))",
+    "connects out": "require('net').connect(9, '127.0.0.1').on('error', () => process.exit(1))",
+}
+PYTHONS = {
+    "reads a key": "print(open(__import__('os').path.expanduser('~/.ssh/id_ed25519')).read()); raise SystemExit(1)",
+    "connects out": "__import__('socket').create_connection(('127.0.0.1', 9))",
+}
+KEY = "SECRET-KEY"
+WANTED = {"reads a key": ".ssh", "connects out": "AF_INET"}
+"""What the line that would allow the deed names."""
+
+
+def make_hostile(kind: str, folder: Path, package: str, deed: str) -> None:
+    """Have a package's scripts, or its setup.py, do that deed, and nothing else."""
+    if kind == "pip":
+        setup = folder / "build" / bare(package) / "setup.py"
+        setup.write_text(PYTHONS[deed] + "\n")
+        return
+    place = folder / "node_modules" / bare(package)
+    (place / "evil.js").write_text(NODE[deed])
+    description = json.loads((place / "package.json").read_text())
+    description["scripts"] = {"install": "node evil.js"}
+    (place / "package.json").write_text(json.dumps(description))
+
+
 def run(kind: str, folder: Path, commands: Path, packages: tuple[str, ...], *, mode: str, user: int) -> Run:
     """Build all packages in a folder, whose home and temporary folder are beside it."""
     log = folder.parent / "denied.log"
-    for name in ("home", "temporary"):
-        (folder.parent / name).mkdir()
+    for name in ("home/.ssh", "temporary"):
+        (folder.parent / name).mkdir(parents=True, exist_ok=True)
+    (folder.parent / "home/.ssh/id_ed25519").write_text(KEY)
     log.touch()
     subprocess.run(["chown", "-R", f"{user}:{user}", folder.parent], check=True)
     if mode == "enforce":
@@ -131,7 +159,7 @@ def run(kind: str, folder: Path, commands: Path, packages: tuple[str, ...], *, m
     status = {}
     for package in packages:
         began = time.monotonic()
-        with (folder.parent / f"{bare(package).replace('/', '+')}.out").open("wb") as out:
+        with output(folder, package).open("wb") as out:
             command = [*become, *KINDS[kind][2](package)]
             done = subprocess.run(
                 command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
@@ -168,6 +196,33 @@ def row(kind: str, package: str, policy: Path, learned: Run, enforced: Run) -> s
     return f"| {package} | {files} | {calls} | {learned.status[name]} | {enforced.status[name]} | {what} | {shown} |"
 
 
+def hostile(kind: str, top: Path, commands: Path, packages: tuple[str, ...], policies: Path, deed: str) -> dict[str, list[str]]:
+    """Return, for each package, whether enforcing stopped a version that does that deed, and how the diff of learning it
+    begins."""
+    folder = top / deed.replace(" ", "-") / "app"
+    shutil.copytree(top / "source", folder, symlinks=True)
+    shutil.copytree(policies, folder / ".callfence" / "policies", ignore=shutil.ignore_patterns(".callfence"))
+    for package in packages:
+        make_hostile(kind, folder, package, deed)
+    enforced = run(kind, folder, commands, packages, mode="enforce", user=NOBODY)
+    said = {package: output(folder, package).read_text() for package in packages}
+    run(kind, folder, commands, packages, mode="learn", user=LEARNER)
+    found = {}
+    for package in packages:
+        name = f"{kind}-{bare(package).replace('/', '%2F')}"
+        lines = [line for line in enforced.denied.get(name, ()) if WANTED[deed] in line]
+        stopped = bool(lines) and KEY not in said[package]
+        command = [commands.parent / "bin" / "callfence", "diff"]
+        files = [one / f"{name}.policy" for one in (policies, folder / ".callfence" / "policies")]
+        done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+        found[package] = ["yes" if stopped else "NO", (done.stdout.splitlines() or [done.stderr])[0]]
+    return found
+
+
+def output(folder: Path, package: str) -> Path:
+    return folder.parent / f"{bare(package).replace('/', '+')}.out"
+
+
 def main(kind: str, names: list[str]) -> None:
     packages, download, _ = KINDS[kind]
     packages = tuple(package for package in packages if not names or bare(package) in names)
@@ -195,7 +250,11 @@ def main(kind: str, names: list[str]) -> None:
     print(TABLE)
     for package in packages:
         name = bare(package).replace("/", "%2F")
-        print(row(kind, package, policies / f"{kind}-{name}.policy", learned, enforced))
+        print(row(kind, package, policies / f"{kind}-{name}.policy", learned, enforced), flush=True)
+    for deed in WANTED:
+        print(f"\n| a version that {deed} | stopped | the first line of the diff |\n|---|---|---|")
+        for package, (stopped, first) in hostile(kind, top, commands, packages, policies, deed).items():
+            print(f"| {package} | {stopped} | `{first}` |")
 
 
 if __name__ == "__main__":

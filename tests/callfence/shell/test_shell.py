@@ -1,5 +1,5 @@
-"""`callfence-sh`, as npm, make, git and CI call it: which policy counts, that it is enforced, and what a hostile next version of
-a package can do."""
+"""`callfence-sh`, as npm, make, git and CI call it: which policy counts, that it is enforced, and what a hostile next version
+of a package can do."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from needed import require
+from needed import needs_root, require
 
+from callfence.shell import command
+from callfence.shell.command import INSIDE, is_inside
+from enforcer.hosts import granted
 from enforcer.kernel import landlock_abi
 
 if TYPE_CHECKING:
@@ -182,10 +185,10 @@ def test_the_diff_shows_a_danger_in_its_first_line(project, name):
     require("bash", "git")
 
     def git(*words: str) -> None:
-        who = [f"{key}={value}" for key, value in (("user.name", "x"), ("user.email", "x@example.org"))]
-        options = [word for one in who for word in ("-c", one)]
-        command = ["git", *options, *words]
-        subprocess.run(command, cwd=project.folder, env=project.environment, check=True, capture_output=True, timeout=60)
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        subprocess.run(
+            ["git", *who, *words], cwd=project.folder, env=project.environment, check=True, capture_output=True, timeout=60
+        )
 
     assert bash(project, BENIGN, "learn").returncode == 0
     policy = project.policies / "npm-left.policy"
@@ -195,8 +198,10 @@ def test_the_diff_shows_a_danger_in_its_first_line(project, name):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         script = DIFFERENCES[name].format(listening.getsockname()[1])
         assert bash(project, f"{BENIGN}; {script}", "learn").returncode == 0
-    command = [BIN / "callfence", "diff", "--git", "HEAD", policy]
-    done = subprocess.run(command, cwd=project.folder, env=project.environment, capture_output=True, text=True, timeout=60)
+    words = [BIN / "callfence", "diff", "--git", "HEAD", policy]
+    done = subprocess.run(
+        words, cwd=project.folder, env=project.environment, capture_output=True, text=True, timeout=60, check=False
+    )
     first = done.stdout.splitlines()[0]
     assert "danger" in first, done.stdout
 
@@ -240,9 +245,8 @@ def test_a_package_does_not_choose_its_policy_by_its_name(project, learned):
     assert "npm-left.policy does not exist" in done.stderr
 
 
+@needs_root
 def test_another_users_policies_do_not_count(reviewed):
-    if os.geteuid() != 0:
-        pytest.skip("giving a folder away needs root")
     os.chown(reviewed.policies, 65534, 65534)
     done = reviewed.install(BENIGN)
     assert done.returncode == 125
@@ -354,16 +358,30 @@ def test_what_a_confined_command_runs_is_under_its_policy(project, mode):
     assert [path.name for path in project.policies.glob("*.policy")] == ["default.policy"]
 
 
-def test_the_variable_alone_does_not_unconfine(reviewed):
-    """Without a filter or a tracer, it does not count."""
-    if "\t0\n" not in next(line for line in Path("/proc/self/status").open() if line.startswith("Seccomp:")):
-        pytest.skip("the tests run under a filter")
-    reviewed.install("cat $HOME/.ssh/id_ed25519 > stolen", CALLFENCE_INSIDE="npm-left")
-    assert not (reviewed.package / "stolen").exists() or not (reviewed.package / "stolen").read_text()
+@pytest.mark.parametrize(
+    ("variables", "tracer", "filters", "inside"),
+    [({}, 0, 2, False), ({INSIDE: "x"}, 0, 0, False), ({INSIDE: "x"}, 0, 2, True), ({INSIDE: "x"}, 7, 0, True)],
+)
+def test_the_variable_alone_does_not_unconfine(tmp_path, variables, tracer, filters, inside):
+    (tmp_path / "status").write_text(f"Name:\tx\nTracerPid:\t{tracer}\nSeccomp:\t{filters}\nSeccomp_filters:\t{filters}\n")
+    assert is_inside(variables, str(tmp_path / "status")) == inside
+    assert not is_inside({})
+
+
+def test_hosts_are_learned_where_they_can_be_enforced(tmp_path, monkeypatch, capfd):
+    policy = tmp_path / "a.policy"
+    monkeypatch.setattr(granted, "problem", lambda: "")
+    assert command._kinds(str(policy)) == ["--files", "--hosts"]
+    monkeypatch.setattr(granted, "problem", lambda: "ptrace_scope is 1")
+    assert command._kinds(str(policy)) == ["--files"]
+    assert "gets no lines about hosts: ptrace_scope is 1" in capfd.readouterr().err
+    policy.touch()
+    assert command._kinds(str(policy)) == ["--files"]
+    assert capfd.readouterr().err == ""
 
 
 def test_callfence_sh_is_a_subcommand_too(project):
-    command = [BIN / "callfence", "sh", "-c", "exit 5"]
+    words = [BIN / "callfence", "sh", "-c", "exit 5"]
     environment = project.environment | {"CALLFENCE_SH": "learn"}
-    assert subprocess.run(command, cwd=project.folder, env=environment, timeout=120, check=False).returncode == 5
+    assert subprocess.run(words, cwd=project.folder, env=environment, timeout=120, check=False).returncode == 5
     assert (project.policies / "default.policy").exists()
