@@ -29,7 +29,7 @@ are in .callfence/policies of the project's folder.  docs/shell.md describes it 
 EPILOG = """\
 environment:
   CALLFENCE_SH        enforce (the default), learn, or off
-  CALLFENCE_POLICIES  the folder of the policies, instead of the nearest .callfence/policies above the working folder
+  CALLFENCE_POLICIES  the folder of the policies, an absolute path; default: the nearest .callfence/policies
   CALLFENCE_NAME      the name of the policy, without .policy, instead of one by package and step
   CALLFENCE_LOG       as enforce --log: where denied calls, files and hosts are written
   CALLFENCE_SHELL     the shell to run; default: /bin/sh
@@ -39,8 +39,13 @@ if it could not be confined, or has no policy."""
 
 INSIDE = "CALLFENCE_INSIDE"
 """The variable that names the policy under which a command runs already."""
-_START = 'cd -P -- "$1" && unset OLDPWD && export ' + INSIDE + '="$2" && shift 2 && exec "$@"'
+_START = f'cd -P -- "$1" && unset OLDPWD && export {INSIDE}="$2"'
 """What the first shell runs: back to the command's folder, from the one that `.` of the policy means."""
+_START_NPM = f'{_START} npm_config_script_shell="$3"'
+"""The same for npm: a script that runs `npm run` does without us, who would start only to become the shell."""
+_REST = ' && shift 3 && exec "$@"'
+_CODE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+"""The folder of the package `callfence`."""
 _MODES = ("enforce", "learn", "off")
 
 
@@ -75,7 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
         place = naming.place_of(environment, folder)
         name = naming.name_of(arguments, environment, folder)
         policy = os.path.join(place.policies, f"{name}.policy")
-        command = ["/bin/sh", "-c", _START, "callfence-sh", folder, name, *_nested(name, shell), shell, *arguments]
+        start = (_START_NPM if name.startswith("npm") else _START) + _REST
+        command = ["/bin/sh", "-c", start, "callfence-sh", folder, name, shell, shell, *arguments]
         os.chdir(place.folder)  # which is `.` of the policy
         if mode == "learn":
             return _learn(policy, command)
@@ -95,18 +101,13 @@ def is_inside(environment: Mapping[str, str], status: str = "/proc/self/status")
     return fields.get("Seccomp", "0").strip() == "2" or fields.get("TracerPid", "0").strip() != "0"
 
 
-def _nested(name: str, shell: str) -> list[str]:
-    """Return the words by which npm's scripts that run `npm run` do without us, who would start only to become the shell."""
-    return ["env", f"npm_config_script_shell={shell}"] if name.startswith("npm-") else []
-
-
 def _become(shell: str, arguments: Sequence[str]) -> None:
     """Execute the shell, with the environment of this process.  Raises EnforceError."""
     from enforcer import launch
 
     launch.forget_interrupt_handler()
     try:
-        os.execv(shell, [shell, *arguments])
+        os.execvp(shell, [shell, *arguments])
     except OSError as error:
         raise EnforceError(f"{shell}: {error.strerror}", 127 if error.errno == 2 else 126) from error
 
@@ -166,11 +167,10 @@ def _kinds(policy: str) -> list[str]:
 
 def _own(policy: str, changed: list[bytes] | None) -> Iterator[str]:
     """Yield a text for each path of `changed`, those that a policy grants to be changed, by which the command could change the
-    policies.  None means that the policy does not confine files."""
-    file = os.path.realpath(policy)
-    folder = os.path.dirname(file)
-    above = [folder, os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))]
-    if not any(os.access(path, os.W_OK) for path in (file, *above)):
+    policies or callfence itself.  None means that the policy does not confine files."""
+    files = {os.path.abspath(policy): "its own policy", os.path.realpath(policy): "its own policy", _CODE: "callfence itself"}
+    files = {file: what for file, what in files.items() if _is_writable(file)}
+    if not files:
         return
     remedy = "have it write in a folder below that is there before it starts, and learn anew, or keep the policies elsewhere"
     remedy += ", in a folder that CALLFENCE_POLICIES names"
@@ -185,8 +185,17 @@ def _own(policy: str, changed: list[bytes] | None) -> Iterator[str]:
             place = os.path.realpath(os.fsdecode(located(path, environment)))
         except PlaceError:
             continue
-        if f"{file}/".startswith(f"{place.rstrip('/')}/") or place.startswith(f"{folder}/"):
-            yield f"by `path {os.fsdecode(path)}` the command could change its own policy: {remedy}"
+        for file, what in files.items():
+            if f"{file}/".startswith(f"{place.rstrip('/')}/") or f"{place}/".startswith(f"{os.path.dirname(file)}/"):
+                yield f"by `path {os.fsdecode(path)}` the command could change {what}: {remedy}"
+
+
+def _is_writable(file: str) -> bool:
+    """Return whether this user can change a file, or one of the three folders above it."""
+    places = [file]
+    for _ in range(3):
+        places.append(os.path.dirname(places[-1]))
+    return any(os.access(place, os.W_OK) for place in places)
 
 
 def _say(text: str) -> None:

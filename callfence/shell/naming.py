@@ -67,7 +67,9 @@ def place_of(environment: Mapping[str, str], folder: str) -> Place:
     `.callfence/policies` of the nearest folder above, outside of foreign packages.  Raises EnforceError if there is none, or
     another user could have made it."""
     if named := environment.get("CALLFENCE_POLICIES"):
-        policies = os.path.join(folder, named)
+        policies = named.rstrip("/")
+        if not os.path.isabs(named):  # the working folder may be a package's
+            raise EnforceError(f"CALLFENCE_POLICIES is {named}: it must be an absolute path")
         if not os.path.isdir(policies):
             raise EnforceError(f"CALLFENCE_POLICIES: {named} is not a folder")
         root = policies.removesuffix(f"/{POLICIES}") if policies.endswith(f"/{POLICIES}") else ""

@@ -32,7 +32,7 @@ NPM = (
 )  # fmt: skip
 PIP = (
     "markupsafe==3.0.2", "pyyaml==6.0.2", "cffi==1.17.1", "regex==2024.11.6", "ujson==5.10.0", "msgpack==1.1.0",
-    "simplejson==3.19.3", "wrapt==1.17.2", "greenlet==3.1.1", "psutil==6.1.1", "zstandard==0.23.0", "lz4==4.4.3",
+    "simplejson==3.19.3", "wrapt==1.17.2", "greenlet==3.1.1", "psutil==6.1.1", "lz4==4.4.3",
 )  # fmt: skip
 HEADERS = "/usr"
 """Below which node's headers are (`include/node`): node-gyp then downloads none."""
@@ -83,8 +83,8 @@ def download_npm(folder: Path, packages: tuple[str, ...]) -> None:
     subprocess.run(npm, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
-def build_npm(package: str) -> list[str]:
-    return ["npm", "rebuild", bare(package), "--script-shell=callfence-sh", "--build-from-source", "--foreground-scripts"]
+def build_npm(package: str, shell: Path) -> list[str]:
+    return ["npm", "rebuild", bare(package), f"--script-shell={shell}", "--build-from-source", "--foreground-scripts"]
 
 
 def download_pip(folder: Path, packages: tuple[str, ...]) -> None:
@@ -102,9 +102,9 @@ def download_pip(folder: Path, packages: tuple[str, ...]) -> None:
             subprocess.run(["tar", "-xf", archive, "--no-same-owner", "--strip-components=1", "-C", place], check=True)
 
 
-def build_pip(package: str) -> list[str]:
+def build_pip(package: str, shell: Path) -> list[str]:
     pip = '../../.venv/bin/python -m pip wheel -q --no-index --no-deps --no-build-isolation -w dist .'
-    return ["sh", "-c", f'cd build/{bare(package)} && CALLFENCE_NAME=pip-{bare(package)} callfence-sh -c "{pip}"']
+    return ["sh", "-c", f'cd build/{bare(package)} && CALLFENCE_NAME=pip-{bare(package)} {shell} -c "{pip}"']
 
 
 KINDS: dict[str, Any] = {"npm": (NPM, download_npm, build_npm), "pip": (PIP, download_pip, build_pip)}
@@ -160,7 +160,7 @@ def run(kind: str, folder: Path, commands: Path, packages: tuple[str, ...], *, m
     for package in packages:
         began = time.monotonic()
         with output(folder, package).open("wb") as out:
-            command = [*become, *KINDS[kind][2](package)]
+            command = [*become, *KINDS[kind][2](package, commands / "callfence-sh")]
             done = subprocess.run(
                 command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                 timeout=1800, check=False,

@@ -120,6 +120,8 @@ def test_named_policies_count_whatever_the_folder(project, tmp_path_factory):
     assert place_of(named, str(other)).folder == str(other)
     assert place_of(named, str(project / "x")).folder == str(project)
     assert place_of(named | {"npm_config_local_prefix": str(other)}, str(other / "node_modules" / "a")).folder == str(other)
+    with pytest.raises(EnforceError, match="absolute"):
+        place_of({"CALLFENCE_POLICIES": "policies"}, str(project))
     with pytest.raises(EnforceError, match="is not a folder"):
         place_of({"CALLFENCE_POLICIES": str(other / "none")}, str(other))
 

@@ -163,8 +163,10 @@ def test_a_daemon_stays_confined(project):
     assert project.install(f"{BENIGN}; echo | cat < /dev/null", "learn").returncode == 0
     wait = "while ! test -e go; do :; done"
     script = f"({wait}; cat $HOME/.ssh/id_ed25519 > late; echo over > over) > /dev/null 2>&1 & true"
-    project.install(script, CALLFENCE_LOG=str(project.log))
-    (project.package / "go").touch()
+    try:
+        project.install(script, CALLFENCE_LOG=str(project.log))
+    finally:
+        (project.package / "go").touch()
     end = time.monotonic() + 60
     while time.monotonic() < end and not (project.package / "over").exists():
         time.sleep(0.05)
@@ -262,6 +264,16 @@ def test_a_command_that_could_change_its_policy_is_not_run(reviewed, learned, ri
     done = reviewed.install("echo run > ran")
     assert done.returncode == 125
     assert "could change its own policy" in done.stderr
+    assert not (reviewed.package / "ran").exists()
+
+
+def test_neither_is_one_that_could_change_callfence(reviewed, learned):
+    policy = reviewed.policies / "npm-left.policy"
+    line = f"path {Path(command.__file__).parents[1]}: write\n"
+    policy.write_text(learned.read_text().replace("path ./node_modules", f"{line}path ./node_modules", 1))
+    done = reviewed.install("echo run > ran")
+    assert done.returncode == 125
+    assert "could change callfence itself" in done.stderr
     assert not (reviewed.package / "ran").exists()
 
 
