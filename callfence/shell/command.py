@@ -106,8 +106,9 @@ def _become(shell: str, arguments: Sequence[str]) -> None:
     from enforcer import launch
 
     launch.forget_interrupt_handler()
+    pairs = (variable.partition(b"=") for variable in launch.initial_environment())
     try:
-        os.execvp(shell, [shell, *arguments])
+        os.execvpe(shell, [shell, *arguments], {name: value for name, _, value in pairs})
     except OSError as error:
         raise EnforceError(f"{shell}: {error.strerror}", 127 if error.errno == 2 else 126) from error
 
@@ -144,8 +145,8 @@ def _learn(policy: str, command: list[str]) -> int:
 
     try:
         paths = parse_file(policy).policy.files.paths
-        rights = Right.WRITE | Right.CREATE | Right.REMOVE
-        changed = None if paths is None else [encoded(path) for path, granted in paths.items() if granted & rights]
+        harmless = Right.READ | Right.LIST | Right.EXECUTE
+        changed = None if paths is None else [encoded(path) for path, rights in paths.items() if rights & ~harmless]
         if line := next(_own(policy, changed), None):
             _say(f"{policy}: {line}.  It is not enforced like this")
     except (CallfenceError, OSError) as error:

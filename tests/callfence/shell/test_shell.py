@@ -337,6 +337,16 @@ def test_a_script_runs_and_a_hook_has_its_own_policy(project):
     assert [path.name for path in project.policies.glob("*.policy")] == ["git-pre-commit.policy"]
 
 
+def test_a_step_of_ci_is_a_script_with_its_own_policy(project):
+    """GitHub puts the script into a folder of its own."""
+    script = project.temporary / "step.sh"
+    script.write_text("echo step; false; echo not reached\n")
+    for mode in ("learn", "enforce"):
+        done = project.run("-e", script, CALLFENCE_SH=mode, GITHUB_JOB="build", GITHUB_ACTION="install")
+        assert (done.returncode, done.stdout, done.stderr) == (1, "step\n", "")
+    assert [path.name for path in project.policies.glob("*.policy")] == ["ci-build+install.policy"]
+
+
 def test_make_runs_its_recipes_by_it(project):
     require("make")
     out = project.folder / "out"
