@@ -46,6 +46,8 @@ _START_NPM = f'{_START} npm_config_script_shell="$3"'
 _REST = ' && shift 3 && exec "$@"'
 _CODE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 """The folder of the package `callfence`."""
+_INTERRUPTED = 128 + 2
+"""The exit status that a shell reports for a program that SIGINT ended."""
 _MODES = ("enforce", "learn", "off")
 
 
@@ -89,6 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (CallfenceError, OSError) as error:
         _say(str(error))
         return error.status if isinstance(error, EnforceError) else FAILED
+    except KeyboardInterrupt:  # before the command runs; then ^C is the command's
+        return _INTERRUPTED
 
 
 def is_inside(environment: Mapping[str, str], status: str = "/proc/self/status") -> bool:

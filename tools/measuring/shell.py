@@ -119,8 +119,8 @@ PYTHONS = {
     "connects out": "__import__('socket').create_connection(('127.0.0.1', 9))",
 }
 KEY = "SECRET-KEY"
-WANTED = {"reads a key": ".ssh", "connects out": "AF_INET"}
-"""What the line that would allow the deed names."""
+WANTED = {"reads a key": r"\.ssh", "connects out": "AF_INET|^connect"}
+"""What the line that would allow the deed is like."""
 
 
 def make_hostile(kind: str, folder: Path, package: str, deed: str) -> None:
@@ -130,9 +130,8 @@ def make_hostile(kind: str, folder: Path, package: str, deed: str) -> None:
         setup.write_text(PYTHONS[deed] + "\n")
         return
     place = folder / "node_modules" / bare(package)
-    (place / "evil.js").write_text(NODE[deed])
     description = json.loads((place / "package.json").read_text())
-    description["scripts"] = {"install": "node evil.js"}
+    description["scripts"] = {"install": f'node -e "{NODE[deed]}"'}
     (place / "package.json").write_text(json.dumps(description))
 
 
@@ -210,7 +209,7 @@ def hostile(kind: str, top: Path, commands: Path, packages: tuple[str, ...], pol
     found = {}
     for package in packages:
         name = f"{kind}-{bare(package).replace('/', '%2F')}"
-        lines = [line for line in enforced.denied.get(name, ()) if WANTED[deed] in line]
+        lines = [line for line in enforced.denied.get(name, ()) if re.search(WANTED[deed], line)]
         stopped = bool(lines) and KEY not in said[package]
         command = [commands.parent / "bin" / "callfence", "diff"]
         files = [one / f"{name}.policy" for one in (policies, folder / ".callfence" / "policies")]
