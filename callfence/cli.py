@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
     "enforce": "run a program confined by a policy",
     "spawn": "start commands for others, each confined by its policy, in milliseconds",
+    "sh": "run shell commands, each under the policy of its package or step",
     "show": "print a policy in canonical form, or rewrite its file in it",
     "compile": "compile filters of policies ahead of time, for services or for other machines",
     "verify": "prove that a filter is equivalent to its policy, or print a call that they answer differently",
@@ -40,6 +41,7 @@ _ELSEWHERE: Final = {
     "learn": "callfence.learning.command",
     "enforce": "callfence.enforcing.command",
     "compile": "callfence.enforcing.compile",
+    "sh": "callfence.shell.command",
 }
 """Modules of the commands that are not in `commands/`, by command: each has a folder of its own."""
 
@@ -106,7 +108,7 @@ def learn() -> NoReturn:
 
 def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "--help"
-    if name in ("learn", "enforce"):  # the program's descriptors are its own, closed ones too
+    if name in ("learn", "enforce", "sh"):  # the program's descriptors are its own, closed ones too
         return _main_of(name, arguments[1:])
     _occupy_closed()
     _end_with_the_reader()

@@ -20,19 +20,20 @@ _ROOM = 16 << 20
 that in many ways (ImportError, SyntaxError, SystemError), and a thread's stack needs 8 MiB."""
 
 
-_NEEDS = {"learn": 32 << 20, "enforce": 24 << 20, "callfence": 12 << 20}
+_NEEDS = {"learn": 32 << 20, "enforce": 24 << 20, "callfence-sh": 32 << 20, "callfence": 12 << 20}
 """Bytes of address space without which a command is not begun: with too little memory to raise an exception, CPython 3.11
 aborts or never ends."""
 
 
 def end_in_a_line() -> None:
-    """Make an uncaught exception for lack of memory end this process with one line, and with status 125 for `learn` and
-    `enforce`, else 2.  Raises MemoryError if the command has less than it needs."""
+    """Make an uncaught exception for lack of memory end this process with one line, and with status 125 for `learn`, `enforce`
+    and `callfence-sh`, else 2.  Raises MemoryError if the command has less than it needs."""
     name = os.path.basename(sys.argv[0])
     if name in ("callfence", "__main__.py"):
         name = sys.argv[1] if sys.argv[1:] and sys.argv[1] in ("learn", "enforce") else "callfence"
     status = 2 if name == "callfence" else 125
-    line = f"{name}: not enough memory{', so the program was not run' * (name == 'enforce')} (ulimit -v limits it)\n".encode()
+    loss = ", so the program was not run" if name in ("enforce", "callfence-sh") else ""
+    line = f"{name}: not enough memory{loss} (ulimit -v limits it)\n".encode()
 
     def end(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if is_short(error):

@@ -77,7 +77,7 @@ LAYERS = {
         enforcing
         companion
         learning
-        report
+        report shell
         commands
         api cli spawner
         __main__ pytest_plugin

@@ -28,9 +28,14 @@ _NEW_BEHAVIOUR = 1 << 8
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command, and end this process as the program ended; with 125, 126 or 127 if learn or the execve fails."""
-    options = parse(sys.argv[1:] if arguments is None else arguments)
+    end_like(run(parse(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(options: LearnOptions) -> int | None:
+    """Learn as the options say, and return the wait status with which to end; None if there is none.  If learn or the execve
+    fails, end this process with 125, 126 or 127."""
     try:
-        status = _learn(options)
+        return _learn(options)
     except KeyboardInterrupt:  # while the policy is made; before that, ^C is the program's
         with suppress(OSError, AttributeError):
             sys.stderr.write("learn: interrupted\n")
@@ -39,7 +44,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if start.is_short(error):
             raise
         fail(f"learn: {_explained(error)}", error.status if isinstance(error, EnforceError) else FAILED)
-    end_like(status)
 
 
 def _learn(options: LearnOptions) -> int | None:

@@ -50,7 +50,7 @@ function _shtab_callfence_using
   test "$_shtab_callfence_cmdpath" = "$argv"
 end
 
-set -g _shtab_callfence_commands learn enforce spawn show compile verify diff why review allow report merge lint export import mcp git-setup doctor
+set -g _shtab_callfence_commands learn enforce spawn sh show compile verify diff why review allow report merge lint export import mcp git-setup doctor
 set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --ask --ask-timeout --bpf --cap --compiled --default --format --from --git --idle --keep-fd --kernel --last --level --log --losses --name --narrow --narrow-by --only --output --phase --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --runtime --scope --socket --timeout --to --unit --until --within --write-recording -o -p
 
 complete -c callfence -e
@@ -121,6 +121,8 @@ complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npo
 complete -c callfence -n '_shtab_callfence_using spawn' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using spawn' -l socket -x -d 'where to listen; default: $XDG_RUNTIME_DIR/callfence/spawn'
 complete -c callfence -n '_shtab_callfence_using spawn' -l idle -x -d 'end when no command was started for so long'
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a sh -d 'A shell that confines what it runs, for tools that let one choose theirs: npm'"'"'s script-shell, make'"'"'s SHELL, git hooks, steps of CI. It takes the arguments of sh, and runs sh with them under the policy of the package or step whose command it is. Policies are in .callfence/policies of the project'"'"'s folder. docs/shell.md describes it for each tool.'
+complete -c callfence -n '_shtab_callfence_using sh' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a show -d 'Print a policy in canonical form, with its includes resolved, or print the instructions of its filter. With --write, rewrite policy files in canonical form; their comments and `include` lines stay.'
 complete -c callfence -n '_shtab_callfence_using show' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using show' -l write -d 'rewrite each POLICY in canonical form; print it for -'

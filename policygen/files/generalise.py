@@ -154,8 +154,13 @@ def of_trees(runs: list[Names]) -> Callable[[str, Right], Move | None]:
     machine."""
 
     def move(path: str, rights: Right) -> Move | None:
-        above = [tree for tree in trees() if rights & Right.READ and covers(tree, path) and path != tree]
-        return (above[0], rights & Right.READ, trees()[above[0]]) if above else None
+        if not rights & Right.READ:
+            return None
+        for tree, why in trees().items():
+            above = [tree] if tree.startswith("/") else [folder for folder in folders(path) if folder.endswith(tree[1:])]
+            if above and covers(above[-1], path) and path != above[-1]:
+                return above[-1], rights & Right.READ, why
+        return None
 
     return move
 
@@ -289,7 +294,7 @@ def _folder(path: str) -> str:
 
 @cache
 def trees() -> dict[str, str]:
-    """Return the folders that are granted as a whole, with the reasons."""
+    """Return the folders that are granted as a whole, with the reasons; `*/NAME` is every folder of that name."""
     return _table("trees.tsv")
 
 

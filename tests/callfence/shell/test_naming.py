@@ -1,0 +1,131 @@
+"""Names of policies, by what npm, make, git and others put into the environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, strategies as st
+
+from callfence.shell.naming import name_of, place_of
+from enforcer.errors import EnforceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NPM = {"npm_lifecycle_event": "install", "npm_package_name": "app"}
+NAMES = (
+    ({}, "/srv/app", "default"),
+    ({"CALLFENCE_NAME": "mine", **NPM}, "/srv/app", "mine"),
+    ({"CALLFENCE_NAME": "../../etc/passwd"}, "/srv/app", "%2E.%2F..%2Fetc%2Fpasswd"),
+    (NPM, "/srv/app", "npm-app"),
+    (NPM | {"npm_lifecycle_event": "test"}, "/srv/app", "npm-app+test"),
+    (NPM | {"npm_lifecycle_event": "build:all/x"}, "/srv/app", "npm-app+build%3Aall%2Fx"),
+    (NPM, "/srv/app/node_modules/left", "npm-left"),
+    (NPM, "/srv/app/node_modules/@a/b", "npm-@a%2Fb"),
+    (NPM, "/srv/app/node_modules/left/node_modules/right/lib", "npm-right"),
+    (NPM | {"npm_package_json": "/srv/app/node_modules/@a/b/package.json"}, "/srv/app/node_modules/@a/b/sub", "npm-@a%2Fb"),
+    (NPM | {"npm_package_name": "../x"}, "/srv/app", "npm-%2E.%2Fx"),
+    (NPM | {"npm_package_name": ""}, "/srv/app", "npm"),
+    (NPM | {"MAKELEVEL": "1"}, "/srv/app", "npm-app"),
+    ({"MAKELEVEL": "1", "GITHUB_JOB": "test"}, "/srv/app", "make"),
+    ({"GITHUB_JOB": "test", "GITHUB_ACTION": "__run_2"}, "/srv/app", "ci-test+__run_2"),
+    ({"CI_JOB_NAME": "build: [a b]"}, "/srv/app", "ci-build%3A%20%5Ba%20b%5D"),
+    ({"CARGO_PKG_NAME": "libz-sys"}, "/srv/app", "cargo-libz-sys"),
+)
+
+
+@pytest.mark.parametrize(("environment", "folder", "name"), NAMES)
+def test_a_name(environment, folder, name):
+    assert name_of(["-c", "true"], environment, folder) == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["/r/.git/hooks/pre-push", "a"], "git-pre-push"),
+        (["-c", "pre-push"], "default"),
+        (["./x.sh"], "default"),
+        ([], "default"),
+    ],
+)
+def test_a_hook_is_a_script_with_the_name_of_one(arguments, name):
+    assert name_of(arguments, {}, "/r") == name
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Metadata-Version: 2.1\nName: Foo__Bar.baz\nVersion: 1\n", "pip-foo-bar-baz"),
+        ("Version: 1\n", "pip"),
+        ("Name: ../x", "pip-%2Fx"),
+    ],
+)
+def test_an_sdist_has_its_name_in_its_metadata(tmp_path, text, name):
+    (tmp_path / "PKG-INFO").write_text(text)
+    assert name_of(["-c", "true"], {}, str(tmp_path)) == name
+
+
+@given(st.text(), st.text())
+def test_no_name_leaves_the_folder_and_different_ones_stay_different(package, other):
+    def name(text: str) -> str:
+        return name_of([], {"npm_lifecycle_event": "install", "npm_package_name": text}, "/srv/app")
+
+    found = name(package)
+    assert "/" not in found
+    assert "\0" not in found
+    assert not found.startswith(".")
+    assert len(f"{found}.policy.evidence".encode()) <= 255
+    assert (found == name(other)) == (package == other)
+
+
+def test_a_step_is_not_taken_for_a_package():
+    def name(package: str, event: str) -> str:
+        return name_of([], {"npm_lifecycle_event": event, "npm_package_name": package}, "/srv/app")
+
+    assert len({name("a", "test"), name("a+test", "install"), name("a-test", "install"), name("a.test", "install")}) == 4
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / ".callfence" / "policies").mkdir(parents=True)
+    return tmp_path
+
+
+def test_the_nearest_project_counts(project):
+    inner = project / "packages" / "one"
+    (inner / ".callfence" / "policies").mkdir(parents=True)
+    (inner / "src").mkdir()
+    assert place_of({}, str(inner / "src")).folder == str(inner)
+    assert place_of({}, str(project / "packages")).folder == str(project)
+
+
+@pytest.mark.parametrize("foreign", ["node_modules/evil", "node_modules/a/node_modules/evil/sub"])
+def test_a_folder_that_a_package_brings_along_does_not_count(project, foreign):
+    folder = project / foreign
+    (folder / ".callfence" / "policies").mkdir(parents=True)
+    assert place_of({}, str(folder)).folder == str(project)
+
+
+def test_neither_does_that_of_an_sdist(project):
+    folder = project / "build" / "evil"
+    (folder / ".callfence" / "policies").mkdir(parents=True)
+    (folder / "PKG-INFO").write_text("Name: evil\n")
+    assert place_of({}, str(folder)).folder == str(project)
+
+
+def test_named_policies_count_whatever_the_folder(project, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    named = {"CALLFENCE_POLICIES": str(project / ".callfence" / "policies")}
+    assert place_of(named, str(other)).folder == str(other)
+    assert place_of(named, str(project / "x")).folder == str(project)
+    assert place_of(named | {"npm_config_local_prefix": str(other)}, str(other / "node_modules" / "a")).folder == str(other)
+    with pytest.raises(EnforceError, match="absolute"):
+        place_of({"CALLFENCE_POLICIES": "policies"}, str(project))
+    with pytest.raises(EnforceError, match="is not a folder"):
+        place_of({"CALLFENCE_POLICIES": str(other / "none")}, str(other))
+
+
+def test_there_may_be_none(tmp_path):
+    with pytest.raises(EnforceError, match="mkdir -p"):
+        place_of({}, str(tmp_path))
