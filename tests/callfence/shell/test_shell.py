@@ -72,7 +72,14 @@ class Project:
         return self.run("-c", script, folder=self.package, **npm | {"CALLFENCE_SH": mode} | variables)
 
     def denied(self) -> list[dict[str, Any]]:
-        records = [json.loads(line) for line in self.log.read_text().splitlines()]
+        """The denials of the log, when every run has its end there: what a command leaves behind may outlive it."""
+        end = time.monotonic() + 20
+        while True:
+            records = [json.loads(line) for line in self.log.read_text().splitlines()]
+            kinds = [record["event"] for record in records]
+            if kinds.count("start") == kinds.count("end") > 0 or time.monotonic() > end:
+                break
+            time.sleep(0.02)
         return [record for record in records if record["event"] == "denied"]
 
 
@@ -118,7 +125,7 @@ HOSTILE = {
     "reads a key": ("cat $HOME/.ssh/id_ed25519 > stolen", "$HOME/.ssh"),
     "writes a start-up file": ("echo evil >> $HOME/.bashrc", "$HOME/.bashrc"),
     "makes a start-up file": ("echo evil > $HOME/.config/autostart/evil.desktop", "$HOME/.config/autostart"),
-    "writes another package": ("mkdir ../other && echo evil > ../other/index.js", "./node_modules"),
+    "writes another package": ("mkdir ../other && echo evil > ../other/index.js", "mkdir"),
     "writes its own policy": ("echo 'path /: read' >> ../../.callfence/policies/npm-left.policy", "./.callfence/policies"),
     "leaves a daemon": ("setsid sh -c 'echo evil > $HOME/evil' & true", "setsid"),
     "runs another program": (f"{sys.executable} -c 'print(1)' > out", sys.executable),
