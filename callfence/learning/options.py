@@ -29,8 +29,8 @@ and did something new (the last line says which of the two it is); 125 learn fai
 PROGRAM was not found.  ^C reaches the program as it would without learn; what it did until then is learned.
 If learn itself is killed, so is the program; a process that --pid attached to goes on."""
 COMMON = (
-    "--output", "--from", "--pid", "--check", "--fresh", "--files", "--hosts", "--exact", "--phases",
-    "--rehearse", "--narrow", "--quiet",
+    "--output", "--pid", "--check", "--fresh", "--files", "--hosts", "--exact", "--within", "--phases", "--rehearse",
+    "--narrow", "--quiet",
 )  # fmt: skip
 """The options that --help shows."""
 RUNS, SECONDS = 200, 300
