@@ -127,7 +127,7 @@ HOSTILE = {
     "makes a start-up file": ("echo evil > $HOME/.config/autostart/evil.desktop", "$HOME/.config/autostart"),
     "writes another package": ("mkdir ../other && echo evil > ../other/index.js", "mkdir"),
     "writes its own policy": ("echo 'path /: read' >> ../../.callfence/policies/npm-left.policy", "./.callfence/policies"),
-    "leaves a daemon": ("setsid sh -c 'echo evil > $HOME/evil' & true", "setsid"),
+    "leaves a daemon": ("setsid sh -c 'echo evil > $HOME/evil' & true", "/dev/null"),  # which a shell opens for one
     "runs another program": (f"{sys.executable} -c 'print(1)' > out", sys.executable),
 }
 
