@@ -79,6 +79,7 @@ def main(arguments: list[str]) -> int:
         print(f"callfence spawn: {printable(str(error))}", file=sys.stderr)
         return 2
     print(f"callfence spawn: ready at {printable(listener.path)}", file=sys.stderr, flush=True)
+    _describe()
     kernel.set_undumpable()
     os.chdir("/")
     sys.path[:] = [path for path in sys.path if path.startswith("/")]
@@ -89,6 +90,24 @@ def main(arguments: list[str]) -> int:
     finally:
         listener.remove()
     return 0
+
+
+def _describe() -> None:
+    """Judge and describe a denied call for nothing: then the tables that this takes are parsed here, and not by each helper."""
+    from enforcer.reporting.verdict import Verdicts, advise, risk_of
+    from policygen.language.document import parse as parse_policy
+    from policygen.language.naming import format_call
+    from tracer.abi import Arch, Event, table
+
+    policy = parse_policy("implied 1\narch x86_64\nopenat: flags == O_RDONLY\n").policy
+    verdicts = Verdicts([("it", policy)])
+    for name in ("openat", "ioctl", "connect", "mmap"):
+        event = Event(Arch.X86_64.audit, table(Arch.X86_64).by_name[name].number, (1, 2, 3, 4, 5, 6), 0, os.getpid())
+        verdicts.of(event, "")
+        format_call(event)
+        advise(policy, "it", event)
+    for line in ("openat: allow", "path /: read", "tcp connect: any"):
+        risk_of(line)
 
 
 def _default() -> str:
