@@ -75,6 +75,8 @@ class Session:
         self.file = Path(self._folder.name, Path(self._policy).name)
         """The copy of the policy."""
         self.file.write_text(document.inlined().text())
+        # The kernel's audit records of denied files, where audit is on, name neither the call nor its process.
+        self._explain = ["--explain"] if document.policy.files.lines() else []
         self.denials: list[Denial] = []
 
     def __enter__(self) -> Self:
@@ -93,7 +95,7 @@ class Session:
         with open(reading, "rb") as log:
             thread = Thread(target=lambda: lines.extend(log), daemon=True)
             thread.start()
-            options = ["--log", f"fd:{writing_}", "-p", os.fspath(self.file), "--"]
+            options = [*self._explain, "--log", f"fd:{writing_}", "-p", os.fspath(self.file), "--"]
             try:
                 done = subprocess.run(
                     [sys.executable, "-P", "-m", "callfence", "enforce", *options, *command],

@@ -10,7 +10,6 @@ and explained, all else has to do what it does plainly.  Prints the medians of a
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -161,10 +160,12 @@ class Place:
         self.victim = subprocess.Popen(["sleep", "1000"], env={"TOKEN": "SECRET"})
 
     def environment(self) -> dict[str, str]:
-        names = ("PATH", "LANG")
-        return {name: os.environ[name] for name in names if name in os.environ} | {
-            "HOME": str(self.home), "XDG_CACHE_HOME": str(self._root / "cache"), "TMPDIR": str(self._root / "tmp"),
-        }  # fmt: skip
+        return {
+            "PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin",  # no rustup: pip starts it, and it makes a folder in the home
+            "HOME": str(self.home),
+            "XDG_CACHE_HOME": str(self._root / "cache"),
+            "TMPDIR": str(self._root / "tmp"),
+        }
 
     def close(self) -> None:
         if self.victim:
@@ -259,7 +260,7 @@ def measured(root: Path, place: Place) -> int:
     sides, commands = Sides(root, place), harmless()
     script = root / "training.sh"
     script.write_text("\n".join(f"({command})" for command in commands[:LEARNED]) + "\n")
-    learn = [BIN / "learn", "-q", "--files", "--default", "errno EPERM", "-o", sides.policy, "--"]
+    learn = [BIN / "learn", "-q", "--files", "--hosts", "--default", "errno EPERM", "-o", sides.policy, "--"]
     began = time.monotonic()
     for _ in range(2):
         place.reset()
