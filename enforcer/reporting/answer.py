@@ -14,8 +14,6 @@ from enforcer import kernel
 from enforcer.bpf import EXITS
 from enforcer.errors import FAILED
 from enforcer.listener import Notification, Request, end_process, exit_with, received, stopped, trap
-from enforcer.reporting.events import status_fields
-from policygen.recording.log_records import END
 from tracer import TYPE_CHECKING, linux
 from tracer.proc import owner
 
@@ -146,6 +144,9 @@ class Answers:
 
     def _write_end(self) -> None:
         """Write the record of the end of the last process."""
+        from enforcer.reporting.events import status_fields
+        from policygen.recording.log_records import END
+
         if (log := self._reporter.log) is None:
             return
         if self._status is None:
