@@ -11,7 +11,7 @@ import sys
 import callfence
 
 NEVER = ("ptrace", "bpf", "mount", "setns", "init_module")
-HOSTS = ("pypi.org", "files.pythonhosted.org")
+HOSTS = ("api.example.org:", "packages.example.org:")
 
 
 def ask_model(text: str) -> str:
