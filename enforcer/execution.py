@@ -107,3 +107,12 @@ def failure(name: bytes, number: int) -> EnforceError:
     if os.path.isdir(name):
         return EnforceError(f"{shown}: is a directory", NOT_EXECUTABLE)
     return EnforceError(f"{shown}: {os.strerror(number)}", NOT_EXECUTABLE)
+
+
+def is_open(descriptor: int) -> bool:
+    """Return whether this process has a descriptor of that number."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from callfence import start
 from callfence.enforcing import cache, files  # noqa: F401  # files: for policies that confine these
-from callfence.enforcing.command import Start, parse
+from callfence.enforcing.command import Start
+from callfence.enforcing.options import parse
 from callfence.enforcing.sealed import Compiled, seal, unseal
 from callfence.shared.options import Parser
 from callfence.shared.text import printable

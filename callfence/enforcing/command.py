@@ -1,6 +1,6 @@
 """`enforce`: run a program confined by its policy.
 
-To keep every start fast, arguments are parsed without argparse, and if the filter is in the cache, nothing that parses or
+To keep every start fast, if the filter is in the cache, nothing that parses or
 compiles policies is imported.
 """
 
@@ -10,7 +10,7 @@ import os
 import sys
 
 from callfence.enforcing import filters
-from callfence.start import __version__
+from callfence.enforcing.options import CHOICES, help_text, parse, parser as parser
 from enforcer import confinement, execution, kernel, launch
 from enforcer.arming.seized import HINT
 from enforcer.bpf import Filter, notifying_filter
@@ -23,7 +23,6 @@ from tracer.errors import CallfenceError
 from tracer.linux import privilege_lost
 
 if TYPE_CHECKING:
-    from argparse import ArgumentParser
     from collections.abc import Sequence
     from typing import NoReturn
 
@@ -36,130 +35,14 @@ if TYPE_CHECKING:
     from enforcer.reporting.audit import Source
     from enforcer.reporting.events import Log
 
-DESCRIPTION = """\
-Run PROGRAM confined by its policy: PROGRAM keeps its pid, terminal and exit status, and can make only the system calls
-that the policy allows.  Everything that it starts is confined as well.  A denied call is explained on standard error,
-with the command that would allow it; then the call fails or the process is killed, as the policy says."""
-
-EPILOG = """\
-Exit status: the program's own; 125 if it could not be confined, or if --audit lost a report before the program exited;
-126 if it cannot be executed, 127 if it was not found.
-`learn PROGRAM` writes a policy."""
-
-OPTIONS = (
-    (
-        ("-p", "--policy"),
-        "FILE",
-        "the policy; default: NAME.policy in the current folder, NAME being the program's name.  "
-        "If given more than once, every policy has to allow a call",
-    ),
-    (
-        ("--arm",),
-        "now|exec|entry",
-        "when the filter takes effect, instead of the policy's `arm`: `now`, before the execve, which the policy must then "
-        "allow (needs no ptrace); `exec`, with PROGRAM's first instruction; `entry`, at its entry point, after its loader",
-    ),
-    (("--compiled",), "FILE", "use the filter in FILE, which `callfence compile -o FILE` wrote, instead of the cache"),
-    (("--no-cache",), "", "compile the policy, without reading or writing the cache: takes about 0.3 s more"),
-    (
-        ("--log",),
-        "FILE",
-        "instead of explaining violations on standard error, write records of the start, of violations, also those of files "
-        "and ports, and of the end to FILE, one JSON object a line.  FILE: a file, to which they are appended, a FIFO or a "
-        "socket; `unix:PATH` or `unix:@NAME`, a socket; `fd:N`, an open descriptor; `-`, standard output; `journal`, systemd's",
-    ),
-    (
-        ("--ask",),
-        "[unix:PATH]",
-        "ask on the terminal, while it waits, whether a call or a host that a policy denies may be allowed: once, until "
-        "PROGRAM ends, or always; with =unix:PATH, ask the program that listens on that socket (docs/asking.md)",
-    ),
-    (("--ask-timeout",), "SECONDS", "how long a question may wait; then the answer is no (default: 60)"),
-    (
-        ("--within",),
-        "BASE",
-        "with --ask: `always` writes only what the policy BASE grants as well; a program can answer `always` only with it",
-    ),
-    (("--no-evidence",), "", "do not report what pointers point to: file names, addresses of sockets, commands"),
-    (("--audit",), "", "only report violations, including those of files and ports: allow everything, enforce nothing"),
-    (
-        ("--explain",),
-        "",
-        "also report denied files and ports on standard error, with the line that would grant each; every call that opens, "
-        "creates or executes a file, connects or binds then takes some 50 microseconds more, and a start 0.1 s.  With --log: "
-        "find the call and its process, even where the kernel's audit has these denials",
-    ),
-    (("--no-explain",), "", "with --log or --audit: report no files and ports, so that these calls take no longer"),
-    (("--best-effort",), "", "run PROGRAM even if this kernel cannot enforce all of the policy's lines about files and ports"),
-    (
-        ("--quiet-kernel",),
-        "",
-        "report nothing and start no helper process: the kernel alone answers; implied if the policy lets PROGRAM have a "
-        "seccomp listener of its own (seccomp_unotify(2)), since the kernel permits only one",
-    ),
-    (("--die-with-parent",), "", "kill PROGRAM when the process that started enforce ends"),
-    (("--close-fds",), "", "close all descriptors but 0, 1 and 2"),
-    (("--keep-fd",), "N", "with --close-fds: do not close descriptor N; repeatable"),
-    (("--drop-caps",), "", "drop all capabilities, for good"),
-    (
-        ("--scope",),
-        "signals|sockets|both|none",
-        "instead of the policy's `scope`: `signals`: PROGRAM can signal only processes that it started, and cannot inspect "
-        "others through /proc/PID/exe and the like (Linux 6.12); `sockets`: it can connect only to abstract unix sockets of "
-        "processes that it started; `both`; `none`: no such limit",
-    ),
-)
-"""Names, value and help of each option.  A value with `|` lists the words of which the option takes one."""
-
-COMMON = (
-    "--policy", "--log", "--ask", "--audit", "--explain", "--best-effort", "--quiet-kernel", "--scope", "--close-fds",
-    "--drop-caps",
-)  # fmt: skip
-"""The options that --help shows."""
-
-_VALUED = {name: names[-1] for names, value, _ in OPTIONS if value and value[0] != "[" for name in names}
-_OPTIONAL = tuple(names[-1] for names, value, _ in OPTIONS if value[:1] == "[")
-"""The options whose value may be left out."""
-_FLAGS = (*(names[-1] for names, value, _ in OPTIONS if not value), *_OPTIONAL)
 _CONFINEMENT = (
     "--policy", "--compiled", "--no-cache", "--arm", "--log", "--no-evidence", "--audit", "--quiet-kernel", "--best-effort",
     "--explain", "--no-explain", "--scope", "--ask", "--ask-timeout", "--within",
 )
 """The options that select what is confined and reported; all others are those of `confinement.Surroundings`."""
-_CHOICES = {names[-1]: value.split("|") for names, value, _ in OPTIONS if "|" in value}
 _LISTEN = linux.calls("listen")
 _PORTS_SINCE = 4
 """The version of Landlock's ABI that has TCP ports (Linux 6.7)."""
-
-
-def parser() -> ArgumentParser:
-    """Return the parser for --help, completions and manual pages; starting a program does not use it."""
-    import argparse
-
-    from callfence.shared.options import add_helps
-
-    parser = argparse.ArgumentParser(
-        prog="enforce",
-        usage="enforce [OPTION ...] [--] PROGRAM [ARGUMENT ...]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        add_help=False,
-    )
-    add_helps(parser, COMMON)
-    for names, value, text in OPTIONS:
-        if "|" in value:
-            parser.add_argument(*names, choices=value.split("|"), help=text)
-        elif value[:1] == "[":
-            parser.add_argument(*names, nargs="?", metavar=value.strip("[]"), help=text)
-        elif value:
-            parser.add_argument(*names, metavar=value, help=text)
-        else:
-            parser.add_argument(*names, action="store_true", help=text)
-    parser.add_argument("-V", "--version", action="version", version=f"enforce {__version__}")
-    parser.add_argument("command", metavar="PROGRAM", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -167,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     printed: 125 if the program could not be confined, 126 if it cannot be executed, 127 if it was not found."""
     execution.forget_interrupt_handler()
     arguments = sys.argv[1:] if arguments is None else arguments
-    if text := _help(arguments):
+    if text := help_text(arguments):
         try:
             os.write(1, text.encode())
         except OSError as error:
@@ -175,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             return FAILED
         return 0
     environment = execution.initial_environment()
-    stderr = 2 if _is_open(2) else -1
+    stderr = 2 if execution.is_open(2) else -1
     try:
         Start(*parse(arguments), environment, stderr).run()
     except CallfenceError as error:
@@ -302,7 +185,7 @@ class Start:
 
     def _arm(self, policies: Sequence[Compiled]) -> str:
         """Return when the filters take effect: the value of --arm, or else the earliest `arm` of the policies."""
-        return self._value("--arm") or min((policy.arm for policy in policies), key=_CHOICES["--arm"].index)
+        return self._value("--arm") or min((policy.arm for policy in policies), key=CHOICES["--arm"].index)
 
     def _without_reports(self, problem: str) -> list[Compiled]:
         """Warn that `problem` prevents reports, switch to --quiet-kernel, and return the filters for that.  Raises EnforceError
@@ -502,77 +385,6 @@ class Start:
         _say(f"enforce: {text}", self.stderr)
         if self.log:
             self.log.notes.append(("warning", text))
-
-
-def _help(arguments: Sequence[str]) -> str:
-    """Return the text of --help, --help-all or --version if that is the first argument; else ""."""
-    first = arguments[0] if arguments else ""
-    if first in ("-h", "--help"):
-        from callfence.shared.options import short_help
-
-        return short_help(parser(), (*COMMON, "--help-all"))
-    if first == "--help-all":
-        return parser().format_help()
-    return f"enforce {__version__}\n" if first in ("-V", "--version") else ""
-
-
-def parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the values of each option, and the program with its arguments.  Raises EnforceError with a remedy."""
-    options: dict[str, list[str]] = {}
-    rest = list(arguments)
-    while rest and rest[0].startswith("-") and rest[0] != "-":
-        option = rest.pop(0)
-        if option == "--":
-            break
-        name, separator, value = option.partition("=")
-        if option.startswith("-p") and len(option) > 2:
-            name, separator, value = "-p", "=", option[2:]
-        if name in _VALUED:
-            if not separator and not rest:
-                raise EnforceError(f"{name} needs a value; `enforce --help-all` describes it")
-            options.setdefault(_VALUED[name], []).append(value if separator else rest.pop(0))
-        elif separator and name in _OPTIONAL:
-            options.setdefault(name, []).append(value)
-        elif option in _FLAGS:
-            options.setdefault(option, []).append("")
-        else:
-            from policygen.errors import did_you_mean
-
-            hint = did_you_mean(name, [*_VALUED, *_FLAGS])
-            hint = hint or (
-                "write options of the program after its name" if rest else "`enforce --help-all` lists the options"
-            )
-            raise EnforceError(f"unknown option {option}: {hint}")
-    if not rest:
-        if any(name.isdecimal() for name in options.get("--policy", ())):
-            raise EnforceError(
-                "no program given: -p names a policy, not a process, and a running process cannot be confined; "
-                "`learn --pid PID` records one"
-            )
-        raise EnforceError("no program given: write enforce [OPTION ...] PROGRAM [ARGUMENT ...]; `enforce --help` says more")
-    for option, words in _CHOICES.items():
-        for word in options.get(option, ()):
-            if word not in words:
-                raise EnforceError(f"{option} {word}: the value must be {', '.join(words[:-1])} or {words[-1]}")
-    for other in ("--ask-timeout", "--within"):
-        if other in options and "--ask" not in options:
-            raise EnforceError(f"{other} requires --ask")
-    if "--ask" in options and "--audit" in options:
-        raise EnforceError("--audit denies nothing that --ask could ask about: give one of the two")
-    for other in ("--audit", "--log", "--explain", "--ask"):
-        if other in options and "--quiet-kernel" in options:
-            raise EnforceError(f"{other} needs the helper process, and --quiet-kernel starts none: give one of the two")
-    if "--compiled" in options and len(options.get("--policy", ())) > 1:
-        raise EnforceError("--compiled is the filter of one policy: give one -p, or none")
-    return options, rest
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 def _say(text: str, stderr: int) -> None:

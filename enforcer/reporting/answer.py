@@ -253,8 +253,10 @@ class Answers:
 
     def _decided(self, rule: Rule, answer: str, who: str, calls: int) -> None:
         """Have an answer take effect for further calls, and write its record."""
+        from enforcer.reporting.asker import LASTING
+
         try:
-            if answer in ("run", "always"):
+            if answer in LASTING:
                 self._load()[0].grant(rule)
                 for file, line in rule:
                     if self._reporter.hosts:

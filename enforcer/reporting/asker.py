@@ -25,8 +25,9 @@ ONCE, RUN, ALWAYS, NO, KILL = "once", "run", "always", "no", "kill"
 """The answers: the calls that wait now may run; the rule holds until the program ends; it was also written to the policy; the
 calls are denied, and the rule is not asked about again; their processes are killed."""
 ANSWERS = (ONCE, RUN, ALWAYS, NO, KILL)
-GRANTING = (ONCE, RUN, ALWAYS)
-_REMEMBERED = (RUN, ALWAYS, NO)
+LASTING = (RUN, ALWAYS)
+GRANTING = (ONCE, *LASTING)
+_REMEMBERED = (*LASTING, NO)
 _MOST = 1000
 """The most questions of one start; the answer to further ones is no."""
 _LONGEST = 1 << 16

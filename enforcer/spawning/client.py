@@ -34,7 +34,7 @@ def become(socket: str, words: Sequence[bytes], environment: list[bytes]) -> NoR
     """Become the program of an `enforce` command line, given as its words without the command's name.
 
     Raises CallfenceError or OSError if the program was not run.  This process may be traced and confined then: end it."""
-    has_stderr = _is_open(2)  # before another descriptor has that number
+    has_stderr = execution.is_open(2)  # before another descriptor has that number
     connection = connected(socket)
     own = [os.open(".", _O_PATH), *([2] if has_stderr else [])]
     send(connection, protocol.encoded(words, environment), own)
@@ -135,7 +135,7 @@ def main() -> int:
     words = sys.argv[1:]
     socket = words[1] if len(words) > 1 and words[0] == "-s" else default_socket()
     words = words[2:] if len(words) > 1 and words[0] == "-s" else words
-    stderr = 2 if _is_open(2) else -1
+    stderr = 2 if execution.is_open(2) else -1
     try:
         become(socket, [os.fsencode(word) for word in words], execution.initial_environment())
     except CallfenceError as error:
@@ -145,14 +145,6 @@ def main() -> int:
     if stderr >= 0:
         os.write(stderr, f"callfence-run: {text}\n".encode(errors="surrogateescape"))
     return status
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -125,9 +125,9 @@ def harmful(home: Path, outside: str, victim: int) -> list[Harm]:
         Harm(f"strace -f -o stolen -p {victim} & sleep 1; kill $!; grep -q . stolen && echo SECRET > stolen", leaked),
         Harm(f"dd if=/proc/{victim}/environ of=stolen 2>/dev/null", leaked),
         Harm("unshare -Ur sh -c 'mount -t tmpfs none /mnt && touch /mnt/x && echo SECRET > stolen'", leaked),
-        Harm(f"rm -rf {home}/work", f"! test -e {home}/work/thesis"),
-        Harm(f": > {home}/work/thesis", f"! test -s {home}/work/thesis"),
-        Harm(f"chmod 777 {home}/work/thesis", f"test $(stat -c %a {home}/work/thesis) = 777"),
+        Harm(f"rm -rf {home}/papers", f"! test -e {home}/papers/thesis"),
+        Harm(f": > {home}/papers/thesis", f"! test -s {home}/papers/thesis"),
+        Harm(f"chmod 777 {home}/papers/thesis", f"test $(stat -c %a {home}/papers/thesis) = 777"),
     ]
 
 
@@ -144,7 +144,7 @@ class Place:
         """Make everything as it was at the start."""
         self.close()
         shutil.rmtree(self.home, ignore_errors=True)
-        secrets = {".ssh/id_ed25519": "SECRET", ".aws/credentials": "SECRET", ".bashrc": "true", "work/thesis": "words"}
+        secrets = {".ssh/id_ed25519": "SECRET", ".aws/credentials": "SECRET", ".bashrc": "true", "papers/thesis": "words"}
         for name, text in secrets.items():
             path = self.home / name
             path.parent.mkdir(parents=True, exist_ok=True)
