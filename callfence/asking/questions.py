@@ -33,7 +33,7 @@ class Line:
     file: str
     line: str
     risk: Mapping[str, str] | None
-    """What lint says of the line: `level`, `rule`, `grants`; None if nothing."""
+    """What lint says of the lines that this policy lacks: `level`, `rule`, `grants` of the worst; None if nothing."""
 
 
 @frozen
@@ -78,8 +78,8 @@ class Given:
 def parsed(message: bytes, allowed: Sequence[str]) -> Question:
     """Return the question in a message of the helper; `allowed` are the answers that can be given here."""
     fields = json.loads(message)
-    risks = {each["line"]: each["risk"] for each in fields["record"]["allow"]}
-    lines = tuple(Line(each["file"], each["line"], risks.get(each["line"])) for each in fields["rule"])
+    risks = {each["file"]: each["risk"] for each in fields["record"]["allow"]}  # of all lines that a policy lacks, together
+    lines = tuple(Line(each["file"], each["line"], risks.get(each["file"])) for each in fields["rule"])
     answers = [answer for answer in allowed if fields["holds"] or answer in (ALWAYS, NO)]
     return Question(fields["id"], lines, fields["holds"], fields["record"], tuple(answers))
 
