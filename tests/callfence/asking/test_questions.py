@@ -14,7 +14,8 @@ RISK = {"level": "danger", "rule": "ssh-keys", "grants": "can reach the keys of 
 
 def test_the_risk_of_several_lines_is_that_of_each() -> None:
     """A call that needs two files: the advice has both lines in one text."""
-    allow = [{"file": "a", "line": "path /x: read\npath $HOME/.ssh: read", "risk": RISK}, {"file": "b", "line": "z", "risk": None}]
+    both = "path /x: read\npath $HOME/.ssh: read"
+    allow = [{"file": "a", "line": both, "risk": RISK}, {"file": "b", "line": "z", "risk": None}]
     rule = [{"file": "a", "line": "path /x: read"}, {"file": "a", "line": "path $HOME/.ssh: read"}, {"file": "b", "line": "z"}]
     message = json.dumps({"id": 1, "rule": rule, "holds": False, "record": {"allow": allow}}).encode()
     question = parsed(message, ("once", "always", "no"))
@@ -22,7 +23,9 @@ def test_the_risk_of_several_lines_is_that_of_each() -> None:
     assert question.answers == ("always", "no")
 
 
-@pytest.mark.parametrize("line", [b"", b"[]", b"{}", b'{"id": 1}', b'{"id": 1, "answer": "yes"}', b'{"id": 1, "answer": ["no"]}'])
+@pytest.mark.parametrize(
+    "line", [b"", b"[]", b"{}", b'{"id": 1}', b'{"id": 1, "answer": "yes"}', b'{"id": 1, "answer": ["no"]}']
+)
 def test_what_is_no_answer_is_an_error(line: bytes) -> None:
     with pytest.raises(UserError):
         answer_of(line)
