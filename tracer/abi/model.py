@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from tracer.machine import MACHINE
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ _BY_AUDIT = {audit: arch for arch, audit in _AUDIT.items()}
 
 X32_BIT = 0x40000000
 """Set in the number of an x32 call, which arrives with the arch of x86_64 (asm/unistd.h)."""
+
+
+NATIVE = Arch.from_audit(MACHINE.native.audit) or Arch.X86_64
+"""The architecture of this machine's programs; x86_64 on machines where nothing can be learned or enforced."""
+COMPAT = Arch.from_audit(MACHINE.compat.audit) or Arch.I386
+"""That of the 32-bit programs which can run beside them."""
 
 
 class Kind(StrEnum):
