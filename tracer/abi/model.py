@@ -5,7 +5,6 @@ Values only.  The tables that fill them are data files beside this one, read by 
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -56,18 +55,13 @@ class Arch(StrEnum):
 _AUDIT = {Arch.X86_64: 0xC000003E, Arch.I386: 0x40000003, Arch.AARCH64: 0xC00000B7, Arch.ARM: 0x40000028}
 _BY_AUDIT = {audit: arch for arch, audit in _AUDIT.items()}
 
-NATIVE, COMPAT = (Arch.AARCH64, Arch.ARM) if os.uname().machine.startswith(("aarch64", "arm")) else (Arch.X86_64, Arch.I386)
-"""The architectures whose programs run on this machine: its own, and that of its 32-bit programs.  (setarch(8) makes uname(2) say
-armv8l and i686.)"""
-
 X32_BIT = 0x40000000
 """Set in the number of an x32 call, which arrives with the arch of x86_64 (asm/unistd.h)."""
 
 
-NATIVE = Arch.from_audit(MACHINE.native.audit) or Arch.X86_64
-"""The architecture of this machine's programs; x86_64 on machines where nothing can be learned or enforced."""
-COMPAT = Arch.from_audit(MACHINE.compat.audit) or Arch.I386
-"""That of the 32-bit programs which can run beside them."""
+NATIVE, COMPAT = _BY_AUDIT[MACHINE.native.audit], _BY_AUDIT[MACHINE.compat.audit]
+"""The architectures whose programs run on this machine: its own, and that of its 32-bit programs; x86_64 and i386 where nothing
+can be learned or enforced."""
 
 
 class Kind(StrEnum):
