@@ -14,9 +14,9 @@ SHARED = {
     "tracer.TYPE_CHECKING", "tracer.errors", "tracer.linux", "tracer.machine", "tracer.named", "tracer.pids", "tracer.proc",
     "tracer.stops", "tracer.running.child", "tracer.abi", "tracer.unwind",
 }  # fmt: skip
-"""What every package may import: the kinds of errors, the kernel's numbers, what differs between machines, named tuples, the calls that name a process,
-what /proc says and what a wait status says (no imports of their own but these), the one fork, the ABI's tables, and who made a
-call."""
+"""What every package may import: the kinds of errors, the kernel's numbers, what differs between machines, named tuples, the
+calls that name a process, what /proc says and what a wait status says (no imports of their own but these), the one fork, the
+ABI's tables, and who made a call."""
 MAY_IMPORT = {
     **dict.fromkeys(SHARED, SHARED),
     "tracer": {"tracer", *SHARED},

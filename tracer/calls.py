@@ -71,8 +71,8 @@ class Calls:
         self.always: set[int] = set()
         """Numbers of the native calls that must stop each time."""
         self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
-        """By number of a native call: a function that takes an executable and returns the values of the first argument (64 bits)
-        with which recorded calls need not stop, or None if no value needs a stop."""
+        """By number of a native call: a function that takes an executable and returns the values of the first argument (64
+        bits) with which recorded calls need not stop, or None if no value needs a stop."""
         self.zeros: dict[int, int] = {}
         """By number of a native call: the index of an argument; recorded calls need not stop if its register is 0."""
         self.exits: dict[tuple[int, int], ExitHandler] = {}

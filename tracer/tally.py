@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tracer import kernel
-from tracer.abi import Arch, Event, Kind, table
+from tracer.abi import NATIVE, Event, Kind, table
 from tracer.kernel import event_of
 from tracer.machine import MACHINE
 from tracer.proc import proc
@@ -167,7 +167,7 @@ class Tally:
         meaning, so bits of addresses are left out."""
         number = key & 0xFFFFFFFF
         mask = self._recorder.hot_mask(_NATIVE, number)
-        calls = table(Arch.X86_64)
+        calls = table(NATIVE)
         if number in calls.by_number:
             registers = [key >> 64 * (index + 1) & _REGISTER for index in range(6)]
             for index, argument in enumerate(calls.arguments(number, registers)):

@@ -21,6 +21,7 @@ from callfence.asking.questions import Given, Question, parsed
 from enforcer import helper, kernel
 from enforcer.reporting.asker import ALWAYS, ANSWERS, NO
 from policygen.language.document import PolicyError, parse
+from tracer.abi import NATIVE
 from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _work(
 
 def _rehearse() -> None:
     """Do once what imports modules when it is first done."""
-    text = "callfence 1\narch x86_64\nread: fd == 0\npath /a: read\n"
+    text = f"callfence 1\narch {NATIVE}\nread: fd == 0\npath /a: read\n"
     document = parse(text)
     for line in ("read: fd == 1", "path /b: read", "tcp connect a.example: 443", "tcp connect: 1", "unix connect /a"):
         with suppress(CallfenceError):

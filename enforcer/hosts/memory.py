@@ -31,7 +31,7 @@ class Message(NamedTuple):
     at: int
     """The address of the struct."""
     word: int
-    """Bytes of an address: 8, or 4 in an i386 call."""
+    """Bytes of an address: 8, or 4 in a call of a 32-bit program."""
 
     @property
     def length(self) -> int:

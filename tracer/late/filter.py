@@ -67,7 +67,7 @@ _HEAD: Final = ((_LOAD, 0, 0, _ARCH), (_JEQ, 1, 0, NATIVE.audit), (_RET, 0, 0, R
 
 
 class Key(NamedTuple):
-    """A set of the native architecture calls: those whose number and registers, as one integer (`tally.Recorder`: `raw`), equal `value` in the
+    """A set of native calls: those whose number and registers, as one integer (`tally.Recorder`: `raw`), equal `value` in the
     bits of `mask`."""
 
     mask: int
