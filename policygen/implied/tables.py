@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from policygen.holds import holds
 from policygen.language.document import parse
 from policygen.language.operands import operands
-from policygen.model import Always, Entry
+from policygen.model import IMPLIED, Always, Entry
 from tracer.abi import Arch, table
 from tracer.abi.constants import table_text
 from tracer.named import NamedTuple
@@ -123,6 +123,15 @@ def rows(version: int, arch: Arch) -> tuple[Row, ...]:
         if number is not None:
             result.append(Row(names, arch, number, cell, why))
     return tuple(result)
+
+
+def parse_all(arch: Arch) -> None:
+    """Parse the entries of all tables for an architecture, so that later uses find them parsed."""
+    cells = [capability.cell for capability in capabilities(arch)]
+    cells += [row.cell for version in IMPLIED for row in rows(version, arch)]
+    cells += [cell for group in unavailable_cells(arch).values() for cell in group]
+    for cell in cells:
+        stated_entry(arch, cell)
 
 
 def unavailable(event: Event) -> int:
