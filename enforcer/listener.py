@@ -15,6 +15,8 @@ from tracer.proc import fields_of, handles, owner
 if TYPE_CHECKING:
     from typing import Any
 
+    from tracer.abi import Event
+
 # SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
 RECEIVE, SEND, ID_VALID, ADDFD, SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103, 0x40082104
 _SYNC_WAKE_UP = 1  # SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
@@ -81,6 +83,13 @@ class Request:
         """What `finish` was called with, for a call whose task is stopped."""
         self.runs = False
         """Whether `let_run` was called for such a call."""
+
+    def event(self) -> Event:
+        """Return the call as an event."""
+        from tracer.abi import Event  # not at each start
+
+        call = self.call
+        return Event(call.arch, call.number, tuple(call.arguments), call.ip, call.task)
 
     def kept(self, *, stopped: bool = False) -> Request:
         """Return the request with a copy of its call, for the next call overwrites that.  `stopped`: it needs no answer."""

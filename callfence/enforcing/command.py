@@ -317,14 +317,6 @@ class Start:
             "folder": proc.folder_of(process) or None,
         }
 
-    def _noted(self, policies: Sequence[Compiled]) -> bytes:
-        """Return the note of the files that the helper imports."""
-        if "--ask" in self.options:  # the helper judges ports that Landlock judges otherwise
-            from enforcer import later
-
-            return later.files(makes_calls=True)
-        return policies[0].later
-
     def _require_questions(self, policies: Sequence[Compiled]) -> None:
         """Raise EnforceError if somebody is to be asked about denied calls, and that is not possible here."""
         if "--ask" in self.options and self.is_quiet:
@@ -365,7 +357,7 @@ class Start:
             records=self.records,
             keeps_signals="signals" in scope,
             listens=listens,
-            later=self._noted(policies),
+            later=policies[0].later,
             asking=self._ask() if "--ask" in self.options else -1,
         )
 

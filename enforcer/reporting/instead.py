@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from enforcer import kernel
 from enforcer.waiting import WaitingTask
 from policygen.holds import holds
-from policygen.implied.tables import read_entries, unavailable
+from policygen.implied.tables import stated_entry, unavailable
 from tracer.abi import Arch, Event, Kind, table
 from tracer.proc import fields_of, kin_of, proc
 
@@ -220,9 +220,7 @@ def _is_below(process: int, caller: int) -> bool:
 
 @cache
 def _opens(arch: Arch, name: str) -> Expression:
-    entry = read_entries(arch, [f"{name}: {_OPENS}"])[0]
-    assert entry is not None
-    return entry[1].expression
+    return stated_entry(arch, f"{name}: {_OPENS}").expression
 
 
 def _is_in_own_user_namespace(task: int) -> bool:

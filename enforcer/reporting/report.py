@@ -42,15 +42,12 @@ _LOOKS = 32
 class Reports:
     """Reports each distinct violation once, and counts its repetitions."""
 
-    def __init__(self, reporter: Reporter, output: Output, program: int = 0) -> None:
-        """`program`: the id of the process whose exit status is that of `enforce`."""
+    def __init__(self, reporter: Reporter, output: Output, program: int = 0, judge: Judge | None = None) -> None:
+        """`program`: the id of the process whose exit status is that of `enforce`.  `judge`: what judges files and ports; None
+        if they are not judged."""
         self._reporter = reporter
         self._program = program
-        self._judge: Judge | None = None
-        if reporter.reach:
-            from enforcer.files.unreachable import Judge
-
-            self._judge = Judge(reporter.reach, program)
+        self._judge = judge
         self._output = output
         self.asker: Asker | None = None
         """What asks about files and ports that are not granted; None if nothing does."""
