@@ -53,7 +53,7 @@ LAYERS = {
         language
         sets
         implied
-        evaluate
+        equivalents evaluate
         files filter
         comparing lint
         learning
@@ -77,7 +77,7 @@ LAYERS = {
         enforcing
         companion
         learning
-        report shell
+        carrying report shell
         commands
         api cli spawner
         __main__ pytest_plugin

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import conditions, events, policies
 
 from policygen.comparing import Verdict, compare, reduce
+from policygen.equivalents.links import links, own_calls
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.filter.lift import lift
 from policygen.language.document import Document, PolicyError, parse
 from policygen.learning import portable as portable_module
-from policygen.learning.equivalents import links, own_calls
 from policygen.learning.extend import Options
 from policygen.learning.generalise import Widening
 from policygen.learning.generate import Generated, generate
