@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.shared.text import plural
-from policygen.equivalents.places import elsewhere
 from policygen.language.naming import format_call, format_expression
 from tracer.abi import table
 
@@ -41,8 +40,8 @@ def as_lines(place: str, done: Carried, gaps: Sequence[Gap]) -> Iterator[str]:
             yield f"needs no call there: {loss.name}: {loss.what}: {loss.why}"
     for phase, trigger in done.triggers:
         yield f"phase {phase}: begins after {trigger}, too"
-    for line, there in elsewhere(done.policy.files, source, target):
-        yield f"file of {source}: {line}: on {target} the program may need {there}"
+    for line, there, is_added in done.places:
+        yield f"added: {there}" if is_added else f"not added, because it permits changes: {there}, beside {line}"
     if not done.is_whole or missing:
         yield f"next: on {target}, let `learn -o {place}` run what needs the calls that were not carried"
 
@@ -60,7 +59,7 @@ def as_object(name: str, done: Carried, gaps: Sequence[Gap]) -> dict[str, Any]:
             for loss in done.losses
         ],
         "triggers": [{"phase": phase, "call": call} for phase, call in done.triggers],
-        "files": [{"line": line, "there": there} for line, there in elsewhere(done.policy.files, done.source, done.target)],
+        "files": [{"line": line, "there": there, "added": is_added} for line, there, is_added in done.places],
         "differences": [gap_object(gap) for gap in gaps],
     }
 

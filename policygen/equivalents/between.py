@@ -37,9 +37,9 @@ class Renumbering:
     """Value on the target -> the values on the source that have its name, for values that change; () if the source has another
     name for the number and none for what it means on the target.  Unsigned; all other values stay."""
     gone: frozenset[int] = frozenset()
-    """The values that mean something on the source, and nothing on the target."""
+    """The values that mean something on the source, and as numbers nothing on the target."""
     fresh: frozenset[int] = frozenset()
-    """The values that mean something on the target, and nothing on the source."""
+    """The values that mean something on the target, and as numbers nothing on the source."""
 
     def bits_there(self, pattern: int) -> int:
         """Return a pattern of bits of the source as one of the target."""
@@ -48,12 +48,9 @@ class Renumbering:
 
     def values_there(self, value: int) -> tuple[int, ...]:
         """Return the values on the target that mean what `value` (unsigned) means on the source."""
-        if value in self.gone:
-            return ()
-        if value not in {old for new, olds in self.values for old in (new, *olds)}:
-            return (value,)
-        stays = () if any(new == value for new, _ in self.values) else (value,)
-        return (*stays, *(new for new, olds in self.values if value in olds))
+        moved = tuple(new for new, olds in self.values if value in olds)
+        stays = value not in self.gone and all(new != value for new, _ in self.values)
+        return (value, *moved) if stays else moved
 
 
 @cache
@@ -70,9 +67,8 @@ def renumbering(source: Arch, target: Arch, ours: str, theirs: str, mask: int) -
     for family in (here, there):
         bits.append({name: value for name, value in family.names.items() if not family.mask(name) and value.bit_count() == 1})
         whole.append({name: value & mask for name, value in family.names.items() if family.mask(name) == ~0})
-    gone = {value for name, value in whole[0].items() if name not in whole[1]} - {*whole[1].values()}
-    fresh = {value for name, value in whole[1].items() if name not in whole[0]} - {*whole[0].values()}
-    return Renumbering(*_bits(*bits), _values(*whole), frozenset(gone), frozenset(fresh))
+    ours_, theirs_ = (frozenset(one.values()) for one in whole)
+    return Renumbering(*_bits(*bits), _values(*whole), ours_ - theirs_, theirs_ - ours_)
 
 
 def _bits(here: Mapping[str, int], there: Mapping[str, int]) -> tuple[tuple[tuple[int, int], ...], int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from policygen.equivalents.between import Node, hops, renumberings, unneeded
 from policygen.equivalents.effects import allowed, carried, image, meaningful
+from policygen.equivalents.places import with_places
 from policygen.equivalents.rewrite import rewritten
 from policygen.implied.resolve import resolved
 from policygen.language.naming import format_expression
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from policygen.equivalents.between import Hop
+    from policygen.equivalents.places import Place
     from policygen.model import Action, Expression
     from policygen.sets.join import Form
 
@@ -68,6 +70,8 @@ class Carried:
     losses: tuple[Loss, ...]
     triggers: tuple[tuple[str, str], ...]
     """Names of phases, each with a trigger that it has got."""
+    places: tuple[Place, ...]
+    """The lines about files that name something of the source alone."""
     origins: Mapping[int, tuple[tuple[int, Expression, Expression], ...]]
     """Number of a call of the target -> the calls of the source that led to it, each with its alternative there, and the one
     that this became."""
@@ -112,7 +116,9 @@ def carry(policy: Policy, source: Arch, target: Arch) -> Carried:
     for (_, before), (_, after) in zip(phase_policies(policy), phase_policies(whole), strict=False):
         _check(before, after, source, target)
     first = writers[0]
-    return Carried(whole, source, target, first.ways(), first.wider(), tuple(first.losses), triggers, first.origins())
+    files, places = with_places(whole.files, source, target)
+    whole = replace(whole, files=files)
+    return Carried(whole, source, target, first.ways(), first.wider(), tuple(first.losses), triggers, places, first.origins())
 
 
 def _triggers(names: Sequence[str], source: Arch, target: Arch) -> Iterator[str]:
@@ -216,14 +222,15 @@ class _Writer:
         for number in self._denied_elsewhere():
             old = section.get(number, Entry(Always(False)))
             section[number] = old if old.otherwise else replace(old, otherwise=self._policy.default)
-        return self._with(section)
+        return self._with(section, is_last=True)
 
-    def _with(self, section: Mapping[int, Entry]) -> Policy:
-        """Return the policy with these entries added to its section for the target."""
+    def _with(self, section: Mapping[int, Entry], *, is_last: bool = False) -> Policy:
+        """Return the policy with these entries added to its section for the target; what cannot be added is a loss."""
         before = self._policy.entries.get(self._target, {})
         whole = dict(before)
         for number, entry in section.items():
-            whole[number] = self._joined(number, before.get(number), entry)
+            origin = self._parts[number][0].origin[0] if is_last and number in self._parts else None
+            whole[number] = self._joined(number, before.get(number), entry, origin)
         return normal(replace(self._policy, entries={**self._policy.entries, self._target: whole}))
 
     def _joined(self, number: int, old: Entry | None, new: Entry, origin: int | None = None) -> Entry:

@@ -53,6 +53,8 @@ def _condition(pair: Pair, moves: Renumbering, condition: Condition) -> Expressi
     if condition.operator in (Operator.EQ, Operator.NE, Operator.ONE_OF):
         olds = [value & pair.ours.mask for value in condition.values or (condition.value,)]
         news = [new for old in olds for new in _values(moves, old)]
+        if condition.operator is Operator.NE:  # what the number itself does there is not known
+            news += olds if moves.gone.intersection(olds) else []
         values = tuple(sorted({_widened(pair, new) for new in news}))
         if condition.operator is Operator.NE:
             return And(tuple(Condition(pair.target, Operator.NE, value) for value in values))
