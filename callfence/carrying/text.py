@@ -34,7 +34,7 @@ def as_lines(place: str, done: Carried, gaps: Sequence[Gap]) -> Iterator[str]:
             what = f": {loss.what}" if loss.what else ""
             yield f"{'narrower' if loss.partly else 'not carried'}: {loss.name}{what}: {loss.why}"
     known = {loss.name for loss in _needed(done)}
-    yield from (f"not carried: {line}" for gap in missing if _name(gap) not in known for line in gap_lines([gap]))
+    yield from (f"not carried: {next(gap_lines([gap]))}" for gap in missing if _name(gap) not in known)
     for loss in done.losses:
         if not loss.needed:
             yield f"needs no call there: {loss.name}: {loss.what}: {loss.why}"
@@ -69,7 +69,8 @@ def gap_lines(gaps: Sequence[Gap]) -> Iterator[str]:
     for gap in gaps:
         phase = f", in phase {gap.phase}" if gap.phase else ""
         rules = " || ".join(_rules(gap)) or "some calls"
-        yield f"{gap.arch} allows {_name(gap)}: {rules}, {gap.other} nothing that does this{phase}: {format_call(gap.example)}"
+        yield f"{gap.arch} allows {_name(gap)}: {rules}{phase}; {gap.other} allows nothing that does this"
+        yield f"  for example {format_call(gap.example)}"
 
 
 def gap_object(gap: Gap) -> dict[str, Any]:

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 from policygen.implied.resolve import resolved
 from policygen.implied.tables import unavailable_entries
 from policygen.language.document import parse_file
+from policygen.language.naming import format_expression
 from policygen.learning.extend import sort_out
 from policygen.learning.generalise import literal
+from policygen.learning.rule import Rule, expression
 from policygen.recording import recording_file
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from policygen.model import Policy
 
 HERE = Path(__file__).resolve().parent
@@ -62,7 +62,7 @@ PROGRAMS = {
     "dash": ["dash", "-c", "cat data | sort | head -1; (cd tree && pwd); test -r data && echo yes > out"],
     "bash": ["bash", "-c", "cat data | sort | head -1; for f in *; do echo $f; done; x=$(cat data); echo $x > out"],
     "make": ["make"],
-    "git": ["sh", "-c", "git init -q . && git add data && git -c user.name=a -c user.email=b commit -qm x && git log -1 --stat"],
+    "git": ["sh", "-c", "git init -q . && git add data && git -c user.name=a -c user.email=b commit -qm x && git log -1"],
     "gcc": ["gcc", "-w", "-o", "made", str(HERE / "carrying.c")],
     "python": [PYTHON, "-c", "import json, os; print(json.dumps(sorted(os.listdir('.'))))"],
     "python threads": [PYTHON, "-c", "import threading as t; x = t.Thread(target=print); x.start(); x.join()"],
@@ -142,7 +142,8 @@ def compare(folder: Path, arch: Arch) -> None:
         log, policy = folder / f"{stem}.log", folder / f"{stem}.policy"
         if not (log.exists() and policy.exists()):
             continue
-        made = run([str(BIN / "callfence"), "import", "--from", "strace", "--arch", arch, "-o", f"{stem}.rec", log.name], str(folder))
+        words = ["import", "--from", "strace", "--arch", arch, "-o", f"{stem}.rec", log.name]
+        made = run([str(BIN / "callfence"), *words], str(folder))
         if made.returncode:
             print(f"{name}: {made.stderr}", file=sys.stderr)
             continue
@@ -170,12 +171,9 @@ def judged(policy: Policy, recording: Path, arch: Arch) -> tuple[int, list[tuple
     return len(observations), denied
 
 
-def shown(number: int, rule: object, arch: Arch) -> str:
-    from policygen.learning.rule import expression
-    from policygen.language.naming import format_expression
-
+def shown(number: int, rule: Rule, arch: Arch) -> str:
     call = table(arch).by_number[number]
-    return f"{call.name}: {format_expression(arch, number, expression(rule, call.arguments))}"  # type: ignore[arg-type]
+    return f"{call.name}: {format_expression(arch, number, expression(rule, call.arguments))}"
 
 
 if __name__ == "__main__":
