@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from callfence.carrying.comments import with_comments
 from callfence.carrying.text import as_lines, as_object, gap_lines, gap_object
 from callfence.shared.files import locked, put
-from callfence.shared.inputs import document, print_lines, run_command
+from callfence.shared.inputs import content, document, print_lines, run_command
 from callfence.shared.options import Parser
 from policygen.equivalents.carry import carry
 from policygen.equivalents.compare import gaps, pairs
@@ -78,7 +78,10 @@ def _carry(options: argparse.Namespace) -> int:
     if options.output is not None:
         place = None if options.output == "-" else options.output
     with nullcontext() if name == "-" else locked(Path(name)):
-        before = document(name)
+        data = content(name)
+        if place == name and data.lstrip()[:1] == b"{":
+            raise UserError(f"{name} is a container profile, not a policy: write the policy to another file, by -o OUT")
+        before = document(name, data)
         source = _source(options, before.policy)
         if target in before.policy.entries and not options.update:
             raise UserError(

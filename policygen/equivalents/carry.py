@@ -13,10 +13,10 @@ from policygen.equivalents.effects import allowed, carried, image, meaningful
 from policygen.equivalents.places import with_places
 from policygen.equivalents.rewrite import rewritten
 from policygen.implied.resolve import resolved
-from policygen.language.naming import format_expression
+from policygen.language.naming import format_action, format_expression
 from policygen.language.normal import normal, normal_entry, normal_expression
 from policygen.model import ALLOW, Always, And, Condition, Entry, Operator, Or, Policy, alternatives
-from policygen.phases import in_each, phase_policies
+from policygen.phases import as_in, in_each, phase_policies
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
 from policygen.sets.express import express, minimise, negated
@@ -113,8 +113,8 @@ def carry(policy: Policy, source: Arch, target: Arch) -> Carried:
         for phase in policy.phases
     ]
     whole = normal(in_each(extended, policy, phases=phases))
-    for (_, before), (_, after) in zip(phase_policies(policy), phase_policies(whole), strict=False):
-        _check(before, after, source, target)
+    for name, before in phase_policies(policy):
+        _check(before, as_in(whole, name), source, target)
     first = writers[0]
     files, places = with_places(whole.files, source, target)
     whole = replace(whole, files=files)
@@ -259,6 +259,8 @@ class _Writer:
             except JoinError:  # two actions that both allow, or both deny, the call
                 self._answers(number, entry)
                 continue
+            if form.action is None:
+                self._note_answer(number, entry)
             for part in alternatives(form.allowed):
                 where = region.to_bdd(self._sets, part, table(self._source).by_number[number].arguments)
                 assert form.action is not None
@@ -292,8 +294,13 @@ class _Writer:
                     self._target, hop.target.number, replace(entry, expression=expression)
                 )
                 return
-        if entry.action.allows:
-            self.losses.append(Loss(self._name(number), "", "its entry has two actions that allow it"))
+        self._note_answer(number, entry)
+
+    def _note_answer(self, number: int, entry: Entry) -> None:
+        """Note that the answer of an entry, another than the default, is lost with its call."""
+        if self._name(number) not in table(self._target).by_name and entry.action not in (ALLOW, self._policy.default):
+            why = f"{self._target} has no {self._name(number)}: the answer has to be written for what does this there"
+            self.losses.append(Loss(self._name(number), format_action(entry.action), why))
 
     def _after(self, part: _Part, hop: Hop) -> _Part | None:
         """Return what a link makes of a part; None if it carries nothing."""

@@ -1,8 +1,8 @@
 """Measures carried policies: which calls that programs make on another architecture would the carried section deny.
 
-    carrying.py learn FOLDER ARCH      here: learns each program into FOLDER, and carries its policy to ARCH
-    carrying.py trace FOLDER           on a machine of ARCH: logs the calls of each program into FOLDER, with strace
-    carrying.py compare FOLDER ARCH    here: prints what the carried sections deny of the logged calls, and what policies do
+    measure.py learn FOLDER ARCH      here: learns each program into FOLDER, and carries its policy to ARCH
+    measure.py trace FOLDER [NAME ...] on a machine of ARCH: logs the calls of each program into FOLDER, with strace
+    measure.py compare FOLDER ARCH    here: prints what the carried sections deny of the logged calls, and what policies do
                                        that are made of the logs themselves
 
 The programs are those of PROGRAMS; a program that a machine lacks is left out.
@@ -63,7 +63,7 @@ PROGRAMS = {
     "bash": ["bash", "-c", "cat data | sort | head -1; for f in *; do echo $f; done; x=$(cat data); echo $x > out"],
     "make": ["make"],
     "git": ["sh", "-c", "git init -q . && git add data && git -c user.name=a -c user.email=b commit -qm x && git log -1"],
-    "gcc": ["gcc", "-w", "-o", "made", str(HERE / "carrying.c")],
+    "gcc": ["gcc", "-w", "-o", "made", str(HERE / "libc.c")],
     "python": [PYTHON, "-c", "import json, os; print(json.dumps(sorted(os.listdir('.'))))"],
     "python threads": [PYTHON, "-c", "import threading as t; x = t.Thread(target=print); x.start(); x.join()"],
     "python subprocess": [PYTHON, "-c", "import subprocess as s; print(s.run(['cat', 'data'], capture_output=True).stdout)"],
@@ -94,24 +94,27 @@ BUILDS = {
 }  # fmt: skip
 
 
-def main(what: str, folder: Path, arch: str = "") -> None:
+def main(what: str, folder: Path, *words: str) -> None:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if what == "compare":
-        compare(folder, Arch(arch))
+        compare(folder, Arch(words[0]))
         return
     for name, command in PROGRAMS.items():
+        if what == "trace" and words and name not in words:
+            continue
         stem = name.replace(" ", "-")
         with tempfile.TemporaryDirectory() as work:
             if not prepared(Path(work), command[0]):
                 continue
             if what == "trace":
                 inject = "inject=clone3,openat2,io_uring_setup:error=ENOSYS"
-                run(["strace", "-f", "-o", str(folder / f"{stem}.log"), "-e", inject, *command], work)
+                done = run(["strace", "-f", "-o", str(folder / f"{stem}.log"), "-e", inject, *command], work)
+                print(f"{name}: {done.returncode}", flush=True)
                 continue
             policy = folder / f"{stem}.policy"
             run([str(BIN / "learn"), "-q", "-o", str(policy), "--", *command], work)
-            done = run([str(BIN / "callfence"), "carry", str(policy), "--to", arch], work)
+            done = run([str(BIN / "callfence"), "carry", str(policy), "--to", words[0]], work)
             (folder / f"{stem}.said").write_text(done.stdout + done.stderr)
 
 
@@ -123,18 +126,20 @@ def prepared(work: Path, program: str) -> bool:
         return shutil.which(program) is not None
     if shutil.which(build[0]) is None:
         return False
-    made = [*build, "-o", program, str(HERE / "carrying.c")]
+    made = [*build, "-o", program, str(HERE / "libc.c")]
     return subprocess.run(made, cwd=work, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def run(command: list[str], work: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "LC_ALL": "C", "HOME": work}
-    return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 def compare(folder: Path, arch: Arch) -> None:
-    """Print a row for each program, and the denied calls."""
-    print("| program | kinds of calls | denied by the carried section | answered as not available |\n|---|--:|--:|--:|")
+    """Print a row for each program, and the denied calls.
+
+    What only the bit PROT_BTI denies is counted by itself: the loader sets it on processors that have that protection."""
+    print("| program | kinds of calls | denied | denied for PROT_BTI | failed as not available |\n|---|--:|--:|--:|--:|")
     totals = Counter[str]()
     denials: list[str] = []
     for name in PROGRAMS:
@@ -148,11 +153,14 @@ def compare(folder: Path, arch: Arch) -> None:
             print(f"{name}: {made.stderr}", file=sys.stderr)
             continue
         kinds, lines = judged(parse_file(policy).policy, folder / f"{stem}.rec", arch)
-        milder = sum(is_milder for _, is_milder in lines)
-        totals.update(programs=1, kinds=kinds, denied=len(lines) - milder, milder=milder, whole=not lines)
-        denials += [f"{name}: {line}{' (not available)' if is_milder else ''}" for line, is_milder in lines]
-        print(f"| {name} | {kinds} | {len(lines) - milder} | {milder} |")
-    print(f"| {totals['programs']} programs | {totals['kinds']} | {totals['denied']} | {totals['milder']} |")
+        counts = Counter("milder" if is_milder else "bti" if "PROT_BTI" in line else "denied" for line, is_milder in lines)
+        totals.update(counts)
+        totals.update(programs=1, kinds=kinds, whole=not counts["denied"])
+        others = [(line, is_milder) for line, is_milder in lines if "PROT_BTI" not in line]
+        denials += [f"{name}: {line}{' (not available)' if is_milder else ''}" for line, is_milder in others]
+        print(f"| {name} | {kinds} | {counts['denied']} | {counts['bti']} | {counts['milder']} |")
+    sums = " | ".join(str(totals[word]) for word in ("kinds", "denied", "bti", "milder"))
+    print(f"| {totals['programs']} programs, {totals['whole']} without a denial | {sums} |")
     print("\n".join(denials))
 
 
@@ -177,6 +185,6 @@ def shown(number: int, rule: Rule, arch: Arch) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4) or sys.argv[1] not in ("learn", "trace", "compare"):
+    if len(sys.argv) < 3 or sys.argv[1] not in ("learn", "trace", "compare"):
         sys.exit(__doc__)
     main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
