@@ -54,7 +54,7 @@ LAYERS = {
         language
         sets
         implied
-        evaluate
+        equivalents evaluate
         files filter
         comparing lint
         learning
@@ -78,7 +78,7 @@ LAYERS = {
         enforcing
         companion
         learning
-        report shell
+        carrying report shell
         commands
         api cli spawner
         __main__ pytest_plugin
