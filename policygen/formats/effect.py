@@ -56,8 +56,7 @@ def explicit(policy: Resolved) -> Resolved:
     """Return the NATIVE policy with the newest syscall table.  Calls that are newer than the policy's own table get entries
     with the action `unknown`, so that the meaning is unchanged."""
     calls = table(NATIVE)
-    newest = calls.newest(policy.table)
-    newer = {number: Entry(Always(True), policy.unknown) for number in calls.by_number if number > newest}
+    newer = {number: Entry(Always(True), policy.unknown) for number in calls.by_number if calls.is_newer(number, policy.table)}
     return replace(policy, entries={NATIVE: {**policy.entries[NATIVE], **newer}}, table=calls.versions()[-1])
 
 
@@ -146,7 +145,7 @@ def _what(policy: Resolved, effect: Resolved, target: str, difference: Differenc
     if difference.arch not in effect.entries:
         return f"{target} filters only calls of {NATIVE}; calls of {difference.arch} kill"
     if difference.number is None:
-        newer = difference.example.number > table(difference.arch).newest(policy.table)
+        newer = table(difference.arch).is_newer(difference.example.number, policy.table)
         return f"calls {'newer than its table' if newer else 'that it does not name'} get {after} instead of {before}"
     if reason := reasons.get(_name(difference)):
         return reason

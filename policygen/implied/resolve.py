@@ -166,9 +166,8 @@ def _given(
     """Return, for a policy with these capabilities and this table, what an implied set adds to each call: the rows, and the
     entry if the policy has none."""
     result: dict[int, list[Row]] = {}
-    last = table(arch).newest(newest)
     for row in rows(version, arch):
-        if row.given <= names and row.number <= last:
+        if row.given <= names and not table(arch).is_newer(row.number, newest):
             result.setdefault(row.number, []).append(row)
     return {number: (tuple(group), _entry(None, group)) for number, group in result.items()}
 

@@ -56,8 +56,8 @@ _AUDIT = {Arch.X86_64: 0xC000003E, Arch.I386: 0x40000003, Arch.AARCH64: 0xC00000
 _BY_AUDIT = {audit: arch for arch, audit in _AUDIT.items()}
 
 NATIVE, COMPAT = (Arch.AARCH64, Arch.ARM) if os.uname().machine.startswith(("aarch64", "arm")) else (Arch.X86_64, Arch.I386)
-"""The architectures whose programs run on this machine: its own, and that of its 32-bit programs.  (setarch(8) makes uname(2) say
-armv8l and i686.)"""
+"""The architectures whose programs run on this machine: its own, and that of its 32-bit programs.  (Under setarch(8), uname(2)
+says armv8l and i686.)"""
 
 X32_BIT = 0x40000000
 """Set in the number of an x32 call, which arrives with the arch of x86_64 (asm/unistd.h)."""

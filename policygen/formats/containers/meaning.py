@@ -88,7 +88,7 @@ def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime:
         if patched and rules:
             newer = space.greater(number, constant(max(rules), 32))
             section = space.ite(newer, space.terminal(bpf.ret(ENOSYS)), section)
-        if arch is Arch.X86_64:  # other numbers above that are no calls of any kind
+        if arch.has_x32:  # other numbers above that are no calls of any kind
             x32 = space.and_(
                 space.greater(number, constant(X32_BIT - 1, 32)), space.greater(constant(2 * X32_BIT, 32), number)
             )

@@ -103,7 +103,12 @@ def unsaid(policy: Resolved, profile: Profile, runtime: str) -> Iterator[Loss]:
 
 def _newest(policy: Resolved, profile: Profile) -> Iterator[Loss]:
     """Yield the losses of names that runtimes do not know and skip."""
-    unknown = {name for arch in Arch for name, call in table(arch).by_name.items() if call.number > LIBSECCOMP_KNOWS}
+    unknown = {
+        name
+        for calls in map(table, Arch)
+        for name, call in calls.by_name.items()
+        if call.number > LIBSECCOMP_KNOWS and call.number not in calls.private
+    }
     names: defaultdict[tuple[Direction, str], set[str]] = defaultdict(set)
     for rule in profile.rules:
         if (rule.act, rule.errno) == act_of(policy.default):
