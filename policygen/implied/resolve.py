@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from policygen.holds import exact, holds, holds_at
+from policygen.implied.restricting import restricting, with_restrictions
 from policygen.implied.tables import REACHES_ANY_FILE, capabilities, rows
 from policygen.model import ALLOW, Always, Entry, Expression, Not, Or, Policy, alternatives, conjuncts, mentioned
 from policygen.phases import START, phase_policies
@@ -147,6 +148,8 @@ def _resolved(policy: Policy) -> Resolved:
         given_names = capabilities | {REACHES_ANY_FILE} if policy.files.paths is None else capabilities
         sections = {arch: dict(section) for arch, section in entries.items()}
         for arch, section in () if policy.default.allows else sections.items():
+            for number in restricting(arch).keys() & section.keys():
+                section[number] = with_restrictions(arch, number, section[number])
             for number, (given, alone) in _given(policy.implied, arch, given_names, policy.table).items():
                 old = section.get(number)
                 taken = given if old is None else tuple(row for row in given if _adds_to(old, row))
@@ -168,7 +171,8 @@ def _given(
     result: dict[int, list[Row]] = {}
     for row in rows(version, arch):
         if row.given <= names and not table(arch).is_newer(row.number, newest):
-            result.setdefault(row.number, []).append(row)
+            extended = row._replace(entry=with_restrictions(arch, row.number, row.entry))
+            result.setdefault(row.number, []).append(extended)
     return {number: (tuple(group), _entry(None, group)) for number, group in result.items()}
 
 
