@@ -128,7 +128,8 @@ class FormatOptions:
     service: Service | None = None
     """Writing: the unit for which the file is written; None for formats other than systemd-enforce."""
     arch: Arch = NATIVE
-    """Reading: the architecture of the file, if the file does not name one."""
+    """Reading: the architecture of the file, if the file does not name one.  Writing: that of the machine, if the
+    policy has entries for it."""
     kernel: tuple[int, int] | None = None
     """Reading: the kernel version for rules that depend on it; None for the newest that callfence knows."""
     capabilities: frozenset[str] = field(factory=frozenset)

@@ -43,11 +43,16 @@ def test_records_are_counted_by_call_and_program() -> None:
         line(102, arch="40000003"),
         line(42, exe="2F746D702F61206220"),
         line("connect", arch="x86_64"),
+        line(983045, arch="40000028"),
+        line("set_tls", arch="arm"),
+        line(56, arch="c00000b7"),
     ) == [
         (i386, 102, "/usr/bin/app", 1),
+        (Arch.ARM.audit, 983045, "/usr/bin/app", 2),
         (x86_64, 41, "/usr/bin/app", 2),
         (x86_64, 42, "/tmp/a b ", 1),
         (x86_64, 42, "/usr/bin/app", 1),
+        (Arch.AARCH64.audit, 56, "/usr/bin/app", 1),
     ]
 
 

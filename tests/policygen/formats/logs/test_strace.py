@@ -113,6 +113,44 @@ def test_i386_calls_that_share_a_name_are_not_guessed() -> None:
     assert "socketcall" in log.runs[0].gaps[0]
 
 
+def arm_calls(*lines: str) -> list[tuple[str, tuple[int, ...]]]:
+    """The calls, with their registers, in a log of an arm64 machine whose process runs in 32 bit mode."""
+    text = START + "".join(f"7 {line}\n" for line in ("[ Process PID=7 runs in 32 bit mode. ]", *lines))
+    log = record(text.encode(), "app.log", FormatOptions(arch=Arch.AARCH64))
+    assert {one.arch for one in log.observations} == {Arch.ARM.audit}
+    names = table(Arch.ARM).by_number
+    return [(names[one.number].name, one.example) for one in log.observations]
+
+
+def test_modes_are_those_of_the_machine() -> None:
+    log = record(
+        (START + "7 [ Process PID=7 runs in 32 bit mode. ]\n7 getpid() = 7\n7 [ Process PID=7 runs in 64 bit mode. ]\n7 getpid() = 7\n").encode(),
+        "app.log",
+        FormatOptions(arch=Arch.AARCH64),
+    )
+    assert sorted((one.arch, one.number) for one in log.observations) == [(Arch.ARM.audit, 20), (Arch.AARCH64.audit, 172)]
+
+
+def test_calls_of_arm() -> None:
+    assert arm_calls(
+        "set_tls(0xf7ff1ed0)  = 0",
+        "cacheflush(0x10000, 0x11000, 0) = 0",
+        'openat(AT_FDCWD, "a", O_RDONLY|O_DIRECTORY) = 3',
+        'pread64(3, "x", 1, 4096) = 1',
+        "fadvise64_64(3, 0, 4096, POSIX_FADV_WILLNEED) = 0",
+        "sync_file_range2(3, SYNC_FILE_RANGE_WRITE, 0, 4096) = 0",
+        "socket(AF_UNIX, SOCK_STREAM, 0) = 4",
+    ) == [
+        ("pread64", (3, 0, 1, 0, 0, 0)),
+        ("arm_fadvise64_64", (3, 3, 0, 0, 0, 0)),
+        ("socket", (1, 1, 0, 0, 0, 0)),
+        ("openat", (0xFFFFFF9C, 0, 0x4000, 0, 0, 0)),
+        ("arm_sync_file_range", (3, 2, 0, 0, 0, 0)),
+        ("cacheflush", (0x10000, 0x11000, 0, 0, 0, 0)),
+        ("set_tls", (0xF7FF1ED0, 0, 0, 0, 0, 0)),
+    ]
+
+
 def test_the_start_is_not_part_of_the_run_and_names_it() -> None:
     log = read("7 getpid() = 7", "7 +++ exited with 3 +++")
     assert calls(log) == ["getpid"]
