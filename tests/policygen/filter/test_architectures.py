@@ -21,7 +21,9 @@ TEXT = """\
 callfence 1
 arch x86_64
 table 6.12
+arm exec
 default errno EPERM
+unknown errno ENOSYS
 
 open: flags == O_RDONLY|O_DIRECTORY
 read: fd == 0

@@ -123,11 +123,8 @@ def arm_calls(*lines: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def test_modes_are_those_of_the_machine() -> None:
-    log = record(
-        (START + "7 [ Process PID=7 runs in 32 bit mode. ]\n7 getpid() = 7\n7 [ Process PID=7 runs in 64 bit mode. ]\n7 getpid() = 7\n").encode(),
-        "app.log",
-        FormatOptions(arch=Arch.AARCH64),
-    )
+    text = START + "".join(f"7 [ Process PID=7 runs in {bits} bit mode. ]\n7 getpid() = 7\n" for bits in (32, 64))
+    log = record(text.encode(), "app.log", FormatOptions(arch=Arch.AARCH64))
     assert sorted((one.arch, one.number) for one in log.observations) == [(Arch.ARM.audit, 20), (Arch.AARCH64.audit, 172)]
 
 
