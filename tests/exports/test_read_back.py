@@ -11,19 +11,20 @@ from examples import EXAMPLES
 from exported_languages import read_kafel, read_minijail
 from hypothesis import HealthCheck, given, settings
 from installed import PROBE_POLICY
+from texts import format_options, parse
 
 from policygen import formats
 from policygen.comparing import compare
 from policygen.filter.compile import CompileError, compile_policy
-from policygen.formats import Direction, ExportError, FormatOptions
+from policygen.formats import Direction, ExportError
 from policygen.implied.resolve import resolved
-from policygen.language.document import parse, parse_file
+from policygen.language.document import parse_file
 from policygen.model import ActionKind, Arm, Policy
 from policygen.values import replace
 from tracer.abi import NATIVE, Arch, table
 
 ROOT = Path(__file__).parent.parent.parent
-OPTIONS = FormatOptions(name="it")
+OPTIONS = format_options(name="it")
 READERS = {"minijail": read_minijail, "kafel": read_kafel}
 SAMPLES = {path.stem: resolved(parse_file(path).policy).written() for path in sorted((ROOT / "samples").glob("*.policy"))}
 POLICIES = {

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyseccomp
+from texts import format_options, parse
 
 from policygen.comparing import Change, compare
 from policygen.filter import bpf, symbolic
-from policygen.formats import Direction, FormatOptions, Loss
+from policygen.formats import Direction, Loss
 from policygen.formats.containers.files import read_oci
 from policygen.formats.containers.meaning import decisions, multiplexed, return_value
 from policygen.formats.containers.profile import Act, Profile
-from policygen.language.document import parse
 from policygen.model import Action, ActionKind
 from policygen.sets import region
 from tracer.abi import NATIVE, Arch, table
@@ -39,7 +39,7 @@ def policy(text: str) -> Policy:
 
 def read(data: object, **options: Any) -> Imported:
     text = json.dumps(data) if not isinstance(data, bytes) else data.decode()
-    return read_oci(text.encode(), "p.json", FormatOptions(**options))
+    return read_oci(text.encode(), "p.json", format_options(**options))
 
 
 def profile(*rules: dict[str, Any], default: str = "SCMP_ACT_ERRNO", **more: Any) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def is_said(difference: Difference, losses: tuple[Loss, ...]) -> bool:
 def assert_all_is_said(meant: Policy, exported: Exported, runtime: str) -> tuple[Difference, ...]:
     """Return the differences, all of which the losses are about."""
     machine = min((arch for arch in meant.entries if arch.compat), key=lambda arch: arch is not NATIVE)
-    back = read_oci(exported.data, "p.json", FormatOptions(runtime=runtime, arch=machine))
+    back = read_oci(exported.data, "p.json", format_options(runtime=runtime, arch=machine))
     differences = compare(meant, back.policy).differences
     assert [one for one in differences if not is_said(one, exported.losses)] == []
     return differences

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from strategies import compared, entries
+from texts import parse
 
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
@@ -12,7 +13,6 @@ from policygen.filter.verify import verify
 from policygen.implied.resolve import resolved
 from policygen.implied.restricting import restricting, with_restrictions
 from policygen.implied.tables import unavailable
-from policygen.language.document import parse
 from policygen.model import ALLOW, KILL, Entry, Operator
 from policygen.sets import region
 from policygen.sets.algebra import FALSE

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from texts import parse
 
 from policygen.implied import tables as module
 from policygen.implied.resolve import granted, resolved
 from policygen.implied.tables import REACHES_ANY_FILE, capabilities, read_entries, rows
-from policygen.language.document import Document, parse
 from policygen.language.naming import format_entry
 from policygen.language.operands import operands
 from policygen.lint.catalogue import Level
 from policygen.lint.findings import lint
 from policygen.model import IMPLIED, ActionKind, Always
 from tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from policygen.language.document import Document
 
 FOLDER = Path(module.__file__).parent
 SETS = tuple(f"implied{version}.tsv" for version in IMPLIED)

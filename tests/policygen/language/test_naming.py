@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from calls import event
+from texts import parse
 
-from policygen.language.document import parse
 from policygen.language.naming import format_action, format_call, format_entry, format_expression
 from policygen.model import ALLOW, KILL, Action, ActionKind, Condition, Operator
 from tracer.abi import X32_BIT, Arch, Event, table

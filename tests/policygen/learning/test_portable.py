@@ -10,12 +10,13 @@ from calls import event
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import conditions, events, policies
+from texts import parse
 
 from policygen.comparing import Verdict, compare, reduce
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.filter.lift import lift
-from policygen.language.document import Document, PolicyError, parse
+from policygen.language.document import Document, PolicyError
 from policygen.learning import portable as portable_module
 from policygen.learning.equivalents import links, own_calls
 from policygen.learning.extend import Options

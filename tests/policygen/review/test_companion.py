@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import event
 from hypothesis import given, settings, strategies as st
+from texts import parse
 
-from policygen.language.document import parse
 from policygen.recording.fold import Aggregator
 from policygen.review.companion import MAGIC, fitting, is_companion, read, reduced, text, united
 from tracer.errors import UserError
