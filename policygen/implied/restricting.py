@@ -52,7 +52,7 @@ def _extended(part: Expression, arch: Arch, number: int) -> Iterator[Expression]
     for index, bits in of_call.items():
         if _compares(part, index, lambda condition: condition.operator in _ORDERS):
             break
-        without = _without(without, index, bits, table(arch).by_number[number].arguments[index].mask)
+        without = _without(without, index, bits)
     has_bits = any(_compares(part, index, partial(_has, bits)) for index, bits in of_call.items())
     if without == part or has_bits:
         yield part
@@ -84,30 +84,38 @@ def _values(condition: Condition) -> tuple[int, ...]:
     return condition.values or (condition.value,)
 
 
-def _without(expression: Expression, index: int, bits: int, mask: int) -> Expression:
+def _without(expression: Expression, index: int, bits: int) -> Expression:
     """Return an expression that holds where `expression` holds for the argument `index` with these bits set to 0; it does not
-    compare that argument by order.  `mask` has all bits of the argument."""
+    compare that argument by order."""
     match expression:
         case Always():
             return expression
         case Not(part):
-            return Not(_without(part, index, bits, mask))
+            return Not(_without(part, index, bits))
         case And(parts):
-            return And(tuple(_without(part, index, bits, mask) for part in parts))
+            return And(tuple(_without(part, index, bits) for part in parts))
         case Or(parts):
-            return Or(tuple(_without(part, index, bits, mask) for part in parts))
+            return Or(tuple(_without(part, index, bits) for part in parts))
         case Condition():
-            return _masked(expression, bits, mask) if expression.index == index else expression
+            return _masked(expression, bits) if expression.index == index else expression
 
 
-def _masked(condition: Condition, bits: int, mask: int) -> Expression:
-    index, value, rest = condition.index, condition.value, mask & ~bits
+def _subsets(bits: int) -> list[int]:
+    """Return every combination of these bits, 0 among them."""
+    subsets = [0]
+    for place in range(bits.bit_length()):
+        if bits >> place & 1:
+            subsets += [subset | 1 << place for subset in subsets]
+    return subsets
+
+
+def _masked(condition: Condition, bits: int) -> Expression:
+    index, value = condition.index, condition.value
     match condition.operator:
         case Operator.EQ | Operator.NE | Operator.ONE_OF:
-            equal = tuple(
-                Condition(index, Operator.MASKED, one & mask, rest) for one in _values(condition) if not one & bits
-            )
-            holds: Expression = Or(equal) if len(equal) > 1 else equal[0] if equal else Always(False)
+            plain = [one for one in _values(condition) if not one & bits]
+            values = tuple(sorted({one | some for one in plain for some in _subsets(bits)}))
+            holds = Condition(index, Operator.ONE_OF, values=values) if values else Always(False)
             return Not(holds) if condition.operator is Operator.NE else holds
         case Operator.IN:
             return Condition(index, Operator.IN, value | bits)
