@@ -20,7 +20,6 @@ from callfence.asking.questions import Given, Question, parsed
 from enforcer import helper, kernel
 from enforcer.reporting.asker import ALWAYS, ANSWERS, NO
 from policygen.language.document import PolicyError, parse
-from tracer.abi import NATIVE
 from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
@@ -224,7 +223,7 @@ def _rehearse() -> None:
     """Do once what writing a policy imports when it is first done, which takes 80 ms."""
     from callfence.asking import writing
 
-    text = f"callfence 1\narch {NATIVE}\nread: fd == 0\npath /a: read\n"
+    text = "callfence 1\nread: fd == 0\npath /a: read\n"
     document = parse(text)
     for line in ("read: fd == 1", "path /b: read", "tcp connect a.example: 443", "tcp connect: 1", "unix connect /a"):
         with suppress(CallfenceError):

@@ -33,7 +33,12 @@ class Arch(StrEnum):
     @property
     def bits(self) -> int:
         """Width of an argument register: 32 or 64."""
-        return 32 if self in (Arch.I386, Arch.ARM) else 64
+        return 64 if self in _COMPAT else 32
+
+    @property
+    def compat(self) -> Arch | None:
+        """The architecture of the 32-bit programs of a machine with this one; None for those architectures."""
+        return _COMPAT.get(self)
 
     @property
     def has_x32(self) -> bool:
@@ -54,6 +59,8 @@ class Arch(StrEnum):
 # EM_* | __AUDIT_ARCH_64BIT (0x80000000) | __AUDIT_ARCH_LE (0x40000000): linux/audit.h, linux/elf-em.h
 _AUDIT = {Arch.X86_64: 0xC000003E, Arch.I386: 0x40000003, Arch.AARCH64: 0xC00000B7, Arch.ARM: 0x40000028}
 _BY_AUDIT = {audit: arch for arch, audit in _AUDIT.items()}
+
+_COMPAT = {Arch.X86_64: Arch.I386, Arch.AARCH64: Arch.ARM}
 
 X32_BIT = 0x40000000
 """Set in the number of an x32 call, which arrives with the arch of x86_64 (asm/unistd.h)."""
