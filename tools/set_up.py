@@ -52,11 +52,11 @@ def _loads(library: str) -> bool:
 
 
 def packages() -> Iterator[Package]:
-    section = ""
+    section = machine = ""
     for line in LIST.read_text().splitlines():
         if line.startswith("["):
-            section = line.strip("[]")
-        elif words := line.partition("#")[0].split():
+            section, _, machine = line.strip("[]").partition(" on ")
+        elif (words := line.partition("#")[0].split()) and machine in ("", os.uname().machine):
             yield Package(words[0], words[1], section)
 
 
