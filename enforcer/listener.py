@@ -9,6 +9,7 @@ import select
 
 from enforcer import kernel
 from tracer import TYPE_CHECKING, linux
+from tracer.machine import MACHINE
 from tracer.proc import fields_of, handles, owner
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ def exit_with(code: int, request: Request) -> None:
     The call is answered with ERESTARTNOINTR while ptrace stops the task, so the task makes it again, with that status.  A task
     that cannot be traced (because it is traced already, or by Yama) is killed, so that its status does not say success.
     """
-    register = linux.RDI if request.call.arch == linux.AUDIT_ARCH_X86_64 else linux.RBX
+    register = MACHINE.of(request.call.arch).arguments[0]
     if not request.is_waiting():
         return
     try:
@@ -258,7 +259,7 @@ def exit_with(code: int, request: Request) -> None:
         pass  # before Linux 5.19, the stop alone makes it repeat the call; or it was killed
     _, stop = os.waitpid(request.call.task, linux.WALL)
     if os.WIFSTOPPED(stop):
-        kernel.poke_user(request.call.task, 8 * register, code)
+        MACHINE.set_register(request.call.task, register, code)
         kernel.ptrace(linux.PTRACE_DETACH, request.call.task)
 
 

@@ -99,13 +99,13 @@ def _describe() -> None:
     from policygen.implied.tables import parse_all
     from policygen.language.document import parse as parse_policy
     from policygen.language.naming import format_call
-    from tracer.abi import Arch, Event, table
+    from tracer.abi import NATIVE, Event, table
 
-    parse_all(Arch.X86_64)
-    policy = parse_policy("implied 1\narch x86_64\nopenat: flags == O_RDONLY\n").policy
+    parse_all(NATIVE)
+    policy = parse_policy(f"implied 1\narch {NATIVE}\nopenat: flags == O_RDONLY\n").policy
     verdicts = Verdicts([("it", policy)])
     for name in ("openat", "ioctl", "connect", "mmap"):
-        event = Event(Arch.X86_64.audit, table(Arch.X86_64).by_name[name].number, (1, 2, 3, 4, 5, 6), 0, os.getpid())
+        event = Event(NATIVE.audit, table(NATIVE).by_name[name].number, (1, 2, 3, 4, 5, 6), 0, os.getpid())
         verdicts.of(event, "")
         format_call(event)
         advise(policy, "it", event)

@@ -15,6 +15,7 @@ from enforcer.bpf import EXITS
 from enforcer.errors import FAILED
 from enforcer.listener import Notification, Request, end_process, exit_with, received, stopped, trap
 from tracer import TYPE_CHECKING, linux
+from tracer.machine import MACHINE
 from tracer.proc import owner
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from enforcer.reporting.verdict import Verdict, Verdicts
     from policygen.model import Action
 
-_LISTEN = linux.calls("listen")
+_LISTEN = MACHINE.calls("listen")
 _REPLACED = "the helper process was killed and has been replaced; counts of denied calls before that are lost"
 
 _NOBODY_ANSWERS = "nobody answers any more, so denied calls are no longer asked about"

@@ -15,7 +15,7 @@ from policygen.evidence.pointed import pointed
 from policygen.learning.extend import allowing_line
 from policygen.recording.log_records import ANSWERED, DENIED, MESSAGE
 from policygen.text import printable
-from tracer.abi import Arch, constants, table
+from tracer.abi import NATIVE, Arch, constants, table
 from tracer.proc import owner, proc
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Reports:
     def failed(self, event: Event, number: int) -> None:
         """Count a call that failed with this errno and was not denied, since that grants nothing: `summarise` writes it to the
         log."""
-        self._failed[f"{call_name(event)} with {constants.family('errno', Arch.X86_64).format(number)}"] += 1
+        self._failed[f"{call_name(event)} with {constants.family('errno', NATIVE).format(number)}"] += 1
 
     def say(self, text: str, level: str = "") -> None:
         """Write a message that is not about a violation.  `level`: "note" for one that tells of nothing wrong."""

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from policygen.holds import exact, holds, holds_at
+from policygen.implied.restricting import restricting, with_restrictions
 from policygen.implied.tables import REACHES_ANY_FILE, capabilities, rows
 from policygen.model import ALLOW, Always, Entry, Expression, Not, Or, Policy, alternatives, conjuncts, mentioned
 from policygen.phases import START, phase_policies
@@ -147,7 +148,9 @@ def _resolved(policy: Policy) -> Resolved:
         capabilities = granted(policy)
         given_names = capabilities | {REACHES_ANY_FILE} if policy.files.paths is None else capabilities
         sections: dict[Arch, dict[int, Entry | _Given]] = {arch: {**section} for arch, section in entries.items()}
-        for arch, own in () if policy.default.allows else entries.items():
+        for arch in () if policy.default.allows else entries:
+            own = _restricted(arch, entries[arch])
+            sections[arch].update(own)
             for number, given in _given(policy.implied, arch, given_names, policy.table).items():
                 old = own.get(number)
                 taken = given.rows if old is None else tuple(row for row in given.rows if _adds_to(old, row))
@@ -205,11 +208,16 @@ class _Section(Mapping[int, "Entry"]):
 def _given(version: int, arch: Arch, names: frozenset[str], newest: tuple[int, int]) -> Mapping[int, _Given]:
     """Return what an implied set adds to each call of which a policy with these capabilities and this table says nothing."""
     result: dict[int, list[Row]] = {}
-    last = table(arch).newest(newest)
     for row in rows(version, arch):
-        if row.given <= names and row.number <= last:
+        if row.given <= names and not table(arch).is_newer(row.number, newest):
             result.setdefault(row.number, []).append(row)
     return {number: _Given(tuple(group)) for number, group in result.items()}
+
+
+def _restricted(arch: Arch, section: Mapping[int, Entry]) -> dict[int, Entry]:
+    """Return the entries of an architecture, each with the bits that only restrict."""
+    extended = {number: with_restrictions(arch, number, section[number]) for number in restricting(arch) if number in section}
+    return {**section, **extended}
 
 
 def _adds_to(old: Entry, row: Row) -> bool:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from policygen.holds import holds
+from policygen.implied.restricting import with_restrictions
 from policygen.language.document import parse
 from policygen.language.operands import operands
 from policygen.model import IMPLIED, Always, Entry
@@ -92,7 +93,7 @@ class Row(NamedTuple):
     @property
     def entry(self) -> Entry:
         """The entry that is added: it allows calls, or fails the call whatever its arguments."""
-        return stated_entry(self.arch, self.cell)
+        return with_restrictions(self.arch, self.number, stated_entry(self.arch, self.cell))
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from callfence.enforcing.cache import _name as filter_name
 from callfence.enforcing.filters import VARIANTS
+from tracer.abi import NATIVE
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "driver.py"
@@ -56,7 +58,7 @@ def shared_policy(tmp_path_factory):
     @functools.cache
     def file(text, name):
         made = tmp_path_factory.mktemp("policies") / name
-        made.write_text(text)
+        made.write_text(for_this_machine(text))
         return made
 
     return file
@@ -93,6 +95,15 @@ class Earlier:
             self._files[text, file.name] = file
 
 
+def for_this_machine(text):
+    """The text of a policy, with a section for this machine if it names no architecture."""
+    if re.search(r"^arch ", text, re.MULTILINE):
+        return text
+    first, newline, rest = text.partition("\n")
+    head = first + newline if first.startswith("callfence") else ""
+    return f"{head}arch {NATIVE}\n{rest if head else text}"
+
+
 class Workplace:
     """A folder with policies, and `enforce` run in it."""
 
@@ -106,7 +117,7 @@ class Workplace:
 
     def policy(self, text, name="calls.policy"):
         file = self.folder / name
-        file.write_text(text)
+        file.write_text(for_this_machine(text))
         if self._earlier:
             self._earlier.reuse(file, text)
 

@@ -48,7 +48,9 @@ from enforcer.reporting.events import Log
 from enforcer.reporting.output import Output
 from enforcer.reporting.report import Reports
 from enforcer.reporting.verdict import Verdicts
-text = b"arch i386\nread: allow\narch x86_64\nread: fd == 0 || fd == 3\nopenat: flags in O_CLOEXEC\nmmap: prot == PROT_READ\n"
+from tracer.abi import COMPAT, NATIVE
+calls = "read: fd == 0 || fd == 3\nopenat: flags in O_CLOEXEC\nmmap: prot == PROT_READ\n"
+text = f"arch {COMPAT}\nread: allow\narch {NATIVE}\n{calls}".encode()
 for json in (False, True):
     policies = lambda: [("x.policy", filters.parsed("x.policy", text, lambda name: b"").policy)]
     destination = Destination(2, LINES if json else TEXT)

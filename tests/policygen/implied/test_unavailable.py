@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from calls import event
+from texts import parse
 
 from policygen.implied.resolve import resolved
 from policygen.implied.tables import lines, stated_call, stated_entry, unavailable, unavailable_cells
-from policygen.language.document import parse
 from policygen.model import ActionKind, Always
 from policygen.sets.algebra import FALSE
 from policygen.sets.region import space, to_bdd
