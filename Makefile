@@ -8,8 +8,9 @@ STORM_ROUNDS ?= 10000
 STORM_STARTS ?= 1000
 STORM_ATTACKS ?= 1000
 MUTANTS ?= 100
-# In three processes, each test file in one of them: many tests wait, so that two would leave two processors idle.
-PYTEST_FLAGS ?= -n 3 --dist loadfile
+# In three processes, each test file in one of them: many tests wait, so that two would leave two processors idle.  In their own
+# order, since the files with few tests, which would come last, take longest: one process would end long after the others.
+PYTEST_FLAGS ?= -n 3 --dist loadfile --no-loadscope-reorder
 # A path instead of setuptools' import hook, which would take 10 ms of every start.
 EDITABLE := --config-settings editable_mode=compat
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from callfence.enforcing.cache import _name as filter_name
+from callfence.enforcing.filters import VARIANTS
 from tracer.abi import NATIVE
 
 HERE = Path(__file__).parent
@@ -73,6 +75,26 @@ def parent(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+class Earlier:
+    """The policies that tests have written, whose filters are used again for the same text in another folder.
+
+    A filter notes the name of its policy relative to the working folder, so it fits any folder."""
+
+    def __init__(self, cache):
+        self._filters = cache / "callfence"
+        self._files = {}
+
+    def reuse(self, file, text):
+        """Cache the filters of a file of the same name and text, if there are any, for this file as well."""
+        earlier = self._files.setdefault((text, file.name), file)
+        filters = [[self._filters / filter_name(str(path), variant) for path in (earlier, file)] for variant in VARIANTS]
+        known = [(old, new) for old, new in filters if old.exists() and not new.exists()]
+        for old, new in known:
+            shutil.copy(old, new)
+        if not known:
+            self._files[text, file.name] = file
+
+
 def for_this_machine(text):
     """The text of a policy, with a section for this machine if it names no architecture."""
     if re.search(r"^arch ", text, re.MULTILINE):
@@ -85,14 +107,19 @@ def for_this_machine(text):
 class Workplace:
     """A folder with policies, and `enforce` run in it."""
 
-    def __init__(self, folder, cache, build):
+    def __init__(self, folder, cache, build, earlier=None):
+        """`earlier`: the policies of the module's tests so far; None to compile each anew."""
         self.folder = folder
+        self._earlier = earlier
         self.environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
         self.command = (sys.executable, "-c", f"{START}  # {folder}")
         self._build = build
 
     def policy(self, text, name="calls.policy"):
-        (self.folder / name).write_text(for_this_machine(text))
+        file = self.folder / name
+        file.write_text(for_this_machine(text))
+        if self._earlier:
+            self._earlier.reuse(file, text)
 
     def calls(self, *flags):
         """The program that makes any call, in the folder."""
@@ -149,8 +176,13 @@ class Workplace:
         return subprocess.Popen([*self.command, *arguments], **self.options({"stdin": subprocess.PIPE} | options))
 
 
+@pytest.fixture(scope="module")
+def earlier(cache):
+    return Earlier(cache)
+
+
 @pytest.fixture
-def place(tmp_path, cache, build):
-    made = Workplace(tmp_path, cache, build)
+def place(tmp_path, cache, build, earlier):
+    made = Workplace(tmp_path, cache, build, earlier)
     yield made
     made.wait_for_helpers()

@@ -150,7 +150,7 @@ def test_a_filter_is_imported_as_its_policy(folder: Path) -> None:
 def test_a_reader_that_has_gone_is_no_error(folder: Path, command: tuple[str, ...], blocked: bool) -> None:
     """At once, or in the middle of more than a pipe holds; also where SIGPIPE was blocked by who started the command."""
     for name, right in (("large", "read"), ("other", "execute")):
-        lines = (f"path /srv/a-folder-with-a-long-name/{number:05}: {right}\n" for number in range(3000))
+        lines = (f"path /srv/a-folder-with-a-long-name/{number:05}: {right}\n" for number in range(1600))
         (folder / f"{name}.policy").write_text("".join(lines))
     how = "SIG_BLOCK" if blocked else "SIG_UNBLOCK"
     block = f"import os, sys; from signal import *; pthread_sigmask({how}, [SIGPIPE]); os.execv(sys.executable, sys.argv[1:])"

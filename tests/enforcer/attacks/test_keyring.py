@@ -23,6 +23,11 @@ USABLE, ADDED, FORMER = "0b0b0000", "3f010000", "3f0b0000"
 DENIED = "Operation not permitted"
 
 
+@pytest.fixture(scope="module")
+def earlier():
+    """None: each test compiles what it needs, and signs it with the secret that it has."""
+
+
 @pytest.fixture
 def inside(place, attacker):
     """inside(line, ...) -> what these commands write to both streams, in a user namespace.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policygen.implied.resolve import resolved
-from policygen.implied.tables import unavailable_entries
+from policygen.implied.tables import unavailable_cells
 from policygen.language.document import parse_file
 from policygen.language.naming import format_expression
 from policygen.learning.extend import sort_out
@@ -173,7 +173,7 @@ def judged(policy: Policy, recording: Path, arch: Arch) -> tuple[int, list[tuple
     for each in observations:
         entry = meant.entries[arch].get(each.number)
         if sort_out(entry, meant.default, [each], calls).is_beyond:
-            is_milder = each.number in unavailable_entries(arch) or each.number > calls.newest(policy.table)
+            is_milder = each.number in unavailable_cells(arch) or each.number > calls.newest(policy.table)
             is_milder |= entry is not None and entry.action.errno != 0
             denied.append((shown(each.number, literal(each, calls), arch), is_milder))
     return len(observations), denied
