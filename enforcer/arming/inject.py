@@ -220,7 +220,7 @@ class Surgery:
         kernel.swap_signal_mask(self.pid, self._mask)
 
     def _for_call(self, name: str, *arguments: int) -> Registers:
-        registers = list(self._registers)
+        registers = MACHINE.anywhere(self._registers)
         convention = self.convention
         registers[convention.selects], registers[convention.ip] = convention.number_of(name), self._code
         registers[convention.number] = NO_CALL

@@ -16,7 +16,7 @@ import pytest
 
 from callfence.enforcing.cache import _name as filter_name
 from callfence.enforcing.filters import VARIANTS
-from tracer.abi import NATIVE
+from tracer.abi import NATIVE, table
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "driver.py"
@@ -95,13 +95,35 @@ class Earlier:
             self._files[text, file.name] = file
 
 
+OTHERWISE = {
+    "mkdir": "mkdirat", "rmdir": "unlinkat", "unlink": "unlinkat", "symlink": "symlinkat", "poll": "ppoll", "pause": "ppoll",
+    "open": "openat", "epoll_wait": "epoll_pwait", "fork": "clone", "vfork": "clone", "dup2": "dup3", "pipe": "pipe2",
+    "readlink": "readlinkat", "access": "faccessat", "stat": "newfstatat", "lstat": "newfstatat", "getdents": "getdents64",
+}  # fmt: skip
+"""The calls that C libraries make where a machine lacks one of x86_64."""
+
+
+def native(name):
+    """The name of a call on this machine."""
+    return name if name in table(NATIVE).by_name else OTHERWISE.get(name, name)
+
+
 def for_this_machine(text):
-    """The text of a policy, with a section for this machine if it names no architecture."""
+    """The text of a policy without `arch`, with the calls that the C library makes on this machine for those of x86_64."""
     if re.search(r"^arch ", text, re.MULTILINE):
         return text
-    first, newline, rest = text.partition("\n")
-    head = first + newline if first.startswith("callfence") else ""
-    return f"{head}arch {NATIVE}\n{rest if head else text}"
+    lines, seen = [], set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    for line in text.splitlines(keepends=True):
+        name, colon, rest = line.partition(":")
+        if colon and native(name) != name:
+            if native(name) in seen:
+                continue
+            seen.add(native(name))
+            line = f"{native(name)}:{rest}"
+        elif line.startswith("phase "):
+            line = re.sub(r"\w+", lambda word: native(word[0]), line)
+        lines.append(line)
+    return "".join(lines)
 
 
 class Workplace:

@@ -21,8 +21,9 @@ _PRSTATUS, _HW_BREAK, _SYSTEM_CALL = 1, 0x402, 0x404  # linux/elf.h: NT_PRSTATUS
 _WORDS, _WORDS32 = 34, 18
 """How many registers NT_PRSTATUS has, of 64 and of 32 bits."""
 _PSTATE, _CPSR = 33, 16
-_THUMB, _STEPPING = 1 << 5, 1 << 21
-"""In cpsr: 16-bit instructions.  In pstate, SPSR_EL1.SS."""
+_THUMB, _STEPPING, _BTYPE = 1 << 5, 1 << 21, 3 << 10
+"""In cpsr: 16-bit instructions.  In pstate: the program is stepped through (SPSR_EL1.SS); it has jumped here, where a page that is
+guarded (PROT_BTI) must have an instruction for jumps."""
 _EXECUTE, _HALF = 0x1E5, 0x65
 """Values of a breakpoint's control register: enabled, at EL0, for an instruction of 4 bytes and of 2."""
 
@@ -80,6 +81,12 @@ class Arm(Machine):
 
     def is_stepping(self, registers: Sequence[int]) -> bool:
         return len(registers) == _WORDS + 1 and bool(registers[_PSTATE] & _STEPPING)
+
+    def anywhere(self, registers: Sequence[int]) -> Registers:
+        changed = list(registers)
+        if len(changed) == _WORDS + 1:
+            changed[_PSTATE] &= ~_BTYPE
+        return changed
 
     def before_stop(self, registers: Sequence[int]) -> Registers:
         return list(registers)  # the kernel has moved the instruction pointer back before the stop

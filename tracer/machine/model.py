@@ -135,6 +135,10 @@ class Machine:
         """Return whether the program steps through its own instructions, and would notice that one is repeated."""
         raise NotImplementedError
 
+    def anywhere(self, registers: Sequence[int]) -> Registers:
+        """Return a copy of registers of a task that is about to go on, with which it can go on at another instruction."""
+        return list(registers)
+
     def again(self, at_entry: Sequence[int]) -> Registers:
         """Return the registers with which a task makes a call again by its own instruction; `at_entry` are those that it had at
         the entry of the call."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-GETPPID = (110, 64)  # x86_64, i386
-EXECVE = 59
+from tracer.abi import COMPAT, NATIVE, table
+
+GETPPID = tuple(table(arch).by_name["getppid"].number for arch in (NATIVE, COMPAT))
+EXECVE, OPENAT, MMAP, WAIT4 = (table(NATIVE).by_name[name].number for name in ("execve", "openat", "mmap", "wait4"))
 STRACE = ("strace", "-o", "/dev/null", "-e", "trace=none")
-KINDS = {"dynamic": (), "static": ("-static",), "i386": ("-m32",), "i386 static": ("-m32", "-static")}
+KINDS = {"dynamic": (), "static": ("-static",), "32 bits": ("-m32",), "32 bits static": ("-m32", "-static")}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -34,11 +36,10 @@ def test_arm_now_judges_the_execve(build, drive):
 
 
 def test_arm_exec_confines_the_dynamic_loader_and_arm_entry_does_not(build, drive):
-    openat, mmap = 257, 9
-    done = drive("exec", (openat, mmap), build("parent"))
+    done = drive("exec", (OPENAT, MMAP), build("parent"))
     assert done.returncode == 127
     assert b"error while loading shared libraries" in done.stderr
-    assert drive("entry", (openat,), build("parent")).returncode == 7
+    assert drive("entry", (OPENAT,), build("parent")).returncode == 7
 
 
 @pytest.mark.parametrize("what", ["thread", "fork", "vfork"])
@@ -56,7 +57,7 @@ def test_arm_entry_refuses_what_starts_before_the_entry_point(what, build, drive
     [
         ("untraced", b"it starts a thread or a process before its entry point"),
         ("ends", b"it exits before its entry point"),
-        ("waits", b"its own code runs before its entry point (call number 61)"),
+        ("waits", b"its own code runs before its entry point (call number %d)" % WAIT4),
     ],
 )
 def test_arm_entry_ends_what_never_gets_to_the_entry_point(what, why, build, drive):

@@ -10,7 +10,7 @@ import pytest
 from enforcer.arming import nested
 from enforcer.kernel import landlock_abi
 from tests.enforcer.conftest import for_this_machine
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, table
 
 INNER = "default allow\nmkdir: errno EPERM\n"
 MKDIR = ("mkdir", "made")
@@ -84,7 +84,7 @@ def test_an_audit_needs_the_listener(enforced):
 
 def test_what_the_outer_policy_denies_is_explained_as_its(place):
     """Of the inner one's program, too."""
-    calls = sorted(call.name for call in table(Arch.X86_64).by_number.values() if "symlink" not in call.name)
+    calls = sorted(call.name for call in table(NATIVE).by_number.values() if "symlink" not in call.name)
     place.policy("default errno EPERM\n" + "".join(f"{name}: allow\n" for name in calls), "outer.policy")
     place.policy(INNER, "inner.policy")
     done = place.enforce("-p", "outer.policy", *place.command, "-p", "inner.policy", "ln", "-s", "a", "made", timeout=120)
@@ -148,7 +148,7 @@ attempt()
 
 
 def phased():
-    calls = sorted(call.name for call in table(Arch.X86_64).by_number.values() if call.name != "rmdir")
+    calls = sorted(call.name for call in table(NATIVE).by_number.values() if call.name != "rmdir")
     allowed = "".join(f"{name}: allow\n" for name in calls)
     return f"default errno EPERM\nphase serving after poll\nrmdir: allow until serving\n{allowed}"
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tracer.abi import COMPAT, NATIVE, table
+
 PHASE = "phase serving after {}\n"
 ALLOWED = (
     "default {}\nimplied 1\nphase serving after {}\n{}clone: allow\nepoll_create1: allow\nepoll_ctl: allow\nepoll_wait: allow\n"
@@ -224,12 +226,14 @@ def test_two_policies_with_phases_are_refused(phased):
 
 @pytest.mark.parametrize("flags", [(), ("-m32",)])
 def test_a_program_without_a_library(place, flags):
-    """Raw calls: 110 is getppid, 7 is poll; on i386 64 and 168."""
-    getppid, poll = ("64", "168,0,0,0") if flags else ("110", "7,0,0,0")
-    arch = "arch i386\n" if flags else ""
+    """Raw calls."""
+    arch = COMPAT if flags else NATIVE
+    wait = "poll" if "poll" in table(arch).by_name else "ppoll"
+    getppid, poll = (str(table(arch).by_name[name].number) for name in ("getppid", wait))
+    poll += ",0,0,0"
     place.policy(
-        f"default errno EACCES\n{PHASE.format('poll')}{arch}"
-        "write: allow\nexit_group: allow\npoll: allow\ngetppid: allow until serving\n"
+        f"default errno EACCES\n{PHASE.format(wait)}arch {arch}\n"
+        f"write: allow\nexit_group: allow\n{wait}: allow\ngetppid: allow until serving\n"
     )
     done = place.enforce(place.calls(*flags), getppid, poll, getppid)
     assert [line.startswith("-") for line in done.stdout.splitlines()] == [False, False, True]

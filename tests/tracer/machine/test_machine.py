@@ -80,6 +80,16 @@ def test_a_task_between_two_calls_stays_as_it_is() -> None:
     assert Arm().before_stop([5] * 35) == [5] * 35
 
 
+def test_a_call_elsewhere_is_no_target_of_a_jump() -> None:
+    """At the entry point of a program with BTI, to which the loader has jumped."""
+    registers = [*range(34), NO_CALL]
+    registers[33] = 0x60000800
+    assert Arm().anywhere(registers) == [*range(33), 0x60000000, NO_CALL]
+    assert X86().anywhere(x86(ip=1)) == x86(ip=1)
+    thumb = [0x800] * 19
+    assert Arm().anywhere(thumb) == thumb
+
+
 def test_modes_of_32_bit_tasks() -> None:
     arm, thumb = [0] * 19, [0] * 19
     thumb[16] = 1 << 5
