@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "allow": "add to a policy what enforce reported as denied",
     "report": "write the risks, runs and rules of a policy to one HTML file",
     "merge": "merge recordings or policies into one, or narrow a policy by another",
+    "carry": "carry a policy to another architecture, or compare its sections",
     "lint": "report what policies allow that is dangerous, and why",
     "export": "write a policy for other programs: containers, systemd, bubblewrap, nsjail and others",
     "import": "convert a container profile, a filter or a log of calls into a policy",
@@ -42,6 +43,7 @@ _ELSEWHERE: Final = {
     "enforce": "callfence.enforcing.command",
     "compile": "callfence.enforcing.compile",
     "sh": "callfence.shell.command",
+    "carry": "callfence.carrying.command",
 }
 """Modules of the commands that are not in `commands/`, by command: each has a folder of its own."""
 

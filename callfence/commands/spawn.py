@@ -96,10 +96,12 @@ def main(arguments: list[str]) -> int:
 def _describe() -> None:
     """Judge and describe a denied call for nothing: then the tables that this takes are parsed here, and not by each helper."""
     from enforcer.reporting.verdict import Verdicts, advise, risk_of
+    from policygen.implied.tables import parse_all
     from policygen.language.document import parse as parse_policy
     from policygen.language.naming import format_call
     from tracer.abi import NATIVE, Event, table
 
+    parse_all(NATIVE)
     policy = parse_policy(f"implied 1\narch {NATIVE}\nopenat: flags == O_RDONLY\n").policy
     verdicts = Verdicts([("it", policy)])
     for name in ("openat", "ioctl", "connect", "mmap"):

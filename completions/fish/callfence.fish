@@ -50,7 +50,7 @@ function _shtab_callfence_using
   test "$_shtab_callfence_cmdpath" = "$argv"
 end
 
-set -g _shtab_callfence_commands learn enforce spawn sh show compile verify diff why review allow report merge lint export import mcp git-setup doctor
+set -g _shtab_callfence_commands learn enforce spawn sh show compile verify diff why review allow report merge carry lint export import mcp git-setup doctor
 set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --ask --ask-timeout --bpf --cap --compiled --default --format --from --git --idle --keep-fd --kernel --last --level --log --losses --name --narrow --narrow-by --only --output --phase --pid --policy --program --recording --rehearse-only --rehearse-runs --rehearse-seconds --runtime --scope --socket --timeout --to --unit --until --within --write-recording -o -p
 
 complete -c callfence -e
@@ -183,6 +183,15 @@ complete -c callfence -n '_shtab_callfence_using merge' -s o -l output -xka "(__
 complete -c callfence -n '_shtab_callfence_using merge' -l narrow-by -xka "(__fish_complete_path (commandline -ct))" -d 'print FILE, a policy, without what the policy BY denies of the calls that BY names'
 complete -c callfence -n '_shtab_callfence_using merge' -l driver -d 'run as git'"'"'s merge driver (set up by `callfence git-setup`): merge the changes of both branches since BASE into OURS; NAME is the file'"'"'s path in the repository'
 complete -c callfence -n '_shtab_callfence_using merge; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d files
+complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a carry -d 'Add to POLICY a section for another architecture that allows the same effects: the same calls, or those that do the same there (open becomes openat), with their constants by name. Nothing is allowed whose effect the policy denies. What cannot be carried is listed; `learn` on a machine of that architecture adds it. What belongs to the whole policy, such as its lines about files, stays as it is. With --check, write nothing, and show which effects one section of POLICY allows and another does not.'
+complete -c callfence -n '_shtab_callfence_using carry' -s h -l help -d 'show this help message and exit'
+complete -c callfence -n '_shtab_callfence_using carry' -l to -xka "x86_64 i386 aarch64" -d 'the architecture that is added: x86_64, i386, aarch64'
+complete -c callfence -n '_shtab_callfence_using carry' -l from -xka "x86_64 i386 aarch64" -d 'the section that is carried (default: the policy'"'"'s only other one)'
+complete -c callfence -n '_shtab_callfence_using carry' -l update -d 'add to a section that the policy already has; nothing is removed from it'
+complete -c callfence -n '_shtab_callfence_using carry' -l check -d 'exit with 1 if two sections of POLICY allow different effects'
+complete -c callfence -n '_shtab_callfence_using carry' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write to OUT instead of POLICY; - is standard output'
+complete -c callfence -n '_shtab_callfence_using carry' -l format -xka "text json" -d 'default: text'
+complete -c callfence -n '_shtab_callfence_using carry; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a policy file; - is standard input, which is then written to standard output'
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a lint -d 'Report what is dangerous in policies, judged by the calls that they allow. A comment `# why: REASON` on an entry, or above it, accepts the findings on that entry; `# why: COMBINATION: REASON` accepts the finding on a combination of entries, such as reverse-shell.'
 complete -c callfence -n '_shtab_callfence_using lint' -s h -l help -d 'show this help message and exit'
 complete -c callfence -n '_shtab_callfence_using lint' -l level -xka "note warning danger" -d 'the lowest level to report (default: warning)'

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from policygen.equivalents.links import Conjunction, image, links, own_calls, simple
 from policygen.implied.resolve import Call, resolved
 from policygen.language.normal import normal, normal_entry
-from policygen.learning.equivalents import Conjunction, image, links, own_calls, simple
 from policygen.learning.extend import Grown, regions
 from policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Expression, Operator, Or, Policy, alternatives
 from policygen.sets import region
@@ -23,7 +23,7 @@ from tracer.abi import table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from policygen.learning.equivalents import Link
+    from policygen.equivalents.links import Link
     from policygen.model import Action
     from tracer.abi import Argument
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from policygen.equivalents.compare import gaps, pairs
 from policygen.evaluate import evaluate
 from policygen.files.landlock import MAX_PORT
 from policygen.files.ruleset import unconfined
@@ -290,9 +291,25 @@ def optional_phases(document: Document, _: Budget | None = None) -> Iterator[Fin
         yield _finding(check("phases-optional"), None, "phases", None, _why(comments))
 
 
+def different_sections(document: Document, budget: Budget) -> Iterator[Finding]:
+    """Yield what the section of one architecture allows and that of another, of the same program, does not."""
+    policy = document.policy
+    for a, b in pairs(policy):
+        try:
+            found = gaps(policy, a, b, budget.space)
+        except TooComplexError:
+            yield _finding(check("too-complex"), None, "arch", None, "")
+            continue
+        for gap in found:
+            name = table(gap.arch).by_number[gap.number].name
+            accepted, reasons = _reasons(document, gap.arch, gap.number)
+            reason = accepted or "; ".join(dict.fromkeys(reasons.values()))
+            yield _finding(check("sections-differ"), gap.arch, name, gap.example, reason, str(gap.other))
+
+
 CHECKS: tuple[Callable[[Document, Budget], Iterable[Finding]], ...] = (
     grants, permissive_settings, listening, signals_outside, optional_phases, allowing_denials, redundant_rules,
-    implied_entries, dangerous_together, files_and_ports, past_ports,
+    implied_entries, dangerous_together, files_and_ports, past_ports, different_sections,
 )
 
 

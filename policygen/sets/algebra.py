@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
 FALSE, TRUE = 0, 1
 
@@ -215,6 +215,21 @@ class Space:
                     results[node] = walk(self._high[node] if value & bit else self._low[node])
                 else:
                     results[node] = self._node(variable, walk(self._low[node]), walk(self._high[node]))
+            return results[node]
+
+        return walk(function)
+
+    def substituted(self, function: int, sets: Mapping[int, int]) -> int:
+        """Return the function with variables, given by number, replaced by sets; all replacements are made at once."""
+        results: dict[int, int] = {}
+
+        def walk(node: int) -> int:
+            variable = self._variable[node]
+            if variable == self.bits:
+                return node
+            if node not in results:
+                condition = sets[variable] if variable in sets else self.variable(variable)
+                results[node] = self.ite(condition, walk(self._high[node]), walk(self._low[node]))
             return results[node]
 
         return walk(function)

@@ -14,7 +14,7 @@ from needed import require
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("name", ["production.md", "rehearsal.md", "review.md", "tutorial.md"])
+@pytest.mark.parametrize("name", ["architectures.md", "production.md", "rehearsal.md", "review.md", "tutorial.md"])
 def test_the_page_is_what_happens(tmp_path: Path, name: str) -> None:
     require("git", "gcc", "libc6-dev", "libc6-dbg")
     page = (DOCS / name).read_text()

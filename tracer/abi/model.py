@@ -5,11 +5,11 @@ Values only.  The tables that fill them are data files beside this one, read by 
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from tracer.machine import MACHINE
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -62,12 +62,13 @@ _BY_AUDIT = {audit: arch for arch, audit in _AUDIT.items()}
 
 _COMPAT = {Arch.X86_64: Arch.I386, Arch.AARCH64: Arch.ARM}
 
-NATIVE, COMPAT = (Arch.AARCH64, Arch.ARM) if os.uname().machine.startswith(("aarch64", "arm")) else (Arch.X86_64, Arch.I386)
-"""The architectures whose programs run on this machine: its own, and that of its 32-bit programs.  (Under setarch(8), uname(2)
-says armv8l and i686.)"""
-
 X32_BIT = 0x40000000
 """Set in the number of an x32 call, which arrives with the arch of x86_64 (asm/unistd.h)."""
+
+
+NATIVE, COMPAT = _BY_AUDIT[MACHINE.native.audit], _BY_AUDIT[MACHINE.compat.audit]
+"""The architectures whose programs run on this machine: its own, and that of its 32-bit programs; x86_64 and i386 where nothing
+can be learned or enforced."""
 
 
 class Kind(StrEnum):

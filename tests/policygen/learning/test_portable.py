@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
 
 import pytest
 from calls import event
@@ -13,12 +13,11 @@ from strategies import conditions, events, policies
 from texts import parse
 
 from policygen.comparing import Verdict, compare, reduce
+from policygen.equivalents.links import BETWEEN, links, own_calls, rows
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.filter.lift import lift
 from policygen.language.document import Document, PolicyError
-from policygen.learning import portable as portable_module
-from policygen.learning.equivalents import links, own_calls
 from policygen.learning.extend import Options
 from policygen.learning.generalise import Widening
 from policygen.learning.generate import Generated, generate
@@ -222,22 +221,19 @@ def test_a_call_newer_than_the_table_answers_enosys_and_a_known_but_unlisted_one
     compile_policy(policy)
 
 
-def rows(name: str) -> list[list[str]]:
-    lines = (Path(portable_module.__file__).with_name(name)).read_text().splitlines()
-    return [line.split("\t") for line in lines if not line.startswith("#")][1:]
-
-
 def test_every_row_is_for_some_architecture_and_has_its_reason() -> None:
-    for call, way, other, carried, why in rows("equivalents.tsv"):
+    for call, way, other, carried, why, *more in rows("equivalents.tsv"):
         one, two = (cell.partition(":")[0] for cell in (call, other))
-        both = [table(arch) for arch in Arch if one in table(arch).by_name and two in table(arch).by_name]
+        pairs = list(product(Arch, repeat=2)) if way == BETWEEN else [(arch, arch) for arch in Arch]
+        both = [(table(a), table(b)) for a, b in pairs if one in table(a).by_name and two in table(b).by_name]
         assert both, (call, other)
-        assert way in "=>" and why
+        assert way in ("=", ">", ">=", BETWEEN) and why and len(more) <= 1
         for word in carried.split():
             first, _, second = word.partition("~")[0].partition(":")
-            pairs = [(calls.by_name[one].arguments, calls.by_name[two].arguments) for calls in both]
-            names = [({a.name: a.width for a in ours}, {a.name: a.width for a in theirs}) for ours, theirs in pairs]
-            assert any(ours.get(first) == theirs.get(second or first) is not None for ours, theirs in names), (call, word)
+            found = [(ours.by_name[one].arguments, theirs.by_name[two].arguments) for ours, theirs in both]
+            names = [({a.name: a.width for a in ours}, {a.name: a.width for a in theirs}) for ours, theirs in found]
+            widths = [(ours.get(first), theirs.get(second or first)) for ours, theirs in names]
+            assert any(a and b and (a == b or way == BETWEEN) for a, b in widths), (call, word)
     for when, arch, entry, why in rows("libc.tsv"):
         assert when in ("start", "heap", "stdio", "loader")
         assert arch in ("-", *Arch) and why

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from policygen.model import Entry, Expression
     from tracer.abi import Arch, Argument
 
+BETWEEN = "~"
+"""The `as` of rows that apply only between two architectures (`equivalents.between`)."""
+
 Conjunction = tuple[Condition, ...]
 """Conditions joined by AND; () holds whatever the arguments."""
 
@@ -58,8 +61,16 @@ class Link:
     source: Side
     target: Side
     carried: tuple[Carried, ...]
-    strict: bool
-    """Whether the target allows nothing beyond the source, because the two calls do the same."""
+    way: str
+    """`=`, `>` or `>=`, as in the table."""
+    why: str
+    more: str
+    """What the target can do beyond the source, if anything."""
+
+    @property
+    def strict(self) -> bool:
+        """Whether the target allows nothing beyond the source, because the two calls do the same."""
+        return self.way == "="
 
 
 @frozen
@@ -76,25 +87,25 @@ class Own:
 def links(arch: Arch) -> Mapping[int, tuple[Link, ...]]:
     """Return the links from each call of an architecture, in the table's order; a row with `=` gives two."""
     result: defaultdict[int, list[Link]] = defaultdict(list)
-    for call, way, other, carried, _ in _rows("equivalents.tsv"):
-        source, target = _side(arch, call), _side(arch, other)
-        if source is None or target is None:
+    for call, way, other, carried, why, *more in rows("equivalents.tsv"):
+        source, target = side(arch, call), side(arch, other)
+        if source is None or target is None or way == BETWEEN:
             continue
         named = [_carried(arch, source.number, target.number, word) for word in carried.split()]
         pairs = tuple(pair for pair in named if pair is not None)
-        result[source.number].append(Link(source, target, pairs, way == "="))
+        result[source.number].append(Link(source, target, pairs, way, why, *more or [""]))
         if way == "=" and (source != target):
             back = tuple(Carried(pair.target, pair.source, pair.free) for pair in pairs)
-            result[target.number].append(Link(target, source, back, True))
+            result[target.number].append(Link(target, source, back, way, why, ""))
     return {number: tuple(links_of_call) for number, links_of_call in result.items()}
 
 
 @cache
 def own_calls(arch: Arch) -> tuple[Own, ...]:
     """Return the calls that C libraries make on their own on an architecture, in the table's order."""
-    rows = [(when, entry, why) for when, of, entry, why in _rows("libc.tsv") if of in ("-", arch)]
-    sides = [(_side(arch, entry), when == "loader", why) for when, entry, why in rows]
-    return tuple(Own(side, loader, why) for side, loader, why in sides if side is not None)
+    cells = [(when, entry, why) for when, of, entry, why in rows("libc.tsv") if of in ("-", arch)]
+    sides = [(side(arch, entry), when == "loader", why) for when, entry, why in cells]
+    return tuple(Own(call, loader, why) for call, loader, why in sides if call is not None)
 
 
 def simple(expression: Expression) -> Conjunction | None:
@@ -104,14 +115,15 @@ def simple(expression: Expression) -> Conjunction | None:
     return conditions if len(conditions) == len(parts) else None
 
 
-def _rows(name: str) -> Iterator[list[str]]:
+def rows(name: str) -> Iterator[list[str]]:
+    """Yield the cells of each row of the table `name`, without its comments and heading."""
     lines = table_text(__spec__, name).splitlines()
-    rows = (line.split("\t") for line in lines if not line.startswith("#"))
-    next(rows)
-    return rows
+    cells = (line.split("\t") for line in lines if not line.startswith("#"))
+    next(cells)
+    return cells
 
 
-def _side(arch: Arch, cell: str) -> Side | None:
+def side(arch: Arch, cell: str) -> Side | None:
     """Return the call and condition of a cell; None if the architecture lacks the call, or the call takes a pointer to its
     arguments (mmap of i386)."""
     name, colon, _ = cell.partition(":")
