@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from calls import parse
 from hypothesis import given
 from strategies import compared, entries
-from texts import parse
 
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
