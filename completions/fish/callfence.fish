@@ -185,8 +185,8 @@ complete -c callfence -n '_shtab_callfence_using merge' -l driver -d 'run as git
 complete -c callfence -n '_shtab_callfence_using merge; and test $_shtab_callfence_npos -ge 0' -ka "(__fish_complete_path (commandline -ct))" -d files
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a carry -d 'Add to POLICY a section for another architecture that allows the same effects: the same calls, or those that do the same there (open becomes openat), with their constants by name. Nothing is allowed whose effect the policy denies. What cannot be carried is listed; `learn` on a machine of that architecture adds it. What belongs to the whole policy, such as its lines about files, stays as it is. With --check, write nothing, and show which effects one section of POLICY allows and another does not.'
 complete -c callfence -n '_shtab_callfence_using carry' -s h -l help -d 'show this help message and exit'
-complete -c callfence -n '_shtab_callfence_using carry' -l to -xka "x86_64 i386 aarch64" -d 'the architecture that is added: x86_64, i386, aarch64'
-complete -c callfence -n '_shtab_callfence_using carry' -l from -xka "x86_64 i386 aarch64" -d 'the section that is carried (default: the policy'"'"'s only other one)'
+complete -c callfence -n '_shtab_callfence_using carry' -l to -xka "x86_64 i386 aarch64 arm" -d 'the architecture that is added: x86_64, i386, aarch64, arm'
+complete -c callfence -n '_shtab_callfence_using carry' -l from -xka "x86_64 i386 aarch64 arm" -d 'the section that is carried (default: the policy'"'"'s only other one)'
 complete -c callfence -n '_shtab_callfence_using carry' -l update -d 'add to a section that the policy already has; nothing is removed from it'
 complete -c callfence -n '_shtab_callfence_using carry' -l check -d 'exit with 1 if two sections of POLICY allow different effects'
 complete -c callfence -n '_shtab_callfence_using carry' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write to OUT instead of POLICY; - is standard output'

@@ -6,7 +6,7 @@ was learned on one machine then holds on another.
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -17,23 +17,22 @@ from tracer.abi import Arch, constants, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-_BITS = {"prot": ("PROT_BTI", "PROT_MTE")}
-"""Family of constants -> the names of its restricting bits.  With PROT_BTI, jumps into the middle of code fault; with PROT_MTE,
-pointers with a wrong tag do.  Neither makes memory readable, writable or executable (arch/arm64/include/uapi/asm/mman.h)."""
+_BITS = ("PROT_BTI", "PROT_MTE")
+"""With PROT_BTI, jumps into the middle of code fault; with PROT_MTE, pointers with a wrong tag do.  Neither makes memory
+readable, writable or executable (asm/mman.h of arm64)."""
+_FAMILY, _CALLS = "prot", ("mmap", "mmap2", "mprotect", "pkey_mprotect", "remap_file_pages")
+"""The family of constants of these bits, and the calls with an argument of that family."""
 
 
 @cache
 def restricting(arch: Arch) -> Mapping[int, Mapping[int, int]]:
     """Return the restricting bits that the arguments of an architecture's calls have: call number -> index -> bits."""
-    bits = {
-        family: sum(constants.family(family, arch).value(name) or 0 for name in names) for family, names in _BITS.items()
-    }
-    calls = {
-        call.number: {index: bits[one.constants] for index, one in enumerate(call.arguments) if bits.get(one.constants)}
-        for call in table(arch).by_number.values()
-        if any(bits.values())
-    }
-    return MappingProxyType({number: of_call for number, of_call in calls.items() if of_call})
+    bits = sum(constants.family(_FAMILY, arch).value(name) or 0 for name in _BITS)
+    calls = [table(arch).by_name[name] for name in _CALLS if name in table(arch).by_name] if bits else []
+    of_calls = (
+        (call.number, {index: bits for index, one in enumerate(call.arguments) if one.constants == _FAMILY}) for call in calls
+    )
+    return MappingProxyType({number: of_call for number, of_call in of_calls if of_call})
 
 
 def with_restrictions(arch: Arch, number: int, entry: Entry) -> Entry:
@@ -50,31 +49,41 @@ def _extended(part: Expression, arch: Arch, number: int) -> Iterator[Expression]
     """Yield alternatives that hold where `part` holds, and where it would without the restricting bits."""
     without, of_call = part, restricting(arch)[number]
     for index, bits in of_call.items():
-        if _compares(part, index, lambda condition: condition.operator in _ORDERS):
+        if _has(part, index, lambda condition: condition.operator in _ORDERS):
             break
         without = _without(without, index, bits)
-    has_bits = any(_compares(part, index, partial(_has, bits)) for index, bits in of_call.items())
-    if without == part or has_bits:
+    if without == part or not all(_is_covered(part, index, bits) for index, bits in of_call.items()):
         yield part
     if without not in (part, Always(False)):
         yield without
 
 
-def _compares(expression: Expression, index: int, how: Callable[[Condition], bool]) -> bool:
+def _has(expression: Expression, index: int, how: Callable[[Condition], bool]) -> bool:
     """Return whether a condition on the argument `index` has the property `how`."""
     match expression:
         case Always():
             return False
         case Not(part):
-            return _compares(part, index, how)
+            return _has(part, index, how)
         case And(parts) | Or(parts):
-            return any(_compares(part, index, how) for part in parts)
+            return any(_has(part, index, how) for part in parts)
         case Condition():
             return expression.index == index and how(expression)
 
 
-def _has(bits: int, condition: Condition) -> bool:
-    return any(value & bits for value in _values(condition))
+def _is_covered(expression: Expression, index: int, bits: int) -> bool:
+    """Return whether it is plain that where the expression holds, it also holds with these bits of the argument set to 0: no
+    condition on it is negated or asks for one of the bits."""
+    match expression:
+        case Always():
+            return True
+        case Not(part):
+            return not _has(part, index, lambda condition: True)
+        case And(parts) | Or(parts):
+            return all(_is_covered(part, index, bits) for part in parts)
+        case Condition():
+            asks = expression.operator is Operator.NE or any(value & bits for value in _values(expression))
+            return expression.index != index or not asks
 
 
 _ORDERS = (Operator.LT, Operator.LE, Operator.GT, Operator.GE)

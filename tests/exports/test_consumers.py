@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from announced import check
+from calls import format_options, parse
 from installed import PROBE_POLICY, policy_of, waiting
 from needed import needs_root, require
-from texts import format_options, parse
 
 from policygen import formats
 from policygen.implied.resolve import resolved

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from calls import format_options, parse
 from needed import needs
-from texts import format_options, parse
 
 from policygen import formats
 from policygen.formats import Direction, ExportError

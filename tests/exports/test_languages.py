@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import format_options, parse
 from exported_languages import read_kafel, read_minijail
 from installed import PROBE_POLICY
-from texts import format_options, parse
 
 from policygen import formats
 from policygen.comparing import compare

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import strategies
 from announced import check
+from calls import format_options, parse
 from examples import EXAMPLES
 from exported_languages import read_kafel, read_minijail
 from hypothesis import HealthCheck, given, settings
 from installed import PROBE_POLICY
-from texts import format_options, parse
 
 from policygen import formats
 from policygen.comparing import compare

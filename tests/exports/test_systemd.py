@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from announced import check
+from calls import format_options, parse
 from installed import PROBE_POLICY, combined
 from needed import needs, needs_root, require
-from texts import format_options, parse
 
 from policygen.formats import Direction, systemd, wider
 from policygen.formats.systemd import grouped, groups

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from calls import format_options
 from needed import needs, needs_root, require
-from texts import format_options
 
 from policygen.formats import Direction, ExportError, Service, systemd
 from policygen.implied.resolve import resolved

@@ -5,10 +5,9 @@ from __future__ import annotations
 import oracle
 import pytest
 import strategies
-from calls import point_of
+from calls import parse, point_of
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
-from texts import parse
 
 from policygen.comparing import Change, Verdict, compare, reduce
 from policygen.evaluate import evaluate

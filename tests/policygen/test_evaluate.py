@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from calls import event
+from calls import event, parse
 from hypothesis import given, settings, strategies as st
-from texts import parse
 
 from policygen.evaluate import evaluate
 from policygen.holds import holds

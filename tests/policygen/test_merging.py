@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from calls import parse
 from examples import EXAMPLES
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from strategies import actions, entries, events
-from texts import parse
 
 from policygen.evaluate import evaluate
 from policygen.language.normal import normal_entry

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from calls import event
-from texts import parse
+from calls import event, parse
 
 from policygen.comparing import Verdict, compare, reduce
 from policygen.errors import PolicyError

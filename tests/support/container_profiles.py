@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyseccomp
-from texts import format_options, parse
+from calls import format_options, parse
 
 from policygen.comparing import Change, compare
 from policygen.filter import bpf, symbolic

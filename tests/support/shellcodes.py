@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from calls import event
-from texts import parse
+from calls import event, parse
 
 from policygen.evaluate import evaluate
 from policygen.files.algebra import united

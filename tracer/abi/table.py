@@ -107,6 +107,7 @@ class Table:
         self.by_number: Mapping[int, Syscall] = MappingProxyType({call.number: call for call in calls})
         self.by_name: Mapping[str, Syscall] = MappingProxyType({call.name: call for call in calls})
         self._joints: dict[int, _Joint | None] = {}
+        self._newest: dict[tuple[int, int], int] = {}
 
     def arguments(self, number: int, registers: Sequence[int]) -> tuple[Argument, ...]:
         """Return the arguments of a call whose six registers (64 bits each) have these values, each with its meaning there.
@@ -136,13 +137,16 @@ class Table:
         """Return the greatest call number that Linux `version` has on this architecture, apart from private ones.
 
         Raises ValueError for versions that are not in the table (newest.tsv): before 5.1, or newer than it."""
+        if version in self._newest:
+            return self._newest[version]
         first, last = self._versions[0][0], self._versions[-1][0]
         if not first <= version <= last:
             raise ValueError(
                 f"Linux {version[0]}.{version[1]} is not in the table of system calls, "
                 f"which has {first[0]}.{first[1]} to {last[0]}.{last[1]}"
             )
-        return max(number for since, number in self._versions if since <= version)
+        self._newest[version] = max(number for since, number in self._versions if since <= version)
+        return self._newest[version]
 
     @cached_property
     def private(self) -> range:

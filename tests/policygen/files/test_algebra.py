@@ -7,8 +7,8 @@ import operator
 from functools import reduce
 from ipaddress import ip_network
 
+from calls import parse
 from hypothesis import given, settings, strategies as st
-from texts import parse
 
 from policygen.files import algebra
 from policygen.grants import ALL, ANY_PORT, BARE, NOT_CONFINED, NOTHING, Files, Right, format_ports, ranges, single, written

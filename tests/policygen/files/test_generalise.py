@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from calls import parse
 from hypothesis import given, settings, strategies as st
-from texts import parse
 
 from policygen.files.algebra import differences, granted, united
 from policygen.files.generalise import added, begun, learned, rights_of, stores, trees

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from texts import parse
+from calls import parse
 
 from policygen.files.generalise import added, begun, beside_hosts, learned
 from policygen.files.generalise_hosts import connects_by_host, lacks, learned_sockets, suffixes

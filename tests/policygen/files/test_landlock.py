@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from texts import parse
+from calls import parse
 
 from policygen.files import landlock
 from policygen.files.landlock import Ruleset, decode, downgrade, encode

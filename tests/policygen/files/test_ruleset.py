@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from texts import parse
+from calls import parse
 
 from policygen.files.landlock import TRUNCATE, decode, downgrade, encode
 from policygen.files.ruleset import kept_by_the_filter, ruleset, unconfined

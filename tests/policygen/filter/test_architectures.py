@@ -29,14 +29,17 @@ open: flags == O_RDONLY|O_DIRECTORY
 read: fd == 0
 
 arch i386
+
 mmap2: prot in PROT_READ|PROT_WRITE
 socketcall: call == SYS_SOCKET
 
 arch aarch64
+
 mprotect: prot in PROT_READ|PROT_WRITE|PROT_BTI|PROT_MTE
 openat: flags == O_RDONLY|O_DIRECTORY
 
 arch arm
+
 cacheflush: flags == 0
 openat: flags == O_RDONLY|O_DIRECTORY
 pread64: fd == 3

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import strategies
-from calls import event
+from calls import event, parse
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, reject, settings, strategies as st
-from texts import parse
 
 from policygen.evaluate import answer, evaluate
 from policygen.filter import bpf, compile as compiler, libseccomp

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import strategies
+from calls import parse
 from examples import EXAMPLES
 from filters import HIGH, IS_7, LOW, dup_filter
 from hypothesis import HealthCheck, given, settings, strategies as st
-from texts import parse
 
 from policygen.comparing import Verdict, compare
 from policygen.filter import bpf

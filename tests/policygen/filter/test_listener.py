@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from texts import parse
+from calls import parse
 
 from policygen.filter.listener import expects_listener
 

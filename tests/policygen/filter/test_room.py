@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import strategies
+from calls import parse
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, reject, settings
-from texts import parse
 
 from policygen.filter.bpf import MAX_INSTRUCTIONS
 from policygen.filter.compile import CompileError, compile_policy

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from calls import event
-from texts import parse
+from calls import event, parse
 
 from policygen.evaluate import evaluate
 from policygen.implied.resolve import granted, least, witnessed

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from texts import parse
+from calls import parse
 
 from policygen.comparing import Change, compare, reduce
 from policygen.implied.resolve import narrowed, resolved

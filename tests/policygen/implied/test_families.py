@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from calls import event
-from texts import parse
+from calls import event, parse
 
 from policygen.evaluate import evaluate
 from tracer.abi import Arch

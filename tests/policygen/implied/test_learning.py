@@ -6,9 +6,8 @@ from itertools import permutations
 from typing import TYPE_CHECKING
 
 import pytest
-from calls import event
+from calls import event, parse
 from hypothesis import given, settings, strategies as st
-from texts import parse
 
 from policygen.comparing import compare
 from policygen.evaluate import evaluate

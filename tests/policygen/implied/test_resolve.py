@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from calls import event
+from calls import event, parse
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import actions, entries, events
-from texts import parse
 
 from policygen.comparing import compare
 from policygen.evaluate import evaluate

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from calls import parse
 from hypothesis import given
 from strategies import compared, entries
-from texts import parse
 
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
@@ -37,6 +37,8 @@ def test_the_bits_are_those_of_aarch64() -> None:
     named = {table(Arch.AARCH64).by_number[number].name: bits for number, bits in restricting(Arch.AARCH64).items()}
     assert named == {"mmap": {2: BITS}, "mprotect": {2: BITS}, "pkey_mprotect": {2: BITS}, "remap_file_pages": {2: BITS}}
     assert not any(restricting(arch) for arch in Arch if arch is not Arch.AARCH64)
+    having = {call.name for call in CALLS.values() if any(one.constants == "prot" for one in call.arguments)}
+    assert named.keys() == having
 
 
 @pytest.mark.hypothesis
@@ -103,6 +105,7 @@ def test_nothing_new_is_both_writable_and_executable() -> None:
 def test_the_loaders_protection_of_mapped_code_fails_as_without_such_a_processor() -> None:
     """sysdeps/aarch64/dl-bti.c ignores it; no filter sees whether that memory was written."""
     assert unavailable(call("mprotect", 0, 4096, READ | EXEC | BTI)) == 22
+    assert unavailable(call("mprotect", 0, 4096, EXEC | BTI)) == 22  # code that cannot be read
     assert not unavailable(call("mprotect", 0, 4096, READ | EXEC))
     assert not unavailable(call("mprotect", 0, 4096, READ | WRITE | EXEC | BTI))
 

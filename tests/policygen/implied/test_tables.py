@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from texts import parse
+from calls import parse
 
 from policygen.implied import tables as module
 from policygen.implied.resolve import granted, resolved

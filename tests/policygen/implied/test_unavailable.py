@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from calls import event
-from texts import parse
+from calls import event, parse
 
 from policygen.implied.resolve import resolved
 from policygen.implied.tables import lines, stated_call, stated_entry, unavailable, unavailable_cells

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import strategies
+from calls import parse, parse_file
 from hypothesis import given, settings, strategies as st
-from texts import parse, parse_file
 
 from policygen.language.document import Document, PolicyError, new_document
 from policygen.model import Policy

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from calls import event
-from texts import parse
+from calls import event, parse
 
 from policygen.language.naming import format_action, format_call, format_entry, format_expression
 from policygen.model import ALLOW, KILL, Action, ActionKind, Condition, Operator

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from texts import parse
+from calls import parse
 
 from policygen.language.document import PolicyError
 from policygen.language.expressions import MAX_DEPTH

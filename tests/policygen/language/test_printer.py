@@ -2,8 +2,8 @@
 
 import pytest
 import strategies
+from calls import parse
 from hypothesis import HealthCheck, given, settings, strategies as st
-from texts import parse
 
 from policygen.evaluate import evaluate
 from policygen.language.document import Document

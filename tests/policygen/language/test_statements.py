@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
+from calls import parse
 from hypothesis import given, settings, strategies as st
-from texts import parse
 
 from policygen.errors import PolicyError
 from policygen.grants import NOTHING, Files, Right

@@ -6,7 +6,7 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
-from texts import parse
+from calls import parse
 
 from policygen.implied.tables import rows
 from policygen.learning import generalise as module

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from calls import event
-from texts import parse
+from calls import event, parse
 
 from policygen.learning.extend import Options
 from policygen.learning.generate import generate

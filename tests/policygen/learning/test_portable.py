@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import pytest
-from calls import event
+from calls import event, parse
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import conditions, events, policies
-from texts import parse
 
 from policygen.comparing import Verdict, compare, reduce
 from policygen.equivalents.links import BETWEEN, links, own_calls, rows

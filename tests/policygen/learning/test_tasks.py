@@ -6,8 +6,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING
 
 import pytest
-from calls import event
-from texts import parse
+from calls import event, parse
 
 from policygen.evaluate import evaluate
 from policygen.learning.extend import Options

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from calls import event
+from calls import event, parse
 from hypothesis import given, settings, strategies as st
-from texts import parse
 
 from policygen.comparing import Change, compare
 from policygen.evaluate import evaluate

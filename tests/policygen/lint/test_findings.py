@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from texts import parse
+from calls import parse
 
 from policygen.evaluate import evaluate
 from policygen.lint.catalogue import Danger, Level, dangers, of_call, of_setting, region_of

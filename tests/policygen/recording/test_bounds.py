@@ -7,8 +7,7 @@ import pstats
 from typing import TYPE_CHECKING
 
 import pytest
-from calls import event
-from texts import parse
+from calls import event, parse
 
 from policygen.evaluate import evaluate
 from policygen.learning.generate import generate

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from texts import parse
+from calls import parse
 
 from policygen.comparing import Verdict
 from policygen.implied import resolve

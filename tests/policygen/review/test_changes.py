@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from calls import parse
 from examples import EXAMPLES
 from hypothesis import given, settings, strategies as st
-from texts import parse
 
 from policygen.comparing import Verdict, compare
 from policygen.language.naming import format_entry

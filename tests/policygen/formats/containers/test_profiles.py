@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from calls import format_options
 from container_profiles import (
     ALLOWED,
     CAPABILITIES,
@@ -20,7 +21,6 @@ from container_profiles import (
     profile,
     read,
 )
-from texts import format_options
 
 from policygen.evaluate import evaluate
 from policygen.filter import bpf

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import strategies
+from calls import format_options, parse
 from container_profiles import (
     ALLOWED,
     CAPABILITIES,
@@ -26,7 +27,6 @@ from container_profiles import (
 )
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
-from texts import format_options, parse
 
 from policygen.comparing import Change, compare
 from policygen.filter import bpf

@@ -6,7 +6,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pytest
-from texts import format_options
+from calls import format_options
 
 from policygen.formats import FormatOptions, ImportFormatError
 from policygen.formats.logs.denials import audit

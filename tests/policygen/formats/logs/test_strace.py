@@ -6,8 +6,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import format_options
 from hypothesis import given, settings, strategies as st
-from texts import format_options
 
 from policygen.formats import FormatOptions, ImportFormatError
 from policygen.formats.logs import strace
