@@ -258,6 +258,8 @@ def sources(draw: st.DrawFn, arch: Arch = X86_64) -> Policy:
     known = [table(arch).by_name[name].number for name in NAMES if name in table(arch).by_name]
     numbers = draw(st.lists(st.sampled_from(known), min_size=1, max_size=6, unique=True))
     made = {number: draw(plain(arch, number) | entries(arch, number)) for number in numbers}
+    moving = table(arch).by_name[draw(st.sampled_from(["openat", "ptrace", "fcntl"]))].number  # constants with other numbers
+    made[moving] = draw(plain(arch, moving))
     return Policy({arch: made}, default=draw(st.sampled_from([KILL, ENOSYS])), implied=draw(st.sampled_from([0, 0, 1])))
 
 
