@@ -105,7 +105,7 @@ options: $(VENV)/installed
 	$(BIN)/python tools/make_options.py docs
 
 helper-filter: $(VENV)/installed
-	$(BIN)/python tools/make_helper_filter.py enforcer
+	$(BIN)/python tools/make_helper_filter.py enforcer/filters
 
 $(VENV)/python: | set-up
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
     """Confine this process, and all that it starts, by a policy for good.  This needs no privilege.
 
-    `filters` is a policy's text, or a mapping of system calls (x86_64; names with or without `sys_`, or numbers) to
+    `filters` is a policy's text, or a mapping of system calls (of this machine; names with or without `sys_`, or numbers) to
     what an entry has after its colon: `{"sys_read": "fd == 0", 1: 1, "exit_group": "allow"}`.  A call that the policy
     does not allow gets the default action: the process is killed unless the text has another `default`.  The policy's
     `arm` is ignored.

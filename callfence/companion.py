@@ -17,7 +17,7 @@ from policygen.evidence.words import escaped
 from policygen.recording import atomic, recording_file
 from policygen.recording.model import Recording
 from policygen.review.companion import Companion, fitting, read, reduced, text, united
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, Arch, table
 from tracer.errors import UserError
 from tracer.named import NamedTuple
 
@@ -101,7 +101,7 @@ def load_evidence(command: str, policy: Path, document: Document, recording: Pat
         what = f"{plural(len(companion.unread), 'line')} that cannot be parsed, the first being line {companion.unread[0]}"
         print_error(f"callfence {command}: {path}: ignored {what}")
     if others := [observation for observation in companion.observations if observation not in used]:
-        calls = {(Arch.from_audit(observation.arch) or Arch.X86_64, observation.number) for observation in others}
+        calls = {(Arch.from_audit(observation.arch) or NATIVE, observation.number) for observation in others}
         names = sorted({table(arch).by_number[number].name for arch, number in calls})
         what = f"evidence of {plural(len(others), 'call')} that {policy.name} does not allow: {', '.join(names[:8])}"
         print_error(f"callfence {command}: {path}: ignored {what}{' ...' if len(names) > 8 else ''}")

@@ -15,7 +15,8 @@ import errno
 import os
 
 from enforcer.later import read_file
-from tracer import TYPE_CHECKING, linux
+from tracer import TYPE_CHECKING, linux, machine
+from tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -231,15 +232,16 @@ def _rank(answer: int, reports: bool) -> int:
 
 _COMMANDS = (0xC0502100, 0xC0182101, 0x40082102, 0x80082102, 0x40182103, 0x40082104)
 """SECCOMP_IOCTL_NOTIF_RECV, _SEND, _ID_VALID and _ID_VALID_WRONG_DIR, _ADDFD, _SET_FLAGS (linux/seccomp.h)."""
-ARCHITECTURES = (linux.AUDIT_ARCH_X86_64, linux.AUDIT_ARCH_I386)
+ARCHITECTURES = tuple(convention.audit for convention in MACHINE.conventions)
+"""AUDIT_ARCH_* of the calls that programs can make here."""
 DENY: Line = (RETURN, linux.SECCOMP_RET_ERRNO | errno.EPERM)
 
-EXITS = linux.numbers_by_arch("exit", "exit_group")
+EXITS = MACHINE.numbers_by_arch("exit", "exit_group")
 
 
 def read_shield() -> bytes:
     """Read the instructions that deny calls on the helper (`make commands`, tools/make_helper_filter.py).  Raises OSError."""
-    return read_file(f"{os.path.dirname(__file__)}/shield.filter")
+    return read_file(f"{os.path.dirname(__file__)}/filters/{machine.NAME}/shield.filter")
 
 
 def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> bytes:
@@ -258,7 +260,7 @@ def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> b
 def without_listener(filter_: bytes) -> bytes:
     """Return the filter after instructions that deny receiving and answering notifications of any listener."""
     lines: list[Line] = [(LOAD, ARCH)]
-    for arch, number in zip(ARCHITECTURES, linux.NUMBERS["ioctl"], strict=True):
+    for arch, number in MACHINE.calls("ioctl"):
         lines += [(EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER), (EQUAL, number, "ioctl", "end"), f"not {arch}"]
     lines += [(JUMP, "end"), "ioctl", (LOAD, ARGUMENTS + 8), *((EQUAL, command, "deny", "") for command in _COMMANDS)]
     return assembled([*lines, (JUMP, "end"), "deny", DENY, "end"]) + filter_

@@ -12,12 +12,12 @@ import os
 from enforcer import kernel
 from enforcer.errors import EnforceError
 from enforcer.later import read_file
-from tracer import TYPE_CHECKING, linux
+from tracer import TYPE_CHECKING, linux, machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_HERE = os.path.dirname(__file__)
+_FILTERS = f"{os.path.dirname(__file__)}/filters/{machine.NAME}"
 
 _CAP_KILL, _CAP_SYS_PTRACE = 1 << 5, 1 << 19  # linux/capability.h
 _HELPERS = _CAP_KILL | _CAP_SYS_PTRACE
@@ -33,13 +33,13 @@ def read(*, renews_log: bool = False, makes_calls: bool = False) -> bytes:
     """Read the filter for the helper, which was compiled from helper.policy when callfence was built.  With `renews_log`, it
     also allows what helper-log.policy does: opening the log again; with `makes_calls`, what helper-hosts.policy does: making
     the program's calls to other hosts.  Raises OSError."""
-    return read_file(f"{_HERE}/helper{'-hosts' if makes_calls else '-log' if renews_log else ''}.filter")
+    return read_file(f"{_FILTERS}/helper{'-hosts' if makes_calls else '-log' if renews_log else ''}.filter")
 
 
 def read_follower(*, makes_calls: bool = False) -> bytes:
     """Read the filter for a helper that follows the program through its phases: `read`, with what follower.policy allows.
     Raises OSError."""
-    return read_file(f"{_HERE}/follower{'-hosts' if makes_calls else ''}.filter")
+    return read_file(f"{_FILTERS}/follower{'-hosts' if makes_calls else ''}.filter")
 
 
 def drop_capabilities(*, traces: bool = False, makes_calls: bool = False) -> None:

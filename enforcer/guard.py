@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 
-from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, RETURN, Filter, assembled
+from enforcer.bpf import ARCH, ARCHITECTURES, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, RETURN, Filter, assembled
 from tracer import TYPE_CHECKING, linux
+from tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,18 +42,18 @@ class Check:
 
 FAST_OPEN = {
     "sendto": Check(
-        linux.numbers_by_arch("sendto", "sendmmsg"),
+        MACHINE.numbers_by_arch("sendto", "sendmmsg"),
         [(LOAD, ARGUMENTS + 8 * 3), (HAS, linux.MSG_FASTOPEN, "fast open", "end")],
     ),
     "sendmsg": Check(
-        linux.numbers_by_arch("sendmsg"), [(LOAD, ARGUMENTS + 8 * 2), (HAS, linux.MSG_FASTOPEN, "fast open", "end")]
+        MACHINE.numbers_by_arch("sendmsg"), [(LOAD, ARGUMENTS + 8 * 2), (HAS, linux.MSG_FASTOPEN, "fast open", "end")]
     ),
 }
 """The checks of calls that connect if they have MSG_FASTOPEN."""
 
 TYPING = {
     "ioctl": Check(
-        linux.numbers_by_arch("ioctl"),
+        MACHINE.numbers_by_arch("ioctl"),
         [
             (LOAD, ARGUMENTS + 8),
             *((EQUAL, command, "not permitted", "") for command in (0x5412, 0x541C)),  # asm-generic/ioctls.h
@@ -68,9 +69,9 @@ def guard(filter_: bytes, checks: Mapping[str, Check], opaque: Sequence[str], *,
 
     With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run."""
     program = Filter(filter_)
-    numbers = linux.numbers_by_arch(*opaque)
+    numbers = MACHINE.numbers_by_arch(*opaque)
     lines: list[Line] = []
-    for arch in (linux.AUDIT_ARCH_X86_64, linux.AUDIT_ARCH_I386):
+    for arch in ARCHITECTURES:
         lines += [(LOAD, ARCH), (EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
         lines += [(EQUAL, number, label, "") for label, check in checks.items() for number in check.calls[arch]]
         run = [number for number in numbers[arch] if program.may_allow(arch, number, reports=reports)]

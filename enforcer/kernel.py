@@ -1,8 +1,7 @@
 """System calls for which Python has no function.
 
-The numbers are those of x86_64 (asm/unistd_64.h).  Every function raises OSError with the call's name in `filename`, so that
-a refusal can always be reported as "CALL: errno".  Every start of `enforce` imports this module, so it imports none of
-ctypes, dataclasses, enum, signal and struct.
+Every function raises OSError with the call's name in `filename`, so that a refusal can always be reported as "CALL: errno".
+Every start of `enforce` imports this module, so it imports none of ctypes, dataclasses, enum, signal and struct.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import os
 import time
 
 from tracer import TYPE_CHECKING, linux, proc
+from tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from typing import Any
@@ -27,13 +27,12 @@ _SFD_NONBLOCK, _SFD_CLOEXEC = 0x800, 0x80000  # linux/signalfd.h
 _PIDFD_THREAD = 0o200  # linux/pidfd.h
 _CAPABILITY_HEADER = (linux.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread (linux/capability.h)
 
-Registers = list[int]
-"""The words of struct user_regs_struct, also of a 32-bit tracee; `tracer.linux` has the indices."""
+ptrace = linux.ptrace
 
 
 def syscall(call: str, *arguments: Any) -> int:
     """Make the system call `call`, a name or `name(what)`, and return its result.  Raises OSError."""
-    return linux.checked(linux.syscall(call.partition("(")[0], *arguments), call)
+    return linux.checked(MACHINE.syscall(call.partition("(")[0], *arguments), call)
 
 
 def clone(flags: int = 0) -> int:
@@ -71,7 +70,7 @@ def clone_orphan(flags: int = 0) -> bool:
 
 
 def _clone(flags: int) -> int:
-    return linux.syscall("clone", flags, None, None, None, None)
+    return MACHINE.syscall("clone", flags, None, None, None, None)
 
 
 def _after_fork(pid: int) -> None:
@@ -164,7 +163,7 @@ def is_reaper() -> bool:
 def can_notify() -> bool:
     """Return whether the kernel has SECCOMP_RET_USER_NOTIF (5.0); False too where seccomp(2) itself is refused."""
     action = linux.c_uint32(linux.SECCOMP_RET_USER_NOTIF)
-    return linux.syscall("seccomp", linux.SECCOMP_GET_ACTION_AVAIL, 0, linux.byref(action)) == 0
+    return MACHINE.syscall("seccomp", linux.SECCOMP_GET_ACTION_AVAIL, 0, linux.byref(action)) == 0
 
 
 def install(program: bytes, flags: int) -> int:
@@ -329,11 +328,6 @@ def kill_thread(process: int, thread: int, number: int) -> None:
     syscall("tgkill", process, thread, number)
 
 
-def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
-    """Make a ptrace request whose result is 0."""
-    linux.checked(linux.functions.ptrace(request, pid, address, data), "ptrace")
-
-
 class CallStop(linux.Structure):
     """struct ptrace_syscall_info at a call's entry (linux/ptrace.h)."""
 
@@ -375,11 +369,7 @@ def event_message(pid: int) -> int:
 
 def peek(pid: int, address: int) -> int:
     """Return the 8 bytes at `address` as an unsigned number."""
-    linux.set_errno(0)
-    word = linux.functions.ptrace(linux.PTRACE_PEEKDATA, pid, address, None)
-    if word == -1 and linux.get_errno():
-        raise linux.refused("ptrace")
-    return int(word) & 0xFFFFFFFFFFFFFFFF
+    return linux.peeked(linux.PTRACE_PEEKDATA, pid, address)
 
 
 def peek_string(pid: int, address: int, limit: int = 256) -> bytes:
@@ -396,24 +386,6 @@ def peek_string(pid: int, address: int, limit: int = 256) -> bytes:
 def poke(pid: int, address: int, word: int) -> None:
     """Write 8 bytes at `address`."""
     ptrace(linux.PTRACE_POKEDATA, pid, address, word)
-
-
-def poke_user(pid: int, offset: int, word: int) -> None:
-    """Write a word of a stopped tracee's struct user (sys/user.h)."""
-    ptrace(linux.PTRACE_POKEUSER, pid, offset, word)
-
-
-def get_registers(pid: int) -> Registers:
-    """Return the registers of a stopped tracee."""
-    words = (linux.c_uint64 * linux.USER_REGS)()
-    ptrace(linux.PTRACE_GETREGS, pid, 0, linux.addressof(words))
-    return list(words)
-
-
-def set_registers(pid: int, registers: Registers) -> None:
-    """Give a stopped tracee these registers."""
-    words = (linux.c_uint64 * linux.USER_REGS)(*registers)
-    ptrace(linux.PTRACE_SETREGS, pid, 0, linux.addressof(words))
 
 
 def swap_signal_mask(pid: int, mask: int) -> int:

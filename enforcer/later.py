@@ -28,26 +28,23 @@ _OURS = tuple(f"{_ROOTS[0]}{name}/" for name in ("callfence", "enforcer", "polic
 """The folders of our packages; where pip has installed them, other packages are beside them."""
 _DESCRIBING = (
     "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
-    "enforcer.files.unreachable", "enforcer.guard", "enforcer.reporting.asker", "enforcer.reporting.instead",
-    "enforcer.reporting.output", "enforcer.reporting.report", "enforcer.reporting.verdict", "ipaddress",
-    "policygen.files.records", "policygen.implied.tables", "policygen.language.parser", "policygen.lint.findings", "shlex",
-    "tracer.abi.waits",
+    "enforcer.files.unreachable", "enforcer.guard", "enforcer.hosts.mediator", "enforcer.reporting.asker",
+    "enforcer.reporting.instead", "enforcer.reporting.output", "enforcer.reporting.report", "enforcer.reporting.verdict",
+    "ipaddress", "policygen.files.records", "policygen.implied.tables", "policygen.language.parser",
+    "policygen.lint.findings", "shlex", "tracer.abi.waits",
 )
 """The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
-_MAKING_CALLS = ("enforcer.hosts.mediator",)
-"""The same for making the program's calls to other hosts."""
 _TABLE = ".tsv"
 _HEAD = 16
 """Bytes before the code of a compiled module (importlib/_bootstrap_external.py, _code_to_timestamp_pyc)."""
 
 
-def files(*, makes_calls: bool = False) -> bytes:
-    """Import the modules that describe a call, and with `makes_calls` those that make the program's calls to other hosts;
-    return a note of the files that they come from.
+def files() -> bytes:
+    """Import the modules that describe a call, or make it for the program; return a note of the files that they come from.
 
     The note has Python's version on its first line and shared libraries on its second; each other line has a path, the digest
     of the compiled module, and the digest of the file."""
-    for name in (*_DESCRIBING, *_MAKING_CALLS * makes_calls):
+    for name in _DESCRIBING:
         __import__(name)
     paths, libraries = set(), []
     for name, module in list(sys.modules.items()):
@@ -79,7 +76,7 @@ class Later:
         Raises OSError, ImportError."""
         version, _, rest = noted.decode().partition("\n")
         if version != _version():
-            rest = files(makes_calls=True).decode().partition("\n")[2]
+            rest = files().decode().partition("\n")[2]
         libraries, _, self._lines = rest.partition("\n")
         for name in libraries.split():  # here, since in a clone, whose memory is shared, it takes twice as long
             __import__(name)
@@ -164,7 +161,7 @@ class Loaded(Later):
 
     def __init__(self) -> None:
         """Import the modules, and read the tables beside them.  Raises OSError, ImportError."""
-        for name in (*_DESCRIBING, *_MAKING_CALLS):
+        for name in _DESCRIBING:
             __import__(name)
         self._notes = {}
         self.is_read = True

@@ -14,7 +14,7 @@ from enforcer.bpf import ROOM, chain, notifying_on_exit, without_listener
 from enforcer.confinement import ABSTRACT, keep_inside
 from enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
 from enforcer.execution import NOT_GRANTED, candidates, execute, failure, locate, restore_signals
-from tracer import TYPE_CHECKING, linux
+from tracer import TYPE_CHECKING, linux, machine
 from tracer.errors import KernelError
 from tracer.proc import fields
 
@@ -184,9 +184,8 @@ def is_filtered() -> bool:
 
 
 def _require_kernel(reporter: Reporter | None) -> None:
-    machine = os.uname()
-    if machine.sysname != "Linux" or machine.machine != "x86_64":
-        raise EnforceError(f"enforce needs Linux on x86_64, and this is {machine.sysname} on {machine.machine}")
+    if not machine.IS_KNOWN:
+        raise EnforceError(f"enforce {machine.UNKNOWN}")
     if reporter and not kernel.can_notify():
         raise KernelError(
             "reports need seccomp user notification (Linux 5.9), which this kernel lacks or a container's filter denies; "

@@ -9,10 +9,13 @@ import select
 
 from enforcer import kernel
 from tracer import TYPE_CHECKING, linux
+from tracer.machine import MACHINE
 from tracer.proc import fields_of, handles, owner
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from tracer.abi import Event
 
 # SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
 RECEIVE, SEND, ID_VALID, ADDFD, SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103, 0x40082104
@@ -80,6 +83,13 @@ class Request:
         """What `finish` was called with, for a call whose task is stopped."""
         self.runs = False
         """Whether `let_run` was called for such a call."""
+
+    def event(self) -> Event:
+        """Return the call as an event."""
+        from tracer.abi import Event  # not at each start
+
+        call = self.call
+        return Event(call.arch, call.number, tuple(call.arguments), call.ip, call.task)
 
     def kept(self, *, stopped: bool = False) -> Request:
         """Return the request with a copy of its call, for the next call overwrites that.  `stopped`: it needs no answer."""
@@ -234,7 +244,7 @@ def exit_with(code: int, request: Request) -> None:
     The call is answered with ERESTARTNOINTR while ptrace stops the task, so the task makes it again, with that status.  A task
     that cannot be traced (because it is traced already, or by Yama) is killed, so that its status does not say success.
     """
-    register = linux.RDI if request.call.arch == linux.AUDIT_ARCH_X86_64 else linux.RBX
+    register = MACHINE.of(request.call.arch).arguments[0]
     if not request.is_waiting():
         return
     try:
@@ -249,7 +259,7 @@ def exit_with(code: int, request: Request) -> None:
         pass  # before Linux 5.19, the stop alone makes it repeat the call; or it was killed
     _, stop = os.waitpid(request.call.task, linux.WALL)
     if os.WIFSTOPPED(stop):
-        kernel.poke_user(request.call.task, 8 * register, code)
+        MACHINE.set_register(request.call.task, register, code)
         kernel.ptrace(linux.PTRACE_DETACH, request.call.task)
 
 

@@ -6,7 +6,7 @@ import os
 import time
 
 from enforcer import kernel
-from tracer.abi import Arch
+from tracer.machine import MACHINE
 from tracer.proc import proc
 from tracer.unwind import Maps, Registers, outside
 
@@ -72,7 +72,7 @@ class WaitingTask:
             if _spent.has_time(begin):
                 with open(f"{proc()}/{self.ids[0]}/maps", "rb", buffering=0) as file:
                     maps = Maps(os.fsdecode(_whole(file.fileno(), _MAPS)))
-                ip = self._outside(maps, ip) if arch == Arch.X86_64.audit else ip
+                ip = self._outside(maps, ip) if arch == MACHINE.native.audit else ip
                 if mapped := maps.at(ip - 1):
                     name = mapped.file[2]
                     name = "anonymous memory" if name == "[anonymous]" else os.path.basename(name)
@@ -87,7 +87,7 @@ class WaitingTask:
         """Return the return address in the first caller outside of libc and the loader; `ip` if it cannot be found."""
         try:
             sp = self._stack()
-            return (outside(maps, Registers(ip, sp, 0), self.read) if sp else 0) or ip
+            return (outside(maps, Registers(ip, sp), self.read) if sp else 0) or ip
         except (OSError, ValueError):
             return ip
 

@@ -185,13 +185,14 @@ def compare_resolved(old: Resolved, new: Resolved, budget: region.Budget | None 
 
 
 def _others(old: Resolved, new: Resolved, arch: Arch, named: set[int]) -> list[int]:
-    """Return one call that neither policy names from each range of numbers: in both tables, in one, in none."""
+    """Return one call that neither policy names from each range of numbers: in both tables, in one, in none, private."""
     calls = table(arch)
     ends = sorted({calls.newest(policy.table) for policy in (old, new)})
     starts = [0, *(end + 1 for end in ends)]
+    ranges = [range(start, end + 1) for start, end in zip(starts, [*ends, ends[-1] + 1], strict=True)]
     examples = []
-    for start, end in zip(starts, [*ends, ends[-1] + 1], strict=True):
-        unnamed = [number for number in range(start, end + 1) if number not in named]
+    for numbers in (*ranges, calls.private):
+        unnamed = [number for number in numbers if number not in named]
         examples += sorted(unnamed, key=lambda number: (number not in calls.by_number, number))[:1]
     return examples
 
@@ -291,7 +292,7 @@ def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
     for arch, section in policy.entries.items():
         entries[arch] = dict(section)
         for number, entry in by.entries.get(arch, {}).items():
-            if number <= table(arch).newest(policy.table):
+            if not table(arch).is_newer(number, policy.table):
                 entries[arch][number] = _entry(arch, number, policy, section.get(number, Entry(Always(False))), by, entry)
             elif policy.unknown.may_allow:
                 name = table(arch).by_number[number].name

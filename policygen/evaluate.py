@@ -11,7 +11,7 @@ from policygen.model import KILL, Action, Policy
 from policygen.phases import START
 from policygen.sets.algebra import FALSE, TRUE, Space
 from policygen.sets.region import to_bdd
-from tracer.abi import X32_BIT, Arch, Event, table
+from tracer.abi import Arch, Event, table
 
 
 def evaluate(policy: Policy, event: Event, phase: str = START) -> Action:
@@ -24,17 +24,17 @@ def answer(policy: Resolved, event: Event) -> Action:
     """Return the action for a call.  The first of these decides:
 
     1. an architecture that the policy does not name is killed, and an x32 call too;
-    2. a number above the newest of the policy's table gets `unknown`;
+    2. a number that is newer than the policy's table gets `unknown`;
     3. a call without an entry gets `default`;
     4. an entry's action where its expression holds, else its `otherwise`, else `default`.
     """
     arch = Arch.from_audit(event.arch)
     if arch is None or arch not in policy.entries:
         return KILL
-    if arch is Arch.X86_64 and X32_BIT <= event.number < 2 * X32_BIT:
+    if arch.is_x32(event.number):
         return KILL
     syscalls = table(arch)
-    if event.number > syscalls.newest(policy.table):
+    if syscalls.is_newer(event.number, policy.table):
         return policy.unknown
     entry = policy.entries[arch].get(event.number)
     if entry is None:
@@ -50,7 +50,7 @@ def answers(space: Space, policy: Resolved, arch: Arch, number: int) -> list[tup
     if arch not in policy.entries:
         return [(TRUE, KILL)]
     calls = table(arch)
-    if number > calls.newest(policy.table):
+    if calls.is_newer(number, policy.table):
         return [(TRUE, policy.unknown)]
     entry = policy.entries[arch].get(number)
     if entry is None:

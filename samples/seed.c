@@ -4,8 +4,18 @@
    seed read      then also reads from fd 2, which the policy allows
    seed stdout    then also writes to fd 1, which the policy denies
    seed getpid    then also makes a call that the policy does not list
-   Exit status 1: a call of the policy failed.  x86_64 only. */
+   Exit status 1: a call of the policy failed.  x86_64 and aarch64. */
 
+#ifdef __aarch64__
+static long call(long number, long a, long b, long c) {
+    register long x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c, x8 __asm__("x8") = number;
+    __asm__ volatile("svc #0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x8) : "memory");
+    return x0;
+}
+
+enum { READ = 63, WRITE = 64, GETPID = 172, EXIT_GROUP = 94 }; /* asm-generic/unistd.h */
+#define MOVE_STACK "mov x0, sp\n\tbl start"
+#else
 static long call(long number, long a, long b, long c) {
     long result;
     __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
@@ -13,6 +23,8 @@ static long call(long number, long a, long b, long c) {
 }
 
 enum { READ = 0, WRITE = 1, GETPID = 39, EXIT_GROUP = 231 }; /* asm/unistd_64.h */
+#define MOVE_STACK "mov %rsp, %rdi\n\tcall start"
+#endif
 
 static const char facts[] = "seed writes to fd 0\n"
                             "learn must find: write: fd == 0\n"
@@ -36,4 +48,4 @@ __attribute__((used, noreturn)) static void start(long *stack) {
 }
 
 /* The kernel's entry: the stack pointer is at argc, 16-byte aligned (System V ABI, 3.4.1). */
-__asm__(".globl _start\n_start:\n\tmov %rsp, %rdi\n\tcall start\n");
+__asm__(".globl _start\n_start:\n\t" MOVE_STACK "\n");

@@ -21,6 +21,8 @@ import set_up
 from needed import require
 from packages import copy_packages
 
+from tracer.abi import NATIVE, Arch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
@@ -160,7 +162,8 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
 
 @pytest.fixture(scope="session")
 def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`compile_c(source, *flags)` -> the program, built once a session; every user may run it."""
+    """`compile_c(source, *flags)` -> the program, built once a session; every user may run it.  With `-m32` it is one for the
+    32-bit architecture of this machine."""
     folder = tmp_path_factory.mktemp("built")
     show_to_all(folder)
     built: dict[tuple[object, ...], Path] = {}
@@ -168,6 +171,9 @@ def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def build(source: Path, *flags: str, compiler: str = "cc") -> Path:
         key = (source, flags, compiler)
         if key not in built:
+            if "-m32" in flags and NATIVE is Arch.AARCH64:
+                require("gcc-arm-linux-gnueabihf", "libc6-dev-armhf-cross")
+                compiler, flags = "arm-linux-gnueabihf-gcc", tuple(flag for flag in flags if flag != "-m32")
             require("gcc", "libc6-dev", *(["gcc-multilib"] if "-m32" in flags else []))
             require(*(["musl-tools"] if compiler == "musl-gcc" else []))
             target = folder / str(len(built)) / source.stem

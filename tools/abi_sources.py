@@ -14,8 +14,11 @@ HEADERS = {
     "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
     "i386": Path("/usr/include/x86_64-linux-gnu/asm/unistd_32.h"),
     "aarch64": Path("/usr/include/aarch64-linux-gnu/asm/unistd_64.h"),
+    "arm": Path("/usr/include/arm-linux-gnueabihf/asm/unistd-eabi.h"),
 }
-"""Numbers by architecture.  Debian's linux-libc-dev carries all three on any machine."""
+"""Numbers by architecture.  Debian's linux-libc-dev carries all four on any machine."""
+BITS = {"x86_64": 64, "i386": 32, "aarch64": 64, "arm": 32}
+"""Width of a register by architecture."""
 
 
 class SourceError(Exception):
@@ -78,9 +81,9 @@ def numbers(arch: str) -> dict[int, str]:
     path = HEADERS[arch]
     if not path.exists():
         raise SourceError(f"{path} is missing: apt-get install linux-libc-dev")
-    found = re.findall(r"^#define __NR_(\w+) (\d+)$", path.read_text(), re.MULTILINE)
+    found = re.findall(r"^#define __NR_(\w+) (?:\(__NR_SYSCALL_BASE \+ )?(\d+)\)?$", path.read_text(), re.MULTILINE)
     rows = {int(number): name for name, number in found if name != "syscalls"}
-    newer = [row for row in read_tsv(DATA / "newest.tsv") if row["number"] != "-"]
+    newer = [row for row in read_tsv(DATA / "newest.tsv") if row["number"] != "-" and arch in (row["only"] or arch).split(",")]
     newer += [row for row in read_tsv(TOOLS / "numbers.tsv") if row["arch"] == arch]
     for row in newer:
         if rows.setdefault(int(row["number"]), row["name"]) != row["name"]:

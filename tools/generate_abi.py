@@ -26,7 +26,7 @@ def entry_points() -> dict[tuple[str, str], str]:
 
 def syscall_lines(arch: str, signatures: dict[str, str], rules: Rules) -> tuple[list[str], list[str]]:
     """Lines of an architecture's table, and the calls that no source describes."""
-    entries, bits = entry_points(), 32 if arch == "i386" else 64
+    entries, bits = entry_points(), abi_sources.BITS[arch]
     lines, undescribed = [], []
     for number, name in sorted(abi_sources.numbers(arch).items()):
         entry = entries.get((arch, name), name)

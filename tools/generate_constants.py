@@ -123,7 +123,7 @@ def generate(rows: list[Row], parent: Path) -> list[Constant]:
 
     def measure(job: Job) -> Measured:
         headers, target = job
-        present = [name for name in headers if not name.startswith("asm/") or (roots[target] / name).exists()]
+        present = [name for name in headers if _is_complete(roots[target], name)]
         found = scan(target, roots[target], present)
         group = groups[headers]
         wanted = [item.name for item in found if any(row.selects(item.name, item.definition) for row in group)]
@@ -138,6 +138,14 @@ def generate(rows: list[Row], parent: Path) -> list[Constant]:
             constants.setdefault((constant.family, constant.name), constant)
     families = {family: index for index, family in enumerate(dict.fromkeys(row.family for row in rows))}
     return sorted(constants.values(), key=lambda constant: families[constant.family])
+
+
+def _is_complete(root: Path, header: str) -> bool:
+    """Whether an architecture has the header, and each of asm/ that it includes: arm has no asm/kvm.h."""
+    if header.startswith("asm/"):
+        return (root / header).exists()
+    text = (root / header).read_text(errors="replace") if (root / header).exists() else ""
+    return all((root / name).exists() for name in re.findall(r"^#include <(asm/[^>]+)>", text, re.MULTILINE))
 
 
 def _of_row(row: Row, measured: Mapping[Job, Measured]) -> Iterator[Constant]:

@@ -1,43 +1,53 @@
 """Compile the policies of the helper itself, and make the instructions that shield it from the program:
-`make_helper_filter.py FOLDER` writes helper.filter, helper-log.filter, helper-hosts.filter, follower.filter and
-follower-hosts.filter, beside the policies that they are made of, and shield.filter."""
+`make_helper_filter.py FOLDER` writes helper.filter, helper-log.filter, helper-hosts.filter, follower.filter,
+follower-hosts.filter and shield.filter for each machine, in a folder beside the policies that they are made of."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enforcer.bpf import ARCH, ARCHITECTURES, ARGUMENTS, DENY, EQUAL, JUMP, LOAD, NO_PIDS, NUMBER, assembled
+from enforcer.bpf import ARCH, ARGUMENTS, DENY, EQUAL, JUMP, LOAD, NO_PIDS, NUMBER, assembled
 from policygen.filter.compile import compile_policy
-from policygen.language.document import parse_file
+from policygen.language.document import parse
 from policygen.merging import unite
 from tracer import pids
+from tracer.abi import Arch, table
+from tracer.machine.aarch64 import Arm
+from tracer.machine.x86_64 import X86
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from enforcer.bpf import Line
+    from policygen.language.document import Document
+    from tracer.machine.model import Convention, Machine
 
 _SIGKILL, _SIGSTOP = 9, 19  # asm/signal.h
 _EVERYBODY = 0xFFFFFFFF  # -1
 _KILL = "kill"
+_ENTRY = re.compile(r"(\w+): ")
 
 
-def shield() -> bytes:
+MACHINES: dict[str, Machine] = {"x86_64": X86(), "aarch64": Arm()}
+
+
+def shield(machine: Machine) -> bytes:
     """The instructions that deny calls on two processes (`enforcer.bpf.shielded`), for which NO_PIDS stand."""
-    return b"".join(section(NO_PIDS, place) for place in range(len(ARCHITECTURES)))
+    return b"".join(section(NO_PIDS, convention) for convention in machine.conventions)
 
 
-def section(processes: Sequence[int], place: int) -> bytes:
-    """The instructions for one architecture, which has that place in `ARCHITECTURES`."""
+def section(processes: Sequence[int], convention: Convention) -> bytes:
+    """The instructions for the calls of one convention."""
     groups = [group for pid in processes for group in (pid, -pid & 0xFFFFFFFF)]  # a negative one is a process group
     named: dict[int, list[pids.Row]] = {}
     for row in (*pids.rows(pids.SIGNALS, pids.REGISTER), *pids.rows(pids.CHANGES, pids.REGISTER, pids.USER)):
-        if row.numbers[place] >= 0:
-            named.setdefault(row.numbers[place], []).append(row)
+        if (number := convention.numbers.get(row.name)) is not None:
+            named.setdefault(number, []).append(row)
     blocks: dict[tuple[object, ...], tuple[str, list[Line]]] = {}
-    lines: list[Line] = [(LOAD, ARCH), (EQUAL, ARCHITECTURES[place], "", "end"), (LOAD, NUMBER)]
+    lines: list[Line] = [(LOAD, ARCH), (EQUAL, convention.audit, "", "end"), (LOAD, NUMBER)]
     for number, rows in named.items():
         alike = (rows[0].name == _KILL, *((row.argument, row.place, row.selector) for row in rows))
         label, _ = blocks.setdefault(alike, (f"block {len(blocks)}", denied(rows, processes, groups)))
@@ -67,16 +77,28 @@ def denied(rows: Sequence[pids.Row], processes: Sequence[int], groups: Sequence[
 
 
 def main(folder: Path) -> None:
-    (folder / "shield.filter").write_bytes(shield())
-    plain, log, hosts, follower = (
-        parse_file(folder / f"{name}.policy") for name in ("helper", "helper-log", "helper-hosts", "follower")
-    )
+    for name, machine in MACHINES.items():
+        (folder / name / "shield.filter").write_bytes(shield(machine))
+        for filter_, document in documents(folder, Arch(name)).items():
+            (folder / name / f"{filter_}.filter").write_bytes(compile_policy(document.policy))
+
+
+def documents(folder: Path, arch: Arch) -> dict[str, Document]:
+    """The policies of the helper on machines of an architecture, by the names of their filters."""
+    names = ("helper", "helper-log", "helper-hosts", "follower", f"registers-{arch}")
+    plain, log, hosts, follower, registers = (policy_for(folder / f"{name}.policy", arch) for name in names)
     logging = unite(plain, log)
-    following = unite(logging, follower)
-    filters = {"helper": plain, "helper-log": logging, "helper-hosts": unite(logging, hosts)}
-    filters |= {"follower": following, "follower-hosts": unite(following, hosts)}
-    for name, document in filters.items():
-        (folder / f"{name}.filter").write_bytes(compile_policy(document.policy))
+    following = unite(unite(logging, follower), registers)
+    documents = {"helper": plain, "helper-log": logging, "helper-hosts": unite(logging, hosts)}
+    return documents | {"follower": following, "follower-hosts": unite(following, hosts)}
+
+
+def policy_for(path: Path, arch: Arch) -> Document:
+    """A policy for machines of an architecture, without the calls that it does not have."""
+    known = table(arch).by_name
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not (match := _ENTRY.match(line)) or match[1] in known]
+    return parse("".join(kept).replace("callfence 1\n", f"callfence 1\narch {arch}\n"), str(path))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What the kernel's uapi headers (Debian's linux-libc-dev) define, as the C compiler sees it, for each architecture.
 
 Only the kernel's headers are in sight: no constant needs a C library, and the C library's own values may differ
-(O_LARGEFILE).  gcc's -m64 lays structures out as aarch64 does, which decides the numbers of ioctls, so no cross
-compiler is needed.
+(O_LARGEFILE).  gcc's -m64 lays structures out as aarch64 does, and its -m32 as arm does with -malign-double (64-bit
+members stand at multiples of 8 bytes), which decides the numbers of ioctls, so no cross compiler is needed.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ TARGETS = (
     Target("x86_64", "x86_64-linux-gnu", ("-m64",)),
     Target("i386", "i386-linux-gnu", ("-m32",)),
     Target("aarch64", "aarch64-linux-gnu", ("-m64", "-U__x86_64__", "-U__i386__", "-D__aarch64__")),
+    Target("arm", "arm-linux-gnueabihf", ("-m32", "-malign-double", "-U__i386__", "-D__arm__", "-D__ARM_EABI__")),
 )
 
 

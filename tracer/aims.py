@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tracer import pids
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, Arch, table
 from tracer.kernel import read_memory, read_path
 from tracer.proc import kin_of, namespaces_of, proc
 
@@ -64,9 +64,9 @@ class Aims:
         handlers |= dict.fromkeys(_LOOKS, self._looks)
         for name, handler in handlers.items():
             calls.also_named(name, handler, always=name in _BY_PIDFD)
-        by_name = table(Arch.X86_64).by_name
+        by_name = table(NATIVE).by_name
         calls.first.update((by_name[name].number, self.targets) for name in _BY_PID)
-        calls.first.update((by_name[name].number, self._reads_links) for name in _LINKS)
+        calls.first.update((by_name[name].number, self._reads_links) for name in _LINKS if name in by_name)
 
     def _reads_links(self, executable: str) -> frozenset[int] | None:
         return None if self._links[executable] >= _MANY else frozenset()
@@ -121,10 +121,9 @@ class Aims:
 
     def _sets_owner(self, task: Task, event: Event) -> None:
         """Report the target of the signals that a call has the kernel send later (F_SETOWN and similar)."""
-        arch = Arch.from_audit(event.arch) or Arch.X86_64
+        name = _name(event)
         for row in pids.rows(pids.SIGNALS):
-            number = row.numbers[arch is Arch.I386]
-            if number != event.number or not row.selector or event.arguments[row.selector[0]] & _WORD not in row.selector[1:]:
+            if row.name != name or not row.selector or event.arguments[row.selector[0]] & _WORD not in row.selector[1:]:
                 continue
             owner = event.arguments[row.argument]
             if row.place == pids.MEMORY:  # struct f_owner_ex {int type; pid_t pid}; an int
@@ -164,7 +163,7 @@ def _namespaces(task: Task) -> int:
 
 
 def _name(event: Event) -> str:
-    return table(Arch.from_audit(event.arch) or Arch.X86_64).by_number[event.number].name
+    return table(Arch.from_audit(event.arch) or NATIVE).by_number[event.number].name
 
 
 def _signed(register: int) -> int:

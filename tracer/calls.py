@@ -7,10 +7,11 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from tracer import kernel, linux
-from tracer.abi import Arch, table
+from tracer.abi import COMPAT, NATIVE, Arch, table
 from tracer.errors import PtraceError
 from tracer.kernel import event_of
 from tracer.linux import OPAQUE
+from tracer.machine import MACHINE
 from tracer.proc import has_filter
 from tracer.task import Way
 
@@ -31,7 +32,7 @@ SET_MODE: Final = (linux.SECCOMP_SET_MODE_STRICT, linux.SECCOMP_SET_MODE_FILTER)
 O_ACCMODE: Final = 3  # asm-generic/fcntl.h
 WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
 """Calls that can write to a terminal.  io_uring can too, but is seldom used for that."""
-_WRITES: Final = [(arch.audit, table(arch).by_name[name].number) for arch in (Arch.X86_64, Arch.I386) for name in WRITES]
+_WRITES: Final = [(arch.audit, table(arch).by_name[name].number) for arch in (NATIVE, COMPAT) for name in WRITES]
 
 
 def is_readable(flags: int) -> bool:
@@ -54,7 +55,7 @@ class Calls:
         """`tasks`: the program's tasks by tid.  `allow_opaque`: names of OPAQUE calls that are allowed.  `gap` is called with a
         sentence for the user about what cannot be observed."""
         self._changed: dict[int, tuple[int, int]] = {}
-        """By tid: the register that was changed for a clone (linux.RDI ...), and its former value."""
+        """By tid: the register that was changed for a clone, and its former value."""
         self._tasks = tasks
         self._processor = processor
         self._gap = gap
@@ -68,12 +69,12 @@ class Calls:
         self.writes_run = False
         """Whether calls by which the program can write to a terminal may run without a stop."""
         self.always: set[int] = set()
-        """Numbers (x86_64) of the calls that must stop each time."""
+        """Numbers of the native calls that must stop each time."""
         self.first: dict[int, Callable[[str], frozenset[int] | None]] = {}
-        """By number (x86_64): a function that takes an executable and returns the values of the first argument (64 bits) with
-        which recorded calls need not stop, or None if no value needs a stop."""
+        """By number of a native call: a function that takes an executable and returns the values of the first argument (64
+        bits) with which recorded calls need not stop, or None if no value needs a stop."""
         self.zeros: dict[int, int] = {}
-        """By number (x86_64): the index of an argument; recorded calls need not stop if its register is 0."""
+        """By number of a native call: the index of an argument; recorded calls need not stop if its register is 0."""
         self.exits: dict[tuple[int, int], ExitHandler] = {}
         """By AUDIT_ARCH_* and number: the handler that is called at the exit of a call, if its task is watched (`watch`)."""
         self.lapsed: Callable[[Task], None] = lambda task: None
@@ -98,13 +99,13 @@ class Calls:
         """Have `handler` called at the stops of the call `number` (of the architecture `arch`, AUDIT_ARCH_*), before the
         handlers that the call has already.  Unless `always`, the call may run without a stop once it has been recorded."""
         self.handlers.setdefault((arch, number), []).insert(0, handler)
-        if arch == Arch.X86_64.audit and always:
+        if arch == NATIVE.audit and always:
             self.always.add(number)
 
     def also_named(self, name: str, handler: Handler, *, always: bool = True) -> None:
-        """Register a handler, as `also` does, for the call `name` on both x86_64 and i386; do nothing for an architecture
+        """Register a handler, as `also` does, for the call `name` on both architectures of this machine; do nothing for one
         without this call."""
-        for arch in (Arch.X86_64, Arch.I386):
+        for arch in (NATIVE, COMPAT):
             if call := table(arch).by_name.get(name):
                 self.also(arch.audit, call.number, handler, always=always)
 
@@ -166,7 +167,7 @@ class Calls:
             self._gap(f"{task.executable} {what}")
             return
         kernel.skip_call(task.tid, ENOSYS)
-        name = table(Arch.from_audit(event.arch) or Arch.X86_64).by_number[event.number].name
+        name = table(Arch.from_audit(event.arch) or NATIVE).by_number[event.number].name
         if name != "clone3":  # every libc does without it
             self._gap(f"{name} of {task.executable} failed with ENOSYS; if the program needs it, use --allow-opaque {name}")
 
@@ -174,9 +175,11 @@ class Calls:
         """Remove CLONE_UNTRACED: in an untraced child, the filter that it inherits would fail all calls."""
         flags = event.arguments[0]
         if flags & CLONE_UNTRACED:
-            register = linux.ARGUMENT_REGISTERS[event.arch][0]
-            kernel.poke_user(task.tid, register, flags & ~CLONE_UNTRACED)
-            self._changed[task.tid] = (register, flags)
+            convention = MACHINE.of(event.arch)
+            register = convention.arguments[0]
+            kernel.set_register(task.tid, register, flags & ~CLONE_UNTRACED)
+            if register != convention.result:
+                self._changed[task.tid] = (register, flags)
 
     def _clone3(self, task: Task, event: Event) -> None:
         """Fail an allowed clone3 that has CLONE_UNTRACED: libc then calls clone, whose flags can be changed."""
@@ -188,13 +191,13 @@ class Calls:
         `task`; `restore` does so in `child`."""
         if changed := self._changed.pop(task.tid, None):
             self._changed[child.tid] = changed
-            kernel.poke_user(task.tid, *changed)
+            kernel.set_register(task.tid, *changed)
 
     def restore(self, child: Task) -> None:
         """At the first stop of `child`: restore the register that was changed in its creator for the clone, which `child` has a
         copy of."""
         if changed := self._changed.pop(child.tid, None):
-            kernel.poke_user(child.tid, *changed)
+            kernel.set_register(child.tid, *changed)
 
     def _affinity(self, task: Task, event: Event) -> None:
         """Restore a task's affinity before it reads it.  If the call is for another task, restore all and stop sharing: the pid
@@ -213,8 +216,8 @@ class Calls:
         """Stop sharing the processor before a task opens a file named `status`: /proc/PID/status shows affinities."""
         if not self._processor.in_use:
             return
-        open_ = table(Arch.from_audit(event.arch) or Arch.X86_64).by_name["open"]
-        index = int(event.number != open_.number)
+        call = table(Arch.from_audit(event.arch) or NATIVE).by_number[event.number]
+        index = int(call.name != "open")
         flags = event.arguments[index + 1]
         if not is_readable(flags):
             return

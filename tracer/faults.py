@@ -10,8 +10,8 @@ import resource
 import signal
 from typing import TYPE_CHECKING
 
-from tracer import kernel, linux
-from tracer.abi import Arch
+from tracer import kernel
+from tracer.machine import MACHINE
 from tracer.named import NamedTuple
 from tracer.proc import is_caught, proc
 
@@ -84,7 +84,7 @@ class Injector:
         self._renamed = renamed
         self._counted = 0
         self._shortened: dict[int, tuple[int, int]] = {}
-        """By tid: the register of the count argument (linux.RDX ...), and its value before."""
+        """By tid: the register of the count argument, and its value before."""
         self._is_loading: Callable[[int], bool] = lambda pid: True
 
     def attach(self, calls: Calls, is_loading: Callable[[int], bool]) -> None:
@@ -105,7 +105,7 @@ class Injector:
         dying."""
         if changed := self._shortened.pop(task.tid, None):
             task.pending = False
-            kernel.poke_user(task.tid, *changed)
+            kernel.set_register(task.tid, *changed)
 
     def _called(self, task: Task, event: Event) -> None:
         fault = self._fault
@@ -124,10 +124,10 @@ class Injector:
                     os.kill(task.tgid, signum)
                 kernel.skip_call(task.tid, errno)
             case Shorten(index):
-                register, count = linux.ARGUMENT_REGISTERS[event.arch][index], event.arguments[index]
+                register, count = MACHINE.of(event.arch).arguments[index], event.arguments[index]
                 if count < 2 or task.leaving:
                     return False
-                kernel.poke_user(task.tid, register, count // 2)
+                kernel.set_register(task.tid, register, count // 2)
                 self._shortened[task.tid] = register, count
                 task.pending = True
             case Exhaust():
@@ -157,7 +157,7 @@ class Witness:
 
     def _handled(self, task: Task, event: Event) -> None:
         signum, action = event.arguments[:2]
-        wide = (1 << 64) - 1 if event.arch == Arch.X86_64.audit else (1 << 32) - 1
+        wide = (1 << 8 * MACHINE.of(event.arch).pointer) - 1
         if action and kernel.peek(task.tid, action) & wide > signal.SIG_IGN:  # struct sigaction begins with the handler
             self.caught.add(signum & 0xFFFFFFFF)
 
@@ -176,7 +176,7 @@ def _used(pid: int, kind: int) -> int:
     """Return how much of a resource a process uses, in the unit of its limit; 0 for RLIMIT_FSIZE."""
     if kind == resource.RLIMIT_AS:
         with open(f"{proc()}/{pid}/statm") as file:
-            return int(file.read().split()[0]) * kernel.PAGE
+            return int(file.read().split()[0]) * resource.getpagesize()
     if kind == resource.RLIMIT_NOFILE:
         return max(map(int, os.listdir(f"{proc()}/{pid}/fd")), default=-1) + 1
     return 0

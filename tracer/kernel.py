@@ -38,10 +38,16 @@ from ptrace.binding import func  # noqa: E402
 from tracer import linux  # noqa: E402
 from tracer.abi import Event  # noqa: E402
 from tracer.errors import PtraceError, TracerError  # noqa: E402
+from tracer.machine import MACHINE  # noqa: E402
+from tracer.machine.model import NO_CALL  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Any
+    from typing import Any, TypeVar
+
+    from tracer.machine.model import Registers
+
+    _Result = TypeVar("_Result")
 
 OPTION_FOLLOW: Final = (
     linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE | linux.PTRACE_O_TRACEEXEC
@@ -53,7 +59,6 @@ RET_RECORD: Final = linux.SECCOMP_RET_TRACE | RECORDING_DATUM
 WATCHING_DATUM: Final = 0xCA12
 RET_WATCH: Final = linux.SECCOMP_RET_TRACE | WATCHING_DATUM
 """The same for a call that is allowed, and so not counted: it stops for the handlers alone."""
-SYS_PTRACE, SYS_KCMP = 101, 312  # asm/unistd_64.h
 KCMP_VM: Final = 1  # linux/kcmp.h
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -133,7 +138,7 @@ def interrupt(tid: int) -> None:
     _asked(func.ptrace, linux.PTRACE_INTERRUPT, tid)
 
 
-_answer = bytearray(8 * linux.USER_REGS)
+_answer = bytearray(128)
 _kept_answer = (ctypes.c_char * len(_answer)).from_buffer(_answer)
 _answer_at = ctypes.addressof(_kept_answer)
 _word = struct.Struct("=Q")
@@ -197,32 +202,32 @@ def is_thread_of(tid: int, tgid: int) -> bool:
     return _libc.tgkill(tgid, tid, 0) == 0 or ctypes.get_errno() != errno.ESRCH
 
 
-def poke_user(tid: int, register: int, value: int) -> None:
-    """Set one register of a stopped task to a 64-bit value; `register` is an index such as linux.RAX.  Raises PtraceError if
-    the task is dying."""
-    _asked(func.ptrace_pokeuser, tid, 8 * register, value)
+def callers(tid: int) -> tuple[int, int]:
+    """Return the frame pointer of a stopped task, and its link register, in which the return address may be; 0 for what is
+    missing, or if the task is dying."""
+    native = MACHINE.native
+    try:
+        if native.link < 0:
+            return MACHINE.register(tid, native.frame), 0
+        values = MACHINE.registers(tid)
+        return values[native.frame], values[native.link]
+    except OSError:
+        return 0, 0
 
 
 def skip_call(tid: int, error: int = 0) -> None:
     """At a seccomp stop: prevent the call from running, and have it return -`error` (seccomp(2), SECCOMP_RET_TRACE).  Raises
     PtraceError if the task is dying."""
-    poke_user(tid, linux.ORIG_RAX, (1 << 64) - 1)
-    poke_user(tid, linux.RAX, -error & (1 << 64) - 1)
+    values = registers(tid)
+    convention = MACHINE.convention(values)
+    values[convention.number] = NO_CALL
+    values[convention.result] = -error & (1 << 64) - 1
+    set_registers(tid, values)
 
 
 def peek(tid: int, address: int) -> int:
     """Return the word (64 bits) at an address of a stopped task.  Raises PtraceError if it cannot be read."""
-    word = ctypes.c_ulong()
-    # The system call stores the word where its data argument points; glibc's wrapper returns it.
-    if _libc.syscall(SYS_PTRACE, linux.PTRACE_PEEKDATA, tid, ctypes.c_void_p(address), ctypes.byref(word)) == -1:
-        raise PtraceError("PTRACE_PEEKDATA", "ptrace", ctypes.get_errno())
-    return word.value
-
-
-def peek_user(tid: int, register: int) -> int:
-    """Return one register of a stopped task, 64 bits; `register` is an index such as linux.RAX.  All bits are set if the task
-    is dying."""
-    return int(_ptrace(linux.PTRACE_PEEKUSER, tid, 8 * register, 0)) & (1 << 64) - 1  # the wrapper returns the word
+    return _made(linux.peeked, linux.PTRACE_PEEKDATA, tid, address)
 
 
 class _Span(ctypes.Structure):
@@ -272,51 +277,63 @@ def write_memory(tid: int, address: int, content: bytes) -> int:
     return max(int(_vm_write(tid, ctypes.addressof(here), 1, ctypes.addressof(there), 1, 0)), 0)
 
 
-_registers = struct.Struct(f"={linux.USER_REGS}Q")
-
-
-def registers(tid: int) -> list[int]:
-    """Return the registers of a stopped task, 64 bits each; linux.RAX ... are the indexes.  Raises PtraceError if the task is
-    dying."""
-    _ask(linux.PTRACE_GETREGS, tid, _answer_at)
-    return list(_registers.unpack(_answer))
+def registers(tid: int) -> Registers:
+    """Return the registers of a stopped task.  Raises PtraceError if the task is dying."""
+    return _made(MACHINE.registers, tid)
 
 
 def set_registers(tid: int, values: Sequence[int]) -> None:
     """Set all registers of a stopped task, in the order of `registers`.  Raises PtraceError if the task is dying, or a value is
     not permitted."""
-    _registers.pack_into(_answer, 0, *values)
-    _ask(linux.PTRACE_SETREGS, tid, _answer_at)
+    _made(MACHINE.set_registers, tid, values)
+
+
+def set_register(tid: int, index: int, value: int) -> None:
+    """Set one register of a stopped task, 64 bits.  Raises PtraceError if the task is dying."""
+    _made(MACHINE.set_register, tid, index, value)
+
+
+def _made(request: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Call a function that raises OSError, and return its result.  Raises PtraceError instead."""
+    try:
+        return request(*arguments)
+    except OSError as error:
+        raise PtraceError(str(error), "ptrace", error.errno or errno.EIO) from None
 
 
 def share_memory(first: int, second: int) -> bool:
     """Return whether two processes share their memory (kcmp(2)).  True, to be safe, if the kernel does not report it."""
-    return bool(_libc.syscall(SYS_KCMP, first, second, KCMP_VM, 0, 0) <= 0)
+    return bool(MACHINE.syscall("kcmp", first, second, KCMP_VM, 0, 0) <= 0)
 
 
 class EntryPoint:
     """A breakpoint at the entry point of a process's program, where it begins after the dynamic loader."""
 
     def __init__(self, pid: int) -> None:
-        """Write the breakpoint (int3) into a process that is stopped in its execve.  Raises OSError and PtraceError, and
-        TracerError if the process has no entry point."""
-        address = linux.entry_point(pid, _asked(func.ptrace_getregs, pid).cs)
+        """Write the breakpoint into a process that is stopped in its execve.  Raises OSError and PtraceError, and TracerError
+        if the process has no entry point."""
+        convention = MACHINE.convention(registers(pid))
+        address = linux.entry_point(pid, convention.pointer)
         if address is None:
             raise TracerError(f"process {pid} has no AT_ENTRY")
-        self._address = address
-        self._word = peek(pid, address)
-        _asked(func.ptrace, linux.PTRACE_POKEDATA, pid, address, self._word & ~0xFF | 0xCC)
+        self._address, mode = MACHINE.target(convention, address)
+        self._word = peek(pid, self._address)
+        changed = mode.breakpoint + self._word.to_bytes(8, "little")[len(mode.breakpoint) :]
+        self._stopped = self._address + len(mode.breakpoint) * mode.is_past
+        """The instruction pointer at the stop."""
+        _made(linux.ptrace, linux.PTRACE_POKEDATA, pid, self._address, int.from_bytes(changed, "little"))
 
     def remove_if_reached(self, tid: int) -> bool:
         """At the stop of a SIGTRAP: return whether this breakpoint caused it.  If so, the breakpoint is removed, and the caller
         must not deliver the signal.  False, too, if the task is dying."""
         try:
-            registers = _asked(func.ptrace_getregs, tid)
-            if registers.rip != self._address + 1:
+            values = registers(tid)
+            at = MACHINE.convention(values).ip
+            if values[at] != self._stopped:
                 return False
-            _asked(func.ptrace, linux.PTRACE_POKEDATA, tid, self._address, self._word)
-            registers.rip = self._address
-            _asked(func.ptrace_setregs, tid, registers)
+            _made(linux.ptrace, linux.PTRACE_POKEDATA, tid, self._address, self._word)
+            values[at] = self._address
+            set_registers(tid, values)
         except PtraceError:
             return False
         return True

@@ -81,8 +81,8 @@ else:
     pythonapi = _Functions(FUNCFLAG_CDECL | FUNCFLAG_PYTHONAPI)
 
 # linux/ptrace.h: requests
-PTRACE_PEEKDATA, PTRACE_POKEDATA, PTRACE_PEEKUSER, PTRACE_POKEUSER = 2, 5, 3, 6
-PTRACE_CONT, PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_DETACH, PTRACE_SYSCALL = 7, 12, 13, 17, 24
+PTRACE_PEEKDATA, PTRACE_POKEDATA = 2, 5
+PTRACE_CONT, PTRACE_DETACH, PTRACE_SYSCALL = 7, 17, 24
 PTRACE_GETEVENTMSG, PTRACE_GETSIGINFO = 0x4201, 0x4202
 PTRACE_SETOPTIONS = 0x4200
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_LISTEN = 0x4206, 0x4207, 0x4208
@@ -102,15 +102,6 @@ PTRACE_SYSCALL_INFO_ENTRY, PTRACE_SYSCALL_INFO_EXIT, PTRACE_SYSCALL_INFO_SECCOMP
 INFO_IS_ERROR = 32
 """The offset in bytes of `exit.is_error`, in the info of a syscall-exit stop."""
 INFO_SIZE = 88
-
-# sys/user.h: struct user_regs_struct of x86_64, indices of its 64-bit words; a 32-bit tracee has eax in RAX, and so on
-RBP, RBX, R10, R9, R8, RAX, RCX, RDX, RSI, RDI = 4, 5, 7, 8, 9, 10, 11, 12, 13, 14
-ORIG_RAX, RIP, CS, EFLAGS, RSP = 15, 16, 17, 18, 19
-USER_REGS = 27
-"""How many words struct user_regs_struct has."""
-USER32_CS = 0x23
-USER_CS = 0x33
-"""The value of the register CS in 32-bit mode (USER32_CS), and in 64-bit mode (asm/segment.h)."""
 
 # linux/wait.h
 WALL = 0x40000000
@@ -134,16 +125,6 @@ BPF_INSTRUCTION = 8
 BPF_MAXINSNS = 4096
 BPF_RET_K, BPF_JA = 0x06, 0x05  # BPF_RET | BPF_K, BPF_JMP | BPF_JA
 
-# linux/audit.h
-AUDIT_ARCH_X86_64, AUDIT_ARCH_I386 = 0xC000003E, 0x40000003
-ARGUMENT_REGISTERS = {
-    AUDIT_ARCH_X86_64: (RDI, RSI, RDX, R10, R8, R9),
-    AUDIT_ARCH_I386: (RBX, RCX, RDX, RSI, RDI, RBP),
-}
-"""The registers of a call's arguments (syscall(2))."""
-X32_BIT = 0x40000000
-"""__X32_SYSCALL_BIT (asm/unistd.h), which is set in the number of a call of the x32 ABI."""
-
 # linux/prctl.h
 PR_SET_DUMPABLE, PR_SET_NAME, PR_GET_SECCOMP, PR_SET_SECCOMP = 4, 15, 21, 22
 PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 37, 38
@@ -165,11 +146,6 @@ PROT_READ, PROT_READ_WRITE, MAP_SHARED_ANONYMOUS = 1, 3, 0x21
 
 # linux/sched.h
 CLONE_VM, CLONE_FILES, CLONE_THREAD, CLONE_UNTRACED = 0x100, 0x400, 0x10000, 0x800000
-
-# sys/user.h: offset of u_debugreg[0] in struct user, in bytes
-DEBUG_REGISTERS = 848
-DEBUG_CONTROL = DEBUG_REGISTERS + 8 * 7
-"""The offset of u_debugreg[7] (DR7), in bytes."""
 
 # asm-generic/socket.h; linux/socket.h, linux/in.h
 SOL_SOCKET, SO_TYPE, SO_PROTOCOL, SO_DOMAIN = 1, 3, 38, 39
@@ -203,46 +179,6 @@ OPAQUE = ("clone3", "openat2", "io_uring_setup")
 """Calls whose arguments are in memory or in a ring, where filters cannot read them.  Programs make other calls instead if these
 fail with ENOSYS."""
 
-NUMBERS = {
-    "clone": (56, 120), "clone3": (435, 435), "fork": (57, 2), "vfork": (58, 190), "execve": (59, 11), "exit": (60, 1),
-    "exit_group": (231, 252), "unshare": (272, 310), "kcmp": (312, 349), "capget": (125, 184),
-    "capset": (126, 185), "prctl": (157, 172), "ptrace": (101, 26), "seccomp": (317, 354),
-    "futex": (202, 240), "futex_time64": (-1, 422), "poll": (7, 168), "ppoll": (271, 309), "ppoll_time64": (-1, 414),
-    "select": (23, 82), "_newselect": (-1, 142), "pselect6": (270, 308), "pselect6_time64": (-1, 413), "nanosleep": (35, 162),
-    "clock_nanosleep": (230, 267), "clock_nanosleep_time64": (-1, 407), "wait4": (61, 114), "waitid": (247, 284),
-    "waitpid": (-1, 7), "rt_sigsuspend": (130, 179), "sigsuspend": (-1, 72), "pause": (34, 29), "epoll_wait": (232, 256),
-    "epoll_pwait": (281, 319),
-    "tgkill": (234, 270), "rt_sigprocmask": (14, 175), "signalfd4": (289, 327), "pidfd_send_signal": (424, 424),
-    "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
-    "mmap": (9, 90), "mmap2": (-1, 192), "mprotect": (10, 125), "munmap": (11, 91),
-    "open": (2, 5), "openat": (257, 295), "openat2": (437, 437), "open_by_handle_at": (304, 342), "write": (1, 4),
-    "fcntl": (72, 55), "ioctl": (16, 54), "close_range": (436, 436), "io_uring_setup": (425, 425),
-    "socket": (41, 359), "socketcall": (-1, 102), "setsockopt": (54, 366), "getsockopt": (55, 365), "getsockname": (51, 367),
-    "listen": (50, 363), "accept": (43, -1), "accept4": (288, 364), "sendto": (44, 369), "sendmsg": (46, 370),
-    "sendmmsg": (307, 345), "connect": (42, 362), "recvfrom": (45, 371), "recvmsg": (47, 372),
-    "getpeername": (52, 368), "shutdown": (48, 373), "setresuid": (117, 164), "setresgid": (119, 170), "setgroups": (116, 81),
-    "process_vm_writev": (311, 348), "socketpair": (53, 360),
-    "mount": (165, 21), "umount": (-1, 22), "umount2": (166, 52), "pivot_root": (155, 217), "move_mount": (429, 429),
-    "add_key": (248, 286), "keyctl": (250, 288), "landlock_create_ruleset": (444, 444), "landlock_add_rule": (445, 445),
-    "landlock_restrict_self": (446, 446),
-}  # fmt: skip
-"""Numbers of the system calls that `enforce` makes or looks at, by name: of x86_64 and i386 (asm/unistd_64.h,
-asm/unistd_32.h), -1 where there is no such call.  Loading the tables of `tracer.abi` would take too long at a start;
-tests/tracer/test_linux.py compares the two."""
-
-
-def numbers_by_arch(*names: str) -> dict[int, tuple[int, ...]]:
-    """Return the numbers of the calls `names` on x86_64 and i386, by AUDIT_ARCH_*."""
-    pairs = [NUMBERS[name] for name in names]
-    arches = enumerate((AUDIT_ARCH_X86_64, AUDIT_ARCH_I386))
-    return {arch: tuple(pair[place] for pair in pairs if pair[place] >= 0) for place, arch in arches}
-
-
-def calls(*names: str) -> set[tuple[int, int]]:
-    """Return the pair (AUDIT_ARCH_*, number) of each of the calls `names`, on x86_64 and i386."""
-    return {(arch, number) for arch, numbers in numbers_by_arch(*names).items() for number in numbers}
-
-
 SHELL = b"/bin/sh"
 
 
@@ -262,16 +198,14 @@ def yama_scope() -> str:
         return ""
 
 
-def entry_point(pid: int, cs: int) -> int | None:
+def entry_point(pid: int, pointer: int) -> int | None:
     """Return the address at which a process begins its program, after the dynamic loader (AT_ENTRY); None if the kernel gave it
     no such address.
 
-    `cs` is the process's code segment register, which determines the width of the entries in /proc/PID/auxv (proc(5)).  Raises
-    OSError."""
+    `pointer` is the size of its pointers in bytes, which is that of the words in /proc/PID/auxv (proc(5)).  Raises OSError."""
     with open(f"/proc/{pid}/auxv", "rb") as file:
         vector = file.read()
-    size = 4 if cs == USER32_CS else 8
-    words = [int.from_bytes(vector[at : at + size], "little") for at in range(0, len(vector), size)]
+    words = [int.from_bytes(vector[at : at + pointer], "little") for at in range(0, len(vector), pointer)]
     return dict(zip(words[::2], words[1::2], strict=False)).get(AT_ENTRY)
 
 
@@ -359,10 +293,24 @@ def checked(result: int, call: str) -> int:
     return result
 
 
-def syscall(name: str, *arguments: object) -> int:
-    """Make the x86_64 system call `name`, and return its result, or -1 if it fails (then errno is set).  Integers are passed
-    with all 64 bits."""
-    return int(functions.syscall(c_long(NUMBERS[name][0]), *map(_wide, arguments)))
+def raw_syscall(number: int, *arguments: object) -> int:
+    """Make a system call, and return its result, or -1 if it fails (then errno is set).  Integers are passed with all 64
+    bits."""
+    return int(functions.syscall(c_long(number), *map(_wide, arguments)))
+
+
+def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> None:
+    """Make a ptrace request whose result is 0.  Raises OSError."""
+    checked(functions.ptrace(request, pid, address, data), "ptrace")
+
+
+def peeked(request: int, pid: int, address: int) -> int:
+    """Return the word that a PTRACE_PEEK* request reads, 64 bits, unsigned.  Raises OSError."""
+    set_errno(0)
+    word = functions.ptrace(request, pid, address, None)  # the wrapper of libc returns it
+    if word == -1 and get_errno():
+        raise refused("ptrace")
+    return int(word) & (1 << 64) - 1
 
 
 def prctl(operation: int, *arguments: object) -> int:

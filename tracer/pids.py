@@ -19,20 +19,15 @@ REGISTER, MEMORY, DESCRIPTOR, USER = "register", "memory", "descriptor", "user"
 """How a call names the process: by its pid in the argument (REGISTER) or in memory that the argument points to (MEMORY), by a
 descriptor (DESCRIPTOR), or as all processes of a user (USER)."""
 
-Numbers = tuple[int, int]
-"""The numbers of a call on x86_64 and i386 (asm/unistd_64.h, asm/unistd_32.h); -1 where there is no such call."""
-
-
 class Row:
     """One way in which a call names a process."""
 
-    __slots__ = ("argument", "effect", "name", "numbers", "place", "selector")
+    __slots__ = ("argument", "effect", "name", "place", "selector")
 
     def __init__(
-        self, name: str, numbers: Numbers, argument: int, effect: str, place: str = REGISTER, selector: tuple[int, ...] = ()
+        self, name: str, argument: int, effect: str, place: str = REGISTER, selector: tuple[int, ...] = ()
     ) -> None:
         self.name = name
-        self.numbers = numbers
         self.argument = argument
         """The index of the argument."""
         self.effect = effect
@@ -42,61 +37,61 @@ class Row:
 
 
 ROWS = (
-    Row("kill", (62, 37), 0, SIGNALS),
-    Row("tkill", (200, 238), 0, SIGNALS),
-    Row("tgkill", (234, 270), 0, SIGNALS),
-    Row("tgkill", (234, 270), 1, SIGNALS),
-    Row("rt_sigqueueinfo", (129, 178), 0, SIGNALS),
-    Row("rt_tgsigqueueinfo", (297, 335), 0, SIGNALS),
-    Row("rt_tgsigqueueinfo", (297, 335), 1, SIGNALS),
-    Row("pidfd_send_signal", (424, 424), 0, SIGNALS, DESCRIPTOR),  # of pidfd_open, of clone, or a folder of /proc
-    Row("fcntl", (72, 55), 2, SIGNALS, REGISTER, (1, 8)),  # F_SETOWN, asm-generic/fcntl.h
-    Row("fcntl64", (-1, 221), 2, SIGNALS, REGISTER, (1, 8)),
-    Row("fcntl", (72, 55), 2, SIGNALS, MEMORY, (1, 15)),  # F_SETOWN_EX
-    Row("fcntl64", (-1, 221), 2, SIGNALS, MEMORY, (1, 15)),
-    Row("ioctl", (16, 54), 2, SIGNALS, MEMORY, (1, 0x8901, 0x8902)),  # FIOSETOWN, SIOCSPGRP, asm-generic/sockios.h
-    Row("ptrace", (101, 26), 1, CHANGES),
-    Row("prlimit64", (302, 340), 0, CHANGES),
-    Row("sched_setparam", (142, 154), 0, CHANGES),
-    Row("sched_setscheduler", (144, 156), 0, CHANGES),
-    Row("sched_setaffinity", (203, 241), 0, CHANGES),
-    Row("sched_setattr", (314, 351), 0, CHANGES),
-    Row("setpriority", (141, 97), 1, CHANGES),
-    Row("setpriority", (141, 97), 1, CHANGES, USER, (0, 2)),  # PRIO_USER, linux/resource.h
-    Row("ioprio_set", (251, 289), 1, CHANGES),
-    Row("ioprio_set", (251, 289), 1, CHANGES, USER, (0, 3)),  # IOPRIO_WHO_USER, linux/ioprio.h
-    Row("prctl", (157, 172), 2, CHANGES, REGISTER, (0, 62)),  # PR_SCHED_CORE, linux/prctl.h
-    Row("process_vm_readv", (310, 347), 0, CHANGES),
-    Row("process_vm_writev", (311, 348), 0, CHANGES),
-    Row("migrate_pages", (256, 294), 0, CHANGES),
-    Row("move_pages", (279, 317), 0, CHANGES),
-    Row("perf_event_open", (298, 336), 1, CHANGES),
-    Row("kcmp", (312, 349), 0, CHANGES),
-    Row("kcmp", (312, 349), 1, CHANGES),
-    Row("pidfd_open", (434, 434), 0, CHANGES),
-    Row("open_by_handle_at", (304, 342), 1, CHANGES, MEMORY),  # a handle of pidfs (Linux 6.13), which gives a pidfd
-    Row("pidfd_getfd", (438, 438), 0, CHANGES, DESCRIPTOR),
-    Row("process_madvise", (440, 440), 0, CHANGES, DESCRIPTOR),
-    Row("process_mrelease", (448, 448), 0, CHANGES, DESCRIPTOR),
-    Row("getpgid", (121, 132), 0, READS),
-    Row("getsid", (124, 147), 0, READS),
-    Row("getpriority", (140, 96), 1, READS),
-    Row("sched_getparam", (143, 155), 0, READS),
-    Row("sched_getscheduler", (145, 157), 0, READS),
-    Row("sched_rr_get_interval", (148, 161), 0, READS),
-    Row("sched_rr_get_interval_time64", (-1, 423), 0, READS),
-    Row("sched_getaffinity", (204, 242), 0, READS),
-    Row("sched_getattr", (315, 352), 0, READS),
-    Row("ioprio_get", (252, 290), 1, READS),
-    Row("get_robust_list", (274, 312), 0, READS),
-    Row("setns", (308, 346), 0, READS, DESCRIPTOR),
-    Row("wait4", (61, 114), 0, OWN),
-    Row("waitid", (247, 284), 1, OWN),
-    Row("waitid", (247, 284), 1, OWN, DESCRIPTOR, (0, 3)),  # P_PIDFD, linux/wait.h
-    Row("waitpid", (-1, 7), 0, OWN),
-    Row("setpgid", (109, 57), 0, OWN),
-    Row("setpgid", (109, 57), 1, OWN),
-    Row("timer_create", (222, 259), 1, OWN, MEMORY),  # SIGEV_THREAD_ID
+    Row("kill", 0, SIGNALS),
+    Row("tkill", 0, SIGNALS),
+    Row("tgkill", 0, SIGNALS),
+    Row("tgkill", 1, SIGNALS),
+    Row("rt_sigqueueinfo", 0, SIGNALS),
+    Row("rt_tgsigqueueinfo", 0, SIGNALS),
+    Row("rt_tgsigqueueinfo", 1, SIGNALS),
+    Row("pidfd_send_signal", 0, SIGNALS, DESCRIPTOR),  # of pidfd_open, of clone, or a folder of /proc
+    Row("fcntl", 2, SIGNALS, REGISTER, (1, 8)),  # F_SETOWN, asm-generic/fcntl.h
+    Row("fcntl64", 2, SIGNALS, REGISTER, (1, 8)),
+    Row("fcntl", 2, SIGNALS, MEMORY, (1, 15)),  # F_SETOWN_EX
+    Row("fcntl64", 2, SIGNALS, MEMORY, (1, 15)),
+    Row("ioctl", 2, SIGNALS, MEMORY, (1, 0x8901, 0x8902)),  # FIOSETOWN, SIOCSPGRP, asm-generic/sockios.h
+    Row("ptrace", 1, CHANGES),
+    Row("prlimit64", 0, CHANGES),
+    Row("sched_setparam", 0, CHANGES),
+    Row("sched_setscheduler", 0, CHANGES),
+    Row("sched_setaffinity", 0, CHANGES),
+    Row("sched_setattr", 0, CHANGES),
+    Row("setpriority", 1, CHANGES),
+    Row("setpriority", 1, CHANGES, USER, (0, 2)),  # PRIO_USER, linux/resource.h
+    Row("ioprio_set", 1, CHANGES),
+    Row("ioprio_set", 1, CHANGES, USER, (0, 3)),  # IOPRIO_WHO_USER, linux/ioprio.h
+    Row("prctl", 2, CHANGES, REGISTER, (0, 62)),  # PR_SCHED_CORE, linux/prctl.h
+    Row("process_vm_readv", 0, CHANGES),
+    Row("process_vm_writev", 0, CHANGES),
+    Row("migrate_pages", 0, CHANGES),
+    Row("move_pages", 0, CHANGES),
+    Row("perf_event_open", 1, CHANGES),
+    Row("kcmp", 0, CHANGES),
+    Row("kcmp", 1, CHANGES),
+    Row("pidfd_open", 0, CHANGES),
+    Row("open_by_handle_at", 1, CHANGES, MEMORY),  # a handle of pidfs (Linux 6.13), which gives a pidfd
+    Row("pidfd_getfd", 0, CHANGES, DESCRIPTOR),
+    Row("process_madvise", 0, CHANGES, DESCRIPTOR),
+    Row("process_mrelease", 0, CHANGES, DESCRIPTOR),
+    Row("getpgid", 0, READS),
+    Row("getsid", 0, READS),
+    Row("getpriority", 1, READS),
+    Row("sched_getparam", 0, READS),
+    Row("sched_getscheduler", 0, READS),
+    Row("sched_rr_get_interval", 0, READS),
+    Row("sched_rr_get_interval_time64", 0, READS),
+    Row("sched_getaffinity", 0, READS),
+    Row("sched_getattr", 0, READS),
+    Row("ioprio_get", 1, READS),
+    Row("get_robust_list", 0, READS),
+    Row("setns", 0, READS, DESCRIPTOR),
+    Row("wait4", 0, OWN),
+    Row("waitid", 1, OWN),
+    Row("waitid", 1, OWN, DESCRIPTOR, (0, 3)),  # P_PIDFD, linux/wait.h
+    Row("waitpid", 0, OWN),
+    Row("setpgid", 0, OWN),
+    Row("setpgid", 1, OWN),
+    Row("timer_create", 1, OWN, MEMORY),  # SIGEV_THREAD_ID
 )
 
 

@@ -10,9 +10,10 @@ import os
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from tracer import kernel, linux
-from tracer.abi import Arch, Event, Kind, table
+from tracer import kernel
+from tracer.abi import NATIVE, Event, Kind, table
 from tracer.kernel import event_of
+from tracer.machine import MACHINE
 from tracer.proc import proc
 from tracer.unwind import Registers, call_site
 
@@ -25,9 +26,9 @@ MANY_KEYS: Final = 65536
 """The most keys of one executable; if there are more, they are dropped.  This bounds memory and loses no observation: a call
 whose key was dropped is examined again, and stops where a late filter would have allowed it."""
 
-_X86_64: Final = Arch.X86_64.audit
-I386_KEYS: Final = 1 << 448
-"""Keys of i386 calls are at least this large; keys of x86_64 calls are smaller."""
+_NATIVE: Final = MACHINE.native.audit
+COMPAT_KEYS: Final = 1 << 448
+"""Keys of calls of 32-bit programs are at least this large; keys of native calls are smaller."""
 _REGISTER: Final = (1 << 64) - 1
 _AFTER: Final = 5
 """The index, in a counter, of the set of waits after which its observation was made; each element is a sum of bits of
@@ -48,9 +49,10 @@ class Caller:
     def site(self) -> str:
         """Return the call site of the call, in the form of `unwind.call_site`."""
         tid = self.ids[0]
-        if self._event.arch != Arch.X86_64.audit:
-            return call_site(tid, Registers(self._event.ip, self._sp, 0))
-        return call_site(tid, Registers(self._event.ip, self._sp, kernel.peek_user(tid, linux.RBP)), self.read)
+        if self._event.arch != _NATIVE:
+            return call_site(tid, Registers(self._event.ip, self._sp))
+        frame, link = kernel.callers(tid)
+        return call_site(tid, Registers(self._event.ip, self._sp, frame, link), self.read)
 
     def read(self, address: int, length: int) -> bytes:
         """Return `length` bytes of the task's memory; b'' if they cannot be read.  The range must lie within one page."""
@@ -159,13 +161,13 @@ class Tally:
             hot.clear()
 
     def mask_of(self, key: int) -> int:
-        """Return the bits of an x86_64 key that distinguish observations, as one integer.
+        """Return the bits of a native key that distinguish observations, as one integer.
 
         The recorder's mask covers every meaning that an argument can have.  Here the other arguments of the key determine the
         meaning, so bits of addresses are left out."""
         number = key & 0xFFFFFFFF
-        mask = self._recorder.hot_mask(_X86_64, number)
-        calls = table(Arch.X86_64)
+        mask = self._recorder.hot_mask(_NATIVE, number)
+        calls = table(NATIVE)
         if number in calls.by_number:
             registers = [key >> 64 * (index + 1) & _REGISTER for index in range(6)]
             for index, argument in enumerate(calls.arguments(number, registers)):
@@ -179,14 +181,14 @@ class Tally:
         return self._generation, self.news[executable], len(self.hot(executable, 0)).bit_length()
 
     def counts(self, executable: str) -> dict[int, int]:
-        """Return the x86_64 calls that an executable has made: key (under `mask_of`) -> a lower bound of how often the call was
+        """Return the native calls that an executable has made: key (under `mask_of`) -> a lower bound of how often the call was
         made.
 
         Valid only if waits are not recorded (`has_waits`)."""
         counters = self.hot(executable, 0) | self._looked.get(executable, {})
         counts: dict[int, int] = {}
         for key, count in (*self._former[executable].items(), *((key, counter[0]) for key, counter in counters.items())):
-            if key < I386_KEYS:
+            if key < COMPAT_KEYS:
                 narrow = key & self.mask_of(key)
                 counts[narrow] = max(counts.get(narrow, 0), count)
         self._former[executable] = counts.copy()
@@ -196,6 +198,6 @@ class Tally:
         """Count a call of `task`.  `arch` is AUDIT_ARCH_*, `number` has 32 bits, and `info` is the call's struct
         ptrace_syscall_info."""
         key = int.from_bytes(info[24:80], "little") & self._recorder.hot_mask(arch, number)
-        if arch != _X86_64:
+        if arch != _NATIVE:
             key |= arch << 448
         (task.hot.get(key) or self._new_counter(task, key, info))[0] += 1

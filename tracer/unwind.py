@@ -1,14 +1,15 @@
-"""The call site of a system call: the first caller outside of the C library, by the mappings and the stack (x86_64).
+"""The call site of a system call: the first caller outside of the C library, by the mappings and the stack, of 64-bit programs.
 
 The instruction of a system call is nearly always in a wrapper of libc, so the caller of the wrapper is what identifies it.
 The unwind tables of a file (.eh_frame) report where the caller of each of its functions is.  pyelftools reads whole tables and
 takes tens of milliseconds to be imported; here the entry of an address is looked up in the index that linkers write
-(.eh_frame_hdr), and is read only for the three registers that are needed.  An entry that cannot be decoded ends the walk.
+(.eh_frame_hdr), and is read only for the four registers that are needed.  An entry that cannot be decoded ends the walk.
 
 The tables are read where the program has them mapped, so no file is opened: the helper of `enforce` must not map a file
 that the program could truncate.  A *place* is an address minus the address at which the file's beginning is mapped.
 
-Formats: Linux Standard Base Core 5.0, 10.6 (Exception Frames); DWARF 5, 6.4 (Call Frame Information); x86-64 psABI, 3.6.
+Formats: Linux Standard Base Core 5.0, 10.6 (Exception Frames); DWARF 5, 6.4 (Call Frame Information); x86-64 psABI, 3.6;
+AArch64 DWARF (aadwarf64), 5.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from tracer import linux
+from tracer.machine import MACHINE
 from tracer.named import NamedTuple
 from tracer.proc import proc
 
@@ -41,10 +43,11 @@ _MAX_FILES: Final = 16
 _INDEX: Final = bytes((1, 0x1B, 0x03, 0x3B))
 """The first bytes of .eh_frame_hdr as all linkers write it: version 1, offsets of 32 bits."""
 _OFFSET: Final = 0x1B  # DW_EH_PE_pcrel | DW_EH_PE_sdata4
-_BP, _SP, _RA = 6, 7, 16
-"""DWARF's numbers of rbp, rsp and the return address."""
+_BP, _SP, _RA, _ADDRESS = MACHINE.unwinding
+"""DWARF's numbers of the frame pointer, the stack pointer and the return address, and the bits of the latter that are an
+address."""
 _DATA_FACTOR: Final = -8
-"""The factor of the offsets of saved registers (data alignment factor); all compilers for x86_64 use this one."""
+"""The factor of the offsets of saved registers (data alignment factor); all compilers for 64-bit machines use this one."""
 _MAX_INSTRUCTIONS: Final = 512
 """The most instructions of one entry that are followed; real entries have some dozens."""
 _MAX_ENTRY: Final = 1 << 15
@@ -133,11 +136,15 @@ _builds: dict[tuple[str, str, str], str] = {}
 
 
 class Registers(NamedTuple):
-    """The registers rip, rsp and rbp at a call, from which its callers are found; `bp` is 0 if rbp is not known."""
+    """The registers at a call from which its callers are found."""
 
     ip: int
     sp: int
-    bp: int
+    bp: int = 0
+    """The frame pointer; 0 if it is not known."""
+    link: int = 0
+    """The link register, which has the return address of a function that calls no other; 0 if it is not known, or there is
+    none."""
 
 
 def call_site(tid: int, at: Registers, read: Read | None = None) -> str:
@@ -204,15 +211,16 @@ def _build_ids(data: bytes) -> Iterator[bytes]:
 
 
 class Row(NamedTuple):
-    """A rule to compute the caller's registers from those at an address.  The frame's address is rsp or rbp plus `offset`."""
+    """A rule to compute the caller's registers from those at an address.  The frame's address is that in the stack pointer or
+    the frame pointer, plus `offset`."""
 
     on_stack: bool
-    """Whether `offset` is added to rsp, and not to rbp.  The sum, the frame's address, is also the caller's rsp."""
+    """Whether `offset` is added to the stack pointer.  The sum, the frame's address, is also the caller's stack pointer."""
     offset: int
     bp: int | None
-    """The offset from the frame's address at which the caller's rbp is saved; None if rbp is unchanged."""
-    ra: int
-    """The offset from the frame's address at which the return address is."""
+    """The offset from the frame's address at which the caller's frame pointer is saved; None if it is unchanged."""
+    ra: int | None
+    """The offset from the frame's address at which the return address is; None if it is in the link register."""
 
 
 _tables: dict[tuple[str, str, str], Tables | None] = {}
@@ -224,7 +232,7 @@ def outside(maps: Maps, at: Registers, read: Read) -> int:
     found.
 
     Raises ValueError for a malformed line of the mappings."""
-    ip, sp, bp = at
+    ip, sp, bp, link = at
     for depth in range(_MAX_CALLERS):
         mapped = maps.at(ip - 1)
         if mapped is None or not mapped.file[2].startswith("/"):
@@ -238,9 +246,12 @@ def outside(maps: Maps, at: Registers, read: Read) -> int:
         if row is None:
             return 0
         frame = (sp if row.on_stack else bp) + row.offset
-        if frame <= sp:
+        if frame < sp or (frame == sp and row.ra is not None):
             return 0
-        ip = _word(read, frame + row.ra)
+        ip = (link if row.ra is None else _word(read, frame + row.ra)) & _ADDRESS
+        link = 0  # a function that has called another has put its own on the stack
+        if not ip:
+            return 0
         bp = bp if row.bp is None else _word(read, frame + row.bp)
         sp = frame
     return 0
@@ -323,9 +334,9 @@ class Tables:
         augmentation_size, at = _unsigned(data, 16)
         state.follow(data, at + augmentation_size, place)
         base, distance = state.cfa
-        if base not in (_BP, _SP) or _RA not in state.saved:
+        if base not in (_BP, _SP) or (_RA not in state.saved and MACHINE.native.link < 0):
             return None
-        return Row(base == _SP, distance, state.saved.get(_BP), state.saved[_RA])
+        return Row(base == _SP, distance, state.saved.get(_BP), state.saved.get(_RA))
 
     def _entry(self, place: int) -> int:
         """Return the place of the entry whose function may contain `place`, by binary search of the index.  Raises ValueError
@@ -363,7 +374,7 @@ class Tables:
         for letter in augmentation[1:].decode():
             if letter == "R" and data[at] != _OFFSET:
                 raise ValueError
-            at += {"R": 1, "L": 1, "P": 5}[letter]
+            at += {"R": 1, "L": 1, "P": 5, "B": 0}[letter]
         if register != _RA or data_factor != _DATA_FACTOR & 0x7F:  # a byte of SLEB128
             raise ValueError
         state = _State(code_factor, begin)
@@ -415,7 +426,7 @@ class _State:
 
     def _follow_other(self, data: bytes, operation: int, at: int) -> int:
         """Follow an instruction whose operands begin at index `at`; return the index of the next instruction."""
-        if operation in (0, 0x0A):  # DW_CFA_nop, DW_CFA_remember_state
+        if operation in (0, 0x0A, 0x2D):  # DW_CFA_nop, _remember_state, _AARCH64_negate_ra_state: `_ADDRESS` does that
             self._remembered += [(self.cfa, dict(self.saved))] * (operation == 0x0A)
             return at
         if operation in (2, 3, 4):  # DW_CFA_advance_loc1, 2, 4
@@ -434,6 +445,9 @@ class _State:
                 self.cfa = (operand, self.cfa[1])
             case 0x0E:  # DW_CFA_def_cfa_offset
                 self.cfa = (self.cfa[0], operand)
+            case 0x05:  # DW_CFA_offset_extended
+                value, at = _unsigned(data, at)
+                self.saved[operand] = value * _DATA_FACTOR
             case 0x06:  # DW_CFA_restore_extended
                 self._restore(operand)
             case 0x07 | 0x08:  # DW_CFA_undefined: of the return address, there is no caller; DW_CFA_same_value

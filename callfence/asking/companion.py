@@ -16,7 +16,6 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from callfence.asking import writing
 from callfence.asking.questions import Given, Question, parsed
 from enforcer import helper, kernel
 from enforcer.reporting.asker import ALWAYS, ANSWERS, NO
@@ -144,6 +143,8 @@ class Companion:
 
     def _write(self, question: Question, reason: str, name: str) -> str:
         """Write the lines into their policies; return why that failed, "" if it did not."""
+        from callfence.asking import writing
+
         why = f"{reason} ({name})" if reason else f"answered by {name}"
         try:
             for each in question.lines:
@@ -208,7 +209,8 @@ def _work(
         os.dup2(null, number)
     helper.close_all_but((0, 1, 2, socket_.fileno(), made.fileno()))
     kernel.set_capabilities(kernel.capabilities()[1] & _WRITING)
-    _rehearse()
+    if ALWAYS in allowed:
+        _rehearse()
     made.rehearse()
     sys.meta_path.clear()
     socket_.send(b"ready")
@@ -218,8 +220,10 @@ def _work(
 
 
 def _rehearse() -> None:
-    """Do once what imports modules when it is first done."""
-    text = "callfence 1\narch x86_64\nread: fd == 0\npath /a: read\n"
+    """Do once what writing a policy imports when it is first done, which takes 80 ms."""
+    from callfence.asking import writing
+
+    text = "callfence 1\nread: fd == 0\npath /a: read\n"
     document = parse(text)
     for line in ("read: fd == 1", "path /b: read", "tcp connect a.example: 443", "tcp connect: 1", "unix connect /a"):
         with suppress(CallfenceError):

@@ -16,7 +16,7 @@ from callfence.shared.text import plural, printable
 from callfence.start import __version__
 from enforcer.errors import EnforceError
 from policygen.values import frozen
-from tracer import linux, proc
+from tracer import linux, machine, proc
 
 if TYPE_CHECKING:
     import argparse
@@ -57,10 +57,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _machine() -> CheckResult:
-    machine = os.uname()
-    what = f"{machine.sysname} {machine.release} on {machine.machine}, Python {sys.version.split()[0]}, callfence {__version__}"
-    works = (machine.sysname, machine.machine) == ("Linux", "x86_64")
-    return CheckResult(works, what, "learn and enforce need Linux on x86_64")
+    name = os.uname()
+    what = f"{name.sysname} {name.release} on {name.machine}, Python {sys.version.split()[0]}, callfence {__version__}"
+    return CheckResult(machine.IS_KNOWN, what, f"learn and enforce need Linux on {' or '.join(machine.KNOWN)}")
 
 
 def _modules() -> CheckResult:

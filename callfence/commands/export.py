@@ -22,6 +22,7 @@ from policygen.phases import START
 from policygen.recording.atomic import write
 from policygen.text import file_word
 from policygen.values import replace
+from tracer.abi import NATIVE, Arch
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     add("--no-new-privs", action="store_true", help="with --runtime: allow only what it calls in a container with no_new_privs")
     add("--unit", metavar="UNIT", help="with systemd-enforce: the unit's name (nginx.service) or file")
     add("--audit", action="store_true", help="with systemd-enforce: only report what the policy denies")
+    machine = "the machine's architecture, where the policy has several (default: this machine's)"
+    add("--arch", choices=[arch for arch in Arch if arch.compat], type=Arch, default=NATIVE, help=machine)
     add("--phase", metavar="NAME", default=START, help="write what one phase of the policy allows (default: start)")
     add("--name", help="name of the program in resources and units (default: the policy file's)")
     add("--losses", metavar="FILE", help="write what the format cannot express, and what was added, to FILE as JSON")
@@ -77,7 +80,9 @@ def _export(options: argparse.Namespace) -> int:
         raise UserError(
             f"--name {name}: the name must begin with a letter or digit, and have only letters, digits, '-', '_' and '.'"
         )
-    format_options = FormatOptions(name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs, service=service)
+    format_options = FormatOptions(
+        name=name, runtime=options.runtime, no_new_privileges=options.no_new_privs, service=service, arch=options.arch
+    )
     try:
         resolved(shown.policy, options.phase)
     except ValueError as error:

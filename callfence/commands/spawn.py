@@ -96,14 +96,16 @@ def main(arguments: list[str]) -> int:
 def _describe() -> None:
     """Judge and describe a denied call for nothing: then the tables that this takes are parsed here, and not by each helper."""
     from enforcer.reporting.verdict import Verdicts, advise, risk_of
+    from policygen.implied.tables import parse_all
     from policygen.language.document import parse as parse_policy
     from policygen.language.naming import format_call
-    from tracer.abi import Arch, Event, table
+    from tracer.abi import NATIVE, Event, table
 
-    policy = parse_policy("implied 1\narch x86_64\nopenat: flags == O_RDONLY\n").policy
+    parse_all(NATIVE)
+    policy = parse_policy(f"implied 1\narch {NATIVE}\nopenat: flags == O_RDONLY\n").policy
     verdicts = Verdicts([("it", policy)])
     for name in ("openat", "ioctl", "connect", "mmap"):
-        event = Event(Arch.X86_64.audit, table(Arch.X86_64).by_name[name].number, (1, 2, 3, 4, 5, 6), 0, os.getpid())
+        event = Event(NATIVE.audit, table(NATIVE).by_name[name].number, (1, 2, 3, 4, 5, 6), 0, os.getpid())
         verdicts.of(event, "")
         format_call(event)
         advise(policy, "it", event)

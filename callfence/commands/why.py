@@ -19,8 +19,9 @@ from policygen.errors import did_you_mean
 from policygen.grants import WORDS, is_bare, is_line
 from policygen.holds import holds
 from policygen.implied.resolve import resolved
+from policygen.implied.restricting import restricting
 from policygen.language.document import parse_file
-from policygen.language.naming import determined, format_action, format_call, format_expression
+from policygen.language.naming import determined, format_action, format_call, format_expression, format_value
 from policygen.language.normal import first_argument
 from policygen.model import Entry, alternatives, conjuncts
 from policygen.phases import in_phase, phase_policies
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
     from policygen.model import Policy
     from policygen.recording.model import Recording
-    from policygen.review.why import Provenance
+    from policygen.review.why import Explanation, Provenance
     from tracer.abi import Event
 
 _REPORTED = re.compile(r'(?: at |"site": ")([^\s"]+\+0x[0-9a-f]+)')
@@ -221,6 +222,8 @@ def _denial(path: Path, document: Document, event: Event) -> int:
         _say(f"  it has no section `arch {arch}`")
     elif explanation.action.allows and (row := _row(policy, event)):
         _say(*(f"  {line}" for line in _implied(row, policy.implied)))
+    elif lines := _restricted(policy, arch, event, explanation):
+        _say(*lines)
     elif explanation.entry is None:
         _say("  it has no entry for the call, so its default applies")
     elif explanation.nearest is None or not explanation.failing:
@@ -237,6 +240,19 @@ def _denial(path: Path, document: Document, event: Event) -> int:
         return 0
     _say(f"  {advise(policy, str(path), event).what}")
     return 1
+
+
+def _restricted(policy: Policy, arch: Arch, event: Event, explanation: Explanation) -> tuple[str, ...]:
+    """Return the lines about bits that only restrict, if the implied set allows a call for which the rule would hold without
+    them; else ()."""
+    bits = restricting(arch).get(event.number, {}) if policy.implied and explanation.action.allows else {}
+    if not bits or not explanation.failing or explanation.entry is None or explanation.nearest is None:
+        return ()
+    arguments = table(arch).by_number[event.number].arguments
+    (index, mask), *_ = bits.items()
+    some = format_value(arch, arguments[index], event.arguments[index] & mask)
+    rule = on_one_line(arch, event.number, Entry(explanation.nearest, explanation.entry.action))
+    return f"  {rule}", f"    implied {policy.implied}: {some} as well, which only restricts what the call does"
 
 
 def _row(policy: Policy, event: Event) -> Row | None:

@@ -18,9 +18,10 @@ from enforcer.errors import FAILED, EnforceError
 from enforcer.reporting.destination import TEXT, Destination, opened
 from enforcer.reporting.reporter import Reporter
 from policygen.text import printable
-from tracer import TYPE_CHECKING, linux, proc
+from tracer import TYPE_CHECKING, proc
 from tracer.errors import CallfenceError
 from tracer.linux import privilege_lost
+from tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ _CONFINEMENT = (
     "--explain", "--no-explain", "--scope", "--ask", "--ask-timeout", "--within",
 )
 """The options that select what is confined and reported; all others are those of `confinement.Surroundings`."""
-_LISTEN = linux.calls("listen")
+_LISTEN = MACHINE.calls("listen")
 _PORTS_SINCE = 4
 """The version of Landlock's ABI that has TCP ports (Linux 6.7)."""
 
@@ -316,14 +317,6 @@ class Start:
             "folder": proc.folder_of(process) or None,
         }
 
-    def _noted(self, policies: Sequence[Compiled]) -> bytes:
-        """Return the note of the files that the helper imports."""
-        if "--ask" in self.options:  # the helper judges ports that Landlock judges otherwise
-            from enforcer import later
-
-            return later.files(makes_calls=True)
-        return policies[0].later
-
     def _require_questions(self, policies: Sequence[Compiled]) -> None:
         """Raise EnforceError if somebody is to be asked about denied calls, and that is not possible here."""
         if "--ask" in self.options and self.is_quiet:
@@ -364,7 +357,7 @@ class Start:
             records=self.records,
             keeps_signals="signals" in scope,
             listens=listens,
-            later=self._noted(policies),
+            later=policies[0].later,
             asking=self._ask() if "--ask" in self.options else -1,
         )
 
@@ -374,7 +367,7 @@ class Start:
         `problem` is why it cannot be traced.  Raises EnforceError if the filters deny the execve, or for phases or `entry`."""
         if is_followed:
             raise EnforceError(f"{problem}, so {self.name} cannot be followed through the phases of its policy")
-        execve = linux.AUDIT_ARCH_X86_64, linux.NUMBERS["execve"][0]
+        execve = MACHINE.native.audit, MACHINE.native.numbers["execve"]
         if arm == "entry" or not all(Filter(program).may_allow(*execve, reports=not self.is_quiet) for program in programs):
             raise EnforceError(f"{problem}, so the filter cannot be installed when {self.name} is executed; {HINT}")
         self._say(f"{problem}, so {self.name} is confined before its execve instead (--arm now)")

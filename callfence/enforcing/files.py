@@ -76,7 +76,8 @@ def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
     with `is_audit` the calls that it denies run.  The other parameters are `confinement`'s."""
     from enforcer.files.granted import Reach
 
-    return Reach(_rules(policies, "entry"), environment, is_audit=is_audit, process=process)
+    filters = [policy.filter for policy in policies]
+    return Reach(_rules(policies, "entry"), filters, environment, is_audit=is_audit, process=process)
 
 
 def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool) -> Hosts:

@@ -10,7 +10,6 @@ import stat
 
 from callfence.enforcing import cache
 from callfence.enforcing.sealed import Compiled, unbundle
-from enforcer import kernel
 from enforcer.bpf import chain, notifying_on_exit, without_listener
 from enforcer.errors import EnforceError
 from policygen import reading
@@ -56,10 +55,16 @@ def compiled(
             )
         raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
     from policygen.errors import PolicyError
+    from tracer.abi import NATIVE
     from tracer.errors import CallfenceError
 
     try:
         document, sources = with_includes(path, content, check)
+        if variant != "warm" and NATIVE not in document.policy.entries:
+            raise EnforceError(
+                f"there is no section for {NATIVE}, the architecture of this machine, so every call would be denied: learn the "
+                f"program here, or begin the policy with `arch {NATIVE}`"
+            )
         new = compiled_from(document, sources, variant)
     except PolicyError:
         raise
@@ -81,9 +86,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
     """Compile a variant of a policy that was read from `sources`.  Raises CompileError."""
     from enforcer import later
 
-    files_ = document.policy.files
-    reaches = files_.confines_peers or (files_.connect is not None and kernel.landlock_abi() < 4)  # which has no ports
-    describing = later.files(makes_calls=reaches) if variant != "warm" else b""  # before what compiles is imported as well
+    describing = later.files() if variant != "warm" else b""  # before what compiles is imported as well
     from enforcer.hosts.rules import encode
     from policygen.filter.compile import compile_policy
     from policygen.filter.listener import expects_listener, may_install_filters, names_listener

@@ -29,6 +29,7 @@ from policygen.language.document import read_text
 from policygen.language.naming import format_action, format_call
 from policygen.lint.catalogue import Level
 from policygen.values import frozen
+from tracer.abi import NATIVE
 from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Lines:
         """`policy` is the file; no statement has a line if it is standard input or cannot be read."""
         self._settings: dict[tuple[str, ...], int] = {}
         self._calls: dict[tuple[str, str], int] = {}
-        section = "x86_64"
+        section: str = NATIVE
         for number, line in enumerate(_source(policy), 1):
             if call := re.match(r"\s*(?:sys_)?(\w+)\s*:", line):
                 self._calls.setdefault((section, call[1]), number)

@@ -10,6 +10,7 @@ from enforcer.files.lookup import is_tcp, local_port
 from policygen.files.calls import DNS, SENDING, SOCKETS, UDP_CONNECT, address, numbers
 from policygen.grants import NONE, TCP
 from tracer import kernel, linux
+from tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -96,7 +97,7 @@ def sent_to(task: Task, event: Event, name: str) -> int | str | bytes | None:
     None if it names none."""
     where, length = event.arguments[4:6]
     if name != "sendto":  # struct msghdr begins with both (linux/socket.h), and struct mmsghdr with that
-        word = 8 if event.arch == linux.AUDIT_ARCH_X86_64 else 4
+        word = MACHINE.of(event.arch).pointer
         head = kernel.read_memory(task.tid, event.arguments[1], word + 4)
         where, length = int.from_bytes(head[:word], "little"), int.from_bytes(head[word:], "little")
     return address(kernel.read_memory(task.tid, where, min(length, SOCKADDR))) if where else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from policygen.files.landlock import confines_paths, decode
 from policygen.grants import BARE, NONE, NOT_CONFINED, Files
 from policygen.recording import atomic, recording_file
 from policygen.values import replace
+from tracer import machine
 from tracer.errors import UserError
 from tracer.named import NamedTuple
 
@@ -172,9 +172,8 @@ def _names_hosts(existing: Compiled) -> bool:
 
 
 def _require_machine() -> None:
-    machine = os.uname()
-    if machine.sysname != "Linux" or machine.machine not in ("x86_64", "i686"):  # the latter is setarch(8)'s
-        raise UserError(f"learn needs Linux on x86_64, and this is {machine.sysname} on {machine.machine}")
+    if not machine.IS_KNOWN:
+        raise UserError(f"learn {machine.UNKNOWN}")
 
 
 def _existing(policy: Path) -> Compiled | None:

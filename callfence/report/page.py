@@ -16,7 +16,7 @@ from callfence.shared.text import on_one_line, plural
 from policygen.grants import NOT_CONFINED
 from policygen.language.naming import format_action, format_call
 from policygen.lint.catalogue import Level
-from tracer.abi import table as calls_in
+from tracer.abi import NATIVE, table as calls_in
 
 if TYPE_CHECKING:
     from callfence.report.content import Against, Report
@@ -214,7 +214,7 @@ def _row(ranked: Ranked) -> tuple[Child, ...]:
     answer = f"{format_action(difference.before)} \N{RIGHTWARDS ARROW} {format_action(difference.after)}"
     risks = [join(badge(danger.level), f" {danger.grants}") for danger in ranked.dangers]
     return (
-        join(code(shown_name(difference)), "" if difference.arch == "x86_64" else f" ({difference.arch})"),
+        join(code(shown_name(difference)), "" if difference.arch is NATIVE else f" ({difference.arch})"),
         where[0] if len(where) == 1 else items(where, class_="plain"),
         answer,
         code(format_call(difference.example)),

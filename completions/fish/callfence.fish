@@ -150,7 +150,7 @@ complete -c callfence -n '_shtab_callfence_using diff; and test $_shtab_callfenc
 complete -c callfence -n '_shtab_callfence_using diff; and test $_shtab_callfence_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d NEW
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a why -d 'Show which calls led to each rule of a policy, or to the rules of one SYSCALL: in which runs, by which programs, from which call site first, with an example, and where the rule allows more than was recorded. For a CALL as enforce reports it, show the nearest rule and which of its conditions are not met. For a PATH, which begins with /, ./ or ~, show whether the policy grants RIGHT to that file, which need not exist, and the line that grants it or would grant it; without RIGHT, show which rights the policy grants. $HOME and the working folder are those of this command. '"'"'tcp connect'"'"' PORT, '"'"'tcp connect HOST'"'"' PORT, '"'"'tcp bind'"'"' PORT, '"'"'udp send HOST'"'"' PORT, '"'"'unix connect SOCKET'"'"' and '"'"'dns query NAME'"'"' do the same for a port, a socket or a name.'
 complete -c callfence -n '_shtab_callfence_using why' -s h -l help -d 'show this help message and exit'
-complete -c callfence -n '_shtab_callfence_using why' -l arch -xka "x86_64 i386 aarch64" -d 'the architecture of the call (default: the policy'"'"'s first)'
+complete -c callfence -n '_shtab_callfence_using why' -l arch -xka "x86_64 i386 aarch64 arm" -d 'the architecture of the call (default: the policy'"'"'s first)'
 complete -c callfence -n '_shtab_callfence_using why' -l recording -xka "(__fish_complete_path (commandline -ct))" -d 'default: .callfence/NAME.rec beside the policy'
 complete -c callfence -n '_shtab_callfence_using why; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a review -d 'Accept, reject or edit what POLICY newly allows, one change at a time, the most dangerous first. Each is shown with its risk and with the executables that made the calls. A rejected change is removed from the file, and what it had replaced is restored; the rest of the file, with its comments, stays. Commit the file afterwards: the next review asks about every change that is not committed. With --log, the changes are the rules that would allow the violations that `enforce --log` wrote for POLICY. Accepted changes are added to POLICY, and their violations to the recording; all others stay denied.'
@@ -164,7 +164,7 @@ complete -c callfence -n '_shtab_callfence_using review' -l no-terminal -d 'prin
 complete -c callfence -n '_shtab_callfence_using review; and test $_shtab_callfence_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d POLICY
 complete -c callfence -n '_shtab_callfence_using; and test $_shtab_callfence_npos -eq 0' -a allow -d 'Add LINE to POLICY: one or more entries, as enforce prints them. Rules and comments of the policy stay. What the policy denies explicitly stays denied, unless --force is given. With --log, allow every violation of POLICY that `enforce --log` wrote to LOG, with the rules that `learn` would write, and add the violations to the recording of POLICY, so that `callfence why` shows which programs made the calls. The log may contain an attacker'"'"'s calls, too: `callfence review --log` asks before it allows each.'
 complete -c callfence -n '_shtab_callfence_using allow' -s h -l help -d 'show this help message and exit'
-complete -c callfence -n '_shtab_callfence_using allow' -l arch -xka "x86_64 i386 aarch64" -d 'the architecture of LINE (default: the policy'"'"'s first)'
+complete -c callfence -n '_shtab_callfence_using allow' -l arch -xka "x86_64 i386 aarch64 arm" -d 'the architecture of LINE (default: the policy'"'"'s first)'
 complete -c callfence -n '_shtab_callfence_using allow' -l force -d 'also allow what the policy denies explicitly'
 complete -c callfence -n '_shtab_callfence_using allow' -l until -x -d 'allow LINE only until PHASE begins (default: in all)'
 complete -c callfence -n '_shtab_callfence_using allow' -l log -x -d 'a log of `enforce --log`; repeatable'
@@ -208,6 +208,7 @@ complete -c callfence -n '_shtab_callfence_using export' -l runtime -x -d 'also 
 complete -c callfence -n '_shtab_callfence_using export' -l no-new-privs -d 'with --runtime: allow only what it calls in a container with no_new_privs'
 complete -c callfence -n '_shtab_callfence_using export' -l unit -x -d 'with systemd-enforce: the unit'"'"'s name (nginx.service) or file'
 complete -c callfence -n '_shtab_callfence_using export' -l audit -d 'with systemd-enforce: only report what the policy denies'
+complete -c callfence -n '_shtab_callfence_using export' -l arch -xka "x86_64 aarch64" -d 'the machine'"'"'s architecture, where the policy has several (default: this machine'"'"'s)'
 complete -c callfence -n '_shtab_callfence_using export' -l phase -x -d 'write what one phase of the policy allows (default: start)'
 complete -c callfence -n '_shtab_callfence_using export' -l name -x -d 'name of the program in resources and units (default: the policy file'"'"'s)'
 complete -c callfence -n '_shtab_callfence_using export' -l losses -xka "(__fish_complete_path (commandline -ct))" -d 'write what the format cannot express, and what was added, to FILE as JSON'
@@ -218,7 +219,7 @@ complete -c callfence -n '_shtab_callfence_using import' -s h -l help -d 'show t
 complete -c callfence -n '_shtab_callfence_using import' -l from -xka "oci spo bpf strace recording violations audit" -d 'the format; see below'
 complete -c callfence -n '_shtab_callfence_using import' -l pid -x -d 'instead of FILE: each filter of a process (needs CAP_SYS_ADMIN) as a policy'
 complete -c callfence -n '_shtab_callfence_using import' -l strict -d 'do not write a policy that is wider than the file: exit with 1'
-complete -c callfence -n '_shtab_callfence_using import' -l arch -xka "x86_64 i386 aarch64" -d 'the architecture, if the file does not name one'
+complete -c callfence -n '_shtab_callfence_using import' -l arch -xka "x86_64 i386 aarch64 arm" -d 'the architecture, if the file does not name one'
 complete -c callfence -n '_shtab_callfence_using import' -l kernel -x -d 'the kernel version for rules with a minKernel (default: newest)'
 complete -c callfence -n '_shtab_callfence_using import' -l cap -x -d 'a capability that the container has, for rules that depend on it; repeatable'
 complete -c callfence -n '_shtab_callfence_using import' -l runtime -xka "runc crun" -d 'the container runtime that reads the file; runc answers calls that it does not know differently'

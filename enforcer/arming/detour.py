@@ -10,20 +10,25 @@ from __future__ import annotations
 import os
 
 from enforcer import kernel
-from enforcer.arming.inject import ALL_SIGNALS, COMPAT, LONG, NO_CALL, Surgery, go_on, resume
+from enforcer.arming.inject import ALL_SIGNALS, Surgery, go_on, resume
 from enforcer.bpf import Filter
 from enforcer.errors import ArmError
 from tracer import TYPE_CHECKING, linux
+from tracer.machine import MACHINE
+from tracer.machine.model import NO_CALL
 from tracer.stops import CALL, GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from enforcer.arming.inject import Key, Stops
+    from tracer.machine.model import Registers
 
 _NO_DESCRIPTOR = 0xFFFFFFFF
 """For close_range(2): a range of descriptors that no table has, so the call does nothing."""
-_PAGE = 4096
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_WORD = 8
+_ALL = (1 << 64) - 1
 
 
 class Detour(Surgery):
@@ -41,16 +46,17 @@ class Detour(Surgery):
         self._was_stopped = False
         self.mapped = 0, 0
         """Address and size of the memory of `call_with`."""
-        self._registers = kernel.get_registers(pid)
-        self.convention = LONG if audit == LONG.audit else COMPAT
-        self._code = self._registers[linux.RIP] - 2
-        if calls and kernel.peek(pid, self._code - 6) >> 48 != self.convention.instruction:
-            raise ArmError("it made its call by an unusual instruction (neither syscall nor int 0x80)")
+        self._registers = MACHINE.registers(pid)
+        self.convention = convention = MACHINE.of_call(audit, self._registers)
+        after, instruction = self._registers[convention.ip], convention.instruction
+        self._code = after - len(instruction)
+        if calls and not kernel.peek(pid, after - _WORD).to_bytes(_WORD, "little").endswith(instruction):
+            raise ArmError("it made its call by an unusual instruction")
         self.is_confined = False
         self._mask = kernel.swap_signal_mask(pid, ALL_SIGNALS)
         registers = self._for_call("close_range", _NO_DESCRIPTOR, _NO_DESCRIPTOR, 0, *key.spare(self.convention))
-        registers[linux.ORIG_RAX], registers[linux.RIP] = registers[linux.RAX], self._registers[linux.RIP]
-        kernel.set_registers(pid, registers)
+        registers[convention.number], registers[convention.ip] = registers[convention.selects], after
+        MACHINE.set_registers(pid, registers)
         self._to_syscall_stop()
 
     def call_with(self, name: str, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
@@ -75,25 +81,23 @@ class Detour(Surgery):
 
     def unmap(self, filter_: bytes) -> None:
         """Unmap the memory of `call_with`, if there is any and `filter_` allows the munmap."""
-        number = self.convention.number("munmap")
+        number = self.convention.number_of("munmap")
         if self.mapped[1] and Filter(filter_).allows(self.convention.audit, number, 0, (*self.mapped, 0, 0, 0, 0)):
             self.call("munmap", *self.mapped)
 
     def close(self) -> None:
         """Make the task perform its own call when it is resumed."""
-        registers = list(self._registers)
-        registers[linux.RIP], registers[linux.RAX] = self._code, registers[linux.ORIG_RAX]
-        self._restore(registers)
+        self._restore(MACHINE.again(self._registers))
 
     def finish(self, result: int) -> None:
         """Make the task go on as if its call had returned `result`, which may be a negative errno."""
         registers = list(self._registers)
-        registers[linux.RAX] = result & NO_CALL
+        registers[self.convention.result] = result & _ALL
+        registers[self.convention.number] = NO_CALL
         self._restore(registers)
 
-    def _restore(self, registers: kernel.Registers) -> None:
-        registers[linux.ORIG_RAX] = NO_CALL
-        kernel.set_registers(self.pid, registers)
+    def _restore(self, registers: Registers) -> None:
+        MACHINE.set_registers(self.pid, registers)
         kernel.swap_signal_mask(self.pid, self._mask)
         if self._was_stopped:
             kernel.ptrace(linux.PTRACE_INTERRUPT, self.pid)  # it stops again, if the stop of its process lasts

@@ -15,6 +15,7 @@ from enforcer.arming.detour import Detour
 from enforcer.errors import ArmError, GoneError, HeldUpError
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
+from tracer.machine import MACHINE
 from tracer.proc import proc, state
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from enforcer.arming.processes import Call, Process, Processes
     from enforcer.duty import Duty
 
-_PRCTL = linux.calls("prctl")
-_SENDS = {call: 8 if call[0] == linux.AUDIT_ARCH_X86_64 else 4 for call in linux.calls("sendmsg", "sendto", "write")}
+_PRCTL = MACHINE.calls("prctl")
+_SENDS = {call: MACHINE.of(call[0]).pointer for call in MACHINE.calls("sendmsg", "sendto", "write")}
 """The calls with which a program may tell a service manager that it is ready, and the size of a pointer in bytes for each."""
-_SENDMSG = linux.calls("sendmsg")
-_RESTARTED = linux.calls(
+_SENDMSG = MACHINE.calls("sendmsg")
+_RESTARTED = MACHINE.calls(
     "futex", "futex_time64", "poll", "ppoll", "ppoll_time64", "select", "_newselect", "pselect6", "pselect6_time64",
     "nanosleep", "clock_nanosleep", "clock_nanosleep_time64", "wait4", "waitid", "waitpid", "rt_sigsuspend", "sigsuspend",
     "pause",

@@ -15,6 +15,8 @@ from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, JUMP, LOAD, NUMBER, RETURN, ass
 from enforcer.errors import BUSY, GoneError, HeldUpError
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
+from tracer.machine import MACHINE
+from tracer.machine.model import NO_CALL
 from tracer.proc import fields_of, proc, state
 from tracer.stops import CALL, ENDED, EXECUTED, GROUP, SIGNAL, Stop, stop_of
 
@@ -22,44 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from enforcer.bpf import Line
-    from enforcer.kernel import Registers
+    from tracer.machine.model import Convention, Registers
 
-ALL_SIGNALS = NO_CALL = 0xFFFFFFFFFFFFFFFF
-"""A mask of all signals; and the value of orig_rax for a process that is in no call, so that the kernel restarts none."""
+ALL_SIGNALS = 0xFFFFFFFFFFFFFFFF
+"""A mask of all signals."""
 _RESTART = (512, 513, 514, 516)  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (linux/errno.h)
 _WORD = 8
 """Bytes that PTRACE_PEEKDATA and PTRACE_POKEDATA take."""
-_SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 bytes
+_SCRATCH_GAP = 4096  # keeps clear of the red zone below the stack pointer, 128 bytes on x86_64
 _SLEEPS = 3000
 """Milliseconds after which a task that sleeps in a call of ours is killed; waiting for memory or a processor is no sleep."""
-
-
-class Convention:
-    """The calling convention for system calls in one mode of the processor (syscall(2))."""
-
-    __slots__ = ("arguments", "audit", "instruction", "pointer")
-
-    def __init__(self, audit: int, instruction: int, pointer: int, arguments: tuple[int, ...]) -> None:
-        self.audit = audit
-        """AUDIT_ARCH_*."""
-        self.instruction = instruction
-        """The two bytes of the call instruction, little-endian."""
-        self.pointer = pointer
-        """The size of a pointer in bytes, on which the layout of struct sock_fprog depends."""
-        self.arguments = arguments
-        """The registers of the arguments, as indices of struct user_regs_struct."""
-
-    def number(self, name: str) -> int:
-        """Return the number of a call; that of mmap2 for "mmap" on i386, whose mmap takes its arguments in memory."""
-        if self.audit == linux.AUDIT_ARCH_X86_64:
-            return linux.NUMBERS[name][0]
-        return linux.NUMBERS["mmap2" if name == "mmap" else name][1]
-
-
-_LONG_ARGUMENTS = (linux.RDI, linux.RSI, linux.RDX, linux.R10, linux.R8, linux.R9)
-LONG = Convention(linux.AUDIT_ARCH_X86_64, 0x050F, 8, _LONG_ARGUMENTS)  # syscall
-_COMPAT_ARGUMENTS = (linux.RBX, linux.RCX, linux.RDX, linux.RSI, linux.RDI, linux.RBP)
-COMPAT = Convention(linux.AUDIT_ARCH_I386, 0x80CD, 4, _COMPAT_ARGUMENTS)  # int 0x80
 
 
 class Stops:
@@ -164,13 +138,15 @@ class Surgery:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._stops = Stops()
-        self._registers: Registers = kernel.get_registers(pid)
-        self.convention = COMPAT if self._registers[linux.CS] == linux.USER32_CS else LONG
+        self._registers: Registers = MACHINE.registers(pid)
+        self.convention = MACHINE.convention(self._registers)
         self._mask = kernel.swap_signal_mask(pid, ALL_SIGNALS)
         # An aligned word near the instruction pointer: one at it might reach into a page that is not there.
-        self._code = self._registers[linux.RIP] & ~7
+        self._code = self._registers[self.convention.ip] & ~7
         self._word = kernel.peek(pid, self._code)
-        kernel.poke(pid, self._code, self._word & ~0xFFFF | self.convention.instruction)
+        instruction = self.convention.instruction
+        changed = instruction + self._word.to_bytes(_WORD, "little")[len(instruction) :]
+        kernel.poke(pid, self._code, int.from_bytes(changed, "little"))
         self.is_confined = False
         """Whether the filter has been installed."""
 
@@ -178,13 +154,10 @@ class Surgery:
         """Make the process perform a system call, again if a stop interrupts it; return its result, or a negative errno."""
         registers = self._for_call(name, *arguments)
         while True:
-            kernel.set_registers(self.pid, registers)
+            MACHINE.set_registers(self.pid, registers)
             self._to_syscall_stop()
             self._to_syscall_stop()
-            result = kernel.get_registers(self.pid)[linux.RAX]
-            bits = 8 * self.convention.pointer
-            result &= (1 << bits) - 1
-            result -= result >> (bits - 1) << bits
+            result = self.convention.signed(MACHINE.registers(self.pid)[self.convention.result])
             if -result not in _RESTART:
                 return result
 
@@ -195,7 +168,7 @@ class Surgery:
         stack's limit is smaller.  Afterwards the former content is restored.
         """
         size = len(data(0))
-        address = (self._registers[linux.RSP] - _SCRATCH_GAP - size) & ~15
+        address = (self._registers[self.convention.sp] - _SCRATCH_GAP - size) & ~15
         before = self.write(address, data(address))
         result = self.call(name, *arguments, address, *spare)
         self.write(address, before)
@@ -236,21 +209,22 @@ class Surgery:
 
     def exit_group(self, status: int) -> None:
         """Make the process exit with a status, and reap everything that is traced.  Raises OSError, GoneError."""
-        kernel.set_registers(self.pid, self._for_call("exit_group", status))
+        MACHINE.set_registers(self.pid, self._for_call("exit_group", status))
         resume(linux.PTRACE_CONT, self.pid)
         reap(self.pid)
 
     def close(self) -> None:
         """Restore code, registers and signal mask."""
         kernel.poke(self.pid, self._code, self._word)
-        kernel.set_registers(self.pid, self._registers)
+        MACHINE.set_registers(self.pid, self._registers)
         kernel.swap_signal_mask(self.pid, self._mask)
 
     def _for_call(self, name: str, *arguments: int) -> Registers:
         registers = list(self._registers)
-        registers[linux.RAX], registers[linux.RIP] = self.convention.number(name), self._code
-        registers[linux.ORIG_RAX] = NO_CALL
-        for register, value in zip(self.convention.arguments, arguments, strict=False):
+        convention = self.convention
+        registers[convention.selects], registers[convention.ip] = convention.number_of(name), self._code
+        registers[convention.number] = NO_CALL
+        for register, value in zip(convention.arguments, arguments, strict=False):
             registers[register] = value
         return registers
 
@@ -290,23 +264,23 @@ class Key:
     def is_in(self, call: tuple[int, int], arguments: Sequence[int]) -> bool:
         """Return whether the program itself makes a call that filters would take for one of the helper's.  `call`: AUDIT_ARCH_*
         and number."""
-        convention = LONG if call[0] == LONG.audit else COMPAT
+        convention = MACHINE.of(call[0])
         word = self.spare(convention)[0]
-        if call[1] == convention.number("mmap"):
+        if call[1] == convention.number_of("mmap"):
             return arguments[_DESCRIPTOR] == word
-        return call[1] in (convention.number("seccomp"), convention.number("mprotect")) and arguments[_SPARE[0]] == word
+        return call[1] in (convention.number_of("seccomp"), convention.number_of("mprotect")) and arguments[_SPARE[0]] == word
 
     def passing(self, filter_: bytes, *, installs: bool) -> bytes:
         """Return the filter after instructions that allow the helper's close_range(2); with `installs`, also its calls that
         install the next filter."""
         lines: list[Line] = []
-        for convention in (LONG, COMPAT):
+        for convention in MACHINE.conventions:
             arch, words = convention.audit, self.spare(convention)
             lines += [(LOAD, ARCH), (EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
-            lines.append((EQUAL, convention.number("close_range"), f"spare {arch}", ""))
+            lines.append((EQUAL, convention.number_of("close_range"), f"spare {arch}", ""))
             if installs:
                 labels = {"seccomp": "spare", "mmap": "mmap", "mprotect": "mprotect"}
-                lines += [(EQUAL, convention.number(name), f"{label} {arch}", "") for name, label in labels.items()]
+                lines += [(EQUAL, convention.number_of(name), f"{label} {arch}", "") for name, label in labels.items()]
                 lines += [(JUMP, "end")]
                 lines += [f"mprotect {arch}", *_equal(2, linux.PROT_READ)]
             else:

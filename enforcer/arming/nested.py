@@ -14,6 +14,7 @@ from enforcer.bpf import ALL_RUN
 from enforcer.listener import RECEIVE, Notification
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
+from tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +135,7 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
     seized.seize(child)
     seized.stop(child)
     if is_entry:
-        kernel.poke_user(child, linux.DEBUG_CONTROL, 0)
+        MACHINE.clear_breakpoint(child)
         kernel.CallStop().read(child)
     surgery = inject.Surgery(child)
     listener = inject.install(surgery, Key(), ALL_RUN, pidfd)

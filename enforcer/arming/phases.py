@@ -23,6 +23,7 @@ from enforcer.bpf import Filter
 from enforcer.errors import ArmError, GoneError, HeldUpError
 from enforcer.listener import Notification
 from tracer import TYPE_CHECKING, linux
+from tracer.machine import MACHINE
 from tracer.proc import fields_of, handles
 from tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL
 
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from enforcer.duty import Duty
     from tracer.stops import Stop
 
-_CLONE = linux.numbers_by_arch("clone")
-_CLONE3 = linux.NUMBERS["clone3"][0]
+_CLONE = MACHINE.numbers_by_arch("clone")
+_CLONE3 = MACHINE.calls("clone3")
 """On both."""
-_STARTING = linux.calls("fork", "vfork", "clone", "clone3")
+_STARTING = MACHINE.calls("fork", "vfork", "clone", "clone3")
 
 
 class Follower:
@@ -157,7 +158,7 @@ class Follower:
                     if self._entrance.is_claim(call, stop):
                         self._answer(pid, call, -errno.EINVAL)  # as without a phase of that name, whatever the filters say
                         return
-                if stop.number == _CLONE3:  # another thread could change its flags after a look at them
+                if call in _CLONE3:  # another thread could change its flags after a look at them
                     self._answer(pid, call, -errno.ENOSYS)
                     return
                 if call in _STARTING:
@@ -175,8 +176,7 @@ class Follower:
         """Make the kernel trace what a task clones, by removing CLONE_UNTRACED from its flags."""
         flags = self._processes.flags[pid] = self._stop.arguments[0]
         if flags & linux.CLONE_UNTRACED:
-            register = linux.RDI if call[0] == linux.AUDIT_ARCH_X86_64 else linux.RBX
-            kernel.poke_user(pid, 8 * register, flags & ~linux.CLONE_UNTRACED)
+            MACHINE.set_register(pid, MACHINE.of(call[0]).arguments[0], flags & ~linux.CLONE_UNTRACED)
 
     def _let_go(self, pid: int, signal: int = 0) -> None:
         self._processes.forget(pid)

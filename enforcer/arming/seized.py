@@ -15,6 +15,8 @@ from enforcer.bpf import EXITS, shielded
 from enforcer.errors import FAILED, ArmError, EnforceError, GoneError, refused
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import CallfenceError, KernelError
+from tracer.machine import MACHINE
+from tracer.machine.model import NO_CALL
 from tracer.proc import fields
 from tracer.stops import CALL, CREATED, EXECUTED, GROUP, SIGNAL, SIGTRAP, TRAP
 
@@ -236,8 +238,8 @@ OPTIONS = (
 )  # fmt: skip
 """With which a process is traced until it is confined; the kernel kills it if its tracer ends."""
 _EXECUTE_0 = 0x1  # DR7: breakpoint 0, of this task, where an instruction is executed (asm/debugreg.h)
-_FORKS = linux.numbers_by_arch("clone", "clone3")
-_RUNNING = linux.numbers_by_arch(
+_FORKS, _CLONE3 = MACHINE.numbers_by_arch("clone", "clone3"), MACHINE.numbers_by_arch("clone3")
+_RUNNING = MACHINE.numbers_by_arch(
     "listen", "accept", "accept4", "wait4", "waitid", "waitpid", "pause", "rt_sigsuspend", "epoll_wait", "epoll_pwait",
     "ptrace", "io_uring_setup", "socketcall",
 )  # fmt: skip
@@ -278,20 +280,20 @@ def until_entry(pid: int) -> None:
     confine, or makes a call that dynamic loaders do not make.
     """
     while True:
-        entry = _entry_point(pid)
-        if kernel.get_registers(pid)[linux.RIP] == entry:  # no dynamic loader
+        registers = MACHINE.registers(pid)
+        convention = MACHINE.convention(registers)
+        entry, mode = MACHINE.target(convention, _entry_point(pid, convention.pointer))
+        if registers[convention.ip] == entry:  # no dynamic loader
             return
         try:
-            kernel.poke_user(pid, linux.DEBUG_REGISTERS, entry)
-            kernel.poke_user(pid, linux.DEBUG_CONTROL, _EXECUTE_0)
+            MACHINE.set_breakpoint(pid, entry, mode)
         except ProcessLookupError:
             raise
         except OSError as error:
             raise ArmError(f"no breakpoint can be set at its entry point ({error.strerror}); {_HINT}") from error
         inject.resume(linux.PTRACE_SYSCALL, pid)
         if _is_reached(pid, entry):
-            kernel.poke_user(pid, linux.DEBUG_CONTROL, 0)
-            kernel.poke_user(pid, linux.DEBUG_REGISTERS, 0)
+            MACHINE.clear_breakpoint(pid)
             return
 
 
@@ -308,10 +310,15 @@ def _is_reached(pid: int, entry: int) -> bool:
         if stop.kind == CALL:
             _judge(pid)
             inject.resume(linux.PTRACE_SYSCALL, pid)
-        elif stop.kind == SIGNAL and stop.signal == SIGTRAP and kernel.get_registers(pid)[linux.RIP] == entry:
+        elif stop.kind == SIGNAL and stop.signal == SIGTRAP and _is_at(pid, entry):
             return True
         else:
             inject.go_on(linux.PTRACE_SYSCALL, pid, stop)
+
+
+def _is_at(pid: int, address: int) -> bool:
+    registers = MACHINE.registers(pid)
+    return registers[MACHINE.convention(registers).ip] == address
 
 
 def _judge(pid: int) -> None:
@@ -320,8 +327,8 @@ def _judge(pid: int) -> None:
     call.read(pid)
     if call.op != linux.PTRACE_SYSCALL_INFO_ENTRY:
         return
-    number, flags = call.number & ~linux.X32_BIT, call.arguments[0]
-    if number == linux.NUMBERS["clone3"][0]:
+    number, flags = call.number & ~MACHINE.foreign_bit, call.arguments[0]
+    if number in _CLONE3.get(call.arch, ()):
         flags = kernel.peek(pid, flags)
     if number in EXITS.get(call.arch, ()):
         reason = "it exits before its entry point, so it would never be confined"
@@ -331,7 +338,7 @@ def _judge(pid: int) -> None:
         reason = "it starts a thread or a process before its entry point, which cannot be traced and confined"
     else:
         return
-    kernel.poke_user(pid, 8 * linux.ORIG_RAX, inject.NO_CALL)
+    MACHINE.set_register(pid, MACHINE.of(call.arch).number, NO_CALL)
     _leave_call(pid)
     raise ArmError(f"{reason}; {_HINT}")
 
@@ -359,8 +366,8 @@ def _end_new(pid: int) -> None:
     _leave_call(pid)
 
 
-def _entry_point(pid: int) -> int:
-    entry = linux.entry_point(pid, kernel.get_registers(pid)[linux.CS])
+def _entry_point(pid: int, pointer: int) -> int:
+    entry = linux.entry_point(pid, pointer)
     if entry is None:
         raise ArmError("its entry point is not known: no AT_ENTRY in its auxiliary vector")
     return entry

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 
+from enforcer.bpf import Filter
 from policygen.files import landlock
 from policygen.files.landlock import OWN_FOLDERS, PlaceError, located, of_process
 from tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from enforcer.listener import Notification
 
     Identity = tuple[int, int]
     """Device and inode."""
@@ -56,18 +59,29 @@ class Granted:
 class Reach:
     """The files and ports that all policies of a program grant."""
 
-    __slots__ = ("environment", "here", "is_audit", "policies")
+    __slots__ = ("_filters", "environment", "here", "is_audit", "policies")
 
     def __init__(
-        self, confining: Sequence[tuple[str, bytes]], environment: Sequence[bytes], *, is_audit: bool, process: int = 0
+        self,
+        confining: Sequence[tuple[str, bytes]],
+        filters: Sequence[bytes],
+        environment: Sequence[bytes],
+        *,
+        is_audit: bool,
+        process: int = 0,
     ) -> None:
-        """`confining`: the path and the rules (`landlock.encode`) of each policy that confines files or ports.  `process`: that
-        of `Granted`."""
+        """`confining`: the path and the rules (`landlock.encode`) of each policy that confines files or ports.  `filters`: the
+        filters of all policies.  `process`: that of `Granted`."""
+        self._filters = [Filter(program) for program in filters]
         self.policies = [Granted(file, encoded, environment, process) for file, encoded in confining]
         self.environment = environment
         self.here = os.getcwdb()
         self.is_audit = is_audit
         """Whether nothing is enforced."""
+
+    def allows(self, call: Notification) -> bool:
+        """Return whether the policies' filters allow a call of a program without phases, whatever its files or ports."""
+        return all(program.allows(call.arch, call.number, call.ip, call.arguments) for program in self._filters)
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that has to be judged, in ascending order."""

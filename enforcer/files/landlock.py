@@ -26,6 +26,7 @@ from enforcer.guard import FAST_OPEN, Check, guard
 from policygen.files import landlock
 from policygen.files.landlock import OWN_FOLDERS, PlaceError, located, of_process
 from tracer import TYPE_CHECKING, linux
+from tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -211,7 +212,7 @@ _TCP_ULP = 31  # linux/tcp.h
 # to sockets.
 _SOCKETS = {
     "socket": Check(
-        linux.numbers_by_arch("socket"),
+        MACHINE.numbers_by_arch("socket"),
         [
             (LOAD, ARGUMENTS),
             *((EQUAL, family, "family", "") for family in linux.TCP_FAMILIES),
@@ -221,7 +222,7 @@ _SOCKETS = {
         ],
     ),
     "setsockopt": Check(
-        linux.numbers_by_arch("setsockopt"),
+        MACHINE.numbers_by_arch("setsockopt"),
         [
             (LOAD, ARGUMENTS + 8 * 1),
             (EQUAL, linux.IPPROTO_TCP, "", "end"),
@@ -231,9 +232,9 @@ _SOCKETS = {
     ),
 }
 _OPENS = {
-    "open": Check(linux.numbers_by_arch("open"), [(LOAD, ARGUMENTS + 8 * 1), (JUMP, "flags")]),
+    "open": Check(MACHINE.numbers_by_arch("open"), [(LOAD, ARGUMENTS + 8 * 1), (JUMP, "flags")]),
     "openat": Check(
-        linux.numbers_by_arch("openat", "open_by_handle_at"),
+        MACHINE.numbers_by_arch("openat", "open_by_handle_at"),
         [
             (LOAD, ARGUMENTS + 8 * 2),
             "flags",

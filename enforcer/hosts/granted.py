@@ -14,6 +14,7 @@ from enforcer.hosts.names.known import Names
 from enforcer.hosts.rules import ANY, LINES, Rules
 from policygen.files.landlock import PlaceError, located
 from tracer import TYPE_CHECKING, linux
+from tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ _RECEIVES = ("recvmsg", "getpeername")
 NAMES = {
     (arch, number): name
     for name in (*_ALWAYS, "sendto", *_SENDS, "recvfrom", *_RECEIVES)
-    for arch, number in sorted(linux.calls(name))
+    for arch, number in sorted(MACHINE.calls(name))
 }
 """AUDIT_ARCH_* and number of each call that may be made for the program -> its name."""
 
@@ -51,7 +52,7 @@ def _of(label: str, values: Sequence[int], among: str, otherwise: str) -> list[L
 
 _SOCKETS = {
     "socket": Check(
-        linux.numbers_by_arch("socket", "socketpair"),
+        MACHINE.numbers_by_arch("socket", "socketpair"),
         [
             (LOAD, ARGUMENTS),
             (EQUAL, 2, "internet", ""),
@@ -67,7 +68,7 @@ _SOCKETS = {
         ],
     ),
     "setsockopt": Check(
-        linux.numbers_by_arch("setsockopt"),
+        MACHINE.numbers_by_arch("setsockopt"),
         [
             (LOAD, ARGUMENTS + 8),
             *((EQUAL, level, f"level {level}", "") for level in ROUTES),
@@ -79,7 +80,7 @@ _SOCKETS = {
 
 
 _MOUNTS = {
-    "mount": Check(linux.numbers_by_arch("mount", "umount", "umount2", "pivot_root", "move_mount"), [(JUMP, "not permitted")])
+    "mount": Check(MACHINE.numbers_by_arch("mount", "umount", "umount2", "pivot_root", "move_mount"), [(JUMP, "not permitted")])
 }
 """Calls by which a socket that is not granted gets the path of one that is; Landlock refuses them as well."""
 
@@ -146,12 +147,12 @@ class Hosts:
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that is judged whatever its arguments."""
         names = (*_ALWAYS, *_SENDS * self.sends, *_RECEIVES * self.has_names)
-        return sorted(linux.calls(*names))
+        return sorted(MACHINE.calls(*names))
 
     def calls_with_address(self) -> list[tuple[int, int]]:
         """Return the same for each call that is judged if its fifth argument, an address, is not NULL."""
         names = (*("sendto",) * (self.sends or self.has_names), *("recvfrom",) * self.has_names)
-        return sorted(linux.calls(*names)) if names else []
+        return sorted(MACHINE.calls(*names)) if names else []
 
 
 def problem() -> str:

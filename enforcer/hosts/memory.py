@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 
 from enforcer import kernel
-from tracer import TYPE_CHECKING, linux
+from tracer import TYPE_CHECKING
+from tracer.machine import MACHINE
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Message(NamedTuple):
     at: int
     """The address of the struct."""
     word: int
-    """Bytes of an address: 8, or 4 in an i386 call."""
+    """Bytes of an address: 8, or 4 in a call of a 32-bit program."""
 
     @property
     def length(self) -> int:
@@ -50,7 +51,7 @@ SIZES = {8: 56, 4: 28}
 
 def steps(arch: int) -> tuple[int, int]:
     """Return the bytes of struct mmsghdr in calls of an architecture (AUDIT_ARCH_*), and where it has its length."""
-    word = 8 if arch == linux.AUDIT_ARCH_X86_64 else 4
+    word = MACHINE.of(arch).pointer
     return SIZES[word] + word, SIZES[word]
 
 
@@ -75,7 +76,7 @@ def write_address(task: int, address: bytes, at: int, size_at: int) -> None:
 
 def message(task: int, at: int, arch: int) -> Message:
     """Return the struct msghdr at an address.  Raises OSError with the errno of sendmsg(2) if it is wrong."""
-    word = 8 if arch == linux.AUDIT_ARCH_X86_64 else 4
+    word = MACHINE.of(arch).pointer
     content = read(task, at, SIZES[word])
 
     def number(place: int, size: int = word) -> int:

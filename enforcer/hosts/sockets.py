@@ -12,6 +12,7 @@ from enforcer import kernel
 from enforcer.hosts.addresses import ECHOES, LONGEST
 from tracer import TYPE_CHECKING, linux
 from tracer.linux import AF_UNIX
+from tracer.machine import MACHINE
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -92,19 +93,19 @@ class Socket(NamedTuple):
         head = (linux.c_uint64 * 7)(
             place, len(address), linux.addressof(parts), 1, linux.addressof(data), linux.sizeof(data), 0
         )
-        return _result(linux.syscall("sendmsg", self.descriptor, linux.byref(head), flags))
+        return _result(MACHINE.syscall("sendmsg", self.descriptor, linux.byref(head), flags))
 
     def receive(self, size: int, flags: int) -> tuple[int, bytes, bytes]:
         """Receive without waiting; return the result of recvfrom(2) or a negative errno, the content, and the address."""
         content, address = (linux.c_char * (size or 1))(), (linux.c_char * LONGEST)()
         length = linux.c_int(LONGEST)
         arguments = linux.byref(content), size, flags | _MSG_DONTWAIT, linux.byref(address), linux.byref(length)
-        count = _result(linux.syscall("recvfrom", self.descriptor, *arguments))
+        count = _result(MACHINE.syscall("recvfrom", self.descriptor, *arguments))
         return count, content.raw[: min(max(count, 0), size)], address.raw[: min(length.value, LONGEST)]
 
     def mute(self) -> None:
         """Keep it from sending anything, for good."""
-        linux.syscall("shutdown", self.descriptor, _SHUT_WR)
+        MACHINE.syscall("shutdown", self.descriptor, _SHUT_WR)
 
     def error(self) -> int:
         """Return the error of a connection that was under way as a negative errno, and clear it; 0 if it is established."""
@@ -115,20 +116,20 @@ class Socket(NamedTuple):
         value, size = (linux.c_int64 * 2)(), linux.c_int(16)
         option = SO_RCVTIMEO if receiving else SO_SNDTIMEO
         arguments = SOL_SOCKET, option, linux.byref(value), linux.byref(size)
-        if linux.syscall("getsockopt", self.descriptor, *arguments) < 0 or not any(value):
+        if MACHINE.syscall("getsockopt", self.descriptor, *arguments) < 0 or not any(value):
             return None
         return float(value[0] + value[1] / 1e6)
 
     def local_port(self) -> int:
         """Return the port that it is bound to."""
         address, length = (linux.c_uint8 * LONGEST)(), linux.c_int(LONGEST)
-        linux.syscall("getsockname", self.descriptor, linux.byref(address), linux.byref(length))
+        MACHINE.syscall("getsockname", self.descriptor, linux.byref(address), linux.byref(length))
         return address[2] << 8 | address[3]
 
     def peer(self) -> bytes:
         """Return the struct sockaddr of its peer; b"" if it has none."""
         address, length = (linux.c_char * LONGEST)(), linux.c_int(LONGEST)
-        if linux.syscall("getpeername", self.descriptor, linux.byref(address), linux.byref(length)) < 0:
+        if MACHINE.syscall("getpeername", self.descriptor, linux.byref(address), linux.byref(length)) < 0:
             return b""
         return address.raw[: length.value]
 

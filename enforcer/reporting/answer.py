@@ -15,11 +15,13 @@ from enforcer.bpf import EXITS
 from enforcer.errors import FAILED
 from enforcer.listener import Notification, Request, end_process, exit_with, received, stopped, trap
 from tracer import TYPE_CHECKING, linux
+from tracer.machine import MACHINE
 from tracer.proc import owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from enforcer.files.unreachable import Judge
     from enforcer.hosts.mediator import Mediator
     from enforcer.hosts.targets import Refusal
     from enforcer.listener import Waiting
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from enforcer.reporting.verdict import Verdict, Verdicts
     from policygen.model import Action
 
-_LISTEN = linux.calls("listen")
+_LISTEN = MACHINE.calls("listen")
 _REPLACED = "the helper process was killed and has been replaced; counts of denied calls before that are lost"
 
 _NOBODY_ANSWERS = "nobody answers any more, so denied calls are no longer asked about"
@@ -73,7 +75,9 @@ class Answers:
         self._has_lost = False
         """Whether a violation may have gone without a report."""
         self._loaded: tuple[Verdicts, Reports] | None = None
-        """What judges and what reports calls; None until the first call."""
+        """What judges and what reports calls; None until the first call that they need."""
+        self._files: Judge | None = None
+        """What judges files and ports; None until it is needed."""
         self._pending: Pending | None = None
         """The calls that are answered later; None until there may be one."""
         self._mediator: Mediator | None = None
@@ -332,9 +336,19 @@ class Answers:
             from enforcer.reporting.report import Reports
             from enforcer.reporting.verdict import Verdicts
 
-            self._loaded = Verdicts(self._reporter.policies()), Reports(self._reporter, self._output, self._program)
+            reports = Reports(self._reporter, self._output, self._program, self._judge)
+            self._loaded = Verdicts(self._reporter.policies()), reports
             self._loaded[1].asker = self._asking()
         return self._loaded
+
+    @property
+    def _judge(self) -> Judge | None:
+        """What judges files and ports; None if they are not judged."""
+        if self._files is None and self._reporter.reach:
+            from enforcer.files.unreachable import Judge
+
+            self._files = Judge(self._reporter.reach, self._program)
+        return self._files
 
     @property
     def _output(self) -> Output:
@@ -353,9 +367,7 @@ class Answers:
     def _verdict(self, request: Request) -> Verdict | None:
         """Return the policies' verdict on a call; None, for a kill, if judging it fails."""
         try:
-            from enforcer.reporting.verdict import event_of
-
-            return self._load()[0].of(event_of(request), request.phase)
+            return self._load()[0].of(request.event(), request.phase)
         except Exception as error:
             self._lose(error)
             return None
@@ -398,10 +410,8 @@ class Answers:
         and for one that the task can make itself."""
         if not self._is_listen(call):
             return None
-        from enforcer.reporting.verdict import event_of
-
         request = stopped(call, phase)
-        return self._listen(request, self._load()[0].of(event_of(request), phase))
+        return self._listen(request, self._load()[0].of(request.event(), phase))
 
     # Calls that wait for an answer
 
@@ -414,6 +424,9 @@ class Answers:
         except Exception as error:
             self._complain_about_making(error)
             _try(partial(request.fail, errno.EACCES))
+            request.call.id = 0
+            return
+        if self._let_run(request):
             request.call.id = 0
             return
         action = None
@@ -439,6 +452,23 @@ class Answers:
         except Exception as error:
             self._reporter.complain(f"task {request.call.task} could not be killed, so its denied call waits for ever: {error}")
         request.call.id = 0
+
+    def _let_run(self, request: Request) -> bool:
+        """Let a call run if the policies' filters allow it, so that only its files or ports are judged, and these are granted;
+        return whether it was answered.
+
+        The filters say the same as the policies, which take 30 ms to parse.  Any other call, and any failure, is left to what
+        judges by the policies."""
+        reach = self._reporter.reach
+        if reach is None or self._reporter.audit or request.phase or self._is_listen(request.call):
+            return False
+        try:
+            if not reach.allows(request.call) or (self._judge and self._judge.ungranted(request.event())):
+                return False
+            request.let_run()
+        except Exception:
+            return False
+        return True
 
     def _complain(self, error: Exception) -> None:
         self._reporter.complain(f"a denied call is answered like any other: {type(error).__name__}: {error}")

@@ -108,9 +108,9 @@ def status_fields(status: int | None) -> dict[str, int | str | None]:
     if status is None:
         return {"status": None, "signal": None}
     if status & 0x7F:  # wait(2)
-        from tracer.abi import Arch, constants
+        from tracer.abi import NATIVE, constants
 
-        return {"status": None, "signal": constants.family("signal", Arch.X86_64).format(status & 0x7F)}
+        return {"status": None, "signal": constants.family("signal", NATIVE).format(status & 0x7F)}
     return {"status": status >> 8 & 0xFF, "signal": None}
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from enforcer import kernel
 from enforcer.waiting import WaitingTask
 from policygen.holds import holds
-from policygen.implied.tables import read_entries, unavailable
+from policygen.implied.tables import stated_entry, unavailable
 from tracer.abi import Arch, Event, Kind, table
 from tracer.proc import fields_of, kin_of, proc
 
@@ -40,7 +40,8 @@ _IDS = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, 
 """How many arguments of each call are ids."""
 _UNCHANGED, _UNCHANGED_SHORT = 0xFFFFFFFF, 0xFFFF
 _SHORT = frozenset(_IDS)
-"""The calls that read only 16 bits of each id on i386; those whose names end in 32 read all bits (kernel/uid16.c)."""
+"""The calls that read only 16 bits of each id on 32-bit architectures; those whose names end in 32 read all bits
+(kernel/uid16.c)."""
 _CAP_SETGID = 1 << 6  # linux/capability.h
 _ONE_TASK = {"setpriority": 0, "ioprio_set": 1}
 """The first argument with which `who` is a task: PRIO_PROCESS, IOPRIO_WHO_PROCESS (linux/resource.h, linux/ioprio.h)."""
@@ -75,7 +76,7 @@ class Instead:
         if syscall.name in ("kill", "tgkill", "tkill"):
             return self._signals(syscall.name)
         if syscall.name.removesuffix("32") in _IDS or syscall.name == "setgroups":
-            is_short = arch is Arch.I386 and syscall.name in _SHORT
+            is_short = arch.bits == 32 and syscall.name in _SHORT
             return self._keeps_ids(syscall.name.removesuffix("32"), _UNCHANGED_SHORT if is_short else _UNCHANGED)
         if self._names_itself(syscall) or self._touches(arch, syscall):
             return True
@@ -219,9 +220,7 @@ def _is_below(process: int, caller: int) -> bool:
 
 @cache
 def _opens(arch: Arch, name: str) -> Expression:
-    entry = read_entries(arch, [f"{name}: {_OPENS}"])[0]
-    assert entry is not None
-    return entry[1].expression
+    return stated_entry(arch, f"{name}: {_OPENS}").expression
 
 
 def _is_in_own_user_namespace(task: int) -> bool:

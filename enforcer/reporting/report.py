@@ -15,7 +15,7 @@ from policygen.evidence.pointed import pointed
 from policygen.learning.extend import allowing_line
 from policygen.recording.log_records import ANSWERED, DENIED, MESSAGE
 from policygen.text import printable
-from tracer.abi import Arch, constants, table
+from tracer.abi import NATIVE, Arch, constants, table
 from tracer.proc import owner, proc
 
 if TYPE_CHECKING:
@@ -42,15 +42,12 @@ _LOOKS = 32
 class Reports:
     """Reports each distinct violation once, and counts its repetitions."""
 
-    def __init__(self, reporter: Reporter, output: Output, program: int = 0) -> None:
-        """`program`: the id of the process whose exit status is that of `enforce`."""
+    def __init__(self, reporter: Reporter, output: Output, program: int = 0, judge: Judge | None = None) -> None:
+        """`program`: the id of the process whose exit status is that of `enforce`.  `judge`: what judges files and ports; None
+        if they are not judged."""
         self._reporter = reporter
         self._program = program
-        self._judge: Judge | None = None
-        if reporter.reach:
-            from enforcer.files.unreachable import Judge
-
-            self._judge = Judge(reporter.reach, program)
+        self._judge = judge
         self._output = output
         self.asker: Asker | None = None
         """What asks about files and ports that are not granted; None if nothing does."""
@@ -127,7 +124,7 @@ class Reports:
     def failed(self, event: Event, number: int) -> None:
         """Count a call that failed with this errno and was not denied, since that grants nothing: `summarise` writes it to the
         log."""
-        self._failed[f"{call_name(event)} with {constants.family('errno', Arch.X86_64).format(number)}"] += 1
+        self._failed[f"{call_name(event)} with {constants.family('errno', NATIVE).format(number)}"] += 1
 
     def say(self, text: str, level: str = "") -> None:
         """Write a message that is not about a violation.  `level`: "note" for one that tells of nothing wrong."""

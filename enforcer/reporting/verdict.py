@@ -16,7 +16,7 @@ from policygen.model import ALLOW, SIGNALS, Action, Entry, Or, constrained, ment
 from policygen.phases import START, in_phase, phase_policies
 from policygen.recording.model import Observation, recorded_values
 from policygen.text import file_word, word
-from tracer.abi import Arch, Event, table
+from tracer.abi import Arch, table
 from tracer.errors import UserError
 from tracer.named import NamedTuple
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from enforcer.listener import Request
     from enforcer.pending import Rule
     from policygen.model import Policy
+    from tracer.abi import Event
     Files = tuple[tuple[str, Policy], ...]
     """Policies as they are in one phase, each with its file."""
 
@@ -133,12 +133,6 @@ def _is_free(policy: Policy, event: Event) -> bool:
         return False
     entry = policy.entries[arch].get(event.number)
     return entry is None or entry.only_allows
-
-
-def event_of(request: Request) -> Event:
-    """Return the call of a notification."""
-    call = request.call
-    return Event(call.arch, call.number, tuple(call.arguments), call.ip, call.task)
 
 
 class Advice(NamedTuple):

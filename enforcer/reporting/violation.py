@@ -12,7 +12,7 @@ from policygen.recording.log_records import DENIED
 from policygen.text import printable
 from policygen.values import frozen
 from tracer import proc
-from tracer.abi import Arch, Event, constants
+from tracer.abi import NATIVE, Arch, Event, constants
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -153,7 +153,7 @@ def _action(action: Action, event: Event) -> str:
 
 
 def _errno(action: Action, event: Event) -> str:
-    arch = Arch.from_audit(event.arch) or Arch.X86_64
+    arch = Arch.from_audit(event.arch) or NATIVE
     return constants.family("errno", arch).format(action.errno)
 
 

@@ -12,10 +12,11 @@ import os
 
 from enforcer import helper, kernel
 from enforcer.arming import inject, seized
-from enforcer.arming.inject import NO_CALL, Surgery
+from enforcer.arming.inject import Surgery
 from enforcer.errors import EnforceError, GoneError
 from tracer import TYPE_CHECKING, linux
 from tracer.errors import KernelError
+from tracer.machine import MACHINE
 from tracer.proc import content, fields
 from tracer.stops import TRAP
 
@@ -28,9 +29,6 @@ _SCM_CREDENTIALS = 2
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 _SETS = ("CapPrm", "CapEff", "CapBnd")
 _KCMP_FILES = 2  # linux/kcmp.h
-_EINTR, _RESTART_BLOCK = 4, 516  # asm-generic/errno-base.h, linux/errno.h
-_RESTARTED = (512, 513, 514)
-"""ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND (linux/errno.h)."""
 
 
 class Rights:
@@ -190,13 +188,4 @@ class _Probe(Surgery):
     def close(self) -> None:
         """Restore the process; the call that the stop interrupted is made again."""
         super().close()
-        registers = list(self._registers)
-        result = -(registers[linux.RAX] - (1 << 64)) if registers[linux.RAX] >> 63 else 0
-        if registers[linux.ORIG_RAX] >> 63 or result not in (*_RESTARTED, _RESTART_BLOCK):
-            return
-        if result == _RESTART_BLOCK:
-            registers[linux.RAX] = -_EINTR & NO_CALL
-        else:  # both instructions that make a call have two bytes
-            registers[linux.RIP], registers[linux.RAX] = registers[linux.RIP] - 2, registers[linux.ORIG_RAX]
-        registers[linux.ORIG_RAX] = NO_CALL
-        kernel.set_registers(self.pid, registers)
+        MACHINE.set_registers(self.pid, MACHINE.before_stop(self._registers))

@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from policygen.evidence.words import escaped, masked
-from tracer.abi import Arch, Kind, constants, table
+from tracer.abi import NATIVE, Arch, Kind, constants, table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -129,8 +129,13 @@ def _text(event: Event, index: int, address: int, caller: Caller) -> Value | Non
     return None if data is None else Value("text", (escaped(data),))
 
 
+def _word_size(event: Event) -> int:
+    """Return the number of bytes of a pointer in the caller's memory."""
+    return (Arch.from_audit(event.arch) or NATIVE).bits // 8
+
+
 def _words(event: Event, index: int, address: int, caller: Caller) -> Value | None:
-    width = 4 if event.arch == Arch.I386.audit else 8
+    width = _word_size(event)
     words: list[bytes] = []
     for place in range(_WORDS + 1):
         pointer = int.from_bytes(_bytes(caller, address + place * width, width), "little")
@@ -160,7 +165,7 @@ def _sockaddr(event: Event, index: int, address: int, caller: Caller) -> Value |
 
 
 def _message(event: Event, index: int, address: int, caller: Caller) -> Value | None:
-    width = 4 if event.arch == Arch.I386.audit else 8
+    width = _word_size(event)
     head = _bytes(caller, address, width + 4)  # struct msghdr, linux/socket.h: msg_name, msg_namelen
     name = int.from_bytes(head[:width], "little")
     return _address(caller, name, int.from_bytes(head[width:], "little")) if name and len(head) > width else None
@@ -181,7 +186,7 @@ def _address(caller: Caller, address: int, length: int) -> Value | None:
         if name[:1] == b"\0":
             return Value("unix", ("@" + escaped(name[1:].rstrip(b"\0")),))
         return Value("unix", (escaped(name.partition(b"\0")[0]),))
-    return Value("address", (constants.family("socket_family", Arch.X86_64).format(family),))
+    return Value("address", (constants.family("socket_family", NATIVE).format(family),))
 
 
 def _inet6(data: bytes) -> str:

@@ -10,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from policygen.grants import NOTHING, OF_A_FILE, Right
-from tracer.abi import Arch, table
+from tracer.abi import COMPAT, NATIVE, table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def numbers(names: Sequence[str]) -> dict[tuple[int, int], str]:
     """Return (AUDIT_ARCH_*, number) -> name for these calls, on the architectures that run on this machine."""
     return {
         (arch.audit, table(arch).by_name[name].number): name
-        for arch in (Arch.X86_64, Arch.I386)
+        for arch in (NATIVE, COMPAT)
         for name in names
         if name in table(arch).by_name
     }

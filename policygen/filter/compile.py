@@ -134,9 +134,17 @@ def _answers(base: int, rules: list[LibseccompRule]) -> list[Instruction]:
 
 def _edges(policy: Resolved, arch: Arch, refused: Action) -> list[Instruction]:
     """Return instructions that answer numbers outside the table, and leave other numbers in the accumulator."""
-    newest = table(arch).newest(policy.table)
+    newest, private = table(arch).newest(policy.table), table(arch).private
     unknown = Instruction(_RET, k=bpf.ret(policy.unknown))
-    if arch is not Arch.X86_64:
+    if private:
+        return [
+            Instruction(_LOAD, k=bpf.NUMBER),
+            Instruction(_JGT, 0, 3, newest),
+            Instruction(_JGT, 1, 0, private[-1]),
+            Instruction(_JGE, 1, 0, private[0]),
+            unknown,
+        ]
+    if not arch.has_x32:
         return [Instruction(_LOAD, k=bpf.NUMBER), Instruction(_JGT, 0, 1, newest), unknown]
     return [
         Instruction(_LOAD, k=bpf.NUMBER),

@@ -20,7 +20,7 @@ from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, constant
 from policygen.sets.express import express, nameable
 from policygen.values import frozen, replace
-from tracer.abi import X32_BIT, Arch, table
+from tracer.abi import NATIVE, X32_BIT, Arch, table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -155,8 +155,8 @@ class _Lifting:
         foreign = self._of_arch(0)
         functions = {arch: self._of_arch(arch.audit) for arch in Arch}
         sections = {arch: function for arch, function in functions.items() if function != foreign}
-        if Arch.X86_64 not in sections and (foreign != self.kill or not sections):
-            sections = {Arch.X86_64: foreign, **sections}
+        if NATIVE not in sections and (foreign != self.kill or not sections):
+            sections = {arch: sections.get(arch, foreign) for arch in Arch if arch is NATIVE or arch in sections}
         foreign_arches = TRUE
         for arch in sections:
             foreign_arches = self.space.and_(foreign_arches, self.space.invert(self._is_arch(arch)))
@@ -183,18 +183,20 @@ class _Lifting:
         needed."""
         answers: dict[Arch, dict[int, Action | None]] = {}
         for arch, function in sections.items():
-            newest = max(table(arch).by_number)
-            answers[arch] = {number: self._constant(self._of_number(function, number)) for number in range(newest + 2)}
+            calls = table(arch)
+            numbers = (*range(calls.newest(calls.versions()[-1]) + 2), *calls.private)
+            answers[arch] = {number: self._constant(self._of_number(function, number)) for number in numbers}
         every = [(arch, number, action) for arch, by_number in answers.items() for number, action in by_number.items()]
         # Unused numbers cannot have an entry, so the default has to be their action.
-        gaps = [action for arch, number, action in every if number not in table(arch).by_number and action][: -len(sections)]
+        last = {arch: table(arch).newest(table(arch).versions()[-1]) for arch in sections}
+        unused = (action for arch, number, action in every if number < last[arch] and number not in table(arch).by_number)
+        gaps = [action for action in unused if action]
         default = _commonest(gaps) or _commonest(action for _, _, action in every) or KILL
-        unknown = _commonest(answers[arch][max(answers[arch])] for arch in sections) or KILL
+        unknown = _commonest(answers[arch][last[arch] + 1] for arch in sections) or KILL
         best = None
         for version in table(next(iter(sections))).versions():
-            ends = {arch: table(arch).newest(version) for arch in sections}
-            cost = sum(action != default for arch, number, action in every if number <= ends[arch])
-            newer = [action for arch, number, action in every if number > ends[arch]]
+            cost = sum(action != default for arch, number, action in every if not table(arch).is_newer(number, version))
+            newer = [action for arch, number, action in every if table(arch).is_newer(number, version)]
             newest = version == table(next(iter(sections))).versions()[-1]
             if (newest or all(action == unknown for action in newer)) and (best is None or cost <= best[0]):
                 best = (cost, version)
@@ -215,7 +217,7 @@ class _Lifting:
         entries: dict[int, Entry] = {}
         odd: list[str] = []
         no_calls = FALSE
-        for number in range(newest + 1):
+        for number in (*range(newest + 1), *calls.private):
             answer = self._of_number(function, number)
             if answer == default:
                 continue
@@ -236,8 +238,10 @@ class _Lifting:
         """Add a remark on each number that cannot have an entry and for which policy and filter differ."""
         space, number = self.space, region.number_word(self.space)
         above = space.greater(number, constant(newest, 32))
+        for private in table(arch).private:
+            above = space.and_(above, space.invert(space.equal(number, constant(private, 32))))
         x32 = FALSE
-        if arch is Arch.X86_64:
+        if arch.has_x32:
             x32 = space.and_(space.equal(number[:2], (FALSE, TRUE)), above)
             if space.ite(x32, function, self.kill) != self.kill:
                 text = self._answers_text(self._of_number(function, X32_BIT))

@@ -15,7 +15,7 @@ from policygen.model import KILL, Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
 from policygen.sets.region import arch_word, number_word, to_bdd
-from tracer.abi import X32_BIT, Arch, table
+from tracer.abi import X32_BIT, table
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -251,13 +251,21 @@ def decisions(space: Space, policy: Resolved, refused: Action = KILL) -> int:
         newest = calls.newest(policy.table)
         zeros = 32 - newest.bit_length()
         low_number = (*constant(0, zeros), *number[zeros:])  # of calls up to the newest
+        private: list[tuple[int, int]] = []
         for nr, entry in entries.items():
             holds = to_bdd(space, entry.expression, calls.by_number[nr].arguments)
             verdict = space.ite(holds, leaf[entry.action], leaf[entry.otherwise or policy.default])
-            section = space.ite(space.equal(low_number, constant(nr, 32)), verdict, section)
-        newer = space.greater(number, constant(newest, 32))
-        section = space.ite(newer, leaf[policy.unknown], section)
-        if name is Arch.X86_64:
+            if nr in calls.private:
+                private.append((nr, verdict))
+            else:
+                section = space.ite(space.equal(low_number, constant(nr, 32)), verdict, section)
+        above = space.greater(number, constant(newest, 32))
+        section = space.ite(above, leaf[policy.unknown], section)
+        for nr in calls.private:
+            section = space.ite(space.equal(number, constant(nr, 32)), leaf[policy.default], section)
+        for nr, verdict in private:
+            section = space.ite(space.equal(number, constant(nr, 32)), verdict, section)
+        if name.has_x32:
             below = space.greater(constant(X32_BIT, 32), number)
             above = space.greater(number, constant(2 * X32_BIT - 1, 32))
             section = space.ite(space.or_(below, above), section, leaf[refused])

@@ -11,7 +11,7 @@ from policygen.model import KILL, Action, ActionKind, Policy
 from policygen.phases import START
 from policygen.sets import region
 from policygen.values import replace
-from tracer.abi import X32_BIT, Arch, Event, table
+from tracer.abi import Arch, Event, table
 from tracer.linux import OPAQUE
 
 NOTIFY = Action(ActionKind.NOTIFY)
@@ -44,7 +44,7 @@ def verify_resolved(program: bytes, policy: Resolved, *, report: bool = False, a
 def _answer(policy: Resolved, event: Event, refused: Action) -> Action:
     arch = Arch.from_audit(event.arch)
     foreign = arch is None or arch not in policy.entries
-    x32 = arch is Arch.X86_64 and X32_BIT <= event.number < 2 * X32_BIT
+    x32 = arch is not None and arch.is_x32(event.number)
     return refused if foreign or x32 else answer(policy, event)
 
 

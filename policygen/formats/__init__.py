@@ -21,7 +21,7 @@ from policygen.implied.resolve import resolved
 from policygen.model import SIGNALS, scopes
 from policygen.phases import START
 from policygen.values import field, frozen, replace
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, Arch, table
 from tracer.errors import UserError
 from tracer.named import NamedTuple
 
@@ -127,8 +127,9 @@ class FormatOptions:
     """Writing: the container runs with no_new_privs, where runtimes make fewer calls of their own."""
     service: Service | None = None
     """Writing: the unit for which the file is written; None for formats other than systemd-enforce."""
-    arch: Arch = Arch.X86_64
-    """Reading: the architecture of the file, if the file does not name one."""
+    arch: Arch = NATIVE
+    """Reading: the architecture of the file, if the file does not name one.  Writing: that of the machine, if the
+    policy has entries for it."""
     kernel: tuple[int, int] | None = None
     """Reading: the kernel version for rules that depend on it; None for the newest that callfence knows."""
     capabilities: frozenset[str] = field(factory=frozenset)

@@ -13,15 +13,16 @@ from policygen.filter.compile import compile_resolved
 from policygen.filter.lift import lift
 from policygen.filter.symbolic import UnsupportedError
 from policygen.formats import Direction, Exported, ExportError, Imported, ImportFormatError, Loss
-from policygen.formats.effect import EXECVE, LINKS, NATIVE, effect, has_proc, losses, mounts, with_calls
+from policygen.formats.effect import EXECVE, LINKS, effect, has_proc, losses, machines, mounts, with_calls
 from policygen.model import ENOSYS, Action, ActionKind, Arm
 from policygen.paths import encoded
 from policygen.sets.algebra import TooComplexError
 from policygen.values import replace
+from tracer.abi import Arch
 from tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from policygen.filter.lift import Lifted
     from policygen.formats import Addition, FormatOptions
@@ -79,8 +80,7 @@ def kinds(policy: Resolved) -> set[ActionKind]:
 
 def _armed(policy: Resolved, target: str, calls: Mapping[str, str]) -> tuple[bytes, tuple[Loss, ...], tuple[Addition, ...]]:
     """Return a filter for the policy and the target's own `calls` (name -> reason), the losses, and the additions."""
-    if NATIVE not in policy.entries:
-        raise ExportError(f"the policy has no entries for {NATIVE}, the architecture of {target}")
+    machines(policy, what=f"the architecture of {target}")
     meant, added = with_calls(unheard(policy), calls)
     return compiled(meant), losses(policy, meant, target, added), added
 
@@ -119,8 +119,8 @@ _SOURCE = """\
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#if !defined(__x86_64__)
-#error "the filter is for programs of x86_64"
+#if {undefined}
+#error "the filter is for programs of {archs}"
 #endif
 
 static const struct sock_filter filter[] = {{
@@ -157,10 +157,12 @@ int main(int argc, char **argv)
 
 def export_c(policy: Resolved, options: FormatOptions) -> Exported:
     """Return the source of a C program that loads the filter and executes another program.  Raises ExportError if the policy
-    cannot be compiled, or has no entries for NATIVE."""
+    cannot be compiled, or has no entries for a machine."""
     data, losses, added = _armed(policy, "the loader", EXECVE)
     rows = (f"\t{{{code:#04x}, {jt}, {jf}, {k:#010x}}}," for code, jt, jf, k in bpf.decode(data))
-    source = _SOURCE.format(name=options.name, filter="\n".join(rows))
+    archs = [arch for arch in Arch if arch in machines(policy)]
+    undefined = " && ".join(f"!defined(__{arch}__)" for arch in archs)
+    source = _SOURCE.format(name=options.name, filter="\n".join(rows), undefined=undefined, archs=" and ".join(archs))
     return Exported(source.encode(), losses, added, use="cc -O2 -o confine {file} && ./confine PROGRAM ...")
 
 
@@ -174,18 +176,18 @@ BWRAP_CALLS = EXECVE | {
 
 def export_bwrap(policy: Resolved, options: FormatOptions) -> Exported:
     """Return the filter for bubblewrap and, as a second file, the arguments that make only the policy's files visible.  Raises
-    ExportError if the policy cannot be compiled, or has no entries for NATIVE."""
+    ExportError if the policy cannot be compiled, or has no entries for a machine."""
     data, losses, added = _armed(policy, "bubblewrap", BWRAP_CALLS)
     if policy.files.paths is None:
         return Exported(data, losses, added, use="bwrap ... --seccomp 9 PROGRAM ... 9<{file}")
-    words, files = _binds(policy.files.paths)
+    words, files = _binds(policy.files.paths, machines(policy))
     use = "bwrap --args 8 --seccomp 9 PROGRAM ... 8<the .args file beside it 9<{file}"
     return Exported(data, losses, added, (".args", b"".join(word + b"\0" for word in words)), use=use, files=files)
 
 
-def _binds(paths: Mapping[str, Right]) -> tuple[list[bytes], Files]:
+def _binds(paths: Mapping[str, Right], archs: Iterable[Arch]) -> tuple[list[bytes], Files]:
     """Return the arguments that make only these paths visible, and the `Files` that they enforce."""
-    mounted, proc = mounts(paths), has_proc(paths)
+    mounted, proc = mounts(paths, archs), has_proc(paths)
     words: list[bytes] = []
     for mount in mounted:
         option = b"--dev-bind-try" if mount.is_device else b"--bind-try" if mount.changes else b"--ro-bind-try"

@@ -20,7 +20,7 @@ from policygen.paths import covers
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE
 from policygen.values import replace
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, Arch, table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from policygen.comparing import Difference
     from policygen.implied.resolve import Resolved
 
-NATIVE = Arch.X86_64
-"""The only architecture of those formats that support a single one."""
 DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
 EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
 EXECVE = {"execve": "it starts the program after the filter has taken effect"}
 """The call that every target makes under the filter, if it loads the filter itself, and why."""
-LOADERS = "/usr/lib64"
-"""The folder of the dynamic loader: on x86_64 programs name it in /lib64, which on Debian is a link to this folder."""
+LOADERS = {Arch.X86_64: "/usr/lib64", Arch.AARCH64: "/usr/lib/ld-linux-aarch64.so.1"}
+"""The dynamic loader, or its folder: on x86_64 programs name it in /lib64, which on Debian is a link to this folder."""
+FOREIGN = {Arch.X86_64: "i386 and x32", Arch.AARCH64: "arm"}
+"""The conventions of a machine's 32-bit programs."""
 LINKS = ("bin", "lib", "lib64", "sbin")
 """Names of links in the root folder, to folders of the same name in /usr."""
 PROC = "/proc"
@@ -45,45 +45,59 @@ Masked = tuple[tuple[int, int, int], ...]
 """A conjunction of (index, mask, value), at most one for an argument: `argument & mask == value`; an empty one always holds."""
 
 
-def native(policy: Resolved) -> Resolved:
-    """Return the policy with only its entries for NATIVE.  Raises ExportError if it has none."""
-    if NATIVE not in policy.entries:
-        raise ExportError(f"the policy has no entries for {NATIVE}, the only architecture of this format")
-    return replace(policy, entries={NATIVE: policy.entries[NATIVE]})
+def machines(policy: Resolved, wanted: Arch = NATIVE, what: str = "the only architecture of this format") -> tuple[Arch, ...]:
+    """Return the architectures of machines (not those of their 32-bit programs) for which the policy has entries, `wanted`
+    first.  Raises ExportError if there is none; `what` says what the message calls `wanted`."""
+    found = sorted((arch for arch in policy.entries if arch.compat), key=lambda arch: arch is not wanted)
+    if not found:
+        raise ExportError(f"the policy has no entries for {wanted}, {what}")
+    return tuple(found)
+
+
+def native(policy: Resolved, wanted: Arch = NATIVE) -> Resolved:
+    """Return the policy with only its entries for one architecture, as formats have it that support only one: `wanted`, or
+    another one if the policy has no entries for that.  Raises ExportError if it has none for any machine."""
+    arch, *_ = machines(policy, wanted)
+    return replace(policy, entries={arch: policy.entries[arch]})
+
+
+def only(policy: Resolved) -> Arch:
+    """Return the architecture of a policy that has entries for one only (`native`)."""
+    (arch,) = policy.entries
+    return arch
 
 
 def explicit(policy: Resolved) -> Resolved:
-    """Return the NATIVE policy with the newest syscall table.  Calls that are newer than the policy's own table get entries
-    with the action `unknown`, so that the meaning is unchanged."""
-    calls = table(NATIVE)
-    newest = calls.newest(policy.table)
-    newer = {number: Entry(Always(True), policy.unknown) for number in calls.by_number if number > newest}
-    return replace(policy, entries={NATIVE: {**policy.entries[NATIVE], **newer}}, table=calls.versions()[-1])
+    """Return a policy of one architecture with the newest syscall table.  Calls that are newer than the policy's own table get
+    entries with the action `unknown`, so that the meaning is unchanged."""
+    arch = only(policy)
+    calls = table(arch)
+    newer = {number: Entry(Always(True), policy.unknown) for number in calls.by_number if calls.is_newer(number, policy.table)}
+    return replace(policy, entries={arch: {**policy.entries[arch], **newer}}, table=calls.versions()[-1])
 
 
 def with_calls(policy: Resolved, calls: Mapping[str, str]) -> tuple[Resolved, tuple[Addition, ...]]:
-    """Return the NATIVE policy extended to allow `calls` (name -> reason) whatever their arguments, and an addition for each
-    call that it did not allow unconditionally before."""
-    entries = dict(policy.entries[NATIVE])
+    """Return the policy extended to allow `calls` (name -> reason) of machines whatever their arguments, and an addition for
+    each call that it did not allow unconditionally before."""
+    entries = {arch: dict(section) for arch, section in policy.entries.items()}
     added = []
     for name, why in calls.items():
-        number = table(NATIVE).by_name[name].number
-        if entries.get(number, Entry(Always(True), policy.default)) != Entry(Always(True), ALLOW):
-            added.append(Addition(name, why))
-            entries[number] = Entry(Always(True), ALLOW)
-    return replace(policy, entries={**policy.entries, NATIVE: entries}), tuple(added)
+        for arch in machines(policy):
+            number = table(arch).by_name[name].number
+            if entries[arch].get(number, Entry(Always(True), policy.default)) != Entry(Always(True), ALLOW):
+                added.append(Addition(name, why))
+                entries[arch][number] = Entry(Always(True), ALLOW)
+    return replace(policy, entries=entries), tuple(dict.fromkeys(added))
 
 
 def possible(policy: Resolved, number: int) -> list[Action]:
-    """Return the actions that the NATIVE call `number` can get, depending on its arguments; those that allow the call come
-    first."""
-    actions = dict.fromkeys(action for _, action in answers(region.space(), policy, NATIVE, number))
+    """Return the actions that the call `number` of a policy of one architecture can get, depending on its arguments; those that
+    allow the call come first."""
+    actions = dict.fromkeys(action for _, action in answers(region.space(), policy, only(policy), number))
     return sorted(actions, key=lambda action: (not action.may_allow, action != ALLOW))
 
 
-def masked_answers(
-    policy: Resolved, number: int, limit: int, arch: Arch = NATIVE
-) -> dict[Action, tuple[Masked, ...] | None]:
+def masked_answers(policy: Resolved, number: int, limit: int, arch: Arch) -> dict[Action, tuple[Masked, ...] | None]:
     """Return each action that the call `number` can get, with the rules under which it gets the action.  The rules are None if
     there would be more than `limit`."""
     space = region.space()
@@ -94,13 +108,14 @@ def masked_answers(
 
 
 def names_only(policy: Resolved) -> Resolved:
-    """Return the NATIVE policy without conditions.  A call that may be allowed for some arguments is allowed for all; any other
-    call gets the strictest of its actions."""
+    """Return a policy of one architecture without conditions.  A call that may be allowed for some arguments is allowed for
+    all; any other call gets the strictest of its actions."""
     entries = {}
-    for number in policy.entries[NATIVE]:
+    arch = only(policy)
+    for number in policy.entries[arch]:
         actions = possible(policy, number)
         entries[number] = Entry(Always(True), actions[0] if actions[0].may_allow else strictest(actions))
-    return replace(policy, entries={NATIVE: entries})
+    return replace(policy, entries={arch: entries})
 
 
 def fitted(action: Action, silent: Action) -> Action:
@@ -144,9 +159,9 @@ def _name(difference: Difference) -> str:
 def _what(policy: Resolved, effect: Resolved, target: str, difference: Difference, reasons: Mapping[str, str]) -> str:
     after, before = format_action(difference.after), format_action(difference.before)
     if difference.arch not in effect.entries:
-        return f"{target} filters only calls of {NATIVE}; calls of {difference.arch} kill"
+        return f"{target} filters only calls of {', '.join(effect.entries)}; calls of {difference.arch} kill"
     if difference.number is None:
-        newer = difference.example.number > table(difference.arch).newest(policy.table)
+        newer = table(difference.arch).is_newer(difference.example.number, policy.table)
         return f"calls {'newer than its table' if newer else 'that it does not name'} get {after} instead of {before}"
     if reason := reasons.get(_name(difference)):
         return reason
@@ -166,12 +181,12 @@ class Mount(NamedTuple):
     is_device: bool
 
 
-def mounts(paths: Mapping[str, Right], starts: Iterable[str] = ("",)) -> list[Mount]:
+def mounts(paths: Mapping[str, Right], archs: Iterable[Arch], starts: Iterable[str] = ("",)) -> list[Mount]:
     """Return the mounts for those granted paths that begin with one of `starts`, which are "" for absolute paths, or variables
-    such as `$HOME`.  /proc is not among them: it is mounted separately.
+    such as `$HOME`, and for the loaders of `archs`.  /proc is not among them: it is mounted separately.
 
     A folder comes before the paths below it."""
-    mounts = [Mount(LOADERS, changes=False, executes=True, is_device=False)]
+    mounts = [Mount(LOADERS[arch], changes=False, executes=True, is_device=False) for arch in archs if arch in LOADERS]
     for path, rights in paths.items():
         if path.partition("/")[0] in starts and rights and not covers(PROC, path):
             changes = bool(rights & ~_READS)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from policygen.formats import Direction, Exported, Loss
-from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, fitted, losses, names_only, native, with_calls
+from policygen.formats.effect import EPERM, EXECVE, FOREIGN, explicit, fitted, losses, names_only, native, only, with_calls
 from policygen.grants import ALL, NOT_CONFINED, Files, Right
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, KILL, Action, Always, Condition, Entry, Operator
 from policygen.paths import covers, encoded
 from policygen.values import replace
-from tracer.abi import table
+from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,10 +38,6 @@ _REST = Loss(
 # src/lib/syscall.c, the group @default-keep: in every list of calls to keep
 _KEPT = "firejail allows it in every list, since it makes this call before it executes the program"
 CALLS = EXECVE | {"execveat": _KEPT, "prctl": _KEPT}
-_FOREIGN = Loss(
-    Direction.OTHER,
-    "calls of i386 and x32 get the profile's error action, and firejail kills the calling thread instead of the process",
-)
 _PERSONALITY = {"personality": "firejail denies changing the execution domain if it blocks other architectures"}
 
 
@@ -91,15 +87,16 @@ def _can_be_written(path: str) -> bool:
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
-    meant, added = with_calls(explicit(native(policy)), CALLS)
+    meant, added = with_calls(explicit(native(policy, options.arch)), CALLS)
     names = names_only(meant)
+    arch = only(names)
     default = fitted(names.default, KILL)
     error = KILL if default.may_allow else default
-    section = {number: fitted(entry.action, error) for number, entry in names.entries[NATIVE].items()}
+    section = {number: fitted(entry.action, error) for number, entry in names.entries[arch].items()}
     listed = []
-    for name, call in sorted(table(NATIVE).by_name.items()):
+    for name, call in sorted(table(arch).by_name.items()):
         action = section.get(call.number, default)
-        word = name if _named(call.number) else f"${call.number}"
+        word = name if _named(arch, call.number) else f"${call.number}"
         if action.may_allow and not default.may_allow:
             listed.append(word)
         elif not action.may_allow and action != default:
@@ -117,27 +114,30 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     else:
         ungranted = ()
     # to a change of the execution domain firejail 0.9.74 answers EPERM if it has a list of calls, whatever its error action is
-    lost = losses(policy, _effect(policy, section, default, EPERM if listed else error), "firejail", added, _PERSONALITY)
+    lost = losses(policy, _effect(policy, arch, section, default, EPERM if listed else error), "firejail", added, _PERSONALITY)
+    other = f"calls of {FOREIGN[arch]} get the profile's error action"
+    foreign = Loss(Direction.OTHER, f"{other}, and firejail kills the calling thread instead of the process")
     use = "firejail --profile={file} PROGRAM; or these lines in /etc/firejail/PROGRAM.local"
-    return Exported(("\n".join(lines) + "\n").encode(), (*lost, *ungranted, _FOREIGN), added, files=files, use=use)
+    return Exported(("\n".join(lines) + "\n").encode(), (*lost, *ungranted, foreign), added, files=files, use=use)
 
 
-def _named(number: int) -> bool:
+def _named(arch: Arch, number: int) -> bool:
     """Return whether firejail 0.9.74 has a name for the call (`firejail --debug-syscalls`); it ignores names that it does not
-    have."""
-    return number <= 334 or 424 <= number <= 440
+    have.  It has no table of aarch64 (src/lib/syscall.c)."""
+    return arch is Arch.X86_64 and (number <= 334 or 424 <= number <= 440)
 
 
 def _word(action: Action) -> str:
     return format_action(action).removeprefix("errno ")
 
 
-def _effect(policy: Resolved, section: dict[int, Action], default: Action, blocked: Action) -> Resolved:
-    """Return the policy that the profile enforces for NATIVE calls; `blocked`: the action for changing the execution domain."""
+def _effect(policy: Resolved, arch: Arch, section: dict[int, Action], default: Action, blocked: Action) -> Resolved:
+    """Return the policy that the profile enforces for calls of `arch`; `blocked`: the action for changing the execution
+    domain."""
     entries = {number: Entry(Always(True), action) for number, action in section.items()}
-    call = table(NATIVE).by_name["personality"]
+    call = table(arch).by_name["personality"]
     if section.get(call.number, default).may_allow:
         query = call.arguments[0].value(0xFFFFFFFF)  # personality(2): asks, and changes nothing
         entries[call.number] = Entry(Condition(0, Operator.ONE_OF, values=tuple(sorted((0, query)))), ALLOW, blocked)
-    newest = table(NATIVE).versions()[-1]
-    return replace(policy, entries={NATIVE: entries}, table=newest, default=default, unknown=default)
+    newest = table(arch).versions()[-1]
+    return replace(policy, entries={arch: entries}, table=newest, default=default, unknown=default)

@@ -17,7 +17,6 @@ from policygen.formats.bpf import unheard
 from policygen.formats.effect import (
     EXECVE,
     LINKS,
-    NATIVE,
     effect,
     explicit,
     has_proc,
@@ -25,6 +24,7 @@ from policygen.formats.effect import (
     masked_answers,
     mounts,
     native,
+    only,
     with_calls,
 )
 from policygen.model import KILL, Action, ActionKind
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from policygen.formats.effect import Masked
     from policygen.grants import Files, Right
     from policygen.implied.resolve import Resolved
-    from tracer.abi import Syscall
+    from tracer.abi import Arch, Syscall
 
 _NAMED = {"$HOME": "HOME", "$TMPDIR": "TMPDIR"}
 """Variables of policy paths that nsjail reads from its environment, with their names there."""
@@ -61,9 +61,9 @@ _MANY = 1024
 """The most rules that are written for one call."""
 
 
-def _mounted(paths: Mapping[str, Right], name: str) -> tuple[str, Files]:
+def _mounted(paths: Mapping[str, Right], name: str, arch: Arch) -> tuple[str, Files]:
     """Return the configuration that makes only these paths visible, and the `Files` that it enforces."""
-    mounted, proc = mounts(paths, ("", *_NAMED)), has_proc(paths)
+    mounted, proc = mounts(paths, (arch,), ("", *_NAMED)), has_proc(paths)
     lines = [f"# Files of {name}, made by `callfence export --to kafel` for nsjail 3.6.", f"mount_proc: {_flag(proc)}"]
     for mount in mounted:
         start, _, rest = mount.path.partition("/")
@@ -87,19 +87,20 @@ def _quoted(path: str) -> str:
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
-    meant, added = with_calls(unheard(explicit(native(policy))), EXECVE)
+    meant, added = with_calls(unheard(explicit(native(policy, options.arch))), EXECVE)
     effect = replace(meant, unknown=meant.default)
-    lost = (*losses(policy, effect, "nsjail", added), *_x32(effect.default), _FOREIGN)
+    lost = (*losses(policy, effect, "nsjail", added), *_x32(effect), _FOREIGN)
     data = _text(effect, options.name).encode()
     if policy.files.paths is None:
         return Exported(data, lost, added, use="nsjail --seccomp_policy {file} ... -- PROGRAM")
-    text, files = _mounted(policy.files.paths, options.name)
+    text, files = _mounted(policy.files.paths, options.name, only(effect))
     use = "nsjail -C the .cfg file beside it --seccomp_policy {file} ... -- PROGRAM"
     return Exported(data, lost, added, (".cfg", text.encode()), files, use)
 
 
-def _x32(default: Action) -> tuple[Loss, ...]:
-    if default == KILL:
+def _x32(effect: Resolved) -> tuple[Loss, ...]:
+    default = effect.default
+    if default == KILL or not only(effect).has_x32:
         return ()
     wider = default.kind in (ActionKind.ALLOW, ActionKind.LOG)
     text = "x32 calls get the default action; in a policy they always kill"
@@ -107,14 +108,15 @@ def _x32(default: Action) -> tuple[Loss, ...]:
 
 
 def _text(policy: Resolved, name: str) -> str:
-    calls = sorted((table(NATIVE).by_number[number] for number in policy.entries[NATIVE]), key=lambda call: call.name)
+    arch = only(policy)
+    calls = sorted((table(arch).by_number[number] for number in policy.entries[arch]), key=lambda call: call.name)
     defined = [call for call in calls if _IDENTIFIER.fullmatch(call.name)]
     names = {call.number: call.name for call in defined}
     rules: defaultdict[Action, list[str]] = defaultdict(list)  # of several rules for a call the first one decides
     rest: defaultdict[Action, list[str]] = defaultdict(list)
     for call in calls:
         word = names.get(call.number, f"SYSCALL[{call.number}]")
-        answers = masked_answers(policy, call.number, _MANY)
+        answers = masked_answers(policy, call.number, _MANY, arch)
         others = max(answers, key=lambda action: (len(answers[action] or range(_MANY + 1)), action == policy.default))
         for action, alternatives in answers.items():
             if action != others:
@@ -128,7 +130,7 @@ def _text(policy: Resolved, name: str) -> str:
     identifier = re.sub(r"\W", "_", f"callfence_{name}", flags=re.ASCII)
     defines = "".join(f"#define {call.name} {call.number}\n" for call in defined)
     return (
-        f"// System calls of {name}, made by `callfence export --to kafel` for nsjail 3.6 on x86_64.\n{defines}\n"
+        f"// System calls of {name}, made by `callfence export --to kafel` for nsjail 3.6 on {arch}.\n{defines}\n"
         f"POLICY {identifier} {{\n{blocks}\n}}\n\nUSE {identifier}\nDEFAULT {_word(policy.default)}\n"
     )
 

@@ -1,4 +1,4 @@
-"""minijail's policies for `minijail0 -S` on x86_64.
+"""minijail's policies for `minijail0 -S`, each for one architecture.
 
 minijail compares whole registers, where the kernel uses the low half of an `int`: conditions are written as bits that must be
 zero (`in`) or set (`&`), so that the upper half can have any value.  A single value that is not negative is written with `==`.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from policygen.evaluate import answers
 from policygen.formats import Direction, Exported, ExportError, Loss
 from policygen.formats.bpf import unheard
-from policygen.formats.effect import LINKS, NATIVE, effect, fitted, has_proc, losses, mounts, native
+from policygen.formats.effect import LINKS, effect, fitted, has_proc, losses, mounts, native, only
 from policygen.language.naming import format_action, format_expression
 from policygen.language.normal import normal_entries, normal_expression
 from policygen.model import ALLOW, KILL, Action, Always, Entry, strictest
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from policygen.formats.effect import Masked
     from policygen.grants import Files, Right
     from policygen.implied.resolve import Resolved
-    from tracer.abi import Argument
+    from tracer.abi import Arch, Argument
 
 MAX_INSTRUCTIONS, MAX_LABELS = 4096, 512  # BPF_MAXINSNS; BPF_LABELS_MAX (bpf.h)
 _THREAD = Loss(Direction.OTHER, "minijail kills the calling thread instead of the process")
@@ -43,12 +43,12 @@ _WORD = (1 << 64) - 1
 _WAY_OUT = "use `--to bpf`, which has no such limit, and minijail0 --seccomp-bpf-binary FILE"
 
 
-def _bound(paths: Mapping[str, Right], name: str) -> tuple[bytes, Files]:
+def _bound(paths: Mapping[str, Right], name: str, arch: Arch) -> tuple[bytes, Files]:
     """Return the configuration that makes only these paths visible, and the `Files` that it enforces.
 
     minijail creates no links, so the folders in /usr are mounted a second time where other formats have links.  Unlike in other
     formats, minijail fails if a path does not exist."""
-    mounted = [mount for mount in mounts(paths) if _can_be_written(mount.path)]
+    mounted = [mount for mount in mounts(paths, (arch,)) if _can_be_written(mount.path)]
     proc = has_proc(paths)
     lines = [
         b"% minijail-config-file v0",
@@ -73,16 +73,17 @@ def _can_be_written(path: str) -> bool:
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
-    heard = unheard(native(policy))
+    heard = unheard(native(policy, options.arch))
+    arch = only(heard)
     meant = replace(heard, entries=normal_entries(heard.entries))
     entries: dict[int, Entry] = {}
     lines, halves = [], []
     instructions, labels = 4, 0
-    for number in meant.entries[NATIVE]:
-        name, arguments = table(NATIVE).by_number[number].name, table(NATIVE).by_number[number].arguments
+    for number in meant.entries[arch]:
+        name, arguments = table(arch).by_number[number].name, table(arch).by_number[number].arguments
         space = region.space()
         allowed, denials = FALSE, []
-        for where, action in answers(space, meant, NATIVE, number):
+        for where, action in answers(space, meant, arch, number):
             if fitted(action, KILL).may_allow:
                 allowed = space.or_(where, allowed)
             else:
@@ -97,7 +98,7 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
             entries[number] = Entry(Always(True), denied)
             lines += [f"{name}: {returned}"] * (denied != KILL)
         else:
-            entries[number] = _allowing(number, meant.entries[NATIVE][number], denied)
+            entries[number] = _allowing(arch, number, meant.entries[arch][number], denied)
             alternatives = region.alternatives(space, allowed, MAX_LABELS)
             if alternatives is None:
                 raise ExportError(f"{name}: its condition needs more than {MAX_LABELS} comparisons in minijail; {_WAY_OUT}")
@@ -106,31 +107,31 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
             halves += [name] * any(atom.startswith(narrow) for rule in rules for atom in rule)
             instructions += 4 + sum(2 + 9 * len(rule) for rule in rules)
             labels += 2 + len(rules)
-            lines.append(f"# {name}: {format_expression(NATIVE, number, entries[number].expression)}")
+            lines.append(f"# {name}: {format_expression(arch, number, entries[number].expression)}")
             lines.append(f"{name}: {' || '.join(map(' && '.join, rules))}" + f"; {returned}" * (denied != KILL))
     for unit, count, limit in (("instructions", instructions, MAX_INSTRUCTIONS), ("labels", labels, MAX_LABELS)):
         if count > limit:
             raise ExportError(f"the policy needs up to {count} {unit}, and minijail permits {limit}; {_WAY_OUT}")
-    effect = replace(meant, entries={NATIVE: entries}, default=KILL, unknown=KILL)
+    effect = replace(meant, entries={arch: entries}, default=KILL, unknown=KILL)
     lost = [*losses(policy, effect, "minijail", before_loader=False), _THREAD]
     if halves:
         text = "minijail compares whole registers: it kills calls with an upper half that compilers do not produce"
         lost.append(Loss(Direction.NARROWER, text, tuple(halves)))
-    head = f"# System calls of {options.name}, made by `callfence export --to minijail` for x86_64.\n"
+    head = f"# System calls of {options.name}, made by `callfence export --to minijail` for {arch}.\n"
     use = "minijail0 -n -S {file} -- PROGRAM; add `execve: 1` for a static program or with -T static"
     data = (head + "\n".join(lines) + "\n").encode()
     if policy.files.paths is None:
         return Exported(data, tuple(lost), use=use)
-    config, files = _bound(policy.files.paths, options.name)
+    config, files = _bound(policy.files.paths, options.name, arch)
     use = use.replace("-S {file}", "--config the .conf file beside it -P AN_EMPTY_FOLDER -S {file}")
     return Exported(data, tuple(lost), beside=(".conf", config), files=files, use=use)
 
 
-def _allowing(number: int, entry: Entry, denied: Action) -> Entry:
+def _allowing(arch: Arch, number: int, entry: Entry, denied: Action) -> Entry:
     """Return an entry that allows a call under the same condition as `entry`, and else has the action `denied`."""
     expression = entry.expression
     if not entry.action.may_allow:
-        expression = normal_expression(NATIVE, number, negated(expression))
+        expression = normal_expression(arch, number, negated(expression))
     return Entry(expression, ALLOW, None if denied == KILL else denied)
 
 

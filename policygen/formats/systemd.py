@@ -23,7 +23,19 @@ from typing import TYPE_CHECKING, Final
 from policygen.evaluate import answers
 from policygen.files.generalise import trees
 from policygen.formats import Direction, Exported, ExportError, Loss
-from policygen.formats.effect import EPERM, EXECVE, NATIVE, explicit, fitted, losses, names_only, native, possible, with_calls
+from policygen.formats.effect import (
+    EPERM,
+    EXECVE,
+    FOREIGN,
+    explicit,
+    fitted,
+    losses,
+    names_only,
+    native,
+    only,
+    possible,
+    with_calls,
+)
 from policygen.grants import ALL, ANY_PORT, NO_PORT, Files, Right
 from policygen.hosts import is_name, order
 from policygen.language.naming import format_action
@@ -32,7 +44,7 @@ from policygen.paths import encoded
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
 from policygen.values import replace
-from tracer.abi import constants, table
+from tracer.abi import NATIVE, Arch, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -50,7 +62,6 @@ IMPLIED: Final = "@default"
 """The group that systemd adds to every list of allowed calls (systemd.exec(5)); a later `~` removes it again."""
 # src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
 CALLS = EXECVE | {"write": "systemd writes to its manager before it executes the program, after the filter has taken effect"}
-_FOREIGN = Loss(Direction.OTHER, "calls of i386 and x32 kill the calling thread instead of the process")
 _PACKETS = Loss(Direction.NARROWER, "systemd drops packets of every protocol, to and from all addresses that no line grants")
 # src/shared/seccomp-util.c seccomp_restrict_namespaces()
 _NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "NEWNET", "NEWTIME")
@@ -111,18 +122,20 @@ def _written(path: str) -> str:
 
 
 @cache
-def groups() -> Mapping[str, frozenset[str]]:
-    """Return systemd's groups of calls, by name, each with its calls of x86_64, for the systemd version in
-    systemd_groups.tsv."""
+def groups(arch: Arch = NATIVE) -> Mapping[str, frozenset[str]]:
+    """Return systemd's groups of calls, by name, each with the calls that the architecture has, for the systemd version in
+    systemd_groups.tsv; its calls are those of x86_64, which has all that aarch64 has."""
     text = Path(__file__).with_name("systemd_groups.tsv").read_text("ascii")
     rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
-    return MappingProxyType({name: frozenset(calls.split()) for name, calls in rows if name.startswith("@")})
+    known = table(arch).by_name.keys()
+    return MappingProxyType({name: frozenset(calls.split()) & known for name, calls in rows if name.startswith("@")})
 
 
-def grouped(names: Collection[str]) -> list[str]:
-    """Return a short list that stands for the same calls: the groups whose calls are all in `names`, then the other names."""
+def grouped(names: Collection[str], arch: Arch = NATIVE) -> list[str]:
+    """Return a short list that stands for the same calls of an architecture: the groups whose calls are all in `names`, then
+    the other names."""
     wanted = frozenset(names)
-    whole = {name: calls for name, calls in groups().items() if calls and calls <= wanted and name != KNOWN}
+    whole = {name: calls for name, calls in groups(arch).items() if calls and calls <= wanted and name != KNOWN}
     chosen: list[str] = []
     covered: frozenset[str] = frozenset()
     for name, calls in sorted(whole.items(), key=lambda item: (-len(item[1]), item[0])):
@@ -132,22 +145,26 @@ def grouped(names: Collection[str]) -> list[str]:
     return [*sorted(chosen), *sorted(wanted - covered)]
 
 
-_REASONS = dict.fromkeys(set(table(NATIVE).by_name) - groups()[KNOWN], "systemd 257 does not know these calls")
+def _reasons(arch: Arch) -> Mapping[str, str]:
+    """Return why systemd does not filter some calls."""
+    return dict.fromkeys(set(table(arch).by_name) - groups(arch)[KNOWN], "systemd 257 does not know these calls")
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return a drop-in that filters a unit's calls by name.  Raises ExportError if the policy has no entries for NATIVE."""
-    meant, added = with_calls(explicit(native(policy)), CALLS)
+    """Return a drop-in that filters a unit's calls by name.  Raises ExportError if the policy has no entries for a
+    machine."""
+    meant, added = with_calls(explicit(native(policy, options.arch)), CALLS)
     names = _with_known_actions(names_only(meant))
     if names.default.may_allow:
         section, effect = _denying(names)
     else:
         section, effect = _allowing(names, restrict=_unshares_nothing(meant))
-    lost = losses(policy, effect, "systemd", added, _REASONS)
+    lost = losses(policy, effect, "systemd", added, _reasons(only(effect)))
     lines, files = files_section(policy.files)
     head = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n"
     use = f"save as /etc/systemd/system/{options.name}.service.d/callfence.conf; systemctl daemon-reload"
-    lost = (*lost, _FOREIGN, *[_PACKETS] * (files.send is not None))
+    foreign = Loss(Direction.OTHER, f"calls of {FOREIGN[only(effect)]} kill the calling thread instead of the process")
+    lost = (*lost, foreign, *[_PACKETS] * (files.send is not None))
     return Exported(f"{head}{section}{lines}".encode(), lost, added, use=use, files=files)
 
 
@@ -155,22 +172,22 @@ def _with_known_actions(policy: Resolved) -> Resolved:
     """Return the policy with other actions replaced by those that systemd has."""
     default = fitted(policy.default, KILL)
     denied = KILL if default.may_allow else default
-    entries = {
-        number: replace(entry, action=fitted(entry.action, denied)) for number, entry in policy.entries[NATIVE].items()
-    }
-    return replace(policy, entries={NATIVE: entries}, default=default)
+    arch = only(policy)
+    entries = {number: replace(entry, action=fitted(entry.action, denied)) for number, entry in policy.entries[arch].items()}
+    return replace(policy, entries={arch: entries}, default=default)
 
 
 def _actions(policy: Resolved) -> dict[str, Action]:
     """Return the actions of the calls that systemd knows and the policy names, by name."""
-    calls, section = table(NATIVE).by_name, policy.entries[NATIVE]
-    return {name: section[calls[name].number].action for name in sorted(groups()[KNOWN]) if calls[name].number in section}
+    arch = only(policy)
+    calls, section = table(arch).by_name, policy.entries[arch]
+    return {name: section[calls[name].number].action for name in sorted(groups(arch)[KNOWN]) if calls[name].number in section}
 
 
 def _allowing(policy: Resolved, *, restrict: bool) -> tuple[str, Resolved]:
     """Return a section that lists the allowed calls, without those that systemd would add, and the policy that it enforces.
     With `restrict`, RestrictNamespaces= is set if clone3 is denied with ENOSYS."""
-    actions = _actions(policy)
+    arch, actions = only(policy), _actions(policy)
     allowed = {name for name, action in actions.items() if action.may_allow}
     failed = {name: action for name, action in actions.items() if not action.may_allow}
     restrict = restrict and failed.get("clone3") == ENOSYS
@@ -182,15 +199,15 @@ def _allowing(policy: Resolved, *, restrict: bool) -> tuple[str, Resolved]:
         failed = {name: EPERM if action == ENOSYS else action for name, action in failed.items()}
     failed = {name: action for name, action in failed.items() if action != default}
     entries = {}
-    for name, call in table(NATIVE).by_name.items():
-        action = ALLOW if name in allowed else failed.get(name, default) if name in groups()[KNOWN] else ENOSYS
+    for name, call in table(arch).by_name.items():
+        action = ALLOW if name in allowed else failed.get(name, default) if name in groups(arch)[KNOWN] else ENOSYS
         entries[call.number] = Entry(Always(True), action)
     if restrict:
-        _restrict(entries)
-    denied = grouped(groups()[IMPLIED] - allowed - set(failed))
+        _restrict(entries, arch)
+    denied = grouped(groups(arch)[IMPLIED] - allowed - set(failed), arch)
     denied += [f"{name}:{_word(action)}" for name, action in sorted(failed.items())]
-    section = _section(_list("", grouped(allowed)) + _list("~", denied), default, restrict=restrict)
-    return section, replace(policy, entries={NATIVE: entries}, default=default, unknown=ENOSYS)
+    section = _section(_list("", grouped(allowed, arch)) + _list("~", denied), default, restrict=restrict)
+    return section, replace(policy, entries={arch: entries}, default=default, unknown=ENOSYS)
 
 
 def _denying(policy: Resolved) -> tuple[str, Resolved]:
@@ -198,9 +215,10 @@ def _denying(policy: Resolved) -> tuple[str, Resolved]:
     allowed."""
     denied = {name: action for name, action in _actions(policy).items() if not action.may_allow}
     listed = [f"{name}:{_word(action)}" for name, action in sorted(denied.items())]
-    entries = {table(NATIVE).by_name[name].number: Entry(Always(True), action) for name, action in denied.items()}
+    arch = only(policy)
+    entries = {table(arch).by_name[name].number: Entry(Always(True), action) for name, action in denied.items()}
     section = _section(_list("~", listed), KILL, restrict=False)
-    return section, replace(policy, entries={NATIVE: entries}, default=ALLOW, unknown=ALLOW)
+    return section, replace(policy, entries={arch: entries}, default=ALLOW, unknown=ALLOW)
 
 
 def _section(lines: list[str], default: Action, *, restrict: bool) -> str:
@@ -222,33 +240,34 @@ def _word(action: Action) -> str:
     return format_action(action).removeprefix("errno ")
 
 
-def _flags() -> int:
-    values = [constants.value(f"CLONE_{name}", NATIVE) for name in _NAMESPACES]
+def _flags(arch: Arch) -> int:
+    values = [constants.value(f"CLONE_{name}", arch) for name in _NAMESPACES]
     return sum(value for value in values if value is not None)
 
 
 def _unshares_nothing(policy: Resolved) -> bool:
     """Return whether the policy denies every call that RestrictNamespaces= fails."""
-    calls = table(NATIVE).by_name
+    arch = only(policy)
+    calls = table(arch).by_name
     if any(action.may_allow for name in ("unshare", "setns") for action in possible(policy, calls[name].number)):
         return False
     space, clone = region.space(), calls["clone"]
-    some = region.to_bdd(space, Condition(0, Operator.ANY, _flags()), clone.arguments)
+    some = region.to_bdd(space, Condition(0, Operator.ANY, _flags(arch)), clone.arguments)
     return all(
         space.and_(where, some) == FALSE
-        for where, action in answers(space, policy, NATIVE, clone.number)
+        for where, action in answers(space, policy, arch, clone.number)
         if action.may_allow
     )
 
 
-def _restrict(entries: dict[int, Entry]) -> None:
+def _restrict(entries: dict[int, Entry], arch: Arch) -> None:
     """Change the entries to those with RestrictNamespaces=yes.  If both deny a call, the list decides its errno, since systemd
     installs it later."""
-    calls = table(NATIVE).by_name
+    calls = table(arch).by_name
     entries[calls["clone3"].number] = Entry(Always(True), ENOSYS)
     clone = calls["clone"].number
     if entries[clone].action == ALLOW:
-        entries[clone] = Entry(Condition(0, Operator.MASKED, 0, _flags()), ALLOW, EPERM)
+        entries[clone] = Entry(Condition(0, Operator.MASKED, 0, _flags(arch)), ALLOW, EPERM)
 
 
 # Under enforce

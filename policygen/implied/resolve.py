@@ -7,11 +7,13 @@ entry that only allows.  An entry that denies something explicitly (`deny`, anot
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from policygen.holds import exact, holds, holds_at
+from policygen.implied.restricting import restricting, with_restrictions
 from policygen.implied.tables import REACHES_ANY_FILE, capabilities, rows
 from policygen.model import ALLOW, Always, Entry, Expression, Not, Or, Policy, alternatives, conjuncts, mentioned
 from policygen.phases import START, phase_policies
@@ -22,7 +24,7 @@ from policygen.values import frozen, replace
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from policygen.grants import Files
     from policygen.implied.tables import Capability, Row
@@ -145,32 +147,77 @@ def _resolved(policy: Policy) -> Resolved:
     if policy.implied:
         capabilities = granted(policy)
         given_names = capabilities | {REACHES_ANY_FILE} if policy.files.paths is None else capabilities
-        sections = {arch: dict(section) for arch, section in entries.items()}
-        for arch, section in () if policy.default.allows else sections.items():
-            for number, (given, alone) in _given(policy.implied, arch, given_names, policy.table).items():
-                old = section.get(number)
-                taken = given if old is None else tuple(row for row in given if _adds_to(old, row))
+        sections: dict[Arch, dict[int, Entry | _Given]] = {arch: {**section} for arch, section in entries.items()}
+        for arch in () if policy.default.allows else entries:
+            own = _restricted(arch, entries[arch])
+            sections[arch].update(own)
+            for number, given in _given(policy.implied, arch, given_names, policy.table).items():
+                old = own.get(number)
+                taken = given.rows if old is None else tuple(row for row in given.rows if _adds_to(old, row))
                 if taken:
                     added[arch, number] = taken
-                    section[number] = alone if old is None else _entry(old, taken)
-        entries = sections
+                    sections[arch][number] = given if old is None else _entry(old, taken)
+        entries = {arch: _Section(section) for arch, section in sections.items()}
     return Resolved(
         entries, policy.table, policy.arm, policy.default, policy.unknown, policy.scope, policy.files, added, capabilities
     )
 
 
+class _Given:
+    """The rows that an implied set adds to a call of which a policy says nothing, and the entry that they make."""
+
+    __slots__ = ("_entry", "rows")
+
+    def __init__(self, rows: tuple[Row, ...]) -> None:
+        self.rows = rows
+        self._entry: Entry | None = None
+
+    def entry(self) -> Entry:
+        """Return the entry; the rows are parsed at the first call."""
+        if self._entry is None:
+            self._entry = _entry(None, self.rows)
+        return self._entry
+
+
+class _Section(Mapping[int, "Entry"]):
+    """The entries of one architecture, by call number; those of the implied set are parsed when they are first read."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, entries: Mapping[int, Entry | _Given]) -> None:
+        self._entries = entries
+
+    def __getitem__(self, number: int) -> Entry:
+        entry = self._entries[number]
+        return entry.entry() if isinstance(entry, _Given) else entry
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._entries
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
 @lru_cache(64)
-def _given(
-    version: int, arch: Arch, names: frozenset[str], newest: tuple[int, int]
-) -> Mapping[int, tuple[tuple[Row, ...], Entry]]:
-    """Return, for a policy with these capabilities and this table, what an implied set adds to each call: the rows, and the
-    entry if the policy has none."""
+def _given(version: int, arch: Arch, names: frozenset[str], newest: tuple[int, int]) -> Mapping[int, _Given]:
+    """Return what an implied set adds to each call of which a policy with these capabilities and this table says nothing."""
     result: dict[int, list[Row]] = {}
-    last = table(arch).newest(newest)
     for row in rows(version, arch):
-        if row.given <= names and row.number <= last:
+        if row.given <= names and not table(arch).is_newer(row.number, newest):
             result.setdefault(row.number, []).append(row)
-    return {number: (tuple(group), _entry(None, group)) for number, group in result.items()}
+    return {number: _Given(tuple(group)) for number, group in result.items()}
+
+
+def _restricted(arch: Arch, section: Mapping[int, Entry]) -> dict[int, Entry]:
+    """Return the entries of an architecture, each with the bits that only restrict."""
+    extended = {number: with_restrictions(arch, number, section[number]) for number in restricting(arch) if number in section}
+    return {**section, **extended}
 
 
 def _adds_to(old: Entry, row: Row) -> bool:

@@ -1,7 +1,8 @@
 """Read the hand-reviewed tables of this folder: implied sets, the capabilities that their rows require, and the calls that
 `enforce` fails with an errno instead of killing if a policy with an implied set denies them.
 
-The .tsv files are read on first use, their cells as entries of the policy language, in about 10 ms for an architecture.
+The .tsv files are split into rows on first use, in about a millisecond.  A row's entry is parsed when it is first needed: all
+entries of an architecture take 40 ms, and most processes need few.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from policygen.holds import holds
+from policygen.implied.restricting import with_restrictions
 from policygen.language.document import parse
 from policygen.language.operands import operands
-from policygen.model import Always, Entry
+from policygen.model import IMPLIED, Always, Entry
 from tracer.abi import Arch, table
 from tracer.abi.constants import table_text
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from tracer.abi import Event
 
@@ -35,32 +37,26 @@ def lines(name: str) -> Iterator[list[str]]:
     return rows
 
 
-def read_entries(arch: Arch, cells: Sequence[str]) -> list[tuple[int, Entry] | None]:
-    """Return, for each cell, the call number and the entry that it states in the policy language, with or without `: allow`.
+def stated_call(arch: Arch, cell: str) -> int | None:
+    """Return the number of the call of which a cell states an entry in the policy language, with or without `: allow`.
 
-    The result for a cell is None if the architecture has no such call, or has one that takes a pointer to its arguments (mmap
-    of i386)."""
-    result: list[tuple[int, Entry] | None] = [None] * len(cells)
-    layers: list[dict[int, tuple[int, str]]] = []
-    """Groups of cells that fit into one policy, which has one entry for each call: call -> index and text of the cell.  Parsing
-    few long texts takes half the time of many short ones."""
-    for place, cell in enumerate(cells):
-        name, colon, _ = cell.partition(":")
-        call = table(arch).by_name.get(name)
-        if call is None or (colon and "errno" not in cell and not operands(arch, call.number).constrainable()):
-            continue
-        if not colon:
-            result[place] = call.number, _ALLOWED
-            continue
-        layer = next((other for other in layers if call.number not in other), None)
-        if layer is None:
-            layers.append(layer := {})
-        layer[call.number] = place, cell
-    for layer in layers:
-        text = "\n".join((f"arch {arch}", *(cell for _, cell in layer.values())))
-        for number, entry in parse(text, "a table of calls").policy.entries[arch].items():
-            result[layer[number][0]] = number, entry
-    return result
+    None if the architecture has no such call, or has one that takes a pointer to its arguments (mmap of i386)."""
+    name, colon, _ = cell.partition(":")
+    call = table(arch).by_name.get(name)
+    if call is None:
+        return None
+    if colon and "errno" not in cell and all(argument.kind.is_pointer for argument in call.arguments):
+        return call.number if operands(arch, call.number).constrainable() else None
+    return call.number
+
+
+@cache
+def stated_entry(arch: Arch, cell: str) -> Entry:
+    """Return the entry that a cell states, of a call that the architecture has (`stated_call`)."""
+    if ":" not in cell:
+        return _ALLOWED
+    (entry,) = parse(f"arch {arch}\n{cell}", "a table of calls").policy.entries[arch].values()
+    return entry
 
 
 class Capability(NamedTuple):
@@ -69,13 +65,18 @@ class Capability(NamedTuple):
     name: str
     arch: Arch
     number: int
-    entry: Entry
-    """The entry that grants the capability."""
+    cell: str
+    """The entry that grants the capability, in the policy language."""
     held: frozenset[int]
     """Indexes of arguments that the policy may restrict to some values and still have the capability."""
     is_least: bool
     """Whether learning grants the capability with this entry."""
     why: str
+
+    @property
+    def entry(self) -> Entry:
+        """The entry that grants the capability."""
+        return stated_entry(self.arch, self.cell)
 
 
 class Row(NamedTuple):
@@ -85,22 +86,27 @@ class Row(NamedTuple):
     """Names of the capabilities that the policy must have, all of them."""
     arch: Arch
     number: int
-    entry: Entry
-    """The entry that is added: it allows calls, or fails the call whatever its arguments."""
+    cell: str
+    """The entry that is added, in the policy language."""
     why: str
+
+    @property
+    def entry(self) -> Entry:
+        """The entry that is added: it allows calls, or fails the call whatever its arguments."""
+        return with_restrictions(self.arch, self.number, stated_entry(self.arch, self.cell))
 
 
 @cache
 def capabilities(arch: Arch) -> tuple[Capability, ...]:
     """Return the rows of capabilities.tsv that apply to an architecture, in the file's order."""
     result = []
-    cells = list(lines("capabilities.tsv"))
-    for (name, learn, _, held, why), read in zip(cells, read_entries(arch, [row[2] for row in cells]), strict=True):
-        if read is not None:
+    for name, learn, cell, held, why in lines("capabilities.tsv"):
+        number = stated_call(arch, cell)
+        if number is not None:
             wanted = held.split() if held != "-" else ()
-            names = [argument.name for argument in table(arch).by_number[read[0]].arguments] if wanted else []
+            names = [argument.name for argument in table(arch).by_number[number].arguments] if wanted else []
             indices = frozenset(map(names.index, wanted))
-            result.append(Capability(name, arch, *read, indices, learn == "=", why))
+            result.append(Capability(name, arch, number, cell, indices, learn == "=", why))
     return tuple(result)
 
 
@@ -110,32 +116,42 @@ def rows(version: int, arch: Arch) -> tuple[Row, ...]:
     order."""
     capability_names = {REACHES_ANY_FILE, *(row[0] for row in lines("capabilities.tsv"))}
     result = []
-    cells = list(lines(f"implied{version}.tsv"))
-    for (given, _, why), read in zip(cells, read_entries(arch, [row[1] for row in cells]), strict=True):
+    for given, cell, why in lines(f"implied{version}.tsv"):
         names = frozenset(() if given == "-" else given.split(", "))
         if not names <= capability_names:
             raise ValueError(f"implied{version}.tsv: no capability is named {', '.join(sorted(names - capability_names))}")
-        if read is not None:
-            result.append(Row(names, arch, *read, why))
+        number = stated_call(arch, cell)
+        if number is not None:
+            result.append(Row(names, arch, number, cell, why))
     return tuple(result)
+
+
+def parse_all(arch: Arch) -> None:
+    """Parse the entries of all tables for an architecture, so that later uses find them parsed."""
+    cells = [capability.cell for capability in capabilities(arch)]
+    cells += [row.cell for version in IMPLIED for row in rows(version, arch)]
+    cells += [cell for group in unavailable_cells(arch).values() for cell in group]
+    for cell in cells:
+        stated_entry(arch, cell)
 
 
 def unavailable(event: Event) -> int:
     """Return the errno with which `enforce` fails the call of an event if a policy with an implied set denies it; 0 if no row
     of unavailable.tsv matches the call."""
     arch = Arch.from_audit(event.arch)
-    for entry in unavailable_entries(arch).get(event.number, ()) if arch else ():
+    for cell in unavailable_cells(arch).get(event.number, ()) if arch else ():
+        entry = stated_entry(arch, cell)
         if holds(entry.expression, table(arch).by_number[event.number].arguments, event.arguments):
             return entry.action.errno
     return 0
 
 
 @cache
-def unavailable_entries(arch: Arch) -> Mapping[int, tuple[Entry, ...]]:
-    """Return the entries in unavailable.tsv by call number, each in the file's order."""
-    result: dict[int, tuple[Entry, ...]] = {}
-    for read in read_entries(arch, [call for call, *_ in lines("unavailable.tsv")]):
-        if read is not None:
-            number, entry = read
-            result[number] = (*result.get(number, ()), entry)
+def unavailable_cells(arch: Arch) -> Mapping[int, tuple[str, ...]]:
+    """Return the cells of unavailable.tsv that state entries, by call number, each in the file's order."""
+    result: dict[int, tuple[str, ...]] = {}
+    for cell, *_ in lines("unavailable.tsv"):
+        number = stated_call(arch, cell)
+        if number is not None:
+            result[number] = (*result.get(number, ()), cell)
     return result

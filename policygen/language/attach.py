@@ -11,7 +11,7 @@ from policygen.language.layout import Comments, Include, Layout, Remarks, Sectio
 from policygen.language.normal import normal_expression
 from policygen.model import Entry, Expression, Or
 from policygen.values import replace
-from tracer.abi import Arch
+from tracer.abi import NATIVE, Arch
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Lay
     settings: dict[str, Comments] = {}
     files: dict[str, Comments] = {}
     sections: dict[Arch, _Section] = {}
-    arch = Arch.X86_64
+    arch = NATIVE
     for index, item in enumerate(items):
         attached = on[index]
         match item.place:

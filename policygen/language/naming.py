@@ -19,7 +19,7 @@ from policygen.model import (
     Or,
     alternatives,
 )
-from tracer.abi import X32_BIT, Arch, Argument, Event, Kind, constants, table
+from tracer.abi import NATIVE, X32_BIT, Arch, Argument, Event, Kind, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -48,7 +48,7 @@ def format_call(event: Event, pointed: Mapping[int, str] | None = None, hidden: 
     if arch is None:
         return f"syscall {event.number} of architecture {event.arch:#x}({_registers(event)})"
     number, prefix = event.number, ""
-    if arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
+    if arch.is_x32(number):
         number, prefix = number - X32_BIT, "x32 "
     syscall = table(arch).by_number.get(number)
     if syscall is None or (prefix and number >= _X32_OWN):
@@ -121,7 +121,7 @@ def format_action(action: Action) -> str:
     """Return an action as in the policy language: `allow`, `kill`, `errno EPERM` ..."""
     if action.kind is not ActionKind.ERRNO:
         return str(action.kind)
-    name = constants.family("errno", Arch.X86_64).name(action.errno)  # asm-generic/errno.h on all of ours
+    name = constants.family("errno", NATIVE).name(action.errno)  # asm-generic/errno.h on all of ours
     return f"errno {name or action.errno}"
 
 

@@ -43,7 +43,7 @@ from policygen.language.statements import (
 )
 from policygen.model import IMPLIED, Arm, Entry, Policy
 from policygen.values import field, frozen, replace
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, Arch, table
 
 FORMAT = 1
 """The version of the language."""
@@ -79,7 +79,7 @@ def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, L
     """Parse a policy: return it in normal form, with the layout of its text.  `read` is that of `document.parse`.  Raises
     PolicyError for a mistake in the text, or in an included file."""
     file = source(text, filename)
-    parser = _FileParser(_Context(read, posixpath.dirname(filename)), file, (posixpath.normpath(filename),), None, Arch.X86_64)
+    parser = _FileParser(_Context(read, posixpath.dirname(filename)), file, (posixpath.normpath(filename),), None, NATIVE)
     comments = parser.parse()
     parser.require_phases()
     policy, layout = parser.policy(), attach(file.text, parser.items, comments)

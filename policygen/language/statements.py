@@ -37,7 +37,7 @@ from policygen.model import ALLOW, ENTER, NOTIFY, SCOPES, Action, ActionKind, Al
 from policygen.paths import PathError, canonical, unquoted
 from policygen.phases import START, reached
 from policygen.values import replace
-from tracer.abi import X32_BIT, Arch, constants, table
+from tracer.abi import NATIVE, Arch, constants, table
 from tracer.abi.waits import calls_of
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def version(cursor: Cursor) -> tuple[int, int]:
         raise cursor.expected(what)
     read = (major, integer(cursor, what))
     try:
-        table(Arch.X86_64).newest(read)
+        table(NATIVE).newest(read)  # every architecture has the same versions
     except ValueError as error:
         raise cursor.source.error(str(error), start, cursor.previous_end) from None
     return read
@@ -124,7 +124,7 @@ def _error(cursor: Cursor) -> int:
     token = cursor.token
     if token.kind != "word":
         return integer(cursor, "the name or number of an errno")
-    errors = constants.family("errno", Arch.X86_64)
+    errors = constants.family("errno", NATIVE)
     number = errors.value(cursor.take().text)
     if number is None:
         raise cursor.error(f"no errno is named {token.text}", token, did_you_mean(token.text, errors.names))
@@ -140,13 +140,13 @@ def syscall(cursor: Cursor, token: Token, arch: Arch, version: tuple[int, int]) 
     calls = table(arch)
     if token.kind == "number":
         number = _number(cursor, token)
-        if arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
+        if arch.is_x32(number):
             raise cursor.error("calls of x32 are always killed", token)
         is_known = number in calls.by_number
     else:
         call = calls.by_name.get(token.text) or calls.by_name.get(token.text.removeprefix("sys_"))
         number, is_known = (call.number, True) if call else (0, False)
-    if number > calls.newest(version):
+    if calls.is_newer(number, version):
         hint = "it falls under `unknown`; name a newer kernel in the `table` line"
         raise cursor.error(f"{token.text} is newer than the policy's table, {version[0]}.{version[1]}", token, hint)
     if not is_known:

@@ -15,7 +15,7 @@ from policygen.learning.rule import Element, Flags, Rule, join, key
 from policygen.model import Condition, Operator
 from policygen.recording.fold import EVIDENCE
 from policygen.values import frozen
-from tracer.abi import Arch, Argument, Kind, constants
+from tracer.abi import NATIVE, Arch, Argument, Kind, constants
 from tracer.abi.constants import table_text
 from tracer.named import NamedTuple
 
@@ -93,7 +93,7 @@ def _value(word: str, arch: Arch) -> int | None:
 def exact(argument: Argument, index: int, value: int) -> Element:
     """Return the condition for only this value: for selectors, signals, and bits that are dangerous together."""
     if argument.constants in _ELSE_INVALID:
-        named = constants.family(argument.constants, Arch.X86_64).names.values()  # the same on all architectures
+        named = constants.family(argument.constants, NATIVE).names.values()  # the same on all architectures
         if value < min(named):
             return Condition(index, Operator.LT, min(named))
         if value > max(named):

@@ -37,7 +37,7 @@ from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alte
 from policygen.recording.fold import given_up
 from policygen.recording.model import Observation, recorded_values
 from policygen.values import replace
-from tracer.abi import X32_BIT, Arch, Event, constants, table
+from tracer.abi import NATIVE, X32_BIT, Arch, Event, constants, table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -227,9 +227,9 @@ def _permitted(policy: Policy, event: Event) -> bool:
 def _gap(arch: Arch | None, audit: int, number: int) -> str:
     if arch is None:
         return f"call {number} of architecture {audit:#x}, which callfence does not know: it will be killed"
-    if arch is Arch.X86_64 and X32_BIT <= number < 2 * X32_BIT:
+    if arch.is_x32(number):
         return f"x32 call {number - X32_BIT}: it will be killed"
-    if number > table(arch).newest(_NEWEST):
+    if table(arch).is_newer(number, _NEWEST):
         return f"call {number} of {arch}, newer than the table of {'.'.join(map(str, _NEWEST))}: as `unknown` says"
     return f"number {number} of {arch}, which is no call: as `default` says"
 
@@ -249,7 +249,7 @@ def _start(old: Policy, placed: Placed, options: Options, arm: Arm | None) -> Po
     """Return the policy that the observations are compared with: the old policy with the floor and the settings of the
     options.
     """
-    start = _with_floor(old, [arch for arch, _ in placed] or [Arch.X86_64], arm or old.arm)
+    start = _with_floor(old, [arch for arch, _ in placed] or [NATIVE], arm or old.arm)
     return replace(start, default=options.default or old.default)
 
 
@@ -323,7 +323,7 @@ def _with_entries(policy: Policy, extended: Mapping[Call, Extended]) -> Policy:
     for (arch, number), entry in extended.items():
         if entry.entry is not None:
             entries[arch][number] = entry.entry
-            if number > table(arch).newest(version):
+            if table(arch).is_newer(number, version):
                 version = _NEWEST  # no entry can be written for a call that the policy's own table does not have
     return replace(policy, entries=entries, table=version)
 

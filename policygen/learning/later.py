@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from policygen.files.calls import AT_FDCWD
 from policygen.files.made import made, removals
 from policygen.recording.model import Observation, recorded_values
 from tracer.abi import Arch, Event, table
@@ -32,8 +33,11 @@ def later(old: Recording, whole: Recording) -> tuple[Observation, ...]:
     result = []
     for arch in sorted({observation.arch for observation in whole.observations}):
         known = Arch.from_audit(arch)
-        if known is not None and "unlink" in table(known).by_name:
-            event = Event(arch, table(known).by_name["unlink"].number, (0, 0, 0, 0, 0, 0))
+        if known is not None:
+            calls = table(known).by_name
+            event = Event(arch, calls["unlinkat"].number, (AT_FDCWD & 0xFFFFFFFF, 0, 0, 0, 0, 0))  # aarch64 has only this one
+            if "unlink" in calls:
+                event = Event(arch, calls["unlink"].number)
             values = recorded_values(table(known), event)
             result.append(Observation(arch, event.number, values, "", counts, "", event.arguments))
     return tuple(result)

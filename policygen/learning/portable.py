@@ -95,7 +95,7 @@ class _Growth:
         """Allow more of a call and add its equivalents, unless the call is already allowed, explicitly denied, or not in the
         policy's table."""
         arch, number = call
-        if number > table(arch).newest(self.policy.table) or not self._takes(call, action):
+        if table(arch).is_newer(number, self.policy.table) or not self._takes(call, action):
             return
         if call not in self.known:
             self.known[call] = self._regions(call)

@@ -149,7 +149,7 @@ def _with_errors(policy: Resolved, against: Iterable[Observation], base: Resolve
         if (
             arch in entries
             and observation.number not in entries[arch]
-            and observation.number <= table(arch).newest(policy.table)
+            and not table(arch).is_newer(observation.number, policy.table)
         ):
             entry = base.entries.get(arch, {}).get(observation.number) or Entry(
                 Always(True), _unnamed(base, arch, observation.number)
@@ -193,7 +193,7 @@ def _unnamed(base: Resolved, arch: Arch, number: int) -> Action:
     """Return the baseline's action for a call without an entry."""
     if arch not in base.entries:
         return KILL
-    return base.unknown if number > table(arch).newest(base.table) else base.default
+    return base.unknown if table(arch).is_newer(number, base.table) else base.default
 
 
 def _new(new: New, policy: Policy, existing: Document | None) -> New | None:

@@ -136,8 +136,8 @@ def _in_own_words(
 def _of_unnamed(new: Policy, difference: Difference) -> tuple[Danger, ...]:
     if difference.change is not Change.MORE or not difference.after.allows:
         return ()
-    newest = table(difference.arch).newest(new.table)
-    return (of_setting("default" if difference.example.number <= newest else "unknown"),)
+    is_newer = table(difference.arch).is_newer(difference.example.number, new.table)
+    return (of_setting("unknown" if is_newer else "default"),)
 
 
 def _dangers(sets: Space, difference: Difference, region: int) -> tuple[Danger, ...]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tracer.abi import NATIVE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -32,7 +34,7 @@ if place:
                 pass  # the helper has closed it
     sys.addaudithook(note)
 """
-POLICY = "callfence 1\narch x86_64\ntable 6.18\ndefault errno EACCES\nimplied 1\nopenat: flags == O_RDONLY\nmmap: allow\n"
+POLICY = f"callfence 1\narch {NATIVE}\ntable 6.18\ndefault errno EACCES\nimplied 1\nopenat: flags == O_RDONLY\nmmap: allow\n"
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,14 @@ import pytest
 
 from callfence import start
 from policygen import reading
+from tracer.abi import NATIVE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import Commands
 
-POLICY = "callfence 1\narch x86_64\ntable 6.18\ndefault kill\nunknown errno ENOSYS\nimplied 1\n\nioctl: allow\n"
+POLICY = f"callfence 1\narch {NATIVE}\ntable 6.18\ndefault kill\nunknown errno ENOSYS\nimplied 1\n\nioctl: allow\n"
 LINE = "not enough memory"
 LIMITS = [*range(20_000, 60_000, 2_500), 80_000, 130_000, 200_000, 400_000]
 """KiB.  With less than the first one Python itself does not start."""

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tracer.abi import NATIVE
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 CALLFENCE = f"{sys.executable} -m callfence"
-POLICY = "callfence 1\narch x86_64\ntable 6.18\narm exec\ndefault kill\nunknown errno ENOSYS\n\nread: allow\nwrite: allow\n"
+POLICY = f"callfence 1\narch {NATIVE}\ntable 6.18\narm exec\ndefault kill\nunknown errno ENOSYS\n\nread: allow\nwrite: allow\n"
 PRINTING = ("--help", "-V", "show --help", "help show", "show it.policy", "lint it.policy", "report it.policy", "why it.policy")
 
 

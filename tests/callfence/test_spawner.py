@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import callfence
+from tracer.abi import NATIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ COMMAND = Path(sys.executable).parent / "callfence"
 @pytest.fixture
 def socket(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "own").mkdir(mode=0o700)
-    (tmp_path / "it.policy").write_text("callfence 1\narch x86_64\ntable 6.18\ndefault allow\nuname: errno EPERM\n")
+    (tmp_path / "it.policy").write_text(f"callfence 1\narch {NATIVE}\ntable 6.18\ndefault allow\nuname: errno EPERM\n")
     place = tmp_path / "own" / "socket"
     with subprocess.Popen([sys.executable, COMMAND, "spawn", "--socket", place], stderr=subprocess.PIPE) as spawner:
         assert spawner.stderr is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tracer.abi import NATIVE
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "driver.py"
@@ -53,7 +56,7 @@ def shared_policy(tmp_path_factory):
     @functools.cache
     def file(text, name):
         made = tmp_path_factory.mktemp("policies") / name
-        made.write_text(text)
+        made.write_text(for_this_machine(text))
         return made
 
     return file
@@ -70,6 +73,15 @@ def parent(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def for_this_machine(text):
+    """The text of a policy, with a section for this machine if it names no architecture."""
+    if re.search(r"^arch ", text, re.MULTILINE):
+        return text
+    first, newline, rest = text.partition("\n")
+    head = first + newline if first.startswith("callfence") else ""
+    return f"{head}arch {NATIVE}\n{rest if head else text}"
+
+
 class Workplace:
     """A folder with policies, and `enforce` run in it."""
 
@@ -80,7 +92,7 @@ class Workplace:
         self._build = build
 
     def policy(self, text, name="calls.policy"):
-        (self.folder / name).write_text(text)
+        (self.folder / name).write_text(for_this_machine(text))
 
     def calls(self, *flags):
         """The program that makes any call, in the folder."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.abi import Arch, table
+from tracer.abi import COMPAT, NATIVE, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,8 @@ KINDS = {
     "no pie": ("-no-pie",),
     "static": ("-static",),
     "static pie": ("-static-pie",),
-    "i386": ("-m32",),
-    "i386 static": ("-m32", "-static"),
+    "32 bits": ("-m32",),
+    "32 bits static": ("-m32", "-static"),
     "set-uid": (),
     "script": (),
     "threads": (),
@@ -40,9 +40,9 @@ def policy(default: str) -> str:
     sections = (
         f"arch {arch}\n"
         + "".join(f"{call.name}: allow\n" for call in table(arch).by_number.values() if call.name not in LEFT_OUT)
-        for arch in (Arch.X86_64, Arch.I386)
+        for arch in (NATIVE, COMPAT)
     )
-    return f"callfence 1\n{next(sections).replace('arch x86_64', f'arch x86_64{chr(10)}default {default}', 1)}{next(sections)}"
+    return "".join((f"callfence 1\ndefault {default}\n", *sections))
 
 
 @pytest.fixture(scope="session")

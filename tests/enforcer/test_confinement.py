@@ -4,29 +4,35 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import make_helper_filter
 import pytest
 
 from callfence.judging.differences import rule_texts
 from enforcer import confinement
 from policygen.comparing import compare
 from policygen.filter.verify import verify
-from policygen.language.document import parse_file
-from policygen.merging import unite
+from tracer.abi import NATIVE, Arch
 
-POLICY = Path(confinement.__file__).with_name("helper.policy")
+FILTERS = Path(confinement.__file__).with_name("filters")
 
 
-@pytest.mark.parametrize("renews_log", [False, True])
-def test_the_filter_that_is_installed_is_the_policy(renews_log: bool) -> None:
-    """Proved on every input; `make commands` compiles it again."""
-    policy = parse_file(POLICY)
-    if renews_log:
-        policy = unite(policy, parse_file(POLICY.with_name("helper-log.policy")))
-    assert verify(confinement.read(renews_log=renews_log), policy.policy) is None
+@pytest.mark.parametrize("machine", make_helper_filter.MACHINES)
+def test_the_filters_that_are_installed_are_the_policies(machine: str) -> None:
+    """Proved on every input; `make commands` compiles them again."""
+    documents = make_helper_filter.documents(FILTERS, Arch(machine))
+    assert {path.stem for path in (FILTERS / machine).iterdir()} == {*documents, "shield"}
+    for name, document in documents.items():
+        assert verify((FILTERS / machine / f"{name}.filter").read_bytes(), document.policy) is None
+
+
+def test_each_reader_reads_one_of_them() -> None:
+    read = [confinement.read(), confinement.read(renews_log=True), confinement.read(makes_calls=True)]
+    read += [confinement.read_follower(), confinement.read_follower(makes_calls=True)]
+    assert len({*read}) == 5
 
 
 def test_only_a_log_lets_the_helper_write_to_files() -> None:
     """And that by appending, through no link."""
-    plain = parse_file(POLICY)
-    (added,) = compare(plain.policy, unite(plain, parse_file(POLICY.with_name("helper-log.policy"))).policy).differences
+    documents = make_helper_filter.documents(FILTERS, NATIVE)
+    (added,) = compare(documents["helper"].policy, documents["helper-log"].policy).differences
     assert rule_texts(added) == ["flags == O_WRONLY|O_CREAT|O_NOCTTY|O_APPEND|O_NONBLOCK|O_NOFOLLOW|O_CLOEXEC && mode == 0666"]

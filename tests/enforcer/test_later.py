@@ -47,8 +47,10 @@ from enforcer.reporting.destination import LINES, TEXT, Destination
 from enforcer.reporting.events import Log
 from enforcer.reporting.output import Output
 from enforcer.reporting.report import Reports
-from enforcer.reporting.verdict import Verdicts, event_of
-text = b"arch i386\nread: allow\narch x86_64\nread: fd == 0 || fd == 3\nopenat: flags in O_CLOEXEC\nmmap: prot == PROT_READ\n"
+from enforcer.reporting.verdict import Verdicts
+from tracer.abi import COMPAT, NATIVE
+calls = "read: fd == 0 || fd == 3\nopenat: flags in O_CLOEXEC\nmmap: prot == PROT_READ\n"
+text = f"arch {COMPAT}\nread: allow\narch {NATIVE}\n{calls}".encode()
 for json in (False, True):
     policies = lambda: [("x.policy", filters.parsed("x.policy", text, lambda name: b"").policy)]
     destination = Destination(2, LINES if json else TEXT)
@@ -62,7 +64,7 @@ for json in (False, True):
             for index in range(6):
                 asked.arguments[index] = 0xFFFFFFFFFFFFFFFF >> 8 * index
             asked = stopped(asked, "")
-            reports.report(asked, verdicts.of(event_of(asked), ""))
+            reports.report(asked, verdicts.of(asked.event(), ""))
     reports.summarise()
 files = [str(name) for name in opened if not str(name).startswith("/proc/")]
 print(missing, [name for name in files if sys.argv[1] == "elsewhere" or not name.endswith((".pyc", ".tsv"))])
@@ -142,18 +144,16 @@ def late_imports(path: Path) -> Iterator[str]:
                 yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
-UNNEEDED = {
+UNNEEDED = (
     "callfence", "enforcer.arming", "enforcer.files.landlock", "policygen.comparing", "policygen.files.ruleset",
     "policygen.filter", "policygen.learning.generate", "policygen.learning.warm", "tracer.kernel",
-}  # fmt: skip
+)  # fmt: skip
 """What compiling takes, and entering a phase, which `enforcer.arming.seized` imports before."""
 
 
-@pytest.mark.parametrize("makes_calls", [False, True])
-def test_what_functions_import_is_noted(makes_calls: bool, installed: Path) -> None:
+def test_what_functions_import_is_noted(installed: Path) -> None:
     """A module that only a function imports is no part of what importing brings."""
-    unneeded = (*UNNEEDED, *(() if makes_calls else ("enforcer.hosts",)))
-    note = run(installed, NOTE.replace("files()", f"files(makes_calls={makes_calls})")).stdout.decode()
+    note = run(installed, NOTE).stdout.decode()
     lines = note.split("\n")[2:]
     noted = [line.split(" ")[0][1:] for line in lines if line.startswith("0") and ".py " in line]
     names = {path[:-3].replace("/", ".").removesuffix(".__init__") for path in noted}
@@ -166,4 +166,4 @@ def test_what_functions_import_is_noted(makes_calls: bool, installed: Path) -> N
         if (installed / f"{module.replace('.', '/')}.py").exists()
     }
     assert needed
-    assert {pair for pair in needed if pair[1] not in names and not pair[1].startswith(unneeded)} == set()
+    assert {pair for pair in needed if pair[1] not in names and not pair[1].startswith(UNNEEDED)} == set()

@@ -13,12 +13,13 @@ from enforcer.bpf import SHIELD_ROOM, shielded
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from tracer import pids
-from tracer.abi import Arch, Event, table
+from tracer.abi import COMPAT, NATIVE, Arch, Event, table
+from tracer.machine.numbers import column
 
 ALLOW, DENIED = 0x7FFF0000, 0x00050000 | errno.EPERM
 HELPER, STAND_IN, OTHER = 70001, 70002, 70003
 FILTER = shielded(bpf.encode([Instruction(bpf.RET | bpf.K, k=ALLOW)]), (HELPER, STAND_IN))
-ARCHITECTURES = (Arch.X86_64, Arch.I386)
+ARCHITECTURES = (NATIVE, COMPAT)
 UPPER = 0xABCD << 32
 """The kernel ignores the upper half of a register that is an int."""
 DENYING = (pids.SIGNALS, pids.CHANGES)
@@ -40,8 +41,8 @@ def named(row: pids.Row) -> str:
 def on_each(row: pids.Row, value: int, selected: int = 0) -> list[int]:
     """What the filter answers if that value is the process, on each architecture that has the call."""
     answers = []
-    for arch, number in zip(ARCHITECTURES, row.numbers, strict=True):
-        if number >= 0:
+    for arch in ARCHITECTURES:
+        if (number := column(arch.audit).get(row.name)) is not None:
             registers = [0] * 6
             if row.selector:
                 registers[row.selector[0]] = selected
@@ -83,14 +84,13 @@ def test_all_processes_of_a_user_are_denied(row: pids.Row) -> None:
 @pytest.mark.parametrize("row", OTHERS, ids=named)
 def test_what_a_filter_does_not_see_or_what_only_reads_is_not(row: pids.Row) -> None:
     """Landlock denies signals by descriptors, and by owners that are in memory; the helper is not dumpable."""
-    numbers = {(place, number) for place in (0, 1) for number in [row.numbers[place]] if number >= 0}
-    shared = {(place, other.numbers[place]) for other in NUMBERED for place in (0, 1)}
+    shared = {other.name for other in NUMBERED}
     for selected in row.selector[1:] or (0,):
-        if not numbers & shared or row.selector:
+        if row.name not in shared or row.selector:
             assert {*on_each(row, HELPER, selected)} == {ALLOW}
 
 
-@pytest.mark.parametrize("arch", [Arch.X86_64, Arch.I386], ids=str)
+@pytest.mark.parametrize("arch", ARCHITECTURES, ids=str)
 def test_what_stops_every_process_is_denied(arch: Arch) -> None:
     assert answer(arch, "kill", -1, 9) == answer(arch, "kill", -1, 19) == DENIED
     for pid, signal in ((-1, 15), (-1, 0), (0, 9), (OTHER, 9), (-OTHER, 9)):
@@ -99,8 +99,8 @@ def test_what_stops_every_process_is_denied(arch: Arch) -> None:
 
 def test_no_other_call_changes() -> None:
     for arch in Arch:
-        place = ARCHITECTURES.index(arch) if arch in ARCHITECTURES else -1
-        shielded_from = {row.numbers[place] for row in NUMBERED + OF_USERS} if place >= 0 else set()
+        known = column(arch.audit) if arch in ARCHITECTURES else {}
+        shielded_from = {known.get(row.name) for row in NUMBERED + OF_USERS}
         for number in set(table(arch).by_number) - shielded_from:
             for values in ((HELPER,) * 6, (-STAND_IN & 0xFFFFFFFF,) * 6):
                 assert bpf.run(FILTER, Event(arch.audit, number, values)) == ALLOW
@@ -112,4 +112,6 @@ def test_the_room_that_it_takes() -> None:
 
 def test_the_instructions_are_those_of_the_table() -> None:
     """`make commands` writes them."""
-    assert Path(enforcer.bpf.__file__).with_name("shield.filter").read_bytes() == make_helper_filter.shield()
+    for name, machine in make_helper_filter.MACHINES.items():
+        path = Path(enforcer.bpf.__file__).with_name("filters") / name / "shield.filter"
+        assert path.read_bytes() == make_helper_filter.shield(machine)

@@ -16,11 +16,11 @@ import pytest
 from announced import check
 from installed import PROBE_POLICY, policy_of, waiting
 from needed import needs_root, require
+from texts import format_options, parse
 
 from policygen import formats
-from policygen.formats import FormatOptions
 from policygen.implied.resolve import resolved
-from policygen.language.document import parse, parse_file
+from policygen.language.document import parse_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +119,7 @@ def test_conditions_on_arguments_hold(name: str, call: str, confine: Callable[[s
 
 
 def test_firejail_compares_no_arguments_as_reported(confine: Callable[[str], list[str]], policy_file: Path) -> None:
-    losses = formats.exporter("firejail")(resolved(parse_file(policy_file).policy).written(), FormatOptions()).losses
+    losses = formats.exporter("firejail")(resolved(parse_file(policy_file).policy).written(), format_options()).losses
     assert {"socket", "setpriority", "ioctl"} <= {call for loss in formats.wider(losses) for call in loss.calls}
     result = run(confine("firejail"), "141,0,0,19")
     assert (result.stdout.split(), result.returncode) == (["0"], 0)
@@ -184,7 +184,7 @@ def test_the_kernels_filter_differs_from_the_policy_as_reported(
 ) -> None:
     policy = resolved(parse_file(policy_file).policy).written()
     real = policy_of(running(confine(name), str(probe)))
-    check(policy, formats.exporter(name)(policy, FormatOptions()), real)
+    check(policy, formats.exporter(name)(policy, format_options()), real)
 
 
 @needs_root
@@ -198,4 +198,4 @@ def test_the_kernels_filter_of_a_sample(
     policy = resolved(parse(text).policy).written()
     command = _command(name, exported(name, tmp_path / "it.policy", tmp_path / f"it.{name}"))
     real = policy_of(running([*command, str(probe)], str(probe)))
-    check(policy, formats.exporter(name)(policy, FormatOptions()), real)
+    check(policy, formats.exporter(name)(policy, format_options()), real)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from needed import needs
+from texts import format_options, parse
 
 from policygen import formats
-from policygen.formats import Direction, ExportError, FormatOptions
-from policygen.language.document import parse
+from policygen.formats import Direction, ExportError
 
 LINES = """\
 path ./data: read
@@ -28,7 +28,7 @@ tcp bind: 80, 8000-8009
 
 
 def exported(name: str, lines: str) -> formats.Exported:
-    return formats.exported(name, parse(f"default allow\n{lines}").policy, FormatOptions(name="it"))
+    return formats.exported(name, parse(f"default allow\n{lines}").policy, format_options(name="it"))
 
 
 def about_files(made: formats.Exported) -> dict[Direction, tuple[str, ...]]:
@@ -153,7 +153,7 @@ def written(made: formats.Exported, folder: Path, name: str) -> tuple[Path, Path
 
 
 def policy_of(lines: str, name: str) -> formats.Exported:
-    return formats.exported(name, parse(lines).policy, FormatOptions(name="it"))
+    return formats.exported(name, parse(lines).policy, format_options(name="it"))
 
 
 def test_nsjail_mounts_what_is_granted(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_apparmor_needs_lines_about_files() -> None:
 def test_other_formats_say_that_they_confine_no_files(name: str) -> None:
     lines = "path /etc: read\nopenat: allow\n"
     policy = parse(lines).policy
-    made = formats.exported(name, policy, FormatOptions(name="it", runtime="runc" if name in ("oci", "k8s", "spo") else ""))
+    made = formats.exported(name, policy, format_options(name="it", runtime="runc" if name in ("oci", "k8s", "spo") else ""))
     assert about_files(made) == {Direction.WIDER: ()}
     assert any(loss.what == f"{name} does not confine files and ports" for loss in made.losses)
 
@@ -264,12 +264,12 @@ def test_other_formats_say_that_they_confine_no_files(name: str) -> None:
 @pytest.mark.parametrize("name", ["oci", "k8s", "spo", "bpf", "c"])
 def test_lines_about_what_no_call_reaches_are_not_lost(name: str) -> None:
     policy = parse("path /etc: read\ntcp connect: none\ntcp bind: 80\nread: allow\n").policy
-    made = formats.exported(name, policy, FormatOptions(name="it", runtime="runc" if name in ("oci", "k8s", "spo") else ""))
+    made = formats.exported(name, policy, format_options(name="it", runtime="runc" if name in ("oci", "k8s", "spo") else ""))
     assert not about_files(made)
 
 
 def test_without_such_lines_nothing_is_lost() -> None:
     for name in {name for name, row in formats.FORMATS.items() if row.export} - {"systemd-enforce", "apparmor"}:
-        made = formats.exported(name, parse("read: allow\n").policy, FormatOptions(name="it"))
+        made = formats.exported(name, parse("read: allow\n").policy, format_options(name="it"))
         assert not about_files(made)
         assert made.files == formats.NOT_CONFINED

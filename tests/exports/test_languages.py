@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from exported_languages import read_kafel, read_minijail
 from installed import PROBE_POLICY
+from texts import format_options, parse
 
 from policygen import formats
 from policygen.comparing import compare
-from policygen.formats import ExportError, FormatOptions, ImportFormatError
-from policygen.language.document import parse
+from policygen.formats import ExportError, ImportFormatError
 
 if TYPE_CHECKING:
     from policygen.model import Policy
@@ -65,26 +65,26 @@ def test_kafel(text: str, expected: str) -> None:
 
 def test_a_filter_that_the_kernel_would_not_load() -> None:
     with pytest.raises(ImportFormatError, match="it: the kernel would not load this filter"):
-        formats.reader("bpf")(b"no filter", "it", FormatOptions())
+        formats.reader("bpf")(b"no filter", "it", format_options())
 
 
 def test_a_policy_that_is_too_large_for_minijail_is_refused() -> None:
     text = "ioctl: " + " || ".join(f"cmd == {number}" for number in range(0x5400, 0x5880, 3)) + "\n"
     with pytest.raises(ExportError, match="minijail permits 4096; use `--to bpf`, which has no such limit"):
-        formats.exporter("minijail")(parse(text).policy, FormatOptions())
+        formats.exporter("minijail")(parse(text).policy, format_options())
 
 
 def test_many_excluded_values() -> None:
     """Each excluded value is an alternative for each of its bits, and these would be multiplied with one another."""
     text = "dup: " + " && ".join(f"fildes != {number}" for number in range(40)) + "\n"
-    made = formats.exporter("minijail")(parse(text).policy, FormatOptions())
+    made = formats.exporter("minijail")(parse(text).policy, format_options())
     back = read_minijail(made.data.decode())
     assert {one.number for one in compare(parse(text).policy, back).differences} == {None}
 
 
 def test_minijail_word_for_word() -> None:
     text = PROBE_POLICY.replace("niceval >= -3 && ", "")
-    made = formats.exporter("minijail")(parse(text).policy, FormatOptions(name="probe"))
+    made = formats.exporter("minijail")(parse(text).policy, format_options(name="probe"))
     assert made.data.decode() == """\
 # System calls of probe, made by `callfence export --to minijail` for x86_64.
 # clone: clone_flags == CLONE_VM|CLONE_SIGHAND|CLONE_THREAD
@@ -109,7 +109,7 @@ write: 1
 
 
 def test_firejail_word_for_word() -> None:
-    made = formats.exporter("firejail")(parse(PROBE_POLICY).policy, FormatOptions(name="probe"))
+    made = formats.exporter("firejail")(parse(PROBE_POLICY).policy, format_options(name="probe"))
     assert made.data.decode() == """\
 # System calls of probe, made by `callfence export --to firejail` for firejail 0.9.74.
 seccomp.keep clone,clone3:ENOSYS,execve,execveat,exit_group,$449,getppid:EACCES,getuid,ioctl,lseek,pause,\
@@ -118,13 +118,13 @@ seccomp.block-secondary
 seccomp-error-action kill
 """
     denying = parse("default allow\nunknown allow\nptrace: kill\nbpf: errno EPERM\n").policy
-    made = formats.exporter("firejail")(denying, FormatOptions(name="it"))
+    made = formats.exporter("firejail")(denying, format_options(name="it"))
     assert made.data.decode().splitlines()[1] == "seccomp.drop bpf:EPERM,ptrace:kill"
 
 
 def test_kafel_word_for_word() -> None:
     text = "clone3: errno ENOSYS\nmprotect: prot == PROT_READ\nfsconfig: cmd == FSCONFIG_SET_FLAG\nread: allow\n"
-    made = formats.exporter("kafel")(parse(text).policy, FormatOptions(name="a-b"))
+    made = formats.exporter("kafel")(parse(text).policy, format_options(name="a-b"))
     assert made.data.decode() == """\
 // System calls of a-b, made by `callfence export --to kafel` for nsjail 3.6 on x86_64.
 #define clone3 435

@@ -11,19 +11,20 @@ from examples import EXAMPLES
 from exported_languages import read_kafel, read_minijail
 from hypothesis import HealthCheck, given, settings
 from installed import PROBE_POLICY
+from texts import format_options, parse
 
 from policygen import formats
 from policygen.comparing import compare
 from policygen.filter.compile import CompileError, compile_policy
-from policygen.formats import Direction, ExportError, FormatOptions
+from policygen.formats import Direction, ExportError
 from policygen.implied.resolve import resolved
-from policygen.language.document import parse, parse_file
+from policygen.language.document import parse_file
 from policygen.model import ActionKind, Arm, Policy
 from policygen.values import replace
-from tracer.abi import Arch
+from tracer.abi import NATIVE, Arch, table
 
 ROOT = Path(__file__).parent.parent.parent
-OPTIONS = FormatOptions(name="it")
+OPTIONS = format_options(name="it")
 READERS = {"minijail": read_minijail, "kafel": read_kafel}
 SAMPLES = {path.stem: resolved(parse_file(path).policy).written() for path in sorted((ROOT / "samples").glob("*.policy"))}
 POLICIES = {
@@ -90,10 +91,33 @@ def test_bpf_is_the_filter_itself() -> None:
 
 
 @pytest.mark.parametrize("name", ["systemd", "minijail", "kafel", "firejail", "bwrap", "c"])
-def test_a_policy_for_another_architecture_is_refused(name: str) -> None:
-    policy = Policy({Arch.AARCH64: {}})
-    with pytest.raises(ExportError, match="x86_64"):
-        formats.exporter(name)(policy, OPTIONS)
+def test_a_policy_for_32_bit_programs_alone_is_refused(name: str) -> None:
+    for arch in (Arch.I386, Arch.ARM):
+        with pytest.raises(ExportError, match=NATIVE):
+            formats.exporter(name)(Policy({arch: {}}), OPTIONS)
+
+
+@pytest.mark.parametrize("name", ["systemd", "minijail", "kafel", "firejail"])
+def test_a_format_of_one_architecture_is_written_for_the_machines(name: str) -> None:
+    """By `arch` of the options, else for the one that the policy has; what it leaves out is reported."""
+    both = parse("arch x86_64\nread: allow\narch aarch64\nwrite: allow\n").policy
+    alone = {arch: resolved(Policy({arch: both.entries[arch]})) for arch in both.entries}
+    for arch, other in ((Arch.X86_64, Arch.AARCH64), (Arch.AARCH64, Arch.X86_64)):
+        exported = formats.exporter(name)(resolved(both), replace(OPTIONS, arch=arch))
+        assert exported.data == formats.exporter(name)(alone[arch], replace(OPTIONS, arch=other)).data
+        assert any(f"filters only calls of {arch}; calls of {other} kill" in loss.what for loss in exported.losses)
+
+
+def test_a_filter_of_several_machines_has_the_loaders_calls_for_each() -> None:
+    policy = parse("arch x86_64\nread: allow\narch aarch64\nread: allow\narch arm\nread: allow\n").policy
+    source = formats.exporter("c")(resolved(policy), OPTIONS).data.decode()
+    assert "#if !defined(__x86_64__) && !defined(__aarch64__)\n" in source
+    assert '#error "the filter is for programs of x86_64 and aarch64"\n' in source
+    exported = formats.exporter("bwrap")(resolved(policy), OPTIONS)
+    read_back = formats.reader("bpf")(exported.data, "it", OPTIONS).policy
+    names = {arch: {table(arch).by_number[number].name for number in section} for arch, section in read_back.entries.items()}
+    assert names[Arch.X86_64] == names[Arch.AARCH64] == {"read", "execve", "exit_group", "wait4", "write"}
+    assert names[Arch.ARM] == {"read"}
 
 
 @pytest.mark.parametrize("name", ["systemd", "kafel", "firejail", "bwrap", "c"])

@@ -15,11 +15,11 @@ import pytest
 from announced import check
 from installed import PROBE_POLICY, combined
 from needed import needs, needs_root, require
+from texts import format_options, parse
 
-from policygen.formats import Direction, FormatOptions, systemd, wider
+from policygen.formats import Direction, systemd, wider
 from policygen.formats.systemd import grouped, groups
 from policygen.implied.resolve import resolved
-from policygen.language.document import parse
 from tracer.abi import Arch, table
 
 HERE = Path(__file__).parent
@@ -53,7 +53,7 @@ RUNS = {
 
 
 def exported(name: str) -> str:
-    return systemd.export(resolved(parse(POLICIES[name]).policy), FormatOptions(name=name)).data.decode()
+    return systemd.export(resolved(parse(POLICIES[name]).policy), format_options(name=name)).data.decode()
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_a_unit_runs_as_its_policy_says(name: str, results: dict[str, dict[str, 
 def test_the_kernels_filters_differ_from_the_policy_as_reported(name: str, results: dict[str, dict[str, Any]]) -> None:
     policy = parse(POLICIES[name]).policy
     real = combined([bytes.fromhex(program) for program in results[f"filter-{name}"]["filters"]])
-    check(policy, systemd.export(resolved(policy), FormatOptions()), real)
+    check(policy, systemd.export(resolved(policy), format_options()), real)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -139,7 +139,7 @@ def test_groups_stand_for_their_calls_where_all_of_them_are_allowed() -> None:
 
 def test_the_drop_in_word_for_word() -> None:
     text = "clone3: errno ENOSYS\nclone: clone_flags == CLONE_VM\nread: fd == 0\nptrace: errno EPERM\nwrite: allow\n"
-    made = systemd.export(resolved(parse(text).policy), FormatOptions(name="it"))
+    made = systemd.export(resolved(parse(text).policy), format_options(name="it"))
     assert made.data.decode() == """\
 # System calls of it, made by `callfence export --to systemd` for systemd 257.
 [Service]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from needed import needs, needs_root, require
+from texts import format_options
 
-from policygen.formats import Direction, ExportError, FormatOptions, Service, systemd
+from policygen.formats import Direction, ExportError, Service, systemd
 from policygen.implied.resolve import resolved
 from policygen.model import Policy
 
@@ -29,7 +30,7 @@ while [ -e wrote ]; do sleep 0.1; done
 
 def export(unit: str, policy: str = "/etc/callfence/it.policy", *, audit: bool = False) -> str:
     service = Service(unit, "/usr/bin/enforce", policy, audit)
-    made = systemd.export_enforce(resolved(Policy({})), FormatOptions(name="it", service=service))
+    made = systemd.export_enforce(resolved(Policy({})), format_options(name="it", service=service))
     return made.data.decode()
 
 
@@ -76,12 +77,12 @@ def test_a_unit_that_cannot_be_run_so(unit: str) -> None:
     with pytest.raises(ExportError):
         export(unit)
     with pytest.raises(ExportError, match="--unit"):
-        systemd.export_enforce(resolved(Policy({})), FormatOptions())
+        systemd.export_enforce(resolved(Policy({})), format_options())
 
 
 def test_a_unit_that_confines_enforce_is_said() -> None:
     unit = "[Service]\nExecStart=app\nSystemCallFilter=@system-service\nNoExecPaths=/\n"
-    made = systemd.export_enforce(resolved(Policy({})), FormatOptions(service=Service(unit, "enforce", "p", audit=False)))
+    made = systemd.export_enforce(resolved(Policy({})), format_options(service=Service(unit, "enforce", "p", audit=False)))
     (lost,) = made.losses
     assert (lost.direction, "the unit has NoExecPaths, SystemCallFilter, also for enforce" in lost.what) == (
         Direction.NARROWER, True,

@@ -8,10 +8,10 @@ import strategies
 from calls import point_of
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
+from texts import parse
 
 from policygen.comparing import Change, Verdict, compare, reduce
 from policygen.evaluate import evaluate
-from policygen.language.document import parse
 from policygen.language.naming import format_call, format_entry, format_expression
 from policygen.model import Policy, strictest
 from policygen.sets import region

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from calls import event
 from hypothesis import given, settings, strategies as st
+from texts import parse
 
 from policygen.evaluate import evaluate
 from policygen.holds import holds
-from policygen.language.document import parse
 from policygen.language.naming import format_action
 from policygen.model import KILL, Condition, Operator
 from tracer.abi import X32_BIT, Arch, Argument, Event, Kind

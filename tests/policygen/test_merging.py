@@ -6,9 +6,9 @@ import pytest
 from examples import EXAMPLES
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from strategies import actions, entries, events
+from texts import parse
 
 from policygen.evaluate import evaluate
-from policygen.language.document import parse
 from policygen.language.normal import normal_entry
 from policygen.merging import _ConflictError, merge_documents, merge_entry
 from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Entry, Policy

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from calls import event
+from texts import parse
 
 from policygen.evaluate import evaluate
 from policygen.files.made import MADE
-from policygen.language.document import parse
 from policygen.narrowing import Unused, last_runs, narrowed
 from policygen.recording.fold import Aggregator
 from policygen.recording.many import merge

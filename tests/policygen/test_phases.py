@@ -6,11 +6,12 @@ from itertools import pairwise
 
 import pytest
 from calls import event
+from texts import parse
 
 from policygen.comparing import Verdict, compare, reduce
 from policygen.errors import PolicyError
 from policygen.evaluate import evaluate
-from policygen.language.document import Document, parse
+from policygen.language.document import Document
 from policygen.language.naming import format_action
 from policygen.lint.findings import lint
 from policygen.merging import merge_documents, unite

@@ -41,6 +41,6 @@ def _explicit(policy: Policy) -> Policy:
     """The policy with an entry for every call of its table."""
     entries = {}
     for arch, section in policy.entries.items():
-        known = [number for number in table(arch).by_number if number <= table(arch).newest(policy.table)]
+        known = [number for number in table(arch).by_number if not table(arch).is_newer(number, policy.table)]
         entries[arch] = {number: Entry(Always(True), policy.default) for number in known} | dict(section)
     return replace(policy, entries=entries)

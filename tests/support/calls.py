@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tracer.abi import Arch, Event, constants, table
+from tracer.abi import COMPAT, NATIVE, Arch, Event, constants, table
 
 if TYPE_CHECKING:
     from policygen.sets import region
@@ -43,10 +43,11 @@ def point_of(event: region.Event) -> int:
     return point
 
 
-def allowing_all(*lines: str, i386: bool = False) -> str:
-    """The text of a policy that allows every call of x86_64, and with `i386` of that, too, and has these lines."""
-    head = ["callfence 1", "arch x86_64", "table 6.18", "default errno EPERM", "unknown errno ENOSYS", *lines]
-    calls = [f"{name}: allow" for name in sorted(table(Arch.X86_64).by_name)]
-    if i386:
-        calls += ["arch i386", *(f"{name}: allow" for name in sorted(table(Arch.I386).by_name))]
+def allowing_all(*lines: str, compat: bool = False) -> str:
+    """The text of a policy that allows every native call, with `compat` also every call of 32-bit programs, and has these
+    lines."""
+    head = ["callfence 1", f"arch {NATIVE}", "table 6.18", "default errno EPERM", "unknown errno ENOSYS", *lines]
+    calls = [f"{name}: allow" for name in sorted(table(NATIVE).by_name)]
+    if compat:
+        calls += [f"arch {COMPAT}", *(f"{name}: allow" for name in sorted(table(COMPAT).by_name))]
     return "\n".join([*head, "", *calls, ""])

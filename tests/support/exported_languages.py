@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from policygen.filter import bpf
 from policygen.filter.lift import lift_function
-from policygen.formats.effect import NATIVE
 from policygen.model import ALLOW, KILL, Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, constant
-from tracer.abi import constants, table
+from tracer.abi import NATIVE, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -160,7 +160,8 @@ def _policy(policy: Policy, refused: Action) -> Word:
             otherwise = policy.default if entry.otherwise is None else entry.otherwise
             holds = _expression(entry.expression, calls.by_number[number].arguments)
             section = z3.If(number == NUMBER, z3.If(holds, _ret(entry.action), _ret(otherwise)), section)
-        section = z3.If(z3.UGT(NUMBER, calls.newest(policy.table)), _ret(policy.unknown), section)
+        newer = z3.And(z3.UGT(NUMBER, calls.newest(policy.table)), *(number != NUMBER for number in calls.private))
+        section = z3.If(newer, _ret(policy.unknown), section)
         if arch is Arch.X86_64:
             section = z3.If(z3.Extract(31, 30, NUMBER) == 1, _ret(refused), section)
         result = z3.If(arch.audit == ARCH, section, result)

@@ -40,6 +40,13 @@ static void handle(int number)
 static int64_t make(const struct call *call)
 {
 	const uint64_t *a = call->arguments;
+#ifdef __aarch64__
+	register uint64_t x0 asm("x0") = a[0], x1 asm("x1") = a[1], x2 asm("x2") = a[2], x3 asm("x3") = a[3];
+	register uint64_t x4 asm("x4") = a[4], x5 asm("x5") = a[5], x8 asm("x8") = call->number;
+
+	asm volatile("svc #0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5), "r"(x8) : "memory");
+	return x0;
+#else
 	uint64_t result = call->number;
 	register uint64_t fourth asm("r10") = a[3];
 	register uint64_t fifth asm("r8") = a[4];
@@ -56,6 +63,7 @@ static int64_t make(const struct call *call)
 			     : "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(fourth), "r"(fifth), "r"(sixth)
 			     : "rcx", "r11", "memory");
 	return result;
+#endif
 }
 
 static void child(struct sock_fprog *program, const struct call *call)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from calls import event
+from texts import parse
 
 from policygen.evaluate import evaluate
 from policygen.files.algebra import united
-from policygen.language.document import parse
 
 if TYPE_CHECKING:
     from policygen.model import Policy

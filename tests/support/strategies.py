@@ -24,7 +24,7 @@ from policygen.model import (
 from tracer.abi import X32_BIT, Arch, Argument, Event, table
 
 WORD = (1 << 64) - 1
-ARCHES = (Arch.X86_64, Arch.I386)
+ARCHES = tuple(Arch)
 TABLES = ((6, 1), (6, 12), (6, 18))
 
 
@@ -95,7 +95,7 @@ def policies(draw: st.DrawFn, arches: tuple[Arch, ...] = ARCHES, max_entries: in
     made = {}
     for arch in chosen:
         calls = table(arch)
-        known = [number for number in sorted(calls.by_number) if number <= calls.newest(version)]
+        known = [number for number in sorted(calls.by_number) if not calls.is_newer(number, version)]
         numbers = draw(st.lists(st.sampled_from(known), max_size=max_entries, unique=True))
         made[arch] = {number: draw(entries(arch, number)) for number in numbers}
     return Policy(made, version, draw(st.sampled_from(Arm)), draw(actions()), draw(actions()))
@@ -132,10 +132,11 @@ def registers(conditions_on: list[Condition], argument: Argument | None) -> st.S
 def events(draw: st.DrawFn, policy: Policy) -> Event:
     """Calls on which the policy, or something that claims to equal it, may be wrong."""
     arch = draw(st.sampled_from(list(policy.entries)))
-    foreign = [*(other.audit for other in Arch), 0, 0x40000028, 0xFFFFFFFF]
+    foreign = [*(other.audit for other in Arch), 0, 0xC00000F3, 0xFFFFFFFF]
     audit = draw(st.one_of(*[st.just(arch.audit)] * 4, st.sampled_from(foreign)))
     newest = table(arch).newest(policy.table)
-    odd = [0, newest, newest + 1, X32_BIT - 1, X32_BIT, X32_BIT + 1, 2 * X32_BIT - 1, 2 * X32_BIT, 0xFFFFFFFF]
+    odd = [*table(arch).private, 0xF0000, 0xF0007]
+    odd += [0, newest, newest + 1, X32_BIT - 1, X32_BIT, X32_BIT + 1, 2 * X32_BIT - 1, 2 * X32_BIT, 0xFFFFFFFF]
     known = list(policy.entries[arch])
     near = [number + offset for number in known for offset in (-1, 1, X32_BIT, 1 << 31) if number + offset >= 0]
     strange = st.sampled_from(odd + near) | st.integers(0, 600)
@@ -146,5 +147,5 @@ def events(draw: st.DrawFn, policy: Policy) -> Event:
         arguments = table(arch).by_number[number].arguments if entry else ()
         on = [c for c in compared(entry.expression) if c.index == index] if entry else []
         word = draw(registers(on, arguments[index] if index < len(arguments) else None))
-        words.append(word & 0xFFFFFFFF if arch is Arch.I386 else word)
+        words.append(word & 0xFFFFFFFF if arch.bits == 32 else word)
     return Event(audit, number, (words[0], words[1], words[2], words[3], words[4], words[5]))

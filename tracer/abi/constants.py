@@ -8,14 +8,12 @@ so, and formatting needs no other distinction.
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tracer.named import NamedTuple
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from importlib.machinery import ModuleSpec
 
     from tracer.abi.model import Arch
@@ -35,58 +33,37 @@ def table_text(spec: ModuleSpec | None, name: str) -> str:
     return content.decode()
 
 
-class Constant(NamedTuple):
-    """One name in a family of constants, on one architecture."""
-
-    name: str
-    value: int
-    """The value that the argument has; negative only in enumerations of signed arguments (AT_FDCWD)."""
-    mask: int
-    """The bits of the field whose value it is (~0: the whole argument), or 0 if its bits can be combined."""
-
-
 class Family:
     """The constants that an argument takes its values from, on one architecture.  If several names have one value, the first is
     canonical."""
 
-    __slots__ = ("_bits", "_fields", "_masks", "_names", "_number", "_order", "_values")
-
-    def __init__(self, constants: Sequence[Constant], *, octal: bool = False) -> None:
-        """`octal`: what has no name is written in octal, as the modes of files are."""
-        self._values = MappingProxyType({constant.name: constant.value for constant in constants})
-        self._masks = {constant.name: constant.mask for constant in constants}
-        self._order = {name: index for index, name in enumerate(self._values)}
-        self._names: dict[int, str] = {}
-        fields: dict[int, dict[int, str]] = {}
-        for constant in constants:
-            self._names.setdefault(constant.value, constant.name)
-            if constant.mask:
-                fields.setdefault(constant.mask, {}).setdefault(constant.value, constant.name)
-        # The widest field first: a name for all its bits together says most.
-        self._fields = sorted(fields.items(), key=lambda item: -(item[0] & (1 << 64) - 1).bit_count())
-        bits = {value: name for name, value, mask in reversed(constants) if value and not mask}
-        # The constants of most bits first, for the same reason.
-        self._bits = sorted(bits.items(), key=lambda item: (-item[0].bit_count(), self._order[item[1]]))
-        small = all(constant.mask == _WHOLE and constant.value < _SMALL for constant in constants)
-        self._number = "0{:o}" if octal else "{}" if small else "{:#x}"
+    def __init__(self, rows: Mapping[str, str], arch: Arch) -> None:
+        """`rows`: the columns after the name, by name, in the table's order.  They are parsed when they are needed: that takes
+        8 ms for the names of ioctl."""
+        self._rows = rows
+        self._arch = arch
 
     @property
     def names(self) -> Mapping[str, int]:
         """Values by name, in the table's order; aliases are included."""
-        return self._values
+        return self._tables.values
 
     def value(self, name: str) -> int | None:
         """Return the value of a name; None if this family does not have the name."""
-        return self._values.get(name)
+        row = self._rows.get(name)
+        return None if row is None else _value(row.split("\t"), self._arch)
 
     def mask(self, name: str) -> int:
-        """Return the bits of the field that a name is a value of, as in `Constant.mask`.  Raises KeyError if this family does
-        not have the name."""
-        return self._masks[name]
+        """Return the bits of the field that a name is a value of: ~0 for the whole argument, 0 if its bits can be combined.
+
+        Raises KeyError if this family does not have the name."""
+        if self.value(name) is None:
+            raise KeyError(name)
+        return _mask(self._rows[name].split("\t")[1])
 
     def name(self, value: int) -> str | None:
         """Return the canonical name of the constant that has exactly this value; None if there is no such constant."""
-        return self._names.get(value)
+        return self._tables.names.get(value)
 
     def format(self, value: int) -> str:
         """Return a value as text: names joined by `|`, in the table's order, and one number for the bits without a name.  The
@@ -106,7 +83,8 @@ class Family:
     def _format(self, value: int, *, zeros: bool, split: bool = False) -> str:
         names: list[str] = []
         rest = value
-        for mask, members in self._fields:
+        tables = self._tables
+        for mask, members in tables.fields:
             part = rest & mask
             single = [members.get(1 << bit) for bit in range(part.bit_length()) if part >> bit & 1] if split else []
             if len(single) > 1 and all(single):
@@ -119,16 +97,49 @@ class Family:
                     return name
         if rest < 0:
             return str(value)
-        for bits, name in self._bits:
+        for bits, name in tables.bits:
             if rest & bits == bits:
                 names.append(name)
                 rest &= ~bits
         if rest.bit_count() > _PATTERN:
-            return self._number.format(value)
-        names.sort(key=self._order.__getitem__)
+            return tables.number.format(value)
+        names.sort(key=tables.order.__getitem__)
         if rest:
-            names.append(self._number.format(rest))
-        return "|".join(names) or (zeros and self._names.get(0)) or "0"
+            names.append(tables.number.format(rest))
+        return "|".join(names) or (zeros and tables.names.get(0)) or "0"
+
+    @cached_property
+    def _tables(self) -> _Tables:
+        rows = [(name, row.split("\t")) for name, row in self._rows.items()]
+        valued = ((name, _value(row, self._arch), _mask(row[1])) for name, row in rows)
+        constants = [(name, value, mask) for name, value, mask in valued if value is not None]
+        return _Tables(constants, octal=any(row[1].startswith("0o") for _, row in rows))
+
+
+class _Tables:
+    """What the values of a family are formatted by."""
+
+    __slots__ = ("bits", "fields", "names", "number", "order", "values")
+
+    def __init__(self, constants: Sequence[tuple[str, int, int]], *, octal: bool) -> None:
+        """`constants`: name, value and mask of each.  The mask has the bits of the field whose value the constant is (~0: the
+        whole argument), or is 0 if its bits can be combined.  The value is negative only in enumerations of signed arguments
+        (AT_FDCWD).  `octal`: what has no name is written in octal, as the modes of files are."""
+        self.values = MappingProxyType({name: value for name, value, _ in constants})
+        self.order = {name: index for index, name in enumerate(self.values)}
+        self.names: dict[int, str] = {}
+        fields: dict[int, dict[int, str]] = {}
+        for name, value, mask in constants:
+            self.names.setdefault(value, name)
+            if mask:
+                fields.setdefault(mask, {}).setdefault(value, name)
+        # The widest field first: a name for all its bits together says most.
+        self.fields = sorted(fields.items(), key=lambda item: -(item[0] & (1 << 64) - 1).bit_count())
+        bits = {value: name for name, value, mask in reversed(constants) if value and not mask}
+        # The constants of most bits first, for the same reason.
+        self.bits = sorted(bits.items(), key=lambda item: (-item[0].bit_count(), self.order[item[1]]))
+        small = all(mask == _WHOLE and value < _SMALL for _, value, mask in constants)
+        self.number = "0{:o}" if octal else "{}" if small else "{:#x}"
 
 
 def value(name: str, arch: Arch) -> int | None:
@@ -145,10 +156,7 @@ def value(name: str, arch: Arch) -> int | None:
 @cache
 def family(name: str, arch: Arch) -> Family:
     """Return the family `name`.  Raises KeyError if constants.tsv has no such family, which is a mistake in our tables."""
-    rows = list(_rows(name))
-    valued = ((row, _value(row[1:], arch)) for row in rows)
-    constants = [Constant(row[0], number, _mask(row[2])) for row, number in valued if number is not None]
-    return Family(constants, octal=any(row[2].startswith("0o") for row in rows))
+    return Family(_rows(name), arch)
 
 
 def families() -> tuple[str, ...]:
@@ -162,17 +170,18 @@ def _text() -> str:
     return table_text(__spec__, "constants.tsv")
 
 
-def _rows(name: str) -> Iterator[list[str]]:
-    """Yield the columns of a family's rows, which stand together, without its name."""
+@cache
+def _rows(name: str) -> Mapping[str, str]:
+    """Return the columns after the name of each constant of a family, whose rows stand together, by the constant's name."""
     text = _text()
     start = f"\n{name}\t"
-    at = text.find(start)
+    at = end = text.find(start)
     if at < 0:
         raise KeyError(name)
-    while text.startswith(start, at):
-        end = text.index("\n", at + 1)
-        yield text[at + len(start) : end].split("\t")
-        at = end
+    while text.startswith(start, end):
+        end = text.index("\n", end + 1)
+    rows = (line.split("\t", 2) for line in text[at + 1 : end].split("\n"))
+    return {constant: columns for _, constant, columns in rows}
 
 
 def _mask(text: str) -> int:

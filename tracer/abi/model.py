@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from tracer.machine import MACHINE
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ class Arch(StrEnum):
     X86_64 = "x86_64"
     I386 = "i386"
     AARCH64 = "aarch64"
+    ARM = "arm"
+    """AArch32, the 32-bit programs of aarch64 kernels (EABI; the older OABI has no compat entry)."""
 
     @property
     def audit(self) -> int:
@@ -30,7 +33,21 @@ class Arch(StrEnum):
     @property
     def bits(self) -> int:
         """Width of an argument register: 32 or 64."""
-        return 32 if self is Arch.I386 else 64
+        return 64 if self in _COMPAT else 32
+
+    @property
+    def compat(self) -> Arch | None:
+        """The architecture of the 32-bit programs of a machine with this one; None for those architectures."""
+        return _COMPAT.get(self)
+
+    @property
+    def has_x32(self) -> bool:
+        """Whether the numbers with X32_BIT are calls of a second convention, x32, which arrives with the same arch."""
+        return self is Arch.X86_64
+
+    def is_x32(self, number: int) -> bool:
+        """Return whether a call with this number (32 bits, unsigned) is an x32 call."""
+        return self.has_x32 and X32_BIT <= number < 2 * X32_BIT
 
     @classmethod
     def from_audit(cls, audit: int) -> Arch | None:
@@ -40,11 +57,18 @@ class Arch(StrEnum):
 
 
 # EM_* | __AUDIT_ARCH_64BIT (0x80000000) | __AUDIT_ARCH_LE (0x40000000): linux/audit.h, linux/elf-em.h
-_AUDIT = {Arch.X86_64: 0xC000003E, Arch.I386: 0x40000003, Arch.AARCH64: 0xC00000B7}
+_AUDIT = {Arch.X86_64: 0xC000003E, Arch.I386: 0x40000003, Arch.AARCH64: 0xC00000B7, Arch.ARM: 0x40000028}
 _BY_AUDIT = {audit: arch for arch, audit in _AUDIT.items()}
+
+_COMPAT = {Arch.X86_64: Arch.I386, Arch.AARCH64: Arch.ARM}
 
 X32_BIT = 0x40000000
 """Set in the number of an x32 call, which arrives with the arch of x86_64 (asm/unistd.h)."""
+
+
+NATIVE, COMPAT = _BY_AUDIT[MACHINE.native.audit], _BY_AUDIT[MACHINE.compat.audit]
+"""The architectures whose programs run on this machine: its own, and that of its 32-bit programs; x86_64 and i386 where nothing
+can be learned or enforced."""
 
 
 class Kind(StrEnum):

@@ -133,7 +133,7 @@ class Table:
         return frozenset(place for place, meanings in columns if len(set(meanings)) > 1)
 
     def newest(self, version: tuple[int, int]) -> int:
-        """Return the greatest call number that Linux `version` has on this architecture.
+        """Return the greatest call number that Linux `version` has on this architecture, apart from private ones.
 
         Raises ValueError for versions that are not in the table (newest.tsv): before 5.1, or newer than it."""
         first, last = self._versions[0][0], self._versions[-1][0]
@@ -143,6 +143,18 @@ class Table:
                 f"which has {first[0]}.{first[1]} to {last[0]}.{last[1]}"
             )
         return max(number for since, number in self._versions if since <= version)
+
+    @cached_property
+    def private(self) -> range:
+        """The numbers of calls that the architecture alone has, in every version and apart from the others: cacheflush."""
+        newest = self.newest(self.versions()[-1])
+        numbers = [number for number in self.by_number if number > newest]
+        return range(min(numbers), max(numbers) + 1) if numbers else range(0)
+
+    def is_newer(self, number: int, version: tuple[int, int]) -> bool:
+        """Return whether a call number is newer than Linux `version`: above its newest, and not private.  Raises ValueError as
+        `newest` does."""
+        return number > self.newest(version) and number not in self.private
 
     def versions(self) -> list[tuple[int, int]]:
         """Return the kernel versions that added calls, oldest first; the last one is the newest version that the table

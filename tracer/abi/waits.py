@@ -20,11 +20,11 @@ NOTIFY: Final = "sd_notify"
 CANDIDATES: Final = (
     "epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6", "_newselect", "accept", "accept4",
     "rt_sigsuspend", "sigsuspend", "rt_sigtimedwait", "pause", "io_getevents", "io_pgetevents", ENTER,
-    NOTIFY,
+    NOTIFY, "ppoll_time64", "pselect6_time64", "rt_sigtimedwait_time64", "io_pgetevents_time64",
 )  # fmt: skip
 ACCEPTS: Final = ("accept", "accept4")
 """The candidates with which a process waits for connections, or takes one."""
-SIGNALS: Final = ("rt_sigsuspend", "sigsuspend", "rt_sigtimedwait", "pause")
+SIGNALS: Final = ("rt_sigsuspend", "sigsuspend", "rt_sigtimedwait", "rt_sigtimedwait_time64", "pause")
 """The candidates with which a process waits for signals alone, as masters do."""
 INPUT: Final = tuple(name for name in CANDIDATES if name not in (*SIGNALS, ENTER, NOTIFY))
 """The candidates with which a process waits for descriptors."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from tracer import linux
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, table
 from tracer.calls import CLONE_UNTRACED, SET_MODE, WRITES, is_readable
 from tracer.kernel import RET_RECORD
 from tracer.named import NamedTuple
@@ -62,12 +62,12 @@ UNSEEN: Final = _encoded(
     ]
 )
 """A filter that stops only the calls that PTRACE_SYSCALL does not show: those through the vsyscall page."""
-_HEAD: Final = ((_LOAD, 0, 0, _ARCH), (_JEQ, 1, 0, Arch.X86_64.audit), (_RET, 0, 0, RET_RECORD))
+_HEAD: Final = ((_LOAD, 0, 0, _ARCH), (_JEQ, 1, 0, NATIVE.audit), (_RET, 0, 0, RET_RECORD))
 """Stops the calls of other architectures."""
 
 
 class Key(NamedTuple):
-    """A set of x86_64 calls: those whose number and registers, as one integer (`tally.Recorder`: `raw`), equal `value` in the
+    """A set of native calls: those whose number and registers, as one integer (`tally.Recorder`: `raw`), equal `value` in the
     bits of `mask`."""
 
     mask: int
@@ -80,7 +80,7 @@ class Key(NamedTuple):
     @property
     def name(self) -> str:
         """The name of the call; "" if no call has this number."""
-        call = table(Arch.X86_64).by_number.get(self.number)
+        call = table(NATIVE).by_number.get(self.number)
         return call.name if call else ""
 
     def argument(self, index: int) -> int:
@@ -105,7 +105,7 @@ class Key(NamedTuple):
 
 
 def allowing_filter(keys: Iterable[Key]) -> bytes:
-    """Return a filter that allows the x86_64 calls in `keys`, and stops all others.  If the filter would be too long, the last
+    """Return a filter that allows the native calls in `keys`, and stops all others.  If the filter would be too long, the last
     keys are left out, so that their calls stop as well.
 
     The keys of a number are compared in their order, so the most frequent calls should come first."""
@@ -148,7 +148,7 @@ def _comparison(key: Key) -> list[_Instruction]:
 
 
 def for_calls_within(spans: Spans, filter_: bytes) -> bytes:
-    """Return `filter_`, limited to calls of x86_64 by instructions in `spans`: it allows all calls by instructions
+    """Return `filter_`, limited to native calls by instructions in `spans`: it allows all calls by instructions
     elsewhere."""
     program: list[_Instruction] = []
     for remaining, (first, last) in zip(reversed(range(len(spans))), spans, strict=True):
@@ -189,7 +189,7 @@ _FAST_OPEN: Final = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 
 
 def may_allow(key: Key, *, opens: bool, writes: bool) -> bool:
-    """Return whether the recorded x86_64 calls of a key may run without a stop.
+    """Return whether the recorded native calls of a key may run without a stop.
 
     `opens`: opening a file for reading may, too, although the file may show affinities (`SharedProcessor`).  `writes`: calls
     that can write to a terminal may, too."""
@@ -219,7 +219,7 @@ def may_write(key: Key) -> bool:
 
 
 def installs_filter(event: Event) -> bool:
-    """Return whether a call of x86_64 requests seccomp for its task: a filter, or strict mode."""
+    """Return whether a call of the native architecture requests seccomp for its task: a filter, or strict mode."""
     name, option = Key(0, event.number).name, event.arguments[0] & _WORD
     return (name == "prctl" and option == linux.PR_SET_SECCOMP) or (name == "seccomp" and option in SET_MODE)
 
@@ -243,7 +243,7 @@ _CODE_BITS: Final = {**dict.fromkeys(("mmap", "mprotect", "pkey_mprotect"), (2, 
 BRINGS_CODE: Final = (
     *_CODE_BITS, "mremap", "personality", "remap_file_pages", "arch_prctl", "modify_ldt", "uselib", "mmap2", "ipc"
 )  # fmt: skip
-"""The calls that may bring code, of x86_64 and i386."""
+"""The calls that may bring code, of all architectures."""
 
 
 def mappings(pid: int) -> list[Mapped]:
@@ -280,9 +280,9 @@ def code_spans(pid: int) -> Spans:
 
 
 def brings_code(event: Event, code: Spans, pid: int) -> bool:
-    """Return whether a call may give the process `pid` code outside of the address ranges `code`.  Always True for i386; the
-    caller asks only about calls in BRINGS_CODE."""
-    if event.arch != Arch.X86_64.audit:
+    """Return whether a call may give the process `pid` code outside of the address ranges `code`.  Always True for
+    calls that are not native; the caller asks only about calls in BRINGS_CODE."""
+    if event.arch != NATIVE.audit:
         return True
     name, (start, length, *_, flags, _, _) = Key(0, event.number).name, event.arguments
     if name == "personality":

@@ -12,17 +12,13 @@ import time
 from typing import Final, Protocol
 
 from tracer import kernel, linux
-from tracer.abi import Arch, table
 from tracer.errors import PtraceError, TracerError
-from tracer.linux import EFLAGS, ORIG_RAX, RAX, RIP
+from tracer.machine import MACHINE
 from tracer.stops import STATUS_SECCOMP, STATUS_SYSCALL
 
-_NUMBERS = {name: table(Arch.X86_64).by_name[name].number for name in ("mmap", "munmap", "rt_sigreturn", "seccomp")}
-_NEVER: Final = frozenset((_NUMBERS["rt_sigreturn"], table(Arch.X86_64).by_name["restart_syscall"].number))
+_NATIVE = MACHINE.native
+_NEVER: Final = frozenset(_NATIVE.numbers[name] for name in ("rt_sigreturn", "restart_syscall"))
 """Calls that are not a program's own, and take more than registers with them."""
-_SYSCALL_INSTRUCTION = b"\x0f\x05"
-_TRAP_FLAG: Final = 1 << 8
-"""In EFLAGS: the program steps through its own instructions, and would notice that one is repeated."""
 _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS = 3, 0x22  # asm-generic/mman-common.h, linux/mman.h
 _FPROG: Final = 16
 """Bytes of struct sock_fprog (linux/filter.h): the number of instructions, and where they are."""
@@ -43,7 +39,7 @@ class Stops(Protocol):
 
 
 class Entry:
-    """The entry of a call of x86_64, at which a task is stopped."""
+    """The entry of a call of the native architecture, at which a task is stopped."""
 
     def __init__(self, tid: int, stops: Stops) -> None:
         """Read the task's registers; `stops` gives its wait statuses.  Raises PtraceError if the task is dying."""
@@ -53,13 +49,14 @@ class Entry:
 
     def is_usual(self) -> bool:
         """Return whether the task can make another call first and then repeat its own, without the program noticing."""
-        at = self._registers[RIP] - len(_SYSCALL_INSTRUCTION)
+        size = len(_NATIVE.instruction)
+        at = self._registers[_NATIVE.ip] - size
         return (
-            self._registers[linux.CS] == linux.USER_CS
-            and self._registers[ORIG_RAX] not in _NEVER
-            and not self._registers[EFLAGS] & _TRAP_FLAG
-            and at % kernel.PAGE < kernel.PAGE - 1
-            and kernel.read_memory(self.tid, at, len(_SYSCALL_INSTRUCTION)) == _SYSCALL_INSTRUCTION
+            MACHINE.convention(self._registers) is _NATIVE
+            and self._registers[_NATIVE.number] not in _NEVER
+            and not MACHINE.is_stepping(self._registers)
+            and at % kernel.PAGE <= kernel.PAGE - size
+            and kernel.read_memory(self.tid, at, size) == _NATIVE.instruction
         )
 
     def call(self, name: str, *arguments: int) -> int | None:
@@ -67,8 +64,8 @@ class Entry:
 
         Raises PtraceError if the task is dying, TracerError if it is not and its registers cannot be restored."""
         changed = list(self._registers)
-        changed[ORIG_RAX] = _NUMBERS[name]
-        for register, value in zip(linux.ARGUMENT_REGISTERS[linux.AUDIT_ARCH_X86_64], arguments, strict=False):
+        changed[_NATIVE.number] = _NATIVE.numbers[name]
+        for register, value in zip(_NATIVE.arguments, arguments, strict=False):
             changed[register] = value
         kernel.set_registers(self.tid, changed)
         status = STATUS_SECCOMP
@@ -77,17 +74,15 @@ class Entry:
         if status != STATUS_SYSCALL:
             self._stops.put_back(self.tid, status)
             return None
-        result = kernel.peek_user(self.tid, RAX)
-        again = list(self._registers)
-        again[RIP] -= len(_SYSCALL_INSTRUCTION)
-        again[RAX], again[ORIG_RAX] = self._registers[ORIG_RAX], (1 << 64) - 1  # not in a call: nothing is restarted
+        result = kernel.registers(self.tid)[_NATIVE.result]
+        again = MACHINE.again(self._registers)
         try:
             kernel.set_registers(self.tid, again)
         except PtraceError as error:
             if error.errno != errno.ESRCH:
                 raise TracerError(f"the registers of a task cannot be restored: {error}", error.call, error.errno) from None
             kernel.set_registers(self.tid, again)
-        return result - (1 << 64) if result >> 63 else result
+        return _NATIVE.signed(result)
 
     def _next_stop(self) -> int:
         """Resume the task up to its next stop, or its end, and return the wait status."""

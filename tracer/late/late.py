@@ -15,7 +15,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from tracer import kernel
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, table
 from tracer.errors import PtraceError
 from tracer.kernel import event_of
 from tracer.late.filter import (
@@ -72,7 +72,7 @@ OPENS: Final = 16
 25 us, and setting the process apart from the tracer's processor, which they then need, a fraction of a millisecond in all."""
 OFTEN: Final = 16
 """If at least one of so many calls opens a file for reading, or writes, those calls may run (`filter.may_allow`)."""
-FILTERING: Final = frozenset(table(Arch.X86_64).by_name[name].number for name in ("prctl", "seccomp"))
+FILTERING: Final = frozenset(table(NATIVE).by_name[name].number for name in ("prctl", "seccomp"))
 """The numbers of the calls with which a program can install a filter."""
 
 
@@ -217,7 +217,7 @@ class Late:
         repeats its own call.  Return True if it makes the other call, or has ended; else False."""
         image = task.image
         event = event_of(info, task.tid)
-        if event.arch != Arch.X86_64.audit or image.barred or task.installing or task.other_filter:
+        if event.arch != NATIVE.audit or image.barred or task.installing or task.other_filter:
             image.budget = LOOK
             return False
         if image.plan is None:

@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tracer import kernel, linux
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, Arch, table
 from tracer.abi.waits import CANDIDATES, ENTER, NOTIFY, calls_of, is_ready
 from tracer.aims import Aims
 from tracer.errors import PtraceError, TracerError
@@ -321,7 +321,7 @@ def _begins(name: str, task: Task, event: Event) -> bool:
         return event.arguments[0] == linux.CALLFENCE_ENTER
     if name != NOTIFY:
         return True
-    arch = Arch.from_audit(event.arch) or Arch.X86_64
+    arch = Arch.from_audit(event.arch) or NATIVE
     is_sendmsg = table(arch).by_number[event.number].name == "sendmsg"
 
     def read(address: int, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Reads the calls on sockets of a stopped task: their arguments, addresses and messages, of x86_64 and i386.
+"""Reads the calls on sockets of a stopped task: their arguments, addresses and messages, of 64-bit and 32-bit programs.
 
 Another thread may change what is read before the kernel reads it: nothing is judged by it, it is only recorded.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from enforcer import kernel as sockets
 from enforcer.hosts.addresses import ECHOES
 from tracer import kernel, linux
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, Arch, table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Call(NamedTuple):
 
 def call_of(task: Task, event: Event) -> Call:
     """Return the call that a task makes by `event`."""
-    arch = Arch.from_audit(event.arch) or Arch.X86_64
+    arch = Arch.from_audit(event.arch) or NATIVE
     name, word = table(arch).by_number[event.number].name, arch.bits // 8
     if name != "socketcall":
         return Call(name.removesuffix("_time64"), event.arguments, word)

@@ -39,7 +39,7 @@ from policygen.files.landlock import named
 from policygen.grants import NONE, QUERY, UNIX, USES
 from policygen.hosts import is_name
 from tracer import kernel
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class HostWatcher:
         self._calls = calls
         for name in ("connect", *SENDING, "socketcall"):
             calls.also_named(name, self._reaches, always=name != "sendto")
-        calls.zeros[table(Arch.X86_64).by_name["sendto"].number] = _TO  # which send(3) has as well
+        calls.zeros[table(NATIVE).by_name["sendto"].number] = _TO  # which send(3) has as well
         for arch, number in numbers(EXITS):
             calls.exits[arch, number] = self._returned
         calls.lapsed = self._lapsed

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from policygen.language.naming import format_value
 from policygen.recording.model import recorded_values
-from tracer.abi import Arch, Kind, table
+from tracer.abi import NATIVE, Arch, Kind, table
 from tracer.errors import UserError
 from tracer.faults import Exhaust, Fail, Fault, Send, Shorten
 from tracer.named import NamedTuple
@@ -312,4 +312,4 @@ def _arguments(event: Event) -> tuple[int | None, ...]:
 
 
 def _calls(audit: int) -> Table:
-    return table(Arch.from_audit(audit) or Arch.X86_64)
+    return table(Arch.from_audit(audit) or NATIVE)

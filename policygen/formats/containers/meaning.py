@@ -26,9 +26,14 @@ from tracer.abi import X32_BIT, Arch, table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-SCMP = {"SCMP_ARCH_X86_64": Arch.X86_64, "SCMP_ARCH_X86": Arch.I386, "SCMP_ARCH_AARCH64": Arch.AARCH64}
+SCMP = {
+    "SCMP_ARCH_X86_64": Arch.X86_64,
+    "SCMP_ARCH_X86": Arch.I386,
+    "SCMP_ARCH_AARCH64": Arch.AARCH64,
+    "SCMP_ARCH_ARM": Arch.ARM,
+}
 X32 = "SCMP_ARCH_X32"
-_GO = {Arch.X86_64: ("amd64",), Arch.I386: ("386", "x86"), Arch.AARCH64: ("arm64",)}
+_GO = {Arch.X86_64: ("amd64",), Arch.I386: ("386", "x86"), Arch.AARCH64: ("arm64",), Arch.ARM: ("arm",)}
 """The names that `includes.arches` and `excludes.arches` use for the machine."""
 _RET = {
     Act.ALLOW: bpf.ret(Action(ActionKind.ALLOW)),
@@ -88,7 +93,7 @@ def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime:
         if patched and rules:
             newer = space.greater(number, constant(max(rules), 32))
             section = space.ite(newer, space.terminal(bpf.ret(ENOSYS)), section)
-        if arch is Arch.X86_64:  # other numbers above that are no calls of any kind
+        if arch.has_x32:  # other numbers above that are no calls of any kind
             x32 = space.and_(
                 space.greater(number, constant(X32_BIT - 1, 32)), space.greater(constant(2 * X32_BIT, 32), number)
             )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from policygen.formats import ImportFormatError
 from policygen.model import MAX_ERRNO
 from policygen.values import frozen
-from tracer.abi import Arch, constants
+from tracer.abi import NATIVE, constants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -223,7 +223,7 @@ def _errno(node: _Node, number: str, name: str) -> int | None:
     named, numbered = node.field(name), node.field(number)
     if not named.value:
         return None if numbered.value is None else numbered.integer(MAX_ERRNO + 1)
-    errno = constants.family("errno", Arch.X86_64).value(named.text())
+    errno = constants.family("errno", NATIVE).value(named.text())
     if errno is None:
         raise named.error(f"{named.value} is no error's name")
     return errno

@@ -22,7 +22,7 @@ from policygen.filter.libseccomp import LibseccompRule, generate
 from policygen.formats import Addition, Direction, ExportError, FormatOptions, Loss
 from policygen.formats.containers.meaning import SCMP, decisions, multiplexed, return_value
 from policygen.formats.containers.profile import Act, Op, Profile, ProfileRule, RegisterComparison
-from policygen.formats.effect import DIRECTIONS, Masked, masked_answers
+from policygen.formats.effect import DIRECTIONS, Masked, machines, masked_answers
 from policygen.language.document import parse
 from policygen.language.naming import format_action
 from policygen.model import ENOSYS, Action, ActionKind, Arm, strictest
@@ -91,6 +91,14 @@ def unsaid(policy: Resolved, profile: Profile, runtime: str) -> Iterator[Loss]:
                 *policy.table, format_action(action), name, format_action(policy.unknown)
             )
             yield from instead(action, [policy.unknown], what)
+    archs = [SCMP[name] for name in profile.architectures]
+    named = {name for rule in profile.rules for name in rule.names}
+    if runtime in ("", "runc") and has_boundary(policy):
+        for arch in archs:
+            if named & {table(arch).by_number[number].name for number in table(arch).private}:
+                why = "its private calls have greater numbers"
+                what = f"calls of {arch} newer than its table get {format_action(policy.default)} with runc: {why}"
+                yield from instead(policy.default, [policy.unknown], what)
     if not runtime:
         what = "it takes effect before the execve: without --runtime it lacks what the runtime itself calls from then on"
         yield Loss(Direction.NARROWER, what)
@@ -103,7 +111,12 @@ def unsaid(policy: Resolved, profile: Profile, runtime: str) -> Iterator[Loss]:
 
 def _newest(policy: Resolved, profile: Profile) -> Iterator[Loss]:
     """Yield the losses of names that runtimes do not know and skip."""
-    unknown = {name for arch in Arch for name, call in table(arch).by_name.items() if call.number > LIBSECCOMP_KNOWS}
+    unknown = {
+        name
+        for calls in map(table, Arch)
+        for name, call in calls.by_name.items()
+        if call.number > LIBSECCOMP_KNOWS and call.number not in calls.private
+    }
     names: defaultdict[tuple[Direction, str], set[str]] = defaultdict(set)
     for rule in profile.rules:
         if (rule.act, rule.errno) == act_of(policy.default):
@@ -148,14 +161,15 @@ class Written:
 
 
 def profile_of(policy: Resolved, options: FormatOptions) -> Written:
-    """Return the policy as a profile, with its losses and additions.  Raises ExportError if it has entries for i386 only, if
-    `options.runtime` is unknown, or if libseccomp would miscompile the profile."""
-    if Arch.I386 in policy.entries and Arch.X86_64 not in policy.entries:
-        raise ExportError("a profile always holds for the machine's own calls, and this policy has only those of i386")
+    """Return the policy as a profile, with its losses and additions.  Raises ExportError if it has entries for 32-bit programs
+    only, if `options.runtime` is unknown, or if libseccomp would miscompile the profile."""
+    if not any(arch.compat for arch in policy.entries):
+        names = " and ".join(policy.entries)
+        raise ExportError(f"a profile always holds for the machine's own calls, and this policy has only those of {names}")
     policy, additions, more = with_own_calls(policy, options.runtime, gaining=not options.no_new_privileges)
     losses = list(more)
     plans: dict[Arch, dict[str, Plan]] = {arch: _plans(policy, arch, losses) for arch in policy.entries}
-    archs = _agreeing(plans, losses)
+    archs = _agreeing(plans, machines(policy, options.arch)[0], losses)
     profile = _profile(policy, plans, archs, options, additions)
     for call in _miscompiled(profile, archs[0], policy):
         losses += _one_action_losses(policy, plans[archs[0]][call], call)
@@ -205,12 +219,11 @@ def with_own_calls(policy: Resolved, runtime: str, *, gaining: bool = True) -> R
     runtimes = sorted({call.runtime for call in own_calls()})
     if runtime not in runtimes:
         raise ExportError(f"no runtime {runtime} is known: there are {', '.join(runtimes)}")
-    arch = next(arch for arch in Arch if arch in policy.entries)
-    entries = dict(policy.entries[arch])
+    sections = {arch: dict(section) for arch, section in policy.entries.items()}
     additions, losses = [], []
-    for own in own_calls():
-        if own.runtime != runtime or (own.when == "gaining" and not gaining):
-            continue
+    wanted = [own for own in own_calls() if own.runtime == runtime and (own.when != "gaining" or gaining)]
+    for arch, own in ((arch, own) for arch in machines(policy) for own in wanted):
+        entries = sections[arch]
         ((number, entry),) = parse(f"arch {arch}\n{own.entry}\n", "runtimes.tsv").policy.entries[arch].items()
         name = table(arch).by_number[number].name
         try:
@@ -222,7 +235,8 @@ def with_own_calls(policy: Resolved, runtime: str, *, gaining: bool = True) -> R
         if joined is not None and joined != entries.get(number):
             entries[number] = joined
             additions.append(Addition(name, f"{runtime} {own.versions} itself, before the program: {own.why}"))
-    return RuntimeAdditions(replace(policy, entries={**policy.entries, arch: entries}), tuple(additions), tuple(losses))
+    unique = tuple(dict.fromkeys(additions)), tuple(dict.fromkeys(losses))
+    return RuntimeAdditions(replace(policy, entries=sections), *unique)
 
 
 # Calls
@@ -253,9 +267,9 @@ def _plan(policy: Resolved, arch: Arch, number: int) -> dict[Action, tuple[Maske
     return plan if len(plan) == len(answers) else None
 
 
-def _agreeing(plans: Plans, losses: list[Loss]) -> tuple[Arch, ...]:
-    """Return the architectures that one list of names can serve: the machine's, and others with the same plans."""
-    first, *others = (arch for arch in Arch if arch in plans)
+def _agreeing(plans: Plans, first: Arch, losses: list[Loss]) -> tuple[Arch, ...]:
+    """Return the architectures that one list of names can serve: `first`, the machine's, and others with the same plans."""
+    others = [arch for arch in Arch if arch in plans and arch is not first]
     agreeing = [first]
     for arch in others:
         shared = [name for name in table(first).by_name if name in table(arch).by_name]

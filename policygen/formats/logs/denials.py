@@ -29,7 +29,7 @@ from policygen.grants import ANY, BARE, USES, bare_line, format_rights, host_lin
 from policygen.language.document import parse
 from policygen.recording.log_records import DENIED, KINDS, VERSION
 from policygen.recording.model import Observation, Recording, Run, recorded_values
-from tracer.abi import Arch, Event, table
+from tracer.abi import NATIVE, Arch, Event, table
 from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _violation(fields: Any, position: str) -> _Violation:
         what = f"event {fields.get('event')!r}, version {fields.get('version')!r}"
         raise ImportFormatError(f"{position}: {what}: is it a log of another program, or of another version of enforce?")
     if fields.get("ungranted") and all(fields.get(name, "") is None for name in _OF_CALLS):
-        fields = fields | {"arch": Arch.X86_64, "number": 0, "arguments": ["0x0"] * 6, "executable": UNKNOWN, "site": UNKNOWN}
+        fields = fields | {"arch": NATIVE, "number": 0, "arguments": ["0x0"] * 6, "executable": UNKNOWN, "site": UNKNOWN}
         return _violation(fields, position)._replace(event=None)
     values: list[Any] = [fields.get(name) for name in (*_OF_CALLS, "count")]
     arch, number, arguments, executable, site, count = values
@@ -405,7 +405,7 @@ def _call(fields: dict[str, str], position: str) -> tuple[int, int]:
     audit_arch = named.audit if named else int(arch, 16)
     if re.fullmatch(r"-?\d{1,10}", syscall):
         return audit_arch, int(syscall) & _WORD
-    calls = table(named or Arch.from_audit(audit_arch) or Arch.X86_64).by_name
+    calls = table(named or Arch.from_audit(audit_arch) or NATIVE).by_name
     if syscall not in calls:
         raise ImportFormatError(f"{position}: syscall={syscall} is no call")
     return audit_arch, calls[syscall].number

@@ -17,6 +17,7 @@ from policygen.formats.logs.strace_call import (
     SyntaxProblem,
     UnreadableError,
     event,
+    name_of,
     parse,
     split,
     unquoted,
@@ -47,7 +48,6 @@ _ENDED = re.compile(r"\+\+\+ (?:exited with (\d{1,3})|killed by (SIG\w+)(?: \(co
 _MODE = re.compile(r"\[ Process PID=(\d{1,10}) runs in (\S+)(?: bit)? mode\. \]")
 _RESUMED = re.compile(r"<\.\.\. (\w+|\?\?\?) resumed>\s?")
 _UNFINISHED = "<unfinished ...>"
-_ARCHES = {"64": Arch.X86_64, "32": Arch.I386}
 _FORKS = ("clone", "clone3", "fork", "vfork")
 _PORT = re.compile(r"\{sa_family=AF_INET6?,.*sin6?_port=htons\((\d+)\)")
 _NUMBER = re.compile(r"\d+")
@@ -81,6 +81,8 @@ class _Log:
     def __init__(self, filename: str, arch: Arch) -> None:
         self._filename = filename
         self._arch = arch
+        machine = next(one for one in Arch if arch in (one, one.compat))
+        self._modes = {"64": machine, "32": machine.compat}
         self._arches: dict[int, Arch | None] = {}
         """Architectures of processes that are not of the machine's; None for x32."""
         self._begun: dict[int, tuple[int, str]] = {}
@@ -130,7 +132,7 @@ class _Log:
         if ended := _ENDED.fullmatch(text):
             self._ended(pid, number, ended)
         elif mode := _MODE.fullmatch(text):
-            self._arches[int(mode[1]) if prefix["pid"] or prefix["terminal"] else pid] = _ARCHES.get(mode[2])
+            self._arches[int(mode[1]) if prefix["pid"] or prefix["terminal"] else pid] = self._modes.get(mode[2])
         elif resumed := _RESUMED.match(text):
             begun = self._begun.pop(pid, None)
             if begun is None:
@@ -205,7 +207,7 @@ class _Log:
     def _check_arch(self, call: StraceCall, arch: Arch | None, position: str) -> None:
         """Raise ImportFormatError for a call of another architecture: with -o alone, strace does not say which processes are
         32-bit ones, and most calls have the same name in both."""
-        if arch is None or call.name in table(arch).by_name:
+        if arch is None or name_of(call.name, arch) in table(arch).by_name:
             return
         for other in Arch:
             if call.name in table(other).by_name:

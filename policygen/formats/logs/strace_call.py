@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from policygen.values import frozen
+from policygen.values import frozen, replace
 from tracer.abi import Arch, Event, constants, table
 from tracer.errors import UserError
 
@@ -68,12 +68,16 @@ _PLACES: Mapping[str, tuple[int, ...]] = {
     "pwritev": (0, 1, 2),
     "preadv2": (0, 1, 2, -1, 5),
     "pwritev2": (0, 1, 2, -1, 5),
-    **dict.fromkeys(("pread64", "pwrite64"), (0, 1, 2)),  # from here on i386's, where 64 bits take two registers
+    **dict.fromkeys(("pread64", "pwrite64"), (0, 1, 2)),  # from here on those of 32 bits, where 64 bits take two registers
     **dict.fromkeys(("fallocate", "fanotify_mark"), (0, 1)),
     **dict.fromkeys(("truncate64", "ftruncate64", "readahead", "fadvise64", "fadvise64_64", "sync_file_range"), (0,)),
     "_llseek": (0, -1, 3, 4),
+    "arm_fadvise64_64": (0, -1, -1, 1),
+    "arm_sync_file_range": (0, 1),
 }
 """The registers of the printed arguments, for calls where these are not the first ones; -1: no register."""
+_ALIASES = {"fadvise64_64": "arm_fadvise64_64", "sync_file_range2": "arm_sync_file_range"}
+"""Names that strace has for calls of arm -> the kernel's."""
 _IN_BYTES = {"mmap2": 5}
 """An argument that strace prints in another unit than the kernel's."""
 _MULTIPLEXED = re.compile(
@@ -223,11 +227,17 @@ def parse(text: str, *, is_whole: bool = True) -> StraceCall:
     return StraceCall(name[1], tuple(part for _, part in parts), integer(tail[1] or "?"), " ENOSYS" in tail[0])
 
 
+def name_of(name: str, arch: Arch) -> str:
+    """Return the kernel's name of a call on an architecture, where strace has another one."""
+    return name if name in table(arch).by_name else _ALIASES.get(name, name)
+
+
 def event(call: StraceCall, arch: Arch) -> tuple[Event, frozenset[int]]:
     """Return the call as an event, and the indexes of the registers whose values are not printed (0 in the event).
 
     Raises UnreadableError if a policy would constrain such a register, or the call is not known."""
     calls = table(arch)
+    call = replace(call, name=name_of(call.name, arch))
     if named := calls.by_name.get(call.name):
         number = named.number
     elif numbered := _UNKNOWN_CALL.fullmatch(call.name):

@@ -40,3 +40,14 @@ def test_learned_rules_come_before_what_is_implied(tmp_path: Path, capsys: pytes
     assert lines[0] == "openat: flags == O_RDONLY"
     assert next(line.split(":")[0] for line in lines if line.startswith("  ")) == "  no recorded run needed it"
     assert any(line.startswith("  implied 1: ") for line in lines[2:])
+
+
+def test_bits_that_only_restrict_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "it.policy").write_text("implied 1\narch aarch64\nmprotect: prot == PROT_READ|PROT_EXEC\n")
+    call = "mprotect(start=0, len=4096, prot=PROT_READ|PROT_EXEC|PROT_BTI)"
+    assert why.main([str(tmp_path / "it.policy"), call]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  the policy says: allow",
+        "  mprotect: prot == PROT_READ|PROT_EXEC",
+        "    implied 1: PROT_BTI as well, which only restricts what the call does",
+    ]

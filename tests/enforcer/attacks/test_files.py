@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from enforcer.kernel import landlock_abi
+from tracer.abi import COMPAT, NATIVE
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
-BOTH = "default allow\narch x86_64\narch i386\n"
+BOTH = f"default allow\narch {NATIVE}\narch {COMPAT}\n"
 STATIC32 = ("-static", "-m32")
 DEVICES = ("/dev/full", "/dev/zero")
 

@@ -22,7 +22,7 @@ import pytest
 from enforcer.confinement import SINCE
 from enforcer.kernel import landlock_abi
 from tests.enforcer.attacks.reach import reach
-from tracer.abi import Arch, table
+from tracer.abi import COMPAT, NATIVE, Arch, table
 
 pytestmark = pytest.mark.skipif(landlock_abi() < SINCE, reason="needs Landlock's ABI 6 (Linux 6.12)")
 HERE = Path(__file__).parent / "reach"
@@ -226,7 +226,7 @@ def test_listening_on_anything_else(place):
 
 def test_listening_by_calls_of_i386(place):
     """Of a descriptor that is the process's, whichever call made it."""
-    place.policy("default allow\narch x86_64\ntcp bind: 1-65535\narch i386\n")
+    place.policy(f"default allow\narch {NATIVE}\ntcp bind: 1-65535\narch {COMPAT}\n")
     done = place.enforce("-p", "calls.policy", place.calls(), "41,2,1,0", "i363,3,1", "i363,-1,1", "50,3,1")
     assert done.stdout == "3\n-13\n-9\n-13\n", done.stderr
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from enforcer.kernel import landlock_abi
+from tests.enforcer.conftest import wait_until
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 EVERY_CALL = "default allow\n"
@@ -128,6 +129,7 @@ def test_without_the_option_nothing_is_told(run):
 def test_a_log_has_denied_files_without_being_asked_to(run, place):
     done = run("path ./data: read", "read:data/a", "read:other/a", options=("--log", "log"))
     assert (done.stdout, done.stderr) == ("ok\nEACCES\n", "")
+    place.wait_for_helpers()
     (record,) = place.denials()
     assert record["ungranted"] == ["path ./other/a: read"]
 
@@ -139,7 +141,9 @@ def test_a_log_has_them_for_an_unprivileged_user(program, nobody):
     command = [*nobody.python, "-c", START, "-p", "it.policy", "--log", "log", copy, "read:key"]
     done = subprocess.run(command, cwd=nobody.folder, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("EACCES\n", "")
-    records = [json.loads(line) for line in (nobody.folder / "log").read_text().splitlines()]
+    log = nobody.folder / "log"
+    wait_until(lambda: '"event": "end"' in log.read_text())
+    records = [json.loads(line) for line in log.read_text().splitlines()]
     assert [record["ungranted"] for record in records if record["event"] == "denied"] == [["path ./key: read"]]
 
 

@@ -58,9 +58,9 @@ class Network:
         network = [sys.executable, NETWORK, json.dumps(NAMES)]
         return self._commands.plain([*network, *command], self.folder)
 
-    def enforced(self, lines: Sequence[str], *command: str | Path, flags: Sequence[str] = (), i386: bool = False) -> Ran:
+    def enforced(self, lines: Sequence[str], *command: str | Path, flags: Sequence[str] = (), compat: bool = False) -> Ran:
         file = self.folder / "it.policy"
-        file.write_text(allowing_all(*lines, i386=i386))
+        file.write_text(allowing_all(*lines, compat=compat))
         self.log.unlink(missing_ok=True)
         ran = self.plain(*self._commands.enforcing(file, self.log, *flags), *command)
         violations = self._commands.violations(self.log)
@@ -79,8 +79,8 @@ def talks(compile_c: Callable[..., Path]) -> Path:
     return compile_c(TALKS, "-pthread")
 
 
-@pytest.fixture(params=["glibc", "musl", "i386"])
+@pytest.fixture(params=["glibc", "musl", "32 bits"])
 def any_talks(request: pytest.FixtureRequest, compile_c: Callable[..., Path]) -> Path:
-    options: dict[str, Any] = {"glibc": {}, "musl": {"compiler": "musl-gcc"}, "i386": {}}[request.param]
-    flags = {"glibc": ["-pthread"], "musl": ["-static"], "i386": ["-m32", "-pthread"]}[request.param]
+    options: dict[str, Any] = {"glibc": {}, "musl": {"compiler": "musl-gcc"}, "32 bits": {}}[request.param]
+    flags = {"glibc": ["-pthread"], "musl": ["-static"], "32 bits": ["-m32", "-pthread"]}[request.param]
     return compile_c(TALKS, *flags, **options)

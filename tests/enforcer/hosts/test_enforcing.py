@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import allowing_all
 
+from tracer.abi import NATIVE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -66,12 +68,12 @@ def each(program: Path, commands: Iterable[str]) -> list[str]:
 
 
 def test_what_has_a_line_is_reached(any_talks: Path, network: Network) -> None:
-    ran = network.enforced(GRANTED, *each(any_talks, REACHED), i386=True)
+    ran = network.enforced(GRANTED, *each(any_talks, REACHED), compat=True)
     assert (ran.stdout.split(), ran.violations) == (["0"] * len(REACHED), []), ran.stderr
 
 
 def test_what_has_no_line_is_denied_and_explained(any_talks: Path, network: Network) -> None:
-    ran = network.enforced(GRANTED, *each(any_talks, DENIED), i386=True)
+    ran = network.enforced(GRANTED, *each(any_talks, DENIED), compat=True)
     assert "0" not in ran.stdout.split()
     assert {*DENIED.values()} <= {*ran.ungranted}
     assert all(violation["allow"][0]["line"] in violation["ungranted"] for violation in ran.violations)
@@ -218,7 +220,7 @@ def test_without_landlock_ports_the_helper_judges_them(network: Network) -> None
     for name in ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"):
         text = text.replace(f"\n{name}: allow", f"\n{name}: errno ENOSYS")
     text = text.replace("\nioctl: allow", "\nioctl: cmd == SECCOMP_IOCTL_NOTIF_RECV || cmd != 0")
-    outer.write_text(text.replace("\narch x86_64", "\narch x86_64\nscope none"))
+    outer.write_text(text.replace(f"\narch {NATIVE}", f"\narch {NATIVE}\nscope none"))
     inner.write_text(allowing_all("scope none", "tcp connect: 8080"))
     enforce = Path(sys.executable).with_name("enforce")
     script = (

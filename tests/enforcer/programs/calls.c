@@ -6,11 +6,29 @@
 #if defined(__i386__)
 enum { READ = 3, WRITE = 4, EXIT_GROUP = 252 };
 __asm__(".globl _start\n_start: mov %esp, %eax\n push %eax\n call start\n");
+#elif defined(__aarch64__)
+enum { READ = 63, WRITE = 64, EXIT_GROUP = 94 };
+__asm__(".globl _start\n_start: mov x0, sp\n bl start\n");
 #else
 enum { READ = 0, WRITE = 1, EXIT_GROUP = 231 };
 __asm__(".globl _start\n_start: mov %rsp, %rdi\n and $-16, %rsp\n call start\n");
 #endif
 
+#ifdef __aarch64__
+static long call(const long *a)
+{
+    register long x0 __asm__("x0") = a[1], x1 __asm__("x1") = a[2], x2 __asm__("x2") = a[3], x3 __asm__("x3") = a[4];
+    register long x4 __asm__("x4") = a[5], x5 __asm__("x5") = a[6], x8 __asm__("x8") = a[0];
+    __asm__ volatile("svc #0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5), "r"(x8) : "memory");
+    return x0;
+}
+
+static long compat(const long *a) /* there is no such call */
+{
+    (void)a;
+    return -38;
+}
+#else
 static long compat(const long *a)
 {
     long result;
@@ -38,6 +56,7 @@ static long call(const long *a)
     return result;
 #endif
 }
+#endif
 
 static long number(const char **text)
 {

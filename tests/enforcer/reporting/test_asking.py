@@ -159,7 +159,7 @@ def test_what_a_policy_denies_explicitly_is_not_asked(place: Workplace, answerer
 def test_a_time_out_is_no(place: Workplace, answerer: Answerer) -> None:
     place.policy(ERRNO)
     began = time.monotonic()
-    process = ask(place, "--ask-timeout", "0.5", place.calls(), "110", "110")
+    process = ask(place, "--ask-timeout", "0.5", place.calls(), "110", "110", "wait")
     question = answerer.message()
     assert question["timeout"] == 0.5
     assert answerer.message() == {"version": 1, "type": "expired", "id": 1}

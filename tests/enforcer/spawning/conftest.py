@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tracer.abi import NATIVE
+
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = Path(sys.executable).parent
 HERE = Path(__file__).parent
-ALLOWED = "callfence 1\narch x86_64\ntable 6.18\ndefault allow\nscope none\n"
+ALLOWED = f"callfence 1\narch {NATIVE}\ntable 6.18\ndefault allow\nscope none\n"
 SECONDS = 60
 CAPTURED = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": SECONDS}
 

@@ -11,7 +11,9 @@ import subprocess
 import pytest
 from calls import allowing_all
 
-HEAD = "callfence 1\narch x86_64\ntable 6.18\n"
+from tracer.abi import NATIVE
+
+HEAD = f"callfence 1\narch {NATIVE}\ntable 6.18\n"
 
 
 def without(*calls, lines=(), default="kill"):

@@ -8,7 +8,11 @@
 
 int main(int argc, char **argv)
 {
+#ifdef __aarch64__
+    const unsigned code[] = {0xd2800348, 0xd4000001, 0xd65f03c0}; /* mov x8, #SYS_inotify_init1; svc #0; ret */
+#else
     const unsigned char code[] = {0xb8, 253, 0, 0, 0, 0x0f, 0x05, 0xc3}; /* mov $SYS_inotify_init,%eax; syscall; ret */
+#endif
     int file = argc > 1 ? open(argv[1], O_RDWR | O_CREAT | O_TRUNC, 0700) : -1;
     if (file < 0 || ftruncate(file, 1 << 20) != 0)
         return 2;
@@ -28,6 +32,7 @@ int main(int argc, char **argv)
     memcpy(at + 2048, code, sizeof code);
     if (ftruncate(file, 4096) != 0)
         return 4;
-    ((int (*)(void))(at + 2048))();
+    __builtin___clear_cache(at + 2048, at + 2048 + sizeof code);
+    ((int (*)(int))(at + 2048))(0);
     return 0;
 }

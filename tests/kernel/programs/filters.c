@@ -71,12 +71,18 @@ static void killing_a_thread(void) {
     CHECK(syscall(SYS_getpriority, 0, 0) > 0);
 }
 
+#ifdef __aarch64__
+#define NATIVE AUDIT_ARCH_AARCH64
+#else
+#define NATIVE AUDIT_ARCH_X86_64
+#endif
+
 static volatile int traps;
 
 static void trapped(int signum, siginfo_t *info, void *context) {
     (void)context;
     CHECK(signum == SIGSYS && info->si_code == 1 && info->si_syscall == SYS_getpriority);
-    CHECK(info->si_arch == AUDIT_ARCH_X86_64 && info->si_errno == 55);
+    CHECK(info->si_arch == NATIVE && info->si_errno == 55);
     traps++;
 }
 

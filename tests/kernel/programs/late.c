@@ -294,6 +294,19 @@ static void own_filter(void) {
     rare(1);
 }
 
+#ifdef __aarch64__
+/* A call keeps all registers but x0. */
+static void registers(void) {
+    for (long i = 0; i < TURNS; i++) {
+        register long x0 __asm__("x0") = i, x1 __asm__("x1") = i + 1, x2 __asm__("x2") = i + 2, x7 __asm__("x7") = i + 7;
+        register long x8 __asm__("x8") = SYS_getppid, x16 __asm__("x16") = ~i, x17 __asm__("x17") = i << 32;
+        __asm__ volatile("svc #0" : "+r"(x0), "+r"(x1), "+r"(x2), "+r"(x7), "+r"(x8), "+r"(x16), "+r"(x17) : : "memory");
+        long found[] = {x0, x1, x2, x7, x8, x16, x17};
+        CHECK(found[0] == getppid() && found[1] == i + 1 && found[2] == i + 2 && found[3] == i + 7);
+        CHECK(found[4] == SYS_getppid && found[5] == ~i && found[6] == i << 32);
+    }
+}
+#else
 /* A call keeps all registers but rax, rcx and r11. */
 static void registers(void) {
     for (long i = 0; i < TURNS; i++) {
@@ -308,6 +321,7 @@ static void registers(void) {
         CHECK(b == i && twelve == ~i && thirteen == i << 32);
     }
 }
+#endif
 
 /* Processes of one executable, of which the first one starts another. */
 static void start(char *file, char *check, char *argument) {

@@ -14,6 +14,15 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+static void unlink_at(long address)
+{
+#ifdef SYS_unlink
+    syscall(SYS_unlink, address);
+#else
+    syscall(SYS_unlinkat, AT_FDCWD, address, 0);
+#endif
+}
+
 static void addresses(void)
 {
     int fd = socket(AF_INET, SOCK_DGRAM, 0);
@@ -46,8 +55,8 @@ static void paths(void)
     unlink(first);
     memcpy(page + 4096 - 5, "/gone", 5); /* no NUL before memory ends */
     unlink(page + 4096 - 5);
-    syscall(SYS_unlink, 8);
-    syscall(SYS_unlink, -8L);
+    unlink_at(8);
+    unlink_at(-8L);
     unlink("/bad\033[31m\n\"name\xff*");
     memset(longest, 'x', 8192);
     longest[0] = '/';
@@ -82,7 +91,7 @@ int main(int argc, char **argv)
     for (int i = 0; argc > 1 && i < atoi(argv[1]); i++) {
         char name[64];
         snprintf(name, sizeof name, "/sys/nonexistent/name%d", i);
-        syscall(SYS_unlink, name);
+        unlink_at((long)name);
     }
     if (argc == 1) {
         addresses();

@@ -66,11 +66,29 @@ static void rt_order(void) {
     }
 }
 
+static sigjmp_buf back;
+
+static void jump(int signum, siginfo_t *info, void *context) {
+    note(signum, info, context);
+    siglongjmp(back, 1);
+}
+
 static void int3(void) {
+#ifdef __aarch64__
+    struct sigaction action = {.sa_sigaction = jump, .sa_flags = SA_SIGINFO};
+    CHECK(sigaction(SIGTRAP, &action, NULL) == 0);
+#else
     handle(SIGTRAP, 0);
+#endif
     for (int i = 1; i <= 3; i++) {
+#ifdef __aarch64__
+        if (sigsetjmp(back, 1) == 0)
+            __asm__ volatile("brk #0"); /* the signal's handler would return to it */
+        CHECK(count == i && last_code == TRAP_BRKPT);
+#else
         __asm__ volatile("int3");
         CHECK(count == i && last_code == SI_KERNEL);
+#endif
     }
 }
 
@@ -80,13 +98,6 @@ static void single_step(void) {
     __asm__ volatile("pushfq; orq $0x100, (%%rsp); popfq; nop; nop; pushfq; andq $~0x100, (%%rsp); popfq" ::: "cc", "memory");
     CHECK(count >= 4 && last_code == TRAP_TRACE);
 #endif
-}
-
-static sigjmp_buf back;
-
-static void jump(int signum, siginfo_t *info, void *context) {
-    note(signum, info, context);
-    siglongjmp(back, 1);
 }
 
 static void fault(int signum, int code, void *address, void (*cause)(void *)) {
@@ -104,7 +115,14 @@ static void fault(int signum, int code, void *address, void (*cause)(void *)) {
 }
 
 static void write_to(void *address) { *(volatile char *)address = 1; }
-static void undefined(void *address) { (void)address; __asm__ volatile("ud2"); }
+#ifdef __aarch64__
+#define UNDEFINED "udf #0"
+#define ILLEGAL ILL_ILLOPC
+#else
+#define UNDEFINED "ud2"
+#define ILLEGAL ILL_ILLOPN
+#endif
+static void undefined(void *address) { (void)address; __asm__ volatile(UNDEFINED); }
 static void divide(void *address) {
     (void)address;
     volatile int zero = 0;
@@ -120,8 +138,10 @@ static void faults(void) {
     munmap(gone, 4096);
     fault(SIGSEGV, SEGV_ACCERR, page + 5, write_to);
     fault(SIGSEGV, SEGV_MAPERR, gone + 7, write_to);
-    fault(SIGILL, ILL_ILLOPN, NULL, undefined);
+    fault(SIGILL, ILLEGAL, NULL, undefined);
+#ifndef __aarch64__ /* where a division by zero is 0 */
     fault(SIGFPE, FPE_INTDIV, NULL, divide);
+#endif
     if (behind != MAP_FAILED) {
         fault(SIGBUS, BUS_ADRERR, behind, write_to);
     }

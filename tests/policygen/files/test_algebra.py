@@ -8,10 +8,10 @@ from functools import reduce
 from ipaddress import ip_network
 
 from hypothesis import given, settings, strategies as st
+from texts import parse
 
 from policygen.files import algebra
 from policygen.grants import ALL, ANY_PORT, BARE, NOT_CONFINED, NOTHING, Files, Right, format_ports, ranges, single, written
-from policygen.language.document import parse
 from policygen.paths import folders
 from policygen.values import replace
 

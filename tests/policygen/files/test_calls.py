@@ -8,7 +8,7 @@ import pytest
 
 from policygen.files.calls import PATH_CALLS, File, Need, Pair, Wanted, address, needs, numbers, wanted
 from policygen.grants import NOTHING, Right
-from tracer.abi import Arch, table
+from tracer.abi import COMPAT, NATIVE, table
 
 HERE = -100
 R, W, C, X, D = Right.READ, Right.WRITE, Right.CREATE, Right.EXECUTE, Right.REMOVE
@@ -70,7 +70,8 @@ def test_a_folder_that_is_opened_to_read_it_is_listed(flags, rights):
 
 
 def test_every_row_is_a_call():
-    assert numbers(PATH_CALLS)[Arch.X86_64.audit, table(Arch.X86_64).by_name["openat"].number] == "openat"
+    for arch in (NATIVE, COMPAT):
+        assert numbers(PATH_CALLS)[arch.audit, table(arch).by_name["openat"].number] == "openat"
     assert {*numbers(PATH_CALLS).values()} == {*PATH_CALLS}
     for name in PATH_CALLS:
         wanted(name, (0,) * 6, lambda at, length: bytes(length))

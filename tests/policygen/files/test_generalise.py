@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from texts import parse
 
 from policygen.files.algebra import differences, granted, united
 from policygen.files.generalise import added, begun, learned, rights_of, stores, trees
 from policygen.files.made import MADE, fewest, movable
 from policygen.grants import NOT_CONFINED, Files, Right, single
-from policygen.language.document import parse
 
 
 def run(*lines):

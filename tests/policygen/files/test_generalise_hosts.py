@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from texts import parse
 
 from policygen.files.generalise import added, begun, beside_hosts, learned
 from policygen.files.generalise_hosts import connects_by_host, lacks, learned_sockets, suffixes
 from policygen.grants import NOT_CONFINED, Files, written
-from policygen.language.document import parse
 
 NONE = (("udp send", "none", ""), ("unix connect", "none", ""), ("dns query", "none", ""))
 

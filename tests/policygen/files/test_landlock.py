@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from texts import parse
 
 from policygen.files import landlock
 from policygen.files.landlock import Ruleset, decode, downgrade, encode
 from policygen.files.ruleset import access, ruleset
 from policygen.grants import ALL, NOTHING, Files, Right
-from policygen.language.document import parse
 from policygen.model import Arm, Policy
 
 HEADER = Path("/usr/include/linux/landlock.h")

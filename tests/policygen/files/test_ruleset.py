@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from texts import parse
 
 from policygen.files.landlock import TRUNCATE, decode, downgrade, encode
 from policygen.files.ruleset import kept_by_the_filter, ruleset, unconfined
-from policygen.language.document import parse
 from policygen.model import Arm
 from policygen.values import replace
 

@@ -14,13 +14,13 @@ import strategies
 from calls import event
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, reject, settings, strategies as st
+from texts import parse
 
 from policygen.evaluate import answer, evaluate
 from policygen.filter import bpf, compile as compiler, libseccomp
 from policygen.filter.compile import CompileError, WrongFilterError, compile_policy
 from policygen.filter.verify import reported, verify
 from policygen.implied.resolve import resolved
-from policygen.language.document import parse
 from policygen.model import (
     ALLOW,
     ENOSYS,

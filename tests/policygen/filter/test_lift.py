@@ -11,6 +11,7 @@ import strategies
 from examples import EXAMPLES
 from filters import HIGH, IS_7, LOW, dup_filter
 from hypothesis import HealthCheck, given, settings, strategies as st
+from texts import parse
 
 from policygen.comparing import Verdict, compare
 from policygen.filter import bpf
@@ -18,7 +19,7 @@ from policygen.filter.bpf import Instruction
 from policygen.filter.compile import CompileError, compile_policy
 from policygen.filter.lift import lift
 from policygen.filter.verify import verify
-from policygen.language.document import new_document, parse, parse_file
+from policygen.language.document import new_document, parse_file
 from policygen.language.naming import format_entry
 from policygen.sets import region
 from policygen.sets.algebra import FALSE

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from texts import parse
 
 from policygen.filter.listener import expects_listener
-from policygen.language.document import parse
 
 FILTER = "seccomp: op == SECCOMP_SET_MODE_FILTER && flags in SECCOMP_FILTER_FLAG_TSYNC|SECCOMP_FILTER_FLAG_NEW_LISTENER"
 RECEIVE = "ioctl: cmd == TCGETS || cmd == SECCOMP_IOCTL_NOTIF_RECV"

@@ -9,11 +9,12 @@ import pytest
 import strategies
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, reject, settings
+from texts import parse
 
 from policygen.filter.bpf import MAX_INSTRUCTIONS
 from policygen.filter.compile import CompileError, compile_policy
 from policygen.filter.room import most_instructions, surely_fits
-from policygen.language.document import parse, parse_file
+from policygen.language.document import parse_file
 
 if TYPE_CHECKING:
     from policygen.model import Policy

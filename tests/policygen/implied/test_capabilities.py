@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from calls import event
+from texts import parse
 
 from policygen.evaluate import evaluate
 from policygen.implied.resolve import granted, least, witnessed
 from policygen.implied.tables import capabilities
-from policygen.language.document import parse
 from policygen.learning import generate as generating
 from policygen.learning.extend import Options
 from policygen.model import Policy, alternatives

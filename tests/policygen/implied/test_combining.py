@@ -7,10 +7,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from texts import parse
 
 from policygen.comparing import Change, compare, reduce
 from policygen.implied.resolve import narrowed, resolved
-from policygen.language.document import parse
 from policygen.language.normal import normal
 from policygen.lint.findings import lint
 from policygen.merging import merge_documents, unite

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 from calls import event
+from texts import parse
 
 from policygen.evaluate import evaluate
-from policygen.language.document import parse
 from tracer.abi import Arch
 
 READS = "openat: flags == O_RDONLY"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import event
 from hypothesis import given, settings, strategies as st
+from texts import parse
 
 from policygen.comparing import compare
 from policygen.evaluate import evaluate
 from policygen.implied.resolve import granted
-from policygen.language.document import Document, parse
 from policygen.learning.beyond import unimplied
 from policygen.learning.extend import Options
 from policygen.learning.generate import Generated, generate
@@ -20,6 +20,7 @@ from policygen.recording.fold import Aggregator
 from tracer.abi import Arch
 
 if TYPE_CHECKING:
+    from policygen.language.document import Document
     from policygen.recording.model import Observation
 
 CALLS = (

@@ -7,6 +7,7 @@ from calls import event
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import actions, entries, events
+from texts import parse
 
 from policygen.comparing import compare
 from policygen.evaluate import evaluate
@@ -15,7 +16,7 @@ from policygen.filter.verify import verify
 from policygen.holds import holds
 from policygen.implied.resolve import granted, resolved, tidy
 from policygen.implied.tables import capabilities, rows
-from policygen.language.document import PolicyError, parse
+from policygen.language.document import PolicyError
 from policygen.language.naming import format_action
 from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy
 from policygen.values import replace

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from calls import event
+from texts import parse
 
 from policygen.implied.resolve import resolved
-from policygen.implied.tables import lines, read_entries, unavailable, unavailable_entries
-from policygen.language.document import parse
+from policygen.implied.tables import lines, stated_call, stated_entry, unavailable, unavailable_cells
 from policygen.model import ActionKind, Always
 from policygen.sets.algebra import FALSE
 from policygen.sets.region import space, to_bdd
@@ -25,18 +25,19 @@ def test_every_row_has_two_cells_and_is_there_once() -> None:
 @pytest.mark.parametrize("arch", Arch)
 def test_every_row_fails_a_call_of_some_architecture(arch: Arch) -> None:
     for call, _ in ROWS:
-        (read,) = read_entries(arch, [call])
-        assert (read is not None) == (call.partition(":")[0] in table(arch).by_name), call
-        assert read is None or (read[1].action.kind is ActionKind.ERRNO and read[1].otherwise is None)
+        is_stated = stated_call(arch, call) is not None
+        assert is_stated == (call.partition(":")[0] in table(arch).by_name), call
+        entry = stated_entry(arch, call) if is_stated else None
+        assert entry is None or (entry.action.kind is ActionKind.ERRNO and entry.otherwise is None)
 
 
 @pytest.mark.parametrize("arch", Arch)
 def test_no_row_is_about_calls_that_the_set_allows(arch: Arch) -> None:
     """It would never be asked."""
     allowed = resolved(parse(f"arch {arch}\nimplied 1\n").policy).written().entries[arch]
-    for number, found in unavailable_entries(arch).items():
+    for number, found in unavailable_cells(arch).items():
         implied = allowed.get(number)
-        for one in found:
+        for one in (stated_entry(arch, cell) for cell in found):
             sets, arguments = space(), table(arch).by_number[number].arguments
             mine = to_bdd(sets, one.expression, arguments)
             other = to_bdd(sets, implied.expression, arguments) if implied else FALSE

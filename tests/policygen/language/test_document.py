@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import strategies
 from hypothesis import given, settings, strategies as st
+from texts import parse, parse_file
 
-from policygen.language.document import Document, PolicyError, new_document, parse, parse_file
+from policygen.language.document import Document, PolicyError, new_document
 from policygen.model import Policy
 from tracer.abi import Arch, table
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from calls import event
+from texts import parse
 
-from policygen.language.document import parse
 from policygen.language.naming import format_action, format_call, format_entry, format_expression
 from policygen.model import ALLOW, KILL, Action, ActionKind, Condition, Operator
 from tracer.abi import X32_BIT, Arch, Event, table
@@ -61,7 +61,7 @@ def test_call(shown: str, expected: str) -> None:
         (Event(Arch.X86_64.audit, X32_BIT | 520), "x32 syscall 520(0x0, 0x0, 0x0, 0x0, 0x0, 0x0)"),
         (Event(Arch.X86_64.audit, 100000, (1, 255, 0, 0, 0, 0)), "syscall 100000(0x1, 0xff, 0x0, 0x0, 0x0, 0x0)"),
         (Event(Arch.X86_64.audit, 0xFFFFFFFF), "syscall -1(0x0, 0x0, 0x0, 0x0, 0x0, 0x0)"),
-        (Event(0x40000028, 4), "syscall 4 of architecture 0x40000028(0x0, 0x0, 0x0, 0x0, 0x0, 0x0)"),
+        (Event(0x40000008, 4), "syscall 4 of architecture 0x40000008(0x0, 0x0, 0x0, 0x0, 0x0, 0x0)"),
     ],
 )
 def test_call_without_a_name(event: Event, expected: str) -> None:

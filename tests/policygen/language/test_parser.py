@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from texts import parse
 
-from policygen.language.document import PolicyError, parse
+from policygen.language.document import PolicyError
 from policygen.language.expressions import MAX_DEPTH
 from policygen.language.naming import format_entry
 from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Arm, Condition, Entry, Operator, Policy

@@ -3,9 +3,10 @@
 import pytest
 import strategies
 from hypothesis import HealthCheck, given, settings, strategies as st
+from texts import parse
 
 from policygen.evaluate import evaluate
-from policygen.language.document import Document, parse
+from policygen.language.document import Document
 from policygen.language.normal import normal
 from policygen.language.operands import operands
 from policygen.model import BITWISE, And, Condition, Entry, Expression, Operator, Or, Policy

@@ -6,10 +6,10 @@ import time
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from texts import parse
 
 from policygen.errors import PolicyError
 from policygen.grants import NOTHING, Files, Right
-from policygen.language.document import parse
 from policygen.paths import PathError, canonical, shown, unquoted
 from policygen.values import replace
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import event
 from hypothesis import given, settings, strategies as st
+from texts import parse
 
 from policygen.holds import holds
-from policygen.language.document import parse
 from policygen.language.normal import normal_expression
 from policygen.learning.generalise import TREATMENT, Generalised, Widening, generalise
 from policygen.learning.rule import Flags, Rule, expression, join, key, read

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 from calls import event
 from hypothesis import given, settings, strategies as st
+from texts import parse
 
 from policygen.evaluate import evaluate
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy
-from policygen.language.document import Document, parse
 from policygen.learning import floor
 from policygen.learning.extend import Options, allowing_line
 from policygen.learning.generalise import Widening
@@ -22,6 +23,9 @@ from policygen.recording.fold import Aggregator
 from policygen.recording.model import Observation
 from tracer import linux
 from tracer.abi import Arch, Event, table
+
+if TYPE_CHECKING:
+    from policygen.language.document import Document
 
 REGISTER = (1 << 64) - 1
 

@@ -6,9 +6,9 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
+from texts import parse
 
 from policygen.implied.tables import rows
-from policygen.language.document import parse
 from policygen.learning import generalise as module
 from policygen.learning.extend import Options
 from policygen.learning.generalise import decisions

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from calls import event
+from texts import parse
 
-from policygen.language.document import parse
 from policygen.learning.extend import Options
 from policygen.learning.generate import generate
 from policygen.learning.phases import choose, in_phases, staged

@@ -10,13 +10,14 @@ from calls import event
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import conditions, events, policies
+from texts import parse
 
 from policygen.comparing import Verdict, compare, reduce
 from policygen.equivalents.links import BETWEEN, links, own_calls, rows
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.filter.lift import lift
-from policygen.language.document import Document, PolicyError, parse
+from policygen.language.document import Document, PolicyError
 from policygen.learning.extend import Options
 from policygen.learning.generalise import Widening
 from policygen.learning.generate import Generated, generate

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from calls import event
+from texts import parse
 
 from policygen.evaluate import evaluate
-from policygen.language.document import parse
 from policygen.learning.extend import Options
 from policygen.learning.generate import generate
 from policygen.lint.findings import lint

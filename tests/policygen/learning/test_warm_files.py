@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from texts import parse
 
 from policygen.filter import bpf
-from policygen.language.document import parse
 from policygen.learning.warm import recording_filter
 from tracer.abi import Arch, Event, table
 

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import event
 from hypothesis import given, settings, strategies as st
+from texts import parse
 
 from policygen.comparing import Change, compare
 from policygen.evaluate import evaluate
-from policygen.language.document import Document, parse
 from policygen.learning.extend import Options
 from policygen.learning.within import forbidden, generate_within, within
 from policygen.recording.fold import Aggregator
 from tracer.abi import Arch, table
 
 if TYPE_CHECKING:
+    from policygen.language.document import Document
     from policygen.learning.generate import Generated
     from policygen.model import Policy
     from policygen.recording.model import Observation

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from texts import parse
 
-from policygen.language.document import parse
 from policygen.lint.catalogue import Level, abilities, combinations, combined, completed
 from policygen.lint.findings import lint
 from policygen.review.judgement import judge

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from texts import parse
 
 from policygen.comparing import Verdict, compare, reduce
-from policygen.language.document import parse
 from policygen.lint.catalogue import Level
 from policygen.lint.files import judged, risks, risks_of
 from policygen.lint.findings import lint

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from texts import parse
 
 from policygen.evaluate import evaluate
-from policygen.language.document import parse
 from policygen.lint.catalogue import Danger, Level, dangers, of_call, of_setting, region_of
 from policygen.lint.findings import SIGNALLING, lint
 from policygen.model import Always

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from calls import event
+from texts import parse
 
 from policygen.evaluate import evaluate
-from policygen.language.document import parse
 from policygen.learning.generate import generate
 from policygen.learning.within import generate_within
 from policygen.recording.fold import MANY, MANY_IN_ALL, MANY_NUMBERS, Aggregator, bounded, given_up

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from texts import parse
 
 from policygen.comparing import Verdict
 from policygen.implied import resolve
-from policygen.language.document import parse
 from policygen.lint.findings import lint
 from policygen.review.judgement import judge
 from policygen.sets.region import Budget

@@ -7,9 +7,9 @@ import re
 import pytest
 from examples import EXAMPLES
 from hypothesis import given, settings, strategies as st
+from texts import parse
 
 from policygen.comparing import Verdict, compare
-from policygen.language.document import parse
 from policygen.language.naming import format_entry
 from policygen.lint.catalogue import Level
 from policygen.lint.findings import lint

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from texts import parse
 
-from policygen.language.document import parse
 from policygen.recording.many import merge
 from policygen.recording.model import Observation, Recording, Run
 from policygen.review.risk import held_back

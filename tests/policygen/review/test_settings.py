@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from texts import parse
 
-from policygen.language.document import parse
 from policygen.review.judgement import settings
 
 ENDS = "accept: allow\nepoll_wait: allow\nbind: allow until idle\n"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from texts import parse
 
 from policygen.comparing import Change, compare
-from policygen.language.document import parse
 from policygen.language.naming import format_entry
 from policygen.sets.join import JoinError, join_entries
 from tracer.abi import Arch, table

@@ -19,7 +19,9 @@ HEADERS = {
     Arch.X86_64: "/usr/include/x86_64-linux-gnu/asm/unistd_64.h",
     Arch.I386: "/usr/include/x86_64-linux-gnu/asm/unistd_32.h",
     Arch.AARCH64: "/usr/include/aarch64-linux-gnu/asm/unistd_64.h",
+    Arch.ARM: "/usr/include/arm-linux-gnueabihf/asm/unistd-eabi.h",
 }
+NUMBER = r"^#define __NR_(\w+) (?:\(__NR_SYSCALL_BASE \+ )?(\d+)\)?$"
 
 JOINT = {"protocol", "optname"}
 """Arguments whose constants depend on another's value: joint.tsv."""
@@ -30,7 +32,7 @@ FIELDLESS = {"ioprio_set ioprio"}
 RESERVED = {
     *("process_vm_readv", "process_vm_writev", "sched_setattr", "sched_getattr", "copy_file_range", "pkey_alloc"),
     *("pidfd_getfd", "process_madvise", "landlock_add_rule", "process_mrelease", "set_mempolicy_home_node"),
-    *("cachestat", "statmount", "lsm_set_self_attr", "lsm_list_modules", "mseal"),
+    *("cachestat", "statmount", "lsm_set_self_attr", "lsm_list_modules", "mseal", "cacheflush"),
 }
 """Calls for whose `flags` no bit is defined in Linux 6.12."""
 
@@ -49,7 +51,7 @@ def test_every_number_of_the_headers_has_a_row(arch: Arch) -> None:
     require("linux-libc-dev")
     found = {
         name: int(number)
-        for name, number in re.findall(r"^#define __NR_(\w+) (\d+)$", path.read_text(), re.MULTILINE)
+        for name, number in re.findall(NUMBER, path.read_text(), re.MULTILINE)
         if name != "syscalls"
     }
     rows = {name: call.number for name, call in table(arch).by_name.items()}
@@ -176,6 +178,16 @@ PLAIN = [
     ("i386", "socketcall", "call", "int", 32, True, "selector", "socketcall", 0),
     ("i386", "_llseek", "offset_high", "unsigned long", 32, False, "offset", "", 0),
     ("aarch64", "fadvise64", "len", "loff_t", 64, True, "size", "", 0),
+    ("aarch64", "mprotect", "prot", "unsigned long", 64, False, "protection", "prot", 0),
+    ("aarch64", "clone", "clone_flags", "unsigned long", 32, False, "protection", "clone_flags", 0),
+    ("arm", "openat", "flags", "int", 32, True, "flags", "open_flags", 3),
+    ("arm", "mmap2", "prot", "unsigned long", 32, False, "protection", "prot", 0),
+    ("arm", "mmap2", "fd", "unsigned long", 32, True, "fd", "", 0),
+    ("arm", "setuid", "uid", "old_uid_t", 16, False, "id", "", 0),
+    ("arm", "send", "flags", "unsigned int", 32, False, "flags", "msg_flags", 0),
+    ("arm", "arm_fadvise64_64", "advice", "int", 32, True, "selector", "fadvise", 0),
+    ("arm", "pread64", "__pad", "u32", 32, False, "number", "", 0),
+    ("arm", "set_tls", "tls", "unsigned long", 32, False, "address", "", 0),
 ]
 
 
@@ -194,6 +206,22 @@ ORDERS = {
     ("i386", "fallocate"): "fd mode offset_lo offset_hi len_lo len_hi",
     ("i386", "fcntl64"): "fd cmd arg",
     ("x86_64", "tuxcall"): "",
+    # 64-bit values of arm are in an even register and the next: arch/arm64/kernel/sys32.c, COMPAT_SYSCALL_DEFINE*(aarch32_*)
+    ("arm", "pread64"): "fd buf count __pad pos_lo pos_hi",
+    ("arm", "pwrite64"): "fd buf count __pad pos_lo pos_hi",
+    ("arm", "truncate64"): "pathname __pad length_lo length_hi",
+    ("arm", "ftruncate64"): "fd __pad length_lo length_hi",
+    ("arm", "readahead"): "fd __pad offset_lo offset_hi count",
+    ("arm", "arm_fadvise64_64"): "fd advice offset_lo offset_hi len_lo len_hi",
+    ("arm", "arm_sync_file_range"): "fd flags offset_lo offset_hi nbytes_lo nbytes_hi",
+    ("arm", "fallocate"): "fd mode offset_lo offset_hi len_lo len_hi",
+    ("arm", "fanotify_mark"): "fanotify_fd flags mask_low mask_high dfd pathname",
+    ("arm", "preadv"): "fd vec vlen pos_l pos_h",
+    ("arm", "preadv2"): "fd vec vlen pos_l pos_h flags",
+    ("arm", "mmap2"): "addr len prot flags fd pgoff",
+    ("arm", "clone"): "clone_flags newsp parent_tidptr tls child_tidptr",
+    ("arm", "cacheflush"): "start end flags",
+    ("arm", "get_tls"): "",
 }
 
 
@@ -253,9 +281,39 @@ def test_the_newest_number_of_a_kernel(version: tuple[int, int], number: int) ->
     assert {table(arch).newest(version) for arch in Arch} == {number}
 
 
+@pytest.mark.parametrize("arch", [arch for arch in Arch if arch.bits == 32])
+def test_halves_of_a_64_bit_value_stand_together(arch: Arch) -> None:
+    """Low half first, as all of these architectures are little-endian; on arm in an even register, as its ABI has it."""
+    apart = ("_llseek", "preadv", "pwritev", "preadv2", "pwritev2")  # the halves are arguments of their own everywhere
+    for call in table(arch).by_number.values():
+        names = [one.name for one in call.arguments]
+        for index, name in enumerate(names):
+            for low, high in (("lo", "hi"), ("_low", "_high")):
+                other = name.removesuffix(low) + high
+                if call.name not in apart and name.endswith(low) and other in names:
+                    assert names[index + 1] == other, call.name
+                    assert arch is not Arch.ARM or index % 2 == 0, call.name
+
+
+def test_private_calls_are_in_every_version() -> None:
+    calls = table(Arch.ARM)
+    assert [calls.by_number[number].name for number in calls.private] == [
+        "breakpoint", "cacheflush", "usr26", "usr32", "set_tls", "get_tls",
+    ]  # fmt: skip
+    assert (calls.private[0], len(calls.private)) == (0xF0001, 6)
+    assert not any(calls.is_newer(number, version) for number in calls.private for version in calls.versions())
+    assert calls.is_newer(0xF0000, (6, 18)) and calls.is_newer(0xF0007, (6, 18)) and calls.is_newer(470, (6, 18))
+    assert not any(table(arch).private for arch in Arch if arch is not Arch.ARM)
+
+
 def test_an_architecture_can_be_late() -> None:
     """glibc's history of syscall-names.list: 6.7 "enables map_shadow_stack for architectures previously missing it"."""
-    assert [table(arch).newest((6, 6)) for arch in (Arch.X86_64, Arch.I386, Arch.AARCH64)] == [453, 452, 452]
+    assert [table(arch).newest((6, 6)) for arch in Arch] == [453, 452, 452, 452]
+
+
+def test_an_architecture_can_lack_a_call() -> None:
+    """arch/arm64/tools/syscall_32.tbl reserves 447, memfd_secret."""
+    assert [447 in table(arch).by_number for arch in Arch] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("version", [(4, 19), (6, 19), (7, 0)])

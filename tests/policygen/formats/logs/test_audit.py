@@ -6,6 +6,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pytest
+from texts import format_options
 
 from policygen.formats import FormatOptions, ImportFormatError
 from policygen.formats.logs.denials import audit
@@ -30,7 +31,7 @@ def line(syscall: object, exe: str = '"/usr/bin/app"', arch: str = "c000003e", s
 
 
 def read(*lines: str, program: str = "") -> list[tuple[int, int, str, int]]:
-    recording = record("\n".join(lines).encode(), "audit.log", FormatOptions(program=program))
+    recording = record("\n".join(lines).encode(), "audit.log", format_options(program=program))
     return [(one.arch, one.number, one.executable, one.calls) for one in recording.observations]
 
 
@@ -43,11 +44,16 @@ def test_records_are_counted_by_call_and_program() -> None:
         line(102, arch="40000003"),
         line(42, exe="2F746D702F61206220"),
         line("connect", arch="x86_64"),
+        line(983045, arch="40000028"),
+        line("set_tls", arch="arm"),
+        line(56, arch="c00000b7"),
     ) == [
         (i386, 102, "/usr/bin/app", 1),
+        (Arch.ARM.audit, 983045, "/usr/bin/app", 2),
         (x86_64, 41, "/usr/bin/app", 2),
         (x86_64, 42, "/tmp/a b ", 1),
         (x86_64, 42, "/usr/bin/app", 1),
+        (Arch.AARCH64.audit, 56, "/usr/bin/app", 1),
     ]
 
 
@@ -55,29 +61,29 @@ def test_one_program_of_several() -> None:
     lines = (line(41), line(42, exe='"/bin/other"'))
     assert [row[1] for row in read(*lines, program="other")] == [42]
     assert [row[1] for row in read(*lines, program="/usr/bin/app")] == [41]
-    gaps = record("\n".join(lines).encode(), "a", FormatOptions()).runs[0].gaps
+    gaps = record("\n".join(lines).encode(), "a", format_options()).runs[0].gaps
     assert any("/bin/other, /usr/bin/app" in gap for gap in gaps)
 
 
 def test_the_run_is_dated_and_says_what_is_missing() -> None:
-    (run,) = record(line(41).encode(), "a", FormatOptions()).runs
+    (run,) = record(line(41).encode(), "a", format_options()).runs
     assert (run.started, run.complete) == (1_700_000_000_123_000_000, False)
     assert "whatever their arguments" in run.gaps[0]
 
 
 def test_many_programs_are_abbreviated() -> None:
     lines = [line(41, exe=f'"/bin/{number:03}"') for number in range(100)]
-    (gap,) = [one for one in record("\n".join(lines).encode(), "audit.log", FormatOptions()).runs[0].gaps if "programs" in one]
+    (gap,) = [one for one in record("\n".join(lines).encode(), "audit.log", format_options()).runs[0].gaps if "programs" in one]
     assert "100 programs" in gap and "/bin/011 ..." in gap and "/bin/012" not in gap
 
 
 def test_an_impossible_time_is_ignored() -> None:
     text = line(41).replace("1700000000", "1" * 5000)
-    assert record(text.encode(), "audit.log", FormatOptions()).runs[0].started == 0
+    assert record(text.encode(), "audit.log", format_options()).runs[0].started == 0
 
 
 def test_policies_made_of_records_have_only_names() -> None:
-    document = generate(record(line(41).encode(), "a", FormatOptions()).observations, None, name="a").document
+    document = generate(record(line(41).encode(), "a", format_options()).observations, None, name="a").document
     assert "\nsocket: allow\n" in document.text()
 
 
@@ -92,7 +98,7 @@ def test_policies_made_of_records_have_only_names() -> None:
 )
 def test_a_bad_record_is_an_error(text: str, message: str) -> None:
     with pytest.raises(ImportFormatError) as error:
-        record(text.encode(), "a", FormatOptions())
+        record(text.encode(), "a", format_options())
     assert str(error.value).startswith(message)
 
 
@@ -105,7 +111,7 @@ def syscall(exe: str, serial: int = 1) -> str:
 
 
 def uses(*lines: str, program: str = "") -> tuple[tuple[str, str, str], ...]:
-    (run,) = record("\n".join(lines).encode(), "audit.log", FormatOptions(program=program)).runs
+    (run,) = record("\n".join(lines).encode(), "audit.log", format_options(program=program)).runs
     return run.files
 
 
@@ -127,13 +133,13 @@ def test_records_of_landlock_are_files_and_ports() -> None:
         ("tcp connect", "443", "?"),
     )
     assert uses(*lines, program="app") == (("/srv/a", "read", "/usr/bin/app"),)
-    (run,) = record("\n".join(lines).encode(), "audit.log", FormatOptions(program="app")).runs
+    (run,) = record("\n".join(lines).encode(), "audit.log", format_options(program="app")).runs
     why = "where calls are audited, a SYSCALL record says so"
     assert run.gaps == (f"records of Landlock that do not say of which program: 3; {why}",)
     assert run.started == 1_700_000_000_123_000_000
 
 
 def test_records_of_both_kinds_are_one_run() -> None:
-    (run,) = record("\n".join((line(41), landlock("fs.execute", 'path="/bin/a"', 2))).encode(), "a", FormatOptions()).runs
+    (run,) = record("\n".join((line(41), landlock("fs.execute", 'path="/bin/a"', 2))).encode(), "a", format_options()).runs
     assert run.files == (("/bin/a", "execute", "?"),)
     assert "whatever their arguments" in run.gaps[0]

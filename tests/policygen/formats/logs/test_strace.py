@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from texts import format_options
 
 from policygen.formats import FormatOptions, ImportFormatError
 from policygen.formats.logs import strace
@@ -24,7 +25,7 @@ def record(data: bytes, filename: str, options: FormatOptions) -> Recording:
 
 
 def read(*lines: str) -> Recording:
-    return record((START + "".join(f"{line}\n" for line in lines)).encode(), "app.log", FormatOptions())
+    return record((START + "".join(f"{line}\n" for line in lines)).encode(), "app.log", format_options())
 
 
 def calls(recording: Recording) -> list[str]:
@@ -113,6 +114,41 @@ def test_i386_calls_that_share_a_name_are_not_guessed() -> None:
     assert "socketcall" in log.runs[0].gaps[0]
 
 
+def arm_calls(*lines: str) -> list[tuple[str, tuple[int, ...]]]:
+    """The calls, with their registers, in a log of an arm64 machine whose process runs in 32 bit mode."""
+    text = START + "".join(f"7 {line}\n" for line in ("[ Process PID=7 runs in 32 bit mode. ]", *lines))
+    log = record(text.encode(), "app.log", format_options(arch=Arch.AARCH64))
+    assert {one.arch for one in log.observations} == {Arch.ARM.audit}
+    names = table(Arch.ARM).by_number
+    return [(names[one.number].name, one.example) for one in log.observations]
+
+
+def test_modes_are_those_of_the_machine() -> None:
+    text = START + "".join(f"7 [ Process PID=7 runs in {bits} bit mode. ]\n7 getpid() = 7\n" for bits in (32, 64))
+    log = record(text.encode(), "app.log", format_options(arch=Arch.AARCH64))
+    assert sorted((one.arch, one.number) for one in log.observations) == [(Arch.ARM.audit, 20), (Arch.AARCH64.audit, 172)]
+
+
+def test_calls_of_arm() -> None:
+    assert arm_calls(
+        "set_tls(0xf7ff1ed0)  = 0",
+        "cacheflush(0x10000, 0x11000, 0) = 0",
+        'openat(AT_FDCWD, "a", O_RDONLY|O_DIRECTORY) = 3',
+        'pread64(3, "x", 1, 4096) = 1',
+        "fadvise64_64(3, 0, 4096, POSIX_FADV_WILLNEED) = 0",
+        "sync_file_range2(3, SYNC_FILE_RANGE_WRITE, 0, 4096) = 0",
+        "socket(AF_UNIX, SOCK_STREAM, 0) = 4",
+    ) == [
+        ("pread64", (3, 0, 1, 0, 0, 0)),
+        ("arm_fadvise64_64", (3, 3, 0, 0, 0, 0)),
+        ("socket", (1, 1, 0, 0, 0, 0)),
+        ("openat", (0xFFFFFF9C, 0, 0x4000, 0, 0, 0)),
+        ("arm_sync_file_range", (3, 2, 0, 0, 0, 0)),
+        ("cacheflush", (0x10000, 0x11000, 0, 0, 0, 0)),
+        ("set_tls", (0xF7FF1ED0, 0, 0, 0, 0, 0)),
+    ]
+
+
 def test_the_start_is_not_part_of_the_run_and_names_it() -> None:
     log = read("7 getpid() = 7", "7 +++ exited with 3 +++")
     assert calls(log) == ["getpid"]
@@ -131,7 +167,7 @@ def test_two_halves_of_a_call_are_one() -> None:
         "7 +++ exited with 0 +++",
     )
     assert sorted(calls(log)) == ["exit_group", "getpid", "openat"]
-    late = record(b"7 <... read resumed>\"\", 1) = 0\n7 getpid() = 7\n", "a", FormatOptions())
+    late = record(b"7 <... read resumed>\"\", 1) = 0\n7 getpid() = 7\n", "a", format_options())
     assert "beginning is not in the log" in late.runs[0].gaps[0]
 
 
@@ -177,7 +213,7 @@ def test_lines_that_are_not_calls_are_ignored() -> None:
 
 
 def test_the_run_has_the_dates_of_the_log() -> None:
-    log = record(b"1700000000.250000 getpid() = 7\n", "a", FormatOptions())
+    log = record(b"1700000000.250000 getpid() = 7\n", "a", format_options())
     assert log.runs[0].started == 1_700_000_000_250_000_000
 
 
@@ -206,7 +242,7 @@ def test_the_same_log_is_the_same_run() -> None:
 )
 def test_other_lines_are_errors_with_their_position(text: str, position: str) -> None:
     with pytest.raises(ImportFormatError) as error:
-        record(text.encode(), "a", FormatOptions())
+        record(text.encode(), "a", format_options())
     assert str(error.value).startswith(position)
 
 
@@ -243,7 +279,7 @@ def test_numbers_that_are_too_large_for_a_pid() -> None:
 
 
 def test_a_last_line_that_is_cut_off_is_a_gap() -> None:
-    log = record((START + "7 getpid() = 7\n7 opena").encode(), "a", FormatOptions())
+    log = record((START + "7 getpid() = 7\n7 opena").encode(), "a", format_options())
     assert calls(log) == ["getpid"]
     assert log.runs[0].gaps[0].startswith("lines are cut off")
 
@@ -271,7 +307,7 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=30).map("".join))
 def test_any_text_is_a_log_or_an_error_with_its_position(text: str) -> None:
     try:
-        recording = record((START + text).encode("utf-8", "surrogateescape"), "a", FormatOptions())
+        recording = record((START + text).encode("utf-8", "surrogateescape"), "a", format_options())
     except ImportFormatError as error:
         assert str(error).startswith("a:")
     else:

@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from texts import format_options
 
 from policygen.formats import FormatOptions, ImportFormatError
 from policygen.formats.logs import denials
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from policygen.recording.model import Recording
 
 MKDIR = table(Arch.X86_64).by_name["mkdir"].number
-OPTIONS = FormatOptions()
+OPTIONS = format_options()
 
 
 def line(**other: Any) -> dict[str, Any]:
@@ -165,10 +166,10 @@ def test_forged_paths_stay_what_they_are() -> None:
 
 def test_of_one_policy_and_program() -> None:
     data = log(line(), line(executable="/bin/other", allow=[{"file": "other.policy", "line": "x"}]))
-    for options in (FormatOptions(policy="app.policy"), FormatOptions(program="app"), FormatOptions(program="/usr/bin/app")):
+    for options in (format_options(policy="app.policy"), format_options(program="app"), format_options(program="/usr/bin/app")):
         assert [one.executable for one in read(data, options).observations] == ["/usr/bin/app"]
     with pytest.raises(ImportFormatError, match=r"no violation of third\.policy, but of app\.policy, other\.policy; `callf"):
-        read(data, FormatOptions(policy="third.policy"))
+        read(data, format_options(policy="third.policy"))
 
 
 class Endless(io.RawIOBase):
@@ -247,7 +248,7 @@ def test_what_the_kernel_recorded_has_no_call() -> None:
 
 
 def test_what_the_kernel_recorded_is_of_no_known_program() -> None:
-    recording = read(log(line(**UNKNOWN, ungranted=["path ./a: read"]), line()), FormatOptions(program="app"))
+    recording = read(log(line(**UNKNOWN, ungranted=["path ./a: read"]), line()), format_options(program="app"))
     assert recording.runs[0].files == ()
     assert recording.runs[0].gaps == ("files and ports of programs that are not known: 1, first at line 1",)
 

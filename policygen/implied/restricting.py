@@ -1,0 +1,129 @@
+"""Bits of arguments that only restrict what a call does: an implied set allows them wherever it allows the call without them.
+
+A processor may have features that its kernel switches on by such a bit, and C libraries do so where it has them: a policy that
+was learned on one machine then holds on another.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from policygen.model import Always, And, Condition, Entry, Expression, Not, Operator, Or, alternatives
+from policygen.values import replace
+from tracer.abi import Arch, constants, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+_BITS = {"prot": ("PROT_BTI", "PROT_MTE")}
+"""Family of constants -> the names of its restricting bits.  With PROT_BTI, jumps into the middle of code fault; with PROT_MTE,
+pointers with a wrong tag do.  Neither makes memory readable, writable or executable (arch/arm64/include/uapi/asm/mman.h)."""
+
+
+@cache
+def restricting(arch: Arch) -> Mapping[int, Mapping[int, int]]:
+    """Return the restricting bits that the arguments of an architecture's calls have: call number -> index -> bits."""
+    bits = {
+        family: sum(constants.family(family, arch).value(name) or 0 for name in names) for family, names in _BITS.items()
+    }
+    calls = {
+        call.number: {index: bits[one.constants] for index, one in enumerate(call.arguments) if bits.get(one.constants)}
+        for call in table(arch).by_number.values()
+        if any(bits.values())
+    }
+    return MappingProxyType({number: of_call for number, of_call in calls.items() if of_call})
+
+
+def with_restrictions(arch: Arch, number: int, entry: Entry) -> Entry:
+    """Return the entry of a call extended to allow each call that it allows without the restricting bits with any of them too;
+    an entry that denies something explicitly is returned unchanged."""
+    of_call = restricting(arch).get(number)
+    if of_call is None or not entry.only_allows:
+        return entry
+    parts = tuple(dict.fromkeys(part for old in alternatives(entry.expression) for part in _extended(old, arch, number)))
+    return replace(entry, expression=parts[0] if len(parts) == 1 else Or(parts))
+
+
+def _extended(part: Expression, arch: Arch, number: int) -> Iterator[Expression]:
+    """Yield alternatives that hold where `part` holds, and where it would without the restricting bits."""
+    without, of_call = part, restricting(arch)[number]
+    for index, bits in of_call.items():
+        if _compares(part, index, lambda condition: condition.operator in _ORDERS):
+            break
+        without = _without(without, index, bits)
+    has_bits = any(_compares(part, index, partial(_has, bits)) for index, bits in of_call.items())
+    if without == part or has_bits:
+        yield part
+    if without not in (part, Always(False)):
+        yield without
+
+
+def _compares(expression: Expression, index: int, how: Callable[[Condition], bool]) -> bool:
+    """Return whether a condition on the argument `index` has the property `how`."""
+    match expression:
+        case Always():
+            return False
+        case Not(part):
+            return _compares(part, index, how)
+        case And(parts) | Or(parts):
+            return any(_compares(part, index, how) for part in parts)
+        case Condition():
+            return expression.index == index and how(expression)
+
+
+def _has(bits: int, condition: Condition) -> bool:
+    return any(value & bits for value in _values(condition))
+
+
+_ORDERS = (Operator.LT, Operator.LE, Operator.GT, Operator.GE)
+
+
+def _values(condition: Condition) -> tuple[int, ...]:
+    return condition.values or (condition.value,)
+
+
+def _without(expression: Expression, index: int, bits: int) -> Expression:
+    """Return an expression that holds where `expression` holds for the argument `index` with these bits set to 0; it does not
+    compare that argument by order."""
+    match expression:
+        case Always():
+            return expression
+        case Not(part):
+            return Not(_without(part, index, bits))
+        case And(parts):
+            return And(tuple(_without(part, index, bits) for part in parts))
+        case Or(parts):
+            return Or(tuple(_without(part, index, bits) for part in parts))
+        case Condition():
+            return _masked(expression, bits) if expression.index == index else expression
+
+
+def _subsets(bits: int) -> list[int]:
+    """Return every combination of these bits, 0 among them."""
+    subsets = [0]
+    for place in range(bits.bit_length()):
+        if bits >> place & 1:
+            subsets += [subset | 1 << place for subset in subsets]
+    return subsets
+
+
+def _masked(condition: Condition, bits: int) -> Expression:
+    index, value = condition.index, condition.value
+    match condition.operator:
+        case Operator.EQ | Operator.NE | Operator.ONE_OF:
+            plain = [one for one in _values(condition) if not one & bits]
+            values = tuple(sorted({one | some for one in plain for some in _subsets(bits)}))
+            holds = Condition(index, Operator.ONE_OF, values=values) if values else Always(False)
+            return Not(holds) if condition.operator is Operator.NE else holds
+        case Operator.IN:
+            return Condition(index, Operator.IN, value | bits)
+        case Operator.HAS:
+            return Always(False) if value & bits else condition
+        case Operator.ANY:
+            return Condition(index, Operator.ANY, value & ~bits)
+        case Operator.MASKED:
+            return Always(False) if value & bits else replace(condition, mask=condition.mask & ~bits)
+        case _:
+            return condition

@@ -1,0 +1,95 @@
+"""What is said of each machine, without a task."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tracer import machine
+from tracer.abi import COMPAT, NATIVE, Arch
+from tracer.machine import MACHINE
+from tracer.machine.aarch64 import Arm
+from tracer.machine.model import NO_CALL
+from tracer.machine.x86_64 import X86
+
+MACHINES = {"x86_64": X86(), "aarch64": Arm()}
+
+
+def x86(**values: int) -> list[int]:
+    registers = [0] * 27
+    one = X86().native
+    for name, value in values.items():
+        registers[getattr(one, name)] = value & NO_CALL
+    return registers
+
+
+def test_this_machine_is_one_of_them() -> None:
+    assert machine.IS_KNOWN
+    assert type(MACHINE) is type(MACHINES[machine.NAME])
+    assert (NATIVE.audit, COMPAT.audit) == tuple(one.audit for one in MACHINE.conventions)
+    assert os.uname().machine in machine.UNKNOWN
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_conventions(name: str) -> None:
+    one = MACHINES[name]
+    for convention, bits in zip(one.conventions, (64, 32), strict=True):
+        arch = Arch.from_audit(convention.audit)
+        assert arch
+        assert arch.bits == 8 * convention.pointer == bits
+        assert len({*convention.arguments}) == 6
+        assert one.of(convention.audit) is convention
+    assert one.of(0) is one.native
+    assert one.native.number_of("mmap") == one.native.numbers["mmap"]
+    assert one.compat.number_of("mmap") == one.compat.numbers["mmap2"]
+    assert (one.native.signed(NO_CALL), one.compat.signed(0xFFFFFFFE), one.compat.signed(5)) == (-1, -2, 5)
+
+
+def test_a_call_is_made_again_by_its_own_instruction() -> None:
+    changed = X86().again(x86(ip=1000, result=-38, number=1))
+    assert [changed[index] for index in (X86().native.ip, X86().native.result, X86().native.number)] == [998, 1, NO_CALL]
+    registers = [*range(34), 64]
+    changed = Arm().again(registers)
+    assert changed[32] == 28
+    assert changed[8] == 64, "x8, in which the program put the number"
+    assert changed[0] == 0
+    assert changed[34] == NO_CALL
+
+
+@pytest.mark.parametrize(
+    ("result", "ip", "returned", "number"),
+    [
+        (512, 998, 7, NO_CALL),
+        (513, 998, 7, NO_CALL),
+        (514, 998, 7, NO_CALL),
+        (516, 1000, -4 & NO_CALL, NO_CALL),
+        (11, 1000, -11 & NO_CALL, 7),
+    ],
+)
+def test_an_interrupted_call_of_x86_64_is_made_again(result: int, ip: int, returned: int, number: int) -> None:
+    """By ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND; ERESTART_RESTARTBLOCK; EAGAIN."""
+    one = X86().native
+    changed = X86().before_stop(x86(ip=1000, result=-result, number=7))
+    assert (changed[one.ip], changed[one.result], changed[one.number]) == (ip, returned, number)
+
+
+def test_a_task_between_two_calls_stays_as_it_is() -> None:
+    registers = x86(ip=1000, result=-512, number=NO_CALL)
+    assert X86().before_stop(registers) == registers
+    assert Arm().before_stop([5] * 35) == [5] * 35
+
+
+def test_modes_of_32_bit_tasks() -> None:
+    arm, thumb = [0] * 19, [0] * 19
+    thumb[16] = 1 << 5
+    assert Arm().convention(arm) is Arm().compat
+    assert Arm().convention(thumb).instruction == b"\x00\xdf"
+    assert Arm().of_call(Arm().compat.audit, thumb).instruction == b"\x00\xdf"
+    assert Arm().target(Arm().compat, 0x8001) == (0x8000, Arm().convention(thumb))
+    assert Arm().target(Arm().convention(thumb), 0x8000) == (0x8000, Arm().compat)
+    assert Arm().target(Arm().native, 0x8001) == (0x8001, Arm().native)
+    in_64_bit_code = x86()
+    in_64_bit_code[17] = 0x33
+    assert X86().convention(in_64_bit_code) is X86().native
+    assert X86().of_call(X86().compat.audit, in_64_bit_code) is X86().compat, "int 0x80 of a 64-bit program"
