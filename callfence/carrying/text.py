@@ -40,6 +40,7 @@ def as_lines(place: str, done: Carried, gaps: Sequence[Gap]) -> Iterator[str]:
             yield f"needs no call there: {loss.name}: {loss.what}: {loss.why}"
     for phase, trigger in done.triggers:
         yield f"phase {phase}: begins after {trigger}, too"
+    yield from (f"added: {entry}: {why}" for entry, why in done.special)
     for line, there, is_added in done.places:
         yield f"added: {there}" if is_added else f"not added, because it permits changes: {there}, beside {line}"
     if not done.is_whole or missing:
@@ -58,6 +59,7 @@ def as_object(name: str, done: Carried, gaps: Sequence[Gap]) -> dict[str, Any]:
             {"call": loss.name, "rule": loss.what, "why": loss.why, "needed": loss.needed, "partly": loss.partly}
             for loss in done.losses
         ],
+        "added": [{"entry": entry, "why": why} for entry, why in done.special],
         "triggers": [{"phase": phase, "call": call} for phase, call in done.triggers],
         "files": [{"line": line, "there": there, "added": is_added} for line, there, is_added in done.places],
         "differences": [gap_object(gap) for gap in gaps],

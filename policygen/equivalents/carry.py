@@ -9,13 +9,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from policygen.equivalents.between import Node, hops, renumberings, unneeded
-from policygen.equivalents.effects import allowed, carried, image, meaningful
+from policygen.equivalents.effects import allowed, carried, image, meaningful, special
+from policygen.equivalents.links import own_calls
 from policygen.equivalents.places import with_places
 from policygen.equivalents.rewrite import rewritten
 from policygen.implied.resolve import resolved
 from policygen.language.naming import format_action, format_expression
 from policygen.language.normal import normal, normal_entry, normal_expression
-from policygen.model import ALLOW, Always, And, Condition, Entry, Operator, Or, Policy, alternatives
+from policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Operator, Or, Policy, alternatives
 from policygen.phases import as_in, in_each, phase_policies
 from policygen.sets import region
 from policygen.sets.algebra import FALSE
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 _MOST = 64
 """The most alternatives of a set that is not written as its source is."""
+
+
+_CODE = Condition(2, Operator.HAS, 4)
+"""PROT_EXEC in mmap's prot, on every architecture (asm-generic/mman-common.h)."""
 
 
 class CarryError(UserError):
@@ -67,6 +72,8 @@ class Carried:
     """The name of each call of the source that was carried, with those of the calls that do the same on the target."""
     wider: tuple[tuple[str, str, str], ...]
     """Name of a call of the source, of a call of the target, and what the latter can do beyond the former."""
+    special: tuple[tuple[str, str], ...]
+    """The entries, as text, that were added because C libraries make such calls on the target alone, and the reasons."""
     losses: tuple[Loss, ...]
     triggers: tuple[tuple[str, str], ...]
     """Names of phases, each with a trigger that it has got."""
@@ -118,7 +125,8 @@ def carry(policy: Policy, source: Arch, target: Arch) -> Carried:
     first = writers[0]
     files, places = with_places(whole.files, source, target)
     whole = replace(whole, files=files)
-    return Carried(whole, source, target, first.ways(), first.wider(), tuple(first.losses), triggers, places, first.origins())
+    ways, wider, losses = first.ways(), first.wider(), tuple(first.losses)
+    return Carried(whole, source, target, ways, wider, first.special, losses, triggers, places, first.origins())
 
 
 def _triggers(names: Sequence[str], source: Arch, target: Arch) -> Iterator[str]:
@@ -150,6 +158,8 @@ def _check(before: Policy, after: Policy, source: Arch, target: Arch) -> None:
     there = allowed(sets, after.entries[target], target, after.default)
     previous = allowed(sets, before.entries.get(target, {}), target, before.default)
     may = carried(sets, source, target, here)
+    for number, where in special(sets, target).items():
+        may[number] = sets.or_(where, may.get(number, FALSE))
     for number, where in there.items():
         beyond = sets.ite(sets.or_(may.get(number, FALSE), previous.get(number, FALSE)), FALSE, where)
         if beyond != FALSE:
@@ -182,6 +192,7 @@ class _Writer:
         self._failing: dict[int, Entry] = {}
         self._reached: dict[tuple[int, Expression], set[int]] = {}
         self.losses: list[Loss] = []
+        self.special: tuple[tuple[str, str], ...] = ()
 
     def ways(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         names: dict[str, set[str]] = {}
@@ -219,10 +230,33 @@ class _Writer:
         for number, entry, origin in linked:
             if not self._is_implied(number, entry, implied.get(number)):
                 section[number] = self._joined(number, section.get(number), entry, origin)
+        for number, entry, why in self._special():
+            if not self._is_implied(number, entry, implied.get(number)):
+                section[number] = self._joined(number, section.get(number), entry)
+                self.special += ((f"{table(self._target).by_number[number].name}: {self._shown(number, entry)}", why),)
         for number in self._denied_elsewhere():
             old = section.get(number, Entry(Always(False)))
             section[number] = old if old.otherwise else replace(old, otherwise=self._policy.default)
         return self._with(section, is_last=True)
+
+    def _special(self) -> Iterator[tuple[int, Entry, str]]:
+        """Yield the calls that C libraries make on the target alone, each with the reason: in the loader, if the source maps
+        code, and at the start, if the source lets a C library start."""
+        meant, names = resolved(self._policy), table(self._source).by_name
+        here = allowed(self._sets, meant.entries[self._source], self._source, self._policy.default)
+        maps = [names[name] for name in ("mmap", "mmap2") if name in names]
+        loads = any(
+            self._sets.and_(here.get(call.number, FALSE), region.to_bdd(self._sets, _CODE, call.arguments)) != FALSE
+            for call in maps
+            if len(call.arguments) > _CODE.index
+        )
+        starts = here.get(names["set_tid_address"].number, FALSE) != FALSE
+        for own in own_calls(self._target):
+            if own.is_special and (loads and self._policy.arm is not Arm.ENTRY if own.loader else starts):
+                yield own.side.number, own.side.entry, own.why
+
+    def _shown(self, number: int, entry: Entry) -> str:
+        return format_expression(self._target, number, entry.expression)
 
     def _with(self, section: Mapping[int, Entry], *, is_last: bool = False) -> Policy:
         """Return the policy with these entries added to its section for the target; what cannot be added is a loss."""
@@ -245,7 +279,7 @@ class _Writer:
             why = f"cannot be joined: {error}"
         if origin is not None:
             name = table(self._target).by_number[number].name
-            what = format_expression(self._target, number, new.expression)
+            what = self._shown(number, new)
             self.losses.append(Loss(self._name(origin), "", f"{name}: {what}, which does this there, {why}"))
         return old or new
 

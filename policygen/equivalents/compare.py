@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from policygen.equivalents.between import hops
-from policygen.equivalents.effects import allowed, carried, meaningful
+from policygen.equivalents.effects import allowed, carried, meaningful, special
 from policygen.implied.resolve import resolve
 from policygen.model import alternatives
 from policygen.phases import START, phase_policies
@@ -72,10 +72,11 @@ def _gaps(sets: Space, written: Policy, meant: Resolved, arch: Arch, other: Arch
     ways = [hop for starting in hops(other, arch).values() for hop in starting if hop.arches[1] is arch]
     same = {hop.target.number: hop for hop in ways if hop.is_same}
     ends = {hop.target.number for hop in ways}
+    own = special(sets, arch)
     for number, where in here.items():
         if number not in ends:
             continue
-        beyond = sets.ite(may.get(number, FALSE), FALSE, where)
+        beyond = sets.ite(sets.or_(may.get(number, FALSE), own.get(number, FALSE)), FALSE, where)
         if number in same and beyond != FALSE:
             beyond = sets.and_(beyond, meaningful(sets, same[number]))
         if beyond != FALSE:

@@ -10,6 +10,7 @@ from collections import defaultdict, deque
 from typing import TYPE_CHECKING
 
 from policygen.equivalents.between import hops, renumberings
+from policygen.equivalents.links import own_calls
 from policygen.sets.algebra import FALSE, TRUE
 from policygen.sets.region import BITS, shift, to_bdd
 from tracer.abi import table
@@ -32,6 +33,16 @@ def allowed(sets: Space, entries: Mapping[int, Entry], arch: Arch, default: Acti
         holds = to_bdd(sets, entry.expression, table(arch).by_number[number].arguments)
         then, otherwise = entry.action.allows, (entry.otherwise or default).allows
         result[number] = sets.ite(holds, TRUE if then else FALSE, TRUE if otherwise else FALSE)
+    return result
+
+
+def special(sets: Space, arch: Arch) -> dict[int, int]:
+    """Return the calls that C libraries make on an architecture and not on others, a set for each number."""
+    result: dict[int, int] = {}
+    for own in own_calls(arch):
+        if own.is_special:
+            where = to_bdd(sets, own.side.entry.expression, table(arch).by_number[own.side.number].arguments)
+            result[own.side.number] = sets.or_(where, result.get(own.side.number, FALSE))
     return result
 
 

@@ -81,6 +81,8 @@ class Own:
     loader: bool
     """Whether the call is made before the program's entry point."""
     why: str
+    is_special: bool
+    """Whether C libraries make the call on this architecture and not on others."""
 
 
 @cache
@@ -103,9 +105,11 @@ def links(arch: Arch) -> Mapping[int, tuple[Link, ...]]:
 @cache
 def own_calls(arch: Arch) -> tuple[Own, ...]:
     """Return the calls that C libraries make on their own on an architecture, in the table's order."""
-    cells = [(when, entry, why) for when, of, entry, why in rows("libc.tsv") if of in ("-", arch)]
-    sides = [(side(arch, entry), when == "loader", why) for when, entry, why in cells]
-    return tuple(Own(call, loader, why) for call, loader, why in sides if call is not None)
+    result = []
+    for when, of, entry, why in rows("libc.tsv"):
+        if of in ("-", arch) and (call := side(arch, entry)) is not None:
+            result.append(Own(call, when == "loader", why, of != "-"))
+    return tuple(result)
 
 
 def simple(expression: Expression) -> Conjunction | None:
