@@ -22,8 +22,8 @@ _WORDS, _WORDS32 = 34, 18
 """How many registers NT_PRSTATUS has, of 64 and of 32 bits."""
 _PSTATE, _CPSR = 33, 16
 _THUMB, _STEPPING, _BTYPE = 1 << 5, 1 << 21, 3 << 10
-"""In cpsr: 16-bit instructions.  In pstate: the program is stepped through (SPSR_EL1.SS); it has jumped here, where a page that is
-guarded (PROT_BTI) must have an instruction for jumps."""
+"""In cpsr: 16-bit instructions.  In pstate: the program is stepped through (SPSR_EL1.SS); it has jumped here, where a page that
+is guarded (PROT_BTI) must have an instruction for jumps."""
 _EXECUTE, _HALF = 0x1E5, 0x65
 """Values of a breakpoint's control register: enabled, at EL0, for an instruction of 4 bytes and of 2."""
 
