@@ -55,12 +55,12 @@ def compiled(
             )
         raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
     from policygen.errors import PolicyError
-    from tracer.abi import NATIVE
+    from tracer.abi import COMPAT, NATIVE
     from tracer.errors import CallfenceError
 
     try:
         document, sources = with_includes(path, content, check)
-        if variant != "warm" and NATIVE not in document.policy.entries:
+        if variant != "warm" and document.policy.entries.keys().isdisjoint((NATIVE, COMPAT)):
             raise EnforceError(
                 f"there is no section for {NATIVE}, the architecture of this machine, so every call would be denied: learn the "
                 f"program here, or begin the policy with `arch {NATIVE}`"

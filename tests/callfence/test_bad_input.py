@@ -163,13 +163,13 @@ def test_another_architecture(command: tuple[str, ...], tmp_path: Path) -> None:
     """What it would say on one that has tables only; uname's answer is what tells."""
     script = (
         "import os, sys, importlib; from callfence.cli import module_of; real = os.uname();"
-        "os.uname = lambda: os.uname_result((real[0], real[1], real[2], real[3], 'aarch64'));"
+        "os.uname = lambda: os.uname_result((real[0], real[1], real[2], real[3], 'riscv64'));"
         "sys.exit(importlib.import_module(module_of(sys.argv[1])).main(sys.argv[2:]))"
     )
     arguments = [sys.executable, "-c", script, *command, "true"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 125
-    assert done.stderr == f"{command[0]}: {command[0]} needs Linux on x86_64, and this is Linux on aarch64\n"
+    assert done.stderr == f"{command[0]}: {command[0]} needs Linux on x86_64 or aarch64, and this is Linux on riscv64\n"
 
 
 def test_an_unreadable_policy(tmp_path: Path) -> None:

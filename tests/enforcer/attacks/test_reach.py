@@ -112,7 +112,7 @@ EXPECTED = {name: {"EPERM"} for name in ATTEMPTS} | {
     "blocked": {"EPERM", "EINVAL"},  # the kernel takes no such watches on /proc
 }
 OF_ROOT = {
-    "advised": {"EPERM", "EACCES", "ENOMEM"},  # CAP_PERFMON reads what is mapped, and CAP_SYS_NICE has pages dropped
+    "advised": {"EPERM", "EACCES", "ENOMEM", "done"},  # CAP_PERFMON reads what is mapped, and CAP_SYS_NICE has pages dropped
 }
 ROOTS_FILES = {"clear_refs", "oom_score_adj", "timerslack_ns", "autogroup", "coredump_filter", "sched", "make-it-fail"}
 

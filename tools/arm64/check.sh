@@ -1,0 +1,29 @@
+#!/bin/sh
+# check.sh few|all: the tests that are run in the emulated machine (`make arm64`, `.ci/run`), in a copy of the tree.
+# What needs no kernel of its own is tested on any machine, and here only in `all`.
+set -eu
+case $1 in
+few)
+    sh samples/demo.sh /opt/venv/bin build/demo
+    set -- tests/tracer/machine \
+        'tests/kernel/test_checks.py::test_the_program_notices_nothing[tasks-registers_kept]' \
+        'tests/kernel/test_checks.py::test_the_program_notices_nothing[tasks-restarted_calls]' \
+        'tests/kernel/test_checks.py::test_the_program_notices_nothing[filters-trapping]' \
+        'tests/kernel/test_checks.py::test_a_32_bit_program_notices_nothing[state]' \
+        'tests/enforcer/arming/test_arming.py' \
+        'tests/enforcer/arming/test_phases.py::test_less_is_allowed_after_the_trigger' \
+        'tests/enforcer/test_combinations.py' -k 'not combinations or (errno and reports and entry)'
+    ;;
+all)
+    sh samples/demo.sh /opt/venv/bin build/demo
+    set -- tests/tracer/machine tests/kernel/test_callers.py tests/kernel/test_faults.py tests/kernel/test_attach.py \
+        tests/kernel/test_pointed.py tests/enforcer/arming tests/enforcer/test_combinations.py \
+        tests/enforcer/attacks/test_filters.py tests/enforcer/attacks/test_listener.py tests/enforcer/attacks/test_files.py \
+        tests/kernel/test_checks.py -k 'not late and not storms'
+    ;;
+*)
+    sed -n '2,3s/^# //p' "$0" >&2
+    exit 2
+    ;;
+esac
+exec python3 -m pytest -q -p no:cacheprovider -n "$(nproc)" --dist loadfile --no-loadscope-reorder "$@"
