@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
 FUZZ_SECONDS ?= 60
+ARM64_TESTS ?= all
 STORM_ROUNDS ?= 10000
 STORM_STARTS ?= 1000
 STORM_ATTACKS ?= 1000
@@ -20,6 +21,7 @@ help:
 	@echo 'make check    ruff and mypy --strict'
 	@echo 'make fuzz     try hostile files and random policies, FUZZ_SECONDS=60 for each of five targets'
 	@echo 'make soak     run random process trees under learn for SOAK_SECONDS=7200'
+	@echo 'make arm64    build an arm64 Debian in build/arm64, boot it in QEMU, and test there, in about ten minutes; as root on Debian'
 	@echo 'make storm    disturb enforce and programs in phases at random moments, STORM_ROUNDS=10000 STORM_STARTS=1000 STORM_ATTACKS=1000'
 	@echo 'make bench    measure what learn and enforce cost; writes docs/benchmarks.md'
 	@echo 'make corpus   learn and enforce real programs; writes docs/corpus.md'
@@ -51,6 +53,10 @@ fuzz: $(VENV)/developer
 
 soak: $(VENV)/installed
 	$(BIN)/python tools/soak.py $(SOAK_SECONDS)
+
+arm64:
+	tools/arm64/build.sh build/arm64
+	tools/arm64/run.sh -t 1500 -m 3072 build/arm64 'sh tools/arm64/check.sh $(ARM64_TESTS)'
 
 storm: $(VENV)/installed
 	$(BIN)/python tools/storm/storm.py $(STORM_ROUNDS)
@@ -140,4 +146,4 @@ clean:
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL: # two targets may install packages
-.PHONY: help demo test check fuzz soak storm bench corpus circumstances files suites mutants determinism samples start commands completions manuals options helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough
+.PHONY: help demo test check fuzz soak arm64 storm bench corpus circumstances files suites mutants determinism samples start commands completions manuals options helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough

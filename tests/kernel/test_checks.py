@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tracer.abi import COMPAT, Arch
+
 CHECKS = {
     "signals": "every_one_once rt_order int3 single_step faults waited_for interrupted child_states "
     "no_child_stops_shown timers masked_over_exec to_threads state",
@@ -68,7 +70,7 @@ def test_a_warm_run_of_the_program_notices_nothing(program, learn, name, check):
 def test_a_32_bit_program_notices_nothing(program, same, check):
     learned = same(program("signals", "-m32", "-static"), check)
     assert learned.done.returncode == 0
-    assert {arch for arch, _ in learned.calls()} == {I386}
+    assert {arch for arch, _ in learned.calls()} == {COMPAT.audit}
 
 
 @pytest.mark.parametrize(("options", "said"), [((), b"no clone3\n"), (("--allow-opaque", "clone3"), b"clone3\n")])
@@ -86,7 +88,7 @@ def test_no_child_of_a_warm_run_is_left_without_its_tracer(program, learn, optio
     assert policy.read_text() == whole
 
 
-X86_64, I386 = 0xC000003E, 0x40000003
+X86_64, I386 = Arch.X86_64.audit, Arch.I386.audit
 GETPRIORITY, GETPID, CLOSE, X32 = 140, 39, 3, 0x40000000
 
 

@@ -66,6 +66,14 @@ static void rt_order(void) {
     }
 }
 
+#ifdef __aarch64__
+#define IS_ARM
+#define BREAKPOINT "brk #0"
+#elif defined(__arm__)
+#define IS_ARM
+#define BREAKPOINT ".inst.n 0xde01"
+#endif
+
 static sigjmp_buf back;
 
 static void jump(int signum, siginfo_t *info, void *context) {
@@ -74,16 +82,16 @@ static void jump(int signum, siginfo_t *info, void *context) {
 }
 
 static void int3(void) {
-#ifdef __aarch64__
+#ifdef IS_ARM
     struct sigaction action = {.sa_sigaction = jump, .sa_flags = SA_SIGINFO};
     CHECK(sigaction(SIGTRAP, &action, NULL) == 0);
 #else
     handle(SIGTRAP, 0);
 #endif
     for (int i = 1; i <= 3; i++) {
-#ifdef __aarch64__
+#ifdef IS_ARM
         if (sigsetjmp(back, 1) == 0)
-            __asm__ volatile("brk #0"); /* the signal's handler would return to it */
+            __asm__ volatile(BREAKPOINT); /* the signal's handler would return to it */
         CHECK(count == i && last_code == TRAP_BRKPT);
 #else
         __asm__ volatile("int3");
@@ -115,7 +123,7 @@ static void fault(int signum, int code, void *address, void (*cause)(void *)) {
 }
 
 static void write_to(void *address) { *(volatile char *)address = 1; }
-#ifdef __aarch64__
+#ifdef IS_ARM
 #define UNDEFINED "udf #0"
 #define ILLEGAL ILL_ILLOPC
 #else
@@ -139,7 +147,7 @@ static void faults(void) {
     fault(SIGSEGV, SEGV_ACCERR, page + 5, write_to);
     fault(SIGSEGV, SEGV_MAPERR, gone + 7, write_to);
     fault(SIGILL, ILLEGAL, NULL, undefined);
-#ifndef __aarch64__ /* where a division by zero is 0 */
+#ifndef IS_ARM /* where a division by zero is 0 */
     fault(SIGFPE, FPE_INTDIV, NULL, divide);
 #endif
     if (behind != MAP_FAILED) {
