@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+from calls import native
 
 from callfence.enforcing.cache import _name as filter_name
 from callfence.enforcing.filters import VARIANTS
-from tracer.abi import NATIVE, table
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "driver.py"
@@ -93,19 +93,6 @@ class Earlier:
             shutil.copy(old, new)
         if not known:
             self._files[text, file.name] = file
-
-
-OTHERWISE = {
-    "mkdir": "mkdirat", "rmdir": "unlinkat", "unlink": "unlinkat", "symlink": "symlinkat", "poll": "ppoll", "pause": "ppoll",
-    "open": "openat", "epoll_wait": "epoll_pwait", "fork": "clone", "vfork": "clone", "dup2": "dup3", "pipe": "pipe2",
-    "readlink": "readlinkat", "access": "faccessat", "stat": "newfstatat", "lstat": "newfstatat", "getdents": "getdents64",
-}  # fmt: skip
-"""The calls that C libraries make where a machine lacks one of x86_64."""
-
-
-def native(name):
-    """The name of a call on this machine."""
-    return name if name in table(NATIVE).by_name else OTHERWISE.get(name, name)
 
 
 def for_this_machine(text):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import native
 
 from policygen.recording import recording_file
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,10 @@ EXPECTED = {
         'argv=["git", "commit", "-m", ...]',
     },
 }
-"""What each call's observations have to hold, and no more."""
+"""What each call's observations have to hold, and no more; several calls of x86_64 may be one elsewhere (unlinkat)."""
+EXPECTED = {
+    native(name): set().union(*(held for other, held in EXPECTED.items() if native(other) == native(name))) for name in EXPECTED
+}
 
 
 def evidence(recording: Path, program: Path) -> dict[str, set[str]]:
@@ -51,7 +55,7 @@ def evidence(recording: Path, program: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for seen in recording_file.load(recording).observations:
         if seen.executable == str(program):
-            found[table(Arch.X86_64).by_number[seen.number].name].update(seen.evidence)
+            found[table(NATIVE).by_number[seen.number].name].update(seen.evidence)
     return found
 
 
@@ -81,7 +85,7 @@ def test_a_call_that_is_made_again_and_again_is_looked_at_a_few_times(
     (seen,) = (
         one
         for one in recording_file.load(tmp_path / ".callfence" / "p.rec").observations
-        if table(Arch.X86_64).by_number[one.number].name == "unlink"
+        if table(NATIVE).by_number[one.number].name == native("unlink")
     )
     assert seen.evidence == ('pathname="/sys/nonexistent/**"',)
 
@@ -99,7 +103,7 @@ def test_enforce_reports_what_pointers_point_to(
         denied.setdefault(one["call"].partition("(")[0], set()).update(one["evidence"])
     told = {name: those for name, those in denied.items() if name in EXPECTED and name != "unlinkat"}  # in this test's folder
     assert told == {name: EXPECTED[name] for name in told}
-    assert {"connect", "unlink", "execve", "mount"} <= told.keys()
+    assert {"connect", "execve", "mount"} <= told.keys()
     assert "hunter2" not in str(log)
 
 
@@ -119,5 +123,5 @@ def test_a_report_without_evidence_shows_addresses(commands: Commands, program: 
     commands.learn(policy, [program, "0"], tmp_path)
     policy.write_text(policy.read_text().replace("default kill", "default errno EPERM"))
     log = commands.enforce(policy, [program], tmp_path, "--no-evidence").violations
-    assert any(one["call"].startswith("unlink(pathname=0x") for one in log)
+    assert any(one["call"].startswith(("unlink(pathname=0x", "unlinkat(dfd=AT_FDCWD, pathname=0x")) for one in log)
     assert not any(one["evidence"] for one in log)

@@ -17,6 +17,20 @@ if TYPE_CHECKING:
     from policygen.language.document import Document
     from policygen.sets import region
 
+OTHERWISE = {
+    "mkdir": "mkdirat", "rmdir": "unlinkat", "unlink": "unlinkat", "symlink": "symlinkat", "poll": "ppoll", "pause": "ppoll",
+    "open": "openat", "epoll_wait": "epoll_pwait", "fork": "clone", "vfork": "clone", "dup2": "dup3", "pipe": "pipe2",
+    "readlink": "readlinkat", "access": "faccessat", "stat": "newfstatat", "lstat": "newfstatat", "getdents": "getdents64",
+    "chmod": "fchmodat", "inotify_init": "inotify_init1",
+}  # fmt: skip
+"""The calls that C libraries make where a machine lacks one of x86_64."""
+
+
+def native(name: str) -> str:
+    """The name of a call on this machine."""
+    return name if name in table(NATIVE).by_name else OTHERWISE.get(name, name)
+
+
 WORD = (1 << 64) - 1
 
 
