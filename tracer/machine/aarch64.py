@@ -10,7 +10,7 @@ kernel shows 0 and 1 in x7 (r12 of a 32-bit task), and ignores what is written t
 from __future__ import annotations
 
 from tracer import TYPE_CHECKING, linux
-from tracer.machine.model import NO_CALL, Convention, Machine, Registers, Unwinding
+from tracer.machine.model import NO_CALL, Convention, Machine, Registers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Arm(Machine):
         0xC00000B7, 8, b"\x01\0\0\xd4", b"\0\0\x20\xd4", False, tuple(range(6)), 32, 31, 29, 30, 0, _WORDS, 8
     )  # svc #0; brk #0
     compat = _compat(b"\0\0\0\xef", b"\xf0\x01\xf0\xe7")  # svc #0; udf #16
-    unwinding = Unwinding(frame=29, sp=31, ra=30, mask=(1 << 48) - 1)
+    unwinding = (29, 31, 30, (1 << 48) - 1)
 
     def registers(self, tid: int) -> Registers:
         words = (linux.c_uint64 * _WORDS)()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from tracer import TYPE_CHECKING, linux
 from tracer.machine.numbers import column
-from tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,33 +16,54 @@ NO_CALL = (1 << 64) - 1
 """The number of a task that is in no call: the kernel restarts none."""
 
 
-class Convention(NamedTuple):
+class Convention:
     """The calling convention for system calls in one mode of the processor (syscall(2)).
 
     The attributes from `arguments` to `link` are indexes of `Registers`."""
 
-    audit: int
-    """AUDIT_ARCH_*."""
-    pointer: int
-    """The size of a pointer in bytes."""
-    instruction: bytes
-    """The instruction by which programs make system calls."""
-    breakpoint: bytes
-    """The instruction that raises SIGTRAP."""
-    is_past: bool
-    """Whether the instruction pointer is after `breakpoint` when the signal comes."""
-    arguments: tuple[int, ...]
-    ip: int
-    sp: int
-    frame: int
-    """The register with the frame pointer: -1 if there is none that unwinding uses."""
-    link: int
-    """The register with the return address: -1 if calls put it on the stack."""
-    result: int
-    number: int
-    """Where ptrace shows the number of the call that a task is in, and where writing it changes the call."""
-    selects: int
-    """The register in which programs put the number of a call: where ptrace shows another, as `number`."""
+    __slots__ = (
+        "arguments", "audit", "breakpoint", "frame", "instruction", "ip", "is_past", "link", "number", "pointer", "result",
+        "selects", "sp",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        audit: int,
+        pointer: int,
+        instruction: bytes,
+        breakpoint: bytes,
+        is_past: bool,
+        arguments: tuple[int, ...],
+        ip: int,
+        sp: int,
+        frame: int,
+        link: int,
+        result: int,
+        number: int,
+        selects: int,
+    ) -> None:
+        self.audit = audit
+        """AUDIT_ARCH_*."""
+        self.pointer = pointer
+        """The size of a pointer in bytes."""
+        self.instruction = instruction
+        """The instruction by which programs make system calls."""
+        self.breakpoint = breakpoint
+        """The instruction that raises SIGTRAP."""
+        self.is_past = is_past
+        """Whether the instruction pointer is after `breakpoint` when the signal comes."""
+        self.arguments = arguments
+        self.ip = ip
+        self.sp = sp
+        self.frame = frame
+        """The register with the frame pointer: -1 if there is none that unwinding uses."""
+        self.link = link
+        """The register with the return address: -1 if calls put it on the stack."""
+        self.result = result
+        self.number = number
+        """Where ptrace shows the number of the call that a task is in, and where writing it changes the call."""
+        self.selects = selects
+        """The register in which programs put the number of a call: where ptrace shows another, as `number`."""
 
     @property
     def numbers(self) -> Mapping[str, int]:
@@ -81,7 +101,9 @@ class Machine:
     """Of 32-bit programs."""
     foreign_bit = 0
     """A bit in the numbers of calls of another convention that arrive as native ones (x32); 0 if there is none."""
-    unwinding: Unwinding
+    unwinding: tuple[int, int, int, int]
+    """What DWARF's call-frame information says on the machine (its psABI): the numbers of the frame pointer, of the stack
+    pointer and of the return address, and the bits of the latter that are an address, since others may hold a signature."""
 
     @property
     def conventions(self) -> tuple[Convention, Convention]:
@@ -167,15 +189,3 @@ class Machine:
 
     def clear_breakpoint(self, tid: int) -> None:
         raise NotImplementedError
-
-
-class Unwinding(NamedTuple):
-    """What DWARF's call-frame information says on a machine (its psABI): numbers of registers, and what compilers assume."""
-
-    frame: int
-    """The frame pointer."""
-    sp: int
-    ra: int
-    """The return address."""
-    mask: int
-    """The bits of a return address that are an address: others may hold a signature."""

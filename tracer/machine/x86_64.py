@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tracer import TYPE_CHECKING, linux
-from tracer.machine.model import NO_CALL, Convention, Machine, Registers, Unwinding
+from tracer.machine.model import NO_CALL, Convention, Machine, Registers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ class X86(Machine):
     native = _convention(0xC000003E, 8, b"\x0f\x05", (_RDI, _RSI, _RDX, _R10, _R8, _R9))  # syscall
     compat = _convention(0x40000003, 4, b"\xcd\x80", (_RBX, _RCX, _RDX, _RSI, _RDI, _RBP))  # int 0x80
     foreign_bit = 0x40000000  # __X32_SYSCALL_BIT, asm/unistd.h
-    unwinding = Unwinding(frame=6, sp=7, ra=16, mask=NO_CALL)
+    unwinding = (6, 7, 16, NO_CALL)
 
     def registers(self, tid: int) -> Registers:
         words = (linux.c_uint64 * _WORDS)()
