@@ -27,9 +27,6 @@ _SFD_NONBLOCK, _SFD_CLOEXEC = 0x800, 0x80000  # linux/signalfd.h
 _PIDFD_THREAD = 0o200  # linux/pidfd.h
 _CAPABILITY_HEADER = (linux.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread (linux/capability.h)
 
-ptrace = linux.ptrace
-
-
 def syscall(call: str, *arguments: Any) -> int:
     """Make the system call `call`, a name or `name(what)`, and return its result.  Raises OSError."""
     return linux.checked(MACHINE.syscall(call.partition("(")[0], *arguments), call)
@@ -350,7 +347,7 @@ class CallStop(linux.Structure):
 
     def read(self, pid: int) -> None:
         """Fill in where that tracee has stopped.  Raises OSError."""
-        ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, linux.addressof(self))
+        linux.ptrace(linux.PTRACE_GET_SYSCALL_INFO, pid, linux.INFO_SIZE, linux.addressof(self))
 
 
 def signal_descriptor(number: int) -> int:
@@ -363,7 +360,7 @@ def signal_descriptor(number: int) -> int:
 def event_message(pid: int) -> int:
     """Return the id of the new child or thread at whose event a tracee has stopped (PTRACE_GETEVENTMSG)."""
     message = linux.c_ulong(0)
-    ptrace(linux.PTRACE_GETEVENTMSG, pid, 0, linux.addressof(message))
+    linux.ptrace(linux.PTRACE_GETEVENTMSG, pid, 0, linux.addressof(message))
     return message.value
 
 
@@ -385,14 +382,14 @@ def peek_string(pid: int, address: int, limit: int = 256) -> bytes:
 
 def poke(pid: int, address: int, word: int) -> None:
     """Write 8 bytes at `address`."""
-    ptrace(linux.PTRACE_POKEDATA, pid, address, word)
+    linux.ptrace(linux.PTRACE_POKEDATA, pid, address, word)
 
 
 def swap_signal_mask(pid: int, mask: int) -> int:
     """Give a stopped tracee another mask of blocked signals, 64 bits, and return the former one (Linux 3.11)."""
     former, new = linux.c_uint64(0), linux.c_uint64(mask)
-    ptrace(linux.PTRACE_GETSIGMASK, pid, 8, linux.addressof(former))
-    ptrace(linux.PTRACE_SETSIGMASK, pid, 8, linux.addressof(new))
+    linux.ptrace(linux.PTRACE_GETSIGMASK, pid, 8, linux.addressof(former))
+    linux.ptrace(linux.PTRACE_SETSIGMASK, pid, 8, linux.addressof(new))
     return former.value
 
 

@@ -248,11 +248,11 @@ def exit_with(code: int, request: Request) -> None:
     if not request.is_waiting():
         return
     try:
-        kernel.ptrace(linux.PTRACE_SEIZE, request.call.task)
+        linux.ptrace(linux.PTRACE_SEIZE, request.call.task)
     except OSError:
         os.kill(request.call.task, linux.SIGKILL)
         return
-    kernel.ptrace(linux.PTRACE_INTERRUPT, request.call.task)
+    linux.ptrace(linux.PTRACE_INTERRUPT, request.call.task)
     try:  # noqa: SIM105  contextlib takes a millisecond of each start
         request.fail(_ERESTARTNOINTR)
     except FileNotFoundError:
@@ -260,7 +260,7 @@ def exit_with(code: int, request: Request) -> None:
     _, stop = os.waitpid(request.call.task, linux.WALL)
     if os.WIFSTOPPED(stop):
         MACHINE.set_register(request.call.task, register, code)
-        kernel.ptrace(linux.PTRACE_DETACH, request.call.task)
+        linux.ptrace(linux.PTRACE_DETACH, request.call.task)
 
 
 def _opened(fields: dict[str, str]) -> int:
@@ -314,6 +314,6 @@ def _end_namespace() -> None:
     namespace, this one included, die with it.
     """
     try:
-        kernel.ptrace(linux.PTRACE_SEIZE, 1, 0, linux.PTRACE_O_EXITKILL)
+        linux.ptrace(linux.PTRACE_SEIZE, 1, 0, linux.PTRACE_O_EXITKILL)
     finally:
         os._exit(0)

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-    from policygen.equivalents.carry import Carried, Loss
+    from policygen.equivalents.carry import Carried
     from policygen.equivalents.compare import Gap
+    from policygen.equivalents.section import Loss
 
 
 def as_lines(place: str, done: Carried, gaps: Sequence[Gap]) -> Iterator[str]:

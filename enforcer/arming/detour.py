@@ -100,7 +100,7 @@ class Detour(Surgery):
         MACHINE.set_registers(self.pid, registers)
         kernel.swap_signal_mask(self.pid, self._mask)
         if self._was_stopped:
-            kernel.ptrace(linux.PTRACE_INTERRUPT, self.pid)  # it stops again, if the stop of its process lasts
+            linux.ptrace(linux.PTRACE_INTERRUPT, self.pid)  # it stops again, if the stop of its process lasts
 
     def _to_syscall_stop(self) -> None:
         """Resume the task until the next entry or exit of a call, even if its process is stopped by a signal."""

@@ -199,7 +199,7 @@ class Entrance:
         for task in process.threads - {but}:
             if self._processes.inside.get(task) in _RESTARTED:
                 try:
-                    kernel.ptrace(linux.PTRACE_INTERRUPT, task)
+                    linux.ptrace(linux.PTRACE_INTERRUPT, task)
                 except ProcessLookupError:
                     continue
 

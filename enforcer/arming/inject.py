@@ -100,7 +100,7 @@ def wait(pid: int) -> Stop:
 def resume(request: int, pid: int, signal: int = 0) -> None:
     """Continue a stopped task by a ptrace request.  Raises GoneError if it has been killed; its end can still be waited for."""
     try:
-        kernel.ptrace(request, pid, 0, signal)
+        linux.ptrace(request, pid, 0, signal)
     except OSError as error:
         if error.errno != errno.ESRCH:
             raise
@@ -121,7 +121,7 @@ def reap(pid: int) -> None:
         try:
             task, status = os.waitpid(-1, linux.WALL)
             if task == pid and os.WIFSTOPPED(status):
-                kernel.ptrace(linux.PTRACE_CONT, pid)
+                linux.ptrace(linux.PTRACE_CONT, pid)
         except ChildProcessError:
             return
         except ProcessLookupError:  # killed just now

@@ -140,7 +140,7 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
     surgery = inject.Surgery(child)
     listener = inject.install(surgery, Key(), ALL_RUN, pidfd)
     surgery.close()
-    kernel.ptrace(linux.PTRACE_DETACH, child)
+    linux.ptrace(linux.PTRACE_DETACH, child)
     os.close(ended)
     for descriptor in (listener, pidfd):
         if descriptor >= 0:

@@ -129,8 +129,8 @@ class Follower:
             return
         if stop.kind == SIGNAL and stop.signal == linux.SIGSYS:
             # Whatever has made SIGSYS harmless by now, it stops once more before it runs its own code.
-            kernel.ptrace(linux.PTRACE_INTERRUPT, pid)
-            kernel.ptrace(linux.PTRACE_CONT, pid, 0, linux.SIGSYS)
+            linux.ptrace(linux.PTRACE_INTERRUPT, pid)
+            linux.ptrace(linux.PTRACE_CONT, pid, 0, linux.SIGSYS)
         else:
             process.kill()
 
@@ -180,7 +180,7 @@ class Follower:
 
     def _let_go(self, pid: int, signal: int = 0) -> None:
         self._processes.forget(pid)
-        kernel.ptrace(linux.PTRACE_DETACH, pid, 0, signal)
+        linux.ptrace(linux.PTRACE_DETACH, pid, 0, signal)
 
     # Calls that are denied before the last phase
 

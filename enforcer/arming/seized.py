@@ -200,7 +200,7 @@ def _arm(work: Work, pidfd: int) -> None:
             return
         if duty:
             duty.begin(listener)
-        kernel.ptrace(linux.PTRACE_DETACH, program)
+        linux.ptrace(linux.PTRACE_DETACH, program)
     except ProcessLookupError as error:
         raise GoneError from error
     except GoneError:
@@ -249,12 +249,12 @@ _HINT = "use --arm exec"
 
 def seize(pid: int) -> None:
     """Trace a process from now on; the kernel kills it if this process ends.  Raises OSError."""
-    kernel.ptrace(linux.PTRACE_SEIZE, pid, 0, OPTIONS)
+    linux.ptrace(linux.PTRACE_SEIZE, pid, 0, OPTIONS)
 
 
 def stop(pid: int) -> None:
     """Stop a seized process that runs.  Raises GoneError if it has died."""
-    kernel.ptrace(linux.PTRACE_INTERRUPT, pid)
+    linux.ptrace(linux.PTRACE_INTERRUPT, pid)
     inject.wait(pid)
 
 

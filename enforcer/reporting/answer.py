@@ -416,31 +416,29 @@ class Answers:
     # Calls that wait for an answer
 
     def _answer(self, request: Request) -> None:
+        self._settle(request)
+        request.call.id = 0
+
+    def _settle(self, request: Request) -> None:
         try:
             if mediator := self._making(request.call):
                 mediator.make(request)
-                request.call.id = 0
                 return
         except Exception as error:
             self._complain_about_making(error)
             _try(partial(request.fail, errno.EACCES))
-            request.call.id = 0
             return
         if self._let_run(request):
-            request.call.id = 0
             return
         action = None
         if verdict := self._verdict(request):
             try:
                 if self._answer_listen(request, verdict) or self._answer_otherwise(request, verdict):
-                    request.call.id = 0
                     return
                 if self._asks(request, verdict):
-                    request.call.id = 0
                     return
             except FileNotFoundError:  # ENOENT: it has died meanwhile, or been interrupted
                 if not request.is_waiting():
-                    request.call.id = 0
                     return
             except Exception as error:
                 self._complain(error)
@@ -451,7 +449,6 @@ class Answers:
             pass
         except Exception as error:
             self._reporter.complain(f"task {request.call.task} could not be killed, so its denied call waits for ever: {error}")
-        request.call.id = 0
 
     def _let_run(self, request: Request) -> bool:
         """Let a call run if the policies' filters allow it, so that only its files or ports are judged, and these are granted;

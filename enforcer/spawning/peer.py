@@ -122,11 +122,11 @@ class Peer:
 
         Raises KernelError, GoneError, OSError."""
         try:
-            kernel.ptrace(linux.PTRACE_SEIZE, self.pid, 0, linux.PTRACE_O_TRACESYSGOOD)
+            linux.ptrace(linux.PTRACE_SEIZE, self.pid, 0, linux.PTRACE_O_TRACESYSGOOD)
         except PermissionError as error:
             raise self._refused(error) from error
         self.require_alive()
-        kernel.ptrace(linux.PTRACE_INTERRUPT, self.pid)
+        linux.ptrace(linux.PTRACE_INTERRUPT, self.pid)
         while (stop := inject.wait(self.pid)).kind != TRAP:
             inject.go_on(linux.PTRACE_CONT, self.pid, stop)
 
@@ -156,7 +156,7 @@ class Peer:
             probe = _Probe(self.pid)
             result = probe.call("kcmp", self.pid, os.getpid(), _KCMP_FILES, 0, 0)
             probe.close()
-            kernel.ptrace(linux.PTRACE_SETOPTIONS, self.pid, 0, linux.PTRACE_O_TRACESYSGOOD)
+            linux.ptrace(linux.PTRACE_SETOPTIONS, self.pid, 0, linux.PTRACE_O_TRACESYSGOOD)
         except OSError as error:
             raise GoneError from error  # the kernel kills it with this process
         finally:
@@ -170,14 +170,14 @@ class Peer:
     def hold(self) -> None:
         """Have the kernel kill this process, which is stopped, if the caller ends.  Raises GoneError, OSError."""
         try:
-            kernel.ptrace(linux.PTRACE_SETOPTIONS, self.pid, 0, seized.OPTIONS)
+            linux.ptrace(linux.PTRACE_SETOPTIONS, self.pid, 0, seized.OPTIONS)
         except ProcessLookupError as error:
             raise GoneError from error
 
     def release(self) -> None:
         """Let this process go on, untraced."""
         try:
-            kernel.ptrace(linux.PTRACE_DETACH, self.pid)
+            linux.ptrace(linux.PTRACE_DETACH, self.pid)
         except OSError:
             return
 
@@ -188,4 +188,4 @@ class _Probe(Surgery):
     def close(self) -> None:
         """Restore the process; the call that the stop interrupted is made again."""
         super().close()
-        MACHINE.set_registers(self.pid, MACHINE.before_stop(self._registers))
+        MACHINE.set_registers(self.pid, MACHINE.after_interrupt(self._registers))

@@ -8,7 +8,7 @@ import stat
 import time
 from contextlib import suppress
 
-from enforcer import bpf, execution, helper, kernel, launch
+from enforcer import bpf, execution, helper, launch
 from enforcer.arming import inject, seized
 from enforcer.confinement import scope_ruleset
 from enforcer.errors import FAILED, EnforceError, GoneError
@@ -105,7 +105,7 @@ class Spawner:
             _send(connection, answer, rulesets)
             for descriptor in (connection.detach(), *rulesets):
                 os.close(descriptor)
-            kernel.ptrace(linux.PTRACE_CONT, peer.pid)
+            linux.ptrace(linux.PTRACE_CONT, peer.pid)
         except (OSError, GoneError):
             os._exit(0)
         seized.follow(work, peer.pidfd if work.duty else -1)

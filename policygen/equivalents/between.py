@@ -188,6 +188,18 @@ def hops(source: Arch, target: Arch) -> Mapping[Node, tuple[Hop, ...]]:
     return {node: tuple(starting) for node, starting in result.items()}
 
 
+def ends(start: Node, source: Arch, target: Arch) -> Iterator[str]:
+    """Yield the names of the calls of the target to which links lead from a call of the source."""
+    ahead, reached = [start], {start}
+    while ahead:
+        node = ahead.pop()
+        for hop in hops(source, target).get(node, ()):
+            if hop.end not in reached and hop.target.entry.action.allows:
+                reached.add(hop.end)
+                ahead.append(hop.end)
+    yield from (table(arch).by_number[number].name for arch, number in sorted(reached) if arch is target)
+
+
 def _by_name(arguments: tuple[Argument, ...]) -> str:
     return " ".join(argument.name for argument in arguments)
 

@@ -46,7 +46,7 @@ class Arm(Machine):
 
     def registers(self, tid: int) -> Registers:
         words = (linux.c_uint64 * _WORDS)()
-        size = _set(_GETREGSET, tid, _PRSTATUS, words)
+        size = _register_set(_GETREGSET, tid, _PRSTATUS, words)
         if size == 4 * _WORDS32:
             return [*(linux.c_uint32 * _WORDS32).from_buffer(words), _number(tid)]
         return [*words, _number(tid)]
@@ -55,13 +55,13 @@ class Arm(Machine):
         narrow = len(registers) == _WORDS32 + 1
         count, type_, untouched = (_WORDS32, linux.c_uint32, 12) if narrow else (_WORDS, linux.c_uint64, 7)
         words = (type_ * count)()
-        _set(_GETREGSET, tid, _PRSTATUS, words)
+        _register_set(_GETREGSET, tid, _PRSTATUS, words)
         kept = words[untouched]
         words[:] = registers[:count]
         words[untouched] = kept
-        _set(_SETREGSET, tid, _PRSTATUS, words)
+        _register_set(_SETREGSET, tid, _PRSTATUS, words)
         number = linux.c_uint32(registers[count] & 0xFFFFFFFF)
-        _set(_SETREGSET, tid, _SYSTEM_CALL, number)
+        _register_set(_SETREGSET, tid, _SYSTEM_CALL, number)
 
     def register(self, tid: int, index: int) -> int:
         return self.registers(tid)[index]
@@ -88,7 +88,7 @@ class Arm(Machine):
             changed[_PSTATE] &= ~_BTYPE
         return changed
 
-    def before_stop(self, registers: Sequence[int]) -> Registers:
+    def after_interrupt(self, registers: Sequence[int]) -> Registers:
         return list(registers)  # the kernel has moved the instruction pointer back before the stop
 
     def target(self, convention: Convention, address: int) -> tuple[int, Convention]:
@@ -99,20 +99,20 @@ class Arm(Machine):
     def set_breakpoint(self, tid: int, address: int, convention: Convention) -> None:
         control = _EXECUTE if len(convention.breakpoint) == 4 else _HALF
         for at, how in ((0, control & ~1), (address, control)):  # the kernel checks an address by the length that it has
-            _set(_SETREGSET, tid, _HW_BREAK, (linux.c_uint64 * 3)(0, at, how))
+            _register_set(_SETREGSET, tid, _HW_BREAK, (linux.c_uint64 * 3)(0, at, how))
 
     def clear_breakpoint(self, tid: int) -> None:
-        _set(_SETREGSET, tid, _HW_BREAK, (linux.c_uint64 * 3)(0, 0, 0))
+        _register_set(_SETREGSET, tid, _HW_BREAK, (linux.c_uint64 * 3)(0, 0, 0))
 
 
 def _number(tid: int) -> int:
     """Return the number of the call that a task is in, 32 bits, or NO_CALL."""
     number = linux.c_uint32(0)
-    _set(_GETREGSET, tid, _SYSTEM_CALL, number)
+    _register_set(_GETREGSET, tid, _SYSTEM_CALL, number)
     return NO_CALL if number.value == 0xFFFFFFFF else number.value
 
 
-def _set(request: int, tid: int, note: int, content: Array[c_uint64] | Array[c_uint32] | c_uint32) -> int:
+def _register_set(request: int, tid: int, note: int, content: Array[c_uint64] | Array[c_uint32] | c_uint32) -> int:
     """Read or write a set of registers, and return how many bytes of it there were."""
     vector = (linux.c_uint64 * 2)(linux.addressof(content), linux.sizeof(content))  # struct iovec
     linux.ptrace(request, tid, note, linux.addressof(vector))

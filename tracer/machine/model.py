@@ -7,7 +7,7 @@ from tracer import TYPE_CHECKING, linux
 from tracer.machine.numbers import column
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 Registers = list[int]
 """The registers of a stopped task, 64 bits each, unsigned; the indexes are those of the task's `Convention`."""
@@ -22,8 +22,8 @@ class Convention:
     The attributes from `arguments` to `link` are indexes of `Registers`."""
 
     __slots__ = (
-        "arguments", "audit", "breakpoint", "frame", "instruction", "ip", "is_past", "link", "number", "pointer", "result",
-        "selects", "sp",
+        "arguments", "audit", "breakpoint", "frame", "instruction", "ip", "is_past", "link", "number", "numbers", "pointer",
+        "result", "selects", "sp",
     )  # fmt: skip
 
     def __init__(
@@ -64,11 +64,8 @@ class Convention:
         """Where ptrace shows the number of the call that a task is in, and where writing it changes the call."""
         self.selects = selects
         """The register in which programs put the number of a call: where ptrace shows another, as `number`."""
-
-    @property
-    def numbers(self) -> Mapping[str, int]:
+        self.numbers = column(audit)
         """The numbers of the calls that callfence knows of by itself, by name; others are missing."""
-        return _numbers(self.audit)
 
     def number_of(self, name: str) -> int:
         """Return the number of a call; that of mmap2 for "mmap" where mmap takes its arguments in memory, or is missing."""
@@ -80,15 +77,6 @@ class Convention:
         bits = 8 * self.pointer
         value &= (1 << bits) - 1
         return value - (value >> (bits - 1) << bits)
-
-
-_columns: dict[int, Mapping[str, int]] = {}
-
-
-def _numbers(audit: int) -> Mapping[str, int]:
-    if audit not in _columns:
-        _columns[audit] = column(audit)
-    return _columns[audit]
 
 
 class Machine:
@@ -171,7 +159,7 @@ class Machine:
         registers[one.number] = NO_CALL
         return registers
 
-    def before_stop(self, registers: Sequence[int]) -> Registers:
+    def after_interrupt(self, registers: Sequence[int]) -> Registers:
         """Return the registers with which a task that PTRACE_INTERRUPT has stopped goes on after calls of ours, as the kernel
         would have it go on: with the call again that the stop has interrupted, if there is one."""
         raise NotImplementedError

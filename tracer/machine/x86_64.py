@@ -58,12 +58,12 @@ class X86(Machine):
     def is_stepping(self, registers: Sequence[int]) -> bool:
         return bool(registers[_EFLAGS] & _TRAP_FLAG)
 
-    def before_stop(self, registers: Sequence[int]) -> Registers:
+    def after_interrupt(self, registers: Sequence[int]) -> Registers:
         changed = list(registers)
-        result = -(changed[_RAX] - (1 << 64)) if changed[_RAX] >> 63 else 0
-        if changed[_ORIG_RAX] >> 63 or result not in (*_RESTARTED, _RESTART_BLOCK):
+        error = -self.native.signed(changed[_RAX])
+        if changed[_ORIG_RAX] >> 63 or error not in (*_RESTARTED, _RESTART_BLOCK):
             return changed
-        if result == _RESTART_BLOCK:
+        if error == _RESTART_BLOCK:
             changed[_RAX] = -_EINTR & NO_CALL
         else:  # both instructions that make a call have two bytes
             changed[_RIP], changed[_RAX] = changed[_RIP] - 2, changed[_ORIG_RAX]

@@ -70,14 +70,14 @@ def test_a_call_is_made_again_by_its_own_instruction() -> None:
 def test_an_interrupted_call_of_x86_64_is_made_again(result: int, ip: int, returned: int, number: int) -> None:
     """By ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND; ERESTART_RESTARTBLOCK; EAGAIN."""
     one = X86().native
-    changed = X86().before_stop(x86(ip=1000, result=-result, number=7))
+    changed = X86().after_interrupt(x86(ip=1000, result=-result, number=7))
     assert (changed[one.ip], changed[one.result], changed[one.number]) == (ip, returned, number)
 
 
 def test_a_task_between_two_calls_stays_as_it_is() -> None:
     registers = x86(ip=1000, result=-512, number=NO_CALL)
-    assert X86().before_stop(registers) == registers
-    assert Arm().before_stop([5] * 35) == [5] * 35
+    assert X86().after_interrupt(registers) == registers
+    assert Arm().after_interrupt([5] * 35) == [5] * 35
 
 
 def test_a_call_elsewhere_is_no_target_of_a_jump() -> None:
