@@ -55,7 +55,7 @@ has_pid() { [ -n "$(pid)" ]; }
 # stop [SIGNAL [STATUS]]; some servers listen before they write their pid
 stop() {
     eventually has_pid
-    kill -"${1:-TERM}" "$(pid)"
+    replaced kill -"${1:-TERM}" "$(pid)"
     ended "${2:-0}"
 }
 
@@ -69,10 +69,10 @@ eventually() {
     done
 }
 
-# replaced COMMAND ...: the command makes all processes end that the server has now
+# replaced COMMAND ...: the command makes all processes end that the server has now; gone, they write to no file any more
 replaced() {
     local child children
-    children=$(pgrep -P "$(pid)")
+    children=$(pgrep -P "$(pid)") || true
     "$@"
     for child in $children; do
         eventually test ! -e "/proc/$child/exe" # absent for a zombie, too

@@ -84,7 +84,7 @@ backend_dies() {
 
 # The postmaster dies, its children notice and end; the next start recovers.
 crash() {
-    replaced stop KILL 137
+    stop KILL 137
 }
 
 case $part in
