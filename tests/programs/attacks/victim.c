@@ -3,7 +3,7 @@
    Every run first does the same benign work, from which a policy is learned.  An attack then makes a call that the
    benign work never makes, or makes with other arguments, and prints `attack NAME: RESULT`: what the call returned, a
    negative errno if it failed.  No attack does harm where it succeeds: targets are the process itself, objects that
-   do not exist, or requests that are refused for their arguments.  x86_64 only. */
+   do not exist, or requests that are refused for their arguments.  Some doors are x86_64's alone. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +18,9 @@
 #include <linux/userfaultfd.h>
 #include <net/ethernet.h>
 #include <arpa/inet.h>
+#ifdef __x86_64__
 #include <asm/prctl.h>
+#endif
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -130,6 +132,7 @@ static long exec_memfd(void) {
     return CALL(SYS_execveat, file, "", arguments, environ, AT_EMPTY_PATH);
 }
 
+#ifdef __x86_64__
 static long raw_fork(void) {
     pid_t child = syscall(SYS_fork);
     if (child == 0)
@@ -143,6 +146,7 @@ static long raw_vfork(void) {
         _exit(0);
     return ends_with(child);
 }
+#endif
 
 static long clone_with(unsigned long flags) {
     pid_t child = syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, 0UL);
@@ -211,6 +215,7 @@ static long steal_fd(void) { return CALL(SYS_pidfd_getfd, -1, 0, 0); }
 /* The kernel takes the low 32 bits of cmd; a filter that compares 64 does not see TIOCSTI (CVE-2019-10063). */
 static long type_ahead(void) { return CALL(SYS_ioctl, 0, 0xdead00000000UL | TIOCSTI, "x"); }
 
+#ifdef __x86_64__
 static long int80(long number, long argument) {
     long returned;
     __asm__ volatile("int $0x80" : "=a"(returned) : "a"(number), "b"(argument) : "memory");
@@ -220,6 +225,9 @@ static long int80(long number, long argument) {
 static long int80_getpid(void) { return int80(20, 0); }            /* asm/unistd_32.h */
 static long int80_setuid(void) { return int80(213, getuid()); }    /* setuid32 */
 static long x32_getpid(void) { return CALL(0x40000000 | SYS_getpid); }
+static long arch_base(void) { return CALL(SYS_arch_prctl, ARCH_SET_GS, 0UL); }
+#endif
+
 static long future_call(void) { return CALL(4000); }
 
 /* ---- what hides its arguments in memory ---- */
@@ -245,9 +253,9 @@ static long clone_3(void) {
 /* ---- files ---- */
 
 static long open_for_both(void) { return CALL(SYS_openat, AT_FDCWD, "victim.out", O_RDWR, 0); }
-static long set_user_id(void) { return CALL(SYS_chmod, "victim.out", 04755); }
-static long make_link(void) { return CALL(SYS_symlink, "victim.out", "victim.link"); }
-static long remove_file(void) { return CALL(SYS_unlink, "no-such-file"); }
+static long set_user_id(void) { return result(chmod("victim.out", 04755)); }
+static long make_link(void) { return result(symlink("victim.out", "victim.link")); }
+static long remove_file(void) { return result(unlink("no-such-file")); }
 static long make_device(void) { return CALL(SYS_mknodat, -1, "null", S_IFCHR | 0600, 0x103); }
 static long open_by_handle(void) { return CALL(SYS_open_by_handle_at, -1, page, O_RDONLY); }
 
@@ -268,7 +276,6 @@ static long personality_exec(void) { return CALL(SYS_personality, READ_IMPLIES_E
 static long process_dumpable(void) { return CALL(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0); }
 static long descriptor_owner(void) { return CALL(SYS_fcntl, 0, F_SETOWN, 0); }
 static long limits(void) { return CALL(SYS_prlimit64, 0, RLIMIT_CORE, NULL, page); }
-static long arch_base(void) { return CALL(SYS_arch_prctl, ARCH_SET_GS, 0UL); }
 static long filter_query(void) {
     uint32_t action = SECCOMP_RET_KILL_PROCESS;
     return CALL(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action);
@@ -315,24 +322,27 @@ static long clock_back(void) {
 
 #define ATTACK(name) {#name, name}
 static const struct { const char *name; long (*run)(void); } attacks[] = {
-    ATTACK(shell), ATTACK(exec_shell), ATTACK(exec_at), ATTACK(exec_memfd), ATTACK(raw_fork), ATTACK(raw_vfork),
+    ATTACK(shell), ATTACK(exec_shell), ATTACK(exec_at), ATTACK(exec_memfd),
     ATTACK(clone_newuser), ATTACK(clone_newpid),
     ATTACK(connect_back), ATTACK(udp), ATTACK(unix_datagram), ATTACK(sniffer), ATTACK(netlink), ATTACK(socket_option),
     ATTACK(mprotect_wx), ATTACK(mprotect_exec), ATTACK(pkey_wx), ATTACK(mmap_wx), ATTACK(madvise_other),
     ATTACK(secret_memory), ATTACK(page_faults),
     ATTACK(ptrace_attach), ATTACK(write_memory), ATTACK(read_memory), ATTACK(probe_parent), ATTACK(kill_thread),
     ATTACK(pidfd), ATTACK(steal_fd),
-    ATTACK(type_ahead), ATTACK(int80_getpid), ATTACK(int80_setuid), ATTACK(x32_getpid), ATTACK(future_call),
+    ATTACK(type_ahead), ATTACK(future_call),
     ATTACK(ring), ATTACK(open_at_2), ATTACK(clone_3),
     ATTACK(open_for_both), ATTACK(set_user_id), ATTACK(make_link), ATTACK(remove_file), ATTACK(make_device),
     ATTACK(open_by_handle),
     ATTACK(become_user), ATTACK(become_users), ATTACK(raise_capabilities), ATTACK(personality_exec),
-    ATTACK(process_dumpable), ATTACK(descriptor_owner), ATTACK(limits), ATTACK(arch_base), ATTACK(filter_query),
+    ATTACK(process_dumpable), ATTACK(descriptor_owner), ATTACK(limits), ATTACK(filter_query),
     ATTACK(new_namespace), ATTACK(enter_namespace), ATTACK(mount_nothing), ATTACK(unmount), ATTACK(change_root),
     ATTACK(pivot), ATTACK(new_mount),
     ATTACK(bpf_map), ATTACK(performance), ATTACK(keys), ATTACK(add_key), ATTACK(new_kernel), ATTACK(load_module),
     ATTACK(unload_module), ATTACK(restart), ATTACK(kernel_log), ATTACK(accounting), ATTACK(swap), ATTACK(host_name),
     ATTACK(clock_back),
+#ifdef __x86_64__
+    ATTACK(raw_fork), ATTACK(raw_vfork), ATTACK(int80_getpid), ATTACK(int80_setuid), ATTACK(x32_getpid), ATTACK(arch_base),
+#endif
 };
 
 int main(int count, char **arguments) {
