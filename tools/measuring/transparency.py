@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracer.abi import Arch, table
+from tracer.abi import COMPAT, NATIVE, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +54,8 @@ class Result:
     said: dict[str, str] = field(default_factory=dict)
 
 
-def build(checkout: Path, folder: Path, jobs: int) -> list[Path]:
-    """The programs that compile with plain gcc."""
+def build(checkout: Path, folder: Path, jobs: int, only: list[str]) -> list[Path]:
+    """The programs, of these names if there are any, that compile with plain gcc."""
     tests = checkout / "src/test"
     for name in ("X64", "X86", "Generic"):
         target = tests / f"SyscallEnumsForTests{name}.generated"
@@ -67,7 +67,7 @@ def build(checkout: Path, folder: Path, jobs: int) -> list[Path]:
         command = ["gcc", "-O0", "-g", "-w", "-pthread", *includes, "-o", target, source, *LIBRARIES]
         return target if subprocess.run(command, capture_output=True, check=False).returncode == 0 else None
 
-    sources = sorted({*tests.glob("*.c"), *tests.glob("x86/*.c")})
+    sources = sorted(path for path in {*tests.glob("*.c"), *tests.glob("x86/*.c")} if not only or path.stem in only)
     with ThreadPoolExecutor(jobs) as pool:
         return [target for target in pool.map(compiled, sources) if target]
 
@@ -132,11 +132,11 @@ def kept(result: Result, tool: str) -> bool:
 
 
 def strace_calls(path: Path) -> set[int]:
-    """`number`, or -1 - number for i386, of all but the first execve, which is strace's own.
+    """`number`, or -1 - number for calls of 32-bit programs, of all but the first execve, which is strace's own.
 
     strace does not print the architecture: the name tells it.
     """
-    native, narrow = table(Arch.X86_64).by_number, table(Arch.I386).by_number
+    native, narrow = table(NATIVE).by_number, table(COMPAT).by_number
     calls: set[int] = set()
     for line in path.read_text(errors="replace").splitlines()[1:]:
         if call := STRACE_CALL.match(line):
@@ -150,7 +150,7 @@ def strace_calls(path: Path) -> set[int]:
 def recorded_calls(path: Path) -> set[int]:
     """As `strace_calls`, from a recording."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return {-1 - row["number"] if row["arch"] == 0x40000003 else row["number"] for row in rows if "arch" in row}
+    return {-1 - row["number"] if row["arch"] == COMPAT.audit else row["number"] for row in rows if "arch" in row}
 
 
 def summary(results: list[Result], tools: Sequence[str]) -> str:
@@ -182,9 +182,7 @@ def main() -> None:
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    programs = build(options.checkout, options.folder, options.jobs)
-    if options.only:
-        programs = [path for path in programs if path.name in options.only]
+    programs = build(options.checkout, options.folder, options.jobs, options.only)
     with ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(lambda program: examine(program, options.seconds, options.tools), programs))
     (options.folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
