@@ -139,6 +139,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"To install the packages, as root: {set_up.command(sorted(set().union(*missing)))}")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of another machine are no tests here: pytest counts them as deselected."""
+    there = [item for item in items if (mark := item.get_closest_marker("only_on")) and mark.args != (NATIVE.value,)]
+    if there:
+        config.hook.pytest_deselected(items=there)
+        items[:] = [item for item in items if item not in there]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI nothing is skipped in silence: the machine has all that the tests need, or the run fails."""

@@ -17,6 +17,7 @@ from calls import native
 
 from callfence.enforcing.cache import _name as filter_name
 from callfence.enforcing.filters import VARIANTS
+from tracer.abi import NATIVE, Arch
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "driver.py"
@@ -96,12 +97,16 @@ class Earlier:
 
 
 def for_this_machine(text):
-    """The text of a policy without `arch`, with the calls that the C library makes on this machine for those of x86_64."""
+    """The text of a policy without `arch`, with the calls that the C library makes on this machine for those of x86_64.
+
+    arch_prctl has no equal: elsewhere a program sets that register itself."""
     if re.search(r"^arch ", text, re.MULTILINE):
         return text
     lines, seen = [], set(re.findall(r"^(\w+):", text, re.MULTILINE))
     for line in text.splitlines(keepends=True):
         name, colon, rest = line.partition(":")
+        if name == "arch_prctl" and NATIVE is not Arch.X86_64:
+            continue
         if colon and native(name) != name:
             if native(name) in seen:
                 continue

@@ -22,7 +22,7 @@ def cached(place, tmp_path):
 
     def compiles(*arguments, denied=True):
         place.command = timed
-        done = place.enforce(*arguments, target, "110")
+        done = place.enforce(*arguments, target, "getppid")
         place.command = plain
         assert (done.stdout == "-13\n") == denied
         before = done.stderr.split("enforce: denied")[0]

@@ -86,13 +86,13 @@ def test_includes_are_part_of_the_policy(place):
     place.policy("default errno EACCES\ninclude below/b.policy\n")
     place.policy("include c.policy\nread: allow\n", "below/b.policy")
     place.policy("write: allow\nexit_group: allow\n", "below/c.policy")
-    assert place.enforce(place.calls(), "39").stdout == "-13\n"
+    assert place.enforce(place.calls(), "getpid").stdout == "-13\n"
     place.policy("write: allow\nexit_group: allow\ngetpid: allow\n", "below/c.policy")
-    done = place.enforce(place.calls(), "39", "102")
+    done = place.enforce(place.calls(), "getpid", "getuid")
     assert done.stdout.splitlines()[1] == "-13"
     assert int(done.stdout.splitlines()[0]) > 1
     (place.folder / "below/c.policy").unlink()
-    done = place.enforce(place.calls(), "39")
+    done = place.enforce(place.calls(), "getpid")
     assert done.returncode == 125
     assert "below/c.policy cannot be read: No such file or directory" in done.stderr
 
@@ -145,10 +145,10 @@ def test_a_program_that_cannot_be_read(place, nobody):
     (nobody.folder / "calls.policy").write_text("default errno EACCES\nwrite: allow\nexit_group: allow\nexecve: allow\n")
     enforce = (*nobody.python, "-m", "callfence", "enforce", "-p", "calls.policy")
     settings = {"cwd": nobody.folder, "capture_output": True, "text": True, "timeout": 60}
-    done = subprocess.run([*enforce, "./calls", "39"], check=False, **settings)
+    done = subprocess.run([*enforce, "./calls", "getpid"], check=False, **settings)
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr.startswith("enforce: ./calls is not readable by this user, so the filter cannot be installed")
-    assert subprocess.run([*enforce, "--arm", "now", "./calls", "39"], check=False, **settings).stdout == "-13\n"
+    assert subprocess.run([*enforce, "--arm", "now", "./calls", "getpid"], check=False, **settings).stdout == "-13\n"
 
 
 def test_lost_privilege_is_mentioned(place):

@@ -39,7 +39,7 @@ def running(place):
 
     def run(*calls, policy=ERRNO, options=(), **settings):
         place.policy(policy)
-        process = place.start(*options, place.calls(), "110", "wait", *calls, **settings)
+        process = place.start(*options, place.calls(), "getppid", "wait", *calls, **settings)
         started.append(process)
         assert process.stdout.readline() == "-13\n"
         return process
@@ -89,7 +89,7 @@ def test_the_program_cannot_get_at_it(running, place):
 
 
 def test_it_outlives_every_signal_but_sigkill(running, place):
-    process = running("110")
+    process = running("getppid")
     helper = place.helper()
     for number in range(1, 65):
         if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
@@ -110,8 +110,8 @@ def kill_helper(place):
 PHASED = "phase serving after poll\ngetpid: allow until serving\n"
 MOMENTS = {  # lines of the policy, calls that are made before, and what they print
     "plain": ("", (), ""),
-    "start": (PHASED, ("39",), "{}\n"),
-    "serving": (PHASED, ("7,0,0,0", "39"), "0\n-13\n"),
+    "start": (PHASED, ("getpid",), "{}\n"),
+    "serving": (PHASED, ("poll,0,0,0", "getpid"), "0\n-13\n"),
 }
 
 
@@ -119,7 +119,7 @@ def at(running, moment, scope="", **options):
     """A program that waits, in a phase or without phases; then it polls, waits, and makes denied calls."""
     lines, calls, output = MOMENTS[moment]
     policy = f"default errno EACCES\n{scope}{lines}poll: allow\n{FLOOR}"
-    process = running(*calls, "wait", "7,0,0,0", "wait", "110", "104", policy=policy, **options)
+    process = running(*calls, "wait", "poll,0,0,0", "wait", "getppid", "getgid", policy=policy, **options)
     process.stdin.write("x")
     process.stdin.flush()
     for line in output.format(process.pid).splitlines(keepends=True):
@@ -203,7 +203,7 @@ def test_its_folder_is_proc(running, place):
 
 def test_its_stand_in_takes_its_place(running, place):
     """And is replaced in turn; what was denied meanwhile is answered and reported."""
-    process = running("110", "39", "10,4096,8192,7", "wait", "110", "104")
+    process = running("getppid", "getpid", "mprotect,4096,8192,7", "wait", "getppid", "getgid")
     kill_helper(place)
     process.stdin.write("x")
     process.stdin.flush()
@@ -217,7 +217,7 @@ def test_its_stand_in_takes_its_place(running, place):
 
 
 def test_without_both_calls_fail_closed(running, place):
-    process = running("110", "39", "10,4096,8192,7")
+    process = running("getppid", "getpid", "mprotect,4096,8192,7")
     for pid in place.helpers():
         os.kill(pid, signal.SIGSTOP)  # so that neither replaces the other
     for pid in place.helpers():
@@ -230,7 +230,7 @@ def test_without_both_calls_fail_closed(running, place):
 def test_it_ends_with_the_last_confined_process(place):
     """And until then it answers for those that the program left behind, on their standard error if it is the same."""
     place.policy("default errno EACCES\n" + EVERYTHING, "sh.policy")
-    script = f"(read go < fifo; exec {place.calls()} 110 > output) > /dev/null & echo started"
+    script = f"(read go < fifo; exec {place.calls()} getppid > output) > /dev/null & echo started"
     os.mkfifo(place.folder / "fifo")
     with open(place.folder / "errors", "w+") as errors:
         done = place.enforce("sh", "-c", script, stderr=errors)
@@ -269,8 +269,8 @@ def test_nobody_reads_the_reports(place):
     """A full pipe holds the program up once, and briefly; a closed one not at all."""
     place.policy(ERRNO)
     reader, writer = os.pipe()
-    calls = [f"10,{4096 * place_},1,{bits}" for place_ in range(40) for bits in range(8)]
-    calls += [f"9,0,1,3,{bits}" for bits in range(400)]
+    calls = [f"mprotect,{4096 * place_},1,{bits}" for place_ in range(40) for bits in range(8)]
+    calls += [f"mmap,0,1,3,{bits}" for bits in range(400)]
     began = time.monotonic()
     done = place.enforce(place.calls(), *calls, stderr=writer)
     assert done.stdout == "-13\n" * len(calls)
@@ -283,18 +283,18 @@ def test_nobody_reads_the_reports(place):
 
 def test_a_full_disk_behind_the_log(place):
     place.policy(ERRNO)
-    done = place.enforce("--log", "/dev/full", place.calls(), "110", "39")
+    done = place.enforce("--log", "/dev/full", place.calls(), "getppid", "getpid")
     assert (done.returncode, done.stdout) == (9, "-13\n" * 2)
 
 
 def test_closed_standard_error(place):
     place.policy(ERRNO)
-    done = place.enforce(place.calls(), "110", "1,2,0,0", under=("sh", "-c", 'exec "$@" 2>&-', "sh"))
+    done = place.enforce(place.calls(), "getppid", "write,2,0,0", under=("sh", "-c", 'exec "$@" 2>&-', "sh"))
     assert done.stdout == "-13\n-9\n"
 
 
 def test_a_policy_that_changes_meanwhile_changes_nothing(running, place):
-    process = running("110")
+    process = running("getppid")
     place.policy("default allow\n")
     assert process.communicate("x", timeout=20)[0] == "-13\n"
 
@@ -308,7 +308,7 @@ def test_callfence_uninstalled_meanwhile(place):
     place.environment["PYTHONPATH"] = str(copy)
     place.enforce(place.calls())  # compiles, so that the next start imports nothing of it
     place.command = (place.command[0], "-S", *place.command[1:])  # an editable installation would still be found
-    process = place.start(place.calls(), "wait", "110")
+    process = place.start(place.calls(), "wait", "getppid")
     try:
         wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "calls\n")
         wait_until_read(process.pid, place.helper())
@@ -349,7 +349,7 @@ def test_interrupting_it_early_leaves_nothing(place):
     place.enforce(place.calls())
     for moment in range(40):
         process = subprocess.Popen(
-            [*place.command, place.calls(), "110"],
+            [*place.command, place.calls(), "getppid"],
             **place.options({"stdin": subprocess.DEVNULL}),
         )
         time.sleep(moment / 1000)
@@ -365,7 +365,7 @@ def test_stopping_and_continuing_it_early_changes_nothing(place):
     place.enforce(place.calls())
     for start in range(40):
         arm = ("exec", "entry")[start % 2]
-        process = place.start("--arm", arm, place.calls(), "110", stdin=subprocess.DEVNULL)
+        process = place.start("--arm", arm, place.calls(), "getppid", stdin=subprocess.DEVNULL)
         for turn in range(10):
             time.sleep((start * 7 + turn * 3) % 11 / 2000)
             if process.poll() is None:
@@ -391,7 +391,7 @@ sys.exit(main())
 def test_a_call_that_cannot_be_described_meets_what_the_policy_says(place):
     place.policy(ERRNO)
     place.command = (*place.command[:2], f"{BROKEN.format('report.Reports._describe = fail')}  # {place.folder}")
-    done = place.enforce(place.calls(), "110")
+    done = place.enforce(place.calls(), "getppid")
     assert (done.returncode, done.stdout) == (9, "-13\n")
     assert "enforce: denied call number 110, which could not be described: OSError(24, " in done.stderr
 
@@ -400,6 +400,6 @@ def test_a_process_is_killed_though_nothing_can_be_waited_for(place):
     """Without an epoll it cannot be seen to die of SIGSYS."""
     place.policy(FLOOR)
     place.command = (*place.command[:2], f"{BROKEN.format('listener.select = SimpleNamespace(epoll=fail)')}  # {place.folder}")
-    done = place.enforce(place.calls(), "110")
+    done = place.enforce(place.calls(), "getppid")
     assert (done.returncode, done.stdout) == (-9, "")
     assert "denied getppid(): the process is killed" in done.stderr

@@ -96,7 +96,7 @@ def test_a_limit_of_processor_time_replaces_it(place: Workplace, build: Callable
     import resource
 
     place.policy("default errno EACCES\n" + WITHOUT_FILTERS)
-    process = place.start("-p", "calls.policy", place.calls(), "wait", "30000x110", "110")
+    process = place.start("-p", "calls.policy", place.calls(), "wait", "30000xgetppid", "getppid")
     while "calls" not in (os.readlink(f"/proc/{process.pid}/exe")):
         pass
     resource.prlimit(place.helper(), resource.RLIMIT_CPU, (1, 1))

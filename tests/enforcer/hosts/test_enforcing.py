@@ -105,7 +105,7 @@ def test_under_audit_everything_runs(talks: Path, network: Network) -> None:
 def test_in_every_phase(talks: Path, network: Network) -> None:
     text = allowing_all("phase serving after clock_nanosleep", "tcp connect api.example.org: 8080")
     file = network.folder / "phases.policy"
-    file.write_text(text.replace("\nrmdir: allow\n", "\nrmdir: allow until serving\n"))
+    file.write_text(text.replace("\nmkdirat: allow\n", "\nmkdirat: allow until serving\n"))
     enforce = Path(sys.executable).with_name("enforce")
     script = (
         "import socket, time\n"

@@ -1,8 +1,22 @@
-/* Makes exactly the system calls it is told, and prints each result: calls NUMBER[,ARGUMENT...] ...
+/* Makes exactly the system calls it is told, and prints each result: calls NAME[,ARGUMENT...] ...
+ *
+ * NAME is one of those below, or a number.
  *
  * No libc and no start-up code, so besides those it makes write and exit_group, and read where told to wait:
- * `wait` reads a byte from standard input, `i20` makes call 20 by int 0x80, `9x4,1` makes call 4 nine times.
+ * `wait` reads a byte from standard input, `i20` makes call 20 by int 0x80, `9xclose,1` makes a call nine times.
  */
+#include <sys/syscall.h>
+
+#ifndef SYS_poll
+#define SYS_poll SYS_ppoll /* whose time, in milliseconds here, too, is behind a pointer there */
+#endif
+#define CALL(name) {#name, SYS_##name}
+static const struct { const char *name; int number; } calls[] = {
+    CALL(bind), CALL(clone3), CALL(close), CALL(close_range), CALL(fcntl), CALL(getgid), CALL(getpid), CALL(getppid),
+    CALL(getuid), CALL(ioctl), CALL(kill), CALL(listen), CALL(mmap), CALL(mprotect), CALL(poll), CALL(ptrace),
+    CALL(sendfile), CALL(setsockopt), CALL(socket), CALL(wait4), CALL(write),
+};
+
 #if defined(__i386__)
 enum { READ = 3, WRITE = 4, EXIT_GROUP = 252 };
 __asm__(".globl _start\n_start: mov %esp, %eax\n push %eax\n call start\n");
@@ -17,6 +31,8 @@ __asm__(".globl _start\n_start: mov %rsp, %rdi\n and $-16, %rsp\n call start\n")
 #ifdef __aarch64__
 static long call(const long *a)
 {
+    long time[2] = {a[3] / 1000, a[3] % 1000 * 1000000}, wait[7] = {a[0], a[1], a[2], (long)time, 0, 0, 0};
+    a = a[0] == SYS_ppoll ? wait : a;
     register long x0 __asm__("x0") = a[1], x1 __asm__("x1") = a[2], x2 __asm__("x2") = a[3], x3 __asm__("x3") = a[4];
     register long x4 __asm__("x4") = a[5], x5 __asm__("x5") = a[6], x8 __asm__("x8") = a[0];
     __asm__ volatile("svc #0" : "+r"(x0) : "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5), "r"(x8) : "memory");
@@ -68,6 +84,20 @@ static long number(const char **text)
     return negative ? -(long)value : (long)value;
 }
 
+static long named(const char **text)
+{
+    for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++) {
+        int length = 0;
+        while (calls[i].name[length] && calls[i].name[length] == (*text)[length])
+            length++;
+        if (!calls[i].name[length] && (!(*text)[length] || (*text)[length] == ',')) {
+            *text += length;
+            return calls[i].number;
+        }
+    }
+    return number(text);
+}
+
 static void print(long value)
 {
     char text[24];
@@ -87,18 +117,18 @@ __attribute__((used)) void start(long *stack)
     for (char **argument = (char **)stack + 2; *argument; argument++) {
         const char *text = *argument;
         long a[7] = {0}, times = 1;
-        if (*text == 'w') {
+        if (text[0] == 'w' && text[1] == 'a' && text[2] == 'i' && text[3] == 't' && !text[4]) {
             char byte;
             call((long[7]){READ, 0, (long)&byte, 1});
             continue;
         }
-        int by_interrupt = *text == 'i';
+        int by_interrupt = text[0] == 'i' && text[1] >= '0' && text[1] <= '9';
         text += by_interrupt;
-        a[0] = number(&text);
+        a[0] = named(&text);
         if (*text == 'x') {
             text++;
             times = a[0];
-            a[0] = number(&text);
+            a[0] = named(&text);
         }
         for (int i = 1; *text == ',' && i < 7; i++) {
             text++;

@@ -103,7 +103,7 @@ def answers(place: Workplace) -> list[tuple[str, str | None]]:
 )
 def test_each_answer(place: Workplace, answerer: Answerer, given: list[str], output: list[str]) -> None:
     place.policy(ERRNO)
-    process = ask(place, place.calls(), "110", "110")
+    process = ask(place, place.calls(), "getppid", "getppid")
     for answer in given:
         question = answerer.answer(answer, name="me")
         assert [each["line"] for each in question["rule"]] == ["getppid: allow"]
@@ -118,7 +118,7 @@ def test_each_answer(place: Workplace, answerer: Answerer, given: list[str], out
 @pytest.mark.parametrize("default", ["kill", "errno EACCES"])
 def test_kill(place: Workplace, answerer: Answerer, default: str) -> None:
     place.policy(f"default {default}\n{FLOOR}")
-    process = ask(place, place.calls(), "110", "39")
+    process = ask(place, place.calls(), "getppid", "getpid")
     answerer.answer("kill")
     assert process.communicate(timeout=20)[0] == ""
     assert process.returncode == -signal.SIGSYS
@@ -126,7 +126,7 @@ def test_kill(place: Workplace, answerer: Answerer, default: str) -> None:
 
 def test_no_is_what_the_policy_says(place: Workplace, answerer: Answerer) -> None:
     place.policy(f"default kill\n{FLOOR}")
-    process = ask(place, place.calls(), "110")
+    process = ask(place, place.calls(), "getppid")
     answerer.answer("no")
     process.communicate(timeout=20)
     assert process.returncode == -signal.SIGSYS
@@ -151,7 +151,7 @@ def test_other_calls_go_on_while_one_waits(place: Workplace, answerer: Answerer)
 
 def test_what_a_policy_denies_explicitly_is_not_asked(place: Workplace, answerer: Answerer) -> None:
     place.policy(f"{ERRNO}getppid: deny\n")
-    process = ask(place, place.calls(), "110")
+    process = ask(place, place.calls(), "getppid")
     assert process.communicate(timeout=20)[0] == DENIED
     assert answers(place) == []
 
@@ -159,7 +159,7 @@ def test_what_a_policy_denies_explicitly_is_not_asked(place: Workplace, answerer
 def test_a_time_out_is_no(place: Workplace, answerer: Answerer) -> None:
     place.policy(ERRNO)
     began = time.monotonic()
-    process = ask(place, "--ask-timeout", "0.5", place.calls(), "110", "110", "wait")
+    process = ask(place, "--ask-timeout", "0.5", place.calls(), "getppid", "getppid", "wait")
     question = answerer.message()
     assert question["timeout"] == 0.5
     assert answerer.message() == {"version": 1, "type": "expired", "id": 1}
@@ -205,7 +205,7 @@ def test_signals_come_while_a_call_waits_and_it_is_made_again(place: Workplace, 
 
 def test_answers_that_are_none_are_errors_and_decide_nothing(place: Workplace, answerer: Answerer) -> None:
     place.policy(ERRNO)
-    process = ask(place, place.calls(), "110", "110")
+    process = ask(place, place.calls(), "getppid", "getppid")
     question = answerer.message()
     for wrong, why in (
         ({"id": 99, "answer": "run"}, "no question of this number is open"),
@@ -233,7 +233,7 @@ def test_answers_that_are_none_are_errors_and_decide_nothing(place: Workplace, a
 @pytest.mark.parametrize("how", ["closes", "says too much", "before the question"])
 def test_whoever_answers_dies(place: Workplace, answerer: Answerer, how: str) -> None:
     place.policy(ERRNO)
-    process = ask(place, place.calls(), "wait", "110", "39", "110")
+    process = ask(place, place.calls(), "wait", "getppid", "getpid", "getppid")
     connection = answerer.connected()
     if how == "before the question":
         answerer.close()
@@ -254,7 +254,7 @@ def test_whoever_answers_dies(place: Workplace, answerer: Answerer, how: str) ->
 
 def test_an_answer_after_the_process_has_gone(place: Workplace, answerer: Answerer) -> None:
     place.policy(ERRNO)
-    process = ask(place, place.calls(), "110")
+    process = ask(place, place.calls(), "getppid")
     question = answerer.message()
     process.kill()
     process.wait(timeout=20)
@@ -308,7 +308,7 @@ def _repeat(answerer: Answerer, answer: str) -> None:
 def test_always_writes_the_policy_with_reason_and_name_within_the_baseline(place: Workplace, answerer: Answerer) -> None:
     place.policy(f"# mine\n{ERRNO}")
     place.policy(f"default kill\n{FLOOR}getppid: allow\n", "base.policy")
-    process = ask(place, "--within", "base.policy", place.calls(), "110", "39", "110")
+    process = ask(place, "--within", "base.policy", place.calls(), "getppid", "getpid", "getppid")
     answerer.answer("always", reason="it is\nharmless", name="me")
     assert answerer.message()["type"] == "done"
     question = answerer.answer("always", name="me")
@@ -322,7 +322,7 @@ def test_always_writes_the_policy_with_reason_and_name_within_the_baseline(place
     assert "getppid: allow" in text
     assert "# why: it is harmless (me)" in text
     assert "getpid:" not in text
-    assert place.enforce(place.calls(), "110").stdout != DENIED
+    assert place.enforce(place.calls(), "getppid").stdout != DENIED
 
 
 def test_files_count_from_the_next_start(place: Workplace, answerer: Answerer, build: Callable[..., Path]) -> None:
@@ -364,7 +364,7 @@ def test_where_nobody_can_be_asked_nothing_runs(place: Workplace, answerer: Answ
     place.policy(ERRNO)
     phases = "phase serving after getpid\ngetpid: allow\nbind: allow until serving\n"
     place.policy(f"default errno EACCES\n{phases}{FLOOR}", "phased.policy")
-    done = place.enforce(*options, place.calls(), "110", under=("setsid", "--wait"))
+    done = place.enforce(*options, place.calls(), "getppid", under=("setsid", "--wait"))
     assert (done.returncode, done.stdout) == (125, "")
     assert reason in done.stderr
     assert answerer.path.exists()
@@ -394,7 +394,7 @@ def until(screen: Terminal, pattern: str) -> str:
 
 def test_a_person_is_asked_and_shown_what_is_dangerous(place: Workplace, terminal: Callable[..., Terminal]) -> None:
     place.policy(ERRNO)
-    screen = terminal("--ask", place.calls(), "101,0,0,0,0", "110")
+    screen = terminal("--ask", place.calls(), "ptrace,0,0,0,0", "getppid")
     shown = until(screen, r"\[\?\].*: ")
     assert "rule     ptrace: " in shown
     assert "danger" in shown
@@ -411,7 +411,7 @@ def test_a_person_is_asked_and_shown_what_is_dangerous(place: Workplace, termina
 def test_a_program_cannot_type_the_answer(place: Workplace, terminal: Callable[..., Terminal]) -> None:
     place.policy(f"{ERRNO}ioctl: allow\n")
     letter = place.folder / "letter"
-    screen = terminal("--ask", place.calls(), "16,0,21522,0", "110")  # TIOCSTI
+    screen = terminal("--ask", place.calls(), "ioctl,0,21522,0", "getppid")  # TIOCSTI
     assert "-1" in until(screen, r"\[\?\].*: ")
     screen.send("n\n")
     until(screen, "-13")
@@ -432,7 +432,7 @@ def test_a_listener_answers_programs_that_are_run(place: Workplace) -> None:
         return ("no", "too much") if question.danger else "run"
 
     settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "timeout": 60}
-    words = [place.calls(), "110", "39", "101,0,0,0,0"]
+    words = [place.calls(), "getppid", "getpid", "ptrace,0,0,0,0"]
     done = callfence.run(words, "calls.policy", decide, name="test", options=["--log", "log"], **settings)
     first, *rest = done.stdout.split()
     assert (first != "-13", rest) == (True, ["-13", "-13"]), done.stderr
@@ -446,7 +446,7 @@ def test_a_listener_answers_programs_that_are_run(place: Workplace) -> None:
 
 def test_the_harness_of_the_samples(place: Workplace) -> None:
     place.policy(ERRNO)
-    words = [sys.executable, str(HARNESS), "calls.policy", place.calls(), "110", "101,0,0,0,0"]
+    words = [sys.executable, str(HARNESS), "calls.policy", place.calls(), "getppid", "ptrace,0,0,0,0"]
     settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "timeout": 60}
     done = subprocess.run(words, check=False, **settings)
     first, second = done.stdout.split()

@@ -49,11 +49,11 @@ def parsed(text: str) -> list[dict[str, Any]]:
 
 def test_a_run_from_its_start_to_its_end(place: Workplace) -> None:
     place.policy(ERRNO)
-    done = place.enforce("--log", "log", place.calls(), "110", "110", "39", "--token", "abc")
+    done = place.enforce("--log", "log", place.calls(), "getppid", "getppid", "getpid", "--token", "abc")
     place.wait_for_helpers()
     assert checked(place.records()) == ["start", "denied", "denied", "denied", "end"]
     start, first, *_, end = place.records()
-    assert start["command"] == first["command"] == ["./calls", "110", "110", "39", "--token", "<secret>"]
+    assert start["command"] == first["command"] == ["./calls", "getppid", "getppid", "getpid", "--token", "<secret>"]
     assert (start["pid"], start["parent"], start["mode"]) == (first["pid"], os.getpid(), "enforce")
     assert (end["status"], end["signal"], end["denied"], end["lost"], end["complete"]) == (done.returncode, None, 3, 0, True)
     assert len({record["run"] for record in place.records()}) == 1
@@ -63,7 +63,7 @@ def test_a_run_from_its_start_to_its_end(place: Workplace) -> None:
 @pytest.mark.parametrize("how", ["status", "signal", "killed by the policy"])
 def test_the_end_has_the_status(place: Workplace, arm: str, how: str) -> None:
     place.policy(f"default {'errno EACCES' if how != 'killed by the policy' else 'kill'}\n{FLOOR}kill: allow\nexecve: allow\n")
-    calls = {"status": "39", "signal": "62,0,15", "killed by the policy": "110"}
+    calls = {"status": "getpid", "signal": "kill,0,15", "killed by the policy": "getppid"}
     done = place.enforce("--arm", arm, "--log", "log", place.calls(), calls[how], under=("setsid", "--wait"))
     place.wait_for_helpers()
     *_, end = place.records()
@@ -75,12 +75,12 @@ def test_the_end_has_the_status(place: Workplace, arm: str, how: str) -> None:
 def test_with_phases_and_audit_and_without_denials(place: Workplace) -> None:
     phases = "phase serving after getpid\ngetpid: allow\nbind: allow until serving\n"
     place.policy(f"default errno EACCES\n{phases}{FLOOR}", "phased.policy")
-    place.enforce("--log", "log", "-p", "phased.policy", place.calls(), "39", "49,0,0,0")
+    place.enforce("--log", "log", "-p", "phased.policy", place.calls(), "getpid", "bind,0,0,0")
     place.wait_for_helpers()
     assert checked(place.records()) == ["start", "denied", "end"]
     assert place.records()[1]["phase"] == "serving"
     place.policy(ERRNO)
-    place.enforce("--audit", "--log", "audited", place.calls(), "110")
+    place.enforce("--audit", "--log", "audited", place.calls(), "getppid")
     place.enforce("--log", "empty", place.calls())
     place.wait_for_helpers()
     assert checked(place.records("audited")) == ["start", "denied", "end"]
@@ -108,7 +108,7 @@ def test_the_log_says_what_is_not_reported_and_why_nothing_ran(place: Workplace)
 
 def test_the_risk_of_the_line_that_would_allow_it(place: Workplace) -> None:
     place.policy(ERRNO)
-    place.enforce("--log", "log", place.calls(), "101,0,0,0,0")  # ptrace
+    place.enforce("--log", "log", place.calls(), "ptrace,0,0,0,0")
     place.wait_for_helpers()
     (denied,) = place.denials()
     assert [(item["line"].partition(":")[0], item["risk"]["level"]) for item in denied["allow"]] == [("ptrace", "danger")]
@@ -119,7 +119,7 @@ def test_the_risk_of_the_line_that_would_allow_it(place: Workplace) -> None:
 
 def test_standard_output(place: Workplace) -> None:
     place.policy(ERRNO)
-    done = place.enforce("--log", "-", place.calls(), "110")
+    done = place.enforce("--log", "-", place.calls(), "getppid")
     program, records = [], []
     for line in done.stdout.splitlines():
         (records if line.startswith("{") else program).append(line)
@@ -155,7 +155,7 @@ def test_sockets(place: Workplace, kind: socket.SocketKind, named: str) -> None:
         reader = listener
         if kind != socket.SOCK_DGRAM:
             listener.listen()
-    place.enforce("--log", log, place.calls(), "110", "39", **options)
+    place.enforce("--log", log, place.calls(), "getppid", "getpid", **options)
     if named == "standard output":
         writer.close()
     elif kind != socket.SOCK_DGRAM:
@@ -191,7 +191,7 @@ def test_a_log_that_cannot_be_opened_runs_nothing(place: Workplace, log: str, re
     place.policy(ERRNO)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(place.folder / "dead"))
-    done = place.enforce("--log", log, place.calls(), "110")
+    done = place.enforce("--log", log, place.calls(), "getppid")
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr.startswith(f"enforce: the log {log} cannot be opened: ")
     assert reason in done.stderr
@@ -230,7 +230,7 @@ def test_the_journal(place: Workplace) -> None:
         script = 'mount -t tmpfs none /run && mkdir -p /run/systemd/journal && : > /run/systemd/journal/socket'
         script += f' && mount --bind {place.folder}/journal /run/systemd/journal/socket && exec "$@"'
         under = ("unshare", "--mount", "sh", "-c", script, "sh")
-        done = place.enforce("--log", "journal", place.calls(), "110", "line\nbreak", under=under)
+        done = place.enforce("--log", "journal", place.calls(), "getppid", "line\nbreak", under=under)
         assert done.stdout.startswith("-13\n")
         entries = [entry(journald.recv(1 << 20)) for _ in range(3)]
     assert checked([json.loads(fields["CALLFENCE_RECORD"]) for fields in entries]) == ["start", "denied", "end"]
@@ -258,18 +258,22 @@ def test_the_real_journal(place: Workplace) -> None:
         journalctl -D /run/log/journal -t callfence -o cat > {place.folder}/messages
         kill $journald; wait $journald
     """
-    place.enforce("--log", "journal", place.calls(), "110", "110", under=("unshare", "--mount", "sh", "-c", script, "sh"))
+    under = ("unshare", "--mount", "sh", "-c", script, "sh")
+    place.enforce("--log", "journal", place.calls(), "getppid", "getppid", under=under)
     assert (place.folder / "printed").read_text() == "-13\n" * 2
     assert checked(place.records()) == ["start", "denied", "denied", "end"]
     assert (place.folder / "messages").read_text().splitlines() == [
-        "start: ./calls 110 110", "denied: getppid()", "denied: getppid()", "end: exit status 9, 2 denied, 0 records lost",
-    ]  # fmt: skip
+        "start: ./calls getppid getppid",
+        "denied: getppid()",
+        "denied: getppid()",
+        "end: exit status 9, 2 denied, 0 records lost",
+    ]
 
 
 def test_without_a_journal_nothing_runs(place: Workplace) -> None:
     place.policy(ERRNO)
     under = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")
-    done = place.enforce("--log", "journal", place.calls(), "110", under=under)
+    done = place.enforce("--log", "journal", place.calls(), "getppid", under=under)
     assert (done.returncode, done.stdout) == (125, "")
 
 
@@ -280,7 +284,7 @@ def test_a_reader_that_goes_is_counted(place: Workplace) -> None:
     place.policy(ERRNO)
     os.mkfifo(place.folder / "fifo")
     reader = os.open(place.folder / "fifo", os.O_RDONLY | os.O_NONBLOCK)
-    process = place.start("--log", "fifo", place.calls(), "110", "wait", "39", "102")
+    process = place.start("--log", "fifo", place.calls(), "getppid", "wait", "getpid", "getuid")
     assert process.stdout.readline() == "-13\n"
     wait_until(lambda: b'"denied"' in os.read(reader, 1 << 16))
     os.close(reader)
@@ -292,7 +296,7 @@ def test_a_slow_reader_gets_whole_records_and_the_rest_is_counted(place: Workpla
     """The records of many distinct calls are more than may wait; `end` has how many were lost."""
     place.policy(ERRNO)
     reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    calls = [f"{number},{descriptor},{value}" for number in (16, 72) for descriptor in range(3) for value in range(1030, 1300)]
+    calls = [f"{call},{fd},{value}" for call in ("ioctl", "fcntl") for fd in range(3) for value in range(1030, 1300)]
     data = bytearray()
 
     def read() -> None:
@@ -376,7 +380,7 @@ def test_a_unit_of_systemd_is_named(place: Workplace) -> None:
     place.policy(ERRNO)
     (place.folder / "cgroup").write_text("0::/system.slice/app.service/payload\n")
     script = f'mount --bind {place.folder}/cgroup /proc/$$/cgroup && exec "$@"'
-    command = [sys.executable, "-c", f"{START}  # {place.folder}", "--log", "log", place.calls(), "110"]
+    command = [sys.executable, "-c", f"{START}  # {place.folder}", "--log", "log", place.calls(), "getppid"]
     under = ["unshare", "--mount", "sh", "-c", script, "sh"]
     settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "check": False}
     done = subprocess.run([*under, *command], **settings)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.enforcer.conftest import wait_until
+from tracer.abi import COMPAT, NATIVE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,20 +33,20 @@ def calls(path: Path) -> list[object]:
 def test_one_call_does_not_silence_others(place: Workplace) -> None:
     """Each call has descriptions of its own; how many more there were is a line too."""
     place.policy(ERRNO)
-    calls = [f"16,{descriptor},{0x5401 + command}" for descriptor in range(2) for command in range(100)]
-    done = place.enforce("--log", "log", place.calls(), *calls, "110")
+    calls = [f"ioctl,{descriptor},{0x5401 + command}" for descriptor in range(2) for command in range(100)]
+    done = place.enforce("--log", "log", place.calls(), *calls, "getppid")
     assert done.stderr == ""
     place.wait_for_helpers()
     found = lines(place.folder / "log")
     assert "getppid()" in [line.get("call") for line in found]
     (more,) = place.messages()
-    assert more.endswith("more violations of ioctl (x86_64) were not described")
+    assert more.endswith(f"more violations of ioctl ({NATIVE}) were not described")
 
 
 def test_a_fifo_that_nobody_reads(place: Workplace) -> None:
     place.policy(ERRNO)
     os.mkfifo(place.folder / "fifo")
-    done = place.enforce("--log", "fifo", place.calls(), "110", timeout=20)
+    done = place.enforce("--log", "fifo", place.calls(), "getppid", timeout=20)
     assert (done.returncode, done.stdout) == (125, "")
     assert "the log fifo cannot be opened: it is a FIFO that no process reads" in done.stderr
 
@@ -54,8 +55,9 @@ def test_a_fifo_whose_reader_is_slow_or_gone(place: Workplace) -> None:
     place.policy(ERRNO)
     os.mkfifo(place.folder / "fifo")
     reader = os.open(place.folder / "fifo", os.O_RDONLY | os.O_NONBLOCK)
-    calls = [f"10,{4096 * page},1,{bits}" for page in range(40) for bits in range(8)]
-    calls += [f"9,0,1,3,{bits}" for bits in range(100)] + [f"72,{fd},{cmd}" for fd in range(3) for cmd in range(1030, 1090)]
+    calls = [f"mprotect,{4096 * page},1,{bits}" for page in range(40) for bits in range(8)]
+    calls += [f"mmap,0,1,3,{bits}" for bits in range(100)]
+    calls += [f"fcntl,{fd},{cmd}" for fd in range(3) for cmd in range(1030, 1090)]
     began = time.monotonic()
     done = place.enforce("--log", "fifo", place.calls(), *calls)
     assert done.stdout == "-13\n" * len(calls)
@@ -75,7 +77,8 @@ def test_a_disk_that_becomes_full(place: Workplace) -> None:
     ends = f'while [ -n "$(find /proc/[0-9]*/fd -lname {disk}/log 2>/dev/null)" ]; do sleep 0.02; done'  # the helper has
     script = f'mount -t tmpfs -o size=16k none {disk} && "$@"; {ends}; cp {disk}/log copy'
     under = ("unshare", "--mount", "sh", "-c", script, "sh")
-    calls = [f"10,{4096 * page},1,{bits}" for page in range(6) for bits in range(8)] + [f"9,0,1,3,{bits}" for bits in range(99)]
+    calls = [f"mprotect,{4096 * page},1,{bits}" for page in range(6) for bits in range(8)]
+    calls += [f"mmap,0,1,3,{bits}" for bits in range(99)]
     done = place.enforce("--log", f"{disk}/log", place.calls(), *calls, under=under)
     assert done.stdout == "-13\n" * len(calls)
     written = lines(place.folder / "copy")
@@ -85,7 +88,7 @@ def test_a_disk_that_becomes_full(place: Workplace) -> None:
 
 def test_a_full_disk_is_told(place: Workplace) -> None:
     place.policy(ERRNO)
-    done = place.enforce("--log", "/dev/full", place.calls(), "110", "39")
+    done = place.enforce("--log", "/dev/full", place.calls(), "getppid", "getpid")
     assert (done.returncode, done.stdout) == (9, "-13\n" * 2)
     # The record of the end comes after the program, when standard error is no longer written to.
     assert done.stderr == "enforce: 3 records of the log could not be written\n"
@@ -93,7 +96,7 @@ def test_a_full_disk_is_told(place: Workplace) -> None:
 
 def test_it_is_said_in_the_log_that_a_helper_was_replaced(place: Workplace) -> None:
     place.policy(ERRNO)
-    process = place.start("--log", "log", place.calls(), "110", "wait", "39")
+    process = place.start("--log", "log", place.calls(), "getppid", "wait", "getpid")
     assert process.stdout.readline() == "-13\n"
     os.kill(place.helper(), 9)
     output, errors = process.communicate("x", timeout=30)
@@ -109,7 +112,7 @@ def test_it_is_said_in_the_log_that_a_helper_was_replaced(place: Workplace) -> N
 def test_a_log_that_is_moved_is_begun_anew(place: Workplace, begins_anew: str) -> None:
     """As logrotate does it: what comes later is in a file of the same name, also after the helper was replaced."""
     place.policy(ERRNO)
-    process = place.start("--log", "log", place.calls(), "110", "wait", "39", "wait", "102")
+    process = place.start("--log", "log", place.calls(), "getppid", "wait", "getpid", "wait", "getuid")
     assert process.stdout.readline() == "-13\n"
     wait_until(lambda: len(calls(place.folder / "log")) == 1)
     (place.folder / "log").rename(place.folder / "log.1")
@@ -135,7 +138,7 @@ def test_a_log_that_is_moved_is_begun_anew(place: Workplace, begins_anew: str) -
 @pytest.mark.parametrize("kind", ["a link", "a file with two names", "a folder"])
 def test_a_log_is_not_begun_anew_in_another_file(place: Workplace, kind: str) -> None:
     place.policy(ERRNO)
-    process = place.start("--log", "log", place.calls(), "110", "wait", "39")
+    process = place.start("--log", "log", place.calls(), "getppid", "wait", "getpid")
     assert process.stdout.readline() == "-13\n"
     wait_until(lambda: len(calls(place.folder / "log")) == 1)
     (place.folder / "log").rename(place.folder / "log.1")
@@ -155,14 +158,13 @@ def test_a_log_is_not_begun_anew_in_another_file(place: Workplace, kind: str) ->
 @pytest.mark.parametrize("arm", ["now", "exec", "entry"])
 @pytest.mark.parametrize("flags", [(), ("-m32",)], ids=["64", "32"])
 def test_audit_that_lost_a_report_ends_with_125(place: Workplace, arm: str, flags: tuple[str, ...]) -> None:
-    arches = ("i386", "x86_64") if flags else ("x86_64",)
+    arches = (COMPAT, NATIVE) if flags else (NATIVE,)
     place.policy("default errno EACCES\n" + "".join(f"arch {one}\n{FLOOR}execve: allow\n" for one in arches))
-    getppid = "64" if flags else "110"
     target = place.calls(*flags)
-    done = place.enforce("--audit", "--arm", arm, "--log", "/dev/full", target, getppid)
+    done = place.enforce("--audit", "--arm", arm, "--log", "/dev/full", target, "getppid")
     assert (done.returncode, done.stdout.strip().isdigit()) == (125, True)
     assert "2 records of the log could not be written" in done.stderr
-    done = place.enforce("--audit", "--arm", arm, "--log", "log", target, getppid)
+    done = place.enforce("--audit", "--arm", arm, "--log", "log", target, "getppid")
     assert (done.returncode, done.stdout.strip().isdigit()) == (9, True)
     place.wait_for_helpers()
     assert calls(place.folder / "log") == ["getppid()"]
@@ -170,7 +172,7 @@ def test_audit_that_lost_a_report_ends_with_125(place: Workplace, arm: str, flag
 
 def test_audit_whose_helper_was_killed_ends_with_125(place: Workplace) -> None:
     place.policy(ERRNO)
-    process = place.start("--audit", place.calls(), "110", "wait", "39")
+    process = place.start("--audit", place.calls(), "getppid", "wait", "getpid")
     assert process.stdout.readline().strip().isdigit()
     os.kill(place.helper(), 9)
     _, errors = process.communicate("x", timeout=30)
@@ -181,9 +183,9 @@ def test_audit_whose_helper_was_killed_ends_with_125(place: Workplace) -> None:
 def test_audit_without_a_place_for_reports_ends_with_125(place: Workplace) -> None:
     place.policy(ERRNO)
     closed = ("sh", "-c", 'exec "$@" 2>&-', "sh")
-    done = place.enforce("--audit", place.calls(), "110", under=closed)
+    done = place.enforce("--audit", place.calls(), "getppid", under=closed)
     assert (done.returncode, done.stdout.strip().isdigit()) == (125, True)
-    done = place.enforce("--audit", place.calls(), "write:x", under=closed)
+    done = place.enforce("--audit", place.calls(), "wait", under=closed)
     assert done.returncode != 125
 
 
