@@ -25,6 +25,8 @@ from policygen.language.document import parse_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.only_on("x86_64")
+"""The samples, and the probe, which is assembler, are of that machine."""
 ROOT = Path(__file__).parent.parent.parent
 CONSUMERS = ["bwrap", "c", "kafel", "firejail"]
 

@@ -154,7 +154,7 @@ DEFAULT KILL_PROCESS
 
 @pytest.mark.parametrize("name", ["minijail", "kafel", "bpf"])
 def test_the_commands_write_what_reads_back(name: str, tmp_path: Path) -> None:
-    (tmp_path / "it.policy").write_text(PROBE_POLICY)
+    (tmp_path / "it.policy").write_text(f"arch x86_64\n{PROBE_POLICY}")
     callfence = Path(sys.executable).parent / "callfence"
     strict = ["--strict"] if name != "kafel" else []  # nsjail needs its execve
     export = [callfence, "export", "--to", name, *strict, "-o", "out", "it.policy"]
@@ -172,7 +172,7 @@ def test_the_commands_write_what_reads_back(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["c", "systemd"])
 def test_strict_refuses_what_the_target_adds(name: str, tmp_path: Path) -> None:
-    (tmp_path / "it.policy").write_text(PROBE_POLICY)
+    (tmp_path / "it.policy").write_text(f"arch x86_64\n{PROBE_POLICY}")
     export = [Path(sys.executable).parent / "callfence", "export", "--to", name, "--strict", "-o", "out", "it.policy"]
     ran = subprocess.run(export, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 1

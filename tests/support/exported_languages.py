@@ -14,7 +14,8 @@ from policygen.filter.lift import lift_function
 from policygen.model import ALLOW, KILL, Action, ActionKind
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, constant
-from tracer.abi import NATIVE, constants, table
+from policygen.values import replace
+from tracer.abi import Arch, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +46,7 @@ def read_minijail(text: str) -> Policy:
         name, _, body = line.partition(": ")
         condition, _, returned = body.rpartition("; ") if "; " in body else (body, "", "")
         otherwise = space.terminal(_returned(returned))
-        number = table(NATIVE).by_name[name].number
+        number = table(Arch.X86_64).by_name[name].number
         assert number not in answers, "a call is there once"
         if body == "1":
             answers[number] = allow
@@ -60,7 +61,7 @@ def _returned(text: str) -> int:
     if not text:
         return bpf.KILL_THREAD
     name = text.removeprefix("return ")
-    number = constants.value(name, NATIVE) if name.isidentifier() else int(name, 0)
+    number = constants.value(name, Arch.X86_64) if name.isidentifier() else int(name, 0)
     assert number is not None
     return _ERRNO | number
 
@@ -126,9 +127,11 @@ def _all_of(space: Space, condition: str, names: list[str]) -> int:
 
 
 def _policy_of(space: Space, answers: Mapping[int, int], default: int) -> Policy:
-    """Return the policy of a filter for NATIVE calls; it kills the thread for calls of other architectures."""
+    """Return the policy of a filter for calls of x86_64; it kills the thread for calls of other architectures."""
     section = space.terminal(default)
     for number, answer in answers.items():
         section = space.ite(space.equal(region.number_word(space), constant(number, 32)), answer, section)
-    native = space.equal(region.arch_word(space), constant(NATIVE.audit, 32))
-    return lift_function(space, space.ite(native, section, space.terminal(bpf.KILL_THREAD))).policy
+    native = space.equal(region.arch_word(space), constant(Arch.X86_64.audit, 32))
+    policy = lift_function(space, space.ite(native, section, space.terminal(bpf.KILL_THREAD))).policy
+    # where nothing is allowed, the filter does not say of which machine it is
+    return policy if Arch.X86_64 in policy.entries else replace(policy, entries={Arch.X86_64: {}})
