@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, table
 
 if TYPE_CHECKING:
     import subprocess
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.enforcer.conftest import Workplace
 
-CALLS = [call.name for call in table(Arch.X86_64).by_number.values() if call.name != "getppid"]
+CALLS = [call.name for call in table(NATIVE).by_number.values() if call.name != "getppid"]
 ALL_BUT_ONE = "".join(f"{name}: allow\n" for name in CALLS)
 WITHOUT_FILTERS = "".join(f"{name}: allow\n" for name in CALLS if name not in ("seccomp", "prctl"))
 NAMING_THE_HELPER = (

@@ -1,6 +1,6 @@
 /* Makes exactly the system calls it is told, and prints each result: calls NAME[,ARGUMENT...] ...
  *
- * NAME is one of those below, or a number.
+ * NAME is one of those below, or a number; other words mean nothing.
  *
  * No libc and no start-up code, so besides those it makes write and exit_group, and read where told to wait:
  * `wait` reads a byte from standard input, `i20` makes call 20 by int 0x80, `9xclose,1` makes a call nine times.
@@ -115,7 +115,7 @@ static void print(long value)
 __attribute__((used)) void start(long *stack)
 {
     for (char **argument = (char **)stack + 2; *argument; argument++) {
-        const char *text = *argument;
+        const char *text = *argument, *first;
         long a[7] = {0}, times = 1;
         if (text[0] == 'w' && text[1] == 'a' && text[2] == 'i' && text[3] == 't' && !text[4]) {
             char byte;
@@ -123,8 +123,10 @@ __attribute__((used)) void start(long *stack)
             continue;
         }
         int by_interrupt = text[0] == 'i' && text[1] >= '0' && text[1] <= '9';
-        text += by_interrupt;
+        first = text += by_interrupt;
         a[0] = named(&text);
+        if (text == first || *first == '-')
+            continue;
         if (*text == 'x') {
             text++;
             times = a[0];
