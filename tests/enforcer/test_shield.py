@@ -25,7 +25,8 @@ UPPER = 0xABCD << 32
 DENYING = (pids.SIGNALS, pids.CHANGES)
 NUMBERED = [row for effect in DENYING for row in pids.rows(effect, pids.REGISTER)]
 OF_USERS = [row for effect in DENYING for row in pids.rows(effect, pids.USER)]
-OTHERS = [row for row in pids.ROWS if row not in NUMBERED and row not in OF_USERS]
+HERE = {name for arch in ARCHITECTURES for name in column(arch.audit)}
+OTHERS = [row for row in pids.ROWS if row.name in HERE and row not in NUMBERED and row not in OF_USERS]
 
 
 def answer(arch: Arch, name: str, *arguments: int) -> int:
