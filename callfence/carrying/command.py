@@ -11,7 +11,7 @@ from callfence.carrying.comments import with_comments
 from callfence.carrying.text import as_lines, as_object, gap_lines, gap_object
 from callfence.shared.files import locked, put
 from callfence.shared.inputs import content, document, print_lines, run_command
-from callfence.shared.options import Parser
+from callfence.shared.options import Parser, architecture
 from policygen.equivalents.carry import carry
 from policygen.equivalents.compare import gaps, pairs
 from policygen.sets.algebra import TooComplexError
@@ -40,8 +40,8 @@ USAGE = (
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="callfence carry", usage="\n       ".join(USAGE), description=DESCRIPTION)
     add = parser.add_argument
-    add("--to", metavar="ARCH", choices=[*Arch], type=Arch, help=f"the architecture that is added: {', '.join(Arch)}")
-    add("--from", dest="source", metavar="ARCH", choices=[*Arch], type=Arch,
+    add("--to", metavar="ARCH", choices=[*Arch], type=architecture, help=f"the architecture that is added: {', '.join(Arch)}")
+    add("--from", dest="source", metavar="ARCH", choices=[*Arch], type=architecture,
         help="the section that is carried (default: the policy's only other one)")  # fmt: skip
     add("--update", action="store_true", help="add to a section that the policy already has; nothing is removed from it")
     add("--check", action="store_true", help="exit with 1 if two sections of POLICY allow different effects")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from callfence.judging.adding import added
 from callfence.shared.files import locked
 from callfence.shared.inputs import run_command
-from callfence.shared.options import Parser
+from callfence.shared.options import Parser, architecture
 from callfence.shared.text import on_one_line
 from policygen.files.algebra import differences
 from policygen.grants import written
@@ -37,7 +37,8 @@ attacker's calls, too: `callfence review --log` asks before it allows each."""
 
 def parser() -> argparse.ArgumentParser:
     parser = Parser(prog="callfence allow", description=DESCRIPTION)
-    parser.add_argument("--arch", choices=[*Arch], type=Arch, help="the architecture of LINE (default: the policy's first)")
+    of_line = "the architecture of LINE (default: the policy's first)"
+    parser.add_argument("--arch", choices=[*Arch], type=architecture, help=of_line)
     parser.add_argument("--force", action="store_true", help="also allow what the policy denies explicitly")
     parser.add_argument("--until", metavar="PHASE", default="", help="allow LINE only until PHASE begins (default: in all)")
     parser.add_argument("policy", metavar="POLICY", type=Path)

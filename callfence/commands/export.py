@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from callfence.shared.files import output
 from callfence.shared.inputs import content, document, run_command
-from callfence.shared.options import Parser
+from callfence.shared.options import Parser, architecture
 from callfence.shared.profiles import as_objects, loss_lines
 from policygen import formats
 from policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--unit", metavar="UNIT", help="with systemd-enforce: the unit's name (nginx.service) or file")
     add("--audit", action="store_true", help="with systemd-enforce: only report what the policy denies")
     machine = "the machine's architecture, where the policy has several (default: this machine's)"
-    add("--arch", choices=[arch for arch in Arch if arch.compat], type=Arch, default=NATIVE, help=machine)
+    add("--arch", choices=[str(arch) for arch in Arch if arch.compat], type=architecture, default=NATIVE, help=machine)
     add("--phase", metavar="NAME", default=START, help="write what one phase of the policy allows (default: start)")
     add("--name", help="name of the program in resources and units (default: the policy file's)")
     add("--losses", metavar="FILE", help="write what the format cannot express, and what was added, to FILE as JSON")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from callfence.shared.files import output, put
 from callfence.shared.inputs import content, run_command
-from callfence.shared.options import Parser
+from callfence.shared.options import Parser, architecture
 from callfence.shared.profiles import loss_lines, read_policy
 from callfence.shared.text import plural
 from policygen import formats
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     add("--from", dest="format", metavar="FORMAT", choices=_NAMES, help="the format; see below")
     add("--pid", metavar="PID", type=int, help="instead of FILE: each filter of a process (needs CAP_SYS_ADMIN) as a policy")
     add("--strict", action="store_true", help="do not write a policy that is wider than the file: exit with 1")
-    add("--arch", choices=[*Arch], type=Arch, default=NATIVE, help="the architecture, if the file does not name one")
+    add("--arch", choices=[*Arch], type=architecture, default=NATIVE, help="the architecture, if the file does not name one")
     add("--kernel", metavar="X.Y", type=_kernel, help="the kernel version for rules with a minKernel (default: newest)")
     cap = "a capability that the container has, for rules that depend on it; repeatable"
     add("--cap", metavar="CAP_NAME", action="append", default=[], type=_capability, help=cap)

@@ -12,7 +12,7 @@ from callfence.judging.files import is_file_name, origin_lines, print_grants
 from callfence.judging.sites import Site, Symbols, columns_of, site_lines, widened
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.inputs import document as read, print_error, run_command
-from callfence.shared.options import Parser
+from callfence.shared.options import Parser, architecture
 from callfence.shared.text import command_line, ending, on_one_line, plural, printable
 from enforcer.reporting.verdict import advise
 from policygen.errors import did_you_mean
@@ -63,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--arch", choices=[*Arch], type=Arch, help="the architecture of the call (default: the policy's first)")
+    of_call = "the architecture of the call (default: the policy's first)"
+    parser.add_argument("--arch", choices=[*Arch], type=architecture, help=of_call)
     parser.add_argument("--recording", metavar="FILE", type=Path, help="default: .callfence/NAME.rec beside the policy")
     parser.add_argument("policy", metavar="POLICY", type=Path)
     about = "openat, 'openat(dfd=AT_FDCWD, flags=O_RDWR)', a line about files or ports such as 'path ./data', or a path"

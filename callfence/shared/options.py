@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from tracer.abi import Arch
+
 
 class Parser(argparse.ArgumentParser):
     """A command-line parser that suggests an option for a misspelt one, and accepts no abbreviated options."""
@@ -17,6 +19,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(f"{message}{suggestion(self, message)}")
+
+
+def architecture(text: str) -> Arch:
+    """Return the architecture of this name.  Raises argparse.ArgumentTypeError, with the names."""
+    from tracer.abi import Arch
+
+    try:
+        return Arch(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(Arch)}") from None
 
 
 def suggestion(parser: argparse.ArgumentParser, message: str) -> str:
