@@ -143,6 +143,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+@pytest.mark.only_on("x86_64")
 def test_a_16_bit_id_is_no_id_that_it_has(place, attacker):
     """su16.c: 65536 becomes 0."""
     if os.getuid() != 0:

@@ -16,6 +16,7 @@ import pytest
 
 from enforcer.kernel import landlock_abi
 from tests.enforcer.conftest import wait_until
+from tracer.abi import NATIVE
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 EVERY_CALL = "default allow\n"
@@ -166,7 +167,7 @@ def test_what_fails_without_a_denial_is_in_the_log(run, place):
     run("path ./data: read, write", "lease:data/a", "lease:data/a", options=("--log", "log"), calls=calls)
     place.wait_for_helpers()
     notes = [record["message"] for record in place.records() if record.get("level") == "note"]
-    assert [text for text in notes if text.endswith("and not denied: fcntl (x86_64) with EINVAL (2 times)")] != []
+    assert [text for text in notes if text.endswith(f"and not denied: fcntl ({NATIVE}) with EINVAL (2 times)")] != []
 
 
 @pytest.mark.parametrize("option", ["--arm=now", "--arm=entry"])

@@ -640,6 +640,9 @@ static void uring(void)
     tell(made);
 }
 
+#define AT(pointer) ((long)(pointer))
+
+#ifdef __x86_64__
 static long low(long number, long a, long b, long c, long d, long e, long f)  // a call of i386
 {
     long result;
@@ -653,8 +656,6 @@ static unsigned *page(void)
 {
     return mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 }
-
-#define AT(pointer) ((long)(pointer))
 
 static void i386(void)
 {
@@ -712,6 +713,8 @@ static void x32(void)  // killed or failed, each in its own process
         close(made);
     }
 }
+
+#endif
 
 static void aio(void)
 {
@@ -1590,13 +1593,16 @@ static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     ROW(connect_twice_tcp), ROW(connected_sendto), ROW(corked), ROW(fast_open), ROW(fast_open_msg), ROW(fast_open_mmsg), ROW(fast_open_connect),
     ROW(fast_open_deferred), ROW(repair), ROW(mptcp), ROW(udplite), ROW(sctp), ROW(dccp), ROW(l2tp), ROW(smc), ROW(families), ROW(pairs),
     ROW(upper_halves), ROW(ping), ROW(raw), ROW(packets), ROW(netlink), ROW(ip_options), ROW(ip_retopts), ROW(rthdr), ROW(rthdr_control),
-    ROW(flow_label), ROW(uring), ROW(i386), ROW(socketcall), ROW(x32), ROW(aio), ROW(looked), ROW(look_race), ROW(race_connect),
+    ROW(flow_label), ROW(uring), ROW(aio), ROW(looked), ROW(look_race), ROW(race_connect),
     ROW(race_connect_tcp), ROW(race_sendto), ROW(race_sendmsg), ROW(race_sendmmsg), ROW(race_descriptor), ROW(race_symlink), ROW(clone_memory),
     ROW(clone_all), ROW(by_fork), ROW(passed), ROW(dying), ROW(execs), ROW(stopped), ROW(traced), ROW(led_elsewhere), ROW(server_ports),
     ROW(led_port), ROW(forbidden_names), ROW(channel), ROW(wildcard), ROW(malformed), ROW(rebinding), ROW(answers), ROW(hosts_file), ROW(name_server), ROW(unix_path),
     ROW(unix_absolute), ROW(unix_symlink), ROW(unix_dots), ROW(unix_root), ROW(unix_cwd), ROW(unix_descriptor), ROW(unix_hard_link),
     ROW(unix_bind_mount), ROW(unix_mount_namespace), ROW(unix_user_namespace), ROW(unix_chroot), ROW(abstract_names), ROW(unix_datagrams),
     ROW(unix_lengths), ROW(wrong_memory), ROW(other_port),
+#ifdef __x86_64__
+    ROW(i386), ROW(socketcall), ROW(x32),
+#endif
 };
 
 static void attack(const char *name, void (*work)(void))
