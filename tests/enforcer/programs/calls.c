@@ -12,7 +12,7 @@
 #endif
 #define CALL(name) {#name, SYS_##name}
 static const struct { const char *name; int number; } calls[] = {
-    CALL(bind), CALL(clone3), CALL(close), CALL(close_range), CALL(fcntl), CALL(getgid), CALL(getpid), CALL(getppid),
+    CALL(bind), CALL(clone3), CALL(close), CALL(close_range), CALL(fcntl), CALL(getgid), CALL(getpid), CALL(getppid), CALL(getpriority),
     CALL(getuid), CALL(ioctl), CALL(kill), CALL(listen), CALL(mmap), CALL(mprotect), CALL(poll), CALL(ptrace),
     CALL(sendfile), CALL(setsockopt), CALL(socket), CALL(wait4), CALL(write),
 };
