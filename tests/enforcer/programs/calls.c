@@ -20,6 +20,9 @@ static const struct { const char *name; int number; } calls[] = {
 #if defined(__i386__)
 enum { READ = 3, WRITE = 4, EXIT_GROUP = 252 };
 __asm__(".globl _start\n_start: mov %esp, %eax\n push %eax\n call start\n");
+#elif defined(__arm__)
+enum { READ = 3, WRITE = 4, EXIT_GROUP = 248 };
+__asm__(".syntax unified\n .thumb\n .globl _start\n .thumb_func\n_start: mov r0, sp\n bl start\n");
 #elif defined(__aarch64__)
 enum { READ = 63, WRITE = 64, EXIT_GROUP = 94 };
 __asm__(".globl _start\n_start: mov x0, sp\n bl start\n");
@@ -39,6 +42,18 @@ static long call(const long *a)
     return x0;
 }
 
+#elif defined(__arm__)
+static long call(const long *a) /* r7 is the frame pointer of Thumb code */
+{
+    register long r0 __asm__("r0") = a[1], r1 __asm__("r1") = a[2], r2 __asm__("r2") = a[3], r3 __asm__("r3") = a[4];
+    register long r4 __asm__("r4") = a[5], r5 __asm__("r5") = a[6];
+    __asm__ volatile("push {r7}\n mov r7, %[number]\n svc #0\n pop {r7}"
+                     : "+r"(r0) : "r"(r1), "r"(r2), "r"(r3), "r"(r4), "r"(r5), [number] "r"(a[0]) : "memory");
+    return r0;
+}
+#endif
+
+#if defined(__aarch64__) || defined(__arm__)
 static long compat(const long *a) /* there is no such call */
 {
     (void)a;
