@@ -1,0 +1,107 @@
+"""Calls that reach other hosts: the helper makes them, fails them, or asks about them."""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+
+from enforcer.listener import end_process, stopped
+from enforcer.reporting.loaded import attempt
+from tracer import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from enforcer.hosts.mediator import Mediator
+    from enforcer.hosts.targets import Refusal
+    from enforcer.listener import Notification, Request
+    from enforcer.reporting.loaded import Loaded
+    from enforcer.reporting.verdict import Verdict
+
+
+class Peers:
+    """Takes the calls by which a program reaches other hosts."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._reporter = loaded.reporter
+        self._mediator: Mediator | None = None
+        """What makes the calls; None until the first one."""
+
+    def take(self, request: Request) -> bool:
+        """Make or fail the call if it may reach another host; return whether it may."""
+        try:
+            if mediator := self._making(request.call):
+                mediator.make(request)
+        except Exception as error:
+            self._complain(error)
+            attempt(partial(request.fail, errno.EACCES))
+            return True
+        return mediator is not None
+
+    def made(self, call: Notification, phase: str) -> int | None:
+        """Make the call of a stopped task that reaches another host, wait for it, and return its result or a negative errno;
+        None for another call."""
+        try:
+            mediator = self._making(call)
+        except Exception as error:
+            self._complain(error)
+            return -errno.EACCES
+        return mediator.make_stopped(stopped(call, phase)) if mediator else None
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Return the descriptors that the calls need."""
+        return self._mediator.descriptors() if self._mediator else ()
+
+    def _making(self, call: Notification) -> Mediator | None:
+        """Return what makes a call, if it may reach another host and the policies' filters allow it; else None.  Raises OSError
+        and others if what makes calls cannot be loaded."""
+        hosts = self._reporter.hosts
+        if hosts is None or not hosts.are_judged(call):
+            return None
+        if self._mediator is None:
+            from enforcer.hosts.mediator import Mediator
+
+            asks = self._reporter.asking >= 0
+            self._mediator = Mediator(hosts, self._loaded.later, self._deny, self._reporter.complain, asks=asks)
+        return self._mediator
+
+    def _deny(self, request: Request, refusal: Refusal) -> bool:
+        """Report a call or a look-up that the mediator has denied; or ask about it, if a line would allow it, and return
+        True."""
+        try:
+            verdict = self._loaded.verdict(request)
+            if verdict is None:
+                return False
+            rule, is_lookup = refusal.rule, refusal.error != "EACCES"
+            if (asker := self._loaded.asker) and all(line for _, line in rule):
+                from enforcer.reporting.report import ungranted_of
+
+                fields = partial(self._loaded.reports.fields, request, verdict, ungranted_of(refusal))
+                if not is_lookup:
+                    asker.ask(request, rule, fields, partial(self._answered, request, verdict, refusal))
+                    return True
+                if asker.remembered(rule) is None:  # the program asks its name server again
+                    asker.suggest(rule, fields)
+                    return True
+            self._loaded.reports.report_peer(request, verdict, refusal)
+        except Exception as error:
+            self._loaded.lose(error)
+        return False
+
+    def _answered(self, request: Request, verdict: Verdict, refusal: Refusal, answer: str) -> None:
+        """Make, or fail, a call that waited for an answer to its question."""
+        from enforcer.reporting.asker import GRANTING
+
+        if self._mediator is None:
+            return
+        if answer in GRANTING:
+            self._mediator.make_again(request, refusal.rule)
+            return
+        attempt(lambda: self._loaded.reports.report_peer(request, verdict, refusal))
+        if answer == "kill":
+            attempt(partial(end_process, request))
+        else:
+            self._mediator.refuse(request, errno.EACCES)
+
+    def _complain(self, error: Exception) -> None:
+        self._loaded.lose()
+        self._reporter.complain(f"a call to another host could not be judged, so it fails: {type(error).__name__}: {error}")
