@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ DEATHS = (-signal.SIGSYS, -signal.SIGKILL)
 
 
 OTHERS = ("getppid", "getuid", "prctl", "seccomp")
-NAMES = [call.name for call in table(Arch.X86_64).by_number.values() if call.name not in OTHERS]
+NAMES = [call.name for call in table(NATIVE).by_number.values() if call.name not in OTHERS]
 
 
 def policy(default: str) -> str:
