@@ -4,7 +4,7 @@ expression of tracer.faults."""
 import os
 import sys
 
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, table
 from tracer.faults import Exhaust, Fail, Fault, Injector, Send, Shorten  # noqa: F401
 from tracer.running import session
 from tracer.running.launch import Program
@@ -30,9 +30,8 @@ class Recorder:
 
 
 def main(program, call, nth, effect):
-    arch = Arch.X86_64
-    number = table(arch).by_name[call].number
-    fault = Fault(arch.audit, number, os.path.realpath(program), lambda event: True, int(nth), eval(effect))
+    number = table(NATIVE).by_name[call].number
+    fault = Fault(NATIVE.audit, number, os.path.realpath(program), lambda event: True, int(nth), eval(effect))
     injector = Injector(fault)
     outcome = session.trace(Program(os.fsencode(program), (b"program",), ()), Recorder(), injector=injector)
     print("injected" if injector.fired else "not injected", os.waitstatus_to_exitcode(outcome.status))

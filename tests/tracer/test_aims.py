@@ -6,14 +6,14 @@ import os
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from tracer.abi import Arch, Event
+from tracer.abi import NATIVE, Event, table
 from tracer.aims import Aims
 from tracer.task import Task
 
 if TYPE_CHECKING:
     from tracer.calls import Handler
 
-KILL = 62
+KILL = table(NATIVE).by_name["kill"].number
 
 
 def test_targets_are_the_programs_own_tasks_while_they_live() -> None:
@@ -25,7 +25,7 @@ def test_targets_are_the_programs_own_tasks_while_they_live() -> None:
     aims = Aims(tasks, found.append)
     aims.attach(calls)  # type: ignore[arg-type]
     for pid in (1 << 22, 1 << 23, os.getppid(), 0, (1 << 32) - 2, 1 << 24):
-        handlers["kill"](sender, Event(Arch.X86_64.audit, KILL, (pid, 0, 0, 0, 0, 0), 0, sender.tid))
+        handlers["kill"](sender, Event(NATIVE.audit, KILL, (pid, 0, 0, 0, 0, 0), 0, sender.tid))
     assert found[:3] == [False, False, True]
     assert calls.first[KILL]("/bin/app") == {1 << 22, 1 << 23}
     del tasks[1 << 22]

@@ -6,7 +6,7 @@ import struct
 from types import SimpleNamespace
 from typing import Any
 
-from tracer.abi import Arch, table
+from tracer.abi import NATIVE, table
 from tracer.calls import Calls
 from tracer.kernel import event_of
 from tracer.task import Task, Way
@@ -14,10 +14,13 @@ from tracer.task import Task, Way
 ERASED, WATCHED = "erased", "watched"
 
 
+READ = table(NATIVE).by_name["read"].number
+
+
 def info(name: str) -> bytearray:
-    """A struct ptrace_syscall_info of a call of x86_64."""
-    number = table(Arch.X86_64).by_name[name].number
-    return bytearray(struct.pack("<4xIQ8xQ6Q", Arch.X86_64.audit, 0, number, *[0] * 6))
+    """A struct ptrace_syscall_info of a call."""
+    number = table(NATIVE).by_name[name].number
+    return bytearray(struct.pack("<4xIQ8xQ6Q", NATIVE.audit, 0, number, *[0] * 6))
 
 
 def test_a_write_is_still_watched_after_the_line_below_it_was_erased() -> None:
@@ -39,8 +42,7 @@ def watching() -> tuple[Calls, dict[int, Task], list[Any]]:
     """Two threads of the process 7 and the process 8, and what the handler of exits was called with."""
     tasks = {tid: Task(tid, tgid) for tid, tgid in ((7, 7), (9, 7), (8, 8))}
     calls, called = Calls(tasks, SimpleNamespace(), frozenset(), print), []  # type: ignore[arg-type]
-    read = table(Arch.X86_64).by_name["read"].number
-    calls.exits[Arch.X86_64.audit, read] = lambda task, event, result: called.append((task.tid, event.number, result))
+    calls.exits[NATIVE.audit, READ] = lambda task, event, result: called.append((task.tid, event.number, result))
     return calls, tasks, called
 
 
@@ -55,7 +57,7 @@ def test_a_watched_task_stops_at_each_call_until_its_number_is_used_up() -> None
     for name in ("read", "write"):
         calls.enter(task, info(name))
         calls.leave(task, 5)
-    assert called == [(7, 0, 5)]
+    assert called == [(7, READ, 5)]
     calls.enter(task, info("read"))
     assert (task.way, task.call, lapsed) == (Way.RUN, None, [7])
 
@@ -65,7 +67,7 @@ def test_the_call_at_which_the_watch_begins_has_its_exit_handled() -> None:
     calls.watch(tasks[7], event_of(info("read"), 7), 3)
     calls.leave(tasks[7], -11)
     calls.leave(tasks[7], 1)
-    assert called == [(7, 0, -11)]
+    assert called == [(7, READ, -11)]
 
 
 def test_the_other_threads_of_a_process_are_watched_with_it() -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from tracer import tally, unwind
-from tracer.abi import Arch, Event
+from tracer.abi import NATIVE, Event
 from tracer.tally import Tally
 from tracer.unwind import Maps
 
@@ -37,8 +37,8 @@ def test_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     task: Any = SimpleNamespace(executable="/app", entered=0, tid=1, tgid=1, hot=counters.hot("/app", 0))
     for number in range(5000):
         arguments = (number, 0, 0, 0, 0, 0)
-        info = bytearray(struct.pack("<4xIQ8xQ6Q", Arch.X86_64.audit, 0, 1_000_000 + number, *arguments))
-        counters.count(task, Arch.X86_64.audit, 1_000_000 + number, info)
+        info = bytearray(struct.pack("<4xIQ8xQ6Q", NATIVE.audit, 0, 1_000_000 + number, *arguments))
+        counters.count(task, NATIVE.audit, 1_000_000 + number, info)
         kept = (task.hot, counters._looked["/app"], counters._former["/app"])
         assert max(map(len, kept)) <= 2 * tally.MANY_KEYS
     assert counters.counts("/app")
