@@ -8,7 +8,8 @@ import time
 from enforcer import kernel
 from tracer.machine import MACHINE
 from tracer.proc import proc
-from tracer.unwind import Maps, Registers, outside
+from tracer.unwinding.callers import Registers, outside
+from tracer.unwinding.maps import Maps
 
 _MAPS = 1 << 22
 """How many bytes of /proc/PID/maps are read at most; a program may have many times more."""

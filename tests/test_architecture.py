@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SHARED = {
     "tracer.TYPE_CHECKING", "tracer.errors", "tracer.linux", "tracer.machine", "tracer.named", "tracer.pids", "tracer.proc",
-    "tracer.stops", "tracer.running.child", "tracer.abi", "tracer.unwind",
+    "tracer.stops", "tracer.running.child", "tracer.abi", "tracer.unwinding",
 }  # fmt: skip
 """What every package may import: the kinds of errors, the kernel's numbers, what differs between machines, named tuples, the
 calls that name a process, what /proc says and what a wait status says (no imports of their own but these), the one fork, the
@@ -37,7 +37,7 @@ LAYERS = {
         errors linux named pids
         machine
         abi proc stops
-        task unwind
+        task unwinding
         kernel processor
         calls
         aims faults tally

@@ -15,7 +15,8 @@ from tracer.abi import NATIVE, Event, Kind, table
 from tracer.kernel import event_of
 from tracer.machine import MACHINE
 from tracer.proc import proc
-from tracer.unwind import Registers, call_site
+from tracer.unwinding.callers import Registers
+from tracer.unwinding.site import call_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,10 +6,11 @@ import struct
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from tracer import tally, unwind
+from tracer import tally
 from tracer.abi import NATIVE, Event
 from tracer.tally import Tally
-from tracer.unwind import Maps
+from tracer.unwinding import site
+from tracer.unwinding.maps import Maps
 
 if TYPE_CHECKING:
     import pytest
@@ -45,8 +46,8 @@ def test_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_build_ids_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unwind, "_builds", builds := {})
+    monkeypatch.setattr(site, "_builds", builds := {})
     for inode in range(5000):
         maps = Maps(f"1000-2000 r-xp 00000000 00:01 {inode}                  /no/such/file\n")
-        assert unwind._named(1, maps, 0x1500) == "/no/such/file+0x500"
-        assert len(builds) <= unwind._MAX_BUILDS
+        assert site._named(1, maps, 0x1500) == "/no/such/file+0x500"
+        assert len(builds) <= site._MAX_BUILDS

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tracer.unwind import Maps, Registers, Tables, outside
+from tracer.unwinding.callers import Registers, outside
+from tracer.unwinding.maps import Maps
+from tracer.unwinding.tables import Tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,13 +15,13 @@ from tracer.abi import NATIVE, table
 from tracer.calls import CLONE_UNTRACED, SET_MODE, WRITES, is_readable
 from tracer.kernel import RET_RECORD
 from tracer.named import NamedTuple
-from tracer.unwind import Maps
+from tracer.unwinding.maps import Maps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from tracer.abi import Event
-    from tracer.unwind import Mapped
+    from tracer.unwinding.maps import Mapped
 
     Spans = Sequence[tuple[int, int]]
     """Where code is: the first and the last address that the kernel gives for a call by it, each span within 4 GiB."""

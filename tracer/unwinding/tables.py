@@ -1,9 +1,8 @@
-"""The call site of a system call: the first caller outside of the C library, by the mappings and the stack, of 64-bit programs.
+"""The unwind tables of a file (.eh_frame), which say where the caller of each of its functions is.
 
-The instruction of a system call is nearly always in a wrapper of libc, so the caller of the wrapper is what identifies it.
-The unwind tables of a file (.eh_frame) report where the caller of each of its functions is.  pyelftools reads whole tables and
-takes tens of milliseconds to be imported; here the entry of an address is looked up in the index that linkers write
-(.eh_frame_hdr), and is read only for the four registers that are needed.  An entry that cannot be decoded ends the walk.
+pyelftools reads whole tables and takes tens of milliseconds to be imported; here the entry of an address is looked up in the
+index that linkers write (.eh_frame_hdr), and is read only for the four registers that are needed.  An entry that cannot be
+decoded ends the walk.
 
 The tables are read where the program has them mapped, so no file is opened: the helper of `enforce` must not map a file
 that the program could truncate.  A *place* is an address minus the address at which the file's beginning is mapped.
@@ -14,8 +13,6 @@ AArch64 DWARF (aadwarf64), 5.
 
 from __future__ import annotations
 
-import os
-import stat
 import struct
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
@@ -23,29 +20,18 @@ from typing import TYPE_CHECKING, Final
 from tracer import linux
 from tracer.machine import MACHINE
 from tracer.named import NamedTuple
-from tracer.proc import proc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     Read = Callable[[int, int], bytes]
     """A function of an address and a size, which returns bytes within one page; fewer or none if they cannot be read."""
 
-_LOADER: Final = ("ld-linux", "ld-2.")
-"""The first letters of the dynamic loader's file names.  Its calls at a start have no caller."""
-_LIBC: Final = (*_LOADER, "libc.so", "libc-2.", "libc.musl-", "libpthread", "ld-musl-")
-"""The first letters of the names of the files that are not a call site: the dynamic loader and the C library."""
-_MAX_CALLERS: Final = 32
-_NEAR: Final = 16
-"""The most lines of /proc/PID/maps from the line of a file's code back to the line of its beginning."""
-_MAX_FILES: Final = 16
-"""The most files whose unwind tables are cached."""
 _INDEX: Final = bytes((1, 0x1B, 0x03, 0x3B))
 """The first bytes of .eh_frame_hdr as all linkers write it: version 1, offsets of 32 bits."""
 _OFFSET: Final = 0x1B  # DW_EH_PE_pcrel | DW_EH_PE_sdata4
-_BP, _SP, _RA, _ADDRESS = MACHINE.unwinding
-"""DWARF's numbers of the frame pointer, the stack pointer and the return address, and the bits of the latter that are an
-address."""
+_BP, _SP, _RA, _ = MACHINE.unwinding
+"""DWARF's numbers of the frame pointer, the stack pointer and the return address."""
 _DATA_FACTOR: Final = -8
 """The factor of the offsets of saved registers (data alignment factor); all compilers for 64-bit machines use this one."""
 _MAX_INSTRUCTIONS: Final = 512
@@ -55,159 +41,8 @@ _MAX_ENTRY: Final = 1 << 15
 _PAGE: Final = 4096
 _MAX_PAGES: Final = 64
 """The most pages of one file that are cached."""
-_BUILD_ID: Final = 3  # NT_GNU_BUILD_ID, elf.h
-_MAX_NOTES: Final = 4096
-"""The most bytes of a note segment that are read; real segments have a few dozen."""
-_MAX_BUILDS: Final = 1024
-"""The most build ids that are cached; a program may map any number of files."""
-
-_UNREADABLE = (ValueError, LookupError, StopIteration, struct.error)
+UNREADABLE = (ValueError, LookupError, StopIteration, struct.error)
 """The exceptions that reading a file's tables raises if they are damaged, missing or of an unknown format."""
-
-
-# What is mapped
-
-
-class Mapped(NamedTuple):
-    """A mapping of a task: one line of /proc/PID/maps."""
-
-    start: int
-    end: int
-    permissions: str
-    offset: int
-    file: tuple[str, str, str]
-    """Device, inode and path."""
-
-    @property
-    def shift(self) -> int:
-        """The difference between an address in the mapping and its offset in the file."""
-        return self.start - self.offset
-
-
-class Maps:
-    """The mappings of a task; each line is parsed only when it is needed."""
-
-    def __init__(self, text: str) -> None:
-        """`text` is the content of /proc/PID/maps."""
-        self._lines = text.split("\n")[:-1]  # ascending
-
-    @classmethod
-    def of(cls, tid: int) -> Maps:
-        """Return the mappings of a task.  Raises OSError."""
-        with open(f"{proc()}/{tid}/maps", encoding="utf-8", errors="surrogateescape") as file:
-            return cls(file.read())
-
-    def at(self, address: int) -> Mapped | None:
-        """Return the mapping that contains an address; None if the address is not mapped.  Raises ValueError for a malformed
-        line."""
-        index = self._index(address)
-        mapped = _parsed(self._lines[index]) if index >= 0 else None
-        return mapped if mapped and address < mapped.end else None
-
-    def all(self) -> list[Mapped]:
-        """Return all mappings, by ascending address.  Raises ValueError for a malformed line."""
-        return [_parsed(line) for line in self._lines]
-
-    def begin(self, mapped: Mapped) -> int:
-        """Return the address at which the beginning of the file of `mapped` is mapped, if that is in one of the _NEAR lines
-        before it; else 0.  Raises ValueError for a malformed line."""
-        index = self._index(mapped.start)
-        for line in reversed(self._lines[max(index - _NEAR, 0) : index + 1]):
-            other = _parsed(line)
-            if other.file == mapped.file and not other.offset:
-                return other.start
-        return 0
-
-    def _index(self, address: int) -> int:
-        return bisect_right(self._lines, address, key=lambda line: int(line[: line.index("-")], 16)) - 1
-
-
-def _parsed(line: str) -> Mapped:
-    fields = line.split(None, 5)
-    start, _, end = fields[0].partition("-")
-    file = (fields[3], fields[4], fields[5] if len(fields) > 5 else "[anonymous]")
-    return Mapped(int(start, 16), int(end, 16), fields[1], int(fields[2], 16), file)
-
-
-# The site of a call, in words
-
-_builds: dict[tuple[str, str, str], str] = {}
-"""A cache of build ids, by device, inode and path: each new observation needs its call site."""
-
-
-class Registers(NamedTuple):
-    """The registers at a call from which its callers are found."""
-
-    ip: int
-    sp: int
-    bp: int = 0
-    """The frame pointer; 0 if it is not known."""
-    link: int = 0
-    """The link register, which has the return address of a function that calls no other; 0 if it is not known, or there is
-    none."""
-
-
-def call_site(tid: int, at: Registers, read: Read | None = None) -> str:
-    """Return the call site of a call as text: `/path/library+0xoffset (build id)`, with the offset in the file.
-
-    The call site is the first caller outside of libc and the dynamic loader.  If `read`, which reads the task's memory, is
-    None, or that caller cannot be found, it is the call's own instruction.  A file without a build id has no parentheses; code
-    outside any file is `[anonymous]+0x...`.  The result is '?' if the mappings cannot be read, or do not have the address."""
-    try:
-        maps = Maps.of(tid)
-        return _named(tid, maps, (outside(maps, at, read) if read else 0) or at.ip)
-    except (OSError, ValueError):
-        return "?"
-
-
-def _named(tid: int, maps: Maps, address: int) -> str:
-    mapped = maps.at(address - 1)  # the instruction before, which made the call
-    if mapped is None:
-        return "?"
-    file, name = mapped.file, mapped.file[2]
-    if name[0] == "/" and file not in _builds:
-        if len(_builds) >= _MAX_BUILDS:
-            _builds.clear()
-        _builds[file] = _build_id(f"{proc()}/{tid}/root{name}")
-    site = f"{name}+{address - mapped.shift:#x}"
-    return f"{site} ({_builds[file]})" if _builds.get(file) else site
-
-
-def _build_id(path: str) -> str:
-    """Return the GNU build id of a file, in hexadecimal; '' if it has none."""
-    try:
-        with open(path, "rb", opener=_open_regular) as file:
-
-            def read(offset: int, size: int) -> bytes:
-                file.seek(offset)
-                return file.read(size)
-
-            segments = [segment for segment in linux.elf_segments(read) if segment[0] == linux.PT_NOTE]
-            notes = (read(offset, min(size, _MAX_NOTES)) for _, offset, _, size in segments)
-            return next((build_id.hex() for note in notes for build_id in _build_ids(note)), "")
-    except (OSError, *_UNREADABLE):
-        return ""
-
-
-def _open_regular(path: str, flags: int) -> int:
-    """Open a regular file.  Raises OSError for other files, since opening a device can have effects."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(f"{path}: no regular file")
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _build_ids(data: bytes) -> Iterator[bytes]:
-    """Yield the contents of the build id notes in a segment; names and contents are padded to 4 bytes."""
-    at = 0
-    while at + 12 <= len(data):
-        name_size, size, kind = struct.unpack_from("<III", data, at)
-        start = at + 12 + (name_size + 3) // 4 * 4
-        if (data[at + 12 : at + 12 + name_size], kind) == (b"GNU\0", _BUILD_ID):
-            yield data[start : start + size]
-        at = start + (size + 3) // 4 * 4
-
-
-# From a call to its callers
 
 
 class Row(NamedTuple):
@@ -223,66 +58,11 @@ class Row(NamedTuple):
     """The offset from the frame's address at which the return address is; None if it is in the link register."""
 
 
-_tables: dict[tuple[str, str, str], Tables | None] = {}
-"""A cache of unwind tables, by device, inode and path; None for a file without tables that can be decoded."""
-
-
-def outside(maps: Maps, at: Registers, read: Read) -> int:
-    """Return the address to which the innermost call by code outside of libc and the dynamic loader returns; 0 if it cannot be
-    found.
-
-    Raises ValueError for a malformed line of the mappings."""
-    ip, sp, bp, link = at
-    for depth in range(_MAX_CALLERS):
-        mapped = maps.at(ip - 1)
-        if mapped is None or not mapped.file[2].startswith("/"):
-            return 0
-        name = mapped.file[2].rpartition("/")[2]
-        if not name.startswith(_LIBC):
-            return ip
-        if not depth and name.startswith(_LOADER):
-            return 0
-        row = _row(maps, mapped, ip - 1, read)
-        if row is None:
-            return 0
-        frame = (sp if row.on_stack else bp) + row.offset
-        if frame < sp or (frame == sp and row.ra is not None):
-            return 0
-        ip = (link if row.ra is None else _word(read, frame + row.ra)) & _ADDRESS
-        link = 0  # a function that has called another has put its own on the stack
-        if not ip:
-            return 0
-        bp = bp if row.bp is None else _word(read, frame + row.bp)
-        sp = frame
-    return 0
-
-
-def _word(read: Read, address: int) -> int:
-    return int.from_bytes(read(address, 8), "little") if address % 8 == 0 else 0
-
-
-def _row(maps: Maps, mapped: Mapped, ip: int, read: Read) -> Row | None:
-    begin = maps.begin(mapped)
-
-    def read_file(place: int, size: int) -> bytes:
-        return read(begin + place, size)
-
-    if mapped.file not in _tables:
-        if len(_tables) >= _MAX_FILES:
-            _tables.clear()
-        try:
-            _tables[mapped.file] = Tables(read_file) if begin else None
-        except _UNREADABLE:
-            _tables[mapped.file] = None
-    tables = _tables[mapped.file]
-    return tables.row(ip - begin, read_file) if tables else None
-
-
 class Tables:
     """The unwind tables of one ELF file."""
 
     def __init__(self, read: Read) -> None:
-        """Read the head of the index.  `read` takes a place and a size.  Raises one of _UNREADABLE."""
+        """Read the head of the index.  `read` takes a place and a size.  Raises one of UNREADABLE."""
         self._read = read
         self._pages: dict[int, bytes] = {}
         self._rows: dict[int, Row | None] = {}
@@ -303,7 +83,7 @@ class Tables:
             self._read = read
             try:
                 self._rows[place] = self._read_row(place)
-            except _UNREADABLE:
+            except UNREADABLE:
                 self._rows[place] = None
         return self._rows[place]
 
