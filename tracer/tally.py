@@ -48,7 +48,7 @@ class Caller:
         self.ids = (task.tid, task.tgid)
 
     def site(self) -> str:
-        """Return the call site of the call, in the form of `unwind.call_site`."""
+        """Return the call site of the call, in the form of `unwinding.site.call_site`."""
         tid = self.ids[0]
         if self._event.arch != _NATIVE:
             return call_site(tid, Registers(self._event.ip, self._sp))
