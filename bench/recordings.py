@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from harness import LEARN, Figure, Section, run, scratch, table
 
-from policygen.comparing import compare
+from policygen.comparing.compare import compare
 from policygen.filter.compile import compile_policy
 from policygen.filter.verify import verify
 from policygen.learning.generate import generate

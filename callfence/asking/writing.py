@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from callfence.judging.adding import added
 from callfence.shared.files import locked
 from callfence.shared.text import printable
-from policygen.comparing import Change, compare
+from policygen.comparing.compare import Change, compare
 from policygen.files.algebra import differences, extended
 from policygen.language.document import Document, parse_file
 from policygen.phases import in_phase, names_of

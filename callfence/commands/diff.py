@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from callfence.shared.inputs import document, print_lines, run_command
 from callfence.shared.options import Parser
-from policygen.comparing import Verdict
+from policygen.comparing.compare import Verdict
 from policygen.review.judgement import judge
 from policygen.sets.algebra import TooComplexError
 from tracer.errors import UserError

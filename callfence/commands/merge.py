@@ -1,16 +1,19 @@
-"""`callfence merge`: merge recordings or policies of several runs, machines or branches, or narrow a policy by another."""
+"""`callfence merge`: merge recordings or policies of several runs, machines or branches, or narrow a policy by another, or
+intersect two."""
 
 from __future__ import annotations
 
 import argparse
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.shared.files import put
 from callfence.shared.inputs import document, print_error, run_command
 from callfence.shared.options import Parser
-from policygen.comparing import Verdict, compare, reduce
+from policygen.comparing.compare import Verdict, compare
+from policygen.comparing.reducing import intersect, reduce
 from policygen.language.document import Document, PolicyError, included, parse, read_text
 from policygen.language.lexer import decode
 from policygen.merging import merge_documents, unite, with_markers
@@ -21,7 +24,9 @@ from policygen.sets.join import JoinError
 from tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from policygen.model import Policy
 
 DESCRIPTION = """\
 Merge recordings into one recording, or policies into one policy.  A merged recording has every run of its inputs once; their
@@ -30,7 +35,7 @@ and has the comments of all.  For a FOLDER, its *.policy files are merged or, if
 .callfence/*.rec files.
 
 With --narrow-by BY, print FILE narrowed by BY: of a system call that BY names, only what both policies allow; of any other,
-what FILE allows."""
+what FILE allows.  With --intersect BASE, print what both FILE and BASE allow, and nothing else."""
 
 DRIVER = """run as git's merge driver (set up by `callfence git-setup`): merge the changes of both branches since BASE into
 OURS; NAME is the file's path in the repository"""
@@ -39,6 +44,7 @@ OURS; NAME is the file's path in the repository"""
 USAGE = (
     "callfence merge -o OUT FILE|FOLDER ...",
     "callfence merge --narrow-by BY [-o OUT] FILE",
+    "callfence merge --intersect BASE [-o OUT] FILE",
     "callfence merge --driver BASE OURS THEIRS [NAME]",
 )
 
@@ -52,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="NAME.rec or NAME.policy; may be one of the inputs")
     narrow = "print FILE, a policy, without what the policy BY denies of the calls that BY names"
     parser.add_argument("--narrow-by", metavar="BY", help=narrow)
+    parser.add_argument("--intersect", metavar="BASE", help="print what both the policies FILE and BASE allow")
     parser.add_argument("--driver", action="store_true", help=DRIVER)
     parser.add_argument("inputs", metavar="FILE", type=Path, nargs="+", help=argparse.SUPPRESS)
     return parser
@@ -61,23 +68,24 @@ def main(arguments: list[str]) -> int:
     """Run `merge`.  Return 0; or 1 if --driver left conflicts in the merged file; or 2 if an input cannot be read or merged."""
     command = parser()
     options = command.parse_args(arguments)
-    if options.narrow_by is not None:
-        if options.driver or len(options.inputs) > 1:
-            command.error("--narrow-by BY takes one FILE, and excludes --driver")
-        return run_command("merge", lambda: _narrow(str(options.inputs[0]), options.narrow_by, options.output))
+    for option, other, work in (("--narrow-by", options.narrow_by, reduce), ("--intersect", options.intersect, intersect)):
+        if other is not None:
+            if options.driver or len(options.inputs) > 1 or None not in (options.narrow_by, options.intersect):
+                command.error(f"{option} takes one FILE, and excludes --driver, --narrow-by and --intersect")
+            return run_command("merge", partial(_narrow, str(options.inputs[0]), other, work, options.output))
     if options.driver == (options.output is not None):
-        command.error("give one of -o OUT, --narrow-by BY and --driver")
+        command.error("give one of -o OUT, --narrow-by BY, --intersect BASE and --driver")
     if options.driver and len(options.inputs) not in (3, 4):
         command.error("--driver takes BASE OURS THEIRS, and optionally NAME")
     return run_command("merge", lambda: _drive(options.inputs) if options.driver else _fold(options.output, options.inputs))
 
 
-def _narrow(name: str, by: str, output: Path | None) -> int:
-    """Write the policy `name` narrowed by the policy `by`, and return 0.  Raises UserError or OSError, and has written nothing
-    then."""
+def _narrow(name: str, by: str, work: Callable[[Policy, Policy], Policy], output: Path | None) -> int:
+    """Write the policy that `work` makes of the policies `name` and `by`, which allows no more, and return 0.  Raises UserError
+    or OSError, and has written nothing then."""
     before = document(name)
     try:
-        policy = reduce(before.policy, document(by).policy)
+        policy = work(before.policy, document(by).policy)
     except ValueError as error:
         raise UserError(str(error)) from error
     if compare(before.policy, policy).verdict in (Verdict.WIDER, Verdict.INCOMPARABLE):

@@ -25,7 +25,7 @@ from callfence.shared.inputs import document, document_at, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural, printable
 from enforcer.reporting.verdict import advise
-from policygen.comparing import Change, compare
+from policygen.comparing.compare import Change, compare
 from policygen.evaluate import evaluate
 from policygen.grants import is_line, written
 from policygen.language.naming import format_action, format_call

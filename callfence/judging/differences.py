@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from callfence.shared.text import plural
-from policygen.comparing import Change, Verdict
+from policygen.comparing.compare import Change, Verdict
 from policygen.grants import is_line
 from policygen.language.naming import format_action, format_call, format_expression
 from policygen.lint.catalogue import Level, dangers
@@ -22,7 +22,7 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from policygen.comparing import Difference
+    from policygen.comparing.compare import Difference
     from policygen.files.algebra import Difference as FileDifference
     from policygen.lint.catalogue import Danger
     from policygen.review.judgement import Headline, Judgement, Reason

@@ -24,7 +24,7 @@ from callfence.judging.differences import (
 )
 from callfence.shared.text import cell, code, printable
 from callfence.start import __version__
-from policygen.comparing import Change
+from policygen.comparing.compare import Change
 from policygen.language.document import read_text
 from policygen.language.naming import format_action, format_call
 from policygen.lint.catalogue import Level
@@ -35,7 +35,7 @@ from tracer.errors import CallfenceError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policygen.comparing import Difference
+    from policygen.comparing.compare import Difference
     from policygen.lint.catalogue import Danger
     from policygen.lint.findings import Finding
     from policygen.review.judgement import Headline, Judgement

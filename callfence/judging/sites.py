@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from callfence.judging.differences import call_name
 from callfence.shared.text import code, plural, printable
-from policygen.comparing import Change
+from policygen.comparing.compare import Change
 from policygen.evaluate import evaluate
 from policygen.evidence.facts import examples
 from policygen.language.naming import format_call

@@ -15,7 +15,6 @@ from enforcer.bpf import EXITS
 from enforcer.errors import FAILED
 from enforcer.listener import Notification, Request, end_process, exit_with, received, stopped, trap
 from enforcer.reporting.loaded import Loaded, attempt
-from enforcer.reporting.peers import Peers
 from tracer import TYPE_CHECKING, linux
 from tracer.machine import MACHINE
 from tracer.proc import owner
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from enforcer.listener import Waiting
     from enforcer.reporting.audit import Denial
+    from enforcer.reporting.peers import Peers
     from enforcer.reporting.reporter import Reporter
     from enforcer.reporting.verdict import Verdict
     from policygen.model import Action
@@ -60,7 +60,12 @@ class Answers:
         self._status: int | None = None
         """The wait status of the program's first process; None until it has ended, or if it is not known."""
         self._loaded = Loaded(reporter, waiting, program)
-        self._peers = Peers(self._loaded)
+        self._peers: Peers | None = None
+        """What takes calls to other hosts, if the policies are about hosts."""
+        if reporter.hosts is not None:
+            from enforcer.reporting.peers import Peers
+
+            self._peers = Peers(self._loaded)
 
     def next(self, listener: int, phase: str) -> None:
         """Receive and answer the next call of a listener, from a process in `phase` ("" where there are no phases)."""
@@ -167,7 +172,7 @@ class Answers:
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors that calls need which are answered later."""
         hub = self._loaded.pending.hub.descriptors() if self._loaded.pending else ()
-        return (*hub, *self._peers.descriptors())
+        return (*hub, *(self._peers.descriptors() if self._peers else ()))
 
     def go_on(self) -> None:
         """Go on with the calls that are answered later."""
@@ -177,7 +182,7 @@ class Answers:
     def made(self, call: Notification, phase: str) -> int | None:
         """Make the call of a stopped task that reaches another host, wait for it, and return its result or a negative errno;
         None for another call."""
-        return self._peers.made(call, phase)
+        return self._peers.made(call, phase) if self._peers else None
 
     # Calls that are asked about
 
@@ -249,7 +254,7 @@ class Answers:
         request.call.id = 0
 
     def _settle(self, request: Request) -> None:
-        if self._peers.take(request):
+        if self._peers and self._peers.take(request):
             return
         if self._let_run(request):
             return

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from policygen.comparing import Change, compare_resolved
+from policygen.comparing.compare import Change, compare_resolved
 from policygen.evaluate import answers
 from policygen.formats import Addition, Direction, ExportError, Loss
 from policygen.grants import ALL, Files, Right
@@ -26,7 +26,7 @@ from tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from policygen.comparing import Difference
+    from policygen.comparing.compare import Difference
     from policygen.implied.resolve import Resolved
 
 DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from policygen.comparing import Change, compare, compare_resolved, reduce_resolved
+from policygen.comparing.compare import Change, compare, compare_resolved
+from policygen.comparing.reducing import reduce_resolved
 from policygen.implied.resolve import Resolved, narrowed, resolved, tidy
 from policygen.language.normal import normal
 from policygen.learning.extend import DEFAULTS, sort_out

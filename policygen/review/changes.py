@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.comparing import Change, Verdict, compare
+from policygen.comparing.compare import Change, Verdict, compare
 from policygen.files.algebra import differences as file_differences
 from policygen.language.naming import format_action
 from policygen.language.normal import normal_entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import starmap
 from typing import TYPE_CHECKING
 
-from policygen.comparing import MILDEST_LAST, Comparison, compare
+from policygen.comparing.compare import MILDEST_LAST, Comparison, compare
 from policygen.language.naming import format_action
 from policygen.lint.catalogue import Combined, Level, check, completed, listed
 from policygen.lint.files import judged
@@ -20,7 +20,7 @@ from tracer.abi import table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from policygen.comparing import Difference
+    from policygen.comparing.compare import Difference
     from policygen.language.document import Document
     from policygen.model import Action, Policy
     from tracer.abi import Arch

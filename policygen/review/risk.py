@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.comparing import Change, Comparison, Difference
+from policygen.comparing.compare import Change, Comparison, Difference
 from policygen.evaluate import evaluate
 from policygen.implied.resolve import granted as granted_by
 from policygen.implied.tables import capabilities, rows

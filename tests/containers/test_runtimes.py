@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.comparing import compare
+from policygen.comparing.compare import compare
 from policygen.formats import FormatOptions
 from policygen.formats.containers.files import export_oci, read_oci
 from policygen.formats.containers.written import own_calls

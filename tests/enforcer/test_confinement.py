@@ -9,7 +9,7 @@ import pytest
 
 from callfence.judging.differences import rule_texts
 from enforcer import confinement
-from policygen.comparing import compare
+from policygen.comparing.compare import compare
 from policygen.filter.verify import verify
 from tracer.abi import NATIVE, Arch
 

@@ -13,7 +13,7 @@ from exported_languages import read_kafel, read_minijail
 from installed import PROBE_POLICY
 
 from policygen import formats
-from policygen.comparing import compare
+from policygen.comparing.compare import compare
 from policygen.formats import ExportError, ImportFormatError
 
 if TYPE_CHECKING:

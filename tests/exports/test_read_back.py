@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from installed import PROBE_POLICY
 
 from policygen import formats
-from policygen.comparing import compare
+from policygen.comparing.compare import compare
 from policygen.filter.compile import CompileError, compile_policy
 from policygen.formats import Direction, ExportError
 from policygen.implied.resolve import resolved

@@ -9,7 +9,8 @@ from calls import parse, point_of
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from policygen.comparing import Change, Verdict, compare, reduce
+from policygen.comparing.compare import Change, Verdict, compare
+from policygen.comparing.reducing import reduce
 from policygen.evaluate import evaluate
 from policygen.language.naming import format_call, format_entry, format_expression
 from policygen.model import Policy, strictest

@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 from calls import event, parse
 
-from policygen.comparing import Verdict, compare, reduce
+from policygen.comparing.compare import Verdict, compare
+from policygen.comparing.reducing import reduce
 from policygen.errors import PolicyError
 from policygen.evaluate import evaluate
 from policygen.language.document import Document

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
-from policygen.comparing import compare
+from policygen.comparing.compare import compare
 from policygen.formats import FormatOptions
 from policygen.formats.containers.files import export_oci, read_oci
 from policygen.formats.containers.written import with_own_calls
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from conftest import Commands
 
-    from policygen.comparing import Difference
+    from policygen.comparing.compare import Difference
 
     Normalise = Callable[[bytes], bytes]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.comparing import Change, compare
+from policygen.comparing.compare import Change, compare
 from policygen.formats import Direction
 from policygen.model import Always, Entry
 from policygen.values import replace

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyseccomp
 from calls import format_options, parse
 
-from policygen.comparing import Change, compare
+from policygen.comparing.compare import Change, compare
 from policygen.filter import bpf, symbolic
 from policygen.formats import Direction, Loss
 from policygen.formats.containers.files import read_oci
@@ -21,7 +21,7 @@ from policygen.sets import region
 from tracer.abi import NATIVE, Arch, table
 
 if TYPE_CHECKING:
-    from policygen.comparing import Difference
+    from policygen.comparing.compare import Difference
     from policygen.formats import Exported, Imported
     from policygen.model import Policy
 

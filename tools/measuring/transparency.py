@@ -183,10 +183,16 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     programs = build(options.checkout, options.folder, options.jobs, options.only)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        results = list(pool.map(lambda program: examine(program, options.seconds, options.tools), programs))
+    results, pool = [], ThreadPoolExecutor(options.jobs)
+    try:
+        for result in pool.map(lambda program: examine(program, options.seconds, options.tools), programs):
+            results.append(result)
+            print(f"{len(results)}/{len(programs)} {result.name}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(results)} of {len(programs)} programs", file=sys.stderr)
+    pool.shutdown(wait=False, cancel_futures=True)
     (options.folder / "results.json").write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    print(summary(results, options.tools))
+    print(summary(results, options.tools), flush=True)
 
 
 if __name__ == "__main__":

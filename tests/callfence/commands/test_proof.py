@@ -86,6 +86,7 @@ def test_libseccomp_by_itself_is_refuted(folder: Path) -> None:
         (("verify", "old.bpf", "--bpf", "all.bpf"), "old.bpf is a filter"),
         (("diff", "old.policy", "broken.policy"), "broken.policy:1:10"),
         (("merge", "--narrow-by", "nosuch", "old.policy"), "nosuch: No such file"),
+        (("merge", "--intersect", "broken.policy", "old.policy"), "broken.policy:1:10"),
         (("diff", "--not-wider", "broken.policy", "old.policy"), "broken.policy:1:10"),
         (("import", "--from", "bpf", "bad.bpf"), "7 bytes are not a whole number"),
         (("import", "--pid", str(2**22 + 1)), "there is no such process"),
@@ -126,6 +127,21 @@ def test_narrow_by(folder: Path) -> None:
     more = callfence(folder, "diff", "--not-wider", "--full", "made.policy", "old.policy")
     assert more.returncode == 1
     assert "+ write: allow\n      kill -> allow, for example write(fd=0, buf=NULL, count=0)" in more.stdout
+
+
+def test_intersect(folder: Path) -> None:
+    made = callfence(folder, "merge", "--intersect", "less.policy", "old.policy")
+    assert made.returncode == 0
+    assert callfence(folder, "merge", "--intersect", "less.policy", "-o", "written.policy", "old.policy").stdout == ""
+    assert (folder / "written.policy").read_text() == made.stdout
+    for other in ("old.policy", "less.policy"):
+        assert callfence(folder, "diff", "--not-wider", other, "written.policy").returncode == 0
+    assert callfence(folder, "merge", "--intersect", "written.policy", "less.policy").stdout == callfence(
+        folder, "merge", "--intersect", "less.policy", "written.policy"
+    ).stdout
+    both = callfence(folder, "merge", "--intersect", "less.policy", "--narrow-by", "less.policy", "old.policy")
+    assert both.returncode == 2
+    assert "excludes" in both.stderr
 
 
 def test_a_filter_is_imported_as_its_policy(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.comparing import Verdict, compare
+from policygen.comparing.compare import Verdict, compare
 from policygen.formats import Direction, FormatOptions, exported
 from policygen.language.document import parse
 from policygen.merging import merge_documents, unite

@@ -6,7 +6,7 @@ import pytest
 import strategies
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from policygen.comparing import compare
+from policygen.comparing.compare import compare
 from policygen.evaluate import evaluate
 from policygen.filter import bpf
 from policygen.filter.compile import compile_policy

@@ -13,7 +13,7 @@ from examples import EXAMPLES
 from filters import HIGH, IS_7, LOW, dup_filter
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from policygen.comparing import Verdict, compare
+from policygen.comparing.compare import Verdict, compare
 from policygen.filter import bpf
 from policygen.filter.bpf import Instruction
 from policygen.filter.compile import CompileError, compile_policy

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import parse
 
-from policygen.comparing import Change, compare, reduce
+from policygen.comparing.compare import Change, compare
+from policygen.comparing.reducing import reduce
 from policygen.implied.resolve import narrowed, resolved
 from policygen.language.normal import normal
 from policygen.lint.findings import lint

@@ -9,7 +9,7 @@ import pytest
 from calls import event, parse
 from hypothesis import given, settings, strategies as st
 
-from policygen.comparing import compare
+from policygen.comparing.compare import compare
 from policygen.evaluate import evaluate
 from policygen.implied.resolve import granted
 from policygen.learning.beyond import unimplied

@@ -8,7 +8,7 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import actions, entries, events
 
-from policygen.comparing import compare
+from policygen.comparing.compare import compare
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy
 from policygen.filter.verify import verify

@@ -11,7 +11,8 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import conditions, events, policies
 
-from policygen.comparing import Verdict, compare, reduce
+from policygen.comparing.compare import Verdict, compare
+from policygen.comparing.reducing import reduce
 from policygen.equivalents.links import BETWEEN, links, own_calls, rows
 from policygen.evaluate import evaluate
 from policygen.filter.compile import compile_policy

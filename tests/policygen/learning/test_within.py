@@ -8,7 +8,7 @@ import pytest
 from calls import event, parse
 from hypothesis import given, settings, strategies as st
 
-from policygen.comparing import Change, compare
+from policygen.comparing.compare import Change, compare
 from policygen.evaluate import evaluate
 from policygen.learning.extend import Options
 from policygen.learning.within import forbidden, generate_within, within

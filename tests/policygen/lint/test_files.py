@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from policygen.comparing import Verdict, compare, reduce
+from policygen.comparing.compare import Verdict, compare
+from policygen.comparing.reducing import reduce
 from policygen.lint.catalogue import Level
 from policygen.lint.files import judged, risks, risks_of
 from policygen.lint.findings import lint

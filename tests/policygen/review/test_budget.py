@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import parse
 
-from policygen.comparing import Verdict
+from policygen.comparing.compare import Verdict
 from policygen.implied import resolve
 from policygen.lint.findings import lint
 from policygen.review.judgement import judge

@@ -9,7 +9,7 @@ from calls import parse
 from examples import EXAMPLES
 from hypothesis import given, settings, strategies as st
 
-from policygen.comparing import Verdict, compare
+from policygen.comparing.compare import Verdict, compare
 from policygen.language.naming import format_entry
 from policygen.lint.catalogue import Level
 from policygen.lint.findings import lint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from policygen.comparing import Change, compare
+from policygen.comparing.compare import Change, compare
 from policygen.language.naming import format_entry
 from policygen.sets.join import JoinError, join_entries
 from tracer.abi import Arch, table

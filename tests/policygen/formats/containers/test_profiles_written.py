@@ -28,7 +28,7 @@ from container_profiles import (
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from policygen.comparing import Change, compare
+from policygen.comparing.compare import Change, compare
 from policygen.filter import bpf
 from policygen.formats import Direction, ExportError, Loss
 from policygen.formats.containers import profile as profiles

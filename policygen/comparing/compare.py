@@ -1,20 +1,18 @@
-"""Compare two policies exactly, each difference with an example call; and reduce a policy by another."""
+"""Compare two policies exactly, each difference with an example call."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from itertools import product
 from typing import TYPE_CHECKING
 
 from policygen.evaluate import answers
 from policygen.files import algebra
-from policygen.implied.resolve import Resolved, narrowed, resolved, resolved_at
-from policygen.language.normal import normal
-from policygen.model import Action, ActionKind, Always, And, Arm, Entry, Expression, Or, Policy, alternatives, scopes, strictest
-from policygen.phases import in_each, names_of
+from policygen.implied.resolve import Resolved, resolved, resolved_at
+from policygen.model import Action, ActionKind, Always, Arm, Expression, Policy, alternatives, scopes
+from policygen.phases import names_of
 from policygen.sets import region
 from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.express import express, minimise, negated
+from policygen.sets.express import express, minimise
 from policygen.sets.region import Region, example
 from policygen.values import frozen, replace, uncompared
 from tracer.abi import Arch, Event, table
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
     from policygen.files.algebra import Difference as FileDifference
 
-_ARMS = {Arm.NOW: 0, Arm.EXEC: 1, Arm.ENTRY: 2}
+ARMS = {Arm.NOW: 0, Arm.EXEC: 1, Arm.ENTRY: 2}
 """Rank of each moment at which a filter takes effect: the higher, the more calls run unfiltered before it."""
 MILDEST_LAST = (
     ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NOTIFY, ActionKind.LOG, ActionKind.ALLOW
@@ -107,7 +105,7 @@ class Comparison:
             Change.LESS for difference in self.files if difference.less
         }
         changes |= {*self.triggers} | ({Change.MORE, Change.LESS} if self.unjudged else set())
-        before, after = (_ARMS[arm] for arm in self.arms)
+        before, after = (ARMS[arm] for arm in self.arms)
         if before != after:
             changes.add(Change.MORE if after > before else Change.LESS)
         return verdict(changes)
@@ -258,117 +256,3 @@ def _rules(
             return minimise(rules, arguments)  # an implied set repeats what the entry says
     expressed = express(space, where, arch, number, _MAX_RULES)
     return () if expressed is None else alternatives(expressed)
-
-
-_MAX_PRODUCTS = 256
-"""The most pairs of alternatives for which an intersection is written as alternatives."""
-
-Truth = tuple[bool, bool]
-"""Whether the first policy's expression holds, and whether the second's does."""
-
-
-def reduce(policy: Policy, by: Policy) -> Policy:
-    """Return the policy without the permissions that `by` denies: of the calls that `by` names, only what both allow;
-    everything else is unchanged.
-
-    A call that is no longer allowed gets the action that `by` writes for it, else the policy's default (if that lets calls run,
-    the default of `by`).  An entry has at most two actions; if three are needed, the denials become the strictest of them.
-    Raises ValueError if an entry would have to allow, log and deny, or if `by` names a call that is newer than the policy's
-    table while the policy lets such calls run."""
-    if policy.phases or by.phases:
-        start = resolved(by)
-        return normal(in_each(lambda each, other: reduce(each, _named(resolved(other), start)), policy, by))
-    reduced = reduce_resolved(resolved(policy), resolved(by))
-    return normal(
-        narrowed(policy, reduced) if policy.implied else replace(policy, entries=reduced.entries, files=reduced.files)
-    )
-
-
-def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
-    """Return one phase of a policy with, of the calls that `by` names, only what both allow, and with the files and ports that
-    both grant; the settings are the policy's.  `by` is one phase of the other policy.  `reduce` says which actions the denied
-    calls get, and when ValueError is raised."""
-    entries = {}
-    for arch, section in policy.entries.items():
-        entries[arch] = dict(section)
-        for number, entry in by.entries.get(arch, {}).items():
-            if not table(arch).is_newer(number, policy.table):
-                entries[arch][number] = _entry(arch, number, policy, section.get(number, Entry(Always(False))), by, entry)
-            elif policy.unknown.may_allow:
-                name = table(arch).by_number[number].name
-                raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise that table")
-    return replace(policy, entries=entries, files=algebra.intersected(policy.files, by.files))
-
-
-def _named(policy: Resolved, start: Resolved) -> Policy:
-    """Return the policy of one phase with an entry for every call that the start names: a call that the phase no longer allows
-    is denied."""
-    removed = Entry(Always(False))
-    entries = {arch: {**dict.fromkeys(start.entries[arch], removed), **section} for arch, section in policy.entries.items()}
-    return replace(policy.written(), entries=entries)
-
-
-def _entry(arch: Arch, number: int, policy: Resolved, mine: Entry, by: Resolved, theirs: Entry) -> Entry:
-    answers: dict[Truth, Action] = {}
-    for here, there in product((True, False), repeat=2):
-        own = mine.action if here else mine.otherwise or policy.default
-        other = theirs.action if there else theirs.otherwise or by.default
-        written = there or theirs.otherwise is not None
-        if own.may_allow and not other.may_allow and not written and not policy.default.may_allow:
-            other = policy.default
-        answers[here, there] = strictest((own, other)) if own.may_allow else own
-    possible = _possible(arch, number, mine.expression, theirs.expression)
-    actions = list(dict.fromkeys(answers[truth] for truth in possible))
-    denials = [action for action in actions if not action.may_allow]
-    if len(actions) > 2:
-        if len(actions) - len(denials) > 1:
-            raise ValueError(f"{table(arch).by_number[number].name}: an entry cannot allow, log and deny: drop one")
-        answers = {truth: action if action.may_allow else strictest(denials) for truth, action in answers.items()}
-        actions = list(dict.fromkeys(answers[truth] for truth in possible))
-    actions.sort(key=lambda action: (not action.may_allow, action == policy.default))
-    if len(actions) == 1:
-        return Entry(Always(True), actions[0]) if actions[0] != policy.default or actions[0].may_allow else Entry(Always(False))
-    where = frozenset(truth for truth in possible if answers[truth] == actions[0])
-    expression = _expression(arch, number, mine.expression, theirs.expression, where, possible)
-    return Entry(expression, actions[0], None if actions[1] == policy.default else actions[1])
-
-
-def _possible(arch: Arch, number: int, mine: Expression, theirs: Expression) -> list[Truth]:
-    """Return the combinations of truth values of the two expressions that occur for some arguments."""
-    space, arguments = region.space(), table(arch).by_number[number].arguments
-    a, b = (region.to_bdd(space, expression, arguments) for expression in (mine, theirs))
-    sets = {True: (a, b), False: (space.invert(a), space.invert(b))}
-    return [(x, y) for x, y in product((True, False), repeat=2) if space.and_(sets[x][0], sets[y][1]) != FALSE]
-
-
-def _expression(
-    arch: Arch, number: int, mine: Expression, theirs: Expression, where: frozenset[Truth], possible: list[Truth]
-) -> Expression:
-    """Return an expression that holds in the combinations `where`, and in none of the other possible ones."""
-
-    for chosen, negative in ((where, False), (frozenset(possible) - where, True)):
-        simple = None
-        if chosen == {(True, True)}.intersection(possible):
-            simple = _conjunction(arch, number, mine, theirs)
-        elif chosen == {(True, True), (True, False)}.intersection(possible):
-            simple = mine
-        elif chosen == {(True, True), (False, True)}.intersection(possible):
-            simple = theirs
-        if simple is not None:
-            return negated(simple) if negative else simple
-    return Or(tuple(And((mine if a else negated(mine), theirs if b else negated(theirs))) for a, b in sorted(where)))
-
-
-def _conjunction(arch: Arch, number: int, mine: Expression, theirs: Expression) -> Expression:
-    """Return the conjunction of two expressions as alternatives, without empty and redundant ones."""
-    left, right = alternatives(mine), alternatives(theirs)
-    if len(left) * len(right) > _MAX_PRODUCTS:
-        return And((mine, theirs))
-    space, arguments = region.space(), table(arch).by_number[number].arguments
-    rules: list[Expression] = []
-    for a, b in product(left, right):
-        x, y = region.to_bdd(space, a, arguments), region.to_bdd(space, b, arguments)
-        both = space.and_(x, y)
-        if both != FALSE:
-            rules.append(a if both == x else b if both == y else And((a, b)))
-    return Or(minimise(rules, arguments))

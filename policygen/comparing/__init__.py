@@ -1,0 +1,1 @@
+"""Two policies: what differs (compare.py), and what both allow (reducing.py)."""

@@ -1,0 +1,204 @@
+"""Reduce a policy by another, and intersect two policies, exactly on arguments."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from policygen.comparing.compare import ARMS
+from policygen.files import algebra
+from policygen.implied.resolve import Resolved, narrowed, resolved
+from policygen.language.normal import normal
+from policygen.model import Action, Always, And, Entry, Expression, Or, Policy, alternatives, scope_of, scopes, strictest
+from policygen.phases import in_each
+from policygen.sets import region
+from policygen.sets.algebra import FALSE
+from policygen.sets.express import minimise, negated
+from policygen.values import replace
+from tracer.abi import Arch, table
+
+_MAX_PRODUCTS = 256
+"""The most pairs of alternatives for which an intersection is written as alternatives."""
+
+_NEVER = Entry(Always(False))
+"""The call gets the policy's default."""
+
+Truth = tuple[bool, bool]
+"""Whether the first policy's expression holds, and whether the second's does."""
+
+
+def reduce(policy: Policy, by: Policy) -> Policy:
+    """Return the policy without the permissions that `by` denies: of the calls that `by` names, only what both allow;
+    everything else is unchanged.
+
+    A call that is no longer allowed gets the action that `by` writes for it, else the policy's default (if that lets calls run,
+    the default of `by`).  An entry has at most two actions; if three are needed, the denials become the strictest of them.
+    Raises ValueError if an entry would have to allow, log and deny, or if `by` names a call that is newer than the policy's
+    table while the policy lets such calls run."""
+    if policy.phases or by.phases:
+        start = resolved(by)
+        return normal(in_each(lambda each, other: reduce(each, _named(resolved(other), start)), policy, by))
+    reduced = reduce_resolved(resolved(policy), resolved(by))
+    return normal(
+        narrowed(policy, reduced) if policy.implied else replace(policy, entries=reduced.entries, files=reduced.files)
+    )
+
+
+def intersect(policy: Policy, by: Policy) -> Policy:
+    """Return the policy that allows exactly what both allow, in each phase that one of them has.
+
+    What is denied gets the stricter of the two actions, as the kernel answers where both filters are in force; an entry has at
+    most two actions, so if three are needed, the denials become the strictest of them.  The settings are the narrower ones of
+    each pair, the moment of arming the earlier one, and files, ports and hosts those that both grant.  Raises ValueError if the
+    policies have no architecture in common, or an entry would have to allow, log and deny."""
+    if policy.phases or by.phases:
+        return normal(in_each(intersect, policy, by))
+    mine, theirs = _to_table(resolved(policy), by.table), _to_table(resolved(by), policy.table)
+    entries: dict[Arch, dict[int, Entry]] = {}
+    default = strictest((policy.default, by.default))
+    for arch in policy.entries.keys() & by.entries.keys():
+        numbers = dict.fromkeys((*mine.entries[arch], *theirs.entries[arch]))
+        both = {number: _both(arch, number, mine, theirs, default) for number in numbers}
+        entries[arch] = {number: entry for number, entry in both.items() if entry != _NEVER}
+    if not entries:
+        raise ValueError("the two policies have no architecture in common, so nothing is allowed by both")
+    settings: dict[str, Any] = {
+        "table": mine.table,
+        "default": default,
+        "unknown": strictest((policy.unknown, by.unknown)),
+        "arm": min(policy.arm, by.arm, key=ARMS.__getitem__),
+        "scope": scope_of({*scopes(policy.scope)} | {*scopes(by.scope)}),
+        "files": algebra.intersected(policy.files, by.files),
+    }
+    meant = replace(mine, entries=entries, **settings)
+    settings["phases_optional"] = policy.phases_optional and by.phases_optional
+    ways = [
+        narrowed(replace(each, entries={arch: each.entries[arch] for arch in entries}, **settings), meant)
+        for each in (policy, by)
+        if each.implied
+    ]
+    shortest = min((*ways, meant.written()), key=lambda way: sum(map(len, way.entries.values())))
+    return normal(replace(shortest, phases_optional=settings["phases_optional"]))
+
+
+def _to_table(policy: Resolved, table_: tuple[int, int]) -> Resolved:
+    """Return the policy with a table at least as new as `table_`, and with entries for the calls between, which are unknown to
+    it."""
+    if policy.table >= table_:
+        return policy
+    unknown = Entry(Always(True), policy.unknown)
+    entries = {}
+    for arch, section in policy.entries.items():
+        newer = [number for number in table(arch).by_number if table(arch).is_newer(number, policy.table)]
+        between = [number for number in newer if not table(arch).is_newer(number, table_)]
+        entries[arch] = {**dict.fromkeys(between, unknown), **section}
+    return replace(policy, entries=entries, table=table_)
+
+
+def _both(arch: Arch, number: int, a: Resolved, b: Resolved, default: Action) -> Entry:
+    """Return what both policies say of a call, and of each of its arguments the stricter action."""
+    mine, theirs = (each.entries[arch].get(number, Entry(Always(False))) for each in (a, b))
+    answers = {
+        (here, there): strictest(
+            (mine.action if here else mine.otherwise or a.default, theirs.action if there else theirs.otherwise or b.default)
+        )
+        for here, there in product((True, False), repeat=2)
+    }
+    return _joined(arch, number, mine.expression, theirs.expression, answers, default)
+
+
+def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
+    """Return one phase of a policy with, of the calls that `by` names, only what both allow, and with the files and ports that
+    both grant; the settings are the policy's.  `by` is one phase of the other policy.  `reduce` says which actions the denied
+    calls get, and when ValueError is raised."""
+    entries = {}
+    for arch, section in policy.entries.items():
+        entries[arch] = dict(section)
+        for number, entry in by.entries.get(arch, {}).items():
+            if not table(arch).is_newer(number, policy.table):
+                entries[arch][number] = _entry(arch, number, policy, section.get(number, Entry(Always(False))), by, entry)
+            elif policy.unknown.may_allow:
+                name = table(arch).by_number[number].name
+                raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise that table")
+    return replace(policy, entries=entries, files=algebra.intersected(policy.files, by.files))
+
+
+def _named(policy: Resolved, start: Resolved) -> Policy:
+    """Return the policy of one phase with an entry for every call that the start names: a call that the phase no longer allows
+    is denied."""
+    removed = Entry(Always(False))
+    entries = {arch: {**dict.fromkeys(start.entries[arch], removed), **section} for arch, section in policy.entries.items()}
+    return replace(policy.written(), entries=entries)
+
+
+def _entry(arch: Arch, number: int, policy: Resolved, mine: Entry, by: Resolved, theirs: Entry) -> Entry:
+    answers: dict[Truth, Action] = {}
+    for here, there in product((True, False), repeat=2):
+        own = mine.action if here else mine.otherwise or policy.default
+        other = theirs.action if there else theirs.otherwise or by.default
+        written = there or theirs.otherwise is not None
+        if own.may_allow and not other.may_allow and not written and not policy.default.may_allow:
+            other = policy.default
+        answers[here, there] = strictest((own, other)) if own.may_allow else own
+    return _joined(arch, number, mine.expression, theirs.expression, answers, policy.default)
+
+
+def _joined(
+    arch: Arch, number: int, mine: Expression, theirs: Expression, answers: dict[Truth, Action], default: Action
+) -> Entry:
+    """Return the entry of a call that has these answers, by what holds of two expressions, in a policy with this default."""
+    possible = _possible(arch, number, mine, theirs)
+    actions = list(dict.fromkeys(answers[truth] for truth in possible))
+    denials = [action for action in actions if not action.may_allow]
+    if len(actions) > 2:
+        if len(actions) - len(denials) > 1:
+            raise ValueError(f"{table(arch).by_number[number].name}: an entry cannot allow, log and deny: drop one")
+        answers = {truth: action if action.may_allow else strictest(denials) for truth, action in answers.items()}
+        actions = list(dict.fromkeys(answers[truth] for truth in possible))
+    actions.sort(key=lambda action: (not action.may_allow, action == default))
+    if len(actions) == 1:
+        return Entry(Always(True), actions[0]) if actions[0] != default or actions[0].may_allow else Entry(Always(False))
+    where = frozenset(truth for truth in possible if answers[truth] == actions[0])
+    expression = _expression(arch, number, mine, theirs, where, possible)
+    return Entry(expression, actions[0], None if actions[1] == default else actions[1])
+
+
+def _possible(arch: Arch, number: int, mine: Expression, theirs: Expression) -> list[Truth]:
+    """Return the combinations of truth values of the two expressions that occur for some arguments."""
+    space, arguments = region.space(), table(arch).by_number[number].arguments
+    a, b = (region.to_bdd(space, expression, arguments) for expression in (mine, theirs))
+    sets = {True: (a, b), False: (space.invert(a), space.invert(b))}
+    return [(x, y) for x, y in product((True, False), repeat=2) if space.and_(sets[x][0], sets[y][1]) != FALSE]
+
+
+def _expression(
+    arch: Arch, number: int, mine: Expression, theirs: Expression, where: frozenset[Truth], possible: list[Truth]
+) -> Expression:
+    """Return an expression that holds in the combinations `where`, and in none of the other possible ones."""
+
+    for chosen, negative in ((where, False), (frozenset(possible) - where, True)):
+        simple = None
+        if chosen == {(True, True)}.intersection(possible):
+            simple = _conjunction(arch, number, mine, theirs)
+        elif chosen == {(True, True), (True, False)}.intersection(possible):
+            simple = mine
+        elif chosen == {(True, True), (False, True)}.intersection(possible):
+            simple = theirs
+        if simple is not None:
+            return negated(simple) if negative else simple
+    return Or(tuple(And((mine if a else negated(mine), theirs if b else negated(theirs))) for a, b in sorted(where)))
+
+
+def _conjunction(arch: Arch, number: int, mine: Expression, theirs: Expression) -> Expression:
+    """Return the conjunction of two expressions as alternatives, without empty and redundant ones."""
+    left, right = alternatives(mine), alternatives(theirs)
+    if len(left) * len(right) > _MAX_PRODUCTS:
+        return And((mine, theirs))
+    space, arguments = region.space(), table(arch).by_number[number].arguments
+    rules: list[Expression] = []
+    for a, b in product(left, right):
+        x, y = region.to_bdd(space, a, arguments), region.to_bdd(space, b, arguments)
+        both = space.and_(x, y)
+        if both != FALSE:
+            rules.append(a if both == x else b if both == y else And((a, b)))
+    return Or(minimise(rules, arguments))

@@ -1,0 +1,111 @@
+"""The intersection of two policies: what both allow, held against every call of a small domain."""
+
+from __future__ import annotations
+
+import random
+from itertools import product
+from pathlib import Path
+
+import pytest
+from calls import event, parse, parse_file
+from examples import EXAMPLES
+
+from policygen.comparing.compare import Verdict, compare
+from policygen.comparing.reducing import intersect
+from policygen.evaluate import evaluate
+from policygen.model import strictest
+from tracer.abi import Arch
+
+SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.policy"))
+CALLS = ("socket", "prctl", "mseal")
+"""The last one is newer than Linux 6.1."""
+VALUES = (0, 1, 2, 3, 1 << 31, 1 << 32, (1 << 32) + 1)
+EVENTS = [event(name, a, b, arch=arch) for name, a, b in product(CALLS, VALUES, VALUES) for arch in (Arch.X86_64, Arch.I386)]
+NAMES = {"socket": ("family", "type"), "prctl": ("option", "arg2"), "mseal": ("start", "len")}
+ACTIONS = ("allow", "log", "kill", "errno EPERM", "errno ENOSYS", "trap")
+DENIALS = ("kill", "errno EPERM", "trap")
+
+
+def condition(chance: random.Random, call: str) -> str:
+    name, value = chance.choice(NAMES[call]), chance.randrange(4)
+    return chance.choice((f"{name} == {value}", f"{name} != {value}", f"{name} & 1 == 0", f"{name} in {value or 1}"))
+
+
+def rules(chance: random.Random, call: str) -> str:
+    parts = [[condition(chance, call) for _ in range(chance.randrange(1, 3))] for _ in range(chance.randrange(1, 3))]
+    return " || ".join(" && ".join(part) for part in parts)
+
+
+def entry(chance: random.Random, call: str) -> str:
+    either = f"{chance.choice(ACTIONS)} if {rules(chance, call)} else {chance.choice(ACTIONS)}"
+    return f"{call}: {chance.choice(('allow', 'errno EPERM', rules(chance, call), either))}"
+
+
+def text(chance: random.Random) -> str:
+    """A policy about these calls alone, of one or two architectures."""
+    old = chance.random() < 0.3
+    head = f"table {'6.1' if old else '6.18'}\ndefault {chance.choice(ACTIONS)}\nunknown {chance.choice(ACTIONS)}\n"
+    for arch in chance.choice((("x86_64",), ("x86_64", "i386"))):
+        calls = [call for call in CALLS[: 2 if old else 3] if chance.random() < 0.7]
+        head += f"arch {arch}\n" + "".join(entry(chance, call) + "\n" for call in calls)
+    return head
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_exactly_what_both_allow(seed: int) -> None:
+    """Of 10,000 pairs with CALLFENCE_EXAMPLES=1000; a few of the pairs have no intersection, and say so."""
+    chance, refused, tried = random.Random(seed), 0, 2 * EXAMPLES
+    for _ in range(tried):
+        first, second = text(chance), text(chance)
+        a, b = parse(first).policy, parse(second).policy
+        try:
+            both = intersect(a, b)
+        except ValueError as error:
+            assert "an entry cannot allow, log and deny" in str(error)
+            refused += 1
+            continue
+        for one in EVENTS:
+            mine, theirs, found = (evaluate(policy, one) for policy in (a, b, both))
+            assert found.may_allow == (mine.may_allow and theirs.may_allow), (first, second, one)
+            if found.may_allow:
+                assert found == strictest((mine, theirs)), "a call is logged if one of them logs it"
+    assert refused < tried / 4
+
+
+@pytest.mark.parametrize("file", SAMPLES, ids=lambda file: file.stem)
+def test_with_itself_and_with_everything(file: Path) -> None:
+    policy = parse_file(file).policy
+    everything = parse("default allow\nunknown allow\narch x86_64\narch i386\n").policy
+    assert compare(policy, intersect(policy, policy)).verdict is Verdict.EQUAL
+    assert compare(policy, intersect(policy, everything)).verdict is Verdict.EQUAL
+
+
+def test_an_implied_set_is_kept() -> None:
+    texts = "openat: flags == O_RDONLY\nsocket: allow", "socket: family == AF_UNIX"
+    a, b = (parse(f"implied 1\n{text}\n").policy for text in texts)
+    both = intersect(a, b)
+    assert both.implied == 1
+    assert len(both.entries[Arch.X86_64]) <= 2
+    assert compare(b, both).verdict is Verdict.EQUAL
+
+
+def test_the_narrower_settings() -> None:
+    head = "default errno EPERM\ntable 6.1\nunknown errno ENOSYS\nscope signals\n"
+    a = parse(f"{head}path /usr: read, write\nread: allow\n").policy
+    b = parse("default kill\nunknown kill\npath /usr/lib: read\ntcp connect: 443\nread: allow\nwrite: allow\n").policy
+    both = intersect(a, b)
+    assert (both.default.kind, both.unknown.kind, both.table, both.scope) == ("kill", "kill", b.table, "signals")
+    assert both.files.lines().keys() == {"path /usr/lib", "tcp connect"}
+
+
+def test_without_a_common_architecture() -> None:
+    with pytest.raises(ValueError, match="no architecture in common"):
+        intersect(parse("arch x86_64\nread: allow\n").policy, parse("arch aarch64\nread: allow\n").policy)
+
+
+def test_phases() -> None:
+    """Each phase allows what both allow in it; one without phases allows the same in all."""
+    a = parse("phase serving after listen\nlisten: allow\nread: allow\nbind: allow until serving\n").policy
+    b = parse("listen: allow\nread: allow\nbind: allow\nwrite: allow\n").policy
+    assert compare(intersect(a, b), a).verdict is Verdict.EQUAL
+    assert compare(intersect(b, a), a).verdict is Verdict.EQUAL
