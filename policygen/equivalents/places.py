@@ -47,7 +47,5 @@ def with_places(files: Files, source: Arch, target: Arch) -> tuple[Files, tuple[
 @cache
 def _words(source: Arch, target: Arch) -> tuple[tuple[str, str], ...]:
     heading = next(line for line in table_text(__spec__, "places.tsv").splitlines() if not line.startswith("#")).split("\t")
-    if source not in heading or target not in heading:
-        return ()
     here, there = heading.index(source), heading.index(target)
     return tuple((row[here], row[there]) for row in rows("places.tsv"))
