@@ -27,8 +27,20 @@ DONE = "done"
 RLIMITS = range(16)
 
 
-def call(number: int, *arguments: object) -> str:
+NUMBERS = {
+    "futex": (202, 98), "getppid": (110, 173), "ioprio_set": (251, 30), "kcmp": (312, 272), "kill": (62, 129),
+    "migrate_pages": (256, 238), "move_pages": (279, 239), "perf_event_open": (298, 241), "pidfd_getfd": (438, 438),
+    "pidfd_send_signal": (424, 424), "prctl": (157, 167), "prlimit64": (302, 261), "process_madvise": (440, 440),
+    "process_mrelease": (448, 448), "process_vm_writev": (311, 271), "ptrace": (101, 117), "sched_setattr": (314, 274),
+    "setns": (308, 268), "setpriority": (141, 140), "timer_create": (222, 107), "timer_settime": (223, 110),
+}  # fmt: skip
+"""Of each call, on x86_64 and on aarch64: this program has none of our modules."""
+ON_AARCH64 = os.uname().machine == "aarch64"
+
+
+def call(name: str, *arguments: object) -> str:
     """Make a system call; the name of its errno, or DONE."""
+    number = NUMBERS[name][ON_AARCH64]
     wide = (ctypes.c_long(value) if isinstance(value, int) else value for value in arguments)
     return DONE if LIBC.syscall(ctypes.c_long(number), *wide) >= 0 else errno.errorcode[ctypes.get_errno()]
 
@@ -47,15 +59,15 @@ def attempt(work: Callable[[], object]) -> str:
 def by_folder(pid: int, _: int) -> str:
     """A folder of /proc is a pidfd (pidfd_send_signal(2))."""
     folder = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY)
-    return call(424, folder, signal.SIGKILL, None, 0)
+    return call("pidfd_send_signal", folder, signal.SIGKILL, None, 0)
 
 
 def by_received_descriptor(_: int, pidfd: int) -> str:
-    return call(424, pidfd, signal.SIGKILL, None, 0)
+    return call("pidfd_send_signal", pidfd, signal.SIGKILL, None, 0)
 
 
 def stop_by_received_descriptor(_: int, pidfd: int) -> str:
-    return call(424, pidfd, signal.SIGSTOP, None, 0)
+    return call("pidfd_send_signal", pidfd, signal.SIGSTOP, None, 0)
 
 
 def by_handle(pid: int, _: int) -> str:
@@ -74,7 +86,7 @@ def by_handle(pid: int, _: int) -> str:
             continue
         try:
             if f"Pid:\t{pid}\n" in Path(f"/proc/self/fdinfo/{pidfd}").read_text():
-                return call(424, pidfd, signal.SIGKILL, None, 0)
+                return call("pidfd_send_signal", pidfd, signal.SIGKILL, None, 0)
         finally:
             os.close(pidfd)
     return "no descriptor"
@@ -146,26 +158,26 @@ def by_terminal(pid: int, _: int) -> str:
 
 
 def to_everybody(_: int, __: int) -> str:
-    return call(62, -1, signal.SIGSTOP)
+    return call("kill", -1, signal.SIGSTOP)
 
 
 # Scheduling and limits
 
 
 def priority_of_the_user(_: int, __: int) -> str:
-    return call(141, 2, os.getuid(), 19)
+    return call("setpriority", 2, os.getuid(), 19)
 
 
 def priority_of_the_group(pid: int, _: int) -> str:
-    return call(141, 1, pid, 19)
+    return call("setpriority", 1, pid, 19)
 
 
 def io_of_the_user(_: int, __: int) -> str:
-    return call(251, 3, os.getuid(), 3 << 13)
+    return call("ioprio_set", 3, os.getuid(), 3 << 13)
 
 
 def io_of_the_group(pid: int, _: int) -> str:
-    return call(251, 2, pid, 3 << 13)
+    return call("ioprio_set", 2, pid, 3 << 13)
 
 
 def affinity(pid: int, _: int) -> str:
@@ -174,75 +186,75 @@ def affinity(pid: int, _: int) -> str:
 
 def idle(pid: int, _: int) -> str:
     attributes = struct.pack("IIQiIQQQ", 48, 5, 0, 19, 0, 0, 0, 0)  # SCHED_IDLE
-    return call(314, pid, attributes, 0)
+    return call("sched_setattr", pid, attributes, 0)
 
 
 def limits(pid: int, _: int) -> str:
     """Each of them."""
-    outcomes = {call(302, pid | 5 << 32, number, struct.pack("QQ", 0, 0), None) for number in RLIMITS}
+    outcomes = {call("prlimit64", pid | 5 << 32, number, struct.pack("QQ", 0, 0), None) for number in RLIMITS}
     return outcomes.pop() if len(outcomes) == 1 else str(sorted(outcomes))
 
 
 def core_scheduling(pid: int, _: int) -> str:
     """A cookie of its own keeps other tasks off the sibling processors, and itself off theirs."""
-    return call(157, 62, 1, pid, 0, None)  # PR_SCHED_CORE, PR_SCHED_CORE_CREATE, PIDTYPE_PID
+    return call("prctl", 62, 1, pid, 0, None)  # PR_SCHED_CORE, PR_SCHED_CORE_CREATE, PIDTYPE_PID
 
 
 def share_core_scheduling(pid: int, _: int) -> str:
-    return call(157, 62, 2, pid | 1 << 32, 1, None)  # PR_SCHED_CORE_SHARE_TO, PIDTYPE_TGID
+    return call("prctl", 62, 2, pid | 1 << 32, 1, None)  # PR_SCHED_CORE_SHARE_TO, PIDTYPE_TGID
 
 
 # What belongs to it
 
 
 def traced(pid: int, _: int) -> str:
-    return call(101, 16, pid, 0, 0)  # PTRACE_ATTACH
+    return call("ptrace", 16, pid, 0, 0)  # PTRACE_ATTACH
 
 
 def traced_from_now(pid: int, _: int) -> str:
-    return call(101, 0x4206, pid, 0, 0)  # PTRACE_SEIZE
+    return call("ptrace", 0x4206, pid, 0, 0)  # PTRACE_SEIZE
 
 
 def written_into(pid: int, _: int) -> str:
     byte = ctypes.create_string_buffer(1)
     here = struct.pack("QQ", ctypes.addressof(byte), 1)
-    return call(311, pid, here, 1, struct.pack("QQ", 0x400000, 1), 1, 0)
+    return call("process_vm_writev", pid, here, 1, struct.pack("QQ", 0x400000, 1), 1, 0)
 
 
 def moved(pid: int, _: int) -> str:
-    return call(279, pid, 0, None, None, None, 0)
+    return call("move_pages", pid, 0, None, None, None, 0)
 
 
 def migrated(pid: int, _: int) -> str:
-    return call(256, pid, 8, struct.pack("Q", 1), struct.pack("Q", 1))
+    return call("migrate_pages", pid, 8, struct.pack("Q", 1), struct.pack("Q", 1))
 
 
 def compared(pid: int, _: int) -> str:
-    return call(312, os.getpid(), pid, 2, 0, 0)  # KCMP_FILES
+    return call("kcmp", os.getpid(), pid, 2, 0, 0)  # KCMP_FILES
 
 
 def counted(pid: int, _: int) -> str:
     attributes = struct.pack("IIQ", 1, 128, 0) + bytes(112)  # PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_CLOCK
-    return call(298, attributes, pid, -1, -1, 0)
+    return call("perf_event_open", attributes, pid, -1, -1, 0)
 
 
 def taken_from(_: int, pidfd: int) -> str:
     """Its descriptors, the listener among them."""
-    outcomes = {call(438, pidfd, number, 0) for number in range(24)} - {"EBADF"}
+    outcomes = {call("pidfd_getfd", pidfd, number, 0) for number in range(24)} - {"EBADF"}
     return outcomes.pop() if len(outcomes) == 1 else str(sorted(outcomes))
 
 
 def advised(_: int, pidfd: int) -> str:
-    return call(440, pidfd, struct.pack("QQ", 0x400000, 4096), 1, 21, 0)  # MADV_PAGEOUT
+    return call("process_madvise", pidfd, struct.pack("QQ", 0x400000, 4096), 1, 21, 0)  # MADV_PAGEOUT
 
 
 def released(_: int, pidfd: int) -> str:
-    return call(448, pidfd, 0)
+    return call("process_mrelease", pidfd, 0)
 
 
 def entered(_: int, pidfd: int) -> str:
     """Its namespaces."""
-    return call(308, pidfd, 0x10000000 | 0x20000000)  # CLONE_NEWUSER, CLONE_NEWPID
+    return call("setns", pidfd, 0x10000000 | 0x20000000)  # CLONE_NEWUSER, CLONE_NEWPID
 
 
 FILES = {
@@ -276,16 +288,16 @@ def timers(pid: int, _: int) -> str:
     event = struct.pack("QiiQ", 0, 0, 1, 0) + bytes(40)  # SIGEV_NONE
     event = event[:12] + struct.pack("i", 1) + event[16:]
     for _number in range(200):
-        if call(222, clock, event, ctypes.byref(timer)) != DONE:
+        if call("timer_create", clock, event, ctypes.byref(timer)) != DONE:
             return errno.errorcode[ctypes.get_errno()]
-        call(223, timer.value, 0, struct.pack("qqqq", 0, 1000, 0, 1000), None)
+        call("timer_settime", timer.value, 0, struct.pack("qqqq", 0, 1000, 0, 1000), None)
     return alive(pid)
 
 
 def inherited_priority(pid: int, _: int) -> str:
     """A futex that says that it is the owner."""
     word = ctypes.c_uint32(pid)
-    outcome = call(202, ctypes.byref(word), 6 | 128, 0, struct.pack("qq", 0, 1), 0, 0)  # FUTEX_LOCK_PI, realtime: long ago
+    outcome = call("futex", ctypes.byref(word), 6 | 128, 0, struct.pack("qq", 0, 1), 0, 0)  # FUTEX_LOCK_PI, realtime: long ago
     return outcome if outcome != "ETIMEDOUT" else alive(pid)
 
 
@@ -297,7 +309,7 @@ def watched(pid: int, _: int) -> str:
     if LIBC.fanotify_mark(group, 0x11, ctypes.c_uint64(0x20 | 0x1), -100, b"/proc"):  # FAN_MARK_ADD|MOUNT, FAN_OPEN|ACCESS
         return errno.errorcode[ctypes.get_errno()]
     os.getppid()
-    LIBC.syscall(110)
+    call("getppid")
     outcome = "no descriptor"
     while True:
         try:
@@ -309,7 +321,7 @@ def watched(pid: int, _: int) -> str:
             if length > size and maker == pid:
                 kind, _pad, _len, pidfd = struct.unpack_from("BBHi", events, size)
                 if kind == 4 and pidfd >= 0:
-                    outcome = call(424, pidfd, signal.SIGKILL, None, 0)
+                    outcome = call("pidfd_send_signal", pidfd, signal.SIGKILL, None, 0)
             events = events[length:]
     os.close(group)
     return outcome
@@ -355,4 +367,4 @@ if __name__ == "__main__":
     for work in ATTEMPTS:
         if work.__name__ in sys.argv[1:]:
             outcomes = [attempt(lambda place=place, work=work: work(pids[place], pidfds[place])) for place in (0, 1)]
-            print(work.__name__, *dict.fromkeys(outcomes), call(110), sep="; ", flush=True)
+            print(work.__name__, *dict.fromkeys(outcomes), call("getppid"), sep="; ", flush=True)
