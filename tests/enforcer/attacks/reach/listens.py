@@ -11,7 +11,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def listened(descriptor: int, backlog: int = 3) -> str:
-    done = LIBC.syscall(ctypes.c_long(50), ctypes.c_long(descriptor), ctypes.c_long(backlog)) == 0
+    done = LIBC.listen(descriptor, backlog) == 0
     return "done" if done else errno.errorcode[ctypes.get_errno()]
 
 
