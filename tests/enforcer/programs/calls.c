@@ -7,6 +7,9 @@
  */
 #include <sys/syscall.h>
 
+#ifndef SYS_mmap
+#define SYS_mmap SYS_mmap2
+#endif
 #ifndef SYS_poll
 #define SYS_poll SYS_ppoll /* whose time, in milliseconds here, too, is behind a pointer there */
 #endif
