@@ -29,9 +29,9 @@ _OURS = tuple(f"{_ROOTS[0]}{name}/" for name in ("callfence", "enforcer", "polic
 _DESCRIBING = (
     "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
     "enforcer.files.unreachable", "enforcer.guard", "enforcer.hosts.mediator", "enforcer.reporting.asker",
-    "enforcer.reporting.instead", "enforcer.reporting.output", "enforcer.reporting.report", "enforcer.reporting.verdict",
-    "ipaddress", "policygen.files.records", "policygen.implied.tables", "policygen.language.parser",
-    "policygen.lint.findings", "shlex", "tracer.abi.waits",
+    "enforcer.reporting.instead", "enforcer.reporting.output", "enforcer.reporting.peers", "enforcer.reporting.report",
+    "enforcer.reporting.verdict", "ipaddress", "policygen.files.records", "policygen.implied.tables",
+    "policygen.language.parser", "policygen.lint.findings", "shlex", "tracer.abi.waits",
 )
 """The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
 _TABLE = ".tsv"
