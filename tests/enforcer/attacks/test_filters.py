@@ -12,7 +12,8 @@ from policygen.evaluate import evaluate
 from policygen.filter import bpf
 from policygen.language.document import parse
 from policygen.phases import phase_policies
-from tracer.abi import Arch, Event, constants, table
+from tests.enforcer.conftest import for_this_machine
+from tracer.abi import COMPAT, NATIVE, Event, constants, table
 from tracer.errors import TracerError
 from tracer.running.attach import filter_counts, read_filters
 
@@ -34,7 +35,7 @@ UNTIL = {
     "two": "bind: allow until two\n",
     "three": "getppid: allow until three\n",
 }
-ARCHES = (Arch.X86_64, Arch.I386)
+ARCHES = (NATIVE, COMPAT)
 COMMANDS = ("RECV", "SEND", "ID_VALID", "ADDFD", "SET_FLAGS")
 RUNS = (0x7FFF0000, 0x7FFC0000)  # SECCOMP_RET_ALLOW, SECCOMP_RET_LOG
 TRACE = 0x7FF00000
@@ -78,7 +79,7 @@ def test_each_filter_alone_allows_at_most_what_the_policy_says(place, build, sha
     lines, steps = PHASES[count]
     until = "".join(UNTIL[line.split()[1]] for line in lines.splitlines())
     execve = "execve: allow\n" if "now" in options else ""
-    text = f"default {default}\nimplied 1\n{lines}{until}{execve}{ENTRIES}arch i386\nioctl: allow\n"
+    text = for_this_machine(f"default {default}\nimplied 1\n{lines}{until}{execve}{ENTRIES}") + f"arch {COMPAT}\nioctl: allow\n"
     outside = filter_counts(os.getpid()).get(os.getpid(), 0)
     process = place.start(*options, "-p", shared_policy(text, "phased.policy"), "./phased", *steps, "status", "wait")
     try:
