@@ -16,10 +16,12 @@ few)
     ;;
 all)
     sh samples/demo.sh /opt/venv/bin build/demo
-    set -- tests/tracer/machine tests/kernel/test_callers.py tests/kernel/test_faults.py tests/kernel/test_attach.py \
-        tests/kernel/test_pointed.py tests/enforcer/arming tests/enforcer/test_combinations.py \
-        tests/enforcer/attacks/test_filters.py tests/enforcer/attacks/test_listener.py tests/enforcer/attacks/test_files.py \
-        tests/kernel/test_checks.py -k 'not late and not storms'
+    set -- tests/tracer/machine tests/tracer/late tests/kernel/test_callers.py tests/kernel/test_faults.py \
+        tests/kernel/test_checks.py tests/kernel/test_pointed.py \
+        tests/enforcer/arming tests/enforcer/test_combinations.py tests/enforcer/test_violations.py tests/enforcer/test_shield.py \
+        tests/enforcer/hosts/test_enforcing.py tests/enforcer/spawning/test_confining.py \
+        tests/enforcer/attacks/test_filters.py tests/enforcer/attacks/test_listener.py tests/enforcer/attacks/test_hosts.py \
+        tests/programs/test_attacks.py -k 'not comes_late and not storms'
     ;;
 *)
     sed -n '2,3s/^# //p' "$0" >&2
