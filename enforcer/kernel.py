@@ -241,7 +241,7 @@ def pidfd_open(pid: int) -> int:
 
 
 _PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3  # linux/pidfd.h, Linux 6.15
-_LOOKS, _LOOK = 50, 0.001
+_LOOKS, _LOOK = 1000, 0.001
 """How often, and after how many seconds each time, a process is looked at that has ended."""
 _PIDFD_INFO = 16  # struct pidfd_info: mask (8 bytes), cgroupid (8), 12 words, the last one is exit_code
 
