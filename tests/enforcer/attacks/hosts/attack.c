@@ -1613,7 +1613,8 @@ static void attack(const char *name, void (*work)(void))
     signal(SIGPIPE, SIG_IGN);
     work();
     line[strcspn(line, "\n")] = 0;
-    write(1, strcat(line, "\n"), strlen(line) + 1);
+    strcat(line, "\n");
+    write(1, line, strlen(line));
     snprintf(word, sizeof word, "<%s.ok>", name);
     strcpy(line, "");
     Address to = v4(ALLOWED, PORT);
