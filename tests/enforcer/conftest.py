@@ -22,6 +22,8 @@ from tracer.abi import NATIVE, Arch
 HERE = Path(__file__).parent
 DRIVER = HERE / "driver.py"
 START = "import sys; from callfence.enforcing.command import main; sys.exit(main())"
+SLOW = int(os.environ.get("CALLFENCE_SLOW", "1"))
+"""A factor of the seconds that commands may take: tools/arm64/check.sh sets it, since an emulated machine is slow."""
 RAW = ("-static", "-nostdlib", "-fno-stack-protector", "-fno-pic", "-no-pie")
 
 
@@ -143,7 +145,8 @@ class Workplace:
 
     def options(self, options):
         settings = {"cwd": self.folder, "env": self.environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return {"text": True, "errors": "surrogateescape"} | settings | options
+        limit = {"timeout": SLOW * options["timeout"]} if "timeout" in options else {}
+        return {"text": True, "errors": "surrogateescape"} | settings | options | limit
 
     def enforce(self, *arguments, under=(), **options):
         """The finished process."""

@@ -28,4 +28,5 @@ all)
     exit 2
     ;;
 esac
+export CALLFENCE_SLOW=6
 exec python3 -m pytest -q -p no:cacheprovider -n "$(nproc)" --dist loadfile --no-loadscope-reorder "$@"
