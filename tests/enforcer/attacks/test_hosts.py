@@ -82,7 +82,7 @@ class Network:
         subprocess.run([*self.under, sys.executable, "-c", END], check=True)
         path = self.folder / "arrivals"
         text, before = "", "x"
-        while "<end>" not in text or text != before:  # its servers are threads
+        while not re.search(SEEN, text) or text != before:  # its servers are threads
             before = text
             time.sleep(0.05)
             text = path.read_text()
@@ -106,7 +106,13 @@ class Network:
         self.server.communicate()
 
 
-END = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'<end>', ('10.77.0.1', 7000))"
+END = """
+import socket
+for address in ("10.77.0.1", "10.77.0.2"):
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"<end>", (address, 7000))
+"""
+SEEN = r"(?m)^packet\d+ 10\.77\.0\.2 <end>$"
+"""Packets to forbidden addresses are seen one after the other."""
 
 
 @pytest.fixture(scope="module")
