@@ -48,7 +48,7 @@ def test_a_process_without_a_free_descriptor_enters_its_phase(place, attacker, p
     program = attacker("phases/full")
     if passed:
         text = (place.folder / "full.policy").read_text() + "bind: allow until early\n"
-        place.policy(text.replace("phase serving", "phase early after pause\nphase serving"), "full.policy")
+        place.policy(text.replace("phase serving", "phase early after rt_sigsuspend\nphase serving"), "full.policy")
     done = place.enforce("-p", "full.policy", program)
     assert (done.returncode, done.stdout) == (0, "start: may, free -1\nserving: may not, free -1\n"), done.stderr
     assert "are not reported, because it cannot open another descriptor" in done.stderr

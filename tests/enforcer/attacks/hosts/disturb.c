@@ -48,7 +48,9 @@ static void storm(int count, int flags)
 {
     int made = socket(AF_INET, SOCK_DGRAM, 0), wrong = 0, again = 0;
     struct itimerval often = {{0, 150}, {0, 150}};
-    pthread_t self = pthread_self(), other;
+    static pthread_t self; // the other thread goes on with it after this function
+    pthread_t other;
+    self = pthread_self();
     catch(SIGALRM, flags);
     catch(SIGURG, flags);
     pthread_create(&other, 0, urge, &self);
