@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import strategies
+from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from policygen.comparing.compare import compare
@@ -110,7 +111,7 @@ def test_each_architecture_alone(arch: Arch) -> None:
 
 
 @pytest.mark.hypothesis
-@settings(suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None)
 @given(st.data())
 def test_filters_of_several_architectures(data: st.DataObject) -> None:
     policy = data.draw(strategies.policies(max_entries=3))
