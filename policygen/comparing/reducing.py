@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -51,34 +52,48 @@ def intersect(policy: Policy, by: Policy) -> Policy:
     most two actions, so if three are needed, the denials become the strictest of them.  The settings are the narrower ones of
     each pair, the moment of arming the earlier one, and files, ports and hosts those that both grant.  Raises ValueError if the
     policies have no architecture in common, or an entry would have to allow, log and deny."""
-    if policy.phases or by.phases:
-        return normal(in_each(intersect, policy, by))
-    mine, theirs = _to_table(resolved(policy), by.table), _to_table(resolved(by), policy.table)
+    ways = [
+        in_each(partial(_intersected, keep=keep), policy, by)
+        for keep, each in ((0, policy), (1, by), (None, None))
+        if each is None or each.implied
+    ]
+    shortest = min(ways, key=_length)
+    return normal(replace(shortest, phases_optional=policy.phases_optional and by.phases_optional))
+
+
+def _length(policy: Policy) -> int:
+    """Return how many entries a policy has, in all phases."""
+    whole = (policy.entries, *(phase.entries for phase in policy.phases))
+    return sum(len(section) for entries in whole for section in entries.values())
+
+
+def _intersected(*policies: Policy, keep: int | None) -> Policy:
+    """Return what two policies without phases both allow, with the implied set of the one with this index, or of none: one
+    choice for all phases, which have one implied set."""
+    a, b = policies
+    table_ = max(a.table, b.table)
+    mine, theirs = (_to_table(resolved(each), table_) for each in policies)
     entries: dict[Arch, dict[int, Entry]] = {}
-    default = strictest((policy.default, by.default))
-    for arch in policy.entries.keys() & by.entries.keys():
+    default = strictest((a.default, b.default))
+    for arch in a.entries.keys() & b.entries.keys():
         numbers = dict.fromkeys((*mine.entries[arch], *theirs.entries[arch]))
         both = {number: _both(arch, number, mine, theirs, default) for number in numbers}
         entries[arch] = {number: entry for number, entry in both.items() if entry != _NEVER}
     if not entries:
         raise ValueError("the two policies have no architecture in common, so nothing is allowed by both")
     settings: dict[str, Any] = {
-        "table": mine.table,
+        "table": table_,
         "default": default,
-        "unknown": strictest((policy.unknown, by.unknown)),
-        "arm": min(policy.arm, by.arm, key=ARMS.__getitem__),
-        "scope": scope_of({*scopes(policy.scope)} | {*scopes(by.scope)}),
-        "files": algebra.intersected(policy.files, by.files),
+        "unknown": strictest((a.unknown, b.unknown)),
+        "arm": min(a.arm, b.arm, key=ARMS.__getitem__),
+        "scope": scope_of({*scopes(a.scope)} | {*scopes(b.scope)}),
+        "files": algebra.intersected(a.files, b.files),
     }
     meant = replace(mine, entries=entries, **settings)
-    settings["phases_optional"] = policy.phases_optional and by.phases_optional
-    ways = [
-        narrowed(replace(each, entries={arch: each.entries[arch] for arch in entries}, **settings), meant)
-        for each in (policy, by)
-        if each.implied
-    ]
-    shortest = min((*ways, meant.written()), key=lambda way: sum(map(len, way.entries.values())))
-    return normal(replace(shortest, phases_optional=settings["phases_optional"]))
+    if keep is None:
+        return meant.written()
+    kept = {arch: policies[keep].entries[arch] for arch in entries}
+    return narrowed(replace(policies[keep], entries=kept, **settings), meant)
 
 
 def _to_table(policy: Resolved, table_: tuple[int, int]) -> Resolved:

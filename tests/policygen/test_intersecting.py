@@ -109,3 +109,16 @@ def test_phases() -> None:
     b = parse("listen: allow\nread: allow\nbind: allow\nwrite: allow\n").policy
     assert compare(intersect(a, b), a).verdict is Verdict.EQUAL
     assert compare(intersect(b, a), a).verdict is Verdict.EQUAL
+
+
+@pytest.mark.parametrize("implied", ["", "implied 1\n"])
+def test_an_implied_set_is_that_of_all_phases(implied: str) -> None:
+    """In one phase it may be the shorter way, and in another the longer one: the policy has it in each, or in none."""
+    phase = "phase serving after listen\nlisten: allow\n"
+    a = parse(f"implied 1\n{phase}socket: allow until serving\nbind: allow until serving\n").policy
+    b = parse(f"{implied}{phase}socket: allow\nread: allow until serving\ngetpid: allow\n").policy
+    for both in (intersect(a, b), intersect(b, a)):
+        calls = ("listen", "socket", "bind", "read", "getpid", "write", "futex", "mmap")
+        for phase, name in product(("start", "serving"), calls):
+            found = [evaluate(policy, event(name), phase).may_allow for policy in (a, b, both)]
+            assert found[2] == (found[0] and found[1]), (phase, name)
