@@ -55,7 +55,7 @@ def intersect(policy: Policy, by: Policy) -> Policy:
     ways = [
         in_each(partial(_intersected, keep=keep), policy, by)
         for keep, each in ((0, policy), (1, by), (None, None))
-        if each is None or each.implied
+        if each is None or (each.implied and not policy.phases and not by.phases)  # a phase cannot end an implied permission
     ]
     shortest = min(ways, key=_length)
     return normal(replace(shortest, phases_optional=policy.phases_optional and by.phases_optional))
@@ -68,8 +68,8 @@ def _length(policy: Policy) -> int:
 
 
 def _intersected(*policies: Policy, keep: int | None) -> Policy:
-    """Return what two policies without phases both allow, with the implied set of the one with this index, or of none: one
-    choice for all phases, which have one implied set."""
+    """Return what two policies without phases both allow, with the implied set of the one with this index, or of
+    none."""
     a, b = policies
     table_ = max(a.table, b.table)
     mine, theirs = (_to_table(resolved(each), table_) for each in policies)

@@ -111,8 +111,8 @@ def test_phases() -> None:
     assert compare(intersect(b, a), a).verdict is Verdict.EQUAL
 
 
-def test_an_implied_set_is_that_of_all_phases() -> None:
-    """At the start it is the shorter way to say what both allow, and later the longer one."""
+def test_with_phases_an_implied_set_is_written_out() -> None:
+    """At the start it would be the shorter way to say what both allow, and later it would allow more."""
     phase = "phase serving after listen\nlisten: allow\n"
     a = parse(f"implied 1\n{phase}socket: allow until serving\nbind: allow until serving\n").policy
     names = sorted(table(Arch.X86_64).by_name.keys() - {"listen"})
