@@ -4,24 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
 FUZZ_SECONDS ?= 60
-ARM64_TESTS ?= all
+ARM64_TESTS ?= most
+KERNELS_TESTS ?= most
 STORM_ROUNDS ?= 10000
 STORM_STARTS ?= 1000
 STORM_ATTACKS ?= 1000
 MUTANTS ?= 100
 # In three processes, each test file in one of them: many tests wait, so that two would leave two processors idle.  In their own
 # order, since the files with few tests, which would come last, take longest: one process would end long after the others.
-PYTEST_FLAGS ?= -n 3 --dist loadfile --no-loadscope-reorder
-# A path instead of setuptools' import hook, which would take 10 ms of every start.
-EDITABLE := --config-settings editable_mode=compat
+# A process that crashes is not replaced: pytest-xdist would never end then.
+IN_PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
+PYTEST_FLAGS ?= $(IN_PARALLEL) -m 'not long'
 
 help:
 	@echo 'make demo     learn a sample, show its policy, run it confined, explain a denial'
-	@echo 'make test     all tests; as root on Debian it first installs the packages that they need'
+	@echo 'make test     the tests, but for the long ones; as root on Debian it first installs the packages that they need'
+	@echo 'make long     the long tests: servers, services, packages, pages, many random policies'
 	@echo 'make check    ruff and mypy --strict'
 	@echo 'make fuzz     try hostile files and random policies, FUZZ_SECONDS=60 for each of five targets'
 	@echo 'make soak     run random process trees under learn for SOAK_SECONDS=7200'
-	@echo 'make arm64    build an arm64 Debian in build/arm64, boot it in QEMU, and test there, in about ten minutes; as root on Debian'
+	@echo 'make arm64    build an arm64 Debian in build/arm64, boot it in QEMU, and test there, in a quarter of an hour; as root on Debian'
+	@echo 'make kernels  boot a Debian with Linux 5.10, 6.1, 6.12 and 7.x in QEMU, and test on each; as root on Debian, faster with KVM'
 	@echo 'make storm    disturb enforce and programs in phases at random moments, STORM_ROUNDS=10000 STORM_STARTS=1000 STORM_ATTACKS=1000'
 	@echo 'make bench    measure what learn and enforce cost; writes docs/benchmarks.md'
 	@echo 'make corpus   learn and enforce real programs; writes docs/corpus.md'
@@ -30,9 +33,11 @@ help:
 	@echo 'make suites   learn half of the test suites of other projects, enforce the rest; adds to docs/circumstances.md'
 	@echo 'make determinism  learn programs in other circumstances, as root; writes docs/determinism.md'
 	@echo 'make mutants  change the source at random, MUTANTS=100 times, and see which changes a test notices; writes docs/mutants.md'
+	@echo 'make packages build wheel, sdist, zipapp and Debian package into build/packages, and try them in bare systems; as root'
 	@echo 'make samples  learn the samples again; writes samples/*.policy'
 	@echo 'make start    learn what the start policies are made from, into build/start; prints what they lack'
 	@echo 'make commands write the completions, manual pages and docs/options.md from the commands'
+	@echo 'make site     write the documentation as a site, into build/site; needs chromium, for a picture'
 	@echo 'make clean    remove what was made'
 
 demo: set-up $(VENV)/installed
@@ -40,6 +45,9 @@ demo: set-up $(VENV)/installed
 
 test: set-up-tests $(VENV)/developer
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+long: set-up-long $(VENV)/developer
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m long
 
 check: $(VENV)/developer
 	$(BIN)/ruff check .
@@ -54,9 +62,18 @@ fuzz: $(VENV)/developer
 soak: $(VENV)/installed
 	$(BIN)/python tools/soak.py $(SOAK_SECONDS)
 
+packages: set-up-long $(VENV)/developer
+	tools/packaging/build.sh build/packages
+	$(BIN)/python tools/packaging/check.py build/packages
+
 arm64:
-	tools/arm64/build.sh build/arm64
-	tools/arm64/run.sh -t 1500 -m 3072 build/arm64 'sh tools/arm64/check.sh $(ARM64_TESTS)'
+	tools/emulated/build.sh arm64 build/arm64
+	tools/emulated/run.sh -t 3000 -m 3072 build/arm64 'sh tools/arm64/check.sh $(ARM64_TESTS)'
+
+kernels:
+	tools/emulated/build.sh amd64 build/kernels bullseye bookworm trixie trixie-backports
+	for kernel in build/kernels/boot/*; do \
+		tools/emulated/run.sh -l $$(basename $$kernel) -t 3000 -m 3072 build/kernels 'sh tools/kernels/check.sh $(KERNELS_TESTS)' || exit; done
 
 storm: $(VENV)/installed
 	$(BIN)/python tools/storm/storm.py $(STORM_ROUNDS)
@@ -96,11 +113,13 @@ determinism: $(VENV)/installed
 samples: $(VENV)/developer
 	$(BIN)/python -m pytest tests/programs/test_samples.py tests/programs/test_changes.py --update-policies
 
-start: set-up-tests $(VENV)/installed
+start: set-up-long $(VENV)/installed
 	$(BIN)/python tools/measuring/start_policies.py build/start
 
 commands: completions manuals options helper-filter
 
+site: $(VENV)/developer
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 completions: $(VENV)/developer
 	$(BIN)/python tools/make_completions.py completions
@@ -119,11 +138,11 @@ $(VENV)/python: | set-up
 	touch $@
 
 $(VENV)/installed: pyproject.toml | $(VENV)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . $(EDITABLE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
 $(VENV)/developer: pyproject.toml | $(VENV)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' $(EDITABLE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@ $(VENV)/installed
 
 # With NO_INSTALL=1 they only say what is missing.
@@ -132,6 +151,9 @@ set-up: python-is-new-enough
 
 set-up-tests: python-is-new-enough
 	@$(PYTHON) tools/set_up.py tests
+
+set-up-long: python-is-new-enough
+	@$(PYTHON) tools/set_up.py tests 'long tests'
 
 set-up-circumstances: python-is-new-enough
 	@$(PYTHON) tools/set_up.py tests circumstances
@@ -142,8 +164,8 @@ python-is-new-enough:
 		{ echo 'callfence: $(PYTHON) is too old; it needs Python 3.11 or newer: make PYTHON=python3.x ...' >&2; exit 1; }
 
 clean:
-	rm -rf $(VENV) build samples/build *.egg-info
+	rm -rf $(VENV) build samples/build
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .NOTPARALLEL: # two targets may install packages
-.PHONY: help demo test check fuzz soak arm64 storm bench corpus circumstances files suites mutants determinism samples start commands completions manuals options helper-filter clean set-up set-up-tests set-up-circumstances python-is-new-enough
+.PHONY: help demo test long check packages fuzz soak arm64 storm bench corpus circumstances files suites mutants determinism samples start commands completions manuals options helper-filter clean set-up set-up-tests set-up-long set-up-circumstances python-is-new-enough site kernels

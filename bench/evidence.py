@@ -43,14 +43,14 @@ def section() -> Section:
 
 def counted(told: str, *command: str) -> None:
     """Learn a program, and append the seconds that went into evidence and all seconds to a file."""
-    import policygen.recording.fold
+    import callfence.policygen.recording.fold
     from callfence.cli import learn
 
     began = time.thread_time()
-    import policygen.evidence.facts
+    import callfence.policygen.evidence.facts
 
     spent = time.thread_time() - began
-    look, end = policygen.recording.fold.Aggregator.look, os._exit
+    look, end = callfence.policygen.recording.fold.Aggregator.look, os._exit
 
     def looking(*arguments: Any) -> bool:
         nonlocal spent
@@ -68,7 +68,7 @@ def counted(told: str, *command: str) -> None:
         write()
         end(status)
 
-    policygen.recording.fold.Aggregator.look = looking  # type: ignore[method-assign]
+    callfence.policygen.recording.fold.Aggregator.look = looking  # type: ignore[method-assign]
     os._exit = ending  # type: ignore[assignment]
     sys.argv = ["learn", "--fresh", "-q", "-o", "counted.policy", "--", *command]
     try:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import peers
 from harness import Figure, Section, Spread, alternate, compiled, scratch, table
 
-from policygen.filter import bpf
-from policygen.filter.compile import compile_policy
-from policygen.implied.resolve import resolved
-from policygen.language.document import parse, parse_file
-from policygen.model import ALLOW
-from tracer.abi import Arch, Event
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.document import parse, parse_file
+from callfence.policygen.model import ALLOW
+from callfence.tracer.abi import Arch, Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable

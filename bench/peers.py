@@ -9,13 +9,13 @@ from typing import Any
 
 import pyseccomp
 
-from policygen.filter import bpf
-from policygen.filter.bpf import Instruction
-from policygen.implied.resolve import resolved
-from policygen.model import ALLOW, Policy
-from policygen.sets import region
-from policygen.sets.algebra import MAX_CUBES
-from tracer.abi import Arch, table
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.bpf import Instruction
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.model import ALLOW, Policy
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import MAX_CUBES
+from callfence.tracer.abi import Arch, table
 
 FIREJAIL = tuple(Path("/usr/lib/x86_64-linux-gnu/firejail", name) for name in ("seccomp.32", "seccomp"))
 """What `firejail --seccomp` loads, in its order, without which it does not start (Debian: firejail)."""

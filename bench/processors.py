@@ -26,7 +26,7 @@ from a thread that computes, for the tracer. Learn's own start and end take a te
 CHOSEN = ("dd", "400 short processes", "two processes and a pipe", "8 threads", "60 commits", "a test run")
 APART = """
 import sys
-from tracer.processor import SharedProcessor
+from callfence.tracer.processor import SharedProcessor
 SharedProcessor.pin = lambda self, task: None
 from callfence.cli import learn
 learn()

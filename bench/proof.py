@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from harness import LEARN, Figure, Section, Spread, Words, alternate, run, scratch, table
 
-from policygen.language.document import new_document, parse_file
-from policygen.model import Always, Entry, Policy
-from tracer.abi import Arch, table as calls
+from callfence.policygen.language.document import new_document, parse_file
+from callfence.policygen.model import Always, Entry, Policy
+from callfence.tracer.abi import Arch, table as calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ COMMANDS = {
 
 def section() -> Section:
     """The measurements."""
-    from policygen.filter.compile import compile_policy
+    from callfence.policygen.filter.compile import compile_policy
 
     sample = max(SAMPLES.glob("*.policy"), key=lambda path: len(parse_file(path).text()))
     every = Policy({Arch.X86_64: {number: Entry(Always(True)) for number in calls(Arch.X86_64).by_number}})

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from harness import LEARN, Figure, Section, run, scratch, table
 
-from policygen.comparing.compare import compare
-from policygen.filter.compile import compile_policy
-from policygen.filter.verify import verify
-from policygen.learning.generate import generate
-from policygen.recording import recording_file
-from policygen.recording.model import Observation, Recording, Run, recorded_values
-from tracer.abi import Arch, Argument, Event, Kind, constants, table as calls
+from callfence.policygen.comparing.compare import compare
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.filter.verify import verify
+from callfence.policygen.learning.generate import generate
+from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
+from callfence.tracer.abi import Arch, Argument, Event, Kind, constants, table as calls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ import timeit
 from harness import LEARN, Figure, Section, alternate, compiled, run, scratch, table
 from ptrace.binding.func import ptrace
 
-from tracer import kernel, linux
+from callfence.tracer import kernel, linux
 
 TITLE = "one stop"
 ROUNDS = 9

@@ -8,16 +8,16 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Literal
 
+from callfence.enforcer import kernel
+from callfence.enforcer.arming import seized
+from callfence.enforcer.errors import EnforceError
 from callfence.enforcing import filters as policy_files
-from enforcer import kernel
-from enforcer.arming import seized
-from enforcer.errors import EnforceError
-from policygen.filter.bpf import MAX_INSTRUCTIONS
-from policygen.filter.compile import compile_policy
-from policygen.language.document import parse
-from policygen.phases import START
-from policygen.text import printable
-from tracer import linux
+from callfence.policygen.filter.bpf import MAX_INSTRUCTIONS
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.language.document import parse
+from callfence.policygen.phases import START
+from callfence.policygen.text import printable
+from callfence.tracer import linux
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -139,7 +139,7 @@ def _confine_threads(program: bytes, files: bytes = b"") -> None:
                 f"this process has {threads} threads, and Landlock confines the files and ports of one only: "
                 "confine it before it starts threads"
             )
-        from enforcer.files.landlock import Confinement
+        from callfence.enforcer.files.landlock import Confinement
 
         confinement = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
         program = confinement.guarded(program, reports=False)

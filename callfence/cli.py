@@ -13,11 +13,11 @@ from importlib import import_module
 from typing import Final, NoReturn
 
 from callfence import start
-from callfence.start import __version__
 
 COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
     "enforce": "run a program confined by a policy",
+    "service": "take a service of systemd from learned to audited and enforced",
     "spawn": "start commands for others, each confined by its policy, in milliseconds",
     "sh": "run shell commands, each under the policy of its package or step",
     "show": "print a policy in canonical form, or rewrite its file in it",
@@ -27,8 +27,10 @@ COMMANDS: Final = {
     "why": "show which calls led to each rule of a policy, or why it denies a call, a file or a port",
     "review": "accept, reject or edit what a policy newly allows, change by change",
     "allow": "add to a policy what enforce reported as denied",
+    "ship": "send the events of enforce to Prometheus or OpenTelemetry",
     "report": "write the risks, runs and rules of a policy to one HTML file",
     "merge": "merge recordings or policies into one, or narrow a policy by another",
+    "lake": "keep recordings and logs of many hosts in one folder, and answer questions about them",
     "carry": "carry a policy to another architecture, or compare its sections",
     "lint": "report what policies allow that is dangerous, and why",
     "export": "write a policy for other programs: containers, systemd, bubblewrap, nsjail and others",
@@ -44,6 +46,9 @@ _ELSEWHERE: Final = {
     "compile": "callfence.enforcing.compile",
     "sh": "callfence.shell.command",
     "carry": "callfence.carrying.command",
+    "service": "callfence.services.command",
+    "ship": "callfence.shipping.command",
+    "lake": "callfence.lake.command",
 }
 """Modules of the commands that are not in `commands/`, by command: each has a folder of its own."""
 
@@ -99,7 +104,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-        status = 2
+        status = 125 if arguments[:1] == ["learn"] else 2  # 2 could be the program's
     sys.exit(status)
 
 
@@ -122,10 +127,12 @@ def _run(arguments: list[str]) -> int:
         print(USAGE.format(listing, f", and `callfence --help-all` lists {others} more" if others else ""))
         return 0 if arguments else 2
     if name in ("-V", "--version"):
-        print(f"callfence {__version__}")
+        from callfence.diagnosing.report import versions
+
+        print(versions())
         return 0
     if name not in COMMANDS:
-        from policygen.errors import did_you_mean
+        from callfence.policygen.errors import did_you_mean
 
         hint = did_you_mean(name, COMMANDS) or f"the commands are: {', '.join(COMMANDS)}"
         print(f"callfence: unknown command '{name}': {hint}", file=sys.stderr)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from enforcer.spawning import client
+from callfence.enforcer.spawning import client
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

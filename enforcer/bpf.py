@@ -14,9 +14,9 @@ from __future__ import annotations
 import errno
 import os
 
-from enforcer.later import read_file
-from tracer import TYPE_CHECKING, linux, machine
-from tracer.machine import MACHINE
+from callfence.enforcer.later import read_file
+from callfence.tracer import TYPE_CHECKING, linux, machine
+from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 
-from enforcer import kernel
-from enforcer.errors import EnforceError
-from enforcer.later import read_file
-from tracer import TYPE_CHECKING, linux, machine
+from callfence.enforcer import kernel
+from callfence.enforcer.errors import EnforceError
+from callfence.enforcer.later import read_file
+from callfence.tracer import TYPE_CHECKING, linux, machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -14,21 +14,21 @@ import errno
 import os
 import select
 
-from enforcer import bpf, confinement, helper, kernel
-from enforcer.errors import BUSY
-from enforcer.later import Later
-from enforcer.listener import shared, wake_here
-from enforcer.reporting.answer import Answers
-from tracer import TYPE_CHECKING, linux
-from tracer.errors import KernelError
+from callfence.enforcer import bpf, confinement, helper, kernel
+from callfence.enforcer.errors import BUSY
+from callfence.enforcer.later import Later
+from callfence.enforcer.listener import shared, wake_here
+from callfence.enforcer.reporting.answer import Answers
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.errors import KernelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from enforcer.listener import Notification
-    from enforcer.reporting.reporter import Reporter
-    from policygen.model import Action
+    from callfence.enforcer.listener import Notification
+    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.policygen.model import Action
 
 _NONE = -1
 

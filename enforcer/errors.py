@@ -5,7 +5,7 @@ If the kernel refuses something, that is a KernelError, with the status FAILED.
 
 from __future__ import annotations
 
-from tracer.errors import KernelError, UserError
+from callfence.tracer.errors import KernelError, UserError
 
 FAILED = 125
 """Exit status: `enforce` failed before the program's first instruction."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import errno
 import os
 
-from enforcer import kernel
-from enforcer.errors import NOT_EXECUTABLE, NOT_FOUND, EnforceError
-from tracer import TYPE_CHECKING, linux
+from callfence.enforcer import kernel
+from callfence.enforcer.errors import NOT_EXECUTABLE, NOT_FOUND, EnforceError
+from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +103,8 @@ def failure(name: bytes, number: int) -> EnforceError:
         if os.path.isfile(name) and b"/" in name:
             missing = "its interpreter (first line of a script) or its dynamic loader was not found"
             return EnforceError(f"{shown}: {missing}", NOT_FOUND)
-        return EnforceError(f"{shown}: not found", NOT_FOUND)
+        here = f"; the file of this folder is ./{shown}" if b"/" not in name and os.path.isfile(name) else ""
+        return EnforceError(f"{shown}: not found{here}", NOT_FOUND)
     if os.path.isdir(name):
         return EnforceError(f"{shown}: is a directory", NOT_EXECUTABLE)
     return EnforceError(f"{shown}: {os.strerror(number)}", NOT_EXECUTABLE)

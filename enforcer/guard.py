@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import errno
 
-from enforcer.bpf import ARCH, ARCHITECTURES, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, RETURN, Filter, assembled
-from tracer import TYPE_CHECKING, linux
-from tracer.machine import MACHINE
+from callfence.enforcer.bpf import ARCH, ARCHITECTURES, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, NUMBER, RETURN, Filter, assembled
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from enforcer.bpf import Line
+    from callfence.enforcer.bpf import Line
 
 REFUSALS = {
     "mode": errno.EACCES,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import sys
 
-from enforcer import kernel
-from enforcer.errors import FAILED
-from tracer import TYPE_CHECKING, linux, proc
+from callfence.enforcer import kernel
+from callfence.enforcer.errors import FAILED
+from callfence.tracer import TYPE_CHECKING, linux, proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -6,7 +6,7 @@ import select
 import time
 from _heapq import heappop, heappush
 
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

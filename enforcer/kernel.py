@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import time
 
-from tracer import TYPE_CHECKING, linux, proc
-from tracer.machine import MACHINE
+from callfence.tracer import TYPE_CHECKING, linux, proc
+from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from typing import Any
@@ -240,10 +240,10 @@ def pidfd_open(pid: int) -> int:
     return syscall("pidfd_open", pid, 0)
 
 
-_PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3  # linux/pidfd.h, Linux 6.15
+_PIDFD_GET_INFO, _PIDFD_INFO_CREDS, _PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 1, 1 << 3  # linux/pidfd.h; the last: Linux 6.15
 _LOOKS, _LOOK = 1000, 0.001
 """How often, and after how many seconds each time, a process is looked at that has ended."""
-_PIDFD_INFO = 16  # struct pidfd_info: mask (8 bytes), cgroupid (8), 12 words, the last one is exit_code
+_PIDFD_INFO = 16  # struct pidfd_info: mask (8 bytes), cgroupid (8), 12 words: the 6th is euid, then egid; the last exit_code
 
 
 def wait_status(pidfd: int, pid: int) -> int | None:
@@ -260,6 +260,15 @@ def wait_status(pidfd: int, pid: int) -> int | None:
             return None
         time.sleep(_LOOK)  # it is being waited for just now
     return None
+
+
+def ids_of(pidfd: int) -> tuple[int, int] | None:
+    """Return the effective user and group id of the task that a pidfd was opened for; None before Linux 6.13, or if it has
+    ended."""
+    information = (linux.c_uint32 * _PIDFD_INFO)(_PIDFD_INFO_CREDS)
+    if linux.functions.ioctl(pidfd, linux.c_ulong(_PIDFD_GET_INFO), information) or not information[0] & _PIDFD_INFO_CREDS:
+        return None
+    return int(information[9]), int(information[10])
 
 
 def pidfd_of_thread(thread: int, process: int) -> int:

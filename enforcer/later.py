@@ -16,22 +16,24 @@ from _frozen_importlib import BuiltinImporter, FrozenImporter, ModuleSpec
 from _frozen_importlib_external import MAGIC_NUMBER
 from marshal import loads
 
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-_ROOTS = (f"{os.path.dirname(os.path.dirname(__file__))}/", f"{os.path.dirname(os.__file__)}/")
+_ROOTS = (f"{os.path.dirname(os.path.dirname(os.path.dirname(__file__)))}/", f"{os.path.dirname(os.__file__)}/")
 """The folders of our modules and of Python's library.  A file is noted as the index of its folder and the path in it."""
-_OURS = tuple(f"{_ROOTS[0]}{name}/" for name in ("callfence", "enforcer", "policygen", "tracer"))
-"""The folders of our packages; where pip has installed them, other packages are beside them."""
+_OURS = f"{_ROOTS[0]}callfence/"
+"""The folder of our package; where pip has installed it, other packages are beside it."""
 _DESCRIBING = (
-    "callfence.enforcing.filters", "enforcer.duty", "enforcer.files.granted", "enforcer.files.listening",
-    "enforcer.files.unreachable", "enforcer.guard", "enforcer.hosts.mediator", "enforcer.reporting.asker",
-    "enforcer.reporting.instead", "enforcer.reporting.output", "enforcer.reporting.peers", "enforcer.reporting.report",
-    "enforcer.reporting.verdict", "ipaddress", "policygen.files.records", "policygen.implied.tables",
-    "policygen.language.parser", "policygen.lint.findings", "shlex", "tracer.abi.waits",
+    "callfence.enforcer.duty", "callfence.enforcer.files.granted", "callfence.enforcer.files.listening",
+    "callfence.enforcer.files.unreachable", "callfence.enforcer.guard", "callfence.enforcer.hosts.mediator",
+    "callfence.enforcer.reporting.asker", "callfence.enforcer.reporting.instead", "callfence.enforcer.reporting.output",
+    "callfence.enforcer.reporting.peers", "callfence.enforcer.reporting.report", "callfence.enforcer.reporting.verdict",
+    "callfence.enforcing.filters", "callfence.policygen.files.records", "callfence.policygen.implied.tables",
+    "callfence.policygen.language.parser", "callfence.policygen.lint.findings", "callfence.tracer.abi.waits", "ipaddress",
+    "shlex",
 )
 """The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
 _TABLE = ".tsv"

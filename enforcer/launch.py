@@ -8,25 +8,25 @@ from __future__ import annotations
 import errno
 import os
 
-from enforcer import kernel
-from enforcer.arming import seized
-from enforcer.bpf import ROOM, chain, notifying_on_exit, without_listener
-from enforcer.confinement import ABSTRACT, keep_inside
-from enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
-from enforcer.execution import NOT_GRANTED, candidates, execute, failure, locate, restore_signals
-from tracer import TYPE_CHECKING, linux, machine
-from tracer.errors import KernelError
-from tracer.proc import fields
+from callfence.enforcer import kernel
+from callfence.enforcer.arming import seized
+from callfence.enforcer.bpf import ROOM, chain, notifying_on_exit, without_listener
+from callfence.enforcer.confinement import ABSTRACT, keep_inside
+from callfence.enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
+from callfence.enforcer.execution import NOT_GRANTED, candidates, execute, failure, locate, restore_signals
+from callfence.tracer import TYPE_CHECKING, linux, machine
+from callfence.tracer.errors import KernelError
+from callfence.tracer.proc import fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from enforcer.arming.plan import Plan
-    from enforcer.confinement import Surroundings
-    from enforcer.files.landlock import Confinement
-    from enforcer.hosts.granted import Hosts
-    from enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.arming.plan import Plan
+    from callfence.enforcer.confinement import Surroundings
+    from callfence.enforcer.files.landlock import Confinement
+    from callfence.enforcer.hosts.granted import Hosts
+    from callfence.enforcer.reporting.reporter import Reporter
 
 class Launch:
     """A program that is to be run, and by what it is to be confined."""
@@ -97,12 +97,13 @@ def combined(launch: Launch) -> bytes:
     _require_kernel(reporter)
     try:
         filter_ = plan.installed if plan else chain(launch.filters, reports=reporter is not None)
+        denies = reporter is not None and reporter.asking < 0  # what is notified of may run if somebody is asked
         if launch.files:
-            filter_ = launch.files.guarded(filter_, reports=reporter is not None)
+            filter_ = launch.files.guarded(filter_, reports=denies)
         if launch.hosts and not launch.is_audit:
-            filter_ = launch.hosts.guarded(filter_)
+            filter_ = launch.hosts.guarded(filter_, reports=denies)
         if reporter and reporter.asking >= 0:
-            from enforcer.guard import TYPING, guard
+            from callfence.enforcer.guard import TYPING, guard
 
             filter_ = guard(filter_, TYPING, (), reports=True)
         if not (launch.may_listen or launch.is_audit):
@@ -160,7 +161,7 @@ def run(launch: Launch) -> NoReturn:
             settle()
             kernel.install(filter_, 0)
         elif arm == "now":
-            from enforcer.arming import early
+            from callfence.enforcer.arming import early
 
             paths = [path]
             held = early.install(filter_, reporter, settle)

@@ -7,15 +7,15 @@ from __future__ import annotations
 import os
 import select
 
-from enforcer import kernel
-from tracer import TYPE_CHECKING, linux
-from tracer.machine import MACHINE
-from tracer.proc import fields_of, handles, owner
+from callfence.enforcer import kernel
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.proc import fields_of, handles, owner
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from tracer.abi import Event
+    from callfence.tracer.abi import Event
 
 # SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
 RECEIVE, SEND, ID_VALID, ADDFD, SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103, 0x40082104
@@ -86,7 +86,7 @@ class Request:
 
     def event(self) -> Event:
         """Return the call as an event."""
-        from tracer.abi import Event  # not at each start
+        from callfence.tracer.abi import Event  # not at each start
 
         call = self.call
         return Event(call.arch, call.number, tuple(call.arguments), call.ip, call.task)

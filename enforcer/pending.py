@@ -6,13 +6,13 @@ import errno
 import time
 from typing import TYPE_CHECKING
 
-from enforcer.hub import Hub
-from tracer.proc import fields_of
+from callfence.enforcer.hub import Hub
+from callfence.tracer.proc import fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from enforcer.listener import Request, Waiting
+    from callfence.enforcer.listener import Request, Waiting
 
 Rule = tuple[tuple[str, str], ...]
 """The policies' files, and the line that each of them lacks to allow a call; "" where no line would."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 
-from enforcer import kernel
-from tracer.machine import MACHINE
-from tracer.proc import proc
-from tracer.unwinding.callers import Registers, outside
-from tracer.unwinding.maps import Maps
+from callfence.enforcer import kernel
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.proc import proc
+from callfence.tracer.unwinding.callers import Registers, outside
+from callfence.tracer.unwinding.maps import Maps
 
 _MAPS = 1 << 22
 """How many bytes of /proc/PID/maps are read at most; a program may have many times more."""

@@ -10,17 +10,17 @@ from collections import defaultdict
 from functools import reduce
 from typing import TYPE_CHECKING
 
-from policygen.learning.floor import FLOOR
-from policygen.learning.generalise import learned
-from policygen.learning.rule import join, key
-from policygen.values import frozen
-from tracer.abi import Arch, table
+from callfence.policygen.learning.floor import FLOOR
+from callfence.policygen.learning.generalise import learned
+from callfence.policygen.learning.rule import join, key
+from callfence.policygen.values import frozen
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from policygen.learning.rule import Rule
-    from policygen.recording.model import Observation, Recording
+    from callfence.policygen.learning.rule import Rule
+    from callfence.policygen.recording.model import Observation, Recording
 
 
 @frozen

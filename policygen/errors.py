@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from tracer.errors import UserError
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+Mistake = Literal[
+    "character", "syntax", "version", "name", "value", "twice", "place", "effect", "phase", "limit", "include"
+]
+"""The kinds of mistakes in a policy, which docs/grammar.md defines; they stay the same when messages change."""
 
 _EXCERPT = 100
 """Characters of a source line that a message shows; of a longer line, those around the column."""
@@ -29,6 +34,7 @@ class PolicyError(UserError):
         hint: str = "",
         length: int = 1,
         chain: tuple[str, ...] = (),
+        kind: Mistake = "syntax",
     ) -> None:
         super().__init__(message)
         self.filename = filename
@@ -45,6 +51,7 @@ class PolicyError(UserError):
         """Number of characters that the carets mark."""
         self.chain = chain
         """`file:line` of each include that led to this file, innermost first."""
+        self.kind = kind
 
     def __str__(self) -> str:
         text, column = _excerpt(self.source_line, self.column - 1)

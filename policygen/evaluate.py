@@ -5,13 +5,13 @@ Compiled filters and the set algebra are proved against `evaluate`.
 
 from __future__ import annotations
 
-from policygen.holds import holds
-from policygen.implied.resolve import Resolved, resolved
-from policygen.model import KILL, Action, Policy
-from policygen.phases import START
-from policygen.sets.algebra import FALSE, TRUE, Space
-from policygen.sets.region import to_bdd
-from tracer.abi import Arch, Event, table
+from callfence.policygen.holds import holds
+from callfence.policygen.implied.resolve import Resolved, resolved
+from callfence.policygen.model import KILL, Action, Policy
+from callfence.policygen.phases import START
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space
+from callfence.policygen.sets.region import to_bdd
+from callfence.tracer.abi import Arch, Event, table
 
 
 def evaluate(policy: Policy, event: Event, phase: str = START) -> Action:

@@ -9,8 +9,8 @@ from enum import Flag, auto
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from policygen.paths import order, shown
-from policygen.values import frozen
+from callfence.policygen.paths import order, shown
+from callfence.policygen.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -158,7 +158,7 @@ class Files:
             object.__setattr__(self, "paths", MappingProxyType(sorted_))
         for use in TO_HOSTS:
             if hosts := self.hosts(use):
-                from policygen.hosts import order as host_order
+                from callfence.policygen.hosts import order as host_order
 
                 by_host = {host: hosts[host] for host in sorted(hosts, key=host_order) if hosts[host]}
                 object.__setattr__(self, f"{use}_to", MappingProxyType(by_host))
@@ -166,7 +166,7 @@ class Files:
                     object.__setattr__(self, use, NO_PORT)
         for kind in BARE:
             if places := getattr(self, kind):
-                from policygen.hosts import PLACES
+                from callfence.policygen.hosts import PLACES
 
                 object.__setattr__(self, kind, tuple(sorted(set(places), key=PLACES[kind].order)))
         if self.query is None and self.names:
@@ -193,7 +193,7 @@ class Files:
         hosts = (*self.connect_to, *self.send_to)
         if not hosts:
             return ()
-        from policygen.hosts import is_name
+        from callfence.policygen.hosts import is_name
 
         return tuple(filter(is_name, hosts))
 

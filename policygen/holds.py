@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from policygen.model import Always, And, Condition, Expression, Not, Operator, Or, conjuncts
+from callfence.policygen.model import Always, And, Condition, Expression, Not, Operator, Or, conjuncts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tracer.abi import Argument
+    from callfence.tracer.abi import Argument
 
 
 _REGISTER = (1 << 64) - 1

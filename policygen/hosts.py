@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from policygen.paths import PathError, canonical as canonical_path, folders, order as path_order
-from tracer.errors import UserError
-from tracer.named import NamedTuple
+from callfence.policygen.paths import PathError, canonical as canonical_path, folders, order as path_order
+from callfence.tracer.errors import UserError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from ipaddress import IPv4Network, IPv6Network
+
+    from callfence.policygen.errors import Mistake
 
     Network = IPv4Network | IPv6Network
 
@@ -35,10 +37,11 @@ _ADDRESS = r"[0-9.]+(?:/.*)?|\[?[0-9a-f.]*:.*"
 class HostError(UserError):
     """The text is not a host or a socket.  `message` says why; `hint` is advice, or ''."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", kind: Mistake = "value") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.kind = kind
 
 
 def canonical(text: str) -> str:
@@ -59,7 +62,10 @@ def _canonical_address(text: str) -> str:
         raise HostError("an address has no scope id here", "write the address alone: it holds on every interface")
     try:
         network = ip_network(text, strict=False)
-        address = ip_address(text.partition("/")[0])
+        start, slash, prefix = text.partition("/")
+        address = ip_address(start)
+        if slash and not prefix.isdecimal():
+            raise ValueError  # a mask, which has two forms and may have holes
     except ValueError:
         raise HostError(f"{text} is no IP address or network", "such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32") from None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
@@ -93,6 +99,15 @@ def _canonical_name(text: str) -> str:
 def is_name(host: str) -> bool:
     """Return whether a canonical host is a DNS name, or `*.NAME`."""
     return host != ANY and ":" not in host and not host.rpartition(".")[2].partition("/")[0].isdigit()
+
+
+def is_plain_name(text: str) -> bool:
+    """Return whether a line that has this text as its host is about the one DNS name that it is; not so for `any`, `*.com`,
+    `10.0.0.0/8` and names that no line can have, all of which can be looked up."""
+    try:
+        return canonical(text) == text and is_name(text) and not text.startswith(BELOW)
+    except HostError:
+        return False
 
 
 def network(host: str) -> Network:
@@ -152,7 +167,7 @@ def canonical_socket(text: str) -> str:
     try:
         return canonical_path(text)
     except PathError as error:
-        raise HostError(error.message, error.hint or "an abstract socket is written @NAME") from None
+        raise HostError(error.message, error.hint or "an abstract socket is written @NAME", error.kind) from None
 
 
 def containing_sockets(socket: str) -> Iterator[str]:

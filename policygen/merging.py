@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from policygen.files import algebra
-from policygen.grants import written
-from policygen.implied.resolve import resolved
-from policygen.language.document import Document
-from policygen.language.layout import Layout, reconcile
-from policygen.language.naming import format_action, format_entry
-from policygen.language.normal import normal, normal_entry
-from policygen.learning.portable import made_portable
-from policygen.model import ALLOW, Action, Always, And, Entry, Or, Phase, alternatives, scope_of, scopes
-from policygen.phases import in_each, names_of
-from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.express import minimise
-from policygen.sets.join import JoinError, join_entries
-from policygen.sets.region import space, to_bdd
-from policygen.values import frozen, replace
-from tracer.abi import Arch, Argument, table
+from callfence.policygen.files import algebra
+from callfence.policygen.grants import written
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.document import Document
+from callfence.policygen.language.layout import Layout, reconcile
+from callfence.policygen.language.naming import format_action, format_entry
+from callfence.policygen.language.normal import normal, normal_entry
+from callfence.policygen.learning.portable import made_portable
+from callfence.policygen.model import ALLOW, Action, Always, And, Entry, Or, Phase, alternatives, scope_of, scopes
+from callfence.policygen.phases import in_each, names_of
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from callfence.policygen.sets.express import minimise
+from callfence.policygen.sets.join import JoinError, join_entries
+from callfence.policygen.sets.region import space, to_bdd
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import Arch, Argument, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from policygen.model import Expression, Policy
+    from callfence.policygen.model import Expression, Policy
 
 def unite(ours: Document, theirs: Document) -> Document:
     """Return the document that allows everything that at least one of two documents allows, with the comments of both.

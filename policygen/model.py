@@ -12,14 +12,14 @@ from operator import ge
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from policygen.grants import NOT_CONFINED, Files
-from policygen.values import field, frozen
-from tracer.abi.waits import ENTER as ENTER, NOTIFY as NOTIFY
+from callfence.policygen.grants import NOT_CONFINED, Files
+from callfence.policygen.values import field, frozen
+from callfence.tracer.abi.waits import ENTER as ENTER, NOTIFY as NOTIFY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from tracer.abi import Arch
+    from callfence.tracer.abi import Arch
 
 SIGNALS, ABSTRACT = "signals", "abstract sockets"
 SCOPES = (SIGNALS, ABSTRACT)

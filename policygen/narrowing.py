@@ -7,36 +7,37 @@ what a `# why:` comment accepts, what only rehearsed runs used, notes of tools, 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from policygen.evaluate import evaluate
-from policygen.files.algebra import PATHS, TREES, extended, intersected, line_kind
-from policygen.files.calls import UDP_CONNECT
-from policygen.files.generalise import is_path, kind_of, learned
-from policygen.files.generalise_hosts import connects_by_host, lacks
-from policygen.grants import NOT_CONFINED, USES, Files, written
-from policygen.holds import holds
-from policygen.language.layout import Remarks, Section, note_of
-from policygen.language.naming import format_expression
-from policygen.learning.replay import ReplayError, events, replay
-from policygen.lint.findings import WHY
-from policygen.model import Always, Policy, alternatives
-from policygen.phases import phase_policies, reached, with_phases
-from policygen.values import replace
-from tracer.abi import Arch, table
-from tracer.errors import InternalError
-from tracer.named import NamedTuple
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.files.algebra import PATHS, TREES, extended, intersected, line_kind
+from callfence.policygen.files.calls import UDP_CONNECT
+from callfence.policygen.files.generalise import is_path, kind_of, learned
+from callfence.policygen.files.generalise_hosts import connects_by_host, lacks
+from callfence.policygen.grants import NOT_CONFINED, USES, Files, written
+from callfence.policygen.holds import holds
+from callfence.policygen.language.layout import Remarks, Section, note_of
+from callfence.policygen.language.naming import format_expression
+from callfence.policygen.learning.replay import ReplayError, events, replay
+from callfence.policygen.lint.findings import WHY
+from callfence.policygen.model import Always, Policy, alternatives
+from callfence.policygen.phases import phase_policies, reached, with_phases
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.errors import InternalError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from policygen.files.generalise import Use
-    from policygen.language.document import Document
-    from policygen.model import Entry, Expression
-    from policygen.recording.model import Observation, Recording, Run
-    from tracer.abi import Event
-    from tracer.abi.table import Table
+    from callfence.policygen.files.generalise import Use
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.model import Entry, Expression
+    from callfence.policygen.recording.model import Observation, Recording, Run
+    from callfence.tracer.abi import Event
+    from callfence.tracer.abi.table import Table
 
     Call = tuple[Arch, int]
     Rule = tuple[Arch, int, Expression]
@@ -88,6 +89,49 @@ def narrowed(document: Document, recording: Recording, runs: Sequence[Run]) -> N
 
 
 # Calls
+
+
+def users(policy: Policy, observations: Sequence[Observation]) -> dict[str, set[int]]:
+    """Return each rule of the policy that allows calls, as a line, with the indexes of the observations that use it.
+
+    An observation uses the rules that it matches.  One that matches none and is allowed uses each rule without which it would
+    be denied.  Of rules that no observation uses so far, it uses each that would be enough to allow it."""
+    used: defaultdict[Call, dict[int, set[Event]]] = defaultdict(dict)
+    for at, observation in enumerate(observations):
+        arch = Arch.from_audit(observation.arch)
+        if arch is not None and observation.number in table(arch).by_number:
+            used[arch, observation.number][at] = {*events(observation.fitted(table(arch)), table(arch))}
+    rules = _rules(policy)
+    result: dict[str, set[int]] = {}
+    for line, same in rules.items():
+        arch, number, _ = same[0]
+        matching = used[arch, number].items()
+        result[line] = {at for at, its in matching if any(_matches(one[2], arch, number, {one[:2]: its}) for one in same)}
+    others = {*range(len(observations))} - set().union(*result.values())
+    implied = {at: observations[at].event for at in others if evaluate(policy, observations[at].event).allows}
+
+    def denied(removed: Collection[Rule]) -> set[int]:
+        remaining = _without(policy, removed)
+        return {at for at, event in implied.items() if not evaluate(remaining, event).allows}
+
+    for line, same in rules.items():
+        result[line] |= denied(same) if implied else set()
+    unclaimed = implied.keys() - set().union(*result.values())
+    unused = [line for line, by in result.items() if not by]
+    shared = denied([rule for line in unused for rule in rules[line]]) & unclaimed if unclaimed else set()
+    for line in unused if shared else ():
+        result[line] |= shared - denied([rule for other in unused if other != line for rule in rules[other]])
+    return result
+
+
+def _rules(policy: Policy) -> dict[str, list[Rule]]:
+    """Return the rules that allow calls by their lines; several that are written alike are of several phases."""
+    rules: defaultdict[str, list[Rule]] = defaultdict(list)
+    for _, of_phase in phase_policies(policy):
+        for arch, number, entry in _entries(of_phase):
+            for rule in alternatives(entry.expression) if entry.action.may_allow else ():
+                rules[_line(arch, number, rule)].append((arch, number, rule))
+    return dict(rules)
 
 
 def _narrowed_calls(document: Document, recording: Recording, ids: set[str]) -> tuple[Policy, list[Unused]]:

@@ -7,9 +7,9 @@ and no `..`.  The root is `/`; the folder in which the program is started is `.`
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from tracer.errors import UserError
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,28 +27,35 @@ _ESCAPE = r"(?s)\\(?:x([0-9a-fA-F]{2})|(.?))"
 
 
 class PathError(UserError):
-    """The text is not a path of a `path` line.  `message` says why; `hint` is advice, or ''."""
+    """The text is not a path of a `path` line.  `message` says why; `hint` is advice, or ''; `kind` is
+    one of `errors.Mistake`."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", kind: Literal["syntax", "name", "value"] = "value") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.kind = kind
+
+
+_NO_PARENT, _MEANT = "a path has no `..`", "where `..` leads depends on links: write the path that is meant"
 
 
 def canonical(text: str) -> str:
     """Return the canonical path that is written as `text`, without quotes.  Raises PathError if it is not a path of a `path`
     line, such as one with `..`."""
     start, slash, rest = text.partition("/")
+    if start == "..":
+        raise PathError(_NO_PARENT, _MEANT)
     if start in ("$CWD", HERE):
         start = HERE
     elif start.startswith("$") and start not in VARIABLES:
-        raise PathError(f"no folder is named {start}", f"there are {', '.join((*VARIABLES, '$CWD'))}")
+        raise PathError(f"no folder is named {start}", f"there are {', '.join((*VARIABLES, '$CWD'))}", "name")
     elif start and start not in VARIABLES:
         hint = f"$HOME{text[1:]}" if start == "~" else f"write ./{text}, or an absolute path"
         raise PathError(f"{shown(text)} is not relative to a named folder", hint)
     names = [name for name in rest.split("/") if name not in ("", HERE)]
     if ".." in names:
-        raise PathError("a path has no `..`", "where `..` leads depends on links: write the path that is meant")
+        raise PathError(_NO_PARENT, _MEANT)
     if "\0" in text:
         raise PathError("a path has no NUL byte")
     if len(encoded(text)) > MAX_PATH:
@@ -62,13 +69,13 @@ def unquoted(text: str) -> str:
     """Return the text in a quoted text, with its escapes replaced.  Raises PathError if the quotes are not closed, or an escape
     is unknown."""
     if len(text) < 2 or not re.fullmatch(r'"(?:\\.|[^"\\])*"', text, re.DOTALL):
-        raise PathError("the quotes are not closed", 'a `"` in a path is written \\"')
+        raise PathError("the quotes are not closed", 'a `"` in a path is written \\"', "syntax")
 
     def character(match: re.Match[str]) -> str:
         if match[1]:
             return bytes([int(match[1], 16)]).decode("latin-1")
         if match[2] not in _ESCAPES:
-            raise PathError(f"\\{match[2]} is no escape", 'there are \\n, \\t, \\\\, \\" and \\xHH, a byte')
+            raise PathError(f"\\{match[2]} is no escape", 'there are \\n, \\t, \\\\, \\" and \\xHH, a byte', "syntax")
         return _ESCAPES[match[2]]
 
     inner = text[1:-1]

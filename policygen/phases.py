@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.model import Always, Entry, Or, Phase, Policy, alternatives
-from policygen.values import replace
+from callfence.policygen.model import Always, Entry, Or, Phase, Policy, alternatives
+from callfence.policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from policygen.model import Expression
-    from tracer.abi import Arch
+    from callfence.policygen.model import Expression
+    from callfence.tracer.abi import Arch
 
 START = "start"
 """The name of the time before the first phase."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 
 def printable(text: str) -> str:
@@ -20,6 +21,12 @@ def word(text: str) -> str:
 
         return shlex.quote(text)
     return "$'" + "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in os.fsencode(text)) + "'"
+
+
+def pip_install(extra: str) -> str:
+    """Return the command that installs an extra (docs/install.md) for the Python that runs this callfence: another pip would
+    install it where callfence does not find it."""
+    return f"{word(sys.executable or 'python3')} -m pip install 'callfence[{extra}]'"
 
 
 def file_word(name: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import compileall
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import needed
 import pytest
 import set_up
+from folders import remove
 from needed import require
 from packages import copy_packages
 
-from tracer.abi import NATIVE, Arch
+from callfence.tracer.abi import NATIVE, Arch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -46,8 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     what pytest writes, with rewritten assertions, is not for them: each would compile our modules again, in up to 0.3 s.
     """
     if not hasattr(config, "workerinput"):
-        for package in ("tracer", "policygen", "enforcer", "callfence"):
-            compileall.compile_dir(ROOT / package, quiet=2)
+        compileall.compile_dir(ROOT / "callfence", quiet=2)
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -123,7 +122,7 @@ def nobody() -> Iterator[Nobody]:
     folder.chmod(0o777)
     become = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all")
     yield Nobody(folder, (*become, "env", f"PYTHONPATH={packages}", f"HOME={folder}", "/usr/bin/python3"))
-    shutil.rmtree(folder)
+    remove(folder)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -145,6 +144,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if there:
         config.hook.pytest_deselected(items=there)
         items[:] = [item for item in items if item not in there]
+
+
+@pytest.fixture(autouse=True)
+def _no_test_changes_what_ends_this_process() -> Iterator[None]:
+    """`callfence`'s main lets SIGPIPE end its process: called here, the next write to a closed pipe would end all tests."""
+    yield
+    assert signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN
 
 
 @pytest.hookimpl(wrapper=True)

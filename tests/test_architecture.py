@@ -29,6 +29,9 @@ ONE_PLACE = {
     "pyseccomp": "policygen/filter/libseccomp.py",
     "rich": "callfence/shared/terminal.py",
     "yaml": "policygen/formats/containers/files.py",
+    "opentelemetry": "callfence/shipping/otlp.py",
+    "duckdb": "callfence/lake/engine.py",
+    "pyarrow": "callfence/lake/parquet.py",
 }
 
 
@@ -41,12 +44,12 @@ LAYERS = {
         kernel processor
         calls
         aims faults tally
-        late
+        family late
         loop
         running
     """,
     "policygen": """
-        errors paths reading text values
+        errors paths reading text values versions
         evidence hosts
         grants
         model recording
@@ -78,14 +81,21 @@ LAYERS = {
         enforcing
         companion
         learning
-        carrying report shell
+        carrying diagnosing lake report shell shipping
         commands
+        services
         api cli spawner
         __main__ pytest_plugin
     """,
 }
 """The layers of each package, lowest first: a unit, which is a folder or a module of the package, imports only from the layers
 below its own, never from its peers.  What the package itself (`__init__`) imports does not count."""
+
+
+def _source(module: str) -> str:
+    """The module by its place in the sources: they have the folders tracer, policygen and enforcer beside callfence."""
+    folder = module.removeprefix("callfence.")
+    return folder if folder.split(".")[0] in LAYERS else module
 
 
 def _folder(name: str) -> str:
@@ -99,8 +109,10 @@ def _imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.update({node.module} if node.module != "tracer" else {f"tracer.{alias.name}" for alias in node.names})
-    return found
+            is_tracer = node.module == "callfence.tracer"
+            found.update({f"{node.module}.{alias.name}" for alias in node.names} if is_tracer else {node.module})
+    assert not any(name.split(".")[0] in LAYERS.keys() - {"callfence"} for name in found), f"{path}: callfence is the only name"
+    return {*map(_source, found)}
 
 
 FILES = sorted(path for folder in ("tracer", "policygen", "enforcer", "callfence") for path in (ROOT / folder).rglob("*.py"))
@@ -142,11 +154,11 @@ def _files(path: Path) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            found.update(_source(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: a relative import"
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found.update(name if name in MODULES else str(node.module) for name in names)
+            names = {_source(f"{node.module}.{alias.name}") for alias in node.names}
+            found.update(name if name in MODULES else _source(str(node.module)) for name in names)
     return found & MODULES.keys()
 
 

@@ -16,20 +16,20 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["policygen", "tracer.abi", "json"]):
-    from policygen import formats
-    from policygen.filter import bpf, symbolic
-    from policygen.filter.compile import compile_policy
-    from policygen.filter.lift import lift
-    from policygen.language.document import PolicyError, new_document, parse
-    from policygen.language.lexer import decode
-    from policygen.model import Policy
-    from policygen.recording import recording_file
-    from policygen.recording.many import merge
-    from policygen.recording.model import Recording
-    from policygen.sets import region
-    from policygen.sets.algebra import Space, TooComplexError
-    from tracer.errors import CallfenceError
+with atheris.instrument_imports(include=["callfence.policygen", "callfence.tracer.abi", "json"]):
+    from callfence.policygen import formats
+    from callfence.policygen.filter import bpf, symbolic
+    from callfence.policygen.filter.compile import compile_policy
+    from callfence.policygen.filter.lift import lift
+    from callfence.policygen.language.document import PolicyError, new_document, parse
+    from callfence.policygen.language.lexer import decode
+    from callfence.policygen.model import Policy
+    from callfence.policygen.recording import recording_file
+    from callfence.policygen.recording.many import merge
+    from callfence.policygen.recording.model import Recording
+    from callfence.policygen.sets import region
+    from callfence.policygen.sets.algebra import Space, TooComplexError
+    from callfence.tracer.errors import CallfenceError
 
 ROOT = Path(__file__).parent.parent
 SLOWEST = 10

@@ -9,21 +9,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enforcer.bpf import ARCH, ARGUMENTS, DENY, EQUAL, JUMP, LOAD, NO_PIDS, NUMBER, assembled
-from policygen.filter.compile import compile_policy
-from policygen.language.document import parse
-from policygen.merging import unite
-from tracer import pids
-from tracer.abi import Arch, table
-from tracer.machine.aarch64 import Arm
-from tracer.machine.x86_64 import X86
+from callfence.enforcer.bpf import ARCH, ARGUMENTS, DENY, EQUAL, JUMP, LOAD, NO_PIDS, NUMBER, assembled
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.language.document import parse
+from callfence.policygen.merging import unite
+from callfence.tracer import pids
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.machine.aarch64 import Arm
+from callfence.tracer.machine.x86_64 import X86
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from enforcer.bpf import Line
-    from policygen.language.document import Document
-    from tracer.machine.model import Convention, Machine
+    from callfence.enforcer.bpf import Line
+    from callfence.policygen.language.document import Document
+    from callfence.tracer.machine.model import Convention, Machine
 
 _SIGKILL, _SIGSTOP = 9, 19  # asm/signal.h
 _EVERYBODY = 0xFFFFFFFF  # -1

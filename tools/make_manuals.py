@@ -72,7 +72,8 @@ def synopsis(parser: argparse.ArgumentParser) -> Iterator[str]:
             continue
         word = bold(action.option_strings[-1]) if action.option_strings else ""
         if (value := value_of(action)) is not None:
-            word = f"{word}\\ {value}" if word else value
+            optional = action.nargs == "?" and word
+            word = f"{word}[={value}]" if optional else f"{word}\\ {value}" if word else value
         word += " ..." if action.nargs in ("+", "*") else ""
         needed = action.required if action.option_strings else action.nargs not in ("?", "*")
         words.append(word if needed else f"[{word}]")
@@ -85,14 +86,16 @@ def value_of(action: argparse.Action) -> str | None:
         return None
     if action.metavar is None and action.choices:
         return "|".join(bold(str(choice)) for choice in action.choices)
-    name = action.metavar if isinstance(action.metavar, str) else action.dest
-    return italic(name.upper() if action.option_strings else name)
+    if isinstance(action.metavar, str):
+        return italic(action.metavar)
+    return italic(action.dest.upper() if action.option_strings else action.dest)
 
 
 def tag(action: argparse.Action) -> str:
     value = value_of(action)
     names = [bold(name) for name in action.option_strings]
-    return ", ".join(f"{name} {value}" if value else name for name in names) if names else value or ""
+    shown = f"[={value}]" if action.nargs == "?" else f" {value}" if value else ""
+    return ", ".join(f"{name}{shown}" for name in names) if names else value or ""
 
 
 def help_of(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
@@ -125,10 +128,11 @@ def see_also(pages: list[tuple[str, int]]) -> Iterator[str]:
 def write(folder: Path) -> None:
     pages = {f"{page_name(command)}.1": command_page(command) for command in COMMANDS}
     pages |= {"callfence.1": main_page(), "callfence-policy.5": language_page()}
-    folder.mkdir(parents=True, exist_ok=True)
     for name, lines in pages.items():
         text = "\n".join(lines)
-        (folder / name).write_text(re.sub(r"(?m)^(\.S[HS].*)\n\.PP$", r"\1", text) + "\n")
+        section = folder / f"man{name[-1]}"
+        section.mkdir(parents=True, exist_ok=True)
+        (section / name).write_text(re.sub(r"(?m)^(\.S[HS].*)\n\.PP$", r"\1", text) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ HEAD = """\
 def section(command: str) -> Iterator[str]:
     parser = parser_of(command)
     yield f"## {parser.prog}\n"
-    yield f"{COMMANDS[command].capitalize()}.\n"
+    what = COMMANDS[command]
+    yield f"{what[0].upper()}{what[1:]}.\n"
     found = options(parser)
     if not found:
         yield "It has no options.\n"
@@ -45,7 +46,9 @@ def spelling(action: argparse.Action) -> Iterator[str]:
     for name in others:
         yield f"`{name}`"
     value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
-    yield f"`{last}`" if action.nargs == 0 else f"`{last} {value}`".replace("|", "\\|")
+    if action.nargs != 0:
+        last += f"[={value}]" if action.nargs == "?" else f" {value}"
+    yield f"`{last}`".replace("|", "\\|")
 
 
 def cell(text: str) -> str:

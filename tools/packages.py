@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-NEEDED = ("callfence", "enforcer", "policygen", "tracer", "ptrace", "pyseccomp.py")
-"""The packages and modules of callfence, and those that it cannot do without."""
+NEEDED = ("callfence", "ptrace", "pyseccomp.py")
+"""callfence, and the packages and modules that it cannot do without."""
 
 
 def copy_packages(folder: Path, *others: str) -> None:

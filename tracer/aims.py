@@ -13,17 +13,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tracer import pids
-from tracer.abi import NATIVE, Arch, table
-from tracer.kernel import read_memory, read_path
-from tracer.proc import kin_of, namespaces_of, proc
+from callfence.tracer import pids
+from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.kernel import read_memory, read_path
+from callfence.tracer.proc import kin_of, namespaces_of, proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracer.abi import Event
-    from tracer.calls import Calls
-    from tracer.task import Task
+    from callfence.tracer.abi import Event
+    from callfence.tracer.calls import Calls
+    from callfence.tracer.task import Task
 
 _BY_PID = tuple(sorted({row.name for row in pids.rows(pids.SIGNALS, pids.REGISTER) if row.argument == 0}))
 """Names of the calls whose first argument is the pid that they signal."""

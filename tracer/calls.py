@@ -6,21 +6,21 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
-from tracer import kernel, linux
-from tracer.abi import COMPAT, NATIVE, Arch, table
-from tracer.errors import PtraceError
-from tracer.kernel import event_of
-from tracer.linux import OPAQUE
-from tracer.machine import MACHINE
-from tracer.proc import has_filter
-from tracer.task import Way
+from callfence.tracer import kernel, linux
+from callfence.tracer.abi import COMPAT, NATIVE, Arch, table
+from callfence.tracer.errors import PtraceError
+from callfence.tracer.kernel import event_of
+from callfence.tracer.linux import OPAQUE
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.proc import has_filter
+from callfence.tracer.task import Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracer.abi import Event
-    from tracer.processor import SharedProcessor
-    from tracer.task import Task
+    from callfence.tracer.abi import Event
+    from callfence.tracer.processor import SharedProcessor
+    from callfence.tracer.task import Task
 
     Handler = Callable[["Task", Event], None]
     ExitHandler = Callable[["Task", Event, int], None]

@@ -10,17 +10,17 @@ import resource
 import signal
 from typing import TYPE_CHECKING
 
-from tracer import kernel
-from tracer.machine import MACHINE
-from tracer.named import NamedTuple
-from tracer.proc import is_caught, proc
+from callfence.tracer import kernel
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.named import NamedTuple
+from callfence.tracer.proc import is_caught, proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tracer.abi import Event
-    from tracer.calls import Calls
-    from tracer.task import Task
+    from callfence.tracer.abi import Event
+    from callfence.tracer.calls import Calls
+    from callfence.tracer.task import Task
 
 
 class Fail(NamedTuple):

@@ -35,17 +35,17 @@ _instead("ptrace.error", PtraceError=_RequestError)  # with its own comes loggin
 from ptrace import error as ptrace_error  # noqa: E402
 from ptrace.binding import func  # noqa: E402
 
-from tracer import linux  # noqa: E402
-from tracer.abi import Event  # noqa: E402
-from tracer.errors import PtraceError, TracerError  # noqa: E402
-from tracer.machine import MACHINE  # noqa: E402
-from tracer.machine.model import NO_CALL  # noqa: E402
+from callfence.tracer import linux  # noqa: E402
+from callfence.tracer.abi import Event  # noqa: E402
+from callfence.tracer.errors import PtraceError, TracerError  # noqa: E402
+from callfence.tracer.machine import MACHINE  # noqa: E402
+from callfence.tracer.machine.model import NO_CALL  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, TypeVar
 
-    from tracer.machine.model import Registers
+    from callfence.tracer.machine.model import Registers
 
     _Result = TypeVar("_Result")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import NamedTuple as NamedTuple

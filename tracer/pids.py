@@ -7,7 +7,7 @@ is a process, a task or a descriptor of one is here.  On every start of `enforce
 
 from __future__ import annotations
 
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from tracer import linux
+from callfence.tracer import linux
 
 _roots: list[str] = []
 _STATUS = 1 << 16
@@ -181,6 +181,15 @@ def dies_only_untraced(tid: int, signum: int) -> bool:
 def is_caught(tid: int, signum: int) -> bool:
     """Return whether a task has a handler for a signal; False if that cannot be read."""
     return handles(fields_of(tid), signum, "SigCgt")
+
+
+def is_in_own_user_namespace(tid: int) -> bool:
+    """Return whether a task is in the user namespace of this process, so that the same id means the same user, and its
+    capabilities count for what is outside; False if that cannot be read."""
+    try:
+        return os.readlink(f"{proc()}/{tid}/ns/user") == os.readlink(f"{proc()}/self/ns/user")
+    except OSError:
+        return False
 
 
 def namespaces_of(tid: int) -> int:

@@ -13,10 +13,10 @@ import os
 import threading
 from typing import TYPE_CHECKING, Final
 
-from tracer.proc import state_of
+from callfence.tracer.proc import state_of
 
 if TYPE_CHECKING:
-    from tracer.task import Task
+    from callfence.tracer.task import Task
 
 TICK: Final = 0.02
 """Seconds between two checks of which tasks still stop often."""

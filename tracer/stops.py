@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from tracer import TYPE_CHECKING, linux
+from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
     from typing import Final

@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from tracer import linux
+from callfence.tracer import linux
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tracer.abi import Event
+    from callfence.tracer.abi import Event
 
 Hot = dict[int, list[Any]]
 """The counters of observations, by the number and the argument bits that distinguish them."""

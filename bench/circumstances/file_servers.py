@@ -16,7 +16,7 @@ from circumstances import BASE
 from programs import SERVERS, Server
 from start import NOBODY
 
-from policygen.language.document import parse_file
+from callfence.policygen.language.document import parse_file
 
 if TYPE_CHECKING:
 

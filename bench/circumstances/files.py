@@ -33,11 +33,11 @@ from programs import PROGRAMS, SEEN, Program
 from run import Place, prepare
 from start import NOBODY
 
-from policygen.files.algebra import granted
-from policygen.files.landlock import PlaceError, located
-from policygen.grants import Right
-from policygen.language.document import parse, parse_file
-from policygen.paths import encoded
+from callfence.policygen.files.algebra import granted
+from callfence.policygen.files.landlock import PlaceError, located
+from callfence.policygen.grants import Right
+from callfence.policygen.language.document import parse, parse_file
+from callfence.policygen.paths import encoded
 
 LEARNED = (("first", "one.txt", 200), ("second", "two.txt", 333))
 """Folder, input and its size."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from enforce import rows
 from harness import ENFORCE, Figure, Section, alternate, scratch, table, timed
 
-from tracer.abi import Arch, table as calls_of
+from callfence.tracer.abi import Arch, table as calls_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

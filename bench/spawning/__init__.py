@@ -28,7 +28,7 @@ def section() -> Section:
         run([LEARN, "-q", "-o", "true.policy", "--", "true"], folder, home)
         client = compiled("../include/callfence-run.c", folder, "-std=c11", "-static")
         words = ["-s", "socket", "-p", "true.policy", "--", "true"]
-        script = [BIN / "python", "-I", "-S", ROOT / "enforcer" / "spawning" / "client.py"]
+        script = [BIN / "python", "-I", "-S", ROOT / "callfence" / "enforcer" / "spawning" / "client.py"]
         with listening(folder, home):
             spreads = alternate(
                 {

@@ -17,16 +17,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from callfence.asking.questions import Given, Question, parsed
-from enforcer import helper, kernel
-from enforcer.reporting.asker import ALWAYS, ANSWERS, NO
-from policygen.language.document import PolicyError, parse
-from tracer.errors import CallfenceError
+from callfence.enforcer import helper, kernel
+from callfence.enforcer.reporting.asker import ALWAYS, ANSWERS, NO
+from callfence.policygen.language.document import PolicyError, parse
+from callfence.tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 _LONGEST = 1 << 20
 """The most bytes of a question."""
@@ -94,6 +94,8 @@ class Companion:
         poller.register(self._front.fileno(), select.POLLIN)
         while not self._is_over or self._open or self._waiting:
             soonest = min((until for _, until in self._open.values()), default=None)
+            # What is typed while nothing is asked is the program's.
+            poller.modify(self._front.fileno(), select.POLLIN if self._open or self._front.outlives else 0)
             pause = None if soonest is None else max(0.0, soonest - time.monotonic()) * 1000 + 1
             ready = dict(poller.poll(pause))
             if self._helper.fileno() in ready and not self._receive():

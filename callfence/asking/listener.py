@@ -13,7 +13,9 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from policygen.values import frozen
+from callfence.enforcer.reporting.asker import ANSWERS, NO
+from callfence.policygen.values import frozen
+from callfence.policygen.versions import QUESTIONS, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,8 +55,10 @@ class Listener:
     def __init__(self, path: str | os.PathLike[str], decide: Decide, name: str = "a program") -> None:
         """Listen at `path`, in a folder that only this user can write to.
 
-        `decide` returns one of `Question.answers`, or that and a reason; if it raises an exception, the answer is no.  Several
-        threads may call it at once.  `name` says who answered, in the policy and in the log.  Raises OSError."""
+        `decide` returns one of `Question.answers`, or that and a reason.  If it raises an exception, or returns anything else,
+        the answer is no, and `threading.excepthook` gets the exception (it prints it).  An answer that this question does not
+        take, such as `run` for files, is no.  Several threads may call `decide` at once.  `name` says who answered, in the
+        policy and in the log.  Raises OSError."""
         self._decide = decide
         self._name = name
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -98,13 +102,26 @@ class Listener:
                     connection.sendall(json.dumps(self._answer(fields)).encode() + b"\n")
 
     def _answer(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        if (version := fields.get("version")) != QUESTIONS:
+            reason = f"a question whose {unknown(version, QUESTIONS)}"
+            return {"id": fields["id"], "answer": "no", "reason": reason, "name": self._name}
         question = Question(tuple(fields["rule"]), fields["record"], tuple(fields["answers"]), fields["takes_effect"])
         try:
-            decided = self._decide(question)
+            answer, reason = _taken(self._decide(question))
         except Exception as error:
-            decided = "no", f"{type(error).__name__}: {error}"
-        answer, reason = (decided, "") if isinstance(decided, str) else decided
+            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+            answer, reason = NO, f"{type(error).__name__}: {error}"
+        if answer not in question.answers:
+            answer, reason = NO, f"the answer was {answer}, which this question does not take"
         return {"id": fields["id"], "answer": answer, "reason": reason[:1000], "name": self._name}
+
+
+def _taken(decided: object) -> tuple[str, str]:
+    """Return the answer and the reason that `decide` has returned.  Raises ValueError for anything else."""
+    answer, reason = decided if isinstance(decided, tuple) and len(decided) == 2 else (decided, "")
+    if answer not in ANSWERS or not isinstance(reason, str):
+        raise ValueError(f"`decide` returned {decided!r}: it must be one of {', '.join(ANSWERS)}, or that and a reason")
+    return answer, reason
 
 
 def run(

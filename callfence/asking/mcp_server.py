@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel
 
-from tracer.errors import UserError
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from callfence.asking.session import Session

@@ -7,8 +7,9 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from callfence.asking.questions import MAX_LINE, VERSION, Given, answer_of
-from tracer.errors import UserError
+from callfence.asking.questions import MAX_LINE, Given, answer_of
+from callfence.policygen.versions import QUESTIONS
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from typing import Any
@@ -67,4 +68,4 @@ class Program:
         self._send({"type": "expired", "id": question.id})
 
     def _send(self, fields: dict[str, Any]) -> None:
-        self._socket.sendall(json.dumps({"version": VERSION, **fields}).encode() + b"\n")
+        self._socket.sendall(json.dumps({"version": QUESTIONS, **fields}).encode() + b"\n")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from enforcer.reporting.asker import ALWAYS, ANSWERS, KILL, NO, ONCE, RUN
-from policygen.values import frozen
-from tracer.errors import UserError
+from callfence.enforcer.reporting.asker import ALWAYS, ANSWERS, KILL, NO, ONCE, RUN
+from callfence.policygen.values import frozen
+from callfence.policygen.versions import QUESTIONS
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-VERSION = 1
 MAX_LINE = 1 << 16
 """The most bytes of an answer."""
 _TEXT = 1000
@@ -53,7 +53,7 @@ class Question:
     def fields(self, timeout: float) -> dict[str, Any]:
         """Return the question as it is put to a program; `timeout` in seconds."""
         return {
-            "version": VERSION,
+            "version": QUESTIONS,
             "type": "question",
             "id": self.id,
             "rule": [{"file": each.file, "line": each.line, "risk": each.risk} for each in self.lines],

@@ -13,15 +13,16 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from callfence.asking import writing
-from policygen.language.document import parse_file
-from policygen.values import frozen
-from tracer.errors import UserError
+from callfence.policygen.language.document import parse_file
+from callfence.policygen.text import printable
+from callfence.policygen.values import frozen
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Self
 
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 
 @frozen
@@ -47,7 +48,8 @@ class Denial:
         lines += [f"  by {record['executable']}: {' '.join(record['command'] or ())}"] if record["executable"] else []
         lines += [f"  would allow it: {line}" for line in self.lines] or ["  no line of a policy would allow it"]
         risks = [each["risk"] for each in record["allow"] if each["risk"]]
-        return "\n".join([*lines, *(f"  {risk['level']}: it {risk['grants']}" for risk in risks)])
+        lines += [f"  {risk['level']}: it {risk['grants']}" for risk in risks]
+        return "\n".join(map(printable, lines))  # a word of the command could otherwise be lines that look like these
 
 
 @frozen

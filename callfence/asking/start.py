@@ -7,15 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from callfence.asking import companion
-from enforcer.errors import EnforceError
-from policygen.language.document import parse_file
-from policygen.phases import in_phase, names_of
+from callfence.enforcer.errors import EnforceError
+from callfence.policygen.language.document import parse_file
+from callfence.policygen.phases import in_phase, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from callfence.asking.companion import Front
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 _UNIX = "unix:"
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import termios
+from contextlib import suppress
 from io import StringIO
 from typing import TYPE_CHECKING
 
 from callfence.asking.questions import MEANINGS, Given
+from callfence.enforcer.reporting.asker import ALWAYS, NO
 from callfence.shared.terminal import print_lines
 from callfence.shared.text import printable
-from enforcer.reporting.asker import ALWAYS, NO
 
 if TYPE_CHECKING:
     from callfence.asking.questions import Question
@@ -31,6 +34,8 @@ class Terminal:
         self._question: Question | None = None
         self._reason_for = False
         """Whether the next line is the reason for `always`."""
+        self._typed = b""
+        """The beginning of a line: the program may have switched off that a read waits for its end (termios(3), ICANON)."""
 
     def rehearse(self) -> None:
         print_lines(["danger: x", "y"], StringIO())
@@ -39,7 +44,9 @@ class Terminal:
         return self._descriptor
 
     def put(self, question: Question, timeout: float) -> None:
-        self._question, self._reason_for = question, False
+        self._question, self._reason_for, self._typed = question, False, b""
+        with suppress(termios.error):  # what was typed before was not an answer
+            termios.tcflush(self._descriptor, termios.TCIFLUSH)
         record = question.record
         who = f"{record.get('executable') or 'a program'} (pid {record.get('pid')})"
         command = " ".join(record.get("command") or ())
@@ -64,10 +71,13 @@ class Terminal:
             self._file.flush()
 
     def read(self) -> list[Given]:
-        text = os.read(self._descriptor, _LONGEST).decode(errors="replace").strip()
+        part = os.read(self._descriptor, _LONGEST)
+        line, *rest = re.split(rb"[\r\n]", (self._typed + part)[-_LONGEST:])
+        self._typed = b"" if rest else line
         question = self._question
-        if question is None:
+        if question is None or (part and not rest):
             return []
+        text = line.decode(errors="replace").strip()
         if self._reason_for:
             return [Given(question.id, ALWAYS, text)]
         word = text.lower()

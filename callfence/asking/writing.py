@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.judging.adding import added
+from callfence.policygen.comparing.compare import Change, compare
+from callfence.policygen.files.algebra import differences, extended
+from callfence.policygen.language.document import Document, parse_file
+from callfence.policygen.phases import in_phase, names_of
+from callfence.policygen.recording import atomic
+from callfence.policygen.review.changes import changes
+from callfence.policygen.review.decisions import Answer, Decision, resolve, with_accepted
+from callfence.policygen.values import replace
 from callfence.shared.files import locked
 from callfence.shared.text import printable
-from policygen.comparing.compare import Change, compare
-from policygen.files.algebra import differences, extended
-from policygen.language.document import Document, parse_file
-from policygen.phases import in_phase, names_of
-from policygen.recording import atomic
-from policygen.review.changes import changes
-from policygen.review.decisions import Answer, Decision, resolve, with_accepted
-from policygen.values import replace
-from tracer.abi import table
-from tracer.errors import UserError
+from callfence.tracer.abi import table
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 
 def write(file: str, line: str, why: str, base: Policy | None) -> None:
@@ -61,4 +61,4 @@ def require_within(policy: Policy, line: str, base: Policy) -> None:
     bounds = replace(base, files=alone.files)
     beyond = [each for each in compare(bounds, alone).differences if each.change is Change.MORE and each.number is not None]
     if beyond or differences(base.files, extended(base.files, alone.files)):
-        raise UserError(f"the baseline of --within does not grant all of it: {line}")
+        raise UserError(f"BASE of --within does not grant all of it: {line}")

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.carrying.comments import with_comments
 from callfence.carrying.text import as_lines, as_object, gap_lines, gap_object
+from callfence.policygen.equivalents.carry import carry
+from callfence.policygen.equivalents.compare import gaps, pairs
+from callfence.policygen.sets.algebra import TooComplexError
 from callfence.shared.files import locked, put
 from callfence.shared.inputs import content, document, print_lines, run_command
 from callfence.shared.options import Parser, architecture
-from policygen.equivalents.carry import carry
-from policygen.equivalents.compare import gaps, pairs
-from policygen.sets.algebra import TooComplexError
-from tracer.abi import Arch
-from tracer.errors import UserError
+from callfence.shared.outputs import as_output
+from callfence.tracer.abi import Arch
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
 
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 DESCRIPTION = """\
 Add to POLICY a section for another architecture that allows the same effects: the same calls, or those that do the same there
@@ -93,7 +93,7 @@ def _carry(options: argparse.Namespace) -> int:
     if place is None:
         return 0
     if options.format == "json":
-        print(json.dumps(as_object(name, done, differences), indent=2))
+        print(as_output("carry", as_object(name, done, differences)))
     else:
         print_lines(as_lines(place, done, differences))
     return 0
@@ -120,7 +120,7 @@ def _check(options: argparse.Namespace) -> int:
         raise UserError(f"{name} has no two sections to compare: `callfence carry {name} --to ARCH` adds one")
     found = [gap for a, b in compared for gap in gaps(policy, a, b)]
     if options.format == "json":
-        print(json.dumps({"policy": options.policy, "differences": [gap_object(gap) for gap in found]}, indent=2))
+        print(as_output("check", {"policy": options.policy, "differences": [gap_object(gap) for gap in found]}))
     else:
         for a, b in compared:
             between = [gap for gap in found if {gap.arch, gap.other} == {a, b}]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.language.document import Document
-from policygen.language.layout import Comments, Remarks, Section, is_note
-from policygen.lint.findings import WHY
-from policygen.model import alternatives
-from policygen.values import replace
+from callfence.policygen.language.document import Document
+from callfence.policygen.language.layout import Comments, Remarks, Section, is_note
+from callfence.policygen.lint.findings import WHY
+from callfence.policygen.model import alternatives
+from callfence.policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from policygen.equivalents.carry import Carried
-    from policygen.model import Expression
+    from callfence.policygen.equivalents.carry import Carried
+    from callfence.policygen.model import Expression
 
 
 def with_comments(before: Document, done: Carried) -> Document:

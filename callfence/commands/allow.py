@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.judging.adding import added
+from callfence.policygen.files.algebra import differences
+from callfence.policygen.grants import written
+from callfence.policygen.language.document import parse_file
+from callfence.policygen.model import Entry, Policy, alternatives
+from callfence.policygen.phases import phase_policies, with_phases
+from callfence.policygen.recording import atomic
+from callfence.policygen.values import replace
 from callfence.shared.files import locked
 from callfence.shared.inputs import run_command
 from callfence.shared.options import Parser, architecture
 from callfence.shared.text import on_one_line
-from policygen.files.algebra import differences
-from policygen.grants import written
-from policygen.language.document import parse_file
-from policygen.model import Entry, Policy, alternatives
-from policygen.phases import phase_policies, with_phases
-from policygen.recording import atomic
-from policygen.values import replace
-from tracer.abi import Arch, table
-from tracer.errors import UserError
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     import argparse

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.policygen.comparing.compare import Verdict
+from callfence.policygen.review.judgement import judge
+from callfence.policygen.sets.algebra import TooComplexError
 from callfence.shared.inputs import document, print_lines, run_command
 from callfence.shared.options import Parser
-from policygen.comparing.compare import Verdict
-from policygen.review.judgement import judge
-from policygen.sets.algebra import TooComplexError
-from tracer.errors import UserError
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
 
-    from policygen.language.document import Document
-    from policygen.review.judgement import Judgement
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.review.judgement import Judgement
 
 _WIDER = (Verdict.WIDER, Verdict.INCOMPARABLE)
 
@@ -71,6 +71,8 @@ def _documents(options: argparse.Namespace) -> tuple[Document, Document]:
     from callfence.shared.inputs import document_at
 
     before, between, after = options.git.partition("..")
+    if after.startswith("."):
+        raise UserError(f"--git {options.git}: two revisions are written OLD..NEW, with two dots")
     new = document_at(after or "HEAD", options.old) if between else document(options.old)
     return document_at(before or "HEAD", options.old), new
 

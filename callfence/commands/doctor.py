@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,16 +10,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from callfence.enforcer.errors import EnforceError
+from callfence.policygen.values import frozen
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
 from callfence.start import __version__
-from enforcer.errors import EnforceError
-from policygen.values import frozen
-from tracer import linux, machine, proc
+from callfence.tracer import linux, machine, proc
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
 SECONDS: Final = 30
 """Timeout of a probe, in seconds."""
@@ -37,23 +36,64 @@ class CheckResult:
     """How to fix it; printed if it does not work."""
     needed: bool = True
     """Whether `learn` or `enforce` cannot work without it."""
+    names_files: bool = False
+    """Whether the advice has names of files, which a report for others leaves out."""
 
 
 def parser() -> argparse.ArgumentParser:
     description = "Check that everything callfence needs works on this machine, for this user."
-    return Parser(prog="callfence doctor", description=description)
+    parser = Parser(prog="callfence doctor", description=description)
+    what = "print a report in Markdown for an issue: versions, this system, and the checks; without names, paths and secrets"
+    parser.add_argument("--report", action="store_true", help=what)
+    what = "add a policy or a log of enforce to the report, without what looks like a secret; may be given several times"
+    parser.add_argument("--attach", metavar="FILE", action="append", default=[], help=what)
+    what = "mask every word of attached files that may be a path, a host, a user, an argument's value or a comment"
+    parser.add_argument("--mask", action="store_true", help=what)
+    return parser
 
 
 def main(arguments: list[str]) -> int:
-    """Run `doctor`.  Return 0 if everything that callfence needs works, 1 if something does not."""
-    parser().parse_args(arguments)
-    findings = [check() for check in CHECKS]
+    """Run `doctor`.  Return 0 if everything that callfence needs works, 1 if something does not, 2 for a file that cannot be
+    attached."""
+    command = parser()
+    options = command.parse_args(arguments)
+    if (options.attach or options.mask) and not options.report:
+        command.error("--attach and --mask are for --report")
+    if options.mask and not options.attach:
+        command.error("--mask is about attached files: name one by --attach")
+    if options.report:
+        from callfence.shared.inputs import run_command
+
+        return run_command("doctor", lambda: _report(options))
+    findings = _findings()
+    for line in _lines(findings):
+        print(line)
+    return _status(findings)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from callfence.diagnosing.report import report
+
+    findings = _findings()
+    lines = [line for finding in findings for line in _lines([finding], advises=not finding.names_files)]
+    print(report(lines, options.attach, masks=options.mask), end="")
+    return _status(findings)
+
+
+def _findings() -> list[CheckResult]:
+    return [*(check() for check in CHECKS), *_features()]
+
+
+def _status(findings: Sequence[CheckResult]) -> int:
+    return int(any(finding.needed and not finding.works for finding in findings))
+
+
+def _lines(findings: Sequence[CheckResult], *, advises: bool = True) -> Iterator[str]:
     for finding in findings:
         mark = "ok  " if finding.works else "FAIL" if finding.needed else "note"
-        print(f"{mark}  {finding.what}")
+        yield f"{mark}  {finding.what}"
         if not finding.works:
-            print(f"      -> {finding.advice}")
-    return int(any(finding.needed and not finding.works for finding in findings))
+            yield f"      -> {finding.advice if advises else 'the report leaves out the names of files'}"
 
 
 def _machine() -> CheckResult:
@@ -62,22 +102,10 @@ def _machine() -> CheckResult:
     return CheckResult(machine.IS_KNOWN, what, f"learn and enforce need Linux on {' or '.join(machine.KNOWN)}")
 
 
-def _modules() -> CheckResult:
-    """Check that no other package is imported under our names, which are generic."""
-    home = Path(__file__).parents[2]
-    foreign = []
-    for name in ("tracer", "policygen", "enforcer"):
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None or Path(spec.origin).parent.parent != home:
-            foreign.append(f"{name} ({spec.origin if spec else 'missing'})")
-    advice = f"imported from elsewhere: {', '.join(foreign)}; install callfence in its own environment (pipx, uv tool, a venv)"
-    return CheckResult(not foreign, "the packages tracer, policygen and enforcer are callfence's", advice)
-
-
 def _libseccomp() -> CheckResult:
-    from policygen.filter.compile import compile_policy
-    from policygen.language.document import parse
-    from tracer.errors import CallfenceError
+    from callfence.policygen.filter.compile import compile_policy
+    from callfence.policygen.language.document import parse
+    from callfence.tracer.errors import CallfenceError
 
     try:
         compile_policy(parse("read: fd == 0\n").policy)
@@ -94,7 +122,7 @@ def _actions() -> CheckResult:
         advice = f"{path} is missing: use a kernel with CONFIG_SECCOMP_FILTER"
         return CheckResult(False, "the kernel has seccomp filters", advice)
     missing = {"kill_process", "errno", "trace", "user_notif"} - {*available}
-    advice = f"the kernel lacks {', '.join(sorted(missing))}: Linux 5.6 or newer is needed"
+    advice = f"the kernel lacks {', '.join(sorted(missing))}: Linux 5.9 or newer is needed"
     return CheckResult(not missing, f"seccomp actions: {' '.join(available)}", advice)
 
 
@@ -129,7 +157,8 @@ def _cache() -> CheckResult:
         if time.monotonic() > end:
             wrong.append("there are too many filters to prove them all here: `callfence verify --cached` does that")
             break
-    return CheckResult(not wrong, f"{plural(count, 'cached filter')}, each equivalent to its policy", "; ".join(wrong))
+    what = f"{plural(count, 'cached filter')}, each equivalent to its policy"
+    return CheckResult(not wrong, what, "; ".join(wrong), names_files=True)
 
 
 def _keyring() -> CheckResult:
@@ -143,17 +172,24 @@ def _keyring() -> CheckResult:
         return CheckResult(False, what, f"{error}; until then your cache is not used", needed=False)
 
 
-def _landlock() -> CheckResult:
-    from enforcer.kernel import landlock_abi
-    from policygen.files.landlock import VERSIONS
+def _features() -> list[CheckResult]:
+    """Check for each feature that depends on the version of Linux whether this kernel has it."""
+    from callfence.diagnosing.kernels import FEATURES, is_there, sentence
 
-    version, needed = landlock_abi(), next(row for row in VERSIONS if row[-1])
-    present = f"version {version} of Landlock" if version else "no Landlock"
-    advice = (
-        f"enforcing all lines about files and ports needs version {needed[0]} (Linux {needed[1]}); "
-        "enforce --best-effort enforces what this kernel can"
-    )
-    return CheckResult(version >= needed[0], f"the kernel has {present}, for files and ports", advice, needed=False)
+    results = []
+    for feature in FEATURES:
+        what = "{} (Linux {}.{})".format(feature.name, *feature.since)
+        results.append(CheckResult(is_there(feature), what, sentence(feature), needed=False))
+    return results
+
+
+def _hosts() -> CheckResult:
+    """Check whether `enforce` can make calls for programs of this user, which lines about hosts need (docs/hosts.md)."""
+    from callfence.enforcer.hosts.granted import problem
+
+    text = problem()
+    what = "enforce takes lines about hosts and unix sockets from this user"
+    return CheckResult(not text, what, f"a policy with such lines is refused: {text}", needed=False)
 
 
 def _learn() -> CheckResult:
@@ -188,14 +224,13 @@ def _probe(command: str, what: str, advice: str) -> CheckResult:
 
 CHECKS: Final[tuple[Callable[[], CheckResult], ...]] = (
     _machine,
-    _modules,
     _libseccomp,
     _actions,
     _ptrace_scope,
     _surroundings,
     _keyring,
-    _landlock,
     _cache,
     _learn,
     _enforce,
+    _hosts,
 )

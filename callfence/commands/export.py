@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -11,23 +10,24 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.shared.files import output
+from callfence.policygen import formats
+from callfence.policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
+from callfence.policygen.implied.resolve import resolve, resolved
+from callfence.policygen.phases import START
+from callfence.policygen.recording.atomic import write
+from callfence.policygen.text import file_word
+from callfence.policygen.values import replace
+from callfence.shared.files import output, require_other
 from callfence.shared.inputs import content, document, run_command
 from callfence.shared.options import Parser, architecture
+from callfence.shared.outputs import as_output
 from callfence.shared.profiles import as_objects, loss_lines
-from policygen import formats
-from policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
-from policygen.implied.resolve import resolve, resolved
-from policygen.phases import START
-from policygen.recording.atomic import write
-from policygen.text import file_word
-from policygen.values import replace
-from tracer.abi import NATIVE, Arch
-from tracer.errors import UserError
+from callfence.tracer.abi import NATIVE, Arch
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from policygen.formats import Exported
-    from policygen.model import Policy
+    from callfence.policygen.formats import Exported
+    from callfence.policygen.model import Policy
 
 _NAMES = [name for name, row in formats.FORMATS.items() if row.export]
 _UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
@@ -71,6 +71,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    for written in (options.output, options.losses):
+        require_other(written, options.policy, options.unit)
     shown = document(options.policy)
     if options.audit and not options.unit:
         raise UserError("--audit requires --unit, and --to systemd-enforce")
@@ -101,7 +103,7 @@ def _export(options: argparse.Namespace) -> int:
             "losses": as_objects(exported.losses),
             "added": [{"call": addition.call, "why": addition.why} for addition in exported.additions],
         }
-        write(Path(options.losses), (json.dumps(described, indent=2) + "\n").encode())
+        write(Path(options.losses), f"{as_output('losses', described)}\n".encode())
     if options.strict and (is_wider or is_useless):
         useless = "has no calls of a container runtime, so no container would start"
         reason = f"would allow more than {options.policy}" if is_wider else useless

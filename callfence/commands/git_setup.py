@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from callfence.policygen.recording import atomic
 from callfence.shared.inputs import message
 from callfence.shared.options import Parser
-from policygen.recording import atomic
 
 if TYPE_CHECKING:
     import argparse

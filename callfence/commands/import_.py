@@ -8,15 +8,15 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from callfence.shared.files import output, put
+from callfence.policygen import formats
+from callfence.policygen.formats import FormatOptions
+from callfence.shared.files import output, put, require_other
 from callfence.shared.inputs import content, run_command
 from callfence.shared.options import Parser, architecture
 from callfence.shared.profiles import loss_lines, read_policy
 from callfence.shared.text import plural
-from policygen import formats
-from policygen.formats import FormatOptions
-from tracer.abi import NATIVE, Arch
-from tracer.errors import UserError
+from callfence.tracer.abi import NATIVE, Arch
+from callfence.tracer.errors import UserError
 
 DESCRIPTION = """\
 Print a container profile or a filter as a policy: the one in FILE or, with --pid, the filters of a running process.  Standard
@@ -98,13 +98,14 @@ def _import(options: argparse.Namespace) -> int:
 
         output = Path(options.output) if options.output else None
         return import_recording(LogOptions(options.format, options.file, output, options.within, options.exact, format_options))
+    require_other(options.output, options.file)
     return _print(options, options.format, options.file, content(options.file), format_options)
 
 
 def _of_process(options: argparse.Namespace) -> int:
     """Convert the filters of a process, in the order in which they were installed, and return the exit status.  Raises
     TracerError if they cannot be read, UserError if they cannot be converted."""
-    from tracer.running.attach import filter_counts, read_filters
+    from callfence.tracer.running.attach import filter_counts, read_filters
 
     pid, programs = options.pid, read_filters(options.pid)
     others = sorted(thread for thread, count in filter_counts(pid).items() if count != len(programs))

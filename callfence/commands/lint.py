@@ -9,24 +9,25 @@ from typing import TYPE_CHECKING
 from callfence.enforcing.files import own
 from callfence.judging.formats import Lines, Result, SarifRule, as_object, sarif
 from callfence.judging.links import links
+from callfence.policygen.language.naming import format_call
+from callfence.policygen.lint.catalogue import Level
+from callfence.policygen.lint.findings import Finding, about_files, lint, unreached
+from callfence.policygen.review.judgement import Reason, with_reasons_before
 from callfence.shared.files import recording_path
 from callfence.shared.inputs import document as read, message, print_error, print_lines
 from callfence.shared.options import Parser
+from callfence.shared.outputs import as_output
 from callfence.shared.text import on_one_line, plural
-from policygen.language.naming import format_call
-from policygen.lint.catalogue import Level
-from policygen.lint.findings import Finding, about_files, lint, unreached
-from policygen.review.judgement import Reason, with_reasons_before
-from tracer.abi import table
-from tracer.errors import CallfenceError
+from callfence.tracer.abi import table
+from callfence.tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
-    from policygen.language.document import Document
-    from policygen.model import Entry
-    from tracer.abi import Arch
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.model import Entry
+    from callfence.tracer.abi import Arch
 
 _LONGEST = 2000
 """How many characters of an entry are printed."""
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> int:
     ]
     places = {name: Lines(name) for name in dict.fromkeys(name for name, _, _ in findings)}
     if options.format == "json":
-        print(json.dumps({"findings": [as_object(name, finding, places[name]) for name, _, finding in shown]}, indent=2))
+        print(as_output("lint", {"findings": [as_object(name, finding, places[name]) for name, _, finding in shown]}))
     elif options.format == "sarif":
         results = [_result(name, finding, places[name], is_new=(name, finding) in excused) for name, _, finding in findings]
         print(json.dumps(sarif(results), indent=2))
@@ -106,7 +107,7 @@ def _here(options: argparse.Namespace, name: str, document: Document, old: Docum
 def _beside(options: argparse.Namespace, name: str, document: Document) -> list[Finding]:
     found = [*about_files(document, own(document.policy.files, Path(name))), *links(document, options.git)]
     if document.policy.phases and recording_path(Path(name)).exists():
-        from policygen.recording import recording_file
+        from callfence.policygen.recording import recording_file
 
         try:
             recording = recording_file.load(recording_path(Path(name)))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from callfence.policygen.text import pip_install
 from callfence.shared.inputs import run_command
 from callfence.shared.options import Parser
-from tracer.errors import UserError
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
 
 DESCRIPTION = """\
-Serve the Model Context Protocol on standard input and output (the `mcp` extra: pip install 'callfence[mcp]').  An agent gets
+Serve the Model Context Protocol on standard input and output (the `mcp` extra, docs/install.md).  An agent gets
 three tools: `run` runs a command confined by POLICY; `explain_denial` says what a command was denied, and which line would
 allow it; `request_permission` asks the person at the client, who may allow it for this session, or always: then the line is
 written into POLICY, with the reason."""
@@ -39,7 +40,7 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         import mcp  # noqa: F401
     except ImportError as error:
-        raise UserError(f"the package `mcp` is missing ({error}): pip install 'callfence[mcp]'") from error
+        raise UserError(f"the package `mcp` is missing ({error}): {pip_install('mcp')}") from error
     from callfence.asking.mcp_server import server
     from callfence.asking.session import Session
 

@@ -9,24 +9,32 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.judging.differences import call_name, file_lines, is_whole
+from callfence.policygen.comparing.compare import Change, Verdict, compare
+from callfence.policygen.comparing.reducing import intersect, reduce
+from callfence.policygen.errors import did_you_mean
+from callfence.policygen.implied.resolve import resolved_at
+from callfence.policygen.language.document import Document, PolicyError, included, parse, read_text
+from callfence.policygen.language.lexer import decode
+from callfence.policygen.merging import merge_documents, unite, with_markers
+from callfence.policygen.model import Always, Entry
+from callfence.policygen.phases import START, names_of
+from callfence.policygen.recording import atomic, many, recording_file
+from callfence.policygen.recording.many import merge
+from callfence.policygen.sets.join import JoinError
 from callfence.shared.files import put
-from callfence.shared.inputs import document, print_error, run_command
+from callfence.shared.inputs import document, print_error, print_lines, run_command
 from callfence.shared.options import Parser
-from policygen.comparing.compare import Verdict, compare
-from policygen.comparing.reducing import intersect, reduce
-from policygen.language.document import Document, PolicyError, included, parse, read_text
-from policygen.language.lexer import decode
-from policygen.merging import merge_documents, unite, with_markers
-from policygen.phases import names_of
-from policygen.recording import atomic, many, recording_file
-from policygen.recording.many import merge
-from policygen.sets.join import JoinError
-from tracer.errors import UserError
+from callfence.shared.text import on_one_line
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from policygen.model import Policy
+    from callfence.policygen.comparing.compare import Comparison
+    from callfence.policygen.implied.resolve import Resolved
+    from callfence.policygen.model import Policy
 
 DESCRIPTION = """\
 Merge recordings into one recording, or policies into one policy.  A merged recording has every run of its inputs once; their
@@ -35,7 +43,9 @@ and has the comments of all.  For a FOLDER, its *.policy files are merged or, if
 .callfence/*.rec files.
 
 With --narrow-by BY, print FILE narrowed by BY: of a system call that BY names, only what both policies allow; of any other,
-what FILE allows.  With --intersect BASE, print what both FILE and BASE allow, and nothing else."""
+what FILE allows.  With --intersect BASE, print what both FILE and BASE allow, and nothing else; standard error lists what BASE
+takes from FILE.  With --why CALL, print instead what each of them says of a call, and both.  FILE, BASE and BY may be container
+profiles (JSON)."""
 
 DRIVER = """run as git's merge driver (set up by `callfence git-setup`): merge the changes of both branches since BASE into
 OURS; NAME is the file's path in the repository"""
@@ -44,7 +54,7 @@ OURS; NAME is the file's path in the repository"""
 USAGE = (
     "callfence merge -o OUT FILE|FOLDER ...",
     "callfence merge --narrow-by BY [-o OUT] FILE",
-    "callfence merge --intersect BASE [-o OUT] FILE",
+    "callfence merge --intersect BASE [-o OUT | --why CALL] FILE",
     "callfence merge --driver BASE OURS THEIRS [NAME]",
 )
 
@@ -59,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     narrow = "print FILE, a policy, without what the policy BY denies of the calls that BY names"
     parser.add_argument("--narrow-by", metavar="BY", help=narrow)
     parser.add_argument("--intersect", metavar="BASE", help="print what both the policies FILE and BASE allow")
+    parser.add_argument("--why", metavar="CALL", help="with --intersect: print what FILE, BASE and both say of a system call")
     parser.add_argument("--driver", action="store_true", help=DRIVER)
     parser.add_argument("inputs", metavar="FILE", type=Path, nargs="+", help=argparse.SUPPRESS)
     return parser
@@ -72,7 +83,9 @@ def main(arguments: list[str]) -> int:
         if other is not None:
             if options.driver or len(options.inputs) > 1 or None not in (options.narrow_by, options.intersect):
                 command.error(f"{option} takes one FILE, and excludes --driver, --narrow-by and --intersect")
-            return run_command("merge", partial(_narrow, str(options.inputs[0]), other, work, options.output))
+            if options.why is not None and (work is reduce or options.output):
+                command.error("--why requires --intersect, and excludes -o")
+            return run_command("merge", partial(_narrow, str(options.inputs[0]), other, work, options))
     if options.driver == (options.output is not None):
         command.error("give one of -o OUT, --narrow-by BY, --intersect BASE and --driver")
     if options.driver and len(options.inputs) not in (3, 4):
@@ -80,18 +93,60 @@ def main(arguments: list[str]) -> int:
     return run_command("merge", lambda: _drive(options.inputs) if options.driver else _fold(options.output, options.inputs))
 
 
-def _narrow(name: str, by: str, work: Callable[[Policy, Policy], Policy], output: Path | None) -> int:
+def _narrow(name: str, by: str, work: Callable[[Policy, Policy], Policy], options: argparse.Namespace) -> int:
     """Write the policy that `work` makes of the policies `name` and `by`, which allows no more, and return 0.  Raises UserError
     or OSError, and has written nothing then."""
-    before = document(name)
+    before, other = document(name), document(by)
     try:
-        policy = work(before.policy, document(by).policy)
+        policy = work(before.policy, other.policy)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if compare(before.policy, policy).verdict in (Verdict.WIDER, Verdict.INCOMPARABLE):
+    comparison = compare(before.policy, policy)
+    if comparison.verdict in (Verdict.WIDER, Verdict.INCOMPARABLE):
         raise AssertionError("the narrowed policy allows more than it did")
-    put(output, before.with_policy(policy).inlined().text())
+    if options.why is not None:
+        print_lines(_of_call(options.why, {name: before.policy, by: other.policy, "both": policy}))
+        return 0
+    if work is intersect:
+        for line in _taken(comparison, name, by):
+            print_error(f"callfence merge: {line}")
+    put(options.output, before.with_policy(policy).inlined().text())
     return 0
+
+
+def _taken(comparison: Comparison, name: str, base: str) -> Iterator[str]:
+    """Yield what the first policy allows and its intersection with BASE does not: calls, then files, ports and hosts."""
+    less = [difference for difference in comparison.differences if difference.change is Change.LESS]
+    whole, in_part = ([call_name(each) for each in less if is_whole(each) is kind] for kind in (True, False))
+    for what, names in (("denies", whole), ("denies for some arguments", in_part)):
+        if names:
+            yield f"{base} {what}, which {name} allows: {', '.join(dict.fromkeys(names))}"
+    for line in file_lines(comparison.files):
+        yield f"{base} and {name} together: {line.strip()}"
+
+
+def _of_call(name: str, policies: Mapping[str, Policy]) -> Iterator[str]:
+    """Yield what each of some policies, by name, says of a call, on each architecture and in each phase.  Raises UserError if
+    no architecture of theirs has the call."""
+    archs = [arch for arch in Arch if any(arch in policy.entries for policy in policies.values())]
+    known = {call for arch in archs for call in table(arch).by_name}
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise UserError(f"--why {name}: {' and '.join(archs)} has no such call{f'; {hint}' if hint else ''}")
+    width = max(map(len, policies)) + 2
+    for arch, call in ((arch, table(arch).by_name[name]) for arch in archs if name in table(arch).by_name):
+        for phase in (START, *names_of(*policies.values())):
+            yield f"{arch}{f', {phase}' if phase != START else ''}"
+            for shown, policy in policies.items():
+                yield f"  {shown + ':':{width}}{_answer(resolved_at(policy, phase), arch, call.number)}"
+
+
+def _answer(policy: Resolved, arch: Arch, number: int) -> str:
+    if arch not in policy.entries:
+        return "it has no section for this architecture, so the call is denied"
+    action = policy.unknown if table(arch).is_newer(number, policy.table) else policy.default
+    entry = policy.entries[arch].get(number, Entry(Always(True), action))
+    return on_one_line(arch, number, entry).partition(": ")[2]
 
 
 def _fold(output: Path, inputs: list[Path]) -> int:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.companion import load_evidence
+from callfence.policygen.sets.algebra import TooComplexError
 from callfence.report.content import as_json, gather
 from callfence.report.page import page
-from callfence.shared.files import output, put
+from callfence.shared.files import output, put, require_other
 from callfence.shared.inputs import document, run_command
 from callfence.shared.options import Parser
-from policygen.sets.algebra import TooComplexError
-from tracer.errors import UserError
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
     def work() -> int:
         if "-" in (options.policy, options.against):
             raise UserError("a report names its files, so POLICY cannot be standard input: name a file (./- for a file -)")
+        require_other(options.output, options.policy, options.against)
         other = (options.against, document(options.against)) if options.against is not None else None
         try:
             policy = document(options.policy)

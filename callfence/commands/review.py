@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.companion import load_evidence
+from callfence.enforcer.reporting.verdict import advise
 from callfence.judging.ask import Asker
 from callfence.judging.differences import (
     call_name,
@@ -20,37 +21,36 @@ from callfence.judging.differences import (
     shown_name,
 )
 from callfence.judging.sites import Symbols, site_lines
+from callfence.policygen.comparing.compare import Change, compare
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.grants import is_line, written
+from callfence.policygen.language.naming import format_action, format_call
+from callfence.policygen.model import Entry
+from callfence.policygen.recording import atomic, recording_file
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Recording
+from callfence.policygen.review.changes import PHASES, SETTINGS, EntryChange, PolicyChange, SettingChange, changes
+from callfence.policygen.review.decisions import Answer, Decision, resolve, with_accepted
+from callfence.policygen.review.judgement import judge, judge_differences
+from callfence.policygen.review.risk import needs_a_person
+from callfence.policygen.review.why import provenance
 from callfence.shared.files import locked, recording_path
 from callfence.shared.inputs import document, document_at, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural, printable
-from enforcer.reporting.verdict import advise
-from policygen.comparing.compare import Change, compare
-from policygen.evaluate import evaluate
-from policygen.grants import is_line, written
-from policygen.language.naming import format_action, format_call
-from policygen.model import Entry
-from policygen.recording import atomic, recording_file
-from policygen.recording.many import merge
-from policygen.recording.model import Recording
-from policygen.review.changes import PHASES, SETTINGS, EntryChange, PolicyChange, SettingChange, changes
-from policygen.review.decisions import Answer, Decision, resolve, with_accepted
-from policygen.review.judgement import judge, judge_differences
-from policygen.review.risk import needs_a_person
-from policygen.review.why import provenance
-from tracer.abi import table
-from tracer.errors import UserError
+from callfence.tracer.abi import table
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from policygen.language.document import Document
-    from policygen.lint.catalogue import Danger
-    from policygen.model import Policy
-    from policygen.review.judgement import Headline, Judgement
-    from policygen.review.why import Provenance
-    from tracer.abi import Arch
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.lint.catalogue import Danger
+    from callfence.policygen.model import Policy
+    from callfence.policygen.review.judgement import Headline, Judgement
+    from callfence.policygen.review.why import Provenance
+    from callfence.tracer.abi import Arch
 
 DESCRIPTION = """\
 Accept, reject or edit what POLICY newly allows, one change at a time, the most dangerous first.  Each is shown with its risk
@@ -73,7 +73,8 @@ NO_TERMINAL = (
 )
 
 NO_TERMINAL_LOG = (
-    "asking needs a terminal, and there is none: use --accept-all, or `callfence allow {policy} --log LOG --only SYSCALL`"
+    "asking needs a terminal, and there is none: --no-terminal shows the changes, --accept-all allows all of them, "
+    "`callfence allow {policy} --log LOG --only SYSCALL` those of one call"
 )
 
 

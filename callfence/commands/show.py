@@ -7,22 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.implied.resolve import resolve, resolved, tidy
+from callfence.policygen.language.document import included, parse, read_text
+from callfence.policygen.language.lexer import decode
+from callfence.policygen.phases import in_each
+from callfence.policygen.recording import atomic
 from callfence.shared.inputs import content, document, is_program, program, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
-from policygen.filter import bpf
-from policygen.filter.compile import compile_policy
-from policygen.implied.resolve import resolve, resolved, tidy
-from policygen.language.document import included, parse, read_text
-from policygen.language.lexer import decode
-from policygen.phases import in_each
-from policygen.recording import atomic
-from tracer.errors import CallfenceError, UserError
+from callfence.tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
     import argparse
 
-    from policygen.implied.resolve import Resolved
+    from callfence.policygen.implied.resolve import Resolved
 
 DESCRIPTION = """\
 Print a policy in canonical form, with its includes resolved, or print the instructions of its filter.  With --write, rewrite

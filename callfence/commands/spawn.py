@@ -9,40 +9,40 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from callfence import start
+from callfence.enforcer import kernel
+from callfence.enforcer.arming import nested, phases, plan, seized  # noqa: F401  # what starts need
+from callfence.enforcer.bpf import ALL_RUN
+from callfence.enforcer.errors import EnforceError
+from callfence.enforcer.files import granted, landlock  # noqa: F401
+from callfence.enforcer.hosts import granted as granted_hosts  # noqa: F401
+from callfence.enforcer.later import Loaded
+from callfence.enforcer.reporting import audit  # noqa: F401
+from callfence.enforcer.spawning.listening import Listener, serve
+from callfence.enforcer.spawning.peer import Rights, require_plain
+from callfence.enforcer.spawning.serving import Spawner
 from callfence.enforcing import cache, files  # noqa: F401  # files: for policies that confine these
 from callfence.enforcing.command import Start
 from callfence.enforcing.options import parse
 from callfence.enforcing.sealed import Compiled, seal, unseal
 from callfence.shared.options import Parser
 from callfence.shared.text import printable
-from enforcer import kernel
-from enforcer.arming import nested, phases, plan, seized  # noqa: F401  # what starts need
-from enforcer.bpf import ALL_RUN
-from enforcer.errors import EnforceError
-from enforcer.files import granted, landlock  # noqa: F401
-from enforcer.hosts import granted as granted_hosts  # noqa: F401
-from enforcer.later import Loaded
-from enforcer.reporting import audit  # noqa: F401
-from enforcer.spawning.listening import Listener, serve
-from enforcer.spawning.peer import Rights, require_plain
-from enforcer.spawning.serving import Spawner
-from tracer.errors import CallfenceError
+from callfence.tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-    from enforcer.hosts.granted import Hosts
-    from enforcer.launch import Launch
-    from enforcer.spawning.protocol import Request
-    from enforcer.spawning.serving import Prepare
+    from callfence.enforcer.hosts.granted import Hosts
+    from callfence.enforcer.launch import Launch
+    from callfence.enforcer.spawning.protocol import Request
+    from callfence.enforcer.spawning.serving import Prepare
 
 for name in ("_sha2", "_sha256"):  # of which a log takes the one that there is
     with suppress(ImportError):
         __import__(name)
 
-_COMPILER = "policygen.filter.compile"
+_COMPILER = "callfence.policygen.filter.compile"
 """The module without which no policy is compiled; this process does not import it."""
 OF_PROCESS = ("--close-fds", "--keep-fd", "--die-with-parent", "--drop-caps", "--quiet-kernel", "--ask")
 """The options of `enforce` that a client cannot give: four are about its own process, a start without a helper gains nothing by
@@ -95,11 +95,11 @@ def main(arguments: list[str]) -> int:
 
 def _describe() -> None:
     """Judge and describe a denied call for nothing: then the tables that this takes are parsed here, and not by each helper."""
-    from enforcer.reporting.verdict import Verdicts, advise, risk_of
-    from policygen.implied.tables import parse_all
-    from policygen.language.document import parse as parse_policy
-    from policygen.language.naming import format_call
-    from tracer.abi import NATIVE, Event, table
+    from callfence.enforcer.reporting.verdict import Verdicts, advise, risk_of
+    from callfence.policygen.implied.tables import parse_all
+    from callfence.policygen.language.document import parse as parse_policy
+    from callfence.policygen.language.naming import format_call
+    from callfence.tracer.abi import NATIVE, Event, table
 
     parse_all(NATIVE)
     policy = parse_policy(f"implied 1\narch {NATIVE}\nopenat: flags == O_RDONLY\n").policy

@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING
 from callfence.enforcing import cache, filters
 from callfence.enforcing.compile import check_cached, misfit
 from callfence.enforcing.sealed import is_bundle, unbundle
+from callfence.policygen.evaluate import answer
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.compile import WrongFilterError, compile_policy
+from callfence.policygen.filter.lift import lift
+from callfence.policygen.filter.symbolic import UnsupportedError
+from callfence.policygen.filter.verify import reported, verify
+from callfence.policygen.implied.resolve import resolve, resolved
+from callfence.policygen.language.naming import format_action, format_call
+from callfence.policygen.reading import read
+from callfence.policygen.sets.algebra import TooComplexError
 from callfence.shared.inputs import content, document, is_program, program, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
-from policygen.evaluate import answer
-from policygen.filter import bpf
-from policygen.filter.compile import WrongFilterError, compile_policy
-from policygen.filter.lift import lift
-from policygen.filter.symbolic import UnsupportedError
-from policygen.filter.verify import reported, verify
-from policygen.implied.resolve import resolve, resolved
-from policygen.language.naming import format_action, format_call
-from policygen.reading import read
-from policygen.sets.algebra import TooComplexError
-from tracer.errors import CallfenceError, UserError
+from callfence.tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
     import argparse
 
-    from policygen.implied.resolve import Resolved
-    from policygen.model import Policy
-    from tracer.abi import Event
+    from callfence.policygen.implied.resolve import Resolved
+    from callfence.policygen.model import Policy
+    from callfence.tracer.abi import Event
 
 
 def parser() -> argparse.ArgumentParser:

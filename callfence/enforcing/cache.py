@@ -19,17 +19,17 @@ import stat
 import sys
 
 from callfence import start
+from callfence.enforcer import kernel
+from callfence.enforcer.errors import EnforceError
 from callfence.enforcing.sealed import Compiled, digest, is_sealed, seal, unseal
-from enforcer import kernel
-from enforcer.errors import EnforceError
-from tracer import TYPE_CHECKING, linux
+from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
 SYSTEM = "/var/cache/callfence"
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+_ROOT = os.path.dirname(os.path.dirname(__file__))
 _ENFORCER = f"{_ROOT}/enforcer"
 _COMPILES = (
     f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi", f"{_ENFORCER}/reporting", f"{_ENFORCER}/files", f"{_ENFORCER}/hosts"
@@ -176,7 +176,7 @@ def installed() -> bytes:
     """Return bytes that identify the code that compiles: the versions of callfence and Python, and the time of installation; in
     a checkout, also the size and modification time of each file."""
     files = [("", status.st_mtime_ns, status.st_size) for status in map(os.stat, (start.__file__, _NOTES))]
-    if os.path.exists(f"{_ROOT}/pyproject.toml"):
+    if os.path.exists(f"{os.path.dirname(_ROOT)}/pyproject.toml"):
         folders = [*_COMPILES]
         for folder in folders:
             for entry in os.scandir(folder):
@@ -307,7 +307,9 @@ def secret() -> bytes:
     if problem:
         remedy = f"`keyctl unlink {key} @u` removes it"
         raise SecretError(f"the key {_NAME.decode()} ({key}) in the user's keyring {problem}; {remedy}")
-    return content.raw
+    # A kernel with algif_hash makes keyed BLAKE2b digests with a key of the keyring (ALG_SET_KEY_BY_KEY_SERIAL), so the key
+    # itself signs nothing.
+    return digest(content.raw)
 
 
 def _key() -> int:

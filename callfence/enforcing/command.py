@@ -9,32 +9,32 @@ from __future__ import annotations
 import os
 import sys
 
+from callfence.enforcer import confinement, execution, kernel, launch
+from callfence.enforcer.arming.seized import HINT
+from callfence.enforcer.bpf import Filter, notifying_filter
+from callfence.enforcer.errors import FAILED, EnforceError
+from callfence.enforcer.reporting.destination import TEXT, Destination, opened
+from callfence.enforcer.reporting.reporter import Reporter
 from callfence.enforcing import filters
 from callfence.enforcing.options import CHOICES, help_text, parse, parser as parser
-from enforcer import confinement, execution, kernel, launch
-from enforcer.arming.seized import HINT
-from enforcer.bpf import Filter, notifying_filter
-from enforcer.errors import FAILED, EnforceError
-from enforcer.reporting.destination import TEXT, Destination, opened
-from enforcer.reporting.reporter import Reporter
-from policygen.text import printable
-from tracer import TYPE_CHECKING, proc
-from tracer.errors import CallfenceError
-from tracer.linux import privilege_lost
-from tracer.machine import MACHINE
+from callfence.policygen.text import printable
+from callfence.tracer import TYPE_CHECKING, proc
+from callfence.tracer.errors import CallfenceError
+from callfence.tracer.linux import privilege_lost
+from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from callfence.enforcer.files.granted import Reach
+    from callfence.enforcer.files.landlock import Confinement
+    from callfence.enforcer.hosts.granted import Hosts
+    from callfence.enforcer.launch import Launch
+    from callfence.enforcer.reporting.audit import Source
+    from callfence.enforcer.reporting.events import Log
     from callfence.enforcing.filters import Variant
     from callfence.enforcing.sealed import Compiled
-    from enforcer.files.granted import Reach
-    from enforcer.files.landlock import Confinement
-    from enforcer.hosts.granted import Hosts
-    from enforcer.launch import Launch
-    from enforcer.reporting.audit import Source
-    from enforcer.reporting.events import Log
 
 _CONFINEMENT = (
     "--policy", "--compiled", "--no-cache", "--arm", "--log", "--no-evidence", "--audit", "--quiet-kernel", "--best-effort",
@@ -54,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     if text := help_text(arguments):
         try:
             os.write(1, text.encode())
+        except BrokenPipeError:  # `| head`
+            return 128 + 13  # SIGPIPE
         except OSError as error:
             _say(f"enforce: standard output: {error.strerror}", 2)
             return FAILED
@@ -115,7 +117,7 @@ class Start:
         is_nested = launch.is_filtered()
         untraced = ""
         if is_nested:
-            from enforcer.arming import nested
+            from callfence.enforcer.arming import nested
 
             arm = self._arm(policies)
             traces = arm != "now" or any(policy.stages for policy in policies)
@@ -302,10 +304,10 @@ class Start:
 
     def _open_log(self, path: str, policies: Sequence[Compiled]) -> None:
         """Open the log, for a program whose executable is at `path`.  Raises EnforceError."""
-        from enforcer.reporting import events
+        from callfence.enforcer.reporting import events
 
         sources, process = (source for policy in policies for source in policy.sources), self.process or os.getpid()
-        self.log = log = events.Log(opened(self._value("--log")), sources, process)
+        self.log = log = events.Log(opened(self._value("--log")), sources, process, self.environment)
         log.start = {
             "time": events.now(),
             "mode": "audit" if self.is_audit else "enforce",

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Final
 
 from callfence.enforcing import cache, filters
 from callfence.enforcing.sealed import bundle
+from callfence.policygen.evaluate import answer
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.listener import expects_listener, may_install_filters, names_listener
+from callfence.policygen.filter.verify import meaning, verify
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.naming import format_action, format_call
+from callfence.policygen.reading import read
+from callfence.policygen.recording import atomic
+from callfence.shared.files import require_other
 from callfence.shared.inputs import run_command
 from callfence.shared.options import Parser
-from policygen.evaluate import answer
-from policygen.filter import bpf
-from policygen.filter.listener import expects_listener, may_install_filters, names_listener
-from policygen.filter.verify import meaning, verify
-from policygen.implied.resolve import resolved
-from policygen.language.naming import format_action, format_call
-from policygen.reading import read
-from policygen.recording import atomic
-from tracer.errors import CallfenceError, UserError
+from callfence.tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
     import argparse
@@ -56,6 +57,7 @@ def main(arguments: list[str]) -> int:
 def _into_file(options: argparse.Namespace) -> int:
     """Write the filters of one policy to a file that does not identify this installation, since other machines may use it.
     Return 0.  Raises PolicyError, CompileError, OSError."""
+    require_other(options.output, options.policies[0])
     atomic.write(options.output, bundle(_compiled(options.policies[0]), b""))
     print(f"{options.output}: written; `enforce --compiled {options.output}` uses it")
     return 0

@@ -6,22 +6,22 @@ from __future__ import annotations
 
 import os
 
+from callfence.enforcer.bpf import chain
+from callfence.enforcer.errors import EnforceError
 from callfence.enforcing.cache import SYSTEM, folder
-from enforcer.bpf import chain
-from enforcer.errors import EnforceError
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from callfence.enforcer.files.granted import Reach
+    from callfence.enforcer.files.landlock import Confinement
+    from callfence.enforcer.hosts.granted import Hosts
+    from callfence.enforcer.reporting.audit import Source
     from callfence.enforcing.sealed import Compiled
-    from enforcer.files.granted import Reach
-    from enforcer.files.landlock import Confinement
-    from enforcer.hosts.granted import Hosts
-    from enforcer.reporting.audit import Source
-    from policygen.grants import Files
-    from policygen.lint.files import Risk
+    from callfence.policygen.grants import Files
+    from callfence.policygen.lint.files import Risk
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 _REMEDY = "keep it elsewhere, or grant a folder below"
@@ -47,7 +47,7 @@ def confinement(
     rules = _rules(policies, arm)
     if not rules:
         return None
-    from enforcer.files.landlock import Confinement, GrantError
+    from callfence.enforcer.files.landlock import Confinement, GrantError
 
     try:
         contents = [content for _, content in rules]
@@ -63,7 +63,7 @@ def records(
 ) -> Source | None:
     """Return the source of the kernel's audit records of what `rules` deny, and have these write them for it; None if there is
     none here.  The other parameters are `confinement`'s."""
-    from enforcer.reporting.audit import opened
+    from callfence.enforcer.reporting.audit import opened
 
     files = [file for file, _ in _rules(policies, arm)]
     source = opened([files[index] for index in rules.confining], environment)
@@ -74,7 +74,7 @@ def records(
 def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool, process: int = 0) -> Reach:
     """Return the files and ports that all policies grant, by which calls are judged: also those that a filter sees to, since
     with `is_audit` the calls that it denies run.  The other parameters are `confinement`'s."""
-    from enforcer.files.granted import Reach
+    from callfence.enforcer.files.granted import Reach
 
     filters = [policy.filter for policy in policies]
     return Reach(_rules(policies, "entry"), filters, environment, is_audit=is_audit, process=process)
@@ -83,7 +83,7 @@ def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
 def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool) -> Hosts:
     """Return the hosts and unix sockets that all policies grant.  Raises EnforceError if this process cannot make the program's
     calls."""
-    from enforcer.hosts.granted import Hosts, problem
+    from callfence.enforcer.hosts.granted import Hosts, problem
 
     if text := problem():
         raise EnforceError(f"the policy confines hosts or unix sockets, and {text}")
@@ -95,8 +95,8 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
 
 def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:
     """Return whether encoded rules keep the program from changing the files by which names are looked up."""
-    from enforcer.hosts.names.known import FILES
-    from policygen.files.landlock import CHANGES, PlaceError, decode, located
+    from callfence.enforcer.hosts.names.known import FILES
+    from callfence.policygen.files.landlock import CHANGES, PlaceError, decode, located
 
     rules = decode(content)
     if rules.paths is None:
@@ -119,7 +119,7 @@ def _rules(policies: Sequence[Compiled], arm: str) -> list[tuple[str, bytes]]:
 
 def _place(policies: Sequence[Compiled], path: bytes) -> str:
     """Return the position of the policies' first line about a path, as `FILE:LINE: `; "" if there is none."""
-    from policygen.paths import PathError, canonical, encoded, unquoted
+    from callfence.policygen.paths import PathError, canonical, encoded, unquoted
 
     for name, content in (source for policy in policies for source in policy.sources):
         for number, line in enumerate(content.decode(errors="replace").splitlines(), 1):
@@ -140,11 +140,11 @@ OWN_CODE = "own-code"
 def own(files: Files, policy: Path, code: Sequence[str] = ()) -> Iterator[tuple[str, Risk]]:
     """Yield each line of a policy by which the program can change what confines it on this machine, or its own `code` (paths of
     executables and scripts), with the risk."""
+    from callfence.policygen.files.landlock import PlaceError, located
+    from callfence.policygen.grants import Right, path_line
+    from callfence.policygen.lint.files import Risk
+    from callfence.policygen.paths import encoded
     from callfence.shared.files import recording_path
-    from policygen.files.landlock import PlaceError, located
-    from policygen.grants import Right, path_line
-    from policygen.lint.files import Risk
-    from policygen.paths import encoded
 
     confining = [
         ("own-policy", "warning", os.fspath(policy), "its own policy", "the next start has another one"),

@@ -8,21 +8,21 @@ from __future__ import annotations
 import os
 import stat
 
+from callfence.enforcer.bpf import chain, notifying_on_exit, without_listener
+from callfence.enforcer.errors import EnforceError
 from callfence.enforcing import cache
 from callfence.enforcing.sealed import Compiled, unbundle
-from enforcer.bpf import chain, notifying_on_exit, without_listener
-from enforcer.errors import EnforceError
-from policygen import reading
-from tracer import TYPE_CHECKING
+from callfence.policygen import reading
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Literal
 
-    from enforcer.arming.plan import Plan, Stage
-    from policygen.language.document import Document
-    from policygen.model import Action, Policy
-    from policygen.reading import Check
+    from callfence.enforcer.arming.plan import Plan, Stage
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.model import Action, Policy
+    from callfence.policygen.reading import Check
     Variant = Literal["report", "audit", "silent", "warm"]
 
 VARIANTS: tuple[Variant, ...] = ("report", "audit", "silent", "warm")
@@ -54,9 +54,9 @@ def compiled(
                 "`learn --pid PID` records one"
             )
         raise EnforceError(f"the policy {path} cannot be read: {error.strerror}{hint}") from error
-    from policygen.errors import PolicyError
-    from tracer.abi import COMPAT, NATIVE
-    from tracer.errors import CallfenceError
+    from callfence.policygen.errors import PolicyError
+    from callfence.tracer.abi import COMPAT, NATIVE
+    from callfence.tracer.errors import CallfenceError
 
     try:
         document, sources = with_includes(path, content, check)
@@ -69,8 +69,8 @@ def compiled(
     except PolicyError:
         raise
     except CallfenceError as error:
-        from enforcer.launch import is_filtered
-        from policygen.filter.libseccomp import LibseccompError
+        from callfence.enforcer.launch import is_filtered
+        from callfence.policygen.filter.libseccomp import LibseccompError
 
         remedy = f"; compile the policy before: `callfence compile -o FILE {path}`, then `enforce --compiled FILE`"
         is_denied = isinstance(error, LibseccompError) and is_filtered()
@@ -84,22 +84,22 @@ def compiled(
 
 def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], variant: Variant) -> Compiled:
     """Compile a variant of a policy that was read from `sources`.  Raises CompileError."""
-    from enforcer import later
+    from callfence.enforcer import later
 
     describing = later.files() if variant != "warm" else b""  # before what compiles is imported as well
-    from enforcer.hosts.rules import encode
-    from policygen.filter.compile import compile_policy
-    from policygen.filter.listener import expects_listener, may_install_filters, names_listener
-    from policygen.filter.verify import kills_itself
-    from policygen.implied.resolve import resolved
+    from callfence.enforcer.hosts.rules import encode
+    from callfence.policygen.filter.compile import compile_policy
+    from callfence.policygen.filter.listener import expects_listener, may_install_filters, names_listener
+    from callfence.policygen.filter.verify import kills_itself
+    from callfence.policygen.implied.resolve import resolved
 
     policy, is_settled = document.policy, False
     phases: list[Stage] = []
     if variant == "warm":
-        from enforcer.arming.plan import Stage
-        from policygen.learning.generate import generate
-        from policygen.learning.warm import recording_filter
-        from tracer.kernel import RET_RECORD, RET_WATCH
+        from callfence.enforcer.arming.plan import Stage
+        from callfence.policygen.learning.generate import generate
+        from callfence.policygen.learning.warm import recording_filter
+        from callfence.tracer.kernel import RET_RECORD, RET_WATCH
 
         filter_ = recording_filter(policy, RET_RECORD, RET_WATCH)
         phases = [Stage(phase.name, (), b"") for phase in policy.phases]
@@ -133,23 +133,23 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
 def files_of(policy: Policy) -> tuple[bytes, bytes]:
     """Return the policy's rules for files and ports, encoded for `Compiled.files` and `Compiled.files_from_entry`; b"" if
     Landlock need not confine any."""
-    from policygen.files.landlock import encode
-    from policygen.files.ruleset import ruleset
-    from policygen.model import Arm
+    from callfence.policygen.files.landlock import encode
+    from callfence.policygen.files.ruleset import ruleset
+    from callfence.policygen.model import Arm
 
     return encode(ruleset(policy)), encode(ruleset(policy, Arm.ENTRY))
 
 
 def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
     """Compile the phases of a policy.  Raises CompileError for a phase that no process could enter, or for `notify`."""
-    from enforcer.arming.plan import Stage
-    from policygen.evaluate import answers
-    from policygen.filter.compile import CompileError, compile_policy
-    from policygen.implied.resolve import resolved
-    from policygen.model import ENTER, NOTIFY, ActionKind
-    from policygen.sets.region import space
-    from tracer.abi import table
-    from tracer.abi.waits import calls_of
+    from callfence.enforcer.arming.plan import Stage
+    from callfence.policygen.evaluate import answers
+    from callfence.policygen.filter.compile import CompileError, compile_policy
+    from callfence.policygen.implied.resolve import resolved
+    from callfence.policygen.model import ENTER, NOTIFY, ActionKind
+    from callfence.policygen.sets.region import space
+    from callfence.tracer.abi import table
+    from callfence.tracer.abi.waits import calls_of
 
     if policy.phases and any(action.kind is ActionKind.NOTIFY for action in _actions(policy)):
         raise CompileError(
@@ -200,8 +200,8 @@ def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -
 
 def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
     """Parse the content of a policy file; `read` returns the content of each file that it includes.  Raises PolicyError."""
-    from policygen.language.document import parse
-    from policygen.language.lexer import decode
+    from callfence.policygen.language.document import parse
+    from callfence.policygen.language.lexer import decode
 
     return parse(decode(content, path), path, read=lambda name: decode(read(name), name))
 
@@ -276,7 +276,7 @@ def plan(
     `compiled` are the filters to use, `silent` the same for a kernel that answers alone.  `notifying` are additional filters
     of the last phase, `notified` the calls of which these notify the helper.  Raises EnforceError if more than one policy has
     phases, or if a filter is too large."""
-    from enforcer.arming.plan import Plan
+    from callfence.enforcer.arming.plan import Plan
 
     places = [place for place, policy in enumerate(compiled) if policy.stages]
     if len(places) > 1:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from callfence.enforcer.errors import EnforceError
 from callfence.start import __version__
-from enforcer.errors import EnforceError
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -160,13 +160,15 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
         elif option in _FLAGS:
             options.setdefault(option, []).append("")
         else:
-            from policygen.errors import did_you_mean
+            from callfence.policygen.errors import did_you_mean
 
             hint = did_you_mean(name, [*_VALUED, *_FLAGS])
             hint = hint or (
                 "write options of the program after its name" if rest else "`enforce --help-all` lists the options"
             )
             raise EnforceError(f"unknown option {option}: {hint}")
+    if options.get("--ask") == [""] and rest and rest[0].startswith("unix:"):
+        raise EnforceError(f"--ask {rest[0]}: write --ask={rest[0]}; without `=` it would be the program")
     if not rest:
         if any(name.isdecimal() for name in options.get("--policy", ())):
             raise EnforceError(

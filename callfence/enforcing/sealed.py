@@ -12,13 +12,13 @@ try:
 except ImportError:
     from hashlib import blake2b
 
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from enforcer.arming.plan import Stage
-    from policygen.language.document import Document
+    from callfence.enforcer.arming.plan import Stage
+    from callfence.policygen.language.document import Document
 
 _MAGIC = b"callfence filter 13\n"
 _BUNDLE = b"callfence filters 1\n"
@@ -110,7 +110,7 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool 
     """Return the content of the file for a compiled filter, signed with `secret`; b"" gives a checksum only.
 
     `made_by` identifies the code that compiled.  `is_shipped`: another machine may use the file."""
-    from enforcer.later import without_digests
+    from callfence.enforcer.later import without_digests
 
     later = without_digests(compiled.later) if is_shipped and compiled.later else compiled.later
     facts = [_YES if getattr(compiled, name) else b"" for name in _FACTS]
@@ -166,7 +166,7 @@ def _stage_fields(stage: Stage) -> list[bytes]:
 
 
 def _stage(fields: Sequence[bytes]) -> Stage:
-    from enforcer.arming.plan import Stage
+    from callfence.enforcer.arming.plan import Stage
 
     name, triggers, filter_, *facts = fields
     is_entered, is_notified = (fact == _YES for fact in facts)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from callfence.policygen.files.algebra import Difference, differences, extended
+from callfence.policygen.language.document import PolicyError
+from callfence.policygen.learning.portable import with_equivalents
+from callfence.policygen.model import ALLOW, Entry, Policy, alternatives
+from callfence.policygen.sets.algebra import TooComplexError
+from callfence.policygen.sets.join import JoinError, join_entries, refuses
+from callfence.policygen.values import replace
 from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
-from policygen.files.algebra import Difference, differences, extended
-from policygen.language.document import PolicyError
-from policygen.learning.portable import with_equivalents
-from policygen.model import ALLOW, Entry, Policy, alternatives
-from policygen.sets.algebra import TooComplexError
-from policygen.sets.join import JoinError, join_entries, refuses
-from policygen.values import replace
-from tracer.abi import Arch, table
-from tracer.named import NamedTuple
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policygen.model import Expression
+    from callfence.policygen.model import Expression
 
 
 class Addition(NamedTuple):

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from callfence.policygen.language.document import PolicyError, parse
+from callfence.policygen.lint.catalogue import combinations
+from callfence.policygen.lint.findings import WHY
+from callfence.policygen.review.changes import EntryChange, PolicyChange, with_differences
+from callfence.policygen.review.decisions import Answer, Decision, reasons_needed, takes_reason
+from callfence.policygen.values import replace
 from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
-from policygen.language.document import PolicyError, parse
-from policygen.lint.catalogue import combinations
-from policygen.lint.findings import WHY
-from policygen.review.changes import EntryChange, PolicyChange, with_differences
-from policygen.review.decisions import Answer, Decision, reasons_needed, takes_reason
-from policygen.values import replace
-from tracer.abi import table
+from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from policygen.language.document import Document
-    from policygen.lint.findings import Finding
-    from policygen.model import Entry
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.lint.findings import Finding
+    from callfence.policygen.model import Entry
 
 QUESTION: Final = "[a]ccept [r]eject [e]dit [s]kip [b]ack [all] [q]uit [?]: "
 HELP: Final = """\
@@ -166,8 +168,10 @@ def _parsed(change: EntryChange, entry: Entry, text: str) -> Entry:
 
 
 def read_line(prompt: str, text: str = "") -> str:
-    """Print `prompt`, and return a line from the terminal; `text` is offered for editing.  Raises EOFError for ^D,
-    KeyboardInterrupt for ^C."""
+    """Print `prompt`, and return a line from the terminal; `text` is offered for editing.  A byte that is not in the terminal's
+    encoding becomes a surrogate (PEP 383), which no policy may have.  Raises EOFError for ^D, KeyboardInterrupt for ^C."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # otherwise one such byte loses all decisions
     try:
         import readline
     except ImportError:  # Python may be built without it: the prompt shows the text instead
@@ -189,7 +193,7 @@ def _edited(text: str) -> str:
         return read_line("edit (empty: unchanged): ", text)
     with tempfile.TemporaryDirectory(prefix="callfence-") as folder:
         path = Path(folder, "line.policy")
-        path.write_text(f"{text.rstrip()}\n")
+        path.write_bytes(f"{text.rstrip()}\n".encode(errors="surrogateescape"))
         # The editor gets the terminal's signals, as under git.
         editor = subprocess.Popen(["sh", "-c", f'{_editor()} "$@"', "sh", path])
         old = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -200,4 +204,8 @@ def _edited(text: str) -> str:
         if status:
             print(f"  {_editor()} failed with exit status {status}; the line is unchanged")
             return ""
-        return path.read_text()
+        try:
+            return path.read_bytes().decode(errors="surrogateescape")
+        except OSError as error:
+            print(f"  the file that {_editor()} was given cannot be read: {error.strerror}; the line is unchanged")
+            return ""

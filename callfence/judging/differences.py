@@ -10,23 +10,23 @@ from collections import defaultdict
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from callfence.policygen.comparing.compare import Change, Verdict
+from callfence.policygen.grants import is_line
+from callfence.policygen.language.naming import format_action, format_call, format_expression
+from callfence.policygen.lint.catalogue import Level, dangers
+from callfence.policygen.model import ALLOW, Always
 from callfence.shared.text import plural
-from policygen.comparing.compare import Change, Verdict
-from policygen.grants import is_line
-from policygen.language.naming import format_action, format_call, format_expression
-from policygen.lint.catalogue import Level, dangers
-from policygen.model import ALLOW, Always
-from tracer.abi import table
-from tracer.named import NamedTuple
+from callfence.tracer.abi import table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from policygen.comparing.compare import Difference
-    from policygen.files.algebra import Difference as FileDifference
-    from policygen.lint.catalogue import Danger
-    from policygen.review.judgement import Headline, Judgement, Reason
-    from policygen.review.risk import Ranked
+    from callfence.policygen.comparing.compare import Difference
+    from callfence.policygen.files.algebra import Difference as FileDifference
+    from callfence.policygen.lint.catalogue import Danger
+    from callfence.policygen.review.judgement import Headline, Judgement, Reason
+    from callfence.policygen.review.risk import Ranked
 
 SAYS = {
     Verdict.DIFFERENT: "NEW allows the same calls as OLD, but answers some of them, or some denied ones, differently",
@@ -181,7 +181,7 @@ def _lines(differences: Sequence[Ranked], risky: str, conditions: bool) -> Itera
     for difference in grave if risky != "name" else ():
         yield from difference_lines(difference) if risky == "all" else [_one_line(difference)]
     more = [difference for difference in rest if difference.change is Change.MORE]
-    whole = [difference for difference in more if _is_whole(difference) and difference.after == ALLOW]
+    whole = [difference for difference in more if is_whole(difference) and difference.after == ALLOW]
     partly = [difference for difference in more if difference not in whole]
     yield from map(_one_line, partly if conditions else ())
     yield from _names("+", whole, "allow")
@@ -190,11 +190,12 @@ def _lines(differences: Sequence[Ranked], risky: str, conditions: bool) -> Itera
     for answer, group in groupby(others, key=_answer):
         yield from _names("~", [*group], answer)
     less = [difference for difference in rest if difference.change is Change.LESS]
-    yield from _names("-", [difference for difference in less if _is_whole(difference)], "no longer allowed")
-    yield from _names("-", [difference for difference in less if not _is_whole(difference)], "less than before")
+    yield from _names("-", [difference for difference in less if is_whole(difference)], "no longer allowed")
+    yield from _names("-", [difference for difference in less if not is_whole(difference)], "less than before")
 
 
-def _is_whole(difference: Difference) -> bool:
+def is_whole(difference: Difference) -> bool:
+    """Return whether a difference is about its call whatever the arguments."""
     return difference.rules == (Always(True),)
 
 

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING
 
 from callfence.judging.hosts import of_hosts
 from callfence.judging.sites import Site
-from callfence.shared.files import working_folder
-from callfence.shared.text import plural, printable
-from policygen.errors import did_you_mean
-from policygen.files.algebra import PATHS, line_kind
-from policygen.files.generalise import is_path, learned
-from policygen.files.landlock import PlaceError, located, named
-from policygen.grants import (
+from callfence.policygen.errors import did_you_mean
+from callfence.policygen.files.algebra import PATHS, line_kind
+from callfence.policygen.files.generalise import is_path, learned
+from callfence.policygen.files.landlock import PlaceError, located, named
+from callfence.policygen.grants import (
     BARE,
     MAX_PORT,
     NONE,
@@ -39,18 +37,20 @@ from policygen.grants import (
     rights_of,
     written,
 )
-from policygen.hosts import PLACES, canonical
-from policygen.lint.files import risks
-from policygen.paths import covers, encoded, shown
-from tracer.errors import UserError
-from tracer.named import NamedTuple
+from callfence.policygen.hosts import PLACES, canonical
+from callfence.policygen.lint.files import risks
+from callfence.policygen.paths import covers, encoded, shown
+from callfence.shared.files import working_folder
+from callfence.shared.text import plural, printable
+from callfence.tracer.errors import UserError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from policygen.files.algebra import Kind
-    from policygen.language.document import Document
-    from policygen.recording.model import Recording
+    from callfence.policygen.files.algebra import Kind
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.recording.model import Recording
 
 _UNCONFINED = "the policy has no `path` line, so it grants all files to the calls that it allows"
 _KINDS = {

@@ -22,25 +22,26 @@ from callfence.judging.differences import (
     said_first,
     shown_name,
 )
+from callfence.policygen.comparing.compare import Change
+from callfence.policygen.language.document import read_text
+from callfence.policygen.language.naming import format_action, format_call
+from callfence.policygen.lint.catalogue import Level
+from callfence.policygen.values import frozen
+from callfence.shared.outputs import as_output
 from callfence.shared.text import cell, code, printable
 from callfence.start import __version__
-from policygen.comparing.compare import Change
-from policygen.language.document import read_text
-from policygen.language.naming import format_action, format_call
-from policygen.lint.catalogue import Level
-from policygen.values import frozen
-from tracer.abi import NATIVE
-from tracer.errors import CallfenceError
+from callfence.tracer.abi import NATIVE
+from callfence.tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policygen.comparing.compare import Difference
-    from policygen.lint.catalogue import Danger
-    from policygen.lint.findings import Finding
-    from policygen.review.judgement import Headline, Judgement
-    from policygen.review.risk import Ranked
-    from tracer.abi import Arch
+    from callfence.policygen.comparing.compare import Difference
+    from callfence.policygen.lint.catalogue import Danger
+    from callfence.policygen.lint.findings import Finding
+    from callfence.policygen.review.judgement import Headline, Judgement
+    from callfence.policygen.review.risk import Ranked
+    from callfence.tracer.abi import Arch
 
 _LONGEST = 64
 """The most words of a setting that are compared; a path may have several."""
@@ -169,7 +170,8 @@ NEW_BEHAVIOUR = SarifRule("new-behaviour", "more is allowed", "The policy allows
 def as_json(judgement: Judgement) -> str:
     """Return a comparison as the text of a JSON object: the verdict, the headlines, `arm` and `scope` of both policies, and
     each difference with its risks."""
-    return json.dumps(
+    return as_output(
+        "diff",
         {
             "verdict": judgement.comparison.verdict,
             "first": [_headline(judgement, entry) for entry in judgement.headlines],
@@ -177,7 +179,6 @@ def as_json(judgement: Judgement) -> str:
             "scope": list(judgement.comparison.scopes),
             "differences": [_object(judgement, ranked) for ranked in judgement.differences],
         },
-        indent=2,
     )
 
 

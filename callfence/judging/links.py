@@ -11,19 +11,19 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from callfence.policygen.grants import path_line
+from callfence.policygen.lint.files import Risk
+from callfence.policygen.lint.findings import about_files
+from callfence.policygen.paths import HERE, covers, folders
+from callfence.policygen.values import replace
 from callfence.shared.inputs import git
 from callfence.shared.text import printable
-from policygen.grants import path_line
-from policygen.lint.files import Risk
-from policygen.lint.findings import about_files
-from policygen.paths import HERE, covers, folders
-from policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policygen.language.document import Document
-    from policygen.lint.findings import Finding
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.lint.findings import Finding
 
 IN_PLACE, BELOW = "link-in-place", "link-below"
 _WHY = "the line reads as if it granted a folder of the project"

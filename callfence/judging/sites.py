@@ -15,26 +15,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.judging.differences import call_name
+from callfence.policygen.comparing.compare import Change
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.evidence.facts import examples
+from callfence.policygen.language.naming import format_call
+from callfence.policygen.recording.model import joined
+from callfence.policygen.review.companion import is_companion
+from callfence.policygen.text import pip_install
+from callfence.policygen.values import frozen
 from callfence.shared.text import code, plural, printable
-from policygen.comparing.compare import Change
-from policygen.evaluate import evaluate
-from policygen.evidence.facts import examples
-from policygen.language.naming import format_call
-from policygen.recording.model import joined
-from policygen.review.companion import is_companion
-from policygen.values import frozen
-from tracer.abi import table
+from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from elftools.elf.elffile import ELFFile
 
-    from policygen.learning.generalise import Widening
-    from policygen.model import Policy
-    from policygen.recording.model import Observation, Recording
-    from policygen.review.risk import Ranked
-    from policygen.review.why import Provenance
+    from callfence.policygen.learning.generalise import Widening
+    from callfence.policygen.model import Policy
+    from callfence.policygen.recording.model import Observation, Recording
+    from callfence.policygen.review.risk import Ranked
+    from callfence.policygen.review.why import Provenance
 
 DEBUG = Path("/usr/lib/debug/.build-id")
 """Where distributions install stripped symbols, by build id: `xx/yyyy.debug` (gdb's manual, "Separate Debug Files")."""
@@ -121,7 +122,7 @@ class Symbols:
             from elftools.common.exceptions import ELFError
             from elftools.elf.elffile import ELFFile
         except ImportError:
-            self._problems["pyelftools is not installed (pip install pyelftools)"] = set()
+            self._problems[f"pyelftools is not installed ({pip_install('symbols')})"] = set()
             return None
         try:
             if not stat.S_ISREG(os.stat(place.file).st_mode):  # opening a pipe waits, and opening some devices acts

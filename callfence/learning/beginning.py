@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from policygen.recording import atomic
-from tracer.errors import UserError
+from callfence.policygen.recording import atomic
+from callfence.tracer.errors import UserError
 
 FOLDER = Path(__file__).parent.parent / "start_policies"
 """NAME.policy for each name; samples/start is a link to it."""

@@ -8,17 +8,17 @@ from contextlib import suppress
 from typing import NoReturn
 
 from callfence import start
+from callfence.enforcer.errors import FAILED, EnforceError
 from callfence.learning.options import LearnOptions, parse, parser
 from callfence.learning.prepare import prepare
 from callfence.learning.progress import say
 from callfence.learning.watch import name_of, program_of, watch
+from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Recording
 from callfence.shared.ending import end_like, fail
 from callfence.shared.files import policy_path
-from enforcer.errors import FAILED, EnforceError
-from policygen.recording import recording_file
-from policygen.recording.many import merge
-from policygen.recording.model import Recording
-from tracer.errors import CallfenceError, InternalError
+from callfence.tracer.errors import CallfenceError, InternalError
 
 __all__ = ["main", "parser"]
 

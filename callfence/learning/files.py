@@ -11,10 +11,9 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
+from callfence.enforcer.files.lookup import interpreter, look_up, looking
 from callfence.learning.ports import SOCKADDR, sent_to
-from callfence.shared.files import working_folder
-from enforcer.files.lookup import interpreter, look_up, looking
-from policygen.files.calls import (
+from callfence.policygen.files.calls import (
     NEW_ROOTS,
     PATH_CALLS,
     SENDING,
@@ -27,21 +26,22 @@ from policygen.files.calls import (
     opens_for_neither,
     wanted,
 )
-from policygen.files.landlock import OWN_FOLDERS, PlaceError, located, named
-from policygen.files.made import MADE, fewest
-from policygen.grants import NOTHING, Right, format_rights
-from policygen.learning.scope import FAMILY, OTHERS
-from policygen.model import ABSTRACT
-from tracer import kernel
+from callfence.policygen.files.landlock import OWN_FOLDERS, PlaceError, located, named
+from callfence.policygen.files.made import MADE, fewest
+from callfence.policygen.grants import NOTHING, Right, format_rights
+from callfence.policygen.learning.scope import FAMILY, OTHERS
+from callfence.policygen.model import ABSTRACT
+from callfence.shared.files import working_folder
+from callfence.tracer import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from policygen.files.calls import File, Need
-    from policygen.files.generalise import Use
-    from tracer.abi import Event
-    from tracer.calls import Calls
-    from tracer.task import Task
+    from callfence.policygen.files.calls import File, Need
+    from callfence.policygen.files.generalise import Use
+    from callfence.tracer.abi import Event
+    from callfence.tracer.calls import Calls
+    from callfence.tracer.task import Task
 
 _CHOSEN = re.compile(rb"[0-9a-f]{5}")  # net/unix/af_unix.c, unix_autobind()
 _PROC = re.compile(rb"/proc/(\d+)(?:/|$)")

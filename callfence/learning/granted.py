@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.learning.progress import say
-from policygen.files.algebra import differences, intersected
-from policygen.files.generalise import added, beside_hosts, kind_of
-from policygen.files.generalise_hosts import connects_by_host, looked_up, recorded
-from policygen.grants import KINDS, NOT_CONFINED, QUERY, Files
-from policygen.values import replace
+from callfence.policygen.files.algebra import differences, intersected
+from callfence.policygen.files.generalise import added, beside_hosts, kind_of
+from callfence.policygen.files.generalise_hosts import connects_by_host, looked_up, recorded
+from callfence.policygen.grants import KINDS, NOT_CONFINED, QUERY, Files
+from callfence.policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policygen.files.generalise import Use
-    from policygen.language.document import Document
-    from policygen.learning.generate import Generated
-    from policygen.model import Policy
-    from policygen.recording.model import Recording
+    from callfence.policygen.files.generalise import Use
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.learning.generate import Generated
+    from callfence.policygen.model import Policy
+    from callfence.policygen.recording.model import Recording
 
 
 def watched(recording: Recording) -> list[tuple[Use, ...]]:

@@ -12,37 +12,37 @@ from callfence.companion import update
 from callfence.learning.granted import watched, with_files
 from callfence.learning.store import add, print_forbidden
 from callfence.learning.summary import call_name, size_of
+from callfence.policygen import formats, reading
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.files.generalise import begun, beside_hosts
+from callfence.policygen.files.generalise_hosts import connects_by_host
+from callfence.policygen.formats import FormatOptions
+from callfence.policygen.grants import NOT_CONFINED
+from callfence.policygen.language.naming import format_call
+from callfence.policygen.learning.extend import Options
+from callfence.policygen.learning.generate import Generated, generate
+from callfence.policygen.learning.phases import in_phases, staged, start_of
+from callfence.policygen.learning.within import generate_within
+from callfence.policygen.model import IMPLIED
+from callfence.policygen.phases import phase_policies
+from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.fold import bounded
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Recording
+from callfence.policygen.review.risk import held_back
 from callfence.shared.files import recording_path
 from callfence.shared.inputs import content, document
 from callfence.shared.text import on_one_line, plural, printable
-from policygen import formats, reading
-from policygen.evaluate import evaluate
-from policygen.files.generalise import begun, beside_hosts
-from policygen.files.generalise_hosts import connects_by_host
-from policygen.formats import FormatOptions
-from policygen.grants import NOT_CONFINED
-from policygen.language.naming import format_call
-from policygen.learning.extend import Options
-from policygen.learning.generate import Generated, generate
-from policygen.learning.phases import in_phases, staged, start_of
-from policygen.learning.within import generate_within
-from policygen.model import IMPLIED
-from policygen.phases import phase_policies
-from policygen.recording import recording_file
-from policygen.recording.fold import bounded
-from policygen.recording.many import merge
-from policygen.recording.model import Recording
-from policygen.review.risk import held_back
-from tracer.abi import Arch, table
-from tracer.errors import UserError
-from tracer.named import NamedTuple
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.errors import UserError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
-    from policygen.language.document import Document
-    from policygen.model import Policy
-    from policygen.recording.model import Observation
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.model import Policy
+    from callfence.policygen.recording.model import Observation
 
 MAX_LOG = 2 << 30
 """The most bytes of a log; an hour of strace takes some hundred MiB."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from callfence.learning.options import LAST
+from callfence.policygen.language.document import parse_file
+from callfence.policygen.narrowing import last_runs, narrowed
+from callfence.policygen.recording import atomic, recording_file
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.text import command_line, plural, printable
-from policygen.language.document import parse_file
-from policygen.narrowing import last_runs, narrowed
-from policygen.recording import atomic, recording_file
-from tracer.errors import UserError
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from policygen.language.document import Document
-    from policygen.narrowing import Narrowed
-    from policygen.recording.model import Recording
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.narrowing import Narrowed
+    from callfence.policygen.recording.model import Recording
 
 
 def narrow(policy: Path, last: int, *, write: bool) -> None:
@@ -64,10 +64,10 @@ def _lines(result: Narrowed) -> Iterator[str]:
 
 def _require_compiled(document: Document) -> None:
     """Raise CompileError if the policy cannot be compiled."""
-    from policygen.filter.room import surely_fits
+    from callfence.policygen.filter.room import surely_fits
 
     if not surely_fits(document.policy):
-        from policygen.filter.compile import compile_policy
+        from callfence.policygen.filter.compile import compile_policy
 
         compile_policy(document.policy)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from callfence.enforcer.errors import FAILED
 from callfence.shared.ending import fail
 from callfence.start import __version__
-from enforcer.errors import FAILED
-from tracer.linux import OPAQUE
-from tracer.named import NamedTuple
+from callfence.tracer.linux import OPAQUE
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser

@@ -6,19 +6,19 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from enforcer.files.lookup import is_tcp, local_port
-from policygen.files.calls import DNS, SENDING, SOCKETS, UDP_CONNECT, address, numbers
-from policygen.grants import NONE, TCP
-from tracer import kernel, linux
-from tracer.machine import MACHINE
+from callfence.enforcer.files.lookup import is_tcp, local_port
+from callfence.policygen.files.calls import DNS, SENDING, SOCKETS, UDP_CONNECT, address, numbers
+from callfence.policygen.grants import NONE, TCP
+from callfence.tracer import kernel, linux
+from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from policygen.files.generalise import Use
-    from tracer.abi import Event
-    from tracer.calls import Calls
-    from tracer.task import Task
+    from callfence.policygen.files.generalise import Use
+    from callfence.tracer.abi import Event
+    from callfence.tracer.calls import Calls
+    from callfence.tracer.task import Task
 
 SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 LISTENS, CONNECTED = "0A", "01"  # net/tcp_states.h
@@ -106,7 +106,7 @@ def sent_to(task: Task, event: Event, name: str) -> int | str | bytes | None:
 def _open_sockets(process: int) -> set[tuple[str, int]]:
     """Return the uses of TCP and their ports by the sockets of a process: ports on which it listens, ports to which it is
     connected.  What cannot be read is left out."""
-    from policygen.files.generalise_ports import EPHEMERAL  # other runs need it only at their end, if at all
+    from callfence.policygen.files.generalise_ports import EPHEMERAL  # other runs need it only at their end, if at all
 
     sockets: dict[str, tuple[int, int, str]] = {}
     """inode -> local port, remote port, state."""

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 
 from callfence.learning.beginning import begin
 from callfence.learning.progress import say
-from callfence.shared.files import policy_path, recording_path
-from policygen.files.calls import UDP_CONNECT
-from policygen.files.landlock import confines_paths, decode
-from policygen.grants import BARE, NONE, NOT_CONFINED, Files
-from policygen.recording import atomic, recording_file
-from policygen.values import replace
-from tracer import machine
-from tracer.errors import UserError
-from tracer.named import NamedTuple
+from callfence.policygen.files.calls import UDP_CONNECT
+from callfence.policygen.files.landlock import confines_paths, decode
+from callfence.policygen.grants import BARE, NONE, NOT_CONFINED, Files
+from callfence.policygen.recording import atomic, recording_file
+from callfence.policygen.values import replace
+from callfence.shared.files import policy_path, recording_path, working_folder
+from callfence.tracer import machine
+from callfence.tracer.errors import UserError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from callfence.enforcing.sealed import Compiled
     from callfence.learning.options import LearnOptions
-    from policygen.language.document import Document
-    from policygen.model import Action, Policy
-    from policygen.recording.model import Run
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.model import Action, Policy
+    from callfence.policygen.recording.model import Run
 
 
 class Prepared(NamedTuple):
@@ -77,8 +77,8 @@ class Prepared(NamedTuple):
             return False
         ports, uses = decode(self.existing.files), list(run.files)
         if self.with_hosts and self.document is not None:
-            from policygen.files.generalise import beside_hosts
-            from policygen.files.generalise_hosts import connects_by_host, lacks
+            from callfence.policygen.files.generalise import beside_hosts
+            from callfence.policygen.files.generalise_hosts import connects_by_host, lacks
 
             files = self.document.policy.files
             if lacks(files, run.files):
@@ -110,6 +110,13 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
     if options.start is not None:
         _require_writable(policy, recording)
         begin(options.start, policy)
+    if options.fresh:
+        _require_policy(policy)
+    if options.recording is not None:
+        try:
+            atomic.check_writable(options.recording)
+        except OSError as error:
+            raise UserError(f"--write-recording {options.recording}: {error.filename}: {error.strerror}") from error
     existing = None if options.fresh else _existing(policy)
     if options.check:
         if existing is None:
@@ -132,10 +139,15 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
     is_warm = existing is not None and is_within and not records_all
     if not options.check:
         if existing is None or not is_within:  # a filter that is at hand was made with libseccomp
-            from policygen.filter import libseccomp
+            from callfence.policygen.filter import libseccomp
 
             libseccomp.require()
         _require_writable(policy, recording)
+    if options.hosts and not options.quiet:
+        from callfence.enforcer.hosts.granted import problem
+
+        if text := problem():
+            say(f"learn: `enforce` refuses lines about hosts here: {text}")
     with_hosts = options.hosts or (existing is not None and _names_hosts(existing))
     return Prepared(options, policy, recording, existing, is_warm, base, default, with_files, begins, with_hosts)
 
@@ -166,7 +178,7 @@ def _names_hosts(existing: Compiled) -> bool:
     and parsing one takes a while."""
     if not any(_HOST_LINE.search(content) for _, content in existing.sources):
         return False
-    from policygen.files.generalise_hosts import by_host
+    from callfence.policygen.files.generalise_hosts import by_host
 
     return by_host(_document(existing).policy.files)
 
@@ -184,6 +196,20 @@ def _existing(policy: Path) -> Compiled | None:
     from callfence.enforcing import filters  # a first learn needs none of it
 
     return filters.compiled(str(policy), "warm")
+
+
+def _require_policy(policy: Path) -> None:
+    """Raise UserError if --fresh would replace a file that is no policy, such as the program's source.  A file whose name ends
+    in .policy may have any content, since --fresh is the way out of a broken policy."""
+    if policy.suffix == ".policy" or not policy.is_file():
+        return
+    from callfence.policygen.language.document import PolicyError, parse_file
+
+    try:
+        parse_file(policy)
+    except PolicyError as error:
+        what = f"{policy} is not a policy, so --fresh does not replace it: -o names the policy, such as {policy}.policy"
+        raise UserError(f"{what}\n{error}") from error
 
 
 def _document(existing: Compiled) -> Document:
@@ -206,7 +232,7 @@ def _require_exact(existing: Compiled, option: str) -> None:
 def _default(text: str) -> Action:
     """Return the action of `--default`.  Raises UserError if it allows calls: then every call would be allowed, and nothing
     would be learned."""
-    from policygen.language.document import PolicyError, parse
+    from callfence.policygen.language.document import PolicyError, parse
 
     try:
         action = parse(f"default {' '.join(text.split())}\n").policy.default
@@ -232,11 +258,14 @@ def _baseline(policy: Path, existing: Compiled | None, name: str | None) -> tupl
     cannot be used: calls that the upper bound denies must be recorded."""
     if name is None:
         return None, True
+    from callfence.policygen.language.normal import normal
+    from callfence.policygen.learning.within import within
     from callfence.shared import inputs
-    from policygen.language.normal import normal
-    from policygen.learning.within import within
 
-    base = inputs.document(name).policy
+    try:
+        base = inputs.document(name).policy
+    except OSError as error:
+        raise UserError(f"--within {name}: {error.strerror}") from error
     if existing is None:
         return base, True
     before = _document(existing).policy
@@ -248,6 +277,8 @@ def _baseline(policy: Path, existing: Compiled | None, name: str | None) -> tupl
 
 def _require_writable(policy: Path, recording: Path) -> None:
     """Create the recording's folder.  Raises UserError if the policy or the recording cannot be written."""
+    if not (policy.is_absolute() or working_folder()):
+        raise UserError(f"{policy}: the current folder has been deleted; -o names a policy elsewhere, by its whole path")
     if not policy.parent.is_dir():
         raise UserError(f"{policy}: the folder {policy.parent} does not exist")
     try:

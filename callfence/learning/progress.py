@@ -11,15 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from policygen.text import printable
-from tracer.proc import executable_of, numbers_in, proc
+from callfence.policygen.text import printable
+from callfence.tracer.proc import executable_of, numbers_in, proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from callfence.learning.options import LearnOptions
-    from tracer.loop import Loop
-    from tracer.running.session import Outcome
+    from callfence.tracer.loop import Loop
+    from callfence.tracer.running.session import Outcome
 
 REFRESH: Final = 0.25
 """Seconds between two updates."""
@@ -161,7 +161,7 @@ class Attached:
         """Print the processes that learn attached to, and those that they have started, or of the same program, that it did
         not."""
         from callfence.shared.text import plural
-        from tracer.running.attach import descendants
+        from callfence.tracer.running.attach import descendants
 
         self._since = time.monotonic()
         pids = self._options.pids

@@ -7,29 +7,29 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from callfence.learning.progress import say
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.language.document import Document, parse_file
+from callfence.policygen.language.naming import format_action, format_call
+from callfence.policygen.learning.extend import Options
+from callfence.policygen.learning.generate import Generated, generate
+from callfence.policygen.learning.later import NOTE, later as later_calls
+from callfence.policygen.learning.scope import scope
+from callfence.policygen.model import IMPLIED, Arm
+from callfence.policygen.recording import atomic, recording_file
+from callfence.policygen.recording.fold import bounded
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Recording, Run
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.text import plural, printable
-from policygen.evaluate import evaluate
-from policygen.language.document import Document, parse_file
-from policygen.language.naming import format_action, format_call
-from policygen.learning.extend import Options
-from policygen.learning.generate import Generated, generate
-from policygen.learning.later import NOTE, later as later_calls
-from policygen.learning.scope import scope
-from policygen.model import IMPLIED, Arm
-from policygen.recording import atomic, recording_file
-from policygen.recording.fold import bounded
-from policygen.recording.many import merge
-from policygen.recording.model import Recording, Run
-from tracer.named import NamedTuple
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from callfence.learning.prepare import Prepared
-    from policygen.model import Policy
-    from policygen.recording.model import Observation
+    from callfence.policygen.model import Policy
+    from callfence.policygen.recording.model import Observation
 
 MAX_LINES = 40
 """The most lines of denied calls that are printed; the recording has all calls."""
@@ -154,7 +154,7 @@ def _noted(generated: Generated, later: Sequence[Observation]) -> Generated:
 def rehearsed(prepared: Prepared, run: Run, new: tuple[Observation, ...]) -> Learned:
     """Add the new observations of a rehearsed run to the recording, and those that are not dangerous (`held_back`) to the
     policy."""
-    from policygen.review.risk import held_back
+    from callfence.policygen.review.risk import held_back
 
     def generated_from(_: Recording, whole: Recording, existing: Document | None) -> Generated:
         held = held_back(whole, existing.policy if existing else None, prepared.options.allow_opaque)
@@ -206,7 +206,7 @@ def _with_phases(
     chooses = options.phases and old is not None
     if not chooses and not (existing is not None and existing.policy.phases):
         return _of_start(prepared, observed, existing, how)
-    from policygen.learning.phases import in_phases
+    from callfence.policygen.learning.phases import in_phases
 
     def from_start(document: Document | None) -> Generated:
         return _of_start(prepared, observed, document, how)
@@ -222,7 +222,7 @@ def _of_start(
     name = prepared.policy.name.removesuffix(".policy")
     if prepared.base is None:
         return generate(observed, existing, name=name, options=how, arm=arm)
-    from policygen.learning.within import generate_within
+    from callfence.policygen.learning.within import generate_within
 
     return generate_within(observed, existing, prepared.base, name=name, options=how, arm=arm)
 
@@ -234,7 +234,7 @@ def _trusted(whole: Recording, run: Run, existing: Document | None) -> tuple[Obs
     nothing."""
     if existing is None:
         return whole.observations
-    from policygen.learning.within import forbidden
+    from callfence.policygen.learning.within import forbidden
 
     of_run = set(whole.of_run(run.id))
     earlier = [observation for observation in whole.observations if observation not in of_run]

@@ -7,32 +7,32 @@ from typing import TYPE_CHECKING
 
 from callfence.enforcing.files import OWN_CODE, own
 from callfence.learning.rehearsal.plan import plan
+from callfence.policygen.completeness import estimate, run_next
+from callfence.policygen.files.generalise import is_path
+from callfence.policygen.files.generalise_hosts import by_host, recorded
+from callfence.policygen.files.made import made, movable
+from callfence.policygen.files.ruleset import unconfined
+from callfence.policygen.grants import ANY, ANY_PORT, TCP, Right, format_ports, format_rights, written
+from callfence.policygen.language.naming import format_action, format_entry
+from callfence.policygen.language.normal import normal_expression
+from callfence.policygen.learning.beyond import unimplied
+from callfence.policygen.learning.scope import OTHERS
+from callfence.policygen.lint.files import risks_of
+from callfence.policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, alternatives, scopes
+from callfence.policygen.recording.model import Recording
 from callfence.shared.text import command_line, plural, printable
-from policygen.completeness import estimate, run_next
-from policygen.files.generalise import is_path
-from policygen.files.generalise_hosts import by_host, recorded
-from policygen.files.made import made, movable
-from policygen.files.ruleset import unconfined
-from policygen.grants import ANY, ANY_PORT, TCP, Right, format_ports, format_rights, written
-from policygen.language.naming import format_action, format_entry
-from policygen.language.normal import normal_expression
-from policygen.learning.beyond import unimplied
-from policygen.learning.scope import OTHERS
-from policygen.lint.files import risks_of
-from policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, alternatives, scopes
-from policygen.recording.model import Recording
-from tracer.abi import Arch, table
-from tracer.abi.waits import ACCEPTS, bits
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi.waits import ACCEPTS, bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TextIO
 
     from callfence.learning.store import Learned
-    from policygen.completeness import Estimate
-    from policygen.learning.generate import New
-    from policygen.model import Policy
-    from policygen.recording.model import Run
+    from callfence.policygen.completeness import Estimate
+    from callfence.policygen.learning.generate import New
+    from callfence.policygen.model import Policy
+    from callfence.policygen.recording.model import Run
 
 MAX_NAMES = 8
 """The most hosts, or unix sockets, that are named."""

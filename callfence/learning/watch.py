@@ -10,16 +10,16 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from callfence.enforcer.execution import failure, initial_environment, locate
 from callfence.learning.ports import PortWatcher
 from callfence.learning.progress import Attached, progress, say
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.recording.model import Circumstances, Run, Signals
 from callfence.shared.files import working_folder
-from enforcer.execution import failure, initial_environment, locate
-from policygen.recording.fold import Aggregator
-from policygen.recording.model import Circumstances, Run, Signals
-from tracer.errors import StartError, TracerError
-from tracer.loop import Settings
-from tracer.running import session
-from tracer.running.launch import Program
+from callfence.tracer.errors import StartError, TracerError
+from callfence.tracer.loop import Settings
+from callfence.tracer.running import session
+from callfence.tracer.running.launch import Program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from callfence.learning.hosts.watcher import HostWatcher
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
-    from policygen.evidence.facts import Places
-    from policygen.recording.model import Observation
-    from tracer.calls import Calls
-    from tracer.faults import Witness
-    from tracer.loop import Loop
+    from callfence.policygen.evidence.facts import Places
+    from callfence.policygen.recording.model import Observation
+    from callfence.tracer.calls import Calls
+    from callfence.tracer.faults import Witness
+    from callfence.tracer.loop import Loop
 
 
 UNKNOWN = Circumstances()
@@ -135,7 +135,7 @@ def watch(
     options = prepared.options
     recorder = Recorder(places_of(program, options))
     if not (prepared.is_warm or options.no_evidence):
-        import policygen.evidence.facts  # noqa: F401  # the threads would wait for each other if it were imported while it runs
+        import callfence.policygen.evidence.facts  # noqa: F401  # the threads would wait for each other if it were imported while it runs
     if prepared.with_files:
         _watch_files(program, recorder)
     if prepared.with_hosts:
@@ -178,7 +178,7 @@ def places_of(program: Program | None, options: LearnOptions, copied: str = "") 
     If `program` is None, there are no such folders.  `copied` is the folder that has a copy of the working folder, or ""."""
 
     def find() -> Places:
-        from policygen.evidence.facts import Places, places  # not loaded by a run with nothing new
+        from callfence.policygen.evidence.facts import Places, places  # not loaded by a run with nothing new
 
         return places(working_folder(), os.environ, copied) if program is not None else Places()
 
@@ -194,7 +194,7 @@ def _trace(
 ) -> session.Outcome:
     options = prepared.options
     if program is None:
-        from tracer.running.attach import attach
+        from callfence.tracer.running.attach import attach
 
         attached = Attached(options, recorder.gap)
 

@@ -10,25 +10,26 @@ from callfence.judging.differences import call_name as name_in
 from callfence.judging.formats import Lines, as_json as differences, as_object
 from callfence.judging.sites import by_site, columns_of, started_as, such_as, widened
 from callfence.learning.summary import call_name, estimated
+from callfence.policygen.completeness import run_next
+from callfence.policygen.lint.catalogue import Level
+from callfence.policygen.lint.findings import lint
+from callfence.policygen.recording.model import Recording, joined
+from callfence.policygen.review.companion import is_companion
+from callfence.policygen.review.judgement import judge
+from callfence.policygen.review.why import provenance
+from callfence.policygen.values import frozen, replace
+from callfence.shared.outputs import as_output
 from callfence.shared.text import on_one_line, printable
-from policygen.completeness import run_next
-from policygen.lint.catalogue import Level
-from policygen.lint.findings import lint
-from policygen.recording.model import Recording, joined
-from policygen.review.companion import is_companion
-from policygen.review.judgement import judge
-from policygen.review.why import provenance
-from policygen.values import frozen, replace
-from tracer.abi import table
+from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from policygen.completeness import Estimate
-    from policygen.language.document import Document
-    from policygen.lint.findings import Finding
-    from policygen.review.judgement import Headline, Judgement
-    from policygen.review.why import Provenance
+    from callfence.policygen.completeness import Estimate
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.lint.findings import Finding
+    from callfence.policygen.review.judgement import Headline, Judgement
+    from callfence.policygen.review.why import Provenance
 
 
 @frozen
@@ -210,7 +211,7 @@ def as_json(report: Report) -> str:
         "files": [{"line": line, "grants": value} for line, value in report.document.policy.files.lines().items()],
         "against": {"policy": against.name, **json.loads(differences(against.judgement))} if against else None,
     }
-    return json.dumps(content, indent=2)
+    return as_output("report", content)
 
 
 def _runs(report: Report) -> list[dict[str, object]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Final
 
+from callfence.policygen.values import frozen
 from callfence.shared.text import printable
-from policygen.values import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -13,32 +13,32 @@ from callfence.judging.files import beyond, reasons_of, used, uses_of
 from callfence.judging.hosts import of_hosts
 from callfence.judging.sites import MANY_SITES, Site, by_site, columns_of, such_as, widened, with_names
 from callfence.learning.summary import call_name, sureness
+from callfence.policygen.completeness import run_next
+from callfence.policygen.grants import path_line, written
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.document import Document
+from callfence.policygen.language.naming import format_entry
+from callfence.policygen.lint.catalogue import Level
+from callfence.policygen.lint.files import risks_of
+from callfence.policygen.lint.findings import grants
+from callfence.policygen.model import Entry, alternatives
+from callfence.policygen.phases import START, phase_policies
+from callfence.policygen.review.why import Origin
+from callfence.policygen.sets.region import Budget
 from callfence.report.content import calls_of
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
 from callfence.shared.text import command_line, ending, on_one_line, plural
-from policygen.completeness import run_next
-from policygen.grants import path_line, written
-from policygen.implied.resolve import resolved
-from policygen.language.document import Document
-from policygen.language.naming import format_entry
-from policygen.lint.catalogue import Level
-from policygen.lint.files import risks_of
-from policygen.lint.findings import grants
-from policygen.model import Entry, alternatives
-from policygen.phases import START, phase_policies
-from policygen.review.why import Origin
-from policygen.sets.region import Budget
-from tracer.abi import Arch, table as calls_in
-from tracer.abi.waits import bits
+from callfence.tracer.abi import Arch, table as calls_in
+from callfence.tracer.abi.waits import bits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from callfence.policygen.lint.findings import Finding
+    from callfence.policygen.model import Phase, Policy
+    from callfence.policygen.recording.model import Observation
+    from callfence.policygen.review.why import Provenance
     from callfence.report.content import Executable, Report
-    from policygen.lint.findings import Finding
-    from policygen.model import Phase, Policy
-    from policygen.recording.model import Observation
-    from policygen.review.why import Provenance
 
 _MANY_RUNS = 20
 """The most rows of a table of runs that is not folded."""

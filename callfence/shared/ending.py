@@ -9,7 +9,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from tracer import linux
+from callfence.tracer import linux
 
 
 def end_like(status: int | None) -> NoReturn:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policygen.recording import atomic
+from callfence.policygen.recording import atomic
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -32,6 +33,14 @@ def companion_path(policy: Path) -> Path:
 def output(name: str) -> str | None:
     """Return the file that `-o NAME` selects; None for `-`, which is standard output."""
     return None if name == "-" else name
+
+
+def require_other(written: str | Path | None, *read: str | Path | None) -> None:
+    """Raise UserError if a file that is to be written is one of those that are read: it would be lost."""
+    for name in read:
+        with suppress(OSError):  # one of them does not exist
+            if written is not None and name is not None and os.path.samefile(written, name):
+                raise UserError(f"{written} is the file that is read, and would be lost: name another file to write to")
 
 
 def put(name: str | Path | None, text: str) -> None:

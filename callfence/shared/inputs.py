@@ -7,20 +7,20 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from callfence.policygen import reading
+from callfence.policygen.filter import bpf
+from callfence.policygen.grants import NOT_CONFINED
+from callfence.policygen.language.document import Document, PolicyError, included, parse
+from callfence.policygen.language.lexer import decode
+from callfence.policygen.recording.recording_file import RecordingError
 from callfence.shared.text import printable
-from policygen import reading
-from policygen.filter import bpf
-from policygen.grants import NOT_CONFINED
-from policygen.language.document import Document, PolicyError, included, parse
-from policygen.language.lexer import decode
-from policygen.recording.recording_file import RecordingError
-from tracer.errors import CallfenceError, UserError
+from callfence.tracer.errors import CallfenceError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from policygen.model import Policy
-    from tracer.abi import Arch
+    from callfence.policygen.model import Policy
+    from callfence.tracer.abi import Arch
 
 
 def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
@@ -135,7 +135,7 @@ def document_at(revision: str, name: str) -> Document:
     if not git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):
         raise UserError(
             f"{revision} is not a revision of a git repository in the current folder; "
-            "to compare with a file, name the file instead"
+            "fetch it, or commit the policy first, or compare with a file (diff OLD NEW; review and lint: --against OLD)"
         )
     listed = git("ls-tree", "--name-only", revision, "--", f"./{os.path.relpath(name)}")
     if listed is None:

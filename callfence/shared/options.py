@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from tracer.abi import Arch
+    from callfence.tracer.abi import Arch
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,12 +23,15 @@ class Parser(argparse.ArgumentParser):
 
 def architecture(text: str) -> Arch:
     """Return the architecture of this name.  Raises argparse.ArgumentTypeError, with the names."""
-    from tracer.abi import Arch
+    from callfence.tracer.abi import Arch
 
     try:
         return Arch(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(Arch)}") from None
+        from callfence.policygen.language import hints
+
+        hint = hints.architecture(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(Arch)}{hint and f'; {hint}'}") from None
 
 
 def suggestion(parser: argparse.ArgumentParser, message: str) -> str:
@@ -37,7 +40,7 @@ def suggestion(parser: argparse.ArgumentParser, message: str) -> str:
     _, is_unknown, word = message.partition("unrecognized arguments: ")
     if not is_unknown or not word.startswith("-"):
         return ""
-    from policygen.errors import did_you_mean
+    from callfence.policygen.errors import did_you_mean
 
     hint = did_you_mean(word.split()[0].partition("=")[0], parser._option_string_actions)
     return f"; {hint}" if hint else ""

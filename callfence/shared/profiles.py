@@ -6,17 +6,17 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING
 
+from callfence.policygen import formats
+from callfence.policygen.formats import Direction, FormatOptions
+from callfence.policygen.language.document import new_document
+from callfence.policygen.values import replace
 from callfence.shared.text import plural, printable
-from policygen import formats
-from policygen.formats import Direction, FormatOptions
-from policygen.language.document import new_document
-from policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from policygen.formats import Loss
-    from policygen.language.document import Document
+    from callfence.policygen.formats import Loss
+    from callfence.policygen.language.document import Document
 
 MANY = 12
 """The most names of calls that a line of text lists; the JSON lists all."""

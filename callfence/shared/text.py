@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from policygen.language.naming import format_entry
-from policygen.text import printable, word
+from callfence.policygen.language.naming import format_entry
+from callfence.policygen.text import printable, word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policygen.model import Entry
-    from tracer.abi import Arch
+    from callfence.policygen.model import Entry
+    from callfence.tracer.abi import Arch
 
 __all__ = ["cell", "code", "command_line", "ending", "on_one_line", "plural", "printable"]
 

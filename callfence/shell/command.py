@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import sys
 
+from callfence.enforcer.errors import FAILED, EnforceError
+from callfence.policygen.text import printable
 from callfence.shell import naming
-from enforcer.errors import FAILED, EnforceError
-from policygen.text import printable
-from tracer import TYPE_CHECKING
-from tracer.errors import CallfenceError
+from callfence.tracer import TYPE_CHECKING
+from callfence.tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -107,7 +107,7 @@ def is_inside(environment: Mapping[str, str], status: str = "/proc/self/status")
 
 def _become(shell: str, arguments: Sequence[str]) -> None:
     """Execute the shell, with the environment of this process.  Raises EnforceError."""
-    from enforcer import execution
+    from callfence.enforcer import execution
 
     execution.forget_interrupt_handler()
     pairs = (variable.partition(b"=") for variable in execution.initial_environment())
@@ -126,7 +126,7 @@ def _enforce(policy: str, place: Place, command: list[str], environment: Mapping
     from callfence.enforcing import command as enforce, filters
 
     compiled = filters.compiled(policy, "report", filters.trusting({}))
-    from policygen.files.landlock import CHANGES, decode
+    from callfence.policygen.files.landlock import CHANGES, decode
 
     paths = decode(compiled.files).paths if compiled.files else None
     changed = None if paths is None else [path for path, access in paths if access & CHANGES]
@@ -143,9 +143,9 @@ def _learn(policy: str, command: list[str]) -> int:
     from callfence.shared.ending import end_like
 
     status = learning.run(parse(["-q", *_kinds(policy), "-o", policy, "--", *command]))
-    from policygen.grants import Right
-    from policygen.language.document import parse_file
-    from policygen.paths import encoded
+    from callfence.policygen.grants import Right
+    from callfence.policygen.language.document import parse_file
+    from callfence.policygen.paths import encoded
 
     try:
         paths = parse_file(policy).policy.files.paths
@@ -161,7 +161,7 @@ def _learn(policy: str, command: list[str]) -> int:
 def _kinds(policy: str) -> list[str]:
     """Return the options of `learn` for the lines that are learned: about files, and about hosts where this user can enforce
     these.  Ports, and which sockets there may be, are confined in any case."""
-    from enforcer.hosts.granted import problem
+    from callfence.enforcer.hosts.granted import problem
 
     if text := problem():
         if not os.path.lexists(policy):
@@ -182,7 +182,7 @@ def _own(policy: str, changed: list[bytes] | None) -> Iterator[str]:
     if changed is None:
         yield f"it has no lines about files, so the command could change its own policy (learn --files -o {policy} adds them)"
         return
-    from policygen.files.landlock import PlaceError, located
+    from callfence.policygen.files.landlock import PlaceError, located
 
     environment = [name + b"=" + value for name, value in os.environb.items()]
     for path in changed:

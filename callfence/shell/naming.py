@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 
-from enforcer.errors import EnforceError
-from tracer import TYPE_CHECKING
-from tracer.named import NamedTuple
+from callfence.enforcer.errors import EnforceError
+from callfence.tracer import TYPE_CHECKING
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import os
 
-from enforcer import kernel
-from enforcer.arming.inject import ALL_SIGNALS, Surgery, go_on, resume
-from enforcer.bpf import Filter
-from enforcer.errors import ArmError
-from tracer import TYPE_CHECKING, linux
-from tracer.machine import MACHINE
-from tracer.machine.model import NO_CALL
-from tracer.stops import CALL, GROUP
+from callfence.enforcer import kernel
+from callfence.enforcer.arming.inject import ALL_SIGNALS, Surgery, go_on, resume
+from callfence.enforcer.bpf import Filter
+from callfence.enforcer.errors import ArmError
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.machine.model import NO_CALL
+from callfence.tracer.stops import CALL, GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from enforcer.arming.inject import Key, Stops
-    from tracer.machine.model import Registers
+    from callfence.enforcer.arming.inject import Key, Stops
+    from callfence.tracer.machine.model import Registers
 
 _NO_DESCRIPTOR = 0xFFFFFFFF
 """For close_range(2): a range of descriptors that no table has, so the call does nothing."""

@@ -10,18 +10,18 @@ from __future__ import annotations
 import errno
 import os
 
-from enforcer import helper, kernel
-from enforcer.errors import BUSY, EnforceError
-from tracer import TYPE_CHECKING, linux
-from tracer.errors import KernelError
+from callfence.enforcer import helper, kernel
+from callfence.enforcer.errors import BUSY, EnforceError
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.errors import KernelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from mmap import mmap
     from typing import NoReturn
 
-    from enforcer.duty import Duty
-    from enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.duty import Duty
+    from callfence.enforcer.reporting.reporter import Reporter
 
 _READY, _INSTALLED, _TAKEN, _FAILED = 0, 1, 2, 3  # bytes of the shared page that are used as flags
 _NUMBER, _STAND_IN, _LISTENER = slice(8, 12), slice(12, 16), slice(16, 20)
@@ -47,8 +47,8 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
     import mmap
     import time
 
-    from enforcer.bpf import shielded
-    from enforcer.duty import Duty
+    from callfence.enforcer.bpf import shielded
+    from callfence.enforcer.duty import Duty
 
     duty = Duty(reporter)
     shared = mmap.mmap(-1, mmap.PAGESIZE)

@@ -9,20 +9,20 @@ import errno
 import os
 import time
 
-from enforcer import helper, kernel
-from enforcer.arming import inject
-from enforcer.arming.detour import Detour
-from enforcer.errors import ArmError, GoneError, HeldUpError
-from tracer import TYPE_CHECKING, linux
-from tracer.errors import KernelError
-from tracer.machine import MACHINE
-from tracer.proc import proc, state
+from callfence.enforcer import helper, kernel
+from callfence.enforcer.arming import inject
+from callfence.enforcer.arming.detour import Detour
+from callfence.enforcer.errors import ArmError, GoneError, HeldUpError
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.errors import KernelError
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.proc import proc, state
 
 if TYPE_CHECKING:
-    from enforcer.arming.inject import Stops
-    from enforcer.arming.plan import Plan, Stage
-    from enforcer.arming.processes import Call, Process, Processes
-    from enforcer.duty import Duty
+    from callfence.enforcer.arming.inject import Stops
+    from callfence.enforcer.arming.plan import Plan, Stage
+    from callfence.enforcer.arming.processes import Call, Process, Processes
+    from callfence.enforcer.duty import Duty
 
 _PRCTL = MACHINE.calls("prctl")
 _SENDS = {call: MACHINE.of(call[0]).pointer for call in MACHINE.calls("sendmsg", "sendto", "write")}
@@ -113,8 +113,8 @@ class Entrance:
 
     def _is_ready(self, pid: int, process: Process, call: Call, stop: kernel.CallStop) -> bool:
         """Return whether the call tells a service manager that the program is ready."""
-        from enforcer.waiting import WaitingTask  # with tables, which most programs do without
-        from tracer.abi.waits import is_ready
+        from callfence.enforcer.waiting import WaitingTask  # with tables, which most programs do without
+        from callfence.tracer.abi.waits import is_ready
 
         caller = WaitingTask(pid, process.pid)
         if not caller.can_be_read:

@@ -10,21 +10,21 @@ import errno
 import os
 import select
 
-from enforcer import kernel
-from enforcer.bpf import ARCH, ARGUMENTS, EQUAL, JUMP, LOAD, NUMBER, RETURN, assembled
-from enforcer.errors import BUSY, GoneError, HeldUpError
-from tracer import TYPE_CHECKING, linux
-from tracer.errors import KernelError
-from tracer.machine import MACHINE
-from tracer.machine.model import NO_CALL
-from tracer.proc import fields_of, proc, state
-from tracer.stops import CALL, ENDED, EXECUTED, GROUP, SIGNAL, Stop, stop_of
+from callfence.enforcer import kernel
+from callfence.enforcer.bpf import ARCH, ARGUMENTS, EQUAL, JUMP, LOAD, NUMBER, RETURN, assembled
+from callfence.enforcer.errors import BUSY, GoneError, HeldUpError
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.errors import KernelError
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.machine.model import NO_CALL
+from callfence.tracer.proc import fields_of, proc, state
+from callfence.tracer.stops import CALL, ENDED, EXECUTED, GROUP, SIGNAL, Stop, stop_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from enforcer.bpf import Line
-    from tracer.machine.model import Convention, Registers
+    from callfence.enforcer.bpf import Line
+    from callfence.tracer.machine.model import Convention, Registers
 
 ALL_SIGNALS = 0xFFFFFFFFFFFFFFFF
 """A mask of all signals."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import errno
 import os
 
-from enforcer import kernel
-from enforcer.bpf import ALL_RUN
-from enforcer.listener import RECEIVE, Notification
-from tracer import TYPE_CHECKING, linux
-from tracer.errors import KernelError
-from tracer.machine import MACHINE
+from callfence.enforcer import kernel
+from callfence.enforcer.bpf import ALL_RUN
+from callfence.enforcer.listener import RECEIVE, Notification
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.errors import KernelError
+from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ def problems(arm: str, *, listens: bool, traces: bool) -> tuple[str, str]:
 
     `listens` and `traces`: which of the two to try.  "" also if trying merely fails: then `enforce` reports the failure with a
     remedy when it happens."""
-    flags = linux.CLONE_FILES if arm == "now" else 0  # as the helper is cloned (enforcer.arming)
+    flags = linux.CLONE_FILES if arm == "now" else 0  # as the helper is cloned (callfence.enforcer.arming)
 
     def trace(*, listens: bool) -> None:
         _trace(is_entry=arm == "entry", listens=listens)
@@ -103,7 +103,7 @@ def _outcome(work: Callable[[], None], flags: int) -> bytes:
 
 def _listen(flags: int, *, leaves: bool) -> None:
     """Make the calls that a helper makes to listen; the listener comes first, since there may be one already."""
-    from enforcer import confinement, helper
+    from callfence.enforcer import confinement, helper
 
     confinement.confine(ALL_RUN, listens=True)
     if kernel.clone(flags) == 0:
@@ -118,9 +118,9 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
 
     Yama lets a parent trace its child (admin-guide/LSM/Yama.rst); whether it lets the helper trace the program is found out
     later."""
-    from enforcer import helper
-    from enforcer.arming import inject, seized
-    from enforcer.arming.inject import Key
+    from callfence.enforcer import helper
+    from callfence.enforcer.arming import inject, seized
+    from callfence.enforcer.arming.inject import Key
 
     waiting, ended = os.pipe()
     child = kernel.clone()

@@ -14,24 +14,24 @@ from __future__ import annotations
 
 import errno
 
-from enforcer import kernel
-from enforcer.arming import inject
-from enforcer.arming.detour import Detour
-from enforcer.arming.entering import Entrance
-from enforcer.arming.processes import Processes
-from enforcer.bpf import Filter
-from enforcer.errors import ArmError, GoneError, HeldUpError
-from enforcer.listener import Notification
-from tracer import TYPE_CHECKING, linux
-from tracer.machine import MACHINE
-from tracer.proc import fields_of, handles
-from tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL
+from callfence.enforcer import kernel
+from callfence.enforcer.arming import inject
+from callfence.enforcer.arming.detour import Detour
+from callfence.enforcer.arming.entering import Entrance
+from callfence.enforcer.arming.processes import Processes
+from callfence.enforcer.bpf import Filter
+from callfence.enforcer.errors import ArmError, GoneError, HeldUpError
+from callfence.enforcer.listener import Notification
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.proc import fields_of, handles
+from callfence.tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL
 
 if TYPE_CHECKING:
-    from enforcer.arming.plan import Plan
-    from enforcer.arming.processes import Call, Process
-    from enforcer.duty import Duty
-    from tracer.stops import Stop
+    from callfence.enforcer.arming.plan import Plan
+    from callfence.enforcer.arming.processes import Call, Process
+    from callfence.enforcer.duty import Duty
+    from callfence.tracer.stops import Stop
 
 _CLONE = MACHINE.numbers_by_arch("clone")
 _CLONE3 = MACHINE.calls("clone3")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from enforcer.arming.inject import Key
-from enforcer.bpf import ALL_RUN
-from tracer import TYPE_CHECKING
+from callfence.enforcer.arming.inject import Key
+from callfence.enforcer.bpf import ALL_RUN
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ class Stage:
         self.is_entered = is_entered
         """Whether the program can enter the phase by a call (include/callfence.h)."""
         self.is_notified = is_notified
-        """Whether the phase begins when the program tells a service manager that it is ready (tracer.abi.waits)."""
+        """Whether the phase begins when the program tells a service manager that it is ready (callfence.tracer.abi.waits)."""
 
     @property
     def facts(self) -> tuple[object, ...]:

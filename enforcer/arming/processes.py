@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from enforcer import kernel
-from tracer import TYPE_CHECKING, linux
-from tracer.proc import fields_of
+from callfence.enforcer import kernel
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.proc import fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tracer.stops import Stop
+    from callfence.tracer.stops import Stop
 
     Call = tuple[int, int]
     """AUDIT_ARCH_* and number."""

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import os
 
-from enforcer import helper, kernel
-from enforcer.arming import inject
-from enforcer.arming.inject import Key
-from enforcer.bpf import EXITS, shielded
-from enforcer.errors import FAILED, ArmError, EnforceError, GoneError, refused
-from tracer import TYPE_CHECKING, linux
-from tracer.errors import CallfenceError, KernelError
-from tracer.machine import MACHINE
-from tracer.machine.model import NO_CALL
-from tracer.proc import fields
-from tracer.stops import CALL, CREATED, EXECUTED, GROUP, SIGNAL, SIGTRAP, TRAP
+from callfence.enforcer import helper, kernel
+from callfence.enforcer.arming import inject
+from callfence.enforcer.arming.inject import Key
+from callfence.enforcer.bpf import EXITS, shielded
+from callfence.enforcer.errors import FAILED, ArmError, EnforceError, GoneError, refused
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.errors import CallfenceError, KernelError
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.machine.model import NO_CALL
+from callfence.tracer.proc import fields
+from callfence.tracer.stops import CALL, CREATED, EXECUTED, GROUP, SIGNAL, SIGTRAP, TRAP
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from enforcer.arming.plan import Plan
-    from enforcer.duty import Duty
-    from enforcer.later import Later
-    from enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.arming.plan import Plan
+    from callfence.enforcer.duty import Duty
+    from callfence.enforcer.later import Later
+    from callfence.enforcer.reporting.reporter import Reporter
 
 HINT = "use --arm now, with a policy that allows execve"
 
@@ -91,10 +91,10 @@ class Work:
         self.key = plan.key if plan else Key()
         self.filter = self.key.passing(filter_, installs=bool(plan))
         if plan:  # imported before the helper is cloned, which takes a third of the time
-            import enforcer.arming.phases  # noqa: F401
+            import callfence.enforcer.arming.phases  # noqa: F401
         self.duty: Duty | None = None
         if reporter:
-            from enforcer.duty import Duty
+            from callfence.enforcer.duty import Duty
 
             self.duty = Duty(reporter, follows=bool(plan), is_quiet=plan is not None and plan.is_quiet, later=later)
         self.arm = arm
@@ -168,7 +168,7 @@ def follow(work: Work, pidfd: int) -> NoReturn:
         if work.arm != "now":
             _arm(work, pidfd)
         if work.plan and duty:
-            from enforcer.arming.phases import Follower
+            from callfence.enforcer.arming.phases import Follower
 
             Follower(program, work.plan, duty, work.stderr, is_executed=work.arm != "now").run()
             duty.finish()

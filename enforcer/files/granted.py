@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 
-from enforcer.bpf import Filter
-from policygen.files import landlock
-from policygen.files.landlock import OWN_FOLDERS, PlaceError, located, of_process
-from tracer import TYPE_CHECKING
+from callfence.enforcer.bpf import Filter
+from callfence.policygen.files import landlock
+from callfence.policygen.files.landlock import OWN_FOLDERS, PlaceError, located, of_process
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from enforcer.listener import Notification
+    from callfence.enforcer.listener import Notification
 
     Identity = tuple[int, int]
     """Device and inode."""
@@ -85,11 +85,11 @@ class Reach:
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that has to be judged, in ascending order."""
-        from policygen.files.calls import PATH_CALLS, SOCKETS, numbers
-        from tracer.linux import OPAQUE
+        from callfence.policygen.files.calls import PATH_CALLS, SOCKETS, numbers
+        from callfence.tracer.linux import OPAQUE
 
         files = any(policy.paths for policy in self.policies)
         uses = {use for use in SOCKETS if files or any(getattr(policy, use) is not None for policy in self.policies)}
-        # enforcer.files.landlock fails the opaque ones
+        # callfence.enforcer.files.landlock fails the opaque ones
         names = [name for name in PATH_CALLS * files if self.is_audit or name not in OPAQUE]
         return sorted(numbers((*names, *uses)))

@@ -18,15 +18,15 @@ import errno
 import os
 import stat
 
-from enforcer import kernel
-from enforcer.bpf import AND, ARGUMENTS, EQUAL, HAS, JUMP, LOAD
-from enforcer.confinement import grant_moving
-from enforcer.errors import EnforceError, refused
-from enforcer.guard import FAST_OPEN, Check, guard
-from policygen.files import landlock
-from policygen.files.landlock import OWN_FOLDERS, PlaceError, located, of_process
-from tracer import TYPE_CHECKING, linux
-from tracer.machine import MACHINE
+from callfence.enforcer import kernel
+from callfence.enforcer.bpf import AND, ARGUMENTS, EQUAL, HAS, JUMP, LOAD
+from callfence.enforcer.confinement import grant_moving
+from callfence.enforcer.errors import EnforceError, refused
+from callfence.enforcer.guard import FAST_OPEN, Check, guard
+from callfence.policygen.files import landlock
+from callfence.policygen.files.landlock import OWN_FOLDERS, PlaceError, located, of_process
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,5 +1,8 @@
 """Answer listen(2) where TCP ports are confined: on a socket without a port, it takes any, which Landlock does not check.
 
+After a connection has been ended by AF_UNSPEC (connect(2)), getsockname(2) still tells its port, though the socket has none.
+So the port is looked at again when the socket listens.
+
 The helper makes the call itself, on a copy of the program's descriptor: it is the same socket, whatever the program does to the
 number meanwhile.  Loaded at the first such call.
 """
@@ -11,22 +14,24 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from enforcer import kernel
-from enforcer.files.lookup import port_of
-from tracer import linux
-from tracer.proc import fields_of
+from callfence.enforcer import kernel
+from callfence.enforcer.files.lookup import port_of
+from callfence.tracer import linux
+from callfence.tracer.proc import fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from enforcer.listener import Request
+    from callfence.enforcer.listener import Request
 
+_TCP_INFO, _LISTEN, _SHUT_RDWR = 11, 10, 2  # linux/tcp.h, net/tcp_states.h, linux/net.h
 _LISTINGS = 100
 """How often all tasks are listed, at most, until a listing has no new tasks."""
 
 
-def listen(request: Request) -> int | None:
-    """Make the listen(2) in which a task waits, and return 0 or an errno: EACCES for a socket that would take any port.
+def listen(request: Request, is_granted: Callable[[int], bool]) -> int | None:
+    """Make the listen(2) in which a task waits, and return 0 or an errno: EACCES for a socket that would take a port which is
+    not granted.  One that listens already may keep its port, whoever made it.
 
     Return None if the task can make the call itself, since no other task can change its descriptor.  Raises OSError if the
     socket cannot be copied."""
@@ -42,8 +47,8 @@ def listen(request: Request) -> int | None:
     try:
         if not request.is_waiting():  # the socket may be another task's
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), "listen")
-        if kernel.socket_option(socket, linux.SO_PROTOCOL) == linux.IPPROTO_TCP and not port_of(socket):
-            return errno.EACCES
+        if kernel.socket_option(socket, linux.SO_PROTOCOL) == linux.IPPROTO_TCP:
+            return _listen_at_port(socket, backlog, is_granted)
         if kernel.socket_option(socket, linux.SO_DOMAIN) == linux.AF_UNIX and not _is_like_us(fields):
             # A process that connects sees the user who has called listen (unix(7), SO_PEERCRED).
             return errno.EACCES if _shares_descriptors(task) else None
@@ -53,6 +58,30 @@ def listen(request: Request) -> int | None:
     finally:
         os.close(socket)
     return 0
+
+
+def _listen_at_port(socket: int, backlog: int, is_granted: Callable[[int], bool]) -> int:
+    """Make listen(2) on a TCP socket, and return 0, or EACCES if its port is not granted.  Raises OSError."""
+    own = port_of(socket) if _state_of(socket) == _LISTEN else 0
+
+    def may() -> bool:
+        port = port_of(socket)
+        return bool(port) and (port == own or is_granted(port))
+
+    if not may():
+        return errno.EACCES
+    kernel.syscall("listen", socket, backlog)
+    if not may():
+        kernel.syscall("shutdown", socket, _SHUT_RDWR)
+        return errno.EACCES
+    return 0
+
+
+def _state_of(socket: int) -> int:
+    """Return the state of a TCP socket (struct tcp_info, linux/tcp.h)."""
+    state, size = linux.c_uint8(0), linux.c_int(1)
+    kernel.syscall("getsockopt", socket, linux.IPPROTO_TCP, _TCP_INFO, linux.byref(state), linux.byref(size))
+    return state.value
 
 
 def _shares_descriptors(task: int) -> bool:

@@ -10,9 +10,9 @@ import errno
 import os
 import stat
 
-from enforcer import kernel
-from policygen.files.calls import File
-from tracer import TYPE_CHECKING, linux
+from callfence.enforcer import kernel
+from callfence.policygen.files.calls import File
+from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,20 +11,20 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from enforcer.files.lookup import interpreter, is_tcp, look_up, looking
-from enforcer.waiting import WaitingTask
-from policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
-from policygen.files.landlock import ACCESS, named
-from policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of, written
-from tracer.named import NamedTuple
-from tracer.proc import fields_of, owner
+from callfence.enforcer.files.lookup import interpreter, is_tcp, look_up, looking
+from callfence.enforcer.waiting import WaitingTask
+from callfence.policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
+from callfence.policygen.files.landlock import ACCESS, named
+from callfence.policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of, written
+from callfence.tracer.named import NamedTuple
+from callfence.tracer.proc import fields_of, owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from enforcer.files.granted import Granted, Reach
-    from policygen.files.calls import File, Look
-    from tracer.abi import Event
+    from callfence.enforcer.files.granted import Granted, Reach
+    from callfence.policygen.files.calls import File, Look
+    from callfence.tracer.abi import Event
 
 _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 _PAGE = 4096

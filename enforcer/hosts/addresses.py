@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_ntop
 
-from tracer.linux import AF_UNIX
-from tracer.named import NamedTuple
+from callfence.tracer.linux import AF_UNIX
+from callfence.tracer.named import NamedTuple
 
 AF_UNSPEC, AF_NETLINK = 0, 16  # linux/socket.h
 LONGEST = 128

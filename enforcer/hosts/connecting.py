@@ -6,17 +6,17 @@ import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
-from enforcer.hosts.addresses import peer_of
-from enforcer.hosts.identity import acting
-from enforcer.hosts.making import EAGAIN, INT, address_at, check
-from enforcer.hub import WRITABLE
-from tracer.linux import AF_UNIX
+from callfence.enforcer.hosts.addresses import peer_of
+from callfence.enforcer.hosts.identity import acting
+from callfence.enforcer.hosts.making import EAGAIN, INT, address_at, check
+from callfence.enforcer.hub import WRITABLE
+from callfence.tracer.linux import AF_UNIX
 
 if TYPE_CHECKING:
-    from enforcer.hosts.making import Making
-    from enforcer.hosts.sockets import Socket
-    from enforcer.hosts.targets import Target, Targets
-    from enforcer.listener import Request
+    from callfence.enforcer.hosts.making import Making
+    from callfence.enforcer.hosts.sockets import Socket
+    from callfence.enforcer.hosts.targets import Target, Targets
+    from callfence.enforcer.listener import Request
 
 _EINPROGRESS, _EALREADY = -errno.EINPROGRESS, -errno.EALREADY
 _AGAIN = (0.001, 0.05)

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import os
 
-from enforcer import kernel
-from enforcer.bpf import AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
-from enforcer.guard import FAST_OPEN, Check, guard
-from enforcer.hosts.names.known import Names
-from enforcer.hosts.rules import ANY, LINES, Rules
-from policygen.files.landlock import PlaceError, located
-from tracer import TYPE_CHECKING, linux
-from tracer.machine import MACHINE
+from callfence.enforcer import kernel
+from callfence.enforcer.bpf import AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
+from callfence.enforcer.guard import FAST_OPEN, Check, guard
+from callfence.enforcer.hosts.names.known import Names
+from callfence.enforcer.hosts.rules import ANY, LINES, Rules
+from callfence.policygen.files.landlock import PlaceError, located
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from enforcer.bpf import Line
-    from enforcer.listener import Notification
+    from callfence.enforcer.bpf import Line
+    from callfence.enforcer.listener import Notification
 
 _CAP_SYS_PTRACE, _CAP_SYS_ADMIN = 1 << 19, 1 << 21  # linux/capability.h
 _ALWAYS = ("connect", "socketcall")
@@ -39,10 +39,11 @@ FAMILIES = (1, 2, 10, 16, 38)
 calls that are judged."""
 PROTOCOLS = {1: (0, 6), 2: (0, 17, 1, 58)}
 """By SOCK_STREAM and SOCK_DGRAM: IPPROTO_TCP; IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6 (linux/in.h), and 0 for the first."""
-ROUTES = {0: (4,), 41: (57, 5, 6, 32), 6: (31,)}
+ROUTES = {0: (4, 19), 41: (57, 5, 6, 32, 75), 6: (31,)}
 """By level, the options that are refused: IP_OPTIONS, IPV6_RTHDR, IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_FLOWLABEL_MGR (a
-label may have a routing header), by which packets go over other hosts, and TCP_ULP, which makes another kind of socket
-(linux/in.h, linux/in6.h, linux/tcp.h)."""
+label may have a routing header), by which packets go over other hosts, IP_TRANSPARENT and IPV6_TRANSPARENT, by which the
+program could answer in the place of its name server, and TCP_ULP, which makes another kind of socket (linux/in.h, linux/in6.h,
+linux/tcp.h)."""
 
 
 def _of(label: str, values: Sequence[int], among: str, otherwise: str) -> list[Line]:
@@ -128,21 +129,26 @@ class Hosts:
             if name == file:
                 rules.add(start, granted)
                 if start.startswith("unix connect "):
-                    from policygen.paths import encoded, unquoted
+                    from callfence.policygen.paths import encoded, unquoted
 
                     socket = start.removeprefix("unix connect ")
                     self.sockets[file].append(encoded(unquoted(socket) if socket.startswith('"') else socket))
 
-    def are_judged(self, call: Notification) -> bool:
-        """Return whether a call may reach another host or a unix socket, and the policies' filters allow it."""
-        return (call.arch, call.number) in NAMES and self.filter.allows(call.arch, call.number, call.ip, call.arguments)
+    def are_judged(self, call: Notification, *, is_granted: bool = False) -> bool:
+        """Return whether a call may reach another host or a unix socket, and the policies' filters allow it, or somebody who
+        was asked does (`is_granted`)."""
+        if (call.arch, call.number) not in NAMES:
+            return False
+        return is_granted or self.filter.allows(call.arch, call.number, call.ip, call.arguments)
 
-    def guarded(self, filter_: bytes) -> bytes:
-        """Return the program's filter after instructions that fail the calls by which it could reach hosts unseen."""
+    def guarded(self, filter_: bytes, *, reports: bool) -> bytes:
+        """Return the program's filter after instructions that fail the calls by which it could reach hosts unseen.
+
+        With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run."""
         # Without that capability it can mount only in a namespace of its own, where `unix.find` does not look.
         mounts = any(self.sockets.values()) and kernel.capabilities()[1] & _CAP_SYS_ADMIN
         checks = {**_SOCKETS, **FAST_OPEN, **(_MOUNTS if mounts else {})}
-        return guard(filter_, checks, ("io_uring_setup",), reports=True)
+        return guard(filter_, checks, ("io_uring_setup",), reports=reports)
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that is judged whatever its arguments."""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING
 
-from enforcer.hosts import memory
-from enforcer.hosts.addresses import LONGEST
-from enforcer.hosts.sockets import Copier
-from enforcer.hub import READABLE
-from enforcer.pending import RESTART
+from callfence.enforcer import kernel
+from callfence.enforcer.hosts import memory
+from callfence.enforcer.hosts.addresses import LONGEST
+from callfence.enforcer.hosts.sockets import Copier
+from callfence.enforcer.hub import READABLE
+from callfence.enforcer.pending import RESTART
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enforcer.hosts.sockets import Socket
-    from enforcer.listener import Request
-    from enforcer.pending import Pending
+    from callfence.enforcer.hosts.sockets import Socket
+    from callfence.enforcer.listener import Request
+    from callfence.enforcer.pending import Pending
 
 INT = 0xFFFFFFFF
 """The bits of a register that the kernel takes for an `int`."""
@@ -96,6 +98,14 @@ def check(request: Request) -> None:
     """Raise GoneError unless the call still waits: what has been read may be another task's."""
     if not request.is_waiting():
         raise GoneError
+
+
+def write(request: Request, at: int, content: bytes) -> None:
+    """Write into the memory of the task that waits.  Raises OSError, ESRCH if it no longer waits: its number may be another
+    task's, and each write may have taken as long as the program wanted (userfaultfd(2))."""
+    if not request.is_waiting():
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), "write")
+    kernel.write_memory(request.call.task, at, content)
 
 
 def address_at(task: int, at: int, length: int) -> bytes:

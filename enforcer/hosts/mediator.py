@@ -9,21 +9,21 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from enforcer.hosts.connecting import Connecting
-from enforcer.hosts.granted import NAMES
-from enforcer.hosts.making import GoneError, Making
-from enforcer.hosts.receiving import Receiving
-from enforcer.hosts.sending import Sending
-from enforcer.hosts.socketcall import SocketCall
-from enforcer.hosts.targets import AskedError, Targets
+from callfence.enforcer.hosts.connecting import Connecting
+from callfence.enforcer.hosts.granted import NAMES
+from callfence.enforcer.hosts.making import GoneError, Making
+from callfence.enforcer.hosts.receiving import Receiving
+from callfence.enforcer.hosts.sending import Sending
+from callfence.enforcer.hosts.socketcall import SocketCall
+from callfence.enforcer.hosts.targets import AskedError, Targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enforcer.hosts.granted import Hosts
-    from enforcer.hosts.targets import Refusal
-    from enforcer.listener import Request
-    from enforcer.pending import Pending, Rule
+    from callfence.enforcer.hosts.granted import Hosts
+    from callfence.enforcer.hosts.targets import Refusal
+    from callfence.enforcer.listener import Request
+    from callfence.enforcer.pending import Pending, Rule
 
 
 class Mediator:
@@ -41,6 +41,8 @@ class Mediator:
         """`pending` gets the calls that are answered later.  `deny` reports a denied call or look-up, or, with `asks`, may ask
         about it: then it returns True.  `complain` writes a message about a failure."""
         self._complain = complain
+        self._reported: set[str] = set()
+        """The calls whose makers the helper could not look into, which is reported once for each name."""
         self._making = Making(pending)
         self._targets = targets = Targets(hosts, pending.hub, deny, asks=asks)
         sending, receiving = Sending(self._making, targets), Receiving(self._making, targets)
@@ -99,6 +101,9 @@ class Mediator:
             return None
         except OSError as error:
             if error.errno in (errno.EPERM, errno.ESRCH):  # this process may not look into the task
+                if name not in self._reported and request.is_waiting():
+                    self._reported.add(name)
+                    self._complain(f"{name} fails with EACCES: the helper may not look into the process that made it")
                 return -errno.EACCES
             return -(error.errno or errno.EACCES)
         except Exception as error:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 
-from enforcer import kernel
-from tracer import TYPE_CHECKING
-from tracer.machine import MACHINE
-from tracer.named import NamedTuple
+from callfence.enforcer import kernel
+from callfence.tracer import TYPE_CHECKING
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MOST = 1 << 20
 """The most bytes of a message that are copied."""
@@ -38,11 +38,11 @@ class Message(NamedTuple):
         """The bytes of all buffers."""
         return sum(length for _, length in self.parts)
 
-    def write_result(self, task: int, name_length: int, flags: int) -> None:
+    def write_result(self, write: Callable[[int, bytes], None], name_length: int, flags: int) -> None:
         """Write the fields that recvmsg(2) sets; there is no control data.  Raises OSError."""
-        kernel.write_memory(task, self.at + self.word, name_length.to_bytes(4, "little"))
-        kernel.write_memory(task, self.at + 5 * self.word, bytes(self.word))
-        kernel.write_memory(task, self.at + 6 * self.word, flags.to_bytes(4, "little"))
+        write(self.at + self.word, name_length.to_bytes(4, "little"))
+        write(self.at + 5 * self.word, bytes(self.word))
+        write(self.at + 6 * self.word, flags.to_bytes(4, "little"))
 
 
 SIZES = {8: 56, 4: 28}
@@ -63,15 +63,15 @@ def read(task: int, address: int, length: int) -> bytes:
     return content
 
 
-def write_address(task: int, address: bytes, at: int, size_at: int) -> None:
+def write_address(task: int, write: Callable[[int, bytes], None], address: bytes, at: int, size_at: int) -> None:
     """Write a struct sockaddr and its length, as recvfrom(2) and getpeername(2) do: as much as there is room for.  Raises
     OSError."""
     if at and size_at:
         size = int.from_bytes(read(task, size_at, 4), "little", signed=True)
         if size < 0:
             raise OSError(errno.EINVAL, "size")
-        kernel.write_memory(task, at, address[:size])
-        kernel.write_memory(task, size_at, len(address).to_bytes(4, "little"))
+        write(at, address[:size])
+        write(size_at, len(address).to_bytes(4, "little"))
 
 
 def message(task: int, at: int, arch: int) -> Message:
@@ -102,11 +102,11 @@ def gathered(task: int, parts: Sequence[tuple[int, int]], most: int) -> bytes:
     return content
 
 
-def scatter(task: int, parts: Sequence[tuple[int, int]], content: bytes) -> None:
+def scatter(write: Callable[[int, bytes], None], parts: Sequence[tuple[int, int]], content: bytes) -> None:
     """Write bytes into buffers, one after the other.  Raises OSError."""
     for address, length in parts:
         if content:
-            kernel.write_memory(task, address, content[:length])
+            write(address, content[:length])
             content = content[length:]
 
 

@@ -5,21 +5,21 @@ Some programs compare who answers with whom they have asked (musl, c-ares)."""
 from __future__ import annotations
 
 from _socket import SOCK_DGRAM
+from functools import partial
 from typing import TYPE_CHECKING
 
-from enforcer import kernel
-from enforcer.hosts import memory
-from enforcer.hosts.addresses import address_of, peer_of
-from enforcer.hosts.making import EAGAIN, INT, tried
-from enforcer.hosts.names.known import PORT
-from enforcer.hub import READABLE
+from callfence.enforcer.hosts import memory
+from callfence.enforcer.hosts.addresses import address_of, peer_of
+from callfence.enforcer.hosts.making import EAGAIN, INT, tried, write
+from callfence.enforcer.hosts.names.known import PORT
+from callfence.enforcer.hub import READABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enforcer.hosts.making import Making
-    from enforcer.hosts.targets import Targets
-    from enforcer.listener import Request
+    from callfence.enforcer.hosts.making import Making
+    from callfence.enforcer.hosts.targets import Targets
+    from callfence.enforcer.listener import Request
 
 _MSG_TRUNC, _MSG_DONTWAIT, _MSG_ERRQUEUE = 0x20, 0x40, 0x2000  # linux/socket.h
 
@@ -35,12 +35,12 @@ class Receiving:
     def recvfrom(self, request: Request) -> int | None:
         task, (number, at, size, flags, where, size_at) = request.call.task, request.call.arguments
 
-        def write(count: int, content: bytes, address: bytes) -> int:
-            memory.scatter(task, [(at, size)], content)
-            memory.write_address(task, address, where, size_at)
+        def store(count: int, content: bytes, address: bytes) -> int:
+            memory.scatter(partial(write, request), [(at, size)], content)
+            memory.write_address(task, partial(write, request), address, where, size_at)
             return count
 
-        return self._receive(request, number & INT, size, flags & INT, write)
+        return self._receive(request, number & INT, size, flags & INT, store)
 
     def recvmsg(self, request: Request) -> int | None:
         call = request.call
@@ -50,18 +50,18 @@ class Receiving:
             return None
         message = memory.message(call.task, at, call.arch)
 
-        def write(count: int, content: bytes, address: bytes) -> int:
-            memory.scatter(call.task, message.parts, content)
+        def store(count: int, content: bytes, address: bytes) -> int:
+            memory.scatter(partial(write, request), message.parts, content)
             if message.name:
-                kernel.write_memory(call.task, message.name, address[: message.name_length])
+                write(request, message.name, address[: message.name_length])
             is_cut = count > message.length
-            message.write_result(call.task, len(address) if message.name else 0, _MSG_TRUNC if is_cut else 0)
+            message.write_result(partial(write, request), len(address) if message.name else 0, _MSG_TRUNC if is_cut else 0)
             return count if flags & _MSG_TRUNC else min(count, message.length)
 
-        return self._receive(request, number & INT, message.length, flags & INT | _MSG_TRUNC, write)
+        return self._receive(request, number & INT, message.length, flags & INT | _MSG_TRUNC, store)
 
     def _receive(
-        self, request: Request, number: int, size: int, flags: int, write: Callable[[int, bytes, bytes], int]
+        self, request: Request, number: int, size: int, flags: int, store: Callable[[int, bytes, bytes], int]
     ) -> int | None:
         """Receive from a resolver as if from the name server; let the call run for any other socket, since receiving reaches no
         one."""
@@ -88,7 +88,7 @@ class Receiving:
             peer = peer_of(address, socket.domain, sends=False)
             if peer and peer.port in led.ports:
                 address = address_of(led.server, PORT, socket.domain)
-            return write(count, content, address)
+            return store(count, content, address)
 
         def ready(late: int | None) -> None:
             self._making.hub.forget(socket.descriptor)
@@ -114,7 +114,7 @@ class Receiving:
             if led is None or peer is None or peer.port not in led.ports:
                 self._making.let_run(request)
                 return None
-            memory.write_address(task, address_of(led.server, PORT, socket.domain), where, size_at)
+            memory.write_address(task, partial(write, request), address_of(led.server, PORT, socket.domain), where, size_at)
             return 0
         finally:
             socket.close()

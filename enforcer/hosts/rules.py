@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_pton
 
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policygen.grants import Files
+    from callfence.policygen.grants import Files
 
 ANY = "any"
 _PORTS = ("tcp connect", "udp send")
@@ -26,8 +26,8 @@ NEAR = (
     (b"\x7f", 8), (b"\xa9\xfe", 16), (b"\0", 8), (b"\xe0", 3), (b"\xf0", 4),
     (bytes(16), 128), (bytes(15) + b"\1", 128), (b"\xfe\x80", 10), (b"\xff", 8),
 )  # fmt: skip
-"""Networks (first bytes, length of the prefix) that a name does not open: loopback, link-local with the metadata address of
-clouds, this network, multicast, broadcast; of IPv4, then of IPv6."""
+"""Networks (first bytes, length of the prefix) that a name does not open: loopback, which `localhost` opens, link-local with
+the metadata address of clouds, this network, multicast, broadcast; of IPv4, then of IPv6."""
 
 
 def encode(files: Files) -> bytes:
@@ -115,7 +115,7 @@ class Rules:
                 return True
         near = is_near(host)
         for name in names:
-            if near and not is_local(name):
+            if not is_loopback(host) if is_local(name) else near:  # a name server may give any address for localhost
                 continue
             if _has(self.names[use].get(name, ()), port):
                 return True
@@ -133,6 +133,11 @@ def is_near(host: bytes) -> bool:
         if number >> (bits - length) == whole >> (bits - length):
             return True
     return False
+
+
+def is_loopback(host: bytes) -> bool:
+    """Return whether an address (4 or 16 bytes) is one of this host's loopback addresses."""
+    return host[:1] == b"\x7f" if len(host) == 4 else host == bytes(15) + b"\1"
 
 
 def is_local(name: str) -> bool:

@@ -8,23 +8,23 @@ from _socket import AF_INET6, SOCK_DGRAM
 from functools import partial
 from typing import TYPE_CHECKING
 
-from enforcer import kernel
-from enforcer.hosts import memory
-from enforcer.hosts.addresses import peer_of
-from enforcer.hosts.identity import acting
-from enforcer.hosts.making import EAGAIN, INT, address_at, check, tried
-from enforcer.hosts.targets import DeniedError, Target
-from enforcer.hub import WRITABLE
-from tracer import linux
-from tracer.proc import owner
+from callfence.enforcer import kernel
+from callfence.enforcer.hosts import memory
+from callfence.enforcer.hosts.addresses import peer_of
+from callfence.enforcer.hosts.identity import acting, credentials
+from callfence.enforcer.hosts.making import EAGAIN, INT, address_at, check, tried, write
+from callfence.enforcer.hosts.targets import DeniedError, Target
+from callfence.enforcer.hub import WRITABLE
+from callfence.tracer import linux
+from callfence.tracer.proc import owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from enforcer.hosts.making import Making
-    from enforcer.hosts.sockets import Socket
-    from enforcer.hosts.targets import Targets
-    from enforcer.listener import Request
+    from callfence.enforcer.hosts.making import Making
+    from callfence.enforcer.hosts.sockets import Socket
+    from callfence.enforcer.hosts.targets import Targets
+    from callfence.enforcer.listener import Request
 
 _MSG_DONTWAIT, _MSG_NOSIGNAL = 0x40, 0x4000  # linux/socket.h
 _SOURCE_ROUTES = ((0, 7), (41, 57), (41, 5))
@@ -80,7 +80,7 @@ class Sending:
             if socket.type == SOCK_DGRAM and length > memory.MOST:
                 raise OSError(errno.EMSGSIZE, "sendto")
             sending.content = memory.read(task, at, min(length, memory.MOST))
-            address = address_at(task, where, size & INT)
+            address = address_at(task, where, size & INT) if where else b""
             check(request)
             sending.target = self._send_target(request, socket, address)
             return self._send(sending)
@@ -124,7 +124,7 @@ class Sending:
             """Write how much of a message was sent, and return how many messages were."""
             if result < 0:
                 return place or result
-            kernel.write_memory(call.task, at + place * step + length_at, result.to_bytes(4, "little"))
+            write(request, at + place * step + length_at, result.to_bytes(4, "little"))
             return place + 1
 
         for place in range(count):
@@ -142,7 +142,8 @@ class Sending:
 
     def _send_target(self, request: Request, socket: Socket, address: bytes) -> Target:
         if not address or (socket.type != SOCK_DGRAM and socket.use != "raw"):  # a connection, for which no address counts
-            return Target(address)
+            is_own = self._making.copier.is_own_user(request.call.task)  # looking further takes as long as all else
+            return Target(address) if is_own else self._targets.unjudged(request, socket, address)
         if socket.domain == AF_INET6 and address[:2] == bytes(2):  # AF_UNSPEC: as without an address (net/ipv6/udp.c)
             return Target(b"")  # for it may become an IPv4 socket meanwhile (IPV6_ADDRFORM), for which this is AF_INET
         return self._targets.of(request, socket, peer_of(address, socket.domain, sends=True), address, sends=True)
@@ -151,7 +152,8 @@ class Sending:
         """Send; return the result, or None if it is waited for."""
         socket, request = sending.socket, sending.request
         rest, target = sending.content[sending.sent :], sending.target
-        send = partial(socket.send, rest, sending.flags, target.address, sending.control)
+        control = [*sending.control, *credentials(target.identity)]
+        send = partial(socket.send, rest, sending.flags, target.address, control)
         result = acting(target.identity, send)
         self._targets.note(socket, target)
         is_waiting = not sending.flags & _MSG_DONTWAIT and socket.is_blocking
@@ -166,7 +168,7 @@ class Sending:
             sending.is_kept = True
             self._making.wait(request, socket, WRITABLE, lambda late: self._send_more(sending, late), EAGAIN)
             return None
-        if result == -errno.EPIPE and socket.type != SOCK_DGRAM and not sending.flags & _MSG_NOSIGNAL:
+        if result == -errno.EPIPE and socket.type != SOCK_DGRAM and not sending.flags & _MSG_NOSIGNAL and request.is_waiting():
             kernel.kill_thread(owner(request.call.task), request.call.task, linux.SIGPIPE)
         return sending.done(sending.sent or result)
 

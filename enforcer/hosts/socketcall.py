@@ -10,14 +10,15 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from enforcer.hosts import memory
-from enforcer.hosts.granted import FAMILIES, PROTOCOLS, ROUTES
-from enforcer.hosts.making import INT, check
-from tracer import linux
+from callfence.enforcer.hosts import identity, memory
+from callfence.enforcer.hosts.granted import FAMILIES, PROTOCOLS, ROUTES
+from callfence.enforcer.hosts.making import INT, check
+from callfence.enforcer.hosts.sockets import result_of
+from callfence.tracer import linux
 
 if TYPE_CHECKING:
-    from enforcer.hosts.making import Making
-    from enforcer.listener import Request
+    from callfence.enforcer.hosts.making import Making
+    from callfence.enforcer.listener import Request
 
 _SOCKET, _SETSOCKOPT = 1, 14  # linux/net.h SYS_SOCKET, SYS_SETSOCKOPT
 _DIRECT = {
@@ -25,8 +26,6 @@ _DIRECT = {
     20: ("sendmmsg", 4),
 }  # fmt: skip
 """SYS_* (linux/net.h) -> the call that does the same, and how many arguments it has."""
-_ADDRESS = {"sendto": 4, "recvfrom": 4}
-"""The index of the argument without which a call reaches no one."""
 _INTERNET = (2, 10)  # AF_INET, AF_INET6
 _TIMEOUTS = (20, 21)  # SO_RCVTIMEO_OLD, SO_SNDTIMEO_OLD (asm-generic/socket.h)
 _POINTERS = (26, 51)  # SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF, whose values have pointers
@@ -42,15 +41,10 @@ class SocketCall:
 
     def name_of(self, request: Request) -> str:
         """Put the arguments in memory in the place of those of the request's call, and return the name of the call that does
-        the same; "" for a call that has no address.  Raises OSError and GoneError."""
+        the same; "" for a call that never has an address.  Raises OSError and GoneError."""
         call = request.call
         name, count = _DIRECT.get(int(call.arguments[0]) & INT, ("", 0))
-        if not name:
-            return ""
-        words = _words(request, count)
-        if name in _ADDRESS and not words[_ADDRESS[name]]:
-            return ""  # it goes where the socket is connected to
-        for index, word in enumerate(words):
+        for index, word in enumerate(_words(request, count) if name else ()):
             call.arguments[index] = word
         return name
 
@@ -73,9 +67,11 @@ class SocketCall:
             return -errno.EPERM
         if family in _INTERNET and protocol not in PROTOCOLS[kind & 0xF]:
             return -linux.PROTOCOL_ERROR
-        made = linux.functions.socket(family, kind | os.O_CLOEXEC, protocol)
+        caller = identity.of(request.call.task)
+        check(request)
+        made = identity.acting(caller, lambda: result_of(linux.functions.socket(family, kind | os.O_CLOEXEC, protocol)))
         if made < 0:
-            return -linux.get_errno()
+            return made
         try:
             request.give(made, inherited=not kind & os.O_CLOEXEC)
         except FileNotFoundError:  # it was interrupted, and makes the call again
@@ -90,16 +86,16 @@ class SocketCall:
             return -errno.EPERM
         if length > _LONGEST:
             return -errno.EINVAL
-        value = memory.read(request.call.task, at, length)
-        check(request)
         if level == linux.SOL_SOCKET and name in _POINTERS:
             return -errno.ENOPROTOOPT
+        value = memory.read(request.call.task, at, length)
         if level == linux.SOL_SOCKET and name in _TIMEOUTS and length == 8:  # struct timeval has other sizes there
             value = b"".join(value[place : place + 4] + bytes(4) for place in (0, 4))
+        caller = identity.of(request.call.task)
         copy = self._making.copier.descriptor(request.call.task, number)
         try:
-            result = linux.functions.setsockopt(copy, level, name, value, len(value))
-            return 0 if result == 0 else -linux.get_errno()
+            check(request)
+            return identity.acting(caller, lambda: result_of(linux.functions.setsockopt(copy, level, name, value, len(value))))
         finally:
             os.close(copy)
 

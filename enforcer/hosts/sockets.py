@@ -8,12 +8,13 @@ import os
 import signal
 from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
 
-from enforcer import kernel
-from enforcer.hosts.addresses import ECHOES, LONGEST
-from tracer import TYPE_CHECKING, linux
-from tracer.linux import AF_UNIX
-from tracer.machine import MACHINE
-from tracer.named import NamedTuple
+from callfence.enforcer import kernel
+from callfence.enforcer.hosts import identity
+from callfence.enforcer.hosts.addresses import ECHOES, LONGEST
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.linux import AF_UNIX
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,9 +69,9 @@ class Socket(NamedTuple):
             fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
             _limit_calls(_SHORT)  # the program may have changed that back
         try:
-            result = _result(linux.functions.connect(self.descriptor, address, len(address)))
+            result = result_of(linux.functions.connect(self.descriptor, address, len(address)))
             if result == -errno.EINPROGRESS and is_blocking:  # the answer of this host itself may be there already
-                result = _result(linux.functions.connect(self.descriptor, address, len(address)))
+                result = result_of(linux.functions.connect(self.descriptor, address, len(address)))
             if result == -errno.EINTR:
                 return -errno.EAGAIN if self.domain == AF_UNIX else -errno.EINPROGRESS
             return result
@@ -81,26 +82,28 @@ class Socket(NamedTuple):
 
     def send(self, content: bytes, flags: int, address: bytes, control: Sequence[tuple[int, int, bytes]] = ()) -> int:
         """Send without waiting; return how many bytes were sent, or a negative errno."""
+        if flags & linux.MSG_FASTOPEN:  # it connects; flags in the memory of socketcall(2) are seen by no filter
+            return -linux.FAST_OPEN_ERROR
         if flags & _MSG_ZEROCOPY:
             return -errno.ENOBUFS  # as if no memory were left for that (Documentation/networking/msg_zerocopy.rst)
         flags |= _MSG_DONTWAIT | _MSG_NOSIGNAL
         if not control:
             arguments = self.descriptor, content, linux.c_size_t(len(content)), flags, address or None, len(address)
-            return _result(linux.functions.sendto(*arguments))
+            return result_of(linux.functions.sendto(*arguments))
         body, data, name = (_copied(part) for part in (content, b"".join(_packed(*one) for one in control), address))
         parts = (linux.c_uint64 * 2)(linux.addressof(body), len(content))
         place = linux.addressof(name) if address else 0
         head = (linux.c_uint64 * 7)(
             place, len(address), linux.addressof(parts), 1, linux.addressof(data), linux.sizeof(data), 0
         )
-        return _result(MACHINE.syscall("sendmsg", self.descriptor, linux.byref(head), flags))
+        return result_of(MACHINE.syscall("sendmsg", self.descriptor, linux.byref(head), flags))
 
     def receive(self, size: int, flags: int) -> tuple[int, bytes, bytes]:
         """Receive without waiting; return the result of recvfrom(2) or a negative errno, the content, and the address."""
         content, address = (linux.c_char * (size or 1))(), (linux.c_char * LONGEST)()
         length = linux.c_int(LONGEST)
         arguments = linux.byref(content), size, flags | _MSG_DONTWAIT, linux.byref(address), linux.byref(length)
-        count = _result(MACHINE.syscall("recvfrom", self.descriptor, *arguments))
+        count = result_of(MACHINE.syscall("recvfrom", self.descriptor, *arguments))
         return count, content.raw[: min(max(count, 0), size)], address.raw[: min(length.value, LONGEST)]
 
     def mute(self) -> None:
@@ -171,6 +174,12 @@ class Copier:
         self._pidfds[task] = pidfd = _pidfd(task)
         return kernel.pidfd_getfd(pidfd, number)
 
+    def is_own_user(self, task: int) -> bool:
+        """Return whether a task, of which a descriptor was copied just now, has the user and group of this process; False if
+        the kernel does not say so."""
+        own = identity.own()
+        return kernel.ids_of(self._pidfds[task]) == (own.user, own.group)
+
     def descriptors(self) -> tuple[int, ...]:
         """Return the open pidfds."""
         return tuple(self._pidfds.values())
@@ -210,12 +219,13 @@ _KIND = (linux.SO_DOMAIN, linux.SO_TYPE)
 
 
 def _pidfd(task: int) -> int:
-    from tracer.proc import owner
+    from callfence.tracer.proc import owner
 
     return kernel.pidfd_of_thread(task, owner(task))
 
 
-def _result(value: int) -> int:
+def result_of(value: int) -> int:
+    """Return what a C function returned, or a negative errno if it has failed just now."""
     return value if value >= 0 else -linux.get_errno()
 
 

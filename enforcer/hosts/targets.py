@@ -7,23 +7,24 @@ import errno
 import os
 from _socket import AF_INET, AF_INET6
 
-from enforcer.hosts import identity, unix
-from enforcer.hosts.addresses import address_of, explicit
-from enforcer.hosts.names.resolver import Judge, Resolver
-from enforcer.hosts.rules import is_near
-from tracer import TYPE_CHECKING
-from tracer.linux import AF_UNIX
+from callfence.enforcer.hosts import identity, unix
+from callfence.enforcer.hosts.addresses import address_of, explicit
+from callfence.enforcer.hosts.making import check
+from callfence.enforcer.hosts.names.resolver import Judge, Resolver
+from callfence.enforcer.hosts.rules import is_local, is_loopback, is_near
+from callfence.tracer import TYPE_CHECKING
+from callfence.tracer.linux import AF_UNIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from enforcer.hosts.addresses import Peer
-    from enforcer.hosts.granted import Hosts
-    from enforcer.hosts.identity import Identity
-    from enforcer.hosts.sockets import Socket
-    from enforcer.hub import Hub
-    from enforcer.listener import Request
-    from enforcer.pending import Rule
+    from callfence.enforcer.hosts.addresses import Peer
+    from callfence.enforcer.hosts.granted import Hosts
+    from callfence.enforcer.hosts.identity import Identity
+    from callfence.enforcer.hosts.sockets import Socket
+    from callfence.enforcer.hub import Hub
+    from callfence.enforcer.listener import Request
+    from callfence.enforcer.pending import Rule
 
 _LINES = {"connect": "tcp connect", "send": "udp send"}
 """The beginning of the line about each use."""
@@ -45,7 +46,7 @@ class Refusal:
     @property
     def rule(self) -> Rule:
         """The policies' files, and the line that each of them lacks; "" where no line would grant it."""
-        from policygen.grants import written
+        from callfence.policygen.grants import written
 
         return tuple((file, written(start, granted)) for file, start, granted in self.lacking)
 
@@ -146,7 +147,13 @@ class Targets:
                 return Target(explicit(address), is_mute=True)
             self._judge(request, use, peer)
             return Target(explicit(address))
-        return Target(address)  # any other address reaches no host: the kernel fails the call, or ends a connection
+        return self.unjudged(request, socket, address)
+
+    def unjudged(self, request: Request, socket: Socket, address: bytes) -> Target:
+        """Return an address that reaches no other host: the kernel fails the call, ends a connection, or tells who receives a
+        message who has sent it."""
+        is_internet = socket.domain in (AF_INET, AF_INET6)
+        return Target(address, identity=None if is_internet else _caller(request))
 
     def _is_known(self, peer: Peer) -> bool:
         """Return whether policies deny datagrams to a port of a host, but have lines about the host.
@@ -169,35 +176,42 @@ class Targets:
         lacking = [file for file, rules in self._hosts.policies if not rules.grants(use, peer.host, peer.port, names)]
         if lacking:
             why = f"{peer.text} is an address of {', '.join(names)}" if names else ""
-            host = names[-1] if names else peer.text
-            if names and is_near(peer.host):
+            host = peer.text
+            opening = [name for name in names if is_local(name) == is_loopback(peer.host)]
+            if opening and is_loopback(peer.host):
+                host = opening[-1]
+            elif names and is_near(peer.host):
                 why += ", and a name opens no address of this host or its link"
-                host = peer.text
+            elif opening:
+                from callfence.policygen.hosts import is_plain_name
+
+                host = next(filter(is_plain_name, reversed(opening)), host)
             self.deny_call(request, [(file, f"{_LINES[use]} {host}", str(peer.port)) for file in lacking], why)
 
     def _unix_target(self, request: Request, peer: Peer, address: bytes) -> Target:
-        task = request.call.task
         confining = [file for file, rules in self._hosts.policies if "unix" in rules.confines]
-        caller = identity.of(task)
+        caller = _caller(request)
         if peer.path.startswith(b"\0"):
-            name, target = b"@" + peer.path[1:], Target(address, identity=caller)
+            name, target, found = b"@" + peer.path[1:], Target(address, identity=caller), None
         else:
             try:
-                found = unix.find(task, peer.path, caller, confines=bool(confining))
+                found = unix.find(request, peer.path, caller, confines=bool(confining))
             except unix.UnclearError as error:
                 self.deny_wholly(request, str(error))
                 return Target(address)
             name, target = found.path, Target(found.address, found, identity=caller)
-        if self._names and name in unix.NAME_SERVICES:
+        if self._names and found and found.is_name_service:
             target.close()
             raise OSError(errno.ENOENT, "connect")
         lacking = [file for file in confining if not unix.is_granted(name, self._hosts.sockets[file])]
         if lacking:
-            from policygen.paths import shown
+            from callfence.policygen.paths import shown
 
-            line = f"unix connect {shown(name.decode('utf-8', 'surrogateescape'))}"
+            line, why = f"unix connect {shown(name.decode('utf-8', 'surrogateescape'))}", ""
+            if name.startswith(b"@") and b"*" in name:
+                line, why = "", "a line with `*` is about all sockets whose names begin so"
             try:
-                self.deny_call(request, [(file, line, "") for file in lacking], "")
+                self.deny_call(request, [(file, line, "") for file in lacking], why)
             except (OSError, AskedError):
                 target.close()
                 raise
@@ -247,7 +261,18 @@ class Targets:
 
     def _deny_name(self, name: str, why: str, port: int) -> bool:
         if led := self._led_from.get(port):
+            from callfence.policygen.hosts import is_plain_name
+
+            if not why and not is_plain_name(name):
+                why = f"{name} is no name that a line can have"
             files = [file for file, rules in self._hosts.policies if rules.has_names]
             rows = [(file, "", "") if why else (file, f"tcp connect {name}", "443") for file in files]
             return self._deny(led.request.kept(stopped=True), Refusal(rows, why, "REFUSED"))
         return False
+
+
+def _caller(request: Request) -> Identity | None:
+    """Return who makes a call; None if that is the user of this process.  Raises OSError, GoneError."""
+    caller = identity.of(request.call.task)
+    check(request)
+    return caller

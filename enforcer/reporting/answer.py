@@ -10,24 +10,24 @@ import errno
 import gc
 from functools import partial
 
-from enforcer import kernel
-from enforcer.bpf import EXITS
-from enforcer.errors import FAILED
-from enforcer.listener import Notification, Request, end_process, exit_with, received, stopped, trap
-from enforcer.reporting.loaded import Loaded, attempt
-from tracer import TYPE_CHECKING, linux
-from tracer.machine import MACHINE
-from tracer.proc import owner
+from callfence.enforcer import kernel
+from callfence.enforcer.bpf import EXITS
+from callfence.enforcer.errors import FAILED
+from callfence.enforcer.listener import Notification, Request, end_process, exit_with, received, stopped, trap
+from callfence.enforcer.reporting.loaded import Loaded, attempt
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.proc import owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from enforcer.listener import Waiting
-    from enforcer.reporting.audit import Denial
-    from enforcer.reporting.peers import Peers
-    from enforcer.reporting.reporter import Reporter
-    from enforcer.reporting.verdict import Verdict
-    from policygen.model import Action
+    from callfence.enforcer.listener import Waiting
+    from callfence.enforcer.reporting.audit import Denial
+    from callfence.enforcer.reporting.peers import Peers
+    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.verdict import Verdict
+    from callfence.policygen.model import Action
 
 _LISTEN = MACHINE.calls("listen")
 _REPLACED = "the helper process was killed and has been replaced; counts of denied calls before that are lost"
@@ -63,7 +63,7 @@ class Answers:
         self._peers: Peers | None = None
         """What takes calls to other hosts, if the policies are about hosts."""
         if reporter.hosts is not None:
-            from enforcer.reporting.peers import Peers
+            from callfence.enforcer.reporting.peers import Peers
 
             self._peers = Peers(self._loaded)
 
@@ -130,8 +130,8 @@ class Answers:
 
     def _write_end(self) -> None:
         """Write the record of the end of the last process."""
-        from enforcer.reporting.events import status_fields
-        from policygen.recording.log_records import END
+        from callfence.enforcer.reporting.events import status_fields
+        from callfence.policygen.recording.log_records import END
 
         if (log := self._reporter.log) is None:
             return
@@ -190,7 +190,7 @@ class Answers:
         """Ask about a call that the policies deny, if a line would allow it; return whether it is answered, now or later."""
         if not verdict.denying or not (asker := self._loaded.asker):
             return False
-        from enforcer.reporting.verdict import rule_of
+        from callfence.enforcer.reporting.verdict import rule_of
 
         if not (rule := rule_of(verdict)):
             return False
@@ -201,11 +201,11 @@ class Answers:
 
     def _answered(self, request: Request, verdict: Verdict, answer: str) -> None:
         """Answer a call that waited for an answer to its question."""
-        from enforcer.reporting.asker import GRANTING
+        from callfence.enforcer.reporting.asker import GRANTING
 
         try:
             if answer in GRANTING:
-                request.let_run()
+                self._run(request)
                 return
             action = self._loaded.report(request, verdict)
             self._apply(request, None if answer == "kill" else action)
@@ -229,8 +229,8 @@ class Answers:
             return None
         try:
             if self._may_be_answered(verdict):
-                from policygen.implied.tables import unavailable
-                from policygen.model import Action, ActionKind
+                from callfence.policygen.implied.tables import unavailable
+                from callfence.policygen.model import Action, ActionKind
 
                 if number := unavailable(verdict.event):
                     self._loaded.reports.failed(verdict.event, number)
@@ -320,10 +320,10 @@ class Answers:
         policies deny, or that the task can make itself."""
         if verdict.denying:
             return None
-        from enforcer.files.listening import listen
+        from callfence.enforcer.files.listening import listen
 
         try:
-            result = listen(request)
+            result = listen(request, partial(_may_bind, verdict))
         except (OSError, KeyError):
             result = errno.EACCES if request.is_waiting() else errno.ESRCH
         if result == errno.EACCES:
@@ -334,7 +334,7 @@ class Answers:
         """Answer the call without denying it, if that grants nothing beyond the policies; return whether it was answered."""
         if not self._may_be_answered(verdict):
             return False
-        from enforcer.reporting.instead import Instead
+        from callfence.enforcer.reporting.instead import Instead
 
         instead = Instead(request, verdict, self._devices, keeps_signals=self._reporter.keeps_signals)
         is_answered = instead.answer()
@@ -355,7 +355,7 @@ class Answers:
             else:
                 request.let_run()
         elif action and action.allows and (self._reporter.reach or self._loaded.asker):
-            request.let_run()  # as its registers say; Landlock judges what they point to
+            self._run(request)
         elif action and kind == "errno":
             request.fail(action.errno)
         elif kind == "notify":  # as the kernel does without a listener
@@ -366,6 +366,12 @@ class Answers:
         else:
             end_process(request)
 
+    def _run(self, request: Request) -> None:
+        """Let a call run that the policies allow, or somebody who was asked: as its registers say, for Landlock judges what
+        they point to; hosts and sockets are judged here."""
+        if not (self._peers and self._peers.take(request, is_granted=True)):
+            request.let_run()
+
     def _hides_a_loss(self, call: Notification) -> bool:
         """Return whether the program is about to exit with a status that hides that a report was lost."""
         if call.number not in EXITS.get(call.arch, ()) or call.arguments[0] & 0xFF == FAILED:
@@ -375,3 +381,8 @@ class Answers:
         self.summarise()
         return self._loaded.has_lost
 
+
+def _may_bind(verdict: Verdict, port: int) -> bool:
+    """Return whether all policies let the program bind a TCP port."""
+    each = [policy.files.bind for _, policy in verdict.policies]
+    return all(any(first <= port <= last for first, last in ports) for ports in each if ports is not None)

@@ -10,16 +10,16 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING
 
-from enforcer.hub import READABLE
-from enforcer.pending import RESTART_ALWAYS
-from enforcer.reporting.events import encoded
+from callfence.enforcer.hub import READABLE
+from callfence.enforcer.pending import RESTART_ALWAYS
+from callfence.enforcer.reporting.events import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from enforcer.listener import Request
-    from enforcer.pending import Pending, Rule
+    from callfence.enforcer.listener import Request
+    from callfence.enforcer.pending import Pending, Rule
 
 ONCE, RUN, ALWAYS, NO, KILL = "once", "run", "always", "no", "kill"
 """The answers: the calls that wait now may run; the rule holds until the program ends; it was also written to the policy; the

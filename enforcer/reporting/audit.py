@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 import time
 
-from enforcer import kernel
-from enforcer.bpf import EQUAL, RETURN, assembled
-from tracer import TYPE_CHECKING, linux
+from callfence.enforcer import kernel
+from callfence.enforcer.bpf import EQUAL, RETURN, assembled
+from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
     import _socket

@@ -7,7 +7,7 @@ import os
 import select
 import stat
 
-from enforcer.errors import EnforceError
+from callfence.enforcer.errors import EnforceError
 
 TEXT, LINES, DATAGRAMS, JOURNAL = "text", "lines", "datagrams", "journal"
 """The forms of reports: text for people; JSON objects, one a line; the same, one a datagram; systemd's journal entries."""

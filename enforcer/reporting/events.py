@@ -9,15 +9,17 @@ import os
 import time
 from _json import encode_basestring_ascii
 
-from enforcer.reporting.destination import JOURNAL, has_room
-from policygen.recording.log_records import ANSWERED, DENIED, END, MESSAGE, REFUSED, START, VERSION
-from tracer import TYPE_CHECKING, proc
+from callfence.enforcer.reporting.destination import JOURNAL, has_room
+from callfence.enforcer.reporting.identity import identity
+from callfence.policygen.recording.log_records import ANSWERED, DENIED, END, MESSAGE, REFUSED, START
+from callfence.policygen.versions import EVENTS
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-    from enforcer.reporting.destination import Destination
+    from callfence.enforcer.reporting.destination import Destination
 
 _PRIORITIES = {START: 6, DENIED: 4, ANSWERED: 5, REFUSED: 3, END: 6}  # syslog(3)
 _LEVELS = {"note": 6, "warning": 4}
@@ -28,17 +30,22 @@ _WAITED = 0.5
 class Log:
     """A destination of records, and what all records of one start have in common."""
 
-    __slots__ = ("_common", "destination", "lost", "notes", "start")
+    __slots__ = ("_common", "_sequence", "destination", "lost", "notes", "start")
 
     def __init__(
-        self, destination: Destination, policies: Iterable[tuple[str, bytes]], process: int | str = "self"
+        self,
+        destination: Destination,
+        policies: Iterable[tuple[str, bytes]],
+        process: int | str = "self",
+        environment: Iterable[bytes] = (),
     ) -> None:
         """`policies`: name and content of each file that the policies were read from.  `process`: the id of the process that
-        becomes the program, if not this one."""
+        becomes the program, if not this one.  `environment`: the program's."""
         self.destination = destination
         files = [{"file": name, "sha256": _digest(content)} for name, content in policies]
-        fields = {"host": os.uname().nodename, "unit": _unit(process), "run": os.urandom(4).hex(), "policies": files}
-        self._common = _members(fields)
+        where = {"host": os.uname().nodename, **identity(process, environment)}
+        self._common = _members({**where, "run": os.urandom(4).hex(), "policies": files})
+        self._sequence = 0
         self.start: dict[str, Any] = {}
         """The fields of the record of the start, with its time."""
         self.notes: list[tuple[str, str]] = []
@@ -56,10 +63,12 @@ class Log:
         return self.record(REFUSED, {"message": reason, "status": status, "command": shown(self.start["command"])})
 
     def record(self, event: str, fields: Mapping[str, Any]) -> bytes:
-        """Return a record as it is written to the destination."""
+        """Return a record as it is written to the destination.  It has the next number of its run."""
+        self._sequence += 1
         when = fields.get("time") or now()
         rest = _members({name: value for name, value in fields.items() if name != "time"})
-        line = f'{{"version": {VERSION}, "event": "{event}", "time": "{when}", {self._common}, {rest}}}'
+        head = f'"version": {EVENTS}, "event": "{event}", "time": "{when}", "sequence": {self._sequence}'
+        line = f"{{{head}, {self._common}, {rest}}}"
         if self.destination.form == JOURNAL:
             return _entry(event, fields, line)
         return f"{line}\n".encode()
@@ -90,7 +99,7 @@ _NAMES = ("pass", "secret", "token", "key", "credential", "auth")
 def shown(command: Sequence[str]) -> list[str]:
     """Return a command line without secrets, and without its end if it is longer than 300 characters; then the last word is
     `...`."""
-    from policygen.evidence.words import SECRET, masked
+    from callfence.policygen.evidence.words import SECRET, masked
 
     words, length, is_secret = list[str](), 0, False
     for word in command:
@@ -108,7 +117,7 @@ def status_fields(status: int | None) -> dict[str, int | str | None]:
     if status is None:
         return {"status": None, "signal": None}
     if status & 0x7F:  # wait(2)
-        from tracer.abi import NATIVE, constants
+        from callfence.tracer.abi import NATIVE, constants
 
         return {"status": None, "signal": constants.family("signal", NATIVE).format(status & 0x7F)}
     return {"status": status >> 8 & 0xFF, "signal": None}
@@ -140,16 +149,6 @@ def _digest(content: bytes) -> str:
         except ImportError:
             from hashlib import sha256
     return str(sha256(content).hexdigest())
-
-
-def _unit(process: int | str) -> str | None:
-    """Return the systemd unit of a process (systemd.unit(5)); None if it is in none."""
-    try:
-        groups = proc.content(f"/proc/{process}/cgroup").decode(errors="replace").split()
-    except OSError:
-        return None
-    parts = groups[-1].split("/") if groups else []
-    return next((part for part in reversed(parts) if part.endswith((".service", ".scope"))), None)
 
 
 # systemd's journal

@@ -16,18 +16,18 @@ from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING
 
-from enforcer import kernel
-from enforcer.waiting import WaitingTask
-from policygen.holds import holds
-from policygen.implied.tables import stated_entry, unavailable
-from tracer.abi import Arch, Event, Kind, table
-from tracer.proc import fields_of, kin_of, proc
+from callfence.enforcer import kernel
+from callfence.enforcer.waiting import WaitingTask
+from callfence.policygen.holds import holds
+from callfence.policygen.implied.tables import stated_entry, unavailable
+from callfence.tracer.abi import Arch, Event, Kind, table
+from callfence.tracer.proc import fields_of, is_in_own_user_namespace, kin_of
 
 if TYPE_CHECKING:
-    from enforcer.listener import Request
-    from enforcer.reporting.verdict import Verdict
-    from policygen.model import Expression
-    from tracer.abi import Syscall
+    from callfence.enforcer.listener import Request
+    from callfence.enforcer.reporting.verdict import Verdict
+    from callfence.policygen.model import Expression
+    from callfence.tracer.abi import Syscall
 
 _NULL = b"/dev/null\0"
 _FULL = b"/dev/full\0"
@@ -179,7 +179,7 @@ class Instead:
 
         `unchanged`: -1 in the 16 or 32 bits that the kernel reads of a register."""
         caller = fields_of(self._event.task)
-        if not _is_in_own_user_namespace(self._event.task) or not self._request.is_waiting():
+        if not is_in_own_user_namespace(self._event.task) or not self._request.is_waiting():
             return False
         if name == "setgroups":
             if int(caller["CapEff"], 16) & _CAP_SETGID:
@@ -221,14 +221,6 @@ def _is_below(process: int, caller: int) -> bool:
 @cache
 def _opens(arch: Arch, name: str) -> Expression:
     return stated_entry(arch, f"{name}: {_OPENS}").expression
-
-
-def _is_in_own_user_namespace(task: int) -> bool:
-    """Return whether a task is in the same user namespace as this process, so that the same id means the same user."""
-    try:
-        return os.readlink(f"{proc()}/{task}/ns/user") == os.readlink(f"{proc()}/self/ns/user")
-    except OSError:
-        return False
 
 
 def _int(register: int) -> int:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enforcer.files.unreachable import Judge
-    from enforcer.listener import Request, Waiting
-    from enforcer.pending import Pending, Rule
-    from enforcer.reporting.asker import Asker
-    from enforcer.reporting.output import Output
-    from enforcer.reporting.report import Reports
-    from enforcer.reporting.reporter import Reporter
-    from enforcer.reporting.verdict import Verdict, Verdicts
-    from policygen.model import Action
+    from callfence.enforcer.files.unreachable import Judge
+    from callfence.enforcer.listener import Request, Waiting
+    from callfence.enforcer.pending import Pending, Rule
+    from callfence.enforcer.reporting.asker import Asker
+    from callfence.enforcer.reporting.output import Output
+    from callfence.enforcer.reporting.report import Reports
+    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.verdict import Verdict, Verdicts
+    from callfence.policygen.model import Action
 
 _NOBODY_ANSWERS = "nobody answers any more, so denied calls are no longer asked about"
 
@@ -46,7 +46,7 @@ class Loaded:
         """What writes reports; the first use writes the records of the start."""
         if self._output is None:
             self.has_begun = True
-            from enforcer.reporting.output import Output
+            from callfence.enforcer.reporting.output import Output
 
             self._output = Output(self.reporter, begins=self.is_whole)
         return self._output
@@ -75,7 +75,7 @@ class Loaded:
     def judge(self) -> Judge | None:
         """What judges files and ports; None if they are not judged."""
         if self._judge is None and self.reporter.reach:
-            from enforcer.files.unreachable import Judge
+            from callfence.enforcer.files.unreachable import Judge
 
             self._judge = Judge(self.reporter.reach, self._program)
         return self._judge
@@ -84,7 +84,7 @@ class Loaded:
     def later(self) -> Pending:
         """The calls that are answered later."""
         if self._pending is None:
-            from enforcer.pending import Pending
+            from callfence.enforcer.pending import Pending
 
             self._pending = Pending(self._waiting)
         return self._pending
@@ -98,7 +98,7 @@ class Loaded:
     def asker(self) -> Asker | None:
         """What asks about denied calls; None if nothing does."""
         if self._asker is None and self.reporter.asking >= 0:
-            from enforcer.reporting.asker import Asker
+            from callfence.enforcer.reporting.asker import Asker
 
             ended = partial(attempt, lambda: self.reports.say(_NOBODY_ANSWERS))
             self._asker = Asker(self.reporter.asking, self.later, self._decided, ended)
@@ -139,8 +139,8 @@ class Loaded:
 
     def _load(self) -> tuple[Verdicts, Reports]:
         if self._judging is None:
-            from enforcer.reporting.report import Reports
-            from enforcer.reporting.verdict import Verdicts
+            from callfence.enforcer.reporting.report import Reports
+            from callfence.enforcer.reporting.verdict import Verdicts
 
             reports = Reports(self.reporter, self.output, self._program, self.judge)
             self._judging = Verdicts(self.reporter.policies()), reports
@@ -149,7 +149,7 @@ class Loaded:
 
     def _decided(self, rule: Rule, answer: str, who: str, calls: int) -> None:
         """Have an answer take effect for further calls, and write its record."""
-        from enforcer.reporting.asker import LASTING
+        from callfence.enforcer.reporting.asker import LASTING
 
         try:
             if answer in LASTING:

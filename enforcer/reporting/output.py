@@ -15,13 +15,13 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from enforcer import kernel
-from enforcer.reporting.destination import has_room, identity
+from callfence.enforcer import kernel
+from callfence.enforcer.reporting.destination import has_room, identity
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.reporter import Reporter
 
 _TIMEOUT = 0.5
 """Timeout in seconds of a write although poll(2) promised room, and of writing the last reports.  O_NONBLOCK would change the

@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 from functools import partial
 
-from enforcer.listener import end_process, stopped
-from enforcer.reporting.loaded import attempt
-from tracer import TYPE_CHECKING
+from callfence.enforcer.listener import end_process, stopped
+from callfence.enforcer.reporting.loaded import attempt
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from enforcer.hosts.mediator import Mediator
-    from enforcer.hosts.targets import Refusal
-    from enforcer.listener import Notification, Request
-    from enforcer.reporting.loaded import Loaded
-    from enforcer.reporting.verdict import Verdict
+    from callfence.enforcer.hosts.mediator import Mediator
+    from callfence.enforcer.hosts.targets import Refusal
+    from callfence.enforcer.listener import Notification, Request
+    from callfence.enforcer.reporting.loaded import Loaded
+    from callfence.enforcer.reporting.verdict import Verdict
 
 
 class Peers:
@@ -26,10 +26,11 @@ class Peers:
         self._mediator: Mediator | None = None
         """What makes the calls; None until the first one."""
 
-    def take(self, request: Request) -> bool:
-        """Make or fail the call if it may reach another host; return whether it may."""
+    def take(self, request: Request, *, is_granted: bool = False) -> bool:
+        """Make or fail the call if it may reach another host; return whether it may.  `is_granted`: the policies deny it, and
+        somebody who was asked does not."""
         try:
-            if mediator := self._making(request.call):
+            if mediator := self._making(request.call, is_granted=is_granted):
                 mediator.make(request)
         except Exception as error:
             self._complain(error)
@@ -51,14 +52,14 @@ class Peers:
         """Return the descriptors that the calls need."""
         return self._mediator.descriptors() if self._mediator else ()
 
-    def _making(self, call: Notification) -> Mediator | None:
-        """Return what makes a call, if it may reach another host and the policies' filters allow it; else None.  Raises OSError
-        and others if what makes calls cannot be loaded."""
+    def _making(self, call: Notification, *, is_granted: bool = False) -> Mediator | None:
+        """Return what makes a call, if it may reach another host and the policies' filters allow it, or `is_granted`; else
+        None.  Raises OSError and others if what makes calls cannot be loaded."""
         hosts = self._reporter.hosts
-        if hosts is None or not hosts.are_judged(call):
+        if hosts is None or not hosts.are_judged(call, is_granted=is_granted):
             return None
         if self._mediator is None:
-            from enforcer.hosts.mediator import Mediator
+            from callfence.enforcer.hosts.mediator import Mediator
 
             asks = self._reporter.asking >= 0
             self._mediator = Mediator(hosts, self._loaded.later, self._deny, self._reporter.complain, asks=asks)
@@ -73,7 +74,7 @@ class Peers:
                 return False
             rule, is_lookup = refusal.rule, refusal.error != "EACCES"
             if (asker := self._loaded.asker) and all(line for _, line in rule):
-                from enforcer.reporting.report import ungranted_of
+                from callfence.enforcer.reporting.report import ungranted_of
 
                 fields = partial(self._loaded.reports.fields, request, verdict, ungranted_of(refusal))
                 if not is_lookup:
@@ -89,7 +90,7 @@ class Peers:
 
     def _answered(self, request: Request, verdict: Verdict, refusal: Refusal, answer: str) -> None:
         """Make, or fail, a call that waited for an answer to its question."""
-        from enforcer.reporting.asker import GRANTING
+        from callfence.enforcer.reporting.asker import GRANTING
 
         if self._mediator is None:
             return

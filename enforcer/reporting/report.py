@@ -7,31 +7,31 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from enforcer.reporting.verdict import advise, granting
-from enforcer.reporting.violation import Recorded, Violation, caller_fields
-from enforcer.waiting import WaitingTask
-from policygen.evidence.facts import Places, Union, Varying, facts
-from policygen.evidence.pointed import pointed
-from policygen.learning.extend import allowing_line
-from policygen.recording.log_records import ANSWERED, DENIED, MESSAGE
-from policygen.text import printable
-from tracer.abi import NATIVE, Arch, constants, table
-from tracer.proc import owner, proc
+from callfence.enforcer.reporting.verdict import advise, granting
+from callfence.enforcer.reporting.violation import Recorded, Violation, caller_fields
+from callfence.enforcer.waiting import WaitingTask
+from callfence.policygen.evidence.facts import Places, Union, Varying, facts
+from callfence.policygen.evidence.pointed import pointed
+from callfence.policygen.learning.extend import allowing_line
+from callfence.policygen.recording.log_records import ANSWERED, DENIED, MESSAGE
+from callfence.policygen.text import printable
+from callfence.tracer.abi import NATIVE, Arch, constants, table
+from callfence.tracer.proc import owner, proc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
-    from enforcer.files.unreachable import Judge, Ungranted
-    from enforcer.hosts.targets import Refusal
-    from enforcer.listener import Request
-    from enforcer.pending import Rule
-    from enforcer.reporting.asker import Asker
-    from enforcer.reporting.output import Output
-    from enforcer.reporting.reporter import Reporter
-    from enforcer.reporting.verdict import Verdict
-    from policygen.evidence.pointed import Value
-    from tracer.abi import Event
+    from callfence.enforcer.files.unreachable import Judge, Ungranted
+    from callfence.enforcer.hosts.targets import Refusal
+    from callfence.enforcer.listener import Request
+    from callfence.enforcer.pending import Rule
+    from callfence.enforcer.reporting.asker import Asker
+    from callfence.enforcer.reporting.output import Output
+    from callfence.enforcer.reporting.reporter import Reporter
+    from callfence.enforcer.reporting.verdict import Verdict
+    from callfence.policygen.evidence.pointed import Value
+    from callfence.tracer.abi import Event
 
 _DISTINCT = 50
 """How many distinct violations of one call are described, so that a program cannot fill the memory or the log with them."""
@@ -80,7 +80,7 @@ class Reports:
     def report_port(self, request: Request, verdict: Verdict) -> None:
         """Report a listen(2) that would take a port which a policy does not grant."""
         why = "listen(2) on a socket without a port takes any free port"
-        from enforcer.files.unreachable import Ungranted
+        from callfence.enforcer.files.unreachable import Ungranted
 
         ungranted = [
             Ungranted(file, "tcp bind", "0", "EACCES", why)
@@ -98,8 +98,8 @@ class Reports:
 
     def recorded(self, index: int, fields: Mapping[str, str]) -> None:
         """Report what Landlock denied under the policy of this index, from the fields of its audit record (`audit.Source`)."""
-        from enforcer.files.unreachable import Ungranted, subject_of
-        from policygen.files.records import denied
+        from callfence.enforcer.files.unreachable import Ungranted, subject_of
+        from callfence.policygen.files.records import denied
 
         source, what = self._reporter.records, denied(fields)
         if source is None:
@@ -167,8 +167,8 @@ class Reports:
         self._output.flush(last=True)
         if lost := self._output.lost - self._lost:
             self._lost = self._output.lost
-            what = "records of the log" if self._reporter.log else "reports of violations"
-            text = f"{lost} {what} could not be written"
+            what, of = ("record", "the log") if self._reporter.log else ("report", "violations")
+            text = f"{lost} {what}{'s' if lost > 1 else ''} of {of} could not be written"
             self._reporter.complain(text)
             if self._reporter.log:
                 self.say(text)
@@ -270,7 +270,7 @@ class Reports:
 
 def ungranted_of(refusal: Refusal) -> list[Ungranted]:
     """Return what each policy lacks that does not grant a call to another host, or a look-up."""
-    from enforcer.files.unreachable import Ungranted
+    from callfence.enforcer.files.unreachable import Ungranted
 
     return [Ungranted(*row, refusal.error, refusal.why) for row in refusal.lacking]
 

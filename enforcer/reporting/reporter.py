@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 
-from enforcer.reporting.destination import TEXT, has_room
-from tracer import TYPE_CHECKING
+from callfence.enforcer.reporting.destination import TEXT, has_room
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from enforcer.files.granted import Reach
-    from enforcer.hosts.granted import Hosts
-    from enforcer.reporting.audit import Source
-    from enforcer.reporting.destination import Destination
-    from enforcer.reporting.events import Log
-    from policygen.model import Policy
+    from callfence.enforcer.files.granted import Reach
+    from callfence.enforcer.hosts.granted import Hosts
+    from callfence.enforcer.reporting.audit import Source
+    from callfence.enforcer.reporting.destination import Destination
+    from callfence.enforcer.reporting.events import Log
+    from callfence.policygen.model import Policy
 
 
 class Reporter:

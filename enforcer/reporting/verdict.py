@@ -6,27 +6,27 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from policygen.evaluate import evaluate
-from policygen.implied.resolve import resolved
-from policygen.language.document import parse
-from policygen.language.naming import format_entry
-from policygen.learning.extend import Options, extend, sort_out
-from policygen.learning.scope import SENDING
-from policygen.model import ALLOW, SIGNALS, Action, Entry, Or, constrained, mentioned, scopes, strictest
-from policygen.phases import START, in_phase, phase_policies
-from policygen.recording.model import Observation, recorded_values
-from policygen.text import file_word, word
-from tracer.abi import Arch, table
-from tracer.errors import UserError
-from tracer.named import NamedTuple
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.document import parse
+from callfence.policygen.language.naming import format_entry
+from callfence.policygen.learning.extend import Options, extend, sort_out
+from callfence.policygen.learning.scope import SENDING
+from callfence.policygen.model import ALLOW, SIGNALS, Action, Entry, Or, constrained, mentioned, scopes, strictest
+from callfence.policygen.phases import START, in_phase, phase_policies
+from callfence.policygen.recording.model import Observation, recorded_values
+from callfence.policygen.text import file_word, word
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.errors import UserError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from enforcer.pending import Rule
-    from policygen.model import Policy
-    from tracer.abi import Event
+    from callfence.enforcer.pending import Rule
+    from callfence.policygen.model import Policy
+    from callfence.tracer.abi import Event
     Files = tuple[tuple[str, Policy], ...]
     """Policies as they are in one phase, each with its file."""
 
@@ -210,10 +210,10 @@ def granting(file: str, lines: Sequence[str]) -> Advice:
 def risk_of(line: str) -> dict[str, str] | None:
     """Return what the catalogue of lint says of a line that is added to a policy: level and id of the most serious row, and
     what it grants; None if there is none, or if the line cannot be judged."""
-    from policygen.lint.files import risks_of
-    from policygen.lint.findings import about_files, grants
-    from policygen.sets.algebra import TooComplexError
-    from policygen.sets.region import Budget
+    from callfence.policygen.lint.files import risks_of
+    from callfence.policygen.lint.findings import about_files, grants
+    from callfence.policygen.sets.algebra import TooComplexError
+    from callfence.policygen.sets.region import Budget
 
     try:
         document = parse(f"{line}\n")

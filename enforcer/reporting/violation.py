@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from enforcer.reporting.events import shown
-from policygen.evidence.facts import resolved
-from policygen.language.naming import format_call
-from policygen.model import Action, ActionKind
-from policygen.recording.log_records import DENIED
-from policygen.text import printable
-from policygen.values import frozen
-from tracer import proc
-from tracer.abi import NATIVE, Arch, Event, constants
+from callfence.enforcer.reporting.events import shown
+from callfence.policygen.evidence.facts import resolved
+from callfence.policygen.language.naming import format_call
+from callfence.policygen.model import Action, ActionKind
+from callfence.policygen.recording.log_records import DENIED
+from callfence.policygen.text import printable
+from callfence.policygen.values import frozen
+from callfence.tracer import proc
+from callfence.tracer.abi import NATIVE, Arch, Event, constants
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from enforcer.files.unreachable import Ungranted
-    from enforcer.reporting.verdict import Advice
-    from policygen.evidence.facts import Union
-    from policygen.evidence.pointed import Value
+    from callfence.enforcer.files.unreachable import Ungranted
+    from callfence.enforcer.reporting.verdict import Advice
+    from callfence.policygen.evidence.facts import Union
+    from callfence.policygen.evidence.pointed import Value
 
 REFUSED = "REFUSED"
 """The response code of a name server (RFC 1035, 4.1.1) with which a look-up is denied."""

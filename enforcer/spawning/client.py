@@ -9,17 +9,17 @@ import os
 import sys
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    sys.path.insert(0, os.path.abspath(__file__).removesuffix("/callfence/enforcer/spawning/client.py"))
 
 import _socket
 import errno
 
-from enforcer import execution, kernel
-from enforcer.errors import FAILED, NOT_EXECUTABLE, EnforceError, refused
-from enforcer.spawning import protocol
-from tracer import TYPE_CHECKING, linux
-from tracer.errors import CallfenceError
-from tracer.proc import fields
+from callfence.enforcer import execution, kernel
+from callfence.enforcer.errors import FAILED, NOT_EXECUTABLE, EnforceError, refused
+from callfence.enforcer.spawning import protocol
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.errors import CallfenceError
+from callfence.tracer.proc import fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

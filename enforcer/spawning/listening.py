@@ -9,9 +9,9 @@ import os
 import select
 import stat
 
-from enforcer import helper, kernel
-from enforcer.errors import EnforceError
-from tracer import TYPE_CHECKING, linux
+from callfence.enforcer import helper, kernel
+from callfence.enforcer.errors import EnforceError
+from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import os
 
-from enforcer import helper, kernel
-from enforcer.arming import inject, seized
-from enforcer.arming.inject import Surgery
-from enforcer.errors import EnforceError, GoneError
-from tracer import TYPE_CHECKING, linux
-from tracer.errors import KernelError
-from tracer.machine import MACHINE
-from tracer.proc import content, fields
-from tracer.stops import TRAP
+from callfence.enforcer import helper, kernel
+from callfence.enforcer.arming import inject, seized
+from callfence.enforcer.arming.inject import Surgery
+from callfence.enforcer.errors import EnforceError, GoneError
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.errors import KernelError
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.proc import content, fields
+from callfence.tracer.stops import TRAP
 
 if TYPE_CHECKING:
     import _socket

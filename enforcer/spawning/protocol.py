@@ -12,8 +12,8 @@ descriptors of the rulesets.
 
 from __future__ import annotations
 
-from enforcer.errors import EnforceError
-from tracer import TYPE_CHECKING
+from callfence.enforcer.errors import EnforceError
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

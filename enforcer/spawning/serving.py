@@ -8,26 +8,26 @@ import stat
 import time
 from contextlib import suppress
 
-from enforcer import bpf, execution, helper, launch
-from enforcer.arming import inject, seized
-from enforcer.confinement import scope_ruleset
-from enforcer.errors import FAILED, EnforceError, GoneError
-from enforcer.reporting.destination import TEXT, Destination
-from enforcer.reporting.reporter import Reporter
-from enforcer.spawning import protocol
-from enforcer.spawning.peer import Peer, Rights
-from policygen.text import printable
-from tracer import TYPE_CHECKING, linux
-from tracer.errors import CallfenceError
+from callfence.enforcer import bpf, execution, helper, launch
+from callfence.enforcer.arming import inject, seized
+from callfence.enforcer.confinement import scope_ruleset
+from callfence.enforcer.errors import FAILED, EnforceError, GoneError
+from callfence.enforcer.reporting.destination import TEXT, Destination
+from callfence.enforcer.reporting.reporter import Reporter
+from callfence.enforcer.spawning import protocol
+from callfence.enforcer.spawning.peer import Peer, Rights
+from callfence.policygen.text import printable
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     import _socket
     from collections.abc import Callable
     from typing import NoReturn
 
-    from enforcer.later import Later
-    from enforcer.launch import Launch
-    from enforcer.spawning.protocol import Request
+    from callfence.enforcer.later import Later
+    from callfence.enforcer.launch import Launch
+    from callfence.enforcer.spawning.protocol import Request
 
     Prepare = Callable[[Request, int, int], tuple[Launch, int, Callable[[CallfenceError], None]]]
     """Decides how a program is run, from a request, the descriptor of its standard error (-1: closed) and the client's pid;

@@ -5,22 +5,22 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from policygen.evaluate import answers
-from policygen.files import algebra
-from policygen.implied.resolve import Resolved, resolved, resolved_at
-from policygen.model import Action, ActionKind, Always, Arm, Expression, Policy, alternatives, scopes
-from policygen.phases import names_of
-from policygen.sets import region
-from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.express import express, minimise
-from policygen.sets.region import Region, example
-from policygen.values import frozen, replace, uncompared
-from tracer.abi import Arch, Event, table
+from callfence.policygen.evaluate import answers
+from callfence.policygen.files import algebra
+from callfence.policygen.implied.resolve import Resolved, resolved, resolved_at
+from callfence.policygen.model import Action, ActionKind, Always, Arm, Expression, Policy, alternatives, scopes
+from callfence.policygen.phases import names_of
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from callfence.policygen.sets.express import express, minimise
+from callfence.policygen.sets.region import Region, example
+from callfence.policygen.values import frozen, replace, uncompared
+from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from policygen.files.algebra import Difference as FileDifference
+    from callfence.policygen.files.algebra import Difference as FileDifference
 
 ARMS = {Arm.NOW: 0, Arm.EXEC: 1, Arm.ENTRY: 2}
 """Rank of each moment at which a filter takes effect: the higher, the more calls run unfiltered before it."""

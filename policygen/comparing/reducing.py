@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from policygen.comparing.compare import ARMS
-from policygen.files import algebra
-from policygen.implied.resolve import Resolved, narrowed, resolved
-from policygen.language.normal import normal
-from policygen.model import Action, Always, And, Entry, Expression, Or, Policy, alternatives, scope_of, scopes, strictest
-from policygen.phases import in_each
-from policygen.sets import region
-from policygen.sets.algebra import FALSE
-from policygen.sets.express import minimise, negated
-from policygen.values import replace
-from tracer.abi import Arch, table
+from callfence.policygen.comparing.compare import ARMS, Verdict, compare
+from callfence.policygen.files import algebra
+from callfence.policygen.implied.resolve import Resolved, narrowed, resolved
+from callfence.policygen.language.normal import normal
+from callfence.policygen.model import (
+    Action,
+    Always,
+    And,
+    Entry,
+    Expression,
+    Or,
+    Policy,
+    alternatives,
+    scope_of,
+    scopes,
+    strictest,
+)
+from callfence.policygen.phases import in_each
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.express import minimise, negated
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _MAX_PRODUCTS = 256
 """The most pairs of alternatives for which an intersection is written as alternatives."""
@@ -36,13 +51,17 @@ def reduce(policy: Policy, by: Policy) -> Policy:
     the default of `by`).  An entry has at most two actions; if three are needed, the denials become the strictest of them.
     Raises ValueError if an entry would have to allow, log and deny, or if `by` names a call that is newer than the policy's
     table while the policy lets such calls run."""
-    if policy.phases or by.phases:
-        start = resolved(by)
-        return normal(in_each(lambda each, other: reduce(each, _named(resolved(other), start)), policy, by))
-    reduced = reduce_resolved(resolved(policy), resolved(by))
-    return normal(
-        narrowed(policy, reduced) if policy.implied else replace(policy, entries=reduced.entries, files=reduced.files)
-    )
+    start = resolved(by)
+
+    def reduced(each: Policy, other: Policy, *, is_written: bool) -> Policy:
+        limit = resolved(_named(resolved(other), start) if by.phases else other)
+        meant = reduce_resolved(resolved(each), limit)
+        if each.implied and not is_written:
+            return narrowed(each, meant)
+        return replace(each, implied=0, entries=meant.entries, files=meant.files)
+
+    ways = [normal(in_each(partial(reduced, is_written=is_written), policy, by)) for is_written in (True, False)]
+    return replace(_shortest(ways), phases_optional=policy.phases_optional)
 
 
 def intersect(policy: Policy, by: Policy) -> Policy:
@@ -52,13 +71,20 @@ def intersect(policy: Policy, by: Policy) -> Policy:
     most two actions, so if three are needed, the denials become the strictest of them.  The settings are the narrower ones of
     each pair, the moment of arming the earlier one, and files, ports and hosts those that both grant.  Raises ValueError if the
     policies have no architecture in common, or an entry would have to allow, log and deny."""
-    ways = [
-        in_each(partial(_intersected, keep=keep), policy, by)
-        for keep, each in ((0, policy), (1, by), (None, None))
-        if each is None or (each.implied and not policy.phases and not by.phases)  # a phase cannot end an implied permission
-    ]
-    shortest = min(ways, key=_length)
-    return normal(replace(shortest, phases_optional=policy.phases_optional and by.phases_optional))
+    kept = [index for index, each in enumerate((policy, by)) if each.implied]
+    ways = [normal(in_each(partial(_intersected, keep=keep), policy, by)) for keep in (None, *kept)]
+    return replace(_shortest(ways), phases_optional=policy.phases_optional and by.phases_optional)
+
+
+def _shortest(ways: Sequence[Policy]) -> Policy:
+    """Return the policy with the fewest entries that means what the first one does.
+
+    The others have an implied set, and where phases differ in what they imply, their entries may not say so."""
+    exact, *_ = ways
+    for way in sorted(ways, key=_length):
+        if way is exact or compare(exact, way).verdict is Verdict.EQUAL:
+            return way
+    return exact
 
 
 def _length(policy: Policy) -> int:

@@ -11,12 +11,12 @@ from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen.equivalents.links import BETWEEN, Link, Side, links, rows, side
-from policygen.language.operands import operands
-from policygen.model import Always, Entry
-from policygen.values import frozen
-from tracer.abi import Arch, Argument, Kind, constants, table
-from tracer.named import NamedTuple
+from callfence.policygen.equivalents.links import BETWEEN, Link, Side, links, rows, side
+from callfence.policygen.language.operands import operands
+from callfence.policygen.model import Always, Entry
+from callfence.policygen.values import frozen
+from callfence.tracer.abi import Arch, Argument, Kind, constants, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.equivalents.between import ends
-from policygen.equivalents.effects import allowed, carried, special
-from policygen.equivalents.places import with_places
-from policygen.equivalents.section import Writer
-from policygen.implied.resolve import resolved
-from policygen.language.normal import normal
-from policygen.phases import as_in, in_each, phase_policies
-from policygen.sets import region
-from policygen.sets.algebra import FALSE
-from policygen.values import frozen, replace
-from tracer.abi import Arch, table
-from tracer.errors import UserError
+from callfence.policygen.equivalents.between import ends
+from callfence.policygen.equivalents.effects import allowed, carried, special
+from callfence.policygen.equivalents.places import with_places
+from callfence.policygen.equivalents.section import Writer
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.normal import normal
+from callfence.policygen.phases import as_in, in_each, phase_policies
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from policygen.equivalents.places import Place
-    from policygen.equivalents.section import Loss
-    from policygen.model import Expression, Policy
+    from callfence.policygen.equivalents.places import Place
+    from callfence.policygen.equivalents.section import Loss
+    from callfence.policygen.model import Expression, Policy
 
 
 class CarryError(UserError):

@@ -5,24 +5,24 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from policygen.equivalents.between import hops
-from policygen.equivalents.effects import allowed, carried, meaningful, special
-from policygen.implied.resolve import resolve
-from policygen.model import alternatives
-from policygen.phases import START, phase_policies
-from policygen.sets import region
-from policygen.sets.algebra import FALSE
-from policygen.sets.express import express, minimise
-from policygen.values import frozen, replace
-from tracer.abi import Arch, Event, table
+from callfence.policygen.equivalents.between import hops
+from callfence.policygen.equivalents.effects import allowed, carried, meaningful, special
+from callfence.policygen.implied.resolve import resolve
+from callfence.policygen.model import alternatives
+from callfence.policygen.phases import START, phase_policies
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.express import express, minimise
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from policygen.implied.resolve import Resolved
-    from policygen.model import Expression, Policy
-    from policygen.sets.algebra import Space
-    from tracer.abi import Argument
+    from callfence.policygen.implied.resolve import Resolved
+    from callfence.policygen.model import Expression, Policy
+    from callfence.policygen.sets.algebra import Space
+    from callfence.tracer.abi import Argument
 
 _MAX_RULES = 8
 """The most alternatives that describe a gap; a gap that takes more has none, only its example."""

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING
 
-from policygen.equivalents.between import hops, renumberings
-from policygen.equivalents.links import own_calls
-from policygen.sets.algebra import FALSE, TRUE
-from policygen.sets.region import BITS, shift, to_bdd
-from tracer.abi import table
+from callfence.policygen.equivalents.between import hops, renumberings
+from callfence.policygen.equivalents.links import own_calls
+from callfence.policygen.sets.algebra import FALSE, TRUE
+from callfence.policygen.sets.region import BITS, shift, to_bdd
+from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from policygen.equivalents.between import Hop, Node, Pair, Renumbering
-    from policygen.model import Action, Entry
-    from policygen.sets.algebra import Space
-    from tracer.abi import Arch, Argument
+    from callfence.policygen.equivalents.between import Hop, Node, Pair, Renumbering
+    from callfence.policygen.model import Action, Entry
+    from callfence.policygen.sets.algebra import Space
+    from callfence.tracer.abi import Arch, Argument
 
 _WORD = (1 << 64) - 1
 

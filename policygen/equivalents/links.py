@@ -6,19 +6,19 @@ from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen.holds import holds
-from policygen.language.document import parse
-from policygen.language.operands import ORDERINGS, operands
-from policygen.model import BITWISE, And, Condition, Operator, alternatives, conjuncts
-from policygen.values import frozen, replace
-from tracer.abi import table
-from tracer.abi.constants import table_text
+from callfence.policygen.holds import holds
+from callfence.policygen.language.document import parse
+from callfence.policygen.language.operands import ORDERINGS, operands
+from callfence.policygen.model import BITWISE, And, Condition, Operator, alternatives, conjuncts
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import table
+from callfence.tracer.abi.constants import table_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from policygen.model import Entry, Expression
-    from tracer.abi import Arch, Argument
+    from callfence.policygen.model import Entry, Expression
+    from callfence.tracer.abi import Arch, Argument
 
 BETWEEN = "~"
 """The `as` of rows that apply only between two architectures (`equivalents.between`)."""

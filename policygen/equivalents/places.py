@@ -5,15 +5,15 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen.equivalents.links import rows
-from policygen.grants import Right, format_rights, path_line, written
-from policygen.values import replace
-from tracer.abi.constants import table_text
-from tracer.named import NamedTuple
+from callfence.policygen.equivalents.links import rows
+from callfence.policygen.grants import Right, format_rights, path_line, written
+from callfence.policygen.values import replace
+from callfence.tracer.abi.constants import table_text
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from policygen.grants import Files
-    from tracer.abi import Arch
+    from callfence.policygen.grants import Files
+    from callfence.tracer.abi import Arch
 
 
 class Place(NamedTuple):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.equivalents.between import Renumbering, renumberings
-from policygen.language.naming import determined
-from policygen.model import BITWISE, Always, And, Condition, Expression, Not, Operator, Or
-from policygen.values import replace
+from callfence.policygen.equivalents.between import Renumbering, renumberings
+from callfence.policygen.language.naming import determined
+from callfence.policygen.model import BITWISE, Always, And, Condition, Expression, Not, Operator, Or
+from callfence.policygen.values import replace
 
 if TYPE_CHECKING:
-    from policygen.equivalents.between import Hop, Pair
-    from policygen.language.naming import Known
-    from tracer.abi import Argument
+    from callfence.policygen.equivalents.between import Hop, Pair
+    from callfence.policygen.language.naming import Known
+    from callfence.tracer.abi import Argument
 
 
 def rewritten(hop: Hop, expression: Expression, values: Known = ()) -> Expression:

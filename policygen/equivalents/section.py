@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from policygen.equivalents.between import Node, ends, hops, renumberings, unneeded
-from policygen.equivalents.effects import allowed, image, meaningful
-from policygen.equivalents.links import own_calls
-from policygen.equivalents.rewrite import rewritten
-from policygen.implied.resolve import resolved
-from policygen.language.naming import format_action, format_expression
-from policygen.language.normal import normal, normal_entry, normal_expression
-from policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Operator, Or, Policy, alternatives
-from policygen.sets import region
-from policygen.sets.algebra import FALSE
-from policygen.sets.express import express, minimise, negated
-from policygen.sets.join import JoinError, form_of, join_entries, refuses
-from policygen.values import frozen, replace
-from tracer.abi import Arch, constants, table
+from callfence.policygen.equivalents.between import Node, ends, hops, renumberings, unneeded
+from callfence.policygen.equivalents.effects import allowed, image, meaningful
+from callfence.policygen.equivalents.links import own_calls
+from callfence.policygen.equivalents.rewrite import rewritten
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.naming import format_action, format_expression
+from callfence.policygen.language.normal import normal, normal_entry, normal_expression
+from callfence.policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Operator, Or, Policy, alternatives
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.express import express, minimise, negated
+from callfence.policygen.sets.join import JoinError, form_of, join_entries, refuses
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import Arch, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from policygen.equivalents.between import Hop
-    from policygen.model import Action, Expression
-    from policygen.sets.join import Form
+    from callfence.policygen.equivalents.between import Hop
+    from callfence.policygen.model import Action, Expression
+    from callfence.policygen.sets.join import Form
 
 _MOST = 64
 """The most alternatives of a set that is not written as its source is."""

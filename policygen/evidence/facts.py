@@ -19,16 +19,16 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen.evidence.pointed import PAGE, Value, arguments, evident, folder, pointed, quoted
-from policygen.evidence.words import escaped, masked, steady
-from tracer.abi import Kind
-from tracer.named import NamedTuple
+from callfence.policygen.evidence.pointed import PAGE, Value, arguments, evident, folder, pointed, quoted
+from callfence.policygen.evidence.words import escaped, masked, steady
+from callfence.tracer.abi import Kind
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Set as AbstractSet
 
-    from policygen.evidence.pointed import Caller
-    from tracer.abi import Event
+    from callfence.policygen.evidence.pointed import Caller
+    from callfence.tracer.abi import Event
 
 LONGEST = PAGE
 """The most characters of a fact."""

@@ -10,14 +10,14 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
-from policygen.evidence.words import escaped, masked
-from tracer.abi import NATIVE, Arch, Kind, constants, table
-from tracer.named import NamedTuple
+from callfence.policygen.evidence.words import escaped, masked
+from callfence.tracer.abi import NATIVE, Arch, Kind, constants, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracer.abi import Argument, Event
+    from callfence.tracer.abi import Argument, Event
 
 AT_FDCWD = -100  # linux/fcntl.h
 PAGE = 4096

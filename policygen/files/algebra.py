@@ -11,8 +11,8 @@ from functools import lru_cache, reduce
 from operator import and_, or_
 from typing import TYPE_CHECKING, Any
 
-from policygen import hosts, paths
-from policygen.grants import (
+from callfence.policygen import hosts, paths
+from callfence.policygen.grants import (
     ANY,
     BARE,
     KINDS,
@@ -31,14 +31,14 @@ from policygen.grants import (
     path_line,
     rights_of,
 )
-from policygen.paths import unquoted
-from policygen.values import replace
-from tracer.named import NamedTuple
+from callfence.policygen.paths import unquoted
+from callfence.policygen.values import replace
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from policygen.grants import Ports
+    from callfence.policygen.grants import Ports
 
     Bits = Any  # a Right; the ports as an int, bit N for port N; 1 for a place of BARE
     Grants = Mapping[str, Bits]

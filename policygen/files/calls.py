@@ -9,9 +9,9 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from policygen.grants import NOTHING, OF_A_FILE, Right
-from tracer.abi import COMPAT, NATIVE, table
-from tracer.named import NamedTuple
+from callfence.policygen.grants import NOTHING, OF_A_FILE, Right
+from callfence.tracer.abi import COMPAT, NATIVE, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

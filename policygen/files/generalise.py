@@ -16,9 +16,9 @@ from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policygen.files.algebra import extended, granted, reduced
-from policygen.files.calls import DNS, UDP_CONNECT
-from policygen.files.generalise_hosts import (
+from callfence.policygen.files.algebra import extended, granted, reduced
+from callfence.policygen.files.calls import DNS, UDP_CONNECT
+from callfence.policygen.files.generalise_hosts import (
     added_hosts,
     learned_hosts,
     learned_queries,
@@ -26,17 +26,30 @@ from policygen.files.generalise_hosts import (
     recorded,
     with_queries,
 )
-from policygen.files.generalise_ports import spans
-from policygen.files.made import KEPT_APART, MANY, made, removals
-from policygen.grants import BARE, KINDS, NONE, NOT_CONFINED, NOTHING, TCP, USES, Files, Right, ranges, rights_of, single
-from policygen.paths import covers, folders
-from policygen.values import replace
-from tracer.named import NamedTuple
+from callfence.policygen.files.generalise_ports import spans
+from callfence.policygen.files.made import KEPT_APART, MANY, made, removals
+from callfence.policygen.grants import (
+    BARE,
+    KINDS,
+    NONE,
+    NOT_CONFINED,
+    NOTHING,
+    TCP,
+    USES,
+    Files,
+    Right,
+    ranges,
+    rights_of,
+    single,
+)
+from callfence.policygen.paths import covers, folders
+from callfence.policygen.values import replace
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from policygen.grants import Ports
+    from callfence.policygen.grants import Ports
 
 Use = tuple[str, str, str]
 Names = dict[str, Right]

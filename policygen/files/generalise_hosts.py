@@ -14,20 +14,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from policygen.files.algebra import extended
-from policygen.files.calls import DNS
-from policygen.files.generalise_ports import VARYING, spans, varying
-from policygen.files.made import KEPT_APART, MANY
-from policygen.grants import BARE, NOT_CONFINED, TO_HOSTS, UNIX, USES, bare_line, host_line, ranges, single
-from policygen.hosts import BELOW, PLACES, containing, is_name, network
-from policygen.paths import folders
-from policygen.values import replace
-from tracer.named import NamedTuple
+from callfence.policygen.files.algebra import extended
+from callfence.policygen.files.calls import DNS
+from callfence.policygen.files.generalise_ports import VARYING, spans, varying
+from callfence.policygen.files.made import KEPT_APART, MANY
+from callfence.policygen.grants import BARE, NOT_CONFINED, TO_HOSTS, UNIX, USES, bare_line, host_line, ranges, single
+from callfence.policygen.hosts import BELOW, PLACES, containing, is_name, network
+from callfence.policygen.paths import folders
+from callfence.policygen.values import replace
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from policygen.grants import Files, Ports
+    from callfence.policygen.grants import Files, Ports
 
     Use = tuple[str, str, str]
     Widening = tuple[str, str]
@@ -328,7 +328,7 @@ def _without_random(socket: str) -> str:
 
 def _start(part: str) -> str | None:
     """Return the beginning of a name whose rest looks random; None if none does."""
-    from policygen.evidence.words import steady  # few runs use unix sockets
+    from callfence.policygen.evidence.words import steady  # few runs use unix sockets
 
     pattern = steady(part, ())
     if "*" in pattern and "*" not in part:

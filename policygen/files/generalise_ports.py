@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
-from policygen.files.made import MANY
+from callfence.policygen.files.made import MANY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -6,7 +6,7 @@ Every start of `enforce` with a policy that confines files imports this module, 
 
 from __future__ import annotations
 
-from tracer.errors import UserError
+from callfence.tracer.errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen.grants import Right
+from callfence.policygen.grants import Right
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policygen.grants import Files
+    from callfence.policygen.grants import Files
 
 MADE = "made"
 """The first field of a use that names a file which a run made; the path of a folder in which it made more ends with a slash."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from policygen.grants import NOTHING, Right, format_rights
-from policygen.paths import PathError, canonical
-from tracer.named import NamedTuple
+from callfence.policygen.grants import NOTHING, Right, format_rights
+from callfence.policygen.paths import PathError, canonical
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

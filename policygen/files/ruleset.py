@@ -14,23 +14,23 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING
 
-from policygen.evaluate import answers
-from policygen.files import landlock
-from policygen.files.calls import DNS, PATH_CALLS, SENDING
-from policygen.grants import ALL, BARE, KINDS, TCP
-from policygen.implied.resolve import resolved
-from policygen.model import Always, And, Arm, Condition, Operator, Or
-from policygen.paths import encoded
-from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.region import space, to_bdd
-from tracer.abi import table
-from tracer.linux import MSG_FASTOPEN
+from callfence.policygen.evaluate import answers
+from callfence.policygen.files import landlock
+from callfence.policygen.files.calls import DNS, PATH_CALLS, SENDING
+from callfence.policygen.grants import ALL, BARE, KINDS, TCP
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.model import Always, And, Arm, Condition, Operator, Or
+from callfence.policygen.paths import encoded
+from callfence.policygen.sets.algebra import FALSE, TooComplexError
+from callfence.policygen.sets.region import space, to_bdd
+from callfence.tracer.abi import table
+from callfence.tracer.linux import MSG_FASTOPEN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from policygen.grants import Right
-    from policygen.model import Expression, Policy
+    from callfence.policygen.grants import Right
+    from callfence.policygen.model import Expression, Policy
 
 
 def ruleset(policy: Policy, arm: Arm = Arm.EXEC) -> landlock.Ruleset:

@@ -15,23 +15,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.filter import bpf
-from policygen.filter.bpf import Instruction
-from policygen.filter.libseccomp import LibseccompRule, generate
-from policygen.filter.verify import meaning, verify_resolved
-from policygen.implied.resolve import Resolved, resolved
-from policygen.language.naming import format_call
-from policygen.model import Action, Always, Entry, Policy
-from policygen.phases import START
-from policygen.sets import region
-from policygen.sets.algebra import FALSE, MAX_CUBES, TRUE, TooComplexError
-from tracer.abi import X32_BIT, Arch, table
-from tracer.errors import InternalError, UserError
-from tracer.named import NamedTuple
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.bpf import Instruction
+from callfence.policygen.filter.libseccomp import LibseccompRule, generate
+from callfence.policygen.filter.verify import meaning, verify_resolved
+from callfence.policygen.implied.resolve import Resolved, resolved
+from callfence.policygen.language.naming import format_call
+from callfence.policygen.model import Action, Always, Entry, Policy
+from callfence.policygen.phases import START
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE, MAX_CUBES, TRUE, TooComplexError
+from callfence.tracer.abi import X32_BIT, Arch, table
+from callfence.tracer.errors import InternalError, UserError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from policygen.filter.libseccomp import MaskedEquality
-    from tracer.abi import Event
+    from callfence.policygen.filter.libseccomp import MaskedEquality
+    from callfence.tracer.abi import Event
 
 _LOAD = bpf.LD | bpf.ABS
 _RET, _JA = bpf.RET | bpf.K, bpf.JMP | bpf.JA

@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
-from policygen.filter import bpf
-from policygen.filter.bpf import Instruction
-from tracer.abi import X32_BIT
-from tracer.errors import InternalError, UserError
-from tracer.named import NamedTuple
-from tracer.running.child import fork
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.bpf import Instruction
+from callfence.tracer.abi import X32_BIT
+from callfence.tracer.errors import InternalError, UserError
+from callfence.tracer.named import NamedTuple
+from callfence.tracer.running.child import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -231,27 +231,33 @@ class MissingLibraryError(UserError):
 
 
 def require() -> None:
-    """Check that libseccomp and pyseccomp are installed.  Raises MissingLibraryError if one is not.
+    """Check that libseccomp and pyseccomp, or what takes its place, are installed.  Raises MissingLibraryError if one is not.
 
     pyseccomp is not loaded: that would take 8 ms."""
     with _explained():
-        if PathFinder.find_spec("pyseccomp") is None:
+        if PathFinder.find_spec("pyseccomp") is None and PathFinder.find_spec("seccomp") is None:
             raise ImportError("No module named 'pyseccomp'")
         ctypes.CDLL(_soname("seccomp"))
 
 
 def pyseccomp() -> Any:
-    """Load the module pyseccomp, and return it.  Raises MissingLibraryError if it or libseccomp is not installed."""
+    """Load the module pyseccomp, and return it; where it is not installed, libseccomp's own module, which has the same
+    functions, and which Debian packages.  Raises MissingLibraryError if neither or no libseccomp is installed."""
     from ctypes import util
 
     find = util.find_library
     util.find_library = _soname  # pyseccomp would run ldconfig(8) twice: 9 ms
     try:
         with _explained():
+            if PathFinder.find_spec("pyseccomp") is None:
+                import seccomp
+
+                return seccomp
             import pyseccomp
+
+            return pyseccomp
     finally:
         util.find_library = find
-    return pyseccomp
 
 
 def _soname(name: str) -> str:

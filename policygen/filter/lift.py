@@ -9,24 +9,24 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from policygen.filter import bpf, symbolic
-from policygen.filter.symbolic import decisions
-from policygen.implied.resolve import resolved
-from policygen.language.naming import format_action
-from policygen.language.normal import normal
-from policygen.language.operands import operands
-from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives, strictest
-from policygen.sets import region
-from policygen.sets.algebra import FALSE, TRUE, Space, constant
-from policygen.sets.express import express, nameable
-from policygen.values import frozen, replace
-from tracer.abi import NATIVE, X32_BIT, Arch, table
-from tracer.named import NamedTuple
+from callfence.policygen.filter import bpf, symbolic
+from callfence.policygen.filter.symbolic import decisions
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.naming import format_action
+from callfence.policygen.language.normal import normal
+from callfence.policygen.language.operands import operands
+from callfence.policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives, strictest
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, constant
+from callfence.policygen.sets.express import express, nameable
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import NATIVE, X32_BIT, Arch, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
-    from policygen.model import Expression
+    from callfence.policygen.model import Expression
 
 MAX_RULES = 256
 """The most alternatives of one entry; a call whose condition needs more is denied."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from policygen.filter.bpf import MAX_INSTRUCTIONS
-from policygen.implied.resolve import resolved
-from policygen.model import Always, And, Condition, Expression, Not, Operator, Or, mentioned
-from tracer.abi import table
+from callfence.policygen.filter.bpf import MAX_INSTRUCTIONS
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.model import Always, And, Condition, Expression, Not, Operator, Or, mentioned
+from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policygen.model import Policy
-    from tracer.abi import Arch, Argument
+    from callfence.policygen.model import Policy
+    from callfence.tracer.abi import Arch, Argument
 
 
 def surely_fits(policy: Policy) -> bool:

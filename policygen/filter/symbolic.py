@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.filter import bpf
-from policygen.model import KILL, Action, ActionKind
-from policygen.sets import region
-from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
-from policygen.sets.region import arch_word, number_word, to_bdd
-from tracer.abi import X32_BIT, table
-from tracer.errors import UserError
+from callfence.policygen.filter import bpf
+from callfence.policygen.model import KILL, Action, ActionKind
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
+from callfence.policygen.sets.region import arch_word, number_word, to_bdd
+from callfence.tracer.abi import X32_BIT, table
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from policygen.implied.resolve import Resolved
-    from policygen.sets.region import Word
+    from callfence.policygen.implied.resolve import Resolved
+    from callfence.policygen.sets.region import Word
 
     Registers = tuple[Word | None, ...]
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from policygen.evaluate import answer
-from policygen.filter import bpf, symbolic
-from policygen.filter.listener import may_install_filters
-from policygen.filter.symbolic import decisions
-from policygen.implied.resolve import Resolved, resolved
-from policygen.model import KILL, Action, ActionKind, Policy
-from policygen.phases import START
-from policygen.sets import region
-from policygen.values import replace
-from tracer.abi import Arch, Event, table
-from tracer.linux import OPAQUE
+from callfence.policygen.evaluate import answer
+from callfence.policygen.filter import bpf, symbolic
+from callfence.policygen.filter.listener import may_install_filters
+from callfence.policygen.filter.symbolic import decisions
+from callfence.policygen.implied.resolve import Resolved, resolved
+from callfence.policygen.model import KILL, Action, ActionKind, Policy
+from callfence.policygen.phases import START
+from callfence.policygen.sets import region
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.linux import OPAQUE
 
 NOTIFY = Action(ActionKind.NOTIFY)
 

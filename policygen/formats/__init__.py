@@ -14,23 +14,23 @@ from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from policygen.files.algebra import differences, freed
-from policygen.files.ruleset import kept_by_the_filter
-from policygen.grants import BARE, NOT_CONFINED, Files
-from policygen.implied.resolve import resolved
-from policygen.model import SIGNALS, scopes
-from policygen.phases import START
-from policygen.values import field, frozen, replace
-from tracer.abi import NATIVE, Arch, table
-from tracer.errors import UserError
-from tracer.named import NamedTuple
+from callfence.policygen.files.algebra import differences, freed
+from callfence.policygen.files.ruleset import kept_by_the_filter
+from callfence.policygen.grants import BARE, NOT_CONFINED, Files
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.model import SIGNALS, scopes
+from callfence.policygen.phases import START
+from callfence.policygen.values import field, frozen, replace
+from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.errors import UserError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from policygen.implied.resolve import Resolved
-    from policygen.model import Policy
-    from policygen.recording.model import Recording
+    from callfence.policygen.implied.resolve import Resolved
+    from callfence.policygen.model import Policy
+    from callfence.policygen.recording.model import Recording
 
 
 class ExportError(UserError):
@@ -155,12 +155,15 @@ class Format(NamedTuple):
 
 
 _CONTAINERS = "containers.files"
+_ARTIFACT = "containers.artifact"
 FORMATS: Final[Mapping[str, Format]] = {
     "oci": Format("OCI runtime and Docker JSON: docker, podman, containerd, CRI-O", _CONTAINERS, "export_oci", "read_oci"),
     "k8s": Format("Kubernetes Localhost profile, and the pod's securityContext", _CONTAINERS, "export_k8s"),
     "spo": Format("Kubernetes Security Profiles Operator, SeccompProfile v1beta1", _CONTAINERS, "export_spo", "read_spo"),
+    "oci-artifact": Format("OCI artifact of a profile (KEP-6061)", _ARTIFACT, "export_artifact", "read_artifact"),
+    "spo-artifact": Format("OCI artifact of the Security Profiles Operator", _ARTIFACT, "export_operator", "read_artifact"),
     "systemd": Format("systemd: a drop-in of a unit", "systemd", "export"),
-    "systemd-enforce": Format("systemd: a drop-in that runs a unit's program under enforce", "systemd", "export_enforce"),
+    "systemd-enforce": Format("systemd: a drop-in that runs a unit's program under enforce", "systemd_enforce", "export"),
     "bwrap": Format("bubblewrap: a filter for --seccomp FD", "bpf", "export_bwrap"),
     "bpf": Format("raw filter: an array of struct sock_filter", "bpf", "export", "read"),
     "c": Format("C source of the filter and of a loader", "bpf", "export_c"),
@@ -171,7 +174,7 @@ FORMATS: Final[Mapping[str, Format]] = {
     "strace": Format("a log of `strace -f -o FILE`, as a recording", "logs.strace", record="record"),
     "recording": Format("a recording of callfence's own, of any number of runs", "logs", record="recording"),
     "violations": Format("what `enforce --log` wrote, as a recording of what was denied", "logs.denials", record="violations"),
-    "audit": Format("audit records of seccomp (SECCOMP, 1326), as a recording of names", "logs.denials", record="audit"),
+    "audit": Format("audit records of seccomp (SECCOMP, 1326), as a recording of names", "logs.audit", record="audit"),
 }
 """Every format, by its name on command lines."""
 

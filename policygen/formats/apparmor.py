@@ -8,13 +8,13 @@ from __future__ import annotations
 from string import ascii_letters, digits
 from typing import TYPE_CHECKING
 
-from policygen.formats import Direction, Exported, ExportError, Loss
-from policygen.grants import ALL, Files, Right
-from policygen.paths import encoded
+from callfence.policygen.formats import Direction, Exported, ExportError, Loss
+from callfence.policygen.grants import ALL, Files, Right
+from callfence.policygen.paths import encoded
 
 if TYPE_CHECKING:
-    from policygen.formats import FormatOptions
-    from policygen.implied.resolve import Resolved
+    from callfence.policygen.formats import FormatOptions
+    from callfence.policygen.implied.resolve import Resolved
 _READ, _WRITE, _EXECUTE = Right.READ, ALL & ~Right.READ & ~Right.EXECUTE, Right.EXECUTE
 _PERMITTED = (
     "capability", "network", "mount", "remount", "umount", "pivot_root", "signal", "ptrace", "unix", "userns", "mqueue",

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.filter import bpf
-from policygen.filter.compile import compile_resolved
-from policygen.filter.lift import lift
-from policygen.filter.symbolic import UnsupportedError
-from policygen.formats import Direction, Exported, ExportError, Imported, ImportFormatError, Loss
-from policygen.formats.effect import EXECVE, LINKS, effect, has_proc, losses, machines, mounts, with_calls
-from policygen.model import ENOSYS, Action, ActionKind, Arm
-from policygen.paths import encoded
-from policygen.sets.algebra import TooComplexError
-from policygen.values import replace
-from tracer.abi import Arch
-from tracer.errors import CallfenceError
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.compile import compile_resolved
+from callfence.policygen.filter.lift import lift
+from callfence.policygen.filter.symbolic import UnsupportedError
+from callfence.policygen.formats import Direction, Exported, ExportError, Imported, ImportFormatError, Loss
+from callfence.policygen.formats.effect import EXECVE, LINKS, effect, has_proc, losses, machines, mounts, with_calls
+from callfence.policygen.model import ENOSYS, Action, ActionKind, Arm
+from callfence.policygen.paths import encoded
+from callfence.policygen.sets.algebra import TooComplexError
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch
+from callfence.tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from policygen.filter.lift import Lifted
-    from policygen.formats import Addition, FormatOptions
-    from policygen.grants import Files, Right
-    from policygen.implied.resolve import Resolved
+    from callfence.policygen.filter.lift import Lifted
+    from callfence.policygen.formats import Addition, FormatOptions
+    from callfence.policygen.grants import Files, Right
+    from callfence.policygen.implied.resolve import Resolved
 def imported(lifted: Lifted, more: tuple[Loss, ...] = (), *, instructions: str = "") -> Imported:
     """Return the policy of a lifted filter, with its remarks as losses, and with `more` losses.  The text `instructions`, the
     disassembled filter, is added if the remarks do not describe the whole difference."""

@@ -10,24 +10,24 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import Change, compare_resolved
-from policygen.evaluate import answers
-from policygen.formats import Addition, Direction, ExportError, Loss
-from policygen.grants import ALL, Files, Right
-from policygen.language.naming import format_action
-from policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, strictest
-from policygen.paths import covers
-from policygen.sets import region
-from policygen.sets.algebra import FALSE, TRUE
-from policygen.values import replace
-from tracer.abi import NATIVE, Arch, table
-from tracer.named import NamedTuple
+from callfence.policygen.comparing.compare import Change, compare_resolved
+from callfence.policygen.evaluate import answers
+from callfence.policygen.formats import Addition, Direction, ExportError, Loss
+from callfence.policygen.grants import ALL, Files, Right
+from callfence.policygen.language.naming import format_action
+from callfence.policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, strictest
+from callfence.policygen.paths import covers
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE, TRUE
+from callfence.policygen.values import replace
+from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from policygen.comparing.compare import Difference
-    from policygen.implied.resolve import Resolved
+    from callfence.policygen.comparing.compare import Difference
+    from callfence.policygen.implied.resolve import Resolved
 
 DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
 EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h

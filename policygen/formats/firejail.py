@@ -8,20 +8,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.formats import Direction, Exported, Loss
-from policygen.formats.effect import EPERM, EXECVE, FOREIGN, explicit, fitted, losses, names_only, native, only, with_calls
-from policygen.grants import ALL, NOT_CONFINED, Files, Right
-from policygen.language.naming import format_action
-from policygen.model import ALLOW, KILL, Action, Always, Condition, Entry, Operator
-from policygen.paths import covers, encoded
-from policygen.values import replace
-from tracer.abi import Arch, table
+from callfence.policygen.formats import Direction, Exported, Loss
+from callfence.policygen.formats.effect import (
+    EPERM,
+    EXECVE,
+    FOREIGN,
+    explicit,
+    fitted,
+    losses,
+    names_only,
+    native,
+    only,
+    with_calls,
+)
+from callfence.policygen.grants import ALL, NOT_CONFINED, Files, Right
+from callfence.policygen.language.naming import format_action
+from callfence.policygen.model import ALLOW, KILL, Action, Always, Condition, Entry, Operator
+from callfence.policygen.paths import covers, encoded
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from policygen.formats import FormatOptions
-    from policygen.implied.resolve import Resolved
+    from callfence.policygen.formats import FormatOptions
+    from callfence.policygen.implied.resolve import Resolved
 
 _VISIBLE = ("/bin", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
 """Folders that stay visible, but read-only: they contain programs and the dynamic loader."""

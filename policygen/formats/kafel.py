@@ -12,9 +12,9 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from policygen.formats import Direction, Exported, ExportError, Loss
-from policygen.formats.bpf import unheard
-from policygen.formats.effect import (
+from callfence.policygen.formats import Direction, Exported, ExportError, Loss
+from callfence.policygen.formats.bpf import unheard
+from callfence.policygen.formats.effect import (
     EXECVE,
     LINKS,
     effect,
@@ -27,19 +27,19 @@ from policygen.formats.effect import (
     only,
     with_calls,
 )
-from policygen.model import KILL, Action, ActionKind
-from policygen.paths import encoded
-from policygen.values import replace
-from tracer.abi import table
+from callfence.policygen.model import KILL, Action, ActionKind
+from callfence.policygen.paths import encoded
+from callfence.policygen.values import replace
+from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from policygen.formats import FormatOptions
-    from policygen.formats.effect import Masked
-    from policygen.grants import Files, Right
-    from policygen.implied.resolve import Resolved
-    from tracer.abi import Arch, Syscall
+    from callfence.policygen.formats import FormatOptions
+    from callfence.policygen.formats.effect import Masked
+    from callfence.policygen.grants import Files, Right
+    from callfence.policygen.implied.resolve import Resolved
+    from callfence.tracer.abi import Arch, Syscall
 
 _NAMED = {"$HOME": "HOME", "$TMPDIR": "TMPDIR"}
 """Variables of policy paths that nsjail reads from its environment, with their names there."""

@@ -14,28 +14,28 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from policygen.evaluate import answers
-from policygen.formats import Direction, Exported, ExportError, Loss
-from policygen.formats.bpf import unheard
-from policygen.formats.effect import LINKS, effect, fitted, has_proc, losses, mounts, native, only
-from policygen.language.naming import format_action, format_expression
-from policygen.language.normal import normal_entries, normal_expression
-from policygen.model import ALLOW, KILL, Action, Always, Entry, strictest
-from policygen.paths import encoded
-from policygen.sets import region
-from policygen.sets.algebra import FALSE, TRUE
-from policygen.sets.express import negated
-from policygen.values import replace
-from tracer.abi import table
+from callfence.policygen.evaluate import answers
+from callfence.policygen.formats import Direction, Exported, ExportError, Loss
+from callfence.policygen.formats.bpf import unheard
+from callfence.policygen.formats.effect import LINKS, effect, fitted, has_proc, losses, mounts, native, only
+from callfence.policygen.language.naming import format_action, format_expression
+from callfence.policygen.language.normal import normal_entries, normal_expression
+from callfence.policygen.model import ALLOW, KILL, Action, Always, Entry, strictest
+from callfence.policygen.paths import encoded
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE, TRUE
+from callfence.policygen.sets.express import negated
+from callfence.policygen.values import replace
+from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from policygen.formats import FormatOptions
-    from policygen.formats.effect import Masked
-    from policygen.grants import Files, Right
-    from policygen.implied.resolve import Resolved
-    from tracer.abi import Arch, Argument
+    from callfence.policygen.formats import FormatOptions
+    from callfence.policygen.formats.effect import Masked
+    from callfence.policygen.grants import Files, Right
+    from callfence.policygen.implied.resolve import Resolved
+    from callfence.tracer.abi import Arch, Argument
 
 MAX_INSTRUCTIONS, MAX_LABELS = 4096, 512  # BPF_MAXINSNS; BPF_LABELS_MAX (bpf.h)
 _THREAD = Loss(Direction.OTHER, "minijail kills the calling thread instead of the process")

@@ -13,17 +13,16 @@ that are addresses, and serves nobody.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from policygen.evaluate import answers
-from policygen.files.generalise import trees
-from policygen.formats import Direction, Exported, ExportError, Loss
-from policygen.formats.effect import (
+from callfence.policygen.evaluate import answers
+from callfence.policygen.files.generalise import trees
+from callfence.policygen.formats import Direction, Exported, Loss
+from callfence.policygen.formats.effect import (
     EPERM,
     EXECVE,
     FOREIGN,
@@ -36,21 +35,21 @@ from policygen.formats.effect import (
     possible,
     with_calls,
 )
-from policygen.grants import ALL, ANY_PORT, NO_PORT, Files, Right
-from policygen.hosts import is_name, order
-from policygen.language.naming import format_action
-from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator
-from policygen.paths import encoded
-from policygen.sets import region
-from policygen.sets.algebra import FALSE
-from policygen.values import replace
-from tracer.abi import NATIVE, Arch, constants, table
+from callfence.policygen.grants import ALL, ANY_PORT, NO_PORT, Files, Right
+from callfence.policygen.hosts import is_name, order
+from callfence.policygen.language.naming import format_action
+from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator
+from callfence.policygen.paths import encoded
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.values import replace
+from callfence.tracer.abi import NATIVE, Arch, constants, table
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
-    from policygen.formats import FormatOptions, Service
-    from policygen.implied.resolve import Resolved
+    from callfence.policygen.formats import FormatOptions
+    from callfence.policygen.implied.resolve import Resolved
 
 _SPECIFIERS = {"$HOME": "%h", "$TMPDIR": "%T"}
 _ALWAYS_WRITABLE = ("/dev", "/proc", "/sys")
@@ -268,99 +267,3 @@ def _restrict(entries: dict[int, Entry], arch: Arch) -> None:
     clone = calls["clone"].number
     if entries[clone].action == ALLOW:
         entries[clone] = Entry(Condition(0, Operator.MASKED, 0, _flags(arch)), ALLOW, EPERM)
-
-
-# Under enforce
-
-_PREFIXES = "-:+!"
-"""Characters before the path of an executable that apply to the whole command, so that they move before `enforce`."""
-_ARGV0 = "@"
-_PLAIN = re.compile(r"[\w@+=:,./-]+", re.ASCII)
-_FILTERS = ("SystemCallFilter", "SystemCallArchitectures", "NoExecPaths")
-
-
-def export_enforce(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return a drop-in with which a unit starts its program under `enforce`, with the whole policy (systemd.service(5)).
-
-    A drop-in cannot prefix a command: it replaces the list of commands, so it repeats those of the unit.  Raises ExportError if
-    no unit is given (`options.service`), if the unit has no ExecStart=, or if a command has the prefix `@` or `|`: enforce
-    cannot set the program's argv[0] or shell."""
-    service = options.service
-    if service is None:
-        raise ExportError("a drop-in for enforce repeats the command of a unit; name the unit with --unit")
-    commands = [*_commands(service.unit)]
-    if not commands:
-        raise ExportError("the unit has no ExecStart=, so there is nothing to run under enforce")
-    log = f"%L/callfence/{options.name}.log"
-    words = [service.enforce, *["--audit"] * service.audit, "--log", log, "-p", _escaped(service.policy), "--"]
-    start = " ".join(map(_quoted_word, words))
-    lines = [f"ExecStart={prefixes}{start} {command}" for prefixes, command in commands]
-    text = "\n".join((
-        f"# {options.name} under `enforce`, made by `callfence export --to systemd-enforce`.",
-        "[Service]",
-        "ExecStart=",
-        *lines,
-        "LogsDirectory=callfence",
-        "",
-    ))
-    place = f"/etc/systemd/system/{options.name}.service.d/callfence.conf"
-    use = f"save as {place}; systemctl daemon-reload; systemctl restart {options.name}"
-    return Exported(text.encode(), tuple(_enforce_losses(service)), use=use, files=policy.files)
-
-
-def _commands(unit: str) -> Iterator[tuple[str, str]]:
-    """Yield the prefixes and the rest of each command of a unit.  An empty value clears the list (systemd.service(5)).
-
-    Raises ExportError for a command that sets argv[0] or a shell, which enforce cannot pass on."""
-    commands: list[tuple[str, str]] = []
-    for key, value in _settings(unit):
-        if key != "ExecStart":
-            continue
-        if not value:
-            commands.clear()
-            continue
-        command = value.lstrip(_PREFIXES + _ARGV0 + "|")
-        prefixes = value[: len(value) - len(command)]
-        if _ARGV0 in prefixes or "|" in prefixes:
-            raise ExportError(f"ExecStart={value}: enforce cannot set a program's argv[0] or shell; remove '@' or '|'")
-        commands.append((prefixes, command))
-    yield from commands
-
-
-def _settings(unit: str) -> Iterator[tuple[str, str]]:
-    """Yield the (name, value) of the settings in [Service]; a line that ends in a backslash continues after comments
-    (systemd.syntax(7))."""
-    section, line = "", ""
-    for part in unit.splitlines():
-        if part.lstrip()[:1] in ("#", ";") or not (part.strip() or line):
-            continue
-        if part.endswith("\\"):
-            line += f"{part[:-1]} "
-            continue
-        line, whole = "", f"{line}{part}".strip()
-        if whole.startswith("["):
-            section = whole
-        elif section == "[Service]" and "=" in whole:
-            key, _, value = whole.partition("=")
-            yield key.strip(), value.strip()
-
-
-def _escaped(path: str) -> str:
-    """Return a path in which systemd replaces no specifiers and no variables."""
-    return path.replace("%", "%%").replace("$", "$$")
-
-
-def _quoted_word(word: str) -> str:
-    if _PLAIN.fullmatch(word.replace("%", "")):
-        return word
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _enforce_losses(service: Service) -> Iterator[Loss]:
-    held = sorted({key for key, _ in _settings(service.unit) if key in _FILTERS})
-    if held:
-        what = f"the unit has {', '.join(held)}, also for enforce, which executes Python and calls ptrace, seccomp, pidfd_getfd"
-        yield Loss(Direction.NARROWER, f"{what} (--to systemd needs no enforce)")
-    if service.audit:
-        yield Loss(Direction.WIDER, "with --audit, calls that the policy denies are only reported")

@@ -10,9 +10,9 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from policygen.model import Always, And, Condition, Entry, Expression, Not, Operator, Or, alternatives
-from policygen.values import replace
-from tracer.abi import Arch, constants, table
+from callfence.policygen.model import Always, And, Condition, Entry, Expression, Not, Operator, Or, alternatives
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -10,19 +10,19 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen.holds import holds
-from policygen.implied.restricting import with_restrictions
-from policygen.language.document import parse
-from policygen.language.operands import operands
-from policygen.model import IMPLIED, Always, Entry
-from tracer.abi import Arch, table
-from tracer.abi.constants import table_text
-from tracer.named import NamedTuple
+from callfence.policygen.holds import holds
+from callfence.policygen.implied.restricting import with_restrictions
+from callfence.policygen.language.document import parse
+from callfence.policygen.language.operands import operands
+from callfence.policygen.model import IMPLIED, Always, Entry
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi.constants import table_text
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tracer.abi import Event
+    from callfence.tracer.abi import Event
 
 _ALLOWED = Entry(Always(True))
 

@@ -6,18 +6,18 @@ from bisect import bisect_right
 from collections import defaultdict
 from typing import TYPE_CHECKING, Literal
 
-from policygen.language.expressions import Span
-from policygen.language.layout import Comments, Include, Layout, Remarks, Section, is_note
-from policygen.language.normal import normal_expression
-from policygen.model import Entry, Expression, Or
-from policygen.values import replace
-from tracer.abi import NATIVE, Arch
-from tracer.named import NamedTuple
+from callfence.policygen.language.expressions import Span
+from callfence.policygen.language.layout import Comments, Include, Layout, Remarks, Section, is_note
+from callfence.policygen.language.normal import normal_expression
+from callfence.policygen.model import Entry, Expression, Or
+from callfence.policygen.values import replace
+from callfence.tracer.abi import NATIVE, Arch
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policygen.language.lexer import Comment
+    from callfence.policygen.language.lexer import Comment
 
 Place = (
     tuple[Literal["setting"], str]

@@ -6,18 +6,18 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from policygen import reading
-from policygen.errors import PolicyError
-from policygen.language.layout import NO_START, NOTE_WORDS, Comments, Include, Layout, Remarks, Section, is_note
-from policygen.language.normal import normal
-from policygen.language.printer import print_policy
-from policygen.model import ABSTRACT, SIGNALS, scopes
-from policygen.text import printable
-from policygen.values import field, frozen, replace
-from tracer.abi import Arch
+from callfence.policygen import reading
+from callfence.policygen.errors import PolicyError
+from callfence.policygen.language.layout import NO_START, NOTE_WORDS, Comments, Include, Layout, Remarks, Section, is_note
+from callfence.policygen.language.normal import normal
+from callfence.policygen.language.printer import print_policy
+from callfence.policygen.model import ABSTRACT, SIGNALS, scopes
+from callfence.policygen.text import printable
+from callfence.policygen.values import field, frozen, replace
+from callfence.tracer.abi import Arch
 
 if TYPE_CHECKING:
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 __all__ = ["NOTE_WORDS", "Document", "PolicyError", "included", "new_document", "parse", "parse_file", "read_text"]
 
@@ -96,7 +96,7 @@ def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] |
 
     `read` takes the name of an included file, relative to the folder of `filename`, and returns its text or raises OSError.
     Without `read`, an `include` line is an error."""
-    from policygen.language.parser import parse_policy  # a first learn writes a policy and reads none
+    from callfence.policygen.language.parser import parse_policy  # a first learn writes a policy and reads none
 
     return Document(*parse_policy(text, filename, read))
 
@@ -111,7 +111,7 @@ def parse_file(path: str | os.PathLike[str]) -> Document:
 def read_text(name: str) -> str:
     """Return the text of a policy file.  Raises PolicyError if it is not UTF-8, OSError if it cannot be read (see
     `reading.read`)."""
-    from policygen.language.lexer import decode
+    from callfence.policygen.language.lexer import decode
 
     return decode(reading.read(name), name)
 
@@ -119,7 +119,7 @@ def read_text(name: str) -> str:
 def included(policy: str) -> Callable[[str], str]:
     """Return the function that `parse` takes as `read`, for a policy in the file `policy`: it reads only files below that
     file's folder (`reading.below`)."""
-    from policygen.language.lexer import decode
+    from callfence.policygen.language.lexer import decode
 
     read = reading.below(policy)
     return lambda name: decode(read(name), name)

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.errors import did_you_mean
-from policygen.language.operands import ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
-from policygen.model import BITWISE, And, Condition, Expression, Not, Operator, Or, alternatives, conjuncts
-from policygen.values import field, frozen
-from tracer.named import NamedTuple
+from callfence.policygen.errors import did_you_mean
+from callfence.policygen.language.operands import ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
+from callfence.policygen.model import BITWISE, And, Condition, Expression, Not, Operator, Or, alternatives, conjuncts
+from callfence.policygen.values import field, frozen
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policygen.language.lexer import Cursor, Token
+    from callfence.policygen.language.lexer import Cursor, Token
 
 MAX_DEPTH = 64
 """The deepest nesting of `!` and parentheses: more than people can read, and far below Python's recursion limit."""
@@ -34,6 +34,7 @@ _COMPARISONS = {
 }
 
 
+_EQUALITY = ("==", "!=")
 _WHOLE = ~0
 """The field of a constant whose argument is an enumeration, not a set of bits: the constant is the value of the whole
 argument.
@@ -97,7 +98,7 @@ class ExpressionParser:
             raise cursor.expected("the name of a phase", "until NAME")
         if token.text not in self.phases:
             hint = did_you_mean(token.text, self.phases) or f"declare it above all entries: phase {token.text} after CALL"
-            raise cursor.error(f"no phase is named {token.text}", token, hint)
+            raise cursor.error(f"no phase is named {token.text}", token, hint, "name")
         cursor.take()
         self.until.append((part, self.phases.index(token.text)))
 
@@ -112,7 +113,7 @@ class ExpressionParser:
     def _unit(self, depth: int) -> Expression:
         cursor = self.cursor
         if depth > MAX_DEPTH:
-            raise cursor.error(f"parentheses and `!` are nested deeper than {MAX_DEPTH}")
+            raise cursor.error(f"parentheses and `!` are nested deeper than {MAX_DEPTH}", kind="limit")
         if cursor.accept("!"):
             if cursor.token.text not in ("!", "("):
                 raise cursor.expected("a parenthesis", "`!` takes parentheses: !(fd == 1)")
@@ -120,7 +121,8 @@ class ExpressionParser:
         if cursor.token.text == "(":
             start = cursor.token
             inner = self._group(depth)
-            if isinstance(inner, Condition) and inner.operator is Operator.ANY and cursor.token.text in ("==", "!="):
+            is_compared = cursor.token.text in _EQUALITY and not cursor.has_read(_EQUALITY, start)
+            if is_compared and isinstance(inner, Condition) and inner.operator is Operator.ANY:
                 return self._masked(inner.index, inner.value, start)
             return inner
         return self._condition()
@@ -154,7 +156,7 @@ class ExpressionParser:
             return self._meaningful(Condition(index, Operator.IN, value), start)
         if cursor.accept("&"):
             mask = self._value(index, Operator.ANY)
-            if cursor.token.text in ("==", "!="):
+            if cursor.token.text in _EQUALITY:
                 return self._masked(index, mask, start)
             return self._meaningful(Condition(index, Operator.ANY, mask), start)
         raise cursor.expected("an operator", "one of == != < <= > >= in has &")
@@ -168,13 +170,15 @@ class ExpressionParser:
         token = cursor.take()
         index = self.operands.index(token.text)
         if index is None:
-            hint = did_you_mean(token.text, self.operands.constrainable()) or self._arguments()
-            raise cursor.error(f"{syscall.name} has no argument {token.text}", token, hint)
+            words = (*self.operands.constrainable(), "allow", "deny", "kill")
+            hint = did_you_mean(token.text, words) or self._arguments()
+            raise cursor.error(f"{syscall.name} has no argument {token.text}", token, hint, "name")
         if self.operands.is_pointer(index):
             raise cursor.error(
                 f"{token.text} is a pointer and cannot be compared",
                 token,
                 "the kernel's filter sees the address, which differs in every run, and cannot read what is there",
+                "value",
             )
         return index
 
@@ -200,12 +204,12 @@ class ExpressionParser:
             return condition
         message = f"this condition {'always' if truth else 'never'} holds"
         hint = "write `allow`, or leave it out" if truth else "write `deny`, or leave it out"
-        raise self.cursor.source.error(message, start.start, self.cursor.previous_end, hint)
+        raise self.cursor.source.error(message, start.start, self.cursor.previous_end, hint, "effect")
 
     def _set(self, index: int, opened: Token) -> tuple[int, ...]:
         cursor = self.cursor
         if cursor.token.text == "}":
-            raise cursor.error("the set is empty, so this condition never holds", opened, "write `deny`")
+            raise cursor.error("the set is empty, so this condition never holds", opened, "write `deny`", "effect")
         values = {self._value(index, Operator.ONE_OF)}
         while cursor.accept(","):
             values.add(self._value(index, Operator.ONE_OF))
@@ -236,7 +240,8 @@ class ExpressionParser:
         if term.field and term.bits != first.bits:
             names = f"{first.token.text} and {term.token.text}"
             hint = f"write `in {{{first.token.text}, {term.token.text}}}` for either of them"
-            raise self.cursor.error(f"{names} cannot be joined by `|`: they are two values, not bits", term.token, hint)
+            message = f"{names} cannot be joined by `|`: they are two values, not bits"
+            raise self.cursor.error(message, term.token, hint, "value")
 
     def _term(self, index: int, operator: Operator) -> _Term:
         cursor = self.cursor
@@ -252,8 +257,8 @@ class ExpressionParser:
             value, field = self.operands.constant(index, token.text)
             bits = pattern(argument, value, operator, decimal=False)
         except OperandError as error:
-            raise cursor.error(error.message, token, error.hint) from None
+            raise cursor.error(error.message, token, error.hint, error.kind) from None
         if operator in BITWISE and field == _WHOLE and bits:
             hint = f"write {argument.name} == {token.text}, or {argument.name} in {{{token.text}, ...}}"
-            raise cursor.error(f"{token.text} is one value, not bits", token, hint)
+            raise cursor.error(f"{token.text} is one value, not bits", token, hint, "value")
         return _Term(token, bits, field)

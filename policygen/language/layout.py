@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.grants import NOT_CONFINED
-from policygen.model import Or
-from policygen.values import field, frozen
+from callfence.policygen.grants import NOT_CONFINED
+from callfence.policygen.model import Or
+from callfence.policygen.values import field, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
     from typing import TypeVar
 
-    from policygen.grants import Files
-    from policygen.model import Entry, Expression
-    from tracer.abi import Arch
+    from callfence.policygen.grants import Files
+    from callfence.policygen.model import Entry, Expression
+    from callfence.tracer.abi import Arch
 
     K = TypeVar("K", bound=Hashable)
 

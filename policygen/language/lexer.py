@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from policygen.errors import PolicyError
-from tracer.named import NamedTuple
+from callfence.policygen.errors import PolicyError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
+
+    from callfence.policygen.errors import Mistake
 
 
 class Source(NamedTuple):
@@ -31,7 +33,9 @@ class Source(NamedTuple):
     def place(self, offset: int) -> str:
         return f"{self.filename}:{self.line(offset)}"
 
-    def error(self, message: str, start: int, end: int | None = None, hint: str = "") -> PolicyError:
+    def error(
+        self, message: str, start: int, end: int | None = None, hint: str = "", kind: Mistake = "syntax"
+    ) -> PolicyError:
         """Return a PolicyError, for the caller to raise, about a mistake at text[start:end]; without `end`, at one
         character."""
         begin = self.text.rfind("\n", 0, start) + 1
@@ -39,7 +43,7 @@ class Source(NamedTuple):
         line = self.text[begin : stop if stop >= 0 else len(self.text)]
         length = 1 if end is None else min(end - start, max(1, begin + len(line) - start))
         return PolicyError(
-            self.filename, self.line(start), start - begin + 1, message, line, hint, length, self.chain
+            self.filename, self.line(start), start - begin + 1, message, line, hint, length, self.chain, kind
         )
 
 
@@ -75,7 +79,7 @@ def decode(data: bytes, filename: str, chain: tuple[str, ...] = ()) -> str:
         column = len(before) - before.rfind("\n")
         message = f"byte 0x{data[error.start]:02x} is not UTF-8"
         raise PolicyError(
-            filename, before.count("\n") + 1, column, message, line, "save the file as UTF-8", 1, chain
+            filename, before.count("\n") + 1, column, message, line, "save the file as UTF-8", 1, chain, "character"
         ) from None
 
 
@@ -84,9 +88,12 @@ def source(text: str, filename: str, chain: tuple[str, ...] = ()) -> Source:
     result = Source(filename, text.removeprefix("\ufeff").replace("\r\n", "\n"), chain)
     if forbidden := _FORBIDDEN.search(result.text):
         character = forbidden[0]
+        if "\udc80" <= character <= "\udcff":  # of a command line or a terminal (PEP 383); `decode` refuses those of files
+            message, hint = f"byte 0x{ord(character) - 0xDC00:02x} is not UTF-8", "write it in UTF-8"
+            raise result.error(message, forbidden.start(), hint=hint, kind="character")
         name = _FORBIDDEN_NAMES.get(character, f"the character U+{ord(character):04X}")
         raise result.error(
-            f"{name} is not allowed in a policy", forbidden.start(), hint="remove it: people cannot see it"
+            f"{name} is not allowed in a policy", forbidden.start(), hint="remove it: people cannot see it", kind="character"
         )
     return result
 
@@ -124,10 +131,15 @@ _TOKEN = re.compile(
     re.VERBOSE | re.MULTILINE,
 )
 
+_CONFLICT = re.compile(r"^<{7} ", re.MULTILINE)
+"""The beginning of a conflict that git, or `callfence merge`, has written into a file; no line of a policy begins so."""
+
 # A statement continues on the next line after a token that cannot end one, and before a token that cannot begin one.
 _EITHER = {"==", "!=", "<", "<=", ">", ">=", "&&", "||", "&", "|", ",", "in", "has", "if", "else"}
 _CONTINUES_AFTER = _EITHER | {"!", "(", "{", ":"}
 _CONTINUES_BEFORE = _EITHER | {")", "}", "until", "after"}
+RESERVED = ("in", "has", "if", "else", "until", "after", "path", "include")
+"""The words that are no names: a statement continues at them, or a line that begins with them is read in its own way."""
 
 MAX_WORD = 255
 """The most characters of a name or number."""
@@ -137,6 +149,8 @@ _STRAY_HINTS = {
     ";": "write one entry a line; join alternatives by ||",
     "~": "`x in A|B` is `x & ~(A|B) == 0`",
     "-": "write a negative number without a blank after its sign",
+    "/": "files have lines such as `path ./data: read`, hosts `tcp connect example.org: 443` (without https://), sockets "
+    "`unix connect /run/x` (without a colon)",
     '"': "write names and numbers without quotes",
     "'": "write names and numbers without quotes",
 }
@@ -145,6 +159,9 @@ _STRAY_HINTS = {
 def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
     """Return the tokens of a text, of which the last is `end`, and its comments.  A newline token ends each statement.  Raises
     PolicyError for a character that begins no token, and for a name or number that is too long."""
+    if marker := _CONFLICT.search(text.text):
+        hint = "resolve the merge first; `callfence git-setup` has git merge policies by what they mean"
+        raise text.error("this is a conflict of a merge by git", marker.start(), marker.end(), hint)
     tokens: list[Token] = []
     comments: list[Comment] = []
     newline: Token | None = None
@@ -162,8 +179,10 @@ def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
         if kind == "stray":
             raise _stray(text, token)
         if kind not in _NAMES and len(token.text) > MAX_WORD:
-            raise text.error(f"this {kind} has more than {MAX_WORD} characters", token.start, token.end)
-        goes_on = (token.text in _CONTINUES_BEFORE and kind not in _NAMES) or (tokens and tokens[-1].text in _CONTINUES_AFTER)
+            raise text.error(f"this {kind} has more than {MAX_WORD} characters", token.start, token.end, kind="limit")
+        goes_on = (kind not in _NAMES and token.text in _CONTINUES_BEFORE) or (
+            tokens and tokens[-1].kind not in _NAMES and tokens[-1].text in _CONTINUES_AFTER
+        )
         if newline and tokens and (kind == "end" or not goes_on):
             tokens.append(newline)
         newline = None
@@ -225,13 +244,21 @@ class Cursor:
         """Read the next token and return it if it is the mark or word `text`; else return None, and read nothing."""
         return self.take() if self.token.text == text and self.token.kind in ("mark", "word") else None
 
+    def has_read(self, texts: Collection[str], since: Token) -> bool:
+        """Return whether a token that was read, from `since` on, has one of these texts."""
+        for index in range(self._index - 1, -1, -1):
+            token = self._tokens[index]
+            if token.start < since.start or token.text in texts:
+                return token.start >= since.start
+        return False
+
     def at_line_end(self) -> bool:
         return self.token.kind in ("newline", "end")
 
-    def error(self, message: str, token: Token | None = None, hint: str = "") -> PolicyError:
+    def error(self, message: str, token: Token | None = None, hint: str = "", kind: Mistake = "syntax") -> PolicyError:
         """Return a PolicyError, for the caller to raise, about a mistake at `token`, by default the next one."""
         at = token or self.token
-        return self.source.error(message, at.start, max(at.end, at.start + 1), hint)
+        return self.source.error(message, at.start, max(at.end, at.start + 1), hint, kind)
 
     def expected(self, what: str, hint: str = "") -> PolicyError:
         """Return a PolicyError, for the caller to raise, that says that `what` was expected in place of the next token."""

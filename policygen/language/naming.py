@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, assert_never
 
-from policygen.model import (
+from callfence.policygen.model import (
     ALLOW,
     Action,
     ActionKind,
@@ -19,7 +19,7 @@ from policygen.model import (
     Or,
     alternatives,
 )
-from tracer.abi import NATIVE, X32_BIT, Arch, Argument, Event, Kind, constants, table
+from callfence.tracer.abi import NATIVE, X32_BIT, Arch, Argument, Event, Kind, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from policygen.language.naming import Known, determined, format_expression
-from policygen.language.operands import trivial
-from policygen.model import ALLOW, Always, And, Condition, Entry, Expression, Not, Operator, Or, Phase, Policy
-from policygen.phases import covering
-from policygen.values import replace
-from tracer.abi import Arch, Argument, table
+from callfence.policygen.language.naming import Known, determined, format_expression
+from callfence.policygen.language.operands import trivial
+from callfence.policygen.model import ALLOW, Always, And, Condition, Entry, Expression, Not, Operator, Or, Phase, Policy
+from callfence.policygen.phases import covering
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, Argument, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

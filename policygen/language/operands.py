@@ -6,14 +6,15 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen.errors import did_you_mean
-from policygen.model import BITWISE, Condition, Operator
-from policygen.values import frozen
-from tracer.abi import Arch, Argument, Syscall, constants, table
-from tracer.errors import UserError
+from callfence.policygen.errors import did_you_mean
+from callfence.policygen.model import BITWISE, Condition, Operator
+from callfence.policygen.values import frozen
+from callfence.tracer.abi import Arch, Argument, Syscall, constants, table
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from tracer.abi.constants import Family
+    from callfence.policygen.errors import Mistake
+    from callfence.tracer.abi.constants import Family
 
 ORDERINGS = frozenset((Operator.LT, Operator.LE, Operator.GT, Operator.GE))
 
@@ -21,10 +22,11 @@ ORDERINGS = frozenset((Operator.LT, Operator.LE, Operator.GT, Operator.GE))
 class OperandError(UserError):
     """The text is no value that the argument can be compared with.  `message` says why; `hint` is advice, or ''."""
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", kind: Mistake = "value") -> None:
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
+        self.kind = kind
 
 
 @frozen
@@ -68,7 +70,7 @@ class Operands:
         names = list(dict.fromkeys(names for family in families for names in family.names))
         if constants.value(name, self.arch) is not None:
             raise OperandError(f"{name} is not a value of {self.syscall.name}'s {argument}", _examples(argument, names))
-        raise OperandError(f"no constant is named {name}", did_you_mean(name, names) or _examples(argument, names))
+        raise OperandError(f"no constant is named {name}", did_you_mean(name, names) or _examples(argument, names), "name")
 
 
 def _examples(argument: str, names: list[str]) -> str:
@@ -102,7 +104,7 @@ def parse_integer(text: str) -> tuple[int, bool]:
     match = re.fullmatch(_INTEGER, text)
     if match is None:
         hint = "an octal number has only the digits 0 to 7" if re.fullmatch(r"-?0[0-9]+", text) else ""
-        raise OperandError(f"{text} is not a number", hint)
+        raise OperandError(f"{text} is not a number", hint, "syntax")
     sign, hexadecimal, octal, decimal = match.groups()
     digits = (hexadecimal or octal or decimal).lstrip("0") or "0"
     if len(digits) > _DIGITS:

@@ -17,18 +17,20 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from policygen.errors import PolicyError, did_you_mean
-from policygen.grants import BARE, NOT_CONFINED, STATEMENTS, TO_HOSTS, USES, Files
-from policygen.language.attach import Item, Place, attach
-from policygen.language.expressions import ExpressionParser, Span
-from policygen.language.layout import SETTINGS, Include, Layout
-from policygen.language.lexer import Comment, Cursor, Source, Token, source, tokenise
-from policygen.language.normal import normal_entry
-from policygen.language.operands import operands
-from policygen.language.statements import (
+from callfence.policygen.errors import PolicyError, did_you_mean
+from callfence.policygen.grants import BARE, NOT_CONFINED, STATEMENTS, TO_HOSTS, USES, Files
+from callfence.policygen.language import LANGUAGE_VERSION, hints
+from callfence.policygen.language.attach import Item, Place, attach
+from callfence.policygen.language.expressions import ExpressionParser, Span
+from callfence.policygen.language.layout import SETTINGS, Include, Layout
+from callfence.policygen.language.lexer import Comment, Cursor, Source, Token, source, tokenise
+from callfence.policygen.language.normal import normal_entry
+from callfence.policygen.language.operands import operands
+from callfence.policygen.language.statements import (
     action,
     body,
     file_line,
@@ -41,12 +43,9 @@ from policygen.language.statements import (
     syscall,
     version,
 )
-from policygen.model import IMPLIED, Arm, Entry, Policy
-from policygen.values import field, frozen, replace
-from tracer.abi import NATIVE, Arch, table
-
-FORMAT = 1
-"""The version of the language."""
+from callfence.policygen.model import IMPLIED, Arm, Entry, Policy
+from callfence.policygen.values import field, frozen, replace
+from callfence.tracer.abi import NATIVE, Arch, table
 
 MAX_INCLUDES = 16
 """The deepest nesting of includes."""
@@ -58,6 +57,7 @@ Read = Callable[[str], str]
 """Function from the name of an included file, relative to the same folder as the name of the policy's file, to the file's text.
 Raises OSError."""
 
+_VERSION = r"^[ \t]*callfence[ \t]+([1-9][0-9]{0,8})(?![A-Za-z0-9_])"
 _ARMS = {"0": Arm.NOW, "1": Arm.EXEC}
 
 
@@ -117,13 +117,17 @@ class _FileParser:
 
     def parse(self) -> list[Comment]:
         """Parse the whole file into `entries`, `settings` and `items`; return its comments."""
+        # Before all else: what another version has may be no token of this one.
+        if (match := re.search(_VERSION, self.source.text, re.MULTILINE)) and int(match[1]) != LANGUAGE_VERSION:
+            raise _other_version(self.source, int(match[1]), *match.span(1))
         tokens, comments = tokenise(self.source)
         self.cursor = Cursor(self.source, tokens)
         while self.cursor.token.kind != "end":
+            first = self.cursor.token
             place = self._statement()
             self.items.append(place)
             if not self.cursor.at_line_end():
-                hint = "`else` follows a condition" if self.cursor.token.text == "else" else ""
+                hint = hints.line_end(self.cursor.token.text, after_rights=first.kind == "path")
                 raise self.cursor.expected("the end of the line", hint)
             if self.cursor.token.kind == "newline":
                 self.cursor.take()
@@ -143,7 +147,8 @@ class _FileParser:
             token = self.places[f"phase {each.name}"]
             if all(section == entries.get(arch, {}) for arch, section in before.items()):
                 hint = f"mark what the phase ends: bind: allow until {each.name}"
-                raise self.cursor.error(f"nothing is allowed until {each.name}, so the phase has no effect", token, hint)
+                message = f"nothing is allowed until {each.name}, so the phase has no effect"
+                raise self.cursor.error(message, token, hint, "effect")
             require_trigger(self.cursor, token, self.settings, each, {arch: entries.get(arch, {}) for arch in self.entries})
             before = entries
 
@@ -185,23 +190,21 @@ class _FileParser:
     def _claim(self, name: str, token: Token) -> None:
         """Record the place of a setting.  Raises PolicyError if the setting occurs twice, or after an entry."""
         if first := self.places.get(name):
-            raise self.cursor.error(f"{name} is set twice", token, f"first at {self.source.place(first.start)}")
+            raise self.cursor.error(f"{name} is set twice", token, f"first at {self.source.place(first.start)}", "twice")
         self.places[name] = token
 
     def _setting(self, token: Token) -> Place:
         name = token.text
         if self.first:
             hint = f"the first is at {self.source.place(self.first.start)}"
-            raise self.cursor.error("settings must precede the first entry", token, hint)
+            raise self.cursor.error("settings must precede the first entry", token, hint, "place")
         self._claim(name, token)
         cursor = self.cursor
         value = cursor.token
         match name:
             case "callfence":
-                written = integer(cursor, "a format version")
-                if written != FORMAT:
-                    hint = f"this callfence reads version {FORMAT}"
-                    raise cursor.error(f"the policy is written in version {written} of the language", value, hint)
+                if (written := integer(cursor, "a version of the language")) != LANGUAGE_VERSION:
+                    raise _other_version(self.source, written, value.start, value.end)
             case "table":
                 self._set(token, replace(self.settings, table=version(cursor)))
             case "arm":
@@ -214,7 +217,8 @@ class _FileParser:
                 written = integer(cursor, "the version of an implied set")
                 if written not in IMPLIED:
                     versions = ", ".join(map(str, IMPLIED))
-                    raise cursor.error(f"there is no implied set {written}", value, f"this callfence knows {versions}")
+                    hint = f"this callfence knows {versions}"
+                    raise cursor.error(f"there is no implied set {written}", value, hint, "version")
                 self._set(token, replace(self.settings, implied=written))
             case "portable":
                 self._set(token, replace(self.settings, portable=True))
@@ -228,10 +232,10 @@ class _FileParser:
     def _phase(self, token: Token) -> Place:
         if self.outer is not None:
             hint = "declare the phase in the policy; the included file may have `until`"
-            raise self.cursor.error("an included file cannot declare a phase", token, hint)
+            raise self.cursor.error("an included file cannot declare a phase", token, hint, "place")
         if self.first:
             hint = f"the first is at {self.source.place(self.first.start)}"
-            raise self.cursor.error("phases must precede the first entry", token, hint)
+            raise self.cursor.error("phases must precede the first entry", token, hint, "place")
         new_phase = phase(self.cursor, self.settings.phases)
         self.places[f"phase {new_phase.name}"] = token
         self.settings = replace(self.settings, phases=(*self.settings.phases, new_phase))
@@ -242,7 +246,7 @@ class _FileParser:
         self.settings = settings
         if self.outer not in (None, settings):
             hint = "leave the setting out here, or make both the same"
-            raise self.cursor.error("this setting differs from that of the including file", token, hint)
+            raise self.cursor.error("this setting differs from that of the including file", token, hint, "include")
 
     def _on_next_syscall(self, token: Token) -> Place:
         """Parse the setting `on_next_syscall` of the language of 2011, which may follow entries."""
@@ -255,7 +259,7 @@ class _FileParser:
         return ("setting", "arm")
 
     def _arch(self, token: Token) -> Place:
-        arch = Arch(one_of(self.cursor, "architecture", list(Arch)))
+        arch = Arch(one_of(self.cursor, "architecture", list(Arch), hints.architecture))
         self._claim(f"arch {arch}", token)
         self.arch = arch
         self.entries.setdefault(arch, {})
@@ -269,7 +273,7 @@ class _FileParser:
         if first := self.context.entry_places.get((self.arch, number)):
             name = table(self.arch).by_number[number].name
             hint = f"first at {first[0].place(first[1])}; join the two by ||"
-            raise self.cursor.error(f"{name} is given twice", token, hint)
+            raise self.cursor.error(f"{name} is given twice", token, hint, "twice")
         self.context.entry_places[self.arch, number] = (self.source, token.start)
         names = [phase.name for phase in self.settings.phases]
         parser = ExpressionParser(self.cursor, operands(self.arch, number), spans, names)
@@ -287,7 +291,8 @@ class _FileParser:
         self.first = self.first or token
         line, granted = file_line(self.cursor, token)
         if first := self.context.lines.get(line):
-            raise self.cursor.error(f"{line} is given twice", token, f"first at {first[0].place(first[1])}; join the two")
+            hint = f"first at {first[0].place(first[1])}; join the two"
+            raise self.cursor.error(f"{line} is given twice", token, hint, "twice")
         self.context.lines[line] = (self.source, token.start)
         self.granted.append(granted)
         return ("files", line)
@@ -297,25 +302,26 @@ class _FileParser:
     def _include(self, token: Token) -> Place:
         self.first = self.first or token
         if len(token.text) >= MAX_PATH:
-            raise self.cursor.error(f"a file's name must have fewer than {MAX_PATH} characters", token)
+            raise self.cursor.error(f"a file's name must have fewer than {MAX_PATH} characters", token, kind="limit")
         path = posixpath.join(posixpath.dirname(self.source.filename), token.text)
         canonical = posixpath.normpath(path)  # to compare with; what the kernel opens is `path`, whose folders may be links
         read = self.context.read
         if read is None:
-            raise self.cursor.error("this policy does not come from a file, so it cannot include files", token)
+            message = "this policy does not come from a file, so it cannot include files"
+            raise self.cursor.error(message, token, kind="include")
         if posixpath.isabs(token.text):
             hint = "name it relative to the file that includes it"
-            raise self.cursor.error("the name of an included file must be relative", token, hint)
+            raise self.cursor.error("the name of an included file must be relative", token, hint, "include")
         if _leaves(canonical, self.context.folder):
-            raise self.cursor.error("an included file must be below the folder of the policy", token)
+            raise self.cursor.error("an included file must be below the folder of the policy", token, kind="include")
         if canonical in self.chain:
             hint = " -> ".join((*self.chain[self.chain.index(canonical) :], canonical))
-            raise self.cursor.error(f"{token.text} includes itself", token, hint)
+            raise self.cursor.error(f"{token.text} includes itself", token, hint, "include")
         if len(self.chain) > MAX_INCLUDES:
-            raise self.cursor.error(f"includes are nested deeper than {MAX_INCLUDES}", token)
+            raise self.cursor.error(f"includes are nested deeper than {MAX_INCLUDES}", token, kind="limit")
         if first := self.context.included.get((self.arch, canonical)):
             hint = f"first at {first[0].place(first[1])}"
-            raise self.cursor.error(f"{token.text} is included twice", token, hint)
+            raise self.cursor.error(f"{token.text} is included twice", token, hint, "include")
         self.context.included[self.arch, canonical] = (self.source, token.start)
         inner = self._included(token, path, read)
         self.entries.setdefault(self.arch, {})
@@ -331,7 +337,8 @@ class _FileParser:
         try:
             text = read(path)
         except OSError as error:
-            raise self.cursor.error(f"{path} cannot be read: {error.strerror or error}", token) from None
+            message = f"{path} cannot be read: {error.strerror or error}"
+            raise self.cursor.error(message, token, kind="include") from None
         except PolicyError as error:  # not UTF-8
             error.chain = chain
             raise
@@ -340,6 +347,12 @@ class _FileParser:
         )
         parser.parse()
         return parser
+
+
+def _other_version(source: Source, written: int, start: int, end: int) -> PolicyError:
+    newer = "it is of a newer callfence; " if written > LANGUAGE_VERSION else ""
+    hint = f"{newer}this callfence reads version {LANGUAGE_VERSION}"
+    return source.error(f"the policy is written in version {written} of the language", start, end, hint, "version")
 
 
 def _together(several: Sequence[Files]) -> Files:

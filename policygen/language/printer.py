@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.grants import written
-from policygen.language.layout import Comments, Layout, Remarks, Section
-from policygen.language.naming import entry_lines, format_action
-from policygen.model import SIGNALS, Or, Policy
-from policygen.phases import marked
-from tracer.abi import Arch, table
+from callfence.policygen.grants import written
+from callfence.policygen.language import LANGUAGE_VERSION
+from callfence.policygen.language.layout import Comments, Layout, Remarks, Section
+from callfence.policygen.language.naming import entry_lines, format_action
+from callfence.policygen.model import SIGNALS, Or, Policy
+from callfence.policygen.phases import marked
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from policygen.model import Entry, Expression
+    from callfence.policygen.model import Entry, Expression
 
 COMMENT_COLUMN = 31
 """The column, from 0, at which a trailing comment begins, if the line ends at least two columns before it."""
@@ -46,7 +47,7 @@ def print_policy(policy: Policy, layout: Layout) -> str:
 
 def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
     values = {
-        "callfence": "1",
+        "callfence": str(LANGUAGE_VERSION),
         "table": "{}.{}".format(*policy.table),
         "arm": policy.arm,
         "default": format_action(policy.default),

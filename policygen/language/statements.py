@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.errors import did_you_mean
-from policygen.grants import (
+from callfence.policygen.errors import did_you_mean
+from callfence.policygen.grants import (
     ALL,
     ANY,
     ANY_PORT,
@@ -31,21 +31,23 @@ from policygen.grants import (
     ranges,
     single,
 )
-from policygen.hosts import PLACES, HostError, canonical as canonical_host
-from policygen.language.operands import OperandError, parse_integer
-from policygen.model import ALLOW, ENTER, NOTIFY, SCOPES, Action, ActionKind, Always, Entry, Phase, scope_of
-from policygen.paths import PathError, canonical, unquoted
-from policygen.phases import START, reached
-from policygen.values import replace
-from tracer.abi import NATIVE, Arch, constants, table
-from tracer.abi.waits import calls_of
+from callfence.policygen.hosts import PLACES, HostError, canonical as canonical_host
+from callfence.policygen.language import hints
+from callfence.policygen.language.lexer import RESERVED
+from callfence.policygen.language.operands import OperandError, parse_integer
+from callfence.policygen.model import ALLOW, ENTER, NOTIFY, SCOPES, Action, ActionKind, Always, Entry, Phase, scope_of
+from callfence.policygen.paths import PathError, canonical, unquoted
+from callfence.policygen.phases import START, reached
+from callfence.policygen.values import replace
+from callfence.tracer.abi import NATIVE, Arch, constants, table
+from callfence.tracer.abi.waits import calls_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from policygen.language.expressions import ExpressionParser
-    from policygen.language.lexer import Cursor, Token
-    from policygen.model import Expression, Policy
+    from callfence.policygen.language.expressions import ExpressionParser
+    from callfence.policygen.language.lexer import Cursor, Token
+    from callfence.policygen.model import Expression, Policy
 
 
 def integer(cursor: Cursor, what: str) -> int:
@@ -56,17 +58,19 @@ def integer(cursor: Cursor, what: str) -> int:
     try:
         return parse_integer(token.text)[0]
     except OperandError as error:
-        raise cursor.error(error.message, token, error.hint) from None
+        raise cursor.error(error.message, token, error.hint, error.kind) from None
 
 
-def one_of(cursor: Cursor, what: str, words: Sequence[str]) -> str:
-    """Parse one of `words`, and return it; `what` is their common name for the error message."""
+def one_of(cursor: Cursor, what: str, words: Sequence[str], hinted: Callable[[str], str] | None = None) -> str:
+    """Parse one of `words`, and return it; `what` is their common name for the error message, and `hinted` returns a hint for
+    another word, by default the most similar ones."""
     token = cursor.token
     if token.kind != "word":
         raise cursor.expected(f"one of {', '.join(words)}")
     if token.text not in words:
-        hint = did_you_mean(token.text, words) or f"it is one of {', '.join(words)}"
-        raise cursor.error(f"unknown {what} {token.text}", token, hint)
+        hint = hinted(token.text) if hinted else did_you_mean(token.text, words)
+        hint = hint or f"it is one of {', '.join(words)}"
+        raise cursor.error(f"unknown {what} {token.text}", token, hint, "name")
     return cursor.take().text
 
 
@@ -97,14 +101,15 @@ def version(cursor: Cursor) -> tuple[int, int]:
     try:
         table(NATIVE).newest(read)  # every architecture has the same versions
     except ValueError as error:
-        raise cursor.source.error(str(error), start, cursor.previous_end) from None
+        raise cursor.source.error(str(error), start, cursor.previous_end, kind="version") from None
     return read
 
 
 def action(cursor: Cursor, what: str) -> Action:
     token = cursor.token
     if token.text not in list(ActionKind):
-        hint = did_you_mean(token.text, ActionKind) or f"an action is one of {', '.join(ActionKind)}"
+        hint = did_you_mean(token.text, ActionKind) or hints.action(token.text)
+        hint = hint or f"an action is one of {', '.join(ActionKind)}"
         if token.text == "deny":
             hint = "deny is the default action: leave it out"
         raise cursor.expected(what, hint)
@@ -116,7 +121,7 @@ def action(cursor: Cursor, what: str) -> Action:
     try:
         return Action(ActionKind.ERRNO, number)
     except ValueError as error:
-        raise cursor.error(str(error), named) from None
+        raise cursor.error(str(error), named, kind="value") from None
 
 
 def _error(cursor: Cursor) -> int:
@@ -127,7 +132,7 @@ def _error(cursor: Cursor) -> int:
     errors = constants.family("errno", NATIVE)
     number = errors.value(cursor.take().text)
     if number is None:
-        raise cursor.error(f"no errno is named {token.text}", token, did_you_mean(token.text, errors.names))
+        raise cursor.error(f"no errno is named {token.text}", token, did_you_mean(token.text, errors.names), "name")
     return number
 
 
@@ -141,16 +146,16 @@ def syscall(cursor: Cursor, token: Token, arch: Arch, version: tuple[int, int]) 
     if token.kind == "number":
         number = _number(cursor, token)
         if arch.is_x32(number):
-            raise cursor.error("calls of x32 are always killed", token)
+            raise cursor.error("calls of x32 are always killed", token, kind="value")
         is_known = number in calls.by_number
     else:
         call = calls.by_name.get(token.text) or calls.by_name.get(token.text.removeprefix("sys_"))
         number, is_known = (call.number, True) if call else (0, False)
     if calls.is_newer(number, version):
         hint = "it falls under `unknown`; name a newer kernel in the `table` line"
-        raise cursor.error(f"{token.text} is newer than the policy's table, {version[0]}.{version[1]}", token, hint)
+        raise cursor.error(f"{token.text} is newer than the policy's table, {version[0]}.{version[1]}", token, hint, "name")
     if not is_known:
-        raise cursor.error(f"{arch} has no syscall {token.text}", token, _other(token, arch))
+        raise cursor.error(f"{arch} has no syscall {token.text}", token, _other(token, arch), "name")
     return number
 
 
@@ -158,7 +163,7 @@ def _number(cursor: Cursor, token: Token) -> int:
     try:
         return parse_integer(token.text)[0]
     except OperandError as error:
-        raise cursor.error(error.message, token, error.hint) from None
+        raise cursor.error(error.message, token, error.hint, error.kind) from None
 
 
 def _other(token: Token, arch: Arch) -> str:
@@ -167,6 +172,8 @@ def _other(token: Token, arch: Arch) -> str:
     elsewhere = [other for other in Arch if name in table(other).by_name]
     if elsewhere:
         return f"it is a syscall of {' and '.join(elsewhere)}"
+    if hint := hints.syscall(token.text):
+        return hint
     return did_you_mean(name, table(arch).by_name) if token.kind == "word" else ""
 
 
@@ -199,11 +206,11 @@ def phase(cursor: Cursor, before: Sequence[Phase]) -> Phase:
     """Parse the words after `phase`, and return the phase, without entries.  Raises PolicyError if they are not `NAME after
     CALL, ...`, or name or trigger belong to one of the phases `before`."""
     token = cursor.token
-    if token.kind != "word" or token.text in ("after", "until"):
+    if token.kind != "word" or token.text in RESERVED:
         raise cursor.expected("the name of a phase", "phase NAME after CALL")
     if token.text == START or token.text in (other.name for other in before):
         hint = f"{START} is the name of what comes before the first phase: choose another" if token.text == START else ""
-        raise cursor.error(f"there is a phase {token.text} already", token, hint)
+        raise cursor.error(f"there is a phase {token.text} already", token, hint, "twice")
     cursor.take()
     if not cursor.accept("after"):
         raise cursor.expected("`after`", "name the call with which a process enters it: phase serving after epoll_wait")
@@ -220,9 +227,9 @@ def _trigger(cursor: Cursor, taken: Sequence[str]) -> str:
         raise cursor.expected("the name of a call", "phase NAME after CALL")
     names = {ENTER, NOTIFY, *(name for arch in Arch for name in table(arch).by_name)}
     if token.text not in names:
-        raise cursor.error(f"there is no syscall {token.text}", token, did_you_mean(token.text, names))
+        raise cursor.error(f"there is no syscall {token.text}", token, did_you_mean(token.text, names), "name")
     if token.text in taken:
-        raise cursor.error(f"{token.text} is a trigger already", token, "a call can lead to only one phase")
+        raise cursor.error(f"{token.text} is a trigger already", token, "a call can lead to only one phase", "twice")
     return cursor.take().text
 
 
@@ -238,7 +245,7 @@ def staged(
     otherwise = entry.otherwise or policy.default
     if not entry.action.may_allow or (otherwise.may_allow, otherwise.allows) >= (entry.action.may_allow, entry.action.allows):
         hint = "a phase only denies more: put `until` on what is allowed"
-        raise cursor.error(f"`until` would not make the entry of {name.text} deny more", name, hint)
+        raise cursor.error(f"`until` would not make the entry of {name.text} deny more", name, hint, "phase")
     return tuple(reached(entry, [part for part, end in until if end > number]) for number in range(count))
 
 
@@ -270,7 +277,7 @@ def require_trigger(
     hint = f"allow {calls} in {phase.name}, since a process makes the same call again there"
     if phase.triggers == (NOTIFY,):
         hint = f"allow sendmsg, sendto or write in {phase.name}: the process sends the message there"
-    raise cursor.error(message, token, hint)
+    raise cursor.error(message, token, hint, "phase")
 
 
 _BARE = {
@@ -285,7 +292,8 @@ def file_line(cursor: Cursor, first: Token) -> tuple[str, Files]:
     has been read.  Return the canonical text of the line up to its colon, and what it grants."""
     if first.kind == "path":
         path = _named(cursor, first, canonical)
-        _colon(cursor, 'a path with a blank or a colon stands in quotes: path "/a b": read')
+        quoting = 'a path with a blank or a colon stands in quotes: path "/a b": read'
+        _colon(cursor, f"path {first.text}: read" if cursor.at_line_end() else quoting)
         return path_line(path), Files({path: _rights(cursor)})
     if first.kind in BARE:
         place = _named(cursor, first, PLACES[first.kind].canonical)
@@ -327,7 +335,7 @@ def _at_host(cursor: Cursor, token: Token) -> tuple[str, Files]:
         return USES[use], replace(NOT_CONFINED, **{use: ports})
     if not ports:
         hint = f"leave the line out: `{USES[use]}: {NONE}` says that no host is granted"
-        raise cursor.error(f"a line with a host grants ports: {NONE} has no effect", first, hint)
+        raise cursor.error(f"a line with a host grants ports: {NONE} has no effect", first, hint, "effect")
     return host_line(use, host), replace(NOT_CONFINED, **{f"{use}_to": {host: ports}})
 
 
@@ -336,7 +344,7 @@ def _named(cursor: Cursor, token: Token, canonical: Callable[[str], str]) -> str
     try:
         return canonical(unquoted(token.text) if token.text.startswith('"') else token.text)
     except (PathError, HostError) as error:
-        raise cursor.error(error.message, token, error.hint) from None
+        raise cursor.error(error.message, token, error.hint, error.kind) from None
 
 
 def _colon(cursor: Cursor, hint: str) -> None:
@@ -356,7 +364,7 @@ def _rights(cursor: Cursor) -> Right:
             raise cursor.expected(f"a right: {', '.join(WORDS)}, {ANY} or {NONE}")
         if token.text not in WORDS:
             hint = did_you_mean(token.text, WORDS) or f"there are {', '.join(WORDS)}; {ANY} and {NONE} stand alone"
-            raise cursor.error(f"no right is named {token.text}", token, hint)
+            raise cursor.error(f"no right is named {token.text}", token, hint, "name")
         cursor.take()
         rights |= WORDS[token.text]
         if not cursor.accept(","):
@@ -375,7 +383,7 @@ def _ports(cursor: Cursor) -> Ports:
         if following.kind == "number" and following.text.startswith("-") and following.start == cursor.previous_end:
             last = -_port(cursor, negative=True)
             if last < first:
-                raise cursor.error(f"the range ends before it begins: {first}-{last}", following)
+                raise cursor.error(f"the range ends before it begins: {first}-{last}", following, kind="value")
         ports |= single(((first, last),))
         if not cursor.accept(","):
             return ranges(ports)
@@ -384,13 +392,14 @@ def _ports(cursor: Cursor) -> Ports:
 def _port(cursor: Cursor, *, negative: bool = False) -> int:
     token = cursor.token
     if token.kind != "number":
-        raise cursor.expected(f"a port, {ANY} or {NONE}", "tcp connect: 443, 8000-8099")
+        hint = "ports are numbers, and a host stands before the colon: tcp connect HOST: 443" if token.kind == "word" else ""
+        raise cursor.expected(f"a port, {ANY} or {NONE}", hint or "tcp connect: 443, 8000-8099")
     try:
         number, is_decimal = parse_integer(token.text)
     except OperandError as error:
-        raise cursor.error(error.message, token, error.hint) from None
+        raise cursor.error(error.message, token, error.hint, error.kind) from None
     if not 0 <= (-number if negative else number) <= MAX_PORT or not is_decimal:
         text = token.text.lstrip("-") if negative else token.text
-        raise cursor.error(f"{text} is no port", token, f"ports are 0 to {MAX_PORT}")
+        raise cursor.error(f"{text} is no port", token, f"ports are 0 to {MAX_PORT}", "value")
     cursor.take()
     return number

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.holds import holds
-from policygen.implied.resolve import Call, granted, resolved, witnessed
-from policygen.implied.tables import capabilities
-from policygen.learning.extend import Judged, sort_out
-from policygen.learning.floor import OPAQUE
-from policygen.model import ENOSYS, Always, Entry, Expression, Or, Policy, alternatives
-from policygen.recording.model import Observation
-from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.express import minimise
-from policygen.sets.region import space, to_bdd
-from policygen.values import replace
-from tracer.abi import Arch, table
-from tracer.named import NamedTuple
+from callfence.policygen.holds import holds
+from callfence.policygen.implied.resolve import Call, granted, resolved, witnessed
+from callfence.policygen.implied.tables import capabilities
+from callfence.policygen.learning.extend import Judged, sort_out
+from callfence.policygen.learning.floor import OPAQUE
+from callfence.policygen.model import ENOSYS, Always, Entry, Expression, Or, Policy, alternatives
+from callfence.policygen.recording.model import Observation
+from callfence.policygen.sets.algebra import FALSE, TooComplexError
+from callfence.policygen.sets.express import minimise
+from callfence.policygen.sets.region import space, to_bdd
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from policygen.implied.tables import Row
-    from tracer.abi import Argument, Event
+    from callfence.policygen.implied.tables import Row
+    from callfence.tracer.abi import Argument, Event
 
 Placed = dict[Call, tuple[Observation, ...]]
 _FAILS = Entry(Always(True), ENOSYS)

@@ -9,27 +9,27 @@ from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from policygen.holds import exact, holds_at
-from policygen.language.naming import format_entry
-from policygen.learning.floor import OPAQUE
-from policygen.learning.generalise import Widened, Widening, caller, generalise, learned, literal
-from policygen.learning.rule import expression, join, key, meanings_in, read
-from policygen.model import ENOSYS, Action, Always, Entry, Expression, Or, alternatives, constrained, mentioned
-from policygen.recording.model import Observation, recorded_values
-from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.express import minimise
-from policygen.sets.region import space, to_bdd
-from policygen.values import replace
-from tracer.abi import Arch, Event, Kind, table
-from tracer.named import NamedTuple
+from callfence.policygen.holds import exact, holds_at
+from callfence.policygen.language.naming import format_entry
+from callfence.policygen.learning.floor import OPAQUE
+from callfence.policygen.learning.generalise import Widened, Widening, caller, generalise, learned, literal
+from callfence.policygen.learning.rule import expression, join, key, meanings_in, read
+from callfence.policygen.model import ENOSYS, Action, Always, Entry, Expression, Or, alternatives, constrained, mentioned
+from callfence.policygen.recording.model import Observation, recorded_values
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from callfence.policygen.sets.express import minimise
+from callfence.policygen.sets.region import space, to_bdd
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, Event, Kind, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from policygen.learning.rule import Rule
-    from policygen.model import Policy
-    from tracer.abi import Argument
-    from tracer.abi.table import Table
+    from callfence.policygen.learning.rule import Rule
+    from callfence.policygen.model import Policy
+    from callfence.tracer.abi import Argument
+    from callfence.tracer.abi.table import Table
 
 _MANY = 2000
 """Number of rules judged in one space, which has room for a million nodes: a rule takes up to 400."""

@@ -11,19 +11,19 @@ from functools import cache, reduce
 from operator import or_
 from typing import TYPE_CHECKING
 
-from policygen.learning.rule import Element, Flags, Rule, join, key
-from policygen.model import Condition, Operator
-from policygen.recording.fold import EVIDENCE
-from policygen.values import frozen
-from tracer.abi import NATIVE, Arch, Argument, Kind, constants
-from tracer.abi.constants import table_text
-from tracer.named import NamedTuple
+from callfence.policygen.learning.rule import Element, Flags, Rule, join, key
+from callfence.policygen.model import Condition, Operator
+from callfence.policygen.recording.fold import EVIDENCE
+from callfence.policygen.values import frozen
+from callfence.tracer.abi import NATIVE, Arch, Argument, Kind, constants
+from callfence.tracer.abi.constants import table_text
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from policygen.recording.model import Observation
-    from tracer.abi.table import Table
+    from callfence.policygen.recording.model import Observation
+    from callfence.tracer.abi.table import Table
 
 
 class Held(NamedTuple):

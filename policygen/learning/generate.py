@@ -11,13 +11,13 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from policygen.evaluate import evaluate
-from policygen.filter.room import surely_fits
-from policygen.language.document import Document, new_document
-from policygen.language.layout import note_of
-from policygen.learning.beyond import Placed, Sorted, sort_by, without_covered
-from policygen.learning.extend import DEFAULTS, Extended, Grown, Options, extend
-from policygen.learning.floor import (
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.filter.room import surely_fits
+from callfence.policygen.language.document import Document, new_document
+from callfence.policygen.language.layout import note_of
+from callfence.policygen.learning.beyond import Placed, Sorted, sort_by, without_covered
+from callfence.policygen.learning.extend import DEFAULTS, Extended, Grown, Options, extend
+from callfence.policygen.learning.floor import (
     ARMED_BEFORE,
     CLONE_THREAD,
     FLOOR,
@@ -30,22 +30,22 @@ from policygen.learning.floor import (
     THREADS,
     VISIBLE_NO_MORE,
 )
-from policygen.learning.generalise import Widened, Widening
-from policygen.learning.later import WORD as LATER
-from policygen.learning.replay import replay
-from policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
-from policygen.recording.fold import given_up
-from policygen.recording.model import Observation, recorded_values
-from policygen.values import replace
-from tracer.abi import NATIVE, X32_BIT, Arch, Event, constants, table
-from tracer.named import NamedTuple
+from callfence.policygen.learning.generalise import Widened, Widening
+from callfence.policygen.learning.later import WORD as LATER
+from callfence.policygen.learning.replay import replay
+from callfence.policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
+from callfence.policygen.recording.fold import given_up
+from callfence.policygen.recording.model import Observation, recorded_values
+from callfence.policygen.values import replace
+from callfence.tracer.abi import NATIVE, X32_BIT, Arch, Event, constants, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from policygen.files.algebra import Difference as FileDifference
-    from policygen.implied.resolve import Call
-    from tracer.abi.table import Table
+    from callfence.policygen.files.algebra import Difference as FileDifference
+    from callfence.policygen.implied.resolve import Call
+    from callfence.tracer.abi.table import Table
 
 
 _ALLOWED = Entry(Always(True))
@@ -293,7 +293,7 @@ def _check(document: Document, existing: Document | None, allowed: Sequence[tupl
         return  # there is nothing to write, and nothing to replay
     replay(document.policy, allowed)
     if not surely_fits(document.policy):
-        from policygen.filter.compile import compile_policy  # loads libseccomp
+        from callfence.policygen.filter.compile import compile_policy  # loads libseccomp
 
         compile_policy(document.policy)
 
@@ -333,7 +333,7 @@ def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], optio
     portability, return it unchanged."""
     if not (old.portable or options.portable):
         return Grown(policy)
-    from policygen.learning import portable  # whose tables take 8 ms to load
+    from callfence.policygen.learning import portable  # whose tables take 8 ms to load
 
     if old.portable:
         return portable.with_equivalents(policy, {call: entry.added for call, entry in extended.items() if entry.added})

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from policygen.files.calls import AT_FDCWD
-from policygen.files.made import made, removals
-from policygen.recording.model import Observation, recorded_values
-from tracer.abi import Arch, Event, table
+from callfence.policygen.files.calls import AT_FDCWD
+from callfence.policygen.files.made import made, removals
+from callfence.policygen.recording.model import Observation, recorded_values
+from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policygen.recording.model import Recording
+    from callfence.policygen.recording.model import Recording
 
 WORD = "later: "
 """Begins the note on an entry that no run needed yet."""

@@ -9,31 +9,31 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from policygen.evaluate import answers, evaluate
-from policygen.holds import holds
-from policygen.implied.resolve import resolved
-from policygen.language.document import Document
-from policygen.language.normal import normal_entry
-from policygen.learning.generate import New, generate
-from policygen.learning.roles import by_role
-from policygen.lint.catalogue import Level, able
-from policygen.lint.findings import grants
-from policygen.model import ENTER, Always, Arm, Entry, Or, Phase, Policy, alternatives
-from policygen.phases import START, in_phase, names_of, phase_policies, reached, with_phases
-from policygen.sets.algebra import FALSE
-from policygen.sets.region import Budget, space, to_bdd
-from policygen.values import frozen, replace
-from tracer.abi import Arch, table
-from tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, INPUT, SIGNALS, bits
+from callfence.policygen.evaluate import answers, evaluate
+from callfence.policygen.holds import holds
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.document import Document
+from callfence.policygen.language.normal import normal_entry
+from callfence.policygen.learning.generate import New, generate
+from callfence.policygen.learning.roles import by_role
+from callfence.policygen.lint.catalogue import Level, able
+from callfence.policygen.lint.findings import grants
+from callfence.policygen.model import ENTER, Always, Arm, Entry, Or, Phase, Policy, alternatives
+from callfence.policygen.phases import START, in_phase, names_of, phase_policies, reached, with_phases
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.region import Budget, space, to_bdd
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, INPUT, SIGNALS, bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from policygen.language.layout import Layout
-    from policygen.learning.extend import Options
-    from policygen.learning.generate import Generated
-    from policygen.model import Expression
-    from policygen.recording.model import Observation, Recording
+    from callfence.policygen.language.layout import Layout
+    from callfence.policygen.learning.extend import Options
+    from callfence.policygen.learning.generate import Generated
+    from callfence.policygen.model import Expression
+    from callfence.policygen.recording.model import Observation, Recording
 
 SERVING = "serving"
 """The name of a learned phase."""

@@ -8,24 +8,24 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from policygen.equivalents.links import Conjunction, image, links, own_calls, simple
-from policygen.implied.resolve import Call, resolved
-from policygen.language.normal import normal, normal_entry
-from policygen.learning.extend import Grown, regions
-from policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Expression, Operator, Or, Policy, alternatives
-from policygen.sets import region
-from policygen.sets.algebra import FALSE, TRUE, TooComplexError
-from policygen.sets.express import minimise
-from policygen.sets.join import Form, JoinError, form_of, join_entries
-from policygen.values import replace
-from tracer.abi import table
+from callfence.policygen.equivalents.links import Conjunction, image, links, own_calls, simple
+from callfence.policygen.implied.resolve import Call, resolved
+from callfence.policygen.language.normal import normal, normal_entry
+from callfence.policygen.learning.extend import Grown, regions
+from callfence.policygen.model import ALLOW, Always, And, Arm, Condition, Entry, Expression, Operator, Or, Policy, alternatives
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE, TRUE, TooComplexError
+from callfence.policygen.sets.express import minimise
+from callfence.policygen.sets.join import Form, JoinError, form_of, join_entries
+from callfence.policygen.values import replace
+from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from policygen.equivalents.links import Link
-    from policygen.model import Action
-    from tracer.abi import Argument
+    from callfence.policygen.equivalents.links import Link
+    from callfence.policygen.model import Action
+    from callfence.tracer.abi import Argument
 
 _MAX_CUBES = 64
 """The most alternatives into which a condition that learning did not write is split; a condition that takes more gets no

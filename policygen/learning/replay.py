@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.evaluate import evaluate
-from tracer.abi import Event, Kind
-from tracer.errors import InternalError
+from callfence.policygen.evaluate import evaluate
+from callfence.tracer.abi import Event, Kind
+from callfence.tracer.errors import InternalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from policygen.model import Action, Policy
-    from policygen.recording.model import Observation
-    from tracer.abi.table import Table
+    from callfence.policygen.model import Action, Policy
+    from callfence.policygen.recording.model import Observation
+    from callfence.tracer.abi.table import Table
 
 
 class ReplayError(InternalError):

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from tracer import linux
-from tracer.abi import Arch, table
-from tracer.abi.waits import FORK, forked
+from callfence.tracer import linux
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi.waits import FORK, forked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from policygen.recording.model import Observation, Recording
+    from callfence.policygen.recording.model import Observation, Recording
 
 
 def by_role(observations: Sequence[Observation], recording: Recording) -> list[Observation]:

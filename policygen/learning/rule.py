@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.model import Always, And, Condition, Expression, Operator, conjuncts
-from policygen.values import frozen
-from tracer.abi import Argument, Kind
+from callfence.policygen.model import Always, And, Condition, Expression, Operator, conjuncts
+from callfence.policygen.values import frozen
+from callfence.tracer.abi import Argument, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tracer.abi.table import Table
+    from callfence.tracer.abi.table import Table
 
 
 @frozen

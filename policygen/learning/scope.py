@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.model import ABSTRACT, SIGNALS, Always, scope_of, scopes
-from tracer import pids
-from tracer.abi import Arch, table
+from callfence.policygen.model import ABSTRACT, SIGNALS, Always, scope_of, scopes
+from callfence.tracer import pids
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.model import Policy
-    from policygen.recording.model import Observation, Recording
+    from callfence.policygen.model import Policy
+    from callfence.policygen.recording.model import Observation, Recording
 
 FAMILY, OTHERS = "family", "others"
 """The recorded targets of signals and of abstract sockets: only the program's own processes, or others."""

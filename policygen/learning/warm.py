@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.files.calls import NEW_ROOTS, PATH_CALLS, SENDING as SENDING_FLAGS, SOCKETS
-from policygen.files.generalise_hosts import by_host
-from policygen.filter import bpf
-from policygen.filter.compile import compile_policy
-from policygen.implied.resolve import resolve
-from policygen.learning.floor import OPAQUE
-from policygen.learning.scope import SENDING
-from policygen.model import (
+from callfence.policygen.files.calls import NEW_ROOTS, PATH_CALLS, SENDING as SENDING_FLAGS, SOCKETS
+from callfence.policygen.files.generalise_hosts import by_host
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.implied.resolve import resolve
+from callfence.policygen.learning.floor import OPAQUE
+from callfence.policygen.learning.scope import SENDING
+from callfence.policygen.model import (
     ABSTRACT,
     ALLOW,
     ENOSYS,
@@ -27,10 +27,10 @@ from policygen.model import (
     Policy,
     scopes,
 )
-from policygen.values import replace
-from tracer.abi import Arch, table
-from tracer.abi.waits import calls_of
-from tracer.linux import MSG_FASTOPEN, TCP_FAMILIES, TCP_PROTOCOLS
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi.waits import calls_of
+from callfence.tracer.linux import MSG_FASTOPEN, TCP_FAMILIES, TCP_PROTOCOLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

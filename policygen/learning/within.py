@@ -5,25 +5,25 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import Change, compare, compare_resolved
-from policygen.comparing.reducing import reduce_resolved
-from policygen.implied.resolve import Resolved, narrowed, resolved, tidy
-from policygen.language.normal import normal
-from policygen.learning.extend import DEFAULTS, sort_out
-from policygen.learning.floor import OPAQUE
-from policygen.learning.generate import Generated, New, generate
-from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives
-from policygen.recording.fold import given_up
-from policygen.values import replace
-from tracer.abi import Arch, table
+from callfence.policygen.comparing.compare import Change, compare, compare_resolved
+from callfence.policygen.comparing.reducing import reduce_resolved
+from callfence.policygen.implied.resolve import Resolved, narrowed, resolved, tidy
+from callfence.policygen.language.normal import normal
+from callfence.policygen.learning.extend import DEFAULTS, sort_out
+from callfence.policygen.learning.floor import OPAQUE
+from callfence.policygen.learning.generate import Generated, New, generate
+from callfence.policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives
+from callfence.policygen.recording.fold import given_up
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from policygen.language.document import Document
-    from policygen.learning.extend import Options
-    from policygen.model import Arm
-    from policygen.recording.model import Observation
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.learning.extend import Options
+    from callfence.policygen.model import Arm
+    from callfence.policygen.recording.model import Observation
 
 MAX_DENIALS = 16
 """The most calls that a policy with an implied set may have to deny because its baseline does.  Container profiles take 1 to 8,

@@ -11,21 +11,21 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen.evaluate import answers
-from policygen.implied.resolve import resolved
-from policygen.language.document import parse
-from policygen.model import Always, Entry, alternatives, constrained
-from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.region import space, to_bdd
-from policygen.values import frozen
-from tracer.abi import Arch, table
-from tracer.abi.constants import table_text
+from callfence.policygen.evaluate import answers
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.document import parse
+from callfence.policygen.model import Always, Entry, alternatives, constrained
+from callfence.policygen.sets.algebra import FALSE, TooComplexError
+from callfence.policygen.sets.region import space, to_bdd
+from callfence.policygen.values import frozen
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi.constants import table_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from policygen.model import Expression, Policy
-    from policygen.sets.algebra import Space
+    from callfence.policygen.model import Expression, Policy
+    from callfence.policygen.sets.algebra import Space
 
 
 class Level(StrEnum):

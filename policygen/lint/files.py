@@ -6,10 +6,10 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen import hosts
-from policygen.files.algebra import TREES, differences, granted
-from policygen.files.ruleset import unconfined
-from policygen.grants import (
+from callfence.policygen import hosts
+from callfence.policygen.files.algebra import TREES, differences, granted
+from callfence.policygen.files.ruleset import unconfined
+from callfence.policygen.grants import (
     ALL,
     ANY,
     ANY_PORT,
@@ -27,16 +27,16 @@ from policygen.grants import (
     path_line,
     written,
 )
-from policygen.hosts import is_name
-from policygen.paths import covers
-from tracer.abi.constants import table_text
-from tracer.named import NamedTuple
+from callfence.policygen.hosts import is_name
+from callfence.policygen.paths import covers
+from callfence.tracer.abi.constants import table_text
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from policygen.grants import Files, Ports
-    from policygen.model import Policy
+    from callfence.policygen.grants import Files, Ports
+    from callfence.policygen.model import Policy
 
 _BELOW = "/..."
 _MOST_PORTS = 49152

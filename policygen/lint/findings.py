@@ -9,34 +9,34 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from policygen.equivalents.compare import gaps, pairs
-from policygen.evaluate import evaluate
-from policygen.files.landlock import MAX_PORT
-from policygen.files.ruleset import unconfined
-from policygen.filter.listener import names_listener
-from policygen.grants import NOT_CONFINED
-from policygen.implied.resolve import resolved
-from policygen.language.layout import Comments, Remarks, Section
-from policygen.language.naming import format_action, format_expression
-from policygen.lint.catalogue import Danger, Level, check, combined, granted, leaves_free, listed, of_call, of_setting
-from policygen.lint.files import risks_of
-from policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
-from policygen.phases import WAITS, phase_policies
-from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.express import minimise
-from policygen.sets.region import Budget, example, to_bdd
-from policygen.values import frozen, replace
-from tracer.abi import Arch, Event, table
-from tracer.abi.waits import bits
+from callfence.policygen.equivalents.compare import gaps, pairs
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.files.landlock import MAX_PORT
+from callfence.policygen.files.ruleset import unconfined
+from callfence.policygen.filter.listener import names_listener
+from callfence.policygen.grants import NOT_CONFINED
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.layout import Comments, Remarks, Section
+from callfence.policygen.language.naming import format_action, format_expression
+from callfence.policygen.lint.catalogue import Danger, Level, check, combined, granted, leaves_free, listed, of_call, of_setting
+from callfence.policygen.lint.files import risks_of
+from callfence.policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
+from callfence.policygen.phases import WAITS, phase_policies
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from callfence.policygen.sets.express import minimise
+from callfence.policygen.sets.region import Budget, example, to_bdd
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.abi.waits import bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from policygen.implied.tables import Row
-    from policygen.language.document import Document
-    from policygen.lint.files import Risk
-    from policygen.model import Action, Expression, Policy
-    from tracer.abi import Argument
+    from callfence.policygen.implied.tables import Row
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.lint.files import Risk
+    from callfence.policygen.model import Action, Expression, Policy
+    from callfence.tracer.abi import Argument
 
 WHY = "# why:"
 """Begins a comment that accepts a finding."""

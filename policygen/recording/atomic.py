@@ -105,7 +105,10 @@ def write_all(path: Path, pieces: Iterable[bytes]) -> None:
     with opened(path.parent) as at, _named(path):
         old = _replaceable(path, at)
         temporary = f".{path.name}.{os.urandom(8).hex()}.tmp"
-        descriptor = os.open(temporary, _NEW, 0o600 if old else 0o664, dir_fd=at)  # enforce refuses what everybody can write
+        try:
+            descriptor = os.open(temporary, _NEW, 0o600 if old else 0o664, dir_fd=at)  # enforce refuses what all can write
+        except PermissionError as error:  # of the folder: the file itself may be written
+            raise OSError(error.errno, "is in a folder that cannot be written to") from error
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.writelines(pieces)
@@ -209,7 +212,10 @@ def _keep(descriptor: int, old: os.stat_result) -> None:
 
 
 def _sync(at: int) -> None:
-    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+    try:
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at)
+    except PermissionError:  # a folder that may be written and not read: the file is replaced all the same
+        return
     try:
         os.fsync(descriptor)
     finally:

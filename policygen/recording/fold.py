@@ -24,15 +24,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
-from policygen.recording.model import Observation, Recording, joined, recorded_values
-from tracer.abi import Arch, Event, Kind, table
+from callfence.policygen.recording.model import Observation, Recording, joined, recorded_values
+from callfence.tracer.abi import Arch, Event, Kind, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from policygen.evidence.facts import Places, Pointers
-    from policygen.evidence.pointed import Caller
-    from tracer.abi.table import Table
+    from callfence.policygen.evidence.facts import Places, Pointers
+    from callfence.policygen.evidence.pointed import Caller
+    from callfence.tracer.abi.table import Table
 
 MANY = 256
 """The most combinations of values of one call's constrained arguments that are recorded: four times as many as ordinary
@@ -247,7 +247,7 @@ class Aggregator:
         if self._where is None or counter[4] <= 0:
             return False
         if self._pointers is None:
-            from policygen.evidence.facts import Pointers  # not loaded by a run with nothing new
+            from callfence.policygen.evidence.facts import Pointers  # not loaded by a run with nothing new
 
             self._pointers = Pointers(self._where())
         if not self._pointers.has(event):

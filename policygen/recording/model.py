@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from tracer.abi import Argument, Event, Kind
-from tracer.errors import InternalError
-from tracer.named import NamedTuple
+from callfence.tracer.abi import Argument, Event, Kind
+from callfence.tracer.errors import InternalError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from tracer.abi.table import Table
+    from callfence.tracer.abi.table import Table
 
 Registers = tuple[int, int, int, int, int, int]
 
@@ -44,7 +44,7 @@ class Observation(NamedTuple):
     """The facts (`evidence.facts`) about the pointers of the first events, ascending."""
     after: tuple[int, ...] = ()
     """The sets of waits that processes had begun when they made the calls, with how often each was forked, as bits of
-    tracer.abi.waits, ascending; 0 is before any wait.  Empty if unknown.  Older recordings lack the forks."""
+    callfence.tracer.abi.waits, ascending; 0 is before any wait.  Empty if unknown.  Older recordings lack the forks."""
 
     @property
     def calls(self) -> int:
@@ -89,7 +89,7 @@ def joined(evidence: Collection[str]) -> tuple[str, ...]:
     """Return the union of evidence of equal events (`facts.join`)."""
     if not evidence:
         return ()
-    from policygen.evidence.facts import join  # not loaded where nothing is new
+    from callfence.policygen.evidence.facts import join  # not loaded where nothing is new
 
     return join(evidence)
 

@@ -30,16 +30,16 @@ from itertools import chain, islice, pairwise, starmap
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, get_args
 
-from policygen import reading
-from policygen.recording import atomic
-from policygen.recording.model import Circumstances, Observation, Recording, Run, Signals, WrongPlaceError
-from tracer.errors import UserError
+from callfence.policygen import reading
+from callfence.policygen.recording import atomic
+from callfence.policygen.recording.model import Circumstances, Observation, Recording, Run, Signals, WrongPlaceError
+from callfence.policygen.versions import RECORDING, unknown
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FORMAT = 4
 Check = Callable[[Sequence[Any]], bool]
 """Function that returns whether the values of a field, from one or more lines, are valid."""
 Shape = Mapping[str, Check]
@@ -177,12 +177,28 @@ def update(path: Path, change: Callable[[Recording], Recording]) -> Recording:
 
 def written(runs: Sequence[Run], count: int, observations: Iterable[Observation]) -> Iterator[bytes]:
     """Yield the lines of the file of a recording with these runs and observations; `count` is the number of observations."""
-    for row in chain(
-        [{_MAGIC: FORMAT, "runs": len(runs), "observations": count}],
-        ({name: getattr(run, name) for name in _RUN} for run in runs),
-        ({name: getattr(observation, name) for name in _OBSERVATION} for observation in observations),
-    ):
-        yield json.dumps(row).encode("ascii") + b"\n"
+    yield header_line(len(runs), count)
+    yield from map(run_line, runs)
+    yield from map(observation_line, observations)
+
+
+def header_line(runs: int, observations: int) -> bytes:
+    """Return the first line of a file with so many runs and observations."""
+    return _line({_MAGIC: RECORDING, "runs": runs, "observations": observations})
+
+
+def run_line(run: Run) -> bytes:
+    """Return the line of a run."""
+    return _line({name: getattr(run, name) for name in _RUN})
+
+
+def observation_line(observation: Observation) -> bytes:
+    """Return the line of an observation."""
+    return _line({name: getattr(observation, name) for name in _OBSERVATION})
+
+
+def _line(fields: Mapping[str, object]) -> bytes:
+    return json.dumps(fields).encode("ascii") + b"\n"
 
 
 def text(recording: Recording) -> str:
@@ -198,7 +214,7 @@ def parse(data: bytes, filename: str, parsed: dict[str, Observation] | None = No
     it."""
     lines, count, version = _split(data, filename)
     runs = _runs_of(lines[1 : 1 + count], filename, version)
-    by_line = parsed if parsed is not None and version == FORMAT else {}
+    by_line = parsed if parsed is not None and version == RECORDING else {}
     observations = lines[1 + count :]
     new = [line for line in observations if line not in by_line]
     try:
@@ -266,9 +282,8 @@ def _header(line: str, filename: str) -> tuple[int, int, int]:
         version = header[_MAGIC]
     except (ValueError, RecursionError, TypeError, LookupError):
         raise RecordingError(filename, 1, "not a callfence recording") from None
-    if type(version) is not int or not 1 <= version <= FORMAT:
-        message = f"format {version!r}, but this callfence reads formats 1 to {FORMAT}: written by another version"
-        raise RecordingError(filename, 1, message)
+    if type(version) is not int or not 1 <= version <= RECORDING:
+        raise RecordingError(filename, 1, f"a recording whose {unknown(version, RECORDING)}")
     runs, observations = header.get("runs"), header.get("observations")
     if not _are_integers((runs, observations), 0):
         raise RecordingError(filename, 1, "corrupt: the header lacks the number of runs or of observations")

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import Change, Verdict, compare
-from policygen.files.algebra import differences as file_differences
-from policygen.language.naming import format_action
-from policygen.language.normal import normal_entry
-from policygen.lint.catalogue import Level
-from policygen.lint.files import judged as judged_lines
-from policygen.model import Entry, Expression, Or, Policy, alternatives
-from policygen.review.judgement import settings
-from policygen.review.risk import Ranked, ranked
-from policygen.sets.algebra import FALSE
-from policygen.sets.region import space, to_bdd
-from policygen.values import frozen, replace
-from tracer.abi import Arch, table
+from callfence.policygen.comparing.compare import Change, Verdict, compare
+from callfence.policygen.files.algebra import differences as file_differences
+from callfence.policygen.language.naming import format_action
+from callfence.policygen.language.normal import normal_entry
+from callfence.policygen.lint.catalogue import Level
+from callfence.policygen.lint.files import judged as judged_lines
+from callfence.policygen.model import Entry, Expression, Or, Policy, alternatives
+from callfence.policygen.review.judgement import settings
+from callfence.policygen.review.risk import Ranked, ranked
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.region import space, to_bdd
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Set

@@ -15,23 +15,25 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from policygen.evidence.facts import join, parse, without_secrets
-from policygen.evidence.words import SECRET
-from policygen.language.naming import format_value
-from policygen.recording.fold import given_up, without
-from policygen.recording.model import Observation, Recording, Run, recorded_values
-from policygen.review.why import parse_call, provenance
-from tracer.abi import Arch, Event, Kind, table
-from tracer.errors import UserError
-from tracer.named import NamedTuple
+from callfence.policygen.evidence.facts import join, parse, without_secrets
+from callfence.policygen.evidence.words import SECRET
+from callfence.policygen.language.naming import format_value
+from callfence.policygen.recording.fold import given_up, without
+from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
+from callfence.policygen.review.why import parse_call, provenance
+from callfence.policygen.versions import EVIDENCE, unknown
+from callfence.tracer.abi import Arch, Event, Kind, table
+from callfence.tracer.errors import UserError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from policygen.language.document import Document
-    from tracer.abi import Argument
+    from callfence.policygen.language.document import Document
+    from callfence.tracer.abi import Argument
 
-MAGIC = "callfence evidence 1"
+MAGIC = f"callfence evidence {EVIDENCE}"
+_VERSION = re.compile(r"callfence evidence ([0-9]{1,9})")
 _LINE = re.compile(r'(?P<arch>\w+) (?P<call>\w+\([^"]*\)) by "(?P<executable>[^"]*)": (?P<fact>.*)')
 _AT = "at="
 """Begins a fact about a call's place."""
@@ -63,7 +65,10 @@ def is_companion(recording: Recording) -> bool:
 def read(text: str, filename: str) -> Companion:
     """Return the companion in a file's text.  Raises UserError if the text is not a companion."""
     lines = text.splitlines()
-    if MAGIC not in (line.strip() for line in lines if not line.startswith("#")):
+    versions = [int(match[1]) for match in map(_VERSION.fullmatch, map(str.strip, lines)) if match]
+    if other := [version for version in versions if version != EVIDENCE]:
+        raise UserError(f"{filename}: evidence whose {unknown(other[0], EVIDENCE)}")
+    if not versions:
         what = "is not a file of evidence, which `learn --write-evidence` writes"
         raise UserError(f"{filename}: {what}: it has no line `{MAGIC}`")
     observations, unread = [], []

@@ -6,16 +6,16 @@ from enum import StrEnum
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from policygen.files.algebra import differences, intersected, united, with_line
-from policygen.grants import EVERYTHING, is_line
-from policygen.language.document import Document
-from policygen.language.layout import Comments, Remarks, Section
-from policygen.language.normal import normal_entry
-from policygen.lint.catalogue import Level, able, combinations
-from policygen.lint.findings import WHY, dangerous_together
-from policygen.model import And, Entry, Expression, Or, Policy, alternatives
-from policygen.phases import in_each, phase_policies, within_start
-from policygen.review.changes import (
+from callfence.policygen.files.algebra import differences, intersected, united, with_line
+from callfence.policygen.grants import EVERYTHING, is_line
+from callfence.policygen.language.document import Document
+from callfence.policygen.language.layout import Comments, Remarks, Section
+from callfence.policygen.language.normal import normal_entry
+from callfence.policygen.lint.catalogue import Level, able, combinations
+from callfence.policygen.lint.findings import WHY, dangerous_together
+from callfence.policygen.model import And, Entry, Expression, Or, Policy, alternatives
+from callfence.policygen.phases import in_each, phase_policies, within_start
+from callfence.policygen.review.changes import (
     NOT_CONFINED,
     PHASES,
     SETTINGS,
@@ -24,16 +24,16 @@ from policygen.review.changes import (
     SettingChange,
     changes,
 )
-from policygen.sets.algebra import FALSE
-from policygen.sets.join import join_entries
-from policygen.sets.region import Budget, space, to_bdd
-from policygen.values import frozen, replace
-from tracer.abi import Arch, table
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.join import join_entries
+from callfence.policygen.sets.region import Budget, space, to_bdd
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
-    from policygen.lint.findings import Finding
+    from callfence.policygen.lint.findings import Finding
 
 
 class Answer(StrEnum):

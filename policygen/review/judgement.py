@@ -5,25 +5,25 @@ from __future__ import annotations
 from itertools import starmap
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import MILDEST_LAST, Comparison, compare
-from policygen.language.naming import format_action
-from policygen.lint.catalogue import Combined, Level, check, completed, listed
-from policygen.lint.files import judged
-from policygen.lint.findings import Finding, lint
-from policygen.model import ENTER, NOTIFY, SIGNALS, ActionKind, Arm, alternatives, scopes
-from policygen.phases import WAITS
-from policygen.review.risk import Ranked, ranked
-from policygen.sets.region import Budget
-from policygen.values import frozen, replace
-from tracer.abi import table
+from callfence.policygen.comparing.compare import MILDEST_LAST, Comparison, compare
+from callfence.policygen.language.naming import format_action
+from callfence.policygen.lint.catalogue import Combined, Level, check, completed, listed
+from callfence.policygen.lint.files import judged
+from callfence.policygen.lint.findings import Finding, lint
+from callfence.policygen.model import ENTER, NOTIFY, SIGNALS, ActionKind, Arm, alternatives, scopes
+from callfence.policygen.phases import WAITS
+from callfence.policygen.review.risk import Ranked, ranked
+from callfence.policygen.sets.region import Budget
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from policygen.comparing.compare import Difference
-    from policygen.language.document import Document
-    from policygen.model import Action, Policy
-    from tracer.abi import Arch
+    from callfence.policygen.comparing.compare import Difference
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.model import Action, Policy
+    from callfence.tracer.abi import Arch
 
 _FATE = {
     ActionKind.ALLOW: "are allowed, though no one has considered them",

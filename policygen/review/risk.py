@@ -8,29 +8,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import Change, Comparison, Difference
-from policygen.evaluate import evaluate
-from policygen.implied.resolve import granted as granted_by
-from policygen.implied.tables import capabilities, rows
-from policygen.learning.generalise import literal
-from policygen.learning.rule import expression
-from policygen.lint.catalogue import Danger, Level, check, granted, leaves_free, of_call, of_setting
-from policygen.model import IMPLIED, alternatives
-from policygen.phases import START, as_in
-from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.region import example, space, to_bdd
-from policygen.values import frozen, replace
-from tracer.abi import Arch, table
-from tracer.linux import OPAQUE
-from tracer.named import NamedTuple
+from callfence.policygen.comparing.compare import Change, Comparison, Difference
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.implied.resolve import granted as granted_by
+from callfence.policygen.implied.tables import capabilities, rows
+from callfence.policygen.learning.generalise import literal
+from callfence.policygen.learning.rule import expression
+from callfence.policygen.lint.catalogue import Danger, Level, check, granted, leaves_free, of_call, of_setting
+from callfence.policygen.model import IMPLIED, alternatives
+from callfence.policygen.phases import START, as_in
+from callfence.policygen.sets.algebra import FALSE, TooComplexError
+from callfence.policygen.sets.region import example, space, to_bdd
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.linux import OPAQUE
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from policygen.model import Action, Policy
-    from policygen.recording.model import Key, Observation, Recording
-    from policygen.sets.algebra import Space
-    from policygen.sets.region import Budget
+    from callfence.policygen.model import Action, Policy
+    from callfence.policygen.recording.model import Key, Observation, Recording
+    from callfence.policygen.sets.algebra import Space
+    from callfence.policygen.sets.region import Budget
 
 
 @frozen

@@ -10,31 +10,31 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING
 
-from policygen.errors import did_you_mean
-from policygen.evaluate import evaluate
-from policygen.holds import exact, holds, holds_at
-from policygen.implied.resolve import granted, least, witnessed
-from policygen.implied.tables import capabilities
-from policygen.language.document import PolicyError, parse
-from policygen.language.layout import note_of
-from policygen.language.normal import normal_expression
-from policygen.language.operands import OperandError, parse_integer
-from policygen.learning.generalise import Widening, generalise, literal, widenings_of
-from policygen.learning.rule import expression, read
-from policygen.model import Always, Condition, Entry, alternatives, conjuncts, mentioned
-from policygen.sets.algebra import FALSE, TooComplexError
-from policygen.sets.express import minimise
-from policygen.sets.region import space, to_bdd
-from policygen.values import frozen
-from tracer.abi import Arch, Event, table
+from callfence.policygen.errors import did_you_mean
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.holds import exact, holds, holds_at
+from callfence.policygen.implied.resolve import granted, least, witnessed
+from callfence.policygen.implied.tables import capabilities
+from callfence.policygen.language.document import PolicyError, parse
+from callfence.policygen.language.layout import note_of
+from callfence.policygen.language.normal import normal_expression
+from callfence.policygen.language.operands import OperandError, parse_integer
+from callfence.policygen.learning.generalise import Widening, generalise, literal, widenings_of
+from callfence.policygen.learning.rule import expression, read
+from callfence.policygen.model import Always, Condition, Entry, alternatives, conjuncts, mentioned
+from callfence.policygen.sets.algebra import FALSE, TooComplexError
+from callfence.policygen.sets.express import minimise
+from callfence.policygen.sets.region import space, to_bdd
+from callfence.policygen.values import frozen
+from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from policygen.language.document import Document
-    from policygen.model import Action, Expression, Policy
-    from policygen.recording.model import Observation, Recording
-    from tracer.abi.table import Table
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.model import Action, Expression, Policy
+    from callfence.policygen.recording.model import Observation, Recording
+    from callfence.tracer.abi.table import Table
 
 
 class Origin(StrEnum):

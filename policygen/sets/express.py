@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import combinations, product
 from typing import TYPE_CHECKING
 
-from policygen.language.normal import normal_expression
-from policygen.language.operands import operands
-from policygen.model import Always, And, Condition, Expression, Not, Operator, Or
-from policygen.sets import region as regions
-from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from policygen.sets.region import space, to_bdd
-from tracer.abi import Arch, Argument, Kind
+from callfence.policygen.language.normal import normal_expression
+from callfence.policygen.language.operands import operands
+from callfence.policygen.model import Always, And, Condition, Expression, Not, Operator, Or
+from callfence.policygen.sets import region as regions
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
+from callfence.policygen.sets.region import space, to_bdd
+from callfence.tracer.abi import Arch, Argument, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

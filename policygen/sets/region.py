@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.model import Always, And, Condition, Expression, Not, Operator, Or
-from policygen.sets.algebra import FALSE, TRUE, Space, constant
-from tracer.abi import Arch, Event
-from tracer.named import NamedTuple
+from callfence.policygen.model import Always, And, Condition, Expression, Not, Operator, Or
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, constant
+from callfence.tracer.abi import Arch, Event
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tracer.abi import Argument
+    from callfence.tracer.abi import Argument
 
 BITS = 512
 _ARCH, _NUMBER, _ARGUMENTS, _IP = 0, 32, 64, 448

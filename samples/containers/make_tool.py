@@ -20,7 +20,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-PACKAGES = ("callfence", "enforcer", "policygen", "tracer", "ptrace", "pyseccomp", "rich", "pygments", "markdown_it", "mdurl")
+PACKAGES = ("callfence", "ptrace", "pyseccomp", "rich", "pygments", "markdown_it", "mdurl")
 UNUSED = (
     *("test", "idlelib", "tkinter", "_tkinter*", "lib2to3", "ensurepip", "turtledemo"),
     *("site-packages", "dist-packages", "config-*", "__pycache__"),

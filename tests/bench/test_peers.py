@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import needs
 
-from policygen.filter import bpf, symbolic
-from policygen.filter.symbolic import decisions
-from policygen.implied.resolve import resolved
-from policygen.language.document import parse_file
-from policygen.model import ALLOW
-from policygen.sets import region
-from policygen.sets.algebra import constant
-from tracer.abi import Arch, Event, table
+from callfence.policygen.filter import bpf, symbolic
+from callfence.policygen.filter.symbolic import decisions
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.document import parse_file
+from callfence.policygen.model import ALLOW
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import constant
+from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 ROOT = Path(__file__).parent.parent.parent
 

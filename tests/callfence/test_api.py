@@ -110,5 +110,5 @@ def test_mistakes_change_nothing(program: str, message: str) -> None:
 
 
 def test_importing_is_cheap() -> None:
-    done = run("print([name for name in ('policygen', 'enforcer', 'ctypes') if name in sys.modules])")
+    done = run("print([name for name in ('callfence.policygen', 'callfence.enforcer', 'ctypes') if name in sys.modules])")
     assert done.stdout == "[]\n"

@@ -42,6 +42,7 @@ def command(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
         ("./folder", 126, "./folder: is a directory"),
         ("./script", 127, "./script: its interpreter (first line of a script) or its dynamic loader was not found"),
         ("./text/x", 127, "./text/x: not found"),
+        ("text", 127, "text: not found; the file of this folder is ./text"),
         ("", 127, "'': not found"),
     ],
 )
@@ -99,7 +100,7 @@ def test_a_mistake_in_a_policy(command: tuple[str, ...], tmp_path: Path, text: s
     [
         (b"", ".callfence/it.rec:1: not a callfence recording"),
         (b"\x7fELF\x00", ".callfence/it.rec:1: not a callfence recording"),
-        (b'{"callfence recording": 9}\n', ".callfence/it.rec:1: format 9"),
+        (b'{"callfence recording": 9}\n', ".callfence/it.rec:1: a recording whose version 9 is of a newer callfence"),
         (b'{"callfence recording": 1, "runs": 1, "observations": 1}\n', ".callfence/it.rec:2: truncated"),
     ],
 )
@@ -197,6 +198,44 @@ def test_the_way_out_of_a_broken_recording(tmp_path: Path) -> None:
     assert (policy.read_text(), recording.read_text() != "garbage\n") == (before, True)
 
 
+@pytest.mark.parametrize(("name", "replaced"), [("app.py", False), ("app.policy", True), ("policy", True)])
+def test_starting_over_replaces_no_program(tmp_path: Path, name: str, replaced: bool) -> None:
+    """`-o app.py`, as one names the output of a compiler, would be the end of the source."""
+    before = POLICY if name == "policy" else "print('hello')\n"
+    (tmp_path / name).write_text(before)
+    done = run(tmp_path, "learn", "-q", "--fresh", "-o", name, "true")
+    assert (done.returncode == 0, (tmp_path / name).read_text() != before) == (replaced, replaced)
+    if not replaced:
+        assert done.stderr.startswith(f"learn: {name} is not a policy, so --fresh does not replace it: -o names the policy")
+        assert f"{name}:1:7: " in done.stderr
+
+
+@needs_root
+def test_a_folder_that_its_user_cannot_write_to(tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text(POLICY)
+    user = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--")  # root without capabilities
+    tmp_path.chmod(0o555)
+    said = "callfence allow: it.policy: is in a folder that cannot be written to\n"
+    assert run(tmp_path, "allow", "it.policy", "mkdir: allow", before=user).stderr == said
+    assert (tmp_path / "it.policy").read_text() == POLICY
+
+
+@needs_root
+def test_a_folder_that_its_user_cannot_read(tmp_path: Path) -> None:
+    user = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--")
+    tmp_path.chmod(0o300)
+    done = run(tmp_path, "learn", "-q", "true", before=user)
+    assert (done.returncode, done.stderr, (tmp_path / ".callfence/true.rec").exists()) == (0, "", True)
+
+
+def test_a_folder_that_has_been_deleted(tmp_path: Path) -> None:
+    deleted = ("sh", "-c", 'mkdir gone && cd gone && rmdir ../gone && exec "$@"', "sh")
+    done = run(tmp_path, "learn", "true", before=deleted)
+    said = "learn: true.policy: the current folder has been deleted; -o names a policy elsewhere, by its whole path\n"
+    assert (done.returncode, done.stderr) == (125, said)
+    assert run(tmp_path, "learn", "-q", "-o", str(tmp_path / "it.policy"), "true", before=deleted).returncode == 0
+
+
 def test_starting_over_keeps_the_recording_until_there_is_another(tmp_path: Path) -> None:
     assert run(tmp_path, "learn", "-q", "true").returncode == 0
     before = (tmp_path / ".callfence/true.rec").read_bytes()
@@ -233,6 +272,11 @@ def test_the_mode_of_a_policy_is_kept(tmp_path: Path) -> None:
             "see learn --help\n"),
         (["learn", "-o", "none/it.policy", "true"], 125, "learn: none/it.policy: the folder none does not exist\n"),
         (["learn", "-o", "/dev/full", "true"], 125, "learn: /dev/full: the policy is not a regular file\n"),
+        (["learn", "--within", "none.policy", "true"], 125, "learn: --within none.policy: No such file or directory\n"),
+        (["learn", "--check", "--write-recording", "none/it.rec", "touch", "ran"], 125, "learn: --write-recording none/it.rec: "
+            "none: No such file or directory\n"),
+        (["enforce", "--ask", "unix:/x", "true"], 125, "enforce: --ask unix:/x: write --ask=unix:/x; without `=` it would be "
+            "the program\n"),
         (["diff", "-", "-"], 2, "callfence diff: OLD and NEW cannot both be standard input\n"),
         (["lint", "none.policy"], 2, "callfence lint: none.policy: No such file or directory\n"),
         (["learn", "--pid", "999999999"], 125, "learn: process 999999999 does not exist\n"),
@@ -243,6 +287,24 @@ def test_the_mode_of_a_policy_is_kept(tmp_path: Path) -> None:
 def test_a_mistake_in_the_command_line(tmp_path: Path, arguments: list[str], status: int, says: str) -> None:
     done = run(tmp_path, *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (status, "", says)
+
+
+@pytest.mark.parametrize("command", ["learn", "enforce"])
+def test_help_on_a_full_disk(tmp_path: Path, command: str) -> None:
+    with open("/dev/full", "wb") as full:
+        words = (*CALLFENCE, command, "--help")
+        done = subprocess.run(words, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr.endswith(b": standard output: No space left on device\n")) == (125, True)
+
+
+@pytest.mark.parametrize("command", ["", "learn", "enforce", "show", "merge", "doctor"])
+def test_help_whose_reader_has_gone(tmp_path: Path, command: str) -> None:
+    words = (*CALLFENCE, *filter(None, [command]), "--help")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(words, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode in (128 + signal.SIGPIPE, -signal.SIGPIPE), done.stderr) == (True, b"")
 
 
 @pytest.mark.parametrize("command", ["", "learn", "enforce", "show", "merge", "doctor"])

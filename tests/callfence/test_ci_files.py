@@ -23,7 +23,7 @@ import pytest
 import yaml
 from needed import require
 
-from policygen.recording import recording_file
+from callfence.policygen.recording import recording_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -472,6 +472,7 @@ def gitlab(repository: Path, server: Server, temp: Path, command: str, **variabl
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("command", "status"), [(SAME, 0), (MORE, 1), (FAILS, 9), ("", 0)])
 def test_gitlab(command: str, status: int, runner: Runner, server: Server) -> None:
     done = gitlab(runner.repository, server, runner.temp / "bin", command)
@@ -505,6 +506,15 @@ def test_valid_under_the_published_schemas(words: list[str | Path]) -> None:
     command = [COMMANDS / "check-jsonschema", "--no-cache", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_workflows_are_valid_and_do_nothing_that_a_linter_warns_of() -> None:
+    """`zizmor` knows how workflows are attacked; both are read without a network."""
+    folder = ROOT / ".github" / "workflows"
+    schema = [COMMANDS / "check-jsonschema", "--no-cache", "--builtin-schema", "vendor.github-workflows", *folder.glob("*.yml")]
+    for command in (schema, [COMMANDS / "zizmor", "--offline", "--no-progress", folder, ACTION]):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_other_actions_are_pinned_and_inputs_documented() -> None:

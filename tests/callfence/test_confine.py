@@ -111,7 +111,7 @@ def test_a_thread_with_a_filter_of_its_own(learned: Learned) -> None:
     ran = learned.run(
         "-c",
         "import os, threading, callfence\n"
-        "from enforcer import kernel\n"
+        "from callfence.enforcer import kernel\n"
         "open('busy.policy', 'w').write('default allow\\nunknown allow\\nmkdir: errno EBUSY')\n"
         "ready = threading.Event(); go = threading.Event()\n"
         "def other():\n    kernel.set_no_new_privs()\n    kernel.install(bytes.fromhex('060000000000ff7f'), 0)\n"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 POLICY = "default allow\nunknown allow\npath /usr: read, execute\npath /proc: read\n"
 ANSWERS_SECCOMP = """
 import struct
-from enforcer import kernel
+from callfence.enforcer import kernel
 def of(*steps): return b"".join(struct.pack("=HBBI", *step) for step in steps)
 """
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from installations import install
 
-from tracer.abi import NATIVE
+from callfence.tracer.abi import NATIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
-PYTHON = next((path for path in ("/usr/bin/python3",) if os.path.exists(path)), sys.executable)
-"""One that every user may execute."""
 NOBODY = 65534
 AUDIT = """
 import os, sys
@@ -42,21 +39,10 @@ def installed() -> Iterator[Path]:
     """What pip leaves: packages with their compiled modules in a virtual environment, and the script; any user may read it."""
     folder = Path(tempfile.mkdtemp(prefix="installed-"))
     folder.chmod(0o755)
-    subprocess.run([PYTHON, "-m", "venv", "--without-pip", folder / "venv"], check=True, timeout=60)
+    install(folder / "venv")
     (site,) = (folder / "venv/lib").glob("python3*/site-packages")
-    for name in ("callfence", "enforcer", "policygen", "tracer"):
-        shutil.copytree(ROOT / name, site / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (others,) = {path for path in sys.path if path.endswith("site-packages")}
-    for package in ("ptrace", "pyseccomp.py"):
-        path = Path(others) / package
-        (shutil.copytree if path.is_dir() else shutil.copy)(path, site / package)
     (site / "audited.py").write_text(AUDIT)
     (site / "audited.pth").write_text("import audited\n")
-    script = folder / "venv/bin/enforce"
-    lines = (ROOT / "callfence/bin/enforce").read_text().splitlines(keepends=True)
-    script.write_text("".join([f"#!{folder}/venv/bin/python\n", *lines[1:]]))
-    script.chmod(0o755)
-    subprocess.run([folder / "venv/bin/python", "-m", "compileall", "-q", site], check=True, timeout=120)
     (folder / "true.policy").write_text(POLICY)
     yield folder
     for path in [folder, *folder.rglob("*")]:

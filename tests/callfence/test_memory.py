@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from callfence import start
-from policygen import reading
-from tracer.abi import NATIVE
+from callfence.policygen import reading
+from callfence.tracer.abi import NATIVE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +38,7 @@ def policies(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "failed"),
     [

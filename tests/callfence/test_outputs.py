@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.abi import NATIVE
+from callfence.tracer.abi import NATIVE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import callfence
-from tracer.abi import NATIVE
+from callfence.tracer.abi import NATIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,12 +9,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+from folders import remove
 from needed import require
 
 if TYPE_CHECKING:
@@ -110,12 +110,7 @@ def containers() -> Iterator[Containers]:
     folder = Path(tempfile.mkdtemp(prefix="callfence-containers-"))
     folder.chmod(0o755)
     yield Containers(folder)
-    for _ in range(50):  # podman's monitor of a container that did not start tidies up on its own
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            break
-        time.sleep(0.1)
-    assert not folder.exists()
+    remove(folder)
 
 
 @pytest.fixture
@@ -124,7 +119,7 @@ def place(containers: Containers) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir=containers.folder))
     folder.chmod(0o777)
     yield folder
-    shutil.rmtree(folder)
+    remove(folder)
 
 
 @pytest.fixture(scope="session")

@@ -65,6 +65,7 @@ def learned(
     return ran
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("image", IMAGES, ids=lambda image: image.name)
 def test_an_image_runs_under_what_was_learned_in_it(
     containers: Containers,
@@ -119,6 +120,7 @@ def test_shards_are_folded_into_one_profile(
     assert (read.stdout, read.stderr, read.returncode) == (b"7\n1\n", b"", 0)
 
 
+@pytest.mark.long
 def test_a_container_is_audited_and_then_enforced(
     containers: Containers,
     tool: tuple[Path, tuple[str, ...]],

@@ -18,6 +18,7 @@ POLLED = b"poll 0 \npoll 1 \nevents 1 \n"
 DENIED = b"socket -1 Operation not permitted\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("default", ["seccomp.json", ""], ids=["profile", "unconfined"])
 def test_less_is_allowed_after_the_trigger(
     containers: Containers, tool: tuple[Path, tuple[str, ...]], place: Path, compile_c: Callable[..., Path], default: str

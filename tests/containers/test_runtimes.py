@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.comparing.compare import compare
-from policygen.formats import FormatOptions
-from policygen.formats.containers.files import export_oci, read_oci
-from policygen.formats.containers.written import own_calls
-from policygen.language.document import parse
+from callfence.policygen.comparing.compare import compare
+from callfence.policygen.formats import FormatOptions
+from callfence.policygen.formats.containers.files import export_oci, read_oci
+from callfence.policygen.formats.containers.written import own_calls
+from callfence.policygen.language.document import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,15 +12,12 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pytest
 from needed import require
 
 from callfence.commands import diff, lint, review
-from policygen.values import frozen
-
-if TYPE_CHECKING:
-    import pytest
+from callfence.policygen.values import frozen
 
 PAGE = Path(__file__).parents[2] / "docs" / "review.md"
 BASE = """\
@@ -159,6 +156,7 @@ HEAD = ("change", "`diff`", "SARIF", "`lint --git`", "`review` asks", "exit stat
 BEGIN, END = "<!-- sneaky changes: tests/docs/test_sneaky.py -->\n", "<!-- end -->\n"
 
 
+@pytest.mark.long
 def test_the_table_is_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require("git")
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")

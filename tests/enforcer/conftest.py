@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,11 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from calls import native
+from calls import for_this_machine
 
 from callfence.enforcing.cache import _name as filter_name
 from callfence.enforcing.filters import VARIANTS
-from tracer.abi import NATIVE, Arch
 
 HERE = Path(__file__).parent
 DRIVER = HERE / "driver.py"
@@ -96,28 +94,6 @@ class Earlier:
             shutil.copy(old, new)
         if not known:
             self._files[text, file.name] = file
-
-
-def for_this_machine(text):
-    """The text of a policy without `arch`, with the calls that the C library makes on this machine for those of x86_64.
-
-    arch_prctl has no equal: elsewhere a program sets that register itself."""
-    if re.search(r"^arch ", text, re.MULTILINE):
-        return text
-    lines, seen = [], set(re.findall(r"^(\w+):", text, re.MULTILINE))
-    for line in text.splitlines(keepends=True):
-        name, colon, rest = line.partition(":")
-        if name == "arch_prctl" and NATIVE is not Arch.X86_64:
-            continue
-        if colon and native(name) != name:
-            if native(name) in seen:
-                continue
-            seen.add(native(name))
-            line = f"{native(name)}:{rest}"
-        elif line.startswith("phase "):
-            line = re.sub(r"\w+", lambda word: native(word[0]), line)
-        lines.append(line)
-    return "".join(lines)
 
 
 class Workplace:

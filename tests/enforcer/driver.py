@@ -10,10 +10,10 @@ import os
 import struct
 import sys
 
-from enforcer.errors import FAILED, EnforceError
-from enforcer.execution import initial_environment
-from enforcer.launch import Launch, run
-from tracer.errors import CallfenceError
+from callfence.enforcer.errors import FAILED, EnforceError
+from callfence.enforcer.execution import initial_environment
+from callfence.enforcer.launch import Launch, run
+from callfence.tracer.errors import CallfenceError
 
 
 def program(numbers):

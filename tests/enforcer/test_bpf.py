@@ -6,11 +6,11 @@ from itertools import product
 
 import pytest
 
-from enforcer.bpf import LISTENER_ROOM, chain
-from policygen.filter import bpf
-from policygen.filter.bpf import Instruction
-from tracer.abi import Event
-from tracer.linux import BPF_MAXINSNS
+from callfence.enforcer.bpf import LISTENER_ROOM, chain
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.bpf import Instruction
+from callfence.tracer.abi import Event
+from callfence.tracer.linux import BPF_MAXINSNS
 
 ALLOW, LOG, KILL, TRAP, ERRNO, NOTIFY = 0x7FFF0000, 0x7FFC0000, 0x80000000, 0x00030000, 0x00050001, 0x7FC00000
 X86_64 = 0xC000003E

@@ -26,7 +26,7 @@ def cached(place, tmp_path):
         place.command = plain
         assert (done.stdout == "-13\n") == denied
         before = done.stderr.split("enforce: denied")[0]
-        return "policygen.filter.compile" in before
+        return "callfence.policygen.filter.compile" in before
 
     return place, tmp_path / "cache" / "callfence", compiles
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.abi import COMPAT, NATIVE, table
+from callfence.tracer.abi import COMPAT, NATIVE, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,7 @@ def program(build: Callable[..., Path], place: Workplace, request: pytest.Fixtur
     return f"./kind {kind if kind in ('threads', 'vfork') else 'plain'}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("default", DEFAULTS)
 @pytest.mark.parametrize("reports", REPORTS)
 @pytest.mark.parametrize("arm", ARMS)

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tracer.abi import NATIVE, table
+from callfence.tracer.abi import NATIVE, table
 
 ALLOW = "default allow\n"
 

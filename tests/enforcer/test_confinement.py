@@ -7,11 +7,11 @@ from pathlib import Path
 import make_helper_filter
 import pytest
 
+from callfence.enforcer import confinement
 from callfence.judging.differences import rule_texts
-from enforcer import confinement
-from policygen.comparing.compare import compare
-from policygen.filter.verify import verify
-from tracer.abi import NATIVE, Arch
+from callfence.policygen.comparing.compare import compare
+from callfence.policygen.filter.verify import verify
+from callfence.tracer.abi import NATIVE, Arch
 
 FILTERS = Path(confinement.__file__).with_name("filters")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.abi import NATIVE, table
+from callfence.tracer.abi import NATIVE, table
 
 ROOT = Path(__file__).parent.parent.parent
 FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
@@ -304,8 +304,7 @@ def test_a_policy_that_changes_meanwhile_changes_nothing(running, place):
 def test_callfence_uninstalled_meanwhile(place):
     """What judges and describes is read as soon as the program runs."""
     copy = place.folder / "copy"
-    for package in ("tracer", "policygen", "enforcer", "callfence"):
-        shutil.copytree(ROOT / package, copy / package)
+    shutil.copytree(ROOT / "callfence", copy / "callfence")
     place.policy(ERRNO)
     place.environment["PYTHONPATH"] = str(copy)
     place.enforce(place.calls())  # compiles, so that the next start imports nothing of it
@@ -381,8 +380,8 @@ BROKEN = """
 import sys
 from types import SimpleNamespace
 from callfence.enforcing.command import main
-from enforcer import listener
-from enforcer.reporting import report
+from callfence.enforcer import listener
+from callfence.enforcer.reporting import report
 def fail(*arguments):
     raise OSError(24, "Too many open files")
 {}

@@ -20,15 +20,15 @@ NOTE = r"""
 import sys
 sys.path.insert(0, ROOT)
 from callfence.enforcing import command
-from enforcer import later
+from callfence.enforcer import later
 sys.stdout.buffer.write(later.files())
 """
 DESCRIBE = r"""
 import os, sys
 sys.path.insert(0, ROOT)
 from callfence.enforcing import command, filters
-from enforcer import later
-from enforcer.reporting.reporter import Reporter
+from callfence.enforcer import later
+from callfence.enforcer.reporting.reporter import Reporter
 with open("note", "rb") as file:
     note = file.read()
 code = later.Later(later.without_digests(note) if sys.argv[1] == "elsewhere" else note)
@@ -41,14 +41,14 @@ missing = []
 sys.meta_path.append(Finder())
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
-import enforcer.duty
-from enforcer.listener import Notification, stopped
-from enforcer.reporting.destination import LINES, TEXT, Destination
-from enforcer.reporting.events import Log
-from enforcer.reporting.output import Output
-from enforcer.reporting.report import Reports
-from enforcer.reporting.verdict import Verdicts
-from tracer.abi import COMPAT, NATIVE
+import callfence.enforcer.duty
+from callfence.enforcer.listener import Notification, stopped
+from callfence.enforcer.reporting.destination import LINES, TEXT, Destination
+from callfence.enforcer.reporting.events import Log
+from callfence.enforcer.reporting.output import Output
+from callfence.enforcer.reporting.report import Reports
+from callfence.enforcer.reporting.verdict import Verdicts
+from callfence.tracer.abi import COMPAT, NATIVE
 calls = "read: fd == 0 || fd == 3\nopenat: flags in O_CLOEXEC\nmmap: prot == PROT_READ\n"
 text = f"arch {COMPAT}\nread: allow\narch {NATIVE}\n{calls}".encode()
 for json in (False, True):
@@ -81,8 +81,7 @@ def run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProce
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of callfence, compiled, and a note of what describing takes."""
     folder = tmp_path_factory.mktemp("installed")
-    for name in ("callfence", "enforcer", "policygen", "tracer"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "callfence", folder / "callfence", ignore=shutil.ignore_patterns("__pycache__"))
     for _ in range(2):  # of the first, what is imported later has not been compiled by Python when it is noted
         (folder / "note").write_bytes(run(folder, NOTE).stdout)
     return folder
@@ -104,16 +103,16 @@ def test_a_file_that_was_changed_is_not_read(installed: Path, tmp_path: Path, wh
     folder = tmp_path / "copy"
     shutil.copytree(installed, folder)
     (folder / "note").write_bytes(run(folder, NOTE).stdout)
-    (file,) = folder.glob(which)
+    (file,) = folder.glob(f"callfence/{which}")
     file.write_bytes(file.read_bytes() + b"# changed")
     done = run(folder, DESCRIBE, "here")
     if which.endswith(".pyc"):
-        assert f"[] ['{folder}/policygen/model.py']\n" == done.stdout.decode(), done.stderr[-3000:]
+        assert f"[] ['{folder}/callfence/policygen/model.py']\n" == done.stdout.decode(), done.stderr[-3000:]
     elif which.endswith(".tsv"):
         assert b"has been changed" in done.stderr
     else:  # the compiled module is what was noted
         assert done.stdout == b"[] []\n", done.stderr[-3000:]
-    for path in folder.glob("policygen/__pycache__/model.*"):
+    for path in folder.glob("callfence/policygen/__pycache__/model.*"):
         path.unlink()
     if which == "policygen/model.py":
         done = run(folder, DESCRIBE, "here")
@@ -145,8 +144,9 @@ def late_imports(path: Path) -> Iterator[str]:
 
 
 UNNEEDED = (
-    "callfence", "enforcer.arming", "enforcer.files.landlock", "policygen.comparing", "policygen.files.ruleset",
-    "policygen.filter", "policygen.learning.generate", "policygen.learning.warm", "tracer.kernel",
+    "callfence", "callfence.enforcer.arming", "callfence.enforcer.files.landlock", "callfence.policygen.comparing",
+    "callfence.policygen.files.ruleset", "callfence.policygen.filter", "callfence.policygen.learning.generate",
+    "callfence.policygen.learning.warm", "callfence.tracer.kernel",
 )  # fmt: skip
 """What compiling takes, and entering a phase, which `enforcer.arming.seized` imports before."""
 

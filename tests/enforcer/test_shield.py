@@ -8,13 +8,13 @@ from pathlib import Path
 import make_helper_filter
 import pytest
 
-import enforcer.bpf
-from enforcer.bpf import SHIELD_ROOM, shielded
-from policygen.filter import bpf
-from policygen.filter.bpf import Instruction
-from tracer import pids
-from tracer.abi import COMPAT, NATIVE, Arch, Event, table
-from tracer.machine.numbers import column
+import callfence.enforcer.bpf
+from callfence.enforcer.bpf import SHIELD_ROOM, shielded
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.bpf import Instruction
+from callfence.tracer import pids
+from callfence.tracer.abi import COMPAT, NATIVE, Arch, Event, table
+from callfence.tracer.machine.numbers import column
 
 ALLOW, DENIED = 0x7FFF0000, 0x00050000 | errno.EPERM
 HELPER, STAND_IN, OTHER = 70001, 70002, 70003
@@ -114,5 +114,5 @@ def test_the_room_that_it_takes() -> None:
 def test_the_instructions_are_those_of_the_table() -> None:
     """`make commands` writes them."""
     for name, machine in make_helper_filter.MACHINES.items():
-        path = Path(enforcer.bpf.__file__).with_name("filters") / name / "shield.filter"
+        path = Path(callfence.enforcer.bpf.__file__).with_name("filters") / name / "shield.filter"
         assert path.read_bytes() == make_helper_filter.shield(machine)

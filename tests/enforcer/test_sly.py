@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.abi import NATIVE, table
+from callfence.tracer.abi import NATIVE, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,6 +10,7 @@ import pytest
 from needed import needs
 
 
+@pytest.mark.long
 @needs("gcc", "libc6-dev")
 @pytest.mark.parametrize(
     ("tool", "arguments", "last"),

@@ -13,10 +13,10 @@ import time
 
 import pytest
 
+from callfence.enforcer.reporting import report as repeated
 from callfence.shared.text import command_line
-from enforcer.reporting import report as repeated
-from tracer.abi import COMPAT, NATIVE, table
-from tracer.machine import MACHINE
+from callfence.tracer.abi import COMPAT, NATIVE, table
+from callfence.tracer.machine import MACHINE
 
 FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
 KILL = FLOOR
@@ -248,6 +248,7 @@ def test_the_log(place):
         "event": "denied",
         "host": os.uname().nodename,
         "unit": first["unit"],
+        "sequence": 2,
         "policies": [{"file": "calls.policy", "sha256": hashlib.sha256(ERRNO.encode()).hexdigest()}],
         "action": "errno EACCES",
         "verdict": "denied",

@@ -13,8 +13,8 @@ import pytest
 from calls import format_options, parse
 from needed import needs
 
-from policygen import formats
-from policygen.formats import Direction, ExportError
+from callfence.policygen import formats
+from callfence.policygen.formats import Direction, ExportError
 
 LINES = """\
 path ./data: read

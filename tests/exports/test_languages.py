@@ -12,12 +12,12 @@ from calls import format_options, parse
 from exported_languages import read_kafel, read_minijail
 from installed import PROBE_POLICY
 
-from policygen import formats
-from policygen.comparing.compare import compare
-from policygen.formats import ExportError, ImportFormatError
+from callfence.policygen import formats
+from callfence.policygen.comparing.compare import compare
+from callfence.policygen.formats import ExportError, ImportFormatError
 
 if TYPE_CHECKING:
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 MINIJAIL = [
     ("read: 1", "read: allow"),

@@ -13,14 +13,14 @@ from exported_languages import read_kafel, read_minijail
 from hypothesis import HealthCheck, given, settings
 from installed import PROBE_POLICY
 
-from policygen import formats
-from policygen.comparing.compare import compare
-from policygen.filter.compile import CompileError, compile_policy
-from policygen.formats import Direction, ExportError
-from policygen.implied.resolve import resolved
-from policygen.model import ActionKind, Arm, Policy
-from policygen.values import replace
-from tracer.abi import NATIVE, Arch, table
+from callfence.policygen import formats
+from callfence.policygen.comparing.compare import compare
+from callfence.policygen.filter.compile import CompileError, compile_policy
+from callfence.policygen.formats import Direction, ExportError
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.model import ActionKind, Arm, Policy
+from callfence.policygen.values import replace
+from callfence.tracer.abi import NATIVE, Arch, table
 
 ROOT = Path(__file__).parent.parent.parent
 OPTIONS = format_options(name="it")
@@ -44,6 +44,7 @@ def read_back(name: str, policy: Policy) -> None:
     check(policy, exported, READERS[name](exported.data.decode()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["minijail", "kafel"])
 @pytest.mark.parametrize("policy", (SAMPLES | POLICIES).values(), ids=SAMPLES | POLICIES)
 def test_a_policy_read_back_differs_as_reported(policy: Policy, name: str) -> None:

@@ -12,9 +12,9 @@ import pytest
 from calls import format_options
 from needed import needs, needs_root, require
 
-from policygen.formats import Direction, ExportError, Service, systemd
-from policygen.implied.resolve import resolved
-from policygen.model import Policy
+from callfence.policygen.formats import Direction, ExportError, Service, systemd_enforce
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.model import Policy
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -30,12 +30,12 @@ while [ -e wrote ]; do sleep 0.1; done
 
 def export(unit: str, policy: str = "/etc/callfence/it.policy", *, audit: bool = False) -> str:
     service = Service(unit, "/usr/bin/enforce", policy, audit)
-    made = systemd.export_enforce(resolved(Policy({})), format_options(name="it", service=service))
+    made = systemd_enforce.export(resolved(Policy({})), format_options(name="it", service=service))
     return made.data.decode()
 
 
 def commands(unit: str) -> list[str]:
-    before = "ExecStart=/usr/bin/enforce --log %L/callfence/it.log -p /etc/callfence/it.policy -- "
+    before = "ExecStart=/usr/bin/enforce --log %L/callfence/it/enforce.log -p /etc/callfence/it.policy -- "
     return [line.replace(before, "... ") for line in export(unit).splitlines() if line.startswith("ExecStart=")]
 
 
@@ -44,8 +44,8 @@ def test_the_drop_in_word_for_word() -> None:
 # it under `enforce`, made by `callfence export --to systemd-enforce`.
 [Service]
 ExecStart=
-ExecStart=/usr/bin/enforce --audit --log %L/callfence/it.log -p /etc/callfence/it.policy -- /usr/sbin/app -f 'a b' $X %n
-LogsDirectory=callfence
+ExecStart=/usr/bin/enforce --audit --log %L/callfence/it/enforce.log -p /etc/callfence/it.policy -- /usr/sbin/app -f 'a b' $X %n
+LogsDirectory=callfence/it
 """
 
 
@@ -77,12 +77,12 @@ def test_a_unit_that_cannot_be_run_so(unit: str) -> None:
     with pytest.raises(ExportError):
         export(unit)
     with pytest.raises(ExportError, match="--unit"):
-        systemd.export_enforce(resolved(Policy({})), format_options())
+        systemd_enforce.export(resolved(Policy({})), format_options())
 
 
 def test_a_unit_that_confines_enforce_is_said() -> None:
     unit = "[Service]\nExecStart=app\nSystemCallFilter=@system-service\nNoExecPaths=/\n"
-    made = systemd.export_enforce(resolved(Policy({})), format_options(service=Service(unit, "enforce", "p", audit=False)))
+    made = systemd_enforce.export(resolved(Policy({})), format_options(service=Service(unit, "enforce", "p", audit=False)))
     (lost,) = made.losses
     assert (lost.direction, "the unit has NoExecPaths, SystemCallFilter, also for enforce" in lost.what) == (
         Direction.NARROWER, True,

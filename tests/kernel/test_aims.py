@@ -37,6 +37,7 @@ def signalled(learned):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("whom", [*FAMILY.split(), *OTHERS.split()])
 def test_it_is_known_whom_a_program_signalled(program, learn, whom):
     if whom == "in_a_namespace" and os.geteuid() != 0:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from policygen.recording import recording_file
+from callfence.policygen.recording import recording_file
 
 LEARN = (sys.executable, "-m", "callfence", "learn", "-q")
 GETPPID = 110

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from callfence.learning.progress import PLAIN_REFRESH, plain_lines
-from policygen.language.document import parse_file
-from policygen.recording import recording_file
+from callfence.policygen.language.document import parse_file
+from callfence.policygen.recording import recording_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

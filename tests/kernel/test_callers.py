@@ -9,8 +9,8 @@ import pytest
 from calls import native
 
 from callfence.judging.sites import Symbols
-from policygen.recording import recording_file
-from tracer.abi import NATIVE, table
+from callfence.policygen.recording import recording_file
+from callfence.tracer.abi import NATIVE, Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ def test_a_call_site_is_the_caller_of_libc(commands: Commands, compile_c: Callab
         if seen.executable == str(program):
             name = table(NATIVE).by_number[seen.number].name
             found.setdefault(name, set()).add(Symbols().describe(seen.site).partition("(")[2].partition("+")[0])
-    assert found["mkdir"] == {"directly"}
+    assert found[native("mkdir")] == {"directly"}
     assert "by_printing" in found["write"]
     assert {"by_a_stream", "by_a_folder"} <= found["openat"]
     assert "by_a_command" in found["wait4"]
@@ -64,7 +64,11 @@ def test_enforce_names_the_caller_of_libc(
     }
     log = commands.enforce(policy, [program], tmp_path, *flags).violations
     found = {one["call"].partition("(")[0]: one["site"] for one in log if one["executable"] == str(program)}
-    assert found["mkdir"] == learned["mkdir"] and found["openat"] in learned.values()
+    assert found["openat"] in learned.values()
+    if NATIVE is Arch.AARCH64:  # libc's function calls no other: who called it is in a register
+        assert found[native("mkdir")].startswith("libc.so.6+")
+    else:
+        assert found[native("mkdir")] == learned[native("mkdir")]
 
 
 def test_a_library_that_is_cut_short_does_not_end_the_helper(

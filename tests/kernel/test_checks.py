@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.abi import COMPAT, NATIVE, Arch, table
+from callfence.tracer.abi import COMPAT, NATIVE, Arch, table
 
 CHECKS = {
     "signals": "every_one_once rt_order int3 single_step faults waited_for interrupted child_states "
@@ -38,6 +38,7 @@ def test_the_program_notices_nothing(program, same, name, check):
     assert same(program(name), check).done.returncode == GOOD.get(check, 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "check"), ALL)
 @pytest.mark.parametrize("after", ["0", "5"])
 def test_the_program_does_not_notice_that_its_filter_comes_late(program, same, name, check, after):
@@ -46,6 +47,7 @@ def test_the_program_does_not_notice_that_its_filter_comes_late(program, same, n
     assert learned.done.returncode == GOOD.get(check, 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "check"),
     [
@@ -153,6 +155,7 @@ def test_calls_through_the_vsyscall_page_are_recorded(program, plain, learn):
     assert behind.calls()[HERE, 96] == 3  # where every other call has an entry stop
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("storm", "quick"),
     [("short_threads", 2000), ("live_threads", 600), ("short_processes", 1500), ("exec_chains", 100)],

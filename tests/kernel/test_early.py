@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from tracer import kernel, linux
+from callfence.tracer import kernel, linux
 
 taken, held, early = os.waitpid, [], 0
 

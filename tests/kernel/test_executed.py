@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from policygen.recording import recording_file
+from callfence.policygen.recording import recording_file
 
 
 @pytest.fixture

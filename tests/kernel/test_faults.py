@@ -36,6 +36,7 @@ def count(folder, name, command):
     return len(re.findall(rf"^{name}\(", trace.read_text(), re.MULTILINE))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("error", ["ESRCH", "EPERM"])
 def test_ptrace_fails(tmp_path, tmp_path_factory, error):
     command = ["sh", "-c", "true & wait; exit 0"]

@@ -35,6 +35,7 @@ def seen(learned):
     return counts
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("check", CHECKS.split())
 def test_nothing_is_lost_and_nothing_is_noticed(program, learn, tmp_path, check):
     built = program("late")
@@ -139,8 +140,8 @@ def test_a_chain_of_filters_leaves_room_for_the_programs_own(program, learn, tmp
 
 FILL = """
 import random
-from tracer import kernel
-from tracer.late.filter import UNSEEN, Key, for_calls_within, allowing_filter, weight
+from callfence.tracer import kernel
+from callfence.tracer.late.filter import UNSEEN, Key, for_calls_within, allowing_filter, weight
 chance = random.Random(SEED)
 keys = [Key((1 << 64) - 1 | mask << 64, number | (value & mask) << 64) for number in range(20)
     for mask in ((1 << 32) - 1, (1 << 64) - 1, 3) for value in (chance.getrandbits(64), 1)]

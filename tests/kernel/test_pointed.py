@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import native
 
-from policygen.recording import recording_file
-from tracer.abi import NATIVE, table
+from callfence.policygen.recording import recording_file
+from callfence.tracer.abi import NATIVE, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,8 +113,9 @@ def test_a_report_shows_names_as_given(commands: Commands, program: Path, tmp_pa
     policy.write_text(policy.read_text().replace("default kill", "default errno EPERM"))
     ran = commands.plain([Path(sys.executable).parent / "enforce", "-p", policy, "--", program], tmp_path)
     lines = ran.stderr.decode().splitlines()
-    assert 'enforce: denied unlinkat(dfd=AT_FDCWD, pathname="here", flag=0): it fails with EPERM' in lines
-    assert f'  "here" is {tmp_path}/here' in lines
+    first = "/edge" if native("unlink") == "unlinkat" else "here"  # of those that differ in the name alone
+    assert f'enforce: denied unlinkat(dfd=AT_FDCWD, pathname="{first}", flag=0): it fails with EPERM' in lines
+    assert (f'  "here" is {tmp_path}/here' in lines) == (first == "here")
     assert not any("\x1b" in line or "hunter2" in line for line in lines)
 
 

@@ -133,6 +133,7 @@ def test_what_else_is_on_the_command_line_is_kept(project: Project) -> None:
     assert b"\x1b[" in ran.stdout
 
 
+@pytest.mark.long
 def test_the_workers_of_xdist_are_learned_and_confined(project: Project) -> None:
     learn = project.pytest("--callfence-learn", "-n", "2", "tests")
     assert (learn.returncode, b"5 passed" in learn.stdout) == (0, True), learn.stderr.decode()
@@ -143,6 +144,7 @@ def test_the_workers_of_xdist_are_learned_and_confined(project: Project) -> None
     assert b"enforce: denied socket(family=AF_INET, " in ran.stderr
 
 
+@pytest.mark.long
 def test_a_flag_in_the_configuration_holds_for_every_run(project: Project) -> None:
     """A pytest that the suite starts reads it too, and is confined already."""
     (project.folder / "pytest.ini").write_text("[pytest]\naddopts = --callfence-enforce=pytest.policy\n")
@@ -188,7 +190,7 @@ def test_a_program_that_calls_pytest_is_not_replaced(project: Project) -> None:
 def test_without_the_flags_nothing_else_is_imported(project: Project) -> None:
     (project.folder / "tests" / "test_suite.py").write_text(
         "import sys\ndef test_it():\n"
-        "    ours = ('callfence', 'enforcer', 'policygen', 'tracer', 'ctypes')\n"
+        "    ours = ('callfence', 'ctypes')\n"
         "    found = {name for name in sys.modules if name.split('.')[0] in ours}\n"
         "    assert found == {'callfence', 'callfence.pytest_plugin', 'callfence.start'}"
     )

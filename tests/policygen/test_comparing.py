@@ -9,14 +9,14 @@ from calls import parse, point_of
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from policygen.comparing.compare import Change, Verdict, compare
-from policygen.comparing.reducing import reduce
-from policygen.evaluate import evaluate
-from policygen.language.naming import format_call, format_entry, format_expression
-from policygen.model import Policy, strictest
-from policygen.sets import region
-from policygen.sets.algebra import TRUE
-from tracer.abi import Arch, Event, table
+from callfence.policygen.comparing.compare import Change, Verdict, compare
+from callfence.policygen.comparing.reducing import reduce
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.language.naming import format_call, format_entry, format_expression
+from callfence.policygen.model import Policy, strictest
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import TRUE
+from callfence.tracer.abi import Arch, Event, table
 
 X86_64 = Arch.X86_64
 often = settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from calls import event
 
-from policygen.completeness import Estimate, estimate, run_next
-from policygen.learning.generalise import generalise
-from policygen.recording.fold import Aggregator
-from policygen.recording.many import merge
-from policygen.recording.model import Circumstances, Recording, Run
-from tracer.abi import Arch, Event, table
+from callfence.policygen.completeness import Estimate, estimate, run_next
+from callfence.policygen.learning.generalise import generalise
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Circumstances, Recording, Run
+from callfence.tracer.abi import Arch, Event, table
 
 ARCH = Arch.X86_64
 CALLS = table(ARCH)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-import policygen
-from tracer.errors import InternalError, KernelError, UserError
+import callfence.policygen
+from callfence.tracer.errors import InternalError, KernelError, UserError
 
 
 def exceptions() -> dict[str, type[Exception]]:
     """The public exceptions that files of policygen define, by their full names."""
-    root = Path(policygen.__file__).parent
+    root = Path(callfence.policygen.__file__).parent
     found = {}
     for path in sorted(root.rglob("*.py")):
         module = import_module(".".join(path.relative_to(root.parent).with_suffix("").parts))

@@ -6,11 +6,11 @@ import pytest
 from calls import event, parse
 from hypothesis import given, settings, strategies as st
 
-from policygen.evaluate import evaluate
-from policygen.holds import holds
-from policygen.language.naming import format_action
-from policygen.model import KILL, Condition, Operator
-from tracer.abi import X32_BIT, Arch, Argument, Event, Kind
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.holds import holds
+from callfence.policygen.language.naming import format_action
+from callfence.policygen.model import KILL, Condition, Operator
+from callfence.tracer.abi import X32_BIT, Arch, Argument, Event, Kind
 
 WORD = (1 << 64) - 1
 UPPER = 0xFFFFFFFF_00000000

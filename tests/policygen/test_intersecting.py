@@ -10,11 +10,11 @@ import pytest
 from calls import event, parse, parse_file
 from examples import EXAMPLES
 
-from policygen.comparing.compare import Verdict, compare
-from policygen.comparing.reducing import intersect
-from policygen.evaluate import evaluate
-from policygen.model import strictest
-from tracer.abi import Arch, table
+from callfence.policygen.comparing.compare import Verdict, compare
+from callfence.policygen.comparing.reducing import intersect, reduce
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.model import strictest
+from callfence.tracer.abi import Arch, table
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.policy"))
 CALLS = ("socket", "prctl", "mseal")
@@ -122,3 +122,22 @@ def test_with_phases_an_implied_set_is_written_out() -> None:
         for name, call in product(("start", "serving"), calls):
             found = [evaluate(policy, event(call), name).may_allow for policy in (a, b, both)]
             assert found[2] == (found[0] and found[1]), (name, call)
+
+
+def test_with_phases_an_implied_set_is_kept_where_it_can_be() -> None:
+    a = parse("implied 1\nphase serving after listen\nlisten: allow\nbind: allow until serving\n").policy
+    b = parse("implied 1\nlisten: allow\nbind: allow\nsocket: allow\n").policy
+    both = intersect(a, b)
+    assert both.implied == 1
+    assert compare(a, both).verdict is Verdict.EQUAL
+
+
+def test_a_reduction_whose_limit_ends_an_implied_call_with_a_phase() -> None:
+    """What the limit allows until the phase is kept until then, and denied from then on."""
+    phase = "phase serving after listen\nlisten: allow\n"
+    a = parse(f"implied 1\n{phase}socket: allow until serving\n").policy
+    by = parse(f"{phase}read: allow until serving\nsocket: allow\n").policy
+    reduced = reduce(a, by)
+    for name, expected in (("start", True), ("serving", False)):
+        assert evaluate(reduced, event("read"), name).may_allow == expected
+        assert evaluate(reduced, event("write"), name).may_allow, "the limit does not name it"

@@ -8,12 +8,12 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from strategies import actions, entries, events
 
-from policygen.evaluate import evaluate
-from policygen.language.normal import normal_entry
-from policygen.merging import _ConflictError, merge_documents, merge_entry
-from policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Entry, Policy
-from policygen.sets.join import JoinError, join_entries, refuses
-from tracer.abi import Arch, Event, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.language.normal import normal_entry
+from callfence.policygen.merging import _ConflictError, merge_documents, merge_entry
+from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Entry, Policy
+from callfence.policygen.sets.join import JoinError, join_entries, refuses
+from callfence.tracer.abi import Arch, Event, table
 
 ARCH = Arch.X86_64
 CALLS = [table(ARCH).by_name[name].number for name in ("read", "mmap", "ioctl", "fork")]

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from policygen.filter import bpf
-from policygen.model import (
+from callfence.policygen.filter import bpf
+from callfence.policygen.model import (
     Action,
     ActionKind,
     Always,

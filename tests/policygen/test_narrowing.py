@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from calls import event, parse
 
-from policygen.evaluate import evaluate
-from policygen.files.made import MADE
-from policygen.narrowing import Unused, last_runs, narrowed
-from policygen.recording.fold import Aggregator
-from policygen.recording.many import merge
-from policygen.recording.model import Recording, Run
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.files.made import MADE
+from callfence.policygen.narrowing import Unused, last_runs, narrowed, users
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Recording, Run
 
 NONE = ("tcp bind: none", "tcp connect: none")
 
@@ -190,3 +190,39 @@ def test_attached_and_rehearsed_runs_are_not_among_the_last():
     attached = Recording((Run("a", 5, ("./app",), None, False),))
     whole = merge(run(0), run(1, rehearsed="x"), attached, run(2))
     assert [one.id for one in last_runs(whole, 10)] == ["r0", "r2"]
+
+
+def used(text, *calls):
+    """The rules of a policy, each with the names of the calls that use it."""
+    observations = run(0, calls).observations
+    names = {event(name).number: name for name, *_ in calls}
+    return {line: {names[observations[at].number] for at in by} for line, by in users(parse(text).policy, observations).items()}
+
+
+def test_which_calls_use_a_rule():
+    rules = used(CALLS, ("getpid",), ("kill", 1, 1), ("ptrace", 0))
+    assert rules["getpid: allow"] == {"getpid"} and rules["kill: sig == SIGHUP"] == {"kill"}
+    assert not any(by for line, by in rules.items() if line not in ("getpid: allow", "kill: sig == SIGHUP"))
+    assert "ptrace: errno EPERM" not in rules
+
+
+IMPLIED = "callfence 1\narch x86_64\nimplied 1\n\n"
+READING = ("openat", 3, 0, 0o2000000, 0)
+"""O_CLOEXEC: no rule matches it, and the implied set allows it beside O_RDONLY."""
+
+
+def test_a_call_uses_the_rule_that_implies_it():
+    assert used(f"{IMPLIED}openat: flags == O_RDONLY\nmkdir: allow\n", READING) == {
+        "openat: flags == O_RDONLY": {"openat"},
+        "mkdir: allow": set(),
+    }
+
+
+def test_rules_that_could_take_each_others_place_are_all_used():
+    """Either may be removed, but not both."""
+    text = f"{IMPLIED}open: flags == O_RDONLY\nopenat: flags == O_RDONLY\nmkdir: allow\n"
+    assert used(text, ("stat", 1, 1)) == {
+        "open: flags == O_RDONLY": {"stat"},
+        "openat: flags == O_RDONLY": {"stat"},
+        "mkdir: allow": set(),
+    }

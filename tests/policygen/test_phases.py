@@ -7,19 +7,19 @@ from itertools import pairwise
 import pytest
 from calls import event, parse
 
-from policygen.comparing.compare import Verdict, compare
-from policygen.comparing.reducing import reduce
-from policygen.errors import PolicyError
-from policygen.evaluate import evaluate
-from policygen.language.document import Document
-from policygen.language.naming import format_action
-from policygen.lint.findings import lint
-from policygen.merging import merge_documents, unite
-from policygen.model import Phase
-from policygen.phases import START, in_phase, phase_policies, with_phases
-from policygen.review.changes import changes
-from policygen.review.decisions import Answer, Decision, resolve
-from policygen.sets.join import JoinError
+from callfence.policygen.comparing.compare import Verdict, compare
+from callfence.policygen.comparing.reducing import reduce
+from callfence.policygen.errors import PolicyError
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.language.document import Document
+from callfence.policygen.language.naming import format_action
+from callfence.policygen.lint.findings import lint
+from callfence.policygen.merging import merge_documents, unite
+from callfence.policygen.model import Phase
+from callfence.policygen.phases import START, in_phase, phase_policies, with_phases
+from callfence.policygen.review.changes import changes
+from callfence.policygen.review.decisions import Answer, Decision, resolve
+from callfence.policygen.sets.join import JoinError
 
 TEXT = """\
 callfence 1

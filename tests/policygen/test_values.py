@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from policygen.values import as_dict, field, frozen, replace, uncompared
+from callfence.policygen.values import as_dict, field, frozen, replace, uncompared
 
 
 @frozen

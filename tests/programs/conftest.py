@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from policygen.evaluate import evaluate
-from policygen.language.document import parse, parse_file
-from policygen.values import replace
-from tracer.abi import Arch, Event
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.language.document import parse, parse_file
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from policygen.model import Action
+    from callfence.policygen.model import Action
 
 
 def _follow(policy: Path, violation: dict[str, Any]) -> tuple[Action, Action]:

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from calls import native
 
-from policygen.model import ALLOW, KILL
-from tracer.abi import NATIVE, Arch
+from callfence.policygen.model import ALLOW, KILL
+from callfence.tracer.abi import NATIVE, Arch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Commands
 
-    from policygen.model import Action
+    from callfence.policygen.model import Action
 
     Follow = Callable[[Path, dict[str, Any]], tuple[Action, Action]]
 

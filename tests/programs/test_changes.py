@@ -149,6 +149,7 @@ def learned(
     return of
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_the_diff_is_read_in_a_minute(name: str, learned: Callable[[str], Diffs]) -> None:
     lines = learned(name)[0].splitlines()

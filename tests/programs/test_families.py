@@ -35,6 +35,7 @@ FAMILIES = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda one: f"{one[1]}, not {one[3]}")
 def test_other_members_run_and_what_does_more_is_denied(
     commands: Commands, compile_c: Callable[..., Path], tmp_path: Path, family: tuple[str, str, tuple[str, ...], str]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
-from enforcer.kernel import landlock_abi
-from policygen.language.document import parse_file
+from callfence.enforcer.kernel import landlock_abi
+from callfence.policygen.language.document import parse_file
 
 if TYPE_CHECKING:
     from conftest import Commands
@@ -88,6 +88,7 @@ USES = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("operation", "lines"), USES, ids=[row[0] for row in USES])
 def test_what_one_call_needs(commands, place, operation, lines):
     """Learned, and then allowed in another folder with another home, where nothing else is."""

@@ -13,6 +13,7 @@ from needed import require
 TOOL = Path(__file__).parents[2] / "tools" / "measuring" / "from_production.py"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("server", "packages", "asked"),
     [

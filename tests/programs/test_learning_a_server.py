@@ -25,6 +25,7 @@ TIMEOUT = 300
 """Seconds for all runs of one part."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("server", "options", "packages"),
     [
@@ -86,6 +87,7 @@ def answer(port: str, path: str) -> str:
             time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_workers_that_replace_others_pass_on_requests(nobody: Nobody, commands: Commands) -> None:
     """The first workers do more than those that a reload starts; an unprivileged start has little else that ends with it."""
     require("nginx", "curl", "procps")

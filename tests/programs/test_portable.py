@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.evaluate import evaluate
-from policygen.language.document import parse_file
-from tracer.abi import Arch, Event, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.language.document import parse_file
+from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     import subprocess
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from conftest import Commands, Enforced
 
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 COMMANDS = Path(sys.executable).parent
 SOURCES = Path(__file__).parent / "portable"
@@ -71,6 +71,7 @@ def cross(commands: Commands, built: Callable[[str, str], Path], tmp_path: Path)
     return run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize(("one", "other"), [("glibc", "static musl"), ("static musl", "glibc")])
 def test_the_same_program_with_the_other_library(program: str, one: str, other: str, cross: Callable[..., Crossed]) -> None:

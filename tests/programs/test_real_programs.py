@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
-from policygen.comparing.compare import compare
-from policygen.formats import FormatOptions
-from policygen.formats.containers.files import export_oci, read_oci
-from policygen.formats.containers.written import with_own_calls
-from policygen.implied.resolve import resolved
-from policygen.language.document import parse_file
+from callfence.policygen.comparing.compare import compare
+from callfence.policygen.formats import FormatOptions
+from callfence.policygen.formats.containers.files import export_oci, read_oci
+from callfence.policygen.formats.containers.written import with_own_calls
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.document import parse_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from conftest import Commands
 
-    from policygen.comparing.compare import Difference
+    from callfence.policygen.comparing.compare import Difference
 
     Normalise = Callable[[bytes], bytes]
 
@@ -305,6 +305,7 @@ def corpus(request: pytest.FixtureRequest) -> Iterator[Callable[[str, bytes, boo
         path.write_text(path.read_text().partition(TABLE)[0] + TABLE + "".join(rows))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 def test_program(
     program: Program, url: str, commands: Commands, corpus: Callable[..., None], tmp_path: Path
@@ -339,6 +340,7 @@ def test_program(
     assert as_a_profile(policy) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_service(service: Service, commands: Commands, corpus: Callable[..., None], tmp_path: Path) -> None:
     require(*service.packages)

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from needed import require
 
-from policygen.evaluate import evaluate
-from policygen.language.document import parse_file
-from policygen.model import ALLOW, KILL
-from tracer.abi import Arch, Event, constants, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.language.document import parse_file
+from callfence.policygen.model import ALLOW, KILL
+from callfence.tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Commands
 
-    from policygen.model import Action
+    from callfence.policygen.model import Action
 
     Follow = Callable[[Path, dict[str, Any]], tuple[Action, Action]]
     Words = Callable[[str, Path], list[str | Path]]
@@ -127,6 +127,7 @@ def test_the_committed_policy(
     assert committed.read_text() == fresh
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sample", LEARNED)
 def test_ten_fresh_learns_write_the_same_bytes(
     sample: str, command: Words, commands: Commands, tmp_path: Path

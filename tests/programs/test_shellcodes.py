@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from shellcodes import SHELLCODES, Shellcode
 
-from policygen.language.document import parse, parse_file
+from callfence.policygen.language.document import parse, parse_file
 
 if TYPE_CHECKING:
     from pathlib import Path

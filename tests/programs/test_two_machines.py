@@ -102,6 +102,7 @@ def assert_alike(commands: Commands, folder: Path, old: bytes, new: bytes, diffe
         assert new == old
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=list(MACHINES))
 def test_another_machine(
     machine: Machine, here: tuple[Path, dict[str, bytes]], commands: Commands, built: Path, tmp_path: Path

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import Change, compare
-from policygen.formats import Direction
-from policygen.model import Always, Entry
-from policygen.values import replace
-from tracer.abi import table
+from callfence.policygen.comparing.compare import Change, compare
+from callfence.policygen.formats import Direction
+from callfence.policygen.model import Always, Entry
+from callfence.policygen.values import replace
+from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
-    from policygen.formats import Exported
-    from policygen.model import Policy
+    from callfence.policygen.formats import Exported
+    from callfence.policygen.model import Policy
 
 DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from policygen import formats
-from policygen.language import attach, document, parser
-from tracer.abi import COMPAT, NATIVE, Arch, Event, constants, table
+from callfence.policygen import formats
+from callfence.policygen.language import attach, document, parser
+from callfence.tracer.abi import COMPAT, NATIVE, Arch, Event, constants, table
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-    from policygen.formats import FormatOptions
-    from policygen.language.document import Document
-    from policygen.sets import region
+    from callfence.policygen.formats import FormatOptions
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.sets import region
 
 OTHERWISE = {
     "mkdir": "mkdirat", "rmdir": "unlinkat", "unlink": "unlinkat", "symlink": "symlinkat", "poll": "ppoll", "pause": "ppoll",
@@ -29,6 +30,29 @@ OTHERWISE = {
 def native(name: str) -> str:
     """The name of a call on this machine."""
     return name if name in table(NATIVE).by_name else OTHERWISE.get(name, name)
+
+
+def for_this_machine(text: str) -> str:
+    """The text of a policy without `arch`, with the calls that the C library makes on this machine for those of x86_64.
+
+    arch_prctl has no equal: elsewhere a program sets that register itself."""
+    if re.search(r"^arch ", text, re.MULTILINE):
+        return text
+    lines: list[str] = []
+    seen = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    for line in text.splitlines(keepends=True):
+        name, colon, rest = line.partition(":")
+        if name == "arch_prctl" and NATIVE is not Arch.X86_64:
+            continue
+        if colon and native(name) != name:
+            if native(name) in seen:
+                continue
+            seen.add(native(name))
+            line = f"{native(name)}:{rest}"
+        elif line.startswith("phase "):
+            line = re.sub(r"\w+", lambda word: native(word[0]), line)
+        lines.append(line)
+    return "".join(lines)
 
 
 WORD = (1 << 64) - 1

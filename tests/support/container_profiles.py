@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import pyseccomp
 from calls import format_options, parse
 
-from policygen.comparing.compare import Change, compare
-from policygen.filter import bpf, symbolic
-from policygen.formats import Direction, Loss
-from policygen.formats.containers.files import read_oci
-from policygen.formats.containers.meaning import decisions, multiplexed, return_value
-from policygen.formats.containers.profile import Act, Profile
-from policygen.model import Action, ActionKind
-from policygen.sets import region
-from tracer.abi import NATIVE, Arch, table
+from callfence.policygen.comparing.compare import Change, compare
+from callfence.policygen.filter import bpf, symbolic
+from callfence.policygen.formats import Direction, Loss
+from callfence.policygen.formats.containers.files import read_oci
+from callfence.policygen.formats.containers.meaning import decisions, multiplexed, return_value
+from callfence.policygen.formats.containers.profile import Act, Profile
+from callfence.policygen.model import Action, ActionKind
+from callfence.policygen.sets import region
+from callfence.tracer.abi import NATIVE, Arch, table
 
 if TYPE_CHECKING:
-    from policygen.comparing.compare import Difference
-    from policygen.formats import Exported, Imported
-    from policygen.model import Policy
+    from callfence.policygen.comparing.compare import Difference
+    from callfence.policygen.formats import Exported, Imported
+    from callfence.policygen.model import Policy
 
 ROOT = Path(__file__).parent.parent.parent
 SAMPLES = sorted((ROOT / "samples").glob("*.policy"))

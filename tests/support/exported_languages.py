@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from policygen.filter import bpf
-from policygen.filter.lift import lift_function
-from policygen.model import ALLOW, KILL, Action, ActionKind
-from policygen.sets import region
-from policygen.sets.algebra import FALSE, TRUE, Space, constant
-from policygen.values import replace
-from tracer.abi import Arch, constants, table
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.lift import lift_function
+from callfence.policygen.model import ALLOW, KILL, Action, ActionKind
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, constant
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 _WORD = (1 << 64) - 1
 _ERRNO = 0x00050000  # SECCOMP_RET_ERRNO, linux/seccomp.h

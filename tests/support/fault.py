@@ -1,13 +1,13 @@
 """A recorder that records nothing; and fault.py PROGRAM CALL NTH EFFECT, which runs a program with one fault, EFFECT being an
-expression of tracer.faults."""
+expression of callfence.tracer.faults."""
 
 import os
 import sys
 
-from tracer.abi import NATIVE, table
-from tracer.faults import Exhaust, Fail, Fault, Injector, Send, Shorten  # noqa: F401
-from tracer.running import session
-from tracer.running.launch import Program
+from callfence.tracer.abi import NATIVE, table
+from callfence.tracer.faults import Exhaust, Fail, Fault, Injector, Send, Shorten  # noqa: F401
+from callfence.tracer.running import session
+from callfence.tracer.running.launch import Program
 
 
 class Recorder:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.filter import bpf
-from policygen.filter.bpf import Instruction
-from tracer.abi import X32_BIT, Arch, table
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.bpf import Instruction
+from callfence.tracer.abi import X32_BIT, Arch, table
 
 if TYPE_CHECKING:
     import random

@@ -6,16 +6,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policygen.filter import bpf, symbolic
-from policygen.filter.lift import lift_function
-from policygen.model import ActionKind
-from policygen.sets import region
-from policygen.sets.algebra import FALSE
-from tracer.running.attach import read_filters
+from callfence.policygen.filter import bpf, symbolic
+from callfence.policygen.filter.lift import lift_function
+from callfence.policygen.model import ActionKind
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE
+from callfence.tracer.running.attach import read_filters
 
 if TYPE_CHECKING:
-    from policygen.model import Policy
-    from policygen.sets.algebra import Space
+    from callfence.policygen.model import Policy
+    from callfence.policygen.sets.algebra import Space
 
 PROBE_POLICY = """\
 default kill
@@ -33,6 +33,9 @@ socket: family == AF_UNIX || family == AF_INET && protocol in {IPPROTO_IP, IPPRO
 write: allow
 """
 """Allows what the probe needs, and a call that not everybody has a name for; getppid (110) is failed, getpid (39) is killed."""
+
+PAUSE = "34"
+"""The call in which it waits."""
 
 # seccomp(2): of several filters' answers the first of these is taken
 _FIRST = [bpf.KILL_PROCESS, bpf.KILL_THREAD, 0x00030000, 0x00050000, 0x7FC00000, 0x7FF00000, 0x7FFC0000, 0x7FFF0000]
@@ -62,13 +65,13 @@ def _stricter(space: Space, newer: int, older: int) -> int:
 
 
 def waiting(name: str, seconds: float = 10) -> int:
-    """Wait for a process that runs that program and sleeps in `pause` (34)."""
+    """Wait for a process that runs that program and sleeps in `pause`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for folder in Path("/proc").iterdir():
             try:
-                program = (folder / "cmdline").read_text().split("\0")[0] if folder.name.isdigit() else ""
-                if name in program and (folder / "syscall").read_text().startswith("34 "):
+                program = (folder / "cmdline").read_bytes().split(b"\0")[0] if folder.name.isdigit() else b""
+                if name.encode() in program and (folder / "syscall").read_text().startswith(f"{PAUSE} "):
                     return int(folder.name)
             except OSError:
                 continue

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import z3
 
-from policygen.filter import bpf
-from policygen.model import KILL, Action, ActionKind, Always, And, Condition, Expression, Not, Operator, Or, Policy
-from tracer.abi import Arch, Event, table
+from callfence.policygen.filter import bpf
+from callfence.policygen.model import KILL, Action, ActionKind, Always, And, Condition, Expression, Not, Operator, Or, Policy
+from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tracer.abi import Argument
+    from callfence.tracer.abi import Argument
 
 NUMBER, ARCH, IP = z3.BitVec("number", 32), z3.BitVec("arch", 32), z3.BitVec("ip", 64)
 REGISTERS = [z3.BitVec(f"register{index}", 64) for index in range(6)]

@@ -8,8 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from policygen.model import Action, ActionKind
-from tracer.abi import Arch, Event
+from callfence.policygen.model import Action, ActionKind
+from callfence.tracer.abi import Arch, Event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from calls import event, parse
 
-from policygen.evaluate import evaluate
-from policygen.files.algebra import united
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.files.algebra import united
 
 if TYPE_CHECKING:
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 
 class Shellcode(NamedTuple):

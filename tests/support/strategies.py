@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from policygen.language.operands import operands
-from policygen.model import (
+from callfence.policygen.language.operands import operands
+from callfence.policygen.model import (
     ALLOW,
     BITWISE,
     Action,
@@ -21,7 +21,7 @@ from policygen.model import (
     Or,
     Policy,
 )
-from tracer.abi import X32_BIT, Arch, Argument, Event, table
+from callfence.tracer.abi import X32_BIT, Arch, Argument, Event, table
 
 WORD = (1 << 64) - 1
 ARCHES = tuple(Arch)

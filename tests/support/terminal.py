@@ -35,7 +35,7 @@ class Terminal:
         self.send(text)
 
     def send(self, text):
-        os.write(self._master, text.encode())
+        os.write(self._master, text if isinstance(text, bytes) else text.encode())
 
     def expect(self, pattern, seconds=15):
         """The match, and forgets what was before its end."""

@@ -6,12 +6,12 @@ import os
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from tracer.abi import NATIVE, Event, table
-from tracer.aims import Aims
-from tracer.task import Task
+from callfence.tracer.abi import NATIVE, Event, table
+from callfence.tracer.aims import Aims
+from callfence.tracer.task import Task
 
 if TYPE_CHECKING:
-    from tracer.calls import Handler
+    from callfence.tracer.calls import Handler
 
 KILL = table(NATIVE).by_name["kill"].number
 

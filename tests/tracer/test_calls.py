@@ -6,10 +6,10 @@ import struct
 from types import SimpleNamespace
 from typing import Any
 
-from tracer.abi import NATIVE, table
-from tracer.calls import Calls
-from tracer.kernel import event_of
-from tracer.task import Task, Way
+from callfence.tracer.abi import NATIVE, table
+from callfence.tracer.calls import Calls
+from callfence.tracer.kernel import event_of
+from callfence.tracer.task import Task, Way
 
 ERASED, WATCHED = "erased", "watched"
 

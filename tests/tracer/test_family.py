@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.abi.waits import FORK
-from tracer.loop import TaskFamily
-from tracer.task import Way
+from callfence.tracer.abi.waits import FORK
+from callfence.tracer.family import TaskFamily
+from callfence.tracer.task import Way
 
 
 class Tally:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.linux import PT_INTERP, PT_LOAD, PT_NOTE, elf_bits, elf_segments
+from callfence.tracer.linux import PT_INTERP, PT_LOAD, PT_NOTE, elf_bits, elf_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import os
 
 from fault import Recorder
 
-from tracer.loop import BATCH, Initial, Loop
+from callfence.tracer.loop import BATCH, Initial, Loop
 
 
 def loop_over(monkeypatch, *answers):

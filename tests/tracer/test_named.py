@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.named import NamedTuple
+from callfence.tracer.named import NamedTuple
 
 
 class Point(NamedTuple):

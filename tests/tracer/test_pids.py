@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from tracer import pids
-from tracer.abi import Arch, table
-from tracer.abi.constants import value
-from tracer.abi.model import Argument, Kind
-from tracer.machine.numbers import column
+from callfence.tracer import pids
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi.constants import value
+from callfence.tracer.abi.model import Argument, Kind
+from callfence.tracer.machine.numbers import column
 
 ARCHITECTURES = tuple(Arch)
 NAMES = re.compile(r"(u|t|pg|s)?pid\d?|pidfd|who|process|task|tid|sid")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer import processor
-from tracer.processor import FEW_STOPS_OF_MANY, SharedProcessor
-from tracer.task import Task
+from callfence.tracer import processor
+from callfence.tracer.processor import FEW_STOPS_OF_MANY, SharedProcessor
+from callfence.tracer.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tracer.stops import CALL, CREATED, ENDED, EXECUTED, GROUP, OTHER, SIGNAL, TRAP, stop_of
+from callfence.tracer.stops import CALL, CREATED, ENDED, EXECUTED, GROUP, OTHER, SIGNAL, TRAP, stop_of
 
 STOPPED = 0x7F
 FORK, VFORK, CLONE, EXEC, VFORK_DONE, SECCOMP, STOP = 1, 2, 3, 4, 5, 7, 128

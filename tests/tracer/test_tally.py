@@ -6,11 +6,11 @@ import struct
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from tracer import tally
-from tracer.abi import NATIVE, Event
-from tracer.tally import Tally
-from tracer.unwinding import site
-from tracer.unwinding.maps import Maps
+from callfence.tracer import tally
+from callfence.tracer.abi import NATIVE, Event
+from callfence.tracer.tally import Tally
+from callfence.tracer.unwinding import site
+from callfence.tracer.unwinding.maps import Maps
 
 if TYPE_CHECKING:
     import pytest

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tracer.unwinding.callers import Registers, outside
-from tracer.unwinding.maps import Maps
-from tracer.unwinding.tables import Tables
+from callfence.tracer.unwinding.callers import Registers, outside
+from callfence.tracer.unwinding.maps import Maps
+from callfence.tracer.unwinding.tables import Tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -51,7 +51,7 @@ def prepare(folder: Path) -> None:
 
 
 def run(folder: Path, *command: str | Path) -> tuple[int, str]:
-    done = subprocess.run([*command], cwd=folder, capture_output=True, text=True, errors="replace", timeout=300, check=False)
+    done = subprocess.run([*command], cwd=folder, capture_output=True, text=True, errors="replace", timeout=900, check=False)
     return done.returncode, done.stdout
 
 

@@ -25,12 +25,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from policygen.recording import recording_file
+from callfence.policygen.recording import recording_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from policygen.recording.model import Key
+    from callfence.policygen.recording.model import Key
 
 ROOT = Path(__file__).resolve().parents[2]
 WAYS = {"every call stopped": ("--every-call",), "late filter": (), "at the first call": ("--late-after", "1")}

@@ -20,21 +20,21 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(Path(__file__).parent)]
 from servers import BIN, MODES, denied, run  # noqa: E402 -- beside this file
 from shellcodes import SHELLCODES  # noqa: E402 -- the tests' own module
 
-from policygen.evaluate import answers  # noqa: E402
-from policygen.grants import NOT_CONFINED  # noqa: E402
-from policygen.implied.resolve import resolved  # noqa: E402
-from policygen.language.document import parse, parse_file  # noqa: E402
-from policygen.model import alternatives  # noqa: E402
-from policygen.phases import phase_policies  # noqa: E402
-from policygen.sets.algebra import FALSE  # noqa: E402
-from policygen.sets.region import space, to_bdd  # noqa: E402
-from policygen.values import replace  # noqa: E402
-from tracer.abi import table  # noqa: E402
+from callfence.policygen.evaluate import answers  # noqa: E402
+from callfence.policygen.grants import NOT_CONFINED  # noqa: E402
+from callfence.policygen.implied.resolve import resolved  # noqa: E402
+from callfence.policygen.language.document import parse, parse_file  # noqa: E402
+from callfence.policygen.model import alternatives  # noqa: E402
+from callfence.policygen.phases import phase_policies  # noqa: E402
+from callfence.policygen.sets.algebra import FALSE  # noqa: E402
+from callfence.policygen.sets.region import space, to_bdd  # noqa: E402
+from callfence.policygen.values import replace  # noqa: E402
+from callfence.tracer.abi import table  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 TABLE = """\
 | policy | after | lines | calls | in serving | rules | in serving | stopped | in serving | with files | left | denied |
@@ -83,8 +83,7 @@ def measure(server: str, folder: Path, mode: str, options: Sequence[str]) -> Non
     if not options:
         command = (BIN / "enforce", "--explain", "--log", log := folder / "denied", "--")
         run(script, "everything", folder, *command, **environment)
-        names = [policy.stem for policy in policies]
-        lacking = denied(log, server, names) if log.exists() else dict.fromkeys(names, 0)
+        lacking = denied(log, server, [policy.stem for policy in policies])
     for path in policies:
         policy = parse_file(path).policy
         triggers = ", ".join(policy.phases[0].triggers) if policy.phases else "no phase"

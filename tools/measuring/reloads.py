@@ -14,7 +14,7 @@ from pathlib import Path
 from phases import free_port
 from servers import BIN, denied, run
 
-from policygen.language.document import parse_file
+from callfence.policygen.language.document import parse_file
 
 
 def main(rounds: int) -> None:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -70,6 +71,17 @@ def run(server: str, part: str, folder: Path, *command: str | Path, **settings: 
     if done.returncode:
         output = (folder / "out").read_text()[-2000:]
         sys.exit(f"{server}, {part}, {command[0]}: {done.stdout}{done.stderr}{output}")
+    if "--log" in command:
+        complete(folder / command[command.index("--log") + 1])
+
+
+def complete(log: Path) -> None:
+    """Wait until the log has the end of each start; if removed before, its file is made again."""
+    deadline = time.monotonic() + 60
+    while (text := log.read_text()).count('"event": "end"') < text.count('"event": "start"'):
+        if time.monotonic() > deadline:
+            sys.exit(f"{log}: a start without an end")
+        time.sleep(0.05)
 
 
 def port() -> str:

@@ -20,9 +20,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "support"))
+from installations import PYTHON, install
+
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = "/usr/bin/python3"
-"""One that every user may execute."""
 LEARNER, NOBODY = 60001, 65534
 """The users who learn and who enforce."""
 NPM = (
@@ -53,20 +54,7 @@ class Run(NamedTuple):
 
 def installation(folder: Path) -> Path:
     """Install callfence where every user can execute it, and return the folder of its commands."""
-    subprocess.run([PYTHON, "-m", "venv", "--without-pip", folder], check=True)
-    (site,) = (folder / "lib").glob("python3*/site-packages")
-    for name in ("callfence", "enforcer", "policygen", "tracer"):
-        shutil.copytree(ROOT / name, site / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (others,) = {path for path in sys.path if path.endswith("site-packages")}
-    for package in ("ptrace", "pyseccomp.py", "rich", "pygments", "markdown_it", "mdurl"):
-        path = Path(others) / package
-        (shutil.copytree if path.is_dir() else shutil.copy)(path, site / package)
-    for name in ("callfence", "callfence-sh", "learn", "enforce"):
-        script = folder / "bin" / name
-        lines = (ROOT / "callfence" / "bin" / name).read_text().splitlines(keepends=True)
-        script.write_text("".join([f"#!{folder}/bin/python\n", *lines[1:]]))
-        script.chmod(0o755)
-    subprocess.run([folder / "bin/python", "-m", "compileall", "-q", site], check=True)
+    install(folder)
     commands = folder / "commands"  # without its `python`
     commands.mkdir()
     (commands / "callfence-sh").symlink_to(folder / "bin" / "callfence-sh")

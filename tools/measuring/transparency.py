@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tracer.abi import COMPAT, NATIVE, table
+from callfence.tracer.abi import COMPAT, NATIVE, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from storm import ENFORCE, helpers
 
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "support"))
+from calls import for_this_machine
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ATTACKS = Path(__file__).parent.parent.parent / "tests" / "enforcer" / "attacks"
+ATTACKS = Path(__file__).parents[2] / "tests" / "enforcer" / "attacks"
 TIMEOUT = 60
 """Seconds for a round, and for what it leaves behind."""
 
@@ -100,7 +103,7 @@ def stormed(attack: Attack, rounds: int, seconds: float) -> tuple[int, int]:
         source = ATTACKS / f"{attack.program}.c"
         subprocess.run(["cc", "-w", "-pthread", "-o", folder / "program", source], check=True)
         text = (ATTACKS / f"{attack.policy}.policy").read_text()
-        (folder / f"{Path(attack.policy).name}.policy").write_text(text + attack.added)
+        (folder / f"{Path(attack.policy).name}.policy").write_text(for_this_machine(text + attack.added))
         for is_busy in (False, True):
             with load() if is_busy else contextlib.nullcontext():
                 until = began + seconds * (1 if is_busy else 0.5)

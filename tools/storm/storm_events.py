@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 from calls import allowing_all  # noqa: E402
 
 ENFORCE = [sys.executable, "-m", "callfence", "enforce"]
-RAW = ["-static", "-nostdlib", "-fno-stack-protector", "-fno-pic", "-no-pie"]
+RAW = ["-O1", "-static", "-nostdlib", "-fno-stack-protector", "-fno-pic", "-no-pie"]
 DENYING = "default errno EACCES\nread: allow\nwrite: allow\nexit_group: allow\n"
 ASKERS = """
 import os

@@ -1,7 +1,7 @@
 """What the kernel calls things: numbers, argument names, C types, constants.  Data, no logic."""
 
-from tracer.abi import constants
-from tracer.abi.model import COMPAT, NATIVE, X32_BIT, Arch, Argument, Event, Kind, Syscall
-from tracer.abi.table import table
+from callfence.tracer.abi import constants
+from callfence.tracer.abi.model import COMPAT, NATIVE, X32_BIT, Arch, Argument, Event, Kind, Syscall
+from callfence.tracer.abi.table import table
 
 __all__ = ["COMPAT", "NATIVE", "X32_BIT", "Arch", "Argument", "Event", "Kind", "Syscall", "constants", "table"]

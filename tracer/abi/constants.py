@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from importlib.machinery import ModuleSpec
 
-    from tracer.abi.model import Arch
+    from callfence.tracer.abi.model import Arch
 
 _WHOLE = ~0
 _SMALL = 0x1000

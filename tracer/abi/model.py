@@ -9,8 +9,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from tracer.machine import MACHINE
-from tracer.named import NamedTuple
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

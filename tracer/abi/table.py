@@ -9,10 +9,10 @@ from functools import cache, cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tracer.abi import constants
-from tracer.abi.constants import table_text
-from tracer.abi.model import Arch, Argument, Kind, Syscall
-from tracer.named import NamedTuple
+from callfence.tracer.abi import constants
+from callfence.tracer.abi.constants import table_text
+from callfence.tracer.abi.model import Arch, Argument, Kind, Syscall
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

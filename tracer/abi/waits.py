@@ -7,7 +7,7 @@ forked.
 
 from __future__ import annotations
 
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

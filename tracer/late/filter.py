@@ -10,18 +10,18 @@ import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from tracer import linux
-from tracer.abi import NATIVE, table
-from tracer.calls import CLONE_UNTRACED, SET_MODE, WRITES, is_readable
-from tracer.kernel import RET_RECORD
-from tracer.named import NamedTuple
-from tracer.unwinding.maps import Maps
+from callfence.tracer import linux
+from callfence.tracer.abi import NATIVE, table
+from callfence.tracer.calls import CLONE_UNTRACED, SET_MODE, WRITES, is_readable
+from callfence.tracer.kernel import RET_RECORD
+from callfence.tracer.named import NamedTuple
+from callfence.tracer.unwinding.maps import Maps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from tracer.abi import Event
-    from tracer.unwinding.maps import Mapped
+    from callfence.tracer.abi import Event
+    from callfence.tracer.unwinding.maps import Mapped
 
     Spans = Sequence[tuple[int, int]]
     """Where code is: the first and the last address that the kernel gives for a call by it, each span within 4 GiB."""

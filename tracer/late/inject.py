@@ -11,10 +11,10 @@ import struct
 import time
 from typing import Final, Protocol
 
-from tracer import kernel, linux
-from tracer.errors import PtraceError, TracerError
-from tracer.machine import MACHINE
-from tracer.stops import STATUS_SECCOMP, STATUS_SYSCALL
+from callfence.tracer import kernel, linux
+from callfence.tracer.errors import PtraceError, TracerError
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.stops import STATUS_SECCOMP, STATUS_SYSCALL
 
 _NATIVE = MACHINE.native
 _NEVER: Final = frozenset(_NATIVE.numbers[name] for name in ("rt_sigreturn", "restart_syscall"))

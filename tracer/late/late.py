@@ -14,11 +14,11 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from tracer import kernel
-from tracer.abi import NATIVE, table
-from tracer.errors import PtraceError
-from tracer.kernel import event_of
-from tracer.late.filter import (
+from callfence.tracer import kernel
+from callfence.tracer.abi import NATIVE, table
+from callfence.tracer.errors import PtraceError
+from callfence.tracer.kernel import event_of
+from callfence.tracer.late.filter import (
     BRINGS_CODE,
     MAX_WEIGHT,
     Key,
@@ -33,20 +33,20 @@ from tracer.late.filter import (
     opens_for_reading,
     weight,
 )
-from tracer.late.inject import Entry, room
-from tracer.linux import PTRACE_EVENT_VFORK
-from tracer.proc import has_as_many_filters, processor_time
-from tracer.task import NEVER, Image, Plan
+from callfence.tracer.late.inject import Entry, room
+from callfence.tracer.linux import PTRACE_EVENT_VFORK
+from callfence.tracer.proc import has_as_many_filters, processor_time
+from callfence.tracer.task import NEVER, Image, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tracer.abi import Event
-    from tracer.calls import Calls
-    from tracer.late.inject import Stops
-    from tracer.processor import SharedProcessor
-    from tracer.tally import Tally
-    from tracer.task import Task
+    from callfence.tracer.abi import Event
+    from callfence.tracer.calls import Calls
+    from callfence.tracer.late.inject import Stops
+    from callfence.tracer.processor import SharedProcessor
+    from callfence.tracer.tally import Tally
+    from callfence.tracer.task import Task
 
 LOOK: Final = 64
 """Calls between two looks at a process."""

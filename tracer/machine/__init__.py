@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 
-from tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tracer.machine.model import Machine
+    from callfence.tracer.machine.model import Machine
 
 KNOWN = ("x86_64", "aarch64")
 """The machines on which programs can be learned and enforced, as uname(2) names them."""
@@ -26,10 +26,10 @@ UNKNOWN = f"needs Linux on {' or '.join(KNOWN)}, and this is {_UNAME.sysname} on
 def _chosen() -> Machine:
     """Return the machine; x86_64 where nothing can be learned or enforced, but policies can be looked at."""
     if NAME == "aarch64":
-        from tracer.machine.aarch64 import Arm
+        from callfence.tracer.machine.aarch64 import Arm
 
         return Arm()
-    from tracer.machine.x86_64 import X86
+    from callfence.tracer.machine.x86_64 import X86
 
     return X86()
 

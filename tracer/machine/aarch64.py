@@ -9,8 +9,8 @@ kernel shows 0 and 1 in x7 (r12 of a 32-bit task), and ignores what is written t
 
 from __future__ import annotations
 
-from tracer import TYPE_CHECKING, linux
-from tracer.machine.model import NO_CALL, Convention, Machine, Registers
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.machine.model import NO_CALL, Convention, Machine, Registers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,8 +3,8 @@ shows of a stopped task."""
 
 from __future__ import annotations
 
-from tracer import TYPE_CHECKING, linux
-from tracer.machine.numbers import column
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.machine.numbers import column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

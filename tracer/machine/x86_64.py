@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tracer import TYPE_CHECKING, linux
-from tracer.machine.model import NO_CALL, Convention, Machine, Registers
+from callfence.tracer import TYPE_CHECKING, linux
+from callfence.tracer.machine.model import NO_CALL, Convention, Machine, Registers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,17 +8,17 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Final
 
-from tracer import kernel, linux
-from tracer.errors import PtraceError, TracerError
-from tracer.loop import Initial, Loop, Settings
-from tracer.proc import executable_of, fields_of, kin_of, numbers_in
-from tracer.running.launch import Dispositions
-from tracer.running.session import ENDING, Hooks, Outcome, SignalThread, follow, not_permitted
+from callfence.tracer import kernel, linux
+from callfence.tracer.errors import PtraceError, TracerError
+from callfence.tracer.loop import Initial, Loop, Settings
+from callfence.tracer.proc import executable_of, fields_of, kin_of, numbers_in
+from callfence.tracer.running.launch import Dispositions
+from callfence.tracer.running.session import ENDING, Hooks, Outcome, SignalThread, follow, not_permitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tracer.tally import Recorder
+    from callfence.tracer.tally import Recorder
 
 WAKE: Final = signal.SIGURG
 """The signal that interrupts the main thread's waitpid. It is ignored by default, so one that comes late does no harm."""

@@ -6,7 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from tracer.linux import WALL
+from callfence.tracer.linux import WALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from tracer import kernel, linux
-from tracer.errors import StartError, TracerError
-from tracer.named import NamedTuple
-from tracer.running.child import fork
+from callfence.tracer import kernel, linux
+from callfence.tracer.errors import StartError, TracerError
+from callfence.tracer.named import NamedTuple
+from callfence.tracer.running.child import fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
 OPTIONS: Final = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESECCOMP | linux.PTRACE_O_TRACESYSGOOD | linux.PTRACE_O_EXITKILL
@@ -41,19 +42,25 @@ class Program(NamedTuple):
     """Called in the child before the recording filter is installed; an exception ends the child."""
 
 
+HELD: Final = frozenset({signal.SIGTERM, signal.SIGHUP})
+"""Signals that stay blocked after a run: a service manager or a terminal that ends the program and this process sends them to
+this process again or late, when it has yet to write what it recorded."""
+
+
 class Dispositions:
     """The signal mask that this process was started with, which its child restores.  In this process, the signals of TAKEN are
     blocked."""
 
     def __init__(self) -> None:
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
+        self._mask = _mask_at_start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
 
     def restore(self) -> None:
         """At the end of the run, in this process: discard the signals that came too late to be passed on, which must not end
-        this process; then restore the mask."""
+        this process; then restore the mask, but for the signals of HELD."""
         while kernel.wait_for_signal(TAKEN, 0):
             pass
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask | HELD)
 
     def restore_in_child(self) -> None:
         """In the child: restore the mask, and give SIGPIPE and SIGXFSZ their default action.  CPython ignores these two from
@@ -61,6 +68,12 @@ class Dispositions:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+
+@cache
+def _mask_at_start() -> set[int]:
+    """Return the signal mask of this process before its first run."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 class Launch:
@@ -115,11 +128,20 @@ def _become(program: Program, dispositions: Dispositions, filter_: bytes, go_rea
     stages.append("seccomp")
     kernel.install_filter(filter_)
     stages.append("execve")
-    number = kernel.execve(program.path, program.argv, program.environment)
+    environment = _of_child(program.environment)
+    number = kernel.execve(program.path, program.argv, environment)
     if number == errno.ENOEXEC:
         script = linux.script_arguments(program.path, program.argv)
-        number = kernel.execve(script[0], script, program.environment)
+        number = kernel.execve(script[0], script, environment)
     raise OSError(number, os.strerror(number))
+
+
+def _of_child(environment: Sequence[bytes]) -> list[bytes]:
+    """Return the environment in which what systemd says to its main process, this process's parent, is said to this one: whose
+    the sockets are, and who has to report to the watchdog (sd_listen_fds(3), sd_watchdog_enabled(3))."""
+    own = {b"%s=%d" % (name, os.getppid()): b"%s=%d" % (name, os.getpid()) for name in (b"LISTEN_PID", b"WATCHDOG_PID")}
+    is_ours = any(entry in own for entry in environment)
+    return [own.get(entry, entry) for entry in environment if not (is_ours and entry.startswith(b"LISTEN_PIDFDID="))]
 
 
 def _reason(stage: str, error: BaseException) -> str:

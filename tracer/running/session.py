@@ -16,27 +16,27 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from tracer import kernel, linux
-from tracer.abi import NATIVE, Arch, table
-from tracer.abi.waits import CANDIDATES, ENTER, NOTIFY, calls_of, is_ready
-from tracer.aims import Aims
-from tracer.errors import PtraceError, TracerError
-from tracer.late.filter import UNSEEN
-from tracer.loop import PLAIN, Loop, Settings
-from tracer.named import NamedTuple
-from tracer.proc import has_filter, proc
-from tracer.processor import TICK
-from tracer.running.launch import OPTIONS, TAKEN, Dispositions, Launch, is_64_bit
+from callfence.tracer import kernel, linux
+from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.abi.waits import CANDIDATES, ENTER, NOTIFY, calls_of, is_ready
+from callfence.tracer.aims import Aims
+from callfence.tracer.errors import PtraceError, TracerError
+from callfence.tracer.late.filter import UNSEEN
+from callfence.tracer.loop import PLAIN, Loop, Settings
+from callfence.tracer.named import NamedTuple
+from callfence.tracer.proc import has_filter, proc
+from callfence.tracer.processor import TICK
+from callfence.tracer.running.launch import OPTIONS, TAKEN, Dispositions, Launch, is_64_bit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracer.abi import Event
-    from tracer.calls import Calls, Handler
-    from tracer.faults import Injector
-    from tracer.running.launch import Program
-    from tracer.tally import Recorder
-    from tracer.task import Task
+    from callfence.tracer.abi import Event
+    from callfence.tracer.calls import Calls, Handler
+    from callfence.tracer.faults import Injector
+    from callfence.tracer.running.launch import Program
+    from callfence.tracer.tally import Recorder
+    from callfence.tracer.task import Task
 
 ENDING: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
 """Signals by which a user ends a run."""

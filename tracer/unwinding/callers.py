@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tracer.machine import MACHINE
-from tracer.named import NamedTuple
-from tracer.unwinding.tables import UNREADABLE, Row, Tables
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.named import NamedTuple
+from callfence.tracer.unwinding.tables import UNREADABLE, Row, Tables
 
 if TYPE_CHECKING:
-    from tracer.unwinding.maps import Mapped, Maps
-    from tracer.unwinding.tables import Read
+    from callfence.tracer.unwinding.maps import Mapped, Maps
+    from callfence.tracer.unwinding.tables import Read
 
 _LOADER: Final = ("ld-linux", "ld-2.")
 """The first letters of the dynamic loader's file names.  Its calls at a start have no caller."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Final
 
-from tracer.named import NamedTuple
-from tracer.proc import proc
+from callfence.tracer.named import NamedTuple
+from callfence.tracer.proc import proc
 
 _NEAR: Final = 16
 """The most lines of /proc/PID/maps from the line of a file's code back to the line of its beginning."""

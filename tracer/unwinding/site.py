@@ -7,17 +7,17 @@ import stat
 import struct
 from typing import TYPE_CHECKING, Final
 
-from tracer import linux
-from tracer.proc import proc
-from tracer.unwinding.callers import outside
-from tracer.unwinding.maps import Maps
-from tracer.unwinding.tables import UNREADABLE
+from callfence.tracer import linux
+from callfence.tracer.proc import proc
+from callfence.tracer.unwinding.callers import outside
+from callfence.tracer.unwinding.maps import Maps
+from callfence.tracer.unwinding.tables import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tracer.unwinding.callers import Registers
-    from tracer.unwinding.tables import Read
+    from callfence.tracer.unwinding.callers import Registers
+    from callfence.tracer.unwinding.tables import Read
 
 _BUILD_ID: Final = 3  # NT_GNU_BUILD_ID, elf.h
 _MAX_NOTES: Final = 4096

@@ -17,9 +17,9 @@ import struct
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
-from tracer import linux
-from tracer.machine import MACHINE
-from tracer.named import NamedTuple
+from callfence.tracer import linux
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,14 +9,14 @@ from collections import defaultdict
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from enforcer.hosts.addresses import plain
-from enforcer.hosts.names.dns import DnsError, answer_of, question_of
-from policygen.hosts import HostError, canonical, is_name
+from callfence.enforcer.hosts.addresses import plain
+from callfence.enforcer.hosts.names.dns import DnsError, answer_of, question_of
+from callfence.policygen.hosts import HostError, canonical, is_name
 
 if TYPE_CHECKING:
     from collections.abc import Set
 
-    from policygen.files.generalise import Use
+    from callfence.policygen.files.generalise import Use
 
 MOST_ADDRESSES = 64
 """The most addresses of a name that are recorded."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from callfence.enforcer.hosts.addresses import plain
 from callfence.learning.ports import CONNECTED, LISTENS, inodes
-from enforcer.hosts.addresses import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from enforcer import kernel as sockets
-from enforcer.hosts.addresses import ECHOES
-from tracer import kernel, linux
-from tracer.abi import NATIVE, Arch, table
-from tracer.named import NamedTuple
+from callfence.enforcer import kernel as sockets
+from callfence.enforcer.hosts.addresses import ECHOES
+from callfence.tracer import kernel, linux
+from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tracer.abi import Event
-    from tracer.task import Task
+    from callfence.tracer.abi import Event
+    from callfence.tracer.task import Task
 
 SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 MESSAGE = 65535 + 2

@@ -13,6 +13,10 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from callfence.enforcer.files.lookup import look_up
+from callfence.enforcer.hosts.addresses import peer_of
+from callfence.enforcer.hosts.rules import is_local, is_near
+from callfence.enforcer.hosts.unix import NAME_SERVICES
 from callfence.learning.hosts.lookups import Lookups
 from callfence.learning.hosts.names import MOST_NAMES, Names, text_of
 from callfence.learning.hosts.reading import (
@@ -29,28 +33,24 @@ from callfence.learning.hosts.reading import (
     inode_of,
     protocol,
 )
+from callfence.policygen.files.calls import DNS, numbers
+from callfence.policygen.files.landlock import named
+from callfence.policygen.grants import NONE, QUERY, UNIX, USES
+from callfence.policygen.hosts import is_name
 from callfence.shared.files import working_folder
-from enforcer.files.lookup import look_up
-from enforcer.hosts.addresses import peer_of
-from enforcer.hosts.rules import is_local, is_near
-from enforcer.hosts.unix import NAME_SERVICES
-from policygen.files.calls import DNS, numbers
-from policygen.files.landlock import named
-from policygen.grants import NONE, QUERY, UNIX, USES
-from policygen.hosts import is_name
-from tracer import kernel
-from tracer.abi import NATIVE, table
-from tracer.named import NamedTuple
+from callfence.tracer import kernel
+from callfence.tracer.abi import NATIVE, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from callfence.enforcer.hosts.addresses import Peer
     from callfence.learning.hosts.reading import Call
-    from enforcer.hosts.addresses import Peer
-    from policygen.files.generalise import Use
-    from tracer.abi import Event
-    from tracer.calls import Calls
-    from tracer.task import Task
+    from callfence.policygen.files.generalise import Use
+    from callfence.tracer.abi import Event
+    from callfence.tracer.calls import Calls
+    from callfence.tracer.task import Task
 
 WATCHED = 1024
 """The most calls of a thread that stop while an answer is awaited."""

@@ -15,12 +15,12 @@ from callfence.learning.rehearsal.run import Setting, free_space, run
 from callfence.learning.rehearsal.surroundings import Input, Scratch
 from callfence.learning.summary import call_name, news
 from callfence.learning.watch import places_of
+from callfence.policygen.completeness import needed_by
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.review.risk import needs_a_person
 from callfence.shared.text import command_line, plural, printable
-from policygen.completeness import needed_by
-from policygen.evaluate import evaluate
-from policygen.review.risk import needs_a_person
-from tracer.errors import CallfenceError
-from tracer.faults import Witness
+from callfence.tracer.errors import CallfenceError
+from callfence.tracer.faults import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from callfence.learning.prepare import Prepared
     from callfence.learning.rehearsal.plan import Place, Rehearsal
     from callfence.learning.store import Learned
-    from policygen.recording.model import Observation, Run
-    from tracer.running.launch import Program
+    from callfence.policygen.recording.model import Observation, Run
+    from callfence.tracer.running.launch import Program
 
 QUIET: Final = 40
 """After this many runs in a row with a failing call and nothing new, no further calls are failed."""

@@ -18,20 +18,20 @@ from pathlib import Path, PurePath
 from signal import Signals
 from typing import TYPE_CHECKING, Final
 
-from policygen.language.naming import format_value
-from policygen.recording.model import recorded_values
-from tracer.abi import NATIVE, Arch, Kind, table
-from tracer.errors import UserError
-from tracer.faults import Exhaust, Fail, Fault, Send, Shorten
-from tracer.named import NamedTuple
+from callfence.policygen.language.naming import format_value
+from callfence.policygen.recording.model import recorded_values
+from callfence.tracer.abi import NATIVE, Arch, Kind, table
+from callfence.tracer.errors import UserError
+from callfence.tracer.faults import Exhaust, Fail, Fault, Send, Shorten
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from policygen.recording.model import Observation, Recording
-    from tracer.abi import Event
-    from tracer.abi.table import Table
-    from tracer.faults import Effect
+    from callfence.policygen.recording.model import Observation, Recording
+    from callfence.tracer.abi import Event
+    from callfence.tracer.abi.table import Table
+    from callfence.tracer.faults import Effect
 
 _RESOURCES: Final = {"memory": resource.RLIMIT_AS, "descriptors": resource.RLIMIT_NOFILE}
 _VERBS: Final = {"memory": "finds no more memory", "descriptors": "finds no more descriptors"}

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from callfence.learning.rehearsal.surroundings import Streams
 from callfence.learning.watch import Recorder, watch_hosts
-from tracer.faults import Injector
-from tracer.loop import Settings
-from tracer.named import NamedTuple
-from tracer.proc import is_caught, state_of
-from tracer.running import session
+from callfence.tracer.faults import Injector
+from callfence.tracer.loop import Settings
+from callfence.tracer.named import NamedTuple
+from callfence.tracer.proc import is_caught, state_of
+from callfence.tracer.running import session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from callfence.learning.options import LearnOptions
     from callfence.learning.rehearsal.plan import Rehearsal
     from callfence.learning.rehearsal.surroundings import Input, Scratch
-    from policygen.evidence.facts import Places
-    from policygen.recording.fold import EventCounter
-    from policygen.recording.model import Observation, Run
-    from tracer.abi import Event
-    from tracer.loop import Loop
-    from tracer.running.launch import Program
+    from callfence.policygen.evidence.facts import Places
+    from callfence.policygen.recording.fold import EventCounter
+    from callfence.policygen.recording.model import Observation, Run
+    from callfence.tracer.abi import Event
+    from callfence.tracer.loop import Loop
+    from callfence.tracer.running.launch import Program
 
 MULTIPLE: Final = 3
 """A run is ended after this many times the seconds of the plain run, but not before SHORTEST."""

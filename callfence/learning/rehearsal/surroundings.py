@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from callfence.learning.rehearsal.plan import Stream
-from tracer.errors import UserError
-from tracer.linux import WALL
-from tracer.running.child import fork
+from callfence.tracer.errors import UserError
+from callfence.tracer.linux import WALL
+from callfence.tracer.running.child import fork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

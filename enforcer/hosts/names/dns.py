@@ -6,8 +6,8 @@ answer here, and is not forwarded.
 
 from __future__ import annotations
 
-from tracer import TYPE_CHECKING
-from tracer.named import NamedTuple
+from callfence.tracer import TYPE_CHECKING
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,8 @@ MOST = 512
 """The most records of an answer that are read."""
 _ANSWERS, _TRUNCATED, _WANTS_RECURSION, _CAN_RECUR = 1 << 15, 1 << 9, 1 << 8, 1 << 7
 _POINTER, _LABEL = 0xC0, 63
+_POINTERS = 127
+"""The most pointers in a name: as many as labels, of which each that is compressed needs one."""
 _HINTS = {4: 4, 6: 16}
 """The SvcParamKeys ipv4hint and ipv6hint (RFC 9460, 14.3.2) -> the bytes of an address."""
 
@@ -91,12 +93,10 @@ def answer_of(message: bytes) -> Answer:
     names: dict[str, None] = {question.name: None}
     addresses: dict[bytes, None] = {}
     ttl = 0xFFFFFFFF
-    before = -1
-    while before != len(names):  # the records may be in any order
-        before = len(names)
-        for record in records:
-            if record.name not in names:
-                continue
+    reached = records
+    while reached:  # the records may be in any order
+        reached, records = ([one for one in records if (one.name in names) is wanted] for wanted in (True, False))
+        for record in reached:
             if record.type in (CNAME, SRV, SVCB, HTTPS):
                 skipped = {CNAME: 0, SRV: 6}.get(record.type, 2)
                 target = _name(message, record.start + skipped)[0] if record.length > skipped else ""
@@ -200,7 +200,7 @@ def _hints(message: bytes, record: _Record) -> Iterator[bytes]:
 def _name(message: bytes, at: int, *, may_point: bool = True) -> tuple[str, int]:
     """Return the name at a place in a message, and the place after it."""
     labels: list[str] = []
-    end = total = 0
+    end = total = pointers = 0
     while True:
         if at >= len(message):
             raise DnsError("a name ends after the message")
@@ -208,8 +208,9 @@ def _name(message: bytes, at: int, *, may_point: bool = True) -> tuple[str, int]
         if length & _POINTER == _POINTER and may_point:
             target = _word(message, at) & 0x3FFF
             end = end or at + 2
-            if target >= at:  # it can only lead back, so this ends
-                raise DnsError("a name leads forward")
+            pointers += 1
+            if target >= at or pointers > _POINTERS:  # it can only lead back, so this ends
+                raise DnsError("a name leads forward, or too often back")
             at = target
             continue
         if length > _LABEL:

@@ -6,14 +6,14 @@ import os
 import time
 from _socket import AF_INET, AF_INET6, inet_pton
 
-from enforcer import kernel
-from tracer import TYPE_CHECKING
+from callfence.enforcer import kernel
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from enforcer.hosts.names.dns import Answer
-    from enforcer.hosts.rules import Rules
+    from callfence.enforcer.hosts.names.dns import Answer
+    from callfence.enforcer.hosts.rules import Rules
 
 FILES = _HOSTS, _CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
 """The files by which names are looked up."""
@@ -27,7 +27,9 @@ longer than DNS says (nginx as long as it runs)."""
 _LONGEST = 7 * 86400
 """The longest time to live in seconds that counts."""
 PORT = 53
-_DEFAULT = (b"\x7f\0\0\1",)
+_LOCALHOST = "localhost"
+_LOOPBACK = (b"\x7f\0\0\1", bytes(15) + b"\1")
+_DEFAULT = _LOOPBACK[:1]
 """The name server where resolv.conf names none (resolv.conf(5))."""
 
 
@@ -110,6 +112,11 @@ class Names:
             address, *names = line.partition("#")[0].split() or [""]
             for number in _addresses(address):
                 self._from_file.setdefault(number, []).extend(name.lower().rstrip(".") for name in names)
+        # As learn has it: many programs try both addresses for this name, whichever of them the file has (RFC 6761, 6.3).
+        if any(_LOCALHOST in self._from_file.get(number, ()) for number in _LOOPBACK):
+            for number in _LOOPBACK:
+                names = self._from_file.setdefault(number, [])
+                names += [_LOCALHOST] * (_LOCALHOST not in names)
 
     def _read_configuration(self) -> None:
         if (text := self._configuration.changed()) is None:
@@ -187,6 +194,8 @@ def _reversed(name: str) -> bytes | None:
     labels = name.split(".")
     try:
         if labels[-2:] == ["in-addr", "arpa"] and len(labels) == 6:
+            if any(label != str(int(label)) for label in labels[:4]):  # `007` and `0_7`, too, could tell something
+                return None
             return bytes(int(label) for label in labels[3::-1])
         if labels[-2:] == ["ip6", "arpa"] and len(labels) == 34:
             return bytes.fromhex("".join(labels[31::-1]))

@@ -12,17 +12,17 @@ import time
 from _socket import AF_INET, AF_INET6, SO_ERROR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
 from functools import partial
 
-from enforcer.hosts.addresses import shown
-from enforcer.hosts.names import dns
-from enforcer.hosts.names.known import PORT
-from enforcer.hub import READABLE, WRITABLE
-from tracer import TYPE_CHECKING
+from callfence.enforcer.hosts.addresses import shown
+from callfence.enforcer.hosts.names import dns
+from callfence.enforcer.hosts.names.known import PORT
+from callfence.enforcer.hub import READABLE, WRITABLE
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enforcer.hosts.names.known import Names
-    from enforcer.hub import Hub
+    from callfence.enforcer.hosts.names.known import Names
+    from callfence.enforcer.hub import Hub
 
 _WAIT = 30.0
 """Seconds after which a question without an answer is given up: resolvers ask again after 5 (resolv.conf(5))."""

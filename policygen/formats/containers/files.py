@@ -14,20 +14,21 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from policygen.formats import Direction, Exported, Imported, ImportFormatError, Loss
-from policygen.formats.containers import profile as profiles
-from policygen.formats.containers.meaning import policy_of
-from policygen.formats.containers.profile import Op
-from policygen.formats.containers.written import profile_of
-from policygen.language.naming import format_action
-from policygen.values import replace
+from callfence.policygen.formats import Direction, Exported, Imported, ImportFormatError, Loss
+from callfence.policygen.formats.containers import profile as profiles
+from callfence.policygen.formats.containers.meaning import policy_of
+from callfence.policygen.formats.containers.profile import Op
+from callfence.policygen.formats.containers.written import profile_of
+from callfence.policygen.language.naming import format_action
+from callfence.policygen.text import pip_install
+from callfence.policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from policygen.formats import FormatOptions
-    from policygen.formats.containers.profile import Profile, ProfileRule
-    from policygen.implied.resolve import Resolved
+    from callfence.policygen.formats import FormatOptions
+    from callfence.policygen.formats.containers.profile import Profile, ProfileRule
+    from callfence.policygen.implied.resolve import Resolved
 FOLDER = "profiles"
 """The folder for Localhost profiles, in the kubelet's folder of seccomp profiles."""
 KIND = "SeccompProfile"
@@ -184,7 +185,7 @@ def _documents(data: bytes, filename: str) -> list[Any]:
     try:
         import yaml
     except ImportError as error:
-        hint = "pip install 'callfence[yaml]', or give it as JSON (kubectl get -o json)"
+        hint = f"{pip_install('yaml')}, or give it as JSON (kubectl get -o json)"
         raise ImportFormatError(f"{filename}: reading YAML takes PyYAML: {hint}") from error
     try:
         # A few lines of aliases, each for a thousand elements, would fill the memory when they are expanded.

@@ -12,16 +12,16 @@ from collections import defaultdict
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from policygen.filter import bpf
-from policygen.filter.lift import lift_function
-from policygen.formats import Direction, FormatOptions, Imported, ImportFormatError, Loss
-from policygen.formats.bpf import imported
-from policygen.formats.containers.profile import EPERM, Act, Op, Profile, ProfileRule, RegisterComparison
-from policygen.model import ENOSYS, KILL, Action, ActionKind
-from policygen.sets import region
-from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
-from policygen.values import replace
-from tracer.abi import X32_BIT, Arch, table
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.lift import lift_function
+from callfence.policygen.formats import Direction, FormatOptions, Imported, ImportFormatError, Loss
+from callfence.policygen.formats.bpf import imported
+from callfence.policygen.formats.containers.profile import EPERM, Act, Op, Profile, ProfileRule, RegisterComparison
+from callfence.policygen.model import ENOSYS, KILL, Action, ActionKind
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
+from callfence.policygen.values import replace
+from callfence.tracer.abi import X32_BIT, Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -12,10 +12,10 @@ import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from policygen.formats import ImportFormatError
-from policygen.model import MAX_ERRNO
-from policygen.values import frozen
-from tracer.abi import NATIVE, constants
+from callfence.policygen.formats import ImportFormatError
+from callfence.policygen.model import MAX_ERRNO
+from callfence.policygen.values import frozen
+from callfence.tracer.abi import NATIVE, constants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

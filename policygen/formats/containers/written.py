@@ -16,28 +16,28 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policygen.comparing.compare import change_of
-from policygen.filter import bpf, symbolic
-from policygen.filter.libseccomp import LibseccompRule, generate
-from policygen.formats import Addition, Direction, ExportError, FormatOptions, Loss
-from policygen.formats.containers.meaning import SCMP, decisions, multiplexed, return_value
-from policygen.formats.containers.profile import Act, Op, Profile, ProfileRule, RegisterComparison
-from policygen.formats.effect import DIRECTIONS, Masked, machines, masked_answers
-from policygen.language.document import parse
-from policygen.language.naming import format_action
-from policygen.model import ENOSYS, Action, ActionKind, Arm, strictest
-from policygen.sets import region
-from policygen.sets.algebra import TooComplexError
-from policygen.sets.join import JoinError, join_entries
-from policygen.values import frozen, replace
-from tracer.abi import Arch, table
-from tracer.errors import CallfenceError
-from tracer.named import NamedTuple
+from callfence.policygen.comparing.compare import change_of
+from callfence.policygen.filter import bpf, symbolic
+from callfence.policygen.filter.libseccomp import LibseccompRule, generate
+from callfence.policygen.formats import Addition, Direction, ExportError, FormatOptions, Loss
+from callfence.policygen.formats.containers.meaning import SCMP, decisions, multiplexed, return_value
+from callfence.policygen.formats.containers.profile import Act, Op, Profile, ProfileRule, RegisterComparison
+from callfence.policygen.formats.effect import DIRECTIONS, Masked, machines, masked_answers
+from callfence.policygen.language.document import parse
+from callfence.policygen.language.naming import format_action
+from callfence.policygen.model import ENOSYS, Action, ActionKind, Arm, strictest
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import TooComplexError
+from callfence.policygen.sets.join import JoinError, join_entries
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.errors import CallfenceError
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from policygen.implied.resolve import Resolved
+    from callfence.policygen.implied.resolve import Resolved
 
 MAX_ENTRIES = 128
 """The most entries of a profile that every runtime accepts: crun 1.21 and runc 1.1.15 have no limit, newer ones may (1 MiB is

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from policygen.recording import recording_file
+from callfence.policygen.recording import recording_file
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from policygen.formats import FormatOptions
-    from policygen.recording.model import Recording
+    from callfence.policygen.formats import FormatOptions
+    from callfence.policygen.recording.model import Recording
 
 
 def recording(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:

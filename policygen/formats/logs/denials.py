@@ -1,13 +1,7 @@
-"""Logs of denials as recordings: what `enforce --log` wrote, and the kernel's audit records of seccomp (SECCOMP, 1326) and of
-Landlock (LANDLOCK_ACCESS, 1423).
+"""What `enforce --log` wrote, as recordings.
 
 `enforce --log` writes a JSON object a line (docs/events.schema.json); those whose event is "denied" are of calls that a policy
 did not allow.  Such a line has the count so far of its violation in one start of the program, which has an id.
-
-An audit record, from auditd, journald or the kernel's log, has only the call's name, so a policy made of it allows the call
-with any arguments.  The kernel writes one where a filter answers log or kill, or another action that the filter's flags or
-kernel.seccomp.actions_logged ask for (seccomp(2)); auditd may drop records, so it is not known what is missing.  A record of
-Landlock names no program; a record of the call (SYSCALL, 1300) follows it where calls are audited, and does.
 
 What the program can influence (its path, its registers) is checked and recorded as it is: nothing is looked up.
 """
@@ -16,30 +10,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from policygen.errors import PolicyError
-from policygen.evidence.facts import Union, parse as parse_fact
-from policygen.files.records import denied, unescaped
-from policygen.formats import ImportFormatError
-from policygen.grants import ANY, BARE, USES, bare_line, format_rights, host_line, single
-from policygen.language.document import parse
-from policygen.recording.log_records import DENIED, KINDS, VERSION
-from policygen.recording.model import Observation, Recording, Run, recorded_values
-from tracer.abi import NATIVE, Arch, Event, table
-from tracer.named import NamedTuple
+from callfence.policygen.errors import PolicyError
+from callfence.policygen.evidence.facts import Union, parse as parse_fact
+from callfence.policygen.formats import ImportFormatError
+from callfence.policygen.grants import ANY, BARE, USES, bare_line, format_rights, host_line, single
+from callfence.policygen.language.document import parse
+from callfence.policygen.recording.log_records import DENIED, KINDS
+from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
+from callfence.policygen.versions import EVENTS, unknown
+from callfence.tracer.abi import NATIVE, Arch, Event, table
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO
 
-    from policygen.files.generalise import Use
-    from policygen.files.records import Denied
-    from policygen.formats import FormatOptions
-    from policygen.recording.model import Key, Registers
+    from callfence.policygen.files.generalise import Use
+    from callfence.policygen.formats import FormatOptions
+    from callfence.policygen.recording.model import Key, Registers
 
 MAX_LINE = 1 << 18
 """The most bytes of a line: twice the longest that enforce writes.  A longer line is skipped and becomes a gap."""
@@ -210,9 +202,10 @@ def _violation(fields: Any, position: str) -> _Violation:
     """Return the violation in a line.  Raises ImportFormatError if `enforce` does not write such lines."""
     if not isinstance(fields, dict):
         raise ImportFormatError(f"{position}: a line of `enforce --log` is a JSON object")
-    if fields.get("event") != DENIED or fields.get("version") != VERSION:
-        what = f"event {fields.get('event')!r}, version {fields.get('version')!r}"
-        raise ImportFormatError(f"{position}: {what}: is it a log of another program, or of another version of enforce?")
+    if fields.get("event") != DENIED or fields.get("version") != EVENTS:
+        version = fields.get("version")
+        what = unknown(version, EVENTS) if version != EVENTS else f"event {fields.get('event')!r}"
+        raise ImportFormatError(f"{position}: {what}: is it a log of another program?")
     if fields.get("ungranted") and all(fields.get(name, "") is None for name in _OF_CALLS):
         fields = fields | {"arch": NATIVE, "number": 0, "arguments": ["0x0"] * 6, "executable": UNKNOWN, "site": UNKNOWN}
         return _violation(fields, position)._replace(event=None)
@@ -299,120 +292,3 @@ def _texts(values: Any) -> list[str]:
 def _policies(entries: Any) -> tuple[str, ...]:
     files = [entry.get("file") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     return tuple(file.rpartition("/")[2] for file in _texts(files) if file)
-
-
-# The kernel's audit records
-
-_RECORD = re.compile(r"\btype=(SECCOMP|1326|LANDLOCK_ACCESS|1423|SYSCALL|1300)\b")
-_OF_PROCESS = re.compile(r"^/proc/\d+(/.*)?$", re.DOTALL)
-_EVENT = re.compile(r"\baudit\(([^)]{1,64})\)")
-_TIME = re.compile(r"\baudit\((\d{1,10})\.(\d{3}):\d+\)")
-_FIELD = re.compile(r'(?<!\S)([a-z]+)=("[^"]*"|\S+)')
-_MANY_PROGRAMS = 12
-"""Most programs that a gap names."""
-_CALLS_AUDITED = "where calls are audited, a SYSCALL record says so"
-_NO_ARGUMENTS = "arguments are not in audit records: what is made of them allows calls whatever their arguments"
-
-
-def audit(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
-    """Return the records of seccomp and Landlock about `options.program` (a path, or its last part; '' for all programs) in a
-    log, as one run.
-
-    Other lines are ignored.  Raises ImportFormatError for a record without architecture or call, and for
-    a log without records.  The run's id is made from the log, so the same log always gives the same run."""
-    counts: Counter[tuple[int, int, str]] = Counter()
-    sites: dict[tuple[int, int, str], str] = {}
-    landlock = _Landlock(options.program)
-    started, digest = 0, sha256()
-    for number, raw in enumerate(stream, 1):
-        digest.update(raw)
-        line = raw.decode("utf-8", "surrogateescape")
-        start = _RECORD.search(line)
-        if start is None:
-            continue
-        fields = dict(_FIELD.findall(line, start.start()))
-        if start[1] not in ("SECCOMP", "1326"):
-            event = _EVENT.search(line)
-            landlock.add(start[1], event[1] if event else "", fields)
-            if not started and landlock.events and (time := _TIME.search(line)):
-                started = int(time[1] + time[2]) * 1_000_000
-            continue
-        executable = unescaped(fields.get("exe", UNKNOWN))
-        if options.program not in ("", executable, executable.rpartition("/")[2]):
-            continue
-        call = (*_call(fields, f"{filename}:{number}:{start.start() + 1}"), executable)
-        counts[call] += 1
-        sites.setdefault(call, f"[ip]+{fields['ip']}" if "ip" in fields else "?")
-        if not started and (time := _TIME.search(line)):
-            started = int(time[1] + time[2]) * 1_000_000
-    files, unselected = landlock.uses()
-    if not (counts or files):
-        of = f" of {options.program}" if options.program else ""
-        raise ImportFormatError(f"{filename}: it has no record of type SECCOMP (1326) or LANDLOCK_ACCESS (1423){of}")
-    gaps = [_NO_ARGUMENTS] * bool(counts)
-    if unselected:
-        gaps.append(f"records of Landlock that do not say of which program: {unselected}; {_CALLS_AUDITED}")
-    programs = sorted({executable for _, _, executable in counts} | {executable for _, _, executable in files})
-    if len(programs) > 1:
-        names = ", ".join(programs[:_MANY_PROGRAMS]) + (" ..." if len(programs) > _MANY_PROGRAMS else "")
-        gaps.append(f"the records of {len(programs)} programs are combined: {names}; --program selects one program")
-    digest.update(options.program.encode())
-    run = Run(digest.hexdigest()[:16], started, (programs[0],), None, False, tuple(sorted(gaps)), files=files)
-    observations = [_observation(*call, count, sites[call]) for call, count in counts.items()]
-    return Recording((run,), tuple(sorted(observations, key=lambda observation: observation.order)))
-
-
-class _Landlock:
-    """The files and ports that Landlock's records are about."""
-
-    def __init__(self, program: str) -> None:
-        self.program = program
-        self.events: dict[str, tuple[list[Denied], str]] = {}
-        """What was denied in each event, and the executable, as far as the event's record of the call has been read."""
-
-    def add(self, kind: str, event: str, fields: dict[str, str]) -> None:
-        """Add a record: of Landlock, or of a call."""
-        each, executable = self.events.get(event, ([], UNKNOWN))
-        if kind in ("SYSCALL", "1300"):
-            if each:
-                self.events[event] = each, unescaped(fields.get("exe", UNKNOWN))
-        elif (what := denied(fields)) is not None:
-            self.events[event] = [*each, what], executable
-
-    def uses(self) -> tuple[tuple[Use, ...], int]:
-        """Return the uses of files and ports by the program, and how many records name no program though one was selected."""
-        uses: set[Use] = set()
-        unselected = 0
-        for each, executable in self.events.values():
-            if self.program in ("", executable, executable.rpartition("/")[2]):
-                # Another process's folder of /proc is granted by /proc: its number is another one the next time.
-                subjects = [_OF_PROCESS.sub("/proc", what.path) or f"tcp {what.use}" for what in each]
-                uses.update((subject, what.wanted, executable) for subject, what in zip(subjects, each, strict=True))
-            elif executable == UNKNOWN:
-                unselected += len(each)
-        return tuple(sorted(uses)), unselected
-
-
-def _call(fields: dict[str, str], position: str) -> tuple[int, int]:
-    """Return AUDIT_ARCH_* and the number; `ausearch -i` writes both as names."""
-    for name in ("arch", "syscall"):
-        if name not in fields:
-            raise ImportFormatError(f"{position}: a SECCOMP record without {name}=")
-    arch, syscall = fields["arch"], fields["syscall"]
-    named = Arch(arch) if arch in [*Arch] else None
-    if named is None and not re.fullmatch(r"[0-9a-f]{1,8}", arch):
-        raise ImportFormatError(f"{position}: arch={arch} is no architecture: expected AUDIT_ARCH_*, as c000003e")
-    audit_arch = named.audit if named else int(arch, 16)
-    if re.fullmatch(r"-?\d{1,10}", syscall):
-        return audit_arch, int(syscall) & _WORD
-    calls = table(named or Arch.from_audit(audit_arch) or NATIVE).by_name
-    if syscall not in calls:
-        raise ImportFormatError(f"{position}: syscall={syscall} is no call")
-    return audit_arch, calls[syscall].number
-
-
-def _observation(audit_arch: int, number: int, executable: str, count: int, site: str) -> Observation:
-    arch = Arch.from_audit(audit_arch)
-    call = table(arch).by_number.get(number) if arch else None
-    arguments = (None,) * len(call.arguments) if call else ()
-    return Observation(audit_arch, number, arguments, executable, (count,), site, (0, 0, 0, 0, 0, 0))

@@ -11,8 +11,8 @@ from collections import Counter
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from policygen.formats import ImportFormatError
-from policygen.formats.logs.strace_call import (
+from callfence.policygen.formats import ImportFormatError
+from callfence.policygen.formats.logs.strace_call import (
     StraceCall,
     SyntaxProblem,
     UnreadableError,
@@ -22,18 +22,18 @@ from policygen.formats.logs.strace_call import (
     split,
     unquoted,
 )
-from policygen.grants import NONE, TCP
-from policygen.learning.floor import OPAQUE
-from policygen.recording.fold import Aggregator
-from policygen.recording.model import Recording, Run
-from tracer.abi import Arch, constants, table
+from callfence.policygen.grants import NONE, TCP
+from callfence.policygen.learning.floor import OPAQUE
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.recording.model import Recording, Run
+from callfence.tracer.abi import Arch, constants, table
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import BinaryIO
 
-    from policygen.formats import FormatOptions
-    from tracer.abi import Argument
+    from callfence.policygen.formats import FormatOptions
+    from callfence.tracer.abi import Argument
 
 _PREFIX = re.compile(
     r"(?:\[pid +(?P<terminal>\d{1,10})(?:<[^>]*>)?\] +|(?P<pid>\d{1,10})(?:<[^>]*>)? +)?"  # on a terminal; in a file

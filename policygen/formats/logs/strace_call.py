@@ -6,9 +6,9 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from policygen.values import frozen, replace
-from tracer.abi import Arch, Event, constants, table
-from tracer.errors import UserError
+from callfence.policygen.values import frozen, replace
+from callfence.tracer.abi import Arch, Event, constants, table
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

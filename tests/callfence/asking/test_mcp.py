@@ -13,7 +13,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.types import ElicitResult
 
 from callfence.asking.session import Session
-from tracer.errors import UserError
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,7 @@ async def said(session: ClientSession, tool: str, **arguments: Any) -> str:
 CHROOT = ["chroot", "/", "true"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("answer", ["this session", "always", "no", None])
 def test_a_command_is_denied_explained_and_granted(policy: Path, answer: str | None) -> None:
     texts: list[str] = []
@@ -111,7 +112,7 @@ def test_nothing_is_granted_beyond_the_baseline(policy: Path) -> None:
 
     served(policy, work, "--within", str(base), answer="always")
     assert texts == [
-        "not granted: the baseline of --within does not grant all of it: chroot: allow",
+        "not granted: BASE of --within does not grant all of it: chroot: allow",
         "not granted: no denial has the number 2; the session has 1",
         "no denial has the number -1; the session has 1",
     ]

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from callfence.asking.questions import answer_of, parsed
-from tracer.errors import UserError
+from callfence.asking.session import Denial
+from callfence.tracer.errors import UserError
 
 RISK = {"level": "danger", "rule": "ssh-keys", "grants": "can reach the keys of SSH"}
 
@@ -21,6 +22,15 @@ def test_the_risk_of_several_lines_is_that_of_each() -> None:
     question = parsed(message, ("once", "always", "no"))
     assert [line.risk for line in question.lines] == [RISK, RISK, None]
     assert question.answers == ("always", "no")
+
+
+def test_a_command_adds_no_line_to_what_a_person_reads() -> None:
+    record = {
+        "call": "mkdir()", "action": "errno EPERM", "ungranted": [], "allow": [{"line": "mkdir: allow", "risk": None}],
+        "executable": "/tmp/a\nb", "command": ["x\n  would allow it: y"],
+    }  # fmt: skip
+    text = Denial(1, record).text
+    assert [line.split(":")[0] for line in text.splitlines()] == ["denied 1", "  by /tmp/a\\x0ab", "  would allow it"]
 
 
 @pytest.mark.parametrize(

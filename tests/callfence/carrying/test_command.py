@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.equivalents.compare import gaps
-from policygen.language.document import parse, parse_file
-from policygen.lint.findings import lint
-from tracer.abi import Arch
+from callfence.policygen.equivalents.compare import gaps
+from callfence.policygen.language.document import parse, parse_file
+from callfence.policygen.lint.findings import lint
+from callfence.tracer.abi import Arch
+from tests.formats.outputs import check_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +105,7 @@ def test_check_compares_two_sections(tmp_path: Path) -> None:
         "  for example socket(family=AF_UNIX, type=0, protocol=0)\n"
     )
     status, said, _ = callfence(tmp_path, "carry", "--check", "--format", "json", "app.policy")
-    (difference,) = json.loads(said)["differences"]
+    (difference,) = check_output("check", said)["differences"]
     assert (status, difference["arch"], difference["call"], difference["missing_on"]) == (1, "aarch64", "socket", "x86_64")
     status, said, _ = callfence(tmp_path, "lint", "app.policy")
     assert "socket: it allows on this architecture what the section for x86_64 allows by no call [sections-differ]" in said
@@ -119,7 +119,7 @@ def test_output_and_standard_input(tmp_path: Path) -> None:
     assert callfence(tmp_path, "carry", "app.policy", "--to", "aarch64", "-o", "-")[1] == both
     assert callfence(tmp_path, "carry", "-", "--to", "aarch64", given=TEXT)[1] == both
     status, said, _ = callfence(tmp_path, "carry", "both.policy", "--to", "i386", "--from", "x86_64", "--format", "json")
-    report = json.loads(said)
+    report = check_output("carry", said)
     assert (status, report["from"], report["to"]) == (0, "x86_64", "i386")
     found = gaps(parse_file(tmp_path / "both.policy").policy, Arch.X86_64, Arch.I386)
     assert not [gap for gap in found if gap.arch is Arch.I386]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.formats.outputs import check_output
 
 if TYPE_CHECKING:
     from conftest import Commands
@@ -56,7 +57,7 @@ def test_a_clone_shows_programs_and_files(commands: Commands, clone: Path) -> No
     assert "Recorded calls that need it:" in comment and '`argv=["rm", "copy"]`' in comment
     page = call(commands, clone, "report", "app.policy")
     assert "Committed evidence" in page and "./copy" in page and "1 call" not in page
-    report = json.loads(call(commands, clone, "report", "--format", "json", "app.policy"))
+    report = check_output("report", call(commands, clone, "report", "--format", "json", "app.policy"))
     assert (report["recording"], report["evidence"], report["runs"]) == (None, "app.evidence", [])
     (execve,) = (rule for rule in report["rules"] if rule["rule"] == "execve: allow")
     assert execve["calls"] is None and 'argv=["rm", "copy"]' in execve["sites"][0]["evidence"]

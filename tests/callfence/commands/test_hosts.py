@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from callfence.commands import allow, diff, export, merge, report, show, why
-from policygen.language.document import parse_file
-from policygen.recording import recording_file
-from policygen.recording.model import Recording, Run
+from callfence.policygen.language.document import parse_file
+from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.model import Recording, Run
 
 if TYPE_CHECKING:
     from pathlib import Path

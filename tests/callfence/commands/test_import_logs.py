@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
-from policygen.recording import recording_file
+from callfence.policygen.recording import recording_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +45,7 @@ def run(folder: Path, *words: str | Path, status: int = 0) -> subprocess.Complet
     return ran
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_log_and_learning_give_the_same_policy(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x" * 1000)

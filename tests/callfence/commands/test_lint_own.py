@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.formats.outputs import check_output
 
 ROOT = Path(__file__).parents[3]
 GRANTS = (
@@ -31,7 +32,7 @@ def test_what_confines_the_program_is_told(line: str, rules: set[str], tmp_path:
     environment.pop("XDG_CACHE_HOME", None)
     words = [sys.executable, "-m", "callfence", "lint", "--level", "note", "--format", "json", "it.policy"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    found = json.loads(done.stdout)["findings"]
+    found = check_output("lint", done.stdout)["findings"]
     assert {one["rule"] for one in found if one["rule"].startswith("own-")} == rules
 
 

@@ -15,10 +15,10 @@ import jsonschema
 import pytest
 import yaml
 
-from policygen import reading
-from policygen.recording import many, recording_file
-from policygen.recording.many import merge
-from policygen.recording.model import Observation, Recording, Run
+from callfence.policygen import reading
+from callfence.policygen.recording import many, recording_file
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Observation, Recording, Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,11 @@ DEFINITIONS = {
     ("apps/v1", "DaemonSet"): "io.k8s.api.apps.v1.DaemonSet",
     ("batch/v1", "Job"): "io.k8s.api.batch.v1.Job",
     ("v1", "PersistentVolumeClaim"): "io.k8s.api.core.v1.PersistentVolumeClaim",
+    ("v1", "ConfigMap"): "io.k8s.api.core.v1.ConfigMap",
+    **{
+        ("admissionregistration.k8s.io/v1", kind): f"io.k8s.api.admissionregistration.v1.{kind}"
+        for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    },
 }
 
 
@@ -47,7 +52,7 @@ def problems(document: Any) -> list[str]:
 def test_manifests_are_what_kubernetes_accepts(path: Path) -> None:
     for document in documents(path.name):
         assert problems(document) == []
-        document["spec"]["nosuchfield"] = 1
+        document.get("spec", document)["nosuchfield"] = 1
         assert problems(document), "the schema is a strict one"
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from needed import require
 
-from policygen.filter.symbolic import decisions
-from policygen.implied.resolve import resolved
-from policygen.language.document import parse
-from policygen.recording import recording_file
-from policygen.recording.model import Recording, Run
-from policygen.sets.region import space
+from callfence.policygen.filter.symbolic import decisions
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.document import parse
+from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.model import Recording, Run
+from callfence.policygen.sets.region import space
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
 BASE = """\

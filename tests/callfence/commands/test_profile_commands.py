@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from policygen.language.document import parse
+from callfence.policygen.language.document import parse
+from tests.formats.outputs import check_output
 
 ROOT = Path(__file__).parents[3]
 HELLO = ROOT / "samples" / "hello.policy"
@@ -32,7 +33,7 @@ def test_export_tells_its_losses_in_words_and_as_json(tmp_path: Path) -> None:
     assert "callfence export: added: execve: crun 1.21 itself, before the program: executes the program\n" in err
     assert f"to use it: podman run --security-opt seccomp={profile} ...\n" in err
     assert json.loads(profile.read_text())["defaultAction"] == "SCMP_ACT_KILL_PROCESS"
-    told = json.loads(losses.read_text())
+    told = check_output("losses", losses.read_text())
     assert (told["format"], told["policy"]) == ("oci", str(HELLO))
     newer = "calls newer than Linux 6.18 get kill with crun, not errno ENOSYS"
     assert {"direction": "other", "what": newer, "calls": []} in told["losses"]

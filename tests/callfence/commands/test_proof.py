@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import struct
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import needs_root
 
-from policygen.filter.compile import compile_policy
-from policygen.filter.libseccomp import LibseccompRule, generate
-from policygen.language.document import parse
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.filter.libseccomp import LibseccompRule, generate
+from callfence.policygen.language.document import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,6 +143,33 @@ def test_intersect(folder: Path) -> None:
     both = callfence(folder, "merge", "--intersect", "less.policy", "--narrow-by", "less.policy", "old.policy")
     assert both.returncode == 2
     assert "excludes" in both.stderr
+
+
+def test_an_intersection_says_what_the_base_takes_away(folder: Path) -> None:
+    (folder / "base.json").write_text(json.dumps({
+        "defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [
+            {"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": family, "op": "SCMP_CMP_EQ"}]}
+            for family in (1, 2)
+        ],
+    }))  # fmt: skip
+    (folder / "app.policy").write_text("arch x86_64\npath /usr: read\nread: allow\nsocket: family in {AF_UNIX, AF_NETLINK}\n")
+    made = callfence(folder, "merge", "--intersect", "base.json", "app.policy")
+    assert made.returncode == 0
+    assert "\nsocket: family == AF_UNIX\n" in made.stdout
+    assert "callfence merge: base.json denies, which app.policy allows: read\n" in made.stderr
+    assert "callfence merge: base.json denies for some arguments, which app.policy allows: socket\n" in made.stderr
+    why = callfence(folder, "merge", "--intersect", "base.json", "--why", "socket", "app.policy")
+    assert why.stdout.splitlines() == [
+        "x86_64",
+        "  app.policy: family in {AF_UNIX, AF_NETLINK}",
+        "  base.json:  family == AF_INET || family == AF_UNIX",
+        "  both:       family == AF_UNIX",
+    ]
+    none = callfence(folder, "merge", "--intersect", "base.json", "--why", "sokcet", "app.policy")
+    assert (none.returncode, none.stdout) == (2, "")
+    assert "--why sokcet: x86_64 has no such call; did you mean socket?" in none.stderr
+    alone = callfence(folder, "merge", "--narrow-by", "base.json", "--why", "socket", "app.policy")
+    assert alone.returncode == 2 and "--why requires --intersect" in alone.stderr
 
 
 def test_a_filter_is_imported_as_its_policy(folder: Path) -> None:

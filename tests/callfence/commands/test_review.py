@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.language.document import parse_file
-from tracer.abi import Arch, table
+from callfence.policygen.language.document import parse_file
+from callfence.tracer.abi import Arch, table
+from tests.formats.outputs import check_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,7 +166,7 @@ def test_lint_formats_and_status(tmp_path: Path) -> None:
     assert "execve" not in done.stdout
     assert done.stdout.endswith("1 danger; 1 accepted\n")
     done = run(tmp_path, "lint", "--format", "json", "--accepted", "a.policy")
-    found = json.loads(done.stdout)["findings"]
+    found = check_output("lint", done.stdout)["findings"]
     assert [(one["rule"], one["line"], one["accepted"]) for one in found] == [
         ("ptrace", 4, None),
         ("execute", 5, "a shell"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from terminal import Terminal
 
-from policygen.recording import recording_file
+from callfence.policygen.recording import recording_file
 from tests.callfence.commands.test_from_log import POLICY, violation
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_asked(folder: Path, log: st
     [
         (LOG.replace("app.policy", "other.policy"), "log: it has no violation of app.policy, but of other.policy"),
         (LOG.replace('"count"', '"times"'), "log:1: its `count` is not as `enforce --log` writes it"),
-        ('{"type": "SECCOMP", "syscall": 83}\n', "log:1: event None, version None: is it a log of another program"),
+        ('{"type": "SECCOMP", "syscall": 83}\n', "version None is unknown (this callfence reads 1): is it a log of"),
         ("", "log: it has no violation as `enforce --log` writes them"),
     ],
     ids=["of another policy", "of another version", "of another program", "empty"],

@@ -121,10 +121,7 @@ def test_back_and_help(folder: Path, review: Callable[..., Terminal]) -> None:
     terminal.send("a\n")
     terminal.expect(r"reason for[^\n]*none\): ")
     terminal.send("\n")
-    terminal.expect(QUESTION)
-    terminal.send("q\n")
-    terminal.expect(r"app.policy: 1 accepted, 3 undecided")
-    assert terminal.wait() == 1
+    quit_(terminal, "1 accepted, 3 undecided")
     assert (folder / "app.policy").read_text() == NEW
 
 
@@ -189,6 +186,39 @@ def test_to_edit_with_an_editor(folder: Path, review: Callable[..., Terminal]) -
     assert terminal.wait() == 1
     assert (folder / "app.policy").read_text() == canonical(folder, NEW.replace("|| fd == 5", "|| fd == 9"))
     assert (folder / "seen").read_text() == "read: fd == 5\nread: fd == FOO\n"
+
+
+def quit_(terminal: Terminal, decided: str) -> None:
+    """Type q at the next question: what was decided before is kept."""
+    terminal.expect(QUESTION)
+    terminal.send("q\n")
+    terminal.expect(f"app.policy: {decided}")
+    assert terminal.wait() == 1
+
+
+def test_bytes_that_are_not_utf8_lose_no_decision(review: Callable[..., Terminal]) -> None:
+    terminal = review("a", command=("env", "PYTHONIOENCODING=utf-8:strict"))  # as a locale such as de_DE.UTF-8 has it
+    terminal.expect(r"reason for[^\n]*none\): ")
+    terminal.send(b"gr\xfcn\n")
+    terminal.expect("byte 0xfc is not UTF-8")
+    terminal.expect(r"reason for[^\n]*none\): ")
+    terminal.send("it runs the hooks\n")
+    terminal.expect(QUESTION)
+    terminal.send(b"\xe4\n")
+    terminal.expect("leave the file unchanged")
+    quit_(terminal, "1 accepted, 3 undecided")
+
+
+def test_what_an_editor_leaves_may_be_no_text_or_no_file(folder: Path, review: Callable[..., Terminal]) -> None:
+    script = "if [ -e again ]; then rm $1; else touch again; printf 'read: fd == 7 # \\377\\n' > $1; fi"
+    (folder / "edit").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "edit").chmod(0o755)
+    terminal = review("r", "s", "e", command=("env", "EDITOR=./edit"))
+    terminal.expect(r"LINE:1:17: byte 0xff is not UTF-8")
+    terminal.expect(r"Enter edits the line again")
+    terminal.send("\n")
+    terminal.expect("the file that ./edit was given cannot be read: No such file or directory; the line is unchanged")
+    quit_(terminal, "1 rejected, 3 undecided")
 
 
 def test_what_is_learned_meanwhile_is_undecided(folder: Path, review: Callable[..., Terminal]) -> None:

@@ -112,6 +112,36 @@ def test_a_misspelt_option_of_other_commands(words: tuple[str, ...], hint: str, 
     assert run(tmp_path, *words).stderr.endswith(hint)
 
 
+def test_an_architecture_by_another_name(tmp_path: Path) -> None:
+    """`arm64` resembles `arm`, which is that of 32-bit programs."""
+    (tmp_path / "a.policy").write_text("read: allow\n")
+    said = "argument --to: 'arm64' is not one of x86_64, i386, aarch64, arm; it is written aarch64\n"
+    assert run(tmp_path, "carry", "--to", "arm64", "a.policy").stderr.endswith(said)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "-o", "./a.policy", "a.policy"), ("report", "--against", "a.policy", "-o", "a.policy", "b.policy"),
+        ("export", "--to", "oci", "-o", "a.policy", "a.policy"), ("export", "--to", "oci", "--losses", "a.policy", "a.policy"),
+        ("compile", "-o", "a.policy", "a.policy"), ("import", "--from", "oci", "-o", "a.policy", "a.policy"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_is_read_is_not_overwritten(words: tuple[str, ...], tmp_path: Path) -> None:
+    for name in ("a.policy", "b.policy"):
+        (tmp_path / name).write_text("read: allow\n")
+    done = run(tmp_path, *words)
+    written = "./a.policy" if "./a.policy" in words else "a.policy"
+    said = f"callfence {words[0]}: {written} is the file that is read, and would be lost: name another file to write to\n"
+    assert (done.returncode, done.stderr, (tmp_path / "a.policy").read_text()) == (2, said, "read: allow\n")
+
+
+def test_two_revisions_have_two_dots_between_them(tmp_path: Path) -> None:
+    said = "callfence diff: --git main...topic: two revisions are written OLD..NEW, with two dots\n"
+    assert run(tmp_path, "diff", "--git", "main...topic", "a.policy").stderr == said
+
+
 NAME = "b\udcff.policy"
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from callfence.commands import why
-from policygen.recording import recording_file
-from policygen.recording.model import Observation, Recording, Run
-from tracer.abi import Arch, table
+from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.model import Observation, Recording, Run
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ import pytest
 from callfence.enforcing import cache
 from callfence.enforcing.filters import VARIANTS
 from callfence.enforcing.sealed import Compiled, bundle, seal, unbundle, unseal
-from policygen.filter import bpf
-from policygen.filter.bpf import Instruction
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.bpf import Instruction
 
 ROOT = Path(__file__).parents[3]
 EVERYTHING = bpf.encode([Instruction(bpf.RET | bpf.K, k=0x7FFF0000)])
@@ -44,7 +44,7 @@ class Work:
         done = self.run("enforce", "--quiet-kernel", *options, *MKDIR)
         assert "Operation not permitted" in done.stderr, done.stderr
         assert not (self.folder / "made").exists()
-        assert ("policygen.filter.compile" in done.stderr) == compiles
+        assert ("callfence.policygen.filter.compile" in done.stderr) == compiles
 
     def cached(self) -> list[Path]:
         return sorted((self.folder / "cache" / "callfence").glob("*"))
@@ -104,17 +104,16 @@ def test_what_fits_is_proved(work: Work, variant: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "where"),
     [
-        ("policygen/filter/compile.py", "checkout"),
-        ("policygen/model.py", "checkout"),
-        ("tracer/abi/table.py", "checkout"),
+        ("callfence/policygen/filter/compile.py", "checkout"),
+        ("callfence/policygen/model.py", "checkout"),
+        ("callfence/tracer/abi/table.py", "checkout"),
         ("callfence/start.py", "installation"),
     ],
 )
 def test_a_changed_compiler_counts(tmp_path: Path, changed: str, where: str) -> None:
     """Whoever installs callfence again writes all of its files."""
     packages = tmp_path / "packages"
-    for name in ("callfence", "enforcer", "policygen", "tracer"):
-        shutil.copytree(ROOT / name, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "callfence", packages / "callfence", ignore=shutil.ignore_patterns("__pycache__"))
     if where == "checkout":
         (packages / "pyproject.toml").touch()
     (tmp_path / "work").mkdir()
@@ -133,7 +132,7 @@ def test_files_that_are_not_looked_at_do_not_compile(work: Work, variant: str) -
 import sys
 from callfence.enforcing import cache, filters
 made = filters.compiled("mkdir.policy", "{variant}", cached=False)
-names = {{word for name in sys.modules if name.startswith("policygen.") for word in name.split(".")}}
+names = {{word for name in sys.modules if name.startswith("callfence.policygen.") for word in name.split(".")}}
 print(sorted(names & {{*cache.NOT_COMPILING}}))
 """
     done = subprocess.run(
@@ -202,11 +201,11 @@ mount -t tmpfs none /var/cache || exit 99
 python() {{ {sys.executable} -X importtime -m callfence "$@"; }}
 python compile mkdir.policy || exit 1
 ls -l /var/cache/callfence
-python enforce --quiet-kernel -p {work.policy} mkdir made 2>&1 | grep -e 'Operation not permitted' -e policygen.filter.compile
-python enforce --quiet-kernel mkdir made 2>&1 | grep -e 'Operation not permitted' -e policygen.filter.compile
+python enforce --quiet-kernel -p {work.policy} mkdir made 2>&1 | grep -e 'Operation not permitted' -e filter.compile
+python enforce --quiet-kernel mkdir made 2>&1 | grep -e 'Operation not permitted' -e callfence.policygen.filter.compile
 ls {work.folder}
 chmod 777 /var/cache/callfence
-python enforce --quiet-kernel mkdir made 2>&1 | grep -c policygen.filter.compile
+python enforce --quiet-kernel mkdir made 2>&1 | grep -c callfence.policygen.filter.compile
 """
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script],
@@ -221,7 +220,7 @@ python enforce --quiet-kernel mkdir made 2>&1 | grep -c policygen.filter.compile
         pytest.skip("a mount namespace cannot be made")
     assert "-rw-r--r-- 1 root root" in done.stdout
     assert done.stdout.count("Operation not permitted") == 2
-    assert "policygen.filter.compile" not in done.stdout
+    assert "callfence.policygen.filter.compile" not in done.stdout
     assert "cache" not in done.stdout.split("Operation not permitted")[-1].split("\n")
     assert done.stdout.endswith("\n1\n")
 

@@ -10,10 +10,10 @@ import pytest
 
 from callfence.judging import formats
 from callfence.judging.differences import as_text
+from callfence.policygen.language.document import parse
+from callfence.policygen.review.judgement import judge
 from callfence.report.content import gather
 from callfence.report.page import page
-from policygen.language.document import parse
-from policygen.review.judgement import judge
 from tests.policygen.lint.test_catalogue import COMPLETED
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import needs
 
-from tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, table
+from tests.formats.outputs import check_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +95,7 @@ REVERSE_SHELL = [CHANGES["an implant that opens a reverse shell"][0]]
 
 @pytest.mark.parametrize("pair", REVERSE_SHELL, indirect=True)
 def test_json(pair: Path) -> None:
-    found = json.loads(diff(pair, "--format", "json", "old.policy", "new.policy").stdout)
+    found = check_output("diff", diff(pair, "--format", "json", "old.policy", "new.policy").stdout)
     assert found["verdict"] == "wider"
     risks = {one["name"]: [risk["id"] for risk in one["risks"]] for one in found["differences"]}
     assert risks == {"execve": ["execute"], "socket": ["network"], "connect": ["connect"], "dup2": []}
@@ -141,7 +142,7 @@ def test_form_makes_no_difference(pair: Path) -> None:
     (pair / "new.policy").write_text("# comments\n" + text(dict(reversed(OLD.items()))))
     for form in ("text", "md"):
         assert "equal" in diff(pair, "--format", form, "--not-wider", "old.policy", "new.policy").stdout
-    assert json.loads(diff(pair, "--format", "json", "old.policy", "new.policy").stdout)["differences"] == []
+    assert check_output("diff", diff(pair, "--format", "json", "old.policy", "new.policy").stdout)["differences"] == []
     assert json.loads(diff(pair, "--format", "sarif", "old.policy", "new.policy").stdout)["runs"][0]["results"] == []
 
 
@@ -156,11 +157,11 @@ def test_what_no_entry_names(tmp_path: Path) -> None:
     ):
         (tmp_path / "old.policy").write_text(f"{old}\nread: allow\n")
         (tmp_path / "new.policy").write_text(f"{new}\nread: allow\n")
-        (told,) = json.loads(diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)["differences"]
+        (told,) = check_output("diff", diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)["differences"]
         assert [one["id"] for one in told["risks"]] == [risk]
         (log,) = json.loads(diff(tmp_path, "--format", "sarif", "old.policy", "new.policy").stdout)["runs"]
         assert [(one["ruleId"], one["level"]) for one in log["results"]] == [(risk, "error")]
-        back = json.loads(diff(tmp_path, "--format", "json", "new.policy", "old.policy").stdout)["differences"]
+        back = check_output("diff", diff(tmp_path, "--format", "json", "new.policy", "old.policy").stdout)["differences"]
         assert [one["risks"] for one in back] == [[]]
 
 
@@ -208,7 +209,7 @@ def test_what_is_told_shortly_leaves_no_call_out(arches: list[Arch], tmp_path: P
     (tmp_path / "new.policy").write_text("".join(f"arch {arch}\n{EVERYTHING[arch]}" for arch in arches))
     short = diff(tmp_path, "old.policy", "new.policy").stdout
     sections = short.split("arch ")[1:]
-    judged = json.loads(diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)["differences"]
+    judged = check_output("diff", diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)["differences"]
     for arch, section in zip(arches, sections, strict=True):
         told = set(re.findall(r"\w+", section))
         idle = {one["name"] for one in judged if one["arch"] == arch and one["grants_nothing"]}
@@ -302,5 +303,5 @@ def test_a_reason_that_comes_with_the_change_is_shown(tmp_path: Path) -> None:
     excuse = "accepted in this change, for this reason: a debugger"
     for form in ("text", "md", "sarif"):
         assert excuse in diff(tmp_path, "--format", form, "old.policy", "new.policy").stdout
-    found = json.loads(diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)
+    found = check_output("diff", diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)
     assert all(excuse in str(one["reasons"]) for one in found["differences"])

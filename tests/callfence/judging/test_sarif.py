@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
-from policygen.language.document import parse
-from policygen.lint.catalogue import dangers
-from tracer.abi import Arch, table
+from callfence.policygen.language.document import parse
+from callfence.policygen.lint.catalogue import dangers
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -154,7 +154,8 @@ def test_without_pyelftools(compile_c: Callable[..., Path], commands: Commands, 
     done = subprocess.run([sys.executable, "-c", program, policy], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert BARE.search(done.stdout)
-    assert done.stdout.count("no symbols: pyelftools is not installed (pip install pyelftools)") == 1
+    to_install = f"{sys.executable} -m pip install 'callfence[symbols]'"
+    assert done.stdout.count(f"no symbols: pyelftools is not installed ({to_install})") == 1
 
 
 def test_the_place_of_a_denied_call(compile_c: Callable[..., Path], commands: Commands, tmp_path: Path) -> None:

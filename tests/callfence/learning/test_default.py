@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.language.document import parse_file
-from policygen.model import KILL, Action, ActionKind
+from callfence.policygen.language.document import parse_file
+from callfence.policygen.model import KILL, Action, ActionKind
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,6 +29,7 @@ def sizes(folder: Path, name: str) -> tuple[int, int]:
     return len((folder / f"{name}.policy").read_text().splitlines()), len(recording.read_text().splitlines())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flag", ["--arm=exec", "--exact", "--phases", "--every-call"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_does_not_grow_with_the_values(

@@ -51,6 +51,7 @@ def lines(folder: Path) -> dict[str, str]:
     return {subject: value.strip() for subject, _, value in rows}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [(), ("--files",)])
 def test_three_learned_runs_are_enough_for_forty(tmp_path: Path, callfence: Run, options: tuple[str, ...]) -> None:
     for folder in ("store", "logs"):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from callfence.learning.rehearsal.plan import CIRCUMSTANCES, Rehearsal, effect, failures, parse_choice, plan, verb
-from policygen.recording.fold import Aggregator
-from policygen.recording.many import merge
-from policygen.recording.model import Recording, Run
-from tracer.abi import Arch, Event, table
-from tracer.errors import UserError
-from tracer.faults import Exhaust, Fail, Shorten
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Recording, Run
+from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.errors import UserError
+from callfence.tracer.faults import Exhaust, Fail, Shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

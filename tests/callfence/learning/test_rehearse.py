@@ -57,6 +57,7 @@ def is_running(app: Path) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("what", "brings"),
     [("hang", "pause"), ("spin", "getppid"), ("daemon", "setsid"), ("leaves", "creat")],

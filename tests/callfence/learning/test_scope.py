@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.comparing.compare import Verdict, compare
-from policygen.formats import Direction, FormatOptions, exported
-from policygen.language.document import parse
-from policygen.merging import merge_documents, unite
-from policygen.review.changes import SettingChange, changes
+from callfence.policygen.comparing.compare import Verdict, compare
+from callfence.policygen.formats import Direction, FormatOptions, exported
+from callfence.policygen.language.document import parse
+from callfence.policygen.merging import merge_documents, unite
+from callfence.policygen.review.changes import SettingChange, changes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,7 +109,7 @@ def test_enforce_keeps_signals_inside(flags: tuple[str, ...], expected: bytes, c
 
 def test_a_kernel_without_scopes_runs_the_program_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "it.policy").write_text("default allow\nscope signals, abstract sockets\n")
-    start = "import sys; import enforcer.kernel as s; s.landlock_abi = lambda: 5\n"
+    start = "import sys; import callfence.enforcer.kernel as s; s.landlock_abi = lambda: 5\n"
     start += "from callfence.enforcing.command import main; sys.exit(main())"
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-c", start, "-p", "it.policy"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from callfence.learning.watch import circumstances
-from policygen.recording import recording_file
+from callfence.policygen.recording import recording_file
 
 if TYPE_CHECKING:
     from pathlib import Path

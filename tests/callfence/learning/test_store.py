@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from callfence.enforcing import filters
 from callfence.learning import options, store
 from callfence.learning.prepare import Prepared
-from policygen.grants import NOT_CONFINED
-from policygen.language import document as language
-from policygen.learning.generate import Generated
-from policygen.recording.model import Recording
+from callfence.policygen.grants import NOT_CONFINED
+from callfence.policygen.language import document as language
+from callfence.policygen.learning.generate import Generated
+from callfence.policygen.recording.model import Recording
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
 
-    from policygen.language.document import Document
+    from callfence.policygen.language.document import Document
 
 TEXT = "arch x86_64\ninclude more.inc\nread: allow\n"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from callfence.learning.summary import has_names_only, sureness
-from policygen.completeness import estimate
-from policygen.language.document import parse
-from policygen.recording.fold import Aggregator
-from policygen.recording.many import merge
-from policygen.recording.model import Recording, Run
-from tracer.abi import Arch, Event, table
+from callfence.policygen.completeness import estimate
+from callfence.policygen.language.document import parse
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Recording, Run
+from callfence.tracer.abi import Arch, Event, table
 
 NAMES = table(Arch.X86_64).by_name
 Call = tuple[str, int]

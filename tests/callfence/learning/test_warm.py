@@ -64,7 +64,7 @@ def test_of_what_is_known_nothing_is_recorded_and_nothing_is_rewritten(tmp_path:
 def test_where_nothing_is_new_no_evidence_is_looked_for(tmp_path: Path) -> None:
     words = [sys.executable, "-X", "importtime", *LEARN[1:], "-q", "ls", "/"]
     loaded = [
-        "policygen.evidence" in subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
+        "callfence.policygen.evidence" in subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
         for _ in range(2)
     ]
     assert loaded == [True, False]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from callfence.judging.sites import with_names
+from callfence.policygen.language.document import parse
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Recording, Run
 from callfence.report.content import Executable, executables, gather
 from callfence.report.page import page
-from policygen.language.document import parse
-from policygen.recording.fold import Aggregator
-from policygen.recording.many import merge
-from policygen.recording.model import Recording, Run
-from tracer.abi import Arch, Event, table
+from callfence.tracer.abi import Arch, Event, table
 
 NUMBERS = {name: call.number for name, call in table(Arch.X86_64).by_name.items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,11 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import require
 
-from policygen.recording import recording_file
-from policygen.recording.fold import Aggregator
-from policygen.recording.many import merge
-from policygen.recording.model import Recording, Run
-from tracer.abi import Arch, Event, table
+from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Recording, Run
+from callfence.tracer.abi import Arch, Event, table
+from tests.formats.outputs import check_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +120,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_real_policy_in_a_browser(learned: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     done = run(learned, "report", "it.policy", "--against", "old.policy", "-o", str(out))
@@ -184,7 +185,7 @@ def test_the_same_bytes_each_time(learned: Path) -> None:
 
 def test_json_says_the_same(learned: Path) -> None:
     done = run(learned, "report", "it.policy", "--against", "old.policy", "--format", "json")
-    found = json.loads(done.stdout)
+    found = check_output("report", done.stdout)
     assert (found["sure"]["runs"], found["sure"]["chance"]) == (2, 0.5) and "socket" in found["sure"]["single"]
     assert found["against"]["verdict"] == "wider" and found["against"]["policy"] == "old.policy"
     socket = next(rule for rule in found["rules"] if rule["rule"].startswith("socket"))
@@ -254,7 +255,7 @@ def test_the_process_tree(tmp_path: Path) -> None:
     ]
     assert '<code id="program-0">x (/sh)</code>' in page
     assert ">cc</th>" in page and ">make</th>" not in page  # no call of it is recorded
-    found = json.loads(run(tmp_path, "report", "it.policy", "--recording", "it.rec", "--format", "json").stdout)
+    found = check_output("report", run(tmp_path, "report", "it.policy", "--recording", "it.rec", "--format", "json").stdout)
     said = {one["executable"]: (one["first"], one["started_by"]) for one in found["programs"]}
     assert said["/sh"] == (True, ["/make", "/sh"]) and said["/old"] == (False, [])
 
@@ -302,7 +303,7 @@ def test_names_are_never_markup(tmp_path: Path) -> None:
     assert f"<code>{HARMLESS}</code>" in done.stdout and f'<code id="program-0">{HARMLESS}</code>' in done.stdout
     assert "<script" not in done.stdout and "\x1b" not in done.stdout and "\u202e" not in done.stdout
     assert "&lt;img src=x onerror=alert(1)&gt;.policy" in done.stdout
-    found = json.loads(run(tmp_path, "report", name, "--recording", "it.rec", "--format", "json").stdout)
+    found = check_output("report", run(tmp_path, "report", name, "--recording", "it.rec", "--format", "json").stdout)
     assert found["programs"][0]["executable"].endswith("\\xff\\x1b[2J\\x202e")
 
 

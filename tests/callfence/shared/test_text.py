@@ -14,12 +14,12 @@ from markdown_it import MarkdownIt
 
 from callfence.judging.formats import as_markdown
 from callfence.judging.sites import behind_lines
+from callfence.policygen.errors import PolicyError
+from callfence.policygen.language.document import parse
+from callfence.policygen.recording.model import Observation, Recording, Run
+from callfence.policygen.review.judgement import judge
 from callfence.shared.text import cell, code, printable
-from policygen.errors import PolicyError
-from policygen.language.document import parse
-from policygen.recording.model import Observation, Recording, Run
-from policygen.review.judgement import judge
-from tracer.abi import Arch
+from callfence.tracer.abi import Arch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

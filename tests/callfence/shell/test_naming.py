@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, strategies as st
 
+from callfence.enforcer.errors import EnforceError
 from callfence.shell.naming import name_of, place_of
-from enforcer.errors import EnforceError
 
 if TYPE_CHECKING:
     from pathlib import Path

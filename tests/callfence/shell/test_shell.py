@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from needed import needs_root, require
 
+from callfence.enforcer.hosts import granted
+from callfence.enforcer.kernel import landlock_abi
 from callfence.shell import command
 from callfence.shell.command import INSIDE, is_inside
-from enforcer.hosts import granted
-from enforcer.kernel import landlock_abi
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

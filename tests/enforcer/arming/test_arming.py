@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.abi import COMPAT, NATIVE, table
+from callfence.tracer.abi import COMPAT, NATIVE, table
 
 GETPPID, GETPPID_OF_32_BITS = ([table(arch).by_name["getppid"].number] for arch in (NATIVE, COMPAT))
 EXECVE, OPENAT, MMAP, WAIT4 = (table(NATIVE).by_name[name].number for name in ("execve", "openat", "mmap", "wait4"))

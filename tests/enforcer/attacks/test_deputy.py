@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from enforcer.confinement import SINCE
-from enforcer.kernel import landlock_abi
+from callfence.enforcer.confinement import SINCE
+from callfence.enforcer.kernel import landlock_abi
 
 pytestmark = pytest.mark.skipif(landlock_abi() < SINCE, reason="needs Landlock's ABI 6 (Linux 6.12)")
 RUNS = (
@@ -90,6 +91,34 @@ def test_a_socket_without_a_port_does_not_listen(place, attacker):
         done = place.enforce("-p", "l.policy", program)
         assert done.stdout.splitlines()[1].startswith("listen: Permission denied port 0"), done.stderr
         assert "tcp bind: 0: not granted: listen(2) on a socket without a port takes any" in done.stderr
+
+
+FORMER = """
+import ctypes, socket, sys
+made = socket.socket()
+made.connect(("127.0.0.1", int(sys.argv[1])))
+former = made.getsockname()[1]
+assert ctypes.CDLL(None).connect(made.fileno(), bytes(16), 16) == 0  # AF_UNSPEC
+try:
+    made.listen()
+    print("another port", made.getsockname()[1] != former)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.parametrize("bind", ["none", "1-65535"])
+def test_the_port_of_a_former_connection_is_no_port(place, bind):
+    """It takes any, which is denied unless it is granted."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        place.policy(f"default allow\ntcp bind: {bind}\n", "p.policy")
+        words = [sys.executable, "-c", FORMER, str(port)]
+        assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "another port True\n"
+        done = place.enforce("-p", "p.policy", *words)
+    assert done.stdout == ("Permission denied\n" if bind == "none" else "another port True\n"), done.stderr
 
 
 LISTENS = """

@@ -13,9 +13,10 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
+import pytest
 from hypothesis import given, settings, strategies as st
 
-from enforcer.hosts.names.dns import (
+from callfence.enforcer.hosts.names.dns import (
     DnsError,
     answer_of,
     payload_size,
@@ -126,6 +127,23 @@ def passed_on(content, wire):
     plain = all(33 <= byte <= 126 and byte not in b".\\" for label in question.name.labels for byte in label)
     if plain:
         assert b".".join(question.name.labels[:-1]).decode() == asked.name
+
+
+def behind_pointers(count: int) -> bytes:
+    """An answer with an address, whose name is so many pointers, each to the one before, the first one to the question."""
+    asked = b"\0\7\x81\x80\0\1\0\2\0\0\0\0" + b"\1a\0\0\1\0\1"
+    first = len(asked) + 11  # where the data of the first record begins
+    pointers = [0xC000 | 12, *(0xC000 | first + 2 * number for number in range(count - 1))]
+    data = b"".join(pointer.to_bytes(2, "big") for pointer in pointers)
+    text = b"\0\0\x10\0\1" + bytes(4) + len(data).to_bytes(2, "big") + data
+    return asked + text + pointers[-1].to_bytes(2, "big") + b"\0\1\0\1" + bytes(4) + b"\0\4\x0a\0\0\1"
+
+
+def test_names_that_lead_back_again_and_again():
+    """Each name of 1,024 could otherwise take 8,000 steps."""
+    assert answer_of(behind_pointers(100)).addresses == (b"\x0a\0\0\1",)
+    with pytest.raises(DnsError):
+        answer_of(behind_pointers(200))
 
 
 @settings(deadline=None)

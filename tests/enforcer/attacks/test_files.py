@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from enforcer.kernel import landlock_abi
-from tracer.abi import COMPAT, NATIVE, table
+from callfence.enforcer.kernel import landlock_abi
+from callfence.tracer.abi import COMPAT, NATIVE, table
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 BOTH = f"default allow\narch {NATIVE}\narch {COMPAT}\n"

@@ -7,15 +7,15 @@ import random
 import shutil
 
 import pytest
+from calls import for_this_machine
 
-from policygen.evaluate import evaluate
-from policygen.filter import bpf
-from policygen.language.document import parse
-from policygen.phases import phase_policies
-from tests.enforcer.conftest import for_this_machine
-from tracer.abi import COMPAT, NATIVE, Event, constants, table
-from tracer.errors import TracerError
-from tracer.running.attach import filter_counts, read_filters
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.filter import bpf
+from callfence.policygen.language.document import parse
+from callfence.policygen.phases import phase_policies
+from callfence.tracer.abi import COMPAT, NATIVE, Event, constants, table
+from callfence.tracer.errors import TracerError
+from callfence.tracer.running.attach import filter_counts, read_filters
 
 PHASES = {
     0: ("", ()),
@@ -60,6 +60,7 @@ def commands():
                 yield Event(arch.audit, table(arch).by_name["ioctl"].number, (3, value | high, 0, 0, 0, 0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("default", "options"),
     [

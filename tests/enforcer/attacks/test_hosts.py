@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from callfence.tracer.abi import COMPAT, NATIVE, Arch, table
 from tests.enforcer.conftest import Workplace
-from tracer.abi import COMPAT, NATIVE, Arch, table
 
 HERE = Path(__file__).parent / "hosts"
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="a network of its own takes root")
@@ -132,7 +132,7 @@ def is_forbidden(where):
     return not where.startswith("dns ") and where.split()[1] not in ("10.77.0.1", "fd00:77::1", "allowed")
 
 
-DOORS = {"i386", "socketcall", "x32"} if NATIVE is not Arch.X86_64 else set()
+DOORS = {"i386", "socketcall", "socketcall_race", "socketcall_fast_open", "x32"} if NATIVE is not Arch.X86_64 else set()
 """Attacks that another machine has no way to make."""
 ATTACKS = [name for name in re.findall(r"ROW\((\w+)\)[,}]", (HERE / "attack.c").read_text()) if name not in DOORS]
 RUNS = {
@@ -243,6 +243,61 @@ def test_groups_that_the_program_has_left_open_no_socket(network):
         done = run("other_groups", under=under)
         assert outcomes(done.stdout) == {"other_groups": "connect=EACCES"}, done.stderr
         assert reached(network, done, "other_groups") == set()
+
+
+def test_capabilities_in_a_namespace_of_its_own_open_no_socket(network):
+    """The helper, which connects, has that capability where it counts."""
+    for run in (network.plain, network.enforce):
+        done = run("own_capabilities")
+        assert outcomes(done.stdout) == {"own_capabilities": "become=done unshare=done connect=EACCES"}, done.stderr
+        assert reached(network, done, "own_capabilities") == set()
+
+
+def test_a_name_service_is_not_there_by_another_path(network):
+    network.place.policy(policy("tcp connect name.example.org: 7000\ntcp connect 10.77.0.1: 7000\n"), "names.policy")
+    done = network.plain("name_service_elsewhere", under=("unshare", "--mount"))
+    assert reached(network, done, "name_service_elsewhere") == {"unix forbidden"}
+    done = network.enforce("name_service_elsewhere", under=("unshare", "--mount"), policy="names.policy")
+    assert outcomes(done.stdout) == {"name_service_elsewhere": "mount=done connect=ENOENT"}, done.stderr
+    assert reached(network, done, "name_service_elsewhere") == set()
+
+
+@pytest.mark.parametrize("attack", ["links_in_chroot", "links_in_namespace"])
+def test_links_lead_out_of_no_other_root(network, attack):
+    """Where unix sockets are not confined, the helper connects in the program's place, but from its own root."""
+    network.place.policy(policy("tcp connect 10.77.0.1: 7000\n"), "plain.policy")
+    for run in (network.plain, lambda name: network.enforce(name, policy="plain.policy")):
+        done = run(attack)
+        assert outcomes(done.stdout) == {attack: "enter=done" + " connect=ENOENT" * 4}, done.stderr
+        assert reached(network, done, attack) == set()
+
+
+def test_a_message_has_the_credentials_of_who_sends_it(network):
+    network.place.policy(policy("udp send: any\n"), "sends.policy")
+    for run in (network.plain, lambda name: network.enforce(name, policy="sends.policy")):
+        done = run("credentials")
+        assert outcomes(done.stdout) == {"credentials": "become=done" + " 12345:12345" * 4}, done.stderr
+
+
+@pytest.mark.only_on("x86_64")
+def test_a_socket_that_the_helper_makes_is_its_callers(network):
+    for run in (network.plain, network.enforce):
+        done = run("socketcall_owner")
+        assert outcomes(done.stdout) == {"socketcall_owner": "become=done socket=done 12345"}, done.stderr
+
+
+def test_nobody_has_the_address_of_the_name_server(network):
+    for run, outcome in ((network.plain, "done"), (network.enforce, "EPERM")):
+        done = run("transparent")
+        assert outcomes(done.stdout) == {"transparent": f"ip={outcome} ip6={outcome}"}, done.stderr
+
+
+def test_no_line_is_proposed_that_means_more_than_what_was_denied(network):
+    """A name that is looked up may be `any`, and an abstract socket's may end with `*`."""
+    done = network.enforce("wide_names")
+    assert "10.0.0.0/8 is no name that a line can have" in done.stderr
+    assert not re.search(r"callfence allow .*(any|\*|/8|10\.0\.0\.1|65535)", done.stderr), done.stderr
+    network.arrivals()
 
 
 @pytest.mark.parametrize("lines", ["unix connect any\n", "udp send: any\n", "tcp connect 10.77.0.1: 7000\nunix connect @own\n"])

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from callfence.enforcer import kernel
 from callfence.enforcing import cache
-from enforcer import kernel
 
 HERE = Path(__file__).parent / "keyring"
 ROOT = Path(__file__).parents[3]
@@ -66,6 +66,16 @@ def test_a_program_that_may_add_keys_cannot_set_the_secret(inside, place):
     assert "add_key: -1 Permission denied" in said
     assert said.count(DENIED) == 2, said
     assert said.split()[-1] == USABLE
+    assert not (place.folder / "made").exists()
+
+
+def test_a_digest_with_the_key_is_no_signature(inside, place):
+    """The kernel makes such for a program that has a socket of AF_ALG: linux/if_alg.h, ALG_SET_KEY_BY_KEY_SERIAL."""
+    said = inside(
+        f"inside make {USABLE} {FORGED}; inside forge mkdir.policy {FORGED}; enforce mkdir made; inside show",
+    )
+    assert said.count(DENIED) == 1, said
+    assert FORGED.encode().hex() not in said
     assert not (place.folder / "made").exists()
 
 

@@ -12,7 +12,7 @@ DENIED = "Operation not permitted"
 LATE = """
 import sys, time
 from callfence.enforcing.command import main
-from enforcer.arming import inject
+from callfence.enforcer.arming import inject
 real, events = inject.Stops.next, []
 def late(stops, *, waits=True):  # the events of fork, vfork and clone come once nothing else has come for a moment
     end = time.monotonic() + 0.1
@@ -30,6 +30,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.long
 def test_a_listener_that_is_copied_answers_nothing(place, attacker):
     """grab.c: threads copy the listener while the filter of the phase is put on."""
     program = attacker("listener/grab")
@@ -39,6 +40,7 @@ def test_a_listener_that_is_copied_answers_nothing(place, attacker):
     assert not [*place.folder.glob("made-*")]
 
 
+@pytest.mark.long
 def test_a_process_that_shares_the_table_gets_no_listener(place, attacker):
     """share.c: it serves already, and nothing traces it."""
     program = attacker("listener/share")

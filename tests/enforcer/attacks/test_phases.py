@@ -17,6 +17,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 NOBODY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["1", "2"], ids=["dying parent", "CLONE_PARENT"])
 @pytest.mark.parametrize("policy", ["lost", "lost2", "hang"])
 def test_a_child_whose_parent_is_not_known_is_in_its_phase(place, attacker, mode, policy):

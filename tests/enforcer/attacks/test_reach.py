@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.confinement import SINCE
-from enforcer.kernel import landlock_abi
+from callfence.enforcer.confinement import SINCE
+from callfence.enforcer.kernel import landlock_abi
+from callfence.tracer.abi import COMPAT, NATIVE, table
 from tests.enforcer.attacks.reach import reach
-from tracer.abi import COMPAT, NATIVE, table
 
 pytestmark = pytest.mark.skipif(landlock_abi() < SINCE, reason="needs Landlock's ABI 6 (Linux 6.12)")
 HERE = Path(__file__).parent / "reach"
@@ -334,6 +334,7 @@ def test_a_flood_from_a_deep_stack_holds_no_other_process_up(place):
     assert f"more violations of prlimit64 ({NATIVE}) were not described" in done.stderr
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_denied_calls_are_counted(place):
     place.policy(EACH)
     done = place.enforce(place.calls(), "100000xgetppid")

@@ -15,6 +15,7 @@ POLICY = (
 KILLED = "cannot enter its phase and is killed, because "
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("way", "default", "entries", "rounds", "status", "stdout", "stderr"),
     [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.kernel import landlock_abi
+from callfence.enforcer.kernel import landlock_abi
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 3, reason="needs Landlock's ABI 3 (Linux 6.2)")
 SOURCE = Path(__file__).resolve().parents[1] / "programs" / "empties.c"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.kernel import landlock_abi
+from callfence.enforcer.kernel import landlock_abi
+from callfence.tracer.abi import NATIVE
 from tests.enforcer.conftest import wait_until
-from tracer.abi import NATIVE
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 EVERY_CALL = "default allow\n"
@@ -40,8 +40,8 @@ def not_granted(done):
 
 
 WITHOUT = """
-import enforcer.files.landlock
-enforcer.files.landlock.Confinement = None
+import callfence.enforcer.files.landlock
+callfence.enforcer.files.landlock.Confinement = None
 from callfence.enforcing.command import main
 main()
 """
@@ -74,6 +74,7 @@ DENIALS = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("lines", "operation", "told"), DENIALS, ids=[row[1] for row in DENIALS])
 def test_each_denial_is_explained_by_the_line_that_would_grant_it(run, place, program, lines, operation, told):
     (place.folder / "data/run").write_bytes(Path(program).read_bytes())

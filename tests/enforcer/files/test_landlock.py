@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.kernel import landlock_abi
+from callfence.enforcer.kernel import landlock_abi
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 EVERY_CALL = "default allow\n"
@@ -189,8 +189,8 @@ LINES = {
 OPERATIONS = ("read:data/a", "read:other/a", "write:data/a", "truncate:other/a", "rename:data/b,other/n", "connect:1", "bind:0")
 AS = """
 import sys
-import enforcer.files.landlock
-enforcer.kernel.landlock_abi = lambda: int(sys.argv[1])
+import callfence.enforcer.files.landlock
+callfence.enforcer.kernel.landlock_abi = lambda: int(sys.argv[1])
 from callfence.enforcing.command import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -240,9 +240,9 @@ def test_each_version_enforces_what_it_can(place, files, program, lines, version
 NO_LANDLOCK = """
 import os, sys
 sys.path.insert(0, "")
-from enforcer import kernel
-from policygen.filter.compile import compile_policy
-from policygen.language.document import parse
+from callfence.enforcer import kernel
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.language.document import parse
 calls = ("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self")
 policy = parse("default allow\\n" + "".join(f"{call}: errno ENOSYS\\n" for call in calls)).policy
 filter_ = compile_policy(policy)

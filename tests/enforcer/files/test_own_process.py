@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from enforcer.kernel import landlock_abi
+from callfence.enforcer.kernel import landlock_abi
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 POLICY = "default allow\npath ./data: read\n"

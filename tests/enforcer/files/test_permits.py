@@ -6,9 +6,9 @@ import stat
 
 import pytest
 
-from enforcer.files.unreachable import _permits
-from policygen.files.calls import File
-from policygen.grants import Right
+from callfence.enforcer.files.unreachable import _permits
+from callfence.policygen.files.calls import File
+from callfence.policygen.grants import Right
 
 READ, WRITE, EXECUTE = Right.READ, Right.WRITE, Right.EXECUTE
 OWNER, MEMBER, OTHER = (

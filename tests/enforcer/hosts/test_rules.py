@@ -7,12 +7,14 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given, strategies as st
 
-from enforcer.hosts.addresses import Peer, address_of, peer_of
-from enforcer.hosts.rules import Rules, encode, is_local, is_near
-from enforcer.hosts.unix import is_granted
-from policygen.files.algebra import TREES
-from policygen.grants import Files, ranges
-from policygen.hosts import containing, is_name
+from callfence.enforcer.hosts.addresses import Peer, address_of, peer_of
+from callfence.enforcer.hosts.names.dns import Answer
+from callfence.enforcer.hosts.names.known import Names
+from callfence.enforcer.hosts.rules import Rules, encode, is_local, is_near
+from callfence.enforcer.hosts.unix import is_granted
+from callfence.policygen.files.algebra import TREES
+from callfence.policygen.grants import Files, ranges
+from callfence.policygen.hosts import containing, is_name
 
 INET, INET6, UNIX = 2, 10, 1  # AF_*
 HOSTS = (
@@ -57,13 +59,28 @@ def test_a_name_opens_no_near_address(address):
     assert is_near(packed)
     named = rules(connect_to={"api.example.org": ((0, 65535),), "localhost": ((0, 65535),)})
     assert not named.grants("connect", packed, 80, ["api.example.org"])
-    assert named.grants("connect", packed, 80, ["localhost"])
+    assert named.grants("connect", packed, 80, ["localhost"]) == ip_address(address).is_loopback
     assert rules(connect_to={address: ((80, 80),)}).grants("connect", packed, 80, [])
 
 
 @pytest.mark.parametrize("address", FAR.split())
 def test_other_addresses_are_not_near(address):
     assert not is_near(ip_address(address).packed)
+
+
+def test_localhost_is_no_other_host():
+    """Whatever a name server says."""
+    named = rules(connect_to={"localhost": ((0, 65535),)})
+    assert not any(named.grants("connect", ip_address(address).packed, 80, ["localhost"]) for address in FAR.split())
+
+
+@pytest.mark.parametrize("label", ["04", "0_4", "+4", "4_", "-0"])
+def test_a_question_for_the_name_of_an_address_has_one_form(label):
+    """Others could tell its name server something."""
+    names = Names([])
+    names.learn("name.example.org", Answer(0, False, (), (b"\x0a\x4d\0\4",), 60))
+    assert names.is_reverse_wanted("4.0.77.10.in-addr.arpa")
+    assert not names.is_reverse_wanted(f"{label}.0.77.10.in-addr.arpa")
 
 
 def test_how_much_a_name_has_that_the_policy_does_not():

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from contextlib import suppress
@@ -31,6 +32,7 @@ FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
 ERRNO = f"default errno EACCES\n{FLOOR}"
 SOME = allowing_all().replace("chroot: allow\n", "").replace("seccomp: allow\n", "")
 """All calls but chroot, and the one by which a program has a listener of its own."""
+CONNECT = "\nconnect: allow"
 DENIED = "-13\n"
 HARNESS = Path(__file__).parents[3] / "samples" / "agent" / "harness.py"
 
@@ -200,6 +202,41 @@ def test_signals_come_while_a_call_waits_and_it_is_made_again(place: Workplace, 
     process.communicate(timeout=20)
 
 
+SENDS = """
+import socket, sys
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+try:
+    made.connect(("127.0.0.1", int(sys.argv[1])))
+    print(made.send(b"x"))
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.parametrize("given", ["once", "run"])
+def test_whoever_grants_a_call_grants_no_host_by_that(place: Workplace, answerer: Answerer, given: str) -> None:
+    place.policy(f"{SOME.replace(CONNECT, '')}udp send: none\n", "py.policy")
+    assert CONNECT in SOME
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        process = ask(place, "-p", "py.policy", sys.executable, "-I", "-S", "-c", SENDS, str(port))
+        assert [each["line"].split()[0] for each in answerer.answer(given)["rule"]] == ["connect:"]
+        assert answerer.message()["type"] == "done"
+        assert [each["line"] for each in answerer.answer("no")["rule"]] == [f"udp send 127.0.0.1: {port}"]
+        assert process.communicate(timeout=20)[0] == "Permission denied\n"
+
+
+def test_what_no_filter_can_judge_is_not_asked_about(place: Workplace, answerer: Answerer) -> None:
+    """Rings connect, and openat2 opens, in memory: they fail as where a policy allows them."""
+    denied = ("io_uring_setup", "openat2")
+    some = "".join(line for line in SOME.splitlines(keepends=True) if not line.startswith(denied))
+    place.policy(f"{some}udp send: none\npath /: read, execute\n")
+    process = ask(place, "--ask-timeout", "1", place.calls(), "425,0,0", "437,0,0,0,0")
+    assert process.communicate(timeout=20)[0] == "-38\n-38\n"
+    assert answers(place) == []
+
+
 # Whoever answers, lies or dies
 
 
@@ -313,7 +350,7 @@ def test_always_writes_the_policy_with_reason_and_name_within_the_baseline(place
     assert answerer.message()["type"] == "done"
     question = answerer.answer("always", name="me")
     told = answerer.message()
-    assert (told["type"], told["message"]) == ("error", "the baseline of --within does not grant all of it: getpid: allow")
+    assert (told["type"], told["message"]) == ("error", "BASE of --within does not grant all of it: getpid: allow")
     answerer.say({"id": question["id"], "answer": "no"})
     printed = process.communicate(timeout=20)[0].split()
     assert [line == "-13" for line in printed] == [False, True, False]
@@ -418,10 +455,37 @@ def test_a_program_cannot_type_the_answer(place: Workplace, terminal: Callable[.
     assert not letter.exists()
 
 
+def test_what_was_typed_before_a_question_is_no_answer(place: Workplace, terminal: Callable[..., Terminal]) -> None:
+    """The program has asked for it, perhaps; and before that it gets what is typed."""
+    place.policy(ERRNO)
+    screen = terminal("--ask", place.calls(), "wait", "getppid")
+    screen.send("run\nrun\n")
+    assert "danger" not in until(screen, r"\[\?\].*: ")
+    screen.send("n\n")
+    until(screen, "-13")
+
+
+def test_an_answer_is_a_whole_line(place: Workplace, terminal: Callable[..., Terminal]) -> None:
+    """Also if the program has switched off that the terminal waits for one."""
+    place.policy(ERRNO)
+    screen = terminal("--ask", place.calls(), "getppid")
+    until(screen, r"\[\?\].*: ")
+    attributes = termios.tcgetattr(screen._master)
+    attributes[3] &= ~termios.ICANON
+    termios.tcsetattr(screen._master, termios.TCSANOW, attributes)
+    screen.send("r")
+    time.sleep(0.3)  # it would be the answer
+    screen.send("ight\n")
+    assert "deny it, and do not ask again" in until(screen, r"\[\?\]: ")
+    screen.send("n\r")
+    until(screen, "-13")
+
+
 # The Python API
 
 
-def test_a_listener_answers_programs_that_are_run(place: Workplace) -> None:
+def test_a_listener_answers_programs_that_are_run(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
     place.policy(ERRNO)
     asked: list[callfence.Question] = []
 

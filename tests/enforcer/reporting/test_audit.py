@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.kernel import landlock_abi
-from enforcer.reporting import audit
-from tracer.linux import LANDLOCK_RECORDS
+from callfence.enforcer.kernel import landlock_abi
+from callfence.enforcer.reporting import audit
+from callfence.tracer.linux import LANDLOCK_RECORDS
 
 GET, SET = 1000, 1001  # linux/audit.h
 ENABLED, BACKLOG_LIMIT = 1, 0x10  # AUDIT_STATUS_*

@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 from needed import require
 
-from enforcer.reporting.destination import JOURNAL, LINES, Destination, opened
-from enforcer.reporting.events import Log, encoded, shown
+from callfence.enforcer.reporting.destination import JOURNAL, LINES, Destination, opened
+from callfence.enforcer.reporting.events import Log, encoded, shown
 from tests.enforcer.conftest import START, wait_until
 
 if TYPE_CHECKING:
@@ -29,13 +29,18 @@ ERRNO = f"default errno EACCES\n{FLOOR}"
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "events.schema.json").read_text())
 VALID = jsonschema.Draft202012Validator(SCHEMA)
 
+WHERE = {"container", "pod", "image"}
+"""The fields that a record has only where they are known."""
+
 
 def checked(records: list[dict[str, Any]]) -> list[str]:
-    """The kinds of records, each of which fits the schema and has no field that this does not have."""
+    """The kinds of records, each of which fits the schema and has no field that this does not have; they are numbered."""
     known = {name: {*kind["properties"], *SCHEMA["properties"]} for kind in SCHEMA["oneOf"] for name in kinds(kind)}
     for record in records:
         VALID.validate(record)
-        assert {*record} == known[record["event"]]
+        assert {*record} | WHERE == known[record["event"]]
+    numbers = [record["sequence"] for record in records]
+    assert numbers == [*range(numbers[0], numbers[0] + len(numbers))]
     return [record["event"] for record in records]
 
 
@@ -246,7 +251,8 @@ def test_the_real_journal(place: Workplace) -> None:
     require("systemd")
     place.policy(ERRNO)
     script = f"""
-        mount -t tmpfs none /run && mkdir -p /run/systemd/journal /run/log/journal
+        mount -t tmpfs none /run && mkdir -p /run/systemd/journal /run/systemd/journald.conf.d /run/log/journal
+        printf '[Journal]\nAudit=\n' > /run/systemd/journald.conf.d/own.conf  # audit is the whole machine's
         /lib/systemd/systemd-journald 2>/dev/null & journald=$!
         for try in $(seq 200); do [ -S /run/systemd/journal/socket ] && break; sleep 0.05; done
         "$@" > {place.folder}/printed
@@ -375,15 +381,25 @@ def test_a_log_in_another_folder_is_opened_again_by_its_name(tmp_path: Path) -> 
         os.close(descriptor)
 
 
-def test_a_unit_of_systemd_is_named(place: Workplace) -> None:
+@pytest.mark.parametrize("is_in_pod", [False, True])
+def test_the_unit_the_container_and_the_pod_are_named(place: Workplace, is_in_pod: bool) -> None:
     """The cgroup of a process says it; here, a mount namespace has another file there."""
     place.policy(ERRNO)
-    (place.folder / "cgroup").write_text("0::/system.slice/app.service/payload\n")
+    container, uid = "ab" * 32, "0b0c3f5e-9d2b-4d52-8a51-0f1a2b3c4d5e"
+    slices = f"kubepods.slice/kubepods-pod{uid.replace('-', '_')}.slice/cri-containerd-{container}.scope"
+    (place.folder / "cgroup").write_text(f"0::/{slices}\n" if is_in_pod else "0::/system.slice/app.service/payload\n")
     script = f'mount --bind {place.folder}/cgroup /proc/$$/cgroup && exec "$@"'
     command = [sys.executable, "-c", f"{START}  # {place.folder}", "--log", "log", place.calls(), "getppid"]
     under = ["unshare", "--mount", "sh", "-c", script, "sh"]
-    settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "check": False}
+    variables = {"POD_NAME": "app-1", "CALLFENCE_IMAGE": "sha256:1"} if is_in_pod else {}
+    settings = {"cwd": place.folder, "env": place.environment | variables, "capture_output": True, "text": True, "check": False}
     done = subprocess.run([*under, *command], **settings)
     assert done.stdout == "-13\n", done.stderr
     place.wait_for_helpers()
-    assert {record["unit"] for record in place.records()} == {"app.service"}
+    records = place.records()
+    assert checked(records) == ["start", "denied", "end"]
+    expected: dict[str, object] = {"unit": "app.service"}
+    if is_in_pod:
+        pod = {"name": "app-1", "uid": uid}
+        expected = {"unit": f"cri-containerd-{container}.scope", "container": container, "pod": pod, "image": "sha256:1"}
+    assert [{name: record[name] for name in ("unit", *WHERE) if name in record} for record in records] == [expected] * 3

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from callfence.tracer.abi import COMPAT, NATIVE
 from tests.enforcer.conftest import wait_until
-from tracer.abi import COMPAT, NATIVE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,9 @@ import sys
 import threading
 import time
 
-from enforcer import kernel
-from enforcer.spawning import client, protocol
-from tracer import linux
+from callfence.enforcer import kernel
+from callfence.enforcer.spawning import client, protocol
+from callfence.tracer import linux
 
 PATH, WHAT = sys.argv[1:]
 ENVIRONMENT = [name + b"=" + value for name, value in os.environb.items()]

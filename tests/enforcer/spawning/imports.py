@@ -3,9 +3,10 @@
 import sys
 
 import callfence.commands.spawn  # noqa: F401
-from enforcer.later import Loaded
+from callfence.enforcer.later import Loaded
 
 Loaded()
+PACKAGES = ("callfence.enforcer", "callfence.policygen", "callfence.tracer")
 loaded = dict(sys.modules)
 
 import ast  # noqa: E402 -- these import others
@@ -30,7 +31,7 @@ def imports(node):
 missing = {}
 for name, module in sorted(loaded.items()):
     file = getattr(module, "__file__", None) or ""
-    if file.endswith(".py") and name.split(".")[0] in ("enforcer", "policygen", "tracer"):
+    if file.endswith(".py") and ".".join(name.split(".")[:2]) in PACKAGES:
         for one in imports(ast.parse(Path(file).read_text())):
             try:
                 is_module = find_spec(one) is not None

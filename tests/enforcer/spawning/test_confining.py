@@ -11,7 +11,7 @@ import subprocess
 import pytest
 from calls import allowing_all, native
 
-from tracer.abi import NATIVE
+from callfence.tracer.abi import NATIVE
 
 HEAD = f"callfence 1\narch {NATIVE}\ntable 6.18\n"
 

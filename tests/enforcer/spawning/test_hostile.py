@@ -12,6 +12,8 @@ from contextlib import suppress
 import pytest
 from calls import allowing_all
 
+from tests.enforcer.spawning.conftest import COMMANDS
+
 root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
 MALFORMED = {
     "garbage": "this is no request",
@@ -50,6 +52,7 @@ ROOT = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", MALFORMED)
 def test_a_malformed_request_is_refused(spawner, what):
     done = spawner.hostile(what)
@@ -83,6 +86,16 @@ def test_a_client_that_may_do_less_is_refused(spawner, what):
     assert ROOT[what] in done.stdout, done
     assert done.stdout.startswith("125 ")
     assert not (spawner.folder / "stolen").exists()
+    spawner.works()
+
+
+def test_a_helper_that_connects_and_sends_for_its_program_is_no_client(spawner):
+    """Neither it nor the program gets a helper, and it goes on."""
+    spawner.policy("default allow\nmkdir: errno EPERM\nudp send: any\n", "sends.policy")
+    enforce = (sys.executable, COMMANDS / "callfence", "enforce", "-p", "sends.policy")
+    done = spawner.hostile("plain", under=enforce)
+    assert done.stdout.startswith("125 "), done
+    assert "another process" not in done.stdout, "the helper has sent it"
     spawner.works()
 
 
@@ -136,6 +149,7 @@ def test_a_client_that_forks_after_the_answer_is_killed(spawner):
     spawner.wait_for_helpers()
 
 
+@pytest.mark.long
 def test_silent_and_slow_clients_hold_up_nobody(spawner):
     """Each has its own process, which ends."""
     words = [sys.executable, spawner.here / "hostile.py", spawner.socket]

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from calls import allowing_all
 
-from enforcer.spawning import protocol
-from tracer import machine
+from callfence.enforcer.spawning import protocol
+from callfence.tracer import machine
 
 DENIES = allowing_all().replace("\nuname: allow", "")
 MANY = 100
@@ -143,7 +143,7 @@ def test_a_long_path(idle):
 def test_under_a_filter_of_its_own(idle):
     """It could not tell whether a client has the same."""
     filtered = "kernel.set_no_new_privs(); kernel.install(struct.pack('HBBI', 6, 0, 0, 0x7fff0000), 0)"
-    script = f"from enforcer import kernel; import os, struct, sys; {filtered}; os.execv(sys.argv[1], sys.argv[1:])"
+    script = f"from callfence.enforcer import kernel; import os, struct, sys; {filtered}; os.execv(sys.argv[1], sys.argv[1:])"
     assert "it has a seccomp filter" in refused(idle, sys.executable, "-c", script)
 
 
@@ -209,8 +209,7 @@ def test_nothing_passes_from_one_command_to_the_next(spawner):
 def test_a_changed_callfence_is_refused(idle, tmp_path):
     """Its modules may not fit those that are loaded."""
     copy = tmp_path / "copy"
-    for name in ("callfence", "enforcer", "policygen", "tracer"):
-        shutil.copytree(idle.here.parents[2] / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(idle.here.parents[2] / "callfence", copy / "callfence", ignore=shutil.ignore_patterns("__pycache__"))
     code = f"import sys; sys.path.insert(0, {str(copy)!r}); from callfence.cli import main; sys.argv[0] = 'callfence'; main()"
     words = [sys.executable, "-c", code, "spawn", "--socket", idle.socket]
     with subprocess.Popen(words, env=idle.environment, stderr=subprocess.PIPE) as started:
@@ -232,8 +231,7 @@ def test_a_changed_callfence_is_refused(idle, tmp_path):
 def test_what_is_denied_is_described_without_reading_files(idle, tmp_path):
     """Also when the files are gone: all code was loaded before."""
     copy = tmp_path / "copy"
-    for name in ("callfence", "enforcer", "policygen", "tracer"):
-        shutil.copytree(idle.here.parents[2] / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(idle.here.parents[2] / "callfence", copy / "callfence", ignore=shutil.ignore_patterns("__pycache__"))
     code = f"import sys; sys.path.insert(0, {str(copy)!r}); from callfence.cli import main; sys.argv[0] = 'callfence'; main()"
     idle.policy(DENIES)
     words = [sys.executable, "-c", code, "spawn", "--socket", idle.socket]
@@ -275,8 +273,12 @@ def test_all_that_a_helper_may_need_is_loaded(idle):
     """The rest is for mistakes in policies, which are reported before, and for a moment that is never."""
     done = subprocess.run([sys.executable, idle.here / "imports.py"], capture_output=True, text=True, check=False)
     (other,) = {"x86_64", "aarch64"} - {machine.NAME}
-    others = ["difflib policygen.errors", "enforcer.arming.early enforcer.launch", "hashlib enforcer.reporting.events"]
-    others.append(f"tracer.machine.{other} tracer.machine")
+    others = [
+        "callfence.enforcer.arming.early callfence.enforcer.launch",
+        f"callfence.tracer.machine.{other} callfence.tracer.machine",
+        "difflib callfence.policygen.errors",
+        "hashlib callfence.enforcer.reporting.events",
+    ]
     assert done.stdout.splitlines() == others, done.stderr
 
 
@@ -294,7 +296,7 @@ def test_an_impostor_cannot_run_a_program_unconfined(idle, language):
     """A confined program of the user may have bound the socket; but it cannot trace the client."""
     if language == "Python":
         idle.client = idle.folder / "client"
-        script = idle.here.parents[2] / "enforcer" / "spawning" / "client.py"
+        script = idle.here.parents[2] / "callfence" / "enforcer" / "spawning" / "client.py"
         idle.client.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {script} "$@"\n')
         idle.client.chmod(0o755)
     with socket.socket(socket.AF_UNIX) as listener:

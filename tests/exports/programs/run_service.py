@@ -13,7 +13,7 @@ from pathlib import Path
 
 folder, results = map(Path, sys.argv[1:])
 units = Path(os.environ["XDG_CONFIG_HOME"], "systemd/user")
-log = Path(os.environ["HOME"], ".local/state/log/callfence/it.log")
+log = Path(os.environ["HOME"], ".local/state/log/callfence/it/enforce.log")
 UNIT = f"""\
 [Service]
 Type=notify

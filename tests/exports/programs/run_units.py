@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tracer.running.attach import read_filters
+from callfence.tracer.running.attach import read_filters
 
 
 def control(*words: str) -> str:

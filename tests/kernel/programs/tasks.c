@@ -248,7 +248,7 @@ static void user_namespace(void) {
 }
 
 static void reused_pids(void) {
-    /* a pid namespace with few pids (its own pid_max: Linux 6.14) */
+    /* a pid namespace in which each child has the pid of the last one (ns_last_pid; CONFIG_CHECKPOINT_RESTORE) */
     if (unshare(CLONE_NEWPID | CLONE_NEWNS)) {
         puts("needs root");
         return;
@@ -257,17 +257,16 @@ static void reused_pids(void) {
     if (pid == 0) {
         CHECK(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
         CHECK(mount("proc", "/proc", "proc", 0, NULL) == 0);
-        int file = open("/proc/sys/kernel/pid_max", O_WRONLY);
-        if (file == -1 || write(file, "301", 3) != 3) {
-            _exit(7);
-        }
-        close(file);
+        int file = open("/proc/sys/kernel/ns_last_pid", O_WRONLY);
+        CHECK(file != -1);
         for (int i = 0; i < 700; i++) {
+            CHECK(pwrite(file, "9", 1, 0) == 1);
             pid_t child = fork();
             if (child == 0) {
                 CHECK(getppid() == 1);
                 _exit(i % 100);
             }
+            CHECK(child == 10);
             expect_end(child, i % 100);
         }
         _exit(7);

@@ -14,21 +14,21 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from strategies import conditions, entries, policies
 
-from policygen.equivalents.between import hops, renumbering
-from policygen.equivalents.carry import CarryError, carry
-from policygen.equivalents.compare import gaps, pairs
-from policygen.equivalents.effects import allowed
-from policygen.evaluate import evaluate
-from policygen.filter.compile import compile_policy
-from policygen.filter.lift import lift
-from policygen.language.document import parse
-from policygen.language.naming import format_entry
-from policygen.language.operands import operands
-from policygen.model import ENOSYS, KILL, Always, And, Entry, Policy
-from policygen.phases import phase_policies
-from policygen.sets.algebra import FALSE, Space
-from policygen.sets.region import BITS, event as event_at, space
-from tracer.abi import Arch, Event, constants, table
+from callfence.policygen.equivalents.between import hops, renumbering
+from callfence.policygen.equivalents.carry import CarryError, carry
+from callfence.policygen.equivalents.compare import gaps, pairs
+from callfence.policygen.equivalents.effects import allowed
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.filter.lift import lift
+from callfence.policygen.language.document import parse
+from callfence.policygen.language.naming import format_entry
+from callfence.policygen.language.operands import operands
+from callfence.policygen.model import ENOSYS, KILL, Always, And, Entry, Policy
+from callfence.policygen.phases import phase_policies
+from callfence.policygen.sets.algebra import FALSE, Space
+from callfence.policygen.sets.region import BITS, event as event_at, space
+from callfence.tracer.abi import Arch, Event, constants, table
 
 X86_64, I386, AARCH64 = Arch.X86_64, Arch.I386, Arch.AARCH64
 SLOW = settings(max_examples=max(20, EXAMPLES), deadline=None, suppress_health_check=list(HealthCheck))
@@ -410,6 +410,7 @@ def test_what_c_libraries_do_there_alone() -> None:
     done = carry(parse(code).policy, X86_64, AARCH64)
     assert [entry for entry, _ in done.special] == [
         "mmap: prot == PROT_NONE && flags in MAP_PRIVATE|MAP_ANONYMOUS|MAP_DENYWRITE", "mprotect: prot == PROT_NONE",
+        "mmap: prot == PROT_READ|PROT_EXEC|PROT_BTI && flags == MAP_PRIVATE|MAP_FIXED|MAP_DENYWRITE",
     ]  # fmt: skip
     assert not gaps(done.policy, X86_64, AARCH64)
     for text in ("arm entry\n" + code, "implied 1\n" + code, "mmap: prot == PROT_READ\n"):

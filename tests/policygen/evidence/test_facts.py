@@ -8,9 +8,9 @@ import pytest
 from calls import event
 from hypothesis import given, settings, strategies as st
 
-from policygen.evidence.facts import Places, Varying, created, facts, join, parse, places, text
-from policygen.evidence.pointed import Value
-from policygen.evidence.words import escaped
+from callfence.policygen.evidence.facts import Places, Varying, created, facts, join, parse, places, text
+from callfence.policygen.evidence.pointed import Value
+from callfence.policygen.evidence.words import escaped
 
 OPENAT = event("openat AT_FDCWD 1 O_RDWR|O_CREAT|O_EXCL 0o600")
 TEXTS = [

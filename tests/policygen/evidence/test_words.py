@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from policygen.evidence.facts import Places, Varying, facts, text, without_secrets
-from policygen.evidence.pointed import Value
-from policygen.evidence.words import SECRET, masked, steady
-from policygen.recording.model import Observation
-from policygen.review import companion
-from tracer.abi import Arch, Event
+from callfence.policygen.evidence.facts import Places, Varying, facts, text, without_secrets
+from callfence.policygen.evidence.pointed import Value
+from callfence.policygen.evidence.words import SECRET, masked, steady
+from callfence.policygen.recording.model import Observation
+from callfence.policygen.review import companion
+from callfence.tracer.abi import Arch, Event
 
 RANDOM = random.Random(3)
 BASE62 = string.ascii_letters + string.digits

@@ -7,13 +7,26 @@ import operator
 from functools import reduce
 from ipaddress import ip_network
 
+import pytest
 from calls import parse
 from hypothesis import given, settings, strategies as st
 
-from policygen.files import algebra
-from policygen.grants import ALL, ANY_PORT, BARE, NOT_CONFINED, NOTHING, Files, Right, format_ports, ranges, single, written
-from policygen.paths import folders
-from policygen.values import replace
+from callfence.policygen.files import algebra
+from callfence.policygen.grants import (
+    ALL,
+    ANY_PORT,
+    BARE,
+    NOT_CONFINED,
+    NOTHING,
+    Files,
+    Right,
+    format_ports,
+    ranges,
+    single,
+    written,
+)
+from callfence.policygen.paths import folders
+from callfence.policygen.values import replace
 
 PATHS = ["/", "/a", "/a/b", "/a/b/c", "/d", ".", "./a", "./a/b", "$HOME", "$HOME/a", "$TMPDIR"]
 PLACES = [*PATHS, "/a/b/c/e", "/d/e", "./b", "$HOME/a/b", "/e"]
@@ -140,6 +153,7 @@ def test_hosts_and_sockets_are_combined_exactly(a, b):
         assert reached(wider, kind, place) == (one if free else one | other)
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(FILES, FILES)
 def test_differences_of_hosts_and_sockets_are_exact_and_told_once(a, b):

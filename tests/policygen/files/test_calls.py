@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from policygen.files.calls import PATH_CALLS, File, Need, Pair, Wanted, address, needs, numbers, wanted
-from policygen.grants import NOTHING, Right
-from tracer.abi import COMPAT, NATIVE, table
+from callfence.policygen.files.calls import PATH_CALLS, File, Need, Pair, Wanted, address, needs, numbers, wanted
+from callfence.policygen.grants import NOTHING, Right
+from callfence.tracer.abi import COMPAT, NATIVE, table
 
 HERE = -100
 R, W, C, X, D = Right.READ, Right.WRITE, Right.CREATE, Right.EXECUTE, Right.REMOVE

@@ -6,10 +6,10 @@ import pytest
 from calls import parse
 from hypothesis import given, settings, strategies as st
 
-from policygen.files.algebra import differences, granted, united
-from policygen.files.generalise import added, begun, learned, rights_of, stores, trees
-from policygen.files.made import MADE, fewest, movable
-from policygen.grants import NOT_CONFINED, Files, Right, single
+from callfence.policygen.files.algebra import differences, granted, united
+from callfence.policygen.files.generalise import added, begun, learned, rights_of, stores, trees
+from callfence.policygen.files.made import MADE, fewest, movable
+from callfence.policygen.grants import NOT_CONFINED, Files, Right, single
 
 
 def run(*lines):

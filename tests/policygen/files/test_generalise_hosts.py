@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from policygen.files.generalise import added, begun, beside_hosts, learned
-from policygen.files.generalise_hosts import connects_by_host, lacks, learned_sockets, suffixes
-from policygen.grants import NOT_CONFINED, Files, written
+from callfence.policygen.files.generalise import added, begun, beside_hosts, learned
+from callfence.policygen.files.generalise_hosts import connects_by_host, lacks, learned_sockets, suffixes
+from callfence.policygen.grants import NOT_CONFINED, Files, written
 
 NONE = (("udp send", "none", ""), ("unix connect", "none", ""), ("dns query", "none", ""))
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from calls import parse
 
-from policygen.files import landlock
-from policygen.files.landlock import Ruleset, decode, downgrade, encode
-from policygen.files.ruleset import access, ruleset
-from policygen.grants import ALL, NOTHING, Files, Right
-from policygen.model import Arm, Policy
+from callfence.policygen.files import landlock
+from callfence.policygen.files.landlock import Ruleset, decode, downgrade, encode
+from callfence.policygen.files.ruleset import access, ruleset
+from callfence.policygen.grants import ALL, NOTHING, Files, Right
+from callfence.policygen.model import Arm, Policy
 
 HEADER = Path("/usr/include/linux/landlock.h")
 READS, MOVES = "path /a: read", "path /a: read, move"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from policygen.files.landlock import ACCESS
-from policygen.files.records import denied
-from policygen.grants import Right
+from callfence.policygen.files.landlock import ACCESS
+from callfence.policygen.files.records import denied
+from callfence.policygen.grants import Right
 
 
 def of(blockers: str, rest: str = "") -> tuple[str, str, str] | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from policygen.files.landlock import TRUNCATE, decode, downgrade, encode
-from policygen.files.ruleset import kept_by_the_filter, ruleset, unconfined
-from policygen.model import Arm
-from policygen.values import replace
+from callfence.policygen.files.landlock import TRUNCATE, decode, downgrade, encode
+from callfence.policygen.files.ruleset import kept_by_the_filter, ruleset, unconfined
+from callfence.policygen.model import Arm
+from callfence.policygen.values import replace
 
 POLICIES = (
     ("read: allow", False),

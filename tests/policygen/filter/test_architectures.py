@@ -7,16 +7,16 @@ import strategies
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from policygen.comparing.compare import compare
-from policygen.evaluate import evaluate
-from policygen.filter import bpf
-from policygen.filter.compile import compile_policy
-from policygen.filter.lift import lift
-from policygen.filter.verify import verify
-from policygen.implied.resolve import resolved
-from policygen.language.document import parse
-from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Policy
-from tracer.abi import COMPAT, NATIVE, Arch, Event, table
+from callfence.policygen.comparing.compare import compare
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.filter.lift import lift
+from callfence.policygen.filter.verify import verify
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.document import parse
+from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Policy
+from callfence.tracer.abi import COMPAT, NATIVE, Arch, Event, table
 
 TEXT = """\
 callfence 1
@@ -121,6 +121,7 @@ def test_filters_of_several_architectures(data: st.DataObject) -> None:
         assert bpf.run(program, one) == bpf.ret(evaluate(policy, one))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arch", Arch)
 def test_an_implied_set_of_each_architecture(arch: Arch) -> None:
     policy = parse(f"implied 1\narch {arch}\nopenat: flags == O_RDONLY\n").policy

@@ -11,10 +11,10 @@ from calls import event
 from examples import EXAMPLES
 from filters import random_program
 
-from policygen.filter import bpf
-from policygen.filter.bpf import Instruction
-from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind
-from tracer.abi import Event
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.bpf import Instruction
+from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind
+from callfence.tracer.abi import Event
 
 if TYPE_CHECKING:
     from probe import Probe

@@ -15,12 +15,12 @@ from calls import event, parse
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, reject, settings, strategies as st
 
-from policygen.evaluate import answer, evaluate
-from policygen.filter import bpf, compile as compiler, libseccomp
-from policygen.filter.compile import CompileError, WrongFilterError, compile_policy
-from policygen.filter.verify import reported, verify
-from policygen.implied.resolve import resolved
-from policygen.model import (
+from callfence.policygen.evaluate import answer, evaluate
+from callfence.policygen.filter import bpf, compile as compiler, libseccomp
+from callfence.policygen.filter.compile import CompileError, WrongFilterError, compile_policy
+from callfence.policygen.filter.verify import reported, verify
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.model import (
     ALLOW,
     ENOSYS,
     KILL,
@@ -36,13 +36,13 @@ from policygen.model import (
     Or,
     Policy,
 )
-from tracer.abi import X32_BIT, Arch, Event, table
+from callfence.tracer.abi import X32_BIT, Arch, Event, table
 
 if TYPE_CHECKING:
 
     from probe import Probe
 
-    from policygen.filter.bpf import Instruction
+    from callfence.policygen.filter.bpf import Instruction
 
 X86_64, I386 = Arch.X86_64, Arch.I386
 NOTIFY, LOG, TRAP = (Action(kind) for kind in (ActionKind.NOTIFY, ActionKind.LOG, ActionKind.TRAP))
@@ -219,6 +219,7 @@ many = settings(
 )
 
 
+@pytest.mark.long
 @many
 @given(st.data())
 def test_random_policies_are_what_the_interpreter_runs(data: st.DataObject) -> None:
@@ -435,7 +436,7 @@ def test_what_libseccomp_gets_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_libseccomp_is_imported_only_when_it_is_needed() -> None:
-    code = "import sys, policygen.filter.compile; sys.exit('pyseccomp' in sys.modules)"
+    code = "import sys, callfence.policygen.filter.compile; sys.exit('pyseccomp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -448,9 +449,9 @@ def without(name, *arguments, **options):
         raise OSError(f"{name}: cannot open shared object file: No such file or directory")
     return load(name, *arguments, **options)
 ctypes.CDLL = without
-from policygen.filter.compile import compile_policy
-from policygen.filter.libseccomp import MissingLibraryError
-from policygen.language.document import parse
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.filter.libseccomp import MissingLibraryError
+from callfence.policygen.language.document import parse
 try:
     compile_policy(parse("callfence 1\\nread: allow\\n").policy)
 except MissingLibraryError as error:
@@ -489,8 +490,8 @@ def test_an_ignored_sigchld_does_not_matter() -> None:
     code = """
 import signal
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-from policygen.filter.compile import compile_policy
-from policygen.language.document import parse
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.language.document import parse
 print(len(compile_policy(parse("callfence 1\\nread: allow\\n").policy)) > 0)
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -13,27 +13,28 @@ from examples import EXAMPLES
 from filters import HIGH, IS_7, LOW, dup_filter
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from policygen.comparing.compare import Verdict, compare
-from policygen.filter import bpf
-from policygen.filter.bpf import Instruction
-from policygen.filter.compile import CompileError, compile_policy
-from policygen.filter.lift import lift
-from policygen.filter.verify import verify
-from policygen.language.document import new_document, parse_file
-from policygen.language.naming import format_entry
-from policygen.sets import region
-from policygen.sets.algebra import FALSE
-from policygen.sets.express import express
-from policygen.values import replace
-from tracer.abi import Arch, table
+from callfence.policygen.comparing.compare import Verdict, compare
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.bpf import Instruction
+from callfence.policygen.filter.compile import CompileError, compile_policy
+from callfence.policygen.filter.lift import lift
+from callfence.policygen.filter.verify import verify
+from callfence.policygen.language.document import new_document, parse_file
+from callfence.policygen.language.naming import format_entry
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.express import express
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 SAMPLES = sorted((Path(__file__).parents[3] / "samples").glob("*.policy"))
 X86_64 = Arch.X86_64
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_the_samples_come_back_as_what_they_mean(path: Path) -> None:
     policy = parse_file(path).policy
@@ -43,6 +44,7 @@ def test_the_samples_come_back_as_what_they_mean(path: Path) -> None:
         assert compare(meant, lifted.policy).differences == ()
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(strategies.policies())
 def test_what_is_read_back_compiles_to_an_equivalent_filter(policy: Policy) -> None:

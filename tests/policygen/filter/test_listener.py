@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from policygen.filter.listener import expects_listener
+from callfence.policygen.filter.listener import expects_listener
 
 FILTER = "seccomp: op == SECCOMP_SET_MODE_FILTER && flags in SECCOMP_FILTER_FLAG_TSYNC|SECCOMP_FILTER_FLAG_NEW_LISTENER"
 RECEIVE = "ioctl: cmd == TCGETS || cmd == SECCOMP_IOCTL_NOTIF_RECV"

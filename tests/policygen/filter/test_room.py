@@ -11,13 +11,13 @@ from calls import parse
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, reject, settings
 
-from policygen.filter.bpf import MAX_INSTRUCTIONS
-from policygen.filter.compile import CompileError, compile_policy
-from policygen.filter.room import most_instructions, surely_fits
-from policygen.language.document import parse_file
+from callfence.policygen.filter.bpf import MAX_INSTRUCTIONS
+from callfence.policygen.filter.compile import CompileError, compile_policy
+from callfence.policygen.filter.room import most_instructions, surely_fits
+from callfence.policygen.language.document import parse_file
 
 if TYPE_CHECKING:
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 SAMPLES = sorted((Path(__file__).parents[3] / "samples").glob("*.policy"))
 

@@ -13,16 +13,16 @@ from examples import EXAMPLES
 from filters import CODES, HIGH, IS_7, LOW, dup_filter, random_program
 from hypothesis import HealthCheck, given, settings
 
-from policygen.evaluate import evaluate
-from policygen.filter import bpf, libseccomp, symbolic
-from policygen.filter.bpf import Instruction
-from policygen.filter.compile import CompileError, compile_policy
-from policygen.filter.symbolic import UnsupportedError
-from policygen.filter.verify import verify
-from policygen.model import ALLOW, KILL, Action, ActionKind, And, Condition, Entry, Expression, Operator, Or, Policy
-from policygen.sets.algebra import Space, TooComplexError
-from policygen.sets.region import BITS
-from tracer.abi import X32_BIT, Arch, Event, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.filter import bpf, libseccomp, symbolic
+from callfence.policygen.filter.bpf import Instruction
+from callfence.policygen.filter.compile import CompileError, compile_policy
+from callfence.policygen.filter.symbolic import UnsupportedError
+from callfence.policygen.filter.verify import verify
+from callfence.policygen.model import ALLOW, KILL, Action, ActionKind, And, Condition, Entry, Expression, Operator, Or, Policy
+from callfence.policygen.sets.algebra import Space, TooComplexError
+from callfence.policygen.sets.region import BITS
+from callfence.tracer.abi import X32_BIT, Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from calls import event, parse
 
-from policygen.evaluate import evaluate
-from policygen.implied.resolve import granted, least, witnessed
-from policygen.implied.tables import capabilities
-from policygen.learning import generate as generating
-from policygen.learning.extend import Options
-from policygen.model import Policy, alternatives
-from policygen.recording.fold import Aggregator
-from policygen.sets.region import example, space, to_bdd
-from tracer.abi import Arch, Event, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.implied.resolve import granted, least, witnessed
+from callfence.policygen.implied.tables import capabilities
+from callfence.policygen.learning import generate as generating
+from callfence.policygen.learning.extend import Options
+from callfence.policygen.model import Policy, alternatives
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.sets.region import example, space, to_bdd
+from callfence.tracer.abi import Arch, Event, table
 
 WRITES, UPDATES, CREATES = ({f"{verb} files"} for verb in ("writes", "updates", "creates"))
 READS = {"reads files", "lists folders"}

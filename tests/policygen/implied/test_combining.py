@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import parse
 
-from policygen.comparing.compare import Change, compare
-from policygen.comparing.reducing import reduce
-from policygen.implied.resolve import narrowed, resolved
-from policygen.language.normal import normal
-from policygen.lint.findings import lint
-from policygen.merging import merge_documents, unite
-from policygen.values import replace
-from tracer.abi import Arch
+from callfence.policygen.comparing.compare import Change, compare
+from callfence.policygen.comparing.reducing import reduce
+from callfence.policygen.implied.resolve import narrowed, resolved
+from callfence.policygen.language.normal import normal
+from callfence.policygen.lint.findings import lint
+from callfence.policygen.merging import merge_documents, unite
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 TEXTS = (
     "implied 1\n",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 from calls import event, parse
 
-from policygen.evaluate import evaluate
-from tracer.abi import Arch
+from callfence.policygen.evaluate import evaluate
+from callfence.tracer.abi import Arch
 
 READS = "openat: flags == O_RDONLY"
 WRITES = "openat: flags == O_WRONLY"

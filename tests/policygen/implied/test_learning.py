@@ -9,18 +9,18 @@ import pytest
 from calls import event, parse
 from hypothesis import given, settings, strategies as st
 
-from policygen.comparing.compare import compare
-from policygen.evaluate import evaluate
-from policygen.implied.resolve import granted
-from policygen.learning.beyond import unimplied
-from policygen.learning.extend import Options
-from policygen.learning.generate import Generated, generate
-from policygen.recording.fold import Aggregator
-from tracer.abi import Arch
+from callfence.policygen.comparing.compare import compare
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.implied.resolve import granted
+from callfence.policygen.learning.beyond import unimplied
+from callfence.policygen.learning.extend import Options
+from callfence.policygen.learning.generate import Generated, generate
+from callfence.policygen.recording.fold import Aggregator
+from callfence.tracer.abi import Arch
 
 if TYPE_CHECKING:
-    from policygen.language.document import Document
-    from policygen.recording.model import Observation
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.recording.model import Observation
 
 CALLS = (
     "openat AT_FDCWD 0 O_RDONLY|O_CLOEXEC",
@@ -106,6 +106,7 @@ ON_TWO = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", tuple(permutations(range(4)))[::5], ids=str)
 def test_each_architecture_has_the_capabilities_that_it_uses_whichever_was_seen_first(order: tuple[int, ...]) -> None:
     document, seen = None, []

@@ -8,18 +8,18 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import actions, entries, events
 
-from policygen.comparing.compare import compare
-from policygen.evaluate import evaluate
-from policygen.filter.compile import compile_policy
-from policygen.filter.verify import verify
-from policygen.holds import holds
-from policygen.implied.resolve import granted, resolved, tidy
-from policygen.implied.tables import capabilities, rows
-from policygen.language.document import PolicyError
-from policygen.language.naming import format_action
-from policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy
-from policygen.values import replace
-from tracer.abi import Arch, Event, table
+from callfence.policygen.comparing.compare import compare
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.filter.verify import verify
+from callfence.policygen.holds import holds
+from callfence.policygen.implied.resolve import granted, resolved, tidy
+from callfence.policygen.implied.tables import capabilities, rows
+from callfence.policygen.language.document import PolicyError
+from callfence.policygen.language.naming import format_action
+from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, Event, table
 
 CALLS = {arch: sorted({one.number for one in (*rows(1, arch), *capabilities(arch))}) for arch in (Arch.X86_64, Arch.I386)}
 EPERM = Action(ActionKind.ERRNO, 1)
@@ -66,6 +66,7 @@ def naive(policy: Policy, call: Event) -> Action:
     return own
 
 
+@pytest.mark.long
 @settings(max_examples=4 * EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(implied_policies(), st.data())
 def test_the_set_adds_its_rows_and_nothing_else(policy: Policy, data: st.DataObject) -> None:
@@ -93,6 +94,7 @@ FILTERED = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("report", [False, True])
 @pytest.mark.parametrize("text", FILTERED)
 def test_the_filter_is_proved(text: str, report: bool) -> None:

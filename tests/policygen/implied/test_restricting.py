@@ -7,17 +7,17 @@ from calls import parse
 from hypothesis import given
 from strategies import compared, entries
 
-from policygen.evaluate import evaluate
-from policygen.filter.compile import compile_policy
-from policygen.filter.verify import verify
-from policygen.implied.resolve import resolved
-from policygen.implied.restricting import restricting, with_restrictions
-from policygen.implied.tables import unavailable
-from policygen.model import ALLOW, KILL, Entry, Operator
-from policygen.sets import region
-from policygen.sets.algebra import FALSE
-from policygen.values import replace
-from tracer.abi import Arch, Event, constants, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.filter.verify import verify
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.implied.restricting import restricting, with_restrictions
+from callfence.policygen.implied.tables import unavailable
+from callfence.policygen.model import ALLOW, KILL, Entry, Operator
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch, Event, constants, table
 
 CALLS = table(Arch.AARCH64).by_name
 MPROTECT = CALLS["mprotect"].number

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import parse
 
-from policygen.implied import tables as module
-from policygen.implied.resolve import granted, resolved
-from policygen.implied.tables import REACHES_ANY_FILE, capabilities, rows, stated_call, stated_entry
-from policygen.language.naming import format_entry
-from policygen.language.operands import operands
-from policygen.lint.catalogue import Level
-from policygen.lint.findings import lint
-from policygen.model import IMPLIED, ActionKind, Always
-from tracer.abi import Arch, table
+from callfence.policygen.implied import tables as module
+from callfence.policygen.implied.resolve import granted, resolved
+from callfence.policygen.implied.tables import REACHES_ANY_FILE, capabilities, rows, stated_call, stated_entry
+from callfence.policygen.language.naming import format_entry
+from callfence.policygen.language.operands import operands
+from callfence.policygen.lint.catalogue import Level
+from callfence.policygen.lint.findings import lint
+from callfence.policygen.model import IMPLIED, ActionKind, Always
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.language.document import Document
+    from callfence.policygen.language.document import Document
 
 FOLDER = Path(module.__file__).parent
 SETS = tuple(f"implied{version}.tsv" for version in IMPLIED)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from calls import event, parse
 
-from policygen.implied.resolve import resolved
-from policygen.implied.tables import lines, stated_call, stated_entry, unavailable, unavailable_cells
-from policygen.model import ActionKind, Always
-from policygen.sets.algebra import FALSE
-from policygen.sets.region import space, to_bdd
-from tracer.abi import Arch, table
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.implied.tables import lines, stated_call, stated_entry, unavailable, unavailable_cells
+from callfence.policygen.model import ActionKind, Always
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.region import space, to_bdd
+from callfence.tracer.abi import Arch, table
 
 ROWS = [tuple(row) for row in lines("unavailable.tsv")]
 EAFNOSUPPORT, ENOTTY, ENOPROTOOPT, EPERM, EINVAL, ESRCH = 97, 25, 92, 1, 22, 3

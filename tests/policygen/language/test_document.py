@@ -12,9 +12,9 @@ import strategies
 from calls import parse, parse_file
 from hypothesis import given, settings, strategies as st
 
-from policygen.language.document import Document, PolicyError, new_document
-from policygen.model import Policy
-from tracer.abi import Arch, table
+from callfence.policygen.language.document import Document, PolicyError, new_document
+from callfence.policygen.model import Policy
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -458,6 +458,7 @@ def test_a_missing_file_is_the_kernels_refusal(tmp_path: Path) -> None:
         parse_file(tmp_path / "main")
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=50)
 @given(strategies.policies(), strategies.policies())
 def test_any_rewrite_reads_back(old: Policy, new: Policy) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from calls import event, parse
 
-from policygen.language.naming import format_action, format_call, format_entry, format_expression
-from policygen.model import ALLOW, KILL, Action, ActionKind, Condition, Operator
-from tracer.abi import X32_BIT, Arch, Event, table
+from callfence.policygen.language.naming import format_action, format_call, format_entry, format_expression
+from callfence.policygen.model import ALLOW, KILL, Action, ActionKind, Condition, Operator
+from callfence.tracer.abi import X32_BIT, Arch, Event, table
 
 WORD = (1 << 64) - 1
 

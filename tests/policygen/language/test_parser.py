@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from calls import parse
 
-from policygen.language.document import PolicyError
-from policygen.language.expressions import MAX_DEPTH
-from policygen.language.naming import format_entry
-from policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Arm, Condition, Entry, Operator, Policy
-from tracer.abi import Arch, table
+from callfence.policygen.language.document import PolicyError
+from callfence.policygen.language.expressions import MAX_DEPTH
+from callfence.policygen.language.naming import format_entry
+from callfence.policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Arm, Condition, Entry, Operator, Policy
+from callfence.tracer.abi import Arch, table
 
 SEED = """\
 sys_read: (fd == 1) || (fd == 2)
@@ -162,6 +162,7 @@ def test_error(policy: str, message: str) -> None:
         ("read: allow\nwrite\0: allow", 2, 6, "a NUL byte is not allowed in a policy"),
         ("read: allow # \x1b[2J", 1, 15, "the character U+001B is not allowed in a policy"),
         ("read: allow # \u202e", 1, 15, "the character U+202E is not allowed in a policy"),
+        ("read: allow # b\udce4r", 1, 16, "byte 0xe4 is not UTF-8"),
         ("read: allow\rwrite: allow", 1, 12, "a carriage return without a line feed is not allowed in a policy"),
         ("read: allow\n\ufeffwrite: allow", 2, 1, "the character U+FEFF is not allowed in a policy"),
         ("réad: allow", 1, 2, "`é` has no meaning in a policy"),
@@ -208,6 +209,7 @@ def test_nesting_up_to_the_limit() -> None:
 BIG = 100_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "text",
     [
@@ -235,6 +237,7 @@ def test_time_is_linear(text: str) -> None:
     assert time.process_time() - start < 20
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_rules() -> None:
     start = time.process_time()
     document = parse("read: " + "\n|| ".join(f"fd == {n}" for n in range(BIG)))

@@ -5,12 +5,12 @@ import strategies
 from calls import parse
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from policygen.evaluate import evaluate
-from policygen.language.document import Document
-from policygen.language.normal import normal
-from policygen.language.operands import operands
-from policygen.model import BITWISE, And, Condition, Entry, Expression, Operator, Or, Policy
-from tracer.abi import Arch, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.language.document import Document
+from callfence.policygen.language.normal import normal
+from callfence.policygen.language.operands import operands
+from callfence.policygen.model import BITWISE, And, Condition, Entry, Expression, Operator, Or, Policy
+from callfence.tracer.abi import Arch, table
 
 slow = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
@@ -25,6 +25,7 @@ def test_round_trip(policy: Policy) -> None:
     assert document.text() == text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arch", Arch)
 @pytest.mark.parametrize("operator", [Operator.EQ, Operator.IN, Operator.MASKED, Operator.LT])
 def test_every_constant_of_every_argument_reads_back(arch: Arch, operator: Operator) -> None:
@@ -68,6 +69,7 @@ def test_joint_meanings_read_back() -> None:
     assert "cmd == F_SETFD && arg == FD_CLOEXEC" in text
 
 
+@pytest.mark.long
 @slow
 @given(st.data())
 def test_normal_form_means_the_same(data: st.DataObject) -> None:

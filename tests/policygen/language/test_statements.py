@@ -8,10 +8,10 @@ import pytest
 from calls import parse
 from hypothesis import given, settings, strategies as st
 
-from policygen.errors import PolicyError
-from policygen.grants import NOTHING, Files, Right
-from policygen.paths import PathError, canonical, shown, unquoted
-from policygen.values import replace
+from callfence.policygen.errors import PolicyError
+from callfence.policygen.grants import NOTHING, Files, Right
+from callfence.policygen.paths import PathError, canonical, shown, unquoted
+from callfence.policygen.values import replace
 
 BYTES = st.binary(min_size=1, max_size=8).filter(lambda name: not {b"/"[0], 0} & set(name) and name not in (b".", b".."))
 NAMES = st.lists(BYTES.map(lambda name: name.decode("utf-8", "surrogateescape")), min_size=1, max_size=3)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import strategies
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
-from policygen.implied import resolve
-from policygen.learning import extend
-from policygen.model import ALLOW, KILL, Always, And, Condition, Entry, Expression, Operator, Policy, mentioned
-from policygen.recording.model import Observation, recorded_values
-from policygen.sets.algebra import FALSE
-from policygen.sets.region import Budget, space, to_bdd
-from tracer.abi import Arch, Event, table
+from callfence.policygen.implied import resolve
+from callfence.policygen.learning import extend
+from callfence.policygen.model import ALLOW, KILL, Always, And, Condition, Entry, Expression, Operator, Policy, mentioned
+from callfence.policygen.recording.model import Observation, recorded_values
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.region import Budget, space, to_bdd
+from callfence.tracer.abi import Arch, Event, table
 
 TABLE = table(Arch.X86_64)
 CALLS = [TABLE.by_name[name].number for name in ("mmap", "openat", "socket", "prctl", "clone")]

@@ -8,15 +8,15 @@ import pytest
 from calls import event, parse
 from hypothesis import given, settings, strategies as st
 
-from policygen.holds import holds
-from policygen.language.normal import normal_expression
-from policygen.learning.generalise import TREATMENT, Generalised, Widening, generalise
-from policygen.learning.rule import Flags, Rule, expression, join, key, read
-from policygen.model import Always, Condition, Expression, Operator, Or
-from policygen.recording.fold import Aggregator
-from policygen.recording.model import Observation
-from policygen.sets.express import minimise
-from tracer.abi import Arch, Event, Kind, table
+from callfence.policygen.holds import holds
+from callfence.policygen.language.normal import normal_expression
+from callfence.policygen.learning.generalise import TREATMENT, Generalised, Widening, generalise
+from callfence.policygen.learning.rule import Flags, Rule, expression, join, key, read
+from callfence.policygen.model import Always, Condition, Expression, Operator, Or
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.recording.model import Observation
+from callfence.policygen.sets.express import minimise
+from callfence.tracer.abi import Arch, Event, Kind, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,22 +9,22 @@ import pytest
 from calls import event, parse
 from hypothesis import given, settings, strategies as st
 
-from policygen.evaluate import evaluate
-from policygen.filter import bpf
-from policygen.filter.compile import compile_policy
-from policygen.learning import floor
-from policygen.learning.extend import Options, allowing_line
-from policygen.learning.generalise import Widening
-from policygen.learning.generate import Generated, generate
-from policygen.learning.replay import ReplayError, events, replay
-from policygen.model import ENOSYS, Arm, Entry
-from policygen.recording.fold import Aggregator
-from policygen.recording.model import Observation
-from tracer import linux
-from tracer.abi import Arch, Event, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.learning import floor
+from callfence.policygen.learning.extend import Options, allowing_line
+from callfence.policygen.learning.generalise import Widening
+from callfence.policygen.learning.generate import Generated, generate
+from callfence.policygen.learning.replay import ReplayError, events, replay
+from callfence.policygen.model import ENOSYS, Arm, Entry
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.recording.model import Observation
+from callfence.tracer import linux
+from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
-    from policygen.language.document import Document
+    from callfence.policygen.language.document import Document
 
 REGISTER = (1 << 64) - 1
 

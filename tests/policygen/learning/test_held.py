@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from calls import parse
 
-from policygen.implied.tables import rows
-from policygen.learning import generalise as module
-from policygen.learning.extend import Options
-from policygen.learning.generalise import decisions
-from policygen.learning.generate import generate
-from policygen.model import IMPLIED, Always
-from policygen.recording.fold import Aggregator
-from tracer.abi import Arch, Event, Kind, constants, table
+from callfence.policygen.implied.tables import rows
+from callfence.policygen.learning import generalise as module
+from callfence.policygen.learning.extend import Options
+from callfence.policygen.learning.generalise import decisions
+from callfence.policygen.learning.generate import generate
+from callfence.policygen.model import IMPLIED, Always
+from callfence.policygen.recording.fold import Aggregator
+from callfence.tracer.abi import Arch, Event, Kind, constants, table
 
 LINES = [
     line.split("\t")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from calls import event
 
-from policygen.files.made import MADE
-from policygen.learning.later import later
-from policygen.recording.many import merge
-from policygen.recording.model import Observation, Recording, Run, recorded_values
-from tracer.abi import Arch, table
+from callfence.policygen.files.made import MADE
+from callfence.policygen.learning.later import later
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
+from callfence.tracer.abi import Arch, table
 
 NO_RUN = Recording()
 CALLS = table(Arch.X86_64)

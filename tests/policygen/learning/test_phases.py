@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import event, parse
 
-from policygen.learning.extend import Options
-from policygen.learning.generate import generate
-from policygen.learning.phases import choose, in_phases, staged
-from policygen.learning.roles import by_role
-from policygen.model import Phase
-from policygen.recording.model import Observation, Recording, Run, recorded_values
-from tracer.abi import Arch, table
-from tracer.abi.waits import FORK, bits, executed, forked
+from callfence.policygen.learning.extend import Options
+from callfence.policygen.learning.generate import generate
+from callfence.policygen.learning.phases import choose, in_phases, staged
+from callfence.policygen.learning.roles import by_role
+from callfence.policygen.model import Phase
+from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi.waits import FORK, bits, executed, forked
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from policygen.language.document import Document
+    from callfence.policygen.language.document import Document
 
 CALLS = table(Arch.X86_64)
 HOW = Options()

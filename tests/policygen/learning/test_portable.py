@@ -11,21 +11,21 @@ from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import conditions, events, policies
 
-from policygen.comparing.compare import Verdict, compare
-from policygen.comparing.reducing import reduce
-from policygen.equivalents.links import BETWEEN, links, own_calls, rows
-from policygen.evaluate import evaluate
-from policygen.filter.compile import compile_policy
-from policygen.filter.lift import lift
-from policygen.language.document import Document, PolicyError
-from policygen.learning.extend import Options
-from policygen.learning.generalise import Widening
-from policygen.learning.generate import Generated, generate
-from policygen.learning.portable import made_portable, with_equivalents
-from policygen.merging import merge_documents, unite
-from policygen.model import ENOSYS, KILL, Always, And, Entry, Expression, Operator, Or, Policy, alternatives
-from policygen.recording.fold import Aggregator
-from tracer.abi import Arch, Event, table
+from callfence.policygen.comparing.compare import Verdict, compare
+from callfence.policygen.comparing.reducing import reduce
+from callfence.policygen.equivalents.links import BETWEEN, links, own_calls, rows
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.filter.compile import compile_policy
+from callfence.policygen.filter.lift import lift
+from callfence.policygen.language.document import Document, PolicyError
+from callfence.policygen.learning.extend import Options
+from callfence.policygen.learning.generalise import Widening
+from callfence.policygen.learning.generate import Generated, generate
+from callfence.policygen.learning.portable import made_portable, with_equivalents
+from callfence.policygen.merging import merge_documents, unite
+from callfence.policygen.model import ENOSYS, KILL, Always, And, Entry, Expression, Operator, Or, Policy, alternatives
+from callfence.policygen.recording.fold import Aggregator
+from callfence.tracer.abi import Arch, Event, table
 
 SLOW = settings(max_examples=max(10, EXAMPLES // 3), deadline=None, suppress_health_check=list(HealthCheck))
 CWD = 0xFFFFFF9C  # AT_FDCWD, as compilers pass it: zero-extended

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import event, parse
 
-from policygen.evaluate import evaluate
-from policygen.learning.extend import Options
-from policygen.learning.generate import generate
-from policygen.lint.findings import lint
-from policygen.merging import unite
-from policygen.model import ALLOW
-from policygen.recording.fold import EVIDENCE, Aggregator
-from policygen.recording.model import Recording, Run
-from policygen.review.why import Origin, provenance
-from tracer.abi import Arch, Event, constants, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.learning.extend import Options
+from callfence.policygen.learning.generate import generate
+from callfence.policygen.lint.findings import lint
+from callfence.policygen.merging import unite
+from callfence.policygen.model import ALLOW
+from callfence.policygen.recording.fold import EVIDENCE, Aggregator
+from callfence.policygen.recording.model import Recording, Run
+from callfence.policygen.review.why import Origin, provenance
+from callfence.tracer.abi import Arch, Event, constants, table
 
 if TYPE_CHECKING:
-    from policygen.recording.model import Observation
+    from callfence.policygen.recording.model import Observation
 
 ARCH = Arch.X86_64
 STACK = constants.value("RLIMIT_STACK", ARCH)

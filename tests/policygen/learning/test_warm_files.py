@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from policygen.filter import bpf
-from policygen.learning.warm import recording_filter
-from tracer.abi import Arch, Event, table
+from callfence.policygen.filter import bpf
+from callfence.policygen.learning.warm import recording_filter
+from callfence.tracer.abi import Arch, Event, table
 
 RECORD, WATCH = 0x7FF00001, 0x7FF00002
 TEXT = "openat: allow\nread: allow\nconnect: allow\nsendto: allow\nsendmsg: allow\nsocket: allow\nchroot: allow\n"

@@ -8,18 +8,18 @@ import pytest
 from calls import event, parse
 from hypothesis import given, settings, strategies as st
 
-from policygen.comparing.compare import Change, compare
-from policygen.evaluate import evaluate
-from policygen.learning.extend import Options
-from policygen.learning.within import forbidden, generate_within, within
-from policygen.recording.fold import Aggregator
-from tracer.abi import Arch, table
+from callfence.policygen.comparing.compare import Change, compare
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.learning.extend import Options
+from callfence.policygen.learning.within import forbidden, generate_within, within
+from callfence.policygen.recording.fold import Aggregator
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.language.document import Document
-    from policygen.learning.generate import Generated
-    from policygen.model import Policy
-    from policygen.recording.model import Observation
+    from callfence.policygen.language.document import Document
+    from callfence.policygen.learning.generate import Generated
+    from callfence.policygen.model import Policy
+    from callfence.policygen.recording.model import Observation
 
 CALLS = table(Arch.X86_64)
 SEEN = (

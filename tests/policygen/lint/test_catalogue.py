@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from policygen.lint.catalogue import Level, abilities, combinations, combined, completed
-from policygen.lint.findings import lint
-from policygen.review.judgement import judge
-from tracer.abi import Arch, table
+from callfence.policygen.lint.catalogue import Level, abilities, combinations, combined, completed
+from callfence.policygen.lint.findings import lint
+from callfence.policygen.review.judgement import judge
+from callfence.tracer.abi import Arch, table
 
 TCP = "socket: family == AF_INET && type == SOCK_STREAM && protocol == 0"
 WRITE = "openat: flags == O_WRONLY"

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from policygen.comparing.compare import Verdict, compare
-from policygen.comparing.reducing import reduce
-from policygen.lint.catalogue import Level
-from policygen.lint.files import judged, risks, risks_of
-from policygen.lint.findings import lint
-from policygen.merging import merge_documents, unite
-from policygen.review.changes import changes
-from policygen.review.decisions import Answer, Decision, resolve
-from policygen.review.judgement import judge
-from policygen.sets.join import JoinError
+from callfence.policygen.comparing.compare import Verdict, compare
+from callfence.policygen.comparing.reducing import reduce
+from callfence.policygen.lint.catalogue import Level
+from callfence.policygen.lint.files import judged, risks, risks_of
+from callfence.policygen.lint.findings import lint
+from callfence.policygen.merging import merge_documents, unite
+from callfence.policygen.review.changes import changes
+from callfence.policygen.review.decisions import Answer, Decision, resolve
+from callfence.policygen.review.judgement import judge
+from callfence.policygen.sets.join import JoinError
 
 TABLE = (
     ("path /: read", {"root"}),

@@ -7,11 +7,11 @@ import re
 import pytest
 from calls import parse
 
-from policygen.evaluate import evaluate
-from policygen.lint.catalogue import Danger, Level, dangers, of_call, of_setting, region_of
-from policygen.lint.findings import SIGNALLING, lint
-from policygen.model import Always
-from tracer.abi import Arch, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.lint.catalogue import Danger, Level, dangers, of_call, of_setting, region_of
+from callfence.policygen.lint.findings import SIGNALLING, lint
+from callfence.policygen.model import Always
+from callfence.tracer.abi import Arch, table
 
 SETTINGS = [of_setting("default"), of_setting("unknown")]
 HIDDEN = (Arch.I386, "mmap")

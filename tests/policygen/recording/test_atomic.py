@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from policygen.recording import atomic
+from callfence.policygen.recording import atomic
 
 if TYPE_CHECKING:
     from pathlib import Path

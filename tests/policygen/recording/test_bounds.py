@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import event, parse
 
-from policygen.evaluate import evaluate
-from policygen.learning.generate import generate
-from policygen.learning.within import generate_within
-from policygen.recording.fold import MANY, MANY_IN_ALL, MANY_NUMBERS, Aggregator, bounded, given_up
-from policygen.recording.many import merge
-from policygen.recording.model import Recording, Run
-from tracer.abi import Arch, Event, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.learning.generate import generate
+from callfence.policygen.learning.within import generate_within
+from callfence.policygen.recording.fold import MANY, MANY_IN_ALL, MANY_NUMBERS, Aggregator, bounded, given_up
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Recording, Run
+from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from policygen.recording.model import Observation
+    from callfence.policygen.recording.model import Observation
 
 CALLS = table(Arch.X86_64)
 SELECTORS = [
@@ -61,6 +61,7 @@ KINDS: dict[str, Callable[[int], Event]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_work_of_learning_grows_no_faster_than_what_is_seen(kind: str) -> None:
     def work(count: int) -> int:

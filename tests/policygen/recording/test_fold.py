@@ -9,14 +9,14 @@ import pytest
 from calls import event
 from hypothesis import example, given, strategies as st
 
-from policygen.evidence.facts import Places
-from policygen.recording.fold import EVIDENCE, LOOKS, MANY, QUIET, Aggregator
-from tracer.abi import Arch, Event, table
+from callfence.policygen.evidence.facts import Places
+from callfence.policygen.recording.fold import EVIDENCE, LOOKS, MANY, QUIET, Aggregator
+from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from policygen.recording.model import Observation
+    from callfence.policygen.recording.model import Observation
 
 X86_64 = Arch.X86_64.audit
 CALLS = table(Arch.X86_64)

@@ -16,10 +16,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from policygen.recording import atomic, many
-from policygen.recording.many import merge
-from policygen.recording.model import Circumstances, Observation, Recording, Run
-from policygen.recording.recording_file import RecordingError, load, parse, save, text, update
+from callfence.policygen.recording import atomic, many
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Circumstances, Observation, Recording, Run
+from callfence.policygen.recording.recording_file import RecordingError, load, parse, save, text, update
 
 X86_64 = 0xC000003E
 
@@ -143,8 +143,8 @@ def changed(line: int, **fields: object) -> str:
         ("[1, 2]\n", "1: not a callfence recording"),
         ("[" * 100_000, "1: not a callfence recording"),
         ("\x7fELF\x02\x01\x00\xff", "1: not a callfence recording"),
-        (changed(1, **{"callfence recording": 5}), "1: format 5, but this callfence reads formats 1 to 4"),
-        (changed(1, **{"callfence recording": True}), "1: format True, but"),
+        (changed(1, **{"callfence recording": 5}), "1: a recording whose version 5 is of a newer callfence"),
+        (changed(1, **{"callfence recording": True}), "1: a recording whose version True is unknown"),
         (changed(1, **{"callfence recording": 1}), "2: corrupt: not an object of id, started"),
         (changed(1, runs=-1), "1: corrupt: the header lacks the number of runs"),
         (changed(1, observations="2"), "1: corrupt: the header lacks the number of runs"),
@@ -328,9 +328,9 @@ def test_update_leaves_a_corrupt_file_alone(tmp_path: Path) -> None:
 _UPDATE = """
 import sys
 from pathlib import Path
-from policygen.recording.many import merge
-from policygen.recording.model import Recording, Run
-from policygen.recording.recording_file import update
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Recording, Run
+from callfence.policygen.recording.recording_file import update
 for i in range(int(sys.argv[3])):
     new = Recording((Run(f"{sys.argv[2]}-{i}", i, (), 0, True),))
     update(Path(sys.argv[1]), lambda old: merge(old, new))

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import parse
 
-from policygen.comparing.compare import Verdict
-from policygen.implied import resolve
-from policygen.lint.findings import lint
-from policygen.review.judgement import judge
-from policygen.sets.region import Budget
-from tracer.abi import Arch, table
+from callfence.policygen.comparing.compare import Verdict
+from callfence.policygen.implied import resolve
+from callfence.policygen.lint.findings import lint
+from callfence.policygen.review.judgement import judge
+from callfence.policygen.sets.region import Budget
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ TOTAL, EACH = 150_000, 50_000
 BOUND = TOTAL + 2 * EACH
 """Of all spaces of a judgement; the last may exceed what is left by its nodes or its choices."""
 SMALL = f"""import sys
-from policygen.sets.region import Budget
+from callfence.policygen.sets.region import Budget
 Budget.__init__.__defaults__ = {TOTAL}, {EACH}
 from callfence.cli import main
 main(sys.argv[1:])
@@ -63,6 +63,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
 def test_the_work_is_bounded_and_what_was_not_judged_is_a_danger(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("_TOTAL", "_OF_ENTRY", "_OF_PART"):  # of finding what an implied set goes by, which has a test of its own
@@ -76,6 +77,7 @@ def test_the_work_is_bounded_and_what_was_not_judged_is_a_danger(text: str, monk
     assert judgement.comparison.verdict is Verdict.INCOMPARABLE
 
 
+@pytest.mark.long
 def test_a_danger_after_what_uses_up_the_work_is_not_passed_over() -> None:
     """It is found, or said to be too complex: an attacker puts it last."""
     last = "ptrace: request == PTRACE_ATTACH || request == PTRACE_POKETEXT && pid == 7\n"

@@ -9,13 +9,13 @@ from calls import parse
 from examples import EXAMPLES
 from hypothesis import given, settings, strategies as st
 
-from policygen.comparing.compare import Verdict, compare
-from policygen.language.naming import format_entry
-from policygen.lint.catalogue import Level
-from policygen.lint.findings import lint
-from policygen.review.changes import EntryChange, SettingChange, changes
-from policygen.review.decisions import Answer, Decision, reasons_needed, resolve
-from tracer.abi import table
+from callfence.policygen.comparing.compare import Verdict, compare
+from callfence.policygen.language.naming import format_entry
+from callfence.policygen.lint.catalogue import Level
+from callfence.policygen.lint.findings import lint
+from callfence.policygen.review.changes import EntryChange, SettingChange, changes
+from callfence.policygen.review.decisions import Answer, Decision, reasons_needed, resolve
+from callfence.tracer.abi import table
 
 OLD = """\
 callfence 1

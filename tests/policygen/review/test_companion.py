@@ -8,12 +8,12 @@ import pytest
 from calls import event, parse
 from hypothesis import given, settings, strategies as st
 
-from policygen.recording.fold import Aggregator
-from policygen.review.companion import MAGIC, fitting, is_companion, read, reduced, text, united
-from tracer.errors import UserError
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.review.companion import MAGIC, fitting, is_companion, read, reduced, text, united
+from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from policygen.recording.model import Observation
+    from callfence.policygen.recording.model import Observation
 
 CALLS = [
     "openat AT_FDCWD 1 O_RDONLY|O_CLOEXEC 0",
@@ -85,7 +85,7 @@ def test_lines_that_cannot_be_read_are_counted(line: str) -> None:
 
 
 def test_another_file_is_refused() -> None:
-    for content in ("", "callfence 1\n", "# callfence evidence 1\n", "callfence evidence 2\n"):
+    for content in ("", "callfence 1\n", "# callfence evidence 1\n"):
         with pytest.raises(UserError, match=MAGIC):
             read(content, "app.evidence")
 

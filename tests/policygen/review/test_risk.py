@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from policygen.recording.many import merge
-from policygen.recording.model import Observation, Recording, Run
-from policygen.review.risk import held_back
-from tracer.abi import Arch, table
+from callfence.policygen.recording.many import merge
+from callfence.policygen.recording.model import Observation, Recording, Run
+from callfence.policygen.review.risk import held_back
+from callfence.tracer.abi import Arch, table
 
 PLAIN, FAULTY = Run("a", 1, (), 0, True), Run("b", 2, (), 0, True, rehearsed="write fails with EPIPE")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from policygen.review.judgement import settings
+from callfence.policygen.review.judgement import settings
 
 ENDS = "accept: allow\nepoll_wait: allow\nbind: allow until idle\n"
 PHASED = "phase serving after accept\nphase idle after epoll_wait\n" + ENDS + "listen: allow until serving\n"

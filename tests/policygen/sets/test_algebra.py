@@ -10,15 +10,15 @@ import strategies
 from calls import point_of
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from policygen.evaluate import evaluate
-from policygen.filter import bpf
-from policygen.filter.symbolic import decisions
-from policygen.holds import holds
-from policygen.implied.resolve import resolved
-from policygen.model import KILL
-from policygen.sets import region
-from policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
-from tracer.abi import Arch, table
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.symbolic import decisions
+from callfence.policygen.holds import holds
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.model import KILL
+from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,6 +155,7 @@ def test_an_expression_is_the_set_where_it_holds(data: st.DataObject) -> None:
             assert space.at(region.to_bdd(space, entry.expression, arguments), point_of(event)) == expected
 
 
+@pytest.mark.long
 @slow
 @given(st.data())
 def test_a_policy_is_the_function_that_evaluates_it(data: st.DataObject) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from policygen.comparing.compare import Change, compare
-from policygen.language.naming import format_entry
-from policygen.sets.join import JoinError, join_entries
-from tracer.abi import Arch, table
+from callfence.policygen.comparing.compare import Change, compare
+from callfence.policygen.language.naming import format_entry
+from callfence.policygen.sets.join import JoinError, join_entries
+from callfence.tracer.abi import Arch, table
 
 READ = table(Arch.X86_64).by_name["read"].number
 

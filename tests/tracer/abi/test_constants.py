@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from needed import require
 
-from tracer.abi import constants
-from tracer.abi.model import Arch
+from callfence.tracer.abi import constants
+from callfence.tracer.abi.model import Arch
 
 ROOT = Path(__file__).resolve().parents[3]
 TABLE = ROOT / "tracer/abi/constants.tsv"
@@ -34,6 +34,7 @@ def read(text: str, family: constants.Family) -> int:
     return value
 
 
+@pytest.mark.long
 def test_the_table_is_what_the_headers_say() -> None:
     version = Path("/usr/include/linux/version.h")
     require("linux-libc-dev", "gcc")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from needed import require
 
-from tracer.abi import Arch, Argument, Kind, constants, table
+from callfence.tracer.abi import Arch, Argument, Kind, constants, table
 
 ROOT = Path(__file__).resolve().parents[3]
 HEADERS = {

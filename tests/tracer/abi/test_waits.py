@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.abi.waits import MOST, is_ready
+from callfence.tracer.abi.waits import MOST, is_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable

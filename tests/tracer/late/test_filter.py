@@ -7,15 +7,23 @@ import random
 import pytest
 from calls import value
 
-from policygen.filter import bpf
-from policygen.recording.fold import Aggregator
-from policygen.recording.model import recorded_values
-from tracer.abi import COMPAT, NATIVE, Arch, Event, table
-from tracer.calls import CLONE_UNTRACED
-from tracer.kernel import RET_RECORD
-from tracer.late.filter import MAX_INSTRUCTIONS, UNSEEN, Key, allowing_filter, for_calls_within, installs_filter, may_allow
-from tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
-from tracer.tally import Tally
+from callfence.policygen.filter import bpf
+from callfence.policygen.recording.fold import Aggregator
+from callfence.policygen.recording.model import recorded_values
+from callfence.tracer.abi import COMPAT, NATIVE, Arch, Event, table
+from callfence.tracer.calls import CLONE_UNTRACED
+from callfence.tracer.kernel import RET_RECORD
+from callfence.tracer.late.filter import (
+    MAX_INSTRUCTIONS,
+    UNSEEN,
+    Key,
+    allowing_filter,
+    for_calls_within,
+    installs_filter,
+    may_allow,
+)
+from callfence.tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
+from callfence.tracer.tally import Tally
 
 WIDE = (1 << 64) - 1
 O_DIRECTORY = value("O_DIRECTORY", NATIVE)

@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from tracer import machine
-from tracer.abi import COMPAT, NATIVE, Arch
-from tracer.machine import MACHINE
-from tracer.machine.aarch64 import Arm
-from tracer.machine.model import NO_CALL
-from tracer.machine.x86_64 import X86
+from callfence.tracer import machine
+from callfence.tracer.abi import COMPAT, NATIVE, Arch
+from callfence.tracer.machine import MACHINE
+from callfence.tracer.machine.aarch64 import Arm
+from callfence.tracer.machine.model import NO_CALL
+from callfence.tracer.machine.x86_64 import X86
 
 MACHINES = {"x86_64": X86(), "aarch64": Arm()}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.abi import Arch, table
-from tracer.machine.numbers import ARCHITECTURES, NUMBERS, column
-from tracer.machine.x86_64 import X86
+from callfence.tracer.abi import Arch, table
+from callfence.tracer.machine.numbers import ARCHITECTURES, NUMBERS, column
+from callfence.tracer.machine.x86_64 import X86
 
 
 @pytest.mark.parametrize("name", NUMBERS)

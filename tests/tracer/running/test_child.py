@@ -9,9 +9,9 @@ import pytest
 
 HEAD = """
 import os, signal, struct, sys
-from tracer.running.child import fork
-from tracer.running.launch import Dispositions, Launch, Program
-from tracer.errors import TracerError
+from callfence.tracer.running.child import fork
+from callfence.tracer.running.launch import Dispositions, Launch, Program
+from callfence.tracer.errors import TracerError
 PARENT = os.getpid()
 
 def say(*words):
@@ -86,6 +86,7 @@ def interrupted(script: str) -> list[list[str]]:
     return ends
 
 
+@pytest.mark.long
 def test_an_interrupt_at_any_line_of_the_child_ends_it_alone() -> None:
     ends = interrupted(f"AT = {{at}}\ndef work():\n  x = 1\n  y = 2\nsys.settrace(begins())\n{FORK}")
     assert len(ends) > 20
@@ -135,6 +136,7 @@ def test_a_program_that_cannot_be_prepared(raised: str, told: str) -> None:
     assert lines == [f"refused the program cannot be started: prepare: {told}", "finally parent", "status 125"]
 
 
+@pytest.mark.long
 def test_an_interrupt_at_any_line_before_the_execve_ends_the_program_alone() -> None:
     ends = interrupted(f"AT = {{at}}\ndef prepare():\n  x = 1\n  y = 2\nsys.settrace(begins())\n{LAUNCH}")
     assert len(ends) > 20

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tracer.loop import Initial
-from tracer.running.launch import TAKEN
-from tracer.running.session import Hooks, SignalThread
+from callfence.tracer.loop import Initial
+from callfence.tracer.running.launch import TAKEN
+from callfence.tracer.running.session import Hooks, SignalThread
 
 FROM_KERNEL, FROM_PROCESS = 0x80, 0  # SI_KERNEL, SI_USER
 PROGRAM, SHELL = 1000, 1
@@ -55,7 +55,7 @@ def test_what_is_passed_on(signum, code, sender, reached, sent):
 
 def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_up(monkeypatch):
     sent = []
-    monkeypatch.setattr("tracer.running.session.send", lambda pid, signum: sent.append((pid, signum)))
+    monkeypatch.setattr("callfence.tracer.running.session.send", lambda pid, signum: sent.append((pid, signum)))
     loop = SimpleNamespace(initial=Initial(PROGRAM, started=True), tasks={})
 
     def oversleep(seconds):
@@ -63,7 +63,7 @@ def test_a_signal_to_the_group_is_not_passed_on_however_late_this_thread_wakes_u
         woken.wait(10 * seconds)
 
     woken = threading.Event()
-    monkeypatch.setattr("tracer.running.session.time", SimpleNamespace(sleep=oversleep, monotonic=time.monotonic))
+    monkeypatch.setattr("callfence.tracer.running.session.time", SimpleNamespace(sleep=oversleep, monotonic=time.monotonic))
     SignalThread(loop, Hooks())._take(signal.SIGTERM, FROM_PROCESS, SHELL)
     assert sent == []
 

@@ -19,18 +19,18 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from policygen.implied.resolve import resolved
-from policygen.implied.tables import unavailable_cells
-from policygen.language.document import parse_file
-from policygen.language.naming import format_expression
-from policygen.learning.extend import sort_out
-from policygen.learning.generalise import literal
-from policygen.learning.rule import Rule, expression
-from policygen.recording import recording_file
-from tracer.abi import Arch, table
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.implied.tables import unavailable_cells
+from callfence.policygen.language.document import parse_file
+from callfence.policygen.language.naming import format_expression
+from callfence.policygen.learning.extend import sort_out
+from callfence.policygen.learning.generalise import literal
+from callfence.policygen.learning.rule import Rule, expression
+from callfence.policygen.recording import recording_file
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.model import Policy
+    from callfence.policygen.model import Policy
 
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from needed import require
 
-from policygen.recording import recording_file
+from callfence.policygen.recording import recording_file
 
 if TYPE_CHECKING:
     import subprocess
@@ -78,6 +78,7 @@ def plain(compile_c: Callable[..., Path]) -> Path:
     return compile_c(TALKS, "-pthread")
 
 
+@pytest.mark.long
 def test_names(talks: Path, network: Network) -> None:
     network.learn(talks, "tcp", "api.example.org", "8080")
     network.learn(talks, "tcp", "alias.api.example.org", "8080")
@@ -125,6 +126,7 @@ def test_later_runs_add_what_is_new(plain: Path, network: Network) -> None:
     assert network.lines()[2:] == ["udp send localhost: 9000"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", ["sendto", "sendmsg", "sendmmsg", "socketcall"])
 @pytest.mark.parametrize("flags", [(), ("-m32",)])
 def test_datagrams(call: str, flags: tuple[str, ...], compile_c: Callable[..., Path], network: Network) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from callfence.enforcer.hosts.addresses import Peer, peer_of, plain
+from callfence.enforcer.hosts.names.dns import A, query
 from callfence.learning.hosts import names as module
 from callfence.learning.hosts.lookups import Lookup, Lookups
 from callfence.learning.hosts.names import Names, packed, text_of
-from enforcer.hosts.addresses import Peer, peer_of, plain
-from enforcer.hosts.names.dns import A, query
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,9 @@ from ipaddress import ip_address
 
 import pytest
 
+from callfence.enforcer.hosts.names.dns import A, query, refusal
 from callfence.learning.hosts import names
 from callfence.learning.hosts.names import Names
-from enforcer.hosts.names.dns import A, query, refusal
 
 
 def answer(name: str, address: str = "") -> bytes:

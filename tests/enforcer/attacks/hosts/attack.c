@@ -262,6 +262,13 @@ static pthread_t thread(void *(*work)(void *))
     return made;
 }
 
+static void spin(void)
+{
+    static unsigned seed = 1;
+    seed = seed * 1664525 + 1013904223;
+    for (volatile unsigned turn = seed >> 22; turn; turn--);
+}
+
 static void join(pthread_t made)
 {
     over = 1;
@@ -696,6 +703,69 @@ static void socketcall(void)
     said("sendmsg", low(102, 16, AT(at), 0, 0, 0, 0));
 }
 
+static volatile unsigned *flipped_words;
+
+static void *flip_words(void *unused)  // the address of a sendto that seems to have none
+{
+    unsigned to = flipped_words[4];
+    while (!over) {
+        flipped_words[4] = 0;
+        turns++;
+        spin();
+        flipped_words[4] = to;
+        spin();
+    }
+    return 0;
+}
+
+static void socketcall_race(void)
+{
+    unsigned *at = page();
+    Address *to = (void *)(at + 64), first = v4(ALLOWED, PORT);
+    char *text = (char *)(at + 128);
+    strcpy(text, word);
+    *to = v4(FORBIDDEN, PORT);
+    unsigned words[] = {udp(), AT(text), strlen(text), MSG_NOSIGNAL, AT(to), size4};
+    connect(words[0], &first.any, size4);
+    memcpy(at, words, sizeof words);
+    flipped_words = at;
+    pthread_t other = thread(flip_words);
+    int sent = 0;
+    for (int round = 0; round < ROUNDS; round++) sent += low(102, 11, AT(at), 0, 0, 0, 0) > 0;
+    join(other);
+    snprintf(line + strlen(line), 30, " sent=%d", sent);
+}
+
+static void socketcall_fast_open(void)
+{
+    unsigned *at = page();
+    Address *to = (void *)(at + 64);
+    char *text = (char *)(at + 128);
+    strcpy(text, word);
+    *to = v4(FORBIDDEN, PORT);
+    unsigned words[] = {tcp(), AT(text), strlen(text), MSG_FASTOPEN | MSG_NOSIGNAL, AT(to), size4};
+    memcpy(at, words, sizeof words);
+    said("sendto", low(102, 11, AT(at), 0, 0, 0, 0));
+    usleep(10000);  // it may be under way
+    tell(at[0]);
+    at[30] = AT(text), at[31] = strlen(text), at[20] = AT(to), at[21] = size4, at[22] = AT(at + 30), at[23] = 1;
+    at[0] = tcp(), at[1] = AT(at + 20), at[2] = MSG_FASTOPEN;
+    said("sendmsg", low(102, 16, AT(at), 0, 0, 0, 0));
+}
+
+static void become(int user);
+
+static void socketcall_owner(void)  // who is told by /proc/net and asked by firewalls
+{
+    unsigned *at = page();
+    struct stat found;
+    become(12345);
+    at[0] = AF_INET, at[1] = SOCK_DGRAM, at[2] = 0;
+    int made = said("socket", low(102, 1, AT(at), 0, 0, 0, 0));
+    fstat(made, &found);
+    snprintf(line + strlen(line), 20, " %d", found.st_uid);
+}
+
 static void x32(void)  // killed or failed, each in its own process
 {
     Address to = v4(FORBIDDEN, PORT);
@@ -805,13 +875,6 @@ static volatile Address flipped_now;
 static volatile struct msghdr flipped_head;
 static struct iovec flipped_part[2];
 static Address good, bad;
-
-static void spin(void)
-{
-    static unsigned seed = 1;
-    seed = seed * 1664525 + 1013904223;
-    for (volatile unsigned turn = seed >> 22; turn; turn--);
-}
 
 static void *flip(void *unused)
 {
@@ -1582,9 +1645,111 @@ static void own_abstract(void)
     unix_tell("\0forbidden.stream", 17);
 }
 
+static void become(int user)
+{
+    setgroups(0, 0);
+    said("become", setresgid(user, user, user) || setresuid(user, user, user) ? -1 : 0);
+}
+
+static void own_capabilities(void)  // all of them, in a user namespace of its own
+{
+    become(12345);
+    said("unshare", unshare(CLONE_NEWUSER));
+    unix_tell("allowed/group", -1);
+}
+
+static void name_service_elsewhere(void)
+{
+    said("mount", mount("/run/systemd/resolve", "allowed", 0, MS_BIND, 0));
+    unix_tell("allowed/io.systemd.Resolve", -1);
+    umount2("allowed", MNT_DETACH);
+}
+
+static void links_of_another_root(int (*enter)(void))  // which lead out of it, if they are not followed there
+{
+    char path[256], own[100];
+    getcwd(own, 100);
+    mkdir("root", 0755);
+    snprintf(path, 256, "%s/forbidden/stream", own);
+    symlink(path, "root/link");
+    snprintf(path, 256, "../../../../../../../..%s/forbidden/stream", own);
+    symlink(path, "root/up");
+    said("enter", enter());
+    static const char *const paths[] = {"/link", "link", "/up", "up"};
+    for (int at = 0; at < 4; at++) unix_tell(paths[at], -1);
+}
+
+static int enter_chroot(void) { return chroot("root") || chdir("/"); }
+
+static int enter_mounts(void)
+{
+    if (unshare(CLONE_NEWNS) || mount("none", "/", 0, MS_REC | MS_PRIVATE, 0) || mount("root", "root", 0, MS_BIND, 0)) return -1;
+    mkdir("root/old", 0755);
+    return chdir("root") || syscall(SYS_pivot_root, ".", "old") || umount2("/old", MNT_DETACH) || chdir("/");
+}
+
+static void links_in_chroot(void) { links_of_another_root(enter_chroot); }
+static void links_in_namespace(void) { links_of_another_root(enter_mounts); }
+
+static void who(int made, int from)  // the user and group in the credentials of a message
+{
+    char text[8], control[CMSG_SPACE(sizeof(struct ucred))];
+    struct iovec into = {text, sizeof text};
+    struct msghdr head = {.msg_iov = &into, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    if (from < 0 || recvmsg(made, &head, MSG_DONTWAIT) < 0) said("who", -1);
+    struct cmsghdr *one = CMSG_FIRSTHDR(&head);
+    if (!one) return;
+    struct ucred *sender = (void *)CMSG_DATA(one);
+    snprintf(line + strlen(line), 40, " %d:%d", sender->uid, sender->gid);
+}
+
+static void credentials(void)  // of who sends, connected or not, to a unix or a netlink socket
+{
+    int pair[2], one = 1;
+    Address own;
+    struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
+    socklen_t size = unix_at(&own, "\0own", 4), length = sizeof kernel;
+    become(12345);
+    for (int type = SOCK_STREAM; type <= SOCK_DGRAM; type++) {
+        socketpair(AF_UNIX, type, 0, pair);
+        setsockopt(pair[1], SOL_SOCKET, SO_PASSCRED, &one, sizeof one);
+        struct msghdr head = message(0, 0);
+        who(pair[1], sendmsg(pair[0], &head, 0));
+    }
+    int to = socket(AF_UNIX, SOCK_DGRAM, 0), netlink = socket(AF_NETLINK, SOCK_RAW, NETLINK_USERSOCK);
+    bind(to, &own.any, size);
+    setsockopt(to, SOL_SOCKET, SO_PASSCRED, &one, sizeof one);
+    who(to, sendto(socket(AF_UNIX, SOCK_DGRAM, 0), "x", 1, 0, &own.any, size));
+    bind(netlink, (void *)&kernel, sizeof kernel);
+    getsockname(netlink, (void *)&kernel, &length);
+    setsockopt(netlink, SOL_SOCKET, SO_PASSCRED, &one, sizeof one);
+    who(netlink, sendto(socket(AF_NETLINK, SOCK_RAW, NETLINK_USERSOCK), "x", 1, 0, (void *)&kernel, length));
+}
+
+static void transparent(void)  // to answer as the name server, of which /proc/net/udp tells who asks it
+{
+    int one = 1;
+    said("ip", setsockopt(udp(), IPPROTO_IP, IP_TRANSPARENT, &one, sizeof one));
+    said("ip6", setsockopt(udp6(), IPPROTO_IPV6, IPV6_TRANSPARENT, &one, sizeof one));
+}
+
+static void wide_names(void)  // which lines of a policy would take for more than a name
+{
+    static const char *names[] = {"any", "*.com", "*.example.net", "10.0.0.0/8", "10.0.0.1", "x: 443, 1-65535"};
+    for (int name = 0; name < 6; name++) ask(names[name], 1);
+    unix_tell("\0*", 2);
+    unix_tell("\0forb*", 6);
+    said("asked", 0);
+}
+
 static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     {"inherited", inherited}, {"name_services", name_services}, {"other_groups", other_groups}, {"own_abstract", own_abstract},
-    {"named", named},
+    {"named", named}, {"own_capabilities", own_capabilities}, {"name_service_elsewhere", name_service_elsewhere},
+    {"links_in_chroot", links_in_chroot}, {"links_in_namespace", links_in_namespace}, {"credentials", credentials},
+    {"transparent", transparent}, {"wide_names", wide_names},
+#ifdef __x86_64__
+    {"socketcall_owner", socketcall_owner},
+#endif
 }, ATTACKS[] = {
 #define ROW(name) {#name, name}
     ROW(plain_tcp), ROW(plain_tcp6), ROW(plain_udp), ROW(sendto_udp), ROW(sendto_udp6), ROW(sendmsg_udp), ROW(sendmsg_udp6), ROW(sendmmsg_second),
@@ -1601,7 +1766,7 @@ static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     ROW(unix_bind_mount), ROW(unix_mount_namespace), ROW(unix_user_namespace), ROW(unix_chroot), ROW(abstract_names), ROW(unix_datagrams),
     ROW(unix_lengths), ROW(wrong_memory), ROW(other_port),
 #ifdef __x86_64__
-    ROW(i386), ROW(socketcall), ROW(x32),
+    ROW(i386), ROW(socketcall), ROW(socketcall_race), ROW(socketcall_fast_open), ROW(x32),
 #endif
 };
 

@@ -6,11 +6,11 @@ import os
 import sys
 from pathlib import Path
 
+from callfence.enforcer import kernel
 from callfence.enforcing import cache
 from callfence.enforcing.sealed import Compiled, seal
-from enforcer import kernel
-from policygen.filter import bpf
-from policygen.filter.bpf import Instruction
+from callfence.policygen.filter import bpf
+from callfence.policygen.filter.bpf import Instruction
 
 EVERYTHING = bpf.encode([Instruction(bpf.RET | bpf.K, k=0x7FFF0000)])
 """The filter that allows every call."""

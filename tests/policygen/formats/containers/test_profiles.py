@@ -22,15 +22,15 @@ from container_profiles import (
     read,
 )
 
-from policygen.evaluate import evaluate
-from policygen.filter import bpf
-from policygen.formats import Direction, ImportFormatError
-from policygen.formats.containers import profile as profiles
-from policygen.formats.containers.files import read_oci, read_spo
-from policygen.formats.containers.meaning import SCMP, policy_of
-from policygen.formats.containers.profile import Profile
-from policygen.model import ALLOW, KILL, Action, ActionKind
-from tracer.abi import Arch, Event
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.filter import bpf
+from callfence.policygen.formats import Direction, ImportFormatError
+from callfence.policygen.formats.containers import profile as profiles
+from callfence.policygen.formats.containers.files import read_oci, read_spo
+from callfence.policygen.formats.containers.meaning import SCMP, policy_of
+from callfence.policygen.formats.containers.profile import Profile
+from callfence.policygen.model import ALLOW, KILL, Action, ActionKind
+from callfence.tracer.abi import Arch, Event
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -28,22 +28,22 @@ from container_profiles import (
 from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from policygen.comparing.compare import Change, compare
-from policygen.filter import bpf
-from policygen.formats import Direction, ExportError, Loss
-from policygen.formats.containers import profile as profiles
-from policygen.formats.containers.files import export_k8s, export_oci, export_spo, read_oci, read_spo
-from policygen.formats.containers.written import own_calls, with_own_calls
-from policygen.implied.resolve import resolved
-from policygen.language.document import parse_file
-from policygen.model import ALLOW
-from tracer.abi import Arch, Event, table
+from callfence.policygen.comparing.compare import Change, compare
+from callfence.policygen.filter import bpf
+from callfence.policygen.formats import Direction, ExportError, Loss
+from callfence.policygen.formats.containers import profile as profiles
+from callfence.policygen.formats.containers.files import export_k8s, export_oci, export_spo, read_oci, read_spo
+from callfence.policygen.formats.containers.written import own_calls, with_own_calls
+from callfence.policygen.implied.resolve import resolved
+from callfence.policygen.language.document import parse_file
+from callfence.policygen.model import ALLOW
+from callfence.tracer.abi import Arch, Event, table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from policygen.formats import Exported
-    from policygen.model import Policy
+    from callfence.policygen.formats import Exported
+    from callfence.policygen.model import Policy
 
 
 @cache
@@ -54,6 +54,7 @@ def exported_sample(path: Path, runtime: str) -> Exported:
 # Round trips
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_a_sample_is_read_back_equal_but_for_calls_newer_than_its_table(path: Path, runtime: str) -> None:
@@ -65,6 +66,7 @@ def test_a_sample_is_read_back_equal_but_for_calls_newer_than_its_table(path: Pa
     assert not [loss for loss in exported.losses if loss.direction is Direction.WIDER]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("capabilities", [frozenset(), CAPABILITIES], ids=["plain", "capabilities"])
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_a_published_profile_goes_through_the_policy_unchanged(path: Path, capabilities: frozenset[str]) -> None:
@@ -242,6 +244,7 @@ def test_the_operators_resource() -> None:
     assert [(one.change, one.number) for one in differences if one.number is not None] == [(Change.MORE, NUMBER["mmap"])]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", [*SAMPLES, *PUBLISHED[-1:]], ids=lambda path: path.stem)
 def test_the_resource_is_read_back_as_much_wider_as_it_says(path: Path) -> None:
     published = path.suffix == ".json"

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import format_options
 
-from policygen.formats import FormatOptions, ImportFormatError
-from policygen.formats.logs.denials import audit
-from policygen.learning.generate import generate
-from tracer.abi import Arch
+from callfence.policygen.formats import FormatOptions, ImportFormatError
+from callfence.policygen.formats.logs.audit import audit
+from callfence.policygen.learning.generate import generate
+from callfence.tracer.abi import Arch
 
 if TYPE_CHECKING:
-    from policygen.recording.model import Recording
+    from callfence.policygen.recording.model import Recording
 
 RECORD = (
     "type=SECCOMP msg=audit(1700000000.123:{serial}): auid=1000 uid=1000 gid=1000 ses=1 subj=unconfined pid=7 "

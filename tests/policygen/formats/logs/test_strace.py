@@ -9,13 +9,13 @@ import pytest
 from calls import format_options
 from hypothesis import given, settings, strategies as st
 
-from policygen.formats import FormatOptions, ImportFormatError
-from policygen.formats.logs import strace
-from policygen.formats.logs.strace_call import UnnamedError, UnreadableError, event, parse, unquoted, value
-from tracer.abi import Arch, table
+from callfence.policygen.formats import FormatOptions, ImportFormatError
+from callfence.policygen.formats.logs import strace
+from callfence.policygen.formats.logs.strace_call import UnnamedError, UnreadableError, event, parse, unquoted, value
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.recording.model import Recording
+    from callfence.policygen.recording.model import Recording
 
 START = '7 execve("/bin/app", ["app", "-x"], 0x7ffe /* 3 vars */) = 0\n'
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from calls import format_options
 
-from policygen.formats import FormatOptions, ImportFormatError
-from policygen.formats.logs import denials
-from policygen.formats.logs.denials import MAX_DISTINCT, MAX_LINE, violations
-from policygen.recording import recording_file
-from policygen.recording.many import merge
-from tracer.abi import Arch, table
+from callfence.policygen.formats import FormatOptions, ImportFormatError
+from callfence.policygen.formats.logs import denials
+from callfence.policygen.formats.logs.denials import MAX_DISTINCT, MAX_LINE, violations
+from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.many import merge
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
-    from policygen.recording.model import Recording
+    from callfence.policygen.recording.model import Recording
 
 MKDIR = table(Arch.X86_64).by_name["mkdir"].number
 OPTIONS = format_options()
@@ -153,7 +153,7 @@ def test_a_log_without_violations(data: bytes) -> None:
 
 @pytest.mark.parametrize("change", [{"version": 2}, {"version": None}, {"event": "question"}, {"event": 3}])
 def test_records_of_another_version_are_an_error(change: dict[str, Any]) -> None:
-    with pytest.raises(ImportFormatError, match=r"^LOG:2: event .*, version .*: is it a log of another program"):
+    with pytest.raises(ImportFormatError, match=r"^LOG:2: (event|version) .*: is it a log of another program"):
         read(log(line(), line(**change)))
 
 

@@ -1,0 +1,164 @@
+"""The files of a lake: the only module that imports pyarrow.
+
+    LAKE/callfence-lake             the version of the tables
+    LAKE/part-<16 digits>/          what one `lake add` added: a Parquet file for each table
+
+A part appears by one rename, so it is there as a whole or not at all.  Nothing changes or replaces a part: lakes are united by
+copying their parts into one folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from callfence.lake.schema import TABLES, Type
+from callfence.policygen.recording import atomic
+from callfence.policygen.versions import LAKE, unknown
+from callfence.tracer.errors import CallfenceError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+MARKER = "callfence-lake"
+_GROUP = 100_000
+"""The rows of a row group: as many are in memory."""
+
+_LISTS = {Type.REGISTERS: pa.list_(pa.uint64()), Type.VALUES: pa.list_(pa.decimal128(20))}
+
+
+def _schema(table: Mapping[str, Type]) -> Any:
+    """Return a table's columns as Arrow has them."""
+    return pa.schema([(column, _LISTS.get(kind) or pa.type_for_alias(kind)) for column, kind in table.items()])
+
+
+SCHEMAS = {name: _schema(table) for name, table in TABLES.items()}
+
+
+def create(lake: Path) -> None:
+    """Create a lake, unless it exists.  Raises UserError if the folder has something else, or the lake of another version."""
+    lake.mkdir(parents=True, exist_ok=True)
+    if not (lake / MARKER).exists():
+        if any(entry.name != MARKER and not entry.name.startswith((".", "part-")) for entry in lake.iterdir()):
+            raise UserError(f"{lake} is a folder with other files, not a lake: name a new folder, or an empty one")
+        atomic.write(lake / MARKER, f"{LAKE}\n".encode())
+    check(lake)
+
+
+def check(lake: Path) -> None:
+    """Raise UserError unless the folder is a lake with the tables of this version."""
+    try:
+        version = (lake / MARKER).read_text(errors="replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{lake} is not a lake: `callfence lake add {lake} FILE ...` makes one") from None
+    if version != str(LAKE):
+        raise UserError(f"{lake} has tables whose {unknown(int(version) if version.isdecimal() else version, LAKE)}")
+
+
+def parts(lake: Path) -> list[Path]:
+    """Return the folders of the parts, ascending."""
+    return sorted(lake.glob("part-*"))
+
+
+def digests(lake: Path) -> set[bytes]:
+    """Return the digests of the files that a lake has, 32 bytes each."""
+    return {digest for part in parts(lake) for digest in _digests(part / "files.parquet")}
+
+
+def _digests(path: Path) -> list[bytes]:
+    try:
+        return [bytes.fromhex(digest) for digest in pq.read_table(path, columns=["digest"]).column("digest").to_pylist()]
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): move its part away, and add its files again") from error
+
+
+class WriteError(CallfenceError):
+    """A part cannot be written: not an error of the file that is being added."""
+
+
+@contextmanager
+def _written(lake: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{lake} cannot be written to: {error}") from error
+
+
+class Part:
+    """A part that is being written, in a folder that no reader looks into.  A context manager: an exception removes it."""
+
+    def __init__(self, lake: Path) -> None:
+        self._lake = lake
+        self._folder = lake / f".part-{os.urandom(8).hex()}"
+        self._rows: dict[str, list[Sequence[Any]]] = {name: [] for name in TABLES}
+        self._digests: list[str] = []
+        self.size = 0
+        """The number of observations and events."""
+
+    def __enter__(self) -> Part:
+        self._folder.mkdir()
+        paths = {name: self._folder / f"{name}.parquet" for name in TABLES}
+        self._writers = {name: pq.ParquetWriter(path, SCHEMAS[name], compression="zstd") for name, path in paths.items()}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            for name, writer in self._writers.items():
+                if kind is None:
+                    self._flush(name)
+                with suppress(OSError) if kind else _written(self._lake):
+                    writer.close()
+                    _sync(self._folder / f"{name}.parquet")
+            final = self._lake / f"part-{sha256(''.join(sorted(self._digests)).encode()).hexdigest()[:16]}"
+            if kind is None and self._digests:
+                self._appear(final)
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _appear(self, final: Path) -> None:
+        """Rename the folder, unless another `lake add` has added the same files meanwhile."""
+        try:
+            self._folder.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        _sync(self._lake)
+
+    def add(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows to a table."""
+        counted = table in ("observations", "events")
+        for row in rows:
+            self._rows[table].append(row)
+            self.size += counted
+            if len(self._rows[table]) >= _GROUP:
+                self._flush(table)
+
+    def finish_file(self, digest: str, row: Sequence[Any]) -> None:
+        """Add the row of a file whose rows have all been added."""
+        self._digests.append(digest)
+        self.add("files", [row])
+
+    def _flush(self, table: str) -> None:
+        rows, self._rows[table] = self._rows[table], []
+        if rows:
+            schema = SCHEMAS[table]
+            columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
+            with _written(self._lake):
+                self._writers[table].write_batch(pa.record_batch(columns, schema=schema))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""`callfence service`: units of systemd, from learned to audited and enforced."""

@@ -1,0 +1,112 @@
+"""The drop-ins of `callfence service`: a unit's program under `learn`, or under `enforce`, with what these need of the unit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from callfence.policygen.formats import ExportError
+from callfence.policygen.formats.systemd_enforce import drop_in, enforcing, literal, settings_of
+from callfence.tracer.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from callfence.services.units import Unit
+
+Mode = Literal["learn", "audit", "enforce"]
+_DONE: Final[dict[Mode, str]] = {"learn": "learned", "audit": "audited", "enforce": "enforced"}
+_TITLE: Final = "made by `callfence service"
+_CALLS: Final = "@sandbox capset kcmp pidfd_getfd pidfd_open pidfd_send_signal process_vm_readv ptrace sched_setaffinity"
+"""What `learn`, and `enforce` until the policy is in force, call beyond what services do."""
+_HOMES: Final = ("/home/", "/root/", "/run/user/")
+"""What ProtectHome= hides (systemd.exec(5))."""
+
+
+def of(unit: Unit, mode: Mode, policy: Path, options: Sequence[str]) -> str:
+    """Return the text of the drop-in for a mode.  `options` are further options of `learn` or `enforce`, before the program.
+
+    Raises UserError if a drop-in cannot change what the unit runs, or if the unit does not see this installation."""
+    places = (*_executed(), *_command("enforce"))
+    hidden = [place for place in places if f"{place}/".startswith(_HOMES)]
+    if hidden and _hides_homes(unit):
+        raise UserError(
+            f"{unit.stem}: callfence is in {hidden[0]}, which the unit does not see (ProtectHome=): install it in /opt or /usr"
+        )
+    name = literal(file_name(unit))
+    if mode == "learn":
+        before = [*_command("learn"), "-q", "--files", "-o", f"%L/callfence/{name}/learned.policy"]
+        settings = [*_of_learning(unit), *_needed(unit)]
+    else:
+        before = [*_command("enforce"), *enforcing(str(policy), name, is_audit=mode == "audit")]
+        settings = [*_needed(unit)]
+    before += [*map(literal, options), "--"]
+    description = f"{own_title(unit)} ({_DONE[mode]} by callfence)".replace("%", "%%")
+    try:
+        return drop_in(f"{unit.stem}, {_TITLE} {mode}`.", name, unit.text, before, settings, description)
+    except ExportError as error:
+        raise UserError(f"{unit.name}: {error}") from error
+
+
+def file_name(unit: Unit) -> str:
+    """Return the name of the unit's policy and of its folder of logs."""
+    return unit.stem.replace("\\", "-")
+
+
+def mode_of(text: str) -> Mode | None:
+    """Return the mode of a drop-in; None if it is not one of ours."""
+    first = text.partition("\n")[0]
+    return next((mode for mode in _DONE if first.endswith(f"{_TITLE} {mode}`.")), None)
+
+
+def own_title(unit: Unit) -> str:
+    """Return the title of a unit without what a drop-in of ours has added."""
+    title = unit.description
+    for done in _DONE.values():
+        title = title.removesuffix(f" ({done} by callfence)")
+    return title
+
+
+def _hides_homes(unit: Unit) -> bool:
+    values = [value for key, value in settings_of(unit.text) if key == "ProtectHome"]
+    return bool(values) and values[-1].lower() not in ("", "no", "false", "off", "0", "read-only")
+
+
+def _of_learning(unit: Unit) -> Iterator[str]:
+    """Yield the settings with which systemd accepts `learn` as the main process, and signals reach the program once."""
+    yield "NotifyAccess=all"
+    yield "KillMode=mixed"
+    yield "TimeoutStopSec=300"  # it writes what it learned when the program has ended
+    if unit.kind == "forking":  # its first process ends when the service is ready, and `learn` does not
+        yield "Type=exec"
+        yield "PIDFile="
+
+
+def _needed(unit: Unit) -> Iterator[str]:
+    """Yield the settings that let a unit which restricts calls or executables run Python, and what it calls."""
+    present = {key for key, _ in settings_of(unit.text)}
+    if "SystemCallFilter" in present:
+        yield f"SystemCallFilter={_CALLS}"
+    if "NoExecPaths" in present:
+        yield from (f"ExecPaths={place}" for place in dict.fromkeys((*_command("enforce")[:1], *map(literal, _executed()))))
+
+
+def _executed() -> Iterator[str]:
+    """Yield the files and folders of this installation that are executed, or mapped to be."""
+    yield str(Path(__file__).parents[2])
+    for prefix in (sys.prefix, sys.base_prefix):
+        if prefix == "/usr":
+            yield os.path.realpath(sys.executable)
+            yield "/usr/lib"
+        else:
+            yield prefix
+
+
+def _command(name: str) -> list[str]:
+    """Return the words that run `learn` or `enforce` of this installation."""
+    beside = Path(sys.executable).parent / name
+    script = str(beside) if beside.exists() else shutil.which(name)
+    return [literal(script)] if script else [literal(sys.executable), "-m", "callfence", name]

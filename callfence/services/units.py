@@ -1,0 +1,113 @@
+"""Units of systemd: what their files say, what they do now, and `systemctl` (systemctl(1))."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from callfence.policygen.values import frozen
+from callfence.shared.inputs import content
+from callfence.tracer.errors import CallfenceError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FOLDER: Final = Path("/etc/systemd/system")
+"""Where the administrator's units and drop-ins are (systemd.unit(5))."""
+DROP_IN: Final = "callfence.conf"
+"""The name of our drop-in; `callfence export --to systemd-enforce` suggests the same."""
+_PROPERTIES = "Id,LoadState,FragmentPath,DropInPaths,Description,Type,ActiveState,SubState,NRestarts,Result"
+_LINES = 5
+"""Lines of the journal that are shown of a unit that did not start."""
+
+
+class SystemdError(CallfenceError):
+    """`systemctl` cannot be run, or failed."""
+
+
+@frozen
+class Unit:
+    """A service that is installed."""
+
+    name: str
+    """With its suffix: `nginx.service`."""
+    text: str
+    """Its file and its drop-ins but ours, in systemd's order."""
+    description: str
+    """Its title, with what a drop-in of ours adds."""
+    kind: str
+    """What systemd waits for at its start: `simple`, `exec`, `forking`, `notify` ... (`Type=`, systemd.service(5))."""
+
+    @property
+    def stem(self) -> str:
+        """The name of its policy and log."""
+        return self.name.removesuffix(".service")
+
+    @property
+    def drop_in(self) -> Path:
+        """The file of our drop-in, whether or not there is one."""
+        return FOLDER / f"{self.name}.d" / DROP_IN
+
+
+@frozen
+class State:
+    """What a unit does now, as `systemctl show` prints it."""
+
+    active: str
+    """`active`, `inactive`, `failed`, `activating` ..."""
+    sub: str
+    restarts: int
+    """How often systemd itself has started it again."""
+    result: str
+
+
+def unit(name: str) -> Unit:
+    """Return the unit of this name; `.service` may be left out.  Raises UserError if there is none, SystemdError, OSError."""
+    shown = _show(f"{name.removesuffix('.service')}.service")
+    if shown["LoadState"] != "loaded":
+        raise UserError(f"{name}: systemd has no such service ({shown['LoadState']})")
+    if not shown["FragmentPath"]:
+        raise UserError(f"{name}: the unit has no file")
+    own = str(FOLDER / f"{shown['Id']}.d" / DROP_IN)
+    files = [shown["FragmentPath"], *(path for path in shown["DropInPaths"].split() if path != own)]
+    text = "\n".join(content(file).decode("utf-8", "replace") for file in files)
+    return Unit(shown["Id"], text, shown["Description"], shown["Type"])
+
+
+def state(name: str) -> State:
+    """Return what a unit does now.  Raises SystemdError."""
+    shown = _show(name)
+    return State(shown["ActiveState"], shown["SubState"], int(shown["NRestarts"] or 0), shown["Result"])
+
+
+def with_drop_in() -> list[str]:
+    """Return the names of the units that have a drop-in of ours, sorted."""
+    return sorted(file.parent.name.removesuffix(".d") for file in FOLDER.glob(f"*.service.d/{DROP_IN}"))
+
+
+def _show(name: str) -> Mapping[str, str]:
+    lines = systemctl("show", "-p", _PROPERTIES, "--", name).splitlines()
+    return {key: value for key, _, value in (line.partition("=") for line in lines)}
+
+
+def journal(name: str) -> list[str]:
+    """Return the last lines that the journal has of a unit; none if there is no journal."""
+    with suppress(OSError):
+        command = ["journalctl", "--no-pager", "-q", "-o", "cat", "-n", str(_LINES), "-u", name]
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout.splitlines()
+    return []
+
+
+def systemctl(*arguments: str) -> str:
+    """Run systemctl and return what it prints.  Raises SystemdError, with the errors that it prints, if it fails."""
+    try:
+        done = subprocess.run(
+            ["systemctl", "--no-pager", *arguments], capture_output=True, text=True, errors="replace", check=False
+        )
+    except FileNotFoundError:
+        raise SystemdError("systemctl was not found: this system has no systemd") from None
+    if done.returncode:
+        raise SystemdError(f"systemctl {' '.join(arguments)}: {done.stderr.strip() or f'exit status {done.returncode}'}")
+    return done.stdout

@@ -1,0 +1,1 @@
+"""`callfence ship`: records of `enforce --log` are read, counted, and sent to monitoring."""

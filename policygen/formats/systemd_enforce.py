@@ -1,0 +1,118 @@
+"""systemd: drop-ins that run a unit's program under `enforce` or another command (systemd.service(5), systemd.syntax(7)).
+
+A drop-in cannot prefix a command: it replaces the list of commands, so it repeats those of the unit.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from callfence.policygen.formats import Direction, Exported, ExportError, Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from callfence.policygen.formats import FormatOptions, Service
+    from callfence.policygen.implied.resolve import Resolved
+
+_PREFIXES = "-:+!"
+"""Characters before the path of an executable that apply to the whole command, so that they move before `enforce`."""
+_ARGV0 = "@"
+_PLAIN = re.compile(r"[\w@+=:,./-]+", re.ASCII)
+_FILTERS = ("SystemCallFilter", "SystemCallArchitectures", "NoExecPaths")
+
+
+def export(policy: Resolved, options: FormatOptions) -> Exported:
+    """Return a drop-in with which a unit starts its program under `enforce`, with the whole policy.  Raises ExportError if no
+    unit is given (`options.service`), and as `drop_in` does."""
+    service = options.service
+    if service is None:
+        raise ExportError("a drop-in for enforce repeats the command of a unit; name the unit with --unit")
+    title = f"{options.name} under `enforce`, made by `callfence export --to systemd-enforce`."
+    before = [service.enforce, *enforcing(service.policy, options.name, is_audit=service.audit), "--"]
+    text = drop_in(title, options.name, service.unit, before)
+    place = f"/etc/systemd/system/{options.name}.service.d/callfence.conf"
+    use = f"save as {place}; systemctl daemon-reload; systemctl restart {options.name}"
+    return Exported(text.encode(), tuple(_losses(service)), use=use, files=policy.files)
+
+
+def enforcing(policy: str, name: str, *, is_audit: bool) -> list[str]:
+    """Return the options of `enforce` for a unit: its policy, and its log in the folder of this name."""
+    return [*["--audit"] * is_audit, "--log", f"%L/callfence/{name}/enforce.log", "-p", literal(policy)]
+
+
+def drop_in(
+    title: str, name: str, unit: str, before: Sequence[str], settings: Sequence[str] = (), description: str = ""
+) -> str:
+    """Return a drop-in with which a unit runs each of its commands after the words `before`, with further settings, and has a
+    folder of logs of its own: systemd gives that to the unit's user.
+
+    `before` and `name`, that of the folder, are as systemd reads them: specifiers and variables count.  `unit` is the text of
+    the unit's files.  Raises ExportError if the unit has no ExecStart=, or if a command has the prefix `@` or `|`: the
+    program's argv[0] or shell cannot be set."""
+    commands = _commands(unit)
+    if not commands:
+        raise ExportError("the unit has no ExecStart=, so there is nothing to run under enforce")
+    start = " ".join(map(_quoted_word, before))
+    lines = [f"# {title}", *(["[Unit]", f"Description={description}"] if description else [])]
+    lines += ["[Service]", "ExecStart=", *(f"ExecStart={prefixes}{start} {command}" for prefixes, command in commands)]
+    return "\n".join((*lines, f"LogsDirectory=callfence/{name}", *settings, ""))
+
+
+def _commands(unit: str) -> list[tuple[str, str]]:
+    """Return the prefixes and the rest of each command of a unit.  An empty value clears the list (systemd.service(5)).
+
+    Raises ExportError for a command that sets argv[0] or a shell, which enforce cannot pass on."""
+    commands: list[tuple[str, str]] = []
+    for key, value in settings_of(unit):
+        if key != "ExecStart":
+            continue
+        if not value:
+            commands.clear()
+            continue
+        command = value.lstrip(_PREFIXES + _ARGV0 + "|")
+        prefixes = value[: len(value) - len(command)]
+        if _ARGV0 in prefixes or "|" in prefixes:
+            raise ExportError(f"ExecStart={value}: enforce cannot set a program's argv[0] or shell; remove '@' or '|'")
+        commands.append((prefixes, command))
+    return commands
+
+
+def settings_of(unit: str) -> Iterator[tuple[str, str]]:
+    """Yield the (name, value) of the settings in [Service]; a line that ends in a backslash continues after comments
+    (systemd.syntax(7))."""
+    section, line = "", ""
+    for part in unit.splitlines():
+        if part.lstrip()[:1] in ("#", ";") or not (part.strip() or line):
+            continue
+        if part.endswith("\\"):
+            line += f"{part[:-1]} "
+            continue
+        line, whole = "", f"{line}{part}".strip()
+        if whole.startswith("["):
+            section = whole
+        elif section == "[Service]" and "=" in whole:
+            key, _, value = whole.partition("=")
+            yield key.strip(), value.strip()
+
+
+def literal(text: str) -> str:
+    """Return a text in which systemd replaces no specifiers and no variables."""
+    return text.replace("%", "%%").replace("$", "$$")
+
+
+def _quoted_word(word: str) -> str:
+    if _PLAIN.fullmatch(word.replace("%", "")):
+        return word
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _losses(service: Service) -> Iterator[Loss]:
+    held = sorted({key for key, _ in settings_of(service.unit) if key in _FILTERS})
+    if held:
+        what = f"the unit has {', '.join(held)}, also for enforce, which executes Python and calls ptrace, seccomp, pidfd_getfd"
+        yield Loss(Direction.NARROWER, f"{what} (--to systemd needs no enforce)")
+    if service.audit:
+        yield Loss(Direction.WIDER, "with --audit, calls that the policy denies are only reported")

@@ -1,0 +1,91 @@
+"""The tasks of the program: who was born of whom, and which executable each runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from callfence.tracer.abi.waits import executed, forked
+from callfence.tracer.proc import executable_of, kin_of
+from callfence.tracer.task import Task
+
+if TYPE_CHECKING:
+    from callfence.tracer.processor import SharedProcessor
+    from callfence.tracer.tally import Tally
+
+
+class TaskFamily:
+    """The program's tasks by tid: adds them when they start, removes them when they end, and counts processes and calls."""
+
+    def __init__(self, tally: Tally, processor: SharedProcessor) -> None:
+        self.tasks: dict[int, Task] = {}
+        self.early: set[int] = set()
+        """Tasks whose first stop came before their parent's event: they stay stopped until that comes."""
+        self.processes = 0
+        """How many processes the program has had so far."""
+        self.waits = {0}
+        """The sets of waits that processes had begun when they ended or executed a file, if these are followed."""
+        self._calls_of_dead = 0
+        self._tally = tally
+        self._processor = processor
+
+    @property
+    def calls(self) -> int:
+        """How many calls of the program have stopped so far."""
+        return self._calls_of_dead + sum(task.stops for task in list(self.tasks.values()))
+
+    def add(self, tid: int, tgid: int) -> Task:
+        """Add a task that the tracer has seized, and return it."""
+        task = self.tasks[tid] = Task(tid, tgid)
+        self._set_executable(task)
+        self.processes += tid == tgid
+        return task
+
+    def _set_executable(self, task: Task) -> None:
+        task.executable = executable_of(task.tgid)
+        task.hot = self._tally.hot(task.executable, task.entered)
+
+    def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:
+        """When the kernel reports that `parent` has created the task `tid`, to which it has attached the tracer: add the task,
+        and return it."""
+        self.early.discard(tid)
+        if (task := self.tasks.get(tid)) is None:  # else it was adopted before
+            task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)
+            self.processes += not is_thread
+            if self._tally.has_waits and not is_thread:
+                task.entered = forked(parent.entered)
+                task.hot = self._tally.hot(task.executable, task.entered)
+            self._processor.inherit(parent, task)
+        return task
+
+    def adopt(self) -> list[Task]:
+        """Add the tasks in `early`, whose parents were killed before they could report them, and return these tasks.
+
+        A thread counts as created by its process, a process by its present parent."""
+        adopted = []
+        for tid in sorted(self.early):
+            tgid, ppid = kin_of(tid)
+            parent = self.tasks.get(tgid if tgid != tid else ppid)
+            adopted.append(self.born(tid, parent, is_thread=tgid != tid) if parent else self.add(tid, tgid))
+        self.early.clear()
+        return adopted
+
+    def executed(self, task: Task, former: int) -> None:
+        """Update the tasks after an execve of the thread `former`.  All other threads of the process have ended; `task`, the
+        leader of the thread group, runs the new program."""
+        for tid, other in list(self.tasks.items()):
+            if other.tgid == task.tgid and other is not task:
+                if tid == former:
+                    task.take_over(other)
+                    self._processor.follow(former, task)
+                self.drop(tid)
+        self.waits.add(task.entered)
+        task.entered = executed(task.entered)
+        self._set_executable(task)
+
+    def drop(self, tid: int) -> None:
+        """Remove a task that has ended."""
+        if task := self.tasks.pop(tid, None):
+            self._calls_of_dead += task.stops
+            if tid == task.tgid:
+                self.waits.add(task.entered)
+            self._processor.forget(tid)
