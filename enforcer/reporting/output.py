@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from callfence.enforcer.reporting.reporter import Reporter
 
 _TIMEOUT = 0.5
-"""Timeout in seconds of a write although poll(2) promised room, and of writing the last reports.  O_NONBLOCK would change the
-program's own descriptor."""
+"""Timeout in seconds of a write although poll(2) promised room.  O_NONBLOCK would change the program's own descriptor."""
+_LAST = 5.0
+"""Seconds that writing the last reports takes at most."""
+_IDLE = 2.0
+"""Seconds after which the last reports are dropped if the reader has taken nothing meanwhile."""
 _DELAY = 1.0
 """Seconds before the next attempt after such a write timed out."""
 _PAUSE = 0.05
@@ -78,8 +81,8 @@ class Output:
         return max(_PAUSE, self._not_before - time.monotonic()) if self._waiting else None
 
     def flush(self, *, last: bool = False) -> None:
-        """Write as much as the file takes at once; with `last`, wait up to half a second for it, and drop the rest."""
-        end = time.monotonic() + (_TIMEOUT if last else 0)
+        """Write as much as the file takes at once; with `last`, wait for its reader, but not too long, and drop the rest."""
+        end = time.monotonic() + (_LAST if last else 0)
         while self._waiting and (last or time.monotonic() >= self._not_before):
             if not self._write_first(end):
                 break
@@ -87,7 +90,7 @@ class Output:
             self._give_up()
 
     def _write_first(self, end: float) -> bool:
-        """Write the first text that waits; return False if it, or a part of it, still waits."""
+        """Write the first text that waits, until the monotonic time `end`; return False if it, or a part of it, still waits."""
         data, process = self._waiting[0]
         own = self._destination.descriptor
         descriptor = own if own >= 0 else self._standard_error(process)
@@ -99,7 +102,7 @@ class Output:
                 data = b"\n" + data
                 self._waiting[0], self._is_torn = (data, process), False
             while self._written < len(data):
-                if not has_room(descriptor, max(end - time.monotonic(), 0)):
+                if not has_room(descriptor, min(max(end - time.monotonic(), 0), _IDLE)):
                     return False
                 end_of_part = len(data) if self._destination.is_in_messages else self._written + _CHUNK
                 self._written += self._put(descriptor, data[self._written : end_of_part])

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import tty
 from pathlib import Path
 
@@ -250,8 +251,8 @@ def of_terminal():
 
 
 @pytest.mark.parametrize("ends", [os.pipe, of_terminal], ids=["pipe", "terminal"])
-@pytest.mark.parametrize("alarms", [0, 3], ids=["undisturbed", "SIGALRM"])
-def test_a_slow_reader_holds_nothing_up(place, ends, alarms):
+@pytest.mark.parametrize(("alarms", "pause"), [(0, 0), (3, 0), (0, 0.8)], ids=["undisturbed", "SIGALRM", "pausing"])
+def test_a_slow_reader_holds_nothing_up(place, ends, alarms, pause):
     """It reads one byte after each answer, so most reports wait; in the end it has all of them, whole."""
     place.policy(EACH)
     reader, writer = ends()
@@ -261,7 +262,7 @@ def test_a_slow_reader_holds_nothing_up(place, ends, alarms):
     steps = [step for number in NUMBERS for step in ("wait", str(number))]
     process = place.start(place.calls(), *steps, stderr=writer)
     helper, told = 0, b""
-    for _ in NUMBERS:
+    for number in NUMBERS:
         process.stdin.write("x")
         process.stdin.flush()
         for _ in range(alarms if helper else 0):
@@ -270,7 +271,9 @@ def test_a_slow_reader_holds_nothing_up(place, ends, alarms):
         helper = helper or place.helper()
         if select.select([reader], [], [], 0)[0]:
             told += os.read(reader, 1)
+        time.sleep(pause if number == NUMBERS[len(NUMBERS) // 2] else 0)
     assert len(told) < 400
+    time.sleep(pause)
     os.close(writer)
     process.stdin.close()
     while part := read(reader):
