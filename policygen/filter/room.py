@@ -11,10 +11,15 @@ from callfence.policygen.model import Always, And, Condition, Expression, Not, O
 from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from callfence.policygen.model import Policy
+    from callfence.policygen.model import Entry, Policy
     from callfence.tracer.abi import Arch, Argument
+
+
+IMPLIED = 1200
+"""An upper bound of the instructions for what an implied set adds to the calls of which a policy says nothing, in one
+architecture, with every capability granted.  Computing it would parse the whole set."""
 
 
 def surely_fits(policy: Policy) -> bool:
@@ -26,12 +31,13 @@ def surely_fits(policy: Policy) -> bool:
 def most_instructions(policy: Policy) -> int:
     """Return an upper bound of the number of instructions in the policy's filter.  For learned policies, it is about three
     times the actual number."""
-    entries = resolved(policy).entries.items()
-    return 20 * len(entries) + sum(
-        _instructions(entry.expression, arch, number)
-        for arch, section in entries
-        for number, entry in section.items()
-    )
+    return sum(_of_section(arch, section, policy.entries.get(arch, {})) for arch, section in resolved(policy).entries.items())
+
+
+def _of_section(arch: Arch, section: Mapping[int, Entry], stated: Mapping[int, Entry]) -> int:
+    """Return an upper bound of the instructions for the entries of one architecture, of which the policy states some."""
+    own = sum(_instructions(section[number].expression, arch, number) for number in stated)
+    return 20 + own + (IMPLIED if len(section) > len(stated) else 0)
 
 
 def _instructions(expression: Expression, arch: Arch, number: int) -> int:

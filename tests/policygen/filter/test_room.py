@@ -13,8 +13,12 @@ from hypothesis import HealthCheck, given, reject, settings
 
 from callfence.policygen.filter.bpf import MAX_INSTRUCTIONS
 from callfence.policygen.filter.compile import CompileError, compile_policy
-from callfence.policygen.filter.room import most_instructions, surely_fits
+from callfence.policygen.filter.room import IMPLIED, most_instructions, surely_fits
+from callfence.policygen.implied.tables import rows
 from callfence.policygen.language.document import parse_file
+from callfence.policygen.model import IMPLIED as SETS, Entry, Or
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch
 
 if TYPE_CHECKING:
     from callfence.policygen.model import Policy
@@ -27,6 +31,18 @@ def test_learned_policies_surely_have_filters(sample: Path) -> None:
     policy = parse_file(sample).policy
     assert len(compile_policy(policy)) // 8 <= most_instructions(policy)
     assert surely_fits(policy)
+
+
+@pytest.mark.parametrize("arch", Arch)
+def test_the_implied_set_fits_its_bound(arch: Arch) -> None:
+    """All of its rows, as if every capability were granted."""
+    added: dict[int, Entry] = {}
+    for row in rows(max(SETS), arch):
+        old = added.get(row.number)
+        added[row.number] = Entry(Or((old.expression, row.entry.expression))) if old else row.entry
+    policy = replace(parse("read: allow\n").policy, entries={arch: added})
+    length = len(compile_policy(policy)) // 8
+    assert 0.75 * IMPLIED < length <= IMPLIED
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
