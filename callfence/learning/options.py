@@ -214,9 +214,9 @@ def _declare(add: Callable[..., Any], hidden: str = "") -> None:
         choices=OPAQUE,
         help=f"allow a call whose arguments no filter can see ({', '.join(OPAQUE)}); without it, the call fails with ENOSYS",
     )
-    files = "also learn files, to which `enforce` confines the program by Landlock (docs/files.md)"
+    files = "also learn files, to which `enforce` confines the program by Landlock (docs/learning-files.md)"
     add("--files", action="store_true", help=files)
-    hosts = "also learn to which hosts, by name, and unix sockets the program connects and sends (docs/hosts.md)"
+    hosts = "also learn to which hosts, by name, and unix sockets the program connects and sends (docs/learning-hosts.md)"
     add("--hosts", action="store_true", help=hosts)
     companion = "also write NAME.evidence, to be committed: what was seen behind each rule; later runs keep it up to date"
     add("--write-evidence", dest="evidence", action="store_true", help=companion)
@@ -234,7 +234,7 @@ def _declare(add: Callable[..., Any], hidden: str = "") -> None:
     add("--scratch", action="store_true", help="give each rehearsed run a copy of the current folder, and drop what it changes")
     phases = "find out when the program begins to serve, and mark what it is allowed only until then (docs/phases.md)"
     add("--phases", action="store_true", help=phases)
-    narrow = "say what the last runs of POLICY did not use of it; no program is run (docs/files.md)"
+    narrow = "say what the last runs of POLICY did not use of it; no program is run (docs/learning-files.md)"
     add("--narrow", metavar="POLICY", type=Path, help=narrow)
     add("--last", metavar="N", type=_positive, help=f"with --narrow: how many runs to look at (default: {LAST})")
     add("--write", action="store_true", help="with --narrow: remove what they did not use from POLICY")

@@ -1,4 +1,4 @@
-"""Measures what docs/phases.md says of servers: phases.py [SERVER ...].
+"""Measures what docs/phases-measured.md says of servers: phases.py [SERVER ...].
 
 It needs what servers.py needs, lighttpd, memcached and sshd, or what those need that are named.  Each server is learned by the
 recipe of docs/learning-a-server.md with `--phases --files`, and then does everything that its script has, enforced, except

@@ -1,4 +1,4 @@
-"""Measures what docs/phases.md says of reloads: reloads.py [ROUNDS], 10 by default; as an unprivileged user, or as root.
+"""Measures what docs/phases-measured.md says of reloads: reloads.py [ROUNDS], 10 by default; as any user.
 
 It needs nginx and curl.  nginx, which passes requests on, is learned with `--phases --files` in one run, whose workers do less
 after a reload than before; then it is enforced, and reloaded in each round while 20 clients make 200 requests.  It ends with 1,
