@@ -131,11 +131,14 @@ def test_lintian_says_nothing(built: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@needs("mmdebstrap")
+@needs("mmdebstrap", "autopkgtest")
 @needs_root
 def test_the_debian_package_leaves_nothing_in_a_bare_system(built: Path) -> None:
-    """Installed, used and uninstalled there; `make packages` tries the others, and other releases."""
-    command = [sys.executable, ROOT / "tools/packaging/check.py", built, "--suite", "trixie", "--only", "Debian package"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    """Installed, used and uninstalled there, and tried by autopkgtest; `make packages` tries the others, and other releases."""
+    command = [sys.executable, ROOT / "tools/packaging/check.py", built, "--suite", "trixie"]
+    command += ["--only", "Debian package", "--only", "autopkgtest"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip().endswith("| nothing |")
+    *_, package, tests = done.stdout.splitlines()
+    assert package.endswith("| nothing |")
+    assert tests.startswith("| trixie | autopkgtest |")

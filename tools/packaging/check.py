@@ -4,7 +4,7 @@
 
 A suite is a release of Debian (default: trixie and bookworm, from the mirror that apt uses here) or, with a mirror, of Ubuntu.
 Prints a table in Markdown.  mmdebstrap unpacks each system once; each package gets a copy.  The image is built by podman on the
-bare system, and runs as its own user, who is not root.
+bare system, and runs as its own user, who is not root.  autopkgtest runs the tests in debian/tests with the Debian package.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Package:
 
 
 IMAGE = "container image"
+AUTOPKGTEST = "autopkgtest"
 PACKAGES = (
     Package("Debian package", "apt-get install -y -qq python3", "apt-get install -y -qq /packages/callfence_*.deb",
             "learn", "enforce", "apt-get autoremove --purge -y -qq callfence && rm -r ~/.cache/callfence"),
@@ -69,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packages", type=Path)
     parser.add_argument("--suite", action="append", help="default: trixie and bookworm")
-    parser.add_argument("--only", action="append", choices=[IMAGE, *(package.name for package in PACKAGES)])
+    parser.add_argument("--only", action="append", choices=[AUTOPKGTEST, IMAGE, *(package.name for package in PACKAGES)])
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("check.py: needs root, for mmdebstrap and chroot")
@@ -95,6 +96,9 @@ def main() -> None:
                 rest = " ".join(left[:5]) or "nothing"
                 print(f"| {suite.partition('=')[0]} | {package.name} | {times} | {rest} |", flush=True)
                 shutil.rmtree(root)
+            if not options.only or AUTOPKGTEST in options.only:
+                seconds_of_tests = autopkgtest(bare, packages, Path(scratch))
+                print(f"| {suite.partition('=')[0]} | {AUTOPKGTEST} | | {seconds_of_tests:.1f} s | | |", flush=True)
             if not options.only or IMAGE in options.only:
                 times = " | ".join(f"{part:.1f} s" for part in image(bare, packages, Path(scratch)))
                 print(f"| {suite.partition('=')[0]} | {IMAGE} | {times} | nothing |", flush=True)
@@ -127,6 +131,21 @@ def tried(package: Package, root: Path, packages: Path) -> tuple[list[float], li
         inside(root, command)
         seconds.append(time.monotonic() - begun)
     return seconds, sorted(files(root) - before)
+
+
+def autopkgtest(bare: Path, packages: Path, scratch: Path) -> float:
+    """The seconds that installing the Debian package and its tests take."""
+    root, source = scratch / "root", scratch / "source"
+    root.mkdir()
+    subprocess.run(["tar", "xf", bare, "-C", root], check=True)
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    for folder in ("debian", "samples"):
+        shutil.copytree(ROOT / folder, source / folder, symlinks=True)
+    (package,) = packages.glob("callfence_*.deb")
+    begun = time.monotonic()
+    mounted(root, f'autopkgtest -U --no-built-binaries {package} {source}/ -- chroot "$1"')
+    shutil.rmtree(root)
+    return time.monotonic() - begun
 
 
 def image(bare: Path, packages: Path, scratch: Path) -> list[float]:
@@ -165,14 +184,19 @@ def image(bare: Path, packages: Path, scratch: Path) -> list[float]:
 
 def inside(root: Path, command: str) -> None:
     """Run a command of the shell in the system, in namespaces of its own."""
-    mounts = "mount -t proc proc $1/proc && mount -t sysfs sys $1/sys && mount --rbind /dev $1/dev && exec chroot \"$@\""
+    mounted(root, 'exec chroot "$1" sh -c "$2"', command)
+
+
+def mounted(root: Path, *words: str) -> None:
+    """Run a command of the shell, with `root` as its $1, in namespaces in which the system has /proc, /sys and /dev."""
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
     environment |= {"DEBIAN_FRONTEND": "noninteractive", "PYTHONDONTWRITEBYTECODE": "1"}
-    words = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private", "sh", "-c", mounts, "sh"]
-    words += [str(root), "sh", "-c", command]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    mounts = 'mount -t proc proc "$1/proc" && mount -t sysfs sys "$1/sys" && mount --rbind /dev "$1/dev" && '
+    command = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private", "sh", "-c", mounts + words[0], "sh", str(root)]
+    command += words[1:]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
     if done.returncode:
-        sys.exit(f"check.py: in {root}: {command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}status {done.returncode}")
+        sys.exit(f"check.py: in {root}: {words[-1]}\n{done.stdout[-3000:]}{done.stderr[-3000:]}status {done.returncode}")
 
 
 def files(root: Path) -> set[str]:
