@@ -192,8 +192,8 @@ def mounted(root: Path, *words: str) -> None:
     environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
     environment |= {"DEBIAN_FRONTEND": "noninteractive", "PYTHONDONTWRITEBYTECODE": "1"}
     mounts = 'mount -t proc proc "$1/proc" && mount -t sysfs sys "$1/sys" && mount --rbind /dev "$1/dev" && '
-    command = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private", "sh", "-c", mounts + words[0], "sh", str(root)]
-    command += words[1:]
+    command = ["unshare", "--mount", "--pid", "--fork", "--propagation", "private"]
+    command += ["sh", "-c", mounts + words[0], "sh", str(root), *words[1:]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
     if done.returncode:
         sys.exit(f"check.py: in {root}: {words[-1]}\n{done.stdout[-3000:]}{done.stderr[-3000:]}status {done.returncode}")
