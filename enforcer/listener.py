@@ -201,7 +201,7 @@ def shared() -> tuple[Notification, Waiting]:
 _ERESTARTNOINTR = 513  # linux/errno.h
 _LOOK = 0.005
 """Seconds between two checks whether SIGSYS has ended a process; there are `_LOOKS` checks."""
-_LOOKS = 20
+_LOOKS = 1000
 
 
 def end_process(request: Request) -> None:
@@ -300,6 +300,8 @@ def _by_sigsys(request: Request, pidfd: int, process: int) -> bool:
             # While it dumps core, its threads have all been stopped for good (fs/coredump.c, zap_threads).
             if waiting.poll(_LOOK) or fields_of(process).get("CoreDumping") == "1":
                 return True
+            if fields_of(request.call.task).get("State", "R")[0] in "Tt":  # by SIGSTOP
+                return False
     except OSError:  # it has died meanwhile
         return False
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import compileall
-import json
 import os
 import signal
 import subprocess
@@ -20,6 +19,8 @@ import set_up
 from folders import remove
 from needed import require
 from packages import copy_packages
+from ports import reserved_port
+from whole_records import records
 
 from callfence.tracer.abi import NATIVE, Arch
 
@@ -96,8 +97,7 @@ class Commands:
         return [COMMANDS / "enforce", *flags, "-p", policy, "--log", log, "--"]
 
     def violations(self, log: Path) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        return [line for line in lines if line["event"] == "denied"]
+        return [record for record in records(log) if record["event"] == "denied"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +206,17 @@ def show_to_all(folder: Path) -> None:
         if one.stat().st_mode & 0o005 == 0o005:
             return
         one.chmod(0o755)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port at which a server that sets SO_REUSEADDR can listen, and nobody else does."""
+    with reserved_port() as reserved:
+        yield reserved
+
+
+other_port = port
+"""Another one."""
 
 
 @pytest.fixture

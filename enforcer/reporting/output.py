@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 0.5
 """Timeout in seconds of a write although poll(2) promised room.  O_NONBLOCK would change the program's own descriptor."""
-_LAST = 5.0
+_LAST = 10.0
 """Seconds that writing the last reports takes at most."""
-_IDLE = 2.0
+_IDLE = 5.0
 """Seconds after which the last reports are dropped if the reader has taken nothing meanwhile."""
 _DELAY = 1.0
 """Seconds before the next attempt after such a write timed out."""
@@ -57,6 +57,8 @@ class Output:
         self._not_before = 0.0
         self._until = 0.0
         """The monotonic time at which a write is given up; 0 outside of a write."""
+        self._writing = -1
+        """The descriptor of the last write."""
         self.lost = reporter.log.lost if reporter.log else 0
         """How many texts were dropped."""
         signal.signal(signal.SIGALRM, self._expire)
@@ -145,7 +147,7 @@ class Output:
 
     def _put(self, descriptor: int, data: bytes) -> int:
         """Write, and return how many bytes were written.  Raises TimeoutError if another writer has used the room meanwhile."""
-        self._until = time.monotonic() + _TIMEOUT
+        self._writing, self._until = descriptor, time.monotonic() + _TIMEOUT
         signal.setitimer(signal.ITIMER_REAL, _TIMEOUT, _TIMEOUT)
         try:
             return os.write(descriptor, data)
@@ -154,7 +156,8 @@ class Output:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _expire(self, _number: int, _frame: FrameType | None) -> None:
-        if self._until and time.monotonic() >= self._until:  # else another process has sent the signal
+        is_due = self._until and time.monotonic() >= self._until  # else another process has sent the signal
+        if is_due and not has_room(self._writing):  # else it is written, or will be: the file was slow, or this process
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 

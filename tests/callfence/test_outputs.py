@@ -122,6 +122,9 @@ def test_an_interrupt(folder: Path) -> None:
         process.stdin.flush()
         while fcntl.ioctl(process.stdin, termios.FIONREAD, b"....") != b"\0\0\0\0":  # it has not begun to read
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        end = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < end:  # between two reads, Python does not notice it
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
         said = process.stderr.read().decode()
     assert (process.returncode, said) == (-signal.SIGINT, "")

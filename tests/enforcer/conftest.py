@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import whole_records
 from calls import for_this_machine
 
 from callfence.enforcing.cache import _name as filter_name
@@ -65,7 +65,7 @@ def shared_policy(tmp_path_factory):
     return file
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it takes too long"
@@ -148,13 +148,13 @@ class Workplace:
         (helper,) = (pid for pid in found if parent(pid) not in found)
         return helper
 
-    def wait_for_helpers(self, seconds=20):
+    def wait_for_helpers(self, seconds=60):
         """Until all helpers have ended by themselves."""
         wait_until(lambda: not self.helpers(), seconds)
 
     def records(self, name="log"):
         """The records of a log."""
-        return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
+        return whole_records.records(self.folder / name)
 
     def denials(self, name="log"):
         """Those about denied calls, files and ports."""

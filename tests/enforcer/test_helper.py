@@ -262,8 +262,8 @@ EVERYTHING = "".join(
 def test_who_reads_standard_error_does_not_wait_for_what_is_left_behind(place):
     place.policy(SHELL, "sh.policy")
     began = time.monotonic()
-    done = place.enforce("sh", "-c", "sleep 5 > /dev/null 2>&1 & echo $!")
-    assert time.monotonic() - began < 4
+    done = place.enforce("sh", "-c", "sleep 300 > /dev/null 2>&1 & echo $!")
+    assert time.monotonic() - began < 60
     os.kill(int(done.stdout), signal.SIGKILL)
 
 
@@ -276,7 +276,7 @@ def test_nobody_reads_the_reports(place):
     began = time.monotonic()
     done = place.enforce(place.calls(), *calls, stderr=writer)
     assert done.stdout == "-13\n" * len(calls)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40
     os.close(reader)
     done = place.enforce(place.calls(), *calls[:50], stderr=writer)
     assert done.stdout == "-13\n" * 50
@@ -341,7 +341,7 @@ def test_it_does_not_linger_when_the_program_cannot_be_executed(place):
     (place.folder / "nothing").chmod(0o755)
     done = place.enforce("./nothing", under=("setsid", "-w"))
     assert done.returncode != 0
-    place.wait_for_helpers(5)
+    place.wait_for_helpers()
 
 
 def test_interrupting_it_early_leaves_nothing(place):

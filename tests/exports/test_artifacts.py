@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import format_options, parse
 from needed import needs
+from ports import reserved_port
 
 from callfence.policygen import formats
 from callfence.policygen.comparing.compare import Verdict, compare
@@ -42,8 +43,11 @@ def archive(kind: str, text: str) -> bytes:
 @contextmanager
 def registry(folder: Path) -> Iterator[str]:
     """A registry that keeps its data in the folder: host:port."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with reserved_port() as port:
+        yield from _registry_at(port, folder)
+
+
+def _registry_at(port: int, folder: Path) -> Iterator[str]:
     (folder / "registry.yml").write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
     )

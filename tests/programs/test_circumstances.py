@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from callfence.tracer.abi import NATIVE, table
+from tests.enforcer.conftest import wait_until
+
 if TYPE_CHECKING:
     import io
     from collections.abc import Callable, Sequence
@@ -126,6 +129,7 @@ def on_terminal(
         try:
             while chunk := read_terminal(terminal):
                 if b"name? " in chunk + shown and b"name? " not in shown:
+                    wait_until(lambda: reads(os.tcgetpgrp(terminal.fileno())))  # before, ^C would not end its read(2)
                     terminal.write(typed)
                 shown += chunk
             status = running.wait(TIMEOUT)
@@ -133,6 +137,22 @@ def on_terminal(
             timer.cancel()
             running.kill()
     return status, shown
+
+
+def reads(group: int) -> bool:
+    """Whether a shell of the process group waits for input."""
+    call = table(NATIVE).by_name["read"].number
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                int((process / "stat").read_text().rpartition(")")[2].split()[2]) == group
+                and (process / "comm").read_text() == "sh\n"
+                and (process / "syscall").read_text().startswith(f"{call} 0x0 ")
+            ):
+                return True
+        except OSError:  # it has ended
+            continue
+    return False
 
 
 def read_terminal(terminal: io.FileIO) -> bytes:

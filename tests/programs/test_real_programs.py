@@ -16,7 +16,6 @@ import stat
 import subprocess
 import threading
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -342,10 +341,9 @@ def test_program(
 
 @pytest.mark.long
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
-def test_service(service: Service, commands: Commands, corpus: Callable[..., None], tmp_path: Path) -> None:
+def test_service(service: Service, commands: Commands, corpus: Callable[..., None], tmp_path: Path, port: int) -> None:
     require(*service.packages)
     folder, policy, log = tmp_path / "work", tmp_path / "service.policy", tmp_path / "log"
-    port = free_port()
 
     def run(prefix: Sequence[str | Path]) -> Result:
         folder.mkdir(mode=0o755)
@@ -409,11 +407,6 @@ def produced(folder: Path) -> Iterator[tuple[str, bytes]]:
         mode = path.lstat().st_mode
         content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
         yield str(path.relative_to(folder)), stat.filemode(mode).encode() + b"\n" + content
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return int(server.getsockname()[1])
 
 
 def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:

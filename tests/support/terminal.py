@@ -12,6 +12,15 @@ import termios
 import time
 
 
+def _name(pid):
+    """The name of a process; "" if there is none."""
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 class Terminal:
     """`command` as the leader of a session of its own on a new terminal."""
 
@@ -37,7 +46,7 @@ class Terminal:
     def send(self, text):
         os.write(self._master, text if isinstance(text, bytes) else text.encode())
 
-    def expect(self, pattern, seconds=15):
+    def expect(self, pattern, seconds=60):
         """The match, and forgets what was before its end."""
         end = time.monotonic() + seconds
         while not (found := re.search(pattern, self._seen)):
@@ -56,16 +65,16 @@ class Terminal:
         time.sleep(0.1)  # until it reads: what comes before may be thrown away
 
     def command(self, text):
-        """Have the shell run a program, and wait until that is in the foreground."""
+        """Have the shell run a program, and wait until that is in the foreground, and no longer the shell's own code."""
         shell = os.tcgetpgrp(self._master)
         self.send(f"{text}\n")
-        end = time.monotonic() + 15
-        while os.tcgetpgrp(self._master) == shell:
+        end = time.monotonic() + 60
+        while (group := os.tcgetpgrp(self._master)) == shell or _name(group) in ("", _name(shell)):
             assert time.monotonic() < end, f"{text!r} is not in the foreground"
             time.sleep(0.01)
         time.sleep(0.05)
 
-    def wait(self, seconds=15):
+    def wait(self, seconds=60):
         """The exit status."""
         end = time.monotonic() + seconds
         while self._process.poll() is None and time.monotonic() < end:

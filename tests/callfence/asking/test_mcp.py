@@ -122,13 +122,16 @@ def test_nothing_is_granted_beyond_the_baseline(policy: Path) -> None:
 def test_a_command_that_takes_too_long_or_does_not_exist(policy: Path) -> None:
     texts: list[str] = []
 
-    async def work(session: ClientSession) -> None:
+    async def slow(session: ClientSession) -> None:
         texts.append(await said(session, "run", command=["sleep", "100"]))
+
+    async def work(session: ClientSession) -> None:
         texts.append(await said(session, "run", command=["no-such-program"]))
         texts.append(await said(session, "run", command=["true"], folder="/no/folder"))
 
     policy.write_text(POLICY + "clock_nanosleep: allow\n")
-    served(policy, work, "--timeout", "1")
+    served(policy, slow, "--timeout", "1")
+    served(policy, work)
     assert texts[0] == "killed: it took longer than 1 s"
     assert texts[1].startswith("exit status 127\n")
     assert texts[2] == "not run: No such file or directory: /no/folder"

@@ -74,13 +74,15 @@ def test_what_a_program_does_when_a_call_fails_is_learned(tmp_path: Path, app: P
 
 
 def test_a_scratch_folder_keeps_the_current_one_as_it_is(tmp_path: Path, app: Path) -> None:
-    before = Path("/tmp").iterdir()
-    assert learn(tmp_path, *FAULTS, "--scratch", "./app", "leaves").returncode == 0
+    temporary = tmp_path.parent / f"{tmp_path.name}-temporary"
+    temporary.mkdir()
+    done = learn(tmp_path, *FAULTS, "--scratch", "./app", "leaves", env=os.environ | {"TMPDIR": str(temporary)})
+    assert done.returncode == 0, done.stderr
     assert "creat" in policy(tmp_path)
     assert not (tmp_path / "left").exists()
     assert {row["executable"] for row in observations(tmp_path)} == {str(app)}
     assert 'pathname="./left"' in evidence(tmp_path)
-    assert not [path for path in {*Path("/tmp").iterdir()} - {*before} if path.name.startswith("callfence-")]
+    assert [*temporary.iterdir()] == []
 
 
 def observations(folder: Path) -> list[dict[str, Any]]:

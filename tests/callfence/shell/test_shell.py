@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import whole_records
 from needed import needs_root, require
 
 from callfence.enforcer.hosts import granted
@@ -75,7 +76,7 @@ class Project:
         """The denials of the log, when every run has its end there: what a command leaves behind may outlive it."""
         end = time.monotonic() + 20
         while True:
-            records = [json.loads(line) for line in self.log.read_text().splitlines()]
+            records = whole_records.records(self.log)
             kinds = [record["event"] for record in records]
             if kinds.count("start") == kinds.count("end") > 0 or time.monotonic() > end:
                 break

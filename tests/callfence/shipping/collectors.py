@@ -109,7 +109,7 @@ class Receiver:
                         self.starts.add(point.start_time_unix_nano)
 
     def total(self, name: str) -> float:
-        return sum(value for (metric, _), value in self.metrics.items() if metric == name)
+        return sum(value for (metric, _), value in list(self.metrics.items()) if metric == name)
 
 
 def named(attributes: Any) -> dict[str, Any]:

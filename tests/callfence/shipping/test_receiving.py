@@ -29,7 +29,7 @@ KINDS = {"unix": socket.SOCK_STREAM, "unix-datagram": socket.SOCK_DGRAM, "unix-s
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_enforce_writes_to_a_socket(place: Place, commands: Commands, kind: str) -> None:
     process = place.start("--prometheus", "callfence.prom", "--listen", f"{kind}:socket")
-    wait_until((place.folder / "socket").is_socket)
+    wait_until(place.file.exists)
     policy = place.folder / "app.policy"
     policy.write_text("default allow\n")
     for _ in range(2):
@@ -84,7 +84,7 @@ def test_abstract_sockets_and_long_lines(place: Place) -> None:
 def test_a_killed_shipper_counts_the_runs_that_it_cut(place: Place) -> None:
     """What it had received is in the spool."""
     process = place.start("--prometheus", "callfence.prom", "--listen", "unix:socket")
-    wait_until((place.folder / "socket").is_socket)
+    wait_until(place.file.exists)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(place.folder / "socket"))
         client.sendall(line("start") + line("denied", 2))
@@ -200,7 +200,7 @@ def test_a_full_spool_reaches_the_counters(place: Place) -> None:
     """The destination does not take anything, so that the spool fills; then it does."""
     (place.folder / "state").mkdir()
     process = place.start("--prometheus", "callfence.prom", "--listen", "unix-seqpacket:socket")
-    wait_until((place.folder / "socket").is_socket)
+    wait_until(place.file.exists)
     (place.folder / "state").rename(place.folder / "away")  # the state cannot be saved, and the spool stays open
     sent, size = 0, 0
     text = line("message", 1, level="note", message="x" * 50_000)

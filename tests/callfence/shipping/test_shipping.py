@@ -106,11 +106,10 @@ def test_killed_at_any_moment(place: Place) -> None:
     def write() -> None:
         number = 0
         while not stop.is_set() or number < 300:
-            number += 1
+            written[0] = number = number + 1
             append(place.folder / "log", line("denied", number, count=number, pid=1))
             if number % 50 == 0:
                 rotate(place.folder / "log")
-            written[0] = number
             time.sleep(0.002)
 
     assert place.once("--prometheus", "callfence.prom", "log").returncode == 0

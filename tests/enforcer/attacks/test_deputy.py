@@ -43,7 +43,7 @@ def test_a_folder_of_proc_is_no_way_to_the_helper(place, attacker):
 
 BEFORE = """
 import os, subprocess, sys
-pid = subprocess.Popen(["sleep", "20"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
+pid = subprocess.Popen(["sleep", "300"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
 os.execvp(sys.argv[1], [*sys.argv[1:], str(pid)])
 """
 
@@ -193,7 +193,7 @@ def test_a_false_proc_is_not_believed(place, attacker):
     if os.getuid() != 0:
         pytest.skip("mounting takes root")
     program = attacker("deputy/spoof")
-    victim = subprocess.Popen(["sleep", "30"])
+    victim = subprocess.Popen(["sleep", "300"])
     try:
         under = ("unshare", "-m", "--propagation", "private")
         done = place.enforce("-p", "spoof.policy", program, str(victim.pid), under=under)

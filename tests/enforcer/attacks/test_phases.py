@@ -29,7 +29,7 @@ def test_a_child_whose_parent_is_not_known_is_in_its_phase(place, attacker, mode
     done = place.enforce("-p", "lost.policy", "./program", mode, "100")
     assert "held" in done.stdout, done.stdout + done.stderr
     assert not (place.folder / "lost").exists()
-    place.wait_for_helpers(5)
+    place.wait_for_helpers()
 
 
 @pytest.mark.parametrize("under", [(), NOBODY], ids=["root", "no privilege"])

@@ -314,17 +314,18 @@ for number in range(30000):
 def deep(left):
     if left:
         return deep(left - 1)
-    for number in range(2000):
+    number = 0
+    while number < 2000 or number < 200000 and (number % 100 or not os.waitpid(other, os.WNOHANG)[0]):
         libc.prlimit(0, number, None, None)
         if number == 20:
             os.write(go, b"x")
+        number += 1
     os.write(1, b"flood\\n")
 sys.setrecursionlimit(10000)
 threading.stack_size(64 << 20)
 thread = threading.Thread(target=deep, args=(5000,))
 thread.start()
 thread.join()
-os.waitpid(other, 0)
 """
 
 

@@ -14,7 +14,8 @@ import pytest
 from calls import allowing_all
 
 from callfence.enforcer.kernel import landlock_abi
-from callfence.tracer.abi import NATIVE
+from callfence.tracer.abi import NATIVE, table
+from tests.enforcer.conftest import parent, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -153,10 +154,12 @@ def test_waiting_calls_end_when_the_helper_is_killed(network: Network) -> None:
     with subprocess.Popen([enforce, "-p", file, sys.executable, "-c", script], stdout=subprocess.PIPE) as program:
         assert program.stdout
         assert program.stdout.readline() == b"waits\n"
+        call = str(table(NATIVE).by_name["connect"].number)
+        wait_until(lambda: Path(f"/proc/{program.pid}/syscall").read_text().split()[0] == call)
         time.sleep(0.5)
         helpers = [int(name) for name in os.listdir("/proc") if name.isdigit() and _answers_for(int(name), file)]
         assert len(helpers) == 2
-        os.kill(min(helpers), signal.SIGKILL)
+        os.kill(next(helper for helper in helpers if parent(helper) not in helpers), signal.SIGKILL)
         assert program.stdout.readline() == b"4\n"  # EINTR
     assert program.returncode == 0
 

@@ -62,7 +62,7 @@ def said(commands: Commands, folder: Path, program: str) -> tuple[bytes, str]:
     words = ["sh", "-c", CHANGES, "sh", *commands.enforcing(policy, log), "/usr/bin/python3", "-c", BEGIN + program]
     ran = commands.plain([*own, *words], folder)
     assert ran.returncode == 0, ran.stderr.decode() + log.read_text()
-    lines = log.read_text().splitlines(keepends=True)
+    lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return ran.stdout, "".join(line for line in lines if json.loads(line)["event"] not in ("start", "end"))
 
 

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from whole_records import records
 
 from callfence.tracer.abi import COMPAT, NATIVE
 from tests.enforcer.conftest import wait_until
@@ -22,7 +23,7 @@ ERRNO = "default errno EACCES\n" + FLOOR
 
 
 def lines(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return records(path)
 
 
 def calls(path: Path) -> list[object]:

@@ -28,7 +28,7 @@ def new_enough(request):
         pytest.skip("needs Linux 6.5")
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it takes too long"

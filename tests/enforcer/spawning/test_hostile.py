@@ -185,7 +185,7 @@ def test_no_end_of_the_helper_leaves_a_client_unconfined(spawner):
         (helper,) = (pid for pid in spawner.processes() if pid != spawner.process.pid)
         captured = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with spawner.start("uname", **captured) as started:
-            time.sleep(number * 0.0002)
+            time.sleep(number * 0.0005)
             with suppress(ProcessLookupError):
                 os.kill(helper, signal.SIGKILL)
             assert started.stdout.read() == b""

@@ -211,20 +211,23 @@ static void precedence(void) {
 
 static void signals_and_filters(void) {
     install(SYS_getpriority, SECCOMP_RET_ERRNO | 77, 0);
-    int status;
+    int status, ends[2];
+    char byte;
+    CHECK(pipe(ends) == 0);
     pid_t pid = fork();
     if (pid == 0) {
         for (int i = 0; i < 300; i++) {
             CHECK(syscall(SYS_getpriority, 0, 0) == -1 && errno == 77);
         }
         struct timespec some = {0, 100000000};
-        CHECK(nanosleep(&some, NULL) == 0);
+        CHECK(nanosleep(&some, NULL) == 0 && read(ends[0], &byte, 1) == 1);
         _exit(6);
     }
     pause_ms(30);
     kill(pid, SIGSTOP);
     CHECK(wait_for(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
     kill(pid, SIGCONT);
+    CHECK(write(ends[1], "x", 1) == 1);
     expect_end(pid, 6);
 }
 

@@ -177,11 +177,25 @@ static void waited_for(void) {
     CHECK(sigtimedwait(&set, &got, &none) == -1 && errno == EAGAIN);
 }
 
-/* A child sends `signum` to us after 30 ms. */
+/* Waits until a process sleeps in a call: one that a tracer has stopped is in another state. */
+static void until_asleep(pid_t pid) {
+    char name[40], text[512];
+    snprintf(name, sizeof name, "/proc/%d/stat", pid);
+    for (int times = 0; times < 3;) {
+        pause_ms(10);
+        int file = open(name, O_RDONLY);
+        ssize_t length = read(file, text, sizeof text - 1);
+        CHECK(length > 0 && close(file) == 0);
+        text[length] = 0;
+        times = strrchr(text, ')')[2] == 'S' ? times + 1 : 0;
+    }
+}
+
+/* A child sends `signum` to us once we wait. */
 static pid_t send_later(int signum) {
     pid_t parent = getpid(), pid = fork();
     if (pid == 0) {
-        pause_ms(30);
+        until_asleep(parent);
         kill(parent, signum);
         _exit(0);
     }
@@ -207,9 +221,9 @@ static void interrupted(void) {
     }
     CHECK(read(ends[0], &byte, 1) == 1 && count == 2);
     expect_end(child, 0);
-    struct timespec second = {1, 0}, left = {0, 0};
+    struct timespec long_while = {30, 0}, left = {0, 0};
     child = send_later(SIGUSR1);
-    CHECK(nanosleep(&second, &left) == -1 && errno == EINTR && left.tv_nsec > 500000000);
+    CHECK(nanosleep(&long_while, &left) == -1 && errno == EINTR && left.tv_sec > 0);
     expect_end(child, 0);
     signal(SIGUSR1, SIG_IGN);
     struct timespec short_while = {0, 60000000};
@@ -223,10 +237,10 @@ static void interrupted(void) {
     CHECK(sigsuspend(&none) == -1 && errno == EINTR);
     expect_end(child, 0);
     child = send_later(SIGUSR1);
-    CHECK(poll(NULL, 0, 1000) == -1 && errno == EINTR);
+    CHECK(poll(NULL, 0, 30000) == -1 && errno == EINTR);
     expect_end(child, 0);
     child = send_later(SIGUSR1);
-    CHECK(select(0, NULL, NULL, NULL, &(struct timeval){1, 0}) == -1 && errno == EINTR);
+    CHECK(select(0, NULL, NULL, NULL, &(struct timeval){30, 0}) == -1 && errno == EINTR);
     expect_end(child, 0);
 }
 

@@ -368,7 +368,7 @@ def test_scale(tmp_path: Path) -> None:
     new = Recording((run("new", 10),), tuple(observation(n // 50, 1, arguments=(n,)) for n in range(5000)))
     started = time.process_time()
     update(tmp_path / "app.rec", lambda old: merge(old, new))
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 4  # about 0.3 s on an idle machine
     assert load(tmp_path / "app.rec").observations[0].counts == (1,) * 11
 
 

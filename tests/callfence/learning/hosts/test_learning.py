@@ -275,7 +275,11 @@ program = subprocess.Popen(["/usr/bin/python3", "-c",
     stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 program.stdout.readline()
 learn = subprocess.Popen([name, "-q", "--hosts", "-o", "it.policy", "--pid", str(program.pid)])
-time.sleep(2)
+while "TracerPid:\\t0\\n" in open(f"/proc/{program.pid}/status").read():
+    if learn.poll() is not None:
+        sys.exit(f"learn has ended with {learn.returncode}")
+    time.sleep(0.02)
+time.sleep(0.3)
 program.stdin.close()
 program.wait()
 sys.exit(learn.wait())

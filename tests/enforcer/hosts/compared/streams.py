@@ -238,7 +238,7 @@ def waits_for_its_turn() -> object:
         result = raw_connect(s.fileno(), v4("127.0.0.1", listener.getsockname()[1]))
         for one in waiting:
             one.close()
-        return result, 0.1 < time.monotonic() - begin < 3
+        return result, 0.1 < time.monotonic() - begin < 30
 
 
 @check
@@ -252,14 +252,14 @@ def is_interrupted() -> object:
         result = raw_connect(s.fileno(), v4("127.0.0.1", listener.getsockname()[1]))
         for one in waiting:
             one.close()
-        return result, time.monotonic() - begin < 3
+        return result, time.monotonic() - begin < 30
 
 
 @check
 def another_thread_connects_meanwhile() -> object:
     listener, waiting = full()
     with listener, tcp() as slow, tcp() as quick:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 1, 0))
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 8, 0))
         address = v4("127.0.0.1", listener.getsockname()[1])
         thread = threading.Thread(target=raw_connect, args=(slow.fileno(), address))
         thread.start()
@@ -270,7 +270,7 @@ def another_thread_connects_meanwhile() -> object:
         thread.join()
         for one in waiting:
             one.close()
-        return result, took < 0.5
+        return result, took < 5
 
 
 @check
