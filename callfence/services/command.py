@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from callfence.commands import import_, review
 from callfence.enforcing import compile as compile_
 from callfence.policygen.recording import atomic
-from callfence.services import drop_ins, units
+from callfence.services import drop_ins, logs, units
 from callfence.services.status import described, has_violations, lines
 from callfence.shared.files import recording_path
 from callfence.shared.inputs import print_error, print_lines, run_command
@@ -118,27 +118,29 @@ def _audit(unit: Unit, options: argparse.Namespace) -> int:
 
 def _review(unit: Unit, options: argparse.Namespace) -> int:
     policy = policy_of(unit)
-    logs = _logs(unit)
-    if not has_violations(logs):
+    written = _logs(unit)
+    if not has_violations(written):
         print(f"{LOGS / drop_ins.file_name(unit)}: nothing was denied")
         return 0
-    before = policy.read_bytes()
-    decided = review.main([*options.further, *_log_words(logs), str(policy)])
-    status = decided
-    if policy.read_bytes() != before:
-        if compile_.main([str(policy)]):
-            return 2
-        status = _restarted(unit, options) or decided
-    if decided == 0:
-        _retire(logs)
-    return status
+    with logs.sizes(written) as sizes:
+        before = policy.read_bytes()
+        decided = review.main([*options.further, *_log_words(written), str(policy)])
+        status = decided
+        if policy.read_bytes() != before:
+            if compile_.main([str(policy)]):
+                return 2
+            status = _restarted(unit, options) or decided
+        if decided == 0:
+            logs.put_aside(_logs(unit), sizes)
+        return status
 
 
 def _enforce(unit: Unit, options: argparse.Namespace) -> int:
-    logs = _logs(unit)
+    written = _logs(unit)
     if _mode(unit) == "learn":
         raise UserError(f"{unit.stem} is being learned: `callfence service audit {unit.stem}` comes first")
-    if not options.force and has_violations(logs) and review.main(["--no-terminal", *_log_words(logs), str(policy_of(unit))]):
+    shown = ["--no-terminal", *_log_words(written), str(policy_of(unit))]
+    if not options.force and has_violations(written) and review.main(shown):
         print_error(
             f"callfence service: {unit.stem} would be denied the above: `callfence service review {unit.stem}` decides, "
             "or --force enforces it so"
@@ -183,7 +185,7 @@ def policy_of(unit: Unit) -> Path:
 
 def _logs(unit: Unit) -> list[Path]:
     """Return the unit's log and the one that was moved last, as far as they are there.  Raises UserError if one is a link."""
-    return [file for name in ("enforce.log.1", "enforce.log") if os.path.lexists(file := _written(unit, name))]
+    return [file for name in logs.NAMES if os.path.lexists(file := _written(unit, name))]
 
 
 def _written(unit: Unit, *parts: str) -> Path:
@@ -199,15 +201,8 @@ def _written(unit: Unit, *parts: str) -> Path:
     return path
 
 
-def _log_words(logs: Sequence[Path]) -> list[str]:
-    return [word for log in logs for word in ("--log", str(log))]
-
-
-def _retire(logs: Sequence[Path]) -> None:
-    """Move logs whose violations are decided, so that they are not asked about again: `enforce` begins a new one.  Their names
-    are those of rotated logs."""
-    for number, log in enumerate(logs):
-        log.rename(log.with_name(f"enforce.log-{time.strftime('%Y%m%dT%H%M%S')}.{number}"))
+def _log_words(written: Sequence[Path]) -> list[str]:
+    return [word for log in written for word in ("--log", str(log))]
 
 
 def _mode(unit: Unit) -> Mode | None:

@@ -1,0 +1,60 @@
+"""The logs of a unit: those that nobody has decided about, and those that are put aside.
+
+The unit's user may write the folder: no link is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+    from typing import BinaryIO
+
+NAMES: Final = ("enforce.log.1", "enforce.log")
+"""The names of the logs that nobody has decided about, the older one first: as logrotate(8) calls it."""
+
+
+@contextmanager
+def sizes(logs: Sequence[Path]) -> Iterator[dict[int, int]]:
+    """Yield the size in bytes of each log, by its inode, which no other file gets as long as this context lasts.  Raises
+    OSError."""
+    with ExitStack() as opened:
+        statuses = [os.fstat(opened.enter_context(_read(log)).fileno()) for log in logs]
+        yield {status.st_ino: status.st_size for status in statuses}
+
+
+def put_aside(logs: Sequence[Path], decided: Mapping[int, int]) -> None:
+    """Move logs to `enforce.log-DATE`, so that they are not asked about again; `enforce` begins a new one.
+
+    `decided` are the `sizes` of those whose violations were read: what has come since, also by a rotation, is written to
+    `enforce.log.1`.  Raises OSError.
+    """
+    date = time.strftime("%Y%m%dT%H%M%S")
+    moved = [log.rename(log.with_name(f"enforce.log-{date}.{number}")) for number, log in enumerate(logs)]
+    with ExitStack() as opened:
+        target: BinaryIO | None = None
+        for log in moved:
+            source = opened.enter_context(_read(log))
+            status = os.fstat(source.fileno())
+            if source.seek(decided.get(status.st_ino, 0)) < status.st_size:
+                target = target or opened.enter_context(_made(log.with_name(NAMES[0]), status))
+                shutil.copyfileobj(source, target)
+
+
+def _read(log: Path) -> BinaryIO:
+    return open(os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+
+
+def _made(log: Path, like: os.stat_result) -> BinaryIO:
+    """Make a log with the user, group and mode of another.  Raises FileExistsError: by a link, the user could have root change
+    another file."""
+    file = open(log, "xb")  # noqa: SIM115, as the caller closes it
+    os.fchown(file.fileno(), like.st_uid, like.st_gid)
+    os.fchmod(file.fileno(), like.st_mode & 0o777)
+    return file

@@ -1,0 +1,62 @@
+"""What becomes of a unit's logs when their violations are decided."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from callfence.services.logs import NAMES, put_aside, sizes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def left(folder: Path) -> dict[str, str]:
+    """The logs that nobody has decided about."""
+    return {name: (folder / name).read_text() for name in NAMES if (folder / name).exists()}
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> list[Path]:
+    made = [tmp_path / name for name in NAMES]
+    for log in made:
+        log.write_text(f"{log.name}\n")
+        log.chmod(0o640)
+    return made
+
+
+def test_what_is_decided_is_moved(tmp_path: Path, logs: list[Path]) -> None:
+    with sizes(logs) as decided:
+        put_aside(logs, decided)
+    assert left(tmp_path) == {}
+    assert sorted(path.read_text() for path in tmp_path.iterdir()) == ["enforce.log\n", "enforce.log.1\n"]
+
+
+def test_what_is_logged_meanwhile_stays(tmp_path: Path, logs: list[Path]) -> None:
+    with sizes(logs) as decided, logs[1].open("a") as log:
+        log.write("new\n")
+        log.flush()
+        put_aside(logs, decided)
+    assert left(tmp_path) == {"enforce.log.1": "new\n"}
+    assert (tmp_path / "enforce.log.1").stat().st_mode & 0o777 == 0o640
+
+
+def test_logs_are_rotated_meanwhile(tmp_path: Path, logs: list[Path]) -> None:
+    with sizes(logs) as decided:
+        with logs[1].open("a") as log:
+            log.write("before the rotation\n")
+        logs[1].rename(logs[0])
+        logs[1].write_text("after it\n")
+        put_aside(logs, decided)
+    assert left(tmp_path) == {"enforce.log.1": "before the rotation\nafter it\n"}
+
+
+def test_a_link_is_not_followed(tmp_path: Path, logs: list[Path]) -> None:
+    (tmp_path / "secret").write_text("secret\n")
+    logs[1].unlink()
+    os.symlink("secret", logs[1])
+    with pytest.raises(OSError, match=r"enforce\.log-"):
+        put_aside(logs, {})
+    assert left(tmp_path) == {"enforce.log.1": "enforce.log.1\n"}
