@@ -5,6 +5,7 @@ from __future__ import annotations
 import compileall
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,6 @@ import set_up
 from folders import remove
 from needed import require
 from packages import copy_packages
-from ports import reserved_port
 from whole_records import records
 
 from callfence.tracer.abi import NATIVE, Arch
@@ -210,9 +210,14 @@ def show_to_all(folder: Path) -> None:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port at which a server that sets SO_REUSEADDR can listen, and nobody else does."""
-    with reserved_port() as reserved:
-        yield reserved
+    """A TCP port at 127.0.0.1 at which nobody listens yet.
+
+    A socket stays bound to it, so that the kernel chooses it for nobody else.  A server that sets SO_REUSEADDR, as most do, can
+    listen there."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 other_port = port

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import format_options, parse
 from needed import needs
-from ports import reserved_port
 
 from callfence.policygen import formats
 from callfence.policygen.comparing.compare import Verdict, compare
@@ -41,13 +40,8 @@ def archive(kind: str, text: str) -> bytes:
 
 
 @contextmanager
-def registry(folder: Path) -> Iterator[str]:
+def registry(folder: Path, port: int) -> Iterator[str]:
     """A registry that keeps its data in the folder: host:port."""
-    with reserved_port() as port:
-        yield from _registry_at(port, folder)
-
-
-def _registry_at(port: int, folder: Path) -> Iterator[str]:
     (folder / "registry.yml").write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
     )
@@ -77,9 +71,9 @@ def run(folder: Path, *words: str | Path) -> str:
 
 @needs("oras", "cosign", "docker-registry")
 @pytest.mark.parametrize("kind", KINDS)
-def test_pushed_signed_and_pulled(kind: str, tmp_path: Path) -> None:
+def test_pushed_signed_and_pulled(kind: str, tmp_path: Path, port: int) -> None:
     (tmp_path / "it.tar").write_bytes(archive(kind, ONE))
-    with registry(tmp_path) as host:
+    with registry(tmp_path, port) as host:
         name = f"{host}/it:1"
         run(tmp_path, "oras", "cp", "--from-oci-layout", "it.tar:it", "--to-plain-http", name)
         manifest = json.loads(run(tmp_path, "oras", "manifest", "fetch", "--plain-http", name))

@@ -8,10 +8,10 @@ import pytest
 import strategies
 from announced import check
 from calls import format_options, parse, parse_file
-from examples import EXAMPLES
 from exported_languages import read_kafel, read_minijail
 from hypothesis import HealthCheck, given, settings
 from installed import PROBE_POLICY
+from strategies import EXAMPLES
 
 from callfence.policygen import formats
 from callfence.policygen.comparing.compare import compare

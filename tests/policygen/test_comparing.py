@@ -6,8 +6,8 @@ import oracle
 import pytest
 import strategies
 from calls import parse, point_of
-from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
+from strategies import EXAMPLES
 
 from callfence.policygen.comparing.compare import Change, Verdict, compare
 from callfence.policygen.comparing.reducing import reduce

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from calls import event, parse, parse_file
-from examples import EXAMPLES
+from strategies import EXAMPLES
 
 from callfence.policygen.comparing.compare import Verdict, compare
 from callfence.policygen.comparing.reducing import intersect, reduce

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 from calls import parse
-from examples import EXAMPLES
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
-from strategies import actions, entries, events
+from strategies import EXAMPLES, actions, entries, events
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.language.normal import normal_entry

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import strategies as st
 
 from callfence.policygen.language.operands import operands
@@ -23,6 +25,8 @@ from callfence.policygen.model import (
 )
 from callfence.tracer.abi import X32_BIT, Arch, Argument, Event, table
 
+EXAMPLES = int(os.environ.get("CALLFENCE_EXAMPLES", "20"))
+"""How many random policies and programs a test takes.  `CALLFENCE_EXAMPLES=2000` is the long run."""
 WORD = (1 << 64) - 1
 ARCHES = tuple(Arch)
 TABLES = ((6, 1), (6, 12), (6, 18))

@@ -10,9 +10,8 @@ import random
 
 import pytest
 from calls import event
-from examples import EXAMPLES
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
-from strategies import conditions, entries, policies
+from strategies import EXAMPLES, conditions, entries, policies
 
 from callfence.policygen.equivalents.between import hops, renumbering
 from callfence.policygen.equivalents.carry import CarryError, carry

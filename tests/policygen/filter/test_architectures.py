@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import strategies
-from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
+from strategies import EXAMPLES
 
 from callfence.policygen.comparing.compare import compare
 from callfence.policygen.evaluate import evaluate

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from calls import event
-from examples import EXAMPLES
 from filters import random_program
+from strategies import EXAMPLES
 
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.bpf import Instruction

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import strategies
 from calls import event, parse
-from examples import EXAMPLES
 from hypothesis import HealthCheck, given, reject, settings, strategies as st
+from strategies import EXAMPLES
 
 from callfence.policygen.evaluate import answer, evaluate
 from callfence.policygen.filter import bpf, compile as compiler, libseccomp

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import strategies
 from calls import parse
-from examples import EXAMPLES
 from filters import HIGH, IS_7, LOW, dup_filter
 from hypothesis import HealthCheck, given, settings, strategies as st
+from strategies import EXAMPLES
 
 from callfence.policygen.comparing.compare import Verdict, compare
 from callfence.policygen.filter import bpf

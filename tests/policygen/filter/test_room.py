@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import strategies
 from calls import parse
-from examples import EXAMPLES
 from hypothesis import HealthCheck, given, reject, settings
+from strategies import EXAMPLES
 
 from callfence.policygen.filter.bpf import MAX_INSTRUCTIONS
 from callfence.policygen.filter.compile import CompileError, compile_policy

@@ -9,9 +9,9 @@ import oracle
 import pytest
 import strategies
 from calls import event, point_of
-from examples import EXAMPLES
 from filters import CODES, HIGH, IS_7, LOW, dup_filter, random_program
 from hypothesis import HealthCheck, given, settings
+from strategies import EXAMPLES
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.filter import bpf, libseccomp, symbolic

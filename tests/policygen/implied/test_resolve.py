@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 from calls import event, parse
-from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
-from strategies import actions, entries, events
+from strategies import EXAMPLES, actions, entries, events
 
 from callfence.policygen.comparing.compare import compare
 from callfence.policygen.evaluate import evaluate

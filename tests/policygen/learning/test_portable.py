@@ -7,9 +7,8 @@ from itertools import product
 
 import pytest
 from calls import event, parse
-from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
-from strategies import conditions, events, policies
+from strategies import EXAMPLES, conditions, events, policies
 
 from callfence.policygen.comparing.compare import Verdict, compare
 from callfence.policygen.comparing.reducing import reduce

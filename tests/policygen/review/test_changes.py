@@ -6,8 +6,8 @@ import re
 
 import pytest
 from calls import parse
-from examples import EXAMPLES
 from hypothesis import given, settings, strategies as st
+from strategies import EXAMPLES
 
 from callfence.policygen.comparing.compare import Verdict, compare
 from callfence.policygen.language.naming import format_entry

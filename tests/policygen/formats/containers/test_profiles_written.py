@@ -25,8 +25,8 @@ from container_profiles import (
     profile,
     read,
 )
-from examples import EXAMPLES
 from hypothesis import HealthCheck, given, settings, strategies as st
+from strategies import EXAMPLES
 
 from callfence.policygen.comparing.compare import Change, compare
 from callfence.policygen.filter import bpf
