@@ -42,8 +42,8 @@ class Spawner:
         executable = self._client or shutil.which(_CLIENT)
         script = [sys.executable, "-I", "-S", client.__file__]
         words: list[Word] = [*([executable] if executable else script), "-s", self._socket or client.default_socket()]
-        for one in policies:
-            words += ["-p", one]
+        for policy in policies:
+            words += ["-p", policy]
         return [*words, *options, "--", *argv]
 
     def popen(

@@ -106,7 +106,7 @@ def users(policy: Policy, observations: Sequence[Observation]) -> dict[str, set[
     for line, same in rules.items():
         arch, number, _ = same[0]
         matching = used[arch, number].items()
-        result[line] = {at for at, its in matching if any(_matches(one[2], arch, number, {one[:2]: its}) for one in same)}
+        result[line] = {at for at, its in matching if any(_matches(rule[2], arch, number, {rule[:2]: its}) for rule in same)}
     others = {*range(len(observations))} - set().union(*result.values())
     implied = {at: observations[at].event for at in others if evaluate(policy, observations[at].event).allows}
 

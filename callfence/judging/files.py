@@ -125,15 +125,15 @@ def _at_place(files: Files, kind: Kind, about: str, word: str) -> tuple[list[str
         what = {"unix": "unix sockets", "query": "look-ups"}.get(kind.name, "ports")
         return [f"the policy has no `{kind.line(kind.root)}` line, so it grants all {what} to the calls that it allows"], ""
     grants, needed = kind.grants(files), kind.bits(word)
-    above = [one for one in kind.containing(place) if one in grants]
+    above = [granted for granted in kind.containing(place) if granted in grants]
     is_granted = bool(kind.granted(grants, place) & needed)
     if is_granted:
-        above = [one for one in above if grants[one] & needed]
-    above = [one for one in above if grants[one]] or above
-    lines = [written(kind.line(one), kind.words(grants[one]) or NONE) for one in above]
+        above = [granted for granted in above if grants[granted] & needed]
+    above = [granted for granted in above if grants[granted]] or above
+    lines = [written(kind.line(granted), kind.words(grants[granted]) or NONE) for granted in above]
     if kind.name == "query":
-        named = [(use, one) for use in TO_HOSTS for one in kind.containing(place) if one in files.hosts(use)]
-        lines += [f"{host_line(use, one)}: {format_ports(files.hosts(use)[one])}" for use, one in named]
+        named = [(use, host) for use in TO_HOSTS for host in kind.containing(place) if host in files.hosts(use)]
+        lines += [f"{host_line(use, host)}: {format_ports(files.hosts(use)[host])}" for use, host in named]
         is_granted |= bool(named)
     return lines or [f"no line grants {kind.line(place)}"], "" if is_granted else written(kind.line(place), word)
 

@@ -73,8 +73,8 @@ def place_of(environment: Mapping[str, str], folder: str) -> Place:
         if not os.path.isdir(policies):
             raise EnforceError(f"CALLFENCE_POLICIES: {named} is not a folder")
         root = policies.removesuffix(f"/{POLICIES}") if policies.endswith(f"/{POLICIES}") else ""
-        roots = [os.path.realpath(one) for one in (root, environment.get("npm_config_local_prefix", "")) if one]
-        return Place(policies, next((one for one in roots if _is_below(folder, one)), folder))
+        roots = [os.path.realpath(path) for path in (root, environment.get("npm_config_local_prefix", "")) if path]
+        return Place(policies, next((path for path in roots if _is_below(folder, path)), folder))
     for root in _above(_outside(folder)):
         policies = os.path.join(root, POLICIES)
         if not os.path.isdir(policies):

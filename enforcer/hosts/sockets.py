@@ -90,7 +90,7 @@ class Socket(NamedTuple):
         if not control:
             arguments = self.descriptor, content, linux.c_size_t(len(content)), flags, address or None, len(address)
             return result_of(linux.functions.sendto(*arguments))
-        body, data, name = (_copied(part) for part in (content, b"".join(_packed(*one) for one in control), address))
+        body, data, name = (_copied(part) for part in (content, b"".join(_packed(*message) for message in control), address))
         parts = (linux.c_uint64 * 2)(linux.addressof(body), len(content))
         place = linux.addressof(name) if address else 0
         head = (linux.c_uint64 * 7)(

@@ -139,12 +139,12 @@ def _is_at(path: bytes, status: os.stat_result) -> bool:
 
 def is_granted(socket: bytes, granted: Sequence[bytes]) -> bool:
     """Return whether a socket, a path or `@NAME`, is one of those granted or below one (`Hosts.sockets`)."""
-    for one in granted:
-        if one == ANY.encode() or socket == one:
+    for place in granted:
+        if place == ANY.encode() or socket == place:
             return True
-        if one.startswith(b"@"):
-            if one.endswith(b"*") and socket.startswith(one[:-1]):
+        if place.startswith(b"@"):
+            if place.endswith(b"*") and socket.startswith(place[:-1]):
                 return True
-        elif socket.startswith(one.rstrip(b"/") + b"/"):
+        elif socket.startswith(place.rstrip(b"/") + b"/"):
             return True
     return False

@@ -121,7 +121,7 @@ def answer(connection: _socket.socket) -> tuple[bytes, list[tuple[int, int, byte
         raise EnforceError(os.fsdecode(text), status)
     each = [names[at : at + 4 + protocol.NAME] for at in range(0, len(names), 4 + protocol.NAME)]
     parts = zip(descriptors, each, strict=True)
-    return text, [(one, protocol.number(part, 0), part[4:].rstrip(b"\0")) for one, part in parts], first
+    return text, [(descriptor, protocol.number(part, 0), part[4:].rstrip(b"\0")) for descriptor, part in parts], first
 
 
 def default_socket() -> str:

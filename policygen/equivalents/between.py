@@ -67,7 +67,7 @@ def renumbering(source: Arch, target: Arch, ours: str, theirs: str, mask: int) -
     for family in (here, there):
         bits.append({name: value for name, value in family.names.items() if not family.mask(name) and value.bit_count() == 1})
         whole.append({name: value & mask for name, value in family.names.items() if family.mask(name) == ~0})
-    ours_, theirs_ = (frozenset(one.values()) for one in whole)
+    ours_, theirs_ = (frozenset(constants.values()) for constants in whole)
     return Renumbering(*_bits(*bits), _values(*whole), ours_ - theirs_, theirs_ - ours_)
 
 

@@ -122,8 +122,8 @@ def _masked(condition: Condition, bits: int) -> Expression:
     index, value = condition.index, condition.value
     match condition.operator:
         case Operator.EQ | Operator.NE | Operator.ONE_OF:
-            plain = [one for one in _values(condition) if not one & bits]
-            values = tuple(sorted({one | some for one in plain for some in _subsets(bits)}))
+            plain = [each for each in _values(condition) if not each & bits]
+            values = tuple(sorted({each | some for each in plain for some in _subsets(bits)}))
             holds = Condition(index, Operator.ONE_OF, values=values) if values else Always(False)
             return Not(holds) if condition.operator is Operator.NE else holds
         case Operator.IN:

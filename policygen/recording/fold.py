@@ -131,7 +131,7 @@ def _joined(equal: list[Observation]) -> Observation:
     if len(equal) == 1:
         return equal[0]
     with_registers = [observation for observation in equal if any(observation.example)] or equal
-    earliest = min(with_registers, key=lambda one: ([not count for count in one.counts], one.site, one.example))
+    earliest = min(with_registers, key=lambda each: ([not count for count in each.counts], each.site, each.example))
     return earliest._replace(
         counts=tuple(map(sum, zip(*(observation.counts for observation in equal), strict=True))),
         evidence=joined([fact for observation in equal for fact in observation.evidence]),

@@ -108,7 +108,7 @@ class Machine:
 
     def numbers_by_arch(self, *names: str) -> dict[int, tuple[int, ...]]:
         """Return the numbers of the calls `names`, by AUDIT_ARCH_*."""
-        return {one.audit: tuple(one.numbers[name] for name in names if name in one.numbers) for one in self.conventions}
+        return {each.audit: tuple(each.numbers[name] for name in names if name in each.numbers) for each in self.conventions}
 
     def calls(self, *names: str) -> set[tuple[int, int]]:
         """Return the pair (AUDIT_ARCH_*, number) of each of the calls `names`, on both architectures."""
@@ -152,11 +152,11 @@ class Machine:
     def again(self, at_entry: Sequence[int]) -> Registers:
         """Return the registers with which a task makes a call again by its own instruction; `at_entry` are those that it had at
         the entry of the call."""
-        one = self.convention(at_entry)
+        convention = self.convention(at_entry)
         registers = list(at_entry)
-        registers[one.ip] -= len(one.instruction)
-        registers[one.selects] = at_entry[one.number]
-        registers[one.number] = NO_CALL
+        registers[convention.ip] -= len(convention.instruction)
+        registers[convention.selects] = at_entry[convention.number]
+        registers[convention.number] = NO_CALL
         return registers
 
     def after_interrupt(self, registers: Sequence[int]) -> Registers:

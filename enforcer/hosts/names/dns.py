@@ -95,7 +95,7 @@ def answer_of(message: bytes) -> Answer:
     ttl = 0xFFFFFFFF
     reached = records
     while reached:  # the records may be in any order
-        reached, records = ([one for one in records if (one.name in names) is wanted] for wanted in (True, False))
+        reached, records = ([record for record in records if (record.name in names) is wanted] for wanted in (True, False))
         for record in reached:
             if record.type in (CNAME, SRV, SVCB, HTTPS):
                 skipped = {CNAME: 0, SRV: 6}.get(record.type, 2)

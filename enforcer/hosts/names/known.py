@@ -172,9 +172,9 @@ def _may_be_written(path: str) -> bool:
     if kernel.capabilities()[1]:
         return True
     real = os.path.realpath(path)
-    for one in (real, os.path.dirname(real), os.path.dirname(path)):
+    for place in (real, os.path.dirname(real), os.path.dirname(path)):
         try:
-            status = os.stat(one)
+            status = os.stat(place)
         except OSError:
             continue
         if status.st_uid == os.geteuid() or status.st_mode & 0o022:

@@ -250,9 +250,9 @@ class _Conversation:
     def _end(self) -> None:
         if self._is_open:
             self._is_open = False
-            for one in filter(None, (self._client, self._upstream)):
-                self._hub.forget(one.fileno())
-                one.close()
+            for connection in filter(None, (self._client, self._upstream)):
+                self._hub.forget(connection.fileno())
+                connection.close()
 
     def _read(self) -> None:
         try:

@@ -81,7 +81,7 @@ class _Log:
     def __init__(self, filename: str, arch: Arch) -> None:
         self._filename = filename
         self._arch = arch
-        machine = next(one for one in Arch if arch in (one, one.compat))
+        machine = next(native for native in Arch if arch in (native, native.compat))
         self._modes = {"64": machine, "32": machine.compat}
         self._arches: dict[int, Arch | None] = {}
         """Architectures of processes that are not of the machine's; None for x32."""
