@@ -28,6 +28,8 @@ from callfence.policygen.recording import recording_file
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = ROOT / "action.yml"
 GITLAB = ROOT / "templates" / "callfence.gitlab-ci.yml"
@@ -472,7 +474,6 @@ def gitlab(repository: Path, server: Server, temp: Path, command: str, **variabl
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("command", "status"), [(SAME, 0), (MORE, 1), (FAILS, 9), ("", 0)])
 def test_gitlab(command: str, status: int, runner: Runner, server: Server) -> None:
     done = gitlab(runner.repository, server, runner.temp / "bin", command)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.long
+
 FORMS = Path(__file__).resolve().parents[2] / ".github" / "ISSUE_TEMPLATE"
 CONFIG = FORMS / "config.yml"
 NAMES = sorted(form.name for form in FORMS.iterdir() if form != CONFIG)

@@ -49,6 +49,7 @@ def test_the_page_lists_the_kinds_of_mistakes() -> None:
     assert tuple(KINDS) == get_args(Mistake)
 
 
+@pytest.mark.long
 def test_what_the_grammar_derives_has_no_mistake_of_syntax() -> None:
     """All productions are in texts that are accepted."""
     accepted = set()

@@ -127,6 +127,7 @@ def test_it_is_said_that_others_of_the_program_are_not_followed(
     assert re.search(r"calls: 1 in \d+ seconds; perhaps other processes of the program do the work", errors), "it waits again"
 
 
+@pytest.mark.long
 def test_few_calls_are_said(
     master: subprocess.Popen[bytes], attached: Callable[..., tuple[subprocess.Popen[bytes], list[str]]]
 ) -> None:

@@ -203,6 +203,7 @@ def test_a_program_that_signals_its_group(program, same):
     same(program("inside"), "sends_to_group", start_new_session=True)
 
 
+@pytest.mark.long
 def test_an_alarm_set_before_the_execve(program, learn):
     learned = learn(program("inside"), "waits_for_alarm", under=(program("inside"), "with_alarm"))
     assert (learned.done.returncode, learned.done.stdout) == (0, b"rang\n"), learned.done.stderr

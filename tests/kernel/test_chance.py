@@ -20,6 +20,7 @@ def test_calls_that_depend_on_timing_are_allowed(program, plain, learn, check, l
         assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.long
 def test_however_threads_and_processes_wait_for_one_another_is_allowed(compile_c, plain, learn):
     require("g++")
     waits = compile_c(Path(__file__).parent / "programs" / "waits.cc", "-pthread", compiler="g++")

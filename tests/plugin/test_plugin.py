@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from conftest import Commands
 
+pytestmark = pytest.mark.long
+
 SUITE = """
 import os, socket, subprocess, sys, threading
 
@@ -133,7 +135,6 @@ def test_what_else_is_on_the_command_line_is_kept(project: Project) -> None:
     assert b"\x1b[" in ran.stdout
 
 
-@pytest.mark.long
 def test_the_workers_of_xdist_are_learned_and_confined(project: Project) -> None:
     learn = project.pytest("--callfence-learn", "-n", "2", "tests")
     assert (learn.returncode, b"5 passed" in learn.stdout) == (0, True), learn.stderr.decode()
@@ -144,7 +145,6 @@ def test_the_workers_of_xdist_are_learned_and_confined(project: Project) -> None
     assert b"enforce: denied socket(family=AF_INET, " in ran.stderr
 
 
-@pytest.mark.long
 def test_a_flag_in_the_configuration_holds_for_every_run(project: Project) -> None:
     """A pytest that the suite starts reads it too, and is confined already."""
     (project.folder / "pytest.ini").write_text("[pytest]\naddopts = --callfence-enforce=pytest.policy\n")

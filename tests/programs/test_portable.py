@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from callfence.policygen.model import Policy
 
+pytestmark = pytest.mark.long
+
 COMMANDS = Path(sys.executable).parent
 SOURCES = Path(__file__).parent / "portable"
 PROGRAMS = sorted(source.stem for source in SOURCES.glob("*.c"))
@@ -71,7 +73,6 @@ def cross(commands: Commands, built: Callable[[str, str], Path], tmp_path: Path)
     return run
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize(("one", "other"), [("glibc", "static musl"), ("static musl", "glibc")])
 def test_the_same_program_with_the_other_library(program: str, one: str, other: str, cross: Callable[..., Crossed]) -> None:

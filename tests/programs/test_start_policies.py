@@ -278,6 +278,7 @@ def test_an_mcp_server_changes_and_starts_nothing(place: Place) -> None:
     assert place.run("enforce", "mcp-server", "python3", "-c", code).stdout == "True\n" * 4
 
 
+@pytest.mark.long
 def test_learn_begins_with_one(place: Place) -> None:
     policy = place.project / "git.policy"
     written = place.run("learn", policy, flags=["--from", "git"])
@@ -290,6 +291,7 @@ def test_learn_begins_with_one(place: Place) -> None:
     assert "+ path $HOME/.profile: read" in more.stderr
 
 
+@pytest.mark.long
 def test_learn_has_no_such_start_policy(place: Place) -> None:
     done = place.run("learn", place.project / "x.policy", "true", flags=["--from", "gti"])
     assert done.returncode == 125

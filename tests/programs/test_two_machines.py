@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from conftest import Commands, Nobody
 
+pytestmark = pytest.mark.long
+
 CALLFENCE = Path(sys.executable).parent / "callfence"
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 PROGRAMS = {"families": ("./families",), "notes": ("python3", "notes.py"), "pipeline": ("sh", "pipeline.sh")}
@@ -102,7 +104,6 @@ def assert_alike(commands: Commands, folder: Path, old: bytes, new: bytes, diffe
         assert new == old
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=list(MACHINES))
 def test_another_machine(
     machine: Machine, here: tuple[Path, dict[str, bytes]], commands: Commands, built: Path, tmp_path: Path

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[3]
 DAILY = ROOT / "samples" / "rollout" / "daily.sh"
 APP = "#!/bin/sh\nif [ \"$1\" = link ]; then ln -s a b; fi\nls / > /dev/null\n"

@@ -46,6 +46,7 @@ def test_what_is_written_does_not_grow_with_the_values(
     assert max(*written[0], *written[1]) < 400
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["ioctl", "fcntl"])
 def test_a_reviewer_sees_which_argument_may_have_any_value(kind: str, one: Path, commands: Commands, tmp_path: Path) -> None:
     policy = tmp_path / "it.policy"

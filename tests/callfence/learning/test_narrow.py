@@ -96,6 +96,7 @@ if len(sys.argv) > 1:
 """
 
 
+@pytest.mark.long
 def test_what_ten_runs_do_not_use_is_removed_and_nothing_that_they_use(tmp_path: Path, callfence: Run) -> None:
     for folder in ("code", "data"):
         (tmp_path / folder).mkdir()

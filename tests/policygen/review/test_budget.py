@@ -128,6 +128,7 @@ def run(folder: Path, *words: str, command: Sequence[str] = CALLFENCE) -> tuple[
     return done.returncode, done.stdout
 
 
+@pytest.mark.long
 def test_every_form_and_the_exit_status_say_so(tmp_path: Path) -> None:
     (tmp_path / "a.policy").write_text(HOSTILE["one call"])
     (tmp_path / "old.policy").write_text("read: allow\n")

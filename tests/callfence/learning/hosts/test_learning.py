@@ -98,12 +98,14 @@ def test_an_answer_that_comes_by_tcp_in_parts(talks: Path, network: Network) -> 
     assert network.lines() == ["tcp connect big.example.org: 8080"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", [("--late-after=8",), ("--every-call",), ("--arm=entry",)])
 def test_however_calls_stop(plain: Path, network: Network, flags: tuple[str, ...]) -> None:
     network.learn(plain, "twice", "40", "tcp", "www.example.org", "8080", flags=("--hosts", *flags))
     assert network.lines() == ["tcp connect www.example.org: 8080"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", [("--late-after=8",), ("--every-call",)])
 def test_another_thread_receives_the_answer(plain: Path, network: Network, flags: tuple[str, ...]) -> None:
     network.learn(plain, "twice", "5", "threads", "api.example.org", "8080", flags=("--hosts", *flags))
@@ -112,6 +114,7 @@ def test_another_thread_receives_the_answer(plain: Path, network: Network, flags
     assert network.lines() == ["tcp connect api.example.org: 8080"]
 
 
+@pytest.mark.long
 def test_later_runs_add_what_is_new(plain: Path, network: Network) -> None:
     network.learn(plain, "tcp", "api.example.org", "8080")
     before = network.policy.read_text()
@@ -188,6 +191,7 @@ def test_a_name_opens_no_address_of_this_host(plain: Path, network: Network) -> 
     assert network.lines() == ["tcp connect 127.1.2.3: 8080", "tcp connect localhost: 8080", "dns query near.example.org"]
 
 
+@pytest.mark.long
 def test_unix_sockets(plain: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     (network.folder / "run").mkdir()
     (network.folder / "link").symlink_to("run")
@@ -229,6 +233,7 @@ def test_services_that_would_hide_names_are_not_there(network: Network) -> None:
     assert network.lines() == []
 
 
+@pytest.mark.long
 def test_ports_become_hosts_when_all_runs_have_them(plain: Path, network: Network) -> None:
     network.learn(plain, "tcp", "api.example.org", "8080", flags=())
     assert network.lines() == ["tcp connect: 53, 8080"]
@@ -302,6 +307,7 @@ def test_rehearsed_runs_have_hosts(plain: Path, network: Network) -> None:
     assert all(any(what.startswith("unix connect") for what, _, _ in run.files) for run in recorded.runs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("package", "command"),
     [
@@ -329,6 +335,7 @@ for number in range(40):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", [(), ("--late-after=8",)])
 def test_a_socket_to_the_name_server_that_is_kept_open(network: Network, flags: tuple[str, ...]) -> None:
     network.learn("/usr/bin/python3", "-c", KEEPS, flags=("--hosts", *flags))
@@ -349,6 +356,7 @@ with ThreadPoolExecutor(8) as pool:
 """
 
 
+@pytest.mark.long
 def test_threads_that_look_names_up_at_once(network: Network) -> None:
     network.learn("/usr/bin/python3", "-c", AT_ONCE)
     assert network.lines() == ["tcp connect api.example.org: 8080", "tcp connect www.example.org: 8080"]
@@ -368,6 +376,7 @@ print(echo.recv(100)[0])
 """
 
 
+@pytest.mark.long
 def test_echo_requests_have_no_port(network: Network, commands: Commands) -> None:
     log, program = network.folder / "log", ("/usr/bin/python3", "-c", ECHOES)
     permits = ["sh", "-c", 'echo 0 0 >/proc/sys/net/ipv4/ping_group_range; exec "$@"', "sh"]
