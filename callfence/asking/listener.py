@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -49,18 +48,51 @@ class Question:
         return "; ".join(f"it {risk['grants']}" for risk in risks if risk["level"] == "danger")
 
 
+class Answers:
+    """Answers the questions of a connection."""
+
+    def __init__(self, decide: Decide, name: str) -> None:
+        """`decide` and `name`: as for `Listener`."""
+        self._decide = decide
+        self._name = name
+
+    def serve(self, connection: socket.socket) -> None:
+        """Answer until the other end is closed, in a thread of its own."""
+        threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as lines, suppress(OSError):
+            for line in lines:
+                fields = json.loads(line)
+                if fields["type"] == "question":
+                    connection.sendall(json.dumps(self._answer(fields)).encode() + b"\n")
+
+    def _answer(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        if (version := fields.get("version")) != QUESTIONS:
+            reason = f"a question whose {unknown(version, QUESTIONS)}"
+            return {"id": fields["id"], "answer": "no", "reason": reason, "name": self._name}
+        question = Question(tuple(fields["rule"]), fields["record"], tuple(fields["answers"]), fields["takes_effect"])
+        try:
+            answer, reason = _taken(self._decide(question))
+        except Exception as error:
+            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+            answer, reason = NO, f"{type(error).__name__}: {error}"
+        if answer not in question.answers:
+            answer, reason = NO, f"the answer was {answer}, which this question does not take"
+        return {"id": fields["id"], "answer": answer, "reason": reason[:1000], "name": self._name}
+
+
 class Listener:
     """Answers questions, in a thread a program, until it is closed."""
 
     def __init__(self, path: str | os.PathLike[str], decide: Decide, name: str = "a program") -> None:
-        """Listen at `path`, in a folder that only this user can write to.
+        """Listen at `path`, in a folder that only this user can write to, and no program that this user confines.
 
         `decide` returns one of `Question.answers`, or that and a reason.  If it raises an exception, or returns anything else,
         the answer is no, and `threading.excepthook` gets the exception (it prints it).  An answer that this question does not
         take, such as `run` for files, is no.  Several threads may call `decide` at once.  `name` says who answered, in the
         policy and in the log.  Raises OSError."""
-        self._decide = decide
-        self._name = name
+        self._answers = Answers(decide, name)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._path = os.fspath(path)
         self._socket.bind(self._path)
@@ -90,30 +122,9 @@ class Listener:
                 return
             user = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
             if user == os.geteuid():
-                threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+                self._answers.serve(connection)
             else:
                 connection.close()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as lines, suppress(OSError):
-            for line in lines:
-                fields = json.loads(line)
-                if fields["type"] == "question":
-                    connection.sendall(json.dumps(self._answer(fields)).encode() + b"\n")
-
-    def _answer(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        if (version := fields.get("version")) != QUESTIONS:
-            reason = f"a question whose {unknown(version, QUESTIONS)}"
-            return {"id": fields["id"], "answer": "no", "reason": reason, "name": self._name}
-        question = Question(tuple(fields["rule"]), fields["record"], tuple(fields["answers"]), fields["takes_effect"])
-        try:
-            answer, reason = _taken(self._decide(question))
-        except Exception as error:
-            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
-            answer, reason = NO, f"{type(error).__name__}: {error}"
-        if answer not in question.answers:
-            answer, reason = NO, f"the answer was {answer}, which this question does not take"
-        return {"id": fields["id"], "answer": answer, "reason": reason[:1000], "name": self._name}
 
 
 def _taken(decided: object) -> tuple[str, str]:
@@ -139,9 +150,10 @@ def run(
 
     `within`: the policy that bounds what the answer `always` writes, without which it cannot be given.  `options`: further
     options of `enforce`.  `settings`: those of `subprocess.run`."""
-    with tempfile.TemporaryDirectory(prefix="callfence-") as folder:
-        path = os.path.join(folder, "ask")
-        with Listener(path, decide, name):
-            bounds = [f"--within={os.fspath(within)}"] if within is not None else []
-            command = [sys.executable, "-P", "-m", "callfence", "enforce", f"--ask=unix:{path}", *bounds, *options]
-            return subprocess.run([*command, "-p", policy, "--", *argv], check=settings.pop("check", False), **settings)
+    ours, theirs = socket.socketpair()  # with a name, another confined program could answer
+    Answers(decide, name).serve(ours)
+    with theirs:
+        bounds = [f"--within={os.fspath(within)}"] if within is not None else []
+        command = [sys.executable, "-P", "-m", "callfence", "enforce", f"--ask=fd:{theirs.fileno()}", *bounds, *options]
+        settings["pass_fds"] = [*settings.get("pass_fds", ()), theirs.fileno()]
+        return subprocess.run([*command, "-p", policy, "--", *argv], check=settings.pop("check", False), **settings)

@@ -27,10 +27,14 @@ class Program:
     outlives = True
     name = "a program"
 
-    def __init__(self, path: str) -> None:
-        """Connect to the socket at `path` (`@` and a name for an abstract one).  Raises OSError."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(b"\0" + os.fsencode(path[1:]) if path.startswith("@") else os.fsencode(path))
+    def __init__(self, path: str, descriptor: int = -1) -> None:
+        """Connect to the socket at `path` (`@` and a name for an abstract one), or use a connected one, which is the descriptor
+        of this process.  Raises OSError."""
+        if descriptor >= 0:
+            self._socket = socket.socket(fileno=descriptor)
+        else:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket.connect(b"\0" + os.fsencode(path[1:]) if path.startswith("@") else os.fsencode(path))
         self._socket.settimeout(_SEND)
         self._data = b""
 

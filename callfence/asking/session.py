@@ -3,12 +3,12 @@ granted."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
+from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from callfence.policygen.values import frozen
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any, Self
 
     from callfence.policygen.model import Policy
@@ -64,28 +64,25 @@ class Done:
 
 
 class Session:
-    """Runs commands under a copy of a policy, which `grant` widens.  Use it as a context manager: the copy is removed at the
-    end."""
+    """Runs commands under a copy of a policy, which `grant` widens.
+
+    The copy is in memory: a command that may write files of this user could otherwise replace it for the next one."""
 
     def __init__(self, policy: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> None:
         """`base`: the policy that bounds what is granted, None for no bound.  Raises UserError or OSError if a policy cannot be
         read."""
         self._policy = os.path.abspath(policy)
         self._base: Policy | None = parse_file(base).policy if base is not None else None
-        document = parse_file(self._policy)
-        self._folder = tempfile.TemporaryDirectory(prefix="callfence-session-")
-        self.file = Path(self._folder.name, Path(self._policy).name)
-        """The copy of the policy."""
-        self.file.write_text(document.inlined().text())
+        self._document = parse_file(self._policy).inlined()
         # The kernel's audit records of denied files, where audit is on, name neither the call nor its process.
-        self._explain = ["--explain"] if document.policy.files.lines() else []
+        self._explain = ["--explain"] if self._document.policy.files.lines() else []
         self.denials: list[Denial] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        pass
 
     def run(
         self, command: Sequence[str], *, folder: str | os.PathLike[str] | None = None, timeout: float | None = None
@@ -94,10 +91,10 @@ class Session:
         command is killed then."""
         reading, writing_ = os.pipe()
         lines: list[bytes] = []
-        with open(reading, "rb") as log:
+        with open(reading, "rb") as log, self._sealed() as policy:
             thread = Thread(target=lambda: lines.extend(log), daemon=True)
             thread.start()
-            options = [*self._explain, "--log", f"fd:{writing_}", "-p", os.fspath(self.file), "--"]
+            options = [*self._explain, "--log", f"fd:{writing_}", "-p", policy, "--"]
             try:
                 done = subprocess.run(
                     [sys.executable, "-P", "-m", "callfence", "enforce", *options, *command],
@@ -113,6 +110,18 @@ class Session:
             thread.join(_LAST)
         denials = self._taken(lines)
         return Done(done.returncode, done.stdout, done.stderr, denials)
+
+    @contextmanager
+    def _sealed(self) -> Iterator[str]:
+        """Yield a path of the policy in a file in memory that nobody can change."""
+        descriptor = os.memfd_create("policy", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with open(descriptor, "w") as file:
+            file.write(self._document.text())
+            file.flush()
+            os.fchmod(descriptor, 0o400)
+            seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+            yield f"/proc/{os.getpid()}/fd/{descriptor}"
 
     def _taken(self, lines: Sequence[bytes]) -> tuple[Denial, ...]:
         """Number the denials among the records of a log; repetitions are one."""
@@ -136,9 +145,14 @@ class Session:
         if not lines:
             raise UserError(f"no line of a policy would allow what denial {number} is about")
         why = f"{reason} ({name})" if reason else f"answered by {name}"
-        for file in (os.fspath(self.file), *([self._policy] if always else [])):
-            for line in lines:
-                writing.write(file, line, why, self._base)
+        document = self._document
+        for line in lines:
+            if self._base:
+                writing.require_within(document.policy, line, self._base)
+            document = writing.with_line(document, line, why, self._policy)
+        for line in lines if always else ():
+            writing.write(self._policy, line, why, self._base)
+        self._document = document
         return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
     from callfence.asking.companion import Front
     from callfence.policygen.model import Policy
 
-_UNIX = "unix:"
+_UNIX, _DESCRIPTOR = "unix:", "fd:"
 
 
 def started(whom: str, seconds: str, within: str) -> int:
     """Start it, and return the descriptor of its socket.
 
-    `whom`: "" for the terminal, or `unix:PATH`; `seconds` until the answer is no; `within`: the file of the policy that bounds
-    what is written, "" for none.  Raises UserError."""
+    `whom`: "" for the terminal, `unix:PATH`, or `fd:NUMBER`, an inherited descriptor, which the program does not inherit;
+    `seconds` until the answer is no; `within`: the file of the policy that bounds what is written, "" for none.  Raises
+    UserError."""
     try:
         timeout = float(seconds)
     except ValueError:
@@ -32,14 +34,10 @@ def started(whom: str, seconds: str, within: str) -> int:
     if not 0 < timeout < 1e6:
         raise EnforceError(f"--ask-timeout {seconds}: the value must be a number of seconds above 0")
     base = _base(within) if within else None
-    if whom and not (whom.startswith(_UNIX) and whom[len(_UNIX) :]):
-        raise EnforceError(f"--ask={whom}: write --ask for the terminal, or --ask=unix:PATH")
-    path = whom.removeprefix(_UNIX)
     try:
-        writes = not path or base is not None
-        return companion.start(_front(path), timeout, base, writes=writes, in_session=not path)
+        return companion.start(_front(whom), timeout, base, writes=not whom or base is not None, in_session=not whom)
     except OSError as error:
-        where = f"the program at {path}" if path else "the terminal (/dev/tty)"
+        where = f"the program at {whom.removeprefix(_UNIX)}" if whom else "the terminal (/dev/tty)"
         raise EnforceError(f"{where} cannot be asked: {error.strerror}") from error
 
 
@@ -52,11 +50,18 @@ def _base(file: str) -> Policy:
     return in_phase(policy, names_of(policy)[-1]) if policy.phases else policy
 
 
-def _front(path: str) -> Callable[[], Front]:
-    if path:
-        from callfence.asking.program import Program
+def _front(whom: str) -> Callable[[], Front]:
+    """Return what makes whom `started` names.  Raises EnforceError, OSError."""
+    if not whom:
+        from callfence.asking.terminal import Terminal
 
+        return Terminal
+    from callfence.asking.program import Program
+
+    path, number = whom.removeprefix(_UNIX), whom.removeprefix(_DESCRIPTOR)
+    if path not in ("", whom):
         return partial(Program, path)
-    from callfence.asking.terminal import Terminal
-
-    return Terminal
+    if number == whom or not number.isdecimal():
+        raise EnforceError(f"--ask={whom}: write --ask for the terminal, --ask=unix:PATH or --ask=fd:NUMBER")
+    os.set_inheritable(int(number), False)
+    return partial(Program, whom, int(number))

@@ -10,7 +10,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from callfence.asking.questions import MEANINGS, Given
-from callfence.enforcer.reporting.asker import ALWAYS, NO
+from callfence.enforcer.reporting.asker import ALWAYS, KILL, NO
 from callfence.shared.terminal import print_lines
 from callfence.shared.text import printable
 
@@ -18,6 +18,21 @@ if TYPE_CHECKING:
     from callfence.asking.questions import Question
 
 _LONGEST = 4096
+_REFUSALS = (NO, KILL)
+_LETTERS = {*"".join(_REFUSALS)}
+"""The program may take letters away from what is typed, by reading them or by the terminal's settings (VERASE): what is left
+of a refusal must not grant, so a grant needs another letter."""
+
+
+def _is_short_for(word: str, answer: str) -> bool:
+    """Return whether a word is the beginning of an answer, and enough of it."""
+    return answer.startswith(word) and (bool({*word} - _LETTERS) if answer not in _REFUSALS else bool(word))
+
+
+def _marked(answer: str) -> str:
+    """Return an answer with the part in brackets that is enough of it."""
+    end = next(end for end in range(1, len(answer) + 1) if _is_short_for(answer[:end], answer))
+    return f"[{answer[:end]}]{answer[end:]}"
 
 
 class Terminal:
@@ -65,7 +80,7 @@ class Terminal:
 
     def _ask(self, timeout: float = 0) -> None:
         if self._question:
-            words = " ".join(f"[{answer[0]}]{answer[1:]}" for answer in self._question.answers)
+            words = " ".join(map(_marked, self._question.answers))
             limit = f" ({timeout:g} s, then no)" if timeout else ""
             self._file.write(f"{words} [?]{limit}: ")
             self._file.flush()
@@ -81,7 +96,7 @@ class Terminal:
         if self._reason_for:
             return [Given(question.id, ALWAYS, text)]
         word = text.lower()
-        answer = next((each for each in question.answers if word and each.startswith(word)), "")
+        answer = next((each for each in question.answers if _is_short_for(word, each)), "")
         if not answer:
             for each in question.answers:
                 self._print(f"  {each:7} {MEANINGS[each]}")

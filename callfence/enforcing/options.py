@@ -46,7 +46,8 @@ OPTIONS = (
         ("--ask",),
         "[unix:PATH]",
         "ask on the terminal, while it waits, whether a call or a host that a policy denies may be allowed: once, until "
-        "PROGRAM ends, or always; with =unix:PATH, ask the program that listens on that socket (docs/asking.md)",
+        "PROGRAM ends, or always; with =unix:PATH, ask the program that listens on that socket, with =fd:N, the program at "
+        "the other end of an open one (docs/asking.md)",
     ),
     (("--ask-timeout",), "SECONDS", "how long a question may wait; then the answer is no (default: 60)"),
     (

@@ -146,21 +146,25 @@ class Confinement:
         self.scope = 0
         if grants_moving:
             grant_moving(ruleset)
+        places: list[tuple[bytes, bytes, int]] = []
         for path, access in effective.rules.paths or ():
             try:
-                place = of_process(located(path, environment), self._process)
+                places.append((path, of_process(located(path, environment), self._process), access))
             except PlaceError as error:
                 raise GrantError(path, str(error)) from error
-            self._grant(ruleset, path, place, access)
+        with_links = [place.rstrip(b"/") + b"/" for _, place, access in places if access & landlock.MAKE_SYM]
+        for path, place, access in places:
+            self._grant(ruleset, path, place, access, next(filter(place.startswith, with_links), b""))
         for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
             for first, last in ports or ():
                 for port in range(first, last + 1):
                     kernel.landlock_allow_port(ruleset, bit, port)
         return ruleset
 
-    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int) -> None:
+    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, with_links: bytes) -> None:
         """Add the rule for one path to a ruleset.  A missing file gets none, with a remark if the line would let the program
-        change it; a missing folder of OWN_FOLDERS is created.  Raises GrantError, OSError."""
+        change it; a missing folder of OWN_FOLDERS is created.  Nor does a path to which a symbolic link leads below the folder
+        `with_links`, b"" for none, where an earlier run may have made it.  Raises GrantError, OSError."""
         try:
             if line in OWN_FOLDERS and access & landlock.MAKE_DIR:
                 os.makedirs(path, 0o700, exist_ok=True)
@@ -170,6 +174,10 @@ class Confinement:
                 self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {os.fsdecode(path)}: {error.strerror}")
             return
         try:
+            if with_links and _real(descriptor, path) != os.path.realpath(with_links) + path[len(with_links) - 1 :]:
+                text = "it is reached by a symbolic link, and the program may make such links there"
+                self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {text}")
+                return
             if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 listing = landlock.READ_DIR if access & landlock.READ_FILE else 0  # `read` says it of a file, too
                 if excess := access & ~(landlock.OF_A_FILE | listing):
@@ -204,6 +212,14 @@ class Confinement:
         if not real.startswith(folder):
             name, place = os.fsdecode(line), os.fsdecode(real)
             self.remarks.append(f"path {name} leads to {place} by a symbolic link, and grants that")
+
+
+def _real(descriptor: int, path: bytes) -> bytes:
+    """Return the path of an open file, with symbolic links resolved."""
+    try:
+        return os.readlink(b"/proc/self/fd/%d" % descriptor)
+    except OSError:  # /proc is not mounted
+        return os.path.realpath(path)
 
 
 _TCP_ULP = 31  # linux/tcp.h

@@ -58,37 +58,31 @@ def meaning(policy: Resolved, *, report: bool, audit: bool = False) -> tuple[Res
 def kills_itself(policy: Resolved) -> bool:
     """Return whether denied calls kill the program in the kernel, without notifying a supervisor.
 
-    That is so if the default kills and the program may install filters: a filter that fails a call would take precedence over a
+    That is so if the policy kills and the program may install filters: a filter that fails a call would take precedence over a
     notification, but not over a kill (seccomp(2))."""
-    return policy.default.kind is ActionKind.KILL and may_install_filters(policy)
+    entries = (entry for section in policy.entries.values() for entry in section.values())
+    actions = (policy.default, *(action for entry in entries for action in (entry.action, entry.otherwise) if action))
+    return any(action.kind is ActionKind.KILL for action in actions) and may_install_filters(policy)
 
 
 def reported(policy: Resolved, *, audit: bool = False) -> Resolved:
     """Return the policy with denials replaced by `notify`, so that a supervisor can report them, or with `audit` allow them.
 
-    A default that kills or fails calls becomes `notify`; the actions of entries are unchanged.  With `audit`, calls that the
-    implied set fails become `notify` too, except those that learning fails as well.  Two defaults are unchanged: one that
-    traps, because no supervisor can raise that signal, and, without `audit`, one that `kills_itself`."""
-    stays = policy.default.kind is ActionKind.TRAP or (kills_itself(policy) and not audit)
-    default = policy.default if stays else _notified(policy.default)
-    if audit:
-        policy = _with_notified_failures(policy)
-    return replace(policy, default=default)
+    What kills becomes `notify`, unless the policy `kills_itself`, and a default that fails calls; entries that fail or trap
+    calls are unchanged, since that is expected of the program, and a default that traps, because no supervisor can raise that
+    signal.  With `audit` all of these become `notify`, and calls that the implied set fails; but not those that learning fails
+    as well, as calls newer than the table."""
+    kills = {ActionKind.KILL} if audit or not kills_itself(policy) else set[ActionKind]()
+    of_entries = kills | ({ActionKind.ERRNO, ActionKind.TRAP} if audit else set())
+    entries = {arch: {**section} for arch, section in policy.entries.items()}
+    for arch, section in entries.items():
+        for number, entry in section.items():
+            if (arch, number) not in policy.added or table(arch).by_number[number].name not in OPAQUE:
+                otherwise = entry.otherwise and _notified(entry.otherwise, of_entries)
+                section[number] = replace(entry, action=_notified(entry.action, of_entries), otherwise=otherwise)
+    default = _notified(policy.default, of_entries | {ActionKind.ERRNO})
+    return replace(policy, entries=entries, default=default, unknown=_notified(policy.unknown, of_entries - {ActionKind.ERRNO}))
 
 
-def _with_notified_failures(policy: Resolved) -> Resolved:
-    """Return the policy with notify for the calls that its implied set fails, except those that learning fails as well."""
-    entries = {arch: dict(section) for arch, section in policy.entries.items()}
-    for (arch, number), rows in policy.added.items():
-        if rows[0].entry.action.kind is ActionKind.ERRNO and table(arch).by_number[number].name not in OPAQUE:
-            entry = entries[arch][number]
-            otherwise = _notified(entry.otherwise or policy.default)
-            entries[arch][number] = replace(entry, action=_notified(entry.action), otherwise=otherwise)
-    return replace(policy, entries=entries)
-
-
-_DENIALS = (ActionKind.KILL, ActionKind.ERRNO, ActionKind.TRAP)
-
-
-def _notified(action: Action) -> Action:
-    return NOTIFY if action.kind in _DENIALS else action
+def _notified(action: Action, kinds: set[ActionKind]) -> Action:
+    return NOTIFY if action.kind in kinds else action

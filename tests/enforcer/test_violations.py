@@ -211,6 +211,31 @@ def test_audit_allows_and_says_so(place, second):
     assert lines[1] == "enforce: would deny getppid(): the process would be killed"
 
 
+@pytest.mark.parametrize(
+    ("entry", "call"),
+    [("getppid: kill", "getppid"), ("mprotect: prot == 1 else kill", "mprotect,4096,0,3"), ("unknown kill", "500")],
+)
+def test_a_kill_that_the_policy_states_is_reported(place, entry, call):
+    place.policy(ERRNO.replace("read:", f"{entry}\nread:", 1))
+    done = place.enforce(place.calls(), call)
+    assert (done.returncode, done.stdout) == (-signal.SIGSYS, "")
+    assert "the process is killed" in done.stderr
+    done = place.enforce("--audit", place.calls(), call)
+    assert done.returncode == 9, done.stderr
+    assert "the process would be killed" in done.stderr
+
+
+@pytest.mark.parametrize("action", ["errno EXDEV", "trap"])
+def test_audit_enforces_no_action_of_the_policy(place, action):
+    """Otherwise such an entry answers in silence: the program is expected to be answered so."""
+    place.policy(f"{ERRNO}getppid: {action}\n")
+    done = place.enforce(place.calls(), "getppid")
+    assert "denied" not in done.stderr
+    done = place.enforce("--audit", place.calls(), "getppid")
+    assert (done.returncode, int(done.stdout) > 0) == (9, True)
+    assert "would deny getppid()" in done.stderr
+
+
 def test_audit_lets_run_what_is_answered_otherwise_when_enforced(place):
     """The log has it, so that it can be allowed: the program may need what the kernel answers."""
     place.policy(f"implied 1\n{KILL}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,20 @@ def test_a_policy_that_cannot_be_read(tmp_path: Path) -> None:
     assert "none.policy: No such file or directory" in done.stderr
 
 
+def test_no_command_changes_the_policy_of_the_next_one(tmp_path: Path) -> None:
+    """Not by its file, nor by the open one."""
+    policy = tmp_path / "it.policy"
+    policy.write_text("default allow\nmkdir: errno EPERM\n")
+    is_policy = "case $(readlink $file) in *memfd:policy*) echo default allow > $file;; esac"
+    replace = f"for file in /proc/{os.getpid()}/fd/*; do {is_policy}; done"
+    with Session(policy) as session:
+        done = session.run(["sh", "-c", f"{replace}; ls ${{TMPDIR:-/tmp}}; mkdir made"], folder=tmp_path)
+        assert b"callfence-session" not in done.output
+        assert b"Operation not permitted" in done.errors
+        assert session.run(["mkdir", "made"], folder=tmp_path).status == 1
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_session_keeps_files_that_were_granted_for_the_next_command(tmp_path: Path) -> None:
     policy = tmp_path / "it.policy"
     (tmp_path / "key").write_text("text")
@@ -158,5 +173,4 @@ def test_a_session_keeps_files_that_were_granted_for_the_next_command(tmp_path: 
         assert session.run(["cat", "key"], folder=tmp_path).output == b"text"
         with pytest.raises(UserError, match="no denial has the number 99"):
             session.grant(99, "", "me")
-    assert not session.file.exists()
     assert "./key" not in policy.read_text()

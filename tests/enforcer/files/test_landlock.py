@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -79,6 +80,20 @@ def test_a_file_that_is_replaced_takes_its_line_with_it_and_a_folder_does_not(fi
 def test_a_link_leads_to_what_it_names_when_the_program_is_started(files, place):
     (place.folder / "link").symlink_to("data")
     assert files("path ./link: read", "read:data/a", "read:link/a", "read:other/a") == ["ok", "ok", "EACCES"]
+
+
+@pytest.mark.parametrize("line", ["path ./data/inner: write", "path ./data/inner/c: write"])
+def test_a_link_that_the_program_may_have_made_grants_nothing(files, place, line):
+    """It replaces what it was granted by a link to what it wants, and waits for the next start."""
+    lines = f"path ./data: symlink, remove\n{line}"
+    assert files(lines, "write:data/inner/c", "write:other/a") == ["ok", "EACCES"]
+    if line.endswith("c: write"):
+        (place.folder / "data/inner/c").unlink()
+        (place.folder / "data/inner/c").symlink_to(place.folder / "other/a")
+    else:
+        shutil.rmtree(place.folder / "data/inner")
+        (place.folder / "data/inner").symlink_to(place.folder / "other")
+    assert files(lines, "write:other/a", "symlink:data/s") == ["EACCES", "ok"]
 
 
 def test_named_folders(files, place):

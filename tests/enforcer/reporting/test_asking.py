@@ -385,8 +385,10 @@ def test_files_count_from_the_next_start(place: Workplace, answerer: Answerer, b
     ("options", "reason"),
     [
         (["--ask=unix:none"], "the program at none cannot be asked: No such file or directory"),
-        (["--ask=file"], "--ask=file: write --ask for the terminal, or --ask=unix:PATH"),
+        (["--ask=file"], "--ask=file: write --ask for the terminal, --ask=unix:PATH or --ask=fd:NUMBER"),
         (["--ask=unix:"], "write --ask for the terminal"),
+        (["--ask=fd:x"], "write --ask for the terminal"),
+        (["--ask=fd:99"], "the program at fd:99 cannot be asked: Bad file descriptor"),
         (["--ask"], "the terminal (/dev/tty) cannot be asked"),
         (["--ask=unix:ask", "--ask-timeout", "soon"], "--ask-timeout soon: the value must be a number of seconds above 0"),
         (["--ask=unix:ask", "--ask-timeout", "-1"], "--ask-timeout -1: the value must be"),
@@ -482,7 +484,45 @@ def test_an_answer_is_a_whole_line(place: Workplace, terminal: Callable[..., Ter
     until(screen, "-13")
 
 
+@pytest.mark.parametrize(
+    ("typed", "erases", "is_answer"),
+    [("no", "n", False), ("kill", "k", False), ("o", "x", False), ("on", "x", False), ("onc", "x", True)],
+)
+def test_what_is_left_of_a_refusal_grants_nothing(
+    place: Workplace, terminal: Callable[..., Terminal], typed: str, erases: str, is_answer: bool
+) -> None:
+    """The program may set the key that erases, or read a part of what is typed."""
+    place.policy(ERRNO)
+    screen = terminal("--ask", place.calls(), "getppid")
+    until(screen, r"\[\?\].*: ")
+    attributes = termios.tcgetattr(screen._master)
+    attributes[6][termios.VERASE] = erases.encode()
+    termios.tcsetattr(screen._master, termios.TCSANOW, attributes)
+    screen.send(f"{typed}\n")
+    if is_answer:
+        until(screen, r"(?m)^\d+\r\n")
+    else:
+        assert "deny it, and do not ask again" in until(screen, r"\[\?\]: ")
+        attributes[6][termios.VERASE] = b"\x7f"
+        termios.tcsetattr(screen._master, termios.TCSANOW, attributes)
+        screen.send("no\n")
+        until(screen, "-13")
+
+
 # The Python API
+
+
+def test_nobody_else_answers_for_a_harness(place: Workplace) -> None:
+    """There is no name by which a confined program could be asked instead; and the program does not inherit the socket."""
+    place.policy("default allow\n", "all.policy")
+    code = "for number in range(3, 1000):\n try: print(os.readlink(f'/proc/self/fd/{number}'))\n except OSError: pass"
+    place.environment["TMPDIR"] = str(place.folder / "temporary")
+    (place.folder / "temporary").mkdir()
+    settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "timeout": 60}
+    words = [sys.executable, "-I", "-S", "-c", f"import os\n{code}"]
+    done = callfence.run(words, "all.policy", lambda _: "no", **settings)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert [*(place.folder / "temporary").iterdir()] == []
 
 
 def test_a_listener_answers_programs_that_are_run(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
