@@ -43,6 +43,12 @@ WHY = "# why:"
 SIGNALLING = ("signals-to-others", "signals-to-others-threads")
 """Rows about signals; they do not apply if `scope` has `signals`."""
 
+_OWNERS, _XATTRS = "owners", "extended attributes"
+_ATTRIBUTES = {
+    **dict.fromkeys(("chown", "chown32", "lchown", "lchown32", "fchownat"), _OWNERS),
+    **dict.fromkeys(("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat"), _XATTRS),
+}
+"""Calls that change, by a file's name, what Landlock does not judge; modes are in the catalogue of grants."""
 _SOCKETCALL, _PAST_PORTS = "socketcall", (1, 11, 16, 20)
 """SYS_SOCKET, SYS_SENDTO, SYS_SENDMSG, SYS_SENDMMSG (linux/net.h)."""
 
@@ -268,6 +274,21 @@ def past_ports(document: Document, _: Budget | None = None) -> Iterator[Finding]
         yield _finding(check("ports-by-socketcall"), Arch.I386, _SOCKETCALL, example, reason)
 
 
+def past_paths(document: Document, _: Budget | None = None) -> Iterator[Finding]:
+    """Yield the calls that change owners and extended attributes of any file, where lines confine files: Landlock does not judge
+    them."""
+    policy = document.policy
+    if policy.files.paths is None or policy.default.allows:
+        return
+    for arch, section in policy.entries.items():
+        calls = table(arch).by_name
+        for name, what in _ATTRIBUTES.items():
+            entry = section.get(calls[name].number) if name in calls else None
+            if entry and entry.only_allows:
+                reason = _reasons(document, arch, calls[name].number)[0]
+                yield _finding(check("attributes-outside"), arch, name, None, reason, what)
+
+
 def listening(document: Document, _: Budget | None = None) -> Iterator[Finding]:
     """Yield a finding if the program may answer the notifications of its own filter."""
     if names_listener(document.policy):
@@ -309,7 +330,8 @@ def different_sections(document: Document, budget: Budget) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Document, Budget], Iterable[Finding]], ...] = (
     grants, permissive_settings, listening, signals_outside, optional_phases, allowing_denials, redundant_rules,
-    implied_entries, dangerous_together, files_and_ports, past_ports, different_sections,
+    implied_entries, dangerous_together, files_and_ports, past_ports, past_paths,
+    different_sections,
 )
 
 

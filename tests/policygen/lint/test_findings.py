@@ -140,6 +140,19 @@ def test_a_way_past_the_lines_about_ports(text: str, is_found: bool) -> None:
     assert ("ports-by-socketcall" in rules(text)) == is_found
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("path ./a: read\nlchown: allow\nsetxattr: flags == 0\nfchown: allow\n", ["lchown", "setxattr"]),
+        ("path ./a: read\nlchown: deny\n", []),
+        ("lchown: allow\n", []),
+    ],
+)
+def test_owners_and_attributes_are_past_the_lines_about_files(text: str, names: list[str]) -> None:
+    findings = lint(parse(text))
+    assert [finding.name for finding in findings if finding.rule == "attributes-outside"] == names
+
+
 def test_the_most_serious_comes_first() -> None:
     levels = [finding.level.rank for finding in lint(parse("socket: allow\nexecve: allow\nptrace: allow\n"))]
     assert levels == sorted(levels, reverse=True)
