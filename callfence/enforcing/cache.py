@@ -236,9 +236,21 @@ def _system() -> _Place | None:
 
 
 def folder() -> str:
-    """Return the path of the user's cache; "" if neither XDG_CACHE_HOME nor HOME gives an absolute path."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
+    """Return the path of the user's cache; "" if neither XDG_CACHE_HOME nor the home folder gives an absolute path."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(_home(), ".cache")
     return f"{base}/callfence" if base.startswith("/") else ""
+
+
+def _home() -> str:
+    """Return the user's home folder, of passwd(5) if HOME is not set, as for services of the system; "" if there is none."""
+    if "HOME" in os.environ:
+        return os.environ["HOME"]
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return ""
 
 
 def _own(*, create: bool = False) -> _Place | None:
@@ -248,7 +260,7 @@ def _own(*, create: bool = False) -> _Place | None:
     path = folder()
     if not path or os.getuid() != os.geteuid():
         return None
-    if create and (os.environ.get("XDG_CACHE_HOME") or os.path.isdir(os.environ["HOME"])):  # a home may be meant to be missing
+    if create and (os.environ.get("XDG_CACHE_HOME") or os.path.isdir(_home())):  # a home may be meant to be missing
         os.makedirs(path, 0o700, exist_ok=True)
     return _opened(path, os.geteuid(), 0o600, signed=True)
 

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 _CHOSEN = re.compile(rb"[0-9a-f]{5}")  # net/unix/af_unix.c, unix_autobind()
 _PROC = re.compile(rb"/proc/(\d+)(?:/|$)")
+_NAME = re.compile(rb"/proc/(\d+)(/task/\d+)?/comm")
+"""The name of a process or thread (proc_pid_comm(5))."""
 
 
 class FileWatcher:
@@ -168,6 +170,9 @@ class FileWatcher:
     def _needed(self, task: Task, need: Need) -> None:
         """Record a right, unless the file's mode denies it, so that the call fails anyway."""
         file, rights = need.file, need.rights
+        if Right.WRITE in rights and self._names_itself(task, file.path):
+            self._gap(f"{task.executable} names threads by /proc, which fails under a policy that confines files")
+            return
         if Right.MOVE not in rights and not self._permits(file, Right.WRITE if need.name else rights):
             return
         if need.makes:
@@ -178,6 +183,12 @@ class FileWatcher:
             self._execute(file.path, task.executable)
         else:
             self._note(file.path, rights, task.executable)
+
+    def _names_itself(self, task: Task, path: bytes) -> bool:
+        """Return whether a path is the name of a thread of this task's process, and no line can grant that alone: one for all
+        threads, or for all processes, would permit writing their memory."""
+        match = _NAME.fullmatch(path)
+        return match is not None and int(match[1]) == task.tgid and (bool(match[2]) or task.tgid != self._process)
 
     def _execute(self, path: bytes, executable: str) -> None:
         """Record the right to read and execute a file and its interpreters."""

@@ -155,6 +155,10 @@ class Confinement:
         with_links = [place.rstrip(b"/") + b"/" for _, place, access in places if access & landlock.MAKE_SYM]
         for path, place, access in places:
             self._grant(ruleset, path, place, access, next(filter(place.startswith, with_links), b""))
+        for path, number, access in landlock.DEVICES:
+            if effective.handled_files and (descriptor := device(path, number)) is not None:
+                kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
+                os.close(descriptor)
         for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
             for first, last in ports or ():
                 for port in range(first, last + 1):
@@ -212,6 +216,19 @@ class Confinement:
         if not real.startswith(folder):
             name, place = os.fsdecode(line), os.fsdecode(real)
             self.remarks.append(f"path {name} leads to {place} by a symbolic link, and grants that")
+
+
+def device(path: bytes, number: tuple[int, int]) -> int | None:
+    """Return a descriptor of the character device with that path and number; None if something else is there."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    status = os.fstat(descriptor)
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(*number):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _real(descriptor: int, path: bytes) -> bytes:

@@ -60,6 +60,7 @@ Move = tuple[str, Right, str]
 _SHARDS = re.compile(r"((?:/[0-9a-f]{1,3})+)/[0-9a-z]{16,}(?:[-_.]\w+)?$")
 """The end of a path in a store that is addressed by content: one or more folders named by the first digits of a hash, then a
 file named by a hash, in hexadecimal or base 32, or by the rest of one."""
+_THREADS = "/proc/self/task/"
 _SHARD = re.compile(r"/[0-9a-f]{2}$")
 _LETTER = re.compile(r"[a-f]")
 _FEW = 3
@@ -206,11 +207,14 @@ def of_stores(runs: list[Names]) -> Callable[[str, Right], Move | None]:
 
 
 def of_numbers(runs: list[Names]) -> Callable[[str, Right], Move | None]:
-    """Return the rule that grants all terminals instead of one: the terminal's number changes from run to run."""
+    """Return the rule that grants all terminals instead of one, and to read all threads: the numbers change from run to run."""
 
     def move(path: str, rights: Right) -> Move | None:
-        why = "the terminal's number changes from run to run"
-        return ("/dev/pts", rights, why) if path.startswith("/dev/pts/") else None
+        if path.startswith("/dev/pts/"):
+            return "/dev/pts", rights, "the terminal's number changes from run to run"
+        if path.startswith(_THREADS) and not rights & (Right.WRITE | Right.EXECUTE):
+            return _THREADS.rstrip("/"), rights, "a thread's number changes from run to run"
+        return None
 
     return move
 

@@ -6,6 +6,8 @@ Every start of `enforce` with a policy that confines files imports this module, 
 
 from __future__ import annotations
 
+import os
+
 from callfence.tracer.errors import UserError
 
 TYPE_CHECKING = False
@@ -182,6 +184,14 @@ OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".loca
 `enforce` makes a folder if a line grants `create` in it: otherwise the program would need `create` in the whole home."""
 
 
+DEVICES = (
+    (b"/dev/null", (1, 3), READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV),
+    (b"/dev/full", (1, 7), WRITE_FILE | TRUNCATE | IOCTL_DEV),
+)
+"""Devices that need no line, since they grant nothing: path, major and minor number (mem(4), full(4)), Landlock's rights.
+Reading /dev/full never ends."""
+
+
 class PlaceError(UserError):
     """The named folder of a policy's path is unknown; `str()` says why."""
 
@@ -232,6 +242,9 @@ def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
 
 
 def _value(name: bytes, environment: Sequence[bytes]) -> bytes:
-    """Return the value of an environment variable, or its default."""
+    """Return the value of an environment variable, or its default: also for a TMPDIR that is no folder, where programs take
+    /tmp."""
     prefix = name + b"="
-    return next((entry[len(prefix) :] for entry in environment if entry.startswith(prefix)), b"") or _DEFAULTS[name]
+    value = next((entry[len(prefix) :] for entry in environment if entry.startswith(prefix)), b"")
+    is_missing = name == b"TMPDIR" and value.startswith(b"/") and not os.path.isdir(value)
+    return _DEFAULTS[name] if is_missing or not value else value

@@ -275,8 +275,7 @@ def past_ports(document: Document, _: Budget | None = None) -> Iterator[Finding]
 
 
 def past_paths(document: Document, _: Budget | None = None) -> Iterator[Finding]:
-    """Yield the calls that change owners and extended attributes of any file, where lines confine files: Landlock does not judge
-    them."""
+    """Yield the calls that change owners and attributes of any file, where lines confine files: Landlock judges neither."""
     policy = document.policy
     if policy.files.paths is None or policy.default.allows:
         return

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pwd
 import sys
 
 import pytest
+
+from callfence.enforcing import cache
 
 POLICY = "default errno EACCES\nwrite: allow\nexit_group: allow\n"
 WIDER = POLICY + "getppid: allow\n"
@@ -194,6 +197,15 @@ def test_no_cache_is_no_error(variables, cached):
     place.environment |= variables
     assert compiles()
     assert compiles()
+
+
+def test_without_a_variable_the_home_is_that_of_the_user(monkeypatch):
+    """Services of the system have none."""
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    assert cache.folder() == f"{pwd.getpwuid(os.geteuid()).pw_dir}/.cache/callfence"
+    monkeypatch.setenv("HOME", "")
+    assert cache.folder() == ""
 
 
 def test_a_home_that_is_missing_is_not_made(cached, tmp_path):

@@ -109,6 +109,34 @@ def test_ways_past_the_ports_fail_when_learned_as_when_enforced(commands, place)
     assert enforce(commands, place, policy, *operations) == ["EOPNOTSUPP", "EPROTONOSUPPORT"]
 
 
+THREADS = """
+import os, threading
+for _ in range(2):
+    ready, thread = threading.Event(), None
+    thread = threading.Thread(target=ready.wait)
+    thread.start()
+    place = f"/proc/self/task/{thread.native_id}"
+    open(f"{place}/stat").close()
+    try:
+        open(f"{place}/comm", "w").write("worker")
+    except PermissionError:
+        print("not named")
+    ready.set()
+    thread.join()
+"""
+
+
+def test_threads_have_no_lines_of_their_own(commands, place):
+    """Their numbers are others in each run; and a line for all of them would permit writing their memory."""
+    policy, program = place.folder / "threads.policy", ["python3", "-c", THREADS]
+    done = commands.learn(policy, program, place.folder, "--files", env=place.environment)
+    assert done.returncode == 0, done.stderr
+    assert b"names threads by /proc, which fails under a policy that confines files" in done.stderr
+    lines = parse_file(policy).policy.files.lines()
+    assert {line: rights for line, rights in lines.items() if "/proc/self/task" in line} == {"path /proc/self/task": "read"}
+    assert commands.enforce(policy, program, place.folder, env=place.environment).ran.stdout == b"not named\n" * 2
+
+
 @pytest.mark.parametrize(("operation", "has_line"), [("own-abstract:{}", True), ("abstract:{}", False), ("read:data/a", False)])
 def test_abstract_sockets_of_its_own_are_kept_among_its_processes(commands, place, operation, has_line):
     name = f"callfence-{os.getpid()}"

@@ -103,6 +103,17 @@ def test_named_folders(files, place):
     assert outcome == ["ok", "ok", "EACCES"]
 
 
+def test_a_folder_for_temporary_files_that_is_not_there(files, place):
+    """Programs then use /tmp."""
+    name = f"callfence-{os.getpid()}-{os.urandom(4).hex()}"
+    (Path("/tmp") / name).write_text("text")
+    try:
+        outcome = files(f"path $TMPDIR/{name}: read", f"read:/tmp/{name}", env=place.environment | {"TMPDIR": "/nonexistent"})
+    finally:
+        (Path("/tmp") / name).unlink()
+    assert outcome == ["ok"]
+
+
 def test_an_odd_name(files, place):
     name = os.fsencode(place.folder) + b"/a b\n\xff"
     with open(name, "w") as file:
@@ -352,6 +363,17 @@ def test_devices(files):
     assert files(lines, "read:/dev/null", "write:/dev/null", "read:/dev/zero", "write:/dev/zero", "read:/dev/full") == [
         "ok", "ok", "ok", "EACCES", "EACCES",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", ["path ./data: read", "path /dev/null: read"])
+def test_what_grants_nothing_needs_no_line(files, lines):
+    operations = ("read:/dev/null", "write:/dev/null", "write:/dev/full", "read:/dev/full", "read:/dev/zero")
+    assert files(lines, *operations) == ["ok", "ok", "ok", "EACCES", "EACCES"]
+
+
+def test_what_is_not_the_device_is_a_file_like_others(files):
+    under = mounting("mount --bind data/a /dev/null")
+    assert files("path ./data/inner: read", "read:/dev/null", "write:/dev/null", under=under) == ["EACCES", "EACCES"]
 
 
 def test_standard_output_in_a_file_elsewhere_and_opened_anew(place, files, program):

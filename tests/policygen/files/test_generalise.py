@@ -39,6 +39,8 @@ RULES = (
     ),
     ("not a folder whose name only ends so", [run("./my-site-packages/a: read")], {"./my-site-packages/a": "read"}),
     ("any terminal", [run("/dev/pts/3: read, write")], {"/dev/pts": "read, write"}),
+    ("any thread", [run("/proc/self/task/3/stat: read")], {"/proc/self/task": "read"}),
+    ("no thread's memory", [run("/proc/self/task/3/mem: read, write")], {"/proc/self/task/3/mem": "read, write"}),
     ("names that vary", [run("./in/a: read"), run("./in/b: read")], {"./in": "read"}),
     ("names that vary, in any order", [run("./in/b: read"), run("./in/a: read")], {"./in": "read"}),
     ("a name that one run lacks does not vary", [run("./in/a: read"), run("./c: write")], {"./in/a": "read", "./c": "write"}),
