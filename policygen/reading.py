@@ -50,11 +50,11 @@ def beginning(file: BinaryIO, size: int) -> bytes:
     return data
 
 
-def regular(name: str, check: Check | None = None) -> BufferedReader:
+def regular(name: str, check: Check | None = None, *, follow: bool = True) -> BufferedReader:
     """Open a regular file for reading.  `check` is called as in `read`.  Raises OSError, also for a pipe or device, without
-    waiting for it."""
-    _require_regular(os.stat(name), name)  # before opening, which makes some devices act
-    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    waiting for it, and unless `follow` for a symbolic link."""
+    _require_regular(os.stat(name, follow_symlinks=follow), name)  # before opening, which makes some devices act
+    descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW * (not follow))
     try:
         status = os.fstat(descriptor)
         _require_regular(status, name)

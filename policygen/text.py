@@ -9,8 +9,11 @@ import sys
 def printable(text: str) -> str:
     """Return the text with unprintable characters escaped.  Then text from a program can neither control a terminal nor fake a
     line."""
-    valid = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in valid)
+    try:
+        data = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # JSON can have any surrogate
+        data = text.encode(errors="surrogatepass")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in data.decode(errors="backslashreplace"))
 
 
 def word(text: str) -> str:

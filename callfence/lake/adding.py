@@ -13,7 +13,7 @@ from callfence.lake import keys, logs, parquet
 from callfence.lake.identity import Identity, policy_name
 from callfence.lake.recordings import Calls, identity_row, observation_rows, run_row
 from callfence.policygen import reading
-from callfence.policygen.formats.logs.denials import MAX_LINE
+from callfence.policygen.formats.logs.lines import lines
 from callfence.policygen.recording import recording_file
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
@@ -172,7 +172,7 @@ def _add_recording(part: parquet.Part, recording: Recording, whose: Identity, ca
 def _add_log(part: parquet.Part, file: BufferedReader, whose: Identity, name: str, print_error: Print) -> _Numbers:
     """Add the events of a log.  If reading fails, what was read stays: each line is a whole, and may be added again."""
     events, unusable = 0, []
-    for number, line in _lines(file):
+    for number, line in lines(file):
         try:
             part.add("events", [*logs.rows(line, whose)])
             events += 1
@@ -183,16 +183,3 @@ def _add_log(part: parquet.Part, file: BufferedReader, whose: Identity, name: st
     if len(unusable) > 1:
         print_error(f"{name}: {len(unusable) - 1} more lines cannot be used")
     return _Numbers(0, 0, events, len(unusable))
-
-
-def _lines(file: BufferedReader) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not empty, with their numbers; b"" for one that is too long.  No more than one is in memory."""
-    number = 0
-    while line := file.readline(MAX_LINE):
-        number += 1
-        if len(line) == MAX_LINE and not line.endswith(b"\n"):
-            while line and not line.endswith(b"\n"):
-                line = file.readline(MAX_LINE)
-            yield number, b""
-        elif line.strip():
-            yield number, line

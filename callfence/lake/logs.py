@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from callfence.lake import keys
 from callfence.lake.identity import Identity, policy_name
 from callfence.lake.recordings import identity_row
-from callfence.policygen.formats.logs.denials import MAX_LINE
+from callfence.policygen.formats.logs.lines import MAX_LINE
 from callfence.policygen.recording.log_records import DENIED, KINDS
 from callfence.policygen.versions import EVENTS, unknown
 

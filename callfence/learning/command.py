@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from contextlib import suppress
-from typing import NoReturn
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
 
 from callfence import start
 from callfence.enforcer.errors import FAILED, EnforceError
@@ -19,6 +19,12 @@ from callfence.policygen.recording.model import Recording
 from callfence.shared.ending import end_like, fail
 from callfence.shared.files import policy_path
 from callfence.tracer.errors import CallfenceError, InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from callfence.learning.prepare import Prepared
+    from callfence.policygen.recording.model import Observation, Run
 
 __all__ = ["main", "parser"]
 
@@ -78,7 +84,8 @@ def _learn(options: LearnOptions) -> int | None:
         recording_file.save(options.recording, Recording((run,), observations))
     if not observations and prepared.is_silent and prepared.allows_targets(run) and prepared.is_unchanged():
         if not options.check:
-            recording_file.update(prepared.recording, lambda old: merge(old, Recording((run,))))
+            with _kept(prepared, run, observations):
+                recording_file.update(prepared.recording, lambda old: merge(old, Recording((run,))))
         return status
     from callfence.learning import store
 
@@ -90,7 +97,8 @@ def _learn(options: LearnOptions) -> int | None:
             with suppress(OSError):  # the reader has gone; the status reports it too
                 print_check(checked, options.accept, bool(status), sys.stderr)
         return _NEW_BEHAVIOUR if checked.is_new and not status else status
-    learned = store.learn(prepared, run, observations)
+    with _kept(prepared, run, observations):
+        learned = store.learn(prepared, run, observations)
     if not options.quiet and sys.stderr is not None:
         from callfence.learning.summary import print_summary
 
@@ -99,6 +107,23 @@ def _learn(options: LearnOptions) -> int | None:
     if plain:
         rehearse_after(plain, learned, prepared)
     return status
+
+
+@contextmanager
+def _kept(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -> Iterator[None]:
+    """Context manager in which a run is added to a policy and its recording.  If that fails, write the run to a file of its own
+    beside the recording, and say so."""
+    try:
+        yield
+    except (CallfenceError, OSError):
+        from callfence.shared.text import command_line
+
+        path = prepared.recording.with_name(f"{prepared.recording.stem}-{run.id}.rec")
+        with suppress(OSError):
+            recording_file.save(path, Recording((run,), observations))
+            add = command_line(("callfence", "import", "--from", "recording", "-o", str(prepared.policy), str(path)))
+            say(f"learn: what was recorded is in {path}; to add it to the policy: {add}")
+        raise
 
 
 def _explained(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,7 @@ from callfence.shared.files import recording_path
 from callfence.shared.inputs import print_error, print_lines, run_command
 from callfence.shared.options import Parser
 from callfence.shared.outputs import as_output
+from callfence.shared.text import printable
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ Each of these restarts the unit if it is active, `status` never, and `review` if
 
 EPILOG = """\
 Further options of `learn`, `enforce` or `review` come after `--`: `callfence service learn nginx -- --phases`.
-Exit status: 0; 1 if violations are undecided, or the service did not start and runs as before; 2 bad input."""
+Exit status: 0; 1 if violations are undecided, or the service did not start and runs as before; 2 bad input, or a log that
+cannot be read."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -170,12 +173,12 @@ def _remove(unit: Unit, options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     chosen = [units.unit(name) for name in options.units or units.with_drop_in()]
-    found = [described(unit, _mode(unit), policy_of(unit), _logs(unit)) for unit in chosen]
+    found = [described(unit, _mode(unit), policy_of(unit), partial(_logs, unit)) for unit in chosen]
     if options.format == "json":
         print(as_output("status", {"units": found}))
     else:
         print_lines(lines(found) or [f"no unit has {units.DROP_IN}, the drop-in of `callfence service`"])
-    return 0
+    return 2 if any(status["problem"] for status in found) else 0
 
 
 def policy_of(unit: Unit) -> Path:
@@ -225,8 +228,8 @@ def _put(unit: Unit, mode: Mode, options: argparse.Namespace) -> bool:
     for line in said:
         print_error(f"  {line}")
     if mode == "enforce":
-        for call in described(unit, mode, policy_of(unit), _logs(unit))["calls"]:
-            print_error(f"  denied: {call}")
+        for call in described(unit, mode, policy_of(unit), partial(_logs, unit))["calls"]:
+            print_error(f"  denied: {printable(call)}")
     print_error(f"it runs as before: {units.state(unit.name).active}{f', {again}' if again else ''}")
     return False
 

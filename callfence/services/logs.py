@@ -1,15 +1,17 @@
 """The logs of a unit: those that nobody has decided about, and those that are put aside.
 
-The unit's user may write the folder: no link is followed.
+The unit's user may write the folder: no link is followed, and nothing is waited for or read without end.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
+
+from callfence.policygen import reading
+from callfence.policygen.formats.logs.lines import lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 NAMES: Final = ("enforce.log.1", "enforce.log")
 """The names of the logs that nobody has decided about, the older one first: as logrotate(8) calls it."""
+MAX_SIZE: Final = 1 << 30
+"""The most bytes of a log that are read, against sparse files: enforce writes as much about a million kinds of denials."""
 
 
 @contextmanager
@@ -25,7 +29,7 @@ def sizes(logs: Sequence[Path]) -> Iterator[dict[int, int]]:
     """Yield the size in bytes of each log, by its inode, which no other file gets as long as this context lasts.  Raises
     OSError."""
     with ExitStack() as opened:
-        statuses = [os.fstat(opened.enter_context(_read(log)).fileno()) for log in logs]
+        statuses = [os.fstat(opened.enter_context(read(log)).fileno()) for log in logs]
         yield {status.st_ino: status.st_size for status in statuses}
 
 
@@ -40,15 +44,16 @@ def put_aside(logs: Sequence[Path], decided: Mapping[int, int]) -> None:
     with ExitStack() as opened:
         target: BinaryIO | None = None
         for log in moved:
-            source = opened.enter_context(_read(log))
+            source = opened.enter_context(read(log))
             status = os.fstat(source.fileno())
             if source.seek(decided.get(status.st_ino, 0)) < status.st_size:
                 target = target or opened.enter_context(_made(log.with_name(NAMES[0]), status))
-                shutil.copyfileobj(source, target)
+                target.writelines(line for _, line in lines(source, MAX_SIZE))
 
 
-def _read(log: Path) -> BinaryIO:
-    return open(os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+def read(log: Path) -> BinaryIO:
+    """Open a log.  Raises OSError, also for a link, and for a pipe without waiting for it."""
+    return reading.regular(str(log), follow=False)
 
 
 def _made(log: Path, like: os.stat_result) -> BinaryIO:

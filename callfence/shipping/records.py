@@ -22,6 +22,8 @@ MAX_LINE: Final = 1 << 18
 _MOST: Final = 1 << 53
 """Counts are below this, up to which a double has each integer exactly."""
 _LONGEST_NAME: Final = 255
+_DEEPEST: Final = 8
+"""The most lists and objects within each other: twice as many as records have, and few enough to be written as JSON again."""
 _FIELDS: Final[dict[str, dict[str, type | tuple[object, ...]]]] = {
     START: {"mode": ("enforce", "audit")},
     DENIED: {"verdict": ("denied", "audited"), "count": int, "ungranted": list, "allow": list},
@@ -131,6 +133,7 @@ def _checked(fields: Any) -> dict[str, Any]:
     """Return the fields of a record if those that are read have their types.  Raises ValueError."""
     if not isinstance(fields, dict) or "version" not in fields:
         raise ValueError("it is not an object with a version")
+    _check_depth(fields)
     if fields["version"] != EVENTS:
         raise ValueError(unknown(fields["version"], EVENTS))
     event = fields.get("event")
@@ -154,6 +157,15 @@ def _checked(fields: Any) -> dict[str, Any]:
     if not isinstance(ungranted, list) or not all(isinstance(line, str) for line in ungranted):
         raise ValueError("ungranted is not a list of texts")
     return fields
+
+
+def _check_depth(fields: dict[str, Any]) -> None:
+    level: list[Any] = [fields]
+    for _ in range(_DEEPEST):
+        values = [value for item in level for value in (item.values() if isinstance(item, dict) else item)]
+        level = [value for value in values if isinstance(value, (dict, list))]
+    if level:
+        raise ValueError(f"it has more than {_DEEPEST} lists and objects within each other")
 
 
 def _check_members(items: Any, names: tuple[str, ...]) -> None:

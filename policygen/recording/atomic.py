@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,11 @@ def _parts(target: str) -> list[str]:
 
 _PERMISSIONS = 0o777
 """The mode bits that are kept: root must not create a set-user-ID file whose content is another user's."""
+LONGEST = 30.0
+"""The most seconds for which a lock is waited for: writing takes 2 seconds with the largest recordings (docs/benchmarks.md)."""
+_INTERVAL = 0.02
+"""Seconds until it is tried again."""
+_LOCK = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -138,29 +144,55 @@ def check_writable(path: Path) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Context manager that holds an exclusive lock for a path, so that no change by another process gets lost between reading
-    and writing.  Raises OSError.
+    and writing.  Raises OSError, also if the lock is not to be had for LONGEST seconds: whoever may write to the folder could
+    hold it for ever.
 
     The lock is on a file beside it, since the file itself is replaced; the lock file is removed afterwards.  A lock file that a
     killed process leaves does no harm, since the kernel has released the lock (flock(2))."""
     name = f".{path.name}.lock"
     with opened(path.parent) as at:
-        while True:
-            with _named(path):
-                descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=at)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if _is_current(descriptor, name, at):
-                    break
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
+        descriptor = _lock(path, name, at)
         try:
             yield
         finally:
             with suppress(OSError):
                 os.unlink(name, dir_fd=at)
             os.close(descriptor)
+
+
+def _lock(path: Path, name: str, at: int) -> int:
+    """Return the descriptor of the lock file once we have the lock.  Raises OSError.
+
+    Only who may write to the lock file can open it, and so hold the lock."""
+    end = time.monotonic() + LONGEST
+    while True:
+        with _named(path):
+            descriptor = os.open(name, _LOCK, 0o222, dir_fd=at)
+        try:
+            while True:
+                is_held = _is_taken(descriptor)
+                is_current = _is_current(descriptor, name, at)
+                if is_held and is_current:
+                    return descriptor
+                if time.monotonic() >= end:
+                    reason = f"another process has held this lock for {LONGEST:.0f} seconds (fuser(1) names it)"
+                    raise OSError(errno.ETIMEDOUT, reason, str(path.with_name(name)))
+                if not is_current:
+                    break
+                time.sleep(_INTERVAL)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_taken(descriptor: int) -> bool:
+    """Take the lock of a file, and return whether we have it: another process may."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

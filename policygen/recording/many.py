@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.policygen import reading
@@ -12,12 +13,15 @@ from callfence.policygen.recording.recording_file import RecordingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from callfence.policygen.recording.model import Key, Run
 
 _MANY_LINES = 50_000
 """The most lines of other files whose observations are cached: recordings of the same program have many lines in common."""
+
+_OPENED = {Path("/dev/stdin"), Path("/dev/fd"), Path("/proc/self/fd")}
+"""What the shell has opened for us, and the folders of that: pipes there (`<(zcat a.rec.gz)`) are the user's, and cannot be
+read again.  Elsewhere a pipe may be another user's, who never writes to it."""
 
 
 def merge(*recordings: Recording) -> Recording:
@@ -35,8 +39,7 @@ def merge_files(output: Path, paths: Sequence[Path]) -> None:
     """Merge the recordings in `paths`, and write the result to `output`, which may be one of them.
 
     Raises RecordingError if a file is not a recording or is corrupt, and OSError; the file `output` is unchanged then."""
-    # A pipe (`<(zcat a.rec.gz)`) cannot be read again, and merging is the only work that takes one.
-    piped = {path: path.read_bytes() for path in paths if not path.is_file()}
+    piped = {path: path.read_bytes() for path in paths if _OPENED & {path, path.parent}}
     merger = _Merger(run for path in paths for run in _runs(path, piped.get(path)))
     parsed: dict[str, Observation] = {}
     for path in paths:

@@ -246,7 +246,7 @@ def _split(data: bytes, filename: str) -> tuple[list[str], int, int]:
 def runs_in(path: Path) -> tuple[Run, ...]:
     """Return the runs of the recording in a file, without reading its observations.  Raises RecordingError if it is not a
     recording or is corrupt, OSError if it cannot be read."""
-    with path.open("rb") as file:
+    with reading.regular(str(path)) as file:
         count, _, version = _header(_decoded(file.readline()), str(path))
         lines = [_decoded(line).removesuffix("\n") for line in islice(file, min(count, sys.maxsize))]
     if len(lines) < count:

@@ -60,3 +60,22 @@ def test_a_link_is_not_followed(tmp_path: Path, logs: list[Path]) -> None:
     with pytest.raises(OSError, match=r"enforce\.log-"):
         put_aside(logs, {})
     assert left(tmp_path) == {"enforce.log.1": "enforce.log.1\n"}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_pipe_is_no_log(tmp_path: Path, logs: list[Path], number: int) -> None:
+    logs[number].unlink()
+    os.mkfifo(logs[number])
+    other = os.open(logs[number], os.O_RDWR)  # so that a reader would not wait here either
+    with pytest.raises(OSError, match="is not a regular file"), sizes(logs):
+        pass
+    with pytest.raises(OSError, match="is not a regular file"):
+        put_aside(logs, {})
+    os.close(other)
+
+
+def test_a_hole_is_not_copied(tmp_path: Path, logs: list[Path]) -> None:
+    with sizes(logs) as decided:
+        os.truncate(logs[1], 1 << 30)
+        put_aside(logs, decided)
+    assert left(tmp_path) == {"enforce.log.1": ""}

@@ -8,32 +8,33 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LEARN = (sys.executable, "-m", "callfence", "learn", "-q", "-o", "it.policy")
 
 
-def is_waited_for(lock: int) -> bool:
-    """Whether a process waits for the lock of this file (proc(5), /proc/locks)."""
-    inode = os.fstat(lock).st_ino
-    with open("/proc/locks") as file:
-        return any("->" in line and f":{inode} " in line for line in file)
+def has_open(process: int, path: Path) -> bool:
+    """Whether a process has a file open, as one that waits for its lock does."""
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it is closed meanwhile
+            if descriptor.readlink() == path:
+                return True
+    return False
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_it_writes_loses_nothing(tmp_path: Path, signum: signal.Signals) -> None:
     """As when a manager first has the program stop, and then ends what is left."""
     (tmp_path / ".callfence").mkdir()
-    lock = os.open(tmp_path / ".callfence" / ".it.rec.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    path = tmp_path / ".callfence" / ".it.rec.lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with subprocess.Popen([*LEARN, "sh", "-c", "exit 3"], cwd=tmp_path) as learn:
         try:
-            while not is_waited_for(lock):
+            while not has_open(learn.pid, path):
                 assert learn.poll() is None
                 time.sleep(0.01)
             learn.send_signal(signum)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from callfence.policygen.errors import PolicyError
 from callfence.policygen.evidence.facts import Union, parse as parse_fact
 from callfence.policygen.formats import ImportFormatError
+from callfence.policygen.formats.logs.lines import MAX_LINE, lines
 from callfence.policygen.grants import ANY, BARE, USES, bare_line, format_rights, host_line, single
 from callfence.policygen.language.document import parse
 from callfence.policygen.recording.log_records import DENIED, KINDS
@@ -26,15 +27,12 @@ from callfence.tracer.abi import NATIVE, Arch, Event, table
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import BinaryIO
 
     from callfence.policygen.files.generalise import Use
     from callfence.policygen.formats import FormatOptions
     from callfence.policygen.recording.model import Key, Registers
 
-MAX_LINE = 1 << 18
-"""The most bytes of a line: twice the longest that enforce writes.  A longer line is skipped and becomes a gap."""
 MAX_DISTINCT = 50_000
 """Different violations, and uses of files and ports, that are recorded: no log fills memory.  More are counted in a gap."""
 MAX_RUNS = 8
@@ -154,7 +152,10 @@ def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recor
     A log may have been cut, or be longer than what is recorded: lines that cannot be used become gaps of the run.  Raises
     ImportFormatError for a line that no known version of enforce writes, and for a log without violations."""
     log = _Log(options)
-    for number, line in _lines(stream, log):
+    for number, line in lines(stream):
+        if not line:
+            log.skip(f"lines of more than {MAX_LINE >> 10} KiB", number)
+            continue
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError):
@@ -174,19 +175,6 @@ def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recor
     first = min([observation.executable for observation in observations] or [UNKNOWN])
     run = Run(run_id, log.started, (first,), None, False, log.gaps(), True, files=tuple(sorted(log.files)))
     return Recording((run,), tuple(sorted(observations, key=lambda observation: observation.order)))
-
-
-def _lines(stream: BinaryIO, log: _Log) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not too long, with their numbers; no more than one is in memory."""
-    number = 0
-    while line := stream.readline(MAX_LINE):
-        number += 1
-        if len(line) == MAX_LINE and not line.endswith(b"\n"):
-            log.skip(f"lines of more than {MAX_LINE >> 10} KiB", number)
-            while line and not line.endswith(b"\n"):
-                line = stream.readline(MAX_LINE)
-        elif line.strip():
-            yield number, line
 
 
 def _nothing(log: _Log, filename: str) -> str:

@@ -163,6 +163,25 @@ def test_pipes_are_read_once(tmp_path: Path) -> None:
     assert recording_file.load(tmp_path / "out.rec") == shard(1)
 
 
+@pytest.mark.parametrize("place", ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
+def test_standard_input_is_read(tmp_path: Path, place: str) -> None:
+    recording_file.save(tmp_path / "a.rec", shard(1))
+    command = [sys.executable, "-m", "callfence", "merge", "-o", "out.rec", place]
+    subprocess.run(command, input=(tmp_path / "a.rec").read_bytes(), cwd=tmp_path, check=True, timeout=60)
+    assert recording_file.load(tmp_path / "out.rec") == shard(1)
+
+
+def test_other_pipes_are_refused(tmp_path: Path) -> None:
+    """Nobody may ever write to them."""
+    recording_file.save(tmp_path / "a.rec", shard(1))
+    os.mkfifo(tmp_path / "b.rec")
+    (tmp_path / "link.rec").symlink_to("b.rec")
+    for name in ("b.rec", "link.rec"):
+        command = [sys.executable, "-m", "callfence", "merge", "-o", "out.rec", "a.rec", name]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stderr) == (2, f"callfence merge: {name}: is not a regular file\n")
+
+
 def test_hundreds_of_recordings_take_seconds(tmp_path: Path) -> None:
     """Folding was quadratic once; the limit is ten times what it takes on a busy machine."""
     for number in range(400):

@@ -1,8 +1,15 @@
-"""What learn does once: it parses a policy, and again only if the file has changed since."""
+"""What learn does once: it parses a policy, and again only if the file has changed since; and what becomes of what it recorded
+if it cannot be stored."""
 
 from __future__ import annotations
 
+import fcntl
+import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
+
+import pytest
 
 from callfence.enforcing import filters
 from callfence.learning import options, store
@@ -10,12 +17,11 @@ from callfence.learning.prepare import Prepared
 from callfence.policygen.grants import NOT_CONFINED
 from callfence.policygen.language import document as language
 from callfence.policygen.learning.generate import Generated
+from callfence.policygen.recording import recording_file
 from callfence.policygen.recording.model import Recording
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from callfence.policygen.language.document import Document
 
@@ -40,3 +46,28 @@ def test_a_policy_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     more.write_text("write: fd == 1\n")
     added = store.add(policy, Recording(), as_it_is, prepared=prepared)
     assert added.existing != prepared.document and parsed == [TEXT, TEXT]
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["first", "warm"])
+def test_what_was_recorded_is_not_lost_if_another_process_holds_the_lock(tmp_path: Path, before: bool) -> None:
+    learn = (
+        "import sys; from callfence.policygen.recording import atomic; atomic.LONGEST = 0.0;"
+        "from callfence.learning.command import main; main(sys.argv[1:])"
+    )
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    if before:
+        assert run("-c", learn, "-q", "true").returncode == 0
+    (tmp_path / ".callfence").mkdir(exist_ok=True)
+    with (tmp_path / ".callfence" / ".true.rec.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        done = run("-c", learn, "-q", "true")
+    assert done.returncode == 125
+    assert ".callfence/.true.rec.lock: another process has held this lock" in done.stderr
+    (add,) = re.findall("callfence (import .*)", done.stderr)
+    added = run("-m", "callfence", *add.split())
+    assert added.returncode == 0, added.stderr
+    assert len(recording_file.load(tmp_path / ".callfence" / "true.rec").runs) == 1 + before
+    assert run("-m", "callfence", "learn", "--check", "-q", "true").returncode == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from markdown_it import MarkdownIt
 
 from callfence.judging.formats import as_markdown
@@ -53,6 +53,14 @@ def codes(markdown: str) -> list[str]:
 def frame(markdown: str) -> list[tuple[str, str]]:
     """The elements and texts that are not in code."""
     return [(one.type, "" if one.type == "code_inline" else one.content) for one in leaves(RENDERER.parse(markdown))]
+
+
+@given(st.text(st.characters(exclude_categories=())))
+@example("\ud800\udcff")
+def test_any_text_can_be_printed(text: str) -> None:
+    """Also one of JSON, which may have any surrogate."""
+    assert printable(text).isprintable()
+    printable(text).encode()
 
 
 @given(TEXTS)

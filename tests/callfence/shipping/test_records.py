@@ -33,6 +33,7 @@ def test_each_event_is_a_record(event: str) -> None:
         ({"ungranted": [1]}, "ungranted is not"), ({"allow": [{"file": 1}]}, "has no file or no line"),
         ({"sequence": "1"}, "sequence or unit"), ({"sequence": 0}, "sequence or unit"), ({"unit": 5}, "sequence or unit"),
         ({"event": []}, r"event \[\] is none"), ({"policies": None}, "policies is None"),
+        ({"more": json.loads("[" * 8 + "]" * 8)}, "more than 8 lists and objects within each other"),
     ],
 )  # fmt: skip
 def test_fields_that_are_read_are_checked(changed: dict[str, Any], reason: str) -> None:

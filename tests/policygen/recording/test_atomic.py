@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,3 +96,45 @@ def test_links_that_lead_nowhere_end(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="symbolic link"):
         atomic.write(tmp_path / "a" / "app.policy", b"new")
+
+
+def test_a_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = os.open(tmp_path / ".app.rec.lock", os.O_WRONLY | os.O_CREAT)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    sleeps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        if len(sleeps) == 3:
+            os.close(other)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with atomic.locked(tmp_path / "app.rec"):
+        assert len(sleeps) == 3
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_lock_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may write to the folder can hold it."""
+    monkeypatch.setattr(atomic, "LONGEST", 0.0)
+    path, lock = tmp_path / "app.rec", tmp_path / ".app.rec.lock"
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match="another process has held this lock") as error, atomic.locked(path):
+            pass
+    assert error.value.filename == str(lock)
+
+
+def test_whoever_may_only_read_cannot_hold_the_lock(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with atomic.locked(tmp_path / "app.rec"):
+            assert stat.S_IMODE((tmp_path / ".app.rec.lock").stat().st_mode) == 0o222
+    finally:
+        os.umask(before)
+
+
+def test_a_pipe_in_the_place_of_the_lock_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".app.rec.lock")
+    with pytest.raises(OSError, match=r"app\.rec"), atomic.locked(tmp_path / "app.rec"):
+        pass

@@ -1,0 +1,146 @@
+"""What `callfence service status` says of logs into which the unit's user has written."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from callfence.services import command, drop_ins, units
+from callfence.services.logs import MAX_SIZE
+from callfence.services.status import described, has_violations, lines
+from callfence.services.units import State, Unit
+from tests.formats.outputs import check_output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+UNIT = Unit("it.service", "", "", "simple")
+COMMON = {"version": 1, "time": "2026-01-01T00:00:00.000+00:00", "host": "node", "run": "0" * 8, "policies": []}
+START = {**COMMON, "event": "start", "mode": "audit"}
+DENIED = {
+    **COMMON, "event": "denied", "verdict": "audited", "count": 1, "ungranted": [], "allow": [], "call": "socket()",
+}  # fmt: skip
+NO_RECORDS = (
+    b"[" * 100_000,
+    b"5",
+    b"null",
+    b"\xff",
+    b"x" * (1 << 19),
+    b"\0" * (1 << 19),
+    *(
+        json.dumps(fields).encode()
+        for fields in (
+            {"version": 1, "event": "start", "policies": ["x"]},
+            {"version": 1, "event": "denied", "count": "x"},
+            START | {"policies": ["x"]},
+            START | {"policies": 5},
+            START | {"time": "\x1b[31m\nEVIL"},
+            DENIED | {"count": "x"},
+            DENIED | {"count": None},
+            DENIED | {"version": 99},
+        )
+    ),
+    json.dumps(DENIED).encode().replace(b'"count": 1', b'"count": 1e999'),
+    json.dumps(DENIED).encode()[:-1] + b', "more": ' + b"[" * 900 + b"]" * 900 + b"}",
+)
+"""Lines that enforce does not write."""
+
+
+@pytest.fixture(autouse=True)
+def state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "state", lambda name: State("active", "running", 0, "success"))
+
+
+def status(log: Path, text: bytes | None = None) -> dict[str, Any]:
+    if text is not None:
+        log.write_bytes(text)
+    return described(UNIT, "audit", log.with_name("it.policy"), lambda: [log])
+
+
+def line(**fields: Any) -> bytes:
+    return json.dumps(DENIED | fields).encode() + b"\n"
+
+
+@pytest.mark.parametrize("text", NO_RECORDS, ids=lambda text: repr(text[:20]))
+def test_what_is_no_record_is_counted(tmp_path: Path, text: bytes) -> None:
+    log = tmp_path / "enforce.log"
+    found = status(log, text + b"\n" + line())
+    assert (found["unreadable"], found["denied"], found["calls"], found["problem"]) == (1, 1, ["socket()"], None)
+    assert has_violations([log])
+    log.write_bytes(text)
+    assert not has_violations([log])
+
+
+@pytest.mark.parametrize("call", ["\ud800", "\udcff", "\x1b[31m", "a\nEVIL", "\u202ex", 5, None, ["x"]])
+def test_what_a_program_has_chosen_is_printed_on_its_line(tmp_path: Path, call: object) -> None:
+    found = status(tmp_path / "enforce.log", line(call=call))
+    printed = lines([found])
+    assert len(printed) == 3
+    assert "".join(printed).isprintable()
+    check_output("status", json.dumps({"version": 1, "units": [found]}))
+
+
+def test_the_last_count_of_each_kind_counts(tmp_path: Path) -> None:
+    text = line(count=1) + line(count=3) + line(call="bind()") + line(run="1" * 8, count=2)
+    found = status(tmp_path / "enforce.log", text)
+    assert (found["denied"], found["calls"]) == (6, ["socket()", "bind()"])
+
+
+def test_no_log_fills_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callfence.services.status.MAX_DISTINCT", 3)
+    monkeypatch.setattr("callfence.services.status._MANY", 2)
+    found = status(tmp_path / "enforce.log", b"".join(line(call=f"call{number}") for number in range(5)))
+    assert found["calls"] == ["ca"]
+    assert "more than 3 kinds" in found["problem"]
+
+
+def test_a_sparse_log_is_a_problem_of_its_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "enforce.log"
+    monkeypatch.setattr("callfence.services.status.MAX_SIZE", 1 << 20)
+    log.write_bytes(line())
+    os.truncate(log, MAX_SIZE)
+    found = status(log)
+    assert (found["denied"], found["unreadable"]) == (1, 1)
+    assert found["problem"].startswith(f"{log}: more than ")
+    assert lines([found])[-1] == f"  PROBLEM {found['problem']}"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_a_log_that_is_exchanged_is_a_problem_of_its_unit(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """After the command has looked what it is; if it waited for a FIFO, it would wait until the other end is opened."""
+    log = tmp_path / "enforce.log"
+    make(log)
+    opens = threading.Timer(60, lambda: os.close(os.open(log, os.O_RDWR | os.O_NONBLOCK)))
+    opens.start()
+    found = status(log)
+    opens.cancel()
+    assert found["problem"].startswith(f"{log}: ")
+    assert found["denied"] == 0
+    with pytest.raises(OSError, match=r"enforce\.log"):
+        has_violations([log])
+
+
+def test_one_units_problem_does_not_end_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "LOGS", tmp_path)
+    monkeypatch.setattr(units, "FOLDER", tmp_path)
+    monkeypatch.setattr(units, "unit", lambda name: Unit(name, "", "", "simple"))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.service.d").mkdir()
+        (tmp_path / f"{name}.service.d" / units.DROP_IN).write_text("")
+    (tmp_path / "a" / "enforce.log").symlink_to("/etc/shadow")
+    (tmp_path / "b" / "enforce.log").write_bytes(line())
+    monkeypatch.setattr(drop_ins, "mode_of", lambda text: "audit")
+    assert command.main(["status"]) == 2
+    printed = capsys.readouterr().out
+    assert "PROBLEM" in printed.partition("b.service")[0]
+    assert "enforce.log is a link" in printed
+    assert "1 call would be denied" in printed
+    assert command.main(["status", "b"]) == 0
