@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +24,7 @@ from callfence.shared.text import printable
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from callfence.services.drop_ins import Mode
     from callfence.services.units import Unit
@@ -134,8 +136,17 @@ def _review(unit: Unit, options: argparse.Namespace) -> int:
                 return 2
             status = _restarted(unit, options) or decided
         if decided == 0:
-            logs.put_aside(_logs(unit), sizes)
+            _put_aside(unit, sizes)
         return status
+
+
+def _put_aside(unit: Unit, decided: Mapping[int, int]) -> None:
+    """Put aside what is decided of a unit's logs: all if the policy now allows all of it, also what came meanwhile, under the
+    policy before; else as far as `decided` says (`logs.sizes`)."""
+    written = _logs(unit)
+    with logs.sizes(written) as sizes, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        is_allowed = review.main(["--no-terminal", *_log_words(written), str(policy_of(unit))]) == 0
+        logs.put_aside(written, sizes if is_allowed else decided)
 
 
 def _enforce(unit: Unit, options: argparse.Namespace) -> int:
