@@ -42,7 +42,8 @@ class Denial:
     @property
     def text(self) -> str:
         """What was denied, to whom, and what would allow it, in a few lines."""
-        record, what = self.record, ", ".join(self.record["ungranted"])
+        record = self.record
+        what = ", ".join((*record["ungranted"], *record.get("ungrantable", ())))
         lines = [f"denied {self.number}: {record['call'] or what} ({record['action']})"]
         lines += [f"  not granted: {what}"] if record["call"] and what else []
         lines += [f"  by {record['executable']}: {' '.join(record['command'] or ())}"] if record["executable"] else []

@@ -26,9 +26,9 @@ _LANGUAGE = """
 """
 _RECORDS = """
     version event time host unit container pod image sequence run policies file sha256 mode best_effort pid parent executable
-    command folder call number arguments verdict action ungranted site evidence line risk level rule grants count answer who
-    calls message status signal denied lost complete name namespace uid start answered refused end enforce audit audited once
-    always no true false null danger warning note
+    command folder call number arguments verdict action ungranted ungrantable site evidence line risk level rule grants
+    count answer who calls message status signal denied lost complete name namespace uid start answered refused end enforce
+    audit audited once always no true false null danger warning note
 """
 _NUMBER = re.compile(r"-?(?:0x[0-9a-f]{1,4}|\d{1,4}|\d{1,5}-\d{1,5}|\d\.\d{1,2})", re.ASCII)
 """Numbers that are kept: small ones, ranges of ports, and versions of Linux; not pids, addresses and pointers."""

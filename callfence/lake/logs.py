@@ -74,7 +74,8 @@ def _rows(fields: dict[str, Any], identity: Identity, record: str) -> Iterator[R
     digests = {policy["file"]: policy["sha256"] for policy in policies}
     for allow in fields["allow"] or [{"file": first["file"], "line": "", "risk": None}]:
         whose = identity.over(Identity(fields["host"], "", policy_name(allow["file"])))
-        line = allow["line"] or "; ".join(fields["ungranted"]) or (fields["call"] or "").partition("(")[0]
+        lacking = "; ".join((*fields["ungranted"], *fields.get("ungrantable", ())))
+        line = allow["line"] or lacking or (fields["call"] or "").partition("(")[0]
         risk = allow["risk"]["level"] if allow["risk"] else ""
         if risk not in ("", *_LEVELS):
             raise BadLineError(f"the risk {risk!r} is unknown")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from callfence.policygen.formats import ExportError
-from callfence.policygen.formats.systemd_enforce import drop_in, enforcing, literal, settings_of
+from callfence.policygen.formats.systemd_enforce import drop_in, enforcing, literal, quoted, settings_of
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def _needed(unit: Unit) -> Iterator[str]:
     if "SystemCallFilter" in present:
         yield f"SystemCallFilter={_CALLS}"
     if "NoExecPaths" in present:
-        yield from (f"ExecPaths={place}" for place in dict.fromkeys((*_command("enforce")[:1], *map(literal, _executed()))))
+        places = (*_command("enforce")[:1], *map(literal, _executed()))
+        yield from (f"ExecPaths={quoted(place.replace('$$', '$'))}" for place in dict.fromkeys(places))  # no variables there
 
 
 def _executed() -> Iterator[str]:

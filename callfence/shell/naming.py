@@ -1,8 +1,8 @@
 """Which policy a command runs under: the folder of the policies, and the name of one, by the environment that npm, make, git
 and others give a command.
 
-A package must not choose its policy.  So its place in the project counts, not the name that it gives itself, and policies in
-its own folder are not looked for.
+A package must not choose its policy.  So it counts from where it was installed, and its place in the project, not the name
+that it gives itself; and policies in its own folder are not looked for.
 """
 
 from __future__ import annotations
@@ -37,6 +37,10 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 _MOST = 180
 """The most bytes of a name, which leaves room for the endings of files beside the policy (NAME_MAX is 255)."""
 _MODULES = "node_modules"
+_CACHE = "_cacache"
+"""The folder of npm's cache, in which it also builds dependencies from git: none of their names is the project's choice."""
+_REGISTRY = "https://registry.npmjs.org/"
+"""How npm begins the source of a package of the default registry, even where another takes its place."""
 _METADATA = "PKG-INFO"
 
 
@@ -96,8 +100,7 @@ def _identity(arguments: Sequence[str], environment: Mapping[str, str], folder: 
     if os.path.basename(script) in _HOOKS:
         return "git", os.path.basename(script), ""
     if event := get("npm_lifecycle_event"):
-        package = _installed(get("npm_package_json", "")) or _installed(f"{folder}/") or get("npm_package_name") or ""
-        return "npm", package, "" if event in _INSTALLING else event
+        return "npm", _npm_package(environment, folder), "" if event in _INSTALLING else event
     if os.path.isfile(os.path.join(folder, _METADATA)):
         return "pip", _python_name(os.path.join(folder, _METADATA)), ""
     if crate := get("CARGO_PKG_NAME"):
@@ -111,14 +114,58 @@ def _identity(arguments: Sequence[str], environment: Mapping[str, str], folder: 
     return DEFAULT, "", ""
 
 
-def _installed(path: str) -> str:
-    """Return the name under which the package that has this file is installed, `NAME` or `@SCOPE/NAME`, by the last folder
-    `node_modules` above it; '' if there is none.  The project chooses that, with its lock file; the package does not."""
-    names = os.path.dirname(path).split("/")
-    if _MODULES not in names:
-        return ""
-    inner = names[len(names) - names[::-1].index(_MODULES) :]
-    return "/".join(inner[: 2 if inner and inner[0].startswith("@") else 1])
+def _npm_package(environment: Mapping[str, str], folder: str) -> str:
+    """Return the name of the package whose script npm runs: `NAME` or `@SCOPE/NAME` in the registry; `NAME@SOURCE` for one from
+    elsewhere; where no source is known, the names on the way from the project to it, which `/` separates.  What a package
+    bundles has no source, so its name begins with that of the package."""
+    if _CACHE in folder.split("/"):
+        return _CACHE
+    is_npm = _sets_source(environment.get("npm_config_user_agent", ""))
+    file = environment.get("npm_package_json", "") if is_npm else ""
+    places = _places(os.path.dirname(file)) or _places(folder)
+    if not places:
+        return environment.get("npm_package_name", "")
+    source = environment.get("npm_package_resolved", "").partition("#")[0] if is_npm else ""
+    if source in ("", "null"):
+        return "/".join(places)
+    if source.startswith("file:") and _MODULES not in source.split("/"):  # a file of the user, as `npm install FILE` takes it
+        return places[-1]
+    registry, name = _registered(source)
+    if not name:
+        return f"{places[-1]}@{source}"
+    own = environment.get("npm_config_registry", "").rstrip("/") + "/"
+    return name if registry in (_REGISTRY, own) else f"{name}@{registry}"
+
+
+def _sets_source(agent: str) -> bool:
+    """Return whether the tool that calls itself so is npm 7 or later, which says where a package is from.  Before, and in
+    yarn 1, `npm_package_resolved` and `npm_package_json` are fields of the package's own package.json."""
+    tool, _, version = agent.partition("/")
+    major = version.partition(".")[0]
+    return tool == "npm" and major.isdecimal() and int(major) >= 7
+
+
+def _places(folder: str) -> list[str]:
+    """Return the names of the packages in which a folder is, the outermost first, by the folders `node_modules` above it; but
+    none of those that begin with a dot, in which packages are stored that links lead to."""
+    names = [*folder.split("/"), _MODULES]
+    places: list[str] = []
+    while _MODULES in names:
+        end = names.index(_MODULES)
+        places.append("/".join(names[: 2 if names[0].startswith("@") else 1]))
+        names = names[end + 1 :]
+    return [place for place in places[1:] if not place.startswith(".")]
+
+
+def _registered(source: str) -> tuple[str, str]:
+    """Return the registry and the name in the address of a package's file, `REGISTRY/NAME/-/FILE`; '' for the name if it is
+    another address, or one that could be read otherwise."""
+    package, _, file = source.partition("/-/")
+    parts = package.split("/")
+    names = parts[-2 if parts[-2:-1] and parts[-2].startswith("@") else -1 :]
+    path = [*names, *file.replace("+", "").split("/")]
+    is_plain = all(name and not name.startswith(".") and _PLAIN.issuperset(name) for name in path)
+    return "/".join((*parts[: -len(names)], "")), "/".join(names) if is_plain else ""
 
 
 def _python_name(path: str) -> str:
@@ -133,11 +180,11 @@ def _python_name(path: str) -> str:
 
 
 def _outside(folder: str) -> str:
-    """Return the nearest folder above `folder` that is in no foreign package: an npm package in `node_modules`, an sdist.  Such
-    a package could bring a policy along."""
+    """Return the nearest folder above `folder` that is in no foreign package: an npm package in `node_modules` or in npm's
+    cache, an sdist.  Such a package could bring a policy along."""
     names = folder.split("/")
-    if _MODULES in names:
-        return "/".join(names[: names.index(_MODULES)]) or "/"
+    if foreign := [names.index(name) for name in (_MODULES, _CACHE) if name in names]:
+        return "/".join(names[: min(foreign)]) or "/"
     return os.path.dirname(folder) if os.path.isfile(os.path.join(folder, _METADATA)) else folder
 
 

@@ -101,7 +101,7 @@ class Record:
     def rule(self) -> str:
         """What a denial lacks, without what a program could vary at will: the name of a call, a right to files (`path: read`),
         a port or a host (`tcp connect example.org: 443`), several with commas."""
-        if lines := self.fields["ungranted"]:
+        if lines := [*self.fields["ungranted"], *self.fields.get("ungrantable", ())]:
             return ", ".join(sorted({*map(_subject, lines)}))
         name = str(self.fields.get("call")).partition("(")[0]
         arch = next((arch for arch in Arch if arch == self.fields.get("arch")), None)
@@ -153,9 +153,10 @@ def _checked(fields: Any) -> dict[str, Any]:
         raise ValueError(f"time {repr(fields['time'])[:40]} has no zone")
     _check_members(fields["policies"], ("file", "sha256"))
     _check_members(fields.get("allow", []), ("file", "line"))
-    ungranted = fields.get("ungranted", [])
-    if not isinstance(ungranted, list) or not all(isinstance(line, str) for line in ungranted):
-        raise ValueError("ungranted is not a list of texts")
+    for name in ("ungranted", "ungrantable"):
+        texts = fields.get(name, [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name} is not a list of texts")
     return fields
 
 

@@ -88,13 +88,15 @@ def _top(path: str) -> str:
 
 
 def _can_be_written(path: str) -> bool:
-    """Return whether a profile can have a path: it cannot quote characters of patterns, and firejail hides other home
-    folders."""
+    """Return whether a profile can have a path: it cannot quote characters of patterns, comments and spaces, several of which
+    count as one, and none at the end; and firejail hides other home folders."""
     start = path.partition("/")[0]
     if start not in ("", "$HOME") or path == "/" or _top(path) in ("/home", "/root"):
         return False
     text = path.removeprefix("$HOME")
-    return text.isprintable() and encoded(text).isascii() and not any(character in text for character in "*?[]{}$\"\\,")
+    if "  " in text or text.endswith(" "):
+        return False
+    return text.isprintable() and encoded(text).isascii() and not any(character in text for character in "*?[]{}$\"\\,#")
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:

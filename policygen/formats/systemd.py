@@ -35,11 +35,11 @@ from callfence.policygen.formats.effect import (
     possible,
     with_calls,
 )
+from callfence.policygen.formats.systemd_enforce import quoted
 from callfence.policygen.grants import ALL, ANY_PORT, NO_PORT, Files, Right
 from callfence.policygen.hosts import is_name, order
 from callfence.policygen.language.naming import format_action
 from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator
-from callfence.policygen.paths import encoded
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.values import replace
@@ -110,14 +110,11 @@ def _setting(name: str, paths: Iterable[str]) -> list[str]:
 
 
 def _written(path: str) -> str:
-    """Return a path as systemd reads it; '' if a unit has no specifier for the path's variable."""
+    """Return a path as systemd reads it; '' if a unit cannot have it, or has no specifier for its variable."""
     start, slash, rest = path.partition("/")
     if start not in ("", *_SPECIFIERS):
         return ""
-    text = encoded(slash + rest).decode("utf-8", "backslashreplace").replace("\\", "\\\\").replace("%", "%%")
-    text = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
-    whole = _SPECIFIERS.get(start, "") + text
-    return f'"{whole}"' if " " in whole or '"' in whole else whole
+    return quoted(_SPECIFIERS.get(start, "") + (slash + rest).replace("%", "%%"))
 
 
 @cache

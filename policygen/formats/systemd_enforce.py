@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from callfence.policygen.formats import Direction, Exported, ExportError, Loss
+from callfence.policygen.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,12 +50,14 @@ def drop_in(
     folder of logs of its own: systemd gives that to the unit's user.
 
     `before` and `name`, that of the folder, are as systemd reads them: specifiers and variables count.  `unit` is the text of
-    the unit's files.  Raises ExportError if the unit has no ExecStart=, or if a command has the prefix `@` or `|`: the
-    program's argv[0] or shell cannot be set."""
+    the unit's files.  Raises ExportError if the unit has no ExecStart=, if a command has the prefix `@` or `|`: the program's
+    argv[0] or shell cannot be set; or if a unit cannot have one of the words."""
     commands = _commands(unit)
     if not commands:
         raise ExportError("the unit has no ExecStart=, so there is nothing to run under enforce")
-    start = " ".join(map(_quoted_word, before))
+    if wrong := [word for word in before if not quoted(word)]:
+        raise ExportError(f"{printable(wrong[0])}: a unit's file can only name what is UTF-8 without control characters")
+    start = " ".join(map(quoted, before))
     lines = [f"# {title}", *(["[Unit]", f"Description={description}"] if description else [])]
     lines += ["[Service]", "ExecStart=", *(f"ExecStart={prefixes}{start} {command}" for prefixes, command in commands)]
     return "\n".join((*lines, f"LogsDirectory=callfence/{name}", *settings, ""))
@@ -102,11 +105,13 @@ def literal(text: str) -> str:
     return text.replace("%", "%%").replace("$", "$$")
 
 
-def _quoted_word(word: str) -> str:
+def quoted(word: str) -> str:
+    """Return a word of a setting as systemd reads it (systemd.syntax(7)), in which specifiers and variables count; '' for one
+    that a unit cannot have.  Settings with paths know no escapes but those of quotes and backslashes."""
     if _PLAIN.fullmatch(word.replace("%", "")):
         return word
     escaped = word.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return f'"{escaped}"' if word.isprintable() else ""
 
 
 def _losses(service: Service) -> Iterator[Loss]:

@@ -290,6 +290,7 @@ def test_the_log(place):
         "action": "errno EACCES",
         "verdict": "denied",
         "ungranted": [],
+        "ungrantable": [],
         "phase": None,
         "command": ["./calls", "mprotect,4096,8192,3", "3xgetppid"],
         "folder": str(place.folder),

@@ -67,6 +67,40 @@ def test_systemd_reads_its_settings(tmp_path: Path) -> None:
     assert "relative" in done.stderr, "a mistake would be told"
 
 
+ODD = {
+    r"/srv/out/a\" / \"": r'/srv/out/a" / "',
+    r"/srv/b\\": "/srv/b\\",
+    "/srv/c'd": "/srv/c'd",
+    "/srv/e$HOME%h": "/srv/e$HOME%h",
+    "/srv/é": "/srv/é",
+}
+"""Paths as a policy writes them, and as they are."""
+UNWRITABLE = (r"/srv/x\nExecStart=/bin/false", r"/srv/y\x1b", r"/srv/z\xff", r"/srv/w\x0d")
+
+
+def test_systemd_loses_what_a_unit_cannot_name() -> None:
+    made = exported("systemd", "path /usr: read\n" + "".join(f'path "{path}": write\n' for path in (*ODD, *UNWRITABLE)))
+    text = made.data.decode()
+    assert text.count("ReadWritePaths=") == len(ODD)
+    assert not any(word in text for word in ("ExecStart", "\x1b", "\r", "/srv/z"))
+    assert [path for path in about_files(made)[Direction.NARROWER] if path.startswith('path "/srv/')] == sorted(
+        f'path "{path}"' for path in UNWRITABLE
+    )
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze (systemd)")
+def test_systemd_reads_the_paths_of_the_policy_and_no_others(tmp_path: Path) -> None:
+    unit = tmp_path / "it.service"
+    lines = "".join(f'path "{path}": write\n' for path in ODD)
+    unit.write_bytes(b"[Unit]\nDescription=it\n" + exported("systemd", lines).data + b"ExecStart=/bin/true\n")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], env={**os.environ, "SYSTEMD_LOG_LEVEL": "debug"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    (read,) = (line.strip() for line in done.stdout.splitlines() if line.strip().startswith("ReadWritePaths: "))
+    assert read == "ReadWritePaths: " + " ".join(f"-{path}" for path in sorted(ODD.values())), done.stderr
+
+
 def test_bubblewrap_loses_what_has_no_whole_path() -> None:
     made = exported("bwrap", LINES)
     assert made.beside is not None
@@ -193,6 +227,14 @@ def test_firejail_loses_what_it_cannot_name() -> None:
     wider = [loss.what for loss in made.losses if loss.direction is Direction.WIDER]
     assert any("programs and libraries" in what for what in wider)
     assert "whitelist ${HOME}/.cache\nread-write ${HOME}/.cache\nnoexec ${HOME}/.cache" in made.data.decode()
+
+
+@pytest.mark.parametrize("name", ["a  b", "c ", "d#x"])
+def test_firejail_is_given_no_path_that_it_reads_otherwise(name: str) -> None:
+    """It would be `a b`, `c` and `d`."""
+    made = policy_of(f'default allow\npath /usr: read, execute\npath "/srv/{name}": read, write\n', "firejail")
+    assert "/srv/" not in made.data.decode()
+    assert f'path "/srv/{name}"' in about_files(made)[Direction.NARROWER]
 
 
 def test_minijail_binds_what_is_granted() -> None:

@@ -72,6 +72,12 @@ def test_a_path_that_systemd_would_change() -> None:
     assert ' -p "/etc/a b/50%%$$x.policy" -- app' in export("[Service]\nExecStart=app\n", "/etc/a b/50%$x.policy")
 
 
+@pytest.mark.parametrize("policy", ["/etc/a\nExecStartPre=/bin/x", "/etc/a\r", "/etc/\udcff"])
+def test_a_path_that_a_unit_cannot_have(policy: str) -> None:
+    with pytest.raises(ExportError, match="control characters"):
+        export("[Service]\nExecStart=app\n", policy)
+
+
 @pytest.mark.parametrize("unit", ["", "[Service]\nType=simple\n", "[Service]\nExecStart=@/bin/app name\n"])
 def test_a_unit_that_cannot_be_run_so(unit: str) -> None:
     with pytest.raises(ExportError):

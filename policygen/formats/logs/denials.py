@@ -43,6 +43,7 @@ _FACTS = 1024
 """Most facts of a line, and grants that it asks for, that are taken: enforce writes fewer."""
 _OF_CALLS = ("arch", "number", "arguments", "executable", "site")
 """The fields of a violation that the kernel's audit does not know; they are null then."""
+_UNGRANTABLE = "denials of what no line would grant"
 UNKNOWN = "?"
 """The executable where no record names it."""
 _MANY = 8
@@ -65,6 +66,8 @@ class _Violation(NamedTuple):
     """The files of the policies that did not allow it, without folders."""
     files: tuple[Use, ...]
     """The uses of files and ports that the call needed and the policy did not grant."""
+    is_grantable: bool
+    """Whether lines would grant all that it needed; else nothing is recorded of it but its `files`."""
 
 
 class _Calls:
@@ -122,7 +125,9 @@ class _Log:
             if len(self.others) < _MANY:
                 self.others.update(violation.policies)
             return
-        if violation.event is not None and not self._add_call(violation.event, violation, number):
+        if not violation.is_grantable:
+            self.skip(_UNGRANTABLE, number)
+        elif violation.event is not None and not self._add_call(violation.event, violation, number):
             return
         if len(self.files) < MAX_DISTINCT:
             self.files.update(violation.files)
@@ -165,7 +170,7 @@ def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recor
         if isinstance(fields, dict) and fields.get("event") in KINDS and fields["event"] != DENIED:
             continue
         log.add(line, _violation(fields, f"{filename}:{number}"), number)
-    if not (log.calls or log.files):
+    if not (log.calls or log.files or _UNGRANTABLE in log.skipped):
         raise ImportFormatError(_nothing(log, filename))
     run_id = sha256(log.first + options.program.encode() + options.policy.encode()).hexdigest()[:16]
     observations = [
@@ -211,6 +216,7 @@ def _violation(fields: Any, position: str) -> _Violation:
             raise ImportFormatError(
                 f"{position}: its `{name}` is not as `enforce --log` writes it: is it a log of another program or version?"
             )
+    files, rest = _files(fields.get("ungranted", []), executable, position)
     audit = Arch(arch).audit if arch in [*Arch] else int(arch, 16) & _WORD
     a, b, c, d, e, f = (int(register, 16) for register in arguments)
     return _Violation(
@@ -222,20 +228,24 @@ def _violation(fields: Any, position: str) -> _Violation:
         _time(fields.get("time")),
         tuple(_texts(fields.get("evidence"))[:_FACTS]),  # whether they are facts is seen when they are joined
         _policies(fields.get("allow")),
-        _files(fields.get("ungranted", []), executable, position),
+        files,
+        not (rest or fields.get("ungrantable")),
     )
 
 
-def _files(lines: Any, executable: str, position: str) -> tuple[Use, ...]:
-    """Return the uses of files and ports that lines about these grant.  Raises ImportFormatError if they are no such lines."""
+def _files(lines: Any, executable: str, position: str) -> tuple[tuple[Use, ...], list[str]]:
+    """Return the uses of files and ports that lines about these grant, and the texts that are no such lines: what they name is
+    the program's choice.  Raises ImportFormatError if they are no list of texts."""
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ImportFormatError(f"{position}: its `ungranted` is no list of lines about files and ports")
     uses: list[Use] = []
+    rest: list[str] = []
     for line in lines[:_FACTS]:  # one by one: several policies may lack different rights to one path
         try:
             files = parse(f"{line}\n").policy.files
-        except PolicyError as error:
-            raise ImportFormatError(f"{position}: its `ungranted` has no lines about files and ports: {error}") from error
+        except PolicyError:
+            rest.append(line)
+            continue
         uses += ((path, format_rights(rights), executable) for path, rights in (files.paths or {}).items())
         uses += (
             (host_line(use, host), str(port), executable)
@@ -244,7 +254,7 @@ def _files(lines: Any, executable: str, position: str) -> tuple[Use, ...]:
             for port in single(ports)
         )
         uses += ((bare_line(kind, place), "", executable) for kind in BARE for place in getattr(files, kind) or ())
-    return tuple(uses)
+    return tuple(uses), rest
 
 
 def _is_int(value: Any) -> bool:

@@ -23,8 +23,10 @@ NAMES = (
     (NPM | {"npm_lifecycle_event": "build:all/x"}, "/srv/app", "npm-app+build%3Aall%2Fx"),
     (NPM, "/srv/app/node_modules/left", "npm-left"),
     (NPM, "/srv/app/node_modules/@a/b", "npm-@a%2Fb"),
-    (NPM, "/srv/app/node_modules/left/node_modules/right/lib", "npm-right"),
+    (NPM, "/srv/app/node_modules/left/node_modules/right/lib", "npm-left%2Fright"),
+    (NPM, "/srv/app/node_modules/.store/right@1/node_modules/right", "npm-right"),
     (NPM | {"npm_package_json": "/srv/app/node_modules/@a/b/package.json"}, "/srv/app/node_modules/@a/b/sub", "npm-@a%2Fb"),
+    (NPM | {"npm_package_json": "/srv/app/node_modules/left/package.json"}, "/srv/app", "npm-app"),
     (NPM | {"npm_package_name": "../x"}, "/srv/app", "npm-%2E.%2Fx"),
     (NPM | {"npm_package_name": ""}, "/srv/app", "npm"),
     (NPM | {"MAKELEVEL": "1"}, "/srv/app", "npm-app"),
@@ -38,6 +40,75 @@ NAMES = (
 @pytest.mark.parametrize(("environment", "folder", "name"), NAMES)
 def test_a_name(environment, folder, name):
     assert name_of(["-c", "true"], environment, folder) == name
+
+
+REGISTRY = "https://registry.npmjs.org"
+CORP = "https://npm.corp.example/api/npm"
+SOURCES = (
+    ("null", "left", "npm-left"),
+    ("null", "left/node_modules/bcrypt", "npm-left%2Fbcrypt"),
+    ("null", "@a/b/node_modules/left/node_modules/@c/bcrypt", "npm-@a%2Fb%2Fleft%2F@c%2Fbcrypt"),
+    ("", "left/node_modules/bcrypt", "npm-left%2Fbcrypt"),
+    (f"{REGISTRY}/bcrypt/-/bcrypt-5.1.0.tgz", "bcrypt", "npm-bcrypt"),
+    (f"{REGISTRY}/bcrypt/-/bcrypt-5.1.0.tgz", "left/node_modules/bcrypt", "npm-bcrypt"),
+    (f"{REGISTRY}/@a/b/-/b-1.0.0+x.tgz", "left/node_modules/@a/b", "npm-@a%2Fb"),
+    (f"{CORP}/bcrypt/-/bcrypt-5.1.0.tgz", "bcrypt", "npm-bcrypt"),
+    (f"{CORP}/@a/b/-/@a/b-1.0.0.tgz", "@a/b", "npm-@a%2Fb"),
+    (f"{REGISTRY}/evil/-/evil-1.0.0.tgz", "bcrypt", "npm-evil"),
+    (f"{REGISTRY}/@evil/bcrypt/-/bcrypt-1.0.0.tgz", "bcrypt", "npm-@evil%2Fbcrypt"),
+    ("https://x.example/bcrypt/-/bcrypt-1.0.0.tgz", "bcrypt", "npm-bcrypt@https%3A%2F%2Fx.example%2F"),
+    ("https://x.example/1.tgz#2", "left/node_modules/bcrypt", "npm-bcrypt@https%3A%2F%2Fx.example%2F1.tgz"),
+    ("git+ssh://git@x.example/a/bcrypt.git#123", "bcrypt", "npm-bcrypt@git%2Bssh%3A%2F%2Fgit@x.example%2Fa%2Fbcrypt.git"),
+    ("file:/srv/left-1.0.0.tgz", "left", "npm-left"),
+    ("file:/srv/app/node_modules/evil/1.tgz", "left", "npm-left@file%3A%2Fsrv%2Fapp%2Fnode_modules%2Fevil%2F1.tgz"),
+)
+"""What npm says of the source of a package, its folder in `node_modules`, and its policy."""
+OTHERWISE = (
+    f"{REGISTRY}/bcrypt/-/../../evil/-/evil-1.0.0.tgz",
+    f"{REGISTRY}/bcrypt/-/%2E%2E/%2E%2E/evil/-/evil-1.0.0.tgz",
+    f"{REGISTRY}/bcrypt/-/..\\..\\evil/-/evil-1.0.0.tgz",
+    f"{REGISTRY}/evil/../bcrypt/-/bcrypt-1.0.0.tgz",
+    f"{REGISTRY}/evil?/bcrypt/-/bcrypt-1.0.0.tgz",
+    f"{REGISTRY}/bcrypt",
+    f"{REGISTRY}/bcrypt/-/",
+    f"{REGISTRY}@x.example/bcrypt/-/bcrypt-1.0.0.tgz",
+    f"https://x.example/?{REGISTRY}/bcrypt/-/bcrypt-1.0.0.tgz",
+    "bcrypt/-/bcrypt-1.0.0.tgz",
+    "/-/",
+)
+"""Sources that look like bcrypt's in the registry, and are not."""
+
+
+def under_npm(source: str, agent: str = "npm/11.19.1 node/v20.20.2 linux x64 workspaces/false") -> dict[str, str]:
+    return NPM | {"npm_config_user_agent": agent, "npm_config_registry": CORP, "npm_package_resolved": source}
+
+
+@pytest.mark.parametrize(("source", "place", "name"), SOURCES)
+def test_a_package_is_named_by_its_source(source, place, name):
+    file = f"/srv/app/node_modules/{place}/package.json"
+    assert name_of([], under_npm(source) | {"npm_package_json": file}, f"/srv/app/node_modules/{place}") == name
+    assert name_of([], under_npm(source) | {"npm_package_json": file}, "/elsewhere") == name
+
+
+@pytest.mark.parametrize("source", OTHERWISE)
+def test_a_source_that_looks_like_another_has_a_name_of_its_own(source):
+    name = name_of([], under_npm(source), "/srv/app/node_modules/bcrypt")
+    assert name.startswith("npm-bcrypt@")
+
+
+@pytest.mark.parametrize("agent", ["", "yarn/1.22.22 npm/? node/v20.20.2 linux x64", "npm/6.14.18 node/v14.21.3 linux x64"])
+def test_fields_of_package_json_do_not_name_it(agent):
+    """Before npm 7, each field of the package's own file becomes a variable."""
+    chosen = {"npm_package_json": "/srv/app/node_modules/bcrypt/package.json"}
+    environment = under_npm(f"{REGISTRY}/bcrypt/-/bcrypt-5.1.0.tgz", agent) | chosen
+    assert name_of([], environment, "/srv/app/node_modules/evil/node_modules/bcrypt") == "npm-evil%2Fbcrypt"
+    assert name_of([], environment, "/srv/app/node_modules/evil") == "npm-evil"
+
+
+def test_what_npm_builds_in_its_cache_has_a_name_of_its_own():
+    for folder in ("git-clone1", "git-clone1/node_modules/bcrypt"):
+        environment = under_npm(f"{REGISTRY}/bcrypt/-/bcrypt-5.1.0.tgz") | {"npm_package_name": "bcrypt"}
+        assert name_of([], environment, f"/home/a/.npm/_cacache/tmp/{folder}") == "npm-_cacache"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +171,10 @@ def test_the_nearest_project_counts(project):
     assert place_of({}, str(project / "packages")).folder == str(project)
 
 
-@pytest.mark.parametrize("foreign", ["node_modules/evil", "node_modules/a/node_modules/evil/sub"])
+@pytest.mark.parametrize(
+    "foreign",
+    ["node_modules/evil", "node_modules/a/node_modules/evil/sub", "_cacache/tmp/git-clone1", "_cacache/tmp/x/node_modules/a"],
+)
 def test_a_folder_that_a_package_brings_along_does_not_count(project, foreign):
     folder = project / foreign
     (folder / ".callfence" / "policies").mkdir(parents=True)

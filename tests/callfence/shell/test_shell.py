@@ -255,6 +255,32 @@ def test_a_package_does_not_choose_its_policy_by_its_name(project, learned):
     assert "npm-left.policy does not exist" in done.stderr
 
 
+def test_neither_does_one_that_another_package_bundles(project, learned):
+    """npm gives it the name of its folder, and no source; its lock file says `inBundle`."""
+    require("npm")
+    shutil.rmtree(project.folder / "node_modules")
+    shutil.copy(learned, project.policies / "npm-bcrypt.policy")
+    evil = project.folder.parent / "evil"
+    bundled = evil / "node_modules" / "bcrypt"
+    bundled.mkdir(parents=True)
+    own = {"name": "evil", "version": "1.0.0", "dependencies": {"bcrypt": "1.0.0"}, "bundledDependencies": ["bcrypt"]}
+    (evil / "package.json").write_text(json.dumps(own))
+    script = {"name": "bcrypt", "version": "1.0.0", "scripts": {"install": "echo run > ran"}}
+    (bundled / "package.json").write_text(json.dumps(script))
+    (project.folder / "package.json").write_text('{"name": "app", "version": "1.0.0"}\n')
+
+    def npm(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+        environment = project.environment | {"npm_config_cache": str(project.folder.parent / "npm")}
+        return subprocess.run(
+            ["npm", "--offline", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    assert npm("pack", folder=evil).returncode == 0
+    done = npm("install", "--foreground-scripts", f"--script-shell={SHELL}", evil / "evil-1.0.0.tgz", folder=project.folder)
+    assert "npm-evil%2Fbcrypt.policy does not exist" in done.stderr, done.stderr
+    assert not [*project.folder.rglob("ran")]
+
+
 @needs_root
 def test_another_users_policies_do_not_count(reviewed):
     os.chown(reviewed.policies, 65534, 65534)

@@ -19,6 +19,9 @@ from pathlib import Path
 
 import pytest
 
+from callfence.policygen.formats import FormatOptions
+from callfence.policygen.formats.logs.denials import violations
+from callfence.policygen.grants import is_line
 from callfence.tracer.abi import COMPAT, NATIVE, Arch, table
 from tests.enforcer.conftest import Workplace
 
@@ -305,6 +308,21 @@ def test_no_line_is_proposed_that_means_more_than_what_was_denied(network):
     done = network.enforce("wide_names")
     assert "10.0.0.0/8 is no name that a line can have" in done.stderr
     assert not re.search(r"callfence allow .*(any|\*|/8|10\.0\.0\.1|65535)", done.stderr), done.stderr
+    network.arrivals()
+
+
+def test_what_no_line_would_grant_hides_no_denials(network):
+    """Else a program would choose what of it is reviewed: one such record made the whole log unreadable."""
+    network.place.enforce(
+        "--log", "wide.log", "-p", "attack.policy", "./attack", "wide_names", "plain_tcp", under=network.under, timeout=100
+    )
+    denied = network.place.denials("wide.log")
+    assert {*map(len, (record["ungrantable"] for record in denied))} == {0, 1}
+    assert all(is_line(line) for record in denied for line in record["ungranted"])
+    with (network.folder / "wide.log").open("rb") as log:
+        (run,) = violations(log, "wide.log", FormatOptions(policy="attack.policy")).runs
+    assert ("tcp connect 10.77.0.2", "7000") in {use[:2] for use in run.files}
+    assert [gap.partition(":")[0] for gap in run.gaps] == ["denials of what no line would grant"]
     network.arrivals()
 
 

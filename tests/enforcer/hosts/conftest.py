@@ -42,8 +42,8 @@ class Ran(NamedTuple):
 
     @property
     def ungranted(self) -> list[str]:
-        """The lines that were lacking."""
-        return [line for violation in self.violations for line in violation["ungranted"]]
+        """The lines that were lacking, and why there is none."""
+        return [line for violation in self.violations for line in (*violation["ungranted"], *violation["ungrantable"])]
 
 
 class Network:

@@ -219,6 +219,33 @@ def test_lines_about_hosts_and_sockets_are_uses() -> None:
     }  # fmt: skip
 
 
+NO_LINES = (
+    {"ungranted": ["a line with `*` is about all sockets whose names begin so"]},
+    {"ungranted": ["no line", "include x", "", "path /a"]},
+    {"ungranted": [], "ungrantable": [r"`a\032b` is no name that a line can have"]},
+    {"ungrantable": ["it has no name"]},
+)
+"""What a program makes `enforce` write by what it names."""
+
+
+@pytest.mark.parametrize("fields", NO_LINES)
+def test_what_no_line_would_grant_is_counted(fields: dict[str, Any]) -> None:
+    lines = [line(), line(number=1, **fields), line(number=1, **fields), line(ungranted=["unix connect @x"])]
+    recording = read(log(*lines))
+    assert len(recording.observations) == 1
+    assert recording.runs[0].files == (("unix connect @x", "", "/usr/bin/app"),)
+    assert recording.runs[0].gaps == ("denials of what no line would grant: 2, first at line 2",)
+    alone = read(log(line(**fields)))
+    assert (alone.observations, alone.runs[0].files) == ((), ())
+    assert alone.runs[0].gaps == ("denials of what no line would grant: 1, first at line 1",)
+
+
+def test_lines_beside_what_no_line_would_grant_count() -> None:
+    for fields in ({"ungranted": ["path /a: read", "no"]}, {"ungranted": ["path /a: read"], "ungrantable": ["no"]}):
+        (run,) = read(log(line(**fields))).runs
+        assert (run.files, len(run.gaps)) == ((("/a", "read", "/usr/bin/app"),), 1)
+
+
 def test_a_long_line_is_not_in_memory() -> None:
     class Long(io.RawIOBase):
         left = 200
