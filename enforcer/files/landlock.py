@@ -152,9 +152,10 @@ class Confinement:
                 places.append((path, of_process(located(path, environment), self._process), access))
             except PlaceError as error:
                 raise GrantError(path, str(error)) from error
-        with_links = [place.rstrip(b"/") + b"/" for _, place, access in places if access & landlock.MAKE_SYM]
+        with_links = [place for _, place, access in places if access & landlock.MAKE_SYM]
         for path, place, access in places:
-            self._grant(ruleset, path, place, access, next(filter(place.startswith, with_links), b""))
+            meant = next(filter(None, (_without_links(place, folder) for folder in with_links)), b"")
+            self._grant(ruleset, path, place, access, meant)
         for path, number, access in landlock.DEVICES:
             if effective.handled_files and (descriptor := device(path, number)) is not None:
                 kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
@@ -165,10 +166,10 @@ class Confinement:
                     kernel.landlock_allow_port(ruleset, bit, port)
         return ruleset
 
-    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, with_links: bytes) -> None:
+    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: bytes) -> None:
         """Add the rule for one path to a ruleset.  A missing file gets none, with a remark if the line would let the program
-        change it; a missing folder of OWN_FOLDERS is created.  Nor does a path to which a symbolic link leads below the folder
-        `with_links`, b"" for none, where an earlier run may have made it.  Raises GrantError, OSError."""
+        change it; a missing folder of OWN_FOLDERS is created.  Nor does a path that leads elsewhere than to `meant`, unless that
+        is b"".  Raises GrantError, OSError."""
         try:
             if line in OWN_FOLDERS and access & landlock.MAKE_DIR:
                 os.makedirs(path, 0o700, exist_ok=True)
@@ -178,7 +179,7 @@ class Confinement:
                 self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {os.fsdecode(path)}: {error.strerror}")
             return
         try:
-            if with_links and _real(descriptor, path) != os.path.realpath(with_links) + path[len(with_links) - 1 :]:
+            if meant and _real(descriptor, path) != meant:
                 text = "it is reached by a symbolic link, and the program may make such links there"
                 self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {text}")
                 return
@@ -216,6 +217,17 @@ class Confinement:
         if not real.startswith(folder):
             name, place = os.fsdecode(line), os.fsdecode(real)
             self.remarks.append(f"path {name} leads to {place} by a symbolic link, and grants that")
+
+
+def _without_links(path: bytes, folder: bytes) -> bytes:
+    """Return where a path leads if no symbolic link below a folder is on the way; b"" if it is not below the folder.
+
+    An earlier run may have made such a link, if the policy lets the program make some in the folder."""
+    path, real = os.path.abspath(path), os.path.realpath(folder)
+    for above in (os.path.abspath(folder).rstrip(b"/") + b"/", real.rstrip(b"/") + b"/"):
+        if path.startswith(above) and path != above:
+            return real.rstrip(b"/") + b"/" + path[len(above) :]
+    return b""
 
 
 def device(path: bytes, number: tuple[int, int]) -> int | None:

@@ -96,6 +96,17 @@ def test_a_link_that_the_program_may_have_made_grants_nothing(files, place, line
     assert files(lines, "write:other/a", "symlink:data/s") == ["EACCES", "ok"]
 
 
+@pytest.mark.parametrize("folder", ["/", ".", "{}"])
+def test_where_no_link_was_made_the_lines_hold(files, place, folder):
+    """However the folder is named, in which the program may make links."""
+    lines = f"path {folder.format(place.folder)}: symlink, remove\npath ./data/a: read\npath {place.folder}/other/a: read"
+    assert files(lines, "read:data/a", "read:other/a", "symlink:data/s", "read:data/b") == ["ok", "ok", "ok", "EACCES"]
+    for name in ("data/a", "other/a"):
+        (place.folder / name).unlink()
+        (place.folder / name).symlink_to(place.folder / "data/b")
+    assert files(lines, "read:data/a", "read:other/a", "symlink:data/t") == ["EACCES", "EACCES", "ok"]
+
+
 def test_named_folders(files, place):
     environment = place.environment | {"HOME": str(place.folder / "data"), "TMPDIR": str(place.folder / "other")}
     lines = "path $HOME/inner: read\npath $TMPDIR: read"
