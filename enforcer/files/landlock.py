@@ -168,8 +168,8 @@ class Confinement:
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: bytes) -> None:
         """Add the rule for one path to a ruleset.  A missing file gets none, with a remark if the line would let the program
-        change it; a missing folder of OWN_FOLDERS is created.  Nor does a path that leads elsewhere than to `meant`, unless that
-        is b"".  Raises GrantError, OSError."""
+        change it; a missing folder of OWN_FOLDERS is created.  Nor does a path that leads elsewhere than to `meant`, if that is
+        given.  Raises GrantError, OSError."""
         try:
             if line in OWN_FOLDERS and access & landlock.MAKE_DIR:
                 os.makedirs(path, 0o700, exist_ok=True)
