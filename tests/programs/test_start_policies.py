@@ -162,7 +162,8 @@ def test_each_is_canonical_and_explained(commands: Commands, tmp_path: Path) -> 
         path = tmp_path / f"{name}.policy"
         shutil.copy(FOLDER / path.name, path)
     paths = sorted(tmp_path.glob("*.policy"))
-    environment = {**commands.environment, "TMPDIR": str(tmp_path / "no")}
+    (tmp_path / "temporary").mkdir()
+    environment = {**commands.environment, "TMPDIR": str(tmp_path / "temporary")}
     for words in (["show", "--check"], ["lint"]):
         done = commands.plain([callfence, *words, *paths], FOLDER.parent.parent.parent, env=environment)
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()

@@ -316,6 +316,8 @@ def watched(pid: int, _: int) -> str:
             events = os.read(group, 1 << 16)
         except BlockingIOError:
             break
+        except PermissionError:  # an event about a file that nobody may open for it, of a process of somebody else
+            continue
         while events:
             length, _version, _reserved, size, _mask, _fd, maker = struct.unpack_from("IBBHQii", events)
             if length > size and maker == pid:
