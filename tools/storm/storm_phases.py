@@ -180,7 +180,7 @@ def wrong(start: Start) -> str:
             continue
         if died == signal.SIGKILL and (pid in start.killed or is_alone):
             continue
-        if pid in by_policy and (died == signal.SIGSYS or pid in nobody):
+        if pid in by_policy and (died in (signal.SIGSYS, signal.SIGKILL) or pid in nobody):  # enforcer.listener.end_process
             continue
         if status or pid in by_policy:
             return f"process {pid} ended with {status:#x}"
