@@ -28,8 +28,8 @@ class Program:
     name = "a program"
 
     def __init__(self, path: str, descriptor: int = -1) -> None:
-        """Connect to the socket at `path` (`@` and a name for an abstract one), or use a connected one, which is the descriptor
-        of this process.  Raises OSError."""
+        """Connect to the socket at `path` (`@` and a name for an abstract one), or use the connected one that `descriptor`
+        is.  Raises OSError."""
         if descriptor >= 0:
             self._socket = socket.socket(fileno=descriptor)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from functools import partial
@@ -63,5 +64,8 @@ def _front(whom: str) -> Callable[[], Front]:
         return partial(Program, path)
     if number == whom or not number.isdecimal():
         raise EnforceError(f"--ask={whom}: write --ask for the terminal, --ask=unix:PATH or --ask=fd:NUMBER")
-    os.set_inheritable(int(number), False)
+    try:
+        os.set_inheritable(int(number), False)
+    except OverflowError as error:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from error
     return partial(Program, whom, int(number))

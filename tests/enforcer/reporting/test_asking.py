@@ -389,6 +389,7 @@ def test_files_count_from_the_next_start(place: Workplace, answerer: Answerer, b
         (["--ask=unix:"], "write --ask for the terminal"),
         (["--ask=fd:x"], "write --ask for the terminal"),
         (["--ask=fd:99"], "the program at fd:99 cannot be asked: Bad file descriptor"),
+        (["--ask=fd:99999999999"], "the program at fd:99999999999 cannot be asked: Bad file descriptor"),
         (["--ask"], "the terminal (/dev/tty) cannot be asked"),
         (["--ask=unix:ask", "--ask-timeout", "soon"], "--ask-timeout soon: the value must be a number of seconds above 0"),
         (["--ask=unix:ask", "--ask-timeout", "-1"], "--ask-timeout -1: the value must be"),
