@@ -115,8 +115,8 @@ def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Obse
 
 
 def without_covered(policy: Policy, before: Policy) -> Policy:
-    """Return an equivalent policy without the rules that it took from `before` and that newly granted capabilities imply.
-    Rules that `before` already implied stay, because a person wrote them."""
+    """Return an equivalent policy without the rules that capabilities imply which it has and `before` lacks.  Rules that
+    `before` already implied stay, because a person wrote them."""
     if not policy.implied:
         return policy
     parts = [_without_covered(_of_one(policy, arch), _of_one(before, arch)) for arch in policy.entries]
@@ -129,8 +129,8 @@ def _without_covered(policy: Policy, before: Policy) -> Policy:
     if granted(policy) == granted(before):
         return policy
     for (arch, number), rows in resolved(policy).added.items():
-        old = before.entries.get(arch, {}).get(number)
-        for part in alternatives(old.expression) if old else ():
+        whole = policy.entries[arch].get(number)
+        for part in alternatives(whole.expression) if whole else ():
             arguments = table(arch).by_number[number].arguments
             entry = policy.entries[arch].get(number)
             if entry is None or part not in alternatives(entry.expression) or not _covers(rows, part, arguments):
@@ -156,8 +156,10 @@ def _implies_as_much(less: Policy, policy: Policy) -> bool:
 
 
 def _without(policy: Policy, arch: Arch, number: int, part: Expression) -> Policy:
-    """Return the policy without one alternative of a call's entry."""
-    section = dict(policy.entries[arch])
+    """Return the policy without one alternative of a call's entry, if it has that."""
+    section = dict(policy.entries.get(arch, {}))
+    if number not in section:
+        return policy
     rest = tuple(rule for rule in alternatives(section[number].expression) if rule != part)
     if rest:
         section[number] = replace(section[number], expression=rest[0] if len(rest) == 1 else Or(rest))

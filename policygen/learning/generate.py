@@ -11,33 +11,20 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from callfence.policygen.evaluate import evaluate
 from callfence.policygen.filter.room import surely_fits
 from callfence.policygen.language.document import Document, new_document
 from callfence.policygen.language.layout import note_of
 from callfence.policygen.learning.beyond import Placed, Sorted, sort_by, without_covered
 from callfence.policygen.learning.extend import DEFAULTS, Extended, Grown, Options, extend
-from callfence.policygen.learning.floor import (
-    ARMED_BEFORE,
-    CLONE_THREAD,
-    FLOOR,
-    FUTEX_OPERATIONS,
-    OPAQUE,
-    PAUSE,
-    PAUSE_ARGUMENTS,
-    PAUSES,
-    STARTS,
-    THREADS,
-    VISIBLE_NO_MORE,
-)
+from callfence.policygen.learning.floor import ARMED_BEFORE, FLOOR, OPAQUE, VISIBLE_NO_MORE
 from callfence.policygen.learning.generalise import Widened, Widening
 from callfence.policygen.learning.later import WORD as LATER
 from callfence.policygen.learning.replay import replay
+from callfence.policygen.learning.waits import note_on_waiting, with_waits
 from callfence.policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
 from callfence.policygen.recording.fold import given_up
-from callfence.policygen.recording.model import Observation, recorded_values
 from callfence.policygen.values import replace
-from callfence.tracer.abi import NATIVE, X32_BIT, Arch, Event, constants, table
+from callfence.tracer.abi import NATIVE, X32_BIT, Arch, table
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -45,13 +32,13 @@ if TYPE_CHECKING:
 
     from callfence.policygen.files.algebra import Difference as FileDifference
     from callfence.policygen.implied.resolve import Call
+    from callfence.policygen.recording.model import Observation
     from callfence.tracer.abi.table import Table
 
 
 _ALLOWED = Entry(Always(True))
 _NEWEST = Policy({}).table
 _ARMING = "execve"
-_WAITING = ("futex", *PAUSES)
 _MANY = "many: "
 """Begins the note on an entry that leaves an argument free because too many values were observed."""
 _PORTABLE = "portable: "
@@ -115,11 +102,13 @@ def generate(
     options = options._replace(implied=old.implied)
     observed = _by_call(observations)
     start = _start(old, observed.placed, options, arm)
-    placed = observed.placed if start.implied else _with_waits(observed.placed, start, options)
+    placed = observed.placed if start.implied else _in_order(with_waits(observed.placed, start, options))
     sorting = sort_by(start, placed, options.allow_opaque, names_only=options.names_only)
     equivalents = _noted(existing, _PORTABLE)
     extended = _extended(sorting, options, equivalents)
-    grown = _grown(old, without_covered(_with_entries(sorting.policy, extended), old), extended, options)
+    policy = without_covered(_with_entries(sorting.policy, extended), old)
+    extended = _without_covered(extended, policy)
+    grown = _grown(old, policy, extended, options)
     if existing is not None and grown.policy == old:
         document = existing
     else:
@@ -167,61 +156,6 @@ def _by_call(observations: Iterable[Observation]) -> _ByCall:
 def _in_order(placed: Placed) -> Placed:
     order = list(Arch)
     return dict(sorted(placed.items(), key=lambda item: (order.index(item[0][0]), _name(*item[0]))))
-
-
-def _with_waits(placed: Placed, policy: Policy, options: Options) -> Placed:
-    """Return the observations with every way of waiting for another thread added if the program starts threads, and a pause if
-    it starts any tasks.  An allowed clone3 may start both: its flags are behind a pointer.
-
-    Nothing is added if the policy already allows all such calls that were observed: a person may have removed the others.
-    """
-    result = dict(placed)
-    for arch in policy.entries:
-        opaque = _of(placed, arch, "clone3")
-        if "clone3" not in options.allow_opaque and not all(_permitted(policy, observation.event) for observation in opaque):
-            opaque = ()  # it fails
-        starts = [*opaque, *(observation for name in STARTS for observation in _of(placed, arch, name))]
-        threads = [
-            *opaque,
-            *(observation for observation in _of(placed, arch, "clone") if observation.example[0] & CLONE_THREAD),
-        ]
-        for name in _WAITING:
-            causes, observed = threads if name == "futex" else starts, _of(placed, arch, name)
-            if (
-                causes
-                and name in table(arch).by_name
-                and not all(_permitted(policy, observation.event) for observation in (*causes, *observed))
-            ):
-                result[arch, table(arch).by_name[name].number] = observed + tuple(
-                    Observation(arch.audit, event.number, recorded_values(table(arch), event), "", (1,), "", event.arguments)
-                    for event in _waits(arch, name)
-                )
-    return _in_order(result)
-
-
-def _of(placed: Placed, arch: Arch, name: str) -> tuple[Observation, ...]:
-    call = table(arch).by_name.get(name)
-    return placed.get((arch, call.number), ()) if call else ()
-
-
-def _waits(arch: Arch, name: str) -> tuple[Event, ...]:
-    """Return the calls of `name` by which tasks may need to wait for one another."""
-    ways = [("0", operation) for operation in FUTEX_OPERATIONS] if name == "futex" else PAUSE_ARGUMENTS
-    number = table(arch).by_name[name].number
-    return tuple(Event(arch.audit, number, (_bits(first, arch), _bits(second, arch), 0, 0, 0, 0)) for first, second in ways)
-
-
-def _bits(names: str, arch: Arch) -> int:
-    """Return the value of the constants `A|B`, or 0 if the architecture lacks one."""
-    return sum(constants.value(name, arch) or 0 for name in names.split("|"))
-
-
-def _starts(name: str, entry: Entry) -> bool:
-    return name in STARTS or (name == "clone3" and entry == _ALLOWED)
-
-
-def _permitted(policy: Policy, event: Event) -> bool:
-    return evaluate(policy, event).allows
 
 
 def _gap(arch: Arch | None, audit: int, number: int) -> str:
@@ -328,6 +262,19 @@ def _with_entries(policy: Policy, extended: Mapping[Call, Extended]) -> Policy:
     return replace(policy, entries=entries, table=version)
 
 
+def _without_covered(extended: Mapping[Call, Extended], policy: Policy) -> dict[Call, Extended]:
+    """Return the extended entries as they are in the policy, which lacks the alternatives that others imply."""
+    result = dict(extended)
+    for (arch, number), extension in extended.items():
+        entry = policy.entries[arch].get(number)
+        if extension.entry is not None and entry != extension.entry:
+            rest = alternatives(entry.expression) if entry else ()
+            added = tuple(part for part in extension.added if part in rest)
+            widenings = extension.widenings if added else {}
+            result[arch, number] = extension._replace(entry=entry, added=added, widenings=widenings)
+    return result
+
+
 def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], options: Options) -> Grown:
     """Add the equivalents of the new rules; if the policy becomes portable only now, add those of all its rules.  Without
     portability, return it unchanged."""
@@ -373,11 +320,8 @@ def _notes(policy: Policy) -> dict[Call, str]:
                 notes[arch, number] = FLOOR.get(name) or VISIBLE_NO_MORE[name]
             elif entry == Entry(Always(True), ENOSYS) and name in OPAQUE:
                 notes[arch, number] = OPAQUE[name]
-            elif name in _WAITING and entry != _ALLOWED and all(_permitted(policy, event) for event in _waits(arch, name)):
-                if name == "futex":
-                    notes[arch, number] = THREADS
-                elif any(_starts(_name(arch, other), entry) for other, entry in section.items()):
-                    notes[arch, number] = PAUSE
+            elif note := note_on_waiting(policy, arch, number):
+                notes[arch, number] = note
     return notes
 
 

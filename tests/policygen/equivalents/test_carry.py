@@ -32,6 +32,7 @@ from callfence.tracer.abi import Arch, Event, constants, table
 X86_64, I386, AARCH64 = Arch.X86_64, Arch.I386, Arch.AARCH64
 SLOW = settings(max_examples=max(20, EXAMPLES), deadline=None, suppress_health_check=list(HealthCheck))
 CWD = 0xFFFFFF9C  # AT_FDCWD
+BTI_CODE = (0x15, 0x812)  # PROT_READ|PROT_EXEC|PROT_BTI, MAP_PRIVATE|MAP_FIXED|MAP_DENYWRITE
 SIGCHLD, VFORK = 17, 0x4000 | 0x100 | 17
 
 
@@ -292,8 +293,8 @@ def test_nothing_is_allowed_whose_effect_was_denied(before: Policy, seed: int) -
             registers = some_of(source, sets, where, number).arguments
             if name == "fcntl" and registers[1] & 0xFFFFFFFF == 3:
                 continue  # by dup2, too: F_GETFL changes nothing
-            if name in ("mmap", "mprotect") and registers[2] == 0:
-                continue  # PROT_NONE, by the loader (libc.tsv)
+            if (name in ("mmap", "mprotect") and registers[2] == 0) or (name == "mmap" and registers[2:4] == BTI_CODE):
+                continue  # PROT_NONE and PROT_BTI, by the loader (libc.tsv)
             groups = preimages(name, registers)
             assert any(all(allows(before, *call) for call in group) for group in groups), (name, registers)
 

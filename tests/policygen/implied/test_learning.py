@@ -16,7 +16,7 @@ from callfence.policygen.learning.beyond import unimplied
 from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.generate import Generated, generate
 from callfence.policygen.recording.fold import Aggregator
-from callfence.tracer.abi import Arch
+from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
     from callfence.policygen.language.document import Document
@@ -96,6 +96,20 @@ def test_a_capability_all_of_which_others_imply_is_gone_whichever_came_first(sec
     first = "fcntl 3 F_SETLK"
     assert any("fcntl" in line for line in body(learn(first).document))
     assert learn(second, existing=learn(first).document).document.text() == learn(first, second).document.text()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", CALLS)
+def test_two_runs_give_what_one_does(first: str) -> None:
+    for second in CALLS:
+        assert learn(second, existing=learn(first).document).document.text() == learn(first, second).document.text(), second
+
+
+def test_what_a_capability_of_the_same_run_implies_is_not_written() -> None:
+    done = learn("socket AF_INET SOCK_STREAM 0", "setsockopt 3 SOL_SOCKET SO_RCVBUF")
+    assert body(done.document) == ["socket: family == AF_INET && type & 0xf == SOCK_STREAM && protocol == IPPROTO_IP"]
+    assert [table(new.arch).by_number[new.number].name for new in done.new] == ["socket"]
+    assert not [widened for widened in done.widenings if table(Arch.X86_64).by_number[widened.number].name == "setsockopt"]
 
 
 ON_TWO = (
