@@ -195,6 +195,13 @@ class _PathBeneath(linux.Structure):
     _fields_ = (("access", linux.c_uint64), ("folder", linux.c_int32))
 
 
+def file_system(descriptor: int) -> int:
+    """Return the type of the file system of an open file (statfs(2), `f_type`)."""
+    status = (linux.c_uint64 * 15)()
+    syscall("fstatfs", descriptor, linux.byref(status))
+    return int(status[0])
+
+
 def landlock_abi() -> int:
     """Return the version of Landlock's ABI; 0 where the kernel lacks it, or has it switched off."""
     try:

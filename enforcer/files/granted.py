@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from callfence.enforcer.bpf import Filter
-from callfence.enforcer.files.landlock import device
+from callfence.enforcer.files.landlock import unlisted
 from callfence.policygen.files import landlock
 from callfence.policygen.files.landlock import OWN_FOLDERS, PlaceError, located, of_process
 from callfence.tracer import TYPE_CHECKING
@@ -55,8 +55,8 @@ class Granted:
             self.by_name[place] = self.by_name.get(place, 0) | access
             if path in OWN_FOLDERS:
                 self.own.add(place)
-        for path, number, access in landlock.DEVICES:
-            if (descriptor := device(path, number)) is not None:
+        for path, device, access in landlock.UNLISTED:
+            if (descriptor := unlisted(path, device)) is not None:
                 status = os.fstat(descriptor)
                 os.close(descriptor)
                 identity = status.st_dev, status.st_ino

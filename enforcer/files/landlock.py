@@ -31,6 +31,7 @@ from callfence.tracer.machine import MACHINE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+_SYSFS = 0x62656572  # SYSFS_MAGIC (linux/magic.h)
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
 
@@ -156,8 +157,8 @@ class Confinement:
         for path, place, access in places:
             meant = next(filter(None, (_without_links(place, folder) for folder in with_links)), b"")
             self._grant(ruleset, path, place, access, meant)
-        for path, number, access in landlock.DEVICES:
-            if effective.handled_files and (descriptor := device(path, number)) is not None:
+        for path, device, access in landlock.UNLISTED:
+            if effective.handled_files and (descriptor := unlisted(path, device)) is not None:
                 kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
                 os.close(descriptor)
         for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
@@ -230,14 +231,19 @@ def _without_links(path: bytes, folder: bytes) -> bytes:
     return b""
 
 
-def device(path: bytes, number: tuple[int, int]) -> int | None:
-    """Return a descriptor of the character device with that path and number; None if something else is there."""
+def unlisted(path: bytes, device: tuple[int, int] | None) -> int | None:
+    """Return a descriptor of the character device with that path and number, or of the file of sysfs if `device` is None; None
+    if something else is there."""
     try:
         descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
     status = os.fstat(descriptor)
-    if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(*number):
+    if device is None:
+        is_it = stat.S_ISREG(status.st_mode) and kernel.file_system(descriptor) == _SYSFS
+    else:
+        is_it = stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(*device)
+    if is_it:
         return descriptor
     os.close(descriptor)
     return None

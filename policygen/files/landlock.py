@@ -184,12 +184,17 @@ OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".loca
 `enforce` makes a folder if a line grants `create` in it: otherwise the program would need `create` in the whole home."""
 
 
-DEVICES = (
+UNLISTED = (
     (b"/dev/null", (1, 3), READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV),
     (b"/dev/full", (1, 7), WRITE_FILE | TRUNCATE | IOCTL_DEV),
+    (b"/sys/devices/system/cpu/online", None, READ_FILE),
+    (b"/sys/devices/system/cpu/possible", None, READ_FILE),
 )
-"""Devices that need no line, since they grant nothing: path, major and minor number (mem(4), full(4)), Landlock's rights.
-Reading /dev/full never ends."""
+"""Files that need no line, since they grant nothing: path, major and minor number of a device (mem(4), full(4)) or None for a
+file of sysfs, Landlock's rights.
+
+Reading /dev/full never ends.  C libraries and allocators count processors by the files of sysfs, some only when threads contend
+(get_nprocs(3)); sched_getaffinity(2) tells as much."""
 
 
 class PlaceError(UserError):

@@ -380,11 +380,15 @@ def test_devices(files):
 def test_what_grants_nothing_needs_no_line(files, lines):
     operations = ("read:/dev/null", "write:/dev/null", "write:/dev/full", "read:/dev/full", "read:/dev/zero")
     assert files(lines, *operations) == ["ok", "ok", "ok", "EACCES", "EACCES"]
+    cpu = "/sys/devices/system/cpu"
+    processors = (f"read:{cpu}/online", f"read:{cpu}/possible", f"read:{cpu}/kernel_max", f"list:{cpu}")
+    assert files(lines, *processors) == ["ok", "ok", "EACCES", "EACCES"]
 
 
-def test_what_is_not_the_device_is_a_file_like_others(files):
-    under = mounting("mount --bind data/a /dev/null")
-    assert files("path ./data/inner: read", "read:/dev/null", "write:/dev/null", under=under) == ["EACCES", "EACCES"]
+@pytest.mark.parametrize("path", ["/dev/null", "/sys/devices/system/cpu/online"])
+def test_what_is_another_file_there_is_one_like_others(files, path):
+    under = mounting(f"mount --bind data/a {path}")
+    assert files("path ./data/inner: read", f"read:{path}", under=under) == ["EACCES"]
 
 
 def test_standard_output_in_a_file_elsewhere_and_opened_anew(place, files, program):
