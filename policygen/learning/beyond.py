@@ -114,22 +114,24 @@ def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Obse
     return tuple(result)
 
 
-def without_covered(policy: Policy, before: Policy) -> Policy:
+def without_covered(policy: Policy, before: Policy, judged: Policy) -> Policy:
     """Return an equivalent policy without the rules that capabilities imply which it has and `before` lacks.  Rules that
-    `before` already implied stay, because a person wrote them."""
+    `before` already implied stay, because a person wrote them.  `judged`: the policy by which the rules that are new were found
+    to be needed."""
     if not policy.implied:
         return policy
-    parts = [_without_covered(_of_one(policy, arch), _of_one(before, arch)) for arch in policy.entries]
+    parts = [_without_covered(*(_of_one(each, arch) for each in (policy, before, judged))) for arch in policy.entries]
     entries = {arch: section for part in parts for arch, section in part.entries.items()}
     return policy if entries == policy.entries else replace(policy, entries=entries)
 
 
-def _without_covered(policy: Policy, before: Policy) -> Policy:
+def _without_covered(policy: Policy, before: Policy, judged: Policy) -> Policy:
     """Return what `without_covered` does, for policies of one architecture."""
     if granted(policy) == granted(before):
         return policy
+    with_rules = before if granted(policy) == granted(judged) else policy  # if it implies no more, all new rules are needed
     for (arch, number), rows in resolved(policy).added.items():
-        whole = policy.entries[arch].get(number)
+        whole = with_rules.entries.get(arch, {}).get(number)
         for part in alternatives(whole.expression) if whole else ():
             arguments = table(arch).by_number[number].arguments
             entry = policy.entries[arch].get(number)

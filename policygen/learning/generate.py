@@ -106,7 +106,7 @@ def generate(
     sorting = sort_by(start, placed, options.allow_opaque, names_only=options.names_only)
     equivalents = _noted(existing, _PORTABLE)
     extended = _extended(sorting, options, equivalents)
-    policy = without_covered(_with_entries(sorting.policy, extended), old)
+    policy = without_covered(_with_entries(sorting.policy, extended), old, sorting.policy)
     extended = _without_covered(extended, policy)
     grown = _grown(old, policy, extended, options)
     if existing is not None and grown.policy == old:
