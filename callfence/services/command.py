@@ -93,6 +93,8 @@ def _run(options: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise UserError(f"{options.action} changes {units.FOLDER}: run it as root")
     unit = units.unit(options.units[0])
+    if unit.missing and options.action != "remove":
+        raise UserError(f"{unit.stem}: {unit.missing}; `callfence service remove {unit.stem}` removes the drop-in that is left")
     actions = {"audit": _audit, "review": _review, "enforce": _enforce, "remove": _remove, "learn": _learn}
     return actions[options.action](unit, options)
 
@@ -266,7 +268,7 @@ def _restarted(unit: Unit, options: argparse.Namespace) -> int:
 
 def _restart(unit: Unit, options: argparse.Namespace) -> str:
     """Restart the unit if it is active, and return why it did not start, or "" if it runs, or was not to be started."""
-    if options.no_restart or units.state(unit.name).active == "inactive":
+    if options.no_restart or unit.missing or units.state(unit.name).active == "inactive":
         return ""
     try:
         units.systemctl("reset-failed", "--", unit.name)

@@ -37,13 +37,13 @@ _MANY: Final = 1000
 def described(unit: Unit, mode: Mode | None, policy: Path, logs: Callable[[], Sequence[Path]]) -> dict[str, Any]:
     """Return a unit's status as a JSON object: `unit`, `mode`, `active`, `policy` with its `digest`, `runs_policy` (the digest
     of the policy with which it was started last), and of the log: `since`, `denied` (calls), `calls` (the different ones),
-    `unreadable` (lines), and `problem`, why the rest of it was not read.  What is not known is None.  Raises SystemdError,
-    OSError.
+    `unreadable` (lines), and `problem`, why the rest of it was not read, or why the unit cannot start.  What is not known is
+    None.  Raises SystemdError, OSError.
 
     `logs` returns the files of the log, and may raise UserError or OSError."""
     digest = hashlib.sha256(policy.read_bytes()).hexdigest() if policy.exists() else None
     log = _Log()
-    problem = None
+    problem = f"{unit.missing}, but a drop-in: `callfence service remove {unit.stem}` removes it" if unit.missing else None
     try:
         for record in _records(logs()):
             log.add(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ class SystemdError(CallfenceError):
 
 @frozen
 class Unit:
-    """A service that is installed."""
+    """A service that systemd knows, or of which only a drop-in of ours is left."""
 
     name: str
     """With its suffix: `nginx.service`."""
@@ -39,6 +40,8 @@ class Unit:
     """Its title, with what a drop-in of ours adds."""
     kind: str
     """What systemd waits for at its start: `simple`, `exec`, `forking`, `notify` ... (`Type=`, systemd.service(5))."""
+    missing: str = ""
+    """Why it has no file that systemd loads: `systemd has no such service (not-found)`; "" if it has one."""
 
     @property
     def stem(self) -> str:
@@ -64,13 +67,17 @@ class State:
 
 
 def unit(name: str) -> Unit:
-    """Return the unit of this name; `.service` may be left out.  Raises UserError if there is none, SystemdError, OSError."""
+    """Return the unit of this name; `.service` may be left out.  Raises UserError if neither it nor a drop-in of ours is there,
+    SystemdError, OSError."""
     shown = _show(f"{name.removesuffix('.service')}.service")
+    missing = "" if shown["FragmentPath"] else "the unit has no file"
     if shown["LoadState"] != "loaded":
-        raise UserError(f"{name}: systemd has no such service ({shown['LoadState']})")
-    if not shown["FragmentPath"]:
-        raise UserError(f"{name}: the unit has no file")
+        missing = f"systemd has no such service ({shown['LoadState']})"
     own = str(FOLDER / f"{shown['Id']}.d" / DROP_IN)
+    if missing:
+        if not os.path.lexists(own):
+            raise UserError(f"{name}: {missing}")
+        return Unit(shown["Id"], "", "", "", missing)
     files = [shown["FragmentPath"], *(path for path in shown["DropInPaths"].split() if path != own)]
     text = "\n".join(content(file).decode("utf-8", "replace") for file in files)
     return Unit(shown["Id"], text, shown["Description"], shown["Type"])

@@ -144,3 +144,35 @@ def test_one_units_problem_does_not_end_the_command(
     assert "enforce.log is a link" in printed
     assert "1 call would be denied" in printed
     assert command.main(["status", "b"]) == 0
+
+
+@pytest.mark.parametrize("load", ["not-found", "masked"])
+def test_a_unit_of_which_only_the_drop_in_is_left(
+    load: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends the status of no other unit, says what it is, and can be removed."""
+    for name in ("gone", "it"):
+        (tmp_path / f"{name}.service.d").mkdir()
+        (tmp_path / f"{name}.service.d" / units.DROP_IN).write_text("# it, made by `callfence service audit`.\n")
+    file = tmp_path / "it.service"
+    file.write_text("[Service]\nExecStart=/bin/true\n")
+    shows = {
+        "gone.service": f"Id=gone.service\nLoadState={load}\nFragmentPath=\nDropInPaths=\nDescription=\nType=\n",
+        "it.service": f"Id=it.service\nLoadState=loaded\nFragmentPath={file}\nDropInPaths=\nDescription=it\nType=simple\n",
+    }
+    monkeypatch.setattr(units, "FOLDER", tmp_path)
+    monkeypatch.setattr(units, "systemctl", lambda *words: shows[words[-1]] if words[0] == "show" else "")
+    monkeypatch.setattr(command, "POLICIES", tmp_path)
+    monkeypatch.setattr(command, "LOGS", tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert command.main(["status"]) == 2
+    shown = capsys.readouterr().out
+    assert "gone.service: audit" in shown
+    assert f"PROBLEM systemd has no such service ({load}), but a drop-in: `callfence service remove gone` removes it" in shown
+    assert "it.service: audit" in shown
+    assert command.main(["enforce", "gone"]) == 2
+    assert "`callfence service remove gone` removes the drop-in that is left" in capsys.readouterr().err
+    assert command.main(["remove", "gone"]) == 0
+    assert command.main(["status"]) == 0
+    assert command.main(["status", "gone"]) == 2
+    assert f"gone: systemd has no such service ({load})" in capsys.readouterr().err
