@@ -18,6 +18,7 @@ import needed
 import pytest
 import set_up
 from folders import remove
+from hypothesis import HealthCheck, settings
 from needed import require
 from packages import copy_packages
 from whole_records import records
@@ -26,6 +27,9 @@ from callfence.tracer.abi import NATIVE, Arch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+settings.register_profile("on busy machines", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("on busy machines")
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = Path(sys.executable).parent

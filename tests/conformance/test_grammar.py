@@ -72,7 +72,7 @@ def test_texts_with_mistakes() -> None:
         assert_agree(case.split("\n", 1)[1].split("\n---\n")[0])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 1 << 32))
 def test_what_is_nearly_derived(seed: int) -> None:
     """A word or mark of a derived text is left out, given twice, or exchanged with one of another."""

@@ -60,7 +60,7 @@ def test_filters_differ_as_reported(policy: Policy, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["minijail", "kafel"])
-@settings(deadline=None, max_examples=EXAMPLES // 3, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES // 3, suppress_health_check=list(HealthCheck))
 @given(policy=strategies.policies((Arch.X86_64,), max_entries=3))
 def test_any_policy_is_read_back(policy: Policy, name: str) -> None:
     try:

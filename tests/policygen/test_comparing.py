@@ -19,7 +19,7 @@ from callfence.policygen.sets.algebra import TRUE
 from callfence.tracer.abi import Arch, Event, table
 
 X86_64 = Arch.X86_64
-often = settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+often = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 
 
 def policy(text: str) -> Policy:

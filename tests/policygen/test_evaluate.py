@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from calls import event, parse
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.holds import holds
@@ -152,7 +152,6 @@ def _spelt_out(condition: Condition, argument: Argument, register: int) -> bool:
     }[condition.operator]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_each_operator_at_each_width(data: st.DataObject) -> None:
     width = data.draw(st.sampled_from([8, 16, 32, 64]))

@@ -16,7 +16,7 @@ from callfence.tracer.abi import Arch, Event, table
 
 ARCH = Arch.X86_64
 CALLS = [table(ARCH).by_name[name].number for name in ("read", "mmap", "ioctl", "fork")]
-SLOW = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 
 
 def answer(entry: Entry | None, event: Event, default: Action = KILL) -> Action:

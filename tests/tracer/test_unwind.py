@@ -63,7 +63,7 @@ def test_the_tables_of_libc_are_understood() -> None:
 
 
 @needs_glibc
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 1 << 30), st.integers(0, 255)), min_size=1, max_size=400), st.integers(0, 1 << 30))
 def test_damaged_tables_do_no_harm(changes: list[tuple[int, int]], cut: int) -> None:
     """Also where the program unmaps them while they are read."""
@@ -92,7 +92,6 @@ in_libc = st.integers(0, 1 << 21).map(lambda at: span(LINES[0])[0] + at)
 
 
 @needs_glibc
-@settings(deadline=None)
 @given(st.integers(0, 499), st.lists(words | in_libc, max_size=64), words)
 def test_a_stack_of_any_content_is_walked_to_an_end(step: int, values: list[int], bp: int) -> None:
     begin, top = span(LINES[0])[0], 1 << 40

@@ -61,7 +61,7 @@ def expected(recordings: list[Recording]) -> float:
 
 
 @pytest.mark.long
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(several_runs(PLAIN))
 def test_it_is_the_estimate(recordings: list[Recording]) -> None:
     """Or, if that is less, what so many runs can show at most."""
@@ -73,7 +73,7 @@ def test_it_is_the_estimate(recordings: list[Recording]) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(several_runs([*FLAGS, PLAIN[0]]))
 def test_it_is_never_lower(recordings: list[Recording]) -> None:
     """`learn` joins combinations of flags into one rule; each is a rule of its own here."""

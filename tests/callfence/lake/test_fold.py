@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 from lakes import add, folded, observation, recordings
 
 from callfence.policygen.recording import many, recording_file
@@ -14,7 +14,7 @@ from callfence.policygen.recording.model import Recording, Run
 
 
 @pytest.mark.long
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(st.lists(recordings(), min_size=1, max_size=4), st.integers(0, 3))
 def test_the_fold_is_that_of_merge(several: list[Recording], division: int) -> None:
     """Also where runs are in several recordings, and where these are added in two parts."""

@@ -17,7 +17,7 @@ OTHERS = (
 )
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.lists(st.sampled_from((*FLAGS, *VALUED, *OTHERS)), max_size=6))
 @example(["-q", "--fresh", "true"])
 @example(["--pid", "5", "--pid", "6", "--tree"])

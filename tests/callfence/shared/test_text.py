@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 from markdown_it import MarkdownIt
 
 from callfence.judging.formats import as_markdown
@@ -82,7 +82,6 @@ def quoted(text: str) -> str:
     return "".join(f"\\x{byte:02x}" if not chr(byte).isalnum() else chr(byte) for byte in text.encode(errors="surrogateescape"))
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS, TEXTS)
 def test_a_comment_of_a_change_has_no_markup_but_its_own(path: str, reason: str, name: str) -> None:
     path, reason = path.replace("\0", "").strip("/") or "x", " ".join(reason.split()) or "x"
@@ -113,7 +112,6 @@ def test_the_name_of_a_phase_is_code(phase: str) -> None:
         assert not any(phase in text for _, text in frame(shown)), shown
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS, TEXTS)
 def test_what_was_seen_behind_a_change_is_code(executable: str, site: str, fact: str) -> None:
     old, new = (parse(text, "a.policy") for text in ("read: allow\n", "read: allow\nopenat: allow\n"))

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import given, strategies
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 
 from callfence.shipping.destinations import _lines
@@ -26,7 +26,6 @@ NAMES = strategies.sampled_from(sorted({name for event in OF_EVENT for name in r
 
 
 @given(strategies.sampled_from([*OF_EVENT]), strategies.dictionaries(NAMES | TEXTS, VALUES, max_size=4))
-@settings(deadline=None)
 def test_any_record(event: str, changed: dict[str, Any]) -> None:
     try:
         read = parsed(json.dumps(record(event) | changed).encode(), "log:1")

@@ -14,7 +14,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from callfence.enforcer.hosts.names.dns import (
     DnsError,
@@ -76,7 +76,6 @@ def expected(name, rows):
     return known, found
 
 
-@settings(deadline=None)
 @given(answers())
 def test_an_answer_gives_the_addresses_of_the_name_alone(made):
     name, rows, wire = made
@@ -84,7 +83,6 @@ def test_an_answer_gives_the_addresses_of_the_name_alone(made):
     assert ({*answer.names}, {*answer.addresses}) == expected(name, rows)
 
 
-@settings(deadline=None)
 @given(answers(), st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), max_size=6), st.integers(0, 600))
 def test_whatever_is_changed_nothing_else_is_raised(made, changes, cut):
     """And what is passed on is one question, as another reader reads it."""
@@ -97,7 +95,6 @@ def test_whatever_is_changed_nothing_else_is_raised(made, changes, cut):
     check(bytes(whole))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_nor_of_any_bytes(content):
     check(content)
@@ -146,7 +143,6 @@ def test_names_that_lead_back_again_and_again():
         answer_of(behind_pointers(200))
 
 
-@settings(deadline=None)
 @given(names, st.integers(0, 255))
 def test_case_and_bytes_that_are_no_text(name, byte):
     """They name no other name of a policy: an unusual byte is written out."""

@@ -30,7 +30,7 @@ from callfence.policygen.sets.region import BITS, event as event_at, space
 from callfence.tracer.abi import Arch, Event, constants, table
 
 X86_64, I386, AARCH64 = Arch.X86_64, Arch.I386, Arch.AARCH64
-SLOW = settings(max_examples=max(20, EXAMPLES), deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=max(20, EXAMPLES), suppress_health_check=list(HealthCheck))
 CWD = 0xFFFFFF9C  # AT_FDCWD
 BTI_CODE = (0x15, 0x812)  # PROT_READ|PROT_EXEC|PROT_BTI, MAP_PRIVATE|MAP_FIXED|MAP_DENYWRITE
 SIGCHLD, VFORK = 17, 0x4000 | 0x100 | 17

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from calls import event
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from callfence.policygen.evidence.facts import Places, Varying, created, facts, join, parse, places, text
 from callfence.policygen.evidence.pointed import Value
@@ -40,7 +40,6 @@ def texts(value: Value, where: Places, varying: Varying) -> list[str]:
     return [text(fact) for fact in facts(OPENAT, {1: value}, where, varying)]
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(["path", "text", "unix"]),
     st.binary(max_size=40).map(escaped) | st.text("/.ab1*@", max_size=30).map(escaped),

@@ -9,7 +9,7 @@ from ipaddress import ip_network
 
 import pytest
 from calls import parse
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from callfence.policygen.files import algebra
 from callfence.policygen.grants import (
@@ -141,7 +141,6 @@ def bits(spans):
     return reduce(operator.or_, ((2 << last) - (1 << first) for first, last in spans), 0)
 
 
-@settings(deadline=None)
 @given(FILES, FILES)
 def test_hosts_and_sockets_are_combined_exactly(a, b):
     united, both, wider = algebra.united(a, b), algebra.intersected(a, b), algebra.extended(a, b)
@@ -154,7 +153,6 @@ def test_hosts_and_sockets_are_combined_exactly(a, b):
 
 
 @pytest.mark.long
-@settings(deadline=None)
 @given(FILES, FILES)
 def test_differences_of_hosts_and_sockets_are_exact_and_told_once(a, b):
     told = algebra.differences(a, b)
@@ -181,7 +179,6 @@ def of(kind, words):
     return bits(parse(f"tcp connect: {words}").policy.files.connect)
 
 
-@settings(deadline=None)
 @given(FILES)
 def test_every_port_is_that_of_any_host_and_of_all(files):
     every = files.every_port("connect")
@@ -190,7 +187,6 @@ def test_every_port_is_that_of_any_host_and_of_all(files):
     assert somewhere == bits(ANY_PORT if every is None else every)
 
 
-@settings(deadline=None)
 @given(FILES)
 def test_lines_are_read_back_and_no_line_says_what_another_does(files):
     text = "".join(f"{written(line, granted)}\n" for line, granted in files.lines().items())
@@ -204,7 +200,6 @@ def test_lines_are_read_back_and_no_line_says_what_another_does(files):
             assert algebra.differences(least, replace(least, **rest))
 
 
-@settings(deadline=None)
 @given(FILES, FILES, FILES)
 def test_merges_form_a_semilattice(a, b, c):
     assert algebra.united(a, b) == algebra.united(b, a)
@@ -213,7 +208,6 @@ def test_merges_form_a_semilattice(a, b, c):
     assert not algebra.differences(algebra.united(a, algebra.intersected(a, b)), a)
 
 
-@settings(deadline=None)
 @given(FILES, FILES, FILES)
 def test_a_change_of_one_side_is_taken(a, b, c):
     assert algebra.merged(a, a, b) == (b, ())
@@ -232,7 +226,6 @@ def test_a_grant_that_moves_up_while_the_other_side_drops_it_is_a_conflict():
     assert merged == Files({"/a": Right.READ, "/c": Right.READ})
 
 
-@settings(deadline=None)
 @given(FILES, FILES)
 def test_a_line_of_another_policy_is_put_back(a, b):
     for line in {*a.lines(), *b.lines()}:

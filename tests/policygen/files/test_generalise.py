@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from calls import parse
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from callfence.policygen.files.algebra import differences, granted, united
 from callfence.policygen.files.generalise import added, begun, learned, rights_of, stores, trees
@@ -163,7 +163,6 @@ USES = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(USES, min_size=1, max_size=4))
 def test_whatever_runs_did_is_granted_in_any_order(runs):
     files = learned(runs).files
@@ -174,7 +173,6 @@ def test_whatever_runs_did_is_granted_in_any_order(runs):
     assert Right.READ not in files.grants.get("/", Right.WRITE), "never the root"
 
 
-@settings(deadline=None)
 @given(st.lists(USES, min_size=2, max_size=4))
 def test_adding_a_run_keeps_what_was_granted_and_grants_what_it_did(runs):
     old = parse("path ./kept: read, write\ntcp connect: 80").policy.files

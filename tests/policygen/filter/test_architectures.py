@@ -111,7 +111,7 @@ def test_each_architecture_alone(arch: Arch) -> None:
 
 
 @pytest.mark.hypothesis
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_filters_of_several_architectures(data: st.DataObject) -> None:
     policy = data.draw(strategies.policies(max_entries=3))

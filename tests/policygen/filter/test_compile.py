@@ -213,7 +213,6 @@ def test_verdicts(text: str, rows: list[Row], probe: Probe) -> None:
 
 
 many = settings(
-    deadline=None,
     max_examples=3 * EXAMPLES,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )

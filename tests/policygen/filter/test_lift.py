@@ -45,7 +45,7 @@ def test_the_samples_come_back_as_what_they_mean(path: Path) -> None:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(strategies.policies())
 def test_what_is_read_back_compiles_to_an_equivalent_filter(policy: Policy) -> None:
     """For every policy except those with very many alternatives."""
@@ -64,7 +64,7 @@ def test_what_is_read_back_compiles_to_an_equivalent_filter(policy: Policy) -> N
     assert parse(new_document(lifted.policy, "it").text()).policy == lifted.policy
 
 
-@settings(deadline=None, max_examples=2 * EXAMPLES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2 * EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_set_is_expressed_exactly(data: st.DataObject) -> None:
     number = data.draw(st.sampled_from(sorted(table(X86_64).by_number)))

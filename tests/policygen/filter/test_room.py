@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import strategies
 from calls import parse
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import given, reject, settings
 from strategies import EXAMPLES
 
 from callfence.policygen.filter.bpf import MAX_INSTRUCTIONS
@@ -45,7 +45,7 @@ def test_the_implied_set_fits_its_bound(arch: Arch) -> None:
     assert 0.75 * IMPLIED < length <= IMPLIED
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES)
 @given(strategies.policies())
 def test_no_filter_is_longer(policy: Policy) -> None:
     if most_instructions(policy) > MAX_INSTRUCTIONS:

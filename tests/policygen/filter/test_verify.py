@@ -241,7 +241,6 @@ def test_libseccomp_alone_is_accepted_where_it_is_right() -> None:
 
 
 @settings(
-    deadline=None,
     max_examples=EXAMPLES,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )

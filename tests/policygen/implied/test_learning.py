@@ -67,7 +67,7 @@ def body(document: Document) -> list[str]:
     return [line for line in text.replace("\n ", " ").splitlines() if line]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(st.sampled_from(CALLS), min_size=1, max_size=4, unique=True), st.data())
 def test_the_order_of_runs_does_not_matter(calls: list[str], data: st.DataObject) -> None:
     """One run, many, in any order: the same bytes.  Learned again, nothing is new, and the document is the same one."""

@@ -66,7 +66,7 @@ def naive(policy: Policy, call: Event) -> Action:
 
 
 @pytest.mark.long
-@settings(max_examples=4 * EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4 * EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(implied_policies(), st.data())
 def test_the_set_adds_its_rows_and_nothing_else(policy: Policy, data: st.DataObject) -> None:
     whole = resolved(policy).written()
@@ -75,7 +75,7 @@ def test_the_set_adds_its_rows_and_nothing_else(policy: Policy, data: st.DataObj
         assert evaluate(policy, call) == naive(policy, call)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(implied_policies())
 def test_a_tidy_expansion_means_the_same(policy: Policy) -> None:
     assert not compare(policy, tidy(resolved(policy).written())).differences

@@ -187,7 +187,6 @@ STATEMENTS = ["read: fd == 2", " || fd == 1 && count == 3", " || fd == 1", "writ
               " || error_code == 3"]  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["own", "blank", "bare", "trailing"]), max_size=30))
 def test_no_comment_is_ever_lost(plan: list[str]) -> None:
     """Every comment of a text is in its canonical text once, and the canonical text is a fixed point."""
@@ -459,7 +458,7 @@ def test_a_missing_file_is_the_kernels_refusal(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(strategies.policies(), strategies.policies())
 def test_any_rewrite_reads_back(old: Policy, new: Policy) -> None:
     document = new_document(old, "x").with_policy(new)

@@ -3,7 +3,7 @@
 import pytest
 import strategies
 from calls import parse
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.language.document import Document
@@ -12,7 +12,7 @@ from callfence.policygen.language.operands import operands
 from callfence.policygen.model import BITWISE, And, Condition, Entry, Expression, Operator, Or, Policy
 from callfence.tracer.abi import Arch, table
 
-slow = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(max_examples=100)
 
 
 @slow

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from calls import parse
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from callfence.policygen.errors import PolicyError
 from callfence.policygen.grants import NOTHING, Files, Right
@@ -182,7 +182,6 @@ PIECES = [
 STARTS = ["", "tcp connect ", "udp send ", "unix connect ", "dns query "]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join), st.sampled_from(STARTS))
 def test_any_text_is_a_policy_that_reads_back_or_a_mistake_with_a_place(text, start):
     try:

@@ -15,7 +15,7 @@ from callfence.tracer.abi import Arch, Event, table
 
 TABLE = table(Arch.X86_64)
 CALLS = [TABLE.by_name[name].number for name in ("mmap", "openat", "socket", "prctl", "clone")]
-many = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+many = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def _observation(event: Event) -> Observation:

@@ -276,7 +276,7 @@ def test_minimising(alternatives: list[str], kept: list[str] | None) -> None:
     assert list(minimise(conditions(*alternatives), arguments)) == expected
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(events_of_one_call())
 def test_minimising_changes_nothing_and_leaves_nothing_superfluous(events: list[Event]) -> None:
     observations = []

@@ -353,7 +353,7 @@ def folded(some: list[Event]) -> tuple[Observation, ...]:
     return aggregator.observations()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(some_events, max_size=8), st.lists(some_events, max_size=8))
 def test_learning_in_turns_gives_the_same_bytes(first: list[Event], second: list[Event]) -> None:
     together = generate(folded(first + second), None, name="x").document.text()
@@ -366,7 +366,7 @@ def test_learning_in_turns_gives_the_same_bytes(first: list[Event], second: list
         assert document.text() == together
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(some_events, max_size=12))
 def test_what_was_learned_is_allowed(some: list[Event]) -> None:
     found = generate(folded(some), None, name="x").document.policy

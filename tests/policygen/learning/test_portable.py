@@ -26,7 +26,7 @@ from callfence.policygen.model import ENOSYS, KILL, Always, And, Entry, Expressi
 from callfence.policygen.recording.fold import Aggregator
 from callfence.tracer.abi import Arch, Event, table
 
-SLOW = settings(max_examples=max(10, EXAMPLES // 3), deadline=None, suppress_health_check=list(HealthCheck))
+SLOW = settings(max_examples=max(10, EXAMPLES // 3), suppress_health_check=list(HealthCheck))
 CWD = 0xFFFFFF9C  # AT_FDCWD, as compilers pass it: zero-extended
 LARGEFILE = 0x8000
 

@@ -163,7 +163,7 @@ BASES = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     BASES,
     st.sampled_from(("default kill", "default errno EPERM", "default allow", "implied 1")),

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from callfence.policygen.recording import atomic, many
 from callfence.policygen.recording.many import merge
@@ -205,7 +205,6 @@ def test_a_file_that_has_not_changed_is_decoded_once(tmp_path: Path) -> None:
     assert load(path) == other
 
 
-@settings(deadline=None)  # each file waits for the disk
 @given(shards())
 def test_files_are_merged_as_recordings_are(recordings: list[Recording]) -> None:
     with TemporaryDirectory() as folder:

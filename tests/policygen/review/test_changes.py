@@ -170,7 +170,7 @@ ANSWERS = st.lists(st.sampled_from([*Answer]), min_size=8, max_size=8)
 
 
 @given(BODIES, BODIES, ANSWERS)
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_the_result_is_between_the_two_policies(old: str, new: str, answers: list[Answer]) -> None:
     a, b = parse(f"read: {old}"), parse(f"read: {new}")
     found = changes(a.policy, b.policy)

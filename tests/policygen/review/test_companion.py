@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from calls import event, parse
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.review.companion import MAGIC, fitting, is_companion, read, reduced, text, united
@@ -49,7 +49,6 @@ def test_an_observation_is_read_back(call: str) -> None:
     assert back == seen
 
 
-@settings(deadline=None)  # the first example loads tables
 @given(st.lists(st.sampled_from(CALLS)), st.randoms())
 def test_lines_may_come_in_any_order_and_twice(calls: list[str], random: object) -> None:
     """As git's union of two files leaves them."""
