@@ -21,7 +21,7 @@ from callfence.tracer.linux import LANDLOCK_RECORDS
 
 GET, SET = 1000, 1001  # linux/audit.h
 ENABLED, BACKLOG_LIMIT = 1, 0x10  # AUDIT_STATUS_*
-LOCK = "/tmp/callfence-audit.lock"  # two tests at once would restore each other's state
+LOCK = "/tmp"  # a folder that is locked, for two tests at once would restore each other's state
 FLOOD = 20_000
 SHELL = "default allow\npath /usr: read, execute\npath /lib: read, execute\npath /lib64: read\npath /etc: read\n"
 
@@ -57,17 +57,18 @@ def on():
     """Audit is on, and is afterwards what it was before."""
     if os.geteuid() or landlock_abi() < LANDLOCK_RECORDS:
         pytest.skip("needs root and Landlock's ABI 7 (Linux 6.15)")
-    with Path(LOCK).open("w") as lock:
+    lock = os.open(LOCK, os.O_RDONLY | os.O_DIRECTORY)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             before = state()
             change(1, 8192)
         except OSError as error:
             pytest.skip(f"audit cannot be turned on here: {error}")
-        try:
-            yield
-        finally:
-            change(*before)
+        yield
+        change(*before)
+    finally:
+        os.close(lock)
 
 
 @pytest.fixture
