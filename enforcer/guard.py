@@ -24,6 +24,9 @@ REFUSALS = {
     "protocol": linux.PROTOCOL_ERROR,
     "no option": errno.ENOENT,  # net/ipv4/tcp_ulp.c tcp_set_ulp()
     "fast open": linux.FAST_OPEN_ERROR,
+    "other kind": errno.EPERM,
+    "other family": linux.FAMILY_ERROR,
+    "other protocol": linux.PROTOCOL_ERROR,
 }
 """The errno with which a call fails, by the label to which its check jumps."""
 
@@ -64,10 +67,13 @@ TYPING = {
 """The check of calls that type on a terminal (TIOCSTI, TIOCLINUX): a program could answer questions by them."""
 
 
-def guard(filter_: bytes, checks: Mapping[str, Check], opaque: Sequence[str], *, reports: bool) -> bytes:
+def guard(
+    filter_: bytes, checks: Mapping[str, Check], opaque: Sequence[str], *, reports: bool, notified: Sequence[str] = ()
+) -> bytes:
     """Return the filter after these checks, by their labels.  The calls `opaque` fail if the filter might let them run.
 
-    With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run."""
+    With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run.  The helper is notified of calls that
+    jump to one of the labels `notified`, and fails them."""
     program = Filter(filter_)
     numbers = MACHINE.numbers_by_arch(*opaque)
     lines: list[Line] = []
@@ -81,5 +87,5 @@ def guard(filter_: bytes, checks: Mapping[str, Check], opaque: Sequence[str], *,
     for label, check in checks.items():
         lines += [label, *check.lines]
     for label, number in REFUSALS.items():
-        lines += [label, (RETURN, linux.SECCOMP_RET_ERRNO | number)]
+        lines += [label, (RETURN, linux.SECCOMP_RET_USER_NOTIF if label in notified else linux.SECCOMP_RET_ERRNO | number)]
     return assembled([*lines, "end"]) + filter_

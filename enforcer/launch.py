@@ -101,7 +101,8 @@ def combined(launch: Launch) -> bytes:
         if launch.files:
             filter_ = launch.files.guarded(filter_, reports=denies)
         if launch.hosts and not launch.is_audit:
-            filter_ = launch.hosts.guarded(filter_, reports=denies)
+            notifies = denies and not plan  # nobody listens before the last phase
+            filter_ = launch.hosts.guarded(filter_, reports=denies, notifies=notifies)
         if reporter and reporter.asking >= 0:
             from callfence.enforcer.guard import TYPING, guard
 

@@ -69,11 +69,10 @@ def regular(name: str, check: Check | None = None, *, follow: bool = True) -> Bu
 def below(policy: str, check: Check | None = None) -> Callable[[str], bytes]:
     """Return a function that reads included files of the policy in the file `policy`.  It does the same as `read`, but raises
     OSError for a file that is not below the policy's folder once symbolic links are followed."""
-    folder = os.path.join(os.path.realpath(os.path.dirname(policy)), "")
 
     def reader(name: str) -> bytes:
         real = os.path.realpath(name)
-        if not real.startswith(folder):
+        if not real.startswith(os.path.join(os.path.realpath(os.path.dirname(policy)), "")):
             raise OSError(errno.EXDEV, "it is not below the folder of the policy", name)
         return read(real, check=check)
 

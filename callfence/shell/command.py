@@ -78,7 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
         shell = environment.get("CALLFENCE_SHELL") or "/bin/sh"
         if mode == "off" or is_inside(environment):
             _become(shell, arguments)
-        folder = os.getcwd()
+        try:
+            folder = os.getcwd()
+        except FileNotFoundError as error:
+            raise EnforceError("the working folder has been removed, so no policy is found") from error
         place = naming.place_of(environment, folder)
         name = naming.name_of(arguments, environment, folder)
         policy = os.path.join(place.policies, f"{name}.policy")

@@ -83,7 +83,7 @@ class Reach:
         self._filters = [Filter(program) for program in filters]
         self.policies = [Granted(file, encoded, environment, process) for file, encoded in confining]
         self.environment = environment
-        self.here = os.getcwdb()
+        self.here = landlock.here()
         self.is_audit = is_audit
         """Whether nothing is enforced."""
 

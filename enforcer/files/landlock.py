@@ -211,7 +211,7 @@ class Confinement:
         except OSError:  # /proc is not mounted
             return
         start, _, rest = line.partition(b"/")
-        folder = os.getcwdb() if start == b"." else path[: -len(rest) - 1]
+        folder = landlock.here() if start == b"." else path[: -len(rest) - 1]
         if real == folder + b"/" + rest:
             return
         folder = os.path.realpath(folder).rstrip(b"/") + b"/"

@@ -48,7 +48,7 @@ class Ungranted(NamedTuple):
     wanted: str
     """The rights, or the port."""
     error: str
-    """The name of the errno with which Landlock fails the call."""
+    """The name of the errno with which the call fails; "" if the policies' action answers it."""
     why: str = ""
     """An explanation to print besides; "" for none."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from callfence.enforcer import kernel
-from callfence.enforcer.bpf import AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
+from callfence.enforcer.bpf import ALL_RUN, AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
 from callfence.enforcer.guard import FAST_OPEN, Check, guard
 from callfence.enforcer.hosts.names.known import Names
 from callfence.enforcer.hosts.rules import ANY, LINES, Rules
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from callfence.enforcer.bpf import Line
     from callfence.enforcer.listener import Notification
+    from callfence.tracer.abi import Event
 
 _CAP_SYS_PTRACE, _CAP_SYS_ADMIN = 1 << 19, 1 << 21  # linux/capability.h
 _ALWAYS = ("connect", "socketcall")
@@ -44,6 +45,9 @@ ROUTES = {0: (4, 19), 41: (57, 5, 6, 32, 75), 6: (31,)}
 label may have a routing header), by which packets go over other hosts, IP_TRANSPARENT and IPV6_TRANSPARENT, by which the
 program could answer in the place of its name server, and TCP_ULP, which makes another kind of socket (linux/in.h, linux/in6.h,
 linux/tcp.h)."""
+_UNLINED = ("other kind", "other family", "other protocol")
+"""The labels of sockets about which there are no lines, and which learning lets a program make.  TCP_FAMILIES and TCP_PROTOCOLS
+fail there too, and programs go on without."""
 
 
 def _of(label: str, values: Sequence[int], among: str, otherwise: str) -> list[Line]:
@@ -59,13 +63,16 @@ _SOCKETS = {
             (EQUAL, 2, "internet", ""),
             (EQUAL, 10, "internet", ""),
             *((EQUAL, family, "end", "") for family in FAMILIES),
-            (JUMP, "family"),
+            *((EQUAL, family, "family", "") for family in linux.TCP_FAMILIES),
+            (JUMP, _UNLINED[1]),
             "internet",
+            (LOAD, ARGUMENTS + 16),
+            *((EQUAL, protocol, "protocol", "") for protocol in linux.TCP_PROTOCOLS),
             (LOAD, ARGUMENTS + 8),
             (AND, 0xF),  # SOCK_TYPE_MASK, linux/net.h
             *((EQUAL, kind, f"kind {kind}", "") for kind in PROTOCOLS),
-            (JUMP, "not permitted"),
-            *(line for kind, protocols in PROTOCOLS.items() for line in _of(f"kind {kind}", protocols, "end", "protocol")),
+            (JUMP, _UNLINED[0]),
+            *(line for kind, protocols in PROTOCOLS.items() for line in _of(f"kind {kind}", protocols, "end", _UNLINED[2])),
         ],
     ),
     "setsockopt": Check(
@@ -79,7 +86,6 @@ _SOCKETS = {
     ),
 }
 
-
 _MOUNTS = {
     "mount": Check(MACHINE.numbers_by_arch("mount", "umount", "umount2", "pivot_root", "move_mount"), [(JUMP, "not permitted")])
 }
@@ -89,7 +95,7 @@ _MOUNTS = {
 class Hosts:
     """The hosts and unix sockets that all policies of a program grant."""
 
-    __slots__ = ("filter", "has_names", "is_audit", "is_scoped", "names", "policies", "sends", "sockets")
+    __slots__ = ("_unlined", "filter", "has_names", "is_audit", "is_scoped", "names", "policies", "sends", "sockets")
 
     def __init__(
         self,
@@ -110,6 +116,8 @@ class Hosts:
         """Whether nothing is enforced."""
         self.is_scoped = False
         """Whether abstract sockets are confined to the program's own processes (`enforcer.confinement.SCOPES`)."""
+        self._unlined = Filter(guard(ALL_RUN, {"socket": _SOCKETS["socket"]}, (), reports=False))
+        """Fails the calls that make sockets about which there are no lines."""
         self.has_names = any(rules.has_names for _, rules in self.policies)
         self.names = Names([rules for _, rules in self.policies], is_kept=is_kept) if self.has_names else None
         confined = {use for _, rules in self.policies for use in rules.confines}
@@ -141,14 +149,21 @@ class Hosts:
             return False
         return is_granted or self.filter.allows(call.arch, call.number, call.ip, call.arguments)
 
-    def guarded(self, filter_: bytes, *, reports: bool) -> bytes:
+    def refused(self, call: Notification | Event) -> int:
+        """Return the errno with which a call fails that would make a socket about which there are no lines; 0 for others."""
+        answer = self._unlined.answer(call.arch, call.number, call.ip, call.arguments)
+        return answer & linux.SECCOMP_RET_DATA if answer != linux.SECCOMP_RET_ALLOW else 0
+
+    def guarded(self, filter_: bytes, *, reports: bool, notifies: bool) -> bytes:
         """Return the program's filter after instructions that fail the calls by which it could reach hosts unseen.
 
-        With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run."""
+        With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run.  With `notifies`, the helper is
+        notified of those that are `refused`, and reports them."""
         # Without that capability it can mount only in a namespace of its own, where `unix.find` does not look.
         mounts = any(self.sockets.values()) and kernel.capabilities()[1] & _CAP_SYS_ADMIN
         checks = {**_SOCKETS, **FAST_OPEN, **(_MOUNTS if mounts else {})}
-        return guard(filter_, checks, ("io_uring_setup",), reports=reports)
+        notified = _UNLINED if notifies else ()
+        return guard(filter_, checks, ("io_uring_setup",), reports=reports, notified=notified)
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that is judged whatever its arguments."""

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from callfence.enforcer.hosts.identity import Identity
     from callfence.enforcer.hosts.sockets import Socket
     from callfence.enforcer.hub import Hub
-    from callfence.enforcer.listener import Request
+    from callfence.enforcer.listener import Notification, Request
     from callfence.enforcer.pending import Rule
+    from callfence.tracer.abi import Event
 
 _LINES = {"connect": "tcp connect", "send": "udp send"}
 """The beginning of the line about each use."""
@@ -49,6 +50,14 @@ class Refusal:
         from callfence.policygen.grants import written
 
         return tuple((file, written(start, granted)) for file, start, granted in self.lacking)
+
+
+def refusal_of(hosts: Hosts, call: Notification | Event) -> Refusal | None:
+    """Return why a call fails that would make a socket about which there are no lines; None for another call."""
+    if not (number := hosts.refused(call)):
+        return None
+    why = "no line can say whom this kind of socket reaches"
+    return Refusal([(file, "", "") for file, _ in hosts.policies], why, errno.errorcode[number])
 
 
 class Led:

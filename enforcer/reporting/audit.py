@@ -17,6 +17,7 @@ import time
 
 from callfence.enforcer import kernel
 from callfence.enforcer.bpf import EQUAL, RETURN, assembled
+from callfence.policygen.files.landlock import here
 from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Source:
         self.files = files
         self.environment = environment
         """The program's, each NAME=VALUE."""
-        self.here = os.getcwdb()
+        self.here = here()
         self.token = os.urandom(6).hex()
         """The name of the thread while it makes a domain, without the domain's index in `files`, which follows as a letter."""
         self._begin = time.monotonic()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from functools import partial
 
-from callfence.enforcer.listener import end_process, stopped
+from callfence.enforcer.listener import end_process, stopped, trap
 from callfence.enforcer.reporting.loaded import attempt
-from callfence.tracer import TYPE_CHECKING
+from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
     from callfence.enforcer.hosts.mediator import Mediator
@@ -30,6 +30,8 @@ class Peers:
         """Make or fail the call if it may reach another host; return whether it may.  `is_granted`: the policies deny it, and
         somebody who was asked does not."""
         try:
+            if self._refuse(request):
+                return True
             if mediator := self._making(request.call, is_granted=is_granted):
                 mediator.make(request)
         except Exception as error:
@@ -51,6 +53,30 @@ class Peers:
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors that the calls need."""
         return self._mediator.descriptors() if self._mediator else ()
+
+    def _refuse(self, request: Request) -> bool:
+        """Fail a call that would make a socket about which there are no lines, after a report if the policies' filters allow
+        it; return False for another call, and for one that the policies deny and that is reported like any other."""
+        hosts = self._reporter.hosts
+        if hosts is None or hosts.is_audit or not (number := hosts.refused(request.call)):
+            return False
+        call = request.call
+        answer = hosts.filter.answer(call.arch, call.number, call.ip, call.arguments)
+        action = answer & linux.SECCOMP_RET_ACTION_FULL
+        if action == linux.SECCOMP_RET_ERRNO:
+            number = answer & linux.SECCOMP_RET_DATA
+        elif action == linux.SECCOMP_RET_TRAP:
+            trap(request)
+            number = errno.ENOSYS
+        elif action not in (linux.SECCOMP_RET_ALLOW, linux.SECCOMP_RET_LOG):
+            return False
+        else:
+            from callfence.enforcer.hosts.targets import refusal_of
+
+            if refusal := refusal_of(hosts, call):
+                self._deny(request, refusal)
+        attempt(partial(request.fail, number))
+        return True
 
     def _making(self, call: Notification, *, is_granted: bool = False) -> Mediator | None:
         """Return what makes a call, if it may reach another host and the policies' filters allow it, or `is_granted`; else

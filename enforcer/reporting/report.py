@@ -68,7 +68,7 @@ class Reports:
         event = verdict.event
         try:
             if verdict.denying:  # the helper is notified of exits, under --audit, and of listen though they are allowed
-                self._describe(request, verdict)
+                self._describe(request, verdict, self._unlined(event))
             if self._judge and (self._reporter.audit or not verdict.denying) and (ungranted := self._judge.ungranted(event)):
                 self._describe(request, verdict, ungranted)
                 rule = tuple((lack.file, lack.line) for lack in ungranted)
@@ -76,6 +76,16 @@ class Reports:
                     self.asker.suggest(rule, lambda: self.fields(request, verdict, ungranted))
         except Exception as error:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
+
+    def _unlined(self, event: Event) -> list[Ungranted]:
+        """Return why no entry would let a call run that the policies deny: it makes a socket about which there are no lines; []
+        for another call."""
+        if self._reporter.hosts is None:
+            return []
+        from callfence.enforcer.hosts.targets import refusal_of
+
+        refusal = refusal_of(self._reporter.hosts, event)
+        return [lack._replace(error="") for lack in ungranted_of(refusal)] if refusal else []
 
     def report_port(self, request: Request, verdict: Verdict) -> None:
         """Report a listen(2) that would take a port which a policy does not grant."""
@@ -177,7 +187,8 @@ class Reports:
         event, phase = verdict.event, verdict.phase
         pid = owner(event.task)
         path = _executable(pid)
-        lacking = tuple(lack.line or lack.why for lack in ungranted) or allowing_line(event)
+        lines = tuple(lack.line for lack in ungranted if lack.line) or allowing_line(event)
+        lacking = (lines, *(lack.why for lack in ungranted if not lack.line))
         key = (path, event.arch, event.number, lacking, phase)
         self.denied += 1
         repeated = self._counts.again(key, pid)

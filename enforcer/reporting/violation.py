@@ -75,16 +75,17 @@ class Violation:
 
     @property
     def _consequence(self) -> str:
-        if self.ungranted and self.error == REFUSED:
+        if self.error == REFUSED:
             return f"the look-up {'would be' if self.audit else 'is'} {REFUSED.lower()}"
-        if self.ungranted:
+        if self.error:
             return f"it {'would fail' if self.audit else 'fails'} with {self.error}"
         return _consequence(self.action, self.event, audit=self.audit)
 
     @property
     def error(self) -> str:
-        """The name of the errno with which Landlock fails the call: EACCES before EXDEV."""
-        return min(lack.error for lack in self.ungranted)
+        """The name of the errno with which the call fails, Landlock's is EACCES before EXDEV; "" if the policies' action
+        answers it."""
+        return min((lack.error for lack in self.ungranted), default="")
 
     @property
     def _where(self) -> str:
@@ -102,7 +103,7 @@ class Violation:
             "number": self.event.number,
             "arguments": [f"{register:#x}" for register in self.event.arguments],
             "verdict": AUDITED if self.audit else DENIED,
-            "action": f"errno {self.error}" if self.ungranted else _action(self.action, self.event),
+            "action": f"errno {self.error}" if self.error else _action(self.action, self.event),
             "ungranted": [*dict.fromkeys(lack.line for lack in self.ungranted if lack.line)],
             "ungrantable": [*dict.fromkeys(lack.why for lack in self.ungranted if not lack.line)],
             "phase": self.phase or None,

@@ -218,6 +218,14 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
     return folder + slash + rest
 
 
+def here() -> bytes:
+    """Return the working folder; one that has been removed has a path that no file has (proc(5))."""
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        return os.readlink(b"/proc/self/cwd")
+
+
 _OWN = {
     b"/proc/self": b"/proc/%d", b"/proc/thread-self": b"/proc/%d/task/%d", b"/dev/fd": b"/proc/%d/fd",
     b"/dev/stdin": b"/proc/%d/fd/0", b"/dev/stdout": b"/proc/%d/fd/1", b"/dev/stderr": b"/proc/%d/fd/2",

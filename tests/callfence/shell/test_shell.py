@@ -233,6 +233,13 @@ def test_without_a_folder_of_policies_nothing_runs(project):
     assert not (project.package / "ran").exists()
 
 
+def test_in_a_folder_that_has_been_removed_nothing_runs(tmp_path):
+    words = ["sh", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$0" -c "echo ran"', SHELL]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr == "callfence-sh: the working folder has been removed, so no policy is found\n"
+
+
 def test_an_unknown_mode_runs_nothing(project):
     done = project.install("echo run > ran", "learning")
     assert (done.returncode, done.stdout) == (125, "")

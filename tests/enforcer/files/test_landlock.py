@@ -125,6 +125,18 @@ def test_a_folder_for_temporary_files_that_is_not_there(files, place):
     assert outcome == ["ok"]
 
 
+@pytest.mark.parametrize("options", [[], ["--explain"]], ids=str)
+def test_a_working_folder_that_has_been_removed(place, program, options):
+    place.policy(f"{EVERY_CALL}path .: read, create\npath {place.folder}/data: read\npath {program}: read, execute\n")
+    enforce, policy = Path(sys.executable).parent / "enforce", place.folder / "calls.policy"
+    script = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
+    words = [enforce, *options, "-p", policy, program, f"read:{place.folder}/data/a", f"read:{place.folder}/other/a"]
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *words], cwd=place.folder, env=place.environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["ok", "EACCES"]), done.stderr
+
+
 def test_an_odd_name(files, place):
     name = os.fsencode(place.folder) + b"/a b\n\xff"
     with open(name, "w") as file:

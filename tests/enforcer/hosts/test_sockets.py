@@ -1,0 +1,61 @@
+"""Sockets about which there are no lines: where hosts are confined they fail, and what the policy says of them counts first."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from calls import allowing_all
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from conftest import Commands
+
+RAW, PACKET, VSOCK, SCTP, MPTCP, SMC = (2, 3, 1), (17, 3, 3), (40, 1, 0), (2, 1, 132), (2, 1, 262), (43, 1, 0)
+PROGRAM = """
+import socket, sys
+for words in sys.argv[1:]:
+    try:
+        print(socket.socket(*map(int, words.split(","))).fileno())
+    except OSError as error:
+        print(-error.errno, flush=True)
+"""
+WHY = "no line can say whom this kind of socket reaches"
+
+
+def made(
+    commands: Commands, folder: Path, text: str, *kinds: tuple[int, int, int]
+) -> tuple[subprocess.CompletedProcess[bytes], list[dict[str, Any]]]:
+    """Make sockets of these kinds under a policy; return the end of the program, and the violations."""
+    (folder / "it.policy").write_text(text)
+    words = [",".join(map(str, kind)) for kind in kinds]
+    enforce = commands.enforcing(folder / "it.policy", folder / "log")
+    return commands.plain([*enforce, sys.executable, "-c", PROGRAM, *words], folder), commands.violations(folder / "log")
+
+
+def test_one_that_the_policy_allows_fails_and_is_reported(commands: Commands, tmp_path: Path) -> None:
+    ran, violations = made(commands, tmp_path, allowing_all("udp send: none"), RAW, PACKET, VSOCK, SCTP, MPTCP, SMC)
+    errors = [errno.EPERM, errno.EAFNOSUPPORT, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT]
+    assert [-int(word) for word in ran.stdout.split()] == [*errors, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT], ran.stderr
+    assert [violation["action"] for violation in violations] == [f"errno {errno.errorcode[number]}" for number in errors]
+    assert all(violation["ungrantable"] == [WHY] and not violation["allow"] for violation in violations)
+
+
+@pytest.mark.parametrize("action", ["kill", "errno ENOTUNIQ"])
+def test_one_that_the_policy_denies_has_the_policys_action(commands: Commands, tmp_path: Path, action: str) -> None:
+    text = allowing_all("udp send: none").replace("default errno EPERM", f"default {action}")
+    ran, (violation,) = made(commands, tmp_path, text.replace("\nsocket: allow\n", "\nsocket: family == AF_UNIX\n"), RAW)
+    expected = -signal.SIGSYS if action == "kill" else 0
+    assert (ran.returncode, ran.stdout.split()) == (expected, [] if expected else [b"%d" % -errno.ENOTUNIQ])
+    assert (violation["action"], violation["ungrantable"], violation["allow"]) == (action, [WHY], [])
+
+
+def test_one_that_an_entry_fails_is_not_reported(commands: Commands, tmp_path: Path) -> None:
+    text = allowing_all("udp send: none").replace("\nsocket: allow\n", "\nsocket: family == AF_UNIX else errno ENOTUNIQ\n")
+    ran, violations = made(commands, tmp_path, text, RAW, VSOCK)
+    assert (ran.stdout.split(), violations) == ([b"%d" % -errno.ENOTUNIQ] * 2, [])
