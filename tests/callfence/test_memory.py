@@ -74,7 +74,7 @@ def test_too_little_memory_is_said_in_a_line(
 def test_any_error_where_there_is_no_room_is_for_want_of_memory() -> None:
     script = (
         "import resource, sys; from callfence import start; sys.argv = ['enforce']; start.end_in_a_line()\n"
-        "size = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+        "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (size + {}, -1))\n"
         "raise SyntaxError('what an extension module makes of it')\n"
     )

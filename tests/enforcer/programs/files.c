@@ -121,10 +121,11 @@ static const char *volatile no_path;
 
 static int unended(const char *path)
 {
-	char *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	size_t size = getpagesize();
+	char *page = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	munmap(page + 4096, 4096);
-	return open(memcpy(page + 4096 - strlen(path), path, strlen(path)), O_RDONLY);
+	munmap(page + size, size);
+	return open(memcpy(page + size - strlen(path), path, strlen(path)), O_RDONLY);
 }
 
 static int fexecuted(const char *path)

@@ -28,7 +28,7 @@ int main(int argc, char **argv)
     segments[0].p_type = PT_LOAD;
     segments[0].p_filesz = segments[0].p_memsz = 1 << 20;
     segments[1].p_type = PT_GNU_EH_FRAME;
-    segments[1].p_vaddr = 8192;
+    segments[1].p_vaddr = 1 << 17; /* beyond the first page, whatever its size */
     memcpy(at + 2048, code, sizeof code);
     if (ftruncate(file, 4096) != 0)
         return 4;

@@ -48,20 +48,21 @@ static void addresses(void)
 
 static void paths(void)
 {
-    char *page = mmap(NULL, 2 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    char *first = page + 4096 - 6, *longest = malloc(8192);
-    munmap(page + 4096, 4096);
+    int size = getpagesize();
+    char *page = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *first = page + size - 6, *longest = malloc(8192);
+    munmap(page + size, size);
     strcpy(first, "/edge");              /* the NUL is the page's last byte */
     unlink(first);
-    memcpy(page + 4096 - 5, "/gone", 5); /* no NUL before memory ends */
-    unlink(page + 4096 - 5);
+    memcpy(page + size - 5, "/gone", 5); /* no NUL before memory ends */
+    unlink(page + size - 5);
     unlink_at(8);
     unlink_at(-8L);
     unlink("/bad\033[31m\n\"name\xff*");
     memset(longest, 'x', 8192);
     longest[0] = '/';
     rmdir(longest);                      /* no NUL in 4096 bytes */
-    char *pages = aligned_alloc(4096, 8192), *across = pages + 4096 - 4;
+    char *pages = aligned_alloc(size, 2 * size), *across = pages + size - 4;
     strcpy(across, "/across/pages");
     chmod(across, 0);
     char name[64];

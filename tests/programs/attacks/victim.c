@@ -63,12 +63,13 @@ static void benign(void) {
     pthread_t thread;
     int pipe_ends[2], file, local, on = 1, pending;
 
-    page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const long size = sysconf(_SC_PAGESIZE);
+    page = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED)
         exit(2);
-    memset(page, 1, 8192);
-    CHECK(mprotect(page + 4096, 4096, PROT_READ));
-    CHECK(madvise(page, 4096, MADV_DONTNEED));
+    memset(page, 1, 2 * size);
+    CHECK(mprotect(page + size, size, PROT_READ));
+    CHECK(madvise(page, size, MADV_DONTNEED));
     if (pthread_create(&thread, NULL, in_thread, NULL) || pthread_join(thread, NULL))
         exit(2);
     CHECK(sigaction(SIGUSR1, &action, NULL));

@@ -1548,11 +1548,12 @@ static void unix_lengths(void)
 
 static void wrong_memory(void)
 {
-    char *edge = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    munmap(edge + 4096, 4096);
+    int size = getpagesize();
+    char *edge = mmap(0, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(edge + size, size);
     Address to = v4(FORBIDDEN, PORT);
     int made = udp();
-    char *cut = edge + 4096 - 8;
+    char *cut = edge + size - 8;
     memcpy(cut, &to, 8);
     said("cut", connect(made, (void *)cut, size4));
     said("null", connect(made, 0, size4));

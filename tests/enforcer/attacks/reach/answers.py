@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import stat
 import threading
@@ -112,11 +113,11 @@ def files() -> None:
     print("flags", *(opened(b"/dev/null", flag) for flag in flags))
     paths = (b"dev/null", b"/dev/../dev/null", b"/dev/null/", b"/dev//null", b"/dev/nul", b"/dev/nullx", b"")
     print("paths", *(opened(path, os.O_RDWR) for path in paths))
-    pages = LIBC.mmap(None, 8192, 3, 0x22, -1, 0)
-    LIBC.mprotect(ctypes.c_void_p(pages + 4096), 4096, 0)
-    ctypes.memmove(pages + 4096 - 10, b"/dev/null\0", 10)
-    print("end", call(OPENAT, -100, ctypes.c_void_p(pages + 4096 - 10), os.O_RDWR), end=" ")
-    print(call(OPENAT, -100, ctypes.c_void_p(pages + 4096), os.O_RDWR), call(OPENAT, -100, ctypes.c_void_p(-1), os.O_RDWR))
+    end = LIBC.mmap(None, 2 * mmap.PAGESIZE, 3, 0x22, -1, 0) + mmap.PAGESIZE
+    LIBC.mprotect(ctypes.c_void_p(end), mmap.PAGESIZE, 0)
+    ctypes.memmove(end - 10, b"/dev/null\0", 10)
+    print("end", call(OPENAT, -100, ctypes.c_void_p(end - 10), os.O_RDWR), end=" ")
+    print(call(OPENAT, -100, ctypes.c_void_p(end), os.O_RDWR), call(OPENAT, -100, ctypes.c_void_p(-1), os.O_RDWR))
     path = ctypes.create_string_buffer(b"/dev/null", 16)
     stop = threading.Event()
 

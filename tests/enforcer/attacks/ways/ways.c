@@ -133,16 +133,16 @@ static struct { struct sock_fprog program; struct sock_filter code[1]; } all = {
 
 static char *at(int pages)
 {
-    char *place = end - 4096 * pages;
+    char *place = end - getpagesize() * pages;
     all.program.filter = (void *)(place + sizeof all.program);
     return place;
 }
 
 static void look_for_the_place(void)
 {
-    char *place = mmap(0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    munmap(place, 4096);
-    end = place + 4096;
+    char *place = mmap(0, getpagesize(), PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(place, getpagesize());
+    end = place + getpagesize();
 }
 
 static void enter_and_wait(pid_t other)
@@ -180,7 +180,7 @@ static int overwrite_shared(void *unused)
     while (goes_on())
         for (int pages = 1; pages < 5; pages++) {
             char *place = at(pages);
-            if (!mprotect(place, 4096, PROT_READ | PROT_WRITE)) memcpy(place, &all, sizeof all);
+            if (!mprotect(place, getpagesize(), PROT_READ | PROT_WRITE)) memcpy(place, &all, sizeof all);
         }
     _exit(0);
 }
