@@ -114,25 +114,23 @@ def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Obse
     return tuple(result)
 
 
-def without_covered(policy: Policy, before: Policy, judged: Policy) -> Policy:
-    """Return an equivalent policy without the rules that capabilities imply which it has and `before` lacks.  Rules that
-    `before` already implied stay, because a person wrote them.  `judged`: the policy by which the rules that are new were found
-    to be needed."""
+def without_covered(policy: Policy, before: Policy) -> Policy:
+    """Return an equivalent policy without the rules that it took from `before` and that newly granted capabilities imply.
+    Rules that `before` already implied stay, because a person wrote them."""
     if not policy.implied:
         return policy
-    parts = [_without_covered(*(_of_one(each, arch) for each in (policy, before, judged))) for arch in policy.entries]
+    parts = [_without_covered(_of_one(policy, arch), _of_one(before, arch)) for arch in policy.entries]
     entries = {arch: section for part in parts for arch, section in part.entries.items()}
     return policy if entries == policy.entries else replace(policy, entries=entries)
 
 
-def _without_covered(policy: Policy, before: Policy, judged: Policy) -> Policy:
+def _without_covered(policy: Policy, before: Policy) -> Policy:
     """Return what `without_covered` does, for policies of one architecture."""
     if granted(policy) == granted(before):
         return policy
-    with_rules = before if granted(policy) == granted(judged) else policy  # if it implies no more, all new rules are needed
     for (arch, number), rows in resolved(policy).added.items():
-        whole = with_rules.entries.get(arch, {}).get(number)
-        for part in alternatives(whole.expression) if whole else ():
+        old = before.entries.get(arch, {}).get(number)
+        for part in alternatives(old.expression) if old else ():
             arguments = table(arch).by_number[number].arguments
             entry = policy.entries[arch].get(number)
             if entry is None or part not in alternatives(entry.expression) or not _covers(rows, part, arguments):
@@ -158,10 +156,8 @@ def _implies_as_much(less: Policy, policy: Policy) -> bool:
 
 
 def _without(policy: Policy, arch: Arch, number: int, part: Expression) -> Policy:
-    """Return the policy without one alternative of a call's entry, if it has that."""
-    section = dict(policy.entries.get(arch, {}))
-    if number not in section:
-        return policy
+    """Return the policy without one alternative of a call's entry."""
+    section = dict(policy.entries[arch])
     rest = tuple(rule for rule in alternatives(section[number].expression) if rule != part)
     if rest:
         section[number] = replace(section[number], expression=rest[0] if len(rest) == 1 else Or(rest))

@@ -106,9 +106,7 @@ def generate(
     sorting = sort_by(start, placed, options.allow_opaque, names_only=options.names_only)
     equivalents = _noted(existing, _PORTABLE)
     extended = _extended(sorting, options, equivalents)
-    policy = without_covered(_with_entries(sorting.policy, extended), old, sorting.policy)
-    extended = _without_covered(extended, policy)
-    grown = _grown(old, policy, extended, options)
+    grown = _grown(old, without_covered(_with_entries(sorting.policy, extended), old), extended, options)
     if existing is not None and grown.policy == old:
         document = existing
     else:
@@ -260,19 +258,6 @@ def _with_entries(policy: Policy, extended: Mapping[Call, Extended]) -> Policy:
             if table(arch).is_newer(number, version):
                 version = _NEWEST  # no entry can be written for a call that the policy's own table does not have
     return replace(policy, entries=entries, table=version)
-
-
-def _without_covered(extended: Mapping[Call, Extended], policy: Policy) -> dict[Call, Extended]:
-    """Return the extended entries as they are in the policy, which lacks the alternatives that others imply."""
-    result = dict(extended)
-    for (arch, number), extension in extended.items():
-        entry = policy.entries[arch].get(number)
-        if extension.entry is not None and entry != extension.entry:
-            rest = alternatives(entry.expression) if entry else ()
-            added = tuple(part for part in extension.added if part in rest)
-            widenings = extension.widenings if added else {}
-            result[arch, number] = extension._replace(entry=entry, added=added, widenings=widenings)
-    return result
 
 
 def _grown(old: Policy, policy: Policy, extended: Mapping[Call, Extended], options: Options) -> Grown:
