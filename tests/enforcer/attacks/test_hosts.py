@@ -84,11 +84,8 @@ class Network:
         """What has arrived since the last call: by the attack's name, or another word, a list of `KIND WHERE`."""
         subprocess.run([*self.under, sys.executable, "-c", END], check=True)
         path = self.folder / "arrivals"
-        text, before = "", "x"
-        while not re.search(SEEN, text) or text != before or not self._sleeps():
-            before = text
+        while not re.search(SEEN, text := path.read_text()) or not self._sleeps() or path.read_text() != text:
             time.sleep(0.05)
-            text = path.read_text()
         path.write_text("")
         found = defaultdict(list)
         for line in text.splitlines():
@@ -98,12 +95,14 @@ class Network:
         return found
 
     def _sleeps(self):
-        """Whether all servers wait, each a thread."""
+        """Whether all servers wait, each a thread, and none of them has started another meanwhile."""
+        tasks = Path(f"/proc/{self.server.pid}/task")
+        threads = {*os.listdir(tasks)}
         try:
-            stats = [file.read_text() for file in Path(f"/proc/{self.server.pid}/task").glob("*/stat")]
+            stats = [(tasks / thread / "stat").read_text() for thread in threads]
         except OSError:  # a thread has ended
             return False
-        return all(stat.rpartition(")")[2].split()[0] == "S" for stat in stats)
+        return all(stat.rpartition(")")[2].split()[0] == "S" for stat in stats) and threads == {*os.listdir(tasks)}
 
     def plain(self, *arguments, program="./attack", under=(), **options):
         settings = self.place.options({"stdin": subprocess.DEVNULL, "timeout": 100} | options)
