@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from callfence.policygen import formats
+from callfence.policygen.filter import lift
 from callfence.policygen.language import attach, document, parser
+from callfence.policygen.learning import generate
 from callfence.tracer.abi import COMPAT, NATIVE, Arch, Event, constants, table
 
 if TYPE_CHECKING:
@@ -104,13 +107,11 @@ def allowing_all(*lines: str, compat: bool = False) -> str:
 
 @contextmanager
 def x86_64() -> Iterator[None]:
-    """Within, a text without an `arch` line is of x86_64."""
-    native = parser.NATIVE
-    parser.NATIVE = attach.NATIVE = Arch.X86_64
-    try:
+    """Within, to what reads policies and filters, and makes policies of observations, this machine is one of x86_64."""
+    with ExitStack() as patched:
+        for module in (parser, attach, lift, generate):
+            patched.enter_context(patch.object(module, "NATIVE", Arch.X86_64))
         yield
-    finally:
-        parser.NATIVE = attach.NATIVE = native
 
 
 def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] | None = None) -> Document:
