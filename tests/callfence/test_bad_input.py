@@ -216,7 +216,7 @@ def test_a_folder_that_its_user_cannot_write_to(tmp_path: Path) -> None:
     user = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--")  # root without capabilities
     tmp_path.chmod(0o555)
     said = "callfence allow: it.policy: is in a folder that cannot be written to\n"
-    assert run(tmp_path, "allow", "it.policy", "mkdir: allow", before=user).stderr == said
+    assert run(tmp_path, "allow", "it.policy", "mkdirat: allow", before=user).stderr == said
     assert (tmp_path / "it.policy").read_text() == POLICY
 
 

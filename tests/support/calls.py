@@ -25,7 +25,7 @@ OTHERWISE = {
     "mkdir": "mkdirat", "rmdir": "unlinkat", "unlink": "unlinkat", "symlink": "symlinkat", "poll": "ppoll", "pause": "ppoll",
     "open": "openat", "epoll_wait": "epoll_pwait", "fork": "clone", "vfork": "clone", "dup2": "dup3", "pipe": "pipe2",
     "readlink": "readlinkat", "access": "faccessat", "stat": "newfstatat", "lstat": "newfstatat", "getdents": "getdents64",
-    "chmod": "fchmodat", "inotify_init": "inotify_init1", "getpgrp": "getpgid", "alarm": "setitimer",
+    "chmod": "fchmodat", "creat": "openat", "inotify_init": "inotify_init1", "getpgrp": "getpgid", "alarm": "setitimer",
 }  # fmt: skip
 """The calls that C libraries make where a machine lacks one of x86_64."""
 

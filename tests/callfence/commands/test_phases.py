@@ -13,7 +13,7 @@ from terminal import Terminal
 if TYPE_CHECKING:
     from pathlib import Path
 
-TEXT = "phase serving after epoll_wait\nepoll_wait: allow\nbind: allow until serving\nread: allow\n"
+TEXT = "arch x86_64\nphase serving after epoll_wait\nepoll_wait: allow\nbind: allow until serving\nread: allow\n"
 
 
 def callfence(folder: Path, *words: str) -> tuple[int, str, str]:
