@@ -337,6 +337,13 @@ def test_allowing_line_allows_the_call() -> None:
     assert evaluate(policy(allowing_line(call) or "").policy, call).allows
 
 
+@pytest.mark.parametrize("text", ["implied 1\nread: allow\n", "read: allow\n"])
+@pytest.mark.parametrize("arch", Arch)
+def test_without_observations_no_architecture_is_added(arch: Arch, text: str) -> None:
+    existing = parse(f"arch {arch}\n{text}")
+    assert [*generate((), existing, name="x").document.policy.entries] == [arch]
+
+
 names = ["openat", "mmap", "fcntl", "clock_gettime", "accept4", "socket", "kill", "chmod", "prctl", "futex", "clone3"]
 words = st.one_of(st.integers(0, 12), st.sampled_from([0o100, 0o2000000, 1 << 31, -1 & REGISTER]))
 some_events = st.builds(
