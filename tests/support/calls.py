@@ -35,6 +35,11 @@ def native(name: str) -> str:
     return name if name in table(NATIVE).by_name else OTHERWISE.get(name, name)
 
 
+def number_of(name: str) -> int:
+    """The number of a call on this machine, or of the one that C libraries make here instead."""
+    return table(NATIVE).by_name[native(name)].number
+
+
 def for_this_machine(text: str) -> str:
     """The text of a policy without `arch`, with the calls that the C library makes on this machine for those of x86_64.
 
