@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from calls import native
 
+from callfence.tracer.abi import waits
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -46,7 +48,7 @@ def test_the_boundary_is_found(app: Path) -> None:
     lines = [line for line in entries(app.parent) if line and not line.startswith("tcp ") and "until serving" not in line]
     assert lines == ["openat: flags == O_RDONLY"]
     rows = [json.loads(line) for line in (app.parent / ".callfence" / "app.rec").read_text().splitlines()]
-    forked, in_poll = 1 << 28, 1 << 28 | 1 << 3
+    forked, in_poll = 1 << 28, 1 << 28 | 1 << waits.CANDIDATES.index(POLL)
     assert rows[1]["waits"] == [0, in_poll]
     assert {tuple(row["after"]) for row in rows[2:]} == {(0,), (0, forked), (0, forked, in_poll), (forked, in_poll), (in_poll,)}
 
