@@ -30,10 +30,10 @@ def begin(name: str, policy: Path) -> None:
 
 def carried(start: Path, target: Arch) -> str:
     """Return the text of a start policy with the section of another architecture in place of its own."""
-    from callfence.carrying.comments import with_comments
     from callfence.policygen.equivalents.carry import carry
     from callfence.policygen.language.document import Document, parse_file
     from callfence.policygen.values import replace
+    from callfence.shared.carried import with_comments
 
     before = parse_file(start)
     after = with_comments(before, carry(before.policy, Arch.X86_64, target))
