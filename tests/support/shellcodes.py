@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = {
     "access": "faccessat AT_FDCWD", "chmod": "fchmodat AT_FDCWD", "chown": "fchownat AT_FDCWD", "dup2": "dup3",
-    "fork": "clone SIGCHLD", "mkdir": "mkdirat AT_FDCWD", "open": "openat AT_FDCWD", "unlink": "unlinkat AT_FDCWD",
+    "fork": "clone CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|SIGCHLD", "mkdir": "mkdirat AT_FDCWD",
+    "open": "openat AT_FDCWD", "unlink": "unlinkat AT_FDCWD",
 }  # fmt: skip
-"""What a machine without these calls has instead, with its first arguments."""
+"""What C libraries call on a machine without these calls, with the first arguments."""
 
 
 def _here(call: str) -> Event:
