@@ -6,11 +6,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.carrying.comments import with_comments
 from callfence.carrying.text import as_lines, as_object, gap_lines, gap_object
 from callfence.policygen.equivalents.carry import carry
 from callfence.policygen.equivalents.compare import gaps, pairs
 from callfence.policygen.sets.algebra import TooComplexError
+from callfence.shared.carried import with_comments
 from callfence.shared.files import locked, put
 from callfence.shared.inputs import content, document, print_lines, run_command
 from callfence.shared.options import Parser, architecture

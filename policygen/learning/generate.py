@@ -180,8 +180,9 @@ def _with_granted(
 def _start(old: Policy, placed: Placed, options: Options, arm: Arm | None) -> Policy:
     """Return the policy that the observations are compared with: the old policy with the floor and the settings of the
     options.
-    """
-    start = _with_floor(old, [arch for arch, _ in placed] or [NATIVE], arm or old.arm)
+
+    Without observations no architecture is added to those that the old policy has."""
+    start = _with_floor(old, [arch for arch, _ in placed] or [next(iter(old.entries), NATIVE)], arm or old.arm)
     return replace(start, default=options.default or old.default)
 
 

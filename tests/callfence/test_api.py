@@ -7,10 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from calls import native
+
+from callfence.tracer.abi import NATIVE, table
 
 CALLS = "brk close exit exit_group fstat futex ioctl lseek madvise mmap munmap read rt_sigaction rt_sigprocmask write"
 INTERPRETER = "".join(f"{call}: 1\n" for call in CALLS.split(" "))
 """What Python itself needs until its end."""
+MKDIR, RMDIR = native("mkdir"), native("rmdir")
 
 
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -32,9 +36,11 @@ def test_the_default_kills() -> None:
 
 
 def test_names_and_numbers() -> None:
-    """39 is getpid; write is allowed to standard output alone."""
+    """Of getpid and exit_group, the numbers; write is allowed to standard output alone."""
+    getpid, exit_group = (table(NATIVE).by_name[name].number for name in ("getpid", "exit_group"))
     done = run(
-        "callfence.apply({39: 'errno EACCES', 'sys_write': 'fd == 1', 231: True, 'exit': 1, 'mkdir': 'kill', 'rt_sigaction': 1,"
+        f"callfence.apply({{{getpid}: 'errno EACCES', 'sys_write': 'fd == 1', {exit_group}: 1, 'exit': 1, '{MKDIR}': 'kill',"
+        " 'rt_sigaction': 1,"
         " 'munmap': 1, 'futex': 1, 'brk': 1, 'mmap': 1})\nos.write(1, b'a')\nos.write(2, b'b')"
     )
     assert (done.stdout, done.stderr, done.returncode) == ("a", "", -signal.SIGSYS)
@@ -42,8 +48,8 @@ def test_names_and_numbers() -> None:
 
 def test_each_further_call_reduces() -> None:
     done = run(
-        "callfence.apply('default allow\\nunknown allow\\nmkdir: errno EPERM')\n"
-        "callfence.apply('default allow\\nunknown allow\\nmkdir: allow\\nrmdir: errno EBUSY')\n"
+        f"callfence.apply('default allow\\nunknown allow\\n{MKDIR}: errno EPERM')\n"
+        f"callfence.apply('default allow\\nunknown allow\\n{MKDIR}: allow\\n{RMDIR}: errno EBUSY')\n"
         "for call in os.mkdir, os.rmdir:\n    try: call('/x')\n    except OSError as e: print(e.errno)"
     )
     assert (done.stdout, done.returncode) == ("1\n16\n", 0), done.stderr
@@ -54,14 +60,15 @@ def test_every_thread_is_confined() -> None:
         "go = threading.Event(); seen = []\n"
         "def other():\n    go.wait()\n    try: os.mkdir('/x')\n    except OSError as e: seen.append(e.errno)\n"
         "t = threading.Thread(target=other); t.start()\n"
-        "callfence.apply('default allow\\nunknown allow\\nmkdir: errno EBUSY'); go.set(); t.join(); print(seen)"
+        f"callfence.apply('default allow\\nunknown allow\\n{MKDIR}: errno EBUSY'); go.set(); t.join(); print(seen)"
     )
     assert (done.stdout, done.returncode) == ("[16]\n", 0), done.stderr
 
 
 def test_on_exec_confines_what_is_executed() -> None:
+    lines = "".join(f"{call}: errno EBUSY\\n" for call in sorted({MKDIR, "mkdirat"}))
     done = run(
-        "callfence.apply('default allow\\nmkdir: errno EBUSY\\nmkdirat: errno EBUSY\\nexecve: kill', when='on_exec')\n"
+        f"callfence.apply('default allow\\n{lines}execve: kill', when='on_exec')\n"
         "os.mkdir(sys.argv[1] + 'a'); os.rmdir(sys.argv[1] + 'a')\n"
         "os.execvp('mkdir', ['mkdir', sys.argv[1]])",
         "/tmp/callfence-test-api",
@@ -72,7 +79,7 @@ def test_on_exec_confines_what_is_executed() -> None:
 
 def test_on_exec_leaves_no_child_and_keeps_the_pid() -> None:
     done = run(
-        "callfence.apply('default allow\\nunknown allow\\nmkdir: errno EBUSY', when='on_exec')\n"
+        f"callfence.apply('default allow\\nunknown allow\\n{MKDIR}: errno EBUSY', when='on_exec')\n"
         "print(os.getpid(), flush=True)\n"
         "os.execvp('sh', ['sh', '-c', 'echo $$; grep Seccomp_filters /proc/$$/status; cat /proc/$$/task/$$/children'])"
     )
@@ -82,6 +89,7 @@ def test_on_exec_leaves_no_child_and_keeps_the_pid() -> None:
     assert len("".join(children).split()) <= 1  # cat itself
 
 
+A_THREAD = "threading.Thread(target=threading.Event().wait, daemon=True).start()"
 STARTS = ["os.fork()", "import subprocess; subprocess.run(['true'])", "threading.Thread(target=print).start()"]
 
 
@@ -99,7 +107,7 @@ def test_nothing_gets_away_before_the_execve(start: str) -> None:
         ("callfence.apply({'read': 'fd == 1', 'nosuch': 1})", "nosuch"),
         ("callfence.apply({'read': 'allow\\nwrite: allow'})", "an entry is one line"),
         ("callfence.apply('read: 1', when='later')", "when must be 'now' or 'on_exec'"),
-        ("threading.Timer(1, print).start(); callfence.apply('', when='on_exec')", "2 threads"),
+        (f"{A_THREAD}; callfence.apply('', when='on_exec')", "2 threads"),
         ("callfence.apply('', when='on_exec'); callfence.apply('', when='on_exec')", "already traced by pid"),
     ],
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import native
 
 if TYPE_CHECKING:
     import subprocess
@@ -97,7 +98,7 @@ def test_threads_that_run_already_are_confined(learned: Learned) -> None:
     ran = learned.run(
         "-c",
         "import os, threading, callfence\n"
-        "open('busy.policy', 'w').write('default allow\\nunknown allow\\nmkdir: errno EBUSY')\n"
+        f"open('busy.policy', 'w').write('default allow\\nunknown allow\\n{native('mkdir')}: errno EBUSY')\n"
         "go = threading.Event(); seen = []\n"
         "def other():\n    go.wait()\n    try: os.mkdir('/x')\n    except OSError as e: seen.append(e.errno)\n"
         "t = threading.Thread(target=other); t.start()\n"
@@ -112,7 +113,7 @@ def test_a_thread_with_a_filter_of_its_own(learned: Learned) -> None:
         "-c",
         "import os, threading, callfence\n"
         "from callfence.enforcer import kernel\n"
-        "open('busy.policy', 'w').write('default allow\\nunknown allow\\nmkdir: errno EBUSY')\n"
+        f"open('busy.policy', 'w').write('default allow\\nunknown allow\\n{native('mkdir')}: errno EBUSY')\n"
         "ready = threading.Event(); go = threading.Event()\n"
         "def other():\n    kernel.set_no_new_privs()\n    kernel.install(bytes.fromhex('060000000000ff7f'), 0)\n"
         "    ready.set()\n    go.wait()\n"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from callfence.tracer.abi import NATIVE, table
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,12 +31,13 @@ def run(folder: Path, program: str, *options: str) -> subprocess.CompletedProces
 
 def test_a_filter_that_may_not_be_installed_changes_nothing(tmp_path: Path) -> None:
     """A filter that is in force answers seccomp(2) with EPERM; Landlock would still let itself be entered."""
+    seccomp = table(NATIVE).by_name["seccomp"].number
     done = run(
         tmp_path,
         f"{ANSWERS_SECCOMP}\n"
         "import callfence\n"
         "kernel.set_no_new_privs()\n"
-        "kernel.install(of((0x20, 0, 0, 0), (0x15, 0, 1, 317), (6, 0, 0, 0x50001), (6, 0, 0, 0x7fff0000)), 0)\n"
+        f"kernel.install(of((0x20, 0, 0, 0), (0x15, 0, 1, {seccomp}), (6, 0, 0, 0x50001), (6, 0, 0, 0x7fff0000)), 0)\n"
         "try: callfence.confine('a.policy')\nexcept Exception as error: print(error)\n"
         "print(open('secret').read(), end='')",
     )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 TIMEOUT = 60
+LOADER = {"x86_64": "ld-linux-x86-64.so.2", "aarch64": "ld-linux-aarch64.so.1"}[os.uname().machine]
 SKIPPED = ("/usr/share/doc", "/usr/share/man", "/usr/share/locale", "/usr/share/info", "/etc")
 FOLDERS = ("usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "proc", "sys", "dev", "tmp", "run", "out", "callfence")
 # runtimes take no mixture of cgroup v1 and v2; the mount is gone with the namespace
@@ -127,7 +128,7 @@ def tool(containers: Containers) -> tuple[Path, tuple[str, ...]]:
     """callfence to be mounted, and the words before its command there."""
     folder = containers.folder / "tool"
     subprocess.run([sys.executable, ROOT / "samples" / "containers" / "make_tool.py", folder], check=True, timeout=TIMEOUT)
-    loader = ("/callfence/lib/ld-linux-x86-64.so.2", "--library-path", "/callfence/lib")
+    loader = (f"/callfence/lib/{LOADER}", "--library-path", "/callfence/lib")
     return folder, (*loader, "/callfence/bin/python3", "-I", "/callfence/callfence.py")
 
 

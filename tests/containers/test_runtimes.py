@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import for_this_machine
 
 from callfence.policygen.comparing.compare import compare
 from callfence.policygen.formats import FormatOptions
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from conftest import Containers
 
 STARTING = "brk arch_prctl set_tid_address set_robust_list rseq prlimit64 readlinkat getrandom mprotect fstat newfstatat"
-POLICY = f"""\
+POLICY = for_this_machine(f"""\
 default errno EACCES
 {"".join(f"{name}: allow{chr(10)}" for name in STARTING.split())}
 write: fd == 1
@@ -31,11 +32,11 @@ exit_group: allow
 pause: allow
 getppid: allow
 socket: family == AF_UNIX
-alarm: seconds <= 5
+setfsuid: uid <= 5
 lseek: offset < 0
 getpriority: which != 2
 setpriority: errno ESRCH
-"""
+""")
 PRINTED = b"""\
 by name ok
 by argument ok

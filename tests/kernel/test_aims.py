@@ -6,8 +6,11 @@ import json
 import os
 
 import pytest
+from calls import number_of
 
-KILL, TGKILL, TKILL, GETPGID = 62, 234, 200, 121
+from callfence.tracer.abi import NATIVE
+
+KILL, TGKILL, TKILL, GETPGID = map(number_of, ("kill", "tgkill", "tkill", "getpgid"))
 PIDS = {KILL: 1, TGKILL: 2, TKILL: 1, GETPGID: 1}
 """How many of a call's first arguments are pids, which differ from run to run."""
 ROUNDS = 600
@@ -58,13 +61,13 @@ def test_it_is_known_whom_a_program_signalled(program, learn, whom):
 @pytest.mark.parametrize("number", [KILL, TGKILL, TKILL])
 def test_signals_to_the_same_processes_do_not_stop(program, learn, number):
     calls = learn(program("aims"), "nobody", options=("-q", "--fresh", "--late-after=100")).calls()
-    assert calls[0xC000003E, number] < 100
+    assert calls[NATIVE.audit, number] < 100
 
 
 def test_a_signal_to_a_process_that_is_newer_than_the_filter_stops(program, learn):
     """Its own number was not known; the other six children get their last signal without a stop."""
     counts = [
-        learn(program("aims"), whom, options=("-q", "--fresh", "--late-after=100")).calls()[0xC000003E, KILL]
+        learn(program("aims"), whom, options=("-q", "--fresh", "--late-after=100")).calls()[NATIVE.audit, KILL]
         for whom in ("nobody", "a_new_child")
     ]
     assert counts[1] == counts[0] + 1

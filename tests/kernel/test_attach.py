@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from calls import number_of
 
 from callfence.policygen.recording import recording_file
 
 LEARN = (sys.executable, "-m", "callfence", "learn", "-q")
-GETPPID = 110
+GETPPID = number_of("getppid")
 
 
 def status(pid, task=None):
@@ -106,7 +107,7 @@ def test_learn_follows_until_the_process_ends(running, attach, tmp_path):
     learner = attach(running)
     ends_well(running)
     assert learner.wait(10) == 0, learner.stderr.read()
-    assert {GETPPID, 231} <= recorded(tmp_path)  # exit_group
+    assert {GETPPID, number_of("exit_group")} <= recorded(tmp_path)
 
 
 def test_the_recording_tells_what_the_process_executes(attach, tmp_path):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import number_of
 
 from callfence.learning.progress import PLAIN_REFRESH, plain_lines
 from callfence.policygen.language.document import parse_file
@@ -39,7 +40,7 @@ if not child:
 os.kill(child, 9)
 os.wait()
 """
-MKDIR = 83
+MKDIR = number_of("mkdir")
 
 
 @pytest.fixture

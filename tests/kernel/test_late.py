@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 
 import pytest
+from calls import number_of
 from needed import require
 
 CHECKS = (
@@ -20,7 +21,9 @@ AFTER = [(), ("--late-after", "0"), ("--late-after", "1"), ("--late-after", "10"
 """After how many calls each process gets its filter; when it is worth it."""
 
 
-FUTEX, GETPPID, GETPRIORITY, READLINK, SCHED_YIELD = 202, 110, 140, 89, 24
+FUTEX, GETPPID, GETPRIORITY, READLINK, SCHED_YIELD = map(
+    number_of, ("futex", "getppid", "getpriority", "readlink", "sched_yield")
+)
 BY_CHANCE = (FUTEX, SCHED_YIELD)
 """Whether a thread has to wait for another."""
 

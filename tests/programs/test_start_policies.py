@@ -20,7 +20,10 @@ import pytest
 from folders import remove
 from needed import require
 
-from callfence.learning.beginning import FOLDER, names
+from callfence.learning.beginning import FOLDER, begin, carried, names
+from callfence.policygen.language.document import parse, parse_file
+from callfence.policygen.values import replace
+from callfence.tracer.abi import Arch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,7 +76,8 @@ class Place:
 
     @property
     def policies(self) -> Path:
-        return self.folder / "packages/callfence/start_policies" if self.become else FOLDER
+        """As `learn --from` writes them on this machine."""
+        return self.folder / "start"
 
     def run(self, command: str, policy: Path | str, *argv: str, flags: Sequence[str] = (), **options) -> Done:
         """`learn` or `enforce` with a policy, a path or a name."""
@@ -127,6 +131,10 @@ def place(request, commands: Commands) -> Iterator[Place]:
         (folder / "home" / name).write_text("")
     for path in STARTS.iterdir():
         shutil.copy(path, folder / "project")
+    (folder / "start").mkdir()
+    for name in NAMES:
+        begin(name, folder / "start" / f"{name}.policy")
+        (folder / "start" / f"{name}.policy").chmod(0o644)
     if become:
         for path in (folder / "project", folder / "home", folder / "tmp"):
             subprocess.run(["chown", "-R", "65534:65534", path], check=True)
@@ -167,6 +175,18 @@ def test_each_is_canonical_and_explained(commands: Commands, tmp_path: Path) -> 
     for words in (["show", "--check"], ["lint"]):
         done = commands.plain([callfence, *words, *paths], FOLDER.parent.parent.parent, env=environment)
         assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_elsewhere_it_is_the_same_for_that_machine(name: str) -> None:
+    """All that belongs to the whole policy, and the reasons; that the calls are equal is for the tests of `carry`."""
+    start = FOLDER / f"{name}.policy"
+    before, text = parse_file(start).policy, carried(start, Arch.AARCH64)
+    after = parse(text).policy
+    assert [*after.entries] == [Arch.AARCH64] and after.entries[Arch.AARCH64]
+    assert replace(after, entries=before.entries) == before
+    reasons = {line.strip() for line in start.read_text().splitlines() if "# why:" in line}
+    assert reasons <= {line.strip() for line in text.splitlines()}
 
 
 @pytest.mark.parametrize("name", NAMES)

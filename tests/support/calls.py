@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from callfence.policygen import formats
+from callfence.policygen.filter import lift
 from callfence.policygen.language import attach, document, parser
+from callfence.policygen.learning import generate
 from callfence.tracer.abi import COMPAT, NATIVE, Arch, Event, constants, table
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ OTHERWISE = {
     "mkdir": "mkdirat", "rmdir": "unlinkat", "unlink": "unlinkat", "symlink": "symlinkat", "poll": "ppoll", "pause": "ppoll",
     "open": "openat", "epoll_wait": "epoll_pwait", "fork": "clone", "vfork": "clone", "dup2": "dup3", "pipe": "pipe2",
     "readlink": "readlinkat", "access": "faccessat", "stat": "newfstatat", "lstat": "newfstatat", "getdents": "getdents64",
-    "chmod": "fchmodat", "inotify_init": "inotify_init1", "getpgrp": "getpgid", "alarm": "setitimer",
+    "chmod": "fchmodat", "creat": "openat", "inotify_init": "inotify_init1", "getpgrp": "getpgid", "alarm": "setitimer",
 }  # fmt: skip
 """The calls that C libraries make where a machine lacks one of x86_64."""
 
@@ -30,6 +33,11 @@ OTHERWISE = {
 def native(name: str) -> str:
     """The name of a call on this machine."""
     return name if name in table(NATIVE).by_name else OTHERWISE.get(name, name)
+
+
+def number_of(name: str) -> int:
+    """The number of a call on this machine, or of the one that C libraries make here instead."""
+    return table(NATIVE).by_name[native(name)].number
 
 
 def for_this_machine(text: str) -> str:
@@ -104,13 +112,11 @@ def allowing_all(*lines: str, compat: bool = False) -> str:
 
 @contextmanager
 def x86_64() -> Iterator[None]:
-    """Within, a text without an `arch` line is of x86_64."""
-    native = parser.NATIVE
-    parser.NATIVE = attach.NATIVE = Arch.X86_64
-    try:
+    """Within, to what reads policies and filters, and makes policies of observations, this machine is one of x86_64."""
+    with ExitStack() as patched:
+        for module in (parser, attach, lift, generate):
+            patched.enter_context(patch.object(module, "NATIVE", Arch.X86_64))
         yield
-    finally:
-        parser.NATIVE = attach.NATIVE = native
 
 
 def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] | None = None) -> Document:

@@ -1,4 +1,6 @@
-"""The system calls that public shellcodes make, by what they want: each is a sequence, stopped when one call of it is."""
+"""The system calls that public shellcodes make, by what they want: each is a sequence, stopped when one call of it is.
+
+They are written as on x86_64, and made as this machine has them."""
 
 from __future__ import annotations
 
@@ -8,15 +10,33 @@ from calls import event, parse
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.files.algebra import united
+from callfence.tracer.abi import COMPAT, NATIVE, table
 
 if TYPE_CHECKING:
     from callfence.policygen.model import Policy
+    from callfence.tracer.abi import Event
+
+
+_ELSEWHERE = {
+    "access": "faccessat AT_FDCWD", "chmod": "fchmodat AT_FDCWD", "chown": "fchownat AT_FDCWD", "dup2": "dup3",
+    "fork": "clone CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|SIGCHLD", "mkdir": "mkdirat AT_FDCWD",
+    "open": "openat AT_FDCWD", "unlink": "unlinkat AT_FDCWD",
+}  # fmt: skip
+"""What C libraries call on a machine without these calls, with the first arguments."""
+
+
+def _here(call: str) -> Event:
+    """The call as a program makes it on this machine; `i386` is its 32-bit architecture."""
+    name, _, arguments = call.partition(" ")
+    if name == "i386":
+        return event(arguments, arch=COMPAT)
+    return event(call if name in table(NATIVE).by_name else f"{_ELSEWHERE[name]} {arguments}", arch=NATIVE)
 
 
 class Shellcode(NamedTuple):
     name: str
     calls: tuple[str, ...]
-    """In order, as `calls.event` reads them; pointers are 0, descriptors what they would be."""
+    """In order, as `calls.event` reads them on x86_64; pointers are 0, descriptors what they would be."""
     only_reads_or_writes: bool = False
     """It opens files as programs do that read or write files anyway, and does nothing else: a filter sees no names."""
     files: str = ""
@@ -24,7 +44,7 @@ class Shellcode(NamedTuple):
 
     def is_stopped(self, policy: Policy) -> bool:
         """Whether a policy without phases denies one of its calls, or a file that it needs."""
-        if any(not evaluate(policy, event(call)).allows for call in self.calls):
+        if any(not evaluate(policy, _here(call)).allows for call in self.calls):
             return True
         lines = [self.files, "path /bin/sh: read, execute" if _SHELL in self.calls else ""]
         needed = [parse(line).policy.files for line in lines if line]

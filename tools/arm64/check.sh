@@ -30,7 +30,9 @@ all)
         tests/kernel/test_checks.py tests/enforcer/arming tests/enforcer/test_combinations.py tests/enforcer/test_shield.py \
         tests/enforcer/test_violations.py tests/enforcer/hosts/test_enforcing.py tests/enforcer/spawning/test_confining.py \
         tests/enforcer/attacks/test_filters.py tests/enforcer/attacks/test_hosts.py tests/enforcer/attacks/test_listener.py \
-        tests/programs/test_attacks.py -k "$slow"
+        tests/programs/test_attacks.py tests/programs/test_files.py tests/programs/test_samples.py \
+        tests/callfence/test_api.py tests/callfence/test_confine.py tests/callfence/test_confine_files.py \
+        -k "$slow and not what_one_call_needs and not ten_fresh_learns"
     ;;
 *)
     sed -n '2,3s/^# //p' "$0" >&2

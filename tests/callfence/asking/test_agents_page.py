@@ -6,14 +6,16 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callfence.tracer.abi import NATIVE
+
 if TYPE_CHECKING:
     import pytest
 
     from callfence.asking.session import Denial
 
 PAGE = Path(__file__).parents[3] / "docs" / "agents.md"
-POLICY = """callfence 1
-arch x86_64
+POLICY = f"""callfence 1
+arch {NATIVE}
 table 6.18
 default errno EACCES
 unknown errno ENOSYS

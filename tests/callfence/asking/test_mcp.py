@@ -9,19 +9,21 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from calls import for_this_machine
 from mcp.client.session import ClientSession
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.types import ElicitResult
 
 from callfence.asking.session import Session
+from callfence.tracer.abi import NATIVE
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-POLICY = """callfence 1
-arch x86_64
+POLICY = f"""callfence 1
+arch {NATIVE}
 table 6.18
 default errno EACCES
 unknown errno ENOSYS
@@ -149,7 +151,7 @@ def test_a_policy_that_cannot_be_read(tmp_path: Path) -> None:
 def test_no_command_changes_the_policy_of_the_next_one(tmp_path: Path) -> None:
     """Not by its file, nor by the open one."""
     policy = tmp_path / "it.policy"
-    policy.write_text("default allow\nmkdir: errno EPERM\n")
+    policy.write_text(for_this_machine("default allow\nmkdir: errno EPERM\n"))
     is_policy = "case $(readlink $file) in *memfd:policy*) echo default allow > $file;; esac"
     replace = f"for file in /proc/{os.getpid()}/fd/*; do {is_policy}; done"
     with Session(policy) as session:

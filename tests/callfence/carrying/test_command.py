@@ -143,5 +143,5 @@ def test_mistakes(tmp_path: Path, words: list[str], error: str) -> None:
 
 
 def test_a_default_that_allows(tmp_path: Path) -> None:
-    text = "default allow\niopl: kill\n"
+    text = "arch x86_64\ndefault allow\niopl: kill\n"
     assert "make its default deny" in callfence(tmp_path, "carry", "app.policy", "--to", "aarch64", text=text)[2]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
-POLICY = "implied 1\nexecve: allow\nexit_group: allow\nunlink: deny\n"
+POLICY = "arch x86_64\nimplied 1\nexecve: allow\nexit_group: allow\nunlink: deny\n"
 
 
 def violation(name: str, *arguments: int, policy: str = "app.policy", **other: Any) -> str:

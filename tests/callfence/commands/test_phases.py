@@ -13,7 +13,7 @@ from terminal import Terminal
 if TYPE_CHECKING:
     from pathlib import Path
 
-TEXT = "phase serving after epoll_wait\nepoll_wait: allow\nbind: allow until serving\nread: allow\n"
+TEXT = "arch x86_64\nphase serving after epoll_wait\nepoll_wait: allow\nbind: allow until serving\nread: allow\n"
 
 
 def callfence(folder: Path, *words: str) -> tuple[int, str, str]:
@@ -79,7 +79,7 @@ def test_diff_says_in_which_phase(tmp_path: Path) -> None:
     ids=["something ends", "nothing ends"],
 )
 def test_a_merged_policy_lacks_no_phase_in_silence(tmp_path: Path, other: str, rest: str, phase: bool) -> None:
-    (tmp_path / "other.policy").write_text(other)
+    (tmp_path / "other.policy").write_text(f"arch x86_64\n{other}")
     status, _, said = callfence(tmp_path, "merge", "-o", "all.policy", "app.policy", "other.policy")
     line = "callfence merge: other.policy without phase serving: what is allowed there stays allowed in it"
     assert (status, said.startswith(line + rest)) == (0, True), said

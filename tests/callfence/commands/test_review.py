@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from callfence.policygen.language.document import parse_file
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import COMPAT, NATIVE, table
 from tests.formats.outputs import check_output
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ def test_what_is_refused_stays_refused(tmp_path: Path) -> None:
     assert "clone3: errno ENOSYS" in done.stderr and "--force" in done.stderr
     assert state(tmp_path) == before
     assert run(tmp_path, "allow", "--force", "a.policy", "clone3: allow").returncode == 0
-    entries = parse_file(tmp_path / "a.policy").policy.entries[Arch.X86_64]
-    assert entries[table(Arch.X86_64).by_name["clone3"].number].action.kind == "allow"
+    entries = parse_file(tmp_path / "a.policy").policy.entries[NATIVE]
+    assert entries[table(NATIVE).by_name["clone3"].number].action.kind == "allow"
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_lines_that_do_not_just_allow(tmp_path: Path, line: str) -> None:
 
 def test_a_line_of_another_architecture_opens_its_section(tmp_path: Path) -> None:
     (tmp_path / "a.policy").write_text("close: allow\n")
-    assert run(tmp_path, "allow", "a.policy", "arch i386\nread: fd == 0").returncode == 0
-    assert list(parse_file(tmp_path / "a.policy").policy.entries) == [Arch.X86_64, Arch.I386]
+    assert run(tmp_path, "allow", "a.policy", f"arch {COMPAT}\nread: fd == 0").returncode == 0
+    assert list(parse_file(tmp_path / "a.policy").policy.entries) == [NATIVE, COMPAT]
 
 
 def test_lint_formats_and_status(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from calls import for_this_machine
 
 from callfence.enforcing import cache
 from callfence.enforcing.filters import VARIANTS
@@ -29,7 +30,7 @@ class Work:
     def __init__(self, folder: Path, packages: Path = ROOT) -> None:
         self.folder = folder
         self.policy = folder / "mkdir.policy"
-        self.policy.write_text("default allow\nmkdir: errno EPERM\n")
+        self.policy.write_text(for_this_machine("default allow\nmkdir: errno EPERM\n"))
         cleared = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self.environment = cleared | {"XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": str(packages)}
 

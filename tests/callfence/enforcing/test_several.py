@@ -9,8 +9,9 @@ from itertools import permutations
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import native
 
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import NATIVE, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("options", [(), ("--quiet-kernel",)])
 @pytest.mark.parametrize("order", permutations(["errno", "kill", "allow"]), ids="-".join)
 def test_the_strictest_action_wins(tmp_path: Path, order: tuple[str, ...], options: tuple[str, ...]) -> None:
-    without = ("mkdir", "seccomp", "prctl")
-    others = "".join(f"{call.name}: allow\n" for call in table(Arch.X86_64).by_number.values() if call.name not in without)
-    texts = {"errno": "default allow\nmkdir: errno EPERM\n", "kill": f"default kill\n{others}", "allow": "default allow\n"}
+    without = (native("mkdir"), "seccomp", "prctl")
+    others = "".join(f"{call.name}: allow\n" for call in table(NATIVE).by_number.values() if call.name not in without)
+    errno = f"default allow\n{native('mkdir')}: errno EPERM\n"
+    texts = {"errno": errno, "kill": f"default kill\n{others}", "allow": "default allow\n"}
     for name, text in texts.items():
         (tmp_path / f"{name}.policy").write_text(text)
     policies = [word for name in order for word in ("-p", f"{name}.policy")]

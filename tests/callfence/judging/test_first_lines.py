@@ -7,10 +7,10 @@ import json
 import re
 
 import pytest
+from calls import parse
 
 from callfence.judging import formats
 from callfence.judging.differences import as_text
-from callfence.policygen.language.document import parse
 from callfence.policygen.review.judgement import judge
 from callfence.report.content import gather
 from callfence.report.page import page

@@ -63,7 +63,7 @@ CHANGES: dict[str, tuple[dict[str, str], str, str]] = {
 
 
 def text(entries: dict[str, str]) -> str:
-    return "".join(f"{name}: {body}\n" for name, body in entries.items())
+    return "arch x86_64\n" + "".join(f"{name}: {body}\n" for name, body in entries.items())
 
 
 def diff(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -174,17 +174,17 @@ def test_between_revisions(tmp_path: Path) -> None:
     folder = tmp_path / "policies"
     folder.mkdir()
     git("init", "-q")
-    for body in ("read: allow\n", "read: allow\nmkdir: allow\n"):
+    for body in ("read: allow\n", "read: allow\nmkdirat: allow\n"):
         (folder / "part.policy").write_text(body)
         (folder / "a.policy").write_text("include part.policy\nclose: allow\n")
         git("add", "-A")
         git("commit", "-q", "-m", "x")
     (folder / "part.policy").write_text("read: allow\n")
     (folder / "a.policy").write_text("include part.policy\nclose: allow\nptrace: allow\n")
-    assert "+ mkdir: allow" in diff(folder, "--git", "HEAD~1..HEAD", "a.policy").stdout
-    assert "+ mkdir: allow" in diff(tmp_path, "--git", "HEAD~1..HEAD", "policies/a.policy").stdout
+    assert "+ mkdirat: allow" in diff(folder, "--git", "HEAD~1..HEAD", "a.policy").stdout
+    assert "+ mkdirat: allow" in diff(tmp_path, "--git", "HEAD~1..HEAD", "policies/a.policy").stdout
     now = diff(folder, "--git", "HEAD", "a.policy").stdout
-    assert "incomparable" in now and "+ ptrace: allow" in now and "- mkdir: allow" in now
+    assert "incomparable" in now and "+ ptrace: allow" in now and "- mkdirat: allow" in now
     done = diff(folder, "--git", "nowhere", "a.policy")
     assert (done.returncode, "nowhere is not a revision" in done.stderr) == (2, True)
 
@@ -194,9 +194,9 @@ def test_a_file_that_a_revision_does_not_have(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True, timeout=60)
     identity = ("-c", "user.name=x", "-c", "user.email=x")
     subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"], cwd=tmp_path, check=True, timeout=60)
-    (tmp_path / "a.policy").write_text("mkdir: allow\n")
+    (tmp_path / "a.policy").write_text("mkdirat: allow\n")
     done = diff(tmp_path, "--git", "HEAD", "a.policy")
-    assert (done.returncode, "+ mkdir: allow" in done.stdout) == (0, True)
+    assert (done.returncode, "+ mkdirat: allow" in done.stdout) == (0, True)
 
 
 EVERYTHING = {arch: "".join(f"{name}: allow\n" for name in table(arch).by_name) for arch in Arch}
@@ -231,7 +231,7 @@ def test_conditions_are_told_while_there_is_room(tmp_path: Path) -> None:
     assert lines[-1] == "--full shows each difference with its rules and an example"
 
 
-REVERSE = "implied 1\nexecve: allow\nsocket: family == AF_INET && type == SOCK_STREAM && protocol == 0\n"
+REVERSE = "arch x86_64\nimplied 1\nexecve: allow\nsocket: family == AF_INET && type == SOCK_STREAM && protocol == 0\n"
 
 
 def first_lines(folder: Path, old: str, new: str) -> dict[str, str]:
@@ -282,9 +282,9 @@ def test_settings_stand_first(old: str, new: str, level: str, said: str, tmp_pat
 def test_what_an_implied_set_adds_takes_one_line(tmp_path: Path) -> None:
     body = "openat: flags == O_RDONLY\nexit_group: allow\n"
     (tmp_path / "old.policy").write_text(body)
-    (tmp_path / "new.policy").write_text(f"implied 1\n{body}mkdir: allow\n")
+    (tmp_path / "new.policy").write_text(f"implied 1\n{body}mkdirat: allow\n")
     lines = diff(tmp_path, "old.policy", "new.policy").stdout.splitlines()
-    assert "+ mkdir: allow" in [line.strip() for line in lines]
+    assert "+ mkdirat: allow" in [line.strip() for line in lines]
     assert len(lines) <= 7
     assert len(diff(tmp_path, "--full", "old.policy", "new.policy").stdout.splitlines()) > 100
 

@@ -7,12 +7,14 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import native
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 CHANGED = "it.policy was changed while the program ran"
-NEW = "rmdir made; echo 'rmdir: allow' >> it.policy"
+RMDIR = native("rmdir")
+NEW = f"rmdir made; echo '{RMDIR}: allow' >> it.policy"
 """A program that does something new, and allows it to itself."""
 
 
@@ -26,15 +28,15 @@ def test_check_compares_with_the_policy_before_the_run(tmp_path: Path) -> None:
     done = learn(tmp_path, "--check", "sh", "-c", NEW)
     assert done.returncode == 1
     assert CHANGED in done.stderr
-    assert "+ rmdir: allow" in done.stderr
+    assert f"+ {RMDIR}: " in done.stderr
 
 
 def test_new_is_what_the_policy_before_the_run_did_not_have(tmp_path: Path) -> None:
     learn(tmp_path, "-q", "sh", "-c", "echo '# seen' >> seen; true; ls -d . >> seen")
     done = learn(tmp_path, "sh", "-c", NEW)
     assert CHANGED in done.stderr
-    assert "+ rmdir: allow" in done.stderr
-    assert "rmdir: allow" in (tmp_path / "it.policy").read_text()
+    assert f"+ {RMDIR}: " in done.stderr
+    assert f"{RMDIR}: allow" in (tmp_path / "it.policy").read_text()
 
 
 @pytest.mark.parametrize("options", [("-q",), ("-q", "--check")])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from calls import native
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,7 @@ def is_running(app: Path) -> bool:
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("what", "brings"),
-    [("hang", "pause"), ("spin", "getppid"), ("daemon", "setsid"), ("leaves", "creat")],
+    [("hang", native("pause")), ("spin", "getppid"), ("daemon", "setsid"), ("leaves", native("creat"))],
 )
 def test_what_a_program_does_when_a_call_fails_is_learned(tmp_path: Path, app: Path, what: str, brings: str) -> None:
     done = learn(tmp_path, *FAULTS, "./app", what)
@@ -78,7 +79,7 @@ def test_a_scratch_folder_keeps_the_current_one_as_it_is(tmp_path: Path, app: Pa
     temporary.mkdir()
     done = learn(tmp_path, *FAULTS, "--scratch", "./app", "leaves", env=os.environ | {"TMPDIR": str(temporary)})
     assert done.returncode == 0, done.stderr
-    assert "creat" in policy(tmp_path)
+    assert native("creat") in policy(tmp_path)
     assert not (tmp_path / "left").exists()
     assert {row["executable"] for row in observations(tmp_path)} == {str(app)}
     assert 'pathname="./left"' in evidence(tmp_path)
@@ -104,7 +105,7 @@ def test_where_no_overlay_is_permitted_each_run_gets_a_copy(
     command = [sys.executable, "-c", code, "--exact", "-o", "it.policy", *FAULTS, "--scratch", "./app", "leaves"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0 and "each in a copy of the current folder" in done.stderr
-    assert "creat" in policy(tmp_path) and not (tmp_path / "left").exists()
+    assert native("creat") in policy(tmp_path) and not (tmp_path / "left").exists()
     assert {row["executable"] for row in observations(tmp_path)} == {str(app)}
     assert 'pathname="./left"' in evidence(tmp_path)
 

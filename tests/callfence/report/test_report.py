@@ -153,12 +153,12 @@ def test_a_real_policy_in_a_browser(learned: Path, tmp_path: Path) -> None:
 
 
 def test_phases(tmp_path: Path) -> None:
-    entries = "bind: allow until serving\nepoll_wait: allow\nopenat: flags == O_RDONLY || flags == O_RDWR until serving\n"
-    (tmp_path / "it.policy").write_text(f"phase serving after epoll_wait\n{entries}")
+    entries = "bind: allow until serving\nepoll_pwait: allow\nopenat: flags == O_RDONLY || flags == O_RDWR until serving\n"
+    (tmp_path / "it.policy").write_text(f"phase serving after epoll_pwait\n{entries}")
     page = Page(run(tmp_path, "report", "it.policy").stdout)
     said = " ".join(page.said)
-    assert said.partition("Calls allowed")[2].split()[:5] == ["start", "3", "serving", "epoll_wait", "2"]
-    gone = said.partition("Gone in serving, after epoll_wait")[2].partition("No dangerous call stays")[0]
+    assert said.partition("Calls allowed")[2].split()[:5] == ["start", "3", "serving", "epoll_pwait", "2"]
+    gone = said.partition("Gone in serving, after epoll_pwait")[2].partition("No dangerous call stays")[0]
     assert "bind: allow" in gone and "openat: flags == O_RDWR" in gone and "O_RDONLY" not in gone
     assert "No recorded run was followed through its phases." in gone
     assert page.headings[:1] == [1] and "phases" in page.ids

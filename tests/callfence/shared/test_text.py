@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from calls import parse
 from hypothesis import example, given, strategies as st
 from markdown_it import MarkdownIt
 
 from callfence.judging.formats import as_markdown
 from callfence.judging.sites import behind_lines
 from callfence.policygen.errors import PolicyError
-from callfence.policygen.language.document import parse
 from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.policygen.review.judgement import judge
 from callfence.shared.text import cell, code, printable

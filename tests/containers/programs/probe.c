@@ -24,12 +24,12 @@ int main(int argc, char **argv)
 	if (argc > 1 && !strcmp(argv[1], "kill"))
 		try("not reached", SYS_getpgid, 0, 0, 0);
 	try("in order", SYS_lseek, 0, -5, 99);
-	try("by range", SYS_alarm, 5, 0, 0);
+	try("by range", SYS_setfsuid, 5, 0, 0);
 	if (argc > 1 && !strcmp(argv[1], "wait"))
 		pause();
 	try("denied by name", SYS_getpgid, 0, 0, 0);
 	try("denied by argument", SYS_socket, AF_INET, SOCK_STREAM, 0);
-	try("denied by range", SYS_alarm, 6, 0, 0);
+	try("denied by range", SYS_setfsuid, 6, 0, 0);
 	try("denied by the kernel", SYS_setpriority, 0, 0, 0);
 	try("allowed by its exception", SYS_getpriority, 0, 0, 0);
 	try("its exception", SYS_getpriority, 2, 0, 0);

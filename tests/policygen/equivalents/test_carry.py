@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from calls import event
+from calls import event, parse
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from strategies import EXAMPLES, conditions, entries, policies
 
@@ -20,7 +20,6 @@ from callfence.policygen.equivalents.effects import allowed
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.filter.compile import compile_policy
 from callfence.policygen.filter.lift import lift
-from callfence.policygen.language.document import parse
 from callfence.policygen.language.naming import format_entry
 from callfence.policygen.language.operands import operands
 from callfence.policygen.model import ENOSYS, KILL, Always, And, Entry, Policy

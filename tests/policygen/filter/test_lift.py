@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import strategies
-from calls import parse
+from calls import parse, x86_64
 from filters import HIGH, IS_7, LOW, dup_filter
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import EXAMPLES
@@ -126,7 +126,8 @@ IP = Instruction(bpf.LD | bpf.ABS, k=8)
     ids=["all is said", "foreign", "thread", "x32", "upper half", "instruction pointer"],
 )
 def test_what_the_language_cannot_express_has_a_remark(program: bytes, remark: str, entry: str) -> None:
-    lifted = lift(program)
+    with x86_64():
+        lifted = lift(program)
     assert [remark in str(one) for one in lifted.remarks] == [True] * bool(remark)
     number = table(X86_64).by_name["dup"].number
     found = lifted.policy.entries[X86_64].get(number)
@@ -134,7 +135,8 @@ def test_what_the_language_cannot_express_has_a_remark(program: bytes, remark: s
 
 
 def test_a_filter_that_allows_everything() -> None:
-    lifted = lift(bpf.encode([Instruction(bpf.RET | bpf.K, k=0x7FFF0000)]))
+    with x86_64():
+        lifted = lift(bpf.encode([Instruction(bpf.RET | bpf.K, k=0x7FFF0000)]))
     assert [str(remark) for remark in lifted.remarks] == [
         "calls of other architectures (allow here), which a policy always kills",
         "x32 calls (allow here), which a policy always kills",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import platform
 import re
 import subprocess
 import sys
@@ -347,7 +346,7 @@ print("clone", pid > 0 and os.waitpid(pid, 0)[1])
 """
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the calls are made by their x86_64 numbers")
+@pytest.mark.only_on("x86_64")  # by whose numbers the calls are made
 def test_the_kernel_reads_as_many_bits_as_the_table_says() -> None:
     """Bits above the width are set in each call: all are ignored but in mprotect's `prot`, which has 64."""
     done = subprocess.run([sys.executable, "-c", KERNEL], capture_output=True, text=True, check=True, timeout=60)

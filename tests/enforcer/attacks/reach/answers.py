@@ -15,7 +15,10 @@ import threading
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
 LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-KILL, TKILL, TGKILL, SETUID, SETGID, SETGROUPS, SETRESUID, OPENAT = 62, 200, 234, 105, 106, 116, 117, 257
+if os.uname().machine == "aarch64":  # this program has none of our modules
+    KILL, TKILL, TGKILL, SETUID, SETGID, SETGROUPS, SETRESUID, OPENAT = 129, 130, 131, 146, 144, 159, 147, 56
+else:
+    KILL, TKILL, TGKILL, SETUID, SETGID, SETGROUPS, SETRESUID, OPENAT = 62, 200, 234, 105, 106, 116, 117, 257
 NULL = os.stat("/dev/null").st_rdev
 ROUNDS = 1000
 PROGRAM = os.getpid()
