@@ -71,7 +71,7 @@ def test_a_failed_call_is_explained_and_the_program_goes_on(place):
 
 def test_the_line_that_is_named_does_allow_the_call(place):
     place.policy(ERRNO)
-    argument = "mprotect,4096,8192,3"
+    argument = "mprotect,65536,131072,3"  # whole pages, of whatever size
     line = shlex.split(place.enforce(place.calls(), argument).stderr.splitlines()[-1])[-1]
     place.policy(ERRNO + line + "\n")
     done = place.enforce(place.calls(), argument)
