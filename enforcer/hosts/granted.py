@@ -55,6 +55,7 @@ def _of(label: str, values: Sequence[int], among: str, otherwise: str) -> list[L
     return [label, (LOAD, ARGUMENTS + 16), *((EQUAL, value, among, "") for value in values), (JUMP, otherwise)]
 
 
+_MAKING = MACHINE.calls("socket", "socketpair")
 _SOCKETS = {
     "socket": Check(
         MACHINE.numbers_by_arch("socket", "socketpair"),
@@ -95,7 +96,7 @@ _MOUNTS = {
 class Hosts:
     """The hosts and unix sockets that all policies of a program grant."""
 
-    __slots__ = ("_unlined", "filter", "has_names", "is_audit", "is_scoped", "names", "policies", "sends", "sockets")
+    __slots__ = ("filter", "has_names", "is_audit", "is_scoped", "names", "policies", "sends", "sockets")
 
     def __init__(
         self,
@@ -116,8 +117,6 @@ class Hosts:
         """Whether nothing is enforced."""
         self.is_scoped = False
         """Whether abstract sockets are confined to the program's own processes (`enforcer.confinement.SCOPES`)."""
-        self._unlined = Filter(guard(ALL_RUN, {"socket": _SOCKETS["socket"]}, (), reports=False))
-        """Fails the calls that make sockets about which there are no lines."""
         self.has_names = any(rules.has_names for _, rules in self.policies)
         self.names = Names([rules for _, rules in self.policies], is_kept=is_kept) if self.has_names else None
         confined = {use for _, rules in self.policies for use in rules.confines}
@@ -151,7 +150,10 @@ class Hosts:
 
     def refused(self, call: Notification | Event) -> int:
         """Return the errno with which a call fails that would make a socket about which there are no lines; 0 for others."""
-        answer = self._unlined.answer(call.arch, call.number, call.ip, call.arguments)
+        if (call.arch, call.number) not in _MAKING:
+            return 0
+        check = Filter(guard(ALL_RUN, {"socket": _SOCKETS["socket"]}, (), reports=False))
+        answer = check.answer(call.arch, call.number, call.ip, call.arguments)
         return answer & linux.SECCOMP_RET_DATA if answer != linux.SECCOMP_RET_ALLOW else 0
 
     def guarded(self, filter_: bytes, *, reports: bool, notifies: bool) -> bytes:
