@@ -13,6 +13,7 @@ import argparse
 import ast
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -137,18 +138,20 @@ def folders(root: Path, path: Path) -> list[list[str]]:
     return [[near], *([[f"--ignore={near}", package]] if near != package else []), rest]
 
 
-def is_noticed(root: Path, path: Path) -> bool:
-    """Whether a test fails, or does not end.  The tests run in a pid namespace, since changed code may signal anything."""
+def noticed_by(root: Path, path: Path) -> str:
+    """The test that fails or does not end, "" if none does.  The tests run in a pid namespace, since changed code may signal
+    anything.  Of the tests that are marked `long` none runs."""
     alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] if os.geteuid() == 0 else []
     for words in folders(root, path):
-        command = [*alone, str(root / ".venv/bin/python"), "-m", "pytest", "-x", "-q", "-n", "2", "--dist", "loadfile", *words]
+        pytest = [str(root / ".venv/bin/python"), "-m", "pytest", "-x", "-q", "-n", "2", "--dist", "loadfile", "-m", "not long"]
         try:
-            done = subprocess.run(command, cwd=root, capture_output=True, timeout=TIMEOUT, check=False)
+            done = subprocess.run([*alone, *pytest, *words], cwd=root, capture_output=True, timeout=TIMEOUT, check=False)
         except subprocess.TimeoutExpired:
-            return True
+            return f"no end within {TIMEOUT} s"
         if done.returncode not in (0, 5):  # 5: there are none
-            return True
-    return False
+            failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout.decode(errors="replace"), re.MULTILINE)
+            return failed[1] if failed else f"pytest ends with {done.returncode}"
+    return ""
 
 
 def main() -> int:
@@ -167,14 +170,14 @@ def main() -> int:
         for mutant in (next(chosen) for _ in range(options.count)):
             kept = (root / mutant.path).read_text()
             (root / mutant.path).write_text(mutant.text)
-            seen = is_noticed(root, mutant.path)
+            test = noticed_by(root, mutant.path)
             (root / mutant.path).write_text(kept)
             shutil.rmtree((root / mutant.path).parent / "__pycache__", ignore_errors=True)
             package = mutant.path.parts[0]
             tried[package] += 1
-            noticed[package] += seen
-            print(f"{'noticed' if seen else 'NOT NOTICED'}: {mutant}", file=sys.stderr, flush=True)
-            rest += [] if seen else [f"- {mutant}"]
+            noticed[package] += bool(test)
+            print(f"{'noticed by ' + test if test else 'NOT NOTICED'}: {mutant}", file=sys.stderr, flush=True)
+            rest += [] if test else [f"- {mutant}"]
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
     table = "\n".join(f"| {package}/ | {tried[package]} | {noticed[package]} |" for package in PACKAGES if tried[package])
     options.page.write_text(
