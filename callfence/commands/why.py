@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 _REPORTED = re.compile(r'(?: at |"site": ")([^\s"]+\+0x[0-9a-f]+)')
 """The call site in a report of `enforce`, or in a line of its log."""
+_HOST = re.compile(r"(?:\[([\w.:]+)\]|([\w.-]+|[\w:.]*:[\w.]*:[\w:.]*))(?::([0-9]+))?")
+"""An address in brackets; or else a name or an address; and a port."""
 
 DESCRIPTION = """\
 Show which calls led to each rule of a policy, or to the rules of one SYSCALL: in which runs, by which programs, from which
@@ -97,6 +99,8 @@ def _why(options: argparse.Namespace) -> int:
         status = _denial(options.policy, document, event)
         _print_place(options)
         return status
+    if not is_line(options.about or ""):
+        _asked(document, options)
     evidence = load_evidence("why", options.policy, document, options.recording)
     if not evidence.file:
         path = recording_path(options.policy)
@@ -121,15 +125,33 @@ def _files(document: Document, recording: Recording, line: str, policy: Path) ->
     return int(not lines)
 
 
-def _rules(document: Document, recording: Recording, options: argparse.Namespace) -> int:
-    """Show the calls behind the rules, and return 1 if there is no rule for the call that was named, else 0.  Raises UserError
-    for a name that is no system call."""
-    policy = document.policy
-    arches = [options.arch] if options.arch else list(policy.entries)
+def _asked(document: Document, options: argparse.Namespace) -> tuple[list[Arch], str]:
+    """Return the architectures and the name of the call that are asked about; "" for all calls.  Raises UserError for a name
+    that is no system call."""
+    arches = [options.arch] if options.arch else list(document.policy.entries)
     name = (options.about or "").removeprefix("sys_")
     if name and not any(name in table(arch).by_name for arch in arches):
-        hint = did_you_mean(name, table(arches[0]).by_name)
+        hint = did_you_mean(name, table(arches[0]).by_name) or _as_object(name, options.policy)
         raise UserError(f"no syscall is named {name}{': ' if hint else ''}{hint}")
+    return arches, name
+
+
+def _as_object(word: str, policy: Path) -> str:
+    """Return how to ask about the file or host that a word names, a host as HOST, HOST:PORT or [ADDRESS]:PORT; "" for another
+    word."""
+    if "/" in word:
+        what, words = "a file", [f"./{word}"]
+    elif (named := _HOST.fullmatch(word)) and (word == "localhost" or {".", ":"} & {*word}):
+        what, words = "a host", [f"tcp connect {named[1] or named[2]}", named[3] or "443"]
+    else:
+        return ""
+    return f"about {what}: {command_line(['callfence', 'why', str(policy), *words])}"
+
+
+def _rules(document: Document, recording: Recording, options: argparse.Namespace) -> int:
+    """Show the calls behind the rules, and return 1 if there is no rule for the call that was named, else 0."""
+    policy = document.policy
+    arches, name = _asked(document, options)
     rules = [
         rule
         for arch in arches

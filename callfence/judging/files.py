@@ -92,6 +92,8 @@ def print_grants(files: Files, policy: str, about: str, word: str) -> int:
         lines, granted = _rights(files, about)
         print(f"{about}: {granted}: granted" if granted else f"{about}: no right is granted")
         print(*(f"  {line}" for line in lines), sep="\n")
+        if not granted:
+            print(f"  what would grant one: callfence why {shlex.quote(policy)} {shlex.quote(about)} read")
         return int(not granted)
     print(f"{written(about, word)}: {'not granted' if wanted else 'granted'}")
     for line in lines:

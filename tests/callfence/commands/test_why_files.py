@@ -43,7 +43,8 @@ def why(folder: Path, *words: str, status: int, stdin: str = "") -> tuple[str, s
         (("./data/in/x",), 0, "./data/in/x: read, write: granted\n  path ./data/in: write\n  path ./data: read\n"),
         (("~/.cache/x", "write"), 0, "~/.cache/x: write: granted\n  path $HOME/.cache: read, write\n"),
         (("./other",), 1, "./other: no right is granted\n"
-            "  no line grants rights to this file or to a folder that contains it\n"),
+            "  no line grants rights to this file or to a folder that contains it\n"
+            "  what would grant one: callfence why app.policy ./other read\n"),
         (("tcp connect", "443"), 0, "tcp connect: 443: granted\n  tcp connect: 443\n"),
         (("tcp connect", "80"), 1, "tcp connect: 80: not granted\n  tcp connect: 443\n"
             "  to grant it: callfence allow app.policy 'tcp connect: 80'\n"),
@@ -92,6 +93,10 @@ def test_a_policy_without_lines_grants_all(folder: Path) -> None:
         (("data/x", "read"), "data/x: unknown; give a path, which begins with /, ./ or ~, or a line such as `tcp"),
         (("./data", "raed"), "no right is named raed: did you mean read"),
         (("tcp connect", "x"), "x is not a port; give a number from 0 to 65535"),
+        (("data/x",), "no syscall is named data/x: about a file: callfence why app.policy ./data/x\n"),
+        (("a.org",), "no syscall is named a.org: about a host: callfence why app.policy 'tcp connect a.org' 443\n"),
+        (("10.0.0.1:8",), "no syscall is named 10.0.0.1:8: about a host: callfence why app.policy 'tcp connect 10.0.0.1' 8\n"),
+        (("[::1]:8",), "no syscall is named [::1]:8: about a host: callfence why app.policy 'tcp connect ::1' 8\n"),
     ],
 )
 def test_mistakes(folder: Path, words: tuple[str, ...], said: str) -> None:
