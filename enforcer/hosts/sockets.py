@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import _signal
 import errno
 import fcntl
 import os
 import signal
 from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
+from functools import cache
 
 from callfence.enforcer import kernel
 from callfence.enforcer.hosts import identity
@@ -144,10 +144,15 @@ class Socket(NamedTuple):
 
 def _limit_calls(seconds: float) -> None:
     """Have a signal interrupt a call of this process after so many seconds, and again and again; never with 0."""
-    if _signal.getsignal(signal.SIGALRM) in (_signal.SIG_DFL, _signal.SIG_IGN, None):  # signal's own makes an enum: 5 us
-        signal.signal(signal.SIGALRM, lambda *_: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    _take_alarms()
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+
+
+@cache
+def _take_alarms() -> None:
+    """Have SIGALRM do nothing but interrupt calls.  Done once: asking what it does takes longer than a call."""
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
 
 
 _SHORT = 0.01
