@@ -70,19 +70,22 @@ class _Given(linux.Structure):
 class Request:
     """A call whose task waits for an answer or, if `listener` is -1, is stopped at the call's entry."""
 
-    __slots__ = ("call", "identity", "listener", "phase", "result", "runs")
+    __slots__ = ("call", "listener", "phase", "result", "runs")
 
     def __init__(self, call: Notification, listener: int, phase: str) -> None:
         self.call = call
         self.listener = listener
         self.phase = phase
         """The phase of the process; "" where there are none."""
-        self.identity = (call.number, *call.arguments)
-        """What is the same if the call is made again after a signal."""
         self.result: int | None = None
         """What `finish` was called with, for a call whose task is stopped."""
         self.runs = False
         """Whether `let_run` was called for such a call."""
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """What is the same if the call is made again after a signal."""
+        return (self.call.number, *self.call.arguments)
 
     def event(self) -> Event:
         """Return the call as an event."""
