@@ -1,7 +1,8 @@
-"""Three services under a systemd of their own: learned, audited, enforced, changed, reviewed and enforced again, under load.
+"""Three services under a systemd of their own: learned, audited, enforced, upgraded, changed, and enforced again, under load.
 
-`measure.py [REQUESTS]`, as root, on Debian with nginx, redis-server and postgresql: prints the table of docs/services.md.  A
-request is lost if it was sent and its whole, right answer did not come.  While a unit is restarted nothing is sent.
+`measure.py [REQUESTS]`, as root, on Debian 13 with nginx, redis-server and postgresql: prints the table of docs/services.md.
+nginx and redis begin with the version of Debian 12, and apt upgrades them while they are enforced.  A request is lost if it was
+sent and its whole, right answer did not come.  While a unit is restarted nothing is sent.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import re
 import shutil
 import socket
@@ -24,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 sys.path += [str(ROOT / "tests" / "support"), str(ROOT)]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 THREADS = 4
 NGINX = """user www-data; pid /run/nginx.pid; error_log /var/log/nginx/error.log; worker_processes 2; events {{}}
@@ -33,6 +35,14 @@ http {{ access_log off; server {{ listen 127.0.0.1:{port}; root /srv/www; }} {mo
 PROXY = "server { listen 127.0.0.1:8081; location / { proxy_pass http://127.0.0.1:8082; } }"
 REDIS = "port 6399\nbind 127.0.0.1\ndir /var/lib/redis\nsupervised systemd\nsave ''\n"
 BODY = b"hello " * 200
+OLDER = "bookworm"
+"""The Debian that the older versions are from."""
+SOURCE = f"""Types: deb
+URIs: http://deb.debian.org/debian
+Suites: {OLDER}
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.pgp
+"""
 
 
 class Service:
@@ -40,12 +50,14 @@ class Service:
 
     name = ""
     port = 0
+    packages: tuple[str, ...] = ()
+    """Those of which Debian has an older version."""
     change = ""
-    """What its next version does more."""
+    """What it does more with another configuration."""
 
     def prepare(self) -> None: ...
 
-    def upgrade(self) -> None: ...
+    def reconfigure(self) -> None: ...
 
     def load(self, count: int) -> int:
         """Make so many requests; return how many were lost."""
@@ -72,6 +84,7 @@ def in_threads(count: int, work: Callable[[int], int]) -> int:
 
 class Nginx(Service):
     name = "nginx"
+    packages = ("nginx", "nginx-common")
     port = 8081
     change = "it forwards requests to another server"
 
@@ -81,7 +94,7 @@ class Nginx(Service):
         Path("/srv/www/index.html").write_bytes(BODY)
         Path("/etc/nginx/nginx.conf").write_text(NGINX.format(port=8081, more=""))
 
-    def upgrade(self) -> None:
+    def reconfigure(self) -> None:
         Path("/etc/nginx/nginx.conf").write_text(NGINX.format(port=8082, more=PROXY))
 
     def load(self, count: int) -> int:
@@ -105,6 +118,7 @@ class Nginx(Service):
 
 class Redis(Service):
     name = "redis-server"
+    packages = ("redis-server", "redis-tools")
     port = 6399
     change = "it keeps a log of what it does (appendonly)"
 
@@ -115,7 +129,7 @@ class Redis(Service):
         Path("/etc/redis/redis.conf").write_text(REDIS)
         Path("/etc/redis/redis.conf").chmod(0o644)
 
-    def upgrade(self) -> None:
+    def reconfigure(self) -> None:
         Path("/etc/redis/redis.conf").write_text(f"{REDIS}appendonly yes\n")
 
     def load(self, count: int) -> int:
@@ -155,7 +169,7 @@ class Postgres(Service):
         self.as_postgres("createdb", "it")
         self.as_postgres("pgbench", "-i", "-q", "it")
 
-    def upgrade(self) -> None:
+    def reconfigure(self) -> None:
         with Path("/etc/postgresql/15/main/postgresql.conf").open("a") as file:
             file.write("archive_mode = on\narchive_command = 'cp %p /var/lib/postgresql/15/%f'\n")
 
@@ -176,6 +190,16 @@ def run(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (words, done.returncode, done.stdout, done.stderr)
     return done.stdout
+
+
+def installed(packages: Sequence[str], *where: str) -> str:
+    """Have apt install packages, and return the version of the first; `where`: options of apt-get.  Do nothing without
+    packages."""
+    if not packages:
+        return ""
+    keeping = ("-o", "Dpkg::Options::=--force-confold")
+    run("apt-get", "install", "-y", "-qq", "--allow-downgrades", *keeping, *where, *packages)
+    return run("dpkg-query", "-W", "-f", "${Version}", packages[0].partition("/")[0])
 
 
 def callfence(*words: str) -> float:
@@ -223,8 +247,9 @@ def with_reloads(service: Service, count: int) -> int:
 
 def measured(service: Service, count: int) -> dict[str, object]:
     times: dict[str, float] = {}
+    versions = [installed([f"{package}/{OLDER}" for package in service.packages])]
     service.prepare()
-    run("systemctl", "start", service.name)
+    run("systemctl", "restart", service.name)
     if isinstance(service, Postgres):
         service.first()
     lost = {"plain": service.load(count // 10)}
@@ -244,8 +269,16 @@ def measured(service: Service, count: int) -> dict[str, object]:
     times["enforce"] = callfence("enforce", service.name)
     lost["enforced"] = with_reloads(service, count)
     service.extra()
+    before = status(service)
+    versions.append(installed(service.packages))  # which restarts the unit
+    wait(service)
+    lost["upgraded"] = with_reloads(service, count // 10)
+    service.extra()
+    upgraded = status(service)
     callfence("audit", service.name)
-    service.upgrade()
+    if upgraded["calls"]:
+        callfence("review", service.name, "--", "--accept-all")
+    service.reconfigure()
     restart(service)
     lost["changed"] = service.load(count // 10)
     service.extra()
@@ -260,17 +293,22 @@ def measured(service: Service, count: int) -> dict[str, object]:
     times["remove"] = callfence("remove", service.name)
     lost["removed"] = service.load(count // 10)
     return {
-        "lost": lost, "times": times, "first": first["calls"], "changed": changed["calls"], "refused": refused,
+        "lost": lost, "times": times, "versions": versions, "first": first["calls"], "before": before["calls"],
+        "upgraded": upgraded["calls"], "changed": changed["calls"], "refused": refused,
         "denied": last["denied"], "digest": last["digest"] == last["runs_policy"],
     }  # fmt: skip
 
 
 def status(service: Service) -> dict[str, object]:
-    (found,) = json.loads(run("callfence", "service", "status", "--format", "json", service.name))
+    (found,) = json.loads(run("callfence", "service", "status", "--format", "json", service.name))["units"]
     return found  # type: ignore[no-any-return]
 
 
 def inside(count: int, names: list[str]) -> None:
+    Path("/etc/apt/sources.list.d/older.sources").write_text(SOURCE)
+    Path("/usr/sbin/policy-rc.d").unlink(missing_ok=True)  # which keeps units of containers from being started
+    os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+    run("apt-get", "update", "-qq")
     for service in SERVICES:
         if names and service.name not in names:
             continue
@@ -278,10 +316,12 @@ def inside(count: int, names: list[str]) -> None:
         found = measured(service, count)
         lost, times = found["lost"], found["times"]
         assert isinstance(lost, dict) and isinstance(times, dict)
-        print(f"{service.name}: {time.monotonic() - begun:.0f} s; next version: {service.change}")
+        print(f"{service.name}: {time.monotonic() - begun:.0f} s; another configuration: {service.change}")
         print("  lost:", ", ".join(f"{name} {number}" for name, number in lost.items()))
         print("  seconds:", ", ".join(f"{name} {seconds:.1f}" for name, seconds in times.items()))
-        print(f"  after the first audit the policy lacked: {found['first']}")
+        print(f"  after the first audit the policy lacked: {found['first']}; enforced, it was denied: {found['before']}")
+        if service.packages:
+            print(f"  upgraded while enforced, {' -> '.join(found['versions'])}: denied {found['upgraded']}")
         print(f"  the change was in the log as: {found['changed']}; enforcing it unreviewed: exit status {found['refused']}")
         print(f"  enforced again: {found['denied']} denied; it runs the policy of the file: {found['digest']}", flush=True)
 
