@@ -94,8 +94,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _describe() -> None:
-    """Judge and describe a denied call for nothing: then the tables that this takes are parsed here, and not by each helper."""
+    """Judge and describe a denied call for nothing: then the tables and patterns that this takes are parsed here, and not by
+    each helper."""
     from callfence.enforcer.reporting.verdict import Verdicts, advise, risk_of
+    from callfence.policygen.evidence.words import masked
     from callfence.policygen.implied.tables import parse_all
     from callfence.policygen.language.document import parse as parse_policy
     from callfence.policygen.language.naming import format_call
@@ -111,6 +113,7 @@ def _describe() -> None:
         advise(policy, "it", event)
     for line in ("openat: allow", "path /: read", "tcp connect: any"):
         risk_of(line)
+    masked("token=")
 
 
 def _default() -> str:

@@ -66,7 +66,8 @@ class Judge:
         self._reach = reach
         self._process = process
         self._sockets = numbers(tuple(SOCKETS))
-        self._names = {call: name for call, name in numbers(PATH_CALLS).items() if call in {*reach.calls()}}
+        judged = {*reach.calls()}
+        self._names = {call: name for call, name in numbers(PATH_CALLS).items() if call in judged}
         self._granted = [_ByFolder(policy) for policy in reach.policies]
 
     def ungranted(self, event: Event) -> list[Ungranted]:
