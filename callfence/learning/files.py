@@ -69,8 +69,9 @@ class FileWatcher:
         """Folders that `enforce` creates before it starts the program."""
         self._process = 0
         """The pid of the program's first process, which `/proc/self` in a policy means; 0 before its first call."""
-        self._noted: set[tuple[object, ...]] = set()
-        """Calls that have been recorded: name, executable, the paths as given, and the rights."""
+        self._noted: dict[tuple[object, ...], tuple[int, list[tuple[bytes, bytes]]]] = {}
+        """By call that has been recorded (name, executable, the paths as given, and the rights): how many files had been made,
+        each file that it needs, and the file or folder for which its rights were recorded."""
         self._paths = numbers(PATH_CALLS)
         self._sockets = numbers(tuple(SOCKETS))
         self._permits = self._may if os.geteuid() else _always
@@ -129,13 +130,25 @@ class FileWatcher:
             paths = [kernel.read_path(task.tid, part.address) for part in parts]
             is_fixed = all(path.startswith(b"/") and not path.startswith(b"/proc/") for path in paths)
             key = (name, task.executable, *paths, *(part.right | part.makes for part in parts))
-            if is_fixed and key in self._noted:
+            if is_fixed and self._is_noted(key):
                 continue
             needed = [*needs(request, paths, looking(task.tgid, task.tid))]
             for need in needed:
                 self._needed(task, need)
-            if is_fixed and needed and not any(need.name or Right.MOVE in need.rights for need in needed):
-                self._noted.add(key)
+            makes = any(part.makes for part in parts)  # whether it does depends on whether the file is there
+            if is_fixed and needed and not makes and not any(need.name or Right.MOVE in need.rights for need in needed):
+                files = {need.file.path for need in needed}
+                self._noted[key] = len(self._made), [(file, self._place(file)) for file in files]
+
+    def _is_noted(self, key: tuple[object, ...]) -> bool:
+        """Return whether a call has been recorded, and would be recorded for the same files and folders again."""
+        made, places = self._noted.get(key, (-1, []))
+        if made < 0 or made == len(self._made):
+            return made >= 0
+        if any(self._place(file) != place for file, place in places):
+            return False
+        self._noted[key] = len(self._made), places
+        return True
 
     def _socket_call(self, task: Task, event: Event) -> None:
         binds = SOCKETS[self._sockets[event.arch, event.number]] == "bind"
@@ -199,13 +212,18 @@ class FileWatcher:
                 return
             path = inner.path
 
-    def _note(self, path: bytes, rights: Right, executable: str) -> None:
+    def _place(self, path: bytes) -> bytes:
+        """Return the file itself, or the folder that was there before if the program has made or replaced the file."""
         place = above = path
         while above != b"/" and above not in self._own:
             folder = os.path.dirname(above)
             if above in self._made:
                 place = folder
             above = folder
+        return place
+
+    def _note(self, path: bytes, rights: Right, executable: str) -> None:
+        place = self._place(path)
         if match := _PROC.match(place):
             is_own = int(match[1]) == self._process
             place = b"/proc/self" + place[match.end(1) :] if is_own else b"/proc"

@@ -174,6 +174,26 @@ def test_what_a_program_makes_is_granted_by_the_folder_that_was_there(commands, 
     assert enforce(commands, other, place.folder / "files.policy", *operations) == ["ok"] * len(operations)
 
 
+REPLACED = {
+    "a state that is read, replaced and read": "for n in 1 2; do read x < $D/a || :; echo $n > $D/n; mv $D/n $D/a; done",
+    "a log that is moved away and made anew": "for n in 1 2; do echo $n >> $D/a; mv $D/a $D/o; done",
+    "a file that is removed and made anew": "for n in 1 2; do echo $n > $D/a; rm $D/a; done",
+    "a folder that is moved and made anew": "for n in 1 2; do echo $n > $D/inner/c; mv $D/inner $D/o$n; mkdir $D/inner; done",
+}
+
+
+@pytest.mark.parametrize("script", REPLACED.values(), ids=REPLACED)
+def test_a_file_that_is_replaced_is_granted_by_its_folder(commands, place, script):
+    """By the name that was there before as well: the same call is about another file the second time."""
+    policy, program = place.folder / "replaced.policy", ["sh", "-ec", f"D={place.folder}/data; {script}; echo ok"]
+    assert commands.learn(policy, program, place.folder, "--files", env=place.environment).stdout == b"ok\n"
+    shutil.rmtree(place.folder / "data")
+    for name in ("data/a", "data/inner/c"):
+        (place.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (place.folder / name).write_text("text")
+    assert commands.enforce(policy, program, place.folder, env=place.environment).ran.stdout == b"ok\n"
+
+
 def test_the_cache_of_a_new_user_takes_no_right_to_the_home(commands, place):
     wanted = {"": "mkdir", "/it": "mkdir", "/it/x": "create"}
     operations = [f"{what}:{place.folder}/home/.cache{name}" for name, what in wanted.items()]
