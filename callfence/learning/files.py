@@ -1,7 +1,8 @@
 """Records which rights to files and folders a program uses, for each executable, and whose abstract sockets.
 
-A right is recorded for the file.  If the program itself has made or replaced the file, the right is recorded for the folder
-that existed before, since a policy can grant only what exists when the program starts.
+A right is recorded for the file.  If the program itself has made or replaced the file, or another process has replaced it
+meanwhile, the right is recorded for the folder that existed before, since a policy can grant only what exists when the program
+starts.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from callfence.policygen.files.calls import (
     wanted,
 )
 from callfence.policygen.files.landlock import OWN_FOLDERS, PlaceError, located, named
-from callfence.policygen.files.made import MADE, fewest
+from callfence.policygen.files.made import KEPT_APART, MADE, fewest
 from callfence.policygen.grants import NOTHING, Right, format_rights
 from callfence.policygen.learning.scope import FAMILY, OTHERS
 from callfence.policygen.model import ABSTRACT
 from callfence.shared.files import working_folder
 from callfence.tracer import kernel
+from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,6 +49,22 @@ _CHOSEN = re.compile(rb"[0-9a-f]{5}")  # net/unix/af_unix.c, unix_autobind()
 _PROC = re.compile(rb"/proc/(\d+)(?:/|$)")
 _NAME = re.compile(rb"/proc/(\d+)(/task/\d+)?/comm")
 """The name of a process or thread (proc_pid_comm(5))."""
+
+
+_NUMBERED = (b"/proc/", b"/sys/", b"/dev/")
+"""Where the kernel gives a file another inode at any time."""
+
+
+class _Noted(NamedTuple):
+    """A call that has been recorded."""
+
+    paths: list[bytes]
+    identities: list[tuple[int, int] | None]
+    """Of the files at these paths."""
+    places: dict[bytes, bytes]
+    """By file that the call needs: the file or folder for which its rights were recorded."""
+    moves: int
+    """`FileWatcher._moves` then."""
 
 
 class FileWatcher:
@@ -65,13 +83,16 @@ class FileWatcher:
             self._aims.add((OTHERS, "?"))
         self._made: set[bytes] = set()
         """Paths of the files that the program has made or replaced."""
+        self._replaced: set[bytes] = set()
+        """Paths of those that others have replaced while the program ran: at a reload, or a rotation of its logs."""
+        self._identities: dict[bytes, tuple[int, int]] = {}
+        """By path: the file that was there."""
         self._own = {folder for name in OWN_FOLDERS if (folder := _located(name, environment))}
         """Folders that `enforce` creates before it starts the program."""
         self._process = 0
         """The pid of the program's first process, which `/proc/self` in a policy means; 0 before its first call."""
-        self._noted: dict[tuple[object, ...], tuple[int, list[tuple[bytes, bytes]]]] = {}
-        """By call that has been recorded (name, executable, the paths as given, and the rights): how many files had been made,
-        each file that it needs, and the file or folder for which its rights were recorded."""
+        self._noted: dict[tuple[object, ...], _Noted] = {}
+        """By call that has been recorded: name, executable, the paths as given, and the rights."""
         self._paths = numbers(PATH_CALLS)
         self._sockets = numbers(tuple(SOCKETS))
         self._permits = self._may if os.geteuid() else _always
@@ -137,17 +158,23 @@ class FileWatcher:
                 self._needed(task, need)
             makes = any(part.makes for part in parts)  # whether it does depends on whether the file is there
             if is_fixed and needed and not makes and not any(need.name or Right.MOVE in need.rights for need in needed):
-                files = {need.file.path for need in needed}
-                self._noted[key] = len(self._made), [(file, self._place(file)) for file in files]
+                places = {need.file.path: self._place(need.file.path) for need in needed}
+                self._noted[key] = _Noted(paths, [*map(_identity, paths)], places, self._moves)
+
+    @property
+    def _moves(self) -> int:
+        """What has grown if files may be at another place (`_place`) than before."""
+        return len(self._made) + len(self._replaced)
 
     def _is_noted(self, key: tuple[object, ...]) -> bool:
         """Return whether a call has been recorded, and would be recorded for the same files and folders again."""
-        made, places = self._noted.get(key, (-1, []))
-        if made < 0 or made == len(self._made):
-            return made >= 0
-        if any(self._place(file) != place for file, place in places):
+        noted = self._noted.get(key)
+        if noted is None or noted.identities != [*map(_identity, noted.paths)]:
             return False
-        self._noted[key] = len(self._made), places
+        if noted.moves != self._moves:
+            if any(self._place(file) != place for file, place in noted.places.items()):
+                return False
+            self._noted[key] = noted._replace(moves=self._moves)
         return True
 
     def _socket_call(self, task: Task, event: Event) -> None:
@@ -188,6 +215,7 @@ class FileWatcher:
             return
         if Right.MOVE not in rights and not self._permits(file, Right.WRITE if need.name else rights):
             return
+        self._identify(file)
         if need.makes:
             self._made.add(need.name)
         if need.makes and need.name in self._own:
@@ -196,6 +224,20 @@ class FileWatcher:
             self._execute(file.path, task.executable)
         else:
             self._note(file.path, rights, task.executable)
+
+    def _identify(self, file: File) -> None:
+        """Note which file is at a path, and whether another one was there before."""
+        former = self._identities.setdefault(file.path, file.identity)
+        if former == file.identity or file.path.startswith(_NUMBERED):
+            return
+        self._identities[file.path] = file.identity
+        if former[0] != file.identity[0] or self._place(file.path) != file.path:  # another file system was mounted
+            return
+        if self._named(os.path.dirname(file.path)) in KEPT_APART:
+            name = self._named(file.path)
+            self._gap(f"{name} was replaced while the program ran, and a line is about the file that is there at the start")
+        else:
+            self._replaced.add(file.path)
 
     def _names_itself(self, task: Task, path: bytes) -> bool:
         """Return whether a path is the name of a thread of this task's process, and no line can grant that alone: one for all
@@ -213,11 +255,11 @@ class FileWatcher:
             path = inner.path
 
     def _place(self, path: bytes) -> bytes:
-        """Return the file itself, or the folder that was there before if the program has made or replaced the file."""
+        """Return the file itself, or the folder that was there before if the file was made or replaced."""
         place = above = path
         while above != b"/" and above not in self._own:
             folder = os.path.dirname(above)
-            if above in self._made:
+            if above in self._made or above in self._replaced:
                 place = folder
             above = folder
         return place
@@ -236,6 +278,15 @@ class FileWatcher:
         for right, bit in ((Right.READ, os.R_OK), (Right.WRITE, os.W_OK), (Right.EXECUTE, os.X_OK)):
             mode |= bit if rights & right else 0
         return os.access(file.path, mode, effective_ids=True)
+
+
+def _identity(path: bytes) -> tuple[int, int] | None:
+    """Return st_dev and st_ino of the file at a path; None if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _located(path: bytes, environment: Sequence[bytes]) -> bytes:

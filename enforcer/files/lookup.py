@@ -64,7 +64,7 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
         return None
     if not path.startswith(b"/") or path.endswith(_GONE) or path.startswith(b"/memfd:"):
         return None
-    return File(path, status.st_mode, status.st_uid, status.st_gid)
+    return File(path, status.st_mode, status.st_uid, status.st_gid, (status.st_dev, status.st_ino))
 
 
 def is_tcp(process: int, descriptor: int) -> bool:

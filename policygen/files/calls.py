@@ -206,6 +206,8 @@ class File(NamedTuple):
     """st_mode."""
     owner: int = 0
     group: int = 0
+    identity: tuple[int, int] = (0, 0)
+    """st_dev and st_ino."""
 
     @property
     def is_folder(self) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -192,6 +193,61 @@ def test_a_file_that_is_replaced_is_granted_by_its_folder(commands, place, scrip
         (place.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (place.folder / name).write_text("text")
     assert commands.enforce(policy, program, place.folder, env=place.environment).ran.stdout == b"ok\n"
+
+
+OTHERS = {
+    "its configuration, which is read again": 'cat "$D/a"; read x < "$D/pipe"; cat "$D/a"',
+    "its log, which is opened again": 'echo 1 >> "$D/a"; read x < "$D/pipe"; echo 2 >> "$D/a"; tail -n 1 "$D/a"',
+}
+
+
+@pytest.mark.parametrize("script", OTHERS.values(), ids=OTHERS)
+def test_a_file_that_others_replace_is_granted_by_its_folder(commands, place, script):
+    """An administrator's editor, or logrotate(8), before a reload."""
+    policy, program = place.folder / "replaced.policy", ["sh", "-ec", f"D={place.folder}/data; {script}"]
+    os.mkfifo(place.folder / "data" / "pipe")
+
+    def replace() -> None:
+        with (place.folder / "data" / "pipe").open("w") as pipe:  # when the program opens it
+            (place.folder / "new").write_text("another\n")
+            (place.folder / "new").replace(place.folder / "data" / "a")
+            pipe.write("go\n")
+
+    printed = []
+    for run in (commands.learn, lambda *words, **options: commands.enforce(*words, **options).ran):
+        (place.folder / "data" / "a").write_text("text\n")
+        other = threading.Thread(target=replace)
+        other.start()
+        extra = ("--files",) if run == commands.learn else ()
+        printed.append(run(policy, program, place.folder, *extra, env=place.environment).stdout)
+        other.join()
+    assert printed[0] == printed[1] != b""
+    assert "path ./data" in parse_file(policy).policy.files.lines()
+
+
+def test_a_replaced_file_of_etc_takes_no_line_for_etc(commands, place):
+    """Its folder has nothing to do with it: the summary says what will be missing."""
+    policy, name = place.folder / "etc.policy", Path(f"/etc/callfence-{os.getpid()}")
+    pipe = place.folder / "data" / "pipe"
+    os.mkfifo(pipe)
+
+    def replace() -> None:
+        with pipe.open("w") as opened:
+            name.with_suffix(".new").write_text("another\n")
+            name.with_suffix(".new").replace(name)
+            opened.write("go\n")
+
+    other = threading.Thread(target=replace)
+    name.write_text("text\n")
+    try:
+        other.start()
+        program = ["sh", "-ec", f"cat {name}; read x < {pipe}; cat {name}"]
+        done = commands.learn(policy, program, place.folder, "--files", env=place.environment)
+        other.join()
+    finally:
+        name.unlink()
+    assert f"{name} was replaced while the program ran".encode() in done.stderr
+    assert "path /etc" not in parse_file(policy).policy.files.lines()
 
 
 def test_the_cache_of_a_new_user_takes_no_right_to_the_home(commands, place):
