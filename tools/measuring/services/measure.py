@@ -115,6 +115,18 @@ class Nginx(Service):
 
         return in_threads(count, work)
 
+    def extra(self) -> None:
+        """Have it replace itself, as its package does at an upgrade (https://nginx.org/en/docs/control.html)."""
+        old = Path("/run/nginx.pid.oldbin")
+        run("systemctl", "kill", "-s", "USR2", "--kill-whom=main", self.name)
+        until = time.monotonic() + 30
+        while not (old.exists() and Path("/run/nginx.pid").exists()) and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        run("kill", "-QUIT", old.read_text().strip())
+        while old.exists() and time.monotonic() < until:
+            time.sleep(0.1)
+
 
 class Redis(Service):
     name = "redis-server"
