@@ -69,9 +69,15 @@ class Session:
 
     The copy is in memory: a command that may write files of this user could otherwise replace it for the next one."""
 
-    def __init__(self, policy: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> None:
-        """`base`: the policy that bounds what is granted, None for no bound.  Raises UserError or OSError if a policy cannot be
-        read."""
+    def __init__(
+        self,
+        policy: str | os.PathLike[str],
+        base: str | os.PathLike[str] | None = None,
+        folder: str | os.PathLike[str] = ".",
+    ) -> None:
+        """`base`: the policy that bounds what is granted, None for no bound.  `folder`: what `.` in the policy means, wherever
+        a command starts.  Raises UserError or OSError if a policy cannot be read."""
+        self._folder = os.path.abspath(folder)
         self._policy = os.path.abspath(policy)
         self._base: Policy | None = parse_file(base).policy if base is not None else None
         self._document = parse_file(self._policy).inlined()
@@ -88,20 +94,22 @@ class Session:
     def run(
         self, command: Sequence[str], *, folder: str | os.PathLike[str] | None = None, timeout: float | None = None
     ) -> Done:
-        """Run a command in a folder, with nothing as its input.  Raises subprocess.TimeoutExpired after `timeout` seconds: the
-        command is killed then."""
+        """Run a command in a folder, relative to that of the session and by default that, with nothing as its input.
+
+        Raises subprocess.TimeoutExpired after `timeout` seconds: the command is killed then."""
         reading, writing_ = os.pipe()
         lines: list[bytes] = []
         with open(reading, "rb") as log, self._sealed() as policy:
             thread = Thread(target=lambda: lines.extend(log), daemon=True)
             thread.start()
-            options = [*self._explain, "--log", f"fd:{writing_}", "-p", policy, "--"]
+            options = [*self._explain, "--log", f"fd:{writing_}", "-p", policy]
+            options += ["--chdir", os.fspath(folder)] if folder is not None else []
             try:
                 done = subprocess.run(
-                    [sys.executable, "-P", "-m", "callfence", "enforce", *options, *command],
+                    [sys.executable, "-P", "-m", "callfence", "enforce", *options, "--", *command],
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
-                    cwd=folder,
+                    cwd=self._folder,
                     timeout=timeout,
                     pass_fds=[writing_],
                     check=False,
