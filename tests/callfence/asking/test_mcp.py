@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -199,3 +201,23 @@ def test_a_session_keeps_files_that_were_granted_for_the_next_command(tmp_path: 
         with pytest.raises(UserError, match="no denial has the number 99"):
             session.grant(99, "", "me")
     assert "./key" not in policy.read_text()
+
+
+def test_a_command_that_leaves_a_process_behind_holds_nothing_up(tmp_path: Path) -> None:
+    policy = tmp_path / "it.policy"
+    policy.write_text("default allow\n")
+    begun = time.monotonic()
+    with Session(policy, folder=tmp_path) as session:
+        done = session.run(["sh", "-c", "echo begun; sleep 60 & echo $! > pid"], timeout=50)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert (done.status, done.output) == (0, b"begun\n")
+    assert time.monotonic() < begun + 45
+
+
+def test_what_a_command_prints_takes_no_memory_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callfence.asking.session._MOST", 1 << 20)
+    policy = tmp_path / "it.policy"
+    policy.write_text("default allow\n")
+    with Session(policy, folder=tmp_path) as session:
+        done = session.run(["sh", "-c", "head -c 3000000 /dev/zero; head -c 5 /dev/zero >&2"])
+    assert (done.status, len(done.output), len(done.errors)) == (0, 1 << 20, 5)
