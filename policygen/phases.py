@@ -78,17 +78,43 @@ def in_each(
     return with_phases(results, whole)
 
 
+def in_each_reached(work: Callable[..., Policy], *policies: Policy) -> Policy:
+    """Do the same for `work` that allows no more than each of the policies: in each phase it takes each policy as in the last
+    phase that a process may have reached by then.
+
+    A phase begins at the calls at which it begins in any of the policies; a call that begins several begins the last of them,
+    which takes away what those before take away.  Exceptions of `work` are passed on."""
+    names = names_of(*policies)
+    each = [(phase.name, trigger) for name in names for policy in policies for phase in policy.phases if phase.name == name
+            for trigger in phase.triggers]
+    begins = {trigger: name for name, trigger in each}
+    phases, results = [], [work(*(as_in(policy, START) for policy in policies))]
+    for end, name in enumerate(names, 1):
+        if triggers := tuple(sorted(trigger for trigger, begun in begins.items() if begun == name)):
+            phases.append(Phase(name, triggers, {}))
+            results.append(work(*(as_in(policy, _furthest(policy, names[:end])) for policy in policies)))
+    return with_phases(results, phases)
+
+
+def _furthest(policy: Policy, names: Sequence[str]) -> str:
+    """Return the name of the last of a policy's phases that is among `names`; START if none is."""
+    return next((name for name in reversed(names_of(policy)) if name in names), START)
+
+
 def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:
     """Join policies, one for each phase, into one policy with phases: `policies` has that of START first, then one for each of
     `phases`.
 
-    The settings are those of the first policy.  A phase whose entries equal those of the phase before it is left out."""
+    The settings are those of the first policy.  A phase whose entries equal those of the phase before it is left out: that one
+    begins at its calls, too."""
     first, *later = policies
     remaining, before = [], first.entries
     for phase, policy in zip(phases, later, strict=True):
         if policy.entries != before:
             remaining.append(replace(phase, entries=policy.entries))
             before = policy.entries
+        elif remaining:
+            remaining[-1] = replace(remaining[-1], triggers=tuple(sorted({*remaining[-1].triggers, *phase.triggers})))
     return replace(first, phases=tuple(remaining))
 
 

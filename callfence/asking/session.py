@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -69,9 +70,15 @@ class Session:
 
     The copy is in memory: a command that may write files of this user could otherwise replace it for the next one."""
 
-    def __init__(self, policy: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> None:
-        """`base`: the policy that bounds what is granted, None for no bound.  Raises UserError or OSError if a policy cannot be
-        read."""
+    def __init__(
+        self,
+        policy: str | os.PathLike[str],
+        base: str | os.PathLike[str] | None = None,
+        folder: str | os.PathLike[str] = ".",
+    ) -> None:
+        """`base`: the policy that bounds what is granted, None for no bound.  `folder`: what `.` in the policy means, wherever
+        a command starts.  Raises UserError or OSError if a policy cannot be read."""
+        self._folder = os.path.abspath(folder)
         self._policy = os.path.abspath(policy)
         self._base: Policy | None = parse_file(base).policy if base is not None else None
         self._document = parse_file(self._policy).inlined()
@@ -88,29 +95,34 @@ class Session:
     def run(
         self, command: Sequence[str], *, folder: str | os.PathLike[str] | None = None, timeout: float | None = None
     ) -> Done:
-        """Run a command in a folder, with nothing as its input.  Raises subprocess.TimeoutExpired after `timeout` seconds: the
-        command is killed then."""
-        reading, writing_ = os.pipe()
-        lines: list[bytes] = []
-        with open(reading, "rb") as log, self._sealed() as policy:
-            thread = Thread(target=lambda: lines.extend(log), daemon=True)
-            thread.start()
-            options = [*self._explain, "--log", f"fd:{writing_}", "-p", policy, "--"]
-            try:
-                done = subprocess.run(
-                    [sys.executable, "-P", "-m", "callfence", "enforce", *options, *command],
+        """Run a command in a folder, relative to that of the session and by default that, with nothing as its input.
+
+        Raises subprocess.TimeoutExpired after `timeout` seconds: the command is killed then."""
+        pipes = [os.pipe() for _ in range(3)]
+        output, errors, log = readers = [_Reader(reading) for reading, _ in pipes]
+        ends = [end for _, end in pipes]
+        try:
+            with self._sealed() as policy:
+                options = [*self._explain, "--log", f"fd:{ends[2]}", "-p", policy]
+                options += ["--chdir", os.fspath(folder)] if folder is not None else []
+                status = subprocess.run(
+                    [sys.executable, "-P", "-m", "callfence", "enforce", *options, "--", *command],
                     stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    cwd=folder,
+                    stdout=ends[0],
+                    stderr=ends[1],
+                    cwd=self._folder,
                     timeout=timeout,
-                    pass_fds=[writing_],
+                    pass_fds=ends[2:],
                     check=False,
-                )
-            finally:
-                os.close(writing_)
-            thread.join(_LAST)
-        denials = self._taken(lines)
-        return Done(done.returncode, done.stdout, done.stderr, denials)
+                ).returncode
+        finally:
+            for end in ends:
+                os.close(end)
+        until = time.monotonic() + _LAST
+        for reader in readers:
+            reader.join(max(0, until - time.monotonic()))
+        denials = self._taken(bytes(log.content).split(b"\n")[:-1])
+        return Done(status, bytes(output.content), bytes(errors.content), denials)
 
     @contextmanager
     def _sealed(self) -> Iterator[str]:
@@ -158,4 +170,22 @@ class Session:
 
 
 _LAST = 5.0
-"""How many seconds to wait for the last records when a command has ended; processes that it left behind may write more."""
+"""How many seconds to wait for the last output when a command has ended; processes that it left behind may write more."""
+_MOST = 1 << 24
+"""The most bytes of each output that are kept; what comes after them is read and left out, so that no command waits for it, or
+takes this process's memory."""
+
+
+class _Reader(Thread):
+    """Reads a pipe to its end, which may come long after the command's, and closes it."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(daemon=True)
+        self.content = bytearray()
+        self._descriptor = descriptor
+        self.start()
+
+    def run(self) -> None:
+        with open(self._descriptor, "rb", buffering=0) as pipe:
+            while part := pipe.read(1 << 16):
+                self.content += part[: _MOST - len(self.content)]

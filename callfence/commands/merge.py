@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callfence.judging.differences import call_name, file_lines, is_whole
-from callfence.policygen.comparing.compare import Change, Verdict, compare
-from callfence.policygen.comparing.reducing import intersect, reduce
+from callfence.policygen.comparing.compare import Change, compare
+from callfence.policygen.comparing.reducing import exceeds, intersect, reduce
 from callfence.policygen.errors import did_you_mean
 from callfence.policygen.implied.resolve import resolved_at
 from callfence.policygen.language.document import Document, PolicyError, included, parse, read_text
@@ -101,16 +101,21 @@ def _narrow(name: str, by: str, work: Callable[[Policy, Policy], Policy], option
         policy = work(before.policy, other.policy)
     except ValueError as error:
         raise UserError(str(error)) from error
-    comparison = compare(before.policy, policy)
-    if comparison.verdict in (Verdict.WIDER, Verdict.INCOMPARABLE):
+    limits = (before.policy, other.policy) if work is intersect else (before.policy,)
+    if any(exceeds(policy, limit) for limit in limits):
         raise AssertionError("the narrowed policy allows more than it did")
     if options.why is not None:
         print_lines(_of_call(options.why, {name: before.policy, by: other.policy, "both": policy}))
         return 0
     if work is intersect:
-        for line in _taken(comparison, name, by):
+        for line in _taken(compare(before.policy, policy), name, by):
             print_error(f"callfence merge: {line}")
-    put(options.output, before.with_policy(policy).inlined().text())
+    text = before.with_policy(policy).inlined().text()
+    try:
+        parse(text)
+    except PolicyError as error:  # a phase that denies the calls at which it begins
+        raise UserError(f"no policy says what is left of the phases: {error}") from error
+    put(options.output, text)
     return 0
 
 

@@ -44,8 +44,8 @@ for name in ("_sha2", "_sha256"):  # of which a log takes the one that there is
 
 _COMPILER = "callfence.policygen.filter.compile"
 """The module without which no policy is compiled; this process does not import it."""
-OF_PROCESS = ("--close-fds", "--keep-fd", "--die-with-parent", "--drop-caps", "--quiet-kernel", "--ask")
-"""The options of `enforce` that a client cannot give: four are about its own process, a start without a helper gains nothing by
+OF_PROCESS = ("--chdir", "--close-fds", "--keep-fd", "--die-with-parent", "--drop-caps", "--quiet-kernel", "--ask")
+"""The options of `enforce` that a client cannot give: five are about its own process, a start without a helper gains nothing by
 a spawner, and the process that asks takes longer to start than a spawner saves."""
 
 

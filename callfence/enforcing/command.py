@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _CONFINEMENT = (
     "--policy", "--compiled", "--no-cache", "--arm", "--log", "--no-evidence", "--audit", "--quiet-kernel", "--best-effort",
-    "--explain", "--no-explain", "--scope", "--ask", "--ask-timeout", "--within",
+    "--explain", "--no-explain", "--scope", "--ask", "--ask-timeout", "--within", "--chdir",
 )
 """The options that select what is confined and reported; all others are those of `confinement.Surroundings`."""
 _LISTEN = MACHINE.calls("listen")
@@ -110,7 +110,8 @@ class Start:
     def prepared(self) -> Launch:
         """Return how the program is to be run.  Raises CallfenceError if it is not to be run."""
         # Before the policies: a program whose name is mistyped has none either.
-        path = execution.locate(os.fsencode(self.name), self.environment)
+        name = os.path.join(self._value("--chdir"), self.name) if "/" in self.name else self.name
+        path = execution.locate(os.fsencode(name), self.environment)
         policies = self._filters("silent" if self.is_quiet else "audit" if self.is_audit else "report")
         if "--log" in self.options:
             self._open_log(os.fsdecode(path), policies)
@@ -155,6 +156,7 @@ class Start:
         if self.log and self.is_quiet:
             self.log.write(self.log.opening())
         surroundings = {name: values for name, values in self.options.items() if name not in _CONFINEMENT}
+        self._go_to_folder()
         return launch.Launch(
             [os.fsencode(argument) for argument in self.argv],
             self.environment,
@@ -170,6 +172,16 @@ class Start:
             plan=plan,
             may_listen=all(policy.may_listen for policy in policies),
         )
+
+    def _go_to_folder(self) -> None:
+        """Go to the folder of --chdir, which is after all that `.` of the policies is looked up for.  Raises EnforceError."""
+        if folder := self._value("--chdir"):
+            try:
+                os.chdir(folder)
+            except OSError as error:
+                raise EnforceError(f"--chdir {folder}: {error.strerror}") from error
+            if self.log:
+                self.log.start["folder"] = proc.folder_of(os.getpid()) or None
 
     def _value(self, name: str) -> str:
         """Return the value of an option, the last one if it was given several times; "" if it was not given."""

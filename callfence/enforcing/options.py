@@ -72,6 +72,7 @@ OPTIONS = (
         "report nothing and start no helper process: the kernel alone answers; implied if the policy lets PROGRAM have a "
         "seccomp listener of its own (seccomp_unotify(2)), since the kernel permits only one",
     ),
+    (("--chdir",), "FOLDER", "start PROGRAM in FOLDER; `.` of the policy is the current folder all the same"),
     (("--die-with-parent",), "", "kill PROGRAM when the process that started enforce ends"),
     (("--close-fds",), "", "close all descriptors but 0, 1 and 2"),
     (("--keep-fd",), "N", "with --close-fds: do not close descriptor N; repeatable"),

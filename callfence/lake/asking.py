@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -101,6 +102,11 @@ def unknown(contents: Answer, question: str) -> list[str]:
     totals = {name: sum(row[at] for row in contents.rows) for at, name in enumerate(contents.columns) if name in _UNKNOWN}
     asked = {name: what for name, (what, questions) in _UNKNOWN.items() if question in questions}
     return [f"{totals[name]:,} {what}" for name, what in asked.items() if totals[name]]
+
+
+def as_json(row: tuple[Any, ...]) -> str:
+    """Return the record of a row of `log`, an object of JSON, with unprintable characters escaped: all are in its texts."""
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in row[-1])
 
 
 def table(answer: Answer) -> Iterator[str]:

@@ -182,7 +182,7 @@ def _ask(options: argparse.Namespace) -> int:
         rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
         print(as_output("lake", {"question": question, "rows": rows, "unknown": unknown}))
     else:
-        print_lines(row[-1] for row in answer.rows) if question == "log" else print_lines(asking.table(answer))
+        print_lines(map(asking.as_json, answer.rows) if question == "log" else asking.table(answer))
         for line in unknown:
             print_error(f"callfence lake: {line}")
         if not answer.rows:

@@ -44,8 +44,14 @@ _START = f'cd -P -- "$1" && unset OLDPWD && export {INSIDE}="$2"'
 _START_NPM = f'{_START} npm_config_script_shell="$3"'
 """The same for npm: a script that runs `npm run` does without us, who would start only to become the shell."""
 _REST = ' && shift 3 && exec "$@"'
-_CODE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-"""The folder of the package `callfence`."""
+_CODE = (
+    os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))),
+    os.path.abspath(sys.executable),
+    os.path.realpath(sys.executable),
+    f"{sys.prefix}/pyvenv.cfg",
+    os.path.abspath(sys.argv[0]),
+)
+"""Callfence itself: the folder in which Python finds the package, the interpreter, how it is set up, and the script."""
 _INTERRUPTED = 128 + 2
 """The exit status that a shell reports for a program that SIGINT ended."""
 _MODES = ("enforce", "learn", "off")
@@ -176,7 +182,8 @@ def _kinds(policy: str) -> list[str]:
 def _own(policy: str, changed: list[bytes] | None) -> Iterator[str]:
     """Yield a text for each path of `changed`, those that a policy grants to be changed, by which the command could change the
     policies or callfence itself.  None means that the policy does not confine files."""
-    files = {os.path.abspath(policy): "its own policy", os.path.realpath(policy): "its own policy", _CODE: "callfence itself"}
+    files = {os.path.dirname(path(policy)): "its own policy" for path in (os.path.abspath, os.path.realpath)}
+    files |= dict.fromkeys(_CODE, "callfence itself")
     files = {file: what for file, what in files.items() if _is_writable(file)}
     if not files:
         return
@@ -194,7 +201,7 @@ def _own(policy: str, changed: list[bytes] | None) -> Iterator[str]:
         except PlaceError:
             continue
         for file, what in files.items():
-            if f"{file}/".startswith(f"{place.rstrip('/')}/") or f"{place}/".startswith(f"{os.path.dirname(file)}/"):
+            if naming.is_below(file, place) or naming.is_below(place, file):
                 yield f"by `path {os.fsdecode(path)}` the command could change {what}: {remedy}"
 
 

@@ -37,6 +37,8 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 _MOST = 180
 """The most bytes of a name, which leaves room for the endings of files beside the policy (NAME_MAX is 255)."""
 _MODULES = "node_modules"
+_DEPENDENCIES = ("dependencies", "devDependencies", "optionalDependencies")
+"""The fields of a package.json that say where a package is from."""
 _CACHE = "_cacache"
 """The folder of npm's cache, in which it also builds dependencies from git: none of their names is the project's choice."""
 _REGISTRY = "https://registry.npmjs.org/"
@@ -78,8 +80,10 @@ def place_of(environment: Mapping[str, str], folder: str) -> Place:
             raise EnforceError(f"CALLFENCE_POLICIES: {named} is not a folder")
         root = policies.removesuffix(f"/{POLICIES}") if policies.endswith(f"/{POLICIES}") else ""
         roots = [os.path.realpath(path) for path in (root, environment.get("npm_config_local_prefix", "")) if path]
-        return Place(policies, next((path for path in roots if _is_below(folder, path)), folder))
-    for root in _above(_outside(folder)):
+        return Place(policies, next((path for path in roots if is_below(folder, path)), folder))
+    # A dependency may name any folder (`file:../x`), in which an earlier script has written: npm's project counts then.
+    project = environment.get("npm_config_local_prefix", "") if environment.get("npm_lifecycle_event") else ""
+    for root in _above(_outside(project if os.path.isabs(project) else folder)):
         policies = os.path.join(root, POLICIES)
         if not os.path.isdir(policies):
             continue
@@ -87,7 +91,7 @@ def place_of(environment: Mapping[str, str], folder: str) -> Place:
         if owner not in (0, os.geteuid()):
             raise EnforceError(f"{policies} belongs to user {owner}; to use it, name it in CALLFENCE_POLICIES")
         return Place(policies, root)
-    what = f"there is no folder {POLICIES} in {folder} or above"
+    what = f"there is no folder {POLICIES} in {project or folder} or above"
     raise EnforceError(f"{what}: make it in the project's folder (mkdir -p {POLICIES}), or name another in CALLFENCE_POLICIES")
 
 
@@ -117,24 +121,52 @@ def _identity(arguments: Sequence[str], environment: Mapping[str, str], folder: 
 def _npm_package(environment: Mapping[str, str], folder: str) -> str:
     """Return the name of the package whose script npm runs: `NAME` or `@SCOPE/NAME` in the registry; `NAME@SOURCE` for one from
     elsewhere; where no source is known, the names on the way from the project to it, which `/` separates.  What a package
-    bundles has no source, so its name begins with that of the package."""
+    bundles has no source, so its name begins with that of the package.  A workspace, or another folder that a dependency names,
+    is `NAME@file:PATH`, since NAME is its own choice."""
     if _CACHE in folder.split("/"):
         return _CACHE
     is_npm = _sets_source(environment.get("npm_config_user_agent", ""))
     file = environment.get("npm_package_json", "") if is_npm else ""
-    places = _places(os.path.dirname(file)) or _places(folder)
+    project = environment.get("npm_config_local_prefix", "") if is_npm else ""
+    package = next(filter(_places, (os.path.dirname(file), folder)), os.path.dirname(file) or folder)
+    apart, places = _apart(project, package), _places(package)
     if not places:
-        return environment.get("npm_package_name", "")
+        return environment.get("npm_package_name", "") + apart
     source = environment.get("npm_package_resolved", "").partition("#")[0] if is_npm else ""
     if source in ("", "null"):
-        return "/".join(places)
-    if source.startswith("file:") and _MODULES not in source.split("/"):  # a file of the user, as `npm install FILE` takes it
+        return "/".join(places) + apart
+    if _is_named(places[-1], source, project):
         return places[-1]
     registry, name = _registered(source)
     if not name:
         return f"{places[-1]}@{source}"
     own = environment.get("npm_config_registry", "").rstrip("/") + "/"
     return name if registry in (_REGISTRY, own) else f"{name}@{registry}"
+
+
+def _apart(project: str, package: str) -> str:
+    """Return `@file:PATH` for a package, PATH being its folder, or the one whose `node_modules` it is in, relative to the
+    project's; '' if that is the project's, or is not known."""
+    folder = package.partition(f"/{_MODULES}/")[0] or "/"
+    path = os.path.relpath(os.path.realpath(folder), os.path.realpath(project)) if project else "."
+    return "" if path == "." else f"@file:{path}"
+
+
+def _is_named(name: str, source: str, project: str) -> bool:
+    """Return whether the project's package.json says that a dependency is from this source, a file: another dependency could
+    name one that an earlier script has written."""
+    if not source.startswith("file:") or not project or _MODULES in f"{project}/{source}".split("/"):
+        return False
+    import json
+
+    try:
+        with open(os.path.join(project, "package.json"), "rb") as file:
+            content = json.load(file)
+        given = [content[kind][name] for kind in _DEPENDENCIES if name in content.get(kind, ())]
+        files = [os.path.join(project, each.removeprefix("file:")) for each in given]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return False
+    return os.path.realpath(source.removeprefix("file:")) in map(os.path.realpath, files)
 
 
 def _sets_source(agent: str) -> bool:
@@ -147,14 +179,14 @@ def _sets_source(agent: str) -> bool:
 
 def _places(folder: str) -> list[str]:
     """Return the names of the packages in which a folder is, the outermost first, by the folders `node_modules` above it; but
-    none of those that begin with a dot, in which packages are stored that links lead to."""
+    none of those that begin with a dot, in which packages are stored that links lead to, unless there is no other."""
     names = [*folder.split("/"), _MODULES]
     places: list[str] = []
     while _MODULES in names:
         end = names.index(_MODULES)
         places.append("/".join(names[: 2 if names[0].startswith("@") else 1]))
         names = names[end + 1 :]
-    return [place for place in places[1:] if not place.startswith(".")]
+    return [place for place in places[1:] if not place.startswith(".")] or places[1:]
 
 
 def _registered(source: str) -> tuple[str, str]:
@@ -185,7 +217,8 @@ def _outside(folder: str) -> str:
     names = folder.split("/")
     if foreign := [names.index(name) for name in (_MODULES, _CACHE) if name in names]:
         return "/".join(names[: min(foreign)]) or "/"
-    return os.path.dirname(folder) if os.path.isfile(os.path.join(folder, _METADATA)) else folder
+    unpacked = [place for place in _above(folder) if os.path.isfile(os.path.join(place, _METADATA))]
+    return os.path.dirname(unpacked[-1]) if unpacked else folder
 
 
 def _above(folder: str) -> Iterator[str]:
@@ -197,7 +230,7 @@ def _above(folder: str) -> Iterator[str]:
         folder = os.path.dirname(folder)
 
 
-def _is_below(folder: str, root: str) -> bool:
+def is_below(folder: str, root: str) -> bool:
     """Return whether `folder` is `root` or below it; both are absolute paths."""
     return f"{folder}/".startswith(f"{root.rstrip('/')}/")
 

@@ -51,7 +51,7 @@ function _shtab_callfence_using
 end
 
 set -g _shtab_callfence_commands learn enforce service spawn sh show compile verify diff why review allow ship report merge lake carry lint export import mcp git-setup doctor
-set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --ask --ask-timeout --attach --bpf --cap --chance --compiled --days --default --engine --every --format --from --git --host --hosts --idle --intersect --keep-fd --kernel --last --layout --level --listen --log --losses --memory --name --narrow --narrow-by --now --only --otlp --output --phase --pid --policy --program --prometheus --recording --rehearse-only --rehearse-runs --rehearse-seconds --runtime --scope --settle --since --socket --state --timeout --to --unit --until --version --why --within --write-recording -o -p
+set -g _shtab_callfence_opts_with_value --against --allow-opaque --arch --arm --ask --ask-timeout --attach --bpf --cap --chance --chdir --compiled --days --default --engine --every --format --from --git --host --hosts --idle --intersect --keep-fd --kernel --last --layout --level --listen --log --losses --memory --name --narrow --narrow-by --now --only --otlp --output --phase --pid --policy --program --prometheus --recording --rehearse-only --rehearse-runs --rehearse-seconds --runtime --scope --settle --since --socket --state --timeout --to --unit --until --version --why --within --write-recording -o -p
 
 complete -c callfence -e
 complete -c callfence -f
@@ -110,6 +110,7 @@ complete -c callfence -n '_shtab_callfence_using enforce' -l explain -d 'also re
 complete -c callfence -n '_shtab_callfence_using enforce' -l no-explain -d 'with --log or --audit: report no files and ports, so that these calls take no longer'
 complete -c callfence -n '_shtab_callfence_using enforce' -l best-effort -d 'run PROGRAM even if this kernel cannot enforce all of the policy'"'"'s lines about files and ports'
 complete -c callfence -n '_shtab_callfence_using enforce' -l quiet-kernel -d 'report nothing and start no helper process: the kernel alone answers; implied if the policy lets PROGRAM have a seccomp listener of its own (seccomp_unotify(2)), since the kernel permits only one'
+complete -c callfence -n '_shtab_callfence_using enforce' -l chdir -x -d 'start PROGRAM in FOLDER; `.` of the policy is the current folder all the same'
 complete -c callfence -n '_shtab_callfence_using enforce' -l die-with-parent -d 'kill PROGRAM when the process that started enforce ends'
 complete -c callfence -n '_shtab_callfence_using enforce' -l close-fds -d 'close all descriptors but 0, 1 and 2'
 complete -c callfence -n '_shtab_callfence_using enforce' -l keep-fd -x -d 'with --close-fds: do not close descriptor N; repeatable'

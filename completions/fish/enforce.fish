@@ -51,7 +51,7 @@ function _shtab_enforce_using
 end
 
 set -g _shtab_enforce_commands
-set -g _shtab_enforce_opts_with_value --arm --ask --ask-timeout --compiled --keep-fd --log --policy --scope --within -p
+set -g _shtab_enforce_opts_with_value --arm --ask --ask-timeout --chdir --compiled --keep-fd --log --policy --scope --within -p
 
 complete -c enforce -e
 complete -c enforce -f
@@ -72,6 +72,7 @@ complete -c enforce -n _shtab_enforce_using -l explain -d 'also report denied fi
 complete -c enforce -n _shtab_enforce_using -l no-explain -d 'with --log or --audit: report no files and ports, so that these calls take no longer'
 complete -c enforce -n _shtab_enforce_using -l best-effort -d 'run PROGRAM even if this kernel cannot enforce all of the policy'"'"'s lines about files and ports'
 complete -c enforce -n _shtab_enforce_using -l quiet-kernel -d 'report nothing and start no helper process: the kernel alone answers; implied if the policy lets PROGRAM have a seccomp listener of its own (seccomp_unotify(2)), since the kernel permits only one'
+complete -c enforce -n _shtab_enforce_using -l chdir -x -d 'start PROGRAM in FOLDER; `.` of the policy is the current folder all the same'
 complete -c enforce -n _shtab_enforce_using -l die-with-parent -d 'kill PROGRAM when the process that started enforce ends'
 complete -c enforce -n _shtab_enforce_using -l close-fds -d 'close all descriptors but 0, 1 and 2'
 complete -c enforce -n _shtab_enforce_using -l keep-fd -x -d 'with --close-fds: do not close descriptor N; repeatable'

@@ -40,10 +40,11 @@ FAMILIES = (1, 2, 10, 16, 38)
 calls that are judged."""
 PROTOCOLS = {1: (0, 6), 2: (0, 17, 1, 58)}
 """By SOCK_STREAM and SOCK_DGRAM: IPPROTO_TCP; IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6 (linux/in.h), and 0 for the first."""
-ROUTES = {0: (4, 19), 41: (57, 5, 6, 32, 75), 6: (31,)}
+ROUTES = {0: (4, 15, 19), 41: (57, 5, 6, 32, 75, 78), 6: (31,)}
 """By level, the options that are refused: IP_OPTIONS, IPV6_RTHDR, IPV6_2292RTHDR, IPV6_2292PKTOPTIONS, IPV6_FLOWLABEL_MGR (a
-label may have a routing header), by which packets go over other hosts, IP_TRANSPARENT and IPV6_TRANSPARENT, by which the
-program could answer in the place of its name server, and TCP_ULP, which makes another kind of socket (linux/in.h, linux/in6.h,
+label may have a routing header), by which packets go over other hosts, IP_TRANSPARENT, IPV6_TRANSPARENT, IP_FREEBIND and
+IPV6_FREEBIND (with either, IPv6 sends from any address: net/ipv6.h, ipv6_can_nonlocal_bind()), by which the program could
+answer in the place of its name server, and TCP_ULP, which makes another kind of socket (linux/in.h, linux/in6.h,
 linux/tcp.h)."""
 _UNLINED = ("other kind", "other family", "other protocol")
 """The labels of sockets about which there are no lines, and which learning lets a program make.  TCP_FAMILIES and TCP_PROTOCOLS

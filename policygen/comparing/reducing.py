@@ -6,7 +6,7 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from callfence.policygen.comparing.compare import ARMS, Verdict, compare
+from callfence.policygen.comparing.compare import ARMS, Verdict, compare, compare_resolved
 from callfence.policygen.files import algebra
 from callfence.policygen.implied.resolve import Resolved, narrowed, resolved
 from callfence.policygen.language.normal import normal
@@ -23,7 +23,7 @@ from callfence.policygen.model import (
     scopes,
     strictest,
 )
-from callfence.policygen.phases import in_each
+from callfence.policygen.phases import START, in_each_reached
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.express import minimise, negated
@@ -60,7 +60,7 @@ def reduce(policy: Policy, by: Policy) -> Policy:
             return narrowed(each, meant)
         return replace(each, implied=0, entries=meant.entries, files=meant.files)
 
-    ways = [normal(in_each(partial(reduced, is_written=is_written), policy, by)) for is_written in (True, False)]
+    ways = [normal(in_each_reached(partial(reduced, is_written=is_written), policy, by)) for is_written in (True, False)]
     return replace(_shortest(ways), phases_optional=policy.phases_optional)
 
 
@@ -72,8 +72,21 @@ def intersect(policy: Policy, by: Policy) -> Policy:
     each pair, the moment of arming the earlier one, and files, ports and hosts those that both grant.  Raises ValueError if the
     policies have no architecture in common, or an entry would have to allow, log and deny."""
     kept = [index for index, each in enumerate((policy, by)) if each.implied]
-    ways = [normal(in_each(partial(_intersected, keep=keep), policy, by)) for keep in (None, *kept)]
+    ways = [normal(in_each_reached(partial(_intersected, keep=keep), policy, by)) for keep in (None, *kept)]
     return replace(_shortest(ways), phases_optional=policy.phases_optional and by.phases_optional)
+
+
+def exceeds(policy: Policy, limit: Policy) -> bool:
+    """Return whether the policy allows a process anything that `limit` denies it, whichever calls began phases before; files
+    and the settings count, too.
+
+    A phase takes away what those before it take away, so it suffices to compare each phase of `limit` with the phase that
+    begins at the same call."""
+    begun = {trigger: phase.name for phase in policy.phases for trigger in phase.triggers}
+    pairs = {(phase.name, begun.get(trigger, START)) for phase in limit.phases for trigger in phase.triggers}
+    whole = [compare_resolved(resolved(limit, name), resolved(policy, at)) for name, at in ((START, START), *sorted(pairs))]
+    is_milder = policy.phases_optional and bool(limit.phases) and not limit.phases_optional
+    return is_milder or any(each.verdict in (Verdict.WIDER, Verdict.INCOMPARABLE) for each in whole)
 
 
 def _shortest(ways: Sequence[Policy]) -> Policy:

@@ -47,6 +47,7 @@ _OWNERS, _XATTRS = "owners", "extended attributes"
 _ATTRIBUTES = {
     **dict.fromkeys(("chown", "chown32", "lchown", "lchown32", "fchownat"), _OWNERS),
     **dict.fromkeys(("setxattr", "lsetxattr", "setxattrat", "removexattr", "lremovexattr", "removexattrat"), _XATTRS),
+    "file_setattr": "flags, such as immutable",
 }
 """Calls that change, by a file's name, what Landlock does not judge; modes are in the catalogue of grants."""
 _SOCKETCALL, _PAST_PORTS = "socketcall", (1, 11, 16, 20)

@@ -143,6 +143,36 @@ def test_bad_archives(data: bytes, message: str) -> None:
         read_artifact(data, "it.tar", format_options())
 
 
+def with_index(index: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """An archive of one file."""
+    entry = tarfile.TarInfo("index.json")
+    entry.type, entry.size = kind, len(index)
+    return entry.tobuf() + index + bytes(-len(index) % 512 + 1024)
+
+
+def test_a_sparse_file_takes_no_memory() -> None:
+    """One of 64 GiB takes 1 KiB of an archive."""
+    data = bytearray(with_index(b"x" * 512, tarfile.GNUTYPE_SPARSE))
+    for at, number in ((386, 0), (398, 512), (483, 64 << 30)):  # a piece's place and size, and the size of all
+        data[at : at + 12] = b"\x80" + number.to_bytes(11, "big")
+    data[148:156] = b"%06o\0 " % sum((*data[:148], *b" " * 8, *data[156:512]))
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive_:
+        assert archive_.getmember("index.json").size == 64 << 30
+    with pytest.raises(ImportFormatError, match=r"index\.json: is missing"):
+        read_artifact(bytes(data), "it.tar", format_options())
+
+
+def test_lists_within_lists_are_an_error() -> None:
+    with pytest.raises(ImportFormatError, match=r"index\.json: is missing, or is not JSON"):
+        read_artifact(with_index(b'{"manifests":' + b"[" * 100_000), "it.tar", format_options())
+
+
+@pytest.mark.parametrize("title", [b'"annotations":"a", "x":"x"', b'"annotations":{"a":"b"}'])
+def test_any_annotations(title: bytes) -> None:
+    data = _with_layer(archive("oci-artifact", ONE), b'"annotations":{"org.opencontainers.image.title":"profile.json"}', title)
+    assert read_artifact(data, "it.tar", format_options()).policy
+
+
 def test_a_platform_that_it_does_not_have() -> None:
     data = archive("oci-artifact", TWO)
     assert b'"arm64"' in data
@@ -152,13 +182,23 @@ def test_a_platform_that_it_does_not_have() -> None:
 
 def _with_index(data: bytes, old: bytes, new: bytes) -> bytes:
     """The archive with another platform in its index of platforms, whose digests are right."""
+    return _replaced(data, b"manifests", old, new)
+
+
+def _with_layer(data: bytes, old: bytes, new: bytes) -> bytes:
+    return _replaced(data, b"layers", old, new)
+
+
+def _replaced(data: bytes, word: bytes, old: bytes, new: bytes) -> bytes:
+    """The archive with other text in the blob that has a word."""
     files = {}
     with tarfile.open(fileobj=io.BytesIO(data)) as archive_:
         for entry in archive_:
             file = archive_.extractfile(entry)
             assert file
             files[entry.name] = file.read()
-    (name,) = [name for name, content in files.items() if name.startswith("blobs/") and b"manifests" in content]
+    (name,) = [name for name, content in files.items() if name.startswith("blobs/") and word in content]
+    assert old in files[name]
     content = files.pop(name).replace(old, new)
     digest = hashlib.sha256(content).hexdigest()
     files[f"blobs/sha256/{digest}"] = content

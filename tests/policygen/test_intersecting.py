@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import random
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from calls import event, parse, parse_file
 from strategies import EXAMPLES
 
 from callfence.policygen.comparing.compare import Verdict, compare
-from callfence.policygen.comparing.reducing import intersect, reduce
+from callfence.policygen.comparing.reducing import exceeds, intersect, reduce
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.model import strictest
+from callfence.policygen.phases import START
 from callfence.tracer.abi import Arch, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from callfence.policygen.model import Policy
+    from callfence.tracer.abi import Event
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.policy"))
 CALLS = ("socket", "prctl", "mseal")
@@ -141,3 +149,57 @@ def test_a_reduction_whose_limit_ends_an_implied_call_with_a_phase() -> None:
     for name, expected in (("start", True), ("serving", False)):
         assert evaluate(reduced, event("read"), name).may_allow == expected
         assert evaluate(reduced, event("write"), name).may_allow, "the limit does not name it"
+
+
+PHASES = ("serving", "working")
+TRIGGERS = ("listen", "accept")
+ORDERS = [*permutations(TRIGGERS, 0), *permutations(TRIGGERS, 1), *permutations(TRIGGERS, 2)]
+
+
+def with_phases(chance: random.Random) -> str:
+    """A policy whose phases have any of these names, begin at any of these calls, and end something."""
+    names = chance.sample(PHASES, chance.randrange(3))
+    begun = chance.sample(TRIGGERS, len(names))
+    lines = [f"default {chance.choice(('kill', 'errno EPERM'))}", *["implied 1"] * (chance.random() < 0.5)]
+    lines += [f"phase {name} after {trigger}" for name, trigger in zip(names, begun, strict=True)]
+    lines += [f"{trigger}: allow" for trigger in TRIGGERS]
+    ended = chance.sample(("socket", "prctl"), len(names))
+    lines += [f"{call}: allow until {name}" for name, call in zip(names, ended, strict=True)]
+    lines += [f"{call}: allow" for call in ("bind", "kill") if chance.random() < 0.7]
+    return "\n".join(lines) + "\n"
+
+
+def allowed(policy: Policy, order: Sequence[str], call: Event) -> bool:
+    """Whether a process may make a call after those that begin phases; a phase that it passes over counts, too."""
+    begun = [place for place, phase in enumerate(policy.phases, 1) if {*phase.triggers} & {*order}]
+    reached = (START, *(phase.name for phase in policy.phases))[: max(begun, default=0) + 1]
+    return all(evaluate(policy, call, name).may_allow for name in reached)
+
+
+@pytest.mark.parametrize("work", [intersect, reduce])
+def test_no_order_of_phases_allows_more(work: Callable[[Policy, Policy], Policy]) -> None:
+    chance, refused, tried = random.Random(1), 0, EXAMPLES
+    calls = [event(name) for name in ("socket", "prctl", "bind", "kill", *TRIGGERS)]
+    for _ in range(tried):
+        texts = with_phases(chance), with_phases(chance)
+        a, b = (parse(text).policy for text in texts)
+        try:
+            both = work(a, b)
+        except ValueError as error:
+            assert "deny a call in different ways" in str(error)
+            refused += 1
+            continue
+        limits = (a, b) if work is intersect else (a,)
+        assert not any(exceeds(both, limit) for limit in limits)
+        for order, call in product(ORDERS, calls):
+            assert not allowed(both, order, call) or all(allowed(limit, order, call) for limit in limits), (texts, order, call)
+    assert refused < tried / 2
+
+
+def test_what_allows_more_in_a_phase_exceeds() -> None:
+    text = "phase serving after {}\nlisten: allow\naccept: allow\nbind: allow until serving\n"
+    each = (parse(text.format(calls)).policy for calls in ("listen", "accept", "accept, listen"))
+    after_listen, after_accept, after_both = each
+    assert exceeds(after_listen, after_accept) and exceeds(after_listen, after_both)
+    assert not exceeds(after_both, after_listen)
+    assert exceeds(parse("listen: allow\nbind: allow\n").policy, after_listen)

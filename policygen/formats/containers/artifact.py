@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from callfence.policygen.formats import Exported, ImportFormatError, Loss
 from callfence.policygen.formats.containers.files import export_oci, export_spo, read_oci, read_spo
 from callfence.policygen.formats.effect import machines
+from callfence.policygen.text import printable
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch
 
@@ -87,7 +88,9 @@ def read_artifact(data: bytes, filename: str, options: FormatOptions) -> Importe
     config = manifest.get("config")
     kind = manifest.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else None)
     read = read_oci if kind == PROFILE else read_spo
-    return read(content, f"{filename}: {layer.get('annotations', {}).get(_TITLE, 'layer')}", options)
+    annotations = layer.get("annotations")
+    title = annotations.get(_TITLE, "layer") if isinstance(annotations, dict) else "layer"
+    return read(content, f"{filename}: {printable(str(title))}", options)
 
 
 def _each(
@@ -159,7 +162,8 @@ def _members(data: bytes, filename: str) -> dict[str, bytes]:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for entry in archive:
-                if entry.isfile() and (file := archive.extractfile(entry)):
+                # A sparse one may have any size without being in the archive.
+                if entry.isfile() and not entry.issparse() and (file := archive.extractfile(entry)):
                     members[entry.name.removeprefix("./")] = file.read()
                 if len(members) > _MAX_MEMBERS:
                     raise ImportFormatError(f"{filename}: has more than {_MAX_MEMBERS} files")
@@ -171,7 +175,7 @@ def _members(data: bytes, filename: str) -> dict[str, bytes]:
 def _parsed(data: bytes, what: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ImportFormatError(f"{what}: is missing, or is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ImportFormatError(f"{what}: must be an object")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -137,7 +139,29 @@ def test_a_command_that_takes_too_long_or_does_not_exist(policy: Path) -> None:
     served(policy, work)
     assert texts[0] == "killed: it took longer than 1 s"
     assert texts[1].startswith("exit status 127\n")
-    assert texts[2] == "not run: No such file or directory: /no/folder"
+    assert texts[2].startswith("exit status 125\n")
+    assert "--chdir /no/folder: No such file or directory" in texts[2]
+
+
+def test_the_folder_that_an_agent_names_is_not_that_of_the_policy(tmp_path: Path) -> None:
+    """`.` would otherwise grant any folder that it names."""
+    project, home = tmp_path / "project", tmp_path / "home"
+    (project / "src").mkdir(parents=True)
+    home.mkdir()
+    policy = project / "it.policy"
+    paths = "path /usr: read, execute\npath /etc: read\npath /lib64: read, execute\npath .: read, write, create\n"
+    policy.write_text(POLICY.replace("implied 1\n", f"implied 1\n\n{paths}") + "chdir: allow\n")
+    texts: list[str] = []
+
+    async def work(session: ClientSession) -> None:
+        texts.append(await said(session, "run", command=["sh", "-c", "echo no > made"], folder=str(home)))
+        texts.append(await said(session, "run", command=["sh", "-c", "echo yes > made && echo yes > ../made"], folder="src"))
+
+    served(policy, work)
+    assert "made: Permission denied" in texts[0]
+    assert not (home / "made").exists()
+    assert texts[1] == "exit status 0"
+    assert [(project / name).read_text() for name in ("made", "src/made")] == ["yes\n", "yes\n"]
 
 
 def test_a_policy_that_cannot_be_read(tmp_path: Path) -> None:
@@ -154,11 +178,11 @@ def test_no_command_changes_the_policy_of_the_next_one(tmp_path: Path) -> None:
     policy.write_text(for_this_machine("default allow\nmkdir: errno EPERM\n"))
     is_policy = "case $(readlink $file) in *memfd:policy*) echo default allow > $file;; esac"
     replace = f"for file in /proc/{os.getpid()}/fd/*; do {is_policy}; done"
-    with Session(policy) as session:
-        done = session.run(["sh", "-c", f"{replace}; ls ${{TMPDIR:-/tmp}}; mkdir made"], folder=tmp_path)
+    with Session(policy, folder=tmp_path) as session:
+        done = session.run(["sh", "-c", f"{replace}; ls ${{TMPDIR:-/tmp}}; mkdir made"])
         assert b"callfence-session" not in done.output
         assert b"Operation not permitted" in done.errors
-        assert session.run(["mkdir", "made"], folder=tmp_path).status == 1
+        assert session.run(["mkdir", "made"]).status == 1
     assert not (tmp_path / "made").exists()
 
 
@@ -167,12 +191,33 @@ def test_a_session_keeps_files_that_were_granted_for_the_next_command(tmp_path: 
     (tmp_path / "key").write_text("text")
     paths = "path /usr: read, execute\npath /etc: read\npath /lib64: read, execute\n"
     policy.write_text(POLICY.replace("implied 1\n", f"implied 1\n\n{paths}"))
-    with Session(policy) as session:
-        done = session.run(["cat", "key"], folder=tmp_path)
+    (tmp_path / "below").mkdir()
+    with Session(policy, folder=tmp_path) as session:
+        done = session.run(["cat", "key"])
         assert (done.status, done.output) == (1, b"")
         numbers = [denial.number for denial in done.denials if "path ./key: read" in denial.lines]
         assert session.grant(numbers[0], "", "me") == ("path ./key: read",)
-        assert session.run(["cat", "key"], folder=tmp_path).output == b"text"
+        assert session.run(["cat", "../key"], folder="below").output == b"text"
         with pytest.raises(UserError, match="no denial has the number 99"):
             session.grant(99, "", "me")
     assert "./key" not in policy.read_text()
+
+
+def test_a_command_that_leaves_a_process_behind_holds_nothing_up(tmp_path: Path) -> None:
+    policy = tmp_path / "it.policy"
+    policy.write_text("default allow\n")
+    begun = time.monotonic()
+    with Session(policy, folder=tmp_path) as session:
+        done = session.run(["sh", "-c", "echo begun; sleep 60 & echo $! > pid"], timeout=50)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert (done.status, done.output) == (0, b"begun\n")
+    assert time.monotonic() < begun + 45
+
+
+def test_what_a_command_prints_takes_no_memory_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callfence.asking.session._MOST", 1 << 20)
+    policy = tmp_path / "it.policy"
+    policy.write_text("default allow\n")
+    with Session(policy, folder=tmp_path) as session:
+        done = session.run(["sh", "-c", "head -c 3000000 /dev/zero; head -c 5 /dev/zero >&2"])
+    assert (done.status, len(done.output), len(done.errors)) == (0, 1 << 20, 5)

@@ -52,6 +52,28 @@ def test_die_with_parent(work: Path, options: tuple[str, ...]) -> None:
 
 
 @ARMS
+def test_chdir(work: Path, options: tuple[str, ...]) -> None:
+    """The program starts there; `.` of the policy, and names of files in options, are those of the current folder."""
+    (work / "below").mkdir()
+    (work / "below" / "run").write_text("#!/bin/sh\npwd; cat < ../key; : > made\n")
+    (work / "below" / "run").chmod(0o755)
+    (work / "key").write_text("text\n")
+    (work / "all.policy").write_text("default allow\npath /: read, execute\npath ./below/made: write\npath /dev: write\n")
+    (work / "below" / "made").touch()
+    done = enforce(work, "--chdir", "below", *options, "./run")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{work}/below\ntext\n", "")
+    (work / "all.policy").write_text("default allow\npath /: read, execute\npath ./made: write\npath /dev: write\n")
+    (work / "made").touch()
+    done = enforce(work, "--chdir", "below", *options, "./run")
+    assert "made: Permission denied" in done.stderr
+
+
+def test_a_folder_that_is_not_there(work: Path) -> None:
+    done = enforce(work, "--chdir", "none", "true")
+    assert (done.returncode, done.stderr) == (125, "enforce: --chdir none: No such file or directory\n")
+
+
+@ARMS
 def test_close_fds(work: Path, options: tuple[str, ...]) -> None:
     script = "import os; print(sorted(os.listdir('/proc/self/fd')))"
     first, second = os.open("/dev/null", os.O_RDONLY), os.open("/dev/null", os.O_RDONLY)

@@ -317,3 +317,13 @@ def test_a_log_of_many_hosts_is_reviewed_at_once(tmp_path: Path, capsys: pytest.
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (1, ""), "one change, which is undecided"
     assert "+ mkdir: " in done.stdout
+
+
+def test_a_record_cannot_write_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "hosts" / "web1").mkdir(parents=True)
+    record = json.loads(event("denied", 1)) | {"executable": "/a\x9b2J\u202e\"b"}
+    (tmp_path / "hosts" / "web1" / "app.log").write_text(json.dumps(record, ensure_ascii=False) + "\n")
+    run(capsys, "add", tmp_path / "lake", tmp_path / "hosts")
+    _, out, _ = run(capsys, "ask", "--now", NOW, tmp_path / "lake", "log")
+    assert out.isascii()
+    assert json.loads(out) == record

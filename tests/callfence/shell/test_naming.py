@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,7 +60,7 @@ SOURCES = (
     ("https://x.example/bcrypt/-/bcrypt-1.0.0.tgz", "bcrypt", "npm-bcrypt@https%3A%2F%2Fx.example%2F"),
     ("https://x.example/1.tgz#2", "left/node_modules/bcrypt", "npm-bcrypt@https%3A%2F%2Fx.example%2F1.tgz"),
     ("git+ssh://git@x.example/a/bcrypt.git#123", "bcrypt", "npm-bcrypt@git%2Bssh%3A%2F%2Fgit@x.example%2Fa%2Fbcrypt.git"),
-    ("file:/srv/left-1.0.0.tgz", "left", "npm-left"),
+    ("file:/srv/left-1.0.0.tgz", "left", "npm-left@file%3A%2Fsrv%2Fleft-1.0.0.tgz"),
     ("file:/srv/app/node_modules/evil/1.tgz", "left", "npm-left@file%3A%2Fsrv%2Fapp%2Fnode_modules%2Fevil%2F1.tgz"),
 )
 """What npm says of the source of a package, its folder in `node_modules`, and its policy."""
@@ -103,6 +104,40 @@ def test_fields_of_package_json_do_not_name_it(agent):
     environment = under_npm(f"{REGISTRY}/bcrypt/-/bcrypt-5.1.0.tgz", agent) | chosen
     assert name_of([], environment, "/srv/app/node_modules/evil/node_modules/bcrypt") == "npm-evil%2Fbcrypt"
     assert name_of([], environment, "/srv/app/node_modules/evil") == "npm-evil"
+
+
+def test_a_file_of_the_projects_own_is_named_by_its_folder(tmp_path):
+    """Another dependency may name a file, too, which an earlier script has written."""
+    project = tmp_path / "app"
+    project.mkdir()
+    (project / "package.json").write_text(json.dumps({"dependencies": {"left": "file:../left-1.0.0.tgz", "right": "^1"}}))
+    for place, file, name in (
+        ("left", "left-1.0.0.tgz", "npm-left"),
+        ("left", "tmp/left-1.0.0.tgz", "npm-left@file"),
+        ("right", "left-1.0.0.tgz", "npm-right@file"),
+        ("up", "left-1.0.0.tgz", "npm-up@file"),
+    ):
+        environment = under_npm(f"file:{tmp_path}/{file}") | {"npm_config_local_prefix": str(project)}
+        found = name_of([], environment, f"{project}/node_modules/{place}")
+        assert (found.partition("%")[0], "%" in found) == (name, "@" in name)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("app", "npm-bcrypt"),
+        ("app/packages/a", "npm-bcrypt@file%3Apackages%2Fa"),
+        ("app/node_modules/left", "npm-left"),
+        ("app/node_modules/.cache/x", "npm-%2Ecache"),
+        ("cache/x", "npm-bcrypt@file%3A..%2Fcache%2Fx"),
+        ("cache/node_modules/bcrypt", "npm-bcrypt@file%3A..%2Fcache"),
+        ("app/build/node_modules/bcrypt", "npm-bcrypt@file%3Abuild"),
+    ],
+)
+def test_another_folder_that_a_dependency_names_has_not_the_name_that_it_gives_itself(tmp_path, folder, name):
+    project = {"npm_config_local_prefix": str(tmp_path / "app"), "npm_package_name": "bcrypt"}
+    file = {"npm_package_json": f"{tmp_path}/{folder}/package.json"}
+    assert name_of([], under_npm("null") | project | file, f"{tmp_path}/{folder}") == name
 
 
 def test_what_npm_builds_in_its_cache_has_a_name_of_its_own():
@@ -181,11 +216,23 @@ def test_a_folder_that_a_package_brings_along_does_not_count(project, foreign):
     assert place_of({}, str(folder)).folder == str(project)
 
 
-def test_neither_does_that_of_an_sdist(project):
+@pytest.mark.parametrize("below", ["", "src", "inner"])
+def test_neither_does_that_of_an_sdist(project, below):
     folder = project / "build" / "evil"
-    (folder / ".callfence" / "policies").mkdir(parents=True)
+    for place in (folder, folder / below):
+        (place / ".callfence" / "policies").mkdir(parents=True, exist_ok=True)
     (folder / "PKG-INFO").write_text("Name: evil\n")
-    assert place_of({}, str(folder)).folder == str(project)
+    (folder / "inner").mkdir(exist_ok=True)
+    (folder / "inner" / "PKG-INFO").write_text("Name: evil\n")
+    assert place_of({}, str(folder / below)).folder == str(project)
+
+
+def test_neither_does_that_of_a_folder_that_a_dependency_names(project, tmp_path_factory):
+    """`npm` runs its script there, and whoever may write there has chosen the policies."""
+    under_npm = {"npm_lifecycle_event": "install", "npm_config_local_prefix": str(project)}
+    for folder in (tmp_path_factory.mktemp("cache") / "x", project / "build" / "x"):
+        (folder / ".callfence" / "policies").mkdir(parents=True)
+        assert place_of(under_npm, str(folder)).folder == str(project)
 
 
 def test_named_policies_count_whatever_the_folder(project, tmp_path_factory):

@@ -72,6 +72,12 @@ class Project:
         }
         return self.run("-c", script, folder=self.package, **npm | {"CALLFENCE_SH": mode} | variables)
 
+    def npm(self, *words: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        environment = self.environment | {"npm_config_cache": str(self.folder.parent / "npm")}
+        words = ("npm", "--offline", *words)
+        folder = folder or self.folder
+        return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
     def denied(self) -> list[dict[str, Any]]:
         """The denials of the log, when every run has its end there: what a command leaves behind may outlive it."""
         end = time.monotonic() + 20
@@ -276,16 +282,31 @@ def test_neither_does_one_that_another_package_bundles(project, learned):
     (bundled / "package.json").write_text(json.dumps(script))
     (project.folder / "package.json").write_text('{"name": "app", "version": "1.0.0"}\n')
 
-    def npm(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
-        environment = project.environment | {"npm_config_cache": str(project.folder.parent / "npm")}
-        return subprocess.run(
-            ["npm", "--offline", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-
-    assert npm("pack", folder=evil).returncode == 0
-    done = npm("install", "--foreground-scripts", f"--script-shell={SHELL}", evil / "evil-1.0.0.tgz", folder=project.folder)
+    assert project.npm("pack", folder=evil).returncode == 0
+    done = project.npm("install", "--foreground-scripts", f"--script-shell={SHELL}", evil / "evil-1.0.0.tgz")
     assert "npm-evil%2Fbcrypt.policy does not exist" in done.stderr, done.stderr
     assert not [*project.folder.rglob("ran")]
+
+
+def test_a_dependency_that_is_a_folder_does_not_bring_its_policies(project, tmp_path_factory):
+    """An earlier script may have made the folder, in the cache or $TMPDIR."""
+    require("npm")
+    shutil.rmtree(project.folder / "node_modules")
+    folder, evil = tmp_path_factory.mktemp("cache"), project.folder.parent / "evil"
+    policies = folder / ".callfence" / "policies"
+    policies.mkdir(parents=True)
+    evil.mkdir()
+    text = f"callfence 1\ndefault allow\npath /: read, execute\npath {folder}: create, write\n"
+    (policies / "npm-app.policy").write_text(text)
+    script = {"name": "app", "version": "1.0.0", "scripts": {"install": "echo run > ran"}}
+    (folder / "package.json").write_text(json.dumps(script))
+    own = {"name": "evil", "version": "1.0.0", "dependencies": {"left": f"file:{folder}"}}
+    (evil / "package.json").write_text(json.dumps(own))
+    (project.folder / "package.json").write_text('{"name": "app", "version": "1.0.0"}\n')
+    assert project.npm("pack", folder=evil).returncode == 0
+    done = project.npm("install", "--foreground-scripts", f"--script-shell={SHELL}", evil / "evil-1.0.0.tgz")
+    assert f"{project.policies}/npm-app@file%3A" in done.stderr, done.stderr
+    assert not (folder / "ran").exists()
 
 
 @needs_root
@@ -308,9 +329,10 @@ def test_a_command_that_could_change_its_policy_is_not_run(reviewed, learned, ri
     assert not (reviewed.package / "ran").exists()
 
 
-def test_neither_is_one_that_could_change_callfence(reviewed, learned):
+@pytest.mark.parametrize("path", [Path(command.__file__).parents[1], BIN, Path(sys.executable), SHELL])
+def test_neither_is_one_that_could_change_callfence(reviewed, learned, path):
     policy = reviewed.policies / "npm-left.policy"
-    line = f"path {Path(command.__file__).parents[1]}: write\n"
+    line = f"path {path}: write\n"
     policy.write_text(learned.read_text().replace("path ./node_modules", f"{line}path ./node_modules", 1))
     done = reviewed.install("echo run > ran")
     assert done.returncode == 125

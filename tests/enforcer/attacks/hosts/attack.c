@@ -1732,6 +1732,16 @@ static void transparent(void)  // to answer as the name server, of which /proc/n
     int one = 1;
     said("ip", setsockopt(udp(), IPPROTO_IP, IP_TRANSPARENT, &one, sizeof one));
     said("ip6", setsockopt(udp6(), IPPROTO_IPV6, IPV6_TRANSPARENT, &one, sizeof one));
+    said("free", setsockopt(udp6(), IPPROTO_IP, IP_FREEBIND, &one, sizeof one));
+    int made = udp6();
+    said("free6", setsockopt(made, IPPROTO_IPV6, IPV6_FREEBIND, &one, sizeof one));
+    Address server = v6("fd00:77::53", 53), to = v6("::1", 7003);
+    int receiver = udp6();
+    bind(receiver, &to.any, size6);
+    said("bind", bind(made, &server.any, size6));
+    connect(made, &to.any, size6);
+    send(made, "x", 1, 0);
+    said("answers", recv(receiver, word, 1, MSG_DONTWAIT) == 1 ? 0 : -1);
 }
 
 static void wide_names(void)  // which lines of a policy would take for more than a name
