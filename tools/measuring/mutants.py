@@ -3,7 +3,8 @@
     mutants.py PAGE [COUNT] [--seed N] [--only PATH ...]
 
 A change negates a condition, swaps an operator, moves a number by one, drops a statement.  It is made in a copy of what is
-committed.  The tests of the changed file's folder run first, then those of its package, then all others, until one fails.
+committed, where all tests have to pass first.  Then the tests of the changed file's folder run, then those of its package, then
+all others, until one fails.
 What none notices is printed, and stands on PAGE: a person judges whether it changes what the program does.
 """
 
@@ -138,11 +139,15 @@ def folders(root: Path, path: Path) -> list[list[str]]:
     return [[near], *([[f"--ignore={near}", package]] if near != package else []), rest]
 
 
-def noticed_by(root: Path, path: Path) -> str:
-    """The test that fails or does not end, "" if none does.  The tests run in a pid namespace, since changed code may signal
-    anything.  Of the tests that are marked `long` none runs."""
-    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] if os.geteuid() == 0 else []
-    for words in folders(root, path):
+ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", '"$@"; exit $?', "sh")
+"""Runs a command in a pid namespace whose first process takes the status of orphans, as some tests need."""
+
+
+def noticed_by(root: Path, tests: Sequence[Sequence[str]]) -> str:
+    """The test that fails or does not end, "" if none does; `tests`: arguments of pytest for one run after the other.  They run
+    in a pid namespace, since changed code may signal anything.  Of the tests that are marked `long` none runs."""
+    alone = ALONE if os.geteuid() == 0 else ()
+    for words in tests:
         pytest = [str(root / ".venv/bin/python"), "-m", "pytest", "-x", "-q", "-n", "2", "--dist", "loadfile", "-m", "not long"]
         try:
             done = subprocess.run([*alone, *pytest, *words], cwd=root, capture_output=True, timeout=TIMEOUT, check=False)
@@ -163,14 +168,17 @@ def main() -> int:
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # some tests run the commands as another user
         root = Path(folder) / "tree"
         subprocess.run(["git", "clone", "-q", ROOT, root], check=True)
         subprocess.run(["make", "-s", ".venv/developer"], cwd=root, check=True, capture_output=True)
+        if failing := noticed_by(root, [["tests"]]):
+            sys.exit(f"nothing can be measured where a test fails without a change: {failing}")
         chosen, tried, noticed, rest = mutants(root, random.Random(options.seed), options.only), Counter(), Counter(), []
         for mutant in (next(chosen) for _ in range(options.count)):
             kept = (root / mutant.path).read_text()
             (root / mutant.path).write_text(mutant.text)
-            test = noticed_by(root, mutant.path)
+            test = noticed_by(root, folders(root, mutant.path))
             (root / mutant.path).write_text(kept)
             shutil.rmtree((root / mutant.path).parent / "__pycache__", ignore_errors=True)
             package = mutant.path.parts[0]
