@@ -48,6 +48,9 @@ _PROC = re.compile(rb"/proc/(\d+)(?:/|$)")
 _NAME = re.compile(rb"/proc/(\d+)(/task/\d+)?/comm")
 """The name of a process or thread (proc_pid_comm(5))."""
 
+_TERMINALS, _OTHER_ENDS = b"/dev/ptmx", b"/dev/pts"
+"""Who opens the first has a new terminal, whose other end is mostly opened by TIOCGPTPEER, which names no file (pts(4))."""
+
 
 class FileWatcher:
     """Records the rights to files, and the abstract sockets, that the calls of one run use."""
@@ -183,6 +186,8 @@ class FileWatcher:
             self._execute(file.path, task.executable)
         else:
             self._note(file.path, rights, task.executable)
+        if file.path == _TERMINALS:
+            self._note(_OTHER_ENDS, Right.READ | Right.WRITE, task.executable)
 
     def _names_itself(self, task: Task, path: bytes) -> bool:
         """Return whether a path is the name of a thread of this task's process, and no line can grant that alone: one for all
