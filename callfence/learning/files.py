@@ -11,7 +11,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.files.lookup import interpreter, look_up, looking
+from callfence.enforcer.files.lookup import grantable, interpreter, look_up, looking
 from callfence.learning.ports import SOCKADDR, sent_to
 from callfence.policygen.files.calls import (
     NEW_ROOTS,
@@ -213,7 +213,7 @@ class FileWatcher:
             above = folder
         if match := _PROC.match(place):
             is_own = int(match[1]) == self._process
-            place = b"/proc/self" + place[match.end(1) :] if is_own else b"/proc"
+            place = grantable(place[match.end(1) :]) if is_own else b"/proc"
         key = (place, executable)
         self._rights[key] = self._rights.get(key, NOTHING) | rights
 

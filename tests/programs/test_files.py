@@ -180,6 +180,15 @@ def test_who_makes_terminals_is_granted_their_other_ends(commands, place):
     assert enforce(commands, place, place.folder / "files.policy", "terminal:/dev/ptmx") == ["ok"]
 
 
+def test_links_of_proc_are_the_program_s_own(commands, place):
+    operations = ["read:/proc/net/tcp", "read:/proc/self/net/dev", "read:/proc/mounts"]
+    for options in (), ("--exact",):
+        lines = learn(commands, place, *operations, options=("--files", "--fresh", *options))
+        found = {name: rights for name, rights in lines.items() if "/proc" in name}
+        assert found == {"path /proc/self/mounts": "read", "path /proc/self/net": "read"}
+        assert enforce(commands, place, place.folder / "files.policy", *operations) == ["ok"] * 3
+
+
 def test_an_own_folder_is_made_though_the_home_is_granted(commands, place):
     """What a line for the home grants is missing in those for folders below it."""
     home = f"{place.folder}/home"
