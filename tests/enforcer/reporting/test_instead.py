@@ -48,6 +48,7 @@ def made(place, build, shared_policy):
         ("file-ids", "0"),  # ncurses looks for the terminal's description so
         ("daemon", "-1 EAFNOSUPPORT"),
         ("no-path", "-1 EFAULT"),
+        ("no-family", "-1 EAFNOSUPPORT"),
         ("attributes", "-1 EOPNOTSUPP"),
         ("own-limits", "0"),
     ],
