@@ -33,8 +33,10 @@ class ArmError(UserError):
 class GoneError(KernelError):
     """The process died while the helper worked on it; its exit status has the reason."""
 
-    def __init__(self) -> None:
+    def __init__(self, signal: int = 0) -> None:
         super().__init__("the process died", "ptrace", 3)  # ESRCH
+        self.signal = signal
+        """The signal that ended it; 0 if that is not known."""
 
 
 def refused(error: OSError) -> KernelError:

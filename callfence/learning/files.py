@@ -12,7 +12,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.files.lookup import interpreter, look_up, looking
+from callfence.enforcer.files.lookup import grantable, interpreter, look_up, looking
 from callfence.learning.ports import SOCKADDR, sent_to
 from callfence.policygen.files.calls import (
     NEW_ROOTS,
@@ -49,6 +49,9 @@ _CHOSEN = re.compile(rb"[0-9a-f]{5}")  # net/unix/af_unix.c, unix_autobind()
 _PROC = re.compile(rb"/proc/(\d+)(?:/|$)")
 _NAME = re.compile(rb"/proc/(\d+)(/task/\d+)?/comm")
 """The name of a process or thread (proc_pid_comm(5))."""
+
+_TERMINALS, _OTHER_ENDS = b"/dev/ptmx", b"/dev/pts"
+"""Who opens the first has a new terminal, whose other end is mostly opened by TIOCGPTPEER, which names no file (pts(4))."""
 
 
 _NUMBERED = (b"/proc/", b"/sys/", b"/dev/")
@@ -224,6 +227,8 @@ class FileWatcher:
             self._execute(file.path, task.executable)
         else:
             self._note(file.path, rights, task.executable)
+        if file.path == _TERMINALS:
+            self._note(_OTHER_ENDS, Right.READ | Right.WRITE, task.executable)
 
     def _identify(self, file: File) -> None:
         """Note which file is at a path, and whether another one was there before."""
@@ -268,7 +273,7 @@ class FileWatcher:
         place = self._place(path)
         if match := _PROC.match(place):
             is_own = int(match[1]) == self._process
-            place = b"/proc/self" + place[match.end(1) :] if is_own else b"/proc"
+            place = grantable(place[match.end(1) :]) if is_own else b"/proc"
         key = (place, executable)
         self._rights[key] = self._rights.get(key, NOTHING) | rights
 

@@ -12,7 +12,9 @@ from callfence.policygen.files.generalise import is_path
 from callfence.policygen.files.generalise_hosts import by_host, recorded
 from callfence.policygen.files.made import made, movable
 from callfence.policygen.files.ruleset import unconfined
+from callfence.policygen.filter.listener import may_install_filters
 from callfence.policygen.grants import ANY, ANY_PORT, TCP, Right, format_ports, format_rights, written
+from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.naming import format_action, format_entry
 from callfence.policygen.language.normal import normal_expression
 from callfence.policygen.learning.beyond import unimplied
@@ -217,6 +219,9 @@ def _phases(learned: Learned) -> list[tuple[str, str]]:
     followed = [run for run in learned.recording.plain().runs if run.waits]
     if not any(run.status is not None and run.status >= 0 for run in followed):
         rows.append(("phases", "no run ended by itself: what its end needs may be denied by then"))
+    if may_install_filters(resolved(learned.generated.document.policy)):
+        why = "it may install filters, and is killed if one denies the calls by which `enforce` puts it into a phase"
+        rows.append(("phases", f"{why}: then learn it again with --fresh, without --phases"))
     for phase in phases if learned.run.waits else ():
         outside = [waits for waits in learned.run.waits if not waits & bits(phase.triggers)]
         if len(outside) == len(learned.run.waits):

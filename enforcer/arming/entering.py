@@ -83,7 +83,11 @@ class Entrance:
             surgery = Detour(pid, call[0], self._key, self._stops)
             for each in range(process.reached + 1, number + 1):  # also those that it passes over: `_reached` counts filters
                 self._put(surgery, process, each)
-        except (ProcessLookupError, GoneError):  # it is dying
+        except GoneError as error:
+            if error.signal == linux.SIGSYS:  # all signals are blocked, so a filter has killed it for a call of ours
+                self._failed(process, "a filter of its own kills for a call that enforce makes in it", is_confined=True)
+            raise
+        except ProcessLookupError:  # it is dying
             raise
         except (ArmError, OSError, KernelError) as error:
             is_lost = isinstance(error, HeldUpError) or bool(surgery and surgery.is_confined)

@@ -74,7 +74,7 @@ class Stops:
                 return stop
             self._kept.append((task, status))
             if task == pid:
-                raise GoneError
+                raise GoneError(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0)
 
     def _wait(self, pid: int) -> None:
         """Wait until a child has stopped or ended.  Kill a task that sleeps, which only an answer to a notification could wake,

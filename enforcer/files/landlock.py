@@ -154,9 +154,11 @@ class Confinement:
             except PlaceError as error:
                 raise GrantError(path, str(error)) from error
         with_links = [place for _, place, access in places if access & landlock.MAKE_SYM]
+        makes_folders = [place for _, place, access in places if access & landlock.MAKE_DIR]
         for path, place, access in places:
             meant = next(filter(None, (_without_links(place, folder) for folder in with_links)), b"")
-            self._grant(ruleset, path, place, access, meant)
+            makes = path in OWN_FOLDERS and access & _CHANGES and any(_is_in(place, folder) for folder in makes_folders)
+            self._grant(ruleset, path, place, access, meant, makes=bool(makes))
         for path, device, access in landlock.UNLISTED:
             if effective.handled_files and (descriptor := unlisted(path, device)) is not None:
                 kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
@@ -167,12 +169,12 @@ class Confinement:
                     kernel.landlock_allow_port(ruleset, bit, port)
         return ruleset
 
-    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: bytes) -> None:
+    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: bytes, *, makes: bool) -> None:
         """Add the rule for one path to a ruleset.  A missing file gets none, with a remark if the line would let the program
-        change it; a missing folder of OWN_FOLDERS is created.  Nor does a path that leads elsewhere than to `meant`, if that is
+        change it; with `makes`, a missing folder is created.  Nor does a path that leads elsewhere than to `meant`, if that is
         given.  Raises GrantError, OSError."""
         try:
-            if line in OWN_FOLDERS and access & landlock.MAKE_DIR:
+            if makes:
                 os.makedirs(path, 0o700, exist_ok=True)
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
@@ -218,6 +220,11 @@ class Confinement:
         if not real.startswith(folder):
             name, place = os.fsdecode(line), os.fsdecode(real)
             self.remarks.append(f"path {name} leads to {place} by a symbolic link, and grants that")
+
+
+def _is_in(path: bytes, folder: bytes) -> bool:
+    """Return whether a path is that of a folder, or below it."""
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
 
 
 def _without_links(path: bytes, folder: bytes) -> bytes:

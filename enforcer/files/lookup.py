@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 _OPEN = os.O_PATH | os.O_CLOEXEC
 _DEVICES = {b"/dev/stdin": b"fd/0", b"/dev/stdout": b"fd/1", b"/dev/stderr": b"fd/2"}
-_DESCRIPTORS = b"/dev/fd"
+_OF_PROCESS = (
+    (b"/dev/fd", b"fd"), (b"/proc/self", b""), (b"/proc/net", b"net"), (b"/proc/mounts", b"mounts")
+)  # fmt: skip
+"""Links that lead elsewhere for each process, and what they lead to in its folder of /proc."""
+_NETWORK = b"/net"
 _GONE = b" (deleted)"
 _HEAD = 4096
 """How many bytes at the beginning of an executable are searched for its interpreter."""
@@ -34,12 +38,20 @@ def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
     if path.startswith(b"/"):
         if path in _DEVICES:
             return b"/proc/%d/%s" % (process, _DEVICES[path])
-        for start, folder in ((_DESCRIPTORS, b"fd"), (b"/proc/self", b""), (b"/proc/thread-self", b"task/%d" % task)):
+        for start, folder in (*_OF_PROCESS, (b"/proc/thread-self", b"task/%d" % task)):
             if path == start or path.startswith(start + b"/"):
                 return b"/proc/%d/%s%s" % (process, folder, path[len(start) :])
         return path
     where = b"cwd" if descriptor < 0 else b"fd/%d" % descriptor
     return b"/proc/%d/%s/%s" % (task, where, path) if path else b"/proc/%d/%s" % (task, where)
+
+
+def grantable(rest: bytes) -> bytes:
+    """Return the path of which a line grants a file of the program's own folder of /proc, `rest` being its path there.
+
+    Files of /proc/self/net are others each time that they are opened (fs/proc/generic.c, proc_net_dentry_ops), so no line can
+    grant one of them."""
+    return b"/proc/self" + (_NETWORK if rest.startswith(_NETWORK + b"/") else rest)
 
 
 def looking(process: int, task: int) -> Callable[[int, bytes, bool], File | None]:

@@ -11,7 +11,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.files.lookup import interpreter, is_tcp, look_up, looking
+from callfence.enforcer.files.lookup import grantable, interpreter, is_tcp, look_up, looking
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from callfence.policygen.files.landlock import ACCESS, named
@@ -105,10 +105,11 @@ class Judge:
     # -- files
 
     def _of_paths(self, event: Event, name: str, caller: WaitingTask) -> Iterator[Ungranted]:
-        look = looking(event.task, event.task)
         fields = _Fields(event.task)
         for use in wanted(name, event.arguments, lambda at, length: _read(caller, at, length)):
             paths = [_string(caller, part.address) for part in (use if isinstance(use, Pair) else (use,))]
+            is_own = any(path.startswith((b"/proc/", b"/dev/")) for path in paths)
+            look = looking(owner(event.task) if is_own else event.task, event.task)
             all_needs = [*needs(use, paths, look)]
             for need in all_needs:
                 yield from self._lacking(need, fields)
@@ -165,7 +166,7 @@ def subject_of(place: bytes, process: int, environment: Sequence[bytes], here: b
 
     `process`, `environment`, `here`: the id of the program's first process, its environment and its first working folder."""
     if match := _PROC.match(place):
-        place = b"/proc/self" + place[match.end() :] if int(match[1]) == process else b"/proc"
+        place = grantable(place[match.end() :]) if int(match[1]) == process else b"/proc"
     return path_line(named(place, environment, here).decode("utf-8", "surrogateescape"))
 
 

@@ -152,7 +152,7 @@ class Targets:
                 peer = peer._replace(port=0)
             if self._names and self._names.is_server(peer.host, peer.port):
                 return self._lead(request, socket, peer)
-            if use == "send" and not sends and self._is_known(peer):
+            if use == "send" and not sends and self._is_only_looked_at(peer, nowhere=socket.has_ports and not peer.port):
                 return Target(explicit(address), is_mute=True)
             self._judge(request, use, peer)
             return Target(explicit(address))
@@ -164,15 +164,18 @@ class Targets:
         is_internet = socket.domain in (AF_INET, AF_INET6)
         return Target(address, identity=None if is_internet else _caller(request))
 
-    def _is_known(self, peer: Peer) -> bool:
-        """Return whether policies deny datagrams to a port of a host, but have lines about the host.
+    def _is_only_looked_at(self, peer: Peer, *, nowhere: bool) -> bool:
+        """Return whether policies deny datagrams to a port of a host, but have lines about the host, or it is port 0, to which
+        nothing can be sent (`nowhere`).
 
-        Resolvers connect a datagram socket to each address of a name to see from which address it would be reached (RFC 6724,
-        6), and send nothing."""
+        Resolvers connect a datagram socket to each address of a name, or of this host, to see from which address it would be
+        reached (RFC 6724, 6), and send nothing; the port is 0 if they were given none."""
         names = self._names.of(peer.host) if self._names else []
         policies = [rules for _, rules in self._hosts.policies]
         if all(rules.grants("send", peer.host, peer.port, names) for rules in policies):
             return False
+        if nowhere:
+            return True
         uses = [[use for use in ("send", "connect") if use in rules.confines] for rules in policies]
         return all(
             any(rules.reaches(use, peer.host, names) for use in confined)

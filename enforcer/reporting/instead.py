@@ -2,10 +2,10 @@
 
 The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself, set the ids
 that it has, touch files that it may write to, and name itself where the policies allow what a call does to its caller; it fails
-signals to processes that do not exist, and what a kernel or machine may not have, for which programs have another way
-(unavailable.tsv).  Where Landlock keeps signals among the program's processes, it lets a process signal those that it has
-started: the kernel denies all others.  Anything else, and anything that cannot be found out, is denied.  docs/implied.md says
-why each is harmless.
+signals to processes that do not exist, calls with NULL for a path, and what a kernel or machine may not have, for which
+programs have another way (unavailable.tsv).  Where Landlock keeps signals among the program's processes, it lets a process
+signal those that it has started: the kernel denies all others.  Anything else, and anything that cannot be found out, is
+denied.  docs/implied.md says why each is harmless.
 """
 
 from __future__ import annotations
@@ -46,6 +46,11 @@ _CAP_SETGID = 1 << 6  # linux/capability.h
 _ONE_TASK = {"setpriority": 0, "ioprio_set": 1}
 """The first argument with which `who` is a task: PRIO_PROCESS, IOPRIO_WHO_PROCESS (linux/resource.h, linux/ioprio.h)."""
 _AT_FDCWD = 0xFFFFFF9C
+_NEEDS_PATHS = frozenset(
+    {"open", "openat", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat", "rename", "renameat", "renameat2", "symlink",
+     "symlinkat", "chmod", "fchmodat", "truncate"}
+)  # fmt: skip
+"""Calls that do nothing where a path is NULL (fs/namei.c, getname_flags); others, as utimensat(2), take it for an open file."""
 _GENERATIONS = 100
 """How many ancestors of a process are examined at most."""
 
@@ -71,6 +76,9 @@ class Instead:
         syscall = table(arch).by_number.get(self._event.number) if arch else None
         if arch is None or syscall is None:
             return False
+        if syscall.name in _NEEDS_PATHS and self._lacks_path(syscall):
+            self._fail(errno.EFAULT)
+            return True
         if syscall.name in _PATH:
             return self._opens_device(arch, syscall.name)
         if syscall.name in ("kill", "tgkill", "tkill"):
@@ -88,6 +96,11 @@ class Instead:
     def _fail(self, number: int) -> None:
         self._request.fail(number)
         self.error = number
+
+    def _lacks_path(self, syscall: Syscall) -> bool:
+        """Return whether a path of a call is NULL, as in programs that remove a file which they have not made yet."""
+        arguments = zip(syscall.arguments, self._event.arguments, strict=False)
+        return any(argument.kind is Kind.PATH and not argument.value(register) for argument, register in arguments)
 
     def _names_itself(self, syscall: Syscall) -> bool:
         """Let a call run that names its own process or thread by number, if the policies allow the call with 0, which means the

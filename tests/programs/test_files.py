@@ -250,6 +250,32 @@ def test_a_replaced_file_of_etc_takes_no_line_for_etc(commands, place):
     assert "path /etc" not in parse_file(policy).policy.files.lines()
 
 
+def test_who_makes_terminals_is_granted_their_other_ends(commands, place):
+    lines = learn(commands, place, "terminal:/dev/ptmx")
+    assert [line for line in lines if "/dev/p" in line] == ["path /dev/ptmx", "path /dev/pts"]
+    assert enforce(commands, place, place.folder / "files.policy", "terminal:/dev/ptmx") == ["ok"]
+
+
+def test_links_of_proc_are_the_program_s_own(commands, place):
+    operations = ["read:/proc/net/tcp", "read:/proc/self/net/dev", "read:/proc/mounts"]
+    for options in (), ("--exact",):
+        lines = learn(commands, place, *operations, options=("--files", "--fresh", *options))
+        found = {name: rights for name, rights in lines.items() if "/proc" in name}
+        assert found == {"path /proc/self/mounts": "read", "path /proc/self/net": "read"}
+        assert enforce(commands, place, place.folder / "files.policy", *operations) == ["ok"] * 3
+
+
+def test_an_own_folder_is_made_though_the_home_is_granted(commands, place):
+    """What a line for the home grants is missing in those for folders below it."""
+    home = f"{place.folder}/home"
+    operations = [f"mkdir:{home}/.step", f"mkdir:{home}/.config", f"create:{home}/.config/x", f"write:{home}/.config/x"]
+    lines = learn(commands, place, *operations)
+    assert (lines["path $HOME"], lines["path $HOME/.config"]) == ("create", "write")
+    other = Place(place.folder.parent / "there", place.folder / "files")
+    operations = [text.replace(str(place.folder), str(other.folder)) for text in operations]
+    assert enforce(commands, other, place.folder / "files.policy", *operations) == ["ok", "EEXIST", "ok", "ok"]
+
+
 def test_the_cache_of_a_new_user_takes_no_right_to_the_home(commands, place):
     wanted = {"": "mkdir", "/it": "mkdir", "/it/x": "create"}
     operations = [f"{what}:{place.folder}/home/.cache{name}" for name, what in wanted.items()]

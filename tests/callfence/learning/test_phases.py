@@ -69,6 +69,14 @@ def test_a_rehearsed_shutdown_is_part_of_the_phase(app: Path) -> None:
     assert "socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0 until serving" in entries(app.parent)
 
 
+def test_that_filters_of_its_own_may_prevent_it_is_said(app: Path) -> None:
+    done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
+    policy = app.parent / "app.policy"
+    policy.write_text(policy.read_text() + "seccomp: allow until serving\n")
+    again = callfence(app.parent, "learn", "./app", *START, "poll")
+    assert [text.count("it may install filters") for text in (done.stderr, again.stderr)] == [0, 1]
+
+
 def test_what_is_seen_later_moves_into_the_phase(app: Path) -> None:
     callfence(app.parent, "learn", "-q", "--phases", "./app", *START, "poll")
     before = entries(app.parent)

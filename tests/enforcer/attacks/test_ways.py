@@ -27,6 +27,7 @@ KILLED = "cannot enter its phase and is killed, because "
         ("replaced", "errno EACCES", "execve: allow\n", 1, (1,), "late: denied\n", ""),
         ("untraced", "errno EACCES", "clone3: allow\n", 1, (0,), "", ""),
         ("listener", "errno EACCES", "seccomp: allow\n", 1, (-9,), "", f"{KILLED}a filter of its own notifies a listener"),
+        ("forbidding", "errno EACCES", "seccomp: allow\n", 1, (-31,), "", f"{KILLED}a filter of its own kills for a call that"),
     ],
 )  # fmt: skip
 def test_no_way_leads_around_the_phase(place, attacker, way, default, entries, rounds, status, stdout, stderr):

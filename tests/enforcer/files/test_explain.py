@@ -69,6 +69,8 @@ DENIALS = (
     ("path ./data: read", "fexecve:data/run", ["path ./data/run: execute"]),
     ("path ./data: read", "read:/proc/self/status", ["path /proc/self/status: read"]),
     ("path ./data: read", "read:/proc/1/status", ["path /proc: read"]),
+    ("path ./data: read", "read:/proc/net/tcp", ["path /proc/self/net: read"]),
+    ("path ./data: read", "in-thread:/proc/self/status", ["path /proc/self/status: read"]),
     ("tcp connect: 443", "connect:9", ["tcp connect: 9"]),
     ("tcp bind: 443", "bind:0", ["tcp bind: 0"]),
 )
@@ -98,6 +100,11 @@ def test_what_is_granted_or_fails_anyway_is_not_told(run):
     done = run("path ./data: read, write, create", *operations)
     assert done.stdout.split() == ["ok", "ENOENT", "EEXIST", "ok", "ENOENT"]
     assert done.stderr == ""
+
+
+def test_a_thread_s_own_folder_of_proc_is_the_process_s(run):
+    done = run("path /proc/self/status: read", "in-thread:/proc/self/status")
+    assert (done.stdout.split(), done.stderr) == (["ok"], "")
 
 
 def test_a_file_that_was_replaced_is_told_with_its_folder(run):

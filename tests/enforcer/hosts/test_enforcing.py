@@ -173,6 +173,19 @@ def _answers_for(process: int, policy_: Path) -> bool:
     return os.fsencode(policy_) in words and any(word.endswith(b"/enforce") for word in words)
 
 
+def test_a_datagram_socket_that_is_connected_to_no_port_sends_nothing(network: Network) -> None:
+    """getaddrinfo(3) connects so, for addresses of this host too: Apache asks it where it may listen."""
+    script = (
+        "import socket\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); print(s.connect_ex(('0.0.0.0', 0)))\n"
+        "for sends in (lambda: s.send(b'x'), lambda: s.sendto(b'x', ('127.0.0.1', 9))):\n"
+        "    try: print(sends())\n"
+        "    except OSError as error: print(error.errno)\n"
+    )
+    ran = network.enforced(["tcp connect: none", "udp send: none"], sys.executable, "-c", script)
+    assert (ran.stdout.split(), ran.ungranted) == (["0", "32", "13"], ["udp send 127.0.0.1: 9"])
+
+
 def test_unix_sockets_are_reached_as_who_connects(network: Network) -> None:
     script = network.folder / "peers.py"
     script.write_text(

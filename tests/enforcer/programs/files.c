@@ -5,11 +5,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -97,6 +99,25 @@ static int unix_socket(const char *path)
 	return bind(fd, (struct sockaddr *)&address, sizeof(address));
 }
 
+static void *reads(void *path) { return (void *)(long)(opened(path, O_RDONLY) < 0 ? errno : 0); }
+
+static int in_thread(const char *path)
+{
+	pthread_t thread;
+	void *number = NULL;
+	if (pthread_create(&thread, NULL, reads, (void *)path) || pthread_join(thread, &number))
+		return -1;
+	errno = (int)(long)number;
+	return errno ? -1 : 0;
+}
+
+/* Both ends of a new terminal, as openpty(3) opens them. */
+static int terminal(const char *path)
+{
+	int unlocked = 0, one = open(path, O_RDWR | O_NOCTTY);
+	return one < 0 || ioctl(one, TIOCSPTLCK, &unlocked) || ioctl(one, TIOCGPTPEER, O_RDWR | O_NOCTTY) < 0 ? -1 : 0;
+}
+
 static int executed(const char *path)
 {
 	int status;
@@ -177,6 +198,8 @@ static int done(const char *what, const char *path, const char *other)
 	if (!strcmp(what, "fexecve")) return fexecuted(path);
 	if (!strcmp(what, "exchange")) return renameat2(AT_FDCWD, path, AT_FDCWD, other, 2);
 	if (!strcmp(what, "named")) return named(path, other);
+	if (!strcmp(what, "in-thread")) return in_thread(path);
+	if (!strcmp(what, "terminal")) return terminal(path);
 	if (!strcmp(what, "temporary")) return opened(path, O_WRONLY | O_TMPFILE);
 	errno = EINVAL;
 	return -1;

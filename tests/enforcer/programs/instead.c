@@ -123,6 +123,12 @@ static long made(const char *what)
         return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (!strcmp(what, "peer"))
         return socket(AF_UNIX, SOCK_STREAM, 0);
+    if (!strcmp(what, "no-family"))
+        return socket(AF_UNSPEC, SOCK_DGRAM, 0);
+    if (!strcmp(what, "no-path")) /* of an output that was not made: pigz */
+        return syscall(SYS_renameat2, AT_FDCWD, "instead", AT_FDCWD, NULL, 0) + syscall(SYS_unlinkat, AT_FDCWD, NULL, 0) + 1;
+    if (!strcmp(what, "no-name")) /* the times of what is open, the working folder here */
+        return syscall(SYS_utimensat, open(".", O_RDONLY), NULL, (struct timespec[2]){{1, 0}, {1, 0}}, 0);
     if (!strcmp(what, "attributes"))
         return syscall(SYS_fsetxattr, 1, "user.x", "", 0, 0);
     return -1;

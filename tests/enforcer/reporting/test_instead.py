@@ -47,6 +47,8 @@ def made(place, build, shared_policy):
         ("ended", "-1 ESRCH"),
         ("file-ids", "0"),  # ncurses looks for the terminal's description so
         ("daemon", "-1 EAFNOSUPPORT"),
+        ("no-path", "-1 EFAULT"),
+        ("no-family", "-1 EAFNOSUPPORT"),
         ("attributes", "-1 EOPNOTSUPP"),
         ("own-limits", "0"),
     ],
@@ -69,6 +71,7 @@ def test_it_is_answered_without_a_denial(made, what, result):
         ("parents-limits", "prlimit64("),
         ("own-core", "prlimit64("),
         ("peer", "socket("),
+        ("no-name", "utimensat("),
     ],
 )
 def test_everything_else_is_denied(made, what, call):

@@ -238,6 +238,15 @@ static int listener(void)
     return 0;
 }
 
+static int forbidding(void)
+{
+    int numbers[] = {SYS_close_range};
+    own_filter(numbers, 1, SECCOMP_RET_KILL_PROCESS, 0);
+    serve();
+    late();
+    return 0;
+}
+
 // Clones
 
 static volatile struct clone_args args;
@@ -314,7 +323,7 @@ static int plain(void)
 
 static const struct { const char *name; int (*run)(void); } WAYS[] = {
     {"plain", plain}, {"late", late}, {"never", never}, {"handlers", handlers}, {"overwrite", overwrite}, {"memory", memory}, {"leader", leader},
-    {"replaced", replaced}, {"listener", listener}, {"untraced", untraced}, {"key", key},
+    {"replaced", replaced}, {"listener", listener}, {"forbidding", forbidding}, {"untraced", untraced}, {"key", key},
 };
 
 int main(int count, char **words)
