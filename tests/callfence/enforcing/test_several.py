@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("options", [(), ("--quiet-kernel",)])
-@pytest.mark.parametrize("order", permutations(["errno", "kill", "allow"]), ids="-".join)
+@pytest.mark.parametrize("order", [*permutations(["errno", "kill", "allow"])], ids="-".join)
 def test_the_strictest_action_wins(tmp_path: Path, order: tuple[str, ...], options: tuple[str, ...]) -> None:
     without = (native("mkdir"), "seccomp", "prctl")
     others = "".join(f"{call.name}: allow\n" for call in table(NATIVE).by_number.values() if call.name not in without)

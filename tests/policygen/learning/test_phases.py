@@ -136,6 +136,17 @@ def test_a_worker_that_begins_in_the_phase_starts_as_the_first_did(started: list
     assert entries(document) == ["chroot: allow until serving", f"connect: allow{until}", "listen: allow until serving"]
 
 
+def test_starting_a_thread_ends_with_no_phase() -> None:
+    """Whether a thread waits before another is started is chance."""
+    calls = [observed("clone", THREAD, after=[0]), FORKED, observed("chroot", after=[0]), observed("poll", after=[0, IN_POLL])]
+    whole = recording([{IN_POLL}], calls)
+    start = generate(whole.observations, None, name="app", options=HOW)
+    document = staged(start, None, whole.observations, [Phase("serving", ("poll",), {})], HOW, whole).document
+    lines = document.text().splitlines()
+    assert any("CLONE_THREAD" in line and "until" not in line for line in lines), lines
+    assert any("SIGCHLD" in line and "until serving" in line for line in lines), lines
+
+
 def test_learning_says_that_nothing_ends_in_a_phase_any_more() -> None:
     document = parse("phase serving after poll\npoll: allow\nlisten: allow until serving\n")
     late = recording([()], [observed("listen", 3, 5, after=[])])
