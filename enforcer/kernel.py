@@ -225,10 +225,16 @@ def landlock_allow_path(ruleset: int, access: int, descriptor: int) -> None:
     syscall("landlock_add_rule", ruleset, linux.LANDLOCK_RULE_PATH_BENEATH, linux.byref(rule), 0)
 
 
-def landlock_allow_port(ruleset: int, access: int, port: int) -> None:
-    """Add to a ruleset: grant the right `access`, LANDLOCK_ACCESS_NET_*, to a TCP port."""
-    rule = (linux.c_uint64 * 2)(access, port)  # struct landlock_net_port_attr
-    syscall("landlock_add_rule", ruleset, linux.LANDLOCK_RULE_NET_PORT, linux.byref(rule), 0)
+def landlock_allow_ports(ruleset: int, access: int, first: int, last: int) -> None:
+    """Add a rule for each port to a ruleset: grant `access`, LANDLOCK_ACCESS_NET_*, to the TCP ports from `first` to `last`."""
+    rule = (linux.c_uint64 * 2)(access, 0)  # struct landlock_net_port_attr
+    number = linux.c_long(MACHINE.native.numbers["landlock_add_rule"])
+    words = number, linux.c_long(ruleset), linux.c_long(linux.LANDLOCK_RULE_NET_PORT), linux.byref(rule), linux.c_long(0)
+    call = linux.functions.syscall
+    for port in range(first, last + 1):
+        rule[1] = port
+        if call(*words) < 0:
+            raise linux.refused("landlock_add_rule")
 
 
 def landlock_enter(ruleset: int, flags: int = 0) -> None:

@@ -165,8 +165,7 @@ class Confinement:
                 os.close(descriptor)
         for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
             for first, last in ports or ():
-                for port in range(first, last + 1):
-                    kernel.landlock_allow_port(ruleset, bit, port)
+                kernel.landlock_allow_ports(ruleset, bit, first, last)
         return ruleset
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: bytes, *, makes: bool) -> None:
