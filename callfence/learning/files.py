@@ -49,11 +49,8 @@ _CHOSEN = re.compile(rb"[0-9a-f]{5}")  # net/unix/af_unix.c, unix_autobind()
 _PROC = re.compile(rb"/proc/(\d+)(?:/|$)")
 _NAME = re.compile(rb"/proc/(\d+)(/task/\d+)?/comm")
 """The name of a process or thread (proc_pid_comm(5))."""
-
 _TERMINALS, _OTHER_ENDS = b"/dev/ptmx", b"/dev/pts"
 """Who opens the first has a new terminal, whose other end is mostly opened by TIOCGPTPEER, which names no file (pts(4))."""
-
-
 _NUMBERED = (b"/proc/", b"/sys/", b"/dev/")
 """Where the kernel gives a file another inode at any time."""
 
@@ -231,12 +228,12 @@ class FileWatcher:
             self._note(_OTHER_ENDS, Right.READ | Right.WRITE, task.executable)
 
     def _identify(self, file: File) -> None:
-        """Note which file is at a path, and whether another one was there before."""
-        former = self._identities.setdefault(file.path, file.identity)
-        if former == file.identity or file.path.startswith(_NUMBERED):
-            return
+        """Note which file is at a path, and whether others have put it there in place of the one before."""
+        former = self._identities.get(file.path, file.identity)
         self._identities[file.path] = file.identity
-        if former[0] != file.identity[0] or self._place(file.path) != file.path:  # another file system was mounted
+        is_mounted = former[0] != file.identity[0]  # another file system has come between
+        is_granted_by_folder = self._place(file.path) != file.path
+        if former == file.identity or is_mounted or is_granted_by_folder or file.path.startswith(_NUMBERED):
             return
         if self._named(os.path.dirname(file.path)) in KEPT_APART:
             name = self._named(file.path)
