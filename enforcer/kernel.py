@@ -334,6 +334,11 @@ def descriptor_of(process: int, descriptor: int) -> int:
         os.close(pidfd)
 
 
+def write(descriptor: int, content: bytes) -> int:
+    """Write, and return how many bytes were written.  Raises OSError, InterruptedError too (`alarms`)."""
+    return linux.checked(linux.functions.write(descriptor, content, linux.c_size_t(len(content))), "write")
+
+
 def socket_option(socket: int, option: int) -> int:
     """Return an option of SOL_SOCKET, 32 bits (socket(7))."""
     value, size = linux.c_int(0), linux.c_int(4)

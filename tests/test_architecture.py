@@ -64,7 +64,7 @@ LAYERS = {
         completeness formats merging narrowing review
     """,
     "enforcer": """
-        errors kernel later
+        errors kernel later alarms
         bpf confinement execution helper hub listener waiting
         guard pending
         files hosts

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
-from functools import cache
 
 from callfence.enforcer import kernel
+from callfence.enforcer.alarms import limit_calls
 from callfence.enforcer.hosts import identity
 from callfence.enforcer.hosts.addresses import ECHOES, LONGEST
 from callfence.tracer import TYPE_CHECKING, linux
@@ -68,7 +67,7 @@ class Socket(NamedTuple):
         is_blocking = not flags & os.O_NONBLOCK
         if is_blocking:  # there is no flag for one call
             fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
-            _limit_calls(_SHORT)  # the program may have changed that back
+            limit_calls(_SHORT)  # the program may have changed that back
         try:
             result = result_of(linux.functions.connect(self.descriptor, address, len(address)))
             if result == -errno.EINPROGRESS and is_blocking:  # the answer of this host itself may be there already
@@ -78,7 +77,7 @@ class Socket(NamedTuple):
             return result
         finally:
             if is_blocking:
-                _limit_calls(0)
+                limit_calls(0)
                 fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags)
 
     def send(self, content: bytes, flags: int, address: bytes, control: Sequence[tuple[int, int, bytes]] = ()) -> int:
@@ -140,19 +139,6 @@ class Socket(NamedTuple):
     def close(self) -> None:
         """Close this copy."""
         os.close(self.descriptor)
-
-
-def _limit_calls(seconds: float) -> None:
-    """Have a signal interrupt a call of this process after so many seconds, and again and again; never with 0."""
-    _take_alarms()
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-
-
-@cache
-def _take_alarms() -> None:
-    """Have SIGALRM do nothing but interrupt calls.  Done once: asking what it does takes longer than a call."""
-    signal.signal(signal.SIGALRM, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
 
 
 _SHORT = 0.01

@@ -9,18 +9,15 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import stat
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from callfence.enforcer import kernel
+from callfence.enforcer import alarms, kernel
 from callfence.enforcer.reporting.destination import has_room, identity
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from callfence.enforcer.reporting.reporter import Reporter
 
 _TIMEOUT = 0.5
@@ -55,14 +52,9 @@ class Output:
         self._is_torn = False
         """Whether the last text was written only in part and then dropped."""
         self._not_before = 0.0
-        self._until = 0.0
-        """The monotonic time at which a write is given up; 0 outside of a write."""
-        self._writing = -1
-        """The descriptor of the last write."""
         self.lost = reporter.log.lost if reporter.log else 0
         """How many texts were dropped."""
-        signal.signal(signal.SIGALRM, self._expire)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        alarms.take()
         for record in reporter.log.opening() if reporter.log and begins else ():
             self.write(record)
 
@@ -92,7 +84,8 @@ class Output:
             self._give_up()
 
     def _write_first(self, end: float) -> bool:
-        """Write the first text that waits, until the monotonic time `end`; return False if it, or a part of it, still waits."""
+        """Write the first text that waits; return False if the reader takes no more of it now, or until the monotonic time
+        `end`."""
         data, process = self._waiting[0]
         own = self._destination.descriptor
         descriptor = own if own >= 0 else self._standard_error(process)
@@ -110,7 +103,7 @@ class Output:
                 self._written += self._put(descriptor, data[self._written : end_of_part])
         except (BlockingIOError, TimeoutError):  # a log of our own is opened with O_NONBLOCK
             self._not_before = time.monotonic() + _DELAY
-            return False
+            return time.monotonic() < end
         except OSError:
             if self._written and _taken_back(descriptor, self._written):
                 self._written = 0
@@ -147,18 +140,17 @@ class Output:
 
     def _put(self, descriptor: int, data: bytes) -> int:
         """Write, and return how many bytes were written.  Raises TimeoutError if another writer has used the room meanwhile."""
-        self._writing, self._until = descriptor, time.monotonic() + _TIMEOUT
-        signal.setitimer(signal.ITIMER_REAL, _TIMEOUT, _TIMEOUT)
+        end = time.monotonic() + _TIMEOUT
+        alarms.limit_calls(_TIMEOUT)
         try:
-            return os.write(descriptor, data)
+            while True:
+                try:
+                    return kernel.write(descriptor, data)
+                except InterruptedError:  # or another process has sent the signal, or this one was slow
+                    if time.monotonic() >= end and not has_room(descriptor):
+                        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
         finally:
-            self._until = 0.0
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-    def _expire(self, _number: int, _frame: FrameType | None) -> None:
-        is_due = self._until and time.monotonic() >= self._until  # else another process has sent the signal
-        if is_due and not has_room(self._writing):  # else it is written, or will be: the file was slow, or this process
-            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            alarms.limit_calls(0)
 
 
 def _taken_back(descriptor: int, written: int) -> bool:

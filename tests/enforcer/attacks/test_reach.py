@@ -276,6 +276,7 @@ def test_a_slow_reader_holds_nothing_up(place, ends, alarms, pause):
     time.sleep(pause)
     os.close(writer)
     process.stdin.close()
+    time.sleep(pause)
     while part := read(reader):
         told += part
     os.close(reader)

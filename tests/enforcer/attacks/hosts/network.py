@@ -132,8 +132,9 @@ def sniff(arrivals: Arrivals) -> None:
             number = packet[9 if version == 4 else 6]
             at = (packet[0] & 15) * 4 if version == 4 else 40
             is_first = number == 6 and packet[at + 13] & 0x12 == 2  # TCP: SYN without ACK
+            content = packet[at + ((packet[at + 12] >> 4) * 4 if number == 6 else 0) :]  # headers of TCP may look like a word
             if where:
-                arrivals.add(f"packet{number}", where, packet + b"<syn>" * is_first)
+                arrivals.add(f"packet{number}", where, content + b"<syn>" * is_first)
 
 
 def name_of(query: bytes) -> tuple[str, int]:
