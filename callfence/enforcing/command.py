@@ -17,7 +17,6 @@ from callfence.enforcer.reporting.destination import TEXT, Destination, opened
 from callfence.enforcer.reporting.reporter import Reporter
 from callfence.enforcing import filters
 from callfence.enforcing.options import CHOICES, help_text, parse, parser as parser
-from callfence.policygen.text import printable
 from callfence.tracer import TYPE_CHECKING, proc
 from callfence.tracer.errors import CallfenceError
 from callfence.tracer.linux import privilege_lost
@@ -397,6 +396,8 @@ class Start:
 def _say(text: str, stderr: int) -> None:
     try:
         if stderr >= 0:
+            from callfence.policygen.text import printable
+
             os.write(stderr, "".join(f"{printable(line)}\n" for line in text.split("\n")).encode())
     except OSError:
         return

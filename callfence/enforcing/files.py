@@ -41,7 +41,7 @@ def confinement(
     """Return the Landlock rules of all policies; None if no policy confines files or ports.
 
     `arm` is when filters take effect, "now", "exec" or "entry"; `scope`, LANDLOCK_SCOPE_*, is what is confined to the program's
-    own processes.  `makes_calls`: the helper judges the ports to which the program connects, too.  `process`: the id of the
+    own processes.  `makes_calls`: the helper makes the program's connections.  `process`: the id of the
     process that becomes the program, if not this one.  Raises EnforceError for a line that no rule can express and, without
     `best_effort`, for what this kernel cannot enforce."""
     rules = _rules(policies, arm)

@@ -63,7 +63,7 @@ class Confinement:
         process: int = 0,
     ) -> None:
         """Create a ruleset for each policy in `encoded` (`landlock.encode`).  `scope`: LANDLOCK_SCOPE_* of the first ruleset.
-        `makes_calls`: the helper judges the ports to which the program connects, too.  `process`: the id of the process that
+        `makes_calls`: the helper makes the program's connections.  `process`: the id of the process that
         becomes the program, if not this one.
 
         Raises EnforceError for what this kernel cannot enforce, unless `best_effort`; GrantError for a line that no rule can

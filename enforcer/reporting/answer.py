@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import gc
-from functools import partial
 
 from callfence.enforcer import kernel
 from callfence.enforcer.bpf import EXITS
@@ -85,8 +84,8 @@ class Answers:
             request = Request(self._notification, listener, phase)
             if request.call.id and request.is_waiting():
                 self._answer(request)
-            for id_ in waiting:  # as if a signal had come
-                attempt(partial(Request(Notification(id_), listener, phase).fail, errno.EINTR))
+            for id_ in waiting:
+                _interrupt(Request(Notification(id_), listener, phase))
 
     def program_ended(self) -> None:
         """Write the reports that are due when the program's first process has ended; others may still be confined."""
@@ -195,8 +194,10 @@ class Answers:
         if not (rule := rule_of(verdict)):
             return False
         request = request.kept()
-        fields = partial(self._loaded.reports.fields, request, verdict)
-        asker.ask(request, rule, fields, partial(self._answered, request, verdict))
+        reports = self._loaded.reports
+        asker.ask(
+            request, rule, lambda: reports.fields(request, verdict), lambda answer: self._answered(request, verdict, answer)
+        )
         return True
 
     def _answered(self, request: Request, verdict: Verdict, answer: str) -> None:
@@ -323,7 +324,7 @@ class Answers:
         from callfence.enforcer.files.listening import listen
 
         try:
-            result = listen(request, partial(_may_bind, verdict))
+            result = listen(request, lambda port: _may_bind(verdict, port))
         except (OSError, KeyError):
             result = errno.EACCES if request.is_waiting() else errno.ESRCH
         if result == errno.EACCES:
@@ -380,6 +381,11 @@ class Answers:
             return False
         self.summarise()
         return self._loaded.has_lost
+
+
+def _interrupt(request: Request) -> None:
+    """Have a call fail as if a signal had come."""
+    attempt(lambda: request.fail(errno.EINTR))
 
 
 def _may_bind(verdict: Verdict, port: int) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -100,7 +98,9 @@ class Loaded:
         if self._asker is None and self.reporter.asking >= 0:
             from callfence.enforcer.reporting.asker import Asker
 
-            ended = partial(attempt, lambda: self.reports.say(_NOBODY_ANSWERS))
+            def ended() -> None:
+                attempt(lambda: self.reports.say(_NOBODY_ANSWERS))
+
             self._asker = Asker(self.reporter.asking, self.later, self._decided, ended)
         return self._asker
 

@@ -144,7 +144,8 @@ class Effective:
 
 def downgrade(rules: Ruleset, version: int, *, makes_calls: bool = False) -> Effective:
     """Return the ruleset as a version of the ABI enforces it (0: no Landlock), and what that version cannot enforce.
-    `makes_calls`: others judge the ports to which the program connects, too."""
+    `makes_calls`: another process judges the ports and makes the program's connections, so that the program itself makes
+    none."""
     supported, ports = 0, False
     for since, _, rights, has_ports in VERSIONS:
         if version >= since:
@@ -163,9 +164,10 @@ def downgrade(rules: Ruleset, version: int, *, makes_calls: bool = False) -> Eff
     for use, bit, allowed in (("connect to", CONNECT_TCP, rules.connect), ("bind", BIND_TCP, rules.bind)):
         if allowed is None or list(allowed) == [(0, MAX_PORT)]:
             continue
+        is_made = makes_calls and bit == CONNECT_TCP
         if ports:
-            confined[bit] = allowed
-        elif not (makes_calls and bit == CONNECT_TCP):
+            confined[bit] = () if is_made else allowed
+        elif not is_made:
             lacking.append(f"restrict the TCP ports that the program can {use} (Linux 6.7 can)")
     paths = None
     if supported and rules.paths is not None:

@@ -61,6 +61,14 @@ def test_a_later_version_of_landlock_never_enforces_less():
         assert before.handled_files & after.handled_files == before.handled_files
 
 
+def test_who_makes_no_connections_needs_no_ports():
+    rules = ruleset(parse("tcp connect: 1000-60000\ntcp bind: 80").policy, Arm.ENTRY)
+    for version, (handled, lacking) in {3: (0, 1), 4: (landlock.CONNECT_TCP | landlock.BIND_TCP, 0)}.items():
+        effective = downgrade(rules, version, makes_calls=True)
+        assert (effective.handled_ports, len(effective.lacking), effective.rules.connect or ()) == (handled, lacking, ())
+    assert effective.rules.bind == ((80, 80),)
+
+
 def test_the_words_have_every_right_that_is_handled_and_each_once():
     assert access(ALL) == landlock.EVERY_ACCESS
     assert sum(access(right) for right in Right if right is not Right.LIST) == landlock.EVERY_ACCESS
