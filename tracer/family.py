@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from callfence.tracer.abi.waits import executed, forked
 from callfence.tracer.proc import executable_of, kin_of
+from callfence.tracer.tally import MANY_THREADS
 from callfence.tracer.task import Task
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class TaskFamily:
         """How many processes the program has had so far."""
         self.waits = {0}
         """The sets of waits that processes had begun when they ended or executed a file, if these are followed."""
+        self._threads: dict[int, int] = {}
+        """By process, if waits are followed: how many threads it has started, at most MANY_THREADS."""
         self._calls_of_dead = 0
         self._tally = tally
         self._processor = processor
@@ -42,7 +45,8 @@ class TaskFamily:
 
     def _set_executable(self, task: Task) -> None:
         task.executable = executable_of(task.tgid)
-        task.hot = self._tally.hot(task.executable, task.entered)
+        task.pages, task.began = [], 0
+        self._tally.turn(task)
 
     def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:
         """When the kernel reports that `parent` has created the task `tid`, to which it has attached the tracer: add the task,
@@ -51,11 +55,24 @@ class TaskFamily:
         if (task := self.tasks.get(tid)) is None:  # else it was adopted before
             task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)
             self.processes += not is_thread
-            if self._tally.has_waits and not is_thread:
+            if self._tally.has_waits and is_thread:
+                self._begin_thread(task)
+            elif self._tally.has_waits:
                 task.entered = forked(parent.entered)
-                task.hot = self._tally.hot(task.executable, task.entered)
+                self._tally.turn(task)
             self._processor.inherit(parent, task)
         return task
+
+    def _begin_thread(self, task: Task) -> None:
+        """Count the calls of each thread of a process apart from now on, since they may come in another order the next time."""
+        before = self._threads.get(task.tgid, 0)
+        task.began = self._threads[task.tgid] = min(before + 1, MANY_THREADS)
+        for other in self.threads(task.tgid) if before < MANY_THREADS else [task]:
+            self._tally.turn(other, task.began)
+
+    def threads(self, tgid: int) -> list[Task]:
+        """Return the tasks of a process."""
+        return [task for task in list(self.tasks.values()) if task.tgid == tgid]
 
     def adopt(self) -> list[Task]:
         """Add the tasks in `early`, whose parents were killed before they could report them, and return these tasks.
@@ -79,6 +96,7 @@ class TaskFamily:
                     self._processor.follow(former, task)
                 self.drop(tid)
         self.waits.add(task.entered)
+        self._threads.pop(task.tgid, None)
         task.entered = executed(task.entered)
         self._set_executable(task)
 
@@ -86,6 +104,8 @@ class TaskFamily:
         """Remove a task that has ended."""
         if task := self.tasks.pop(tid, None):
             self._calls_of_dead += task.stops
+            self._tally.forget(tid)
             if tid == task.tgid:
+                self._threads.pop(tid, None)
                 self.waits.add(task.entered)
             self._processor.forget(tid)

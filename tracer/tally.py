@@ -15,6 +15,7 @@ from callfence.tracer.abi import NATIVE, Event, Kind, table
 from callfence.tracer.kernel import event_of
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.proc import proc
+from callfence.tracer.task import Page
 from callfence.tracer.unwinding.callers import Registers
 from callfence.tracer.unwinding.site import call_site
 
@@ -28,6 +29,9 @@ MANY_KEYS: Final = 65536
 whose key was dropped is examined again, and stops where a late filter would have allowed it."""
 
 _NATIVE: Final = MACHINE.native.audit
+MANY_THREADS: Final = 32
+"""How many starts of threads in a process are told apart; later ones count as made at the last of these."""
+
 COMPAT_KEYS: Final = 1 << 448
 """Keys of calls of 32-bit programs are at least this large; keys of native calls are smaller."""
 _REGISTER: Final = (1 << 64) - 1
@@ -111,6 +115,8 @@ class Tally:
         self._hot: dict[tuple[str, int], Hot] = {}
         self._looked: dict[str, Hot] = {}
         """Counters by executable and key, of observations for whose next event `Recorder.look` is to be called."""
+        self._of_threads: dict[int, Hot] = {}
+        """Counters by thread and key, of the last page of each thread."""
         self._former: dict[str, dict[int, int]] = defaultdict(dict)
         """By executable: the keys that were dropped from `_hot`, and the counts that they had then."""
         self.news: dict[str, int] = defaultdict(int)
@@ -120,6 +126,28 @@ class Tally:
         """Return the counters of an executable, by key.  Processes that have begun other sets of waits have other counters:
         `entered` is the set, as bits of tracer.abi.waits."""
         return self._hot.setdefault((executable, entered), {})
+
+    def turn(self, task: Task, threads: int = 0) -> None:
+        """Count the calls that the task makes from now on apart from those before, since its process has begun a wait, or
+        started a thread: `threads` have been started then."""
+        threads = threads or (task.pages[-1].threads if task.pages else 0)
+        if not threads:
+            task.hot = self.hot(task.executable, task.entered)
+            return
+        task.pages.append(Page(threads, task.entered))
+        task.hot = self._of_threads[task.tid] = {}
+
+    def forget(self, tid: int) -> None:
+        """Forget a task that has ended."""
+        self._of_threads.pop(tid, None)
+
+    def note_beside(self, task: Task, waiting: Task, wait: int) -> None:
+        """Record that `task` might have made its calls after this wait of another thread, if both were there: nobody saw them
+        wait for each other, so it may be the other way round the next time."""
+        for page in task.pages:
+            if page.threads >= waiting.began:
+                for counter in page.counters.values():
+                    counter[_AFTER].add(page.entered | wait)
 
     def note(self, task: Task, event: Event) -> None:
         """Record that the observation of `event`, which has been counted already, was also made after the waits that `task` has
@@ -132,10 +160,14 @@ class Tally:
         caller = Caller(task, event, int.from_bytes(info[16:24], "little"))
         looked = self._looked.setdefault(task.executable, {})
         counter = looked.pop(key, None)
+        is_new = counter is None
         if counter is None:
             counter = self._recorder.counter(task.executable, event, caller.site)
-            if self.has_waits:
-                counter[_AFTER].add(task.entered)
+        if self.has_waits:
+            counter[_AFTER].add(task.entered)
+            if task.pages:
+                task.pages[-1].counters[id(counter)] = counter
+        if is_new:
             if self._recorder.generation != self._generation:
                 self._generation = self._recorder.generation
                 self.news[task.executable] += 1
@@ -143,8 +175,6 @@ class Tally:
                 self._drop_keys()
                 return counter  # the key belongs to the old masks
             self.news[task.executable] += not counter[0]
-        elif self.has_waits:
-            counter[_AFTER].add(task.entered)
         counters = looked if self._recorder.look(counter, event, caller) else task.hot
         if len(counters) >= MANY_KEYS:
             counters.clear()
@@ -159,6 +189,8 @@ class Tally:
             if len(former) + len(hot) > MANY_KEYS:
                 former.clear()
             former.update((key, counter[0]) for key, counter in hot.items())
+            hot.clear()
+        for hot in self._of_threads.values():
             hot.clear()
 
     def mask_of(self, key: int) -> int:

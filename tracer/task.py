@@ -92,6 +92,20 @@ class Image:
         self.plan, self.budget, self.barred = None, NEVER, self.barred or barred
 
 
+class Page:
+    """What a thread has called since its process last started a thread, or began a wait."""
+
+    __slots__ = ("counters", "entered", "threads")
+
+    def __init__(self, threads: int, entered: int) -> None:
+        self.threads = threads
+        """How many threads the process had started, at most MANY_THREADS."""
+        self.entered = entered
+        """The waits that the process had begun (`Task.entered`)."""
+        self.counters: dict[int, list[Any]] = {}
+        """The counters of the calls, by id()."""
+
+
 class Task:
     """A task (thread) of the program.  Mutable: the event loop keeps its state here."""
 
@@ -100,7 +114,7 @@ class Task:
         self.tgid = tgid
         self.executable = "?"
         self.hot: Hot = {}
-        """Counters by key (`Tally`), shared by all tasks of this executable."""
+        """Counters by key (`Tally`), shared by all tasks of this executable, unless waits are followed."""
         self.filtered = True
         """Whether a filter of the tracer stops each call that must be handled (`Calls`)."""
         self.covered = True
@@ -133,6 +147,10 @@ class Task:
         self.entered = 0
         """The waits that its process has begun or inherited, and how often it was forked, as bits of tracer.abi.waits, if these
         are followed."""
+        self.pages: list[Page] = []
+        """What it has called since its process has threads, if waits are followed."""
+        self.began = 0
+        """How many threads its process had started when it began, with itself (`Page.threads`)."""
         self.affinity: set[int] | None = None
         """Its own affinity, if it or its creator has ever been pinned to the tracer's processor; else None."""
         self.own_affinity = False

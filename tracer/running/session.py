@@ -287,7 +287,7 @@ class SignalThread(threading.Thread):
 
 class Waits:
     """Follows which of the waits in tracer.abi.waits each process has begun, so that observations before and after a wait are
-    counted apart.
+    counted apart.  What other threads call beside the one that begins a wait counts as made after it, too.
 
     A server starts until it first waits for work.  The recorder's counters must have six elements (`tally`)."""
 
@@ -308,11 +308,13 @@ class Waits:
         return handle
 
     def _enter(self, task: Task, bit: int, event: Event) -> None:
-        for other in list(self._loop.tasks.values()):
-            if other.tgid == task.tgid:
-                other.entered |= bit
-                other.hot = self._loop.tally.hot(other.executable, other.entered)
-        self._loop.tally.note(task, event)
+        tally = self._loop.tally
+        for other in self._loop.family.threads(task.tgid):
+            if other is not task:
+                tally.note_beside(other, task, bit)
+            other.entered |= bit
+            tally.turn(other)
+        tally.note(task, event)
 
 
 def _begins(name: str, task: Task, event: Event) -> bool:

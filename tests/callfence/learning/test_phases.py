@@ -69,6 +69,23 @@ def test_a_rehearsed_shutdown_is_part_of_the_phase(app: Path) -> None:
     assert "socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0 until serving" in entries(app.parent)
 
 
+SOCKET = "socket: family == AF_UNIX && type & 0xf == SOCK_STREAM && protocol == 0"
+
+
+def test_what_a_thread_does_beside_the_one_that_waits_may_come_later(app: Path) -> None:
+    callfence(app.parent, "learn", "-q", "--phases", "./app", "fork", "stay", "knock", "poll")
+    assert SOCKET in entries(app.parent)
+    done = callfence(app.parent, "enforce", "./app", "fork", "stay", "poll", "knock")
+    assert "thread 0 \n" in done.stdout, done.stderr
+
+
+def test_what_came_before_that_thread_or_from_one_that_has_ended_does_not(app: Path) -> None:
+    for steps in (("socket", "stay", "poll"), ("thread", "wake", "poll")):
+        (app.parent / "app.policy").unlink(missing_ok=True)
+        callfence(app.parent, "learn", "-q", "--phases", "--fresh", "./app", "fork", *steps)
+        assert f"{SOCKET} until serving" in entries(app.parent)
+
+
 def test_that_filters_of_its_own_may_prevent_it_is_said(app: Path) -> None:
     done = callfence(app.parent, "learn", "--phases", "./app", *START, "poll")
     policy = app.parent / "app.policy"

@@ -3,6 +3,7 @@
  * socket: make a socket.  poll, epoll, pselect, accept, sigsuspend: wait, each in a way that would show if the call was not made
  * as given.
  * thread: start a thread that waits for `wake`, which lets it make a socket.  fork: a child does the remaining steps.
+ * stay: start a thread that makes a socket at each `knock`, and never ends.
  * notify, say: send READY=1 as sd_notify(3) does, or another message, and receive it.  write: write it, on standard error.
  * exec: execute itself for the remaining steps.  daemon: a child in a session of its own does them.  traceme: ask to be traced.
  * killed: start children that poll, and kill them at all times of that.
@@ -28,7 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static int pipes[2];
+static int pipes[2], knocks[2], back[2];
 static pthread_t thread;
 static volatile int caught;
 
@@ -37,6 +38,15 @@ static void handler(int number) { caught = number; }
 static void say(const char *step, long result) {
     printf("%s %ld %s\n", step, result, result < 0 ? strerror(errno) : "");
     fflush(stdout);
+}
+
+static void *staying(void *unused) {
+    char byte;
+    while (read(knocks[0], &byte, 1) == 1) {
+        say("thread", socket(AF_UNIX, SOCK_STREAM, 0) < 0 ? -1 : 0);
+        (void)!write(back[1], "x", 1);
+    }
+    return unused;
 }
 
 static void *threaded(void *unused) {
@@ -186,6 +196,8 @@ int main(int count, char **steps) {
         else if (!strcmp(step, "accept")) accepted();
         else if (!strcmp(step, "thread")) pthread_create(&thread, NULL, threaded, NULL);
         else if (!strcmp(step, "wake")) { (void)!write(pipes[1], "x", 1); pthread_join(thread, NULL); }
+        else if (!strcmp(step, "stay")) { if (pipe(knocks) || pipe(back)) say(step, -1); pthread_create(&thread, NULL, staying, NULL); }
+        else if (!strcmp(step, "knock")) { (void)!write(knocks[1], "x", 1); (void)!read(back[0], &byte, 1); }
         else if (!strcmp(step, "status")) status();
         else if (!strcmp(step, "wait")) say(step, read(0, &byte, 1));
         else if (!strcmp(step, "enter")) say(step, callfence_enter("serving"));
