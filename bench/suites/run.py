@@ -81,6 +81,16 @@ SUITES = (
         "busybox", "testsuite", "*.tests", ("sh", "./{}"),
         setup="for name in $(busybox --list); do ln -s /bin/busybox $name; done",
     ),
+    Suite("gzip", "tests", "*[a-z0-9]", ("sh", "./{}"), setup="cp /bin/gzip /bin/gunzip /bin/z* ..", without=("init.sh",)),
+    Suite(
+        "diffutils", "tests", "*[a-z0-9]", ("bash", "-c", "exec bash ./{} 9>&2"), without=("init.sh",),
+        setup="mkdir -p ../src && cp /bin/diff /bin/cmp /bin/sdiff /bin/diff3 ../src/",
+    ),
+    Suite(
+        "findutils", ".", "tests/*/*.sh", ("bash", "-c", "exec bash ./{} 9>&2"), built="find xargs",
+        setup="mkdir -p find xargs; grep -lE 'require_root_|expensive_' tests/*/*.sh | xargs rm -f",
+    ),
+    Suite("patch", "tests", "*[a-z0-9]", ("bash", "./{}"), setup="mkdir -p ../src && cp /bin/patch ../src/"),
     Suite("python3.13", "Lib", "test/test_[a-z]*.py", ("/usr/bin/python3.13", "-m", "unittest", "-q", "{}")),
 )  # fmt: skip
 
