@@ -292,8 +292,9 @@ def file_line(cursor: Cursor, first: Token) -> tuple[str, Files]:
     has been read.  Return the canonical text of the line up to its colon, and what it grants."""
     if first.kind == "path":
         path = _named(cursor, first, canonical)
+        is_right = cursor.token.text.rstrip(",") in WORDS
         quoting = 'a path with a blank or a colon stands in quotes: path "/a b": read'
-        _colon(cursor, f"path {first.text}: read" if cursor.at_line_end() else quoting)
+        _colon(cursor, f"path {first.text}: read" if cursor.at_line_end() or is_right else quoting)
         return path_line(path), Files({path: _rights(cursor)})
     if first.kind in BARE:
         place = _named(cursor, first, PLACES[first.kind].canonical)

@@ -210,6 +210,7 @@ def test_none_confines_and_grants_nothing():
         ('path "": read', 6, "the path is empty", "write /"),
         ("path /" + "a" * 4095 + ": read", 6, "a path has at most 4095 bytes", ""),
         ("path /a b: read", 9, "expected `:`, but found `b`", "in quotes"),
+        ("path /a read, write", 9, "expected `:`, but found `read`", "path /a: read"),
         ("path /a: reed", 10, "no right is named reed", "did you mean read?"),
         ("path /a: read none", 15, "expected the end of the line", ""),
         ("path /a: read, none", 16, "no right is named none", "stand alone"),
