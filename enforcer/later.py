@@ -154,7 +154,8 @@ class Later:
                 continue
             if _digest(content) == digest:
                 return content
-        raise FileNotFoundError(f"{path} has been changed")
+        text = "has been changed since the policy was compiled: start with --no-cache, or compile it again"
+        raise FileNotFoundError(f"{path} {text}")
 
 
 class Loaded(Later):
