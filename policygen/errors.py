@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Literal
 
 from callfence.tracer.errors import UserError
@@ -54,6 +55,9 @@ class PolicyError(UserError):
         self.kind = kind
 
     def __str__(self) -> str:
+        if _is_led_away(self.filename):  # in a log, the message could have what the reader should not see
+            where = f"{self.filename}:{self.line}:{self.column}"
+            return f"{where}: a mistake that is not shown: this is a symbolic link to a file elsewhere; check that file"
         text, column = _excerpt(self.source_line, self.column - 1)
         carets = "^" * max(1, min(self.length, len(text) - column))
         lines = [f"{self.filename}:{self.line}:{self.column}: {self.message}"]
@@ -63,6 +67,15 @@ class PolicyError(UserError):
             lines.append(f"  {self.hint}")
         lines += [f"  included at {place}" for place in self.chain]
         return "\n".join(lines)
+
+
+def _is_led_away(name: str) -> bool:
+    """Return whether a file is a symbolic link to one that is not below the link's folder: a change to a repository can make it
+    one, so that a check of the change prints any file."""
+    if not os.path.islink(name):
+        return False
+    folder = os.path.realpath(os.path.dirname(name))
+    return not os.path.realpath(name).startswith(os.path.join(folder, ""))
 
 
 def _excerpt(line: str, column: int) -> tuple[str, int]:

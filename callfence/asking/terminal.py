@@ -10,7 +10,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 from callfence.asking.questions import MEANINGS, Given
-from callfence.enforcer.reporting.asker import ALWAYS, KILL, NO
+from callfence.enforcer.reporting.asker import ALWAYS, GRANTING, KILL, NO
 from callfence.shared.terminal import print_lines
 from callfence.shared.text import printable
 
@@ -22,6 +22,12 @@ _REFUSALS = (NO, KILL)
 _LETTERS = {*"".join(_REFUSALS)}
 """The program may take letters away from what is typed, by reading them or by the terminal's settings (VERASE): what is left
 of a refusal must not grant, so a grant needs another letter."""
+_PROOF = "bdfghjkmpqtvxz"
+"""What the letters are chosen from that a grant needs.  The program can have the terminal type: its reports, as of the cursor's
+place, cut to size by keys that the program has set (VKILL, VEOF).  But nothing lets it read what another process has shown."""
+_LENGTH = 3
+_MOST_WRONG = 10
+"""The most grants with wrong letters, after which there is only a no: the program could guess."""
 
 
 def _is_short_for(word: str, answer: str) -> bool:
@@ -47,6 +53,9 @@ class Terminal:
         self.name = os.environ.get("USER") or os.environ.get("LOGNAME") or f"user {os.getuid()}"
         self._file = os.fdopen(self._descriptor, "w", closefd=False)
         self._question: Question | None = None
+        self._proof = ""
+        self._wrong = 0
+        """How many grants had wrong letters."""
         self._reason_for = False
         """Whether the next line is the reason for `always`."""
         self._typed = b""
@@ -76,7 +85,15 @@ class Terminal:
             self._print(f"  policy   {each.file}")
             if each.risk:
                 self._print(f"  {each.risk['level']}: it {each.risk['grants']} [{each.risk['rule']}]")
+        self._choose(question)
         self._ask(timeout)
+
+    def _choose(self, question: Question) -> None:
+        """Choose other letters, and show them."""
+        self._proof = "".join(_PROOF[byte % len(_PROOF)] for byte in os.urandom(_LENGTH))
+        example = next((each for each in question.answers if each in GRANTING), "")
+        if example:
+            self._print(f"  a yes    takes {self._proof} after it, as in `{example} {self._proof}`")
 
     def _ask(self, timeout: float = 0) -> None:
         if self._question:
@@ -95,8 +112,16 @@ class Terminal:
         text = line.decode(errors="replace").strip()
         if self._reason_for:
             return [Given(question.id, ALWAYS, text)]
-        word = text.lower()
+        word, _, proof = text.lower().partition(" ")
         answer = next((each for each in question.answers if _is_short_for(word, each)), "")
+        if answer in GRANTING and (proof.strip() != self._proof or self._wrong >= _MOST_WRONG):
+            self._wrong += bool(proof)
+            if self._wrong >= _MOST_WRONG:
+                self._print("  too many had wrong letters: there is only a no from now on")
+                return [Given(question.id, NO)]
+            self._choose(question)
+            self._ask()
+            return []
         if not answer:
             for each in question.answers:
                 self._print(f"  {each:7} {MEANINGS[each]}")

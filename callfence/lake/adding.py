@@ -133,7 +133,7 @@ class _Files:
             file.seek(0)
             whose = self._identity(source)
             if is_recording:
-                data = reading.beginning(file, recording_file.MAX_SIZE + 1)
+                data = reading.beginning(file, recording_file.MAX_SIZE + 1, is_text=True)
                 digest = sha256(data)
                 if len(data) > recording_file.MAX_SIZE:
                     raise OSError(errno.EFBIG, f"more than {recording_file.MAX_SIZE >> 30} GiB", name)

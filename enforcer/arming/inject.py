@@ -151,15 +151,26 @@ class Surgery:
         """Whether the filter has been installed."""
 
     def call(self, name: str, *arguments: int) -> int:
-        """Make the process perform a system call, again if a stop interrupts it; return its result, or a negative errno."""
+        """Make the process perform a system call, again if a stop interrupts it; return its result, or a negative errno.
+
+        Kills it, and raises GoneError, if it makes another call: who shares its memory can change the instruction."""
         registers = self._for_call(name, *arguments)
         while True:
             MACHINE.set_registers(self.pid, registers)
             self._to_syscall_stop()
+            self._require_call(name, arguments)
             self._to_syscall_stop()
             result = self.convention.signed(MACHINE.registers(self.pid)[self.convention.result])
             if -result not in _RESTART:
                 return result
+
+    def _require_call(self, name: str, arguments: Sequence[int]) -> None:
+        entered, mask = kernel.CallStop(), (1 << 8 * self.convention.pointer) - 1
+        entered.read(self.pid)
+        meant = self.convention.audit, self.convention.number_of(name), [value & mask for value in arguments]
+        if (entered.arch, entered.number, [*entered.arguments[: len(arguments)]]) != meant:
+            os.kill(self.pid, linux.SIGKILL)
+            raise GoneError(linux.SIGKILL)
 
     def call_with(self, name: str, *arguments: int, data: Callable[[int], bytes], spare: Sequence[int] = ()) -> int:
         """Perform a call as `call` does, with `data(address)` in memory; its address is the next argument, and `spare` follows.

@@ -3,6 +3,7 @@ permitted to write the socket's file."""
 
 from __future__ import annotations
 
+import errno
 import os
 from functools import cache
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _KEEP = -1
 _SCM_CREDENTIALS = 2  # linux/socket.h
 _OVERRIDES = 1 << 1  # CAP_DAC_OVERRIDE, linux/capability.h
+_CHANGES = 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
 
 
 class Identity(NamedTuple):
@@ -28,6 +30,9 @@ class Identity(NamedTuple):
     user: int
     group: int
     groups: tuple[int, ...]
+    file_user: int
+    """The user by whom files' modes are judged (setfsuid(2)); mostly the same."""
+    file_group: int
     overrides: bool
     """Whether files' modes do not count (CAP_DAC_OVERRIDE)."""
 
@@ -56,11 +61,13 @@ def acting(identity: Identity | None, work: Callable[[], T]) -> T:
     effective, permitted, _ = kernel.capabilities()
     _become(former, identity)
     try:
+        _become_of_files(identity, permitted)
         if identity.overrides and permitted & _OVERRIDES:
             kernel.set_capabilities(permitted, kernel.capabilities()[0] | _OVERRIDES)
         return work()
     finally:
         _become(identity, former)
+        _become_of_files(former, permitted)
         kernel.set_capabilities(permitted, effective)
 
 
@@ -77,6 +84,18 @@ def _become(former: Identity, new: Identity) -> None:
         kernel.syscall("setresuid", _KEEP, new.user, _KEEP)
 
 
+def _become_of_files(identity: Identity, permitted: int) -> None:
+    """Have files' modes judged as for that identity; the effective ids, with which these ids change, are its own already."""
+    for name, id_ in (("setfsgid", identity.file_group), ("setfsuid", identity.file_user)):
+        if kernel.syscall(name, _KEEP) != id_:
+            effective = kernel.capabilities()[0]
+            kernel.set_capabilities(permitted, effective | permitted & _CHANGES)
+            kernel.syscall(name, id_)
+            kernel.set_capabilities(permitted, effective & ~_OVERRIDES)
+            if kernel.syscall(name, _KEEP) != id_:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
+
+
 @cache
 def own() -> Identity:
     """Return the identity of this process, which is not acting."""
@@ -90,6 +109,6 @@ def _ids(task: int) -> Identity:
         start = text.index(name) + len(name)
         return text[start : text.index(b"\n", start)].split()
 
-    user, group = (int(words(name)[1]) for name in (b"\nUid:", b"\nGid:"))
+    (user, file_user), (group, file_group) = (map(int, words(name)[1::2]) for name in (b"\nUid:", b"\nGid:"))
     overrides = bool(int(words(b"\nCapEff:")[0], 16) & _OVERRIDES) and is_in_own_user_namespace(task)
-    return Identity(user, group, tuple(map(int, words(b"\nGroups:"))), overrides)
+    return Identity(user, group, tuple(map(int, words(b"\nGroups:"))), file_user, file_group, overrides)

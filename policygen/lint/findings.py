@@ -90,6 +90,10 @@ def lint(document: Document, budget: Budget | None = None) -> tuple[Finding, ...
     return tuple(sorted(findings, key=lambda finding: finding.order))
 
 
+_LASTING = ("io-uring",)
+"""The rules about calls whose results no phase ends: the kernel itself takes requests from a ring (IORING_SETUP_SQPOLL)."""
+
+
 def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
     """Return the findings about what the start allows.  A grant that the last phase ends ranks lower; the text of one that
     stays says so."""
@@ -104,6 +108,8 @@ def _by_phase(document: Document, budget: Budget) -> tuple[Finding, ...]:
             findings |= {finding} if is_there else set()
         elif is_there:
             findings.add(replace(finding, grants=f"{finding.grants}, in {last} too"))
+        elif finding.rule in _LASTING:
+            findings.add(replace(finding, grants=f"{finding.grants}, in {last} too if it was made before"))
         else:
             level = list(Level)[max(finding.level.rank - 1, 0)]
             findings.add(replace(finding, level=level, grants=f"{finding.grants}, until {last}"))

@@ -43,7 +43,7 @@ def merge_files(output: Path, paths: Sequence[Path]) -> None:
     merger = _Merger(run for path in paths for run in _runs(path, piped.get(path)))
     parsed: dict[str, Observation] = {}
     for path in paths:
-        data = piped[path] if path in piped else reading.read(str(path), recording_file.MAX_SIZE)
+        data = piped[path] if path in piped else reading.read(str(path), recording_file.MAX_SIZE, is_text=True)
         if len(parsed) > _MANY_LINES:
             parsed.clear()
         try:

@@ -25,8 +25,8 @@ import json
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
-from itertools import chain, islice, pairwise, starmap
+from functools import lru_cache, partial
+from itertools import chain, islice, pairwise, starmap, takewhile
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -126,6 +126,8 @@ def _shape(fields: Shape, version: int) -> Shape:
 _MAGIC = "callfence recording"
 MAX_SIZE = 16 << 30
 """The most bytes of a recording, against sparse files; a recording of that size would not fit in memory."""
+_LONGEST = 64 << 20
+"""The most bytes of a line that are read without reading the whole file."""
 _MANY = 4096
 """Number of lines that are decoded at once."""
 
@@ -148,7 +150,7 @@ def is_recording(data: bytes) -> bool:
 def load(path: Path) -> Recording:
     """Return the recording in a regular file.  Raises RecordingError if its content is not a recording or is corrupt, OSError
     if it cannot be read."""
-    return _parsed(reading.read(str(path), MAX_SIZE), str(path))
+    return _parsed(reading.read(str(path), MAX_SIZE, is_text=True), str(path))
 
 
 @lru_cache(1)
@@ -247,8 +249,9 @@ def runs_in(path: Path) -> tuple[Run, ...]:
     """Return the runs of the recording in a file, without reading its observations.  Raises RecordingError if it is not a
     recording or is corrupt, OSError if it cannot be read."""
     with reading.regular(str(path)) as file:
-        count, _, version = _header(_decoded(file.readline()), str(path))
-        lines = [_decoded(line).removesuffix("\n") for line in islice(file, min(count, sys.maxsize))]
+        count, _, version = _header(_decoded(file.readline(_LONGEST)), str(path))
+        following = islice(iter(partial(file.readline, _LONGEST), b""), min(count, sys.maxsize))
+        lines = [_decoded(line).removesuffix("\n") for line in takewhile(lambda line: line.endswith(b"\n"), following)]
     if len(lines) < count:
         return load(path).runs  # which raises the right error
     return _runs_of(lines, str(path), version)

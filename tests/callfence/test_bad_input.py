@@ -175,6 +175,20 @@ def test_another_architecture(command: tuple[str, ...], tmp_path: Path) -> None:
     assert done.stderr == f"{command[0]}: {command[0]} needs Linux on x86_64 or aarch64, and this is Linux on riscv64\n"
 
 
+@pytest.mark.parametrize("content", ["hunter2", "token=hunter2\n", "x\0hunter2", "path hunter2: read\n"])
+@pytest.mark.parametrize("words", [("lint",), ("diff", "it.policy"), ("review", "--no-terminal"), ("enforce", "-p")])
+def test_a_link_to_a_file_elsewhere_shows_nothing_of_it(tmp_path: Path, words: tuple[str, ...], content: str) -> None:
+    """A change that is reviewed may make the policy one, and its check prints what is wrong."""
+    secret, here = tmp_path / "secret", tmp_path / "here"
+    secret.write_text(content)
+    here.mkdir()
+    (here / "it.policy").write_text(POLICY)
+    (here / "app.policy").symlink_to(secret)
+    done = run(here, *words, "app.policy", *(("true",) if words[0] == "enforce" else ()))
+    assert "hunter2" not in done.stdout + done.stderr
+    assert "app.policy:1:" in done.stderr and "symbolic link" in done.stderr
+
+
 def test_an_unreadable_policy(tmp_path: Path) -> None:
     done = run(tmp_path, "enforce", "-p", "none.policy", "true")
     assert (done.returncode, done.stdout) == (125, "")

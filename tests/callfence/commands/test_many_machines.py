@@ -136,9 +136,9 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkey
     recording_file.save(path, shard(1))
     real = reading.read
 
-    def changed(name: str, limit: int) -> bytes:
+    def changed(name: str, limit: int, **options: bool) -> bytes:
         recording_file.save(path, shard(2))
-        return real(name, limit)
+        return real(name, limit, **options)
 
     monkeypatch.setattr(reading, "read", changed)
     with pytest.raises(recording_file.RecordingError, match="changed while it was read"):

@@ -228,6 +228,43 @@ def test_unix_sockets_are_reached_as_who_connects(network: Network) -> None:
     assert set(ran.ungranted) == {f"unix connect {folder}/no", "unix connect @no"}
 
 
+def test_modes_of_sockets_are_judged_by_the_ids_of_files(network: Network) -> None:
+    """File servers have those of their clients (setfsuid(2)), and their own otherwise."""
+    script = network.folder / "files.py"
+    script.write_text(
+        "import ctypes, os, socket, sys\n"
+        "libc, folder = ctypes.CDLL(None), sys.argv[1]\n"
+        "def serve(name, user, mode):\n"
+        "    s = socket.socket(socket.AF_UNIX); s.bind(f'{folder}/{name}'); s.listen()\n"
+        "    os.chown(f'{folder}/{name}', user, user); os.chmod(f'{folder}/{name}', mode)\n"
+        "    return s\n"
+        "served = [serve('root', 0, 0o600), serve('user', 4242, 0o600), serve('group', 4242, 0o060)]\n"
+        "def one(name): return socket.socket(socket.AF_UNIX).connect_ex(f'{folder}/{name}')\n"
+        "def every(): print([one(name) for name in ('root', 'user', 'group')], flush=True)\n"
+        "for user, file_user, group, file_group in (\n"
+        "    (0, 0, 0, 0), (0, 4242, 0, 0), (0, 65534, 0, 4242), (65534, 4242, 65534, 0), (4242, 0, 0, 0),\n"
+        "    (65534, 65534, 65534, 4242), (65534, 0, 4242, 65534),\n"
+        "):\n"
+        "    if not os.fork():\n"
+        "        os.setgroups([])\n"
+        "        os.setresgid(-1, group, -1); libc.setfsgid(file_group)\n"
+        "        os.setresuid(-1, user, -1); libc.setfsuid(file_user); every()\n"
+        "        os._exit(0)\n"
+        "    os.wait()\n"
+        "every()\n"
+    )
+    folders = [network.folder / name for name in ("plain", "confined")]
+    for folder in folders:
+        folder.mkdir()
+        for place in (folder, *folder.parents):
+            if place.is_relative_to("/tmp") and place != Path("/tmp"):
+                place.chmod(0o755)
+    plain = subprocess.run([sys.executable, script, folders[0]], capture_output=True, text=True, check=True, timeout=60)
+    ran = network.enforced([f"unix connect {folders[1]}"], sys.executable, script, folders[1])
+    assert [line for line in ran.stdout.splitlines() if line[0] == "["] == plain.stdout.splitlines()
+    assert "13" in plain.stdout.splitlines()[1]
+
+
 def test_apply_refuses_such_a_policy(commands: Commands, tmp_path: Path) -> None:
     file = tmp_path / "it.policy"
     file.write_text(allowing_all("udp send: none"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -433,6 +434,11 @@ def until(screen: Terminal, pattern: str) -> str:
     return found.string[: found.end()]
 
 
+def letters(shown: str) -> str:
+    """The letters that a yes takes."""
+    return re.findall(r"a yes    takes (\w+)", shown)[-1]
+
+
 def test_a_person_is_asked_and_shown_what_is_dangerous(place: Workplace, terminal: Callable[..., Terminal]) -> None:
     place.policy(ERRNO)
     screen = terminal("--ask", place.calls(), "ptrace,0,0,0,0", "getppid")
@@ -442,8 +448,11 @@ def test_a_person_is_asked_and_shown_what_is_dangerous(place: Workplace, termina
     screen.send("what\n")
     assert "deny it, and do not ask again" in until(screen, r"\[\?\]: ")
     screen.send("n\n")
-    until(screen, r"rule     getppid: allow[\s\S]*\[\?\].*: ")
+    shown = until(screen, r"rule     getppid: allow[\s\S]*\[\?\].*: ")
     screen.send("always\n")
+    other = until(screen, r"\[\?\]: ")
+    assert letters(other) != letters(shown)
+    screen.send(f"always {letters(other)}\n")
     until(screen, "reason .*: ")
     screen.send("it asks for its parent\n")
     wait_until(lambda: "# why: it asks for its parent (" in (place.folder / "calls.policy").read_text())
@@ -495,11 +504,11 @@ def test_what_is_left_of_a_refusal_grants_nothing(
     """The program may set the key that erases, or read a part of what is typed."""
     place.policy(ERRNO)
     screen = terminal("--ask", place.calls(), "getppid")
-    until(screen, r"\[\?\].*: ")
+    proof = letters(until(screen, r"\[\?\].*: "))
     attributes = termios.tcgetattr(screen._master)
     attributes[6][termios.VERASE] = erases.encode()
     termios.tcsetattr(screen._master, termios.TCSANOW, attributes)
-    screen.send(f"{typed}\n")
+    screen.send(f"{typed} {proof}\n" if is_answer else f"{typed}\n")
     if is_answer:
         until(screen, r"(?m)^\d+\r\n")
     else:
@@ -508,6 +517,35 @@ def test_what_is_left_of_a_refusal_grants_nothing(
         termios.tcsetattr(screen._master, termios.TCSANOW, attributes)
         screen.send("no\n")
         until(screen, "-13")
+
+
+def test_the_terminal_grants_nothing_that_the_program_has_it_type(
+    place: Workplace, terminal: Callable[..., Terminal], build: Callable[..., Path]
+) -> None:
+    """Terminals report where the cursor is, as `ESC [ 1 ; 1 R`.  By keys that the program sets, `R` is left of that: `run`."""
+    place.policy(SOME, "types.policy")
+    screen = terminal("--ask", "-p", "types.policy", str(build("types")))
+    assert "chroot" in until(screen, r"\[\?\].*: ")
+    for _ in range(3):
+        screen.expect(r"\x1b\[6n")
+        screen.send("\x1b[1;1R")
+    assert "a yes " in until(screen, r"\[\?\]: ")
+    screen.send("no\n")
+    until(screen, "-1 ")
+
+
+def test_letters_cannot_be_guessed(place: Workplace, terminal: Callable[..., Terminal]) -> None:
+    place.policy(ERRNO)
+    screen = terminal("--ask", place.calls(), "getppid", "getuid")
+    until(screen, r"\[\?\].*: ")
+    for _ in range(9):
+        screen.send("run aaa\n")
+        until(screen, r"\[\?\]: ")
+    screen.send("run aaa\n")
+    assert "there is only a no" in until(screen, "-13")
+    proof = letters(until(screen, r"rule     getuid: allow[\s\S]*\[\?\].*: "))
+    screen.send(f"run {proof}\n")
+    until(screen, "-13")
 
 
 # The Python API

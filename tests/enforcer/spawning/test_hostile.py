@@ -12,7 +12,8 @@ from contextlib import suppress
 import pytest
 from calls import allowing_all
 
-from tests.enforcer.spawning.conftest import COMMANDS
+from callfence.tracer.abi import NATIVE, Arch
+from tests.enforcer.spawning.conftest import COMMANDS, HERE, ROOT as CHECKOUT
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="takes root")
 MALFORMED = {
@@ -86,6 +87,18 @@ def test_a_client_that_may_do_less_is_refused(spawner, what):
     assert ROOT[what] in done.stdout, done
     assert done.stdout.startswith("125 ")
     assert not (spawner.folder / "stolen").exists()
+    spawner.works()
+
+
+@root
+@pytest.mark.skipif(NATIVE is not Arch.X86_64, reason="has instructions of x86_64")
+def test_who_shares_the_clients_memory_does_not_answer_for_it(spawner, compile_c):
+    """The call by which the spawner knows that the client is in its Landlock domain is that call."""
+    client = compile_c(HERE / "sibling.c", f"-I{CHECKOUT}/include", "-Wno-unused-function")
+    for _ in range(10):
+        done = subprocess.run([client, spawner.socket], capture_output=True, text=True, cwd=spawner.folder, timeout=60)
+        assert done.returncode == -9 or "Landlock?" in done.stdout, done
+        assert not (spawner.folder / "stolen").exists()
     spawner.works()
 
 

@@ -434,3 +434,19 @@ class TestAtomic:
         with pytest.raises(OSError) as error, atomic.locked(tmp_path / "app.policy"):
             pass
         assert error.value.errno == errno.ELOOP
+
+
+@pytest.mark.parametrize("first", ["", '{"callfence recording": 4, "runs": 1, "observations": 0}\n'])
+def test_a_sparse_file_takes_no_memory(tmp_path: Path, first: str) -> None:
+    """It takes no disk: who sends a recording could fill the memory of who merges it."""
+    file = tmp_path / "it.rec"
+    file.write_text(first)
+    os.truncate(file, 8 << 30)
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); from pathlib import Path; "
+    for call in ("recording_file.load(path)", "recording_file.runs_in(path)", "many.merge_files(path, [path])"):
+        code = (
+            f"{limit}from callfence.policygen.recording import many, recording_file\npath = Path(sys.argv[1])\n"
+            f"try: {call}\nexcept recording_file.RecordingError as error: print(error)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=False, timeout=60)
+        assert done.stdout.startswith(f"{file}:"), done
