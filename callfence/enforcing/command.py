@@ -398,10 +398,15 @@ class Start:
 
 
 def _say(text: str, stderr: int) -> None:
+    lines = text.split("\n")
+    try:
+        from callfence.policygen.text import printable
+
+        lines = [printable(line) for line in lines]
+    except OSError:  # the policy's files are confined already, and callfence's are not among them
+        lines = [ascii(line)[1:-1] for line in lines]
     try:
         if stderr >= 0:
-            from callfence.policygen.text import printable
-
-            os.write(stderr, "".join(f"{printable(line)}\n" for line in text.split("\n")).encode())
+            os.write(stderr, "".join(f"{line}\n" for line in lines).encode())
     except OSError:
         return
