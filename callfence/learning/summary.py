@@ -196,7 +196,7 @@ def left_open(learned: Learned) -> list[str]:
     executed = {path for pair in learned.run.executed for path in pair if path}
     named = filter(os.path.isfile, learned.run.command)
     changed: dict[str, str] = {}
-    for what, names in (("its own code is", executed), ("a script or configuration is that its command names", named)):
+    for what, names in (("its own code is", executed), ("a file is that its command names", named)):
         code = sorted(map(os.path.realpath, names))
         for line in (line for line, risk in own(files, learned.policy, code) if risk.id == OWN_CODE):
             changed.setdefault(line.removeprefix("path "), what)
