@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 _FILTERS = f"{os.path.dirname(__file__)}/filters/{machine.NAME}"
 
-_CAP_KILL, _CAP_SYS_PTRACE = 1 << 5, 1 << 19  # linux/capability.h
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_KILL, _CAP_SYS_PTRACE = 1 << 1, 1 << 2, 1 << 5, 1 << 19  # linux/capability.h
 _HELPERS = _CAP_KILL | _CAP_SYS_PTRACE
 """The capabilities that the helper retains if it has them: without the first, root's helper could not kill a program that has
 changed its user; without the second, it could not find out which executable made a call."""
-_CAP_DAC_OVERRIDE = 1 << 1
-_MAKERS = 1 << 6 | 1 << 7 | _CAP_DAC_OVERRIDE  # CAP_SETGID, CAP_SETUID
-"""Those that it retains besides where it makes calls for the program, to make them as the user who does; the last one takes
-effect only for a call of a process that has it."""
+ACTING = 1 << 6 | 1 << 7
+"""CAP_SETGID and CAP_SETUID, which it retains besides where it makes calls for the program, to make them as its user."""
+CONNECTING = ACTING | _CAP_DAC_OVERRIDE
+"""Where it makes calls to hosts and unix sockets; CAP_DAC_OVERRIDE takes effect only for a call of a process that has it."""
+FINDING = _CAP_DAC_READ_SEARCH
+"""Where it judges files: it would not find those of a program that has changed its user, and report calls as denied that are
+not."""
 
 
 def read(*, renews_log: bool = False, makes_calls: bool = False) -> bytes:
@@ -42,24 +45,23 @@ def read_follower(*, makes_calls: bool = False) -> bytes:
     return read_file(f"{_FILTERS}/follower{'-hosts' if makes_calls else ''}.filter")
 
 
-def drop_capabilities(*, traces: bool = False, makes_calls: bool = False) -> None:
-    """Drop all capabilities of this process except CAP_KILL and CAP_SYS_PTRACE, and with `makes_calls` CAP_SETUID, CAP_SETGID
-    and CAP_DAC_OVERRIDE.  Raises OSError.
+def drop_capabilities(more: int = 0, *, traces: bool = False) -> None:
+    """Drop all capabilities of this process except CAP_KILL, CAP_SYS_PTRACE and `more`.  Raises OSError.
 
     With `traces`, drop none if CAP_SYS_PTRACE is missing: without it, a process can only trace processes that have no
     capability beyond its own (capabilities(7))."""
     _, permitted, _ = kernel.capabilities()
     if not traces or permitted & _CAP_SYS_PTRACE:
-        permitted &= _HELPERS | (_MAKERS if makes_calls else 0)
-    kernel.set_capabilities(permitted, permitted & ~_CAP_DAC_OVERRIDE if makes_calls else None)
+        permitted &= _HELPERS | more
+    kernel.set_capabilities(permitted, permitted & ~_CAP_DAC_OVERRIDE if more & _CAP_DAC_OVERRIDE else None)
 
 
-def confine(filter_: bytes, *, listens: bool = False, traces: bool = False, makes_calls: bool = False) -> None:
+def confine(filter_: bytes, more: int = 0, *, listens: bool = False, traces: bool = False) -> None:
     """Drop capabilities of this process (`drop_capabilities`), and install `filter_` on it unless that is b"".  Raises OSError.
 
     With `listens`, EBUSY means that a filter which this process shares with the program has a listener already, so that the
     program cannot have another."""
-    drop_capabilities(traces=traces, makes_calls=makes_calls)
+    drop_capabilities(more, traces=traces)
     kernel.set_no_new_privs()
     if filter_ and listens:
         os.close(kernel.install(filter_, linux.SECCOMP_FILTER_FLAG_NEW_LISTENER))

@@ -38,9 +38,9 @@ class Duty:
     shared before the program runs."""
 
     __slots__ = (
-        "_answers", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_hub", "_is_fused",
-        "_later", "_listeners", "_makes_calls", "_notification", "_pid", "_ready", "_records", "_reporter", "_shield",
-        "_waiting", "_watched", "program", "stand_in",
+        "_answers", "_capabilities", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_hub",
+        "_is_fused", "_later", "_listeners", "_notification", "_pid", "_ready", "_records", "_reporter",
+        "_shield", "_waiting", "_watched", "program", "stand_in",
     )  # fmt: skip
 
     def __init__(
@@ -53,8 +53,10 @@ class Duty:
         `later`: the importer, if not that of the reporter's note."""
         self._later = later or Later(reporter.later)
         self._epoll: select.epoll
-        self._makes_calls = makes = reporter.hosts is not None
-        """Whether calls are made for the program."""
+        makes = reporter.hosts is not None
+        self._capabilities = confinement.CONNECTING * makes | confinement.ACTING * reporter.listens
+        self._capabilities |= confinement.FINDING * bool(reporter.reach)
+        """Those that this process retains besides."""
         # Under --audit the program may make every call, too, and its exit status may have to be changed (`listener.exit_with`).
         renews = reporter.destination.folder >= 0
         self._filter = b"" if reporter.audit else confinement.read(renews_log=renews, makes_calls=makes)
@@ -120,7 +122,7 @@ class Duty:
         Raises OSError, and KernelError if `listens` and another filter has a listener already."""
         self._answers = self._new_answers()
         try:
-            confinement.confine(self._following, listens=listens, traces=True, makes_calls=self._makes_calls)
+            confinement.confine(self._following, self._capabilities, listens=listens, traces=True)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
@@ -223,7 +225,7 @@ class Duty:
         self._epoll.close()  # here, since its number will be another descriptor's
         kept = (*self._listeners, *self._fuse, *self.descriptors(), *self._answers.descriptors())
         helper.close_all_but((self.program, *self._devices, *kept))
-        confinement.drop_capabilities(makes_calls=self._makes_calls)
+        confinement.drop_capabilities(self._capabilities)
         if self._filter:
             kernel.install(self._filter, 0)
         self._watch()
@@ -275,7 +277,7 @@ class Duty:
         """Close all descriptors that answering does not need, except `others`, and install the helper's filter."""
         helper.close_all_but((self.program, *self._listeners, *self._devices, *self._fuse, *self.descriptors(), *others))
         self._answers = self._new_answers()
-        confinement.confine(self._filter, makes_calls=self._makes_calls)
+        confinement.confine(self._filter, self._capabilities)
 
     def _new_answers(self) -> Answers:
         return Answers(self._notification, self._waiting, self._reporter, self._pid, self.program, self._devices)

@@ -17,6 +17,7 @@ from callfence.enforcer.reporting.destination import TEXT, Destination, opened
 from callfence.enforcer.reporting.reporter import Reporter
 from callfence.enforcing import filters
 from callfence.enforcing.options import CHOICES, help_text, parse, parser as parser
+from callfence.policygen.text import printable  # here: later, the policy's files may be confined already
 from callfence.tracer import TYPE_CHECKING, proc
 from callfence.tracer.errors import CallfenceError
 from callfence.tracer.linux import privilege_lost
@@ -85,6 +86,8 @@ class Start:
         """The owner of each policy file that belongs to another user, who can change what it allows."""
         self.records: Source | None = None
         """The kernel's audit records from which denied files and ports are reported."""
+        self.held: Sequence[int] = ()
+        """What has to stay open while the program runs (`Confinement.held`)."""
         self.log: Log | None = None
         """What makes the records of --log; None without it, and before it is opened."""
         self.process = 0
@@ -282,6 +285,7 @@ class Start:
             )
             for remark in rules.remarks if rules else ():
                 self._say(remark)
+            self.held = rules.held if rules else ()
         if explains:
             why = "the policy has no lines about them" if not confines else "--quiet-kernel" if self.is_quiet else ""
             has_phases = any(policy.stages for policy in policies)  # then its helper traces it, and reads no records meanwhile
@@ -372,6 +376,7 @@ class Start:
             listens=listens,
             later=policies[0].later,
             asking=self._ask() if "--ask" in self.options else -1,
+            held=self.held,
         )
 
     def _arm_untraced(self, arm: str, programs: Sequence[bytes], problem: str, *, is_followed: bool) -> str:
@@ -396,8 +401,6 @@ class Start:
 def _say(text: str, stderr: int) -> None:
     try:
         if stderr >= 0:
-            from callfence.policygen.text import printable
-
             os.write(stderr, "".join(f"{printable(line)}\n" for line in text.split("\n")).encode())
     except OSError:
         return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from callfence.enforcer.files.lookup import grantable, interpreter, look_up, looking
@@ -149,6 +150,7 @@ class FileWatcher:
         for request in wanted(name, event.arguments, lambda at, length: kernel.read_memory(task.tid, at, length)):
             parts = request if isinstance(request, Pair) else (request,)
             paths = [kernel.read_path(task.tid, part.address) for part in parts]
+            self._require_memory(task, all(paths))
             is_fixed = all(path.startswith(b"/") and not path.startswith(b"/proc/") for path in paths)
             key = (name, task.executable, *paths, *(part.right | part.makes for part in parts))
             if is_fixed and self._is_noted(key):
@@ -180,12 +182,21 @@ class FileWatcher:
     def _socket_call(self, task: Task, event: Event) -> None:
         binds = SOCKETS[self._sockets[event.arch, event.number]] == "bind"
         length = min(event.arguments[2] & 0xFFFFFFFF, SOCKADDR)
-        target = address(kernel.read_memory(task.tid, event.arguments[1], length))
+        content = kernel.read_memory(task.tid, event.arguments[1], length)
+        self._require_memory(task, bool(content))
+        target = address(content)
         if isinstance(target, bytes):
             self._abstract(target, task, binds=binds)
         elif isinstance(target, str) and binds:
             for need in needs(made_socket(), [os.fsencode(target)], looking(task.tgid, task.tid)):
                 self._needed(task, need)
+
+    def _require_memory(self, task: Task, is_read: bool) -> None:
+        """Report a gap if memory was not read, and this process may not read the task's: it is not dumpable (prctl(2))."""
+        with suppress(OSError):
+            if not is_read and os.geteuid() and os.stat(f"/proc/{task.tgid}/mem").st_uid != os.geteuid():  # proc(5)
+                why = "does not let its user look into it (PR_SET_DUMPABLE)"
+                self._gap(f"{task.executable} {why}: the files that it names are not recorded; learn it as root")
 
     def _abstract(self, name: bytes, task: Task, *, binds: bool) -> None:
         """Record that a task binds an abstract socket with this name, or else whose abstract socket it connects or sends to."""

@@ -193,15 +193,14 @@ def left_open(learned: Learned) -> list[str]:
         open_ += ["may send to any UDP port"] * ("send" in free or files.send == ANY_PORT)
         open_ += ["may connect to any unix socket"] * ("unix" in free)
         open_ += ["may look up any name"] * ("query" in free or ANY in (files.query or ()))
-    for line in dict.fromkeys(line for line, risk in own(files, learned.policy, _code(learned.run)) if risk.id == OWN_CODE):
-        open_.append(f"may change files below {line.removeprefix('path ')}, where its own code is")
-    return open_
-
-
-def _code(run: Run) -> list[str]:
-    """Return the executables of a run, and the scripts that its command names."""
-    names = {path for pair in run.executed for path in pair if path} | {name for name in run.command if os.path.isfile(name)}
-    return sorted(os.path.realpath(name) for name in names)
+    executed = {path for pair in learned.run.executed for path in pair if path}
+    named = filter(os.path.isfile, learned.run.command)
+    changed: dict[str, str] = {}
+    for what, names in (("its own code is", executed), ("a file is that its command names", named)):
+        code = sorted(map(os.path.realpath, names))
+        for line in (line for line, risk in own(files, learned.policy, code) if risk.id == OWN_CODE):
+            changed.setdefault(line.removeprefix("path "), what)
+    return open_ + [f"may change files below {place}, where {what}" for place, what in changed.items()]
 
 
 def estimated(recording: Recording, policy: Policy) -> Estimate:

@@ -31,7 +31,7 @@ from callfence.tracer.machine import MACHINE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_SYSFS = 0x62656572  # SYSFS_MAGIC (linux/magic.h)
+_PROC, _SYSFS = 0x9FA0, 0x62656572  # PROC_SUPER_MAGIC, SYSFS_MAGIC (linux/magic.h)
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
 
@@ -49,7 +49,8 @@ class Confinement:
     """The Landlock rulesets of one or more policies, ready to confine this process."""
 
     __slots__ = (
-        "_files", "_ports", "_process", "_rulesets", "confines_listen", "confining", "is_whole", "name", "remarks", "scope",
+        "_files", "_ports", "_process", "_rulesets", "confines_listen", "confining", "held", "is_whole", "name", "remarks",
+        "scope",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +75,9 @@ class Confinement:
         """Whether this kernel enforces all rules."""
         self._process = process
         self._rulesets: list[int] = []
+        self.held: list[int] = []
+        """Descriptors of granted files of procfs, to be open as long as the program runs: the kernel drops what nobody has open
+        when it needs memory, and makes another inode at the next look-up, for which there is no rule (fs/proc/generic.c)."""
         self.confining: list[int] = []
         """The index in `encoded` of each ruleset."""
         self.name: Callable[[int], bytes] | None = None
@@ -162,7 +166,7 @@ class Confinement:
         for path, device, access in landlock.UNLISTED:
             if effective.handled_files and (descriptor := unlisted(path, device)) is not None:
                 kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
-                os.close(descriptor)
+                self._close(descriptor)
         for bit, ports in ((landlock.CONNECT_TCP, effective.rules.connect), (landlock.BIND_TCP, effective.rules.bind)):
             for first, last in ports or ():
                 kernel.landlock_allow_ports(ruleset, bit, first, last)
@@ -201,6 +205,13 @@ class Confinement:
             text = f"path {os.fsdecode(line)} is a pipe or a socket in no folder, which Landlock cannot grant: remove the line"
             raise GrantError(line, text) from error
         finally:
+            self._close(descriptor)
+
+    def _close(self, descriptor: int) -> None:
+        """Close a granted file, unless it is to be held and there is room: starting the program takes descriptors, too."""
+        if kernel.file_system(descriptor) == _PROC and descriptor < os.sysconf("SC_OPEN_MAX") // 2:
+            self.held.append(descriptor)
+        else:
             os.close(descriptor)
 
     def _look_for_links(self, line: bytes, path: bytes, descriptor: int) -> None:
@@ -238,15 +249,15 @@ def _without_links(path: bytes, folder: bytes) -> bytes:
 
 
 def unlisted(path: bytes, device: tuple[int, int] | None) -> int | None:
-    """Return a descriptor of the character device with that path and number, or of the file of sysfs if `device` is None; None
-    if something else is there."""
+    """Return a descriptor of the character device with that path and number, or of the file of sysfs or procfs if `device` is
+    None; None if something else is there."""
     try:
         descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
     status = os.fstat(descriptor)
     if device is None:
-        is_it = stat.S_ISREG(status.st_mode) and kernel.file_system(descriptor) == _SYSFS
+        is_it = stat.S_ISREG(status.st_mode) and kernel.file_system(descriptor) in {_PROC, _SYSFS}
     else:
         is_it = stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(*device)
     if is_it:

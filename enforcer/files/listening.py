@@ -29,9 +29,11 @@ _LISTINGS = 100
 """How often all tasks are listed, at most, until a listing has no new tasks."""
 
 
-def listen(request: Request, is_granted: Callable[[int], bool]) -> int | None:
+def listen(
+    request: Request, is_granted: Callable[[int], bool], acting: Callable[[int, Callable[[], int]], int]
+) -> int | None:
     """Make the listen(2) in which a task waits, and return 0 or an errno: EACCES for a socket that would take a port which is
-    not granted.  One that listens already may keep its port, whoever made it.
+    not granted.  One that listens already may keep its port, whoever made it.  `acting` does some work as the user of a task.
 
     Return None if the task can make the call itself, since no other task can change its descriptor.  Raises OSError if the
     socket cannot be copied."""
@@ -51,13 +53,21 @@ def listen(request: Request, is_granted: Callable[[int], bool]) -> int | None:
             return _listen_at_port(socket, backlog, is_granted)
         if kernel.socket_option(socket, linux.SO_DOMAIN) == linux.AF_UNIX and not _is_like_us(fields):
             # A process that connects sees the user who has called listen (unix(7), SO_PEERCRED).
-            return errno.EACCES if _shares_descriptors(task) else None
+            return _listen_as(partial(acting, task), socket, backlog) if _shares_descriptors(task) else None
         kernel.syscall("listen", socket, backlog)
     except OSError as error:
         return error.errno or errno.EINVAL
     finally:
         os.close(socket)
     return 0
+
+
+def _listen_as(acting: Callable[[Callable[[], int]], int], socket: int, backlog: int) -> int:
+    """Make listen(2) as another user, and return 0, or EACCES if this process may not become that user.  Raises OSError."""
+    try:
+        return acting(lambda: kernel.syscall("listen", socket, backlog))
+    except PermissionError:
+        return errno.EACCES
 
 
 def _listen_at_port(socket: int, backlog: int, is_granted: Callable[[int], bool]) -> int:

@@ -144,7 +144,8 @@ class Judge:
         file, rights = need.file, need.rights
         if all(grants.holds(file.path, rights) for grants in self._granted):
             return
-        if Right.MOVE not in rights and not _permits(file, Right.WRITE if need.name else rights, fields.read()):
+        is_possible = Right.MOVE in rights or _permits(file, Right.WRITE if need.name else rights, fields.read())
+        if not is_possible or not _may_reach(file, fields.read()):
             return  # it fails as it would natively
         for policy in self._reach.policies:
             lacking = rights & ~_held(policy, file.path) if policy.paths else NOTHING
@@ -269,6 +270,17 @@ def _permits(file: File, rights: Right, fields: Mapping[str, str]) -> bool:
     mode = stat.S_IMODE(file.mode)
     digit = mode >> 6 if user == str(file.owner) else mode >> 3 if str(file.group) in groups else mode
     return digit & bits == bits
+
+
+def _may_reach(file: File, fields: Mapping[str, str]) -> bool:
+    """Return whether a task with these fields may search all folders above a file."""
+    place = file.path
+    while place != b"/":
+        place = os.path.dirname(place)
+        folder = look_up(place)
+        if folder and not _permits(folder, Right.EXECUTE, fields):
+            return False
+    return True
 
 
 def _has_our_names(caller: WaitingTask) -> bool:

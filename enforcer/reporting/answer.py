@@ -19,7 +19,7 @@ from callfence.tracer.machine import MACHINE
 from callfence.tracer.proc import owner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from callfence.enforcer.listener import Waiting
     from callfence.enforcer.reporting.audit import Denial
@@ -322,9 +322,13 @@ class Answers:
         if verdict.denying:
             return None
         from callfence.enforcer.files.listening import listen
+        from callfence.enforcer.hosts import identity
+
+        def acting(task: int, work: Callable[[], int]) -> int:
+            return identity.acting(identity.of(task), work)
 
         try:
-            result = listen(request, lambda port: _may_bind(verdict, port))
+            result = listen(request, lambda port: _may_bind(verdict, port), acting)
         except (OSError, KeyError):
             result = errno.EACCES if request.is_waiting() else errno.ESRCH
         if result == errno.EACCES:

@@ -22,8 +22,8 @@ class Reporter:
     """Where reports go, and how denied calls are answered and described."""
 
     __slots__ = (
-        "asking", "audit", "colour", "destination", "evidence", "hosts", "keeps_signals", "later", "listens", "log", "policies",
-        "reach", "records", "stderr",
+        "asking", "audit", "colour", "destination", "evidence", "held", "hosts", "keeps_signals", "later", "listens", "log",
+        "policies", "reach", "records", "stderr",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +42,7 @@ class Reporter:
         listens: bool = False,
         later: bytes = b"",
         asking: int = -1,
+        held: Sequence[int] = (),
     ) -> None:
         self.destination = destination
         self.log = log
@@ -65,6 +66,8 @@ class Reporter:
         """Whether the helper is notified of listen(2), which may take a port that is not granted (`files.listening`)."""
         self.asking = asking
         """The socket through which denied calls are asked about (`reporting.asker`); -1 if they are not."""
+        self.held = held
+        """Descriptors to keep open for the program (`files.landlock.Confinement.held`)."""
         self.later = later
         """The note of the files that describing a call imports (`enforcer.later`)."""
         self.colour = destination.form == TEXT and is_coloured(destination.descriptor)
@@ -76,8 +79,8 @@ class Reporter:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """The descriptors that reporting needs; -1 for none."""
-        return self.destination.descriptor, self.destination.folder, self.stderr, self.asking
+        """The descriptors that reporting needs, and those to keep open; -1 for none."""
+        return self.destination.descriptor, self.destination.folder, self.stderr, self.asking, *self.held
 
     def give_back(self) -> None:
         """Close the program's standard error, and its other descriptors, after it has ended (`Destination.give_back`)."""

@@ -191,12 +191,14 @@ UNLISTED = (
     (b"/dev/full", (1, 7), WRITE_FILE | TRUNCATE | IOCTL_DEV),
     (b"/sys/devices/system/cpu/online", None, READ_FILE),
     (b"/sys/devices/system/cpu/possible", None, READ_FILE),
+    (b"/proc/sys/vm/overcommit_memory", None, READ_FILE),
 )
 """Files that need no line, since they grant nothing: path, major and minor number of a device (mem(4), full(4)) or None for a
-file of sysfs, Landlock's rights.
+file of sysfs or procfs, Landlock's rights.
 
 Reading /dev/full never ends.  C libraries and allocators count processors by the files of sysfs, some only when threads contend
-(get_nprocs(3)); sched_getaffinity(2) tells as much."""
+(get_nprocs(3)); sched_getaffinity(2) tells as much.  glibc reads the last one when it frees much memory of a thread
+(sysdeps/unix/sysv/linux/malloc-sysdep.h): a digit, the same for all."""
 
 
 class PlaceError(UserError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,14 @@ def test_learn_tells_it_when_it_grants_it(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "callfence", "learn", "--files", "-o", "it.policy", "touch", "new"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "path .: it can change its own policy, it.policy [own-policy]" in done.stderr
+
+
+def test_learn_says_which_files_it_can_change(tmp_path: Path) -> None:
+    """A file that the command names is not called its code: it may be its configuration."""
+    (tmp_path / "touch.conf").write_text("")
+    shutil.copy("/usr/bin/touch", tmp_path / "own")
+    for program, what in (("touch", "a file is that its command names"), ("./own", "its own code is")):
+        words = [sys.executable, "-m", "callfence", "learn", "--files", "-o", "it.policy", program, "new", "-r", "touch.conf"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert f"it may change files below ., where {what}\n" in done.stderr
+        (tmp_path / "new").unlink()

@@ -12,6 +12,8 @@ from calls import native
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from conftest import Nobody
+
 CHANGED = "it.policy was changed while the program ran"
 RMDIR = native("rmdir")
 NEW = f"rmdir made; echo '{RMDIR}: allow' >> it.policy"
@@ -63,3 +65,19 @@ def test_tight_takes_nothing_from_a_recording_that_the_policy_does_not_allow(tmp
     assert done.returncode == 0
     assert "of earlier runs not used, because the policy does not allow them" in done.stderr
     assert "mkdir" not in (tmp_path / "it.policy").read_text()
+
+
+HIDDEN = """
+import ctypes, sys
+ctypes.CDLL(None).prctl(4, int(sys.argv[1]), 0, 0, 0)  # PR_SET_DUMPABLE
+open("found", "w")
+"""
+
+
+@pytest.mark.parametrize(("is_dumpable", "is_said"), [("1", False), ("0", True)])
+def test_a_process_that_cannot_be_looked_into_is_said(nobody: Nobody, is_dumpable: str, is_said: bool) -> None:
+    """ssh-agent and gpg-agent make themselves such."""
+    words = ("-m", "callfence", "learn", "--files", "-o", "hidden.policy", "/usr/bin/python3", "-c", HIDDEN, is_dumpable)
+    done = subprocess.run([*nobody.python, *words], cwd=nobody.folder, capture_output=True, text=True, check=False)
+    assert ("the files that it names are not recorded; learn it as root" in done.stderr) is is_said, done.stderr
+    assert (", create" in (nobody.folder / "hidden.policy").read_text()) is not is_said

@@ -345,3 +345,22 @@ def test_in_every_phase(run, place):
         assert done.stdout.split() == [outcome] * 2, done.stderr
         assert not_granted(done) == ["path ./other: write, create"] * 2
         assert all(part in done.stderr for part in (f"enforce: {verb} openat", " in start: ", " in serving: "))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_files_of_the_user_that_the_program_becomes(place):
+    """In folders that root without its capabilities, as the helper is, may not enter; what no mode permits is no denial."""
+    place.folder.chmod(0o755)
+    for name, owner in (("own", 65534), ("private", 0)):
+        folder = place.folder / name
+        folder.mkdir(mode=0o700)
+        for file in ("a", "b"):
+            (folder / file).write_text("x\n")
+        os.chown(folder, owner, owner)
+    lines = "path /usr: read, execute\npath /etc: read\npath /proc: read\npath ./own/a: read\n"
+    place.policy(f"{EVERY_CALL}{lines}", "files.policy")
+    become = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    reads = ("sh", "-c", "for file in own/a own/b private/a; do (read x < $file) 2>/dev/null && echo $file; done; true")
+    under = ("unshare", "--mount", "sh", "-c", 'mount --bind "$PWD" /mnt && cd /mnt && exec "$@"', "sh")  # which all may enter
+    done = place.enforce("-p", "files.policy", "--explain", *become, *reads, under=under)
+    assert (done.stdout, not_granted(done)) == ("own/a\n", ["path ./own/b: read"]), done.stderr

@@ -471,3 +471,15 @@ def test_the_filter_keeps_from_truncating_where_landlock_need_not(place, program
     command = [sys.executable, "-c", AS, "1", "-p", "files.policy", program, "read:data/a"]
     done = subprocess.run(command, cwd=place.folder, env=place.environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("ok\n", ""), "so version 1 of Landlock lacks nothing for it"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have the kernel drop what it remembers")
+def test_a_file_of_procfs_stays_granted_when_the_kernel_needs_memory(place):
+    """It drops the inodes that nobody has open, and makes others of the same files later."""
+    lines = "".join(f"path {path}: read\n" for path in ("/proc/meminfo", "/proc/self/net", "/proc/sys/kernel/pid_max", "/etc"))
+    place.policy(f"{EVERY_CALL}{lines}path /usr: read, execute\n", "files.policy")
+    read = "exec 3< /proc/meminfo 3< /proc/self/net/tcp 3< /proc/sys/kernel/pid_max 3< /proc/sys/vm/overcommit_memory || exit"
+    with place.start("-p", "files.policy", "sh", "-c", f"{read}; echo; read x; {read}; echo all") as running:
+        assert running.stdout.readline() == "\n"
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+        assert running.communicate("\n")[0] == "all\n"
