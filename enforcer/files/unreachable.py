@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from callfence.enforcer.files.lookup import grantable, interpreter, is_tcp, look_up, looking
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
-from callfence.policygen.files.landlock import ACCESS, named
+from callfence.policygen.files.landlock import ACCESS
+from callfence.policygen.files.places import named
 from callfence.policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of, written
 from callfence.tracer.named import NamedTuple
 from callfence.tracer.proc import fields_of, owner

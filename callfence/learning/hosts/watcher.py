@@ -34,7 +34,7 @@ from callfence.learning.hosts.reading import (
     protocol,
 )
 from callfence.policygen.files.calls import DNS, numbers
-from callfence.policygen.files.landlock import named
+from callfence.policygen.files.places import named
 from callfence.policygen.grants import NONE, QUERY, UNIX, USES
 from callfence.policygen.hosts import is_name
 from callfence.shared.files import working_folder
