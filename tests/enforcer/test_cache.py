@@ -73,9 +73,9 @@ HEAVY = (
 
 def test_nor_does_one_with_lines_about_files_and_hosts():
     """What the helper needs of these before the program runs."""
-    before = ("enforcing.command", *(f"enforcer.{name}" for name in ("duty", "reporting.peers", "hosts.granted", "files.paths")))
-    imports = "; ".join(f"import callfence.{name}" for name in before)
-    script = f"import sys; sys.path[:0] = sys.argv[1:]; {imports}; print(*sys.modules)"
+    before = ("duty", "reporting.peers", "hosts.granted", "files.paths")
+    imports = "; ".join(f"import callfence.enforcer.{name}" for name in before)
+    script = f"import sys; sys.path[:0] = sys.argv[1:]; import callfence.enforcing.command; {imports}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", script, *sys.path], capture_output=True, text=True, check=True)
     assert {*HEAVY}.isdisjoint(done.stdout.split())
 
