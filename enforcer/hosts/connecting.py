@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 from functools import partial
-from typing import TYPE_CHECKING
 
 from callfence.enforcer.hosts.addresses import peer_of
 from callfence.enforcer.hosts.identity import acting
 from callfence.enforcer.hosts.making import EAGAIN, INT, address_at, check
 from callfence.enforcer.hub import WRITABLE
+from callfence.tracer import TYPE_CHECKING
 from callfence.tracer.linux import AF_UNIX
 
 if TYPE_CHECKING:

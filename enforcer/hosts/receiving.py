@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from _socket import SOCK_DGRAM
 from functools import partial
-from typing import TYPE_CHECKING
 
 from callfence.enforcer.hosts import memory
 from callfence.enforcer.hosts.addresses import address_of, peer_of
 from callfence.enforcer.hosts.making import EAGAIN, INT, tried, write
 from callfence.enforcer.hosts.names.known import PORT
 from callfence.enforcer.hub import READABLE
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

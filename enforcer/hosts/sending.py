@@ -6,7 +6,6 @@ import errno
 import os
 from _socket import AF_INET6, SOCK_DGRAM
 from functools import partial
-from typing import TYPE_CHECKING
 
 from callfence.enforcer import kernel
 from callfence.enforcer.hosts import memory
@@ -15,7 +14,7 @@ from callfence.enforcer.hosts.identity import acting, credentials
 from callfence.enforcer.hosts.making import EAGAIN, INT, address_at, check, tried, write
 from callfence.enforcer.hosts.targets import DeniedError, Target
 from callfence.enforcer.hub import WRITABLE
-from callfence.tracer import linux
+from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.proc import owner
 
 if TYPE_CHECKING:

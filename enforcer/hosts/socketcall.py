@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from callfence.enforcer.hosts import identity, memory
 from callfence.enforcer.hosts.granted import FAMILIES, PROTOCOLS, ROUTES
 from callfence.enforcer.hosts.making import INT, check
 from callfence.enforcer.hosts.sockets import result_of
-from callfence.tracer import linux
+from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
     from callfence.enforcer.hosts.making import Making

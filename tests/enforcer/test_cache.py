@@ -71,13 +71,19 @@ HEAVY = (
 )  # fmt: skip
 
 
-def test_nor_does_one_with_lines_about_files_and_hosts():
-    """What the helper needs of these before the program runs."""
-    before = ("duty", "reporting.peers", "hosts.granted", "files.paths")
-    imports = "; ".join(f"import callfence.enforcer.{name}" for name in before)
+@pytest.mark.parametrize(
+    ("imported", "heavy"),
+    [
+        (("duty", "reporting.peers", "hosts.granted", "files.paths"), HEAVY),
+        (("hosts.mediator",), ("dataclasses", "typing", "re", "pathlib", "socket", "subprocess")),
+    ],
+    ids=["before the program", "before its first connection"],
+)
+def test_nor_does_one_with_lines_about_files_and_hosts(imported, heavy):
+    imports = "; ".join(f"import callfence.enforcer.{name}" for name in imported)
     script = f"import sys; sys.path[:0] = sys.argv[1:]; import callfence.enforcing.command; {imports}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", script, *sys.path], capture_output=True, text=True, check=True)
-    assert {*HEAVY}.isdisjoint(done.stdout.split())
+    assert {*heavy}.isdisjoint(done.stdout.split())
 
 
 STANDALONE = """

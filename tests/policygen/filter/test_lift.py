@@ -150,7 +150,7 @@ def test_an_address_that_is_compared_is_denied_where_it_may_be() -> None:
     number = table(X86_64).by_name["execve"].number
     start[9] = start[9]._replace(k=number)
     lifted = lift(bpf.encode(start))
-    assert "the addresses of filename" in str(lifted.remarks[0])
+    assert "the addresses of filename: " in str(lifted.remarks[0])
     assert not lifted.remarks[0].whole
     assert number not in lifted.policy.entries[X86_64]
 
