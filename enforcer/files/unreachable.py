@@ -92,7 +92,7 @@ class Judge:
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
         place = address(_read(caller, event.arguments[1], length))
         if isinstance(place, int):
-            if not is_tcp(process, event.arguments[0] & 0xFFFFFFFF):
+            if not is_tcp(event.task, process, event.arguments[0] & 0xFFFFFFFF):
                 return
             for policy in self._reach.policies:
                 ports = getattr(policy, use)
