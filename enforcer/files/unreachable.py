@@ -69,6 +69,8 @@ class Judge:
         judged = {*reach.calls()}
         self._names = {call: name for call, name in numbers(PATH_CALLS).items() if call in judged}
         self._granted = [_ByFolder(policy) for policy in reach.policies]
+        self.unseen = 0
+        """How many calls of tasks were not judged into which this process may not look, or that may have other files."""
 
     def ungranted(self, event: Event) -> list[Ungranted]:
         """Return what a call needs, would get natively, and the policies do not grant; [] if that cannot be found out."""
@@ -82,7 +84,11 @@ class Judge:
                 ungranted = _joined(self._of_address(event, owner(event.task), caller, SOCKETS[self._sockets[call]]))
             else:
                 ungranted = _joined(self._of_paths(event, name, caller))
-            return ungranted if ungranted and _has_our_names(caller) else []
+            if ungranted and _has_our_names(caller):
+                return ungranted
+            # Of another user's task, only the memory may be looked at in another way.
+            self.unseen += bool(ungranted or not (caller.can_be_read or caller.link("root"))) and bool(fields_of(event.task))
+            return []
         finally:
             caller.close()
 
