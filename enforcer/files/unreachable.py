@@ -70,6 +70,8 @@ class Judge:
         judged = {*reach.calls()}
         self._names = {call: name for call, name in numbers(PATH_CALLS).items() if call in judged}
         self._granted = [_ByFolder(policy) for policy in reach.policies]
+        self.unseen = 0
+        """How many calls of tasks were not judged into which this process may not look, or that may have other files."""
 
     def ungranted(self, event: Event) -> list[Ungranted]:
         """Return what a call needs, would get natively, and the policies do not grant; [] if that cannot be found out."""
@@ -83,7 +85,11 @@ class Judge:
                 ungranted = _joined(self._of_address(event, owner(event.task), caller, SOCKETS[self._sockets[call]]))
             else:
                 ungranted = _joined(self._of_paths(event, name, caller))
-            return ungranted if ungranted and _has_our_names(caller) else []
+            if ungranted and _has_our_names(caller):
+                return ungranted
+            # Of another user's task, only the memory may be looked at in another way.
+            self.unseen += bool(ungranted or not (caller.can_be_read or caller.link("root"))) and bool(fields_of(event.task))
+            return []
         finally:
             caller.close()
 
@@ -93,7 +99,7 @@ class Judge:
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
         place = address(_read(caller, event.arguments[1], length))
         if isinstance(place, int):
-            if not is_tcp(process, event.arguments[0] & 0xFFFFFFFF):
+            if not is_tcp(event.task, process, event.arguments[0] & 0xFFFFFFFF):
                 return
             for policy in self._reach.policies:
                 ports = getattr(policy, use)

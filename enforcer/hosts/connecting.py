@@ -34,7 +34,7 @@ class Connecting:
 
     def connect(self, request: Request) -> int | None:
         """Connect; return the result, or None if it comes later.  Raises OSError with the errno of the call, and GoneError."""
-        task, (number, at, length, *_) = request.call.task, request.call.arguments
+        task, (number, at, length, *_) = request.call.task, request.arguments
         socket = self._making.copier.socket(task, number & INT)
         target, is_kept = None, False
         try:

@@ -222,8 +222,8 @@ class Answers:
 
     def summarise(self) -> None:
         """Report all counts that have not been reported yet."""
-        if reports := self._loaded.reported:
-            attempt(reports.summarise)
+        if self._loaded.reported or self._loaded.has_unseen:
+            attempt(lambda: self._loaded.reports.summarise())
 
     # Calls of a task that is stopped
 

@@ -79,6 +79,11 @@ class Loaded:
         return self._judge
 
     @property
+    def has_unseen(self) -> bool:
+        """Whether there were calls whose files and ports could not be judged."""
+        return bool(self._judge and self._judge.unseen)
+
+    @property
     def later(self) -> Pending:
         """The calls that are answered later."""
         if self._pending is None:

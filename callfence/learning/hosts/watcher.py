@@ -164,7 +164,7 @@ class HostWatcher:
             if peer is None or not peer.host:
                 continue
             if number is None:
-                number = protocol(task.tgid, call.descriptor)
+                number = protocol(task.tid, task.tgid, call.descriptor)
             if number == TCP or number == -1:
                 if call.name == "connect":
                     self._meets(task, event, call, "connect", peer)

@@ -195,6 +195,19 @@ def test_another_user_that_shares_nothing_listens(place, attacker):
     assert (done.stdout, done.stderr) == ("listening 0 answered 1\n", "")
 
 
+@pytest.mark.parametrize("other", [(), ("another",)], ids=["same user", "another user"])
+def test_the_descriptors_of_a_thread_are_its_own(place, attacker, other):
+    """table.c: its socket is looked at, not that which the process's first thread has at this number; and is reported."""
+    if other and os.getuid() != 0:
+        pytest.skip("becoming another user takes root")
+    program = attacker("reach/table")
+    place.policy("default allow\ntcp bind: 1-65535\ntcp connect: 1\n", "table.policy")
+    done = place.enforce("--explain", "-p", "table.policy", program, *other)
+    assert done.stdout == "listen EACCES does not connect EACCES does not\n", done.stderr
+    assert "tcp bind: 0: not granted" in done.stderr
+    assert "tcp connect: 9: not granted" in done.stderr
+
+
 THREADED = """
 import os, socket, struct, threading
 os.setgroups([]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
