@@ -5,6 +5,7 @@ the program change what confines it.  `enforce` imports this only for policies t
 from __future__ import annotations
 
 import os
+import stat
 
 from callfence.enforcer.bpf import chain
 from callfence.enforcer.errors import EnforceError
@@ -56,6 +57,25 @@ def confinement(
         )
     except GrantError as error:
         raise EnforceError(f"{_place(policies, error.path)}{error}") from error
+
+
+def holds_tcp(process: int) -> bool:
+    """Return whether a process has a TCP socket among its descriptors; True if that cannot be found out."""
+    from callfence.enforcer.files.lookup import is_tcp
+
+    folder = f"/proc/{process}/fd"
+    try:
+        sockets = [int(name) for name in os.listdir(folder) if _is_socket(f"{folder}/{name}")]
+    except OSError:
+        return True
+    return any(is_tcp(process, socket) for socket in sockets)
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except FileNotFoundError:  # the descriptor of the listing, which is closed
+        return False
 
 
 def records(

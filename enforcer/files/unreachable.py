@@ -20,7 +20,7 @@ from callfence.tracer.named import NamedTuple
 from callfence.tracer.proc import fields_of, owner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from callfence.enforcer.files.granted import Granted, Reach
     from callfence.policygen.files.calls import File, Look
@@ -30,6 +30,10 @@ _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 _PAGE = 4096
 _MANY = 4096
 """The most folders whose rights are remembered."""
+_HIDDEN = (
+    "what is denied to processes that are not dumpable (prctl(2)), or another user's, cannot be found out and is not reported: "
+    "files and ports of process {}, for instance"
+)
 _PATH = 4096  # PATH_MAX, linux/limits.h
 _CAP_DAC_OVERRIDE = 1 << 1  # linux/capability.h
 _PROC = re.compile(rb"/proc/(\d+)(?=/|$)")
@@ -61,8 +65,10 @@ class Ungranted(NamedTuple):
 class Judge:
     """Judges the calls of a program's processes by the files and ports that they name."""
 
-    def __init__(self, reach: Reach, process: int) -> None:
-        """`process`: the id of the program's first process, which `/proc/self` means in a policy."""
+    def __init__(self, reach: Reach, process: int, complain: Callable[[str], None]) -> None:
+        """`process`: the id of the program's first process, which `/proc/self` means in a policy.  `complain` writes a message,
+        once: that processes cannot be looked into."""
+        self._complain: Callable[[str], None] | None = complain
         self._reach = reach
         self._process = process
         self._sockets = numbers(tuple(SOCKETS))
@@ -85,6 +91,9 @@ class Judge:
             return ungranted if ungranted and _has_our_names(caller) else []
         finally:
             caller.close()
+            if caller.is_hidden and self._complain:
+                complain, self._complain = self._complain, None
+                complain(_HIDDEN.format(event.task))
 
     # -- ports
 

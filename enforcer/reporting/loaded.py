@@ -75,7 +75,10 @@ class Loaded:
         if self._judge is None and self.reporter.reach:
             from callfence.enforcer.files.unreachable import Judge
 
-            self._judge = Judge(self.reporter.reach, self._program)
+            def complain(text: str) -> None:
+                attempt(lambda: self.reports.say(text))
+
+            self._judge = Judge(self.reporter.reach, self._program, complain)
         return self._judge
 
     @property

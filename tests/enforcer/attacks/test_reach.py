@@ -217,6 +217,55 @@ def test_a_program_of_several_threads_that_has_changed_its_user_listens(place):
     assert (done.stdout, done.stderr) == ("65534 65534\n", "")
 
 
+HIDDEN = """
+import ctypes, socket
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+listens = socket.socket(socket.AF_UNIX)
+listens.bind("")
+try:
+    print("listens", listens.listen())
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sockets", "given", "expected"),
+    [
+        ("family == AF_UNIX", (), "listens None\n"),
+        ("family == AF_INET && type & 0xf == SOCK_DGRAM || family == AF_UNIX", (), "listens None\n"),
+        ("allow", (), "Permission denied\n"),
+        ("family == AF_UNIX", (socket.AF_UNIX,), "listens None\n"),
+        ("family == AF_UNIX", (socket.AF_INET,), "Permission denied\n"),
+    ],
+    ids=["makes no TCP", "makes UDP", "may make TCP", "given another", "given TCP"],
+)
+def test_a_program_that_is_not_dumpable_listens_where_it_can_have_no_tcp_socket(place, sockets, given, expected):
+    """Its helper has no privilege, so it may not look at what the program's descriptors are (ssh-agent, gpg-agent)."""
+    before, python = under("another", place)
+    place.policy(f"default errno EPERM\ntcp bind: none\nsocket: {sockets}\n{all_but('socket')}", "hidden.policy")
+    inherited = [socket.socket(family) for family in given]
+    descriptors = [one.fileno() for one in inherited]
+    done = place.enforce("--no-cache", "-p", "hidden.policy", python, "-I", "-c", HIDDEN, under=before, pass_fds=descriptors)
+    for one in inherited:
+        one.close()
+    assert done.stdout == expected, done.stderr
+    assert ("it is not dumpable" in done.stderr) == (expected == "Permission denied\n"), done.stderr
+
+
+def test_it_is_said_that_denied_files_of_a_program_that_is_not_dumpable_are_not_reported(place):
+    before, python = under("another", place)
+    lines = "".join(f"path {folder}: read, execute\n" for folder in ("/usr", "/etc", "/proc", *{sys.prefix, sys.base_prefix}))
+    place.policy(f"default allow\n{lines}", "hidden.policy")
+    (place.folder / "a").write_text("")
+    opens = "import ctypes\nctypes.CDLL(None).prctl(4, 0, 0, 0, 0)\n"
+    opens += "for _ in 1, 2:\n try: open('a')\n except OSError: print('denied')\n"
+    command = ("--explain", "-p", "hidden.policy", python, "-I", "-c", opens)
+    done = place.enforce("--no-cache", *command, under=before)
+    assert done.stdout == "denied\ndenied\n", done.stderr
+    assert done.stderr.count("not dumpable (prctl(2))") == 1, done.stderr
+
+
 LISTENED = """tcp EACCES
 tcp6 EACCES
 received EACCES
