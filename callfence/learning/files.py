@@ -40,7 +40,7 @@ from callfence.tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from callfence.policygen.files.calls import File, Need
+    from callfence.policygen.files.calls import File, Look, Need
     from callfence.policygen.files.generalise import Use
     from callfence.tracer.abi import Event
     from callfence.tracer.calls import Calls
@@ -94,6 +94,8 @@ class FileWatcher:
         """The pid of the program's first process, which `/proc/self` in a policy means; 0 before its first call."""
         self._noted: dict[tuple[object, ...], _Noted] = {}
         """By call that has been recorded: name, executable, the paths as given, and the rights."""
+        self._changes_root = False
+        """Whether a process has changed its root folder, so that each may have another."""
         self._paths = numbers(PATH_CALLS)
         self._sockets = numbers(tuple(SOCKETS))
         self._permits = self._may if os.geteuid() else _always
@@ -151,11 +153,14 @@ class FileWatcher:
             parts = request if isinstance(request, Pair) else (request,)
             paths = [kernel.read_path(task.tid, part.address) for part in parts]
             self._require_memory(task, all(paths))
+            if (root := self._root(task)) is None:
+                return
+            paths = [_seen(task, root, path) for path in paths]
             is_fixed = all(path.startswith(b"/") and not path.startswith(b"/proc/") for path in paths)
             key = (name, task.executable, *paths, *(part.right | part.makes for part in parts))
             if is_fixed and self._is_noted(key):
                 continue
-            needed = [*needs(request, paths, looking(task.tgid, task.tid))]
+            needed = [*needs(request, paths, _looking(task, root))]
             for need in needed:
                 self._needed(task, need)
             makes = any(part.makes for part in parts)  # whether it does depends on whether the file is there
@@ -187,8 +192,8 @@ class FileWatcher:
         target = address(content)
         if isinstance(target, bytes):
             self._abstract(target, task, binds=binds)
-        elif isinstance(target, str) and binds:
-            for need in needs(made_socket(), [os.fsencode(target)], looking(task.tgid, task.tid)):
+        elif isinstance(target, str) and binds and (root := self._root(task)) is not None:
+            for need in needs(made_socket(), [_seen(task, root, os.fsencode(target))], _looking(task, root)):
                 self._needed(task, need)
 
     def _require_memory(self, task: Task, is_read: bool) -> None:
@@ -214,7 +219,19 @@ class FileWatcher:
         return handle
 
     def _new_root(self, task: Task, event: Event) -> None:
+        self._changes_root = True
+
+    def _root(self, task: Task) -> bytes | None:
+        """Return the root folder of a task, as this process names it; None, and a gap, if it has no name here: in a mount
+        namespace with another root (pivot_root(2))."""
+        if not self._changes_root:
+            return b"/"
+        link = b"/proc/%d/root" % task.tid
+        with suppress(OSError):
+            if os.path.samefile(name := os.readlink(link), link):
+                return name
         self._gap(f"{task.executable} changes its root folder; the files that it uses after that are not recorded")
+        return None
 
     # -- names
 
@@ -291,6 +308,36 @@ class FileWatcher:
         for right, bit in ((Right.READ, os.R_OK), (Right.WRITE, os.W_OK), (Right.EXECUTE, os.X_OK)):
             mode |= bit if rights & right else 0
         return os.access(file.path, mode, effective_ids=True)
+
+
+def _seen(task: Task, root: bytes, path: bytes) -> bytes:
+    """Return the path by which this process finds what a task whose root folder is `root` means by `path`."""
+    return b"/proc/%d/root%s" % (task.tid, path) if root != b"/" and path.startswith(b"/") else path
+
+
+def _looking(task: Task, root: bytes) -> Look:
+    """Return a function that looks up the files of a task with that root folder: none that has another path here, nor one
+    outside to which an absolute link leads, since this process follows it from its own root."""
+    look = looking(task.tgid, task.tid)
+    if root == b"/":
+        return look
+    own = b"/proc/%d/" % task.tid
+
+    def look_in(descriptor: int, path: bytes, follows: bool) -> File | None:
+        file = look(descriptor, path, follows)
+        if file is None or _identity(file.path) != file.identity:
+            return None
+        base = b"cwd" if descriptor < 0 else b"fd/%d" % descriptor
+        if path.startswith(b"/"):
+            base = b"root" if path.startswith(own + b"root/") else b""
+        begins_inside = base and _is_in(os.readlink(own + base), root)
+        return None if begins_inside and not _is_in(file.path, root) else file
+
+    return look_in
+
+
+def _is_in(path: bytes, folder: bytes) -> bool:
+    return path == folder or path.startswith(folder + b"/")
 
 
 def _identity(path: bytes) -> tuple[int, int] | None:
