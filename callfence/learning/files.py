@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from callfence.enforcer.files.lookup import grantable, interpreter, look_up, looking
-from callfence.learning.ports import SOCKADDR, sent_to
+from callfence.learning.ports import SOCKADDR, report_hidden, sent_to
 from callfence.policygen.files.calls import (
     NEW_ROOTS,
     PATH_CALLS,
@@ -152,7 +152,7 @@ class FileWatcher:
         for request in wanted(name, event.arguments, lambda at, length: kernel.read_memory(task.tid, at, length)):
             parts = request if isinstance(request, Pair) else (request,)
             paths = [kernel.read_path(task.tid, part.address) for part in parts]
-            self._require_memory(task, all(paths))
+            report_hidden(task, self._gap, is_read=all(paths))
             if (root := self._root(task)) is None:
                 return
             paths = [_seen(task, root, path) for path in paths]
@@ -188,20 +188,13 @@ class FileWatcher:
         binds = SOCKETS[self._sockets[event.arch, event.number]] == "bind"
         length = min(event.arguments[2] & 0xFFFFFFFF, SOCKADDR)
         content = kernel.read_memory(task.tid, event.arguments[1], length)
-        self._require_memory(task, bool(content))
+        report_hidden(task, self._gap, is_read=bool(content))
         target = address(content)
         if isinstance(target, bytes):
             self._abstract(target, task, binds=binds)
         elif isinstance(target, str) and binds and (root := self._root(task)) is not None:
             for need in needs(made_socket(), [_seen(task, root, os.fsencode(target))], _looking(task, root)):
                 self._needed(task, need)
-
-    def _require_memory(self, task: Task, is_read: bool) -> None:
-        """Report a gap if memory was not read, and this process may not read the task's: it is not dumpable (prctl(2))."""
-        with suppress(OSError):
-            if not is_read and os.geteuid() and os.stat(f"/proc/{task.tgid}/mem").st_uid != os.geteuid():  # proc(5)
-                why = "does not let its user look into it (PR_SET_DUMPABLE)"
-                self._gap(f"{task.executable} {why}: the files that it names are not recorded; learn it as root")
 
     def _abstract(self, name: bytes, task: Task, *, binds: bool) -> None:
         """Record that a task binds an abstract socket with this name, or else whose abstract socket it connects or sends to."""
