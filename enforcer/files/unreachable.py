@@ -30,10 +30,9 @@ _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 _PAGE = 4096
 _MANY = 4096
 """The most folders whose rights are remembered."""
-_HIDDEN = (
-    "what is denied to processes that are not dumpable (prctl(2)), or another user's, cannot be found out and is not reported: "
-    "files and ports of process {}, for instance"
-)
+_UNSEEN = "files and ports that are denied to process {}, and to others like it, are not reported: {}"
+_HIDDEN = "it is not dumpable (prctl(2)), or another user's, so that its memory cannot be read"
+_ELSEWHERE = "it has another root folder, or another mount namespace"
 _PATH = 4096  # PATH_MAX, linux/limits.h
 _CAP_DAC_OVERRIDE = 1 << 1  # linux/capability.h
 _PROC = re.compile(rb"/proc/(\d+)(?=/|$)")
@@ -66,9 +65,11 @@ class Judge:
     """Judges the calls of a program's processes by the files and ports that they name."""
 
     def __init__(self, reach: Reach, process: int, complain: Callable[[str], None]) -> None:
-        """`process`: the id of the program's first process, which `/proc/self` means in a policy.  `complain` writes a message,
-        once: that processes cannot be looked into."""
-        self._complain: Callable[[str], None] | None = complain
+        """`process`: the id of the program's first process, which `/proc/self` means in a policy.  `complain` writes a
+        message."""
+        self._complain = complain
+        self._unseen: set[str] = set()
+        """Why calls of processes cannot be judged, as far as that has been said."""
         self._reach = reach
         self._process = process
         self._sockets = numbers(tuple(SOCKETS))
@@ -88,12 +89,13 @@ class Judge:
                 ungranted = _joined(self._of_address(event, owner(event.task), caller, SOCKETS[self._sockets[call]]))
             else:
                 ungranted = _joined(self._of_paths(event, name, caller))
-            return ungranted if ungranted and _has_our_names(caller) else []
         finally:
             caller.close()
-            if caller.is_hidden and self._complain:
-                complain, self._complain = self._complain, None
-                complain(_HIDDEN.format(event.task))
+        unseen = _HIDDEN if caller.is_hidden else _ELSEWHERE if ungranted and not _has_our_names(caller) else ""
+        if unseen and unseen not in self._unseen:
+            self._unseen.add(unseen)
+            self._complain(_UNSEEN.format(event.task, unseen))
+        return [] if unseen else ungranted
 
     # -- ports
 

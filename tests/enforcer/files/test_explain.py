@@ -364,3 +364,18 @@ def test_files_of_the_user_that_the_program_becomes(place):
     under = ("unshare", "--mount", "sh", "-c", 'mount --bind "$PWD" /mnt && cd /mnt && exec "$@"', "sh")  # which all may enter
     done = place.enforce("-p", "files.policy", "--explain", *become, *reads, under=under)
     assert (done.stdout, not_granted(done)) == ("own/a\n", ["path ./own/b: read"]), done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes its root folder")
+def test_that_files_of_another_root_folder_are_not_reported_is_said_once(place):
+    (place.folder / "root").mkdir()
+    (place.folder / "root/etc").mkdir()
+    (place.folder / "root/etc/passwd").write_text("x")
+    folders = {"/usr", "/proc", sys.prefix, sys.base_prefix}
+    place.policy(EVERY_CALL + "".join(f"path {folder}: read, execute\n" for folder in folders), "files.policy")
+    opens = "for _ in 1, 2:\n try: open('/etc/passwd')\n except OSError as error: print(error.strerror)\n"
+    script = f"import os\nos.chroot('root')\n{opens}"
+    done = place.enforce("-p", "files.policy", "--explain", sys.executable, "-I", "-S", "-c", script)
+    assert done.stdout == "Permission denied\n" * 2, done.stderr
+    assert done.stderr.count("are not reported: it has another root folder") == 1, done.stderr
+    assert "/etc/passwd" not in done.stderr
