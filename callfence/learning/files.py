@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.files.lookup import grantable, interpreter, look_up, looking
+from callfence.enforcer.files.lookup import below, grantable, interpreter, look_up, looking, root_of, seen
 from callfence.learning.ports import SOCKADDR, report_hidden, sent_to
 from callfence.policygen.files.calls import (
     NEW_ROOTS,
@@ -40,7 +39,7 @@ from callfence.tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from callfence.policygen.files.calls import File, Look, Need
+    from callfence.policygen.files.calls import File, Need
     from callfence.policygen.files.generalise import Use
     from callfence.tracer.abi import Event
     from callfence.tracer.calls import Calls
@@ -155,14 +154,14 @@ class FileWatcher:
             report_hidden(task, self._gap, is_read=all(paths))
             if (root := self._root(task)) is None:
                 return
-            paths = [_seen(task, root, path) for path in paths]
+            paths = [seen(task.tid, root, path) for path in paths]
             is_fixed = all(path.startswith(b"/") and not path.startswith(b"/proc/") for path in paths)
             key = (name, task.executable, *paths, *(part.right | part.makes for part in parts))
             if is_fixed and self._is_noted(key):
                 continue
-            needed = [*needs(request, paths, _looking(task, root))]
+            needed = [*needs(request, paths, looking(task.tgid, task.tid, root))]
             for need in needed:
-                self._needed(task, need)
+                self._needed(task, need, root)
             makes = any(part.makes for part in parts)  # whether it does depends on whether the file is there
             if is_fixed and needed and not makes and not any(need.name or Right.MOVE in need.rights for need in needed):
                 places = {need.file.path: self._place(need.file.path) for need in needed}
@@ -193,8 +192,8 @@ class FileWatcher:
         if isinstance(target, bytes):
             self._abstract(target, task, binds=binds)
         elif isinstance(target, str) and binds and (root := self._root(task)) is not None:
-            for need in needs(made_socket(), [_seen(task, root, os.fsencode(target))], _looking(task, root)):
-                self._needed(task, need)
+            for need in needs(made_socket(), [seen(task.tid, root, os.fsencode(target))], looking(task.tgid, task.tid, root)):
+                self._needed(task, need, root)
 
     def _abstract(self, name: bytes, task: Task, *, binds: bool) -> None:
         """Record that a task binds an abstract socket with this name, or else whose abstract socket it connects or sends to."""
@@ -215,21 +214,16 @@ class FileWatcher:
         self._changes_root = True
 
     def _root(self, task: Task) -> bytes | None:
-        """Return the root folder of a task, as this process names it; None, and a gap, if it has no name here: in a mount
-        namespace with another root (pivot_root(2))."""
-        if not self._changes_root:
-            return b"/"
-        link = b"/proc/%d/root" % task.tid
-        with suppress(OSError):
-            if os.path.samefile(name := os.readlink(link), link):
-                return name
-        self._gap(f"{task.executable} changes its root folder; the files that it uses after that are not recorded")
-        return None
+        """Return the root folder of a task (`root_of`); None, and a gap, if it has no name here."""
+        root = root_of(task.tid) if self._changes_root else b"/"
+        if root is None:
+            self._gap(f"{task.executable} changes its root folder; the files that it uses after that are not recorded")
+        return root
 
     # -- names
 
-    def _needed(self, task: Task, need: Need) -> None:
-        """Record a right, unless the file's mode denies it, so that the call fails anyway."""
+    def _needed(self, task: Task, need: Need, root: bytes) -> None:
+        """Record a right, unless the file's mode denies it, so that the call fails anyway.  `root`: the task's root folder."""
         file, rights = need.file, need.rights
         if Right.WRITE in rights and self._names_itself(task, file.path):
             self._gap(f"{task.executable} names threads by /proc, which fails under a policy that confines files")
@@ -242,7 +236,7 @@ class FileWatcher:
         if need.makes and need.name in self._own:
             self._note(need.name, rights, task.executable)
         elif Right.EXECUTE in rights:
-            self._execute(file.path, task.executable)
+            self._execute(file.path, task.executable, root)
         else:
             self._note(file.path, rights, task.executable)
         if file.path == _TERMINALS:
@@ -268,11 +262,11 @@ class FileWatcher:
         match = _NAME.fullmatch(path)
         return match is not None and int(match[1]) == task.tgid and (bool(match[2]) or task.tgid != self._process)
 
-    def _execute(self, path: bytes, executable: str) -> None:
+    def _execute(self, path: bytes, executable: str, root: bytes = b"/") -> None:
         """Record the right to read and execute a file and its interpreters."""
         for _ in range(5):  # fs/exec.c: an interpreter may be a script, whose may be one ...
             self._note(path, Right.READ | Right.EXECUTE, executable)
-            inner = look_up(interpreter(path))
+            inner = look_up(below(root, interpreter(path)))
             if inner is None:
                 return
             path = inner.path
@@ -301,36 +295,6 @@ class FileWatcher:
         for right, bit in ((Right.READ, os.R_OK), (Right.WRITE, os.W_OK), (Right.EXECUTE, os.X_OK)):
             mode |= bit if rights & right else 0
         return os.access(file.path, mode, effective_ids=True)
-
-
-def _seen(task: Task, root: bytes, path: bytes) -> bytes:
-    """Return the path by which this process finds what a task whose root folder is `root` means by `path`."""
-    return b"/proc/%d/root%s" % (task.tid, path) if root != b"/" and path.startswith(b"/") else path
-
-
-def _looking(task: Task, root: bytes) -> Look:
-    """Return a function that looks up the files of a task with that root folder: none that has another path here, nor one
-    outside to which an absolute link leads, since this process follows it from its own root."""
-    look = looking(task.tgid, task.tid)
-    if root == b"/":
-        return look
-    own = b"/proc/%d/" % task.tid
-
-    def look_in(descriptor: int, path: bytes, follows: bool) -> File | None:
-        file = look(descriptor, path, follows)
-        if file is None or _identity(file.path) != file.identity:
-            return None
-        base = b"cwd" if descriptor < 0 else b"fd/%d" % descriptor
-        if path.startswith(b"/"):
-            base = b"root" if path.startswith(own + b"root/") else b""
-        begins_inside = base and _is_in(os.readlink(own + base), root)
-        return None if begins_inside and not _is_in(file.path, root) else file
-
-    return look_in
-
-
-def _is_in(path: bytes, folder: bytes) -> bool:
-    return path == folder or path.startswith(folder + b"/")
 
 
 def _identity(path: bytes) -> tuple[int, int] | None:

@@ -366,16 +366,41 @@ def test_files_of_the_user_that_the_program_becomes(place):
     assert (done.stdout, not_granted(done)) == ("own/a\n", ["path ./own/b: read"]), done.stderr
 
 
+CHROOTED = """
+import os
+os.chroot("root")
+for name in ("/etc/passwd", "/etc/group", "/etc/link", "/etc/shadow", "root/etc/passwd", "a"):
+    try:
+        open(name)
+    except OSError as error:
+        print(name, error.strerror)
+"""
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes its root folder")
-def test_that_files_of_another_root_folder_are_not_reported_is_said_once(place):
-    (place.folder / "root").mkdir()
-    (place.folder / "root/etc").mkdir()
-    (place.folder / "root/etc/passwd").write_text("x")
-    folders = {"/usr", "/proc", sys.prefix, sys.base_prefix}
-    place.policy(EVERY_CALL + "".join(f"path {folder}: read, execute\n" for folder in folders), "files.policy")
-    opens = "for _ in 1, 2:\n try: open('/etc/passwd')\n except OSError as error: print(error.strerror)\n"
-    script = f"import os\nos.chroot('root')\n{opens}"
-    done = place.enforce("-p", "files.policy", "--explain", sys.executable, "-I", "-S", "-c", script)
-    assert done.stdout == "Permission denied\n" * 2, done.stderr
-    assert done.stderr.count("are not reported: it has another root folder") == 1, done.stderr
-    assert "/etc/passwd" not in done.stderr
+def test_names_in_another_root_folder_are_those_of_its_files(place):
+    """Of the same name here is another file; an absolute link leads to one in that folder."""
+    (place.folder / "root/etc").mkdir(parents=True)
+    for name in ("root/etc/passwd", "root/etc/group", "a"):
+        (place.folder / name).write_text("x")
+    (place.folder / "root/etc/link").symlink_to("/etc/shadow")
+    folders = {"/usr", "/proc", "/etc", sys.prefix, sys.base_prefix}
+    lines = "".join(f"path {folder}: read, execute\n" for folder in sorted(folders))
+    place.policy(f"{EVERY_CALL}{lines}path ./root/etc/group: read\n", "files.policy")
+    done = place.enforce("-p", "files.policy", "--explain", sys.executable, "-I", "-S", "-c", CHROOTED)
+    missing, denied = "No such file or directory", "Permission denied"
+    expected = {"/etc/passwd": denied, "/etc/link": missing, "/etc/shadow": missing, "root/etc/passwd": denied, "a": denied}
+    assert done.stdout == "".join(f"{name} {text}\n" for name, text in expected.items()), done.stderr
+    assert not_granted(done) == ["path ./root/etc/passwd: read", "path ./a: read"], "each once"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a mount namespace")
+def test_that_files_of_another_mount_namespace_are_not_reported_is_said_once(place):
+    (place.folder / "a").write_text("x")
+    lines = "".join(f"path {folder}: read, execute\n" for folder in ("/usr", "/proc", "/etc"))
+    place.policy(f"{EVERY_CALL}{lines}", "files.policy")
+    reads = "for n in 1 2; do (read x < a) 2> /dev/null || echo denied; done"
+    unshare = ("unshare", "--mount", "--propagation", "unchanged")
+    done = place.enforce("-p", "files.policy", "--explain", *unshare, "sh", "-c", reads)
+    assert done.stdout == "denied\n" * 2, done.stderr
+    assert done.stderr.count("are not reported: it has another mount namespace") == 1, done.stderr
