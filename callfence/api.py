@@ -140,9 +140,11 @@ def _confine_threads(program: bytes, files: bytes = b"") -> None:
                 "confine it before it starts threads"
             )
         from callfence.enforcer.files.landlock import Confinement
+        from callfence.enforcer.files.refusals import refusals
+        from callfence.policygen.files.landlock import decode
 
         confinement = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
-        program = confinement.guarded(program, reports=False)
+        program = refusals(program, decode(files), reports=False) + program
         if len(program) // 8 > MAX_INSTRUCTIONS:
             raise EnforceError("the filter has too many instructions, together with those that guard files and ports")
         kernel.set_no_new_privs()

@@ -163,6 +163,8 @@ class Duty:
                 self._answers.quiet()
             else:
                 self._later.read_one()
+                if self._later.is_read:
+                    self._answers.get_ready()
         return events
 
     def _happened(self, descriptor: int, events: int) -> None:

@@ -70,7 +70,8 @@ TYPING = {
 def guard(
     filter_: bytes, checks: Mapping[str, Check], opaque: Sequence[str], *, reports: bool, notified: Sequence[str] = ()
 ) -> bytes:
-    """Return the filter after these checks, by their labels.  The calls `opaque` fail if the filter might let them run.
+    """Return instructions to put before the filter: these checks, by their labels.  The calls `opaque` fail if the filter might
+    let them run.
 
     With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run.  The helper is notified of calls that
     jump to one of the labels `notified`, and fails them."""
@@ -88,4 +89,4 @@ def guard(
         lines += [label, *check.lines]
     for label, number in REFUSALS.items():
         lines += [label, (RETURN, linux.SECCOMP_RET_USER_NOTIF if label in notified else linux.SECCOMP_RET_ERRNO | number)]
-    return assembled([*lines, "end"]) + filter_
+    return assembled([*lines, "end"])

@@ -325,9 +325,10 @@ def write_memory(task: int, address: int, content: bytes) -> None:
         raise OSError(_EFAULT, os.strerror(_EFAULT), "process_vm_writev")
 
 
-def descriptor_of(process: int, descriptor: int) -> int:
-    """Return a copy of a descriptor of the process with that id."""
-    pidfd = pidfd_open(process)
+def descriptor_of(task: int, process: int, descriptor: int) -> int:
+    """Return a copy of a descriptor of a task, which is of that process; before Linux 6.9, of the process's first task, whose
+    descriptors may be others (unshare(2), CLONE_FILES)."""
+    pidfd = pidfd_of_thread(task, process)
     try:
         return pidfd_getfd(pidfd, descriptor)
     finally:

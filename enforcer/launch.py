@@ -32,8 +32,8 @@ class Launch:
     """A program that is to be run, and by what it is to be confined."""
 
     __slots__ = (
-        "argv", "arm", "around", "environment", "files", "filters", "hosts", "is_nested", "may_listen", "plan", "reporter",
-        "scope", "stderr",
+        "argv", "arm", "around", "environment", "files", "filters", "hosts", "is_nested", "may_listen", "plan", "refusals",
+        "reporter", "scope", "stderr",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,7 @@ class Launch:
         *,
         around: Surroundings | None = None,
         files: Confinement | None = None,
+        refusals: bytes = b"",
         hosts: Hosts | None = None,
         stderr: int = 2,
         plan: Plan | None = None,
@@ -65,6 +66,8 @@ class Launch:
         """The options about descriptors, capabilities and the parent."""
         self.files = files
         """The Landlock rules."""
+        self.refusals = refusals
+        """The instructions to put before the filters because of these rules (`enforcer.files.refusals`)."""
         self.hosts = hosts
         """The hosts that the policies grant."""
         self.stderr = stderr
@@ -97,16 +100,15 @@ def combined(launch: Launch) -> bytes:
     _require_kernel(reporter)
     try:
         filter_ = plan.installed if plan else chain(launch.filters, reports=reporter is not None)
+        filter_ = launch.refusals + filter_
         denies = reporter is not None and reporter.asking < 0  # what is notified of may run if somebody is asked
-        if launch.files:
-            filter_ = launch.files.guarded(filter_, reports=denies)
         if launch.hosts and not launch.is_audit:
             notifies = denies and not plan  # nobody listens before the last phase
             filter_ = launch.hosts.guarded(filter_, reports=denies, notifies=notifies)
         if reporter and reporter.asking >= 0:
             from callfence.enforcer.guard import TYPING, guard
 
-            filter_ = guard(filter_, TYPING, (), reports=True)
+            filter_ = guard(filter_, TYPING, (), reports=True) + filter_
         if not (launch.may_listen or launch.is_audit):
             filter_ = without_listener(filter_)
         linux.check_length(filter_, room=ROOM if reporter else 0)

@@ -13,6 +13,7 @@ from callfence.tracer.machine import MACHINE
 from callfence.tracer.proc import fields_of, handles, owner
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from callfence.tracer.abi import Event
@@ -70,10 +71,12 @@ class _Given(linux.Structure):
 class Request:
     """A call whose task waits for an answer or, if `listener` is -1, is stopped at the call's entry."""
 
-    __slots__ = ("call", "listener", "phase", "result", "runs")
+    __slots__ = ("arguments", "call", "listener", "phase", "result", "runs")
 
     def __init__(self, call: Notification, listener: int, phase: str) -> None:
         self.call = call
+        self.arguments: Sequence[int] = call.arguments
+        """The six arguments: those of the registers, or, of socketcall(2), what they point to."""
         self.listener = listener
         self.phase = phase
         """The phase of the process; "" where there are none."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import time
-from typing import TYPE_CHECKING
 
 from callfence.enforcer.hub import Hub
+from callfence.tracer import TYPE_CHECKING
 from callfence.tracer.proc import fields_of
 
 if TYPE_CHECKING:

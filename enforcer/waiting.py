@@ -26,12 +26,10 @@ class WaitingTask:
     alone.  If this process may not trace the task (Yama, a program that is not dumpable), its memory reads as empty.
     """
 
-    __slots__ = ("_memory", "ids", "is_hidden")
+    __slots__ = ("_memory", "ids")
 
     def __init__(self, task: int, process: int) -> None:
         self.ids = (task, process)
-        self.is_hidden = False
-        """Whether reading its memory has been refused."""
         self._memory = -1
         try:
             self._memory = os.open(f"{proc()}/{task}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -56,8 +54,6 @@ class WaitingTask:
                 if self._memory < 0:
                     return kernel.memory_of(self.ids[0], address, length)
                 return os.pread(self._memory, length, address)
-        except PermissionError:
-            self.is_hidden = True
         except OSError:
             pass
         return b""

@@ -12,8 +12,9 @@ import os
 from callfence.tracer import linux
 
 _roots: list[str] = []
-_STATUS = 1 << 16
-"""The most bytes that are read of a file in /proc/PID; all such files that are read are shorter."""
+_PART, _MOST = 1 << 16, 1 << 20
+"""The bytes of a file in /proc/PID that are read at once, and at most: with as many groups as it may have, a task's `status`
+has 720 KiB (NGROUPS_MAX, linux/limits.h)."""
 
 
 # By folder
@@ -28,11 +29,15 @@ def is_own(root: str) -> bool:
         return False
 
 
-def content(path: str) -> bytes:
-    """Return the content of a file in /proc/PID, at most its first 64 KiB.  Raises OSError."""
+def content(path: str, most: int = _MOST) -> bytes:
+    """Return the content of a file in /proc/PID, at most its first `most` bytes.  Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, _STATUS)
+        data = part = os.read(descriptor, min(most, _PART))
+        while len(part) == _PART and len(data) < most:
+            part = os.read(descriptor, _PART)
+            data += part
+        return data
     finally:
         os.close(descriptor)
 
@@ -105,7 +110,7 @@ _COMMAND = 4096
 def command_of(pid: int) -> list[str]:
     """Return the words of a process's command line, at most its first 4 KiB; [] if it has ended, or has none."""
     try:
-        words = content(f"{proc()}/{pid}/cmdline")[:_COMMAND].split(b"\0")
+        words = content(f"{proc()}/{pid}/cmdline", _COMMAND).split(b"\0")
     except OSError:
         return []
     return [os.fsdecode(word) for word in (words if words[-1] else words[:-1])]

@@ -34,7 +34,7 @@ from run import Place, prepare
 from start import NOBODY
 
 from callfence.policygen.files.algebra import granted
-from callfence.policygen.files.landlock import PlaceError, located
+from callfence.policygen.files.places import PlaceError, located
 from callfence.policygen.grants import Right
 from callfence.policygen.language.document import parse, parse_file
 from callfence.policygen.paths import encoded

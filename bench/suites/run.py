@@ -91,6 +91,13 @@ SUITES = (
         setup="mkdir -p find xargs; grep -lE 'require_root_|expensive_' tests/*/*.sh | xargs rm -f",
     ),
     Suite("patch", "tests", "*[a-z0-9]", ("bash", "./{}"), setup="mkdir -p ../src && cp /bin/patch ../src/"),
+    Suite(
+        "make-dfsg", "tests", "scripts/*/*",
+        ("sh", "-c", "exec perl run_make_tests.pl -make /usr/bin/make \"${1#scripts/}\"", "sh", "{}"),
+        setup="sed 's/@[A-Za-z_]*@//g' config-flags.pm.in >config-flags.pm",
+    ),
+    Suite("nodejs", "test/parallel", "test-*.js", ("node", "{}")),
+    Suite("ruby3.3", ".", "test/*/test_*.rb", ("ruby", "test/runner.rb", "-q", "{}")),
     Suite("python3.13", "Lib", "test/test_[a-z]*.py", ("/usr/bin/python3.13", "-m", "unittest", "-q", "{}")),
 )  # fmt: skip
 

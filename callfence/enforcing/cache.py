@@ -35,8 +35,8 @@ _COMPILES = (
     f"{_ROOT}/policygen", f"{_ROOT}/tracer/abi", f"{_ENFORCER}/reporting", f"{_ENFORCER}/files", f"{_ENFORCER}/hosts"
 )  # fmt: skip
 """The folders of what compiles policies, and of what the helper imports later, whose files a filter notes."""
-_NOTES = f"{_ENFORCER}/later.py"
-"""What decides which files a filter notes."""
+_DECIDES = f"{_ENFORCER}/later.py", f"{_ENFORCER}/guard.py"
+"""What decides which files a filter notes, and what is put before it."""
 NOT_COMPILING = ("__pycache__", "formats", "review")
 """Folders of policygen that neither compiling a policy nor the helper imports anything from: examining each file takes 3 us of
 a start."""
@@ -175,7 +175,7 @@ def compiler() -> bytes:
 def installed() -> bytes:
     """Return bytes that identify the code that compiles: the versions of callfence and Python, and the time of installation; in
     a checkout, also the size and modification time of each file."""
-    files = [("", status.st_mtime_ns, status.st_size) for status in map(os.stat, (start.__file__, _NOTES))]
+    files = [("", status.st_mtime_ns, status.st_size) for status in map(os.stat, (start.__file__, *_DECIDES))]
     if os.path.exists(f"{os.path.dirname(_ROOT)}/pyproject.toml"):
         folders = [*_COMPILES]
         for folder in folders:

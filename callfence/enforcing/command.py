@@ -169,6 +169,7 @@ class Start:
             scope=scope if files is None or files.scope else "",
             is_nested=is_nested,
             files=files,
+            refusals=self._refusals(policies) if files else b"",
             hosts=hosts,
             stderr=self.stderr,
             plan=plan,
@@ -270,23 +271,13 @@ class Start:
         )
         if not (confines or asks):
             return None, None
-        from callfence.enforcing import files
-
         rules = None
         if confines and not self.is_audit:
-            rules = files.confinement(
-                policies,
-                arm,
-                confinement.bits(scope),
-                self.environment,
-                best_effort="--best-effort" in self.options,
-                makes_calls=hosts is not None,
-                process=self.process,
-            )
-            for remark in rules.remarks if rules else ():
-                self._say(remark)
-            self.held = rules.held if rules else ()
+            rules = self._confinement(policies, arm, scope, makes_calls=hosts is not None)
+            self.held = rules.held
         if explains:
+            from callfence.enforcing import files
+
             why = "the policy has no lines about them" if not confines else "--quiet-kernel" if self.is_quiet else ""
             has_phases = any(policy.stages for policy in policies)  # then its helper traces it, and reads no records meanwhile
             if not why and rules and rules.is_whole and "--log" in self.options and not (asks or asks_somebody or has_phases):
@@ -298,6 +289,38 @@ class Start:
             if asks:
                 self._say(f"--explain cannot report files or ports: {why or 'Landlock is not enforcing them'}")
         return rules, None
+
+    def _confinement(self, policies: Sequence[Compiled], arm: str, scope: str, *, makes_calls: bool) -> Confinement:
+        """Return the Landlock rules to enforce.  Raises EnforceError for a line that no rule can express and, without
+        --best-effort, for what this kernel cannot enforce."""
+        from callfence.enforcer.files.landlock import Confinement
+
+        try:
+            rules = Confinement(
+                [rules for policy in policies if (rules := policy.files_at(arm))],
+                self.environment,
+                best_effort="--best-effort" in self.options,
+                scope=confinement.bits(scope),
+                makes_calls=makes_calls,
+                process=self.process,
+            )
+        except EnforceError as error:
+            from callfence.enforcing import files
+
+            raise files.with_place(error, policies) from error
+        for remark in rules.remarks:
+            self._say(remark)
+        return rules
+
+    def _refusals(self, policies: Sequence[Compiled]) -> bytes:
+        """Return the instructions to put before the filters of policies whose files and ports Landlock confines."""
+        if "--ask" not in self.options:
+            return b"".join(policy.refusals for policy in policies)
+        from callfence.enforcer.files.refusals import refusals
+        from callfence.policygen.files.landlock import decode
+
+        # A call about which somebody is asked may run.
+        return b"".join(refusals(policy.filter, decode(policy.files), reports=False) for policy in policies)
 
     def _hosts(self, policies: Sequence[Compiled]) -> Hosts | None:
         """Return the hosts and unix sockets that the policies grant; None if they confine none, or only ports, and Landlock

@@ -101,6 +101,8 @@ def misfit(filter_: Compiled) -> str:
         phases = filters.stages(policy, report=report, audit=audit)
         if [phase.facts for phase in filter_.stages] != [phase.facts for phase in phases]:
             return "compiling the policy now gives other phases"
+        if filter_.refusals != filters.refusals_of(filter_.filter, filter_.files, filter_.variant):
+            return "compiling the policy now gives other instructions before the filter"
         wrong = verify(filter_.filter, policy, report=report, audit=audit)
     except (CallfenceError, KeyError) as error:
         return f"the comparison failed, so nothing is proved: {error}"

@@ -1,6 +1,6 @@
-"""The files, ports and hosts that policies grant: as Landlock rules, for making calls, and for reports; and the grants that let
-the program change what confines it.  `enforce` imports this only for policies that confine these, and for `--explain` and
-`--audit`. """
+"""The files, ports and hosts that policies grant, for making calls and for reports; and the grants that let the program change
+what confines it.  `enforce` imports this only for policies that confine hosts, and for `--log`, `--explain` and `--audit`.
+"""
 
 from __future__ import annotations
 
@@ -29,34 +29,11 @@ _REMEDY = "keep it elsewhere, or grant a folder below"
 _SOURCE = "docs/files.md"
 
 
-def confinement(
-    policies: Sequence[Compiled],
-    arm: str,
-    scope: int,
-    environment: Sequence[bytes],
-    *,
-    best_effort: bool,
-    makes_calls: bool = False,
-    process: int = 0,
-) -> Confinement | None:
-    """Return the Landlock rules of all policies; None if no policy confines files or ports.
+def with_place(error: EnforceError, policies: Sequence[Compiled]) -> EnforceError:
+    """Return an error about a grant with the position of the policies' line; any other error as it is."""
+    from callfence.enforcer.files.paths import GrantError
 
-    `arm` is when filters take effect, "now", "exec" or "entry"; `scope`, LANDLOCK_SCOPE_*, is what is confined to the program's
-    own processes.  `makes_calls`: the helper makes the program's connections.  `process`: the id of the
-    process that becomes the program, if not this one.  Raises EnforceError for a line that no rule can express and, without
-    `best_effort`, for what this kernel cannot enforce."""
-    rules = _rules(policies, arm)
-    if not rules:
-        return None
-    from callfence.enforcer.files.landlock import Confinement, GrantError
-
-    try:
-        contents = [content for _, content in rules]
-        return Confinement(
-            contents, environment, best_effort=best_effort, scope=scope, makes_calls=makes_calls, process=process
-        )
-    except GrantError as error:
-        raise EnforceError(f"{_place(policies, error.path)}{error}") from error
+    return EnforceError(f"{_place(policies, error.path)}{error}") if isinstance(error, GrantError) else error
 
 
 def holds_tcp(process: int) -> bool:
@@ -68,7 +45,7 @@ def holds_tcp(process: int) -> bool:
         sockets = [int(name) for name in os.listdir(folder) if _is_socket(f"{folder}/{name}")]
     except OSError:
         return True
-    return any(is_tcp(process, socket) for socket in sockets)
+    return any(is_tcp(process, process, socket) for socket in sockets)
 
 
 def _is_socket(path: str) -> bool:
@@ -82,7 +59,7 @@ def records(
     policies: Sequence[Compiled], arm: str, rules: Confinement, environment: Sequence[bytes]
 ) -> Source | None:
     """Return the source of the kernel's audit records of what `rules` deny, and have these write them for it; None if there is
-    none here.  The other parameters are `confinement`'s."""
+    none here.  `arm` is when filters take effect, "now", "exec" or "entry"; `environment`, the program's."""
     from callfence.enforcer.reporting.audit import opened
 
     files = [file for file, _ in _rules(policies, arm)]
@@ -93,7 +70,8 @@ def records(
 
 def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool, process: int = 0) -> Reach:
     """Return the files and ports that all policies grant, by which calls are judged: also those that a filter sees to, since
-    with `is_audit` the calls that it denies run.  The other parameters are `confinement`'s."""
+    with `is_audit` the calls that it denies run.  `environment` is the program's; `process`, the id of the process that becomes
+    the program, if not this one."""
     from callfence.enforcer.files.granted import Reach
 
     filters = [policy.filter for policy in policies]
@@ -116,7 +94,8 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
 def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:
     """Return whether encoded rules keep the program from changing the files by which names are looked up."""
     from callfence.enforcer.hosts.names.known import FILES
-    from callfence.policygen.files.landlock import CHANGES, PlaceError, decode, located
+    from callfence.policygen.files.landlock import CHANGES, decode
+    from callfence.policygen.files.places import PlaceError, located
 
     rules = decode(content)
     if rules.paths is None:
@@ -160,7 +139,7 @@ OWN_CODE = "own-code"
 def own(files: Files, policy: Path, code: Sequence[str] = ()) -> Iterator[tuple[str, Risk]]:
     """Yield each line of a policy by which the program can change what confines it on this machine, or its own `code` (paths of
     executables and scripts), with the risk."""
-    from callfence.policygen.files.landlock import PlaceError, located
+    from callfence.policygen.files.places import PlaceError, located
     from callfence.policygen.grants import Right, path_line
     from callfence.policygen.lint.files import Risk
     from callfence.policygen.paths import encoded

@@ -123,6 +123,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         phases_optional=policy.phases_optional,
         files=files,
         files_from_entry=files_from_entry,
+        refusals=refusals_of(filter_, files, variant),
         hosts=encode(policy.files),
         stages=phases,
         scope=policy.scope if variant in ("report", "silent") else "",
@@ -138,6 +139,15 @@ def files_of(policy: Policy) -> tuple[bytes, bytes]:
     from callfence.policygen.model import Arm
 
     return encode(ruleset(policy)), encode(ruleset(policy, Arm.ENTRY))
+
+
+def refusals_of(filter_: bytes, files: bytes, variant: str) -> bytes:
+    """Return the instructions for `Compiled.refusals`, for a policy's filter and its `files_of`; b"" for variants that confine
+    nothing."""
+    from callfence.enforcer.files.refusals import refusals
+    from callfence.policygen.files.landlock import decode
+
+    return refusals(filter_, decode(files), reports=variant == "report") if variant in ("report", "silent") else b""
 
 
 def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:

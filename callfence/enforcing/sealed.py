@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.arming.plan import Stage
     from callfence.policygen.language.document import Document
 
-_MAGIC = b"callfence filter 13\n"
+_MAGIC = b"callfence filter 14\n"
 _BUNDLE = b"callfence filters 1\n"
 _SIGNATURE = 32
 _FACTS = (
@@ -35,7 +35,8 @@ class Compiled:
 
     __slots__ = (
         "arm", "document", "expects_listener", "files", "files_from_entry", "filter", "hosts", "is_settled", "kills_itself",
-        "lacks_start", "later", "may_listen", "own_filters", "phases_optional", "scope", "sources", "stages", "variant",
+        "lacks_start", "later", "may_listen", "own_filters", "phases_optional", "refusals", "scope", "sources", "stages",
+        "variant",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,7 @@ class Compiled:
         phases_optional: bool = False,
         files: bytes = b"",
         files_from_entry: bytes = b"",
+        refusals: bytes = b"",
         hosts: bytes = b"",
         stages: Sequence[Stage] = (),
         scope: str = "",
@@ -82,6 +84,8 @@ class Compiled:
         """The files and ports that the policy grants, as far as its filter does not see to them (`filters.files_of`)."""
         self.files_from_entry = files_from_entry
         """The same for a program that runs a part of its code before its filter takes effect."""
+        self.refusals = refusals
+        """The instructions to put before the filter where Landlock confines these (`enforcer.files.refusals`)."""
         self.hosts = hosts
         """The hosts and unix sockets that the policy grants (`enforcer.hosts.rules.encode`); b"" if it has no such lines."""
         self.stages = tuple(stages)
@@ -115,7 +119,7 @@ def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool 
     later = without_digests(compiled.later) if is_shipped and compiled.later else compiled.later
     facts = [_YES if getattr(compiled, name) else b"" for name in _FACTS]
     fields = [made_by, compiled.variant.encode(), compiled.arm.encode(), *facts, compiled.filter]
-    fields += [compiled.files, compiled.files_from_entry, compiled.hosts]
+    fields += [compiled.files, compiled.files_from_entry, compiled.refusals, compiled.hosts]
     fields.append(_joined([_joined(_stage_fields(stage)) for stage in compiled.stages]))
     fields += [compiled.scope.encode(), later]
     for name, text in compiled.sources:
@@ -139,7 +143,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
     fields = _split(body)
     made_by, variant, arm, *rest = fields
     facts = {name: field == _YES for name, field in zip(_FACTS, rest, strict=False)}
-    filter_, files, files_from_entry, hosts, stages, scope, later, *texts = rest[len(_FACTS) :]
+    filter_, files, files_from_entry, refusals, hosts, stages, scope, later, *texts = rest[len(_FACTS) :]
     sources = [(os.fsdecode(name), text) for name, text in zip(texts[::2], texts[1::2], strict=True)]
     if not sources:
         raise ValueError("the file contains no policy")
@@ -150,6 +154,7 @@ def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
         variant=variant.decode(),
         files=files,
         files_from_entry=files_from_entry,
+        refusals=refusals,
         hosts=hosts,
         stages=[_stage(_split(field)) for field in _split(stages)],
         scope=scope.decode(),

@@ -19,7 +19,7 @@ from callfence.judging.sites import Site
 from callfence.policygen.errors import did_you_mean
 from callfence.policygen.files.algebra import PATHS, line_kind
 from callfence.policygen.files.generalise import is_path, learned
-from callfence.policygen.files.landlock import PlaceError, located, named
+from callfence.policygen.files.places import PlaceError, located, named
 from callfence.policygen.grants import (
     BARE,
     MAX_PORT,

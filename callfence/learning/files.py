@@ -27,8 +27,8 @@ from callfence.policygen.files.calls import (
     opens_for_neither,
     wanted,
 )
-from callfence.policygen.files.landlock import OWN_FOLDERS, PlaceError, located, named
 from callfence.policygen.files.made import KEPT_APART, MADE, fewest
+from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located, named
 from callfence.policygen.grants import NOTHING, Right, format_rights
 from callfence.policygen.learning.scope import FAMILY, OTHERS
 from callfence.policygen.model import ABSTRACT

@@ -152,7 +152,7 @@ def read_log(name: str, file: str, given: FormatOptions) -> Recording:
     """Return the recording of a file in the format `name`; the file `-` is standard input.  Raises UserError, OSError."""
     record = formats.recorder(name)
     if name != "violations":  # the one that limits the length of its lines
-        return record(BytesIO(content(file, MAX_LOG)), file, given)
+        return record(BytesIO(content(file, MAX_LOG, is_text=name == "recording")), file, given)
     if file == "-":
         return record(sys.stdin.buffer, file, given)
     with reading.regular(file) as stream:

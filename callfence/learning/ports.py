@@ -66,14 +66,14 @@ class PortWatcher:
         report_hidden(task, self._gap, is_read=bool(content))
         port = address(content)
         if isinstance(port, int):
-            if is_tcp(task.tgid, event.arguments[0] & 0xFFFFFFFF):
+            if is_tcp(task.tid, task.tgid, event.arguments[0] & 0xFFFFFFFF):
                 self._ports.add((use, port, task.executable))
             elif use == "connect" and port == DNS:
                 self._ports.add((UDP_CONNECT, port, task.executable))
 
     def _listen(self, task: Task, event: Event) -> None:
         """Record port 0 for a TCP socket without a port, which gets one of the kernel's choice (ip(7))."""
-        if local_port(task.tgid, event.arguments[0] & 0xFFFFFFFF) == 0:
+        if local_port(task.tid, task.tgid, event.arguments[0] & 0xFFFFFFFF) == 0:
             self._ports.add(("bind", 0, task.executable))
 
     def _protocol(self, task: Task, event: Event) -> None:

@@ -23,15 +23,16 @@ if TYPE_CHECKING:
     from callfence.tracer.abi import Arch
 
 
-def content(name: str, limit: int = reading.MAX_SIZE) -> bytes:
-    """Return the content of the regular file `name`, or of standard input if that is `-`.
+def content(name: str, limit: int = reading.MAX_SIZE, *, is_text: bool = False) -> bytes:
+    """Return the content of the regular file `name`, or of standard input if that is `-`; with `is_text` as
+    `reading.beginning` does.
 
     Raises OSError, with the name as its `filename`, if it cannot be read or is a file of more than `limit` bytes; UserError if
     standard input has more."""
     if name != "-":
-        return reading.read(name, limit)
+        return reading.read(name, limit, is_text=is_text)
     try:
-        data = reading.beginning(sys.stdin.buffer, limit + 1)
+        data = reading.beginning(sys.stdin.buffer, limit + 1, is_text=is_text)
     except OSError as error:
         raise OSError(error.errno, error.strerror, name) from error
     if len(data) > limit:

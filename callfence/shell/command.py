@@ -192,7 +192,7 @@ def _own(policy: str, changed: list[bytes] | None) -> Iterator[str]:
     if changed is None:
         yield f"it has no lines about files, so the command could change its own policy (learn --files -o {policy} adds them)"
         return
-    from callfence.policygen.files.landlock import PlaceError, located
+    from callfence.policygen.files.places import PlaceError, located
 
     environment = [name + b"=" + value for name, value in os.environb.items()]
     for path in changed:

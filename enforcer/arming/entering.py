@@ -28,6 +28,7 @@ _PRCTL = MACHINE.calls("prctl")
 _SENDS = {call: MACHINE.of(call[0]).pointer for call in MACHINE.calls("sendmsg", "sendto", "write")}
 """The calls with which a program may tell a service manager that it is ready, and the size of a pointer in bytes for each."""
 _SENDMSG = MACHINE.calls("sendmsg")
+_SECCOMP = MACHINE.calls("seccomp")
 _RESTARTED = MACHINE.calls(
     "futex", "futex_time64", "poll", "ppoll", "ppoll_time64", "select", "_newselect", "pselect6", "pselect6_time64",
     "nanosleep", "clock_nanosleep", "clock_nanosleep_time64", "wait4", "waitid", "waitpid", "rt_sigsuspend", "sigsuspend",
@@ -38,6 +39,8 @@ _UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
 _FULL = "it cannot open another descriptor"
 _UNHEARD = {errno.EBUSY: "it has a listener already", errno.EMFILE: _FULL, errno.ENFILE: _FULL}
 """The errnos with which seccomp(2) refuses only the listener, each with the reason to print."""
+_STOPPED = ("", "t", "T", "X", "Z")
+"""The states of a task that has ended or is stopped: what was in a call is at its end."""
 _SETTLES = 1.0
 """Seconds to wait until the other threads of a process have left their calls or sleep in them."""
 _DELAY = 0.0002
@@ -132,6 +135,7 @@ class Entrance:
         """Install the filter of phase `number` on a process.  Raises ArmError, KernelError, OSError or GoneError."""
         if process.memory.is_free:
             raise ArmError("it shares its memory with a process that is in its last phase")
+        self._require_no_filter(process, surgery.pid)
         stage = self._stages[number - 1]
         is_last = number == len(self._stages)
         surgery.is_confined = False  # by this filter: those of phases that were passed over need no listener
@@ -178,6 +182,17 @@ class Entrance:
             if pidfd >= 0:
                 os.close(pidfd)
         return ""
+
+    def _require_no_filter(self, process: Process, but: int) -> None:
+        """Wait until no thread of a process, except `but`, installs a filter: on all threads, it would be counted as ours.
+
+        Raises ArmError if one does not end."""
+        end = time.monotonic() + _SETTLES
+        for task in process.threads - {but}:
+            while self._processes.inside.get(task) in _SECCOMP and state(f"{proc()}/{task}") not in _STOPPED:
+                if time.monotonic() >= end:
+                    raise ArmError("another of its threads installs a filter, and does not end")
+                time.sleep(_DELAY)
 
     def _say_unreported(self, process: Process, stage: Stage, why: str) -> None:
         """Print that denied calls of a process are not reported, once for each reason."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from callfence.enforcer.bpf import Filter
-from callfence.enforcer.files.landlock import unlisted
+from callfence.enforcer.files.paths import unlisted
 from callfence.policygen.files import landlock
-from callfence.policygen.files.landlock import OWN_FOLDERS, PlaceError, located, of_process
+from callfence.policygen.files.places import OWN_FOLDERS, UNLISTED, PlaceError, here, located, of_process
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Granted:
             self.by_name[place] = self.by_name.get(place, 0) | access
             if path in OWN_FOLDERS:
                 self.own.add(place)
-        for path, device, access in landlock.UNLISTED:
+        for path, device, access in UNLISTED:
             if (descriptor := unlisted(path, device)) is not None:
                 status = os.fstat(descriptor)
                 os.close(descriptor)
@@ -83,7 +83,7 @@ class Reach:
         self._filters = [Filter(program) for program in filters]
         self.policies = [Granted(file, encoded, environment, process) for file, encoded in confining]
         self.environment = environment
-        self.here = landlock.here()
+        self.here = here()
         self.is_audit = is_audit
         """Whether nothing is enforced."""
 
@@ -98,6 +98,6 @@ class Reach:
 
         files = any(policy.paths for policy in self.policies)
         uses = {use for use in SOCKETS if files or any(getattr(policy, use) is not None for policy in self.policies)}
-        # callfence.enforcer.files.landlock fails the opaque ones
+        # callfence.enforcer.files.refusals fails the opaque ones
         names = [name for name in PATH_CALLS * files if self.is_audit or name not in OPAQUE]
         return sorted(numbers((*names, *uses)))

@@ -40,8 +40,9 @@ def listen(
     task = request.call.task
     descriptor, backlog = (argument & 0xFFFFFFFF for argument in request.call.arguments[:2])
     fields = fields_of(task)
+    process = int(fields["Tgid"])
     try:
-        socket = kernel.descriptor_of(int(fields["Tgid"]), descriptor)
+        socket = kernel.descriptor_of(task, process, descriptor)
     except OSError as error:
         if error.errno == errno.EBADF:
             return errno.EBADF
@@ -53,7 +54,9 @@ def listen(
             return _listen_at_port(socket, backlog, is_granted)
         if kernel.socket_option(socket, linux.SO_DOMAIN) == linux.AF_UNIX and not _is_like_us(fields):
             # A process that connects sees the user who has called listen (unix(7), SO_PEERCRED).
-            return _listen_as(partial(acting, task), socket, backlog) if _shares_descriptors(task) else None
+            # Another thread may have a table of its own, of which no copy can be had before Linux 6.9.
+            is_alone = task == process and not _shares_descriptors(task)
+            return None if is_alone else _listen_as(partial(acting, task), socket, backlog)
         kernel.syscall("listen", socket, backlog)
     except OSError as error:
         return error.errno or errno.EINVAL

@@ -119,20 +119,20 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
     return File(path, status.st_mode, status.st_uid, status.st_gid, (status.st_dev, status.st_ino))
 
 
-def is_tcp(process: int, descriptor: int) -> bool:
-    """Return whether a descriptor of a stopped process is a TCP socket; True if that cannot be found out."""
+def is_tcp(task: int, process: int, descriptor: int) -> bool:
+    """Return whether a descriptor of a stopped task, of that process, is a TCP socket; True if that cannot be found out."""
     try:
-        return local_port(process, descriptor) is not None
+        return local_port(task, process, descriptor) is not None
     except OSError:
         return True
 
 
-def local_port(process: int, descriptor: int) -> int | None:
-    """Return the port of a TCP socket of a stopped process, 0 if it has none yet; None for what is no TCP socket.
+def local_port(task: int, process: int, descriptor: int) -> int | None:
+    """Return the port of a TCP socket of a stopped task, of that process, 0 if it has none yet; None for what is no TCP socket.
 
-    Raises OSError if the process does not let this one copy its descriptor."""
+    Raises OSError if the task does not let this process copy its descriptor."""
     try:
-        copy = kernel.descriptor_of(process, descriptor)
+        copy = kernel.descriptor_of(task, process, descriptor)
         try:
             is_one = kernel.socket_option(copy, linux.SO_PROTOCOL) == linux.IPPROTO_TCP
             return port_of(copy) if is_one else None

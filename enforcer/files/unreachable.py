@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from callfence.enforcer.files.lookup import below, grantable, interpreter, is_tcp, look_up, looking, root_of, seen
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
-from callfence.policygen.files.landlock import ACCESS, named
+from callfence.policygen.files.landlock import ACCESS
+from callfence.policygen.files.places import named
 from callfence.policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of, written
 from callfence.tracer.named import NamedTuple
 from callfence.tracer.proc import fields_of, owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from callfence.enforcer.files.granted import Granted, Reach
     from callfence.policygen.files.calls import File, Look
@@ -30,9 +31,6 @@ _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 _PAGE = 4096
 _MANY = 4096
 """The most folders whose rights are remembered."""
-_UNSEEN = "files and ports that are denied to process {}, and to others like it, are not reported: {}"
-_HIDDEN = "it is not dumpable (prctl(2)), or another user's, so that its memory cannot be read"
-_ELSEWHERE = "it has another mount namespace, or a root folder without a path here"
 _PATH = 4096  # PATH_MAX, linux/limits.h
 _CAP_DAC_OVERRIDE = 1 << 1  # linux/capability.h
 _PROC = re.compile(rb"/proc/(\d+)(?=/|$)")
@@ -64,18 +62,16 @@ class Ungranted(NamedTuple):
 class Judge:
     """Judges the calls of a program's processes by the files and ports that they name."""
 
-    def __init__(self, reach: Reach, process: int, complain: Callable[[str], None]) -> None:
-        """`process`: the id of the program's first process, which `/proc/self` means in a policy.  `complain` writes a
-        message."""
-        self._complain = complain
-        self._unseen: set[str] = set()
-        """Why calls of processes cannot be judged, as far as that has been said."""
+    def __init__(self, reach: Reach, process: int) -> None:
+        """`process`: the id of the program's first process, which `/proc/self` means in a policy."""
         self._reach = reach
         self._process = process
         self._sockets = numbers(tuple(SOCKETS))
         judged = {*reach.calls()}
         self._names = {call: name for call, name in numbers(PATH_CALLS).items() if call in judged}
         self._granted = [_ByFolder(policy) for policy in reach.policies]
+        self.unseen = 0
+        """How many calls of tasks were not judged into which this process may not look, or that may have other files."""
 
     def ungranted(self, event: Event) -> list[Ungranted]:
         """Return what a call needs, would get natively, and the policies do not grant; [] if that cannot be found out."""
@@ -85,21 +81,21 @@ class Judge:
         caller = WaitingTask(event.task, event.task)
         root: bytes | None = b"/"
         try:
-            if caller.link("root") not in ("/", ""):
+            if (link := caller.link("root")) not in ("/", ""):
                 root = root_of(event.task)
             name, top = self._names.get(call), root or b"/"
             if name is None:
                 ungranted = _joined(self._of_address(event, caller, SOCKETS[self._sockets[call]], top))
             else:
                 ungranted = _joined(self._of_paths(event, name, caller, top))
+            if ungranted and root is not None and _has_our_mounts(caller):
+                return ungranted
+            # Of another user's task, only the memory may be looked at in another way.
+            is_unseen = ungranted or root is None or not (caller.can_be_read or link)
+            self.unseen += bool(is_unseen) and bool(fields_of(event.task))
+            return []
         finally:
             caller.close()
-        is_elsewhere = root is None or (ungranted and not _has_our_mounts(caller))
-        unseen = _HIDDEN if caller.is_hidden else _ELSEWHERE if is_elsewhere else ""
-        if unseen and unseen not in self._unseen:
-            self._unseen.add(unseen)
-            self._complain(_UNSEEN.format(event.task, unseen))
-        return [] if unseen else ungranted
 
     # -- ports
 
@@ -108,7 +104,7 @@ class Judge:
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
         place = address(_read(caller, event.arguments[1], length))
         if isinstance(place, int):
-            if not is_tcp(process, event.arguments[0] & 0xFFFFFFFF):
+            if not is_tcp(event.task, process, event.arguments[0] & 0xFFFFFFFF):
                 return
             for policy in self._reach.policies:
                 ports = getattr(policy, use)

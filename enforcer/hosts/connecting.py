@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 from functools import partial
-from typing import TYPE_CHECKING
 
 from callfence.enforcer.hosts.addresses import peer_of
 from callfence.enforcer.hosts.identity import acting
 from callfence.enforcer.hosts.making import EAGAIN, INT, address_at, check
 from callfence.enforcer.hub import WRITABLE
+from callfence.tracer import TYPE_CHECKING
 from callfence.tracer.linux import AF_UNIX
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Connecting:
 
     def connect(self, request: Request) -> int | None:
         """Connect; return the result, or None if it comes later.  Raises OSError with the errno of the call, and GoneError."""
-        task, (number, at, length, *_) = request.call.task, request.call.arguments
+        task, (number, at, length, *_) = request.call.task, request.arguments
         socket = self._making.copier.socket(task, number & INT)
         target, is_kept = None, False
         try:

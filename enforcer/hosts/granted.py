@@ -12,7 +12,7 @@ from callfence.enforcer.bpf import ALL_RUN, AND, ARGUMENTS, EQUAL, JUMP, LOAD, F
 from callfence.enforcer.guard import FAST_OPEN, Check, guard
 from callfence.enforcer.hosts.names.known import Names
 from callfence.enforcer.hosts.rules import ANY, LINES, Rules
-from callfence.policygen.files.landlock import PlaceError, located
+from callfence.policygen.files.places import PlaceError, located
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
 
@@ -153,7 +153,7 @@ class Hosts:
         """Return the errno with which a call fails that would make a socket about which there are no lines; 0 for others."""
         if (call.arch, call.number) not in _MAKING:
             return 0
-        check = Filter(guard(ALL_RUN, {"socket": _SOCKETS["socket"]}, (), reports=False))
+        check = Filter(guard(ALL_RUN, {"socket": _SOCKETS["socket"]}, (), reports=False) + ALL_RUN)
         answer = check.answer(call.arch, call.number, call.ip, call.arguments)
         return answer & linux.SECCOMP_RET_DATA if answer != linux.SECCOMP_RET_ALLOW else 0
 
@@ -166,7 +166,7 @@ class Hosts:
         mounts = any(self.sockets.values()) and kernel.capabilities()[1] & _CAP_SYS_ADMIN
         checks = {**_SOCKETS, **FAST_OPEN, **(_MOUNTS if mounts else {})}
         notified = _UNLINED if notifies else ()
-        return guard(filter_, checks, ("io_uring_setup",), reports=reports, notified=notified)
+        return guard(filter_, checks, ("io_uring_setup",), reports=reports, notified=notified) + filter_
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that is judged whatever its arguments."""

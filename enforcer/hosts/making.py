@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from callfence.enforcer import kernel
 from callfence.enforcer.hosts import memory
@@ -12,6 +11,7 @@ from callfence.enforcer.hosts.addresses import LONGEST
 from callfence.enforcer.hosts.sockets import Copier
 from callfence.enforcer.hub import READABLE
 from callfence.enforcer.pending import RESTART
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

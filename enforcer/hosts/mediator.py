@@ -7,7 +7,6 @@ A call that would wait is waited for here (`enforcer.hub`), while others are ans
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from callfence.enforcer.hosts.connecting import Connecting
 from callfence.enforcer.hosts.granted import NAMES
@@ -16,6 +15,7 @@ from callfence.enforcer.hosts.receiving import Receiving
 from callfence.enforcer.hosts.sending import Sending
 from callfence.enforcer.hosts.socketcall import SocketCall
 from callfence.enforcer.hosts.targets import AskedError, Targets
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from _socket import SOCK_DGRAM
 from functools import partial
-from typing import TYPE_CHECKING
 
 from callfence.enforcer.hosts import memory
 from callfence.enforcer.hosts.addresses import address_of, peer_of
 from callfence.enforcer.hosts.making import EAGAIN, INT, tried, write
 from callfence.enforcer.hosts.names.known import PORT
 from callfence.enforcer.hub import READABLE
+from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ class Receiving:
         self._targets = targets
 
     def recvfrom(self, request: Request) -> int | None:
-        task, (number, at, size, flags, where, size_at) = request.call.task, request.call.arguments
+        task, (number, at, size, flags, where, size_at) = request.call.task, request.arguments
 
         def store(count: int, content: bytes, address: bytes) -> int:
             memory.scatter(partial(write, request), [(at, size)], content)
@@ -44,7 +44,7 @@ class Receiving:
 
     def recvmsg(self, request: Request) -> int | None:
         call = request.call
-        number, at, flags = call.arguments[:3]
+        number, at, flags = request.arguments[:3]
         if not self._targets.led or flags & _MSG_ERRQUEUE:
             self._making.let_run(request)
             return None
@@ -103,7 +103,7 @@ class Receiving:
         return result
 
     def getpeername(self, request: Request) -> int | None:
-        task, (number, where, size_at, *_) = request.call.task, request.call.arguments
+        task, (number, where, size_at, *_) = request.call.task, request.arguments
         if not self._targets.led:
             self._making.let_run(request)
             return None

@@ -6,7 +6,6 @@ import errno
 import os
 from _socket import AF_INET6, SOCK_DGRAM
 from functools import partial
-from typing import TYPE_CHECKING
 
 from callfence.enforcer import kernel
 from callfence.enforcer.hosts import memory
@@ -15,7 +14,7 @@ from callfence.enforcer.hosts.identity import acting, credentials
 from callfence.enforcer.hosts.making import EAGAIN, INT, address_at, check, tried, write
 from callfence.enforcer.hosts.targets import DeniedError, Target
 from callfence.enforcer.hub import WRITABLE
-from callfence.tracer import linux
+from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.proc import owner
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class Sending:
     # _Message
 
     def sendto(self, request: Request) -> int | None:
-        task, (number, at, length, flags, where, size) = request.call.task, request.call.arguments
+        task, (number, at, length, flags, where, size) = request.call.task, request.arguments
         socket = self._making.copier.socket(task, number & INT)
         sending = _Message(request, socket, flags & INT)
         try:
@@ -88,14 +87,14 @@ class Sending:
             sending.close_if_done()
 
     def sendmsg(self, request: Request) -> int | None:
-        _, at, flags = request.call.arguments[:3]
+        _, at, flags = request.arguments[:3]
         return self._send_message(request, at, flags & INT, int)
 
     def _send_message(self, request: Request, at: int, flags: int, done: Callable[[int], int]) -> int | None:
         """Send the message of a struct msghdr; return the call's result, which `done` makes of that of sending, or None if it
         is waited for."""
         call = request.call
-        socket = self._making.copier.socket(call.task, call.arguments[0] & INT)
+        socket = self._making.copier.socket(call.task, request.arguments[0] & INT)
         sending = _Message(request, socket, flags, done)
         try:
             message = memory.message(call.task, at, call.arch)
@@ -116,8 +115,8 @@ class Sending:
 
     def sendmmsg(self, request: Request) -> int | None:
         call = request.call
-        at, flags = call.arguments[1], call.arguments[3]
-        count = min(int(call.arguments[2]) & INT, _MOST_MESSAGES)
+        at, flags = request.arguments[1], request.arguments[3]
+        count = min(request.arguments[2] & INT, _MOST_MESSAGES)
         step, length_at = memory.steps(call.arch)
 
         def done(place: int, result: int) -> int:

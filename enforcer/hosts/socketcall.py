@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
 from callfence.enforcer.hosts import identity, memory
 from callfence.enforcer.hosts.granted import FAMILIES, PROTOCOLS, ROUTES
 from callfence.enforcer.hosts.making import INT, check
 from callfence.enforcer.hosts.sockets import result_of
-from callfence.tracer import linux
+from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
     from callfence.enforcer.hosts.making import Making
@@ -40,12 +39,13 @@ class SocketCall:
         self._making = making
 
     def name_of(self, request: Request) -> str:
-        """Put the arguments in memory in the place of those of the request's call, and return the name of the call that does
-        the same; "" for a call that never has an address.  Raises OSError and GoneError."""
-        call = request.call
-        name, count = _DIRECT.get(int(call.arguments[0]) & INT, ("", 0))
-        for index, word in enumerate(_words(request, count) if name else ()):
-            call.arguments[index] = word
+        """Give the request the arguments in memory, and return the name of the call that does the same; "" for a call that
+        never has an address.  Raises OSError and GoneError.
+
+        The registers stay as they are, for a call that is asked about is made again."""
+        name, count = _DIRECT.get(int(request.call.arguments[0]) & INT, ("", 0))
+        if name:
+            request.arguments = [*_words(request, count), *(0,) * (6 - count)]
         return name
 
     def make(self, request: Request) -> int | None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _LINES = {"connect": "tcp connect", "send": "udp send"}
 """The beginning of the line about each use."""
+_MOST_SHOWN = 8
+"""The most names of an address that a report has."""
 _MOST = 4096
 """The most sockets that are led to a resolver and remembered."""
 
@@ -187,7 +189,8 @@ class Targets:
         names = self._names.of(peer.host) if self._names else []
         lacking = [file for file, rules in self._hosts.policies if not rules.grants(use, peer.host, peer.port, names)]
         if lacking:
-            why = f"{peer.text} is an address of {', '.join(names)}" if names else ""
+            others = f"{len(names) - _MOST_SHOWN} others and " if len(names) > _MOST_SHOWN else ""
+            why = f"{peer.text} is an address of {others}{', '.join(names[-_MOST_SHOWN:])}" if names else ""
             host = peer.text
             opening = [name for name in names if is_local(name) == is_loopback(peer.host)]
             if opening and is_loopback(peer.host):

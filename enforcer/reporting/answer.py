@@ -93,6 +93,11 @@ class Answers:
         self.summarise()
         self._reporter.give_back()
 
+    def get_ready(self) -> None:
+        """Load what the program's calls will need, while none waits."""
+        if self._peers:
+            attempt(self._peers.load)
+
     def pause(self) -> float | None:
         """Return how many seconds without a call have to pass before `quiet` has something to do; None for never."""
         if self._reporter.log and not self._loaded.has_begun:
@@ -217,8 +222,8 @@ class Answers:
 
     def summarise(self) -> None:
         """Report all counts that have not been reported yet."""
-        if reports := self._loaded.reported:
-            attempt(reports.summarise)
+        if self._loaded.reported or self._loaded.has_unseen:
+            attempt(lambda: self._loaded.reports.summarise())
 
     # Calls of a task that is stopped
 

@@ -17,7 +17,7 @@ import time
 
 from callfence.enforcer import kernel
 from callfence.enforcer.bpf import EQUAL, RETURN, assembled
-from callfence.policygen.files.landlock import here
+from callfence.policygen.files.places import here
 from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:

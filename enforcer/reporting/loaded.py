@@ -75,11 +75,13 @@ class Loaded:
         if self._judge is None and self.reporter.reach:
             from callfence.enforcer.files.unreachable import Judge
 
-            def complain(text: str) -> None:
-                attempt(lambda: self.reports.say(text))
-
-            self._judge = Judge(self.reporter.reach, self._program, complain)
+            self._judge = Judge(self.reporter.reach, self._program)
         return self._judge
+
+    @property
+    def has_unseen(self) -> bool:
+        """Whether there were calls whose files and ports could not be judged."""
+        return bool(self._judge and self._judge.unseen)
 
     @property
     def later(self) -> Pending:

@@ -130,7 +130,7 @@ class Output:
         if self._destination.file is None or not process:
             return -1
         try:
-            descriptor = kernel.descriptor_of(process, 2)
+            descriptor = kernel.descriptor_of(process, process, 2)
         except OSError:
             return -1
         if identity(descriptor) == self._destination.file:

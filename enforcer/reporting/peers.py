@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from functools import partial
 
 from callfence.enforcer.listener import end_process, stopped, trap
 from callfence.enforcer.reporting.loaded import attempt
@@ -26,6 +25,11 @@ class Peers:
         self._mediator: Mediator | None = None
         """What makes the calls; None until the first one."""
 
+    @staticmethod
+    def load() -> None:
+        """Import what makes the calls, before the first one waits for that."""
+        import callfence.enforcer.hosts.mediator  # noqa: F401
+
     def take(self, request: Request, *, is_granted: bool = False) -> bool:
         """Make or fail the call if it may reach another host; return whether it may.  `is_granted`: the policies deny it, and
         somebody who was asked does not."""
@@ -36,7 +40,7 @@ class Peers:
                 mediator.make(request)
         except Exception as error:
             self._complain(error)
-            attempt(partial(request.fail, errno.EACCES))
+            attempt(lambda: request.fail(errno.EACCES))
             return True
         return mediator is not None
 
@@ -75,7 +79,7 @@ class Peers:
 
             if refusal := refusal_of(hosts, call):
                 self._deny(request, refusal)
-        attempt(partial(request.fail, number))
+        attempt(lambda: request.fail(number))
         return True
 
     def _making(self, call: Notification, *, is_granted: bool = False) -> Mediator | None:
@@ -102,9 +106,11 @@ class Peers:
             if (asker := self._loaded.asker) and all(line for _, line in rule):
                 from callfence.enforcer.reporting.report import ungranted_of
 
-                fields = partial(self._loaded.reports.fields, request, verdict, ungranted_of(refusal))
+                def fields() -> dict[str, object]:
+                    return self._loaded.reports.fields(request, verdict, ungranted_of(refusal))
+
                 if not is_lookup:
-                    asker.ask(request, rule, fields, partial(self._answered, request, verdict, refusal))
+                    asker.ask(request, rule, fields, lambda answer: self._answered(request, verdict, refusal, answer))
                     return True
                 if asker.remembered(rule) is None:  # the program asks its name server again
                     asker.suggest(rule, fields)
@@ -125,7 +131,7 @@ class Peers:
             return
         attempt(lambda: self._loaded.reports.report_peer(request, verdict, refusal))
         if answer == "kill":
-            attempt(partial(end_process, request))
+            attempt(lambda: end_process(request))
         else:
             self._mediator.refuse(request, errno.EACCES)
 

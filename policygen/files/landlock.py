@@ -1,14 +1,10 @@
-"""Translate a policy's files and ports into Landlock's terms, and say what each version of Landlock can enforce (landlock(7));
-and look up the folders that a policy writes as `$HOME`, `$TMPDIR` and `.`, the working folder.
+"""Translate a policy's files and ports into Landlock's terms, and say what each version of Landlock can enforce (landlock(7)).
 
-Every start of `enforce` with a policy that confines files imports this module, so it imports nothing that takes a millisecond.
+Every start of `enforce` with a policy that confines files or ports imports this module, so it imports nothing that takes a
+millisecond.
 """
 
 from __future__ import annotations
-
-import os
-
-from callfence.tracer.errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,6 +123,11 @@ def decode(content: bytes) -> Ruleset:
     return Ruleset(paths, ports.get(b"connect"), ports.get(b"bind"), truncates=truncates)
 
 
+def is_confined(ports: Sequence[tuple[int, int]] | None) -> bool:
+    """Return whether ranges of ports leave out a port; False for None."""
+    return ports is not None and list(ports) != [(0, MAX_PORT)]
+
+
 class Effective:
     """A ruleset as one version of Landlock enforces it."""
 
@@ -162,7 +163,7 @@ def downgrade(rules: Ruleset, version: int, *, makes_calls: bool = False) -> Eff
         supported &= ~TRUNCATE
     confined = {}
     for use, bit, allowed in (("connect to", CONNECT_TCP, rules.connect), ("bind", BIND_TCP, rules.bind)):
-        if allowed is None or list(allowed) == [(0, MAX_PORT)]:
+        if allowed is None or not is_confined(allowed):
             continue
         is_made = makes_calls and bit == CONNECT_TCP
         if ports:
@@ -174,94 +175,3 @@ def downgrade(rules: Ruleset, version: int, *, makes_calls: bool = False) -> Eff
         paths = [(path, (access | IOCTL_DEV if access & _OPENS else access) & supported) for path, access in rules.paths]
     effective = Ruleset(paths, confined.get(CONNECT_TCP), confined.get(BIND_TCP), truncates=rules.truncates)
     return Effective(effective, supported if paths is not None else 0, sum(confined), tuple(lacking))
-
-
-# Named folders
-
-_DEFAULTS = {b"HOME": b"", b"TMPDIR": b"/tmp"}  # /tmp: where programs that look at TMPDIR go without it (tmpfile(3), mktemp(1))
-
-OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".local", b".local/share", b".local/state"))
-"""Folders that programs make if they are missing, with this user alone in them (XDG Base Directory Specification).
-
-`enforce` makes a folder if a line grants `create` in it: otherwise the program would need `create` in the whole home."""
-
-
-UNLISTED = (
-    (b"/dev/null", (1, 3), READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV),
-    (b"/dev/full", (1, 7), WRITE_FILE | TRUNCATE | IOCTL_DEV),
-    (b"/sys/devices/system/cpu/online", None, READ_FILE),
-    (b"/sys/devices/system/cpu/possible", None, READ_FILE),
-    (b"/proc/sys/vm/overcommit_memory", None, READ_FILE),
-)
-"""Files that need no line, since they grant nothing: path, major and minor number of a device (mem(4), full(4)) or None for a
-file of sysfs or procfs, Landlock's rights.
-
-Reading /dev/full never ends.  C libraries and allocators count processors by the files of sysfs, some only when threads contend
-(get_nprocs(3)); sched_getaffinity(2) tells as much.  glibc reads the last one when it frees much memory of a thread
-(sysdeps/unix/sysv/linux/malloc-sysdep.h): a digit, the same for all."""
-
-
-class PlaceError(UserError):
-    """The named folder of a policy's path is unknown; `str()` says why."""
-
-
-def located(path: bytes, environment: Sequence[bytes]) -> bytes:
-    """Return a policy's path with its named folder replaced, for the kernel; `.` stays.  Raises PlaceError."""
-    start, slash, rest = path.partition(b"/")
-    if not start.startswith(b"$"):
-        return path
-    name = start[1:]
-    folder = _value(name, environment)
-    shown, line = name.decode(), f"the policy has path {path.decode(errors='replace')}"
-    if not folder:
-        raise PlaceError(f"{shown} is not set, and {line}")
-    if not folder.startswith(b"/"):
-        raise PlaceError(f"{shown} is {folder.decode(errors='replace')}, which is not an absolute path, and {line}")
-    if not folder.strip(b"/") and not rest:
-        raise PlaceError(f"{shown} is /, and {line}: that would be every file")
-    return folder + slash + rest
-
-
-def here() -> bytes:
-    """Return the working folder; one that has been removed has a path that no file has (proc(5))."""
-    try:
-        return os.getcwdb()
-    except FileNotFoundError:
-        return os.readlink(b"/proc/self/cwd")
-
-
-_OWN = {
-    b"/proc/self": b"/proc/%d", b"/proc/thread-self": b"/proc/%d/task/%d", b"/dev/fd": b"/proc/%d/fd",
-    b"/dev/stdin": b"/proc/%d/fd/0", b"/dev/stdout": b"/proc/%d/fd/1", b"/dev/stderr": b"/proc/%d/fd/2",
-}  # fmt: skip
-"""Links that lead elsewhere for each process, and where."""
-
-
-def of_process(path: bytes, process: int) -> bytes:
-    """Return a located path as the process with that id means it, for another process; 0 is this process."""
-    for link, place in _OWN.items() if process else ():
-        if path == link or path.startswith(link + b"/"):
-            return place.replace(b"%d", b"%d" % process) + path[len(link) :]
-    return path
-
-
-def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
-    """Return an absolute path as a policy writes it: relative to the deepest named folder that holds it, else unchanged.
-
-    `here` is the working folder.  A named folder that is the root is ignored.
-    """
-    folders = [(here, b"."), *((_value(name, environment), b"$" + name) for name in (b"TMPDIR", b"HOME"))]
-    deepest, name = b"", b""
-    for folder, sign in ((folder.rstrip(b"/"), sign) for folder, sign in folders):
-        if folder.startswith(b"/") and (path + b"/").startswith(folder + b"/") and len(folder) > len(deepest):
-            deepest, name = folder, sign
-    return name + path[len(deepest) :]
-
-
-def _value(name: bytes, environment: Sequence[bytes]) -> bytes:
-    """Return the value of an environment variable, or its default: also for a TMPDIR that is no folder, where programs take
-    /tmp."""
-    prefix = name + b"="
-    value = next((entry[len(prefix) :] for entry in environment if entry.startswith(prefix)), b"")
-    is_missing = name == b"TMPDIR" and value.startswith(b"/") and not os.path.isdir(value)
-    return _DEFAULTS[name] if is_missing or not value else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
 import sys
 
 import pytest
@@ -60,8 +61,29 @@ def test_a_start_imports_nothing_heavy(cached):
     place.command = (sys.executable, "-I", "-S", "-X", "importtime", "-c", STANDALONE, *sys.path)
     done = place.enforce("--", place.calls())
     assert done.returncode == 9, done.stderr
-    for module in ("dataclasses", "enum", "typing", "re", "argparse", "signal", "hashlib", "pathlib", "rich", "pyseccomp"):
+    for module in HEAVY:
         assert f"| {module}\n" not in done.stderr.replace("|   ", "| ").replace("  ", ""), module
+
+
+HEAVY = (
+    "dataclasses", "enum", "typing", "re", "argparse", "signal", "hashlib", "pathlib", "rich", "pyseccomp", "functools",
+    "collections",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("imported", "heavy"),
+    [
+        (("duty", "reporting.peers", "hosts.granted", "files.paths"), HEAVY),
+        (("hosts.mediator",), ("dataclasses", "typing", "re", "pathlib", "socket", "subprocess")),
+    ],
+    ids=["before the program", "before its first connection"],
+)
+def test_nor_does_one_with_lines_about_files_and_hosts(imported, heavy):
+    imports = "; ".join(f"import callfence.enforcer.{name}" for name in imported)
+    script = f"import sys; sys.path[:0] = sys.argv[1:]; import callfence.enforcing.command; {imports}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", script, *sys.path], capture_output=True, text=True, check=True)
+    assert {*heavy}.isdisjoint(done.stdout.split())
 
 
 STANDALONE = """
@@ -71,6 +93,16 @@ sys.path[:0] = sys.argv[1:place]
 from callfence.enforcing.command import main
 sys.exit(main(sys.argv[place + 1:]))
 """
+
+
+def test_what_makes_the_programs_calls_is_imported_before_the_first(place):
+    """A program that does something else before need not wait for that."""
+    place.policy("default allow\ntcp connect 127.0.0.1: 80\nunix connect: none\n")
+    place.command = (sys.executable, "-X", "importtime", *place.command[1:])
+    program = place.start("-p", "calls.policy", "sh", "-c", "echo up; read word")
+    imported = "callfence.enforcer.hosts.mediator"
+    assert any(imported in line for line in program.stderr), "the program has ended before"
+    assert program.communicate("word\n")[0] == "up\n"
 
 
 def test_a_change_of_the_policy_counts(cached):

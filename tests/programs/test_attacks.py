@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from calls import native
 
+from callfence.enforcer import kernel
 from callfence.policygen.model import ALLOW, KILL
 from callfence.tracer.abi import NATIVE, Arch
 
@@ -54,6 +55,9 @@ class Attack:
     """Whether the implied set fails the call (ENOSYS), without a report; a policy of `learn --exact` kills it."""
 
 
+PORTS = 4
+"""The version of Landlock that has TCP ports.  Without it the helper judges them, and no line permits the program sockets that
+it could not judge."""
 FORK_FLAGS = "CLONE_CHILD_CLEARTID|CLONE_CHILD_SETTID|SIGCHLD"
 WX = "prot=PROT_READ|PROT_WRITE|PROT_EXEC"
 
@@ -70,7 +74,7 @@ _ATTACKS = (
     Attack("connect_back", "socket", ("family=AF_INET", "type=SOCK_STREAM", "protocol=")),
     Attack("udp", "socket", ("family=AF_INET", "type=SOCK_DGRAM")),
     Attack("unix_datagram", "socket", ("family=AF_UNIX", "type=SOCK_DGRAM")),
-    Attack("sniffer", "socket", ("family=AF_PACKET", "type=SOCK_RAW")),
+    Attack("sniffer", "socket", ("family=AF_PACKET", "type=SOCK_RAW"), allowable=kernel.landlock_abi() >= PORTS),
     Attack("netlink", "socket", ("family=AF_NETLINK", "type=SOCK_RAW")),
     Attack("socket_option", "setsockopt", ("level=SOL_SOCKET", "optname=SO_ATTACH_BPF"), ("ENOTSOCK",)),
     Attack("mprotect_wx", "mprotect", (WX,)),

@@ -140,11 +140,11 @@ def _gathered(task: Task, vector: int, count: int, length: int, word: int) -> by
     return b"".join(parts)
 
 
-def protocol(process: int, descriptor: int) -> int:
-    """Return the protocol of a socket of a stopped process: TCP, UDP (also for UDPLITE), ECHO, or 0 for any other, such as a
-    unix socket.  -1 if that cannot be found out."""
+def protocol(task: int, process: int, descriptor: int) -> int:
+    """Return the protocol of a socket of a stopped task, of that process: TCP, UDP (also for UDPLITE), ECHO, or 0 for
+    any other, such as a unix socket.  -1 if that cannot be found out."""
     try:
-        copy = sockets.descriptor_of(process, descriptor)
+        copy = sockets.descriptor_of(task, process, descriptor)
         try:
             number = sockets.socket_option(copy, linux.SO_PROTOCOL)
             if sockets.socket_option(copy, linux.SO_DOMAIN) not in (AF_INET, AF_INET6):

@@ -34,7 +34,7 @@ from callfence.learning.hosts.reading import (
     protocol,
 )
 from callfence.policygen.files.calls import DNS, numbers
-from callfence.policygen.files.landlock import named
+from callfence.policygen.files.places import named
 from callfence.policygen.grants import NONE, QUERY, UNIX, USES
 from callfence.policygen.hosts import is_name
 from callfence.shared.files import working_folder
@@ -164,7 +164,7 @@ class HostWatcher:
             if peer is None or not peer.host:
                 continue
             if number is None:
-                number = protocol(task.tgid, call.descriptor)
+                number = protocol(task.tid, task.tgid, call.descriptor)
             if number == TCP or number == -1:
                 if call.name == "connect":
                     self._meets(task, event, call, "connect", peer)

@@ -21,7 +21,7 @@ INTERNET = 1
 HEAD = 12
 """Bytes of the header."""
 MOST = 512
-"""The most records of an answer that are read."""
+"""The most records, and the most addresses, of an answer that are read."""
 _ANSWERS, _TRUNCATED, _WANTS_RECURSION, _CAN_RECUR = 1 << 15, 1 << 9, 1 << 8, 1 << 7
 _POINTER, _LABEL = 0xC0, 63
 _POINTERS = 127
@@ -106,6 +106,8 @@ def answer_of(message: bytes) -> Answer:
                 addresses[message[record.start : record.start + record.length]] = None
             else:
                 continue
+            if len(addresses) > MOST:
+                raise DnsError("too many addresses")
             ttl = min(ttl, record.ttl)
     return Answer(flags & 15, bool(flags & _TRUNCATED), tuple(names), tuple(addresses), 0 if ttl == 0xFFFFFFFF else ttl)
 

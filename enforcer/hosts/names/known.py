@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 FILES = _HOSTS, _CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
 """The files by which names are looked up."""
 _MOST = 65536
-"""The most addresses that are remembered; those that were given longest ago are forgotten first."""
+"""The most names of all addresses that are remembered; those of addresses that were given longest ago are forgotten first."""
+_MOST_NAMES = 4096
+"""The most names of an address that are remembered; those that were given longest ago are forgotten first."""
 _MOST_SERVERS = 64
 """The most name servers that are remembered; those that were configured longest ago are forgotten first."""
 GRACE = 86400.0
@@ -43,6 +45,8 @@ class Names:
         self._policies = [rules for rules in policies if rules.has_names]
         self._by_address: dict[bytes, dict[str, float]] = {}
         """Address -> name that was asked for -> until when (monotonic seconds) the address has the name."""
+        self._count = 0
+        """How many names all addresses have."""
         self._hosts = _Watched(_HOSTS, is_kept=is_kept)
         self._configuration = _Watched(_CONFIGURATION, is_kept=is_kept)
         self._from_file: dict[bytes, list[str]] = {}
@@ -77,13 +81,19 @@ class Names:
 
     def learn(self, name: str, answer: Answer) -> None:
         """Remember the addresses that an answer gives for the name that was asked for."""
-        until = time.monotonic() + min(answer.ttl, _LONGEST) + GRACE
+        until, forms = time.monotonic() + min(answer.ttl, _LONGEST) + GRACE, self._forms(name)
         for address in answer.addresses:
             names = self._by_address.pop(address, {})
-            names |= dict.fromkeys(self._forms(name), until)
-            self._by_address[address] = names  # at the end: the latest
-        while len(self._by_address) > _MOST:
-            del self._by_address[next(iter(self._by_address))]
+            self._count -= len(names)
+            for form in forms:  # at the end: the latest
+                names.pop(form, None)
+                names[form] = until
+            while len(names) > _MOST_NAMES:
+                del names[next(iter(names))]
+            self._count += len(names)
+            self._by_address[address] = names
+        while self._count > _MOST:
+            self._count -= len(self._by_address.pop(next(iter(self._by_address))))
 
     def of(self, address: bytes) -> list[str]:
         """Return the names of an address (4 or 16 bytes)."""

@@ -38,6 +38,8 @@ CAA.  The type is the program's to choose, so any type would be another way to t
 NEW, REFILL, LONGEST_NEW = 200, 1.0, 63
 """Of names that only `*.NAME` permits: how many different ones may be asked for at once, how many more in a second, and how
 many characters they may have before the part that the policy has."""
+_MOST_KNOWN = 65536
+"""The most of these names that are remembered; those that were first asked for longest ago are forgotten first."""
 
 
 class Budget:
@@ -45,7 +47,7 @@ class Budget:
 
     def __init__(self) -> None:
         self._left, self._at = float(NEW), time.monotonic()
-        self._known: set[str] = set()
+        self._known: dict[str, None] = {}
 
     def permits(self, name: str) -> bool:
         """Return whether a name may be asked for now; the same name may always be asked for again."""
@@ -56,7 +58,9 @@ class Budget:
         if self._left < 1:
             return False
         self._left -= 1
-        self._known.add(name)
+        self._known[name] = None
+        if len(self._known) > _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
         return True
 
 
@@ -269,7 +273,10 @@ class _Conversation:
 
     def _next(self) -> None:
         """Pass on the next question that has been received completely."""
-        while len(self._received) >= 2 and len(self._received) >= 2 + (length := int.from_bytes(self._received[:2], "big")):
+        while self._is_open and len(self._received) >= 2:  # an answer may have ended it
+            length = int.from_bytes(self._received[:2], "big")
+            if len(self._received) < 2 + length:
+                return
             query, self._received = self._received[2 : 2 + length], self._received[2 + length :]
             reduced = self._resolver.permitted(query, self._port, self._answer)
             if reduced is None:

@@ -91,6 +91,20 @@ def test_what_does_not_fit_its_policy_is_named(work: Work) -> None:
     assert f"{file} does not match its policy mkdir.policy: to syscall 0 " in done.stdout
 
 
+def test_what_is_missing_before_the_filter_is_named(work: Work) -> None:
+    """Then a file could be opened for neither reading nor writing, which Landlock does not judge."""
+    work.policy.write_text(for_this_machine("default allow\npath /: read, execute, list\nmkdir: errno EPERM\n"))
+    work.enforce(compiles=True)
+    (file,) = work.cached()
+    made_by, kept = unseal(file.read_bytes(), cache.secret())
+    assert kept.refusals
+    kept.refusals = b""
+    file.write_bytes(seal(kept, made_by, cache.secret()))
+    done = work.run("verify", "--cached")
+    assert done.returncode == 1
+    assert "compiling the policy now gives other instructions before the filter" in done.stdout
+
+
 @pytest.mark.parametrize("variant", ["report", "audit", "silent", "warm"])
 def test_what_fits_is_proved(work: Work, variant: str) -> None:
     options = {"silent": "--quiet-kernel", "audit": "--audit", "report": "--arm=exec"}
@@ -108,6 +122,7 @@ def test_what_fits_is_proved(work: Work, variant: str) -> None:
         ("callfence/policygen/filter/compile.py", "checkout"),
         ("callfence/policygen/model.py", "checkout"),
         ("callfence/tracer/abi/table.py", "checkout"),
+        ("callfence/enforcer/guard.py", "checkout"),
         ("callfence/start.py", "installation"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import socket
 
 import dns.exception
 import dns.flags
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from callfence.enforcer.hosts.names.dns import (
+    MOST,
     DnsError,
     answer_of,
     payload_size,
@@ -27,6 +29,10 @@ from callfence.enforcer.hosts.names.dns import (
     restored,
     truncated,
 )
+from callfence.enforcer.hosts.names.known import Names
+from callfence.enforcer.hosts.names.resolver import Judge, Resolver
+from callfence.enforcer.hosts.rules import Rules
+from callfence.enforcer.hub import Hub
 
 NAMES = ("a.example", "b.example", "c.b.example", "x--y.example", "_s._tcp.example", "very" * 15 + ".example")
 names = st.sampled_from(NAMES)
@@ -141,6 +147,35 @@ def test_names_that_lead_back_again_and_again():
     assert answer_of(behind_pointers(100)).addresses == (b"\x0a\0\0\1",)
     with pytest.raises(DnsError):
         answer_of(behind_pointers(200))
+
+
+def hinted(count: int) -> bytes:
+    """An answer with one HTTPS record, which has so many addresses."""
+    hints = b"".join(number.to_bytes(4, "big") for number in range(count))
+    data = b"\0\1\0" + b"\0\4" + len(hints).to_bytes(2, "big") + hints
+    head = b"\0\7\x81\x80\0\1\0\1\0\0\0\0" + b"\1a\0\0\x41\0\1"
+    return head + b"\xc0\x0c\0\x41\0\1" + bytes(4) + len(data).to_bytes(2, "big") + data
+
+
+def test_an_answer_gives_no_more_addresses_than_records():
+    """One record may have 16,000."""
+    assert len(answer_of(hinted(MOST)).addresses) == MOST
+    with pytest.raises(DnsError):
+        answer_of(hinted(MOST + 1))
+
+
+def test_a_connection_that_has_ended_asks_nothing_more(monkeypatch):
+    """The program closes it before the first refusal arrives: the last question would be asked by a socket that stays open."""
+    hub, names_ = Hub(), Names([Rules(b"tcp connect a.example: 443")])
+    resolver = Resolver(b"\x7f\0\0\1", hub, names_, Judge(names_, lambda *_: False, is_audit=False))
+    monkeypatch.setattr(resolver, "upstream", lambda: pytest.fail("it asks the name server"))
+    with socket.create_connection(("127.0.0.1", resolver.ports[socket.AF_INET, socket.SOCK_STREAM])) as client:
+        asked = [query(name, 1, 7) for name in ("x.example", "x.example", "x.example", "a.example")]
+        client.send(b"".join(len(each).to_bytes(2, "big") + each for each in asked))
+    before = len(hub.descriptors())
+    for number in (1, 0):  # it is accepted; it is read, and has ended
+        hub.run(waits=True)
+        assert len(hub.descriptors()) == before + number
 
 
 @given(names, st.integers(0, 255))

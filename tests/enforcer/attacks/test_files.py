@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from callfence.enforcer.kernel import landlock_abi
 from callfence.tracer.abi import COMPAT, NATIVE, table
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
+HERE = Path(__file__).parent
 BOTH = f"default allow\narch {NATIVE}\narch {COMPAT}\n"
 STATIC32 = ("-static", "-m32")
 DEVICES = ("/dev/full", "/dev/zero")
@@ -29,6 +32,18 @@ def test_the_third_access_mode_opens_nothing(place, attacker, option):
     done = place.enforce("-p", "acc3.policy", option, program, *DEVICES, "./secret")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Permission denied") == 6, done.stdout
+
+
+def test_what_nobody_may_look_at_is_not_silent(nobody, compile_c):
+    """unseen.c: its path cannot be read, so the denial is in no report."""
+    shutil.copy(compile_c(HERE / "files" / "unseen.c"), nobody.folder)
+    shutil.copy("/etc/hostname", nobody.folder / "secret")
+    lines = "path ./unseen: read, execute\npath /usr: read\npath /lib: read, execute\npath /lib64: read, execute\n"
+    (nobody.folder / "unseen.policy").write_text(f"default allow\n{lines}")
+    command = [*nobody.python, "-m", "callfence", "enforce", "--explain", "-p", "unseen.policy", "./unseen", "secret"]
+    done = subprocess.run(command, cwd=nobody.folder, capture_output=True, text=True, check=False)
+    assert "open: Permission denied" in done.stderr
+    assert "enforce: calls that name files or ports: 1 is in no report if it was denied, of processes into which" in done.stderr
 
 
 FILES = "path ./past: read, execute\npath /usr: read, execute\npath /lib: read, execute\npath /etc/ld.so.cache: read\n"

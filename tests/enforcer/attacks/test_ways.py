@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ POLICY = (
     "default {}\nimplied 1\nphase serving after epoll_wait\n{}clone: allow\nepoll_create1: allow\nepoll_pwait: allow\n"
     "epoll_wait: allow\nmmap: allow\nmprotect: allow\nopenat: allow\nrt_sigaction: allow\nsocket: allow until serving\n"
 )
+FAKING = "seccomp: allow\nsetgroups: allow\n"
+COUNTED = "clock_nanosleep: allow\nioctl: allow\npread64: allow\nseccomp: allow\nuserfaultfd: allow\n"
+ROOT = {"faking", "counted"}
+"""What needs capabilities: CAP_SETGID, or CAP_SYS_PTRACE for userfaultfd(2)."""
 KILLED = "cannot enter its phase and is killed, because "
 
 
@@ -27,10 +32,14 @@ KILLED = "cannot enter its phase and is killed, because "
         ("replaced", "errno EACCES", "execve: allow\n", 1, (1,), "late: denied\n", ""),
         ("untraced", "errno EACCES", "clone3: allow\n", 1, (0,), "", ""),
         ("listener", "errno EACCES", "seccomp: allow\n", 1, (-9,), "", f"{KILLED}a filter of its own notifies a listener"),
+        ("faking", "errno EACCES", FAKING, 1, (-9,), "", f"{KILLED}a filter of its own prevents seccomp(2)"),
+        ("counted", "errno EACCES", COUNTED, 5, (-9,), "", f"{KILLED}another of its threads installs a filter"),
         ("forbidding", "errno EACCES", "seccomp: allow\n", 1, (-31,), "", f"{KILLED}a filter of its own kills for a call that"),
     ],
 )  # fmt: skip
 def test_no_way_leads_around_the_phase(place, attacker, way, default, entries, rounds, status, stdout, stderr):
+    if way in ROOT and os.getuid() != 0:
+        pytest.skip("it takes root")
     (place.folder / attacker("ways/ways", f"-I{INCLUDE}")).rename(place.folder / "program")
     place.policy(POLICY.format(default, entries), "program.policy")
     for _ in range(rounds):

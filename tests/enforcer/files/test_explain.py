@@ -392,15 +392,3 @@ def test_names_in_another_root_folder_are_those_of_its_files(place):
     expected = {"/etc/passwd": denied, "/etc/link": missing, "/etc/shadow": missing, "root/etc/passwd": denied, "a": denied}
     assert done.stdout == "".join(f"{name} {text}\n" for name, text in expected.items()), done.stderr
     assert not_granted(done) == ["path ./root/etc/passwd: read", "path ./a: read"], "each once"
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a mount namespace")
-def test_that_files_of_another_mount_namespace_are_not_reported_is_said_once(place):
-    (place.folder / "a").write_text("x")
-    lines = "".join(f"path {folder}: read, execute\n" for folder in ("/usr", "/proc", "/etc"))
-    place.policy(f"{EVERY_CALL}{lines}", "files.policy")
-    reads = "for n in 1 2; do (read x < a) 2> /dev/null || echo denied; done"
-    unshare = ("unshare", "--mount", "--propagation", "unchanged")
-    done = place.enforce("-p", "files.policy", "--explain", *unshare, "sh", "-c", reads)
-    assert done.stdout == "denied\n" * 2, done.stderr
-    assert done.stderr.count("are not reported: it has another mount namespace") == 1, done.stderr

@@ -1,12 +1,18 @@
-"""The names that /etc/hosts gives to addresses, for `enforce` and for `learn`."""
+"""The names that addresses have: those of /etc/hosts, for `enforce` and for `learn`, and how many are remembered."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from callfence.enforcer.hosts.addresses import Peer
 from callfence.enforcer.hosts.names import known
+from callfence.enforcer.hosts.names.dns import MOST, Answer
+from callfence.enforcer.hosts.rules import Rules
+from callfence.enforcer.hosts.targets import DeniedError, Targets
+from callfence.enforcer.hub import Hub
 from callfence.learning.hosts.names import LOOPBACK, _names_of
 
 if TYPE_CHECKING:
@@ -36,3 +42,32 @@ def test_both_loopback_addresses_are_localhost_if_one_is(
     assert (names.of(V4), names.of(V6)) == (of_v4, of_v6)
     learned = _names_of([line.split() for line in text.splitlines()])
     assert all(learned.get(address, "") in (*names.of(address), "") for address in LOOPBACK)
+
+
+def test_names_take_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers for a name below a wildcard could otherwise give ever new names ever the same addresses."""
+    monkeypatch.setattr(known, "_MOST", 100 * MOST)
+    monkeypatch.setattr(known, "_MOST_NAMES", 90)
+    names, addresses = known.Names(()), tuple(number.to_bytes(4, "big") for number in range(1 << 30, (1 << 30) + MOST))
+    for number in range(150):
+        names.learn(f"x{number}.example", Answer(0, False, (), addresses, 60))
+    assert names.of(addresses[0]) == [f"x{number}.example" for number in range(60, 150)]
+    others = tuple(bytes(12) + address for address in addresses)
+    for number in range(11):
+        assert names.of(addresses[0])
+        names.learn(f"y{number}.example", Answer(0, False, (), others, 60))
+    assert not names.of(addresses[0])
+    assert names.of(others[0]) == [f"y{number}.example" for number in range(11)]
+
+
+def test_a_report_has_few_names_of_an_address() -> None:
+    """A program may have given it thousands, of 255 characters each."""
+    names, told, address = known.Names(()), [], b"\x0a\0\0\1"
+    for number in range(100):
+        names.learn(f"x{number}.example", Answer(0, False, (), (address,), 60))
+    hosts: Any = SimpleNamespace(names=names, policies=[("a.policy", Rules(b"tcp connect x.example: 443"))], is_audit=False)
+    request: Any = None
+    targets = Targets(hosts, Hub(), lambda _, refusal: bool(told.append(refusal.why)), asks=False)  # type: ignore[func-returns-value]
+    with pytest.raises(DeniedError):
+        targets._judge(request, "connect", Peer(2, address, 443))
+    assert told == [f"10.0.0.1 is an address of 92 others and {', '.join(f'x{number}.example' for number in range(92, 100))}"]

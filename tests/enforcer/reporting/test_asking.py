@@ -21,6 +21,7 @@ from calls import allowing_all
 from terminal import Terminal
 
 import callfence
+from callfence.tracer.abi import COMPAT
 from tests.enforcer.conftest import START, wait_until
 from tests.enforcer.reporting.test_events import checked
 
@@ -35,7 +36,8 @@ SOME = allowing_all().replace("chroot: allow\n", "").replace("seccomp: allow\n",
 """All calls but chroot, and the one by which a program has a listener of its own."""
 CONNECT = "\nconnect: allow"
 DENIED = "-13\n"
-HARNESS = Path(__file__).parents[3] / "samples" / "agent" / "harness.py"
+HERE = Path(__file__).parents[1]
+HARNESS = HERE.parents[1] / "samples" / "agent" / "harness.py"
 
 
 class Answerer:
@@ -227,6 +229,33 @@ def test_whoever_grants_a_call_grants_no_host_by_that(place: Workplace, answerer
         assert answerer.message()["type"] == "done"
         assert [each["line"] for each in answerer.answer("no")["rule"]] == [f"udp send 127.0.0.1: {port}"]
         assert process.communicate(timeout=20)[0] == "Permission denied\n"
+
+
+@pytest.mark.only_on("x86_64")
+@pytest.mark.parametrize("descriptor", [3, 4, 30])
+def test_a_call_with_its_arguments_in_memory_is_judged_again(
+    place: Workplace, answerer: Answerer, compile_c: Callable[..., Path], descriptor: int
+) -> None:
+    """asked.c: whatever the descriptor, which comes first in memory, as which call of socketcall(2) does in the registers."""
+    place.policy(f"{SOME}udp send: none\narch {COMPAT}\nsocketcall: allow\n", "asked.policy")
+    program = compile_c(HERE / "attacks" / "hosts" / "asked.c", "-w", "-pthread")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        process = ask(place, "-p", "asked.policy", str(program), str(descriptor), str(port))
+        question = answerer.message()
+        assert [each["line"] for each in question["rule"]] == ["udp send 127.0.0.1: 1"]
+        assert question["record"]["call"].startswith("socketcall(call=SYS_SENDTO, ")
+        assert process.stdin and process.stdout
+        process.stdin.write("x")
+        process.stdin.flush()
+        assert process.stdout.readline() == "changed\n"
+        answerer.say({"id": question["id"], "answer": "once"})
+        assert answerer.message()["type"] == "done"
+        assert [each["line"] for each in answerer.answer("no")["rule"]] == [f"udp send 127.0.0.1: {port}"]
+        assert process.communicate(timeout=20)[0] == "EACCES\n"
+        with pytest.raises(BlockingIOError):
+            server.recv(9, socket.MSG_DONTWAIT)
 
 
 def test_what_no_filter_can_judge_is_not_asked_about(place: Workplace, answerer: Answerer) -> None:

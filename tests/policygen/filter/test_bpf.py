@@ -169,6 +169,13 @@ def test_disassembly() -> None:
             Instruction(bpf.JMP | bpf.JSET | bpf.X, 0, 1),
             Instruction(bpf.RET | bpf.K, k=0x50001),
             Instruction(bpf.RET | bpf.K, k=0),
+            Instruction(bpf.LDX | bpf.IMM, k=5),
+            Instruction(bpf.ST, k=2),
+            Instruction(bpf.ALU | bpf.NEG),
+            Instruction(bpf.MISC | bpf.TXA),
+            Instruction(bpf.JMP | bpf.JA, k=1),
+            Instruction(bpf.LD | bpf.LEN),
+            Instruction(bpf.RET | bpf.A),
         ]
     )
     assert bpf.disassemble(program).splitlines() == [
@@ -182,4 +189,11 @@ def test_disassembly() -> None:
         "   7: jset x, 8, 9",
         "   8: ret errno 1",
         "   9: ret 0x00000000",
+        "  10: ldx 0x5",
+        "  11: st m[2]",
+        "  12: neg",
+        "  13: txa",
+        "  14: ja 16",
+        "  15: ld len",
+        "  16: ret a",
     ]

@@ -150,9 +150,25 @@ def test_an_address_that_is_compared_is_denied_where_it_may_be() -> None:
     number = table(X86_64).by_name["execve"].number
     start[9] = start[9]._replace(k=number)
     lifted = lift(bpf.encode(start))
-    assert "the addresses of filename" in str(lifted.remarks[0])
+    assert "the addresses of filename: " in str(lifted.remarks[0])
     assert not lifted.remarks[0].whole
     assert number not in lifted.policy.entries[X86_64]
+
+
+def test_more_than_two_actions_and_numbers_that_are_no_calls() -> None:
+    """Three actions of one call, of which the policy can have two; and a number between two calls, which it cannot name."""
+    seccomp = pytest.importorskip("pyseccomp")
+    made = seccomp.SyscallFilter(seccomp.ERRNO(1))
+    made.add_rule(seccomp.ALLOW, "dup", seccomp.Arg(0, seccomp.EQ, 7))
+    made.add_rule(seccomp.ERRNO(2), "dup", seccomp.Arg(0, seccomp.EQ, 8))
+    made.add_rule(seccomp.ALLOW, 400)
+    with tempfile.TemporaryFile() as file, x86_64():
+        made.export_bpf(file)
+        file.seek(0)
+        lifted = lift(file.read())
+    remarks = {str(remark) for remark in lifted.remarks}
+    assert any("dup, which has more than two actions (errno EPERM, errno ENOENT, allow)" in text for text in remarks), remarks
+    assert any("numbers of x86_64 that are no calls: 400 (allow here)" in text for text in remarks), remarks
 
 
 def test_the_empty_set_is_expressed_as_never() -> None:

@@ -53,6 +53,14 @@ def test_every_path_can_be_written(root, names):
     assert parse(f"path {text}: read").policy.files == Files({path: Right.READ})
 
 
+@pytest.mark.parametrize("unseen", [*"\u3164\u2800\ufe0f\u034f\uffa0\u200b\u202e\u00a0\U000e0100"])
+def test_no_path_looks_like_another(unseen):
+    """A program chooses names, and a person reads them in a question."""
+    text = shown(f"/run/a{unseen}")
+    assert text == '"/run/a' + "".join(f"\\x{byte:02x}" for byte in unseen.encode()) + '"'
+    assert parse(f"path {text}: read").policy.files == Files({f"/run/a{unseen}": Right.READ})
+
+
 def test_the_canonical_text():
     text = """\
 # top

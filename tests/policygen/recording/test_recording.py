@@ -443,9 +443,11 @@ def test_a_sparse_file_takes_no_memory(tmp_path: Path, first: str) -> None:
     file.write_text(first)
     os.truncate(file, 8 << 30)
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); from pathlib import Path; "
-    for call in ("recording_file.load(path)", "recording_file.runs_in(path)", "many.merge_files(path, [path])"):
+    imported = "logs.read_log('recording', str(path), None)"
+    for call in ("recording_file.load(path)", "recording_file.runs_in(path)", "many.merge_files(path, [path])", imported):
         code = (
-            f"{limit}from callfence.policygen.recording import many, recording_file\npath = Path(sys.argv[1])\n"
+            f"{limit}from callfence.learning import logs\n"
+            "from callfence.policygen.recording import many, recording_file\npath = Path(sys.argv[1])\n"
             f"try: {call}\nexcept recording_file.RecordingError as error: print(error)"
         )
         done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=False, timeout=60)

@@ -284,7 +284,13 @@ static long filter_query(void) {
 
 /* ---- namespaces and mounts ---- */
 
-static long new_namespace(void) { return CALL(SYS_unshare, CLONE_NEWUSER); }
+static long new_namespace(void) {
+    long answer;
+    do {
+        answer = CALL(SYS_unshare, CLONE_NEWUSER);
+    } while (answer == -EINVAL); /* the thread that was joined has not ended yet */
+    return answer;
+}
 static long enter_namespace(void) { return CALL(SYS_setns, -1, CLONE_NEWNET); }
 static long mount_nothing(void) { return CALL(SYS_mount, "none", "/no-such-folder", "tmpfs", MS_NOSUID | MS_NODEV, NULL); }
 static long unmount(void) { return CALL(SYS_umount2, "/no-such-folder", MNT_DETACH); }

@@ -7,6 +7,7 @@
 #include <linux/filter.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -15,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -247,6 +249,84 @@ static int forbidding(void)
     return 0;
 }
 
+static void stdin_that_can_be_waited_for(void)  // what the helper would take for its listener
+{
+    int ends[2];
+    if (!pipe(ends)) dup2(ends[0], 0);
+}
+
+static int faking(void)  // its own filter says that ours is installed, and its groups hide how many it has
+{
+    static gid_t groups[65536];
+    int numbers[] = {SYS_seccomp};
+    for (int i = 0; i < 65536; i++) groups[i] = 4000000000u + i;
+    if (syscall(SYS_setgroups, 65536, groups)) say("no groups\n");
+    stdin_that_can_be_waited_for();
+    own_filter(numbers, 1, SECCOMP_RET_ERRNO, 0);
+    serve();
+    late();
+    return 0;
+}
+
+static char *held;  // memory that does not answer until another process has it
+
+static void *installs(void *unused)
+{
+    shared[3] = 1;
+    syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, held);
+    return unused;
+}
+
+static int counted(void)  // its own filter says that ours is installed, while another thread installs one
+{
+    struct sock_filter code[] = {
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, nr)},
+        {BPF_JMP | BPF_JEQ | BPF_K, 0, 3, SYS_seccomp},
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(struct seccomp_data, args[1])},
+        {BPF_JMP | BPF_JSET | BPF_K, 0, 1, SECCOMP_FILTER_FLAG_TSYNC_ESRCH},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+    };
+    static char page[4096];
+    struct sock_fprog program = {6, code}, second = {1, code + 5};
+    int faults = syscall(SYS_userfaultfd, O_CLOEXEC);
+    struct uffdio_api api = {.api = UFFD_API};
+    held = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct uffdio_register registered = {.range = {(long)held, 4096}, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    memcpy(page, &second, sizeof second);
+    if (ioctl(faults, UFFDIO_API, &api) || ioctl(faults, UFFDIO_REGISTER, &registered)) say("no userfaultfd\n");
+    stdin_that_can_be_waited_for();
+    pid_t victim = getpid(), other = fork();
+    if (!other) {
+        char name[64], text[512];
+        serve();
+        sprintf(name, "/proc/%d/syscall", victim);
+        int calls = open(name, O_RDONLY), number;
+        shared[0] = 1;
+        while (!shared[4]);
+        do {
+            int size = pread(calls, text, sizeof text - 1, 0);
+            text[size > 0 ? size : 0] = 0;
+            number = atoi(text);
+        } while (goes_on() && number != SYS_mmap && number != SYS_mprotect && number != SYS_seccomp);
+        struct uffdio_copy copy = {.dst = (long)held, .src = (long)page, .len = sizeof page};
+        ioctl(faults, UFFDIO_COPY, &copy);
+        while (goes_on());
+        _exit(0);
+    }
+    while (!shared[0]);
+    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program)) say("no filter\n");
+    thread(installs);
+    while (!shared[3]);
+    usleep(10000);
+    shared[4] = 1;
+    serve();
+    shared[1] = 1;
+    late();
+    ended(other);
+    return 0;
+}
+
 // Clones
 
 static volatile struct clone_args args;
@@ -323,7 +403,7 @@ static int plain(void)
 
 static const struct { const char *name; int (*run)(void); } WAYS[] = {
     {"plain", plain}, {"late", late}, {"never", never}, {"handlers", handlers}, {"overwrite", overwrite}, {"memory", memory}, {"leader", leader},
-    {"replaced", replaced}, {"listener", listener}, {"forbidding", forbidding}, {"untraced", untraced}, {"key", key},
+    {"replaced", replaced}, {"listener", listener}, {"forbidding", forbidding}, {"untraced", untraced}, {"key", key}, {"faking", faking}, {"counted", counted},
 };
 
 int main(int count, char **words)

@@ -1,0 +1,166 @@
+"""Make the Landlock rules of a policy's `path` lines: look up the files that they name (landlock(7)).
+
+Loaded only for policies that confine files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from callfence.enforcer import kernel
+from callfence.enforcer.errors import EnforceError
+from callfence.policygen.files import landlock
+from callfence.policygen.files.places import OWN_FOLDERS, UNLISTED, PlaceError, here, located, of_process
+from callfence.tracer import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PROC, _SYSFS = 0x9FA0, 0x62656572  # PROC_SUPER_MAGIC, SYSFS_MAGIC (linux/magic.h)
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
+_CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
+
+
+class GrantError(EnforceError):
+    """A policy has a line about a file that no Landlock rule can express."""
+
+    def __init__(self, path: bytes, text: str) -> None:
+        """`path`: the path as the policy writes it."""
+        super().__init__(text)
+        self.path = path
+
+
+class Grants:
+    """Adds the rules of `path` lines to rulesets."""
+
+    __slots__ = ("_environment", "_process", "held", "remarks")
+
+    def __init__(self, environment: Sequence[bytes], process: int, remarks: list[str], held: list[int]) -> None:
+        """`environment`: the program's.  `process`: the id of the process that becomes the program, if not this one.  To
+        `remarks` and `held` is added what `Confinement` has under these names."""
+        self._environment = environment
+        self._process = process
+        self.remarks = remarks
+        self.held = held
+
+    def add(self, ruleset: int, effective: landlock.Effective) -> None:
+        """Add a rule for each path to a ruleset, which handles `effective`.  Raises GrantError, OSError."""
+        places: list[tuple[bytes, bytes, int]] = []
+        for path, access in effective.rules.paths or ():
+            try:
+                places.append((path, of_process(located(path, self._environment), self._process), access))
+            except PlaceError as error:
+                raise GrantError(path, str(error)) from error
+        with_links = [place for _, place, access in places if access & landlock.MAKE_SYM]
+        makes_folders = [place for _, place, access in places if access & landlock.MAKE_DIR]
+        for path, place, access in places:
+            meant = next(filter(None, (_without_links(place, folder) for folder in with_links)), b"")
+            makes = path in OWN_FOLDERS and access & _CHANGES and any(_is_in(place, folder) for folder in makes_folders)
+            self._grant(ruleset, path, place, access, meant, makes=bool(makes))
+        for path, device, access in UNLISTED:
+            if (descriptor := unlisted(path, device)) is not None:
+                kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
+                self._close(descriptor)
+
+    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: bytes, *, makes: bool) -> None:
+        """Add the rule for one path to a ruleset.  A missing file gets none, with a remark if the line would let the program
+        change it; with `makes`, a missing folder is created.  Nor does a path that leads elsewhere than to `meant`, if that is
+        given.  Raises GrantError, OSError."""
+        try:
+            if makes:
+                os.makedirs(path, 0o700, exist_ok=True)
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in _NOT_THERE or access & _CHANGES:
+                self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {os.fsdecode(path)}: {error.strerror}")
+            return
+        try:
+            if meant and _real(descriptor, path) != meant:
+                text = "it is reached by a symbolic link, and the program may make such links there"
+                self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {text}")
+                return
+            if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                listing = landlock.READ_DIR if access & landlock.READ_FILE else 0  # `read` says it of a file, too
+                if excess := access & ~(landlock.OF_A_FILE | listing):
+                    words = [word for word, bits in landlock.ACCESS.items() if bits & -bits & excess]
+                    rights = ", ".join(words)
+                    raise GrantError(line, f"path {os.fsdecode(line)} is no folder, and only a folder can be granted {rights}")
+                access &= landlock.OF_A_FILE
+            kernel.landlock_allow_path(ruleset, access, descriptor)
+            if b"/" in line and not line.startswith(b"/"):
+                self._look_for_links(line, path, descriptor)
+        except OSError as error:
+            if error.errno != errno.EBADFD:
+                raise
+            text = f"path {os.fsdecode(line)} is a pipe or a socket in no folder, which Landlock cannot grant: remove the line"
+            raise GrantError(line, text) from error
+        finally:
+            self._close(descriptor)
+
+    def _close(self, descriptor: int) -> None:
+        """Close a granted file, unless it is to be held and there is room: starting the program takes descriptors, too."""
+        if kernel.file_system(descriptor) == _PROC and descriptor < os.sysconf("SC_OPEN_MAX") // 2:
+            self.held.append(descriptor)
+        else:
+            os.close(descriptor)
+
+    def _look_for_links(self, line: bytes, path: bytes, descriptor: int) -> None:
+        """Add a remark if the path, which is below a named folder, leads outside of it by a symbolic link.
+
+        Links below the path need no look: Landlock judges the file that they lead to."""
+        try:
+            real = os.readlink(b"/proc/self/fd/%d" % descriptor)
+        except OSError:  # /proc is not mounted
+            return
+        start, _, rest = line.partition(b"/")
+        folder = here() if start == b"." else path[: -len(rest) - 1]
+        if real == folder + b"/" + rest:
+            return
+        folder = os.path.realpath(folder).rstrip(b"/") + b"/"
+        if not real.startswith(folder):
+            name, place = os.fsdecode(line), os.fsdecode(real)
+            self.remarks.append(f"path {name} leads to {place} by a symbolic link, and grants that")
+
+
+def _is_in(path: bytes, folder: bytes) -> bool:
+    """Return whether a path is that of a folder, or below it."""
+    return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
+
+
+def _without_links(path: bytes, folder: bytes) -> bytes:
+    """Return where a path leads if no symbolic link below a folder is on the way; b"" if it is not below the folder.
+
+    An earlier run may have made such a link, if the policy lets the program make some in the folder."""
+    path, real = os.path.abspath(path), os.path.realpath(folder)
+    for above in (os.path.abspath(folder).rstrip(b"/") + b"/", real.rstrip(b"/") + b"/"):
+        if path.startswith(above) and path != above:
+            return real.rstrip(b"/") + b"/" + path[len(above) :]
+    return b""
+
+
+def unlisted(path: bytes, device: tuple[int, int] | None) -> int | None:
+    """Return a descriptor of the character device with that path and number, or of the file of sysfs or procfs if `device` is
+    None; None if something else is there."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    status = os.fstat(descriptor)
+    if device is None:
+        is_it = stat.S_ISREG(status.st_mode) and kernel.file_system(descriptor) in {_PROC, _SYSFS}
+    else:
+        is_it = stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(*device)
+    if is_it:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _real(descriptor: int, path: bytes) -> bytes:
+    """Return the path of an open file, with symbolic links resolved."""
+    try:
+        return os.readlink(b"/proc/self/fd/%d" % descriptor)
+    except OSError:  # /proc is not mounted
+        return os.path.realpath(path)
