@@ -31,9 +31,9 @@ _DESCRIBING = (
     "callfence.enforcer.files.unreachable", "callfence.enforcer.guard", "callfence.enforcer.hosts.mediator",
     "callfence.enforcer.reporting.asker", "callfence.enforcer.reporting.instead", "callfence.enforcer.reporting.output",
     "callfence.enforcer.reporting.peers", "callfence.enforcer.reporting.report", "callfence.enforcer.reporting.verdict",
-    "callfence.enforcing.filters", "callfence.policygen.files.records", "callfence.policygen.implied.tables",
-    "callfence.policygen.language.parser", "callfence.policygen.lint.findings", "callfence.tracer.abi.waits", "ipaddress",
-    "shlex",
+    "callfence.enforcing.filters", "callfence.policygen.files.records", "callfence.policygen.files.ruleset",
+    "callfence.policygen.implied.tables", "callfence.policygen.language.parser", "callfence.policygen.lint.findings",
+    "callfence.tracer.abi.waits", "ipaddress", "shlex",
 )
 """The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
 _TABLE = ".tsv"

@@ -383,6 +383,11 @@ class Start:
         self, policies: Sequence[Compiled], scope: str, reach: Reach | None, hosts: Hosts | None, *, listens: bool
     ) -> Reporter:
         """Return the reporter of denied calls; with --quiet-kernel it reports nothing."""
+        has_tcp = True
+        if listens:
+            from callfence.enforcing import files
+
+            has_tcp = files.holds_tcp(self.process or os.getpid())
         log = None if self.is_quiet else self.log
         destination = log.destination if log else Destination(-1 if self.is_quiet else self.stderr, TEXT)
         return Reporter(
@@ -397,6 +402,7 @@ class Start:
             records=self.records,
             keeps_signals="signals" in scope,
             listens=listens,
+            has_tcp=has_tcp,
             later=policies[0].later,
             asking=self._ask() if "--ask" in self.options else -1,
             held=self.held,

@@ -5,6 +5,7 @@ what confines it.  `enforce` imports this only for policies that confine hosts, 
 from __future__ import annotations
 
 import os
+import stat
 
 from callfence.enforcer.bpf import chain
 from callfence.enforcer.errors import EnforceError
@@ -33,6 +34,25 @@ def with_place(error: EnforceError, policies: Sequence[Compiled]) -> EnforceErro
     from callfence.enforcer.files.paths import GrantError
 
     return EnforceError(f"{_place(policies, error.path)}{error}") if isinstance(error, GrantError) else error
+
+
+def holds_tcp(process: int) -> bool:
+    """Return whether a process has a TCP socket among its descriptors; True if that cannot be found out."""
+    from callfence.enforcer.files.lookup import is_tcp
+
+    folder = f"/proc/{process}/fd"
+    try:
+        sockets = [int(name) for name in os.listdir(folder) if _is_socket(f"{folder}/{name}")]
+    except OSError:
+        return True
+    return any(is_tcp(process, process, socket) for socket in sockets)
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except FileNotFoundError:  # the descriptor of the listing, which is closed
+        return False
 
 
 def records(

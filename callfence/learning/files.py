@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.files.lookup import grantable, interpreter, look_up, looking
-from callfence.learning.ports import SOCKADDR, sent_to
+from callfence.enforcer.files.lookup import below, grantable, interpreter, look_up, looking, root_of, seen
+from callfence.learning.ports import SOCKADDR, report_hidden, sent_to
 from callfence.policygen.files.calls import (
     NEW_ROOTS,
     PATH_CALLS,
@@ -94,6 +93,8 @@ class FileWatcher:
         """The pid of the program's first process, which `/proc/self` in a policy means; 0 before its first call."""
         self._noted: dict[tuple[object, ...], _Noted] = {}
         """By call that has been recorded: name, executable, the paths as given, and the rights."""
+        self._changes_root = False
+        """Whether a process has changed its root folder, so that each may have another."""
         self._paths = numbers(PATH_CALLS)
         self._sockets = numbers(tuple(SOCKETS))
         self._permits = self._may if os.geteuid() else _always
@@ -150,14 +151,17 @@ class FileWatcher:
         for request in wanted(name, event.arguments, lambda at, length: kernel.read_memory(task.tid, at, length)):
             parts = request if isinstance(request, Pair) else (request,)
             paths = [kernel.read_path(task.tid, part.address) for part in parts]
-            self._require_memory(task, all(paths))
+            report_hidden(task, self._gap, is_read=all(paths))
+            if (root := self._root(task)) is None:
+                return
+            paths = [seen(task.tid, root, path) for path in paths]
             is_fixed = all(path.startswith(b"/") and not path.startswith(b"/proc/") for path in paths)
             key = (name, task.executable, *paths, *(part.right | part.makes for part in parts))
             if is_fixed and self._is_noted(key):
                 continue
-            needed = [*needs(request, paths, looking(task.tgid, task.tid))]
+            needed = [*needs(request, paths, looking(task.tgid, task.tid, root))]
             for need in needed:
-                self._needed(task, need)
+                self._needed(task, need, root)
             makes = any(part.makes for part in parts)  # whether it does depends on whether the file is there
             if is_fixed and needed and not makes and not any(need.name or Right.MOVE in need.rights for need in needed):
                 places = {need.file.path: self._place(need.file.path) for need in needed}
@@ -183,20 +187,13 @@ class FileWatcher:
         binds = SOCKETS[self._sockets[event.arch, event.number]] == "bind"
         length = min(event.arguments[2] & 0xFFFFFFFF, SOCKADDR)
         content = kernel.read_memory(task.tid, event.arguments[1], length)
-        self._require_memory(task, bool(content))
+        report_hidden(task, self._gap, is_read=bool(content))
         target = address(content)
         if isinstance(target, bytes):
             self._abstract(target, task, binds=binds)
-        elif isinstance(target, str) and binds:
-            for need in needs(made_socket(), [os.fsencode(target)], looking(task.tgid, task.tid)):
-                self._needed(task, need)
-
-    def _require_memory(self, task: Task, is_read: bool) -> None:
-        """Report a gap if memory was not read, and this process may not read the task's: it is not dumpable (prctl(2))."""
-        with suppress(OSError):
-            if not is_read and os.geteuid() and os.stat(f"/proc/{task.tgid}/mem").st_uid != os.geteuid():  # proc(5)
-                why = "does not let its user look into it (PR_SET_DUMPABLE)"
-                self._gap(f"{task.executable} {why}: the files that it names are not recorded; learn it as root")
+        elif isinstance(target, str) and binds and (root := self._root(task)) is not None:
+            for need in needs(made_socket(), [seen(task.tid, root, os.fsencode(target))], looking(task.tgid, task.tid, root)):
+                self._needed(task, need, root)
 
     def _abstract(self, name: bytes, task: Task, *, binds: bool) -> None:
         """Record that a task binds an abstract socket with this name, or else whose abstract socket it connects or sends to."""
@@ -214,12 +211,19 @@ class FileWatcher:
         return handle
 
     def _new_root(self, task: Task, event: Event) -> None:
-        self._gap(f"{task.executable} changes its root folder; the files that it uses after that are not recorded")
+        self._changes_root = True
+
+    def _root(self, task: Task) -> bytes | None:
+        """Return the root folder of a task (`root_of`); None, and a gap, if it has no name here."""
+        root = root_of(task.tid) if self._changes_root else b"/"
+        if root is None:
+            self._gap(f"{task.executable} changes its root folder; the files that it uses after that are not recorded")
+        return root
 
     # -- names
 
-    def _needed(self, task: Task, need: Need) -> None:
-        """Record a right, unless the file's mode denies it, so that the call fails anyway."""
+    def _needed(self, task: Task, need: Need, root: bytes) -> None:
+        """Record a right, unless the file's mode denies it, so that the call fails anyway.  `root`: the task's root folder."""
         file, rights = need.file, need.rights
         if Right.WRITE in rights and self._names_itself(task, file.path):
             self._gap(f"{task.executable} names threads by /proc, which fails under a policy that confines files")
@@ -232,7 +236,7 @@ class FileWatcher:
         if need.makes and need.name in self._own:
             self._note(need.name, rights, task.executable)
         elif Right.EXECUTE in rights:
-            self._execute(file.path, task.executable)
+            self._execute(file.path, task.executable, root)
         else:
             self._note(file.path, rights, task.executable)
         if file.path == _TERMINALS:
@@ -258,11 +262,11 @@ class FileWatcher:
         match = _NAME.fullmatch(path)
         return match is not None and int(match[1]) == task.tgid and (bool(match[2]) or task.tgid != self._process)
 
-    def _execute(self, path: bytes, executable: str) -> None:
+    def _execute(self, path: bytes, executable: str, root: bytes = b"/") -> None:
         """Record the right to read and execute a file and its interpreters."""
         for _ in range(5):  # fs/exec.c: an interpreter may be a script, whose may be one ...
             self._note(path, Right.READ | Right.EXECUTE, executable)
-            inner = look_up(interpreter(path))
+            inner = look_up(below(root, interpreter(path)))
             if inner is None:
                 return
             path = inner.path

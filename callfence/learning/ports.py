@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from callfence.enforcer.files.lookup import is_tcp, local_port
@@ -28,9 +29,10 @@ _SOCKET = re.compile(r"socket:\[(\d+)\]")
 class PortWatcher:
     """Records the TCP ports of one run, and fails the calls by which `enforce` would not let it reach a port."""
 
-    def __init__(self, renamed: Callable[[str], str] = str) -> None:
-        """`renamed` returns the path under which an executable is recorded."""
+    def __init__(self, renamed: Callable[[str], str], gap: Callable[[str], None]) -> None:
+        """`renamed` returns the path under which an executable is recorded, `gap` takes what could not be recorded."""
         self._renamed = renamed
+        self._gap = gap
         self._ports: set[tuple[str, int, str]] = set()
         """(a use of TCP or UDP_CONNECT, the port, the executable)."""
         self._sockets = numbers(tuple(SOCKETS))
@@ -60,7 +62,9 @@ class PortWatcher:
     def _socket_call(self, task: Task, event: Event) -> None:
         use = SOCKETS[self._sockets[event.arch, event.number]]
         length = min(event.arguments[2] & 0xFFFFFFFF, SOCKADDR)
-        port = address(kernel.read_memory(task.tid, event.arguments[1], length))
+        content = kernel.read_memory(task.tid, event.arguments[1], length)
+        report_hidden(task, self._gap, is_read=bool(content))
+        port = address(content)
         if isinstance(port, int):
             if is_tcp(task.tid, task.tgid, event.arguments[0] & 0xFFFFFFFF):
                 self._ports.add((use, port, task.executable))
@@ -90,6 +94,14 @@ class PortWatcher:
                 self._ports.add((UDP_CONNECT, DNS, task.executable))
 
         return handle
+
+
+def report_hidden(task: Task, gap: Callable[[str], None], *, is_read: bool) -> None:
+    """Report a gap if memory was not read, and this process may not read the task's: it is not dumpable (prctl(2))."""
+    with suppress(OSError):
+        if not is_read and os.geteuid() and os.stat(f"/proc/{task.tgid}/mem").st_uid != os.geteuid():  # proc(5)
+            why = "does not let its user look into it (PR_SET_DUMPABLE)"
+            gap(f"{task.executable} {why}: the files and ports that it names are not recorded; learn it as root")
 
 
 def sent_to(task: Task, event: Event, name: str) -> int | str | bytes | None:

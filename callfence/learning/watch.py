@@ -49,7 +49,7 @@ class Recorder(Aggregator):
         super().__init__(places)
         self.files: FileWatcher | None = None
         """Records the use of files; None if these are not learned."""
-        self.ports = PortWatcher(renamed)
+        self.ports = PortWatcher(renamed, self.gap)
         """Records the use of ports."""
         self.hosts: HostWatcher | None = None
         """Records the use of hosts and unix sockets; None if these are not learned."""

@@ -54,13 +54,53 @@ def grantable(rest: bytes) -> bytes:
     return b"/proc/self" + (_NETWORK if rest.startswith(_NETWORK + b"/") else rest)
 
 
-def looking(process: int, task: int) -> Callable[[int, bytes, bool], File | None]:
-    """Return a function that looks up the file which a task means by a path (`policygen.files.calls.Look`)."""
+def looking(process: int, task: int, root: bytes = b"/") -> Callable[[int, bytes, bool], File | None]:
+    """Return a function that looks up the file which a task means by a path (`policygen.files.calls.Look`).
+
+    `root`: the task's root folder (`root_of`).  If it is another one, the paths are those of `seen`, and files are left out
+    that have another path here, or to which an absolute link leads outside: this process follows it from its own root."""
 
     def look(descriptor: int, path: bytes, follows: bool) -> File | None:
-        return look_up(base_of(process, task, descriptor, path), follows=follows or not path)
+        file = look_up(base_of(process, task, descriptor, path), follows=follows or not path)
+        return file if file is None or root == b"/" or _is_meant(file, descriptor, path) else None
+
+    def _is_meant(file: File, descriptor: int, path: bytes) -> bool:
+        base = b"cwd" if descriptor < 0 else b"fd/%d" % descriptor
+        if path.startswith(b"/"):
+            base = b"root" if path.startswith(b"/proc/%d/root/" % task) else b""
+        try:
+            status = os.stat(file.path)
+            begins_inside = base and _is_in(os.readlink(b"/proc/%d/%s" % (task, base)), root)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == file.identity and (not begins_inside or _is_in(file.path, root))
 
     return look
+
+
+def root_of(task: int) -> bytes | None:
+    """Return the root folder of a task, as this process names it; None if it has no name here: in a mount namespace with
+    another root (pivot_root(2))."""
+    link = b"/proc/%d/root" % task
+    try:
+        name = os.readlink(link)
+        return name if os.path.samefile(name, link) else None
+    except OSError:
+        return None
+
+
+def seen(task: int, root: bytes, path: bytes) -> bytes:
+    """Return the path by which this process finds what a task whose root folder is `root` means by `path`."""
+    return b"/proc/%d/root%s" % (task, path) if root != b"/" and path.startswith(b"/") else path
+
+
+def below(root: bytes, path: bytes) -> bytes:
+    """Return an absolute path in a root folder as one of this process; b"" stays."""
+    return root.rstrip(b"/") + path if path else b""
+
+
+def _is_in(path: bytes, folder: bytes) -> bool:
+    return path == folder or path.startswith(folder + b"/")
 
 
 def look_up(name: bytes, *, follows: bool = True) -> File | None:

@@ -11,7 +11,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.files.lookup import grantable, interpreter, is_tcp, look_up, looking
+from callfence.enforcer.files.lookup import below, grantable, interpreter, is_tcp, look_up, looking, root_of, seen
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from callfence.policygen.files.landlock import ACCESS
@@ -79,23 +79,28 @@ class Judge:
         if call not in self._names and call not in self._sockets:
             return []
         caller = WaitingTask(event.task, event.task)
+        root: bytes | None = b"/"
         try:
-            name = self._names.get(call)
+            if (link := caller.link("root")) not in ("/", ""):
+                root = root_of(event.task)
+            name, top = self._names.get(call), root or b"/"
             if name is None:
-                ungranted = _joined(self._of_address(event, owner(event.task), caller, SOCKETS[self._sockets[call]]))
+                ungranted = _joined(self._of_address(event, caller, SOCKETS[self._sockets[call]], top))
             else:
-                ungranted = _joined(self._of_paths(event, name, caller))
-            if ungranted and _has_our_names(caller):
+                ungranted = _joined(self._of_paths(event, name, caller, top))
+            if ungranted and root is not None and _has_our_mounts(caller):
                 return ungranted
             # Of another user's task, only the memory may be looked at in another way.
-            self.unseen += bool(ungranted or not (caller.can_be_read or caller.link("root"))) and bool(fields_of(event.task))
+            is_unseen = ungranted or root is None or not (caller.can_be_read or link)
+            self.unseen += bool(is_unseen) and bool(fields_of(event.task))
             return []
         finally:
             caller.close()
 
     # -- ports
 
-    def _of_address(self, event: Event, process: int, caller: WaitingTask, use: str) -> Iterator[Ungranted]:
+    def _of_address(self, event: Event, caller: WaitingTask, use: str, root: bytes) -> Iterator[Ungranted]:
+        process = owner(event.task)
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
         place = address(_read(caller, event.arguments[1], length))
         if isinstance(place, int):
@@ -106,30 +111,32 @@ class Judge:
                 if ports is not None and not any(first <= place <= last for first, last in ports):
                     yield Ungranted(policy.file, f"tcp {use}", str(place), "EACCES")
         elif isinstance(place, str) and use == "bind":
-            for need in needs(made_socket(), [os.fsencode(place)], looking(process, event.task)):
+            paths = [seen(event.task, root, os.fsencode(place))]
+            for need in needs(made_socket(), paths, looking(process, event.task, root)):
                 yield from self._lacking(need, _Fields(event.task))
 
     # -- files
 
-    def _of_paths(self, event: Event, name: str, caller: WaitingTask) -> Iterator[Ungranted]:
+    def _of_paths(self, event: Event, name: str, caller: WaitingTask, root: bytes) -> Iterator[Ungranted]:
         fields = _Fields(event.task)
         for use in wanted(name, event.arguments, lambda at, length: _read(caller, at, length)):
             paths = [_string(caller, part.address) for part in (use if isinstance(use, Pair) else (use,))]
             is_own = any(path.startswith((b"/proc/", b"/dev/")) for path in paths)
-            look = looking(owner(event.task) if is_own else event.task, event.task)
+            paths = [seen(event.task, root, path) for path in paths]
+            look = looking(owner(event.task) if is_own else event.task, event.task, root)
             all_needs = [*needs(use, paths, look)]
             for need in all_needs:
                 yield from self._lacking(need, fields)
                 if Right.EXECUTE in need.rights:
-                    yield from self._interpreters(need.file, fields)
+                    yield from self._interpreters(need.file, fields, root)
             if isinstance(use, Pair) and any(Right.MOVE in need.rights for need in all_needs):
                 yield from self._gained(use, paths, look)
 
-    def _interpreters(self, file: File, fields: _Fields) -> Iterator[Ungranted]:
+    def _interpreters(self, file: File, fields: _Fields, root: bytes) -> Iterator[Ungranted]:
         """Yield what policies do not grant of the interpreters and dynamic loaders that the kernel executes to run a file."""
         inner: File | None = file
         for _ in range(5):  # fs/exec.c
-            inner = look_up(interpreter(inner.path)) if inner else None
+            inner = look_up(below(root, interpreter(inner.path))) if inner else None
             if inner and inner.is_executed:
                 yield from self._lacking(Need(inner, Right.READ | Right.EXECUTE), fields)
 
@@ -290,10 +297,8 @@ def _may_reach(file: File, fields: Mapping[str, str]) -> bool:
     return True
 
 
-def _has_our_names(caller: WaitingTask) -> bool:
-    """Return whether paths mean the same files for a task as for this process: both have the same root and mounts."""
-    if caller.link("root") != "/":
-        return False
+def _has_our_mounts(caller: WaitingTask) -> bool:
+    """Return whether a task is in the mount namespace of this process, so that paths mean the same files."""
     try:
         return caller.link("ns/mnt") == os.readlink("/proc/self/ns/mnt")
     except OSError:

@@ -332,13 +332,24 @@ class Answers:
         def acting(task: int, work: Callable[[], int]) -> int:
             return identity.acting(identity.of(task), work)
 
+        is_hidden = False
         try:
             result = listen(request, lambda port: _may_bind(verdict, port), acting)
-        except (OSError, KeyError):
+        except (OSError, KeyError) as error:
+            is_hidden = isinstance(error, PermissionError)  # not dumpable, or another user's
+            if is_hidden and not self._may_have_tcp():
+                return None
             result = errno.EACCES if request.is_waiting() else errno.ESRCH
         if result == errno.EACCES:
-            self._loaded.reports.report_port(request, verdict)
+            self._loaded.reports.report_port(request, verdict, is_hidden=is_hidden)
         return result
+
+    def _may_have_tcp(self) -> bool:
+        """Return whether the program may have a TCP socket, if no process outside has given it one since its start."""
+        from callfence.policygen.files.ruleset import makes_tcp
+
+        may_be_granted = self._reporter.asking >= 0
+        return self._reporter.has_tcp or may_be_granted or all(map(makes_tcp, self._loaded.verdicts.policies))
 
     def _answer_otherwise(self, request: Request, verdict: Verdict) -> bool:
         """Answer the call without denying it, if that grants nothing beyond the policies; return whether it was answered."""

@@ -87,9 +87,12 @@ class Reports:
         refusal = refusal_of(self._reporter.hosts, event)
         return [lack._replace(error="") for lack in ungranted_of(refusal)] if refusal else []
 
-    def report_port(self, request: Request, verdict: Verdict) -> None:
-        """Report a listen(2) that would take a port which a policy does not grant."""
+    def report_port(self, request: Request, verdict: Verdict, *, is_hidden: bool = False) -> None:
+        """Report a listen(2) that would take a port which a policy does not grant.  `is_hidden`: the helper may not look at
+        the socket."""
         why = "listen(2) on a socket without a port takes any free port"
+        if is_hidden:
+            why = f"{why}, and enforce may not look at this process's: it is not dumpable (prctl(2)), or another user's"
         from callfence.enforcer.files.unreachable import Ungranted
 
         ungranted = [

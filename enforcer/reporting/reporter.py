@@ -22,8 +22,8 @@ class Reporter:
     """Where reports go, and how denied calls are answered and described."""
 
     __slots__ = (
-        "asking", "audit", "colour", "destination", "evidence", "held", "hosts", "keeps_signals", "later", "listens", "log",
-        "policies", "reach", "records", "stderr",
+        "asking", "audit", "colour", "destination", "evidence", "has_tcp", "held", "hosts", "keeps_signals", "later", "listens",
+        "log", "policies", "reach", "records", "stderr",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +40,7 @@ class Reporter:
         records: Source | None = None,
         keeps_signals: bool = False,
         listens: bool = False,
+        has_tcp: bool = True,
         later: bytes = b"",
         asking: int = -1,
         held: Sequence[int] = (),
@@ -64,6 +65,8 @@ class Reporter:
         """Whether the kernel denies the program's signals to all processes but its own."""
         self.listens = listens
         """Whether the helper is notified of listen(2), which may take a port that is not granted (`files.listening`)."""
+        self.has_tcp = has_tcp
+        """Whether the program may begin with a TCP socket."""
         self.asking = asking
         """The socket through which denied calls are asked about (`reporting.asker`); -1 if they are not."""
         self.held = held

@@ -78,6 +78,11 @@ class Verdicts:
         self._known: dict[tuple[object, ...], Verdict] = {}
         """(phase, AUDIT_ARCH_*, number, these arguments) -> the verdict on such calls."""
 
+    @property
+    def policies(self) -> list[Policy]:
+        """The policies, with all their phases."""
+        return [policy for _, policy in self._policies]
+
     def grant(self, rule: Rule) -> None:
         """Allow what lines of policies would allow, in every phase, until the program ends."""
         for file, line in rule:

@@ -49,6 +49,11 @@ def ruleset(policy: Policy, arm: Arm = Arm.EXEC) -> landlock.Ruleset:
     )
 
 
+def makes_tcp(policy: Policy) -> bool:
+    """Return whether the policy lets a process make a TCP socket; True for a policy that is too complex to find out."""
+    return policy.unknown.may_allow or _may(policy, _MAKING_TCP)
+
+
 def access(rights: Right) -> int:
     """Return the Landlock rights for the rights of a `path` line."""
     return reduce(or_, (landlock.ACCESS[right.word] for right in rights), 0)
@@ -72,6 +77,15 @@ _CONNECTING = {
 }
 _BINDING = dict.fromkeys(("bind", "listen", "socketcall", "io_uring_setup"), _ALWAYS)
 """The calls that take a TCP port; listen(2) takes one for a socket that has none (ip(7))."""
+_STREAM_OF_IP = And(
+    (
+        Or(tuple(Condition(0, Operator.EQ, family) for family in (2, 10))),  # AF_INET, AF_INET6
+        Condition(1, Operator.MASKED, 1, 0xF),  # SOCK_STREAM; linux/net.h, SOCK_TYPE_MASK
+    )
+)
+_MAKING_TCP = {"socket": _STREAM_OF_IP, "socketcall": _ALWAYS}
+"""The calls that make a TCP socket where ports are confined, so that io_uring is off (`enforcer.files.landlock`), and where no
+socket listens yet."""
 _OPENING = dict.fromkeys((*PATH_CALLS, "open_by_handle_at", "io_uring_setup"), _ALWAYS)
 _SENDING = dict.fromkeys((*SENDING, "connect", "socketcall", "io_uring_setup"), _ALWAYS)
 """The calls that send to a UDP port or a unix socket, or connect to it."""

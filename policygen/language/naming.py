@@ -87,9 +87,11 @@ def format_value(arch: Arch, argument: Argument, value: int) -> str:
     family = constants.family(argument.constants, arch)
     bits = value & argument.mask
     signed = _signed(argument, bits) if argument.width > 16 else bits  # a umode_t of 16 bits is no negative number
-    if signed < 0 and not family.name(bits) and (argument.kind not in _HEXADECIMAL or family.name(signed)):
+    text = family.format(bits)
+    is_named = all(family.value(part) is not None for part in text.split("|"))
+    if signed < 0 and not is_named and (argument.kind not in _HEXADECIMAL or family.name(signed)):
         return family.format(signed)
-    return family.format(bits)
+    return text
 
 
 def _signed(argument: Argument, bits: int) -> int:

@@ -175,6 +175,25 @@ def test_what_a_program_makes_is_granted_by_the_folder_that_was_there(commands, 
     assert enforce(commands, other, place.folder / "files.policy", *operations) == ["ok"] * len(operations)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes its root folder")
+def test_names_in_another_root_folder_are_those_of_its_files(commands, place):
+    """rsync's and vsftpd's; what has the same name here is another file."""
+    (place.folder / "data/etc").mkdir()
+    for name, target in (("l", "a"), ("hosts", "/etc/passwd")):
+        (place.folder / "data/etc" / name).symlink_to(target)
+    (place.folder / "data/etc/a").write_text("text")
+    inside = ("read:/a", "read:/etc/l", "mkdir:/made", "socket:/inner/s", "list:/", "read:data/b", "read:home/h")
+    missing = ("read:/etc/hosts", "read:/etc/passwd", "list:/usr")
+    lines = learn(commands, place, "chroot:data", *inside, *missing)
+    read = dict.fromkeys(("path ./data/a", "path ./data/b", "path ./data/etc/a", "path $HOME/h"), "read")
+    expected = {"path ./data": "list, create", "path ./data/inner": "socket", **read}
+    assert {name: rights for name, rights in lines.items() if name.startswith("path ") and "files" not in name} == expected
+    (place.folder / "data/made").rmdir()
+    (place.folder / "data/inner/s").unlink()
+    outcomes = enforce(commands, place, place.folder / "files.policy", "chroot:data", *inside, *missing)
+    assert outcomes == ["ok"] * (1 + len(inside)) + ["ENOENT"] * len(missing)
+
+
 REPLACED = {
     "a state that is read, replaced and read": "for n in 1 2; do read x < $D/a || :; echo $n > $D/n; mv $D/n $D/a; done",
     "a log that is moved away and made anew": "for n in 1 2; do echo $n >> $D/a; mv $D/a $D/o; done",

@@ -79,5 +79,20 @@ def test_a_process_that_cannot_be_looked_into_is_said(nobody: Nobody, is_dumpabl
     """ssh-agent and gpg-agent make themselves such."""
     words = ("-m", "callfence", "learn", "--files", "-o", "hidden.policy", "/usr/bin/python3", "-c", HIDDEN, is_dumpable)
     done = subprocess.run([*nobody.python, *words], cwd=nobody.folder, capture_output=True, text=True, check=False)
-    assert ("the files that it names are not recorded; learn it as root" in done.stderr) is is_said, done.stderr
+    assert ("the files and ports that it names are not recorded; learn it as root" in done.stderr) is is_said, done.stderr
     assert (", create" in (nobody.folder / "hidden.policy").read_text()) is not is_said
+
+
+BINDS = """
+import ctypes, socket, sys
+ctypes.CDLL(None).prctl(4, int(sys.argv[1]), 0, 0, 0)  # PR_SET_DUMPABLE
+socket.create_server(("127.0.0.1", 0))
+"""
+
+
+@pytest.mark.parametrize(("is_dumpable", "is_said"), [("1", False), ("0", True)])
+def test_so_it_is_where_only_ports_are_recorded(nobody: Nobody, is_dumpable: str, is_said: bool) -> None:
+    words = ("-m", "callfence", "learn", "-o", "hidden.policy", "/usr/bin/python3", "-c", BINDS, is_dumpable)
+    done = subprocess.run([*nobody.python, *words], cwd=nobody.folder, capture_output=True, text=True, check=False)
+    assert ("the files and ports that it names are not recorded; learn it as root" in done.stderr) is is_said, done.stderr
+    assert ("tcp bind: none" in (nobody.folder / "hidden.policy").read_text()) is is_said

@@ -230,6 +230,42 @@ def test_a_program_of_several_threads_that_has_changed_its_user_listens(place):
     assert (done.stdout, done.stderr) == ("65534 65534\n", "")
 
 
+HIDDEN = """
+import ctypes, socket
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+listens = socket.socket(socket.AF_UNIX)
+listens.bind("")
+try:
+    print("listens", listens.listen())
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sockets", "given", "expected"),
+    [
+        ("family == AF_UNIX", (), "listens None\n"),
+        ("family == AF_INET && type & 0xf == SOCK_DGRAM || family == AF_UNIX", (), "listens None\n"),
+        ("allow", (), "Permission denied\n"),
+        ("family == AF_UNIX", (socket.AF_UNIX,), "listens None\n"),
+        ("family == AF_UNIX", (socket.AF_INET,), "Permission denied\n"),
+    ],
+    ids=["makes no TCP", "makes UDP", "may make TCP", "given another", "given TCP"],
+)
+def test_a_program_that_is_not_dumpable_listens_where_it_can_have_no_tcp_socket(place, sockets, given, expected):
+    """Its helper has no privilege, so it may not look at what the program's descriptors are (ssh-agent, gpg-agent)."""
+    before, python = under("another", place)
+    place.policy(f"default errno EPERM\ntcp bind: none\nsocket: {sockets}\n{all_but('socket')}", "hidden.policy")
+    inherited = [socket.socket(family) for family in given]
+    descriptors = [one.fileno() for one in inherited]
+    done = place.enforce("--no-cache", "-p", "hidden.policy", python, "-I", "-c", HIDDEN, under=before, pass_fds=descriptors)
+    for one in inherited:
+        one.close()
+    assert done.stdout == expected, done.stderr
+    assert ("it is not dumpable" in done.stderr) == (expected == "Permission denied\n"), done.stderr
+
+
 LISTENED = """tcp EACCES
 tcp6 EACCES
 received EACCES

@@ -364,3 +364,31 @@ def test_files_of_the_user_that_the_program_becomes(place):
     under = ("unshare", "--mount", "sh", "-c", 'mount --bind "$PWD" /mnt && cd /mnt && exec "$@"', "sh")  # which all may enter
     done = place.enforce("-p", "files.policy", "--explain", *become, *reads, under=under)
     assert (done.stdout, not_granted(done)) == ("own/a\n", ["path ./own/b: read"]), done.stderr
+
+
+CHROOTED = """
+import os
+os.chroot("root")
+for name in ("/etc/passwd", "/etc/group", "/etc/link", "/etc/shadow", "root/etc/passwd", "a"):
+    try:
+        open(name)
+    except OSError as error:
+        print(name, error.strerror)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes its root folder")
+def test_names_in_another_root_folder_are_those_of_its_files(place):
+    """Of the same name here is another file; an absolute link leads to one in that folder."""
+    (place.folder / "root/etc").mkdir(parents=True)
+    for name in ("root/etc/passwd", "root/etc/group", "a"):
+        (place.folder / name).write_text("x")
+    (place.folder / "root/etc/link").symlink_to("/etc/shadow")
+    folders = {"/usr", "/proc", "/etc", sys.prefix, sys.base_prefix}
+    lines = "".join(f"path {folder}: read, execute\n" for folder in sorted(folders))
+    place.policy(f"{EVERY_CALL}{lines}path ./root/etc/group: read\n", "files.policy")
+    done = place.enforce("-p", "files.policy", "--explain", sys.executable, "-I", "-S", "-c", CHROOTED)
+    missing, denied = "No such file or directory", "Permission denied"
+    expected = {"/etc/passwd": denied, "/etc/link": missing, "/etc/shadow": missing, "root/etc/passwd": denied, "a": denied}
+    assert done.stdout == "".join(f"{name} {text}\n" for name, text in expected.items()), done.stderr
+    assert not_granted(done) == ["path ./root/etc/passwd: read", "path ./a: read"], "each once"

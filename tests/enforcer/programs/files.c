@@ -182,6 +182,7 @@ static int done(const char *what, const char *path, const char *other)
 	if (!strcmp(what, "execute")) return executed(path);
 	if (!strcmp(what, "stat")) { struct stat status; return stat(path, &status); }
 	if (!strcmp(what, "chmod")) return chmod(path, 0640);
+	if (!strcmp(what, "chroot")) return chroot(path);
 	if (!strcmp(what, "rename")) return rename(path, other);
 	if (!strcmp(what, "link")) return link(path, other);
 	if (!strcmp(what, "connect")) return tcp(0, path);

@@ -41,6 +41,7 @@ def call(name: str, *arguments: int, arch: Arch = Arch.X86_64) -> str:
         ),
         (call("fcntl", 3, 4, 0o4000), "fcntl(fd=3, cmd=F_SETFL, arg=O_RDONLY|O_NONBLOCK)"),
         (call("fcntl", 3, 2, 1), "fcntl(fd=3, cmd=F_SETFD, arg=FD_CLOEXEC)"),
+        (call("quotactl", 0xFFFFFFFF_80000701, 0, 3, 0), "quotactl(cmd=Q_GETQUOTA|GRPQUOTA, special=NULL, id=3, addr=NULL)"),
         (call("kill", 42, 9), "kill(pid=42, sig=SIGKILL)"),
         (call("kill", -42, 9), "kill(pid=-42, sig=SIGKILL)"),
         # what the kernel ignores is shown, for it may be an attempt to slip past a filter
