@@ -45,6 +45,12 @@ def read_follower(*, makes_calls: bool = False) -> bytes:
     return read_file(f"{_FILTERS}/follower{'-hosts' if makes_calls else ''}.filter")
 
 
+def may_look() -> bool:
+    """Return whether the helper of this process may look into processes that do not let their user (prctl(2),
+    PR_SET_DUMPABLE)."""
+    return bool(kernel.capabilities()[1] & _CAP_SYS_PTRACE)
+
+
 def drop_capabilities(more: int = 0, *, traces: bool = False) -> None:
     """Drop all capabilities of this process except CAP_KILL, CAP_SYS_PTRACE and `more`.  Raises OSError.
 

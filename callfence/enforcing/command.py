@@ -384,7 +384,7 @@ class Start:
     ) -> Reporter:
         """Return the reporter of denied calls; with --quiet-kernel it reports nothing."""
         has_tcp = True
-        if listens:
+        if listens and not confinement.may_look():
             from callfence.enforcing import files
 
             has_tcp = files.holds_tcp(self.process or os.getpid())

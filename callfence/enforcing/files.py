@@ -38,13 +38,15 @@ def with_place(error: EnforceError, policies: Sequence[Compiled]) -> EnforceErro
 
 def holds_tcp(process: int) -> bool:
     """Return whether a process has a TCP socket among its descriptors; True if that cannot be found out."""
-    from callfence.enforcer.files.lookup import is_tcp
-
     folder = f"/proc/{process}/fd"
     try:
         sockets = [int(name) for name in os.listdir(folder) if _is_socket(f"{folder}/{name}")]
     except OSError:
         return True
+    if not sockets:
+        return False
+    from callfence.enforcer.files.lookup import is_tcp
+
     return any(is_tcp(process, process, socket) for socket in sockets)
 
 
