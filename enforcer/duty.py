@@ -38,9 +38,9 @@ class Duty:
     shared before the program runs."""
 
     __slots__ = (
-        "_answers", "_capabilities", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse", "_hub",
-        "_is_fused", "_later", "_listeners", "_notification", "_pid", "_ready", "_records", "_reporter",
-        "_shield", "_waiting", "_watched", "program", "stand_in",
+        "_answers", "_armed", "_capabilities", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse",
+        "_hub", "_is_fused", "_later", "_listeners", "_notification", "_pid", "_ready", "_records", "_reporter", "_shield",
+        "_waiting", "_watched", "program", "stand_in",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,8 @@ class Duty:
         self._is_fused = not (reporter.keeps_signals or reporter.audit or is_quiet)
         self._fuse: tuple[int, ...] = ()
         """The ends of two pipes: the kernel kills the program when this process ends and so closes them."""
+        self._armed: tuple[int, ...] = ()
+        """Those ends that are open here by which the kernel kills it when the other end is closed."""
         self._reporter = reporter
         self._records = reporter.records.descriptor if reporter.records else _NONE
         self._listeners: dict[int, str] = {}
@@ -99,6 +101,7 @@ class Duty:
         self.stand_in = kernel.clone(linux.CLONE_FILES)
         place = int(self.stand_in == 0)
         self._fuse = tuple(pipe[(place + number) % 2] for number, pipe in enumerate(pipes))
+        self._armed = tuple(pipe[0] for pipe in pipes)
         if self.stand_in == 0:
             helper.guarded(lambda: self._stand_by(own))
 
@@ -220,7 +223,7 @@ class Duty:
     def finish(self) -> NoReturn:
         """Serve as for a program without phases, now that no process is traced any more; exit if there is no listener."""
         if not self._listeners:
-            os.kill(self.stand_in, linux.SIGKILL)
+            self._end_stand_in()
             self._answers.finish()
             os._exit(0)
         self._hand_over()
@@ -255,8 +258,7 @@ class Duty:
                     self._watch_stand_in()
                 else:
                     self._happened(descriptor, events)
-        if self.stand_in != _NONE:  # else it would write the end as well; and a listener keeps the program's Landlock domain
-            os.kill(self.stand_in, linux.SIGKILL)
+        self._end_stand_in()  # else it would write the end as well; and a listener keeps the program's Landlock domain
         answers.finish()
         os._exit(0)
 
@@ -273,7 +275,20 @@ class Duty:
         """Send the listeners' numbers and phases to the stand-in, and stop sharing the table of descriptors with it."""
         lines = "".join(f"{listener} {phase}\n" for listener, phase in self._listeners.items())
         os.write(self._ready[1], f"{lines}\n".encode())
+        self._unshare()
+
+    def _unshare(self) -> None:
+        """Stop sharing the table of descriptors."""
         kernel.unshare_files()
+        self._armed = tuple(end for end in self._armed if end in self._fuse)
+
+    def _end_stand_in(self) -> None:
+        """End the stand-in before this process ends; a process that is not answered for may go on."""
+        for end in self._armed:
+            os.close(end)  # one by one: the kernel closes those of one call, or of an exit, in any order
+        if self.stand_in != _NONE:
+            os.kill(self.stand_in, linux.SIGKILL)
+            os.waitpid(self.stand_in, linux.WALL)
 
     def _confine(self, *others: int) -> None:
         """Close all descriptors that answering does not need, except `others`, and install the helper's filter."""
@@ -298,7 +313,7 @@ class Duty:
         fields = (line.partition(" ") for line in lines.decode().splitlines() if line)
         self._listeners = {int(listener): phase for listener, _, phase in fields}
         self._epoll.unregister(ready)
-        kernel.unshare_files()
+        self._unshare()
         self._confine(self._epoll.fileno(), other)
         self._wait(other)
 

@@ -52,6 +52,16 @@ def test_a_process_that_shares_the_table_gets_no_listener(place, attacker):
         assert "in serving are not reported, because it shares its table of descriptors with another process" in done.stderr
 
 
+@pytest.mark.parametrize("options", [(), ("--scope", "none")])
+def test_processes_without_a_listener_go_on_when_nobody_is_answered_for(place, attacker, options):
+    """share.c: the helper ends then.  Where a program could signal it, the program ends with a helper that dies."""
+    program = attacker("listener/share")
+    attacker("listener/grab")
+    place.policy((place.folder / "grab.policy").read_text() + "kill: allow\n", "share.policy")
+    done = place.enforce(*options, "-p", "share.policy", program, "made", "300000")
+    assert (done.returncode, done.stdout) == (1, "missed\n"), done.stderr
+
+
 def test_a_process_gets_no_listener_before_it_is_known_whose_table_it_has(place, attacker):
     """share.c, where the event of its clone comes after it could have entered the phase."""
     program = attacker("listener/share")
