@@ -68,19 +68,19 @@ def assembled(lines: Sequence[Line]) -> bytes:
     return program
 
 
+_CODES = frozenset((LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND, JUMP, RETURN))
+
+
 class Filter:
-    """A filter whose answers are computed in this process, as the kernel computes them."""
+    """A filter whose answers are computed in this process, as the kernel computes them.
+
+    Its methods raise ValueError at an instruction that our compilers never emit."""
 
     def __init__(self, program: bytes) -> None:
-        """`program`: an array of struct sock_filter.  Raises ValueError for an instruction that our compilers never emit."""
-        size = linux.BPF_INSTRUCTION
-        parts = [program[start : start + size] for start in range(0, len(program), size)]
-        self._instructions = [
-            (int.from_bytes(part[:2], "little"), part[2], part[3], int.from_bytes(part[4:], "little")) for part in parts
-        ]
-        codes = (LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND, JUMP, RETURN)
-        if strange := [code for code, *_ in self._instructions if code not in codes]:
-            raise ValueError(f"a filter has the instruction {strange[0]:#x}")
+        """`program`: an array of struct sock_filter."""
+        self._program = program
+        self._instructions: dict[int, tuple[int, int, int, int]] = {}
+        """Those that were looked at, by their place: to look at all takes half a millisecond of a start."""
         self._constant: dict[tuple[int, int], int | None] = {}
         """The answer by architecture and number of a call; None if the answer depends on the arguments."""
 
@@ -106,7 +106,7 @@ class Filter:
         accumulator: int | None = 0
         place = 0
         while True:
-            code, if_true, if_false, operand = self._instructions[place]
+            code, if_true, if_false, operand = self._instruction(place)
             place += 1
             if code == LOAD:
                 accumulator = words[operand >> 2]
@@ -121,6 +121,16 @@ class Filter:
             else:
                 place += if_true if _holds(code, accumulator, operand) else if_false
 
+    def _instruction(self, place: int) -> tuple[int, int, int, int]:
+        """Return the code, the jumps and the operand of the instruction at a place."""
+        if place not in self._instructions:
+            part = self._program[_SIZE * place : _SIZE * (place + 1)]
+            code = int.from_bytes(part[:2], "little")
+            if code not in _CODES:
+                raise ValueError(f"a filter has the instruction {code:#x}")
+            self._instructions[place] = code, part[2], part[3], int.from_bytes(part[4:], "little")
+        return self._instructions[place]
+
     def may_allow(self, arch: int, number: int, *, reports: bool) -> bool:
         """Return whether the filter might let a call run with some arguments: by allowing it, or by notifying a tracer or a
         supervisor.  With `reports`, the supervisor is the helper, which lets no call run."""
@@ -133,7 +143,7 @@ class Filter:
                 continue
             reached.add(at)
             place, accumulator = at
-            code, if_true, if_false, operand = self._instructions[place]
+            code, if_true, if_false, operand = self._instruction(place)
             if code == RETURN:
                 action = operand & linux.SECCOMP_RET_ACTION_FULL
                 if action not in _DENIALS and not (reports and action == linux.SECCOMP_RET_USER_NOTIF):
