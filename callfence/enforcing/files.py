@@ -89,8 +89,11 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
         raise EnforceError(f"the policy confines hosts or unix sockets, and {text}")
     confining = [(policy.sources[0][0], policy.hosts) for policy in policies if policy.hosts]
     filter_ = chain([policy.filter for policy in policies])
-    is_kept = is_audit or any(_keeps(policy.files, environment) for policy in policies)
-    return Hosts(confining, filter_, environment, is_audit=is_audit, is_kept=is_kept)
+
+    def keeps() -> bool:
+        return is_audit or any(_keeps(policy.files, environment) for policy in policies)
+
+    return Hosts(confining, filter_, environment, is_audit=is_audit, keeps=keeps)
 
 
 def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:

@@ -10,16 +10,16 @@ import os
 from callfence.enforcer import kernel
 from callfence.enforcer.bpf import ALL_RUN, AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
 from callfence.enforcer.guard import FAST_OPEN, Check, guard
-from callfence.enforcer.hosts.names.known import Names
 from callfence.enforcer.hosts.rules import ANY, LINES, Rules
 from callfence.policygen.files.places import PlaceError, located
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from callfence.enforcer.bpf import Line
+    from callfence.enforcer.hosts.names.known import Names
     from callfence.enforcer.listener import Notification
     from callfence.tracer.abi import Event
 
@@ -106,10 +106,10 @@ class Hosts:
         environment: Sequence[bytes],
         *,
         is_audit: bool,
-        is_kept: bool,
+        keeps: Callable[[], bool],
     ) -> None:
         """`confining`: the path and the lines (`rules.encode`) of each policy that confines hosts or sockets.  `filter_`: the
-        filters of all policies as one.  `environment`: the program's.  `is_kept`: the program cannot change
+        filters of all policies as one.  `environment`: the program's.  `keeps` returns whether the program cannot change
         `names.known.FILES`.  This process must be in the program's working folder."""
         self.policies = [(file, Rules(content)) for file, content in confining]
         self.filter = Filter(filter_)
@@ -119,7 +119,11 @@ class Hosts:
         self.is_scoped = False
         """Whether abstract sockets are confined to the program's own processes (`enforcer.confinement.SCOPES`)."""
         self.has_names = any(rules.has_names for _, rules in self.policies)
-        self.names = Names([rules for _, rules in self.policies], is_kept=is_kept) if self.has_names else None
+        self.names: Names | None = None
+        if self.has_names:
+            from callfence.enforcer.hosts.names import known
+
+            self.names = known.Names([rules for _, rules in self.policies], is_kept=keeps())
         confined = {use for _, rules in self.policies for use in rules.confines}
         self.sends = bool(confined & {"send", "unix"})
         """Whether datagrams are judged."""
