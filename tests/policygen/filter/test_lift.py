@@ -144,6 +144,14 @@ def test_a_filter_that_allows_everything() -> None:
     assert compare(parse("default allow\nunknown allow\n").policy, lifted.policy).verdict is Verdict.EQUAL
 
 
+def test_a_filter_that_kills_for_everything() -> None:
+    """It has a section all the same, as a policy must."""
+    with x86_64():
+        lifted = lift(bpf.encode([Instruction(bpf.RET | bpf.K, k=0x80000000)]))
+    assert (lifted.remarks, [*lifted.policy.entries]) == ((), [X86_64])
+    assert compare(parse("default kill\nunknown kill\n").policy, lifted.policy).verdict is Verdict.EQUAL
+
+
 def test_an_address_that_is_compared_is_denied_where_it_may_be() -> None:
     """execve: only if the first argument's low half is 7."""
     start = list(bpf.decode(dup_filter(LOW, IS_7)))
