@@ -12,7 +12,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.files.lookup import below, grantable, interpreter, look_up, looking, root_of, seen
+from callfence.enforcer.files.lookup import below, grantable, interpreter, look_up, looking, path_from_here, root_of
 from callfence.learning.ports import SOCKADDR, report_hidden, sent_to
 from callfence.policygen.files.calls import (
     NEW_ROOTS,
@@ -154,7 +154,7 @@ class FileWatcher:
             report_hidden(task, self._gap, is_read=all(paths))
             if (root := self._root(task)) is None:
                 return
-            paths = [seen(task.tid, root, path) for path in paths]
+            paths = [path_from_here(task.tid, root, path) for path in paths]
             is_fixed = all(path.startswith(b"/") and not path.startswith(b"/proc/") for path in paths)
             key = (name, task.executable, *paths, *(part.right | part.makes for part in parts))
             if is_fixed and self._is_noted(key):
@@ -192,7 +192,8 @@ class FileWatcher:
         if isinstance(target, bytes):
             self._abstract(target, task, binds=binds)
         elif isinstance(target, str) and binds and (root := self._root(task)) is not None:
-            for need in needs(made_socket(), [seen(task.tid, root, os.fsencode(target))], looking(task.tgid, task.tid, root)):
+            paths = [path_from_here(task.tid, root, os.fsencode(target))]
+            for need in needs(made_socket(), paths, looking(task.tgid, task.tid, root)):
                 self._needed(task, need, root)
 
     def _abstract(self, name: bytes, task: Task, *, binds: bool) -> None:

@@ -57,8 +57,9 @@ def grantable(rest: bytes) -> bytes:
 def looking(process: int, task: int, root: bytes = b"/") -> Callable[[int, bytes, bool], File | None]:
     """Return a function that looks up the file which a task means by a path (`policygen.files.calls.Look`).
 
-    `root`: the task's root folder (`root_of`).  If it is another one, the paths are those of `seen`, and files are left out
-    that have another path here, or to which an absolute link leads outside: this process follows it from its own root."""
+    `root`: the task's root folder (`root_of`).  If it is another one, the paths are those of `path_from_here`, and files are
+    left out that have another path here, or to which an absolute link leads outside: this process follows it from its own
+    root."""
 
     def look(descriptor: int, path: bytes, follows: bool) -> File | None:
         file = look_up(base_of(process, task, descriptor, path), follows=follows or not path)
@@ -89,7 +90,7 @@ def root_of(task: int) -> bytes | None:
         return None
 
 
-def seen(task: int, root: bytes, path: bytes) -> bytes:
+def path_from_here(task: int, root: bytes, path: bytes) -> bytes:
     """Return the path by which this process finds what a task whose root folder is `root` means by `path`."""
     return b"/proc/%d/root%s" % (task, path) if root != b"/" and path.startswith(b"/") else path
 

@@ -11,7 +11,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.files.lookup import below, grantable, interpreter, is_tcp, look_up, looking, root_of, seen
+from callfence.enforcer.files.lookup import below, grantable, interpreter, is_tcp, look_up, looking, path_from_here, root_of
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
 from callfence.policygen.files.landlock import ACCESS
@@ -70,7 +70,7 @@ class Judge:
         judged = {*reach.calls()}
         self._names = {call: name for call, name in numbers(PATH_CALLS).items() if call in judged}
         self._granted = [_ByFolder(policy) for policy in reach.policies]
-        self.unseen = 0
+        self.unjudged = 0
         """How many calls of tasks were not judged into which this process may not look, or that may have other files."""
 
     def ungranted(self, event: Event) -> list[Ungranted]:
@@ -91,8 +91,8 @@ class Judge:
             if ungranted and root is not None and _has_our_mounts(caller):
                 return ungranted
             # Of another user's task, only the memory may be looked at in another way.
-            is_unseen = ungranted or root is None or not (caller.can_be_read or link)
-            self.unseen += bool(is_unseen) and bool(fields_of(event.task))
+            is_unjudged = ungranted or root is None or not (caller.can_be_read or link)
+            self.unjudged += bool(is_unjudged) and bool(fields_of(event.task))
             return []
         finally:
             caller.close()
@@ -111,7 +111,7 @@ class Judge:
                 if ports is not None and not any(first <= place <= last for first, last in ports):
                     yield Ungranted(policy.file, f"tcp {use}", str(place), "EACCES")
         elif isinstance(place, str) and use == "bind":
-            paths = [seen(event.task, root, os.fsencode(place))]
+            paths = [path_from_here(event.task, root, os.fsencode(place))]
             for need in needs(made_socket(), paths, looking(process, event.task, root)):
                 yield from self._lacking(need, _Fields(event.task))
 
@@ -122,7 +122,7 @@ class Judge:
         for use in wanted(name, event.arguments, lambda at, length: _read(caller, at, length)):
             paths = [_string(caller, part.address) for part in (use if isinstance(use, Pair) else (use,))]
             is_own = any(path.startswith((b"/proc/", b"/dev/")) for path in paths)
-            paths = [seen(event.task, root, path) for path in paths]
+            paths = [path_from_here(event.task, root, path) for path in paths]
             look = looking(owner(event.task) if is_own else event.task, event.task, root)
             all_needs = [*needs(use, paths, look)]
             for need in all_needs:

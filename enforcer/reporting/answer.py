@@ -222,7 +222,7 @@ class Answers:
 
     def summarise(self) -> None:
         """Report all counts that have not been reported yet."""
-        if self._loaded.reported or self._loaded.has_unseen:
+        if self._loaded.reported or self._loaded.has_unjudged:
             attempt(lambda: self._loaded.reports.summarise())
 
     # Calls of a task that is stopped

@@ -79,9 +79,9 @@ class Loaded:
         return self._judge
 
     @property
-    def has_unseen(self) -> bool:
+    def has_unjudged(self) -> bool:
         """Whether there were calls whose files and ports could not be judged."""
-        return bool(self._judge and self._judge.unseen)
+        return bool(self._judge and self._judge.unjudged)
 
     @property
     def later(self) -> Pending:

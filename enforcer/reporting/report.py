@@ -173,11 +173,11 @@ class Reports:
             counts = ", ".join(f"{answer} ({count} times)" for answer, count in sorted(self._failed.items()))
             self.say(f"failed as on a machine without them, and not denied: {counts}", "note")
         self._failed.clear()
-        if self._judge and (count := self._judge.unseen):
+        if self._judge and (count := self._judge.unjudged):
             many = f"{count} are in no report if they were" if count > 1 else "1 is in no report if it was"
             whose = "processes into which the helper may not look (PR_SET_DUMPABLE), or which may have other files than it has"
             self.say(f"calls that name files or ports: {many} denied, of {whose}")
-            self._judge.unseen = 0
+            self._judge.unjudged = 0
         if self._ungrantable:
             counts = ", ".join(f"{rights} ({count} times)" for rights, count in sorted(self._ungrantable.items()))
             self.say(f"denied by Landlock, and no line about files or ports grants it: {counts}", "note")
