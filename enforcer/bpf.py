@@ -255,13 +255,13 @@ def read_shield() -> bytes:
 
 
 def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> bytes:
-    """Return the filter after instructions that deny calls on these two processes, the helper and its stand-in.
+    """Return the filter after instructions that deny calls on these processes: the helper, and its stand-in if there is one.
 
     kill(-1), which reaches every process of the user, is denied with SIGKILL and SIGSTOP: the helper ignores other signals.
     `before`: the result of `read_shield`, if that has been called already.  Raises OSError.
     """
     before = before or read_shield()
-    for placeholder, pid in zip(NO_PIDS, processes, strict=True):
+    for placeholder, pid in zip(NO_PIDS, processes, strict=False):
         for sign in (1, -1):
             before = before.replace(_word(sign * placeholder), _word(sign * pid))
     return before + filter_

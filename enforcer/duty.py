@@ -3,9 +3,10 @@
 If the helper is killed, the stand-in takes its place and starts another stand-in, so that denied calls are still answered and
 reported.  If both are killed at once, the kernel fails every call that they would have answered (ENOSYS).
 
-A program whose signals reach only its own processes (Landlock) can kill neither.  Any other program is killed as soon as the
-helper or the stand-in dies: each holds one end of a pipe and the other process the other end, and the kernel sends SIGKILL to
-the program when an end is closed.
+A program whose signals reach only its own processes (Landlock) can kill neither.  If it may make no other call that changes
+them, the stand-in is started when the program has run for a while (`_SETTLED`), for a clone takes a millisecond of each start.
+A program whose signals reach other processes is killed as soon as the helper or the stand-in dies: each holds one end of a pipe
+and the other process the other end, and the kernel sends SIGKILL to the program when an end is closed.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from __future__ import annotations
 import errno
 import os
 import select
+import time
 
 from callfence.enforcer import bpf, confinement, helper, kernel
-from callfence.enforcer.errors import BUSY
+from callfence.enforcer.errors import BUSY, FAILED
 from callfence.enforcer.later import Later
 from callfence.enforcer.listener import shared, wake_here
 from callfence.enforcer.reporting.answer import Answers
@@ -31,6 +33,12 @@ if TYPE_CHECKING:
     from callfence.policygen.model import Action
 
 _NONE = -1
+_SETTLED = 0.02
+"""Seconds after which a program that can reach neither the helper nor a stand-in has one: most commands of a build have ended
+by then."""
+_NEVER = float("inf")
+_EVENTS = 16
+"""The most events that one wait returns: room for a thousand, the default, may not be had under a limit on this process."""
 
 
 class Duty:
@@ -38,9 +46,9 @@ class Duty:
     shared before the program runs."""
 
     __slots__ = (
-        "_answers", "_armed", "_capabilities", "_children", "_devices", "_epoll", "_filter", "_following", "_follows", "_fuse",
-        "_hub", "_is_fused", "_later", "_listeners", "_notification", "_pid", "_ready", "_records", "_reporter", "_shield",
-        "_waiting", "_watched", "program", "stand_in",
+        "_answers", "_armed", "_capabilities", "_children", "_devices", "_due", "_epoll", "_filter", "_following", "_follows",
+        "_former", "_fuse", "_hub", "_is_fused", "_later", "_listeners", "_notification", "_pid", "_ready", "_records",
+        "_reporter", "_shield", "_started", "_starts_late", "_waiting", "_watched", "program", "stand_in",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +72,8 @@ class Duty:
         self._shield = bpf.read_shield()
         self._follows = follows
         self._is_fused = not (reporter.keeps_signals or reporter.audit or is_quiet)
+        self._starts_late = reporter.is_out_of_reach and not follows
+        """Whether the stand-in is started while the program runs, whose filter then cannot deny calls that name it."""
         self._fuse: tuple[int, ...] = ()
         """The ends of two pipes: the kernel kills the program when this process ends and so closes them."""
         self._armed: tuple[int, ...] = ()
@@ -81,22 +91,35 @@ class Duty:
         self.program = _NONE
         """A pidfd of the first confined process."""
         self.stand_in = _NONE
+        """The id of the stand-in; -1 while there is none."""
+        self._former: Answers | None = None
+        """The helper's, of which a stand-in is a copy: if they were deleted, they would close numbers that by then other
+        descriptors have."""
+        self._due = _NEVER
+        """When a stand-in has to be started (CLOCK_MONOTONIC, seconds)."""
+        self._started = 0.0
+        """When the last one was started while the program ran: no more than one in `_SETTLED` seconds, for a limit on this
+        process may end each at once."""
         self._watched = _NONE
         """A pidfd of the stand-in."""
 
     def start(self, program: int, pid: int) -> None:
-        """Restrict imports to the noted files, and start the stand-in, which gets the listeners later through a shared table of
-        descriptors.
+        """Restrict imports to the noted files, and start the stand-in, unless it is started later.
 
         `program` is a pidfd of the first confined process, whose id is `pid`.  Raises OSError.
         """
         self.program = program
         self._pid = pid
         self._notification, self._waiting = shared()  # the stand-in answers what the helper leaves if it dies
-        self._ready = os.pipe()
         self._devices = _device("/dev/null", os.O_RDWR), _device("/dev/full", os.O_WRONLY)
         self._later.seal()
+        if not self._starts_late:
+            self._start_first(pid)
+
+    def _start_first(self, pid: int) -> None:
+        """Start the stand-in before the program `pid` runs; it gets the listeners later, by a shared table of descriptors."""
         own = os.getpid()
+        self._ready = os.pipe()
         pipes = (_fuse(pid), _fuse(pid)) if self._is_fused else ()
         self.stand_in = kernel.clone(linux.CLONE_FILES)
         place = int(self.stand_in == 0)
@@ -106,11 +129,13 @@ class Duty:
             helper.guarded(lambda: self._stand_by(own))
 
     def shielded(self, filter_: bytes) -> bytes:
-        """Return the filter after instructions that deny calls on the helper, which is this process, and on the stand-in."""
-        return bpf.shielded(filter_, (os.getpid(), self.stand_in), self._shield)
+        """Return the filter after instructions that deny calls on the helper, which is this process, and on the stand-in if
+        there is one already."""
+        return bpf.shielded(filter_, [pid for pid in (os.getpid(), self.stand_in) if pid != _NONE], self._shield)
 
     def begin(self, listener: int) -> None:
-        """Give the listener to the stand-in, and confine this process; the program must not run yet.  Raises OSError."""
+        """Give the listener to the stand-in, if there is one already, and confine this process; the program must not run yet.
+        Raises OSError."""
         self._listeners = {listener: ""}
         wake_here(listener)
         self._hand_over()
@@ -160,15 +185,28 @@ class Duty:
                 self._happened(descriptor, events)
 
     def _events(self) -> Sequence[tuple[int, int]]:
-        """Wait for events and return them; meanwhile, read the code that describes calls, and report counts that are due."""
-        while not (events := self._epoll.poll(self._answers.pause() if self._later.is_read else 0)):
-            if self._later.is_read:
-                self._answers.quiet()
-            else:
+        """Wait for events and return them; meanwhile, read the code that describes calls, and report counts that are due.
+        Return none when a stand-in has to be started."""
+        while not (events := self._epoll.poll(self._pause(), _EVENTS)):
+            if not self._later.is_read:
                 self._later.read_one()
                 if self._later.is_read:
                     self._answers.get_ready()
+            elif self._due <= time.monotonic():
+                break
+            else:
+                self._answers.quiet()
         return events
+
+    def _pause(self) -> float | None:
+        """Return how many seconds may pass without an event before there is something else to do; None for any."""
+        if not self._later.is_read:
+            return 0
+        pause = self._answers.pause()
+        if self._due == _NEVER:
+            return pause
+        left = max(0.0, self._due - time.monotonic())
+        return left if pause is None else min(pause, left)
 
     def _happened(self, descriptor: int, events: int) -> None:
         """Handle an event of the program's pidfd or of a listener."""
@@ -223,13 +261,12 @@ class Duty:
     def finish(self) -> NoReturn:
         """Serve as for a program without phases, now that no process is traced any more; exit if there is no listener."""
         if not self._listeners:
-            self._end_stand_in()
+            self.end_stand_in()
             self._answers.finish()
             os._exit(0)
         self._hand_over()
         self._epoll.close()  # here, since its number will be another descriptor's
-        kept = (*self._listeners, *self._fuse, *self.descriptors(), *self._answers.descriptors())
-        helper.close_all_but((self.program, *self._devices, *kept))
+        helper.close_all_but((*self._kept(), *self._answers.descriptors()))
         confinement.drop_capabilities(self._capabilities)
         if self._filter:
             kernel.install(self._filter, 0)
@@ -238,28 +275,21 @@ class Duty:
 
     # Once every process is in its last phase
 
-    def descriptors(self) -> tuple[int, ...]:
-        """Return the descriptors of reports, and the socket that audit records come from; -1 for none."""
-        return *self._reporter.descriptors, self._records
-
     def serve(self) -> NoReturn:
         """Answer calls until the last confined task has ended."""
-        answers = self._answers
-        if self.stand_in == _NONE:
-            self._start_stand_in()
-            self._watch_stand_in()
-            answers.take_over(self._listeners)
         while self._listeners:
+            if self._due <= time.monotonic():
+                self._start_stand_in()
             for descriptor, events in self._events():
                 if descriptor == self._watched:
                     os.close(self._watched)
                     os.waitpid(self.stand_in, linux.WALL)
-                    self._start_stand_in()
-                    self._watch_stand_in()
+                    self.stand_in = self._watched = _NONE
+                    self._due = self._started + _SETTLED
                 else:
                     self._happened(descriptor, events)
-        self._end_stand_in()  # else it would write the end as well; and a listener keeps the program's Landlock domain
-        answers.finish()
+        self.end_stand_in()  # else it would write the end as well; and a listener keeps the program's Landlock domain
+        self._answers.finish()
         os._exit(0)
 
     def _watch(self) -> None:
@@ -267,14 +297,18 @@ class Duty:
         self._epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
         for descriptor in {*self._listeners, self.program, self._records} - {_NONE}:
             self._epoll.register(descriptor, select.EPOLLIN)
-        self._watch_stand_in()
+        if self.stand_in == _NONE:
+            self._due = time.monotonic() + _SETTLED
+        else:
+            self._watch_stand_in()
         if self._hub != _NONE:
             self._epoll.register(self._hub, select.EPOLLIN)
 
     def _hand_over(self) -> None:
-        """Send the listeners' numbers and phases to the stand-in, and stop sharing the table of descriptors with it."""
-        lines = "".join(f"{listener} {phase}\n" for listener, phase in self._listeners.items())
-        os.write(self._ready[1], f"{lines}\n".encode())
+        """Send the listeners' numbers and phases to the stand-in, if there is one; stop sharing the table of descriptors."""
+        if self.stand_in != _NONE:
+            lines = "".join(f"{listener} {phase}\n" for listener, phase in self._listeners.items())
+            os.write(self._ready[1], f"{lines}\n".encode())
         self._unshare()
 
     def _unshare(self) -> None:
@@ -282,8 +316,8 @@ class Duty:
         kernel.unshare_files()
         self._armed = tuple(end for end in self._armed if end in self._fuse)
 
-    def _end_stand_in(self) -> None:
-        """End the stand-in before this process ends; a process that is not answered for may go on."""
+    def end_stand_in(self) -> None:
+        """End the stand-in, if there is one, before this process ends; a process that is not answered for may go on."""
         for end in self._armed:
             os.close(end)  # one by one: the kernel closes those of one call, or of an exit, in any order
         if self.stand_in != _NONE:
@@ -292,15 +326,20 @@ class Duty:
 
     def _confine(self, *others: int) -> None:
         """Close all descriptors that answering does not need, except `others`, and install the helper's filter."""
-        helper.close_all_but((self.program, *self._listeners, *self._devices, *self._fuse, *self.descriptors(), *others))
+        helper.close_all_but((*self._kept(), *others))
         self._answers = self._new_answers()
         confinement.confine(self._filter, self._capabilities)
+
+    def _kept(self) -> tuple[int, ...]:
+        """Return the descriptors that answering needs, -1 for none."""
+        return self.program, *self._listeners, *self._devices, *self._fuse, *self._reporter.descriptors
 
     def _new_answers(self) -> Answers:
         return Answers(self._notification, self._waiting, self._reporter, self._pid, self.program, self._devices)
 
     def _stand_by(self, helper_: int) -> NoReturn:
-        """Run the first stand-in: wait for the listeners, then for the end of the helper, whose pid is `helper_`."""
+        """Run a stand-in that was started before the program: wait for the listeners, then for the end of the helper, whose pid
+        is `helper_`."""
         ready, other = self._ready[0], self._watch_parent(helper_)
         self._epoll.register(ready, select.EPOLLIN)
         if ready not in dict(self._epoll.poll(None if other != _NONE else 0)):
@@ -338,16 +377,33 @@ class Duty:
             self._answers.finish()
             os._exit(0)
         self.stand_in = _NONE
+        self._start_stand_in()
+        self._answers.take_over(self._listeners)
         self.serve()
 
     def _start_stand_in(self) -> None:
+        """Start a stand-in while the program runs, if that is possible, and add its pidfd to the epoll."""
         own = os.getpid()
+        self._due, self._started = _NEVER, time.monotonic()
         try:
             self.stand_in = kernel.clone()
-        except OSError:  # RLIMIT_NPROC
+        except (OSError, MemoryError):  # RLIMIT_NPROC, or a limit that was put on this process
+            if os.getpid() != own:
+                os._exit(FAILED)
             self.stand_in = _NONE
+            return
         if self.stand_in == 0:
-            helper.guarded(lambda: self._wait(self._watch_parent(own)))
+            helper.guarded(lambda: self._stand_by_now(own))
+        self._watch_stand_in()
+
+    def _stand_by_now(self, helper_: int) -> NoReturn:
+        """Run a stand-in that was started while the program runs, without what the helper holds for calls that it makes."""
+        self._former = self._answers
+        self._hub = _NONE
+        self._epoll.close()
+        helper.close_all_but(self._kept())
+        self._answers = self._new_answers()
+        self._wait(self._watch_parent(helper_))
 
     def _watch_parent(self, pid: int) -> int:
         """Create an epoll for this process and add the parent's pidfd to it; return the pidfd, -1 if the parent has ended."""

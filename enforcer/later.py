@@ -107,14 +107,14 @@ class Later:
 
     def read_one(self) -> None:
         """Read the next noted file; `is_read` is true when none is left."""
-        if not self._paths:
-            self._parse()
-        if self._unread:
-            path = self._unread.pop()
-            try:  # noqa: SIM105  contextlib takes a millisecond of each start
+        try:
+            if not self._paths:
+                self._parse()
+            if self._unread:
+                path = self._unread.pop()
                 self._notes[path] = self.get_data(path)
-            except (OSError, MemoryError):
-                pass  # it has been changed: importing it will say so
+        except (OSError, MemoryError):
+            pass  # it has been changed: importing it will say so
         self.is_read = not self._unread
 
     def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:

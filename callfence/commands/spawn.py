@@ -16,7 +16,7 @@ from callfence.enforcer.errors import EnforceError
 from callfence.enforcer.files import granted, landlock  # noqa: F401
 from callfence.enforcer.hosts import granted as granted_hosts  # noqa: F401
 from callfence.enforcer.later import Loaded
-from callfence.enforcer.reporting import audit  # noqa: F401
+from callfence.enforcer.reporting import audit, opening  # noqa: F401
 from callfence.enforcer.spawning.listening import Listener, serve
 from callfence.enforcer.spawning.peer import Rights, require_plain
 from callfence.enforcer.spawning.serving import Spawner

@@ -13,7 +13,7 @@ from callfence.enforcer import confinement, execution, kernel, launch
 from callfence.enforcer.arming.seized import HINT
 from callfence.enforcer.bpf import Filter, notifying_filter
 from callfence.enforcer.errors import FAILED, EnforceError
-from callfence.enforcer.reporting.destination import TEXT, Destination, opened
+from callfence.enforcer.reporting.destination import TEXT, Destination
 from callfence.enforcer.reporting.reporter import Reporter
 from callfence.enforcing import filters
 from callfence.enforcing.options import CHOICES, help_text, parse, parser as parser
@@ -343,6 +343,7 @@ class Start:
     def _open_log(self, path: str, policies: Sequence[Compiled]) -> None:
         """Open the log, for a program whose executable is at `path`.  Raises EnforceError."""
         from callfence.enforcer.reporting import events
+        from callfence.enforcer.reporting.opening import opened
 
         sources, process = (source for policy in policies for source in policy.sources), self.process or os.getpid()
         self.log = log = events.Log(opened(self._value("--log")), sources, process, self.environment)
@@ -389,6 +390,7 @@ class Start:
 
             has_tcp = files.holds_tcp(self.process or os.getpid())
         log = None if self.is_quiet else self.log
+        asks = "--ask" in self.options
         destination = log.destination if log else Destination(-1 if self.is_quiet else self.stderr, TEXT)
         return Reporter(
             destination,
@@ -400,11 +402,12 @@ class Start:
             reach=reach,
             hosts=hosts,
             records=self.records,
-            keeps_signals="signals" in scope,
+            keeps_signals=(keeps_signals := "signals" in scope),
+            is_out_of_reach=keeps_signals and not asks and not all(policy.names_processes for policy in policies),
             listens=listens,
             has_tcp=has_tcp,
             later=policies[0].later,
-            asking=self._ask() if "--ask" in self.options else -1,
+            asking=self._ask() if asks else -1,
             held=self.held,
         )
 

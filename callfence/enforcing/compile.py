@@ -11,6 +11,7 @@ from callfence.enforcing.sealed import bundle
 from callfence.policygen.evaluate import answer
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.listener import expects_listener, may_install_filters, names_listener
+from callfence.policygen.filter.processes import names_processes
 from callfence.policygen.filter.verify import meaning, verify
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.naming import format_action, format_call
@@ -91,6 +92,8 @@ def misfit(filter_: Compiled) -> str:
         facts = (str(policy.arm), expects_listener(policy), names_listener(policy), may_install_filters(resolved(policy)))
         if (filter_.arm, filter_.expects_listener, filter_.may_listen, filter_.own_filters) != facts:
             return "it takes effect at another moment than the policy's `arm`, or its listener differs from the policy"
+        if filter_.names_processes != names_processes(resolved(policy)):
+            return "it differs from the policy in whether the program may change processes that it names"
         if filter_.phases_optional != policy.phases_optional:
             return "it differs from the policy in what happens to a process that cannot enter its phase"
         if filter_.scope != (policy.scope if filter_.variant in ("report", "silent") else ""):

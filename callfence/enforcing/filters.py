@@ -90,6 +90,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
     from callfence.enforcer.hosts.rules import encode
     from callfence.policygen.filter.compile import compile_policy
     from callfence.policygen.filter.listener import expects_listener, may_install_filters, names_listener
+    from callfence.policygen.filter.processes import names_processes
     from callfence.policygen.filter.verify import kills_itself
     from callfence.policygen.implied.resolve import resolved
 
@@ -119,6 +120,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         kills_itself=variant == "report" and kills_itself(resolved(policy)),
         lacks_start=document.lacks_start,
         may_listen=names_listener(policy),
+        names_processes=names_processes(resolved(policy)),
         own_filters=may_install_filters(resolved(policy)),
         phases_optional=policy.phases_optional,
         files=files,

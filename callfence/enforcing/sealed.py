@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from callfence.enforcer.arming.plan import Stage
     from callfence.policygen.language.document import Document
 
-_MAGIC = b"callfence filter 14\n"
+_MAGIC = b"callfence filter 15\n"
 _BUNDLE = b"callfence filters 1\n"
 _SIGNATURE = 32
 _FACTS = (
-    "expects_listener", "is_settled", "kills_itself", "lacks_start", "may_listen", "own_filters", "phases_optional"
+    "expects_listener", "is_settled", "kills_itself", "lacks_start", "may_listen", "names_processes", "own_filters",
+    "phases_optional",
 )
 """The boolean fields of a filter, in the order in which the file has them."""
 _YES = b"y"
@@ -35,8 +36,8 @@ class Compiled:
 
     __slots__ = (
         "arm", "document", "expects_listener", "files", "files_from_entry", "filter", "hosts", "is_settled", "kills_itself",
-        "lacks_start", "later", "may_listen", "own_filters", "phases_optional", "refusals", "scope", "sources", "stages",
-        "variant",
+        "lacks_start", "later", "may_listen", "names_processes", "own_filters", "phases_optional", "refusals", "scope",
+        "sources", "stages", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +52,7 @@ class Compiled:
         kills_itself: bool = False,
         lacks_start: bool = False,
         may_listen: bool = False,
+        names_processes: bool = False,
         own_filters: bool = False,
         phases_optional: bool = False,
         files: bytes = b"",
@@ -76,6 +78,8 @@ class Compiled:
         self.may_listen = may_listen
         """Whether the policy names ioctl commands by which the program answers notifications of its own listener
         (`policygen.filter.listener`)."""
+        self.names_processes = names_processes
+        """Whether the policy lets the program change processes that it names by their ids (`policygen.filter.processes`)."""
         self.own_filters = own_filters
         """Whether the policy lets the program install filters."""
         self.phases_optional = phases_optional

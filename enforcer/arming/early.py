@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _READY, _INSTALLED, _TAKEN, _FAILED = 0, 1, 2, 3  # bytes of the shared page that are used as flags
 _NUMBER, _STAND_IN, _LISTENER = slice(8, 12), slice(12, 16), slice(16, 20)
-"""The places in the shared page of the helper's pid, its stand-in's pid and the listener's descriptor."""
+"""The places in the shared page of the helper's pid, its stand-in's pid (0: none yet) and the listener's descriptor."""
 _DELAY = 0.0001  # seconds
 _TIMEOUT = 20.0
 """How many seconds to wait for the helper, which may have been killed."""
@@ -60,7 +60,8 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
         if shared[_FAILED] or time.monotonic() > end:
             raise EnforceError("the helper process ended or hung before it was ready, so the program was not run")
         time.sleep(_DELAY)
-    filter_ = shielded(filter_, [int.from_bytes(shared[place], "little") for place in (_NUMBER, _STAND_IN)])
+    pids = (int.from_bytes(shared[place], "little") for place in (_NUMBER, _STAND_IN))
+    filter_ = shielded(filter_, [pid for pid in pids if pid])
     settle()
     gc.disable()  # from here on, no call may be made but the execve
     flags = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
@@ -91,7 +92,7 @@ def _take(program: int, shared: mmap, duty: Duty) -> NoReturn:
         helper.leave()
         duty.start(pidfd, program)
         shared[_NUMBER] = os.getpid().to_bytes(4, "little")
-        shared[_STAND_IN] = duty.stand_in.to_bytes(4, "little")
+        shared[_STAND_IN] = max(0, duty.stand_in).to_bytes(4, "little")
         shared[_READY] = 1
         while not shared[_INSTALLED]:
             if helper.has_ended(pidfd):

@@ -71,7 +71,7 @@ def be_seized(
 class Work:
     """What the helper does: confine a program at its execve, and answer its calls.  See `be_seized`."""
 
-    __slots__ = ("arm", "duty", "filter", "is_nested", "is_spawned", "key", "plan", "program", "stderr")
+    __slots__ = ("_later", "arm", "duty", "filter", "is_nested", "is_spawned", "key", "plan", "program", "reporter", "stderr")
 
     def __init__(
         self,
@@ -85,18 +85,15 @@ class Work:
         is_nested: bool,
         later: Later | None = None,
     ) -> None:
-        """Read what the helper needs.  `program`: the id of the process to confine.  `later`: the importer for the helper, if
-        not that of the reporter's note."""
+        """`program`: the id of the process to confine.  `later`: the importer for the helper, if not that of the reporter's
+        note."""
         self.program = program
         self.key = plan.key if plan else Key()
         self.filter = self.key.passing(filter_, installs=bool(plan))
-        if plan:  # imported before the helper is cloned, which takes a third of the time
-            import callfence.enforcer.arming.phases  # noqa: F401
+        self.reporter = reporter
         self.duty: Duty | None = None
-        if reporter:
-            from callfence.enforcer.duty import Duty
-
-            self.duty = Duty(reporter, follows=bool(plan), is_quiet=plan is not None and plan.is_quiet, later=later)
+        """What answers calls; None if nothing does, or before `begin`."""
+        self._later = later
         self.arm = arm
         self.plan = plan
         self.stderr = stderr
@@ -106,7 +103,21 @@ class Work:
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors that the helper needs, -1 for none."""
-        return (self.stderr, *(self.duty.descriptors() if self.duty else ()))
+        return (self.stderr, *(self.reporter.descriptors if self.reporter else ()))
+
+    def begin(self, pidfd: int) -> Duty | None:
+        """Begin to answer calls, in the helper; return what does, None if nothing does.  `pidfd`: the program's.
+
+        What that takes is imported here, while the program's execve works.  Raises OSError."""
+        if self.plan:
+            import callfence.enforcer.arming.phases  # noqa: F401  # before imports are restricted
+        if self.reporter:
+            from callfence.enforcer.duty import Duty
+
+            is_quiet = self.plan is not None and self.plan.is_quiet
+            self.duty = Duty(self.reporter, follows=bool(self.plan), is_quiet=is_quiet, later=self._later)
+            self.duty.start(pidfd, self.program)
+        return self.duty
 
 
 def tracer() -> str:
@@ -130,7 +141,7 @@ def _confine(work: Work, commands: int, answers: int) -> NoReturn:
     """Run the helper: write its pid to the pipe `answers`, wait for a byte on `commands`, seize the process `program`, and
     write "ok" or the reason of a failure; then confine the program and answer calls.
     """
-    program, duty = work.program, work.duty
+    program = work.program
     helper.leave()
     helper.close_all_but((commands, answers, *work.descriptors()))
     os.write(answers, b"%d\n" % os.getpid())
@@ -138,15 +149,14 @@ def _confine(work: Work, commands: int, answers: int) -> NoReturn:
         os._exit(0)  # the program has gone
     pidfd = -1
     try:
-        if duty:
+        if work.reporter:
             pidfd = kernel.pidfd_open(program)
             inject.probe_listener(pidfd)
         seize(program)
     except OSError as error:
         os.write(answers, str(refused(error)).encode())
         os._exit(0)
-    if duty and work.arm == "now":
-        duty.start(pidfd, program)
+    if work.arm == "now" and (duty := work.begin(pidfd)):
         duty.follow(listens=not (work.plan and work.plan.is_quiet))
         stop(program)  # it waits for the answer
         os.write(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))
@@ -161,11 +171,10 @@ def follow(work: Work, pidfd: int) -> NoReturn:
     """Run the helper of a seized program: confine it at its execve, and answer its calls.  `pidfd`: the program's; -1 if
     there is nothing to answer."""
     program, duty = work.program, work.duty
-    if duty and work.arm != "now":  # while the program's execve works
-        duty.start(pidfd, program)
-        work.filter = duty.shielded(work.filter)
     try:
         if work.arm != "now":
+            if duty := work.begin(pidfd):
+                work.filter = duty.shielded(work.filter)
             _arm(work, pidfd)
         if work.plan and duty:
             from callfence.enforcer.arming.phases import Follower
@@ -219,7 +228,7 @@ def _refuse(program: int, surgery: inject.Surgery | None, duty: Duty | None, rea
     """
     helper.write(stderr, f"enforce: the program was not run: {reason}\n".encode())
     if duty:
-        os.kill(duty.stand_in, linux.SIGKILL)  # otherwise waiting for all children would never end
+        duty.end_stand_in()  # otherwise waiting for all children would never end
     try:
         surgery = surgery or inject.Surgery(program)
         if not surgery.is_confined:

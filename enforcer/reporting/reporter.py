@@ -17,13 +17,12 @@ if TYPE_CHECKING:
     from callfence.enforcer.reporting.events import Log
     from callfence.policygen.model import Policy
 
-
 class Reporter:
     """Where reports go, and how denied calls are answered and described."""
 
     __slots__ = (
-        "asking", "audit", "colour", "destination", "evidence", "has_tcp", "held", "hosts", "keeps_signals", "later", "listens",
-        "log", "policies", "reach", "records", "stderr",
+        "asking", "audit", "colour", "destination", "evidence", "has_tcp", "held", "hosts", "is_out_of_reach", "keeps_signals",
+        "later", "listens", "log", "policies", "reach", "records", "stderr",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +38,7 @@ class Reporter:
         hosts: Hosts | None = None,
         records: Source | None = None,
         keeps_signals: bool = False,
+        is_out_of_reach: bool = False,
         listens: bool = False,
         has_tcp: bool = True,
         later: bytes = b"",
@@ -63,6 +63,8 @@ class Reporter:
         """The audit records from which denied files and ports are reported; None if they are not reported so."""
         self.keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
+        self.is_out_of_reach = is_out_of_reach
+        """Whether the policies let the program make no call, besides, that changes a process which it names."""
         self.listens = listens
         """Whether the helper is notified of listen(2), which may take a port that is not granted (`files.listening`)."""
         self.has_tcp = has_tcp
@@ -83,7 +85,8 @@ class Reporter:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """The descriptors that reporting needs, and those to keep open; -1 for none."""
-        return self.destination.descriptor, self.destination.folder, self.stderr, self.asking, *self.held
+        records = self.records.descriptor if self.records else -1
+        return self.destination.descriptor, self.destination.folder, self.stderr, self.asking, records, *self.held
 
     def give_back(self) -> None:
         """Close the program's standard error, and its other descriptors, after it has ended (`Destination.give_back`)."""

@@ -11,6 +11,7 @@ from contextlib import suppress
 from callfence.enforcer import bpf, execution, helper, launch
 from callfence.enforcer.arming import inject, seized
 from callfence.enforcer.confinement import scope_ruleset
+from callfence.enforcer.duty import Duty
 from callfence.enforcer.errors import FAILED, EnforceError, GoneError
 from callfence.enforcer.reporting.destination import TEXT, Destination
 from callfence.enforcer.reporting.reporter import Reporter
@@ -83,6 +84,7 @@ class Spawner:
         filter_ = launch.combined(started)
         execution.locate(started.argv[0], started.environment)
         seized.Work(os.getpid(), filter_, reporter, arm="exec", stderr=2, plan=None, is_nested=False, later=self.later)
+        Duty(reporter, later=self.later)
 
     def _take(self, connection: _socket.socket) -> NoReturn:
         helper.close_all_but((0, 1, 2, connection.fileno()))
@@ -108,7 +110,7 @@ class Spawner:
             linux.ptrace(linux.PTRACE_CONT, peer.pid)
         except (OSError, GoneError):
             os._exit(0)
-        seized.follow(work, peer.pidfd if work.duty else -1)
+        seized.follow(work, peer.pidfd if work.reporter else -1)
 
     def _prepared(
         self, peer: Peer, request: Request, descriptors: list[int], connection: int
@@ -133,7 +135,7 @@ class Spawner:
             raise
         answer = protocol.answer(0, paths, [(flags, name) for _, flags, name in rulesets], first)
         helper.go_to_proc()
-        if work.duty:
+        if work.reporter:
             inject.probe_listener(peer.pidfd)
         entered = [ruleset for ruleset, _, _ in rulesets]
         helper.close_all_but((0, 1, 2, connection, peer.pidfd, *entered, *work.descriptors()))

@@ -142,6 +142,11 @@ class Workplace:
                 continue
         return found
 
+    def both(self):
+        """The pids of the helper and its stand-in, which may be started later (`enforcer.duty`)."""
+        wait_until(lambda: len(self.helpers()) == 2)
+        return self.helpers()
+
     def helper(self):
         """The pid of the one helper that answers: not its stand-in, which is its child."""
         found = self.helpers()

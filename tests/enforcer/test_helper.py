@@ -71,13 +71,13 @@ def test_it_holds_standard_error_the_listener_the_program_and_two_devices(runnin
     if os.getuid() != 0:
         pytest.skip("needs root: it cannot be looked into by its own user")
     process = running()
-    helper = place.helper()
-    wait_until_read(process.pid, helper)
-    full, null, *files = sorted(os.readlink(entry) for entry in Path(f"/proc/{helper}/fd").iterdir())
-    assert (full, null) == ("/dev/full", "/dev/null"), "which a program is given that opens them"
-    # pidfds: the program and the stand-in
-    assert files[:4] == ["anon_inode:[eventpoll]", "anon_inode:[pidfd]", "anon_inode:[pidfd]", "anon_inode:seccomp notify"]
-    assert files[4:] == [os.readlink(f"/proc/{process.pid}/fd/2")]
+    for helper in place.both():
+        wait_until_read(process.pid, helper)
+        full, null, *files = sorted(os.readlink(entry) for entry in Path(f"/proc/{helper}/fd").iterdir())
+        assert (full, null) == ("/dev/full", "/dev/null"), "which a program is given that opens them"
+        # pidfds: the program, and the stand-in or the helper
+        assert files[:4] == ["anon_inode:[eventpoll]", "anon_inode:[pidfd]", "anon_inode:[pidfd]", "anon_inode:seccomp notify"]
+        assert files[4:] == [os.readlink(f"/proc/{process.pid}/fd/2")]
     assert "anon_inode:seccomp notify" not in (
         os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()
     )
@@ -104,6 +104,7 @@ def test_it_outlives_every_signal_but_sigkill(running, place):
 
 def kill_helper(place):
     """And wait for the one that takes its place, and its stand-in."""
+    place.both()
     helper = place.helper()
     os.kill(helper, signal.SIGKILL)
     wait_until(lambda: len(place.helpers()) == 2 and helper not in place.helpers())
@@ -131,8 +132,8 @@ def at(running, moment, scope="", **options):
 
 def killed(place, which):
     """Kill the helper, its stand-in, or both at once."""
-    helper = place.helper()
-    pids = [pid for pid in place.helpers() if which == "both" or (pid == helper) == (which == "helper")]
+    helpers, helper = place.both(), place.helper()
+    pids = [pid for pid in helpers if which == "both" or (pid == helper) == (which == "helper")]
     if which == "both":
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)  # so that neither replaces the other
@@ -187,7 +188,7 @@ def test_its_limits_are_raised(running, place):
             resource.setrlimit(number, (soft, resource.getrlimit(number)[1]))
 
     process = running(preexec_fn=lower)
-    for pid in place.helpers():
+    for pid in place.both():
         limits = [line[26:].split()[:2] for line in Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]]
         assert len(limits) == 16
         assert all(soft == hard for soft, hard in limits)
@@ -199,7 +200,7 @@ def test_its_folder_is_proc(running, place):
     if os.getuid() != 0:
         pytest.skip("needs root: it cannot be looked into by its own user")
     running()
-    for pid in place.helpers():
+    for pid in place.both():
         assert os.readlink(f"/proc/{pid}/cwd") == "/proc"
 
 
@@ -220,10 +221,10 @@ def test_its_stand_in_takes_its_place(running, place):
 
 def test_without_both_calls_fail_closed(running, place):
     process = running("getppid", "getpid", "mprotect,4096,8192,7")
-    for pid in place.helpers():
-        os.kill(pid, signal.SIGSTOP)  # so that neither replaces the other
-    for pid in place.helpers():
-        os.kill(pid, signal.SIGKILL)
+    helpers = place.both()
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that neither replaces the other
+        for pid in helpers:
+            os.kill(pid, number)
     place.wait_for_helpers()
     output, _ = process.communicate("x", timeout=20)
     assert output == "-38\n" * 3, "ENOSYS"
@@ -237,8 +238,7 @@ def test_it_ends_with_the_last_confined_process(place):
     with open(place.folder / "errors", "w+") as errors:
         done = place.enforce("sh", "-c", script, stderr=errors)
         assert (done.returncode, done.stdout) == (0, "started\n")
-        time.sleep(0.2)
-        assert len(place.helpers()) == 2
+        place.both()
         (place.folder / "fifo").write_text("go\n")
         place.wait_for_helpers()
         assert (place.folder / "output").read_text() == "-13\n"

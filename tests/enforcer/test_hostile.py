@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from callfence.tracer import pids
 from callfence.tracer.abi import NATIVE, table
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 CALLS = [call.name for call in table(NATIVE).by_number.values() if call.name != "getppid"]
 ALL_BUT_ONE = "".join(f"{name}: allow\n" for name in CALLS)
 WITHOUT_FILTERS = "".join(f"{name}: allow\n" for name in CALLS if name not in ("seccomp", "prctl"))
+CHANGING = {row.name for row in pids.rows(pids.CHANGES)}
+NAMING_NOBODY = "".join(f"{name}: allow\n" for name in CALLS if name not in {"seccomp", *CHANGING}) + "prlimit64: pid == 0\n"
+"""Under which the stand-in is started later than the program."""
 NAMING_THE_HELPER = (
     "kill", "stop", "group", "everybody", "everybody_stop", "tkill", "tgkill", "sigqueue", "tgsigqueue", "pidfd",
     "descriptors", "processor", "memory", "filesize", "affinity", "scheduler", "parameters", "nice", "ioprio", "ptrace",
@@ -78,11 +82,12 @@ def test_a_thread_that_ignores_the_signal_in_time_does_not_save_it(
 
 
 @pytest.mark.parametrize("limit", ["RLIMIT_NOFILE", "RLIMIT_AS", "RLIMIT_FSIZE", "RLIMIT_STACK", "RLIMIT_DATA", "RLIMIT_NPROC"])
-def test_it_kills_under_any_limit(limit: str, place: Workplace, build: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("policy", [WITHOUT_FILTERS, NAMING_NOBODY], ids=["naming others", "naming nobody"])
+def test_it_kills_under_any_limit(policy: str, limit: str, place: Workplace, build: Callable[..., Path]) -> None:
     """That something else than the program has put on the helper."""
     import resource
 
-    place.policy(WITHOUT_FILTERS)
+    place.policy(policy)
     process = place.start("-p", "calls.policy", build("hostile"), "nothing")
     assert process.stdout.readline() == "ready\n"
     for pid in place.helpers():

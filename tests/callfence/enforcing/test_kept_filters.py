@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[3]
 EVERYTHING = bpf.encode([Instruction(bpf.RET | bpf.K, k=0x7FFF0000)])
 """The filter that allows every call."""
 MKDIR = ("mkdir", "made")
+FACTS = ("expects_listener", "is_settled", "may_listen", "names_processes", "own_filters")
 has_keyring = pytest.mark.skipif(not cache.secret(), reason="the kernel, or a container's filter, has no keyrings")
 
 
@@ -54,7 +55,7 @@ class Work:
         """Replace what is kept by a filter that allows everything."""
         (file,) = self.cached()
         made_by, old = unseal(file.read_bytes(), cache.secret())
-        facts = {name: getattr(old, name) for name in ("expects_listener", "is_settled", "may_listen", "own_filters")}
+        facts = {name: getattr(old, name) for name in FACTS}
         forged = Compiled(EVERYTHING, old.arm, old.sources, variant=old.variant, scope=old.scope, **facts)
         file.write_bytes(seal(forged, made_by, secret))
         return file
@@ -201,7 +202,7 @@ def test_a_bundle_whose_filter_is_not_its_policy_is_named(work: Work) -> None:
     work.run("compile", "-o", "mkdir.filter", "mkdir.policy")
     file = work.folder / "mkdir.filter"
     old = unbundle(file.read_bytes())["silent"]
-    facts = {name: getattr(old, name) for name in ("expects_listener", "is_settled", "may_listen", "own_filters")}
+    facts = {name: getattr(old, name) for name in FACTS}
     forged = Compiled(EVERYTHING, old.arm, old.sources, variant="silent", scope=old.scope, **facts)
     file.write_bytes(bundle([forged], b""))
     done = work.run("verify", "mkdir.filter")

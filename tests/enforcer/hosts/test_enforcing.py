@@ -136,17 +136,22 @@ def test_without_a_helper_nothing_runs(flags: Sequence[str], network: Network) -
 
 
 @pytest.mark.skipif(landlock_abi() < 6, reason="needs Linux 6.12: without scopes the program ends with its helper")
-def test_waiting_calls_end_when_the_helper_is_killed(network: Network) -> None:
-    """A connection that is not answered, and a helper that is killed by root: the stand-in answers as if a signal had come."""
+@pytest.mark.parametrize("stand_in", ["older", "younger"])
+def test_waiting_calls_end_when_the_helper_is_killed(stand_in: str, network: Network) -> None:
+    """A connection that is not answered, and a helper that is killed by root: the stand-in, which is older than the connection
+    or younger, answers as if a signal had come, and goes on with other connections that wait."""
     script = (
-        "import ctypes, socket, struct\n"
+        "import ctypes, socket, struct, threading, time\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "full = socket.socket(); full.bind(('127.0.0.1', 0)); full.listen(0)\n"
         "queue = [socket.socket() for _ in range(3)]\n"
         "[(s.setblocking(False), s.connect_ex(full.getsockname())) for s in queue]\n"
         "s = socket.socket(); print('waits', flush=True)\n"
         "port = struct.pack('!H', full.getsockname()[1])\n"
-        "libc.connect(s.fileno(), b'\\2\\0' + port + b'\\x7f\\0\\0\\1' + bytes(8), 16); print(ctypes.get_errno())\n"
+        "address = b'\\2\\0' + port + b'\\x7f\\0\\0\\1' + bytes(8)\n"
+        "libc.connect(s.fileno(), address, 16); print(ctypes.get_errno(), flush=True)\n"
+        "threading.Timer(0.2, lambda: [full.accept() for _ in range(2)]).start()\n"
+        "last = socket.socket(); print(libc.connect(last.fileno(), address, 16))\n"
     )
     file = network.folder / "it.policy"
     file.write_text(allowing_all("tcp connect 127.0.0.1: any", "udp send: none"))
@@ -157,11 +162,20 @@ def test_waiting_calls_end_when_the_helper_is_killed(network: Network) -> None:
         call = str(table(NATIVE).by_name["connect"].number)
         wait_until(lambda: Path(f"/proc/{program.pid}/syscall").read_text().split()[0] == call)
         time.sleep(0.5)
-        helpers = [int(name) for name in os.listdir("/proc") if name.isdigit() and _answers_for(int(name), file)]
-        assert len(helpers) == 2
-        os.kill(next(helper for helper in helpers if parent(helper) not in helpers), signal.SIGKILL)
-        assert program.stdout.readline() == b"4\n"  # EINTR
+        helper, other = _helper_and_stand_in(file)
+        if stand_in == "younger":
+            os.kill(other, signal.SIGKILL)
+            wait_until(lambda: _helper_and_stand_in(file)[1] not in (other, 0))
+        os.kill(helper, signal.SIGKILL)
+        assert program.stdout.read() == b"4\n0\n"  # EINTR, then success
     assert program.returncode == 0
+
+
+def _helper_and_stand_in(policy_: Path) -> tuple[int, int]:
+    """The ids of the helper and the stand-in of this test's program; 0 for none."""
+    both = [int(name) for name in os.listdir("/proc") if name.isdigit() and _answers_for(int(name), policy_)]
+    (helper,) = (process for process in both if parent(process) not in both)
+    return helper, next((process for process in both if process != helper), 0)
 
 
 def _answers_for(process: int, policy_: Path) -> bool:

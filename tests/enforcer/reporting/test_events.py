@@ -15,8 +15,9 @@ import jsonschema
 import pytest
 from needed import require
 
-from callfence.enforcer.reporting.destination import JOURNAL, LINES, Destination, opened
+from callfence.enforcer.reporting.destination import JOURNAL, LINES, Destination
 from callfence.enforcer.reporting.events import Log, encoded, shown
+from callfence.enforcer.reporting.opening import opened
 from tests.enforcer.conftest import START, wait_until
 
 if TYPE_CHECKING:
