@@ -165,8 +165,11 @@ class Resolver:
         def end() -> None:
             if waiting.pop() if waiting else False:
                 self._open -= 1
+                self.hub.cancel(moment)
                 self.hub.forget(upstream.fileno())
                 upstream.close()
+
+        moment = self.hub.later(_WAIT, end)
 
         def received() -> None:
             try:
@@ -190,8 +193,6 @@ class Resolver:
         except OSError:
             end()
             answer(dns.refusal(query, dns.SERVFAIL))
-            return
-        self.hub.later(_WAIT, end)
 
     def permitted(self, query: bytes, port: int, answer: Callable[[bytes], None]) -> bytes | None:
         """Return the question made anew; None after answering one that is not permitted, and for one that cannot be read."""
@@ -259,12 +260,12 @@ class _Conversation:
         self._upstream: socket | None = None
         self._is_open = True
         self._hub.watch(client.fileno(), READABLE, self._read)
-        self._hub.later(_WAIT, self._end)
+        self._moment = self._hub.later(_WAIT, self._end)
 
     def _end(self) -> None:
         if self._is_open:
             self._is_open = False
-            self._received = b""  # the moment above keeps this object
+            self._hub.cancel(self._moment)
             for connection in filter(None, (self._client, self._upstream)):
                 self._hub.forget(connection.fileno())
                 connection.close()

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import resource
 import socket
+import time
 
 import dns.exception
 import dns.flags
@@ -184,9 +185,10 @@ def framed(message):
 
 
 def run(hub):
-    """Until nothing more is due."""
-    for _ in range(50):
+    """Until nothing more is due: on a busy machine a packet takes a moment."""
+    for _ in range(20):
         hub.run()
+        time.sleep(0.005)
 
 
 def test_what_follows_an_answer_by_tcp_is_not_passed_on():
@@ -242,8 +244,8 @@ def test_connections_are_counted_and_keep_nothing():
         resolver._open = 16
     run(hub)
     assert resolver._open == 0
-    mine = [each for each in gc.get_objects() if isinstance(each, _Conversation) and each._resolver is resolver]
-    assert [each._received for each in mine] == [b""] * 16
+    gc.collect()
+    assert [each for each in gc.get_objects() if isinstance(each, _Conversation) and each._resolver is resolver] == []
 
 
 def test_a_connection_that_has_ended_asks_nothing_more(monkeypatch):
