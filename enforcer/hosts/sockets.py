@@ -8,7 +8,7 @@ import os
 from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
 
 from callfence.enforcer import kernel
-from callfence.enforcer.alarms import limit_calls
+from callfence.enforcer.alarms import SHORT, close_at_once, limit_calls
 from callfence.enforcer.hosts import identity
 from callfence.enforcer.hosts.addresses import ECHOES, LONGEST
 from callfence.tracer import TYPE_CHECKING, linux
@@ -67,7 +67,7 @@ class Socket(NamedTuple):
         is_blocking = not flags & os.O_NONBLOCK
         if is_blocking:  # there is no flag for one call
             fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
-            limit_calls(_SHORT)  # the program may have changed that back
+            limit_calls(SHORT)  # the program may have changed that back
         try:
             result = result_of(linux.functions.connect(self.descriptor, address, len(address)))
             if result == -errno.EINPROGRESS and is_blocking:  # the answer of this host itself may be there already
@@ -138,10 +138,12 @@ class Socket(NamedTuple):
 
     def close(self) -> None:
         """Close this copy."""
-        os.close(self.descriptor)
+        if self.type == SOCK_STREAM and self.domain != AF_UNIX:
+            close_at_once([self.descriptor])
+        else:
+            os.close(self.descriptor)
 
 
-_SHORT = 0.01
 _SO_ERROR = 4  # asm-generic/socket.h
 _SHUT_WR = 1  # linux/net.h SHUT_WR
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -45,3 +47,26 @@ def test_a_wait_may_be_longer_than_the_kernel_takes():
     hub.later(0.01, lambda: None)
     hub.run(waits=True)
     assert time.monotonic() - begin < 5
+
+
+LINGERS = """
+import socket, struct, sys, time
+from callfence.enforcer.hosts.sockets import Socket
+with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+    peer = server.accept()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+    client.setblocking(False)
+    try:
+        while True:
+            client.send(bytes(65536))
+    except BlockingIOError:
+        begin = time.monotonic()
+        Socket(client.detach(), socket.AF_INET, socket.SOCK_STREAM).close()
+        print(time.monotonic() - begin)
+"""
+
+
+def test_the_last_copy_of_a_connection_is_closed_at_once():
+    """The program has closed its own meanwhile, and the peer reads nothing."""
+    done = subprocess.run([sys.executable, "-c", LINGERS], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 10
