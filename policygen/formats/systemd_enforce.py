@@ -23,6 +23,8 @@ _ARGV0 = "@"
 _PLAIN = re.compile(r"[\w@+=:,./-]+", re.ASCII)
 _WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'\\])+""")
 """A word of a command line, as it is written (systemd.syntax(7))."""
+_ENDS = re.compile(r"\r\n|[\n\r\0]")
+"""What ends a line of a unit's file."""
 _FILTERS = ("SystemCallFilter", "SystemCallArchitectures", "NoExecPaths")
 
 
@@ -99,10 +101,10 @@ def settings_of(unit: str) -> Iterator[tuple[str, str]]:
     """Yield the (name, value) of the settings in [Service]; a line that ends in a backslash continues after comments
     (systemd.syntax(7))."""
     section, line = "", ""
-    for part in unit.splitlines():
+    for part in _ENDS.split(unit):
         if part.lstrip()[:1] in ("#", ";") or not (part.strip() or line):
             continue
-        if part.endswith("\\"):
+        if (len(part) - len(part.rstrip("\\"))) % 2:  # the last one is not escaped
             line += f"{part[:-1]} "
             continue
         line, whole = "", f"{line}{part}".strip()

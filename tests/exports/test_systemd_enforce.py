@@ -58,6 +58,8 @@ LogsDirectory=callfence/it
         ("Type=oneshot\nExecStart=one\nExecStart=two", ["... one", "... two"]),
         ("ExecStart=one ; -+two 'a ; b' \\; \";\" x; ;three ;", ["... one", "-+... two 'a ; b' \\; \";\" x; ;three"]),
         ("ExecStart=app \\\n# a comment\n  -x", ["... app    -x"]),
+        ("ExecStart=one \\\\\r\nExecStart=two", ["... one \\\\", "... two"]),
+        ("Environment=A=b\x0c[Unit]\nExecStart=app", ["... app"]),
         ("#ExecStart=no\n;ExecStart=no\nExecStart=app\n[Install]\nExecStart=no", ["... app"]),
     ],
 )
