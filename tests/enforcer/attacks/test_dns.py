@@ -209,6 +209,28 @@ def test_what_follows_an_answer_by_tcp_is_not_passed_on():
             assert client.recv(2) == b"\xff\xff"
 
 
+def test_a_question_with_many_wrong_answers_is_given_up():
+    """Each may take as long as the worst one, and other calls of the program wait meanwhile."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        server.bind(("127.0.0.1", 0))
+        resolver, hub = resolving(server.getsockname())
+        client.connect(("127.0.0.1", resolver.ports[socket.AF_INET, socket.SOCK_DGRAM]))
+        for wrong, is_open in ((15, 1), (16, 0)):
+            client.send(query("a.example", 1, 7))
+            run(hub)
+            asked, asker = server.recvfrom(4096)
+            for _ in range(wrong):
+                server.sendto(asked[:2] + b"\xff\xff", asker)
+            server.sendto(b"\0\0" + asked[2:] if asked[:2] != b"\0\0" else b"\1", asker)  # another's
+            run(hub)
+            assert resolver._open == is_open
+            if is_open:
+                server.sendto(refusal(asked, 0), asker)
+                run(hub)
+                client.settimeout(5)
+                assert client.recv(4096)[:2] == b"\0\7"
+
+
 def test_without_descriptors_a_question_fails():
     """And the helper, which has as many as the program was given, goes on."""
     resolver, hub = resolving()
