@@ -11,6 +11,7 @@ from callfence.enforcer import kernel
 from callfence.enforcer.alarms import SHORT, close_at_once, limit_calls
 from callfence.enforcer.hosts import identity
 from callfence.enforcer.hosts.addresses import ECHOES, LONGEST
+from callfence.enforcer.hosts.granted import PROTOCOLS
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.linux import AF_UNIX
 from callfence.tracer.machine import MACHINE
@@ -37,19 +38,22 @@ class Socket(NamedTuple):
     """AF_*."""
     type: int
     """SOCK_*."""
+    protocol: int
+    """IPPROTO_*."""
 
     @property
     def use(self) -> str:
         """What a policy calls reaching a peer by this socket: `connect` (TCP), `send` (UDP), `unix`; "" for a kind of socket
         that reaches no other host; `raw` for one that could reach any."""
-        if self.domain in (AF_INET, AF_INET6):
-            return {SOCK_STREAM: "connect", SOCK_DGRAM: "send"}.get(self.type, "raw")
+        if self.domain in (AF_INET, AF_INET6):  # it may be inherited, so of a kind that the program cannot make
+            is_known = self.protocol in PROTOCOLS.get(self.type, ())
+            return {SOCK_STREAM: "connect", SOCK_DGRAM: "send"}[self.type] if is_known else "raw"
         return "unix" if self.domain == AF_UNIX else "" if self.domain in _LOCAL else "raw"
 
     @property
     def has_ports(self) -> bool:
         """Whether the peer's port counts."""
-        return self.type != SOCK_DGRAM or kernel.socket_option(self.descriptor, linux.SO_PROTOCOL) not in ECHOES
+        return self.type != SOCK_DGRAM or self.protocol not in ECHOES
 
     @property
     def inode(self) -> int:
@@ -209,7 +213,7 @@ class Copier:
         return result
 
 
-_KIND = (linux.SO_DOMAIN, linux.SO_TYPE)
+_KIND = (linux.SO_DOMAIN, linux.SO_TYPE, linux.SO_PROTOCOL)
 
 
 def _pidfd(task: int) -> int:

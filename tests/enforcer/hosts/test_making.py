@@ -61,7 +61,7 @@ with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(
             client.send(bytes(65536))
     except BlockingIOError:
         begin = time.monotonic()
-        Socket(client.detach(), socket.AF_INET, socket.SOCK_STREAM).close()
+        Socket(client.detach(), socket.AF_INET, socket.SOCK_STREAM, 6).close()
         print(time.monotonic() - begin)
 """
 
