@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from _heapq import heappop, heappush
+from _heapq import heapify, heappop, heappush
 
 from callfence.tracer import TYPE_CHECKING
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READABLE, WRITABLE = select.EPOLLIN, select.EPOLLOUT
+_LONGEST = 86400.0
+"""The most seconds to wait at once: epoll_wait(2) takes 24 days at most, and programs choose their timeouts."""
+_SPARE = 64
+"""How many moments that are not waited for any more are kept, besides as many as there are others."""
 
 
 class Hub:
@@ -21,7 +25,9 @@ class Hub:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watched: dict[int, Callable[[], None]] = {}
-        self._moments: list[tuple[float, int, Callable[[], None]]] = []
+        self._moments: list[tuple[float, int]] = []
+        """A heap: when (monotonic seconds), and the number of what is called then, if it still is."""
+        self._due: dict[int, Callable[[], None]] = {}
         self._count = 0
 
     @property
@@ -45,14 +51,23 @@ class Hub:
             except OSError:
                 return
 
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call a function once, after so many seconds."""
+    def later(self, seconds: float, call: Callable[[], None]) -> int:
+        """Call a function once, after so many seconds; return the number by which `cancel` prevents that."""
         self._count += 1
-        heappush(self._moments, (time.monotonic() + seconds, self._count, call))
+        self._due[self._count] = call
+        heappush(self._moments, (time.monotonic() + seconds, self._count))
+        return self._count
+
+    def cancel(self, number: int) -> None:
+        """Do not call a function for which `later` has returned this number, unless it was called already."""
+        self._due.pop(number, None)
+        if len(self._moments) > 2 * len(self._due) + _SPARE:
+            self._moments = [moment for moment in self._moments if moment[1] in self._due]
+            heapify(self._moments)
 
     def pause(self) -> float | None:
-        """Return in how many seconds the next function is due; None if none is."""
-        return max(0.0, self._moments[0][0] - time.monotonic()) if self._moments else None
+        """Return in how many seconds `run` may have a function to call; None if none is due."""
+        return min(_LONGEST, max(0.0, self._moments[0][0] - time.monotonic())) if self._moments else None
 
     def descriptors(self) -> tuple[int, ...]:
         """Return its own descriptor and those that are watched."""
@@ -64,4 +79,5 @@ class Hub:
             if call := self._watched.get(descriptor):
                 call()
         while self._moments and self._moments[0][0] <= time.monotonic():
-            heappop(self._moments)[2]()
+            if call := self._due.pop(heappop(self._moments)[1], None):
+                call()

@@ -87,7 +87,7 @@ def parsed(message: bytes, allowed: Sequence[str]) -> Question:
 def answer_of(line: bytes) -> Given:
     """Return the answer in a line.  Raises UserError for anything else."""
     try:
-        fields = json.loads(line)
+        fields = json.loads(line.decode())  # of bytes it guesses the encoding, which may have to be imported
     except (ValueError, RecursionError) as error:
         raise UserError("an answer is a JSON object on one line") from error
     if not isinstance(fields, dict):

@@ -92,6 +92,7 @@ def _run(options: argparse.Namespace) -> int:
         return _status(options)
     if os.geteuid() != 0:
         raise UserError(f"{options.action} changes {units.FOLDER}: run it as root")
+    units.systemctl("daemon-reload")  # what was changed counts from the next one on, and that is ours
     unit = units.unit(options.units[0])
     if unit.missing and options.action != "remove":
         raise UserError(f"{unit.stem}: {unit.missing}; `callfence service remove {unit.stem}` removes the drop-in that is left")
@@ -227,7 +228,10 @@ def _mode(unit: Unit) -> Mode | None:
 
 
 def _put(unit: Unit, mode: Mode, options: argparse.Namespace) -> bool:
-    """Put the drop-in of a mode into force.  If the unit then does not start, restore what there was, and return False."""
+    """Put the drop-in of a mode into force.  If the unit then does not start, restore what there was, and return False.  Raises
+    UserError if the drop-in would have no effect."""
+    if unit.problem:
+        raise UserError(f"{unit.stem}: {unit.problem}")
     before = unit.drop_in.read_text() if unit.drop_in.exists() else None
     _replace(unit, drop_ins.of(unit, mode, policy_of(unit), options.further))
     problem = _restart(unit, options)

@@ -43,7 +43,7 @@ def described(unit: Unit, mode: Mode | None, policy: Path, logs: Callable[[], Se
     `logs` returns the files of the log, and may raise UserError or OSError."""
     digest = hashlib.sha256(policy.read_bytes()).hexdigest() if policy.exists() else None
     log = _Log()
-    problem = f"{unit.missing}, but a drop-in: `callfence service remove {unit.stem}` removes it" if unit.missing else None
+    problem = (unit.problem if mode else "") or None
     try:
         for record in _records(logs()):
             log.add(record)

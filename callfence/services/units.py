@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from callfence.policygen.formats.systemd_enforce import settings_of
 from callfence.policygen.values import frozen
 from callfence.shared.inputs import content
 from callfence.tracer.errors import CallfenceError, UserError
@@ -42,6 +43,18 @@ class Unit:
     """What systemd waits for at its start: `simple`, `exec`, `forking`, `notify` ... (`Type=`, systemd.service(5))."""
     missing: str = ""
     """Why it has no file that systemd loads: `systemd has no such service (not-found)`; "" if it has one."""
+    overriding: str = ""
+    """A drop-in with ExecStart= that systemd reads after ours, so that ours has no effect; "" if there is none."""
+
+    @property
+    def problem(self) -> str:
+        """Why our drop-in has no effect, and what helps; "" if it has, or would have."""
+        if self.missing:
+            return f"{self.missing}, but a drop-in: `callfence service remove {self.stem}` removes it"
+        if self.overriding:
+            renamed = f"10-{os.path.basename(self.overriding)}"
+            return f"{self.overriding} sets ExecStart= after {DROP_IN}, which has no effect then: rename it, to {renamed} say"
+        return ""
 
     @property
     def stem(self) -> str:
@@ -79,8 +92,13 @@ def unit(name: str) -> Unit:
             raise UserError(f"{name}: {missing}")
         return Unit(shown["Id"], "", "", "", missing)
     files = [shown["FragmentPath"], *(path for path in shown["DropInPaths"].split() if path != own)]
-    text = "\n".join(content(file).decode("utf-8", "replace") for file in files)
-    return Unit(shown["Id"], text, shown["Description"], shown["Type"])
+    texts = {file: content(file).decode("utf-8", "replace") for file in files}
+    later = [file for file in files[1:] if os.path.basename(file) > DROP_IN and _sets_command(texts[file])]
+    return Unit(shown["Id"], "\n".join(texts.values()), shown["Description"], shown["Type"], overriding="".join(later[:1]))
+
+
+def _sets_command(text: str) -> bool:
+    return any(key == "ExecStart" for key, _ in settings_of(text))
 
 
 def state(name: str) -> State:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from callfence.enforcer import kernel
+from callfence.enforcer.alarms import close_at_once
 from callfence.enforcer.files.lookup import port_of
 from callfence.tracer import linux
 from callfence.tracer.proc import fields_of
@@ -61,7 +62,7 @@ def listen(
     except OSError as error:
         return error.errno or errno.EINVAL
     finally:
-        os.close(socket)
+        close_at_once([socket])
     return 0
 
 

@@ -88,6 +88,9 @@ _SOCKETS = {
     ),
 }
 
+_UNSEEN = ("io_uring_setup", "request_key")
+"""Calls that reach others without a call: a ring, and a key of the type `dns_resolver`, for which the kernel runs
+/sbin/request-key, unconfined, which looks up any name (Documentation/networking/dns_resolver.rst)."""
 _MOUNTS = {
     "mount": Check(MACHINE.numbers_by_arch("mount", "umount", "umount2", "pivot_root", "move_mount"), [(JUMP, "not permitted")])
 }
@@ -170,7 +173,7 @@ class Hosts:
         mounts = any(self.sockets.values()) and kernel.capabilities()[1] & _CAP_SYS_ADMIN
         checks = {**_SOCKETS, **FAST_OPEN, **(_MOUNTS if mounts else {})}
         notified = _UNLINED if notifies else ()
-        return guard(filter_, checks, ("io_uring_setup",), reports=reports, notified=notified) + filter_
+        return guard(filter_, checks, _UNSEEN, reports=reports, notified=notified) + filter_
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that is judged whatever its arguments."""

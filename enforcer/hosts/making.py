@@ -79,11 +79,12 @@ class Making:
     ) -> None:
         """Call `end` once: with None when a socket is ready, or with a result: `too_late` when the time that it waits is over,
         a negative errno when a signal has come."""
-        is_open = [True]
+        is_open, moment = [True], 0
 
         def once(result: int | None) -> None:
             if is_open:
                 is_open.clear()
+                self.hub.cancel(moment)
                 self.pending.remove(request)
                 end(result)
 
@@ -91,7 +92,7 @@ class Making:
         self.comes_later(request, once, is_timed=seconds is not None)
         self.hub.watch(socket.descriptor, events, lambda: once(None))
         if seconds is not None:
-            self.hub.later(seconds, lambda: once(too_late))
+            moment = self.hub.later(seconds, lambda: once(too_late))
 
 
 def check(request: Request) -> None:

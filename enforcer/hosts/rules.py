@@ -28,6 +28,9 @@ NEAR = (
 )  # fmt: skip
 """Networks (first bytes, length of the prefix) that a name does not open: loopback, which `localhost` opens, link-local with
 the metadata address of clouds, this network, multicast, broadcast; of IPv4, then of IPv6."""
+_INNER = ((bytes(12), 12), (bytes(8) + b"\xff\xff\0\0", 12), (b"\0\x64\xff\x9b" + bytes(8), 12), (b"\x20\x02", 2))
+"""First bytes of IPv6 addresses that gateways take for an IPv4 address, and where that is: IPv4-compatible (RFC 4291),
+IPv4-translated (RFC 2765), NAT64 (RFC 6052), 6to4 (RFC 3056)."""
 
 
 def encode(files: Files) -> bytes:
@@ -128,6 +131,8 @@ def is_near(host: bytes) -> bool:
     """Return whether an address (4 or 16 bytes) is this host's or its link's own, which no name opens (NEAR)."""
     bits = 8 * len(host)
     number = int.from_bytes(host, "big")
+    if bits == 128 and any(host.startswith(start) and is_near(host[at : at + 4]) for start, at in _INNER):
+        return True
     for start, length in NEAR[:5] if bits == 32 else NEAR[5:]:
         whole = int.from_bytes(start + bytes(len(host) - len(start)), "big")
         if number >> (bits - length) == whole >> (bits - length):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 from _socket import AF_INET6, SOCK_DGRAM
 from functools import partial
 
 from callfence.enforcer import kernel
+from callfence.enforcer.alarms import close_at_once
 from callfence.enforcer.hosts import memory
 from callfence.enforcer.hosts.addresses import peer_of
 from callfence.enforcer.hosts.identity import acting, credentials
@@ -57,8 +57,8 @@ class _Message:
         if not self.is_kept:
             self.socket.close()
             self.target.close()
-            for copy in self.copies:
-                os.close(copy)
+            if self.copies:
+                close_at_once(self.copies)
 
 
 class Sending:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
+from callfence.enforcer.alarms import close_at_once
 from callfence.enforcer.hosts import identity, memory
 from callfence.enforcer.hosts.granted import FAMILIES, PROTOCOLS, ROUTES
 from callfence.enforcer.hosts.making import INT, check
@@ -97,7 +98,7 @@ class SocketCall:
             check(request)
             return identity.acting(caller, lambda: result_of(linux.functions.setsockopt(copy, level, name, value, len(value))))
         finally:
-            os.close(copy)
+            close_at_once([copy])
 
 
 def _words(request: Request, count: int) -> list[int]:

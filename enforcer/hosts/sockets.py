@@ -8,9 +8,10 @@ import os
 from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
 
 from callfence.enforcer import kernel
-from callfence.enforcer.alarms import limit_calls
+from callfence.enforcer.alarms import SHORT, close_at_once, limit_calls
 from callfence.enforcer.hosts import identity
 from callfence.enforcer.hosts.addresses import ECHOES, LONGEST
+from callfence.enforcer.hosts.granted import PROTOCOLS
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.linux import AF_UNIX
 from callfence.tracer.machine import MACHINE
@@ -37,19 +38,22 @@ class Socket(NamedTuple):
     """AF_*."""
     type: int
     """SOCK_*."""
+    protocol: int
+    """IPPROTO_*."""
 
     @property
     def use(self) -> str:
         """What a policy calls reaching a peer by this socket: `connect` (TCP), `send` (UDP), `unix`; "" for a kind of socket
         that reaches no other host; `raw` for one that could reach any."""
-        if self.domain in (AF_INET, AF_INET6):
-            return {SOCK_STREAM: "connect", SOCK_DGRAM: "send"}.get(self.type, "raw")
+        if self.domain in (AF_INET, AF_INET6):  # it may be inherited, so of a kind that the program cannot make
+            is_known = self.protocol in PROTOCOLS.get(self.type, ())
+            return {SOCK_STREAM: "connect", SOCK_DGRAM: "send"}[self.type] if is_known else "raw"
         return "unix" if self.domain == AF_UNIX else "" if self.domain in _LOCAL else "raw"
 
     @property
     def has_ports(self) -> bool:
         """Whether the peer's port counts."""
-        return self.type != SOCK_DGRAM or kernel.socket_option(self.descriptor, linux.SO_PROTOCOL) not in ECHOES
+        return self.type != SOCK_DGRAM or self.protocol not in ECHOES
 
     @property
     def inode(self) -> int:
@@ -67,7 +71,7 @@ class Socket(NamedTuple):
         is_blocking = not flags & os.O_NONBLOCK
         if is_blocking:  # there is no flag for one call
             fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
-            limit_calls(_SHORT)  # the program may have changed that back
+            limit_calls(SHORT)  # the program may have changed that back
         try:
             result = result_of(linux.functions.connect(self.descriptor, address, len(address)))
             if result == -errno.EINPROGRESS and is_blocking:  # the answer of this host itself may be there already
@@ -138,10 +142,12 @@ class Socket(NamedTuple):
 
     def close(self) -> None:
         """Close this copy."""
-        os.close(self.descriptor)
+        if self.type == SOCK_STREAM and self.domain != AF_UNIX:
+            close_at_once([self.descriptor])
+        else:
+            os.close(self.descriptor)
 
 
-_SHORT = 0.01
 _SO_ERROR = 4  # asm-generic/socket.h
 _SHUT_WR = 1  # linux/net.h SHUT_WR
 
@@ -207,7 +213,7 @@ class Copier:
         return result
 
 
-_KIND = (linux.SO_DOMAIN, linux.SO_TYPE)
+_KIND = (linux.SO_DOMAIN, linux.SO_TYPE, linux.SO_PROTOCOL)
 
 
 def _pidfd(task: int) -> int:

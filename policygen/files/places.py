@@ -44,6 +44,8 @@ class PlaceError(UserError):
 def located(path: bytes, environment: Sequence[bytes]) -> bytes:
     """Return a policy's path with its named folder replaced, for the kernel; `.` stays.  Raises PlaceError."""
     start, slash, rest = path.partition(b"/")
+    if path == b"." and _is_root(path):
+        raise PlaceError("the working folder is /, and the policy has path .: that would be every file")
     if not start.startswith(b"$"):
         return path
     name = start[1:]
@@ -53,9 +55,17 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
         raise PlaceError(f"{shown} is not set, and {line}")
     if not folder.startswith(b"/"):
         raise PlaceError(f"{shown} is {folder.decode(errors='replace')}, which is not an absolute path, and {line}")
-    if not folder.strip(b"/") and not rest:
+    if not rest and _is_root(folder):
         raise PlaceError(f"{shown} is /, and {line}: that would be every file")
     return folder + slash + rest
+
+
+def _is_root(folder: bytes) -> bool:
+    """Return whether a folder is the root, by whatever name: `//`, `/root/..`, a link."""
+    try:
+        return os.path.samefile(folder, b"/")
+    except OSError:
+        return False
 
 
 def here() -> bytes:

@@ -21,6 +21,10 @@ _PREFIXES = "-:+!"
 """Characters before the path of an executable that apply to the whole command, so that they move before `enforce`."""
 _ARGV0 = "@"
 _PLAIN = re.compile(r"[\w@+=:,./-]+", re.ASCII)
+_WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'\\])+""")
+"""A word of a command line, as it is written (systemd.syntax(7))."""
+_ENDS = re.compile(r"\r\n|[\n\r\0]")
+"""What ends a line of a unit's file."""
 _FILTERS = ("SystemCallFilter", "SystemCallArchitectures", "NoExecPaths")
 
 
@@ -74,22 +78,33 @@ def _commands(unit: str) -> list[tuple[str, str]]:
         if not value:
             commands.clear()
             continue
-        command = value.lstrip(_PREFIXES + _ARGV0 + "|")
-        prefixes = value[: len(value) - len(command)]
-        if _ARGV0 in prefixes or "|" in prefixes:
-            raise ExportError(f"ExecStart={value}: enforce cannot set a program's argv[0] or shell; remove '@' or '|'")
-        commands.append((prefixes, command))
+        for line in filter(None, _lines(value)):
+            command = line.lstrip(_PREFIXES + _ARGV0 + "|")
+            prefixes = line[: len(line) - len(command)]
+            if _ARGV0 in prefixes or "|" in prefixes:
+                raise ExportError(f"ExecStart={value}: enforce cannot set a program's argv[0] or shell; remove '@' or '|'")
+            commands.append((prefixes, command))
     return commands
+
+
+def _lines(value: str) -> Iterator[str]:
+    """Yield the command lines of a setting: a semicolon that is a word, and is not quoted, ends one (systemd.service(5))."""
+    start = 0
+    for word in _WORD.finditer(value):
+        if word[0] == ";":
+            yield value[start : word.start()].strip()
+            start = word.end()
+    yield value[start:].strip()
 
 
 def settings_of(unit: str) -> Iterator[tuple[str, str]]:
     """Yield the (name, value) of the settings in [Service]; a line that ends in a backslash continues after comments
     (systemd.syntax(7))."""
     section, line = "", ""
-    for part in unit.splitlines():
+    for part in _ENDS.split(unit):
         if part.lstrip()[:1] in ("#", ";") or not (part.strip() or line):
             continue
-        if part.endswith("\\"):
+        if (len(part) - len(part.rstrip("\\"))) % 2:  # the last one is not escaped
             line += f"{part[:-1]} "
             continue
         line, whole = "", f"{line}{part}".strip()

@@ -35,8 +35,9 @@ def export(unit: str, policy: str = "/etc/callfence/it.policy", *, audit: bool =
 
 
 def commands(unit: str) -> list[str]:
-    before = "ExecStart=/usr/bin/enforce --log %L/callfence/it/enforce.log -p /etc/callfence/it.policy -- "
-    return [line.replace(before, "... ") for line in export(unit).splitlines() if line.startswith("ExecStart=")]
+    before = "/usr/bin/enforce --log %L/callfence/it/enforce.log -p /etc/callfence/it.policy -- "
+    lines = [line for line in export(unit).splitlines() if line.startswith("ExecStart=")]
+    return [line.removeprefix("ExecStart=").replace(before, "... ") for line in lines]
 
 
 def test_the_drop_in_word_for_word() -> None:
@@ -55,12 +56,15 @@ LogsDirectory=callfence/it
         ("ExecStart=app", ["... app"]),
         ("ExecStart=one\nExecStart=\nExecStart = two", ["... two"]),
         ("Type=oneshot\nExecStart=one\nExecStart=two", ["... one", "... two"]),
+        ("ExecStart=one ; -+two 'a ; b' \\; \";\" x; ;three ;", ["... one", "-+... two 'a ; b' \\; \";\" x; ;three"]),
         ("ExecStart=app \\\n# a comment\n  -x", ["... app    -x"]),
+        ("ExecStart=one \\\\\r\nExecStart=two", ["... one \\\\", "... two"]),
+        ("Environment=A=b\x0c[Unit]\nExecStart=app", ["... app"]),
         ("#ExecStart=no\n;ExecStart=no\nExecStart=app\n[Install]\nExecStart=no", ["... app"]),
     ],
 )
 def test_the_commands_of_a_unit(lines: str, found: list[str]) -> None:
-    assert commands(f"[Unit]\nExecStart=no\n[Service]\n{lines}\n") == ["ExecStart=", *found]
+    assert commands(f"[Unit]\nExecStart=no\n[Service]\n{lines}\n") == ["", *found]
 
 
 def test_prefixes_are_for_all_of_the_command() -> None:

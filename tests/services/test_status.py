@@ -176,3 +176,33 @@ def test_a_unit_of_which_only_the_drop_in_is_left(
     assert command.main(["status"]) == 0
     assert command.main(["status", "gone"]) == 2
     assert f"gone: systemd has no such service ({load})" in capsys.readouterr().err
+
+
+def test_a_drop_in_that_systemd_reads_after_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `systemctl edit` makes it: with a command of its own, the unit would run unconfined, and count as enforced."""
+    folder = tmp_path / "it.service.d"
+    folder.mkdir()
+    (tmp_path / "it.service").write_text("[Service]\nExecStart=/bin/true\n")
+    (folder / "10-first.conf").write_text("[Service]\nExecStart=\nExecStart=/bin/false\n")
+    (folder / "override.conf").write_text("[Service]\nRestart=no\n")
+    written = f"{folder}/10-first.conf {folder}/override.conf"
+    shown = f"Id=it.service\nLoadState=loaded\nFragmentPath={tmp_path}/it.service\nDropInPaths={written}\n"
+    shown += "Description=it\nType=simple\n"
+    state = "ActiveState=inactive\nSubState=dead\nNRestarts=0\nResult=success\n"
+    monkeypatch.setattr(units, "FOLDER", tmp_path)
+    monkeypatch.setattr(units, "systemctl", lambda *words: shown + state if words[0] == "show" else "")
+    monkeypatch.setattr(command, "POLICIES", tmp_path)
+    monkeypatch.setattr(command, "LOGS", tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert command.main(["learn", "it"]) == 0
+    assert command.main(["status", "it"]) == 0
+    (folder / "override.conf").write_text("[Service]\nExecStart=\nExecStart=/bin/false\n")
+    capsys.readouterr()
+    assert command.main(["learn", "it"]) == 2
+    said = "override.conf sets ExecStart= after callfence.conf, which has no effect then: rename it, to 10-override.conf say"
+    assert said in capsys.readouterr().err
+    assert command.main(["status", "it"]) == 2
+    assert said in capsys.readouterr().out
+    assert command.main(["remove", "it"]) == 0

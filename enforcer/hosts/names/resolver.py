@@ -7,6 +7,7 @@ question is made anew before it is passed on, so that nothing but a permitted na
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from _socket import AF_INET, AF_INET6, SO_ERROR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
@@ -29,7 +30,9 @@ _WAIT = 30.0
 _SIZE = 1232
 """The longest answer by UDP that is asked for (dnsflagday.net/2020)."""
 _MOST_OPEN = 512
-"""The most questions that wait for an answer at once."""
+"""The most questions by UDP that wait for an answer, and connections by TCP, at once."""
+_MOST_WRONG = 16
+"""The most wrong answers that a question gets before it is given up: to read each may take 0.04 s."""
 _LONGEST = 65535
 _LOOPBACK = {AF_INET: "127.0.0.1", AF_INET6: "::1"}
 _TYPES = frozenset((1, 2, 5, 6, 12, 15, 16, 28, 33, 35, 43, 48, 52, 64, 65, 257))
@@ -110,7 +113,7 @@ class Resolver:
         self._names = names
         self._judge = judge
         self._open = 0
-        """How many questions wait for an answer."""
+        """How many questions by UDP wait for an answer, and how many connections by TCP there are."""
         self.ports: dict[tuple[int, int], int] = {}
         """By AF_* and SOCK_*: the port to which sockets are led."""
         for family, host in _LOOPBACK.items():
@@ -153,25 +156,25 @@ class Resolver:
         """Ask the name server by UDP; call `answer` with its answer, unless none comes."""
         if (reduced := self.permitted(query, port, answer)) is None or self._open >= _MOST_OPEN:
             return
-        upstream = socket(self._family, SOCK_DGRAM)
-        upstream.setblocking(False)
         try:
-            upstream.connect(self._server)
-            upstream.send(reduced)
+            upstream = self.upstream(SOCK_DGRAM)
         except OSError:
-            upstream.close()
             answer(dns.refusal(query, dns.SERVFAIL))
             return
         self._open += 1
-        waiting = [True]
+        waiting, wrong = [True], 0
 
         def end() -> None:
             if waiting.pop() if waiting else False:
                 self._open -= 1
+                self.hub.cancel(moment)
                 self.hub.forget(upstream.fileno())
                 upstream.close()
 
+        moment = self.hub.later(_WAIT, end)
+
         def received() -> None:
+            nonlocal wrong
             try:
                 whole = upstream.recv(_LONGEST)
                 if whole[:2] != reduced[:2]:
@@ -180,6 +183,9 @@ class Resolver:
             except BlockingIOError:
                 return
             except dns.DnsError:  # another's, or malformed: the right one may still come
+                wrong += 1
+                if wrong >= _MOST_WRONG:
+                    end()
                 return
             except OSError:  # the name server's host says that nobody listens
                 end()
@@ -187,8 +193,12 @@ class Resolver:
             end()
             answer(restored)
 
-        self.hub.watch(upstream.fileno(), READABLE, received)
-        self.hub.later(_WAIT, end)
+        try:
+            self.hub.watch(upstream.fileno(), READABLE, received)
+            upstream.send(reduced)
+        except OSError:
+            end()
+            answer(dns.refusal(query, dns.SERVFAIL))
 
     def permitted(self, query: bytes, port: int, answer: Callable[[bytes], None]) -> bytes | None:
         """Return the question made anew; None after answering one that is not permitted, and for one that cannot be read."""
@@ -218,13 +228,19 @@ class Resolver:
         client = socket(fileno=descriptor)
         client.setblocking(False)
         try:
-            _Conversation(client, self)
+            if self._open >= _MOST_OPEN:
+                raise OSError(errno.EMFILE, "accept")
+            _Conversation(client, self, self._ended)
+            self._open += 1
         except OSError:
             client.close()
 
-    def upstream(self) -> socket:
-        """Return a socket that begins to connect to the name server by TCP.  Raises OSError."""
-        upstream = socket(self._family, SOCK_STREAM)
+    def _ended(self) -> None:
+        self._open -= 1
+
+    def upstream(self, kind: int) -> socket:
+        """Return a socket that is connected to the name server, or begins to be, by UDP or TCP.  Raises OSError."""
+        upstream = socket(self._family, kind)
         upstream.setblocking(False)
         try:
             upstream.connect(self._server)
@@ -239,9 +255,10 @@ class Resolver:
 class _Conversation:
     """A connection of the program to the resolver: one question after the other, each over a connection of its own."""
 
-    def __init__(self, client: socket, resolver: Resolver) -> None:
-        """Raises OSError if the client has gone."""
+    def __init__(self, client: socket, resolver: Resolver, ended: Callable[[], None]) -> None:
+        """`ended` is called when the connection has ended.  Raises OSError if the client has gone."""
         self._client = client
+        self._ended = ended
         self._port = client.getpeername()[1]
         self._resolver = resolver
         self._hub = resolver.hub
@@ -249,14 +266,16 @@ class _Conversation:
         self._upstream: socket | None = None
         self._is_open = True
         self._hub.watch(client.fileno(), READABLE, self._read)
-        self._hub.later(_WAIT, self._end)
+        self._moment = self._hub.later(_WAIT, self._end)
 
     def _end(self) -> None:
         if self._is_open:
             self._is_open = False
+            self._hub.cancel(self._moment)
             for connection in filter(None, (self._client, self._upstream)):
                 self._hub.forget(connection.fileno())
                 connection.close()
+            self._ended()
 
     def _read(self) -> None:
         try:
@@ -281,14 +300,14 @@ class _Conversation:
             reduced = self._resolver.permitted(query, self._port, self._answer)
             if reduced is None:
                 continue
-            try:
-                upstream = self._upstream = self._resolver.upstream()
-            except OSError:
-                self._answer(dns.refusal(query, dns.SERVFAIL))
-                self._upstream = None
-                continue
             ask = len(reduced).to_bytes(2, "big") + reduced
-            self._hub.watch(upstream.fileno(), WRITABLE, partial(self._connected, query, ask))
+            try:
+                upstream = self._upstream = self._resolver.upstream(SOCK_STREAM)
+                self._hub.watch(upstream.fileno(), WRITABLE, partial(self._connected, query, ask))
+            except OSError:
+                self._upstream = None
+                self._answer(dns.refusal(query, dns.SERVFAIL))
+                continue
             return
 
     def _connected(self, query: bytes, ask: bytes) -> None:
@@ -301,10 +320,11 @@ class _Conversation:
             try:
                 part = upstream.recv(_LONGEST)
                 content += part
-                whole = len(content) >= 2 and len(content) >= 2 + int.from_bytes(content[:2], "big")
+                end = 2 + int.from_bytes(content[:2], "big")  # a hostile server sends more
+                whole = len(content) >= end
                 if part and not whole:
                     return
-                self._answered(self._resolver.learned(content[2:], query) if whole else None)
+                self._answered(self._resolver.learned(content[2:end], query) if whole else None)
             except BlockingIOError:
                 return
             except (OSError, dns.DnsError):

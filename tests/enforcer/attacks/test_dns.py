@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
+import os
+import resource
 import socket
+import time
 
 import dns.exception
 import dns.flags
@@ -30,7 +34,7 @@ from callfence.enforcer.hosts.names.dns import (
     truncated,
 )
 from callfence.enforcer.hosts.names.known import Names
-from callfence.enforcer.hosts.names.resolver import Judge, Resolver
+from callfence.enforcer.hosts.names.resolver import _MOST_OPEN, Judge, Resolver, _Conversation
 from callfence.enforcer.hosts.rules import Rules
 from callfence.enforcer.hub import Hub
 
@@ -164,14 +168,115 @@ def test_an_answer_gives_no_more_addresses_than_records():
         answer_of(hinted(MOST + 1))
 
 
-def test_a_connection_that_has_ended_asks_nothing_more(monkeypatch):
-    """The program closes it before the first refusal arrives: the last question would be asked by a socket that stays open."""
+def resolving(server=("127.0.0.1", 53)):
+    """A resolver that asks a name server, and what it waits for."""
     hub, names_ = Hub(), Names([Rules(b"tcp connect a.example: 443")])
     resolver = Resolver(b"\x7f\0\0\1", hub, names_, Judge(names_, lambda *_: False, is_audit=False))
-    monkeypatch.setattr(resolver, "upstream", lambda: pytest.fail("it asks the name server"))
-    with socket.create_connection(("127.0.0.1", resolver.ports[socket.AF_INET, socket.SOCK_STREAM])) as client:
+    resolver._server = server
+    return resolver, hub
+
+
+def connected(resolver):
+    return socket.create_connection(("127.0.0.1", resolver.ports[socket.AF_INET, socket.SOCK_STREAM]))
+
+
+def framed(message):
+    return len(message).to_bytes(2, "big") + message
+
+
+def run(hub):
+    """Until nothing more is due: on a busy machine a packet takes a moment."""
+    for _ in range(20):
+        hub.run()
+        time.sleep(0.005)
+
+
+def test_what_follows_an_answer_by_tcp_is_not_passed_on():
+    """With a longest answer before it, its length would not fit into two bytes, and the helper would end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        resolver, hub = resolving(server.getsockname())
+        with connected(resolver) as client:
+            client.sendall(framed(query("a.example", 1, 7)))
+            run(hub)
+            upstream = server.accept()[0]
+            with upstream:
+                asked = upstream.recv(4096)[2:]
+                answer = refusal(asked, 0)
+                whole = framed(answer + bytes(65535 - len(answer)))
+                upstream.sendall(whole + b"x" * 100_000)
+                run(hub)
+            client.settimeout(5)
+            assert client.recv(2) == b"\xff\xff"
+
+
+def test_a_question_with_many_wrong_answers_is_given_up():
+    """Each may take as long as the worst one, and other calls of the program wait meanwhile."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        server.bind(("127.0.0.1", 0))
+        resolver, hub = resolving(server.getsockname())
+        client.connect(("127.0.0.1", resolver.ports[socket.AF_INET, socket.SOCK_DGRAM]))
+        for wrong, is_open in ((15, 1), (16, 0)):
+            client.send(query("a.example", 1, 7))
+            run(hub)
+            asked, asker = server.recvfrom(4096)
+            for _ in range(wrong):
+                server.sendto(asked[:2] + b"\xff\xff", asker)
+            server.sendto(b"\0\0" + asked[2:] if asked[:2] != b"\0\0" else b"\1", asker)  # another's
+            run(hub)
+            assert resolver._open == is_open
+            if is_open:
+                server.sendto(refusal(asked, 0), asker)
+                run(hub)
+                client.settimeout(5)
+                assert client.recv(4096)[:2] == b"\0\7"
+
+
+def test_without_descriptors_a_question_fails():
+    """And the helper, which has as many as the program was given, goes on."""
+    resolver, hub = resolving()
+    former = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client, contextlib.ExitStack() as kept:
+        client.connect(("127.0.0.1", resolver.ports[socket.AF_INET, socket.SOCK_DGRAM]))
+        client.settimeout(5)
+        client.send(query("a.example", 1, 7))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, former[1]))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    kept.enter_context(open(os.devnull))
+            run(hub)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, former)
+        assert client.recv(4096) == refusal(query("a.example", 1, 7), 2)
+
+
+def test_connections_are_counted_and_keep_nothing():
+    """A program sends what is no whole question, and closes; what it has sent would be kept for 30 seconds."""
+    resolver, hub = resolving()
+    with contextlib.ExitStack() as kept:
+        clients = [kept.enter_context(connected(resolver)) for _ in range(16)]
+        for client in clients:
+            client.sendall(b"\xff\xff" + bytes(60_000))
+            run(hub)
+        assert resolver._open == 16
+        resolver._open = _MOST_OPEN
+        further = kept.enter_context(connected(resolver))
+        run(hub)
+        assert further.recv(1) == b""
+        resolver._open = 16
+    run(hub)
+    assert resolver._open == 0
+    gc.collect()
+    assert [each for each in gc.get_objects() if isinstance(each, _Conversation) and each._resolver is resolver] == []
+
+
+def test_a_connection_that_has_ended_asks_nothing_more(monkeypatch):
+    """The program closes it before the first refusal arrives: the last question would be asked by a socket that stays open."""
+    resolver, hub = resolving()
+    monkeypatch.setattr(resolver, "upstream", lambda _: pytest.fail("it asks the name server"))
+    with connected(resolver) as client:
         asked = [query(name, 1, 7) for name in ("x.example", "x.example", "x.example", "a.example")]
-        client.send(b"".join(len(each).to_bytes(2, "big") + each for each in asked))
+        client.send(b"".join(map(framed, asked)))
     before = len(hub.descriptors())
     for number in (1, 0):  # it is accepted; it is read, and has ended
         hub.run(waits=True)

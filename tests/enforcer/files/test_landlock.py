@@ -193,6 +193,8 @@ def test_a_denied_call_is_still_explained(place, program):
 FAILURES = (
     ("path $HOME: read", {"HOME": None}, "HOME is not set, and the policy has path $HOME"),
     ("path $HOME: read", {"HOME": "/"}, "HOME is /, and the policy has path $HOME: that would be every file"),
+    ("path $HOME: read", {"HOME": "/tmp/.."}, "HOME is /, and the policy has path $HOME: that would be every file"),
+    ("path $TMPDIR: read", {"TMPDIR": "/proc/self/root"}, "TMPDIR is /, and the policy has path $TMPDIR: that would be every"),
     ("path $HOME/x: read", {"HOME": "here"}, "HOME is here, which is not an absolute path"),
     ("path ./data/a: create", {}, "path ./data/a is no folder, and only a folder can be granted create"),
     ("path ./data/a: list", {}, "path ./data/a is no folder, and only a folder can be granted list"),
@@ -201,6 +203,13 @@ FAILURES = (
     ("path $TMPDIR: read", {"TMPDIR": "here"}, "TMPDIR is here, which is not an absolute path"),
     ("path /dev/null: remove", {}, "path /dev/null is no folder, and only a folder can be granted remove"),
 )
+
+
+def test_the_root_as_working_folder_is_an_error(place, files, program):
+    place.policy(f"{EVERY_CALL}path {program}: read, execute\npath .: read", "files.policy")
+    done = place.enforce("-p", place.folder / "files.policy", program, "nothing", cwd="/")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "files.policy:3: the working folder is /, and the policy has path .: that would be every file" in done.stderr
 
 
 @pytest.mark.parametrize(("line", "environment", "message"), FAILURES)

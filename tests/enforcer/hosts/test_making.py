@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
 from callfence.enforcer.hosts.making import write
+from callfence.enforcer.hub import Hub
 from callfence.enforcer.listener import Notification, Request
 
 
@@ -19,3 +23,50 @@ def test_nothing_is_written_once_the_call_has_ended():
     assert buffer.value == b"before"
     write(Request(call, -1, ""), ctypes.addressof(buffer), b"after\0")
     assert buffer.value == b"after"
+
+
+def test_what_is_waited_for_no_longer_is_forgotten():
+    """A call that may wait for a year (SO_RCVTIMEO), and is answered at once, was kept for a year."""
+    hub, called = Hub(), []
+    for _ in range(1000):
+        hub.cancel(hub.later(1e15, called.clear))
+    assert len(hub._moments) < 200
+    hub.later(0, lambda: called.append(1))
+    hub.cancel(hub.later(0, lambda: called.append(2)))
+    hub.run()
+    hub.cancel(1)
+    assert called == [1]
+
+
+def test_a_wait_may_be_longer_than_the_kernel_takes():
+    """A program chooses it, and epoll_wait(2) takes 24 days at most; the helper ended."""
+    hub = Hub()
+    hub.later(1e9, lambda: None)
+    assert 0 < hub.pause() <= 86400
+    begin = time.monotonic()
+    hub.later(0.01, lambda: None)
+    hub.run(waits=True)
+    assert time.monotonic() - begin < 5
+
+
+LINGERS = """
+import socket, struct, sys, time
+from callfence.enforcer.hosts.sockets import Socket
+with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+    peer = server.accept()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+    client.setblocking(False)
+    try:
+        while True:
+            client.send(bytes(65536))
+    except BlockingIOError:
+        begin = time.monotonic()
+        Socket(client.detach(), socket.AF_INET, socket.SOCK_STREAM, 6).close()
+        print(time.monotonic() - begin)
+"""
+
+
+def test_the_last_copy_of_a_connection_is_closed_at_once():
+    """The program has closed its own meanwhile, and the peer reads nothing."""
+    done = subprocess.run([sys.executable, "-c", LINGERS], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 10

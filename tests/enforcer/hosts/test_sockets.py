@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import signal
+import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from calls import allowing_all
+from calls import allowing_all, number_of
 
 if TYPE_CHECKING:
     import subprocess
@@ -59,3 +60,49 @@ def test_one_that_an_entry_fails_is_not_reported(commands: Commands, tmp_path: P
     text = allowing_all("udp send: none").replace("\nsocket: allow\n", "\nsocket: family == AF_UNIX else errno ENOTUNIQ\n")
     ran, violations = made(commands, tmp_path, text, RAW, VSOCK)
     assert (ran.stdout.split(), violations) == ([b"%d" % -errno.ENOTUNIQ] * 2, [])
+
+
+ASKS = """
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall(int(sys.argv[1]), b"dns_resolver", b"name.invalid", b"", 0)
+print(ctypes.get_errno())
+"""
+
+
+def test_the_kernel_is_asked_to_look_up_no_name(commands: Commands, tmp_path: Path) -> None:
+    """It would run /sbin/request-key, unconfined."""
+    for lines, expected in ((("udp send: none",), True), (("tcp connect a.example: 443",), True), ((), False)):
+        (tmp_path / "it.policy").write_text(allowing_all(*lines))
+        number = str(number_of("request_key"))
+        ran = commands.plain(
+            [*commands.enforcing(tmp_path / "it.policy", tmp_path / "log"), sys.executable, "-c", ASKS, number], tmp_path
+        )
+        assert (int(ran.stdout) == errno.ENOSYS) is expected, ran.stderr
+
+
+INHERITS = """
+import os, socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_STREAM, int(sys.argv[1])) as made:
+    os.set_inheritable(made.fileno(), True)
+    os.execv(sys.argv[2], [*sys.argv[2:], str(made.fileno()), sys.argv[1]])
+"""
+CONNECTS = """
+import socket, sys
+made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, int(sys.argv[2]), int(sys.argv[1]))
+print(made.connect_ex(("127.0.0.1", 1)))
+"""
+
+
+def test_one_that_is_inherited_connects_only_if_lines_are_about_it(commands: Commands, tmp_path: Path) -> None:
+    """MPTCP connects to further addresses, which the peer names; SCTP by sendto."""
+    (tmp_path / "it.policy").write_text(allowing_all("tcp connect 127.0.0.1: any"))
+    for protocol, expected in ((MPTCP[2], errno.EACCES), (socket.IPPROTO_TCP, errno.ECONNREFUSED)):
+        try:
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol).close()
+        except OSError:
+            continue
+        enforce = commands.enforcing(tmp_path / "it.policy", tmp_path / "log")
+        inherits = [sys.executable, "-c", INHERITS, str(protocol)]
+        ran = commands.plain([*inherits, *enforce, sys.executable, "-c", CONNECTS], tmp_path)
+        assert int(ran.stdout) == expected, ran.stderr
