@@ -403,6 +403,30 @@ def test_what_is_another_file_there_is_one_like_others(files, path):
     assert files("path ./data/inner: read", f"read:{path}", under=under) == ["EACCES"]
 
 
+LOCALE = "mount -t tmpfs -o mode=755 none /usr/share/locale && mkdir /usr/share/locale/de && echo x > /usr/share/locale/de/x"
+
+
+@MOUNTED
+def test_the_locales_of_the_c_library_need_no_line(files):
+    """A program that was learned in the locale C opens them in any other."""
+    operations = ("read:/usr/share/locale/de/x", "list:/usr/share/locale/de", "write:/usr/share/locale/de/x", "list:/usr/share")
+    assert files("path ./data: read", *operations, under=mounting(LOCALE)) == ["ok", "ok", "EACCES", "EACCES"]
+
+
+@MOUNTED
+@pytest.mark.parametrize("change", ["chmod g+w", "chmod o+w", "chown 1"])
+def test_locales_that_others_may_change_need_one(files, change):
+    under = mounting(f"{LOCALE} && {change} /usr/share/locale")
+    assert files("path ./data: read", "read:/usr/share/locale/de/x", under=under) == ["EACCES"]
+
+
+@MOUNTED
+@pytest.mark.parametrize(("make", "outcome"), [("echo >", "ok"), ("ln /etc/x", "EACCES"), ("ln -s x", "EACCES")])
+def test_a_file_of_locales_has_one_name(files, make, outcome):
+    under = mounting(f"mount -t tmpfs none /etc && echo > /etc/x && {make} /etc/locale.alias")
+    assert files("path ./data: read", "read:/etc/locale.alias", under=under) == [outcome]
+
+
 def test_standard_output_in_a_file_elsewhere_and_opened_anew(place, files, program):
     """The descriptor stays usable; its file takes a line to be opened again, and /dev/stdout names no other file for a rule."""
     place.policy(f"{EVERY_CALL}path {program}: read, execute", "files.policy")
