@@ -194,6 +194,19 @@ def test_names_in_another_root_folder_are_those_of_its_files(commands, place):
     assert outcomes == ["ok"] * (1 + len(inside)) + ["ENOENT"] * len(missing)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes what is mounted")
+def test_a_program_that_mounts_is_named(commands, place):
+    """Landlock denies it, whatever is granted, and tells nobody."""
+    command = ["unshare", "--mount", "mount", "--bind", "data", "data/inner"]
+    policy = place.folder / "files.policy"
+    told = "/mount changes what is mounted, which fails under a policy that confines files"
+    for options, expected in ((("--files",), True), ((), True), (("--files", "--fresh"), True), (("--fresh",), False)):
+        done = commands.learn(policy, command, place.folder, *options, env=place.environment)
+        assert (done.returncode, told in done.stderr.decode()) == (0, expected), done.stderr
+    done = commands.enforce(policy, command, place.folder, env=place.environment)
+    assert done.ran.returncode == 0, done.ran.stderr
+
+
 REPLACED = {
     "a state that is read, replaced and read": "for n in 1 2; do read x < $D/a || :; echo $n > $D/n; mv $D/n $D/a; done",
     "a log that is moved away and made anew": "for n in 1 2; do echo $n >> $D/a; mv $D/a $D/o; done",
