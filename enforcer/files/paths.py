@@ -12,7 +12,7 @@ import stat
 from callfence.enforcer import kernel
 from callfence.enforcer.errors import EnforceError
 from callfence.policygen.files import landlock
-from callfence.policygen.files.places import OWN_FOLDERS, UNLISTED, PlaceError, here, located, of_process
+from callfence.policygen.files.places import MADE_BELOW, OWN_FOLDERS, UNLISTED, PlaceError, here, located, of_process
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Grants:
         for path, place, access in places:
             meant = next(filter(None, (_without_links(place, folder) for folder in with_links)), b"")
             makes = path in OWN_FOLDERS and access & _CHANGES and any(_is_in(place, folder) for folder in makes_folders)
+            makes = makes or (path.startswith(MADE_BELOW) and access & landlock.MAKE_DIR and not meant)
             self._grant(ruleset, path, place, access, meant, makes=bool(makes))
         for path, device, access in UNLISTED:
             if (descriptor := unlisted(path, device)) is not None:

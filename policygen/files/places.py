@@ -22,6 +22,12 @@ OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".loca
 
 `enforce` makes a folder if a line grants `create` in it: otherwise the program would need `create` in the whole home."""
 
+MADE_BELOW = (b"$HOME/.", b"$TMPDIR/")
+"""Where programs make folders for themselves: hidden ones in the home, and in the folder for temporary files.
+
+`enforce` makes those that are missing if their own line grants `create`: they were there when the program was learned, and may
+not be for another user, or after the machine has started again."""
+
 
 UNLISTED = (
     (b"/dev/null", (1, 3), READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV),

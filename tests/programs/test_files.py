@@ -318,6 +318,19 @@ def test_the_cache_of_a_new_user_takes_no_right_to_the_home(commands, place):
     assert enforce(commands, other, place.folder / "files.policy", *operations) == ["EEXIST", "ok", "ok"]
 
 
+@pytest.mark.parametrize("folder", ["home/.app/state", "home/.local/share/app", "temporary/app-0"])
+def test_a_folder_of_its_own_that_an_earlier_run_made_is_made_for_a_new_user(commands, place, folder):
+    """By `enforce`, with this user alone in it; the program finds that it is there, as it did when it was learned."""
+    def operations(here: Place) -> list[str]:
+        return [f"mkdir:{here.folder}/{folder}", f"create:{here.folder}/{folder}/x", f"write:{here.folder}/{folder}/x"]
+
+    (place.folder / folder).mkdir(parents=True)
+    learn(commands, place, *operations(place))
+    other = Place(place.folder.parent / "there", place.folder / "files")
+    assert enforce(commands, other, place.folder / "files.policy", *operations(other)) == ["EEXIST", "ok", "ok"]
+    assert (other.folder / folder).stat().st_mode & 0o777 == 0o700
+
+
 def test_named_folders_are_those_of_the_machine(commands, place):
     operations = [f"create:{place.folder}/temporary/x", f"read:{place.folder}/home/h"]
     lines = learn(commands, place, *operations)

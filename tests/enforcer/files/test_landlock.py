@@ -213,6 +213,18 @@ def test_what_cannot_be_granted_is_an_error(place, files, program, line, environ
     assert message in done.stderr
 
 
+def test_no_folder_is_made_where_the_program_may_have_made_a_link(place, files, program):
+    """It would be made where the link leads."""
+    home = place.folder / "home"
+    (home / ".app").mkdir(parents=True)
+    (home / ".app/link").symlink_to("../../data")
+    lines = "path $HOME/.app: symlink\npath $HOME/.app/link/new: write, create"
+    place.policy(f"{EVERY_CALL}path {program}: read, execute\n{lines}", "files.policy")
+    done = place.enforce("-p", "files.policy", program, "nothing", env=place.environment | {"HOME": str(home)})
+    assert (done.returncode, "path $HOME/.app/link/new grants nothing" in done.stderr) == (0, True), done.stderr
+    assert not (place.folder / "data/new").exists()
+
+
 def test_what_is_not_there_grants_nothing(place, files, program):
     place.policy(f"{EVERY_CALL}path {program}: read, execute\npath ./no: read\npath ./none: write", "files.policy")
     done = place.enforce("-p", "files.policy", program, "nothing")
