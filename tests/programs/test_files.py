@@ -127,6 +127,9 @@ for _ in range(2):
 """
 
 
+NO_LINE = "a thread's number is another one in each run, so no line grants writing its files"
+
+
 def test_threads_have_no_lines_of_their_own(commands, place):
     """Their numbers are others in each run; and a line for all of them would permit writing their memory."""
     policy, program = place.folder / "threads.policy", ["python3", "-c", THREADS]
@@ -135,7 +138,9 @@ def test_threads_have_no_lines_of_their_own(commands, place):
     assert b"names threads by /proc, which fails under a policy that confines files" in done.stderr
     lines = parse_file(policy).policy.files.lines()
     assert {line: rights for line, rights in lines.items() if "/proc/self/task" in line} == {"path /proc/self/task": "read"}
-    assert commands.enforce(policy, program, place.folder, env=place.environment).ran.stdout == b"not named\n" * 2
+    enforced = commands.enforce(policy, program, place.folder, env=place.environment)
+    assert enforced.ran.stdout == b"not named\n" * 2
+    assert {(*record["ungranted"], *record["ungrantable"]) for record in enforced.violations} == {(NO_LINE,)}
 
 
 @pytest.mark.parametrize(("operation", "has_line"), [("own-abstract:{}", True), ("abstract:{}", False), ("read:data/a", False)])
