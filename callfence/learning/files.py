@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from callfence.enforcer.files.lookup import below, grantable, interpreter, look_up, looking, path_from_here, root_of
 from callfence.learning.ports import SOCKADDR, report_hidden, sent_to
 from callfence.policygen.files.calls import (
+    MOUNTING,
     NEW_ROOTS,
     PATH_CALLS,
     SENDING,
@@ -109,6 +110,8 @@ class FileWatcher:
             calls.also_named(name, self._sends(name), always=False)
         for arch, number in numbers(NEW_ROOTS):
             calls.also(arch, number, self._new_root)
+        for name in MOUNTING:
+            calls.also_named(name, self._mounts)
 
     def executed(self, path: str) -> None:
         """Record the right to execute a file that was executed, and its interpreters."""
@@ -213,6 +216,9 @@ class FileWatcher:
 
     def _new_root(self, task: Task, event: Event) -> None:
         self._changes_root = True
+
+    def _mounts(self, task: Task, event: Event) -> None:
+        self._gap(f"{task.executable} changes what is mounted, which fails under a policy that confines files")
 
     def _root(self, task: Task) -> bytes | None:
         """Return the root folder of a task (`root_of`); None, and a gap, if it has no name here."""

@@ -12,7 +12,7 @@ import stat
 from callfence.enforcer import kernel
 from callfence.enforcer.errors import EnforceError
 from callfence.policygen.files import landlock
-from callfence.policygen.files.places import OWN_FOLDERS, UNLISTED, PlaceError, here, located, of_process
+from callfence.policygen.files.places import MADE_BELOW, OWN_FOLDERS, UNLISTED, PlaceError, here, located, of_process
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Grants:
         for path, place, access in places:
             meant = next(filter(None, (_without_links(place, folder) for folder in with_links)), b"")
             makes = path in OWN_FOLDERS and access & _CHANGES and any(_is_in(place, folder) for folder in makes_folders)
+            makes = makes or (path.startswith(MADE_BELOW) and access & landlock.MAKE_DIR and not meant)
             self._grant(ruleset, path, place, access, meant, makes=bool(makes))
         for path, device, access in UNLISTED:
             if (descriptor := unlisted(path, device)) is not None:
@@ -140,9 +141,10 @@ def _without_links(path: bytes, folder: bytes) -> bytes:
     return b""
 
 
-def unlisted(path: bytes, device: tuple[int, int] | None) -> int | None:
-    """Return a descriptor of the character device with that path and number, or of the file of sysfs or procfs if `device` is
-    None; None if something else is there."""
+def unlisted(path: bytes, device: tuple[int, int] | int | None) -> int | None:
+    """Return a descriptor of the character device with that path and number; of the file of sysfs or procfs if `device` is
+    None; of the file of a kind (S_IFREG: without another name) that root alone may change if it is that kind.  None if
+    something else is there."""
     try:
         descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -150,6 +152,9 @@ def unlisted(path: bytes, device: tuple[int, int] | None) -> int | None:
     status = os.fstat(descriptor)
     if device is None:
         is_it = stat.S_ISREG(status.st_mode) and kernel.file_system(descriptor) in {_PROC, _SYSFS}
+    elif isinstance(device, int):
+        is_root_s = status.st_uid == 0 and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        is_it = is_root_s and stat.S_IFMT(status.st_mode) == device and (device != stat.S_IFREG or status.st_nlink == 1)
     else:
         is_it = stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(*device)
     if is_it:

@@ -33,6 +33,7 @@ _MANY = 4096
 """The most folders whose rights are remembered."""
 _PATH = 4096  # PATH_MAX, linux/limits.h
 _CAP_DAC_OVERRIDE = 1 << 1  # linux/capability.h
+_THREAD = "path /proc/self/task/"
 _PROC = re.compile(rb"/proc/(\d+)(?=/|$)")
 _BITS = {Right.READ: 4, Right.WRITE: 2, Right.EXECUTE: 1}
 """The bit of each right in an octal digit of a file's mode."""
@@ -170,7 +171,11 @@ class Judge:
                 place, why = file.path, ""
                 if not lacking & ~_by_name(policy, place) and not file.is_folder:
                     place, why = os.path.dirname(place), "the file that the line named has been replaced by another"
-                yield Ungranted(policy.file, self._subject(place), format_rights(lacking), error, why)
+                subject, wanted = self._subject(place), format_rights(lacking)
+                if Right.WRITE in lacking and subject.startswith(_THREAD):
+                    why = "a thread's number is another one in each run, so no line grants writing its files"
+                    subject = wanted = ""
+                yield Ungranted(policy.file, subject, wanted, error, why)
 
     def _subject(self, place: bytes) -> str:
         return subject_of(place, self._process, self._reach.environment, self._reach.here)

@@ -7,7 +7,7 @@ import errno
 import os
 from functools import cache
 
-from callfence.enforcer import kernel
+from callfence.enforcer import confinement, kernel
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.named import NamedTuple
 from callfence.tracer.proc import content, is_in_own_user_namespace, proc
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _KEEP = -1
 _SCM_CREDENTIALS = 2  # linux/socket.h
 _OVERRIDES = 1 << 1  # CAP_DAC_OVERRIDE, linux/capability.h
+_COUNTING = confinement.CONNECTING & ~confinement.ACTING
 _CHANGES = 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
 
 
@@ -33,8 +34,9 @@ class Identity(NamedTuple):
     file_user: int
     """The user by whom files' modes are judged (setfsuid(2)); mostly the same."""
     file_group: int
-    overrides: bool
-    """Whether files' modes do not count (CAP_DAC_OVERRIDE)."""
+    capabilities: int
+    """Those of its capabilities that count for calls that this process makes: with CAP_DAC_OVERRIDE, files' modes do not;
+    the others are asked for where messages are sent to the kernel (netlink(7))."""
 
 
 def of(task: int) -> Identity | None:
@@ -62,8 +64,8 @@ def acting(identity: Identity | None, work: Callable[[], T]) -> T:
     _become(former, identity)
     try:
         _become_of_files(identity, permitted)
-        if identity.overrides and permitted & _OVERRIDES:
-            kernel.set_capabilities(permitted, kernel.capabilities()[0] | _OVERRIDES)
+        if raised := identity.capabilities & permitted:
+            kernel.set_capabilities(permitted, kernel.capabilities()[0] | raised)
         return work()
     finally:
         _become(identity, former)
@@ -110,5 +112,7 @@ def _ids(task: int) -> Identity:
         return text[start : text.index(b"\n", start)].split()
 
     (user, file_user), (group, file_group) = (map(int, words(name)[1::2]) for name in (b"\nUid:", b"\nGid:"))
-    overrides = bool(int(words(b"\nCapEff:")[0], 16) & _OVERRIDES) and is_in_own_user_namespace(task)
-    return Identity(user, group, tuple(map(int, words(b"\nGroups:"))), file_user, file_group, overrides)
+    capabilities = int(words(b"\nCapEff:")[0], 16) & _COUNTING
+    if capabilities and not is_in_own_user_namespace(task):
+        capabilities = 0
+    return Identity(user, group, tuple(map(int, words(b"\nGroups:"))), file_user, file_group, capabilities)

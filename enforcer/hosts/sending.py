@@ -9,7 +9,7 @@ from functools import partial
 from callfence.enforcer import kernel
 from callfence.enforcer.alarms import close_at_once
 from callfence.enforcer.hosts import memory
-from callfence.enforcer.hosts.addresses import peer_of
+from callfence.enforcer.hosts.addresses import AF_NETLINK, peer_of
 from callfence.enforcer.hosts.identity import acting, credentials
 from callfence.enforcer.hosts.making import EAGAIN, INT, address_at, check, tried, write
 from callfence.enforcer.hosts.targets import DeniedError, Target
@@ -141,8 +141,9 @@ class Sending:
 
     def _send_target(self, request: Request, socket: Socket, address: bytes) -> Target:
         if not address or (socket.type != SOCK_DGRAM and socket.use != "raw"):  # a connection, for which no address counts
-            is_own = self._making.copier.is_own_user(request.call.task)  # looking further takes as long as all else
-            return Target(address) if is_own else self._targets.unjudged(request, socket, address)
+            # Looking further takes as long as all else; who sends to the kernel counts by its capabilities, too.
+            is_alike = socket.domain != AF_NETLINK and self._making.copier.is_own_user(request.call.task)
+            return Target(address) if is_alike else self._targets.unjudged(request, socket, address)
         if socket.domain == AF_INET6 and address[:2] == bytes(2):  # AF_UNSPEC: as without an address (net/ipv6/udp.c)
             return Target(b"")  # for it may become an IPv4 socket meanwhile (IPV6_ADDRFORM), for which this is AF_INET
         return self._targets.of(request, socket, peer_of(address, socket.domain, sends=True), address, sends=True)

@@ -147,6 +147,8 @@ UDP_CONNECT = "udp connect"
 DNS = 53
 NEW_ROOTS = ("chroot", "pivot_root")
 """Calls after which the same path refers to another file."""
+MOUNTING = ("mount", "umount", "umount2", "move_mount", "pivot_root")
+"""Calls that Landlock denies to whoever has any rule about files (security/landlock/fs.c)."""
 
 
 SENDING = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}

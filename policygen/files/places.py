@@ -6,8 +6,9 @@ Every start of `enforce` with a policy that confines files imports this module, 
 from __future__ import annotations
 
 import os
+from stat import S_IFDIR, S_IFREG
 
-from callfence.policygen.files.landlock import IOCTL_DEV, READ_FILE, TRUNCATE, WRITE_FILE
+from callfence.policygen.files.landlock import IOCTL_DEV, READ_DIR, READ_FILE, TRUNCATE, WRITE_FILE
 from callfence.tracer.errors import UserError
 
 TYPE_CHECKING = False
@@ -21,6 +22,12 @@ OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".loca
 
 `enforce` makes a folder if a line grants `create` in it: otherwise the program would need `create` in the whole home."""
 
+MADE_BELOW = (b"$HOME/.", b"$TMPDIR/")
+"""Where programs make folders for themselves: hidden ones in the home, and in the folder for temporary files.
+
+`enforce` makes those that are missing if their own line grants `create`: they were there when the program was learned, and may
+not be for another user, or after the machine has started again."""
+
 
 UNLISTED = (
     (b"/dev/null", (1, 3), READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV),
@@ -28,13 +35,17 @@ UNLISTED = (
     (b"/sys/devices/system/cpu/online", None, READ_FILE),
     (b"/sys/devices/system/cpu/possible", None, READ_FILE),
     (b"/proc/sys/vm/overcommit_memory", None, READ_FILE),
+    (b"/etc/locale.alias", S_IFREG, READ_FILE),
+    (b"/usr/lib/locale", S_IFDIR, READ_FILE | READ_DIR),
+    (b"/usr/share/locale", S_IFDIR, READ_FILE | READ_DIR),
 )
-"""Files that need no line, since they grant nothing: path, major and minor number of a device (mem(4), full(4)) or None for a
-file of sysfs or procfs, Landlock's rights.
+"""Files and folders that need no line, since they grant nothing: path, major and minor number of a device (mem(4), full(4)),
+None for a file of sysfs or procfs, or the kind of a file that root alone may change; Landlock's rights.
 
 Reading /dev/full never ends.  C libraries and allocators count processors by the files of sysfs, some only when threads contend
 (get_nprocs(3)); sched_getaffinity(2) tells as much.  glibc reads the last one when it frees much memory of a thread
-(sysdeps/unix/sysv/linux/malloc-sysdep.h): a digit, the same for all."""
+(sysdeps/unix/sysv/linux/malloc-sysdep.h): a digit, the same for all.  setlocale(3) and gettext(3) read other files of the
+locales for each LANG, and none for C, in which a program may have been learned: texts of packages, which all users may read."""
 
 
 class PlaceError(UserError):

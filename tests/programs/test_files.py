@@ -127,6 +127,9 @@ for _ in range(2):
 """
 
 
+NO_LINE = "a thread's number is another one in each run, so no line grants writing its files"
+
+
 def test_threads_have_no_lines_of_their_own(commands, place):
     """Their numbers are others in each run; and a line for all of them would permit writing their memory."""
     policy, program = place.folder / "threads.policy", ["python3", "-c", THREADS]
@@ -135,7 +138,9 @@ def test_threads_have_no_lines_of_their_own(commands, place):
     assert b"names threads by /proc, which fails under a policy that confines files" in done.stderr
     lines = parse_file(policy).policy.files.lines()
     assert {line: rights for line, rights in lines.items() if "/proc/self/task" in line} == {"path /proc/self/task": "read"}
-    assert commands.enforce(policy, program, place.folder, env=place.environment).ran.stdout == b"not named\n" * 2
+    enforced = commands.enforce(policy, program, place.folder, env=place.environment)
+    assert enforced.ran.stdout == b"not named\n" * 2
+    assert {(*record["ungranted"], *record["ungrantable"]) for record in enforced.violations} == {(NO_LINE,)}
 
 
 @pytest.mark.parametrize(("operation", "has_line"), [("own-abstract:{}", True), ("abstract:{}", False), ("read:data/a", False)])
@@ -192,6 +197,19 @@ def test_names_in_another_root_folder_are_those_of_its_files(commands, place):
     (place.folder / "data/inner/s").unlink()
     outcomes = enforce(commands, place, place.folder / "files.policy", "chroot:data", *inside, *missing)
     assert outcomes == ["ok"] * (1 + len(inside)) + ["ENOENT"] * len(missing)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes what is mounted")
+def test_a_program_that_mounts_is_named(commands, place):
+    """Landlock denies it, whatever is granted, and tells nobody."""
+    command = ["unshare", "--mount", "mount", "--bind", "data", "data/inner"]
+    policy = place.folder / "files.policy"
+    told = "/mount changes what is mounted, which fails under a policy that confines files"
+    for options, expected in ((("--files",), True), ((), True), (("--files", "--fresh"), True), (("--fresh",), False)):
+        done = commands.learn(policy, command, place.folder, *options, env=place.environment)
+        assert (done.returncode, told in done.stderr.decode()) == (0, expected), done.stderr
+    done = commands.enforce(policy, command, place.folder, env=place.environment)
+    assert done.ran.returncode == 0, done.ran.stderr
 
 
 REPLACED = {
@@ -303,6 +321,19 @@ def test_the_cache_of_a_new_user_takes_no_right_to_the_home(commands, place):
     other = Place(place.folder.parent / "there", place.folder / "files")
     operations = [text.replace(str(place.folder), str(other.folder)) for text in operations]
     assert enforce(commands, other, place.folder / "files.policy", *operations) == ["EEXIST", "ok", "ok"]
+
+
+@pytest.mark.parametrize("folder", ["home/.app/state", "home/.local/share/app", "temporary/app-0"])
+def test_a_folder_of_its_own_that_an_earlier_run_made_is_made_for_a_new_user(commands, place, folder):
+    """By `enforce`, with this user alone in it; the program finds that it is there, as it did when it was learned."""
+    def operations(here: Place) -> list[str]:
+        return [f"mkdir:{here.folder}/{folder}", f"create:{here.folder}/{folder}/x", f"write:{here.folder}/{folder}/x"]
+
+    (place.folder / folder).mkdir(parents=True)
+    learn(commands, place, *operations(place))
+    other = Place(place.folder.parent / "there", place.folder / "files")
+    assert enforce(commands, other, place.folder / "files.policy", *operations(other)) == ["EEXIST", "ok", "ok"]
+    assert (other.folder / folder).stat().st_mode & 0o777 == 0o700
 
 
 def test_named_folders_are_those_of_the_machine(commands, place):

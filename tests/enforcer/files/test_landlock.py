@@ -222,6 +222,18 @@ def test_what_cannot_be_granted_is_an_error(place, files, program, line, environ
     assert message in done.stderr
 
 
+def test_no_folder_is_made_where_the_program_may_have_made_a_link(place, files, program):
+    """It would be made where the link leads."""
+    home = place.folder / "home"
+    (home / ".app").mkdir(parents=True)
+    (home / ".app/link").symlink_to("../../data")
+    lines = "path $HOME/.app: symlink\npath $HOME/.app/link/new: write, create"
+    place.policy(f"{EVERY_CALL}path {program}: read, execute\n{lines}", "files.policy")
+    done = place.enforce("-p", "files.policy", program, "nothing", env=place.environment | {"HOME": str(home)})
+    assert (done.returncode, "path $HOME/.app/link/new grants nothing" in done.stderr) == (0, True), done.stderr
+    assert not (place.folder / "data/new").exists()
+
+
 def test_what_is_not_there_grants_nothing(place, files, program):
     place.policy(f"{EVERY_CALL}path {program}: read, execute\npath ./no: read\npath ./none: write", "files.policy")
     done = place.enforce("-p", "files.policy", program, "nothing")
@@ -410,6 +422,30 @@ def test_what_grants_nothing_needs_no_line(files, lines):
 def test_what_is_another_file_there_is_one_like_others(files, path):
     under = mounting(f"mount --bind data/a {path}")
     assert files("path ./data/inner: read", f"read:{path}", under=under) == ["EACCES"]
+
+
+LOCALE = "mount -t tmpfs -o mode=755 none /usr/share/locale && mkdir /usr/share/locale/de && echo x > /usr/share/locale/de/x"
+
+
+@MOUNTED
+def test_the_locales_of_the_c_library_need_no_line(files):
+    """A program that was learned in the locale C opens them in any other."""
+    operations = ("read:/usr/share/locale/de/x", "list:/usr/share/locale/de", "write:/usr/share/locale/de/x", "list:/usr/share")
+    assert files("path ./data: read", *operations, under=mounting(LOCALE)) == ["ok", "ok", "EACCES", "EACCES"]
+
+
+@MOUNTED
+@pytest.mark.parametrize("change", ["chmod g+w", "chmod o+w", "chown 1"])
+def test_locales_that_others_may_change_need_one(files, change):
+    under = mounting(f"{LOCALE} && {change} /usr/share/locale")
+    assert files("path ./data: read", "read:/usr/share/locale/de/x", under=under) == ["EACCES"]
+
+
+@MOUNTED
+@pytest.mark.parametrize(("make", "outcome"), [("echo >", "ok"), ("ln /etc/x", "EACCES"), ("ln -s x", "EACCES")])
+def test_a_file_of_locales_has_one_name(files, make, outcome):
+    under = mounting(f"mount -t tmpfs none /etc && echo > /etc/x && {make} /etc/locale.alias")
+    assert files("path ./data: read", "read:/etc/locale.alias", under=under) == [outcome]
 
 
 def test_standard_output_in_a_file_elsewhere_and_opened_anew(place, files, program):

@@ -216,6 +216,13 @@ def netlink() -> object:
 
 
 @check
+def a_netlink_message_that_takes_a_capability() -> object:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as s:
+        nothing = struct.pack("=IHHIIBxHiII", 32, 19, 5, 1, 0, 0, 0, 1, 0, 0)  # RTM_SETLINK, NLM_F_REQUEST | NLM_F_ACK; of lo
+        return s.sendto(nothing, (0, 0)), struct.unpack_from("=i", s.recv(65536), 16)
+
+
+@check
 def families_and_kinds() -> object:
     kinds = ((1, 1), (1, 2), (1, 5), (2, 1), (2, 2), (10, 1), (10, 2), (16, 3, 0))
     return [sent(lambda kind=kind: socket.socket(*kind).close()) for kind in kinds]
