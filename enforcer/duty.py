@@ -278,8 +278,8 @@ class Duty:
     def serve(self) -> NoReturn:
         """Answer calls until the last confined task has ended."""
         while self._listeners:
-            if self._due <= time.monotonic():
-                self._start_stand_in()
+            if self._due <= time.monotonic() and (helper_ := self._clone_stand_in()):
+                self._stand_by_now(helper_)
             for descriptor, events in self._events():
                 if descriptor == self._watched:
                     os.close(self._watched)
@@ -355,12 +355,13 @@ class Duty:
         self._unshare()
         self._confine(self._epoll.fileno(), other)
         self._wait(other)
+        self.serve()
 
-    def _wait(self, other: int) -> NoReturn:
+    def _wait(self, other: int) -> None:
         """Wait for the end of the helper, whose pidfd is `other` (-1: it has ended); then take its place if a confined task is
-        left.  This opens no descriptor, since limits may prevent that."""
+        left, else end.  This opens no descriptor, since limits may prevent that."""
         self._epoll.register(self.program, select.EPOLLIN)
-        while other != _NONE and other not in (ready := dict(self._epoll.poll())):
+        while other != _NONE and other not in (ready := dict(self._epoll.poll(None, _EVENTS))):
             if self.program in ready:
                 self._epoll.unregister(self.program)
                 self._reporter.give_back()
@@ -369,20 +370,19 @@ class Duty:
             self._epoll.unregister(other)
         for descriptor in {*self._listeners, self._records} - {_NONE}:
             self._epoll.register(descriptor, select.EPOLLIN)
-        ready = dict(self._epoll.poll(0))
+        ready = dict(self._epoll.poll(0, _EVENTS + len(self._listeners)))
         if all(ready.get(listener, 0) & select.EPOLLHUP for listener in self._listeners):
             for listener in self._listeners:
                 os.close(listener)
             self._answers.take_over({})
             self._answers.finish()
             os._exit(0)
-        self.stand_in = _NONE
-        self._start_stand_in()
+        self.stand_in, self._due = _NONE, 0.0
         self._answers.take_over(self._listeners)
-        self.serve()
 
-    def _start_stand_in(self) -> None:
-        """Start a stand-in while the program runs, if that is possible, and add its pidfd to the epoll."""
+    def _clone_stand_in(self) -> int:
+        """Start a stand-in while the program runs, if that is possible, and add its pidfd to the epoll.  Return the id of the
+        helper in the stand-in, 0 in the helper."""
         own = os.getpid()
         self._due, self._started = _NEVER, time.monotonic()
         try:
@@ -391,13 +391,14 @@ class Duty:
             if os.getpid() != own:
                 os._exit(FAILED)
             self.stand_in = _NONE
-            return
+            return 0
         if self.stand_in == 0:
-            helper.guarded(lambda: self._stand_by_now(own))
+            return own
         self._watch_stand_in()
+        return 0
 
-    def _stand_by_now(self, helper_: int) -> NoReturn:
-        """Run a stand-in that was started while the program runs, without what the helper holds for calls that it makes."""
+    def _stand_by_now(self, helper_: int) -> None:
+        """Stand in for the helper, without what that holds for calls that it makes; return when it has taken its place."""
         self._former = self._answers
         self._hub = _NONE
         self._epoll.close()

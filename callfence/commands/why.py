@@ -20,6 +20,7 @@ from callfence.policygen.language.document import parse_file
 from callfence.policygen.language.naming import determined, format_action, format_call, format_expression, format_value
 from callfence.policygen.language.normal import first_argument
 from callfence.policygen.model import Entry, alternatives, conjuncts
+from callfence.policygen.paths import unquoted
 from callfence.policygen.phases import in_phase, phase_policies
 from callfence.policygen.recording import recording_file
 from callfence.policygen.review.companion import is_companion
@@ -55,7 +56,7 @@ the nearest rule and which of its conditions are not met.
 For a PATH, which begins with /, ./ or ~, show whether the policy grants RIGHT to that file, which need not exist, and the line
 that grants it or would grant it; without RIGHT, show which rights the policy grants.  $HOME and the working folder are those
 of this command.  'tcp connect' PORT, 'tcp connect HOST' PORT, 'tcp bind' PORT, 'udp send HOST' PORT, 'unix connect SOCKET'
-and 'dns query NAME' do the same for a port, a socket or a name."""
+and 'dns query NAME' do the same for a port, a socket or a name; so does a whole line, such as 'tcp bind: 8080'."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,6 +89,14 @@ def _why(options: argparse.Namespace) -> int:
         files = read(str(options.policy)).policy.files
         return print_grants(files, str(options.policy), options.about, options.right or "")
     document = parse_file(options.policy)
+    place, colon, granted = (options.about or "").rpartition(": ")
+    if colon and is_line(options.about):  # a whole line, as reports have it
+        path = place.removeprefix("path ")
+        if path != place or granted.isdecimal():
+            about = unquoted(path) if path.startswith('"') else path
+            files, name = document.policy.files, str(options.policy)
+            return max(print_grants(files, name, about, word) for word in granted.split(", "))
+        options.about = place
     if is_bare(options.about or "") and options.about not in document.policy.files.lines():
         return print_grants(document.policy.files, str(options.policy), options.about, "")
     if options.about and "(" in options.about:

@@ -38,6 +38,9 @@ def why(folder: Path, *words: str, status: int, stdin: str = "") -> tuple[str, s
     ("words", "status", "said"),
     [
         (("./data/x", "read"), 0, "./data/x: read: granted\n  path ./data: read\n"),
+        (("path ./data/x: read",), 0, "./data/x: read: granted\n  path ./data: read\n"),
+        (('path "./data/x y": read',), 0, "./data/x y: read: granted\n  path ./data: read\n"),
+        (("tcp connect: 443",), 0, "tcp connect: 443: granted\n  tcp connect: 443\n"),
         (("./data/x", "write"), 1, "./data/x: write: not granted\n  path ./data: read\n"
             "  to grant it: callfence allow app.policy 'path ./data/x: write'\n"),
         (("./data/in/x",), 0, "./data/in/x: read, write: granted\n  path ./data/in: write\n  path ./data: read\n"),
