@@ -42,8 +42,7 @@ _EVENTS = 16
 
 
 class Duty:
-    """The state of the helper and its stand-in.  Files are read before the helper is cloned, and descriptors are opened and
-    shared before the program runs."""
+    """The state of the helper and its stand-in.  Files are read, and descriptors opened and shared, before the program runs."""
 
     __slots__ = (
         "_answers", "_armed", "_capabilities", "_children", "_devices", "_due", "_epoll", "_filter", "_following", "_follows",
@@ -54,8 +53,7 @@ class Duty:
     def __init__(
         self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False, later: Later | None = None
     ) -> None:
-        """Read what the helper needs.  This is done in the process that becomes the program, since memory costs a clone more
-        time.
+        """Read what the helper needs.
 
         `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no calls afterwards.
         `later`: the importer, if not that of the reporter's note."""
@@ -111,7 +109,7 @@ class Duty:
         self.program = program
         self._pid = pid
         self._notification, self._waiting = shared()  # the stand-in answers what the helper leaves if it dies
-        self._devices = _device("/dev/null", os.O_RDWR), _device("/dev/full", os.O_WRONLY)
+        self._devices = helper.opened("/dev/null", os.O_RDWR), helper.opened("/dev/full", os.O_WRONLY)
         self._later.seal()
         if not self._starts_late:
             self._start_first(pid)
@@ -120,7 +118,7 @@ class Duty:
         """Start the stand-in before the program `pid` runs; it gets the listeners later, by a shared table of descriptors."""
         own = os.getpid()
         self._ready = os.pipe()
-        pipes = (_fuse(pid), _fuse(pid)) if self._is_fused else ()
+        pipes = (helper.fuse(pid), helper.fuse(pid)) if self._is_fused else ()
         self.stand_in = kernel.clone(linux.CLONE_FILES)
         place = int(self.stand_in == 0)
         self._fuse = tuple(pipe[(place + number) % 2] for number, pipe in enumerate(pipes))
@@ -409,7 +407,7 @@ class Duty:
     def _watch_parent(self, pid: int) -> int:
         """Create an epoll for this process and add the parent's pidfd to it; return the pidfd, -1 if the parent has ended."""
         self._epoll = select.epoll()
-        other = _parent(pid)
+        other = helper.parent(pid)
         if other != _NONE:
             self._epoll.register(other, select.EPOLLIN)
         return other
@@ -423,28 +421,3 @@ class Duty:
         except OSError:
             return
         self._watched = pidfd
-
-
-def _fuse(pid: int) -> tuple[int, int]:
-    """Return the ends of a pipe: when all copies of the second are closed and one of the first is open, the kernel kills the
-    process `pid`."""
-    ends = os.pipe()
-    kernel.kill_at_end_of(ends[0], pid)
-    return ends
-
-
-def _device(path: str, access: int) -> int:
-    """Return a descriptor of a device; -1 if it cannot be opened."""
-    try:
-        return os.open(path, access | os.O_CLOEXEC)
-    except OSError:
-        return _NONE
-
-
-def _parent(pid: int) -> int:
-    """Return a pidfd of this process's parent, whose id was `pid`; -1 if that process has ended."""
-    try:
-        pidfd = kernel.pidfd_open(pid)
-    except OSError:
-        return _NONE
-    return pidfd if os.getppid() == pid else _NONE

@@ -94,3 +94,28 @@ def write(descriptor: int, data: bytes) -> None:
             os.write(descriptor, data)
     except OSError:
         return
+
+
+def fuse(pid: int) -> tuple[int, int]:
+    """Return the ends of a pipe: when all copies of the second are closed and one of the first is open, the kernel kills the
+    process `pid`."""
+    ends = os.pipe()
+    kernel.kill_at_end_of(ends[0], pid)
+    return ends
+
+
+def opened(path: str, access: int) -> int:
+    """Return a descriptor of a file; -1 if it cannot be opened."""
+    try:
+        return os.open(path, access | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def parent(pid: int) -> int:
+    """Return a pidfd of this process's parent, whose id was `pid`; -1 if that process has ended."""
+    try:
+        pidfd = kernel.pidfd_open(pid)
+    except OSError:
+        return -1
+    return pidfd if os.getppid() == pid else -1
