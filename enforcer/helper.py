@@ -7,6 +7,7 @@ later, the kernel fails every call that it would have answered (ENOSYS).
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -85,6 +86,17 @@ def has_ended(pidfd: int) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(0))
+
+
+def probe_listener(pidfd: int) -> None:
+    """Raise OSError if this process cannot copy descriptors of another, as taking out its listener requires.
+
+    This is tried with descriptor 0, which need not be open."""
+    try:
+        os.close(kernel.pidfd_getfd(pidfd, 0))
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
 
 
 def write(descriptor: int, data: bytes) -> None:

@@ -226,7 +226,7 @@ def end_process(request: Request) -> None:
         if not request.is_waiting():
             return  # it has died; what was read may have been about another process
         if fields.get("Tgid") == "1":
-            _end_namespace()
+            _end_namespace(request.call.task)
         if pidfd < 0:
             os.kill(request.call.task, linux.SIGKILL)  # kill(2) takes a thread for its process
         elif not (_dies_of_sigsys(fields) and _by_sigsys(request, pidfd, int(fields["Tgid"]))):
@@ -315,13 +315,16 @@ def _by_sigsys(request: Request, pidfd: int, process: int) -> bool:
     return False
 
 
-def _end_namespace() -> None:
-    """Kill the first process of our own pid namespace, which ignores even SIGKILL from inside (pid_namespaces(7)).
+def _end_namespace(task: int) -> None:
+    """Kill the first process of our own pid namespace, which ignores even SIGKILL from inside (pid_namespaces(7)).  `task` is
+    its thread that waits.
 
     It cannot ignore the SIGKILL that the kernel sends when a tracer with PTRACE_O_EXITKILL ends.  All other processes of the
-    namespace, this one included, die with it.
+    namespace, this one included, die with it.  The kernel closes our listener before that, so that the call fails: the
+    thread is interrupted, so that it stops then.
     """
     try:
-        linux.ptrace(linux.PTRACE_SEIZE, 1, 0, linux.PTRACE_O_EXITKILL)
+        linux.ptrace(linux.PTRACE_SEIZE, task, 0, linux.PTRACE_O_EXITKILL)
+        linux.ptrace(linux.PTRACE_INTERRUPT, task)
     finally:
         os._exit(0)

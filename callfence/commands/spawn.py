@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from callfence import start
 from callfence.enforcer import kernel
-from callfence.enforcer.arming import nested, phases, plan, seized  # noqa: F401  # what starts need
+from callfence.enforcer.arming import confining, nested, phases, plan  # noqa: F401  # what starts need
 from callfence.enforcer.bpf import ALL_RUN
 from callfence.enforcer.errors import EnforceError
 from callfence.enforcer.files import granted, landlock  # noqa: F401

@@ -165,7 +165,7 @@ class Entrance:
         try:
             pidfd = kernel.pidfd_of_thread(surgery.pid, process.pid)
             try:
-                inject.probe_listener(pidfd)
+                helper.probe_listener(pidfd)
             except ProcessLookupError:
                 return "its first thread has ended"
             program = self._key.passing(stage.filter, installs=False)

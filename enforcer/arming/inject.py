@@ -314,17 +314,6 @@ def _equal(argument: int, value: int) -> list[Line]:
     return [(LOAD, place), (EQUAL, low, "", "end"), (LOAD, place + 4), (EQUAL, high, "", "end")]
 
 
-def probe_listener(pidfd: int) -> None:
-    """Raise OSError if this process cannot copy descriptors of another, as taking out its listener requires.
-
-    This is tried with descriptor 0, which need not be open."""
-    try:
-        os.close(kernel.pidfd_getfd(pidfd, 0))
-    except OSError as error:
-        if error.errno != errno.EBADF:
-            raise
-
-
 def install(
     surgery: Surgery,
     key: Key,

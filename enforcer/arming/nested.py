@@ -119,7 +119,7 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
     Yama lets a parent trace its child (admin-guide/LSM/Yama.rst); whether it lets the helper trace the program is found out
     later."""
     from callfence.enforcer import helper
-    from callfence.enforcer.arming import inject, seized
+    from callfence.enforcer.arming import confining, inject, seized
     from callfence.enforcer.arming.inject import Key
 
     waiting, ended = os.pipe()
@@ -133,7 +133,7 @@ def _trace(*, is_entry: bool, listens: bool) -> None:
     kernel.set_no_new_privs()
     pidfd = kernel.pidfd_open(child) if listens else -1
     seized.seize(child)
-    seized.stop(child)
+    confining.stop(child)
     if is_entry:
         MACHINE.clear_breakpoint(child)
         kernel.CallStop().read(child)

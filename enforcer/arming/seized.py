@@ -1,7 +1,6 @@
-"""`arm exec` and `arm entry`: the helper traces this process, and confines it when its execve returns or at its entry point.
+"""`arm exec` and `arm entry`: start the helper, which traces this process and confines it at its execve (`confining`).
 
-An execve reports an event stop *inside* the call, then its exit stop (ptrace(2)).  Only at the exit stop, before the new
-program's first instruction, can a call of ours be performed.
+This is all that a start imports of it: the helper imports the rest while the execve works.
 """
 
 from __future__ import annotations
@@ -9,26 +8,26 @@ from __future__ import annotations
 import os
 
 from callfence.enforcer import helper, kernel
-from callfence.enforcer.arming import inject
-from callfence.enforcer.arming.inject import Key
-from callfence.enforcer.bpf import EXITS, shielded
-from callfence.enforcer.errors import FAILED, ArmError, EnforceError, GoneError, refused
+from callfence.enforcer.bpf import shielded
+from callfence.enforcer.errors import EnforceError, refused
 from callfence.tracer import TYPE_CHECKING, linux
-from callfence.tracer.errors import CallfenceError, KernelError
-from callfence.tracer.machine import MACHINE
-from callfence.tracer.machine.model import NO_CALL
+from callfence.tracer.errors import KernelError
 from callfence.tracer.proc import fields
-from callfence.tracer.stops import CALL, CREATED, EXECUTED, GROUP, SIGNAL, SIGTRAP, TRAP
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
+    from callfence.enforcer.arming.confining import Work
     from callfence.enforcer.arming.plan import Plan
-    from callfence.enforcer.duty import Duty
-    from callfence.enforcer.later import Later
     from callfence.enforcer.reporting.reporter import Reporter
 
 HINT = "use --arm now, with a policy that allows execve"
+OPTIONS = (
+    linux.PTRACE_O_EXITKILL | linux.PTRACE_O_TRACEEXEC | linux.PTRACE_O_TRACESYSGOOD
+    | linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE
+)  # fmt: skip
+"""With which a process is traced until it is confined; the kernel kills it if its tracer ends."""
 
 
 def be_seized(
@@ -40,14 +39,19 @@ def be_seized(
     `plan`.  `is_nested`: this process may have filters already.  Until the execve this process must start no process and no
     thread.  Raises KernelError if it cannot be traced, EnforceError if the helper ends early.
     """
-    work = Work(os.getpid(), filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
-    filter_ = work.filter
+    program = os.getpid()
+
+    def work() -> Work:
+        from callfence.enforcer.arming.confining import Work
+
+        return Work(program, filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)
+
     commands, command = os.pipe()
     answer, answers = os.pipe()
     if helper.in_helper():
         os.close(command)
         os.close(answer)
-        helper.guarded(lambda: _confine(work, commands, answers))
+        helper.guarded(lambda: _help(work, program, reporter, (commands, answers, stderr), is_confined=arm == "now"))
     os.close(commands)
     os.close(answers)
     try:
@@ -63,61 +67,49 @@ def be_seized(
     word, _, pids = reply.partition(b" ")
     if word not in (b"ok", b"ok\n"):
         raise _explained(os.fsdecode(reply) or "the helper process died")
-    if not pids:
-        return filter_
-    return shielded(filter_, [int(pid) for pid in pids.split()])
+    if plan and arm == "now":
+        filter_ = plan.key.passing(filter_, installs=True)
+    return shielded(filter_, [int(pid) for pid in pids.split()]) if pids else filter_
 
 
-class Work:
-    """What the helper does: confine a program at its execve, and answer its calls.  See `be_seized`."""
+def _help(
+    work: Callable[[], Work], program: int, reporter: Reporter | None, descriptors: tuple[int, int, int], *, is_confined: bool
+) -> NoReturn:
+    """Run the helper: write its pid to a pipe, wait for a byte on another one, seize the process `program`, and write "ok" or
+    the reason of a failure; then confine the program and answer calls.  `descriptors`: the pipe to read from, the one to write
+    to, and standard error.  `is_confined`: the program confines itself, and waits until the helper can follow it."""
+    commands, answers, _ = descriptors
+    helper.leave()
+    helper.close_all_but((*descriptors, *(reporter.descriptors if reporter else ())))
+    os.write(answers, b"%d\n" % os.getpid())
+    if not os.read(commands, 1):
+        os._exit(0)  # the program has gone
+    pidfd = -1
+    try:
+        if reporter:
+            pidfd = kernel.pidfd_open(program)
+            helper.probe_listener(pidfd)
+        seize(program)
+    except OSError as error:
+        os.write(answers, str(refused(error)).encode())
+        os._exit(0)
+    if not is_confined:
+        os.write(answers, b"ok\n")  # what is imported below is imported while the program's execve works
+    from callfence.enforcer.arming import confining
 
-    __slots__ = ("_later", "arm", "duty", "filter", "is_nested", "is_spawned", "key", "plan", "program", "reporter", "stderr")
+    made = work()
+    if is_confined and (duty := made.begin(pidfd)):
+        duty.follow(listens=not (made.plan and made.plan.is_quiet))
+        confining.stop(program)  # it waits for the answer
+        os.write(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))
+    os.close(answers)
+    os.close(commands)
+    confining.follow(made, pidfd)
 
-    def __init__(
-        self,
-        program: int,
-        filter_: bytes,
-        reporter: Reporter | None,
-        *,
-        arm: str,
-        stderr: int,
-        plan: Plan | None,
-        is_nested: bool,
-        later: Later | None = None,
-    ) -> None:
-        """`program`: the id of the process to confine.  `later`: the importer for the helper, if not that of the reporter's
-        note."""
-        self.program = program
-        self.key = plan.key if plan else Key()
-        self.filter = self.key.passing(filter_, installs=bool(plan))
-        self.reporter = reporter
-        self.duty: Duty | None = None
-        """What answers calls; None if nothing does, or before `begin`."""
-        self._later = later
-        self.arm = arm
-        self.plan = plan
-        self.stderr = stderr
-        self.is_nested = is_nested
-        self.is_spawned = later is not None
-        """Whether the process is a client of a spawner, which does not write to the log."""
 
-    def descriptors(self) -> tuple[int, ...]:
-        """Return the descriptors that the helper needs, -1 for none."""
-        return (self.stderr, *(self.reporter.descriptors if self.reporter else ()))
-
-    def begin(self, pidfd: int) -> Duty | None:
-        """Begin to answer calls, in the helper; return what does, None if nothing does.  `pidfd`: the program's.
-
-        What that takes is imported here, while the program's execve works.  Raises OSError."""
-        if self.plan:
-            import callfence.enforcer.arming.phases  # noqa: F401  # before imports are restricted
-        if self.reporter:
-            from callfence.enforcer.duty import Duty
-
-            is_quiet = self.plan is not None and self.plan.is_quiet
-            self.duty = Duty(self.reporter, follows=bool(self.plan), is_quiet=is_quiet, later=self._later)
-            self.duty.start(pidfd, self.program)
-        return self.duty
+def seize(pid: int) -> None:
+    """Trace a process from now on; the kernel kills it if this process ends.  Raises OSError."""
+    linux.ptrace(linux.PTRACE_SEIZE, pid, 0, OPTIONS)
 
 
 def tracer() -> str:
@@ -135,248 +127,3 @@ def _explained(refusal: str) -> KernelError:
     else:
         text = f"{refusal}: ptrace is denied here (by a container?), so the filter cannot be installed at the execve; {HINT}"
     return KernelError(text, "ptrace")
-
-
-def _confine(work: Work, commands: int, answers: int) -> NoReturn:
-    """Run the helper: write its pid to the pipe `answers`, wait for a byte on `commands`, seize the process `program`, and
-    write "ok" or the reason of a failure; then confine the program and answer calls.
-    """
-    program = work.program
-    helper.leave()
-    helper.close_all_but((commands, answers, *work.descriptors()))
-    os.write(answers, b"%d\n" % os.getpid())
-    if not os.read(commands, 1):
-        os._exit(0)  # the program has gone
-    pidfd = -1
-    try:
-        if work.reporter:
-            pidfd = kernel.pidfd_open(program)
-            inject.probe_listener(pidfd)
-        seize(program)
-    except OSError as error:
-        os.write(answers, str(refused(error)).encode())
-        os._exit(0)
-    if work.arm == "now" and (duty := work.begin(pidfd)):
-        duty.follow(listens=not (work.plan and work.plan.is_quiet))
-        stop(program)  # it waits for the answer
-        os.write(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))
-    else:
-        os.write(answers, b"ok\n")
-    os.close(answers)
-    os.close(commands)
-    follow(work, pidfd)
-
-
-def follow(work: Work, pidfd: int) -> NoReturn:
-    """Run the helper of a seized program: confine it at its execve, and answer its calls.  `pidfd`: the program's; -1 if
-    there is nothing to answer."""
-    program, duty = work.program, work.duty
-    try:
-        if work.arm != "now":
-            if duty := work.begin(pidfd):
-                work.filter = duty.shielded(work.filter)
-            _arm(work, pidfd)
-        if work.plan and duty:
-            from callfence.enforcer.arming.phases import Follower
-
-            Follower(program, work.plan, duty, work.stderr, is_executed=work.arm != "now").run()
-            duty.finish()
-    except GoneError:  # not executed, or killed by another process: its own status says so
-        if duty:
-            duty.never_ran(has_said=not work.is_spawned)
-        os._exit(0)
-    if duty:
-        duty.serve()
-    os._exit(0)
-
-
-def _arm(work: Work, pidfd: int) -> None:
-    """Follow the seized process to its execve or entry point, install the filter on it, and detach it unless it has phases.
-
-    On failure, print the reason and end the program with status FAILED or by SIGKILL, and this process.
-    """
-    program, duty, stderr = work.program, work.duty, work.stderr
-    surgery = None
-    try:
-        until_exec(program)
-        if work.arm == "entry":
-            until_entry(program)
-        surgery = inject.Surgery(program)
-        listener = inject.install(surgery, work.key, work.filter, -1 if work.plan else pidfd, is_first=not work.is_nested)
-        surgery.close()
-        if work.plan and duty:
-            duty.follow(listens=not work.plan.is_quiet)
-            return
-        if duty:
-            duty.begin(listener)
-        linux.ptrace(linux.PTRACE_DETACH, program)
-    except ProcessLookupError as error:
-        raise GoneError from error
-    except GoneError:
-        raise
-    except OSError as error:
-        _refuse(program, surgery, duty, str(refused(error)), stderr)
-    except CallfenceError as error:
-        _refuse(program, surgery, duty, str(error), stderr)
-
-
-def _refuse(program: int, surgery: inject.Surgery | None, duty: Duty | None, reason: str, stderr: int) -> NoReturn:
-    """Print the reason, and end the program, which is stopped before its first instruction or entry point, and this process.
-
-    The program ends with status FAILED; or by SIGKILL, if its filter is installed and may deny the exit, or if its memory
-    cannot be written.
-    """
-    helper.write(stderr, f"enforce: the program was not run: {reason}\n".encode())
-    if duty:
-        duty.end_stand_in()  # otherwise waiting for all children would never end
-    try:
-        surgery = surgery or inject.Surgery(program)
-        if not surgery.is_confined:
-            surgery.exit_group(FAILED)
-            os._exit(0)
-    except (OSError, GoneError):
-        pass
-    os.kill(program, linux.SIGKILL)
-    inject.reap(program)
-    os._exit(0)
-
-
-OPTIONS = (
-    linux.PTRACE_O_EXITKILL | linux.PTRACE_O_TRACEEXEC | linux.PTRACE_O_TRACESYSGOOD
-    | linux.PTRACE_O_TRACEFORK | linux.PTRACE_O_TRACEVFORK | linux.PTRACE_O_TRACECLONE
-)  # fmt: skip
-"""With which a process is traced until it is confined; the kernel kills it if its tracer ends."""
-_EXECUTE_0 = 0x1  # DR7: breakpoint 0, of this task, where an instruction is executed (asm/debugreg.h)
-_FORKS, _CLONE3 = MACHINE.numbers_by_arch("clone", "clone3"), MACHINE.numbers_by_arch("clone3")
-_RUNNING = MACHINE.numbers_by_arch(
-    "listen", "accept", "accept4", "wait4", "waitid", "waitpid", "pause", "rt_sigsuspend", "epoll_wait", "epoll_pwait",
-    "ptrace", "io_uring_setup", "socketcall",
-)  # fmt: skip
-"""Calls that dynamic loaders do not make, only programs."""
-_HINT = "use --arm exec"
-
-
-def seize(pid: int) -> None:
-    """Trace a process from now on; the kernel kills it if this process ends.  Raises OSError."""
-    linux.ptrace(linux.PTRACE_SEIZE, pid, 0, OPTIONS)
-
-
-def stop(pid: int) -> None:
-    """Stop a seized process that runs.  Raises GoneError if it has died."""
-    linux.ptrace(linux.PTRACE_INTERRUPT, pid)
-    inject.wait(pid)
-
-
-def until_exec(pid: int) -> None:
-    """Follow a seized process to the exit stop of its first successful execve.
-
-    Raises GoneError if the process ends before, and ArmError, with the process at the exit of a call, if it starts a thread or
-    a process before.
-    """
-    while (kind := _next_event(pid)) != EXECUTED:
-        if kind == CREATED:
-            _end_new(pid)
-            raise ArmError("it started a thread or a process before its execve, and the filter would not confine that")
-        inject.resume(linux.PTRACE_CONT, pid)
-    _leave_call(pid)
-
-
-def until_entry(pid: int) -> None:
-    """Follow a process from its execve's exit stop to its ELF entry point, where its dynamic loader ends.
-
-    The breakpoint is in the processor's debug registers, which the process cannot change itself.  Raises ArmError, with the
-    process at the exit of a call, if before the entry point it exits, starts a thread or a process, which the filter would not
-    confine, or makes a call that dynamic loaders do not make.
-    """
-    while True:
-        registers = MACHINE.registers(pid)
-        convention = MACHINE.convention(registers)
-        entry, mode = MACHINE.target(convention, _entry_point(pid, convention.pointer))
-        if registers[convention.ip] == entry:  # no dynamic loader
-            return
-        try:
-            MACHINE.set_breakpoint(pid, entry, mode)
-        except ProcessLookupError:
-            raise
-        except OSError as error:
-            raise ArmError(f"no breakpoint can be set at its entry point ({error.strerror}); {_HINT}") from error
-        inject.resume(linux.PTRACE_SYSCALL, pid)
-        if _is_reached(pid, entry):
-            MACHINE.clear_breakpoint(pid)
-            return
-
-
-def _is_reached(pid: int, entry: int) -> bool:
-    """Follow the running process: return True at its entry point, False at the exit of an execve that it made before."""
-    while True:
-        stop = inject.wait(pid)
-        if stop.kind == EXECUTED:
-            _leave_call(pid)
-            return False
-        if stop.kind == CREATED:
-            _end_new(pid)
-            raise ArmError(f"it started a thread or a process before its entry point, which is not confined; {_HINT}")
-        if stop.kind == CALL:
-            _judge(pid)
-            inject.resume(linux.PTRACE_SYSCALL, pid)
-        elif stop.kind == SIGNAL and stop.signal == SIGTRAP and _is_at(pid, entry):
-            return True
-        else:
-            inject.go_on(linux.PTRACE_SYSCALL, pid, stop)
-
-
-def _is_at(pid: int, address: int) -> bool:
-    registers = MACHINE.registers(pid)
-    return registers[MACHINE.convention(registers).ip] == address
-
-
-def _judge(pid: int) -> None:
-    """At a call's entry: if the call must not be made before the entry point, make it fail and raise ArmError."""
-    call = kernel.CallStop()
-    call.read(pid)
-    if call.op != linux.PTRACE_SYSCALL_INFO_ENTRY:
-        return
-    number, flags = call.number & ~MACHINE.foreign_bit, call.arguments[0]
-    if number in _CLONE3.get(call.arch, ()):
-        flags = kernel.peek(pid, flags)
-    if number in EXITS.get(call.arch, ()):
-        reason = "it exits before its entry point, so it would never be confined"
-    elif number in _RUNNING.get(call.arch, ()):
-        reason = f"its own code runs before its entry point (call number {number}), unconfined"
-    elif number in _FORKS.get(call.arch, ()) and flags & linux.CLONE_UNTRACED:
-        reason = "it starts a thread or a process before its entry point, which cannot be traced and confined"
-    else:
-        return
-    MACHINE.set_register(pid, MACHINE.of(call.arch).number, NO_CALL)
-    _leave_call(pid)
-    raise ArmError(f"{reason}; {_HINT}")
-
-
-def _next_event(pid: int) -> str:
-    """Follow the running process to its next ptrace event, and return the kind of stop.  Signals take effect as usual."""
-    while (stop := inject.wait(pid)).kind in (SIGNAL, GROUP, TRAP, CALL):
-        inject.go_on(linux.PTRACE_CONT, pid, stop)
-    return stop.kind
-
-
-def _leave_call(pid: int) -> None:
-    """Resume a process from an event stop, which is inside a call, to that call's exit stop.  Raises ArmError for another
-    stop."""
-    inject.resume(linux.PTRACE_SYSCALL, pid)
-    if (stop := inject.wait(pid)).kind != CALL:
-        raise ArmError(f"it stopped ({stop.kind}) instead of leaving its call")
-
-
-def _end_new(pid: int) -> None:
-    """At the event stop of a fork or clone: kill the new process, and resume the old one to the exit of its call."""
-    new = kernel.event_message(pid)
-    if not os.path.exists(f"{pid}/task/{new}"):
-        os.kill(new, linux.SIGKILL)  # a process; a thread goes with the program
-    _leave_call(pid)
-
-
-def _entry_point(pid: int, pointer: int) -> int:
-    entry = linux.entry_point(pid, pointer)
-    if entry is None:
-        raise ArmError("its entry point is not known: no AT_ENTRY in its auxiliary vector")
-    return entry

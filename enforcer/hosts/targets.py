@@ -186,9 +186,11 @@ class Targets:
 
     def _judge(self, request: Request, use: str, peer: Peer) -> None:
         """Raise DeniedError, after a report, unless all policies let the program reach a host."""
+        unsure = [(file, rules) for file, rules in self._hosts.policies if not rules.grants(use, peer.host, peer.port, ())]
+        if not unsure:  # the names take a look at /etc/hosts
+            return
         names = self._names.of(peer.host) if self._names else []
-        lacking = [file for file, rules in self._hosts.policies if not rules.grants(use, peer.host, peer.port, names)]
-        if lacking:
+        if lacking := [file for file, rules in unsure if not rules.grants(use, peer.host, peer.port, names)]:
             others = f"{len(names) - _MOST_SHOWN} others and " if len(names) > _MOST_SHOWN else ""
             why = f"{peer.text} is an address of {others}{', '.join(names[-_MOST_SHOWN:])}" if names else ""
             host = peer.text

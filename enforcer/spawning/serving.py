@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 
 from callfence.enforcer import bpf, execution, helper, launch
-from callfence.enforcer.arming import inject, seized
+from callfence.enforcer.arming import confining
 from callfence.enforcer.confinement import scope_ruleset
 from callfence.enforcer.duty import Duty
 from callfence.enforcer.errors import FAILED, EnforceError, GoneError
@@ -83,7 +83,7 @@ class Spawner:
         started = launch.Launch([b"true"], [b"PATH=/bin"], [bpf.ALL_RUN], "exec", reporter)
         filter_ = launch.combined(started)
         execution.locate(started.argv[0], started.environment)
-        seized.Work(os.getpid(), filter_, reporter, arm="exec", stderr=2, plan=None, is_nested=False, later=self.later)
+        confining.Work(os.getpid(), filter_, reporter, arm="exec", stderr=2, plan=None, is_nested=False, later=self.later)
         Duty(reporter, later=self.later)
 
     def _take(self, connection: _socket.socket) -> NoReturn:
@@ -110,11 +110,11 @@ class Spawner:
             linux.ptrace(linux.PTRACE_CONT, peer.pid)
         except (OSError, GoneError):
             os._exit(0)
-        seized.follow(work, peer.pidfd if work.reporter else -1)
+        confining.follow(work, peer.pidfd if work.reporter else -1)
 
     def _prepared(
         self, peer: Peer, request: Request, descriptors: list[int], connection: int
-    ) -> tuple[seized.Work, bytes, list[int]]:
+    ) -> tuple[confining.Work, bytes, list[int]]:
         """Trace the client, which is stopped then, and prepare this process to confine it.
 
         Return the helper's work, the answer to the client, and the descriptors that go with it."""
@@ -136,16 +136,16 @@ class Spawner:
         answer = protocol.answer(0, paths, [(flags, name) for _, flags, name in rulesets], first)
         helper.go_to_proc()
         if work.reporter:
-            inject.probe_listener(peer.pidfd)
+            helper.probe_listener(peer.pidfd)
         entered = [ruleset for ruleset, _, _ in rulesets]
         helper.close_all_but((0, 1, 2, connection, peer.pidfd, *entered, *work.descriptors()))
         peer.hold()
         return work, answer, entered
 
-    def _work(self, started: Launch, program: int) -> seized.Work:
+    def _work(self, started: Launch, program: int) -> confining.Work:
         filter_ = launch.combined(started)
         launch.require_readable(execution.locate(started.argv[0], started.environment))
-        return seized.Work(
+        return confining.Work(
             program,
             filter_,
             started.reporter,

@@ -148,7 +148,7 @@ UNNEEDED = (
     "callfence.policygen.files.ruleset", "callfence.policygen.filter", "callfence.policygen.learning.generate",
     "callfence.policygen.learning.warm", "callfence.tracer.kernel",
 )  # fmt: skip
-"""What compiling takes, and entering a phase, which `enforcer.arming.seized` imports before."""
+"""What compiling takes, and entering a phase, which `enforcer.arming.confining` imports before."""
 
 
 def test_what_functions_import_is_noted(installed: Path) -> None:

@@ -99,6 +99,7 @@ def test_it_is_said_in_the_log_that_a_helper_was_replaced(place: Workplace) -> N
     place.policy(ERRNO)
     process = place.start("--log", "log", place.calls(), "getppid", "wait", "getpid")
     assert process.stdout.readline() == "-13\n"
+    place.both()
     os.kill(place.helper(), 9)
     output, errors = process.communicate("x", timeout=30)
     assert (output, errors) == ("-13\n", "")
@@ -126,6 +127,7 @@ def test_a_log_that_is_moved_is_begun_anew(place: Workplace, begins_anew: str) -
     assert process.stdout.readline() == "-13\n"
     wait_until(lambda: calls(place.folder / "log") == ["getpid()"])
     (place.folder / "log").rename(place.folder / "log.2")
+    place.both()
     os.kill(place.helper(), 9)
     output, errors = process.communicate("x", timeout=30)
     assert (output, errors) == ("-13\n", "")
@@ -175,6 +177,7 @@ def test_audit_whose_helper_was_killed_ends_with_125(place: Workplace) -> None:
     place.policy(ERRNO)
     process = place.start("--audit", place.calls(), "getppid", "wait", "getpid")
     assert process.stdout.readline().strip().isdigit()
+    place.both()
     os.kill(place.helper(), 9)
     _, errors = process.communicate("x", timeout=30)
     assert process.returncode == 125
