@@ -16,6 +16,7 @@ from callfence.enforcer.errors import EnforceError
 from callfence.enforcer.files import granted, landlock  # noqa: F401
 from callfence.enforcer.hosts import granted as granted_hosts  # noqa: F401
 from callfence.enforcer.later import Loaded
+from callfence.enforcer.launch import is_filtered
 from callfence.enforcer.reporting import audit, opening  # noqa: F401
 from callfence.enforcer.spawning.listening import Listener, serve
 from callfence.enforcer.spawning.peer import Rights, require_plain
@@ -128,7 +129,7 @@ def _default() -> str:
 def _preparing() -> tuple[Prepare, Callable[[], None]]:
     """Return what decides how programs are run, by the code that this process has loaded; and what does a part of that for no
     program."""
-    identity, status = cache.compiler(), _status()
+    identity, status, is_nested = cache.compiler(), _status(), is_filtered()
 
     def prepare(request: Request, stderr: int, process: int) -> tuple[Launch, int, Callable[[CallfenceError], None]]:
         _require(_status() == status)
@@ -140,7 +141,7 @@ def _preparing() -> tuple[Prepare, Callable[[], None]]:
         if any(log.startswith(_DESCRIPTORS) or log == "-" for log in options.get("--log", ())):
             raise EnforceError("--log cannot be a descriptor with `callfence spawn`: name a file, a socket or `journal`")
         started = Spawned(options, argv, request.environment, stderr)
-        started.process = process
+        started.process, started.is_nested = process, is_nested
         try:
             result = started.prepared()
             if _COMPILER in sys.modules:  # it has been imported just now
@@ -174,6 +175,12 @@ def _require(is_same: bool) -> None:
 
 class Spawned(Start):
     """The start of a program that a client becomes."""
+
+    is_nested = False
+    """Whether a filter is in force already: the client has the spawner's (`Rights`)."""
+
+    def _is_nested(self) -> bool:
+        return self.is_nested
 
     def _arm(self, policies: Sequence[Compiled]) -> str:
         """Return when the filters take effect: never before the execve, which is the client's."""

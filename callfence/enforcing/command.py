@@ -117,7 +117,7 @@ class Start:
         policies = self._filters("silent" if self.is_quiet else "audit" if self.is_audit else "report")
         if "--log" in self.options:
             self._open_log(os.fsdecode(path), policies)
-        is_nested = launch.is_filtered()
+        is_nested = self._is_nested()
         untraced = ""
         if is_nested:
             from callfence.enforcer.arming import nested
@@ -175,6 +175,10 @@ class Start:
             plan=plan,
             may_listen=all(policy.may_listen for policy in policies),
         )
+
+    def _is_nested(self) -> bool:
+        """Return whether a filter is in force already."""
+        return launch.is_filtered()
 
     def _go_to_folder(self) -> None:
         """Go to the folder of --chdir, which is after all that `.` of the policies is looked up for.  Raises EnforceError."""
