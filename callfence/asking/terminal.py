@@ -105,7 +105,7 @@ class Terminal:
     def read(self) -> list[Given]:
         part = os.read(self._descriptor, _LONGEST)
         line, *rest = re.split(rb"[\r\n]", (self._typed + part)[-_LONGEST:])
-        self._typed = b"" if rest else line
+        self._typed = line if part and not rest else b""  # an empty part is ^D, which ends a line, too
         question = self._question
         if question is None or (part and not rest):
             return []

@@ -92,7 +92,7 @@ class Spawner:
         try:
             peer = Peer(connection)
             request, descriptors = _received(connection, peer)
-            work, answer, rulesets = self._prepared(peer, request, descriptors, connection.fileno())
+            work, answer, rulesets = self._prepared(peer, request, descriptors)
         except GoneError:
             os._exit(0)
         except CallfenceError as error:
@@ -105,16 +105,15 @@ class Spawner:
         # The kernel kills the client if this process ends before the program is confined, by whatever error.
         try:
             _send(connection, answer, rulesets)
-            for descriptor in (connection.detach(), *rulesets):
-                os.close(descriptor)
             linux.ptrace(linux.PTRACE_CONT, peer.pid)
         except (OSError, GoneError):
             os._exit(0)
+        connection.detach()
+        helper.go_to_proc()
+        helper.close_all_but((0, 1, 2, peer.pidfd, *work.descriptors()))
         confining.follow(work, peer.pidfd if work.reporter else -1)
 
-    def _prepared(
-        self, peer: Peer, request: Request, descriptors: list[int], connection: int
-    ) -> tuple[confining.Work, bytes, list[int]]:
+    def _prepared(self, peer: Peer, request: Request, descriptors: list[int]) -> tuple[confining.Work, bytes, list[int]]:
         """Trace the client, which is stopped then, and prepare this process to confine it.
 
         Return the helper's work, the answer to the client, and the descriptors that go with it."""
@@ -134,13 +133,10 @@ class Spawner:
             refuse(error)
             raise
         answer = protocol.answer(0, paths, [(flags, name) for _, flags, name in rulesets], first)
-        helper.go_to_proc()
         if work.reporter:
             helper.probe_listener(peer.pidfd)
-        entered = [ruleset for ruleset, _, _ in rulesets]
-        helper.close_all_but((0, 1, 2, connection, peer.pidfd, *entered, *work.descriptors()))
         peer.hold()
-        return work, answer, entered
+        return work, answer, [ruleset for ruleset, _, _ in rulesets]
 
     def _work(self, started: Launch, program: int) -> confining.Work:
         filter_ = launch.combined(started)

@@ -562,7 +562,7 @@ def test_the_terminal_grants_nothing_that_the_program_has_it_type(
         screen.send("\x1b[1;1R")
     assert "a yes " in until(screen, r"\[\?\]: ")
     screen.send("no\n")
-    until(screen, "-1 ")
+    assert "not answered" not in until(screen, "-1 ")
 
 
 def test_letters_cannot_be_guessed(place: Workplace, terminal: Callable[..., Terminal]) -> None:
