@@ -80,7 +80,7 @@ class Later:
         if version != _version():
             rest = files().decode().partition("\n")[2]
         libraries, _, self._lines = rest.partition("\n")
-        for name in libraries.split():  # here: they are loaded from their files
+        for name in libraries.split():  # after `seal` no shared library is found
             __import__(name)
         self._paths: dict[str, str] = {}
         """The path of each module, by its name."""

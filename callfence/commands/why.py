@@ -89,14 +89,12 @@ def _why(options: argparse.Namespace) -> int:
         files = read(str(options.policy)).policy.files
         return print_grants(files, str(options.policy), options.about, options.right or "")
     document = parse_file(options.policy)
-    place, colon, granted = (options.about or "").rpartition(": ")
-    if colon and is_line(options.about):  # a whole line, as reports have it
-        path = place.removeprefix("path ")
-        if path != place or granted.isdecimal():
-            about = unquoted(path) if path.startswith('"') else path
-            files, name = document.policy.files, str(options.policy)
-            return max(print_grants(files, name, about, word) for word in granted.split(", "))
-        options.about = place
+    if is_line(options.about or "") and ": " in options.about:  # a whole line, as reports have it
+        options.about, _, granted = options.about.rpartition(": ")
+        if granted.isdecimal() or options.about.startswith("path "):
+            about, name = options.about.removeprefix("path "), str(options.policy)
+            about = unquoted(about) if about.startswith('"') else about
+            return max(print_grants(document.policy.files, name, about, word) for word in granted.split(", "))
     if is_bare(options.about or "") and options.about not in document.policy.files.lines():
         return print_grants(document.policy.files, str(options.policy), options.about, "")
     if options.about and "(" in options.about:

@@ -394,7 +394,7 @@ class Start:
 
             has_tcp = files.holds_tcp(self.process or os.getpid())
         log = None if self.is_quiet else self.log
-        asks = "--ask" in self.options
+        asks, keeps_signals = "--ask" in self.options, "signals" in scope
         destination = log.destination if log else Destination(-1 if self.is_quiet else self.stderr, TEXT)
         return Reporter(
             destination,
@@ -406,7 +406,7 @@ class Start:
             reach=reach,
             hosts=hosts,
             records=self.records,
-            keeps_signals=(keeps_signals := "signals" in scope),
+            keeps_signals=keeps_signals,
             is_out_of_reach=keeps_signals and not asks and not all(policy.names_processes for policy in policies),
             listens=listens,
             has_tcp=has_tcp,

@@ -51,7 +51,7 @@ def be_seized(
     if helper.in_helper():
         os.close(command)
         os.close(answer)
-        helper.guarded(lambda: _help(work, program, reporter, (commands, answers, stderr), is_confined=arm == "now"))
+        helper.guarded(lambda: _help(work, program, reporter, (commands, answers, stderr), confines_itself=arm == "now"))
     os.close(commands)
     os.close(answers)
     try:
@@ -73,11 +73,16 @@ def be_seized(
 
 
 def _help(
-    work: Callable[[], Work], program: int, reporter: Reporter | None, descriptors: tuple[int, int, int], *, is_confined: bool
+    work: Callable[[], Work],
+    program: int,
+    reporter: Reporter | None,
+    descriptors: tuple[int, int, int],
+    *,
+    confines_itself: bool,
 ) -> NoReturn:
     """Run the helper: write its pid to a pipe, wait for a byte on another one, seize the process `program`, and write "ok" or
     the reason of a failure; then confine the program and answer calls.  `descriptors`: the pipe to read from, the one to write
-    to, and standard error.  `is_confined`: the program confines itself, and waits until the helper can follow it."""
+    to, and standard error.  `confines_itself`: the program does that, and waits until the helper can follow it."""
     commands, answers, _ = descriptors
     helper.leave()
     helper.close_all_but((*descriptors, *(reporter.descriptors if reporter else ())))
@@ -93,12 +98,12 @@ def _help(
     except OSError as error:
         os.write(answers, str(refused(error)).encode())
         os._exit(0)
-    if not is_confined:
+    if not confines_itself:
         os.write(answers, b"ok\n")  # what is imported below is imported while the program's execve works
     from callfence.enforcer.arming import confining
 
     made = work()
-    if is_confined and (duty := made.begin(pidfd)):
+    if confines_itself and (duty := made.begin(pidfd)):
         duty.follow(listens=not (made.plan and made.plan.is_quiet))
         confining.stop(program)  # it waits for the answer
         os.write(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))

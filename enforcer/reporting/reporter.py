@@ -64,7 +64,7 @@ class Reporter:
         self.keeps_signals = keeps_signals
         """Whether the kernel denies the program's signals to all processes but its own."""
         self.is_out_of_reach = is_out_of_reach
-        """Whether the policies let the program make no call, besides, that changes a process which it names."""
+        """Whether, besides, the policies allow no call but a signal that changes a process which the program names."""
         self.listens = listens
         """Whether the helper is notified of listen(2), which may take a port that is not granted (`files.listening`)."""
         self.has_tcp = has_tcp
