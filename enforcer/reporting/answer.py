@@ -82,7 +82,7 @@ class Answers:
         waiting = self._waiting.take_over()
         for listener, phase in listeners.items():
             request = Request(self._notification, listener, phase)
-            if request.call.id and request.is_waiting():
+            if request.call.id and request.call.id not in waiting and request.is_waiting():
                 self._answer(request)
             for id_ in waiting:
                 _interrupt(Request(Notification(id_), listener, phase))
