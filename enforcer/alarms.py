@@ -10,11 +10,6 @@ import os
 import signal
 from functools import cache
 
-from callfence.tracer import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 SHORT = 0.01
 """Seconds after which a call is interrupted that should not wait at all."""
 
@@ -32,7 +27,7 @@ def limit_calls(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
 
 
-def close_at_once(copies: Sequence[int]) -> None:
+def close_at_once(*copies: int) -> None:
     """Close copies of descriptors: one that is the last of a connection would wait until its data have been sent, as long as
     the program has chosen (SO_LINGER).  They are sent nevertheless."""
     limit_calls(SHORT)

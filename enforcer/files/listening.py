@@ -62,7 +62,7 @@ def listen(
     except OSError as error:
         return error.errno or errno.EINVAL
     finally:
-        close_at_once([socket])
+        close_at_once(socket)
     return 0
 
 

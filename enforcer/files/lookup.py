@@ -120,16 +120,18 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
     return File(path, status.st_mode, status.st_uid, status.st_gid, (status.st_dev, status.st_ino))
 
 
-def is_tcp(task: int, process: int, descriptor: int) -> bool:
-    """Return whether a descriptor of a stopped task, of that process, is a TCP socket; True if that cannot be found out."""
+def is_tcp(task: int, process: int, descriptor: int, close: Callable[[int], None] = os.close) -> bool:
+    """Return whether a descriptor of a stopped task, of that process, is a TCP socket; True if that cannot be found out.
+    `close` closes the copy of it."""
     try:
-        return local_port(task, process, descriptor) is not None
+        return local_port(task, process, descriptor, close) is not None
     except OSError:
         return True
 
 
-def local_port(task: int, process: int, descriptor: int) -> int | None:
+def local_port(task: int, process: int, descriptor: int, close: Callable[[int], None] = os.close) -> int | None:
     """Return the port of a TCP socket of a stopped task, of that process, 0 if it has none yet; None for what is no TCP socket.
+    `close` closes the copy of it.
 
     Raises OSError if the task does not let this process copy its descriptor."""
     try:
@@ -138,7 +140,7 @@ def local_port(task: int, process: int, descriptor: int) -> int | None:
             is_one = kernel.socket_option(copy, linux.SO_PROTOCOL) == linux.IPPROTO_TCP
             return port_of(copy) if is_one else None
         finally:
-            os.close(copy)
+            close(copy)
     except OSError as error:
         if error.errno == errno.ENOTSOCK:
             return None

@@ -11,6 +11,7 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
+from callfence.enforcer.alarms import close_at_once
 from callfence.enforcer.files.lookup import below, grantable, interpreter, is_tcp, look_up, looking, path_from_here, root_of
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
@@ -105,7 +106,7 @@ class Judge:
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
         place = address(_read(caller, event.arguments[1], length))
         if isinstance(place, int):
-            if not is_tcp(event.task, process, event.arguments[0] & 0xFFFFFFFF):
+            if not is_tcp(event.task, process, event.arguments[0] & 0xFFFFFFFF, close_at_once):
                 return
             for policy in self._reach.policies:
                 ports = getattr(policy, use)

@@ -58,7 +58,7 @@ class _Message:
             self.socket.close()
             self.target.close()
             if self.copies:
-                close_at_once(self.copies)
+                close_at_once(*self.copies)
 
 
 class Sending:

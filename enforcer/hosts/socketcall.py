@@ -98,7 +98,7 @@ class SocketCall:
             check(request)
             return identity.acting(caller, lambda: result_of(linux.functions.setsockopt(copy, level, name, value, len(value))))
         finally:
-            close_at_once([copy])
+            close_at_once(copy)
 
 
 def _words(request: Request, count: int) -> list[int]:

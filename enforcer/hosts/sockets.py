@@ -143,7 +143,7 @@ class Socket(NamedTuple):
     def close(self) -> None:
         """Close this copy."""
         if self.type == SOCK_STREAM and self.domain != AF_UNIX:
-            close_at_once([self.descriptor])
+            close_at_once(self.descriptor)
         else:
             os.close(self.descriptor)
 
