@@ -242,15 +242,12 @@ def folder() -> str:
 
 
 def _home() -> str:
-    """Return the user's home folder, of passwd(5) if HOME is not set, as for services of the system; "" if there is none."""
+    """Return the user's home folder; "" if there is none."""
     if "HOME" in os.environ:
         return os.environ["HOME"]
-    import pwd
+    from callfence.policygen.files.places import home_of_passwd
 
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_dir
-    except KeyError:
-        return ""
+    return home_of_passwd()
 
 
 def _own(*, create: bool = False) -> _Place | None:

@@ -61,6 +61,8 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
         return path
     name = start[1:]
     folder = _value(name, environment)
+    if name == b"HOME" and not any(entry.startswith(b"HOME=") for entry in environment):
+        folder = os.fsencode(home_of_passwd())
     shown, line = name.decode(), f"the policy has path {path.decode(errors='replace')}"
     if not folder:
         raise PlaceError(f"{shown} is not set, and {line}")
@@ -69,6 +71,17 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
     if not rest and _is_root(folder):
         raise PlaceError(f"{shown} is /, and {line}: that would be every file")
     return folder + slash + rest
+
+
+def home_of_passwd() -> str:
+    """Return the home of this user in passwd(5), where programs without HOME (services of the system) look; "" if there is
+    none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return ""
 
 
 def _is_root(folder: bytes) -> bool:

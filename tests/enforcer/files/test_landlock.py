@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -191,7 +192,7 @@ def test_a_denied_call_is_still_explained(place, program):
 
 
 FAILURES = (
-    ("path $HOME: read", {"HOME": None}, "HOME is not set, and the policy has path $HOME"),
+    ("path $HOME: read", {"HOME": ""}, "HOME is not set, and the policy has path $HOME"),
     ("path $HOME: read", {"HOME": "/"}, "HOME is /, and the policy has path $HOME: that would be every file"),
     ("path $HOME: read", {"HOME": "/tmp/.."}, "HOME is /, and the policy has path $HOME: that would be every file"),
     ("path $TMPDIR: read", {"TMPDIR": "/proc/self/root"}, "TMPDIR is /, and the policy has path $TMPDIR: that would be every"),
@@ -210,6 +211,15 @@ def test_the_root_as_working_folder_is_an_error(place, files, program):
     done = place.enforce("-p", place.folder / "files.policy", program, "nothing", cwd="/")
     assert (done.returncode, done.stdout) == (125, "")
     assert "files.policy:3: the working folder is /, and the policy has path .: that would be every file" in done.stderr
+
+
+def test_without_home_it_is_that_of_passwd(place, files, program):
+    """As services of the system are started."""
+    home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    place.policy(f"{EVERY_CALL}path {program}: read, execute\npath $HOME: list", "files.policy")
+    environment = {name: value for name, value in place.environment.items() if name != "HOME"}
+    done = place.enforce("-p", "files.policy", program, f"list:{home}", f"list:{place.folder}", env=environment)
+    assert (done.stdout.split(), done.returncode) == (["ok", "EACCES"], 0), done.stderr
 
 
 @pytest.mark.parametrize(("line", "environment", "message"), FAILURES)
