@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from callfence.policygen.formats import ExportError
-from callfence.policygen.formats.systemd_enforce import drop_in, enforcing, literal, quoted, settings_of
+from callfence.policygen.formats.systemd_enforce import drop_in, enforcing, folder_name, literal, quoted, settings_of
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def of(unit: Unit, mode: Mode, policy: Path, options: Sequence[str]) -> str:
 
 def file_name(unit: Unit) -> str:
     """Return the name of the unit's policy and of its folder of logs."""
-    return unit.stem.replace("\\", "-")
+    return folder_name(unit.stem)
 
 
 def mode_of(text: str) -> Mode | None:

@@ -35,11 +35,18 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     if service is None:
         raise ExportError("a drop-in for enforce repeats the command of a unit; name the unit with --unit")
     title = f"{options.name} under `enforce`, made by `callfence export --to systemd-enforce`."
-    before = [service.enforce, *enforcing(service.policy, options.name, is_audit=service.audit), "--"]
-    text = drop_in(title, options.name, service.unit, before)
+    name = folder_name(options.name)
+    before = [service.enforce, *enforcing(service.policy, name, is_audit=service.audit), "--"]
+    text = drop_in(title, name, service.unit, before)
     place = f"/etc/systemd/system/{options.name}.service.d/callfence.conf"
     use = f"save as {place}; systemctl daemon-reload; systemctl restart {options.name}"
     return Exported(text.encode(), tuple(_losses(service)), use=use, files=policy.files)
+
+
+def folder_name(unit: str) -> str:
+    """Return the name of a unit's folder of logs: the unit's, without what LogsDirectory= reads otherwise.  No two units have
+    the same, since no unit's name has `+` or `=` (systemd.unit(5))."""
+    return unit.replace("\\", "+").replace(":", "=")
 
 
 def enforcing(policy: str, name: str, *, is_audit: bool) -> list[str]:

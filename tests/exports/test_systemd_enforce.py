@@ -28,9 +28,9 @@ while [ -e wrote ]; do sleep 0.1; done
 """
 
 
-def export(unit: str, policy: str = "/etc/callfence/it.policy", *, audit: bool = False) -> str:
+def export(unit: str, policy: str = "/etc/callfence/it.policy", *, audit: bool = False, name: str = "it") -> str:
     service = Service(unit, "/usr/bin/enforce", policy, audit)
-    made = systemd_enforce.export(resolved(Policy({})), format_options(name="it", service=service))
+    made = systemd_enforce.export(resolved(Policy({})), format_options(name=name, service=service))
     return made.data.decode()
 
 
@@ -48,6 +48,14 @@ ExecStart=
 ExecStart=/usr/bin/enforce --audit --log %L/callfence/it/enforce.log -p /etc/callfence/it.policy -- /usr/sbin/app -f 'a b' $X %n
 LogsDirectory=callfence/it
 """
+
+
+def test_units_whose_names_are_alike_have_their_own_folders() -> None:
+    """systemd reads what follows a colon as the name of a link, and a backslash as the start of an escape."""
+    texts = [export("[Service]\nExecStart=app\n", name=name) for name in (r"t@a\x2db", "t@a-x2db", "a:b")]
+    folders = [text.splitlines()[-1] for text in texts]
+    assert folders == [f"LogsDirectory=callfence/{name}" for name in ("t@a+x2db", "t@a-x2db", "a=b")]
+    assert "--log %L/callfence/t@a+x2db/enforce.log " in texts[0]
 
 
 @pytest.mark.parametrize(
