@@ -40,8 +40,10 @@ class GoneError(KernelError):
 
 
 def refused(error: OSError) -> KernelError:
-    """Return the KernelError for an OSError of `enforcer.kernel`, which has the call's name in `filename`."""
-    return KernelError(f"{error.filename}: {error.strerror}", str(error.filename), error.errno or 0)
+    """Return the KernelError for an OSError.  That of `enforcer.kernel` has the call's name in `filename`; another may have
+    none."""
+    where = f"{error.filename}: " if error.filename else ""
+    return KernelError(f"{where}{error.strerror}", str(error.filename or ""), error.errno or 0)
 
 
 class HeldUpError(ArmError):

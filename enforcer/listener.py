@@ -225,7 +225,7 @@ def end_process(request: Request) -> None:
     try:
         if not request.is_waiting():
             return  # it has died; what was read may have been about another process
-        if fields.get("Tgid") == "1":
+        if fields.get("Tgid", str(request.call.task)) == "1":
             _end_namespace(request.call.task)
         if pidfd < 0:
             os.kill(request.call.task, linux.SIGKILL)  # kill(2) takes a thread for its process

@@ -313,7 +313,7 @@ class EntryPoint:
         """Write the breakpoint into a process that is stopped in its execve.  Raises OSError and PtraceError, and TracerError
         if the process has no entry point."""
         convention = MACHINE.convention(registers(pid))
-        address = linux.entry_point(pid, convention.pointer)
+        address = linux.entry_point(f"/proc/{pid}", convention.pointer)
         if address is None:
             raise TracerError(f"process {pid} has no AT_ENTRY")
         self._address, mode = MACHINE.target(convention, address)

@@ -198,12 +198,13 @@ def yama_scope() -> str:
         return ""
 
 
-def entry_point(pid: int, pointer: int) -> int | None:
+def entry_point(folder: str, pointer: int) -> int | None:
     """Return the address at which a process begins its program, after the dynamic loader (AT_ENTRY); None if the kernel gave it
     no such address.
 
-    `pointer` is the size of its pointers in bytes, which is that of the words in /proc/PID/auxv (proc(5)).  Raises OSError."""
-    with open(f"/proc/{pid}/auxv", "rb") as file:
+    `folder` is that of the process in /proc.  `pointer` is the size of its pointers in bytes, which is that of the words in
+    /proc/PID/auxv (proc(5)).  Raises OSError."""
+    with open(f"{folder}/auxv", "rb") as file:
         vector = file.read()
     words = [int.from_bytes(vector[at : at + pointer], "little") for at in range(0, len(vector), pointer)]
     return dict(zip(words[::2], words[1::2], strict=False)).get(AT_ENTRY)

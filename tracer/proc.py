@@ -12,6 +12,8 @@ import os
 from callfence.tracer import linux
 
 _roots: list[str] = []
+_MISSING = "/(no /proc of this pid namespace)"
+"""A folder that does not exist, as errors name it."""
 _PART, _MOST = 1 << 16, 1 << 20
 """The bytes of a file in /proc/PID that are read at once, and at most: with as many groups as it may have, a task's `status`
 has 720 KiB (NGROUPS_MAX, linux/limits.h)."""
@@ -72,7 +74,7 @@ def handles(status: dict[str, str], signum: int, *masks: str) -> bool:
 def enter() -> None:
     """Have `proc` return the working folder from now on if that is the /proc of this pid namespace, else a folder that does not
     exist."""
-    _roots[:] = ["." if is_own(".") else "/nonexistent"]
+    _roots[:] = ["." if is_own(".") else _MISSING]
 
 
 def proc() -> str:
@@ -81,7 +83,7 @@ def proc() -> str:
     Return a folder that does not exist if /proc is not mounted, or is of another namespace, where a pid is another process.
     """
     if not _roots:
-        _roots.append("/proc" if is_own("/proc") else "/nonexistent")
+        _roots.append("/proc" if is_own("/proc") else _MISSING)
     return _roots[0]
 
 

@@ -17,6 +17,7 @@ from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.errors import CallfenceError
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.machine.model import NO_CALL
+from callfence.tracer.proc import proc
 from callfence.tracer.stops import CALL, CREATED, EXECUTED, GROUP, SIGNAL, SIGTRAP, TRAP
 
 if TYPE_CHECKING:
@@ -272,13 +273,13 @@ def _leave_call(pid: int) -> None:
 def _end_new(pid: int) -> None:
     """At the event stop of a fork or clone: kill the new process, and resume the old one to the exit of its call."""
     new = kernel.event_message(pid)
-    if not os.path.exists(f"{pid}/task/{new}"):
+    if not os.path.exists(f"{proc()}/{pid}/task/{new}"):
         os.kill(new, linux.SIGKILL)  # a process; a thread goes with the program
     _leave_call(pid)
 
 
 def _entry_point(pid: int, pointer: int) -> int:
-    entry = linux.entry_point(pid, pointer)
+    entry = linux.entry_point(f"{proc()}/{pid}", pointer)
     if entry is None:
         raise ArmError("its entry point is not known: no AT_ENTRY in its auxiliary vector")
     return entry

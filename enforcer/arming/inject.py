@@ -187,9 +187,7 @@ class Surgery:
 
     def read(self, address: int, length: int) -> bytes:
         """Return memory of the process.  Raises OSError."""
-        try:
-            memory = os.open(f"{self.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        except PermissionError:
+        if (memory := self._memory(os.O_RDONLY)) is None:
             words = range(address, address + length, _WORD)
             return b"".join(kernel.peek(self.pid, word).to_bytes(_WORD, "little") for word in words)[:length]
         try:
@@ -200,9 +198,7 @@ class Surgery:
     def write(self, address: int, content: bytes) -> bytes:
         """Write to memory of the process, even if it is read-only; return the former content, perhaps rounded up to whole
         words.  Raises OSError."""
-        try:
-            memory = os.open(f"{self.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-        except PermissionError:  # it belongs to the user that the process has become, or Landlock denies it
+        if (memory := self._memory(os.O_RDWR)) is None:
             words = range(address, address + len(content), _WORD)
             before = b"".join(kernel.peek(self.pid, word).to_bytes(_WORD, "little") for word in words)
             for place, word in enumerate(words):
@@ -217,6 +213,14 @@ class Surgery:
             return before
         finally:
             os.close(memory)
+
+    def _memory(self, mode: int) -> int | None:
+        """Open the process's memory.  Return None where ptrace alone reaches it: it belongs to the user that the process has
+        become, Landlock denies it, or there is no /proc of this pid namespace.  Raises OSError."""
+        try:
+            return os.open(f"{proc()}/{self.pid}/mem", mode | os.O_CLOEXEC)
+        except (PermissionError, FileNotFoundError):
+            return None
 
     def exit_group(self, status: int) -> None:
         """Make the process exit with a status, and reap everything that is traced.  Raises OSError, GoneError."""

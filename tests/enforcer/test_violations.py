@@ -353,12 +353,14 @@ def test_a_process_whose_name_is_no_text_is_killed_too(place):
     assert f"denied getppid(): the process is killed\n  by {place.folder}/b\\xff (pid " in done.stderr
 
 
-def test_the_first_process_of_a_namespace_can_be_killed(place):
-    """It ignores signals from inside its namespace, where the helper is."""
+@pytest.mark.parametrize("proc", [["--mount-proc"], []], ids=["its own proc", "another proc"])
+def test_the_first_process_of_a_namespace_can_be_killed(proc, place):
+    """It ignores signals from inside its namespace, where the helper is.  In the other namespace's /proc its number is that of
+    another process, whose memory is left alone."""
     if os.getuid() != 0:
         pytest.skip("needs root to make a pid namespace")
     place.policy(KILL)
-    under = ("unshare", "--pid", "--fork", "--mount-proc")
+    under = ("unshare", "--pid", "--fork", *proc)
     done = place.enforce(place.calls(), "getpid", under=under)
     assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
     assert "denied getpid()" in done.stderr

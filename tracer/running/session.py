@@ -104,7 +104,8 @@ def trace(
     if hooks.aimed is not None:
         Aims(loop.tasks, hooks.aimed).attach(loop.calls)
     if proc() != "/proc":
-        recorder.gap("/proc is not mounted for this pid namespace: it is not known which executable made a call, and where")
+        lacking = "which executable made a call, and where, nor all files that it named"
+        recorder.gap(f"/proc is not mounted for this pid namespace: it is not known {lacking}")
     loop.calls.started = True
     dispositions = Dispositions()
     try:
