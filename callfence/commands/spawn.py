@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pwd  # noqa: F401  # where a client has no HOME
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING

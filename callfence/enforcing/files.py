@@ -11,6 +11,7 @@ from callfence.enforcer.bpf import chain
 from callfence.enforcer.errors import EnforceError
 from callfence.enforcing.cache import SYSTEM, folder
 from callfence.tracer import TYPE_CHECKING
+from callfence.tracer.proc import proc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ def with_place(error: EnforceError, policies: Sequence[Compiled]) -> EnforceErro
 
 def holds_tcp(process: int) -> bool:
     """Return whether a process has a TCP socket among its descriptors; True if that cannot be found out."""
-    folder = f"/proc/{process}/fd"
+    folder = f"{proc()}/{process}/fd"
     try:
         sockets = [int(name) for name in os.listdir(folder) if _is_socket(f"{folder}/{name}")]
     except OSError:

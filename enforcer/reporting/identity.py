@@ -52,7 +52,7 @@ def identity(process: int | str, environment: Iterable[bytes]) -> dict[str, Any]
 
 def _content(process: int | str, name: str) -> str:
     try:
-        return proc.content(f"/proc/{process}/{name}").decode(errors="replace")
+        return proc.content(f"{proc.proc()}/{process}/{name}").decode(errors="replace")
     except OSError:
         return ""
 

@@ -17,7 +17,7 @@ from callfence.enforcer.errors import EnforceError, GoneError
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.errors import KernelError
 from callfence.tracer.machine import MACHINE
-from callfence.tracer.proc import content, fields
+from callfence.tracer.proc import content, fields, fields_of, proc
 from callfence.tracer.stops import TRAP
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Peer:
 
     def _refused(self, error: OSError) -> KernelError:
         """Return the error for a process that cannot be traced, with the likely cause."""
-        tracer, scope = fields(f"/proc/{self.pid}").get("TracerPid", "0"), linux.yama_scope()
+        tracer, scope = fields_of(self.pid).get("TracerPid", "0"), linux.yama_scope()
         reason = f"ptrace is denied ({error.strerror})"
         if tracer != "0":
             reason = f"it is traced by pid {tracer} already"
@@ -143,7 +143,7 @@ class Peer:
     def require_rights(self, own: Rights) -> None:
         """Raise EnforceError unless this process, which is stopped, has each right that the caller has, whose rights are
         `own`."""
-        theirs = Rights(f"/proc/{self.pid}")
+        theirs = Rights(f"{proc()}/{self.pid}")
         self.require_alive()
         self.umask = int(theirs.fields["Umask"], 8)
         if reason := own.excess(theirs):
