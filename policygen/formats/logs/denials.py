@@ -18,7 +18,7 @@ from callfence.policygen.errors import PolicyError
 from callfence.policygen.evidence.facts import Union, parse as parse_fact
 from callfence.policygen.formats import ImportFormatError
 from callfence.policygen.formats.logs.lines import MAX_LINE, lines
-from callfence.policygen.grants import ANY, BARE, USES, bare_line, format_rights, host_line, single
+from callfence.policygen.grants import ANY, BARE, USES, format_rights, host_line, single
 from callfence.policygen.language.document import parse
 from callfence.policygen.recording.log_records import DENIED, KINDS
 from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
@@ -253,7 +253,8 @@ def _files(lines: Any, executable: str, position: str) -> tuple[tuple[Use, ...],
             for host, ports in {ANY: getattr(files, use) or (), **files.hosts(use)}.items()
             for port in single(ports)
         )
-        uses += ((bare_line(kind, place), "", executable) for kind in BARE for place in getattr(files, kind) or ())
+        places = ((kind, place) for kind in BARE for place in getattr(files, kind) or () if place != ANY)
+        uses += ((f"{BARE[kind]} {place}", "", executable) for kind, place in places)
     return tuple(uses), rest
 
 

@@ -15,6 +15,7 @@ from callfence.policygen.formats import FormatOptions, ImportFormatError
 from callfence.policygen.formats.logs import denials
 from callfence.policygen.formats.logs.denials import MAX_DISTINCT, violations
 from callfence.policygen.formats.logs.lines import MAX_LINE
+from callfence.policygen.grants import bare_line
 from callfence.policygen.recording import recording_file
 from callfence.policygen.recording.many import merge
 from callfence.tracer.abi import Arch, table
@@ -217,6 +218,12 @@ def test_lines_about_hosts_and_sockets_are_uses() -> None:
         ("tcp connect a.example", "443"), ("tcp connect a.example", "444"), ("tcp connect", "80"), ("udp send 10.0.0.1", "53"),
         ("unix connect @x", ""),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["@a b", "@x\0unix connect any", '@"', "@a", "/run/a b", "./a: b"])
+def test_a_socket_whose_line_has_quotes_is_that_socket(place: str) -> None:
+    (run,) = read(log(line(ungranted=[bare_line("unix", place)]))).runs
+    assert run.files == ((f"unix connect {place}", "", "/usr/bin/app"),)
 
 
 NO_LINES = (
