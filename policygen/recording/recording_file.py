@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from callfence.policygen import reading
 from callfence.policygen.recording import atomic
 from callfence.policygen.recording.model import Circumstances, Observation, Recording, Run, Signals, WrongPlaceError
+from callfence.policygen.text import printable
 from callfence.policygen.versions import RECORDING, unknown
 from callfence.tracer.errors import UserError
 
@@ -136,7 +137,7 @@ class RecordingError(UserError):
     """The file is not a recording, or is corrupt.  `str()` is `file:line: message`."""
 
     def __init__(self, filename: str, line: int, message: str) -> None:
-        super().__init__(f"{filename}:{line}: {message}")
+        super().__init__(f"{printable(f'{filename}:{line}')}: {message}")
         self.filename = filename
         self.line = line
         self.message = message
