@@ -170,7 +170,7 @@ def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recor
         if isinstance(fields, dict) and fields.get("event") in KINDS and fields["event"] != DENIED:
             continue
         log.add(line, _violation(fields, f"{filename}:{number}"), number)
-    if not (log.calls or log.files or _UNGRANTABLE in log.skipped):
+    if not (log.calls or log.files or (_UNGRANTABLE in log.skipped and not log.others)):
         raise ImportFormatError(_nothing(log, filename))
     run_id = sha256(log.first + options.program.encode() + options.policy.encode()).hexdigest()[:16]
     observations = [

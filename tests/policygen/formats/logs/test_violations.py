@@ -247,6 +247,13 @@ def test_what_no_line_would_grant_is_counted(fields: dict[str, Any]) -> None:
     assert alone.runs[0].gaps == ("denials of what no line would grant: 1, first at line 1",)
 
 
+def test_what_no_line_would_grant_does_not_stand_for_another_policy() -> None:
+    """It names no policy, so `review` of the wrong one would say that everything is allowed."""
+    lines = [line(allow=[{"file": "/etc/app.policy", "line": "x"}]), line(allow=[], ungrantable=["it has no name"])]
+    with pytest.raises(ImportFormatError, match=r"no violation of third\.policy, but of app\.policy"):
+        read(log(*lines), format_options(policy="third.policy"))
+
+
 def test_lines_beside_what_no_line_would_grant_count() -> None:
     for fields in ({"ungranted": ["path /a: read", "no"]}, {"ungranted": ["path /a: read"], "ungrantable": ["no"]}):
         (run,) = read(log(line(**fields))).runs
