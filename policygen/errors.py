@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
+from callfence.policygen.text import printable
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,17 +56,17 @@ class PolicyError(UserError):
         self.kind = kind
 
     def __str__(self) -> str:
+        where = printable(f"{self.filename}:{self.line}:{self.column}")
         if _is_led_away(self.filename):  # in a log, the message could have what the reader should not see
-            where = f"{self.filename}:{self.line}:{self.column}"
             return f"{where}: a mistake that is not shown: this is a symbolic link to a file elsewhere; check that file"
         text, column = _excerpt(self.source_line, self.column - 1)
         carets = "^" * max(1, min(self.length, len(text) - column))
-        lines = [f"{self.filename}:{self.line}:{self.column}: {self.message}"]
+        lines = [f"{where}: {self.message}"]
         if self.source_line.strip() and not self.chain:  # an include may lead to a file that the reader should not see
             lines += [f"  {text}", f"  {' ' * column}{carets}"]
         if self.hint:
             lines.append(f"  {self.hint}")
-        lines += [f"  included at {place}" for place in self.chain]
+        lines += [f"  included at {printable(place)}" for place in self.chain]
         return "\n".join(lines)
 
 

@@ -49,7 +49,8 @@ LAYERS = {
         running
     """,
     "policygen": """
-        errors paths reading text values versions
+        text
+        errors paths reading values versions
         evidence hosts
         grants
         model recording

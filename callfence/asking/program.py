@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 from callfence.asking.questions import MAX_LINE, Given, answer_of
@@ -29,12 +31,15 @@ class Program:
 
     def __init__(self, path: str, descriptor: int = -1) -> None:
         """Connect to the socket at `path` (`@` and a name for an abstract one), or use the connected one that `descriptor`
-        is.  Raises OSError."""
+        is.  Raises OSError, also if another user than root or that of this process listens there: it would decide."""
         if descriptor >= 0:
             self._socket = socket.socket(fileno=descriptor)
         else:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._socket.connect(b"\0" + os.fsencode(path[1:]) if path.startswith("@") else os.fsencode(path))
+            credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # struct ucred
+            if int.from_bytes(credentials[4:8], sys.byteorder) not in (0, os.geteuid()):
+                raise OSError(errno.EPERM, "another user listens there")
         self._socket.settimeout(_SEND)
         self._data = b""
 

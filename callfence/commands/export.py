@@ -165,7 +165,7 @@ def _put(options: argparse.Namespace, exported: Exported) -> None:
     if exported.beside is not None:
         suffix, data = exported.beside
         if options.output is None:
-            sys.stderr.write(data.decode())
+            sys.stderr.write(data.decode(errors="backslashreplace"))
         else:
             write(Path(options.output).with_suffix(suffix), data)
     if exported.use:

@@ -15,6 +15,7 @@ from callfence.lake.recordings import Calls, identity_row, observation_rows, run
 from callfence.policygen import reading
 from callfence.policygen.formats.logs.lines import lines
 from callfence.policygen.recording import recording_file
+from callfence.policygen.text import printable
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
 
@@ -128,7 +129,7 @@ class _Files:
             is_recording = recording_file.is_recording(beginning) or source.path.suffix == ".rec"
             if not is_recording and not logs.is_log(beginning):
                 if source.is_named:
-                    raise UserError(f"{name}: neither a recording nor a log that `enforce --log` wrote")
+                    raise UserError(f"{printable(name)}: neither a recording nor a log that `enforce --log` wrote")
                 return counts.plus(other=1)
             file.seek(0)
             whose = self._identity(source)
@@ -179,7 +180,7 @@ def _add_log(part: parquet.Part, file: BufferedReader, whose: Identity, name: st
         except logs.BadLineError as error:
             unusable.append(number)
             if len(unusable) == 1:
-                print_error(f"{name}:{number}: {error}")
+                print_error(printable(f"{name}:{number}: {error}"))
     if len(unusable) > 1:
-        print_error(f"{name}: {len(unusable) - 1} more lines cannot be used")
+        print_error(printable(f"{name}: {len(unusable) - 1} more lines cannot be used"))
     return _Numbers(0, 0, events, len(unusable))

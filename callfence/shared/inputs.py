@@ -52,7 +52,7 @@ def document(name: str, data: bytes | None = None) -> Document:
     if data.lstrip()[:1] == b"{":  # no policy begins so
         from callfence.shared.profiles import profile
 
-        return profile(shown, data)
+        return profile(printable(shown), data)
     return parse(decode(data, shown), shown, read=included(shown))
 
 
@@ -90,13 +90,16 @@ def message(command: str, error: CallfenceError | OSError) -> str:
         name = error.filename
         if name is None and error.errno in (errno.EBADF, errno.ENOSPC):
             name = "standard output"  # files are named (`policygen.recording.atomic`)
-        return f"callfence {command}: {'' if name is None else f'{name or repr(name)}: '}{error.strerror}"
+        return f"callfence {command}: {'' if name is None else f'{printable(str(name)) or repr(name)}: '}{error.strerror}"
     text = str(error)
     return text if "\n" in text or isinstance(error, (PolicyError, RecordingError)) else f"callfence {command}: {text}"
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on standard output, coloured if that is a terminal and NO_COLOR is not set."""
+    """Print lines on standard output, coloured if that is a terminal and NO_COLOR is not set.
+
+    Control characters and line ends in them, which names of files can have, are escaped."""
+    lines = map(printable, lines)
     if sys.stdout is not None and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         from callfence.shared import terminal
 

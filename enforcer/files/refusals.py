@@ -5,7 +5,8 @@ nor writing: ioctl(2) and fchmod(2) then work on files that no rule grants.  It 
 sockets (security/landlock/net.c).  sendto(2), sendmsg(2) and sendmmsg(2) with MSG_FASTOPEN connect as well; MPTCP and SMC
 sockets fall back to TCP, RDS has the kernel connect, and TCP_ULP makes an SMC socket of a TCP one (Linux 5.17 to 6.19).  So
 these fail as on a kernel that has them switched off, and programs then do what they do there.  openat2(2) and io_uring take all
-of that in memory, where no filter sees it: where the filter might let them run, they fail as on an older kernel.
+of that in memory, where no filter sees it: where the filter might let them run, they fail as on an older kernel.  A ring that
+the program is given, by who has registered credentials with it (io_uring_register(2)), opens files as that process.
 """
 
 from __future__ import annotations
@@ -70,4 +71,4 @@ def refusals(filter_: bytes, rules: Ruleset, *, reports: bool) -> bytes:
     if not (files or connect or bind):
         return b""
     checks = {**(_OPENS if files else {}), **(_SOCKETS if connect or bind else {}), **(FAST_OPEN if connect else {})}
-    return guard(filter_, checks, ["openat2"] * files + ["io_uring_setup"], reports=reports)
+    return guard(filter_, checks, ["openat2"] * files + ["io_uring_setup", "io_uring_enter"], reports=reports)

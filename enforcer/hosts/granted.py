@@ -88,9 +88,9 @@ _SOCKETS = {
     ),
 }
 
-_UNSEEN = ("io_uring_setup", "request_key")
-"""Calls that reach others without a call: a ring, and a key of the type `dns_resolver`, for which the kernel runs
-/sbin/request-key, unconfined, which looks up any name (Documentation/networking/dns_resolver.rst)."""
+_UNSEEN = ("io_uring_setup", "io_uring_enter", "request_key")
+"""Calls that reach others without a call: a ring, also one that the program is given, and a key of the type `dns_resolver`, for
+which the kernel runs /sbin/request-key, unconfined, which looks up any name (Documentation/networking/dns_resolver.rst)."""
 _MOUNTS = {
     "mount": Check(MACHINE.numbers_by_arch("mount", "umount", "umount2", "pivot_root", "move_mount"), [(JUMP, "not permitted")])
 }

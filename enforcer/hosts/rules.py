@@ -34,14 +34,29 @@ IPv4-translated (RFC 2765), NAT64 (RFC 6052), 6to4 (RFC 3056)."""
 
 
 def encode(files: Files) -> bytes:
-    """Return a policy's lines about hosts and unix sockets, with NUL between them; b"" if it has none.
+    """Return a policy's lines about hosts and unix sockets, with NUL between them (`_ESCAPES` stand for those in names); b"" if
+    it has none.
 
     Only LANDLOCKS can be left to Landlock, unless another policy needs the helper: what that makes, Landlock does not judge."""
     each = [f"{line}: {granted}" for line, granted in files.lines().items() if line.startswith(_PORTS)]
     for start, use in _STARTS.items():
         if start not in _PORTS and (places := getattr(files, use)) is not None:
             each += [f"{start} {place}: " for place in places] or [f"{start}: none"] * (use != "query")
-    return "\0".join(each).encode("utf-8", "surrogateescape")
+    return "\0".join(map(_escaped, each)).encode("utf-8", "surrogateescape")
+
+
+_ESCAPES = ("\\", "\\\\"), ("\0", "\\0")
+"""What stands for a character of a line: the name of an abstract socket can have any byte."""
+
+
+def _escaped(line: str) -> str:
+    for character, escape in _ESCAPES:
+        line = line.replace(character, escape)
+    return line
+
+
+def _unescaped(line: str) -> str:
+    return "\\".join(part.replace("\\0", "\0") for part in line.split("\\\\"))
 
 
 class Rules:
@@ -64,7 +79,7 @@ class Rules:
         self.sockets: list[str] = []
         """The unix sockets as the policy writes them (`policygen.hosts`)."""
         for line in content.decode("utf-8", "surrogateescape").split("\0") if content else ():
-            self.add(*line.rsplit(": ", 1))
+            self.add(*_unescaped(line).rsplit(": ", 1))
 
     def add(self, start: str, granted: str) -> None:
         """Add a line: what is before its last colon, and what is after it."""

@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from callfence.policygen import reading
 from callfence.policygen.recording import atomic
 from callfence.policygen.recording.model import Circumstances, Observation, Recording, Run, Signals, WrongPlaceError
+from callfence.policygen.recording.uses import is_use
+from callfence.policygen.text import printable
 from callfence.policygen.versions import RECORDING, unknown
 from callfence.tracer.errors import UserError
 
@@ -78,6 +80,10 @@ def _are_tuples(width: int) -> Check:
     return check
 
 
+def _are_uses(rows: Sequence[Any]) -> bool:
+    return _are_tuples(3)(rows) and all(is_use(what, value) for what, value, _ in _flat(rows))
+
+
 def _are_sets(rows: Sequence[Any]) -> bool:
     return _are_lists(rows) and _are_integers(_flat(rows), 0, 1 << 32) and _are_ascending(rows)
 
@@ -99,7 +105,7 @@ _RUN: Shape = {
     "executed": _are_tuples(2),
     "rehearsed": _are_text,
     "circumstances": lambda rows: _are_texts(rows) and set(map(len, rows)) == {len(Circumstances._fields)},
-    "files": _are_tuples(3),
+    "files": _are_uses,
     "waits": _are_sets,
     "signals": lambda values: _are_text(values) and set(values) <= set(get_args(Signals)),
 }
@@ -136,7 +142,7 @@ class RecordingError(UserError):
     """The file is not a recording, or is corrupt.  `str()` is `file:line: message`."""
 
     def __init__(self, filename: str, line: int, message: str) -> None:
-        super().__init__(f"{filename}:{line}: {message}")
+        super().__init__(f"{printable(f'{filename}:{line}')}: {message}")
         self.filename = filename
         self.line = line
         self.message = message

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import needs_root
 
+from callfence.commands import diff, lint
 from callfence.tracer.abi import NATIVE
 
 if TYPE_CHECKING:
@@ -328,3 +329,20 @@ def test_help(tmp_path: Path, command: str) -> None:
     done = run(tmp_path, *filter(None, [command]), "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: ")
+
+
+@pytest.mark.parametrize("content", ["ptrace: allow\n", "zzz: allow\n", '{"x"', None])
+def test_a_files_name_writes_no_line_of_the_output(
+    tmp_path: Path, content: str | None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a check of somebody's change, the names of files are theirs."""
+    name = "x\x1b[2J\n::error ::it.policy"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "it.policy").write_text(POLICY)
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    lint.main([name])
+    diff.main(["it.policy", name])
+    out, err = capfd.readouterr()
+    assert "::error ::it.policy" in out + err
+    assert not [line for line in (out + err).split("\n") if line.startswith("::") or "\x1b" in line]

@@ -13,6 +13,7 @@ import pytest
 from calls import format_options, parse
 from needed import needs
 
+from callfence.commands import export
 from callfence.policygen import formats
 from callfence.policygen.formats import Direction, ExportError
 
@@ -315,3 +316,10 @@ def test_without_such_lines_nothing_is_lost() -> None:
         made = formats.exported(name, parse("read: allow\n").policy, format_options(name="it"))
         assert not about_files(made)
         assert made.files == formats.NOT_CONFINED
+
+
+def test_a_second_file_may_have_any_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    policy = tmp_path / "it.policy"
+    policy.write_text('openat: allow\npath "/srv/\\xff": read\n')
+    assert export.main(["--to", "minijail", str(policy)]) == 0
+    assert r"bind-mount = /srv/\xff,/srv/\xff,0" in capfd.readouterr().err

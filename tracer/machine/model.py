@@ -4,7 +4,7 @@ shows of a stopped task."""
 from __future__ import annotations
 
 from callfence.tracer import TYPE_CHECKING, linux
-from callfence.tracer.machine.numbers import column
+from callfence.tracer.machine.numbers import NUMBERS, column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,7 +107,9 @@ class Machine:
         return self.of(audit)
 
     def numbers_by_arch(self, *names: str) -> dict[int, tuple[int, ...]]:
-        """Return the numbers of the calls `names`, by AUDIT_ARCH_*."""
+        """Return the numbers of the calls `names`, keys of NUMBERS, by AUDIT_ARCH_*."""
+        if unknown := [name for name in names if name not in NUMBERS]:
+            raise KeyError(*unknown)  # a filter would leave them out without a word
         return {each.audit: tuple(each.numbers[name] for name in names if name in each.numbers) for each in self.conventions}
 
     def calls(self, *names: str) -> set[tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from callfence.enforcer.hosts.addresses import plain
 from callfence.enforcer.hosts.names.dns import DnsError, answer_of, question_of
-from callfence.policygen.hosts import HostError, canonical, is_name
+from callfence.policygen.hosts import HostError, canonical, is_plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -161,12 +161,12 @@ def _names_of(lines: list[list[str]]) -> dict[bytes, str]:
 
 
 def _host(text: str) -> str:
-    """Return the canonical form of a name; "" if it is no name that a policy can hold."""
+    """Return the canonical form of a name; "" if no line is about that name alone: `*.com` can be looked up as well."""
     try:
         host = canonical(text)
     except HostError:
         return ""
-    return host if is_name(host) else ""
+    return host if is_plain_name(host) else ""
 
 
 def packed(text: str) -> bytes:

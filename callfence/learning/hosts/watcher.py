@@ -208,7 +208,9 @@ class HostWatcher:
     def _unix(self, task: Task, name: bytes) -> None:
         """Record that a task connects or sends to the unix socket of this name (sun_path, as long as it was given)."""
         if name[:1] in (b"", b"\0"):
-            if len(name) > 1:
+            if b"*" in name:  # a policy takes it for all sockets whose names begin so
+                self._gap(f"{task.executable} connects to an abstract socket with `*` in its name, which no line is about")
+            elif len(name) > 1:
                 self._sockets.add(("@" + name[1:].decode("utf-8", "surrogateescape"), task.executable))
             return
         file = look_up(_seen(task, name.partition(b"\0")[0]))

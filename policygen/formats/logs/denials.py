@@ -18,7 +18,7 @@ from callfence.policygen.errors import PolicyError
 from callfence.policygen.evidence.facts import Union, parse as parse_fact
 from callfence.policygen.formats import ImportFormatError
 from callfence.policygen.formats.logs.lines import MAX_LINE, lines
-from callfence.policygen.grants import ANY, BARE, USES, bare_line, format_rights, host_line, single
+from callfence.policygen.grants import ANY, BARE, USES, format_rights, host_line, single
 from callfence.policygen.language.document import parse
 from callfence.policygen.recording.log_records import DENIED, KINDS
 from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
@@ -170,7 +170,7 @@ def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recor
         if isinstance(fields, dict) and fields.get("event") in KINDS and fields["event"] != DENIED:
             continue
         log.add(line, _violation(fields, f"{filename}:{number}"), number)
-    if not (log.calls or log.files or _UNGRANTABLE in log.skipped):
+    if not (log.calls or log.files or (_UNGRANTABLE in log.skipped and not log.others)):
         raise ImportFormatError(_nothing(log, filename))
     run_id = sha256(log.first + options.program.encode() + options.policy.encode()).hexdigest()[:16]
     observations = [
@@ -253,7 +253,8 @@ def _files(lines: Any, executable: str, position: str) -> tuple[tuple[Use, ...],
             for host, ports in {ANY: getattr(files, use) or (), **files.hosts(use)}.items()
             for port in single(ports)
         )
-        uses += ((bare_line(kind, place), "", executable) for kind in BARE for place in getattr(files, kind) or ())
+        places = ((kind, place) for kind in BARE for place in getattr(files, kind) or () if place != ANY)
+        uses += ((f"{BARE[kind]} {place}", "", executable) for kind, place in places)
     return tuple(uses), rest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from callfence.asking.listener import Listener
+from callfence.asking.program import Program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,3 +51,19 @@ def test_a_mistake_of_the_caller_is_no_and_is_reported(
             given = json.loads(lines.readline())
     assert given == {"id": 7, "answer": answer, "reason": reason, "name": "me"}
     assert [each.exc_type for each in reports] == ([reported] if reported else [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="listening as another user takes root")
+@pytest.mark.parametrize("user", [0, 65534])
+def test_another_user_does_not_answer(tmp_path: Path, user: int) -> None:
+    path = str(tmp_path / "ask")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        os.seteuid(user)
+        listener.listen()  # whose credentials are those of SO_PEERCRED
+        os.seteuid(0)
+        if user:
+            with pytest.raises(PermissionError, match="another user listens there"):
+                Program(path)
+        else:
+            assert Program(path).fileno() >= 0

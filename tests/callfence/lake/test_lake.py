@@ -92,6 +92,7 @@ def test_damaged_files_are_named_and_the_others_added(tmp_path: Path, capsys: py
     recording_file.save(folder / "good.rec", good)
     (folder / "cut.rec").write_bytes((folder / "good.rec").read_bytes()[:-40])
     (folder / "no.rec").write_text("x")
+    (folder / "a\n::error::.rec").write_text("x")
     (folder / "other.log").write_text("hello\n")
     (folder / "app.log").write_text(event("start", 1) + '{"cut\n' + event("end", 1, version=9) + event("end", 1))
     status, _, err = run(capsys, "add", tmp_path / "lake", folder, tmp_path / "missing.rec")
@@ -99,7 +100,8 @@ def test_damaged_files_are_named_and_the_others_added(tmp_path: Path, capsys: py
     assert f"{folder}/cut.rec:3: " in err and f"{folder}/no.rec:1: not a callfence recording" in err
     assert f"{folder}/app.log:2: not a record" in err and f"{folder}/app.log: 1 more lines cannot be used" in err
     assert f"{tmp_path}/missing.rec: No such file" in err
-    assert "2 files added, 3 not added, 2 lines of logs not added, 1 *.log files of other programs" in err
+    assert f"{folder}/a\\x0a::error::.rec:1: not a callfence recording" in err
+    assert "2 files added, 4 not added, 2 lines of logs not added, 1 *.log files of other programs" in err
     assert "the host of 1 recording is unknown" in err
     assert run(capsys, "fold", "-o", tmp_path / "all.rec", tmp_path / "lake")[0] == 0
     assert recording_file.load(tmp_path / "all.rec") == good

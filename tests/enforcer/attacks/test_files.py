@@ -46,6 +46,24 @@ def test_what_nobody_may_look_at_is_not_silent(nobody, compile_c):
     assert "enforce: calls that name files or ports: 1 is in no report if it was denied, of processes into which" in done.stderr
 
 
+GRANTS = "path /usr: read, execute\npath /lib: read, execute\npath ./given: read, execute\n"
+
+
+@pytest.mark.parametrize("lines", [GRANTS, "unix connect: none\n"])
+def test_a_ring_that_the_program_is_given_does_nothing(place, attacker, lines):
+    """given.c: who made it has registered credentials, by which the program would open any file, and connect."""
+    (place.folder / "secret").write_text("x")
+    program = attacker("files/given")
+    free = subprocess.run([program, program, "secret"], cwd=place.folder, capture_output=True, text=True, check=False)
+    if free.returncode == 77:
+        pytest.skip("io_uring is switched off")
+    assert free.stdout == "RAN\n"
+    place.policy(f"default allow\n{lines}", "it.policy")
+    command = [program, sys.executable, "-m", "callfence", "enforce", "-p", "it.policy", program, "secret"]
+    done = subprocess.run(command, cwd=place.folder, capture_output=True, text=True, check=False)
+    assert done.stdout == "ENOSYS\n", done.stderr
+
+
 FILES = "path ./past: read, execute\npath /usr: read, execute\npath /lib: read, execute\npath /etc/ld.so.cache: read\n"
 DENIED = {
     FILES: {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from callfence.enforcer.hosts.addresses import Peer, address_of, peer_of
 from callfence.enforcer.hosts.names.dns import Answer
@@ -147,3 +147,11 @@ def test_short_addresses_mean_nobody(length):
 @given(st.sampled_from([host for host in HOSTS if is_name(host)]))
 def test_names_are_no_networks(host):
     assert not rules(connect_to={host: ((1, 1),)}).networks["connect"]
+
+
+@given(st.lists(st.text("\\\0@:0ab* ").map("@{}".format), max_size=3, unique=True))
+@example(["@x: \0unix connect any", "@\\0", "@\\\0"])
+def test_the_name_of_an_abstract_socket_is_no_other_line(sockets):
+    made = rules(unix=tuple(sorted(sockets)))
+    assert sorted(made.sockets) == sorted(sockets)
+    assert made.confines == {"unix"}

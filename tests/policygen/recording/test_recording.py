@@ -452,3 +452,28 @@ def test_a_sparse_file_takes_no_memory(tmp_path: Path, first: str) -> None:
         )
         done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=False, timeout=60)
         assert done.stdout.startswith(f"{file}:"), done
+
+
+GOOD = [
+    ("./a: b\n#", "read"), ("$TMPDIR", "list"), ("/", "read"), ("abstract sockets", "family"), ("dns query", "none"),
+    ("dns query a.b", ""), ("made", "./a b/"), ("made", "/"), ("name a.b", "10.0.0.1"), ("tcp bind", "0"),
+    ("tcp connect 10.0.0.0/8", "65535"),
+    ("udp send ::1", "53"), ("unix connect ./a b", ""), ("unix connect @a\n\0", ""),
+]  # fmt: skip
+BAD = [
+    ("./..", "read"), ("/a//b", "read"), ("/\0", "read"), ("dns query a\nunix connect @*", ""), ("dns query any", ""),
+    ("made", "/a/.."), ("name a\nb", "10.0.0.1"), ("tcp bind", "99999"), ("tcp bind", "9" * 5000), ("tcp connect a", "b"),
+    ("tcp connect any", "1"), ("udp send a\nb", "1"), ("unix connect ../x", ""), ("unix connect any", ""),
+    ("unix connect @a*b", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("use", "is_good"), [*((use, True) for use in GOOD), *((use, False) for use in BAD)])
+def test_a_recording_uses_only_what_a_policy_can_name(use: tuple[str, str], is_good: bool) -> None:
+    """What it names becomes lines of policies, and recordings come from elsewhere, too."""
+    recording = Recording((run("a", files=((*use, "/app"),)),), ())
+    if is_good:
+        assert parse(text(recording).encode(), "a.rec") == recording
+    else:
+        with pytest.raises(RecordingError, match="corrupt: files is"):
+            parse(text(recording).encode(), "a.rec")

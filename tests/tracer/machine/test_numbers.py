@@ -19,3 +19,8 @@ def test_calls_that_an_architecture_lacks_are_left_out() -> None:
     assert "waitpid" not in column(Arch.X86_64.audit)
     assert X86().numbers_by_arch("waitpid", "write") == {Arch.X86_64.audit: (1,), Arch.I386.audit: (7, 4)}
     assert X86().calls("waitpid") == {(Arch.I386.audit, 7)}
+
+
+def test_a_call_whose_number_is_not_written_down_is_a_mistake() -> None:
+    with pytest.raises(KeyError, match="io_uring_register"):
+        X86().calls("write", "io_uring_register")

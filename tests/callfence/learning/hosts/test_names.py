@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from callfence.enforcer.hosts.names.dns import A, query, refusal
 from callfence.learning.hosts import names
 from callfence.learning.hosts.names import Names
+from callfence.learning.hosts.watcher import HostWatcher
 
 
 def answer(name: str, address: str = "") -> bytes:
@@ -58,3 +61,18 @@ def test_no_more_than_so_many_are_recorded(found: Names, monkeypatch: pytest.Mon
     assert not found.is_full
     assert asked(found, ("c.org", "")) == ["a.org", "b.org"]
     assert found.is_full
+
+
+@pytest.mark.parametrize("name", ["*.com", "*", "any"])
+def test_a_name_that_a_policy_reads_as_others_is_none(found: Names, name: str) -> None:
+    assert asked(found, (name, "192.0.2.7")) == []
+    assert not found.name_of(ip_address("192.0.2.7").packed, 1)
+
+
+def test_an_abstract_socket_that_a_policy_reads_as_others_is_not_recorded() -> None:
+    gaps: list[str] = []
+    watcher: Any = HostWatcher((), gaps.append)
+    for name in (b"*", b"it*", b"a*b", b"it"):
+        watcher._unix(SimpleNamespace(executable="/bin/it"), b"\0" + name)
+    assert [(what, who) for what, _, who in watcher.uses() if what.startswith("unix")] == [("unix connect @it", "/bin/it")]
+    assert gaps == ["/bin/it connects to an abstract socket with `*` in its name, which no line is about"] * 3

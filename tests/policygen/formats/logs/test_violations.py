@@ -15,6 +15,7 @@ from callfence.policygen.formats import FormatOptions, ImportFormatError
 from callfence.policygen.formats.logs import denials
 from callfence.policygen.formats.logs.denials import MAX_DISTINCT, violations
 from callfence.policygen.formats.logs.lines import MAX_LINE
+from callfence.policygen.grants import bare_line
 from callfence.policygen.recording import recording_file
 from callfence.policygen.recording.many import merge
 from callfence.tracer.abi import Arch, table
@@ -219,6 +220,12 @@ def test_lines_about_hosts_and_sockets_are_uses() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("place", ["@a b", "@x\0unix connect any", '@"', "@a", "/run/a b", "./a: b"])
+def test_a_socket_whose_line_has_quotes_is_that_socket(place: str) -> None:
+    (run,) = read(log(line(ungranted=[bare_line("unix", place)]))).runs
+    assert run.files == ((f"unix connect {place}", "", "/usr/bin/app"),)
+
+
 NO_LINES = (
     {"ungranted": ["a line with `*` is about all sockets whose names begin so"]},
     {"ungranted": ["no line", "include x", "", "path /a"]},
@@ -238,6 +245,13 @@ def test_what_no_line_would_grant_is_counted(fields: dict[str, Any]) -> None:
     alone = read(log(line(**fields)))
     assert (alone.observations, alone.runs[0].files) == ((), ())
     assert alone.runs[0].gaps == ("denials of what no line would grant: 1, first at line 1",)
+
+
+def test_what_no_line_would_grant_does_not_stand_for_another_policy() -> None:
+    """It names no policy, so `review` of the wrong one would say that everything is allowed."""
+    lines = [line(allow=[{"file": "/etc/app.policy", "line": "x"}]), line(allow=[], ungrantable=["it has no name"])]
+    with pytest.raises(ImportFormatError, match=r"no violation of third\.policy, but of app\.policy"):
+        read(log(*lines), format_options(policy="third.policy"))
 
 
 def test_lines_beside_what_no_line_would_grant_count() -> None:
