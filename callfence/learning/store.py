@@ -12,7 +12,7 @@ from callfence.policygen.language.document import Document, parse_file
 from callfence.policygen.language.naming import format_action, format_call
 from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.generate import Generated, generate
-from callfence.policygen.learning.later import NOTE, later as later_calls
+from callfence.policygen.learning.later import NOTES, later as later_calls
 from callfence.policygen.learning.scope import scope
 from callfence.policygen.model import IMPLIED, Arm
 from callfence.policygen.recording import atomic, recording_file
@@ -21,6 +21,7 @@ from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Recording, Run
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.text import plural, printable
+from callfence.tracer.abi import table
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _noted(generated: Generated, later: Sequence[Observation]) -> Generated:
     document = generated.document
     for new in generated.new:
         if new.first and (new.arch.audit, new.number) in calls:
-            document = document.with_note(new.arch, new.number, NOTE)
+            document = document.with_note(new.arch, new.number, NOTES[table(new.arch).by_number[new.number].name])
     refused = tuple(observation for observation in generated.refused if observation not in later)
     forbidden = tuple(observation for observation in generated.forbidden if observation not in later)
     return generated._replace(document=document, refused=refused, forbidden=forbidden)

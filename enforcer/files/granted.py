@@ -10,7 +10,7 @@ import os
 from callfence.enforcer.bpf import Filter
 from callfence.enforcer.files.paths import unlisted
 from callfence.policygen.files import landlock
-from callfence.policygen.files.places import OWN_FOLDERS, UNLISTED, PlaceError, here, located, of_process
+from callfence.policygen.files.places import OWN_FOLDERS, UNLISTED, PlaceError, here, located, look, of_process
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Reach:
         self.policies = [Granted(file, encoded, environment, process) for file, encoded in confining]
         self.environment = environment
         self.here = here()
+        look(environment)
         self.is_audit = is_audit
         """Whether nothing is enforced."""
 

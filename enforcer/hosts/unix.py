@@ -65,11 +65,9 @@ def find(request: Request, path: bytes, caller: Identity | None, *, confines: bo
         if path.startswith(own):
             path = b"/proc/%d/%s" % (task, path.removeprefix(own))
     has_our_root = os.readlink(b"%d/root" % task) == b"/"  # the working folder is /proc (`enforcer.helper.leave`)
-    if confines and not has_our_root:
-        raise UnclearError("it has another root than its helper, for whom its paths mean other files")
-    has_our_files = confines or (has_our_root and os.readlink(b"%d/ns/mnt" % task) == os.readlink(b"self/ns/mnt"))
+    has_our_files = has_our_root and (confines or os.readlink(b"%d/ns/mnt" % task) == os.readlink(b"self/ns/mnt"))
     # A granted name means what it means for this process, whatever the program has mounted there.
-    root = os.open(b"/" if confines else b"%d/root" % task, _OPEN)
+    root = os.open(b"/" if confines and has_our_root else b"%d/root" % task, _OPEN)
     start = -1
     try:
         start = -1 if path.startswith(b"/") else os.open(b"%d/cwd" % task, _OPEN)

@@ -32,20 +32,26 @@ not be for another user, or after the machine has started again."""
 UNLISTED = (
     (b"/dev/null", (1, 3), READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV),
     (b"/dev/full", (1, 7), WRITE_FILE | TRUNCATE | IOCTL_DEV),
+    (b"/dev/urandom", (1, 9), READ_FILE | IOCTL_DEV),
+    (b"/dev/random", (1, 8), READ_FILE | IOCTL_DEV),
     (b"/sys/devices/system/cpu/online", None, READ_FILE),
     (b"/sys/devices/system/cpu/possible", None, READ_FILE),
     (b"/proc/sys/vm/overcommit_memory", None, READ_FILE),
     (b"/etc/locale.alias", S_IFREG, READ_FILE),
     (b"/usr/lib/locale", S_IFDIR, READ_FILE | READ_DIR),
     (b"/usr/share/locale", S_IFDIR, READ_FILE | READ_DIR),
+    (b"/etc/localtime", S_IFREG, READ_FILE),
+    (b"/usr/share/zoneinfo", S_IFDIR, READ_FILE | READ_DIR),
 )
 """Files and folders that need no line, since they grant nothing: path, major and minor number of a device (mem(4), full(4)),
 None for a file of sysfs or procfs, or the kind of a file that root alone may change; Landlock's rights.
 
-Reading /dev/full never ends.  C libraries and allocators count processors by the files of sysfs, some only when threads contend
-(get_nprocs(3)); sched_getaffinity(2) tells as much.  glibc reads the last one when it frees much memory of a thread
-(sysdeps/unix/sysv/linux/malloc-sysdep.h): a digit, the same for all.  setlocale(3) and gettext(3) read other files of the
-locales for each LANG, and none for C, in which a program may have been learned: texts of packages, which all users may read."""
+Reading /dev/full never ends.  Random numbers are had by getrandom(2), too.  C libraries and allocators count processors by the
+files of sysfs, some only when threads contend (get_nprocs(3)); sched_getaffinity(2) tells as much.  glibc reads the file of
+procfs when it frees much memory of a thread (sysdeps/unix/sysv/linux/malloc-sysdep.h): a digit, the same for all.
+setlocale(3) and gettext(3) read other files of the locales for each LANG, and none for C, in which a program may have been
+learned: texts of packages, which all users may read.  So are the time zones, which tzset(3) reads when a program first writes
+a local time, in an error's message perhaps; /etc/localtime is a copy of one of them, or a link to it."""
 
 
 class PlaceError(UserError):
@@ -129,9 +135,26 @@ def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
 
 
 def _value(name: bytes, environment: Sequence[bytes]) -> bytes:
-    """Return the value of an environment variable, or its default: also for a TMPDIR that is no folder, where programs take
-    /tmp."""
+    """Return the value of an environment variable, or its default: also for a TMPDIR that is no folder, or in which this user
+    may make no file, where programs take /tmp."""
     prefix = name + b"="
     value = next((entry[len(prefix) :] for entry in environment if entry.startswith(prefix)), b"")
-    is_missing = name == b"TMPDIR" and value.startswith(b"/") and not os.path.isdir(value)
-    return _DEFAULTS[name] if is_missing or not value else value
+    if name == b"TMPDIR" and value.startswith(b"/") and not (os.path.isdir(value) and _is_writable(value)):
+        value = b""
+    return value or _DEFAULTS[name]
+
+
+_WRITABLE: dict[bytes, bool] = {}
+
+
+def _is_writable(folder: bytes) -> bool:
+    """Return whether this user may make files in a folder, as it was when first looked at: the helper, which can make few calls
+    and has lost its capabilities, goes by what was found before (`look`)."""
+    if folder not in _WRITABLE:
+        _WRITABLE[folder] = os.access(folder, os.W_OK | os.X_OK)
+    return _WRITABLE[folder]
+
+
+def look(environment: Sequence[bytes]) -> None:
+    """Find out what the named folders are, for the helper."""
+    _value(b"TMPDIR", environment)

@@ -1,4 +1,5 @@
-"""Calls that programs make only after more runs than are learned: those that remove old logs and caches."""
+"""Calls that programs make only after more runs than are learned: those that remove old logs and caches, and those that take
+connections from a socket that listens already."""
 
 from __future__ import annotations
 
@@ -17,30 +18,47 @@ if TYPE_CHECKING:
 
 WORD = "later: "
 """Begins the note on an entry that no run needed yet."""
-NOTE = f"{WORD}removes old ones of the files that it makes with dates or numbers in their names"
+_REMOVES = f"{WORD}removes old ones of the files that it makes with dates or numbers in their names"
+_ACCEPTS = f"{WORD}takes connections from the sockets on which it listens"
+NOTES = {"unlink": _REMOVES, "unlinkat": _REMOVES, "accept4": _ACCEPTS}
+"""The notes on the entries for what `later` returns, by call."""
 _FLAGS = {"open": 1, "openat": 2}
 """Calls that make files -> the index of their flags."""
 _START = {"~": "$HOME", ".": "."}
 
 
 def later(old: Recording, whole: Recording) -> tuple[Observation, ...]:
-    """Return the calls that remove files, as observations of runs, if the runs of `whole` show for the first time that the
-    program makes files with dates or numbers in their names: those of `old` did not.  Each is allowed once: who removes it from
-    the policy does not get it again."""
-    if _folders(old) or not _folders(whole):
-        return ()
+    """Return the calls that no run made yet, as observations of runs: those that remove files, if the runs of `whole` show for
+    the first time that the program makes files with dates or numbers in their names, and one that takes connections, if they
+    show so that it listens.  The runs of `old` did not.  Each is allowed once: who removes it from the policy does not get it
+    again."""
     counts = (1,) * len(whole.runs)
+    removes = bool(_folders(whole)) and not _folders(old)
     result = []
     for arch in sorted({observation.arch for observation in whole.observations}):
         known = Arch.from_audit(arch)
-        if known is not None:
-            calls = table(known).by_name
-            event = Event(arch, calls["unlinkat"].number, (AT_FDCWD & 0xFFFFFFFF, 0, 0, 0, 0, 0))  # aarch64 has only this one
-            if "unlink" in calls:
-                event = Event(arch, calls["unlink"].number)
+        if known is None:
+            continue
+        calls = table(known).by_name
+        events = []
+        if removes and "unlink" in calls:
+            events.append(Event(arch, calls["unlink"].number))
+        elif removes:  # aarch64 has only this one
+            events.append(Event(arch, calls["unlinkat"].number, (AT_FDCWD & 0xFFFFFFFF, 0, 0, 0, 0, 0)))
+        listens = _makes(whole, arch, "listen") and not _makes(old, arch, "listen")
+        if listens and not _makes(whole, arch, "accept", "accept4"):
+            events.append(Event(arch, calls["accept4"].number))
+        for event in events:
             values = recorded_values(table(known), event)
             result.append(Observation(arch, event.number, values, "", counts, "", event.arguments))
     return tuple(result)
+
+
+def _makes(recording: Recording, arch: int, *names: str) -> bool:
+    """Return whether plain runs made one of these calls."""
+    known = Arch.from_audit(arch)
+    numbers = {table(known).by_name[name].number for name in names if name in table(known).by_name} if known else set()
+    return any(one.arch == arch and one.number in numbers for one in recording.plain().observations)
 
 
 def _folders(recording: Recording) -> set[str]:

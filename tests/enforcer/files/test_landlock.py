@@ -115,17 +115,6 @@ def test_named_folders(files, place):
     assert outcome == ["ok", "ok", "EACCES"]
 
 
-def test_a_folder_for_temporary_files_that_is_not_there(files, place):
-    """Programs then use /tmp."""
-    name = f"callfence-{os.getpid()}-{os.urandom(4).hex()}"
-    (Path("/tmp") / name).write_text("text")
-    try:
-        outcome = files(f"path $TMPDIR/{name}: read", f"read:/tmp/{name}", env=place.environment | {"TMPDIR": "/nonexistent"})
-    finally:
-        (Path("/tmp") / name).unlink()
-    assert outcome == ["ok"]
-
-
 @pytest.mark.parametrize("options", [[], ["--explain"]], ids=str)
 def test_a_working_folder_that_has_been_removed(place, program, options):
     place.policy(f"{EVERY_CALL}path .: read, create\npath {place.folder}/data: read\npath {program}: read, execute\n")
@@ -423,6 +412,7 @@ def test_devices(files):
 def test_what_grants_nothing_needs_no_line(files, lines):
     operations = ("read:/dev/null", "write:/dev/null", "write:/dev/full", "read:/dev/full", "read:/dev/zero")
     assert files(lines, *operations) == ["ok", "ok", "ok", "EACCES", "EACCES"]
+    assert files(lines, "read:/dev/urandom", "read:/dev/random", "write:/dev/urandom") == ["ok", "ok", "EACCES"]
     cpu = "/sys/devices/system/cpu"
     processors = (f"read:{cpu}/online", f"read:{cpu}/possible", f"read:{cpu}/kernel_max", f"list:{cpu}")
     assert files(lines, *processors) == ["ok", "ok", "EACCES", "EACCES"]
@@ -444,6 +434,30 @@ def test_the_locales_of_the_c_library_need_no_line(files):
     assert files("path ./data: read", *operations, under=mounting(LOCALE)) == ["ok", "ok", "EACCES", "EACCES"]
 
 
+def test_the_time_zones_need_no_line(files):
+    """A program writes its first local time when an error occurs, perhaps, or is run in another time zone."""
+    zone, folder = os.path.realpath("/etc/localtime"), "/usr/share/zoneinfo"
+    operations = ("read:/etc/localtime", f"read:{zone}", f"list:{folder}", "write:/etc/localtime", "list:/usr/share")
+    assert files("path ./data: read", *operations) == ["ok", "ok", "ok", "EACCES", "EACCES"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "change"),
+    [("nonexistent", None), pytest.param("other", "mount -t tmpfs -o ro none other", marks=MOUNTED)],
+    ids=["not there", "not writable"],
+)
+def test_a_folder_for_temporary_files_that_is_of_no_use(files, place, folder, change):
+    """Programs then use /tmp."""
+    name = f"callfence-{os.getpid()}-{os.urandom(4).hex()}"
+    (Path("/tmp") / name).write_text("text")
+    environment, under = place.environment | {"TMPDIR": str(place.folder / folder)}, mounting(change) if change else ()
+    try:
+        outcome = files(f"path $TMPDIR/{name}: read", f"read:/tmp/{name}", env=environment, under=under)
+    finally:
+        (Path("/tmp") / name).unlink()
+    assert outcome == ["ok"]
+
+
 @MOUNTED
 @pytest.mark.parametrize("change", ["chmod g+w", "chmod o+w", "chown 1"])
 def test_locales_that_others_may_change_need_one(files, change):
@@ -452,10 +466,11 @@ def test_locales_that_others_may_change_need_one(files, change):
 
 
 @MOUNTED
+@pytest.mark.parametrize("file", ["/etc/locale.alias", "/etc/localtime"])
 @pytest.mark.parametrize(("make", "outcome"), [("echo >", "ok"), ("ln /etc/x", "EACCES"), ("ln -s x", "EACCES")])
-def test_a_file_of_locales_has_one_name(files, make, outcome):
-    under = mounting(f"mount -t tmpfs none /etc && echo > /etc/x && {make} /etc/locale.alias")
-    assert files("path ./data: read", "read:/etc/locale.alias", under=under) == [outcome]
+def test_a_file_of_locales_or_of_a_time_zone_has_one_name(files, make, outcome, file):
+    under = mounting(f"mount -t tmpfs none /etc && echo > /etc/x && {make} {file}")
+    assert files("path ./data: read", f"read:{file}", under=under) == [outcome]
 
 
 def test_standard_output_in_a_file_elsewhere_and_opened_anew(place, files, program):

@@ -313,6 +313,28 @@ def test_modes_of_sockets_are_judged_by_the_ids_of_files(network: Network) -> No
     assert "13" in plain.stdout.splitlines()[1]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="chroot takes root")
+def test_a_process_in_a_root_of_its_own_connects_to_the_sockets_that_lines_grant(network: Network) -> None:
+    """Services connect to each other after chroot(2): by names that mean files in that root, which lines name from outside."""
+    script = network.folder / "roots.py"
+    script.write_text(
+        "import os, socket, sys\n"
+        "folder = sys.argv[1]\n"
+        "root = f'{folder}/root'; os.makedirs(f'{root}/in')\n"
+        "os.symlink('/in/yes', f'{root}/link'); os.symlink('/no', f'{root}/out')\n"
+        "def serve(name): s = socket.socket(socket.AF_UNIX); s.bind(f'{folder}/{name}'); s.listen(); return s\n"
+        "served = [serve(name) for name in ('root/in/yes', 'root/in/no', 'no')]\n"
+        "def one(name): return socket.socket(socket.AF_UNIX).connect_ex(name)\n"
+        "os.chroot(root); os.chdir('/in')\n"
+        "names = '/in/yes', 'yes', '../../in/yes', '/link', '/in/no', 'no', '/out', f'{root}/in/yes'\n"
+        "print([one(name) for name in names])\n"
+    )
+    folder = network.folder / "services"
+    ran = network.enforced([f"unix connect {folder}/root/in/yes"], sys.executable, script, folder)
+    assert ran.stdout == "[0, 0, 0, 0, 13, 13, 2, 2]\n", ran.stderr
+    assert set(ran.ungranted) == {f"unix connect {folder}/root/in/no"}
+
+
 def test_apply_refuses_such_a_policy(commands: Commands, tmp_path: Path) -> None:
     file = tmp_path / "it.policy"
     file.write_text(allowing_all("udp send: none"))

@@ -1,4 +1,4 @@
-"""Calls that remove old logs are allowed before a run makes them."""
+"""Calls that remove old logs, or take connections, are allowed before a run makes them."""
 
 from __future__ import annotations
 
@@ -48,3 +48,28 @@ def test_the_names_that_the_use_of_files_records_count_too():
     one = opened(0, "x")
     assert [*later(NO_RUN, merge(one, made(1, "./logs/2026-11-28.log")))]
     assert not [*later(NO_RUN, merge(one, made(1, "./logs/a.log")))]
+
+
+def calls(at, *names):
+    observations = []
+    for name in names:
+        call = event(name, 3)
+        values = recorded_values(CALLS, call)
+        observations.append(Observation(call.arch, call.number, values, "/app", (1,), "?", call.arguments, ()))
+    return Recording((Run(f"r{at}", at, ("./app",), 0, True),), tuple(sorted(observations, key=lambda one: one.number)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (NO_RUN, calls(0, "listen"), True),
+        (NO_RUN, calls(0, "socket", "bind"), False),
+        (NO_RUN, calls(0, "listen", "accept4"), False),
+        (NO_RUN, calls(0, "listen", "accept"), False),
+        (calls(0, "socket"), calls(1, "listen"), True),
+        (calls(0, "listen"), calls(1, "listen"), False),
+    ],
+)
+def test_who_listens_will_take_connections(old, new, expected):
+    names = [CALLS.by_number[one.number].name for one in later(old, merge(old, new))]
+    assert names == ["accept4"] * expected
