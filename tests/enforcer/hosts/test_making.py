@@ -46,7 +46,7 @@ def test_a_wait_may_be_longer_than_the_kernel_takes():
     begin = time.monotonic()
     hub.later(0.01, lambda: None)
     hub.run(waits=True)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60
 
 
 LINGERS = """

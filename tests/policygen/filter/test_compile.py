@@ -478,7 +478,7 @@ def test_a_hang_is_ended_and_leaves_no_child() -> None:
     start = time.monotonic()
     with pytest.raises(libseccomp.LibseccompError, match=r"did not compile the policy within 0\.2 s"):
         libseccomp._in_child(hang, 0.2)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
