@@ -37,6 +37,7 @@ _RESTARTED = MACHINE.calls(
 """Calls that are restarted after a ptrace stop; others, such as epoll_wait, fail with EINTR (signal(7))."""
 _UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
 _FULL = "it cannot open another descriptor"
+_SHARED = "it shares its memory with a process that is in its last phase"
 _UNHEARD = {errno.EBUSY: "it has a listener already", errno.EMFILE: _FULL, errno.ENFILE: _FULL}
 """The errnos with which seccomp(2) refuses only the listener, each with the reason to print."""
 _STOPPED = ("", "t", "T", "X", "Z")
@@ -134,7 +135,7 @@ class Entrance:
     def _put(self, surgery: Detour, process: Process, number: int) -> None:
         """Install the filter of phase `number` on a process.  Raises ArmError, KernelError, OSError or GoneError."""
         if process.memory.is_free:
-            raise ArmError("it shares its memory with a process that is in its last phase")
+            raise ArmError(_SHARED)
         self._require_no_filter(process, surgery.pid)
         stage = self._stages[number - 1]
         is_last = number == len(self._stages)
@@ -153,6 +154,11 @@ class Entrance:
         process.reached = number
         if is_last:
             process.memory.is_free = True
+            for other in self._processes.sharing(process):
+                try:
+                    self._failed(other, _SHARED)
+                except (GoneError, ProcessLookupError):
+                    continue  # it has been killed, or has ended
             self._call_back(process, surgery.pid)
 
     def _put_listening(self, surgery: Detour, process: Process, stage: Stage) -> str:

@@ -129,6 +129,10 @@ class Processes:
         if flags & linux.CLONE_FILES if shares is None else shares:
             child.shares = parent.shares = True
 
+    def sharing(self, process: Process) -> list[Process]:
+        """Return the other processes with the same memory that are not in their last phase."""
+        return [each for each in self._processes.values() if each.memory is process.memory and not each.is_left]
+
     def starts(self, pid: int, call: Call) -> None:
         """Note that a task is in a call that starts another task."""
         self._starting[pid] = call

@@ -194,6 +194,23 @@ static int memory(void)
     return 0;
 }
 
+static int stays(void *unused)  // what the process in its last phase writes into the common memory, this one would do
+{
+    while (!shared[0] && goes_on());
+    late();
+    _exit(0);
+}
+
+static int behind(void)
+{
+    pid_t other = clone(stays, stack + sizeof stack, CLONE_VM | SIGCHLD, 0);
+    serve();
+    shared[0] = 1;
+    ended(other);
+    late();
+    return 0;
+}
+
 // Threads
 
 static void *after_the_first(void *unused)
@@ -402,7 +419,7 @@ static int plain(void)
 }
 
 static const struct { const char *name; int (*run)(void); } WAYS[] = {
-    {"plain", plain}, {"late", late}, {"never", never}, {"handlers", handlers}, {"overwrite", overwrite}, {"memory", memory}, {"leader", leader},
+    {"plain", plain}, {"late", late}, {"never", never}, {"handlers", handlers}, {"overwrite", overwrite}, {"memory", memory}, {"behind", behind}, {"leader", leader},
     {"replaced", replaced}, {"listener", listener}, {"forbidding", forbidding}, {"untraced", untraced}, {"key", key}, {"faking", faking}, {"counted", counted},
 };
 
