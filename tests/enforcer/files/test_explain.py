@@ -178,6 +178,13 @@ def test_what_fails_without_a_denial_is_in_the_log(run, place):
     assert [text for text in notes if text.endswith(f"and not denied: fcntl ({NATIVE}) with EINVAL (2 times)")] != []
 
 
+def test_an_explanation_says_what_failed_without_a_denial(run):
+    calls = "implied 1\nopenat: flags in O_ACCMODE|O_CLOEXEC\n"
+    done = run("path ./data: read, write", "lease:data/a", calls=calls)
+    text = f"enforce: failed as on a machine without them, and not denied: fcntl ({NATIVE}) with EINVAL (1 times)"
+    assert text in done.stderr.splitlines()
+
+
 @pytest.mark.parametrize("option", ["--arm=now", "--arm=entry"])
 def test_however_it_is_armed(run, option):
     done = run("path ./data: read", "read:data/a", "read:other/a", options=["--explain", option])
