@@ -239,7 +239,13 @@ def _joined(each: Iterable[Ungranted]) -> list[Ungranted]:
         if rights:
             error, why = min(former.error, new.error), former.why or new.why
             joined[new.file, new.subject] = Ungranted(new.file, new.subject, format_rights(rights), error, why)
-    return [*joined.values()]
+    return [one for one in joined.values() if not any(_covers(other, one) for other in joined.values())]
+
+
+def _covers(upper: Ungranted, lower: Ungranted) -> bool:
+    """Return whether the line that would grant one grants another, too: of a folder below, which is new in each run perhaps."""
+    is_below = upper.file == lower.file and lower.subject.startswith((upper.subject or "-") + "/")
+    return is_below and not rights_of(lower.wanted) & ~rights_of(upper.wanted)
 
 
 def _held(policy: Granted, path: bytes) -> Right:

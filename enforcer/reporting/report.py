@@ -169,7 +169,7 @@ class Reports:
         for call, count in sorted(self._undescribed.items()):
             self.say(f"{count} more violations of {call} were not described")
         self._undescribed.clear()
-        if self._failed and self._reporter.log:
+        if self._failed and (self._reporter.log or self._judge):
             counts = ", ".join(f"{answer} ({count} times)" for answer, count in sorted(self._failed.items()))
             self.say(f"failed as on a machine without them, and not denied: {counts}", "note")
         self._failed.clear()

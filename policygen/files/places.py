@@ -31,7 +31,7 @@ not be for another user, or after the machine has started again."""
 
 UNLISTED = (
     (b"/dev/null", (1, 3), READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV),
-    (b"/dev/full", (1, 7), WRITE_FILE | TRUNCATE | IOCTL_DEV),
+    (b"/dev/full", (1, 7), READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV),
     (b"/dev/urandom", (1, 9), READ_FILE | IOCTL_DEV),
     (b"/dev/random", (1, 8), READ_FILE | IOCTL_DEV),
     (b"/sys/devices/system/cpu/online", None, READ_FILE),
@@ -46,12 +46,12 @@ UNLISTED = (
 """Files and folders that need no line, since they grant nothing: path, major and minor number of a device (mem(4), full(4)),
 None for a file of sysfs or procfs, or the kind of a file that root alone may change; Landlock's rights.
 
-Reading /dev/full never ends.  Random numbers are had by getrandom(2), too.  C libraries and allocators count processors by the
-files of sysfs, some only when threads contend (get_nprocs(3)); sched_getaffinity(2) tells as much.  glibc reads the file of
-procfs when it frees much memory of a thread (sysdeps/unix/sysv/linux/malloc-sysdep.h): a digit, the same for all.
-setlocale(3) and gettext(3) read other files of the locales for each LANG, and none for C, in which a program may have been
-learned: texts of packages, which all users may read.  So are the time zones, which tzset(3) reads when a program first writes
-a local time, in an error's message perhaps; /etc/localtime is a copy of one of them, or a link to it."""
+Programs open a log for reading as well, and /dev/full has zeros.  Random numbers are had by getrandom(2), too.  C libraries
+and allocators count processors by the files of sysfs, some only when threads contend (get_nprocs(3)); sched_getaffinity(2)
+tells as much.  glibc reads the file of procfs when it frees much memory of a thread (sysdeps/unix/sysv/linux/malloc-sysdep.h):
+a digit, the same for all.  setlocale(3) and gettext(3) read other files of the locales for each LANG, and none for C, in which
+a program may have been learned: texts of packages, which all users may read.  So are the time zones, which tzset(3) reads when
+a program first writes a local time, in an error's message perhaps; /etc/localtime is a copy of one of them, or a link to it."""
 
 
 class PlaceError(UserError):

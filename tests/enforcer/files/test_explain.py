@@ -56,12 +56,13 @@ DENIALS = (
     ("path ./data: read", "mkdir:data/n", ["path ./data: create"]),
     ("path ./data: read", "unlink:data/a", ["path ./data: remove"]),
     ("path ./data: read", "rename:data/a,data/b", ["path ./data: create, remove"]),
-    ("path ./data: create, remove", "rename:data/a,data/inner/n", ["path ./data: move", "path ./data/inner: move"]),
+    ("path ./data: create, remove", "rename:data/a,data/inner/n", ["path ./data: move"]),
     (
         "path ./data: create, remove, move\npath ./other: create, remove, move, read",
         "rename:data/a,other/n",
         ["path ./data: read"],
     ),
+    ("path ./data: create, remove", "rename:data/inner/c,data/n", ["path ./data: move"]),
     ("path ./data: read", "symlink:data/n", ["path ./data: symlink"]),
     ("path ./data: read", "fifo:data/n", ["path ./data: fifo"]),
     ("path ./data: read", "socket:data/n", ["path ./data: socket"]),
@@ -176,6 +177,13 @@ def test_what_fails_without_a_denial_is_in_the_log(run, place):
     place.wait_for_helpers()
     notes = [record["message"] for record in place.records() if record.get("level") == "note"]
     assert [text for text in notes if text.endswith(f"and not denied: fcntl ({NATIVE}) with EINVAL (2 times)")] != []
+
+
+def test_an_explanation_says_what_failed_without_a_denial(run):
+    calls = "implied 1\nopenat: flags in O_ACCMODE|O_CLOEXEC\n"
+    done = run("path ./data: read, write", "lease:data/a", calls=calls)
+    text = f"enforce: failed as on a machine without them, and not denied: fcntl ({NATIVE}) with EINVAL (1 times)"
+    assert text in done.stderr.splitlines()
 
 
 @pytest.mark.parametrize("option", ["--arm=now", "--arm=entry"])

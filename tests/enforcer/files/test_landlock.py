@@ -404,14 +404,14 @@ def test_a_temporary_file_without_a_name(files):
 def test_devices(files):
     lines = "path /dev/null: read, write\npath /dev/zero: read"
     assert files(lines, "read:/dev/null", "write:/dev/null", "read:/dev/zero", "write:/dev/zero", "read:/dev/full") == [
-        "ok", "ok", "ok", "EACCES", "EACCES",
+        "ok", "ok", "ok", "EACCES", "ok",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("lines", ["path ./data: read", "path /dev/null: read"])
 def test_what_grants_nothing_needs_no_line(files, lines):
     operations = ("read:/dev/null", "write:/dev/null", "write:/dev/full", "read:/dev/full", "read:/dev/zero")
-    assert files(lines, *operations) == ["ok", "ok", "ok", "EACCES", "EACCES"]
+    assert files(lines, *operations) == ["ok", "ok", "ok", "ok", "EACCES"]
     assert files(lines, "read:/dev/urandom", "read:/dev/random", "write:/dev/urandom") == ["ok", "ok", "EACCES"]
     cpu = "/sys/devices/system/cpu"
     processors = (f"read:{cpu}/online", f"read:{cpu}/possible", f"read:{cpu}/kernel_max", f"list:{cpu}")

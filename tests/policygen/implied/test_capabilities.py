@@ -188,6 +188,15 @@ ENTRIES = (
     ("utimes: allow", {"sets times"}),
     ("futimesat: allow", {"sets times"}),
     ("utimensat: flags == 0", {"sets times"}),
+    # options of sockets that both versions of IP have
+    ("setsockopt: level == SOL_IP && optname == IP_MTU_DISCOVER", {"probes paths"}),
+    ("setsockopt: level == SOL_IPV6 && optname == IPV6_MTU_DISCOVER", {"probes paths"}),
+    ("setsockopt: level == SOL_IP && optname == IP_TOS", {"marks packets"}),
+    ("setsockopt: level == SOL_IPV6 && optname == IPV6_TCLASS", {"marks packets"}),
+    ("setsockopt: level == SOL_IP && optname in {IP_TTL, IP_RECVTTL}", {"limits hops"}),
+    ("setsockopt: level == SOL_IPV6 && optname == IPV6_UNICAST_HOPS", {"limits hops"}),
+    ("setsockopt: fd == 3 && level == SOL_IP && optname == IP_TTL", NOTHING),
+    ("setsockopt: level == SOL_TCP && optname == IP_MTU_DISCOVER", NOTHING),
     # terminals
     ("ioctl: cmd == TCSETS", TERMINALS),
     ("ioctl: cmd in {TCGETS, TCSETSF}", TERMINALS),
