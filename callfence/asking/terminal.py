@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from callfence.asking.questions import MEANINGS, Given
 from callfence.enforcer.reporting.asker import ALWAYS, GRANTING, KILL, NO
-from callfence.shared.terminal import print_lines
+from callfence.shared.terminal import folded, print_lines
 from callfence.shared.text import printable
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ _PROOF = "bdfghjkmpqtvxz"
 """What the letters are chosen from that a grant needs.  The program can have the terminal type: its reports, as of the cursor's
 place, cut to size by keys that the program has set (VKILL, VEOF).  But nothing lets it read what another process has shown."""
 _LENGTH = 3
+_COLUMNS = 80
+"""How many columns the screen has at least.  The program can tell the terminal that there are more (TIOCSWINSZ)."""
 _MOST_WRONG = 10
 """The most grants with wrong letters, after which there is only a no: the program could guess."""
 
@@ -148,4 +150,4 @@ class Terminal:
         self._print(f"callfence: not answered: {NO}")
 
     def _print(self, line: str) -> None:
-        print_lines([printable(line)], self._file)
+        print_lines(folded(printable(line), _COLUMNS), self._file)

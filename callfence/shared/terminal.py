@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.cells import chop_cells
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +26,17 @@ _STYLES = (
     ("      ", "dim"),
 )
 """The style of each line, by how the line begins."""
+
+
+_MORE = "  | "
+"""What a line begins with that goes on from the one before."""
+
+
+def folded(line: str, columns: int) -> list[str]:
+    """Return a line as several that are no longer than a screen with so many columns, where each but the first begins with a
+    bar: a terminal would begin them at its edge, where they could look like lines of ours."""
+    first, *rest = chop_cells(line, columns - len(_MORE)) or [""]
+    return [first, *(_MORE + part for part in rest)]
 
 
 def print_lines(lines: Iterable[str], file: TextIO) -> None:

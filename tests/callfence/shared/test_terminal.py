@@ -1,0 +1,24 @@
+"""Lines on a terminal."""
+
+from __future__ import annotations
+
+import pytest
+from rich.cells import cell_len
+
+from callfence.shared.terminal import folded
+
+
+@pytest.mark.parametrize("padding", ["x" * 69, "\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 34, "x" * 300])
+def test_no_part_of_a_long_line_looks_like_another_line(padding: str) -> None:
+    """The command of a program could go on with what a question shows."""
+    line = f"  command  {padding}  rule     getppid: allow"
+    first, *rest = folded(line, 80)
+    assert all(cell_len(part) <= 80 for part in (first, *rest))
+    assert rest
+    assert all(part.startswith("  | ") for part in rest)
+    assert first + "".join(part[4:] for part in rest) == line
+
+
+def test_a_short_line_stays() -> None:
+    assert folded("", 80) == [""]
+    assert folded("x" * 76, 80) == ["x" * 76]
