@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -207,9 +207,13 @@ def _killed(
 
 def _helper_and_stand_in(policy_: Path) -> tuple[int, int]:
     """The ids of the helper and the stand-in of this test's program; 0 for none."""
-    both = [int(name) for name in os.listdir("/proc") if name.isdigit() and _answers_for(int(name), policy_)]
-    (helper,) = (process for process in both if parent(process) not in both)
-    return helper, next((process for process in both if process != helper), 0)
+    parents = {}
+    for process in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ends just now, as a stand-in may that was killed
+            if _answers_for(process, policy_):
+                parents[process] = parent(process)
+    (helper,) = (process for process, its in parents.items() if its not in parents)
+    return helper, next((process for process in parents if process != helper), 0)
 
 
 def _answers_for(process: int, policy_: Path) -> bool:
