@@ -163,21 +163,23 @@ def test_waiting_calls_end_when_the_helper_is_killed(stand_in: str, network: Net
 
 @pytest.mark.skipif(landlock_abi() < 6, reason="needs Linux 6.12: without scopes the program ends with its helper")
 def test_a_call_that_waited_for_a_killed_helper_is_not_made(network: Network) -> None:
+    name = f"killed-{os.getpid()}"
     script = (
+        f"name = chr(0) + {name!r}\n"
         "import ctypes, socket, time\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "at, to = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
-        "at.bind(chr(0) + 'yes'); at.settimeout(0.3); to.setblocking(False)\n"
+        "at.bind(name); at.settimeout(0.3); to.setblocking(False)\n"
         "try:\n"
-        "    while True: to.sendto(b'earlier', chr(0) + 'yes')\n"
+        "    while True: to.sendto(b'earlier', name)\n"
         "except BlockingIOError: to.setblocking(True)\n"
         "print('waits', flush=True)\n"
-        "print(libc.sendto(to.fileno(), b'last', 4, 0, b'\\1\\0\\0yes', 6), ctypes.get_errno())\n"
+        "print(libc.sendto(to.fileno(), b'last', 4, 0, b'\\1\\0' + name.encode(), 2 + len(name)), ctypes.get_errno())\n"
         "try:\n"
         "    while at.recv(9) == b'earlier': pass\n"
         "except TimeoutError: print('not sent')\n"
     )
-    with _killed(script, "sendto", network, "unix connect @yes") as program:
+    with _killed(script, "sendto", network, f"unix connect @{name}") as program:
         assert program.stdout
         assert program.stdout.read() == b"-1 4\nnot sent\n"
     assert program.returncode == 0
