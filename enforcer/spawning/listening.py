@@ -8,6 +8,7 @@ import fcntl
 import os
 import select
 import stat
+import time
 
 from callfence.enforcer import helper, kernel
 from callfence.enforcer.errors import EnforceError
@@ -26,6 +27,10 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _DELAY = 0.05
 """Seconds to wait when there is no descriptor, memory or process for another connection."""
+_AFTERWARDS = 0.006
+"""Seconds after which a process is prepared for the next client: by then, the last one has become its program."""
+_DENSE = 0.02
+"""Clients that come within so many seconds have theirs prepared at once, for the next one may come before it is ready."""
 _NONE = -1
 
 
@@ -114,7 +119,7 @@ def _bound(path: str) -> _socket.socket:
 
 def serve(listener: Listener, begin: Callable[[], Callable[[_socket.socket], NoReturn]], idle: float | None = None) -> None:
     """Serve each connection in a process of its own.  That process is started before the client comes, and then calls `begin`,
-    which returns the function that serves.
+    which returns the function that serves.  It would take a processor from the client before, if that comes by itself.
 
     Return after SIGTERM, SIGINT or SIGHUP, or if no client has come for `idle` seconds.  The processes go on."""
     endings = [kernel.signal_descriptor(number) for number in _ENDING]
@@ -124,7 +129,10 @@ def serve(listener: Listener, begin: Callable[[], Callable[[_socket.socket], NoR
     poller = select.poll()
     for descriptor in (begun, *endings):
         poller.register(descriptor, select.POLLIN)
-    waiting = _NONE
+    next_or_end = select.poll()
+    for descriptor in (listener.socket.fileno(), *endings):
+        next_or_end.register(descriptor, select.POLLIN)
+    waiting, last = _NONE, 0.0
     while True:
         if waiting == _NONE:
             try:
@@ -141,6 +149,9 @@ def serve(listener: Listener, begin: Callable[[], Callable[[_socket.socket], NoR
             return
         if begun in events:
             os.read(begun, 1)
+            if time.monotonic() - last > _DENSE:
+                next_or_end.poll(_AFTERWARDS * 1000)
+            last = time.monotonic()
         elif waiting in events:  # killed before it had a client
             select.poll().poll(_DELAY * 1000)
         if waiting != _NONE and events:
