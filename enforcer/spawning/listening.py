@@ -119,7 +119,8 @@ def _bound(path: str) -> _socket.socket:
 
 def serve(listener: Listener, begin: Callable[[], Callable[[_socket.socket], NoReturn]], idle: float | None = None) -> None:
     """Serve each connection in a process of its own.  That process is started before the client comes, and then calls `begin`,
-    which returns the function that serves.  It would take a processor from the client before, if that comes by itself.
+    which returns the function that serves.  Where clients are few, it is started when the one before has become its program,
+    from which it would take a processor.
 
     Return after SIGTERM, SIGINT or SIGHUP, or if no client has come for `idle` seconds.  The processes go on."""
     endings = [kernel.signal_descriptor(number) for number in _ENDING]

@@ -45,8 +45,8 @@ def later(old: Recording, whole: Recording) -> tuple[Observation, ...]:
             events.append(Event(arch, calls["unlink"].number))
         elif removes:  # aarch64 has only this one
             events.append(Event(arch, calls["unlinkat"].number, (AT_FDCWD & 0xFFFFFFFF, 0, 0, 0, 0, 0)))
-        listens = _makes(whole, arch, "listen") and not _makes(old, arch, "listen")
-        if listens and not _makes(whole, arch, "accept", "accept4"):
+        listens = _makes(whole, known, "listen") and not _makes(old, known, "listen")
+        if listens and not _makes(whole, known, "accept", "accept4"):
             events.append(Event(arch, calls["accept4"].number))
         for event in events:
             values = recorded_values(table(known), event)
@@ -54,11 +54,11 @@ def later(old: Recording, whole: Recording) -> tuple[Observation, ...]:
     return tuple(result)
 
 
-def _makes(recording: Recording, arch: int, *names: str) -> bool:
-    """Return whether plain runs made one of these calls."""
-    known = Arch.from_audit(arch)
-    numbers = {table(known).by_name[name].number for name in names if name in table(known).by_name} if known else set()
-    return any(one.arch == arch and one.number in numbers for one in recording.plain().observations)
+def _makes(recording: Recording, arch: Arch, *names: str) -> bool:
+    """Return whether plain runs made one of these calls; not all architectures have each."""
+    calls = table(arch).by_name
+    numbers = {calls[name].number for name in names if name in calls}
+    return any(one.arch == arch.audit and one.number in numbers for one in recording.plain().observations)
 
 
 def _folders(recording: Recording) -> set[str]:
