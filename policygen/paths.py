@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_PATH = 4095
 """The most bytes of a path: linux/limits.h PATH_MAX, which counts the NUL."""
-VARIABLES = ("$HOME", "$TMPDIR")
+VARIABLES = ("$HOME", "$TMPDIR", "$XDG_RUNTIME_DIR")
 """The named folders that environment variables give."""
 HERE = "."
 """The working folder's name, which may also be written `$CWD`."""
@@ -113,7 +113,7 @@ def encoded(path: str) -> bytes:
 def folders(path: str) -> Iterator[str]:
     """Yield the path, then each folder that contains it, up to `/`.  Only the text of the path is examined.
 
-    The locations of $HOME, $TMPDIR and the working folder are unknown: each counts as directly below `/`."""
+    The locations of the named folders and of the working folder are unknown: each counts as directly below `/`."""
     while path != "/":
         yield path
         head, slash, _ = path.rpartition("/")

@@ -22,7 +22,10 @@ MADE = "made"
 """The first field of a use that names a file which a run made; the path of a folder in which it made more ends with a slash."""
 MANY = 8
 """Number of names read in one folder from which the whole folder is granted."""
-KEPT_APART = ("/", "/etc", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/var", "/usr", "/opt", "$HOME", "$HOME/.config")
+KEPT_APART = (
+    "/", "/etc", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/var", "/usr", "/opt", "$HOME", "$HOME/.config",
+    "$XDG_RUNTIME_DIR",
+)  # fmt: skip
 """Folders that no rule grants: their contents are unrelated."""
 _SHARED = (*KEPT_APART, ".", "$TMPDIR", "/tmp", "/var/tmp", "/dev/shm")
 """Folders in which no rule grants `remove`: they hold files that are not the program's output."""

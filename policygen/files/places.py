@@ -1,4 +1,4 @@
-"""Look up the folders that a policy writes as `$HOME`, `$TMPDIR` and `.`, the working folder; and files that need no line.
+"""Look up the folders that a policy writes as `$HOME` and the like, and `.`, the working folder; and files that need no line.
 
 Every start of `enforce` with a policy that confines files imports this module, so it imports nothing that takes a millisecond.
 """
@@ -15,15 +15,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DEFAULTS = {b"HOME": b"", b"TMPDIR": b"/tmp"}  # /tmp: where programs that look at TMPDIR go without it (tmpfile(3), mktemp(1))
+_NAMED = (b"TMPDIR", b"HOME", b"XDG_RUNTIME_DIR")
+"""The variables that name folders; where two are the same folder, a path is written with the first."""
 
 OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".local", b".local/share", b".local/state"))
 """Folders that programs make if they are missing, with this user alone in them (XDG Base Directory Specification).
 
 `enforce` makes a folder if a line grants `create` in it: otherwise the program would need `create` in the whole home."""
 
-MADE_BELOW = (b"$HOME/.", b"$TMPDIR/")
-"""Where programs make folders for themselves: hidden ones in the home, and in the folder for temporary files.
+MADE_BELOW = (b"$HOME/.", b"$TMPDIR/", b"$XDG_RUNTIME_DIR/")
+"""Where programs make folders for themselves: hidden ones in the home, and in the folders for temporary files and sockets.
 
 `enforce` makes those that are missing if their own line grants `create`: they were there when the program was learned, and may
 not be for another user, or after the machine has started again."""
@@ -126,7 +127,7 @@ def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
 
     `here` is the working folder.  A named folder that is the root is ignored.
     """
-    folders = [(here, b"."), *((_value(name, environment), b"$" + name) for name in (b"TMPDIR", b"HOME"))]
+    folders = [(here, b"."), *((_value(name, environment), b"$" + name) for name in _NAMED)]
     deepest, name = b"", b""
     for folder, sign in ((folder.rstrip(b"/"), sign) for folder, sign in folders):
         if folder.startswith(b"/") and (path + b"/").startswith(folder + b"/") and len(folder) > len(deepest):
@@ -135,13 +136,15 @@ def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
 
 
 def _value(name: bytes, environment: Sequence[bytes]) -> bytes:
-    """Return the value of an environment variable, or its default: also for a TMPDIR that is no folder, or in which this user
-    may make no file, where programs take /tmp."""
+    """Return the value of an environment variable, or what programs take without it: /tmp for TMPDIR (tmpfile(3), mktemp(1)),
+    also if that is no folder, or one in which this user may make no file; the folder that pam_systemd(8) makes for sockets."""
     prefix = name + b"="
     value = next((entry[len(prefix) :] for entry in environment if entry.startswith(prefix)), b"")
     if name == b"TMPDIR" and value.startswith(b"/") and not (os.path.isdir(value) and _is_writable(value)):
         value = b""
-    return value or _DEFAULTS[name]
+    if value or name == b"HOME":
+        return value
+    return b"/tmp" if name == b"TMPDIR" else b"/run/user/%d" % os.geteuid()
 
 
 _WRITABLE: dict[bytes, bool] = {}

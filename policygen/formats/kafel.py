@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from callfence.policygen.implied.resolve import Resolved
     from callfence.tracer.abi import Arch, Syscall
 
-_NAMED = {"$HOME": "HOME", "$TMPDIR": "TMPDIR"}
+_NAMED = {"$HOME": "HOME", "$TMPDIR": "TMPDIR", "$XDG_RUNTIME_DIR": "XDG_RUNTIME_DIR"}
 """Variables of policy paths that nsjail reads from its environment, with their names there."""
 KEYWORDS: Final = frozenset((
     "ALLOW", "LOG", "USER_NOTIF", "ERRNO", "KILL_PROCESS", "KILL_THREAD", "KILL", "DENY", "TRAP", "TRACE", "SYSCALL", "USE",

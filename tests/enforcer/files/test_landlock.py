@@ -113,6 +113,8 @@ def test_named_folders(files, place):
     lines = "path $HOME/inner: read\npath $TMPDIR: read"
     outcome = files(lines, "read:data/inner/c", "read:other/a", "read:data/a", env=environment)
     assert outcome == ["ok", "ok", "EACCES"]
+    environment = place.environment | {"XDG_RUNTIME_DIR": str(place.folder / "data")}
+    assert files("path $XDG_RUNTIME_DIR/inner: read", "read:data/inner/c", "read:data/a", env=environment) == ["ok", "EACCES"]
 
 
 @pytest.mark.parametrize("options", [[], ["--explain"]], ids=str)

@@ -215,7 +215,7 @@ def test_what_makes_numbered_or_dated_files_may_remove_some(runs, rights):
     assert "remove" not in learned(runs, exact=True).files.lines()["path ./logs"]
 
 
-@pytest.mark.parametrize("folder", [".", "$HOME", "$TMPDIR", "/tmp", "/etc"])
+@pytest.mark.parametrize("folder", [".", "$HOME", "$TMPDIR", "$XDG_RUNTIME_DIR", "/tmp", "/etc"])
 def test_the_right_to_remove_is_not_guessed_in_a_folder_that_holds_other_files(folder):
     assert grants(making(f"{folder}/1.log", f"{folder}/2.log")) == {folder: "write, create"}
 

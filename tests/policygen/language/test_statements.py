@@ -15,7 +15,7 @@ from callfence.policygen.values import replace
 
 BYTES = st.binary(min_size=1, max_size=8).filter(lambda name: not {b"/"[0], 0} & set(name) and name not in (b".", b".."))
 NAMES = st.lists(BYTES.map(lambda name: name.decode("utf-8", "surrogateescape")), min_size=1, max_size=3)
-ROOTS = st.sampled_from(["", ".", "$HOME", "$TMPDIR"])
+ROOTS = st.sampled_from(["", ".", "$HOME", "$TMPDIR", "$XDG_RUNTIME_DIR"])
 
 
 @pytest.mark.parametrize(
