@@ -111,8 +111,7 @@ def _learn(unit: Unit, options: argparse.Namespace) -> int:
 def _audit(unit: Unit, options: argparse.Namespace) -> int:
     policy = policy_of(unit)
     if _mode(unit) == "learn":
-        _replace(unit, None)
-        _restarted(unit, options)  # `learn` writes the recording when its program has ended; the service goes on meanwhile
+        _end_learning(unit, options)  # the service goes on while the recording is taken into the policy
         recording = _written(unit, *recording_path(Path("learned.policy")).parts)
         taken = import_.main(["--from", "recording", "-o", str(policy), "--", str(recording)])
         if taken:
@@ -177,11 +176,24 @@ def _confine(unit: Unit, mode: Mode, options: argparse.Namespace) -> int:
 
 
 def _remove(unit: Unit, options: argparse.Namespace) -> int:
-    if _mode(unit) is None:
+    mode = _mode(unit)
+    if mode is None:
         raise UserError(f"{unit.stem} has no drop-in of callfence")
-    _replace(unit, None)
-    status = _restarted(unit, options)
+    if mode == "learn":
+        status = _end_learning(unit, options)
+    else:
+        _replace(unit, None)
+        status = _restarted(unit, options)
     print(f"{unit.drop_in}: removed; {policy_of(unit)} and {LOGS} are left as they are")
+    return status
+
+
+def _end_learning(unit: Unit, options: argparse.Namespace) -> int:
+    """Restart the unit without `learn`, which writes the recording when its program has ended, and remove the drop-in.  Return
+    1 if the unit does not start."""
+    _replace(unit, drop_ins.leaving(unit))
+    status = _restarted(unit, options)
+    _replace(unit, None)
     return status
 
 

@@ -38,7 +38,7 @@ def of(unit: Unit, mode: Mode, policy: Path, options: Sequence[str]) -> str:
         )
     name = literal(file_name(unit))
     if mode == "learn":
-        before = [*_command("learn"), "-q", "--files", "-o", f"%L/callfence/{name}/learned.policy"]
+        before = [*_command("learn"), "-q", "--files", "-o", _output(unit)]
         settings = [*_of_learning(unit), *_needed(unit)]
     else:
         before = [*_command("enforce"), *enforcing(str(policy), name, is_audit=mode == "audit")]
@@ -49,6 +49,12 @@ def of(unit: Unit, mode: Mode, policy: Path, options: Sequence[str]) -> str:
         return drop_in(f"{unit.stem}, {_TITLE} {mode}`.", name, unit.text, before, settings, description)
     except ExportError as error:
         raise UserError(f"{unit.name}: {error}") from error
+
+
+def leaving(unit: Unit) -> str:
+    """Return the text of a drop-in for the restart at which `learn` ends, and the unit's program starts without it."""
+    settings = "".join(f"{line}\n" for line in _of_ending(unit))
+    return f"# {unit.stem}, {_TITLE} learn`.\n[Service]\n{settings}"
 
 
 def file_name(unit: Unit) -> str:
@@ -75,14 +81,27 @@ def _hides_homes(unit: Unit) -> bool:
     return bool(values) and values[-1].lower() not in ("", "no", "false", "off", "0", "read-only")
 
 
+def _output(unit: Unit) -> str:
+    """Return the file that `learn` writes the policy to, as a unit names it."""
+    return f"%L/callfence/{literal(file_name(unit))}/learned.policy"
+
+
 def _of_learning(unit: Unit) -> Iterator[str]:
     """Yield the settings with which systemd accepts `learn` as the main process, and signals reach the program once."""
     yield "NotifyAccess=all"
-    yield "KillMode=mixed"
-    yield "TimeoutStopSec=300"  # it writes what it learned when the program has ended
+    yield from _of_ending(unit)
     if unit.kind == "forking":  # its first process ends when the service is ready, and `learn` does not
         yield "Type=exec"
         yield "PIDFile="
+
+
+def _of_ending(unit: Unit) -> Iterator[str]:
+    """Yield the settings with which systemd lets `learn` end the program, and write what it learned (`ending`)."""
+    signals = [value for key, value in settings_of(unit.text) if key == "KillSignal" and value]
+    words = [literal(sys.executable), "-I", "-m", "callfence.services.ending", _output(unit), (signals or ["SIGTERM"])[-1]]
+    yield f"ExecStop=+{' '.join(map(quoted, words))} ${{MAINPID}}"
+    yield "KillMode=mixed"
+    yield "TimeoutStopSec=300"
 
 
 def _needed(unit: Unit) -> Iterator[str]:

@@ -43,7 +43,10 @@ def described(unit: Unit, mode: Mode | None, policy: Path, logs: Callable[[], Se
     `logs` returns the files of the log, and may raise UserError or OSError."""
     digest = hashlib.sha256(policy.read_bytes()).hexdigest() if policy.exists() else None
     log = _Log()
+    state = units.state(unit.name)
     problem = (unit.problem if mode else "") or None
+    if mode == "enforce" and state.runs_replaced_program:
+        problem = "its program was replaced since it was started, and may not execute the new one: restart the unit"
     try:
         for record in _records(logs()):
             log.add(record)
@@ -52,7 +55,7 @@ def described(unit: Unit, mode: Mode | None, policy: Path, logs: Callable[[], Se
     return {
         "unit": unit.name,
         "mode": mode,
-        "active": units.state(unit.name).active,
+        "active": state.active,
         "policy": str(policy) if digest else None,
         "digest": digest,
         "since": log.since,

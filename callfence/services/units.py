@@ -20,7 +20,7 @@ FOLDER: Final = Path("/etc/systemd/system")
 """Where the administrator's units and drop-ins are (systemd.unit(5))."""
 DROP_IN: Final = "callfence.conf"
 """The name of our drop-in; `callfence export --to systemd-enforce` suggests the same."""
-_PROPERTIES = "Id,LoadState,FragmentPath,DropInPaths,Description,Type,ActiveState,SubState,NRestarts,Result"
+_PROPERTIES = "Id,LoadState,FragmentPath,DropInPaths,Description,Type,ActiveState,SubState,NRestarts,Result,MainPID"
 _LINES = 5
 """Lines of the journal that are shown of a unit that did not start."""
 
@@ -77,6 +77,15 @@ class State:
     restarts: int
     """How often systemd itself has started it again."""
     result: str
+    pid: int
+    """Of the main process; 0 if there is none."""
+
+    @property
+    def runs_replaced_program(self) -> bool:
+        """Whether the main process's program has been replaced by another file since, as an upgrade does (proc(5), exe)."""
+        with suppress(OSError):
+            return self.pid > 0 and os.readlink(f"/proc/{self.pid}/exe").endswith(" (deleted)")
+        return False
 
 
 def unit(name: str) -> Unit:
@@ -104,7 +113,9 @@ def _sets_command(text: str) -> bool:
 def state(name: str) -> State:
     """Return what a unit does now.  Raises SystemdError."""
     shown = _show(name)
-    return State(shown["ActiveState"], shown["SubState"], int(shown["NRestarts"] or 0), shown["Result"])
+    return State(
+        shown["ActiveState"], shown["SubState"], int(shown["NRestarts"] or 0), shown["Result"], int(shown["MainPID"] or 0)
+    )
 
 
 def with_drop_in() -> list[str]:

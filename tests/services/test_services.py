@@ -166,3 +166,39 @@ def test_a_unit_that_a_socket_starts(system: Callable[..., str]) -> None:
     assert printed.split().count("hello") == 4
     assert "it.service: enforce, active" in printed
     assert ": 0 calls denied, of 0 kinds" in printed
+
+
+NAMED = """
+cat > /etc/systemd/system/it.service <<'END'
+[Service]
+Type=notify
+KillMode=mixed
+KillSignal=SIGINT
+ExecStart=/usr/bin/python3 -I /srv/serve.py
+END
+cat > /srv/serve.py <<'END'
+import os, signal, socket
+signal.signal(signal.SIGINT, lambda *_: os.write(os.open("/srv/ended", os.O_WRONLY | os.O_CREAT), b"in order") and os._exit(0))
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+    notify.connect(os.environ["NOTIFY_SOCKET"])
+    notify.send(f"READY=1\\nMAINPID={os.getpid()}\\n".encode())
+while True:
+    signal.pause()
+END
+systemctl daemon-reload
+systemctl start it
+callfence service learn --settle 0.5 it
+callfence service audit --settle 0.5 it
+cat /srv/ended
+grep -c '^path /srv' /etc/callfence/it.policy
+callfence service enforce --settle 0.5 it
+callfence service status
+"""
+
+
+@pytest.mark.long
+def test_a_program_that_tells_systemd_its_own_pid(system: Callable[..., str]) -> None:
+    """systemd knows `learn` no more, and would kill it before it has written what it learned."""
+    printed = system(NAMED)
+    assert "in order" in printed
+    assert ": 0 calls denied, of 0 kinds" in printed

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +20,6 @@ from tests.formats.outputs import check_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 UNIT = Unit("it.service", "", "", "simple")
 COMMON = {"version": 1, "time": "2026-01-01T00:00:00.000+00:00", "host": "node", "run": "0" * 8, "policies": []}
@@ -53,7 +55,7 @@ NO_RECORDS = (
 
 @pytest.fixture(autouse=True)
 def state(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "state", lambda name: State("active", "running", 0, "success"))
+    monkeypatch.setattr(units, "state", lambda name: State("active", "running", 0, "success", 0))
 
 
 def status(log: Path, text: bytes | None = None) -> dict[str, Any]:
@@ -206,3 +208,17 @@ def test_a_drop_in_that_systemd_reads_after_ours(
     assert command.main(["status", "it"]) == 2
     assert said in capsys.readouterr().out
     assert command.main(["remove", "it"]) == 0
+
+
+def test_a_program_that_was_replaced_since_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Path(shutil.copy("/bin/sleep", tmp_path / "program"))
+    with subprocess.Popen([program, "100"]) as process:
+        try:
+            monkeypatch.setattr(units, "state", lambda name: State("active", "running", 0, "success", process.pid))
+            assert described(UNIT, "enforce", tmp_path / "none", lambda: [])["problem"] is None
+            shutil.copy("/bin/sleep", tmp_path / "new")
+            (tmp_path / "new").rename(program)
+            assert "restart the unit" in described(UNIT, "enforce", tmp_path / "none", lambda: [])["problem"]
+            assert described(UNIT, "audit", tmp_path / "none", lambda: [])["problem"] is None
+        finally:
+            process.kill()

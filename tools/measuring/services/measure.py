@@ -1,8 +1,8 @@
-"""Three services under a systemd of their own: learned, audited, enforced, upgraded, changed, and enforced again, under load.
+"""Four services under a systemd of their own: learned, audited, enforced, upgraded, changed, and enforced again, under load.
 
-`measure.py [REQUESTS]`, as root, on Debian 13 with nginx, redis-server and postgresql: prints the table of docs/services.md.
-nginx and redis begin with the version of Debian 12, and apt upgrades them while they are enforced.  A request is lost if it was
-sent and its whole, right answer did not come.  While a unit is restarted nothing is sent.
+`measure.py [REQUESTS]`, as root, on Debian 13 with nginx, lighttpd, redis-server and postgresql: prints the table of
+docs/services.md.  All but Postgres begin with the version of Debian 12, and apt upgrades them while they are enforced.  A
+request is lost if it was sent and its whole, right answer did not come.  While a unit is restarted nothing is sent.
 """
 
 from __future__ import annotations
@@ -33,6 +33,19 @@ NGINX = """user www-data; pid /run/nginx.pid; error_log /var/log/nginx/error.log
 http {{ access_log off; server {{ listen 127.0.0.1:{port}; root /srv/www; }} {more} }}
 """
 PROXY = "server { listen 127.0.0.1:8081; location / { proxy_pass http://127.0.0.1:8082; } }"
+LIGHTTPD = """server.document-root = "/srv/www"
+server.bind = "127.0.0.1"
+server.port = {port}
+server.username = "www-data"
+server.groupname = "www-data"
+index-file.names = ("index.html")
+server.errorlog = "/var/log/lighttpd/error.log"
+{more}
+"""
+FORWARDS = """server.modules += ("mod_proxy")
+$SERVER["socket"] == "127.0.0.1:8091" {
+    proxy.server = ("" => (("host" => "127.0.0.1", "port" => 8092)))
+}"""
 REDIS = "port 6399\nbind 127.0.0.1\ndir /var/lib/redis\nsupervised systemd\nsave ''\n"
 BODY = b"hello " * 200
 OLDER = "bookworm"
@@ -82,20 +95,10 @@ def in_threads(count: int, work: Callable[[int], int]) -> int:
     return sum(lost)
 
 
-class Nginx(Service):
-    name = "nginx"
-    packages = ("nginx", "nginx-common")
-    port = 8081
+class Web(Service):
+    """One that answers / with BODY, and /none with status 404."""
+
     change = "it forwards requests to another server"
-
-    def prepare(self) -> None:
-        for folder in ("/var/log/nginx", "/var/lib/nginx", "/srv/www"):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        Path("/srv/www/index.html").write_bytes(BODY)
-        Path("/etc/nginx/nginx.conf").write_text(NGINX.format(port=8081, more=""))
-
-    def reconfigure(self) -> None:
-        Path("/etc/nginx/nginx.conf").write_text(NGINX.format(port=8082, more=PROXY))
 
     def load(self, count: int) -> int:
         def work(share: int) -> int:
@@ -115,6 +118,21 @@ class Nginx(Service):
 
         return in_threads(count, work)
 
+
+class Nginx(Web):
+    name = "nginx"
+    packages = ("nginx", "nginx-common")
+    port = 8081
+
+    def prepare(self) -> None:
+        for folder in ("/var/log/nginx", "/var/lib/nginx", "/srv/www"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        Path("/srv/www/index.html").write_bytes(BODY)
+        Path("/etc/nginx/nginx.conf").write_text(NGINX.format(port=8081, more=""))
+
+    def reconfigure(self) -> None:
+        Path("/etc/nginx/nginx.conf").write_text(NGINX.format(port=8082, more=PROXY))
+
     def extra(self) -> None:
         """Have it replace itself, as its package does at an upgrade (https://nginx.org/en/docs/control.html)."""
         old = Path("/run/nginx.pid.oldbin")
@@ -126,6 +144,25 @@ class Nginx(Service):
         run("kill", "-QUIT", old.read_text().strip())
         while old.exists() and time.monotonic() < until:
             time.sleep(0.1)
+
+
+class Lighttpd(Web):
+    name = "lighttpd"
+    packages = ("lighttpd",)
+    port = 8091
+
+    def _configure(self, port: int, more: str) -> None:
+        Path("/etc/lighttpd/lighttpd.conf").write_text(LIGHTTPD.format(port=port, more=more))
+
+    def prepare(self) -> None:
+        Path("/srv/www").mkdir(parents=True, exist_ok=True)
+        Path("/srv/www/index.html").write_bytes(BODY)
+        Path("/var/log/lighttpd").mkdir(exist_ok=True)
+        shutil.chown("/var/log/lighttpd", "www-data", "www-data")
+        self._configure(8091, "")
+
+    def reconfigure(self) -> None:
+        self._configure(8092, FORWARDS)
 
 
 class Redis(Service):
@@ -195,7 +232,7 @@ class Postgres(Service):
             self.as_postgres("psql", "-Atc", text, "it")
 
 
-SERVICES = (Nginx(), Redis(), Postgres())
+SERVICES = (Nginx(), Lighttpd(), Redis(), Postgres())
 
 
 def run(*words: str) -> str:
@@ -261,7 +298,7 @@ def measured(service: Service, count: int) -> dict[str, object]:
     times: dict[str, float] = {}
     versions = [installed([f"{package}/{OLDER}" for package in service.packages])]
     service.prepare()
-    run("systemctl", "restart", service.name)
+    restart(service)
     if isinstance(service, Postgres):
         service.first()
     lost = {"plain": service.load(count // 10)}
@@ -303,7 +340,7 @@ def measured(service: Service, count: int) -> dict[str, object]:
     lost["enforced again"] = with_reloads(service, count)
     last = status(service)
     times["remove"] = callfence("remove", service.name)
-    lost["removed"] = service.load(count // 10)
+    lost["removed"] = with_reloads(service, count)
     return {
         "lost": lost, "times": times, "versions": versions, "first": first["calls"], "before": before["calls"],
         "upgraded": upgraded["calls"], "changed": changed["calls"], "refused": refused,
