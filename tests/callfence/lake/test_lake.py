@@ -316,8 +316,6 @@ def test_several_may_add_the_same_files(lake: Path, fleet: Path, tmp_path: Path,
 
 def test_numbers_of_64_bits_are_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Arguments are from -2**63 to 2**64 - 1, registers to 2**64 - 1."""
-    import pyarrow.parquet as pq
-
     odd = observation(9)._replace(arguments=(None, (1 << 64) - 1, -(1 << 63), None, None, None), example=((1 << 64) - 1,) * 6)
     recording_file.save(tmp_path / "app.rec", recording("a", 1, [odd]))
     run(capsys, "add", tmp_path / "lake", tmp_path / "app.rec")
