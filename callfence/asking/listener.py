@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     Decide = Callable[["Question"], str | tuple[str, str]]
+
+_LONGEST = 1 << 24
+"""The most bytes of a question."""
+_DELAY = 0.05
+"""Seconds to wait if a connection cannot be accepted."""
 
 
 @frozen
@@ -62,10 +68,14 @@ class Answers:
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rb") as lines, suppress(OSError):
-            for line in lines:
-                fields = json.loads(line)
-                if fields["type"] == "question":
-                    connection.sendall(json.dumps(self._answer(fields)).encode() + b"\n")
+            while line := lines.readline(_LONGEST):
+                try:
+                    fields = json.loads(line)
+                    answer = self._answer(fields) if fields["type"] == "question" else None
+                except (ValueError, LookupError, TypeError, RecursionError):  # another program has connected
+                    return
+                if answer:
+                    connection.sendall(json.dumps(answer).encode() + b"\n")
 
     def _answer(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         if (version := fields.get("version")) != QUESTIONS:
@@ -93,6 +103,7 @@ class Listener:
         take, such as `run` for files, is no.  Several threads may call `decide` at once.  `name` says who answered, in the
         policy and in the log.  Raises OSError."""
         self._answers = Answers(decide, name)
+        self._is_closed = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._path = os.fspath(path)
         self._socket.bind(self._path)
@@ -108,6 +119,7 @@ class Listener:
 
     def close(self) -> None:
         """Take no more programs; questions that are open are answered still."""
+        self._is_closed = True
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._socket.close()
@@ -119,7 +131,10 @@ class Listener:
             try:
                 connection, _ = self._socket.accept()
             except OSError:
-                return
+                if self._is_closed:
+                    return
+                time.sleep(_DELAY)  # any program of this user may take our descriptors, by connections
+                continue
             user = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
             if user == os.geteuid():
                 self._answers.serve(connection)

@@ -13,10 +13,12 @@ from pydantic import BaseModel
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from callfence.asking.session import Session
+    from collections.abc import Iterator, Sequence
+
+    from callfence.asking.session import Denial, Session
 
 MOST = 100_000
-"""The most characters of a command's output that are returned."""
+"""The most characters of a command's output that are returned, and of what it was denied."""
 _INSTRUCTIONS = (
     "Commands run confined by a policy. What it denies fails, or ends the process, and the result says so by number: "
     "explain_denial has the details, request_permission asks a person."
@@ -27,6 +29,17 @@ class Permission(BaseModel):
     """What a person decides."""
 
     answer: Literal["this session", "always", "no"]
+
+
+def _listed(denials: Sequence[Denial]) -> Iterator[str]:
+    """Yield the texts of denials, and if they are too long the numbers of the rest."""
+    size = 0
+    for denial in denials:
+        size += len(denial.text)
+        if size > MOST:
+            yield f"denied {denial.number} to {denials[-1].number}: explain_denial has the details"
+            return
+        yield denial.text
 
 
 def server(session: Session, timeout: float) -> MCPServer:
@@ -43,11 +56,13 @@ def server(session: Session, timeout: float) -> MCPServer:
             return f"killed: it took longer than {timeout:g} s"
         except OSError as error:
             return f"not run: {error.strerror}: {error.filename}"
+        except ValueError as error:  # a NUL in a word
+            return f"not run: {error}"
         parts = [f"exit status {done.status}"]
         for name, data in (("standard output", done.output), ("standard error", done.errors)):
             text = data.decode(errors="replace")
             parts += [f"{name}:\n{text[:MOST]}{'...' * (len(text) > MOST)}"] if text else []
-        return "\n".join([*parts, *(denial.text for denial in done.denials)])
+        return "\n".join([*parts, *_listed(done.denials)])
 
     @serving.tool()
     async def explain_denial(number: int) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 from callfence.asking import writing
@@ -84,7 +84,8 @@ class Session:
         self._document = parse_file(self._policy).inlined()
         # The kernel's audit records of denied files, where audit is on, name neither the call nor its process.
         self._explain = ["--explain"] if self._document.policy.files.lines() else []
-        self.denials: list[Denial] = []
+        self._denials: dict[int, Denial] = {}
+        self._last, self._numbering = 0, Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +100,7 @@ class Session:
 
         Raises subprocess.TimeoutExpired after `timeout` seconds: the command is killed then."""
         pipes = [os.pipe() for _ in range(3)]
-        output, errors, log = readers = [_Reader(reading) for reading, _ in pipes]
+        readers = [_Reader(reading) for reading, _ in pipes]
         ends = [end for _, end in pipes]
         try:
             with self._sealed() as policy:
@@ -115,14 +116,18 @@ class Session:
                     pass_fds=ends[2:],
                     check=False,
                 ).returncode
+        except BaseException:
+            for reader in readers:
+                reader.taken()
+            raise
         finally:
             for end in ends:
                 os.close(end)
         until = time.monotonic() + _LAST
         for reader in readers:
             reader.join(max(0, until - time.monotonic()))
-        denials = self._taken(bytes(log.content).split(b"\n")[:-1])
-        return Done(status, bytes(output.content), bytes(errors.content), denials)
+        printed, complaints, records = (reader.taken() for reader in readers)
+        return Done(status, printed, complaints, self._numbered(records.split(b"\n")[:-1]))
 
     @contextmanager
     def _sealed(self) -> Iterator[str]:
@@ -136,18 +141,24 @@ class Session:
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
             yield f"/proc/{os.getpid()}/fd/{descriptor}"
 
-    def _taken(self, lines: Sequence[bytes]) -> tuple[Denial, ...]:
-        """Number the denials among the records of a log; repetitions are one."""
+    def _numbered(self, lines: Sequence[bytes]) -> tuple[Denial, ...]:
+        """Number the denials among the records of a log; repetitions are one.  The oldest of too many are forgotten."""
         records = [record for record in map(json.loads, lines) if record["event"] == "denied" and record["count"] == 1]
-        first = len(self.denials)
-        self.denials += [Denial(first + place, record) for place, record in enumerate(records, 1)]
-        return tuple(self.denials[first:])
+        with self._numbering:  # of commands that end at the same time
+            denials = tuple(Denial(number, record) for number, record in enumerate(records, self._last + 1))
+            self._last += len(denials)
+            self._denials |= {denial.number: denial for denial in denials}
+            for number in list(self._denials)[:-_REMEMBERED]:
+                del self._denials[number]
+        return denials
 
     def denial(self, number: int) -> Denial:
-        """Return a denial by its number.  Raises UserError if there is none."""
-        if not 1 <= number <= len(self.denials):
-            raise UserError(f"no denial has the number {number}; the session has {len(self.denials)}")
-        return self.denials[number - 1]
+        """Return a denial by its number.  Raises UserError if there is none, or if it has been forgotten."""
+        if not 1 <= number <= self._last:
+            raise UserError(f"no denial has the number {number}; the session has {self._last}")
+        if number not in self._denials:
+            raise UserError(f"denial {number} is forgotten: the session remembers the last {_REMEMBERED:,}")
+        return self._denials[number]
 
     def grant(self, number: int, reason: str, name: str, *, always: bool = False) -> tuple[str, ...]:
         """Allow what a denial was about from the next command on; with `always`, also write it into the policy itself.
@@ -176,16 +187,27 @@ _MOST = 1 << 24
 takes this process's memory."""
 
 
+_REMEMBERED = 10_000
+"""The most denials that a session remembers, some 10 KB each."""
+
+
 class _Reader(Thread):
     """Reads a pipe to its end, which may come long after the command's, and closes it."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(daemon=True)
-        self.content = bytearray()
+        self._content, self._most = bytearray(), _MOST
         self._descriptor = descriptor
         self.start()
 
     def run(self) -> None:
         with open(self._descriptor, "rb", buffering=0) as pipe:
             while part := pipe.read(1 << 16):
-                self.content += part[: _MOST - len(self.content)]
+                self._content += part
+                del self._content[self._most :]
+
+    def taken(self) -> bytes:
+        """Return what has been read.  From now on nothing is kept."""
+        self._most, content = 0, bytes(self._content)
+        self._content.clear()
+        return content

@@ -178,11 +178,12 @@ def _ask(options: argparse.Namespace) -> int:
             return 0
         answer = asking.answer(lake, question, values, rules)
         unknown = asking.unknown(asking.answer(lake, "contents", {}, None), question)
+        records = [*map(asking.as_json, answer.rows)] if question == "log" else []
     if options.format == "json":
         rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
         print(as_output("lake", {"question": question, "rows": rows, "unknown": unknown}))
     else:
-        print_lines(map(asking.as_json, answer.rows) if question == "log" else asking.table(answer))
+        print_lines(records if question == "log" else asking.table(answer))
         for line in unknown:
             print_error(f"callfence lake: {line}")
         if not answer.rows:

@@ -131,5 +131,7 @@ def opened(lake: Path, only: Mapping[str, str], memory: str | None = None) -> It
                 yield Lake(connection)
         except duckdb.Error as error:
             raise UserError(f"{lake}: DuckDB failed: {error}") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of who reads the rows
+            raise UserError(f"{lake}: a part is damaged: it has what `callfence lake add` does not write ({error})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

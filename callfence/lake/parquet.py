@@ -74,9 +74,12 @@ def digests(lake: Path) -> set[bytes]:
     return {digest for part in parts(lake) for digest in _digests(part / "files.parquet")}
 
 
-def _digests(path: Path) -> list[bytes]:
+def _digests(path: Path) -> set[bytes]:
+    """Return the digests of a part.  A small file can have any number of equal ones, of which some thousand are in memory."""
     try:
-        return [bytes.fromhex(digest) for digest in pq.read_table(path, columns=["digest"]).column("digest").to_pylist()]
+        with pq.ParquetFile(path) as file:
+            batches = file.iter_batches(columns=["digest"])
+            return {bytes.fromhex(digest) for batch in batches for digest in batch.column(0).unique().to_pylist()}
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): move its part away, and add its files again") from error
 

@@ -158,12 +158,16 @@ def document_at(revision: str, name: str) -> Document:
         raise
 
 
+_NONE_WITHIN = ("-c", "safe.bareRepository=explicit", "-c", "core.fsmonitor=false")
+"""A change can have a bare repository among its files, whose configuration names programs (git-config(1))."""
+
+
 def git(*arguments: str) -> bytes | None:
     """Return what git prints; None if it fails.  Raises UserError if git is not installed."""
     import subprocess  # most commands ask git nothing
 
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
+        done = subprocess.run(["git", *_NONE_WITHIN, *arguments], capture_output=True, check=False)
     except FileNotFoundError:
         raise UserError("--git needs git, which is not installed") from None
     return done.stdout if done.returncode == 0 else None

@@ -94,11 +94,11 @@ class Reach:
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that has to be judged, in ascending order."""
-        from callfence.policygen.files.calls import PATH_CALLS, SOCKETS, numbers
+        from callfence.policygen.files.calls import BY_HANDLE, PATH_CALLS, SOCKETS, numbers
         from callfence.tracer.linux import OPAQUE
 
         files = any(policy.paths for policy in self.policies)
         uses = {use for use in SOCKETS if files or any(getattr(policy, use) is not None for policy in self.policies)}
         # callfence.enforcer.files.refusals fails the opaque ones
-        names = [name for name in PATH_CALLS * files if self.is_audit or name not in OPAQUE]
+        names = [name for name in (*PATH_CALLS, BY_HANDLE) * files if self.is_audit or name not in OPAQUE]
         return sorted(numbers((*names, *uses)))

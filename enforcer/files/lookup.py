@@ -24,7 +24,7 @@ _OF_PROCESS = (
 )  # fmt: skip
 """Links that lead elsewhere for each process, and what they lead to in its folder of /proc."""
 _NETWORK = b"/net"
-_GONE = b" (deleted)"
+_GONE, _MEMORY = b" (deleted)", b"/memfd:"
 _HEAD = 4096
 """How many bytes at the beginning of an executable are searched for its interpreter."""
 
@@ -115,9 +115,17 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
             os.close(descriptor)
     except OSError:
         return None
-    if not path.startswith(b"/") or path.endswith(_GONE) or path.startswith(b"/memfd:"):
+    if not path.startswith(b"/") or ((path.endswith(_GONE) or path.startswith(_MEMORY)) and not _is_at(path, status)):
         return None
     return File(path, status.st_mode, status.st_uid, status.st_gid, (status.st_dev, status.st_ino))
+
+
+def _is_at(path: bytes, status: os.stat_result) -> bool:
+    """Return whether a path is that file: its name may end as that of a removed one."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), status)
+    except OSError:
+        return False
 
 
 def is_tcp(task: int, process: int, descriptor: int, close: Callable[[int], None] = os.close) -> bool:

@@ -12,9 +12,31 @@ import stat
 from typing import TYPE_CHECKING
 
 from callfence.enforcer.alarms import close_at_once
-from callfence.enforcer.files.lookup import below, grantable, interpreter, is_tcp, look_up, looking, path_from_here, root_of
+from callfence.enforcer.files.lookup import (
+    base_of,
+    grantable,
+    interpreter,
+    is_tcp,
+    look_up,
+    looking,
+    path_from_here,
+    root_of,
+)
 from callfence.enforcer.waiting import WaitingTask
-from callfence.policygen.files.calls import PATH_CALLS, SOCKETS, Need, Pair, address, made_socket, needs, numbers, wanted
+from callfence.policygen.files.calls import (
+    AT_FDCWD,
+    BY_HANDLE,
+    PATH_CALLS,
+    SOCKETS,
+    Need,
+    Pair,
+    Wanted,
+    address,
+    made_socket,
+    needs,
+    numbers,
+    wanted,
+)
 from callfence.policygen.files.landlock import ACCESS
 from callfence.policygen.files.places import named
 from callfence.policygen.grants import NOTHING, OF_A_FILE, WORDS, Right, format_rights, path_line, rights_of, written
@@ -71,13 +93,17 @@ class Judge:
         self._sockets = numbers(tuple(SOCKETS))
         judged = {*reach.calls()}
         self._names = {call: name for call, name in numbers(PATH_CALLS).items() if call in judged}
+        self._handles = {*numbers((BY_HANDLE,))} & judged
         self._granted = [_ByFolder(policy) for policy in reach.policies]
         self.unjudged = 0
-        """How many calls of tasks were not judged into which this process may not look, or that may have other files."""
+        """How many calls were not judged: of tasks into which this process may not look, or that may have other files, or that
+        name a file by its handle."""
 
     def ungranted(self, event: Event) -> list[Ungranted]:
         """Return what a call needs, would get natively, and the policies do not grant; [] if that cannot be found out."""
         call = event.arch, event.number
+        if call in self._handles:
+            self.unjudged += 1
         if call not in self._names and call not in self._sockets:
             return []
         caller = WaitingTask(event.task, event.task)
@@ -130,17 +156,23 @@ class Judge:
             for need in all_needs:
                 yield from self._lacking(need, fields)
                 if Right.EXECUTE in need.rights:
-                    yield from self._interpreters(need.file, fields, root)
+                    yield from self._interpreters(need.file.path, event.task, fields, root)
+            if not all_needs and isinstance(use, Wanted) and Right.EXECUTE in use.right:  # in memory, or removed
+                place = base_of(owner(event.task) if is_own else event.task, event.task, use.descriptor, paths[0])
+                yield from self._interpreters(place, event.task, fields, root)
             if isinstance(use, Pair) and any(Right.MOVE in need.rights for need in all_needs):
                 yield from self._gained(use, paths, look)
 
-    def _interpreters(self, file: File, fields: _Fields, root: bytes) -> Iterator[Ungranted]:
+    def _interpreters(self, place: bytes, task: int, fields: _Fields, root: bytes) -> Iterator[Ungranted]:
         """Yield what policies do not grant of the interpreters and dynamic loaders that the kernel executes to run a file."""
-        inner: File | None = file
         for _ in range(5):  # fs/exec.c
-            inner = look_up(below(root, interpreter(inner.path))) if inner else None
-            if inner and inner.is_executed:
+            name = path_from_here(task, root, interpreter(place))
+            inner = look_up(base_of(owner(task), task, AT_FDCWD, name)) if name else None
+            if inner is None:
+                return
+            if inner.is_executed:
                 yield from self._lacking(Need(inner, Right.READ | Right.EXECUTE), fields)
+            place = inner.path
 
     def _gained(self, pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Ungranted]:
         """Yield the rights that a file would gain where it is moved or linked to: Landlock denies such a move."""

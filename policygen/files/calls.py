@@ -138,6 +138,8 @@ _CALLS: dict[str, Callable[[Sequence[int], Callable[[int, int], bytes]], Sequenc
     "link": lambda a, _: _link((_HERE, a[0]), (_HERE, a[1])),
     "linkat": lambda a, _: _link((_int(a[0]), a[1]), (_int(a[2]), a[3]), a[4]),
     "truncate": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
+    "acct": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
+    "swapon": lambda a, _: [Wanted(_HERE, a[0], Right.READ | Right.WRITE)],
     "truncate64": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
 }
 SOCKETS = {"connect": "connect", "bind": "bind"}
@@ -166,6 +168,8 @@ def numbers(names: Sequence[str]) -> dict[tuple[int, int], str]:
 
 
 PATH_CALLS = tuple(_CALLS)
+BY_HANDLE = "open_by_handle_at"
+"""The call that opens a file without a path."""
 
 
 def wanted(name: str, arguments: Sequence[int], read: Callable[[int, int], bytes]) -> Sequence[Wanted | Pair]:

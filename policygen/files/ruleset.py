@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.files import landlock
-from callfence.policygen.files.calls import DNS, PATH_CALLS, SENDING
+from callfence.policygen.files.calls import BY_HANDLE, DNS, PATH_CALLS, SENDING
 from callfence.policygen.grants import ALL, BARE, KINDS, TCP
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.model import Always, And, Arm, Condition, Operator, Or
@@ -86,7 +86,7 @@ _STREAM_OF_IP = And(
 _MAKING_TCP = {"socket": _STREAM_OF_IP, "socketcall": _ALWAYS}
 """The calls that make a TCP socket where ports are confined, so that io_uring is off (`enforcer.files.landlock`), and where no
 socket listens yet."""
-_OPENING = dict.fromkeys((*PATH_CALLS, "open_by_handle_at", "io_uring_setup"), _ALWAYS)
+_OPENING = dict.fromkeys((*PATH_CALLS, BY_HANDLE, "io_uring_setup"), _ALWAYS)
 _SENDING = dict.fromkeys((*SENDING, "connect", "socketcall", "io_uring_setup"), _ALWAYS)
 """The calls that send to a UDP port or a unix socket, or connect to it."""
 _REACHING = {"paths": _OPENING, "connect": _CONNECTING, "bind": _BINDING, "send": _SENDING, **dict.fromkeys(BARE, _SENDING)}

@@ -346,3 +346,39 @@ def test_a_files_name_writes_no_line_of_the_output(
     out, err = capfd.readouterr()
     assert "::error ::it.policy" in out + err
     assert not [line for line in (out + err).split("\n") if line.startswith("::") or "\x1b" in line]
+
+
+def test_a_bare_repository_among_the_files_of_a_change_runs_no_program(tmp_path: Path) -> None:
+    """Its configuration has git fetch a missing file, by any program."""
+
+    def git(folder: Path, *words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=folder, check=True, timeout=60, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    above, within, ran = tmp_path / "above", tmp_path / "above/within", tmp_path / "ran"
+    above.mkdir()
+    git(above, "init", "-q")
+    (above / "it.policy").write_text(POLICY)
+    git(above, "add", ".")
+    git(above, "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "1")
+    blob = git(above, "rev-parse", "HEAD:it.policy")
+    git(above, "clone", "-q", "--bare", ".", "within")
+    (within / "it.policy").write_text(POLICY)
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n: > {ran}\n")
+    program.chmod(0o755)
+    (within / "objects" / blob[:2] / blob[2:]).unlink()
+    for setting in (
+        "core.repositoryFormatVersion=1",
+        "core.bare=false",
+        "core.worktree=.",
+        f"core.fsmonitor={program}",
+        "extensions.partialClone=origin",
+        "remote.origin.promisor=true",
+        f"remote.origin.url={above}",
+        f"remote.origin.uploadpack={program}",
+    ):
+        git(within, "config", "-f", "config", *setting.split("=", 1))
+    for words in (("lint",), ("diff",), ("review", "--no-terminal")):
+        assert run(within, *words, "--git", "HEAD", "it.policy").returncode == 2
+    assert not ran.exists()

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -67,3 +71,40 @@ def test_another_user_does_not_answer(tmp_path: Path, user: int) -> None:
                 Program(path)
         else:
             assert Program(path).fileno() >= 0
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000 + b"\n", b"{}\n", b"5\n", b"x\n", b'{"type": "question"}\n', b"x" * (1 << 25)])
+def test_what_is_no_question_ends_its_connection(tmp_path: Path, line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any program of the user may connect, a confined one too."""
+    reports: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", reports.append)
+    with Listener(tmp_path / "ask", lambda question: "run"), socket.socket(socket.AF_UNIX) as other:
+        other.settimeout(20)
+        other.connect(str(tmp_path / "ask"))
+        with suppress(BrokenPipeError, ConnectionResetError):
+            other.sendall(line)
+            assert other.recv(1) == b""
+    assert not reports
+
+
+def test_connections_without_end_do_not_end_the_listener(tmp_path: Path) -> None:
+    """Afterwards it answers as before."""
+    script = (
+        "import resource, socket, sys; from callfence import Listener;"
+        "listener = Listener(sys.argv[1], lambda question: 'run'); print('ready', flush=True);"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)); sys.stdin.read()"
+    )
+    path = str(tmp_path / "ask")
+    with subprocess.Popen([sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        many = [socket.socket(socket.AF_UNIX) for _ in range(30)]
+        for each in many:
+            each.connect(path)
+        time.sleep(0.5)
+        for each in many:
+            each.close()
+        with socket.socket(socket.AF_UNIX) as enforce:
+            enforce.settimeout(20)
+            enforce.connect(path)
+            enforce.sendall(json.dumps(QUESTION).encode() + b"\n")
+            assert json.loads(enforce.recv(1 << 16))["answer"] == "run"

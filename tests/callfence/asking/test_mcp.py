@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.types import ElicitResult
 
 from callfence.asking.session import Session
-from callfence.tracer.abi import NATIVE
+from callfence.tracer.abi import NATIVE, table
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -221,3 +222,40 @@ def test_what_a_command_prints_takes_no_memory_without_end(tmp_path: Path, monke
     with Session(policy, folder=tmp_path) as session:
         done = session.run(["sh", "-c", "head -c 3000000 /dev/zero; head -c 5 /dev/zero >&2"])
     assert (done.status, len(done.output), len(done.errors)) == (0, 1 << 20, 5)
+
+
+def test_many_denials_take_neither_the_answer_nor_the_memory(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each differs from the others, so each has a report."""
+    texts: list[str] = []
+    kinds = ("fsopen", "fspick", "io_", "key", "mount", "mq_", "msg", "pkey_", "quota", "sem", "setx", "shm", "swap", "timer")
+    denied = [number for number, call in table(NATIVE).by_number.items() if call.name.startswith(kinds)]
+    script = f"import ctypes\nfor each in range(20):\n for number in {denied}: ctypes.CDLL(None).syscall(number, *[each] * 6)"
+    command = [sys.executable, "-c", script]
+
+    async def work(session: ClientSession) -> None:
+        texts.append(await said(session, "run", command=command))
+        texts.append(await said(session, "explain_denial", number=300))
+        texts.append(await said(session, "run", command=["a\0b"]))
+
+    served(policy, work)
+    assert len(texts[0]) < 110_000
+    assert texts[0].splitlines()[-1].endswith(": explain_denial has the details")
+    assert texts[1].startswith(f"denied {300}: ")
+    assert texts[2] == "not run: embedded null byte"
+    monkeypatch.setattr("callfence.asking.session._REMEMBERED", 3)
+    with Session(policy) as session:
+        numbers = [denial.number for denial in session.run(command).denials]
+        assert numbers == list(range(1, len(numbers) + 1))
+        with pytest.raises(UserError, match=f"denial {len(numbers) - 3} is forgotten"):
+            session.denial(len(numbers) - 3)
+        assert session.denial(len(numbers) - 2).number == len(numbers) - 2
+
+
+def test_what_is_left_behind_takes_no_memory(policy: Path) -> None:
+    policy.write_text(for_this_machine("default allow\nchroot: errno EPERM\n"))
+    with Session(policy) as session:
+        done = session.run(["sh", "-c", "(while :; do echo left behind; done) & echo $!; sleep 0.3"])
+        readers = [thread for thread in threading.enumerate() if hasattr(thread, "taken")]
+        time.sleep(0.1)
+        os.kill(int(done.output.split()[0]), signal.SIGKILL)
+        assert readers and all(len(reader.taken()) <= 1 << 16 for reader in readers)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lakes import X86_64, event, observation, recording
 from needed import needs, needs_root
@@ -263,6 +265,46 @@ def test_a_damaged_part_is_an_error(lake: Path, capsys: pytest.CaptureFixture[st
     assert status == 2 and f"{part}/files.parquet is damaged" in err
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "value", "words"),
+    [
+        ("observations", "call", "zz", ("fold", "-o", "all.rec")),
+        ("observations", "example", [], ("fold", "-o", "all.rec")),
+        ("observations", "evidence", "{", ("fold", "-o", "all.rec")),
+        ("runs", "record", None, ("fold", "-o", "all.rec")),
+        ("events", "record", None, ("ask", "--now", NOW, "log")),
+    ],
+)
+def test_a_part_that_another_program_wrote_is_an_error(
+    lake: Path, table: str, column: str, value: object, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (part,) = lake.glob("part-*")
+    rows = pq.read_table(part / f"{table}.parquet")
+    place = rows.schema.get_field_index(column)
+    values = pa.array([value] * rows.num_rows, rows.schema.field(column).type)
+    pq.write_table(rows.set_column(place, column, values), part / f"{table}.parquet")
+    words = tuple(str(lake.parent / word) if word.endswith(".rec") else word for word in words)
+    status, _, err = run(capsys, words[0], *words[1:3], lake, *words[3:])
+    assert status == 2 and f"{lake}: a part is damaged" in err
+    assert not (lake.parent / "all.rec").exists()
+
+
+def test_digests_without_end_take_no_memory(lake: Path) -> None:
+    """1.3 GB of text, once in a file."""
+    (part,) = lake.glob("part-*")
+    schema = pq.read_schema(part / "files.parquet")
+    same = [pa.repeat(pa.scalar("a" * 64 if field.name == "digest" else None, field.type), 1_000_000) for field in schema]
+    with pq.ParquetWriter(part / "files.parquet", schema, compression="zstd") as file:
+        for _ in range(20):
+            file.write_batch(pa.record_batch(same, schema=schema))
+    script = (
+        "import resource, sys; from pathlib import Path; from callfence.lake.parquet import digests;"
+        "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30)); print(len(digests(Path(sys.argv[1]))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, lake], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "1\n", done.stderr
+
+
 def test_several_may_add_the_same_files(lake: Path, fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = "from callfence.cli import main; import sys; main(['lake', *sys.argv[1:]])"
     command = [sys.executable, "-c", code, "add", "--layout", "{host}/{version}/*", str(tmp_path / "shared"), str(fleet)]
@@ -274,8 +316,6 @@ def test_several_may_add_the_same_files(lake: Path, fleet: Path, tmp_path: Path,
 
 def test_numbers_of_64_bits_are_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Arguments are from -2**63 to 2**64 - 1, registers to 2**64 - 1."""
-    import pyarrow.parquet as pq
-
     odd = observation(9)._replace(arguments=(None, (1 << 64) - 1, -(1 << 63), None, None, None), example=((1 << 64) - 1,) * 6)
     recording_file.save(tmp_path / "app.rec", recording("a", 1, [odd]))
     run(capsys, "add", tmp_path / "lake", tmp_path / "app.rec")

@@ -68,6 +68,9 @@ DENIALS = (
     ("path ./data: read", "socket:data/n", ["path ./data: socket"]),
     ("path ./data: read", "execute:data/run", ["path ./data/run: execute"]),
     ("path ./data: read", "fexecve:data/run", ["path ./data/run: execute"]),
+    ("path ./data: read", "script:data/run", ["path ./data/run: execute"]),
+    ("path ./data: read", "script:/proc/self/cwd/data/run", ["path ./data/run: execute"]),
+    ("path ./data: read", "read:other/a (deleted)", ['path "./other/a (deleted)": read']),
     ("path ./data: read", "read:/proc/self/status", ["path /proc/self/status: read"]),
     ("path ./data: read", "read:/proc/1/status", ["path /proc: read"]),
     ("path ./data: read", "read:/proc/net/tcp", ["path /proc/self/net: read"]),
@@ -82,6 +85,7 @@ DENIALS = (
 def test_each_denial_is_explained_by_the_line_that_would_grant_it(run, place, program, lines, operation, told):
     (place.folder / "data/run").write_bytes(Path(program).read_bytes())
     (place.folder / "data/run").chmod(0o755)
+    (place.folder / "other/a (deleted)").write_text("text")
     done = run(lines, operation)
     assert done.stdout.split()[-1] in ("EACCES", "EXDEV")
     assert not_granted(done) == told
@@ -94,6 +98,14 @@ def test_each_denial_is_explained_by_the_line_that_would_grant_it(run, place, pr
     # EEXIST: a file is made before opening it is denied (fs/namei.c, lookup_open)
     assert again.stdout.split()[-1] in ("ok", "ECONNREFUSED", "EEXIST"), again.stderr
     assert again.stderr == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="these calls are root's")
+def test_what_only_root_opens_is_told_or_counted(run):
+    done = run("path ./data: read", "account:other/a", "swap:other/a", "handle:other/a")
+    assert done.stdout.split() == ["EACCES"] * 3
+    assert not_granted(done) == ["path ./other/a: write", "path ./other/a: read, write"]
+    assert "calls that name files or ports: 1 is in no report if it was denied" in done.stderr
 
 
 def test_what_is_granted_or_fails_anyway_is_not_told(run):

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/swap.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -149,9 +150,9 @@ static int unended(const char *path)
 	return open(memcpy(page + size - strlen(path), path, strlen(path)), O_RDONLY);
 }
 
-static int fexecuted(const char *path)
+static int fexecuted(int fd)
 {
-	int status, fd = open(path, O_PATH);
+	int status;
 	pid_t child = fork();
 
 	if (child == 0) {
@@ -161,6 +162,24 @@ static int fexecuted(const char *path)
 	waitpid(child, &status, 0);
 	errno = WEXITSTATUS(status);
 	return errno ? -1 : 0;
+}
+
+static int script(const char *interpreter)
+{
+	int fd = memfd_create("script", 0);
+
+	dprintf(fd, "#!%s\n", interpreter);
+	return fexecuted(fd);
+}
+
+static int by_handle(const char *path)
+{
+	struct { struct file_handle head; char rest[MAX_HANDLE_SZ]; } handle = { .head.handle_bytes = MAX_HANDLE_SZ };
+	int mount;
+
+	if (name_to_handle_at(AT_FDCWD, path, &handle.head, &mount, 0))
+		return -1;
+	return open_by_handle_at(AT_FDCWD, &handle.head, O_RDONLY);
 }
 
 static int done(const char *what, const char *path, const char *other)
@@ -196,7 +215,11 @@ static int done(const char *what, const char *path, const char *other)
 	if (!strcmp(what, "lease")) return leased(path);
 	if (!strcmp(what, "no-path")) return open(no_path, O_RDONLY) + rename(no_path, path);
 	if (!strcmp(what, "unended")) return unended(path);
-	if (!strcmp(what, "fexecve")) return fexecuted(path);
+	if (!strcmp(what, "fexecve")) return fexecuted(open(path, O_PATH));
+	if (!strcmp(what, "script")) return script(path);
+	if (!strcmp(what, "handle")) return by_handle(path);
+	if (!strcmp(what, "account")) return acct(path);
+	if (!strcmp(what, "swap")) return swapon(path, 0);
 	if (!strcmp(what, "exchange")) return renameat2(AT_FDCWD, path, AT_FDCWD, other, 2);
 	if (!strcmp(what, "named")) return named(path, other);
 	if (!strcmp(what, "in-thread")) return in_thread(path);
