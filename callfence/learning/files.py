@@ -28,6 +28,7 @@ from callfence.policygen.files.calls import (
     opens_for_neither,
     wanted,
 )
+from callfence.policygen.files.configuration import PUBLIC, configures
 from callfence.policygen.files.made import KEPT_APART, MADE, fewest
 from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located, named
 from callfence.policygen.grants import NOTHING, Right, format_rights
@@ -52,6 +53,8 @@ _NAME = re.compile(rb"/proc/(\d+)(/task/\d+)?/comm")
 """The name of a process or thread (proc_pid_comm(5))."""
 _TERMINALS, _OTHER_ENDS = b"/dev/ptmx", b"/dev/pts"
 """Who opens the first has a new terminal, whose other end is mostly opened by TIOCGPTPEER, which names no file (pts(4))."""
+_MOST_FILES = 1000
+"""Number of files in a folder of configuration that are looked at."""
 _NUMBERED = (b"/proc/", b"/sys/", b"/dev/")
 """Where the kernel gives a file another inode at any time."""
 
@@ -119,12 +122,14 @@ class FileWatcher:
 
     def uses(self) -> tuple[Use, ...]:
         """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, ABSTRACT
-        and FAMILY or OTHERS, or MADE and the path of a file that was made (`fewest`)."""
+        and FAMILY or OTHERS, MADE and the path of a file that was made (`fewest`), or PUBLIC and a folder."""
         by_name: dict[tuple[str, str], Right] = {}
         for (path, executable), rights in self._rights.items():
             key = (self._named(path), executable)
             by_name[key] = by_name.get(key, NOTHING) | rights
         uses = [(name, format_rights(rights), executable) for (name, executable), rights in by_name.items()]
+        read = {configures(name) for (name, _), rights in by_name.items() if Right.READ in rights}
+        uses += [(PUBLIC, folder, "") for folder in read if folder and _is_public(folder)]
         uses += [(MADE, path, "") for path in fewest(self._tops())]
         return tuple(sorted([*uses, *((ABSTRACT, aim, executable) for aim, executable in self._aims)]))
 
@@ -311,6 +316,27 @@ def _identity(path: bytes) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _is_public(folder: str) -> bool:
+    """Return whether a folder and all that is in it belong to root, and are readable for every user and writable for few."""
+    left = _MOST_FILES
+    waiting = [folder]
+    while waiting:
+        path = waiting.pop()
+        left -= 1
+        try:
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):  # what it leads to takes a line of its own
+                continue
+            mode = 0o005 if (is_folder := stat.S_ISDIR(status.st_mode)) else 0o004
+            is_file = is_folder or stat.S_ISREG(status.st_mode)
+            if status.st_uid or not is_file or status.st_mode & (mode | 0o002) != mode or left < 0:
+                return False
+            waiting += [os.path.join(path, name) for name in os.listdir(path)] if is_folder else []
+        except OSError:
+            return False
+    return True
 
 
 def _located(path: bytes, environment: Sequence[bytes]) -> bytes:
