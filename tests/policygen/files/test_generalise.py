@@ -38,6 +38,11 @@ RULES = (
         [run("./.venv/lib/python3.13/site-packages/a/b.py: read", "./.venv/lib/python3.13/site-packages/a/c: write")],
         {"./.venv/lib/python3.13/site-packages": "read", "./.venv/lib/python3.13/site-packages/a/c": "write"},
     ),
+    (
+        "the caches of fonts, also where the user's are written",
+        [run("/var/cache/fontconfig/0d-le64.cache-9: read", "$HOME/.cache/fontconfig/0d-le64.cache-9: read, write")],
+        {"/var/cache/fontconfig": "read", "$HOME/.cache/fontconfig": "read, write"},
+    ),
     ("not a folder whose name only ends so", [run("./my-site-packages/a: read")], {"./my-site-packages/a": "read"}),
     ("any terminal", [run("/dev/pts/3: read, write")], {"/dev/pts": "read, write"}),
     ("any thread", [run("/proc/self/task/3/stat: read")], {"/proc/self/task": "read"}),
