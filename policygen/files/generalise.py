@@ -172,7 +172,7 @@ def of_configuration(folders: Collection[str]) -> Callable[[list[Names]], Callab
         folder = configures(path)
         if folder not in folders or Right.READ not in rights:
             return None
-        return folder, Right.READ, "configuration that every user may read; editors and updates replace its files"
+        return folder, Right.READ, "every user may read this configuration, and editing replaces its files"
 
     return lambda _: move
 
