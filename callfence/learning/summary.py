@@ -168,7 +168,7 @@ def _to_narrow(policy: Policy, plain: Recording) -> list[str]:
         may = f"it may {rights} everything in {folder}"
         folders = [name for name in names if name.endswith("/")]
         if files := [name for name in names if name not in folders]:
-            own = f"{folder.rstrip('/')}/run"
+            own = f"{folder.rstrip('/')}/{files[0].partition('.')[0] if folder == '/run' else 'run'}"
             rows.append(f"let it make {_some(files)} in a folder of its own, such as {own}: {may}")
         if folders:
             rows.append(f"learn it again with --fresh, now that {_some(folders)} is there: {may}")

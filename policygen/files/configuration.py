@@ -18,9 +18,9 @@ PUBLIC = "public"
 """The first field of a use that names a folder which, with all that is in it, is root's and readable for every user."""
 _ABOVE = ("/etc/", "/usr/local/etc/")
 _OF_MANY = re.compile(
-    r"alternatives|apt|cron\..+|default|init\.d|logrotate\.d|modprobe\.d|modules-load\.d|opt|pam\.d|profile\.d|rc.\.d|security"
-    r"|skel|sudoers\.d|sysconfig|sysctl\.d|systemd|tmpfiles\.d|udev|xdg"
-    r"|docker|ipsec\.d|kubernetes|letsencrypt|network|NetworkManager|openvpn|pki|ppp|ssh|ssl|swanctl|wireguard|wpa_supplicant"
+    r"alternatives|default|init\.d|opt|pam\.d|rc.\.d|security|skel|sysconfig|systemd|xdg"
+    r"|apt|docker|ipsec\.d|kubernetes|letsencrypt|network|NetworkManager|openvpn|pki|ppp|ssh|ssl|sudoers\.d|swanctl|wireguard"
+    r"|wpa_supplicant"
 )
 """Names of folders that many programs share, or that are there for keys."""
 

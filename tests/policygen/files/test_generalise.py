@@ -297,6 +297,7 @@ def test_configuration_that_every_user_may_read_is_granted_by_its_folder(runs, g
     [
         ("/etc/app/x", "/etc/app"),
         ("/etc/app/ssl/x", "/etc/app"),
+        ("/etc/cron.d/x", "/etc/cron.d"),
         ("/usr/local/etc/app/x", "/usr/local/etc/app"),
         *((path, "") for path in ("/etc/app", "/etc", "/etc/ssh/x", "/etc/ppp/x", "/etc/pam.d/x", "./etc/app/x")),
     ],
