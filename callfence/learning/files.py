@@ -28,7 +28,8 @@ from callfence.policygen.files.calls import (
     opens_for_neither,
     wanted,
 )
-from callfence.policygen.files.made import KEPT_APART, MADE, fewest
+from callfence.policygen.files.configuration import PUBLIC, configures
+from callfence.policygen.files.made import KEPT_APART, LEFT, MADE, fewest
 from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located, named
 from callfence.policygen.grants import NOTHING, Right, format_rights
 from callfence.policygen.learning.scope import FAMILY, OTHERS
@@ -52,6 +53,10 @@ _NAME = re.compile(rb"/proc/(\d+)(/task/\d+)?/comm")
 """The name of a process or thread (proc_pid_comm(5))."""
 _TERMINALS, _OTHER_ENDS = b"/dev/ptmx", b"/dev/pts"
 """Who opens the first has a new terminal, whose other end is mostly opened by TIOCGPTPEER, which names no file (pts(4))."""
+_MOST_FILES = 1000
+"""Number of files in a folder of configuration that are looked at."""
+_EMPTIED = (b"/run/",)
+"""Where nothing is left when the machine has been started."""
 _NUMBERED = (b"/proc/", b"/sys/", b"/dev/")
 """Where the kernel gives a file another inode at any time."""
 
@@ -84,6 +89,8 @@ class FileWatcher:
             self._aims.add((OTHERS, "?"))
         self._made: set[bytes] = set()
         """Paths of the files that the program has made or replaced."""
+        self._left: set[bytes] = set()
+        """Paths of the files that earlier runs have left in a folder which the kernel empties."""
         self._replaced: set[bytes] = set()
         """Paths of those that others have replaced while the program ran: at a reload, or a rotation of its logs."""
         self._identities: dict[bytes, tuple[int, int]] = {}
@@ -119,13 +126,16 @@ class FileWatcher:
 
     def uses(self) -> tuple[Use, ...]:
         """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, ABSTRACT
-        and FAMILY or OTHERS, or MADE and the path of a file that was made (`fewest`)."""
+        and FAMILY or OTHERS, MADE and the path of a file that was made (`fewest`), or PUBLIC or LEFT and a path."""
         by_name: dict[tuple[str, str], Right] = {}
         for (path, executable), rights in self._rights.items():
             key = (self._named(path), executable)
             by_name[key] = by_name.get(key, NOTHING) | rights
         uses = [(name, format_rights(rights), executable) for (name, executable), rights in by_name.items()]
+        read = {configures(name) for (name, _), rights in by_name.items() if Right.READ in rights}
+        uses += [(PUBLIC, folder, "") for folder in read if folder and _is_public(folder)]
         uses += [(MADE, path, "") for path in fewest(self._tops())]
+        uses += [(LEFT, self._named(path), "") for path in self._left]
         return tuple(sorted([*uses, *((ABSTRACT, aim, executable) for aim, executable in self._aims)]))
 
     def _named(self, path: bytes) -> str:
@@ -164,6 +174,8 @@ class FileWatcher:
                 continue
             needed = [*needs(request, paths, looking(task.tgid, task.tid, root))]
             for need in needed:
+                if any(part.makes & Right.CREATE for part in parts):
+                    self._find(task, need)
                 self._needed(task, need, root)
             makes = any(part.makes for part in parts)  # whether it does depends on whether the file is there
             if is_fixed and needed and not makes and not any(need.name or Right.MOVE in need.rights for need in needed):
@@ -249,6 +261,18 @@ class FileWatcher:
         if file.path == _TERMINALS:
             self._note(_OTHER_ENDS, Right.READ | Right.WRITE, task.executable)
 
+    def _find(self, task: Task, need: Need) -> None:
+        """Note a file below /run that a call would make if no earlier run had left it there: it is gone once the machine has
+        been started again."""
+        file, folder = need.file, os.path.dirname(need.file.path)
+        is_left = file.path.startswith(_EMPTIED) and stat.S_ISREG(file.mode) and self._place(file.path) == file.path
+        if need.name or not is_left or not self._permits(file._replace(path=folder), Right.WRITE):
+            return
+        if self._named(folder) in KEPT_APART:
+            self._left.add(file.path)
+        else:
+            self._note(folder, Right.CREATE | need.rights, task.executable)
+
     def _identify(self, file: File) -> None:
         """Note which file is at a path, and whether others have put it there in place of the one before."""
         former = self._identities.get(file.path, file.identity)
@@ -311,6 +335,27 @@ def _identity(path: bytes) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _is_public(folder: str) -> bool:
+    """Return whether a folder and all that is in it belong to root, and are readable for every user and writable for few."""
+    left = _MOST_FILES
+    waiting = [folder]
+    while waiting:
+        path = waiting.pop()
+        left -= 1
+        try:
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):  # what it leads to takes a line of its own
+                continue
+            mode = 0o005 if (is_folder := stat.S_ISDIR(status.st_mode)) else 0o004
+            is_file = is_folder or stat.S_ISREG(status.st_mode)
+            if status.st_uid or not is_file or status.st_mode & (mode | 0o002) != mode or left < 0:
+                return False
+            waiting += [os.path.join(path, name) for name in os.listdir(path)] if is_folder else []
+        except OSError:
+            return False
+    return True
 
 
 def _located(path: bytes, environment: Sequence[bytes]) -> bytes:

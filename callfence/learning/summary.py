@@ -10,7 +10,7 @@ from callfence.learning.rehearsal.plan import plan
 from callfence.policygen.completeness import estimate, run_next
 from callfence.policygen.files.generalise import is_path
 from callfence.policygen.files.generalise_hosts import by_host, recorded
-from callfence.policygen.files.made import made, movable
+from callfence.policygen.files.made import left, made, movable
 from callfence.policygen.files.ruleset import unconfined
 from callfence.policygen.filter.listener import may_install_filters
 from callfence.policygen.grants import ANY, ANY_PORT, TCP, Right, format_ports, format_rights, written
@@ -127,6 +127,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         ("how sure", sureness(estimated(plain, policy))),
         ("run it next", "; ".join(run_next(plain)) or "in other ways: the recording suggests none"),
     ]
+    rows += [("not learned", text) for text in _after_a_boot(policy, plain)]
     rows += [("not observed", gap) for gap in _gaps(learned)]
     rows += [("refused", line) for line in _refused(learned)]
     return rows
@@ -167,11 +168,18 @@ def _to_narrow(policy: Policy, plain: Recording) -> list[str]:
         may = f"it may {rights} everything in {folder}"
         folders = [name for name in names if name.endswith("/")]
         if files := [name for name in names if name not in folders]:
-            own = f"{folder.rstrip('/')}/run"
+            own = f"{folder.rstrip('/')}/{files[0].partition('.')[0] if folder == '/run' else 'run'}"
             rows.append(f"let it make {_some(files)} in a folder of its own, such as {own}: {may}")
         if folders:
             rows.append(f"learn it again with --fresh, now that {_some(folders)} is there: {may}")
     return rows
+
+
+def _after_a_boot(policy: Policy, plain: Recording) -> list[str]:
+    """Return how to learn what the program does when files are gone that earlier runs have left."""
+    names = left(policy.files, [run.files for run in plain.runs])
+    what = "the program may not make it again, once a start of the machine has removed it: remove it, and learn a start"
+    return [f"{printable(name)} was there before; {what}" for name in names]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ ANY = "any"
 _PORTS = ("tcp connect", "udp send")
 _STARTS = {"tcp connect": "connect", "udp send": "send", "unix connect": "unix", "dns query": "query"}
 """The words with which a line begins -> the use that it is about."""
+_BIND = "tcp bind"
 LINES = tuple(_STARTS)
 USES = tuple(_STARTS.values())
 _ALL = [(0, 65535)]
@@ -42,6 +43,8 @@ def encode(files: Files) -> bytes:
     for start, use in _STARTS.items():
         if start not in _PORTS and (places := getattr(files, use)) is not None:
             each += [f"{start} {place}: " for place in places] or [f"{start}: none"] * (use != "query")
+    if each and (bound := files.lines().get(_BIND)):
+        each.append(f"{_BIND}: {bound}")
     return "\0".join(map(_escaped, each)).encode("utf-8", "surrogateescape")
 
 
@@ -62,7 +65,7 @@ def _unescaped(line: str) -> str:
 class Rules:
     """What one policy grants: for each use the hosts and ports, and the unix sockets."""
 
-    __slots__ = ("below", "confines", "everywhere", "names", "networks", "sockets")
+    __slots__ = ("below", "bound", "confines", "everywhere", "names", "networks", "sockets")
 
     def __init__(self, content: bytes) -> None:
         """`content`: the result of `encode`."""
@@ -76,6 +79,8 @@ class Rules:
         """Use -> name -> ranges of ports; all for `query`, which has none."""
         self.below: dict[str, dict[str, list[tuple[int, int]]]] = {"connect": {}, "send": {}, "query": {}}
         """Use -> name -> ranges of ports of all names below it."""
+        self.bound: list[tuple[int, int]] = []
+        """Ranges of the TCP ports that the policy lets the program bind; none if it does not confine them."""
         self.sockets: list[str] = []
         """The unix sockets as the policy writes them (`policygen.hosts`)."""
         for line in content.decode("utf-8", "surrogateescape").split("\0") if content else ():
@@ -83,6 +88,9 @@ class Rules:
 
     def add(self, start: str, granted: str) -> None:
         """Add a line: what is before its last colon, and what is after it."""
+        if start == _BIND:
+            self.bound = _ports(granted)
+            return
         words = start.split(" ", 2)
         use, host = _STARTS[" ".join(words[:2])], words[2] if len(words) > 2 else ""
         self.confines.add(use)
@@ -98,6 +106,10 @@ class Rules:
             self.networks[use].append((*network, ports))
         else:
             self.names[use][host] = [*self.names[use].get(host, ()), *ports]
+
+    def binds(self, port: int) -> bool:
+        """Return whether the policy confines the TCP ports that the program binds, and this is one of them."""
+        return _has(self.bound, port)
 
     @property
     def has_names(self) -> bool:

@@ -171,12 +171,13 @@ class Targets:
         nothing can be sent (`nowhere`).
 
         Resolvers connect a datagram socket to each address of a name, or of this host, to see from which address it would be
-        reached (RFC 6724, 6), and send nothing; the port is 0 if they were given none."""
+        reached (RFC 6724, 6), and send nothing; the port is 0 if they were given none.  A server looks its own addresses up
+        with the TCP port that it is about to bind."""
         names = self._names.of(peer.host) if self._names else []
         policies = [rules for _, rules in self._hosts.policies]
         if all(rules.grants("send", peer.host, peer.port, names) for rules in policies):
             return False
-        if nowhere:
+        if nowhere or (is_loopback(peer.host) and all(rules.binds(peer.port) for rules in policies)):
             return True
         uses = [[use for use in ("send", "connect") if use in rules.confines] for rules in policies]
         return all(

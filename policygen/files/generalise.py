@@ -2,8 +2,8 @@
 
 A *use* is a path as a policy writes it, the rights, and the executable that used it (`callfence.learning.files`); or `tcp
 connect` or `tcp bind`, a port, and the executable (`callfence.learning.ports`); or one of a host or unix socket
-(`generalise_hosts`); or MADE, the path of a file that the run made
-in a folder which was there before, and "".  A rule moves rights from a path to a folder above it, or a port to a range.  Rules
+(`generalise_hosts`); or MADE, the path of a file that the run made in a folder which was there before, and ""; or PUBLIC and a
+folder (`configuration`).  A rule moves rights from a path to a folder above it, or a port to a range.  Rules
 only add grants, and never grant the whole root, home or `/etc`.
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.files.algebra import extended, granted, reduced
 from callfence.policygen.files.calls import DNS, UDP_CONNECT
+from callfence.policygen.files.configuration import configures, public
 from callfence.policygen.files.generalise_hosts import (
     added_hosts,
     learned_hosts,
@@ -47,7 +48,7 @@ from callfence.policygen.values import replace
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from callfence.policygen.grants import Ports
 
@@ -82,7 +83,7 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
     `hosts`: where a run recorded to which hosts it connects, grant ports there, not at any host."""
     parsed = [_names(run) for run in runs]
     why: dict[str, str] = {}
-    for rule in () if exact else RULES:
+    for rule in () if exact else (of_configuration(public(runs)), *RULES):
         move = rule(parsed)
         parsed = [_moved(names, move, why) for names in parsed]
     whole: Names = {}
@@ -161,6 +162,19 @@ def _ports(run: Iterable[Use], use: str) -> set[int]:
 
 
 # Rules.  Each takes the names of every run, and returns a function that says of a name and its rights what is moved where.
+
+
+def of_configuration(folders: Collection[str]) -> Callable[[list[Names]], Callable[[str, Right], Move | None]]:
+    """Return the rule that grants one of these folders of configuration once a file in it is read: editors and updates replace
+    files there, and a reload may read others."""
+
+    def move(path: str, rights: Right) -> Move | None:
+        folder = configures(path)
+        if folder not in folders or Right.READ not in rights:
+            return None
+        return folder, Right.READ, "every user may read this configuration, and editing replaces its files"
+
+    return lambda _: move
 
 
 def of_trees(runs: list[Names]) -> Callable[[str, Right], Move | None]:

@@ -1,7 +1,7 @@
 """The files that runs made, and what follows from their names: that old ones will be removed, and what should be elsewhere.
 
 They are recorded as uses (`generalise.Use`): MADE, the path of a file that the run made in a folder which was there before, and
-"".
+"".  LEFT, the path, and "" is a file that was there already, and will not be at some later start.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING
 
+from callfence.policygen.files.algebra import granted
 from callfence.policygen.grants import Right
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 MADE = "made"
 """The first field of a use that names a file which a run made; the path of a folder in which it made more ends with a slash."""
+LEFT = "left"
+"""The first field of a use that names a file which an earlier run had left in one of `KEPT_APART`, and which the machine's next
+start removes."""
 MANY = 8
 """Number of names read in one folder from which the whole folder is granted."""
 KEPT_APART = (
@@ -80,3 +84,9 @@ def fewest(paths: Iterable[str]) -> list[str]:
         if (kind in kinds or len(kinds) < MANY) and len(kinds[kind]) < 2:
             kinds[kind].append(path)
     return [path for kinds in kept.values() for names in kinds.values() for path in names]
+
+
+def left(files: Files, runs: Sequence[Iterable[tuple[str, str, str]]]) -> list[str]:
+    """Return the files that earlier runs had left, and that no line lets the program make, ascending."""
+    found = {path for run in runs for use, path, _ in run if use == LEFT} if files.paths is not None else set()
+    return sorted(path for path in found if Right.CREATE not in granted(files.grants, path.rpartition("/")[0] or "/"))

@@ -13,13 +13,14 @@ from callfence.policygen.paths import PathError, canonical
 _HOSTS = tuple(f"{USES[use]} " for use in TO_HOSTS)
 _PLACES = {f"{start} ": kind for kind, start in BARE.items()}
 _NAME = "name "
-_MADE = "made"
+_FOLDERS = ("left", "made", "public")
+"""The first fields of uses that say something of a file or folder, without a right to it."""
 _MOST_PORT = 65535
 
 
 def is_use(what: str, value: str) -> bool:
     """Return whether a use is one that `learn` records, by its first two fields, as far as these become lines of a policy."""
-    if what == _MADE:
+    if what in _FOLDERS:
         return _is_place(value.rstrip("/") or "/")
     if not _is_place(what):
         return False

@@ -287,6 +287,35 @@ def test_a_replaced_file_of_etc_takes_no_line_for_etc(commands, place):
     assert "path /etc" not in parse_file(policy).policy.files.lines()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="making files in /run takes root")
+def test_a_file_of_run_that_was_left_is_made_again(commands, place):
+    """After a start of the machine. For /run itself the summary says what will be missing."""
+    name, folder = Path(f"/run/callfence-{os.getpid()}.pid"), Path(f"/run/callfence-{os.getpid()}")
+    folder.mkdir()
+    program = ["sh", "-ec", f"echo 1 > {folder}/pid; echo 2 > {name}; rm {name} {folder}/pid"]
+    policy = place.folder / "run.policy"
+    said = f"{name} was there before; the program may not make it again"
+    try:
+        for left in name, folder / "pid":
+            left.write_text("text\n")
+        kept = [*program[:2], program[2].replace(f"rm {name} {folder}/pid", "true")]
+        done = commands.learn(policy, kept, place.folder, "--files", env=place.environment)
+        lines = parse_file(policy).policy.files.lines()
+        assert (lines[f"path {name}"], lines[f"path {folder}"]) == ("write", "write, create")
+        assert "path /run" not in lines
+        assert said.encode() in done.stderr.replace(b"\n               ", b" ")
+        for left in name, folder / "pid":
+            left.unlink()
+        done = commands.learn(policy, program, place.folder, "--files", env=place.environment)
+        assert said.encode() not in done.stderr
+        done = commands.enforce(policy, program, place.folder, env=place.environment)
+        assert done.ran.returncode == 0, done
+    finally:
+        for left in name, folder / "pid":
+            left.unlink(missing_ok=True)
+        folder.rmdir()
+
+
 def test_who_makes_terminals_is_granted_their_other_ends(commands, place):
     lines = learn(commands, place, "terminal:/dev/ptmx")
     assert [line for line in lines if "/dev/p" in line] == ["path /dev/ptmx", "path /dev/pts"]

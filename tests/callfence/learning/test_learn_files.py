@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from calls import native
+from needed import needs_root
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from conftest import Nobody
 
@@ -96,3 +101,53 @@ def test_so_it_is_where_only_ports_are_recorded(nobody: Nobody, is_dumpable: str
     done = subprocess.run([*nobody.python, *words], cwd=nobody.folder, capture_output=True, text=True, check=False)
     assert ("the files and ports that it names are not recorded; learn it as root" in done.stderr) is is_said, done.stderr
     assert ("tcp bind: none" in (nobody.folder / "hidden.policy").read_text()) is is_said
+
+
+@pytest.fixture
+def configuration() -> Iterator[Path]:
+    """A folder below /etc with a file that every user may read."""
+    folder = Path(tempfile.mkdtemp(prefix="callfence-test-", dir="/etc"))
+    folder.chmod(0o755)
+    (folder / "app.conf").write_text("one\n")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@needs_root
+def test_configuration_that_is_replaced_is_read_again(configuration: Path, tmp_path: Path) -> None:
+    program = ("/usr/bin/python3", "-c", "import sys\nfor _ in sys.stdin: print(open(sys.argv[1]).read(), end='', flush=True)")
+    conf = configuration / "app.conf"
+    callfence = (sys.executable, "-m", "callfence")
+    learning = (*callfence, "learn", "-q", "--files", "-o", "it.policy", *program, conf)
+    subprocess.run(learning, cwd=tmp_path, input="\n", text=True, timeout=60, check=True)
+    assert f"path {configuration}: read\n" in (tmp_path / "it.policy").read_text()
+    enforced = (*callfence, "enforce", "-p", "it.policy", *program, conf)
+    with subprocess.Popen(enforced, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        print(file=running.stdin, flush=True)
+        assert running.stdout.readline() == "one\n"
+        (configuration / "new").write_text("two\n")
+        (configuration / "new").rename(conf)
+        print(file=running.stdin, flush=True)
+        assert running.stdout.readline() == "two\n"
+
+
+@needs_root
+@pytest.mark.parametrize("change", ["key", "owner", "writable", "socket", "closed"])
+def test_a_folder_with_a_secret_is_not_granted(configuration: Path, tmp_path: Path, change: str) -> None:
+    (inner := configuration / "conf.d").mkdir()
+    (other := inner / "other").write_text("it")
+    if change == "key":
+        other.chmod(0o640)
+    elif change == "owner":
+        os.chown(other, 65534, 0)
+    elif change == "writable":
+        inner.chmod(0o777)
+    elif change == "closed":
+        inner.chmod(0o700)
+    else:
+        os.mkfifo(inner / "fifo")
+    done = learn(tmp_path, "--files", "cat", str(configuration / "app.conf"))
+    assert done.returncode == 0, done.stderr
+    assert f"path {configuration}/app.conf: read\n" in (tmp_path / "it.policy").read_text()

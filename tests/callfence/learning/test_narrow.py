@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from calls import native
+from needed import needs_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,3 +163,10 @@ def test_the_summary_says_what_to_move(tmp_path: Path, callfence: Run) -> None:
     said = callfence("learn", "--fresh", "--files", "-o", "it.policy", "sh", "-c", script.format("run/")).stderr
     assert "to narrow" not in said
     assert "path ." not in lines(tmp_path) and lines(tmp_path)["path ./run"] == "write, create"
+
+
+@needs_root
+def test_what_is_made_in_run_is_moved_to_a_folder_of_its_name(callfence: Run) -> None:
+    name = f"callfence-{os.getpid()}"
+    said = callfence("learn", "--files", "-o", "it.policy", "sh", "-c", f"echo x > /run/{name}.pid; rm /run/{name}.pid").stderr
+    assert f"in a folder of its own, such as /run/{name}: it may" in said

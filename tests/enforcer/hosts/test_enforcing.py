@@ -240,6 +240,23 @@ def test_a_datagram_socket_that_is_connected_to_no_port_sends_nothing(network: N
     assert (ran.stdout.split(), ran.ungranted) == (["0", "32", "13"], ["udp send 127.0.0.1: 9"])
 
 
+def test_so_does_one_that_is_connected_where_the_program_may_listen(network: Network) -> None:
+    """getaddrinfo(3) sorts this host's addresses so, with the port that it was given; other ports are reported."""
+    script = (
+        "import socket\n"
+        "for port, host in (5001, '0.0.0.0'), (5001, '127.0.0.1'), (5002, '127.0.0.1'), (5001, '192.0.2.1'):\n"
+        "    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); print(s.connect_ex((host, port)))\n"
+        "    try: print(s.send(b'x'))\n"
+        "    except OSError as error: print(error.errno)\n"
+    )
+    lines = ["tcp connect: none", "udp send: none"]
+    ran = network.enforced([*lines, "tcp bind: 5001"], sys.executable, "-c", script)
+    assert ran.stdout.split() == ["0", "32", "0", "32", "13", "89", "13", "89"]
+    assert ran.ungranted == ["udp send 127.0.0.1: 5002", "udp send 192.0.2.1: 5001"]
+    ran = network.enforced(lines, sys.executable, "-c", script)
+    assert ran.stdout.split() == ["13", "89"] * 4
+
+
 def test_unix_sockets_are_reached_as_who_connects(network: Network) -> None:
     script = network.folder / "peers.py"
     script.write_text(

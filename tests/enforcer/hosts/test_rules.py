@@ -49,6 +49,13 @@ def test_what_is_not_confined_is_granted():
     assert not rules(send=()).grants("send", b"\x01\x02\x03\x04", 1, ())
 
 
+def test_the_ports_that_a_program_binds_go_with_lines_about_hosts():
+    assert rules(send=(), bind=((0, 0), (80, 90))).binds(85)
+    assert not rules(send=(), bind=((80, 90),)).binds(91)
+    assert not rules(send=()).binds(80)
+    assert encode(Files(bind=((80, 90),))) == b""
+
+
 NEAR = "127.0.0.1 127.9.9.9 169.254.169.254 0.1.2.3 224.0.0.1 255.255.255.255 ::1 :: fe80::1 febf::1 ff02::1"
 NEAR += " ::127.0.0.1 ::2 ::ffff:0:127.0.0.1 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 2002:7f00:1::1 2002:a9fe:a9fe:1::"
 FAR = "128.0.0.1 126.255.255.255 169.253.255.255 10.0.0.1 223.255.255.255 fec0::1 2001:db8::1"

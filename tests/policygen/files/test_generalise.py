@@ -7,6 +7,7 @@ from calls import parse
 from hypothesis import given, strategies as st
 
 from callfence.policygen.files.algebra import differences, granted, united
+from callfence.policygen.files.configuration import PUBLIC, configures
 from callfence.policygen.files.generalise import added, begun, learned, rights_of, stores, trees
 from callfence.policygen.files.made import MADE, fewest, movable
 from callfence.policygen.grants import NOT_CONFINED, Files, Right, single
@@ -36,6 +37,11 @@ RULES = (
         "modules of a Python environment, wherever it is, only for reading",
         [run("./.venv/lib/python3.13/site-packages/a/b.py: read", "./.venv/lib/python3.13/site-packages/a/c: write")],
         {"./.venv/lib/python3.13/site-packages": "read", "./.venv/lib/python3.13/site-packages/a/c": "write"},
+    ),
+    (
+        "the caches of fonts, also where the user's are written",
+        [run("/var/cache/fontconfig/0d-le64.cache-9: read", "$HOME/.cache/fontconfig/0d-le64.cache-9: read, write")],
+        {"/var/cache/fontconfig": "read", "$HOME/.cache/fontconfig": "read, write"},
     ),
     ("not a folder whose name only ends so", [run("./my-site-packages/a: read")], {"./my-site-packages/a": "read"}),
     ("any terminal", [run("/dev/pts/3: read, write")], {"/dev/pts": "read, write"}),
@@ -255,3 +261,46 @@ def test_each_tree_is_a_path_with_a_reason():
         path = path.replace("*", "/srv", 1)
         assert parse(f"path {path}: read").policy.files.paths == {path: Right.READ}
         assert reason
+
+
+def reading(*names, public=("/etc/app",)):
+    """A run that read these files, and found these folders public."""
+    return (*run(*(f"{name}: read" for name in names)), *((PUBLIC, folder, "") for folder in public))
+
+
+@pytest.mark.parametrize(
+    ("runs", "granted_"),
+    [
+        ([reading("/etc/app/app.conf", "/etc/host.conf")], {"/etc/app": "read", "/etc/host.conf": "read"}),
+        ([reading("/etc/app/conf.d/x/y")], {"/etc/app": "read"}),
+        ([reading("/etc/app/a"), reading("/etc/app/a")], {"/etc/app": "read"}),
+        ([reading("/etc/app/a"), reading("/etc/app/a", public=())], {"/etc/app/a": "read"}),
+        ([reading("/etc/app/a"), reading("./b", public=())], {"/etc/app": "read", "./b": "read"}),
+        ([reading("/etc/other/a")], {"/etc/other/a": "read"}),
+        ([reading("/etc/application/a")], {"/etc/application/a": "read"}),
+        ([(*run("/etc/app/a: read, write", "/etc/app/run: read, execute"), (PUBLIC, "/etc/app", ""))], {
+            "/etc/app": "read", "/etc/app/a": "write", "/etc/app/run": "execute"
+        }),
+        ([(*run("/etc/app/conf.d: list"), (PUBLIC, "/etc/app", ""))], {"/etc/app/conf.d": "list"}),
+    ],
+)  # fmt: skip
+def test_configuration_that_every_user_may_read_is_granted_by_its_folder(runs, granted_):
+    assert grants(*runs) == granted_
+    used = {path for one in runs for path, *_ in one}
+    assert {path for path in granted_ if path not in used} == set(learned(runs).why)
+    lines = learned(runs, exact=True).files.lines()
+    assert "path /etc/app" not in lines
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"),
+    [
+        ("/etc/app/x", "/etc/app"),
+        ("/etc/app/ssl/x", "/etc/app"),
+        ("/etc/cron.d/x", "/etc/cron.d"),
+        ("/usr/local/etc/app/x", "/usr/local/etc/app"),
+        *((path, "") for path in ("/etc/app", "/etc", "/etc/ssh/x", "/etc/ppp/x", "/etc/pam.d/x", "./etc/app/x")),
+    ],
+)
+def test_which_folder_is_configuration_of_one_program(path, folder):
+    assert configures(path) == folder
