@@ -38,12 +38,13 @@ def encode(files: Files) -> bytes:
     """Return a policy's lines about hosts and unix sockets, with NUL between them (`_ESCAPES` stand for those in names); b"" if
     it has none.
 
-    Only LANDLOCKS can be left to Landlock, unless another policy needs the helper: what that makes, Landlock does not judge."""
+    `tcp connect: PORTS` alone can be left to Landlock, unless another policy needs the helper: what that makes, Landlock does
+    not judge.  Beside other lines there is the one for the ports that the program binds."""
     each = [f"{line}: {granted}" for line, granted in files.lines().items() if line.startswith(_PORTS)]
     for start, use in _STARTS.items():
         if start not in _PORTS and (places := getattr(files, use)) is not None:
             each += [f"{start} {place}: " for place in places] or [f"{start}: none"] * (use != "query")
-    if each and (bound := files.lines().get(_BIND)):
+    if not all(line.startswith("tcp connect: ") for line in each) and (bound := files.lines().get(_BIND)):
         each.append(f"{_BIND}: {bound}")
     return "\0".join(map(_escaped, each)).encode("utf-8", "surrogateescape")
 
