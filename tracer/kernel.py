@@ -198,8 +198,8 @@ def wait_for_signal(signals: Iterable[int], seconds: float) -> tuple[int, int, i
 
 def is_thread_of(tid: int, tgid: int) -> bool:
     """Return whether the task `tid` belongs to the process `tgid`.  tgkill(2) reports it, so no /proc of this pid namespace is
-    needed."""
-    return _libc.tgkill(tgid, tid, 0) == 0 or ctypes.get_errno() != errno.ESRCH
+    needed; musl has no function for it."""
+    return MACHINE.syscall("tgkill", tgid, tid, 0) == 0 or linux.get_errno() != errno.ESRCH
 
 
 def callers(tid: int) -> tuple[int, int]:
