@@ -35,17 +35,14 @@ http {{ access_log off; server {{ listen 127.0.0.1:{port}; root /srv/www; }} {mo
 PROXY = "server { listen 127.0.0.1:8081; location / { proxy_pass http://127.0.0.1:8082; } }"
 LIGHTTPD = """server.document-root = "/srv/www"
 server.bind = "127.0.0.1"
-server.port = {port}
+server.port = 8091
 server.username = "www-data"
 server.groupname = "www-data"
 index-file.names = ("index.html")
 server.errorlog = "/var/log/lighttpd/error.log"
 {more}
 """
-FORWARDS = """server.modules += ("mod_proxy")
-$SERVER["socket"] == "127.0.0.1:8091" {
-    proxy.server = ("" => (("host" => "127.0.0.1", "port" => 8092)))
-}"""
+LOGGING = 'server.modules += ("mod_accesslog")\naccesslog.filename = "/var/log/lighttpd/access.log"'
 REDIS = "port 6399\nbind 127.0.0.1\ndir /var/lib/redis\nsupervised systemd\nsave ''\n"
 BODY = b"hello " * 200
 OLDER = "bookworm"
@@ -98,8 +95,6 @@ def in_threads(count: int, work: Callable[[int], int]) -> int:
 class Web(Service):
     """One that answers / with BODY, and /none with status 404."""
 
-    change = "it forwards requests to another server"
-
     def load(self, count: int) -> int:
         def work(share: int) -> int:
             lost = 0
@@ -123,6 +118,7 @@ class Nginx(Web):
     name = "nginx"
     packages = ("nginx", "nginx-common")
     port = 8081
+    change = "it forwards requests to another server"
 
     def prepare(self) -> None:
         for folder in ("/var/log/nginx", "/var/lib/nginx", "/srv/www"):
@@ -150,19 +146,20 @@ class Lighttpd(Web):
     name = "lighttpd"
     packages = ("lighttpd",)
     port = 8091
+    change = "it logs what it is asked"
 
-    def _configure(self, port: int, more: str) -> None:
-        Path("/etc/lighttpd/lighttpd.conf").write_text(LIGHTTPD.format(port=port, more=more))
+    def _configure(self, more: str) -> None:
+        Path("/etc/lighttpd/lighttpd.conf").write_text(LIGHTTPD.format(more=more))
 
     def prepare(self) -> None:
         Path("/srv/www").mkdir(parents=True, exist_ok=True)
         Path("/srv/www/index.html").write_bytes(BODY)
         Path("/var/log/lighttpd").mkdir(exist_ok=True)
         shutil.chown("/var/log/lighttpd", "www-data", "www-data")
-        self._configure(8091, "")
+        self._configure("")
 
     def reconfigure(self) -> None:
-        self._configure(8092, FORWARDS)
+        self._configure(LOGGING)
 
 
 class Redis(Service):
@@ -340,7 +337,7 @@ def measured(service: Service, count: int) -> dict[str, object]:
     lost["enforced again"] = with_reloads(service, count)
     last = status(service)
     times["remove"] = callfence("remove", service.name)
-    lost["removed"] = with_reloads(service, count)
+    lost["removed"] = with_reloads(service, count // 10)
     return {
         "lost": lost, "times": times, "versions": versions, "first": first["calls"], "before": before["calls"],
         "upgraded": upgraded["calls"], "changed": changed["calls"], "refused": refused,
