@@ -15,20 +15,21 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 MNT = Path("/mnt")
-"""The folder that run.py prepares: venv/ has callfence, sandlock and nono_py, minijail/ a built checkout."""
+"""The folder that run.py prepares: venv/ has callfence, sandlock and nono_py, minijail/ a built checkout; shh is a program."""
 PROFILES = Path("/home/user/profiles")
 PYTHON = str(MNT / "venv/bin/python")
 Command = list[str]
+PASSED = "{environment}"
+"""Stands for options `-E` with the environment."""
 
 
 class Tool(NamedTuple):
     name: str
     confined: Callable[[Program], Command]
-    """The command that runs the program confined, as the user."""
+    """The command that runs the program confined, as the user; as root, if it has the word `PASSED`, and becomes the user
+    itself."""
     learnt: Callable[[Program], list[Command]] = lambda _: []
     """The commands that make the program's profile, in turn, each in a work folder laid out anew."""
-    by_manager: bool = False
-    """It is run by root, and becomes the user itself; the environment is passed by `-E`."""
     version: str = ""
     """The shell command that prints it."""
     loading: Sequence[str] = ()
@@ -45,6 +46,9 @@ def ports(program: Program) -> Command:
 
 FIREJAIL = ("env", "container=lxc", "firejail")
 """Where it does not see the kernel's own processes, it runs programs without a sandbox, but for containers that it knows."""
+SHH_VERSION = f"{MNT}/shh --version"
+NARROW = ["--mode", "aggressive", "--network-firewalling", "--filesystem-whitelisting"]
+"""All of shh's options that harden more."""
 FIREJAIL_VERSION = "firejail --version | head -n 1"
 
 
@@ -101,8 +105,40 @@ def systemd(program: Program) -> Command:
     if program.connects or program.binds:
         network = ["IPAddressDeny=any", "IPAddressAllow=localhost", "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"]
         network += [f"SocketBindAllow=tcp:{port}" for port in program.binds] + ["SocketBindDeny=any"]
-    options = [word for one in (*HARDENING, *network, f"WorkingDirectory={WORK}", "User=user") for word in ("-p", one)]
-    return ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", *options, "{environment}", *program.command]
+    return in_unit(program, [*HARDENING, *network])
+
+
+def in_unit(program: Program, properties: Sequence[str]) -> Command:
+    """A unit of systemd that runs the program as the user."""
+    options = [word for one in (*properties, f"WorkingDirectory={WORK}", "User=user") for word in ("-p", one)]
+    return ["systemd-run", "--pipe", "--wait", "--collect", "--quiet", *options, PASSED, *program.command]
+
+
+def shh_learnt(options: Command, name: str) -> Callable[[Program], list[Command]]:
+    """Two runs, as of callfence, and the systemd options that fit both."""
+
+    def commands(program: Program) -> list[Command]:
+        shh, runs = str(MNT / "shh"), [f"{profile(name, program)}.{number}" for number in (1, 2)]
+        learnt = [[shh, "run", *options, "-p", run, "--", *program.command] for run in runs]
+        merged = shlex.join([shh, "merge-profile-data", *options, *runs]) + f" >{shlex.quote(profile(name, program))}"
+        return [*learnt, ["sh", "-c", merged]]
+
+    return commands
+
+
+def in_unit_of_shh(name: str) -> Callable[[Program], Command]:
+    """A unit with a drop-in of the options that shh wrote: systemd-run itself cannot parse all of them."""
+
+    def confined(program: Program) -> Command:
+        unit = f"{name}-{program.name}"
+        drop_in = Path(f"/run/systemd/system/{unit}.service.d/shh.conf")
+        drop_in.parent.mkdir(parents=True, exist_ok=True)
+        options = Path(profile(name, program)).read_text().splitlines()
+        drop_in.write_text("\n".join(["[Service]", *(line for line in options if "=" in line), ""]))
+        run, *words = in_unit(program, [])
+        return [run, f"--unit={unit}", *words]
+
+    return confined
 
 
 def strace(program: Program) -> list[Command]:
@@ -142,7 +178,9 @@ TOOLS = (
     ),
     Tool("bubblewrap", bubblewrap, version="bwrap --version"),
     Tool("strace + minijail", minijail, strace, version=f"git -C {MNT}/minijail log -1 --format='minijail %h, %as'"),
-    Tool("systemd", systemd, by_manager=True, version="systemd-run --version | head -n 1"),
+    Tool("systemd", systemd, version="systemd-run --version | head -n 1"),
+    Tool("shh", in_unit_of_shh("shh"), shh_learnt([], "shh"), version=SHH_VERSION),
+    Tool("shh -m aggressive -f -w", in_unit_of_shh("narrow"), shh_learnt(NARROW, "narrow"), version=SHH_VERSION),
     Tool(
         "sandlock",
         lambda program: [PYTHON, str(HERE / "in_sandlock.py"), str(WORK), *ports(program), *program.command],

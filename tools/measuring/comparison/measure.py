@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from attacks import ATTACKS, HOME, KEY, Target
-from confined import MNT, PROFILES, TOOLS, Tool
+from confined import MNT, PASSED, PROFILES, TOOLS, Tool
 from programs import PROGRAMS, WEB_PORT, WORK, Program, drive_redis, install, lay_out
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ class Server(BaseHTTPRequestHandler):
         pass
 
 
-def command(tool: Tool, words: Sequence[str], environment: dict[str, str]) -> list[str]:
+def command(words: Sequence[str], environment: dict[str, str]) -> list[str]:
     """The words as the user's, with these variables."""
-    if not tool.by_manager:
+    if PASSED not in words:
         return [*AS_USER, *(f"{name}={value}" for name, value in environment.items()), *words]
     passed = [word for name, value in {"HOME": str(HOME), **environment}.items() for word in ("-E", f"{name}={value}")]
-    at = list(words).index("{environment}")
+    at = list(words).index(PASSED)
     return [*words[:at], *passed, *words[at + 1 :]]
 
 
@@ -87,7 +87,7 @@ def _driven(process: subprocess.Popen[bytes]) -> str:
 def ordinary(tool: Tool, program: Program) -> tuple[bool, str]:
     """Whether the program does its work under the tool, and its output; the library has to say that it was there."""
     lay_out(AS_USER)
-    status, output = run(program, command(tool, tool.confined(program), {"ATTACK": "none"}))
+    status, output = run(program, command(tool.confined(program), {"ATTACK": "none"}))
     return status == 0 and program.shows in output and "attack none: tried" in output, f"status {status}\n{output}"
 
 
@@ -95,7 +95,7 @@ def attacked(tool: Tool, program: Program, attack: str) -> dict[str, Any]:
     lay_out(AS_USER)
     target = Target(attack, AS_USER)
     try:
-        words = command(tool, tool.confined(program), {"ATTACK": attack, "TARGET": target.argument})
+        words = command(tool.confined(program), {"ATTACK": attack, "TARGET": target.argument})
         status, output = run(program, words)
         tried = f"attack {attack}: tried" in output
         return {"through": target.hit(output), "tried": tried, "status": status, "output": output[-30000:]}
@@ -106,7 +106,7 @@ def attacked(tool: Tool, program: Program, attack: str) -> dict[str, Any]:
 def examine(tool: Tool, program: Program) -> dict[str, Any]:
     for words in tool.learnt(program):
         lay_out(AS_USER)
-        status, output = run(program, command(tool, words, {"ATTACK": "none"}), serves=words[0] != "sh")
+        status, output = run(program, command(words, {"ATTACK": "none"}), serves=words[0] != "sh")
         if status:
             print(f"  {tool.name}: {words[0]} of {program.name}: status {status}: {output[-500:]}", flush=True)
     works, output = ordinary(tool, program)
@@ -122,9 +122,9 @@ def cost(tool: Tool) -> dict[str, float]:
     """Milliseconds that sqlite3 takes plainly, and more under the tool; of them, loading a Python library.  Medians of runs in
     turn, and the shortest run less the shortest plain one, which other work on the machine disturbs least."""
     program = PROGRAMS[0]
-    commands = {"plain": command(PLAIN, program.command, {}), "tool": command(tool, tool.confined(program), {})}
+    commands = {"plain": command(program.command, {}), "tool": command(tool.confined(program), {})}
     if tool.loading:
-        commands["loading"] = command(PLAIN, tool.loading, {})
+        commands["loading"] = command(tool.loading, {})
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(PAIRS):
         for name, words in commands.items():
