@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,27 +26,25 @@ def end(output: str, name: str, main: int) -> None:
     `output`: the file that it writes the policy to.  `name`: the signal that ends the unit's program, as KillSignal= has it.
     `main`: the main process as systemd knows it, 0 if that has ended."""
     number = int(name) if name.isdigit() else getattr(signal, f"SIG{name.removeprefix('SIG')}", signal.SIGTERM)
-    for learner in _learners(output):
-        if learner == main:
-            continue
-        try:
-            pidfd = os.pidfd_open(learner)
-            signal.pidfd_send_signal(pidfd, number)
-        except ProcessLookupError:
-            continue
-        select.select([pidfd], [], [])  # TimeoutStopSec= ends a program that does not end
+    for learner, pidfd in _learners(output):
+        if learner != main:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, number)
+            select.select([pidfd], [], [])  # TimeoutStopSec= ends a program that does not end
 
 
-def _learners(output: str) -> Iterator[int]:
-    """Yield the ids of the processes in this unit that write a policy to `output`."""
+def _learners(output: str) -> Iterator[tuple[int, int]]:
+    """Yield the ids and pidfds of the processes in this unit that write a policy to `output`."""
     own = Path("/proc/self/cgroup").read_text().replace("/.control", "")
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
+        pid = int(folder.name)
+        with suppress(OSError):  # it has ended
+            pidfd = os.pidfd_open(pid)  # first: what is read below is of this process, or of none
             words = (folder / "cmdline").read_bytes().split(b"\0")
-            if os.fsencode(output) in words and (folder / "cgroup").read_text() == own and int(folder.name) != os.getpid():
-                yield int(folder.name)
-        except OSError:  # it has ended
-            continue
+            if pid != os.getpid() and os.fsencode(output) in words and (folder / "cgroup").read_text() == own:
+                yield pid, pidfd
+            else:
+                os.close(pidfd)
 
 
 if __name__ == "__main__":
