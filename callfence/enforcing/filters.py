@@ -87,7 +87,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
     from callfence.enforcer import later
 
     describing = later.files() if variant != "warm" else b""  # before what compiles is imported as well
-    from callfence.enforcer.hosts.rules import encode
+    from callfence.enforcer.hosts.rules import encode, makes_calls
     from callfence.policygen.filter.compile import compile_policy
     from callfence.policygen.filter.listener import expects_listener, may_install_filters, names_listener
     from callfence.policygen.filter.processes import names_processes
@@ -119,6 +119,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         is_settled=is_settled,
         kills_itself=variant == "report" and kills_itself(resolved(policy)),
         lacks_start=document.lacks_start,
+        makes_calls=makes_calls(policy.files),
         may_listen=names_listener(policy),
         names_processes=names_processes(resolved(policy)),
         own_filters=may_install_filters(resolved(policy)),

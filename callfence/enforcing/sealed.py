@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from callfence.enforcer.arming.plan import Stage
     from callfence.policygen.language.document import Document
 
-_MAGIC = b"callfence filter 15\n"
+_MAGIC = b"callfence filter 16\n"
 _BUNDLE = b"callfence filters 1\n"
 _SIGNATURE = 32
 _FACTS = (
-    "expects_listener", "is_settled", "kills_itself", "lacks_start", "may_listen", "names_processes", "own_filters",
-    "phases_optional",
+    "expects_listener", "is_settled", "kills_itself", "lacks_start", "makes_calls", "may_listen", "names_processes",
+    "own_filters", "phases_optional",
 )
 """The boolean fields of a filter, in the order in which the file has them."""
 _YES = b"y"
@@ -36,8 +36,8 @@ class Compiled:
 
     __slots__ = (
         "arm", "document", "expects_listener", "files", "files_from_entry", "filter", "hosts", "is_settled", "kills_itself",
-        "lacks_start", "later", "may_listen", "names_processes", "own_filters", "phases_optional", "refusals", "scope",
-        "sources", "stages", "variant",
+        "lacks_start", "later", "makes_calls", "may_listen", "names_processes", "own_filters", "phases_optional", "refusals",
+        "scope", "sources", "stages", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,7 @@ class Compiled:
         is_settled: bool,
         kills_itself: bool = False,
         lacks_start: bool = False,
+        makes_calls: bool = False,
         may_listen: bool = False,
         names_processes: bool = False,
         own_filters: bool = False,
@@ -75,6 +76,8 @@ class Compiled:
         """Whether the kernel itself kills for denied calls, so that they cannot be explained (`policygen.filter.verify`)."""
         self.lacks_start = lacks_start
         """Whether the policy says that it was learned without the program's start."""
+        self.makes_calls = makes_calls
+        """Whether the helper has to make calls for the program (`enforcer.hosts.rules.makes_calls`)."""
         self.may_listen = may_listen
         """Whether the policy names ioctl commands by which the program answers notifications of its own listener
         (`policygen.filter.listener`)."""
@@ -102,12 +105,6 @@ class Compiled:
         """Name and content of each file that was compiled: the policy's first, then those that it includes."""
         self.document: Document | None = None
         """The parsed policy, if `learn` has just compiled it; not stored in the file."""
-
-    @property
-    def makes_calls(self) -> bool:
-        """Whether the helper has to make calls for the program: the policy confines hosts, UDP or unix sockets.  Ports of any
-        host, which `tcp connect: PORTS` grants, are Landlock's."""
-        return bool(self.hosts) and (b"\0" in self.hosts or not self.hosts.startswith(b"tcp connect: "))
 
     def files_at(self, arm: str) -> bytes:
         """Return the files and ports to be confined where the filter takes effect at `arm`: "now", "exec" or "entry"."""

@@ -34,19 +34,30 @@ _INNER = ((bytes(12), 12), (bytes(8) + b"\xff\xff\0\0", 12), (b"\0\x64\xff\x9b" 
 IPv4-translated (RFC 2765), NAT64 (RFC 6052), 6to4 (RFC 3056)."""
 
 
+def makes_calls(files: Files) -> bool:
+    """Return whether the helper has to make calls for the program: a line confines hosts, UDP or unix sockets.  Ports of any
+    host, which `tcp connect: PORTS` grants, are left to Landlock."""
+    return not all(line.startswith("tcp connect: ") for line in _lines(files))
+
+
 def encode(files: Files) -> bytes:
     """Return a policy's lines about hosts and unix sockets, with NUL between them (`_ESCAPES` stand for those in names); b"" if
     it has none.
 
-    `tcp connect: PORTS` alone can be left to Landlock, unless another policy needs the helper: what that makes, Landlock does
-    not judge.  Beside other lines there is the one for the ports that the program binds."""
+    There are those that are left to Landlock, too: if another policy needs the helper, Landlock does not judge what that makes.
+    Beside other lines there is the one for the ports that the program binds."""
+    each = _lines(files)
+    if makes_calls(files) and (bound := files.lines().get(_BIND)):
+        each.append(f"{_BIND}: {bound}")
+    return "\0".join(map(_escaped, each)).encode("utf-8", "surrogateescape")
+
+
+def _lines(files: Files) -> list[str]:
     each = [f"{line}: {granted}" for line, granted in files.lines().items() if line.startswith(_PORTS)]
     for start, use in _STARTS.items():
         if start not in _PORTS and (places := getattr(files, use)) is not None:
             each += [f"{start} {place}: " for place in places] or [f"{start}: none"] * (use != "query")
-    if not all(line.startswith("tcp connect: ") for line in each) and (bound := files.lines().get(_BIND)):
-        each.append(f"{_BIND}: {bound}")
-    return "\0".join(map(_escaped, each)).encode("utf-8", "surrogateescape")
+    return each
 
 
 _ESCAPES = ("\\", "\\\\"), ("\0", "\\0")
