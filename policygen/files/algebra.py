@@ -339,4 +339,4 @@ def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, .
 
 def _picked(base: Any, ours: Any, theirs: Any) -> Any:
     """Return each bit from the side that has changed it."""
-    return (ours & theirs) | ((ours | theirs) & ~base)
+    return base ^ ((ours ^ base) | (theirs ^ base))
