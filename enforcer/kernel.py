@@ -188,13 +188,6 @@ def set_capabilities(permitted: int, effective: int | None = None) -> None:
     syscall("capset", linux.byref(_CAPABILITY_HEADER), linux.byref(words))
 
 
-class _PathBeneath(linux.Structure):
-    """struct landlock_path_beneath_attr (linux/landlock.h), which is packed."""
-
-    _pack_ = 1
-    _fields_ = (("access", linux.c_uint64), ("folder", linux.c_int32))
-
-
 def file_system(descriptor: int) -> int:
     """Return the type of the file system of an open file (statfs(2), `f_type`)."""
     status = (linux.c_uint64 * 15)()
@@ -221,8 +214,8 @@ def landlock_ruleset(files: int, ports: int, scope: int) -> int:
 def landlock_allow_path(ruleset: int, access: int, descriptor: int) -> None:
     """Add to a ruleset: grant the rights `access`, LANDLOCK_ACCESS_FS_*, to an open file or to all that is below an open
     folder."""
-    rule = _PathBeneath(access, descriptor)
-    syscall("landlock_add_rule", ruleset, linux.LANDLOCK_RULE_PATH_BENEATH, linux.byref(rule), 0)
+    rule = access.to_bytes(8, "little") + descriptor.to_bytes(4, "little")  # struct landlock_path_beneath_attr, which is packed
+    syscall("landlock_add_rule", ruleset, linux.LANDLOCK_RULE_PATH_BENEATH, rule, 0)
 
 
 def landlock_allow_ports(ruleset: int, access: int, first: int, last: int) -> None:

@@ -29,6 +29,7 @@
 #define CALLFENCE_RULESETS 17 /* LANDLOCK_MAX_NUM_LAYERS, and one */
 #define CALLFENCE_LONGEST (1u << 20)
 
+#define CALLFENCE_MAGIC {'c', 'f', 's', 'p', 'a', 'w', 'n', '1'}
 struct callfence_ask { char magic[8]; uint32_t words, variables, size; };
 struct callfence_answer { char magic[8]; uint32_t status, rulesets, first, size; };
 struct callfence_ruleset { uint32_t flags; char name[16]; };
@@ -173,7 +174,7 @@ static int callfence_spawn(const char *path, char *const words[], char *const en
     int own[2] = {open(".", O_PATH | O_DIRECTORY | O_CLOEXEC), STDERR_FILENO};
     if (own[0] < 0)
         return callfence_fail_(error, length, 125, "the working folder", strerror(errno));
-    struct callfence_ask ask = {.magic = "cfspawn1"};
+    struct callfence_ask ask = {.magic = CALLFENCE_MAGIC};
     char *end = NULL;
     size_t strings = 0;
     ask.words = callfence_add_(words, &end, &strings);

@@ -40,7 +40,7 @@ int main(int count, char **words)
     if (connect((int)connection, (struct sockaddr *)&address, sizeof address) < 0)
         return 1;
     char *const asked[] = {"-p", "it.policy", "--log", "stolen", "true", NULL}, *const environment[] = {"PATH=/usr/bin", NULL};
-    struct callfence_ask head = {.magic = "cfspawn1"};
+    struct callfence_ask head = {.magic = CALLFENCE_MAGIC};
     char request[4096], *end = NULL;
     size_t size = 0;
     head.words = callfence_add_(asked, &end, &size);
