@@ -280,6 +280,8 @@ def circumstances(environment: Sequence[bytes]) -> Circumstances:
 def _stream(descriptor: int) -> str:
     try:
         status = os.fstat(descriptor)
+        if not os.get_inheritable(descriptor):  # libffi 3.5 keeps a file open, under a number that was free
+            return "closed"
     except OSError:
         return "closed"
     if stat.S_ISCHR(status.st_mode):

@@ -42,6 +42,13 @@ def test_closed_streams_and_pipes(tmp_path: Path) -> None:
     assert found[:3] == ("closed", "a pipe", "/dev/null")
 
 
+def test_a_stream_that_the_program_does_not_inherit_is_closed() -> None:
+    code = "import os; os.close(0); os.open('/etc/passwd', os.O_RDONLY); "
+    code += "from callfence.learning.watch import circumstances; print(circumstances([]).input)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "closed\n"
+
+
 @pytest.mark.parametrize(
     ("environment", "locale"),
     [
