@@ -159,9 +159,8 @@ def test_signals_errors_and_limits_are_those_of_this_machine() -> None:
         if number not in (signal.SIGRTMIN, signal.SIGRTMAX):
             assert signals.name(number) == number.name
     errors = constants.family("errno", Arch.X86_64)
-    assert {name: errors.value(name) for name in errno.errorcode.values()} == {
-        name: number for number, name in errno.errorcode.items()
-    }
+    numbers = {name: number for number, name in errno.errorcode.items() if number <= 133}  # EHWPOISON; newer kernels have more
+    assert {name: errors.value(name) for name in numbers} == numbers
     assert [errors.name(number) for number in (11, 35, 95)] == ["EAGAIN", "EDEADLK", "EOPNOTSUPP"]
     assert constants.value("RLIMIT_NOFILE", Arch.X86_64) == resource.RLIMIT_NOFILE
 
