@@ -9,7 +9,7 @@ static void *work(void *unused)
     volatile unsigned long sum = 0;
     for (unsigned long i = 0; i < 1000; i++)
         sum += i;
-    return unused;
+    return sum ? unused : NULL;
 }
 
 int main(void)
