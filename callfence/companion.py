@@ -17,7 +17,7 @@ from callfence.policygen.review.companion import Companion, fitting, read, reduc
 from callfence.shared.files import companion_path, recording_path, working_folder
 from callfence.shared.inputs import print_error
 from callfence.shared.text import plural, printable
-from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.abi import NATIVE, Arch, name_of
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
 
@@ -102,7 +102,7 @@ def load_evidence(command: str, policy: Path, document: Document, recording: Pat
         print_error(f"callfence {command}: {path}: ignored {what}")
     if others := [observation for observation in companion.observations if observation not in used]:
         calls = {(Arch.from_audit(observation.arch) or NATIVE, observation.number) for observation in others}
-        names = sorted({table(arch).by_number[number].name for arch, number in calls})
+        names = sorted({name_of(arch, number) for arch, number in calls})
         what = f"evidence of {plural(len(others), 'call')} that {policy.name} does not allow: {', '.join(names[:8])}"
         print_error(f"callfence {command}: {path}: ignored {what}{' ...' if len(names) > 8 else ''}")
     return Evidence(str(path), companion._replace(observations=used).recording)

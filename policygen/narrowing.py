@@ -25,7 +25,7 @@ from callfence.policygen.lint.findings import WHY
 from callfence.policygen.model import Always, Policy, alternatives
 from callfence.policygen.phases import phase_policies, reached, with_phases
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of, table, table_of
 from callfence.tracer.errors import InternalError
 from callfence.tracer.named import NamedTuple
 
@@ -98,9 +98,8 @@ def users(policy: Policy, observations: Sequence[Observation]) -> dict[str, set[
     be denied.  Of rules that no observation uses so far, it uses each that would be enough to allow it."""
     used: defaultdict[Call, dict[int, set[Event]]] = defaultdict(dict)
     for at, observation in enumerate(observations):
-        arch = Arch.from_audit(observation.arch)
-        if arch is not None and observation.number in table(arch).by_number:
-            used[arch, observation.number][at] = {*events(observation.fitted(table(arch)), table(arch))}
+        if calls := table_of(observation.arch, observation.number):
+            used[calls.arch, observation.number][at] = {*events(observation.fitted(calls), calls)}
     rules = _rules(policy)
     result: dict[str, set[int]] = {}
     for line, same in rules.items():
@@ -201,7 +200,7 @@ def _entries(policy: Policy) -> list[tuple[Arch, int, Entry]]:
 
 
 def _line(arch: Arch, number: int, rule: Expression) -> str:
-    return f"{table(arch).by_number[number].name}: {format_expression(arch, number, rule)}"
+    return f"{name_of(arch, number)}: {format_expression(arch, number, rule)}"
 
 
 _DENIES = "it denies calls"
@@ -232,9 +231,9 @@ def _why(comments: Iterable[str]) -> str:
 def _observed(recording: Recording, columns: set[int]) -> Iterator[tuple[Table, Observation]]:
     """Yield the observations of the runs with these indexes whose calls a policy can name, each with the table of its call."""
     for observation in recording.observations:
-        arch = Arch.from_audit(observation.arch)
-        if arch is not None and observation.number in table(arch).by_number and any(observation.counts[at] for at in columns):
-            yield table(arch), observation.fitted(table(arch))
+        calls = table_of(observation.arch, observation.number)
+        if calls and any(observation.counts[at] for at in columns):
+            yield calls, observation.fitted(calls)
 
 
 def _events(observed: Iterable[tuple[Table, Observation]]) -> dict[Call, set[Event]]:

@@ -16,7 +16,7 @@ from callfence.policygen.review.decisions import Answer, Decision, resolve, with
 from callfence.policygen.values import replace
 from callfence.shared.files import locked
 from callfence.shared.text import printable
-from callfence.tracer.abi import table
+from callfence.tracer.abi import name_of
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def with_line(document: Document, line: str, why: str, name: str) -> Document:
     done = added(before.policy, [line], name=name)
     if done.refused:
         arch, number = done.refused[0]
-        raise UserError(f"{name} denies {table(arch).by_number[number].name} explicitly; `callfence allow --force` allows it")
+        raise UserError(f"{name} denies {name_of(arch, number)} explicitly; `callfence allow --force` allows it")
     new = before.with_policy(done.policy)
     text = printable(" ".join(why.split()))
     accepted = {change: Decision(Answer.ACCEPT, None, text) for change in changes(before.policy, new.policy)}

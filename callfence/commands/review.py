@@ -38,7 +38,7 @@ from callfence.shared.files import locked, recording_path
 from callfence.shared.inputs import document, document_at, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural, printable
-from callfence.tracer.abi import table
+from callfence.tracer.abi import name_of
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -270,8 +270,8 @@ def _completes(change: PolicyChange, about: Headline, new: Policy) -> bool:
     if about.arch is None:
         return False
     if isinstance(change, EntryChange):
-        return about.arch is change.arch and table(change.arch).by_number[change.number].name in about.completing
-    named = {table(about.arch).by_number[number].name for number in new.entries[about.arch]}
+        return about.arch is change.arch and name_of(change.arch, change.number) in about.completing
+    named = {name_of(about.arch, number) for number in new.entries[about.arch]}
     return change.word == "implied" and bool(about.completing) and named.isdisjoint(about.completing)
 
 

@@ -30,7 +30,7 @@ from callfence.shared.files import companion_path, recording_path
 from callfence.shared.inputs import document as read, print_error, run_command
 from callfence.shared.options import Parser, architecture
 from callfence.shared.text import command_line, ending, on_one_line, plural, printable
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of, table
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -163,13 +163,13 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         rule
         for arch in arches
         for number in policy.entries.get(arch, {})
-        if name in ("", table(arch).by_number[number].name)
+        if name in ("", name_of(arch, number))
         for rule in provenance(document, recording, arch, number)
     ]
     implied = [
         line
         for (arch, number), rows in resolved(policy).added.items()
-        if arch in arches and table(arch).by_number[number].name == name
+        if arch in arches and name_of(arch, number) == name
         for row in rows
         if not _says(policy.entries[arch].get(number), row)
         for line in _implied(row, policy.implied)

@@ -13,7 +13,7 @@ from callfence.policygen.sets.join import JoinError, join_entries, refuses
 from callfence.policygen.values import replace
 from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of, table
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def parse_lines(text: str, arch: Arch) -> Policy:
         for number, entry in section.items():
             if entry.action != ALLOW or entry.otherwise or not alternatives(entry.expression):
                 line = on_one_line(of, number, entry)
-                hint = f"write {table(of).by_number[number].name}: allow, or a condition in the place of `allow`"
+                hint = f"write {name_of(of, number)}: allow, or a condition in the place of `allow`"
                 raise PolicyError("LINE", 1, 1, "the entry has another action than `allow`", line, hint, len(line))
     return policy
 
@@ -73,7 +73,7 @@ def added(policy: Policy, lines: Sequence[str], arch: Arch | None = None, *, nam
             against = not force and refuses(of_arch, number, old, entry.expression, policy.default)
             new = join_entries(of_arch, number, old, entry, policy.default)
         except (JoinError, TooComplexError) as error:
-            call = table(of_arch).by_number[number].name
+            call = name_of(of_arch, number)
             raise JoinError(f"{name}: {call}: {error}; edit the policy by hand instead") from None
         if against and old is not None:
             refused.append((of_arch, number))

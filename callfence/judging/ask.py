@@ -19,7 +19,7 @@ from callfence.policygen.review.decisions import Answer, Decision, reasons_neede
 from callfence.policygen.values import replace
 from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
-from callfence.tracer.abi import table
+from callfence.tracer.abi import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -148,17 +148,13 @@ class Asker:
                 return None
 
 
-def _name(change: EntryChange) -> str:
-    return table(change.arch).by_number[change.number].name
-
-
 def _parsed(change: EntryChange, entry: Entry, text: str) -> Entry:
     """Return the entry that an edited text has for the call of a change.  Raises PolicyError for another call or action."""
     policy = parse_entries(text, change.arch)
     entries = policy.entries.get(change.arch, {})
     line = text.strip().splitlines()[0]
     if [*entries] != [change.number] or len(policy.entries) > 1:
-        message = f"the line must be an entry of {_name(change)}, and the only one"
+        message = f"the line must be an entry of {name_of(change.arch, change.number)}, and the only one"
         raise PolicyError("LINE", 1, 1, message, line, length=len(line))
     edited = entries[change.number]
     if not change.whole and (edited.action, edited.otherwise) != (entry.action, entry.otherwise):

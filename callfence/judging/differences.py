@@ -16,7 +16,7 @@ from callfence.policygen.language.naming import format_action, format_call, form
 from callfence.policygen.lint.catalogue import Level, dangers
 from callfence.policygen.model import ALLOW, Always
 from callfence.shared.text import plural
-from callfence.tracer.abi import table
+from callfence.tracer.abi import name_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def file_lines(differences: Iterable[FileDifference]) -> Iterator[str]:
 def call_name(difference: Difference) -> str:
     if difference.number is None:
         return CALLS_WITHOUT_ENTRY
-    return table(difference.arch).by_number[difference.number].name
+    return name_of(difference.arch, difference.number)
 
 
 def shown_name(difference: Difference) -> str:

@@ -13,7 +13,7 @@ from callfence.policygen.language.naming import format_expression
 from callfence.policygen.learning.rule import expression
 from callfence.policygen.model import Always
 from callfence.policygen.recording import recording_file
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, call_of, table
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -84,10 +84,9 @@ def rule(observation: Observation) -> str:
 
 
 def call_row(call: Call, observation: Observation) -> Row:
-    arch = Arch.from_audit(observation.arch)
-    calls = table(arch).by_number if arch else {}
-    name = calls[observation.number].name if observation.number in calls else ""
-    where = str(arch or hex(observation.arch))
+    where = str(Arch.from_audit(observation.arch) or hex(observation.arch))
+    syscall = call_of(observation.arch, observation.number)
+    name = syscall.name if syscall else ""
     return (call.call, where, observation.number, name, observation.arguments, call.executable, observation.example)
 
 

@@ -21,7 +21,7 @@ from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Recording, Run
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.text import plural, printable
-from callfence.tracer.abi import table
+from callfence.tracer.abi import name_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _noted(generated: Generated, later: Sequence[Observation]) -> Generated:
     document = generated.document
     for new in generated.new:
         if new.first and (new.arch.audit, new.number) in calls:
-            document = document.with_note(new.arch, new.number, NOTES[table(new.arch).by_number[new.number].name])
+            document = document.with_note(new.arch, new.number, NOTES[name_of(new.arch, new.number)])
     refused = tuple(observation for observation in generated.refused if observation not in later)
     forbidden = tuple(observation for observation in generated.forbidden if observation not in later)
     return generated._replace(document=document, refused=refused, forbidden=forbidden)

@@ -23,7 +23,7 @@ from callfence.policygen.lint.files import risks_of
 from callfence.policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, alternatives, scopes
 from callfence.policygen.recording.model import Recording
 from callfence.shared.text import command_line, plural, printable
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import call_of
 from callfence.tracer.abi.waits import ACCEPTS, bits
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def print_check(learned: Learned, accept: Sequence[str], failed: bool, file: Tex
 def _rows(learned: Learned) -> list[tuple[str, str]]:
     policy = learned.generated.document.policy
     plain = learned.recording.plain()
-    calls = sum(observation.counts[_column(learned)] for observation in learned.recording.observations)
+    column = [run.id for run in learned.recording.runs].index(learned.run.id)
+    calls = sum(observation.counts[column] for observation in learned.recording.observations)
     rows = [("leaves open", printable(f"it {'; it '.join(open_)}"))] if (open_ := left_open(learned)) else []
     rows += [
         ("this run", f"{plural(calls, 'call')} looked at, {_ending(learned.run)}"),
@@ -282,10 +283,6 @@ def _rehearsals(recording: Recording) -> str:
     return plural(count, "failing call or other circumstance", "failing calls and other circumstances")
 
 
-def _column(learned: Learned) -> int:
-    return [run.id for run in learned.recording.runs].index(learned.run.id)
-
-
 def _ending(run: Run) -> str:
     if run.status is None:
         return "let go of while running"
@@ -363,6 +360,5 @@ def has_names_only(policy: Policy) -> bool:
 
 def call_name(audit: int, number: int) -> str:
     """Return the name of a call; `audit` is AUDIT_ARCH_*, as in an observation."""
-    arch = Arch.from_audit(audit)
-    call = table(arch).by_number.get(number) if arch else None
+    call = call_of(audit, number)
     return call.name if call else f"call {number}"

@@ -20,7 +20,7 @@ from callfence.policygen.review.why import provenance
 from callfence.policygen.values import frozen, replace
 from callfence.shared.outputs import as_output
 from callfence.shared.text import on_one_line, printable
-from callfence.tracer.abi import table
+from callfence.tracer.abi import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,7 +129,7 @@ class Report:
         """Return the evidence (facts) of a finding's calls, by executable, in ascending order."""
         evidence: dict[str, list[str]] = {}
         for rule in self.rules:
-            if (rule.arch, table(rule.arch).by_number[rule.number].name) == (finding.arch, finding.name):
+            if (rule.arch, name_of(rule.arch, rule.number)) == (finding.arch, finding.name):
                 for observation in rule.observations:
                     evidence.setdefault(observation.executable, []).extend(observation.evidence)
         return {executable: joined(evidence[executable]) for executable in sorted(evidence)}

@@ -102,12 +102,12 @@ def unit(name: str) -> Unit:
         return Unit(shown["Id"], "", "", "", missing)
     files = [shown["FragmentPath"], *(path for path in shown["DropInPaths"].split() if path != own)]
     texts = {file: content(file).decode("utf-8", "replace") for file in files}
-    later = [file for file in files[1:] if os.path.basename(file) > DROP_IN and _sets_command(texts[file])]
+    later = [
+        file
+        for file in files[1:]
+        if os.path.basename(file) > DROP_IN and any(key == "ExecStart" for key, _ in settings_of(texts[file]))
+    ]
     return Unit(shown["Id"], "\n".join(texts.values()), shown["Description"], shown["Type"], overriding="".join(later[:1]))
-
-
-def _sets_command(text: str) -> bool:
-    return any(key == "ExecStart" for key, _ in settings_of(text))
 
 
 def state(name: str) -> State:

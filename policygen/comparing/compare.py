@@ -15,7 +15,7 @@ from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from callfence.policygen.sets.express import express, minimise
 from callfence.policygen.sets.region import Region, example
 from callfence.policygen.values import frozen, replace, uncompared
-from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.abi import Arch, Event, name_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -74,7 +74,7 @@ class Difference:
     @property
     def order(self) -> tuple[object, ...]:
         """A total sort key."""
-        name = "" if self.number is None else table(self.arch).by_number[self.number].name
+        name = "" if self.number is None else name_of(self.arch, self.number)
         arch = list(Arch).index(self.arch)
         change = ("+-~".index(self.change), self.before.kind, self.before.errno, self.after.kind, self.after.errno)
         return (arch, self.number is None, name, *change, self.example.number, self.phase)

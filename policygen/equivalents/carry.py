@@ -17,7 +17,7 @@ from callfence.policygen.phases import as_in, in_each, phase_policies
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of, table
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -122,4 +122,4 @@ def _check(before: Policy, after: Policy, source: Arch, target: Arch) -> None:
     for number, where in there.items():
         beyond = sets.ite(sets.or_(may.get(number, FALSE), previous.get(number, FALSE)), FALSE, where)
         if beyond != FALSE:
-            raise AssertionError(f"{table(target).by_number[number].name} allows more than {source} does")
+            raise AssertionError(f"{name_of(target, number)} allows more than {source} does")

@@ -14,7 +14,7 @@ from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.express import express, minimise
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.abi import Arch, Event, name_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +62,7 @@ def gaps(policy: Policy, a: Arch, b: Arch, make: Callable[[], Space] = region.sp
                 key = gap.arch, gap.number, gap.rules
                 if key not in reported:
                     reported[key] = replace(gap, phase="" if name == START else name)
-    return tuple(sorted(reported.values(), key=lambda gap: (gap.arch is not a, table(gap.arch).by_number[gap.number].name)))
+    return tuple(sorted(reported.values(), key=lambda gap: (gap.arch is not a, name_of(gap.arch, gap.number))))
 
 
 def _gaps(sets: Space, written: Policy, meant: Resolved, arch: Arch, other: Arch) -> Iterator[Gap]:

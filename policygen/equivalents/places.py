@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from callfence.policygen.equivalents.links import rows
 from callfence.policygen.grants import Right, format_rights, path_line, written
 from callfence.policygen.values import replace
-from callfence.tracer.abi.constants import table_text
+from callfence.tracer.abi.constants import table_rows, table_text
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -48,4 +47,4 @@ def with_places(files: Files, source: Arch, target: Arch) -> tuple[Files, tuple[
 def _words(source: Arch, target: Arch) -> tuple[tuple[str, str], ...]:
     heading = next(line for line in table_text(__spec__, "places.tsv").splitlines() if not line.startswith("#")).split("\t")
     here, there = heading.index(source), heading.index(target)
-    return tuple((row[here], row[there]) for row in rows("places.tsv"))
+    return tuple((row[here], row[there]) for row in table_rows(__spec__, "places.tsv"))

@@ -55,7 +55,7 @@ def _condition(pair: Pair, moves: Renumbering, condition: Condition) -> Expressi
         news = [new for old in olds for new in _values(moves, old)]
         if condition.operator is Operator.NE:  # what the number itself does there is not known
             news += olds if moves.gone.intersection(olds) else []
-        values = tuple(sorted({_widened(pair, new) for new in news}))
+        values = tuple(sorted({_read(there, _read(pair.ours, new)) for new in news}))
         if condition.operator is Operator.NE:
             return And(tuple(Condition(pair.target, Operator.NE, value) for value in values))
         if len(values) == 1:
@@ -69,10 +69,6 @@ def _values(moves: Renumbering, value: int) -> tuple[int, ...]:
     """Return the values that mean what `value` means on the source, both unsigned."""
     bits = moves.bits_there(value)
     return () if bits & moves.odd else moves.values_there(bits)
-
-
-def _widened(pair: Pair, value: int) -> int:
-    return _read(pair.theirs, _read(pair.ours, value))
 
 
 def _read(argument: Argument, value: int) -> int:

@@ -25,7 +25,7 @@ from callfence.policygen.model import Action, Always, Entry, Policy
 from callfence.policygen.phases import START
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE, MAX_CUBES, TRUE, TooComplexError
-from callfence.tracer.abi import X32_BIT, Arch, table
+from callfence.tracer.abi import X32_BIT, Arch, name_of, table
 from callfence.tracer.errors import InternalError, UserError
 from callfence.tracer.named import NamedTuple
 
@@ -198,7 +198,7 @@ def _too_large(policy: Resolved, instructions: list[Instruction]) -> str:
     for arch, entries in policy.entries.items():
         for number in entries:
             share = _share(instructions, arch, number)
-            name = table(arch).by_number[number].name
+            name = name_of(arch, number)
             shares.append((-share, f"{name} {share}" if len(policy.entries) == 1 else f"{name} ({arch}) {share}"))
     largest = ", ".join(text for _, text in sorted(shares)[:5])
     return (

@@ -26,7 +26,7 @@ from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE, TRUE
 from callfence.policygen.sets.express import negated
 from callfence.policygen.values import replace
-from callfence.tracer.abi import table
+from callfence.tracer.abi import name_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +80,7 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     lines, halves = [], []
     instructions, labels = 4, 0
     for number in meant.entries[arch]:
-        name, arguments = table(arch).by_number[number].name, table(arch).by_number[number].arguments
+        name, arguments = name_of(arch, number), table(arch).by_number[number].arguments
         space = region.space()
         allowed, denials = FALSE, []
         for where, action in answers(space, meant, arch, number):

@@ -53,8 +53,6 @@ class Resolved:
     files: Files
     added: Mapping[Call, tuple[Row, ...]] = MappingProxyType({})
     """The rows that the implied set adds to each call."""
-    capabilities: frozenset[str] = frozenset()
-    """The names of the capabilities that the policy's own entries grant; empty without an implied set."""
 
     def written(self) -> Policy:
         """Return a policy with the same meaning that has neither an implied set nor phases."""
@@ -143,7 +141,6 @@ def _resolved(policy: Policy) -> Resolved:
     """Return what a policy without phases means."""
     entries: Mapping[Arch, Mapping[int, Entry]] = policy.entries
     added: dict[Call, tuple[Row, ...]] = {}
-    capabilities: frozenset[str] = frozenset()
     if policy.implied:
         capabilities = granted(policy)
         given_names = capabilities | {REACHES_ANY_FILE} if policy.files.paths is None else capabilities
@@ -158,9 +155,7 @@ def _resolved(policy: Policy) -> Resolved:
                     added[arch, number] = taken
                     sections[arch][number] = given if old is None else _entry(old, taken)
         entries = {arch: _Section(section) for arch, section in sections.items()}
-    return Resolved(
-        entries, policy.table, policy.arm, policy.default, policy.unknown, policy.scope, policy.files, added, capabilities
-    )
+    return Resolved(entries, policy.table, policy.arm, policy.default, policy.unknown, policy.scope, policy.files, added)
 
 
 class _Given:

@@ -19,7 +19,7 @@ from callfence.policygen.model import (
     Or,
     alternatives,
 )
-from callfence.tracer.abi import NATIVE, X32_BIT, Arch, Argument, Event, Kind, constants, table
+from callfence.tracer.abi import NATIVE, X32_BIT, Arch, Argument, Event, Kind, constants, name_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -206,7 +206,7 @@ def entry_lines(arch: Arch, number: int, entry: Entry, until: Mapping[Expression
     """Return the lines of an entry: the name with the first alternative, each further alternative, and any `else`.
 
     `until`: alternative -> the name of the phase that ends it, or "" if none does.  If it is given, it has all alternatives."""
-    start = f"{table(arch).by_number[number].name}: "
+    start = f"{name_of(arch, number)}: "
     expression = entry.expression
     until = until or dict.fromkeys(alternatives(expression), "")
     if isinstance(expression, Always) and len(until) < 2:

@@ -15,7 +15,7 @@ from callfence.policygen.sets.algebra import FALSE, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of, table
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _covers(rows: Sequence[Row], part: Expression, arguments: Sequence[Argument]
 def _fails(policy: Policy, call: Call, allow_opaque: Collection[str]) -> bool:
     """Return whether the implied set fails the call because no filter sees its arguments, and no option allows the call."""
     arch, number = call
-    name = table(arch).by_number[number].name
+    name = name_of(arch, number)
     if name not in OPAQUE or name in allow_opaque or number in policy.entries[arch]:
         return False
     return resolved(policy).entries[arch].get(number) == _FAILS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from callfence.policygen.files.calls import AT_FDCWD
 from callfence.policygen.files.made import made, removals
 from callfence.policygen.recording.model import Observation, recorded_values
-from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.abi import Arch, Event, call_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,10 +70,8 @@ def _folders(recording: Recording) -> set[str]:
 def _created(recording: Recording) -> Iterator[str]:
     """Yield the paths that calls with O_CREAT named, as far as there is evidence of them."""
     for observation in recording.observations:
-        arch = Arch.from_audit(observation.arch)
-        if arch is None or observation.number not in table(arch).by_number:
-            continue
-        index = _FLAGS.get(table(arch).by_number[observation.number].name)
+        call = call_of(observation.arch, observation.number)
+        index = _FLAGS.get(call.name) if call else None
         if index is None or not observation.example[index] & os.O_CREAT:
             continue
         for fact in observation.evidence:

@@ -260,7 +260,8 @@ def _learned(
     late = [
         observation
         for observation in observations
-        if _is_after(observation, after) and evaluate(before, observation.event).allows
+        if (not observation.after or any(wait & after for wait in observation.after))
+        and evaluate(before, observation.event).allows
     ]
     needed = _generated(late, own or _without_entries(before), options)
     entries: dict[Arch, dict[int, Entry]] = {}
@@ -329,10 +330,6 @@ def _parts(policy: Policy, arch: Arch, number: int) -> tuple[Expression, ...]:
 def _may_end(entry: Entry, policy: Policy) -> bool:
     other = entry.otherwise or policy.default
     return entry.action.may_allow and not other.may_allow and entry.expression != Always(False)
-
-
-def _is_after(observation: Observation, waits: int) -> bool:
-    return not observation.after or any(wait & waits for wait in observation.after)
 
 
 def _size(policy: Policy) -> int:

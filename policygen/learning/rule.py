@@ -111,8 +111,4 @@ def _read_flags(conditions: list[Condition], plain: Argument, meaning: Argument)
     last = conditions[-1]
     several = last.operator is Operator.IN
     flags = Flags(last.value & plain.mask, several, meaning.exact)
-    return flags if _flags_equal(conditions, flags, plain) else None
-
-
-def _flags_equal(conditions: list[Condition], flags: Flags, plain: Argument) -> bool:
-    return conditions == _flags(conditions[0].index, flags, plain)
+    return flags if conditions == _flags(conditions[0].index, flags, plain) else None

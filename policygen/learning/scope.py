@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.model import ABSTRACT, SIGNALS, Always, scope_of, scopes
 from callfence.tracer import pids
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import call_of, table
 
 if TYPE_CHECKING:
     from callfence.policygen.model import Policy
@@ -61,8 +61,7 @@ def sends(policy: Policy) -> bool:
 
 
 def _sets_owner(observation: Observation) -> bool:
-    arch = Arch.from_audit(observation.arch)
-    call = table(arch).by_number.get(observation.number) if arch else None
+    call = call_of(observation.arch, observation.number)
     for row in pids.rows(pids.SIGNALS):
         if call is not None and row.name == call.name and row.selector:
             index, *values = row.selector

@@ -28,7 +28,7 @@ from callfence.policygen.model import (
     scopes,
 )
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.abi.waits import calls_of
 from callfence.tracer.linux import MSG_FASTOPEN, TCP_FAMILIES, TCP_PROTOCOLS
 
@@ -106,7 +106,7 @@ def _known(
 ) -> dict[int, Entry]:
     """Return the entries of calls that need not be recorded.  `recorded` names calls that are recorded in any case: where a
     phase begins, and where what a name means is evidence."""
-    names = {number: table(arch).by_number[number].name for number in section}
+    names = {number: name_of(arch, number) for number in section}
     entries = {}
     for number, entry in section.items():
         if names[number] in OPAQUE and entry == Entry(Always(True), ENOSYS):

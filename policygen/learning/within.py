@@ -15,7 +15,7 @@ from callfence.policygen.learning.generate import Generated, New, generate
 from callfence.policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives
 from callfence.policygen.recording.fold import given_up
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of, table, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -63,8 +63,8 @@ def generate_within(
 def _is_given_up(observation: Observation) -> bool:
     """Return whether an observation has an argument whose values are no longer recorded; then all that the baseline allows of
     the call is allowed."""
-    arch = Arch.from_audit(observation.arch)
-    return arch is not None and observation.number in table(arch).by_number and bool(given_up(observation, table(arch)))
+    calls = table_of(observation.arch, observation.number)
+    return calls is not None and bool(given_up(observation, calls))
 
 
 def has_room(base: Policy, version: int) -> bool:
@@ -91,10 +91,10 @@ def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observa
     result: list[Observation] = []
     limit = resolved(base)
     for (audit, number), group in groupby(observations, key=lambda observation: (observation.arch, observation.number)):
-        arch, observed = Arch.from_audit(audit), list(group)
-        if arch is None or number not in table(arch).by_number:
+        calls, observed = table_of(audit, number), list(group)
+        if calls is None:
             continue  # a gap, which no policy can allow
-        calls = table(arch)
+        arch = calls.arch
         entry = limit.entries.get(arch, {}).get(number)
         judged = sort_out(entry, _unnamed(limit, arch, number), [observation.fitted(calls) for observation in observed], calls)
         against = {observation.key for observation in (*judged.new, *judged.refused)}
@@ -156,7 +156,7 @@ def _with_errors(policy: Resolved, against: Iterable[Observation], base: Resolve
                 Always(True), _unnamed(base, arch, observation.number)
             )
             if entry.expression == Always(True) and entry.action.kind is ActionKind.ERRNO:
-                hidden = table(arch).by_number[observation.number].name in OPAQUE
+                hidden = name_of(arch, observation.number) in OPAQUE
                 entries[arch][observation.number] = Entry(Always(True), ENOSYS) if hidden else entry
     return replace(policy, entries=entries)
 

@@ -29,7 +29,7 @@ from callfence.policygen.grants import (
 )
 from callfence.policygen.hosts import is_name
 from callfence.policygen.paths import covers
-from callfence.tracer.abi.constants import table_text
+from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -84,8 +84,10 @@ class Judged(NamedTuple):
 @cache
 def risks() -> tuple[Risk, ...]:
     """Return the rows of risks.tsv, in the file's order."""
-    rows = [line.split("\t") for line in table_text(__spec__, "risks.tsv").splitlines() if not line.startswith("#")][1:]
-    return tuple(Risk(id_, level, tuple(what.split(", ")), _rights(rights), *rest) for id_, level, what, rights, *rest in rows)
+    return tuple(
+        Risk(id_, level, tuple(what.split(", ")), _rights(rights), *rest)
+        for id_, level, what, rights, *rest in table_rows(__spec__, "risks.tsv")
+    )
 
 
 def _rights(cell: str) -> tuple[Right, ...]:

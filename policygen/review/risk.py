@@ -20,7 +20,7 @@ from callfence.policygen.phases import START, as_in
 from callfence.policygen.sets.algebra import FALSE, TooComplexError
 from callfence.policygen.sets.region import example, space, to_bdd
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, call_of, table, table_of
 from callfence.tracer.linux import OPAQUE
 from callfence.tracer.named import NamedTuple
 
@@ -52,16 +52,15 @@ class Ranked:
 
 def dangers_of(observation: Observation) -> tuple[Danger, ...]:
     """Return the rows of the catalogue that the calls of an observation match, the most dangerous first."""
-    arch = Arch.from_audit(observation.arch)
-    if arch is None or observation.number not in table(arch).by_number:
+    calls, sets = table_of(observation.arch, observation.number), space()
+    if calls is None:
         return ()
-    calls, sets = table(arch), space()
     arguments = calls.by_number[observation.number].arguments
     region = to_bdd(sets, expression(literal(observation.fitted(calls), calls), arguments), arguments)
     rows = [
         row
-        for row in of_call(arch, observation.number)
-        if not row.free and granted(sets, row, arch, observation.number, region) != FALSE
+        for row in of_call(calls.arch, observation.number)
+        if not row.free and granted(sets, row, calls.arch, observation.number, region) != FALSE
     ]
     return tuple(sorted(rows, key=lambda row: -row.level.rank))
 
@@ -219,6 +218,5 @@ def needs_a_person(observation: Observation, allow_opaque: Collection[str] = ())
 
 def _name(observation: Observation) -> str:
     """Return the name of the observation's call; '' if the tables do not have the call."""
-    arch = Arch.from_audit(observation.arch)
-    call = table(arch).by_number.get(observation.number) if arch else None
+    call = call_of(observation.arch, observation.number)
     return call.name if call else ""

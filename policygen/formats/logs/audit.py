@@ -19,7 +19,7 @@ from callfence.policygen.files.records import denied, unescaped
 from callfence.policygen.formats import ImportFormatError
 from callfence.policygen.formats.logs.denials import UNKNOWN
 from callfence.policygen.recording.model import Observation, Recording, Run
-from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.abi import NATIVE, Arch, call_of, table
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -138,7 +138,6 @@ def _call(fields: dict[str, str], position: str) -> tuple[int, int]:
 
 
 def _observation(audit_arch: int, number: int, executable: str, count: int, site: str) -> Observation:
-    arch = Arch.from_audit(audit_arch)
-    call = table(arch).by_number.get(number) if arch else None
+    call = call_of(audit_arch, number)
     arguments = (None,) * len(call.arguments) if call else ()
     return Observation(audit_arch, number, arguments, executable, (count,), site, (0, 0, 0, 0, 0, 0))

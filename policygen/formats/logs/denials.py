@@ -23,7 +23,7 @@ from callfence.policygen.language.document import parse
 from callfence.policygen.recording.log_records import DENIED, KINDS
 from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
 from callfence.policygen.versions import EVENTS, unknown
-from callfence.tracer.abi import NATIVE, Arch, Event, table
+from callfence.tracer.abi import NATIVE, Arch, Event, table_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -138,9 +138,8 @@ class _Log:
             self.started = violation.started
 
     def _add_call(self, event: Event, violation: _Violation, number: int) -> bool:
-        arch = Arch.from_audit(event.arch)
-        is_call = arch is not None and event.number in table(arch).by_number
-        arguments = recorded_values(table(arch), event) if arch is not None and is_call else ()
+        calls = table_of(event.arch, event.number)
+        arguments = recorded_values(calls, event) if calls else ()
         key = (event.arch, event.number, arguments, violation.executable)
         if key not in self.calls:
             if len(self.calls) >= MAX_DISTINCT:
