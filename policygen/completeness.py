@@ -7,20 +7,15 @@ these: `run_next` suggests others.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import reduce
-from typing import TYPE_CHECKING
 
 from callfence.policygen.learning.floor import FLOOR
 from callfence.policygen.learning.generalise import learned
-from callfence.policygen.learning.rule import join, key
+from callfence.policygen.learning.rule import Rule, join, key
+from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import call_of, table_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from callfence.policygen.learning.rule import Rule
-    from callfence.policygen.recording.model import Observation, Recording
 
 
 @frozen

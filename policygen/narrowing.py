@@ -8,39 +8,33 @@ what a `# why:` comment accepts, what only rehearsed runs used, notes of tools, 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.files.algebra import PATHS, TREES, extended, intersected, line_kind
 from callfence.policygen.files.calls import UDP_CONNECT
-from callfence.policygen.files.generalise import is_path, kind_of, learned
+from callfence.policygen.files.generalise import Use, is_path, kind_of, learned
 from callfence.policygen.files.generalise_hosts import connects_by_host, lacks
 from callfence.policygen.grants import NOT_CONFINED, USES, Files, written
 from callfence.policygen.holds import holds
+from callfence.policygen.language.document import Document
 from callfence.policygen.language.layout import Remarks, Section, note_of
 from callfence.policygen.language.naming import format_expression
 from callfence.policygen.learning.replay import ReplayError, events, replay
 from callfence.policygen.lint.findings import WHY
-from callfence.policygen.model import Always, Policy, alternatives
+from callfence.policygen.model import Always, Entry, Expression, Policy, alternatives
 from callfence.policygen.phases import phase_policies, reached, with_phases
+from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, name_of, table, table_of
+from callfence.tracer.abi import Arch, Event, name_of, table, table_of
+from callfence.tracer.abi.table import Table
 from callfence.tracer.errors import InternalError
 from callfence.tracer.named import NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-
-    from callfence.policygen.files.generalise import Use
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.model import Entry, Expression
-    from callfence.policygen.recording.model import Observation, Recording, Run
-    from callfence.tracer.abi import Event
-    from callfence.tracer.abi.table import Table
-
-    Call = tuple[Arch, int]
-    Rule = tuple[Arch, int, Expression]
+Call = tuple[Arch, int]
+Rule = tuple[Arch, int, Expression]
 
 
 class Unused(NamedTuple):

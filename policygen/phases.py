@@ -6,16 +6,11 @@ means.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
-from callfence.policygen.model import Always, Entry, Or, Phase, Policy, alternatives
+from callfence.policygen.model import Always, Entry, Expression, Or, Phase, Policy, alternatives
 from callfence.policygen.values import replace
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from callfence.policygen.model import Expression
-    from callfence.tracer.abi import Arch
+from callfence.tracer.abi import Arch
 
 START = "start"
 """The name of the time before the first phase."""

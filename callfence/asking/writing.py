@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.judging.adding import added
 from callfence.policygen.comparing.compare import Change, compare
 from callfence.policygen.files.algebra import differences, extended
 from callfence.policygen.language.document import Document, parse_file
+from callfence.policygen.model import Policy
 from callfence.policygen.phases import in_phase, names_of
 from callfence.policygen.recording import atomic
 from callfence.policygen.review.changes import changes
@@ -18,9 +18,6 @@ from callfence.shared.files import locked
 from callfence.shared.text import printable
 from callfence.tracer.abi import name_of
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from callfence.policygen.model import Policy
 
 
 def write(file: str, line: str, why: str, base: Policy | None) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from callfence.policygen.equivalents.carry import Carried
+from callfence.policygen.equivalents.compare import Gap
+from callfence.policygen.equivalents.section import Loss
 from callfence.policygen.language.naming import format_call, format_expression
 from callfence.shared.text import plural
 from callfence.tracer.abi import name_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any
-
-    from callfence.policygen.equivalents.carry import Carried
-    from callfence.policygen.equivalents.compare import Gap
-    from callfence.policygen.equivalents.section import Loss
 
 
 def as_lines(place: str, done: Carried, gaps: Sequence[Gap]) -> Iterator[str]:

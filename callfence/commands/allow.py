@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.judging.adding import added
 from callfence.policygen.files.algebra import differences
@@ -20,11 +21,6 @@ from callfence.shared.options import Parser, architecture
 from callfence.shared.text import on_one_line
 from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
 
 DESCRIPTION = """\
 Add LINE to POLICY: one or more entries, as enforce prints them.  Rules and comments of the policy stay.  What the policy

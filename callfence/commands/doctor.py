@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.enforcer.errors import EnforceError
 from callfence.policygen.values import frozen
@@ -16,10 +18,6 @@ from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
 from callfence.start import __version__
 from callfence.tracer import linux, machine, proc
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Iterator, Sequence
 
 SECONDS: Final = 30
 """Timeout of a probe, in seconds."""

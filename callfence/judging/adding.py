@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from callfence.policygen.files.algebra import Difference, differences, extended
 from callfence.policygen.language.document import PolicyError
 from callfence.policygen.learning.portable import with_equivalents
-from callfence.policygen.model import ALLOW, Entry, Policy, alternatives
+from callfence.policygen.model import ALLOW, Entry, Expression, Policy, alternatives
 from callfence.policygen.sets.algebra import TooComplexError
 from callfence.policygen.sets.join import JoinError, join_entries, refuses
 from callfence.policygen.values import replace
@@ -15,11 +15,6 @@ from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
 from callfence.tracer.abi import Arch, name_of, table
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from callfence.policygen.model import Expression
 
 
 class Addition(NamedTuple):

@@ -8,25 +8,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-from callfence.policygen.language.document import PolicyError, parse
+from callfence.policygen.language.document import Document, PolicyError, parse
 from callfence.policygen.lint.catalogue import combinations
-from callfence.policygen.lint.findings import WHY
+from callfence.policygen.lint.findings import WHY, Finding
+from callfence.policygen.model import Entry
 from callfence.policygen.review.changes import EntryChange, PolicyChange, with_differences
 from callfence.policygen.review.decisions import Answer, Decision, reasons_needed, takes_reason
 from callfence.policygen.values import replace
 from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
 from callfence.tracer.abi import name_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.lint.findings import Finding
-    from callfence.policygen.model import Entry
 
 QUESTION: Final = "[a]ccept [r]eject [e]dit [s]kip [b]ack [all] [q]uit [?]: "
 HELP: Final = """\

@@ -12,9 +12,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,11 +26,6 @@ from callfence.lake.schema import TABLES, Type
 from callfence.policygen.recording import atomic
 from callfence.policygen.versions import LAKE, unknown
 from callfence.tracer.errors import CallfenceError, UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-    from types import TracebackType
 
 MARKER = "callfence-lake"
 _GROUP = 100_000

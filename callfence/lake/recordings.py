@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from callfence.lake import keys
+from callfence.lake.identity import Identity
 from callfence.policygen.completeness import needed_by
 from callfence.policygen.language.naming import format_expression
 from callfence.policygen.learning.rule import expression
 from callfence.policygen.model import Always
 from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.tracer.abi import Arch, call_of, table
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from callfence.lake.identity import Identity
-    from callfence.policygen.recording.model import Observation, Recording, Run
 
 Row = tuple[object, ...]
 MANY = 200_000

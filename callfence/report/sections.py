@@ -5,9 +5,9 @@ their calls; the rules, the lines for files and ports, and the phases, each with
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING
 
 from callfence.judging.files import beyond, reasons_of, used, uses_of
 from callfence.judging.hosts import of_hosts
@@ -20,25 +20,17 @@ from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_entry
 from callfence.policygen.lint.catalogue import Level
 from callfence.policygen.lint.files import risks_of
-from callfence.policygen.lint.findings import grants
-from callfence.policygen.model import Entry, alternatives
+from callfence.policygen.lint.findings import Finding, grants
+from callfence.policygen.model import Entry, Phase, Policy, alternatives
 from callfence.policygen.phases import START, phase_policies
-from callfence.policygen.review.why import Origin
+from callfence.policygen.recording.model import Observation
+from callfence.policygen.review.why import Origin, Provenance
 from callfence.policygen.sets.region import Budget
-from callfence.report.content import calls_of
+from callfence.report.content import Executable, Report, calls_of
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
 from callfence.shared.text import command_line, ending, on_one_line, plural
 from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.abi.waits import bits
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from callfence.policygen.lint.findings import Finding
-    from callfence.policygen.model import Phase, Policy
-    from callfence.policygen.recording.model import Observation
-    from callfence.policygen.review.why import Provenance
-    from callfence.report.content import Executable, Report
 
 _MANY_RUNS = 20
 """The most rows of a table of runs that is not folded."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.policygen.formats.systemd_enforce import settings_of
 from callfence.policygen.values import frozen
 from callfence.shared.inputs import content
 from callfence.tracer.errors import CallfenceError, UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 FOLDER: Final = Path("/etc/systemd/system")
 """Where the administrator's units and drop-ins are (systemd.unit(5))."""

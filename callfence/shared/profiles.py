@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from callfence.policygen import formats
-from callfence.policygen.formats import Direction, FormatOptions
-from callfence.policygen.language.document import new_document
+from callfence.policygen.formats import Direction, FormatOptions, Loss
+from callfence.policygen.language.document import Document, new_document
 from callfence.policygen.values import replace
 from callfence.shared.text import plural, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from callfence.policygen.formats import Loss
-    from callfence.policygen.language.document import Document
 
 MANY = 12
 """The most names of calls that a line of text lists; the JSON lists all."""

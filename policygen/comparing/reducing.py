@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from callfence.policygen.comparing.compare import ARMS, Verdict, compare, compare_resolved
 from callfence.policygen.files import algebra
@@ -29,9 +30,6 @@ from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.express import minimise, negated
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, name_of, table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _MAX_PRODUCTS = 256
 """The most pairs of alternatives for which an intersection is written as alternatives."""

@@ -8,8 +8,8 @@ architectures (`Renumbering`).
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.equivalents.links import BETWEEN, Link, Side, links, side
 from callfence.policygen.language.operands import operands
@@ -18,9 +18,6 @@ from callfence.policygen.values import frozen
 from callfence.tracer.abi import Arch, Argument, Kind, constants, name_of, table
 from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 Node = tuple[Arch, int]
 """A call: its architecture and its number."""

@@ -5,15 +5,16 @@ What is written is compared with the exact carried set (`effects`): it never all
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.equivalents.between import ends
 from callfence.policygen.equivalents.effects import allowed, carried, special
-from callfence.policygen.equivalents.section import Writer
-from callfence.policygen.grants import Right, format_rights, path_line, written
+from callfence.policygen.equivalents.section import Loss, Writer
+from callfence.policygen.grants import Files, Right, format_rights, path_line, written
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.normal import normal
+from callfence.policygen.model import Expression, Policy
 from callfence.policygen.phases import as_in, in_each, phase_policies
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
@@ -22,13 +23,6 @@ from callfence.tracer.abi import Arch, name_of, table
 from callfence.tracer.abi.constants import table_rows, table_text
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from callfence.policygen.equivalents.section import Loss
-    from callfence.policygen.grants import Files
-    from callfence.policygen.model import Expression, Policy
 
 
 class CarryError(UserError):

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from callfence.policygen.equivalents.between import hops
 from callfence.policygen.equivalents.effects import allowed, carried, meaningful, special
-from callfence.policygen.implied.resolve import resolve
-from callfence.policygen.model import alternatives
+from callfence.policygen.implied.resolve import Resolved, resolve
+from callfence.policygen.model import Expression, Policy, alternatives
 from callfence.policygen.phases import START, phase_policies
 from callfence.policygen.sets import region
-from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.algebra import FALSE, Space
 from callfence.policygen.sets.express import express, minimise
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, Event, name_of, table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from callfence.policygen.implied.resolve import Resolved
-    from callfence.policygen.model import Expression, Policy
-    from callfence.policygen.sets.algebra import Space
-    from callfence.tracer.abi import Argument
+from callfence.tracer.abi import Arch, Argument, Event, name_of, table
 
 _MAX_RULES = 8
 """The most alternatives that describe a gap; a gap that takes more has none, only its example."""

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.holds import holds
 from callfence.policygen.language.document import parse
 from callfence.policygen.language.operands import ORDERINGS, operands
-from callfence.policygen.model import BITWISE, And, Condition, Operator, alternatives, conjuncts
+from callfence.policygen.model import BITWISE, And, Condition, Entry, Expression, Operator, alternatives, conjuncts
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import table
+from callfence.tracer.abi import Arch, Argument, table
 from callfence.tracer.abi.constants import table_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from callfence.policygen.model import Entry, Expression
-    from callfence.tracer.abi import Arch, Argument
 
 BETWEEN = "~"
 """The `as` of rows that apply only between two architectures (`equivalents.between`)."""

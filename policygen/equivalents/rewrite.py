@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from callfence.policygen.equivalents.between import Renumbering, renumberings
-from callfence.policygen.language.naming import determined
+from callfence.policygen.equivalents.between import Hop, Pair, Renumbering, renumberings
+from callfence.policygen.language.naming import Known, determined
 from callfence.policygen.model import BITWISE, Always, And, Condition, Expression, Not, Operator, Or
 from callfence.policygen.values import replace
-
-if TYPE_CHECKING:
-    from callfence.policygen.equivalents.between import Hop, Pair
-    from callfence.policygen.language.naming import Known
-    from callfence.tracer.abi import Argument
+from callfence.tracer.abi import Argument
 
 
 def rewritten(hop: Hop, expression: Expression, values: Known = ()) -> Expression:

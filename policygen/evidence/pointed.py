@@ -7,17 +7,13 @@ first option and that option's name are taken.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from callfence.policygen.evidence.words import escaped, masked
-from callfence.tracer.abi import NATIVE, Arch, Kind, call_of, constants
+from callfence.tracer.abi import NATIVE, Arch, Argument, Event, Kind, call_of, constants
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from callfence.tracer.abi import Argument, Event
 
 AT_FDCWD = -100  # linux/fcntl.h
 PAGE = 4096

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, reduce
 from operator import or_
-from typing import TYPE_CHECKING
 
 from callfence.policygen.files.algebra import extended, granted, reduced
 from callfence.policygen.files.calls import DNS, UDP_CONNECT
@@ -37,6 +37,7 @@ from callfence.policygen.grants import (
     TCP,
     USES,
     Files,
+    Ports,
     Right,
     ranges,
     rights_of,
@@ -46,11 +47,6 @@ from callfence.policygen.paths import covers, folders
 from callfence.policygen.values import replace
 from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-
-    from callfence.policygen.grants import Ports
 
 Use = tuple[str, str, str]
 Names = dict[str, Right]

@@ -8,12 +8,13 @@ paths to which they lead.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
-from callfence.policygen.comparing.compare import Change, compare_resolved
+from callfence.policygen.comparing.compare import Change, Difference, compare_resolved
 from callfence.policygen.evaluate import answers
 from callfence.policygen.formats import Addition, Direction, ExportError, Loss
 from callfence.policygen.grants import ALL, Files, Right
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.language.naming import format_action
 from callfence.policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, strictest
 from callfence.policygen.paths import covers
@@ -22,12 +23,6 @@ from callfence.policygen.sets.algebra import FALSE, TRUE
 from callfence.policygen.values import replace
 from callfence.tracer.abi import NATIVE, Arch, name_of, table
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from callfence.policygen.comparing.compare import Difference
-    from callfence.policygen.implied.resolve import Resolved
 
 DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
 EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h

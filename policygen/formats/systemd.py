@@ -14,13 +14,14 @@ that are addresses, and serves nobody.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.files.generalise import trees
-from callfence.policygen.formats import Direction, Exported, Loss
+from callfence.policygen.formats import Direction, Exported, FormatOptions, Loss
 from callfence.policygen.formats.effect import (
     EPERM,
     EXECVE,
@@ -37,6 +38,7 @@ from callfence.policygen.formats.effect import (
 from callfence.policygen.formats.systemd_enforce import quoted
 from callfence.policygen.grants import ALL, ANY_PORT, NO_PORT, Files, Right
 from callfence.policygen.hosts import is_name, order
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.language.naming import format_action
 from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator
 from callfence.policygen.sets import region
@@ -44,12 +46,6 @@ from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.values import replace
 from callfence.tracer.abi import NATIVE, Arch, constants, table
 from callfence.tracer.abi.constants import table_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-
-    from callfence.policygen.formats import FormatOptions
-    from callfence.policygen.implied.resolve import Resolved
 
 _SPECIFIERS = {"$HOME": "%h", "$TMPDIR": "%T"}
 _ALWAYS_WRITABLE = ("/dev", "/proc", "/sys")

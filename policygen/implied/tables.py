@@ -7,22 +7,17 @@ entries of an architecture take 40 ms, and most processes need few.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.restricting import with_restrictions
 from callfence.policygen.language.document import parse
 from callfence.policygen.language.operands import operands
 from callfence.policygen.model import IMPLIED, Always, Entry
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, Event, table
 from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from callfence.tracer.abi import Event
 
 _ALLOWED = Entry(Always(True))
 

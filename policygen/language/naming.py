@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 from callfence.policygen.model import (
     ALLOW,
@@ -20,9 +21,6 @@ from callfence.policygen.model import (
     alternatives,
 )
 from callfence.tracer.abi import NATIVE, X32_BIT, Arch, Argument, Event, Kind, constants, name_of, table
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
 
 Known = tuple[tuple[int, int], ...]
 """The arguments whose value is known where a condition is evaluated: (index, value), sorted by index."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.errors import did_you_mean
 from callfence.policygen.model import BITWISE, Condition, Operator
 from callfence.policygen.paths import TextError
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import Arch, Argument, Syscall, constants, table
-
-if TYPE_CHECKING:
-    from callfence.tracer.abi.constants import Family
+from callfence.tracer.abi.constants import Family
 
 ORDERINGS = frozenset((Operator.LT, Operator.LE, Operator.GT, Operator.GE))
 

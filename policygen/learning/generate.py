@@ -7,11 +7,13 @@ The steps: *sort* the observations by whether the policy allows them (`beyond`),
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from callfence.policygen.files.algebra import Difference as FileDifference
 from callfence.policygen.filter.room import surely_fits
+from callfence.policygen.implied.resolve import Call
 from callfence.policygen.language.document import Document, new_document
 from callfence.policygen.language.layout import note_of
 from callfence.policygen.learning.beyond import Placed, Sorted, sort_by, without_covered
@@ -23,18 +25,11 @@ from callfence.policygen.learning.replay import replay
 from callfence.policygen.learning.waits import note_on_waiting, with_waits
 from callfence.policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
 from callfence.policygen.recording.fold import given_up
+from callfence.policygen.recording.model import Observation
 from callfence.policygen.values import replace
 from callfence.tracer.abi import NATIVE, X32_BIT, Arch, name_of, table, table_of
+from callfence.tracer.abi.table import Table
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-
-    from callfence.policygen.files.algebra import Difference as FileDifference
-    from callfence.policygen.implied.resolve import Call
-    from callfence.policygen.recording.model import Observation
-    from callfence.tracer.abi.table import Table
-
 
 _ALLOWED = Entry(Always(True))
 _NEWEST = Policy({}).table

@@ -4,17 +4,12 @@ connections from a socket that listens already."""
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from callfence.policygen.files.calls import AT_FDCWD
 from callfence.policygen.files.made import made, removals
-from callfence.policygen.recording.model import Observation, recorded_values
+from callfence.policygen.recording.model import Observation, Recording, recorded_values
 from callfence.tracer.abi import Arch, Event, call_of, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from callfence.policygen.recording.model import Recording
 
 WORD = "later: "
 """Begins the note on an entry that no run needed yet."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from callfence.policygen.evaluate import evaluate
+from callfence.policygen.model import Action, Policy
+from callfence.policygen.recording.model import Observation
 from callfence.tracer.abi import Event, Kind
+from callfence.tracer.abi.table import Table
 from callfence.tracer.errors import InternalError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from callfence.policygen.model import Action, Policy
-    from callfence.policygen.recording.model import Observation
-    from callfence.tracer.abi.table import Table
 
 
 class ReplayError(InternalError):

@@ -9,16 +9,12 @@ the first workers had yet to enter.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
+from callfence.policygen.recording.model import Observation, Recording
 from callfence.tracer import linux
 from callfence.tracer.abi import call_of
 from callfence.tracer.abi.waits import FORK, forked
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from callfence.policygen.recording.model import Observation, Recording
 
 
 def by_role(observations: Sequence[Observation], recording: Recording) -> list[Observation]:

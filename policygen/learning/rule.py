@@ -7,16 +7,12 @@ the order and number of observations does not matter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from callfence.policygen.model import Always, And, Condition, Expression, Operator, conjuncts
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import Argument, Kind
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from callfence.tracer.abi.table import Table
+from callfence.tracer.abi.table import Table
 
 
 @frozen

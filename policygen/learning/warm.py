@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from callfence.policygen.files.calls import MOUNTING, NEW_ROOTS, PATH_CALLS, SENDING as SENDING_FLAGS, SOCKETS
 from callfence.policygen.files.generalise_hosts import by_host
@@ -31,9 +31,6 @@ from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.abi.waits import calls_of
 from callfence.tracer.linux import MSG_FASTOPEN, TCP_FAMILIES, TCP_PROTOCOLS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _CLONE_UNTRACED = 0x00800000  # linux/sched.h
 _SECCOMP_OPTIONS = (21, 22)  # PR_GET_SECCOMP, PR_SET_SECCOMP: linux/prctl.h

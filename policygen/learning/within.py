@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from callfence.policygen.comparing.compare import Change, compare, compare_resolved
 from callfence.policygen.comparing.reducing import reduce_resolved
 from callfence.policygen.implied.resolve import Resolved, narrowed, resolved, tidy
+from callfence.policygen.language.document import Document
 from callfence.policygen.language.normal import normal
-from callfence.policygen.learning.extend import DEFAULTS, sort_out
+from callfence.policygen.learning.extend import DEFAULTS, Options, sort_out
 from callfence.policygen.learning.floor import OPAQUE
 from callfence.policygen.learning.generate import Generated, New, generate
-from callfence.policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives
+from callfence.policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Arm, Entry, Policy, alternatives
 from callfence.policygen.recording.fold import given_up
+from callfence.policygen.recording.model import Observation
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, name_of, table, table_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.learning.extend import Options
-    from callfence.policygen.model import Arm
-    from callfence.policygen.recording.model import Observation
 
 MAX_DENIALS = 16
 """The most calls that a policy with an implied set may have to deny because its baseline does.  Container profiles take 1 to 8,

@@ -7,25 +7,19 @@ The tables are read on first use.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.document import parse
-from callfence.policygen.model import Always, Entry, alternatives, constrained
-from callfence.policygen.sets.algebra import FALSE, TooComplexError
+from callfence.policygen.model import Always, Entry, Expression, Policy, alternatives, constrained
+from callfence.policygen.sets.algebra import FALSE, Space, TooComplexError
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import Arch, name_of, table
 from callfence.tracer.abi.constants import table_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from callfence.policygen.model import Expression, Policy
-    from callfence.policygen.sets.algebra import Space
 
 
 class Level(StrEnum):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen import hosts
 from callfence.policygen.files.algebra import TREES, differences, granted
@@ -21,6 +21,8 @@ from callfence.policygen.grants import (
     UNIX,
     USES,
     WORDS,
+    Files,
+    Ports,
     Right,
     bare_line,
     host_line,
@@ -28,15 +30,10 @@ from callfence.policygen.grants import (
     written,
 )
 from callfence.policygen.hosts import is_name
+from callfence.policygen.model import Policy
 from callfence.policygen.paths import covers
 from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from callfence.policygen.grants import Files, Ports
-    from callfence.policygen.model import Policy
 
 _BELOW = "/..."
 _MOST_PORTS = 49152

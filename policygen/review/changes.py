@@ -8,7 +8,7 @@ with other actions, or a setting.  Something that only allows less is not a chan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Set
 
 from callfence.policygen.comparing.compare import Change, Verdict, compare
 from callfence.policygen.files.algebra import differences as file_differences
@@ -23,10 +23,6 @@ from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.policygen.values import frozen, replace
 from callfence.tracer.abi import Arch, name_of, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Set
-
 
 SETTINGS = ("table", "arm", "default", "unknown", "scope", "implied")
 PHASES = "phases"

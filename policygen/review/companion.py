@@ -13,24 +13,19 @@ Lines may come in any order, and twice, so that git can merge two files by takin
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
 from callfence.policygen.evidence.facts import join, parse, without_secrets
 from callfence.policygen.evidence.words import SECRET
+from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_value
 from callfence.policygen.recording.fold import given_up, without
 from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
 from callfence.policygen.review.why import parse_call, provenance
 from callfence.policygen.versions import EVIDENCE, unknown
-from callfence.tracer.abi import Arch, Event, Kind, name_of, table, table_of
+from callfence.tracer.abi import Arch, Argument, Event, Kind, name_of, table, table_of
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from callfence.policygen.language.document import Document
-    from callfence.tracer.abi import Argument
 
 MAGIC = f"callfence evidence {EVIDENCE}"
 _VERSION = re.compile(r"callfence evidence ([0-9]{1,9})")

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from itertools import starmap
-from typing import TYPE_CHECKING
 
-from callfence.policygen.comparing.compare import MILDEST_LAST, Comparison, compare
+from callfence.policygen.comparing.compare import MILDEST_LAST, Comparison, Difference, compare
+from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_action
 from callfence.policygen.lint.catalogue import Combined, Level, check, completed, listed
 from callfence.policygen.lint.files import judged
 from callfence.policygen.lint.findings import Finding, lint
-from callfence.policygen.model import ENTER, NOTIFY, SIGNALS, ActionKind, Arm, alternatives, scopes
+from callfence.policygen.model import ENTER, NOTIFY, SIGNALS, Action, ActionKind, Arm, Policy, alternatives, scopes
 from callfence.policygen.phases import WAITS
 from callfence.policygen.review.risk import Ranked, ranked
 from callfence.policygen.sets.region import Budget
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import name_of, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from callfence.policygen.comparing.compare import Difference
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.model import Action, Policy
-    from callfence.tracer.abi import Arch
+from callfence.tracer.abi import Arch, name_of, table
 
 _FATE = {
     ActionKind.ALLOW: "are allowed, though no one has considered them",

@@ -6,7 +6,7 @@ executes a debugger.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable
 
 from callfence.policygen.comparing.compare import Change, Comparison, Difference
 from callfence.policygen.evaluate import evaluate
@@ -15,22 +15,15 @@ from callfence.policygen.implied.tables import capabilities, rows
 from callfence.policygen.learning.generalise import literal
 from callfence.policygen.learning.rule import expression
 from callfence.policygen.lint.catalogue import Danger, Level, check, granted, leaves_free, of_call, of_setting
-from callfence.policygen.model import IMPLIED, alternatives
+from callfence.policygen.model import IMPLIED, Action, Policy, alternatives
 from callfence.policygen.phases import START, as_in
-from callfence.policygen.sets.algebra import FALSE, TooComplexError
-from callfence.policygen.sets.region import example, space, to_bdd
+from callfence.policygen.recording.model import Key, Observation, Recording
+from callfence.policygen.sets.algebra import FALSE, Space, TooComplexError
+from callfence.policygen.sets.region import Budget, example, space, to_bdd
 from callfence.policygen.values import frozen, replace
 from callfence.tracer.abi import Arch, call_of, table, table_of
 from callfence.tracer.linux import OPAQUE
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
-    from callfence.policygen.model import Action, Policy
-    from callfence.policygen.recording.model import Key, Observation, Recording
-    from callfence.policygen.sets.algebra import Space
-    from callfence.policygen.sets.region import Budget
 
 
 @frozen

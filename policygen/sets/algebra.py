@@ -8,12 +8,9 @@ one for each of its bits, most significant first; a constant word is made of `TR
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
 
 FALSE, TRUE = 0, 1
 

@@ -5,17 +5,14 @@ Read from the tables beside this file on first use: syscalls_ARCH.tsv, joint.tsv
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from callfence.tracer.abi import constants
 from callfence.tracer.abi.constants import table_lines, table_rows
 from callfence.tracer.abi.model import Arch, Argument, Kind, Syscall
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 
 def _arguments(cells: str = "") -> tuple[Argument, ...]:

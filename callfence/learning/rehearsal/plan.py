@@ -11,28 +11,22 @@ import errno
 import re
 import resource
 import signal
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
 from itertools import zip_longest
 from pathlib import PurePath
 from signal import Signals
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.policygen.language.naming import format_value
-from callfence.policygen.recording.model import recorded_values
-from callfence.tracer.abi import NATIVE, Arch, Kind, table, table_of
+from callfence.policygen.recording.model import Observation, Recording, recorded_values
+from callfence.tracer.abi import NATIVE, Arch, Event, Kind, table, table_of
 from callfence.tracer.abi.constants import table_rows
+from callfence.tracer.abi.table import Table
 from callfence.tracer.errors import UserError
-from callfence.tracer.faults import Exhaust, Fail, Fault, Send, Shorten
+from callfence.tracer.faults import Effect, Exhaust, Fail, Fault, Send, Shorten
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-
-    from callfence.policygen.recording.model import Observation, Recording
-    from callfence.tracer.abi import Event
-    from callfence.tracer.abi.table import Table
-    from callfence.tracer.faults import Effect
 
 _RESOURCES: Final = {"memory": resource.RLIMIT_AS, "descriptors": resource.RLIMIT_NOFILE}
 _VERBS: Final = {"memory": "finds no more memory", "descriptors": "finds no more descriptors"}

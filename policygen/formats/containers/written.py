@@ -11,9 +11,8 @@ runtimes.tsv.  The list is reviewed, and is added only on export, where it is vi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.comparing.compare import change_of
 from callfence.policygen.filter import bpf, symbolic
@@ -22,6 +21,7 @@ from callfence.policygen.formats import Addition, Direction, ExportError, Format
 from callfence.policygen.formats.containers.meaning import SCMP, decisions, multiplexed, return_value
 from callfence.policygen.formats.containers.profile import Act, Op, Profile, ProfileRule, RegisterComparison
 from callfence.policygen.formats.effect import DIRECTIONS, Masked, machines, masked_answers
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.language.document import parse
 from callfence.policygen.language.naming import format_action
 from callfence.policygen.model import ENOSYS, Action, ActionKind, Arm, strictest
@@ -33,11 +33,6 @@ from callfence.tracer.abi import Arch, name_of, table
 from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.errors import CallfenceError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from callfence.policygen.implied.resolve import Resolved
 
 MAX_ENTRIES = 128
 """The most entries of a profile that every runtime accepts: crun 1.21 and runc 1.1.15 have no limit, newer ones may (1 MiB is
