@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -34,12 +34,10 @@ _GROUP = 100_000
 _LISTS = {Type.REGISTERS: pa.list_(pa.uint64()), Type.VALUES: pa.list_(pa.decimal128(20))}
 
 
-def _schema(table: Mapping[str, Type]) -> Any:
-    """Return a table's columns as Arrow has them."""
-    return pa.schema([(column, _LISTS.get(kind) or pa.type_for_alias(kind)) for column, kind in table.items()])
-
-
-SCHEMAS = {name: _schema(table) for name, table in TABLES.items()}
+SCHEMAS = {
+    name: pa.schema([(column, _LISTS.get(kind) or pa.type_for_alias(kind)) for column, kind in table.items()])
+    for name, table in TABLES.items()
+}
 
 
 def create(lake: Path) -> None:

@@ -49,7 +49,9 @@ def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> No
     rows = _rows(learned)
     lines = news(learned)
     if rehearse:
-        lines.append(f"not rehearsed: {_rehearsals(learned.recording)}; to try them: {command_line(rehearse)}")
+        count = len(plan(learned.recording, (), (), is_root=os.geteuid() == 0))
+        what = plural(count, "failing call or other circumstance", "failing calls and other circumstances")
+        lines.append(f"not rehearsed: {what}; to try them: {command_line(rehearse)}")
     if file.isatty():
         from callfence.shared import terminal
 
@@ -275,12 +277,6 @@ def _refused(learned: Learned) -> list[str]:
     refused = learned.generated.refused
     names = dict.fromkeys(call_name(observation.arch, observation.number) for observation in refused)
     return [f"{name}: the policy denies it explicitly; unchanged" for name in names]
-
-
-def _rehearsals(recording: Recording) -> str:
-    """Return how much could be rehearsed."""
-    count = len(plan(recording, (), (), is_root=os.geteuid() == 0))
-    return plural(count, "failing call or other circumstance", "failing calls and other circumstances")
 
 
 def _ending(run: Run) -> str:

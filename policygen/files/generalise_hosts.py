@@ -196,12 +196,12 @@ def learned_hosts(runs: Sequence[Iterable[Use]], use: str, *, exact: bool = Fals
         ports[host] = ranges(single(tuple(granted)))
         if text := "; ".join(filter(None, sorted({*reasons_of[host], *granted.values()}))):
             why[host_line(use, host)] = text
-    redundant = {host for host in ports if any(single(ports[host]) <= single(ports.get(above, ())) for above in _above(host))}
+    redundant = {
+        host
+        for host in ports
+        if any(above != host and single(ports[host]) <= single(ports.get(above, ())) for above in containing(host))
+    }
     return Hosts({host: ports[host] for host in ports if host not in redundant}, why)
-
-
-def _above(host: str) -> list[str]:
-    return [above for above in containing(host) if above != host]
 
 
 def _widened_hosts(each: Sequence[set[str]]) -> dict[str, Widening]:

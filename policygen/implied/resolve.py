@@ -150,7 +150,9 @@ def _resolved(policy: Policy) -> Resolved:
             sections[arch].update(own)
             for number, given in _given(policy.implied, arch, given_names, policy.table).items():
                 old = own.get(number)
-                taken = given.rows if old is None else tuple(row for row in given.rows if _adds_to(old, row))
+                taken = given.rows
+                if old is not None:
+                    taken = tuple(row for row in given.rows if old.only_allows and row.entry.action == ALLOW)
                 if taken:
                     added[arch, number] = taken
                     sections[arch][number] = given if old is None else _entry(old, taken)
@@ -213,11 +215,6 @@ def _restricted(arch: Arch, section: Mapping[int, Entry]) -> dict[int, Entry]:
     """Return the entries of an architecture, each with the bits that only restrict."""
     extended = {number: with_restrictions(arch, number, section[number]) for number in restricting(arch) if number in section}
     return {**section, **extended}
-
-
-def _adds_to(old: Entry, row: Row) -> bool:
-    """Return whether the set may add the row to the policy's own entry."""
-    return old.only_allows and row.entry.action == ALLOW
 
 
 def _entry(old: Entry | None, added: Sequence[Row]) -> Entry:
