@@ -10,10 +10,10 @@ from collections import defaultdict
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from callfence.policygen.comparing.compare import Change, Verdict
+from callfence.policygen.comparing.compare import Change, Difference, Verdict
 from callfence.policygen.grants import is_line
 from callfence.policygen.language.naming import format_action, format_call, format_expression
-from callfence.policygen.lint.catalogue import Level, dangers
+from callfence.policygen.lint.catalogue import Danger, Level, dangers
 from callfence.policygen.model import ALLOW, Always
 from callfence.shared.text import plural
 from callfence.tracer.abi import name_of
@@ -22,9 +22,7 @@ from callfence.tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from callfence.policygen.comparing.compare import Difference
     from callfence.policygen.files.algebra import Difference as FileDifference
-    from callfence.policygen.lint.catalogue import Danger
     from callfence.policygen.review.judgement import Headline, Judgement, Reason
     from callfence.policygen.review.risk import Ranked
 

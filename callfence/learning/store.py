@@ -14,11 +14,11 @@ from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.generate import Generated, generate
 from callfence.policygen.learning.later import NOTES, later as later_calls
 from callfence.policygen.learning.scope import scope
-from callfence.policygen.model import IMPLIED, Arm
+from callfence.policygen.model import IMPLIED, Arm, Policy
 from callfence.policygen.recording import atomic, recording_file
 from callfence.policygen.recording.fold import bounded
 from callfence.policygen.recording.many import merge
-from callfence.policygen.recording.model import Recording, Run
+from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.text import plural, printable
 from callfence.tracer.abi import name_of
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from callfence.learning.prepare import Prepared
-    from callfence.policygen.model import Policy
-    from callfence.policygen.recording.model import Observation
 
 MAX_LINES = 40
 """The most lines of denied calls that are printed; the recording has all calls."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from callfence.enforcing.files import OWN_CODE, own
 from callfence.learning.rehearsal.plan import plan
-from callfence.policygen.completeness import estimate, run_next
+from callfence.policygen.completeness import Estimate, estimate, run_next
 from callfence.policygen.files.generalise import is_path
 from callfence.policygen.files.generalise_hosts import by_host, recorded
 from callfence.policygen.files.made import left, made, movable
@@ -20,8 +20,8 @@ from callfence.policygen.language.normal import normal_expression
 from callfence.policygen.learning.beyond import unimplied
 from callfence.policygen.learning.scope import OTHERS
 from callfence.policygen.lint.files import risks_of
-from callfence.policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, alternatives, scopes
-from callfence.policygen.recording.model import Recording
+from callfence.policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, Policy, alternatives, scopes
+from callfence.policygen.recording.model import Recording, Run
 from callfence.shared.text import command_line, plural, printable
 from callfence.tracer.abi import call_of
 from callfence.tracer.abi.waits import ACCEPTS, bits
@@ -31,10 +31,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from callfence.learning.store import Learned
-    from callfence.policygen.completeness import Estimate
     from callfence.policygen.learning.generate import New
-    from callfence.policygen.model import Policy
-    from callfence.policygen.recording.model import Run
 
 MAX_NAMES = 8
 """The most hosts, or unix sockets, that are named."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from callfence.policygen.equivalents.between import Node, ends, hops, renumberings, unneeded
+from callfence.policygen.equivalents.between import Hop, Node, ends, hops, renumberings, unneeded
 from callfence.policygen.equivalents.effects import allowed, image, meaningful
 from callfence.policygen.equivalents.links import own_calls
 from callfence.policygen.equivalents.rewrite import rewritten
@@ -16,16 +16,14 @@ from callfence.policygen.model import ALLOW, Always, And, Arm, Condition, Entry,
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.express import express, minimise, negated
-from callfence.policygen.sets.join import JoinError, form_of, join_entries, refuses
+from callfence.policygen.sets.join import Form, JoinError, form_of, join_entries, refuses
 from callfence.policygen.values import frozen, replace
 from callfence.tracer.abi import Arch, constants, name_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from callfence.policygen.equivalents.between import Hop
     from callfence.policygen.model import Action, Expression
-    from callfence.policygen.sets.join import Form
 
 _MOST = 64
 """The most alternatives of a set that is not written as its source is."""

@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.holds import exact, holds, holds_at
 from callfence.policygen.implied.restricting import restricting, with_restrictions
-from callfence.policygen.implied.tables import REACHES_ANY_FILE, capabilities, rows
+from callfence.policygen.implied.tables import REACHES_ANY_FILE, Capability, Row, capabilities, rows
 from callfence.policygen.model import ALLOW, Always, Entry, Expression, Not, Or, Policy, alternatives, conjuncts, mentioned
 from callfence.policygen.phases import START, phase_policies
 from callfence.policygen.sets.algebra import FALSE, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import Budget, space, to_bdd
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, Argument, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from callfence.policygen.grants import Files
-    from callfence.policygen.implied.tables import Capability, Row
     from callfence.policygen.model import Action, Arm
-    from callfence.tracer.abi import Argument, Event
 
 Call = tuple[Arch, int]
 """An architecture and the number of a system call."""

@@ -33,7 +33,7 @@ from callfence.policygen.grants import (
 )
 from callfence.policygen.hosts import PLACES, canonical as canonical_host
 from callfence.policygen.language import hints
-from callfence.policygen.language.lexer import RESERVED
+from callfence.policygen.language.lexer import RESERVED, Cursor, Token
 from callfence.policygen.language.operands import OperandError, parse_integer
 from callfence.policygen.model import ALLOW, ENTER, NOTIFY, SCOPES, Action, ActionKind, Always, Entry, Phase, scope_of
 from callfence.policygen.paths import TextError, canonical, unquoted
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from callfence.policygen.language.expressions import ExpressionParser
-    from callfence.policygen.language.lexer import Cursor, Token
     from callfence.policygen.model import Expression, Policy
 
 

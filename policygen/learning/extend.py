@@ -13,22 +13,20 @@ from callfence.policygen.holds import exact, holds_at
 from callfence.policygen.language.naming import format_entry
 from callfence.policygen.learning.floor import OPAQUE
 from callfence.policygen.learning.generalise import Widened, Widening, caller, generalise, learned, literal
-from callfence.policygen.learning.rule import expression, join, key, meanings_in, read
+from callfence.policygen.learning.rule import Rule, expression, join, key, meanings_in, read
 from callfence.policygen.model import ENOSYS, Action, Always, Entry, Expression, Or, alternatives, constrained, mentioned
 from callfence.policygen.recording.model import Observation, recorded_values
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, Event, Kind, table_of
+from callfence.tracer.abi import Arch, Argument, Event, Kind, table_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from callfence.policygen.learning.rule import Rule
     from callfence.policygen.model import Policy
-    from callfence.tracer.abi import Argument
     from callfence.tracer.abi.table import Table
 
 _MANY = 2000

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from callfence.policygen.model import ABSTRACT, SIGNALS, Always, scope_of, scopes
+from callfence.policygen.model import ABSTRACT, SIGNALS, Always, Policy, scope_of, scopes
 from callfence.tracer import pids
 from callfence.tracer.abi import call_of, table
 
 if TYPE_CHECKING:
-    from callfence.policygen.model import Policy
     from callfence.policygen.recording.model import Observation, Recording
 
 FAMILY, OTHERS = "family", "others"

@@ -19,14 +19,14 @@ from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.layout import Comments, Remarks, Section
 from callfence.policygen.language.naming import format_action, format_expression
 from callfence.policygen.lint.catalogue import Danger, Level, check, combined, granted, leaves_free, listed, of_call, of_setting
-from callfence.policygen.lint.files import risks_of
+from callfence.policygen.lint.files import Risk, risks_of
 from callfence.policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
 from callfence.policygen.phases import WAITS, phase_policies
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import Budget, example, to_bdd
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, Event, name_of, table
+from callfence.tracer.abi import Arch, Argument, Event, name_of, table
 from callfence.tracer.abi.waits import bits
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 
     from callfence.policygen.implied.tables import Row
     from callfence.policygen.language.document import Document
-    from callfence.policygen.lint.files import Risk
     from callfence.policygen.model import Action, Expression, Policy
-    from callfence.tracer.abi import Argument
 
 WHY = "# why:"
 """Begins a comment that accepts a finding."""

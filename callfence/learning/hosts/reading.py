@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 from callfence.enforcer import kernel as sockets
 from callfence.enforcer.hosts.addresses import ECHOES
 from callfence.tracer import kernel, linux
-from callfence.tracer.abi import NATIVE, Arch, name_of
+from callfence.tracer.abi import NATIVE, Arch, Event, name_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from callfence.tracer.abi import Event
     from callfence.tracer.task import Task
 
 SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h

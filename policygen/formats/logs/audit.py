@@ -15,8 +15,8 @@ from collections import Counter
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from callfence.policygen.files.records import denied, unescaped
-from callfence.policygen.formats import ImportFormatError
+from callfence.policygen.files.records import Denied, denied, unescaped
+from callfence.policygen.formats import FormatOptions, ImportFormatError
 from callfence.policygen.formats.logs.denials import UNKNOWN
 from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.tracer.abi import NATIVE, Arch, call_of, table
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from callfence.policygen.files.generalise import Use
-    from callfence.policygen.files.records import Denied
-    from callfence.policygen.formats import FormatOptions
 
 _WORD = (1 << 32) - 1
 _RECORD = re.compile(r"\btype=(SECCOMP|1326|LANDLOCK_ACCESS|1423|SYSCALL|1300)\b")

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from callfence.policygen.errors import PolicyError
 from callfence.policygen.evidence.facts import Union, parse as parse_fact
-from callfence.policygen.formats import ImportFormatError
+from callfence.policygen.formats import FormatOptions, ImportFormatError
 from callfence.policygen.formats.logs.lines import MAX_LINE, lines
 from callfence.policygen.grants import ANY, BARE, USES, format_rights, host_line, single
 from callfence.policygen.language.document import parse
 from callfence.policygen.recording.log_records import DENIED, KINDS
-from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
+from callfence.policygen.recording.model import Key, Observation, Recording, Registers, Run, recorded_values
 from callfence.policygen.versions import EVENTS, unknown
 from callfence.tracer.abi import NATIVE, Arch, Event, table_of
 from callfence.tracer.named import NamedTuple
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from callfence.policygen.files.generalise import Use
-    from callfence.policygen.formats import FormatOptions
-    from callfence.policygen.recording.model import Key, Registers
 
 MAX_DISTINCT = 50_000
 """Different violations, and uses of files and ports, that are recorded: no log fills memory.  More are counted in a gap."""
