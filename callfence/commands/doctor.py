@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -190,14 +191,6 @@ def _hosts() -> CheckResult:
     return CheckResult(not text, what, f"a policy with such lines is refused: {text}", needed=False)
 
 
-def _learn() -> CheckResult:
-    return _probe("learn", "records a program", "see the findings above; in a container, allow ptrace")
-
-
-def _enforce() -> CheckResult:
-    return _probe("enforce", "confines a program at its execve and explains denials", "try --quiet-kernel, or --arm now")
-
-
 def _probe(command: str, what: str, advice: str) -> CheckResult:
     """Check that a command works on the program `true`, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
@@ -228,7 +221,7 @@ CHECKS: Final[tuple[Callable[[], CheckResult], ...]] = (
     _surroundings,
     _keyring,
     _cache,
-    _learn,
-    _enforce,
+    partial(_probe, "learn", "records a program", "see the findings above; in a container, allow ptrace"),
+    partial(_probe, "enforce", "confines a program at its execve and explains denials", "try --quiet-kernel, or --arm now"),
     _hosts,
 )

@@ -33,15 +33,6 @@ def as_objects(losses: Iterable[Loss]) -> list[dict[str, object]]:
     return [{"direction": loss.direction, "what": loss.what, "calls": list(loss.calls)} for loss in losses]
 
 
-def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
-    """Return the lines of `loss_lines`, wrapped, as comments of a policy."""
-    return [
-        f"# {line}"
-        for text in loss_lines(losses, than)
-        for line in textwrap.wrap(f"not said: {text}", 110, subsequent_indent="  ", break_long_words=False)
-    ]
-
-
 def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
     """Convert a file of the format `name` into a policy.  Return the document, which has the losses in comments, and the
     losses.
@@ -49,7 +40,11 @@ def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tu
     `file` is the name to show, `data` the content.  Raises UserError if the content is not of the format."""
     imported = formats.reader(name)(data, file, options)
     made = new_document(imported.policy, f"{file} ({name})")
-    comments = [*comment_lines(imported.losses, "than the file")]
+    comments = [
+        f"# {line}"
+        for text in loss_lines(imported.losses, "than the file")
+        for line in textwrap.wrap(f"not said: {text}", 110, subsequent_indent="  ", break_long_words=False)
+    ]
     if imported.instructions:
         comments += ["# its instructions:", *(f"# {line}" for line in imported.instructions)]
     layout = replace(made.layout, header=(*made.layout.header, *comments))

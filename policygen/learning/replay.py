@@ -18,8 +18,6 @@ class ReplayError(InternalError):
     def __init__(self, observation: Observation, event: Event, action: Action) -> None:
         super().__init__(f"internal error, nothing written: the new policy answers {event} with {action}; {observation}")
         self.observation = observation
-        self.event = event
-        self.action = action
 
 
 def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) -> None:
