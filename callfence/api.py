@@ -6,12 +6,14 @@ import errno
 import os
 import sys
 import warnings
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 from callfence.enforcer import kernel
 from callfence.enforcer.arming import seized
 from callfence.enforcer.errors import EnforceError
 from callfence.enforcing import filters as policy_files
+from callfence.enforcing.sealed import Compiled
 from callfence.policygen.filter.bpf import MAX_INSTRUCTIONS
 from callfence.policygen.filter.compile import compile_policy
 from callfence.policygen.language.document import parse
@@ -19,12 +21,7 @@ from callfence.policygen.phases import START
 from callfence.policygen.text import printable
 from callfence.tracer import linux
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from callfence.enforcing.sealed import Compiled
-
-    Filters = str | Mapping[int | str, str | int]
+Filters = str | Mapping[int | str, str | int]
 
 
 def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:

@@ -5,28 +5,23 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from callfence.judging.sites import Site, Symbols
 from callfence.policygen import reading
 from callfence.policygen.evidence.facts import path_pattern, places
 from callfence.policygen.evidence.words import escaped
+from callfence.policygen.language.document import Document
 from callfence.policygen.recording import atomic, recording_file
-from callfence.policygen.recording.model import Recording
+from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.review.companion import Companion, fitting, read, reduced, text, united
 from callfence.shared.files import companion_path, recording_path, working_folder
 from callfence.shared.inputs import print_error
 from callfence.shared.text import plural, printable
-from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.abi import NATIVE, Arch, name_of
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.recording.model import Observation
 
 
 def update(policy: Path, document: Document, recording: Recording, *, is_wanted: bool = False, fresh: bool = False) -> None:
@@ -102,7 +97,7 @@ def load_evidence(command: str, policy: Path, document: Document, recording: Pat
         print_error(f"callfence {command}: {path}: ignored {what}")
     if others := [observation for observation in companion.observations if observation not in used]:
         calls = {(Arch.from_audit(observation.arch) or NATIVE, observation.number) for observation in others}
-        names = sorted({table(arch).by_number[number].name for arch, number in calls})
+        names = sorted({name_of(arch, number) for arch, number in calls})
         what = f"evidence of {plural(len(others), 'call')} that {policy.name} does not allow: {', '.join(names[:8])}"
         print_error(f"callfence {command}: {path}: ignored {what}{' ...' if len(names) > 8 else ''}")
     return Evidence(str(path), companion._replace(observations=used).recording)

@@ -6,14 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from callfence.enforcer.spawning import client
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    Word = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+Word = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 _CLIENT = "callfence-run"
 """The client in C, include/callfence-run.c; if PATH has none, the one in Python takes its place."""

@@ -7,20 +7,15 @@ these: `run_next` suggests others.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import reduce
-from typing import TYPE_CHECKING
 
 from callfence.policygen.learning.floor import FLOOR
 from callfence.policygen.learning.generalise import learned
-from callfence.policygen.learning.rule import join, key
+from callfence.policygen.learning.rule import Rule, join, key
+from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.values import frozen
-from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from callfence.policygen.learning.rule import Rule
-    from callfence.policygen.recording.model import Observation, Recording
+from callfence.tracer.abi import call_of, table_of
 
 
 @frozen
@@ -75,9 +70,8 @@ def _rules_by_run(recording: Recording, *, names_only: bool) -> Iterator[tuple[t
 def needed_by(observation: Observation, *, names_only: bool = False) -> Rule | None:
     """Return the rule that an observation needs.  It is () with `names_only`, and for a call that the tables do not have.  None
     for calls that every learned policy allows."""
-    arch = Arch.from_audit(observation.arch)
-    calls = table(arch) if arch else None
-    if calls is None or observation.number not in calls.by_number:
+    calls = table_of(observation.arch, observation.number)
+    if calls is None:
         return ()
     if calls.by_number[observation.number].name in FLOOR:
         return None
@@ -139,5 +133,5 @@ def run_next(recording: Recording) -> tuple[str, ...]:
 
 def _names(recording: Recording) -> set[str]:
     """Return the names of the calls of a recording, as far as the tables have them."""
-    calls = {(Arch.from_audit(observation.arch), observation.number) for observation in recording.observations}
-    return {table(arch).by_number[number].name for arch, number in calls if arch and number in table(arch).by_number}
+    numbers = {(observation.arch, observation.number) for observation in recording.observations}
+    return {call.name for audit, number in numbers if (call := call_of(audit, number))}

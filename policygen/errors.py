@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 from callfence.policygen.text import printable
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 Mistake = Literal[
     "character", "syntax", "version", "name", "value", "twice", "place", "effect", "phase", "limit", "include"

@@ -197,12 +197,6 @@ class Files:
 
         return tuple(filter(is_name, hosts))
 
-    @property
-    def confines_peers(self) -> bool:
-        """Whether hosts, UDP or unix sockets are confined, which Landlock does not do: then calls are made for the program; so
-        they are for names that it may look up."""
-        return bool(self.connect_to) or self.send is not None or self.unix is not None or bool(self.query)
-
     def every_port(self, use: str) -> Ports | None:
         """Return the ports that are granted for a use at any host or at one of its hosts; None if the use is not confined."""
         at_any: Ports | None = getattr(self, use)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from collections.abc import Mapping, Sequence
+from typing import assert_never
 
 from callfence.policygen.model import Always, And, Condition, Expression, Not, Operator, Or, conjuncts
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from callfence.tracer.abi import Argument
-
+from callfence.tracer.abi import Argument
 
 _REGISTER = (1 << 64) - 1
 

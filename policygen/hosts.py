@@ -10,15 +10,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from callfence.policygen.paths import PathError, canonical as canonical_path, folders, order as path_order
-from callfence.tracer.errors import UserError
+from callfence.policygen.paths import PathError, TextError, canonical as canonical_path, folders, order as path_order
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from ipaddress import IPv4Network, IPv6Network
-
-    from callfence.policygen.errors import Mistake
 
     Network = IPv4Network | IPv6Network
 
@@ -34,14 +31,8 @@ _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _ADDRESS = r"[0-9.]+(?:/.*)?|\[?[0-9a-f.]*:.*"
 
 
-class HostError(UserError):
-    """The text is not a host or a socket.  `message` says why; `hint` is advice, or ''."""
-
-    def __init__(self, message: str, hint: str = "", kind: Mistake = "value") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.kind = kind
+class HostError(TextError):
+    """The text is not a host or a socket."""
 
 
 def canonical(text: str) -> str:

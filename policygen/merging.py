@@ -19,7 +19,7 @@ from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.join import JoinError, join_entries
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, Argument, table
+from callfence.tracer.abi import Arch, Argument, name_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +54,7 @@ def _united(a: Policy, b: Policy) -> Policy:
         if differs:
             raise JoinError(f"one policy confines {what} and the other does not: give both such lines, or neither")
     implied = max(a.implied, b.implied)
-    entries = {arch: _section(a, b, arch) for arch in Arch if _has(a, b, arch)}
+    entries = {arch: _section(a, b, arch) for arch in Arch if arch in a.entries or arch in b.entries}
     files = algebra.united(a.files, b.files)
     scope = scope_of({*scopes(a.scope)} & {*scopes(b.scope)})
     optional = a.phases_optional or b.phases_optional
@@ -82,10 +82,6 @@ def _confined(a: Policy, b: Policy) -> list[tuple[str, bool]]:
     return [(what, (getattr(a.files, part) is None) != (getattr(b.files, part) is None)) for part, what in parts.items()]
 
 
-def _has(a: Policy, b: Policy, arch: Arch) -> bool:
-    return arch in a.entries or arch in b.entries
-
-
 def _entry(policy: Policy, other: Policy, arch: Arch, number: int) -> Entry | None:
     """Return a policy's own entry for a call; with its implied set added, if the other policy denies something explicitly."""
     mine, theirs = policy.entries[arch].get(number), other.entries[arch].get(number)
@@ -102,7 +98,7 @@ def _section(a: Policy, b: Policy, arch: Arch) -> dict[int, Entry]:
         try:
             entry = join_entries(arch, number, ours, theirs, a.default)
         except JoinError as error:
-            raise JoinError(f"{table(arch).by_number[number].name}: {error}") from None
+            raise JoinError(f"{name_of(arch, number)}: {error}") from None
         if entry is not None:
             section[number] = entry
     return section
@@ -226,7 +222,7 @@ def _merged_section(a: Policy, b: Policy, c: Policy, arch: Arch, conflicts: list
             entry = merge_entry(arch, number, *three)
         except (_ConflictError, TooComplexError) as error:
             texts = (format_entry(arch, number, entry) if entry else "" for entry in three)
-            conflicts.append(Conflict(arch, table(arch).by_number[number].name, str(error), *texts))
+            conflicts.append(Conflict(arch, name_of(arch, number), str(error), *texts))
             entry = three[1] or three[2]
         if entry is not None:
             section[number] = entry

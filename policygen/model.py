@@ -7,19 +7,15 @@ themselves.  No value carries text: comments and layout belong to `language.docu
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum, StrEnum
 from operator import ge
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from callfence.policygen.grants import NOT_CONFINED, Files
 from callfence.policygen.values import field, frozen
+from callfence.tracer.abi import Arch
 from callfence.tracer.abi.waits import ENTER as ENTER, NOTIFY as NOTIFY
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-
-    from callfence.tracer.abi import Arch
 
 SIGNALS, ABSTRACT = "signals", "abstract sockets"
 SCOPES = (SIGNALS, ABSTRACT)

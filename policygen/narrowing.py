@@ -8,39 +8,33 @@ what a `# why:` comment accepts, what only rehearsed runs used, notes of tools, 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.files.algebra import PATHS, TREES, extended, intersected, line_kind
 from callfence.policygen.files.calls import UDP_CONNECT
-from callfence.policygen.files.generalise import is_path, kind_of, learned
+from callfence.policygen.files.generalise import Use, is_path, kind_of, learned
 from callfence.policygen.files.generalise_hosts import connects_by_host, lacks
 from callfence.policygen.grants import NOT_CONFINED, USES, Files, written
 from callfence.policygen.holds import holds
+from callfence.policygen.language.document import Document
 from callfence.policygen.language.layout import Remarks, Section, note_of
 from callfence.policygen.language.naming import format_expression
 from callfence.policygen.learning.replay import ReplayError, events, replay
 from callfence.policygen.lint.findings import WHY
-from callfence.policygen.model import Always, Policy, alternatives
+from callfence.policygen.model import Always, Entry, Expression, Policy, alternatives
 from callfence.policygen.phases import phase_policies, reached, with_phases
+from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, Event, name_of, table, table_of
+from callfence.tracer.abi.table import Table
 from callfence.tracer.errors import InternalError
 from callfence.tracer.named import NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-
-    from callfence.policygen.files.generalise import Use
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.model import Entry, Expression
-    from callfence.policygen.recording.model import Observation, Recording, Run
-    from callfence.tracer.abi import Event
-    from callfence.tracer.abi.table import Table
-
-    Call = tuple[Arch, int]
-    Rule = tuple[Arch, int, Expression]
+Call = tuple[Arch, int]
+Rule = tuple[Arch, int, Expression]
 
 
 class Unused(NamedTuple):
@@ -98,9 +92,8 @@ def users(policy: Policy, observations: Sequence[Observation]) -> dict[str, set[
     be denied.  Of rules that no observation uses so far, it uses each that would be enough to allow it."""
     used: defaultdict[Call, dict[int, set[Event]]] = defaultdict(dict)
     for at, observation in enumerate(observations):
-        arch = Arch.from_audit(observation.arch)
-        if arch is not None and observation.number in table(arch).by_number:
-            used[arch, observation.number][at] = {*events(observation.fitted(table(arch)), table(arch))}
+        if calls := table_of(observation.arch, observation.number):
+            used[calls.arch, observation.number][at] = {*events(observation.fitted(calls), calls)}
     rules = _rules(policy)
     result: dict[str, set[int]] = {}
     for line, same in rules.items():
@@ -201,7 +194,7 @@ def _entries(policy: Policy) -> list[tuple[Arch, int, Entry]]:
 
 
 def _line(arch: Arch, number: int, rule: Expression) -> str:
-    return f"{table(arch).by_number[number].name}: {format_expression(arch, number, rule)}"
+    return f"{name_of(arch, number)}: {format_expression(arch, number, rule)}"
 
 
 _DENIES = "it denies calls"
@@ -232,9 +225,9 @@ def _why(comments: Iterable[str]) -> str:
 def _observed(recording: Recording, columns: set[int]) -> Iterator[tuple[Table, Observation]]:
     """Yield the observations of the runs with these indexes whose calls a policy can name, each with the table of its call."""
     for observation in recording.observations:
-        arch = Arch.from_audit(observation.arch)
-        if arch is not None and observation.number in table(arch).by_number and any(observation.counts[at] for at in columns):
-            yield table(arch), observation.fitted(table(arch))
+        calls = table_of(observation.arch, observation.number)
+        if calls and any(observation.counts[at] for at in columns):
+            yield calls, observation.fitted(calls)
 
 
 def _events(observed: Iterable[tuple[Table, Observation]]) -> dict[Call, set[Event]]:

@@ -29,15 +29,19 @@ _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
 _ESCAPE = r"(?s)\\(?:x([0-9a-fA-F]{2})|(.?))"
 
 
-class PathError(UserError):
-    """The text is not a path of a `path` line.  `message` says why; `hint` is advice, or ''; `kind` is
-    one of `errors.Mistake`."""
+class TextError(UserError):
+    """A text in a policy is not what it must be.  `message` says why; `hint` is advice, or ''; `kind` is one of
+    `errors.Mistake`."""
 
     def __init__(self, message: str, hint: str = "", kind: Literal["syntax", "name", "value"] = "value") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.kind = kind
+
+
+class PathError(TextError):
+    """The text is not a path of a `path` line."""
 
 
 _NO_PARENT, _MEANT = "a path has no `..`", "where `..` leads depends on links: write the path that is meant"

@@ -6,16 +6,11 @@ means.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
-from callfence.policygen.model import Always, Entry, Or, Phase, Policy, alternatives
+from callfence.policygen.model import Always, Entry, Expression, Or, Phase, Policy, alternatives
 from callfence.policygen.values import replace
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from callfence.policygen.model import Expression
-    from callfence.tracer.abi import Arch
+from callfence.tracer.abi import Arch
 
 START = "start"
 """The name of the time before the first phase."""
@@ -92,13 +87,9 @@ def in_each_reached(work: Callable[..., Policy], *policies: Policy) -> Policy:
     for end, name in enumerate(names, 1):
         if triggers := tuple(sorted(trigger for trigger, begun in begins.items() if begun == name)):
             phases.append(Phase(name, triggers, {}))
-            results.append(work(*(as_in(policy, _furthest(policy, names[:end])) for policy in policies)))
+            last = [next((each for each in reversed(names_of(policy)) if each in names[:end]), START) for policy in policies]
+            results.append(work(*map(as_in, policies, last)))
     return with_phases(results, phases)
-
-
-def _furthest(policy: Policy, names: Sequence[str]) -> str:
-    """Return the name of the last of a policy's phases that is among `names`; START if none is."""
-    return next((name for name in reversed(names_of(policy)) if name in names), START)
 
 
 def with_phases(policies: Sequence[Policy], phases: Sequence[Phase]) -> Policy:

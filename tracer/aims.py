@@ -10,20 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.tracer import pids
-from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.abi import NATIVE, Arch, Event, table
+from callfence.tracer.calls import Calls
 from callfence.tracer.kernel import read_memory, read_path
 from callfence.tracer.proc import kin_of, namespaces_of, proc
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from callfence.tracer.abi import Event
-    from callfence.tracer.calls import Calls
-    from callfence.tracer.task import Task
+from callfence.tracer.task import Task
 
 _BY_PID = tuple(sorted({row.name for row in pids.rows(pids.SIGNALS, pids.REGISTER) if row.argument == 0}))
 """Names of the calls whose first argument is the pid that they signal."""

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from callfence.tracer import kernel, linux
-from callfence.tracer.abi import COMPAT, NATIVE, Arch, table
+from callfence.tracer.abi import COMPAT, NATIVE, Arch, Event, table
 from callfence.tracer.errors import PtraceError
 from callfence.tracer.kernel import event_of
 from callfence.tracer.linux import OPAQUE
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.proc import has_filter
-from callfence.tracer.task import Way
+from callfence.tracer.processor import SharedProcessor
+from callfence.tracer.task import Task, Way
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from callfence.tracer.abi import Event
-    from callfence.tracer.processor import SharedProcessor
-    from callfence.tracer.task import Task
-
-    Handler = Callable[["Task", Event], None]
-    ExitHandler = Callable[["Task", Event, int], None]
-    """Its last argument is what the call returned, 64 bits, signed."""
+Handler = Callable[["Task", Event], None]
+ExitHandler = Callable[["Task", Event, int], None]
+"""Its last argument is what the call returned, 64 bits, signed."""
 
 ENOSYS: Final = 38  # asm-generic/errno.h
 CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h

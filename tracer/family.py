@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from callfence.tracer.abi.waits import executed, forked
 from callfence.tracer.proc import executable_of, kin_of
-from callfence.tracer.tally import MANY_THREADS
+from callfence.tracer.processor import SharedProcessor
+from callfence.tracer.tally import MANY_THREADS, Tally
 from callfence.tracer.task import Task
-
-if TYPE_CHECKING:
-    from callfence.tracer.processor import SharedProcessor
-    from callfence.tracer.tally import Tally
 
 
 class TaskFamily:

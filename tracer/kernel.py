@@ -111,11 +111,12 @@ def _again(request: int, tid: int, address: int, data: int, *, passing: tuple[in
     raise PtraceError(f"ptrace request {request:#x}: {os.strerror(number)}", "ptrace", number)
 
 
-def _asked(request: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of python-ptrace and return its result.  Raises `tracer.errors.PtraceError` with the errno."""
+def _asked(request: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Call a function of python-ptrace, or one that raises OSError, and return its result.  Raises `tracer.errors.PtraceError`
+    with the errno instead."""
     try:
         return request(*arguments)
-    except ptrace_error.PtraceError as error:
+    except (ptrace_error.PtraceError, OSError) as error:
         raise PtraceError(str(error), "ptrace", error.errno or errno.EIO) from None
 
 
@@ -227,7 +228,7 @@ def skip_call(tid: int, error: int = 0) -> None:
 
 def peek(tid: int, address: int) -> int:
     """Return the word (64 bits) at an address of a stopped task.  Raises PtraceError if it cannot be read."""
-    return _made(linux.peeked, linux.PTRACE_PEEKDATA, tid, address)
+    return _asked(linux.peeked, linux.PTRACE_PEEKDATA, tid, address)
 
 
 class _Span(ctypes.Structure):
@@ -279,26 +280,18 @@ def write_memory(tid: int, address: int, content: bytes) -> int:
 
 def registers(tid: int) -> Registers:
     """Return the registers of a stopped task.  Raises PtraceError if the task is dying."""
-    return _made(MACHINE.registers, tid)
+    return _asked(MACHINE.registers, tid)
 
 
 def set_registers(tid: int, values: Sequence[int]) -> None:
     """Set all registers of a stopped task, in the order of `registers`.  Raises PtraceError if the task is dying, or a value is
     not permitted."""
-    _made(MACHINE.set_registers, tid, values)
+    _asked(MACHINE.set_registers, tid, values)
 
 
 def set_register(tid: int, index: int, value: int) -> None:
     """Set one register of a stopped task, 64 bits.  Raises PtraceError if the task is dying."""
-    _made(MACHINE.set_register, tid, index, value)
-
-
-def _made(request: Callable[..., _Result], *arguments: Any) -> _Result:
-    """Call a function that raises OSError, and return its result.  Raises PtraceError instead."""
-    try:
-        return request(*arguments)
-    except OSError as error:
-        raise PtraceError(str(error), "ptrace", error.errno or errno.EIO) from None
+    _asked(MACHINE.set_register, tid, index, value)
 
 
 def share_memory(first: int, second: int) -> bool:
@@ -321,7 +314,7 @@ class EntryPoint:
         changed = mode.breakpoint + self._word.to_bytes(8, "little")[len(mode.breakpoint) :]
         self._stopped = self._address + len(mode.breakpoint) * mode.is_past
         """The instruction pointer at the stop."""
-        _made(linux.ptrace, linux.PTRACE_POKEDATA, pid, self._address, int.from_bytes(changed, "little"))
+        _asked(linux.ptrace, linux.PTRACE_POKEDATA, pid, self._address, int.from_bytes(changed, "little"))
 
     def remove_if_reached(self, tid: int) -> bool:
         """At the stop of a SIGTRAP: return whether this breakpoint caused it.  If so, the breakpoint is removed, and the caller
@@ -331,17 +324,12 @@ class EntryPoint:
             at = MACHINE.convention(values).ip
             if values[at] != self._stopped:
                 return False
-            _made(linux.ptrace, linux.PTRACE_POKEDATA, tid, self._address, self._word)
+            _asked(linux.ptrace, linux.PTRACE_POKEDATA, tid, self._address, self._word)
             values[at] = self._address
             set_registers(tid, values)
         except PtraceError:
             return False
         return True
-
-
-def prctl(option: int, arg2: int = 0, arg3: int = 0) -> None:
-    """Call prctl(2).  Raises OSError."""
-    linux.checked(linux.prctl(option, arg2, arg3), "prctl")
 
 
 RECORD_ALL: Final = struct.pack("<HBBI", linux.BPF_RET_K, 0, 0, RET_RECORD)
@@ -350,7 +338,7 @@ RECORD_ALL: Final = struct.pack("<HBBI", linux.BPF_RET_K, 0, 0, RET_RECORD)
 
 def install_filter(instructions: bytes) -> None:
     """Set no_new_privs in this process, and install a filter, an array of struct sock_filter.  Raises OSError."""
-    prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.checked(linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1), "prctl")
     program = linux.byref(linux.FilterProgram.of(instructions))
     linux.checked(linux.prctl(linux.PR_SET_SECCOMP, linux.SECCOMP_MODE_FILTER, program), "prctl(PR_SET_SECCOMP)")
 

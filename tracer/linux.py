@@ -138,7 +138,7 @@ _MAX_SEGMENTS = 1170
 """The most segments of a program that the kernel reads: 64 KiB of headers (fs/binfmt_elf.c, load_elf_phdrs)."""
 
 # asm/signal.h, x86
-SIGINT, SIGTRAP, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 2, 5, 9, 13, 17, 18, 19, 25, 31
+SIGINT, SIGKILL, SIGPIPE, SIGCHLD, SIGCONT, SIGSTOP, SIGXFSZ, SIGSYS = 2, 9, 13, 17, 18, 19, 25, 31
 SIG_DFL, SIG_IGN = 0, 1
 
 # asm-generic/mman-common.h, linux/mman.h

@@ -11,12 +11,10 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.tracer.proc import state_of
-
-if TYPE_CHECKING:
-    from callfence.tracer.task import Task
+from callfence.tracer.task import Task
 
 TICK: Final = 0.02
 """Seconds between two checks of which tasks still stop often."""

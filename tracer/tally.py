@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from callfence.tracer import kernel
 from callfence.tracer.abi import NATIVE, Event, Kind, table
 from callfence.tracer.kernel import event_of
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.proc import proc
-from callfence.tracer.task import Page
+from callfence.tracer.task import Hot, Page, Task
 from callfence.tracer.unwinding.callers import Registers
 from callfence.tracer.unwinding.site import call_site
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from callfence.tracer.task import Hot, Task
 
 MANY_KEYS: Final = 65536
 """The most keys of one executable; if there are more, they are dropped.  This bounds memory and loses no observation: a call

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from callfence.tracer import linux
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from callfence.tracer.abi import Event
+from callfence.tracer.abi import Event
 
 Hot = dict[int, list[Any]]
 """The counters of observations, by the number and the argument bits that distinguish them."""

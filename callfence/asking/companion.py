@@ -13,20 +13,16 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import NoReturn, Protocol
 
 from callfence.asking.questions import Given, Question, parsed
 from callfence.enforcer import helper, kernel
 from callfence.enforcer.reporting.asker import ALWAYS, ANSWERS, NO
 from callfence.policygen.language.document import PolicyError, parse
+from callfence.policygen.model import Policy
 from callfence.tracer.errors import CallfenceError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import NoReturn
-
-    from callfence.policygen.model import Policy
 
 _LONGEST = 1 << 20
 """The most bytes of a question."""

@@ -10,18 +10,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Any, Self
 
 from callfence.enforcer.reporting.asker import ANSWERS, NO
 from callfence.policygen.values import frozen
 from callfence.policygen.versions import QUESTIONS, unknown
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, Self
-
-    Decide = Callable[["Question"], str | tuple[str, str]]
+Decide = Callable[["Question"], str | tuple[str, str]]
 
 _LONGEST = 1 << 24
 """The most bytes of a question."""

@@ -7,16 +7,11 @@ import json
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
-from callfence.asking.questions import MAX_LINE, Given, answer_of
+from callfence.asking.questions import MAX_LINE, Given, Question, answer_of
 from callfence.policygen.versions import QUESTIONS
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    from callfence.asking.questions import Question
 
 _SEND = 10.0
 """How many seconds the program may take at most to read a question."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from callfence.enforcer.reporting.asker import ALWAYS, ANSWERS, KILL, NO, ONCE, RUN
 from callfence.policygen.values import frozen
 from callfence.policygen.versions import QUESTIONS
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 MAX_LINE = 1 << 16
 """The most bytes of an answer."""

@@ -9,21 +9,17 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock, Thread
-from typing import TYPE_CHECKING
+from typing import Any, Self
 
 from callfence.asking import writing
 from callfence.policygen.language.document import parse_file
+from callfence.policygen.model import Policy
 from callfence.policygen.text import printable
 from callfence.policygen.values import frozen
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from typing import Any, Self
-
-    from callfence.policygen.model import Policy
 
 
 @frozen

@@ -5,19 +5,15 @@ from __future__ import annotations
 import errno
 import math
 import os
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from callfence.asking import companion
+from callfence.asking.companion import Front
 from callfence.enforcer.errors import EnforceError
 from callfence.policygen.language.document import parse_file
+from callfence.policygen.model import Policy
 from callfence.policygen.phases import in_phase, names_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from callfence.asking.companion import Front
-    from callfence.policygen.model import Policy
 
 _UNIX, _DESCRIPTOR = "unix:", "fd:"
 

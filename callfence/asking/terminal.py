@@ -7,15 +7,11 @@ import re
 import termios
 from contextlib import suppress
 from io import StringIO
-from typing import TYPE_CHECKING
 
-from callfence.asking.questions import MEANINGS, Given
+from callfence.asking.questions import MEANINGS, Given, Question
 from callfence.enforcer.reporting.asker import ALWAYS, GRANTING, KILL, NO
 from callfence.shared.terminal import folded, print_lines
 from callfence.shared.text import printable
-
-if TYPE_CHECKING:
-    from callfence.asking.questions import Question
 
 _LONGEST = 4096
 _REFUSALS = (NO, KILL)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.judging.adding import added
 from callfence.policygen.comparing.compare import Change, compare
 from callfence.policygen.files.algebra import differences, extended
 from callfence.policygen.language.document import Document, parse_file
+from callfence.policygen.model import Policy
 from callfence.policygen.phases import in_phase, names_of
 from callfence.policygen.recording import atomic
 from callfence.policygen.review.changes import changes
@@ -16,11 +16,8 @@ from callfence.policygen.review.decisions import Answer, Decision, resolve, with
 from callfence.policygen.values import replace
 from callfence.shared.files import locked
 from callfence.shared.text import printable
-from callfence.tracer.abi import table
+from callfence.tracer.abi import name_of
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from callfence.policygen.model import Policy
 
 
 def write(file: str, line: str, why: str, base: Policy | None) -> None:
@@ -45,7 +42,7 @@ def with_line(document: Document, line: str, why: str, name: str) -> Document:
     done = added(before.policy, [line], name=name)
     if done.refused:
         arch, number = done.refused[0]
-        raise UserError(f"{name} denies {table(arch).by_number[number].name} explicitly; `callfence allow --force` allows it")
+        raise UserError(f"{name} denies {name_of(arch, number)} explicitly; `callfence allow --force` allows it")
     new = before.with_policy(done.policy)
     text = printable(" ".join(why.split()))
     accepted = {change: Decision(Answer.ACCEPT, None, text) for change in changes(before.policy, new.policy)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.carrying.text import as_lines, as_object, gap_lines, gap_object
 from callfence.policygen.equivalents.carry import carry
 from callfence.policygen.equivalents.compare import gaps, pairs
+from callfence.policygen.model import Policy
 from callfence.policygen.sets.algebra import TooComplexError
 from callfence.shared.carried import with_comments
 from callfence.shared.files import locked, put
@@ -17,11 +18,6 @@ from callfence.shared.options import Parser, architecture
 from callfence.shared.outputs import as_output
 from callfence.tracer.abi import Arch
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    import argparse
-
-    from callfence.policygen.model import Policy
 
 DESCRIPTION = """\
 Add to POLICY a section for another architecture that allows the same effects: the same calls, or those that do the same there

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from callfence.policygen.equivalents.carry import Carried
+from callfence.policygen.equivalents.compare import Gap
+from callfence.policygen.equivalents.section import Loss
 from callfence.policygen.language.naming import format_call, format_expression
 from callfence.shared.text import plural
-from callfence.tracer.abi import table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any
-
-    from callfence.policygen.equivalents.carry import Carried
-    from callfence.policygen.equivalents.compare import Gap
-    from callfence.policygen.equivalents.section import Loss
+from callfence.tracer.abi import name_of
 
 
 def as_lines(place: str, done: Carried, gaps: Sequence[Gap]) -> Iterator[str]:
@@ -26,7 +22,8 @@ def as_lines(place: str, done: Carried, gaps: Sequence[Gap]) -> Iterator[str]:
         yield f"  {name} -> {', '.join(ends)}"
     yield f"proved: {target} allows no effect that {source} denies"
     missing = [gap for gap in gaps if gap.arch is source]
-    proved = len({name for name, _ in done.ways} - {_name(gap) for gap in missing} - {loss.name for loss in _needed(done)})
+    lacking = {name_of(gap.arch, gap.number) for gap in missing} | {loss.name for loss in _needed(done)}
+    proved = len({name for name, _ in done.ways} - lacking)
     yield f"proved: the same effects for {proved} of {plural(len(done.ways), 'call')}"
     for name, end, more in done.wider:
         yield f"wider: {name} -> {end}: {end} {more}"
@@ -35,7 +32,7 @@ def as_lines(place: str, done: Carried, gaps: Sequence[Gap]) -> Iterator[str]:
             what = f": {loss.what}" if loss.what else ""
             yield f"{'narrower' if loss.partly else 'not carried'}: {loss.name}{what}: {loss.why}"
     known = {loss.name for loss in _needed(done)}
-    yield from (f"not carried: {next(gap_lines([gap]))}" for gap in missing if _name(gap) not in known)
+    yield from (f"not carried: {next(gap_lines([gap]))}" for gap in missing if name_of(gap.arch, gap.number) not in known)
     for loss in done.losses:
         if not loss.needed:
             yield f"needs no call there: {loss.name}: {loss.what}: {loss.why}"
@@ -72,7 +69,7 @@ def gap_lines(gaps: Sequence[Gap]) -> Iterator[str]:
     for gap in gaps:
         phase = f", in phase {gap.phase}" if gap.phase else ""
         rules = " || ".join(_rules(gap)) or "some calls"
-        yield f"{gap.arch} allows {_name(gap)}: {rules}{phase}; {gap.other} allows nothing that does this"
+        yield f"{gap.arch} allows {name_of(gap.arch, gap.number)}: {rules}{phase}; {gap.other} allows nothing that does this"
         yield f"  for example {format_call(gap.example)}"
 
 
@@ -80,7 +77,7 @@ def gap_object(gap: Gap) -> dict[str, Any]:
     """Return a gap as an object for JSON."""
     return {
         "arch": str(gap.arch),
-        "call": _name(gap),
+        "call": name_of(gap.arch, gap.number),
         "rules": _rules(gap),
         "missing_on": str(gap.other),
         "phase": gap.phase,
@@ -90,10 +87,6 @@ def gap_object(gap: Gap) -> dict[str, Any]:
 
 def _rules(gap: Gap) -> list[str]:
     return [format_expression(gap.arch, gap.number, rule) for rule in gap.rules]
-
-
-def _name(gap: Gap) -> str:
-    return table(gap.arch).by_number[gap.number].name
 
 
 def _needed(done: Carried) -> list[Loss]:

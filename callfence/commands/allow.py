@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.judging.adding import added
 from callfence.policygen.files.algebra import differences
@@ -18,13 +19,8 @@ from callfence.shared.files import locked
 from callfence.shared.inputs import run_command
 from callfence.shared.options import Parser, architecture
 from callfence.shared.text import on_one_line
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator
-
 
 DESCRIPTION = """\
 Add LINE to POLICY: one or more entries, as enforce prints them.  Rules and comments of the policy stay.  What the policy
@@ -102,13 +98,13 @@ def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[
     If the policy denies a line explicitly, print that and return None."""
     done = added(policy, options.line, options.arch, name=str(options.policy), force=options.force)
     for arch, number in done.refused[:1]:
-        name, old = table(arch).by_number[number].name, policy.entries[arch][number]
+        name, old = name_of(arch, number), policy.entries[arch][number]
         print(f"{options.policy} denies {name} explicitly: {on_one_line(arch, number, old)}", file=sys.stderr)
         print("  the policy is unchanged; --force allows the call anyway", file=sys.stderr)
         return None
     lines: list[str] = []
     for arch, number, before, after in done.entries:
-        name = table(arch).by_number[number].name
+        name = name_of(arch, number)
         if before == after:
             lines.append(f"{options.policy}: {name}: already allowed")
         else:
@@ -159,7 +155,7 @@ def _changed(before: Policy, after: Policy) -> Iterator[tuple[str, Iterator[str]
         for number, entry in section.items():
             old = before.entries.get(arch, {}).get(number)
             if entry != old:
-                yield table(arch).by_number[number].name, _changes(arch, number, old, entry)
+                yield name_of(arch, number), _changes(arch, number, old, entry)
 
 
 def _changes(arch: Arch, number: int, old: Entry | None, new: Entry) -> Iterator[str]:

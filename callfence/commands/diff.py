@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.policygen.comparing.compare import Verdict
-from callfence.policygen.review.judgement import judge
+from callfence.policygen.language.document import Document
+from callfence.policygen.review.judgement import Judgement, judge
 from callfence.policygen.sets.algebra import TooComplexError
 from callfence.shared.inputs import document, print_lines, run_command
 from callfence.shared.options import Parser
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    import argparse
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.review.judgement import Judgement
 
 _WIDER = (Verdict.WIDER, Verdict.INCOMPARABLE)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.enforcer.errors import EnforceError
 from callfence.policygen.values import frozen
@@ -16,10 +19,6 @@ from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
 from callfence.start import __version__
 from callfence.tracer import linux, machine, proc
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Iterator, Sequence
 
 SECONDS: Final = 30
 """Timeout of a probe, in seconds."""
@@ -192,14 +191,6 @@ def _hosts() -> CheckResult:
     return CheckResult(not text, what, f"a policy with such lines is refused: {text}", needed=False)
 
 
-def _learn() -> CheckResult:
-    return _probe("learn", "records a program", "see the findings above; in a container, allow ptrace")
-
-
-def _enforce() -> CheckResult:
-    return _probe("enforce", "confines a program at its execve and explains denials", "try --quiet-kernel, or --arm now")
-
-
 def _probe(command: str, what: str, advice: str) -> CheckResult:
     """Check that a command works on the program `true`, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
@@ -230,7 +221,7 @@ CHECKS: Final[tuple[Callable[[], CheckResult], ...]] = (
     _surroundings,
     _keyring,
     _cache,
-    _learn,
-    _enforce,
+    partial(_probe, "learn", "records a program", "see the findings above; in a container, allow ptrace"),
+    partial(_probe, "enforce", "confines a program at its execve and explains denials", "try --quiet-kernel, or --arm now"),
     _hosts,
 )

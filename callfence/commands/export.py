@@ -8,11 +8,11 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.policygen import formats
-from callfence.policygen.formats import Direction, ExportError, FormatOptions, Loss, Service
+from callfence.policygen.formats import Direction, Exported, ExportError, FormatOptions, Loss, Service
 from callfence.policygen.implied.resolve import resolve, resolved
+from callfence.policygen.model import Policy
 from callfence.policygen.phases import START
 from callfence.policygen.recording.atomic import write
 from callfence.policygen.text import file_word
@@ -24,10 +24,6 @@ from callfence.shared.outputs import as_output
 from callfence.shared.profiles import as_objects, loss_lines
 from callfence.tracer.abi import NATIVE, Arch
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from callfence.policygen.formats import Exported
-    from callfence.policygen.model import Policy
 
 _NAMES = [name for name, row in formats.FORMATS.items() if row.export]
 _UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")

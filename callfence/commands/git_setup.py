@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.policygen.recording import atomic
 from callfence.shared.inputs import message
 from callfence.shared.options import Parser
-
-if TYPE_CHECKING:
-    import argparse
 
 DESCRIPTION = """\
 Set up the git repository of the current folder: `git diff` then shows what a policy newly allows, and git merges policies by

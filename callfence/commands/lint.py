@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.enforcing.files import own
 from callfence.judging.formats import Lines, Result, SarifRule, as_object, sarif
 from callfence.judging.links import links
+from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_call
 from callfence.policygen.lint.catalogue import Level
 from callfence.policygen.lint.findings import Finding, about_files, lint, unreached
+from callfence.policygen.model import Entry
 from callfence.policygen.review.judgement import Reason, with_reasons_before
 from callfence.shared.files import recording_path
 from callfence.shared.inputs import document as read, message, print_error, print_lines
 from callfence.shared.options import Parser
 from callfence.shared.outputs import as_output
 from callfence.shared.text import on_one_line, plural
-from callfence.tracer.abi import table
+from callfence.tracer.abi import Arch, table
 from callfence.tracer.errors import CallfenceError
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Mapping, Sequence
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.model import Entry
-    from callfence.tracer.abi import Arch
 
 _LONGEST = 2000
 """How many characters of an entry are printed."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
 
 from callfence.policygen.text import pip_install
 from callfence.shared.inputs import run_command
 from callfence.shared.options import Parser
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    import argparse
 
 DESCRIPTION = """\
 Serve the Model Context Protocol on standard input and output (the `mcp` extra, docs/install.md).  An agent gets

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.judging.differences import call_name, file_lines, is_whole
-from callfence.policygen.comparing.compare import Change, compare
+from callfence.policygen.comparing.compare import Change, Comparison, compare
 from callfence.policygen.comparing.reducing import exceeds, intersect, reduce
 from callfence.policygen.errors import did_you_mean
-from callfence.policygen.implied.resolve import resolved_at
+from callfence.policygen.implied.resolve import Resolved, resolved_at
 from callfence.policygen.language.document import Document, PolicyError, included, parse, read_text
 from callfence.policygen.language.lexer import decode
 from callfence.policygen.merging import merge_documents, unite, with_markers
-from callfence.policygen.model import Always, Entry
+from callfence.policygen.model import Always, Entry, Policy
 from callfence.policygen.phases import START, names_of
 from callfence.policygen.recording import atomic, many, recording_file
 from callfence.policygen.recording.many import merge
@@ -28,13 +28,6 @@ from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from callfence.tracer.abi import Arch, table
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from callfence.policygen.comparing.compare import Comparison
-    from callfence.policygen.implied.resolve import Resolved
-    from callfence.policygen.model import Policy
 
 DESCRIPTION = """\
 Merge recordings into one recording, or policies into one policy.  A merged recording has every run of its inputs once; their

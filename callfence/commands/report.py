@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.companion import load_evidence
 from callfence.policygen.sets.algebra import TooComplexError
@@ -13,9 +13,6 @@ from callfence.shared.files import output, put, require_other
 from callfence.shared.inputs import document, run_command
 from callfence.shared.options import Parser
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    import argparse
 
 DESCRIPTION = """\
 Write one HTML file about a policy, for reading offline: its risks, how complete it is likely to be, which executables made

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.companion import load_evidence
 from callfence.enforcer.reporting.verdict import advise
@@ -24,33 +25,24 @@ from callfence.judging.sites import Symbols, site_lines
 from callfence.policygen.comparing.compare import Change, compare
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.grants import is_line, written
+from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_action, format_call
-from callfence.policygen.model import Entry
+from callfence.policygen.lint.catalogue import Danger
+from callfence.policygen.model import Entry, Policy
 from callfence.policygen.recording import atomic, recording_file
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Recording
 from callfence.policygen.review.changes import PHASES, SETTINGS, EntryChange, PolicyChange, SettingChange, changes
 from callfence.policygen.review.decisions import Answer, Decision, resolve, with_accepted
-from callfence.policygen.review.judgement import judge, judge_differences
+from callfence.policygen.review.judgement import Headline, Judgement, judge, judge_differences
 from callfence.policygen.review.risk import needs_a_person
-from callfence.policygen.review.why import provenance
+from callfence.policygen.review.why import Provenance, provenance
 from callfence.shared.files import locked, recording_path
 from callfence.shared.inputs import document, document_at, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line, plural, printable
-from callfence.tracer.abi import table
+from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.lint.catalogue import Danger
-    from callfence.policygen.model import Policy
-    from callfence.policygen.review.judgement import Headline, Judgement
-    from callfence.policygen.review.why import Provenance
-    from callfence.tracer.abi import Arch
 
 DESCRIPTION = """\
 Accept, reject or edit what POLICY newly allows, one change at a time, the most dangerous first.  Each is shown with its risk
@@ -270,8 +262,8 @@ def _completes(change: PolicyChange, about: Headline, new: Policy) -> bool:
     if about.arch is None:
         return False
     if isinstance(change, EntryChange):
-        return about.arch is change.arch and table(change.arch).by_number[change.number].name in about.completing
-    named = {table(about.arch).by_number[number].name for number in new.entries[about.arch]}
+        return about.arch is change.arch and name_of(change.arch, change.number) in about.completing
+    named = {name_of(about.arch, number) for number in new.entries[about.arch]}
     return change.word == "implied" and bool(about.completing) and named.isdisjoint(about.completing)
 
 

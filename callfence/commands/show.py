@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.compile import compile_policy
-from callfence.policygen.implied.resolve import resolve, resolved, tidy
+from callfence.policygen.implied.resolve import Resolved, resolve, resolved, tidy
 from callfence.policygen.language.document import included, parse, read_text
 from callfence.policygen.language.lexer import decode
 from callfence.policygen.phases import in_each
@@ -18,11 +18,6 @@ from callfence.shared.inputs import content, document, is_program, program, run_
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
 from callfence.tracer.errors import CallfenceError, UserError
-
-if TYPE_CHECKING:
-    import argparse
-
-    from callfence.policygen.implied.resolve import Resolved
 
 DESCRIPTION = """\
 Print a policy in canonical form, with its includes resolved, or print the instructions of its filter.  With --write, rewrite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
 
 from callfence.enforcing import cache, filters
 from callfence.enforcing.compile import check_cached, misfit
@@ -13,21 +13,16 @@ from callfence.policygen.filter.compile import WrongFilterError, compile_policy
 from callfence.policygen.filter.lift import lift
 from callfence.policygen.filter.symbolic import UnsupportedError
 from callfence.policygen.filter.verify import reported, verify
-from callfence.policygen.implied.resolve import resolve, resolved
+from callfence.policygen.implied.resolve import Resolved, resolve, resolved
 from callfence.policygen.language.naming import format_action, format_call
+from callfence.policygen.model import Policy
 from callfence.policygen.reading import read
 from callfence.policygen.sets.algebra import TooComplexError
 from callfence.shared.inputs import content, document, is_program, program, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import plural, printable
+from callfence.tracer.abi import Event
 from callfence.tracer.errors import CallfenceError, UserError
-
-if TYPE_CHECKING:
-    import argparse
-
-    from callfence.policygen.implied.resolve import Resolved
-    from callfence.policygen.model import Policy
-    from callfence.tracer.abi import Event
 
 
 def parser() -> argparse.ArgumentParser:

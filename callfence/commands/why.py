@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.companion import load_evidence
 from callfence.enforcer.reporting.verdict import advise
@@ -16,32 +16,24 @@ from callfence.policygen.grants import WORDS, is_bare, is_line
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.implied.restricting import restricting
-from callfence.policygen.language.document import parse_file
+from callfence.policygen.implied.tables import Row
+from callfence.policygen.language.document import Document, parse_file
 from callfence.policygen.language.naming import determined, format_action, format_call, format_expression, format_value
 from callfence.policygen.language.normal import first_argument
-from callfence.policygen.model import Entry, alternatives, conjuncts
+from callfence.policygen.model import Entry, Policy, alternatives, conjuncts
 from callfence.policygen.paths import unquoted
 from callfence.policygen.phases import in_phase, phase_policies
 from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.model import Recording
 from callfence.policygen.review.companion import is_companion
-from callfence.policygen.review.why import Origin, explain, parse_call, provenance
+from callfence.policygen.review.why import Explanation, Origin, Provenance, explain, parse_call, provenance
 from callfence.policygen.values import replace
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.inputs import document as read, print_error, run_command
 from callfence.shared.options import Parser, architecture
 from callfence.shared.text import command_line, ending, on_one_line, plural, printable
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, Event, name_of, table
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from callfence.policygen.implied.tables import Row
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.model import Policy
-    from callfence.policygen.recording.model import Recording
-    from callfence.policygen.review.why import Explanation, Provenance
-    from callfence.tracer.abi import Event
 
 _REPORTED = re.compile(r'(?: at |"site": ")([^\s"]+\+0x[0-9a-f]+)')
 """The call site in a report of `enforce`, or in a line of its log."""
@@ -163,13 +155,13 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         rule
         for arch in arches
         for number in policy.entries.get(arch, {})
-        if name in ("", table(arch).by_number[number].name)
+        if name in ("", name_of(arch, number))
         for rule in provenance(document, recording, arch, number)
     ]
     implied = [
         line
         for (arch, number), rows in resolved(policy).added.items()
-        if arch in arches and table(arch).by_number[number].name == name
+        if arch in arches and name_of(arch, number) == name
         for row in rows
         if not _says(policy.entries[arch].get(number), row)
         for line in _implied(row, policy.implied)

@@ -9,15 +9,12 @@ from __future__ import annotations
 import os
 import pwd
 import re
+from collections.abc import Collection
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.evidence.words import masked
 from callfence.policygen.language.layout import SETTINGS
 from callfence.tracer.abi import Arch, constants, table
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 _LANGUAGE = """
     after allow any arch bind connect create deny device dns else errno execute exec entry fifo floor if in include kill later

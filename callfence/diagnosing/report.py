@@ -8,9 +8,10 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.diagnosing import masking
 from callfence.policygen.errors import PolicyError
@@ -22,9 +23,6 @@ from callfence.shared.text import cell, plural, printable
 from callfence.start import __version__
 from callfence.tracer.abi import NATIVE, table
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 PACKAGES: Final = (
     "rich", "python-ptrace", "pyseccomp", "PyYAML", "pyelftools", "mcp", "opentelemetry-sdk", "duckdb", "pyarrow",

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from callfence.policygen.files.algebra import Difference, differences, extended
 from callfence.policygen.language.document import PolicyError
 from callfence.policygen.learning.portable import with_equivalents
-from callfence.policygen.model import ALLOW, Entry, Policy, alternatives
+from callfence.policygen.model import ALLOW, Entry, Expression, Policy, alternatives
 from callfence.policygen.sets.algebra import TooComplexError
 from callfence.policygen.sets.join import JoinError, join_entries, refuses
 from callfence.policygen.values import replace
 from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of, table
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from callfence.policygen.model import Expression
 
 
 class Addition(NamedTuple):
@@ -47,7 +42,7 @@ def parse_lines(text: str, arch: Arch) -> Policy:
         for number, entry in section.items():
             if entry.action != ALLOW or entry.otherwise or not alternatives(entry.expression):
                 line = on_one_line(of, number, entry)
-                hint = f"write {table(of).by_number[number].name}: allow, or a condition in the place of `allow`"
+                hint = f"write {name_of(of, number)}: allow, or a condition in the place of `allow`"
                 raise PolicyError("LINE", 1, 1, "the entry has another action than `allow`", line, hint, len(line))
     return policy
 
@@ -73,7 +68,7 @@ def added(policy: Policy, lines: Sequence[str], arch: Arch | None = None, *, nam
             against = not force and refuses(of_arch, number, old, entry.expression, policy.default)
             new = join_entries(of_arch, number, old, entry, policy.default)
         except (JoinError, TooComplexError) as error:
-            call = table(of_arch).by_number[number].name
+            call = name_of(of_arch, number)
             raise JoinError(f"{name}: {call}: {error}; edit the policy by hand instead") from None
         if against and old is not None:
             refused.append((of_arch, number))

@@ -8,25 +8,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-from callfence.policygen.language.document import PolicyError, parse
+from callfence.policygen.language.document import Document, PolicyError, parse
 from callfence.policygen.lint.catalogue import combinations
-from callfence.policygen.lint.findings import WHY
+from callfence.policygen.lint.findings import WHY, Finding
+from callfence.policygen.model import Entry
 from callfence.policygen.review.changes import EntryChange, PolicyChange, with_differences
 from callfence.policygen.review.decisions import Answer, Decision, reasons_needed, takes_reason
 from callfence.policygen.values import replace
 from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
-from callfence.tracer.abi import table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.lint.findings import Finding
-    from callfence.policygen.model import Entry
+from callfence.tracer.abi import name_of
 
 QUESTION: Final = "[a]ccept [r]eject [e]dit [s]kip [b]ack [all] [q]uit [?]: "
 HELP: Final = """\
@@ -148,17 +143,13 @@ class Asker:
                 return None
 
 
-def _name(change: EntryChange) -> str:
-    return table(change.arch).by_number[change.number].name
-
-
 def _parsed(change: EntryChange, entry: Entry, text: str) -> Entry:
     """Return the entry that an edited text has for the call of a change.  Raises PolicyError for another call or action."""
     policy = parse_entries(text, change.arch)
     entries = policy.entries.get(change.arch, {})
     line = text.strip().splitlines()[0]
     if [*entries] != [change.number] or len(policy.entries) > 1:
-        message = f"the line must be an entry of {_name(change)}, and the only one"
+        message = f"the line must be an entry of {name_of(change.arch, change.number)}, and the only one"
         raise PolicyError("LINE", 1, 1, message, line, length=len(line))
     edited = entries[change.number]
     if not change.whole and (edited.action, edited.otherwise) != (entry.action, entry.otherwise):

@@ -10,21 +10,19 @@ from collections import defaultdict
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from callfence.policygen.comparing.compare import Change, Verdict
+from callfence.policygen.comparing.compare import Change, Difference, Verdict
 from callfence.policygen.grants import is_line
 from callfence.policygen.language.naming import format_action, format_call, format_expression
-from callfence.policygen.lint.catalogue import Level, dangers
+from callfence.policygen.lint.catalogue import Danger, Level, dangers
 from callfence.policygen.model import ALLOW, Always
 from callfence.shared.text import plural
-from callfence.tracer.abi import table
+from callfence.tracer.abi import name_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from callfence.policygen.comparing.compare import Difference
     from callfence.policygen.files.algebra import Difference as FileDifference
-    from callfence.policygen.lint.catalogue import Danger
     from callfence.policygen.review.judgement import Headline, Judgement, Reason
     from callfence.policygen.review.risk import Ranked
 
@@ -144,7 +142,7 @@ def file_lines(differences: Iterable[FileDifference]) -> Iterator[str]:
 def call_name(difference: Difference) -> str:
     if difference.number is None:
         return CALLS_WITHOUT_ENTRY
-    return table(difference.arch).by_number[difference.number].name
+    return name_of(difference.arch, difference.number)
 
 
 def shown_name(difference: Difference) -> str:

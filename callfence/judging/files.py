@@ -9,15 +9,15 @@ import re
 import shlex
 import stat
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING
 
 from callfence.judging.hosts import of_hosts
 from callfence.judging.sites import Site
 from callfence.policygen.errors import did_you_mean
-from callfence.policygen.files.algebra import PATHS, line_kind
+from callfence.policygen.files.algebra import PATHS, Kind, line_kind
 from callfence.policygen.files.generalise import is_path, learned
 from callfence.policygen.files.places import PlaceError, located, named
 from callfence.policygen.grants import (
@@ -38,19 +38,14 @@ from callfence.policygen.grants import (
     written,
 )
 from callfence.policygen.hosts import PLACES, canonical
+from callfence.policygen.language.document import Document
 from callfence.policygen.lint.files import risks
 from callfence.policygen.paths import covers, encoded, shown
+from callfence.policygen.recording.model import Recording
 from callfence.shared.files import working_folder
 from callfence.shared.text import plural, printable
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from callfence.policygen.files.algebra import Kind
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.recording.model import Recording
 
 _UNCONFINED = "the policy has no `path` line, so it grants all files to the calls that it allows"
 _KINDS = {

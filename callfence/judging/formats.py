@@ -22,26 +22,23 @@ from callfence.judging.differences import (
     said_first,
     shown_name,
 )
-from callfence.policygen.comparing.compare import Change
+from callfence.policygen.comparing.compare import Change, Difference
 from callfence.policygen.language.document import read_text
 from callfence.policygen.language.naming import format_action, format_call
-from callfence.policygen.lint.catalogue import Level
+from callfence.policygen.lint.catalogue import Danger, Level
 from callfence.policygen.values import frozen
 from callfence.shared.outputs import as_output
 from callfence.shared.text import cell, code, printable
 from callfence.start import __version__
-from callfence.tracer.abi import NATIVE
+from callfence.tracer.abi import NATIVE, Arch
 from callfence.tracer.errors import CallfenceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from callfence.policygen.comparing.compare import Difference
-    from callfence.policygen.lint.catalogue import Danger
     from callfence.policygen.lint.findings import Finding
     from callfence.policygen.review.judgement import Headline, Judgement
     from callfence.policygen.review.risk import Ranked
-    from callfence.tracer.abi import Arch
 
 _LONGEST = 64
 """The most words of a setting that are compared; a path may have several."""

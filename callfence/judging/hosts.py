@@ -3,17 +3,12 @@ executables, and which addresses a name had."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from callfence.policygen.grants import BARE, TO_HOSTS, USES, bare_line, host_line
+from callfence.policygen.grants import BARE, TO_HOSTS, USES, Files, bare_line, host_line
 from callfence.policygen.hosts import PLACES, containing
+from callfence.policygen.recording.model import Recording
 from callfence.shared.text import plural, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from callfence.policygen.grants import Files
-    from callfence.policygen.recording.model import Recording
 
 _MANY = 6
 """The most hosts or sockets, and the most addresses of one, that are listed for a line."""

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from callfence.policygen.grants import path_line
+from callfence.policygen.language.document import Document
 from callfence.policygen.lint.files import Risk
-from callfence.policygen.lint.findings import about_files
+from callfence.policygen.lint.findings import Finding, about_files
 from callfence.policygen.paths import HERE, covers, folders
 from callfence.policygen.values import replace
 from callfence.shared.inputs import git
 from callfence.shared.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.lint.findings import Finding
 
 IN_PLACE, BELOW = "link-in-place", "link-below"
 _WHY = "the line reads as if it granted a folder of the project"

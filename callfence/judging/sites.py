@@ -19,7 +19,7 @@ from callfence.policygen.comparing.compare import Change
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.evidence.facts import examples
 from callfence.policygen.language.naming import format_call
-from callfence.policygen.recording.model import joined
+from callfence.policygen.recording.model import Observation, Recording, joined
 from callfence.policygen.review.companion import is_companion
 from callfence.policygen.text import pip_install
 from callfence.policygen.values import frozen
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from callfence.policygen.learning.generalise import Widening
     from callfence.policygen.model import Policy
-    from callfence.policygen.recording.model import Observation, Recording
     from callfence.policygen.review.risk import Ranked
     from callfence.policygen.review.why import Provenance
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import file_digest, sha256
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.lake import keys, logs, parquet
 from callfence.lake.identity import Identity, policy_name
@@ -15,17 +16,12 @@ from callfence.lake.recordings import Calls, identity_row, observation_rows, run
 from callfence.policygen import reading
 from callfence.policygen.formats.logs.lines import lines
 from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.text import printable
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from io import BufferedReader
-
-    from callfence.policygen.recording.model import Observation, Recording
-
-    Print = Callable[[str], None]
+Print = Callable[[str], None]
 
 PART = 4_000_000
 """The observations and events after which a part is complete: so much is added anew after a crash."""

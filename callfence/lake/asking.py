@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from callfence.lake import engine, keys
-from callfence.lake.engine import Engine, query
+from callfence.lake.engine import Engine, Lake, Parameter, query
 from callfence.lake.schema import OF_A_POLICY
+from callfence.policygen.model import Policy
 from callfence.policygen.narrowing import users
 from callfence.policygen.recording.model import Observation
 from callfence.policygen.text import printable
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from callfence.lake.engine import Lake, Parameter
-    from callfence.policygen.model import Policy
 
 DAY: Final = 86_400 * 10**9
 _NO_RULE: Final = 2**32 - 1

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from callfence.lake import keys
-from callfence.lake.engine import query
+from callfence.lake.engine import Lake, query
 from callfence.policygen.recording import recording_file
 from callfence.policygen.recording.model import Observation, joined
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from callfence.lake.engine import Lake
-
-    Rows = Iterable[tuple[Any, ...]]
+Rows = Iterable[tuple[Any, ...]]
 
 PREPARED = ("places", "numbers")
 """Queries whose results the others read, as tables of these names."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 FIELDS = ("host", "version", "policy")
 _WORD = re.compile(r"\{(\w*)\}|(\*)|([^{}*]+)|(.)", re.DOTALL)

@@ -7,12 +7,9 @@ order of a tuple, whatever the engine does with nulls, lists and numbers of more
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from callfence.policygen.recording import model
-
-if TYPE_CHECKING:
-    from callfence.policygen.recording.model import Key, Run
+from callfence.policygen.recording.model import Key, Run
 
 _END = "\x01"
 """Ends a part; `text` returns neither it nor anything less."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from callfence.lake import keys
 from callfence.lake.identity import Identity, policy_name
-from callfence.lake.recordings import identity_row
+from callfence.lake.recordings import Row, identity_row
 from callfence.policygen.formats.logs.lines import MAX_LINE
 from callfence.policygen.recording.log_records import DENIED, KINDS
 from callfence.policygen.versions import EVENTS, unknown
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from callfence.lake.recordings import Row
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LEVELS: Final = ("danger", "warning", "note")

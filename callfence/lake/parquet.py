@@ -12,9 +12,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,11 +27,6 @@ from callfence.policygen.recording import atomic
 from callfence.policygen.versions import LAKE, unknown
 from callfence.tracer.errors import CallfenceError, UserError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-    from types import TracebackType
-
 MARKER = "callfence-lake"
 _GROUP = 100_000
 """The rows of a row group: as many are in memory."""
@@ -36,12 +34,10 @@ _GROUP = 100_000
 _LISTS = {Type.REGISTERS: pa.list_(pa.uint64()), Type.VALUES: pa.list_(pa.decimal128(20))}
 
 
-def _schema(table: Mapping[str, Type]) -> Any:
-    """Return a table's columns as Arrow has them."""
-    return pa.schema([(column, _LISTS.get(kind) or pa.type_for_alias(kind)) for column, kind in table.items()])
-
-
-SCHEMAS = {name: _schema(table) for name, table in TABLES.items()}
+SCHEMAS = {
+    name: pa.schema([(column, _LISTS.get(kind) or pa.type_for_alias(kind)) for column, kind in table.items()])
+    for name, table in TABLES.items()
+}
 
 
 def create(lake: Path) -> None:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from callfence.lake import keys
+from callfence.lake.identity import Identity
 from callfence.policygen.completeness import needed_by
 from callfence.policygen.language.naming import format_expression
 from callfence.policygen.learning.rule import expression
 from callfence.policygen.model import Always
 from callfence.policygen.recording import recording_file
-from callfence.tracer.abi import Arch, table
+from callfence.policygen.recording.model import Observation, Recording, Run
+from callfence.tracer.abi import Arch, call_of, table
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from callfence.lake.identity import Identity
-    from callfence.policygen.recording.model import Observation, Recording, Run
 
 Row = tuple[object, ...]
 MANY = 200_000
@@ -84,10 +80,9 @@ def rule(observation: Observation) -> str:
 
 
 def call_row(call: Call, observation: Observation) -> Row:
-    arch = Arch.from_audit(observation.arch)
-    calls = table(arch).by_number if arch else {}
-    name = calls[observation.number].name if observation.number in calls else ""
-    where = str(arch or hex(observation.arch))
+    where = str(Arch.from_audit(observation.arch) or hex(observation.arch))
+    syscall = call_of(observation.arch, observation.number)
+    name = syscall.name if syscall else ""
     return (call.call, where, observation.number, name, observation.arguments, call.executable, observation.example)
 
 

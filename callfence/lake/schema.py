@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+from typing import Final
 
 QUESTIONS: Final = ("contents", "new", "denied", "log", "used", "stale", "safe")
 """The queries of the folder questions/."""

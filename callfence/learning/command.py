@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from callfence import start
 from callfence.enforcer.errors import FAILED, EnforceError
 from callfence.learning.options import LearnOptions, parse, parser
-from callfence.learning.prepare import prepare
+from callfence.learning.prepare import Prepared, prepare
 from callfence.learning.progress import say
 from callfence.learning.watch import name_of, program_of, watch
 from callfence.policygen.recording import recording_file
 from callfence.policygen.recording.many import merge
-from callfence.policygen.recording.model import Recording
+from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.shared.ending import end_like, fail
 from callfence.shared.files import policy_path
 from callfence.tracer.errors import CallfenceError, InternalError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from callfence.learning.prepare import Prepared
-    from callfence.policygen.recording.model import Observation, Run
 
 __all__ = ["main", "parser"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from callfence.learning.progress import say
 from callfence.policygen.files.algebra import differences, intersected
-from callfence.policygen.files.generalise import added, beside_hosts, kind_of
+from callfence.policygen.files.generalise import Use, added, beside_hosts, kind_of
 from callfence.policygen.files.generalise_hosts import connects_by_host, looked_up, recorded
 from callfence.policygen.grants import KINDS, NOT_CONFINED, QUERY, Files
 from callfence.policygen.values import replace
@@ -14,7 +14,6 @@ from callfence.policygen.values import replace
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from callfence.policygen.files.generalise import Use
     from callfence.policygen.language.document import Document
     from callfence.policygen.learning.generate import Generated
     from callfence.policygen.model import Policy

@@ -4,9 +4,9 @@ with their policy: which it still denies, and which policy would allow them."""
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.companion import update
 from callfence.learning.granted import watched, with_files
@@ -18,17 +18,18 @@ from callfence.policygen.files.generalise import begun, beside_hosts
 from callfence.policygen.files.generalise_hosts import connects_by_host
 from callfence.policygen.formats import FormatOptions
 from callfence.policygen.grants import NOT_CONFINED
+from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_call
 from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.generate import Generated, generate
 from callfence.policygen.learning.phases import in_phases, staged, start_of
 from callfence.policygen.learning.within import generate_within
-from callfence.policygen.model import IMPLIED
+from callfence.policygen.model import IMPLIED, Policy
 from callfence.policygen.phases import phase_policies
 from callfence.policygen.recording import recording_file
 from callfence.policygen.recording.fold import bounded
 from callfence.policygen.recording.many import merge
-from callfence.policygen.recording.model import Recording
+from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.review.risk import held_back
 from callfence.shared.files import recording_path
 from callfence.shared.inputs import content, document
@@ -36,13 +37,6 @@ from callfence.shared.text import on_one_line, plural, printable
 from callfence.tracer.abi import Arch, table
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.model import Policy
-    from callfence.policygen.recording.model import Observation
 
 MAX_LOG = 2 << 30
 """The most bytes of a log; an hour of strace takes some hundred MiB."""

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 from callfence.learning.options import LAST
-from callfence.policygen.language.document import parse_file
-from callfence.policygen.narrowing import last_runs, narrowed
+from callfence.policygen.language.document import Document, parse_file
+from callfence.policygen.narrowing import Narrowed, last_runs, narrowed
 from callfence.policygen.recording import atomic, recording_file
+from callfence.policygen.recording.model import Recording
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.text import command_line, plural, printable
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.narrowing import Narrowed
-    from callfence.policygen.recording.model import Recording
 
 
 def narrow(policy: Path, last: int, *, write: bool) -> None:

@@ -104,7 +104,8 @@ def prepare(options: LearnOptions, name: str) -> Prepared:
 
     Raises UserError, OSError and others for whatever would keep the policy from being written, so that the error comes before
     the program runs.  `name` is the program's."""
-    _require_machine()
+    if not machine.IS_KNOWN:
+        raise UserError(f"learn {machine.UNKNOWN}")
     policy = options.output or policy_path(name)
     recording = recording_path(policy)
     if options.start is not None:
@@ -181,11 +182,6 @@ def _names_hosts(existing: Compiled) -> bool:
     from callfence.policygen.files.generalise_hosts import by_host
 
     return by_host(_document(existing).policy.files)
-
-
-def _require_machine() -> None:
-    if not machine.IS_KNOWN:
-        raise UserError(f"learn {machine.UNKNOWN}")
 
 
 def _existing(policy: Path) -> Compiled | None:

@@ -14,14 +14,14 @@ from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.generate import Generated, generate
 from callfence.policygen.learning.later import NOTES, later as later_calls
 from callfence.policygen.learning.scope import scope
-from callfence.policygen.model import IMPLIED, Arm
+from callfence.policygen.model import IMPLIED, Arm, Policy
 from callfence.policygen.recording import atomic, recording_file
 from callfence.policygen.recording.fold import bounded
 from callfence.policygen.recording.many import merge
-from callfence.policygen.recording.model import Recording, Run
+from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.shared.files import companion_path, recording_path
 from callfence.shared.text import plural, printable
-from callfence.tracer.abi import table
+from callfence.tracer.abi import name_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from callfence.learning.prepare import Prepared
-    from callfence.policygen.model import Policy
-    from callfence.policygen.recording.model import Observation
 
 MAX_LINES = 40
 """The most lines of denied calls that are printed; the recording has all calls."""
@@ -146,7 +144,7 @@ def _noted(generated: Generated, later: Sequence[Observation]) -> Generated:
     document = generated.document
     for new in generated.new:
         if new.first and (new.arch.audit, new.number) in calls:
-            document = document.with_note(new.arch, new.number, NOTES[table(new.arch).by_number[new.number].name])
+            document = document.with_note(new.arch, new.number, NOTES[name_of(new.arch, new.number)])
     refused = tuple(observation for observation in generated.refused if observation not in later)
     forbidden = tuple(observation for observation in generated.forbidden if observation not in later)
     return generated._replace(document=document, refused=refused, forbidden=forbidden)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from callfence.enforcing.files import OWN_CODE, own
 from callfence.learning.rehearsal.plan import plan
-from callfence.policygen.completeness import estimate, run_next
+from callfence.policygen.completeness import Estimate, estimate, run_next
 from callfence.policygen.files.generalise import is_path
 from callfence.policygen.files.generalise_hosts import by_host, recorded
 from callfence.policygen.files.made import left, made, movable
@@ -20,10 +20,10 @@ from callfence.policygen.language.normal import normal_expression
 from callfence.policygen.learning.beyond import unimplied
 from callfence.policygen.learning.scope import OTHERS
 from callfence.policygen.lint.files import risks_of
-from callfence.policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, alternatives, scopes
-from callfence.policygen.recording.model import Recording
+from callfence.policygen.model import ABSTRACT, SIGNALS, Always, Entry, Or, Policy, alternatives, scopes
+from callfence.policygen.recording.model import Recording, Run
 from callfence.shared.text import command_line, plural, printable
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import call_of
 from callfence.tracer.abi.waits import ACCEPTS, bits
 
 if TYPE_CHECKING:
@@ -31,10 +31,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from callfence.learning.store import Learned
-    from callfence.policygen.completeness import Estimate
     from callfence.policygen.learning.generate import New
-    from callfence.policygen.model import Policy
-    from callfence.policygen.recording.model import Run
 
 MAX_NAMES = 8
 """The most hosts, or unix sockets, that are named."""
@@ -49,7 +46,9 @@ def print_summary(learned: Learned, rehearse: Sequence[str], file: TextIO) -> No
     rows = _rows(learned)
     lines = news(learned)
     if rehearse:
-        lines.append(f"not rehearsed: {_rehearsals(learned.recording)}; to try them: {command_line(rehearse)}")
+        count = len(plan(learned.recording, (), (), is_root=os.geteuid() == 0))
+        what = plural(count, "failing call or other circumstance", "failing calls and other circumstances")
+        lines.append(f"not rehearsed: {what}; to try them: {command_line(rehearse)}")
     if file.isatty():
         from callfence.shared import terminal
 
@@ -86,7 +85,8 @@ def print_check(learned: Learned, accept: Sequence[str], failed: bool, file: Tex
 def _rows(learned: Learned) -> list[tuple[str, str]]:
     policy = learned.generated.document.policy
     plain = learned.recording.plain()
-    calls = sum(observation.counts[_column(learned)] for observation in learned.recording.observations)
+    column = [run.id for run in learned.recording.runs].index(learned.run.id)
+    calls = sum(observation.counts[column] for observation in learned.recording.observations)
     rows = [("leaves open", printable(f"it {'; it '.join(open_)}"))] if (open_ := left_open(learned)) else []
     rows += [
         ("this run", f"{plural(calls, 'call')} looked at, {_ending(learned.run)}"),
@@ -276,16 +276,6 @@ def _refused(learned: Learned) -> list[str]:
     return [f"{name}: the policy denies it explicitly; unchanged" for name in names]
 
 
-def _rehearsals(recording: Recording) -> str:
-    """Return how much could be rehearsed."""
-    count = len(plan(recording, (), (), is_root=os.geteuid() == 0))
-    return plural(count, "failing call or other circumstance", "failing calls and other circumstances")
-
-
-def _column(learned: Learned) -> int:
-    return [run.id for run in learned.recording.runs].index(learned.run.id)
-
-
 def _ending(run: Run) -> str:
     if run.status is None:
         return "let go of while running"
@@ -363,6 +353,5 @@ def has_names_only(policy: Policy) -> bool:
 
 def call_name(audit: int, number: int) -> str:
     """Return the name of a call; `audit` is AUDIT_ARCH_*, as in an observation."""
-    arch = Arch.from_audit(audit)
-    call = table(arch).by_number.get(number) if arch else None
+    call = call_of(audit, number)
     return call.name if call else f"call {number}"

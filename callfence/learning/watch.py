@@ -14,10 +14,10 @@ from callfence.enforcer.execution import failure, initial_environment, locate
 from callfence.learning.ports import PortWatcher
 from callfence.learning.progress import Attached, progress, say
 from callfence.policygen.recording.fold import Aggregator
-from callfence.policygen.recording.model import Circumstances, Run, Signals
+from callfence.policygen.recording.model import Circumstances, Observation, Run, Signals
 from callfence.shared.files import working_folder
 from callfence.tracer.errors import StartError, TracerError
-from callfence.tracer.loop import Settings
+from callfence.tracer.loop import Loop, Settings
 from callfence.tracer.running import session
 from callfence.tracer.running.launch import Program
 
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
     from callfence.policygen.evidence.facts import Places
-    from callfence.policygen.recording.model import Observation
     from callfence.tracer.calls import Calls
     from callfence.tracer.faults import Witness
-    from callfence.tracer.loop import Loop
 
 
 UNKNOWN = Circumstances()

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from callfence.judging.differences import call_name as name_in
 from callfence.judging.formats import Lines, as_json as differences, as_object
 from callfence.judging.sites import by_site, columns_of, started_as, such_as, widened
 from callfence.learning.summary import call_name, estimated
-from callfence.policygen.completeness import run_next
+from callfence.policygen.completeness import Estimate, run_next
+from callfence.policygen.language.document import Document
 from callfence.policygen.lint.catalogue import Level
-from callfence.policygen.lint.findings import lint
+from callfence.policygen.lint.findings import Finding, lint
 from callfence.policygen.recording.model import Recording, joined
 from callfence.policygen.review.companion import is_companion
-from callfence.policygen.review.judgement import judge
-from callfence.policygen.review.why import provenance
+from callfence.policygen.review.judgement import Headline, Judgement, judge
+from callfence.policygen.review.why import Provenance, provenance
 from callfence.policygen.values import frozen, replace
 from callfence.shared.outputs import as_output
 from callfence.shared.text import on_one_line, printable
-from callfence.tracer.abi import table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from callfence.policygen.completeness import Estimate
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.lint.findings import Finding
-    from callfence.policygen.review.judgement import Headline, Judgement
-    from callfence.policygen.review.why import Provenance
+from callfence.tracer.abi import name_of
 
 
 @frozen
@@ -129,7 +121,7 @@ class Report:
         """Return the evidence (facts) of a finding's calls, by executable, in ascending order."""
         evidence: dict[str, list[str]] = {}
         for rule in self.rules:
-            if (rule.arch, table(rule.arch).by_number[rule.number].name) == (finding.arch, finding.name):
+            if (rule.arch, name_of(rule.arch, rule.number)) == (finding.arch, finding.name):
                 for observation in rule.observations:
                     evidence.setdefault(observation.executable, []).extend(observation.evidence)
         return {executable: joined(evidence[executable]) for executable in sorted(evidence)}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from callfence.policygen.values import frozen
 from callfence.shared.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 _VOID: Final = ("meta", "br", "wbr")
 """The elements in a report that have no end tag."""

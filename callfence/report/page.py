@@ -5,7 +5,7 @@ This file has the sections at the top: the verdict, the risks of the policy, and
 from __future__ import annotations
 
 from importlib.resources import files as resources
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.judging.differences import following, headline, in_order, redundant, rule_texts, said_first, shown_name
 from callfence.judging.formats import HEADINGS
@@ -13,16 +13,14 @@ from callfence.learning.summary import size_of, sureness
 from callfence.policygen.grants import NOT_CONFINED
 from callfence.policygen.language.naming import format_action, format_call
 from callfence.policygen.lint.catalogue import Level
+from callfence.policygen.lint.findings import Finding
+from callfence.policygen.review.judgement import Headline, Judgement
+from callfence.policygen.review.risk import Ranked
+from callfence.report.content import Against, Report
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
 from callfence.report.sections import files, how_sure, made_by, matrix, phases, rules, tree
 from callfence.shared.text import on_one_line, plural
 from callfence.tracer.abi import NATIVE, table as calls_in
-
-if TYPE_CHECKING:
-    from callfence.policygen.lint.findings import Finding
-    from callfence.policygen.review.judgement import Headline, Judgement
-    from callfence.policygen.review.risk import Ranked
-    from callfence.report.content import Against, Report
 
 _MANY = 6
 """Most programs that a finding names, and most files, addresses or commands of each."""

@@ -5,9 +5,9 @@ their calls; the rules, the lines for files and ports, and the phases, each with
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING
 
 from callfence.judging.files import beyond, reasons_of, used, uses_of
 from callfence.judging.hosts import of_hosts
@@ -20,25 +20,17 @@ from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_entry
 from callfence.policygen.lint.catalogue import Level
 from callfence.policygen.lint.files import risks_of
-from callfence.policygen.lint.findings import grants
-from callfence.policygen.model import Entry, alternatives
+from callfence.policygen.lint.findings import Finding, grants
+from callfence.policygen.model import Entry, Phase, Policy, alternatives
 from callfence.policygen.phases import START, phase_policies
-from callfence.policygen.review.why import Origin
+from callfence.policygen.recording.model import Observation
+from callfence.policygen.review.why import Origin, Provenance
 from callfence.policygen.sets.region import Budget
-from callfence.report.content import calls_of
+from callfence.report.content import Executable, Report, calls_of
 from callfence.report.markup import Child, Html, anchor, badge, code, element, items, join, lines, prose, table, terms
 from callfence.shared.text import command_line, ending, on_one_line, plural
-from callfence.tracer.abi import Arch, table as calls_in
+from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.abi.waits import bits
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from callfence.policygen.lint.findings import Finding
-    from callfence.policygen.model import Phase, Policy
-    from callfence.policygen.recording.model import Observation
-    from callfence.policygen.review.why import Provenance
-    from callfence.report.content import Executable, Report
 
 _MANY_RUNS = 20
 """The most rows of a table of runs that is not folded."""
@@ -202,7 +194,7 @@ def rules(report: Report) -> Html:
         parts.append(element("h3", "Architecture ", code(arch)))
         details = []
         for number, of_call in groupby(of_arch, key=lambda rule: rule.number):
-            name = calls_in(arch).by_number[number].name
+            name = name_of(arch, number)
             findings = [finding for finding in report.findings if (finding.arch, finding.name) == (arch, name)]
             for index, rule in enumerate(of_call):
                 details.append(_rule(report, rule, findings, {} if index else {"id": anchor(arch, name)}))
@@ -316,7 +308,7 @@ def _gone(report: Report, phase: Phase, before: Policy, after: Policy) -> Html:
     remaining = {(finding.arch, finding.name) for finding in grants(Document(after), budget)}
     rows: list[tuple[Child, ...]] = []
     for arch, number, entry in _ended(before, after):
-        key = arch, calls_in(arch).by_number[number].name
+        key = arch, name_of(arch, number)
         danger = join(badge(levels[key]), " stays in part" if key in remaining else "") if key in levels else ""
         rows.append((code(format_entry(arch, number, entry)), danger))
     title = f"Gone in {phase.name}, after {', '.join(phase.triggers)}"
@@ -344,7 +336,7 @@ def _seen(report: Report, phase: Phase) -> Html:
 def _ended(before: Policy, after: Policy) -> Iterator[tuple[Arch, int, Entry]]:
     """Yield the rules of `before` that `after` lacks, each as an entry, by architecture and name of the call."""
     for arch, section in before.entries.items():
-        for number in sorted(section, key=lambda number: calls_in(arch).by_number[number].name):
+        for number in sorted(section, key=lambda number: name_of(arch, number)):
             entry, now = section[number], after.entries.get(arch, {}).get(number)
             remaining = alternatives(now.expression) if now and now.action == entry.action else ()
             for rule in alternatives(entry.expression):

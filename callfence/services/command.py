@@ -5,29 +5,26 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.commands import import_, review
 from callfence.enforcing import compile as compile_
 from callfence.policygen.recording import atomic
 from callfence.services import drop_ins, logs, units
+from callfence.services.drop_ins import Mode
 from callfence.services.status import described, has_violations, lines
+from callfence.services.units import Unit
 from callfence.shared.files import recording_path
 from callfence.shared.inputs import print_error, print_lines, run_command
 from callfence.shared.options import Parser
 from callfence.shared.outputs import as_output
 from callfence.shared.text import printable
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from callfence.services.drop_ins import Mode
-    from callfence.services.units import Unit
 
 POLICIES: Final = Path("/etc/callfence")
 LOGS: Final = Path("/var/log/callfence")

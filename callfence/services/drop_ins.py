@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from callfence.policygen.formats import ExportError
 from callfence.policygen.formats.systemd_enforce import drop_in, enforcing, folder_name, literal, quoted, settings_of
+from callfence.services.units import Unit
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from callfence.services.units import Unit
 
 Mode = Literal["learn", "audit", "enforce"]
 _DONE: Final[dict[Mode, str]] = {"learn": "learned", "audit": "audited", "enforce": "enforced"}

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import BinaryIO, Final
 
 from callfence.policygen import reading
 from callfence.policygen.formats.logs.lines import lines
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-    from typing import BinaryIO
 
 NAMES: Final = ("enforce.log.1", "enforce.log")
 """The names of the logs that nobody has decided about, the older one first: as logrotate(8) calls it."""

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 from callfence.policygen.formats.logs.denials import MAX_DISTINCT
 from callfence.policygen.formats.logs.lines import lines as lines_of
 from callfence.policygen.recording.log_records import DENIED, START
 from callfence.services import units
+from callfence.services.drop_ins import Mode
 from callfence.services.logs import MAX_SIZE, read
+from callfence.services.units import Unit
 from callfence.shared.inputs import message
 from callfence.shared.text import plural, printable
-from callfence.shipping.records import BadLineError, parsed
+from callfence.shipping.records import BadLineError, Record, parsed
 from callfence.tracer.errors import CallfenceError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from callfence.services.drop_ins import Mode
-    from callfence.services.units import Unit
-    from callfence.shipping.records import Record
 
 _DIGITS: Final = 12
 """Digits of a digest that are shown to people."""

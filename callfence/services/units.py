@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.policygen.formats.systemd_enforce import settings_of
 from callfence.policygen.values import frozen
 from callfence.shared.inputs import content
 from callfence.tracer.errors import CallfenceError, UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 FOLDER: Final = Path("/etc/systemd/system")
 """Where the administrator's units and drop-ins are (systemd.unit(5))."""
@@ -102,12 +100,12 @@ def unit(name: str) -> Unit:
         return Unit(shown["Id"], "", "", "", missing)
     files = [shown["FragmentPath"], *(path for path in shown["DropInPaths"].split() if path != own)]
     texts = {file: content(file).decode("utf-8", "replace") for file in files}
-    later = [file for file in files[1:] if os.path.basename(file) > DROP_IN and _sets_command(texts[file])]
+    later = [
+        file
+        for file in files[1:]
+        if os.path.basename(file) > DROP_IN and any(key == "ExecStart" for key, _ in settings_of(texts[file]))
+    ]
     return Unit(shown["Id"], "\n".join(texts.values()), shown["Description"], shown["Type"], overriding="".join(later[:1]))
-
-
-def _sets_command(text: str) -> bool:
-    return any(key == "ExecStart" for key, _ in settings_of(text))
 
 
 def state(name: str) -> State:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.layout import Comments, Remarks, Section, is_note
 from callfence.policygen.lint.findings import WHY
-from callfence.policygen.model import alternatives
+from callfence.policygen.model import Expression, alternatives
 from callfence.policygen.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from callfence.policygen.equivalents.carry import Carried
-    from callfence.policygen.model import Expression
 
 
 def with_comments(before: Document, done: Carried) -> Document:

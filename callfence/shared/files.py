@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.policygen.recording import atomic
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
 
 
 def policy_path(program: str) -> Path:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 from callfence.policygen import reading
 from callfence.policygen.filter import bpf
 from callfence.policygen.grants import NOT_CONFINED
 from callfence.policygen.language.document import Document, PolicyError, included, parse
 from callfence.policygen.language.lexer import decode
+from callfence.policygen.model import Policy
 from callfence.policygen.recording.recording_file import RecordingError
 from callfence.shared.text import printable
+from callfence.tracer.abi import Arch
 from callfence.tracer.errors import CallfenceError, UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from callfence.policygen.model import Policy
-    from callfence.tracer.abi import Arch
 
 
 def content(name: str, limit: int = reading.MAX_SIZE, *, is_text: bool = False) -> bytes:

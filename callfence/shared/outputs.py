@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from callfence.policygen.versions import OUTPUTS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 def as_output(kind: str, fields: Mapping[str, object]) -> str:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from callfence.policygen import formats
-from callfence.policygen.formats import Direction, FormatOptions
-from callfence.policygen.language.document import new_document
+from callfence.policygen.formats import Direction, FormatOptions, Loss
+from callfence.policygen.language.document import Document, new_document
 from callfence.policygen.values import replace
 from callfence.shared.text import plural, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from callfence.policygen.formats import Loss
-    from callfence.policygen.language.document import Document
 
 MANY = 12
 """The most names of calls that a line of text lists; the JSON lists all."""
@@ -39,15 +33,6 @@ def as_objects(losses: Iterable[Loss]) -> list[dict[str, object]]:
     return [{"direction": loss.direction, "what": loss.what, "calls": list(loss.calls)} for loss in losses]
 
 
-def comment_lines(losses: Iterable[Loss], than: str) -> list[str]:
-    """Return the lines of `loss_lines`, wrapped, as comments of a policy."""
-    return [
-        f"# {line}"
-        for text in loss_lines(losses, than)
-        for line in textwrap.wrap(f"not said: {text}", 110, subsequent_indent="  ", break_long_words=False)
-    ]
-
-
 def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
     """Convert a file of the format `name` into a policy.  Return the document, which has the losses in comments, and the
     losses.
@@ -55,7 +40,11 @@ def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tu
     `file` is the name to show, `data` the content.  Raises UserError if the content is not of the format."""
     imported = formats.reader(name)(data, file, options)
     made = new_document(imported.policy, f"{file} ({name})")
-    comments = [*comment_lines(imported.losses, "than the file")]
+    comments = [
+        f"# {line}"
+        for text in loss_lines(imported.losses, "than the file")
+        for line in textwrap.wrap(f"not said: {text}", 110, subsequent_indent="  ", break_long_words=False)
+    ]
     if imported.instructions:
         comments += ["# its instructions:", *(f"# {line}" for line in imported.instructions)]
     layout = replace(made.layout, header=(*made.layout.header, *comments))

@@ -8,16 +8,12 @@ no markup to escape.  They read none of that, and no entity, inside a code span 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from callfence.policygen.language.naming import format_entry
+from callfence.policygen.model import Entry
 from callfence.policygen.text import printable, word
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from callfence.policygen.model import Entry
-    from callfence.tracer.abi import Arch
+from callfence.tracer.abi import Arch
 
 __all__ = ["cell", "code", "command_line", "ending", "on_one_line", "plural", "printable"]
 

@@ -6,14 +6,12 @@ import json
 import os
 import subprocess
 import time
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from callfence.shared.inputs import print_error
 from callfence.shipping.sources import Line
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _COMMAND: Final = ("journalctl", "--quiet", "-t", "callfence", "-o", "json", "--output-fields=CALLFENCE_RECORD", "--all")
 """Without --all, a field of more than 4096 bytes is null."""

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from callfence.shared.inputs import print_error
 from callfence.shared.text import plural
-from callfence.shipping.destinations import UndeliveredError
+from callfence.shipping.destinations import Destination, UndeliveredError
 from callfence.shipping.metrics import SHIP_BAD, SHIP_DROPPED
-from callfence.shipping.receiving import BEGUN, NOTE
+from callfence.shipping.receiving import BEGUN, NOTE, Receiver
 from callfence.shipping.records import BadLineError, Record, parsed
 from callfence.shipping.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from callfence.shipping.destinations import Destination
-    from callfence.shipping.receiving import Receiver
     from callfence.shipping.sources import Source
     from callfence.shipping.state import State
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from callfence.policygen.grants import is_line
 from callfence.policygen.recording.log_records import ANSWERED, DENIED, END, KINDS, MESSAGE, REFUSED, START
@@ -13,9 +14,6 @@ from callfence.policygen.values import frozen
 from callfence.policygen.versions import EVENTS, unknown
 from callfence.tracer.abi import Arch, table
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MAX_LINE: Final = 1 << 18
 """The most bytes of a line: twice the longest that enforce writes."""

@@ -7,17 +7,15 @@ import os
 import re
 import stat
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from callfence.shared.inputs import print_error
 from callfence.shipping.records import MAX_LINE
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 _CHUNK: Final = 1 << 20
 _HEAD: Final = 256

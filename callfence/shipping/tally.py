@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from callfence.policygen.recording.log_records import ANSWERED, DENIED, END, MESSAGE, REFUSED, START
 from callfence.shipping.metrics import (
@@ -26,14 +27,10 @@ from callfence.shipping.metrics import (
     SHIP_WRITTEN,
     STARTS,
     WARNINGS,
+    Metric,
     Sample,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from callfence.shipping.metrics import Metric
-    from callfence.shipping.records import Record
+from callfence.shipping.records import Record
 
 SERIES: Final = 1000
 """The most label sets of a metric; of further ones, the labels that can have any value are `other`."""

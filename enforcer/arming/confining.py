@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from callfence.enforcer.later import Later
     from callfence.enforcer.reporting.reporter import Reporter
 
-_EXECUTE_0 = 0x1  # DR7: breakpoint 0, of this task, where an instruction is executed (asm/debugreg.h)
 _FORKS, _CLONE3 = MACHINE.numbers_by_arch("clone", "clone3"), MACHINE.numbers_by_arch("clone3")
 _RUNNING = MACHINE.numbers_by_arch(
     "listen", "accept", "accept4", "wait4", "waitid", "waitpid", "pause", "rt_sigsuspend", "epoll_wait", "epoll_pwait",

@@ -21,7 +21,6 @@ _STARTS = {"tcp connect": "connect", "udp send": "send", "unix connect": "unix",
 """The words with which a line begins -> the use that it is about."""
 _BIND = "tcp bind"
 LINES = tuple(_STARTS)
-USES = tuple(_STARTS.values())
 _ALL = [(0, 65535)]
 NEAR = (
     (b"\x7f", 8), (b"\xa9\xfe", 16), (b"\0", 8), (b"\xe0", 3), (b"\xf0", 4),
@@ -82,7 +81,7 @@ class Rules:
     def __init__(self, content: bytes) -> None:
         """`content`: the result of `encode`."""
         self.confines: set[str] = set()
-        """The uses that the policy confines, of USES."""
+        """The uses that the policy confines, of those in `_STARTS`."""
         self.everywhere: dict[str, list[tuple[int, int]]] = {}
         """Use -> ranges of ports of any host."""
         self.networks: dict[str, list[tuple[int, int, int, list[tuple[int, int]]]]] = {"connect": [], "send": []}

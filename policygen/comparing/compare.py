@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.files import algebra
+from callfence.policygen.files.algebra import Difference as FileDifference
 from callfence.policygen.implied.resolve import Resolved, resolved, resolved_at
 from callfence.policygen.model import Action, ActionKind, Always, Arm, Expression, Policy, alternatives, scopes
 from callfence.policygen.phases import names_of
@@ -15,12 +16,7 @@ from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from callfence.policygen.sets.express import express, minimise
 from callfence.policygen.sets.region import Region, example
 from callfence.policygen.values import frozen, replace, uncompared
-from callfence.tracer.abi import Arch, Event, table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from callfence.policygen.files.algebra import Difference as FileDifference
+from callfence.tracer.abi import Arch, Event, name_of, table
 
 ARMS = {Arm.NOW: 0, Arm.EXEC: 1, Arm.ENTRY: 2}
 """Rank of each moment at which a filter takes effect: the higher, the more calls run unfiltered before it."""
@@ -74,7 +70,7 @@ class Difference:
     @property
     def order(self) -> tuple[object, ...]:
         """A total sort key."""
-        name = "" if self.number is None else table(self.arch).by_number[self.number].name
+        name = "" if self.number is None else name_of(self.arch, self.number)
         arch = list(Arch).index(self.arch)
         change = ("+-~".index(self.change), self.before.kind, self.before.errno, self.after.kind, self.after.errno)
         return (arch, self.number is None, name, *change, self.example.number, self.phase)

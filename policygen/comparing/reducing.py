@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from callfence.policygen.comparing.compare import ARMS, Verdict, compare, compare_resolved
 from callfence.policygen.files import algebra
@@ -28,10 +29,7 @@ from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.express import minimise, negated
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from callfence.tracer.abi import Arch, name_of, table
 
 _MAX_PRODUCTS = 256
 """The most pairs of alternatives for which an intersection is written as alternatives."""
@@ -172,7 +170,7 @@ def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
             if not table(arch).is_newer(number, policy.table):
                 entries[arch][number] = _entry(arch, number, policy, section.get(number, Entry(Always(False))), by, entry)
             elif policy.unknown.may_allow:
-                name = table(arch).by_number[number].name
+                name = name_of(arch, number)
                 raise ValueError(f"{name} is newer than the table of the policy, which lets such calls run: raise that table")
     return replace(policy, entries=entries, files=algebra.intersected(policy.files, by.files))
 
@@ -206,7 +204,7 @@ def _joined(
     denials = [action for action in actions if not action.may_allow]
     if len(actions) > 2:
         if len(actions) - len(denials) > 1:
-            raise ValueError(f"{table(arch).by_number[number].name}: an entry cannot allow, log and deny: drop one")
+            raise ValueError(f"{name_of(arch, number)}: an entry cannot allow, log and deny: drop one")
         answers = {truth: action if action.may_allow else strictest(denials) for truth, action in answers.items()}
         actions = list(dict.fromkeys(answers[truth] for truth in possible))
     actions.sort(key=lambda action: (not action.may_allow, action == default))

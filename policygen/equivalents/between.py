@@ -8,18 +8,16 @@ architectures (`Renumbering`).
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING
 
-from callfence.policygen.equivalents.links import BETWEEN, Link, Side, links, rows, side
+from callfence.policygen.equivalents.links import BETWEEN, Link, Side, links, side
 from callfence.policygen.language.operands import operands
 from callfence.policygen.model import Always, Entry
 from callfence.policygen.values import frozen
-from callfence.tracer.abi import Arch, Argument, Kind, constants, table
+from callfence.tracer.abi import Arch, Argument, Kind, constants, name_of, table
+from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 Node = tuple[Arch, int]
 """A call: its architecture and its number."""
@@ -133,7 +131,7 @@ class Hop:
     @property
     def is_same(self) -> bool:
         """Whether both calls are the same one, on two architectures."""
-        return self.arches[0] != self.arches[1] and _name(self.start) == _name(self.end)
+        return self.arches[0] != self.arches[1] and name_of(*self.start) == name_of(*self.end)
 
 
 class Selected(NamedTuple):
@@ -182,7 +180,7 @@ def hops(source: Arch, target: Arch) -> Mapping[Node, tuple[Hop, ...]]:
             sides = [Side(number, Entry(Always(True)), ((),)) for number in (call.number, theirs[name].number)]
             result[source, call.number].append(_hop(source, target, sides[0], sides[1], _by_name(call.arguments)))
     for hop in (*_within(source), *_across(source, target), *_within(target)):
-        is_missing = _name(hop.start) not in theirs, _name(hop.end) not in ours
+        is_missing = name_of(*hop.start) not in theirs, name_of(*hop.end) not in ours
         if is_missing[0] if hop.arches[1] is source else is_missing[1] or (hop.arches[0] is source and is_missing[0]):
             result[hop.start].append(hop)
     return {node: tuple(starting) for node, starting in result.items()}
@@ -197,7 +195,7 @@ def ends(start: Node, source: Arch, target: Arch) -> Iterator[str]:
             if hop.end not in reached and hop.target.entry.action.allows:
                 reached.add(hop.end)
                 ahead.append(hop.end)
-    yield from (table(arch).by_number[number].name for arch, number in sorted(reached) if arch is target)
+    yield from (name_of(arch, number) for arch, number in sorted(reached) if arch is target)
 
 
 def _by_name(arguments: tuple[Argument, ...]) -> str:
@@ -220,7 +218,7 @@ def _of_link(arch: Arch, link: Link) -> Hop:
 
 def _across(source: Arch, target: Arch) -> Iterator[Hop]:
     """Yield the links of the rows that apply between two architectures only."""
-    for call, way, other, carried, *_ in rows("equivalents.tsv"):
+    for call, way, other, carried, *_ in table_rows(__spec__, "equivalents.tsv"):
         for first, second, words in ((call, other, carried), (other, call, _reversed(carried))):
             if way == BETWEEN:
                 ends = side(source, first), side(target, second)
@@ -245,15 +243,11 @@ def _hop(source: Arch, target: Arch, start: Side, end: Side, carried: str) -> Ho
     return Hop((source, target), start, end, tuple(pairs))
 
 
-def _name(node: Node) -> str:
-    return table(node[0]).by_number[node[1]].name
-
-
 @cache
 def unneeded(source: Arch) -> Mapping[int, tuple[tuple[Side, str], ...]]:
     """Return the calls of an architecture that others need no counterpart for, each with the reason (unneeded.tsv)."""
     result: defaultdict[int, list[tuple[Side, str]]] = defaultdict(list)
-    for call, why in rows("unneeded.tsv"):
+    for call, why in table_rows(__spec__, "unneeded.tsv"):
         if (end := side(source, call)) is not None:
             result[end.number].append((end, why))
     return {number: tuple(sides) for number, sides in result.items()}

@@ -5,31 +5,38 @@ What is written is compared with the exact carried set (`effects`): it never all
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 
 from callfence.policygen.equivalents.between import ends
 from callfence.policygen.equivalents.effects import allowed, carried, special
-from callfence.policygen.equivalents.places import with_places
-from callfence.policygen.equivalents.section import Writer
+from callfence.policygen.equivalents.section import Loss, Writer
+from callfence.policygen.grants import Files, Right, format_rights, path_line, written
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.normal import normal
+from callfence.policygen.model import Expression, Policy
 from callfence.policygen.phases import as_in, in_each, phase_policies
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of, table
+from callfence.tracer.abi.constants import table_rows, table_text
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from callfence.policygen.equivalents.places import Place
-    from callfence.policygen.equivalents.section import Loss
-    from callfence.policygen.model import Expression, Policy
+from callfence.tracer.named import NamedTuple
 
 
 class CarryError(UserError):
     """A policy that cannot be carried; `str()` says why."""
+
+
+class Place(NamedTuple):
+    """A line about a file of one architecture."""
+
+    line: str
+    there: str
+    """The line for the same file of the other architecture."""
+    is_added: bool
+    """Whether the carried policy has got that line: those that permit changes have to be written by hand."""
 
 
 @frozen
@@ -94,7 +101,7 @@ def carry(policy: Policy, source: Arch, target: Arch) -> Carried:
     for name, before in phase_policies(policy):
         _check(before, as_in(whole, name), source, target)
     first = writers[0]
-    files, places = with_places(whole.files, source, target)
+    files, places = _with_places(whole.files, source, target)
     whole = replace(whole, files=files)
     ways, wider, losses = first.ways(), first.wider(), tuple(first.losses)
     return Carried(whole, source, target, ways, wider, first.special, losses, triggers, places, first.origins())
@@ -122,4 +129,29 @@ def _check(before: Policy, after: Policy, source: Arch, target: Arch) -> None:
     for number, where in there.items():
         beyond = sets.ite(sets.or_(may.get(number, FALSE), previous.get(number, FALSE)), FALSE, where)
         if beyond != FALSE:
-            raise AssertionError(f"{table(target).by_number[number].name} allows more than {source} does")
+            raise AssertionError(f"{name_of(target, number)} allows more than {source} does")
+
+
+def _with_places(files: Files, source: Arch, target: Arch) -> tuple[Files, tuple[Place, ...]]:
+    """Return the lines about files with those for the same files of another architecture, and the places that they name.
+
+    On a machine of the source, what these lines name is usually not there."""
+    paths, places = dict(files.paths or {}), []
+    for path, rights in (files.paths or {}).items():
+        there = path
+        for old, new in _place_words(source, target):
+            there = there.replace(old, new)
+        if there not in paths:
+            is_added = not rights & ~(Right.READ | Right.EXECUTE)
+            if is_added:
+                paths[there] = rights
+            here, other = (written(path_line(name), format_rights(rights)) for name in (path, there))
+            places.append(Place(here, other, is_added))
+    return (replace(files, paths=paths) if places else files), tuple(places)
+
+
+@cache
+def _place_words(source: Arch, target: Arch) -> tuple[tuple[str, str], ...]:
+    heading = next(line for line in table_text(__spec__, "places.tsv").splitlines() if not line.startswith("#")).split("\t")
+    here, there = heading.index(source), heading.index(target)
+    return tuple((row[here], row[there]) for row in table_rows(__spec__, "places.tsv"))

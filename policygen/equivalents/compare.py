@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from callfence.policygen.equivalents.between import hops
 from callfence.policygen.equivalents.effects import allowed, carried, meaningful, special
-from callfence.policygen.implied.resolve import resolve
-from callfence.policygen.model import alternatives
+from callfence.policygen.implied.resolve import Resolved, resolve
+from callfence.policygen.model import Expression, Policy, alternatives
 from callfence.policygen.phases import START, phase_policies
 from callfence.policygen.sets import region
-from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.algebra import FALSE, Space
 from callfence.policygen.sets.express import express, minimise
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, Event, table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from callfence.policygen.implied.resolve import Resolved
-    from callfence.policygen.model import Expression, Policy
-    from callfence.policygen.sets.algebra import Space
-    from callfence.tracer.abi import Argument
+from callfence.tracer.abi import Arch, Argument, Event, name_of, table
 
 _MAX_RULES = 8
 """The most alternatives that describe a gap; a gap that takes more has none, only its example."""
@@ -62,7 +54,7 @@ def gaps(policy: Policy, a: Arch, b: Arch, make: Callable[[], Space] = region.sp
                 key = gap.arch, gap.number, gap.rules
                 if key not in reported:
                     reported[key] = replace(gap, phase="" if name == START else name)
-    return tuple(sorted(reported.values(), key=lambda gap: (gap.arch is not a, table(gap.arch).by_number[gap.number].name)))
+    return tuple(sorted(reported.values(), key=lambda gap: (gap.arch is not a, name_of(gap.arch, gap.number))))
 
 
 def _gaps(sets: Space, written: Policy, meant: Resolved, arch: Arch, other: Arch) -> Iterator[Gap]:

@@ -7,21 +7,14 @@ since a call of the source may have arguments that the link does not carry: what
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-from callfence.policygen.equivalents.between import hops, renumberings
+from callfence.policygen.equivalents.between import Hop, Node, Pair, Renumbering, hops, renumberings
 from callfence.policygen.equivalents.links import own_calls
-from callfence.policygen.sets.algebra import FALSE, TRUE
+from callfence.policygen.model import Action, Entry
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space
 from callfence.policygen.sets.region import BITS, shift, to_bdd
-from callfence.tracer.abi import table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from callfence.policygen.equivalents.between import Hop, Node, Pair, Renumbering
-    from callfence.policygen.model import Action, Entry
-    from callfence.policygen.sets.algebra import Space
-    from callfence.tracer.abi import Arch, Argument
+from callfence.tracer.abi import Arch, Argument, table
 
 _WORD = (1 << 64) - 1
 

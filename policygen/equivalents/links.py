@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.holds import holds
 from callfence.policygen.language.document import parse
 from callfence.policygen.language.operands import ORDERINGS, operands
-from callfence.policygen.model import BITWISE, And, Condition, Operator, alternatives, conjuncts
+from callfence.policygen.model import BITWISE, And, Condition, Entry, Expression, Operator, alternatives, conjuncts
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import table
-from callfence.tracer.abi.constants import table_text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from callfence.policygen.model import Entry, Expression
-    from callfence.tracer.abi import Arch, Argument
+from callfence.tracer.abi import Arch, Argument, table
+from callfence.tracer.abi.constants import table_rows
 
 BETWEEN = "~"
 """The `as` of rows that apply only between two architectures (`equivalents.between`)."""
@@ -89,7 +83,7 @@ class Own:
 def links(arch: Arch) -> Mapping[int, tuple[Link, ...]]:
     """Return the links from each call of an architecture, in the table's order; a row with `=` gives two."""
     result: defaultdict[int, list[Link]] = defaultdict(list)
-    for call, way, other, carried, why, *more in rows("equivalents.tsv"):
+    for call, way, other, carried, why, *more in table_rows(__spec__, "equivalents.tsv"):
         source, target = side(arch, call), side(arch, other)
         if source is None or target is None or way == BETWEEN:
             continue
@@ -106,7 +100,7 @@ def links(arch: Arch) -> Mapping[int, tuple[Link, ...]]:
 def own_calls(arch: Arch) -> tuple[Own, ...]:
     """Return the calls that C libraries make on their own on an architecture, in the table's order."""
     result = []
-    for when, of, entry, why in rows("libc.tsv"):
+    for when, of, entry, why in table_rows(__spec__, "libc.tsv"):
         if of in ("-", arch) and (call := side(arch, entry)) is not None:
             result.append(Own(call, when == "loader", why, of != "-"))
     return tuple(result)
@@ -117,14 +111,6 @@ def simple(expression: Expression) -> Conjunction | None:
     parts = conjuncts(expression)
     conditions = tuple(part for part in parts if isinstance(part, Condition))
     return conditions if len(conditions) == len(parts) else None
-
-
-def rows(name: str) -> Iterator[list[str]]:
-    """Yield the cells of each row of the table `name`, without its comments and heading."""
-    lines = table_text(__spec__, name).splitlines()
-    cells = (line.split("\t") for line in lines if not line.startswith("#"))
-    next(cells)
-    return cells
 
 
 def side(arch: Arch, cell: str) -> Side | None:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from callfence.policygen.equivalents.between import Renumbering, renumberings
-from callfence.policygen.language.naming import determined
+from callfence.policygen.equivalents.between import Hop, Pair, Renumbering, renumberings
+from callfence.policygen.language.naming import Known, determined
 from callfence.policygen.model import BITWISE, Always, And, Condition, Expression, Not, Operator, Or
 from callfence.policygen.values import replace
-
-if TYPE_CHECKING:
-    from callfence.policygen.equivalents.between import Hop, Pair
-    from callfence.policygen.language.naming import Known
-    from callfence.tracer.abi import Argument
+from callfence.tracer.abi import Argument
 
 
 def rewritten(hop: Hop, expression: Expression, values: Known = ()) -> Expression:
@@ -55,7 +49,7 @@ def _condition(pair: Pair, moves: Renumbering, condition: Condition) -> Expressi
         news = [new for old in olds for new in _values(moves, old)]
         if condition.operator is Operator.NE:  # what the number itself does there is not known
             news += olds if moves.gone.intersection(olds) else []
-        values = tuple(sorted({_widened(pair, new) for new in news}))
+        values = tuple(sorted({_read(there, _read(pair.ours, new)) for new in news}))
         if condition.operator is Operator.NE:
             return And(tuple(Condition(pair.target, Operator.NE, value) for value in values))
         if len(values) == 1:
@@ -69,10 +63,6 @@ def _values(moves: Renumbering, value: int) -> tuple[int, ...]:
     """Return the values that mean what `value` means on the source, both unsigned."""
     bits = moves.bits_there(value)
     return () if bits & moves.odd else moves.values_there(bits)
-
-
-def _widened(pair: Pair, value: int) -> int:
-    return _read(pair.theirs, _read(pair.ours, value))
 
 
 def _read(argument: Argument, value: int) -> int:

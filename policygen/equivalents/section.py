@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from callfence.policygen.equivalents.between import Node, ends, hops, renumberings, unneeded
+from callfence.policygen.equivalents.between import Hop, Node, ends, hops, renumberings, unneeded
 from callfence.policygen.equivalents.effects import allowed, image, meaningful
 from callfence.policygen.equivalents.links import own_calls
 from callfence.policygen.equivalents.rewrite import rewritten
@@ -16,16 +16,14 @@ from callfence.policygen.model import ALLOW, Always, And, Arm, Condition, Entry,
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.express import express, minimise, negated
-from callfence.policygen.sets.join import JoinError, form_of, join_entries, refuses
+from callfence.policygen.sets.join import Form, JoinError, form_of, join_entries, refuses
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, constants, table
+from callfence.tracer.abi import Arch, constants, name_of, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from callfence.policygen.equivalents.between import Hop
     from callfence.policygen.model import Action, Expression
-    from callfence.policygen.sets.join import Form
 
 _MOST = 64
 """The most alternatives of a set that is not written as its source is."""
@@ -80,12 +78,12 @@ class Writer:
         names: dict[str, set[str]] = {}
         for (number, _), targets in self._reached.items():
             if targets:
-                names.setdefault(self._name(number), set()).update(table(self._target).by_number[end].name for end in targets)
+                names.setdefault(name_of(self._source, number), set()).update(name_of(self._target, end) for end in targets)
         return tuple((name, tuple(sorted(ends))) for name, ends in sorted(names.items()))
 
     def wider(self) -> tuple[tuple[str, str, str], ...]:
         rows = {
-            (self._name(part.origin[0]), table(self._target).by_number[number].name, part.more)
+            (name_of(self._source, part.origin[0]), name_of(self._target, number), part.more)
             for number, parts in self._parts.items()
             for part in parts
             if part.more
@@ -115,7 +113,7 @@ class Writer:
         for number, entry, why in self._special():
             if not self._is_implied(number, entry, implied.get(number)):
                 section[number] = self._joined(number, section.get(number), entry)
-                self.special += ((f"{table(self._target).by_number[number].name}: {self._shown(number, entry)}", why),)
+                self.special += ((f"{name_of(self._target, number)}: {self._shown(number, entry)}", why),)
         for number in self._denied_elsewhere():
             old = section.get(number, Entry(Always(False)))
             section[number] = old if old.otherwise else replace(old, otherwise=self._policy.default)
@@ -160,9 +158,9 @@ class Writer:
         except JoinError as error:
             why = f"cannot be joined: {error}"
         if origin is not None:
-            name = table(self._target).by_number[number].name
+            name = name_of(self._target, number)
             what = self._shown(number, new)
-            self.losses.append(Loss(self._name(origin), "", f"{name}: {what}, which does this there, {why}"))
+            self.losses.append(Loss(name_of(self._source, origin), "", f"{name}: {what}, which does this there, {why}"))
         return old or new
 
     def _follow(self) -> dict[int, Form]:
@@ -214,13 +212,14 @@ class Writer:
 
     def _note_answer(self, number: int, entry: Entry) -> None:
         """Note that the answer of an entry, another than the default, is lost with its call."""
-        if self._name(number) not in table(self._target).by_name and entry.action not in (ALLOW, self._policy.default):
-            why = f"{self._target} has no {self._name(number)}: the answer has to be written for what does this there"
-            self.losses.append(Loss(self._name(number), format_action(entry.action), why))
+        name = name_of(self._source, number)
+        if name not in table(self._target).by_name and entry.action not in (ALLOW, self._policy.default):
+            why = f"{self._target} has no {name}: the answer has to be written for what does this there"
+            self.losses.append(Loss(name, format_action(entry.action), why))
 
     def _after(self, part: _Part, hop: Hop) -> _Part | None:
         """Return what a link makes of a part; None if it carries nothing."""
-        name = table(hop.arches[1]).by_number[hop.target.number].name
+        name = name_of(hop.arches[1], hop.target.number)
         if not hop.target.entry.action.allows:
             if (call := table(self._target).by_name.get(name)) and call.number not in self._policy.entries[self._source]:
                 self._failing.setdefault(call.number, hop.target.entry)
@@ -257,7 +256,7 @@ class Writer:
     def _note_losses(self) -> None:
         """Note the alternatives of the source that led to nothing on the target, or to less."""
         for (number, part), targets in self._reached.items():
-            name, text = self._name(number), format_expression(self._source, number, part)
+            name, text = name_of(self._source, number), format_expression(self._source, number, part)
             lost = self._odd(number, part)
             reasons = [why for side, why in unneeded(self._source).get(number, ()) if self._is_in(number, part, side.entry)]
             if targets and lost:
@@ -282,12 +281,12 @@ class Writer:
 
     def _explicit(self, forms: Mapping[int, Form]) -> list[int]:
         """Return the numbers, on the target, of the calls that the source's entries only deny."""
-        names = [self._name(number) for number, form in forms.items() if form.action is None]
+        names = [name_of(self._source, number) for number, form in forms.items() if form.action is None]
         return [table(self._target).by_name[name].number for name in names if name in table(self._target).by_name]
 
     def _entries(self, number: int, forms: Mapping[int, Form]) -> tuple[Entry | None, list[tuple[Entry, int]]]:
         """Return the entry that the source's entry of the same name became, and those that other calls became, with these."""
-        call = table(self._source).by_name.get(table(self._target).by_number[number].name)
+        call = table(self._source).by_name.get(name_of(self._target, number))
         form = forms.get(call.number) if call else None
         parts = self._parts.get(number, [])
         same = [part for part in parts if part.is_same]
@@ -328,9 +327,6 @@ class Writer:
                     if name not in table(self._source).by_name:
                         result.append(table(self._target).by_name[name].number)
         return list(dict.fromkeys(result))
-
-    def _name(self, number: int) -> str:
-        return table(self._source).by_number[number].name
 
 
 def _unnamed(hop: Hop, expression: Expression) -> Iterator[str]:

@@ -16,19 +16,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator, Mapping, Set as AbstractSet
 from functools import cache
-from typing import TYPE_CHECKING
 
-from callfence.policygen.evidence.pointed import PAGE, Value, arguments, evident, folder, pointed, quoted
+from callfence.policygen.evidence.pointed import PAGE, Caller, Value, arguments, evident, folder, pointed, quoted
 from callfence.policygen.evidence.words import escaped, masked, steady
-from callfence.tracer.abi import Kind
+from callfence.tracer.abi import Event, Kind
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Set as AbstractSet
-
-    from callfence.policygen.evidence.pointed import Caller
-    from callfence.tracer.abi import Event
 
 LONGEST = PAGE
 """The most characters of a fact."""

@@ -7,17 +7,13 @@ first option and that option's name are taken.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from callfence.policygen.evidence.words import escaped, masked
-from callfence.tracer.abi import NATIVE, Arch, Kind, constants, table
+from callfence.tracer.abi import NATIVE, Arch, Argument, Event, Kind, call_of, constants
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from callfence.tracer.abi import Argument, Event
 
 AT_FDCWD = -100  # linux/fcntl.h
 PAGE = 4096
@@ -83,8 +79,7 @@ def _cut(text: str) -> str:
 @cache
 def arguments(arch: int, number: int) -> tuple[Argument, ...]:
     """Return the arguments of the call `number`; () if the tables do not have the call.  `arch` is AUDIT_ARCH_*."""
-    name = Arch.from_audit(arch)
-    call = table(name).by_number.get(number) if name else None
+    call = call_of(arch, number)
     return call.arguments if call else ()
 
 

@@ -7,9 +7,10 @@ a host those granted to the host and to all networks and names that contain it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
 from operator import and_, or_
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from callfence.policygen import hosts, paths
 from callfence.policygen.grants import (
@@ -22,6 +23,7 @@ from callfence.policygen.grants import (
     NOTHING,
     TO_HOSTS,
     Files,
+    Ports,
     Right,
     bare_line,
     closed,
@@ -35,14 +37,9 @@ from callfence.policygen.paths import unquoted
 from callfence.policygen.values import replace
 from callfence.tracer.named import NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    from callfence.policygen.grants import Ports
-
-    Bits = Any  # a Right; the ports as an int, bit N for port N; 1 for a place of BARE
-    Grants = Mapping[str, Bits]
-    Rule = Callable[..., Any]
+Bits = Any  # a Right; the ports as an int, bit N for port N; 1 for a place of BARE
+Grants = Mapping[str, Bits]
+Rule = Callable[..., Any]
 
 
 class Kind:

@@ -7,12 +7,9 @@ use (`generalise.Use`): PUBLIC, the folder, and "".
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from callfence.policygen.grants import Right, rights_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 PUBLIC = "public"
 """The first field of a use that names a folder which, with all that is in it, is root's and readable for every user."""

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, reduce
 from operator import or_
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.policygen.files.algebra import extended, granted, reduced
 from callfence.policygen.files.calls import DNS, UDP_CONNECT
@@ -38,6 +37,7 @@ from callfence.policygen.grants import (
     TCP,
     USES,
     Files,
+    Ports,
     Right,
     ranges,
     rights_of,
@@ -45,12 +45,8 @@ from callfence.policygen.grants import (
 )
 from callfence.policygen.paths import covers, folders
 from callfence.policygen.values import replace
+from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-
-    from callfence.policygen.grants import Ports
 
 Use = tuple[str, str, str]
 Names = dict[str, Right]
@@ -326,19 +322,13 @@ def _folder(path: str) -> str:
 @cache
 def trees() -> dict[str, str]:
     """Return the folders that are granted as a whole, with the reasons; `*/NAME` is every folder of that name."""
-    return _table("trees.tsv")
+    return dict(table_rows(__spec__, "trees.tsv"))
 
 
 @cache
 def stores() -> dict[str, str]:
     """Return the last names of the paths of stores, with the reasons why these are granted as a whole."""
-    return _table("stores.tsv")
-
-
-def _table(name: str) -> dict[str, str]:
-    lines = Path(__file__).with_name(name).read_text("utf-8").splitlines()
-    rows = [line.split("\t") for line in lines if not line.startswith("#")]
-    return {path: reason for path, reason in rows}  # noqa: C416 -- dict() would take lists for pairs, as mypy says
+    return dict(table_rows(__spec__, "stores.tsv"))
 
 
 def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, exact: bool = False) -> Files:

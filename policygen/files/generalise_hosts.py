@@ -11,7 +11,6 @@ import re
 from collections import defaultdict
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callfence.policygen.files.algebra import extended
@@ -22,6 +21,7 @@ from callfence.policygen.grants import BARE, NOT_CONFINED, TO_HOSTS, UNIX, USES,
 from callfence.policygen.hosts import BELOW, PLACES, containing, is_name, network
 from callfence.policygen.paths import folders
 from callfence.policygen.values import replace
+from callfence.tracer.abi.constants import table_lines
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -196,12 +196,12 @@ def learned_hosts(runs: Sequence[Iterable[Use]], use: str, *, exact: bool = Fals
         ports[host] = ranges(single(tuple(granted)))
         if text := "; ".join(filter(None, sorted({*reasons_of[host], *granted.values()}))):
             why[host_line(use, host)] = text
-    redundant = {host for host in ports if any(single(ports[host]) <= single(ports.get(above, ())) for above in _above(host))}
+    redundant = {
+        host
+        for host in ports
+        if any(above != host and single(ports[host]) <= single(ports.get(above, ())) for above in containing(host))
+    }
     return Hosts({host: ports[host] for host in ports if host not in redundant}, why)
-
-
-def _above(host: str) -> list[str]:
-    return [above for above in containing(host) if above != host]
 
 
 def _widened_hosts(each: Sequence[set[str]]) -> dict[str, Widening]:
@@ -255,8 +255,7 @@ def _widened_addresses(each: Sequence[set[str]], addresses: set[str]) -> dict[st
 @cache
 def suffixes() -> frozenset[str]:
     """Return suffixes of two labels that no rule makes `*.SUFFIX` of."""
-    lines = Path(__file__).with_name("suffixes.tsv").read_text("utf-8").splitlines()
-    return frozenset(line for line in lines if not line.startswith("#"))
+    return frozenset(table_lines(__spec__, "suffixes.tsv"))
 
 
 # Names that are looked up, and unix sockets

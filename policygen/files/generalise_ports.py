@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from callfence.policygen.files.made import MANY
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    T = TypeVar("T")
+T = TypeVar("T")
 
 EPHEMERAL = (32768, 65535)
 """The ports of which the kernel chooses one where a program asks for any: up to 60999 on Linux (ip(7), ip_local_port_range),

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.files.algebra import granted
-from callfence.policygen.grants import Right
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from callfence.policygen.grants import Files
+from callfence.policygen.grants import Files, Right
 
 MADE = "made"
 """The first field of a use that names a file which a run made; the path of a folder in which it made more ends with a slash."""

@@ -8,14 +8,11 @@ digit or sign of ASCII, hexadecimal (audit_log_untrustedstring).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from callfence.policygen.grants import NOTHING, Right, format_rights
 from callfence.policygen.paths import PathError, canonical
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _HEX = re.compile(r"(?:[0-9A-F]{2})+")
 _FILES = {

@@ -10,27 +10,21 @@ and on kernels whose Landlock has no ports.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.files import landlock
 from callfence.policygen.files.calls import BY_HANDLE, DNS, PATH_CALLS, SENDING
-from callfence.policygen.grants import ALL, BARE, KINDS, TCP
+from callfence.policygen.grants import ALL, BARE, KINDS, TCP, Right
 from callfence.policygen.implied.resolve import resolved
-from callfence.policygen.model import Always, And, Arm, Condition, Operator, Or
+from callfence.policygen.model import Always, And, Arm, Condition, Expression, Operator, Or, Policy
 from callfence.policygen.paths import encoded
 from callfence.policygen.sets.algebra import FALSE, TooComplexError
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.tracer.abi import table
 from callfence.tracer.linux import MSG_FASTOPEN
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from callfence.policygen.grants import Right
-    from callfence.policygen.model import Expression, Policy
 
 
 def ruleset(policy: Policy, arm: Arm = Arm.EXEC) -> landlock.Ruleset:

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import operator
 import struct
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.model import MAX_ERRNO, Action, ActionKind
+from callfence.tracer.abi import Event
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from callfence.tracer.abi import Event
 
 # linux/bpf_common.h: an opcode is a class and what the class adds to it
 LD, LDX, ST, STX, ALU, JMP, RET, MISC = range(8)

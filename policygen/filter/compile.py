@@ -13,11 +13,9 @@ allow.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.bpf import Instruction
-from callfence.policygen.filter.libseccomp import LibseccompRule, generate
+from callfence.policygen.filter.libseccomp import LibseccompRule, MaskedEquality, generate
 from callfence.policygen.filter.verify import meaning, verify_resolved
 from callfence.policygen.implied.resolve import Resolved, resolved
 from callfence.policygen.language.naming import format_call
@@ -25,13 +23,9 @@ from callfence.policygen.model import Action, Always, Entry, Policy
 from callfence.policygen.phases import START
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE, MAX_CUBES, TRUE, TooComplexError
-from callfence.tracer.abi import X32_BIT, Arch, table
+from callfence.tracer.abi import X32_BIT, Arch, Event, name_of, table
 from callfence.tracer.errors import InternalError, UserError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from callfence.policygen.filter.libseccomp import MaskedEquality
-    from callfence.tracer.abi import Event
 
 _LOAD = bpf.LD | bpf.ABS
 _RET, _JA = bpf.RET | bpf.K, bpf.JMP | bpf.JA
@@ -198,7 +192,7 @@ def _too_large(policy: Resolved, instructions: list[Instruction]) -> str:
     for arch, entries in policy.entries.items():
         for number in entries:
             share = _share(instructions, arch, number)
-            name = table(arch).by_number[number].name
+            name = name_of(arch, number)
             shares.append((-share, f"{name} {share}" if len(policy.entries) == 1 else f"{name} ({arch}) {share}"))
     largest = ", ".join(text for _, text in sorted(shares)[:5])
     return (

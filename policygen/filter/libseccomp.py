@@ -15,9 +15,10 @@ import resource
 import select
 import signal
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import PathFinder
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.bpf import Instruction
@@ -25,9 +26,6 @@ from callfence.tracer.abi import X32_BIT
 from callfence.tracer.errors import InternalError, UserError
 from callfence.tracer.named import NamedTuple
 from callfence.tracer.running.child import fork
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
 
 SECONDS = 30.0
 """Timeout of libseccomp for one program, in seconds.  The largest programs that fit a filter take it up to five."""

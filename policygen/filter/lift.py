@@ -20,7 +20,7 @@ from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, constant
 from callfence.policygen.sets.express import express, nameable
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import NATIVE, X32_BIT, Arch, table
+from callfence.tracer.abi import NATIVE, X32_BIT, Arch, name_of, table
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class _Lifting:
             if limit > 0 and (expression := express(self.space, where, arch, number, limit))
         ]
         if not ways:
-            name = table(arch).by_number[number].name
+            name = name_of(arch, number)
             text = f"{name}, whose condition has too many alternatives: denied in this policy"
             self._except(here, text, whole=False, call=name)
             return Entry(Always(True), strictest((answers.action, answers.otherwise, policy.default)))
@@ -291,7 +291,7 @@ class _Lifting:
         ignored = self.space.support(answer) & _ARGUMENTS & ~looked_at
         if not ignored:
             return answer
-        name = table(arch).by_number[number].name
+        name = name_of(arch, number)
         zero = self._zero(ignored)
         self._except(
             self.space.and_(here, self.space.invert(zero)),
@@ -324,7 +324,7 @@ class _Lifting:
         stricter.
         """
         space = self.space
-        name = table(arch).by_number[number].name
+        name = name_of(arch, number)
         actions = [bpf.action(_integer(value)) for value in sorted(map(_integer, space.values(answer)))]
         free = [action for action in actions if action.may_allow]
         allowed = FALSE

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from callfence.policygen.evaluate import answer
-from callfence.policygen.implied.resolve import resolved
-from callfence.policygen.model import Always, And, Condition, Operator, Or
+from callfence.policygen.implied.resolve import Resolved, resolved
+from callfence.policygen.model import Always, And, Condition, Expression, Operator, Or, Policy
 from callfence.tracer.abi import Arch, Event, constants, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from callfence.policygen.implied.resolve import Resolved
-    from callfence.policygen.model import Expression, Policy
 
 _SET_MODE_FILTER: Final = 1  # linux/seccomp.h
 _PR_SET_SECCOMP: Final = 22  # linux/prctl.h

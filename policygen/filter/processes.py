@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from callfence.policygen.evaluate import answers
-from callfence.policygen.sets.algebra import FALSE, TRUE, constant
+from callfence.policygen.implied.resolve import Resolved
+from callfence.policygen.sets.algebra import FALSE, TRUE, Space, constant
 from callfence.policygen.sets.region import argument_word, space
 from callfence.tracer import pids
 from callfence.tracer.abi import table
-
-if TYPE_CHECKING:
-    from callfence.policygen.implied.resolve import Resolved
-    from callfence.policygen.sets.algebra import Space
 
 
 def names_processes(policy: Resolved) -> bool:

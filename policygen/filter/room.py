@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING
 
 from callfence.policygen.filter.bpf import MAX_INSTRUCTIONS
 from callfence.policygen.implied.resolve import resolved
-from callfence.policygen.model import Always, And, Condition, Expression, Not, Operator, Or, mentioned
-from callfence.tracer.abi import table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from callfence.policygen.model import Entry, Policy
-    from callfence.tracer.abi import Arch, Argument
-
+from callfence.policygen.model import Always, And, Condition, Entry, Expression, Not, Operator, Or, Policy, mentioned
+from callfence.tracer.abi import Arch, Argument, table
 
 IMPLIED = 1200
 """An upper bound of the instructions for what an implied set adds to the calls of which a policy says nothing, in one

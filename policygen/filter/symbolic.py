@@ -8,23 +8,18 @@ approximated.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from callfence.policygen.filter import bpf
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.model import KILL, Action, ActionKind
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
-from callfence.policygen.sets.region import arch_word, number_word, to_bdd
+from callfence.policygen.sets.region import Word, arch_word, number_word, to_bdd
 from callfence.tracer.abi import X32_BIT, table
 from callfence.tracer.errors import UserError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from callfence.policygen.implied.resolve import Resolved
-    from callfence.policygen.sets.region import Word
-
-    Registers = tuple[Word | None, ...]
+Registers = tuple[Word | None, ...]
 
 _A, _X, _M = 0, 1, 2  # places in Registers: the accumulator, the index register, then the scratch words
 _REGISTERS = 2 + bpf.SCRATCH

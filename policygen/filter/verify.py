@@ -11,7 +11,7 @@ from callfence.policygen.model import KILL, Action, ActionKind, Policy
 from callfence.policygen.phases import START
 from callfence.policygen.sets import region
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.abi import Arch, Event, name_of
 from callfence.tracer.linux import OPAQUE
 
 NOTIFY = Action(ActionKind.NOTIFY)
@@ -77,7 +77,7 @@ def reported(policy: Resolved, *, audit: bool = False) -> Resolved:
     entries = {arch: {**section} for arch, section in policy.entries.items()}
     for arch, section in entries.items():
         for number, entry in section.items():
-            if (arch, number) not in policy.added or table(arch).by_number[number].name not in OPAQUE:
+            if (arch, number) not in policy.added or name_of(arch, number) not in OPAQUE:
                 otherwise = entry.otherwise and _notified(entry.otherwise, of_entries)
                 section[number] = replace(entry, action=_notified(entry.action, of_entries), otherwise=otherwise)
     default = _notified(policy.default, of_entries | {ActionKind.ERRNO})

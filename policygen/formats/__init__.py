@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from callfence.policygen.files.algebra import differences, freed
 from callfence.policygen.files.ruleset import kept_by_the_filter
 from callfence.policygen.grants import BARE, NOT_CONFINED, Files
-from callfence.policygen.implied.resolve import resolved
-from callfence.policygen.model import SIGNALS, scopes
+from callfence.policygen.implied.resolve import Resolved, resolved
+from callfence.policygen.model import SIGNALS, Policy, scopes
 from callfence.policygen.phases import START
 from callfence.policygen.values import field, frozen, replace
 from callfence.tracer.abi import NATIVE, Arch, table
@@ -28,8 +28,6 @@ from callfence.tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from callfence.policygen.implied.resolve import Resolved
-    from callfence.policygen.model import Policy
     from callfence.policygen.recording.model import Recording
 
 

@@ -6,15 +6,12 @@ AppArmor denies what a profile does not name, so the profile permits everything 
 from __future__ import annotations
 
 from string import ascii_letters, digits
-from typing import TYPE_CHECKING
 
-from callfence.policygen.formats import Direction, Exported, ExportError, Loss
+from callfence.policygen.formats import Direction, Exported, ExportError, FormatOptions, Loss
 from callfence.policygen.grants import ALL, Files, Right
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.paths import encoded
 
-if TYPE_CHECKING:
-    from callfence.policygen.formats import FormatOptions
-    from callfence.policygen.implied.resolve import Resolved
 _READ, _WRITE, _EXECUTE = Right.READ, ALL & ~Right.READ & ~Right.EXECUTE, Right.EXECUTE
 _PERMITTED = (
     "capability", "network", "mount", "remount", "umount", "pivot_root", "signal", "ptrace", "unix", "userns", "mqueue",

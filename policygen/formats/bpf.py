@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.compile import compile_resolved
-from callfence.policygen.filter.lift import lift
+from callfence.policygen.filter.lift import Lifted, lift
 from callfence.policygen.filter.symbolic import UnsupportedError
 from callfence.policygen.formats import Direction, Exported, ExportError, Imported, ImportFormatError, Loss
 from callfence.policygen.formats.effect import EXECVE, LINKS, effect, has_proc, losses, machines, mounts, with_calls
@@ -24,7 +24,6 @@ from callfence.tracer.errors import CallfenceError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from callfence.policygen.filter.lift import Lifted
     from callfence.policygen.formats import Addition, FormatOptions
     from callfence.policygen.grants import Files, Right
     from callfence.policygen.implied.resolve import Resolved

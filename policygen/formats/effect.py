@@ -8,26 +8,21 @@ paths to which they lead.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
-from callfence.policygen.comparing.compare import Change, compare_resolved
+from callfence.policygen.comparing.compare import Change, Difference, compare_resolved
 from callfence.policygen.evaluate import answers
 from callfence.policygen.formats import Addition, Direction, ExportError, Loss
 from callfence.policygen.grants import ALL, Files, Right
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.language.naming import format_action
 from callfence.policygen.model import ALLOW, Action, ActionKind, Always, Arm, Entry, strictest
 from callfence.policygen.paths import covers
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE, TRUE
 from callfence.policygen.values import replace
-from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.abi import NATIVE, Arch, name_of, table
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from callfence.policygen.comparing.compare import Difference
-    from callfence.policygen.implied.resolve import Resolved
 
 DIRECTIONS = {Change.MORE: Direction.WIDER, Change.LESS: Direction.NARROWER, Change.OTHER: Direction.OTHER}
 EPERM = Action(ActionKind.ERRNO, 1)  # asm-generic/errno-base.h
@@ -144,16 +139,12 @@ def losses(
     for difference in compare_resolved(policy, effect).differences:
         names = calls[DIRECTIONS[difference.change], _what(policy, effect, target, difference, reasons)]
         if difference.number is not None and difference.arch in effect.entries:
-            names.append(_name(difference))
+            names.append(name_of(difference.arch, difference.example.number))
     lost = [Loss(direction, what, tuple(names)) for (direction, what), names in calls.items()]
     if policy.arm is Arm.ENTRY and before_loader:
         text = f"{target} loads the filter before the program is executed, so calls of the dynamic loader must be allowed too"
         lost.append(Loss(Direction.NARROWER, text))
     return tuple(sorted(lost, key=lambda loss: (list(Direction).index(loss.direction), loss.what)))
-
-
-def _name(difference: Difference) -> str:
-    return table(difference.arch).by_number[difference.example.number].name
 
 
 def _what(policy: Resolved, effect: Resolved, target: str, difference: Difference, reasons: Mapping[str, str]) -> str:
@@ -163,7 +154,7 @@ def _what(policy: Resolved, effect: Resolved, target: str, difference: Differenc
     if difference.number is None:
         newer = table(difference.arch).is_newer(difference.example.number, policy.table)
         return f"calls {'newer than its table' if newer else 'that it does not name'} get {after} instead of {before}"
-    if reason := reasons.get(_name(difference)):
+    if reason := reasons.get(name_of(difference.arch, difference.example.number)):
         return reason
     if difference.change is Change.MORE:
         return f"{target} cannot express these conditions on arguments"

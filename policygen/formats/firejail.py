@@ -6,9 +6,9 @@ the other folders of hier(7) are blacklisted.  Programs and libraries stay visib
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-from callfence.policygen.formats import Direction, Exported, Loss
+from callfence.policygen.formats import Direction, Exported, FormatOptions, Loss
 from callfence.policygen.formats.effect import (
     EPERM,
     EXECVE,
@@ -22,17 +22,12 @@ from callfence.policygen.formats.effect import (
     with_calls,
 )
 from callfence.policygen.grants import ALL, NOT_CONFINED, Files, Right
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.language.naming import format_action
 from callfence.policygen.model import ALLOW, KILL, Action, Always, Condition, Entry, Operator
 from callfence.policygen.paths import covers, encoded
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from callfence.policygen.formats import FormatOptions
-    from callfence.policygen.implied.resolve import Resolved
 
 _VISIBLE = ("/bin", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
 """Folders that stay visible, but read-only: they contain programs and the dynamic loader."""

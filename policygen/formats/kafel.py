@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-from callfence.policygen.formats import Direction, Exported, ExportError, Loss
+from callfence.policygen.formats import Direction, Exported, ExportError, FormatOptions, Loss
 from callfence.policygen.formats.bpf import unheard
 from callfence.policygen.formats.effect import (
     EXECVE,
     LINKS,
+    Masked,
     effect,
     explicit,
     has_proc,
@@ -27,19 +29,12 @@ from callfence.policygen.formats.effect import (
     only,
     with_calls,
 )
+from callfence.policygen.grants import Files, Right
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.model import KILL, Action, ActionKind
 from callfence.policygen.paths import encoded
 from callfence.policygen.values import replace
-from callfence.tracer.abi import table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from callfence.policygen.formats import FormatOptions
-    from callfence.policygen.formats.effect import Masked
-    from callfence.policygen.grants import Files, Right
-    from callfence.policygen.implied.resolve import Resolved
-    from callfence.tracer.abi import Arch, Syscall
+from callfence.tracer.abi import Arch, Syscall, table
 
 _NAMED = {"$HOME": "HOME", "$TMPDIR": "TMPDIR", "$XDG_RUNTIME_DIR": "XDG_RUNTIME_DIR"}
 """Variables of policy paths that nsjail reads from its environment, with their names there."""

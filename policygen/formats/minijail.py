@@ -12,12 +12,14 @@ What a policy grants of files is written as a configuration of mounts (minijail0
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
 from callfence.policygen.evaluate import answers
-from callfence.policygen.formats import Direction, Exported, ExportError, Loss
+from callfence.policygen.formats import Direction, Exported, ExportError, FormatOptions, Loss
 from callfence.policygen.formats.bpf import unheard
-from callfence.policygen.formats.effect import LINKS, effect, fitted, has_proc, losses, mounts, native, only
+from callfence.policygen.formats.effect import LINKS, Masked, effect, fitted, has_proc, losses, mounts, native, only
+from callfence.policygen.grants import Files, Right
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.language.naming import format_action, format_expression
 from callfence.policygen.language.normal import normal_entries, normal_expression
 from callfence.policygen.model import ALLOW, KILL, Action, Always, Entry, strictest
@@ -26,16 +28,7 @@ from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE, TRUE
 from callfence.policygen.sets.express import negated
 from callfence.policygen.values import replace
-from callfence.tracer.abi import table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from callfence.policygen.formats import FormatOptions
-    from callfence.policygen.formats.effect import Masked
-    from callfence.policygen.grants import Files, Right
-    from callfence.policygen.implied.resolve import Resolved
-    from callfence.tracer.abi import Arch, Argument
+from callfence.tracer.abi import Arch, Argument, name_of, table
 
 MAX_INSTRUCTIONS, MAX_LABELS = 4096, 512  # BPF_MAXINSNS; BPF_LABELS_MAX (bpf.h)
 _THREAD = Loss(Direction.OTHER, "minijail kills the calling thread instead of the process")
@@ -80,7 +73,7 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     lines, halves = [], []
     instructions, labels = 4, 0
     for number in meant.entries[arch]:
-        name, arguments = table(arch).by_number[number].name, table(arch).by_number[number].arguments
+        name, arguments = name_of(arch, number), table(arch).by_number[number].arguments
         space = region.space()
         allowed, denials = FALSE, []
         for where, action in answers(space, meant, arch, number):

@@ -14,14 +14,14 @@ that are addresses, and serves nobody.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.files.generalise import trees
-from callfence.policygen.formats import Direction, Exported, Loss
+from callfence.policygen.formats import Direction, Exported, FormatOptions, Loss
 from callfence.policygen.formats.effect import (
     EPERM,
     EXECVE,
@@ -38,18 +38,14 @@ from callfence.policygen.formats.effect import (
 from callfence.policygen.formats.systemd_enforce import quoted
 from callfence.policygen.grants import ALL, ANY_PORT, NO_PORT, Files, Right
 from callfence.policygen.hosts import is_name, order
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.language.naming import format_action
 from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.values import replace
 from callfence.tracer.abi import NATIVE, Arch, constants, table
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-
-    from callfence.policygen.formats import FormatOptions
-    from callfence.policygen.implied.resolve import Resolved
+from callfence.tracer.abi.constants import table_rows
 
 _SPECIFIERS = {"$HOME": "%h", "$TMPDIR": "%T"}
 _ALWAYS_WRITABLE = ("/dev", "/proc", "/sys")
@@ -121,10 +117,8 @@ def _written(path: str) -> str:
 def groups(arch: Arch = NATIVE) -> Mapping[str, frozenset[str]]:
     """Return systemd's groups of calls, by name, each with the calls that the architecture has, for the systemd version in
     systemd_groups.tsv; its calls are those of x86_64, which has all that aarch64 has."""
-    text = Path(__file__).with_name("systemd_groups.tsv").read_text("ascii")
-    rows = (line.split("\t") for line in text.splitlines() if not line.startswith("#"))
-    known = table(arch).by_name.keys()
-    return MappingProxyType({name: frozenset(calls.split()) & known for name, calls in rows if name.startswith("@")})
+    known, rows = table(arch).by_name.keys(), table_rows(__spec__, "systemd_groups.tsv")
+    return MappingProxyType({name: frozenset(calls.split()) & known for name, calls in rows})
 
 
 def grouped(names: Collection[str], arch: Arch = NATIVE) -> list[str]:
@@ -141,11 +135,6 @@ def grouped(names: Collection[str], arch: Arch = NATIVE) -> list[str]:
     return [*sorted(chosen), *sorted(wanted - covered)]
 
 
-def _reasons(arch: Arch) -> Mapping[str, str]:
-    """Return why systemd does not filter some calls."""
-    return dict.fromkeys(set(table(arch).by_name) - groups(arch)[KNOWN], "systemd 257 does not know these calls")
-
-
 def export(policy: Resolved, options: FormatOptions) -> Exported:
     """Return a drop-in that filters a unit's calls by name.  Raises ExportError if the policy has no entries for a
     machine."""
@@ -155,7 +144,9 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
         section, effect = _denying(names)
     else:
         section, effect = _allowing(names, restrict=_unshares_nothing(meant))
-    lost = losses(policy, effect, "systemd", added, _reasons(only(effect)))
+    unknown = set(table(only(effect)).by_name) - groups(only(effect))[KNOWN]
+    reasons = dict.fromkeys(unknown, "systemd 257 does not know these calls")
+    lost = losses(policy, effect, "systemd", added, reasons)
     lines, files = files_section(policy.files)
     head = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n"
     use = f"save as /etc/systemd/system/{options.name}.service.d/callfence.conf; systemctl daemon-reload"

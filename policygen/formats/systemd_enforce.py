@@ -6,16 +6,11 @@ A drop-in cannot prefix a command: it replaces the list of commands, so it repea
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
-from callfence.policygen.formats import Direction, Exported, ExportError, Loss
+from callfence.policygen.formats import Direction, Exported, ExportError, FormatOptions, Loss, Service
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.text import printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from callfence.policygen.formats import FormatOptions, Service
-    from callfence.policygen.implied.resolve import Resolved
 
 _PREFIXES = "-:+!"
 """Characters before the path of an executable that apply to the whole command, so that they move before `enforce`."""

@@ -14,22 +14,20 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.holds import exact, holds, holds_at
 from callfence.policygen.implied.restricting import restricting, with_restrictions
-from callfence.policygen.implied.tables import REACHES_ANY_FILE, capabilities, rows
+from callfence.policygen.implied.tables import REACHES_ANY_FILE, Capability, Row, capabilities, rows
 from callfence.policygen.model import ALLOW, Always, Entry, Expression, Not, Or, Policy, alternatives, conjuncts, mentioned
 from callfence.policygen.phases import START, phase_policies
 from callfence.policygen.sets.algebra import FALSE, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import Budget, space, to_bdd
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, Argument, Event, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from callfence.policygen.grants import Files
-    from callfence.policygen.implied.tables import Capability, Row
     from callfence.policygen.model import Action, Arm
-    from callfence.tracer.abi import Argument, Event
 
 Call = tuple[Arch, int]
 """An architecture and the number of a system call."""
@@ -53,8 +51,6 @@ class Resolved:
     files: Files
     added: Mapping[Call, tuple[Row, ...]] = MappingProxyType({})
     """The rows that the implied set adds to each call."""
-    capabilities: frozenset[str] = frozenset()
-    """The names of the capabilities that the policy's own entries grant; empty without an implied set."""
 
     def written(self) -> Policy:
         """Return a policy with the same meaning that has neither an implied set nor phases."""
@@ -143,7 +139,6 @@ def _resolved(policy: Policy) -> Resolved:
     """Return what a policy without phases means."""
     entries: Mapping[Arch, Mapping[int, Entry]] = policy.entries
     added: dict[Call, tuple[Row, ...]] = {}
-    capabilities: frozenset[str] = frozenset()
     if policy.implied:
         capabilities = granted(policy)
         given_names = capabilities | {REACHES_ANY_FILE} if policy.files.paths is None else capabilities
@@ -153,14 +148,14 @@ def _resolved(policy: Policy) -> Resolved:
             sections[arch].update(own)
             for number, given in _given(policy.implied, arch, given_names, policy.table).items():
                 old = own.get(number)
-                taken = given.rows if old is None else tuple(row for row in given.rows if _adds_to(old, row))
+                taken = given.rows
+                if old is not None:
+                    taken = tuple(row for row in given.rows if old.only_allows and row.entry.action == ALLOW)
                 if taken:
                     added[arch, number] = taken
                     sections[arch][number] = given if old is None else _entry(old, taken)
         entries = {arch: _Section(section) for arch, section in sections.items()}
-    return Resolved(
-        entries, policy.table, policy.arm, policy.default, policy.unknown, policy.scope, policy.files, added, capabilities
-    )
+    return Resolved(entries, policy.table, policy.arm, policy.default, policy.unknown, policy.scope, policy.files, added)
 
 
 class _Given:
@@ -218,11 +213,6 @@ def _restricted(arch: Arch, section: Mapping[int, Entry]) -> dict[int, Entry]:
     """Return the entries of an architecture, each with the bits that only restrict."""
     extended = {number: with_restrictions(arch, number, section[number]) for number in restricting(arch) if number in section}
     return {**section, **extended}
-
-
-def _adds_to(old: Entry, row: Row) -> bool:
-    """Return whether the set may add the row to the policy's own entry."""
-    return old.only_allows and row.entry.action == ALLOW
 
 
 def _entry(old: Entry | None, added: Sequence[Row]) -> Entry:

@@ -6,16 +6,13 @@ was learned on one machine then holds on another.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from callfence.policygen.model import Always, And, Condition, Entry, Expression, Not, Operator, Or, alternatives
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, constants, table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 _BITS = ("PROT_BTI", "PROT_MTE")
 """With PROT_BTI, jumps into the middle of code fault; with PROT_MTE, pointers with a wrong tag do.  Neither makes memory

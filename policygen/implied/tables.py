@@ -7,34 +7,22 @@ entries of an architecture take 40 ms, and most processes need few.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.restricting import with_restrictions
 from callfence.policygen.language.document import parse
 from callfence.policygen.language.operands import operands
 from callfence.policygen.model import IMPLIED, Always, Entry
-from callfence.tracer.abi import Arch, table
-from callfence.tracer.abi.constants import table_text
+from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from callfence.tracer.abi import Event
 
 _ALLOWED = Entry(Always(True))
 
 REACHES_ANY_FILE = "reaches any file"
 """A name in `given` that no entry grants: the policy has no `path` line, so names reach all files of the user."""
-
-
-def lines(name: str) -> Iterator[list[str]]:
-    """Yield the cells of each row of the table `name`, without its comments and heading."""
-    rows = (line.split("\t") for line in table_text(__spec__, name).splitlines() if not line.startswith("#"))
-    next(rows)
-    return rows
 
 
 def stated_call(arch: Arch, cell: str) -> int | None:
@@ -100,7 +88,7 @@ class Row(NamedTuple):
 def capabilities(arch: Arch) -> tuple[Capability, ...]:
     """Return the rows of capabilities.tsv that apply to an architecture, in the file's order."""
     result = []
-    for name, learn, cell, held, why in lines("capabilities.tsv"):
+    for name, learn, cell, held, why in table_rows(__spec__, "capabilities.tsv"):
         number = stated_call(arch, cell)
         if number is not None:
             wanted = held.split() if held != "-" else ()
@@ -114,9 +102,9 @@ def capabilities(arch: Arch) -> tuple[Capability, ...]:
 def rows(version: int, arch: Arch) -> tuple[Row, ...]:
     """Return the rows of an implied set (`version` is one of `model.IMPLIED`) that apply to an architecture, in the file's
     order."""
-    capability_names = {REACHES_ANY_FILE, *(row[0] for row in lines("capabilities.tsv"))}
+    capability_names = {REACHES_ANY_FILE, *(row[0] for row in table_rows(__spec__, "capabilities.tsv"))}
     result = []
-    for given, cell, why in lines(f"implied{version}.tsv"):
+    for given, cell, why in table_rows(__spec__, f"implied{version}.tsv"):
         names = frozenset(() if given == "-" else given.split(", "))
         if not names <= capability_names:
             raise ValueError(f"implied{version}.tsv: no capability is named {', '.join(sorted(names - capability_names))}")
@@ -150,7 +138,7 @@ def unavailable(event: Event) -> int:
 def unavailable_cells(arch: Arch) -> Mapping[int, tuple[str, ...]]:
     """Return the cells of unavailable.tsv that state entries, by call number, each in the file's order."""
     result: dict[int, tuple[str, ...]] = {}
-    for cell, *_ in lines("unavailable.tsv"):
+    for cell, *_ in table_rows(__spec__, "unavailable.tsv"):
         number = stated_call(arch, cell)
         if number is not None:
             result[number] = (*result.get(number, ()), cell)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from callfence.policygen.language.expressions import Span
 from callfence.policygen.language.layout import Comments, Include, Layout, Remarks, Section, is_note
+from callfence.policygen.language.lexer import Comment
 from callfence.policygen.language.normal import normal_expression
 from callfence.policygen.model import Entry, Expression, Or
 from callfence.policygen.values import replace
 from callfence.tracer.abi import NATIVE, Arch
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from callfence.policygen.language.lexer import Comment
 
 Place = (
     tuple[Literal["setting"], str]

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from callfence.policygen import reading
 from callfence.policygen.errors import PolicyError
 from callfence.policygen.language.layout import NO_START, NOTE_WORDS, Comments, Include, Layout, Remarks, Section, is_note
 from callfence.policygen.language.normal import normal
 from callfence.policygen.language.printer import print_policy
-from callfence.policygen.model import ABSTRACT, SIGNALS, scopes
+from callfence.policygen.model import ABSTRACT, SIGNALS, Policy, scopes
 from callfence.policygen.text import printable
 from callfence.policygen.values import field, frozen, replace
 from callfence.tracer.abi import Arch
-
-if TYPE_CHECKING:
-    from callfence.policygen.model import Policy
 
 __all__ = ["NOTE_WORDS", "Document", "PolicyError", "included", "new_document", "parse", "parse_file", "read_text"]
 

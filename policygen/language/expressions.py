@@ -13,18 +13,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from callfence.policygen.errors import did_you_mean
+from callfence.policygen.language.lexer import Cursor, Token
 from callfence.policygen.language.operands import ORDERINGS, OperandError, Operands, parse_integer, pattern, trivial
 from callfence.policygen.model import BITWISE, And, Condition, Expression, Not, Operator, Or, alternatives, conjuncts
 from callfence.policygen.values import field, frozen
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from callfence.policygen.language.lexer import Cursor, Token
 
 MAX_DEPTH = 64
 """The deepest nesting of `!` and parentheses: more than people can read, and far below Python's recursion limit."""

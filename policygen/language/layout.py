@@ -5,21 +5,15 @@ The layouts of two texts can be merged (`reconcile`), with or without the layout
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
-from callfence.policygen.grants import NOT_CONFINED
-from callfence.policygen.model import Or
+from callfence.policygen.grants import NOT_CONFINED, Files
+from callfence.policygen.model import Entry, Expression, Or
 from callfence.policygen.values import field, frozen
+from callfence.tracer.abi import Arch
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
-    from typing import TypeVar
-
-    from callfence.policygen.grants import Files
-    from callfence.policygen.model import Entry, Expression
-    from callfence.tracer.abi import Arch
-
-    K = TypeVar("K", bound=Hashable)
+K = TypeVar("K", bound=Hashable)
 
 SETTINGS = ("callfence", "table", "arm", "default", "unknown", "implied", "portable", "scope", "phases")
 """The words that begin a setting, in canonical order; `arch`, which follows the first, begins a section, and `phase NAME`

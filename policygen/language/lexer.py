@@ -6,15 +6,10 @@ A `Cursor` is a parser's position in the tokens.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
 
-from callfence.policygen.errors import PolicyError
+from callfence.policygen.errors import Mistake, PolicyError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from callfence.policygen.errors import Mistake
 
 
 class Source(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 from callfence.policygen.model import (
     ALLOW,
@@ -19,10 +20,7 @@ from callfence.policygen.model import (
     Or,
     alternatives,
 )
-from callfence.tracer.abi import NATIVE, X32_BIT, Arch, Argument, Event, Kind, constants, table
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+from callfence.tracer.abi import NATIVE, X32_BIT, Arch, Argument, Event, Kind, constants, name_of, table
 
 Known = tuple[tuple[int, int], ...]
 """The arguments whose value is known where a condition is evaluated: (index, value), sorted by index."""
@@ -206,7 +204,7 @@ def entry_lines(arch: Arch, number: int, entry: Entry, until: Mapping[Expression
     """Return the lines of an entry: the name with the first alternative, each further alternative, and any `else`.
 
     `until`: alternative -> the name of the phase that ends it, or "" if none does.  If it is given, it has all alternatives."""
-    start = f"{table(arch).by_number[number].name}: "
+    start = f"{name_of(arch, number)}: "
     expression = entry.expression
     until = until or dict.fromkeys(alternatives(expression), "")
     if isinstance(expression, Always) and len(until) < 2:

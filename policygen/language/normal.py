@@ -7,7 +7,7 @@ are removed, and `in` no bits becomes `== 0`.  Everything else is left as writte
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from callfence.policygen.language.naming import Known, determined, format_expression
 from callfence.policygen.language.operands import trivial
@@ -15,9 +15,6 @@ from callfence.policygen.model import ALLOW, Always, And, Condition, Entry, Expr
 from callfence.policygen.phases import covering
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, Argument, table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 def normal(policy: Policy) -> Policy:

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.errors import did_you_mean
 from callfence.policygen.model import BITWISE, Condition, Operator
+from callfence.policygen.paths import TextError
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import Arch, Argument, Syscall, constants, table
-from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from callfence.policygen.errors import Mistake
-    from callfence.tracer.abi.constants import Family
+from callfence.tracer.abi.constants import Family
 
 ORDERINGS = frozenset((Operator.LT, Operator.LE, Operator.GT, Operator.GE))
 
 
-class OperandError(UserError):
-    """The text is no value that the argument can be compared with.  `message` says why; `hint` is advice, or ''."""
-
-    def __init__(self, message: str, hint: str = "", kind: Mistake = "value") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
-        self.kind = kind
+class OperandError(TextError):
+    """The text is no value that the argument can be compared with."""
 
 
 @frozen

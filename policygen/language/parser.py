@@ -45,7 +45,7 @@ from callfence.policygen.language.statements import (
 )
 from callfence.policygen.model import IMPLIED, Arm, Entry, Policy
 from callfence.policygen.values import field, frozen, replace
-from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.abi import NATIVE, Arch, name_of, table
 
 MAX_INCLUDES = 16
 """The deepest nesting of includes."""
@@ -271,7 +271,7 @@ class _FileParser:
         self.first = self.first or token
         number = syscall(self.cursor, token, self.arch, self.settings.table)
         if first := self.context.entry_places.get((self.arch, number)):
-            name = table(self.arch).by_number[number].name
+            name = name_of(self.arch, number)
             hint = f"first at {first[0].place(first[1])}; join the two by ||"
             raise self.cursor.error(f"{name} is given twice", token, hint, "twice")
         self.context.entry_places[self.arch, number] = (self.source, token.start)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
 from callfence.policygen.grants import written
 from callfence.policygen.language import LANGUAGE_VERSION
 from callfence.policygen.language.layout import Comments, Layout, Remarks, Section
 from callfence.policygen.language.naming import entry_lines, format_action
-from callfence.policygen.model import SIGNALS, Or, Policy
+from callfence.policygen.model import SIGNALS, Entry, Expression, Or, Policy
 from callfence.policygen.phases import marked
 from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from callfence.policygen.model import Entry, Expression
 
 COMMENT_COLUMN = 31
 """The column, from 0, at which a trailing comment begins, if the line ends at least two columns before it."""

@@ -31,12 +31,12 @@ from callfence.policygen.grants import (
     ranges,
     single,
 )
-from callfence.policygen.hosts import PLACES, HostError, canonical as canonical_host
+from callfence.policygen.hosts import PLACES, canonical as canonical_host
 from callfence.policygen.language import hints
-from callfence.policygen.language.lexer import RESERVED
+from callfence.policygen.language.lexer import RESERVED, Cursor, Token
 from callfence.policygen.language.operands import OperandError, parse_integer
 from callfence.policygen.model import ALLOW, ENTER, NOTIFY, SCOPES, Action, ActionKind, Always, Entry, Phase, scope_of
-from callfence.policygen.paths import PathError, canonical, unquoted
+from callfence.policygen.paths import TextError, canonical, unquoted
 from callfence.policygen.phases import START, reached
 from callfence.policygen.values import replace
 from callfence.tracer.abi import NATIVE, Arch, constants, table
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from callfence.policygen.language.expressions import ExpressionParser
-    from callfence.policygen.language.lexer import Cursor, Token
     from callfence.policygen.model import Expression, Policy
 
 
@@ -344,7 +343,7 @@ def _named(cursor: Cursor, token: Token, canonical: Callable[[str], str]) -> str
     """Return the canonical path, host or socket that `token` names.  Raises PolicyError."""
     try:
         return canonical(unquoted(token.text) if token.text.startswith('"') else token.text)
-    except (PathError, HostError) as error:
+    except TextError as error:
         raise cursor.error(error.message, token, error.hint, error.kind) from None
 
 

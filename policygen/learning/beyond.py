@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.resolve import Call, granted, resolved, witnessed
-from callfence.policygen.implied.tables import capabilities
+from callfence.policygen.implied.tables import Row, capabilities
 from callfence.policygen.learning.extend import Judged, sort_out
 from callfence.policygen.learning.floor import OPAQUE
 from callfence.policygen.model import ENOSYS, Always, Entry, Expression, Or, Policy, alternatives
@@ -15,14 +15,8 @@ from callfence.policygen.sets.algebra import FALSE, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, Argument, Event, name_of, table
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-
-    from callfence.policygen.implied.tables import Row
-    from callfence.tracer.abi import Argument, Event
 
 Placed = dict[Call, tuple[Observation, ...]]
 _FAILS = Entry(Always(True), ENOSYS)
@@ -179,7 +173,7 @@ def _covers(rows: Sequence[Row], part: Expression, arguments: Sequence[Argument]
 def _fails(policy: Policy, call: Call, allow_opaque: Collection[str]) -> bool:
     """Return whether the implied set fails the call because no filter sees its arguments, and no option allows the call."""
     arch, number = call
-    name = table(arch).by_number[number].name
+    name = name_of(arch, number)
     if name not in OPAQUE or name in allow_opaque or number in policy.entries[arch]:
         return False
     return resolved(policy).entries[arch].get(number) == _FAILS

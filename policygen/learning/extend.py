@@ -13,22 +13,20 @@ from callfence.policygen.holds import exact, holds_at
 from callfence.policygen.language.naming import format_entry
 from callfence.policygen.learning.floor import OPAQUE
 from callfence.policygen.learning.generalise import Widened, Widening, caller, generalise, learned, literal
-from callfence.policygen.learning.rule import expression, join, key, meanings_in, read
+from callfence.policygen.learning.rule import Rule, expression, join, key, meanings_in, read
 from callfence.policygen.model import ENOSYS, Action, Always, Entry, Expression, Or, alternatives, constrained, mentioned
 from callfence.policygen.recording.model import Observation, recorded_values
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, Event, Kind, table
+from callfence.tracer.abi import Arch, Argument, Event, Kind, table_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from callfence.policygen.learning.rule import Rule
     from callfence.policygen.model import Policy
-    from callfence.tracer.abi import Argument
     from callfence.tracer.abi.table import Table
 
 _MANY = 2000
@@ -227,13 +225,12 @@ def _unlearned(alternative: Expression, calls: Table, number: int) -> frozenset[
 def allowing_line(event: Event) -> str | None:
     """Return the entry that learning would write for this call, to be added to the section of the event's architecture; None if
     no policy can allow the call (another architecture, an x32 call, a number that no table has)."""
-    arch = Arch.from_audit(event.arch)
-    if arch is None or event.number not in table(arch).by_number:
+    calls = table_of(event.arch, event.number)
+    if calls is None:
         return None
-    calls = table(arch)
     observation = Observation(event.arch, event.number, recorded_values(calls, event), "", (1,), "", event.arguments)
     rule = learned(observation, calls)
-    return format_entry(arch, event.number, Entry(expression(rule, calls.by_number[event.number].arguments)))
+    return format_entry(calls.arch, event.number, Entry(expression(rule, calls.by_number[event.number].arguments)))
 
 
 def _opaque(name: str, entry: Entry | None, observations: Sequence[Observation], options: Options) -> Extended:

@@ -5,10 +5,7 @@ The reasons are notes in the policy (`layout.NOTE_WORDS`), so that every rule is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections.abc import Mapping
 
 _ENDS = "floor: every program ends"
 _CLOCK = "floor: what the vDSO falls back to when the clock source changes"

@@ -6,24 +6,20 @@ There is one function for each way of treating an argument; `TREATMENT` maps eac
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from functools import cache, reduce
 from operator import or_
-from typing import TYPE_CHECKING
 
 from callfence.policygen.learning.rule import Element, Flags, Rule, join, key
 from callfence.policygen.model import Condition, Operator
 from callfence.policygen.recording.fold import EVIDENCE
+from callfence.policygen.recording.model import Observation
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import NATIVE, Arch, Argument, Kind, constants
-from callfence.tracer.abi.constants import table_text
+from callfence.tracer.abi.constants import table_rows
+from callfence.tracer.abi.table import Table
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-
-    from callfence.policygen.recording.model import Observation
-    from callfence.tracer.abi.table import Table
 
 
 class Held(NamedTuple):
@@ -39,10 +35,8 @@ class Held(NamedTuple):
 @cache
 def decisions(arch: Arch) -> Mapping[tuple[str, str, str], Held]:
     """Return the rows of held.tsv by call, argument, and family of constants ('' for none)."""
-    lines = table_text(__spec__, "held.tsv").splitlines()
     result: dict[tuple[str, str, str], Held] = {}
-    for line in [line for line in lines if not line.startswith("#")][1:]:
-        calls, arguments, names, holds, why = line.split("\t")
+    for calls, arguments, names, holds, why in table_rows(__spec__, "held.tsv"):
         held = Held(_bits(holds, arch), _groups(holds, arch), why)
         for call in calls.split(","):
             for argument in arguments.split(","):

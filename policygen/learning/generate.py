@@ -7,11 +7,13 @@ The steps: *sort* the observations by whether the policy allows them (`beyond`),
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from callfence.policygen.files.algebra import Difference as FileDifference
 from callfence.policygen.filter.room import surely_fits
+from callfence.policygen.implied.resolve import Call
 from callfence.policygen.language.document import Document, new_document
 from callfence.policygen.language.layout import note_of
 from callfence.policygen.learning.beyond import Placed, Sorted, sort_by, without_covered
@@ -23,18 +25,11 @@ from callfence.policygen.learning.replay import replay
 from callfence.policygen.learning.waits import note_on_waiting, with_waits
 from callfence.policygen.model import ENOSYS, Always, Arm, Entry, Expression, Policy, alternatives
 from callfence.policygen.recording.fold import given_up
+from callfence.policygen.recording.model import Observation
 from callfence.policygen.values import replace
-from callfence.tracer.abi import NATIVE, X32_BIT, Arch, table
+from callfence.tracer.abi import NATIVE, X32_BIT, Arch, name_of, table, table_of
+from callfence.tracer.abi.table import Table
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-
-    from callfence.policygen.files.algebra import Difference as FileDifference
-    from callfence.policygen.implied.resolve import Call
-    from callfence.policygen.recording.model import Observation
-    from callfence.tracer.abi.table import Table
-
 
 _ALLOWED = Entry(Always(True))
 _NEWEST = Policy({}).table
@@ -140,23 +135,23 @@ def _by_call(observations: Iterable[Observation]) -> _ByCall:
     many = {}
     ordered = sorted(observations, key=lambda group: group.order)
     for (audit, number), group in groupby(ordered, key=lambda group: (group.arch, group.number)):
-        arch = Arch.from_audit(audit)
-        if arch is not None and number in table(arch).by_number:
+        if calls := table_of(audit, number):
             of_call = tuple(group)
-            placed[arch, number] = tuple(observation.fitted(table(arch)) for observation in of_call)
-            if indexes := sorted({index for observation in of_call for index in given_up(observation, table(arch))}):
-                many[arch, number] = tuple(table(arch).by_number[number].arguments[index].name for index in indexes)
+            placed[calls.arch, number] = tuple(observation.fitted(calls) for observation in of_call)
+            if indexes := sorted({index for observation in of_call for index in given_up(observation, calls)}):
+                many[calls.arch, number] = tuple(calls.by_number[number].arguments[index].name for index in indexes)
         else:
-            gaps.append(_gap(arch, audit, number))
+            gaps.append(_gap(audit, number))
     return _ByCall(_in_order(placed), tuple(gaps), many)
 
 
 def _in_order(placed: Placed) -> Placed:
     order = list(Arch)
-    return dict(sorted(placed.items(), key=lambda item: (order.index(item[0][0]), _name(*item[0]))))
+    return dict(sorted(placed.items(), key=lambda item: (order.index(item[0][0]), name_of(*item[0]))))
 
 
-def _gap(arch: Arch | None, audit: int, number: int) -> str:
+def _gap(audit: int, number: int) -> str:
+    arch = Arch.from_audit(audit)
     if arch is None:
         return f"call {number} of architecture {audit:#x}, which callfence does not know: it will be killed"
     if arch.is_x32(number):
@@ -174,7 +169,7 @@ def _with_granted(
     for (arch, number), parts in granted.items():
         entry = result.get((arch, number), Extended(policy.entries[arch][number]))
         result[arch, number] = entry._replace(added=(*parts, *entry.added))
-    return dict(sorted(result.items(), key=lambda item: (list(Arch).index(item[0][0]), _name(*item[0]))))
+    return dict(sorted(result.items(), key=lambda item: (list(Arch).index(item[0][0]), name_of(*item[0]))))
 
 
 def _start(old: Policy, placed: Placed, options: Options, arm: Arm | None) -> Policy:
@@ -299,7 +294,7 @@ def _notes(policy: Policy) -> dict[Call, str]:
     notes = {}
     for arch, section in policy.entries.items():
         for number, entry in section.items():
-            name = _name(arch, number)
+            name = name_of(arch, number)
             if entry == _ALLOWED and policy.arm is Arm.NOW and name == _ARMING:
                 notes[arch, number] = ARMED_BEFORE
             elif entry == _ALLOWED and (name in FLOOR or name in VISIBLE_NO_MORE):
@@ -324,25 +319,13 @@ def _new(old: Policy, grown: Grown, extended: Mapping[Call, Extended]) -> Iterat
 def _widenings(
     old: Policy, start: Policy, extended: Mapping[Call, Extended], grown: Grown
 ) -> dict[Widened, int]:
-    """Return the widenings of the new rules, each with the number of observations that it was applied to."""
+    """Return the widenings of the new rules, each with the number of observations that it was applied to: 0 for the floor's new
+    entries, and for equivalents."""
     observed = {widened: count for entry in extended.values() for widened, count in entry.widenings.items()}
-    return _floor_widenings(old, start) | observed | _portable_widenings(grown)
-
-
-def _portable_widenings(grown: Grown) -> dict[Widened, int]:
-    """Return the widenings for equivalents, each with 0 observations."""
-    return {Widened(arch.audit, number, -1, Widening.PORTABLE): 0 for arch, number in grown.grown}
-
-
-def _floor_widenings(old: Policy, start: Policy) -> dict[Widened, int]:
-    """Return the widenings for the floor's new entries, each with 0 observations."""
-    return {
+    floor = {
         Widened(arch.audit, number, -1, Widening.FLOOR): 0
         for arch, section in start.entries.items()
         for number in section
         if number not in old.entries.get(arch, {})
     }
-
-
-def _name(arch: Arch, number: int) -> str:
-    return table(arch).by_number[number].name
+    return floor | observed | {Widened(arch.audit, number, -1, Widening.PORTABLE): 0 for arch, number in grown.grown}

@@ -4,17 +4,12 @@ connections from a socket that listens already."""
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from callfence.policygen.files.calls import AT_FDCWD
 from callfence.policygen.files.made import made, removals
-from callfence.policygen.recording.model import Observation, recorded_values
-from callfence.tracer.abi import Arch, Event, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from callfence.policygen.recording.model import Recording
+from callfence.policygen.recording.model import Observation, Recording, recorded_values
+from callfence.tracer.abi import Arch, Event, call_of, table
 
 WORD = "later: "
 """Begins the note on an entry that no run needed yet."""
@@ -70,10 +65,8 @@ def _folders(recording: Recording) -> set[str]:
 def _created(recording: Recording) -> Iterator[str]:
     """Yield the paths that calls with O_CREAT named, as far as there is evidence of them."""
     for observation in recording.observations:
-        arch = Arch.from_audit(observation.arch)
-        if arch is None or observation.number not in table(arch).by_number:
-            continue
-        index = _FLAGS.get(table(arch).by_number[observation.number].name)
+        call = call_of(observation.arch, observation.number)
+        index = _FLAGS.get(call.name) if call else None
         if index is None or not observation.example[index] & os.O_CREAT:
             continue
         for fact in observation.evidence:

@@ -6,34 +6,28 @@ observed at an unknown time, stays allowed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from callfence.policygen.evaluate import answers, evaluate
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.document import Document
+from callfence.policygen.language.layout import Layout
 from callfence.policygen.language.normal import normal_entry
-from callfence.policygen.learning.generate import New, generate
+from callfence.policygen.learning.extend import Options
+from callfence.policygen.learning.generate import Generated, New, generate
 from callfence.policygen.learning.roles import by_role
 from callfence.policygen.lint.catalogue import Level, able
 from callfence.policygen.lint.findings import grants
-from callfence.policygen.model import ENTER, Always, Arm, Entry, Or, Phase, Policy, alternatives
+from callfence.policygen.model import ENTER, Always, Arm, Entry, Expression, Or, Phase, Policy, alternatives
 from callfence.policygen.phases import START, in_phase, names_of, phase_policies, reached, with_phases
+from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.region import Budget, space, to_bdd
 from callfence.policygen.values import frozen, replace
 from callfence.tracer.abi import Arch, table
 from callfence.tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, INPUT, SIGNALS, bits
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-
-    from callfence.policygen.language.layout import Layout
-    from callfence.policygen.learning.extend import Options
-    from callfence.policygen.learning.generate import Generated
-    from callfence.policygen.model import Expression
-    from callfence.policygen.recording.model import Observation, Recording
 
 SERVING = "serving"
 """The name of a learned phase."""
@@ -260,7 +254,8 @@ def _learned(
     late = [
         observation
         for observation in observations
-        if _is_after(observation, after) and evaluate(before, observation.event).allows
+        if (not observation.after or any(wait & after for wait in observation.after))
+        and evaluate(before, observation.event).allows
     ]
     needed = _generated(late, own or _without_entries(before), options)
     entries: dict[Arch, dict[int, Entry]] = {}
@@ -329,10 +324,6 @@ def _parts(policy: Policy, arch: Arch, number: int) -> tuple[Expression, ...]:
 def _may_end(entry: Entry, policy: Policy) -> bool:
     other = entry.otherwise or policy.default
     return entry.action.may_allow and not other.may_allow and entry.expression != Always(False)
-
-
-def _is_after(observation: Observation, waits: int) -> bool:
-    return not observation.after or any(wait & waits for wait in observation.after)
 
 
 def _size(policy: Policy) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from callfence.policygen.equivalents.links import Conjunction, image, links, own_calls, simple
+from callfence.policygen.equivalents.links import Conjunction, Link, image, links, own_calls, simple
 from callfence.policygen.implied.resolve import Call, resolved
 from callfence.policygen.language.normal import normal, normal_entry
 from callfence.policygen.learning.extend import Grown, regions
@@ -18,14 +18,12 @@ from callfence.policygen.sets.algebra import FALSE, TRUE, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.join import Form, JoinError, form_of, join_entries
 from callfence.policygen.values import replace
-from callfence.tracer.abi import table
+from callfence.tracer.abi import Argument, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from callfence.policygen.equivalents.links import Link
     from callfence.policygen.model import Action
-    from callfence.tracer.abi import Argument
 
 _MAX_CUBES = 64
 """The most alternatives into which a condition that learning did not write is split; a condition that takes more gets no

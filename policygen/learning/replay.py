@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from callfence.policygen.evaluate import evaluate
+from callfence.policygen.model import Action, Policy
+from callfence.policygen.recording.model import Observation
 from callfence.tracer.abi import Event, Kind
+from callfence.tracer.abi.table import Table
 from callfence.tracer.errors import InternalError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from callfence.policygen.model import Action, Policy
-    from callfence.policygen.recording.model import Observation
-    from callfence.tracer.abi.table import Table
 
 
 class ReplayError(InternalError):
@@ -22,8 +18,6 @@ class ReplayError(InternalError):
     def __init__(self, observation: Observation, event: Event, action: Action) -> None:
         super().__init__(f"internal error, nothing written: the new policy answers {event} with {action}; {observation}")
         self.observation = observation
-        self.event = event
-        self.action = action
 
 
 def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) -> None:

@@ -9,16 +9,12 @@ the first workers had yet to enter.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
+from callfence.policygen.recording.model import Observation, Recording
 from callfence.tracer import linux
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import call_of
 from callfence.tracer.abi.waits import FORK, forked
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from callfence.policygen.recording.model import Observation, Recording
 
 
 def by_role(observations: Sequence[Observation], recording: Recording) -> list[Observation]:
@@ -45,8 +41,7 @@ def _starts_thread(observation: Observation) -> bool:
 
 def _name(observation: Observation) -> str:
     """Return the name of the observed call; "" if it is unknown."""
-    arch = Arch.from_audit(observation.arch)
-    call = table(arch).by_number.get(observation.number) if arch else None
+    call = call_of(observation.arch, observation.number)
     return call.name if call else ""
 
 

@@ -7,16 +7,12 @@ the order and number of observations does not matter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from callfence.policygen.model import Always, And, Condition, Expression, Operator, conjuncts
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import Argument, Kind
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from callfence.tracer.abi.table import Table
+from callfence.tracer.abi.table import Table
 
 
 @frozen
@@ -111,8 +107,4 @@ def _read_flags(conditions: list[Condition], plain: Argument, meaning: Argument)
     last = conditions[-1]
     several = last.operator is Operator.IN
     flags = Flags(last.value & plain.mask, several, meaning.exact)
-    return flags if _flags_equal(conditions, flags, plain) else None
-
-
-def _flags_equal(conditions: list[Condition], flags: Flags, plain: Argument) -> bool:
-    return conditions == _flags(conditions[0].index, flags, plain)
+    return flags if conditions == _flags(conditions[0].index, flags, plain) else None

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from callfence.policygen.model import ABSTRACT, SIGNALS, Always, scope_of, scopes
+from callfence.policygen.model import ABSTRACT, SIGNALS, Always, Policy, scope_of, scopes
 from callfence.tracer import pids
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import call_of, table
 
 if TYPE_CHECKING:
-    from callfence.policygen.model import Policy
     from callfence.policygen.recording.model import Observation, Recording
 
 FAMILY, OTHERS = "family", "others"
@@ -61,8 +60,7 @@ def sends(policy: Policy) -> bool:
 
 
 def _sets_owner(observation: Observation) -> bool:
-    arch = Arch.from_audit(observation.arch)
-    call = table(arch).by_number.get(observation.number) if arch else None
+    call = call_of(observation.arch, observation.number)
     for row in pids.rows(pids.SIGNALS):
         if call is not None and row.name == call.name and row.selector:
             index, *values = row.selector

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from callfence.policygen.evaluate import evaluate
+from callfence.policygen.learning.beyond import Placed
+from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.floor import (
     CLONE_THREAD,
     FUTEX_OPERATIONS,
@@ -14,16 +16,9 @@ from callfence.policygen.learning.floor import (
     STARTS,
     THREADS,
 )
-from callfence.policygen.model import Always, Entry
+from callfence.policygen.model import Always, Entry, Policy
 from callfence.policygen.recording.model import Observation, recorded_values
 from callfence.tracer.abi import Arch, Event, constants, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from callfence.policygen.learning.beyond import Placed
-    from callfence.policygen.learning.extend import Options
-    from callfence.policygen.model import Policy
 
 _ALLOWED = Entry(Always(True))
 _WAITING = ("futex", *PAUSES)

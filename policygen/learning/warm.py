@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from callfence.policygen.files.calls import MOUNTING, NEW_ROOTS, PATH_CALLS, SENDING as SENDING_FLAGS, SOCKETS
 from callfence.policygen.files.generalise_hosts import by_host
@@ -28,12 +28,9 @@ from callfence.policygen.model import (
     scopes,
 )
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.abi.waits import calls_of
 from callfence.tracer.linux import MSG_FASTOPEN, TCP_FAMILIES, TCP_PROTOCOLS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _CLONE_UNTRACED = 0x00800000  # linux/sched.h
 _SECCOMP_OPTIONS = (21, 22)  # PR_GET_SECCOMP, PR_SET_SECCOMP: linux/prctl.h
@@ -106,7 +103,7 @@ def _known(
 ) -> dict[int, Entry]:
     """Return the entries of calls that need not be recorded.  `recorded` names calls that are recorded in any case: where a
     phase begins, and where what a name means is evidence."""
-    names = {number: table(arch).by_number[number].name for number in section}
+    names = {number: name_of(arch, number) for number in section}
     entries = {}
     for number, entry in section.items():
         if names[number] in OPAQUE and entry == Entry(Always(True), ENOSYS):

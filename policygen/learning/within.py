@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from callfence.policygen.comparing.compare import Change, compare, compare_resolved
 from callfence.policygen.comparing.reducing import reduce_resolved
 from callfence.policygen.implied.resolve import Resolved, narrowed, resolved, tidy
+from callfence.policygen.language.document import Document
 from callfence.policygen.language.normal import normal
-from callfence.policygen.learning.extend import DEFAULTS, sort_out
+from callfence.policygen.learning.extend import DEFAULTS, Options, sort_out
 from callfence.policygen.learning.floor import OPAQUE
 from callfence.policygen.learning.generate import Generated, New, generate
-from callfence.policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Entry, Policy, alternatives
+from callfence.policygen.model import ENOSYS, KILL, Action, ActionKind, Always, Arm, Entry, Policy, alternatives
 from callfence.policygen.recording.fold import given_up
+from callfence.policygen.recording.model import Observation
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.learning.extend import Options
-    from callfence.policygen.model import Arm
-    from callfence.policygen.recording.model import Observation
+from callfence.tracer.abi import Arch, name_of, table, table_of
 
 MAX_DENIALS = 16
 """The most calls that a policy with an implied set may have to deny because its baseline does.  Container profiles take 1 to 8,
@@ -63,8 +57,8 @@ def generate_within(
 def _is_given_up(observation: Observation) -> bool:
     """Return whether an observation has an argument whose values are no longer recorded; then all that the baseline allows of
     the call is allowed."""
-    arch = Arch.from_audit(observation.arch)
-    return arch is not None and observation.number in table(arch).by_number and bool(given_up(observation, table(arch)))
+    calls = table_of(observation.arch, observation.number)
+    return calls is not None and bool(given_up(observation, calls))
 
 
 def has_room(base: Policy, version: int) -> bool:
@@ -91,10 +85,10 @@ def forbidden(observations: Iterable[Observation], base: Policy) -> list[Observa
     result: list[Observation] = []
     limit = resolved(base)
     for (audit, number), group in groupby(observations, key=lambda observation: (observation.arch, observation.number)):
-        arch, observed = Arch.from_audit(audit), list(group)
-        if arch is None or number not in table(arch).by_number:
+        calls, observed = table_of(audit, number), list(group)
+        if calls is None:
             continue  # a gap, which no policy can allow
-        calls = table(arch)
+        arch = calls.arch
         entry = limit.entries.get(arch, {}).get(number)
         judged = sort_out(entry, _unnamed(limit, arch, number), [observation.fitted(calls) for observation in observed], calls)
         against = {observation.key for observation in (*judged.new, *judged.refused)}
@@ -156,7 +150,7 @@ def _with_errors(policy: Resolved, against: Iterable[Observation], base: Resolve
                 Always(True), _unnamed(base, arch, observation.number)
             )
             if entry.expression == Always(True) and entry.action.kind is ActionKind.ERRNO:
-                hidden = table(arch).by_number[observation.number].name in OPAQUE
+                hidden = name_of(arch, observation.number) in OPAQUE
                 entries[arch][observation.number] = Entry(Always(True), ENOSYS) if hidden else entry
     return replace(policy, entries=entries)
 

@@ -7,25 +7,19 @@ The tables are read on first use.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.document import parse
-from callfence.policygen.model import Always, Entry, alternatives, constrained
-from callfence.policygen.sets.algebra import FALSE, TooComplexError
+from callfence.policygen.model import Always, Entry, Expression, Policy, alternatives, constrained
+from callfence.policygen.sets.algebra import FALSE, Space, TooComplexError
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.policygen.values import frozen
-from callfence.tracer.abi import Arch, table
-from callfence.tracer.abi.constants import table_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from callfence.policygen.model import Expression, Policy
-    from callfence.policygen.sets.algebra import Space
+from callfence.tracer.abi import Arch, name_of, table
+from callfence.tracer.abi.constants import table_rows
 
 
 class Level(StrEnum):
@@ -98,7 +92,7 @@ def dangers() -> tuple[Danger, ...]:
     """Return the rows of lint.tsv, in the file's order."""
     return tuple(
         Danger(name, Level(level), tuple(calls.split(",")), *_selection(where), *rest)
-        for name, level, calls, where, *rest in _lines("lint.tsv")
+        for name, level, calls, where, *rest in table_rows(__spec__, "lint.tsv")
     )
 
 
@@ -107,7 +101,7 @@ def combinations() -> tuple[Combination, ...]:
     """Return the combinations, in the file's order."""
     return tuple(
         Combination(name, Level(level), tuple(parts.split(", ")), *rest)
-        for name, level, parts, *rest in _lines("combinations.tsv")
+        for name, level, parts, *rest in table_rows(__spec__, "combinations.tsv")
     )
 
 
@@ -115,14 +109,9 @@ def combinations() -> tuple[Combination, ...]:
 def abilities() -> tuple[Ability, ...]:
     """Return the rows of abilities.tsv, in the file's order."""
     return tuple(
-        Ability(name, tuple(calls.split(",")), *_selection(where)) for name, calls, where in _lines("abilities.tsv")
+        Ability(name, tuple(calls.split(",")), *_selection(where))
+        for name, calls, where in table_rows(__spec__, "abilities.tsv")
     )
-
-
-def _lines(name: str) -> list[list[str]]:
-    """Return the cells of each row, without comments and the heading."""
-    lines = table_text(__spec__, name).splitlines()
-    return [line.split("\t") for line in lines if not line.startswith("#")][1:]
 
 
 def _selection(where: str) -> tuple[str, str]:
@@ -134,7 +123,7 @@ def _selection(where: str) -> tuple[str, str]:
 @cache
 def of_call(arch: Arch, number: int) -> tuple[Danger, ...]:
     """Return the rows of lint.tsv for a call."""
-    name = table(arch).by_number[number].name
+    name = name_of(arch, number)
     return tuple(danger for danger in dangers() if name in danger.calls)
 
 
@@ -146,7 +135,7 @@ def of_setting(word: str) -> Danger:
 @cache
 def check(name: str) -> Danger:
     """Return the row of checks.tsv with the texts of a check of the linter; it selects no calls."""
-    rows = {row[0]: row for row in _lines("checks.tsv")}
+    rows = {row[0]: row for row in table_rows(__spec__, "checks.tsv")}
     id_, level, *rest = rows[name]
     return Danger(id_, Level(level), (), "", "", *rest)
 

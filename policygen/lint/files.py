@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen import hosts
 from callfence.policygen.files.algebra import TREES, differences, granted
@@ -21,6 +21,8 @@ from callfence.policygen.grants import (
     UNIX,
     USES,
     WORDS,
+    Files,
+    Ports,
     Right,
     bare_line,
     host_line,
@@ -28,15 +30,10 @@ from callfence.policygen.grants import (
     written,
 )
 from callfence.policygen.hosts import is_name
+from callfence.policygen.model import Policy
 from callfence.policygen.paths import covers
-from callfence.tracer.abi.constants import table_text
+from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from callfence.policygen.grants import Files, Ports
-    from callfence.policygen.model import Policy
 
 _BELOW = "/..."
 _MOST_PORTS = 49152
@@ -84,8 +81,10 @@ class Judged(NamedTuple):
 @cache
 def risks() -> tuple[Risk, ...]:
     """Return the rows of risks.tsv, in the file's order."""
-    rows = [line.split("\t") for line in table_text(__spec__, "risks.tsv").splitlines() if not line.startswith("#")][1:]
-    return tuple(Risk(id_, level, tuple(what.split(", ")), _rights(rights), *rest) for id_, level, what, rights, *rest in rows)
+    return tuple(
+        Risk(id_, level, tuple(what.split(", ")), _rights(rights), *rest)
+        for id_, level, what, rights, *rest in table_rows(__spec__, "risks.tsv")
+    )
 
 
 def _rights(cell: str) -> tuple[Right, ...]:

@@ -19,14 +19,14 @@ from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.layout import Comments, Remarks, Section
 from callfence.policygen.language.naming import format_action, format_expression
 from callfence.policygen.lint.catalogue import Danger, Level, check, combined, granted, leaves_free, listed, of_call, of_setting
-from callfence.policygen.lint.files import risks_of
+from callfence.policygen.lint.files import Risk, risks_of
 from callfence.policygen.model import ENTER, NOTIFY, SIGNALS, Always, Entry, Or, alternatives, scopes
 from callfence.policygen.phases import WAITS, phase_policies
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import Budget, example, to_bdd
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.abi import Arch, Argument, Event, name_of, table
 from callfence.tracer.abi.waits import bits
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 
     from callfence.policygen.implied.tables import Row
     from callfence.policygen.language.document import Document
-    from callfence.policygen.lint.files import Risk
     from callfence.policygen.model import Action, Expression, Policy
-    from callfence.tracer.abi import Argument
 
 WHY = "# why:"
 """Begins a comment that accepts a finding."""
@@ -158,7 +156,7 @@ def grants(document: Document, budget: Budget) -> Iterator[Finding]:
                 yield _too_complex(arch, number)
                 break
             reason = accepted or ("" if unaccepted else "; ".join(dict.fromkeys(reasons.values())))
-            name = table(arch).by_number[number].name
+            name = name_of(arch, number)
             yield _finding(danger, arch, name, example(sets, dangerous, arch, number), reason)
 
 
@@ -177,7 +175,7 @@ def allowing_denials(document: Document, budget: Budget) -> Iterator[Finding]:
         return
     for arch, number, entry in _entries(document):
         if entry.expression == Always(False) and entry.otherwise is None:
-            call, reason = table(arch).by_number[number].name, _reasons(document, arch, number)[0]
+            call, reason = name_of(arch, number), _reasons(document, arch, number)[0]
             yield _finding(check("deny-allows"), arch, call, None, reason, format_action(default))
 
 
@@ -197,7 +195,7 @@ def redundant_rules(document: Document, budget: Budget) -> Iterator[Finding]:
         for part in parts:
             if part in never or part not in needed:
                 row = check("contradiction" if part in never else "covered-rule")
-                name, text = table(arch).by_number[number].name, format_expression(arch, number, part)
+                name, text = name_of(arch, number), format_expression(arch, number, part)
                 yield _finding(row, arch, name, None, accepted or reasons.get(part, ""), text)
 
 
@@ -217,7 +215,7 @@ def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
             continue
         if is_redundant and _is_implied_without(policy, arch, number, rows):
             accepted, reasons = _reasons(document, arch, number)
-            reason, name = accepted or "; ".join(dict.fromkeys(reasons.values())), table(arch).by_number[number].name
+            reason, name = accepted or "; ".join(dict.fromkeys(reasons.values())), name_of(arch, number)
             yield _finding(check("implied-entry"), arch, name, None, reason, str(policy.implied))
 
 
@@ -328,7 +326,7 @@ def different_sections(document: Document, budget: Budget) -> Iterator[Finding]:
             yield _finding(check("too-complex"), None, "arch", None, "")
             continue
         for gap in found:
-            name = table(gap.arch).by_number[gap.number].name
+            name = name_of(gap.arch, gap.number)
             accepted, reasons = _reasons(document, gap.arch, gap.number)
             reason = accepted or "; ".join(dict.fromkeys(reasons.values()))
             yield _finding(check("sections-differ"), gap.arch, name, gap.example, reason, str(gap.other))
@@ -404,4 +402,4 @@ def _finding(row: Danger, arch: Arch | None, name: str, event: Event | None, acc
 
 
 def _too_complex(arch: Arch, number: int) -> Finding:
-    return _finding(check("too-complex"), arch, table(arch).by_number[number].name, None, "")
+    return _finding(check("too-complex"), arch, name_of(arch, number), None, "")

@@ -25,7 +25,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from callfence.policygen.recording.model import Observation, Recording, joined, recorded_values
-from callfence.tracer.abi import Arch, Event, Kind, table
+from callfence.tracer.abi import Event, Kind, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -72,7 +72,7 @@ class Combinations:
     def _give_up(self, call: Call, limit: int) -> frozenset[int]:
         """Give up the argument with the most values, and arguments whose meaning it decides, until at most `limit` combinations
         remain; return their indexes."""
-        calls = _table(*call)
+        calls = table_of(*call)
         assert calls is not None
         remaining, indexes = self._values[call], frozenset[int]()
         while len(remaining) > limit:
@@ -91,12 +91,6 @@ def without(values: Values, given_up: Collection[int]) -> Values:
     return tuple(None if index in given_up else value for index, value in enumerate(values)) if given_up else values
 
 
-def _table(arch: int, number: int) -> Table | None:
-    """Return the table that has the call, or None."""
-    name = Arch.from_audit(arch)
-    return table(name) if name is not None and number in table(name).by_number else None
-
-
 def bounded(recording: Recording) -> Recording:
     """Return the recording within the bounds on combinations, which merged runs may exceed: arguments are given up as far as
     needed."""
@@ -106,7 +100,7 @@ def bounded(recording: Recording) -> Recording:
     combinations = Combinations()
     for observation in recording.observations:
         call = (observation.arch, observation.number)
-        if calls := _table(*call):
+        if calls := table_of(*call):
             unrecorded = [index for index, value in enumerate(observation.fitted(calls).arguments) if value is None]
             given_up = {*unrecorded, *combinations.given_up.get(call, ())}
             combinations.add(call, without(recorded_values(calls, observation.event), given_up))
@@ -222,7 +216,7 @@ class Aggregator:
         `site` returns the call site; it is called only if the observation is new.  `unknown` are the indexes of unconstrained
         arguments whose registers are unknown: their values are no longer recorded."""
         call = (event.arch, event.number)
-        calls = _table(*call)
+        calls = table_of(*call)
         if call not in self._counters and calls is None:
             if self._unlisted == MANY_NUMBERS:
                 self.gap(f"more than {MANY_NUMBERS} numbers that belong to no call: the others are not recorded")
@@ -274,7 +268,7 @@ class Aggregator:
 
     def _mask(self, call: Call) -> int:
         mask = _NUMBER
-        calls = _table(*call)
+        calls = table_of(*call)
         if calls is None:
             return mask
         plain = calls.by_number[call[1]].arguments
@@ -324,7 +318,7 @@ class Aggregator:
     def _stop_recording(self, call: Call, indexes: Collection[int]) -> None:
         """Stop recording the values of arguments, and join the counters that differ only in them; a 0 that means the caller is
         kept."""
-        calls = _table(*call)
+        calls = table_of(*call)
         assert calls is not None
         arguments = calls.by_number[call[1]].arguments
         given_up = self._combinations.given_up.get(call, ())

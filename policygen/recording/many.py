@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.policygen import reading
 from callfence.policygen.recording import atomic, recording_file
-from callfence.policygen.recording.model import Observation, Recording, completeness, joined, order
+from callfence.policygen.recording.model import Key, Observation, Recording, Run, completeness, joined, order
 from callfence.policygen.recording.recording_file import RecordingError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from callfence.policygen.recording.model import Key, Run
 
 _MANY_LINES = 50_000
 """The most lines of other files whose observations are cached: recordings of the same program have many lines in common."""

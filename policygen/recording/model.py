@@ -6,16 +6,13 @@ for each argument.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection, Sequence
+from typing import Literal
 
 from callfence.tracer.abi import Argument, Event, Kind
+from callfence.tracer.abi.table import Table
 from callfence.tracer.errors import InternalError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from callfence.tracer.abi.table import Table
 
 Registers = tuple[int, int, int, int, int, int]
 

@@ -143,9 +143,6 @@ class RecordingError(UserError):
 
     def __init__(self, filename: str, line: int, message: str) -> None:
         super().__init__(f"{printable(f'{filename}:{line}')}: {message}")
-        self.filename = filename
-        self.line = line
-        self.message = message
 
 
 def is_recording(data: bytes) -> bool:

@@ -8,7 +8,7 @@ with other actions, or a setting.  Something that only allows less is not a chan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Set
 
 from callfence.policygen.comparing.compare import Change, Verdict, compare
 from callfence.policygen.files.algebra import differences as file_differences
@@ -22,11 +22,7 @@ from callfence.policygen.review.risk import Ranked, ranked
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Set
-
+from callfence.tracer.abi import Arch, name_of, table
 
 SETTINGS = ("table", "arm", "default", "unknown", "scope", "implied")
 PHASES = "phases"
@@ -82,7 +78,7 @@ def changes(old: Policy, new: Policy) -> tuple[PolicyChange, ...]:
     result: list[PolicyChange] = [*_settings(old, new)]
     for arch in Arch:
         before, after = old.entries.get(arch, {}), new.entries.get(arch, {})
-        numbers = sorted({*before, *after}, key=lambda number: table(arch).by_number[number].name)
+        numbers = sorted({*before, *after}, key=lambda number: name_of(arch, number))
         for number in numbers:
             if arch in new.entries and before.get(number) != after.get(number):
                 result += _of_call(old, new, arch, number)
@@ -137,7 +133,7 @@ def _phases(old: Policy, new: Policy, asked: Set[tuple[Arch, int]]) -> Iterator[
     moved = [
         each for each in moved if (each.difference.arch, each.difference.example.number) not in asked and not each.is_redundant
     ]
-    names = [table(each.difference.arch).by_number[each.difference.number].name for each in moved if each.difference.number]
+    names = [name_of(each.difference.arch, each.difference.number) for each in moved if each.difference.number]
     if names:
         parts.append(f"not only at the start: {', '.join(dict.fromkeys(names))}")
     if parts:

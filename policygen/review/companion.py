@@ -13,24 +13,19 @@ Lines may come in any order, and twice, so that git can merge two files by takin
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
 from callfence.policygen.evidence.facts import join, parse, without_secrets
 from callfence.policygen.evidence.words import SECRET
+from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_value
 from callfence.policygen.recording.fold import given_up, without
 from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
 from callfence.policygen.review.why import parse_call, provenance
 from callfence.policygen.versions import EVIDENCE, unknown
-from callfence.tracer.abi import Arch, Event, Kind, table
+from callfence.tracer.abi import Arch, Argument, Event, Kind, name_of, table, table_of
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from callfence.policygen.language.document import Document
-    from callfence.tracer.abi import Argument
 
 MAGIC = f"callfence evidence {EVIDENCE}"
 _VERSION = re.compile(r"callfence evidence ([0-9]{1,9})")
@@ -97,10 +92,9 @@ def reduced(observation: Observation, executable: str, place: str) -> Observatio
 
     `executable` and `place`, its call site's file and function, are the same from run to run.
     """
-    arch = Arch.from_audit(observation.arch)
-    if arch is None or observation.number not in table(arch).by_number:
+    calls = table_of(observation.arch, observation.number)
+    if calls is None:
         return None
-    calls = table(arch)
     registers = []
     for argument, value in zip(
         calls.arguments(observation.number, observation.example), observation.fitted(calls).arguments, strict=True
@@ -187,7 +181,7 @@ def _call(arch: Arch, observation: Observation, *, named: bool) -> str:
             shown.append(f"{argument.name}=-1" if argument.signed else f"{argument.name}={argument.mask}")
         elif value is not None:
             shown.append(f"{argument.name}={format_value(arch, argument, value) if named else value}")
-    return f"{table(arch).by_number[observation.number].name}({', '.join(shown)})"
+    return f"{name_of(arch, observation.number)}({', '.join(shown)})"
 
 
 def _shown(observation: Observation) -> Observation:

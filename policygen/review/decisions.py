@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from enum import StrEnum
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from callfence.policygen.files.algebra import differences, intersected, united, with_line
 from callfence.policygen.grants import EVERYTHING, is_line
@@ -12,7 +12,7 @@ from callfence.policygen.language.document import Document
 from callfence.policygen.language.layout import Comments, Remarks, Section
 from callfence.policygen.language.normal import normal_entry
 from callfence.policygen.lint.catalogue import Level, able, combinations
-from callfence.policygen.lint.findings import WHY, dangerous_together
+from callfence.policygen.lint.findings import WHY, Finding, dangerous_together
 from callfence.policygen.model import And, Entry, Expression, Or, Policy, alternatives
 from callfence.policygen.phases import in_each, phase_policies, within_start
 from callfence.policygen.review.changes import (
@@ -29,11 +29,6 @@ from callfence.policygen.sets.join import join_entries
 from callfence.policygen.sets.region import Budget, space, to_bdd
 from callfence.policygen.values import frozen, replace
 from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-
-    from callfence.policygen.lint.findings import Finding
 
 
 class Answer(StrEnum):

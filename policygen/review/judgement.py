@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from itertools import starmap
-from typing import TYPE_CHECKING
 
-from callfence.policygen.comparing.compare import MILDEST_LAST, Comparison, compare
+from callfence.policygen.comparing.compare import MILDEST_LAST, Comparison, Difference, compare
+from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_action
 from callfence.policygen.lint.catalogue import Combined, Level, check, completed, listed
 from callfence.policygen.lint.files import judged
 from callfence.policygen.lint.findings import Finding, lint
-from callfence.policygen.model import ENTER, NOTIFY, SIGNALS, ActionKind, Arm, alternatives, scopes
+from callfence.policygen.model import ENTER, NOTIFY, SIGNALS, Action, ActionKind, Arm, Policy, alternatives, scopes
 from callfence.policygen.phases import WAITS
 from callfence.policygen.review.risk import Ranked, ranked
 from callfence.policygen.sets.region import Budget
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from callfence.policygen.comparing.compare import Difference
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.model import Action, Policy
-    from callfence.tracer.abi import Arch
+from callfence.tracer.abi import Arch, name_of, table
 
 _FATE = {
     ActionKind.ALLOW: "are allowed, though no one has considered them",
@@ -94,7 +87,8 @@ def _settings(old: Policy, new: Policy) -> Iterator[Setting]:
     for word, which in calls:
         before, after = getattr(old, word), getattr(new, word)
         if before != after:
-            yield Setting(word, _level(before, after), _from_to(word, before, after), f"{which} {_FATE[after.kind]}")
+            what = f"{word} {format_action(before)} -> {format_action(after)}"
+            yield Setting(word, _level(before, after), what, f"{which} {_FATE[after.kind]}")
     if old.arm != new.arm:
         later = [*_HELD].index(new.arm) > [*_HELD].index(old.arm)
         level = Level.WARNING if later else Level.NOTE
@@ -141,10 +135,6 @@ def _level(before: Action, after: Action) -> Level:
     if after.allows:
         return Level.NOTE if before.allows else Level.DANGER
     return Level.WARNING if MILDEST_LAST.index(after.kind) > MILDEST_LAST.index(before.kind) else Level.NOTE
-
-
-def _from_to(word: str, before: Action, after: Action) -> str:
-    return f"{word} {format_action(before)} -> {format_action(after)}"
 
 
 @frozen
@@ -281,7 +271,7 @@ def _is_more(old: Policy, new: Policy, finding: Finding) -> bool:
 
 
 def _of_unjudged(arch: Arch, number: int) -> Headline:
-    name, row = table(arch).by_number[number].name, check("too-complex")
+    name, row = name_of(arch, number), check("too-complex")
     return Headline(row.level, row.id, arch, name, name, f"it {row.grants}", row.why, row.safer)
 
 

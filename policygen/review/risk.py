@@ -6,7 +6,7 @@ executes a debugger.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable
 
 from callfence.policygen.comparing.compare import Change, Comparison, Difference
 from callfence.policygen.evaluate import evaluate
@@ -15,22 +15,15 @@ from callfence.policygen.implied.tables import capabilities, rows
 from callfence.policygen.learning.generalise import literal
 from callfence.policygen.learning.rule import expression
 from callfence.policygen.lint.catalogue import Danger, Level, check, granted, leaves_free, of_call, of_setting
-from callfence.policygen.model import IMPLIED, alternatives
+from callfence.policygen.model import IMPLIED, Action, Policy, alternatives
 from callfence.policygen.phases import START, as_in
-from callfence.policygen.sets.algebra import FALSE, TooComplexError
-from callfence.policygen.sets.region import example, space, to_bdd
+from callfence.policygen.recording.model import Key, Observation, Recording
+from callfence.policygen.sets.algebra import FALSE, Space, TooComplexError
+from callfence.policygen.sets.region import Budget, example, space, to_bdd
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, call_of, table, table_of
 from callfence.tracer.linux import OPAQUE
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
-
-    from callfence.policygen.model import Action, Policy
-    from callfence.policygen.recording.model import Key, Observation, Recording
-    from callfence.policygen.sets.algebra import Space
-    from callfence.policygen.sets.region import Budget
 
 
 @frozen
@@ -52,16 +45,15 @@ class Ranked:
 
 def dangers_of(observation: Observation) -> tuple[Danger, ...]:
     """Return the rows of the catalogue that the calls of an observation match, the most dangerous first."""
-    arch = Arch.from_audit(observation.arch)
-    if arch is None or observation.number not in table(arch).by_number:
+    calls, sets = table_of(observation.arch, observation.number), space()
+    if calls is None:
         return ()
-    calls, sets = table(arch), space()
     arguments = calls.by_number[observation.number].arguments
     region = to_bdd(sets, expression(literal(observation.fitted(calls), calls), arguments), arguments)
     rows = [
         row
-        for row in of_call(arch, observation.number)
-        if not row.free and granted(sets, row, arch, observation.number, region) != FALSE
+        for row in of_call(calls.arch, observation.number)
+        if not row.free and granted(sets, row, calls.arch, observation.number, region) != FALSE
     ]
     return tuple(sorted(rows, key=lambda row: -row.level.rank))
 
@@ -219,6 +211,5 @@ def needs_a_person(observation: Observation, allow_opaque: Collection[str] = ())
 
 def _name(observation: Observation) -> str:
     """Return the name of the observation's call; '' if the tables do not have the call."""
-    arch = Arch.from_audit(observation.arch)
-    call = table(arch).by_number.get(observation.number) if arch else None
+    call = call_of(observation.arch, observation.number)
     return call.name if call else ""

@@ -6,35 +6,29 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.errors import did_you_mean
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.holds import exact, holds, holds_at
 from callfence.policygen.implied.resolve import granted, least, witnessed
 from callfence.policygen.implied.tables import capabilities
-from callfence.policygen.language.document import PolicyError, parse
+from callfence.policygen.language.document import Document, PolicyError, parse
 from callfence.policygen.language.layout import note_of
 from callfence.policygen.language.normal import normal_expression
 from callfence.policygen.language.operands import OperandError, parse_integer
 from callfence.policygen.learning.generalise import Widening, generalise, literal, widenings_of
 from callfence.policygen.learning.rule import expression, read
-from callfence.policygen.model import Always, Condition, Entry, alternatives, conjuncts, mentioned
+from callfence.policygen.model import Action, Always, Condition, Entry, Expression, Policy, alternatives, conjuncts, mentioned
+from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.sets.algebra import FALSE, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import Arch, Event, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from callfence.policygen.language.document import Document
-    from callfence.policygen.model import Action, Expression, Policy
-    from callfence.policygen.recording.model import Observation, Recording
-    from callfence.tracer.abi.table import Table
+from callfence.tracer.abi.table import Table
 
 
 class Origin(StrEnum):

@@ -8,12 +8,9 @@ one for each of its bits, most significant first; a constant word is made of `TR
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
 
 FALSE, TRUE = 0, 1
 
@@ -188,16 +185,7 @@ class Space:
 
     def where(self, function: int, terminal: int) -> int:
         """Return the set in which the function has the terminal `terminal`."""
-        results: dict[int, int] = {}
-
-        def walk(node: int) -> int:
-            if self._variable[node] == self.bits:
-                return TRUE if node == terminal else FALSE
-            if node not in results:
-                results[node] = self._node(self._variable[node], walk(self._low[node]), walk(self._high[node]))
-            return results[node]
-
-        return walk(function)
+        return self._rebuilt(function, self._node, lambda node: TRUE if node == terminal else FALSE)
 
     def fixed(self, function: int, cube: Cube) -> int:
         """Return the function with the variables of a cube replaced by the cube's values, so that it no longer depends on
@@ -221,35 +209,38 @@ class Space:
 
     def substituted(self, function: int, sets: Mapping[int, int]) -> int:
         """Return the function with variables, given by number, replaced by sets; all replacements are made at once."""
-        results: dict[int, int] = {}
 
-        def walk(node: int) -> int:
-            variable = self._variable[node]
-            if variable == self.bits:
-                return node
-            if node not in results:
-                condition = sets[variable] if variable in sets else self.variable(variable)
-                results[node] = self.ite(condition, walk(self._high[node]), walk(self._low[node]))
-            return results[node]
+        def join(variable: int, low: int, high: int) -> int:
+            return self.ite(sets[variable] if variable in sets else self.variable(variable), high, low)
 
-        return walk(function)
+        return self._rebuilt(function, join)
 
     def always(self, region: int, variables: int) -> int:
         """Return the set of the assignments that stay in `region` whatever the values of `variables`, which are 1 bits as in
         `support`."""
+
+        def join(variable: int, low: int, high: int) -> int:
+            free = variables >> (self.bits - 1 - variable) & 1
+            return self.and_(low, high) if free else self._node(variable, low, high)
+
+        return self._rebuilt(region, join)
+
+    def _rebuilt(
+        self, function: int, join: Callable[[int, int, int], int], leaf: Callable[[int], int] = lambda node: node
+    ) -> int:
+        """Return what `join` makes of the function from below: of the variable of each node, and of the results for its two
+        branches; `leaf` gives the result for a terminal."""
         results: dict[int, int] = {}
 
         def walk(node: int) -> int:
             variable = self._variable[node]
             if variable == self.bits:
-                return node
+                return leaf(node)
             if node not in results:
-                low, high = walk(self._low[node]), walk(self._high[node])
-                free = variables >> (self.bits - 1 - variable) & 1
-                results[node] = self.and_(low, high) if free else self._node(variable, low, high)
+                results[node] = join(variable, walk(self._low[node]), walk(self._high[node]))
             return results[node]
 
-        return walk(region)
+        return walk(function)
 
     def _below(self, function: int) -> set[int]:
         """Return all nodes of the function."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
-from typing import TYPE_CHECKING
 
 from callfence.policygen.language.normal import normal_expression
 from callfence.policygen.language.operands import operands
@@ -12,9 +12,6 @@ from callfence.policygen.sets import region as regions
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.tracer.abi import Arch, Argument, Kind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
 
 _BITS = frozenset((Kind.FLAGS, Kind.PROTECTION, Kind.FIELD, Kind.MODE))
 """Kinds that are compared by bits, not by order."""

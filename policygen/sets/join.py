@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from callfence.policygen.language.normal import normal_entry, normal_expression
-from callfence.policygen.model import Always, Entry, Expression, Not, Or, alternatives
+from callfence.policygen.model import Action, Always, Entry, Expression, Not, Or, alternatives
 from callfence.policygen.sets.algebra import FALSE, TRUE, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import Arch, table
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from callfence.policygen.model import Action
 
 
 class JoinError(UserError):

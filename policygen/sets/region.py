@@ -6,17 +6,12 @@ each), instruction pointer (64).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from callfence.policygen.model import Always, And, Condition, Expression, Not, Operator, Or
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, constant
-from callfence.tracer.abi import Arch, Event
+from callfence.tracer.abi import Arch, Argument, Event
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from callfence.tracer.abi import Argument
 
 BITS = 512
 _ARCH, _NUMBER, _ARGUMENTS, _IP = 0, 32, 64, 448

@@ -8,17 +8,14 @@ import stat
 import struct
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from needed import needs_root
 
 from callfence.commands import diff, lint
 from callfence.tracer.abi import NATIVE
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 CALLFENCE = (sys.executable, "-m", "callfence")
 POLICY = "read: allow\nwrite: allow\n"

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from callfence.tracer.abi import NATIVE, table
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 POLICY = "default allow\nunknown allow\npath /usr: read, execute\npath /proc: read\n"
 ANSWERS_SECCOMP = """

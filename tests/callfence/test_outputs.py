@@ -9,14 +9,11 @@ import subprocess
 import sys
 import termios
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from callfence.tracer.abi import NATIVE
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CALLFENCE = f"{sys.executable} -m callfence"
 POLICY = f"callfence 1\narch {NATIVE}\ntable 6.18\narm exec\ndefault kill\nunknown errno ENOSYS\n\nread: allow\nwrite: allow\n"

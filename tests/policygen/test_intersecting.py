@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 from itertools import permutations, product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from calls import event, parse, parse_file
@@ -14,15 +14,9 @@ from strategies import EXAMPLES
 from callfence.policygen.comparing.compare import Verdict, compare
 from callfence.policygen.comparing.reducing import exceeds, intersect, reduce
 from callfence.policygen.evaluate import evaluate
-from callfence.policygen.model import strictest
+from callfence.policygen.model import Policy, strictest
 from callfence.policygen.phases import START
-from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from callfence.policygen.model import Policy
-    from callfence.tracer.abi import Event
+from callfence.tracer.abi import Arch, Event, table
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.policy"))
 CALLS = ("socket", "prctl", "mseal")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
 from callfence.tracer import processor
 from callfence.tracer.processor import FEW_STOPS_OF_MANY, SharedProcessor
 from callfence.tracer.task import Task
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ALL, OURS = {0, 1}, {0}
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import struct
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pytest
 
 from callfence.tracer import tally
 from callfence.tracer.abi import NATIVE, Event
 from callfence.tracer.tally import Tally
 from callfence.tracer.unwinding import site
 from callfence.tracer.unwinding.maps import Maps
-
-if TYPE_CHECKING:
-    import pytest
 
 
 class Recorder:

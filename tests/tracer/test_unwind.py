@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -13,9 +13,6 @@ from hypothesis import given, settings, strategies as st
 from callfence.tracer.unwinding.callers import Registers, outside
 from callfence.tracer.unwinding.maps import Maps
 from callfence.tracer.unwinding.tables import Tables
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LINES = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "/libc.so" in line]
 REFUSED = (ValueError, LookupError, StopIteration, struct.error)

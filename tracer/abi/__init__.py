@@ -2,6 +2,9 @@
 
 from callfence.tracer.abi import constants
 from callfence.tracer.abi.model import COMPAT, NATIVE, X32_BIT, Arch, Argument, Event, Kind, Syscall
-from callfence.tracer.abi.table import table
+from callfence.tracer.abi.table import call_of, name_of, table, table_of
 
-__all__ = ["COMPAT", "NATIVE", "X32_BIT", "Arch", "Argument", "Event", "Kind", "Syscall", "constants", "table"]
+__all__ = [
+    "COMPAT", "NATIVE", "X32_BIT", "Arch", "Argument", "Event", "Kind", "Syscall",
+    "call_of", "constants", "name_of", "table", "table_of",
+]  # fmt: skip

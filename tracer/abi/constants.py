@@ -33,6 +33,16 @@ def table_text(spec: ModuleSpec | None, name: str) -> str:
     return content.decode()
 
 
+def table_lines(spec: ModuleSpec | None, name: str) -> list[str]:
+    """Return the rows of a table as `table_text` reads it, without its comments and its row of column names."""
+    return [line for line in table_text(spec, name).splitlines() if not line.startswith("#")][1:]
+
+
+def table_rows(spec: ModuleSpec | None, name: str) -> list[list[str]]:
+    """Return the cells of each row of `table_lines`."""
+    return [line.split("\t") for line in table_lines(spec, name)]
+
+
 class Family:
     """The constants that an argument takes its values from, on one architecture.  If several names have one value, the first is
     canonical."""

@@ -5,15 +5,12 @@ Values only.  The tables that fill them are data files beside this one, read by 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Arch(StrEnum):

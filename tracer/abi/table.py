@@ -5,27 +5,14 @@ Read from the tables beside this file on first use: syscalls_ARCH.tsv, joint.tsv
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache, cached_property, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from callfence.tracer.abi import constants
-from callfence.tracer.abi.constants import table_text
+from callfence.tracer.abi.constants import table_lines, table_rows
 from callfence.tracer.abi.model import Arch, Argument, Kind, Syscall
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-
-def _lines(name: str) -> list[str]:
-    """Return the rows of a data file, without its comments and its row of column names."""
-    return [line for line in table_text(__spec__, name).splitlines() if not line.startswith("#")][1:]
-
-
-def _rows(name: str) -> list[list[str]]:
-    """Return the cells of each row."""
-    return [line.split("\t") for line in _lines(name)]
 
 
 def _arguments(cells: str = "") -> tuple[Argument, ...]:
@@ -65,7 +52,7 @@ class _Joint(NamedTuple):
 def _joint_rows() -> Mapping[str, list[list[str]]]:
     """Return the rows of joint.tsv by call."""
     rows: dict[str, list[list[str]]] = {}
-    for calls, *row in _rows("joint.tsv"):
+    for calls, *row in table_rows(__spec__, "joint.tsv"):
         for call in calls.split(","):
             rows.setdefault(call, []).append(row)
     return rows
@@ -101,7 +88,7 @@ class Table:
     """The system calls of one architecture.  Read-only; `table(arch)` makes it once and keeps it."""
 
     def __init__(self, arch: Arch) -> None:
-        rows = (line.split("\t", 2) for line in _lines(f"syscalls_{arch}.tsv"))
+        rows = (line.split("\t", 2) for line in table_lines(__spec__, f"syscalls_{arch}.tsv"))
         calls = [Syscall(int(number), name, partial(_arguments, *cells)) for number, name, *cells in rows]
         self.arch = arch
         self.by_number: Mapping[int, Syscall] = MappingProxyType({call.number: call for call in calls})
@@ -169,7 +156,7 @@ class Table:
     def _versions(self) -> list[tuple[tuple[int, int], int]]:
         """Versions that brought the architecture a call, with its number, oldest first; the last is the end of the table."""
         versions = []
-        for version, number, _, *only in _rows("newest.tsv"):
+        for version, number, _, *only in table_rows(__spec__, "newest.tsv"):
             if not only or self.arch in only[0].split(","):
                 major, minor = version.split(".")
                 versions.append(((int(major), int(minor)), 0 if number == "-" else int(number)))
@@ -185,3 +172,20 @@ class Table:
 def table(arch: Arch) -> Table:
     """Return the table of the system calls of an architecture."""
     return Table(arch)
+
+
+def name_of(arch: Arch, number: int) -> str:
+    """Return the name of a call that the architecture has."""
+    return table(arch).by_number[number].name
+
+
+def table_of(audit: int, number: int) -> Table | None:
+    """Return the table that has a call; None if there is none.  `audit`: AUDIT_ARCH_*, as in an event."""
+    arch = Arch.from_audit(audit)
+    return table(arch) if arch is not None and number in table(arch).by_number else None
+
+
+def call_of(audit: int, number: int) -> Syscall | None:
+    """Return the call with a number, or None, by the table of `table_of`."""
+    calls = table_of(audit, number)
+    return calls.by_number[number] if calls else None

@@ -7,24 +7,19 @@ addresses: so a filter that applies only to calls by the code of one program doe
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.tracer import linux
-from callfence.tracer.abi import NATIVE, table
+from callfence.tracer.abi import NATIVE, Event, table
 from callfence.tracer.calls import CLONE_UNTRACED, SET_MODE, WRITES, is_readable
 from callfence.tracer.kernel import RET_RECORD
 from callfence.tracer.named import NamedTuple
-from callfence.tracer.unwinding.maps import Maps
+from callfence.tracer.unwinding.maps import Mapped, Maps
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from callfence.tracer.abi import Event
-    from callfence.tracer.unwinding.maps import Mapped
-
-    Spans = Sequence[tuple[int, int]]
-    """Where code is: the first and the last address that the kernel gives for a call by it, each span within 4 GiB."""
+Spans = Sequence[tuple[int, int]]
+"""Where code is: the first and the last address that the kernel gives for a call by it, each span within 4 GiB."""
 
 _LOAD, _AND, _JEQ, _JGT, _JGE, _RET, _JA = 0x20, 0x54, 0x15, 0x25, 0x35, linux.BPF_RET_K, linux.BPF_JA  # linux/bpf_common.h
 _ARCH, _IP, _ARGUMENTS = 4, 8, 16

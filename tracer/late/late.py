@@ -12,10 +12,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from callfence.tracer import kernel
-from callfence.tracer.abi import NATIVE, table
+from callfence.tracer.abi import NATIVE, Event, table
+from callfence.tracer.calls import Calls
 from callfence.tracer.errors import PtraceError
 from callfence.tracer.kernel import event_of
 from callfence.tracer.late.filter import (
@@ -33,20 +35,12 @@ from callfence.tracer.late.filter import (
     opens_for_reading,
     weight,
 )
-from callfence.tracer.late.inject import Entry, room
+from callfence.tracer.late.inject import Entry, Stops, room
 from callfence.tracer.linux import PTRACE_EVENT_VFORK
 from callfence.tracer.proc import has_as_many_filters, processor_time
-from callfence.tracer.task import NEVER, Image, Plan
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from callfence.tracer.abi import Event
-    from callfence.tracer.calls import Calls
-    from callfence.tracer.late.inject import Stops
-    from callfence.tracer.processor import SharedProcessor
-    from callfence.tracer.tally import Tally
-    from callfence.tracer.task import Task
+from callfence.tracer.processor import SharedProcessor
+from callfence.tracer.tally import Tally
+from callfence.tracer.task import NEVER, Image, Plan, Task
 
 LOOK: Final = 64
 """Calls between two looks at a process."""

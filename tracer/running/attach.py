@@ -6,7 +6,8 @@ import errno
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from callfence.tracer import kernel, linux
 from callfence.tracer.errors import PtraceError, TracerError
@@ -14,11 +15,7 @@ from callfence.tracer.loop import Initial, Loop, Settings
 from callfence.tracer.proc import executable_of, fields_of, kin_of, numbers_in
 from callfence.tracer.running.launch import Dispositions
 from callfence.tracer.running.session import ENDING, Hooks, Outcome, SignalThread, follow, not_permitted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from callfence.tracer.tally import Recorder
+from callfence.tracer.tally import Recorder
 
 WAKE: Final = signal.SIGURG
 """The signal that interrupts the main thread's waitpid. It is ignored by default, so one that comes late does no harm."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from callfence.tracer.linux import WALL
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 FAILED = 125
 """The exit status of a child whose work has raised an exception."""

@@ -5,17 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final, NoReturn
 
 from callfence.tracer import kernel, linux
 from callfence.tracer.errors import StartError, TracerError
 from callfence.tracer.named import NamedTuple
 from callfence.tracer.running.child import fork
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import NoReturn
 
 OPTIONS: Final = kernel.OPTION_FOLLOW | linux.PTRACE_O_TRACESECCOMP | linux.PTRACE_O_TRACESYSGOOD | linux.PTRACE_O_EXITKILL
 """EXITKILL: a program whose tracer is gone would be left with a filter that fails every call with ENOSYS."""

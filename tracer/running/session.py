@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from callfence.tracer import kernel, linux
-from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.abi import NATIVE, Arch, Event, table
 from callfence.tracer.abi.waits import CANDIDATES, ENTER, NOTIFY, calls_of, is_ready
 from callfence.tracer.aims import Aims
 from callfence.tracer.errors import PtraceError, TracerError
@@ -26,15 +26,13 @@ from callfence.tracer.loop import PLAIN, Loop, Settings
 from callfence.tracer.named import NamedTuple
 from callfence.tracer.proc import has_filter, proc
 from callfence.tracer.processor import TICK
-from callfence.tracer.running.launch import OPTIONS, TAKEN, Dispositions, Launch, is_64_bit
+from callfence.tracer.running.launch import OPTIONS, TAKEN, Dispositions, Launch, Program, is_64_bit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from callfence.tracer.abi import Event
     from callfence.tracer.calls import Calls, Handler
     from callfence.tracer.faults import Injector
-    from callfence.tracer.running.launch import Program
     from callfence.tracer.tally import Recorder
     from callfence.tracer.task import Task
 

@@ -5,15 +5,12 @@ The instruction of a system call is nearly always in a wrapper of libc, so the c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.named import NamedTuple
-from callfence.tracer.unwinding.tables import UNREADABLE, Row, Tables
-
-if TYPE_CHECKING:
-    from callfence.tracer.unwinding.maps import Mapped, Maps
-    from callfence.tracer.unwinding.tables import Read
+from callfence.tracer.unwinding.maps import Mapped, Maps
+from callfence.tracer.unwinding.tables import UNREADABLE, Read, Row, Tables
 
 _LOADER: Final = ("ld-linux", "ld-2.")
 """The first letters of the dynamic loader's file names.  Its calls at a start have no caller."""

@@ -5,19 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from typing import Final
 
 from callfence.tracer import linux
 from callfence.tracer.proc import proc
-from callfence.tracer.unwinding.callers import outside
+from callfence.tracer.unwinding.callers import Registers, outside
 from callfence.tracer.unwinding.maps import Maps
-from callfence.tracer.unwinding.tables import UNREADABLE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from callfence.tracer.unwinding.callers import Registers
-    from callfence.tracer.unwinding.tables import Read
+from callfence.tracer.unwinding.tables import UNREADABLE, Read
 
 _BUILD_ID: Final = 3  # NT_GNU_BUILD_ID, elf.h
 _MAX_NOTES: Final = 4096

@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from callfence.tracer import linux
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.named import NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Read = Callable[[int, int], bytes]
-    """A function of an address and a size, which returns bytes within one page; fewer or none if they cannot be read."""
+Read = Callable[[int, int], bytes]
+"""A function of an address and a size, which returns bytes within one page; fewer or none if they cannot be read."""
 
 _INDEX: Final = bytes((1, 0x1B, 0x03, 0x3B))
 """The first bytes of .eh_frame_hdr as all linkers write it: version 1, offsets of 32 bits."""

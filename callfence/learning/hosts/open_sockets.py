@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from callfence.enforcer.hosts.addresses import plain
 from callfence.learning.ports import CONNECTED, LISTENS, inodes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def open_sockets(process: int) -> Iterator[tuple[str, bytes, int]]:

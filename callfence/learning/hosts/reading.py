@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 from callfence.enforcer import kernel as sockets
 from callfence.enforcer.hosts.addresses import ECHOES
 from callfence.tracer import kernel, linux
-from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.abi import NATIVE, Arch, Event, name_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from callfence.tracer.abi import Event
     from callfence.tracer.task import Task
 
 SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
@@ -59,7 +58,7 @@ class Call(NamedTuple):
 def call_of(task: Task, event: Event) -> Call:
     """Return the call that a task makes by `event`."""
     arch = Arch.from_audit(event.arch) or NATIVE
-    name, word = table(arch).by_number[event.number].name, arch.bits // 8
+    name, word = name_of(arch, event.number), arch.bits // 8
     if name != "socketcall":
         return Call(name.removesuffix("_time64"), event.arguments, word)
     words = kernel.read_memory(task.tid, event.arguments[1], 24) or kernel.read_memory(task.tid, event.arguments[1], 12)

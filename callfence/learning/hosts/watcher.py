@@ -14,7 +14,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from callfence.enforcer.files.lookup import look_up
-from callfence.enforcer.hosts.addresses import peer_of
+from callfence.enforcer.hosts.addresses import Peer, peer_of
 from callfence.enforcer.hosts.rules import is_local, is_near
 from callfence.enforcer.hosts.unix import NAME_SERVICES
 from callfence.learning.hosts.lookups import Lookups
@@ -39,16 +39,14 @@ from callfence.policygen.grants import NONE, QUERY, UNIX, USES
 from callfence.policygen.hosts import is_name
 from callfence.shared.files import working_folder
 from callfence.tracer import kernel
-from callfence.tracer.abi import NATIVE, table
+from callfence.tracer.abi import NATIVE, Event, table
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from callfence.enforcer.hosts.addresses import Peer
     from callfence.learning.hosts.reading import Call
     from callfence.policygen.files.generalise import Use
-    from callfence.tracer.abi import Event
     from callfence.tracer.calls import Calls
     from callfence.tracer.task import Task
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from callfence.learning import store
 from callfence.learning.progress import say
-from callfence.learning.rehearsal.plan import parse_choice, plan
+from callfence.learning.rehearsal.plan import Place, Rehearsal, parse_choice, plan
 from callfence.learning.rehearsal.run import Setting, free_space, run
 from callfence.learning.rehearsal.surroundings import Input, Scratch
 from callfence.learning.summary import call_name, news
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from callfence.learning.options import LearnOptions
     from callfence.learning.prepare import Prepared
-    from callfence.learning.rehearsal.plan import Place, Rehearsal
     from callfence.learning.store import Learned
     from callfence.policygen.recording.model import Observation, Run
     from callfence.tracer.running.launch import Program

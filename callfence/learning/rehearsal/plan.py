@@ -11,27 +11,22 @@ import errno
 import re
 import resource
 import signal
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
 from itertools import zip_longest
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from signal import Signals
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.policygen.language.naming import format_value
-from callfence.policygen.recording.model import recorded_values
-from callfence.tracer.abi import NATIVE, Arch, Kind, table
+from callfence.policygen.recording.model import Observation, Recording, recorded_values
+from callfence.tracer.abi import NATIVE, Arch, Event, Kind, table, table_of
+from callfence.tracer.abi.constants import table_rows
+from callfence.tracer.abi.table import Table
 from callfence.tracer.errors import UserError
-from callfence.tracer.faults import Exhaust, Fail, Fault, Send, Shorten
+from callfence.tracer.faults import Effect, Exhaust, Fail, Fault, Send, Shorten
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-
-    from callfence.policygen.recording.model import Observation, Recording
-    from callfence.tracer.abi import Event
-    from callfence.tracer.abi.table import Table
-    from callfence.tracer.faults import Effect
 
 _RESOURCES: Final = {"memory": resource.RLIMIT_AS, "descriptors": resource.RLIMIT_NOFILE}
 _VERBS: Final = {"memory": "finds no more memory", "descriptors": "finds no more descriptors"}
@@ -66,8 +61,7 @@ _LOADER: Final = re.compile(r"ld-linux[^/]*\.so|ld-[\d.]+\.so")
 @cache
 def failures() -> Mapping[str, tuple[str, ...]]:
     """Return the ways in which each call can fail, by its name; those that most often lead to new calls first."""
-    lines = [line for line in Path(__file__).with_name("failures.tsv").read_text().splitlines() if line[:1] != "#"]
-    rows = [line.split("\t") for line in lines[1:]]
+    rows = table_rows(__spec__, "failures.tsv")
     return {name: tuple(kinds.split(",")) for names, kinds in rows for name in names.split(",")}
 
 
@@ -252,10 +246,9 @@ def _places(recording: Recording) -> dict[Place, int]:
 
 
 def _place(observation: Observation) -> Place | None:
-    arch, number = Arch.from_audit(observation.arch), observation.number
-    if arch is None or number not in table(arch).by_number or observation.executable == "?":
+    calls, number = table_of(observation.arch, observation.number), observation.number
+    if calls is None or observation.executable == "?":
         return None
-    calls = table(arch)
     recorded, values = observation.fitted(calls).arguments, _arguments(observation.event)
     arguments = tuple(
         None if argument.kind is Kind.FD and constrained is None else value

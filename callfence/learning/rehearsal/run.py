@@ -10,10 +10,10 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Final
 
-from callfence.learning.rehearsal.surroundings import Streams
+from callfence.learning.rehearsal.surroundings import Input, Scratch, Streams
 from callfence.learning.watch import Recorder, watch_hosts
 from callfence.tracer.faults import Injector
-from callfence.tracer.loop import Settings
+from callfence.tracer.loop import Loop, Settings
 from callfence.tracer.named import NamedTuple
 from callfence.tracer.proc import is_caught, state_of
 from callfence.tracer.running import session
@@ -23,12 +23,10 @@ if TYPE_CHECKING:
 
     from callfence.learning.options import LearnOptions
     from callfence.learning.rehearsal.plan import Rehearsal
-    from callfence.learning.rehearsal.surroundings import Input, Scratch
     from callfence.policygen.evidence.facts import Places
     from callfence.policygen.recording.fold import EventCounter
     from callfence.policygen.recording.model import Observation, Run
     from callfence.tracer.abi import Event
-    from callfence.tracer.loop import Loop
     from callfence.tracer.running.launch import Program
 
 MULTIPLE: Final = 3

@@ -13,17 +13,15 @@ import stat
 import tempfile
 import termios
 import threading
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callfence.learning.rehearsal.plan import Stream
 from callfence.tracer.errors import UserError
 from callfence.tracer.linux import WALL
 from callfence.tracer.running.child import fork
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _OUT_OF_THE_WAY: Final = 10
 """The least number for descriptors that are opened here, so that they are not among the standard ones."""

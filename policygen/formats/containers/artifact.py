@@ -11,20 +11,16 @@ import hashlib
 import io
 import json
 import tarfile
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
-from callfence.policygen.formats import Exported, ImportFormatError, Loss
+from callfence.policygen.formats import Exported, FormatOptions, Imported, ImportFormatError, Loss
 from callfence.policygen.formats.containers.files import export_oci, export_spo, read_oci, read_spo
 from callfence.policygen.formats.effect import machines
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.text import printable
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from callfence.policygen.formats import FormatOptions, Imported
-    from callfence.policygen.implied.resolve import Resolved
 
 PROFILE: Final = "application/vnd.cncf.seccomp-profile.config.v1+json"
 """The media type by which runtimes know a profile: of the manifest's config, and its artifact type."""

@@ -12,23 +12,19 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from callfence.policygen.formats import Direction, Exported, Imported, ImportFormatError, Loss
+from callfence.policygen.formats import Direction, Exported, FormatOptions, Imported, ImportFormatError, Loss
 from callfence.policygen.formats.containers import profile as profiles
 from callfence.policygen.formats.containers.meaning import policy_of
-from callfence.policygen.formats.containers.profile import Op
+from callfence.policygen.formats.containers.profile import Op, Profile, ProfileRule
 from callfence.policygen.formats.containers.written import profile_of
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.language.naming import format_action
 from callfence.policygen.text import pip_install
 from callfence.policygen.values import replace
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from callfence.policygen.formats import FormatOptions
-    from callfence.policygen.formats.containers.profile import Profile, ProfileRule
-    from callfence.policygen.implied.resolve import Resolved
 FOLDER = "profiles"
 """The folder for Localhost profiles, in the kubelet's folder of seccomp profiles."""
 KIND = "SeccompProfile"

@@ -9,8 +9,8 @@ such rule over the others; a rule that compares one argument twice becomes one r
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.lift import lift_function
@@ -22,9 +22,6 @@ from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
 from callfence.policygen.values import replace
 from callfence.tracer.abi import X32_BIT, Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 SCMP = {
     "SCMP_ARCH_X86_64": Arch.X86_64,

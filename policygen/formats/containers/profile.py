@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from callfence.policygen.formats import ImportFormatError
 from callfence.policygen.model import MAX_ERRNO
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import NATIVE, constants
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 

@@ -11,10 +11,8 @@ runtimes.tsv.  The list is reviewed, and is added only on export, where it is vi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from callfence.policygen.comparing.compare import change_of
 from callfence.policygen.filter import bpf, symbolic
@@ -23,6 +21,7 @@ from callfence.policygen.formats import Addition, Direction, ExportError, Format
 from callfence.policygen.formats.containers.meaning import SCMP, decisions, multiplexed, return_value
 from callfence.policygen.formats.containers.profile import Act, Op, Profile, ProfileRule, RegisterComparison
 from callfence.policygen.formats.effect import DIRECTIONS, Masked, machines, masked_answers
+from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.language.document import parse
 from callfence.policygen.language.naming import format_action
 from callfence.policygen.model import ENOSYS, Action, ActionKind, Arm, strictest
@@ -30,14 +29,10 @@ from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import TooComplexError
 from callfence.policygen.sets.join import JoinError, join_entries
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, name_of, table
+from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.errors import CallfenceError
 from callfence.tracer.named import NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from callfence.policygen.implied.resolve import Resolved
 
 MAX_ENTRIES = 128
 """The most entries of a profile that every runtime accepts: crun 1.21 and runc 1.1.15 have no limit, newer ones may (1 MiB is
@@ -95,7 +90,7 @@ def unsaid(policy: Resolved, profile: Profile, runtime: str) -> Iterator[Loss]:
     named = {name for rule in profile.rules for name in rule.names}
     if runtime in ("", "runc") and has_boundary(policy):
         for arch in archs:
-            if named & {table(arch).by_number[number].name for number in table(arch).private}:
+            if named & {name_of(arch, number) for number in table(arch).private}:
                 why = "its private calls have greater numbers"
                 what = f"calls of {arch} newer than its table get {format_action(policy.default)} with runc: {why}"
                 yield from instead(policy.default, [policy.unknown], what)
@@ -205,8 +200,7 @@ class RuntimeAdditions(NamedTuple):
 
 @cache
 def own_calls() -> tuple[RuntimeCall, ...]:
-    lines = (Path(__file__).parent / "runtimes.tsv").read_text("utf-8").splitlines()
-    return tuple(RuntimeCall(*line.split("\t")) for line in lines if not line.startswith("#"))
+    return tuple(RuntimeCall(*row) for row in table_rows(__spec__, "runtimes.tsv"))
 
 
 def with_own_calls(policy: Resolved, runtime: str, *, gaining: bool = True) -> RuntimeAdditions:
@@ -225,7 +219,7 @@ def with_own_calls(policy: Resolved, runtime: str, *, gaining: bool = True) -> R
     for arch, own in ((arch, own) for arch in machines(policy) for own in wanted):
         entries = sections[arch]
         ((number, entry),) = parse(f"arch {arch}\n{own.entry}\n", "runtimes.tsv").policy.entries[arch].items()
-        name = table(arch).by_number[number].name
+        name = name_of(arch, number)
         try:
             joined = join_entries(arch, number, entries.get(number), entry, policy.default)
         except JoinError as error:
@@ -246,7 +240,7 @@ def _plans(policy: Resolved, arch: Arch, losses: list[Loss]) -> dict[str, Plan]:
     """Return the plans by name, without calls that always get the default."""
     plans: dict[str, Plan] = {}
     for number in policy.entries[arch]:
-        name, plan = table(arch).by_number[number].name, _plan(policy, arch, number)
+        name, plan = name_of(arch, number), _plan(policy, arch, number)
         if plan is None:
             actions = [policy.entries[arch][number].action, policy.entries[arch][number].otherwise or policy.default]
             plan = {strictest(actions): ((),)}
@@ -384,7 +378,7 @@ def _miscompiled(profile: Profile, arch: Arch, policy: Resolved) -> list[str]:
         for number in sorted({rule.number for rule in rules}):
             here = (bpf.WORD << 480 | bpf.WORD << 448, arch.audit << 480 | number << 448)
             if space.fixed(compiled, here) != space.fixed(meant, here):
-                miscompiled.append(table(arch).by_number[number].name)
+                miscompiled.append(name_of(arch, number))
     except TooComplexError as error:
         raise ExportError(f"too complex to be proved: {error}") from error
     except CallfenceError as error:

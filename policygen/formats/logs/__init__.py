@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
+from callfence.policygen.formats import FormatOptions
 from callfence.policygen.recording import recording_file
-
-if TYPE_CHECKING:
-    from typing import BinaryIO
-
-    from callfence.policygen.formats import FormatOptions
-    from callfence.policygen.recording.model import Recording
+from callfence.policygen.recording.model import Recording
 
 
 def recording(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:

@@ -15,18 +15,16 @@ from collections import Counter
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from callfence.policygen.files.records import denied, unescaped
-from callfence.policygen.formats import ImportFormatError
+from callfence.policygen.files.records import Denied, denied, unescaped
+from callfence.policygen.formats import FormatOptions, ImportFormatError
 from callfence.policygen.formats.logs.denials import UNKNOWN
 from callfence.policygen.recording.model import Observation, Recording, Run
-from callfence.tracer.abi import NATIVE, Arch, table
+from callfence.tracer.abi import NATIVE, Arch, call_of, table
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
     from callfence.policygen.files.generalise import Use
-    from callfence.policygen.files.records import Denied
-    from callfence.policygen.formats import FormatOptions
 
 _WORD = (1 << 32) - 1
 _RECORD = re.compile(r"\btype=(SECCOMP|1326|LANDLOCK_ACCESS|1423|SYSCALL|1300)\b")
@@ -138,7 +136,6 @@ def _call(fields: dict[str, str], position: str) -> tuple[int, int]:
 
 
 def _observation(audit_arch: int, number: int, executable: str, count: int, site: str) -> Observation:
-    arch = Arch.from_audit(audit_arch)
-    call = table(arch).by_number.get(number) if arch else None
+    call = call_of(audit_arch, number)
     arguments = (None,) * len(call.arguments) if call else ()
     return Observation(audit_arch, number, arguments, executable, (count,), site, (0, 0, 0, 0, 0, 0))

@@ -16,22 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from callfence.policygen.errors import PolicyError
 from callfence.policygen.evidence.facts import Union, parse as parse_fact
-from callfence.policygen.formats import ImportFormatError
+from callfence.policygen.formats import FormatOptions, ImportFormatError
 from callfence.policygen.formats.logs.lines import MAX_LINE, lines
 from callfence.policygen.grants import ANY, BARE, USES, format_rights, host_line, single
 from callfence.policygen.language.document import parse
 from callfence.policygen.recording.log_records import DENIED, KINDS
-from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
+from callfence.policygen.recording.model import Key, Observation, Recording, Registers, Run, recorded_values
 from callfence.policygen.versions import EVENTS, unknown
-from callfence.tracer.abi import NATIVE, Arch, Event, table
+from callfence.tracer.abi import NATIVE, Arch, Event, table_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
     from callfence.policygen.files.generalise import Use
-    from callfence.policygen.formats import FormatOptions
-    from callfence.policygen.recording.model import Key, Registers
 
 MAX_DISTINCT = 50_000
 """Different violations, and uses of files and ports, that are recorded: no log fills memory.  More are counted in a gap."""
@@ -138,9 +136,8 @@ class _Log:
             self.started = violation.started
 
     def _add_call(self, event: Event, violation: _Violation, number: int) -> bool:
-        arch = Arch.from_audit(event.arch)
-        is_call = arch is not None and event.number in table(arch).by_number
-        arguments = recorded_values(table(arch), event) if arch is not None and is_call else ()
+        calls = table_of(event.arch, event.number)
+        arguments = recorded_values(calls, event) if calls else ()
         key = (event.arch, event.number, arguments, violation.executable)
         if key not in self.calls:
             if len(self.calls) >= MAX_DISTINCT:

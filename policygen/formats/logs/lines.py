@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO
+from collections.abc import Iterator
+from typing import BinaryIO, Final
 
 MAX_LINE: Final = 1 << 18
 """The most bytes of a line: twice the longest that enforce writes."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
-from callfence.policygen.formats import ImportFormatError
+from callfence.policygen.formats import FormatOptions, ImportFormatError
 from callfence.policygen.formats.logs.strace_call import (
     StraceCall,
     SyntaxProblem,
@@ -26,14 +27,7 @@ from callfence.policygen.grants import NONE, TCP
 from callfence.policygen.learning.floor import OPAQUE
 from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.recording.model import Recording, Run
-from callfence.tracer.abi import Arch, constants, table
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from typing import BinaryIO
-
-    from callfence.policygen.formats import FormatOptions
-    from callfence.tracer.abi import Argument
+from callfence.tracer.abi import Arch, Argument, constants, table
 
 _PREFIX = re.compile(
     r"(?:\[pid +(?P<terminal>\d{1,10})(?:<[^>]*>)?\] +|(?P<pid>\d{1,10})(?:<[^>]*>)? +)?"  # on a terminal; in a file

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from callfence.policygen.values import frozen, replace
 from callfence.tracer.abi import Arch, Event, constants, table
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 # Each pattern matches in time linear in the line, even if what it begins with is never closed.
 QUOTED = r'"(?:[^"\\]|\\.)*+(?:"|\Z)'

@@ -10,15 +10,13 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from callfence.asking.listener import Listener
 from callfence.asking.program import Program
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 QUESTION = {
     "version": 1, "type": "question", "id": 7, "rule": [], "record": {}, "answers": ["run", "no"], "takes_effect": "now",

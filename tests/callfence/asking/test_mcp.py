@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from calls import for_this_machine
@@ -20,10 +22,6 @@ from mcp.types import ElicitResult
 from callfence.asking.session import Session
 from callfence.tracer.abi import NATIVE, table
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 POLICY = f"""callfence 1
 arch {NATIVE}

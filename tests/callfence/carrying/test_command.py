@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +13,6 @@ from callfence.policygen.language.document import parse, parse_file
 from callfence.policygen.lint.findings import lint
 from callfence.tracer.abi import Arch
 from tests.formats.outputs import check_output
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TEXT = """\
 # callfence policy for: app

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
 POLICY = "arch x86_64\nimplied 1\nexecve: allow\nexit_group: allow\nunlink: deny\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +11,6 @@ from callfence.commands import allow, diff, export, merge, report, show, why
 from callfence.policygen.language.document import parse_file
 from callfence.policygen.recording import recording_file
 from callfence.policygen.recording.model import Recording, Run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 OLD = """\
 tcp connect 10.0.0.0/8: 5432

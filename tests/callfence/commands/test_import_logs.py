@@ -6,16 +6,13 @@ import gzip
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from needed import require
 
 from callfence.policygen.recording import recording_file
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
 AS_LEARN = ("-e", "inject=clone3,openat2,io_uring_setup:error=ENOSYS")

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema
 import pytest
@@ -19,9 +20,6 @@ from callfence.policygen import reading
 from callfence.policygen.recording import many, recording_file
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Observation, Recording, Run
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 ROOT = Path(__file__).parents[3]
 MANIFESTS = ROOT / "samples" / "kubernetes"

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from terminal import Terminal
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TEXT = "arch x86_64\nphase serving after epoll_wait\nepoll_wait: allow\nbind: allow until serving\nread: allow\n"
 

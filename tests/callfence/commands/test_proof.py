@@ -9,7 +9,8 @@ import struct
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from calls import native
@@ -19,10 +20,6 @@ from callfence.policygen.filter.compile import compile_policy
 from callfence.policygen.filter.libseccomp import LibseccompRule, generate
 from callfence.policygen.language.document import parse
 from callfence.tracer.abi import NATIVE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 ALLOW_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
 

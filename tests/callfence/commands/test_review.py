@@ -7,16 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from callfence.policygen.language.document import parse_file
 from callfence.tracer.abi import COMPAT, NATIVE, table
 from tests.formats.outputs import check_output
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
 PROGRAM = ("sh", "-c", "read line < /proc/self/cmdline; kill -0 $$; exit ${STATUS:-0}")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from terminal import Terminal
 
 from callfence.policygen.recording import recording_file
 from tests.callfence.commands.test_from_log import POLICY, violation
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
 QUESTION = r"\[\?\]: "

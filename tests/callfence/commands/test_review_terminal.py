@@ -5,17 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from needed import needs
 from terminal import Terminal
 
 from callfence.commands import review as review_command
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 REVIEW = [sys.executable, "-m", "callfence", "review"]
 OLD = """\

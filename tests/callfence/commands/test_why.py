@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +12,6 @@ from callfence.commands import why
 from callfence.policygen.recording import recording_file
 from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 RED = "\x1b[31m"
 READ = table(Arch.X86_64).by_name["read"].number

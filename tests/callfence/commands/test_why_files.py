@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HOSTS = "tcp connect 10.0.0.0/8: 80, 443\ntcp connect *.example.org: 443\nudp send 192.0.2.1: 53\nunix connect /run/x\n"
 POLICY = "read: allow\npath ./data: read\npath ./data/in: write\npath $HOME/.cache: read, write\ntcp connect: 443\n"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import pytest
 
 from callfence.commands import doctor
 from callfence.enforcer.hosts import granted
 from callfence.learning.options import parse
 from callfence.learning.prepare import prepare
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pytest
 
 SAID = "kernel.yama.ptrace_scope is 1"
 

@@ -6,15 +6,12 @@ import signal
 import subprocess
 import sys
 from itertools import permutations
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from calls import native
 
 from callfence.tracer.abi import NATIVE, table
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize("options", [(), ("--quiet-kernel",)])

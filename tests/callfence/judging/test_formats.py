@@ -7,16 +7,13 @@ import json
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from needed import needs
 
 from callfence.tracer.abi import Arch, table
 from tests.formats.outputs import check_output
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
 OLD = {

@@ -6,13 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from needed import needs
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 POLICY = "path ./conf/in: read  # why: settings\npath ./data: read  # why: link-in-place: it is mounted there\nopenat: allow\n"
 

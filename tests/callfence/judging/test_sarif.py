@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema
 import pytest
@@ -14,9 +15,6 @@ import pytest
 from callfence.policygen.language.document import parse
 from callfence.policygen.lint.catalogue import dangers
 from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SCHEMA = jsonschema.Draft4Validator(
     json.loads((Path(__file__).parents[2] / "data" / "sarif-2.1.0-rtm.5.json").read_text()),

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,9 +18,6 @@ from callfence.lake.command import main
 from callfence.policygen.recording import many, recording_file
 from callfence.policygen.recording.model import Recording
 from tests.formats.outputs import check_output
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 DAY = 86_400 * 10**9
 NOW = "2026-11-30T00:00:00+00:00"

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from callfence.policygen.language.document import parse_file
 from callfence.policygen.model import KILL, Action, ActionKind
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _EPERM = Action(ActionKind.ERRNO, 1)
 

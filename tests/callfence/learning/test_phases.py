@@ -6,16 +6,14 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from calls import native
 
 from callfence.tracer.abi import waits
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 PROGRAM = Path(__file__).parent.parent.parent / "enforcer" / "programs" / "phased.c"
 START = ("socket", "fork", "socket")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Sequence
 from signal import SIGHUP, SIGTERM
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,9 +16,6 @@ from callfence.policygen.recording.model import Recording, Run
 from callfence.tracer.abi import Arch, Event, table
 from callfence.tracer.errors import UserError
 from callfence.tracer.faults import Exhaust, Fail, Shorten
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 APP, LOADER, CHILD = "/app", "/lib/ld-linux-x86-64.so.2+0x1", "/bin/child"
 Call = tuple[str, tuple[int, ...], int, str, str]

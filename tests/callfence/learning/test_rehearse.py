@@ -8,14 +8,12 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from calls import native
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 PROGRAM = Path(__file__).parent / "programs" / "rehearsed.c"
 LEARN = (sys.executable, "-m", "callfence", "learn", "--exact", "-o", "it.policy")

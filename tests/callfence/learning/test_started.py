@@ -7,15 +7,12 @@ import pty
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from callfence.learning.watch import circumstances
 from callfence.policygen.recording import recording_file
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def started(folder: Path, shell: str = "", **streams: object) -> tuple[str, ...]:

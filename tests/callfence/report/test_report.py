@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from html.parser import HTMLParser
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from needed import require
@@ -21,9 +21,6 @@ from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Recording, Run
 from callfence.tracer.abi import Arch, Event, table
 from tests.formats.outputs import check_output
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CALLFENCE = [sys.executable, "-m", "callfence"]
 PROGRAM = ("sh", "-c", 'ls / | wc -l; [ -z "$MORE" ] || python3 -c "import socket; socket.socket().close()"')

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
 from callfence.enforcer.errors import EnforceError
 from callfence.shell.naming import name_of, place_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NPM = {"npm_lifecycle_event": "install", "npm_package_name": "app"}
 NAMES = (

@@ -12,8 +12,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import whole_records
@@ -23,9 +24,6 @@ from callfence.enforcer.hosts import granted
 from callfence.enforcer.kernel import landlock_abi
 from callfence.shell import command
 from callfence.shell.command import INSIDE, is_inside
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 BIN = Path(sys.executable).parent

@@ -7,17 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pytest
 import yaml
 from needed import needs, needs_root
 
 from callfence.shipping.metrics import METRICS
 from tests.callfence.shipping.conftest import line, metrics, total
 from tests.conftest import COMMANDS
-
-if TYPE_CHECKING:
-    import pytest
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "samples" / "monitoring"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,9 +16,6 @@ from callfence.shipping.tally import Tally
 from tests.callfence.shipping.collectors import Receiver
 from tests.callfence.shipping.conftest import OF_EVENT, Place, append, line, total
 from tests.enforcer.conftest import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @pytest.fixture

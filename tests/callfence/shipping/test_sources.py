@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,6 @@ from callfence.shipping.records import MAX_LINE
 from callfence.shipping.sources import LogFile
 from callfence.tracer.errors import UserError
 from tests.callfence.shipping.conftest import append, rotate
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def lines(log: LogFile) -> list[str]:

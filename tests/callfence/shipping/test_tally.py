@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -20,13 +20,11 @@ from callfence.shipping.metrics import (
     SHIP_RECORDS,
     STARTS,
     WARNINGS,
+    Metric,
 )
 from callfence.shipping.records import parsed
 from callfence.shipping.tally import OTHER, UNDESCRIBED, Tally
 from tests.callfence.shipping.conftest import line
-
-if TYPE_CHECKING:
-    from callfence.shipping.metrics import Metric
 
 APP, POLICY = "app.service", "/etc/callfence/app.policy"
 

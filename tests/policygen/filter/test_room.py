@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import strategies
@@ -16,12 +15,9 @@ from callfence.policygen.filter.compile import CompileError, compile_policy
 from callfence.policygen.filter.room import IMPLIED, most_instructions, surely_fits
 from callfence.policygen.implied.tables import rows
 from callfence.policygen.language.document import parse_file
-from callfence.policygen.model import IMPLIED as SETS, Entry, Or
+from callfence.policygen.model import IMPLIED as SETS, Entry, Or, Policy
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch
-
-if TYPE_CHECKING:
-    from callfence.policygen.model import Policy
 
 SAMPLES = sorted((Path(__file__).parents[3] / "samples").glob("*.policy"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import oracle
 import pytest
@@ -23,9 +23,6 @@ from callfence.policygen.model import ALLOW, KILL, Action, ActionKind, And, Cond
 from callfence.policygen.sets.algebra import Space, TooComplexError
 from callfence.policygen.sets.region import BITS
 from callfence.tracer.abi import X32_BIT, Arch, Event, table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 EPERM = Action(ActionKind.ERRNO, 1)
 GETPPID = 110

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 from calls import event, parse
 
+from callfence.policygen.implied import tables
 from callfence.policygen.implied.resolve import resolved
-from callfence.policygen.implied.tables import lines, stated_call, stated_entry, unavailable, unavailable_cells
+from callfence.policygen.implied.tables import stated_call, stated_entry, unavailable, unavailable_cells
 from callfence.policygen.model import ActionKind, Always
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.region import space, to_bdd
 from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi.constants import table_rows
 
-ROWS = [tuple(row) for row in lines("unavailable.tsv")]
+ROWS = [tuple(row) for row in table_rows(tables.__spec__, "unavailable.tsv")]
 EAFNOSUPPORT, ENOTTY, ENOPROTOOPT, EPERM, EINVAL, ESRCH = 97, 25, 92, 1, 22, 3
 
 

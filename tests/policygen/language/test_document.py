@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING
 
 import pytest
 import strategies
@@ -15,9 +15,6 @@ from hypothesis import given, settings, strategies as st
 from callfence.policygen.language.document import Document, PolicyError, new_document
 from callfence.policygen.model import Policy
 from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 READ, WRITE, CLOSE, IOCTL, EXIT = (
     table(Arch.X86_64).by_name[n].number for n in ("read", "write", "close", "ioctl", "exit")

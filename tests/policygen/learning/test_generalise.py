@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import pytest
 from calls import event, parse
@@ -17,9 +17,6 @@ from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.recording.model import Observation
 from callfence.policygen.sets.express import minimise
 from callfence.tracer.abi import Arch, Event, Kind, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 ARCH = Arch.X86_64
 CALLS = table(ARCH)

@@ -10,9 +10,10 @@ from calls import event, parse
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import EXAMPLES, conditions, events, policies
 
+from callfence.policygen import equivalents
 from callfence.policygen.comparing.compare import Verdict, compare
 from callfence.policygen.comparing.reducing import reduce
-from callfence.policygen.equivalents.links import BETWEEN, links, own_calls, rows
+from callfence.policygen.equivalents.links import BETWEEN, links, own_calls
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.filter.compile import compile_policy
 from callfence.policygen.filter.lift import lift
@@ -25,6 +26,7 @@ from callfence.policygen.merging import merge_documents, unite
 from callfence.policygen.model import ENOSYS, KILL, Always, And, Entry, Expression, Operator, Or, Policy, alternatives
 from callfence.policygen.recording.fold import Aggregator
 from callfence.tracer.abi import Arch, Event, table
+from callfence.tracer.abi.constants import table_rows
 
 SLOW = settings(max_examples=max(10, EXAMPLES // 3), suppress_health_check=list(HealthCheck))
 CWD = 0xFFFFFF9C  # AT_FDCWD, as compilers pass it: zero-extended
@@ -221,7 +223,7 @@ def test_a_call_newer_than_the_table_answers_enosys_and_a_known_but_unlisted_one
 
 
 def test_every_row_is_for_some_architecture_and_has_its_reason() -> None:
-    for call, way, other, carried, why, *more in rows("equivalents.tsv"):
+    for call, way, other, carried, why, *more in table_rows(equivalents.__spec__, "equivalents.tsv"):
         one, two = (cell.partition(":")[0] for cell in (call, other))
         pairs = list(product(Arch, repeat=2)) if way == BETWEEN else [(arch, arch) for arch in Arch]
         both = [(table(a), table(b)) for a, b in pairs if one in table(a).by_name and two in table(b).by_name]
@@ -233,7 +235,7 @@ def test_every_row_is_for_some_architecture_and_has_its_reason() -> None:
             names = [({a.name: a.width for a in ours}, {a.name: a.width for a in theirs}) for ours, theirs in found]
             widths = [(ours.get(first), theirs.get(second or first)) for ours, theirs in names]
             assert any(a and b and (a == b or way == BETWEEN) for a, b in widths), (call, word)
-    for when, arch, entry, why in rows("libc.tsv"):
+    for when, arch, entry, why in table_rows(equivalents.__spec__, "libc.tsv"):
         assert when in ("start", "heap", "stdio", "loader")
         assert arch in ("-", *Arch) and why
         assert any(entry.partition(":")[0] in table(of).by_name for of in Arch)

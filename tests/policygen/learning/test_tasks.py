@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import permutations
-from typing import TYPE_CHECKING
 
 import pytest
 from calls import event, parse
@@ -15,12 +14,9 @@ from callfence.policygen.lint.findings import lint
 from callfence.policygen.merging import unite
 from callfence.policygen.model import ALLOW
 from callfence.policygen.recording.fold import EVIDENCE, Aggregator
-from callfence.policygen.recording.model import Recording, Run
+from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.policygen.review.why import Origin, provenance
 from callfence.tracer.abi import Arch, Event, constants, table
-
-if TYPE_CHECKING:
-    from callfence.policygen.recording.model import Observation
 
 ARCH = Arch.X86_64
 STACK = constants.value("RLIMIT_STACK", ARCH)

@@ -6,14 +6,11 @@ import fcntl
 import os
 import stat
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from callfence.policygen.recording import atomic
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 USER, OTHER = 4321, 4322
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="files of several users take root")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cProfile
 import pstats
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 import pytest
 from calls import event, parse
@@ -14,13 +14,8 @@ from callfence.policygen.learning.generate import generate
 from callfence.policygen.learning.within import generate_within
 from callfence.policygen.recording.fold import MANY, MANY_IN_ALL, MANY_NUMBERS, Aggregator, bounded, given_up
 from callfence.policygen.recording.many import merge
-from callfence.policygen.recording.model import Recording, Run
+from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.tracer.abi import Arch, Event, table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from callfence.policygen.recording.model import Observation
 
 CALLS = table(Arch.X86_64)
 SELECTORS = [

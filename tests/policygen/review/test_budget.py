@@ -9,9 +9,9 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from calls import parse
@@ -22,9 +22,6 @@ from callfence.policygen.lint.findings import lint
 from callfence.policygen.review.judgement import judge
 from callfence.policygen.sets.region import Budget
 from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parents[3]
 CALLFENCE = [sys.executable, "-m", "callfence"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 import strategies
@@ -19,9 +19,6 @@ from callfence.policygen.model import KILL
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
 from callfence.tracer.abi import Arch, table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BITS = 6
 POINTS = range(1 << BITS)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import pytest
 
 from callfence.tracer.abi.waits import MOST, is_ready
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BASE = 0x10000 - 5
 """The message lies in two pages."""

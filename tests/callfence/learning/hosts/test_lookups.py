@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +14,6 @@ from callfence.enforcer.hosts.names.dns import A, query
 from callfence.learning.hosts import names as module
 from callfence.learning.hosts.lookups import Lookup, Lookups
 from callfence.learning.hosts.names import Names, packed, text_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def answer(name: str, *addresses: str, id_: int = 7) -> bytes:

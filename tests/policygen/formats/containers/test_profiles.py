@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from calls import format_options
@@ -31,9 +32,6 @@ from callfence.policygen.formats.containers.meaning import SCMP, policy_of
 from callfence.policygen.formats.containers.profile import Profile
 from callfence.policygen.model import ALLOW, KILL, Action, ActionKind
 from callfence.tracer.abi import Arch, Event
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.mark.parametrize("sections", [[Arch.X86_64], [Arch.X86_64, Arch.I386]], ids=["x86_64", "with i386"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import strategies
@@ -30,20 +31,14 @@ from strategies import EXAMPLES
 
 from callfence.policygen.comparing.compare import Change, compare
 from callfence.policygen.filter import bpf
-from callfence.policygen.formats import Direction, ExportError, Loss
+from callfence.policygen.formats import Direction, Exported, ExportError, Loss
 from callfence.policygen.formats.containers import profile as profiles
 from callfence.policygen.formats.containers.files import export_k8s, export_oci, export_spo, read_oci, read_spo
 from callfence.policygen.formats.containers.written import own_calls, with_own_calls
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.document import parse_file
-from callfence.policygen.model import ALLOW
+from callfence.policygen.model import ALLOW, Policy
 from callfence.tracer.abi import Arch, Event, table
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from callfence.policygen.formats import Exported
-    from callfence.policygen.model import Policy
 
 
 @cache
