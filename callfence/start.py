@@ -26,8 +26,9 @@ aborts or never ends."""
 
 
 def end_in_a_line() -> None:
-    """Make an uncaught exception for lack of memory end this process with one line, and with status 125 for `learn`, `enforce`
-    and `callfence-sh`, else 2.  Raises MemoryError if the command has less than it needs."""
+    """Make an uncaught exception end this process with status 125 for `learn`, `enforce` and `callfence-sh`, whose status could
+    else be the program's, and with 2 for others; with one line if memory is lacking.  Raises MemoryError if the command has
+    less than it needs."""
     name = os.path.basename(sys.argv[0])
     if name in ("callfence", "__main__.py"):
         name = sys.argv[1] if sys.argv[1:] and sys.argv[1] in ("learn", "enforce") else "callfence"
@@ -42,6 +43,12 @@ def end_in_a_line() -> None:
             finally:
                 os._exit(status)
         sys.__excepthook__(kind, error, traceback)
+        if isinstance(error, Exception):  # Python ends a process by SIGINT for KeyboardInterrupt
+            try:  # noqa: SIM105, as contextlib takes memory
+                sys.stdout.flush()
+            except (OSError, AttributeError):  # closed when we were started
+                pass
+            os._exit(status)
 
     def ignore(unraisable: sys.UnraisableHookArgs) -> None:
         if unraisable.exc_value is None or not is_short(unraisable.exc_value):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal
 
+from callfence.policygen.text import UNSEEN
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,9 +23,8 @@ HERE = "."
 """The working folder's name, which may also be written `$CWD`."""
 # Patterns are compiled when they are first used: a policy without files uses none of them.
 _BARE = r"[A-Za-z0-9_./$+@%~=^,-]+"
-_UNSEEN = r"[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-"""Printable characters that show nothing (Default_Ignorable_Code_Point, and a blank pattern of Braille): a name with one looks
-like another name."""
+_UNSEEN = UNSEEN | frozenset("\u180b\u180c\u180d\u180f\u2800\ufe0e\ufe0f")
+"""Characters that show nothing by themselves (also a blank pattern of Braille): a name with one looks like another name."""
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\", '"': '"'}
 _ESCAPE = r"(?s)\\(?:x([0-9a-fA-F]{2})|(.?))"
 
@@ -105,7 +105,7 @@ def _escaped(character: str) -> str:
     for letter, meant in _ESCAPES.items():
         if character == meant:
             return f"\\{letter}"
-    if character.isprintable() and not "\ud800" <= character <= "\udfff" and not re.match(_UNSEEN, character):
+    if character.isprintable() and not "\ud800" <= character <= "\udfff" and character not in _UNSEEN:
         return character
     return "".join(f"\\x{byte:02x}" for byte in encoded(character))
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import sys
 
+UNSEEN = frozenset(
+    map(chr, (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0xFE00, 0xFE0E), *range(0xE0100, 0xE01F0)))
+)
+"""Printable characters that show nothing (Default_Ignorable_Code_Point), but for the variation selectors of emoji: rows of them
+are a text that machines alone read."""
+
 
 def printable(text: str) -> str:
-    """Return the text with unprintable characters escaped.  Then text from a program can neither control a terminal nor fake a
-    line."""
+    """Return the text with characters escaped that are not printable, or show nothing.  Then text from a program can neither
+    control a terminal nor fake a line."""
     try:
         data = text.encode(errors="surrogateescape")
     except UnicodeEncodeError:  # JSON can have any surrogate
         data = text.encode(errors="surrogatepass")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in data.decode(errors="backslashreplace"))
+    shown = data.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() and c not in UNSEEN else f"\\x{ord(c):02x}" for c in shown)
 
 
 def word(text: str) -> str:

@@ -10,7 +10,7 @@ from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOC
 from callfence.enforcer import kernel
 from callfence.enforcer.alarms import SHORT, close_at_once, limit_calls
 from callfence.enforcer.hosts import identity
-from callfence.enforcer.hosts.addresses import ECHOES, LONGEST
+from callfence.enforcer.hosts.addresses import ECHOES, LONGEST, peer_of
 from callfence.enforcer.hosts.granted import PROTOCOLS
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.linux import AF_UNIX
@@ -67,6 +67,10 @@ class Socket(NamedTuple):
 
     def connect(self, address: bytes) -> int:
         """Connect it without waiting; return 0 or a negative errno, EINPROGRESS or EALREADY while it is under way."""
+        if self.domain == AF_INET6 and self.type == SOCK_DGRAM and _is_ipv4(address):
+            if not _is_ipv4(self.peer()):  # or another thread puts a datagram together at once
+                linux.functions.connect(self.descriptor, _NOBODY, len(_NOBODY))
+            self._send_begun()
         flags = os.O_NONBLOCK if self.type == SOCK_DGRAM else fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
         is_blocking = not flags & os.O_NONBLOCK
         if is_blocking:  # there is no flag for one call
@@ -111,8 +115,14 @@ class Socket(NamedTuple):
         return count, content.raw[: min(max(count, 0), size)], address.raw[: min(length.value, LONGEST)]
 
     def mute(self) -> None:
-        """Keep it from sending anything, for good."""
+        """Keep it from sending anything, for good, but what was begun for another address."""
         MACHINE.syscall("shutdown", self.descriptor, _SHUT_WR)
+        self._send_begun()
+
+    def _send_begun(self) -> None:
+        """Send the datagram that the program has begun (MSG_MORE, UDP_CORK) to where it was to go: the kernel writes the IPv4
+        address of a connect(2) over that, and over a part of an IPv6 one (net/ipv4/datagram.c, net/inet_sock.h)."""
+        linux.functions.setsockopt(self.descriptor, _UDP, _UDP_CORK, bytes(4), 4)
 
     def error(self) -> int:
         """Return the error of a connection that was under way as a negative errno, and clear it; 0 if it is established."""
@@ -150,6 +160,9 @@ class Socket(NamedTuple):
 
 _SO_ERROR = 4  # asm-generic/socket.h
 _SHUT_WR = 1  # linux/net.h SHUT_WR
+_UDP, _UDP_CORK = 17, 1  # IPPROTO_UDP (linux/in.h), linux/udp.h
+_NOBODY = bytes(16)
+"""A struct sockaddr of AF_UNSPEC, which ends a connection."""
 
 
 class Copier:
@@ -225,6 +238,12 @@ def _pidfd(task: int) -> int:
 def result_of(value: int) -> int:
     """Return what a C function returned, or a negative errno if it has failed just now."""
     return value if value >= 0 else -linux.get_errno()
+
+
+def _is_ipv4(address: bytes) -> bool:
+    """Return whether a struct sockaddr has an IPv4 address, perhaps written as IPv6."""
+    peer = peer_of(address, AF_INET6, sends=False)
+    return peer is not None and len(peer.host) == 4
 
 
 def _copied(content: bytes) -> Array[linux.c_char]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from callfence.policygen.errors import Mistake, PolicyError
+from callfence.policygen.text import UNSEEN
 from callfence.tracer.named import NamedTuple
 
 
@@ -93,9 +94,11 @@ def source(text: str, filename: str, chain: tuple[str, ...] = ()) -> Source:
     return result
 
 
-# Control characters, and those that reorder or hide the text around them (Unicode Standard Annex 9).
+# Control characters, those that reorder or hide the text around them (Unicode Standard Annex 9), and those that show nothing,
+# such as tags (U+E0000 and following), by which a comment has a text that machines alone read.
 _FORBIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    f"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff{''.join(sorted(UNSEEN))}]"
 )
 _FORBIDDEN_NAMES = {"\0": "a NUL byte", "\r": "a carriage return without a line feed"}
 

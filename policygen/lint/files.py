@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from functools import cache
 
 from callfence.policygen import hosts
 from callfence.policygen.files.algebra import TREES, differences, granted
+from callfence.policygen.files.generalise_hosts import suffixes
 from callfence.policygen.files.ruleset import unconfined
 from callfence.policygen.grants import (
     ALL,
@@ -42,7 +44,7 @@ which learning writes as one range, are half of them."""
 _LARGE, _LARGEST = "host networks", {4: 8, 6: 16}
 """What a row says for large networks, and the shortest prefix of one that is not large, by the version of IP."""
 _ANY_DOMAIN = "host *.TLD"
-"""What a row says for all names below a top-level domain."""
+"""What a row says for all names below a top-level domain, or below a suffix at which strangers have names (suffixes.tsv)."""
 _LOOKUPS = "names"
 """What a row says for names of hosts in a policy that does not confine what is sent by UDP."""
 EVERY_FILE = "root"
@@ -147,7 +149,8 @@ def _of_hosts() -> tuple[tuple[Risk, tuple[tuple[str, str, str], ...]], ...]:
 def _at_host(host: str, ports: Ports) -> list[Risk]:
     """Return the risks of a line that grants ports at a host."""
     containing = TREES["connect"].containing
-    special = _ANY_DOMAIN if host.startswith(hosts.BELOW) and host.count(".") == 1 else ""
+    domain = host.removeprefix(hosts.BELOW)
+    special = _ANY_DOMAIN if domain != host and ("." not in domain or domain in suffixes()) else ""
     if not is_name(host) and (own := hosts.network(host)).prefixlen < _LARGEST[own.version]:
         special = _LARGE
     return [
@@ -170,8 +173,8 @@ def _of_query(name: str) -> list[Risk]:
 
 def _of_socket(socket: str) -> list[Risk]:
     """Return the risks of a line that grants a unix socket, but not every one."""
-    socket = socket if socket.startswith("@") else _place(socket)
-    return [risk for risk in risks() if _is_of_socket(risk, socket)]
+    places = (socket,) if socket.startswith("@") else _places(socket)
+    return [risk for risk in risks() if any(_is_of_socket(risk, place) for place in places)]
 
 
 def _is_of_socket(risk: Risk, socket: str) -> bool:
@@ -189,12 +192,23 @@ def _matches(risk: Risk, path: str, rights: Right, whole: Right) -> bool:
     """Return whether a row matches a path's rights, and the line itself adds a right that the match needs."""
     if not any(every in whole and every & rights for every in risk.rights):
         return False
-    path = _place(path)
-    for what in risk.what:
-        place = what.removesuffix(_BELOW)
-        if what == "*" or covers(path, place) or (what.endswith(_BELOW) and covers(place, path)):
-            return True
-    return False
+    return any(_is_about(what, place) for place in _places(path) for what in risk.what)
+
+
+def _is_about(what: str, path: str) -> bool:
+    """Return whether a path is the one that a row names, or above it; or one of those, if the row names several."""
+    place = what.removesuffix(_BELOW)
+    if what.endswith("*"):
+        return path.startswith(what[:-1]) or covers(path, os.path.dirname(what))
+    return covers(path, place) or (what.endswith(_BELOW) and covers(place, path))
+
+
+def _places(path: str) -> tuple[str, ...]:
+    """Return where a path leads, and for one in a user's home that it is there: whose home `$HOME` is depends on who starts the
+    program."""
+    place = _place(path)
+    home = re.sub(r"^(/root|/home/[^/]+)(?![^/])", "$HOME", place)
+    return (place,) if home == place else (place, home)
 
 
 def _place(path: str) -> str:

@@ -82,8 +82,15 @@ def test_any_error_where_there_is_no_room_is_for_want_of_memory() -> None:
         subprocess.run([sys.executable, "-c", script.format(room)], capture_output=True, text=True, check=False)
         for room in (8 << 20, 64 << 20)
     ]
-    assert [one.returncode for one in ended] == [125, 1]
+    assert [one.returncode for one in ended] == [125, 125]
     assert [LINE in one.stderr for one in ended] == [True, False]
+
+
+def test_no_error_ends_enforce_with_a_status_that_the_program_could_have() -> None:
+    script = "import sys; from callfence import start; sys.argv = ['{}']; start.end_in_a_line(); raise ImportError('none')"
+    for name, status in (("enforce", 125), ("learn", 125), ("callfence-sh", 125), ("callfence", 2)):
+        ended = subprocess.run([sys.executable, "-c", script.format(name)], capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stderr.splitlines()[-1]) == (status, "ImportError: none")
 
 
 def test_an_error_for_want_of_memory_is_known_by_its_cause() -> None:

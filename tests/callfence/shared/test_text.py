@@ -57,10 +57,12 @@ def frame(markdown: str) -> list[tuple[str, str]]:
 
 @given(st.text(st.characters(exclude_categories=())))
 @example("\ud800\udcff")
+@example("\u3164\ufe01\ufe0f\U000e0100\U000e0061\xad")
 def test_any_text_can_be_printed(text: str) -> None:
-    """Also one of JSON, which may have any surrogate."""
+    """Also one of JSON, which may have any surrogate; and be a comment of a policy."""
     assert printable(text).isprintable()
     printable(text).encode()
+    assert parse(f"read: allow # {printable(text)}").policy.entries
 
 
 @given(TEXTS)

@@ -343,6 +343,56 @@ static void corked(void)  // what waits goes where the first part goes
     send_to(udp(), &to, size4);
 }
 
+static void uncork(int made)
+{
+    int zero = 0;
+    said("uncork", setsockopt(made, SOL_UDP, UDP_CORK, &zero, sizeof zero));
+}
+
+static void cork_to_host(void)  // what waits goes where connect(2) leads, which is permitted, and sends nothing
+{
+    Address first = v4(ALLOWED, PORT), to = v4("10.77.0.3", PORT);
+    int made = udp();
+    said("sendto", sendto(made, word, strlen(word), MSG_MORE, &first.any, size4));
+    said("connect", connect(made, &to.any, size4));
+    uncork(made);
+}
+
+static void cork_to_mixture(void)  // the address of IPv4 is written over a part of that of IPv6
+{
+    Address first = v6(ALLOWED6, PORT), to = v6("::ffff:" ALLOWED, PORT);
+    for (int connected = 0; connected < 2; connected++) {
+        int made = udp6();
+        if (connected) said("first", connect(made, &first.any, size6));
+        said("sendto", sendto(made, word, strlen(word), MSG_MORE, connected ? NULL : &first.any, connected ? 0 : size6));
+        said("connect", connect(made, &to.any, size6));
+        uncork(made);
+    }
+}
+
+static volatile int corking;
+
+static void *keep_corking(void *made)
+{
+    while (corking) send(*(int *)made, word, strlen(word), MSG_MORE | MSG_DONTWAIT);
+    return NULL;
+}
+
+static void cork_race(void)  // another thread begins datagrams meanwhile
+{
+    Address first = v6(ALLOWED6, PORT), to = v6("::ffff:" ALLOWED, PORT);
+    int made = udp6();
+    pthread_t other;
+    corking = 1;
+    pthread_create(&other, NULL, keep_corking, &made);
+    for (int round = 0; round < ROUNDS / 10; round++) {
+        connect(made, &first.any, size6);
+        connect(made, &to.any, size6);
+    }
+    corking = 0;
+    pthread_join(other, NULL);
+}
+
 // TCP fast open
 
 static void fast_open(void)
@@ -1766,7 +1816,7 @@ static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     ROW(plain_tcp), ROW(plain_tcp6), ROW(plain_udp), ROW(sendto_udp), ROW(sendto_udp6), ROW(sendmsg_udp), ROW(sendmsg_udp6), ROW(sendmmsg_second),
     ROW(loopback), ROW(loopback6), ROW(mapped), ROW(v4_on_v6), ROW(zero), ROW(zero6), ROW(zero_bound), ROW(zero6_bound), ROW(link_local),
     ROW(lengths), ROW(unspecified), ROW(unspecified_connected), ROW(address_form), ROW(address_form_calm), ROW(connect_twice),
-    ROW(connect_twice_tcp), ROW(connected_sendto), ROW(corked), ROW(fast_open), ROW(fast_open_msg), ROW(fast_open_mmsg), ROW(fast_open_connect),
+    ROW(connect_twice_tcp), ROW(connected_sendto), ROW(corked), ROW(cork_to_host), ROW(cork_to_mixture), ROW(cork_race), ROW(fast_open), ROW(fast_open_msg), ROW(fast_open_mmsg), ROW(fast_open_connect),
     ROW(fast_open_deferred), ROW(repair), ROW(mptcp), ROW(udplite), ROW(sctp), ROW(dccp), ROW(l2tp), ROW(smc), ROW(families), ROW(pairs),
     ROW(upper_halves), ROW(ping), ROW(raw), ROW(packets), ROW(netlink), ROW(ip_options), ROW(ip_retopts), ROW(rthdr), ROW(rthdr_control),
     ROW(flow_label), ROW(uring), ROW(aio), ROW(looked), ROW(look_race), ROW(race_connect),

@@ -118,8 +118,9 @@ def accept(server: socket.socket, arrivals: Arrivals, kind: str, where: str) -> 
 
 
 def sniff(arrivals: Arrivals) -> None:
-    """What is sent to a forbidden address: whoever sends it, and however."""
-    forbidden = {socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text): text for text in FORBIDDEN}
+    """What is sent to any address but those of servers that are allowed, named or asked: whoever sends it, and however."""
+    families = {text: socket.AF_INET6 if ":" in text else socket.AF_INET for text in (*ALLOWED, NAMED, SERVER, *OWN)}
+    expected = {socket.inet_pton(family, text) for text, family in families.items()}
     with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL)) as packets:
         packets.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         packets.bind(("lo", ETH_P_ALL))
@@ -128,12 +129,13 @@ def sniff(arrivals: Arrivals) -> None:
             if origin[2] == 4 or not packet:  # PACKET_OUTGOING: each is seen twice
                 continue
             version = packet[0] >> 4
-            where = forbidden.get(packet[16:20] if version == 4 else packet[24:40])
+            address = packet[16:20] if version == 4 else packet[24:40]
             number = packet[9 if version == 4 else 6]
             at = (packet[0] & 15) * 4 if version == 4 else 40
             is_first = number == 6 and packet[at + 13] & 0x12 == 2  # TCP: SYN without ACK
             content = packet[at + ((packet[at + 12] >> 4) * 4 if number == 6 else 0) :]  # headers of TCP may look like a word
-            if where:
+            if address not in expected:
+                where = socket.inet_ntop(socket.AF_INET if version == 4 else socket.AF_INET6, address)
                 arrivals.add(f"packet{number}", where, content + b"<syn>" * is_first)
 
 
