@@ -212,7 +212,7 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
         if wanted.removesuffix(":") in ("", line):
             yield written(line, value)
             if line in paths:
-                yield from _of_path(paths[line], recording)
+                yield from _of_path(paths[line], recording, reasons)
                 yield from (f"  {text}" for text in beyond(paths[line], reasons))
             elif texts := [*of_hosts(line, files, recording, reasons)]:
                 yield from (f"  {text}" for text in texts)
@@ -246,8 +246,8 @@ def _sites(used: Used, recording: Recording) -> tuple[str, ...]:
 
 
 def reasons_of(recording: Recording) -> Mapping[str, str]:
-    """Return the reasons why learning grants a folder instead of the files in it, or to remove files in it: path of the folder
-    -> what is granted, and why."""
+    """Return the reasons why learning grants a folder instead of the files in it, to remove files in it, or a file that no run
+    found: path -> what is granted, and why."""
     needed = learned([run.files for run in recording.runs if run.files])
     reasons = {
         line: f"the whole folder is granted, because {why}" if is_path(line) else why for line, why in needed.why.items()
@@ -255,7 +255,8 @@ def reasons_of(recording: Recording) -> Mapping[str, str]:
     why = "`remove` is granted, because files with numbers or dates in their names are made there, and old ones removed later"
     for path in needed.removes:
         reasons[path] = f"{reasons[path]}; {why}" if path in reasons else why
-    return reasons
+    absent = "it was looked for when it was not there; it may be there for another user, or later"
+    return {**dict.fromkeys(needed.absent, absent), **reasons}
 
 
 def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
@@ -291,9 +292,9 @@ def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
         yield f"the line covers everything below the folder: {files}"
 
 
-def _of_path(path: str, recording: Recording) -> Iterator[str]:
+def _of_path(path: str, recording: Recording, reasons: Mapping[str, str]) -> Iterator[str]:
     names = used(path, recording)
-    if not names:
+    if not names and path not in reasons:
         yield "  no recorded run used it: the line was written by hand, or learned from runs that are not in the recording"
     for name in names[:_MANY]:
         yield f"  {name}"

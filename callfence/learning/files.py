@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from callfence.enforcer.files.lookup import below, grantable, interpreter, look_up, looking, path_from_here, root_of
 from callfence.learning.ports import SOCKADDR, report_hidden, sent_to
 from callfence.policygen.files.calls import (
+    AT_FDCWD,
     MOUNTING,
     NEW_ROOTS,
     PATH_CALLS,
@@ -25,10 +26,11 @@ from callfence.policygen.files.calls import (
     made_socket,
     needs,
     numbers,
+    opens_a_file,
     opens_for_neither,
     wanted,
 )
-from callfence.policygen.files.configuration import PUBLIC, configures
+from callfence.policygen.files.configuration import PUBLIC, SOUGHT, configures, few, may_be_sought
 from callfence.policygen.files.made import KEPT_APART, LEFT, MADE, fewest
 from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located, named
 from callfence.policygen.grants import NOTHING, Right, format_rights
@@ -41,7 +43,7 @@ from callfence.tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from callfence.policygen.files.calls import File, Need
+    from callfence.policygen.files.calls import File, Need, Wanted
     from callfence.policygen.files.generalise import Use
     from callfence.tracer.abi import Event
     from callfence.tracer.calls import Calls
@@ -93,6 +95,8 @@ class FileWatcher:
         """Paths of the files that earlier runs have left in a folder which the kernel empties."""
         self._replaced: set[bytes] = set()
         """Paths of those that others have replaced while the program ran: at a reload, or a rotation of its logs."""
+        self._sought: set[bytes] = set()
+        """Paths of files of configuration that the program looked for, and that were not there."""
         self._identities: dict[bytes, tuple[int, int]] = {}
         """By path: the file that was there."""
         self._own = {folder for name in OWN_FOLDERS if (folder := _located(name, environment))}
@@ -126,7 +130,8 @@ class FileWatcher:
 
     def uses(self) -> tuple[Use, ...]:
         """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, ABSTRACT
-        and FAMILY or OTHERS, MADE and the path of a file that was made (`fewest`), or PUBLIC or LEFT and a path."""
+        and FAMILY or OTHERS, MADE and the path of a file that was made (`fewest`), or PUBLIC, LEFT or SOUGHT and a
+        path."""
         by_name: dict[tuple[str, str], Right] = {}
         for (path, executable), rights in self._rights.items():
             key = (self._named(path), executable)
@@ -136,6 +141,8 @@ class FileWatcher:
         uses += [(PUBLIC, folder, "") for folder in read if folder and _is_public(folder)]
         uses += [(MADE, path, "") for path in fewest(self._tops())]
         uses += [(LEFT, self._named(path), "") for path in self._left]
+        absent = {self._named(path) for path in self._sought if self._place(path) == path} - {name for name, _ in by_name}
+        uses += [(SOUGHT, path, "") for path in few(absent)]
         return tuple(sorted([*uses, *((ABSTRACT, aim, executable) for aim, executable in self._aims)]))
 
     def _named(self, path: bytes) -> str:
@@ -173,6 +180,8 @@ class FileWatcher:
             if is_fixed and self._is_noted(key):
                 continue
             needed = [*needs(request, paths, looking(task.tgid, task.tid, root))]
+            if not needed and not isinstance(request, Pair) and root == b"/" and opens_a_file(name, event.arguments):
+                self._seek(task, request, paths[0])
             for need in needed:
                 if any(part.makes & Right.CREATE for part in parts):
                     self._find(task, need)
@@ -260,6 +269,17 @@ class FileWatcher:
             self._note(file.path, rights, task.executable)
         if file.path == _TERMINALS:
             self._note(_OTHER_ENDS, Right.READ | Right.WRITE, task.executable)
+
+    def _seek(self, task: Task, request: Wanted, path: bytes) -> None:
+        """Note a file of configuration that a call would read if it were there."""
+        is_relative = not path.startswith(b"/")
+        if request.right != Right.READ or request.makes or (is_relative and request.descriptor != AT_FDCWD):
+            return
+        if not (b"/." in path or path.startswith((b".", b"/etc/"))):  # programs look for many modules
+            return
+        path = os.path.realpath(os.path.join(b"/proc/%d/cwd" % task.tid, path))
+        if len(self._sought) < _MOST_FILES and may_be_sought(self._named(path)) and not os.path.lexists(path):
+            self._sought.add(path)
 
     def _find(self, task: Task, need: Need) -> None:
         """Note a file below /run that a call would make if no earlier run had left it there: it is gone once the machine has

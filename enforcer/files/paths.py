@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PROC, _SYSFS = 0x9FA0, 0x62656572  # PROC_SUPER_MAGIC, SYSFS_MAGIC (linux/magic.h)
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
+_OUT_OF_REACH = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 _CHANGES = ~(landlock.READ_FILE | landlock.READ_DIR | landlock.EXECUTE | landlock.IOCTL_DEV)
+_OF_A_FOLDER = _CHANGES & ~landlock.OF_A_FILE
+"""The changes that only a folder has rights to."""
 
 
 class GrantError(EnforceError):
@@ -57,8 +59,10 @@ class Grants:
         makes_folders = [place for _, place, access in places if access & landlock.MAKE_DIR]
         for path, place, access in places:
             meant = next(filter(None, (_without_links(place, folder) for folder in with_links)), b"")
-            makes = path in OWN_FOLDERS and access & _CHANGES and any(_is_in(place, folder) for folder in makes_folders)
-            makes = makes or (path.startswith(MADE_BELOW) and access & landlock.MAKE_DIR and not meant)
+            may_be_made = any(_is_in(place, folder) for folder in makes_folders)
+            makes = path in OWN_FOLDERS and access & _CHANGES and may_be_made
+            is_made = access & landlock.MAKE_DIR or (access & _OF_A_FOLDER and may_be_made)
+            makes = makes or (path.startswith(MADE_BELOW) and is_made and not meant)
             self._grant(ruleset, path, place, access, meant, makes=bool(makes))
         for path, device, access in UNLISTED:
             if (descriptor := unlisted(path, device)) is not None:
@@ -74,7 +78,7 @@ class Grants:
                 os.makedirs(path, 0o700, exist_ok=True)
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno not in _NOT_THERE or access & _CHANGES:
+            if error.errno not in _OUT_OF_REACH or access & _CHANGES:
                 self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {os.fsdecode(path)}: {error.strerror}")
             return
         try:

@@ -185,6 +185,12 @@ def opens_for_neither(name: str, arguments: Sequence[int]) -> bool:
     return flags & os.O_ACCMODE == os.O_ACCMODE and not flags & os.O_PATH
 
 
+def opens_a_file(name: str, arguments: Sequence[int]) -> bool:
+    """Return whether a call opens what may be another file than a folder."""
+    index = {"open": 1, "openat": 2}.get(name)
+    return index is not None and not arguments[index] & os.O_DIRECTORY
+
+
 def made_socket() -> Wanted:
     """Return the rights that binding a unix socket to a name needs."""
     return Wanted(AT_FDCWD, 1, makes=Right.SOCKET, follows=False)

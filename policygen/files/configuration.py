@@ -1,18 +1,27 @@
-"""Folders that hold the configuration of one program, and no secret: they are granted for reading as a whole.
+"""Configuration of programs: folders that are granted for reading as a whole, and files that were looked for and not there.
 
-An editor or an update replaces files there, and a reload reads others than the start.  That a folder is PUBLIC is recorded as a
-use (`generalise.Use`): PUBLIC, the folder, and "".
+A folder holds the configuration of one program, and no secret: an editor or an update replaces files there, and a reload reads
+others than the start.  That a folder is PUBLIC is recorded as a use (`generalise.Use`): PUBLIC, the folder, and "".
+
+A file that a program looks for, and reads if it is there (`$HOME/.curlrc`), is recorded as SOUGHT, the path, and "": another
+user has one, or this one will some day.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from callfence.policygen.grants import Right, rights_of
 
 PUBLIC = "public"
 """The first field of a use that names a folder which, with all that is in it, is root's and readable for every user."""
+SOUGHT = "sought"
+"""The first field of a use that names a file of configuration which the run opened for reading, and which was not there."""
+_MOST_SOUGHT = 16
+"""Number of files in one folder up to which they are looked for by their names; more are a search."""
+_MAY_BE_SOUGHT = re.compile(r"(?:\$HOME|\.)/\.[^/]+|\$HOME/\.config/.+|/etc/[^/]+")
 _ABOVE = ("/etc/", "/usr/local/etc/")
 _OF_MANY = re.compile(
     r"alternatives|default|init\.d|opt|pam\.d|rc.\.d|security|skel|sysconfig|systemd|xdg"
@@ -40,3 +49,22 @@ def public(runs: Sequence[Iterable[tuple[str, str, str]]]) -> set[str]:
         read = {folder for path, rights, _ in uses if (folder := configures(path)) and Right.READ in rights_of(rights)}
         others |= read - of_run
     return found - others
+
+
+def may_be_sought(path: str) -> bool:
+    """Return whether a file is configuration which a user or the machine's owner may make: a hidden file in the home or in the
+    working folder, one below `$HOME/.config`, or one in `/etc`."""
+    return _MAY_BE_SOUGHT.fullmatch(path) is not None
+
+
+def few(paths: Iterable[str]) -> list[str]:
+    """Return the paths without those of folders in which more than `_MOST_SOUGHT` are."""
+    by_folder: defaultdict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        by_folder[path.rpartition("/")[0]].append(path)
+    return [path for some in by_folder.values() if len(some) <= _MOST_SOUGHT for path in some]
+
+
+def sought(runs: Sequence[Iterable[tuple[str, str, str]]]) -> set[str]:
+    """Return the files of configuration that runs looked for and that were not there."""
+    return {path for run in runs for what, path, _ in run if what == SOUGHT}

@@ -3,8 +3,8 @@
 A *use* is a path as a policy writes it, the rights, and the executable that used it (`callfence.learning.files`); or `tcp
 connect` or `tcp bind`, a port, and the executable (`callfence.learning.ports`); or one of a host or unix socket
 (`generalise_hosts`); or MADE, the path of a file that the run made in a folder which was there before, and ""; or PUBLIC and a
-folder (`configuration`).  A rule moves rights from a path to a folder above it, or a port to a range.  Rules
-only add grants, and never grant the whole root, home or `/etc`.
+folder, or SOUGHT and a file that was not there (`configuration`).  A rule moves rights from a path to a folder above it, or a
+port to a range.  Rules only add grants, and never grant the whole root, home or `/etc`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from operator import or_
 
 from callfence.policygen.files.algebra import extended, granted, reduced
 from callfence.policygen.files.calls import DNS, UDP_CONNECT
-from callfence.policygen.files.configuration import configures, public
+from callfence.policygen.files.configuration import configures, public, sought
 from callfence.policygen.files.generalise_hosts import (
     added_hosts,
     learned_hosts,
@@ -72,6 +72,8 @@ class Learned(NamedTuple):
     """Path of a grant that a rule made, or `tcp connect` or `tcp bind` -> the reason."""
     removes: frozenset[str] = frozenset()
     """The folders in which `remove` is granted although no run may have used it (`removals`)."""
+    absent: frozenset[str] = frozenset()
+    """The files of configuration that are granted because runs looked for them, though they were not there (`sought`)."""
 
 
 def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool = True) -> Learned:
@@ -85,6 +87,9 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
     whole: Names = {}
     for path, rights in (item for names in _with_equal_rights(parsed, why) for item in names.items()):
         whole[path] = whole.get(path, NOTHING) | rights
+    absent = set() if exact else {path for path in sought(runs) if Right.READ not in granted(whole, path)}
+    for path in absent:
+        whole[path] = whole.get(path, NOTHING) | Right.READ
     removes = set() if exact else {folder for folder in removals(made(runs)) if Right.CREATE in granted(whole, folder)}
     for folder in removes:
         whole[folder] = whole.get(folder, NOTHING) | Right.REMOVE
@@ -95,13 +100,13 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
     why |= {f"tcp {use}": text for use in TCP for text in ports[use].values() if text}
     connect, bind = (ranges(single(tuple(ports[use]))) for use in TCP)
     if not any(map(recorded, runs)):
-        return Learned(Files(grants, connect, bind), why, frozenset(removes))
+        return Learned(Files(grants, connect, bind), why, frozenset(removes), frozenset(absent))
     connects = learned_hosts(runs if hosts else (), "connect", exact=exact)
     sends = learned_hosts(runs, "send", exact=exact)
     unix, reasons = learned_sockets(runs, exact=exact)
     query, of_names = learned_queries(runs, (*connects.ports, *sends.ports), exact=exact)
     files = Files(grants, connect, bind, (), unix, connects.ports, sends.ports, query)
-    return Learned(files, {**why, **connects.why, **sends.why, **reasons, **of_names}, frozenset(removes))
+    return Learned(files, {**why, **connects.why, **sends.why, **reasons, **of_names}, frozenset(removes), frozenset(absent))
 
 
 def _without_hosts(runs: Sequence[Iterable[Use]]) -> list[Iterable[Use]]:
@@ -339,8 +344,10 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     """
     uses = list(newest)
     missing = [path for path, rights in _names(uses).items() if rights & ~granted(files.grants, path)]
-    if not exact and len(runs) > 1 and files.paths is not None:  # once: who takes the right out of the policy does not want it
-        fresh = removals(made(runs)) - removals(made(runs[:-1]))
+    if not exact and files.paths is not None:  # once: who takes the right out of the policy does not want it
+        earlier = runs[:-1] if files.paths else ()
+        missing += [path for path in sought(runs) - sought(earlier) if Right.READ not in granted(files.paths, path)]
+        fresh = removals(made(runs)) - removals(made(runs[:-1])) if len(runs) > 1 else ()
         missing += [folder for folder in fresh if Right.CREATE in granted(files.paths, folder)]
     needed = learned(runs, exact=exact)
     grants = {path: rights for path, rights in needed.files.grants.items() if any(covers(path, name) for name in missing)}

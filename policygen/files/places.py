@@ -26,8 +26,8 @@ OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".loca
 MADE_BELOW = (b"$HOME/.", b"$TMPDIR/", b"$XDG_RUNTIME_DIR/")
 """Where programs make folders for themselves: hidden ones in the home, and in the folders for temporary files and sockets.
 
-`enforce` makes those that are missing if their own line grants `create`: they were there when the program was learned, and may
-not be for another user, or after the machine has started again."""
+`enforce` makes those that are missing if their own line grants `create`, or `remove` where one above grants `create`: they were
+there when the program was learned, and may not be for another user, or after the machine has started again."""
 
 
 UNLISTED = (

@@ -13,7 +13,7 @@ from callfence.policygen.paths import PathError, canonical
 _HOSTS = tuple(f"{USES[use]} " for use in TO_HOSTS)
 _PLACES = {f"{start} ": kind for kind, start in BARE.items()}
 _NAME = "name "
-_FOLDERS = ("left", "made", "public")
+_FOLDERS = ("left", "made", "public", "sought")
 """The first fields of uses that say something of a file or folder, without a right to it."""
 _MOST_PORT = 65535
 

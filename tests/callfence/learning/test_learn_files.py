@@ -113,6 +113,41 @@ def configuration() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+READS = """
+import os
+for name in ("~/.apprc", "~/.config/app/conf", ".app", "~/.cache/app", "~/plain"):
+    try:
+        print(open(os.path.expanduser(name)).read(), end="")
+    except FileNotFoundError:
+        pass
+"""
+
+
+def test_configuration_that_is_made_later_is_read(tmp_path: Path) -> None:
+    home, work = tmp_path / "home", tmp_path / "work"
+    work.mkdir()
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home)}
+    callfence = (sys.executable, "-m", "callfence")
+    for _ in range(2):
+        learning = (*callfence, "learn", "-q", "--files", "-o", "it.policy", "/usr/bin/python3", "-c", READS)
+        subprocess.run(learning, cwd=work, env=environment, timeout=60, check=True)
+    lines = (work / "it.policy").read_text().splitlines()
+    sought = ["path $HOME/.apprc: read", "path $HOME/.config/app/conf: read", "path ./.app: read"]
+    assert {line for line in lines if line.startswith(("path $HOME", "path ./"))} == {*sought}
+    asked = (*callfence, "why", "it.policy", sought[0].removesuffix(": read"))
+    why = subprocess.run(asked, cwd=work, capture_output=True, text=True, timeout=60, check=False).stdout
+    assert "it was looked for when it was not there" in why
+    assert "no recorded run used it" not in why
+    (home / ".apprc").write_text("one\n")
+    (home / ".config" / "app").mkdir(parents=True)
+    (home / ".config" / "app" / "conf").write_text("two\n")
+    (work / ".app").write_text("three\n")
+    enforced = (*callfence, "enforce", "-p", "it.policy", "/usr/bin/python3", "-c", READS)
+    done = subprocess.run(enforced, cwd=work, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "one\ntwo\nthree\n", done.stderr
+
+
 @needs_root
 def test_configuration_that_is_replaced_is_read_again(configuration: Path, tmp_path: Path) -> None:
     program = ("/usr/bin/python3", "-c", "import sys\nfor _ in sys.stdin: print(open(sys.argv[1]).read(), end='', flush=True)")

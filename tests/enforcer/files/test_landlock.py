@@ -235,6 +235,18 @@ def test_no_folder_is_made_where_the_program_may_have_made_a_link(place, files, 
     assert not (place.folder / "data/new").exists()
 
 
+def test_a_folder_of_which_old_files_are_removed_is_made_where_the_program_could_make_it(place, program):
+    lines = f"{EVERY_CALL}path {program}: read, execute\npath $HOME/.app/logs: remove\npath $HOME/.app/state: write\n"
+    place.environment["HOME"] = str(home := place.folder / "new home")
+    home.mkdir()
+    place.policy(lines, "files.policy")
+    assert "path $HOME/.app/logs grants nothing" in place.enforce("-p", "files.policy", program, "nothing").stderr
+    place.policy(f"{lines}path $HOME: create\n", "files.policy")
+    done = place.enforce("-p", "files.policy", program, "nothing")
+    assert "logs grants nothing" not in done.stderr
+    assert [path.name for path in (home / ".app").iterdir()] == ["logs"], "a file is not made"
+
+
 def test_what_is_not_there_grants_nothing(place, files, program):
     place.policy(f"{EVERY_CALL}path {program}: read, execute\npath ./no: read\npath ./none: write", "files.policy")
     done = place.enforce("-p", "files.policy", program, "nothing")
@@ -243,6 +255,18 @@ def test_what_is_not_there_grants_nothing(place, files, program):
     place.policy(f"{EVERY_CALL}path {program}: read, execute\npath ./loop: read", "files.policy")
     done = place.enforce("-p", "files.policy", program, "nothing")
     assert "path ./loop grants nothing: ./loop: Too many levels" in done.stderr
+
+
+def test_what_its_user_may_not_reach_is_told_only_where_it_would_change(nobody, tmp_path):
+    (hidden := tmp_path / "hidden").mkdir(mode=0o700)
+    (hidden / "a").write_text("a")
+    tmp_path.chmod(0o755)
+    for rights, told in (("read", False), ("read, write", True)):
+        lines = f"{EVERY_CALL}path /usr: read, execute\npath /etc/ld.so.cache: read\npath {hidden}/a: {rights}\n"
+        (nobody.folder / "files.policy").write_text(lines)
+        command = [*nobody.python, "-m", "callfence", "enforce", "-p", "files.policy", "/bin/true"]
+        done = subprocess.run(command, cwd=nobody.folder, capture_output=True, text=True, check=False)
+        assert (done.returncode, f"path {hidden}/a grants nothing" in done.stderr) == (0, told), done.stderr
 
 
 def test_a_program_that_is_not_granted(place, program):

@@ -7,7 +7,7 @@ from calls import parse
 from hypothesis import given, strategies as st
 
 from callfence.policygen.files.algebra import differences, granted, united
-from callfence.policygen.files.configuration import PUBLIC, configures
+from callfence.policygen.files.configuration import PUBLIC, SOUGHT, configures, few, may_be_sought
 from callfence.policygen.files.generalise import added, begun, learned, rights_of, stores, trees
 from callfence.policygen.files.made import MADE, fewest, movable
 from callfence.policygen.grants import NOT_CONFINED, Files, Right, single
@@ -304,3 +304,44 @@ def test_configuration_that_every_user_may_read_is_granted_by_its_folder(runs, g
 )
 def test_which_folder_is_configuration_of_one_program(path, folder):
     assert configures(path) == folder
+
+
+def seeking(*names, read=()):
+    """A run that read some files, and looked for others that were not there."""
+    return (*run(*(f"{name}: read" for name in read)), *((SOUGHT, name, "") for name in names))
+
+
+def test_configuration_that_was_looked_for_is_granted_by_its_name():
+    names = ["$HOME/.apprc", "$HOME/.config/app/one", "$HOME/.config/app/two"]
+    first, second = seeking(*names[:2], read=["./a"]), seeking(names[2], read=["./a"])
+    found = learned([first, second])
+    assert found.files.grants == {**dict.fromkeys(names, Right.READ), "./a": Right.READ}
+    assert found.absent == {*names}
+    assert learned([first], exact=True).files.grants == {"./a": Right.READ}
+    assert not learned([seeking("$HOME/.apprc", read=["$HOME/.apprc"])]).absent
+
+
+def test_configuration_that_was_looked_for_is_added_once():
+    first = seeking("$HOME/.apprc", read=["./a"])
+    assert added(begun([first]), [first], first).grants == {"$HOME/.apprc": Right.READ, "./a": Right.READ}
+    without = Files({"./a": Right.READ}, None, None)
+    assert added(without, [first, first], first).grants == {"./a": Right.READ}
+    second = seeking("./.apprc", read=["./a"])
+    assert added(without, [first, second], second).grants == {"./.apprc": Right.READ, "./a": Right.READ}
+
+
+@pytest.mark.parametrize(
+    ("path", "is_one"),
+    [
+        *((path, True) for path in ("$HOME/.apprc", "./.apprc", "/etc/apprc", "$HOME/.config/app", "$HOME/.config/app/x")),
+        *((path, False) for path in ("$HOME/apprc", "./a", "./a/.rc", "/etc/app/x", "$HOME/.ssh/config", "$HOME/.cache/x")),
+    ],
+)
+def test_what_may_be_configuration_that_is_made_later(path, is_one):
+    assert may_be_sought(path) is is_one
+
+
+def test_many_names_in_one_folder_are_a_search():
+    searched = [f"$HOME/.config/app/{number}" for number in range(17)]
+    assert few(["./.a", *searched]) == ["./.a"]
+    assert few(searched[:16]) == searched[:16]
