@@ -33,7 +33,7 @@ from callfence.policygen.files.calls import (
 from callfence.policygen.files.configuration import PUBLIC, SOUGHT, configures, few, may_be_sought
 from callfence.policygen.files.made import KEPT_APART, LEFT, MADE, fewest
 from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located, named
-from callfence.policygen.grants import NOTHING, Right, format_rights
+from callfence.policygen.grants import NOTHING, Files, Right, format_rights
 from callfence.policygen.learning.scope import FAMILY, OTHERS
 from callfence.policygen.model import ABSTRACT
 from callfence.shared.files import working_folder
@@ -142,7 +142,7 @@ class FileWatcher:
         uses += [(MADE, path, "") for path in fewest(self._tops())]
         uses += [(LEFT, self._named(path), "") for path in self._left]
         absent = {self._named(path) for path in self._sought if self._place(path) == path} - {name for name, _ in by_name}
-        uses += [(SOUGHT, path, "") for path in few(absent)]
+        uses += [(SOUGHT, path, "") for path in few(absent) if not _is_risky(path)]
         return tuple(sorted([*uses, *((ABSTRACT, aim, executable) for aim, executable in self._aims)]))
 
     def _named(self, path: bytes) -> str:
@@ -355,6 +355,14 @@ def _identity(path: bytes) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _is_risky(path: str) -> bool:
+    """Return whether lint names a risk of reading a file: such a file is granted to a program that has read it, not to one that
+    has looked for it."""
+    from callfence.policygen.lint.files import risks_of  # its tables are read for few programs
+
+    return bool(risks_of(Files({path: Right.READ}, None, None)))
 
 
 def _is_public(folder: str) -> bool:

@@ -115,7 +115,7 @@ def configuration() -> Iterator[Path]:
 
 READS = """
 import os
-for name in ("~/.apprc", "~/.config/app/conf", ".app", "~/.cache/app", "~/plain"):
+for name in ("~/.apprc", "~/.config/app/conf", ".app", "~/.cache/app", "~/plain", "~/.netrc"):
     try:
         print(open(os.path.expanduser(name)).read(), end="")
     except FileNotFoundError:
