@@ -234,6 +234,7 @@ def test_a_question_with_many_wrong_answers_is_given_up():
 def test_without_descriptors_a_question_fails():
     """And the helper, which has as many as the program was given, goes on."""
     resolver, hub = resolving()
+    gc.collect()  # else sockets of earlier tests may be closed meanwhile, and their numbers be free
     former = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client, contextlib.ExitStack() as kept:
         client.connect(("127.0.0.1", resolver.ports[socket.AF_INET, socket.SOCK_DGRAM]))
