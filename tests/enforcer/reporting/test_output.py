@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 
 from callfence.enforcer import alarms
 from callfence.enforcer.reporting import output
-from callfence.enforcer.reporting.destination import TEXT, Destination, has_room
+from callfence.enforcer.reporting.destination import DATAGRAMS, JOURNAL, TEXT, Destination, has_room
 from callfence.enforcer.reporting.output import Output
 
 REPORT = b"enforce: denied\n"
@@ -70,3 +71,29 @@ def test_a_signal_of_another_process_ends_no_write(full):
     thread.join()
     alarm.join()
     assert (os.read(reader, 4096), made.pause()) == (REPORT, None)
+
+
+@pytest.mark.parametrize("form", [DATAGRAMS, JOURNAL])
+def test_a_long_message_is_one_write(form):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    record = REPORT * 1000
+    with ours, theirs:
+        Output(SimpleNamespace(destination=Destination(ours.fileno(), form), log=None)).write(record)
+        assert theirs.recv(2 * len(record)) == record
+
+
+def test_a_long_text_is_written_in_parts_to_a_pipe():
+    """A pipe with room for a part only takes that, and the rest is written later."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    text = REPORT * 500
+    try:
+        made = Output(SimpleNamespace(destination=Destination(writer, TEXT), log=None))
+        made.write(text)
+        assert (first := os.read(reader, 2 * len(text))) == text[:4096]
+        made.flush()
+        assert first + os.read(reader, 2 * len(text)) == text
+    finally:
+        alarms.limit_calls(0)
+        os.close(reader)
+        os.close(writer)
