@@ -30,6 +30,8 @@ TABLE = (
     ("path $HOME/.cargo/bin: create", {"programs"}),
     ("path $HOME/.config/gh: read", {"credentials"}),
     ("path $HOME/.pgpass: read", {"credentials"}),
+    ("path $HOME/.npmrc: read", {"credentials"}),
+    ("path ./.npmrc: read", set()),
     ("path $HOME/.config/rclone: read", {"credentials"}),
     ("path $HOME/.config/environment.d/x.conf: create", {"start-up-file"}),
     ("path $HOME/.local/lib/python3: write", {"programs"}),
