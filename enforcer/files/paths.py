@@ -60,10 +60,9 @@ class Grants:
         for path, place, access in places:
             meant = next(filter(None, (_without_links(place, folder) for folder in with_links)), b"")
             may_be_made = any(_is_in(place, folder) for folder in makes_folders)
-            makes = path in OWN_FOLDERS and access & _CHANGES and may_be_made
-            is_made = access & landlock.MAKE_DIR or (access & _OF_A_FOLDER and may_be_made)
-            makes = makes or (path.startswith(MADE_BELOW) and is_made and not meant)
-            self._grant(ruleset, path, place, access, meant, makes=bool(makes))
+            is_own = path in OWN_FOLDERS and access & _CHANGES
+            is_below = path.startswith(MADE_BELOW) and access & _OF_A_FOLDER and not meant
+            self._grant(ruleset, path, place, access, meant, makes=may_be_made and bool(is_own or is_below))
         for path, device, access in UNLISTED:
             if (descriptor := unlisted(path, device)) is not None:
                 kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
