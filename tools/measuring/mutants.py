@@ -3,9 +3,9 @@
     mutants.py PAGE [COUNT] [--seed N] [--only PATH ...]
 
 A change negates a condition, swaps an operator, moves a number by one, drops a statement.  It is made in a copy of what is
-committed, where all tests have to pass first.  Then the tests of the changed file's folder run, then those of its package, then
-all others, until one fails.
-What none notices is printed, and stands on PAGE: a person judges whether it changes what the program does.
+committed, where all tests have to pass first.  Then the tests of the changed file's folder run, then those of its package,
+until one fails.  The changes that none of them notices are tried together with all tests, since a whole run takes minutes.
+What no test notices is printed, and stands on PAGE: a person judges whether it changes what the program does.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("tracer", "policygen", "enforcer", "callfence")
-TIMEOUT = 1800
+TIMEOUT = 1200
 """Seconds for the tests; one that waits for ever has noticed the change."""
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
@@ -131,32 +131,65 @@ def mutants(root: Path, source: random.Random, only: Sequence[str]) -> Iterator[
         yield Mutant(path.relative_to(root), node.lineno, " ".join(before.split()), new, after)  # type: ignore[attr-defined]
 
 
-def folders(root: Path, path: Path) -> list[list[str]]:
-    """Which tests to run, one after another: of the folder, of the package, all others."""
+def near(root: Path, path: Path) -> list[list[str]]:
+    """The tests that are nearest to a file: of its folder, then the others of its package."""
     package = f"tests/{path.parts[0]}"
-    near = next((place for place in (f"tests/{path.parent}", package) if (root / place).is_dir()), package)
-    rest = [f"--ignore={package}", "tests"]
-    return [[near], *([[f"--ignore={near}", package]] if near != package else []), rest]
+    nearest = next((place for place in (f"tests/{path.parent}", package) if (root / place).is_dir()), package)
+    return [[nearest], *([[f"--ignore={nearest}", package]] if nearest != package else [])]
 
 
 ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", '"$@"; exit $?', "sh")
 """Runs a command in a pid namespace whose first process takes the status of orphans, as some tests need."""
 
 
-def noticed_by(root: Path, tests: Sequence[Sequence[str]]) -> str:
-    """The test that fails or does not end, "" if none does; `tests`: arguments of pytest for one run after the other.  They run
-    in a pid namespace, since changed code may signal anything.  Of the tests that are marked `long` none runs."""
+def failing(root: Path, words: Sequence[str]) -> list[str]:
+    """The tests that fail, or a sentence that says why there is no list of them; `words`: arguments of pytest.  They run in a
+    pid namespace, since changed code may signal anything.  Of the tests that are marked `long` none runs."""
     alone = ALONE if os.geteuid() == 0 else ()
-    for words in tests:
-        pytest = [str(root / ".venv/bin/python"), "-m", "pytest", "-x", "-q", "-n", "2", "--dist", "loadfile", "-m", "not long"]
-        try:
-            done = subprocess.run([*alone, *pytest, *words], cwd=root, capture_output=True, timeout=TIMEOUT, check=False)
-        except subprocess.TimeoutExpired:
-            return f"no end within {TIMEOUT} s"
-        if done.returncode not in (0, 5):  # 5: there are none
-            failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout.decode(errors="replace"), re.MULTILINE)
-            return failed[1] if failed else f"pytest ends with {done.returncode}"
-    return ""
+    pytest = [str(root / ".venv/bin/python"), "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "not long"]
+    try:
+        done = subprocess.run([*alone, *pytest, *words], cwd=root, capture_output=True, timeout=TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        return [f"no end within {TIMEOUT} s"]
+    if done.returncode in (0, 5):  # 5: there are none
+        return []
+    found = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout.decode(errors="replace"), re.MULTILINE)
+    return found or [f"pytest ends with {done.returncode}"]
+
+
+@contextmanager
+def made(root: Path, changes: Sequence[Mutant]) -> Iterator[None]:
+    """Make changes of different files for a while."""
+    kept = {root / change.path: (root / change.path).read_bytes() for change in changes}
+    try:
+        for change in changes:
+            (root / change.path).write_text(change.text)
+        yield
+    finally:
+        for path, text in kept.items():
+            path.write_bytes(text)
+            shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
+
+
+def alone(root: Path, change: Mutant, runs: Sequence[Sequence[str]]) -> str:
+    """The test that notices one change, "" if none does: the first that fails in runs of pytest, one after the other."""
+    with made(root, [change]):
+        return next((tests[0] for words in runs if (tests := failing(root, ["-x", *words]))), "")
+
+
+def together(root: Path, changes: Sequence[Mutant]) -> Iterator[tuple[Mutant, str]]:
+    """Each change with the test that notices it: all tests run with one change of each file, then those that fail, with each
+    change alone, until no more are noticed."""
+    left = list(changes)
+    while left:
+        tried = list({change.path: change for change in left}.values())
+        with made(root, tried):
+            tests = failing(root, ["tests"])
+        runs = [tests if all((root / test.partition("::")[0]).exists() for test in tests) else ["tests"]]
+        noticed = {change: test for change in tried if tests and (test := alone(root, change, runs))}
+        done = list(noticed) or tried
+        yield from ((change, noticed.get(change, "")) for change in done)
+        left = [change for change in left if change not in done]
 
 
 def main() -> int:
@@ -172,32 +205,28 @@ def main() -> int:
         root = Path(folder) / "tree"
         subprocess.run(["git", "clone", "-q", ROOT, root], check=True)
         subprocess.run(["make", "-s", ".venv/developer"], cwd=root, check=True, capture_output=True)
-        if failing := noticed_by(root, [["tests"]]):
-            sys.exit(f"nothing can be measured where a test fails without a change: {failing}")
-        chosen, tried, noticed, rest = mutants(root, random.Random(options.seed), options.only), Counter(), Counter(), []
-        for mutant in (next(chosen) for _ in range(options.count)):
-            kept = (root / mutant.path).read_text()
-            (root / mutant.path).write_text(mutant.text)
-            test = noticed_by(root, folders(root, mutant.path))
-            (root / mutant.path).write_text(kept)
-            shutil.rmtree((root / mutant.path).parent / "__pycache__", ignore_errors=True)
-            package = mutant.path.parts[0]
-            tried[package] += 1
-            noticed[package] += bool(test)
-            print(f"{'noticed by ' + test if test else 'NOT NOTICED'}: {mutant}", file=sys.stderr, flush=True)
-            rest += [] if test else [f"- {mutant}"]
+        if tests := failing(root, ["-x", "tests"]):
+            sys.exit(f"nothing can be measured where a test fails without a change: {tests[0]}")
+        tests_of: dict[Mutant, str] = {}
+        for change in islice(mutants(root, random.Random(options.seed), options.only), options.count):
+            tests_of[change] = alone(root, change, near(root, change.path))
+            print(f"{tests_of[change] or 'not noticed nearby'}: {change}", file=sys.stderr, flush=True)
+        for change, test in together(root, [change for change, test in tests_of.items() if not test]):
+            tests_of[change] = test
+            print(f"{test or 'NOT NOTICED'}: {change}", file=sys.stderr, flush=True)
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-    table = "\n".join(f"| {package}/ | {tried[package]} | {noticed[package]} |" for package in PACKAGES if tried[package])
+    tried = Counter(change.path.parts[0] for change in tests_of)
+    noticed = Counter(change.path.parts[0] for change, test in tests_of.items() if test)
     options.page.write_text(
         PAGE.format(
-            count=options.count,
+            count=len(tests_of),
             what=WHAT,
             seed=options.seed,
             commit=commit.stdout.strip(),
             noticed=noticed.total(),
             minutes=round((time.monotonic() - began) / 60),
-            table=table,
-            rest="\n".join(rest) or "nothing",
+            table="\n".join(f"| {name}/ | {tried[name]} | {noticed[name]} |" for name in PACKAGES if tried[name]),
+            rest="\n".join(f"- {change}" for change, test in tests_of.items() if not test) or "nothing",
         )
     )
     return 0
