@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from callfence.enforcer.files.lookup import below, grantable, interpreter, look_up, looking, path_from_here, root_of
 from callfence.learning.ports import SOCKADDR, report_hidden, sent_to
 from callfence.policygen.files.calls import (
+    ASKING,
     AT_FDCWD,
     MOUNTING,
     NEW_ROOTS,
@@ -23,6 +24,7 @@ from callfence.policygen.files.calls import (
     SOCKETS,
     Pair,
     address,
+    asked,
     made_socket,
     needs,
     numbers,
@@ -108,6 +110,7 @@ class FileWatcher:
         self._changes_root = False
         """Whether a process has changed its root folder, so that each may have another."""
         self._paths = numbers(PATH_CALLS)
+        self._asking = numbers(tuple(ASKING))
         self._sockets = numbers(tuple(SOCKETS))
         self._permits = self._may if os.geteuid() else _always
 
@@ -115,6 +118,8 @@ class FileWatcher:
         """Have the tracer stop for the calls that are watched."""
         for arch, number in self._paths:
             calls.also(arch, number, self._path_call)
+        for arch, number in self._asking:
+            calls.also(arch, number, self._asks)
         for arch, number in self._sockets:
             calls.also(arch, number, self._socket_call)
         for name in SENDING:
@@ -190,6 +195,11 @@ class FileWatcher:
             if is_fixed and needed and not makes and not any(need.name or Right.MOVE in need.rights for need in needed):
                 places = {need.file.path: self._place(need.file.path) for need in needed}
                 self._noted[key] = _Noted(paths, [*map(_identity, paths)], places, self._moves)
+
+    def _asks(self, task: Task, event: Event) -> None:
+        request = asked(self._asking[event.arch, event.number], event.arguments)
+        if request and self._root(task) == b"/":
+            self._seek(task, request, kernel.read_path(task.tid, request.address))
 
     @property
     def _moves(self) -> int:

@@ -56,7 +56,8 @@ def _of(label: str, values: Sequence[int], among: str, otherwise: str) -> list[L
     return [label, (LOAD, ARGUMENTS + 16), *((EQUAL, value, among, "") for value in values), (JUMP, otherwise)]
 
 
-_MAKING = MACHINE.calls("socket", "socketpair")
+MAKING = MACHINE.calls("socket", "socketpair")
+"""The calls that make sockets."""
 _SOCKETS = {
     "socket": Check(
         MACHINE.numbers_by_arch("socket", "socketpair"),
@@ -156,9 +157,10 @@ class Hosts:
             return False
         return is_granted or self.filter.allows(call.arch, call.number, call.ip, call.arguments)
 
-    def refused(self, call: Notification | Event) -> int:
+    @staticmethod
+    def refused(call: Notification | Event) -> int:
         """Return the errno with which a call fails that would make a socket about which there are no lines; 0 for others."""
-        if (call.arch, call.number) not in _MAKING:
+        if (call.arch, call.number) not in MAKING:
             return 0
         check = Filter(guard(ALL_RUN, {"socket": _SOCKETS["socket"]}, (), reports=False) + ALL_RUN)
         answer = check.answer(call.arch, call.number, call.ip, call.arguments)

@@ -191,6 +191,16 @@ def opens_a_file(name: str, arguments: Sequence[int]) -> bool:
     return index is not None and not arguments[index] & os.O_DIRECTORY
 
 
+ASKING = {"access": None, "faccessat": 0, "faccessat2": 0}
+"""Calls that ask whether a file can be opened -> the index of the folder's descriptor; the path and the mode come after it."""
+
+
+def asked(name: str, arguments: Sequence[int]) -> Wanted | None:
+    """Return what a program that asks for the right to read would need to open the file; None if it asks for another right."""
+    descriptor, path, mode = (_HERE, *arguments[:2]) if ASKING[name] is None else (_int(arguments[0]), *arguments[1:3])
+    return Wanted(descriptor, path, Right.READ) if mode & 0xFFFFFFFF == os.R_OK else None
+
+
 def made_socket() -> Wanted:
     """Return the rights that binding a unix socket to a name needs."""
     return Wanted(AT_FDCWD, 1, makes=Right.SOCKET, follows=False)

@@ -18,10 +18,11 @@ from callfence.policygen.grants import Right, rights_of
 PUBLIC = "public"
 """The first field of a use that names a folder which, with all that is in it, is root's and readable for every user."""
 SOUGHT = "sought"
-"""The first field of a use that names a file of configuration which the run opened for reading, and which was not there."""
+"""The first field of a use that names a file of configuration which the run would have read, and which was not there."""
 _MOST_SOUGHT = 16
 """Number of files in one folder up to which they are looked for by their names; more are a search."""
-_MAY_BE_SOUGHT = re.compile(r"(?:\$HOME|\.)/\.[^/]+|\$HOME/\.config/.+|/etc/[^/]+")
+_MAY_BE_SOUGHT = re.compile(r"(?:\$HOME|\.)/\.[^/]+|\$HOME/\.config/.+|/etc/(?!ld\.so\.)[^/]+")
+"""Not the files of the loader, for which each program looks (ld.so(8))."""
 _ABOVE = ("/etc/", "/usr/local/etc/")
 _OF_MANY = re.compile(
     r"alternatives|default|init\.d|opt|pam\.d|rc.\.d|security|skel|sysconfig|systemd|xdg"

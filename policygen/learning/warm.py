@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from callfence.policygen.files.calls import MOUNTING, NEW_ROOTS, PATH_CALLS, SENDING as SENDING_FLAGS, SOCKETS
+from callfence.policygen.files.calls import ASKING, MOUNTING, NEW_ROOTS, PATH_CALLS, SENDING as SENDING_FLAGS, SOCKETS
 from callfence.policygen.files.generalise_hosts import by_host
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.compile import compile_policy
@@ -67,8 +67,8 @@ def recording_filter(policy: Policy, record: int, watch: int) -> bytes:
     unwatched = dict(UNWATCHED)
     unwatched |= dict.fromkeys(SENDING, Always(False)) if SIGNALS in scopes(policy.scope) else {}
     unwatched |= _sockets(policy)  # a filter sees neither names nor ports
-    recorded = triggers | {*PATH_CALLS, *NEW_ROOTS, *MOUNTING, *SOCKETS} if policy.files.paths is not None else triggers
-    entries = {arch: _known(arch, section, unwatched, recorded) for arch, section in policy.entries.items()}
+    by_path = {*PATH_CALLS, *ASKING, *NEW_ROOTS, *MOUNTING, *SOCKETS} if policy.files.paths is not None else set()
+    entries = {arch: _known(arch, section, unwatched, triggers | by_path) for arch, section in policy.entries.items()}
     stopping = replace(policy, entries=entries, default=_RECORDED, unknown=_RECORDED)
     answers = {bpf.ret(_RECORDED): record, bpf.ret(_WATCHED): watch}
     return bpf.encode(

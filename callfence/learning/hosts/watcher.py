@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from callfence.enforcer.files.lookup import look_up
 from callfence.enforcer.hosts.addresses import Peer, peer_of
+from callfence.enforcer.hosts.granted import MAKING, Hosts
 from callfence.enforcer.hosts.rules import is_local, is_near
 from callfence.enforcer.hosts.unix import NAME_SERVICES
 from callfence.learning.hosts.lookups import Lookups
@@ -38,7 +39,7 @@ from callfence.policygen.files.places import named
 from callfence.policygen.grants import NONE, QUERY, UNIX, USES
 from callfence.policygen.hosts import is_name
 from callfence.shared.files import working_folder
-from callfence.tracer import kernel
+from callfence.tracer import kernel, linux
 from callfence.tracer.abi import NATIVE, Event, table
 from callfence.tracer.named import NamedTuple
 
@@ -104,6 +105,8 @@ class HostWatcher:
         self._calls = calls
         for name in ("connect", *SENDING, "socketcall"):
             calls.also_named(name, self._reaches, always=name != "sendto")
+        for arch, number in MAKING:
+            calls.also(arch, number, self._makes, always=False)
         calls.zeros[table(NATIVE).by_name["sendto"].number] = _TO  # which send(3) has as well
         for arch, number in numbers(EXITS):
             calls.exits[arch, number] = self._returned
@@ -146,6 +149,13 @@ class HostWatcher:
         return tuple(sorted(set(rows)))
 
     # -- calls, before they run
+
+    def _makes(self, task: Task, event: Event) -> None:
+        """Say that a socket would be refused under the policy; for those of MPTCP and SMC, programs go on without."""
+        family, _, number = (argument & 0xFFFFFFFF for argument in event.arguments[:3])
+        if family not in linux.TCP_FAMILIES and number not in linux.TCP_PROTOCOLS and Hosts.refused(event):
+            what = "makes sockets of another kind than TCP and UDP (raw ones, for instance)"
+            self._gap(f"{task.executable} {what}, which fails under a policy that confines hosts")
 
     def _reaches(self, task: Task, event: Event) -> None:
         call = call_of(task, event)

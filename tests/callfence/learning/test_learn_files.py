@@ -121,16 +121,25 @@ for name in ("~/.apprc", "~/.config/app/conf", ".app", "~/.cache/app", "~/plain"
     except FileNotFoundError:
         pass
 """
+ASKS = """
+import os
+for name in ("~/.apprc", "~/.config/app/conf", ".app", "~/.cache/app", "~/plain", "~/.netrc"):
+    if os.access(os.path.expanduser(name), os.R_OK):
+        print(open(os.path.expanduser(name)).read(), end="")
+for name in ("~/.writable", "/etc/ld.so.preload"):
+    os.access(os.path.expanduser(name), os.W_OK)
+"""
 
 
-def test_configuration_that_is_made_later_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", [READS, ASKS])
+def test_configuration_that_is_made_later_is_read(tmp_path: Path, program: str) -> None:
     home, work = tmp_path / "home", tmp_path / "work"
     work.mkdir()
     home.mkdir()
     environment = {**os.environ, "HOME": str(home)}
     callfence = (sys.executable, "-m", "callfence")
     for _ in range(2):
-        learning = (*callfence, "learn", "-q", "--files", "-o", "it.policy", "/usr/bin/python3", "-c", READS)
+        learning = (*callfence, "learn", "-q", "--files", "-o", "it.policy", "/usr/bin/python3", "-c", program)
         subprocess.run(learning, cwd=work, env=environment, timeout=60, check=True)
     lines = (work / "it.policy").read_text().splitlines()
     sought = ["path $HOME/.apprc: read", "path $HOME/.config/app/conf: read", "path ./.app: read"]
@@ -143,7 +152,7 @@ def test_configuration_that_is_made_later_is_read(tmp_path: Path) -> None:
     (home / ".config" / "app").mkdir(parents=True)
     (home / ".config" / "app" / "conf").write_text("two\n")
     (work / ".app").write_text("three\n")
-    enforced = (*callfence, "enforce", "-p", "it.policy", "/usr/bin/python3", "-c", READS)
+    enforced = (*callfence, "enforce", "-p", "it.policy", "/usr/bin/python3", "-c", program)
     done = subprocess.run(enforced, cwd=work, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "one\ntwo\nthree\n", done.stderr
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from callfence.policygen.files.calls import PATH_CALLS, File, Need, Pair, Wanted, address, needs, numbers, wanted
+from callfence.policygen.files.calls import PATH_CALLS, File, Need, Pair, Wanted, address, asked, needs, numbers, wanted
 from callfence.policygen.grants import NOTHING, Right
 from callfence.tracer.abi import COMPAT, NATIVE, table
 
@@ -47,6 +47,20 @@ TABLE = (
 @pytest.mark.parametrize(("name", "arguments", "wants"), TABLE)
 def test_what_a_call_wants(name, arguments, wants):
     assert wanted(name, (*arguments, 0, 0, 0), lambda at, length: os.O_WRONLY.to_bytes(length, "little")) == wants
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "wants"),
+    [
+        ("access", (7, os.R_OK), Wanted(HERE, 7, R)),
+        ("faccessat", (0xFFFFFF9C, 7, os.R_OK), Wanted(HERE, 7, R)),
+        ("faccessat2", (5, 7, os.R_OK, 0x200), Wanted(5, 7, R)),
+        ("access", (7, os.F_OK), None),
+        ("access", (7, os.R_OK | os.W_OK), None),
+    ],
+)
+def test_what_a_program_asks_for(name, arguments, wants):
+    assert asked(name, (*arguments, 0, 0, 0)) == wants
 
 
 def test_an_exchange_makes_and_removes_both_names():

@@ -335,6 +335,7 @@ def test_configuration_that_was_looked_for_is_added_once():
     [
         *((path, True) for path in ("$HOME/.apprc", "./.apprc", "/etc/apprc", "$HOME/.config/app", "$HOME/.config/app/x")),
         *((path, False) for path in ("$HOME/apprc", "./a", "./a/.rc", "/etc/app/x", "$HOME/.ssh/config", "$HOME/.cache/x")),
+        ("/etc/ld.so.preload", False),
     ],
 )
 def test_what_may_be_configuration_that_is_made_later(path, is_one):

@@ -389,3 +389,18 @@ def test_echo_requests_have_no_port(network: Network, commands: Commands) -> Non
     denied = commands.plain([*own, *commands.enforcing(network.policy, log), *program, "192.0.2.4"], network.folder)
     assert denied.returncode == 1
     assert '"udp send 192.0.2.4: 1025"' in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("made", "is_said"),
+    [
+        ("AF_INET, s.SOCK_RAW, s.IPPROTO_ICMP", True),
+        ("AF_PACKET, s.SOCK_RAW", True),
+        ("AF_INET, s.SOCK_DGRAM", False),
+        ("AF_INET, s.SOCK_STREAM, s.IPPROTO_MPTCP", False),
+    ],
+)
+def test_sockets_that_enforce_refuses_are_said(made: str, is_said: bool, network: Network) -> None:
+    program = f"import socket as s\ntry: s.socket(s.{made})\nexcept OSError: pass"
+    said = network.learn("/usr/bin/python3", "-c", program).stderr.decode()
+    assert ("makes sockets of another kind than TCP and UDP" in said) is is_said, said
