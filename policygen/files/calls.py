@@ -196,9 +196,9 @@ ASKING = {"access": None, "faccessat": 0, "faccessat2": 0}
 
 
 def asked(name: str, arguments: Sequence[int]) -> Wanted | None:
-    """Return what a program that asks for the right to read would need to open the file; None if it asks for another right."""
+    """Return what a program that asks whether a file is there, or may be read, would need to open it; None for other rights."""
     descriptor, path, mode = (_HERE, *arguments[:2]) if ASKING[name] is None else (_int(arguments[0]), *arguments[1:3])
-    return Wanted(descriptor, path, Right.READ) if mode & 0xFFFFFFFF == os.R_OK else None
+    return Wanted(descriptor, path, Right.READ) if mode & 0xFFFFFFFF in (os.F_OK, os.R_OK) else None
 
 
 def made_socket() -> Wanted:

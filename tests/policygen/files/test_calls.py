@@ -55,7 +55,7 @@ def test_what_a_call_wants(name, arguments, wants):
         ("access", (7, os.R_OK), Wanted(HERE, 7, R)),
         ("faccessat", (0xFFFFFF9C, 7, os.R_OK), Wanted(HERE, 7, R)),
         ("faccessat2", (5, 7, os.R_OK, 0x200), Wanted(5, 7, R)),
-        ("access", (7, os.F_OK), None),
+        ("access", (7, os.F_OK), Wanted(HERE, 7, R)),
         ("access", (7, os.R_OK | os.W_OK), None),
     ],
 )
