@@ -23,6 +23,8 @@ from pathlib import Path
 
 SECONDS = 60
 """How long a script may take."""
+MODES = {"exact": ("--exact",), "implied": (), "files": ("--files",)}
+"""The options of `learn`."""
 NULL = Path(os.devnull)
 BIN = Path(sys.executable).parent
 
@@ -143,9 +145,8 @@ def measure(suite: Suite, folder: Path, most: int, mode: str) -> dict[str, objec
     scripts = [one for one in scripts if one not in suite.without]
     works = [one for one in scripts[:: max(1, len(scripts) // most)] if run(suite, folder, one) == 0]
     policy, log = folder / "suite.policy", folder / "suite.log"
-    options = {"exact": ("--exact",), "implied": ()}[mode]
     for script in works[::2]:
-        run(suite, folder, script, BIN / "learn", "-q", *options, "-o", policy, "--")
+        run(suite, folder, script, BIN / "learn", "-q", *MODES[mode], "-o", policy, "--")
     held_out = {}
     for script in works[1::2]:
         log.write_text("")
@@ -160,12 +161,12 @@ def main() -> None:
     parser.add_argument("sources", type=Path)
     parser.add_argument("results", type=Path)
     parser.add_argument("--suite", action="append", choices=[suite.package for suite in SUITES])
-    parser.add_argument("--mode", action="append", choices=("exact", "implied"))
+    parser.add_argument("--mode", action="append", choices=[*MODES])
     parser.add_argument("--most", type=int, default=100, help="scripts of each suite")
     options = parser.parse_args()
     with options.results.open("a") as results:
         for suite in SUITES:
-            for mode in options.mode or ("exact", "implied"):
+            for mode in options.mode or MODES:
                 if options.suite and suite.package not in options.suite:
                     continue
                 with tempfile.TemporaryDirectory(prefix="callfence-suites-") as scratch:
