@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import termios
+import time
 from contextlib import suppress
 from io import StringIO
 
@@ -22,8 +24,11 @@ _PROOF = "bdfghjkmpqtvxz"
 """What the letters are chosen from that a grant needs.  The program can have the terminal type: its reports, as of the cursor's
 place, cut to size by keys that the program has set (VKILL, VEOF).  But nothing lets it read what another process has shown."""
 _LENGTH = 3
-_COLUMNS = 80
-"""How many columns the screen has at least.  The program can tell the terminal that there are more (TIOCSWINSZ)."""
+_COLUMNS = 20, 80
+"""The fewest and the most columns that lines are folded for.  The program can tell the terminal that there are more than it
+shows (TIOCSWINSZ), or fewer, which forges nothing."""
+_PAUSE = 0.05
+"""Seconds until what is typed is read again, if another group of processes has the terminal."""
 _MOST_WRONG = 10
 """The most grants with wrong letters, after which there is only a no: the program could guess."""
 
@@ -44,6 +49,7 @@ class Terminal:
 
     at_once = 1
     outlives = False  # the shell reads the terminal then
+    is_behind = False
 
     def __init__(self) -> None:
         """Open the terminal.  Raises OSError if there is none."""
@@ -64,6 +70,12 @@ class Terminal:
 
     def fileno(self) -> int:
         return self._descriptor
+
+    def send(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
     def put(self, question: Question, timeout: float) -> None:
         self._question, self._reason_for, self._typed = question, False, b""
@@ -101,7 +113,9 @@ class Terminal:
             self._file.flush()
 
     def read(self) -> list[Given]:
-        part = os.read(self._descriptor, _LONGEST)
+        part = self._part()
+        if part is None:
+            return []
         line, *rest = re.split(rb"[\r\n]", (self._typed + part)[-_LONGEST:])
         self._typed = line if part and not rest else b""  # an empty part is ^D, which ends a line, too
         question = self._question
@@ -132,18 +146,42 @@ class Terminal:
             return []
         return [Given(question.id, answer)]
 
+    def _part(self) -> bytes | None:
+        """Return what has been typed; None if another group of processes took the terminal meanwhile.
+
+        Only processes of the group in the foreground may read a terminal, and a shell with job control makes a group for each
+        of its commands: this process joins the one that it finds."""
+        with suppress(OSError):  # all of that group have ended
+            os.setpgid(0, os.tcgetpgrp(self._descriptor))
+        try:
+            return os.read(self._descriptor, _LONGEST)
+        except OSError as error:
+            if error.errno != errno.EIO or os.tcgetpgrp(self._descriptor) == os.getpgrp():
+                raise
+            time.sleep(_PAUSE)
+            return None
+
     def done(self, question: Question, answer: str, problem: str) -> None:
         if problem:
             self._reason_for = False
             self._print(f"  {problem}")
             self._ask()
         else:
-            self._question = None
+            self._end()
+
+    def _end(self) -> None:
+        """Ask nothing any more, and leave the program's processes, which may wait until their group is empty, or kill it."""
+        self._question = None
+        os.setpgid(0, 0)
 
     def expired(self, question: Question) -> None:
-        self._question = None
+        self._end()
         self._print("")
         self._print(f"callfence: not answered: {NO}")
 
     def _print(self, line: str) -> None:
-        print_lines(folded(printable(line), _COLUMNS), self._file)
+        try:
+            columns = os.get_terminal_size(self._descriptor).columns or _COLUMNS[1]
+        except OSError:
+            columns = _COLUMNS[1]
+        print_lines(folded(printable(line), min(max(columns, _COLUMNS[0]), _COLUMNS[1])), self._file)

@@ -6,6 +6,7 @@ them on to a program, and writes the policy.  This process knows only what an an
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from typing import TYPE_CHECKING
@@ -57,7 +58,8 @@ class Asker:
         self._rules: dict[int, Rule] = {}
         """The rule of each question that is open, by the question's number."""
         self._remembered: dict[Rule, str] = {}
-        self._unsent: deque[bytes] = deque()
+        self._unsent: deque[tuple[int, bytes]] = deque()
+        """The numbers of questions and their messages."""
         self._count = 0
         pending.hub.watch(descriptor, READABLE, self._read)
 
@@ -113,20 +115,23 @@ class Asker:
         self._rules[self._count] = rule
         lines = [{"file": file, "line": line} for file, line in rule]
         question = {"id": self._count, "rule": lines, "holds": holds, "record": dict(describe())}
-        self._unsent.append(encoded(question).encode())
+        self._unsent.append((self._count, encoded(question).encode()))
         self._send()
 
     def _send(self) -> None:
         while self._unsent and self._descriptor >= 0:
             try:
-                os.write(self._descriptor, self._unsent[0])
+                os.write(self._descriptor, self._unsent[0][1])
+                self._unsent.popleft()
             except BlockingIOError:
                 self._pending.hub.later(_PAUSE, self._send)
                 return
-            except OSError:
-                self._close()
-                return
-            self._unsent.popleft()
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    self._close()
+                    return
+                number, _ = self._unsent.popleft()  # several policies, and files with long names
+                self._answer(self._rules.pop(number), NO, "")
 
     def _read(self) -> None:
         """Read one answer: the question's number, the answer and who gave it, with spaces between them."""

@@ -409,6 +409,37 @@ def test_files_count_from_the_next_start(place: Workplace, answerer: Answerer, b
     assert place.enforce("-p", "files.policy", str(program), "read:key").stdout == "ok\n"
 
 
+def deep(folder: Path, character: bytes) -> bytes:
+    """The path of a new file that is as long as paths can be."""
+    path = os.fsencode(folder)
+    place = os.open(folder, os.O_PATH)
+    while len(path) < 3800:
+        name = character * 240
+        os.mkdir(name, dir_fd=place)
+        inner = os.open(name, os.O_PATH, dir_fd=place)
+        os.close(place)
+        place, path = inner, path + b"/" + name
+    os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=place))
+    os.close(place)
+    return path + b"/f"
+
+
+def test_a_question_that_is_too_long_is_a_no_and_others_are_asked(
+    place: Workplace, answerer: Answerer, build: Callable[..., Path]
+) -> None:
+    """Names of files in each of several policies are longer than a message between processes may be."""
+    program = build("files", "-static")
+    options = []
+    for name, calls in (("1.policy", SOME), *((f"{number}.policy", "default allow\n") for number in (2, 3, 4))):
+        place.policy(f"{calls}path {program}: read, execute\n", name)
+        options += ["-p", name]
+    names = [deep(place.folder, character) for character in (b"\xff", b"\xfe")]
+    process = ask(place, *options, str(program), b"rename:" + names[0] + b"," + names[1], "chroot:/")
+    answerer.answer("once")
+    assert process.communicate(timeout=20)[0] == "EACCES\nok\n"
+    assert answers(place) == [("no", None), ("once", "a program")]
+
+
 # Starts
 
 
@@ -577,6 +608,20 @@ def test_letters_cannot_be_guessed(place: Workplace, terminal: Callable[..., Ter
     proof = letters(until(screen, r"rule     getuid: allow[\s\S]*\[\?\].*: "))
     screen.send(f"run {proof}\n")
     until(screen, "-13")
+
+
+def test_a_person_is_asked_about_each_command_of_a_shell(place: Workplace, terminal: Callable[..., Terminal]) -> None:
+    """The shell makes a group of processes for each, and only the one in the foreground may read the terminal."""
+    place.policy(SOME, "shell.policy")
+    screen = terminal("--ask", "-p", "shell.policy", "bash", "--norc", "-i")
+    screen.prompt()
+    for answer in ("once", "no"):
+        screen.send(f"{place.calls()} chroot,1\n")  # 1 is no address, so the kernel has an error of its own
+        proof = letters(until(screen, r"\[\?\].*: "))
+        assert os.tcgetpgrp(screen._master) != screen._process.pid
+        screen.send(f"{answer} {proof}\n" if answer == "once" else "no\n")
+        screen.expect("-14\r" if answer == "once" else "-1\r")
+        screen.prompt()
 
 
 # The Python API
