@@ -1,0 +1,63 @@
+"""Mixtures of two peers of a datagram socket, which a thread may send to while another thread connects the socket.
+
+The kernel copies the address of the peer word by word, and its port, without a lock (net/ipv4/udp.c, net/ipv6/udp.c), so a
+datagram may go to the address of one and the port of the other.
+"""
+
+from __future__ import annotations
+
+from itertools import islice, product
+
+from callfence.enforcer.hosts.addresses import mapped, peer_of, plain
+from callfence.tracer import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from callfence.enforcer.hosts.sockets import Socket
+
+_MOST = 4096
+"""The most sockets that are remembered.  No thread that sends is held up, between two words, for as long as so many connect."""
+_MANY = 256
+"""The most mixtures that are looked at: more are taken for ones that are denied."""
+_WORDS = range(0, 16, 4)
+
+
+class Mixtures:
+    """The peers that sockets had before."""
+
+    def __init__(self, is_granted: Callable[[bytes, int], bool]) -> None:
+        """`is_granted` returns whether policies let the program send datagrams to a host and a port."""
+        self._is_granted = is_granted
+        self._earlier: dict[int, set[tuple[bytes, int]]] = {}
+        """By the inode of a socket that was connected, and then to another peer or to none: its peers, of 16 bytes, and their
+        ports."""
+
+    def are_denied(self, socket: Socket, address: bytes) -> bool:
+        """Return whether a thread that sends while a socket is connected to a struct sockaddr could reach a mixture of this and
+        its earlier peers that policies deny; and remember these."""
+        present = self._whom(socket, socket.peer())
+        if not present and not self._earlier:  # as nearly always
+            return False
+        inode = socket.inode
+        peers = self._earlier.pop(inode, set())
+        if present:
+            peers.add(present)
+        new = self._whom(socket, address)
+        if not peers or peers == {new}:
+            return False
+        if len(self._earlier) >= _MOST:
+            del self._earlier[next(iter(self._earlier))]
+        self._earlier[inode] = peers
+        return new is not None and self._any_denied({*peers, new})
+
+    def _any_denied(self, peers: set[tuple[bytes, int]]) -> bool:
+        words = [{host[at : at + 4] for host, _ in peers} for at in _WORDS]
+        hosts = map(b"".join, product(*words))
+        others = {*islice(product(islice(hosts, _MANY), {port for _, port in peers}), _MANY + 1)}
+        return len(others) > _MANY or not all(self._is_granted(plain(host), port) for host, port in others - peers)
+
+    def _whom(self, socket: Socket, address: bytes) -> tuple[bytes, int] | None:
+        """Return the address of 16 bytes and the port in a struct sockaddr; None if it has none."""
+        peer = peer_of(address, socket.domain, sends=False)
+        return (mapped(peer.host), peer.port if socket.has_ports else 0) if peer and peer.host else None
