@@ -135,7 +135,8 @@ class Companion:
 
     def _put(self) -> None:
         while self._waiting and len(self._open) < self._front.at_once:
-            question = self._waiting.pop(0)
+            at = next((place for place, question in enumerate(self._waiting) if question.holds), 0)  # what waits comes first
+            question = self._waiting.pop(at)
             self._open[question.id] = question, time.monotonic() + self._timeout
             self._front.put(question, self._timeout)
 

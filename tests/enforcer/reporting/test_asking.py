@@ -610,17 +610,33 @@ def test_letters_cannot_be_guessed(place: Workplace, terminal: Callable[..., Ter
     until(screen, "-13")
 
 
+def test_a_call_that_waits_is_asked_about_before_files(
+    place: Workplace, terminal: Callable[..., Terminal], build: Callable[..., Path]
+) -> None:
+    """Else a program could have a person answer a thousand questions first, of which none is about this start."""
+    program = build("files", "-static")
+    for name in "abc":
+        (place.folder / name).touch()
+    place.policy(f"{SOME}path {program}: read, execute\n", "files.policy")
+    screen = terminal("--ask", "-p", "files.policy", str(program), "read:a", "read:b", "read:c", "chroot:/")
+    assert "rule     path ./a: read" in until(screen, r"\[\?\].*: ")
+    time.sleep(0.5)  # until chroot waits
+    screen.send("no\n")
+    assert "rule     chroot: allow" in until(screen, r"\[\?\].*: ")
+    screen.send("no\n")
+
+
 def test_a_person_is_asked_about_each_command_of_a_shell(place: Workplace, terminal: Callable[..., Terminal]) -> None:
     """The shell makes a group of processes for each, and only the one in the foreground may read the terminal."""
-    place.policy(SOME, "shell.policy")
+    place.policy(SOME.replace("getpriority: allow\n", ""), "shell.policy")
     screen = terminal("--ask", "-p", "shell.policy", "bash", "--norc", "-i")
     screen.prompt()
     for answer in ("once", "no"):
-        screen.send(f"{place.calls()} chroot,1\n")  # 1 is no address, so the kernel has an error of its own
+        screen.send(f"{place.calls()} getpriority,0,0\n")
         proof = letters(until(screen, r"\[\?\].*: "))
         assert os.tcgetpgrp(screen._master) != screen._process.pid
         screen.send(f"{answer} {proof}\n" if answer == "once" else "no\n")
-        screen.expect("-14\r" if answer == "once" else "-1\r")
+        screen.expect("20\r" if answer == "once" else "-1\r")
         screen.prompt()
 
 
