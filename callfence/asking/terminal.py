@@ -91,7 +91,8 @@ class Terminal:
         if command:
             self._print(f"  command  {command}")
         for each in question.lines:
-            self._print(f"  rule     {each.line}")
+            for line in each.line.split("\n"):  # one that belongs to a section follows `arch NAME`
+                self._print(f"  rule     {line}")
             self._print(f"  policy   {each.file}")
             if each.risk:
                 self._print(f"  {each.risk['level']}: it {each.risk['grants']} [{each.risk['rule']}]")

@@ -26,9 +26,11 @@ _WORDS = range(0, 16, 4)
 class Mixtures:
     """The peers that sockets had before."""
 
-    def __init__(self, is_granted: Callable[[bytes, int], bool]) -> None:
-        """`is_granted` returns whether policies let the program send datagrams to a host and a port."""
+    def __init__(self, is_granted: Callable[[bytes, int], bool], is_granted_everywhere: Callable[[int], bool]) -> None:
+        """`is_granted` returns whether policies let the program send datagrams to a host and a port, `is_granted_everywhere`
+        whether to that port of any host."""
         self._is_granted = is_granted
+        self._is_granted_everywhere = is_granted_everywhere
         self._earlier: dict[int, set[tuple[bytes, int]]] = {}
         """By the inode of a socket that was connected, and then to another peer or to none: its peers, of 16 bytes, and their
         ports."""
@@ -41,7 +43,7 @@ class Mixtures:
             return False
         inode = socket.inode
         peers = self._earlier.pop(inode, set())
-        if present:
+        if present and len(peers) <= _MANY:
             peers.add(present)
         new = self._whom(socket, address)
         if not peers or peers == {new}:
@@ -52,10 +54,13 @@ class Mixtures:
         return new is not None and self._any_denied({*peers, new})
 
     def _any_denied(self, peers: set[tuple[bytes, int]]) -> bool:
+        ports = {port for _, port in peers if not self._is_granted_everywhere(port)}
         words = [{host[at : at + 4] for host, _ in peers} for at in _WORDS]
-        hosts = map(b"".join, product(*words))
-        others = {*islice(product(islice(hosts, _MANY), {port for _, port in peers}), _MANY + 1)}
-        return len(others) > _MANY or not all(self._is_granted(plain(host), port) for host, port in others - peers)
+        hosts = islice(map(b"".join, product(*words)), _MANY + 1)
+        others = {*islice(product(hosts, ports), _MANY + 1)}
+        if ports and max(len(others), len(peers)) > _MANY:
+            return True
+        return not all(self._is_granted(plain(host), port) for host, port in others - peers)
 
     def _whom(self, socket: Socket, address: bytes) -> tuple[bytes, int] | None:
         """Return the address of 16 bytes and the port in a struct sockaddr; None if it has none."""

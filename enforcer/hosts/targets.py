@@ -139,7 +139,7 @@ class Targets:
         """By the inode of a socket."""
         self._led_from: dict[int, Led] = {}
         """By the port from which a socket asks."""
-        self._mixtures = Mixtures(self._may_send)
+        self._mixtures = Mixtures(self._may_send, self._may_send_anywhere)
 
     def of(
         self, request: Request, socket: Socket, peer: Peer | None, address: bytes, *, sends: bool = False
@@ -190,13 +190,17 @@ class Targets:
     def are_mixtures_denied(self, socket: Socket, address: bytes) -> bool:
         """Return whether a datagram socket that is connected to a struct sockaddr must not send any more, because of its
         earlier peers."""
-        return self._mixtures.are_denied(socket, address) and not self._hosts.is_audit
+        return not self._hosts.is_audit and self._mixtures.are_denied(socket, address)
 
     def _may_send(self, host: bytes, port: int) -> bool:
         """Return whether policies let the program send datagrams to a port of a host."""
         unsure = [rules for _, rules in self._hosts.policies if not rules.grants("send", host, port, ())]
         names = self._names.of(host) if unsure and self._names else []
         return all(rules.grants("send", host, port, names) for rules in unsure)
+
+    def _may_send_anywhere(self, port: int) -> bool:
+        """The same for a port of any host."""
+        return all(rules.grants_everywhere("send", port) for _, rules in self._hosts.policies)
 
     def _judge(self, request: Request, use: str, peer: Peer) -> None:
         """Raise DeniedError, after a report, unless all policies let the program reach a host."""

@@ -33,6 +33,20 @@ def test_a_command_adds_no_line_to_what_a_person_reads() -> None:
     assert [line.split(":")[0] for line in text.splitlines()] == ["denied 1", "  by /tmp/a\\x0ab", "  would allow it"]
 
 
+def test_a_line_of_another_architecture_stays_in_its_section() -> None:
+    """Two lines of their own would be no entry, and one of the first section."""
+    files = {"line": "path a: read\npath b: write", "risk": None}
+    record = {
+        "call": "chroot()", "action": "errno EPERM", "ungranted": [], "executable": "", "command": None,
+        "allow": [{"line": "arch i386\nchroot: allow", "risk": None}, files],
+    }  # fmt: skip
+    denial = Denial(1, record)
+    assert denial.lines == ("arch i386\nchroot: allow", "path a: read", "path b: write")
+    assert [line.rpartition("  would allow it: ")[2] for line in denial.text.splitlines()[1:]] == [
+        "arch i386", "chroot: allow", "path a: read", "path b: write",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "line", [b"", b"[]", b"{}", b'{"id": 1}', b'{"id": 1, "answer": "yes"}', b'{"id": 1, "answer": ["no"]}']
 )
