@@ -173,7 +173,8 @@ class Terminal:
     def _end(self) -> None:
         """Ask nothing any more, and leave the program's processes, which may wait until their group is empty, or kill it."""
         self._question = None
-        os.setpgid(0, 0)
+        with suppress(OSError):
+            os.setpgid(0, 0)
 
     def expired(self, question: Question) -> None:
         self._end()

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from callfence.enforcer.hosts.sockets import Socket
 
-_MOST = 4096
-"""The most sockets that are remembered.  No thread that sends is held up, between two words, for as long as so many connect."""
+_MOST = 1 << 14
+"""The most peers that are remembered, of all sockets.  No thread that sends is held up, between two words, for as long as so
+many connects take."""
 _MANY = 256
 """The most mixtures that are looked at: more are taken for ones that are denied."""
 _WORDS = range(0, 16, 4)
@@ -34,6 +35,8 @@ class Mixtures:
         self._earlier: dict[int, set[tuple[bytes, int]]] = {}
         """By the inode of a socket that was connected, and then to another peer or to none: its peers, of 16 bytes, and their
         ports."""
+        self._count = 0
+        """How many peers these are."""
 
     def are_denied(self, socket: Socket, address: bytes) -> bool:
         """Return whether a thread that sends while a socket is connected to a struct sockaddr could reach a mixture of this and
@@ -43,14 +46,16 @@ class Mixtures:
             return False
         inode = socket.inode
         peers = self._earlier.pop(inode, set())
+        self._count -= len(peers)
         if present and len(peers) <= _MANY:
             peers.add(present)
         new = self._whom(socket, address)
         if not peers or peers == {new}:
             return False
-        if len(self._earlier) >= _MOST:
-            del self._earlier[next(iter(self._earlier))]
         self._earlier[inode] = peers
+        self._count += len(peers)
+        while self._count > _MOST:
+            self._count -= len(self._earlier.pop(next(iter(self._earlier))))
         return new is not None and self._any_denied({*peers, new})
 
     def _any_denied(self, peers: set[tuple[bytes, int]]) -> bool:

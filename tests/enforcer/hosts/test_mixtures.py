@@ -66,3 +66,15 @@ def test_ports_that_are_granted_everywhere_have_no_mixtures() -> None:
     assert not any(made.connect(bytes([number % 256, number // 256, *bytes(14)])) for number in range(600))
     assert len(made._mixtures._earlier[1]) < 300  # a program takes no memory without end
     assert made.connect(FAR, 123)
+
+
+def test_many_sockets_take_no_memory_without_end() -> None:
+    made = Made({(A, 53)})
+    for made.inode in range(40_000):
+        made.connect(A)
+        made.connect(b"")
+    assert made._mixtures._count == sum(map(len, made._mixtures._earlier.values())) == 1 << 14
+    made.inode = 0
+    made.connect(A)
+    made.connect(FAR)
+    assert made.connect(A)
