@@ -30,7 +30,8 @@ LASTING = (RUN, ALWAYS)
 GRANTING = (ONCE, *LASTING)
 _REMEMBERED = (*LASTING, NO)
 _MOST = 1000
-"""The most questions of one start; the answer to further ones is no."""
+"""The most questions of one start about calls that wait, and the most about others; the answer to further ones is no.  A program
+has as many of the others as it has names of files and hosts: they must not use up those of the first kind."""
 _LONGEST = 1 << 16
 """The most bytes of an answer."""
 _PAUSE = 0.05
@@ -60,7 +61,8 @@ class Asker:
         self._remembered: dict[Rule, str] = {}
         self._unsent: deque[tuple[int, bytes]] = deque()
         """The numbers of questions and their messages."""
-        self._count = 0
+        self._counts = {True: 0, False: 0}
+        """How many questions there were on which a call waits, and how many others."""
         pending.hub.watch(descriptor, READABLE, self._read)
 
     def ask(
@@ -70,7 +72,7 @@ class Asker:
 
         `describe` returns the fields of the record of the call (docs/events.schema.json).  While the call waits, a signal that
         its task handles comes first, and then the call is made again."""
-        if (answer := self.remembered(rule)) is not None:
+        if (answer := self.remembered(rule, holds=True)) is not None:
             answered(answer)
             return
         is_open = [True]
@@ -98,11 +100,12 @@ class Asker:
         if self.remembered(rule) is None:
             self._put(rule, describe, lambda _answer: None, holds=False)
 
-    def remembered(self, rule: Rule) -> str | None:
-        """Return the answer that a further question about a rule gets at once; None if it is asked, or waits."""
+    def remembered(self, rule: Rule, *, holds: bool = False) -> str | None:
+        """Return the answer that a further question about a rule gets at once; None if it is asked, or waits.  `holds`: a call
+        waits for it."""
         if rule in self._remembered:
             return self._remembered[rule]
-        return NO if self._descriptor < 0 or (self._count >= _MOST and rule not in self._open) else None
+        return NO if self._descriptor < 0 or (self._counts[holds] >= _MOST and rule not in self._open) else None
 
     def _put(
         self, rule: Rule, describe: Callable[[], Mapping[str, Any]], answered: Callable[[str], None], *, holds: bool
@@ -110,12 +113,13 @@ class Asker:
         if rule in self._open:
             self._open[rule].append(answered)
             return
-        self._count += 1
+        self._counts[holds] += 1
+        number = sum(self._counts.values())
         self._open[rule] = [answered]
-        self._rules[self._count] = rule
+        self._rules[number] = rule
         lines = [{"file": file, "line": line} for file, line in rule]
-        question = {"id": self._count, "rule": lines, "holds": holds, "record": dict(describe())}
-        self._unsent.append((self._count, encoded(question).encode()))
+        question = {"id": number, "rule": lines, "holds": holds, "record": dict(describe())}
+        self._unsent.append((number, encoded(question).encode()))
         self._send()
 
     def _send(self) -> None:

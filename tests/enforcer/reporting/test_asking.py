@@ -440,6 +440,21 @@ def test_a_question_that_is_too_long_is_a_no_and_others_are_asked(
     assert answers(place) == [("no", None), ("once", "a program")]
 
 
+def test_a_thousand_questions_about_files_leave_those_about_calls(
+    place: Workplace, answerer: Answerer, build: Callable[..., Path]
+) -> None:
+    program = build("files", "-static")
+    names = [f"file{number}" for number in range(1010)]
+    for name in names:
+        (place.folder / name).touch()
+    place.policy(f"{SOME}path {program}: read, execute\n", "files.policy")
+    process = ask(place, "-p", "files.policy", str(program), *[f"read:{name}" for name in names], "chroot:/")
+    while (question := answerer.message())["takes_effect"] != "now":
+        pass
+    answerer.say({"id": question["id"], "answer": "once"})
+    assert process.communicate(timeout=20)[0].split()[-1] == "ok"
+
+
 # Starts
 
 
