@@ -30,8 +30,8 @@ LASTING = (RUN, ALWAYS)
 GRANTING = (ONCE, *LASTING)
 _REMEMBERED = (*LASTING, NO)
 _MOST = 1000
-"""The most questions of one start about calls that wait, and the most about others; the answer to further ones is no.  A program
-has as many of the others as it has names of files and hosts: they must not use up those of the first kind."""
+"""The most questions of one start about calls that wait, and the most about others; the answer to further ones is no.  A
+program has as many of the others as it has names of files and hosts: they must not use up those of the first kind."""
 _LONGEST = 1 << 16
 """The most bytes of an answer."""
 _PAUSE = 0.05
