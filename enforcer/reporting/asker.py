@@ -16,7 +16,7 @@ from callfence.enforcer.pending import RESTART_ALWAYS
 from callfence.enforcer.reporting.events import encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from callfence.enforcer.listener import Request
@@ -29,6 +29,10 @@ ANSWERS = (ONCE, RUN, ALWAYS, NO, KILL)
 LASTING = (RUN, ALWAYS)
 GRANTING = (ONCE, *LASTING)
 _REMEMBERED = (*LASTING, NO)
+_OF_LOOKUPS = (*LASTING, NO)
+_OF_FILES = (ALWAYS, NO)
+"""The answers to questions for which no call waits: look-ups, which a program makes again, and files and ports, which cannot be
+granted to a program that runs."""
 _MOST = 1000
 """The most questions of one start about calls that wait, and the most about others; the answer to further ones is no.  A
 program has as many of the others as it has names of files and hosts: they must not use up those of the first kind."""
@@ -93,12 +97,12 @@ class Asker:
                     return
 
         self._pending.add(request, interrupt, RESTART_ALWAYS)
-        self._put(rule, describe, once, holds=True)
+        self._put(rule, describe, once, ANSWERS)
 
-    def suggest(self, rule: Rule, describe: Callable[[], Mapping[str, Any]]) -> None:
-        """Ask about a rule that can take effect only at the next start; nothing waits for the answer."""
+    def suggest(self, rule: Rule, describe: Callable[[], Mapping[str, Any]], *, is_lookup: bool = False) -> None:
+        """Ask about a rule; no call waits for the answer.  It takes effect at the next start, or, for a look-up, at once."""
         if self.remembered(rule) is None:
-            self._put(rule, describe, lambda _answer: None, holds=False)
+            self._put(rule, describe, lambda _answer: None, _OF_LOOKUPS if is_lookup else _OF_FILES)
 
     def remembered(self, rule: Rule, *, holds: bool = False) -> str | None:
         """Return the answer that a further question about a rule gets at once; None if it is asked, or waits.  `holds`: a call
@@ -108,17 +112,17 @@ class Asker:
         return NO if self._descriptor < 0 or (self._counts[holds] >= _MOST and rule not in self._open) else None
 
     def _put(
-        self, rule: Rule, describe: Callable[[], Mapping[str, Any]], answered: Callable[[str], None], *, holds: bool
+        self, rule: Rule, describe: Callable[[], Mapping[str, Any]], answered: Callable[[str], None], answers: Sequence[str]
     ) -> None:
         if rule in self._open:
             self._open[rule].append(answered)
             return
-        self._counts[holds] += 1
+        self._counts[answers == ANSWERS] += 1
         number = sum(self._counts.values())
         self._open[rule] = [answered]
         self._rules[number] = rule
         lines = [{"file": file, "line": line} for file, line in rule]
-        question = {"id": number, "rule": lines, "holds": holds, "record": dict(describe())}
+        question = {"id": number, "rule": lines, "answers": [*answers], "record": dict(describe())}
         self._unsent.append((number, encoded(question).encode()))
         self._send()
 

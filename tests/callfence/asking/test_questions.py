@@ -18,7 +18,7 @@ def test_the_risk_of_several_lines_is_that_of_each() -> None:
     both = "path /x: read\npath $HOME/.ssh: read"
     allow = [{"file": "a", "line": both, "risk": RISK}, {"file": "b", "line": "z", "risk": None}]
     rule = [{"file": "a", "line": "path /x: read"}, {"file": "a", "line": "path $HOME/.ssh: read"}, {"file": "b", "line": "z"}]
-    message = json.dumps({"id": 1, "rule": rule, "holds": False, "record": {"allow": allow}}).encode()
+    message = json.dumps({"id": 1, "rule": rule, "answers": ["always", "no"], "record": {"allow": allow}}).encode()
     question = parsed(message, ("once", "always", "no"))
     assert [line.risk for line in question.lines] == [RISK, RISK, None]
     assert question.answers == ("always", "no")

@@ -409,6 +409,20 @@ def test_files_count_from_the_next_start(place: Workplace, answerer: Answerer, b
     assert place.enforce("-p", "files.policy", str(program), "read:key").stdout == "ok\n"
 
 
+def test_a_look_up_is_granted_at_once(place: Workplace, answerer: Answerer) -> None:
+    """The program asks its name server again."""
+    place.policy(f"{SOME}tcp connect other.example: 443\n", "names.policy")
+    place.policy("default allow\n", "base.policy")
+    script = "import socket\ntry: socket.getaddrinfo('x.example', 443)\nexcept OSError: pass"
+    process = ask(place, "--within", "base.policy", "-p", "names.policy", sys.executable, "-c", script)
+    question = answerer.message()
+    assert [each["line"] for each in question["rule"]] == ["tcp connect x.example: 443"]
+    assert (question["takes_effect"], question["answers"]) == ("now", ["run", "always", "no"])
+    answerer.say({"id": question["id"], "answer": "no"})
+    process.communicate(timeout=60)
+    assert answers(place) == [("no", "a program")]
+
+
 def deep(folder: Path, character: bytes) -> bytes:
     """The path of a new file that is as long as paths can be."""
     path = os.fsencode(folder)
