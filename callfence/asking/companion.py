@@ -63,6 +63,9 @@ class Front(Protocol):
     def finish(self) -> None:
         """Send the rest of them."""
 
+    def descriptors(self) -> tuple[int, ...]:
+        """Return all descriptors that it needs."""
+
     def put(self, question: Question, timeout: float) -> None:
         """Put a question, which is open for `timeout` seconds."""
 
@@ -221,7 +224,7 @@ def _work(
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)
-    helper.close_all_but((0, 1, 2, socket_.fileno(), made.fileno()))
+    helper.close_all_but((0, 1, 2, socket_.fileno(), *made.descriptors()))
     kernel.set_capabilities(kernel.capabilities()[1] & _WRITING)
     if ALWAYS in allowed:
         _rehearse()

@@ -49,6 +49,9 @@ class Program:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def descriptors(self) -> tuple[int, ...]:
+        return (self.fileno(),)
+
     @property
     def is_behind(self) -> bool:
         return bool(self._unsent)

@@ -53,9 +53,10 @@ class Terminal:
 
     def __init__(self) -> None:
         """Open the terminal.  Raises OSError if there is none."""
-        self._descriptor = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+        # The program may read what is typed after poll(2) has seen it here.
+        self._descriptor = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         self.name = os.environ.get("USER") or os.environ.get("LOGNAME") or f"user {os.getuid()}"
-        self._file = os.fdopen(self._descriptor, "w", closefd=False)
+        self._file = open("/dev/tty", "w")  # noqa: SIM115, as it is open until this process ends
         self._question: Question | None = None
         self._proof = ""
         self._wrong = 0
@@ -70,6 +71,9 @@ class Terminal:
 
     def fileno(self) -> int:
         return self._descriptor
+
+    def descriptors(self) -> tuple[int, ...]:
+        return self._descriptor, self._file.fileno()
 
     def send(self) -> None:
         pass
@@ -148,7 +152,7 @@ class Terminal:
         return [Given(question.id, answer)]
 
     def _part(self) -> bytes | None:
-        """Return what has been typed; None if another group of processes took the terminal meanwhile.
+        """Return what has been typed; None if the program has read it, or another group of processes took the terminal.
 
         Only processes of the group in the foreground may read a terminal, and a shell with job control makes a group for each
         of its commands: this process joins the one that it finds."""
@@ -156,6 +160,8 @@ class Terminal:
             os.setpgid(0, os.tcgetpgrp(self._descriptor))
         try:
             return os.read(self._descriptor, _LONGEST)
+        except BlockingIOError:
+            return None
         except OSError as error:
             if error.errno != errno.EIO or os.tcgetpgrp(self._descriptor) == os.getpgrp():
                 raise

@@ -639,6 +639,14 @@ def test_letters_cannot_be_guessed(place: Workplace, terminal: Callable[..., Ter
     until(screen, "-13")
 
 
+def test_what_the_program_has_read_holds_no_question_open(place: Workplace) -> None:
+    """It may read a line after that was seen, and before it is read here."""
+    script = "from callfence.asking.terminal import Terminal; print(Terminal()._part())"
+    screen = Terminal([sys.executable, "-c", script], place.folder)
+    assert screen.expect("None", 20)
+    screen.close()
+
+
 def test_a_call_that_waits_is_asked_about_before_files(
     place: Workplace, terminal: Callable[..., Terminal], build: Callable[..., Path]
 ) -> None:
