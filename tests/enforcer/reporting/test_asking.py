@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from calls import allowing_all
 from terminal import Terminal
 
 import callfence
+from callfence.asking.listener import Question
 from callfence.tracer.abi import COMPAT
 from tests.enforcer.conftest import START, wait_until
 from tests.enforcer.reporting.test_events import checked
@@ -725,3 +727,18 @@ def test_the_harness_of_the_samples(place: Workplace) -> None:
     first, second = done.stdout.split()
     assert (first != "-13", second) == (True, "-13"), done.stderr
     assert "to the model: `getppid()` was denied. Why does the command need it?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("getppid: allow", "run"), ("arch i386\nbpf: cmd == BPF_MAP_CREATE", "no"), ("udp send 192.0.2.1: 53", "no"),
+        ("udp send api.example.org: 443", "run"), ("tcp connect: 443", "no"), ("unix connect /run/docker.sock", "no"),
+    ],
+)  # fmt: skip
+def test_the_harness_asks_its_model_about_no_other_host(monkeypatch: pytest.MonkeyPatch, line: str, answer: str) -> None:
+    monkeypatch.syspath_prepend(HARNESS.parent)
+    decide = importlib.import_module("harness").decide
+    rule = ({"file": "it.policy", "line": line, "risk": None},)
+    given = decide(Question(rule, {"call": "x()"}, ("once", "run", "no", "kill"), "now"))
+    assert (given if isinstance(given, str) else given[0]) == answer
