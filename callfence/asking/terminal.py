@@ -14,6 +14,7 @@ from callfence.asking.questions import MEANINGS, Given, Question
 from callfence.enforcer.reporting.asker import ALWAYS, GRANTING, KILL, NO
 from callfence.shared.terminal import folded, print_lines
 from callfence.shared.text import printable
+from callfence.tracer.proc import fields
 
 _LONGEST = 4096
 _REFUSALS = (NO, KILL)
@@ -44,6 +45,16 @@ def _marked(answer: str) -> str:
     return f"[{answer[:end]}]{answer[end:]}"
 
 
+def _has_more_filters(group: int) -> bool:
+    """Return whether a process of a group has more seccomp filters than this one: it is the program's.  The shell in which
+    `enforce` runs in the background reads the terminal for itself."""
+    own = int(fields("/proc/self").get("Seccomp_filters", 0))
+    found = (fields(f"/proc/{name}") for name in os.listdir("/proc") if name.isdigit())
+    return any(
+        int(each.get("Seccomp_filters", 0)) > own for each in found if each.get("NSpgid", "").split()[:1] == [str(group)]
+    )
+
+
 class Terminal:
     """The controlling terminal.  One question is put at a time."""
 
@@ -57,6 +68,8 @@ class Terminal:
         self._descriptor = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         self.name = os.environ.get("USER") or os.environ.get("LOGNAME") or f"user {os.getuid()}"
         self._file = open("/dev/tty", "w")  # noqa: SIM115, as it is open until this process ends
+        self._group = os.getpgrp()
+        """The group of processes in which `enforce` was started."""
         self._question: Question | None = None
         self._proof = ""
         self._wrong = 0
@@ -154,10 +167,12 @@ class Terminal:
     def _part(self) -> bytes | None:
         """Return what has been typed; None if the program has read it, or another group of processes took the terminal.
 
-        Only processes of the group in the foreground may read a terminal, and a shell with job control makes a group for each
-        of its commands: this process joins the one that it finds."""
+        Only processes of the group in the foreground may read a terminal, and a confined shell with job control makes a group
+        for each of its commands: this process joins that."""
         with suppress(OSError):  # all of that group have ended
-            os.setpgid(0, os.tcgetpgrp(self._descriptor))
+            group = os.tcgetpgrp(self._descriptor)
+            if group == self._group or _has_more_filters(group):
+                os.setpgid(0, group)
         try:
             return os.read(self._descriptor, _LONGEST)
         except BlockingIOError:

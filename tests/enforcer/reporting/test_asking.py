@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -639,6 +640,23 @@ def test_letters_cannot_be_guessed(place: Workplace, terminal: Callable[..., Ter
     proof = letters(until(screen, r"rule     getuid: allow[\s\S]*\[\?\].*: "))
     screen.send(f"run {proof}\n")
     until(screen, "-13")
+
+
+def test_a_program_in_the_background_takes_nothing_that_is_typed_for_the_shell(place: Workplace) -> None:
+    """Its question is open until its time is over, or until the program is in the foreground again."""
+    place.policy(ERRNO)
+    words = [sys.executable, "-c", f"{START}  # {place.folder}", "--ask", "--ask-timeout", "6", place.calls(), "getppid"]
+    (place.folder / "start.sh").write_text(shlex.join(words))
+    screen = Terminal(["bash", "--norc", "-i"], place.folder)
+    screen.prompt()
+    screen.send("sh ./start.sh &\n")
+    screen.expect(r"\[\?\].*: ")
+    for number in range(5):
+        screen.send(f"echo typed{number}\n")
+        screen.expect(f"typed{number}\r", 5)
+    screen.expect("not answered: no")
+    screen.expect("-13")
+    screen.close()
 
 
 def test_what_the_program_has_read_holds_no_question_open(place: Workplace) -> None:
