@@ -117,12 +117,13 @@ class Asker:
         if rule in self._open:
             self._open[rule].append(answered)
             return
+        record = dict(describe())  # first, as it may fail
         self._counts[answers == ANSWERS] += 1
         number = sum(self._counts.values())
         self._open[rule] = [answered]
         self._rules[number] = rule
         lines = [{"file": file, "line": line} for file, line in rule]
-        question = {"id": number, "rule": lines, "answers": [*answers], "record": dict(describe())}
+        question = {"id": number, "rule": lines, "answers": [*answers], "record": record}
         self._unsent.append((number, encoded(question).encode()))
         self._send()
 
