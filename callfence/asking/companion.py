@@ -53,6 +53,19 @@ class Front(Protocol):
     def fileno(self) -> int:
         """Return the descriptor that is readable when `read` has something to do."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are messages that could not be sent without waiting."""
+
+    def send(self) -> None:
+        """Send of these what can be sent without waiting."""
+
+    def finish(self) -> None:
+        """Send the rest of them."""
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Return all descriptors that it needs."""
+
     def put(self, question: Question, timeout: float) -> None:
         """Put a question, which is open for `timeout` seconds."""
 
@@ -91,17 +104,22 @@ class Companion:
         while not self._is_over or self._open or self._waiting:
             soonest = min((until for _, until in self._open.values()), default=None)
             # What is typed while nothing is asked is the program's.
-            poller.modify(self._front.fileno(), select.POLLIN if self._open or self._front.outlives else 0)
+            events = select.POLLIN if self._open or self._front.outlives else 0
+            poller.modify(self._front.fileno(), events | (select.POLLOUT if self._front.is_behind else 0))
             pause = None if soonest is None else max(0.0, soonest - time.monotonic()) * 1000 + 1
             ready = dict(poller.poll(pause))
             if self._helper.fileno() in ready and not self._receive():
                 poller.unregister(self._helper)
                 self._end()
-            if self._front.fileno() in ready:
+            what = ready.get(self._front.fileno(), 0)
+            if what & select.POLLOUT:
+                self._front.send()
+            if what & ~select.POLLOUT:
                 for given in self._front.read():
                     self._take(given)
             self._expire()
             self._put()
+        self._front.finish()
 
     def _receive(self) -> bool:
         message = self._helper.recv(_LONGEST)
@@ -120,7 +138,8 @@ class Companion:
 
     def _put(self) -> None:
         while self._waiting and len(self._open) < self._front.at_once:
-            question = self._waiting.pop(0)
+            at = next((place for place, question in enumerate(self._waiting) if question.holds), 0)  # what waits comes first
+            question = self._waiting.pop(at)
             self._open[question.id] = question, time.monotonic() + self._timeout
             self._front.put(question, self._timeout)
 
@@ -205,7 +224,7 @@ def _work(
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)
-    helper.close_all_but((0, 1, 2, socket_.fileno(), made.fileno()))
+    helper.close_all_but((0, 1, 2, socket_.fileno(), *made.descriptors()))
     kernel.set_capabilities(kernel.capabilities()[1] & _WRITING)
     if ALWAYS in allowed:
         _rehearse()

@@ -41,7 +41,7 @@ class Question:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The lines that would allow the call."""
+        """The lines that would allow the call; before one of a section but the first, `arch NAME` and a line end."""
         return tuple(each["line"] for each in self.rule)
 
     @property

@@ -49,7 +49,7 @@ def server(session: Session, timeout: float) -> MCPServer:
     @serving.tool()
     async def run(command: list[str], folder: str = ".") -> str:
         """Run a command (a list of words) in a folder, confined by the policy of the session.  Returns its exit status, what it
-        printed, and what it was denied, by number."""
+        was denied, by number, and then what it printed."""
         try:
             done = await asyncio.to_thread(session.run, command, folder=folder, timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -58,11 +58,11 @@ def server(session: Session, timeout: float) -> MCPServer:
             return f"not run: {error.strerror}: {error.filename}"
         except ValueError as error:  # a NUL in a word
             return f"not run: {error}"
-        parts = [f"exit status {done.status}"]
+        parts = [f"exit status {done.status}", *_listed(done.denials)]  # before what may look like them
         for name, data in (("standard output", done.output), ("standard error", done.errors)):
             text = data.decode(errors="replace")
             parts += [f"{name}:\n{text[:MOST]}{'...' * (len(text) > MOST)}"] if text else []
-        return "\n".join([*parts, *_listed(done.denials)])
+        return "\n".join(parts)
 
     @serving.tool()
     async def explain_denial(number: int) -> str:

@@ -7,20 +7,23 @@ import json
 import os
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 from callfence.asking.questions import MAX_LINE, Given, Question, answer_of
 from callfence.policygen.versions import QUESTIONS
 from callfence.tracer.errors import UserError
 
-_SEND = 10.0
-"""How many seconds the program may take at most to read a question."""
+_LAST = 10.0
+"""How many seconds the program may take at most to read the last messages."""
+_MOST = 1 << 28
+"""The most bytes of messages that it has not read, after which it is asked nothing more."""
 
 
 class Program:
     """The program at the other end of a socket."""
 
-    at_once = 1000
+    at_once = 2000  # all that there are
     outlives = True
     name = "a program"
 
@@ -35,8 +38,10 @@ class Program:
             credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # struct ucred
             if int.from_bytes(credentials[4:8], sys.byteorder) not in (0, os.geteuid()):
                 raise OSError(errno.EPERM, "another user listens there")
-        self._socket.settimeout(_SEND)
+        self._socket.setblocking(False)
         self._data = b""
+        self._unsent = bytearray()
+        """What the program has not read yet: it may ask somebody else, while more questions come."""
 
     def rehearse(self) -> None:
         json.dumps({})
@@ -44,11 +49,29 @@ class Program:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def descriptors(self) -> tuple[int, ...]:
+        return (self.fileno(),)
+
+    @property
+    def is_behind(self) -> bool:
+        return bool(self._unsent)
+
+    def send(self) -> None:
+        with suppress(BlockingIOError):
+            del self._unsent[: self._socket.send(self._unsent)]
+
+    def finish(self) -> None:
+        self._socket.settimeout(_LAST)
+        self._socket.sendall(self._unsent)
+
     def put(self, question: Question, timeout: float) -> None:
         self._send(question.fields(timeout))
 
     def read(self) -> list[Given]:
-        part = self._socket.recv(MAX_LINE)
+        try:
+            part = self._socket.recv(MAX_LINE)
+        except BlockingIOError:
+            return []
         if not part:
             raise EOFError
         *lines, self._data = (self._data + part).split(b"\n")
@@ -72,4 +95,7 @@ class Program:
         self._send({"type": "expired", "id": question.id})
 
     def _send(self, fields: dict[str, Any]) -> None:
-        self._socket.sendall(json.dumps({"version": QUESTIONS, **fields}).encode() + b"\n")
+        self._unsent += json.dumps({"version": QUESTIONS, **fields}).encode() + b"\n"
+        if len(self._unsent) > _MOST:
+            raise EOFError
+        self.send()

@@ -41,8 +41,8 @@ class Question:
     id: int
     lines: tuple[Line, ...]
     holds: bool
-    """Whether calls wait for the answer.  Files cannot be granted to a running program: the answer counts from its next
-    start."""
+    """Whether calls wait for the answer, or a look-up that is made again.  Files cannot be granted to a running program: the
+    answer counts from its next start."""
     record: Mapping[str, Any]
     """The first of these calls: the fields of an event `denied` (docs/events.schema.json)."""
     answers: tuple[str, ...]
@@ -78,8 +78,8 @@ def parsed(message: bytes, allowed: Sequence[str]) -> Question:
     fields = json.loads(message)
     risks = {each["file"]: each["risk"] for each in fields["record"]["allow"]}  # of all lines that a policy lacks, together
     lines = tuple(Line(each["file"], each["line"], risks.get(each["file"])) for each in fields["rule"])
-    answers = [answer for answer in allowed if fields["holds"] or answer in (ALWAYS, NO)]
-    return Question(fields["id"], lines, fields["holds"], fields["record"], tuple(answers))
+    answers = tuple(answer for answer in allowed if answer in fields["answers"])
+    return Question(fields["id"], lines, RUN in fields["answers"], fields["record"], answers)
 
 
 def answer_of(line: bytes) -> Given:

@@ -33,8 +33,10 @@ class Denial:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The policy lines that would allow it; () if none would, or the policy denies it explicitly."""
-        return tuple(line for each in self.record["allow"] for line in each["line"].split("\n") if line)
+        """The policy lines that would allow it; () if none would, or the policy denies it explicitly.  One that belongs to a
+        section but the first follows `arch NAME`, in one text."""
+        texts = [each["line"] for each in self.record["allow"]]
+        return tuple(line for text in texts for line in ([text] if text.startswith("arch ") else text.split("\n")) if line)
 
     @property
     def text(self) -> str:
@@ -44,7 +46,8 @@ class Denial:
         lines = [f"denied {self.number}: {record['call'] or what} ({record['action']})"]
         lines += [f"  not granted: {what}"] if record["call"] and what else []
         lines += [f"  by {record['executable']}: {' '.join(record['command'] or ())}"] if record["executable"] else []
-        lines += [f"  would allow it: {line}" for line in self.lines] or ["  no line of a policy would allow it"]
+        allowing = [part for line in self.lines for part in line.split("\n")]
+        lines += [f"  would allow it: {line}" for line in allowing] or ["  no line of a policy would allow it"]
         risks = [each["risk"] for each in record["allow"] if each["risk"]]
         lines += [f"  {risk['level']}: it {risk['grants']}" for risk in risks]
         return "\n".join(map(printable, lines))  # a word of the command could otherwise be lines that look like these

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import termios
+import time
 from contextlib import suppress
 from io import StringIO
 
@@ -12,6 +14,7 @@ from callfence.asking.questions import MEANINGS, Given, Question
 from callfence.enforcer.reporting.asker import ALWAYS, GRANTING, KILL, NO
 from callfence.shared.terminal import folded, print_lines
 from callfence.shared.text import printable
+from callfence.tracer.proc import fields
 
 _LONGEST = 4096
 _REFUSALS = (NO, KILL)
@@ -22,8 +25,11 @@ _PROOF = "bdfghjkmpqtvxz"
 """What the letters are chosen from that a grant needs.  The program can have the terminal type: its reports, as of the cursor's
 place, cut to size by keys that the program has set (VKILL, VEOF).  But nothing lets it read what another process has shown."""
 _LENGTH = 3
-_COLUMNS = 80
-"""How many columns the screen has at least.  The program can tell the terminal that there are more (TIOCSWINSZ)."""
+_COLUMNS = 20, 80
+"""The fewest and the most columns that lines are folded for.  The program can tell the terminal that there are more than it
+shows (TIOCSWINSZ), or fewer, which forges nothing."""
+_PAUSE = 0.05
+"""Seconds until what is typed is read again, if another group of processes has the terminal."""
 _MOST_WRONG = 10
 """The most grants with wrong letters, after which there is only a no: the program could guess."""
 
@@ -39,17 +45,31 @@ def _marked(answer: str) -> str:
     return f"[{answer[:end]}]{answer[end:]}"
 
 
+def _has_more_filters(group: int) -> bool:
+    """Return whether a process of a group has more seccomp filters than this one: it is the program's.  The shell in which
+    `enforce` runs in the background reads the terminal for itself."""
+    own = int(fields("/proc/self").get("Seccomp_filters", 0))
+    found = (fields(f"/proc/{name}") for name in os.listdir("/proc") if name.isdigit())
+    return any(
+        int(each.get("Seccomp_filters", 0)) > own for each in found if each.get("NSpgid", "").split()[:1] == [str(group)]
+    )
+
+
 class Terminal:
     """The controlling terminal.  One question is put at a time."""
 
     at_once = 1
     outlives = False  # the shell reads the terminal then
+    is_behind = False
 
     def __init__(self) -> None:
         """Open the terminal.  Raises OSError if there is none."""
-        self._descriptor = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+        # The program may read what is typed after poll(2) has seen it here.
+        self._descriptor = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         self.name = os.environ.get("USER") or os.environ.get("LOGNAME") or f"user {os.getuid()}"
-        self._file = os.fdopen(self._descriptor, "w", closefd=False)
+        self._file = open("/dev/tty", "w")  # noqa: SIM115, as it is open until this process ends
+        self._group = os.getpgrp()
+        """The group of processes in which `enforce` was started."""
         self._question: Question | None = None
         self._proof = ""
         self._wrong = 0
@@ -65,6 +85,15 @@ class Terminal:
     def fileno(self) -> int:
         return self._descriptor
 
+    def descriptors(self) -> tuple[int, ...]:
+        return self._descriptor, self._file.fileno()
+
+    def send(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
     def put(self, question: Question, timeout: float) -> None:
         self._question, self._reason_for, self._typed = question, False, b""
         with suppress(termios.error):  # what was typed before was not an answer
@@ -79,7 +108,8 @@ class Terminal:
         if command:
             self._print(f"  command  {command}")
         for each in question.lines:
-            self._print(f"  rule     {each.line}")
+            for line in each.line.split("\n"):  # one that belongs to a section follows `arch NAME`
+                self._print(f"  rule     {line}")
             self._print(f"  policy   {each.file}")
             if each.risk:
                 self._print(f"  {each.risk['level']}: it {each.risk['grants']} [{each.risk['rule']}]")
@@ -101,7 +131,9 @@ class Terminal:
             self._file.flush()
 
     def read(self) -> list[Given]:
-        part = os.read(self._descriptor, _LONGEST)
+        part = self._part()
+        if part is None:
+            return []
         line, *rest = re.split(rb"[\r\n]", (self._typed + part)[-_LONGEST:])
         self._typed = line if part and not rest else b""  # an empty part is ^D, which ends a line, too
         question = self._question
@@ -132,18 +164,47 @@ class Terminal:
             return []
         return [Given(question.id, answer)]
 
+    def _part(self) -> bytes | None:
+        """Return what has been typed; None if the program has read it, or another group of processes took the terminal.
+
+        Only processes of the group in the foreground may read a terminal, and a confined shell with job control makes a group
+        for each of its commands: this process joins that."""
+        with suppress(OSError):  # all of that group have ended
+            group = os.tcgetpgrp(self._descriptor)
+            if group == self._group or _has_more_filters(group):
+                os.setpgid(0, group)
+        try:
+            return os.read(self._descriptor, _LONGEST)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EIO or os.tcgetpgrp(self._descriptor) == os.getpgrp():
+                raise
+            time.sleep(_PAUSE)
+            return None
+
     def done(self, question: Question, answer: str, problem: str) -> None:
         if problem:
             self._reason_for = False
             self._print(f"  {problem}")
             self._ask()
         else:
-            self._question = None
+            self._end()
+
+    def _end(self) -> None:
+        """Ask nothing any more, and leave the program's processes, which may wait until their group is empty, or kill it."""
+        self._question = None
+        with suppress(OSError):
+            os.setpgid(0, 0)
 
     def expired(self, question: Question) -> None:
-        self._question = None
+        self._end()
         self._print("")
         self._print(f"callfence: not answered: {NO}")
 
     def _print(self, line: str) -> None:
-        print_lines(folded(printable(line), _COLUMNS), self._file)
+        try:
+            columns = os.get_terminal_size(self._descriptor).columns or _COLUMNS[1]
+        except OSError:
+            columns = _COLUMNS[1]
+        print_lines(folded(printable(line), min(max(columns, _COLUMNS[0]), _COLUMNS[1])), self._file)

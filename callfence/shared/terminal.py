@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from rich.cells import chop_cells
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -31,9 +30,17 @@ _MORE = "  | "
 
 def folded(line: str, columns: int) -> list[str]:
     """Return a line as several that are no longer than a screen with so many columns, where each but the first begins with a
-    bar: a terminal would begin them at its edge, where they could look like lines of ours."""
-    first, *rest = chop_cells(line, columns - len(_MORE)) or [""]
-    return [first, *(_MORE + part for part in rest)]
+    bar: a terminal would begin them at its edge, where they could look like lines of ours.
+
+    What is not ASCII counts as two columns: terminals differ in how many they take for signs, emoji and accents."""
+    parts, room = [""], columns - len(_MORE)
+    for character in line:
+        room -= 1 if character.isascii() else 2
+        if room < 0:
+            room = columns - len(_MORE) - (1 if character.isascii() else 2)
+            parts.append(_MORE)
+        parts[-1] += character
+    return parts
 
 
 def print_lines(lines: Iterable[str], file: TextIO) -> None:

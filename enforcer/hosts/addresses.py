@@ -84,5 +84,9 @@ def address_of(host: bytes, port: int, domain: int) -> bytes:
     """Return the struct sockaddr for an IP address and a port, for a socket of the family `domain`."""
     if domain == AF_INET:
         return AF_INET.to_bytes(2, "little") + port.to_bytes(2, "big") + host + bytes(8)
-    whole = _MAPPED + host if len(host) == 4 else host
-    return AF_INET6.to_bytes(2, "little") + port.to_bytes(2, "big") + bytes(4) + whole + bytes(4)
+    return AF_INET6.to_bytes(2, "little") + port.to_bytes(2, "big") + bytes(4) + mapped(host) + bytes(4)
+
+
+def mapped(host: bytes) -> bytes:
+    """Return an IP address of 4 or 16 bytes as one of 16."""
+    return _MAPPED + host if len(host) == 4 else host

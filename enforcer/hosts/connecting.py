@@ -41,7 +41,7 @@ class Connecting:
             address = address_at(task, at, length & INT)
             check(request)
             target = self._targets.of(request, socket, peer_of(address, socket.domain, sends=False), address)
-            if target.is_mute:
+            if target.is_mute or (socket.use == "send" and self._targets.are_mixtures_denied(socket, target.address)):
                 socket.mute()  # before: another thread may send at once
             result = acting(target.identity, partial(socket.connect, target.address))
             self._targets.note(socket, target)

@@ -141,6 +141,10 @@ class Rules:
             if name in below:
                 yield name
 
+    def grants_everywhere(self, use: str, port: int | None) -> bool:
+        """Return whether the policy lets the program reach a port of any host; with None, any port."""
+        return use not in self.confines or _has(self.everywhere.get(use, ()), port)
+
     def reaches(self, use: str, host: bytes, names: Iterable[str]) -> bool:
         """Return whether the policy lets the program reach any port of a host, whose address was given for `names`."""
         return self.grants(use, host, None, names)
@@ -148,7 +152,7 @@ class Rules:
     def grants(self, use: str, host: bytes, port: int | None, names: Iterable[str]) -> bool:
         """Return whether the policy lets the program reach a port of a host, whose address was given for `names`; with None,
         any port."""
-        if use not in self.confines or _has(self.everywhere.get(use, ()), port):
+        if self.grants_everywhere(use, port):
             return True
         number, bits = int.from_bytes(host, "big"), 8 * len(host)
         for size, length, prefix, ports in self.networks[use]:

@@ -10,6 +10,7 @@ from _socket import AF_INET, AF_INET6
 from callfence.enforcer.hosts import identity, unix
 from callfence.enforcer.hosts.addresses import address_of, explicit
 from callfence.enforcer.hosts.making import check
+from callfence.enforcer.hosts.mixtures import Mixtures
 from callfence.enforcer.hosts.names.resolver import Judge, Resolver
 from callfence.enforcer.hosts.rules import is_local, is_loopback, is_near
 from callfence.tracer import TYPE_CHECKING
@@ -138,6 +139,7 @@ class Targets:
         """By the inode of a socket."""
         self._led_from: dict[int, Led] = {}
         """By the port from which a socket asks."""
+        self._mixtures = Mixtures(self._may_send, self._may_send_anywhere)
 
     def of(
         self, request: Request, socket: Socket, peer: Peer | None, address: bytes, *, sends: bool = False
@@ -173,10 +175,10 @@ class Targets:
         Resolvers connect a datagram socket to each address of a name, or of this host, to see from which address it would be
         reached (RFC 6724, 6), and send nothing; the port is 0 if they were given none.  A server looks its own addresses up
         with the TCP port that it is about to bind."""
+        if self._may_send(peer.host, peer.port):
+            return False
         names = self._names.of(peer.host) if self._names else []
         policies = [rules for _, rules in self._hosts.policies]
-        if all(rules.grants("send", peer.host, peer.port, names) for rules in policies):
-            return False
         if nowhere or (is_loopback(peer.host) and all(rules.binds(peer.port) for rules in policies)):
             return True
         uses = [[use for use in ("send", "connect") if use in rules.confines] for rules in policies]
@@ -184,6 +186,21 @@ class Targets:
             any(rules.reaches(use, peer.host, names) for use in confined)
             for rules, confined in zip(policies, uses, strict=True)
         )
+
+    def are_mixtures_denied(self, socket: Socket, address: bytes) -> bool:
+        """Return whether a datagram socket that is connected to a struct sockaddr must not send any more, because of its
+        earlier peers."""
+        return not self._hosts.is_audit and self._mixtures.are_denied(socket, address)
+
+    def _may_send(self, host: bytes, port: int) -> bool:
+        """Return whether policies let the program send datagrams to a port of a host."""
+        unsure = [rules for _, rules in self._hosts.policies if not rules.grants("send", host, port, ())]
+        names = self._names.of(host) if unsure and self._names else []
+        return all(rules.grants("send", host, port, names) for rules in unsure)
+
+    def _may_send_anywhere(self, port: int) -> bool:
+        """The same for a port of any host."""
+        return all(rules.grants_everywhere("send", port) for _, rules in self._hosts.policies)
 
     def _judge(self, request: Request, use: str, peer: Peer) -> None:
         """Raise DeniedError, after a report, unless all policies let the program reach a host."""

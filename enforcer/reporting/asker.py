@@ -6,6 +6,7 @@ them on to a program, and writes the policy.  This process knows only what an an
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from callfence.enforcer.pending import RESTART_ALWAYS
 from callfence.enforcer.reporting.events import encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from callfence.enforcer.listener import Request
@@ -28,8 +29,13 @@ ANSWERS = (ONCE, RUN, ALWAYS, NO, KILL)
 LASTING = (RUN, ALWAYS)
 GRANTING = (ONCE, *LASTING)
 _REMEMBERED = (*LASTING, NO)
+_OF_LOOKUPS = (*LASTING, NO)
+_OF_FILES = (ALWAYS, NO)
+"""The answers to questions for which no call waits: look-ups, which a program makes again, and files and ports, which cannot be
+granted to a program that runs."""
 _MOST = 1000
-"""The most questions of one start; the answer to further ones is no."""
+"""The most questions of one start about calls that wait, and the most about others; the answer to further ones is no.  A
+program has as many of the others as it has names of files and hosts: they must not use up those of the first kind."""
 _LONGEST = 1 << 16
 """The most bytes of an answer."""
 _PAUSE = 0.05
@@ -57,8 +63,10 @@ class Asker:
         self._rules: dict[int, Rule] = {}
         """The rule of each question that is open, by the question's number."""
         self._remembered: dict[Rule, str] = {}
-        self._unsent: deque[bytes] = deque()
-        self._count = 0
+        self._unsent: deque[tuple[int, bytes]] = deque()
+        """The numbers of questions and their messages."""
+        self._counts = {True: 0, False: 0}
+        """How many questions there were on which a call waits, and how many others."""
         pending.hub.watch(descriptor, READABLE, self._read)
 
     def ask(
@@ -68,7 +76,7 @@ class Asker:
 
         `describe` returns the fields of the record of the call (docs/events.schema.json).  While the call waits, a signal that
         its task handles comes first, and then the call is made again."""
-        if (answer := self.remembered(rule)) is not None:
+        if (answer := self.remembered(rule, holds=True)) is not None:
             answered(answer)
             return
         is_open = [True]
@@ -89,44 +97,50 @@ class Asker:
                     return
 
         self._pending.add(request, interrupt, RESTART_ALWAYS)
-        self._put(rule, describe, once, holds=True)
+        self._put(rule, describe, once, ANSWERS)
 
-    def suggest(self, rule: Rule, describe: Callable[[], Mapping[str, Any]]) -> None:
-        """Ask about a rule that can take effect only at the next start; nothing waits for the answer."""
+    def suggest(self, rule: Rule, describe: Callable[[], Mapping[str, Any]], *, is_lookup: bool = False) -> None:
+        """Ask about a rule; no call waits for the answer.  It takes effect at the next start, or, for a look-up, at once."""
         if self.remembered(rule) is None:
-            self._put(rule, describe, lambda _answer: None, holds=False)
+            self._put(rule, describe, lambda _answer: None, _OF_LOOKUPS if is_lookup else _OF_FILES)
 
-    def remembered(self, rule: Rule) -> str | None:
-        """Return the answer that a further question about a rule gets at once; None if it is asked, or waits."""
+    def remembered(self, rule: Rule, *, holds: bool = False) -> str | None:
+        """Return the answer that a further question about a rule gets at once; None if it is asked, or waits.  `holds`: a call
+        waits for it."""
         if rule in self._remembered:
             return self._remembered[rule]
-        return NO if self._descriptor < 0 or (self._count >= _MOST and rule not in self._open) else None
+        return NO if self._descriptor < 0 or (self._counts[holds] >= _MOST and rule not in self._open) else None
 
     def _put(
-        self, rule: Rule, describe: Callable[[], Mapping[str, Any]], answered: Callable[[str], None], *, holds: bool
+        self, rule: Rule, describe: Callable[[], Mapping[str, Any]], answered: Callable[[str], None], answers: Sequence[str]
     ) -> None:
         if rule in self._open:
             self._open[rule].append(answered)
             return
-        self._count += 1
+        record = dict(describe())  # first, as it may fail
+        self._counts[answers == ANSWERS] += 1
+        number = sum(self._counts.values())
         self._open[rule] = [answered]
-        self._rules[self._count] = rule
+        self._rules[number] = rule
         lines = [{"file": file, "line": line} for file, line in rule]
-        question = {"id": self._count, "rule": lines, "holds": holds, "record": dict(describe())}
-        self._unsent.append(encoded(question).encode())
+        question = {"id": number, "rule": lines, "answers": [*answers], "record": record}
+        self._unsent.append((number, encoded(question).encode()))
         self._send()
 
     def _send(self) -> None:
         while self._unsent and self._descriptor >= 0:
             try:
-                os.write(self._descriptor, self._unsent[0])
+                os.write(self._descriptor, self._unsent[0][1])
+                self._unsent.popleft()
             except BlockingIOError:
                 self._pending.hub.later(_PAUSE, self._send)
                 return
-            except OSError:
-                self._close()
-                return
-            self._unsent.popleft()
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    self._close()
+                    return
+                number, _ = self._unsent.popleft()  # several policies, and files with long names
+                self._answer(self._rules.pop(number), NO, "")
 
     def _read(self) -> None:
         """Read one answer: the question's number, the answer and who gave it, with spaces between them."""

@@ -113,7 +113,7 @@ class Peers:
                     asker.ask(request, rule, fields, lambda answer: self._answered(request, verdict, refusal, answer))
                     return True
                 if asker.remembered(rule) is None:  # the program asks its name server again
-                    asker.suggest(rule, fields)
+                    asker.suggest(rule, fields, is_lookup=True)
                     return True
             self._loaded.reports.report_peer(request, verdict, refusal)
         except Exception as error:

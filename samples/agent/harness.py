@@ -12,6 +12,7 @@ import callfence
 
 NEVER = ("ptrace", "bpf", "mount", "setns", "init_module")
 HOSTS = ("api.example.org:", "packages.example.org:")
+PLACES = ("tcp connect", "udp send", "dns query", "unix connect")
 
 
 def ask_model(text: str) -> str:
@@ -23,9 +24,10 @@ def ask_model(text: str) -> str:
 def decide(question: callfence.Question) -> str | tuple[str, str]:
     """The answer to one question, with a reason."""
     call = question.record["call"]
-    if question.danger or any(line.startswith(NEVER) for line in question.lines):
+    lines = [line.split("\n")[-1] for line in question.lines]  # `arch NAME` may come before it
+    if question.danger or any(line.startswith(NEVER) for line in lines):
         return "no", f"left to a person: {question.danger or call}"
-    if any(line.startswith("tcp connect") and not line.split()[2].startswith(HOSTS) for line in question.lines):
+    if any(line.startswith(PLACES) and not line.split()[2].startswith(HOSTS) for line in lines):
         return "no", "not one of the hosts of this project"
     if question.takes_effect == "next start":
         return "no", "files are granted by people"

@@ -18,7 +18,7 @@ def test_the_risk_of_several_lines_is_that_of_each() -> None:
     both = "path /x: read\npath $HOME/.ssh: read"
     allow = [{"file": "a", "line": both, "risk": RISK}, {"file": "b", "line": "z", "risk": None}]
     rule = [{"file": "a", "line": "path /x: read"}, {"file": "a", "line": "path $HOME/.ssh: read"}, {"file": "b", "line": "z"}]
-    message = json.dumps({"id": 1, "rule": rule, "holds": False, "record": {"allow": allow}}).encode()
+    message = json.dumps({"id": 1, "rule": rule, "answers": ["always", "no"], "record": {"allow": allow}}).encode()
     question = parsed(message, ("once", "always", "no"))
     assert [line.risk for line in question.lines] == [RISK, RISK, None]
     assert question.answers == ("always", "no")
@@ -31,6 +31,20 @@ def test_a_command_adds_no_line_to_what_a_person_reads() -> None:
     }  # fmt: skip
     text = Denial(1, record).text
     assert [line.split(":")[0] for line in text.splitlines()] == ["denied 1", "  by /tmp/a\\x0ab", "  would allow it"]
+
+
+def test_a_line_of_another_architecture_stays_in_its_section() -> None:
+    """Two lines of their own would be no entry, and one of the first section."""
+    files = {"line": "path a: read\npath b: write", "risk": None}
+    record = {
+        "call": "chroot()", "action": "errno EPERM", "ungranted": [], "executable": "", "command": None,
+        "allow": [{"line": "arch i386\nchroot: allow", "risk": None}, files],
+    }  # fmt: skip
+    denial = Denial(1, record)
+    assert denial.lines == ("arch i386\nchroot: allow", "path a: read", "path b: write")
+    assert [line.rpartition("  would allow it: ")[2] for line in denial.text.splitlines()[1:]] == [
+        "arch i386", "chroot: allow", "path a: read", "path b: write",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,13 @@ def test_no_part_of_a_long_line_looks_like_another_line(padding: str) -> None:
     assert first + "".join(part[4:] for part in rest) == line
 
 
+@pytest.mark.parametrize("sign", ["\N{CIRCLED DIGIT ONE}", "\N{COMBINING TILDE}", "\N{CUNEIFORM SIGN A}"])
+def test_signs_that_some_terminals_show_wider_are_folded_for_these(sign: str) -> None:
+    first, *rest = folded(f"  command  {sign * 40}  rule     getppid: allow", 80)
+    assert all(sum(1 if character.isascii() else 2 for character in part) <= 80 for part in (first, *rest))
+    assert first + "".join(part[4:] for part in rest) == f"  command  {sign * 40}  rule     getppid: allow"
+
+
 def test_a_short_line_stays() -> None:
     assert folded("", 80) == [""]
     assert folded("x" * 76, 80) == ["x" * 76]

@@ -257,6 +257,54 @@ def test_so_does_one_that_is_connected_where_the_program_may_listen(network: Net
     assert ran.stdout.split() == ["13", "89"] * 4
 
 
+@pytest.mark.parametrize(
+    ("lines", "peers", "results"),
+    [
+        (["127.0.0.1: 5001", "127.0.0.2: 5002"], "127.0.0.1:5001 127.0.0.2:5002 127.0.0.1:5001", "1 32 32"),
+        (["127.0.0.1: 5001", "127.0.0.2: 5002"], "127.0.0.1:5001 - 127.0.0.2:5002", "1 89 32"),
+        (["127.0.0.1: 5001, 5002", "127.0.0.2: 5002"], "127.0.0.1:5001 127.0.0.2:5002", "1 32"),
+        (["127.0.0.1: 5001, 5002"], "127.0.0.1:5001 127.0.0.1:5002 - 127.0.0.1:5001", "1 1 89 1"),
+        (["127.0.0.1: 5001", "127.0.0.2: 5001"], "127.0.0.1:5001 127.0.0.2:5001 - 127.0.0.1:5001", "1 1 89 1"),
+        (["127.0.0.0/30: 5001-5002"], "127.0.0.1:5001 127.0.0.2:5002 127.0.0.1:5001", "1 1 1"),
+        (["127.0.0.1: 5001", "127.0.0.2: 5002"], "127.0.0.1:5001 + 127.0.0.2:5002", "1 89 1"),
+    ],
+)
+def test_a_datagram_socket_sends_to_no_mixture_of_its_peers(
+    network: Network, lines: list[str], peers: str, results: str
+) -> None:
+    """A thread that sends while another one connects may send to the address of one and the port of the other.
+
+    `-` ends the connection, `+` takes another socket."""
+    script = (
+        "import ctypes, socket, sys\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "for peer in sys.argv[1:]:\n"
+        "    if peer == '+': s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "    elif peer == '-': ctypes.CDLL(None).connect(s.fileno(), bytes(16), 16)\n"
+        "    else: s.connect((peer.partition(':')[0], int(peer.partition(':')[2])))\n"
+        "    s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)\n"
+        "    try: print(s.send(b'x'))\n"
+        "    except OSError as error: print(error.errno)\n"
+    )
+    granted = [f"udp send {line}" for line in lines]
+    ran = network.enforced(granted, sys.executable, "-c", script, *peers.split())
+    assert ran.stdout == results.replace(" ", "\n") + "\n", ran.stderr
+
+
+def test_addresses_are_sorted_as_plainly(network: Network) -> None:
+    """getaddrinfo(3) connects one socket to each of them in turn."""
+    script = (
+        "import ctypes, socket\n"
+        "s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n"
+        "for host in '::1', '::ffff:127.0.0.1', '::ffff:127.0.0.2':\n"
+        "    ctypes.CDLL(None).connect(s.fileno(), bytes(16), 16)\n"
+        "    s.connect((host, 5001)); print(s.getsockname()[0])\n"
+    )
+    lines = ["udp send ::1: 5001", "udp send 127.0.0.0/8: 5001"]
+    ran = network.enforced(lines, sys.executable, "-c", script)
+    assert ran.stdout.split() == ["::1", "::ffff:127.0.0.1", "::ffff:127.0.0.1"], ran.stderr
+
+
 def test_unix_sockets_are_reached_as_who_connects(network: Network) -> None:
     script = network.folder / "peers.py"
     script.write_text(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,6 +23,7 @@ from calls import allowing_all
 from terminal import Terminal
 
 import callfence
+from callfence.asking.listener import Question
 from callfence.tracer.abi import COMPAT
 from tests.enforcer.conftest import START, wait_until
 from tests.enforcer.reporting.test_events import checked
@@ -409,6 +412,66 @@ def test_files_count_from_the_next_start(place: Workplace, answerer: Answerer, b
     assert place.enforce("-p", "files.policy", str(program), "read:key").stdout == "ok\n"
 
 
+def test_a_look_up_is_granted_at_once(place: Workplace, answerer: Answerer) -> None:
+    """The program asks its name server again."""
+    place.policy(f"{SOME}tcp connect other.example: 443\n", "names.policy")
+    place.policy("default allow\n", "base.policy")
+    script = "import socket\ntry: socket.getaddrinfo('x.example', 443)\nexcept OSError: pass"
+    process = ask(place, "--within", "base.policy", "-p", "names.policy", sys.executable, "-c", script)
+    question = answerer.message()
+    assert [each["line"] for each in question["rule"]] == ["tcp connect x.example: 443"]
+    assert (question["takes_effect"], question["answers"]) == ("now", ["run", "always", "no"])
+    answerer.say({"id": question["id"], "answer": "no"})
+    process.communicate(timeout=60)
+    assert answers(place) == [("no", "a program")]
+
+
+def deep(folder: Path, character: bytes) -> bytes:
+    """The path of a new file that is as long as paths can be."""
+    path = os.fsencode(folder)
+    place = os.open(folder, os.O_PATH)
+    while len(path) < 3800:
+        name = character * 240
+        os.mkdir(name, dir_fd=place)
+        inner = os.open(name, os.O_PATH, dir_fd=place)
+        os.close(place)
+        place, path = inner, path + b"/" + name
+    os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=place))
+    os.close(place)
+    return path + b"/f"
+
+
+def test_a_question_that_is_too_long_is_a_no_and_others_are_asked(
+    place: Workplace, answerer: Answerer, build: Callable[..., Path]
+) -> None:
+    """Names of files in each of several policies are longer than a message between processes may be."""
+    program = build("files", "-static")
+    options = []
+    for name, calls in (("1.policy", SOME), *((f"{number}.policy", "default allow\n") for number in (2, 3, 4))):
+        place.policy(f"{calls}path {program}: read, execute\n", name)
+        options += ["-p", name]
+    names = [deep(place.folder, character) for character in (b"\xff", b"\xfe")]
+    process = ask(place, *options, str(program), b"rename:" + names[0] + b"," + names[1], "chroot:/")
+    answerer.answer("once")
+    assert process.communicate(timeout=20)[0] == "EACCES\nok\n"
+    assert answers(place) == [("no", None), ("once", "a program")]
+
+
+def test_a_thousand_questions_about_files_leave_those_about_calls(
+    place: Workplace, answerer: Answerer, build: Callable[..., Path]
+) -> None:
+    program = build("files", "-static")
+    names = [f"file{number}" for number in range(1010)]
+    for name in names:
+        (place.folder / name).touch()
+    place.policy(f"{SOME}path {program}: read, execute\n", "files.policy")
+    process = ask(place, "-p", "files.policy", str(program), *[f"read:{name}" for name in names], "chroot:/")
+    while (question := answerer.message())["takes_effect"] != "now":
+        pass
+    answerer.say({"id": question["id"], "answer": "once"})
+    assert process.communicate(timeout=20)[0].split()[-1] == "ok"
+
+
 # Starts
 
 
@@ -579,6 +642,61 @@ def test_letters_cannot_be_guessed(place: Workplace, terminal: Callable[..., Ter
     until(screen, "-13")
 
 
+def test_a_program_in_the_background_takes_nothing_that_is_typed_for_the_shell(place: Workplace) -> None:
+    """Its question is open until its time is over, or until the program is in the foreground again."""
+    place.policy(ERRNO)
+    words = [sys.executable, "-c", f"{START}  # {place.folder}", "--ask", "--ask-timeout", "6", place.calls(), "getppid"]
+    (place.folder / "start.sh").write_text(shlex.join(words))
+    screen = Terminal(["bash", "--norc", "-i"], place.folder)
+    screen.prompt()
+    screen.send("sh ./start.sh &\n")
+    screen.expect(r"\[\?\].*: ")
+    for number in range(5):
+        screen.send(f"echo typed{number}\n")
+        screen.expect(f"typed{number}\r", 5)
+    screen.expect("not answered: no")
+    screen.expect("-13")
+    screen.close()
+
+
+def test_what_the_program_has_read_holds_no_question_open(place: Workplace) -> None:
+    """It may read a line after that was seen, and before it is read here."""
+    script = "from callfence.asking.terminal import Terminal; print(Terminal()._part())"
+    screen = Terminal([sys.executable, "-c", script], place.folder)
+    assert screen.expect("None", 20)
+    screen.close()
+
+
+def test_a_call_that_waits_is_asked_about_before_files(
+    place: Workplace, terminal: Callable[..., Terminal], build: Callable[..., Path]
+) -> None:
+    """Else a program could have a person answer a thousand questions first, of which none is about this start."""
+    program = build("files", "-static")
+    for name in "abc":
+        (place.folder / name).touch()
+    place.policy(f"{SOME}path {program}: read, execute\n", "files.policy")
+    screen = terminal("--ask", "-p", "files.policy", str(program), "read:a", "read:b", "read:c", "chroot:/")
+    assert "rule     path ./a: read" in until(screen, r"\[\?\].*: ")
+    time.sleep(0.5)  # until chroot waits
+    screen.send("no\n")
+    assert "rule     chroot: allow" in until(screen, r"\[\?\].*: ")
+    screen.send("no\n")
+
+
+def test_a_person_is_asked_about_each_command_of_a_shell(place: Workplace, terminal: Callable[..., Terminal]) -> None:
+    """The shell makes a group of processes for each, and only the one in the foreground may read the terminal."""
+    place.policy(SOME.replace("getpriority: allow\n", ""), "shell.policy")
+    screen = terminal("--ask", "-p", "shell.policy", "bash", "--norc", "-i")
+    screen.prompt()
+    for answer in ("once", "no"):
+        screen.send(f"{place.calls()} getpriority,0,0\n")
+        proof = letters(until(screen, r"\[\?\].*: "))
+        assert os.tcgetpgrp(screen._master) != screen._process.pid
+        screen.send(f"{answer} {proof}\n" if answer == "once" else "no\n")
+        screen.expect(r"(?m)^\d+\r" if answer == "once" else r"(?m)^-1\r")
+        screen.prompt()
+
+
 # The Python API
 
 
@@ -627,3 +745,18 @@ def test_the_harness_of_the_samples(place: Workplace) -> None:
     first, second = done.stdout.split()
     assert (first != "-13", second) == (True, "-13"), done.stderr
     assert "to the model: `getppid()` was denied. Why does the command need it?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("getppid: allow", "run"), ("arch i386\nbpf: cmd == BPF_MAP_CREATE", "no"), ("udp send 192.0.2.1: 53", "no"),
+        ("udp send api.example.org: 443", "run"), ("tcp connect: 443", "no"), ("unix connect /run/docker.sock", "no"),
+    ],
+)  # fmt: skip
+def test_the_harness_asks_its_model_about_no_other_host(monkeypatch: pytest.MonkeyPatch, line: str, answer: str) -> None:
+    monkeypatch.syspath_prepend(HARNESS.parent)
+    decide = importlib.import_module("harness").decide
+    rule = ({"file": "it.policy", "line": line, "risk": None},)
+    given = decide(Question(rule, {"call": "x()"}, ("once", "run", "no", "kill"), "now"))
+    assert (given if isinstance(given, str) else given[0]) == answer

@@ -973,6 +973,30 @@ static void race_connect(void)
     join(other);
 }
 
+static volatile int sending;
+
+static void *keep_sending(void *made)
+{
+    for (int sent = 0; sending && sent < 5000;) sent += send(*(int *)made, word, strlen(word), MSG_DONTWAIT | MSG_NOSIGNAL) > 0;
+    return 0;
+}
+
+static void race_peers(void)  // the address of one peer and the port of the other: 127.0.0.1:7000
+{
+    Address first = v4(ALLOWED, PORT), second = v4("127.0.0.1", 7001);
+    int made = udp();
+    pthread_t other;
+    connect(made, &first.any, size4);
+    sending = 1;
+    pthread_create(&other, NULL, keep_sending, &made);
+    for (int round = 0; round < ROUNDS; round++) {
+        connect(made, &second.any, size4);
+        connect(made, &first.any, size4);
+    }
+    sending = 0;
+    pthread_join(other, NULL);
+}
+
 static void race_connect_tcp(void)
 {
     start_race();
@@ -1819,7 +1843,7 @@ static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     ROW(connect_twice_tcp), ROW(connected_sendto), ROW(corked), ROW(cork_to_host), ROW(cork_to_mixture), ROW(cork_race), ROW(fast_open), ROW(fast_open_msg), ROW(fast_open_mmsg), ROW(fast_open_connect),
     ROW(fast_open_deferred), ROW(repair), ROW(mptcp), ROW(udplite), ROW(sctp), ROW(dccp), ROW(l2tp), ROW(smc), ROW(families), ROW(pairs),
     ROW(upper_halves), ROW(ping), ROW(raw), ROW(packets), ROW(netlink), ROW(ip_options), ROW(ip_retopts), ROW(rthdr), ROW(rthdr_control),
-    ROW(flow_label), ROW(uring), ROW(aio), ROW(looked), ROW(look_race), ROW(race_connect),
+    ROW(flow_label), ROW(uring), ROW(aio), ROW(looked), ROW(look_race), ROW(race_connect), ROW(race_peers),
     ROW(race_connect_tcp), ROW(race_sendto), ROW(race_sendmsg), ROW(race_sendmmsg), ROW(race_descriptor), ROW(race_symlink), ROW(clone_memory),
     ROW(clone_all), ROW(by_fork), ROW(passed), ROW(dying), ROW(execs), ROW(stopped), ROW(traced), ROW(led_elsewhere), ROW(server_ports),
     ROW(led_port), ROW(forbidden_names), ROW(channel), ROW(wildcard), ROW(malformed), ROW(rebinding), ROW(answers), ROW(hosts_file), ROW(name_server), ROW(unix_path),
