@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from callfence.enforcer.bpf import Filter
-from callfence.enforcer.files.paths import unlisted
+from callfence.enforcer.files.paths import opened
 from callfence.policygen.files import landlock
-from callfence.policygen.files.places import OWN_FOLDERS, UNLISTED, PlaceError, here, located, look, of_process
+from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, here, located, look, of_process, unlisted
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class Granted:
             self.by_name[place] = self.by_name.get(place, 0) | access
             if path in OWN_FOLDERS:
                 self.own.add(place)
-        for path, device, access in UNLISTED:
-            if (descriptor := unlisted(path, device)) is not None:
+        for path, device, access in unlisted(environment):
+            if (descriptor := opened(path, device)) is not None:
                 status = os.fstat(descriptor)
                 os.close(descriptor)
                 identity = status.st_dev, status.st_ino

@@ -12,7 +12,7 @@ import stat
 from callfence.enforcer import kernel
 from callfence.enforcer.errors import EnforceError
 from callfence.policygen.files import landlock
-from callfence.policygen.files.places import MADE_BELOW, OWN_FOLDERS, UNLISTED, PlaceError, here, located, of_process
+from callfence.policygen.files.places import MADE_BELOW, OWN_FOLDERS, PlaceError, here, located, of_process, unlisted
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,16 +57,38 @@ class Grants:
                 raise GrantError(path, str(error)) from error
         with_links = [place for _, place, access in places if access & landlock.MAKE_SYM]
         makes_folders = [place for _, place, access in places if access & landlock.MAKE_DIR]
+        missing = self._missing(places)
         for path, place, access in places:
+            if path.partition(b"/")[0] in missing:
+                continue
             meant = next(filter(None, (_without_links(place, folder) for folder in with_links)), b"")
             may_be_made = any(_is_in(place, folder) for folder in makes_folders)
             is_own = path in OWN_FOLDERS and access & _CHANGES
             is_below = path.startswith(MADE_BELOW) and access & _OF_A_FOLDER and not meant
             self._grant(ruleset, path, place, access, meant, makes=may_be_made and bool(is_own or is_below))
-        for path, device, access in UNLISTED:
-            if (descriptor := unlisted(path, device)) is not None:
+        for path, device, access in unlisted(self._environment):
+            if (descriptor := opened(path, device)) is not None:
                 kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
                 self._close(descriptor)
+
+    def _missing(self, places: Sequence[tuple[bytes, bytes, int]]) -> set[bytes]:
+        """Return the named folders that are not there (HOME=/nonexistent), with one remark for all lines of each that would let
+        the program change something.  They are not made: who names such a home wants nothing to be kept in it."""
+        missing: set[bytes] = set()
+        for path, place, access in places:
+            name, slash, rest = path.partition(b"/")
+            folder = place.removesuffix(slash + rest)
+            if name in missing or not name.startswith(b"$") or not access & _CHANGES:
+                continue
+            try:
+                os.stat(folder)
+            except FileNotFoundError as error:
+                missing.add(name)
+                text = f"{os.fsdecode(folder)}: {error.strerror}"
+                self.remarks.append(f"what the policy has of path {os.fsdecode(name)} grants nothing: {text}")
+            except OSError:
+                continue
+        return missing
 
     def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: bytes, *, makes: bool) -> None:
         """Add the rule for one path to a ruleset.  A missing file gets none, with a remark if the line would let the program
@@ -144,7 +166,7 @@ def _without_links(path: bytes, folder: bytes) -> bytes:
     return b""
 
 
-def unlisted(path: bytes, device: tuple[int, int] | int | None) -> int | None:
+def opened(path: bytes, device: tuple[int, int] | int | None) -> int | None:
     """Return a descriptor of the character device with that path and number; of the file of sysfs or procfs if `device` is
     None; of the file of a kind (S_IFREG: without another name) that root alone may change if it is that kind.  None if
     something else is there."""

@@ -30,7 +30,7 @@ MADE_BELOW = (b"$HOME/.", b"$TMPDIR/", b"$XDG_RUNTIME_DIR/")
 there when the program was learned, and may not be for another user, or after the machine has started again."""
 
 
-UNLISTED = (
+_UNLISTED = (
     (b"/dev/null", (1, 3), READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV),
     (b"/dev/full", (1, 7), READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV),
     (b"/dev/urandom", (1, 9), READ_FILE | IOCTL_DEV),
@@ -54,6 +54,22 @@ a digit, the same for all.  setlocale(3) and gettext(3) read other files of the 
 a program may have been learned: texts of packages, which all users may read.  So are the time zones, which tzset(3) reads when
 a program first writes a local time, in an error's message perhaps; /etc/localtime is a copy of one of them, or a link to it."""
 
+_WITHOUT_HOME = (
+    (b"/etc/nsswitch.conf", S_IFREG, READ_FILE),
+    (b"/etc/passwd", S_IFREG, READ_FILE),
+)
+"""The same where HOME is not set: libraries and interpreters then look for the home of the user here (getpwuid(3)), and a
+program that was learned with HOME would end with an error, or take `~` for a folder.  All users may read the names in it."""
+
+
+def unlisted(environment: Sequence[bytes]) -> tuple[tuple[bytes, tuple[int, int] | int | None, int], ...]:
+    """Return the files and folders that need no line for a program with this environment, as `_UNLISTED` has them."""
+    return _UNLISTED if _has_home(environment) else (*_UNLISTED, *_WITHOUT_HOME)
+
+
+def _has_home(environment: Sequence[bytes]) -> bool:
+    return any(entry.startswith(b"HOME=") for entry in environment)
+
 
 class PlaceError(UserError):
     """The named folder of a policy's path is unknown; `str()` says why."""
@@ -68,7 +84,7 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
         return path
     name = start[1:]
     folder = _value(name, environment)
-    if name == b"HOME" and not any(entry.startswith(b"HOME=") for entry in environment):
+    if name == b"HOME" and not _has_home(environment):
         folder = os.fsencode(home_of_passwd())
     shown, line = name.decode(), f"the policy has path {path.decode(errors='replace')}"
     if not folder:

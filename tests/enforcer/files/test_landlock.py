@@ -257,6 +257,18 @@ def test_what_is_not_there_grants_nothing(place, files, program):
     assert "path ./loop grants nothing: ./loop: Too many levels" in done.stderr
 
 
+def test_a_home_that_is_not_there_is_told_once_and_is_not_made(place, program):
+    lines = "path $HOME/.cache: write, create\npath $HOME/.app: write, create\npath $HOME/.apprc: read\npath ./none: write"
+    place.policy(f"{EVERY_CALL}path {program}: read, execute\n{lines}", "files.policy")
+    home = place.folder / "no home"
+    done = place.enforce("-p", "files.policy", program, "nothing", env=place.environment | {"HOME": str(home)})
+    assert done.stderr.splitlines() == [
+        f"enforce: what the policy has of path $HOME grants nothing: {home}: No such file or directory",
+        "enforce: path ./none grants nothing: ./none: No such file or directory",
+    ]
+    assert not home.exists()
+
+
 def test_what_its_user_may_not_reach_is_told_only_where_it_would_change(nobody, tmp_path):
     (hidden := tmp_path / "hidden").mkdir(mode=0o700)
     (hidden / "a").write_text("a")
@@ -465,6 +477,16 @@ def test_the_time_zones_need_no_line(files):
     zone, folder = os.path.realpath("/etc/localtime"), "/usr/share/zoneinfo"
     operations = ("read:/etc/localtime", f"read:{zone}", f"list:{folder}", "write:/etc/localtime", "list:/usr/share")
     assert files("path ./data: read", *operations) == ["ok", "ok", "ok", "EACCES", "EACCES"]
+
+
+def test_without_home_the_user_s_entry_needs_no_line(files, place):
+    """Libraries and interpreters look for the home there."""
+    environment = {name: value for name, value in place.environment.items() if name != "HOME"}
+    operations = ("read:/etc/passwd", "read:/etc/nsswitch.conf", "write:/etc/passwd", "read:/etc/group")
+    for option in ((), ("--explain",)):
+        outcome = files("path ./data: read", *operations, options=option, env=environment)
+        assert outcome == ["ok", "ok", "EACCES", "EACCES"]
+    assert files("path ./data: read", *operations) == ["EACCES"] * 4, "with HOME they are files like others"
 
 
 @pytest.mark.parametrize(
