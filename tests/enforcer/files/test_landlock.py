@@ -514,9 +514,9 @@ def test_locales_that_others_may_change_need_one(files, change):
 
 
 @MOUNTED
-@pytest.mark.parametrize("file", ["/etc/locale.alias", "/etc/localtime"])
+@pytest.mark.parametrize("file", ["/etc/locale.alias", "/etc/localtime", "/etc/gai.conf"])
 @pytest.mark.parametrize(("make", "outcome"), [("echo >", "ok"), ("ln /etc/x", "EACCES"), ("ln -s x", "EACCES")])
-def test_a_file_of_locales_or_of_a_time_zone_has_one_name(files, make, outcome, file):
+def test_a_file_of_the_c_library_that_needs_no_line_has_one_name(files, make, outcome, file):
     under = mounting(f"mount -t tmpfs none /etc && echo > /etc/x && {make} {file}")
     assert files("path ./data: read", f"read:{file}", under=under) == [outcome]
 
