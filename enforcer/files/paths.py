@@ -37,13 +37,15 @@ class GrantError(EnforceError):
 class Grants:
     """Adds the rules of `path` lines to rulesets."""
 
-    __slots__ = ("_environment", "_process", "held", "remarks")
+    __slots__ = ("_environment", "_failed", "_process", "held", "remarks")
 
     def __init__(self, environment: Sequence[bytes], process: int, remarks: list[str], held: list[int]) -> None:
         """`environment`: the program's.  `process`: the id of the process that becomes the program, if not this one.  To
         `remarks` and `held` is added what `Confinement` has under these names."""
         self._environment = environment
         self._process = process
+        self._failed: list[tuple[bytes, bytes, str]] = []
+        """The lines whose paths were not opened, the paths, and why."""
         self.remarks = remarks
         self.held = held
 
@@ -63,6 +65,7 @@ class Grants:
             is_own = path in OWN_FOLDERS and access & _CHANGES
             is_below = path.startswith(MADE_BELOW) and access & _OF_A_FOLDER and not meant
             self._grant(ruleset, path, place, access, meant, makes=may_be_made and bool(is_own or is_below))
+        self._report()
         for path, device, access in UNLISTED:
             if (descriptor := unlisted(path, device)) is not None:
                 kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
@@ -78,7 +81,7 @@ class Grants:
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in _OUT_OF_REACH or access & _CHANGES:
-                self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {os.fsdecode(path)}: {error.strerror}")
+                self._failed.append((line, path, error.strerror or ""))
             return
         try:
             if meant and _real(descriptor, path) != meant:
@@ -102,6 +105,19 @@ class Grants:
             raise GrantError(line, text) from error
         finally:
             self._close(descriptor)
+
+    def _report(self) -> None:
+        """Add a remark for each line that grants nothing; one for all lines in a named folder that is not there
+        (HOME=/nonexistent)."""
+        for line, path, problem in self._failed:
+            name, slash, rest = line.partition(b"/")
+            who = f"path {os.fsdecode(line)} grants"
+            if name.startswith(b"$") and not os.path.lexists(folder := path.removesuffix(slash + rest)):
+                who, path = f"the lines about {os.fsdecode(name)} grant", folder
+            remark = f"{who} nothing: {os.fsdecode(path)}: {problem}"
+            if remark not in self.remarks:
+                self.remarks.append(remark)
+        self._failed.clear()
 
     def _close(self, descriptor: int) -> None:
         """Close a granted file, unless it is to be held and there is room: starting the program takes descriptors, too."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _NULL = b"/dev/null\0"
 _FULL = b"/dev/full\0"
 _TERMINAL = b"/dev/tty\0"
+_TERMINALS = ("/dev/pts/", "/dev/tty", "/dev/console")
+"""How the paths of terminals begin."""
 _OPENS = "flags in O_ACCMODE|O_CREAT|O_TRUNC|O_APPEND|O_CLOEXEC|O_NONBLOCK|O_NOCTTY|O_LARGEFILE|O_NOFOLLOW|O_SYNC"
 """The flags with which these devices may be opened."""
 _PATH = {"openat": 1, "open": 0}
@@ -135,8 +137,8 @@ class Instead:
         return True
 
     def _opens_device(self, arch: Arch, name: str) -> bool:
-        """Answer an open of /dev/null or /dev/full with a descriptor of it, and one of /dev/tty with ENXIO, as if there were no
-        terminal; return whether the call was answered.
+        """Answer an open of /dev/null or /dev/full with a descriptor of it, and one of /dev/tty, or of the terminal that a
+        standard stream is, with ENXIO, as if there were no terminal; return whether the call was answered.
 
         The task gets no other file, even if it changes the path meanwhile."""
         path, arguments = _PATH[name], table(arch).by_name[name].arguments
@@ -144,9 +146,10 @@ class Instead:
             return False
         with closing(WaitingTask(self._event.task, self._event.task)) as caller:
             opened = caller.read(self._event.arguments[path], len(_NULL))
+            is_terminal = opened.startswith(_TERMINAL) or _is_own_terminal(caller, self._event.arguments[path])
         if not self._request.is_waiting():
             return False
-        if opened.startswith(_TERMINAL):
+        if is_terminal:
             self._fail(errno.ENXIO)
             return True
         flags = self._event.arguments[path + 1]
@@ -234,6 +237,12 @@ def _is_below(process: int, caller: int) -> bool:
 @cache
 def _opens(arch: Arch, name: str) -> Expression:
     return stated_entry(arch, f"{name}: {_OPENS}").expression
+
+
+def _is_own_terminal(caller: WaitingTask, address: int) -> bool:
+    """Return whether a path is that of the terminal which is one of the task's standard streams (ttyname(3))."""
+    names = {name for number in range(3) if (name := caller.link(f"fd/{number}")).startswith(_TERMINALS)}
+    return any(caller.read(address, len(path) + 1) == path + b"\0" for path in map(os.fsencode, names))
 
 
 def _int(register: int) -> int:

@@ -43,6 +43,7 @@ UNLISTED = (
     (b"/usr/share/locale", S_IFDIR, READ_FILE | READ_DIR),
     (b"/etc/localtime", S_IFREG, READ_FILE),
     (b"/usr/share/zoneinfo", S_IFDIR, READ_FILE | READ_DIR),
+    (b"/etc/gai.conf", S_IFREG, READ_FILE),
 )
 """Files and folders that need no line, since they grant nothing: path, major and minor number of a device (mem(4), full(4)),
 None for a file of sysfs or procfs, or the kind of a file that root alone may change; Landlock's rights.
@@ -52,7 +53,8 @@ and allocators count processors by the files of sysfs, some only when threads co
 tells as much.  glibc reads the file of procfs when it frees much memory of a thread (sysdeps/unix/sysv/linux/malloc-sysdep.h):
 a digit, the same for all.  setlocale(3) and gettext(3) read other files of the locales for each LANG, and none for C, in which
 a program may have been learned: texts of packages, which all users may read.  So are the time zones, which tzset(3) reads when
-a program first writes a local time, in an error's message perhaps; /etc/localtime is a copy of one of them, or a link to it."""
+a program first writes a local time, in an error's message perhaps; /etc/localtime is a copy of one of them, or a link to it.
+getaddrinfo(3) reads gai.conf(5), by which addresses are sorted, once a name has more than one."""
 
 
 class PlaceError(UserError):

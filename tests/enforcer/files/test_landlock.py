@@ -257,6 +257,18 @@ def test_what_is_not_there_grants_nothing(place, files, program):
     assert "path ./loop grants nothing: ./loop: Too many levels" in done.stderr
 
 
+def test_a_home_that_is_not_there_is_told_once(place, program):
+    lines = "path $HOME/.cache: write\npath $HOME/.app: write, remove\npath $HOME/.apprc: read\npath ./none: write"
+    place.policy(f"{EVERY_CALL}path {program}: read, execute\n{lines}", "files.policy")
+    home = place.folder / "no home"
+    done = place.enforce("-p", "files.policy", program, "nothing", env=place.environment | {"HOME": str(home)})
+    assert sorted(done.stderr.splitlines()) == [
+        "enforce: path ./none grants nothing: ./none: No such file or directory",
+        f"enforce: the lines about $HOME grant nothing: {home}: No such file or directory",
+    ]
+    assert not home.exists()
+
+
 def test_what_its_user_may_not_reach_is_told_only_where_it_would_change(nobody, tmp_path):
     (hidden := tmp_path / "hidden").mkdir(mode=0o700)
     (hidden / "a").write_text("a")
@@ -492,9 +504,9 @@ def test_locales_that_others_may_change_need_one(files, change):
 
 
 @MOUNTED
-@pytest.mark.parametrize("file", ["/etc/locale.alias", "/etc/localtime"])
+@pytest.mark.parametrize("file", ["/etc/locale.alias", "/etc/localtime", "/etc/gai.conf"])
 @pytest.mark.parametrize(("make", "outcome"), [("echo >", "ok"), ("ln /etc/x", "EACCES"), ("ln -s x", "EACCES")])
-def test_a_file_of_locales_or_of_a_time_zone_has_one_name(files, make, outcome, file):
+def test_a_file_of_the_c_library_that_needs_no_line_has_one_name(files, make, outcome, file):
     under = mounting(f"mount -t tmpfs none /etc && echo > /etc/x && {make} {file}")
     assert files("path ./data: read", f"read:{file}", under=under) == [outcome]
 

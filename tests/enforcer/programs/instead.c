@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 static volatile sig_atomic_t got;
@@ -63,6 +64,14 @@ static long made(const char *what)
         return open("/dev/full", O_RDONLY | O_CREAT, 0666);
     if (!strcmp(what, "terminal"))
         return open("/dev/tty", O_RDWR | O_CLOEXEC);
+    if (!strcmp(what, "own-terminal")) /* libuv: writes without waiting would be those of all who share the descriptor */
+        return open(ttyname(0), O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (!strcmp(what, "other-terminal"))
+        return open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (!strcmp(what, "settings")) {
+        struct termios settings;
+        return tcgetattr(0, &settings) ? -2 : tcsetattr(0, TCSANOW, &settings);
+    }
     if (!strcmp(what, "other-file"))
         return open("/dev/zero", O_RDWR);
     if (!strcmp(what, "null-folder"))

@@ -26,8 +26,9 @@ def made(place, build, shared_policy):
     """made(policy, what, ...) -> the finished process, and the denied calls."""
     shutil.copy(build("instead"), place.folder)
 
-    def run(policy, *what, options=()):
-        done = place.enforce("-p", shared_policy(policy, "instead.policy"), *options, "--log", "log", "--", "./instead", *what)
+    def run(policy, *what, options=(), **settings):
+        command = ("--log", "log", "--", "./instead", *what)
+        done = place.enforce("-p", shared_policy(policy, "instead.policy"), *options, *command, **settings)
         return done, [record["call"] for record in place.denials()]
 
     return run
@@ -56,6 +57,22 @@ def made(place, build, shared_policy):
 def test_it_is_answered_without_a_denial(made, what, result):
     done, denied = made(IMPLIED, what)
     assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, f"{what} {result}", "", [])
+
+
+@pytest.mark.parametrize(
+    ("what", "result", "denied"),
+    [("own-terminal", "-1 ENXIO", []), ("settings", "-1 EPERM", []), ("other-terminal", None, ["openat("])],
+)
+def test_on_a_terminal_it_is_as_without(made, what, result, denied):
+    """Node.js opens its terminal by name and sets it back at the end; it may have been learned with its output in a file."""
+    main, own = os.openpty()
+    try:
+        done, calls = made(IMPLIED, what, stdin=own)
+    finally:
+        os.close(main)
+        os.close(own)
+    assert [call.partition("(")[0] + "(" for call in calls] == denied
+    assert result is None or (done.returncode, done.stdout.strip(), done.stderr) == (0, f"{what} {result}", "")
 
 
 @pytest.mark.parametrize(
