@@ -68,8 +68,10 @@ def narrowed(document: Document, recording: Recording, runs: Sequence[Run]) -> N
     what they did and the policy allows: a bug of ours."""
     policy = document.policy
     uses = [run.files for run in runs]
-    if dns := [use for run in recording.runs for use in run.files if use[0] == UDP_CONNECT]:
-        uses[0] = (*uses[0], *dns)  # a later run does not record what it sends to name servers
+    # A later run does not record what it sends to name servers; and what rehearsed runs used is kept.
+    kept = [use for run in recording.runs for use in run.files if use[0] == UDP_CONNECT or (run.rehearsed and is_path(use[0]))]
+    if kept:
+        uses[0] = (*uses[0], *kept)
     files, unused, not_judged = _narrowed_files(document, uses)
     warm = sum(run.warm for run in runs)
     if warm:

@@ -80,10 +80,14 @@ class _Noted(NamedTuple):
 class FileWatcher:
     """Records the rights to files, and the abstract sockets, that the calls of one run use."""
 
-    def __init__(self, environment: Sequence[bytes], gap: Callable[[str], None]) -> None:
+    def __init__(
+        self, environment: Sequence[bytes], gap: Callable[[str], None], renamed: Callable[[str], str] = str
+    ) -> None:
+        """`renamed` returns the path under which a file is recorded."""
         self._environment = environment
         self._here = os.fsencode(working_folder())
         self._gap = gap
+        self._renamed = renamed
         self._rights: dict[tuple[bytes, str], Right] = {}
         self._bound: set[bytes] = set()
         """Names of the abstract sockets that the program has bound; b"" stands for names that the kernel chose."""
@@ -139,7 +143,7 @@ class FileWatcher:
         path."""
         by_name: dict[tuple[str, str], Right] = {}
         for (path, executable), rights in self._rights.items():
-            key = (self._named(path), executable)
+            key = (self._named(path), self._renamed(executable))
             by_name[key] = by_name.get(key, NOTHING) | rights
         uses = [(name, format_rights(rights), executable) for (name, executable), rights in by_name.items()]
         read = {configures(name) for (name, _), rights in by_name.items() if Right.READ in rights}
@@ -148,10 +152,11 @@ class FileWatcher:
         uses += [(LEFT, self._named(path), "") for path in self._left]
         absent = {self._named(path) for path in self._sought if self._place(path) == path} - {name for name, _ in by_name}
         uses += [(SOUGHT, path, "") for path in few(absent) if not _is_risky(path)]
-        return tuple(sorted([*uses, *((ABSTRACT, aim, executable) for aim, executable in self._aims)]))
+        return tuple(sorted([*uses, *((ABSTRACT, aim, self._renamed(executable)) for aim, executable in self._aims)]))
 
     def _named(self, path: bytes) -> str:
-        return named(path, self._environment, self._here).decode("utf-8", "surrogateescape")
+        name = os.fsencode(self._renamed(os.fsdecode(path)))
+        return named(name, self._environment, self._here).decode("utf-8", "surrogateescape")
 
     def _tops(self) -> list[str]:
         """Return the paths that were made in folders which were there before; those of folders in which more was made end

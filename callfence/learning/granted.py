@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from callfence.learning.progress import say
 from callfence.policygen.files.algebra import differences, intersected
-from callfence.policygen.files.generalise import Use, added, beside_hosts, kind_of
+from callfence.policygen.files.generalise import Use, added, beside_hosts, kind_of, lacking
 from callfence.policygen.files.generalise_hosts import connects_by_host, looked_up, recorded
-from callfence.policygen.grants import KINDS, NOT_CONFINED, QUERY, Files
+from callfence.policygen.grants import KINDS, NOT_CONFINED, QUERY, Files, Right
 from callfence.policygen.values import replace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from callfence.policygen.language.document import Document
     from callfence.policygen.learning.generate import Generated
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 def watched(recording: Recording) -> list[tuple[Use, ...]]:
     """Return the uses of files and ports of each plain run in which they were recorded."""
     return [run.files for run in recording.runs if run.files and not run.rehearsed]
+
+
+def dangerous(files: Files, uses: Iterable[Use]) -> list[str]:
+    """Return the paths that uses need and `files` does not grant, if they are to be executed, or lint warns of them."""
+    from callfence.policygen.lint.catalogue import Level
+    from callfence.policygen.lint.files import risks_of
+
+    def is_dangerous(path: str, rights: Right) -> bool:
+        risks = risks_of(Files({path: rights}, None, None))
+        return Right.EXECUTE in rights or any(risk.level != Level.NOTE for _, risk in risks)
+
+    return [path for path, rights in lacking(files, uses).items() if is_dangerous(path, rights)]
 
 
 def with_files(

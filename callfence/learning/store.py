@@ -191,7 +191,8 @@ def _generate(
 
     exact = prepared.options.exact or prepared.options.tight
     begins, hosts = prepared.begins, prepared.options.hosts
-    return with_files(generated, watched(whole), run.files, existing, prepared.base, begins=begins, exact=exact, hosts=hosts)
+    runs = [*watched(whole), run.files] if run.rehearsed else watched(whole)
+    return with_files(generated, runs, run.files, existing, prepared.base, begins=begins, exact=exact, hosts=hosts)
 
 
 def _with_phases(

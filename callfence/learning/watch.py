@@ -135,7 +135,7 @@ def watch(
     if not (prepared.is_warm or options.no_evidence):
         import callfence.policygen.evidence.facts  # noqa: F401  # the threads would wait for each other if it were imported while it runs
     if prepared.with_files:
-        _watch_files(program, recorder)
+        watch_files(program, recorder)
     if prepared.with_hosts:
         watch_hosts(program.environment if program else None, recorder)
     started = time.time_ns()
@@ -152,13 +152,14 @@ def watch(
     return run, recorder.observations(), outcome.status
 
 
-def _watch_files(program: Program | None, recorder: Recorder) -> None:
+def watch_files(program: Program | None, recorder: Recorder, renamed: Callable[[str], str] = str) -> None:
+    """Have a recorder record files, too.  `renamed` is that of `FileWatcher`."""
     if program is None:
         recorder.gap("files: learn cannot record them for a process that was already running")
         return
     from callfence.learning.files import FileWatcher
 
-    recorder.files = FileWatcher(program.environment, recorder.gap)
+    recorder.files = FileWatcher(program.environment, recorder.gap, renamed)
     recorder.files.executed(os.path.realpath(os.fsdecode(program.path)))
 
 

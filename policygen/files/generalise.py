@@ -336,6 +336,15 @@ def stores() -> dict[str, str]:
     return dict(table_rows(__spec__, "stores.tsv"))
 
 
+def lacking(files: Files, uses: Iterable[Use]) -> dict[str, Right]:
+    """Return the paths that uses need and `files` does not grant, each with the rights that it lacks; {} if files are not
+    confined."""
+    if files.paths is None:
+        return {}
+    every = ((path, rights & ~granted(files.paths, path)) for path, rights in _names(uses).items())
+    return {path: rights for path, rights in every if rights}
+
+
 def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, exact: bool = False) -> Files:
     """Return `files` with what the newest run needs beyond them; a use that they do not confine stays unconfined.
 
@@ -343,7 +352,7 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     (`connects_by_host`), `newest` has only those ports that are to be granted at any host (`beside_hosts`).
     """
     uses = list(newest)
-    missing = [path for path, rights in _names(uses).items() if rights & ~granted(files.grants, path)]
+    missing = [*lacking(files, uses)]
     if not exact and files.paths is not None:  # once: who takes the right out of the policy does not want it
         earlier = runs[:-1] if files.paths else ()
         missing += [path for path in sought(runs) - sought(earlier) if Right.READ not in granted(files.paths, path)]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from callfence.learning import store
+from callfence.learning.granted import dangerous
 from callfence.learning.progress import say
 from callfence.learning.rehearsal.plan import Place, Rehearsal, parse_choice, plan
 from callfence.learning.rehearsal.run import Setting, free_space, run
@@ -17,6 +18,7 @@ from callfence.learning.summary import call_name, news
 from callfence.learning.watch import places_of
 from callfence.policygen.completeness import needed_by
 from callfence.policygen.evaluate import evaluate
+from callfence.policygen.files.generalise import lacking
 from callfence.policygen.review.risk import needs_a_person
 from callfence.shared.text import command_line, plural, printable
 from callfence.tracer.errors import CallfenceError
@@ -79,8 +81,8 @@ class _Rehearsing:
         self._prepared = prepared
         self._options = options
         places = places_of(plain.program, options, scratch.copied if scratch else "")
-        least, hosts = free_space() // 2, prepared.with_hosts
-        self._setting = Setting(plain.program, plain.input, plain.seconds, scratch, options, places, least, hosts)
+        kinds = prepared.with_files, prepared.with_hosts
+        self._setting = Setting(plain.program, plain.input, plain.seconds, scratch, options, places, free_space() // 2, *kinds)
         self._learned = learned
         """The policy and the recording, with the runs until now."""
         self._rules: set[object] = set()
@@ -95,6 +97,8 @@ class _Rehearsing:
         self._failed: list[str] = []
         self._held_back: dict[str, None] = {}
         """Names of the calls that were not added to the policy, because allowing them is dangerous."""
+        self._paths_held_back: dict[str, None] = {}
+        """The paths for which nothing was added, because they are executed, or lint warns of them."""
 
     def make_all(self, planned: Sequence[Rehearsal]) -> None:
         """Make the runs and print what is new in them.  Stop when the budget is used up, when QUIET runs brought nothing new,
@@ -130,9 +134,15 @@ class _Rehearsing:
         if rehearsal.place is not None and rehearsal.is_first and not rehearsed.fired:
             self._unreached.add(rehearsal.place)
         new = tuple(self._new_in(rehearsed.observations))
-        self._quiet = 0 if new else self._quiet + (rehearsal.group == "faults")
-        if new:
-            self._add(rehearsal, rehearsed.run, new)
+        files = self._learned.generated.document.policy.files
+        paths = dangerous(files, rehearsed.run.files)
+        self._paths_held_back |= dict.fromkeys(paths)
+        used = tuple(use for use in rehearsed.run.files if use[0] not in paths and use[2] not in paths)
+        if new or lacking(files, used):
+            self._quiet = 0
+            self._add(rehearsal, rehearsed.run._replace(files=used), new)
+        else:
+            self._quiet += rehearsal.group == "faults"
         return _INTERRUPTED if rehearsed.is_interrupted else _FULL if rehearsed.is_full else ""
 
     def _rule(self, observation: Observation) -> object | None:
@@ -152,12 +162,12 @@ class _Rehearsing:
 
     def _add(self, rehearsal: Rehearsal, run: Run, new: tuple[Observation, ...]) -> None:
         """Add the new observations of a run to the policy and its recording."""
-        self._news += len(new)
         self._learned = store.rehearsed(self._prepared, run, new)
-        if self._learned.generated.new:
+        self._news += len(new) + len(self._learned.generated.files)
+        if self._learned.generated.new or self._learned.generated.files:
             self._lines += [f"{rehearsal.description}:", *(f"  {line}" for line in news(self._learned))]
-        dangerous = (observation for observation in new if needs_a_person(observation, self._options.allow_opaque))
-        self._held_back |= dict.fromkeys(call_name(observation.arch, observation.number) for observation in dangerous)
+        held = (observation for observation in new if needs_a_person(observation, self._options.allow_opaque))
+        self._held_back |= dict.fromkeys(call_name(observation.arch, observation.number) for observation in held)
 
     # -- what is printed
 
@@ -190,3 +200,6 @@ class _Rehearsing:
         if self._held_back:
             review = command_line(["callfence", "review", str(self._learned.policy)])
             say(f"  not added, because allowing them is dangerous: {', '.join(self._held_back)}; `{review}` shows them")
+        if self._paths_held_back:
+            paths = ", ".join(self._paths_held_back)
+            say(f"  not added, because it is executed or lint warns of it: path {printable(paths)}; a plain run adds it")

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from callfence.learning.rehearsal.surroundings import Input, Scratch, Streams
-from callfence.learning.watch import Recorder, watch_hosts
+from callfence.learning.watch import Recorder, watch_files, watch_hosts
 from callfence.tracer.faults import Injector
 from callfence.tracer.loop import Loop, Settings
 from callfence.tracer.named import NamedTuple
@@ -61,6 +61,8 @@ class Setting(NamedTuple):
     """The result of `watch.places_of`."""
     min_free: int
     """Free bytes on the disk below which a run is ended."""
+    with_files: bool = False
+    """Whether to record files."""
     with_hosts: bool = False
     """Whether to record hosts and unix sockets."""
 
@@ -162,6 +164,16 @@ class _Recorder(Recorder):
         return super().counter(self._renamed(executable), event, lambda: self._renamed(site()), unknown)
 
 
+def _as_here(folder: str, renamed: Callable[[str], str]) -> Callable[[str], str]:
+    """Return `renamed`, but for paths in a folder, which it returns as those in the current one."""
+    there, here = os.path.realpath(folder), os.getcwd()
+
+    def result(path: str) -> str:
+        return here + path.removeprefix(there) if path == there or path.startswith(f"{there}/") else renamed(path)
+
+    return result
+
+
 def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
     """Make a rehearsed run of at most `seconds`, and return its result.  Raises StartError, TracerError, OSError."""
     circumstance, scratch = rehearsal.circumstance, setting.scratch
@@ -172,6 +184,7 @@ def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
     streams = Streams(setting.input, circumstance.streams if circumstance else {})
     injector = Injector(rehearsal.fault, circumstance.exhaust if circumstance else (), renamed)
     is_elsewhere = circumstance is not None and circumstance.is_elsewhere
+    is_other_user = circumstance is not None and circumstance.is_other_user
 
     def enter() -> None:
         if scratch:
@@ -181,7 +194,7 @@ def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
         streams.enter()
         _, hard = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # some runs are meant to abort
-        if circumstance and circumstance.is_other_user:
+        if is_other_user:
             os.setgroups([])
             os.setgid(_OTHER_USER)
             os.setuid(_OTHER_USER)
@@ -196,6 +209,8 @@ def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
         if scratch:
             scratch.begin()
         with tempfile.TemporaryDirectory() if is_elsewhere else contextlib.nullcontext() as elsewhere:
+            if setting.with_files and not is_other_user:  # for whom the modes of files are others
+                watch_files(setting.program, recorder, _as_here(elsewhere, renamed) if elsewhere else renamed)
             hooks = session.Hooks(clock.tick, attach=recorder.attach)
             outcome = session.trace(program, recorder, settings, hooks, injector)
     finally:

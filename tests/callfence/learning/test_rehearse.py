@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from calls import native
+from needed import needs_root
 
 PROGRAM = Path(__file__).parent / "programs" / "rehearsed.c"
 LEARN = (sys.executable, "-m", "callfence", "learn", "--exact", "-o", "it.policy")
@@ -117,6 +118,54 @@ def test_a_dangerous_grant_is_left_to_a_person(tmp_path: Path, app: Path) -> Non
     assert "when openat(flags=O_RDONLY) fails with ENOENT\n    to allow it: callfence allow it.policy 'execve: allow'" in listed
     assert learn(tmp_path, "-q", "--tight", "./app").returncode == 0
     assert "execve" not in policy(tmp_path)
+
+
+SAVES = """
+#include <fcntl.h>
+#include <unistd.h>
+int main(void)
+{
+    int file = open("notes", O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    if (write(file, "buy milk", 8) != 8)
+        unlink("notes");
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("scratch", [(), ("--scratch",)])
+def test_files_that_only_rehearsed_runs_use_are_granted(
+    tmp_path: Path, compile_c: Callable[..., Path], scratch: tuple[str, ...]
+) -> None:
+    (tmp_path / "saves.c").write_text(SAVES)
+    (tmp_path / "saves").write_bytes(compile_c(tmp_path / "saves.c").read_bytes())
+    (tmp_path / "saves").chmod(0o755)
+
+    def granted() -> set[str]:
+        return {line for line in (tmp_path / "it.policy").read_text().splitlines() if line.startswith("path .")}
+
+    assert learn(tmp_path, "--files", "./saves").returncode == 0
+    assert granted() == {"path .: write, create", "path ./saves: read, execute"}
+    choice = ("--rehearse-only", "small-files,empty-folder")
+    assert "+ path .: remove" in learn(tmp_path, "--files", "--rehearse", *choice, *scratch, "./saves").stderr
+    assert granted() == {"path .: write, create, remove", "path ./saves: read, execute"}
+    assert learn(tmp_path, "-q", "--files", "./saves").returncode == 0
+    narrow = (*LEARN[:4], "--narrow", "it.policy", "--last", "1", "--write")
+    assert subprocess.run(narrow, cwd=tmp_path, capture_output=True, timeout=60, check=False).returncode == 0
+    assert any(line.startswith("path .: ") and "remove" in line for line in granted())
+
+
+@needs_root
+def test_files_that_are_executed_or_dangerous_are_left_to_a_person(tmp_path: Path) -> None:
+    (tmp_path / "script").write_text("#!/bin/sh\ntest -n \"$HOME\" || read line </etc/shadow || head -1 other\n")
+    (tmp_path / "script").chmod(0o755)
+    choice = ("--rehearse-only", "no-home")
+    done = learn(tmp_path, "--files", "--rehearse", *choice, "./script")
+    assert "because it is executed or lint warns of it: path /etc/shadow; a plain run adds it" in done.stderr
+    (tmp_path / "script").write_text("#!/bin/sh\ntest -n \"$HOME\" || head -1 script\n")
+    done = learn(tmp_path, "--fresh", "--files", "--rehearse", *choice, "./script")
+    assert "path /usr/bin/head" in done.stderr
+    assert "head" not in (tmp_path / "it.policy").read_text()
 
 
 def test_why_tells_what_was_only_rehearsed_until_a_plain_run_needs_it(tmp_path: Path, app: Path) -> None:
