@@ -127,7 +127,9 @@ def _with_values(sets: Space, pair: Pair, moves: Renumbering, where: int) -> int
 
 
 def _moved(sets: Space, pairs: tuple[Pair, ...], where: int) -> int:
-    """Return the set with each argument of the source call at its place in the target call, in the target's width."""
+    """Return the set with each argument of the source call at its place in the target call, in the target's width.
+
+    A wider one has the source's value, but for calls that were in the set whatever that value."""
     there: dict[int, int] = {}
     for pair in pairs:
         narrow, wide = pair.ours.width, pair.theirs.width
@@ -140,8 +142,9 @@ def _moved(sets: Space, pairs: tuple[Pair, ...], where: int) -> int:
     for pair in pairs:
         if pair.ours.width < pair.theirs.width and sets.support(where) & pair.ours.mask << shift(pair.source):
             sign = sets.variable(_variable(pair.target, pair.ours.width - 1)) if pair.ours.signed else FALSE
+            free = sets.always(result, pair.ours.mask << shift(pair.target))
             for bit in range(pair.ours.width, pair.theirs.width):
-                result = sets.ite(sets.xor(sets.variable(_variable(pair.target, bit)), sign), FALSE, result)
+                result = sets.ite(sets.xor(sets.variable(_variable(pair.target, bit)), sign), free, result)
     return result
 
 

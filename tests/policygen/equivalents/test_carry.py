@@ -146,6 +146,14 @@ def test_from_32_bits(entry: str, expected: dict[str, str]) -> None:
     assert section(entry, I386, AARCH64) == expected
 
 
+@pytest.mark.parametrize("source", [I386, Arch.ARM])
+@pytest.mark.parametrize(("entry", "first"), [("fcntl: fd == 0", 0), ("prctl: option == PR_SET_NAME", 15)])
+def test_wider_registers_have_any_value_where_narrow_ones_do(entry: str, first: int, source: Arch) -> None:
+    """Beside the entry, the implied set allows such calls with some values of the third argument alone."""
+    policy = carry(parse(f"implied 1\narch {source}\n{entry}\n").policy, source, X86_64).policy
+    assert allows(policy, entry.partition(":")[0], (first, 1 << 40, 1 << 40, 0, 0, 0))
+
+
 def test_constants_that_move_are_single_bits_or_whole_values() -> None:
     """`Renumbering` has these two, and no fields of several bits; and constants of several bits are made of those that move."""
     for source in Arch:
