@@ -65,9 +65,9 @@ def test_what_the_old_default_let_run_is_learned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("errno EPREM", "EPERM"),
+        ("errno EPREM", "no errno is named EPREM: did you mean EPERM?\n"),
         ("errno 5000", "4095"),
-        ("errno", "the name or number of an errno"),
+        ("errno", "expected the name or number of an errno, but the line ends\n"),
         ("", "an action"),
         ("deny", "deny is the default action"),
         ("kill\nreboot: allow", "reboot"),
