@@ -190,6 +190,15 @@ def test_what_a_program_does_without_its_files_is_learned(tmp_path: Path) -> Non
     assert sorted(one.name for one in tmp_path.iterdir()) == [".callfence", "here", "it.policy", "made", "script"]
 
 
+@pytest.mark.parametrize(("stream", "fails"), [("stdout-full", True), ("stdout-null", False)])
+def test_a_full_device_fails_what_is_written(tmp_path: Path, stream: str, fails: bool) -> None:
+    (tmp_path / "script").write_text("#!/bin/sh\necho something || : >failed\n")
+    (tmp_path / "script").chmod(0o755)
+    done = learn(tmp_path, "--rehearse", "--rehearse-only", stream, "./script")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "failed").exists() is fails
+
+
 def test_a_signal_that_is_caught_arrives(tmp_path: Path, app: Path) -> None:
     done = learn(tmp_path, "--rehearse", "--rehearse-only", "signals", "./app", "catch")
     assert "getppid" in policy(tmp_path) and "SIGTERM arrives at" in done.stderr
