@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import threading
 from collections.abc import Sequence
 from signal import SIGHUP, SIGTERM
 
 import pytest
 
-from callfence.learning.rehearsal.plan import CIRCUMSTANCES, Rehearsal, effect, failures, parse_choice, plan, verb
+from callfence.learning.rehearsal.plan import CIRCUMSTANCES, Rehearsal, Stream, effect, failures, parse_choice, plan, verb
+from callfence.learning.rehearsal.surroundings import Input, Streams
 from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Recording, Run
@@ -23,6 +26,17 @@ Call = tuple[str, tuple[int, ...], int, str, str]
 
 def call(name: str, *arguments: int, times: int = 1, executable: str = APP, site: str = "/lib/libc.so.6+0x1") -> Call:
     return name, arguments, times, executable, site
+
+
+def test_the_streams_of_a_run_leave_nothing_behind() -> None:
+    def left() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    before = left()
+    streams = Streams(Input(), {0: Stream.PIPE, 1: Stream.TERMINAL, 2: Stream.BROKEN})
+    streams.start()
+    streams.close()
+    assert left() == before
 
 
 def recorded(*calls: Call, rehearsed: str = "", run: str = "a") -> Recording:

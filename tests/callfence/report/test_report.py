@@ -188,6 +188,8 @@ def test_json_says_the_same(learned: Path) -> None:
     socket = next(rule for rule in found["rules"] if rule["rule"].startswith("socket"))
     assert socket["runs"] == [2] and socket["sites"]
     assert all(one["calls"] for one in found["runs"])
+    wider = [rule["wider_than_seen"] for rule in found["rules"]]
+    assert None in wider and any(wider)
     assert any(finding["name"] == "socket" for finding in found["findings"])
 
 

@@ -156,7 +156,7 @@ def test_nor_without_a_scope_but_by_signals(attacked, user):
 @pytest.mark.parametrize("name", KILLING)
 def test_killing_it_ends_the_program(attacked, user, name):
     """Its call may fail before, where both are killed: the kernel closes the listener first, or another helper denied it."""
-    program = attacked(user, "none", name)
+    program = attacked(user, "none", name, reach.WAITS)
     outcomes, errors = program.end()
     assert program.process.returncode == -signal.SIGKILL, errors
     assert {answer for *_, answer in outcomes.values()} <= {"ENOSYS", "EACCES"}

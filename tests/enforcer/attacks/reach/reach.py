@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -343,6 +344,8 @@ def blocked(_: int, __: int) -> str:
     return outcome
 
 
+WAITS = "waits"
+"""The last argument of a program that is to be killed: where it is not, it ends after a while."""
 ATTEMPTS: tuple[Callable[[int, int], str], ...] = (
     by_folder, by_received_descriptor, stop_by_received_descriptor, by_handle, by_owner_ex, by_fiosetown, by_setown,
     by_terminal, to_everybody, priority_of_the_user, priority_of_the_group, io_of_the_user, io_of_the_group, affinity,
@@ -370,3 +373,5 @@ if __name__ == "__main__":
         if work.__name__ in sys.argv[1:]:
             outcomes = [attempt(lambda place=place, work=work: work(pids[place], pidfds[place])) for place in (0, 1)]
             print(work.__name__, *dict.fromkeys(outcomes), call("getppid"), sep="; ", flush=True)
+    if WAITS in sys.argv:
+        time.sleep(20)
