@@ -182,14 +182,15 @@ def alone(root: Path, change: Mutant, runs: Sequence[Sequence[str]]) -> str:
 
 
 def together(root: Path, changes: Sequence[Mutant]) -> Iterator[tuple[Mutant, str]]:
-    """Each change with the test that notices it: all tests run with one change of each file, then those that fail, with each
-    change alone, until no more are noticed."""
+    """Each change with the test that notices it: all tests run with one change of each file, then the files of those that fail,
+    with each change alone, until no more are noticed."""
     left = list(changes)
     while left:
         tried = list({change.path: change for change in left}.values())
         with made(root, tried):
             tests = failing(root, ["tests"])
-        runs = [tests if all((root / test.partition("::")[0]).exists() for test in tests) else ["tests"]]
+        files = [*dict.fromkeys(test.partition("::")[0] for test in tests)]
+        runs = [files if all((root / file).exists() for file in files) else ["tests"]]
         noticed = {change: test for change in tried if tests and (test := alone(root, change, runs))}
         done = list(noticed) or tried
         yield from ((change, noticed.get(change, "")) for change in done)

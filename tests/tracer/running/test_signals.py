@@ -12,7 +12,7 @@ import pytest
 
 from callfence.tracer.loop import Initial
 from callfence.tracer.running.launch import TAKEN
-from callfence.tracer.running.session import Hooks, SignalThread
+from callfence.tracer.running.session import LINGERING, Hooks, SignalThread
 
 FROM_KERNEL, FROM_PROCESS = 0x80, 0  # SI_KERNEL, SI_USER
 PROGRAM, SHELL = 1000, 1
@@ -78,3 +78,17 @@ def test_a_hangup_is_passed_on_by_the_leader_of_a_session(monkeypatch):
 def test_what_cannot_be_taken_is_not():
     assert not TAKEN & {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, 32, 33}
     assert {signal.SIGABRT, signal.SIGTRAP, signal.SIGRTMAX} <= TAKEN
+
+
+def test_that_others_go_on_is_said_once_a_while_after_the_end():
+    said = []
+    loop = SimpleNamespace(initial=Initial(PROGRAM, started=True), processor=SimpleNamespace(tick=lambda: None))
+    thread = SignalThread(loop, Hooks(exited=said.append))
+    thread.tick()
+    loop.initial.status, loop.initial.ended = 0, time.monotonic()
+    thread.tick()
+    assert not said
+    loop.initial.ended -= 2 * LINGERING
+    thread.tick()
+    thread.tick()
+    assert said == [loop]
