@@ -33,11 +33,11 @@ def failed(row: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| suite | learned | held out | fail, `--exact` | fail, `implied 1` |"
-    yield "|---|--:|--:|--:|--:|"
+    yield "| suite | learned | held out | fail, `--exact` | fail, `implied 1` | fail, `--files` |"
+    yield "|---|--:|--:|--:|--:|--:|"
     for suite in dict.fromkeys(row["suite"] for row in rows):
         mine = {row["mode"]: row for row in rows if row["suite"] == suite}
-        counts = [str(len(failed(mine[mode]))) if mode in mine else "-" for mode in ("exact", "implied")]
+        counts = [str(len(failed(mine[mode]))) if mode in mine else "-" for mode in ("exact", "implied", "files")]
         some = mine.get("implied") or next(iter(mine.values()))
         yield f"| {suite} | {some['learned']} | {len(some['held out'])} | {' | '.join(counts)} |"
 

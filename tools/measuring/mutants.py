@@ -149,10 +149,10 @@ ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c
 def failing(root: Path, words: Sequence[str]) -> list[str]:
     """The tests that fail, or a sentence that says why there is no list of them; `words`: arguments of pytest.  They run in a
     pid namespace, since changed code may signal anything.  Of the tests that are marked `long` none runs."""
-    alone = ALONE if os.geteuid() == 0 else ()
+    namespace = ALONE if os.geteuid() == 0 else ()
     pytest = [str(root / ".venv/bin/python"), "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "not long"]
     try:
-        done = subprocess.run([*alone, *pytest, *words], cwd=root, capture_output=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run([*namespace, *pytest, *words], cwd=root, capture_output=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         return [f"no end within {TIMEOUT} s"]
     if done.returncode in (0, 5):  # 5: there are none
