@@ -1,12 +1,12 @@
-"""Calls that programs make only after more runs than are learned: those that remove old logs and caches, and those that take
-connections from a socket that listens already."""
+"""Calls that programs make only after more runs than are learned: those that remove old logs and caches, those that take
+connections from a socket that listens already, and those that ask a name server by TCP."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 
-from callfence.policygen.files.calls import AT_FDCWD
+from callfence.policygen.files.calls import AT_FDCWD, UDP_CONNECT
 from callfence.policygen.files.made import made, removals
 from callfence.policygen.recording.model import Observation, Recording, recorded_values
 from callfence.tracer.abi import Arch, Event, call_of, table
@@ -15,18 +15,23 @@ WORD = "later: "
 """Begins the note on an entry that no run needed yet."""
 _REMOVES = f"{WORD}removes old ones of the files that it makes with dates or numbers in their names"
 _ACCEPTS = f"{WORD}takes connections from the sockets on which it listens"
-NOTES = {"unlink": _REMOVES, "unlinkat": _REMOVES, "accept4": _ACCEPTS}
+_ASKS = f"{WORD}makes a TCP socket to ask a name server again if its answer is too long for UDP"
+NOTES = {"unlink": _REMOVES, "unlinkat": _REMOVES, "accept4": _ACCEPTS, "socket": _ASKS}
 """The notes on the entries for what `later` returns, by call."""
 _FLAGS = {"open": 1, "openat": 2}
 """Calls that make files -> the index of their flags."""
+_INTERNET = 2, 10
+"""AF_INET, AF_INET6 (linux/socket.h)."""
+_STREAM, _DATAGRAM, _TYPE, _CLOEXEC = 1, 2, 0xF, 0o2000000
+"""SOCK_STREAM, SOCK_DGRAM, SOCK_TYPE_MASK (linux/net.h), SOCK_CLOEXEC: C libraries set it here, and it grants nothing."""
 _START = {"~": "$HOME", ".": "."}
 
 
 def later(old: Recording, whole: Recording) -> tuple[Observation, ...]:
     """Return the calls that no run made yet, as observations of runs: those that remove files, if the runs of `whole` show for
-    the first time that the program makes files with dates or numbers in their names, and one that takes connections, if they
-    show so that it listens.  The runs of `old` did not.  Each is allowed once: who removes it from the policy does not get it
-    again."""
+    the first time that the program makes files with dates or numbers in their names; one that takes connections, if they show
+    so that it listens; and those that make TCP sockets, if they show so that it asks name servers.  The runs of `old` did not.
+    Each is allowed once: who removes it from the policy does not get it again."""
     counts = (1,) * len(whole.runs)
     removes = bool(_folders(whole)) and not _folders(old)
     result = []
@@ -43,6 +48,8 @@ def later(old: Recording, whole: Recording) -> tuple[Observation, ...]:
         listens = _makes(whole, known, "listen") and not _makes(old, known, "listen")
         if listens and not _makes(whole, known, "accept", "accept4"):
             events.append(Event(arch, calls["accept4"].number))
+        if _asks(whole) and not _asks(old):
+            events += [Event(arch, calls["socket"].number, (*of, 0, 0, 0, 0)) for of in sorted(_streams(whole, known))]
         for event in events:
             values = recorded_values(table(known), event)
             result.append(Observation(arch, event.number, values, "", counts, "", event.arguments))
@@ -54,6 +61,21 @@ def _makes(recording: Recording, arch: Arch, *names: str) -> bool:
     calls = table(arch).by_name
     numbers = {calls[name].number for name in names if name in calls}
     return any(one.arch == arch.audit and one.number in numbers for one in recording.plain().observations)
+
+
+def _asks(recording: Recording) -> bool:
+    """Return whether plain runs asked a name server by UDP."""
+    return any(use == UDP_CONNECT for run in recording.plain().runs for use, _, _ in run.files)
+
+
+def _streams(recording: Recording, arch: Arch) -> set[tuple[int, int]]:
+    """Return family and type of the TCP sockets that ask the name servers which plain runs asked by UDP, but for those that
+    they made, too."""
+    number = table(arch).by_name["socket"].number
+    of_arch = [one for one in recording.plain().observations if (one.arch, one.number) == (arch.audit, number)]
+    made = {(one.example[0], one.example[1] & _TYPE) for one in of_arch}
+    families = [family for family in _INTERNET if (family, _DATAGRAM) in made and (family, _STREAM) not in made]
+    return {(family, _STREAM | _CLOEXEC) for family in families}
 
 
 def _folders(recording: Recording) -> set[str]:

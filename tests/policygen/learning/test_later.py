@@ -1,10 +1,11 @@
-"""Calls that remove old logs, or take connections, are allowed before a run makes them."""
+"""Calls that remove old logs, take connections, or ask a name server by TCP are allowed before a run makes them."""
 
 from __future__ import annotations
 
 import pytest
 from calls import event
 
+from callfence.policygen.files.calls import UDP_CONNECT
 from callfence.policygen.files.made import MADE
 from callfence.policygen.learning.later import later
 from callfence.policygen.recording.many import merge
@@ -73,3 +74,30 @@ def calls(at, *names):
 def test_who_listens_will_take_connections(old, new, expected):
     names = [CALLS.by_number[one.number].name for one in later(old, merge(old, new))]
     assert names == ["accept4"] * expected
+
+
+def sockets(at, *made, asks=True):
+    observations = []
+    for family, kind in made:
+        call = event("socket", family, kind | 0o2000000, 0)
+        values = recorded_values(CALLS, call)
+        observations.append(Observation(call.arch, call.number, values, "/app", (1,), "?", call.arguments, ()))
+    files = ((UDP_CONNECT, "53", "/app"),) * asks
+    return Recording((Run(f"r{at}", at, ("./app",), 0, True, files=files),), tuple(observations))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (NO_RUN, sockets(0, (2, 2)), [2]),
+        (NO_RUN, sockets(0, (2, 2), (10, 2)), [2, 10]),
+        (NO_RUN, sockets(0, (2, 1), (2, 2), (10, 2)), [10]),
+        (NO_RUN, sockets(0, (2, 2), asks=False), []),
+        (NO_RUN, sockets(0, (1, 2)), []),
+        (sockets(0, (2, 2), asks=False), sockets(1, (2, 2)), [2]),
+        (sockets(0, (2, 2)), sockets(1, (2, 2)), []),
+    ],
+)
+def test_who_asks_a_name_server_by_udp_will_ask_it_by_tcp(old, new, expected):
+    made = [(CALLS.by_number[one.number].name, *one.example[:2]) for one in later(old, merge(old, new))]
+    assert made == [("socket", family, 0o2000001) for family in expected]
