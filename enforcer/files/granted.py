@@ -27,9 +27,9 @@ class Granted:
 
     __slots__ = ("bind", "by_file", "by_name", "connect", "file", "own", "paths")
 
-    def __init__(self, file: str, encoded: bytes, environment: Sequence[bytes], process: int = 0) -> None:
+    def __init__(self, file: str, encoded: bytes, environment: Sequence[bytes], process: int) -> None:
         """`file`: the policy's path.  `encoded`: its rules (`landlock.encode`).  `environment`: the program's.  `process`: the
-        id of the process that becomes the program, if not this one.
+        id of the process that becomes the program; 0 for this one.
 
         This process must be in the working folder of the program."""
         rules = landlock.decode(encoded)

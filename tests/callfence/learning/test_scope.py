@@ -65,6 +65,7 @@ def test_a_recording_tells_whom_a_program_signalled(whom: str, commands: Command
     has_line = "\nscope none " in (tmp_path / "it.policy").read_text()
     assert has_line == (expected == "others")
     assert (b"signals  " in done.stderr) == has_line
+    assert (b": `scope none`" in done.stderr) == has_line
 
 
 def test_a_run_that_signals_others_adds_the_line(commands: Commands, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from calls import event
 from hypothesis import given, strategies as st
 
-from callfence.policygen.evidence.facts import Places, Varying, created, facts, join, parse, places, text
+from callfence.policygen.evidence.facts import Places, Varying, created, examples, facts, join, parse, places, text
 from callfence.policygen.evidence.pointed import Value
 from callfence.policygen.evidence.words import escaped
 
@@ -137,3 +137,8 @@ def test_the_root_is_no_place() -> None:
     value = Value("path", ("/etc/passwd",))
     for where in (places("/", {"HOME": "/"}), Places()):
         assert texts(value, where, Varying()) == ['filename="/etc/passwd"']
+
+
+def test_the_first_fact_about_each_argument_is_an_example() -> None:
+    evidence = ['oldname="a"', 'oldname="b"', 'newname="c"', "at /srv"]
+    assert examples(event("rename"), evidence) == ({0: '"a"', 1: '"c"'}, ['oldname="b"', "at /srv"])

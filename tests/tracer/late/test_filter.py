@@ -18,6 +18,7 @@ from callfence.tracer.late.filter import (
     UNSEEN,
     Key,
     allowing_filter,
+    brings_code,
     for_calls_within,
     installs_filter,
     may_allow,
@@ -183,3 +184,13 @@ def test_what_installs_a_filter(name: str, first: int, expected: bool) -> None:
     number = table(NATIVE).by_name[name].number
     assert installs_filter(Event(NATIVE.audit, number, (first, 0, 0, 0, 0, 0))) is expected
     assert not installs_filter(Event(NATIVE.audit, 5000, (22, 0, 0, 0, 0, 0)))
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "brings"), [(0, 1, False), (0, 16, False), (15, 1, False), (0, 17, True), (15, 2, True)]
+)
+def test_code_within_the_known_ranges_is_not_new(start: int, length: int, brings: bool) -> None:
+    known = ((0x1000, 0x100F), (0x7000, 0x7010))
+    call = Event(NATIVE.audit, table(NATIVE).by_name["mprotect"].number, (0x7000 + start, length, 5, 0, 0, 0), 0x401000)
+    assert brings_code(call, known, 1) is brings
+    assert not brings_code(call._replace(arguments=(*call.arguments[:2], 1, 0, 0, 0)), known, 1)
