@@ -108,6 +108,14 @@ def test_check_compares_two_sections(tmp_path: Path) -> None:
     assert "socket: it allows on this architecture what the section for x86_64 allows by no call [sections-differ]" in said
 
 
+def test_check_compares_a_section_of_32_bits_only_if_both_are_named(tmp_path: Path) -> None:
+    text = "default kill\narch x86_64\n\ngetpid: allow\n\narch i386\n\ngetpid: allow\ngetuid: allow\n"
+    status, _, error = callfence(tmp_path, "carry", "--check", "app.policy", text=text)
+    assert (status, "app.policy has no two sections to compare" in error) == (2, True)
+    status, said, _ = callfence(tmp_path, "carry", "--check", "--from", "x86_64", "--to", "i386", "app.policy")
+    assert (status, said) == (1, "i386 allows getuid: allow; x86_64 allows nothing that does this\n  for example getuid()\n")
+
+
 def test_output_and_standard_input(tmp_path: Path) -> None:
     status, said, _ = callfence(tmp_path, "carry", "app.policy", "--to", "aarch64", "-o", "both.policy")
     assert (status, said.partition(":")[0]) == (0, "both.policy")
