@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from callfence.enforcer.listener import Notification
+    from callfence.enforcer.listener import Notification, Request
     from callfence.enforcer.reporting.reporter import Reporter
     from callfence.policygen.model import Action
 
@@ -184,7 +184,7 @@ class Duty:
 
     def _events(self) -> Sequence[tuple[int, int]]:
         """Wait for events and return them; meanwhile, read the code that describes calls, and report counts that are due.
-        Return none when a stand-in has to be started."""
+        Return none when a stand-in has to be started, and when calls that are answered later may have been."""
         while not (events := self._epoll.poll(self._pause(), _EVENTS)):
             if not self._later.is_read:
                 self._later.read_one()
@@ -194,6 +194,7 @@ class Duty:
                 break
             else:
                 self._answers.quiet()
+                break
         return events
 
     def _pause(self) -> float | None:
@@ -227,9 +228,9 @@ class Duty:
         """Make the listen(2) of a stopped task, and return 0 or an errno; None for another call, or if the task may make it."""
         return self._answers.listened(call, phase)
 
-    def made(self, call: Notification, phase: str) -> int | None:
-        """Make the call of a stopped task that reaches another host, and return its result or a negative errno; None for
-        another call."""
+    def made(self, call: Notification, phase: str) -> Request | None:
+        """Make the call of a stopped task that reaches another host, now or later, and return the request that has or will have
+        its result; None for another call."""
         result = self._answers.made(call, phase)
         if self._answers.hub != _NONE:
             self._begin_answering()

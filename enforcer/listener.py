@@ -71,7 +71,7 @@ class _Given(linux.Structure):
 class Request:
     """A call whose task waits for an answer or, if `listener` is -1, is stopped at the call's entry."""
 
-    __slots__ = ("arguments", "call", "listener", "phase", "result", "runs")
+    __slots__ = ("arguments", "call", "is_gone", "listener", "phase", "result", "runs")
 
     def __init__(self, call: Notification, listener: int, phase: str) -> None:
         self.call = call
@@ -84,6 +84,8 @@ class Request:
         """What `finish` was called with, for a call whose task is stopped."""
         self.runs = False
         """Whether `let_run` was called for such a call."""
+        self.is_gone = False
+        """Whether the task of such a call has ended, or has executed another program."""
 
     @property
     def identity(self) -> tuple[int, ...]:
@@ -104,7 +106,7 @@ class Request:
     def is_waiting(self) -> bool:
         """Return whether the call still waits.  Only then does what was read from /proc/TASK before belong to the caller."""
         if self.listener < 0:
-            return True
+            return not self.is_gone
         try:
             kernel.ioctl(self.listener, ID_VALID, linux.c_uint64(self.call.id))
         except OSError:

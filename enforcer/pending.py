@@ -33,9 +33,9 @@ class Pending:
         self.hub = Hub()
         self._waiting = waiting
         self._interrupts: dict[int, tuple[int, Callable[[int], None], int]] = {}
-        """By id: the task, and what to call with what when it has a signal."""
+        """By key: the task, and what to call with what when it has a signal."""
         self._signalled: set[int] = set()
-        """The ids of those whose processes had a signal when they were last looked at."""
+        """The keys of those whose processes had a signal when they were last looked at."""
 
     @property
     def count(self) -> int:
@@ -45,22 +45,22 @@ class Pending:
     def add(self, request: Request, interrupt: Callable[[int], None], result: int) -> None:
         """Note that a call is answered later.  `interrupt` is called with `result` (negative, RESTART for instance), or with
         -EINTR, when a signal ends it before."""
-        if request.listener >= 0:
+        if request.listener >= 0:  # else the stand-in can answer nothing: its task ends with the helper
             self._waiting.add(request.call.id)
-            if not self._interrupts:
-                self.hub.later(_SWEEP, self._sweep)
-            self._interrupts[request.call.id] = request.call.task, interrupt, result
+        if not self._interrupts:
+            self.hub.later(_SWEEP, self._sweep)
+        self._interrupts[_key(request)] = request.call.task, interrupt, result
 
     def remove(self, request: Request) -> None:
         """Note that a call is no longer waited for."""
         self._waiting.remove(request.call.id)
-        self._interrupts.pop(request.call.id, None)
+        self._interrupts.pop(_key(request), None)
 
     def _sweep(self) -> None:
         """End the calls that wait and whose tasks have a signal: the kernel, which knows that they are being answered, wakes
         them for no other signal than SIGKILL (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)."""
         begin = time.monotonic()
-        for id_, (task, interrupt, result) in [*self._interrupts.items()]:
+        for key, (task, interrupt, result) in [*self._interrupts.items()]:
             fields = fields_of(task)
             blocked = _mask(fields, "SigBlk") | _mask(fields, "SigIgn")
             if _mask(fields, "SigPnd") & ~blocked:
@@ -68,13 +68,18 @@ class Pending:
             elif _mask(fields, "ShdPnd") & ~blocked:  # it may be another thread's to take
                 if fields["Threads"] == "1":
                     interrupt(result)
-                elif id_ in self._signalled:
+                elif key in self._signalled:
                     interrupt(result if result == RESTART_ALWAYS else -errno.EINTR)
                 else:
-                    self._signalled.add(id_)
+                    self._signalled.add(key)
         self._signalled &= self._interrupts.keys()
         if self._interrupts:
             self.hub.later(max(_SWEEP, _SHARE * (time.monotonic() - begin)), self._sweep)
+
+
+def _key(request: Request) -> int:
+    """Return a number that no other call has which waits: the id, or, of a call whose task is stopped, one below 0."""
+    return request.call.id if request.listener >= 0 else -request.call.task
 
 
 def _mask(fields: Mapping[str, str], name: str) -> int:

@@ -235,6 +235,11 @@ class Start:
                 f"the policy lets {self.name} install filters, so calls for which it is killed are not explained; "
                 "the kernel logs them"
             )
+        elif not (self.is_quiet or self.is_audit) and (phases := _silent_phases(policies)):
+            self._say(
+                f"the policy lets {self.name} install filters, so calls that are denied from the start on are not reported in "
+                f"{phases[-1]}"
+            )
         for policy in policies:
             if policy.lacks_start:
                 what = "was learned from a process that ran already, so it denies calls that the program's start needs"
@@ -432,6 +437,13 @@ class Start:
         _say(f"enforce: {text}", self.stderr)
         if self.log:
             self.log.notes.append(("warning", text))
+
+
+def _silent_phases(policies: Sequence[Compiled]) -> list[str]:
+    """Return the names of the phases if the program may install filters: those before the last phase fail calls by themselves
+    then (`filters.plan`), which outranks a notification."""
+    may_install = any(policy.own_filters for policy in policies)
+    return [stage.name for policy in policies for stage in policy.stages] if may_install else []
 
 
 def _say(text: str, stderr: int) -> None:

@@ -37,6 +37,7 @@ _RESTARTED = MACHINE.calls(
 """Calls that are restarted after a ptrace stop; others, such as epoll_wait, fail with EINTR (signal(7))."""
 _UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
 _FULL = "it cannot open another descriptor"
+_HELPER_FULL = "the helper cannot open another descriptor"
 _SHARED = "it shares its memory with a process that is in its last phase"
 _UNHEARD = {errno.EBUSY: "it has a listener already", errno.EMFILE: _FULL, errno.ENFILE: _FULL}
 """The errnos with which seccomp(2) refuses only the listener, each with the reason to print."""
@@ -179,7 +180,7 @@ class Entrance:
         except OSError as error:
             if surgery.is_confined or error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-            return "the helper cannot open another descriptor"
+            return _HELPER_FULL
         except KernelError as error:
             if surgery.is_confined or error.errno not in _UNHEARD:
                 raise
@@ -250,6 +251,8 @@ def _reason(error: Exception) -> str:
     """Return why a filter could not be installed on a process, as a clause."""
     if not isinstance(error, OSError):
         return str(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return _HELPER_FULL
     if error.errno == errno.EIO or str(error.filename).endswith("/mem"):
         return _UNREADABLE
     return f"{error.filename}: {error.strerror}"

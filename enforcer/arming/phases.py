@@ -22,6 +22,7 @@ from callfence.enforcer.arming.processes import Processes
 from callfence.enforcer.bpf import Filter
 from callfence.enforcer.errors import ArmError, GoneError, HeldUpError
 from callfence.enforcer.listener import Notification
+from callfence.enforcer.pending import RESTART, RESTART_ALWAYS
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.proc import fields_of, handles
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     from callfence.enforcer.arming.plan import Plan
     from callfence.enforcer.arming.processes import Call, Process
     from callfence.enforcer.duty import Duty
+    from callfence.enforcer.listener import Request
     from callfence.tracer.stops import Stop
 
 _CLONE = MACHINE.numbers_by_arch("clone")
 _CLONE3 = MACHINE.calls("clone3")
 """On both."""
+_RESTARTS = (RESTART, RESTART_ALWAYS)
 _STARTING = MACHINE.calls("fork", "vfork", "clone", "clone3")
 
 
@@ -81,6 +84,7 @@ class Follower:
         """Return the next task and its stop or end; task 0 if none is left.  Meanwhile, answer the calls that listeners
         receive."""
         while self._duty.is_answering:
+            self._answer_made()
             pid, stop = self._stops.next(waits=False)
             if pid:
                 return pid, stop
@@ -202,8 +206,9 @@ class Follower:
         if not is_denied and (result := self._duty.listened(notification, phase)) is not None:
             self._answer(pid, call, -result)
             return True
-        if not is_denied and (result := self._duty.made(notification, phase)) is not None:
-            self._answer(pid, call, result)
+        if not is_denied and (request := self._duty.made(notification, phase)) and not request.runs:
+            self._processes.made[pid] = request  # other tasks go on meanwhile
+            self._answer_made()
             return True
         action = self._duty.judged(notification, phase)
         if not is_denied or self._plan.is_audit:
@@ -224,6 +229,46 @@ class Follower:
             pass
         process.kill()
         return False
+
+    def _answer_made(self) -> None:
+        """Answer the calls that were made for stopped tasks, as far as they are done."""
+        made = self._processes.made
+        for pid, request in [*made.items()]:
+            if request.result is None:
+                continue
+            del made[pid]
+            stop = kernel.CallStop()
+            try:
+                stop.read(pid)
+                if stop.op != linux.PTRACE_SYSCALL_INFO_ENTRY:  # another thread has executed a program, and has this id now
+                    request.is_gone = True
+                elif not self._processes.tasks[pid].doomed and not self._makes_again(pid, request):
+                    result = -errno.EINTR if request.result in _RESTARTS else request.result
+                    self._answer(pid, (request.call.arch, request.call.number), result)
+            except (ProcessLookupError, GoneError, HeldUpError):
+                continue  # it was killed while it was stopped: its end comes
+
+    def _makes_again(self, pid: int, request: Request) -> bool:
+        """Have a stopped task make its call again after a signal that it does not catch, such as SIGSTOP, if the call waited;
+        return False otherwise.
+
+        Of a signal that it catches, it cannot be seen here whether the call is made again then (SA_RESTART)."""
+        if request.result == RESTART:
+            fields = fields_of(pid)
+            pending, caught, blocked = (int(fields.get(name, "0"), 16) for name in ("SigPnd", "SigCgt", "SigBlk"))
+            if (pending | int(fields.get("ShdPnd", "0"), 16)) & caught & ~blocked:
+                return False
+        elif request.result != RESTART_ALWAYS:
+            return False
+        try:
+            Detour(pid, request.call.arch, self._key, self._stops).close()
+        except ProcessLookupError:
+            raise
+        except (ArmError, OSError):
+            return False
+        self._processes.inside.pop(pid, None)
+        inject.resume(linux.PTRACE_SYSCALL, pid)
+        return True
 
     def _answer(self, pid: int, call: Call, result: int) -> None:
         """Make the call at whose entry a task is stopped return `result`, 0 or a negative errno, and resume the task."""

@@ -11,6 +11,7 @@ from callfence.tracer.proc import fields_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from callfence.enforcer.listener import Request
     from callfence.tracer.stops import Stop
 
     Call = tuple[int, int]
@@ -82,6 +83,8 @@ class Processes:
         """The call that each task is in, by the task's id."""
         self.flags: dict[int, int] = {}
         """The flags of each task's last clone."""
+        self.made: dict[int, Request] = {}
+        """The calls that are made for stopped tasks and answered later, by the task's id."""
         self._starting: dict[int, Call] = {}
         """The call by which each task starts another, until its ptrace event comes; the same object as in `inside`."""
         self._early: dict[int, tuple[Stop, list[tuple[int, Call]]]] = {}
@@ -171,6 +174,8 @@ class Processes:
         process.is_starting = process.is_reported = process.is_stuck = False
         process.shares = False  # its table of descriptors is its own now
         process.memory = Memory()
+        for task in process.threads:
+            self._drop_made(task)
         for task in process.threads - {pid}:
             self.tasks.pop(task, None)
             self.inside.pop(task, None)
@@ -180,12 +185,17 @@ class Processes:
     def forget(self, pid: int) -> None:
         """Remove a task that has ended or is detached."""
         process = self.tasks.pop(pid, None)
+        self._drop_made(pid)
         for table in (self.inside, self._starting, self.flags):
             table.pop(pid, None)
         if process is not None:
             process.threads.discard(pid)
             if not process.threads:
                 self._processes.pop(process.pid, None)
+
+    def _drop_made(self, pid: int) -> None:
+        if request := self.made.pop(pid, None):
+            request.is_gone = True
 
     def forget_replaced(self) -> None:
         """Remove the tasks that have vanished without an event, because a detached thread of their process executed a

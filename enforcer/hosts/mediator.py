@@ -84,13 +84,6 @@ class Mediator:
         """Make a call that waited for an answer fail with the errno `number`."""
         self._making.finish(request, -number)
 
-    def make_stopped(self, request: Request) -> int | None:
-        """Make a call whose task is stopped; return its result or a negative errno, None if the task makes it itself."""
-        request = self.make(request)
-        while request.result is None and not request.runs:
-            self._making.hub.run(waits=True)
-        return request.result
-
     def _made(self, request: Request) -> int | None:
         name = NAMES[request.call.arch, request.call.number]
         try:

@@ -183,9 +183,9 @@ class Answers:
         if self._loaded.pending:
             self._loaded.pending.hub.run()
 
-    def made(self, call: Notification, phase: str) -> int | None:
-        """Make the call of a stopped task that reaches another host, wait for it, and return its result or a negative errno;
-        None for another call."""
+    def made(self, call: Notification, phase: str) -> Request | None:
+        """Make the call of a stopped task that reaches another host, now or later, and return the request that has or will have
+        its result; None for another call."""
         return self._peers.made(call, phase) if self._peers else None
 
     # Calls that are asked about

@@ -44,15 +44,17 @@ class Peers:
             return True
         return mediator is not None
 
-    def made(self, call: Notification, phase: str) -> int | None:
-        """Make the call of a stopped task that reaches another host, wait for it, and return its result or a negative errno;
-        None for another call."""
+    def made(self, call: Notification, phase: str) -> Request | None:
+        """Make the call of a stopped task that reaches another host, now or later, and return the request that has or will have
+        its result; None for another call."""
+        request = stopped(call, phase)
         try:
             mediator = self._making(call)
         except Exception as error:
             self._complain(error)
-            return -errno.EACCES
-        return mediator.make_stopped(stopped(call, phase)) if mediator else None
+            request.finish(-errno.EACCES)
+            return request
+        return mediator.make(request) if mediator else None
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the descriptors that the calls need."""

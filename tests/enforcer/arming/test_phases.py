@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from callfence.enforcer import confinement, kernel
+from callfence.enforcer.arming.entering import _reason
 from callfence.tracer.abi import COMPAT, NATIVE, table
 
 PHASE = "phase serving after {}\n"
@@ -56,6 +58,19 @@ def test_less_is_allowed_after_the_trigger(phased, options):
     if not options:
         assert "denied socket(" in done.stderr
         assert " in serving: it fails with EPERM\n" in done.stderr
+
+
+def test_what_is_not_reported_is_said_if_it_may_install_filters(phased):
+    """A filter of the start that fails a call by itself outranks the notification of the last phase."""
+    done = phased("socket", "poll", "socket", entries="execve: allow until serving\nseccomp: allow\n")
+    assert (done.returncode, done.stdout) == (5, DENIED + POLLED + DENIED)
+    assert "install filters, so calls that are denied from the start on are not reported in serving\n" in done.stderr
+    assert (" in start: it fails" in done.stderr, " in serving: it fails" in done.stderr) == (True, False)
+
+
+def test_a_helper_without_a_free_descriptor_says_so():
+    assert _reason(OSError(errno.EMFILE, "Too many open files", "/proc/1/mem")) == "the helper cannot open another descriptor"
+    assert _reason(OSError(errno.EACCES, "Permission denied", "/proc/1/mem")) == "its memory cannot be read (PR_SET_DUMPABLE)"
 
 
 IN_A_CONTAINER = ("setpriv", "--bounding-set=-all,+dac_override,+net_bind_service,+kill", "--inh-caps=-all")
