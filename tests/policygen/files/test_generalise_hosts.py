@@ -236,3 +236,18 @@ def test_exact_names_are_looked_up() -> None:
     assert added(HOSTS, runs, runs[1], exact=True).query == ("n3.x.org",)
     assert added(HOSTS, runs, runs[1]).query == ("*.x.org",)
     assert "differ" in learned(runs).why["dns query *.x.org"]
+
+
+@pytest.mark.parametrize(
+    ("line", "granted", "expected"),
+    [
+        ("path /srv", "read", "path /srv: read"),
+        ("tcp connect", "443", "tcp connect: 443"),
+        ("unix connect", "none", "unix connect: none"),
+        ("unix connect /run/a", "", "unix connect /run/a"),
+        ("dns query a.example", "yes", "dns query a.example"),
+        ("path /srv", "", "path /srv"),
+    ],
+)
+def test_a_line_has_a_colon_before_what_it_grants(line, granted, expected):
+    assert written(line, granted) == expected
