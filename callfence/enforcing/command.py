@@ -242,7 +242,7 @@ class Start:
         for problem in self.problems:
             self._say(f"the policy is compiled at each start, because {problem}")
         for file, owner in self.owners.items():
-            self._say(f"{file} belongs to user {owner}, who can change what it allows")
+            self._say(filters.warning(file, owner))
         return policies
 
     def _scope(self, policies: Sequence[Compiled]) -> str:
