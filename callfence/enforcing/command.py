@@ -232,8 +232,8 @@ class Start:
             )
         elif any(policy.kills_itself for policy in policies):
             self._say(
-                f"the policy lets {self.name} install filters, so calls for which it is killed are not explained; "
-                "the kernel logs them"
+                f"the policy lets {self.name} install seccomp filters of its own, so a call for which it is killed is not "
+                "explained: the kernel's log has it (dmesg, or auditd's)"
             )
         for policy in policies:
             if policy.lacks_start:
