@@ -45,10 +45,10 @@ Show which calls led to each rule of a policy, or to the rules of one SYSCALL: i
 call site first, with an example, and where the rule allows more than was recorded.  For a CALL as enforce reports it, show
 the nearest rule and which of its conditions are not met.
 
-For a PATH, which begins with /, ./ or ~, show whether the policy grants RIGHT to that file, which need not exist, and the line
-that grants it or would grant it; without RIGHT, show which rights the policy grants.  $HOME and the working folder are those
-of this command.  'tcp connect' PORT, 'tcp connect HOST' PORT, 'tcp bind' PORT, 'udp send HOST' PORT, 'unix connect SOCKET'
-and 'dns query NAME' do the same for a port, a socket or a name; so does a whole line, such as 'tcp bind: 8080'."""
+For a PATH, which begins with /, ./, ~ or $HOME, show whether the policy grants RIGHT to that file, which need not exist, and
+the line that grants it or would grant it; without RIGHT, show which rights the policy grants.  $HOME and the working folder
+are those of this command.  'tcp connect' PORT, 'tcp connect HOST' PORT, 'tcp bind' PORT, 'udp send HOST' PORT, 'unix connect
+SOCKET' and 'dns query NAME' do the same for a port, a socket or a name; so does a whole line, such as 'tcp bind: 8080'."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -232,8 +232,8 @@ class Start:
             )
         elif any(policy.kills_itself for policy in policies):
             self._say(
-                f"the policy lets {self.name} install filters, so calls for which it is killed are not explained; "
-                "the kernel logs them"
+                f"the policy lets {self.name} install seccomp filters of its own, so a call for which it is killed is not "
+                "explained: the kernel's log has it (dmesg, or auditd's)"
             )
         elif not (self.is_quiet or self.is_audit) and (phases := _silent_phases(policies)):
             self._say(
@@ -247,7 +247,7 @@ class Start:
         for problem in self.problems:
             self._say(f"the policy is compiled at each start, because {problem}")
         for file, owner in self.owners.items():
-            self._say(f"{file} belongs to user {owner}, who can change what it allows")
+            self._say(filters.warning(file, owner))
         return policies
 
     def _scope(self, policies: Sequence[Compiled]) -> str:

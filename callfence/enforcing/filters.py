@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
 from callfence.enforcer.bpf import chain, notifying_on_exit, without_listener
 from callfence.enforcer.errors import EnforceError
@@ -273,6 +274,20 @@ def trusting(strangers: dict[str, int]) -> Check:
             strangers[name] = status.st_uid
 
     return check
+
+
+def warning(file: str, owner: int) -> str:
+    """Return what is said about a policy file of another user, by its owner's id.
+
+    In a user namespace, stat(2) reports the overflow id for each owner whom the namespace lacks, such as root outside of it
+    (user_namespaces(7)).
+    """
+    user = f"user {owner}"
+    with suppress(OSError), open("/proc/sys/kernel/overflowuid", "rb") as overflow, open("/proc/self/uid_map", "rb") as mapped:
+        ranges = [(int(first), int(length)) for first, _, length in map(bytes.split, mapped)]
+        if owner == int(overflow.read()) and not any(0 <= owner - first < length for first, length in ranges):
+            user = "a user whom this user namespace does not have"
+    return f"{file} belongs to {user}, who can change what it allows"
 
 
 def plan(

@@ -40,7 +40,7 @@ from callfence.policygen.grants import (
 from callfence.policygen.hosts import PLACES, canonical
 from callfence.policygen.language.document import Document
 from callfence.policygen.lint.files import risks
-from callfence.policygen.paths import covers, encoded, shown
+from callfence.policygen.paths import VARIABLES, covers, encoded, shown
 from callfence.policygen.recording.model import Recording
 from callfence.shared.files import working_folder
 from callfence.shared.text import plural, printable
@@ -65,8 +65,8 @@ _LOOKED_AT = 20_000
 
 
 def is_file_name(text: str) -> bool:
-    """Return whether a word names a file: it begins with /, ./, ../ or ~, or is `.` or `..`."""
-    return text in (".", "..") or text.startswith(("/", "./", "../", "~"))
+    """Return whether a word names a file: it begins with /, ./, ../, ~ or a named folder such as $HOME, or is `.` or `..`."""
+    return text in (".", "..") or text.startswith(("/", "./", "../", "~")) or text.partition("/")[0] in VARIABLES
 
 
 def print_grants(files: Files, policy: str, about: str, word: str) -> int:
@@ -80,7 +80,8 @@ def print_grants(files: Files, policy: str, about: str, word: str) -> int:
     if kind is not None and kind is not PATHS:
         lines, wanted = _at_place(files, kind, about, word)
     elif not is_file_name(about):
-        raise UserError(f"{about}: unknown; give a path, which begins with /, ./ or ~, or a line such as `tcp connect HOST`")
+        begins = "which begins with /, ./, ~ or $HOME"
+        raise UserError(f"{about}: unknown; give a path, {begins}, or a line such as `tcp connect HOST`")
     elif word:
         lines, wanted = _path(files, about, word)
     else:
@@ -146,7 +147,7 @@ def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
     grants, rights = _holding(files, path)
     if right in rights:
         return _lines([grant for grant in grants if right in grant[1]]), ""
-    whole = _real(os.path.expanduser(path))
+    whole = _whole(path)
     place = whole if right in OF_A_FILE or os.path.isdir(whole) else os.path.dirname(whole)
     name = named(place, _environment(), os.fsencode(working_folder())).decode("utf-8", "surrogateescape")
     return _lines(grants), written(path_line(name), word)
@@ -159,7 +160,7 @@ def _lines(grants: Sequence[tuple[str, Right]]) -> list[str]:
 
 def _holding(files: Files, path: str) -> tuple[list[tuple[str, Right]], Right]:
     """Return the grants for a path and for the folders above it, the nearest first, and the rights that they give together."""
-    whole = _real(os.path.expanduser(path))
+    whole = _whole(path)
     above = [whole]
     while above[-1] != b"/":
         above.append(os.path.dirname(above[-1]))
@@ -173,6 +174,11 @@ def _holding(files: Files, path: str) -> tuple[list[tuple[str, Right]], Right]:
             places.append((above.index(place), granted, rights))
     grants = [(granted, rights) for _, granted, rights in sorted(places, key=lambda grant: grant[:2])]
     return grants, reduce(or_, (rights for _, rights in grants), NOTHING)
+
+
+def _whole(path: str) -> bytes:
+    """Return the absolute path of a file that `is_file_name` accepts.  Raises UserError if its named folder is not set."""
+    return _real(os.fsdecode(located(encoded(path), _environment())) if path.startswith("$") else os.path.expanduser(path))
 
 
 def _real(path: str) -> bytes:

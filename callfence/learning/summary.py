@@ -114,15 +114,14 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
     rows += _signals(learned)
     if policy.implied and learned.generated.implied:
         kinds = plural(learned.generated.implied, "kind of call that grants", "kinds of call that grant")
-        rows.append(("implied", f"{kinds} nothing beyond it (callfence show --implied)"))
+        rows.append(("implied", f"{kinds} nothing beyond the policy's lines (callfence show --implied)"))
     rows += [("any value", text) for text in _given_up(learned)]
     rows += _phases(learned)
     if learned.exact_within:
         rows.append(("implied", f"nothing: {printable(learned.exact_within)} allows too little of it; the policy is exact"))
     if learned.generated.widenings:
-        widened = plural(sum(learned.generated.widenings.values()), "observation")
         places = plural(len(learned.generated.widenings), "place")
-        rows.append(("widened", f"{widened} in {places} beyond what was seen"))
+        rows.append(("widened", f"rules allow more than was seen in {places} (callfence why POLICY)"))
     rows += [
         ("how sure", sureness(estimated(plain, policy))),
         ("run it next", "; ".join(run_next(plain)) or "in other ways: the recording suggests none"),
@@ -204,11 +203,11 @@ def left_open(learned: Learned) -> list[str]:
     executed = {path for pair in learned.run.executed for path in pair if path}
     named = filter(os.path.isfile, learned.run.command)
     changed: dict[str, str] = {}
-    for what, names in (("its own code is", executed), ("a file is that its command names", named)):
+    for what, names in (("its own code", executed), ("one that its command names", named)):
         code = sorted(map(os.path.realpath, names))
         for line in (line for line, risk in own(files, learned.policy, code) if risk.id == OWN_CODE):
             changed.setdefault(line.removeprefix("path "), what)
-    return open_ + [f"may change files below {place}, where {what}" for place, what in changed.items()]
+    return open_ + [f"may change files below {place}, also {what}" for place, what in changed.items()]
 
 
 def estimated(recording: Recording, policy: Policy) -> Estimate:
@@ -335,7 +334,7 @@ def sureness(estimate: Estimate) -> str:
     if estimate.chance is None:
         return "one run says nothing about the next one: record more runs"
     if estimate.at_most is not None:
-        text = "the rules of the others would have been enough for each of them; "
+        text = "each needed only rules that others needed, too; "
         if estimate.at_most > _FEW:
             text += "but so few runs say little about the next one: record more runs"
         else:

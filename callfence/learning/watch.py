@@ -16,6 +16,7 @@ from callfence.learning.progress import Attached, progress, say
 from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.recording.model import Circumstances, Observation, Run, Signals
 from callfence.shared.files import working_folder
+from callfence.tracer import proc
 from callfence.tracer.errors import StartError, TracerError
 from callfence.tracer.loop import Loop, Settings
 from callfence.tracer.running import session
@@ -262,9 +263,15 @@ def _importing(
 def _say_that_it_goes_on(loop: Loop) -> None:
     """Print that learn goes on after the program's end, for the processes that it left: without a tracer their calls would
     fail."""
-    count = len({task.tgid for task in loop.tasks.values()})
-    processes = "a process" if count == 1 else f"{count} processes"
-    say(f"learn: the program has ended; still learning {processes} that it left running (^C ends them)")
+    left = sorted({task.tgid for task in loop.tasks.values()})
+    names = [f"{os.path.basename(proc.executable_of(pid))} (pid {pid})" for pid in left[:_MOST_NAMES]]
+    more = f" and {len(left) - _MOST_NAMES} more" if len(left) > _MOST_NAMES else ""
+    end = f"(^C ends {'it' if len(left) == 1 else 'them'})"
+    say(f"learn: the program has ended; still learning what it left running: {', '.join(names)}{more} {end}")
+
+
+_MOST_NAMES = 3
+"""The most processes that are named."""
 
 
 # What a program is started with

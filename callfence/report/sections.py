@@ -14,7 +14,7 @@ from callfence.judging.hosts import of_hosts
 from callfence.judging.sites import MANY_SITES, Site, by_site, columns_of, such_as, widened, with_names
 from callfence.learning.summary import call_name, sureness
 from callfence.policygen.completeness import run_next
-from callfence.policygen.grants import path_line, written
+from callfence.policygen.grants import NONE, path_line, written
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.naming import format_entry
@@ -275,7 +275,8 @@ def files(report: Report) -> Html:
             details += [f"and {plural(len(names) - _MANY_NAMES, 'name')} more"] * (len(names) > _MANY_NAMES)
             details += beyond(paths[line], reasons)
         else:
-            ports = {(what, executable) for _, what, executable in uses_of(granted, line, report.recording)}
+            uses = uses_of(granted, line, report.recording)
+            ports = {(what, executable) for _, what, executable in uses if what != NONE}
             of_ports = [join(code(port), f" by {executable}") for port, executable in sorted(ports)]
             details += [*of_hosts(line, granted, report.recording, reasons)] or of_ports
         summary = element("summary", code(written(line, value)), " ", *badges)

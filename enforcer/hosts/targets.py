@@ -32,6 +32,7 @@ _LINES = {"connect": "tcp connect", "send": "udp send"}
 """The beginning of the line about each use."""
 _MOST_SHOWN = 8
 """The most names of an address that a report has."""
+_NOT_BELIEVED = "which the program may have changed: start it again, or keep it from that by lines about files (learn --files)"
 _MOST = 4096
 """The most sockets that are led to a resolver and remembered."""
 
@@ -211,6 +212,8 @@ class Targets:
         if lacking := [file for file, rules in unsure if not rules.grants(use, peer.host, peer.port, names)]:
             others = f"{len(names) - _MOST_SHOWN} others and " if len(names) > _MOST_SHOWN else ""
             why = f"{peer.text} is an address of {others}{', '.join(names[-_MOST_SHOWN:])}" if names else ""
+            if not why and self._names and self._names.is_not_believed(peer.host, peer.port):
+                why = f"{peer.text} is in /etc/resolv.conf now, {_NOT_BELIEVED}"
             host = peer.text
             opening = [name for name in names if is_local(name) == is_loopback(peer.host)]
             if opening and is_loopback(peer.host):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.resolve import Call, granted, resolved, witnessed
-from callfence.policygen.implied.tables import Row, capabilities
+from callfence.policygen.implied.tables import REACHES_ANY_FILE, Row, capabilities
 from callfence.policygen.learning.extend import Judged, sort_out
 from callfence.policygen.learning.floor import OPAQUE
 from callfence.policygen.model import ENOSYS, Always, Entry, Expression, Or, Policy, alternatives
@@ -96,15 +96,27 @@ def _judge(policy: Policy, call: Call, observations: Sequence[Observation]) -> J
 
 
 def unimplied(observations: Iterable[Observation], policy: Policy) -> tuple[Observation, ...]:
-    """Return the observations that need more than the policy's implied set."""
+    """Return the observations that need more than the policy's implied set gives every policy.
+
+    Of those that it allows because the policy has a capability, only the first is returned, with the counts of all: one
+    observation for each set of capabilities, since any of these calls makes learning grant them."""
     rows = resolved(policy).added
-    result = []
+    result: list[Observation] = []
+    places: dict[tuple[Arch, frozenset[str]], int] = {}
     for observation in observations:
         arch = Arch.from_audit(observation.arch)
         implied = rows.get((arch, observation.number), ()) if arch else ()
         arguments = table(arch).by_number[observation.number].arguments if arch and implied else ()
-        if not any(holds(row.entry.expression, arguments, observation.example) for row in implied):
+        allowing = (row for row in implied if holds(row.entry.expression, arguments, observation.example))
+        given = [row.given - {REACHES_ANY_FILE} for row in allowing]
+        if not all(given):
+            continue
+        place = places.setdefault((arch, given[0]), len(result)) if arch and given else len(result)
+        if place == len(result):
             result.append(observation)
+        else:
+            counts = map(sum, zip(result[place].counts, observation.counts, strict=True))
+            result[place] = result[place]._replace(counts=tuple(counts))
     return tuple(result)
 
 

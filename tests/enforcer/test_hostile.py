@@ -60,7 +60,7 @@ def test_a_filter_of_its_own_does_not_save_it(name: str, place: Workplace, build
     process = attacked(place, build("hostile"), name, ALL_BUT_ONE)
     output, errors = process.communicate(timeout=30)
     assert (process.returncode, output) == (-signal.SIGSYS, "")
-    assert "install filters, so calls for which it is killed are not explained" in errors
+    assert "install seccomp filters of its own, so a call for which it is killed is not explained" in errors
 
 
 def test_a_tracer_cannot_take_the_signal_away(place: Workplace, build: Callable[..., Path]) -> None:

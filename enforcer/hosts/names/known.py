@@ -109,6 +109,10 @@ class Names:
         self._read_configuration()
         return address in self._servers
 
+    def is_not_believed(self, address: bytes, port: int) -> bool:
+        """Return whether an address is that of a name server that resolv.conf has now, and that may be the program's own."""
+        return port == PORT and self._configuration.is_fixed and address in _servers_of(self._configuration.content())
+
     def is_reverse_wanted(self, name: str) -> bool:
         """Return whether a name asks for the name of an address that a policy's name has."""
         address = _reversed(name)
@@ -131,13 +135,10 @@ class Names:
     def _read_configuration(self) -> None:
         if (text := self._configuration.changed()) is None:
             return
-        servers: list[bytes] = []
         for words in map(str.split, text.splitlines()):
-            if len(words) > 1 and words[0] == "nameserver":
-                servers += _addresses(words[1])
-            elif len(words) > 1 and words[0] in ("search", "domain"):
+            if len(words) > 1 and words[0] in ("search", "domain"):
                 self._search = tuple(domain.lower().strip(".") for domain in words[1:] if domain.strip("."))
-        for server in servers or _DEFAULT:
+        for server in _servers_of(text) or _DEFAULT:
             self._servers.pop(server, None)
             self._servers[server] = None  # at the end: the latest
         while len(self._servers) > _MOST_SERVERS:
@@ -147,16 +148,17 @@ class Names:
 class _Watched:
     """A text file that is read again when it has changed, unless the program might have changed it."""
 
-    __slots__ = ("_is_fixed", "_path", "_seen")
+    __slots__ = ("_path", "_seen", "is_fixed")
 
     def __init__(self, path: str, *, is_kept: bool) -> None:
         self._path = path
         self._seen: tuple[int, ...] | None = None
-        self._is_fixed = not is_kept and _may_be_written(path)
+        self.is_fixed = not is_kept and _may_be_written(path)
+        """Whether the program might change it."""
 
     def changed(self) -> str | None:
         """Return the content if it has changed since the last call; None if not.  A file that cannot be read is empty."""
-        if self._is_fixed and self._seen is not None:
+        if self.is_fixed and self._seen is not None:
             return None
         seen: tuple[int, ...] = ()
         try:
@@ -167,6 +169,10 @@ class _Watched:
         if seen == self._seen:
             return None
         self._seen = seen
+        return self.content()
+
+    def content(self) -> str:
+        """Return the content as it is now, though the program might have changed it.  A file that cannot be read is empty."""
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -175,6 +181,12 @@ class _Watched:
             return os.read(descriptor, 1 << 20).decode("utf-8", "replace")
         finally:
             os.close(descriptor)
+
+
+def _servers_of(text: str) -> list[bytes]:
+    """Return the name servers that the text of resolv.conf names."""
+    lines = [words for words in map(str.split, text.splitlines()) if len(words) > 1 and words[0] == "nameserver"]
+    return [address for words in lines for address in _addresses(words[1])]
 
 
 def _may_be_written(path: str) -> bool:

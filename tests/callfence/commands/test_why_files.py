@@ -42,6 +42,9 @@ def why(folder: Path, *words: str, status: int, stdin: str = "") -> tuple[str, s
             "  to grant it: callfence allow app.policy 'path ./data/x: write'\n"),
         (("./data/in/x",), 0, "./data/in/x: read, write: granted\n  path ./data/in: write\n  path ./data: read\n"),
         (("~/.cache/x", "write"), 0, "~/.cache/x: write: granted\n  path $HOME/.cache: read, write\n"),
+        (("$HOME/.cache/x", "write"), 0, "$HOME/.cache/x: write: granted\n  path $HOME/.cache: read, write\n"),
+        (("path $HOME/.cache: read, write",), 0, "$HOME/.cache: read: granted\n  path $HOME/.cache: read, write\n"
+            "$HOME/.cache: write: granted\n  path $HOME/.cache: read, write\n"),
         (("./other",), 1, "./other: no right is granted\n"
             "  no line grants rights to this file or to a folder that contains it\n"
             "  what would grant one: callfence why app.policy ./other read\n"),
@@ -90,7 +93,7 @@ def test_a_policy_without_lines_grants_all(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("data/x", "read"), "data/x: unknown; give a path, which begins with /, ./ or ~, or a line such as `tcp"),
+        (("data/x", "read"), "data/x: unknown; give a path, which begins with /, ./, ~ or $HOME, or a line such as `tcp"),
         (("./data", "raed"), "no right is named raed: did you mean read"),
         (("tcp connect", "x"), "x is not a port; give a number from 0 to 65535"),
         (("data/x",), "no syscall is named data/x: about a file: callfence why app.policy ./data/x\n"),

@@ -62,6 +62,16 @@ def test_a_policy_of_a_third_user_is_used_with_a_warning(work: Path) -> None:
 
 
 @as_root
+def test_an_owner_whom_the_user_namespace_lacks_gets_no_number(work: Path) -> None:
+    """unshare(1) maps the caller alone to root of the namespace: the overflow id is nobody's that could change the file."""
+    os.chown(work / "true.policy", OTHER, OTHER)
+    warned = "enforce: true.policy belongs to a user whom this user namespace does not have, who can change what it allows\n"
+    command = ["unshare", "--user", "--map-root-user", ENFORCE, "true"]
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, warned)
+
+
+@as_root
 def test_roots_policy_is_used_without_a_word(work: Path) -> None:
     assert enforce(work, "true").stderr == ""
 

@@ -45,12 +45,12 @@ READ, WRITE, KEEP, DUMP = ("read", 0), ("write", 0), ("prctl", 8), ("prctl", 4)
         ),
         (
             [[READ]] * 3,
-            "3 runs; the rules of the others would have been enough for each of them; but so few runs say little about the next"
+            "3 runs; each needed only rules that others needed, too; but so few runs say little about the next"
             " one: record more runs",
         ),
         (
             [[READ]] * 10,
-            "10 runs; the rules of the others would have been enough for each of them; at least 74 of 100 further runs need"
+            "10 runs; each needed only rules that others needed, too; at least 74 of 100 further runs need"
             " nothing new (95% confidence)",
         ),
     ],

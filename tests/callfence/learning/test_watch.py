@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.abc
+import re
+import subprocess
 import sys
 import threading
 from types import SimpleNamespace
@@ -37,3 +39,10 @@ def test_no_import_goes_on_when_the_program_has_ended(monkeypatch):
         assert importing
         threading.Timer(0.5, slow.found.set).start()
     assert not any(thread.is_alive() for thread in importing)
+
+
+def test_it_names_the_processes_for_which_it_goes_on(tmp_path):
+    words = [sys.executable, "-m", "callfence", "learn", "-o", "it.policy", "sh", "-c", "for n in 1 2 3 4; do sleep 1 & done"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    left = r"still learning what it left running: (sleep|dash|sh) \(pid \d+\), .* and 1 more \(\^C ends them\)"
+    assert re.search(left, done.stderr)

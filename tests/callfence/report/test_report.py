@@ -174,6 +174,13 @@ def test_what_became_possible_is_marked_and_comes_first(learned: Path) -> None:
     assert "opens" not in socket and ">new</span>" not in run(learned, "report", "it.policy").stdout
 
 
+def test_ports_that_no_run_used(learned: Path) -> None:
+    text = run(learned, "report", "it.policy").stdout
+    line = re.search(r"<summary><code>tcp connect: none</code>.*?</details>", text)
+    assert line
+    assert line[0].endswith("<p>No recorded run used it.</p></details>")
+
+
 def test_the_same_bytes_each_time(learned: Path) -> None:
     first, second = (run(learned, "report", "it.policy", "--against", "old.policy").stdout for _ in range(2))
     assert first == second

@@ -60,14 +60,34 @@ def test_names_take_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch
     assert names.of(others[0]) == [f"y{number}.example" for number in range(11)]
 
 
-def test_a_report_has_few_names_of_an_address() -> None:
-    """A program may have given it thousands, of 255 characters each."""
-    names, told, address = known.Names(()), [], b"\x0a\0\0\1"
-    for number in range(100):
-        names.learn(f"x{number}.example", Answer(0, False, (), (address,), 60))
+def reasons(names: known.Names, address: bytes, port: int) -> list[str]:
+    """Return why a policy with a host denies the connection to an address, as reports have it."""
+    told: list[str] = []
     hosts: Any = SimpleNamespace(names=names, policies=[("a.policy", Rules(b"tcp connect x.example: 443"))], is_audit=False)
     request: Any = None
     targets = Targets(hosts, Hub(), lambda _, refusal: bool(told.append(refusal.why)), asks=False)  # type: ignore[func-returns-value]
     with pytest.raises(DeniedError):
-        targets._judge(request, "connect", Peer(2, address, 443))
-    assert told == [f"10.0.0.1 is an address of 92 others and {', '.join(f'x{number}.example' for number in range(92, 100))}"]
+        targets._judge(request, "connect", Peer(2, address, port))
+    return told
+
+
+def test_a_report_has_few_names_of_an_address() -> None:
+    """A program may have given it thousands, of 255 characters each."""
+    names, address = known.Names(()), b"\x0a\0\0\1"
+    for number in range(100):
+        names.learn(f"x{number}.example", Answer(0, False, (), (address,), 60))
+    listed = ", ".join(f"x{number}.example" for number in range(92, 100))
+    assert reasons(names, address, 443) == [f"10.0.0.1 is an address of 92 others and {listed}"]
+
+
+def test_a_report_names_a_name_server_that_the_program_may_have_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it would only propose a line for an address that everything else on the machine asks."""
+    (tmp_path / "resolv.conf").write_text("nameserver 10.0.0.1\n")
+    monkeypatch.setattr(known, "_CONFIGURATION", str(tmp_path / "resolv.conf"))
+    names = known.Names(())
+    (tmp_path / "resolv.conf").write_text("nameserver 10.0.0.2\n")
+    assert names.is_server(b"\x0a\0\0\1", 53)
+    assert reasons(names, b"\x0a\0\0\2", 53)[0].startswith("10.0.0.2 is in /etc/resolv.conf now, which the program may have")
+    assert reasons(names, b"\x0a\0\0\3", 53) == reasons(names, b"\x0a\0\0\2", 54) == [""]

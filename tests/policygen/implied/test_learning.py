@@ -150,6 +150,14 @@ def test_runs_that_need_nothing_else_leave_an_empty_policy() -> None:
     assert unimplied(observe("umask 0", "execve 0 0 0"), found.document.policy) == observe("execve 0 0 0")
 
 
+def test_calls_by_which_a_capability_was_learned_are_not_taken_for_implied() -> None:
+    """unlink and unlinkat imply each other: whether a run needs the rule is whether it makes any of them."""
+    calls = ("unlink 0", "umask 0", "unlinkat 3 0 0", "openat 3 0 O_RDONLY", "openat 3 0 O_CLOEXEC")
+    needed = unimplied(observe(*calls), learn(*calls).document.policy)
+    unlink, openat = observe("unlink 0", "openat 3 0 O_RDONLY")
+    assert {(each.number, each.counts) for each in needed} == {(unlink.number, (2,)), (openat.number, (2,))}
+
+
 READING = ("open 0 O_RDONLY", "newfstatat 3 0 0 0", "openat 3 0 O_CLOEXEC")
 
 
