@@ -237,8 +237,8 @@ class Start:
             )
         elif not (self.is_quiet or self.is_audit) and (phases := _silent_phases(policies)):
             self._say(
-                f"the policy lets {self.name} install filters, so calls that are denied from the start on are not reported in "
-                f"{phases[-1]}"
+                f"the policy lets {self.name} install seccomp filters of its own, so calls that are denied from the start on "
+                f"are not reported in {phases[-1]}"
             )
         for policy in policies:
             if policy.lacks_start:

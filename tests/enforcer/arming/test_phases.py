@@ -64,7 +64,7 @@ def test_what_is_not_reported_is_said_if_it_may_install_filters(phased):
     """A filter of the start that fails a call by itself outranks the notification of the last phase."""
     done = phased("socket", "poll", "socket", entries="execve: allow until serving\nseccomp: allow\n")
     assert (done.returncode, done.stdout) == (5, DENIED + POLLED + DENIED)
-    assert "install filters, so calls that are denied from the start on are not reported in serving\n" in done.stderr
+    assert "filters of its own, so calls that are denied from the start on are not reported in serving\n" in done.stderr
     assert (" in start: it fails" in done.stderr, " in serving: it fails" in done.stderr) == (True, False)
 
 
