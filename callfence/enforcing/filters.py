@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 
 from callfence.enforcer.bpf import chain, notifying_on_exit, without_listener
 from callfence.enforcer.errors import EnforceError
@@ -282,12 +281,19 @@ def warning(file: str, owner: int) -> str:
     In a user namespace, stat(2) reports the overflow id for each owner whom the namespace lacks, such as root outside of it
     (user_namespaces(7)).
     """
-    user = f"user {owner}"
-    with suppress(OSError), open("/proc/sys/kernel/overflowuid", "rb") as overflow, open("/proc/self/uid_map", "rb") as mapped:
-        ranges = [(int(first), int(length)) for first, _, length in map(bytes.split, mapped)]
-        if owner == int(overflow.read()) and not any(0 <= owner - first < length for first, length in ranges):
-            user = "a user whom this user namespace does not have"
+    try:
+        is_unknown = _is_not_mapped(owner)
+    except OSError:  # there is no /proc
+        is_unknown = False
+    user = "a user whom this user namespace does not have" if is_unknown else f"user {owner}"
     return f"{file} belongs to {user}, who can change what it allows"
+
+
+def _is_not_mapped(owner: int) -> bool:
+    """Return whether an id is the overflow id, and none of this user namespace.  Raises OSError."""
+    with open("/proc/sys/kernel/overflowuid", "rb") as overflow, open("/proc/self/uid_map", "rb") as mapped:
+        ranges = [(int(first), int(length)) for first, _, length in map(bytes.split, mapped)]
+        return owner == int(overflow.read()) and not any(0 <= owner - first < length for first, length in ranges)
 
 
 def plan(
