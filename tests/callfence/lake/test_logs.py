@@ -41,6 +41,12 @@ def test_any_line(line: bytes) -> None:
     assert not logs.is_log(line)
 
 
+def test_a_line_that_is_too_long_to_be_read_is_named() -> None:
+    """`lines` yields an empty one for it."""
+    with pytest.raises(logs.BadLineError, match="a line of more than 256 KiB, which enforce does not write"):
+        list(logs.rows(b"", Identity()))
+
+
 def test_each_policy_that_denies_a_call_has_a_row() -> None:
     fields = json.loads(event(DENIED, 1))
     fields["allow"] = [{"file": "/etc/a.policy", "line": "mkdir: allow", "risk": None}, {"file": "b", "line": "", "risk": None}]
