@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from callfence.tracer import tally
 from callfence.tracer.abi import NATIVE, Event
+from callfence.tracer.linux import PT_NOTE
 from callfence.tracer.tally import Tally
 from callfence.tracer.unwinding import site
 from callfence.tracer.unwinding.maps import Maps
@@ -50,3 +53,16 @@ def test_build_ids_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         maps = Maps(f"1000-2000 r-xp 00000000 00:01 {inode}                  /no/such/file\n")
         assert site._named(1, maps, 0x1500) == "/no/such/file+0x500"
         assert len(builds) <= site._MAX_BUILDS
+
+
+def test_a_build_id_is_found_behind_other_notes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(site, "_builds", {})
+    notes = b"".join(
+        struct.pack("<III", 4, len(content), kind) + b"GNU\0" + content.ljust(8, b"\0")
+        for kind, content in ((1, b"12345"), (3, bytes.fromhex("abcdef0123")))
+    )
+    header = b"\x7fELF\x02\x01\x01".ljust(32, b"\0") + struct.pack("<QQIHHHHHH", 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    header += struct.pack("<IIQQQQQQ", PT_NOTE, 4, 120, 120, 120, len(notes), len(notes), 4)
+    (tmp_path / "app").write_bytes(header + notes)
+    maps = Maps(f"1000-2000 r-xp 00000000 00:01 7                  {tmp_path}/app\n")
+    assert site._named(os.getpid(), maps, 0x1500) == f"{tmp_path}/app+0x500 (abcdef0123)"

@@ -81,6 +81,8 @@ RULES = (
     ("a random folder", [run("unix connect $TMPDIR/tmpk3j_9x2a/s")], ["unix connect $TMPDIR"]),
     ("names that vary", [run("unix connect @it/a"), run("unix connect @it/b")], ["unix connect @it/*"]),
     ("paths that vary", [run("unix connect ./run/a"), run("unix connect ./run/b")], ["unix connect ./run"]),
+    ("many in one folder", [run(*(f"unix connect ./run/{name}" for name in "abcdefgh"))], ["unix connect ./run"]),
+    ("a few in one folder", [run(*(f"unix connect ./run/{name}" for name in "abcdefg"))], 7),
     ("a name that is looked up", [asks("_sip._udp.x.org")], ["dns query _sip._udp.x.org"]),
     ("two of a parent stay", [asks("a.x.org"), asks("b.x.org")], 2),
     ("those that vary", [asks("n1.x.org", "n2.x.org"), asks("n3.x.org")], ["dns query *.x.org"]),
