@@ -1,0 +1,38 @@
+"""Which DNS messages have a question that can be judged."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from callfence.enforcer.hosts.names.dns import DnsError, Question, question_of
+
+NAME = b"\x03api\x07example\0"
+QUERY = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + NAME + struct.pack(">HH", 28, 1)
+
+
+def test_a_question() -> None:
+    assert question_of(QUERY) == Question(7, "api.example", 28, len(QUERY))
+    assert question_of(QUERY + b"further records") == question_of(QUERY)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(QUERY[:-2] + struct.pack(">H", 3), id="of class CHAOS"),
+        pytest.param(QUERY[:-1], id="cut in its class"),
+        pytest.param(QUERY[:-3], id="cut in its type"),
+        pytest.param(QUERY[: len(QUERY) - 8], id="cut in its name"),
+        pytest.param(QUERY[:11], id="cut in its head"),
+        pytest.param(b"", id="empty"),
+        pytest.param(QUERY[:4] + struct.pack(">H", 2) + QUERY[6:], id="two questions"),
+        pytest.param(QUERY[:4] + struct.pack(">H", 0) + QUERY[6:], id="no question"),
+        pytest.param(QUERY[:2] + struct.pack(">H", 0x8100) + QUERY[4:], id="an answer"),
+        pytest.param(QUERY[:2] + struct.pack(">H", 0x2800) + QUERY[4:], id="an update"),
+        pytest.param(QUERY[:12] + b"\xc0\x0c" + QUERY[-4:], id="a name that leads to itself"),
+    ],
+)
+def test_no_question(message: bytes) -> None:
+    with pytest.raises(DnsError):
+        question_of(message)
