@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 
 from callfence.policygen.evidence.facts import Places, Varying, facts, text, without_secrets
 from callfence.policygen.evidence.pointed import Value
-from callfence.policygen.evidence.words import SECRET, masked, steady
+from callfence.policygen.evidence.words import SECRET, escaped, masked, steady
 from callfence.policygen.recording.model import Observation
 from callfence.policygen.review import companion
 from callfence.tracer.abi import Arch, Event
@@ -146,3 +146,20 @@ def test_random_bytes_are_hardly_ever_missed() -> None:
     source = random.Random(0)
     names = (base64.urlsafe_b64encode(source.randbytes(source.randint(36, 60))).decode() for _ in range(10_000))
     assert sum(SECRET not in steady(name, ()) for name in names) < 100
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"plain name", "plain name"),
+        (b'a"b', r"a\x22b"),
+        (b"a*b", r"a\*b"),
+        (b"a\\b", r"a\\b"),
+        (b"a\nb", r"a\x0ab"),
+        (b'"*\\', r"\x22\*\\"),
+        ("caf\u00e9".encode(), "caf\u00e9"),
+        (b"\xff", r"\xff"),
+    ],
+)
+def test_what_could_end_a_text_or_control_a_terminal_is_escaped(data: bytes, expected: str) -> None:
+    assert escaped(data) == expected
