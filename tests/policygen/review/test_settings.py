@@ -42,3 +42,19 @@ def said(old: str, new: str) -> list[tuple[str, str, str]]:
 )
 def test_settings(old: str, new: str, expected: list[tuple[str, str, str]]) -> None:
     assert said(old, new) == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        ("default kill\n", "default allow\n", "default-allow"),
+        ("default kill\n", "default errno EPERM\n", "setting-default"),
+        ("default kill\nunknown errno ENOSYS\n", "default kill\nunknown allow\n", "unknown-allow"),
+        ("default kill\nunknown kill\n", "default kill\nunknown errno ENOSYS\n", "setting-unknown"),
+        ("default kill\narm exec\n", "default kill\narm now\n", "setting-arm"),
+        ("default kill\nscope signals\n", "default kill\nscope none\n", "signals-outside"),
+    ],
+)
+def test_each_has_a_stable_id(old: str, new: str, rule: str) -> None:
+    (setting,) = settings(parse(f"{old}read: allow\n").policy, parse(f"{new}read: allow\n").policy)
+    assert setting.rule == rule

@@ -167,7 +167,7 @@ def test_two_halves_of_a_call_are_one() -> None:
         "7 +++ exited with 0 +++",
     )
     assert sorted(calls(log)) == ["exit_group", "getpid", "openat"]
-    late = record(b"7 <... read resumed>\"\", 1) = 0\n7 getpid() = 7\n", "a", format_options())
+    late = record(b'7 <... read resumed>"", 1) = 0\n7 getpid() = 7\n', "a", format_options())
     assert "beginning is not in the log" in late.runs[0].gaps[0]
 
 
@@ -290,15 +290,15 @@ def test_values_that_are_not_printed_are_not_kept_as_evidence() -> None:
 
 
 def test_strings() -> None:
-    assert unquoted(r'"a\n\303\251\x41\"\\"...') == 'a\né' + 'A"\\...'
+    assert unquoted(r'"a\n\303\251\x41\"\\"...') == "a\né" + 'A"\\...'
 
 
 PIECES = st.sampled_from(
     [
-        *('7 ', 'openat(', 'clone(', 'flags=', 'AT_FDCWD', 'O_RDONLY|', '0', '08', '0x', '-1', '"', '\\', '(', ')', '{', '}'),
-        *('[', ']', ', ', ' = ', '?', '<', '>', ' <unfinished ...>', '<... openat resumed>', '/*', '*/', '<<', 'SIGRT_'),
-        *('makedev(', '_IOC(', '\n', '...', '+++ exited with 0 +++', '[ Process PID=7 runs in 32 bit mode. ]', 'execve('),
-        *(' = 0', '10:11:12.5 ', '\udcff', 'é'),
+        *("7 ", "openat(", "clone(", "flags=", "AT_FDCWD", "O_RDONLY|", "0", "08", "0x", "-1", '"', "\\", "(", ")", "{", "}"),
+        *("[", "]", ", ", " = ", "?", "<", ">", " <unfinished ...>", "<... openat resumed>", "/*", "*/", "<<", "SIGRT_"),
+        *("makedev(", "_IOC(", "\n", "...", "+++ exited with 0 +++", "[ Process PID=7 runs in 32 bit mode. ]", "execve("),
+        *(" = 0", "10:11:12.5 ", "\udcff", "é"),
     ]
 )
 
@@ -312,3 +312,29 @@ def test_any_text_is_a_log_or_an_error_with_its_position(text: str) -> None:
         assert str(error).startswith("a:")
     else:
         assert len(recording.runs) == 1
+
+
+LISTENS = (
+    "1 socket(AF_INET, SOCK_STREAM, IPPROTO_IP) = 3",
+    '1 bind(3, {sa_family=AF_INET, sin_port=htons(8080), sin_addr=inet_addr("0.0.0.0")}, 16) = 0',
+    "1 listen(3, 128) = 0",
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (LISTENS, [("tcp bind", "8080"), ("tcp connect", "none")]),
+        ((LISTENS[0], LISTENS[2]), [("tcp bind", "0"), ("tcp connect", "none")]),
+        (
+            (LISTENS[0], LISTENS[1].replace("bind", "connect")),
+            [("tcp bind", "none"), ("tcp connect", "8080")],
+        ),
+        ((LISTENS[0].replace("STREAM", "DGRAM"), LISTENS[1]), [("tcp bind", "none"), ("tcp connect", "none")]),
+        (LISTENS[1:], [("tcp connect", "none")]),
+        (("1 getppid() = 7",), [("tcp bind", "none"), ("tcp connect", "none")]),
+    ],
+)
+def test_ports_of_tcp_are_those_of_sockets_that_the_log_shows(lines: tuple[str, ...], expected: list[tuple[str, str]]) -> None:
+    (run,) = read(*lines).runs
+    assert [use[:2] for use in run.files] == expected
