@@ -432,3 +432,19 @@ def test_gaps_say_what_one_section_allows_alone() -> None:
     assert found == [(X86_64, "read"), (AARCH64, "openat")]
     assert pairs(policy) == [(X86_64, AARCH64)]
     assert not pairs(parse("read: allow\narch i386\nread: allow\n").policy)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reads_tags", "goes_on"),
+    [
+        ("ptrace: request == PTRACE_SINGLEBLOCK || request == PTRACE_CONT", False, True),
+        ("ptrace: request == PTRACE_CONT && pid == 3", False, True),
+        ("ptrace: pid == 3", True, True),
+    ],
+)
+def test_a_value_that_only_the_target_has_is_allowed_only_with_any_other(entry: str, reads_tags: bool, goes_on: bool) -> None:
+    """33 is PTRACE_SINGLEBLOCK on x86_64, and PTRACE_PEEKMTETAGS on aarch64."""
+    after = carry(parse(f"arch x86_64\ndefault kill\n{entry}\n").policy, X86_64, AARCH64).policy
+    number = table(AARCH64).by_name["ptrace"].number
+    for request, expected in ((33, reads_tags), (7, goes_on)):
+        assert evaluate(after, Event(AARCH64.audit, number, (request, 3, 0, 0, 0, 0))).allows is expected
