@@ -108,7 +108,7 @@ def _compiled(policy: str | os.PathLike[str]) -> Compiled:
     strangers: dict[str, int] = {}
     filter_ = policy_files.compiled(os.fspath(policy), "silent", policy_files.trusting(strangers))
     for file, owner in strangers.items():
-        text = policy_files.warning(printable(file), owner)
+        text = policy_files.owner_warning(printable(file), owner)
         warnings.warn(text, UserWarning, stacklevel=3)  # as `enforce` says; 3: the caller of confine() or enter()
     if filter_.makes_calls:
         file = filter_.sources[0][0]

@@ -7,10 +7,10 @@ import time
 
 from callfence.enforcer.hub import Hub
 from callfence.tracer import TYPE_CHECKING
-from callfence.tracer.proc import fields_of
+from callfence.tracer.proc import fields_of, signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from callfence.enforcer.listener import Request, Waiting
 
@@ -62,10 +62,10 @@ class Pending:
         begin = time.monotonic()
         for key, (task, interrupt, result) in [*self._interrupts.items()]:
             fields = fields_of(task)
-            blocked = _mask(fields, "SigBlk") | _mask(fields, "SigIgn")
-            if _mask(fields, "SigPnd") & ~blocked:
+            blocked = signals(fields, "SigBlk", "SigIgn")
+            if signals(fields, "SigPnd") & ~blocked:
                 interrupt(result)
-            elif _mask(fields, "ShdPnd") & ~blocked:  # it may be another thread's to take
+            elif signals(fields, "ShdPnd") & ~blocked:  # it may be another thread's to take
                 if fields["Threads"] == "1":
                     interrupt(result)
                 elif key in self._signalled:
@@ -80,7 +80,3 @@ class Pending:
 def _key(request: Request) -> int:
     """Return a number that no other call has which waits: the id, or, of a call whose task is stopped, one below 0."""
     return request.call.id if request.listener >= 0 else -request.call.task
-
-
-def _mask(fields: Mapping[str, str], name: str) -> int:
-    return int(fields.get(name, "0"), 16)

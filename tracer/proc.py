@@ -65,7 +65,16 @@ def state(folder: str) -> str:
 
 def handles(status: dict[str, str], signum: int, *masks: str) -> bool:
     """Return whether a signal is in one of the named masks (SigBlk, SigIgn, SigCgt); `status` has the `fields` of a task."""
-    return any(int(status.get(mask, "0"), 16) >> signum - 1 & 1 for mask in masks)
+    return bool(signals(status, *masks) >> signum - 1 & 1)
+
+
+def signals(status: dict[str, str], *masks: str) -> int:
+    """Return the signals that are in one of the named masks (SigPnd, ShdPnd, SigBlk, SigIgn, SigCgt), signal N as bit N - 1;
+    `status` has the `fields` of a task."""
+    result = 0
+    for mask in masks:
+        result |= int(status.get(mask, "0"), 16)
+    return result
 
 
 # By number

@@ -235,10 +235,10 @@ class Start:
                 f"the policy lets {self.name} install seccomp filters of its own, so a call for which it is killed is not "
                 "explained: the kernel's log has it (dmesg, or auditd's)"
             )
-        elif not (self.is_quiet or self.is_audit) and (phases := _silent_phases(policies)):
+        elif not (self.is_quiet or self.is_audit) and (phase := _unreported_phase(policies)):
             self._say(
                 f"the policy lets {self.name} install seccomp filters of its own, so calls that are denied from the start on "
-                f"are not reported in {phases[-1]}"
+                f"are not reported in {phase}"
             )
         for policy in policies:
             if policy.lacks_start:
@@ -247,7 +247,7 @@ class Start:
         for problem in self.problems:
             self._say(f"the policy is compiled at each start, because {problem}")
         for file, owner in self.owners.items():
-            self._say(filters.warning(file, owner))
+            self._say(filters.owner_warning(file, owner))
         return policies
 
     def _scope(self, policies: Sequence[Compiled]) -> str:
@@ -439,11 +439,11 @@ class Start:
             self.log.notes.append(("warning", text))
 
 
-def _silent_phases(policies: Sequence[Compiled]) -> list[str]:
-    """Return the names of the phases if the program may install filters: those before the last phase fail calls by themselves
-    then (`filters.plan`), which outranks a notification."""
-    may_install = any(policy.own_filters for policy in policies)
-    return [stage.name for policy in policies for stage in policy.stages] if may_install else []
+def _unreported_phase(policies: Sequence[Compiled]) -> str:
+    """Return the name of the last phase if the program may install filters, else "": the filters before that phase fail calls
+    by themselves then (`filters.plan`), which outranks a notification."""
+    names = [stage.name for policy in policies for stage in policy.stages]
+    return names[-1] if names and any(policy.own_filters for policy in policies) else ""
 
 
 def _say(text: str, stderr: int) -> None:

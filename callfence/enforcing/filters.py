@@ -275,7 +275,7 @@ def trusting(strangers: dict[str, int]) -> Check:
     return check
 
 
-def warning(file: str, owner: int) -> str:
+def owner_warning(file: str, owner: int) -> str:
     """Return what is said about a policy file of another user, by its owner's id.
 
     In a user namespace, stat(2) reports the overflow id for each owner whom the namespace lacks, such as root outside of it

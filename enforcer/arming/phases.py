@@ -25,7 +25,7 @@ from callfence.enforcer.listener import Notification
 from callfence.enforcer.pending import RESTART, RESTART_ALWAYS
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
-from callfence.tracer.proc import fields_of, handles
+from callfence.tracer.proc import fields_of, handles, signals
 from callfence.tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL
 
 if TYPE_CHECKING:
@@ -255,8 +255,7 @@ class Follower:
         Of a signal that it catches, it cannot be seen here whether the call is made again then (SA_RESTART)."""
         if request.result == RESTART:
             fields = fields_of(pid)
-            pending, caught, blocked = (int(fields.get(name, "0"), 16) for name in ("SigPnd", "SigCgt", "SigBlk"))
-            if (pending | int(fields.get("ShdPnd", "0"), 16)) & caught & ~blocked:
+            if signals(fields, "SigPnd", "ShdPnd") & signals(fields, "SigCgt") & ~signals(fields, "SigBlk"):
                 return False
         elif request.result != RESTART_ALWAYS:
             return False

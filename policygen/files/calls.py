@@ -147,6 +147,8 @@ SOCKETS = {"connect": "connect", "bind": "bind"}
 UDP_CONNECT = "udp connect"
 """The name of a use that no line grants: a program that asks DNS servers by UDP."""
 DNS = 53
+INTERNET = 2, 10
+"""AF_INET, AF_INET6 (linux/socket.h)."""
 NEW_ROOTS = ("chroot", "pivot_root")
 """Calls after which the same path refers to another file."""
 MOUNTING = ("mount", "umount", "umount2", "move_mount", "pivot_root")
@@ -210,7 +212,7 @@ def address(data: bytes) -> int | str | bytes | None:
     """Return what a struct sockaddr holds: a TCP port as int, the path of a unix socket as str, the name of an abstract one as
     bytes (b"" if the kernel chooses it, unix(7)), or None for any other address."""
     family = int.from_bytes(data[:2], "little")
-    if family in (2, 10) and len(data) >= 4:  # AF_INET, AF_INET6: the port is in the same place (linux/in.h, in6.h)
+    if family in INTERNET and len(data) >= 4:  # the port is in the same place (linux/in.h, in6.h)
         return int.from_bytes(data[2:4], "big")
     if family == 1 and data[2:3] not in (b"", b"\0"):  # AF_UNIX
         return os.fsdecode(data[2:].partition(b"\0")[0])

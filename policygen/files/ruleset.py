@@ -16,7 +16,7 @@ from operator import or_
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.files import landlock
-from callfence.policygen.files.calls import BY_HANDLE, DNS, PATH_CALLS, SENDING
+from callfence.policygen.files.calls import BY_HANDLE, DNS, INTERNET, PATH_CALLS, SENDING
 from callfence.policygen.grants import ALL, BARE, KINDS, TCP, Right
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.model import Always, And, Arm, Condition, Expression, Operator, Or, Policy
@@ -73,7 +73,7 @@ _BINDING = dict.fromkeys(("bind", "listen", "socketcall", "io_uring_setup"), _AL
 """The calls that take a TCP port; listen(2) takes one for a socket that has none (ip(7))."""
 _STREAM_OF_IP = And(
     (
-        Or(tuple(Condition(0, Operator.EQ, family) for family in (2, 10))),  # AF_INET, AF_INET6
+        Or(tuple(Condition(0, Operator.EQ, family) for family in INTERNET)),
         Condition(1, Operator.MASKED, 1, 0xF),  # SOCK_STREAM; linux/net.h, SOCK_TYPE_MASK
     )
 )

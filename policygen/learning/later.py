@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from callfence.policygen.files.calls import AT_FDCWD, UDP_CONNECT
+from callfence.policygen.files.calls import AT_FDCWD, INTERNET, UDP_CONNECT
 from callfence.policygen.files.made import made, removals
 from callfence.policygen.recording.model import Observation, Recording, recorded_values
 from callfence.tracer.abi import Arch, Event, call_of, table
@@ -20,8 +20,6 @@ NOTES = {"unlink": _REMOVES, "unlinkat": _REMOVES, "accept4": _ACCEPTS, "socket"
 """The notes on the entries for what `later` returns, by call."""
 _FLAGS = {"open": 1, "openat": 2}
 """Calls that make files -> the index of their flags."""
-_INTERNET = 2, 10
-"""AF_INET, AF_INET6 (linux/socket.h)."""
 _STREAM, _DATAGRAM, _TYPE, _CLOEXEC = 1, 2, 0xF, 0o2000000
 """SOCK_STREAM, SOCK_DGRAM, SOCK_TYPE_MASK (linux/net.h), SOCK_CLOEXEC: C libraries set it here, and it grants nothing."""
 _START = {"~": "$HOME", ".": "."}
@@ -49,7 +47,8 @@ def later(old: Recording, whole: Recording) -> tuple[Observation, ...]:
         if listens and not _makes(whole, known, "accept", "accept4"):
             events.append(Event(arch, calls["accept4"].number))
         if _asks(whole) and not _asks(old):
-            events += [Event(arch, calls["socket"].number, (*of, 0, 0, 0, 0)) for of in sorted(_streams(whole, known))]
+            kind = _STREAM | _CLOEXEC
+            events += [Event(arch, calls["socket"].number, (family, kind, 0, 0, 0, 0)) for family in _families(whole, known)]
         for event in events:
             values = recorded_values(table(known), event)
             result.append(Observation(arch, event.number, values, "", counts, "", event.arguments))
@@ -68,14 +67,12 @@ def _asks(recording: Recording) -> bool:
     return any(use == UDP_CONNECT for run in recording.plain().runs for use, _, _ in run.files)
 
 
-def _streams(recording: Recording, arch: Arch) -> set[tuple[int, int]]:
-    """Return family and type of the TCP sockets that ask the name servers which plain runs asked by UDP, but for those that
-    they made, too."""
+def _families(recording: Recording, arch: Arch) -> list[int]:
+    """Return the families (AF_*) of the UDP sockets that plain runs made, but for those of which they made TCP sockets, too."""
     number = table(arch).by_name["socket"].number
     of_arch = [one for one in recording.plain().observations if (one.arch, one.number) == (arch.audit, number)]
     made = {(one.example[0], one.example[1] & _TYPE) for one in of_arch}
-    families = [family for family in _INTERNET if (family, _DATAGRAM) in made and (family, _STREAM) not in made]
-    return {(family, _STREAM | _CLOEXEC) for family in families}
+    return [family for family in INTERNET if (family, _DATAGRAM) in made and (family, _STREAM) not in made]
 
 
 def _folders(recording: Recording) -> set[str]:
