@@ -241,8 +241,8 @@ class Follower:
             try:
                 stop.read(pid)
                 if stop.op != linux.PTRACE_SYSCALL_INFO_ENTRY:  # another thread has executed a program, and has this id now
-                    request.is_gone = True
-                elif not self._processes.tasks[pid].doomed and not self._makes_again(pid, request):
+                    continue
+                if not self._processes.tasks[pid].doomed and not self._makes_again(pid, request):
                     result = -errno.EINTR if request.result in _RESTARTS else request.result
                     self._answer(pid, (request.call.arch, request.call.number), result)
             except (ProcessLookupError, GoneError, HeldUpError):
