@@ -110,8 +110,8 @@ class Circumstance(NamedTuple):
     """The resources that run out at the program's entry point."""
     is_other_user: bool = False
     """Whether the program runs as another user, for which learn must run as root."""
-    is_elsewhere: bool = False
-    """Whether the program is started in an empty folder."""
+    empty: str = ""
+    """What names an empty folder that the run gets: `.`, the folder in which it starts, or `TMPDIR`; "" without one."""
 
 
 def _without(*names: bytes) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
@@ -146,7 +146,8 @@ CIRCUMSTANCES: Final = (
     Circumstance("no-environment", "environment", "with an empty environment", environment=lambda given: ()),
     Circumstance("no-home", "environment", "without HOME", environment=_without(b"HOME")),
     Circumstance("other-locale", "environment", "in another locale", environment=_other_locale),
-    Circumstance("empty-folder", "environment", "in an empty folder", is_elsewhere=True),
+    Circumstance("empty-folder", "environment", "in an empty folder", empty="."),
+    Circumstance("other-tmpdir", "environment", "with TMPDIR elsewhere", environment=_without(b"TMPDIR"), empty="TMPDIR"),
     Circumstance("few-descriptors", "limits", "with few descriptors", exhaust=(Exhaust(resource.RLIMIT_NOFILE, 1),)),
     Circumstance("little-memory", "limits", "with little memory", exhaust=(Exhaust(resource.RLIMIT_AS, 1 << 18),)),
     Circumstance("small-files", "limits", "with files of 1 byte at most", exhaust=(Exhaust(resource.RLIMIT_FSIZE, 1),)),

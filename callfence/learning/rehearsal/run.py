@@ -179,18 +179,16 @@ def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
     circumstance, scratch = rehearsal.circumstance, setting.scratch
     renamed = scratch.renamed if scratch else str
     recorder = _Recorder(renamed, setting.places)
-    if setting.with_hosts:
-        watch_hosts(setting.program.environment, recorder, renamed)
     streams = Streams(setting.input, circumstance.streams if circumstance else {})
     injector = Injector(rehearsal.fault, circumstance.exhaust if circumstance else (), renamed)
-    is_elsewhere = circumstance is not None and circumstance.is_elsewhere
+    emptied = circumstance.empty if circumstance else ""
     is_other_user = circumstance is not None and circumstance.is_other_user
 
     def enter() -> None:
         if scratch:
             scratch.enter()
-        if elsewhere:
-            os.chdir(elsewhere)
+        if emptied == ".":
+            os.chdir(empty)
         streams.enter()
         _, hard = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # some runs are meant to abort
@@ -200,22 +198,27 @@ def run(setting: Setting, rehearsal: Rehearsal, seconds: float) -> Rehearsed:
             os.setuid(_OTHER_USER)
 
     environment = circumstance.environment(setting.program.environment) if circumstance else setting.program.environment
-    path = os.path.abspath(setting.program.path) if is_elsewhere else setting.program.path
-    program = setting.program._replace(path=path, environment=environment, prepare=enter)
+    path = os.path.abspath(setting.program.path) if emptied == "." else setting.program.path
     started = time.time_ns()
     clock = Clock(setting, seconds, recorder.__len__, streams.start)
     settings = Settings(setting.options.allow_opaque, from_entry=setting.options.arm == "entry")
     try:
         if scratch:
             scratch.begin()
-        with tempfile.TemporaryDirectory() if is_elsewhere else contextlib.nullcontext() as elsewhere:
+        with tempfile.TemporaryDirectory() if emptied else contextlib.nullcontext("") as empty:
+            if emptied == "TMPDIR":
+                environment = (*environment, b"TMPDIR=" + os.fsencode(empty))
+            program = setting.program._replace(path=path, environment=environment, prepare=enter)
+            if setting.with_hosts:
+                watch_hosts(environment, recorder, renamed)
             if setting.with_files and not is_other_user:  # for whom the modes of files are others
-                watch_files(setting.program, recorder, _as_here(elsewhere, renamed) if elsewhere else renamed)
+                watch_files(program, recorder, _as_here(empty, renamed) if emptied == "." else renamed)
             hooks = session.Hooks(clock.tick, attach=recorder.attach)
             outcome = session.trace(program, recorder, settings, hooks, injector)
+            command, done = setting.options.command, not clock.is_ended
+            run = recorder.run(command, started, outcome, complete=done, rehearsed=rehearsal.description)
     finally:
         streams.close()
         if scratch:
             scratch.end()
-    run = recorder.run(setting.options.command, started, outcome, complete=not clock.is_ended, rehearsed=rehearsal.description)
     return Rehearsed(run, recorder.observations(), injector.fired, bool(outcome.ended_by), free_space() < setting.min_free)

@@ -121,7 +121,8 @@ def test_circumstances_can_be_chosen(is_root: bool) -> None:
         return [one.name for one in plan(Recording(), (), parse_choice(only), is_root=is_root)]
 
     assert names() == [one.name for one in CIRCUMSTANCES if is_root or one.name != "other-user"]
-    assert names("environment,stdout-full") == ["stdout-full", "no-environment", "no-home", "other-locale", "empty-folder"]
+    environment = ["no-environment", "no-home", "other-locale", "empty-folder", "other-tmpdir"]
+    assert names("environment,stdout-full") == ["stdout-full", *environment]
     with pytest.raises(UserError, match="unknown name to rehearse: nonsense, more; choose from"):
         names("nonsense,more")
 

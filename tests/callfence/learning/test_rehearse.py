@@ -155,6 +155,28 @@ def test_files_that_only_rehearsed_runs_use_are_granted(
     assert any(line.startswith("path .: ") and "remove" in line for line in granted())
 
 
+def test_with_another_tmpdir_tmp_itself_is_seen(tmp_path: Path) -> None:
+    """Without TMPDIR, /tmp is `$TMPDIR`, whether the program looked at TMPDIR or not."""
+    (tmp_path / "script").write_text('#!/bin/sh\nread line </tmp/it.callfence; : >"${TMPDIR:-/tmp}/made.callfence"\n')
+    (tmp_path / "script").chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+
+    def granted(*options: str) -> set[str]:
+        done = learn(tmp_path, *options, "--files", "./script", env=environment)
+        assert done.returncode == 0, done.stderr
+        return {line for line in (tmp_path / "it.policy").read_text().splitlines() if "tmp" in line.lower()}
+
+    try:
+        Path("/tmp/it.callfence").write_text("\n")
+        plain = granted()
+        assert all(line.startswith("path $TMPDIR") for line in plain)
+        rehearsed = granted("--rehearse", "--rehearse-only", "other-tmpdir")
+        assert {line.partition(":")[0] for line in rehearsed - plain} == {"path /tmp/it.callfence"}
+    finally:
+        Path("/tmp/it.callfence").unlink()
+        Path("/tmp/made.callfence").unlink(missing_ok=True)
+
+
 @needs_root
 def test_files_that_are_executed_or_dangerous_are_left_to_a_person(tmp_path: Path) -> None:
     (tmp_path / "script").write_text("#!/bin/sh\ntest -n \"$HOME\" || read line </etc/shadow || head -1 other\n")
