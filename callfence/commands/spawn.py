@@ -188,8 +188,8 @@ class Spawned(Start):
         arm = super()._arm(policies)
         return "exec" if arm == "now" else arm
 
-    def _hosts(self, policies: Sequence[Compiled]) -> Hosts | None:
-        hosts = super()._hosts(policies)
+    def _hosts(self, policies: Sequence[Compiled], arm: str) -> Hosts | None:
+        hosts = super()._hosts(policies, arm)
         if hosts and not self.is_audit and "sockets" in self._scope(policies):
             # The helper would have to be in a domain above the program's; but no two processes can enter the same one.
             raise EnforceError(

@@ -131,7 +131,7 @@ class Start:
         self._require_questions(policies)
         arm = self._arm(policies)
         scope = self._scope(policies)
-        hosts = self._hosts(policies)
+        hosts = self._hosts(policies, arm)
         files, reach = self._files(policies, arm, scope, hosts)
         if files and not reach and self.log and not self.is_quiet:
             self._note_about_files(self.log)
@@ -331,7 +331,7 @@ class Start:
         # A call about which somebody is asked may run.
         return b"".join(refusals(policy.filter, decode(policy.files), reports=False) for policy in policies)
 
-    def _hosts(self, policies: Sequence[Compiled]) -> Hosts | None:
+    def _hosts(self, policies: Sequence[Compiled], arm: str) -> Hosts | None:
         """Return the hosts and unix sockets that the policies grant; None if they confine none, or only ports, and Landlock
         does.  Raises EnforceError if the helper cannot make the program's calls."""
         if not any(policy.makes_calls for policy in policies) and not self._lacks_ports(policies):
@@ -341,7 +341,8 @@ class Start:
             raise EnforceError(f"the policy confines hosts or unix sockets, which needs the helper process{remedy}")
         from callfence.enforcing import files
 
-        return files.hosts(policies, self.environment, is_audit=self.is_audit)
+        is_filtered = arm != "entry" and "--ask" not in self.options
+        return files.hosts(policies, self.environment, is_audit=self.is_audit, is_filtered=is_filtered)
 
     def _lacks_ports(self, policies: Sequence[Compiled]) -> bool:
         """Return whether the helper judges the ports to which the program connects, since Landlock does not know them here, or

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from callfence.enforcing import cache, filters
 from callfence.enforcing.sealed import bundle
 from callfence.policygen.evaluate import answer
+from callfence.policygen.files.ruleset import changes_files
 from callfence.policygen.filter import bpf
 from callfence.policygen.filter.listener import expects_listener, may_install_filters, names_listener
 from callfence.policygen.filter.processes import names_processes
@@ -94,6 +95,8 @@ def misfit(filter_: Compiled) -> str:
             return "it takes effect at another moment than the policy's `arm`, or its listener differs from the policy"
         if filter_.names_processes != names_processes(resolved(policy)):
             return "it differs from the policy in whether the program may change processes that it names"
+        if filter_.changes_files != (not filter_.makes_calls or changes_files(policy)):
+            return "it differs from the policy in whether the program may change files"
         if filter_.phases_optional != policy.phases_optional:
             return "it differs from the policy in what happens to a process that cannot enter its phase"
         if filter_.scope != (policy.scope if filter_.variant in ("report", "silent") else ""):

@@ -81,9 +81,9 @@ def reach(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
     return Reach(_rules(policies, "entry"), filters, environment, is_audit=is_audit, process=process)
 
 
-def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool) -> Hosts:
+def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audit: bool, is_filtered: bool) -> Hosts:
     """Return the hosts and unix sockets that all policies grant.  Raises EnforceError if this process cannot make the program's
-    calls."""
+    calls.  `is_filtered`: no call that a policy denies runs in the program."""
     from callfence.enforcer.hosts.granted import Hosts, problem
 
     if text := problem():
@@ -92,7 +92,9 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
     filter_ = chain([policy.filter for policy in policies])
 
     def keeps() -> bool:
-        return is_audit or any(_keeps(policy.files, environment) for policy in policies)
+        if is_audit or (is_filtered and not all(policy.changes_files for policy in policies)):
+            return True
+        return any(_keeps(policy.files, environment) for policy in policies)
 
     return Hosts(confining, filter_, environment, is_audit=is_audit, keeps=keeps)
 

@@ -88,6 +88,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
 
     describing = later.files() if variant != "warm" else b""  # before what compiles is imported as well
     from callfence.enforcer.hosts.rules import encode, makes_calls
+    from callfence.policygen.files.ruleset import changes_files
     from callfence.policygen.filter.compile import compile_policy
     from callfence.policygen.filter.listener import expects_listener, may_install_filters, names_listener
     from callfence.policygen.filter.processes import names_processes
@@ -110,6 +111,7 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         filter_ = compile_policy(policy, report=report, audit=audit)
         phases = stages(policy, report=report, audit=audit)
     files, files_from_entry = files_of(policy)
+    calls = makes_calls(policy.files)
     return Compiled(
         filter_,
         str(policy.arm),
@@ -117,9 +119,10 @@ def compiled_from(document: Document, sources: Sequence[tuple[str, bytes]], vari
         variant=variant,
         expects_listener=expects_listener(policy),
         is_settled=is_settled,
+        changes_files=not calls or changes_files(policy),
         kills_itself=variant == "report" and kills_itself(resolved(policy)),
         lacks_start=document.lacks_start,
-        makes_calls=makes_calls(policy.files),
+        makes_calls=calls,
         may_listen=names_listener(policy),
         names_processes=names_processes(resolved(policy)),
         own_filters=may_install_filters(resolved(policy)),

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from callfence.enforcer.arming.plan import Stage
     from callfence.policygen.language.document import Document
 
-_MAGIC = b"callfence filter 16\n"
+_MAGIC = b"callfence filter 17\n"
 _BUNDLE = b"callfence filters 1\n"
 _SIGNATURE = 32
 _FACTS = (
-    "expects_listener", "is_settled", "kills_itself", "lacks_start", "makes_calls", "may_listen", "names_processes",
-    "own_filters", "phases_optional",
+    "changes_files", "expects_listener", "is_settled", "kills_itself", "lacks_start", "makes_calls", "may_listen",
+    "names_processes", "own_filters", "phases_optional",
 )
 """The boolean fields of a filter, in the order in which the file has them."""
 _YES = b"y"
@@ -35,9 +35,9 @@ class Compiled:
     """A compiled filter, facts about its policy, and the texts that it was compiled from."""
 
     __slots__ = (
-        "arm", "document", "expects_listener", "files", "files_from_entry", "filter", "hosts", "is_settled", "kills_itself",
-        "lacks_start", "later", "makes_calls", "may_listen", "names_processes", "own_filters", "phases_optional", "refusals",
-        "scope", "sources", "stages", "variant",
+        "arm", "changes_files", "document", "expects_listener", "files", "files_from_entry", "filter", "hosts", "is_settled",
+        "kills_itself", "lacks_start", "later", "makes_calls", "may_listen", "names_processes", "own_filters",
+        "phases_optional", "refusals", "scope", "sources", "stages", "variant",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +49,7 @@ class Compiled:
         variant: str,
         expects_listener: bool,
         is_settled: bool,
+        changes_files: bool = True,
         kills_itself: bool = False,
         lacks_start: bool = False,
         makes_calls: bool = False,
@@ -68,6 +69,9 @@ class Compiled:
         self.arm = arm
         self.variant = variant
         """The variant of the filter: "report", "audit", "silent" or "warm" (`filters.compiled`)."""
+        self.changes_files = changes_files
+        """Whether the policy's calls can change a file by its name (`policygen.files.ruleset`), or nobody has looked: that is
+        of use only if `makes_calls`."""
         self.expects_listener = expects_listener
         """Whether the policy lets the program have a listener of its own (`policygen.filter.listener`)."""
         self.is_settled = is_settled

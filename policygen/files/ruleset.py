@@ -16,7 +16,7 @@ from operator import or_
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.files import landlock
-from callfence.policygen.files.calls import BY_HANDLE, DNS, INTERNET, PATH_CALLS, SENDING
+from callfence.policygen.files.calls import BY_HANDLE, DNS, INTERNET, MOUNTING, PATH_CALLS, SENDING
 from callfence.policygen.grants import ALL, BARE, KINDS, TCP, Right
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.model import Always, And, Arm, Condition, Expression, Operator, Or, Policy
@@ -46,6 +46,12 @@ def ruleset(policy: Policy, arm: Arm = Arm.EXEC) -> landlock.Ruleset:
 def makes_tcp(policy: Policy) -> bool:
     """Return whether the policy lets a process make a TCP socket; True for a policy that is too complex to find out."""
     return policy.unknown.may_allow or _may(policy, _MAKING_TCP)
+
+
+def changes_files(policy: Policy) -> bool:
+    """Return whether the policy lets a process change a file that it does not hold open, or what a path leads to, or another
+    process or the kernel in its stead; True for a policy that is too complex to find out."""
+    return policy.default.may_allow or policy.unknown.may_allow or _may(policy, _CHANGING)
 
 
 def access(rights: Right) -> int:
@@ -81,6 +87,17 @@ _MAKING_TCP = {"socket": _STREAM_OF_IP, "socketcall": _ALWAYS}
 """The calls that make a TCP socket where ports are confined, so that io_uring is off (`enforcer.files.landlock`), and where no
 socket listens yet."""
 _OPENING = dict.fromkeys((*PATH_CALLS, BY_HANDLE, "io_uring_setup"), _ALWAYS)
+_OPENING_TO_CHANGE = {"open": 1, "openat": 2, BY_HANDLE: 2}
+"""The calls that change files by some flags only -> the index of these."""
+_CHANGING = {
+    **dict.fromkeys({*PATH_CALLS} - {*_OPENING_TO_CHANGE, "execve", "execveat"}, _ALWAYS),
+    **{
+        name: Condition(flags, Operator.ANY, os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
+        for name, flags in _OPENING_TO_CHANGE.items()
+    },
+    **dict.fromkeys((*MOUNTING, "io_uring_setup", "ptrace", "process_vm_writev", "pidfd_getfd"), _ALWAYS),
+    **dict.fromkeys(("bpf", "init_module", "finit_module", "kexec_load", "kexec_file_load", "iopl", "ioperm"), _ALWAYS),
+}
 _SENDING = dict.fromkeys((*SENDING, "connect", "socketcall", "io_uring_setup"), _ALWAYS)
 """The calls that send to a UDP port or a unix socket, or connect to it."""
 _REACHING = {"paths": _OPENING, "connect": _CONNECTING, "bind": _BINDING, "send": _SENDING, **dict.fromkeys(BARE, _SENDING)}

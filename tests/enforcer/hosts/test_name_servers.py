@@ -97,6 +97,32 @@ print(len(ask("127.0.0.53")))
     assert said(commands, tmp_path, program) == (b"ENETUNREACH\n64\n", "")
 
 
+@pytest.mark.parametrize(
+    ("line", "fails"), [("", "ENETUNREACH"), ("rename: allow\n", "EACCES"), ("chroot: allow\n", "ENETUNREACH")]
+)
+def test_a_new_name_server_counts_if_the_policy_lets_the_program_change_no_file(
+    commands: Commands, tmp_path: Path, line: str, fails: str
+) -> None:
+    policy, log = tmp_path / "it.policy", tmp_path / "log"
+    program = f"""{BEGIN}
+while "203.0.113.1" not in open("/etc/resolv.conf").read():
+    time.sleep(0.02)
+try:
+    ask("203.0.113.1")
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+    words = [sys.executable, NETWORK, json.dumps(NAMES), "sh", "-c"]
+    words += ['(sleep 2; echo nameserver 203.0.113.1 > /etc/resolv.conf) & exec "$@"', "sh"]
+    run = ("/usr/bin/python3", "-c", program)
+    ran = commands.plain([*words, *commands.learning(policy, "--hosts"), *run], tmp_path)
+    assert ran.stdout == b"ENETUNREACH\n", ran.stderr
+    policy.write_text(policy.read_text() + line)
+    ran = commands.plain([*words, *commands.enforcing(policy, log), *run], tmp_path)
+    assert ran.stdout.decode() == f"{fails}\n", ran.stderr.decode()
+    assert ("203.0.113.1" in log.read_text()) == (fails == "EACCES"), log.read_text()
+
+
 def test_a_former_name_server_may_still_be_asked(commands: Commands, tmp_path: Path) -> None:
     program = """
 configure("nameserver 192.0.2.53\\n")

@@ -6,7 +6,7 @@ import pytest
 from calls import parse
 
 from callfence.policygen.files.landlock import TRUNCATE, decode, downgrade, encode
-from callfence.policygen.files.ruleset import kept_by_the_filter, ruleset, unconfined
+from callfence.policygen.files.ruleset import changes_files, kept_by_the_filter, ruleset, unconfined
 from callfence.policygen.model import Arm
 from callfence.policygen.values import replace
 
@@ -36,6 +36,30 @@ def test_what_can_truncate(text, can):
     policy = replace(parse(text).policy, files=parse("path /a: read").policy.files)
     assert ruleset(policy).truncates == can
     assert ruleset(policy, Arm.ENTRY).truncates
+
+
+@pytest.mark.parametrize(
+    ("text", "can"),
+    [
+        ("read: allow", False),
+        ("implied 1\nopenat: flags == O_RDONLY\nsocket: family == AF_INET && type & 0xf == SOCK_STREAM", False),
+        ("openat: flags & O_ACCMODE|O_CREAT|O_TRUNC == 0", False),
+        ("execve: allow\nfchmod: allow\nwrite: allow\nsetns: allow", False),
+        ("openat: flags in O_CLOEXEC|O_TRUNC", True),
+        ("open: flags == O_RDWR", True),
+        ("open_by_handle_at: flags == O_WRONLY", True),
+        ("openat: flags == O_RDONLY|O_CREAT", True),
+        ("openat: errno EACCES\nrename: errno EPERM", False),
+        *((f"{name}: allow", True) for name in ("openat", "openat2", "creat", "rename", "linkat", "symlink", "truncate")),
+        *((f"{name}: allow", True) for name in ("mount", "move_mount", "io_uring_setup", "ptrace", "bpf", "init_module")),
+        ("arch x86_64\nread: allow\narch i386\ntruncate64: allow", True),
+        ("unknown allow\nread: allow", True),
+        ("default log\nread: allow", True),
+        ("phase serving after accept4\nread: allow\nrename: allow until serving\naccept4: allow", True),
+    ],
+)
+def test_what_can_change_files(text, can):
+    assert changes_files(parse(text).policy) == can
 
 
 REACHING = (
