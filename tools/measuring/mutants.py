@@ -29,8 +29,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("tracer", "policygen", "enforcer", "callfence")
-TIMEOUT = 1200
-"""Seconds for the tests; one that waits for ever has noticed the change."""
+TIMEOUT = 1800
+"""Seconds for the tests."""
+_WAITING = ("--max-worker-restart=3", "-o", "faulthandler_timeout=200", "-o", "faulthandler_exit_on_timeout=true")
+"""Arguments of pytest by which a test that waits for ever fails, and has noticed the change, and others run after it."""
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
@@ -152,7 +154,8 @@ def failing(root: Path, words: Sequence[str]) -> list[str]:
     namespace = ALONE if os.geteuid() == 0 else ()
     pytest = [str(root / ".venv/bin/python"), "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", "not long"]
     try:
-        done = subprocess.run([*namespace, *pytest, *words], cwd=root, capture_output=True, timeout=TIMEOUT, check=False)
+        command = [*namespace, *pytest, *_WAITING, *words]
+        done = subprocess.run(command, cwd=root, capture_output=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         return [f"no end within {TIMEOUT} s"]
     if done.returncode in (0, 5):  # 5: there are none
