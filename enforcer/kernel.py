@@ -288,9 +288,12 @@ def pidfd_of_thread(thread: int, process: int) -> int:
     return pidfd_open(process)
 
 
+_PIDFD_GETFD = linux.c_long(MACHINE.native.numbers["pidfd_getfd"])
+
+
 def pidfd_getfd(pidfd: int, descriptor: int) -> int:
     """Return a copy of another process's descriptor (Linux 5.6)."""
-    return syscall("pidfd_getfd", pidfd, descriptor, 0)
+    return linux.checked(linux.functions.syscall(_PIDFD_GETFD, pidfd, descriptor, 0), "pidfd_getfd")
 
 
 class _Span(linux.Structure):
