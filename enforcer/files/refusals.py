@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import os
 
-from callfence.enforcer.bpf import AND, ARGUMENTS, EQUAL, HAS, JUMP, LOAD
+from callfence.enforcer.bpf import AND, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, Filter
 from callfence.enforcer.guard import FAST_OPEN, Check, guard
 from callfence.policygen.files.landlock import is_confined
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
+    from callfence.enforcer.bpf import Line
     from callfence.policygen.files.landlock import Ruleset
 
 _TCP_ULP = 31  # linux/tcp.h
@@ -61,6 +62,29 @@ _OPENS = {
     ),
 }
 
+_REQUESTS = (
+    0x50009401, 0x5000940E, 0x5000940F, 0x50009417, 0x50009418, 0x5000943F, 0xD0009411, 0xC0709411, 0x40489426, 0x40449426,
+)  # fmt: skip
+"""BTRFS_IOC_SNAP_CREATE, SUBVOL_CREATE, SNAP_DESTROY, SNAP_CREATE_V2, SUBVOL_CREATE_V2, SNAP_DESTROY_V2, which make or remove a
+folder and all that is in it; TREE_SEARCH, TREE_SEARCH_V2, SEND and that of i386, by which root reads the file system
+(linux/btrfs.h)."""
+_REQUEST = ARGUMENTS + 8 * 1
+
+
+def _ioctls(program: Filter, *, reports: bool) -> dict[str, Check]:
+    """Return the checks of the requests that the filter might let run; it answers the others itself."""
+    numbers, checks = MACHINE.numbers_by_arch("ioctl"), {}
+    for arch, of_arch in numbers.items():
+        run = [
+            request
+            for request in _REQUESTS
+            if any(program.may_allow(arch, number, reports=reports, known={_REQUEST: request}) for number in of_arch)
+        ]
+        if run:
+            lines: list[Line] = [(LOAD, _REQUEST), *((EQUAL, request, "no request", "") for request in run), (JUMP, "end")]
+            checks[f"ioctl {arch}"] = Check({**dict.fromkeys(numbers, ()), arch: of_arch}, lines)
+    return checks
+
 
 def refusals(filter_: bytes, rules: Ruleset, *, reports: bool) -> bytes:
     """Return the instructions to put before a policy's filter, whose files and ports Landlock confines by `rules`; b"" if it
@@ -71,4 +95,6 @@ def refusals(filter_: bytes, rules: Ruleset, *, reports: bool) -> bytes:
     if not (files or connect or bind):
         return b""
     checks = {**(_OPENS if files else {}), **(_SOCKETS if connect or bind else {}), **(FAST_OPEN if connect else {})}
+    if files:
+        checks |= _ioctls(Filter(filter_), reports=reports)
     return guard(filter_, checks, ["openat2"] * files + ["io_uring_setup", "io_uring_enter"], reports=reports)
