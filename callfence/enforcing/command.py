@@ -341,7 +341,10 @@ class Start:
             raise EnforceError(f"the policy confines hosts or unix sockets, which needs the helper process{remedy}")
         from callfence.enforcing import files
 
-        return files.hosts(policies, self.environment, is_audit=self.is_audit)
+        hosts = files.hosts(policies, self.environment, is_audit=self.is_audit)
+        for remark in hosts.remarks:
+            self._say(remark)
+        return hosts
 
     def _lacks_ports(self, policies: Sequence[Compiled]) -> bool:
         """Return whether the helper judges the ports to which the program connects, since Landlock does not know them here, or
