@@ -19,7 +19,7 @@ from callfence.tracer import TYPE_CHECKING, linux, machine
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     Line = str | tuple[int, int | str] | tuple[int, int, str, str]
     """A label; an instruction with its operand, or with the label that it jumps to; a conditional jump with the labels for
@@ -131,10 +131,11 @@ class Filter:
             self._instructions[place] = code, part[2], part[3], int.from_bytes(part[4:], "little")
         return self._instructions[place]
 
-    def may_allow(self, arch: int, number: int, *, reports: bool) -> bool:
+    def may_allow(self, arch: int, number: int, *, reports: bool, known: Mapping[int, int] | None = None) -> bool:
         """Return whether the filter might let a call run with some arguments: by allowing it, or by notifying a tracer or a
-        supervisor.  With `reports`, the supervisor is the helper, which lets no call run."""
-        words = {ARCH: arch, NUMBER: number}
+        supervisor.  With `reports`, the supervisor is the helper, which lets no call run.  `known`: words of the call, by
+        where they are in struct seccomp_data."""
+        words = {ARCH: arch, NUMBER: number, **(known or {})}
         reached: set[tuple[int, int | None]] = set()
         ahead: list[tuple[int, int | None]] = [(0, None)]
         while ahead:

@@ -23,6 +23,7 @@ REFUSALS = {
     "family": linux.FAMILY_ERROR,
     "protocol": linux.PROTOCOL_ERROR,
     "no option": errno.ENOENT,  # net/ipv4/tcp_ulp.c tcp_set_ulp()
+    "no request": errno.ENOTTY,
     "fast open": linux.FAST_OPEN_ERROR,
     "other kind": errno.EPERM,
     "other family": linux.FAMILY_ERROR,

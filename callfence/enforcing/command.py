@@ -342,7 +342,10 @@ class Start:
         from callfence.enforcing import files
 
         is_filtered = arm != "entry" and "--ask" not in self.options
-        return files.hosts(policies, self.environment, is_audit=self.is_audit, is_filtered=is_filtered)
+        hosts = files.hosts(policies, self.environment, is_audit=self.is_audit, is_filtered=is_filtered)
+        for remark in hosts.remarks:
+            self._say(remark)
+        return hosts
 
     def _lacks_ports(self, policies: Sequence[Compiled]) -> bool:
         """Return whether the helper judges the ports to which the program connects, since Landlock does not know them here, or

@@ -96,7 +96,21 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
             return True
         return any(_keeps(policy.files, environment) for policy in policies)
 
-    return Hosts(confining, filter_, environment, is_audit=is_audit, keeps=keeps)
+    linking = [folder for policy in policies for folder in _linking(policy.files, environment)]
+    return Hosts(confining, filter_, environment, is_audit=is_audit, keeps=keeps, linking=linking)
+
+
+def _linking(content: bytes, environment: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield the folders in which encoded rules let the program make symbolic links."""
+    from callfence.policygen.files.landlock import MAKE_SYM, decode
+    from callfence.policygen.files.places import PlaceError, located
+
+    for path, access in decode(content).paths or ():
+        if access & MAKE_SYM:
+            try:
+                yield located(path, environment)
+            except PlaceError:
+                continue
 
 
 def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:

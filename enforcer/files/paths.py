@@ -12,7 +12,16 @@ import stat
 from callfence.enforcer import kernel
 from callfence.enforcer.errors import EnforceError
 from callfence.policygen.files import landlock
-from callfence.policygen.files.places import MADE_BELOW, OWN_FOLDERS, UNLISTED, PlaceError, here, located, of_process
+from callfence.policygen.files.places import (
+    MADE_BELOW,
+    OWN_FOLDERS,
+    UNLISTED,
+    PlaceError,
+    here,
+    located,
+    of_process,
+    without_links,
+)
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,7 +69,7 @@ class Grants:
         with_links = [place for _, place, access in places if access & landlock.MAKE_SYM]
         makes_folders = [place for _, place, access in places if access & landlock.MAKE_DIR]
         for path, place, access in places:
-            meant = next(filter(None, (_without_links(place, folder) for folder in with_links)), b"")
+            meant = without_links(place, with_links)
             may_be_made = any(_is_in(place, folder) for folder in makes_folders)
             is_own = path in OWN_FOLDERS and access & _CHANGES
             is_below = path.startswith(MADE_BELOW) and access & _OF_A_FOLDER and not meant
@@ -71,10 +80,10 @@ class Grants:
                 kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
                 self._close(descriptor)
 
-    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: bytes, *, makes: bool) -> None:
+    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: set[bytes], *, makes: bool) -> None:
         """Add the rule for one path to a ruleset.  A missing file gets none, with a remark if the line would let the program
-        change it; with `makes`, a missing folder is created.  Nor does a path that leads elsewhere than to `meant`, if that is
-        given.  Raises GrantError, OSError."""
+        change it; with `makes`, a missing folder is created.  Nor does a path that leads elsewhere than to each of `meant`.
+        Raises GrantError, OSError."""
         try:
             if makes:
                 os.makedirs(path, 0o700, exist_ok=True)
@@ -84,7 +93,7 @@ class Grants:
                 self._failed.append((line, path, error.strerror or ""))
             return
         try:
-            if meant and _real(descriptor, path) != meant:
+            if meant - {_real(descriptor, path)}:
                 text = "it is reached by a symbolic link, and the program may make such links there"
                 self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {text}")
                 return
@@ -147,17 +156,6 @@ class Grants:
 def _is_in(path: bytes, folder: bytes) -> bool:
     """Return whether a path is that of a folder, or below it."""
     return path == folder or path.startswith(folder.rstrip(b"/") + b"/")
-
-
-def _without_links(path: bytes, folder: bytes) -> bytes:
-    """Return where a path leads if no symbolic link below a folder is on the way; b"" if it is not below the folder.
-
-    An earlier run may have made such a link, if the policy lets the program make some in the folder."""
-    path, real = os.path.abspath(path), os.path.realpath(folder)
-    for above in (os.path.abspath(folder).rstrip(b"/") + b"/", real.rstrip(b"/") + b"/"):
-        if path.startswith(above) and path != above:
-            return real.rstrip(b"/") + b"/" + path[len(above) :]
-    return b""
 
 
 def unlisted(path: bytes, device: tuple[int, int] | int | None) -> int | None:

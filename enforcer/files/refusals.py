@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import os
 
-from callfence.enforcer.bpf import AND, ARGUMENTS, EQUAL, HAS, JUMP, LOAD
+from callfence.enforcer.bpf import AND, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, Filter
 from callfence.enforcer.guard import FAST_OPEN, Check, guard
-from callfence.policygen.files.landlock import is_confined
+from callfence.policygen.files.landlock import UNSEEN_REQUESTS, is_confined
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
+    from callfence.enforcer.bpf import Line
     from callfence.policygen.files.landlock import Ruleset
 
 _TCP_ULP = 31  # linux/tcp.h
@@ -61,6 +62,23 @@ _OPENS = {
     ),
 }
 
+_REQUEST = ARGUMENTS + 8 * 1
+
+
+def _ioctls(program: Filter, *, reports: bool) -> dict[str, Check]:
+    """Return the checks of the requests that the filter might let run; it answers the others itself."""
+    numbers, checks = MACHINE.numbers_by_arch("ioctl"), {}
+    for arch, of_arch in numbers.items():
+        run = [
+            request
+            for request in UNSEEN_REQUESTS
+            if any(program.may_allow(arch, number, reports=reports, known={_REQUEST: request}) for number in of_arch)
+        ]
+        if run:
+            lines: list[Line] = [(LOAD, _REQUEST), *((EQUAL, request, "no request", "") for request in run), (JUMP, "end")]
+            checks[f"ioctl {arch}"] = Check({**dict.fromkeys(numbers, ()), arch: of_arch}, lines)
+    return checks
+
 
 def refusals(filter_: bytes, rules: Ruleset, *, reports: bool) -> bytes:
     """Return the instructions to put before a policy's filter, whose files and ports Landlock confines by `rules`; b"" if it
@@ -71,4 +89,6 @@ def refusals(filter_: bytes, rules: Ruleset, *, reports: bool) -> bytes:
     if not (files or connect or bind):
         return b""
     checks = {**(_OPENS if files else {}), **(_SOCKETS if connect or bind else {}), **(FAST_OPEN if connect else {})}
+    if files:
+        checks |= _ioctls(Filter(filter_), reports=reports)
     return guard(filter_, checks, ["openat2"] * files + ["io_uring_setup", "io_uring_enter"], reports=reports)

@@ -11,7 +11,7 @@ from callfence.enforcer import kernel
 from callfence.enforcer.bpf import ALL_RUN, AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
 from callfence.enforcer.guard import FAST_OPEN, Check, guard
 from callfence.enforcer.hosts.rules import ANY, LINES, Rules
-from callfence.policygen.files.places import PlaceError, located
+from callfence.policygen.files.places import PlaceError, located, without_links
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
 
@@ -101,7 +101,7 @@ _MOUNTS = {
 class Hosts:
     """The hosts and unix sockets that all policies of a program grant."""
 
-    __slots__ = ("filter", "has_names", "is_audit", "is_scoped", "names", "policies", "sends", "sockets")
+    __slots__ = ("filter", "has_names", "is_audit", "is_scoped", "names", "policies", "remarks", "sends", "sockets")
 
     def __init__(
         self,
@@ -111,10 +111,12 @@ class Hosts:
         *,
         is_audit: bool,
         keeps: Callable[[], bool],
+        linking: Sequence[bytes] = (),
     ) -> None:
         """`confining`: the path and the lines (`rules.encode`) of each policy that confines hosts or sockets.  `filter_`: the
         filters of all policies as one.  `environment`: the program's.  `keeps` returns whether the program cannot change
-        `names.known.FILES`.  This process must be in the program's working folder."""
+        `names.known.FILES`.  `linking`: the folders in which the program may make symbolic links.  This process must be in the
+        program's working folder."""
         self.policies = [(file, Rules(content)) for file, content in confining]
         self.filter = Filter(filter_)
         """Answers whether the policies allow a call."""
@@ -131,9 +133,26 @@ class Hosts:
         confined = {use for _, rules in self.policies for use in rules.confines}
         self.sends = bool(confined & {"send", "unix"})
         """Whether datagrams are judged."""
-        located = {file: [_located(socket, environment) for socket in rules.sockets] for file, rules in self.policies}
-        self.sockets = {file: [socket for socket in sockets if socket] for file, sockets in located.items()}
+        self.sockets: dict[str, list[bytes]] = {file: [] for file, _ in self.policies}
         """The unix sockets that each policy grants: absolute paths with links resolved, `@NAME`, `@START*` or `any`."""
+        self.remarks: list[str] = []
+        """Warnings for the user, one line each."""
+        for file, rules in self.policies:
+            for socket in rules.sockets:
+                if place := _located(socket, environment):
+                    self._add(file, socket, place, linking)
+
+    def _add(self, file: str, socket: str, place: bytes, linking: Sequence[bytes]) -> None:
+        """Grant what a line is about, unless it is reached by a link that an earlier run may have made."""
+        if socket == ANY or socket.startswith("@"):
+            self.sockets[file].append(place)
+            return
+        real = os.path.realpath(place)
+        if without_links(place, linking) - {real}:
+            text = "it is reached by a symbolic link, and the program may make such links there"
+            self.remarks.append(f"unix connect {socket} grants nothing: {text}")
+        else:
+            self.sockets[file].append(real)
 
     def grant(self, file: str, line: str) -> None:
         """Grant a line besides what the policy of a file grants, until the program ends; do nothing if it is not about hosts or
@@ -198,11 +217,11 @@ def problem() -> str:
 
 
 def _located(socket: str, environment: Sequence[bytes]) -> bytes:
-    """Return what a line grants, as `Hosts.sockets` has it; b"" for a path below a folder that is unknown here."""
+    """Return what a line is about, a path with its named folder replaced; b"" for one below a folder that is unknown here."""
     name = socket.encode("utf-8", "surrogateescape")
     if socket == ANY or socket.startswith("@"):
         return name
     try:
-        return os.path.realpath(located(name, environment))
+        return located(name, environment)
     except PlaceError:
         return b""

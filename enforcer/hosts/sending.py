@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.hosts.making import Making
     from callfence.enforcer.hosts.sockets import Socket
     from callfence.enforcer.hosts.targets import Targets
-    from callfence.enforcer.listener import Request
+    from callfence.enforcer.listener import Notification, Request
 
 _MSG_DONTWAIT, _MSG_NOSIGNAL = 0x40, 0x4000  # linux/socket.h
 _SOURCE_ROUTES = ((0, 7), (41, 57), (41, 5))
@@ -34,7 +34,7 @@ _MOST_MESSAGES = 1024  # UIO_MAXIOV, for sendmmsg(2)
 class _Message:
     """A message that is being sent."""
 
-    __slots__ = ("content", "control", "copies", "done", "flags", "is_kept", "request", "sent", "socket", "target")
+    __slots__ = ("control", "copies", "done", "flags", "is_kept", "request", "rest", "sent", "socket", "target")
 
     def __init__(self, request: Request, socket: Socket, flags: int, done: Callable[[int], int] = int) -> None:
         self.request = request
@@ -42,9 +42,10 @@ class _Message:
         """Makes the call's result of that of sending, bytes or a negative errno."""
         self.socket = socket
         self.flags = flags
-        self.content = b""
         self.sent = 0
         """How many bytes have been sent."""
+        self.rest: Callable[[int], bytes] = bytes
+        """Reads what comes after so many bytes of the content, of which at most `memory.MOST` count.  Raises OSError."""
         self.control: Sequence[tuple[int, int, bytes]] = ()
         self.copies: list[int] = []
         """Copies of the descriptors that it passes."""
@@ -78,11 +79,12 @@ class Sending:
         try:
             if socket.type == SOCK_DGRAM and length > memory.MOST:
                 raise OSError(errno.EMSGSIZE, "sendto")
-            sending.content = memory.read(task, at, min(length, memory.MOST))
+            sending.rest = lambda sent: memory.read(task, at + sent, min(length, memory.MOST) - sent)
+            content = sending.rest(0)
             address = address_at(task, where, size & INT) if where else b""
             check(request)
             sending.target = self._send_target(request, socket, address)
-            return self._send(sending)
+            return self._send(sending, content)
         finally:
             sending.close_if_done()
 
@@ -100,7 +102,8 @@ class Sending:
             message = memory.message(call.task, at, call.arch)
             if socket.type == SOCK_DGRAM and message.length > memory.MOST:
                 raise OSError(errno.EMSGSIZE, "sendmsg")
-            sending.content = memory.gathered(call.task, message.parts, memory.MOST)
+            sending.rest = lambda sent: _gathered(call, memory.message(call.task, at, call.arch))[sent:]
+            content = _gathered(call, message)
             control = memory.control(call.task, message)
             address = address_at(call.task, message.name, message.name_length) if message.name else b""
             sending.control = self._making.copier.control(call.task, control, socket.domain, sending.copies)
@@ -109,7 +112,7 @@ class Sending:
                 self._targets.deny_wholly(request, "its control data leads it over other hosts")
                 raise DeniedError(errno.EPERM)
             sending.target = self._send_target(request, socket, address)
-            return self._send(sending)
+            return self._send(sending, content)
         finally:
             sending.close_if_done()
 
@@ -148,20 +151,20 @@ class Sending:
             return Target(b"")  # for it may become an IPv4 socket meanwhile (IPV6_ADDRFORM), for which this is AF_INET
         return self._targets.of(request, socket, peer_of(address, socket.domain, sends=True), address, sends=True)
 
-    def _send(self, sending: _Message) -> int | None:
-        """Send; return the result, or None if it is waited for."""
-        socket, request = sending.socket, sending.request
-        rest, target = sending.content[sending.sent :], sending.target
+    def _send(self, sending: _Message, rest: bytes) -> int | None:
+        """Send what is left; return the result, or None if it is waited for.  Then `rest` is read again, not kept: a program
+        may have thousands of calls that wait, all with the same memory."""
+        socket, request, target = sending.socket, sending.request, sending.target
         control = [*sending.control, *credentials(target.identity)]
         send = partial(socket.send, rest, sending.flags, target.address, control)
         result = acting(target.identity, send)
         self._targets.note(socket, target)
         is_waiting = not sending.flags & _MSG_DONTWAIT and socket.is_blocking
         if result > 0 and socket.type != SOCK_DGRAM:
+            is_waiting = is_waiting and result < len(rest)
             sending.sent += result
             sending.control = ()  # it goes with the first byte
             result = sending.sent
-            is_waiting = is_waiting and sending.sent < len(sending.content)
         elif result != EAGAIN:
             is_waiting = False
         if is_waiting:
@@ -175,8 +178,19 @@ class Sending:
     def _send_more(self, sending: _Message, result: int | None) -> None:
         self._making.hub.forget(sending.socket.descriptor)
         sending.is_kept = False
-        if sending.request.is_waiting():
-            total = tried(lambda: self._send(sending) if result is None else sending.done(sending.sent or result))
+        rest = b""
+        if result is None:
+            try:
+                rest = sending.rest(sending.sent)
+            except OSError as error:
+                result = -(error.errno or errno.EFAULT)
+        if sending.request.is_waiting():  # else what was read may be another task's
+            total = tried(lambda: self._send(sending, rest) if result is None else sending.done(sending.sent or result))
             if total is not None:
                 self._making.finish(sending.request, total)
         sending.close_if_done()
+
+
+def _gathered(call: Notification, message: memory.Message) -> bytes:
+    """Return the content of a message.  Raises OSError."""
+    return memory.gathered(call.task, message.parts, memory.MOST)

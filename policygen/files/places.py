@@ -82,6 +82,20 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
     return folder + slash + rest
 
 
+def without_links(path: bytes, folders: Sequence[bytes]) -> set[bytes]:
+    """Return where a path leads if no symbolic link below a folder is on the way, for each folder that it is below.
+
+    An earlier run may have made such a link, if the policy lets the program make some in the folder."""
+    meant = set()
+    for folder in folders:
+        name, real = os.path.abspath(path), os.path.realpath(folder).rstrip(b"/") + b"/"
+        for above in (os.path.abspath(folder).rstrip(b"/") + b"/", real):
+            if name.startswith(above) and name != above:
+                meant.add(real + name[len(above) :])
+                break
+    return meant
+
+
 def home_of_passwd() -> str:
     """Return the home of this user in passwd(5), where programs without HOME (services of the system) look; "" if there is
     none."""

@@ -95,6 +95,7 @@ _CHANGING = {
         name: Condition(flags, Operator.ANY, os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
         for name, flags in _OPENING_TO_CHANGE.items()
     },
+    "ioctl": Or(tuple(Condition(1, Operator.EQ, request) for request in landlock.UNSEEN_REQUESTS)),
     **dict.fromkeys((*MOUNTING, "io_uring_setup", "ptrace", "process_vm_writev", "pidfd_getfd"), _ALWAYS),
     **dict.fromkeys(("bpf", "init_module", "finit_module", "kexec_load", "kexec_file_load", "iopl", "ioperm"), _ALWAYS),
 }

@@ -70,13 +70,14 @@ DENIED = {
         **dict.fromkeys(("openat", "handle", *(["open"] if "open" in table(NATIVE).by_name else [])), "EACCES"),
         **dict.fromkeys(("openat2", "ring"), "ENOSYS"),
         **dict.fromkeys(("smc", "rds", "mptcp", "tcp"), "EINVAL"),
-        **dict.fromkeys(("ulp", "sendto", "sendmsg", "sendmmsg"), "EBADF"),
+        **dict.fromkeys(("ulp", "sendto", "sendmsg", "sendmmsg", "reflink"), "EBADF"),
+        "subvolume": "ENOTTY",
     },
     "tcp bind: none\n": {
         **dict.fromkeys(("openat", "openat2"), "ok"),
         **dict.fromkeys(("smc", "rds"), "EAFNOSUPPORT"),
         **dict.fromkeys(("mptcp", "mptcp6", "inet-smc"), "EPROTONOSUPPORT"),
-        **dict.fromkeys(("sendto", "sendmsg", "sendmmsg"), "EBADF"),
+        **dict.fromkeys(("sendto", "sendmsg", "sendmmsg", "subvolume"), "EBADF"),
         "ring": "ENOSYS",
         "ulp": "ENOENT",
         "tcp": "EINVAL",
@@ -121,20 +122,23 @@ for flags in (os.O_RDONLY, os.O_ACCMODE, os.O_ACCMODE | os.O_PATH):
 
 
 ANSWERED = (
-    # what the policy says of openat2, with which options it is enforced, and how the program ends
-    ("openat2: kill", (), -31),
-    ("openat2: kill", ("--quiet-kernel",), -31),
-    ("openat2: errno EPERM", (), "EPERM"),
-    ("openat2: allow", ("--explain",), "ENOSYS"),
-    ("openat2: allow", ("--quiet-kernel",), "ENOSYS"),
+    # the way, what the policy says of its call, with which options it is enforced, and how the program ends
+    ("openat2", "openat2: kill", (), -31),
+    ("openat2", "openat2: kill", ("--quiet-kernel",), -31),
+    ("openat2", "openat2: errno EPERM", (), "EPERM"),
+    ("openat2", "openat2: allow", ("--explain",), "ENOSYS"),
+    ("openat2", "openat2: allow", ("--quiet-kernel",), "ENOSYS"),
+    ("subvolume", "ioctl: cmd == TCGETS else kill", (), -31),
+    ("subvolume", "ioctl: cmd == BTRFS_IOC_SNAP_DESTROY else errno EPERM", ("--quiet-kernel",), "EPERM"),
+    ("subvolume", "ioctl: cmd >= 0x50000000 else kill", (), "ENOTTY"),
 )
 
 
-@pytest.mark.parametrize(("entry", "options", "outcome"), ANSWERED)
-def test_a_policy_that_denies_an_opaque_call_still_answers_it(place, attacker, entry, options, outcome):
+@pytest.mark.parametrize(("way", "entry", "options", "outcome"), ANSWERED)
+def test_a_policy_that_denies_such_a_call_still_answers_it(place, attacker, way, entry, options, outcome):
     program = attacker("files/past")
     place.policy(f"default allow\n{FILES}{entry}\n", "past.policy")
-    done = place.enforce("-p", "past.policy", *options, program, "openat2")
+    done = place.enforce("-p", "past.policy", *options, program, way)
     assert outcome in (done.returncode, done.stdout.strip()), done.stderr
 
 

@@ -108,6 +108,15 @@ def test_where_no_link_was_made_the_lines_hold(files, place, folder):
     assert files(lines, "read:data/a", "read:other/a", "symlink:data/t") == ["EACCES", "EACCES", "ok"]
 
 
+def test_a_link_above_a_folder_in_which_links_can_be_made_grants_nothing(files, place):
+    environment = place.environment | {"HOME": str(place.folder)}
+    lines = "path ./data: symlink, remove\npath $HOME: symlink, remove\npath ./data/a: read"
+    assert files(lines, "read:data/a", env=environment) == ["ok"]
+    (place.folder / "data").rename(place.folder / "former")
+    (place.folder / "data").symlink_to("other")
+    assert files(lines, "read:data/a", "read:other/a", env=environment) == ["EACCES", "EACCES"]
+
+
 def test_named_folders(files, place):
     environment = place.environment | {"HOME": str(place.folder / "data"), "TMPDIR": str(place.folder / "other")}
     lines = "path $HOME/inner: read\npath $TMPDIR: read"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -345,6 +346,25 @@ def test_unix_sockets_are_reached_as_who_connects(network: Network) -> None:
         "13",
     ], ran.stdout
     assert set(ran.ungranted) == {f"unix connect {folder}/no", "unix connect @no"}
+
+
+def test_a_link_that_an_earlier_run_has_made_opens_no_other_socket(network: Network) -> None:
+    name = network.folder / "data" / "socket"
+    name.parent.mkdir()
+    lines = ["path /: read, execute", f"path {name.parent}: create, remove, symlink", f"unix connect {name}"]
+    script = (
+        "import os, socket, sys\n"
+        "name, *target = sys.argv[1:]\n"
+        "if target: os.symlink(target[0], name)\n"
+        "print(socket.socket(socket.AF_UNIX).connect_ex(name))\n"
+    )
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(network.folder / "other"))
+        other.listen()
+        first = network.enforced(lines, sys.executable, "-c", script, name, network.folder / "other")
+        second = network.enforced(lines, sys.executable, "-c", script, name)
+    assert (first.stdout, second.stdout) == ("13\n", "13\n")
+    assert f"unix connect {name} grants nothing: it is reached by a symbolic link" in second.stderr
 
 
 def test_modes_of_sockets_are_judged_by_the_ids_of_files(network: Network) -> None:

@@ -1,14 +1,19 @@
-"""A call to another host that waits, in the start of a program with phases: all else goes on meanwhile."""
+"""Calls that wait, in the start of a program with phases: all else goes on meanwhile; and what the helper keeps of them."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from calls import allowing_all
+
+from callfence.tracer.abi import NATIVE, table
+from tests.enforcer.conftest import wait_until
 
 if TYPE_CHECKING:
     from tests.enforcer.conftest import Workplace
@@ -37,3 +42,39 @@ def test_all_else_goes_on(place: Workplace, what: str, status: int, printed: str
     assert (done.returncode, done.stdout) == (status, printed), done.stderr
     assert "cannot" not in done.stderr
     place.wait_for_helpers(10)
+
+
+SENDING = """
+import ctypes, os, socket, struct, threading
+libc = ctypes.CDLL(None)
+content = os.urandom(1 << 20)
+pairs = [socket.socketpair() for _ in range(100)]
+at = ctypes.create_string_buffer(content, len(content))
+part = ctypes.create_string_buffer(struct.pack("PN", ctypes.addressof(at), len(content)))
+head = struct.pack("PIPNPNi4x", 0, 0, ctypes.addressof(part), 1, 0, 0, 0)
+results = []
+threads = [threading.Thread(target=lambda s=s: results.append(libc.sendmsg(s.fileno(), head, 0))) for s, _ in pairs]
+for thread in threads: thread.start()
+input()
+for _, end in pairs:
+    received = b""
+    while len(received) < len(content): received += end.recv(1 << 20)
+    assert received == content
+for thread in threads: thread.join()
+print({*results})
+"""
+
+
+def test_what_waits_to_be_sent_takes_no_memory_of_the_helper(place: Workplace) -> None:
+    """100 MiB, of 1 MiB of the program's."""
+    place.policy(allowing_all("unix connect /run/none"), "it.policy")
+    process = place.start("-p", "it.policy", sys.executable, "-c", SENDING)
+    waiting = f"{table(NATIVE).by_name['sendmsg'].number} "
+    tasks = Path(f"/proc/{process.pid}/task")
+    wait_until(lambda: sum((task / "syscall").read_text().startswith(waiting) for task in tasks.iterdir()) == 100)
+    time.sleep(0.5)  # until the last of them has been received
+    taken = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{place.helper()}/status").read_text())
+    output, errors = process.communicate("\n", timeout=60)
+    assert (process.returncode, output) == (0, "{1048576}\n"), errors
+    assert taken
+    assert int(taken[1]) < 60 << 10

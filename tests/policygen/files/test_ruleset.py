@@ -49,6 +49,8 @@ def test_what_can_truncate(text, can):
         ("open: flags == O_RDWR", True),
         ("open_by_handle_at: flags == O_WRONLY", True),
         ("openat: flags == O_RDONLY|O_CREAT", True),
+        ("ioctl: cmd in {TCGETS, FIONREAD}", False),
+        ("ioctl: allow", True),
         ("openat: errno EACCES\nrename: errno EPERM", False),
         *((f"{name}: allow", True) for name in ("openat", "openat2", "creat", "rename", "linkat", "symlink", "truncate")),
         *((f"{name}: allow", True) for name in ("mount", "move_mount", "io_uring_setup", "ptrace", "bpf", "init_module")),

@@ -20,6 +20,8 @@ static long way(const char *name)
 	if (!strcmp(name, "path")) return syscall(SYS_openat, AT_FDCWD, "/dev/full", 3 | O_PATH);
 	if (!strcmp(name, "openat2")) return syscall(SYS_openat2, AT_FDCWD, "/dev/full", memory, 24);
 	if (!strcmp(name, "ring")) return syscall(SYS_io_uring_setup, 0, memory);
+	if (!strcmp(name, "subvolume")) return syscall(SYS_ioctl, -1, 0x5000940e, memory); // BTRFS_IOC_SUBVOL_CREATE
+	if (!strcmp(name, "reflink")) return syscall(SYS_ioctl, -1, 0x40049409, -1); // FICLONE
 	if (!strcmp(name, "smc")) return syscall(SYS_socket, 43, 99, 0);
 	if (!strcmp(name, "rds")) return syscall(SYS_socket, 21, 99, 0);
 	if (!strcmp(name, "mptcp")) return syscall(SYS_socket, 2, 99, 262);
