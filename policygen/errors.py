@@ -9,9 +9,7 @@ from typing import Literal
 from callfence.policygen.text import printable
 from callfence.tracer.errors import UserError
 
-Mistake = Literal[
-    "character", "syntax", "version", "name", "value", "twice", "place", "effect", "phase", "limit", "include"
-]
+Mistake = Literal["character", "syntax", "version", "name", "value", "twice", "place", "effect", "phase", "limit", "include"]
 """The kinds of mistakes in a policy, which docs/grammar.md defines; they stay the same when messages change."""
 
 _EXCERPT = 100

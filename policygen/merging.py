@@ -283,9 +283,7 @@ def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Ou
     return result
 
 
-def _candidates(
-    base: Entry | None, ours: Entry | None, theirs: Entry | None, arguments: Sequence[Argument]
-) -> Iterator[Entry]:
+def _candidates(base: Entry | None, ours: Entry | None, theirs: Entry | None, arguments: Sequence[Argument]) -> Iterator[Entry]:
     """Yield candidates for the merged entry, made of the existing alternatives, the simplest first; the caller checks which is
     right."""
     yield from (entry for entry in (ours, theirs) if entry)

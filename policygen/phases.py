@@ -59,9 +59,7 @@ def names_of(*policies: Policy) -> tuple[str, ...]:
     return tuple(dict.fromkeys(phase.name for policy in policies for phase in policy.phases))
 
 
-def in_each(
-    work: Callable[..., Policy], *policies: Policy, phases: Sequence[Phase] | None = None
-) -> Policy:
+def in_each(work: Callable[..., Policy], *policies: Policy, phases: Sequence[Phase] | None = None) -> Policy:
     """Apply `work` to the policies of each phase that at least one of `policies` has, and join the results into one policy with
     phases.
 

@@ -41,11 +41,7 @@ class Calls:
     call."""
 
     def __init__(
-        self,
-        tasks: dict[int, Task],
-        processor: SharedProcessor,
-        allow_opaque: frozenset[str],
-        gap: Callable[[str], None],
+        self, tasks: dict[int, Task], processor: SharedProcessor, allow_opaque: frozenset[str], gap: Callable[[str], None]
     ) -> None:
         """`tasks`: the program's tasks by tid.  `allow_opaque`: names of OPAQUE calls that are allowed.  `gap` is called with a
         sentence for the user about what cannot be observed."""

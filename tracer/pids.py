@@ -24,9 +24,7 @@ class Row:
 
     __slots__ = ("argument", "effect", "name", "place", "selector")
 
-    def __init__(
-        self, name: str, argument: int, effect: str, place: str = REGISTER, selector: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, name: str, argument: int, effect: str, place: str = REGISTER, selector: tuple[int, ...] = ()) -> None:
         self.name = name
         self.argument = argument
         """The index of the argument."""

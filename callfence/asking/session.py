@@ -70,10 +70,7 @@ class Session:
     The copy is in memory: a command that may write files of this user could otherwise replace it for the next one."""
 
     def __init__(
-        self,
-        policy: str | os.PathLike[str],
-        base: str | os.PathLike[str] | None = None,
-        folder: str | os.PathLike[str] = ".",
+        self, policy: str | os.PathLike[str], base: str | os.PathLike[str] | None = None, folder: str | os.PathLike[str] = "."
     ) -> None:
         """`base`: the policy that bounds what is granted, None for no bound.  `folder`: what `.` in the policy means, wherever
         a command starts.  Raises UserError or OSError if a policy cannot be read."""

@@ -27,10 +27,7 @@ stays as it is.
 
 With --check, write nothing, and show which effects one section of POLICY allows and another does not."""
 
-USAGE = (
-    "callfence carry [OPTION ...] POLICY --to ARCH",
-    "callfence carry --check [OPTION ...] POLICY",
-)
+USAGE = ("callfence carry [OPTION ...] POLICY --to ARCH", "callfence carry --check [OPTION ...] POLICY")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -53,11 +53,7 @@ USAGE = (
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="callfence merge",
-        usage="\n       ".join(USAGE),
-        description=DESCRIPTION,
-    )
+    parser = Parser(prog="callfence merge", usage="\n       ".join(USAGE), description=DESCRIPTION)
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="NAME.rec or NAME.policy; may be one of the inputs")
     narrow = "print FILE, a policy, without what the policy BY denies of the calls that BY names"
     parser.add_argument("--narrow-by", metavar="BY", help=narrow)

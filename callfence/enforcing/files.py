@@ -58,9 +58,7 @@ def _is_socket(path: str) -> bool:
         return False
 
 
-def records(
-    policies: Sequence[Compiled], arm: str, rules: Confinement, environment: Sequence[bytes]
-) -> Source | None:
+def records(policies: Sequence[Compiled], arm: str, rules: Confinement, environment: Sequence[bytes]) -> Source | None:
     """Return the source of the kernel's audit records of what `rules` deny, and have these write them for it; None if there is
     none here.  `arm` is when filters take effect, "now", "exec" or "entry"; `environment`, the program's."""
     from callfence.enforcer.reporting.audit import opened

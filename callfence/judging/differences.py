@@ -228,9 +228,7 @@ def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
     yield from head
     differences = judgement.differences if full else judgement.relevant
     by_arch = [(arch, [*group]) for arch, group in groupby(differences, key=lambda ranked: ranked.difference.arch)]
-    details = {
-        arch: [line for ranked in group for line in difference_lines(ranked.difference)] for arch, group in by_arch
-    }
+    details = {arch: [line for ranked in group for line in difference_lines(ranked.difference)] for arch, group in by_arch}
     last = [] if full else [*redundant_lines(judgement)]
     if not full and len(head) + len(by_arch) + sum(map(len, details.values())) + len(last) > MANY_LINES:
         room = (MANY_LINES - len(head) - len(last) - 1) // max(1, len(by_arch)) - 1

@@ -212,8 +212,7 @@ def _object(judgement: Judgement, ranked: Ranked) -> dict[str, object]:
         "follows_from": ranked.setting or None,
         "example": format_call(difference.example),
         "risks": [
-            {name: getattr(row, name) for name in ("id", "level", "grants", "why", "safer", "source")}
-            for row in ranked.dangers
+            {name: getattr(row, name) for name in ("id", "level", "grants", "why", "safer", "source")} for row in ranked.dangers
         ],
         "reasons": {rule: str(reason) for rule, reason in reasons.items() if reason},
     }

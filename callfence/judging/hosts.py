@@ -57,4 +57,3 @@ def _addresses(name: str, recording: Recording) -> str:
     shown = ", ".join(found[:_MANY])
     more = f" and {len(found) - _MANY} more" if len(found) > _MANY else ""
     return f"; it had {plural(len(found), 'address', 'addresses')}: {shown}{more}" if found else ""
-

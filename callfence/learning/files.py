@@ -80,9 +80,7 @@ class _Noted(NamedTuple):
 class FileWatcher:
     """Records the rights to files, and the abstract sockets, that the calls of one run use."""
 
-    def __init__(
-        self, environment: Sequence[bytes], gap: Callable[[str], None], renamed: Callable[[str], str] = str
-    ) -> None:
+    def __init__(self, environment: Sequence[bytes], gap: Callable[[str], None], renamed: Callable[[str], str] = str) -> None:
         """`renamed` returns the path under which a file is recorded."""
         self._environment = environment
         self._here = os.fsencode(working_folder())

@@ -214,9 +214,7 @@ def _with_phases(
     return in_phases(from_start, existing, observed, old or Recording(), whole, how, chooses=chooses)
 
 
-def _of_start(
-    prepared: Prepared, observed: Sequence[Observation], existing: Document | None, how: Options
-) -> Generated:
+def _of_start(prepared: Prepared, observed: Sequence[Observation], existing: Document | None, how: Options) -> Generated:
     """Return the policy that is generated from `observed`, without phases."""
     arm = Arm(prepared.options.arm) if prepared.options.arm else None
     name = prepared.policy.name.removesuffix(".policy")

@@ -186,11 +186,7 @@ def places_of(program: Program | None, options: LearnOptions, copied: str = "") 
 
 
 def _trace(
-    program: Program | None,
-    prepared: Prepared,
-    recorder: Recorder,
-    tick: Callable[[Loop], None],
-    witness: Witness | None,
+    program: Program | None, prepared: Prepared, recorder: Recorder, tick: Callable[[Loop], None], witness: Witness | None
 ) -> session.Outcome:
     options = prepared.options
     if program is None:
@@ -231,9 +227,7 @@ def _trace(
 
 
 @contextmanager
-def _importing(
-    tick: Callable[[Loop], None], recorder: Recorder, prepared: Prepared
-) -> Iterator[Callable[[Loop], None]]:
+def _importing(tick: Callable[[Loop], None], recorder: Recorder, prepared: Prepared) -> Iterator[Callable[[Loop], None]]:
     """Yield a function that calls `tick`, and starts a thread that imports the modules that are needed after the program's end,
     as soon as it is certain that they are.
 

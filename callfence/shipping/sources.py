@@ -141,7 +141,6 @@ class LogFile:
                 if is_ours and stat.S_ISREG(os.stat(path).st_mode):
                     yield path
 
-
     def _opened(self, path: str) -> int:
         """Return a descriptor of a file; -1 for a moved one that cannot be opened.  Raises OSError."""
         try:

@@ -318,15 +318,7 @@ def _equal(argument: int, value: int) -> list[Line]:
     return [(LOAD, place), (EQUAL, low, "", "end"), (LOAD, place + 4), (EQUAL, high, "", "end")]
 
 
-def install(
-    surgery: Surgery,
-    key: Key,
-    program: bytes,
-    pidfd: int,
-    *,
-    threads: bool = False,
-    is_first: bool = False,
-) -> int:
+def install(surgery: Surgery, key: Key, program: bytes, pidfd: int, *, threads: bool = False, is_first: bool = False) -> int:
     """Install a filter on a stopped process; take its listener out through `pidfd`, close it in the process, and return it.
 
     With a `pidfd` of -1, create no listener and return -1. With `threads`, install the filter on all threads of the process.

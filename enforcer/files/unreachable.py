@@ -12,16 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from callfence.enforcer.alarms import close_at_once
-from callfence.enforcer.files.lookup import (
-    base_of,
-    grantable,
-    interpreter,
-    is_tcp,
-    look_up,
-    looking,
-    path_from_here,
-    root_of,
-)
+from callfence.enforcer.files.lookup import base_of, grantable, interpreter, is_tcp, look_up, looking, path_from_here, root_of
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.files.calls import (
     AT_FDCWD,

@@ -74,9 +74,7 @@ class Making:
         again (net/core/sock.h, sock_intr_errno)."""
         self.pending.add(request, interrupt, -errno.EINTR if is_timed else RESTART)
 
-    def wait(
-        self, request: Request, socket: Socket, events: int, end: Callable[[int | None], None], too_late: int
-    ) -> None:
+    def wait(self, request: Request, socket: Socket, events: int, end: Callable[[int | None], None], too_late: int) -> None:
         """Call `end` once: with None when a socket is ready, or with a result: `too_late` when the time that it waits is over,
         a negative errno when a signal has come."""
         is_open, moment = [True], 0

@@ -142,9 +142,7 @@ class Targets:
         """By the port from which a socket asks."""
         self._mixtures = Mixtures(self._may_send, self._may_send_anywhere)
 
-    def of(
-        self, request: Request, socket: Socket, peer: Peer | None, address: bytes, *, sends: bool = False
-    ) -> Target:
+    def of(self, request: Request, socket: Socket, peer: Peer | None, address: bytes, *, sends: bool = False) -> Target:
         """Return the address to which a call may be made.  Raises OSError for a call that is denied, after a report, or that
         would fail."""
         use = socket.use

@@ -46,11 +46,7 @@ class Asker:
     """The questions that are open, and the answers that hold until the program ends."""
 
     def __init__(
-        self,
-        descriptor: int,
-        pending: Pending,
-        decided: Callable[[Rule, str, str, int], None],
-        ended: Callable[[], None],
+        self, descriptor: int, pending: Pending, decided: Callable[[Rule, str, str, int], None], ended: Callable[[], None]
     ) -> None:
         """`descriptor`: of a socket that keeps messages apart; `pending` has the calls that wait.  `decided(rule, answer, who,
         calls)` is called for each answer, before the calls that wait for it; `ended` when there will be no answers any more."""

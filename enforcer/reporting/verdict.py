@@ -126,7 +126,6 @@ class Verdicts:
         is_free = all(_is_free(policy, event) for _, policy in policies)
         return Verdict(event, phase, self._until.get(phase, ""), strictest(actions), policies, denying, is_free)
 
-
     def _action(self, file: str, policy: Policy, event: Event) -> Action:
         granted = self._granted.get(file, ())
         return ALLOW if any(evaluate(added, event).allows for added in granted) else evaluate(policy, event)

@@ -135,9 +135,7 @@ def _word(registers: Registers, name: int) -> Word:
     return word
 
 
-def _step(
-    space: Space, pc: int, instruction: bpf.Instruction, registers: Registers, data: tuple[Word, ...]
-) -> Registers:
+def _step(space: Space, pc: int, instruction: bpf.Instruction, registers: Registers, data: tuple[Word, ...]) -> Registers:
     """Return the registers after the instruction."""
     code, k = instruction.code, instruction.k
     kind = code & 7
@@ -176,11 +174,7 @@ def _number(word: Word) -> int | None:
 
 def _compute(space: Space, pc: int, code: int, a: Word, operand: Word) -> Word:
     operation = code & 0xF0
-    bitwise: dict[int, Callable[[int, int], int]] = {
-        bpf.AND: space.and_,
-        bpf.OR: space.or_,
-        bpf.XOR: space.xor,
-    }
+    bitwise: dict[int, Callable[[int, int], int]] = {bpf.AND: space.and_, bpf.OR: space.or_, bpf.XOR: space.xor}
     if operation in bitwise:
         return tuple(map(bitwise[operation], a, operand))
     if operation == bpf.ADD:

@@ -241,9 +241,7 @@ def _unshares_nothing(policy: Resolved) -> bool:
     space, clone = region.space(), calls["clone"]
     some = region.to_bdd(space, Condition(0, Operator.ANY, _flags(arch)), clone.arguments)
     return all(
-        space.and_(where, some) == FALSE
-        for where, action in answers(space, policy, arch, clone.number)
-        if action.may_allow
+        space.and_(where, some) == FALSE for where, action in answers(space, policy, arch, clone.number) if action.may_allow
     )
 
 

@@ -241,9 +241,7 @@ def _grants(entry: Entry | None, default: Action, capability: Capability) -> tup
     return any(_meet(part, capability.entry.expression, wanted, arguments, budget) for part in parts), budget.work
 
 
-def _meet(
-    part: Expression, other: Expression, compared: frozenset[int], arguments: Sequence[Argument], budget: Budget
-) -> bool:
+def _meet(part: Expression, other: Expression, compared: frozenset[int], arguments: Sequence[Argument], budget: Budget) -> bool:
     """Return whether both expressions can hold for one call; `compared`: the arguments that `other` compares."""
     registers = exact(part)
     if compared <= registers.keys() and len(registers) == len(conjuncts(part)):

@@ -25,9 +25,7 @@ from callfence.tracer.named import NamedTuple
 MAX_DEPTH = 64
 """The deepest nesting of `!` and parentheses: more than people can read, and far below Python's recursion limit."""
 
-_COMPARISONS = {
-    operator.value: operator for operator in (Operator.EQ, Operator.NE, Operator.HAS, *ORDERINGS)
-}
+_COMPARISONS = {operator.value: operator for operator in (Operator.EQ, Operator.NE, Operator.HAS, *ORDERINGS)}
 
 
 _EQUALITY = ("==", "!=")

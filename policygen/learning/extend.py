@@ -162,14 +162,7 @@ class Grown(NamedTuple):
     """Call that had no entry before -> the note that says why it is allowed (`layout.NOTE_WORDS`)."""
 
 
-def extend(
-    entry: Entry | None,
-    judged: Judged,
-    calls: Table,
-    options: Options,
-    *,
-    by_hand: bool = True,
-) -> Extended:
+def extend(entry: Entry | None, judged: Judged, calls: Table, options: Options, *, by_hand: bool = True) -> Extended:
     """Return the entry that allows what `entry` does and the observations of that call, as sorted by `sort_out`.
 
     Alternatives that a person wrote or narrowed stay.  If every alternative constrains an argument, and one of them where

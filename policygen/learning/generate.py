@@ -316,9 +316,7 @@ def _new(old: Policy, grown: Grown, extended: Mapping[Call, Extended]) -> Iterat
         yield New(arch, number, entry, added, before is None)
 
 
-def _widenings(
-    old: Policy, start: Policy, extended: Mapping[Call, Extended], grown: Grown
-) -> dict[Widened, int]:
+def _widenings(old: Policy, start: Policy, extended: Mapping[Call, Extended], grown: Grown) -> dict[Widened, int]:
     """Return the widenings of the new rules, each with the number of observations that it was applied to: 0 for the floor's new
     entries, and for equivalents."""
     observed = {widened: count for entry in extended.values() for widened, count in entry.widenings.items()}

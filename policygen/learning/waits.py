@@ -7,15 +7,7 @@ from collections.abc import Iterable
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.learning.beyond import Placed
 from callfence.policygen.learning.extend import Options
-from callfence.policygen.learning.floor import (
-    CLONE_THREAD,
-    FUTEX_OPERATIONS,
-    PAUSE,
-    PAUSE_ARGUMENTS,
-    PAUSES,
-    STARTS,
-    THREADS,
-)
+from callfence.policygen.learning.floor import CLONE_THREAD, FUTEX_OPERATIONS, PAUSE, PAUSE_ARGUMENTS, PAUSES, STARTS, THREADS
 from callfence.policygen.model import Always, Entry, Policy
 from callfence.policygen.recording.model import Observation, recorded_values
 from callfence.tracer.abi import Arch, Event, constants, table
@@ -42,11 +34,7 @@ def with_waits(placed: Placed, policy: Policy, options: Options) -> Placed:
         ]
         for name in _WAITING:
             causes, observed = threads if name == "futex" else starts, _of(placed, arch, name)
-            if (
-                causes
-                and name in table(arch).by_name
-                and not _allows(policy, (*causes, *observed))
-            ):
+            if causes and name in table(arch).by_name and not _allows(policy, (*causes, *observed)):
                 result[arch, table(arch).by_name[name].number] = observed + tuple(
                     Observation(arch.audit, event.number, recorded_values(table(arch), event), "", (1,), "", event.arguments)
                     for event in _waits(arch, name)

@@ -122,9 +122,7 @@ def _cut(policy: Resolved, base: Resolved) -> Resolved:
         arch: {
             number: entry
             for number, entry in section.items()
-            if number in base.entries.get(arch, {})
-            or _unnamed(base, arch, number).may_allow
-            or not _may_run(entry, policy)
+            if number in base.entries.get(arch, {}) or _unnamed(base, arch, number).may_allow or not _may_run(entry, policy)
         }
         for arch, section in policy.entries.items()
         if arch in base.entries

@@ -208,9 +208,7 @@ class Aggregator:
                 self._masks[arch, number] = mask
         return mask
 
-    def counter(
-        self, executable: str, event: Event, site: Callable[[], str], unknown: Collection[int] = ()
-    ) -> EventCounter:
+    def counter(self, executable: str, event: Event, site: Callable[[], str], unknown: Collection[int] = ()) -> EventCounter:
         """Return the counter of the observation that the event belongs to, without counting the event.
 
         `site` returns the call site; it is called only if the observation is new.  `unknown` are the indexes of unconstrained

@@ -15,15 +15,7 @@ from callfence.policygen.lint.catalogue import Level, able, combinations
 from callfence.policygen.lint.findings import WHY, Finding, dangerous_together
 from callfence.policygen.model import And, Entry, Expression, Or, Policy, alternatives
 from callfence.policygen.phases import in_each, phase_policies, within_start
-from callfence.policygen.review.changes import (
-    NOT_CONFINED,
-    PHASES,
-    SETTINGS,
-    EntryChange,
-    PolicyChange,
-    SettingChange,
-    changes,
-)
+from callfence.policygen.review.changes import NOT_CONFINED, PHASES, SETTINGS, EntryChange, PolicyChange, SettingChange, changes
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.join import join_entries
 from callfence.policygen.sets.region import Budget, space, to_bdd

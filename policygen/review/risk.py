@@ -58,9 +58,7 @@ def dangers_of(observation: Observation) -> tuple[Danger, ...]:
     return tuple(sorted(rows, key=lambda row: -row.level.rank))
 
 
-def ranked(
-    old: Policy, new: Policy, comparison: Comparison, budget: Budget | None = None
-) -> tuple[Ranked, ...]:
+def ranked(old: Policy, new: Policy, comparison: Comparison, budget: Budget | None = None) -> tuple[Ranked, ...]:
     """Return the differences of `compare(old, new)`: by architecture, the most serious first, then in `Difference.order`.
 
     A difference that takes more work than `budget` gets the danger `too-complex`; without a budget, algebra.TooComplexError is
@@ -104,9 +102,7 @@ def _judged(sets: Space, region: int, difference: Difference, old: Policy, new: 
     return Ranked(_in_own_words(sets, old, new, difference, region, beside), () if is_redundant else dangers, is_redundant)
 
 
-def _in_own_words(
-    sets: Space, old: Policy, new: Policy, difference: Difference, region: int, beside: _Beside
-) -> Difference:
+def _in_own_words(sets: Space, old: Policy, new: Policy, difference: Difference, region: int, beside: _Beside) -> Difference:
     """Return the difference with only the rules that are new in the policy's text, if an implied set gives its other calls."""
     arch, number = difference.arch, difference.example.number
     own = new.entries.get(arch, {}).get(number)
@@ -174,8 +170,7 @@ def _is_implied(
         return True
     added = [each for each in capabilities(arch) if each.number == number and each.name in own - other]
     return (
-        sets.and_(region, _union(sets, [to_bdd(sets, capability.entry.expression, arguments) for capability in added]))
-        == FALSE
+        sets.and_(region, _union(sets, [to_bdd(sets, capability.entry.expression, arguments) for capability in added])) == FALSE
     )
 
 

@@ -110,9 +110,7 @@ def _would_grant(policy: Policy, recording: Recording, arch: Arch) -> set[Expres
     return {part for name in names for capability in least(arch, name) for part in alternatives(capability.entry.expression)}
 
 
-def _behind(
-    alternative: Expression, policy: Policy, recording: Recording, arch: Arch, number: int
-) -> tuple[Observation, ...]:
+def _behind(alternative: Expression, policy: Policy, recording: Recording, arch: Arch, number: int) -> tuple[Observation, ...]:
     """Return the observations for which learning granted a capability by this alternative."""
     if not policy.implied:
         return ()

@@ -135,9 +135,7 @@ def _about(policy: Resolved, profile: Profile) -> Iterator[Loss]:
     if len(profile.rules) > MAX_ENTRIES:
         what = f"it takes {len(profile.rules)} entries, which runtimes that take no more than {MAX_ENTRIES} refuse"
         yield Loss(Direction.OTHER, what)
-    yield Loss(
-        Direction.OTHER, "calls of other architectures are answered by killing the thread (libseccomp), not the process"
-    )
+    yield Loss(Direction.OTHER, "calls of other architectures are answered by killing the thread (libseccomp), not the process")
     if Arch.I386 in {SCMP[name] for name in profile.architectures} and (names := multiplexed(profile)):
         direction = Direction.NARROWER if policy.default.may_allow else Direction.WIDER
         yield Loss(direction, "on i386 libseccomp also means socketcall and ipc by these, with the same conditions", names)

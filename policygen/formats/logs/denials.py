@@ -171,8 +171,7 @@ def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recor
         raise ImportFormatError(_nothing(log, filename))
     run_id = sha256(log.first + options.program.encode() + options.policy.encode()).hexdigest()[:16]
     observations = [
-        Observation(*key, (calls.total,), calls.site, calls.example, calls.evidence.texts())
-        for key, calls in log.calls.items()
+        Observation(*key, (calls.total,), calls.site, calls.example, calls.evidence.texts()) for key, calls in log.calls.items()
     ]
     first = min([observation.executable for observation in observations] or [UNKNOWN])
     run = Run(run_id, log.started, (first,), None, False, log.gaps(), True, files=tuple(sorted(log.files)))
