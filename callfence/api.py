@@ -42,8 +42,7 @@ def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
     Raises PolicyError or CompileError for the policy, ValueError for another `when` or for an entry of several lines, and
     EnforceError, KernelError or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be
     set.  In one case files and ports are confined already, and the message says so: the policy has lines about them, and the
-    kernel has no memory or room for another filter (32,768 instructions for all filters of a process).
-    """
+    kernel has no memory or room for another filter (32,768 instructions for all filters of a process)."""
     if when not in ("now", "on_exec"):
         raise ValueError(f"when must be 'now' or 'on_exec', not {when!r}")
     text = filters if isinstance(filters, str) else _text(filters)
@@ -75,8 +74,7 @@ def confine(policy: str | os.PathLike[str] | None = None) -> None:
     Warns with UserWarning if another user owns the policy or a file that it includes, and so can change what it allows.
 
     Raises UserError, or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be set, and
-    except in the one case that `apply` describes.
-    """
+    except in the one case that `apply` describes."""
     if policy is None:
         script = sys.argv[0] if sys.argv else ""
         if script in ("", "-", "-c", "-m"):
@@ -93,8 +91,7 @@ def enter(phase: str, policy: str | os.PathLike[str] | None = None) -> bool:
     process installs the filter of the phase in the file `policy` on all its threads itself; if `policy` is None, nothing
     changes, and this returns False.  `learn --phases` begins the phase at this call.  Only system calls are confined.
 
-    Raises UserError, or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be set.
-    """
+    Raises UserError, or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be set."""
     if kernel.prctl_accepts(linux.CALLFENCE_ENTER, os.fsencode(phase)):
         return True
     if policy is None:

@@ -173,8 +173,7 @@ def _occupy_closed() -> None:
     """Open /dev/null in place of standard streams that were closed at the start: using input or output then fails with EBADF,
     and errors are discarded.
 
-    Otherwise the next files to be opened would get the numbers 0 to 2, and print() would print errors to standard output.
-    """
+    Otherwise the next files to be opened would get the numbers 0 to 2, and print() would print errors to standard output."""
     for number, (name, mode) in enumerate((("stdin", os.O_WRONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY))):
         if getattr(sys, name) is None:
             os.open(os.devnull, mode)  # gets the lowest number that is free: this one

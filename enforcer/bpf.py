@@ -181,8 +181,7 @@ def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
 
     The filters cannot be installed one by one: the first would judge the `seccomp` call that installs the second, and a process
     can have only one listener (seccomp(2), EBUSY).  So each answer of a filter becomes a jump into a copy of the following
-    filters, whose answers are at least as strict.  Classic BPF has no subroutines; but a filter has few different answers.
-    """
+    filters, whose answers are at least as strict.  Classic BPF has no subroutines; but a filter has few different answers."""
     if not filters:
         raise ValueError("no filter")
     whole = filters[-1]
@@ -258,8 +257,7 @@ def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> b
     """Return the filter after instructions that deny calls on these processes: the helper, and its stand-in if there is one.
 
     kill(-1), which reaches every process of the user, is denied with SIGKILL and SIGSTOP: the helper ignores other signals.
-    `before`: the result of `read_shield`, if that has been called already.  Raises OSError.
-    """
+    `before`: the result of `read_shield`, if that has been called already.  Raises OSError."""
     before = before or read_shield()
     for placeholder, pid in zip(NO_PIDS, processes, strict=False):
         for sign in (1, -1):

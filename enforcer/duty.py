@@ -104,8 +104,7 @@ class Duty:
     def start(self, program: int, pid: int) -> None:
         """Restrict imports to the noted files, and start the stand-in, unless it is started later.
 
-        `program` is a pidfd of the first confined process, whose id is `pid`.  Raises OSError.
-        """
+        `program` is a pidfd of the first confined process, whose id is `pid`.  Raises OSError."""
         self.program = program
         self._pid = pid
         self._notification, self._waiting = shared()  # the stand-in answers what the helper leaves if it dies

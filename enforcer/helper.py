@@ -25,8 +25,7 @@ _LIMIT = 1 << 20  # file descriptors; closing goes through close_range(2), so th
 def in_helper(flags: int = 0) -> bool:
     """Clone the helper, which this process need not wait for; return True in the helper, False here.  Raises OSError.
 
-    The helper is no child of this process, unless orphans become its children (pid 1); then plain wait() does not see it.
-    """
+    The helper is no child of this process, unless orphans become its children (pid 1); then plain wait() does not see it."""
     return kernel.clone(flags) == 0 if kernel.is_reaper() else kernel.clone_orphan(flags)
 
 
@@ -44,8 +43,7 @@ def leave() -> None:
     """Separate this process from the program: give it its own session, the working folder /proc and the highest limits, and
     make it undumpable.
 
-    Block every signal that can be blocked: this process must last exactly as long as the processes that it answers for.
-    """
+    Block every signal that can be blocked: this process must last exactly as long as the processes that it answers for."""
     detach()
     go_to_proc()
 

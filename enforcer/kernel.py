@@ -36,8 +36,7 @@ def clone(flags: int = 0) -> int:
     """Fork with `flags` of clone(2) and no exit signal; 0 in the child.  Raises OSError.
 
     Without an exit signal the child's end sends no SIGCHLD (which would stay pending in a program that starts with
-    SIGCHLD blocked), and plain waitpid() does not see it.
-    """
+    SIGCHLD blocked), and plain waitpid() does not see it."""
     linux.pythonapi.PyOS_BeforeFork()
     pid = _clone(flags)
     if pid == 0:

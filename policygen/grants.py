@@ -20,8 +20,7 @@ class Right(Flag):
     """What may be done with a file, or with a folder and everything below it.
 
     Each right is a word of the policy language, and one or more rights of Landlock (`landlock.ACCESS`).  There is no right for
-    ioctl: the filter decides on its command, which Landlock does not see.
-    """
+    ioctl: the filter decides on its command, which Landlock does not see."""
 
     CONTENT = auto()
     """Open a file to read it.  It has no word of its own: whoever grants it grants LIST as well, and `Files` adds that."""

@@ -247,8 +247,7 @@ def merge_entry(arch: Arch, number: int, base: Entry | None, ours: Entry | None,
 
 Outcomes = dict[Action | None, int]
 """Action -> the set of calls that get it; None is the policy's default.  Each call is in exactly one set, and no set is
-empty.
-"""
+empty."""
 
 
 def outcomes(sets: Space, entry: Entry | None, arguments: Sequence[Argument]) -> Outcomes:

@@ -119,8 +119,7 @@ class Condition:
 
     Numbers are values of the C type: -1 for an `int`, never 0xffffffff.  For BITWISE operators they are patterns of bits, hence
     unsigned.  A condition checks itself as far as it can without the argument, in about 0.6 us; `sets.region.to_bdd` checks
-    that numbers fit the argument's width.
-    """
+    that numbers fit the argument's width."""
 
     index: int
     """The index of the argument: 0-5."""

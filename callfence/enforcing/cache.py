@@ -99,8 +99,7 @@ def load(path: str, variant: str, read: Callable[[str], bytes], problems: dict[s
     """Return the cached filter for a variant of a policy; None if there is none, or if one of its sources has changed.
 
     `read` returns a file's content, and raises OSError.  If the secret cannot be used, the user's cache is not used, and the
-    reason is added to `problems`.
-    """
+    reason is added to `problems`."""
     for place in _places():
         try:
             secret = place.secret()
@@ -215,8 +214,7 @@ def _absolute(path: str) -> str:
 def _name(path: str, variant: str) -> str:
     """Return the name of the one file for a policy and a variant: later versions of the policy replace it.
 
-    If two policies have the same name, each replaces the other's filter, which costs a compilation.
-    """
+    If two policies have the same name, each replaces the other's filter, which costs a compilation."""
     whole = os.fsencode(f"{variant}\0{_absolute(path)}")
     return f"{digest(whole, size=4).hex()}.filter"
 

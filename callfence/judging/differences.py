@@ -164,8 +164,7 @@ def _short(differences: Sequence[Ranked], room: int) -> list[str]:
     """Return the differences of one architecture in at most `room` lines, if leaving out what matters least suffices.
 
     Calls that are no longer allowed, or answered differently, are shown by name alone.  For calls that became possible, the
-    examples of those without a known risk are left out first, then their conditions; then the same for the others.
-    """
+    examples of those without a known risk are left out first, then their conditions; then the same for the others."""
     ways = [[*_lines(differences, *way)] for way in (("all", True), ("all", False), ("line", False), ("name", False))]
     return next((lines for lines in ways if len(lines) <= room), ways[-1])
 

@@ -182,8 +182,7 @@ class _Table:
     def name(self, offset: int) -> str:
         """Return the function with the code at an offset in the file, such as `openat64+0x37`; '' if none is known.
 
-        A call site is the address after the call's instruction, which may be the function's last.
-        """
+        A call site is the address after the call's instruction, which may be the function's last."""
         for start, size, address in self._segments:
             if start < offset <= start + size:
                 return self._at(offset - start + address)

@@ -59,8 +59,7 @@ def import_recording(options: LogOptions) -> int:
     """Convert a log, and return 0: into the recording NAME.rec, into NAME.policy and its recording as `learn` does, or, without
     an output, into a policy on standard output.
 
-    Raises UserError and the other exceptions that `inputs.run_command` prints.
-    """
+    Raises UserError and the other exceptions that `inputs.run_command` prints."""
     output = options.output
     if output is not None and output.suffix not in (".policy", ".rec"):
         names = "name it NAME.rec for a recording, or NAME.policy for a policy with its recording"

@@ -108,8 +108,7 @@ def progress(
 
     `distinct` returns the number of observations.  With `warm` (incremental learn), the program's writes do not stop, so that
     the line could not be erased in time: nothing is drawn if standard output is a terminal.  With `plainly`, a line is printed
-    every PLAIN_REFRESH seconds if standard error is no terminal; the program must not write there.
-    """
+    every PLAIN_REFRESH seconds if standard error is no terminal; the program must not write there."""
     started = time.monotonic()
     is_terminal = sys.stderr is not None and os.environ.get("TERM", "dumb") not in ("dumb", "unknown") and sys.stderr.isatty()
     if quiet or sys.stderr is None or (is_terminal and warm and os.isatty(1)):

@@ -79,8 +79,7 @@ def add(
     `evidence`.
 
     A lock makes other commands that write these files wait until both are written.  The policy is written first: if that
-    fails, the recording has no calls that its policy does not allow.
-    """
+    fails, the recording has no calls that its policy does not allow."""
     recording = recording_path(policy)
     atomic.make_folder(recording.parent)
     with atomic.locked(recording):

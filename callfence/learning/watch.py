@@ -129,8 +129,7 @@ def watch(
     """Run the program, or attach to the processes of --pid if it is None; return the run, its observations, and the wait
     status.
 
-    The run is None if the program was killed in its execve.
-    """
+    The run is None if the program was killed in its execve."""
     options = prepared.options
     recorder = Recorder(places_of(program, options))
     if not (prepared.is_warm or options.no_evidence):

@@ -34,8 +34,7 @@ def put_aside(logs: Sequence[Path], decided: Mapping[int, int]) -> None:
     """Move logs to `enforce.log-DATE`, so that they are not asked about again; `enforce` begins a new one.
 
     `decided` are the `sizes` of those whose violations were read: what has come since, also by a rotation, is written to
-    `enforce.log.1`.  Raises OSError.
-    """
+    `enforce.log.1`.  Raises OSError."""
     date = time.strftime("%Y%m%dT%H%M%S")
     moved = [log.rename(log.with_name(f"enforce.log-{date}.{number}")) for number, log in enumerate(logs)]
     with ExitStack() as opened:

@@ -115,8 +115,7 @@ def follow(work: Work, pidfd: int) -> NoReturn:
 def _arm(work: Work, pidfd: int) -> None:
     """Follow the seized process to its execve or entry point, install the filter on it, and detach it unless it has phases.
 
-    On failure, print the reason and end the program with status FAILED or by SIGKILL, and this process.
-    """
+    On failure, print the reason and end the program with status FAILED or by SIGKILL, and this process."""
     program, duty, stderr = work.program, work.duty, work.stderr
     surgery = None
     try:
@@ -146,8 +145,7 @@ def _refuse(program: int, surgery: inject.Surgery | None, duty: Duty | None, rea
     """Print the reason, and end the program, which is stopped before its first instruction or entry point, and this process.
 
     The program ends with status FAILED; or by SIGKILL, if its filter is installed and may deny the exit, or if its memory
-    cannot be written.
-    """
+    cannot be written."""
     helper.write(stderr, f"enforce: the program was not run: {reason}\n".encode())
     if duty:
         duty.end_stand_in()  # otherwise waiting for all children would never end
@@ -173,8 +171,7 @@ def until_exec(pid: int) -> None:
     """Follow a seized process to the exit stop of its first successful execve.
 
     Raises GoneError if the process ends before, and ArmError, with the process at the exit of a call, if it starts a thread or
-    a process before.
-    """
+    a process before."""
     while (kind := _next_event(pid)) != EXECUTED:
         if kind == CREATED:
             _end_new(pid)
@@ -188,8 +185,7 @@ def until_entry(pid: int) -> None:
 
     The breakpoint is in the processor's debug registers, which the process cannot change itself.  Raises ArmError, with the
     process at the exit of a call, if before the entry point it exits, starts a thread or a process, which the filter would not
-    confine, or makes a call that dynamic loaders do not make.
-    """
+    confine, or makes a call that dynamic loaders do not make."""
     while True:
         registers = MACHINE.registers(pid)
         convention = MACHINE.convention(registers)

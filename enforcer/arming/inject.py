@@ -40,8 +40,7 @@ class Stops:
     """Waits for the stops and ends of all tasks that this process traces, and returns them in the order in which they come.
 
     A wait for one task stores the stops and ends of others for later calls of `next`: the first task of a process, for
-    instance, ends only after the ends of its threads have been waited for.
-    """
+    instance, ends only after the ends of its threads have been waited for."""
 
     def __init__(self, children: int = -1) -> None:
         """`children`: a descriptor that is readable when a child has stopped or ended (SIGCHLD); with -1, waits have no
@@ -132,8 +131,7 @@ class Surgery:
     """A stopped process whose state is saved; `close()` restores it.
 
     Its signals are blocked meanwhile and stay pending, so that none is delivered during a call that is not the program's.
-    SIGSTOP cannot be blocked: it stops the process until SIGCONT.
-    """
+    SIGSTOP cannot be blocked: it stops the process until SIGCONT."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -176,8 +174,7 @@ class Surgery:
         """Perform a call as `call` does, with `data(address)` in memory; its address is the next argument, and `spare` follows.
 
         The data is written below the stack pointer, where execve has mapped 128 KiB (fs/exec.c setup_arg_pages) unless the
-        stack's limit is smaller.  Afterwards the former content is restored.
-        """
+        stack's limit is smaller.  Afterwards the former content is restored."""
         size = len(data(0))
         address = (self._registers[self.convention.sp] - _SCRATCH_GAP - size) & ~15
         before = self.write(address, data(address))
@@ -263,8 +260,7 @@ class Key:
     these, so it can install the filter of a phase on a process whose own filter denies seccomp(2), without any notification.
     A process that can read /proc/TID/syscall of the program's stopped threads sees the words.  It gains little by them:
     filters only reduce what is allowed, the memory that can be mapped is not executable, and the program can close its
-    descriptors anyway.
-    """
+    descriptors anyway."""
 
     __slots__ = ("_words",)
 
@@ -325,8 +321,7 @@ def install(surgery: Surgery, key: Key, program: bytes, pidfd: int, *, threads: 
     `is_first`: the process has no filter yet, which could
     fake the result of seccomp(2); otherwise the filters are counted.
     The filters of the process, and this one, must allow calls with `key` (`Key.passing`).  Raises KernelError, OSError or
-    GoneError; `surgery.is_confined` tells whether the filter has been installed then.
-    """
+    GoneError; `surgery.is_confined` tells whether the filter has been installed then."""
     flags = linux.SECCOMP_FILTER_FLAG_TSYNC | linux.SECCOMP_FILTER_FLAG_TSYNC_ESRCH if threads else 0
     convention, spare = surgery.convention, key.spare(surgery.convention)
     pointer = convention.pointer

@@ -33,8 +33,7 @@ def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
     """Return a path by which this process finds the file that a task means by `path`.
 
     A relative path starts at the task's `descriptor`, or at its working folder if that is negative.  An empty path means the
-    descriptor itself.
-    """
+    descriptor itself."""
     if path.startswith(b"/"):
         if path in _DEVICES:
             return b"/proc/%d/%s" % (process, _DEVICES[path])

@@ -163,8 +163,7 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     """Return the advice how to allow a call in a policy, whose path is `file`; only until the phase `until`, if that is not "".
 
     The entry is the one that `learn` would write, which generalises: pointers and sizes, for instance, may have any value
-    unless the policy's entry constrains them already.
-    """
+    unless the policy's entry constrains them already."""
     arch = Arch.from_audit(event.arch)
     if arch is None or event.number not in table(arch).by_number:
         return Advice(file, "no policy can allow it", "")

@@ -146,8 +146,7 @@ def image(
 ) -> list[Conjunction] | None:
     """Return the conditions as rules on the other call's arguments; None if they cannot be carried over.
 
-    Conditions on arguments that the calls do not share need no counterpart: some call meets them, or they are the row's own.
-    """
+    Conditions on arguments that the calls do not share need no counterpart: some call meets them, or they are the row's own."""
     pairs = {pair.source: pair for pair in link.carried}
     if link.strict and {condition.index for condition in conditions} - set(pairs) - link.source.held:
         return None

@@ -210,8 +210,7 @@ def reduced(grants: Grants, kind: Kind = PATHS) -> dict[str, Bits]:
 def combined(trees: Sequence[Grants], rule: Rule, kind: Kind = PATHS) -> dict[str, Bits]:
     """Return reduced grants that give each place the bits that `rule` makes of its bits in each of the trees.
 
-    Exact if the rule never gives a place fewer bits than one that contains it.
-    """
+    Exact if the rule never gives a place fewer bits than one that contains it."""
     places = {place for tree in trees for place in tree}
     return reduced({place: rule(*(kind.granted(tree, place) for tree in trees)) for place in places}, kind)
 
@@ -316,8 +315,7 @@ def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, .
     """Return the three-way merge, and the lines in conflict.
 
     Each bit at each place is taken from the side that has changed it.  A line is in conflict if one side grants a bit to a
-    place that contains another, from which the other side removes it; the result grants the bit.
-    """
+    place that contains another, from which the other side removes it; the result grants the bit."""
     if ours in (base, theirs) or theirs == base:
         return (theirs if ours == base else ours), ()
     sides = (base, ours, theirs)

@@ -349,8 +349,7 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     """Return `files` with what the newest run needs beyond them; a use that they do not confine stays unconfined.
 
     Grants are made from all runs together, but only those that the newest run uses are added.  If hosts are added
-    (`connects_by_host`), `newest` has only those ports that are to be granted at any host (`beside_hosts`).
-    """
+    (`connects_by_host`), `newest` has only those ports that are to be granted at any host (`beside_hosts`)."""
     uses = list(newest)
     missing = [*lacking(files, uses)]
     if not exact and files.paths is not None:  # once: who takes the right out of the policy does not want it

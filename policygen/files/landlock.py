@@ -37,8 +37,7 @@ ACCESS = {
     "device": MAKE_CHAR | MAKE_BLOCK,
 }
 """Landlock's rights for each word of a `path` line.  A rule with READ_FILE or WRITE_FILE gets IOCTL_DEV as well
-(`downgrade`).
-"""
+(`downgrade`)."""
 EVERY_ACCESS = (1 << 15) - 1
 
 VERSIONS = (
@@ -51,8 +50,7 @@ VERSIONS = (
 """Version of the ABI, the first Linux that has it, which rights on files it knows, and whether it knows TCP ports.
 
 Later versions add nothing that `path` and `tcp` lines need.  IOCTL_DEV does not count either: a program may make the ioctls
-that its filter allows on every device that it can read or write, so a version without IOCTL_DEV lacks nothing.
-"""
+that its filter allows on every device that it can read or write, so a version without IOCTL_DEV lacks nothing."""
 
 
 _FILTERED = b"filtered"

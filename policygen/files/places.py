@@ -127,8 +127,7 @@ def of_process(path: bytes, process: int) -> bytes:
 def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
     """Return an absolute path as a policy writes it: relative to the deepest named folder that holds it, else unchanged.
 
-    `here` is the working folder.  A named folder that is the root is ignored.
-    """
+    `here` is the working folder.  A named folder that is the root is ignored."""
     folders = [(here, b"."), *((_value(name, environment), b"$" + name) for name in _NAMED)]
     deepest, name = b"", b""
     for folder, sign in ((folder.rstrip(b"/"), sign) for folder, sign in folders):

@@ -131,8 +131,7 @@ def _problem(instruction: Instruction, following: int) -> str | None:
 
 def _check_scratch(instructions: tuple[Instruction, ...]) -> None:
     """Raise InvalidProgramError if a scratch word can be read before it is written (check_load_and_stores,
-    net/core/filter.c).
-    """
+    net/core/filter.c)."""
     everything = (1 << SCRATCH) - 1
     masks = [everything] * len(instructions)
     written = 0

@@ -265,8 +265,7 @@ def _soname(name: str) -> str:
 @contextmanager
 def _explained() -> Iterator[None]:
     """Context manager that turns an import error into a MissingLibraryError that says what to install, or into a
-    MemoryError.
-    """
+    MemoryError."""
     try:
         yield
     except ImportError as error:

@@ -321,8 +321,7 @@ class _Lifting:
 
     def _two(self, arch: Arch, number: int, answer: int, here: int) -> _Answers:
         """Return at most two actions in sets that conditions can express; where they differ from the filter, they are
-        stricter.
-        """
+        stricter."""
         space = self.space
         name = name_of(arch, number)
         actions = [bpf.action(_integer(value)) for value in sorted(map(_integer, space.values(answer)))]

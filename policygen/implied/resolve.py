@@ -217,8 +217,7 @@ def _restricted(arch: Arch, section: Mapping[int, Entry]) -> dict[int, Entry]:
 
 def _entry(old: Entry | None, added: Sequence[Row]) -> Entry:
     """Return the entry with the rows added.  Alternatives may overlap: removing the redundant would take longer than it
-    saves.
-    """
+    saves."""
     if added[0].entry.action != ALLOW or (old is None and len(added) == 1):
         return added[0].entry
     entries = (old, *(row.entry for row in added))

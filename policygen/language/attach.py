@@ -97,8 +97,7 @@ def _header(text: str, items: Sequence[Item], first: list[Comment]) -> tuple[tup
     """Return the lines of the comments about the whole file, and the remaining comments of the first statement.
 
     If the first statement is a setting, all comments above it are about the file; if it is an entry, all but the last
-    paragraph.
-    """
+    paragraph."""
     if not items:
         return _lines(text, first, len(text)), []
     start = items[0].start

@@ -52,8 +52,7 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
     """Sort observations of a call by whether its entry, None if there is none, allows them.
 
     An observation counts as new unless the entry allows every call that may have been folded into it: an unneeded rule in the
-    diff is better than a denial.
-    """
+    diff is better than a denial."""
     if entry is None:
         return Judged((), (), tuple(observations)) if default.allows else Judged(tuple(observations), (), ())
     plain = calls.by_number[observations[0].number].arguments
@@ -167,8 +166,7 @@ def extend(entry: Entry | None, judged: Judged, calls: Table, options: Options, 
 
     Alternatives that a person wrote or narrowed stay.  If every alternative constrains an argument, and one of them where
     learning leaves it free, the added ones constrain it too where its values are recorded; unless `by_hand` is False: no person
-    wrote any of the entry.
-    """
+    wrote any of the entry."""
     allowed = (*judged.allowed, *judged.new)
     number = (*allowed, *judged.refused)[0].number
     name = calls.by_number[number].name
@@ -238,8 +236,7 @@ def _opaque(name: str, entry: Entry | None, observations: Sequence[Observation],
 def _joined(alternatives: Sequence[Expression], rules: Sequence[Rule], calls: Table, number: int) -> tuple[Expression, ...]:
     """Return the alternatives and the rules as alternatives, with rules of the same key joined.
 
-    Learning never writes two alternatives with one key.  If there are two, a person has split them: they stay.
-    """
+    Learning never writes two alternatives with one key.  If there are two, a person has split them: they stay."""
     arguments = calls.by_number[number].arguments
     written = [read(alternative, calls, number) for alternative in alternatives]
     times = Counter(key(rule) for rule in written if rule is not None)

@@ -217,8 +217,7 @@ def generalise(
 
     `held` are indexes of arguments that are restricted to their recorded values even if learning would leave them free; ids of
     tasks are not, because they differ from run to run.  With `loose`, a condition that would not stop an attacker (held.tsv) is
-    left out, except on the arguments in `narrowed`; `names_only` and `tight` are those of `Options`.
-    """
+    left out, except on the arguments in `narrowed`; `names_only` and `tight` are those of `Options`."""
     if names_only:
         arity = len(calls.by_number[observations[0].number].arguments)
         widened = Widened(observations[0].arch, observations[0].number, -1, Widening.NAMES)
@@ -261,8 +260,7 @@ def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:
     The register then has an old address, whose lower half differs from run to run and has bits without a name.  No number has
     the upper half of an address in the stack, a library, or a position-independent program and its heap: those are above two
     thirds of the address space (ELF_ET_DYN_BASE, arch/x86/include/asm/elf.h).  Only flags are treated this way: no other
-    argument, which may decide what a call does, becomes free by chance.
-    """
+    argument, which may decide what a call does, becomes free by chance."""
     if argument.kind is not Kind.FLAGS or argument.width != 32 or not 0x5555 <= register >> 32 <= 0x7FFF:
         return False
     names = constants.family(argument.constants, arch).names if argument.constants else {}

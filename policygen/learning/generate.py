@@ -91,8 +91,7 @@ def generate(
 
     `arm` None keeps that of the existing policy, and is `exec` for a new one.  Counts of observations matter only for `tight`,
     and only whether they are zero: the same behaviour gives the same text.  Raises CompileError if the policy cannot be
-    compiled, and ReplayError, a bug of ours, if it denies what was observed.
-    """
+    compiled, and ReplayError, a bug of ours, if it denies what was observed."""
     old = existing.policy if existing else Policy({}, implied=options.implied)
     options = options._replace(implied=old.implied)
     observed = _by_call(observations)

@@ -20,8 +20,7 @@ def with_waits(placed: Placed, policy: Policy, options: Options) -> Placed:
     """Return the observations with every way of waiting for another thread added if the program starts threads, and a pause if
     it starts any tasks.  An allowed clone3 may start both: its flags are behind a pointer.
 
-    Nothing is added if the policy already allows all such calls that were observed: a person may have removed the others.
-    """
+    Nothing is added if the policy already allows all such calls that were observed: a person may have removed the others."""
     result = dict(placed)
     for arch in policy.entries:
         opaque = _of(placed, arch, "clone3")

@@ -59,8 +59,7 @@ def recording_filter(policy: Policy, record: int, watch: int) -> bytes:
 
     A call runs without a stop if every phase allows it, no phase begins at it, and `UNWATCHED` does not exclude it; opaque
     calls that the policy fails with ENOSYS fail without a stop.  All other calls stop, so the program runs as it would without
-    a policy.
-    """
+    a policy."""
     triggers = frozenset(name for phase in policy.phases for trigger in phase.triggers for name in calls_of(trigger))
     policy = list(resolve(policy).values())[-1].written()
     # A signal that is allowed may go to a process outside now.

@@ -37,8 +37,7 @@ def generate_within(
 
     A call that was made, and that the baseline fails with an errno whatever its arguments, gets this errno in the policy too.
     The policy has an implied set only if the baseline `has_room` for it; otherwise the existing policy's set is replaced by
-    entries.  Raises what `generate` does, and ValueError for a policy that cannot be reduced to the baseline.
-    """
+    entries.  Raises what `generate` does, and ValueError for a policy that cannot be reduced to the baseline."""
     ordered = sorted(observations, key=lambda observation: observation.order)
     denied = forbidden(ordered, base)
     against = set(denied)
@@ -101,8 +100,7 @@ def within(policy: Policy, base: Policy, observations: Iterable[Observation] = (
     for it, else the policy's default; a forbidden call of `observations` gets the baseline's error.
 
     Unlike in `reduce`, calls that the baseline does not name are forbidden as well, if its default denies them.  Raises
-    ValueError if the policy's default allows calls that the baseline's denies.
-    """
+    ValueError if the policy's default allows calls that the baseline's denies."""
     if not has_room(base, policy.implied):
         policy = tidy(resolved(policy).written())
     limit = resolved(base)

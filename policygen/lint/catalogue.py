@@ -148,8 +148,7 @@ Selects = Danger | Ability
 def region_of(row: Selects, arch: Arch, number: int) -> Expression:
     """Return the expression for the calls of that number that the row selects; all calls for a row with a free argument.
 
-    All calls, too, if the architecture passes the row's arguments in memory (the first mmap of i386).
-    """
+    All calls, too, if the architecture passes the row's arguments in memory (the first mmap of i386)."""
     call = table(arch).by_number[number]
     name = call.name
     compared = {argument.name for argument in call.arguments if not argument.kind.is_pointer}

@@ -230,8 +230,7 @@ def _replaceable(path: Path, at: int) -> os.stat_result | None:
 
 def _keep(descriptor: int, old: os.stat_result) -> None:
     """Give the new file the owner and permission bits of the old file; the owner first, while no other user can open the
-    file.
-    """
+    file."""
     permissions = old.st_mode & _PERMISSIONS
     try:
         os.fchown(descriptor, old.st_uid, old.st_gid)

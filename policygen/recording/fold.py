@@ -159,8 +159,7 @@ QUIET = 8
 
 _EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.TASK, Kind.MODE, Kind.NUMBER))
 """Kinds whose values are recorded although learning does not constrain them, or constrains only one value: all but
-addresses.
-"""
+addresses."""
 
 _NUMBER = (1 << 64) - 1
 """The number's bits in `raw`."""
@@ -173,8 +172,7 @@ EventCounter = list[Any]
 
 The loop adds to the count; site and example are the first event's; `facts` is None or a `facts.Union`; `looks` is the number of
 events whose pointers may still be followed; `after` collects `Observation.after`; `quiet` is the number of events in a row
-without new facts.  It is a list because nothing is cheaper to add to.
-"""
+without new facts.  It is a list because nothing is cheaper to add to."""
 
 
 class Aggregator:

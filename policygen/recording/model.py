@@ -106,8 +106,7 @@ def _recorded(argument: Argument, value: int) -> int | None:
     """Return the recorded form of a value; None unless learning constrains arguments of this kind.
 
     A negative clock carries a pid or a descriptor, which differs between runs: all of them become -1 (linux/posix-timers.h,
-    CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are recorded; of IDs of tasks only 0, the caller.
-    """
+    CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are recorded; of IDs of tasks only 0, the caller."""
     if argument.kind is Kind.CLOCK:
         return max(value, -1)
     if argument.kind is Kind.FIELD:
@@ -182,15 +181,13 @@ class _Parts(NamedTuple):
 class Recording(_Parts):
     """Runs, ascending by `Run.order`, and their observations, ascending by `Observation.order`.
 
-    Every observation has a count for each run, of which at least one is not 0.
-    """
+    Every observation has a count for each run, of which at least one is not 0."""
 
     __slots__ = ()
 
     def __new__(cls, runs: tuple[Run, ...] = (), observations: tuple[Observation, ...] = ()) -> Recording:
         """Return a recording.  Raises WrongPlaceError if runs or observations are out of order, repeated, or wrongly
-        counted.
-        """
+        counted."""
         _check_runs(runs)
         _check_observations(observations, len(runs))
         return super().__new__(cls, runs, observations)

@@ -300,8 +300,7 @@ def _rows(lines: Sequence[str], number: int, filename: str, shape: Shape) -> Ite
     """Yield the values of lines in the order of `shape`; `number` is that of the first line.
 
     Raises RecordingError unless each line has exactly the fields of the shape.  Many lines are decoded as one JSON value, which
-    is several times as fast; they are decoded one by one only to find the wrong one.
-    """
+    is several times as fast; they are decoded one by one only to find the wrong one."""
     for start in range(0, len(lines), _MANY):
         several = lines[start : start + _MANY]
         columns = _columns(several, shape)
@@ -314,8 +313,7 @@ def _rows(lines: Sequence[str], number: int, filename: str, shape: Shape) -> Ite
 def _columns(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
     """Return the values of each field, from lines of one object each; None if any line is wrong.
 
-    No value that `shape` accepts contains an object, so every `}`, line end, `{` is the border between two lines.
-    """
+    No value that `shape` accepts contains an object, so every `}`, line end, `{` is the border between two lines."""
     whole = ",\n".join(lines)
     if not (whole.startswith("{") and whole.endswith("}") and whole.count("},\n{") == len(lines) - 1):
         return None

@@ -53,8 +53,7 @@ def resolve(
     It allows nothing beyond `new`, except edited entries, and what the old form of a rejected setting or whole entry allowed.
     What a rejected change replaced is restored; a rejected table stays if an entry needs it.  Comments stay; an entry that is
     as in `old` has its comments where they were.  Decisions about other changes are ignored.  `known_changes` are the changes,
-    if they are already computed.  Raises TooComplexError.
-    """
+    if they are already computed.  Raises TooComplexError."""
     if known_changes is None:
         known_changes = changes(old.policy, new.policy)
     judged = {change: decisions.get(change, _UNDECIDED) for change in known_changes}
@@ -75,8 +74,7 @@ def resolve(
 def with_accepted(document: Document, new: Policy, taken: Mapping[PolicyChange, Decision]) -> Document:
     """Return the document with the accepted changes allowed in every phase, and their reasons; nothing else changes.
 
-    `new` is the policy without phases that the changes lead to.  Raises JoinError, TooComplexError.
-    """
+    `new` is the policy without phases that the changes lead to.  Raises JoinError, TooComplexError."""
     document = document.with_policy(in_each(lambda policy: _joined(policy, new, taken), document.policy))
     for change, decision in taken.items():
         if decision.why:

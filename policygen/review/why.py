@@ -159,8 +159,7 @@ def _widenings(
     alternative: Expression, number: int, observations: Sequence[Observation], calls: Table
 ) -> dict[tuple[int, Widening], int]:
     """Return how an alternative allows more than the observations of its own call (a capability may come from another
-    call's).
-    """
+    call's)."""
     own = [observation for observation in observations if observation.number == number]
     if not own or (rule := read(alternative, calls, number)) is None:
         return {}
@@ -192,8 +191,7 @@ class Explanation:
 def parse_call(text: str, arch: Arch) -> Event:
     """Return the call in a text, as `naming.format_call` writes it; other words around it (a report of `enforce`) are ignored.
 
-    Arguments that are not given are 0.  Raises ValueError, whose text says what is wrong.
-    """
+    Arguments that are not given are 0.  Raises ValueError, whose text says what is wrong."""
     match = _CALL.search(_REGISTER.sub("", _POINTED.sub("=", text)))
     if match is None:
         raise ValueError(f"{text!r} has no call: write one as `enforce` reports it, NAME(ARGUMENT=VALUE, ...)")
