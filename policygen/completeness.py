@@ -15,7 +15,7 @@ from callfence.policygen.learning.generalise import learned
 from callfence.policygen.learning.rule import Rule, join, key
 from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.values import frozen
-from callfence.tracer.abi import call_of, table_of
+from callfence.tracer.abi import table_of
 
 
 @frozen
@@ -114,7 +114,7 @@ def run_next(recording: Recording) -> tuple[str, ...]:
         return ()
     statuses = [run.status for run in runs if run.status is not None]
     users, locales, outputs = ({getattr(run.circumstances, name) for run in runs} for name in ("user", "locale", "output"))
-    names = _names(recording)
+    names = {observation.name for observation in recording.observations}
     others = [] if "" in outputs else [kind for kind in _OUTPUTS if kind not in outputs]
     steps = {
         "from its start": not any(run.complete for run in runs),
@@ -129,9 +129,3 @@ def run_next(recording: Recording) -> tuple[str, ...]:
         "in another locale": len(locales) == 1 and "" not in locales,
     }
     return tuple(step for step, is_useful in steps.items() if is_useful)
-
-
-def _names(recording: Recording) -> set[str]:
-    """Return the names of the calls of a recording, as far as the tables have them."""
-    numbers = {(observation.arch, observation.number) for observation in recording.observations}
-    return {call.name for audit, number in numbers if (call := call_of(audit, number))}

@@ -10,8 +10,7 @@ from typing import Any, Final
 from callfence.lake import keys
 from callfence.lake.identity import Identity, policy_name
 from callfence.lake.recordings import Row, identity_row
-from callfence.policygen.formats.logs.lines import MAX_LINE
-from callfence.policygen.recording.log_records import DENIED, KINDS
+from callfence.policygen.recording.log_records import DENIED, KINDS, MAX_LINE
 from callfence.policygen.versions import EVENTS, unknown
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from callfence.policygen import reading
-from callfence.policygen.formats.logs.lines import lines
+from callfence.policygen.recording.log_records import lines
 
 NAMES: Final = ("enforce.log.1", "enforce.log")
 """The names of the logs that nobody has decided about, the older one first: as logrotate(8) calls it."""

@@ -12,8 +12,8 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
+from callfence.policygen.recording.log_records import MAX_LINE
 from callfence.shared.inputs import print_error
-from callfence.shipping.records import MAX_LINE
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 
 from callfence.policygen.recording.model import Observation, Recording
 from callfence.tracer import linux
-from callfence.tracer.abi import call_of
 from callfence.tracer.abi.waits import FORK, forked
 
 
@@ -36,20 +35,14 @@ def by_role(observations: Sequence[Observation], recording: Recording) -> list[O
 
 
 def _starts_thread(observation: Observation) -> bool:
-    return _name(observation) == "clone" and bool(observation.example[0] & linux.CLONE_THREAD)
-
-
-def _name(observation: Observation) -> str:
-    """Return the name of the observed call; "" if it is unknown."""
-    call = call_of(observation.arch, observation.number)
-    return call.name if call else ""
+    return observation.name == "clone" and bool(observation.example[0] & linux.CLONE_THREAD)
 
 
 def _begun(recording: Recording) -> Iterator[tuple[str, int, int]]:
     """Yield (executable, forks, waits) of new processes: their roles, and the waits with which they began."""
     executed = {pair for run in recording.runs for pair in run.executed}
     for observation in recording.observations:
-        name, starter = _name(observation), observation.executable
+        name, starter = observation.name, observation.executable
         if name in ("fork", "vfork", "clone3", "clone") and not _starts_thread(observation):
             for waits in observation.after:
                 yield starter, forked(waits) // FORK, waits % FORK

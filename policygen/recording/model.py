@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from callfence.tracer.abi import Argument, Event, Kind
+from callfence.tracer.abi import Argument, Event, Kind, call_of
 from callfence.tracer.abi.table import Table
 from callfence.tracer.errors import InternalError
 from callfence.tracer.named import NamedTuple
@@ -46,6 +46,12 @@ class Observation(NamedTuple):
     @property
     def calls(self) -> int:
         return sum(self.counts)
+
+    @property
+    def name(self) -> str:
+        """The name of the call; "" if the tables do not have it."""
+        call = call_of(self.arch, self.number)
+        return call.name if call else ""
 
     @property
     def event(self) -> Event:

@@ -21,7 +21,7 @@ from callfence.policygen.recording.model import Key, Observation, Recording
 from callfence.policygen.sets.algebra import FALSE, Space, TooComplexError
 from callfence.policygen.sets.region import Budget, example, space, to_bdd
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, call_of, table, table_of
+from callfence.tracer.abi import Arch, table, table_of
 from callfence.tracer.linux import OPAQUE
 from callfence.tracer.named import NamedTuple
 
@@ -190,7 +190,7 @@ def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collect
         if recording.rehearsed(observation) and not (policy and evaluate(policy, observation.event).allows)
     ]
     dangerous = {observation.key for observation in rehearsed if needs_a_person(observation, allow_opaque)}
-    if not any(_name(observation) in ("execve", "execveat") for observation in rehearsed if observation.key in dangerous):
+    if not any(observation.name in ("execve", "execveat") for observation in rehearsed if observation.key in dangerous):
         return frozenset(dangerous)
     ordinary = {observation.executable for observation in recording.plain().observations}
     return frozenset(dangerous | {observation.key for observation in rehearsed if observation.executable not in ordinary})
@@ -199,12 +199,6 @@ def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collect
 def needs_a_person(observation: Observation, allow_opaque: Collection[str] = ()) -> bool:
     """Return whether the catalogue warns of granting the calls of an observation.  An opaque call is learned to fail, which
     grants nothing, unless it is in `allow_opaque`."""
-    if _name(observation) in OPAQUE and _name(observation) not in allow_opaque:
+    if observation.name in OPAQUE and observation.name not in allow_opaque:
         return False
     return any(danger.level.rank >= Level.WARNING.rank for danger in dangers_of(observation))
-
-
-def _name(observation: Observation) -> str:
-    """Return the name of the observation's call; '' if the tables do not have the call."""
-    call = call_of(observation.arch, observation.number)
-    return call.name if call else ""

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 from callfence.policygen.errors import PolicyError
 from callfence.policygen.evidence.facts import Union, parse as parse_fact
 from callfence.policygen.formats import FormatOptions, ImportFormatError
-from callfence.policygen.formats.logs.lines import MAX_LINE, lines
 from callfence.policygen.grants import ANY, BARE, USES, format_rights, host_line, single
 from callfence.policygen.language.document import parse
-from callfence.policygen.recording.log_records import DENIED, KINDS
+from callfence.policygen.recording.log_records import DENIED, KINDS, MAX_LINE, lines
 from callfence.policygen.recording.model import Key, Observation, Recording, Registers, Run, recorded_values
 from callfence.policygen.versions import EVENTS, unknown
 from callfence.tracer.abi import NATIVE, Arch, Event, table_of
