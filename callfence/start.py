@@ -71,8 +71,7 @@ def is_short(error: BaseException) -> bool:
 
 
 def _room() -> int:
-    """Return how many bytes of address space this process may still map; 1 << 62 if there is no limit
-    (proc_pid_limits(5))."""
+    """Return how many bytes of address space this process may still map; 1 << 62 without a limit (proc_pid_limits(5))."""
     try:
         limits = _content("/proc/self/limits")
         limit = next(line.split()[3] for line in limits.splitlines() if line.startswith(b"Max address space"))

@@ -96,8 +96,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _describe() -> None:
-    """Judge and describe a denied call for nothing: then the tables and patterns that this takes are parsed here, and not by
-    each helper."""
+    """Judge and describe a denied call for nothing, so that what this takes is parsed here, and not by each helper."""
     from callfence.enforcer.reporting.verdict import Verdicts, advise, risk_of
     from callfence.policygen.evidence.words import masked
     from callfence.policygen.implied.tables import parse_all

@@ -38,8 +38,7 @@ _COMPILES = (
 _DECIDES = f"{_ENFORCER}/later.py", f"{_ENFORCER}/guard.py"
 """What decides which files a filter notes, and what is put before it."""
 NOT_COMPILING = ("__pycache__", "formats", "review")
-"""Folders of policygen that neither compiling a policy nor the helper imports anything from: examining each file takes 3 us of
-a start."""
+"""Folders of policygen from which neither compiling a policy nor the helper imports: examining a file takes 3 us of a start."""
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
 _MOST = 1000
 """Filters that a user's cache keeps."""

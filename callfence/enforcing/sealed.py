@@ -135,8 +135,7 @@ def is_sealed(content: bytes) -> bool:
 
 
 def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
-    """Return `made_by` and the filter from what `seal` returned for the same secret.  Raises ValueError for any other
-    content."""
+    """Return `made_by` and the filter from what `seal` returned for this secret.  Raises ValueError for other content."""
     start = len(_MAGIC) + _SIGNATURE
     body = content[start:]
     if content[:start] != _MAGIC + digest(body, key=secret):
@@ -182,8 +181,7 @@ def _stage(fields: Sequence[bytes]) -> Stage:
 
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
-    """Return the content of a file for `enforce --compiled`, here or on another machine, with variants of one policy's
-    filter."""
+    """Return the content of a file for `enforce --compiled`, on any machine, with variants of one policy's filter."""
     return _BUNDLE + _joined([seal(variant, made_by, b"", is_shipped=True) for variant in variants])
 
 

@@ -24,8 +24,7 @@ class Addition(NamedTuple):
     refused: tuple[tuple[Arch, int], ...] = ()
     """The calls that the policy denies explicitly, and so were not added."""
     entries: tuple[tuple[Arch, int, Entry | None, Entry], ...] = ()
-    """Architecture, number, old and new entry of each call that the lines name; equal ones for a call that was allowed
-    already."""
+    """Architecture, number, old and new entry of each call that the lines name; the two are equal if it was allowed already."""
     files: tuple[Difference, ...] = ()
     """What the lines newly grant of files, ports and hosts."""
     given: tuple[str, ...] = ()

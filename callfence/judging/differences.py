@@ -42,8 +42,7 @@ MANY_LINES = 15
 
 
 def said_first(judgement: Judgement) -> str:
-    """Return the sentence that follows the verdict: the gravest headline (`in_order`) or, without one, an explanation of the
-    verdict."""
+    """Return the sentence that follows the verdict: the gravest headline (`in_order`) or else an explanation of the verdict."""
     first, _ = in_order(judgement)
     if first is not None:
         return headline(judgement, first)

@@ -30,8 +30,7 @@ def of_hosts(line: str, files: Files, recording: Recording, reasons: Mapping[str
 
 
 def _uses(recording: Recording, starts: Sequence[str], belongs: Callable[[str], bool]) -> Iterator[str]:
-    """Yield a line for each host, socket or name that recorded runs used and that belongs to a line, by what uses of it begin
-    with."""
+    """Yield a line for each host, socket or name of a line that recorded runs used, by what uses of it begin with."""
     runs: dict[tuple[str, str], dict[int, None]] = {}
     executables: dict[tuple[str, str], dict[str, None]] = {}
     for column, run in enumerate(recording.runs, 1):

@@ -64,8 +64,7 @@ class Site:
 
     @classmethod
     def parse(cls, text: str) -> Site | None:
-        """Return the call site in the text of an observation (`Observation.site`); None for `?`, and for any other text that is
-        no call site."""
+        """Return the call site in the text of an observation (`Observation.site`); None for another text, such as `?`."""
         match = _SITE.fullmatch(text)
         return cls(match["file"], int(match["offset"], 16), match["build"] or "") if match else None
 
@@ -79,8 +78,7 @@ class Site:
 
 
 class Symbols:
-    """Finds the names of call sites in symbol tables.  Mutable: it keeps the tables that it has read, and the reasons why names
-    are missing."""
+    """Finds the names of call sites in symbol tables.  Mutable: it keeps the tables that it read, and why names are missing."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, str], _Table | None] = {}
@@ -281,8 +279,7 @@ def widened(rule: Provenance) -> str:
 
 
 def behind_lines(old: Policy, new: Policy, differences: Sequence[Ranked], recording: Recording) -> Iterator[str]:
-    """Yield a Markdown list of the recorded calls that the new policy allows and the old one does not.  Yield nothing if there
-    are no such calls."""
+    """Yield a Markdown list of the recorded calls that the new policy allows and the old one does not, if there are any."""
     bare, items = is_companion(recording), []
     for difference in (ranked.difference for ranked in differences if ranked.difference.change is Change.MORE):
         observations = [

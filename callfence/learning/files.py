@@ -157,8 +157,7 @@ class FileWatcher:
         return named(name, self._environment, self._here).decode("utf-8", "surrogateescape")
 
     def _tops(self) -> list[str]:
-        """Return the paths that were made in folders which were there before; those of folders in which more was made end
-        with a slash."""
+        """Return the paths made in folders that were there before; those of folders in which more was made end with a slash."""
         tops: dict[bytes, bool] = {}
         for path in self._made - self._own:
             top = above = path

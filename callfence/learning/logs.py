@@ -153,8 +153,7 @@ def read_log(name: str, file: str, given: FormatOptions) -> Recording:
 
 
 def read_logs(command: str, policy: Path, logs: Sequence[str]) -> Recording:
-    """Return the violations of a policy in several logs, as one recording; print what the logs lack.  Raises UserError,
-    OSError."""
+    """Return a policy's violations in several logs as one recording; print what the logs lack.  Raises UserError, OSError."""
     given = FormatOptions(policy=policy.name)
     recordings = [read_log("violations", log, given) for log in logs]
     for log, recording in zip(logs, recordings, strict=True):

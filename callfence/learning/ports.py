@@ -77,8 +77,7 @@ class PortWatcher:
             self._ports.add(("bind", 0, task.executable))
 
     def _protocol(self, task: Task, event: Event) -> None:
-        """Fail the calls of socket(2) that `enforce` fails if TCP is confined, so that the recording has what the program does
-        instead."""
+        """Fail the calls of socket(2) that `enforce` fails if TCP is confined, to record what the program does instead."""
         if task.other_filter:
             return
         if event.arguments[0] & 0xFFFFFFFF in linux.TCP_FAMILIES:

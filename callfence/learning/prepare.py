@@ -35,8 +35,7 @@ class Prepared(NamedTuple):
     policy: Path
     recording: Path
     existing: Compiled | None
-    """The policy as it was, compiled to a filter that stops every call that it does not allow; None if there is none, or with
-    --fresh."""
+    """The policy as it was, compiled to a filter that stops what it does not allow; None if there is none, or with --fresh."""
     is_warm: bool
     """Whether the run is an incremental learn: the filter of `existing` is used, and only what is new to it is recorded."""
     base: Policy | None
@@ -226,8 +225,7 @@ def _require_exact(existing: Compiled, option: str) -> None:
 
 
 def _default(text: str) -> Action:
-    """Return the action of `--default`.  Raises UserError if it allows calls: then every call would be allowed, and nothing
-    would be learned."""
+    """Return the action of `--default`.  Raises UserError if it allows calls: then nothing would be learned."""
     from callfence.policygen.language.document import PolicyError, parse
 
     try:

@@ -1,5 +1,4 @@
-"""What `learn` prints while the program runs: a progress line below the program's output, and which processes `--pid`
-traces."""
+"""What `learn` prints while the program runs: a line below the program's output, and which processes `--pid` traces."""
 
 from __future__ import annotations
 
@@ -157,8 +156,7 @@ class Attached:
         self._since = 0.0
 
     def begin(self, loop: Loop) -> None:
-        """Print the processes that learn attached to, and those that they have started, or of the same program, that it did
-        not."""
+        """Print the processes that learn attached to, and which of their children or of the same program it did not."""
         from callfence.shared.text import plural
         from callfence.tracer.running.attach import descendants
 

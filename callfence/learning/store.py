@@ -150,8 +150,7 @@ def _noted(generated: Generated, later: Sequence[Observation]) -> Generated:
 
 
 def rehearsed(prepared: Prepared, run: Run, new: tuple[Observation, ...]) -> Learned:
-    """Add the new observations of a rehearsed run to the recording, and those that are not dangerous (`held_back`) to the
-    policy."""
+    """Add what is new in a rehearsed run to the recording, and what of it is not dangerous (`held_back`) to the policy."""
     from callfence.policygen.review.risk import held_back
 
     def generated_from(_: Recording, whole: Recording, existing: Document | None) -> Generated:

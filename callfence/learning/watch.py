@@ -254,8 +254,7 @@ def _importing(tick: Callable[[Loop], None], recorder: Recorder, prepared: Prepa
 
 
 def _say_that_it_goes_on(loop: Loop) -> None:
-    """Print that learn goes on after the program's end, for the processes that it left: without a tracer their calls would
-    fail."""
+    """Print that learn goes on for the processes that the program left: without a tracer their calls would fail."""
     left = sorted({task.tgid for task in loop.tasks.values()})
     names = [f"{os.path.basename(proc.executable_of(pid))} (pid {pid})" for pid in left[:_MOST_NAMES]]
     more = f" and {len(left) - _MOST_NAMES} more" if len(left) > _MOST_NAMES else ""

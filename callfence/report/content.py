@@ -42,8 +42,7 @@ class Executable:
 
     @property
     def calls(self) -> int:
-        """The number of calls that the executable made, over all runs.  A run of incremental learn counts only calls that were
-        new then."""
+        """The number of calls that the executable made, over all runs; of incremental runs, of those that were new."""
         return sum(self.syscalls.values())
 
 
@@ -181,8 +180,7 @@ def calls_of(report: Report) -> list[int]:
 
 
 def as_json(report: Report) -> str:
-    """Return a report as the text of a JSON object.  Runs are numbered from 1; unprintable characters in names of files are
-    escaped."""
+    """Return a report as the text of a JSON object.  Runs are numbered from 1; unprintable characters are escaped in names."""
     against, lines, estimate = report.against, Lines(report.name), report.estimate
     content: dict[str, object] = {
         "policy": report.name,

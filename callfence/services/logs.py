@@ -23,8 +23,7 @@ MAX_SIZE: Final = 1 << 30
 
 @contextmanager
 def sizes(logs: Sequence[Path]) -> Iterator[dict[int, int]]:
-    """Yield the size in bytes of each log, by its inode, which no other file gets as long as this context lasts.  Raises
-    OSError."""
+    """Yield the bytes of each log by its inode, which no other file gets while this context lasts.  Raises OSError."""
     with ExitStack() as opened:
         statuses = [os.fstat(opened.enter_context(read(log)).fileno()) for log in logs]
         yield {status.st_ino: status.st_size for status in statuses}

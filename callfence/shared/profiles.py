@@ -17,8 +17,7 @@ MANY = 12
 
 
 def loss_lines(losses: Iterable[Loss], than: str) -> list[str]:
-    """Return a line for each loss, such as `wider than app.policy: WHAT: read, write`.  `than` is the rest of the comparison:
-    `than app.policy`."""
+    """Return a line for each loss, such as `wider than app.policy: WHAT: read, write`.  `than`: `than app.policy`."""
     lines = []
     for loss in losses:
         relation = "differs" if loss.direction is Direction.OTHER else f"{loss.direction} {than}"

@@ -113,8 +113,7 @@ class HostWatcher:
         calls.lapsed = self._lapsed
 
     def open_already(self, processes: Mapping[int, str]) -> None:
-        """Record the addresses to which the sockets are connected that running processes have open.  `processes`: the
-        executable of each pid."""
+        """Record whom the open sockets of running processes are connected to.  `processes`: the executable of each pid."""
         from callfence.learning.hosts.open_sockets import open_sockets
 
         for process, executable in processes.items():

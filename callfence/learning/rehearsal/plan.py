@@ -209,8 +209,7 @@ class Rehearsal(NamedTuple):
 
 
 def parse_choice(text: str) -> frozenset[str]:
-    """Return the names and groups in the value of --rehearse-only, which commas separate.  Raises UserError for an unknown
-    name."""
+    """Return the names and groups in the value of --rehearse-only, between commas.  Raises UserError for an unknown one."""
     chosen = list(filter(None, text.split(",")))
     if unknown := [name for name in chosen if name not in NAMES]:
         raise UserError(f"unknown name to rehearse: {', '.join(unknown)}; choose from {', '.join(NAMES)}")
