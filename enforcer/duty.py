@@ -19,7 +19,7 @@ import time
 from callfence.enforcer import bpf, confinement, helper, kernel
 from callfence.enforcer.errors import BUSY, FAILED
 from callfence.enforcer.later import Later
-from callfence.enforcer.listener import shared, wake_here
+from callfence.enforcer.listener import Notification, Request, shared, wake_here
 from callfence.enforcer.reporting.answer import Answers
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.errors import KernelError
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from callfence.enforcer.listener import Notification, Request
     from callfence.enforcer.reporting.reporter import Reporter
     from callfence.policygen.model import Action
 

@@ -11,7 +11,7 @@ import os
 from callfence.enforcer import kernel
 from callfence.enforcer.arming import seized
 from callfence.enforcer.bpf import ROOM, chain, notifying_on_exit, without_listener
-from callfence.enforcer.confinement import ABSTRACT, keep_inside
+from callfence.enforcer.confinement import ABSTRACT, Surroundings, keep_inside
 from callfence.enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
 from callfence.enforcer.execution import NOT_GRANTED, candidates, execute, failure, locate, restore_signals
 from callfence.tracer import TYPE_CHECKING, linux, machine
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from callfence.enforcer.arming.plan import Plan
-    from callfence.enforcer.confinement import Surroundings
     from callfence.enforcer.files.landlock import Confinement
     from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.reporting.reporter import Reporter

@@ -5,15 +5,12 @@ docs/files.md lists each right's word with its Landlock rights; docs/hosts.md is
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import Flag, auto
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from callfence.policygen.paths import order, shown
 from callfence.policygen.values import frozen
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 
 class Right(Flag):

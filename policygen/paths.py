@@ -7,13 +7,11 @@ and no `..`.  The root is `/`; the folder in which the program is started is `.`
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 from callfence.policygen.text import UNSEEN
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAX_PATH = 4095
 """The most bytes of a path: linux/limits.h PATH_MAX, which counts the NUL."""

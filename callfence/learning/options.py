@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from callfence.enforcer.errors import FAILED
 from callfence.shared.ending import fail
@@ -16,7 +16,6 @@ from callfence.tracer.named import NamedTuple
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from collections.abc import Callable, Iterator, Sequence
-    from typing import NoReturn
 
 DESCRIPTION = """\
 Run PROGRAM as it would run without learn, record its system calls and those of all that it starts, and write the policy

@@ -16,7 +16,7 @@ from callfence.enforcer.errors import BUSY, GoneError, HeldUpError
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.errors import KernelError
 from callfence.tracer.machine import MACHINE
-from callfence.tracer.machine.model import NO_CALL
+from callfence.tracer.machine.model import NO_CALL, Convention, Registers
 from callfence.tracer.proc import fields_of, proc, state
 from callfence.tracer.stops import CALL, ENDED, EXECUTED, GROUP, SIGNAL, Stop, stop_of
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from callfence.enforcer.bpf import Line
-    from callfence.tracer.machine.model import Convention, Registers
 
 ALL_SIGNALS = 0xFFFFFFFFFFFFFFFF
 """A mask of all signals."""

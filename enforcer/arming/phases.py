@@ -21,19 +21,17 @@ from callfence.enforcer.arming.entering import Entrance
 from callfence.enforcer.arming.processes import Processes
 from callfence.enforcer.bpf import Filter
 from callfence.enforcer.errors import ArmError, GoneError, HeldUpError
-from callfence.enforcer.listener import Notification
+from callfence.enforcer.listener import Notification, Request
 from callfence.enforcer.pending import RESTART, RESTART_ALWAYS
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.proc import fields_of, handles, signals
-from callfence.tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL
+from callfence.tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL, Stop
 
 if TYPE_CHECKING:
     from callfence.enforcer.arming.plan import Plan
     from callfence.enforcer.arming.processes import Call, Process
     from callfence.enforcer.duty import Duty
-    from callfence.enforcer.listener import Request
-    from callfence.tracer.stops import Stop
 
 _CLONE = MACHINE.numbers_by_arch("clone")
 _CLONE3 = MACHINE.calls("clone3")

@@ -9,13 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from callfence.enforcer import kernel
 from callfence.policygen.files.calls import File
-from callfence.tracer import TYPE_CHECKING, linux
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from callfence.tracer import linux
 
 _OPEN = os.O_PATH | os.O_CLOEXEC
 _DEVICES = {b"/dev/stdin": b"fd/0", b"/dev/stdout": b"fd/1", b"/dev/stderr": b"fd/2"}

@@ -15,12 +15,9 @@ import os
 
 from callfence.enforcer.bpf import AND, ARGUMENTS, EQUAL, HAS, JUMP, LOAD
 from callfence.enforcer.guard import FAST_OPEN, Check, guard
-from callfence.policygen.files.landlock import is_confined
-from callfence.tracer import TYPE_CHECKING, linux
+from callfence.policygen.files.landlock import Ruleset, is_confined
+from callfence.tracer import linux
 from callfence.tracer.machine import MACHINE
-
-if TYPE_CHECKING:
-    from callfence.policygen.files.landlock import Ruleset
 
 _TCP_ULP = 31  # linux/tcp.h
 

@@ -8,17 +8,15 @@ import os
 from callfence.enforcer import kernel
 from callfence.enforcer.hosts import memory
 from callfence.enforcer.hosts.addresses import LONGEST
-from callfence.enforcer.hosts.sockets import Copier
+from callfence.enforcer.hosts.sockets import Copier, Socket
 from callfence.enforcer.hub import READABLE
-from callfence.enforcer.pending import RESTART
+from callfence.enforcer.pending import RESTART, Pending
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from callfence.enforcer.hosts.sockets import Socket
     from callfence.enforcer.listener import Request
-    from callfence.enforcer.pending import Pending
 
 INT = 0xFFFFFFFF
 """The bits of a register that the kernel takes for an `int`."""

@@ -9,19 +9,17 @@ from __future__ import annotations
 import errno
 
 from callfence.enforcer.hosts.connecting import Connecting
-from callfence.enforcer.hosts.granted import NAMES
+from callfence.enforcer.hosts.granted import NAMES, Hosts
 from callfence.enforcer.hosts.making import GoneError, Making
 from callfence.enforcer.hosts.receiving import Receiving
 from callfence.enforcer.hosts.sending import Sending
 from callfence.enforcer.hosts.socketcall import SocketCall
-from callfence.enforcer.hosts.targets import AskedError, Targets
+from callfence.enforcer.hosts.targets import AskedError, Refusal, Targets
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from callfence.enforcer.hosts.granted import Hosts
-    from callfence.enforcer.hosts.targets import Refusal
     from callfence.enforcer.listener import Request
     from callfence.enforcer.pending import Pending, Rule
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from callfence.enforcer.hosts import memory
 from callfence.enforcer.hosts.addresses import address_of, peer_of
-from callfence.enforcer.hosts.making import EAGAIN, INT, tried, write
+from callfence.enforcer.hosts.making import EAGAIN, INT, Making, tried, write
 from callfence.enforcer.hosts.names.known import PORT
 from callfence.enforcer.hub import READABLE
 from callfence.tracer import TYPE_CHECKING
@@ -17,7 +17,6 @@ from callfence.tracer import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from callfence.enforcer.hosts.making import Making
     from callfence.enforcer.hosts.targets import Targets
     from callfence.enforcer.listener import Request
 

@@ -8,7 +8,7 @@ import os
 from _socket import AF_INET, AF_INET6
 
 from callfence.enforcer.hosts import identity, unix
-from callfence.enforcer.hosts.addresses import address_of, explicit
+from callfence.enforcer.hosts.addresses import Peer, address_of, explicit
 from callfence.enforcer.hosts.making import check
 from callfence.enforcer.hosts.mixtures import Mixtures
 from callfence.enforcer.hosts.names.resolver import Judge, Resolver
@@ -19,7 +19,6 @@ from callfence.tracer.linux import AF_UNIX
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from callfence.enforcer.hosts.addresses import Peer
     from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.hosts.identity import Identity
     from callfence.enforcer.hosts.sockets import Socket

@@ -20,14 +20,13 @@ from callfence.enforcer import kernel
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.tables import stated_entry, unavailable
-from callfence.tracer.abi import Arch, Event, Kind, table
+from callfence.tracer.abi import Arch, Event, Kind, Syscall, table
 from callfence.tracer.proc import fields_of, is_in_own_user_namespace, kin_of
 
 if TYPE_CHECKING:
     from callfence.enforcer.listener import Request
     from callfence.enforcer.reporting.verdict import Verdict
     from callfence.policygen.model import Expression
-    from callfence.tracer.abi import Syscall
 
 _NULL = b"/dev/null\0"
 _FULL = b"/dev/full\0"

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from callfence.enforcer.reporting.verdict import advise, granting
+from callfence.enforcer.reporting.verdict import Verdict, advise, granting
 from callfence.enforcer.reporting.violation import Recorded, Violation, caller_fields
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.evidence.facts import Places, Union, Varying, facts
-from callfence.policygen.evidence.pointed import pointed
+from callfence.policygen.evidence.pointed import Value, pointed
 from callfence.policygen.learning.extend import allowing_line
 from callfence.policygen.recording.log_records import ANSWERED, DENIED, MESSAGE
 from callfence.policygen.text import printable
-from callfence.tracer.abi import NATIVE, Arch, constants, table
+from callfence.tracer.abi import NATIVE, Arch, Event, constants, table
 from callfence.tracer.proc import owner, proc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from typing import Any
 
     from callfence.enforcer.files.unreachable import Judge, Ungranted
     from callfence.enforcer.hosts.targets import Refusal
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from callfence.enforcer.reporting.asker import Asker
     from callfence.enforcer.reporting.output import Output
     from callfence.enforcer.reporting.reporter import Reporter
-    from callfence.enforcer.reporting.verdict import Verdict
-    from callfence.policygen.evidence.pointed import Value
-    from callfence.tracer.abi import Event
 
 _DISTINCT = 50
 """How many distinct violations of one call are described, so that a program cannot fill the memory or the log with them."""

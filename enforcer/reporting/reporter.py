@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from callfence.enforcer.reporting.destination import TEXT, has_room
+from callfence.enforcer.reporting.destination import TEXT, Destination, has_room
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from callfence.enforcer.files.granted import Reach
     from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.reporting.audit import Source
-    from callfence.enforcer.reporting.destination import Destination
     from callfence.enforcer.reporting.events import Log
     from callfence.policygen.model import Policy
 

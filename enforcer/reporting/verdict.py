@@ -4,7 +4,7 @@ it."""
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.implied.resolve import resolved
@@ -12,21 +12,18 @@ from callfence.policygen.language.document import parse
 from callfence.policygen.language.naming import format_entry
 from callfence.policygen.learning.extend import Options, extend, sort_out
 from callfence.policygen.learning.scope import SENDING
-from callfence.policygen.model import ALLOW, SIGNALS, Action, Entry, Or, constrained, mentioned, scopes, strictest
+from callfence.policygen.model import ALLOW, SIGNALS, Action, Entry, Or, Policy, constrained, mentioned, scopes, strictest
 from callfence.policygen.phases import START, in_phase, phase_policies
 from callfence.policygen.recording.model import Observation, recorded_values
 from callfence.policygen.text import file_word, word
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, Event, table
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from callfence.enforcer.pending import Rule
-    from callfence.policygen.model import Policy
-    from callfence.tracer.abi import Event
     Files = tuple[tuple[str, Policy], ...]
     """Policies as they are in one phase, each with its file."""
 

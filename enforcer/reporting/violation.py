@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from callfence.enforcer.reporting.events import shown
-from callfence.policygen.evidence.facts import resolved
+from callfence.policygen.evidence.facts import Union, resolved
 from callfence.policygen.language.naming import format_call
 from callfence.policygen.model import Action, ActionKind
 from callfence.policygen.recording.log_records import DENIED
@@ -16,11 +16,9 @@ from callfence.tracer.abi import NATIVE, Arch, Event, constants
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from callfence.enforcer.files.unreachable import Ungranted
     from callfence.enforcer.reporting.verdict import Advice
-    from callfence.policygen.evidence.facts import Union
     from callfence.policygen.evidence.pointed import Value
 
 REFUSED = "REFUSED"

@@ -39,13 +39,7 @@ _OTHER = r"[\w*]+"
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 _EPHEMERAL = 32768
 """The first port that Linux chooses by itself (ip(7), ip_local_port_range)."""
-_WIDE: Mapping[str, tuple[int, ...]] = {
-    "path": (4, 8, 4, 3),
-    "text": (8,),
-    "words": (8, 4),
-    "address": (8, 4),
-    "unix": (4, 4),
-}
+_WIDE: Mapping[str, tuple[int, ...]] = {"path": (4, 8, 4, 3), "text": (8,), "words": (8, 4), "address": (8, 4), "unix": (4, 4)}
 """The most branches of a node, by sort of value and depth; the last number is for all greater depths."""
 _EXCLUSIVE = 0o300  # O_CREAT|O_EXCL, asm-generic/fcntl.h
 _DEEP = 8

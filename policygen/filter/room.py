@@ -55,12 +55,9 @@ def _conjunctions(expression: Expression, arguments: Sequence[Argument], *, hold
             return joined(_conjunctions(part, arguments, holds=holds) for part in parts)
         case Condition(index, operator, value, mask, values):
             argument = arguments[index]
-            bits = {
-                Operator.IN: argument.mask & ~value,
-                Operator.HAS: value,
-                Operator.ANY: value,
-                Operator.MASKED: mask,
-            }.get(operator, argument.mask)
+            bits = {Operator.IN: argument.mask & ~value, Operator.HAS: value, Operator.ANY: value, Operator.MASKED: mask}.get(
+                operator, argument.mask
+            )
             is_equality = operator not in (Operator.NE, Operator.ANY)
             if operator in (Operator.LT, Operator.LE, Operator.GT, Operator.GE):
                 return argument.width

@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import chain, islice, pairwise, starmap, takewhile
 from operator import itemgetter
@@ -39,7 +39,6 @@ from callfence.policygen.versions import RECORDING, unknown
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 Check = Callable[[Sequence[Any]], bool]

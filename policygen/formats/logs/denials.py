@@ -12,7 +12,7 @@ import json
 import re
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from callfence.policygen.errors import PolicyError
 from callfence.policygen.evidence.facts import Union, parse as parse_fact
@@ -26,8 +26,6 @@ from callfence.tracer.abi import NATIVE, Arch, Event, table_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from callfence.policygen.files.generalise import Use
 
 MAX_DISTINCT = 50_000
