@@ -28,21 +28,20 @@ def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
     """Confine this process, and all that it starts, by a policy for good.  This needs no privilege.
 
     `filters` is a policy's text, or a mapping of system calls (of this machine; names with or without `sys_`, or numbers) to
-    what an entry has after its colon: `{"sys_read": "fd == 0", 1: 1, "exit_group": "allow"}`.  A call that the policy
-    does not allow gets the default action: the process is killed unless the text has another `default`.  The policy's
-    `arm` is ignored.
+    what an entry has after its colon: `{"sys_read": "fd == 0", 1: 1, "exit_group": "allow"}`.  A call that the policy does not
+    allow gets the default action: the process is killed unless the text has another `default`.  The policy's `arm` is ignored.
 
-    "now": when this returns, every thread is confined.  The interpreter makes calls of its own (munmap, futex,
-    rt_sigaction, exit_group ...), which the policy has to allow.  Calling this again can only reduce what is allowed.
+    "now": when this returns, every thread is confined.  The interpreter makes calls of its own (munmap, futex, rt_sigaction,
+    exit_group ...), which the policy has to allow.  Calling this again can only reduce what is allowed.
 
     "on_exec": this process stays unconfined until its next execve, and the executed program is confined from its first
-    instruction.  Until then this process must have only one thread and start no process; otherwise it ends with status
-    125, since the new thread or process could not be confined.  A process can use "on_exec" only once.
+    instruction.  Until then this process must have only one thread and start no process; otherwise it ends with status 125,
+    since the new thread or process could not be confined.  A process can use "on_exec" only once.
 
     Raises PolicyError or CompileError for the policy, ValueError for another `when` or for an entry of several lines, and
-    EnforceError, KernelError or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be
-    set.  In one case files and ports are confined already, and the message says so: the policy has lines about them, and the
-    kernel has no memory or room for another filter (32,768 instructions for all filters of a process)."""
+    EnforceError, KernelError or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be set.
+    In one case files and ports are confined already, and the message says so: the policy has lines about them, and the kernel
+    has no memory or room for another filter (32,768 instructions for all filters of a process)."""
     if when not in ("now", "on_exec"):
         raise ValueError(f"when must be 'now' or 'on_exec', not {when!r}")
     text = filters if isinstance(filters, str) else _text(filters)

@@ -1,9 +1,8 @@
 """Moves the tasks that stop often to the tracer's processor, without the program being able to read that.
 
-A ptrace stop costs about 3 us when tracer and tracee share a processor, and 50-100 us when the kernel must wake
-another, idle one.  So a task that stops often is moved to the tracer's processor.  It gets its own affinity back when
-it stops rarely, so that it computes in parallel, and before it can read its affinity.  Processes outside the program
-can see the change.
+A ptrace stop costs about 3 us when tracer and tracee share a processor, and 50-100 us when the kernel must wake another, idle
+one.  So a task that stops often is moved to the tracer's processor.  It gets its own affinity back when it stops rarely, so
+that it computes in parallel, and before it can read its affinity.  Processes outside the program can see the change.
 """
 
 from __future__ import annotations

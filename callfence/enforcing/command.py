@@ -1,7 +1,6 @@
 """`enforce`: run a program confined by its policy.
 
-To keep every start fast, if the filter is in the cache, nothing that parses or
-compiles policies is imported.
+To keep every start fast, if the filter is in the cache, nothing that parses or compiles policies is imported.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from callfence.tracer import kernel, linux
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from callfence.policygen.files.generalise import Use
     from callfence.tracer.abi import Event
@@ -121,15 +121,8 @@ def _open_sockets(process: int) -> set[tuple[str, int]]:
 
     sockets: dict[str, tuple[int, int, str]] = {}
     """inode -> local port, remote port, state."""
-    for name in ("tcp", "tcp6"):
-        try:
-            with open(f"/proc/{process}/net/{name}", encoding="ascii") as file:
-                rows = [line.split() for line in file][1:]
-        except OSError:
-            continue
-        for row in rows:  # proc_net_tcp.rst
-            local, remote = (int(address.rpartition(":")[2], 16) for address in row[1:3])
-            sockets[row[9]] = local, remote, row[3]
+    for row in (*_rows(process, "tcp"), *_rows(process, "tcp6")):
+        sockets[row[9]] = _port(row[1]), _port(row[2]), row[3]
     listening = {local for local, _, state in sockets.values() if state == LISTENS}
     uses = set()
     for inode in inodes(process):
@@ -139,6 +132,35 @@ def _open_sockets(process: int) -> set[tuple[str, int]]:
         elif state == CONNECTED and local not in listening:  # else a client has connected to it
             uses.add(("connect", remote))
     return uses
+
+
+def open_connections(process: int) -> Iterator[tuple[str, bytes, int]]:
+    """Yield `connect` or `send`, the remote IP address and its port for each connected socket of a process.  What cannot be
+    read is left out, and so are sockets that a client has connected."""
+    from callfence.enforcer.hosts.addresses import plain  # a run that records no hosts does not need it
+
+    own = {*inodes(process)}
+    for name, use in (("tcp", "connect"), ("tcp6", "connect"), ("udp", "send"), ("udp6", "send")):
+        rows = _rows(process, name)
+        listening = {_port(row[1]) for row in rows if row[3] == LISTENS}
+        for row in rows:
+            if row[9] in own and row[3] == CONNECTED and _port(row[1]) not in listening and _port(row[2]):
+                words = bytes.fromhex(row[2].partition(":")[0])  # of 32 bits, in the machine's order
+                address = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+                yield use, plain(address), _port(row[2])
+
+
+def _rows(process: int, name: str) -> list[list[str]]:
+    """Return the fields of each socket in a file below /proc/PID/net (proc_net_tcp.rst); [] if it cannot be read."""
+    try:
+        with open(f"/proc/{process}/net/{name}", encoding="ascii") as file:
+            return [line.split() for line in file][1:]
+    except OSError:
+        return []
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)
 
 
 def inodes(process: int) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.learning.beginning import begin
 from callfence.learning.progress import say
 from callfence.policygen.files.calls import UDP_CONNECT
 from callfence.policygen.files.landlock import confines_paths, decode
@@ -15,12 +15,11 @@ from callfence.policygen.recording import atomic, recording_file
 from callfence.policygen.values import replace
 from callfence.shared.files import policy_path, recording_path, working_folder
 from callfence.tracer import machine
+from callfence.tracer.abi import NATIVE, Arch
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from callfence.enforcing.sealed import Compiled
     from callfence.learning.options import LearnOptions
     from callfence.policygen.language.document import Document
@@ -283,3 +282,37 @@ def _require_writable(policy: Path, recording: Path) -> None:
         if error.errno not in (errno.EACCES, errno.EROFS):
             raise
         raise UserError(f"{error.filename}: {error.strerror}; the recording goes beside the policy, which -o names") from error
+
+
+# The start policies, with which `learn --from NAME` begins (docs/start-policies.md); they are installed with callfence
+
+FOLDER = Path(__file__).parent.parent / "start_policies"
+"""NAME.policy for each name; samples/start is a link to it."""
+
+
+def names() -> list[str]:
+    """Return the names of the start policies, ascending."""
+    return sorted(path.stem for path in FOLDER.glob("*.policy"))
+
+
+def begin(name: str, policy: Path) -> None:
+    """Write the start policy `name` to `policy`: carried to this machine, if it is none of x86_64, for which they are.  Raises
+    UserError if there is none, or if `policy` exists."""
+    if name not in names():
+        raise UserError(f"--from {name}: there is no such start policy; there are {', '.join(names())}")
+    if policy.exists():
+        raise UserError(f"{policy}: --from begins a policy, and this one exists; without --from, learn adds to it")
+    start = FOLDER / f"{name}.policy"
+    atomic.write(policy, start.read_bytes() if NATIVE is Arch.X86_64 else carried(start, NATIVE).encode())
+
+
+def carried(start: Path, target: Arch) -> str:
+    """Return the text of a start policy with the section of another architecture in place of its own."""
+    from callfence.policygen.equivalents.carry import carry
+    from callfence.policygen.language.document import Document, parse_file
+    from callfence.shared.carried import with_comments
+
+    before = parse_file(start)
+    after = with_comments(before, carry(before.policy, Arch.X86_64, target))
+    policy = replace(after.policy, entries={target: after.policy.entries[target]})
+    return Document(policy, replace(after.layout, sections={target: after.layout.sections[target]})).with_policy(policy).text()

@@ -317,8 +317,7 @@ def install(surgery: Surgery, key: Key, program: bytes, pidfd: int, *, threads: 
     """Install a filter on a stopped process; take its listener out through `pidfd`, close it in the process, and return it.
 
     With a `pidfd` of -1, create no listener and return -1. With `threads`, install the filter on all threads of the process.
-    `is_first`: the process has no filter yet, which could
-    fake the result of seccomp(2); otherwise the filters are counted.
+    `is_first`: the process has no filter yet, which could fake the result of seccomp(2); otherwise the filters are counted.
     The filters of the process, and this one, must allow calls with `key` (`Key.passing`).  Raises KernelError, OSError or
     GoneError; `surgery.is_confined` tells whether the filter has been installed then."""
     flags = linux.SECCOMP_FILTER_FLAG_TSYNC | linux.SECCOMP_FILTER_FLAG_TSYNC_ESRCH if threads else 0

@@ -40,10 +40,6 @@ class Making:
         self._undelivered: dict[int, tuple[tuple[int, ...], int]] = {}
         """By task: the number and arguments of a call that was made and then interrupted before its answer, and its result."""
 
-    def descriptors(self) -> tuple[int, ...]:
-        """Return the open descriptors of this object."""
-        return self.copier.descriptors()
-
     def former(self, request: Request) -> int | None:
         """Return the result of a call that was made already, and is made again because its answer was interrupted; None for
         another call."""

@@ -57,7 +57,7 @@ class Mediator:
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the open descriptors of this object."""
-        return self._making.descriptors()
+        return self._making.copier.descriptors()
 
     def make(self, request: Request) -> Request:
         """Make a call, and answer it now or later; return the request that will have been answered."""

@@ -105,8 +105,7 @@ def _length(policy: Policy) -> int:
 
 
 def _intersected(*policies: Policy, keep: int | None) -> Policy:
-    """Return what two policies without phases both allow, with the implied set of the one with this index, or of
-    none."""
+    """Return what two policies without phases both allow, with the implied set of the one with this index, or of none."""
     a, b = policies
     table_ = max(a.table, b.table)
     mine, theirs = (_to_table(resolved(each), table_) for each in policies)

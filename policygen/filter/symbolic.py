@@ -1,9 +1,8 @@
 """Compute the function from all events to return values of a filter, or of a policy.
 
-Classic BPF only jumps forward, so one pass down the program finds every state in which each instruction can be
-reached, and one pass up combines what follows.  Every operation of the language is modelled exactly, bit by bit; what
-grows too large (`algebra.TooComplexError`) or is not a function to constants (`UnsupportedError`) is refused, never
-approximated.
+Classic BPF only jumps forward, so one pass down the program finds every state in which each instruction can be reached, and one
+pass up combines what follows.  Every operation of the language is modelled exactly, bit by bit; what grows too large
+(`algebra.TooComplexError`) or is not a function to constants (`UnsupportedError`) is refused, never approximated.
 """
 
 from __future__ import annotations

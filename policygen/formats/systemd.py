@@ -136,8 +136,7 @@ def grouped(names: Collection[str], arch: Arch = NATIVE) -> list[str]:
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return a drop-in that filters a unit's calls by name.  Raises ExportError if the policy has no entries for a
-    machine."""
+    """Return a drop-in that filters a unit's calls by name.  Raises ExportError if the policy has no entries for a machine."""
     meant, added = with_calls(explicit(native(policy, options.arch)), CALLS)
     names = _with_known_actions(names_only(meant))
     if names.default.may_allow:

@@ -1,5 +1,4 @@
-"""Explain a policy: the observations that each rule comes from, and the rule nearest to a call, with the conditions that
-fail.
+"""Explain a policy: the observations that each rule comes from, and the rule nearest to a call, with the conditions that fail.
 """
 
 from __future__ import annotations

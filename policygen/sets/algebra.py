@@ -165,13 +165,6 @@ class Space:
                 assignment |= 1 << (self.bits - 1 - variable)
         return None
 
-    def at(self, function: int, assignment: int) -> int:
-        """Return the terminal that the function has for an assignment (an integer as `difference` returns it)."""
-        while (variable := self._variable[function]) < self.bits:
-            bit = assignment >> (self.bits - 1 - variable) & 1
-            function = self._high[function] if bit else self._low[function]
-        return function
-
     def values(self, function: int) -> set[Hashable]:
         """Return all values that the function takes.  The terminals must be made by `terminal`, so the function must not be a
         set."""

@@ -143,8 +143,7 @@ def _comparison(key: Key) -> list[_Instruction]:
 
 
 def for_calls_within(spans: Spans, filter_: bytes) -> bytes:
-    """Return `filter_`, limited to native calls by instructions in `spans`: it allows all calls by instructions
-    elsewhere."""
+    """Return `filter_`, limited to native calls by instructions in `spans`: it allows all calls by instructions elsewhere."""
     program: list[_Instruction] = []
     for remaining, (first, last) in zip(reversed(range(len(spans))), spans, strict=True):
         program += [

@@ -101,10 +101,10 @@ class HostWatcher:
 
     def open_already(self, processes: Mapping[int, str]) -> None:
         """Record whom the open sockets of running processes are connected to.  `processes`: the executable of each pid."""
-        from callfence.learning.hosts.open_sockets import open_sockets
+        from callfence.learning.ports import open_connections
 
         for process, executable in processes.items():
-            for use, address, port in open_sockets(process):
+            for use, address, port in open_connections(process):
                 if port == DNS and address in self._names.servers(process):
                     continue
                 self._use((use, self._host(address, process), port, executable))
