@@ -150,6 +150,8 @@ CLONE_VM, CLONE_FILES, CLONE_THREAD, CLONE_UNTRACED = 0x100, 0x400, 0x10000, 0x8
 # asm-generic/socket.h; linux/socket.h, linux/in.h
 SOL_SOCKET, SO_TYPE, SO_PROTOCOL, SO_DOMAIN = 1, 3, 38, 39
 AF_UNIX, IPPROTO_TCP = 1, 6
+SOCKADDR = 128
+"""The size of struct sockaddr_storage, in bytes."""
 MSG_FASTOPEN = 0x20000000
 """A flag with which sendto(2) and its kin connect."""
 TCP_PROTOCOLS = (262, 256)

@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from callfence.enforcer.files.lookup import below, grantable, interpreter, look_up, looking, path_from_here, root_of
-from callfence.learning.ports import SOCKADDR, report_hidden, sent_to
+from callfence.learning.ports import named_by, report_hidden, sent_to
 from callfence.policygen.files.calls import (
     ASKING,
     AT_FDCWD,
@@ -23,7 +23,6 @@ from callfence.policygen.files.calls import (
     SENDING,
     SOCKETS,
     Pair,
-    address,
     asked,
     made_socket,
     needs,
@@ -220,10 +219,7 @@ class FileWatcher:
 
     def _socket_call(self, task: Task, event: Event) -> None:
         binds = SOCKETS[self._sockets[event.arch, event.number]] == "bind"
-        length = min(event.arguments[2] & 0xFFFFFFFF, SOCKADDR)
-        content = kernel.read_memory(task.tid, event.arguments[1], length)
-        report_hidden(task, self._gap, is_read=bool(content))
-        target = address(content)
+        target = named_by(task, event, self._gap)
         if isinstance(target, bytes):
             self._abstract(target, task, binds=binds)
         elif isinstance(target, str) and binds and (root := self._root(task)) is not None:
@@ -293,8 +289,7 @@ class FileWatcher:
             self._sought.add(path)
 
     def _find(self, task: Task, need: Need) -> None:
-        """Note a file below /run that a call would make if no earlier run had left it there: it is gone once the machine has
-        been started again."""
+        """Note a file below /run that a call would make if no earlier run had left it there: /run is emptied at each boot."""
         file, folder = need.file, os.path.dirname(need.file.path)
         is_left = file.path.startswith(_EMPTIED) and stat.S_ISREG(file.mode) and self._place(file.path) == file.path
         if need.name or not is_left or not self._permits(file._replace(path=folder), Right.WRITE):

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from callfence.tracer.calls import Calls
     from callfence.tracer.task import Task
 
-SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 LISTENS, CONNECTED = "0A", "01"  # net/tcp_states.h
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
@@ -61,10 +60,7 @@ class PortWatcher:
 
     def _socket_call(self, task: Task, event: Event) -> None:
         use = SOCKETS[self._sockets[event.arch, event.number]]
-        length = min(event.arguments[2] & 0xFFFFFFFF, SOCKADDR)
-        content = kernel.read_memory(task.tid, event.arguments[1], length)
-        report_hidden(task, self._gap, is_read=bool(content))
-        port = address(content)
+        port = named_by(task, event, self._gap)
         if isinstance(port, int):
             if is_tcp(task.tid, task.tgid, event.arguments[0] & 0xFFFFFFFF):
                 self._ports.add((use, port, task.executable))
@@ -103,6 +99,13 @@ def report_hidden(task: Task, gap: Callable[[str], None], *, is_read: bool) -> N
             gap(f"{task.executable} {why}: the files and ports that it names are not recorded; learn it as root")
 
 
+def named_by(task: Task, event: Event, gap: Callable[[str], None]) -> int | str | bytes | None:
+    """Return the address that connect(2) or bind(2) names (`policygen.files.calls.address`); report a gap if it is hidden."""
+    content = kernel.read_memory(task.tid, event.arguments[1], min(event.arguments[2] & 0xFFFFFFFF, linux.SOCKADDR))
+    report_hidden(task, gap, is_read=bool(content))
+    return address(content)
+
+
 def sent_to(task: Task, event: Event, name: str) -> int | str | bytes | None:
     """Return the address that the call `name` of SENDING sends to (`policygen.files.calls.address`), of sendmmsg the first one;
     None if it names none."""
@@ -111,7 +114,7 @@ def sent_to(task: Task, event: Event, name: str) -> int | str | bytes | None:
         word = MACHINE.of(event.arch).pointer
         head = kernel.read_memory(task.tid, event.arguments[1], word + 4)
         where, length = int.from_bytes(head[:word], "little"), int.from_bytes(head[word:], "little")
-    return address(kernel.read_memory(task.tid, where, min(length, SOCKADDR))) if where else None
+    return address(kernel.read_memory(task.tid, where, min(length, linux.SOCKADDR))) if where else None
 
 
 def _open_sockets(process: int) -> set[tuple[str, int]]:

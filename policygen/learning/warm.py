@@ -30,16 +30,15 @@ from callfence.policygen.model import (
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.abi.waits import calls_of
-from callfence.tracer.linux import MSG_FASTOPEN, TCP_FAMILIES, TCP_PROTOCOLS
+from callfence.tracer.linux import CLONE_UNTRACED, MSG_FASTOPEN, TCP_FAMILIES, TCP_PROTOCOLS
 
-_CLONE_UNTRACED = 0x00800000  # linux/sched.h
 _SECCOMP_OPTIONS = (21, 22)  # PR_GET_SECCOMP, PR_SET_SECCOMP: linux/prctl.h
 
 _TO = 4
 """The argument of sendto(2) with the address, which send(3) leaves out."""
 
 UNWATCHED: Mapping[str, Expression] = {
-    "clone": Condition(0, Operator.MASKED, 0, _CLONE_UNTRACED),
+    "clone": Condition(0, Operator.MASKED, 0, CLONE_UNTRACED),
     "clone3": Always(False),
     "prctl": And(tuple(Condition(0, Operator.NE, option) for option in _SECCOMP_OPTIONS)),
     "ptrace": Always(False),
