@@ -70,9 +70,8 @@ usage: callfence COMMAND [ARGUMENT ...]
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a subcommand and exit with its status, or with 2 for a mistake in the command line.
-
-    `arguments` are those after the command's name; None means sys.argv."""
+    """Run a subcommand and exit with its status, or with 2 for a mistake in the command line.  `arguments` are those after the
+    command's name; None means sys.argv."""
     # Starting, which makes fewer objects than this, takes a tenth less without a search for cycles; reading and merging
     # recordings, whose objects are in no cycles, take a quarter less with rare ones (three of 60,000 observations each).
     gc.set_threshold(100_000)

@@ -72,9 +72,8 @@ _CODES = frozenset((LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND, JUMP, RETURN))
 
 
 class Filter:
-    """A filter whose answers are computed in this process, as the kernel computes them.
-
-    Its methods raise ValueError at an instruction that our compilers never emit."""
+    """A filter whose answers are computed in this process, as the kernel computes them.  Its methods raise ValueError at an
+    instruction that our compilers never emit."""
 
     def __init__(self, program: bytes) -> None:
         """`program`: an array of struct sock_filter."""
@@ -101,8 +100,7 @@ class Filter:
         return self.answer(arch, number, ip, arguments) & linux.SECCOMP_RET_ACTION_FULL in _RUNS
 
     def _answer(self, words: Sequence[int | None]) -> int | None:
-        """Return the answer for the 32-bit words of struct seccomp_data; None if it depends on a word that is None
-        (unknown)."""
+        """Return the answer for the 32-bit words of struct seccomp_data; None if it depends on an unknown word, None."""
         accumulator: int | None = 0
         place = 0
         while True:
@@ -302,5 +300,4 @@ def _word(value: int) -> bytes:
 
 
 NO_PIDS = (0x7FFFFF01, 0x7FFFFF02)
-"""The placeholders for the pids of the helper and its stand-in in shield.filter: no pid is that large (PID_MAX_LIMIT,
-linux/threads.h)."""
+"""The placeholders for the pids of the helper and its stand-in in shield.filter: no pid is as large (linux/threads.h)."""

@@ -41,8 +41,7 @@ def restore_signals() -> None:
 
 
 def initial_environment() -> list[bytes]:
-    """Return the environment with which this process was started, as NAME=VALUE; CPython may have changed its copy (PEP 538,
-    LC_CTYPE)."""
+    """Return the environment with which this process was started, as NAME=VALUE; CPython may change its copy (PEP 538)."""
     try:
         with open("/proc/self/environ", "rb") as file:
             block = file.read()

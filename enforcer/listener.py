@@ -200,8 +200,7 @@ _WAITING = 128
 
 
 def shared() -> tuple[Notification, Waiting]:
-    """Return an empty notification and no waiting calls, in memory that this process shares with those that it clones from now
-    on."""
+    """Return an empty notification and no waiting calls, in memory shared with processes that this one clones from now on."""
     address = kernel.shared_memory(_SHARED)
     return Notification.from_address(address), Waiting(address + _WAITING, (_SHARED - _WAITING) // 8)
 
@@ -238,8 +237,7 @@ def end_process(request: Request) -> None:
 
 
 def trap(request: Request) -> None:
-    """Send SIGSYS to the thread that waits; unlike SECCOMP_RET_TRAP's, the signal has no siginfo, which only the kernel
-    sends."""
+    """Send SIGSYS to the thread that waits, without the siginfo of SECCOMP_RET_TRAP, which only the kernel sends."""
     process = owner(request.call.task)
     if request.is_waiting():
         kernel.kill_thread(process, request.call.task, linux.SIGSYS)
@@ -270,8 +268,7 @@ def exit_with(code: int, request: Request) -> None:
 
 
 def _opened(fields: dict[str, str]) -> int:
-    """Return a pidfd of the process whose status has these fields; -1 if /proc is another namespace's, or no descriptor is left
-    (prlimit(2))."""
+    """Return a pidfd of the process whose status has these fields; -1 if /proc is another namespace's, or none is left."""
     try:
         return kernel.pidfd_open(int(fields["Tgid"]))
     except (OSError, KeyError):

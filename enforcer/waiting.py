@@ -93,9 +93,7 @@ class WaitingTask:
 
     def _stack(self) -> int:
         """Return its stack pointer, from /proc/PID/syscall (proc(5)); 0 if it does not wait in time.  Raises OSError,
-        ValueError.
-
-        Until the task waits, the file says `running`.  Other registers could only be read by stopping the task."""
+        ValueError.  Until the task waits, the file says `running`.  Other registers could only be read by stopping the task."""
         for delay in _DELAYS:
             with open(f"{proc()}/{self.ids[0]}/syscall", "rb", buffering=0) as file:
                 fields = file.read(512).split()

@@ -35,8 +35,7 @@ class Estimate:
 
 
 def estimate(recording: Recording, *, names_only: bool = False) -> Estimate:
-    """Return the estimate for the next run from the recorded runs.  `names_only`: the policy has no conditions, so a rule is
-    only a name."""
+    """Return the estimate for the next run from the recorded runs.  `names_only`: rules are only names."""
     runs = recording.runs
     since = max((index for index, run in enumerate(runs) if run.warm), default=0)
     needed: set[int] = set()
@@ -107,7 +106,6 @@ _SIGNAL_RETURNS = {"sigreturn", "rt_sigreturn"}
 
 def run_next(recording: Recording) -> tuple[str, ...]:
     """Return advice for the next runs, the most useful first.  Each text continues the words `run it`: `with other arguments`.
-
     A recording has calls, not their results, so it is unknown whether a peer hung up or a call failed."""
     runs = recording.runs
     if not runs:

@@ -17,10 +17,8 @@ _EXCERPT = 100
 
 
 class PolicyError(UserError):
-    """The text of a policy has a mistake.
-
-    `str()` is the whole message, of several lines: position and message, the source line, carets, and any hint.  For an
-    included file, the lines of the `include` statements that led to it follow."""
+    """The text of a policy has a mistake.  `str()` is the whole message, of several lines: position and message, the source
+    line, carets, and any hint.  For an included file, the lines of the `include` statements that led to it follow."""
 
     def __init__(
         self,

@@ -241,8 +241,7 @@ def host_line(use: str, host: str) -> str:
 
 
 def bare_line(kind: str, place: str) -> str:
-    """Return the line for a unix socket or a name that is looked up, by its kind in BARE; for `any`, the part before the
-    colon."""
+    """Return the line for a unix socket or a looked-up name, by its kind in BARE; for `any`, the part before the colon."""
     if place == ANY:
         return BARE[kind]
     stem, star = (place[:-1], "*") if place.startswith("@") and place.endswith("*") else (place, "")

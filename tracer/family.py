@@ -70,9 +70,8 @@ class TaskFamily:
         return [task for task in list(self.tasks.values()) if task.tgid == tgid]
 
     def adopt(self) -> list[Task]:
-        """Add the tasks in `early`, whose parents were killed before they could report them, and return these tasks.
-
-        A thread counts as created by its process, a process by its present parent."""
+        """Add the tasks in `early`, whose parents were killed before they could report them, and return these tasks.  A thread
+        counts as created by its process, a process by its present parent."""
         adopted = []
         for tid in sorted(self.early):
             tgid, ppid = kin_of(tid)

@@ -87,9 +87,8 @@ def enter() -> None:
 
 
 def proc() -> str:
-    """Return the /proc of this process's pid namespace.
-
-    Return a folder that does not exist if /proc is not mounted, or is of another namespace, where a pid is another process."""
+    """Return the /proc of this process's pid namespace.  Return a folder that does not exist if /proc is not mounted, or is of
+    another namespace, where a pid is another process."""
     if not _roots:
         _roots.append("/proc" if is_own("/proc") else _MISSING)
     return _roots[0]

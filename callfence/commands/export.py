@@ -111,8 +111,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _exported(target: str, policy: Policy, phase: str, options: FormatOptions) -> Exported:
-    """Export one phase of a policy; if the target has no phases, the result says so as a loss.  Raises ExportError if the
-    policy cannot be exported."""
+    """Export one phase of a policy; a target without phases loses them.  Raises ExportError if it cannot be exported."""
     exported = formats.exported(target, policy, options, phase)
     names = list(resolve(policy))
     later = names[names.index(phase) + 1 :]

@@ -45,8 +45,7 @@ _MOST = 1000
 
 
 class _Place:
-    """An open folder of filters, the user that must own it and its files, the mode of new files, and whether they are
-    signed."""
+    """An open folder of filters, the owner that it and its files must have, new files' mode, and whether they are signed."""
 
     __slots__ = ("descriptor", "file_mode", "owner", "path", "signed")
 
@@ -211,9 +210,8 @@ def _absolute(path: str) -> str:
 
 
 def _name(path: str, variant: str) -> str:
-    """Return the name of the one file for a policy and a variant: later versions of the policy replace it.
-
-    If two policies have the same name, each replaces the other's filter, which costs a compilation."""
+    """Return the name of the one file for a policy and a variant: later versions of the policy replace it.  If two policies
+    have the same name, each replaces the other's filter, which costs a compilation."""
     whole = os.fsencode(f"{variant}\0{_absolute(path)}")
     return f"{digest(whole, size=4).hex()}.filter"
 
@@ -248,9 +246,8 @@ def _home() -> str:
 
 
 def _own(*, create: bool = False) -> _Place | None:
-    """Open the user's cache; return None unless this user owns the folder and no other user can write to it.
-
-    With `create`, the folder is created, unless the home folder is missing."""
+    """Open the user's cache; return None unless this user owns the folder and no other user can write to it.  With `create`,
+    the folder is created, unless the home folder is missing."""
     path = folder()
     if not path or os.getuid() != os.geteuid():
         return None
@@ -293,7 +290,6 @@ class SecretError(EnforceError):
 
 def secret() -> bytes:
     """Return the user's secret, creating it if there is none; b"" where the kernel has no keyrings or a filter denies them.
-
     Raises SecretError, whose message includes the remedy."""
     try:
         key = _key() or _new_key()

@@ -195,10 +195,9 @@ def _actions(policy: Policy) -> list[Action]:
 
 
 def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -> Compiled:
-    """Return a variant of the filter in `file`, which `callfence compile -o` wrote.
-
-    Raises EnforceError if the file was not written so, or if `policy` has another content than the policy that was compiled;
-    None for `policy` skips that comparison."""
+    """Return a variant of the filter in `file`, which `callfence compile -o` wrote.  Raises EnforceError if the file was not
+    written so, or if `policy` has another content than the policy that was compiled; None for `policy` skips that
+    comparison."""
     try:
         filter_ = unbundle(reading.read(file, check=check))[variant]
         current = None if policy is None else reading.read(policy, check=check)
@@ -219,7 +218,6 @@ def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
 
 def with_includes(path: str, content: bytes, check: Check | None = None) -> tuple[Document, list[tuple[str, bytes]]]:
     """Parse a policy; return the document, and the name and content of each file that it was read from, the policy's first.
-
     `check` is called with each included file.  Raises PolicyError, and what `check` raises."""
     sources = [(path, content)]
     include = reading.below(path, check)
@@ -246,9 +244,8 @@ def is_current(filter_: Compiled) -> bool:
 
 
 def default_policy(name: str) -> str:
-    """Return the policy to use for a program if none was named: NAME.policy in the current folder.
-
-    Raises EnforceError if every user can create files in that folder and the policy exists."""
+    """Return the policy to use for a program if none was named: NAME.policy in the current folder.  Raises EnforceError if
+    every user can create files in that folder and the policy exists."""
     path = f"{os.path.basename(name.rstrip('/')) or 'program'}.policy"
     if os.stat(".").st_mode & stat.S_IWOTH and os.path.lexists(path):
         raise EnforceError(
@@ -272,10 +269,8 @@ def trusting(strangers: dict[str, int]) -> Check:
 
 
 def owner_warning(file: str, owner: int) -> str:
-    """Return what is said about a policy file of another user, by its owner's id.
-
-    In a user namespace, stat(2) reports the overflow id for each owner whom the namespace lacks, such as root outside of it
-    (user_namespaces(7))."""
+    """Return what is said about a policy file of another user, by its owner's id.  In a user namespace, stat(2) reports the
+    overflow id for each owner whom the namespace lacks, such as root outside of it (user_namespaces(7))."""
     try:
         is_unknown = _is_not_mapped(owner)
     except OSError:  # there is no /proc

@@ -112,9 +112,8 @@ class Compiled:
 
 
 def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool = False) -> bytes:
-    """Return the content of the file for a compiled filter, signed with `secret`; b"" gives a checksum only.
-
-    `made_by` identifies the code that compiled.  `is_shipped`: another machine may use the file."""
+    """Return the content of the file for a compiled filter, signed with `secret`; b"" gives a checksum only.  `made_by`
+    identifies the code that compiled.  `is_shipped`: another machine may use the file."""
     from callfence.enforcer.later import without_digests
 
     later = without_digests(compiled.later) if is_shipped and compiled.later else compiled.later

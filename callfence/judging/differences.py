@@ -255,8 +255,7 @@ def _head(judgement: Judgement) -> Iterator[str]:
 
 
 def redundant_lines(judgement: Judgement) -> Iterator[str]:
-    """Yield a line for each kind of change with redundant calls, or with calls that follow from a setting, with as many of
-    their names as fit."""
+    """Yield a line for each kind of change with redundant calls, or calls that follow from a setting; as many names as fit."""
     for change, text, names in (*following(judgement), *redundant(judgement)):
         line = f"{change.value} {text}: {', '.join(names)}"
         yield textwrap.shorten(line, WIDTH, placeholder=" ...", break_on_hyphens=False)

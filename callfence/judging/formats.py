@@ -65,8 +65,7 @@ class Lines:
         return self.of_setting(finding.name) if finding.arch is None else self.of_call(finding.arch, finding.name)
 
     def of_setting(self, setting: str) -> int | None:
-        """Return the line of a setting or of a line about files (`default`, `arch x86_64`, `path /etc`); None if the file does
-        not have it."""
+        """Return the line of a setting or of a line about files (`default`, `arch x86_64`, `path /etc`), or None."""
         return self._settings.get(tuple(setting.split()))
 
     def of_call(self, arch: Arch, name: str) -> int | None:

@@ -178,9 +178,8 @@ class _Table:
         self._functions.sort(key=lambda function: function[0])
 
     def name(self, offset: int) -> str:
-        """Return the function with the code at an offset in the file, such as `openat64+0x37`; '' if none is known.
-
-        A call site is the address after the call's instruction, which may be the function's last."""
+        """Return the function with the code at an offset in the file, such as `openat64+0x37`; '' if none is known.  A call
+        site is the address after the call's instruction, which may be the function's last."""
         for start, size, address in self._segments:
             if start < offset <= start + size:
                 return self._at(offset - start + address)
@@ -249,9 +248,7 @@ def with_names(executable: str, names: Mapping[str, Sequence[str]]) -> str:
 
 def such_as(observations: Sequence[Observation], *, bare: bool = False) -> tuple[str, list[str]]:
     """Return an example call, from the first observation, with the data that its pointers point to; and the other facts about
-    all observations.
-
-    `bare`: the observations are from a companion, which does not have all arguments."""
+    all observations.  `bare`: the observations are from a companion, which does not have all arguments."""
     event = observations[0].event
     unknown = [index for index, value in enumerate(observations[0].arguments) if value is None] if bare else []
     first, others = examples(event, joined({fact for observation in observations for fact in observation.evidence}))

@@ -36,9 +36,7 @@ def _is_record(line: bytes) -> bool:
 
 def rows(line: bytes, identity: Identity) -> Iterator[Row]:
     """Yield the row of a line; for a denied call one for each policy that denies it.  What `identity` lacks is taken from the
-    record.
-
-    Raises BadLineError for a line that cannot be used."""
+    record.  Raises BadLineError for a line that cannot be used."""
     if not line:
         raise BadLineError(f"a line of more than {MAX_LINE >> 10} KiB, which enforce does not write")
     try:

@@ -60,9 +60,8 @@ class Prepared(NamedTuple):
 
     @property
     def is_silent(self) -> bool:
-        """Whether a run with nothing new prints nothing, and changes only the recording.
-
-        Then most of the modules that report or write need not be loaded."""
+        """Whether a run with nothing new prints nothing, and changes only the recording.  Then most of the modules that report
+        or write need not be loaded."""
         given = self.options
         changes = given.evidence or given.arm or given.default or given.portable or given.within or given.phases
         is_settled = self.is_warm and self.existing is not None and self.existing.is_settled
@@ -98,10 +97,8 @@ class Prepared(NamedTuple):
 
 
 def prepare(options: LearnOptions, name: str) -> Prepared:
-    """Return the options and files of a run.
-
-    Raises UserError, OSError and others for whatever would keep the policy from being written, so that the error comes before
-    the program runs.  `name` is the program's."""
+    """Return the options and files of a run.  Raises UserError, OSError and others for whatever would keep the policy from
+    being written, so that the error comes before the program runs.  `name` is the program's."""
     if not machine.IS_KNOWN:
         raise UserError(f"learn {machine.UNKNOWN}")
     policy = options.output or policy_path(name)

@@ -61,10 +61,8 @@ class _Line:
         self._lock = threading.Lock()
 
     def tick(self, loop: Loop) -> None:
-        """Draw the line if REFRESH seconds have passed, and have the tracer erase it before the program writes.
-
-        If writes may run without a stop, so that the tracer cannot erase it in time, draw only if standard output is no
-        terminal."""
+        """Draw the line if REFRESH seconds have passed, and have the tracer erase it before the program writes.  If writes may
+        run without a stop, so that the tracer cannot erase it in time, draw only if standard output is no terminal."""
         loop.calls.draws = self._shares_terminal
         if time.monotonic() - self._drawn < REFRESH:
             return

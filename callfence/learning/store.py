@@ -180,10 +180,8 @@ def _generate(
     whole: Recording,
     old: Recording | None = None,
 ) -> Generated:
-    """Return the policy that is generated from `observed`, with the run's files and ports if these are learned.
-
-    `whole` is the recording with the run.  `old` is the recording without it; only if it is given can `--phases` choose
-    phases."""
+    """Return the policy that is generated from `observed`, with the run's files and ports if these are learned.  `whole` is the
+    recording with the run.  `old` is the recording without it; only if it is given can `--phases` choose phases."""
     generated = _with_phases(prepared, observed, existing, whole, old)
     from callfence.learning.granted import watched, with_files
 
@@ -224,10 +222,8 @@ def _of_start(prepared: Prepared, observed: Sequence[Observation], existing: Doc
 
 
 def _trusted(whole: Recording, run: Run, existing: Document | None) -> tuple[Observation, ...]:
-    """Return the observations of the run, and those of earlier runs that the policy allows.
-
-    So calls that a user has removed from the policy stay removed, and a forged recording, or one of another program, adds
-    nothing."""
+    """Return the observations of the run, and those of earlier runs that the policy allows.  So calls that a user has removed
+    from the policy stay removed, and a forged recording, or one of another program, adds nothing."""
     if existing is None:
         return whole.observations
     from callfence.policygen.learning.within import forbidden

@@ -127,9 +127,7 @@ def watch(
     program: Program | None, name: str, prepared: Prepared, witness: Witness | None = None
 ) -> tuple[Run | None, tuple[Observation, ...], int | None]:
     """Run the program, or attach to the processes of --pid if it is None; return the run, its observations, and the wait
-    status.
-
-    The run is None if the program was killed in its execve."""
+    status.  The run is None if the program was killed in its execve."""
     options = prepared.options
     recorder = Recorder(places_of(program, options))
     if not (prepared.is_warm or options.no_evidence):

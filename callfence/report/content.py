@@ -80,8 +80,7 @@ class Against:
     judgement: Judgement
 
     def became_possible(self, finding: Finding) -> bool:
-        """Return whether a finding of the report's policy comes from one of the differences: then the other policy does not
-        have it."""
+        """Return whether a finding of the report's policy comes from one of the differences, so that the other lacks it."""
         return any(finding.rule == headline.rule for headline in self.judgement.headlines) or any(
             finding.rule in {danger.id for danger in ranked.dangers} and finding.name == name_in(ranked.difference)
             for ranked in self.judgement.relevant

@@ -52,8 +52,7 @@ def read(log: Path) -> BinaryIO:
 
 
 def _made(log: Path, like: os.stat_result) -> BinaryIO:
-    """Make a log with the user, group and mode of another.  Raises FileExistsError: by a link, the user could have root change
-    another file."""
+    """Make a log with the user, group and mode of another.  Raises FileExistsError: root must not follow a user's link."""
     file = open(log, "xb")  # noqa: SIM115, as the caller closes it
     os.fchown(file.fileno(), like.st_uid, like.st_gid)
     os.fchmod(file.fileno(), like.st_mode & 0o777)

@@ -34,9 +34,7 @@ def as_objects(losses: Iterable[Loss]) -> list[dict[str, object]]:
 
 def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
     """Convert a file of the format `name` into a policy.  Return the document, which has the losses in comments, and the
-    losses.
-
-    `file` is the name to show, `data` the content.  Raises UserError if the content is not of the format."""
+    losses.  `file` is the name to show, `data` the content.  Raises UserError if the content is not of the format."""
     imported = formats.reader(name)(data, file, options)
     made = new_document(imported.policy, f"{file} ({name})")
     comments = [

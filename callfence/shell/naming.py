@@ -57,7 +57,6 @@ class Place(NamedTuple):
 
 def name_of(arguments: Sequence[str], environment: Mapping[str, str], folder: str) -> str:
     """Return the name of the policy of a command: a file name without `.policy`, in which no character leaves the folder.
-
     `arguments` are the shell's; `folder` is the working folder, an absolute path."""
     kind, package, step = _identity(arguments, environment, folder)
     name = "-".join(_safe(word) for word in (kind, package) if word) + (f"+{_safe(step)}" if step else "")
@@ -236,8 +235,7 @@ def is_below(folder: str, root: str) -> bool:
 
 
 def _safe(text: str) -> str:
-    """Return a text as a part of a file's name: other characters than a few are `%XX`, and so is a dot at the start.  Different
-    texts stay different."""
+    """Return a text as a part of a file's name, reversibly: a dot at the start, and characters other than a few, are `%XX`."""
     name = "".join(
         letter if letter in _PLAIN else "".join(f"%{byte:02X}" for byte in letter.encode(errors="surrogateescape"))
         for letter in text

@@ -42,23 +42,20 @@ class Stops:
     instance, ends only after the ends of its threads have been waited for."""
 
     def __init__(self, children: int = -1) -> None:
-        """`children`: a descriptor that is readable when a child has stopped or ended (SIGCHLD); with -1, waits have no
-        timeout."""
+        """`children`: a descriptor that is readable when a child has stopped or ended (SIGCHLD), or -1 for no timeout."""
         self._kept: list[tuple[int, int]] = []
         self._children = children
         self._poller: select.poll | None = None
 
     def next(self, *, waits: bool = True) -> tuple[int, Stop]:
-        """Return the next task and its stop or end; task 0 if there is none now and `waits` is false.  Raises
-        ChildProcessError."""
+        """Return the next task and its stop or end; task 0 if none is there and `waits` is false.  Raises ChildProcessError."""
         task, status = self._kept.pop(0) if self._kept else os.waitpid(-1, linux.WALL | (0 if waits else os.WNOHANG))
         return task, stop_of(status)
 
     def of(self, pid: int) -> Stop:
-        """Wait for the next stop of a running task.
-
-        Raises GoneError if the task has ended, or vanished in an execve of another thread, which `next` will return.  If there
-        is a descriptor to wait with and the task sleeps for `_SLEEPS` milliseconds, kills it and raises HeldUpError."""
+        """Wait for the next stop of a running task.  Raises GoneError if the task has ended, or vanished in an execve of
+        another thread, which `next` will return.  If there is a descriptor to wait with and the task sleeps for `_SLEEPS`
+        milliseconds, kills it and raises HeldUpError."""
         while True:
             try:
                 task, status = os.waitpid(-1, linux.WALL | (0 if self._children < 0 else os.WNOHANG))
@@ -148,9 +145,8 @@ class Surgery:
         """Whether the filter has been installed."""
 
     def call(self, name: str, *arguments: int) -> int:
-        """Make the process perform a system call, again if a stop interrupts it; return its result, or a negative errno.
-
-        Kills it, and raises GoneError, if it makes another call: who shares its memory can change the instruction."""
+        """Make the process perform a system call, again if a stop interrupts it; return its result, or a negative errno.  Kills
+        it, and raises GoneError, if it makes another call: who shares its memory can change the instruction."""
         registers = self._for_call(name, *arguments)
         while True:
             MACHINE.set_registers(self.pid, registers)
@@ -272,8 +268,7 @@ class Key:
         return tuple(word & mask for word in self._words)
 
     def is_in(self, call: tuple[int, int], arguments: Sequence[int]) -> bool:
-        """Return whether the program itself makes a call that filters would take for one of the helper's.  `call`: AUDIT_ARCH_*
-        and number."""
+        """Return whether the program makes a call that filters take for the helper's.  `call`: AUDIT_ARCH_* and number."""
         convention = MACHINE.of(call[0])
         word = self.spare(convention)[0]
         if call[1] == convention.number_of("mmap"):

@@ -79,8 +79,7 @@ class Follower:
     # What happens
 
     def _next(self) -> tuple[int, Stop]:
-        """Return the next task and its stop or end; task 0 if none is left.  Meanwhile, answer the calls that listeners
-        receive."""
+        """Return the next task and its stop or end, task 0 if none is left; meanwhile, answer the calls of listeners."""
         while self._duty.is_answering:
             self._answer_made()
             pid, stop = self._stops.next(waits=False)
@@ -124,9 +123,8 @@ class Follower:
             inject.go_on(linux.PTRACE_SYSCALL, pid, stop)
 
     def _ends(self, pid: int, process: Process, stop: Stop) -> None:
-        """Handle a stop of a process that SIGSYS should end; its other threads stay stopped.
-
-        If SIGSYS does not end it, because another process shares its signal handlers, SIGKILL does at the next stop."""
+        """Handle a stop of a process that SIGSYS should end; its other threads stay stopped.  If SIGSYS does not end it,
+        because another process shares its signal handlers, SIGKILL does at the next stop."""
         if pid != process.doomed:
             return
         if stop.kind == SIGNAL and stop.signal == linux.SIGSYS:

@@ -107,8 +107,7 @@ class Grants:
             self._close(descriptor)
 
     def _report(self) -> None:
-        """Add a remark for each line that grants nothing; one for all lines in a named folder that is not there
-        (HOME=/nonexistent)."""
+        """Add a remark for each line that grants nothing; one for all below a folder that is missing (HOME=/nonexistent)."""
         for line, path, problem in self._failed:
             name, slash, rest = line.partition(b"/")
             who = f"path {os.fsdecode(line)} grants"
@@ -127,9 +126,8 @@ class Grants:
             os.close(descriptor)
 
     def _look_for_links(self, line: bytes, path: bytes, descriptor: int) -> None:
-        """Add a remark if the path, which is below a named folder, leads outside of it by a symbolic link.
-
-        Links below the path need no look: Landlock judges the file that they lead to."""
+        """Add a remark if the path, which is below a named folder, leads outside of it by a symbolic link.  Links below the
+        path need no look: Landlock judges the file that they lead to."""
         try:
             real = os.readlink(b"/proc/self/fd/%d" % descriptor)
         except OSError:  # /proc is not mounted
@@ -150,9 +148,8 @@ def _is_in(path: bytes, folder: bytes) -> bool:
 
 
 def _without_links(path: bytes, folder: bytes) -> bytes:
-    """Return where a path leads if no symbolic link below a folder is on the way; b"" if it is not below the folder.
-
-    An earlier run may have made such a link, if the policy lets the program make some in the folder."""
+    """Return where a path leads if no symbolic link below a folder is on the way; b"" if it is not below the folder.  An
+    earlier run may have made such a link, if the policy lets the program make some in the folder."""
     path, real = os.path.abspath(path), os.path.realpath(folder)
     for above in (os.path.abspath(folder).rstrip(b"/") + b"/", real.rstrip(b"/") + b"/"):
         if path.startswith(above) and path != above:

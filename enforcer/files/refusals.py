@@ -61,9 +61,7 @@ _OPENS = {
 
 def refusals(filter_: bytes, rules: Ruleset, *, reports: bool) -> bytes:
     """Return the instructions to put before a policy's filter, whose files and ports Landlock confines by `rules`; b"" if it
-    confines none.
-
-    With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run."""
+    confines none.  With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run."""
     files, connect, bind = rules.paths is not None, is_confined(rules.connect), is_confined(rules.bind)
     if not (files or connect or bind):
         return b""

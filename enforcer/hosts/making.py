@@ -41,8 +41,7 @@ class Making:
         """By task: the number and arguments of a call that was made and then interrupted before its answer, and its result."""
 
     def former(self, request: Request) -> int | None:
-        """Return the result of a call that was made already, and is made again because its answer was interrupted; None for
-        another call."""
+        """Return the result of a call that is made again because its answer was interrupted; None for another call."""
         former = self._undelivered.pop(request.call.task, None)
         return former[1] if former and former[0] == request.identity else None
 

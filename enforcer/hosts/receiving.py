@@ -62,8 +62,7 @@ class Receiving:
     def _receive(
         self, request: Request, number: int, size: int, flags: int, store: Callable[[int, bytes, bytes], int]
     ) -> int | None:
-        """Receive from a resolver as if from the name server; let the call run for any other socket, since receiving reaches no
-        one."""
+        """Receive from a resolver as if from the name server; let calls on other sockets run: receiving reaches no one."""
         if not self._targets.led or flags & _MSG_ERRQUEUE:
             self._making.let_run(request)
             return None

@@ -89,8 +89,7 @@ class Sending:
         return self._send_message(request, at, flags & INT, int)
 
     def _send_message(self, request: Request, at: int, flags: int, done: Callable[[int], int]) -> int | None:
-        """Send the message of a struct msghdr; return the call's result, which `done` makes of that of sending, or None if it
-        is waited for."""
+        """Send the message of a struct msghdr; return what `done` makes of the result, or None if it is waited for."""
         call = request.call
         socket = self._making.copier.socket(call.task, request.arguments[0] & INT)
         sending = _Message(request, socket, flags, done)

@@ -44,9 +44,7 @@ class Answers:
         devices: tuple[int, int],
     ) -> None:
         """`waiting` has the calls that are answered later.  `program` is the id of the process whose exit status is that of
-        `enforce`, and `pidfd` a descriptor of it.
-
-        `devices`: descriptors of /dev/null and /dev/full, or -1."""
+        `enforce`, and `pidfd` a descriptor of it.  `devices`: descriptors of /dev/null and /dev/full, or -1."""
         gc.enable()  # it is off during the start
         self._notification = notification
         self._waiting = waiting

@@ -96,8 +96,7 @@ _NAMES = ("pass", "secret", "token", "key", "credential", "auth")
 
 
 def shown(command: Sequence[str]) -> list[str]:
-    """Return a command line without secrets, and without its end if it is longer than 300 characters; then the last word is
-    `...`."""
+    """Return a command line without secrets; of one longer than 300 characters the end, with `...` as the last word."""
     from callfence.policygen.evidence.words import SECRET, masked
 
     words, length, is_secret = list[str](), 0, False

@@ -96,8 +96,7 @@ class Peers:
         return self._mediator
 
     def _deny(self, request: Request, refusal: Refusal) -> bool:
-        """Report a call or a look-up that the mediator has denied; or ask about it, if a line would allow it, and return
-        True."""
+        """Report a call or look-up that the mediator denied; or ask about it, if a line would allow it, and return True."""
         try:
             verdict = self._loaded.verdict(request)
             if verdict is None:

@@ -39,8 +39,7 @@ class Reports:
     """Reports each distinct violation once, and counts its repetitions."""
 
     def __init__(self, reporter: Reporter, output: Output, program: int = 0, judge: Judge | None = None) -> None:
-        """`program`: the id of the process whose exit status is that of `enforce`.  `judge`: what judges files and ports; None
-        if they are not judged."""
+        """`program`: the id of the process whose exit status is that of `enforce`.  `judge`: that of files and ports."""
         self._reporter = reporter
         self._program = program
         self._judge = judge
@@ -84,8 +83,7 @@ class Reports:
         return [lack._replace(error="") for lack in ungranted_of(refusal)] if refusal else []
 
     def report_port(self, request: Request, verdict: Verdict, *, is_hidden: bool = False) -> None:
-        """Report a listen(2) that would take a port which a policy does not grant.  `is_hidden`: the helper may not look at
-        the socket."""
+        """Report a listen(2) that would take a port not granted.  `is_hidden`: the helper may not look at the socket."""
         why = "listen(2) on a socket without a port takes any free port"
         if is_hidden:
             why = f"{why}, and enforce may not look at this process's: it is not dumpable (prctl(2)), or another user's"
@@ -131,8 +129,7 @@ class Reports:
             self._publish(repeated)
 
     def failed(self, event: Event, number: int) -> None:
-        """Count a call that failed with this errno and was not denied, since that grants nothing: `summarise` writes it to the
-        log."""
+        """Count a call that failed with this errno and was not denied, for `summarise` to write it to the log."""
         self._failed[f"{call_name(event)} with {constants.family('errno', NATIVE).format(number)}"] += 1
 
     def say(self, text: str, level: str = "") -> None:
@@ -251,7 +248,6 @@ class Reports:
         self, evidence: Union, request: Request, verdict: Verdict, process: int, *, with_site: bool = False
     ) -> tuple[Mapping[int, Value], str]:
         """Return what the call's pointers point to, and with `with_site` its call site; add facts about them to the evidence.
-
         If the task has ended or was interrupted, return {} and ""."""
         event = verdict.event
         caller = WaitingTask(event.task, process)
@@ -360,8 +356,7 @@ class Counts:
         return max(QUIET, min(repeated.at + repeated.wait for repeated in self._more.values()) - time.monotonic())
 
     def due(self, least: float = 0.0) -> Iterator[Repeated]:
-        """Yield the violations whose counts are due, if their last report was at least `least` seconds ago, for the caller to
-        report."""
+        """Yield, for the caller to report, the violations whose counts are due and were reported `least` seconds ago."""
         now = time.monotonic()
         for key, repeated in [*self._more.items()]:
             if now >= repeated.at + max(repeated.wait, least):

@@ -50,10 +50,8 @@ class Reporter:
         self.stderr = stderr if log else -1
         """The program's standard error if reports go to a log; else -1."""
         self.policies = policies
-        """Returns the policies in the order of their filters, each with its file.
-
-        Called once, in the helper, at the first violation.  It must not depend on the working folder, which is /proc there, nor
-        read files, which may have changed."""
+        """Returns the policies in the order of their filters, each with its file.  Called once, in the helper, at the first
+        violation.  It must not depend on the working folder, which is /proc there, nor read files, which may have changed."""
         self.reach = reach
         """The files and ports that policies grant, if calls are judged by them; else None."""
         self.hosts = hosts

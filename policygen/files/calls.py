@@ -260,8 +260,7 @@ if TYPE_CHECKING:
 
 
 def needs(request: Wanted | Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
-    """Yield the rights that a request needs; nothing if the call fails for another reason.  `paths` has one path, or two for a
-    pair."""
+    """Yield the rights that a request needs, if the call does not fail anyway.  `paths` has one path, or two for a pair."""
     if isinstance(request, Pair):
         yield from _of_pair(request, paths, look)
     else:

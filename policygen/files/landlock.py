@@ -15,8 +15,7 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE, MAKE_CHAR = (
 MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM, REFER, TRUNCATE = (1 << bit for bit in range(7, 15))
 IOCTL_DEV = 1 << 15
 OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
-"""The rights that a rule for a file that is no folder can have; the kernel refuses others (security/landlock/fs.c,
-ACCESS_FILE)."""
+"""The rights that a rule for a file that is no folder can have (security/landlock/fs.c, ACCESS_FILE)."""
 BIND_TCP, CONNECT_TCP = 1, 2  # LANDLOCK_ACCESS_NET_*
 MAX_PORT = 65535
 _OPENS = READ_FILE | WRITE_FILE

@@ -32,10 +32,9 @@ class UnsupportedError(UserError):
 
 
 def function(space: Space, program: bytes) -> int:
-    """Return the function from events (`region`) to the return values of a filter, in canonical form (`meaning`).
-
-    Raises InvalidProgramError if the kernel would not load the filter, and UnsupportedError or algebra.TooComplexError if the
-    function cannot be computed exactly."""
+    """Return the function from events (`region`) to the return values of a filter, in canonical form (`meaning`).  Raises
+    InvalidProgramError if the kernel would not load the filter, and UnsupportedError or algebra.TooComplexError if the function
+    cannot be computed exactly."""
     instructions = bpf.decode(program)
     live = _live(instructions)
     data = region.data_words(space)
@@ -76,10 +75,8 @@ _ERRNO_0 = bpf.ret(Action(ActionKind.ERRNO, 1)) - 1
 
 
 def _outcomes(instruction: bpf.Instruction, registers: Registers) -> Sequence[Registers]:
-    """Return the registers at each of the instruction's successors.
-
-    After a comparison with a bound, the accumulator's bits above those of the bound are zero: what follows depends on nine bits
-    of a call's number instead of 32."""
+    """Return the registers at each of the instruction's successors.  After a comparison with a bound, the accumulator's bits
+    above those of the bound are zero: what follows depends on nine bits of a call's number instead of 32."""
     code, k = instruction.code, instruction.k
     if code & 7 == bpf.RET:
         return ()

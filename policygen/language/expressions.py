@@ -30,8 +30,7 @@ _COMPARISONS = {operator.value: operator for operator in (Operator.EQ, Operator.
 
 _EQUALITY = ("==", "!=")
 _WHOLE = ~0
-"""The field of a constant whose argument is an enumeration, not a set of bits: the constant is the value of the whole
-argument."""
+"""The field of a constant whose argument is an enumeration, not a set of bits: the constant is the whole argument."""
 
 
 class _Term(NamedTuple):

@@ -24,8 +24,7 @@ NOTE_WORDS = ("floor", "opaque", "portable", "many", "later")
 
 
 NO_START = "# no start: learned from a process that ran already (learn --pid): a program started under it is denied calls"
-"""The comment at the top of a policy that was learned without the program's start, so that no program can be started under
-it."""
+"""The comment at the top of a policy learned without the program's start, under which no program can be started."""
 
 
 def is_note(comment: str) -> bool:

@@ -30,8 +30,7 @@ class Source(NamedTuple):
         return f"{self.filename}:{self.line(offset)}"
 
     def error(self, message: str, start: int, end: int | None = None, hint: str = "", kind: Mistake = "syntax") -> PolicyError:
-        """Return a PolicyError, for the caller to raise, about a mistake at text[start:end]; without `end`, at one
-        character."""
+        """Return a PolicyError, for the caller to raise, about text[start:end]; without `end`, about one character."""
         begin = self.text.rfind("\n", 0, start) + 1
         stop = self.text.find("\n", start)
         line = self.text[begin : stop if stop >= 0 else len(self.text)]

@@ -126,8 +126,7 @@ class Options(NamedTuple):
     allow_opaque: Collection[str] = ()
     """The calls with arguments behind pointers (`floor.OPAQUE`) to allow."""
     implied: int = 0
-    """The version of the implied set that a new policy gets; 0 for none.  With a set, bits that the program can set later
-    anyway are free."""
+    """The version of the implied set that a new policy gets; 0 for none.  With a set, bits that can be set later are free."""
     portable: bool = False
     """Make the policy portable to other C libraries (`policygen.learning.portable`), if it is not."""
     default: Action | None = None
@@ -234,9 +233,8 @@ def _opaque(name: str, entry: Entry | None, observations: Sequence[Observation],
 
 
 def _joined(alternatives: Sequence[Expression], rules: Sequence[Rule], calls: Table, number: int) -> tuple[Expression, ...]:
-    """Return the alternatives and the rules as alternatives, with rules of the same key joined.
-
-    Learning never writes two alternatives with one key.  If there are two, a person has split them: they stay."""
+    """Return the alternatives and the rules as alternatives, with rules of the same key joined.  Learning never writes two
+    alternatives with one key.  If there are two, a person has split them: they stay."""
     arguments = calls.by_number[number].arguments
     written = [read(alternative, calls, number) for alternative in alternatives]
     times = Counter(key(rule) for rule in written if rule is not None)

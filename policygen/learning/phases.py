@@ -66,9 +66,7 @@ def start_of(document: Document) -> Document:
 
 def is_learned(existing: Document, recording: Recording, options: Options) -> bool:
     """Return whether the policy's phases are those that learning makes of the recording, so that a later choice may replace
-    them.
-
-    An incremental run records only waits that are triggers, so no phase can be chosen from it."""
+    them.  An incremental run records only waits that are triggers, so no phase can be chosen from it."""
     if any(run.warm and run.waits for run in recording.runs):
         return False
     start = start_of(existing)
@@ -188,8 +186,7 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     before = _danger(start)
 
     def score(triggers: Sequence[str], policy: Policy) -> tuple[int, int]:
-        """Return the danger score that all processes keep (unchanged for one that never enters the phase), and the number of
-        entries left."""
+        """Return the danger that processes keep, all of it where one never enters the phase, and how many entries are left."""
         danger, entered = _danger(policy), bits(tuple(triggers))
         return sum(weight * (danger if life & entered else before) for life, weight in weights.items()), _size(policy)
 
@@ -226,9 +223,8 @@ def _entered_by_all_that_serve(names: Sequence[str], lives: Collection[int]) -> 
 
 
 def _serving(triggers: Sequence[str]) -> tuple[str, ...]:
-    """Return the waits that show that a process serves, so that it has to enter a phase with these triggers.
-
-    Not all that wait for input serve others.  But where the triggers only wait for signals, those who enter serve nobody."""
+    """Return the waits that show that a process serves, so that it has to enter a phase with these triggers.  Not all that wait
+    for input serve others.  But where the triggers only wait for signals, those who enter serve nobody."""
     return ACCEPTS if {*triggers} - {*SIGNALS} else INPUT
 
 
@@ -247,9 +243,7 @@ def _learned(
     used: Policy,
 ) -> Policy:
     """Return the policy of the phase `name`, which begins with the waits `after`; `before` is the policy of the phase before
-    it, and `used` is `_used` of that.
-
-    The alternatives that the old policy allowed in the phase stay allowed."""
+    it, and `used` is `_used` of that.  The alternatives that the old policy allowed in the phase stay allowed."""
     first, own = old.get(START), old.get(name)
     late = [
         observation

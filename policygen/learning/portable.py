@@ -51,9 +51,8 @@ def made_portable(policy: Policy) -> Grown:
 
 
 def with_equivalents(policy: Policy, new: Mapping[Call, Iterable[Expression]]) -> Grown:
-    """Return the policy with the equivalents of `new`: alternatives of the calls' entries.
-
-    Equivalents of other alternatives are not added: a person may have removed them."""
+    """Return the policy with the equivalents of `new`: alternatives of the calls' entries.  Equivalents of other alternatives
+    are not added: a person may have removed them."""
     growth = _Growth(policy)
     for (arch, number), parts in new.items():
         action = policy.entries[arch][number].action

@@ -54,8 +54,7 @@ def generate_within(
 
 
 def _is_given_up(observation: Observation) -> bool:
-    """Return whether an observation has an argument whose values are no longer recorded; then all that the baseline allows of
-    the call is allowed."""
+    """Return whether an argument's values are no longer recorded; then all that the baseline allows of the call is allowed."""
     calls = table_of(observation.arch, observation.number)
     return calls is not None and bool(given_up(observation, calls))
 
@@ -131,9 +130,7 @@ def _cut(policy: Resolved, base: Resolved) -> Resolved:
 
 def _with_errors(policy: Resolved, against: Iterable[Observation], base: Resolved) -> Resolved:
     """Return the policy with the baseline's error for each observed call that the baseline fails whatever its arguments and the
-    policy has no entry for.
-
-    An opaque call fails with ENOSYS, the only error after which programs use another call."""
+    policy has no entry for.  An opaque call fails with ENOSYS, the only error after which programs use another call."""
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for observation in against:
         arch = Arch.from_audit(observation.arch)

@@ -92,8 +92,7 @@ def without(values: Values, given_up: Collection[int]) -> Values:
 
 
 def bounded(recording: Recording) -> Recording:
-    """Return the recording within the bounds on combinations, which merged runs may exceed: arguments are given up as far as
-    needed."""
+    """Return the recording within the bounds on combinations, which merged runs may exceed: arguments are given up."""
     sizes = Counter((observation.arch, observation.number) for observation in recording.observations)
     if max(sizes.values(), default=0) <= MANY and sizes.total() <= MANY_IN_ALL:
         return recording
@@ -110,8 +109,7 @@ def bounded(recording: Recording) -> Recording:
 
 
 def _folded(observations: Iterable[Observation], given_up: Mapping[Call, Collection[int]]) -> tuple[Observation, ...]:
-    """Return the observations without the values of these arguments; observations that become equal are joined, with the site
-    of the earliest."""
+    """Return the observations without the values of these arguments; equal ones are joined, with the earliest's site."""
     groups: defaultdict[object, list[Observation]] = defaultdict(list)
     for observation in observations:
         arguments = without(observation.arguments, given_up.get((observation.arch, observation.number), ()))
@@ -135,9 +133,7 @@ def _joined(equal: list[Observation]) -> Observation:
 
 def given_up(observation: Observation, calls: Table) -> frozenset[int]:
     """Return the indexes of the arguments of an observation that were given up: learning constrains them, but their values are
-    not recorded.
-
-    Empty for an observation without registers, as kernel logs give, since only its call is known."""
+    not recorded.  Empty for an observation without registers, as kernel logs give, since only its call is known."""
     if not any(observation.example):
         return frozenset()
     meanings = calls.arguments(observation.number, observation.example)
@@ -196,9 +192,8 @@ class Aggregator:
         """Changes when cached counters and masks are no longer valid."""
 
     def hot_mask(self, arch: int, number: int) -> int:
-        """Return the bits of `raw` that can distinguish observations of the call `number`, as an integer.
-
-        `arch` is AUDIT_ARCH_*.  The result is valid until `generation` changes."""
+        """Return the bits of `raw` that can distinguish observations of the call `number`, as an integer.  `arch` is
+        AUDIT_ARCH_*.  The result is valid until `generation` changes."""
         mask = self._masks.get((arch, number))
         if mask is None:
             mask = self._mask((arch, number))
@@ -312,8 +307,7 @@ class Aggregator:
         return without(recorded_values(calls, event), self._combinations.given_up.get((event.arch, event.number), ()))
 
     def _stop_recording(self, call: Call, indexes: Collection[int]) -> None:
-        """Stop recording the values of arguments, and join the counters that differ only in them; a 0 that means the caller is
-        kept."""
+        """Stop recording the values of arguments, but for a 0 that means the caller; join counters that differ only in them."""
         calls = table_of(*call)
         assert calls is not None
         arguments = calls.by_number[call[1]].arguments

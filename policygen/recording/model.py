@@ -185,22 +185,19 @@ class _Parts(NamedTuple):
 
 
 class Recording(_Parts):
-    """Runs, ascending by `Run.order`, and their observations, ascending by `Observation.order`.
-
-    Every observation has a count for each run, of which at least one is not 0."""
+    """Runs, ascending by `Run.order`, and their observations, ascending by `Observation.order`.  Every observation has a count
+    for each run, of which at least one is not 0."""
 
     __slots__ = ()
 
     def __new__(cls, runs: tuple[Run, ...] = (), observations: tuple[Observation, ...] = ()) -> Recording:
-        """Return a recording.  Raises WrongPlaceError if runs or observations are out of order, repeated, or wrongly
-        counted."""
+        """Return a recording.  Raises WrongPlaceError for runs or observations out of order, repeated, or wrongly counted."""
         _check_runs(runs)
         _check_observations(observations, len(runs))
         return super().__new__(cls, runs, observations)
 
     def of_run(self, run_id: str) -> tuple[Observation, ...]:
-        """Return the observations made in one run, with their counts in all runs.  Raises ValueError if the recording has no
-        such run."""
+        """Return the observations made in one run, with their counts in all.  Raises ValueError if there is no such run."""
         column = [run.id for run in self.runs].index(run_id)
         return tuple(observation for observation in self.observations if observation.counts[column])
 
@@ -219,8 +216,7 @@ class Recording(_Parts):
         return observation._replace(counts=tuple(count for count, run in pairs if not run.rehearsed))
 
     def rehearsed(self, observation: Observation) -> tuple[str, ...]:
-        """Return the faults (`Run.rehearsed`) of the runs that have this observation; () if one of these runs was an ordinary
-        one."""
+        """Return the faults (`Run.rehearsed`) of the runs with this observation; () if one of these was an ordinary run."""
         pairs = zip(self.runs, observation.counts, strict=True)
         rehearsed = dict.fromkeys(run.rehearsed for run, count in pairs if count)
         return () if "" in rehearsed else tuple(rehearsed)

@@ -87,9 +87,8 @@ def text(observations: Iterable[Observation], name: str) -> str:
 
 
 def reduced(observation: Observation, executable: str, place: str) -> Observation | None:
-    """Return the observation as a companion keeps it; None if the tables do not have the call.
-
-    `executable` and `place`, its call site's file and function, are the same from run to run."""
+    """Return the observation as a companion keeps it; None if the tables do not have the call.  `executable` and `place`, its
+    call site's file and function, are the same from run to run."""
     calls = table_of(observation.arch, observation.number)
     if calls is None:
         return None

@@ -72,9 +72,8 @@ def resolve(
 
 
 def with_accepted(document: Document, new: Policy, taken: Mapping[PolicyChange, Decision]) -> Document:
-    """Return the document with the accepted changes allowed in every phase, and their reasons; nothing else changes.
-
-    `new` is the policy without phases that the changes lead to.  Raises JoinError, TooComplexError."""
+    """Return the document with the accepted changes allowed in every phase, and their reasons; nothing else changes.  `new` is
+    the policy without phases that the changes lead to.  Raises JoinError, TooComplexError."""
     document = document.with_policy(in_each(lambda policy: _joined(policy, new, taken), document.policy))
     for change, decision in taken.items():
         if decision.why:
@@ -136,8 +135,7 @@ def _judged(new: Entry | None, decisions: Mapping[EntryChange, Decision]) -> Ent
 
 
 def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence[Expression]) -> Iterator[Expression]:
-    """Yield the part of the old entry that only the dropped alternatives of the new entry allow, in the old entry's words if
-    possible."""
+    """Yield what of the old entry only dropped alternatives of the new one allow, in the old words if possible."""
     if change.before is None:
         return
     sets = space()
@@ -189,8 +187,7 @@ def _with_old_phases(old: Policy, policy: Policy, asked: Set[tuple[Arch, int]]) 
 
 
 def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document:
-    """Return the new document, in which unchanged entries have their comments on the same lines as before if the comments are
-    unchanged."""
+    """Return the new document, with the comments of unchanged entries on the same lines as before if they are unchanged."""
     sections = dict(new.layout.sections)
     for arch, section in sections.items():
         before, entries = old.layout.sections.get(arch, Section()), dict(section.entries)

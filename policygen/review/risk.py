@@ -157,9 +157,7 @@ def _is_implied(
     sets: Space, difference: Difference, region: int, policy: Policy, answer: Action, own: frozenset[str], other: frozenset[str]
 ) -> bool:
     """Return whether an implied set gives all calls of a region the action `answer`, in a policy with the capabilities `own`;
-    `other` has those of the other policy.
-
-    False for a region that itself grants a capability which the other policy lacks."""
+    `other` has those of the other policy.  False for a region that itself grants a capability which the other policy lacks."""
     arch, number = difference.arch, difference.example.number
     arguments = table(arch).by_number[number].arguments
     rows_given = [row for row in rows(IMPLIED[-1], arch) if row.number == number and row.given <= own]

@@ -157,8 +157,7 @@ def _covered(
 def _widenings(
     alternative: Expression, number: int, observations: Sequence[Observation], calls: Table
 ) -> dict[tuple[int, Widening], int]:
-    """Return how an alternative allows more than the observations of its own call (a capability may come from another
-    call's)."""
+    """Return how an alternative allows more than its own call's observations (a capability may come from another's)."""
     own = [observation for observation in observations if observation.number == number]
     if not own or (rule := read(alternative, calls, number)) is None:
         return {}
@@ -189,7 +188,6 @@ class Explanation:
 
 def parse_call(text: str, arch: Arch) -> Event:
     """Return the call in a text, as `naming.format_call` writes it; other words around it (a report of `enforce`) are ignored.
-
     Arguments that are not given are 0.  Raises ValueError, whose text says what is wrong."""
     match = _CALL.search(_REGISTER.sub("", _POINTED.sub("=", text)))
     if match is None:

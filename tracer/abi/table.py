@@ -121,9 +121,8 @@ class Table:
         return frozenset(place for place, meanings in columns if len(set(meanings)) > 1)
 
     def newest(self, version: tuple[int, int]) -> int:
-        """Return the greatest call number that Linux `version` has on this architecture, apart from private ones.
-
-        Raises ValueError for versions that are not in the table (newest.tsv): before 5.1, or newer than it."""
+        """Return the greatest call number that Linux `version` has on this architecture, apart from private ones.  Raises
+        ValueError for versions that are not in the table (newest.tsv): before 5.1, or newer than it."""
         if version in self._newest:
             return self._newest[version]
         first, last = self._versions[0][0], self._versions[-1][0]

@@ -60,9 +60,8 @@ class Entry:
         )
 
     def call(self, name: str, *arguments: int) -> int | None:
-        """Have the task make the call `name`, and return its result as a signed number; None if the task has ended.
-
-        Raises PtraceError if the task is dying, TracerError if it is not and its registers cannot be restored."""
+        """Have the task make the call `name`, and return its result as a signed number; None if the task has ended.  Raises
+        PtraceError if the task is dying, TracerError if it is not and its registers cannot be restored."""
         changed = list(self._registers)
         changed[_NATIVE.number] = _NATIVE.numbers[name]
         for register, value in zip(_NATIVE.arguments, arguments, strict=False):

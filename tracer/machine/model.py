@@ -17,9 +17,8 @@ NO_CALL = (1 << 64) - 1
 
 
 class Convention:
-    """The calling convention for system calls in one mode of the processor (syscall(2)).
-
-    The attributes from `arguments` to `link` are indexes of `Registers`."""
+    """The calling convention for system calls in one mode of the processor (syscall(2)).  The attributes from `arguments` to
+    `link` are indexes of `Registers`."""
 
     __slots__ = (
         "arguments", "audit", "breakpoint", "frame", "instruction", "ip", "is_past", "link", "number", "numbers", "pointer",
@@ -80,9 +79,8 @@ class Convention:
 
 
 class Machine:
-    """A kind of machine.  The subclasses, one for each, are in modules of their own.
-
-    All methods about a task need one that is stopped by ptrace, and raise OSError if it is dying."""
+    """A kind of machine.  The subclasses, one for each, are in modules of their own.  All methods about a task need one that is
+    stopped by ptrace, and raise OSError if it is dying."""
 
     native: Convention
     compat: Convention

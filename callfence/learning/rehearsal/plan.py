@@ -217,9 +217,8 @@ def parse_choice(text: str) -> frozenset[str]:
 
 
 def plan(recording: Recording, caught: Collection[int], only: Collection[str], *, is_root: bool) -> tuple[Rehearsal, ...]:
-    """Return the runs to make after the plain runs of a recording, the most useful first.
-
-    `caught`: the signals for which the program has handlers.  `only`: names and groups of rehearsals; () for all."""
+    """Return the runs to make after the plain runs of a recording, the most useful first.  `caught`: the signals for which the
+    program has handlers.  `only`: names and groups of rehearsals; () for all."""
     places = _places(recording)
     rehearsals = [
         *(Rehearsal(row.name, row.group, row.description, circumstance=row) for row in CIRCUMSTANCES),

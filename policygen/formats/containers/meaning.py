@@ -50,8 +50,7 @@ _MULTIPLEXED = frozenset((
 
 
 def return_value(act: Act, errno: int | None) -> int:
-    """Return the 32-bit return value of the kernel's filter for the action `act`, with `errno` (or the datum of TRACE; None
-    means EPERM)."""
+    """Return the filter's 32-bit return value for the action `act`, with `errno` (or the datum of TRACE; None means EPERM)."""
     if act in _RET:
         return _RET[act]
     base = bpf.ret(Action(ActionKind.ERRNO, EPERM)) & bpf.ACTION_MASK if act is Act.ERRNO else bpf.TRACE
@@ -242,8 +241,7 @@ def _about(profile: Profile, sections: list[Arch]) -> Iterator[Loss]:
 
 
 def multiplexed(profile: Profile) -> tuple[str, ...]:
-    """Return the call names that libseccomp also applies to socketcall or ipc on i386; () if the profile allows socketcall and
-    ipc anyway."""
+    """Return the call names that libseccomp also applies to socketcall or ipc on i386, unless the profile allows these."""
     allowed = {name for rule in profile.rules if rule.act is Act.ALLOW and not rule.comparisons for name in rule.names}
     if {"socketcall", "ipc"} <= allowed:
         return ()

@@ -77,8 +77,7 @@ def has_boundary(policy: Resolved) -> bool:
 
 
 def unsaid(policy: Resolved, profile: Profile, runtime: str) -> Iterator[Loss]:
-    """Yield the losses that concern the profile as a whole.  `runtime` is the runtime that will read the profile, or '' for
-    any."""
+    """Yield the losses of the profile as a whole.  `runtime` is the runtime that will read it, or '' for any."""
     newer = {"crun": policy.default, "runc": ENOSYS if has_boundary(policy) else policy.default}
     for name, action in newer.items():
         if runtime in ("", name) and action != policy.unknown:
