@@ -1,5 +1,4 @@
-"""The companion of a policy, `NAME.evidence`: `learn` updates it, and the commands for reviewers read it where there is no
-recording."""
+"""The companion of a policy, `NAME.evidence`: `learn` updates it, and reviewers' commands read it without a recording."""
 
 from __future__ import annotations
 

@@ -383,12 +383,11 @@ def peek(pid: int, address: int) -> int:
     return linux.peeked(linux.PTRACE_PEEKDATA, pid, address)
 
 
-def peek_string(pid: int, address: int, limit: int = 256) -> bytes:
-    """Return the bytes at `address` up to a NUL; if none is among the first `limit` bytes, return these and at most 7 more.
-    Raises OSError."""
+def peek_string(pid: int, address: int) -> bytes:
+    """Return the bytes at `address` up to a NUL, of a longer text some 256 bytes.  Raises OSError."""
     start = address & ~7  # an aligned word is in one page
     text = peek(pid, start).to_bytes(8, "little")[address - start :]
-    while b"\0" not in text and len(text) < limit:
+    while b"\0" not in text and len(text) < 256:
         start += 8
         text += peek(pid, start).to_bytes(8, "little")
     return text.partition(b"\0")[0]

@@ -36,8 +36,7 @@ def is_readable(flags: int) -> bool:
 
 
 class Calls:
-    """The handlers of the calls of a run, by architecture and number.  The tracer calls `handle` when a task stops at a
-    call."""
+    """The handlers of the calls of a run, by architecture and number.  The tracer calls `handle` at each stop at a call."""
 
     def __init__(
         self, tasks: dict[int, Task], processor: SharedProcessor, allow_opaque: frozenset[str], gap: Callable[[str], None]
@@ -93,8 +92,7 @@ class Calls:
             self.always.add(number)
 
     def also_named(self, name: str, handler: Handler, *, always: bool = True) -> None:
-        """Register a handler, as `also` does, for the call `name` on both architectures of this machine; do nothing for one
-        without this call."""
+        """Register a handler, as `also` does, for the call `name` on those of this machine's two architectures that have it."""
         for arch in (NATIVE, COMPAT):
             if call := table(arch).by_name.get(name):
                 self.also(arch.audit, call.number, handler, always=always)

@@ -44,8 +44,7 @@ class TaskFamily:
         self._tally.turn(task)
 
     def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:
-        """When the kernel reports that `parent` has created the task `tid`, to which it has attached the tracer: add the task,
-        and return it."""
+        """When the kernel reports that `parent` has created the task `tid`, and attached the tracer: add it, and return it."""
         self.early.discard(tid)
         if (task := self.tasks.get(tid)) is None:  # else it was adopted before
             task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)

@@ -254,8 +254,7 @@ def read_memory(tid: int, address: int, length: int) -> bytes:
 
 
 def read_path(tid: int, address: int) -> bytes:
-    """Return the path at an address of a task.  Return b'' if it cannot be read or has no end within 4 KiB: the kernel fails a
-    call with such a path."""
+    """Return the path at an address of a task; b'' if it cannot be read or is longer than 4 KiB, so that the call fails."""
     room = PAGE - address % PAGE
     text = read_memory(tid, address, room)
     if b"\0" not in text:

@@ -57,8 +57,7 @@ else:
     )
 
     def _simple(code):
-        """Return the ctypes type of a C value by its format letter: those of struct, and `P` for a pointer, `z` for a
-        string."""
+        """Return the ctypes type of a C value by its format letter: as struct has, `P` for a pointer, `z` for a string."""
         return type(_SimpleCData)(f"c_{code}", (_SimpleCData,), {"_type_": code})
 
     c_char, c_char_p, c_void_p = map(_simple, "czP")
@@ -297,8 +296,7 @@ def checked(result: int, call: str) -> int:
 
 
 def raw_syscall(number: int, *arguments: object) -> int:
-    """Make a system call, and return its result, or -1 if it fails (then errno is set).  Integers are passed with all 64
-    bits."""
+    """Return the result of a system call, or -1 if it fails (errno is set).  Integers are passed with all 64 bits."""
     return int(functions.syscall(c_long(number), *map(_wide, arguments)))
 
 

@@ -94,6 +94,5 @@ ROWS = (
 
 
 def rows(effect: str, *places: str) -> Iterator[Row]:
-    """Yield the rows whose effect is `effect`; if `places` are given, only the rows that name the process in one of these
-    ways."""
+    """Yield the rows with the effect `effect`; with `places`, only those that name the process in one of these ways."""
     return (row for row in ROWS if row.effect == effect and (not places or row.place in places))

@@ -99,8 +99,7 @@ class Recorder(Protocol):
 
 
 class Tally:
-    """Counts calls by executable and by the register bits that distinguish observations; asks the recorder for a counter only
-    when a key is new."""
+    """Counts calls by executable and the register bits that distinguish observations; gets counters for new keys only."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -145,8 +144,7 @@ class Tally:
                     counter[_AFTER].add(page.entered | wait)
 
     def note(self, task: Task, event: Event) -> None:
-        """Record that the observation of `event`, which has been counted already, was also made after the waits that `task` has
-        begun."""
+        """Record that the observation of `event`, which was counted already, was also made after the waits of `task`."""
         self._recorder.counter(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
 
     def _new_counter(self, task: Task, key: int, info: bytearray) -> list[Any]:

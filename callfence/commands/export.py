@@ -150,8 +150,7 @@ def _print_losses(options: argparse.Namespace, exported: Exported) -> None:
 
 
 def _put(options: argparse.Namespace, exported: Exported) -> None:
-    """Write the result to the file of -o or to standard output; write a second file, if the format has one, beside the first or
-    to standard error."""
+    """Write the result to the file of -o or standard output, and a second file, if any, beside it or to standard error."""
     if options.output is None:
         sys.stdout.buffer.write(exported.data)
         sys.stdout.buffer.flush()

@@ -141,8 +141,7 @@ OWN_CODE = "own-code"
 
 
 def own(files: Files, policy: Path, code: Sequence[str] = ()) -> Iterator[tuple[str, Risk]]:
-    """Yield each line of a policy by which the program can change what confines it on this machine, or its own `code` (paths of
-    executables and scripts), with the risk."""
+    """Yield each line of a policy that lets the program change what confines it, or its own `code` (paths), with the risk."""
     from callfence.policygen.files.places import PlaceError, located
     from callfence.policygen.grants import Right, path_line
     from callfence.policygen.lint.files import Risk

@@ -1,5 +1,4 @@
-"""Explains lines about hosts and unix sockets, for `callfence why` and the report: whom recorded runs talked to, by which
-executables, and which addresses a name had."""
+"""Explains lines about hosts and unix sockets: whom recorded runs talked to, by which executables; a name's addresses."""
 
 from __future__ import annotations
 

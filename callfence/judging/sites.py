@@ -230,8 +230,7 @@ def site_lines(observations: Sequence[Observation], recording: Recording, symbol
 
 
 def started_as(recording: Recording) -> dict[str, tuple[str, ...]]:
-    """Return executable -> the names under which runs started it, if these are not its own: those of links to it, or of the
-    scripts that it interprets, ascending."""
+    """Return executable -> other names under which runs started it: of links to it, or scripts it interprets, ascending."""
     names: defaultdict[str, set[str]] = defaultdict(set)
     for run in recording.runs:
         name = os.path.basename(run.command[0]) if run.command else ""

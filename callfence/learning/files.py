@@ -364,8 +364,7 @@ def _identity(path: bytes) -> tuple[int, int] | None:
 
 
 def _is_risky(path: str) -> bool:
-    """Return whether lint names a risk of reading a file: such a file is granted to a program that has read it, not to one that
-    has looked for it."""
+    """Return whether lint names a risk of reading a file, which is granted if it was read, not if it was looked for."""
     from callfence.policygen.lint.files import risks_of  # its tables are read for few programs
 
     return bool(risks_of(Files({path: Right.READ}, None, None)))

@@ -60,8 +60,7 @@ class Prepared(NamedTuple):
 
     @property
     def is_silent(self) -> bool:
-        """Whether a run with nothing new prints nothing, and changes only the recording.  Then most of the modules that report
-        or write need not be loaded."""
+        """Whether a run with nothing new prints nothing and changes only the recording, so that few modules need be loaded."""
         given = self.options
         changes = given.evidence or given.arm or given.default or given.portable or given.within or given.phases
         is_settled = self.is_warm and self.existing is not None and self.existing.is_settled
@@ -170,8 +169,7 @@ _HOST_LINE = re.compile(rb"^\s*(udp|unix|dns|tcp\s+connect\s+\S)", re.MULTILINE)
 
 
 def _names_hosts(existing: Compiled) -> bool:
-    """Return whether a policy has lines about hosts, UDP, unix sockets or names.  Its text is looked at first: most have none,
-    and parsing one takes a while."""
+    """Return whether a policy has lines about hosts, UDP, unix sockets or names; most have none, as their text shows fast."""
     if not any(_HOST_LINE.search(content) for _, content in existing.sources):
         return False
     from callfence.policygen.files.generalise_hosts import by_host

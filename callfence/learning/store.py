@@ -137,8 +137,7 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
 
 
 def _noted(generated: Generated, later: Sequence[Observation]) -> Generated:
-    """Return `generated` with notes on the entries that were made for the calls `later`, which no run made: that the policy or
-    the upper bound denies them is not reported."""
+    """Return `generated` with notes on the entries for the calls `later`, which no run made, and without denials of them."""
     calls = {(observation.arch, observation.number) for observation in later}
     document = generated.document
     for new in generated.new:

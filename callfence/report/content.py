@@ -126,8 +126,7 @@ class Report:
 
     @property
     def changed_settings(self) -> tuple[Headline, ...]:
-        """The settings that differ from the other policy, of at least the level warning, without those that a finding is about
-        or a reason accepts."""
+        """The settings that differ from the other policy, warnings at least, without those of findings and accepted ones."""
         judgement, rules = self.against.judgement if self.against else None, {finding.rule for finding in self.findings}
         return tuple(
             entry

@@ -68,8 +68,7 @@ def is_program(data: bytes) -> bool:
 
 
 def run_command(command: str, work: Callable[[], int]) -> int:
-    """Call `work`, and return its exit status.  If it raises CallfenceError or OSError, print the error's message for `command`
-    on standard error, and return 2."""
+    """Return the exit status of `work`; if it raises CallfenceError or OSError, print that for `command`, and return 2."""
     try:
         return work()
     except (CallfenceError, OSError) as error:

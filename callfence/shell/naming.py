@@ -152,8 +152,7 @@ def _apart(project: str, package: str) -> str:
 
 
 def _is_named(name: str, source: str, project: str) -> bool:
-    """Return whether the project's package.json says that a dependency is from this source, a file: another dependency could
-    name one that an earlier script has written."""
+    """Return whether the project's package.json has a dependency from this file; another's could name what a script wrote."""
     if not source.startswith("file:") or not project or _MODULES in f"{project}/{source}".split("/"):
         return False
     import json

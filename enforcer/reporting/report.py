@@ -73,8 +73,7 @@ class Reports:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
 
     def _unlined(self, event: Event) -> list[Ungranted]:
-        """Return why no entry would let a call run that the policies deny: it makes a socket about which there are no lines; []
-        for another call."""
+        """Return why no entry would let a denied call run: it makes a socket about which there are no lines; [] for others."""
         if self._reporter.hosts is None:
             return []
         from callfence.enforcer.hosts.targets import refusal_of

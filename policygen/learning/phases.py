@@ -6,6 +6,7 @@ observed at an unknown time, stays allowed.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -17,7 +18,6 @@ from callfence.policygen.language.layout import Layout
 from callfence.policygen.language.normal import normal_entry
 from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.generate import Generated, New, generate
-from callfence.policygen.learning.roles import by_role
 from callfence.policygen.lint.catalogue import Level, able
 from callfence.policygen.lint.findings import grants
 from callfence.policygen.model import ENTER, Always, Arm, Entry, Expression, Or, Phase, Policy, alternatives
@@ -26,8 +26,9 @@ from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.region import Budget, space, to_bdd
 from callfence.policygen.values import frozen, replace
+from callfence.tracer import linux
 from callfence.tracer.abi import Arch, table
-from callfence.tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, INPUT, SIGNALS, bits
+from callfence.tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, INPUT, SIGNALS, bits, forked
 
 SERVING = "serving"
 """The name of a learned phase."""
@@ -117,7 +118,7 @@ def staged(
     """Return the generated policy with these phases, each of which allows what was observed after its triggers.
 
     `existing` is the previous document; what it allows in one of the phases stays allowed there, unless `anew`.  `whole` is
-    the recording that shows with which waits processes begin (`roles.by_role`)."""
+    the recording that shows with which waits processes begin (`by_role`)."""
     observations = by_role(observations, whole)
     old = dict(phase_policies(existing.policy)) if existing and not anew else {}
     policy = _in_stages(generated.document.policy, old, observations, phases, options)
@@ -331,3 +332,44 @@ def _danger(policy: Policy) -> int:
 def _grants(policy: Policy) -> dict[tuple[str, str], Level]:
     """Return (call, rule) -> level for the linter's findings in the entries of a policy."""
     return {(finding.name, finding.rule): finding.level for finding in grants(Document(policy), Budget())}
+
+
+# When calls were made: a process that is started again has the role of the first, and threads are started at any time
+#
+# Processes have the same role if they run the same executable and were forked as often since it was executed: a master, its
+# workers.  A worker that replaces another one begins with the waits that the master has begun meanwhile, and so in a phase that
+# the first workers had yet to enter.
+
+
+def by_role(observations: Sequence[Observation], recording: Recording) -> list[Observation]:
+    """Return the observations as if each process had begun with all the waits with which processes of its role in the recording
+    began; `after` has no forks.  Starting a thread gets no time, so that it ends with no phase: which thread waits before which
+    is started is chance, a server starts more of them later, and a thread may do no more than who starts it."""
+    inherited: dict[tuple[str, int], int] = defaultdict(int)
+    for executable, forks, waits in _begun(recording):
+        inherited[executable, forks] |= waits
+
+    def after(observation: Observation) -> Iterator[int]:
+        for waits in observation.after:
+            yield waits % FORK | inherited.get((observation.executable, waits // FORK), 0)
+
+    return [
+        observation._replace(after=() if _starts_thread(observation) else tuple(sorted({*after(observation)})))
+        for observation in observations
+    ]
+
+
+def _starts_thread(observation: Observation) -> bool:
+    return observation.name == "clone" and bool(observation.example[0] & linux.CLONE_THREAD)
+
+
+def _begun(recording: Recording) -> Iterator[tuple[str, int, int]]:
+    """Yield (executable, forks, waits) of new processes: their roles, and the waits with which they began."""
+    executed = {pair for run in recording.runs for pair in run.executed}
+    for observation in recording.observations:
+        name, starter = observation.name, observation.executable
+        if name in ("fork", "vfork", "clone3", "clone") and not _starts_thread(observation):
+            for waits in observation.after:
+                yield starter, forked(waits) // FORK, waits % FORK
+        elif name in ("execve", "execveat"):
+            yield from ((path, 0, waits % FORK) for by, path in executed if by == starter for waits in observation.after)

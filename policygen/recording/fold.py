@@ -227,8 +227,7 @@ class Aggregator:
         """Do nothing.  A subclass can override this to report that something is not recorded; `what` is a sentence about it."""
 
     def look(self, counter: EventCounter, event: Event, caller: Caller) -> bool:
-        """Add the facts of an event to the counter of its observation; return whether the observation's next event is to be
-        passed to `look` as well."""
+        """Add the facts of an event to its observation's counter; return whether `look` is to get the next event, too."""
         if self._where is None or counter[4] <= 0:
             return False
         if self._pointers is None:

@@ -201,8 +201,7 @@ def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document
 
 
 def reasons_needed(document: Document, findings: Iterable[Finding], change: PolicyChange) -> tuple[str, ...]:
-    """Return the ids of the `findings` of the document, of at least the level warning and not accepted, that a reason on the
-    change's line settles."""
+    """Return the ids of the document's `findings`, unaccepted warnings at least, that a reason on the change's line settles."""
     rules: set[str] = set()
     if isinstance(change, EntryChange) and change.after is not None:
         rules |= {*_combined_with(document, change.arch, change.number, change.after)}

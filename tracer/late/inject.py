@@ -34,8 +34,7 @@ class Stops(Protocol):
         The kernel does not report the end of a process's first thread before the ends of its other threads have been taken."""
 
     def put_back(self, tid: int, status: int) -> None:
-        """Have a status handled later that is not a stop at the injected call: the task has ended, or another thread's execve
-        has taken over its tid."""
+        """Have a status handled later that is no stop at the injected call: an end, or another thread's execve with its tid."""
 
 
 class Entry:

@@ -115,8 +115,7 @@ class Machine:
         return {(arch, number) for arch, numbers in self.numbers_by_arch(*names).items() for number in numbers}
 
     def syscall(self, name: str, *arguments: object) -> int:
-        """Make the system call `name`, and return its result, or -1 if it fails (then errno is set).  Integers are passed with
-        all 64 bits."""
+        """Return the result of the system call `name`, or -1 if it fails (errno is set).  Integers have all 64 bits."""
         return linux.raw_syscall(self.native.numbers[name], *arguments)
 
     # Registers
@@ -167,8 +166,7 @@ class Machine:
     # The breakpoint in the processor, which a task cannot change
 
     def target(self, convention: Convention, address: int) -> tuple[int, Convention]:
-        """Return the address of the instruction to which a jump to `address` leads, and the convention of the mode in which it
-        is executed."""
+        """Return the address of the instruction to which a jump to `address` leads, and the convention of its mode."""
         return address, convention
 
     def set_breakpoint(self, tid: int, address: int, convention: Convention) -> None:
