@@ -296,7 +296,7 @@ def checked(result: int, call: str) -> int:
 
 
 def raw_syscall(number: int, *arguments: object) -> int:
-    """Return the result of a system call, or -1 if it fails (errno is set).  Integers are passed with all 64 bits."""
+    """Make a system call; return its result, or -1 if it fails (errno is set).  Integers are passed with all 64 bits."""
     return int(functions.syscall(c_long(number), *map(_wide, arguments)))
 
 

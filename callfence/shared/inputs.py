@@ -68,7 +68,7 @@ def is_program(data: bytes) -> bool:
 
 
 def run_command(command: str, work: Callable[[], int]) -> int:
-    """Return the exit status of `work`; if it raises CallfenceError or OSError, print that for `command`, and return 2."""
+    """Call `work`, and return its status; if it raises CallfenceError or OSError, print that for `command`, and return 2."""
     try:
         return work()
     except (CallfenceError, OSError) as error:

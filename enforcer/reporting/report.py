@@ -355,7 +355,7 @@ class Counts:
         return max(QUIET, min(repeated.at + repeated.wait for repeated in self._more.values()) - time.monotonic())
 
     def due(self, least: float = 0.0) -> Iterator[Repeated]:
-        """Yield, for the caller to report, the violations whose counts are due and were reported `least` seconds ago."""
+        """Yield, for the caller to report, those with counts due, last reported at least `least` seconds ago."""
         now = time.monotonic()
         for key, repeated in [*self._more.items()]:
             if now >= repeated.at + max(repeated.wait, least):

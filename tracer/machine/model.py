@@ -115,7 +115,7 @@ class Machine:
         return {(arch, number) for arch, numbers in self.numbers_by_arch(*names).items() for number in numbers}
 
     def syscall(self, name: str, *arguments: object) -> int:
-        """Return the result of the system call `name`, or -1 if it fails (errno is set).  Integers have all 64 bits."""
+        """Make the system call `name`; return its result, or -1 if it fails (errno is set).  Integers have all 64 bits."""
         return linux.raw_syscall(self.native.numbers[name], *arguments)
 
     # Registers
