@@ -28,22 +28,20 @@ def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
     """Confine this process, and all that it starts, by a policy for good.  This needs no privilege.
 
     `filters` is a policy's text, or a mapping of system calls (of this machine; names with or without `sys_`, or numbers) to
-    what an entry has after its colon: `{"sys_read": "fd == 0", 1: 1, "exit_group": "allow"}`.  A call that the policy
-    does not allow gets the default action: the process is killed unless the text has another `default`.  The policy's
-    `arm` is ignored.
+    what an entry has after its colon: `{"sys_read": "fd == 0", 1: 1, "exit_group": "allow"}`.  A call that the policy does not
+    allow gets the default action: the process is killed unless the text has another `default`.  The policy's `arm` is ignored.
 
-    "now": when this returns, every thread is confined.  The interpreter makes calls of its own (munmap, futex,
-    rt_sigaction, exit_group ...), which the policy has to allow.  Calling this again can only reduce what is allowed.
+    "now": when this returns, every thread is confined.  The interpreter makes calls of its own (munmap, futex, rt_sigaction,
+    exit_group ...), which the policy has to allow.  Calling this again can only reduce what is allowed.
 
     "on_exec": this process stays unconfined until its next execve, and the executed program is confined from its first
-    instruction.  Until then this process must have only one thread and start no process; otherwise it ends with status
-    125, since the new thread or process could not be confined.  A process can use "on_exec" only once.
+    instruction.  Until then this process must have only one thread and start no process; otherwise it ends with status 125,
+    since the new thread or process could not be confined.  A process can use "on_exec" only once.
 
     Raises PolicyError or CompileError for the policy, ValueError for another `when` or for an entry of several lines, and
-    EnforceError, KernelError or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be
-    set.  In one case files and ports are confined already, and the message says so: the policy has lines about them, and the
-    kernel has no memory or room for another filter (32,768 instructions for all filters of a process).
-    """
+    EnforceError, KernelError or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be set.
+    In one case files and ports are confined already, and the message says so: the policy has lines about them, and the kernel
+    has no memory or room for another filter (32,768 instructions for all filters of a process)."""
     if when not in ("now", "on_exec"):
         raise ValueError(f"when must be 'now' or 'on_exec', not {when!r}")
     text = filters if isinstance(filters, str) else _text(filters)
@@ -75,8 +73,7 @@ def confine(policy: str | os.PathLike[str] | None = None) -> None:
     Warns with UserWarning if another user owns the policy or a file that it includes, and so can change what it allows.
 
     Raises UserError, or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be set, and
-    except in the one case that `apply` describes.
-    """
+    except in the one case that `apply` describes."""
     if policy is None:
         script = sys.argv[0] if sys.argv else ""
         if script in ("", "-", "-c", "-m"):
@@ -93,8 +90,7 @@ def enter(phase: str, policy: str | os.PathLike[str] | None = None) -> bool:
     process installs the filter of the phase in the file `policy` on all its threads itself; if `policy` is None, nothing
     changes, and this returns False.  `learn --phases` begins the phase at this call.  Only system calls are confined.
 
-    Raises UserError, or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be set.
-    """
+    Raises UserError, or OSError if the kernel refuses.  Nothing has changed then, except that no_new_privs may be set."""
     if kernel.prctl_accepts(linux.CALLFENCE_ENTER, os.fsencode(phase)):
         return True
     if policy is None:

@@ -70,9 +70,8 @@ usage: callfence COMMAND [ARGUMENT ...]
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a subcommand and exit with its status, or with 2 for a mistake in the command line.
-
-    `arguments` are those after the command's name; None means sys.argv."""
+    """Run a subcommand and exit with its status, or with 2 for a mistake in the command line.  `arguments` are those after the
+    command's name; None means sys.argv."""
     # Starting, which makes fewer objects than this, takes a tenth less without a search for cycles; reading and merging
     # recordings, whose objects are in no cycles, take a quarter less with rare ones (three of 60,000 observations each).
     gc.set_threshold(100_000)
@@ -173,8 +172,7 @@ def _occupy_closed() -> None:
     """Open /dev/null in place of standard streams that were closed at the start: using input or output then fails with EBADF,
     and errors are discarded.
 
-    Otherwise the next files to be opened would get the numbers 0 to 2, and print() would print errors to standard output.
-    """
+    Otherwise the next files to be opened would get the numbers 0 to 2, and print() would print errors to standard output."""
     for number, (name, mode) in enumerate((("stdin", os.O_WRONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY))):
         if getattr(sys, name) is None:
             os.open(os.devnull, mode)  # gets the lowest number that is free: this one

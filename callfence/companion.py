@@ -1,5 +1,4 @@
-"""The companion of a policy, `NAME.evidence`: `learn` updates it, and the commands for reviewers read it where there is no
-recording."""
+"""The companion of a policy, `NAME.evidence`: `learn` updates it, and reviewers' commands read it without a recording."""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ def update(policy: Path, document: Document, recording: Recording, *, is_wanted:
     """Add the recording's evidence for the policy's rules to the companion, and remove evidence that fits no rule any more.
 
     If there is no companion file, it is written only with `is_wanted`.  With `fresh`, its former content is dropped.
-    Raises OSError.
-    """
+    Raises OSError."""
     path = companion_path(policy)
     if not is_wanted and not path.exists():
         return
@@ -82,8 +80,7 @@ def load_evidence(command: str, policy: Path, document: Document, recording: Pat
     """Load the recording of a policy, which is `recording` or the file beside the policy; if there is none, the companion.
 
     Lines of a companion that do not fit the policy are left out, and reported on standard error for `command`.
-    Raises RecordingError, UserError, OSError.
-    """
+    Raises RecordingError, UserError, OSError."""
     path = recording or recording_path(policy)
     if recording is not None or path.exists():
         return Evidence(str(path), recording_file.load(path))

@@ -71,8 +71,7 @@ def is_short(error: BaseException) -> bool:
 
 
 def _room() -> int:
-    """Return how many bytes of address space this process may still map; 1 << 62 if there is no limit
-    (proc_pid_limits(5))."""
+    """Return how many bytes of address space this process may still map; 1 << 62 without a limit (proc_pid_limits(5))."""
     try:
         limits = _content("/proc/self/limits")
         limit = next(line.split()[3] for line in limits.splitlines() if line.startswith(b"Max address space"))
@@ -102,8 +101,7 @@ def isolate() -> None:
     """Start this script again with `python -I` if the interpreter has used a PYTHON* variable or a folder in the user's home.
 
     Return if it has not.  The environment is passed on byte for byte.  pip drops options from a script's first line, so the
-    interpreter has to be started twice, which takes 20 ms.  Raises OSError.
-    """
+    interpreter has to be started twice, which takes 20 ms.  Raises OSError."""
     user_folder = getattr(sys.modules.get("site"), "USER_SITE", None) or "?"
     lives_there = __file__.startswith(user_folder)  # `pip install --user`: without that folder we would not be found
     variables = {name for name in os.environ if name.startswith("PYTHON")} - _HARMLESS

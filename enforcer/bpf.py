@@ -72,9 +72,8 @@ _CODES = frozenset((LOAD, EQUAL, GREATER, AT_LEAST, HAS, AND, JUMP, RETURN))
 
 
 class Filter:
-    """A filter whose answers are computed in this process, as the kernel computes them.
-
-    Its methods raise ValueError at an instruction that our compilers never emit."""
+    """A filter whose answers are computed in this process, as the kernel computes them.  Its methods raise ValueError at an
+    instruction that our compilers never emit."""
 
     def __init__(self, program: bytes) -> None:
         """`program`: an array of struct sock_filter."""
@@ -101,8 +100,7 @@ class Filter:
         return self.answer(arch, number, ip, arguments) & linux.SECCOMP_RET_ACTION_FULL in _RUNS
 
     def _answer(self, words: Sequence[int | None]) -> int | None:
-        """Return the answer for the 32-bit words of struct seccomp_data; None if it depends on a word that is None
-        (unknown)."""
+        """Return the answer for the 32-bit words of struct seccomp_data; None if it depends on an unknown word, None."""
         accumulator: int | None = 0
         place = 0
         while True:
@@ -182,8 +180,7 @@ def chain(filters: Sequence[bytes], *, reports: bool = False) -> bytes:
 
     The filters cannot be installed one by one: the first would judge the `seccomp` call that installs the second, and a process
     can have only one listener (seccomp(2), EBUSY).  So each answer of a filter becomes a jump into a copy of the following
-    filters, whose answers are at least as strict.  Classic BPF has no subroutines; but a filter has few different answers.
-    """
+    filters, whose answers are at least as strict.  Classic BPF has no subroutines; but a filter has few different answers."""
     if not filters:
         raise ValueError("no filter")
     whole = filters[-1]
@@ -259,8 +256,7 @@ def shielded(filter_: bytes, processes: Sequence[int], before: bytes = b"") -> b
     """Return the filter after instructions that deny calls on these processes: the helper, and its stand-in if there is one.
 
     kill(-1), which reaches every process of the user, is denied with SIGKILL and SIGSTOP: the helper ignores other signals.
-    `before`: the result of `read_shield`, if that has been called already.  Raises OSError.
-    """
+    `before`: the result of `read_shield`, if that has been called already.  Raises OSError."""
     before = before or read_shield()
     for placeholder, pid in zip(NO_PIDS, processes, strict=False):
         for sign in (1, -1):
@@ -305,5 +301,4 @@ def _word(value: int) -> bytes:
 
 
 NO_PIDS = (0x7FFFFF01, 0x7FFFFF02)
-"""The placeholders for the pids of the helper and its stand-in in shield.filter: no pid is that large (PID_MAX_LIMIT,
-linux/threads.h)."""
+"""The placeholders for the pids of the helper and its stand-in in shield.filter: no pid is as large (linux/threads.h)."""

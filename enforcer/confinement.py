@@ -30,8 +30,7 @@ CONNECTING = ACTING | _CAP_DAC_OVERRIDE | _CAP_NET_ADMIN | _CAP_AUDIT_WRITE | _C
 """Where it makes calls to hosts and unix sockets, and sends the program's messages to the kernel (netlink): PAM tells its audit
 of logins.  Those beyond `ACTING` take effect only for a call of a process that has them."""
 FINDING = _CAP_DAC_READ_SEARCH
-"""Where it judges files: it would not find those of a program that has changed its user, and report calls as denied that are
-not."""
+"""Where it judges files: else those of a program that has changed its user would be reported as denied."""
 
 
 def read(*, renews_log: bool = False, makes_calls: bool = False) -> bytes:
@@ -42,14 +41,12 @@ def read(*, renews_log: bool = False, makes_calls: bool = False) -> bytes:
 
 
 def read_follower(*, makes_calls: bool = False) -> bytes:
-    """Read the filter for a helper that follows the program through its phases: `read`, with what follower.policy allows.
-    Raises OSError."""
+    """Read the filter of a helper that follows the program through phases: `read`, and follower.policy.  Raises OSError."""
     return read_file(f"{_FILTERS}/follower{'-hosts' if makes_calls else ''}.filter")
 
 
 def may_look() -> bool:
-    """Return whether the helper of this process may look into processes that do not let their user (prctl(2),
-    PR_SET_DUMPABLE)."""
+    """Return whether the helper of this process may look into processes that are not dumpable (prctl(2))."""
     return bool(kernel.capabilities()[1] & _CAP_SYS_PTRACE)
 
 
@@ -117,8 +114,7 @@ def scope_ruleset(words: str, *, is_nested: bool) -> int:
 
 
 def grant_moving(ruleset: int) -> None:
-    """Make a ruleset permit all moves of files between folders, so that another ruleset alone decides about them.  Raises
-    OSError."""
+    """Make a ruleset permit all moves of files between folders, so that another alone decides them.  Raises OSError."""
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
         kernel.landlock_allow_path(ruleset, linux.LANDLOCK_ACCESS_FS_REFER, root)
@@ -131,9 +127,8 @@ _CAPABILITIES = 64  # bits; those that the kernel does not have fail with EINVAL
 
 
 class Surroundings:
-    """The options of `enforce` about descriptors, capabilities and the parent, by name, each with its values.
-
-    Raises EnforceError for a wrong value."""
+    """The options of `enforce` about descriptors, capabilities and the parent, by name, each with its values.  Raises
+    EnforceError for a wrong value."""
 
     __slots__ = ("_options", "_parent")
 
@@ -147,8 +142,7 @@ class Surroundings:
                 raise EnforceError(f"--keep-fd {text}: the value must be the number of a descriptor")
 
     def settle(self) -> None:
-        """Carry out the options, just before the program is executed.  Raises EnforceError, or OSError with the call's name in
-        `filename`."""
+        """Carry out the options just before the execve.  Raises EnforceError, or OSError with a call's name in `filename`."""
         steps: dict[str, Callable[[], None]] = {
             "--close-fds": lambda: _close_descriptors({int(text) for text in self._options.get("--keep-fd", ())}),
             "--die-with-parent": lambda: _die_with(self._parent),

@@ -19,7 +19,7 @@ import time
 from callfence.enforcer import bpf, confinement, helper, kernel
 from callfence.enforcer.errors import BUSY, FAILED
 from callfence.enforcer.later import Later
-from callfence.enforcer.listener import shared, wake_here
+from callfence.enforcer.listener import Notification, Request, shared, wake_here
 from callfence.enforcer.reporting.answer import Answers
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.errors import KernelError
@@ -28,14 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from callfence.enforcer.listener import Notification, Request
     from callfence.enforcer.reporting.reporter import Reporter
     from callfence.policygen.model import Action
 
 _NONE = -1
 _SETTLED = 0.02
-"""Seconds after which a program that can reach neither the helper nor a stand-in has one: most commands of a build have ended
-by then."""
+"""Seconds after which a program that can reach no helper nor stand-in has one: most commands of a build end before."""
 _NEVER = float("inf")
 _EVENTS = 16
 """The most events that one wait returns: room for a thousand, the default, may not be had under a limit on this process."""
@@ -53,10 +51,8 @@ class Duty:
     def __init__(
         self, reporter: Reporter, *, follows: bool = False, is_quiet: bool = False, later: Later | None = None
     ) -> None:
-        """Read what the helper needs.
-
-        `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no calls afterwards.
-        `later`: the importer, if not that of the reporter's note."""
+        """Read what the helper needs.  `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no
+        calls afterwards.  `later`: the importer, if not that of the reporter's note."""
         self._later = later or Later(reporter.later)
         self._epoll: select.epoll
         makes = reporter.hosts is not None
@@ -91,8 +87,7 @@ class Duty:
         self.stand_in = _NONE
         """The id of the stand-in; -1 while there is none."""
         self._former: Answers | None = None
-        """The helper's, of which a stand-in is a copy: if they were deleted, they would close numbers that by then other
-        descriptors have."""
+        """The helper's, of which a stand-in is a copy: deleting them would close numbers that others have by then."""
         self._due = _NEVER
         """When a stand-in has to be started (CLOCK_MONOTONIC, seconds)."""
         self._started = 0.0
@@ -102,10 +97,8 @@ class Duty:
         """A pidfd of the stand-in."""
 
     def start(self, program: int, pid: int) -> None:
-        """Restrict imports to the noted files, and start the stand-in, unless it is started later.
-
-        `program` is a pidfd of the first confined process, whose id is `pid`.  Raises OSError.
-        """
+        """Restrict imports to the noted files, and start the stand-in, unless it is started later.  `program` is a pidfd of the
+        first confined process, whose id is `pid`.  Raises OSError."""
         self.program = program
         self._pid = pid
         self._notification, self._waiting = shared()  # the stand-in answers what the helper leaves if it dies
@@ -127,13 +120,11 @@ class Duty:
             helper.guarded(lambda: self._stand_by(own))
 
     def shielded(self, filter_: bytes) -> bytes:
-        """Return the filter after instructions that deny calls on the helper, which is this process, and on the stand-in if
-        there is one already."""
+        """Return the filter after instructions that deny calls on the helper, this process, and on a stand-in that is there."""
         return bpf.shielded(filter_, [pid for pid in (os.getpid(), self.stand_in) if pid != _NONE], self._shield)
 
     def begin(self, listener: int) -> None:
-        """Give the listener to the stand-in, if there is one already, and confine this process; the program must not run yet.
-        Raises OSError."""
+        """Give the listener to a stand-in that is there, and confine this process, before the program runs.  Raises OSError."""
         self._listeners = {listener: ""}
         wake_here(listener)
         self._hand_over()
@@ -143,9 +134,8 @@ class Duty:
     # While the program is followed through its phases (`enforcer.arming.phases`)
 
     def follow(self, *, listens: bool) -> None:
-        """Confine this process as far as following the program permits, and prepare it to answer calls.
-
-        Raises OSError, and KernelError if `listens` and another filter has a listener already."""
+        """Confine this process as far as following the program permits, and prepare it to answer calls.  Raises OSError, and
+        KernelError if `listens` and another filter has a listener already."""
         self._answers = self._new_answers()
         try:
             confinement.confine(self._following, self._capabilities, listens=listens, traces=True)
@@ -243,8 +233,7 @@ class Duty:
             self._epoll.register(self._hub, select.EPOLLIN)
 
     def judged(self, call: Notification, phase: str) -> Action | None:
-        """Return the policies' action for the call of a stopped task, and report the call if they deny it; None, for a kill, if
-        that fails."""
+        """Return the policies' action for a stopped task's call, and report a denied one; None, for a kill, if that fails."""
         return self._answers.stopped(call, phase)
 
     def never_ran(self, *, has_said: bool) -> None:

@@ -40,8 +40,7 @@ class GoneError(KernelError):
 
 
 def refused(error: OSError) -> KernelError:
-    """Return the KernelError for an OSError.  That of `enforcer.kernel` has the call's name in `filename`; another may have
-    none."""
+    """Return the KernelError for an OSError; that of `enforcer.kernel` has the call's name in `filename`."""
     where = f"{error.filename}: " if error.filename else ""
     return KernelError(f"{where}{error.strerror}", str(error.filename or ""), error.errno or 0)
 

@@ -34,16 +34,14 @@ def restore_signals() -> None:
     """Set the signals that CPython ignores to their default; their former disposition is not known.
 
     SIGPIPE stays ignored in a service of systemd, which ignores it by default (systemd.exec(5), IgnoreSIGPIPE=) and names the
-    process that it started in SYSTEMD_EXEC_PID.
-    """
+    process that it started in SYSTEMD_EXEC_PID."""
     kernel.disposition(linux.SIGXFSZ, linux.SIG_DFL)
     if os.environb.get(b"SYSTEMD_EXEC_PID") != b"%d" % os.getpid():
         kernel.disposition(linux.SIGPIPE, linux.SIG_DFL)
 
 
 def initial_environment() -> list[bytes]:
-    """Return the environment with which this process was started, as NAME=VALUE; CPython may have changed its copy (PEP 538,
-    LC_CTYPE)."""
+    """Return the environment with which this process was started, as NAME=VALUE; CPython may change its copy (PEP 538)."""
     try:
         with open("/proc/self/environ", "rb") as file:
             block = file.read()
@@ -79,8 +77,7 @@ def execute(
     """Execute the first of `paths` that the kernel can execute; return only if there is none, with the errno.
 
     If a file is executable but of no known format, run `script` instead of `argv`, with the path as its second word, as
-    execvp(3) and shells do.
-    """
+    execvp(3) and shells do."""
     denied = number = 0
     for path in paths:
         linux.functions.execve(path, argv, environment)

@@ -23,10 +23,8 @@ _LIMIT = 1 << 20  # file descriptors; closing goes through close_range(2), so th
 
 
 def in_helper(flags: int = 0) -> bool:
-    """Clone the helper, which this process need not wait for; return True in the helper, False here.  Raises OSError.
-
-    The helper is no child of this process, unless orphans become its children (pid 1); then plain wait() does not see it.
-    """
+    """Clone the helper, which this process need not wait for; return True in the helper, False here.  Raises OSError.  The
+    helper is no child of this process, unless orphans become its children (pid 1); then plain wait() does not see it."""
     return kernel.clone(flags) == 0 if kernel.is_reaper() else kernel.clone_orphan(flags)
 
 
@@ -44,8 +42,7 @@ def leave() -> None:
     """Separate this process from the program: give it its own session, the working folder /proc and the highest limits, and
     make it undumpable.
 
-    Block every signal that can be blocked: this process must last exactly as long as the processes that it answers for.
-    """
+    Block every signal that can be blocked: this process must last exactly as long as the processes that it answers for."""
     detach()
     go_to_proc()
 
@@ -89,9 +86,8 @@ def has_ended(pidfd: int) -> bool:
 
 
 def probe_listener(pidfd: int) -> None:
-    """Raise OSError if this process cannot copy descriptors of another, as taking out its listener requires.
-
-    This is tried with descriptor 0, which need not be open."""
+    """Raise OSError if this process cannot copy descriptors of another, as taking out its listener requires.  This is tried
+    with descriptor 0, which need not be open."""
     try:
         os.close(kernel.pidfd_getfd(pidfd, 0))
     except OSError as error:
@@ -109,8 +105,7 @@ def write(descriptor: int, data: bytes) -> None:
 
 
 def fuse(pid: int) -> tuple[int, int]:
-    """Return the ends of a pipe: when all copies of the second are closed and one of the first is open, the kernel kills the
-    process `pid`."""
+    """Return the ends of a pipe: when the second has no copy and the first has one, the kernel kills the process `pid`."""
     ends = os.pipe()
     kernel.kill_at_end_of(ends[0], pid)
     return ends

@@ -19,8 +19,7 @@ _SPARE = 64
 
 
 class Hub:
-    """Descriptors and moments, with what is to be called.  Its own descriptor is readable when one of the descriptors is
-    ready."""
+    """Descriptors and moments, with what is to be called.  Its own descriptor is readable when one of them is ready."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()

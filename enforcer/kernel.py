@@ -36,8 +36,7 @@ def clone(flags: int = 0) -> int:
     """Fork with `flags` of clone(2) and no exit signal; 0 in the child.  Raises OSError.
 
     Without an exit signal the child's end sends no SIGCHLD (which would stay pending in a program that starts with
-    SIGCHLD blocked), and plain waitpid() does not see it.
-    """
+    SIGCHLD blocked), and plain waitpid() does not see it."""
     linux.pythonapi.PyOS_BeforeFork()
     pid = _clone(flags)
     if pid == 0:
@@ -48,9 +47,8 @@ def clone(flags: int = 0) -> int:
 
 
 def clone_orphan(flags: int = 0) -> bool:
-    """Clone a process which clones another one and ends; return True in the latter, False here.  Raises OSError.
-
-    Python's fork hooks do not run in the process between, which saves 0.2 ms."""
+    """Clone a process which clones another one and ends; return True in the latter, False here.  Raises OSError.  Python's fork
+    hooks do not run in the process between, which saves 0.2 ms."""
     linux.pythonapi.PyOS_BeforeFork()
     parent = _clone(flags)
     if parent == 0:
@@ -114,8 +112,7 @@ def unshare_files() -> None:
 
 
 def disposition(number: int, handler: int) -> int:
-    """Set a signal's disposition (SIG_DFL, SIG_IGN) without Python's signal module; return the former one, which is an address
-    if the signal was caught."""
+    """Set a signal's disposition (SIG_DFL, SIG_IGN) without Python's signal module; return the former, an address if caught."""
     return int(linux.functions.signal(number, handler) or 0)
 
 
@@ -204,16 +201,14 @@ def landlock_abi() -> int:
 
 
 def landlock_ruleset(files: int, ports: int, scope: int) -> int:
-    """Create a Landlock ruleset and return its descriptor.
-
-    `files` and `ports` are the access rights that the ruleset handles, LANDLOCK_ACCESS_*; `scope` is LANDLOCK_SCOPE_*."""
+    """Create a Landlock ruleset and return its descriptor.  `files` and `ports` are the access rights that the ruleset handles,
+    LANDLOCK_ACCESS_*; `scope` is LANDLOCK_SCOPE_*."""
     attributes = (linux.c_uint64 * 3)(files, ports, scope)  # struct landlock_ruleset_attr
     return syscall("landlock_create_ruleset", linux.byref(attributes), 8 * (3 if scope else 2), 0)
 
 
 def landlock_allow_path(ruleset: int, access: int, descriptor: int) -> None:
-    """Add to a ruleset: grant the rights `access`, LANDLOCK_ACCESS_FS_*, to an open file or to all that is below an open
-    folder."""
+    """Grant the rights `access`, LANDLOCK_ACCESS_FS_*, in a ruleset, to an open file or to all below an open folder."""
     rule = access.to_bytes(8, "little") + descriptor.to_bytes(4, "little")  # struct landlock_path_beneath_attr, which is packed
     syscall("landlock_add_rule", ruleset, linux.LANDLOCK_RULE_PATH_BENEATH, rule, 0)
 
@@ -231,8 +226,7 @@ def landlock_allow_ports(ruleset: int, access: int, first: int, last: int) -> No
 
 
 def landlock_enter(ruleset: int, flags: int = 0) -> None:
-    """Confine this process, and what it starts, by a ruleset for good.  This needs no_new_privs.  `flags`:
-    LANDLOCK_RESTRICT_SELF_*."""
+    """Confine this process, and what it starts, for good; needs no_new_privs.  `flags`: LANDLOCK_RESTRICT_SELF_*."""
     syscall("landlock_restrict_self", ruleset, flags)
 
 
@@ -269,8 +263,7 @@ def wait_status(pidfd: int, pid: int) -> int | None:
 
 
 def ids_of(pidfd: int) -> tuple[int, int] | None:
-    """Return the effective user and group id of the task that a pidfd was opened for; None before Linux 6.13, or if it has
-    ended."""
+    """Return the effective user and group id of a pidfd's task; None before Linux 6.13, or if it has ended."""
     information = (linux.c_uint32 * _PIDFD_INFO)(_PIDFD_INFO_CREDS)
     if linux.functions.ioctl(pidfd, linux.c_ulong(_PIDFD_GET_INFO), information) or not information[0] & _PIDFD_INFO_CREDS:
         return None
@@ -393,12 +386,11 @@ def peek(pid: int, address: int) -> int:
     return linux.peeked(linux.PTRACE_PEEKDATA, pid, address)
 
 
-def peek_string(pid: int, address: int, limit: int = 256) -> bytes:
-    """Return the bytes at `address` up to a NUL; if none is among the first `limit` bytes, return these and at most 7 more.
-    Raises OSError."""
+def peek_string(pid: int, address: int) -> bytes:
+    """Return the bytes at `address` up to a NUL, of a longer text some 256 bytes.  Raises OSError."""
     start = address & ~7  # an aligned word is in one page
     text = peek(pid, start).to_bytes(8, "little")[address - start :]
-    while b"\0" not in text and len(text) < limit:
+    while b"\0" not in text and len(text) < 256:
         start += 8
         text += peek(pid, start).to_bytes(8, "little")
     return text.partition(b"\0")[0]

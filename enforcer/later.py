@@ -159,8 +159,7 @@ class Later:
 
 
 class Loaded(Later):
-    """The same for a process that has imported all modules, and has the tables in memory: it finds no others, and reads
-    nothing."""
+    """The same for a process that has imported all modules and holds the tables: it finds no others, and reads nothing."""
 
     def __init__(self) -> None:
         """Import the modules, and read the tables beside them.  Raises OSError, ImportError."""

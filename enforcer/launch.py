@@ -11,7 +11,7 @@ import os
 from callfence.enforcer import kernel
 from callfence.enforcer.arming import seized
 from callfence.enforcer.bpf import ROOM, chain, notifying_on_exit, without_listener
-from callfence.enforcer.confinement import ABSTRACT, keep_inside
+from callfence.enforcer.confinement import ABSTRACT, Surroundings, keep_inside
 from callfence.enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
 from callfence.enforcer.execution import NOT_GRANTED, candidates, execute, failure, locate, restore_signals
 from callfence.tracer import TYPE_CHECKING, linux, machine
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from callfence.enforcer.arming.plan import Plan
-    from callfence.enforcer.confinement import Surroundings
     from callfence.enforcer.files.landlock import Confinement
     from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.reporting.reporter import Reporter
@@ -57,8 +56,7 @@ class Launch:
         self.argv = argv
         self.environment = environment
         self.filters = filters
-        """Arrays of struct sock_filter.  With a reporter, they must answer SECCOMP_RET_USER_NOTIF where calls are to be
-        reported."""
+        """Arrays of struct sock_filter, which answer SECCOMP_RET_USER_NOTIF where a reporter is to report calls."""
         self.arm = arm
         """When the filters take effect: "now", "exec" or "entry"."""
         self.reporter = reporter
@@ -93,9 +91,8 @@ class Launch:
 
 
 def combined(launch: Launch) -> bytes:
-    """Return the filter with which the program starts: all filters as one, and what is put before them.
-
-    Raises EnforceError or KernelError if this kernel cannot install it."""
+    """Return the filter with which the program starts: all filters as one, and what is put before them.  Raises EnforceError or
+    KernelError if this kernel cannot install it."""
     reporter, plan = launch.reporter, launch.plan
     _require_kernel(reporter)
     try:
@@ -130,9 +127,8 @@ def require_readable(path: bytes) -> None:
 
 
 def run(launch: Launch) -> NoReturn:
-    """Turn this process into `argv[0]`, found along PATH, confined by all of the filters.
-
-    Raises EnforceError or KernelError if the program was not run."""
+    """Turn this process into `argv[0]`, found along PATH, confined by all of the filters.  Raises EnforceError or KernelError
+    if the program was not run."""
     argv, environment, reporter, plan, files = launch.argv, launch.environment, launch.reporter, launch.plan, launch.files
     filter_ = combined(launch)
     path = locate(argv[0], environment)

@@ -200,8 +200,7 @@ _WAITING = 128
 
 
 def shared() -> tuple[Notification, Waiting]:
-    """Return an empty notification and no waiting calls, in memory that this process shares with those that it clones from now
-    on."""
+    """Return an empty notification and no waiting calls, in memory shared with processes that this one clones from now on."""
     address = kernel.shared_memory(_SHARED)
     return Notification.from_address(address), Waiting(address + _WAITING, (_SHARED - _WAITING) // 8)
 
@@ -217,8 +216,7 @@ def end_process(request: Request) -> None:
 
     SIGSYS kills only a process that does not block, ignore or catch it and is not traced, and the process's other threads may
     change that at any time: so SIGKILL follows unless it dies at once.  Raises OSError if this process may not kill it: the
-    call then waits for ever.
-    """
+    call then waits for ever."""
     try:
         fields = fields_of(request.call.task)
     except MemoryError:  # prlimit(2) has taken it
@@ -239,8 +237,7 @@ def end_process(request: Request) -> None:
 
 
 def trap(request: Request) -> None:
-    """Send SIGSYS to the thread that waits; unlike SECCOMP_RET_TRAP's, the signal has no siginfo, which only the kernel
-    sends."""
+    """Send SIGSYS to the thread that waits, without the siginfo of SECCOMP_RET_TRAP, which only the kernel sends."""
     process = owner(request.call.task)
     if request.is_waiting():
         kernel.kill_thread(process, request.call.task, linux.SIGSYS)
@@ -250,8 +247,7 @@ def exit_with(code: int, request: Request) -> None:
     """Make a task that waits in exit(2) or exit_group(2) exit with the status `code` instead.
 
     The call is answered with ERESTARTNOINTR while ptrace stops the task, so the task makes it again, with that status.  A task
-    that cannot be traced (because it is traced already, or by Yama) is killed, so that its status does not say success.
-    """
+    that cannot be traced (because it is traced already, or by Yama) is killed, so that its status does not say success."""
     register = MACHINE.of(request.call.arch).arguments[0]
     if not request.is_waiting():
         return
@@ -272,8 +268,7 @@ def exit_with(code: int, request: Request) -> None:
 
 
 def _opened(fields: dict[str, str]) -> int:
-    """Return a pidfd of the process whose status has these fields; -1 if /proc is another namespace's, or no descriptor is left
-    (prlimit(2))."""
+    """Return a pidfd of the process whose status has these fields; -1 if /proc is another namespace's, or none is left."""
     try:
         return kernel.pidfd_open(int(fields["Tgid"]))
     except (OSError, KeyError):
@@ -291,8 +286,7 @@ def _by_sigsys(request: Request, pidfd: int, process: int) -> bool:
     """Send SIGSYS to the process, and return whether it dies of that within 0.1 s.
 
     The call is answered with ERESTARTNOINTR while a signal is pending: it never returns to the program, and if SIGSYS does not
-    kill, the process is stopped, or makes the call again.
-    """
+    kill, the process is stopped, or makes the call again."""
     try:
         waiting = select.epoll()  # poll(2) fails if RLIMIT_NOFILE has been lowered
     except OSError:
@@ -323,8 +317,7 @@ def _end_namespace(task: int) -> None:
 
     It cannot ignore the SIGKILL that the kernel sends when a tracer with PTRACE_O_EXITKILL ends.  All other processes of the
     namespace, this one included, die with it.  The kernel closes our listener before that, so that the call fails: the
-    thread is interrupted, so that it stops then.
-    """
+    thread is interrupted, so that it stops then."""
     try:
         linux.ptrace(linux.PTRACE_SEIZE, task, 0, linux.PTRACE_O_EXITKILL)
         linux.ptrace(linux.PTRACE_INTERRUPT, task)

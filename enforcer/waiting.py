@@ -23,8 +23,7 @@ class WaitingTask:
     """A task that waits in a call, from which `policygen.evidence.pointed` reads.
 
     Only the owner may open its memory as a file: that of another user's task is read by a call that asks for CAP_SYS_PTRACE
-    alone.  If this process may not trace the task (Yama, a program that is not dumpable), its memory reads as empty.
-    """
+    alone.  If this process may not trace the task (Yama, a program that is not dumpable), its memory reads as empty."""
 
     __slots__ = ("_memory", "ids")
 
@@ -94,10 +93,7 @@ class WaitingTask:
 
     def _stack(self) -> int:
         """Return its stack pointer, from /proc/PID/syscall (proc(5)); 0 if it does not wait in time.  Raises OSError,
-        ValueError.
-
-        Until the task waits, the file says `running`.  Other registers could only be read by stopping the task.
-        """
+        ValueError.  Until the task waits, the file says `running`.  Other registers could only be read by stopping the task."""
         for delay in _DELAYS:
             with open(f"{proc()}/{self.ids[0]}/syscall", "rb", buffering=0) as file:
                 fields = file.read(512).split()

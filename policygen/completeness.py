@@ -15,7 +15,7 @@ from callfence.policygen.learning.generalise import learned
 from callfence.policygen.learning.rule import Rule, join, key
 from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.values import frozen
-from callfence.tracer.abi import call_of, table_of
+from callfence.tracer.abi import table_of
 
 
 @frozen
@@ -35,8 +35,7 @@ class Estimate:
 
 
 def estimate(recording: Recording, *, names_only: bool = False) -> Estimate:
-    """Return the estimate for the next run from the recorded runs.  `names_only`: the policy has no conditions, so a rule is
-    only a name."""
+    """Return the estimate for the next run from the recorded runs.  `names_only`: rules are only names."""
     runs = recording.runs
     since = max((index for index, run in enumerate(runs) if run.warm), default=0)
     needed: set[int] = set()
@@ -107,14 +106,13 @@ _SIGNAL_RETURNS = {"sigreturn", "rt_sigreturn"}
 
 def run_next(recording: Recording) -> tuple[str, ...]:
     """Return advice for the next runs, the most useful first.  Each text continues the words `run it`: `with other arguments`.
-
     A recording has calls, not their results, so it is unknown whether a peer hung up or a call failed."""
     runs = recording.runs
     if not runs:
         return ()
     statuses = [run.status for run in runs if run.status is not None]
     users, locales, outputs = ({getattr(run.circumstances, name) for run in runs} for name in ("user", "locale", "output"))
-    names = _names(recording)
+    names = {observation.name for observation in recording.observations}
     others = [] if "" in outputs else [kind for kind in _OUTPUTS if kind not in outputs]
     steps = {
         "from its start": not any(run.complete for run in runs),
@@ -129,9 +127,3 @@ def run_next(recording: Recording) -> tuple[str, ...]:
         "in another locale": len(locales) == 1 and "" not in locales,
     }
     return tuple(step for step, is_useful in steps.items() if is_useful)
-
-
-def _names(recording: Recording) -> set[str]:
-    """Return the names of the calls of a recording, as far as the tables have them."""
-    numbers = {(observation.arch, observation.number) for observation in recording.observations}
-    return {call.name for audit, number in numbers if (call := call_of(audit, number))}

@@ -9,9 +9,7 @@ from typing import Literal
 from callfence.policygen.text import printable
 from callfence.tracer.errors import UserError
 
-Mistake = Literal[
-    "character", "syntax", "version", "name", "value", "twice", "place", "effect", "phase", "limit", "include"
-]
+Mistake = Literal["character", "syntax", "version", "name", "value", "twice", "place", "effect", "phase", "limit", "include"]
 """The kinds of mistakes in a policy, which docs/grammar.md defines; they stay the same when messages change."""
 
 _EXCERPT = 100
@@ -19,10 +17,8 @@ _EXCERPT = 100
 
 
 class PolicyError(UserError):
-    """The text of a policy has a mistake.
-
-    `str()` is the whole message, of several lines: position and message, the source line, carets, and any hint.  For an
-    included file, the lines of the `include` statements that led to it follow."""
+    """The text of a policy has a mistake.  `str()` is the whole message, of several lines: position and message, the source
+    line, carets, and any hint.  For an included file, the lines of the `include` statements that led to it follow."""
 
     def __init__(
         self,

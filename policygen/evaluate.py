@@ -26,8 +26,7 @@ def answer(policy: Resolved, event: Event) -> Action:
     1. an architecture that the policy does not name is killed, and an x32 call too;
     2. a number that is newer than the policy's table gets `unknown`;
     3. a call without an entry gets `default`;
-    4. an entry's action where its expression holds, else its `otherwise`, else `default`.
-    """
+    4. an entry's action where its expression holds, else its `otherwise`, else `default`."""
     arch = Arch.from_audit(event.arch)
     if arch is None or arch not in policy.entries:
         return KILL

@@ -5,23 +5,19 @@ docs/files.md lists each right's word with its Landlock rights; docs/hosts.md is
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import Flag, auto
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from callfence.policygen.paths import order, shown
 from callfence.policygen.values import frozen
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 
 class Right(Flag):
     """What may be done with a file, or with a folder and everything below it.
 
     Each right is a word of the policy language, and one or more rights of Landlock (`landlock.ACCESS`).  There is no right for
-    ioctl: the filter decides on its command, which Landlock does not see.
-    """
+    ioctl: the filter decides on its command, which Landlock does not see."""
 
     CONTENT = auto()
     """Open a file to read it.  It has no word of its own: whoever grants it grants LIST as well, and `Files` adds that."""
@@ -245,8 +241,7 @@ def host_line(use: str, host: str) -> str:
 
 
 def bare_line(kind: str, place: str) -> str:
-    """Return the line for a unix socket or a name that is looked up, by its kind in BARE; for `any`, the part before the
-    colon."""
+    """Return the line for a unix socket or a looked-up name, by its kind in BARE; for `any`, the part before the colon."""
     if place == ANY:
         return BARE[kind]
     stem, star = (place[:-1], "*") if place.startswith("@") and place.endswith("*") else (place, "")

@@ -246,9 +246,7 @@ def merge_entry(arch: Arch, number: int, base: Entry | None, ours: Entry | None,
 
 
 Outcomes = dict[Action | None, int]
-"""Action -> the set of calls that get it; None is the policy's default.  Each call is in exactly one set, and no set is
-empty.
-"""
+"""Action -> the set of calls that get it, which is not empty; None is the default.  Each call is in one set."""
 
 
 def outcomes(sets: Space, entry: Entry | None, arguments: Sequence[Argument]) -> Outcomes:
@@ -283,11 +281,8 @@ def _merged(sets: Space, base: Outcomes, ours: Outcomes, theirs: Outcomes) -> Ou
     return result
 
 
-def _candidates(
-    base: Entry | None, ours: Entry | None, theirs: Entry | None, arguments: Sequence[Argument]
-) -> Iterator[Entry]:
-    """Yield candidates for the merged entry, made of the existing alternatives, the simplest first; the caller checks which is
-    right."""
+def _candidates(base: Entry | None, ours: Entry | None, theirs: Entry | None, arguments: Sequence[Argument]) -> Iterator[Entry]:
+    """Yield candidates for the merged entry, of existing alternatives, the simplest first; the caller checks them."""
     yield from (entry for entry in (ours, theirs) if entry)
     nothing = Entry(Always(False), ALLOW)
     a, b, c = (entry or nothing for entry in (base, ours, theirs))
@@ -315,8 +310,7 @@ def _any(parts: Sequence[Expression], arguments: Sequence[Argument]) -> Expressi
 
 
 def with_markers(document: Document, conflicts: Sequence[Conflict]) -> str:
-    """Return the text of a merged document with git's markers around each conflict.  Once the user has resolved the conflicts,
-    the text can be parsed."""
+    """Return the text of a merged document with git's markers around each conflict.  Without these it can be parsed."""
     lines = document.text().splitlines()
     for conflict in conflicts:
         start, end = _place(lines, conflict)

@@ -65,8 +65,7 @@ class Action:
 
     @property
     def may_allow(self) -> bool:
-        """Whether the kernel carries out the call, or a supervisor may let it; without a supervisor, such a call fails with
-        ENOSYS."""
+        """Whether the kernel carries out the call, or a supervisor may let it; without one, it fails with ENOSYS."""
         return self.allows or self.kind is ActionKind.NOTIFY
 
 
@@ -76,9 +75,7 @@ _PRECEDENCE = (ActionKind.KILL, ActionKind.TRAP, ActionKind.ERRNO, ActionKind.NO
 
 def strictest(actions: Iterable[Action]) -> Action:
     """Return the action that the kernel takes if several filters, in the order of their installation, answer a call with these
-    actions.
-
-    Of several errnos, that of the filter installed last counts (kernel/seccomp.c seccomp_run_filters)."""
+    actions.  Of several errnos, that of the filter installed last counts (kernel/seccomp.c seccomp_run_filters)."""
     return min(reversed(list(actions)), key=lambda action: _PRECEDENCE.index(action.kind))
 
 
@@ -119,8 +116,7 @@ class Condition:
 
     Numbers are values of the C type: -1 for an `int`, never 0xffffffff.  For BITWISE operators they are patterns of bits, hence
     unsigned.  A condition checks itself as far as it can without the argument, in about 0.6 us; `sets.region.to_bdd` checks
-    that numbers fit the argument's width.
-    """
+    that numbers fit the argument's width."""
 
     index: int
     """The index of the argument: 0-5."""

@@ -58,8 +58,7 @@ class Narrowed(NamedTuple):
 
 
 def last_runs(recording: Recording, count: int) -> tuple[Run, ...]:
-    """Return the last `count` runs that were observed from their start to their end and not rehearsed; all if there are
-    fewer."""
+    """Return the last `count` runs that were observed from start to end and not rehearsed, or all if these are fewer."""
     return tuple(run for run in recording.runs if run.complete and not run.rehearsed)[-count:]
 
 

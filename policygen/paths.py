@@ -7,13 +7,11 @@ and no `..`.  The root is `/`; the folder in which the program is started is `.`
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 from callfence.policygen.text import UNSEEN
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MAX_PATH = 4095
 """The most bytes of a path: linux/limits.h PATH_MAX, which counts the NUL."""
@@ -30,8 +28,7 @@ _ESCAPE = r"(?s)\\(?:x([0-9a-fA-F]{2})|(.?))"
 
 
 class TextError(UserError):
-    """A text in a policy is not what it must be.  `message` says why; `hint` is advice, or ''; `kind` is one of
-    `errors.Mistake`."""
+    """A text in a policy is wrong.  `message` says why; `hint` is advice, or ''; `kind` is one of `errors.Mistake`."""
 
     def __init__(self, message: str, hint: str = "", kind: Literal["syntax", "name", "value"] = "value") -> None:
         super().__init__(message)
@@ -73,8 +70,7 @@ def canonical(text: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Return the text in a quoted text, with its escapes replaced.  Raises PathError if the quotes are not closed, or an escape
-    is unknown."""
+    """Return a quoted text without quotes and escapes.  Raises PathError for open quotes and unknown escapes."""
     if len(text) < 2 or not re.fullmatch(r'"(?:\\.|[^"\\])*"', text, re.DOTALL):
         raise PathError("the quotes are not closed", 'a `"` in a path is written \\"', "syntax")
 
@@ -115,9 +111,8 @@ def encoded(path: str) -> bytes:
 
 
 def folders(path: str) -> Iterator[str]:
-    """Yield the path, then each folder that contains it, up to `/`.  Only the text of the path is examined.
-
-    The locations of the named folders and of the working folder are unknown: each counts as directly below `/`."""
+    """Yield the path, then each folder that contains it, up to `/`.  Only the text of the path is examined.  The locations of
+    the named folders and of the working folder are unknown: each counts as directly below `/`."""
     while path != "/":
         yield path
         head, slash, _ = path.rpartition("/")

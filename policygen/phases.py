@@ -27,8 +27,7 @@ WAITS = frozenset(
 
 
 def phase_policies(policy: Policy) -> tuple[tuple[str, Policy], ...]:
-    """Return the name and the policy, without phases, of each phase; START first.  A policy without phases gives START
-    alone."""
+    """Return the name and the policy, without phases, of each phase, START first; START alone without phases."""
     if not policy.phases:
         return ((START, policy),)
     policies = policy.memo.get("phases")
@@ -54,14 +53,11 @@ def as_in(policy: Policy, name: str) -> Policy:
 
 
 def names_of(*policies: Policy) -> tuple[str, ...]:
-    """Return the names of the phases, without START, that at least one of the policies has, in the order of their first
-    appearance."""
+    """Return the names of the phases, without START, that any of the policies has, in the order of first appearance."""
     return tuple(dict.fromkeys(phase.name for policy in policies for phase in policy.phases))
 
 
-def in_each(
-    work: Callable[..., Policy], *policies: Policy, phases: Sequence[Phase] | None = None
-) -> Policy:
+def in_each(work: Callable[..., Policy], *policies: Policy, phases: Sequence[Phase] | None = None) -> Policy:
     """Apply `work` to the policies of each phase that at least one of `policies` has, and join the results into one policy with
     phases.
 

@@ -28,9 +28,8 @@ _FIRST = 1 << 16
 
 def read(name: str, limit: int = MAX_SIZE, check: Check | None = None, *, is_text: bool = False) -> bytes:
     """Return the content of a regular file.  `check` is called with the file's name and status once it is open, and may refuse
-    the file by an exception.  `is_text`: as in `beginning`.
-
-    Raises OSError, also for a pipe or device (without waiting for it), and for a file of more than `limit` bytes."""
+    the file by an exception.  `is_text`: as in `beginning`.  Raises OSError, also for a pipe or device (without waiting for
+    it), and for a file of more than `limit` bytes."""
     with regular(name, check) as file:
         data = beginning(file, limit + 1, is_text=is_text)
     if len(data) > limit:
@@ -40,7 +39,6 @@ def read(name: str, limit: int = MAX_SIZE, check: Check | None = None, *, is_tex
 
 def beginning(file: BinaryIO, size: int, *, is_text: bool = False) -> bytes:
     """Return the first `size` bytes of a file, or all of a shorter one, using little more memory than the bytes take.
-
     `is_text`: a NUL is a mistake, so what comes long after one is left out: a sparse file takes no disk, but memory."""
     data, length = b"", _FIRST
     while len(data) < size:

@@ -13,8 +13,7 @@ are a text that machines alone read."""
 
 
 def printable(text: str) -> str:
-    """Return the text with characters escaped that are not printable, or show nothing.  Then text from a program can neither
-    control a terminal nor fake a line."""
+    """Return the text with unprintable and invisible characters escaped: it cannot control a terminal or fake a line."""
     try:
         data = text.encode(errors="surrogateescape")
     except UnicodeEncodeError:  # JSON can have any surrogate

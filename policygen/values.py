@@ -39,9 +39,7 @@ def uncompared() -> Any:
 @dataclass_transform(frozen_default=True, field_specifiers=(field, uncompared))
 def frozen(cls: type[T]) -> type[T]:
     """Class decorator: return a class of immutable values that has the annotated fields, `__init__`, `==`, `hash`, `repr` and
-    matching by position.
-
-    `__post_init__`, if the class has it, is called at the end of `__init__` and may raise."""
+    matching by position.  `__post_init__`, if the class has it, is called at the end of `__init__` and may raise."""
     namespace = dict(vars(cls))
     names = tuple(namespace.get("__annotations__", ()))
     defaults = {name: namespace.pop(name, _REQUIRED) for name in names}

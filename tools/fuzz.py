@@ -84,7 +84,8 @@ def filter_(data: bytes) -> None:
     except (symbolic.UnsupportedError, TooComplexError):
         return
     for point in points:
-        assert space.value(space.at(function, point)) == symbolic.meaning(bpf.run(program, region.event(point)))
+        terminal = space.fixed(function, ((1 << space.bits) - 1, point))
+        assert space.value(terminal) == symbolic.meaning(bpf.run(program, region.event(point)))
 
 
 CODES = sorted(bpf.OPCODES)

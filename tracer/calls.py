@@ -22,7 +22,6 @@ ExitHandler = Callable[["Task", Event, int], None]
 """Its last argument is what the call returned, 64 bits, signed."""
 
 ENOSYS: Final = 38  # asm-generic/errno.h
-CLONE_UNTRACED: Final = 0x00800000  # linux/sched.h
 SET_MODE: Final = (linux.SECCOMP_SET_MODE_STRICT, linux.SECCOMP_SET_MODE_FILTER)
 O_ACCMODE: Final = 3  # asm-generic/fcntl.h
 WRITES: Final = ("write", "writev", "pwritev2", "sendfile", "splice")
@@ -37,15 +36,10 @@ def is_readable(flags: int) -> bool:
 
 
 class Calls:
-    """The handlers of the calls of a run, by architecture and number.  The tracer calls `handle` when a task stops at a
-    call."""
+    """The handlers of the calls of a run, by architecture and number.  The tracer calls `handle` at each stop at a call."""
 
     def __init__(
-        self,
-        tasks: dict[int, Task],
-        processor: SharedProcessor,
-        allow_opaque: frozenset[str],
-        gap: Callable[[str], None],
+        self, tasks: dict[int, Task], processor: SharedProcessor, allow_opaque: frozenset[str], gap: Callable[[str], None]
     ) -> None:
         """`tasks`: the program's tasks by tid.  `allow_opaque`: names of OPAQUE calls that are allowed.  `gap` is called with a
         sentence for the user about what cannot be observed."""
@@ -98,8 +92,7 @@ class Calls:
             self.always.add(number)
 
     def also_named(self, name: str, handler: Handler, *, always: bool = True) -> None:
-        """Register a handler, as `also` does, for the call `name` on both architectures of this machine; do nothing for one
-        without this call."""
+        """Register a handler, as `also` does, for the call `name` on those of this machine's two architectures that have it."""
         for arch in (NATIVE, COMPAT):
             if call := table(arch).by_name.get(name):
                 self.also(arch.audit, call.number, handler, always=always)
@@ -169,16 +162,16 @@ class Calls:
     def _clone(self, task: Task, event: Event) -> None:
         """Remove CLONE_UNTRACED: in an untraced child, the filter that it inherits would fail all calls."""
         flags = event.arguments[0]
-        if flags & CLONE_UNTRACED:
+        if flags & linux.CLONE_UNTRACED:
             convention = MACHINE.of(event.arch)
             register = convention.arguments[0]
-            kernel.set_register(task.tid, register, flags & ~CLONE_UNTRACED)
+            kernel.set_register(task.tid, register, flags & ~linux.CLONE_UNTRACED)
             if register != convention.result:
                 self._changed[task.tid] = (register, flags)
 
     def _clone3(self, task: Task, event: Event) -> None:
         """Fail an allowed clone3 that has CLONE_UNTRACED: libc then calls clone, whose flags can be changed."""
-        if kernel.peek(task.tid, event.arguments[0]) & CLONE_UNTRACED:  # struct clone_args begins with the flags
+        if kernel.peek(task.tid, event.arguments[0]) & linux.CLONE_UNTRACED:  # struct clone_args begins with the flags
             self._opaque(task, event)
 
     def announced(self, task: Task, child: Task) -> None:

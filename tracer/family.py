@@ -44,8 +44,7 @@ class TaskFamily:
         self._tally.turn(task)
 
     def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:
-        """When the kernel reports that `parent` has created the task `tid`, to which it has attached the tracer: add the task,
-        and return it."""
+        """When the kernel reports that `parent` has created the task `tid`, and attached the tracer: add it, and return it."""
         self.early.discard(tid)
         if (task := self.tasks.get(tid)) is None:  # else it was adopted before
             task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)
@@ -70,9 +69,8 @@ class TaskFamily:
         return [task for task in list(self.tasks.values()) if task.tgid == tgid]
 
     def adopt(self) -> list[Task]:
-        """Add the tasks in `early`, whose parents were killed before they could report them, and return these tasks.
-
-        A thread counts as created by its process, a process by its present parent."""
+        """Add the tasks in `early`, whose parents were killed before they could report them, and return these tasks.  A thread
+        counts as created by its process, a process by its present parent."""
         adopted = []
         for tid in sorted(self.early):
             tgid, ppid = kin_of(tid)

@@ -95,14 +95,12 @@ class Injector:
             calls.also(self._fault.arch, self._fault.number, self._called)
 
     def entered(self, task: Task) -> None:
-        """Limit the resources of `at_entry` in a process that has reached its program's entry point.  Raises OSError if a limit
-        cannot be set."""
+        """Limit the resources of `at_entry` in a process at its entry point.  Raises OSError if a limit cannot be set."""
         for exhaust in self._at_entry:
             _exhaust(task.tgid, exhaust)
 
     def returned(self, task: Task) -> None:
-        """At the exit of a call, restore the register that was changed at its entry.  Raises PtraceError if the task is
-        dying."""
+        """At the exit of a call, restore the register that was changed at its entry.  Raises PtraceError if it is dying."""
         if changed := self._shortened.pop(task.tid, None):
             task.pending = False
             kernel.set_register(task.tid, *changed)
@@ -116,8 +114,7 @@ class Injector:
             self.fired = self._inject(task, event, fault.effect)
 
     def _inject(self, task: Task, event: Event, effect: Effect) -> bool:
-        """Apply the effect at a call, and return whether that was possible.  Raises PtraceError or OSError if the task is
-        dying."""
+        """Apply the effect at a call; return whether that was possible.  Raises PtraceError or OSError for a dying task."""
         match effect:
             case Fail(errno, signum):
                 if signum:

@@ -2,6 +2,8 @@
 
 python-ptrace 0.9.9 lacks PTRACE_SEIZE and later requests.  Its generic `ptrace()` passes any request, so they are
 built on it here.  The two requests of the hot loop bypass it (`SyscallInfo.read`, `resume`), for the figure given there.
+
+Functions about a stopped task raise PtraceError if it is dying, unless they say otherwise.
 """
 
 from __future__ import annotations
@@ -73,9 +75,8 @@ for _function in (_ptrace, _ptrace_errno):
 
 
 class SyscallInfo:
-    """A buffer for PTRACE_GET_SYSCALL_INFO, reused at every stop.
-
-    `bytes` is a struct ptrace_syscall_info up to and including `seccomp.ret_data` (Linux 5.3)."""
+    """A buffer for PTRACE_GET_SYSCALL_INFO, reused at every stop.  `bytes` is a struct ptrace_syscall_info up to and including
+    `seccomp.ret_data` (Linux 5.3)."""
 
     __slots__ = ("_address", "_keep", "bytes")
 
@@ -134,8 +135,7 @@ def seize(tid: int, options: int) -> None:
 
 
 def interrupt(tid: int) -> None:
-    """Request a stop (PTRACE_EVENT_STOP) of a seized task by PTRACE_INTERRUPT; it comes as soon as the task can stop.  Raises
-    PtraceError if the task is dying."""
+    """Request a stop (PTRACE_EVENT_STOP) of a seized task by PTRACE_INTERRUPT; it comes as soon as the task can stop."""
     _asked(func.ptrace, linux.PTRACE_INTERRUPT, tid)
 
 
@@ -146,8 +146,7 @@ _word = struct.Struct("=Q")
 
 
 def event_message(tid: int) -> int:
-    """Return the 64-bit message of a task's ptrace event (PTRACE_GETEVENTMSG), such as the tid of a new task.  Raises
-    PtraceError if the task is dying."""
+    """Return the 64-bit message of a task's ptrace event (PTRACE_GETEVENTMSG), such as the tid of a new task."""
     _ask(linux.PTRACE_GETEVENTMSG, tid, _answer_at)
     return int(_word.unpack_from(_answer)[0])
 
@@ -171,8 +170,7 @@ _siginfo = struct.Struct("8xi4xi")  # siginfo_t: si_code, and si_pid if a proces
 
 
 def sender(tid: int) -> int:
-    """Return the pid that sent the signal of a signal-delivery stop; 0 if the kernel sent it.  Raises PtraceError if the task
-    is dying."""
+    """Return the pid that sent the signal of a signal-delivery stop; 0 if the kernel sent it."""
     _ask(linux.PTRACE_GETSIGINFO, tid, _answer_at)
     code, pid = _siginfo.unpack_from(_answer)
     return int(pid) if code <= 0 else 0
@@ -217,8 +215,7 @@ def callers(tid: int) -> tuple[int, int]:
 
 
 def skip_call(tid: int, error: int = 0) -> None:
-    """At a seccomp stop: prevent the call from running, and have it return -`error` (seccomp(2), SECCOMP_RET_TRACE).  Raises
-    PtraceError if the task is dying."""
+    """At a seccomp stop: prevent the call from running, and have it return -`error` (seccomp(2), SECCOMP_RET_TRACE)."""
     values = registers(tid)
     convention = MACHINE.convention(values)
     values[convention.number] = NO_CALL
@@ -257,8 +254,7 @@ def read_memory(tid: int, address: int, length: int) -> bytes:
 
 
 def read_path(tid: int, address: int) -> bytes:
-    """Return the path at an address of a task.  Return b'' if it cannot be read or has no end within 4 KiB: the kernel fails a
-    call with such a path."""
+    """Return the path at an address of a task; b'' if it cannot be read or is longer than 4 KiB, so that the call fails."""
     room = PAGE - address % PAGE
     text = read_memory(tid, address, room)
     if b"\0" not in text:
@@ -279,18 +275,17 @@ def write_memory(tid: int, address: int, content: bytes) -> int:
 
 
 def registers(tid: int) -> Registers:
-    """Return the registers of a stopped task.  Raises PtraceError if the task is dying."""
+    """Return the registers of a stopped task."""
     return _asked(MACHINE.registers, tid)
 
 
 def set_registers(tid: int, values: Sequence[int]) -> None:
-    """Set all registers of a stopped task, in the order of `registers`.  Raises PtraceError if the task is dying, or a value is
-    not permitted."""
+    """Set all registers of a stopped task, in the order of `registers`.  Raises PtraceError also for a wrong value."""
     _asked(MACHINE.set_registers, tid, values)
 
 
 def set_register(tid: int, index: int, value: int) -> None:
-    """Set one register of a stopped task, 64 bits.  Raises PtraceError if the task is dying."""
+    """Set one register of a stopped task, 64 bits."""
     _asked(MACHINE.set_register, tid, index, value)
 
 

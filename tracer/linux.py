@@ -57,8 +57,7 @@ else:
     )
 
     def _simple(code):
-        """Return the ctypes type of a C value by its format letter: those of struct, and `P` for a pointer, `z` for a
-        string."""
+        """Return the ctypes type of a C value by its format letter: as struct has, `P` for a pointer, `z` for a string."""
         return type(_SimpleCData)(f"c_{code}", (_SimpleCData,), {"_type_": code})
 
     c_char, c_char_p, c_void_p = map(_simple, "czP")
@@ -150,6 +149,8 @@ CLONE_VM, CLONE_FILES, CLONE_THREAD, CLONE_UNTRACED = 0x100, 0x400, 0x10000, 0x8
 # asm-generic/socket.h; linux/socket.h, linux/in.h
 SOL_SOCKET, SO_TYPE, SO_PROTOCOL, SO_DOMAIN = 1, 3, 38, 39
 AF_UNIX, IPPROTO_TCP = 1, 6
+SOCKADDR = 128
+"""The size of struct sockaddr_storage, in bytes."""
 MSG_FASTOPEN = 0x20000000
 """A flag with which sendto(2) and its kin connect."""
 TCP_PROTOCOLS = (262, 256)
@@ -295,8 +296,7 @@ def checked(result: int, call: str) -> int:
 
 
 def raw_syscall(number: int, *arguments: object) -> int:
-    """Make a system call, and return its result, or -1 if it fails (then errno is set).  Integers are passed with all 64
-    bits."""
+    """Make a system call; return its result, or -1 if it fails (errno is set).  Integers are passed with all 64 bits."""
     return int(functions.syscall(c_long(number), *map(_wide, arguments)))
 
 

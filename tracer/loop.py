@@ -64,8 +64,7 @@ class Settings(NamedTuple):
     from_entry: bool = False
     """Whether to record from the initial program's ELF entry point on, instead of from its execve."""
     filter: bytes = b""
-    """A seccomp filter that allows the calls of an existing policy and returns kernel.RET_RECORD for the others; b"" to record
-    all calls."""
+    """A seccomp filter that allows the calls of a policy and returns kernel.RET_RECORD for others; b"" to record all."""
     waits: bool = False
     """Whether to record after which waits of its process an observation was made (`session.Waits`)."""
     late: bool = False
@@ -113,8 +112,7 @@ class Loop:
         """Children that this process had before it started the program; they are not traced."""
         self._info = SyscallInfo()
         self._unresumed: dict[int, tuple[Way, int]] = {}
-        """By tid: how to resume a task that could not be resumed (`kernel.resume`), and the signal; most such tasks are
-        dying."""
+        """By tid: how to resume a task that could not be (`kernel.resume`), and the signal; most are dying."""
         self._entries: dict[int, EntryPoint | None] = {}
         """By pid: the breakpoint at the entry point of its program, until it is reached; None if there can be none."""
         self._queue: deque[tuple[int, int]] = deque()
@@ -153,8 +151,7 @@ class Loop:
         self._queued = tid
 
     def release(self) -> None:
-        """Detach from every task at its next stop.  Valid only if no filter was installed, since it would fail calls without a
-        tracer."""
+        """Detach from every task at its next stop.  Valid only without an installed filter, which would fail calls then."""
         for task in list(self.tasks.values()):
             task.leaving = True
             with contextlib.suppress(PtraceError):  # it is ending
@@ -163,8 +160,7 @@ class Loop:
     # -- the loop
 
     def run(self, on_stop: Callable[[], None] = lambda: None) -> None:
-        """Handle the stops of all tasks until no task is left.  `on_stop` is called each time the initial process enters a
-        group-stop."""
+        """Handle the stops of all tasks until none is left.  `on_stop` is called at each group-stop of the initial process."""
         self._on_stop = on_stop
         while (taken := self._next()) is not None:
             tid, status = taken

@@ -24,9 +24,7 @@ class Row:
 
     __slots__ = ("argument", "effect", "name", "place", "selector")
 
-    def __init__(
-        self, name: str, argument: int, effect: str, place: str = REGISTER, selector: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, name: str, argument: int, effect: str, place: str = REGISTER, selector: tuple[int, ...] = ()) -> None:
         self.name = name
         self.argument = argument
         """The index of the argument."""
@@ -96,6 +94,5 @@ ROWS = (
 
 
 def rows(effect: str, *places: str) -> Iterator[Row]:
-    """Yield the rows whose effect is `effect`; if `places` are given, only the rows that name the process in one of these
-    ways."""
+    """Yield the rows with the effect `effect`; with `places`, only those that name the process in one of these ways."""
     return (row for row in ROWS if row.effect == effect and (not places or row.place in places))

@@ -45,8 +45,7 @@ def content(path: str, most: int = _MOST) -> bytes:
 
 
 def fields(folder: str) -> dict[str, str]:
-    """Return the fields of the file `status` in a task's `folder`: name -> value.  Return {} if the task has ended or may not
-    be read."""
+    """Return the fields of the file `status` in a task's `folder`: name -> value; {} if it has ended or may not be read."""
     try:
         text = content(f"{folder}/status").decode(errors="replace")  # a process may have any bytes for a name
     except OSError:
@@ -55,8 +54,7 @@ def fields(folder: str) -> dict[str, str]:
 
 
 def state(folder: str) -> str:
-    """Return the state of the task whose folder in /proc is `folder`, one letter such as "R" or "S"; "" if it cannot be
-    read."""
+    """Return the state of the task with this folder in /proc, one letter such as "R" or "S"; "" if it cannot be read."""
     try:
         return content(f"{folder}/stat").rpartition(b") ")[2][:1].decode()
     except OSError:
@@ -87,10 +85,8 @@ def enter() -> None:
 
 
 def proc() -> str:
-    """Return the /proc of this process's pid namespace.
-
-    Return a folder that does not exist if /proc is not mounted, or is of another namespace, where a pid is another process.
-    """
+    """Return the /proc of this process's pid namespace.  Return a folder that does not exist if /proc is not mounted, or is of
+    another namespace, where a pid is another process."""
     if not _roots:
         _roots.append("/proc" if is_own("/proc") else _MISSING)
     return _roots[0]
@@ -150,8 +146,7 @@ def owner(tid: int) -> int:
 
 
 def kin_of(tid: int) -> tuple[int, int]:
-    """Return the pid of the process that a task belongs to, and the pid of that process's parent; (tid, 0) if they cannot be
-    read."""
+    """Return the pid of a task's process, and the pid of that process's parent; (tid, 0) if they cannot be read."""
     status = fields_of(tid)
     return int(status.get("Tgid", tid)), int(status.get("PPid", 0))
 
@@ -181,8 +176,7 @@ def has_filter(tid: int) -> bool:
 
 
 def has_as_many_filters(first: int, second: int) -> bool:
-    """Return whether two tasks have the same number of seccomp filters.  False if the kernel does not report the number (before
-    Linux 5.9)."""
+    """Return whether two tasks have as many seccomp filters; False if the kernel does not report that (before Linux 5.9)."""
     counts = {fields_of(tid).get("Seccomp_filters", "") for tid in (first, second)}
     return len(counts) == 1 and counts != {""}
 

@@ -1,9 +1,8 @@
 """Moves the tasks that stop often to the tracer's processor, without the program being able to read that.
 
-A ptrace stop costs about 3 us when tracer and tracee share a processor, and 50-100 us when the kernel must wake
-another, idle one.  So a task that stops often is moved to the tracer's processor.  It gets its own affinity back when
-it stops rarely, so that it computes in parallel, and before it can read its affinity.  Processes outside the program
-can see the change.
+A ptrace stop costs about 3 us when tracer and tracee share a processor, and 50-100 us when the kernel must wake another, idle
+one.  So a task that stops often is moved to the tracer's processor.  It gets its own affinity back when it stops rarely, so
+that it computes in parallel, and before it can read its affinity.  Processes outside the program can see the change.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ class _Sharer:
 
 
 class SharedProcessor:
-    """The tasks that share the tracer's processor.  The tracer's thread calls all methods except `tick`, which another thread
-    calls."""
+    """The tasks that share the tracer's processor.  The tracer's thread calls all methods but `tick`, which another calls."""
 
     def __init__(self) -> None:
         self._tracer = threading.get_native_id()
@@ -58,8 +56,7 @@ class SharedProcessor:
         return bool(self._pinned)
 
     def pin(self, task: Task) -> None:
-        """Move `task` to the tracer's processor, unless its affinity forbids that processor or the program has set its affinity
-        itself."""
+        """Move `task` to the tracer's processor, unless its affinity forbids that, or was set by the program itself."""
         if task.tid in self._pinned or task.own_affinity or task.apart or not self.enabled:
             return
         with self._lock:
@@ -69,8 +66,7 @@ class SharedProcessor:
                 self._add(task)
 
     def inherit(self, parent: Task, child: Task) -> None:
-        """Register a new task.  It has its creator's affinity, so it is on the tracer's processor if `parent` was pinned at
-        that time."""
+        """Register a new task.  With its creator's affinity, it is on the tracer's processor if `parent` was pinned then."""
         if parent.affinity is None or parent.own_affinity or parent.apart:
             return
         with self._lock:
@@ -91,8 +87,7 @@ class SharedProcessor:
             self._restore_own()
 
     def release(self, tid: int) -> None:
-        """Restore a task's own affinity, so that it no longer shares the tracer's processor; do nothing if it does not share
-        it."""
+        """Restore a task's own affinity, so that it no longer shares the tracer's processor, if it does."""
         with self._lock:
             self._release(tid)
 
@@ -109,8 +104,7 @@ class SharedProcessor:
             self.pin(task)
 
     def forget(self, tid: int) -> None:
-        """Remove a task that has ended.  Its stops count as stops of its creator, so that a task that starts many short ones
-        stays pinned."""
+        """Remove a task that has ended.  Its stops count as its creator's, so that one with many short tasks stays pinned."""
         if tid in self._pinned:
             with self._lock:
                 ended = self._pinned.pop(tid, None)

@@ -81,9 +81,8 @@ class Recorder(Protocol):
         AUDIT_ARCH_*."""
 
     def counter(self, executable: str, event: Event, site: Callable[[], str]) -> list[Any]:
-        """Return the counter of the observation that `event` belongs to; the tally increments its first element.
-
-        `site` returns the call site (`Caller.site`); it is called only if the observation is new."""
+        """Return the counter of the observation that `event` belongs to; the tally increments its first element.  `site`
+        returns the call site (`Caller.site`); it is called only if the observation is new."""
 
     def look(self, counter: list[Any], event: Event, caller: Caller) -> bool:
         """Record the names and addresses that the event's pointers point to.  Return whether the next event of the same
@@ -100,8 +99,7 @@ class Recorder(Protocol):
 
 
 class Tally:
-    """Counts calls by executable and by the register bits that distinguish observations; asks the recorder for a counter only
-    when a key is new."""
+    """Counts calls by executable and the register bits that distinguish observations; gets counters for new keys only."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -146,8 +144,7 @@ class Tally:
                     counter[_AFTER].add(page.entered | wait)
 
     def note(self, task: Task, event: Event) -> None:
-        """Record that the observation of `event`, which has been counted already, was also made after the waits that `task` has
-        begun."""
+        """Record that the observation of `event`, which was counted already, was also made after the waits of `task`."""
         self._recorder.counter(task.executable, event, lambda: "?")[_AFTER].add(task.entered)
 
     def _new_counter(self, task: Task, key: int, info: bytearray) -> list[Any]:
@@ -211,9 +208,7 @@ class Tally:
 
     def counts(self, executable: str) -> dict[int, int]:
         """Return the native calls that an executable has made: key (under `mask_of`) -> a lower bound of how often the call was
-        made.
-
-        Valid only if waits are not recorded (`has_waits`)."""
+        made.  Valid only if waits are not recorded (`has_waits`)."""
         counters = self.hot(executable, 0) | self._looked.get(executable, {})
         counts: dict[int, int] = {}
         for key, count in (*self._former[executable].items(), *((key, counter[0]) for key, counter in counters.items())):

@@ -41,8 +41,7 @@ class Question:
     id: int
     lines: tuple[Line, ...]
     holds: bool
-    """Whether calls wait for the answer, or a look-up that is made again.  Files cannot be granted to a running program: the
-    answer counts from its next start."""
+    """Whether calls, or a repeated look-up, wait for the answer; as to files, it counts from the program's next start."""
     record: Mapping[str, Any]
     """The first of these calls: the fields of an event `denied` (docs/events.schema.json)."""
     answers: tuple[str, ...]

@@ -65,15 +65,11 @@ class Done:
 
 
 class Session:
-    """Runs commands under a copy of a policy, which `grant` widens.
-
-    The copy is in memory: a command that may write files of this user could otherwise replace it for the next one."""
+    """Runs commands under a copy of a policy, which `grant` widens.  The copy is in memory: a command that may write files of
+    this user could otherwise replace it for the next one."""
 
     def __init__(
-        self,
-        policy: str | os.PathLike[str],
-        base: str | os.PathLike[str] | None = None,
-        folder: str | os.PathLike[str] = ".",
+        self, policy: str | os.PathLike[str], base: str | os.PathLike[str] | None = None, folder: str | os.PathLike[str] = "."
     ) -> None:
         """`base`: the policy that bounds what is granted, None for no bound.  `folder`: what `.` in the policy means, wherever
         a command starts.  Raises UserError or OSError if a policy cannot be read."""
@@ -95,9 +91,8 @@ class Session:
     def run(
         self, command: Sequence[str], *, folder: str | os.PathLike[str] | None = None, timeout: float | None = None
     ) -> Done:
-        """Run a command in a folder, relative to that of the session and by default that, with nothing as its input.
-
-        Raises subprocess.TimeoutExpired after `timeout` seconds: the command is killed then."""
+        """Run a command in a folder, relative to that of the session and by default that, with nothing as its input.  Raises
+        subprocess.TimeoutExpired after `timeout` seconds: the command is killed then."""
         pipes = [os.pipe() for _ in range(3)]
         readers = [_Reader(reading) for reading, _ in pipes]
         ends = [end for _, end in pipes]

@@ -26,8 +26,7 @@ _PROOF = "bdfghjkmpqtvxz"
 place, cut to size by keys that the program has set (VKILL, VEOF).  But nothing lets it read what another process has shown."""
 _LENGTH = 3
 _COLUMNS = 20, 80
-"""The fewest and the most columns that lines are folded for.  The program can tell the terminal that there are more than it
-shows (TIOCSWINSZ), or fewer, which forges nothing."""
+"""The fewest and the most columns that lines are folded for: the program can set them (TIOCSWINSZ), and forges nothing."""
 _PAUSE = 0.05
 """Seconds until what is typed is read again, if another group of processes has the terminal."""
 _MOST_WRONG = 10

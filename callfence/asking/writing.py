@@ -21,10 +21,9 @@ from callfence.tracer.errors import UserError
 
 
 def write(file: str, line: str, why: str, base: Policy | None) -> None:
-    """Add a line to a policy file, and `why` as its `# why:` comment.
-
-    Raises UserError if the line grants anything that `base` does not, if the policy denies it explicitly, or if the policy
-    cannot be read; OSError if it cannot be written.  Nothing has been written then."""
+    """Add a line to a policy file, and `why` as its `# why:` comment.  Raises UserError if the line grants anything that `base`
+    does not, if the policy denies it explicitly, or if the policy cannot be read; OSError if it cannot be written.  Nothing has
+    been written then."""
     path = Path(file)
     with locked(path):
         document = parse_file(path)

@@ -27,10 +27,7 @@ stays as it is.
 
 With --check, write nothing, and show which effects one section of POLICY allows and another does not."""
 
-USAGE = (
-    "callfence carry [OPTION ...] POLICY --to ARCH",
-    "callfence carry --check [OPTION ...] POLICY",
-)
+USAGE = ("callfence carry [OPTION ...] POLICY --to ARCH", "callfence carry --check [OPTION ...] POLICY")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,8 +64,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _carry(options: argparse.Namespace) -> int:
-    """Write the policy with the carried section, and return 0.  Raises CallfenceError or OSError, and has written nothing
-    then."""
+    """Write the policy with the carried section, and return 0.  Raises CallfenceError or OSError before it writes."""
     name, target = options.policy, options.to
     place = None if name == "-" else name
     if options.output is not None:

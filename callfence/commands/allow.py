@@ -93,9 +93,8 @@ def _allow(options: argparse.Namespace) -> int:
 
 
 def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[str]] | None:
-    """Add the lines to a policy, or to one phase of it; return the new policy and lines that describe the changes.
-
-    If the policy denies a line explicitly, print that and return None."""
+    """Add the lines to a policy, or to one phase of it; return the new policy and lines that describe the changes.  If the
+    policy denies a line explicitly, print that and return None."""
     done = added(policy, options.line, options.arch, name=str(options.policy), force=options.force)
     for arch, number in done.refused[:1]:
         name, old = name_of(arch, number), policy.entries[arch][number]
@@ -117,8 +116,7 @@ def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[
 
 
 def _allow_logged(options: argparse.Namespace) -> int:
-    """Allow the violations in the logs, and return the exit status.  Raises UserError, PolicyError or OSError, and has written
-    nothing then."""
+    """Allow the violations in the logs; return the exit status.  Raises UserError, PolicyError or OSError before it writes."""
     from callfence.learning import logs
 
     recording = logs.read_logs("allow", options.policy, options.log)

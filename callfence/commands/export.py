@@ -111,8 +111,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _exported(target: str, policy: Policy, phase: str, options: FormatOptions) -> Exported:
-    """Export one phase of a policy; if the target has no phases, the result says so as a loss.  Raises ExportError if the
-    policy cannot be exported."""
+    """Export one phase of a policy; a target without phases loses them.  Raises ExportError if it cannot be exported."""
     exported = formats.exported(target, policy, options, phase)
     names = list(resolve(policy))
     later = names[names.index(phase) + 1 :]
@@ -151,8 +150,7 @@ def _print_losses(options: argparse.Namespace, exported: Exported) -> None:
 
 
 def _put(options: argparse.Namespace, exported: Exported) -> None:
-    """Write the result to the file of -o or to standard output; write a second file, if the format has one, beside the first or
-    to standard error."""
+    """Write the result to the file of -o or standard output, and a second file, if any, beside it or to standard error."""
     if options.output is None:
         sys.stdout.buffer.write(exported.data)
         sys.stdout.buffer.flush()

@@ -48,13 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add("--program", default="", metavar="NAME", help=program)
     add("--exact", action="store_true", help="logs: allow only the logged calls, without the implied set (`implied 1`)")
     add("--within", metavar="BASE", help="logs: never allow what BASE, a policy or container profile (JSON), denies")
-    add(
-        "-o",
-        "--output",
-        metavar="POLICY",
-        type=output,
-        help="write to POLICY instead of standard output; for logs, see above",
-    )
+    add("-o", "--output", metavar="POLICY", type=output, help="write to POLICY instead of standard output; for logs, see above")
     add("file", metavar="FILE", nargs="?", help="- is standard input")
     return parser
 

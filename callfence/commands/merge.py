@@ -53,11 +53,7 @@ USAGE = (
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="callfence merge",
-        usage="\n       ".join(USAGE),
-        description=DESCRIPTION,
-    )
+    parser = Parser(prog="callfence merge", usage="\n       ".join(USAGE), description=DESCRIPTION)
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, help="NAME.rec or NAME.policy; may be one of the inputs")
     narrow = "print FILE, a policy, without what the policy BY denies of the calls that BY names"
     parser.add_argument("--narrow-by", metavar="BY", help=narrow)
@@ -124,8 +120,7 @@ def _taken(comparison: Comparison, name: str, base: str) -> Iterator[str]:
 
 
 def _of_call(name: str, policies: Mapping[str, Policy]) -> Iterator[str]:
-    """Yield what each of some policies, by name, says of a call, on each architecture and in each phase.  Raises UserError if
-    no architecture of theirs has the call."""
+    """Yield what policies, by name, say of a call, on each architecture and in each phase.  Raises UserError if none has it."""
     archs = [arch for arch in Arch if any(arch in policy.entries for policy in policies.values())]
     known = {call for arch in archs for call in table(arch).by_name}
     if name not in known:
@@ -148,8 +143,7 @@ def _answer(policy: Resolved, arch: Arch, number: int) -> str:
 
 
 def _fold(output: Path, inputs: list[Path]) -> int:
-    """Merge recordings or policies into `output`, and return 0.  Raises UserError, JoinError, PolicyError, RecordingError or
-    OSError, and has written nothing then."""
+    """Merge recordings or policies into `output`, and return 0.  Raises CallfenceError or OSError before it writes."""
     recordings = output.suffix == ".rec"
     files = [file for path in inputs for file in _files(path, ".rec" if recordings else ".policy")]
     if not files:

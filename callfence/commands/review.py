@@ -306,8 +306,7 @@ def _what(change: PolicyChange) -> Iterator[str]:
 
 
 def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator[str]:
-    """Yield lines about dangerous calls that `learn` recorded only under fault injection and therefore did not allow, each with
-    the command that allows it."""
+    """Yield lines about dangerous calls that `learn` recorded only under fault injection, with the command that allows each."""
     rehearsed = [observation for observation in recording.observations if recording.rehearsed(observation)]
     dangerous = [observation for observation in rehearsed if needs_a_person(observation)]
     denied = [observation for observation in dangerous if not evaluate(policy, observation.event).allows]

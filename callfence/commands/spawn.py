@@ -7,7 +7,7 @@ import os
 import pwd  # noqa: F401  # where a client has no HOME
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from callfence import start
 from callfence.enforcer import kernel
@@ -17,7 +17,7 @@ from callfence.enforcer.errors import EnforceError
 from callfence.enforcer.files import granted, landlock  # noqa: F401
 from callfence.enforcer.hosts import granted as granted_hosts  # noqa: F401
 from callfence.enforcer.later import Loaded
-from callfence.enforcer.launch import is_filtered
+from callfence.enforcer.launch import Launch, is_filtered
 from callfence.enforcer.reporting import audit, opening  # noqa: F401
 from callfence.enforcer.spawning.listening import Listener, serve
 from callfence.enforcer.spawning.peer import Rights, require_plain
@@ -33,10 +33,8 @@ from callfence.tracer.errors import CallfenceError
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
-    from typing import NoReturn
 
     from callfence.enforcer.hosts.granted import Hosts
-    from callfence.enforcer.launch import Launch
     from callfence.enforcer.spawning.protocol import Request
     from callfence.enforcer.spawning.serving import Prepare
 
@@ -96,8 +94,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _describe() -> None:
-    """Judge and describe a denied call for nothing: then the tables and patterns that this takes are parsed here, and not by
-    each helper."""
+    """Judge and describe a denied call for nothing, so that what this takes is parsed here, and not by each helper."""
     from callfence.enforcer.reporting.verdict import Verdicts, advise, risk_of
     from callfence.policygen.evidence.words import masked
     from callfence.policygen.implied.tables import parse_all

@@ -136,8 +136,7 @@ def _asked(document: Document, options: argparse.Namespace) -> tuple[list[Arch],
 
 
 def _as_object(word: str, policy: Path) -> str:
-    """Return how to ask about the file or host that a word names, a host as HOST, HOST:PORT or [ADDRESS]:PORT; "" for another
-    word."""
+    """Return how to ask about the file or host (HOST, HOST:PORT or [ADDRESS]:PORT) that a word names; "" for another word."""
     if "/" in word:
         what, words = "a file", [f"./{word}"]
     elif (named := _HOST.fullmatch(word)) and (word == "localhost" or {".", ":"} & {*word}):
@@ -265,8 +264,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
 
 
 def _restricted(policy: Policy, arch: Arch, event: Event, explanation: Explanation) -> tuple[str, ...]:
-    """Return the lines about bits that only restrict, if the implied set allows a call for which the rule would hold without
-    them; else ()."""
+    """Return the lines about bits that only restrict, if the implied set allows what the rule would without them; else ()."""
     bits = restricting(arch).get(event.number, {}) if policy.implied and explanation.action.allows else {}
     if not bits or not explanation.failing or explanation.entry is None or explanation.nearest is None:
         return ()

@@ -38,16 +38,14 @@ _COMPILES = (
 _DECIDES = f"{_ENFORCER}/later.py", f"{_ENFORCER}/guard.py"
 """What decides which files a filter notes, and what is put before it."""
 NOT_COMPILING = ("__pycache__", "formats", "review")
-"""Folders of policygen that neither compiling a policy nor the helper imports anything from: examining each file takes 3 us of
-a start."""
+"""Folders of policygen from which neither compiling a policy nor the helper imports: examining a file takes 3 us of a start."""
 _MAX_SIZE = 1 << 24  # bytes: a filter has 32 KiB, the rest is the policy's text
 _MOST = 1000
 """Filters that a user's cache keeps."""
 
 
 class _Place:
-    """An open folder of filters, the user that must own it and its files, the mode of new files, and whether they are
-    signed."""
+    """An open folder of filters, the owner that it and its files must have, new files' mode, and whether they are signed."""
 
     __slots__ = ("descriptor", "file_mode", "owner", "path", "signed")
 
@@ -99,8 +97,7 @@ def load(path: str, variant: str, read: Callable[[str], bytes], problems: dict[s
     """Return the cached filter for a variant of a policy; None if there is none, or if one of its sources has changed.
 
     `read` returns a file's content, and raises OSError.  If the secret cannot be used, the user's cache is not used, and the
-    reason is added to `problems`.
-    """
+    reason is added to `problems`."""
     for place in _places():
         try:
             secret = place.secret()
@@ -213,10 +210,8 @@ def _absolute(path: str) -> str:
 
 
 def _name(path: str, variant: str) -> str:
-    """Return the name of the one file for a policy and a variant: later versions of the policy replace it.
-
-    If two policies have the same name, each replaces the other's filter, which costs a compilation.
-    """
+    """Return the name of the one file for a policy and a variant: later versions of the policy replace it.  If two policies
+    have the same name, each replaces the other's filter, which costs a compilation."""
     whole = os.fsencode(f"{variant}\0{_absolute(path)}")
     return f"{digest(whole, size=4).hex()}.filter"
 
@@ -251,9 +246,8 @@ def _home() -> str:
 
 
 def _own(*, create: bool = False) -> _Place | None:
-    """Open the user's cache; return None unless this user owns the folder and no other user can write to it.
-
-    With `create`, the folder is created, unless the home folder is missing."""
+    """Open the user's cache; return None unless this user owns the folder and no other user can write to it.  With `create`,
+    the folder is created, unless the home folder is missing."""
     path = folder()
     if not path or os.getuid() != os.geteuid():
         return None
@@ -296,7 +290,6 @@ class SecretError(EnforceError):
 
 def secret() -> bytes:
     """Return the user's secret, creating it if there is none; b"" where the kernel has no keyrings or a filter denies them.
-
     Raises SecretError, whose message includes the remedy."""
     try:
         key = _key() or _new_key()

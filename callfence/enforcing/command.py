@@ -1,7 +1,6 @@
 """`enforce`: run a program confined by its policy.
 
-To keep every start fast, if the filter is in the cache, nothing that parses or
-compiles policies is imported.
+To keep every start fast, if the filter is in the cache, nothing that parses or compiles policies is imported.
 """
 
 from __future__ import annotations
@@ -425,9 +424,8 @@ class Start:
         )
 
     def _arm_untraced(self, arm: str, programs: Sequence[bytes], problem: str, *, is_followed: bool) -> str:
-        """Return when filters take effect on a program that cannot be traced: "now", before its execve.
-
-        `problem` is why it cannot be traced.  Raises EnforceError if the filters deny the execve, or for phases or `entry`."""
+        """Return when filters take effect on a program that cannot be traced: "now", before its execve.  `problem` is why it
+        cannot be traced.  Raises EnforceError if the filters deny the execve, or for phases or `entry`."""
         if is_followed:
             raise EnforceError(f"{problem}, so {self.name} cannot be followed through the phases of its policy")
         execve = MACHINE.native.audit, MACHINE.native.numbers["execve"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from callfence.enforcing import cache, filters
-from callfence.enforcing.sealed import bundle
+from callfence.enforcing.sealed import Compiled, bundle
 from callfence.policygen.evaluate import answer
 from callfence.policygen.files.ruleset import changes_files
 from callfence.policygen.filter import bpf
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from callfence.enforcing.filters import Variant
-    from callfence.enforcing.sealed import Compiled
 
 DESCRIPTION: Final = f"""\
 Compile policies and prove their filters, so that `enforce` need not do it at the start.  As root, write them to

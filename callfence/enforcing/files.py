@@ -58,9 +58,7 @@ def _is_socket(path: str) -> bool:
         return False
 
 
-def records(
-    policies: Sequence[Compiled], arm: str, rules: Confinement, environment: Sequence[bytes]
-) -> Source | None:
+def records(policies: Sequence[Compiled], arm: str, rules: Confinement, environment: Sequence[bytes]) -> Source | None:
     """Return the source of the kernel's audit records of what `rules` deny, and have these write them for it; None if there is
     none here.  `arm` is when filters take effect, "now", "exec" or "entry"; `environment`, the program's."""
     from callfence.enforcer.reporting.audit import opened
@@ -159,8 +157,7 @@ OWN_CODE = "own-code"
 
 
 def own(files: Files, policy: Path, code: Sequence[str] = ()) -> Iterator[tuple[str, Risk]]:
-    """Yield each line of a policy by which the program can change what confines it on this machine, or its own `code` (paths of
-    executables and scripts), with the risk."""
+    """Yield each line of a policy that lets the program change what confines it, or its own `code` (paths), with the risk."""
     from callfence.policygen.files.places import PlaceError, located
     from callfence.policygen.grants import Right, path_line
     from callfence.policygen.lint.files import Risk

@@ -39,8 +39,7 @@ def compiled(
 
     `check` is called with each file that is read, and raises an error to refuse it.  The reasons why the user's cache cannot be
     used are added to `problems` (`cache.load`).  Raises EnforceError, PolicyError for a mistake in the policy, and what
-    `check` raises.
-    """
+    `check` raises."""
     cached_filter = cache.load(path, variant, lambda name: reading.read(name, check=check), problems) if cached else None
     if cached_filter:
         return cached_filter
@@ -199,11 +198,9 @@ def _actions(policy: Policy) -> list[Action]:
 
 
 def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -> Compiled:
-    """Return a variant of the filter in `file`, which `callfence compile -o` wrote.
-
-    Raises EnforceError if the file was not written so, or if `policy` has another content than the policy that was compiled;
-    None for `policy` skips that comparison.
-    """
+    """Return a variant of the filter in `file`, which `callfence compile -o` wrote.  Raises EnforceError if the file was not
+    written so, or if `policy` has another content than the policy that was compiled; None for `policy` skips that
+    comparison."""
     try:
         filter_ = unbundle(reading.read(file, check=check))[variant]
         current = None if policy is None else reading.read(policy, check=check)
@@ -224,7 +221,6 @@ def parsed(path: str, content: bytes, read: Callable[[str], bytes]) -> Document:
 
 def with_includes(path: str, content: bytes, check: Check | None = None) -> tuple[Document, list[tuple[str, bytes]]]:
     """Parse a policy; return the document, and the name and content of each file that it was read from, the policy's first.
-
     `check` is called with each included file.  Raises PolicyError, and what `check` raises."""
     sources = [(path, content)]
     include = reading.below(path, check)
@@ -251,10 +247,8 @@ def is_current(filter_: Compiled) -> bool:
 
 
 def default_policy(name: str) -> str:
-    """Return the policy to use for a program if none was named: NAME.policy in the current folder.
-
-    Raises EnforceError if every user can create files in that folder and the policy exists.
-    """
+    """Return the policy to use for a program if none was named: NAME.policy in the current folder.  Raises EnforceError if
+    every user can create files in that folder and the policy exists."""
     path = f"{os.path.basename(name.rstrip('/')) or 'program'}.policy"
     if os.stat(".").st_mode & stat.S_IWOTH and os.path.lexists(path):
         raise EnforceError(
@@ -266,8 +260,7 @@ def default_policy(name: str) -> str:
 
 def trusting(strangers: dict[str, int]) -> Check:
     """Return a check for policy files.  It raises EnforceError for a file that every user can write, and adds each file of
-    another user, except root, to `strangers`, with its owner.
-    """
+    another user, except root, to `strangers`, with its owner."""
 
     def check(name: str, status: os.stat_result) -> None:
         if status.st_mode & stat.S_IWOTH:
@@ -279,11 +272,8 @@ def trusting(strangers: dict[str, int]) -> Check:
 
 
 def owner_warning(file: str, owner: int) -> str:
-    """Return what is said about a policy file of another user, by its owner's id.
-
-    In a user namespace, stat(2) reports the overflow id for each owner whom the namespace lacks, such as root outside of it
-    (user_namespaces(7)).
-    """
+    """Return what is said about a policy file of another user, by its owner's id.  In a user namespace, stat(2) reports the
+    overflow id for each owner whom the namespace lacks, such as root outside of it (user_namespaces(7))."""
     try:
         is_unknown = _is_not_mapped(owner)
     except OSError:  # there is no /proc

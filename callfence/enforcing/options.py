@@ -165,9 +165,7 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
             from callfence.policygen.errors import did_you_mean
 
             hint = did_you_mean(name, [*_VALUED, *_FLAGS])
-            hint = hint or (
-                "write options of the program after its name" if rest else "`enforce --help-all` lists the options"
-            )
+            hint = hint or ("write options of the program after its name" if rest else "`enforce --help-all` lists the options")
             raise EnforceError(f"unknown option {option}: {hint}")
     if options.get("--ask") == [""] and rest and rest[0].startswith("unix:"):
         raise EnforceError(f"--ask {rest[0]}: write --ask={rest[0]}; without `=` it would be the program")

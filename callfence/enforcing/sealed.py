@@ -116,9 +116,8 @@ class Compiled:
 
 
 def seal(compiled: Compiled, made_by: bytes, secret: bytes, *, is_shipped: bool = False) -> bytes:
-    """Return the content of the file for a compiled filter, signed with `secret`; b"" gives a checksum only.
-
-    `made_by` identifies the code that compiled.  `is_shipped`: another machine may use the file."""
+    """Return the content of the file for a compiled filter, signed with `secret`; b"" gives a checksum only.  `made_by`
+    identifies the code that compiled.  `is_shipped`: another machine may use the file."""
     from callfence.enforcer.later import without_digests
 
     later = without_digests(compiled.later) if is_shipped and compiled.later else compiled.later
@@ -139,8 +138,7 @@ def is_sealed(content: bytes) -> bool:
 
 
 def unseal(content: bytes, secret: bytes) -> tuple[bytes, Compiled]:
-    """Return `made_by` and the filter from what `seal` returned for the same secret.  Raises ValueError for any other
-    content."""
+    """Return `made_by` and the filter from what `seal` returned for this secret.  Raises ValueError for other content."""
     start = len(_MAGIC) + _SIGNATURE
     body = content[start:]
     if content[:start] != _MAGIC + digest(body, key=secret):
@@ -186,8 +184,7 @@ def _stage(fields: Sequence[bytes]) -> Stage:
 
 
 def bundle(variants: Sequence[Compiled], made_by: bytes) -> bytes:
-    """Return the content of a file for `enforce --compiled`, here or on another machine, with variants of one policy's
-    filter."""
+    """Return the content of a file for `enforce --compiled`, on any machine, with variants of one policy's filter."""
     return _BUNDLE + _joined([seal(variant, made_by, b"", is_shipped=True) for variant in variants])
 
 

@@ -24,8 +24,7 @@ class Addition(NamedTuple):
     refused: tuple[tuple[Arch, int], ...] = ()
     """The calls that the policy denies explicitly, and so were not added."""
     entries: tuple[tuple[Arch, int, Entry | None, Entry], ...] = ()
-    """Architecture, number, old and new entry of each call that the lines name; equal ones for a call that was allowed
-    already."""
+    """Architecture, number, old and new entry of each call that the lines name; the two are equal if it was allowed already."""
     files: tuple[Difference, ...] = ()
     """What the lines newly grant of files, ports and hosts."""
     given: tuple[str, ...] = ()
@@ -49,9 +48,8 @@ def parse_lines(text: str, arch: Arch) -> Policy:
 
 def added(policy: Policy, lines: Sequence[str], arch: Arch | None = None, *, name: str, force: bool = False) -> Addition:
     """Return a policy, or one phase of it, with lines added.  `arch`: that of entries, if it is not the policy's first; `name`:
-    the policy's, for errors; `force`: also add what the policy denies explicitly.
-
-    Raises PolicyError for a line, JoinError for an entry that cannot be joined."""
+    the policy's, for errors; `force`: also add what the policy denies explicitly.  Raises PolicyError for a line, JoinError for
+    an entry that cannot be joined."""
     arch = arch or next(iter(policy.entries))
     parsed = [parse_lines(line, arch) for line in lines]
     refused: list[tuple[Arch, int]] = []

@@ -58,8 +58,7 @@ class Asker:
         """The combinations that an earlier reason names."""
 
     def ask(self) -> dict[PolicyChange, Decision]:
-        """Ask about each change; return the decisions that were made until the last change, q or ^D.  Raises KeyboardInterrupt
-        for ^C."""
+        """Ask about each change; return the decisions made until the last change, q or ^D.  Raises KeyboardInterrupt for ^C."""
         decisions: dict[PolicyChange, Decision] = {}
         index = 0
         try:
@@ -110,8 +109,7 @@ class Asker:
             print(line)
 
     def _why(self, change: PolicyChange) -> str:
-        """Ask for the reason to accept a change that lint would warn of, and return it; '' if the user gives none, or if none
-        is needed."""
+        """Ask for the reason to accept a change that lint would warn of, and return it; '' if none is given or needed."""
         needed = {*reasons_needed(self._new, self._findings, change)} - self._settled
         if not needed or not takes_reason(self._new, change):
             return ""

@@ -42,8 +42,7 @@ MANY_LINES = 15
 
 
 def said_first(judgement: Judgement) -> str:
-    """Return the sentence that follows the verdict: the gravest headline (`in_order`) or, without one, an explanation of the
-    verdict."""
+    """Return the sentence that follows the verdict: the gravest headline (`in_order`) or else an explanation of the verdict."""
     first, _ = in_order(judgement)
     if first is not None:
         return headline(judgement, first)
@@ -164,8 +163,7 @@ def _short(differences: Sequence[Ranked], room: int) -> list[str]:
     """Return the differences of one architecture in at most `room` lines, if leaving out what matters least suffices.
 
     Calls that are no longer allowed, or answered differently, are shown by name alone.  For calls that became possible, the
-    examples of those without a known risk are left out first, then their conditions; then the same for the others.
-    """
+    examples of those without a known risk are left out first, then their conditions; then the same for the others."""
     ways = [[*_lines(differences, *way)] for way in (("all", True), ("all", False), ("line", False), ("name", False))]
     return next((lines for lines in ways if len(lines) <= room), ways[-1])
 
@@ -228,9 +226,7 @@ def as_text(judgement: Judgement, *, full: bool = False) -> Iterator[str]:
     yield from head
     differences = judgement.differences if full else judgement.relevant
     by_arch = [(arch, [*group]) for arch, group in groupby(differences, key=lambda ranked: ranked.difference.arch)]
-    details = {
-        arch: [line for ranked in group for line in difference_lines(ranked.difference)] for arch, group in by_arch
-    }
+    details = {arch: [line for ranked in group for line in difference_lines(ranked.difference)] for arch, group in by_arch}
     last = [] if full else [*redundant_lines(judgement)]
     if not full and len(head) + len(by_arch) + sum(map(len, details.values())) + len(last) > MANY_LINES:
         room = (MANY_LINES - len(head) - len(last) - 1) // max(1, len(by_arch)) - 1
@@ -259,8 +255,7 @@ def _head(judgement: Judgement) -> Iterator[str]:
 
 
 def redundant_lines(judgement: Judgement) -> Iterator[str]:
-    """Yield a line for each kind of change with redundant calls, or with calls that follow from a setting, with as many of
-    their names as fit."""
+    """Yield a line for each kind of change with redundant calls, or calls that follow from a setting; as many names as fit."""
     for change, text, names in (*following(judgement), *redundant(judgement)):
         line = f"{change.value} {text}: {', '.join(names)}"
         yield textwrap.shorten(line, WIDTH, placeholder=" ...", break_on_hyphens=False)

@@ -11,17 +11,8 @@ import zlib
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from callfence.judging.differences import (
-    Risk,
-    call_name,
-    following,
-    headline,
-    in_order,
-    redundant,
-    rule_texts,
-    said_first,
-    shown_name,
-)
+from callfence.judging import differences
+from callfence.judging.differences import Risk
 from callfence.policygen.comparing.compare import Change, Difference
 from callfence.policygen.language.document import read_text
 from callfence.policygen.language.naming import format_action, format_call
@@ -74,8 +65,7 @@ class Lines:
         return self.of_setting(finding.name) if finding.arch is None else self.of_call(finding.arch, finding.name)
 
     def of_setting(self, setting: str) -> int | None:
-        """Return the line of a setting or of a line about files (`default`, `arch x86_64`, `path /etc`); None if the file does
-        not have it."""
+        """Return the line of a setting or of a line about files (`default`, `arch x86_64`, `path /etc`), or None."""
         return self._settings.get(tuple(setting.split()))
 
     def of_call(self, arch: Arch, name: str) -> int | None:
@@ -198,7 +188,7 @@ def _headline(judgement: Judgement, entry: Headline) -> dict[str, object]:
 
 def _object(judgement: Judgement, ranked: Ranked) -> dict[str, object]:
     difference = ranked.difference
-    name = call_name(difference)
+    name = differences.call_name(difference)
     reasons = {row.id: judgement.reasons.get((difference.arch, name, row.id)) for row in ranked.dangers}
     return {
         "arch": difference.arch,
@@ -207,13 +197,12 @@ def _object(judgement: Judgement, ranked: Ranked) -> dict[str, object]:
         "change": HEADINGS[difference.change].lower(),
         "before": format_action(difference.before),
         "after": format_action(difference.after),
-        "rules": rule_texts(difference),
+        "rules": differences.rule_texts(difference),
         "grants_nothing": ranked.is_redundant,
         "follows_from": ranked.setting or None,
         "example": format_call(difference.example),
         "risks": [
-            {name: getattr(row, name) for name in ("id", "level", "grants", "why", "safer", "source")}
-            for row in ranked.dangers
+            {name: getattr(row, name) for name in ("id", "level", "grants", "why", "safer", "source")} for row in ranked.dangers
         ],
         "reasons": {rule: str(reason) for rule, reason in reasons.items() if reason},
     }
@@ -225,8 +214,8 @@ def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> s
 
     `new` is the name of the new policy's file.  `behind` has lines about the recorded calls that the new policy allows and the
     old one does not."""
-    first, others = in_order(judgement)
-    start = _said(judgement, first) if first else said_first(judgement)
+    first, others = differences.in_order(judgement)
+    start = _said(judgement, first) if first else differences.said_first(judgement)
     lines = [f"**{code(new)}: {judgement.comparison.verdict}**: {start.removesuffix('.')}."]
     if first and first.why:
         lines += ["", f"{first.why[0].upper()}{first.why[1:]}. Safer: {first.safer}."]
@@ -244,7 +233,7 @@ def as_markdown(judgement: Judgement, new: str, behind: Iterable[str] = ()) -> s
         rows = [_row(ranked.difference) for ranked in judgement.relevant if ranked.difference.change is change]
         if rows:
             lines += ["", f"{heading}:", "", "| calls | answer | for example |", "|---|---|---|", *rows]
-    for _, text, names in (*following(judgement), *redundant(judgement)):
+    for _, text, names in (*differences.following(judgement), *differences.redundant(judgement)):
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         lines += ["", f"{text[0].upper()}{text[1:]}: {_codes(names[:_NAMED])}{more}."]
     whole = "\n".join([*lines, *behind])
@@ -266,7 +255,7 @@ def _said(judgement: Judgement, entry: Headline) -> str:
 
 
 def _row(difference: Difference) -> str:
-    rules = "<br>".join(cell(f"{shown_name(difference)}: {text}") for text in rule_texts(difference))
+    rules = "<br>".join(cell(f"{differences.shown_name(difference)}: {text}") for text in differences.rule_texts(difference))
     answer = f"{format_action(difference.before)} → {format_action(difference.after)}"
     return f"| {rules} | {answer} | {cell(format_call(difference.example))} |"
 
@@ -281,7 +270,7 @@ def as_sarif(judgement: Judgement, new: str) -> str:
         difference = ranked.difference
         if difference.change is not Change.MORE:
             continue
-        name, rules = call_name(difference), " || ".join(rule_texts(difference))
+        name, rules = differences.call_name(difference), " || ".join(differences.rule_texts(difference))
         line = None if difference.number is None else lines.of_call(difference.arch, name)
         where, example = f"{difference.arch} {name}", f"for example {format_call(difference.example)}"
         for row in ranked.dangers:
@@ -292,7 +281,7 @@ def as_sarif(judgement: Judgement, new: str) -> str:
         if not ranked.dangers:
             message = f"{name}: newly allowed where {rules}, {example}"
             results.append(Result(NEW_BEHAVIOUR, Level.NOTE, message, new, line, f"{where} {rules}"))
-    for _, text, names in redundant(judgement, Change.MORE):
+    for _, text, names in differences.redundant(judgement, Change.MORE):
         message = f"{text}: {', '.join(names)}"
         results.append(Result(NEW_BEHAVIOUR, Level.NOTE, message, new, None, "grants nothing"))
     return json.dumps(sarif(results), indent=2)
@@ -302,7 +291,7 @@ def _of_headline(judgement: Judgement, entry: Headline, new: str, lines: Lines) 
     line = lines.of_setting(entry.name) if entry.arch is None else lines.of_call(entry.arch, entry.name)
     full = f"{entry.says}{f': {entry.why}' if entry.why else ''}."
     rule = SarifRule(entry.rule, entry.says, full, entry.safer or entry.says)
-    message = printable(headline(judgement, entry).partition(": ")[2])
+    message = printable(differences.headline(judgement, entry).partition(": ")[2])
     return Result(rule, entry.level, message, new, line, f"{entry.arch} {entry.rule}")
 
 

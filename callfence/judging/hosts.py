@@ -1,5 +1,4 @@
-"""Explains lines about hosts and unix sockets, for `callfence why` and the report: whom recorded runs talked to, by which
-executables, and which addresses a name had."""
+"""Explains lines about hosts and unix sockets: whom recorded runs talked to, by which executables; a name's addresses."""
 
 from __future__ import annotations
 
@@ -30,8 +29,7 @@ def of_hosts(line: str, files: Files, recording: Recording, reasons: Mapping[str
 
 
 def _uses(recording: Recording, starts: Sequence[str], belongs: Callable[[str], bool]) -> Iterator[str]:
-    """Yield a line for each host, socket or name that recorded runs used and that belongs to a line, by what uses of it begin
-    with."""
+    """Yield a line for each host, socket or name of a line that recorded runs used, by what uses of it begin with."""
     runs: dict[tuple[str, str], dict[int, None]] = {}
     executables: dict[tuple[str, str], dict[str, None]] = {}
     for column, run in enumerate(recording.runs, 1):
@@ -57,4 +55,3 @@ def _addresses(name: str, recording: Recording) -> str:
     shown = ", ".join(found[:_MANY])
     more = f" and {len(found) - _MANY} more" if len(found) > _MANY else ""
     return f"; it had {plural(len(found), 'address', 'addresses')}: {shown}{more}" if found else ""
-

@@ -64,8 +64,7 @@ class Site:
 
     @classmethod
     def parse(cls, text: str) -> Site | None:
-        """Return the call site in the text of an observation (`Observation.site`); None for `?`, and for any other text that is
-        no call site."""
+        """Return the call site in the text of an observation (`Observation.site`); None for another text, such as `?`."""
         match = _SITE.fullmatch(text)
         return cls(match["file"], int(match["offset"], 16), match["build"] or "") if match else None
 
@@ -79,8 +78,7 @@ class Site:
 
 
 class Symbols:
-    """Finds the names of call sites in symbol tables.  Mutable: it keeps the tables that it has read, and the reasons why names
-    are missing."""
+    """Finds the names of call sites in symbol tables.  Mutable: it keeps the tables that it read, and why names are missing."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, str], _Table | None] = {}
@@ -180,10 +178,8 @@ class _Table:
         self._functions.sort(key=lambda function: function[0])
 
     def name(self, offset: int) -> str:
-        """Return the function with the code at an offset in the file, such as `openat64+0x37`; '' if none is known.
-
-        A call site is the address after the call's instruction, which may be the function's last.
-        """
+        """Return the function with the code at an offset in the file, such as `openat64+0x37`; '' if none is known.  A call
+        site is the address after the call's instruction, which may be the function's last."""
         for start, size, address in self._segments:
             if start < offset <= start + size:
                 return self._at(offset - start + address)
@@ -234,8 +230,7 @@ def site_lines(observations: Sequence[Observation], recording: Recording, symbol
 
 
 def started_as(recording: Recording) -> dict[str, tuple[str, ...]]:
-    """Return executable -> the names under which runs started it, if these are not its own: those of links to it, or of the
-    scripts that it interprets, ascending."""
+    """Return executable -> other names under which runs started it: of links to it, or scripts it interprets, ascending."""
     names: defaultdict[str, set[str]] = defaultdict(set)
     for run in recording.runs:
         name = os.path.basename(run.command[0]) if run.command else ""
@@ -252,9 +247,7 @@ def with_names(executable: str, names: Mapping[str, Sequence[str]]) -> str:
 
 def such_as(observations: Sequence[Observation], *, bare: bool = False) -> tuple[str, list[str]]:
     """Return an example call, from the first observation, with the data that its pointers point to; and the other facts about
-    all observations.
-
-    `bare`: the observations are from a companion, which does not have all arguments."""
+    all observations.  `bare`: the observations are from a companion, which does not have all arguments."""
     event = observations[0].event
     unknown = [index for index, value in enumerate(observations[0].arguments) if value is None] if bare else []
     first, others = examples(event, joined({fact for observation in observations for fact in observation.evidence}))
@@ -282,8 +275,7 @@ def widened(rule: Provenance) -> str:
 
 
 def behind_lines(old: Policy, new: Policy, differences: Sequence[Ranked], recording: Recording) -> Iterator[str]:
-    """Yield a Markdown list of the recorded calls that the new policy allows and the old one does not.  Yield nothing if there
-    are no such calls."""
+    """Yield a Markdown list of the recorded calls that the new policy allows and the old one does not, if there are any."""
     bare, items = is_companion(recording), []
     for difference in (ranked.difference for ranked in differences if ranked.difference.change is Change.MORE):
         observations = [

@@ -14,8 +14,8 @@ from callfence.lake import keys, logs, parquet
 from callfence.lake.identity import Identity, policy_name
 from callfence.lake.recordings import Calls, identity_row, observation_rows, run_row
 from callfence.policygen import reading
-from callfence.policygen.formats.logs.lines import lines
 from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.log_records import lines
 from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.text import printable
 from callfence.tracer.errors import UserError

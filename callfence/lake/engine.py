@@ -115,9 +115,8 @@ class Lake:
 @contextmanager
 def opened(lake: Path, only: Mapping[str, str], memory: str | None = None) -> Iterator[Lake]:
     """Context manager that opens a lake, of which only the rows with the identity `only` are there.  `memory`: the most memory
-    that the engine takes, such as `4GB`; what needs more is sorted in a temporary folder.
-
-    Raises UserError if the engine fails: a part is damaged, or memory or disk are too little."""
+    that the engine takes, such as `4GB`; what needs more is sorted in a temporary folder.  Raises UserError if the engine
+    fails: a part is damaged, or memory or disk are too little."""
     folder = tempfile.mkdtemp(prefix="callfence-lake-")
     try:
         settings: dict[str, Any] = {"temp_directory": folder, "preserve_insertion_order": False}

@@ -10,8 +10,7 @@ from typing import Any, Final
 from callfence.lake import keys
 from callfence.lake.identity import Identity, policy_name
 from callfence.lake.recordings import Row, identity_row
-from callfence.policygen.formats.logs.lines import MAX_LINE
-from callfence.policygen.recording.log_records import DENIED, KINDS
+from callfence.policygen.recording.log_records import DENIED, KINDS, MAX_LINE
 from callfence.policygen.versions import EVENTS, unknown
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,9 +36,7 @@ def _is_record(line: bytes) -> bool:
 
 def rows(line: bytes, identity: Identity) -> Iterator[Row]:
     """Yield the row of a line; for a denied call one for each policy that denies it.  What `identity` lacks is taken from the
-    record.
-
-    Raises BadLineError for a line that cannot be used."""
+    record.  Raises BadLineError for a line that cannot be used."""
     if not line:
         raise BadLineError(f"a line of more than {MAX_LINE >> 10} KiB, which enforce does not write")
     try:

@@ -15,7 +15,7 @@ from callfence.policygen.learning.rule import expression
 from callfence.policygen.model import Always
 from callfence.policygen.recording import recording_file
 from callfence.policygen.recording.model import Observation, Recording, Run
-from callfence.tracer.abi import Arch, call_of, table
+from callfence.tracer.abi import Arch, table
 from callfence.tracer.named import NamedTuple
 
 Row = tuple[object, ...]
@@ -81,9 +81,8 @@ def rule(observation: Observation) -> str:
 
 def call_row(call: Call, observation: Observation) -> Row:
     where = str(Arch.from_audit(observation.arch) or hex(observation.arch))
-    syscall = call_of(observation.arch, observation.number)
-    name = syscall.name if syscall else ""
-    return (call.call, where, observation.number, name, observation.arguments, call.executable, observation.example)
+    details = (observation.number, observation.name, observation.arguments, call.executable, observation.example)
+    return (call.call, where, *details)
 
 
 def run_row(run: Run, identity: Row) -> Row:

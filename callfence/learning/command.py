@@ -11,7 +11,7 @@ from typing import NoReturn
 from callfence import start
 from callfence.enforcer.errors import FAILED, EnforceError
 from callfence.learning.options import LearnOptions, parse, parser
-from callfence.learning.prepare import Prepared, prepare
+from callfence.learning.prepare import Prepared, begin, prepare
 from callfence.learning.progress import say
 from callfence.learning.watch import name_of, program_of, watch
 from callfence.policygen.recording import recording_file
@@ -56,8 +56,6 @@ def _learn(options: LearnOptions) -> int | None:
         narrow(options.narrow, options.last, write=options.write)
         return None
     if options.start is not None and not options.command and not options.pids:
-        from callfence.learning.beginning import begin
-
         begin(options.start, options.output or policy_path(options.start))
         return None
     program = None if options.pids else program_of(options.command)

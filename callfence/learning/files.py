@@ -13,7 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from callfence.enforcer.files.lookup import below, grantable, interpreter, look_up, looking, path_from_here, root_of
-from callfence.learning.ports import SOCKADDR, report_hidden, sent_to
+from callfence.learning.ports import named_by, report_hidden, sent_to
 from callfence.policygen.files.calls import (
     ASKING,
     AT_FDCWD,
@@ -23,7 +23,6 @@ from callfence.policygen.files.calls import (
     SENDING,
     SOCKETS,
     Pair,
-    address,
     asked,
     made_socket,
     needs,
@@ -80,9 +79,7 @@ class _Noted(NamedTuple):
 class FileWatcher:
     """Records the rights to files, and the abstract sockets, that the calls of one run use."""
 
-    def __init__(
-        self, environment: Sequence[bytes], gap: Callable[[str], None], renamed: Callable[[str], str] = str
-    ) -> None:
+    def __init__(self, environment: Sequence[bytes], gap: Callable[[str], None], renamed: Callable[[str], str] = str) -> None:
         """`renamed` returns the path under which a file is recorded."""
         self._environment = environment
         self._here = os.fsencode(working_folder())
@@ -139,8 +136,7 @@ class FileWatcher:
 
     def uses(self) -> tuple[Use, ...]:
         """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, ABSTRACT
-        and FAMILY or OTHERS, MADE and the path of a file that was made (`fewest`), or PUBLIC, LEFT or SOUGHT and a
-        path."""
+        and FAMILY or OTHERS, MADE and the path of a file that was made (`fewest`), or PUBLIC, LEFT or SOUGHT and a path."""
         by_name: dict[tuple[str, str], Right] = {}
         for (path, executable), rights in self._rights.items():
             key = (self._named(path), self._renamed(executable))
@@ -159,8 +155,7 @@ class FileWatcher:
         return named(name, self._environment, self._here).decode("utf-8", "surrogateescape")
 
     def _tops(self) -> list[str]:
-        """Return the paths that were made in folders which were there before; those of folders in which more was made end
-        with a slash."""
+        """Return the paths made in folders that were there before; those of folders in which more was made end with a slash."""
         tops: dict[bytes, bool] = {}
         for path in self._made - self._own:
             top = above = path
@@ -224,10 +219,7 @@ class FileWatcher:
 
     def _socket_call(self, task: Task, event: Event) -> None:
         binds = SOCKETS[self._sockets[event.arch, event.number]] == "bind"
-        length = min(event.arguments[2] & 0xFFFFFFFF, SOCKADDR)
-        content = kernel.read_memory(task.tid, event.arguments[1], length)
-        report_hidden(task, self._gap, is_read=bool(content))
-        target = address(content)
+        target = named_by(task, event, self._gap)
         if isinstance(target, bytes):
             self._abstract(target, task, binds=binds)
         elif isinstance(target, str) and binds and (root := self._root(task)) is not None:
@@ -297,8 +289,7 @@ class FileWatcher:
             self._sought.add(path)
 
     def _find(self, task: Task, need: Need) -> None:
-        """Note a file below /run that a call would make if no earlier run had left it there: it is gone once the machine has
-        been started again."""
+        """Note a file below /run that a call would make if no earlier run had left it there: /run is emptied at each boot."""
         file, folder = need.file, os.path.dirname(need.file.path)
         is_left = file.path.startswith(_EMPTIED) and stat.S_ISREG(file.mode) and self._place(file.path) == file.path
         if need.name or not is_left or not self._permits(file._replace(path=folder), Right.WRITE):
@@ -373,8 +364,7 @@ def _identity(path: bytes) -> tuple[int, int] | None:
 
 
 def _is_risky(path: str) -> bool:
-    """Return whether lint names a risk of reading a file: such a file is granted to a program that has read it, not to one that
-    has looked for it."""
+    """Return whether lint names a risk of reading a file, which is granted if it was read, not if it was looked for."""
     from callfence.policygen.lint.files import risks_of  # its tables are read for few programs
 
     return bool(risks_of(Files({path: Right.READ}, None, None)))

@@ -57,10 +57,7 @@ class LogOptions(NamedTuple):
 
 def import_recording(options: LogOptions) -> int:
     """Convert a log, and return 0: into the recording NAME.rec, into NAME.policy and its recording as `learn` does, or, without
-    an output, into a policy on standard output.
-
-    Raises UserError and the other exceptions that `inputs.run_command` prints.
-    """
+    an output, into a policy on standard output.  Raises UserError and the other exceptions that `inputs.run_command` prints."""
     output = options.output
     if output is not None and output.suffix not in (".policy", ".rec"):
         names = "name it NAME.rec for a recording, or NAME.policy for a policy with its recording"
@@ -154,8 +151,7 @@ def read_log(name: str, file: str, given: FormatOptions) -> Recording:
 
 
 def read_logs(command: str, policy: Path, logs: Sequence[str]) -> Recording:
-    """Return the violations of a policy in several logs, as one recording; print what the logs lack.  Raises UserError,
-    OSError."""
+    """Return a policy's violations in several logs as one recording; print what the logs lack.  Raises UserError, OSError."""
     given = FormatOptions(policy=policy.name)
     recordings = [read_log("violations", log, given) for log in logs]
     for log, recording in zip(logs, recordings, strict=True):
@@ -170,8 +166,7 @@ def _print_gaps(command: str, log: str, recording: Recording) -> None:
 
 
 def still_denied(policy: Policy, recording: Recording, only: Collection[str] = ()) -> Recording:
-    """Return the observations that the policy does not allow.  With names in `only`, return just the calls of these names, and
-    no files and ports."""
+    """Return the observations that the policy does not allow; with names in `only`, of these calls, without files and ports."""
     if only:
         runs = tuple(run._replace(files=()) for run in recording.runs)
         recording = Recording(runs, recording.observations)
@@ -222,8 +217,7 @@ def refused_lines(policy: Policy, generated: Generated) -> Iterator[str]:
 
 
 def remember(path: Path, policy: Document, recording: Recording) -> None:
-    """Add a recording to the recording of the policy in the file `path`, which `callfence why` reads, and to the policy's
-    companion if it has one."""
+    """Add a recording to that of the policy in the file `path`, which `callfence why` reads, and to its companion."""
     if recording.runs:
         update(path, policy, recording_file.update(recording_path(path), lambda old: merge(old, recording)))
 
@@ -240,8 +234,7 @@ def check_names(names: Collection[str], recording: Recording) -> None:
 
 
 def _with_only(recording: Recording, condition: Callable[[Observation], bool]) -> Recording:
-    """Return the recording with only the observations that meet the condition, and without runs that then have neither
-    observations nor files."""
+    """Return the recording with only observations that meet the condition, without runs that then have none and no files."""
     observations = [observation for observation in recording.observations if condition(observation)]
     columns = [
         column

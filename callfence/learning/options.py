@@ -1,12 +1,11 @@
-"""The command line of `learn`.  It is parsed without argparse if each option is spelled in full, since loading that takes
-time."""
+"""The command line of `learn`, parsed without argparse, which takes time to load, if each option is spelled in full."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from callfence.enforcer.errors import FAILED
 from callfence.shared.ending import fail
@@ -17,7 +16,6 @@ from callfence.tracer.named import NamedTuple
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from collections.abc import Callable, Iterator, Sequence
-    from typing import NoReturn
 
 DESCRIPTION = """\
 Run PROGRAM as it would run without learn, record its system calls and those of all that it starts, and write the policy
@@ -145,8 +143,7 @@ class LearnOptions(NamedTuple):
 
 
 def parser() -> ArgumentParser:
-    """Return the parser of argparse.  It is made only if needed: loading argparse takes 2 ms, adding the options another 2
-    ms."""
+    """Return argparse's parser.  It is made only if needed: loading argparse and adding the options take 2 ms each."""
     import argparse
 
     from callfence.shared.options import add_helps, suggestion
@@ -181,8 +178,7 @@ def parser() -> ArgumentParser:
 
 
 def _declare(add: Callable[..., Any], hidden: str = "") -> None:
-    """Call `add` for each option, with the arguments of `add_argument`.  `hidden`: argparse.SUPPRESS, which must be that
-    object."""
+    """Call `add` for each option, with the arguments of `add_argument`.  `hidden` is the object argparse.SUPPRESS."""
     add("-o", "--output", metavar="POLICY", type=Path, help="the policy to write, or to merge into")
     begins = "begin a new policy with start policy NAME, or only write it; a wrong NAME lists all (docs/start-policies.md)"
     add("--from", dest="start", metavar="NAME", help=begins)

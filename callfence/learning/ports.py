@@ -14,14 +14,13 @@ from callfence.tracer import kernel, linux
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from callfence.policygen.files.generalise import Use
     from callfence.tracer.abi import Event
     from callfence.tracer.calls import Calls
     from callfence.tracer.task import Task
 
-SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 LISTENS, CONNECTED = "0A", "01"  # net/tcp_states.h
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
@@ -61,10 +60,7 @@ class PortWatcher:
 
     def _socket_call(self, task: Task, event: Event) -> None:
         use = SOCKETS[self._sockets[event.arch, event.number]]
-        length = min(event.arguments[2] & 0xFFFFFFFF, SOCKADDR)
-        content = kernel.read_memory(task.tid, event.arguments[1], length)
-        report_hidden(task, self._gap, is_read=bool(content))
-        port = address(content)
+        port = named_by(task, event, self._gap)
         if isinstance(port, int):
             if is_tcp(task.tid, task.tgid, event.arguments[0] & 0xFFFFFFFF):
                 self._ports.add((use, port, task.executable))
@@ -77,8 +73,7 @@ class PortWatcher:
             self._ports.add(("bind", 0, task.executable))
 
     def _protocol(self, task: Task, event: Event) -> None:
-        """Fail the calls of socket(2) that `enforce` fails if TCP is confined, so that the recording has what the program does
-        instead."""
+        """Fail the calls of socket(2) that `enforce` fails if TCP is confined, to record what the program does instead."""
         if task.other_filter:
             return
         if event.arguments[0] & 0xFFFFFFFF in linux.TCP_FAMILIES:
@@ -104,6 +99,13 @@ def report_hidden(task: Task, gap: Callable[[str], None], *, is_read: bool) -> N
             gap(f"{task.executable} {why}: the files and ports that it names are not recorded; learn it as root")
 
 
+def named_by(task: Task, event: Event, gap: Callable[[str], None]) -> int | str | bytes | None:
+    """Return the address that connect(2) or bind(2) names (`policygen.files.calls.address`); report a gap if it is hidden."""
+    content = kernel.read_memory(task.tid, event.arguments[1], min(event.arguments[2] & 0xFFFFFFFF, linux.SOCKADDR))
+    report_hidden(task, gap, is_read=bool(content))
+    return address(content)
+
+
 def sent_to(task: Task, event: Event, name: str) -> int | str | bytes | None:
     """Return the address that the call `name` of SENDING sends to (`policygen.files.calls.address`), of sendmmsg the first one;
     None if it names none."""
@@ -112,7 +114,7 @@ def sent_to(task: Task, event: Event, name: str) -> int | str | bytes | None:
         word = MACHINE.of(event.arch).pointer
         head = kernel.read_memory(task.tid, event.arguments[1], word + 4)
         where, length = int.from_bytes(head[:word], "little"), int.from_bytes(head[word:], "little")
-    return address(kernel.read_memory(task.tid, where, min(length, SOCKADDR))) if where else None
+    return address(kernel.read_memory(task.tid, where, min(length, linux.SOCKADDR))) if where else None
 
 
 def _open_sockets(process: int) -> set[tuple[str, int]]:
@@ -122,15 +124,8 @@ def _open_sockets(process: int) -> set[tuple[str, int]]:
 
     sockets: dict[str, tuple[int, int, str]] = {}
     """inode -> local port, remote port, state."""
-    for name in ("tcp", "tcp6"):
-        try:
-            with open(f"/proc/{process}/net/{name}", encoding="ascii") as file:
-                rows = [line.split() for line in file][1:]
-        except OSError:
-            continue
-        for row in rows:  # proc_net_tcp.rst
-            local, remote = (int(address.rpartition(":")[2], 16) for address in row[1:3])
-            sockets[row[9]] = local, remote, row[3]
+    for row in (*_rows(process, "tcp"), *_rows(process, "tcp6")):
+        sockets[row[9]] = _port(row[1]), _port(row[2]), row[3]
     listening = {local for local, _, state in sockets.values() if state == LISTENS}
     uses = set()
     for inode in inodes(process):
@@ -140,6 +135,35 @@ def _open_sockets(process: int) -> set[tuple[str, int]]:
         elif state == CONNECTED and local not in listening:  # else a client has connected to it
             uses.add(("connect", remote))
     return uses
+
+
+def open_connections(process: int) -> Iterator[tuple[str, bytes, int]]:
+    """Yield `connect` or `send`, the remote IP address and its port for each connected socket of a process.  What cannot be
+    read is left out, and so are sockets that a client has connected."""
+    from callfence.enforcer.hosts.addresses import plain  # a run that records no hosts does not need it
+
+    own = {*inodes(process)}
+    for name, use in (("tcp", "connect"), ("tcp6", "connect"), ("udp", "send"), ("udp6", "send")):
+        rows = _rows(process, name)
+        listening = {_port(row[1]) for row in rows if row[3] == LISTENS}
+        for row in rows:
+            if row[9] in own and row[3] == CONNECTED and _port(row[1]) not in listening and _port(row[2]):
+                words = bytes.fromhex(row[2].partition(":")[0])  # of 32 bits, in the machine's order
+                address = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
+                yield use, plain(address), _port(row[2])
+
+
+def _rows(process: int, name: str) -> list[list[str]]:
+    """Return the fields of each socket in a file below /proc/PID/net (proc_net_tcp.rst); [] if it cannot be read."""
+    try:
+        with open(f"/proc/{process}/net/{name}", encoding="ascii") as file:
+            return [line.split() for line in file][1:]
+    except OSError:
+        return []
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)
 
 
 def inodes(process: int) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.learning.beginning import begin
 from callfence.learning.progress import say
 from callfence.policygen.files.calls import UDP_CONNECT
 from callfence.policygen.files.landlock import confines_paths, decode
@@ -15,12 +15,11 @@ from callfence.policygen.recording import atomic, recording_file
 from callfence.policygen.values import replace
 from callfence.shared.files import policy_path, recording_path, working_folder
 from callfence.tracer import machine
+from callfence.tracer.abi import NATIVE, Arch
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from callfence.enforcing.sealed import Compiled
     from callfence.learning.options import LearnOptions
     from callfence.policygen.language.document import Document
@@ -35,8 +34,7 @@ class Prepared(NamedTuple):
     policy: Path
     recording: Path
     existing: Compiled | None
-    """The policy as it was, compiled to a filter that stops every call that it does not allow; None if there is none, or with
-    --fresh."""
+    """The policy as it was, compiled to a filter that stops what it does not allow; None if there is none, or with --fresh."""
     is_warm: bool
     """Whether the run is an incremental learn: the filter of `existing` is used, and only what is new to it is recorded."""
     base: Policy | None
@@ -62,9 +60,7 @@ class Prepared(NamedTuple):
 
     @property
     def is_silent(self) -> bool:
-        """Whether a run with nothing new prints nothing, and changes only the recording.
-
-        Then most of the modules that report or write need not be loaded."""
+        """Whether a run with nothing new prints nothing and changes only the recording, so that few modules need be loaded."""
         given = self.options
         changes = given.evidence or given.arm or given.default or given.portable or given.within or given.phases
         is_settled = self.is_warm and self.existing is not None and self.existing.is_settled
@@ -100,10 +96,8 @@ class Prepared(NamedTuple):
 
 
 def prepare(options: LearnOptions, name: str) -> Prepared:
-    """Return the options and files of a run.
-
-    Raises UserError, OSError and others for whatever would keep the policy from being written, so that the error comes before
-    the program runs.  `name` is the program's."""
+    """Return the options and files of a run.  Raises UserError, OSError and others for whatever would keep the policy from
+    being written, so that the error comes before the program runs.  `name` is the program's."""
     if not machine.IS_KNOWN:
         raise UserError(f"learn {machine.UNKNOWN}")
     policy = options.output or policy_path(name)
@@ -175,8 +169,7 @@ _HOST_LINE = re.compile(rb"^\s*(udp|unix|dns|tcp\s+connect\s+\S)", re.MULTILINE)
 
 
 def _names_hosts(existing: Compiled) -> bool:
-    """Return whether a policy has lines about hosts, UDP, unix sockets or names.  Its text is looked at first: most have none,
-    and parsing one takes a while."""
+    """Return whether a policy has lines about hosts, UDP, unix sockets or names; most have none, as their text shows fast."""
     if not any(_HOST_LINE.search(content) for _, content in existing.sources):
         return False
     from callfence.policygen.files.generalise_hosts import by_host
@@ -226,8 +219,7 @@ def _require_exact(existing: Compiled, option: str) -> None:
 
 
 def _default(text: str) -> Action:
-    """Return the action of `--default`.  Raises UserError if it allows calls: then every call would be allowed, and nothing
-    would be learned."""
+    """Return the action of `--default`.  Raises UserError if it allows calls: then nothing would be learned."""
     from callfence.policygen.language.document import PolicyError, parse
 
     try:
@@ -285,3 +277,37 @@ def _require_writable(policy: Path, recording: Path) -> None:
         if error.errno not in (errno.EACCES, errno.EROFS):
             raise
         raise UserError(f"{error.filename}: {error.strerror}; the recording goes beside the policy, which -o names") from error
+
+
+# The start policies, with which `learn --from NAME` begins (docs/start-policies.md); they are installed with callfence
+
+FOLDER = Path(__file__).parent.parent / "start_policies"
+"""NAME.policy for each name; samples/start is a link to it."""
+
+
+def names() -> list[str]:
+    """Return the names of the start policies, ascending."""
+    return sorted(path.stem for path in FOLDER.glob("*.policy"))
+
+
+def begin(name: str, policy: Path) -> None:
+    """Write the start policy `name` to `policy`: carried to this machine, if it is none of x86_64, for which they are.  Raises
+    UserError if there is none, or if `policy` exists."""
+    if name not in names():
+        raise UserError(f"--from {name}: there is no such start policy; there are {', '.join(names())}")
+    if policy.exists():
+        raise UserError(f"{policy}: --from begins a policy, and this one exists; without --from, learn adds to it")
+    start = FOLDER / f"{name}.policy"
+    atomic.write(policy, start.read_bytes() if NATIVE is Arch.X86_64 else carried(start, NATIVE).encode())
+
+
+def carried(start: Path, target: Arch) -> str:
+    """Return the text of a start policy with the section of another architecture in place of its own."""
+    from callfence.policygen.equivalents.carry import carry
+    from callfence.policygen.language.document import Document, parse_file
+    from callfence.shared.carried import with_comments
+
+    before = parse_file(start)
+    after = with_comments(before, carry(before.policy, Arch.X86_64, target))
+    policy = replace(after.policy, entries={target: after.policy.entries[target]})
+    return Document(policy, replace(after.layout, sections={target: after.layout.sections[target]})).with_policy(policy).text()

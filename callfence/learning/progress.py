@@ -1,5 +1,4 @@
-"""What `learn` prints while the program runs: a progress line below the program's output, and which processes `--pid`
-traces."""
+"""What `learn` prints while the program runs: a line below the program's output, and which processes `--pid` traces."""
 
 from __future__ import annotations
 
@@ -62,10 +61,8 @@ class _Line:
         self._lock = threading.Lock()
 
     def tick(self, loop: Loop) -> None:
-        """Draw the line if REFRESH seconds have passed, and have the tracer erase it before the program writes.
-
-        If writes may run without a stop, so that the tracer cannot erase it in time, draw only if standard output is no
-        terminal."""
+        """Draw the line if REFRESH seconds have passed, and have the tracer erase it before the program writes.  If writes may
+        run without a stop, so that the tracer cannot erase it in time, draw only if standard output is no terminal."""
         loop.calls.draws = self._shares_terminal
         if time.monotonic() - self._drawn < REFRESH:
             return
@@ -108,8 +105,7 @@ def progress(
 
     `distinct` returns the number of observations.  With `warm` (incremental learn), the program's writes do not stop, so that
     the line could not be erased in time: nothing is drawn if standard output is a terminal.  With `plainly`, a line is printed
-    every PLAIN_REFRESH seconds if standard error is no terminal; the program must not write there.
-    """
+    every PLAIN_REFRESH seconds if standard error is no terminal; the program must not write there."""
     started = time.monotonic()
     is_terminal = sys.stderr is not None and os.environ.get("TERM", "dumb") not in ("dumb", "unknown") and sys.stderr.isatty()
     if quiet or sys.stderr is None or (is_terminal and warm and os.isatty(1)):
@@ -158,8 +154,7 @@ class Attached:
         self._since = 0.0
 
     def begin(self, loop: Loop) -> None:
-        """Print the processes that learn attached to, and those that they have started, or of the same program, that it did
-        not."""
+        """Print the processes that learn attached to, and which of their children or of the same program it did not."""
         from callfence.shared.text import plural
         from callfence.tracer.running.attach import descendants
 

@@ -79,8 +79,7 @@ def add(
     `evidence`.
 
     A lock makes other commands that write these files wait until both are written.  The policy is written first: if that
-    fails, the recording has no calls that its policy does not allow.
-    """
+    fails, the recording has no calls that its policy does not allow."""
     recording = recording_path(policy)
     atomic.make_folder(recording.parent)
     with atomic.locked(recording):
@@ -138,8 +137,7 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
 
 
 def _noted(generated: Generated, later: Sequence[Observation]) -> Generated:
-    """Return `generated` with notes on the entries that were made for the calls `later`, which no run made: that the policy or
-    the upper bound denies them is not reported."""
+    """Return `generated` with notes on the entries for the calls `later`, which no run made, and without denials of them."""
     calls = {(observation.arch, observation.number) for observation in later}
     document = generated.document
     for new in generated.new:
@@ -151,8 +149,7 @@ def _noted(generated: Generated, later: Sequence[Observation]) -> Generated:
 
 
 def rehearsed(prepared: Prepared, run: Run, new: tuple[Observation, ...]) -> Learned:
-    """Add the new observations of a rehearsed run to the recording, and those that are not dangerous (`held_back`) to the
-    policy."""
+    """Add what is new in a rehearsed run to the recording, and what of it is not dangerous (`held_back`) to the policy."""
     from callfence.policygen.review.risk import held_back
 
     def generated_from(_: Recording, whole: Recording, existing: Document | None) -> Generated:
@@ -182,10 +179,8 @@ def _generate(
     whole: Recording,
     old: Recording | None = None,
 ) -> Generated:
-    """Return the policy that is generated from `observed`, with the run's files and ports if these are learned.
-
-    `whole` is the recording with the run.  `old` is the recording without it; only if it is given can `--phases` choose
-    phases."""
+    """Return the policy that is generated from `observed`, with the run's files and ports if these are learned.  `whole` is the
+    recording with the run.  `old` is the recording without it; only if it is given can `--phases` choose phases."""
     generated = _with_phases(prepared, observed, existing, whole, old)
     from callfence.learning.granted import watched, with_files
 
@@ -214,9 +209,7 @@ def _with_phases(
     return in_phases(from_start, existing, observed, old or Recording(), whole, how, chooses=chooses)
 
 
-def _of_start(
-    prepared: Prepared, observed: Sequence[Observation], existing: Document | None, how: Options
-) -> Generated:
+def _of_start(prepared: Prepared, observed: Sequence[Observation], existing: Document | None, how: Options) -> Generated:
     """Return the policy that is generated from `observed`, without phases."""
     arm = Arm(prepared.options.arm) if prepared.options.arm else None
     name = prepared.policy.name.removesuffix(".policy")
@@ -228,10 +221,8 @@ def _of_start(
 
 
 def _trusted(whole: Recording, run: Run, existing: Document | None) -> tuple[Observation, ...]:
-    """Return the observations of the run, and those of earlier runs that the policy allows.
-
-    So calls that a user has removed from the policy stay removed, and a forged recording, or one of another program, adds
-    nothing."""
+    """Return the observations of the run, and those of earlier runs that the policy allows.  So calls that a user has removed
+    from the policy stay removed, and a forged recording, or one of another program, adds nothing."""
     if existing is None:
         return whole.observations
     from callfence.policygen.learning.within import forbidden

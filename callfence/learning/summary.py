@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from callfence.enforcing.files import OWN_CODE, own
 from callfence.learning.rehearsal.plan import plan
@@ -28,7 +28,6 @@ from callfence.tracer.abi.waits import ACCEPTS, bits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TextIO
 
     from callfence.learning.store import Learned
     from callfence.policygen.learning.generate import New

@@ -127,10 +127,7 @@ def watch(
     program: Program | None, name: str, prepared: Prepared, witness: Witness | None = None
 ) -> tuple[Run | None, tuple[Observation, ...], int | None]:
     """Run the program, or attach to the processes of --pid if it is None; return the run, its observations, and the wait
-    status.
-
-    The run is None if the program was killed in its execve.
-    """
+    status.  The run is None if the program was killed in its execve."""
     options = prepared.options
     recorder = Recorder(places_of(program, options))
     if not (prepared.is_warm or options.no_evidence):
@@ -186,11 +183,7 @@ def places_of(program: Program | None, options: LearnOptions, copied: str = "") 
 
 
 def _trace(
-    program: Program | None,
-    prepared: Prepared,
-    recorder: Recorder,
-    tick: Callable[[Loop], None],
-    witness: Witness | None,
+    program: Program | None, prepared: Prepared, recorder: Recorder, tick: Callable[[Loop], None], witness: Witness | None
 ) -> session.Outcome:
     options = prepared.options
     if program is None:
@@ -231,9 +224,7 @@ def _trace(
 
 
 @contextmanager
-def _importing(
-    tick: Callable[[Loop], None], recorder: Recorder, prepared: Prepared
-) -> Iterator[Callable[[Loop], None]]:
+def _importing(tick: Callable[[Loop], None], recorder: Recorder, prepared: Prepared) -> Iterator[Callable[[Loop], None]]:
     """Yield a function that calls `tick`, and starts a thread that imports the modules that are needed after the program's end,
     as soon as it is certain that they are.
 
@@ -261,8 +252,7 @@ def _importing(
 
 
 def _say_that_it_goes_on(loop: Loop) -> None:
-    """Print that learn goes on after the program's end, for the processes that it left: without a tracer their calls would
-    fail."""
+    """Print that learn goes on for the processes that the program left: without a tracer their calls would fail."""
     left = sorted({task.tgid for task in loop.tasks.values()})
     names = [f"{os.path.basename(proc.executable_of(pid))} (pid {pid})" for pid in left[:_MOST_NAMES]]
     more = f" and {len(left) - _MOST_NAMES} more" if len(left) > _MOST_NAMES else ""

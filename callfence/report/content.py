@@ -42,8 +42,7 @@ class Executable:
 
     @property
     def calls(self) -> int:
-        """The number of calls that the executable made, over all runs.  A run of incremental learn counts only calls that were
-        new then."""
+        """The number of calls that the executable made, over all runs; of incremental runs, of those that were new."""
         return sum(self.syscalls.values())
 
 
@@ -81,8 +80,7 @@ class Against:
     judgement: Judgement
 
     def became_possible(self, finding: Finding) -> bool:
-        """Return whether a finding of the report's policy comes from one of the differences: then the other policy does not
-        have it."""
+        """Return whether a finding of the report's policy comes from one of the differences, so that the other lacks it."""
         return any(finding.rule == headline.rule for headline in self.judgement.headlines) or any(
             finding.rule in {danger.id for danger in ranked.dangers} and finding.name == name_in(ranked.difference)
             for ranked in self.judgement.relevant
@@ -128,8 +126,7 @@ class Report:
 
     @property
     def changed_settings(self) -> tuple[Headline, ...]:
-        """The settings that differ from the other policy, of at least the level warning, without those that a finding is about
-        or a reason accepts."""
+        """The settings that differ from the other policy, warnings at least, without those of findings and accepted ones."""
         judgement, rules = self.against.judgement if self.against else None, {finding.rule for finding in self.findings}
         return tuple(
             entry
@@ -181,8 +178,7 @@ def calls_of(report: Report) -> list[int]:
 
 
 def as_json(report: Report) -> str:
-    """Return a report as the text of a JSON object.  Runs are numbered from 1; unprintable characters in names of files are
-    escaped."""
+    """Return a report as the text of a JSON object.  Runs are numbered from 1; unprintable characters are escaped in names."""
     against, lines, estimate = report.against, Lines(report.name), report.estimate
     content: dict[str, object] = {
         "policy": report.name,

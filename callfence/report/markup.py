@@ -25,8 +25,7 @@ Child = Html | str
 
 
 def element(name: str, /, *children: Child, **attributes: str | int) -> Html:
-    """Return the element `<name ...>children</name>`.  The keyword `class_` gives the attribute class, and `aria_label` gives
-    aria-label."""
+    """Return the element `<name ...>children</name>`.  Keywords: `class_` gives class, `aria_label` aria-label."""
     given = "".join(f' {key.rstrip("_").replace("_", "-")}="{_escape(str(value))}"' for key, value in attributes.items())
     if name in _VOID:
         return Html(f"<{name}{given}>")
@@ -64,9 +63,7 @@ def terms(pairs: Iterable[tuple[str, Child]]) -> Html:
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Child]], *, numbers: Iterable[int] = ()) -> Html:
     """Return a table in which the first cell of each row is the row's heading.  `numbers` are the indexes of columns to align
-    as numbers.
-
-    A table that is too wide for the window can be scrolled, also with the keyboard."""
+    as numbers.  A table that is too wide for the window can be scrolled, also with the keyboard."""
     right = frozenset(numbers)
     kinds: list[dict[str, str | int]] = [{"class_": "number"} if index in right else {} for index in range(len(columns))]
     head = element("tr", *(element("th", name, scope="col", **kind) for name, kind in zip(columns, kinds, strict=True)))

@@ -112,8 +112,7 @@ def _nested(tops: Sequence[Executable], started: Mapping[str, Sequence[Executabl
     """Return nested lists of `tops` and the executables that they `started`.  Each executable has its list below the line
     nearest to the top; its other lines link there.
 
-    The executables are added to `numbers`.  No recursion: a chain of executables may be longer than Python's stack.
-    """
+    The executables are added to `numbers`.  No recursion: a chain of executables may be longer than Python's stack."""
     entries = [(program, -1) for program in tops]
     places = set()
     for place, (program, _) in enumerate(entries):  # the list grows in the loop

@@ -186,8 +186,7 @@ def _remove(unit: Unit, options: argparse.Namespace) -> int:
 
 
 def _end_learning(unit: Unit, options: argparse.Namespace) -> int:
-    """Restart the unit without `learn`, which writes the recording when its program has ended, and remove the drop-in.  Return
-    1 if the unit does not start."""
+    """Restart the unit without `learn`, which then writes the recording; remove the drop-in.  Return 1 if it does not start."""
     _replace(unit, drop_ins.leaving(unit))
     status = _restarted(unit, options)
     _replace(unit, None)

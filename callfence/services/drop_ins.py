@@ -25,7 +25,6 @@ _HOMES: Final = ("/home/", "/root/", "/run/user/")
 
 def of(unit: Unit, mode: Mode, policy: Path, options: Sequence[str]) -> str:
     """Return the text of the drop-in for a mode.  `options` are further options of `learn` or `enforce`, before the program.
-
     Raises UserError if a drop-in cannot change what the unit runs, or if the unit does not see this installation."""
     places = (*_executed(), *_command("enforce"))
     hidden = [place for place in places if f"{place}/".startswith(_HOMES)]

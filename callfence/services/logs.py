@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from callfence.policygen import reading
-from callfence.policygen.formats.logs.lines import lines
+from callfence.policygen.recording.log_records import lines
 
 NAMES: Final = ("enforce.log.1", "enforce.log")
 """The names of the logs that nobody has decided about, the older one first: as logrotate(8) calls it."""
@@ -23,8 +23,7 @@ MAX_SIZE: Final = 1 << 30
 
 @contextmanager
 def sizes(logs: Sequence[Path]) -> Iterator[dict[int, int]]:
-    """Yield the size in bytes of each log, by its inode, which no other file gets as long as this context lasts.  Raises
-    OSError."""
+    """Yield the bytes of each log by its inode, which no other file gets while this context lasts.  Raises OSError."""
     with ExitStack() as opened:
         statuses = [os.fstat(opened.enter_context(read(log)).fileno()) for log in logs]
         yield {status.st_ino: status.st_size for status in statuses}
@@ -34,8 +33,7 @@ def put_aside(logs: Sequence[Path], decided: Mapping[int, int]) -> None:
     """Move logs to `enforce.log-DATE`, so that they are not asked about again; `enforce` begins a new one.
 
     `decided` are the `sizes` of those whose violations were read: what has come since, also by a rotation, is written to
-    `enforce.log.1`.  Raises OSError.
-    """
+    `enforce.log.1`.  Raises OSError."""
     date = time.strftime("%Y%m%dT%H%M%S")
     moved = [log.rename(log.with_name(f"enforce.log-{date}.{number}")) for number, log in enumerate(logs)]
     with ExitStack() as opened:
@@ -54,8 +52,7 @@ def read(log: Path) -> BinaryIO:
 
 
 def _made(log: Path, like: os.stat_result) -> BinaryIO:
-    """Make a log with the user, group and mode of another.  Raises FileExistsError: by a link, the user could have root change
-    another file."""
+    """Make a log with the user, group and mode of another.  Raises FileExistsError: root must not follow a user's link."""
     file = open(log, "xb")  # noqa: SIM115, as the caller closes it
     os.fchown(file.fileno(), like.st_uid, like.st_gid)
     os.fchmod(file.fileno(), like.st_mode & 0o777)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from callfence.policygen.formats.logs.denials import MAX_DISTINCT
-from callfence.policygen.formats.logs.lines import lines as lines_of
-from callfence.policygen.recording.log_records import DENIED, START
+from callfence.policygen.recording.log_records import DENIED, START, lines as lines_of
 from callfence.services import units
 from callfence.services.drop_ins import Mode
 from callfence.services.logs import MAX_SIZE, read

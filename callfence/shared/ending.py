@@ -14,7 +14,6 @@ from callfence.tracer import linux
 
 def end_like(status: int | None) -> NoReturn:
     """End this process as a program with this wait status ended: with its exit status, or by its signal, without a core dump.
-
     `status` is None if the program still runs and is no longer traced: then exit with 0."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, AttributeError):  # its reader has gone, or it was closed when we were started

@@ -48,8 +48,7 @@ def put(name: str | Path | None, text: str) -> None:
 
 
 def locked(policy: Path) -> AbstractContextManager[None]:
-    """Return a context manager that holds the lock that `learn` holds while it writes the policy.  It holds none if the policy
-    has no recording folder."""
+    """Return a context manager with the lock that `learn` holds while it writes the policy; none without a recording folder."""
     recording = recording_path(policy)
     return atomic.locked(recording) if recording.parent.is_dir() else nullcontext()
 

@@ -20,11 +20,9 @@ from callfence.tracer.errors import CallfenceError, UserError
 
 
 def content(name: str, limit: int = reading.MAX_SIZE, *, is_text: bool = False) -> bytes:
-    """Return the content of the regular file `name`, or of standard input if that is `-`; with `is_text` as
-    `reading.beginning` does.
-
-    Raises OSError, with the name as its `filename`, if it cannot be read or is a file of more than `limit` bytes; UserError if
-    standard input has more."""
+    """Return the content of the regular file `name`, or of standard input if that is `-`; with `is_text` as `reading.beginning`
+    does.  Raises OSError, with the name as its `filename`, if it cannot be read or is a file of more than `limit` bytes;
+    UserError if standard input has more."""
     if name != "-":
         return reading.read(name, limit, is_text=is_text)
     try:
@@ -70,8 +68,7 @@ def is_program(data: bytes) -> bool:
 
 
 def run_command(command: str, work: Callable[[], int]) -> int:
-    """Call `work`, and return its exit status.  If it raises CallfenceError or OSError, print the error's message for `command`
-    on standard error, and return 2."""
+    """Call `work`, and return its status; if it raises CallfenceError or OSError, print that for `command`, and return 2."""
     try:
         return work()
     except (CallfenceError, OSError) as error:
@@ -80,8 +77,7 @@ def run_command(command: str, work: Callable[[], int]) -> int:
 
 
 def message(command: str, error: CallfenceError | OSError) -> str:
-    """Return the message that `command` prints for an error.  The command's name comes first, unless the error begins with a
-    position in a file."""
+    """Return the message that `command` prints for an error: its name first, unless the error begins with a position."""
     if isinstance(error, OSError):
         name = error.filename
         if name is None and error.errno in (errno.EBADF, errno.ENOSPC):
@@ -92,9 +88,8 @@ def message(command: str, error: CallfenceError | OSError) -> str:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print lines on standard output, coloured if that is a terminal and NO_COLOR is not set.
-
-    Control characters and line ends in them, which names of files can have, are escaped."""
+    """Print lines on standard output, coloured if that is a terminal and NO_COLOR is not set.  Control characters and line ends
+    in them, which names of files can have, are escaped."""
     lines = map(printable, lines)
     if sys.stdout is not None and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         from callfence.shared import terminal

@@ -47,16 +47,14 @@ def suggestion(parser: argparse.ArgumentParser, message: str) -> str:
 
 
 def add_helps(parser: argparse.ArgumentParser, common: Collection[str]) -> None:
-    """Add two options to a parser that was created without help: --help, which shows only the options in `common`, and
-    --help-all."""
+    """Add two options to a parser created without help: --help, which shows only the options in `common`, and --help-all."""
     what = "print the options that most people need"
     parser.add_argument("-h", "--help", action=_ShortHelp, common=common, help=what)
     parser.add_argument("--help-all", action="help", help="print all options")
 
 
 def short_help(parser: argparse.ArgumentParser, common: Collection[str]) -> str:
-    """Return the text of --help, with only the options in `common`.  This hides the other options in the parser, so do not use
-    it afterwards."""
+    """Return the text of --help, with only the options in `common`.  The parser cannot be used afterwards."""
     hidden = 0
     for action in parser._actions:
         if action.option_strings and action.option_strings[-1] not in common:

@@ -17,8 +17,7 @@ MANY = 12
 
 
 def loss_lines(losses: Iterable[Loss], than: str) -> list[str]:
-    """Return a line for each loss, such as `wider than app.policy: WHAT: read, write`.  `than` is the rest of the comparison:
-    `than app.policy`."""
+    """Return a line for each loss, such as `wider than app.policy: WHAT: read, write`.  `than`: `than app.policy`."""
     lines = []
     for loss in losses:
         relation = "differs" if loss.direction is Direction.OTHER else f"{loss.direction} {than}"
@@ -35,9 +34,7 @@ def as_objects(losses: Iterable[Loss]) -> list[dict[str, object]]:
 
 def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tuple[Document, tuple[formats.Loss, ...]]:
     """Convert a file of the format `name` into a policy.  Return the document, which has the losses in comments, and the
-    losses.
-
-    `file` is the name to show, `data` the content.  Raises UserError if the content is not of the format."""
+    losses.  `file` is the name to show, `data` the content.  Raises UserError if the content is not of the format."""
     imported = formats.reader(name)(data, file, options)
     made = new_document(imported.policy, f"{file} ({name})")
     comments = [

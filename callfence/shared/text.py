@@ -29,16 +29,14 @@ def on_one_line(arch: Arch, number: int, entry: Entry) -> str:
 
 
 def ending(status: int | None) -> str:
-    """Return a description of how a run ended.  `status` is its exit status, or -N for signal N; None if its end was not
-    recorded."""
+    """Return a description of how a run ended.  `status`: exit status, or -N for signal N; None if not recorded."""
     if status is None:
         return "not seen to its end"
     return f"status {status}" if status >= 0 else f"signal {-status}"
 
 
 def plural(count: int, singular: str, many: str = "") -> str:
-    """Return a count with its noun: `1 run`, `2 runs`, `1,200 calls`.  `many` is the plural if it is not `singular` with an
-    s."""
+    """Return a count with its noun: `1 run`, `1,200 calls`.  `many` is the plural if it is not `singular` with an s."""
     return f"{count:,} {singular if count == 1 else many or singular + 's'}"
 
 

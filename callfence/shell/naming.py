@@ -57,7 +57,6 @@ class Place(NamedTuple):
 
 def name_of(arguments: Sequence[str], environment: Mapping[str, str], folder: str) -> str:
     """Return the name of the policy of a command: a file name without `.policy`, in which no character leaves the folder.
-
     `arguments` are the shell's; `folder` is the working folder, an absolute path."""
     kind, package, step = _identity(arguments, environment, folder)
     name = "-".join(_safe(word) for word in (kind, package) if word) + (f"+{_safe(step)}" if step else "")
@@ -153,8 +152,7 @@ def _apart(project: str, package: str) -> str:
 
 
 def _is_named(name: str, source: str, project: str) -> bool:
-    """Return whether the project's package.json says that a dependency is from this source, a file: another dependency could
-    name one that an earlier script has written."""
+    """Return whether the project's package.json has a dependency from this file; another's could name what a script wrote."""
     if not source.startswith("file:") or not project or _MODULES in f"{project}/{source}".split("/"):
         return False
     import json
@@ -236,8 +234,7 @@ def is_below(folder: str, root: str) -> bool:
 
 
 def _safe(text: str) -> str:
-    """Return a text as a part of a file's name: other characters than a few are `%XX`, and so is a dot at the start.  Different
-    texts stay different."""
+    """Return a text as a part of a file's name, reversibly: a dot at the start, and characters other than a few, are `%XX`."""
     name = "".join(
         letter if letter in _PLAIN else "".join(f"%{byte:02X}" for byte in letter.encode(errors="surrogateescape"))
         for letter in text

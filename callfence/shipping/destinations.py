@@ -47,8 +47,7 @@ class TextFile:
     name = "prometheus"
 
     def __init__(self, path: Path) -> None:
-        """Raises UserError unless the name ends in `.prom`, without which the collector does not read it; OSError if the file
-        cannot be written."""
+        """Raises UserError unless the name ends in `.prom`, as the collector requires; OSError if it cannot be written."""
         if path.suffix != ".prom":
             raise UserError(f"--prometheus {path}: the textfile collector reads only names that end in .prom")
         self.title = str(path)

@@ -35,8 +35,7 @@ _NAMED: Final = 10
 
 
 class Pipeline:
-    """The way of all sources to one destination, with its own positions and counters: another destination that fails does not
-    hold it up."""
+    """The way of all sources to one destination, with its own positions and counters: no other destination holds it up."""
 
     def __init__(
         self,

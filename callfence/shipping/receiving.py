@@ -10,9 +10,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from callfence.policygen.recording.log_records import MAX_LINE
 from callfence.shared.inputs import print_error
 from callfence.shared.text import plural
-from callfence.shipping.records import MAX_LINE
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:

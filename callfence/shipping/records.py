@@ -9,14 +9,12 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from callfence.policygen.grants import is_line
-from callfence.policygen.recording.log_records import ANSWERED, DENIED, END, KINDS, MESSAGE, REFUSED, START
+from callfence.policygen.recording.log_records import ANSWERED, DENIED, END, KINDS, MAX_LINE, MESSAGE, REFUSED, START
 from callfence.policygen.values import frozen
 from callfence.policygen.versions import EVENTS, unknown
 from callfence.tracer.abi import Arch, table
 from callfence.tracer.errors import UserError
 
-MAX_LINE: Final = 1 << 18
-"""The most bytes of a line: twice the longest that enforce writes."""
 _MOST: Final = 1 << 53
 """Counts are below this, up to which a double has each integer exactly."""
 _LONGEST_NAME: Final = 255

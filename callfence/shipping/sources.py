@@ -12,8 +12,8 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
+from callfence.policygen.recording.log_records import MAX_LINE
 from callfence.shared.inputs import print_error
-from callfence.shipping.records import MAX_LINE
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
 
@@ -140,7 +140,6 @@ class LogFile:
                 is_ours = entry == base or (entry.startswith(base) and _ROTATED.fullmatch(entry[len(base) :]))
                 if is_ours and stat.S_ISREG(os.stat(path).st_mode):
                     yield path
-
 
     def _opened(self, path: str) -> int:
         """Return a descriptor of a file; -1 for a moved one that cannot be opened.  Raises OSError."""

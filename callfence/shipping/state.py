@@ -55,10 +55,6 @@ class State:
         """Replace what is saved for a destination, durably.  Raises OSError, with nothing changed."""
         atomic.write(self._path(destination), json.dumps({"version": SHIPPER, **data}).encode())
 
-    def close(self) -> None:
-        """Let another shipper use the folder."""
-        os.close(self._lock)
-
     def _path(self, destination: str) -> Path:
         return self.folder / f"{destination}.json"
 

@@ -7,29 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from callfence.policygen.recording.log_records import ANSWERED, DENIED, END, MESSAGE, REFUSED, START
-from callfence.shipping.metrics import (
-    ANSWERS,
-    AUDIT_SINCE,
-    BY_BASE,
-    DENIALS,
-    ENDS,
-    LAST_EVENT,
-    LOST,
-    METRICS,
-    POLICY,
-    POLICY_SINCE,
-    REFUSALS,
-    SHIP_CUT,
-    SHIP_FAILURES,
-    SHIP_FORGOTTEN,
-    SHIP_RECORDS,
-    SHIP_SINCE,
-    SHIP_WRITTEN,
-    STARTS,
-    WARNINGS,
-    Metric,
-    Sample,
-)
+from callfence.shipping import metrics
+from callfence.shipping.metrics import Metric, Sample
 from callfence.shipping.records import Record
 
 SERIES: Final = 1000
@@ -86,29 +65,29 @@ class Tally:
     def fold(self, record: Record) -> None:
         """Count a record."""
         fields, event, service = record.fields, record.event, record.service
-        self.add(SHIP_RECORDS, event)
+        self.add(metrics.SHIP_RECORDS, event)
         self._last = max(self._last, record.time)
         run = self._run(record)
         if event == START:
             run.mode = fields["mode"]
-            self.add(STARTS, service, run.mode)
+            self.add(metrics.STARTS, service, run.mode)
             self._use(record)
         elif event == DENIED:
             run.mode = "audit" if fields["verdict"] == "audited" else "enforce"
             self._deny(record, run)
         elif event == ANSWERED:
-            self.add(ANSWERS, service, fields["answer"])
+            self.add(metrics.ANSWERS, service, fields["answer"])
         elif event == MESSAGE and fields["level"] == "warning":
-            self.add(WARNINGS, service)
+            self.add(metrics.WARNINGS, service)
         elif event == REFUSED:
-            self.add(REFUSALS, service, str(fields["status"]))
+            self.add(metrics.REFUSALS, service, str(fields["status"]))
             self._drop(record.run)
         elif event == END:
             if fields["complete"]:
                 rest = fields["denied"] - run.denied
-                self.add(DENIALS, service, record.policy, UNDESCRIBED, _mode(run.mode), by=max(rest, 0))
-            self.add(LOST, service, by=max(fields["lost"] - run.gaps, 0))
-            self.add(ENDS, service, _ending(fields))
+                self.add(metrics.DENIALS, service, record.policy, UNDESCRIBED, _mode(run.mode), by=max(rest, 0))
+            self.add(metrics.LOST, service, by=max(fields["lost"] - run.gaps, 0))
+            self.add(metrics.ENDS, service, _ending(fields))
             self._drop(record.run)
 
     def cut(self) -> None:
@@ -116,20 +95,21 @@ class Tally:
         cut = [name for name, run in self._runs.items() if run.is_received]
         for name in cut:
             self._drop(name)
-        self.add(SHIP_CUT, by=len(cut))
+        self.add(metrics.SHIP_CUT, by=len(cut))
 
     def samples(self, now: float, failures: Mapping[str, int]) -> Iterator[Sample]:
         """Return all values, in the order of the table.  `failures`: how many attempts failed for each destination."""
-        fixed: dict[Metric, dict[tuple[str, ...], float]] = {SHIP_SINCE: {(): self.since}, SHIP_WRITTEN: {(): now}}
-        fixed[SHIP_FAILURES] = {(name,): count for name, count in failures.items()}
-        fixed[POLICY] = {(policy, digest): 1.0 for policy, (digest, _) in self._policies.items()}
-        fixed[POLICY_SINCE] = {(policy,): since for policy, (_, since) in self._policies.items()}
-        fixed[AUDIT_SINCE] = {(service,): since for service, since in self._audited.items()}
-        fixed[LAST_EVENT] = {(): self._last} if self._last else {}
-        counts: dict[str, dict[tuple[str, ...], float]] = {metric.base: {} for metric in METRICS}
+        fixed: dict[Metric, dict[tuple[str, ...], float]] = {metrics.SHIP_SINCE: {(): self.since}}
+        fixed[metrics.SHIP_WRITTEN] = {(): now}
+        fixed[metrics.SHIP_FAILURES] = {(name,): count for name, count in failures.items()}
+        fixed[metrics.POLICY] = {(policy, digest): 1.0 for policy, (digest, _) in self._policies.items()}
+        fixed[metrics.POLICY_SINCE] = {(policy,): since for policy, (_, since) in self._policies.items()}
+        fixed[metrics.AUDIT_SINCE] = {(service,): since for service, since in self._audited.items()}
+        fixed[metrics.LAST_EVENT] = {(): self._last} if self._last else {}
+        counts: dict[str, dict[tuple[str, ...], float]] = {metric.base: {} for metric in metrics.METRICS}
         for (base, labels), count in self._counts.items():
             counts[base][labels] = count
-        for metric in METRICS:
+        for metric in metrics.METRICS:
             values = fixed.get(metric, counts[metric.base])
             if metric.is_counter and not metric.labels:
                 values.setdefault((), 0)
@@ -144,12 +124,12 @@ class Tally:
         elif record.sequence > run.last + 1 and run.last:
             missing = record.sequence - run.last - 1
             run.gaps += missing
-            self.add(LOST, record.service, by=missing)
+            self.add(metrics.LOST, record.service, by=missing)
         run.last = record.sequence
         self._runs[record.run] = run
         while len(self._runs) > RUNS or (self._kinds > KINDS and len(self._runs) > 1):
             self._drop(next(iter(self._runs)))
-            self.add(SHIP_FORGOTTEN)
+            self.add(metrics.SHIP_FORGOTTEN)
         return run
 
     def _drop(self, name: str) -> None:
@@ -163,7 +143,7 @@ class Tally:
         run.counts[kind] = count
         further = count - before if count > before else count  # a helper that takes over counts anew
         run.denied += further
-        self.add(DENIALS, record.service, record.policy, record.rule, _mode(run.mode), by=further)
+        self.add(metrics.DENIALS, record.service, record.policy, record.rule, _mode(run.mode), by=further)
 
     def _use(self, record: Record) -> None:
         """Note the policies and the mode of a start."""
@@ -204,7 +184,7 @@ class Tally:
         """Return the values that were saved."""
         tally = cls(data["since"])
         for base, labels, count in data["counts"]:
-            if metric := BY_BASE.get(base):
+            if metric := metrics.BY_BASE.get(base):
                 tally.add(metric, *labels, by=count)
         tally._policies = {policy: (digest, since) for policy, (digest, since) in data["policies"].items()}
         tally._audited, tally._last = dict(data["audited"]), data["last"]

@@ -54,8 +54,7 @@ class Work:
         is_nested: bool,
         later: Later | None = None,
     ) -> None:
-        """`program`: the id of the process to confine.  `later`: the importer for the helper, if not that of the reporter's
-        note."""
+        """`program`: the id of the process to confine.  `later`: the helper's importer, if not that of the reporter."""
         self.program = program
         self.key = plan.key if plan else Key()
         self.filter = self.key.passing(filter_, installs=bool(plan))
@@ -75,9 +74,8 @@ class Work:
         return (self.stderr, *(self.reporter.descriptors if self.reporter else ()))
 
     def begin(self, pidfd: int) -> Duty | None:
-        """Begin to answer calls, in the helper; return what does, None if nothing does.  `pidfd`: the program's.
-
-        Raises OSError."""
+        """Begin to answer calls, in the helper; return what does, None if nothing does.  `pidfd`: the program's.  Raises
+        OSError."""
         if self.plan:
             import callfence.enforcer.arming.phases  # noqa: F401  # before imports are restricted
         if self.reporter:
@@ -113,10 +111,8 @@ def follow(work: Work, pidfd: int) -> NoReturn:
 
 
 def _arm(work: Work, pidfd: int) -> None:
-    """Follow the seized process to its execve or entry point, install the filter on it, and detach it unless it has phases.
-
-    On failure, print the reason and end the program with status FAILED or by SIGKILL, and this process.
-    """
+    """Follow the seized process to its execve or entry point, install the filter on it, and detach it unless it has phases.  On
+    failure, print the reason and end the program with status FAILED or by SIGKILL, and this process."""
     program, duty, stderr = work.program, work.duty, work.stderr
     surgery = None
     try:
@@ -146,8 +142,7 @@ def _refuse(program: int, surgery: inject.Surgery | None, duty: Duty | None, rea
     """Print the reason, and end the program, which is stopped before its first instruction or entry point, and this process.
 
     The program ends with status FAILED; or by SIGKILL, if its filter is installed and may deny the exit, or if its memory
-    cannot be written.
-    """
+    cannot be written."""
     helper.write(stderr, f"enforce: the program was not run: {reason}\n".encode())
     if duty:
         duty.end_stand_in()  # otherwise waiting for all children would never end
@@ -170,11 +165,8 @@ def stop(pid: int) -> None:
 
 
 def until_exec(pid: int) -> None:
-    """Follow a seized process to the exit stop of its first successful execve.
-
-    Raises GoneError if the process ends before, and ArmError, with the process at the exit of a call, if it starts a thread or
-    a process before.
-    """
+    """Follow a seized process to the exit stop of its first successful execve.  Raises GoneError if the process ends before,
+    and ArmError, with the process at the exit of a call, if it starts a thread or a process before."""
     while (kind := _next_event(pid)) != EXECUTED:
         if kind == CREATED:
             _end_new(pid)
@@ -188,8 +180,7 @@ def until_entry(pid: int) -> None:
 
     The breakpoint is in the processor's debug registers, which the process cannot change itself.  Raises ArmError, with the
     process at the exit of a call, if before the entry point it exits, starts a thread or a process, which the filter would not
-    confine, or makes a call that dynamic loaders do not make.
-    """
+    confine, or makes a call that dynamic loaders do not make."""
     while True:
         registers = MACHINE.registers(pid)
         convention = MACHINE.convention(registers)
@@ -262,8 +253,7 @@ def _next_event(pid: int) -> str:
 
 
 def _leave_call(pid: int) -> None:
-    """Resume a process from an event stop, which is inside a call, to that call's exit stop.  Raises ArmError for another
-    stop."""
+    """Resume a process from an event stop, which is inside a call, to that call's exit stop.  Raises ArmError."""
     inject.resume(linux.PTRACE_SYSCALL, pid)
     if (stop := inject.wait(pid)).kind != CALL:
         raise ArmError(f"it stopped ({stop.kind}) instead of leaving its call")

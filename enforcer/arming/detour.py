@@ -10,19 +10,17 @@ from __future__ import annotations
 import os
 
 from callfence.enforcer import kernel
-from callfence.enforcer.arming.inject import ALL_SIGNALS, Surgery, go_on, resume
+from callfence.enforcer.arming.inject import ALL_SIGNALS, Key, Stops, Surgery, go_on, resume
 from callfence.enforcer.bpf import Filter
 from callfence.enforcer.errors import ArmError
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
-from callfence.tracer.machine.model import NO_CALL
+from callfence.tracer.machine.model import NO_CALL, Registers
 from callfence.tracer.stops import CALL, GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from callfence.enforcer.arming.inject import Key, Stops
-    from callfence.tracer.machine.model import Registers
 
 _NO_DESCRIPTOR = 0xFFFFFFFF
 """For close_range(2): a range of descriptors that no table has, so the call does nothing."""

@@ -37,8 +37,7 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
     """Call `settle`, then install the filter on this process; with a reporter, start a helper that answers denied calls.
 
     Keep the returned object until the execve: releasing it makes a call, which the filter may deny.  Raises OSError,
-    KernelError or EnforceError.
-    """
+    KernelError or EnforceError."""
     if reporter is None:
         settle()
         kernel.install(filter_, 0)

@@ -192,7 +192,6 @@ class Entrance:
 
     def _require_no_filter(self, process: Process, but: int) -> None:
         """Wait until no thread of a process, except `but`, installs a filter: on all threads, it would be counted as ours.
-
         Raises ArmError if one does not end."""
         end = time.monotonic() + _SETTLES
         for task in process.threads - {but}:
@@ -211,17 +210,15 @@ class Entrance:
             )
 
     def _settle(self, process: Process, but: int) -> None:
-        """Wait until each thread of a process, except `but`, has stopped at the end of its call or sleeps in it.
-
-        A thread that copies descriptors at this moment would otherwise get the listener, though it could not use it."""
+        """Wait until each thread of a process, except `but`, has stopped at the end of its call or sleeps in it.  A thread that
+        copies descriptors at this moment would otherwise get the listener, though it could not use it."""
         end = time.monotonic() + _SETTLES
         for task in process.threads - {but}:
             while task in self._processes.inside and state(f"{proc()}/{task}") == "R" and time.monotonic() < end:
                 time.sleep(_DELAY)
 
     def _call_back(self, process: Process, but: int) -> None:
-        """Stop each thread, except `but`, that is in a call which is restarted after a stop, to detach it; the others stop at
-        their next call."""
+        """Stop, to detach it, each thread but `but` in a call that is restarted after a stop; others stop at the next call."""
         for task in process.threads - {but}:
             if self._processes.inside.get(task) in _RESTARTED:
                 try:

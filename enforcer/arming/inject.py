@@ -16,7 +16,7 @@ from callfence.enforcer.errors import BUSY, GoneError, HeldUpError
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.errors import KernelError
 from callfence.tracer.machine import MACHINE
-from callfence.tracer.machine.model import NO_CALL
+from callfence.tracer.machine.model import NO_CALL, Convention, Registers
 from callfence.tracer.proc import fields_of, proc, state
 from callfence.tracer.stops import CALL, ENDED, EXECUTED, GROUP, SIGNAL, Stop, stop_of
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from callfence.enforcer.bpf import Line
-    from callfence.tracer.machine.model import Convention, Registers
 
 ALL_SIGNALS = 0xFFFFFFFFFFFFFFFF
 """A mask of all signals."""
@@ -40,27 +39,23 @@ class Stops:
     """Waits for the stops and ends of all tasks that this process traces, and returns them in the order in which they come.
 
     A wait for one task stores the stops and ends of others for later calls of `next`: the first task of a process, for
-    instance, ends only after the ends of its threads have been waited for.
-    """
+    instance, ends only after the ends of its threads have been waited for."""
 
     def __init__(self, children: int = -1) -> None:
-        """`children`: a descriptor that is readable when a child has stopped or ended (SIGCHLD); with -1, waits have no
-        timeout."""
+        """`children`: a descriptor that is readable when a child has stopped or ended (SIGCHLD), or -1 for no timeout."""
         self._kept: list[tuple[int, int]] = []
         self._children = children
         self._poller: select.poll | None = None
 
     def next(self, *, waits: bool = True) -> tuple[int, Stop]:
-        """Return the next task and its stop or end; task 0 if there is none now and `waits` is false.  Raises
-        ChildProcessError."""
+        """Return the next task and its stop or end; task 0 if none is there and `waits` is false.  Raises ChildProcessError."""
         task, status = self._kept.pop(0) if self._kept else os.waitpid(-1, linux.WALL | (0 if waits else os.WNOHANG))
         return task, stop_of(status)
 
     def of(self, pid: int) -> Stop:
-        """Wait for the next stop of a running task.
-
-        Raises GoneError if the task has ended, or vanished in an execve of another thread, which `next` will return.  If there
-        is a descriptor to wait with and the task sleeps for `_SLEEPS` milliseconds, kills it and raises HeldUpError."""
+        """Wait for the next stop of a running task.  Raises GoneError if the task has ended, or vanished in an execve of
+        another thread, which `next` will return.  If there is a descriptor to wait with and the task sleeps for `_SLEEPS`
+        milliseconds, kills it and raises HeldUpError."""
         while True:
             try:
                 task, status = os.waitpid(-1, linux.WALL | (0 if self._children < 0 else os.WNOHANG))
@@ -132,8 +127,7 @@ class Surgery:
     """A stopped process whose state is saved; `close()` restores it.
 
     Its signals are blocked meanwhile and stay pending, so that none is delivered during a call that is not the program's.
-    SIGSTOP cannot be blocked: it stops the process until SIGCONT.
-    """
+    SIGSTOP cannot be blocked: it stops the process until SIGCONT."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -151,9 +145,8 @@ class Surgery:
         """Whether the filter has been installed."""
 
     def call(self, name: str, *arguments: int) -> int:
-        """Make the process perform a system call, again if a stop interrupts it; return its result, or a negative errno.
-
-        Kills it, and raises GoneError, if it makes another call: who shares its memory can change the instruction."""
+        """Make the process perform a system call, again if a stop interrupts it; return its result, or a negative errno.  Kills
+        it, and raises GoneError, if it makes another call: who shares its memory can change the instruction."""
         registers = self._for_call(name, *arguments)
         while True:
             MACHINE.set_registers(self.pid, registers)
@@ -176,8 +169,7 @@ class Surgery:
         """Perform a call as `call` does, with `data(address)` in memory; its address is the next argument, and `spare` follows.
 
         The data is written below the stack pointer, where execve has mapped 128 KiB (fs/exec.c setup_arg_pages) unless the
-        stack's limit is smaller.  Afterwards the former content is restored.
-        """
+        stack's limit is smaller.  Afterwards the former content is restored."""
         size = len(data(0))
         address = (self._registers[self.convention.sp] - _SCRATCH_GAP - size) & ~15
         before = self.write(address, data(address))
@@ -263,8 +255,7 @@ class Key:
     these, so it can install the filter of a phase on a process whose own filter denies seccomp(2), without any notification.
     A process that can read /proc/TID/syscall of the program's stopped threads sees the words.  It gains little by them:
     filters only reduce what is allowed, the memory that can be mapped is not executable, and the program can close its
-    descriptors anyway.
-    """
+    descriptors anyway."""
 
     __slots__ = ("_words",)
 
@@ -277,8 +268,7 @@ class Key:
         return tuple(word & mask for word in self._words)
 
     def is_in(self, call: tuple[int, int], arguments: Sequence[int]) -> bool:
-        """Return whether the program itself makes a call that filters would take for one of the helper's.  `call`: AUDIT_ARCH_*
-        and number."""
+        """Return whether the program makes a call that filters take for the helper's.  `call`: AUDIT_ARCH_* and number."""
         convention = MACHINE.of(call[0])
         word = self.spare(convention)[0]
         if call[1] == convention.number_of("mmap"):
@@ -318,23 +308,13 @@ def _equal(argument: int, value: int) -> list[Line]:
     return [(LOAD, place), (EQUAL, low, "", "end"), (LOAD, place + 4), (EQUAL, high, "", "end")]
 
 
-def install(
-    surgery: Surgery,
-    key: Key,
-    program: bytes,
-    pidfd: int,
-    *,
-    threads: bool = False,
-    is_first: bool = False,
-) -> int:
+def install(surgery: Surgery, key: Key, program: bytes, pidfd: int, *, threads: bool = False, is_first: bool = False) -> int:
     """Install a filter on a stopped process; take its listener out through `pidfd`, close it in the process, and return it.
 
     With a `pidfd` of -1, create no listener and return -1. With `threads`, install the filter on all threads of the process.
-    `is_first`: the process has no filter yet, which could
-    fake the result of seccomp(2); otherwise the filters are counted.
+    `is_first`: the process has no filter yet, which could fake the result of seccomp(2); otherwise the filters are counted.
     The filters of the process, and this one, must allow calls with `key` (`Key.passing`).  Raises KernelError, OSError or
-    GoneError; `surgery.is_confined` tells whether the filter has been installed then.
-    """
+    GoneError; `surgery.is_confined` tells whether the filter has been installed then."""
     flags = linux.SECCOMP_FILTER_FLAG_TSYNC | linux.SECCOMP_FILTER_FLAG_TSYNC_ESRCH if threads else 0
     convention, spare = surgery.convention, key.spare(surgery.convention)
     pointer = convention.pointer

@@ -114,10 +114,8 @@ def _listen(flags: int, *, leaves: bool) -> None:
 
 
 def _trace(*, is_entry: bool, listens: bool) -> None:
-    """Make the calls by which a helper traces and confines the program, on a waiting child.
-
-    Yama lets a parent trace its child (admin-guide/LSM/Yama.rst); whether it lets the helper trace the program is found out
-    later."""
+    """Make the calls by which a helper traces and confines the program, on a waiting child.  Yama lets a parent trace its child
+    (admin-guide/LSM/Yama.rst); whether it lets the helper trace the program is found out later."""
     from callfence.enforcer import helper
     from callfence.enforcer.arming import confining, inject, seized
     from callfence.enforcer.arming.inject import Key

@@ -21,19 +21,17 @@ from callfence.enforcer.arming.entering import Entrance
 from callfence.enforcer.arming.processes import Processes
 from callfence.enforcer.bpf import Filter
 from callfence.enforcer.errors import ArmError, GoneError, HeldUpError
-from callfence.enforcer.listener import Notification
+from callfence.enforcer.listener import Notification, Request
 from callfence.enforcer.pending import RESTART, RESTART_ALWAYS
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.proc import fields_of, handles, signals
-from callfence.tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL
+from callfence.tracer.stops import CALL, CREATED, ENDED, EXECUTED, SIGNAL, Stop
 
 if TYPE_CHECKING:
     from callfence.enforcer.arming.plan import Plan
     from callfence.enforcer.arming.processes import Call, Process
     from callfence.enforcer.duty import Duty
-    from callfence.enforcer.listener import Request
-    from callfence.tracer.stops import Stop
 
 _CLONE = MACHINE.numbers_by_arch("clone")
 _CLONE3 = MACHINE.calls("clone3")
@@ -81,8 +79,7 @@ class Follower:
     # What happens
 
     def _next(self) -> tuple[int, Stop]:
-        """Return the next task and its stop or end; task 0 if none is left.  Meanwhile, answer the calls that listeners
-        receive."""
+        """Return the next task and its stop or end, task 0 if none is left; meanwhile, answer the calls of listeners."""
         while self._duty.is_answering:
             self._answer_made()
             pid, stop = self._stops.next(waits=False)
@@ -126,9 +123,8 @@ class Follower:
             inject.go_on(linux.PTRACE_SYSCALL, pid, stop)
 
     def _ends(self, pid: int, process: Process, stop: Stop) -> None:
-        """Handle a stop of a process that SIGSYS should end; its other threads stay stopped.
-
-        If SIGSYS does not end it, because another process shares its signal handlers, SIGKILL does at the next stop."""
+        """Handle a stop of a process that SIGSYS should end; its other threads stay stopped.  If SIGSYS does not end it,
+        because another process shares its signal handlers, SIGKILL does at the next stop."""
         if pid != process.doomed:
             return
         if stop.kind == SIGNAL and stop.signal == linux.SIGSYS:

@@ -25,8 +25,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.is_free = False
-        """Whether a process that is not traced shares this memory, and so could change a filter in it before the kernel reads
-        the filter."""
+        """Whether a process that is not traced shares this memory, and could change a filter before the kernel reads it."""
 
 
 class Process:
@@ -151,9 +150,7 @@ class Processes:
 
     def take_orphan(self) -> tuple[int, Stop] | None:
         """Remove and return a stored task, with its stop or end, whose creator died before its event came; None if there is
-        none.
-
-        It is not known with which process such a task shares its table of descriptors."""
+        none.  It is not known with which process such a task shares its table of descriptors."""
         for pid, (stop, creators) in self._early.items():
             if not any(self._is_starting(*creator) for creator in creators):
                 del self._early[pid]
@@ -198,8 +195,7 @@ class Processes:
             request.is_gone = True
 
     def forget_replaced(self) -> None:
-        """Remove the tasks that have vanished without an event, because a detached thread of their process executed a
-        program."""
+        """Remove the tasks that vanished without an event, since a detached thread of their process executed a program."""
         for process in [process for process in self._processes.values() if process.is_left]:
             for task in [task for task in process.threads if fields_of(task).get("TracerPid") in (None, "0")]:
                 self.forget(task)

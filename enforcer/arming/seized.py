@@ -37,8 +37,7 @@ def be_seized(
 
     With `arm` "now", this process confines itself by that filter instead, and the helper follows it through the phases of
     `plan`.  `is_nested`: this process may have filters already.  Until the execve this process must start no process and no
-    thread.  Raises KernelError if it cannot be traced, EnforceError if the helper ends early.
-    """
+    thread.  Raises KernelError if it cannot be traced, EnforceError if the helper ends early."""
     program = os.getpid()
 
     def work() -> Work:

@@ -30,9 +30,7 @@ _LISTINGS = 100
 """How often all tasks are listed, at most, until a listing has no new tasks."""
 
 
-def listen(
-    request: Request, is_granted: Callable[[int], bool], acting: Callable[[int, Callable[[], int]], int]
-) -> int | None:
+def listen(request: Request, is_granted: Callable[[int], bool], acting: Callable[[int, Callable[[], int]], int]) -> int | None:
     """Make the listen(2) in which a task waits, and return 0 or an errno: EACCES for a socket that would take a port which is
     not granted.  One that listens already may keep its port, whoever made it.  `acting` does some work as the user of a task.
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from callfence.enforcer import kernel
 from callfence.policygen.files.calls import File
-from callfence.tracer import TYPE_CHECKING, linux
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from callfence.tracer import linux
 
 _OPEN = os.O_PATH | os.O_CLOEXEC
 _DEVICES = {b"/dev/stdin": b"fd/0", b"/dev/stdout": b"fd/1", b"/dev/stderr": b"fd/2"}
@@ -30,11 +28,8 @@ _HEAD = 4096
 
 
 def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
-    """Return a path by which this process finds the file that a task means by `path`.
-
-    A relative path starts at the task's `descriptor`, or at its working folder if that is negative.  An empty path means the
-    descriptor itself.
-    """
+    """Return a path by which this process finds the file that a task means by `path`.  A relative path starts at the task's
+    `descriptor`, or at its working folder if that is negative.  An empty path means the descriptor itself."""
     if path.startswith(b"/"):
         if path in _DEVICES:
             return b"/proc/%d/%s" % (process, _DEVICES[path])
@@ -139,9 +134,7 @@ def is_tcp(task: int, process: int, descriptor: int, close: Callable[[int], None
 
 def local_port(task: int, process: int, descriptor: int, close: Callable[[int], None] = os.close) -> int | None:
     """Return the port of a TCP socket of a stopped task, of that process, 0 if it has none yet; None for what is no TCP socket.
-    `close` closes the copy of it.
-
-    Raises OSError if the task does not let this process copy its descriptor."""
+    `close` closes the copy of it.  Raises OSError if the task does not let this process copy its descriptor."""
     try:
         copy = kernel.descriptor_of(task, process, descriptor)
         try:
@@ -190,7 +183,6 @@ def interpreter(path: bytes) -> bytes:
 
 def _regular(path: bytes) -> int:
     """Open an executable regular file for reading, and return its descriptor; opening other files can have effects or block.
-
     O_NONBLOCK, because opening a file on which the program has a lease (F_SETLEASE) would wait for 45 s.  Raises OSError."""
     descriptor = os.open(path, _OPEN)
     try:

@@ -116,8 +116,7 @@ class Grants:
             self._close(descriptor)
 
     def _report(self) -> None:
-        """Add a remark for each line that grants nothing; one for all lines in a named folder that is not there
-        (HOME=/nonexistent)."""
+        """Add a remark for each line that grants nothing; one for all below a folder that is missing (HOME=/nonexistent)."""
         for line, path, problem in self._failed:
             name, slash, rest = line.partition(b"/")
             who = f"path {os.fsdecode(line)} grants"
@@ -136,9 +135,8 @@ class Grants:
             os.close(descriptor)
 
     def _look_for_links(self, line: bytes, path: bytes, descriptor: int) -> None:
-        """Add a remark if the path, which is below a named folder, leads outside of it by a symbolic link.
-
-        Links below the path need no look: Landlock judges the file that they lead to."""
+        """Add a remark if the path, which is below a named folder, leads outside of it by a symbolic link.  Links below the
+        path need no look: Landlock judges the file that they lead to."""
         try:
             real = os.readlink(b"/proc/self/fd/%d" % descriptor)
         except OSError:  # /proc is not mounted

@@ -15,13 +15,12 @@ import os
 
 from callfence.enforcer.bpf import AND, ARGUMENTS, EQUAL, HAS, JUMP, LOAD, Filter
 from callfence.enforcer.guard import FAST_OPEN, Check, guard
-from callfence.policygen.files.landlock import UNSEEN_REQUESTS, is_confined
+from callfence.policygen.files.landlock import UNSEEN_REQUESTS, Ruleset, is_confined
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from callfence.enforcer.bpf import Line
-    from callfence.policygen.files.landlock import Ruleset
 
 _TCP_ULP = 31  # linux/tcp.h
 
@@ -82,9 +81,7 @@ def _ioctls(program: Filter, *, reports: bool) -> dict[str, Check]:
 
 def refusals(filter_: bytes, rules: Ruleset, *, reports: bool) -> bytes:
     """Return the instructions to put before a policy's filter, whose files and ports Landlock confines by `rules`; b"" if it
-    confines none.
-
-    With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run."""
+    confines none.  With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run."""
     files, connect, bind = rules.paths is not None, is_confined(rules.connect), is_confined(rules.bind)
     if not (files or connect or bind):
         return b""

@@ -12,16 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from callfence.enforcer.alarms import close_at_once
-from callfence.enforcer.files.lookup import (
-    base_of,
-    grantable,
-    interpreter,
-    is_tcp,
-    look_up,
-    looking,
-    path_from_here,
-    root_of,
-)
+from callfence.enforcer.files.lookup import base_of, grantable, interpreter, is_tcp, look_up, looking, path_from_here, root_of
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.files.calls import (
     AT_FDCWD,
@@ -215,9 +206,8 @@ class Judge:
 
 
 def subject_of(place: bytes, process: int, environment: Sequence[bytes], here: bytes) -> str:
-    """Return the beginning of a line about a file or folder, `path PATH`, as `learn` would write it.
-
-    `process`, `environment`, `here`: the id of the program's first process, its environment and its first working folder."""
+    """Return the beginning of a line about a file or folder, `path PATH`, as `learn` would write it.  `process`, `environment`,
+    `here`: the id of the program's first process, its environment and its first working folder."""
     if match := _PROC.match(place):
         place = grantable(place[match.end() :]) if int(match[1]) == process else b"/proc"
     return path_line(named(place, environment, here).decode("utf-8", "surrogateescape"))
@@ -239,9 +229,8 @@ class _Fields:
 
 
 class _ByFolder:
-    """The rights that a policy grants below folders, looked up once a folder.
-
-    A folder that is moved or replaced later keeps what it had here, so that a denial may go without a report."""
+    """The rights that a policy grants below folders, looked up once a folder.  A folder that is moved or replaced later keeps
+    what it had here, so that a denial may go without a report."""
 
     __slots__ = ("_folders", "_policy")
 
@@ -281,8 +270,7 @@ def _covers(upper: Ungranted, lower: Ungranted) -> bool:
 
 
 def _held(policy: Granted, path: bytes) -> Right:
-    """Return the rights that a policy grants to the file that is at a path now; lines grant the files that they named when the
-    program was started."""
+    """Return the rights that a policy grants to the file at a path now; lines grant the files that they named at the start."""
     rights, place = _own(policy, path), path
     while place != b"/":
         place = os.path.dirname(place)

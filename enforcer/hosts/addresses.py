@@ -45,7 +45,6 @@ def shown(host: bytes) -> str:
 
 def peer_of(address: bytes, domain: int, *, sends: bool) -> Peer | None:
     """Return whom a struct sockaddr means for a socket of the family `domain`; None for bytes that the kernel refuses.
-
     `sends`: it is the address of a datagram, for which an IPv4 socket takes AF_UNSPEC as AF_INET (net/ipv4/udp.c)."""
     if len(address) < 2:
         return None

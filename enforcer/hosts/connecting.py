@@ -7,13 +7,12 @@ from functools import partial
 
 from callfence.enforcer.hosts.addresses import peer_of
 from callfence.enforcer.hosts.identity import acting
-from callfence.enforcer.hosts.making import EAGAIN, INT, address_at, check
+from callfence.enforcer.hosts.making import EAGAIN, INT, Making, address_at, check
 from callfence.enforcer.hub import WRITABLE
 from callfence.tracer import TYPE_CHECKING
 from callfence.tracer.linux import AF_UNIX
 
 if TYPE_CHECKING:
-    from callfence.enforcer.hosts.making import Making
     from callfence.enforcer.hosts.sockets import Socket
     from callfence.enforcer.hosts.targets import Target, Targets
     from callfence.enforcer.listener import Request

@@ -36,8 +36,7 @@ NAMES = {
 
 
 FAMILIES = (1, 2, 10, 16, 38)
-"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_ALG (linux/socket.h): the families of which no other reaches a host, or only by
-calls that are judged."""
+"""AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_ALG (linux/socket.h): these reach no other host, or only by judged calls."""
 PROTOCOLS = {1: (0, 6), 2: (0, 17, 1, 58)}
 """By SOCK_STREAM and SOCK_DGRAM: IPPROTO_TCP; IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6 (linux/in.h), and 0 for the first."""
 ROUTES = {0: (4, 15, 19), 41: (57, 5, 6, 32, 75, 78), 6: (31,)}
@@ -155,8 +154,7 @@ class Hosts:
             self.sockets[file].append(real)
 
     def grant(self, file: str, line: str) -> None:
-        """Grant a line besides what the policy of a file grants, until the program ends; do nothing if it is not about hosts or
-        sockets."""
+        """Grant a line besides the policy of a file, until the program ends; do nothing if it is not about hosts or sockets."""
         if not line.startswith(LINES):
             return
         start, _, granted = line.rpartition(": ") if not line.startswith("unix") else (line, "", "")

@@ -55,8 +55,7 @@ def credentials(identity: Identity | None) -> list[tuple[int, int, bytes]]:
 
 
 def acting(identity: Identity | None, work: Callable[[], T]) -> T:
-    """Do some work as another user, and return its result.  Raises OSError if this process may not become that user, and what
-    `work` raises."""
+    """Do some work as another user, and return its result.  Raises OSError if that is not permitted, and what `work` raises."""
     if identity is None:
         return work()
     former = own()

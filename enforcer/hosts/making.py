@@ -8,17 +8,15 @@ import os
 from callfence.enforcer import kernel
 from callfence.enforcer.hosts import memory
 from callfence.enforcer.hosts.addresses import LONGEST
-from callfence.enforcer.hosts.sockets import Copier
+from callfence.enforcer.hosts.sockets import Copier, Socket
 from callfence.enforcer.hub import READABLE
-from callfence.enforcer.pending import RESTART
+from callfence.enforcer.pending import RESTART, Pending
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from callfence.enforcer.hosts.sockets import Socket
     from callfence.enforcer.listener import Request
-    from callfence.enforcer.pending import Pending
 
 INT = 0xFFFFFFFF
 """The bits of a register that the kernel takes for an `int`."""
@@ -42,13 +40,8 @@ class Making:
         self._undelivered: dict[int, tuple[tuple[int, ...], int]] = {}
         """By task: the number and arguments of a call that was made and then interrupted before its answer, and its result."""
 
-    def descriptors(self) -> tuple[int, ...]:
-        """Return the open descriptors of this object."""
-        return self.copier.descriptors()
-
     def former(self, request: Request) -> int | None:
-        """Return the result of a call that was made already, and is made again because its answer was interrupted; None for
-        another call."""
+        """Return the result of a call that is made again because its answer was interrupted; None for another call."""
         former = self._undelivered.pop(request.call.task, None)
         return former[1] if former and former[0] == request.identity else None
 
@@ -74,9 +67,7 @@ class Making:
         again (net/core/sock.h, sock_intr_errno)."""
         self.pending.add(request, interrupt, -errno.EINTR if is_timed else RESTART)
 
-    def wait(
-        self, request: Request, socket: Socket, events: int, end: Callable[[int | None], None], too_late: int
-    ) -> None:
+    def wait(self, request: Request, socket: Socket, events: int, end: Callable[[int | None], None], too_late: int) -> None:
         """Call `end` once: with None when a socket is ready, or with a result: `too_late` when the time that it waits is over,
         a negative errno when a signal has come."""
         is_open, moment = [True], 0

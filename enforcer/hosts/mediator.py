@@ -9,19 +9,17 @@ from __future__ import annotations
 import errno
 
 from callfence.enforcer.hosts.connecting import Connecting
-from callfence.enforcer.hosts.granted import NAMES
+from callfence.enforcer.hosts.granted import NAMES, Hosts
 from callfence.enforcer.hosts.making import GoneError, Making
 from callfence.enforcer.hosts.receiving import Receiving
 from callfence.enforcer.hosts.sending import Sending
 from callfence.enforcer.hosts.socketcall import SocketCall
-from callfence.enforcer.hosts.targets import AskedError, Targets
+from callfence.enforcer.hosts.targets import AskedError, Refusal, Targets
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from callfence.enforcer.hosts.granted import Hosts
-    from callfence.enforcer.hosts.targets import Refusal
     from callfence.enforcer.listener import Request
     from callfence.enforcer.pending import Pending, Rule
 
@@ -59,7 +57,7 @@ class Mediator:
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the open descriptors of this object."""
-        return self._making.descriptors()
+        return self._making.copier.descriptors()
 
     def make(self, request: Request) -> Request:
         """Make a call, and answer it now or later; return the request that will have been answered."""

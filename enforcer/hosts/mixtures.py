@@ -33,8 +33,7 @@ class Mixtures:
         self._is_granted = is_granted
         self._is_granted_everywhere = is_granted_everywhere
         self._earlier: dict[int, set[tuple[bytes, int]]] = {}
-        """By the inode of a socket that was connected, and then to another peer or to none: its peers, of 16 bytes, and their
-        ports."""
+        """By the inode of a socket that was connected, then to another peer or none: its peers, of 16 bytes, and ports."""
         self._count = 0
         """How many peers these are."""
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from callfence.enforcer.hosts import memory
 from callfence.enforcer.hosts.addresses import address_of, peer_of
-from callfence.enforcer.hosts.making import EAGAIN, INT, tried, write
+from callfence.enforcer.hosts.making import EAGAIN, INT, Making, tried, write
 from callfence.enforcer.hosts.names.known import PORT
 from callfence.enforcer.hub import READABLE
 from callfence.tracer import TYPE_CHECKING
@@ -17,7 +17,6 @@ from callfence.tracer import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from callfence.enforcer.hosts.making import Making
     from callfence.enforcer.hosts.targets import Targets
     from callfence.enforcer.listener import Request
 
@@ -63,8 +62,7 @@ class Receiving:
     def _receive(
         self, request: Request, number: int, size: int, flags: int, store: Callable[[int, bytes, bytes], int]
     ) -> int | None:
-        """Receive from a resolver as if from the name server; let the call run for any other socket, since receiving reaches no
-        one."""
+        """Receive from a resolver as if from the name server; let calls on other sockets run: receiving reaches no one."""
         if not self._targets.led or flags & _MSG_ERRQUEUE:
             self._making.let_run(request)
             return None

@@ -150,8 +150,7 @@ class Rules:
         return self.grants(use, host, None, names)
 
     def grants(self, use: str, host: bytes, port: int | None, names: Iterable[str]) -> bool:
-        """Return whether the policy lets the program reach a port of a host, whose address was given for `names`; with None,
-        any port."""
+        """Return whether the policy grants a port (None: any) of a host whose address was given for `names`."""
         if self.grants_everywhere(use, port):
             return True
         number, bits = int.from_bytes(host, "big"), 8 * len(host)

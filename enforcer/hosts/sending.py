@@ -11,8 +11,8 @@ from callfence.enforcer.alarms import close_at_once
 from callfence.enforcer.hosts import memory
 from callfence.enforcer.hosts.addresses import AF_NETLINK, peer_of
 from callfence.enforcer.hosts.identity import acting, credentials
-from callfence.enforcer.hosts.making import EAGAIN, INT, address_at, check, tried, write
-from callfence.enforcer.hosts.targets import DeniedError, Target
+from callfence.enforcer.hosts.making import EAGAIN, INT, Making, address_at, check, tried, write
+from callfence.enforcer.hosts.targets import DeniedError, Target, Targets
 from callfence.enforcer.hub import WRITABLE
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.proc import owner
@@ -20,9 +20,7 @@ from callfence.tracer.proc import owner
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from callfence.enforcer.hosts.making import Making
     from callfence.enforcer.hosts.sockets import Socket
-    from callfence.enforcer.hosts.targets import Targets
     from callfence.enforcer.listener import Notification, Request
 
 _MSG_DONTWAIT, _MSG_NOSIGNAL = 0x40, 0x4000  # linux/socket.h
@@ -93,8 +91,7 @@ class Sending:
         return self._send_message(request, at, flags & INT, int)
 
     def _send_message(self, request: Request, at: int, flags: int, done: Callable[[int], int]) -> int | None:
-        """Send the message of a struct msghdr; return the call's result, which `done` makes of that of sending, or None if it
-        is waited for."""
+        """Send the message of a struct msghdr; return what `done` makes of the result, or None if it is waited for."""
         call = request.call
         socket = self._making.copier.socket(call.task, request.arguments[0] & INT)
         sending = _Message(request, socket, flags, done)

@@ -12,12 +12,11 @@ import os
 from callfence.enforcer.alarms import close_at_once
 from callfence.enforcer.hosts import identity, memory
 from callfence.enforcer.hosts.granted import FAMILIES, PROTOCOLS, ROUTES
-from callfence.enforcer.hosts.making import INT, check
+from callfence.enforcer.hosts.making import INT, Making, check
 from callfence.enforcer.hosts.sockets import result_of
 from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
-    from callfence.enforcer.hosts.making import Making
     from callfence.enforcer.listener import Request
 
 _SOCKET, _SETSOCKOPT = 1, 14  # linux/net.h SYS_SOCKET, SYS_SETSOCKOPT

@@ -1,5 +1,4 @@
-"""Whom a call of the program may reach: judged by the policies, after which calls and name servers are led where they may
-go."""
+"""Whom a call of the program may reach: the policies judge it, and calls and name servers are led where they may go."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ import os
 from _socket import AF_INET, AF_INET6
 
 from callfence.enforcer.hosts import identity, unix
-from callfence.enforcer.hosts.addresses import address_of, explicit
+from callfence.enforcer.hosts.addresses import Peer, address_of, explicit
 from callfence.enforcer.hosts.making import check
 from callfence.enforcer.hosts.mixtures import Mixtures
 from callfence.enforcer.hosts.names.resolver import Judge, Resolver
@@ -19,7 +18,6 @@ from callfence.tracer.linux import AF_UNIX
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from callfence.enforcer.hosts.addresses import Peer
     from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.hosts.identity import Identity
     from callfence.enforcer.hosts.sockets import Socket
@@ -142,11 +140,8 @@ class Targets:
         """By the port from which a socket asks."""
         self._mixtures = Mixtures(self._may_send, self._may_send_anywhere)
 
-    def of(
-        self, request: Request, socket: Socket, peer: Peer | None, address: bytes, *, sends: bool = False
-    ) -> Target:
-        """Return the address to which a call may be made.  Raises OSError for a call that is denied, after a report, or that
-        would fail."""
+    def of(self, request: Request, socket: Socket, peer: Peer | None, address: bytes, *, sends: bool = False) -> Target:
+        """Return the address to which a call may be made.  Raises OSError if it would fail, or is denied, after a report."""
         use = socket.use
         if use == "unix" and peer and peer.family == AF_UNIX and peer.path:
             return self._unix_target(request, peer, address)
@@ -164,8 +159,7 @@ class Targets:
         return self.unjudged(request, socket, address)
 
     def unjudged(self, request: Request, socket: Socket, address: bytes) -> Target:
-        """Return an address that reaches no other host: the kernel fails the call, ends a connection, or tells who receives a
-        message who has sent it."""
+        """Return an address that reaches no other host: the kernel fails the call, ends a connection, or names the sender."""
         is_internet = socket.domain in (AF_INET, AF_INET6)
         return Target(address, identity=None if is_internet else _caller(request))
 
@@ -189,8 +183,7 @@ class Targets:
         )
 
     def are_mixtures_denied(self, socket: Socket, address: bytes) -> bool:
-        """Return whether a datagram socket that is connected to a struct sockaddr must not send any more, because of its
-        earlier peers."""
+        """Return whether a datagram socket connected to a struct sockaddr must not send any more, for its earlier peers."""
         return not self._hosts.is_audit and self._mixtures.are_denied(socket, address)
 
     def _may_send(self, host: bytes, port: int) -> bool:

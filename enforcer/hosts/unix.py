@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from callfence.enforcer.hosts.identity import acting
+from callfence.enforcer.hosts.identity import Identity, acting
 from callfence.enforcer.hosts.making import check
 from callfence.enforcer.hosts.rules import ANY
 from callfence.tracer import TYPE_CHECKING
@@ -15,7 +15,6 @@ from callfence.tracer.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from callfence.enforcer.hosts.identity import Identity
     from callfence.enforcer.listener import Request
 
 _OPEN = os.O_PATH | os.O_CLOEXEC

@@ -12,7 +12,7 @@ import gc
 from callfence.enforcer import kernel
 from callfence.enforcer.bpf import EXITS
 from callfence.enforcer.errors import FAILED
-from callfence.enforcer.listener import Notification, Request, end_process, exit_with, received, stopped, trap
+from callfence.enforcer.listener import Notification, Request, Waiting, end_process, exit_with, received, stopped, trap
 from callfence.enforcer.reporting.loaded import Loaded, attempt
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
@@ -21,7 +21,6 @@ from callfence.tracer.proc import owner
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from callfence.enforcer.listener import Waiting
     from callfence.enforcer.reporting.audit import Denial
     from callfence.enforcer.reporting.peers import Peers
     from callfence.enforcer.reporting.reporter import Reporter
@@ -45,9 +44,7 @@ class Answers:
         devices: tuple[int, int],
     ) -> None:
         """`waiting` has the calls that are answered later.  `program` is the id of the process whose exit status is that of
-        `enforce`, and `pidfd` a descriptor of it.
-
-        `devices`: descriptors of /dev/null and /dev/full, or -1."""
+        `enforce`, and `pidfd` a descriptor of it.  `devices`: descriptors of /dev/null and /dev/full, or -1."""
         gc.enable()  # it is off during the start
         self._notification = notification
         self._waiting = waiting

@@ -9,18 +9,16 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from callfence.enforcer.hub import READABLE
-from callfence.enforcer.pending import RESTART_ALWAYS
+from callfence.enforcer.pending import RESTART_ALWAYS, Pending, Rule
 from callfence.enforcer.reporting.events import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
 
     from callfence.enforcer.listener import Request
-    from callfence.enforcer.pending import Pending, Rule
 
 ONCE, RUN, ALWAYS, NO, KILL = "once", "run", "always", "no", "kill"
 """The answers: the calls that wait now may run; the rule holds until the program ends; it was also written to the policy; the
@@ -46,11 +44,7 @@ class Asker:
     """The questions that are open, and the answers that hold until the program ends."""
 
     def __init__(
-        self,
-        descriptor: int,
-        pending: Pending,
-        decided: Callable[[Rule, str, str, int], None],
-        ended: Callable[[], None],
+        self, descriptor: int, pending: Pending, decided: Callable[[Rule, str, str, int], None], ended: Callable[[], None]
     ) -> None:
         """`descriptor`: of a socket that keeps messages apart; `pending` has the calls that wait.  `decided(rule, answer, who,
         calls)` is called for each answer, before the calls that wait for it; `ended` when there will be no answers any more."""

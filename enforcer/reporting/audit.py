@@ -49,8 +49,7 @@ _BATCH = 64
 """How many records are read before calls are answered again, and how many of unknown domains are kept."""
 _LAYERS = 16  # LANDLOCK_MAX_NUM_LAYERS
 _ANSWER, _ARRIVAL, _END = 2.0, 5.0, 5.0
-"""Timeouts in seconds: for the kernel's answer whether audit is on, for the first record, and for the last ones after the
-program has ended."""
+"""Timeouts in seconds: for the kernel's answer whether audit is on, for the first record, and for the last after the end."""
 
 
 class Source:

@@ -38,8 +38,7 @@ class Destination:
 
         Otherwise its reader would wait for the helper (`ssh host enforce daemon`).  Violations of processes that the program
         leaves behind are then reported on their own standard error, if that is the same file.  A log stays open: its end is
-        the end of the last process.
-        """
+        the end of the last process."""
         if self.form == TEXT and self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -48,8 +47,7 @@ class Destination:
         """Create the log again if it has been moved or removed, as logrotate(8) does; if that fails, go on with the old file.
 
         A symbolic link is not followed, and a file with several hard links is not used: either may be another file of this
-        user.
-        """
+        user."""
         try:
             try:
                 status = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)

@@ -9,7 +9,7 @@ import os
 import time
 from _json import encode_basestring_ascii
 
-from callfence.enforcer.reporting.destination import JOURNAL, has_room
+from callfence.enforcer.reporting.destination import JOURNAL, Destination, has_room
 from callfence.enforcer.reporting.identity import identity
 from callfence.policygen.recording.log_records import ANSWERED, DENIED, END, MESSAGE, REFUSED, START
 from callfence.policygen.versions import EVENTS
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-    from callfence.enforcer.reporting.destination import Destination
 
 _PRIORITIES = {START: 6, DENIED: 4, ANSWERED: 5, REFUSED: 3, END: 6}  # syslog(3)
 _LEVELS = {"note": 6, "warning": 4}
@@ -97,8 +96,7 @@ _NAMES = ("pass", "secret", "token", "key", "credential", "auth")
 
 
 def shown(command: Sequence[str]) -> list[str]:
-    """Return a command line without secrets, and without its end if it is longer than 300 characters; then the last word is
-    `...`."""
+    """Return a command line without secrets; of one longer than 300 characters the end, with `...` as the last word."""
     from callfence.policygen.evidence.words import SECRET, masked
 
     words, length, is_secret = list[str](), 0, False

@@ -20,14 +20,13 @@ from callfence.enforcer import kernel
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.tables import stated_entry, unavailable
-from callfence.tracer.abi import Arch, Event, Kind, table
+from callfence.tracer.abi import Arch, Event, Kind, Syscall, table
 from callfence.tracer.proc import fields_of, is_in_own_user_namespace, kin_of
 
 if TYPE_CHECKING:
     from callfence.enforcer.listener import Request
     from callfence.enforcer.reporting.verdict import Verdict
     from callfence.policygen.model import Expression
-    from callfence.tracer.abi import Syscall
 
 _NULL = b"/dev/null\0"
 _FULL = b"/dev/full\0"
@@ -42,8 +41,7 @@ _IDS = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, 
 """How many arguments of each call are ids."""
 _UNCHANGED, _UNCHANGED_SHORT = 0xFFFFFFFF, 0xFFFF
 _SHORT = frozenset(_IDS)
-"""The calls that read only 16 bits of each id on 32-bit architectures; those whose names end in 32 read all bits
-(kernel/uid16.c)."""
+"""The calls that read only 16 bits of each id on 32-bit architectures; those named *32 read all (kernel/uid16.c)."""
 _CAP_SETGID = 1 << 6  # linux/capability.h
 _ONE_TASK = {"setpriority": 0, "ioprio_set": 1}
 """The first argument with which `who` is a task: PRIO_PROCESS, IOPRIO_WHO_PROCESS (linux/resource.h, linux/ioprio.h)."""
@@ -72,8 +70,7 @@ class Instead:
         """Whether the kernel denies the program's signals to all processes but its own."""
 
     def answer(self) -> bool:
-        """Answer the call if that grants the program nothing; return whether it was answered.  Raises OSError if its task has
-        ended."""
+        """Answer the call if that grants nothing; return whether it was answered.  Raises OSError if its task has ended."""
         arch = Arch.from_audit(self._event.arch)
         syscall = table(arch).by_number.get(self._event.number) if arch else None
         if arch is None or syscall is None:

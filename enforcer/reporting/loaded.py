@@ -36,7 +36,8 @@ class Loaded:
         self._output: Output | None = None
         self._judging: tuple[Verdicts, Reports] | None = None
         self._judge: Judge | None = None
-        self._pending: Pending | None = None
+        self.pending: Pending | None = None
+        """`later`, if there has been such a call."""
         self._asker: Asker | None = None
 
     @property
@@ -86,16 +87,11 @@ class Loaded:
     @property
     def later(self) -> Pending:
         """The calls that are answered later."""
-        if self._pending is None:
+        if self.pending is None:
             from callfence.enforcer.pending import Pending
 
-            self._pending = Pending(self._waiting)
-        return self._pending
-
-    @property
-    def pending(self) -> Pending | None:
-        """`later`, if there has been such a call."""
-        return self._pending
+            self.pending = Pending(self._waiting)
+        return self.pending
 
     @property
     def asker(self) -> Asker | None:
@@ -116,7 +112,7 @@ class Loaded:
 
     def pauses(self) -> list[float]:
         """Return after how many seconds without a call each part has something to do."""
-        parts = self._output, self.reported, self._pending and self._pending.hub
+        parts = self._output, self.reported, self.pending and self.pending.hub
         return [pause for part in parts if part and (pause := part.pause()) is not None]
 
     def verdict(self, request: Request) -> Verdict | None:

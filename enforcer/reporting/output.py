@@ -84,8 +84,7 @@ class Output:
             self._give_up()
 
     def _write_first(self, end: float) -> bool:
-        """Write the first text that waits; return False if the reader takes no more of it now, or until the monotonic time
-        `end`."""
+        """Write the first text that waits; return False if the reader takes no more of it until the monotonic time `end`."""
         data, process = self._waiting[0]
         own = self._destination.descriptor
         descriptor = own if own >= 0 else self._standard_error(process)

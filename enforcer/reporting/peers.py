@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import errno
 
-from callfence.enforcer.listener import end_process, stopped, trap
-from callfence.enforcer.reporting.loaded import attempt
+from callfence.enforcer.listener import Notification, Request, end_process, stopped, trap
+from callfence.enforcer.reporting.loaded import Loaded, attempt
 from callfence.tracer import TYPE_CHECKING, linux
 
 if TYPE_CHECKING:
     from callfence.enforcer.hosts.mediator import Mediator
     from callfence.enforcer.hosts.targets import Refusal
-    from callfence.enforcer.listener import Notification, Request
-    from callfence.enforcer.reporting.loaded import Loaded
     from callfence.enforcer.reporting.verdict import Verdict
 
 
@@ -98,8 +96,7 @@ class Peers:
         return self._mediator
 
     def _deny(self, request: Request, refusal: Refusal) -> bool:
-        """Report a call or a look-up that the mediator has denied; or ask about it, if a line would allow it, and return
-        True."""
+        """Report a call or look-up that the mediator denied; or ask about it, if a line would allow it, and return True."""
         try:
             verdict = self._loaded.verdict(request)
             if verdict is None:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from callfence.enforcer.reporting.verdict import advise, granting
+from callfence.enforcer.reporting.verdict import Verdict, advise, granting
 from callfence.enforcer.reporting.violation import Recorded, Violation, caller_fields
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.evidence.facts import Places, Union, Varying, facts
-from callfence.policygen.evidence.pointed import pointed
+from callfence.policygen.evidence.pointed import Value, pointed
 from callfence.policygen.learning.extend import allowing_line
 from callfence.policygen.recording.log_records import ANSWERED, DENIED, MESSAGE
 from callfence.policygen.text import printable
-from callfence.tracer.abi import NATIVE, Arch, constants, table
+from callfence.tracer.abi import NATIVE, Arch, Event, constants, table
 from callfence.tracer.proc import owner, proc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from typing import Any
 
     from callfence.enforcer.files.unreachable import Judge, Ungranted
     from callfence.enforcer.hosts.targets import Refusal
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from callfence.enforcer.reporting.asker import Asker
     from callfence.enforcer.reporting.output import Output
     from callfence.enforcer.reporting.reporter import Reporter
-    from callfence.enforcer.reporting.verdict import Verdict
-    from callfence.policygen.evidence.pointed import Value
-    from callfence.tracer.abi import Event
 
 _DISTINCT = 50
 """How many distinct violations of one call are described, so that a program cannot fill the memory or the log with them."""
@@ -43,8 +39,7 @@ class Reports:
     """Reports each distinct violation once, and counts its repetitions."""
 
     def __init__(self, reporter: Reporter, output: Output, program: int = 0, judge: Judge | None = None) -> None:
-        """`program`: the id of the process whose exit status is that of `enforce`.  `judge`: what judges files and ports; None
-        if they are not judged."""
+        """`program`: the id of the process whose exit status is that of `enforce`.  `judge`: that of files and ports."""
         self._reporter = reporter
         self._program = program
         self._judge = judge
@@ -78,8 +73,7 @@ class Reports:
             self.say(f"denied call number {event.number}, which could not be described: {error!r}")
 
     def _unlined(self, event: Event) -> list[Ungranted]:
-        """Return why no entry would let a call run that the policies deny: it makes a socket about which there are no lines; []
-        for another call."""
+        """Return why no entry would let a denied call run: it makes a socket about which there are no lines; [] for others."""
         if self._reporter.hosts is None:
             return []
         from callfence.enforcer.hosts.targets import refusal_of
@@ -88,8 +82,7 @@ class Reports:
         return [lack._replace(error="") for lack in ungranted_of(refusal)] if refusal else []
 
     def report_port(self, request: Request, verdict: Verdict, *, is_hidden: bool = False) -> None:
-        """Report a listen(2) that would take a port which a policy does not grant.  `is_hidden`: the helper may not look at
-        the socket."""
+        """Report a listen(2) that would take a port not granted.  `is_hidden`: the helper may not look at the socket."""
         why = "listen(2) on a socket without a port takes any free port"
         if is_hidden:
             why = f"{why}, and enforce may not look at this process's: it is not dumpable (prctl(2)), or another user's"
@@ -135,8 +128,7 @@ class Reports:
             self._publish(repeated)
 
     def failed(self, event: Event, number: int) -> None:
-        """Count a call that failed with this errno and was not denied, since that grants nothing: `summarise` writes it to the
-        log."""
+        """Count a call that failed with this errno and was not denied, for `summarise` to write it to the log."""
         self._failed[f"{call_name(event)} with {constants.family('errno', NATIVE).format(number)}"] += 1
 
     def say(self, text: str, level: str = "") -> None:
@@ -255,7 +247,6 @@ class Reports:
         self, evidence: Union, request: Request, verdict: Verdict, process: int, *, with_site: bool = False
     ) -> tuple[Mapping[int, Value], str]:
         """Return what the call's pointers point to, and with `with_site` its call site; add facts about them to the evidence.
-
         If the task has ended or was interrupted, return {} and ""."""
         event = verdict.event
         caller = WaitingTask(event.task, process)
@@ -364,8 +355,7 @@ class Counts:
         return max(QUIET, min(repeated.at + repeated.wait for repeated in self._more.values()) - time.monotonic())
 
     def due(self, least: float = 0.0) -> Iterator[Repeated]:
-        """Yield the violations whose counts are due, if their last report was at least `least` seconds ago, for the caller to
-        report."""
+        """Yield, for the caller to report, those with counts due, last reported at least `least` seconds ago."""
         now = time.monotonic()
         for key, repeated in [*self._more.items()]:
             if now >= repeated.at + max(repeated.wait, least):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from callfence.enforcer.reporting.destination import TEXT, has_room
+from callfence.enforcer.reporting.destination import TEXT, Destination, has_room
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from callfence.enforcer.files.granted import Reach
     from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.reporting.audit import Source
-    from callfence.enforcer.reporting.destination import Destination
     from callfence.enforcer.reporting.events import Log
     from callfence.policygen.model import Policy
 
@@ -51,10 +50,8 @@ class Reporter:
         self.stderr = stderr if log else -1
         """The program's standard error if reports go to a log; else -1."""
         self.policies = policies
-        """Returns the policies in the order of their filters, each with its file.
-
-        Called once, in the helper, at the first violation.  It must not depend on the working folder, which is /proc there, nor
-        read files, which may have changed."""
+        """Returns the policies in the order of their filters, each with its file.  Called once, in the helper, at the first
+        violation.  It must not depend on the working folder, which is /proc there, nor read files, which may have changed."""
         self.reach = reach
         """The files and ports that policies grant, if calls are judged by them; else None."""
         self.hosts = hosts

@@ -4,7 +4,7 @@ it."""
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.implied.resolve import resolved
@@ -12,21 +12,18 @@ from callfence.policygen.language.document import parse
 from callfence.policygen.language.naming import format_entry
 from callfence.policygen.learning.extend import Options, extend, sort_out
 from callfence.policygen.learning.scope import SENDING
-from callfence.policygen.model import ALLOW, SIGNALS, Action, Entry, Or, constrained, mentioned, scopes, strictest
+from callfence.policygen.model import ALLOW, SIGNALS, Action, Entry, Or, Policy, constrained, mentioned, scopes, strictest
 from callfence.policygen.phases import START, in_phase, phase_policies
 from callfence.policygen.recording.model import Observation, recorded_values
 from callfence.policygen.text import file_word, word
-from callfence.tracer.abi import Arch, table
+from callfence.tracer.abi import Arch, Event, table
 from callfence.tracer.errors import UserError
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from callfence.enforcer.pending import Rule
-    from callfence.policygen.model import Policy
-    from callfence.tracer.abi import Event
     Files = tuple[tuple[str, Policy], ...]
     """Policies as they are in one phase, each with its file."""
 
@@ -126,7 +123,6 @@ class Verdicts:
         is_free = all(_is_free(policy, event) for _, policy in policies)
         return Verdict(event, phase, self._until.get(phase, ""), strictest(actions), policies, denying, is_free)
 
-
     def _action(self, file: str, policy: Policy, event: Event) -> Action:
         granted = self._granted.get(file, ())
         return ALLOW if any(evaluate(added, event).allows for added in granted) else evaluate(policy, event)
@@ -164,8 +160,7 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     """Return the advice how to allow a call in a policy, whose path is `file`; only until the phase `until`, if that is not "".
 
     The entry is the one that `learn` would write, which generalises: pointers and sizes, for instance, may have any value
-    unless the policy's entry constrains them already.
-    """
+    unless the policy's entry constrains them already."""
     arch = Arch.from_audit(event.arch)
     if arch is None or event.number not in table(arch).by_number:
         return Advice(file, "no policy can allow it", "")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from callfence.enforcer.reporting.events import shown
-from callfence.policygen.evidence.facts import resolved
+from callfence.policygen.evidence.facts import Union, resolved
 from callfence.policygen.language.naming import format_call
 from callfence.policygen.model import Action, ActionKind
 from callfence.policygen.recording.log_records import DENIED
@@ -16,11 +16,9 @@ from callfence.tracer.abi import NATIVE, Arch, Event, constants
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
     from callfence.enforcer.files.unreachable import Ungranted
     from callfence.enforcer.reporting.verdict import Advice
-    from callfence.policygen.evidence.facts import Union
     from callfence.policygen.evidence.pointed import Value
 
 REFUSED = "REFUSED"
@@ -48,8 +46,7 @@ class Violation:
     caller: Mapping[str, Any]
     """What a record has of the process besides (`caller_fields`)."""
     ungranted: tuple[Ungranted, ...] = ()
-    """The files and ports that the call needs and policies do not grant; if there are any, all policies allow the call
-    itself."""
+    """The files and ports that the call needs and policies do not grant; with any, all policies allow the call itself."""
 
     @property
     def call(self) -> str:
@@ -83,8 +80,7 @@ class Violation:
 
     @property
     def error(self) -> str:
-        """The name of the errno with which the call fails, Landlock's is EACCES before EXDEV; "" if the policies' action
-        answers it."""
+        """The errno with which the call fails, Landlock's EACCES before EXDEV, by name; "" if the policies' action does."""
         return min((lack.error for lack in self.ungranted), default="")
 
     @property
@@ -93,9 +89,7 @@ class Violation:
 
     def fields(self, count: int, evidence: Union) -> dict[str, Any]:
         """Return the fields of the report's record (docs/events.schema.json): names as in the policy language, and registers in
-        hexadecimal.
-
-        `count` is how often the violation has been met, `evidence` has facts about these calls."""
+        hexadecimal.  `count` is how often the violation has been met, `evidence` has facts about these calls."""
         arch = Arch.from_audit(self.event.arch)
         return {
             "call": self.call,

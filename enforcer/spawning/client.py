@@ -31,9 +31,8 @@ _O_PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def become(socket: str, words: Sequence[bytes], environment: list[bytes]) -> NoReturn:
-    """Become the program of an `enforce` command line, given as its words without the command's name.
-
-    Raises CallfenceError or OSError if the program was not run.  This process may be traced and confined then: end it."""
+    """Become the program of an `enforce` command line, given as its words without the command's name.  Raises CallfenceError or
+    OSError if the program was not run.  This process may be traced and confined then: end it."""
     has_stderr = execution.is_open(2)  # before another descriptor has that number
     connection = connected(socket)
     own = [os.open(".", _O_PATH), *([2] if has_stderr else [])]

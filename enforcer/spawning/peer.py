@@ -23,7 +23,7 @@ from callfence.tracer.stops import TRAP
 if TYPE_CHECKING:
     import _socket
 
-_SOL_SOCKET, _SO_PEERCRED, _SO_PEERPIDFD = 1, 17, 77  # asm-generic/socket.h
+_SO_PEERCRED, _SO_PEERPIDFD = 17, 77  # asm-generic/socket.h
 _SCM_CREDENTIALS = 2
 """The type of a message's part that names its sender: struct ucred (linux/socket.h)."""
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
@@ -96,14 +96,14 @@ class Peer:
         """Raises EnforceError, OSError."""
         self.umask = 0o077
         """Its mask for new files, once its rights are known."""
-        credentials = connection.getsockopt(_SOL_SOCKET, _SO_PEERCRED, 12)
+        credentials = connection.getsockopt(linux.SOL_SOCKET, _SO_PEERCRED, 12)
         self.pid, user = (int.from_bytes(credentials[place : place + 4], "little") for place in (0, 4))
         if user != os.geteuid():
             raise EnforceError("the spawner is another user's")
         if not self.pid:
             raise EnforceError("the client is in another pid namespace")
         try:
-            self.pidfd = connection.getsockopt(_SOL_SOCKET, _SO_PEERPIDFD)
+            self.pidfd = connection.getsockopt(linux.SOL_SOCKET, _SO_PEERPIDFD)
         except OSError as error:  # before Linux 6.5 a pid may be that of another process by now
             raise EnforceError(f"spawning needs SO_PEERPIDFD (Linux 6.5): {error.strerror}") from error
 
@@ -114,13 +114,12 @@ class Peer:
 
     def has_sent(self, parts: list[tuple[int, int, bytes]]) -> bool:
         """Return whether the parts of a message say that this process has sent it, and not one that it gave the socket to."""
-        senders = [data[:4] for level, kind, data in parts if (level, kind) == (_SOL_SOCKET, _SCM_CREDENTIALS)]
+        senders = [data[:4] for level, kind, data in parts if (level, kind) == (linux.SOL_SOCKET, _SCM_CREDENTIALS)]
         return senders == [self.pid.to_bytes(4, "little")]
 
     def stop(self) -> None:
-        """Trace this process from now on, and stop it.  If the caller ends, the process goes on.
-
-        Raises KernelError, GoneError, OSError."""
+        """Trace this process from now on, and stop it.  If the caller ends, the process goes on.  Raises KernelError,
+        GoneError, OSError."""
         try:
             linux.ptrace(linux.PTRACE_SEIZE, self.pid, 0, linux.PTRACE_O_TRACESYSGOOD)
         except PermissionError as error:
@@ -141,8 +140,7 @@ class Peer:
         return KernelError(f"the spawner cannot confine its client, because {reason}", "ptrace", error.errno or 0)
 
     def require_rights(self, own: Rights) -> None:
-        """Raise EnforceError unless this process, which is stopped, has each right that the caller has, whose rights are
-        `own`."""
+        """Raise EnforceError unless this process, which is stopped, has each right of the caller, `own`."""
         theirs = Rights(f"{proc()}/{self.pid}")
         self.require_alive()
         self.umask = int(theirs.fields["Umask"], 8)

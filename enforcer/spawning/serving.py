@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 10
 """Seconds in which a client must have sent its request, and read the answer."""
-_SOL_SOCKET, _SCM_RIGHTS, _SO_RCVTIMEO, _SO_SNDTIMEO = 1, 1, 20, 21  # linux/socket.h, asm-generic/socket.h
+_SCM_RIGHTS, _SO_RCVTIMEO, _SO_SNDTIMEO = 1, 20, 21  # linux/socket.h, asm-generic/socket.h
 _TIMEOUT = _SECONDS.to_bytes(8, "little") + bytes(8)  # struct timeval
 _CHUNK = 1 << 16
 _LONGEST = 1 << 16
@@ -114,9 +114,8 @@ class Spawner:
         confining.follow(work, peer.pidfd if work.reporter else -1)
 
     def _prepared(self, peer: Peer, request: Request, descriptors: list[int]) -> tuple[confining.Work, bytes, list[int]]:
-        """Trace the client, which is stopped then, and prepare this process to confine it.
-
-        Return the helper's work, the answer to the client, and the descriptors that go with it."""
+        """Trace the client, which is stopped then, and prepare this process to confine it.  Return the helper's work, the
+        answer to the client, and the descriptors that go with it."""
         peer.stop()
         peer.require_rights(self.rights)
         stderr = _take_over(peer, request, descriptors)
@@ -154,11 +153,10 @@ class Spawner:
 
 
 def _received(connection: _socket.socket, peer: Peer) -> tuple[Request, list[int]]:
-    """Return the request, and the descriptors that came with it.
-
-    Raises EnforceError for another message, or for one of another process; GoneError if the client ends the connection."""
+    """Return the request, and the descriptors that came with it.  Raises EnforceError for another message, or for one of
+    another process; GoneError if the client ends the connection."""
     end = time.monotonic() + _SECONDS
-    connection.setsockopt(_SOL_SOCKET, _SO_RCVTIMEO, _TIMEOUT)
+    connection.setsockopt(linux.SOL_SOCKET, _SO_RCVTIMEO, _TIMEOUT)
     descriptors: list[int] = []
     content, head, size = bytearray(), b"", protocol.REQUEST_HEAD
     while len(content) < size:
@@ -168,7 +166,7 @@ def _received(connection: _socket.socket, peer: Peer) -> tuple[Request, list[int
             chunk, parts, flags = b"", [], 0
             end = 0
         for level, kind, data in parts:
-            if (level, kind) == (_SOL_SOCKET, _SCM_RIGHTS):
+            if (level, kind) == (linux.SOL_SOCKET, _SCM_RIGHTS):
                 descriptors += protocol.descriptors(data)
         if time.monotonic() > end:
             raise EnforceError(f"the client has not sent its request within {_SECONDS} s")
@@ -210,8 +208,8 @@ def _take_over(peer: Peer, request: Request, descriptors: list[int]) -> int:
 
 def _send(connection: _socket.socket, answer: bytes, descriptors: list[int]) -> None:
     """Send an answer, with descriptors.  Raises OSError; GoneError if nobody reads it."""
-    connection.setsockopt(_SOL_SOCKET, _SO_SNDTIMEO, _TIMEOUT)
-    rights = [(_SOL_SOCKET, _SCM_RIGHTS, protocol.packed(descriptors))] if descriptors else []
+    connection.setsockopt(linux.SOL_SOCKET, _SO_SNDTIMEO, _TIMEOUT)
+    rights = [(linux.SOL_SOCKET, _SCM_RIGHTS, protocol.packed(descriptors))] if descriptors else []
     try:
         sent = connection.sendmsg([answer], rights, _NOSIGNAL)
         while sent < len(answer):

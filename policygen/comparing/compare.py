@@ -234,8 +234,7 @@ def change_of(before: Action, after: Action) -> Change:
 def _rules(
     space: Space, where: int, change: Change, old: Resolved, new: Resolved, arch: Arch, number: int
 ) -> tuple[Expression, ...]:
-    """Return the set as alternatives of the policy language: those of the policy that allows it if they are exactly the set,
-    else computed ones."""
+    """Return the set as alternatives: those of the policy that allows it if they are exactly the set, else computed ones."""
     if where == TRUE or number not in table(arch).by_number:
         return (Always(True),) if where == TRUE else ()
     policy = old if change is Change.LESS else new

@@ -88,9 +88,8 @@ def exceeds(policy: Policy, limit: Policy) -> bool:
 
 
 def _shortest(ways: Sequence[Policy]) -> Policy:
-    """Return the policy with the fewest entries that means what the first one does.
-
-    The others have an implied set, and where phases differ in what they imply, their entries may not say so."""
+    """Return the policy with the fewest entries that means what the first one does.  The others have an implied set, and where
+    phases differ in what they imply, their entries may not say so."""
     exact, *_ = ways
     for way in sorted(ways, key=_length):
         if way is exact or compare(exact, way).verdict is Verdict.EQUAL:
@@ -105,8 +104,7 @@ def _length(policy: Policy) -> int:
 
 
 def _intersected(*policies: Policy, keep: int | None) -> Policy:
-    """Return what two policies without phases both allow, with the implied set of the one with this index, or of
-    none."""
+    """Return what two policies without phases both allow, with the implied set of the one with this index, or of none."""
     a, b = policies
     table_ = max(a.table, b.table)
     mine, theirs = (_to_table(resolved(each), table_) for each in policies)
@@ -134,8 +132,7 @@ def _intersected(*policies: Policy, keep: int | None) -> Policy:
 
 
 def _to_table(policy: Resolved, table_: tuple[int, int]) -> Resolved:
-    """Return the policy with a table at least as new as `table_`, and with entries for the calls between, which are unknown to
-    it."""
+    """Return the policy with a table at least as new as `table_`, with entries for the calls that were unknown to it."""
     if policy.table >= table_:
         return policy
     unknown = Entry(Always(True), policy.unknown)
@@ -176,8 +173,7 @@ def reduce_resolved(policy: Resolved, by: Resolved) -> Resolved:
 
 
 def _named(policy: Resolved, start: Resolved) -> Policy:
-    """Return the policy of one phase with an entry for every call that the start names: a call that the phase no longer allows
-    is denied."""
+    """Return the policy of one phase with an entry for every call that the start names, which may deny the call."""
     removed = Entry(Always(False))
     entries = {arch: {**dict.fromkeys(start.entries[arch], removed), **section} for arch, section in policy.entries.items()}
     return replace(policy.written(), entries=entries)

@@ -58,8 +58,7 @@ class Carried:
     places: tuple[Place, ...]
     """The lines about files that name something of the source alone."""
     origins: Mapping[int, tuple[tuple[int, Expression, Expression], ...]]
-    """Number of a call of the target -> the calls of the source that led to it, each with its alternative there, and the one
-    that this became."""
+    """Number of a call of the target -> the calls of the source that led to it, each with its alternative there and here."""
 
     @property
     def same(self) -> dict[int, int]:
@@ -133,9 +132,8 @@ def _check(before: Policy, after: Policy, source: Arch, target: Arch) -> None:
 
 
 def _with_places(files: Files, source: Arch, target: Arch) -> tuple[Files, tuple[Place, ...]]:
-    """Return the lines about files with those for the same files of another architecture, and the places that they name.
-
-    On a machine of the source, what these lines name is usually not there."""
+    """Return the lines about files with those for the same files of another architecture, and the places that they name.  On a
+    machine of the source, what these lines name is usually not there."""
     paths, places = dict(files.paths or {}), []
     for path, rights in (files.paths or {}).items():
         there = path

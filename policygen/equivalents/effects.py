@@ -40,9 +40,8 @@ def special(sets: Space, arch: Arch) -> dict[int, int]:
 
 
 def carried(sets: Space, source: Arch, target: Arch, allowed: Mapping[int, int]) -> dict[int, int]:
-    """Return the carried set of each call of the target, by number; calls without one are left out.
-
-    `allowed`: number of a call of the source -> the set that is allowed of it, a function of arguments in `sets`."""
+    """Return the carried set of each call of the target, by number; calls without one are left out.  `allowed`: number of a
+    call of the source -> the set that is allowed of it, a function of arguments in `sets`."""
     links = hops(source, target)
     reached: defaultdict[Node, int] = defaultdict(lambda: FALSE)
     ahead = deque((((source, number), where) for number, where in allowed.items() if where != FALSE))
@@ -127,9 +126,8 @@ def _with_values(sets: Space, pair: Pair, moves: Renumbering, where: int) -> int
 
 
 def _moved(sets: Space, pairs: tuple[Pair, ...], where: int) -> int:
-    """Return the set with each argument of the source call at its place in the target call, in the target's width.
-
-    A wider one has the source's value, but for calls that were in the set whatever that value."""
+    """Return the set with each argument of the source call at its place in the target call, in the target's width.  A wider one
+    has the source's value, but for calls that were in the set whatever that value."""
     there: dict[int, int] = {}
     for pair in pairs:
         narrow, wide = pair.ours.width, pair.theirs.width

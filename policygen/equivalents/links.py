@@ -114,8 +114,7 @@ def simple(expression: Expression) -> Conjunction | None:
 
 
 def side(arch: Arch, cell: str) -> Side | None:
-    """Return the call and condition of a cell; None if the architecture lacks the call, or the call takes a pointer to its
-    arguments (mmap of i386)."""
+    """Return the call and condition of a cell; None if the architecture lacks the call, or its arguments are in memory."""
     name, colon, _ = cell.partition(":")
     call = table(arch).by_name.get(name)
     if call is None or (colon and not operands(arch, call.number).constrainable()):
@@ -144,10 +143,8 @@ def _carried(arch: Arch, source: int, target: int, word: str) -> Carried | None:
 def image(
     conditions: Conjunction, here: Conjunction, link: Link, ours: Sequence[Argument], theirs: Sequence[Argument]
 ) -> list[Conjunction] | None:
-    """Return the conditions as rules on the other call's arguments; None if they cannot be carried over.
-
-    Conditions on arguments that the calls do not share need no counterpart: some call meets them, or they are the row's own.
-    """
+    """Return the conditions as rules on the other call's arguments; None if they cannot be carried over.  Conditions on
+    arguments that the calls do not share need no counterpart: some call meets them, or they are the row's own."""
     pairs = {pair.source: pair for pair in link.carried}
     if link.strict and {condition.index for condition in conditions} - set(pairs) - link.source.held:
         return None

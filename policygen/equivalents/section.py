@@ -290,9 +290,7 @@ class Writer:
         form = forms.get(call.number) if call else None
         parts = self._parts.get(number, [])
         same = [part for part in parts if part.is_same]
-        others = [
-            (self._entry(number, [part.expression], part.action), part.origin[0]) for part in parts if not part.is_same
-        ]
+        others = [(self._entry(number, [part.expression], part.action), part.origin[0]) for part in parts if not part.is_same]
         if call is None or form is None:
             return None, others
         before = self._policy.entries[self._source][call.number]

@@ -39,13 +39,7 @@ _OTHER = r"[\w*]+"
 _TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")
 _EPHEMERAL = 32768
 """The first port that Linux chooses by itself (ip(7), ip_local_port_range)."""
-_WIDE: Mapping[str, tuple[int, ...]] = {
-    "path": (4, 8, 4, 3),
-    "text": (8,),
-    "words": (8, 4),
-    "address": (8, 4),
-    "unix": (4, 4),
-}
+_WIDE: Mapping[str, tuple[int, ...]] = {"path": (4, 8, 4, 3), "text": (8,), "words": (8, 4), "address": (8, 4), "unix": (4, 4)}
 """The most branches of a node, by sort of value and depth; the last number is for all greater depths."""
 _EXCLUSIVE = 0o300  # O_CREAT|O_EXCL, asm-generic/fcntl.h
 _DEEP = 8
@@ -136,8 +130,7 @@ def resolved(value: Value) -> str:
 
 
 def path_pattern(path: str, where: Places) -> str:
-    """Return the pattern, without quotes, of an absolute path on this machine; text that is no absolute path is only
-    escaped."""
+    """Return the pattern, without quotes, of an absolute path on this machine; other text is only escaped."""
     return text(("", "path", _below(escaped(path), where, Varying())))[2:-1] if path.startswith("/") else escaped(path)
 
 
@@ -208,8 +201,7 @@ def examples(event: Event, evidence: Iterable[str]) -> tuple[dict[int, str], lis
 
 
 def without_secrets(fact: str) -> str:
-    """Return a fact with `<secret>` in place of each part that looks like a secret, for facts in recordings of older
-    versions."""
+    """Return a fact, of a recording of an older version, with `<secret>` in place of what looks like a secret."""
     parsed = parse(fact)
     return text((parsed[0], parsed[1], tuple(map(masked, parsed[2])))) if parsed else fact
 
@@ -359,8 +351,7 @@ class Pointers:
 
 
 def _within(event: Event, caller: Caller, wide: tuple[bytes, ...]) -> str:
-    """Return `absolute` or `relative`, as the call's only path is, if the path is below a folder of `wide`; "" if it is not, or
-    if the call creates it."""
+    """Return `absolute` or `relative`, as the call's only path is, if it is below a folder of `wide` and not made; else ""."""
     pointers = evident(event.arch, event.number)
     if len(pointers) != 1 or pointers[0][1].kind is not Kind.PATH or created_at(event) >= 0:
         return ""

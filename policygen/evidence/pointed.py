@@ -90,8 +90,7 @@ def evident(arch: int, number: int) -> tuple[tuple[int, Argument], ...]:
 
 
 def pointed(event: Event, caller: Caller) -> dict[int, Value]:
-    """Return the data that the arguments of a call point to: index of the argument -> value.  Arguments whose data cannot be
-    read are left out."""
+    """Return the data that the arguments of a call point to, as far as it can be read: index of the argument -> value."""
     values = {}
     for index, argument in evident(event.arch, event.number):
         address = event.arguments[index] & argument.mask
@@ -185,8 +184,7 @@ def _address(caller: Caller, address: int, length: int) -> Value | None:
 
 
 def _inet6(data: bytes) -> str:
-    """Return an IPv6 address in the form of RFC 5952, section 4: no leading zeros, the first longest run of zero groups as
-    `::`."""
+    """Return an IPv6 address as RFC 5952, section 4, has it: no leading zeros, the first longest zeros as `::`."""
     groups = [f"{data[at] << 8 | data[at + 1]:x}" for at in range(0, 16, 2)]
     runs = [next((end for end in range(start, 8) if groups[end] != "0"), 8) - start for start in range(8)]
     longest = max(runs)

@@ -43,8 +43,7 @@ Rule = Callable[..., Any]
 
 
 class Kind:
-    """A kind of line as a tree.  This class is that of unix sockets and of names that are looked up (BARE); the others differ
-    from it."""
+    """A kind of line as a tree: this class for unix sockets and names that are looked up (BARE), the others for the rest."""
 
     root = ANY
     """The place that contains every other."""
@@ -208,10 +207,8 @@ def reduced(grants: Grants, kind: Kind = PATHS) -> dict[str, Bits]:
 
 
 def combined(trees: Sequence[Grants], rule: Rule, kind: Kind = PATHS) -> dict[str, Bits]:
-    """Return reduced grants that give each place the bits that `rule` makes of its bits in each of the trees.
-
-    Exact if the rule never gives a place fewer bits than one that contains it.
-    """
+    """Return reduced grants that give each place the bits that `rule` makes of its bits in each of the trees.  Exact if the
+    rule never gives a place fewer bits than one that contains it."""
     places = {place for tree in trees for place in tree}
     return reduced({place: rule(*(kind.granted(tree, place) for tree in trees)) for place in places}, kind)
 
@@ -274,8 +271,7 @@ def _is_free(files: Files, kind: Kind) -> bool:
 
 
 def _with(files: Files, fields: Mapping[str, Any]) -> Files:
-    """Return `files` with these fields.  Names of hosts would confine what is looked up: if the fields do not, `any` name is
-    granted."""
+    """Return `files` with these fields.  Hosts' names would confine look-ups: if the fields do not, `any` name is granted."""
     result = replace(files, **fields)
     is_free = fields.get("query", ()) is None and result.query is not None
     return replace(result, query=(ANY,)) if is_free else result
@@ -316,8 +312,7 @@ def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, .
     """Return the three-way merge, and the lines in conflict.
 
     Each bit at each place is taken from the side that has changed it.  A line is in conflict if one side grants a bit to a
-    place that contains another, from which the other side removes it; the result grants the bit.
-    """
+    place that contains another, from which the other side removes it; the result grants the bit."""
     if ours in (base, theirs) or theirs == base:
         return (theirs if ours == base else ours), ()
     sides = (base, ours, theirs)

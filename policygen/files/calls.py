@@ -21,12 +21,7 @@ _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = 0x400, 0x1000
 _O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _ACCESS = {os.O_RDONLY: Right.READ, os.O_WRONLY: Right.WRITE, os.O_RDWR: Right.READ | Right.WRITE}
-_MADE = {
-    stat.S_IFIFO: Right.FIFO,
-    stat.S_IFSOCK: Right.SOCKET,
-    stat.S_IFCHR: Right.DEVICE,
-    stat.S_IFBLK: Right.DEVICE,
-}
+_MADE = {stat.S_IFIFO: Right.FIFO, stat.S_IFSOCK: Right.SOCKET, stat.S_IFCHR: Right.DEVICE, stat.S_IFBLK: Right.DEVICE}
 
 
 class Wanted(NamedTuple):
@@ -265,8 +260,7 @@ if TYPE_CHECKING:
 
 
 def needs(request: Wanted | Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:
-    """Yield the rights that a request needs; nothing if the call fails for another reason.  `paths` has one path, or two for a
-    pair."""
+    """Yield the rights that a request needs, if the call does not fail anyway.  `paths` has one path, or two for a pair."""
     if isinstance(request, Pair):
         yield from _of_pair(request, paths, look)
     else:

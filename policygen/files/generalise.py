@@ -179,8 +179,7 @@ def of_configuration(folders: Collection[str]) -> Callable[[list[Names]], Callab
 
 
 def of_trees(runs: list[Names]) -> Callable[[str, Right], Move | None]:
-    """Return the rule that grants the whole tree of libraries or read-only data: names in it change with each update of the
-    machine."""
+    """Return the rule that grants the whole tree of libraries or read-only data, whose names change with each update."""
 
     def move(path: str, rights: Right) -> Move | None:
         if not rights & Right.READ:
@@ -337,8 +336,7 @@ def stores() -> dict[str, str]:
 
 
 def lacking(files: Files, uses: Iterable[Use]) -> dict[str, Right]:
-    """Return the paths that uses need and `files` does not grant, each with the rights that it lacks; {} if files are not
-    confined."""
+    """Return the paths that uses need and `files` does not grant, with the rights lacking; {} if files are not confined."""
     if files.paths is None:
         return {}
     every = ((path, rights & ~granted(files.paths, path)) for path, rights in _names(uses).items())
@@ -349,8 +347,7 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     """Return `files` with what the newest run needs beyond them; a use that they do not confine stays unconfined.
 
     Grants are made from all runs together, but only those that the newest run uses are added.  If hosts are added
-    (`connects_by_host`), `newest` has only those ports that are to be granted at any host (`beside_hosts`).
-    """
+    (`connects_by_host`), `newest` has only those ports that are to be granted at any host (`beside_hosts`)."""
     uses = list(newest)
     missing = [*lacking(files, uses)]
     if not exact and files.paths is not None:  # once: who takes the right out of the policy does not want it

@@ -141,8 +141,7 @@ def lacks(files: Files, run: Sequence[Use]) -> bool:
 
 
 def added_hosts(files: Files, run: Sequence[Use], needed: Files) -> dict[str, Any]:
-    """Return the fields of `Files` that grant the hosts and unix sockets which a run used and `files` does not grant, as
-    `needed` grants them."""
+    """Return the fields of `Files` that grant, as `needed` does, the hosts and unix sockets that `files` lacks for a run."""
     fields: dict[str, Any] = {}
     for use in TO_HOSTS if connects_by_host(files) else TO_HOSTS[1:]:
         hosts: defaultdict[str, set[int]] = defaultdict(set)
@@ -280,8 +279,7 @@ def _kept(places: Iterable[Widening], kind: str) -> tuple[tuple[str, ...], dict[
 
 
 def learned_sockets(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the unix sockets that these runs need, and line -> why it grants more than was used.  `exact`: only those that
-    they used."""
+    """Return the unix sockets that these runs need, and line -> why it grants more than was used.  `exact`: no more."""
     each = [used_places(run, "unix") for run in runs]
     every = sorted(set().union(*each))
     if exact:

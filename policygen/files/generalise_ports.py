@@ -15,8 +15,7 @@ EPHEMERAL = (32768, 65535)
 from 49152 on elsewhere (RFC 6335)."""
 UNPRIVILEGED = (1024, 65535)
 VARYING = 3
-"""Number of ports, or of names, each used in some of the runs only, from which on a program is taken to use others in the next
-run."""
+"""From so many ports, or names, each used in some runs only, a program is taken to use others in the next run."""
 
 
 def spans(each: Sequence[set[int]], more: Iterable[int] = (), *, exact: bool = False) -> dict[tuple[int, int], str]:

@@ -15,8 +15,7 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REMOVE_DIR, REMOVE_FILE, MAKE_CHAR = (
 MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM, REFER, TRUNCATE = (1 << bit for bit in range(7, 15))
 IOCTL_DEV = 1 << 15
 OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
-"""The rights that a rule for a file that is no folder can have; the kernel refuses others (security/landlock/fs.c,
-ACCESS_FILE)."""
+"""The rights that a rule for a file that is no folder can have (security/landlock/fs.c, ACCESS_FILE)."""
 BIND_TCP, CONNECT_TCP = 1, 2  # LANDLOCK_ACCESS_NET_*
 MAX_PORT = 65535
 _OPENS = READ_FILE | WRITE_FILE
@@ -37,8 +36,7 @@ ACCESS = {
     "device": MAKE_CHAR | MAKE_BLOCK,
 }
 """Landlock's rights for each word of a `path` line.  A rule with READ_FILE or WRITE_FILE gets IOCTL_DEV as well
-(`downgrade`).
-"""
+(`downgrade`)."""
 EVERY_ACCESS = (1 << 15) - 1
 
 VERSIONS = (
@@ -51,8 +49,7 @@ VERSIONS = (
 """Version of the ABI, the first Linux that has it, which rights on files it knows, and whether it knows TCP ports.
 
 Later versions add nothing that `path` and `tcp` lines need.  IOCTL_DEV does not count either: a program may make the ioctls
-that its filter allows on every device that it can read or write, so a version without IOCTL_DEV lacks nothing.
-"""
+that its filter allows on every device that it can read or write, so a version without IOCTL_DEV lacks nothing."""
 
 
 UNSEEN_REQUESTS = (

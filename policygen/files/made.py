@@ -17,8 +17,7 @@ from callfence.policygen.grants import Files, Right
 MADE = "made"
 """The first field of a use that names a file which a run made; the path of a folder in which it made more ends with a slash."""
 LEFT = "left"
-"""The first field of a use that names a file which an earlier run had left in one of `KEPT_APART`, and which the machine's next
-start removes."""
+"""The first field of a use that names a file left in one of `KEPT_APART`, which the machine's next start removes."""
 MANY = 8
 """Number of names read in one folder from which the whole folder is granted."""
 KEPT_APART = (
@@ -50,14 +49,12 @@ def removals(made: Iterable[str]) -> set[str]:
 
 
 def made(runs: Sequence[Iterable[tuple[str, str, str]]]) -> list[str]:
-    """Return the paths that runs made in folders which were there before, ascending; that of a folder in which a run made more
-    ends with a slash."""
+    """Return the paths that runs made in folders that were there before, ascending; with a slash if a run made more in it."""
     return sorted({path for run in runs for use, path, _ in run if use == MADE})
 
 
 def movable(files: Files, made: Iterable[str]) -> dict[str, list[str]]:
     """Return the granted folders that hold more than the program's output, each with the names that the program makes in it.
-
     In a folder of their own, the program would need no right to change anything else."""
     changes = Right.WRITE | Right.CREATE | Right.REMOVE
     broad = {path for path, rights in (files.paths or {}).items() if rights & changes and path in (*KEPT_APART, ".")}

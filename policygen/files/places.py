@@ -19,9 +19,8 @@ _NAMED = (b"TMPDIR", b"HOME", b"XDG_RUNTIME_DIR")
 """The variables that name folders; where two are the same folder, a path is written with the first."""
 
 OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".local", b".local/share", b".local/state"))
-"""Folders that programs make if they are missing, with this user alone in them (XDG Base Directory Specification).
-
-`enforce` makes a folder if a line grants `create` in it: otherwise the program would need `create` in the whole home."""
+"""Folders that programs make if they are missing, with this user alone in them (XDG Base Directory Specification).  `enforce`
+makes a folder if a line grants `create` in it: otherwise the program would need `create` in the whole home."""
 
 MADE_BELOW = (b"$HOME/.", b"$TMPDIR/", b"$XDG_RUNTIME_DIR/")
 """Where programs make folders for themselves: hidden ones in the home, and in the folders for temporary files and sockets.
@@ -97,8 +96,7 @@ def without_links(path: bytes, folders: Sequence[bytes]) -> set[bytes]:
 
 
 def home_of_passwd() -> str:
-    """Return the home of this user in passwd(5), where programs without HOME (services of the system) look; "" if there is
-    none."""
+    """Return the home of this user in passwd(5), where programs without HOME (system services) look; "" without one."""
     import pwd
 
     try:
@@ -140,9 +138,7 @@ def of_process(path: bytes, process: int) -> bytes:
 
 def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
     """Return an absolute path as a policy writes it: relative to the deepest named folder that holds it, else unchanged.
-
-    `here` is the working folder.  A named folder that is the root is ignored.
-    """
+    `here` is the working folder.  A named folder that is the root is ignored."""
     folders = [(here, b"."), *((_value(name, environment), b"$" + name) for name in _NAMED)]
     deepest, name = b"", b""
     for folder, sign in ((folder.rstrip(b"/"), sign) for folder, sign in folders):

@@ -28,9 +28,8 @@ from callfence.tracer.linux import MSG_FASTOPEN
 
 
 def ruleset(policy: Policy, arm: Arm = Arm.EXEC) -> landlock.Ruleset:
-    """Return the ruleset of a policy whose filter takes effect at `arm`; a line that grants nothing gives no rule.
-
-    A port that is granted at one host is granted at every host: Landlock knows none."""
+    """Return the ruleset of a policy whose filter takes effect at `arm`; a line that grants nothing gives no rule.  A port that
+    is granted at one host is granted at every host: Landlock knows none."""
     files, paths = policy.files, None
     if files.paths is not None and files.paths.get("/") != ALL:
         paths = [(encoded(path), access(rights)) for path, rights in files.paths.items() if rights]

@@ -110,8 +110,7 @@ def decode(program: bytes) -> tuple[Instruction, ...]:
 
 
 def _problem(instruction: Instruction, following: int) -> str | None:
-    """Return why the kernel refuses an instruction, or None if it does not: bpf_check_classic (net/core/filter.c) and
-    seccomp_check_filter."""
+    """Return why the kernel refuses an instruction, or None (net/core/filter.c, bpf_check_classic; seccomp_check_filter)."""
     code, jt, jf, k = instruction
     problem = None
     if code not in OPCODES:
@@ -130,9 +129,7 @@ def _problem(instruction: Instruction, following: int) -> str | None:
 
 
 def _check_scratch(instructions: tuple[Instruction, ...]) -> None:
-    """Raise InvalidProgramError if a scratch word can be read before it is written (check_load_and_stores,
-    net/core/filter.c).
-    """
+    """Raise InvalidProgramError if a scratch word can be read before it is written (check_load_and_stores())."""
     everything = (1 << SCRATCH) - 1
     masks = [everything] * len(instructions)
     written = 0
@@ -169,8 +166,7 @@ def words(event: Event) -> tuple[int, ...]:
 
 
 def run(program: bytes, event: Event) -> int:
-    """Run a program on an event, and return its 32-bit return value.  Raises InvalidProgramError if the kernel would not load
-    the program."""
+    """Return a program's 32-bit return value for an event.  Raises InvalidProgramError if the kernel would not load it."""
     instructions = decode(program)
     data = words(event)
     a = x = pc = 0
@@ -278,8 +274,7 @@ def _text(pc: int, instruction: Instruction) -> str:
 
 
 def action_text(ret: int) -> str:
-    """Return the action for a return value as in the policy language, such as `errno 38`; in hexadecimal if no policy has that
-    action."""
+    """Return the action for a return value as in a policy, such as `errno 38`; in hexadecimal if no policy has it."""
     try:
         meaning = action(ret)
     except ValueError:

@@ -46,8 +46,7 @@ class LibseccompRule(NamedTuple):
     ret: int
     """32-bit return value; differs from the program's default."""
     alternatives: tuple[tuple[MaskedEquality, ...], ...]
-    """The conditions, joined by OR; each is a tuple of comparisons joined by AND, at most one for an argument.  An empty tuple
-    is always true."""
+    """The conditions, joined by OR; each has comparisons joined by AND, at most one for an argument, or is empty: true."""
 
 
 def generate(default: int, rules: Sequence[LibseccompRule], seconds: float = SECONDS) -> list[Instruction]:
@@ -87,8 +86,7 @@ def generate(default: int, rules: Sequence[LibseccompRule], seconds: float = SEC
 
 
 def _exported(program: Any) -> bytes:
-    """Return the program that libseccomp exports.  It goes through a pipe large enough for all of it, because RLIMIT_FSIZE
-    could cut a file."""
+    """Return the program that libseccomp exports, by a pipe that is large enough: RLIMIT_FSIZE could cut a file."""
     reader, writer = os.pipe()
     with contextlib.suppress(OSError):
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _ROOM)
@@ -230,7 +228,6 @@ class MissingLibraryError(UserError):
 
 def require() -> None:
     """Check that libseccomp and pyseccomp, or what takes its place, are installed.  Raises MissingLibraryError if one is not.
-
     pyseccomp is not loaded: that would take 8 ms."""
     with _explained():
         if PathFinder.find_spec("pyseccomp") is None and PathFinder.find_spec("seccomp") is None:
@@ -264,9 +261,7 @@ def _soname(name: str) -> str:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Context manager that turns an import error into a MissingLibraryError that says what to install, or into a
-    MemoryError.
-    """
+    """Context manager that turns an ImportError into a MissingLibraryError with what to install, or a MemoryError."""
     try:
         yield
     except ImportError as error:

@@ -68,9 +68,7 @@ class Lifted:
 
 def lift(program: bytes) -> Lifted:
     """Return the policy that a filter is equivalent to, and remarks about the calls for which the language cannot express the
-    filter.
-
-    Raises bpf.InvalidProgramError if the kernel would not load the filter, and symbolic.UnsupportedError or
+    filter.  Raises bpf.InvalidProgramError if the kernel would not load the filter, and symbolic.UnsupportedError or
     algebra.TooComplexError if it cannot be followed."""
     space = region.space()
     return lift_function(space, symbolic.function(space, program))
@@ -78,9 +76,7 @@ def lift(program: bytes) -> Lifted:
 
 def lift_function(space: Space, function: int) -> Lifted:
     """Return the policy that is equivalent to a function from events (`region`) to return values (`bpf.ret`), with remarks as
-    in `lift`.
-
-    Raises algebra.TooComplexError if its sets are too complex to compute."""
+    in `lift`.  Raises algebra.TooComplexError if its sets are too complex to compute."""
     return _Lifting(space, function).result()
 
 
@@ -179,8 +175,7 @@ class _Lifting:
     # Settings
 
     def _settings(self, sections: dict[Arch, int]) -> tuple[Action, Action, tuple[int, int]]:
-        """Return the default action, the action for newer numbers, and the table's version, chosen so that few entries are
-        needed."""
+        """Return the default action, that for newer numbers, and the table's version, with which few entries are needed."""
         answers: dict[Arch, dict[int, Action | None]] = {}
         for arch, function in sections.items():
             calls = table(arch)
@@ -284,8 +279,7 @@ class _Lifting:
         return Entry(expression, action, None if otherwise == policy.default else otherwise)
 
     def _seen_by_kernel(self, arch: Arch, number: int, answer: int, here: int) -> int:
-        """Return the function with all register bits that the kernel ignores set to zero; add a remark if they made a
-        difference."""
+        """Return the function with all register bits that the kernel ignores zero; add a remark if they made a difference."""
         arguments = operands(arch, number).syscall.arguments
         looked_at = sum(argument.mask << region.shift(index) for index, argument in enumerate(arguments))
         ignored = self.space.support(answer) & _ARGUMENTS & ~looked_at
@@ -320,9 +314,7 @@ class _Lifting:
         return ", ".join(names)
 
     def _two(self, arch: Arch, number: int, answer: int, here: int) -> _Answers:
-        """Return at most two actions in sets that conditions can express; where they differ from the filter, they are
-        stricter.
-        """
+        """Return at most two actions in sets that conditions can express, stricter where they differ from the filter."""
         space = self.space
         name = name_of(arch, number)
         actions = [bpf.action(_integer(value)) for value in sorted(map(_integer, space.values(answer)))]

@@ -9,10 +9,8 @@ from callfence.policygen.evaluate import answer
 from callfence.policygen.implied.resolve import Resolved, resolved
 from callfence.policygen.model import Always, And, Condition, Expression, Operator, Or, Policy
 from callfence.tracer.abi import Arch, Event, constants, table
+from callfence.tracer.linux import PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_SET_MODE_FILTER
 
-_SET_MODE_FILTER: Final = 1  # linux/seccomp.h
-_PR_SET_SECCOMP: Final = 22  # linux/prctl.h
-_MODE_FILTER: Final = 2  # SECCOMP_MODE_FILTER, linux/seccomp.h
 _NEW_LISTENER: Final = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER
 _FLAGS: Final = 1 << 6  # all SECCOMP_FILTER_FLAG_* of Linux 6.18 are below
 _RECEIVE: Final = "SECCOMP_IOCTL_NOTIF_RECV"
@@ -32,7 +30,7 @@ def expects_listener(policy: Policy) -> bool:
             continue
         listening = (flags for flags in range(_FLAGS) if flags & _NEW_LISTENER)
         receives = _command(_RECEIVE, arch) in _named(policy, arch)
-        if receives and _allows(resolved(policy), arch, "seccomp", ((_SET_MODE_FILTER, flags) for flags in listening)):
+        if receives and _allows(resolved(policy), arch, "seccomp", ((SECCOMP_SET_MODE_FILTER, flags) for flags in listening)):
             return True
     return False
 
@@ -74,8 +72,8 @@ def _command(name: str, arch: Arch) -> int:
 def may_install_filters(policy: Resolved) -> bool:
     """Return whether the policy lets the program install its own filters, by seccomp(2) or by prctl(2)."""
     return any(
-        _allows(policy, arch, "seccomp", ((_SET_MODE_FILTER, flags) for flags in range(_FLAGS)))
-        or _allows(policy, arch, "prctl", ((_PR_SET_SECCOMP, _MODE_FILTER),))
+        _allows(policy, arch, "seccomp", ((SECCOMP_SET_MODE_FILTER, flags) for flags in range(_FLAGS)))
+        or _allows(policy, arch, "prctl", ((PR_SET_SECCOMP, SECCOMP_MODE_FILTER),))
         for arch in policy.entries
     )
 

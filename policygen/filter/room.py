@@ -16,14 +16,12 @@ architecture, with every capability granted.  Computing it would parse the whole
 
 
 def surely_fits(policy: Policy) -> bool:
-    """Return whether the policy's filter certainly fits the kernel's limit.  False means that only compiling it shows whether
-    it fits."""
+    """Return whether the policy's filter certainly fits the kernel's limit.  If False, only compiling it shows that."""
     return most_instructions(policy) <= MAX_INSTRUCTIONS * 3 // 4
 
 
 def most_instructions(policy: Policy) -> int:
-    """Return an upper bound of the number of instructions in the policy's filter.  For learned policies, it is about three
-    times the actual number."""
+    """Return an upper bound of the instructions in the policy's filter: for learned policies, about three times as many."""
     return sum(_of_section(arch, section, policy.entries.get(arch, {})) for arch, section in resolved(policy).entries.items())
 
 
@@ -43,8 +41,7 @@ def _instructions(expression: Expression, arch: Arch, number: int) -> int:
 
 
 def _conjunctions(expression: Expression, arguments: Sequence[Argument], *, holds: bool) -> int:
-    """Return how many conjunctions of masked equalities express the set where the expression holds, or, without `holds`, the
-    set where it does not."""
+    """Return how many conjunctions of masked equalities express where the expression holds, or, without `holds`, does not."""
     match expression:
         case Always():
             return 1
@@ -55,12 +52,9 @@ def _conjunctions(expression: Expression, arguments: Sequence[Argument], *, hold
             return joined(_conjunctions(part, arguments, holds=holds) for part in parts)
         case Condition(index, operator, value, mask, values):
             argument = arguments[index]
-            bits = {
-                Operator.IN: argument.mask & ~value,
-                Operator.HAS: value,
-                Operator.ANY: value,
-                Operator.MASKED: mask,
-            }.get(operator, argument.mask)
+            bits = {Operator.IN: argument.mask & ~value, Operator.HAS: value, Operator.ANY: value, Operator.MASKED: mask}.get(
+                operator, argument.mask
+            )
             is_equality = operator not in (Operator.NE, Operator.ANY)
             if operator in (Operator.LT, Operator.LE, Operator.GT, Operator.GE):
                 return argument.width

@@ -1,9 +1,8 @@
 """Compute the function from all events to return values of a filter, or of a policy.
 
-Classic BPF only jumps forward, so one pass down the program finds every state in which each instruction can be
-reached, and one pass up combines what follows.  Every operation of the language is modelled exactly, bit by bit; what
-grows too large (`algebra.TooComplexError`) or is not a function to constants (`UnsupportedError`) is refused, never
-approximated.
+Classic BPF only jumps forward, so one pass down the program finds every state in which each instruction can be reached, and one
+pass up combines what follows.  Every operation of the language is modelled exactly, bit by bit; what grows too large
+(`algebra.TooComplexError`) or is not a function to constants (`UnsupportedError`) is refused, never approximated.
 """
 
 from __future__ import annotations
@@ -33,10 +32,9 @@ class UnsupportedError(UserError):
 
 
 def function(space: Space, program: bytes) -> int:
-    """Return the function from events (`region`) to the return values of a filter, in canonical form (`meaning`).
-
-    Raises InvalidProgramError if the kernel would not load the filter, and UnsupportedError or algebra.TooComplexError if the
-    function cannot be computed exactly."""
+    """Return the function from events (`region`) to the return values of a filter, in canonical form (`meaning`).  Raises
+    InvalidProgramError if the kernel would not load the filter, and UnsupportedError or algebra.TooComplexError if the function
+    cannot be computed exactly."""
     instructions = bpf.decode(program)
     live = _live(instructions)
     data = region.data_words(space)
@@ -77,10 +75,8 @@ _ERRNO_0 = bpf.ret(Action(ActionKind.ERRNO, 1)) - 1
 
 
 def _outcomes(instruction: bpf.Instruction, registers: Registers) -> Sequence[Registers]:
-    """Return the registers at each of the instruction's successors.
-
-    After a comparison with a bound, the accumulator's bits above those of the bound are zero: what follows depends on nine bits
-    of a call's number instead of 32."""
+    """Return the registers at each of the instruction's successors.  After a comparison with a bound, the accumulator's bits
+    above those of the bound are zero: what follows depends on nine bits of a call's number instead of 32."""
     code, k = instruction.code, instruction.k
     if code & 7 == bpf.RET:
         return ()
@@ -135,9 +131,7 @@ def _word(registers: Registers, name: int) -> Word:
     return word
 
 
-def _step(
-    space: Space, pc: int, instruction: bpf.Instruction, registers: Registers, data: tuple[Word, ...]
-) -> Registers:
+def _step(space: Space, pc: int, instruction: bpf.Instruction, registers: Registers, data: tuple[Word, ...]) -> Registers:
     """Return the registers after the instruction."""
     code, k = instruction.code, instruction.k
     kind = code & 7
@@ -176,11 +170,7 @@ def _number(word: Word) -> int | None:
 
 def _compute(space: Space, pc: int, code: int, a: Word, operand: Word) -> Word:
     operation = code & 0xF0
-    bitwise: dict[int, Callable[[int, int], int]] = {
-        bpf.AND: space.and_,
-        bpf.OR: space.or_,
-        bpf.XOR: space.xor,
-    }
+    bitwise: dict[int, Callable[[int, int], int]] = {bpf.AND: space.and_, bpf.OR: space.or_, bpf.XOR: space.xor}
     if operation in bitwise:
         return tuple(map(bitwise[operation], a, operand))
     if operation == bpf.ADD:

@@ -8,7 +8,6 @@ from callfence.policygen.filter.listener import may_install_filters
 from callfence.policygen.filter.symbolic import decisions
 from callfence.policygen.implied.resolve import Resolved, resolved
 from callfence.policygen.model import KILL, Action, ActionKind, Policy
-from callfence.policygen.phases import START
 from callfence.policygen.sets import region
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, Event, name_of
@@ -17,14 +16,14 @@ from callfence.tracer.linux import OPAQUE
 NOTIFY = Action(ActionKind.NOTIFY)
 
 
-def verify(program: bytes, policy: Policy, phase: str = START, *, report: bool = False, audit: bool = False) -> Event | None:
-    """Return None if the filter takes the action of `evaluate` in `phase` on every input; else an event for which the two
+def verify(program: bytes, policy: Policy, *, report: bool = False, audit: bool = False) -> Event | None:
+    """Return None if the filter takes the action of `evaluate` on every input; else an event for which the two
     differ.  With `report`, the filter must take the actions of `reported` instead, and `audit` is passed to that function.
 
     The event may be one that no kernel produces, such as an i386 call with a 1 bit in the upper half of a register: the filter
     has to equal the policy there too.  Raises InvalidProgramError if the kernel would not load the filter, and
     symbolic.UnsupportedError or algebra.TooComplexError if it cannot be followed: nothing is proved then."""
-    return verify_resolved(program, resolved(policy, phase), report=report, audit=audit)
+    return verify_resolved(program, resolved(policy), report=report, audit=audit)
 
 
 def verify_resolved(program: bytes, policy: Resolved, *, report: bool = False, audit: bool = False) -> Event | None:

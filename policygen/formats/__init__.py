@@ -58,8 +58,7 @@ class Loss:
     what: str
     """One sentence without a capital or a full stop: what differs, and why."""
     calls: tuple[str, ...] = ()
-    """Names of the calls, or lines of `Files`, that differ, ascending; empty if the loss is not about particular
-    ones."""
+    """Names of the calls, or lines of `Files`, that differ, ascending; empty if the loss is not about particular ones."""
 
     def __post_init__(self) -> None:
         if not self.what or "\n" in self.what:

@@ -35,7 +35,7 @@ FOREIGN = {Arch.X86_64: "i386 and x32", Arch.AARCH64: "arm"}
 LINKS = ("bin", "lib", "lib64", "sbin")
 """Names of links in the root folder, to folders of the same name in /usr."""
 PROC = "/proc"
-_READS = Right.READ | Right.EXECUTE
+READS = Right.READ | Right.EXECUTE
 Masked = tuple[tuple[int, int, int], ...]
 """A conjunction of (index, mask, value), at most one for an argument: `argument & mask == value`; an empty one always holds."""
 
@@ -86,8 +86,7 @@ def with_calls(policy: Resolved, calls: Mapping[str, str]) -> tuple[Resolved, tu
 
 
 def possible(policy: Resolved, number: int) -> list[Action]:
-    """Return the actions that the call `number` of a policy of one architecture can get, depending on its arguments; those that
-    allow the call come first."""
+    """Return the actions that the call `number` of a policy of one architecture can get; those that allow it come first."""
     actions = dict.fromkeys(action for _, action in answers(region.space(), policy, only(policy), number))
     return sorted(actions, key=lambda action: (not action.may_allow, action != ALLOW))
 
@@ -119,6 +118,11 @@ def fitted(action: Action, silent: Action) -> Action:
     if action.kind in (ActionKind.ALLOW, ActionKind.KILL, ActionKind.ERRNO):
         return action
     return ALLOW if action.kind is ActionKind.LOG else silent
+
+
+def action_word(action: Action) -> str:
+    """Return the action as targets write it that have the policy language's words, but for an errno only its name."""
+    return format_action(action).removeprefix("errno ")
 
 
 def losses(
@@ -180,7 +184,7 @@ def mounts(paths: Mapping[str, Right], archs: Iterable[Arch], starts: Iterable[s
     mounts = [Mount(LOADERS[arch], changes=False, executes=True, is_device=False) for arch in archs if arch in LOADERS]
     for path, rights in paths.items():
         if path.partition("/")[0] in starts and rights and not covers(PROC, path):
-            changes = bool(rights & ~_READS)
+            changes = bool(rights & ~READS)
             mounts.append(Mount(path, changes, not changes or Right.EXECUTE in rights, covers("/dev", path)))
     return mounts
 
@@ -195,6 +199,6 @@ def effect(mounted: Iterable[Mount], *, proc: bool, noexec: bool) -> Files:
     `Mount.executes`."""
     grants = {}
     for mount in mounted:
-        rights = ALL if mount.changes or mount.is_device else _READS
+        rights = ALL if mount.changes or mount.is_device else READS
         grants[mount.path] = rights & ~Right.EXECUTE if noexec and not mount.executes else rights
     return Files(grants | ({PROC: ALL} if proc else {}))

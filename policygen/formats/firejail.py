@@ -13,6 +13,8 @@ from callfence.policygen.formats.effect import (
     EPERM,
     EXECVE,
     FOREIGN,
+    READS,
+    action_word,
     explicit,
     fitted,
     losses,
@@ -23,7 +25,6 @@ from callfence.policygen.formats.effect import (
 )
 from callfence.policygen.grants import ALL, NOT_CONFINED, Files, Right
 from callfence.policygen.implied.resolve import Resolved
-from callfence.policygen.language.naming import format_action
 from callfence.policygen.model import ALLOW, KILL, Action, Always, Condition, Entry, Operator
 from callfence.policygen.paths import covers, encoded
 from callfence.policygen.values import replace
@@ -35,7 +36,6 @@ _TOPS = ("/boot", "/etc", "/media", "/mnt", "/opt", "/srv", "/tmp", "/var")
 """Other folders of the root (hier(7)), which are blacklisted if the policy grants nothing in them."""
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "pts", "ptmx", "shm", "fd", "stdin", "stdout", "stderr")
 """The files that `private-dev` keeps in /dev and that most programs use."""
-_READS = Right.READ | Right.EXECUTE
 _REST = Loss(
     Direction.WIDER,
     f"firejail leaves programs and libraries ({', '.join(_VISIBLE)}), /run, which it needs, and folders of the root with other "
@@ -50,26 +50,26 @@ _PERSONALITY = {"personality": "firejail denies changing the execution domain if
 def whitelisted(paths: Mapping[str, Right]) -> tuple[list[str], Files, tuple[Loss, ...]]:
     """Return the lines of a profile that grant these paths, the `Files` that the lines actually enforce, and further losses."""
     written = {path: rights for path, rights in paths.items() if rights and _can_be_written(path)}
-    effect = dict.fromkeys(_VISIBLE, _READS) | {"/proc": ALL}
+    effect = dict.fromkeys(_VISIBLE, READS) | {"/proc": ALL}
     lines = ["read-only /"]
     for path, rights in written.items():
         top = _top(path)
         name = path.replace("$HOME", "${HOME}", 1)
-        changes, is_device = bool(rights & ~_READS), covers("/dev", path)
+        changes, is_device = bool(rights & ~READS), covers("/dev", path)
         if path != top and top not in written and top not in _VISIBLE:
             lines.append(f"whitelist {name}")
         if not is_device:
             lines.append(f"{'read-write' if changes else 'read-only'} {name}")
         noexec = changes and Right.EXECUTE not in rights and not is_device
         lines += [f"noexec {name}"] * noexec
-        granted = ALL if changes or is_device else _READS
+        granted = ALL if changes or is_device else READS
         effect[path] = effect.get(path, granted) | (granted & ~Right.EXECUTE if noexec else granted)
     tops = {_top(path) for path in written}
     lines += [f"blacklist {top}" for top in _TOPS if top not in tops]
     if "$HOME" not in tops:
         lines.append("private")
     if "/run" not in tops:
-        effect["/run"] = _READS
+        effect["/run"] = READS
     if "/dev" not in tops:
         lines.append("private-dev")
         effect |= {f"/dev/{name}": ALL for name in _DEVICES}
@@ -108,12 +108,12 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
         if action.may_allow and not default.may_allow:
             listed.append(word)
         elif not action.may_allow and action != default:
-            listed.append(f"{word}:{_word(action)}")
+            listed.append(f"{word}:{action_word(action)}")
     lines = [
         f"# System calls of {options.name}, made by `callfence export --to firejail` for firejail 0.9.74.",
         *([f"seccomp.{'drop' if default.may_allow else 'keep'} {','.join(listed)}"] if listed else []),
         "seccomp.block-secondary",
-        f"seccomp-error-action {_word(error)}",
+        f"seccomp-error-action {action_word(error)}",
     ]
     files = NOT_CONFINED
     if policy.files.paths is not None:
@@ -135,13 +135,8 @@ def _named(arch: Arch, number: int) -> bool:
     return arch is Arch.X86_64 and (number <= 334 or 424 <= number <= 440)
 
 
-def _word(action: Action) -> str:
-    return format_action(action).removeprefix("errno ")
-
-
 def _effect(policy: Resolved, arch: Arch, section: dict[int, Action], default: Action, blocked: Action) -> Resolved:
-    """Return the policy that the profile enforces for calls of `arch`; `blocked`: the action for changing the execution
-    domain."""
+    """Return the policy that the profile enforces for `arch`; `blocked`: the action for changing the execution domain."""
     entries = {number: Entry(Always(True), action) for number, action in section.items()}
     call = table(arch).by_name["personality"]
     if section.get(call.number, default).may_allow:

@@ -143,9 +143,7 @@ def _rule(word: str, call: Syscall, alternative: Masked, taken: set[str]) -> str
     plain = [argument.name.lstrip("_") for argument in call.arguments]  # an identifier begins with a letter
     names = [f"{name}_" if name in taken or name in KEYWORDS else name for name in plain]
     comparisons = (
-        f"{names[index]} == {_number(value)}"
-        if mask == (1 << 64) - 1
-        else f"({names[index]} & {mask:#x}) == {_number(value)}"
+        f"{names[index]} == {_number(value)}" if mask == (1 << 64) - 1 else f"({names[index]} & {mask:#x}) == {_number(value)}"
         for index, mask, value in alternative
     )
     return f"{word}({', '.join(names)}) {{ {' && '.join(comparisons)} }}"

@@ -60,8 +60,7 @@ def _bound(paths: Mapping[str, Right], name: str, arch: Arch) -> tuple[bytes, Fi
 
 
 def _can_be_written(path: str) -> bool:
-    """Return whether the configuration can have a path: commas and line ends separate fields, and spaces at the ends are
-    lost."""
+    """Return whether the configuration can have a path: commas and line ends separate, and spaces at the ends are lost."""
     return not any(character in path for character in ",\n\\") and path == path.strip()
 
 

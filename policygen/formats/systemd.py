@@ -26,6 +26,7 @@ from callfence.policygen.formats.effect import (
     EPERM,
     EXECVE,
     FOREIGN,
+    action_word,
     explicit,
     fitted,
     losses,
@@ -39,7 +40,6 @@ from callfence.policygen.formats.systemd_enforce import quoted
 from callfence.policygen.grants import ALL, ANY_PORT, NO_PORT, Files, Right
 from callfence.policygen.hosts import is_name, order
 from callfence.policygen.implied.resolve import Resolved
-from callfence.policygen.language.naming import format_action
 from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
@@ -122,8 +122,7 @@ def groups(arch: Arch = NATIVE) -> Mapping[str, frozenset[str]]:
 
 
 def grouped(names: Collection[str], arch: Arch = NATIVE) -> list[str]:
-    """Return a short list that stands for the same calls of an architecture: the groups whose calls are all in `names`, then
-    the other names."""
+    """Return a short list of the same calls of an architecture: groups whose calls are all in `names`, then other names."""
     wanted = frozenset(names)
     whole = {name: calls for name, calls in groups(arch).items() if calls and calls <= wanted and name != KNOWN}
     chosen: list[str] = []
@@ -136,8 +135,7 @@ def grouped(names: Collection[str], arch: Arch = NATIVE) -> list[str]:
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
-    """Return a drop-in that filters a unit's calls by name.  Raises ExportError if the policy has no entries for a
-    machine."""
+    """Return a drop-in that filters a unit's calls by name.  Raises ExportError if the policy has no entries for a machine."""
     meant, added = with_calls(explicit(native(policy, options.arch)), CALLS)
     names = _with_known_actions(names_only(meant))
     if names.default.may_allow:
@@ -192,16 +190,15 @@ def _allowing(policy: Resolved, *, restrict: bool) -> tuple[str, Resolved]:
     if restrict:
         _restrict(entries, arch)
     denied = grouped(groups(arch)[IMPLIED] - allowed - set(failed), arch)
-    denied += [f"{name}:{_word(action)}" for name, action in sorted(failed.items())]
+    denied += [f"{name}:{action_word(action)}" for name, action in sorted(failed.items())]
     section = _section(_list("", grouped(allowed, arch)) + _list("~", denied), default, restrict=restrict)
     return section, replace(policy, entries={arch: entries}, default=default, unknown=ENOSYS)
 
 
 def _denying(policy: Resolved) -> tuple[str, Resolved]:
-    """Return a section that lists the denied calls, and the policy that it enforces; calls that systemd does not know are
-    allowed."""
+    """Return a section that lists the denied calls, and the policy that it enforces; it allows calls unknown to systemd."""
     denied = {name: action for name, action in _actions(policy).items() if not action.may_allow}
-    listed = [f"{name}:{_word(action)}" for name, action in sorted(denied.items())]
+    listed = [f"{name}:{action_word(action)}" for name, action in sorted(denied.items())]
     arch = only(policy)
     entries = {table(arch).by_name[name].number: Entry(Always(True), action) for name, action in denied.items()}
     section = _section(_list("~", listed), KILL, restrict=False)
@@ -209,9 +206,8 @@ def _denying(policy: Resolved) -> tuple[str, Resolved]:
 
 
 def _section(lines: list[str], default: Action, *, restrict: bool) -> str:
-    """Return the drop-in's settings with these lines; they replace the settings of the unit, since an empty value clears a
-    list."""
-    lines = ["SystemCallFilter=", *lines, f"SystemCallErrorNumber={_word(default)}"]
+    """Return the drop-in's settings with these lines, which replace those of the unit: an empty value clears a list."""
+    lines = ["SystemCallFilter=", *lines, f"SystemCallErrorNumber={action_word(default)}"]
     lines += ["SystemCallArchitectures=", "SystemCallArchitectures=native"]
     lines += ["RestrictNamespaces=yes"] * restrict
     return "\n".join([*lines, "NoNewPrivileges=yes"]) + "\n"
@@ -221,10 +217,6 @@ def _list(prefix: str, words: list[str]) -> list[str]:
     """Return assignments for the words, 100 columns each; each assignment adds to the list."""
     lines = textwrap.wrap(" ".join(words), 100, break_on_hyphens=False)
     return [f"SystemCallFilter={prefix}{line}" for line in lines]
-
-
-def _word(action: Action) -> str:
-    return format_action(action).removeprefix("errno ")
 
 
 def _flags(arch: Arch) -> int:
@@ -241,9 +233,7 @@ def _unshares_nothing(policy: Resolved) -> bool:
     space, clone = region.space(), calls["clone"]
     some = region.to_bdd(space, Condition(0, Operator.ANY, _flags(arch)), clone.arguments)
     return all(
-        space.and_(where, some) == FALSE
-        for where, action in answers(space, policy, arch, clone.number)
-        if action.may_allow
+        space.and_(where, some) == FALSE for where, action in answers(space, policy, arch, clone.number) if action.may_allow
     )
 
 

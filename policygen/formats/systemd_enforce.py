@@ -70,9 +70,8 @@ def drop_in(
 
 
 def _commands(unit: str) -> list[tuple[str, str]]:
-    """Return the prefixes and the rest of each command of a unit.  An empty value clears the list (systemd.service(5)).
-
-    Raises ExportError for a command that sets argv[0] or a shell, which enforce cannot pass on."""
+    """Return the prefixes and the rest of each command of a unit.  An empty value clears the list (systemd.service(5)).  Raises
+    ExportError for a command that sets argv[0] or a shell, which enforce cannot pass on."""
     commands: list[tuple[str, str]] = []
     for key, value in settings_of(unit):
         if key != "ExecStart":

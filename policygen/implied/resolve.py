@@ -88,8 +88,7 @@ def resolved_at(policy: Policy, phase: str) -> Resolved:
 
 
 def tidy(policy: Policy) -> Policy:
-    """Return the policy without redundant alternatives, those that other alternatives of the entry cover, to be shown to
-    people."""
+    """Return the policy without redundant alternatives, which others of the entry cover, to be shown to people."""
     entries = {}
     for arch, section in policy.entries.items():
         entries[arch] = dict(section)
@@ -216,9 +215,7 @@ def _restricted(arch: Arch, section: Mapping[int, Entry]) -> dict[int, Entry]:
 
 
 def _entry(old: Entry | None, added: Sequence[Row]) -> Entry:
-    """Return the entry with the rows added.  Alternatives may overlap: removing the redundant would take longer than it
-    saves.
-    """
+    """Return the entry with the rows added.  Alternatives may overlap: removing these would take longer than it saves."""
     if added[0].entry.action != ALLOW or (old is None and len(added) == 1):
         return added[0].entry
     entries = (old, *(row.entry for row in added))
@@ -241,9 +238,7 @@ def _grants(entry: Entry | None, default: Action, capability: Capability) -> tup
     return any(_meet(part, capability.entry.expression, wanted, arguments, budget) for part in parts), budget.work
 
 
-def _meet(
-    part: Expression, other: Expression, compared: frozenset[int], arguments: Sequence[Argument], budget: Budget
-) -> bool:
+def _meet(part: Expression, other: Expression, compared: frozenset[int], arguments: Sequence[Argument], budget: Budget) -> bool:
     """Return whether both expressions can hold for one call; `compared`: the arguments that `other` compares."""
     registers = exact(part)
     if compared <= registers.keys() and len(registers) == len(conjuncts(part)):
@@ -265,9 +260,7 @@ def _allowing(entry: Entry, default: Action) -> Iterator[Expression]:
 
 def narrowed(policy: Policy, meant: Resolved) -> Policy:
     """Return the policy `policy` changed to mean the same as `meant`, with its implied set kept and as few entries as possible
-    changed.
-
-    `meant` must have the same defaults, and must not allow a call that `policy` denies."""
+    changed.  `meant` must have the same defaults, and must not allow a call that `policy` denies."""
     written = meant.written()
     result = replace(written, implied=policy.implied, entries={arch: dict(policy.entries[arch]) for arch in meant.entries})
     while different := _different(resolved(result), meant):

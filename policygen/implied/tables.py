@@ -26,9 +26,8 @@ REACHES_ANY_FILE = "reaches any file"
 
 
 def stated_call(arch: Arch, cell: str) -> int | None:
-    """Return the number of the call of which a cell states an entry in the policy language, with or without `: allow`.
-
-    None if the architecture has no such call, or has one that takes a pointer to its arguments (mmap of i386)."""
+    """Return the number of the call of which a cell states an entry in the policy language, with or without `: allow`.  None if
+    the architecture has no such call, or has one that takes a pointer to its arguments (mmap of i386)."""
     name, colon, _ = cell.partition(":")
     call = table(arch).by_name.get(name)
     if call is None:
@@ -100,8 +99,7 @@ def capabilities(arch: Arch) -> tuple[Capability, ...]:
 
 @cache
 def rows(version: int, arch: Arch) -> tuple[Row, ...]:
-    """Return the rows of an implied set (`version` is one of `model.IMPLIED`) that apply to an architecture, in the file's
-    order."""
+    """Return the rows of an implied set (one of `model.IMPLIED`) that apply to an architecture, in the file's order."""
     capability_names = {REACHES_ANY_FILE, *(row[0] for row in table_rows(__spec__, "capabilities.tsv"))}
     result = []
     for given, cell, why in table_rows(__spec__, f"implied{version}.tsv"):

@@ -94,11 +94,8 @@ class _Section:
 
 
 def _header(text: str, items: Sequence[Item], first: list[Comment]) -> tuple[tuple[str, ...], list[Comment]]:
-    """Return the lines of the comments about the whole file, and the remaining comments of the first statement.
-
-    If the first statement is a setting, all comments above it are about the file; if it is an entry, all but the last
-    paragraph.
-    """
+    """Return the lines of the comments about the whole file, and the remaining comments of the first statement.  If the first
+    statement is a setting, all comments above it are about the file; if it is an entry, all but the last paragraph."""
     if not items:
         return _lines(text, first, len(text)), []
     start = items[0].start
@@ -158,8 +155,7 @@ def _alternatives(arch: Arch, number: int, entry: Entry, spans: Sequence[Span]) 
 
 
 def _remarks(text: str, attached: Sequence[Comment], start: int, alternatives: Alternatives) -> Remarks:
-    """Return the comments of an entry that begins at `start`: the entry's own, and those of each alternative if there are
-    several."""
+    """Return the comments of an entry that begins at `start`: its own, and those of each of several alternatives."""
     above = [comment for comment in attached if comment.start < start]
     entry = Comments(_lines(text, above, start))
     by_rule: dict[Expression, Comments] = {}

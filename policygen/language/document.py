@@ -105,8 +105,7 @@ def parse_file(path: str | os.PathLike[str]) -> Document:
 
 
 def read_text(name: str) -> str:
-    """Return the text of a policy file.  Raises PolicyError if it is not UTF-8, OSError if it cannot be read (see
-    `reading.read`)."""
+    """Return the text of a policy file.  Raises PolicyError if it is not UTF-8, OSError as `reading.read` does."""
     from callfence.policygen.language.lexer import decode
 
     return decode(reading.read(name), name)

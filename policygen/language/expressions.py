@@ -25,16 +25,12 @@ from callfence.tracer.named import NamedTuple
 MAX_DEPTH = 64
 """The deepest nesting of `!` and parentheses: more than people can read, and far below Python's recursion limit."""
 
-_COMPARISONS = {
-    operator.value: operator for operator in (Operator.EQ, Operator.NE, Operator.HAS, *ORDERINGS)
-}
+_COMPARISONS = {operator.value: operator for operator in (Operator.EQ, Operator.NE, Operator.HAS, *ORDERINGS)}
 
 
 _EQUALITY = ("==", "!=")
 _WHOLE = ~0
-"""The field of a constant whose argument is an enumeration, not a set of bits: the constant is the value of the whole
-argument.
-"""
+"""The field of a constant whose argument is an enumeration, not a set of bits: the constant is the whole argument."""
 
 
 class _Term(NamedTuple):

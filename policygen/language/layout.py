@@ -24,9 +24,7 @@ NOTE_WORDS = ("floor", "opaque", "portable", "many", "later")
 
 
 NO_START = "# no start: learned from a process that ran already (learn --pid): a program started under it is denied calls"
-"""The comment at the top of a policy that was learned without the program's start, so that no program can be started under
-it.
-"""
+"""The comment at the top of a policy learned without the program's start, under which no program can be started."""
 
 
 def is_note(comment: str) -> bool:
@@ -165,8 +163,7 @@ def _section(base: Section, ours: Section, theirs: Section) -> Section:
 
 def _remarks(base: Remarks, ours: Remarks, theirs: Remarks) -> Remarks:
     return Remarks(
-        _comments(base.entry, ours.entry, theirs.entry),
-        _by_key(base.alternatives, ours.alternatives, theirs.alternatives),
+        _comments(base.entry, ours.entry, theirs.entry), _by_key(base.alternatives, ours.alternatives, theirs.alternatives)
     )
 
 
@@ -197,9 +194,7 @@ def _lines(base: tuple[str, ...], ours: tuple[str, ...], theirs: tuple[str, ...]
     return remaining + tuple(line for line in theirs if line and line not in base and line not in ours)
 
 
-def _includes(
-    base: tuple[Include, ...], ours: tuple[Include, ...], theirs: tuple[Include, ...]
-) -> tuple[Include, ...]:
+def _includes(base: tuple[Include, ...], ours: tuple[Include, ...], theirs: tuple[Include, ...]) -> tuple[Include, ...]:
     old, there, here = ({include.path for include in includes} for includes in (base, theirs, ours))
     remaining = tuple(include for include in ours if include.path in there or include.path not in old)
     return remaining + tuple(include for include in theirs if include.path not in old | here)

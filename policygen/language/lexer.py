@@ -29,18 +29,13 @@ class Source(NamedTuple):
     def place(self, offset: int) -> str:
         return f"{self.filename}:{self.line(offset)}"
 
-    def error(
-        self, message: str, start: int, end: int | None = None, hint: str = "", kind: Mistake = "syntax"
-    ) -> PolicyError:
-        """Return a PolicyError, for the caller to raise, about a mistake at text[start:end]; without `end`, at one
-        character."""
+    def error(self, message: str, start: int, end: int | None = None, hint: str = "", kind: Mistake = "syntax") -> PolicyError:
+        """Return a PolicyError, for the caller to raise, about text[start:end]; without `end`, about one character."""
         begin = self.text.rfind("\n", 0, start) + 1
         stop = self.text.find("\n", start)
         line = self.text[begin : stop if stop >= 0 else len(self.text)]
         length = 1 if end is None else min(end - start, max(1, begin + len(line) - start))
-        return PolicyError(
-            self.filename, self.line(start), start - begin + 1, message, line, hint, length, self.chain, kind
-        )
+        return PolicyError(self.filename, self.line(start), start - begin + 1, message, line, hint, length, self.chain, kind)
 
 
 class Token(NamedTuple):
@@ -205,9 +200,7 @@ def _path(token: Token, comments: list[Comment]) -> Token:
 def _stray(text: Source, token: Token) -> PolicyError:
     if token.text == "=" and text.text[token.end : token.end + 1] == ">":
         return text.error("`=>` is not an operator", token.start, token.end + 1, "at least is written >=")
-    return text.error(
-        f"`{token.text}` has no meaning in a policy", token.start, token.end, _STRAY_HINTS.get(token.text, "")
-    )
+    return text.error(f"`{token.text}` has no meaning in a policy", token.start, token.end, _STRAY_HINTS.get(token.text, ""))
 
 
 class Cursor:

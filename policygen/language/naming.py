@@ -78,8 +78,7 @@ def _format_register(arch: Arch, argument: Argument, register: int) -> str:
 
 
 def format_value(arch: Arch, argument: Argument, value: int) -> str:
-    """Return an argument's value, as its C type reads it, as text: names of constants, or a number in a base that suits the
-    argument's kind."""
+    """Return an argument's value, as its C type reads it, as text: names of constants, or a number in a suitable base."""
     if not argument.constants:
         return _number(argument, value)
     family = constants.family(argument.constants, arch)
@@ -201,9 +200,8 @@ def format_entry(arch: Arch, number: int, entry: Entry) -> str:
 
 
 def entry_lines(arch: Arch, number: int, entry: Entry, until: Mapping[Expression, str] | None = None) -> list[str]:
-    """Return the lines of an entry: the name with the first alternative, each further alternative, and any `else`.
-
-    `until`: alternative -> the name of the phase that ends it, or "" if none does.  If it is given, it has all alternatives."""
+    """Return the lines of an entry: the name with the first alternative, each further alternative, and any `else`.  `until`:
+    alternative -> the name of the phase that ends it, or "" if none does.  If it is given, it has all alternatives."""
     start = f"{name_of(arch, number)}: "
     expression = entry.expression
     until = until or dict.fromkeys(alternatives(expression), "")

@@ -50,7 +50,6 @@ class Operands:
 
     def constant(self, index: int, name: str) -> tuple[int, int]:
         """Return the value of the constant `name` (its C name), and the bits of its field (0 if it belongs to no field).
-
         Raises OperandError if the constant is not a value of the argument `index`."""
         families = self.families(index)
         for family in families:

@@ -92,9 +92,7 @@ def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, L
 class _FileParser:
     """Parses one file, and creates a parser for each file that it includes."""
 
-    def __init__(
-        self, context: _Context, text: Source, chain: tuple[str, ...], outer: Policy | None, arch: Arch
-    ) -> None:
+    def __init__(self, context: _Context, text: Source, chain: tuple[str, ...], outer: Policy | None, arch: Arch) -> None:
         self.context = context
         self.source = text
         self.chain = chain

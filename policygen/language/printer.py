@@ -17,8 +17,7 @@ COMMENT_COLUMN = 31
 
 
 def print_policy(policy: Policy, layout: Layout) -> str:
-    """Return the canonical text of a policy in normal form, with the comments of `layout`.  Raises ValueError if the policy has
-    no architecture."""
+    """Return the canonical text of a normal policy with the comments of `layout`.  Raises ValueError without architectures."""
     arches = [arch for arch in Arch if arch in policy.entries]
     if not arches:
         raise ValueError("a policy names at least one architecture")
@@ -88,8 +87,7 @@ def _section(policy: Policy, arch: Arch, entries: Mapping[int, Entry], section: 
 
 
 def until(policy: Policy, arch: Arch, number: int) -> dict[Expression, str]:
-    """Return, for each alternative of a call's entry, the name of the phase that ends it, or "" if none does.  Return {} for a
-    policy without phases."""
+    """Return, for each alternative of a call's entry, the phase that ends it, or ""; {} for a policy without phases."""
     names = [*(phase.name for phase in policy.phases), ""]
     entries = [section.get(arch, {}).get(number) for section in (policy.entries, *(phase.entries for phase in policy.phases))]
     return {part: names[end - 1] for part, end in marked(entries)} if policy.phases else {}

@@ -74,8 +74,7 @@ def one_of(cursor: Cursor, what: str, words: Sequence[str], hinted: Callable[[st
 
 
 def scope(cursor: Cursor) -> str:
-    """Parse the value of `scope`, which is `signals`, `abstract sockets`, both with a comma, or `none`; return it as
-    `Policy.scope` has it."""
+    """Parse the value of `scope`: `signals`, `abstract sockets`, both with a comma, or `none`; return `Policy.scope`."""
     if cursor.accept("none"):
         return ""
     words = {word.split()[0]: word for word in SCOPES}

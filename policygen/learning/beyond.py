@@ -192,8 +192,7 @@ def _fails(policy: Policy, call: Call, allow_opaque: Collection[str]) -> bool:
 
 
 def _with_capabilities(policy: Policy, events: Iterable[Event]) -> tuple[Policy, dict[Call, tuple[Expression, ...]]]:
-    """Return the policy with every capability that the events use and that learning has an entry for, and the rules added for
-    it."""
+    """Return the policy with each capability that the events use and learning has an entry for, and the rules added."""
     used = {(capability.arch, capability.name) for event in events for capability in witnessed(event)}
     added: dict[Call, tuple[Expression, ...]] = {}
     for arch in policy.entries:

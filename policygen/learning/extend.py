@@ -52,8 +52,7 @@ def sort_out(entry: Entry | None, default: Action, observations: Sequence[Observ
     """Sort observations of a call by whether its entry, None if there is none, allows them.
 
     An observation counts as new unless the entry allows every call that may have been folded into it: an unneeded rule in the
-    diff is better than a denial.
-    """
+    diff is better than a denial."""
     if entry is None:
         return Judged((), (), tuple(observations)) if default.allows else Judged(tuple(observations), (), ())
     plain = calls.by_number[observations[0].number].arguments
@@ -127,8 +126,7 @@ class Options(NamedTuple):
     allow_opaque: Collection[str] = ()
     """The calls with arguments behind pointers (`floor.OPAQUE`) to allow."""
     implied: int = 0
-    """The version of the implied set that a new policy gets; 0 for none.  With a set, bits that the program can set later
-    anyway are free."""
+    """The version of the implied set that a new policy gets; 0 for none.  With a set, bits that can be set later are free."""
     portable: bool = False
     """Make the policy portable to other C libraries (`policygen.learning.portable`), if it is not."""
     default: Action | None = None
@@ -162,20 +160,12 @@ class Grown(NamedTuple):
     """Call that had no entry before -> the note that says why it is allowed (`layout.NOTE_WORDS`)."""
 
 
-def extend(
-    entry: Entry | None,
-    judged: Judged,
-    calls: Table,
-    options: Options,
-    *,
-    by_hand: bool = True,
-) -> Extended:
+def extend(entry: Entry | None, judged: Judged, calls: Table, options: Options, *, by_hand: bool = True) -> Extended:
     """Return the entry that allows what `entry` does and the observations of that call, as sorted by `sort_out`.
 
     Alternatives that a person wrote or narrowed stay.  If every alternative constrains an argument, and one of them where
     learning leaves it free, the added ones constrain it too where its values are recorded; unless `by_hand` is False: no person
-    wrote any of the entry.
-    """
+    wrote any of the entry."""
     allowed = (*judged.allowed, *judged.new)
     number = (*allowed, *judged.refused)[0].number
     name = calls.by_number[number].name
@@ -243,10 +233,8 @@ def _opaque(name: str, entry: Entry | None, observations: Sequence[Observation],
 
 
 def _joined(alternatives: Sequence[Expression], rules: Sequence[Rule], calls: Table, number: int) -> tuple[Expression, ...]:
-    """Return the alternatives and the rules as alternatives, with rules of the same key joined.
-
-    Learning never writes two alternatives with one key.  If there are two, a person has split them: they stay.
-    """
+    """Return the alternatives and the rules as alternatives, with rules of the same key joined.  Learning never writes two
+    alternatives with one key.  If there are two, a person has split them: they stay."""
     arguments = calls.by_number[number].arguments
     written = [read(alternative, calls, number) for alternative in alternatives]
     times = Counter(key(rule) for rule in written if rule is not None)

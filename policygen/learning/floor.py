@@ -29,34 +29,6 @@ FLOOR: Mapping[str, str] = {
 """Calls that are allowed in every architecture of the policy that has them -> the reason: whether a run makes these calls
 depends on timing."""
 
-CLONE_THREAD = 0x00010000
-"""linux/sched.h"""
-
-THREADS = "floor: how threads wait for each other; depends on timing"
-"""The note on futex of a program that starts threads and so may use all of `FUTEX_OPERATIONS`."""
-
-FUTEX_OPERATIONS = (
-    "FUTEX_WAIT_PRIVATE",
-    "FUTEX_WAKE_PRIVATE",
-    "FUTEX_WAIT_BITSET_PRIVATE",
-    "FUTEX_WAIT_BITSET_PRIVATE|FUTEX_CLOCK_REALTIME",
-    "FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME",
-)
-"""The futex operations that glibc, musl, Go and Rust use for locks, conditions and joins.  Which of them a run needs depends on
-timing: on whether a lock is already taken."""
-
-PAUSE = "floor: sleeping while waiting for another task; depends on timing"
-"""The note on the calls of `PAUSES`, which a program that starts processes or threads may make: whether it has to wait for the
-other task depends on timing."""
-
-STARTS = ("clone", "fork", "vfork")
-
-PAUSES = ("clock_nanosleep", "clock_nanosleep_time64")
-
-PAUSE_ARGUMENTS = (("CLOCK_REALTIME", "0"), ("CLOCK_MONOTONIC", "TIMER_ABSTIME"))
-"""The arguments that glibc passes for sleep, usleep and nanosleep, and CPython for time.sleep (since 3.11; subprocess polls
-with it)."""
-
 OPAQUE: Mapping[str, str] = {
     "clone3": "opaque: flags are behind a pointer; libc falls back to clone",
     "openat2": "opaque: flags are behind a pointer; programs fall back to openat",

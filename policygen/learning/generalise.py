@@ -46,10 +46,8 @@ def decisions(arch: Arch) -> Mapping[tuple[str, str, str], Held]:
 
 
 def loosened(rule: Rule, observation: Observation, calls: Table, narrowed: Collection[int]) -> Rule:
-    """Return the rule of an observation without the conditions that would not stop an attacker.
-
-    `narrowed` are the arguments that every alternative of the policy compares; conditions on them stay, because a person wrote
-    them."""
+    """Return the rule of an observation without the conditions that would not stop an attacker.  `narrowed` are the arguments
+    that every alternative of the policy compares; conditions on them stay, because a person wrote them."""
     meanings = calls.arguments(observation.number, observation.example)
     name = calls.by_number[observation.number].name
     rule_elements: list[Element] = []
@@ -101,20 +99,17 @@ passes its arguments in the wrong order, a pid here, has another value in every 
 
 
 def clock(_: Argument, index: int, value: int) -> Element:
-    """Return the condition for only this clock; for any negative clock, all of those, because they contain a pid or a
-    descriptor."""
+    """Return the condition for only this clock; for a negative one, all of these: they contain a pid or a descriptor."""
     return Condition(index, Operator.LT, 0) if value < 0 else Condition(index, Operator.EQ, value)
 
 
 def caller(_: Argument, index: int, value: int) -> Element:
-    """Return the condition for only the caller if the call named the caller; else None, any task: the IDs of others differ
-    between runs."""
+    """Return the condition for the caller if the call named it; else None, any task: IDs of others differ between runs."""
     return None if value else Condition(index, Operator.EQ, 0)
 
 
 def union(argument: Argument, index: int, value: int) -> Element:
-    """Return the observed bits, which are joined with those of other observations; the bits of `Argument.exact` are one value,
-    and are not."""
+    """Return the observed bits, to be joined with those of other observations; but `Argument.exact` is one value."""
     return Flags(value & argument.mask, False, argument.exact)
 
 
@@ -217,8 +212,7 @@ def generalise(
 
     `held` are indexes of arguments that are restricted to their recorded values even if learning would leave them free; ids of
     tasks are not, because they differ from run to run.  With `loose`, a condition that would not stop an attacker (held.tsv) is
-    left out, except on the arguments in `narrowed`; `names_only` and `tight` are those of `Options`.
-    """
+    left out, except on the arguments in `narrowed`; `names_only` and `tight` are those of `Options`."""
     if names_only:
         arity = len(calls.by_number[observations[0].number].arguments)
         widened = Widened(observations[0].arch, observations[0].number, -1, Widening.NAMES)
@@ -261,8 +255,7 @@ def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:
     The register then has an old address, whose lower half differs from run to run and has bits without a name.  No number has
     the upper half of an address in the stack, a library, or a position-independent program and its heap: those are above two
     thirds of the address space (ELF_ET_DYN_BASE, arch/x86/include/asm/elf.h).  Only flags are treated this way: no other
-    argument, which may decide what a call does, becomes free by chance.
-    """
+    argument, which may decide what a call does, becomes free by chance."""
     if argument.kind is not Kind.FLAGS or argument.width != 32 or not 0x5555 <= register >> 32 <= 0x7FFF:
         return False
     names = constants.family(argument.constants, arch).names if argument.constants else {}
@@ -304,8 +297,7 @@ def _few_values(index: int, meaning: Argument, observations: Sequence[Observatio
 
 
 def widenings_of(rule: Rule, observation: Observation, calls: Table) -> list[Widened]:
-    """Return the ways in which the rule allows more than the observation.  Pointers, which no policy can constrain, do not
-    count."""
+    """Return how the rule allows more than the observation.  Pointers, which no policy can constrain, do not count."""
     result = []
     for index, (element, meaning) in enumerate(
         zip(rule, calls.arguments(observation.number, observation.example), strict=True)

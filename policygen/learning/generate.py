@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
+from typing import TypeVar
 
 from callfence.policygen.files.algebra import Difference as FileDifference
 from callfence.policygen.filter.room import surely_fits
@@ -34,6 +35,7 @@ from callfence.tracer.named import NamedTuple
 _ALLOWED = Entry(Always(True))
 _NEWEST = Policy({}).table
 _ARMING = "execve"
+_Value = TypeVar("_Value")
 _MANY = "many: "
 """Begins the note on an entry that leaves an argument free because too many values were observed."""
 _PORTABLE = "portable: "
@@ -91,13 +93,13 @@ def generate(
 
     `arm` None keeps that of the existing policy, and is `exec` for a new one.  Counts of observations matter only for `tight`,
     and only whether they are zero: the same behaviour gives the same text.  Raises CompileError if the policy cannot be
-    compiled, and ReplayError, a bug of ours, if it denies what was observed.
-    """
+    compiled, and ReplayError, a bug of ours, if it denies what was observed."""
     old = existing.policy if existing else Policy({}, implied=options.implied)
     options = options._replace(implied=old.implied)
-    observed = _by_call(observations)
-    start = _start(old, observed.placed, options, arm)
-    placed = observed.placed if start.implied else _in_order(with_waits(observed.placed, start, options))
+    placed, gaps, many = _by_call(observations)
+    start = _start(old, placed, options, arm)
+    if not start.implied:
+        placed = _in_order(with_waits(placed, start, options))
     sorting = sort_by(start, placed, options.allow_opaque, names_only=options.names_only)
     equivalents = _noted(existing, _PORTABLE)
     extended = _extended(sorting, options, equivalents)
@@ -105,31 +107,22 @@ def generate(
     if existing is not None and grown.policy == old:
         document = existing
     else:
-        document = _written(existing, name, grown, _still_equivalents(equivalents, extended), observed.many)
+        document = _written(existing, name, grown, _still_equivalents(equivalents, extended), many)
     _check(document, existing, _allowed(sorting, extended))
     return Generated(
         document,
         tuple(_new(old, grown, extended)),
         _widenings(old, start, extended, grown),
         tuple(observation for entry in extended.values() for observation in entry.refused),
-        observed.gaps,
+        gaps,
         len(sorting.allowed),
-        given_up=observed.many,
+        given_up=many,
     )
 
 
-class _ByCall(NamedTuple):
-    """Observations sorted by whether a policy can name their calls."""
-
-    placed: Placed
-    """The observations of each call that a policy can name, in the order of architecture and name."""
-    gaps: tuple[str, ...]
-    """The calls that no policy can name, in words."""
-    many: Mapping[Call, tuple[str, ...]]
-    """Call -> the names of its arguments of which too many values were observed."""
-
-
-def _by_call(observations: Iterable[Observation]) -> _ByCall:
+def _by_call(observations: Iterable[Observation]) -> tuple[Placed, tuple[str, ...], dict[Call, tuple[str, ...]]]:
+    """Return the observations of each call that a policy can name, in the order of architecture and name; the calls that none
+    can name, in words; and call -> the names of its arguments of which too many values were observed."""
     placed: Placed = {}
     gaps = []
     many = {}
@@ -142,12 +135,13 @@ def _by_call(observations: Iterable[Observation]) -> _ByCall:
                 many[calls.arch, number] = tuple(calls.by_number[number].arguments[index].name for index in indexes)
         else:
             gaps.append(_gap(audit, number))
-    return _ByCall(_in_order(placed), tuple(gaps), many)
+    return _in_order(placed), tuple(gaps), many
 
 
-def _in_order(placed: Placed) -> Placed:
+def _in_order(calls: Mapping[Call, _Value]) -> dict[Call, _Value]:
+    """Return the calls by architecture and name."""
     order = list(Arch)
-    return dict(sorted(placed.items(), key=lambda item: (order.index(item[0][0]), name_of(*item[0]))))
+    return dict(sorted(calls.items(), key=lambda item: (order.index(item[0][0]), name_of(*item[0]))))
 
 
 def _gap(audit: int, number: int) -> str:
@@ -161,29 +155,31 @@ def _gap(audit: int, number: int) -> str:
     return f"number {number} of {arch}, which is no call: as `default` says"
 
 
-def _with_granted(
-    policy: Policy, granted: Mapping[Call, tuple[Expression, ...]], extended: Mapping[Call, Extended]
-) -> dict[Call, Extended]:
-    """Return the extended entries, with the rules that grant capabilities counted as added."""
-    result = dict(extended)
-    for (arch, number), parts in granted.items():
-        entry = result.get((arch, number), Extended(policy.entries[arch][number]))
-        result[arch, number] = entry._replace(added=(*parts, *entry.added))
-    return dict(sorted(result.items(), key=lambda item: (list(Arch).index(item[0][0]), name_of(*item[0]))))
-
-
 def _start(old: Policy, placed: Placed, options: Options, arm: Arm | None) -> Policy:
-    """Return the policy that the observations are compared with: the old policy with the floor and the settings of the
-    options.
+    """Return the policy that the observations are compared with: the old policy with the settings of the options, and with the
+    floor in each architecture that has no entries; what a person has removed is not added again.
 
-    Without observations no architecture is added to those that the old policy has."""
-    start = _with_floor(old, [arch for arch, _ in placed] or [next(iter(old.entries), NATIVE)], arm or old.arm)
-    return replace(start, default=options.default or old.default)
+    Without observations no architecture is added to those that the old policy has.  A policy with an implied set gets no
+    entries: the set contains the floor."""
+    arches = [arch for arch, _ in placed] or [next(iter(old.entries), NATIVE)]
+    arm = arm or old.arm
+    entries = {}
+    for arch in Arch:
+        if arch not in arches and arch not in old.entries:
+            continue
+        section = dict(old.entries.get(arch, {}))
+        calls = table(arch).by_name
+        if arch in arches and not section and not old.implied:
+            section = {calls[name].number: _ALLOWED for name in FLOOR if name in calls}
+        if arm is Arm.NOW and arch.bits == 64:  # that of the Python which execs
+            section.setdefault(calls[_ARMING].number, _ALLOWED)
+        entries[arch] = section
+    return replace(old, entries=entries, arm=arm, default=options.default or old.default)
 
 
 def _extended(sorting: Sorted, options: Options, equivalents: Collection[Call]) -> dict[Call, Extended]:
-    """Return the entries extended by the observations that the policy does not allow; entries in `equivalents` were not written
-    by hand."""
+    """Return the entries extended by the observations that the policy does not allow, with the rules that grant capabilities
+    counted as added; entries in `equivalents` were not written by hand."""
     entries = sorting.policy.entries
     extended = {
         (arch, number): extend(
@@ -191,7 +187,10 @@ def _extended(sorting: Sorted, options: Options, equivalents: Collection[Call]) 
         )
         for (arch, number), observed in sorting.beyond.items()
     }
-    return _with_granted(sorting.policy, sorting.granted, extended)
+    for (arch, number), parts in sorting.granted.items():
+        entry = extended.get((arch, number), Extended(entries[arch][number]))
+        extended[arch, number] = entry._replace(added=(*parts, *entry.added))
+    return _in_order(extended)
 
 
 def _written(
@@ -224,25 +223,6 @@ def _check(document: Document, existing: Document | None, allowed: Sequence[tupl
         from callfence.policygen.filter.compile import compile_policy  # loads libseccomp
 
         compile_policy(document.policy)
-
-
-def _with_floor(old: Policy, arches: Sequence[Arch], arm: Arm) -> Policy:
-    """Return the policy with the floor added in each architecture that has no entries; what a person has removed is not added
-    again.
-
-    A policy with an implied set gets no entries: the set contains the floor."""
-    entries = {}
-    for arch in Arch:
-        if arch not in arches and arch not in old.entries:
-            continue
-        section = dict(old.entries.get(arch, {}))
-        calls = table(arch).by_name
-        if arch in arches and not section and not old.implied:
-            section = {calls[name].number: _ALLOWED for name in FLOOR if name in calls}
-        if arm is Arm.NOW and arch.bits == 64:  # that of the Python which execs
-            section.setdefault(calls[_ARMING].number, _ALLOWED)
-        entries[arch] = section
-    return replace(old, entries=entries, arm=arm)
 
 
 def _with_entries(policy: Policy, extended: Mapping[Call, Extended]) -> Policy:
@@ -316,9 +296,7 @@ def _new(old: Policy, grown: Grown, extended: Mapping[Call, Extended]) -> Iterat
         yield New(arch, number, entry, added, before is None)
 
 
-def _widenings(
-    old: Policy, start: Policy, extended: Mapping[Call, Extended], grown: Grown
-) -> dict[Widened, int]:
+def _widenings(old: Policy, start: Policy, extended: Mapping[Call, Extended], grown: Grown) -> dict[Widened, int]:
     """Return the widenings of the new rules, each with the number of observations that it was applied to: 0 for the floor's new
     entries, and for equivalents."""
     observed = {widened: count for entry in extended.values() for widened, count in entry.widenings.items()}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from callfence.policygen.files.calls import AT_FDCWD, INTERNET, UDP_CONNECT
 from callfence.policygen.files.made import made, removals
 from callfence.policygen.recording.model import Observation, Recording, recorded_values
-from callfence.tracer.abi import Arch, Event, call_of, table
+from callfence.tracer.abi import Arch, Event, table
 
 WORD = "later: "
 """Begins the note on an entry that no run needed yet."""
@@ -84,8 +84,7 @@ def _folders(recording: Recording) -> set[str]:
 def _created(recording: Recording) -> Iterator[str]:
     """Yield the paths that calls with O_CREAT named, as far as there is evidence of them."""
     for observation in recording.observations:
-        call = call_of(observation.arch, observation.number)
-        index = _FLAGS.get(call.name) if call else None
+        index = _FLAGS.get(observation.name)
         if index is None or not observation.example[index] & os.O_CREAT:
             continue
         for fact in observation.evidence:

@@ -6,6 +6,7 @@ observed at an unknown time, stays allowed.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -17,7 +18,6 @@ from callfence.policygen.language.layout import Layout
 from callfence.policygen.language.normal import normal_entry
 from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.generate import Generated, New, generate
-from callfence.policygen.learning.roles import by_role
 from callfence.policygen.lint.catalogue import Level, able
 from callfence.policygen.lint.findings import grants
 from callfence.policygen.model import ENTER, Always, Arm, Entry, Expression, Or, Phase, Policy, alternatives
@@ -26,8 +26,9 @@ from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.region import Budget, space, to_bdd
 from callfence.policygen.values import frozen, replace
+from callfence.tracer import linux
 from callfence.tracer.abi import Arch, table
-from callfence.tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, INPUT, SIGNALS, bits
+from callfence.tracer.abi.waits import ACCEPTS, CANDIDATES, FORK, INPUT, SIGNALS, bits, forked
 
 SERVING = "serving"
 """The name of a learned phase."""
@@ -66,9 +67,7 @@ def start_of(document: Document) -> Document:
 
 def is_learned(existing: Document, recording: Recording, options: Options) -> bool:
     """Return whether the policy's phases are those that learning makes of the recording, so that a later choice may replace
-    them.
-
-    An incremental run records only waits that are triggers, so no phase can be chosen from it."""
+    them.  An incremental run records only waits that are triggers, so no phase can be chosen from it."""
     if any(run.warm and run.waits for run in recording.runs):
         return False
     start = start_of(existing)
@@ -119,7 +118,7 @@ def staged(
     """Return the generated policy with these phases, each of which allows what was observed after its triggers.
 
     `existing` is the previous document; what it allows in one of the phases stays allowed there, unless `anew`.  `whole` is
-    the recording that shows with which waits processes begin (`roles.by_role`)."""
+    the recording that shows with which waits processes begin (`by_role`)."""
     observations = by_role(observations, whole)
     old = dict(phase_policies(existing.policy)) if existing and not anew else {}
     policy = _in_stages(generated.document.policy, old, observations, phases, options)
@@ -188,8 +187,7 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
     before = _danger(start)
 
     def score(triggers: Sequence[str], policy: Policy) -> tuple[int, int]:
-        """Return the danger score that all processes keep (unchanged for one that never enters the phase), and the number of
-        entries left."""
+        """Return the danger that processes keep, all of it where one never enters the phase, and how many entries are left."""
         danger, entered = _danger(policy), bits(tuple(triggers))
         return sum(weight * (danger if life & entered else before) for life, weight in weights.items()), _size(policy)
 
@@ -226,9 +224,8 @@ def _entered_by_all_that_serve(names: Sequence[str], lives: Collection[int]) -> 
 
 
 def _serving(triggers: Sequence[str]) -> tuple[str, ...]:
-    """Return the waits that show that a process serves, so that it has to enter a phase with these triggers.
-
-    Not all that wait for input serve others.  But where the triggers only wait for signals, those who enter serve nobody."""
+    """Return the waits that show that a process serves, so that it has to enter a phase with these triggers.  Not all that wait
+    for input serve others.  But where the triggers only wait for signals, those who enter serve nobody."""
     return ACCEPTS if {*triggers} - {*SIGNALS} else INPUT
 
 
@@ -247,9 +244,7 @@ def _learned(
     used: Policy,
 ) -> Policy:
     """Return the policy of the phase `name`, which begins with the waits `after`; `before` is the policy of the phase before
-    it, and `used` is `_used` of that.
-
-    The alternatives that the old policy allowed in the phase stay allowed."""
+    it, and `used` is `_used` of that.  The alternatives that the old policy allowed in the phase stay allowed."""
     first, own = old.get(START), old.get(name)
     late = [
         observation
@@ -337,3 +332,44 @@ def _danger(policy: Policy) -> int:
 def _grants(policy: Policy) -> dict[tuple[str, str], Level]:
     """Return (call, rule) -> level for the linter's findings in the entries of a policy."""
     return {(finding.name, finding.rule): finding.level for finding in grants(Document(policy), Budget())}
+
+
+# When calls were made: a process that is started again has the role of the first, and threads are started at any time
+#
+# Processes have the same role if they run the same executable and were forked as often since it was executed: a master, its
+# workers.  A worker that replaces another one begins with the waits that the master has begun meanwhile, and so in a phase that
+# the first workers had yet to enter.
+
+
+def by_role(observations: Sequence[Observation], recording: Recording) -> list[Observation]:
+    """Return the observations as if each process had begun with all the waits with which processes of its role in the recording
+    began; `after` has no forks.  Starting a thread gets no time, so that it ends with no phase: which thread waits before which
+    is started is chance, a server starts more of them later, and a thread may do no more than who starts it."""
+    inherited: dict[tuple[str, int], int] = defaultdict(int)
+    for executable, forks, waits in _begun(recording):
+        inherited[executable, forks] |= waits
+
+    def after(observation: Observation) -> Iterator[int]:
+        for waits in observation.after:
+            yield waits % FORK | inherited.get((observation.executable, waits // FORK), 0)
+
+    return [
+        observation._replace(after=() if _starts_thread(observation) else tuple(sorted({*after(observation)})))
+        for observation in observations
+    ]
+
+
+def _starts_thread(observation: Observation) -> bool:
+    return observation.name == "clone" and bool(observation.example[0] & linux.CLONE_THREAD)
+
+
+def _begun(recording: Recording) -> Iterator[tuple[str, int, int]]:
+    """Yield (executable, forks, waits) of new processes: their roles, and the waits with which they began."""
+    executed = {pair for run in recording.runs for pair in run.executed}
+    for observation in recording.observations:
+        name, starter = observation.name, observation.executable
+        if name in ("fork", "vfork", "clone3", "clone") and not _starts_thread(observation):
+            for waits in observation.after:
+                yield starter, forked(waits) // FORK, waits % FORK
+        elif name in ("execve", "execveat"):
+            yield from ((path, 0, waits % FORK) for by, path in executed if by == starter for waits in observation.after)

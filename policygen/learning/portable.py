@@ -35,8 +35,7 @@ def made_portable(policy: Policy) -> Grown:
     their own.
 
     Nothing is added that an entry denies explicitly, or that the policy's table does not have.  Idempotent; the policy never
-    allows less.
-    """
+    allows less."""
     policy = normal(policy)
     growth = _Growth(replace(policy, portable=True))
     for arch, section in policy.entries.items():
@@ -52,10 +51,8 @@ def made_portable(policy: Policy) -> Grown:
 
 
 def with_equivalents(policy: Policy, new: Mapping[Call, Iterable[Expression]]) -> Grown:
-    """Return the policy with the equivalents of `new`: alternatives of the calls' entries.
-
-    Equivalents of other alternatives are not added: a person may have removed them.
-    """
+    """Return the policy with the equivalents of `new`: alternatives of the calls' entries.  Equivalents of other alternatives
+    are not added: a person may have removed them."""
     growth = _Growth(policy)
     for (arch, number), parts in new.items():
         action = policy.entries[arch][number].action

@@ -21,9 +21,7 @@ class ReplayError(InternalError):
 
 
 def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) -> None:
-    """Raise ReplayError unless the policy allows the events of every observation, each given with the table that has its
-    call.
-    """
+    """Raise ReplayError unless the policy allows the events of every observation, given with the table of its call."""
     passed: set[Event] = set()
     for calls, observation in observations:
         for event in events(observation, calls):

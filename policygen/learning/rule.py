@@ -70,11 +70,8 @@ def _flags(index: int, flags: Flags, argument: Argument) -> list[Condition]:
 
 
 def read(expression: Expression, calls: Table, number: int) -> Rule | None:
-    """Return the rule that an alternative of an entry expresses, or None if the alternative has another shape.
-
-    A condition that learning would not write is an element too: its rule has a key that no learned rule has, so it is never
-    joined.
-    """
+    """Return the rule that an alternative of an entry expresses, or None if the alternative has another shape.  A condition
+    that learning would not write is an element too: its rule has a key that no learned rule has, so it is never joined."""
     parts = conjuncts(expression)
     conditions = [part for part in parts if isinstance(part, Condition)]
     if len(conditions) < len(parts):

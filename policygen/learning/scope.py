@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.model import ABSTRACT, SIGNALS, Always, Policy, scope_of, scopes
 from callfence.tracer import pids
-from callfence.tracer.abi import call_of, table
+from callfence.tracer.abi import table
 
 if TYPE_CHECKING:
     from callfence.policygen.recording.model import Observation, Recording
@@ -60,9 +60,8 @@ def sends(policy: Policy) -> bool:
 
 
 def _sets_owner(observation: Observation) -> bool:
-    call = call_of(observation.arch, observation.number)
     for row in pids.rows(pids.SIGNALS):
-        if call is not None and row.name == call.name and row.selector:
+        if row.name == observation.name and row.selector:
             index, *values = row.selector
             if observation.example[index] & 0xFFFFFFFF in values:
                 return True

@@ -30,16 +30,15 @@ from callfence.policygen.model import (
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.abi.waits import calls_of
-from callfence.tracer.linux import MSG_FASTOPEN, TCP_FAMILIES, TCP_PROTOCOLS
+from callfence.tracer.linux import CLONE_UNTRACED, MSG_FASTOPEN, TCP_FAMILIES, TCP_PROTOCOLS
 
-_CLONE_UNTRACED = 0x00800000  # linux/sched.h
 _SECCOMP_OPTIONS = (21, 22)  # PR_GET_SECCOMP, PR_SET_SECCOMP: linux/prctl.h
 
 _TO = 4
 """The argument of sendto(2) with the address, which send(3) leaves out."""
 
 UNWATCHED: Mapping[str, Expression] = {
-    "clone": Condition(0, Operator.MASKED, 0, _CLONE_UNTRACED),
+    "clone": Condition(0, Operator.MASKED, 0, CLONE_UNTRACED),
     "clone3": Always(False),
     "prctl": And(tuple(Condition(0, Operator.NE, option) for option in _SECCOMP_OPTIONS)),
     "ptrace": Always(False),
@@ -59,8 +58,7 @@ def recording_filter(policy: Policy, record: int, watch: int) -> bytes:
 
     A call runs without a stop if every phase allows it, no phase begins at it, and `UNWATCHED` does not exclude it; opaque
     calls that the policy fails with ENOSYS fail without a stop.  All other calls stop, so the program runs as it would without
-    a policy.
-    """
+    a policy."""
     triggers = frozenset(name for phase in policy.phases for trigger in phase.triggers for name in calls_of(trigger))
     policy = list(resolve(policy).values())[-1].written()
     # A signal that is allowed may go to a process outside now.

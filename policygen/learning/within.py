@@ -37,8 +37,7 @@ def generate_within(
 
     A call that was made, and that the baseline fails with an errno whatever its arguments, gets this errno in the policy too.
     The policy has an implied set only if the baseline `has_room` for it; otherwise the existing policy's set is replaced by
-    entries.  Raises what `generate` does, and ValueError for a policy that cannot be reduced to the baseline.
-    """
+    entries.  Raises what `generate` does, and ValueError for a policy that cannot be reduced to the baseline."""
     ordered = sorted(observations, key=lambda observation: observation.order)
     denied = forbidden(ordered, base)
     against = set(denied)
@@ -55,8 +54,7 @@ def generate_within(
 
 
 def _is_given_up(observation: Observation) -> bool:
-    """Return whether an observation has an argument whose values are no longer recorded; then all that the baseline allows of
-    the call is allowed."""
+    """Return whether an argument's values are no longer recorded; then all that the baseline allows of the call is allowed."""
     calls = table_of(observation.arch, observation.number)
     return calls is not None and bool(given_up(observation, calls))
 
@@ -101,8 +99,7 @@ def within(policy: Policy, base: Policy, observations: Iterable[Observation] = (
     for it, else the policy's default; a forbidden call of `observations` gets the baseline's error.
 
     Unlike in `reduce`, calls that the baseline does not name are forbidden as well, if its default denies them.  Raises
-    ValueError if the policy's default allows calls that the baseline's denies.
-    """
+    ValueError if the policy's default allows calls that the baseline's denies."""
     if not has_room(base, policy.implied):
         policy = tidy(resolved(policy).written())
     limit = resolved(base)
@@ -122,9 +119,7 @@ def _cut(policy: Resolved, base: Resolved) -> Resolved:
         arch: {
             number: entry
             for number, entry in section.items()
-            if number in base.entries.get(arch, {})
-            or _unnamed(base, arch, number).may_allow
-            or not _may_run(entry, policy)
+            if number in base.entries.get(arch, {}) or _unnamed(base, arch, number).may_allow or not _may_run(entry, policy)
         }
         for arch, section in policy.entries.items()
         if arch in base.entries
@@ -135,9 +130,7 @@ def _cut(policy: Resolved, base: Resolved) -> Resolved:
 
 def _with_errors(policy: Resolved, against: Iterable[Observation], base: Resolved) -> Resolved:
     """Return the policy with the baseline's error for each observed call that the baseline fails whatever its arguments and the
-    policy has no entry for.
-
-    An opaque call fails with ENOSYS, the only error after which programs use another call."""
+    policy has no entry for.  An opaque call fails with ENOSYS, the only error after which programs use another call."""
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for observation in against:
         arch = Arch.from_audit(observation.arch)

@@ -146,10 +146,8 @@ Selects = Danger | Ability
 
 @cache
 def region_of(row: Selects, arch: Arch, number: int) -> Expression:
-    """Return the expression for the calls of that number that the row selects; all calls for a row with a free argument.
-
-    All calls, too, if the architecture passes the row's arguments in memory (the first mmap of i386).
-    """
+    """Return the expression for the calls of that number that the row selects; all calls for a row with a free argument.  All
+    calls, too, if the architecture passes the row's arguments in memory (the first mmap of i386)."""
     call = table(arch).by_number[number]
     name = call.name
     compared = {argument.name for argument in call.arguments if not argument.kind.is_pointer}
@@ -225,8 +223,7 @@ def _each_once(combinations_held: list[Combined]) -> tuple[Combined, ...]:
 
 
 def _written(policy: Policy, arch: Arch, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names that the policy has entries for; all names if it has entries for none.  Other calls are implied by what
-    these grant."""
+    """Return the names that the policy has entries for; all names if for none.  Other calls are implied by these."""
     return tuple(name for name in names if table(arch).by_name[name].number in policy.entries[arch]) or names
 
 

@@ -212,8 +212,7 @@ def _places(path: str) -> tuple[str, ...]:
 
 
 def _place(path: str) -> str:
-    """Return where a path leads by the links that each Linux system has: /proc/PID/root, /proc/PID/cwd, /var/run (proc(5),
-    hier(7))."""
+    """Return where a path leads by the links of each Linux system: /proc/PID/root, /proc/PID/cwd, /var/run."""
     if match := re.fullmatch(r"/proc/[^/]+(?:/task/[^/]+)?/(root|cwd)(/.*)?", path):
         return (match[2] or "/") if match[1] == "root" else f".{match[2] or ''}"
     return path.removeprefix("/var") if covers("/var/run", path) else path

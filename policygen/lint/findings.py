@@ -78,9 +78,8 @@ class Finding:
 
 
 def lint(document: Document, budget: Budget | None = None) -> tuple[Finding, ...]:
-    """Return all findings, accepted ones too, in a total order: the most serious first.
-
-    A check that takes more work than `budget` (by default one of its own) is a finding too."""
+    """Return all findings, accepted ones too, in a total order: the most serious first.  A check that takes more work than
+    `budget` (by default one of its own) is a finding too."""
     budget = budget or Budget()
     if document.policy.phases:
         return _by_phase(document, budget)
@@ -220,16 +219,14 @@ def implied_entries(document: Document, budget: Budget) -> Iterator[Finding]:
 
 
 def _is_implied_without(policy: Policy, arch: Arch, number: int, implied_rows: tuple[Row, ...]) -> bool:
-    """Return whether the set allows the same calls if the policy has no entry for the call, so that the entry gives no
-    capability."""
+    """Return whether the set allows the same calls without an entry for the call, so that it gives no capability."""
     section = {call: entry for call, entry in policy.entries[arch].items() if call != number}
     return resolved(replace(policy, entries={**policy.entries, arch: section})).added.get((arch, number)) == implied_rows
 
 
 def dangerous_together(document: Document, budget: Budget) -> Iterator[Finding]:
-    """Yield the combinations of calls that the policy allows, by the catalogue.
-
-    A reason accepts a combination only if it names the combination."""
+    """Yield the combinations of calls that the policy allows, by the catalogue.  A reason accepts a combination only if it
+    names the combination."""
     for combination in combined(document.policy, budget.space):
         named = [
             name

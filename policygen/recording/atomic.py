@@ -161,9 +161,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _lock(path: Path, name: str, at: int) -> int:
-    """Return the descriptor of the lock file once we have the lock.  Raises OSError.
-
-    Only who may write to the lock file can open it, and so hold the lock."""
+    """Return the descriptor of the lock file once we have the lock.  Raises OSError.  Only who may write to the lock file can
+    open it, and so hold the lock."""
     end = time.monotonic() + LONGEST
     while True:
         with _named(path):
@@ -229,9 +228,7 @@ def _replaceable(path: Path, at: int) -> os.stat_result | None:
 
 
 def _keep(descriptor: int, old: os.stat_result) -> None:
-    """Give the new file the owner and permission bits of the old file; the owner first, while no other user can open the
-    file.
-    """
+    """Give the new file the owner and permission bits of the old one; the owner first, while no other user can open it."""
     permissions = old.st_mode & _PERMISSIONS
     try:
         os.fchown(descriptor, old.st_uid, old.st_gid)

@@ -92,8 +92,7 @@ def without(values: Values, given_up: Collection[int]) -> Values:
 
 
 def bounded(recording: Recording) -> Recording:
-    """Return the recording within the bounds on combinations, which merged runs may exceed: arguments are given up as far as
-    needed."""
+    """Return the recording within the bounds on combinations, which merged runs may exceed: arguments are given up."""
     sizes = Counter((observation.arch, observation.number) for observation in recording.observations)
     if max(sizes.values(), default=0) <= MANY and sizes.total() <= MANY_IN_ALL:
         return recording
@@ -110,8 +109,7 @@ def bounded(recording: Recording) -> Recording:
 
 
 def _folded(observations: Iterable[Observation], given_up: Mapping[Call, Collection[int]]) -> tuple[Observation, ...]:
-    """Return the observations without the values of these arguments; observations that become equal are joined, with the site
-    of the earliest."""
+    """Return the observations without the values of these arguments; equal ones are joined, with the earliest's site."""
     groups: defaultdict[object, list[Observation]] = defaultdict(list)
     for observation in observations:
         arguments = without(observation.arguments, given_up.get((observation.arch, observation.number), ()))
@@ -135,9 +133,7 @@ def _joined(equal: list[Observation]) -> Observation:
 
 def given_up(observation: Observation, calls: Table) -> frozenset[int]:
     """Return the indexes of the arguments of an observation that were given up: learning constrains them, but their values are
-    not recorded.
-
-    Empty for an observation without registers, as kernel logs give, since only its call is known."""
+    not recorded.  Empty for an observation without registers, as kernel logs give, since only its call is known."""
     if not any(observation.example):
         return frozenset()
     meanings = calls.arguments(observation.number, observation.example)
@@ -159,8 +155,7 @@ QUIET = 8
 
 _EVIDENT = frozenset((Kind.FD, Kind.DIRFD, Kind.SIZE, Kind.OFFSET, Kind.ID, Kind.TASK, Kind.MODE, Kind.NUMBER))
 """Kinds whose values are recorded although learning does not constrain them, or constrains only one value: all but
-addresses.
-"""
+addresses."""
 
 _NUMBER = (1 << 64) - 1
 """The number's bits in `raw`."""
@@ -173,8 +168,7 @@ EventCounter = list[Any]
 
 The loop adds to the count; site and example are the first event's; `facts` is None or a `facts.Union`; `looks` is the number of
 events whose pointers may still be followed; `after` collects `Observation.after`; `quiet` is the number of events in a row
-without new facts.  It is a list because nothing is cheaper to add to.
-"""
+without new facts.  It is a list because nothing is cheaper to add to."""
 
 
 class Aggregator:
@@ -198,9 +192,8 @@ class Aggregator:
         """Changes when cached counters and masks are no longer valid."""
 
     def hot_mask(self, arch: int, number: int) -> int:
-        """Return the bits of `raw` that can distinguish observations of the call `number`, as an integer.
-
-        `arch` is AUDIT_ARCH_*.  The result is valid until `generation` changes."""
+        """Return the bits of `raw` that can distinguish observations of the call `number`, as an integer.  `arch` is
+        AUDIT_ARCH_*.  The result is valid until `generation` changes."""
         mask = self._masks.get((arch, number))
         if mask is None:
             mask = self._mask((arch, number))
@@ -208,9 +201,7 @@ class Aggregator:
                 self._masks[arch, number] = mask
         return mask
 
-    def counter(
-        self, executable: str, event: Event, site: Callable[[], str], unknown: Collection[int] = ()
-    ) -> EventCounter:
+    def counter(self, executable: str, event: Event, site: Callable[[], str], unknown: Collection[int] = ()) -> EventCounter:
         """Return the counter of the observation that the event belongs to, without counting the event.
 
         `site` returns the call site; it is called only if the observation is new.  `unknown` are the indexes of unconstrained
@@ -236,8 +227,7 @@ class Aggregator:
         """Do nothing.  A subclass can override this to report that something is not recorded; `what` is a sentence about it."""
 
     def look(self, counter: EventCounter, event: Event, caller: Caller) -> bool:
-        """Add the facts of an event to the counter of its observation; return whether the observation's next event is to be
-        passed to `look` as well."""
+        """Add the facts of an event to its observation's counter; return whether `look` is to get the next event, too."""
         if self._where is None or counter[4] <= 0:
             return False
         if self._pointers is None:
@@ -316,8 +306,7 @@ class Aggregator:
         return without(recorded_values(calls, event), self._combinations.given_up.get((event.arch, event.number), ()))
 
     def _stop_recording(self, call: Call, indexes: Collection[int]) -> None:
-        """Stop recording the values of arguments, and join the counters that differ only in them; a 0 that means the caller is
-        kept."""
+        """Stop recording the values of arguments, but for a 0 that means the caller; join counters that differ only in them."""
         calls = table_of(*call)
         assert calls is not None
         arguments = calls.by_number[call[1]].arguments

@@ -31,9 +31,8 @@ def merge(*recordings: Recording) -> Recording:
 
 
 def merge_files(output: Path, paths: Sequence[Path]) -> None:
-    """Merge the recordings in `paths`, and write the result to `output`, which may be one of them.
-
-    Raises RecordingError if a file is not a recording or is corrupt, and OSError; the file `output` is unchanged then."""
+    """Merge the recordings in `paths`, and write the result to `output`, which may be one of them.  Raises RecordingError if a
+    file is not a recording or is corrupt, and OSError; the file `output` is unchanged then."""
     piped = {path: path.read_bytes() for path in paths if _OPENED & {path, path.parent}}
     merger = _Merger(run for path in paths for run in _runs(path, piped.get(path)))
     parsed: dict[str, Observation] = {}

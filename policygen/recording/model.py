@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from callfence.tracer.abi import Argument, Event, Kind
+from callfence.tracer.abi import Argument, Event, Kind, call_of
 from callfence.tracer.abi.table import Table
 from callfence.tracer.errors import InternalError
 from callfence.tracer.named import NamedTuple
@@ -46,6 +46,12 @@ class Observation(NamedTuple):
     @property
     def calls(self) -> int:
         return sum(self.counts)
+
+    @property
+    def name(self) -> str:
+        """The name of the call; "" if the tables do not have it."""
+        call = call_of(self.arch, self.number)
+        return call.name if call else ""
 
     @property
     def event(self) -> Event:
@@ -106,8 +112,7 @@ def _recorded(argument: Argument, value: int) -> int | None:
     """Return the recorded form of a value; None unless learning constrains arguments of this kind.
 
     A negative clock carries a pid or a descriptor, which differs between runs: all of them become -1 (linux/posix-timers.h,
-    CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are recorded; of IDs of tasks only 0, the caller.
-    """
+    CPUCLOCK_PERTHREAD_MASK).  Of a field only the exact bits are recorded; of IDs of tasks only 0, the caller."""
     if argument.kind is Kind.CLOCK:
         return max(value, -1)
     if argument.kind is Kind.FIELD:
@@ -180,24 +185,19 @@ class _Parts(NamedTuple):
 
 
 class Recording(_Parts):
-    """Runs, ascending by `Run.order`, and their observations, ascending by `Observation.order`.
-
-    Every observation has a count for each run, of which at least one is not 0.
-    """
+    """Runs, ascending by `Run.order`, and their observations, ascending by `Observation.order`.  Every observation has a count
+    for each run, of which at least one is not 0."""
 
     __slots__ = ()
 
     def __new__(cls, runs: tuple[Run, ...] = (), observations: tuple[Observation, ...] = ()) -> Recording:
-        """Return a recording.  Raises WrongPlaceError if runs or observations are out of order, repeated, or wrongly
-        counted.
-        """
+        """Return a recording.  Raises WrongPlaceError for runs or observations out of order, repeated, or wrongly counted."""
         _check_runs(runs)
         _check_observations(observations, len(runs))
         return super().__new__(cls, runs, observations)
 
     def of_run(self, run_id: str) -> tuple[Observation, ...]:
-        """Return the observations made in one run, with their counts in all runs.  Raises ValueError if the recording has no
-        such run."""
+        """Return the observations made in one run, with their counts in all.  Raises ValueError if there is no such run."""
         column = [run.id for run in self.runs].index(run_id)
         return tuple(observation for observation in self.observations if observation.counts[column])
 
@@ -216,8 +216,7 @@ class Recording(_Parts):
         return observation._replace(counts=tuple(count for count, run in pairs if not run.rehearsed))
 
     def rehearsed(self, observation: Observation) -> tuple[str, ...]:
-        """Return the faults (`Run.rehearsed`) of the runs that have this observation; () if one of these runs was an ordinary
-        one."""
+        """Return the faults (`Run.rehearsed`) of the runs with this observation; () if one of these was an ordinary run."""
         pairs = zip(self.runs, observation.counts, strict=True)
         rehearsed = dict.fromkeys(run.rehearsed for run, count in pairs if count)
         return () if "" in rehearsed else tuple(rehearsed)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import chain, islice, pairwise, starmap, takewhile
 from operator import itemgetter
@@ -39,7 +39,6 @@ from callfence.policygen.versions import RECORDING, unknown
 from callfence.tracer.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 Check = Callable[[Sequence[Any]], bool]
@@ -151,8 +150,7 @@ def is_recording(data: bytes) -> bool:
 
 
 def load(path: Path) -> Recording:
-    """Return the recording in a regular file.  Raises RecordingError if its content is not a recording or is corrupt, OSError
-    if it cannot be read."""
+    """Return the recording in a regular file.  Raises RecordingError for other or corrupt content, OSError."""
     return _parsed(reading.read(str(path), MAX_SIZE, is_text=True), str(path))
 
 
@@ -297,11 +295,9 @@ def _header(line: str, filename: str) -> tuple[int, int, int]:
 
 
 def _rows(lines: Sequence[str], number: int, filename: str, shape: Shape) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of lines in the order of `shape`; `number` is that of the first line.
-
-    Raises RecordingError unless each line has exactly the fields of the shape.  Many lines are decoded as one JSON value, which
-    is several times as fast; they are decoded one by one only to find the wrong one.
-    """
+    """Yield the values of lines in the order of `shape`; `number` is that of the first line.  Raises RecordingError unless each
+    line has exactly the fields of the shape.  Many lines are decoded as one JSON value, which is several times as fast; they
+    are decoded one by one only to find the wrong one."""
     for start in range(0, len(lines), _MANY):
         several = lines[start : start + _MANY]
         columns = _columns(several, shape)
@@ -312,10 +308,8 @@ def _rows(lines: Sequence[str], number: int, filename: str, shape: Shape) -> Ite
 
 
 def _columns(lines: Sequence[str], shape: Shape) -> list[list[Any]] | None:
-    """Return the values of each field, from lines of one object each; None if any line is wrong.
-
-    No value that `shape` accepts contains an object, so every `}`, line end, `{` is the border between two lines.
-    """
+    """Return the values of each field, from lines of one object each; None if any line is wrong.  No value that `shape` accepts
+    contains an object, so every `}`, line end, `{` is the border between two lines."""
     whole = ",\n".join(lines)
     if not (whole.startswith("{") and whole.endswith("}") and whole.count("},\n{") == len(lines) - 1):
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from callfence.policygen.grants import BARE, NONE, TO_HOSTS, USES
+from callfence.policygen.grants import BARE, MAX_PORT, NONE, TO_HOSTS, USES
 from callfence.policygen.paths import PathError, canonical
 
 _HOSTS = tuple(f"{USES[use]} " for use in TO_HOSTS)
@@ -15,7 +15,6 @@ _PLACES = {f"{start} ": kind for kind, start in BARE.items()}
 _NAME = "name "
 _FOLDERS = ("left", "made", "public", "sought")
 """The first fields of uses that say something of a file or folder, without a right to it."""
-_MOST_PORT = 65535
 
 
 def is_use(what: str, value: str) -> bool:
@@ -25,7 +24,7 @@ def is_use(what: str, value: str) -> bool:
     if not _is_place(what):
         return False
     of_port = what in USES.values() or what.startswith(_HOSTS)
-    return not of_port or value == NONE or (value.isdecimal() and len(value) < 6 and int(value) <= _MOST_PORT)
+    return not of_port or value == NONE or (value.isdecimal() and len(value) < 6 and int(value) <= MAX_PORT)
 
 
 @lru_cache(maxsize=1 << 16)

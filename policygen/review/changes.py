@@ -72,9 +72,8 @@ PolicyChange = SettingChange | EntryChange
 
 
 def changes(old: Policy, new: Policy) -> tuple[PolicyChange, ...]:
-    """Return the changes, the most dangerous first; settings before entries, entries by architecture and name.
-
-    Raises TooComplexError."""
+    """Return the changes, the most dangerous first; settings before entries, entries by architecture and name.  Raises
+    TooComplexError."""
     result: list[PolicyChange] = [*_settings(old, new)]
     for arch in Arch:
         before, after = old.entries.get(arch, {}), new.entries.get(arch, {})
@@ -117,9 +116,8 @@ def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
 
 
 def _phases(old: Policy, new: Policy, asked: Set[tuple[Arch, int]]) -> Iterator[SettingChange]:
-    """Yield the change of the phases of `old` that deny less in `new`.  `asked` are the calls with changes of their own.
-
-    There is none if `new` has a phase that `old` has not: what was in force before cannot be restored beside it."""
+    """Yield the change of the phases of `old` that deny less in `new`.  `asked` are the calls with changes of their own.  There
+    is none if `new` has a phase that `old` has not: what was in force before cannot be restored beside it."""
     before, after = ({phase.name: phase.triggers for phase in policy.phases} for policy in (old, new))
     if not old.phases or not before.keys() >= after.keys():
         return
@@ -167,9 +165,8 @@ def _in_parts(before: Entry | None, after: Entry, old: Policy) -> bool:
 
 
 def with_differences(old: Policy, change: EntryChange, newest: tuple[int, int]) -> EntryChange:
-    """Return the change with its differences from the old policy; `newest` is the new policy's table.
-
-    Raises TooComplexError."""
+    """Return the change with its differences from the old policy; `newest` is the new policy's table.  Raises
+    TooComplexError."""
     after = change.after
     if after is not None and not change.whole and change.before is not None:
         parts = (*alternatives(change.before.expression), *alternatives(after.expression))

@@ -41,8 +41,7 @@ class Companion(NamedTuple):
 
     observations: tuple[Observation, ...]
     """The observations, with the calls' places among their evidence, and only the bits of registers that a policy can
-    compare.
-    """
+    compare."""
     unread: tuple[int, ...]
     """The numbers of lines that could not be read."""
 
@@ -88,10 +87,8 @@ def text(observations: Iterable[Observation], name: str) -> str:
 
 
 def reduced(observation: Observation, executable: str, place: str) -> Observation | None:
-    """Return the observation as a companion keeps it; None if the tables do not have the call.
-
-    `executable` and `place`, its call site's file and function, are the same from run to run.
-    """
+    """Return the observation as a companion keeps it; None if the tables do not have the call.  `executable` and `place`, its
+    call site's file and function, are the same from run to run."""
     calls = table_of(observation.arch, observation.number)
     if calls is None:
         return None

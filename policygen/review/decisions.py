@@ -15,15 +15,7 @@ from callfence.policygen.lint.catalogue import Level, able, combinations
 from callfence.policygen.lint.findings import WHY, Finding, dangerous_together
 from callfence.policygen.model import And, Entry, Expression, Or, Policy, alternatives
 from callfence.policygen.phases import in_each, phase_policies, within_start
-from callfence.policygen.review.changes import (
-    NOT_CONFINED,
-    PHASES,
-    SETTINGS,
-    EntryChange,
-    PolicyChange,
-    SettingChange,
-    changes,
-)
+from callfence.policygen.review.changes import NOT_CONFINED, PHASES, SETTINGS, EntryChange, PolicyChange, SettingChange, changes
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.sets.join import join_entries
 from callfence.policygen.sets.region import Budget, space, to_bdd
@@ -61,8 +53,7 @@ def resolve(
     It allows nothing beyond `new`, except edited entries, and what the old form of a rejected setting or whole entry allowed.
     What a rejected change replaced is restored; a rejected table stays if an entry needs it.  Comments stay; an entry that is
     as in `old` has its comments where they were.  Decisions about other changes are ignored.  `known_changes` are the changes,
-    if they are already computed.  Raises TooComplexError.
-    """
+    if they are already computed.  Raises TooComplexError."""
     if known_changes is None:
         known_changes = changes(old.policy, new.policy)
     judged = {change: decisions.get(change, _UNDECIDED) for change in known_changes}
@@ -81,10 +72,8 @@ def resolve(
 
 
 def with_accepted(document: Document, new: Policy, taken: Mapping[PolicyChange, Decision]) -> Document:
-    """Return the document with the accepted changes allowed in every phase, and their reasons; nothing else changes.
-
-    `new` is the policy without phases that the changes lead to.  Raises JoinError, TooComplexError.
-    """
+    """Return the document with the accepted changes allowed in every phase, and their reasons; nothing else changes.  `new` is
+    the policy without phases that the changes lead to.  Raises JoinError, TooComplexError."""
     document = document.with_policy(in_each(lambda policy: _joined(policy, new, taken), document.policy))
     for change, decision in taken.items():
         if decision.why:
@@ -146,8 +135,7 @@ def _judged(new: Entry | None, decisions: Mapping[EntryChange, Decision]) -> Ent
 
 
 def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence[Expression]) -> Iterator[Expression]:
-    """Yield the part of the old entry that only the dropped alternatives of the new entry allow, in the old entry's words if
-    possible."""
+    """Yield what of the old entry only dropped alternatives of the new one allow, in the old words if possible."""
     if change.before is None:
         return
     sets = space()
@@ -199,8 +187,7 @@ def _with_old_phases(old: Policy, policy: Policy, asked: Set[tuple[Arch, int]]) 
 
 
 def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document:
-    """Return the new document, in which unchanged entries have their comments on the same lines as before if the comments are
-    unchanged."""
+    """Return the new document, with the comments of unchanged entries on the same lines as before if they are unchanged."""
     sections = dict(new.layout.sections)
     for arch, section in sections.items():
         before, entries = old.layout.sections.get(arch, Section()), dict(section.entries)
@@ -214,8 +201,7 @@ def _with_old_comments(old: Document, new: Document, policy: Policy) -> Document
 
 
 def reasons_needed(document: Document, findings: Iterable[Finding], change: PolicyChange) -> tuple[str, ...]:
-    """Return the ids of the `findings` of the document, of at least the level warning and not accepted, that a reason on the
-    change's line settles."""
+    """Return the ids of the document's `findings`, unaccepted warnings at least, that a reason on the change's line settles."""
     rules: set[str] = set()
     if isinstance(change, EntryChange) and change.after is not None:
         rules |= {*_combined_with(document, change.arch, change.number, change.after)}

@@ -203,8 +203,7 @@ class Judgement:
 
 
 def judge(old: Document, new: Document, budget: Budget | None = None) -> Judgement:
-    """Judge the change from one policy to another.  A difference that takes more work than `budget` is reported first, as a
-    danger."""
+    """Judge the change from one policy to another.  A difference beyond `budget` is reported first, as a danger."""
     budget = budget or Budget()
     result = judge_differences(old.policy, new.policy, budget)
     complex_ones = [ranked.difference for ranked in result.differences if check("too-complex") in ranked.dangers]
@@ -280,8 +279,7 @@ def _of_setting(setting: Setting) -> Headline:
 
 
 def _of_combination(combination: Combined) -> Headline:
-    """Return the headline of a completed combination.  It is a danger even if many policies have the combination: a reviewer
-    decides here, or never."""
+    """Return the headline of a completed combination: a danger, even a common one, since a reviewer decides here or never."""
     new, others = combination.calls[: combination.new], combination.calls[combination.new :]
     subject = f"{listed(new)}, with {listed(others)}" if others else listed(new)
     row = combination.row

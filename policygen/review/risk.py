@@ -21,7 +21,7 @@ from callfence.policygen.recording.model import Key, Observation, Recording
 from callfence.policygen.sets.algebra import FALSE, Space, TooComplexError
 from callfence.policygen.sets.region import Budget, example, space, to_bdd
 from callfence.policygen.values import frozen, replace
-from callfence.tracer.abi import Arch, call_of, table, table_of
+from callfence.tracer.abi import Arch, table, table_of
 from callfence.tracer.linux import OPAQUE
 from callfence.tracer.named import NamedTuple
 
@@ -58,9 +58,7 @@ def dangers_of(observation: Observation) -> tuple[Danger, ...]:
     return tuple(sorted(rows, key=lambda row: -row.level.rank))
 
 
-def ranked(
-    old: Policy, new: Policy, comparison: Comparison, budget: Budget | None = None
-) -> tuple[Ranked, ...]:
+def ranked(old: Policy, new: Policy, comparison: Comparison, budget: Budget | None = None) -> tuple[Ranked, ...]:
     """Return the differences of `compare(old, new)`: by architecture, the most serious first, then in `Difference.order`.
 
     A difference that takes more work than `budget` gets the danger `too-complex`; without a budget, algebra.TooComplexError is
@@ -104,9 +102,7 @@ def _judged(sets: Space, region: int, difference: Difference, old: Policy, new: 
     return Ranked(_in_own_words(sets, old, new, difference, region, beside), () if is_redundant else dangers, is_redundant)
 
 
-def _in_own_words(
-    sets: Space, old: Policy, new: Policy, difference: Difference, region: int, beside: _Beside
-) -> Difference:
+def _in_own_words(sets: Space, old: Policy, new: Policy, difference: Difference, region: int, beside: _Beside) -> Difference:
     """Return the difference with only the rules that are new in the policy's text, if an implied set gives its other calls."""
     arch, number = difference.arch, difference.example.number
     own = new.entries.get(arch, {}).get(number)
@@ -161,9 +157,7 @@ def _is_implied(
     sets: Space, difference: Difference, region: int, policy: Policy, answer: Action, own: frozenset[str], other: frozenset[str]
 ) -> bool:
     """Return whether an implied set gives all calls of a region the action `answer`, in a policy with the capabilities `own`;
-    `other` has those of the other policy.
-
-    False for a region that itself grants a capability which the other policy lacks."""
+    `other` has those of the other policy.  False for a region that itself grants a capability which the other policy lacks."""
     arch, number = difference.arch, difference.example.number
     arguments = table(arch).by_number[number].arguments
     rows_given = [row for row in rows(IMPLIED[-1], arch) if row.number == number and row.given <= own]
@@ -174,8 +168,7 @@ def _is_implied(
         return True
     added = [each for each in capabilities(arch) if each.number == number and each.name in own - other]
     return (
-        sets.and_(region, _union(sets, [to_bdd(sets, capability.entry.expression, arguments) for capability in added]))
-        == FALSE
+        sets.and_(region, _union(sets, [to_bdd(sets, capability.entry.expression, arguments) for capability in added])) == FALSE
     )
 
 
@@ -195,7 +188,7 @@ def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collect
         if recording.rehearsed(observation) and not (policy and evaluate(policy, observation.event).allows)
     ]
     dangerous = {observation.key for observation in rehearsed if needs_a_person(observation, allow_opaque)}
-    if not any(_name(observation) in ("execve", "execveat") for observation in rehearsed if observation.key in dangerous):
+    if not any(observation.name in ("execve", "execveat") for observation in rehearsed if observation.key in dangerous):
         return frozenset(dangerous)
     ordinary = {observation.executable for observation in recording.plain().observations}
     return frozenset(dangerous | {observation.key for observation in rehearsed if observation.executable not in ordinary})
@@ -204,12 +197,6 @@ def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collect
 def needs_a_person(observation: Observation, allow_opaque: Collection[str] = ()) -> bool:
     """Return whether the catalogue warns of granting the calls of an observation.  An opaque call is learned to fail, which
     grants nothing, unless it is in `allow_opaque`."""
-    if _name(observation) in OPAQUE and _name(observation) not in allow_opaque:
+    if observation.name in OPAQUE and observation.name not in allow_opaque:
         return False
     return any(danger.level.rank >= Level.WARNING.rank for danger in dangers_of(observation))
-
-
-def _name(observation: Observation) -> str:
-    """Return the name of the observation's call; '' if the tables do not have the call."""
-    call = call_of(observation.arch, observation.number)
-    return call.name if call else ""

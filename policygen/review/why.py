@@ -1,5 +1,4 @@
-"""Explain a policy: the observations that each rule comes from, and the rule nearest to a call, with the conditions that
-fail.
+"""Explain a policy: the observations that each rule comes from, and the rule nearest to a call, with the conditions that fail.
 """
 
 from __future__ import annotations
@@ -110,9 +109,7 @@ def _would_grant(policy: Policy, recording: Recording, arch: Arch) -> set[Expres
     return {part for name in names for capability in least(arch, name) for part in alternatives(capability.entry.expression)}
 
 
-def _behind(
-    alternative: Expression, policy: Policy, recording: Recording, arch: Arch, number: int
-) -> tuple[Observation, ...]:
+def _behind(alternative: Expression, policy: Policy, recording: Recording, arch: Arch, number: int) -> tuple[Observation, ...]:
     """Return the observations for which learning granted a capability by this alternative."""
     if not policy.implied:
         return ()
@@ -160,9 +157,7 @@ def _covered(
 def _widenings(
     alternative: Expression, number: int, observations: Sequence[Observation], calls: Table
 ) -> dict[tuple[int, Widening], int]:
-    """Return how an alternative allows more than the observations of its own call (a capability may come from another
-    call's).
-    """
+    """Return how an alternative allows more than its own call's observations (a capability may come from another's)."""
     own = [observation for observation in observations if observation.number == number]
     if not own or (rule := read(alternative, calls, number)) is None:
         return {}
@@ -193,9 +188,7 @@ class Explanation:
 
 def parse_call(text: str, arch: Arch) -> Event:
     """Return the call in a text, as `naming.format_call` writes it; other words around it (a report of `enforce`) are ignored.
-
-    Arguments that are not given are 0.  Raises ValueError, whose text says what is wrong.
-    """
+    Arguments that are not given are 0.  Raises ValueError, whose text says what is wrong."""
     match = _CALL.search(_REGISTER.sub("", _POINTED.sub("=", text)))
     if match is None:
         raise ValueError(f"{text!r} has no call: write one as `enforce` reports it, NAME(ARGUMENT=VALUE, ...)")

@@ -60,8 +60,7 @@ class Space:
         return terminal
 
     def value(self, terminal: int) -> Hashable:
-        """Return the value of a terminal that `terminal` has made.  Raises KeyError for any other function, also for TRUE and
-        FALSE."""
+        """Return the value of a terminal made by `terminal`.  Raises KeyError for other functions, also TRUE and FALSE."""
         return self._values[terminal]
 
     def variable(self, number: int) -> int:
@@ -130,8 +129,7 @@ class Space:
         return result
 
     def pattern(self, first: int, mask: int, value: int, width: int) -> int:
-        """Return the set in which the word of `width` variables, from the variable `first` on, equals `value` in the bits of
-        `mask`."""
+        """Return the set in which the word of `width` variables from `first` on equals `value` in the bits of `mask`."""
         result = TRUE
         for place in range(width):  # the lowest bit is the last variable
             if mask >> place & 1:
@@ -147,10 +145,8 @@ class Space:
         return result
 
     def difference(self, a: int, b: int) -> int | None:
-        """Return an assignment for which the two functions differ; None if they are equal.
-
-        An assignment is an integer of `bits` bits, the first variable being the highest bit.  The result has few 1 bits (not
-        always the fewest)."""
+        """Return an assignment for which the two functions differ; None if they are equal.  An assignment is an integer of
+        `bits` bits, the first variable being the highest bit.  The result has few 1 bits (not always the fewest)."""
         assignment = 0
         while a != b:
             variable = min(self._variable[a], self._variable[b])
@@ -165,21 +161,12 @@ class Space:
                 assignment |= 1 << (self.bits - 1 - variable)
         return None
 
-    def at(self, function: int, assignment: int) -> int:
-        """Return the terminal that the function has for an assignment (an integer as `difference` returns it)."""
-        while (variable := self._variable[function]) < self.bits:
-            bit = assignment >> (self.bits - 1 - variable) & 1
-            function = self._high[function] if bit else self._low[function]
-        return function
-
     def values(self, function: int) -> set[Hashable]:
-        """Return all values that the function takes.  The terminals must be made by `terminal`, so the function must not be a
-        set."""
+        """Return all values that a function takes whose terminals were made by `terminal`, so that it is no set."""
         return {self._values[node] for node in self._below(function) if self._variable[node] == self.bits}
 
     def support(self, function: int) -> int:
-        """Return the variables that the function depends on, as the 1 bits of an integer; the first variable is the highest
-        bit."""
+        """Return the variables that the function depends on, as the 1 bits of an integer, the first one highest."""
         variables = {self._variable[node] for node in self._below(function)} - {self.bits}
         return sum(1 << (self.bits - 1 - variable) for variable in variables)
 
@@ -188,8 +175,7 @@ class Space:
         return self._rebuilt(function, self._node, lambda node: TRUE if node == terminal else FALSE)
 
     def fixed(self, function: int, cube: Cube) -> int:
-        """Return the function with the variables of a cube replaced by the cube's values, so that it no longer depends on
-        them."""
+        """Return the function with the variables of a cube replaced by the cube's values."""
         care, value = cube
         results: dict[int, int] = {}
 
@@ -216,8 +202,7 @@ class Space:
         return self._rebuilt(function, join)
 
     def always(self, region: int, variables: int) -> int:
-        """Return the set of the assignments that stay in `region` whatever the values of `variables`, which are 1 bits as in
-        `support`."""
+        """Return the assignments that stay in `region` whatever the values of `variables`, 1 bits as in `support`."""
 
         def join(variable: int, low: int, high: int) -> int:
             free = variables >> (self.bits - 1 - variable) & 1
@@ -293,8 +278,7 @@ class Space:
             return None
 
     def branches(self, function: int, variable: int) -> tuple[int, int]:
-        """Return two functions: `function` where the variable is 0, and where it is 1.  It must not depend on variables before
-        this one."""
+        """Return `function` where the variable is 0, and where it is 1; it must not depend on variables before this one."""
         if self._variable[function] == variable:
             return self._low[function], self._high[function]
         return function, function

@@ -152,8 +152,7 @@ def _between(index: int, first: int, last: int, low: int, high: int) -> Expressi
 
 
 def _intervals(space: Space, where: int, index: int, argument: Argument) -> list[Interval] | None:
-    """Return the argument's values in a set that only this argument decides, as ascending intervals; None if there are too
-    many."""
+    """Return the argument's values in a set that it alone decides, as ascending intervals; None if there are too many."""
     intervals: list[Interval] = []
     shift = regions.shift(index)
     offset = 1 << argument.width - 1 if argument.signed else 0  # added to signed values, it gives the order of unsigned ones

@@ -79,9 +79,8 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
 
 
 def refuses(arch: Arch, number: int, entry: Entry | None, wanted: Expression, default: Action) -> bool:
-    """Return whether an entry explicitly denies some of the calls for which `wanted` holds; False if `entry` is None.
-
-    Raises JoinError if the entry has two actions that allow, or two that deny; TooComplexError if the sets are too complex to
+    """Return whether an entry explicitly denies some of the calls for which `wanted` holds; False if `entry` is None.  Raises
+    JoinError if the entry has two actions that allow, or two that deny; TooComplexError if the sets are too complex to
     compute."""
     if entry is None:
         return False

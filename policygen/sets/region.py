@@ -119,8 +119,7 @@ def alternatives(space: Space, region: int, limit: int) -> tuple[tuple[tuple[int
 
 
 def to_bdd(space: Space, expression: Expression, arguments: Sequence[Argument]) -> int:
-    """Return the set of the calls with these arguments for which the expression holds.  Raises ValueError if a number does not
-    fit its argument."""
+    """Return the calls with these arguments for which the expression holds.  Raises ValueError if a number does not fit."""
     match expression:
         case Always(value):
             return TRUE if value else FALSE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import oracle
 import pytest
 import strategies
-from calls import parse, point_of
+from calls import at, parse, point_of
 from hypothesis import HealthCheck, given, settings, strategies as st
 from strategies import EXAMPLES
 
@@ -64,7 +64,7 @@ def test_every_difference_is_found(both: tuple[Policy, Policy], data: st.DataObj
                 if (one.arch, one.before, one.after) == (arch, before, after) and one.number in (event.number, None)
             ]
             sets = [one.region for one in found if one.region and one.number is not None]
-            assert found and all(one.space.at(one.where, point_of(event)) == TRUE for one in sets)
+            assert found and all(at(one.space, one.where, point_of(event)) == TRUE for one in sets)
 
 
 @often

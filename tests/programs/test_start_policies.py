@@ -20,7 +20,7 @@ import pytest
 from folders import remove
 from needed import require
 
-from callfence.learning.beginning import FOLDER, begin, carried, names
+from callfence.learning.prepare import FOLDER, begin, carried, names
 from callfence.policygen.language.document import parse, parse_file
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch

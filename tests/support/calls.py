@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from callfence.policygen.formats import FormatOptions
     from callfence.policygen.language.document import Document
     from callfence.policygen.sets import region
+from callfence.policygen.sets.algebra import Space
 
 OTHERWISE = {
     "mkdir": "mkdirat", "rmdir": "unlinkat", "unlink": "unlinkat", "symlink": "symlinkat", "poll": "ppoll", "pause": "ppoll",
@@ -134,3 +135,8 @@ def parse_file(path: str | os.PathLike[str]) -> Document:
     """`document.parse_file`, for x86_64."""
     with x86_64():
         return document.parse_file(path)
+
+
+def at(space: Space, function: int, point: int) -> int:
+    """Return the terminal that a function of a space has for a point (`point_of`)."""
+    return space.fixed(function, ((1 << space.bits) - 1, point))

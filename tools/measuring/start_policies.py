@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callfence.learning.beginning import FOLDER, names
+from callfence.learning.prepare import FOLDER, names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -65,7 +65,6 @@ class Family:
 
     def mask(self, name: str) -> int:
         """Return the bits of the field that a name is a value of: ~0 for the whole argument, 0 if its bits can be combined.
-
         Raises KeyError if this family does not have the name."""
         if self.value(name) is None:
             raise KeyError(name)
@@ -77,9 +76,7 @@ class Family:
 
     def format(self, value: int) -> str:
         """Return a value as text: names joined by `|`, in the table's order, and one number for the bits without a name.  The
-        OR of all parts is the value.
-
-        A field that is zero is shown if its zero has a name: O_RDONLY|O_CREAT."""
+        OR of all parts is the value.  A field that is zero is shown if its zero has a name: O_RDONLY|O_CREAT."""
         return self._format(value, zeros=True)
 
     def format_bits(self, bits: int, *, split: bool = False) -> str:
@@ -153,9 +150,8 @@ class _Tables:
 
 
 def value(name: str, arch: Arch) -> int | None:
-    """Return the value of the constant `name`, of any family; None if the architecture has no such constant.
-
-    A name has the same value in every family that has it."""
+    """Return the value of the constant `name`, of any family; None if the architecture has no such constant.  A name has the
+    same value in every family that has it."""
     text = _text()
     at = text.find(f"\t{name}\t", text.index("\tothers\n"))  # below the heading
     if at < 0 or not name.isidentifier():

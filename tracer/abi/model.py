@@ -48,8 +48,7 @@ class Arch(StrEnum):
 
     @classmethod
     def from_audit(cls, audit: int) -> Arch | None:
-        """Return the architecture whose AUDIT_ARCH_* number is `audit`; None for an architecture that callfence does not
-        know."""
+        """Return the architecture whose AUDIT_ARCH_* number is `audit`; None for one that callfence does not know."""
         return _BY_AUDIT.get(audit)
 
 
@@ -157,8 +156,7 @@ class Argument(NamedTuple):
         return (1 << self.width) - 1
 
     def value(self, register: int) -> int:
-        """Return the value that the kernel takes from a 64-bit register: the low `width` bits, sign-extended if the type is
-        signed."""
+        """Return the value that the kernel takes from a 64-bit register: the low `width` bits, sign-extended if signed."""
         value = register & self.mask
         if self.signed and value >> (self.width - 1):
             value -= 1 << self.width

@@ -106,7 +106,7 @@ class Table:
         return joint.resolve(plain, registers) if joint else plain
 
     def variants(self, number: int) -> tuple[tuple[Argument, ...], ...]:
-        """Return every meaning that the arguments of a call can have together, the plain one first.  Raises KeyError if the
+        """Return every meaning that a call's arguments can have together, the plain one first.  Raises KeyError if the
         architecture has no such call."""
         plain = self.by_number[number].arguments
         joint = self._joint(number)
@@ -121,9 +121,8 @@ class Table:
         return frozenset(place for place, meanings in columns if len(set(meanings)) > 1)
 
     def newest(self, version: tuple[int, int]) -> int:
-        """Return the greatest call number that Linux `version` has on this architecture, apart from private ones.
-
-        Raises ValueError for versions that are not in the table (newest.tsv): before 5.1, or newer than it."""
+        """Return the greatest call number that Linux `version` has on this architecture, apart from private ones.  Raises
+        ValueError for versions that are not in the table (newest.tsv): before 5.1, or newer than it."""
         if version in self._newest:
             return self._newest[version]
         first, last = self._versions[0][0], self._versions[-1][0]
@@ -148,8 +147,7 @@ class Table:
         return number > self.newest(version) and number not in self.private
 
     def versions(self) -> list[tuple[int, int]]:
-        """Return the kernel versions that added calls, oldest first; the last one is the newest version that the table
-        covers."""
+        """Return the kernel versions that added calls, oldest first; the last is the newest that the table covers."""
         return [version for version, _ in self._versions]
 
     @cached_property

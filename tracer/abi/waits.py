@@ -7,11 +7,8 @@ forked.
 
 from __future__ import annotations
 
-from callfence.tracer import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 ENTER: Final = "enter"
 """The trigger that is no call by itself: the program says that it enters a phase (include/callfence.h)."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from callfence.tracer import linux
 from callfence.tracer.abi import NATIVE, Event, table
-from callfence.tracer.calls import CLONE_UNTRACED, SET_MODE, WRITES, is_readable
+from callfence.tracer.calls import SET_MODE, WRITES, is_readable
 from callfence.tracer.kernel import RET_RECORD
 from callfence.tracer.named import NamedTuple
 from callfence.tracer.unwinding.maps import Mapped, Maps
@@ -116,10 +116,8 @@ def allowing_filter(keys: Iterable[Key]) -> bytes:
 
 
 def _choice(bodies: Sequence[tuple[int, list[_Instruction]]]) -> list[_Instruction]:
-    """Return instructions that go to the body for the number that was loaded.
-
-    A tree, since the kernel follows a new filter for each number of its table (seccomp_cache_prepare): that takes more time
-    than all else in its installation."""
+    """Return instructions that go to the body for the number that was loaded.  A tree, since the kernel follows a new filter
+    for each number of its table (seccomp_cache_prepare): that takes more time than all else in its installation."""
     if len(bodies) > _MAX_COMPARISONS:
         middle = len(bodies) // 2
         less, rest = _choice(bodies[:middle]), _choice(bodies[middle:])
@@ -143,8 +141,7 @@ def _comparison(key: Key) -> list[_Instruction]:
 
 
 def for_calls_within(spans: Spans, filter_: bytes) -> bytes:
-    """Return `filter_`, limited to native calls by instructions in `spans`: it allows all calls by instructions
-    elsewhere."""
+    """Return `filter_`, limited to native calls by instructions in `spans`: it allows all calls by instructions elsewhere."""
     program: list[_Instruction] = []
     for remaining, (first, last) in zip(reversed(range(len(spans))), spans, strict=True):
         program += [
@@ -184,15 +181,13 @@ _FAST_OPEN: Final = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
 
 
 def may_allow(key: Key, *, opens: bool, writes: bool) -> bool:
-    """Return whether the recorded native calls of a key may run without a stop.
-
-    `opens`: opening a file for reading may, too, although the file may show affinities (`SharedProcessor`).  `writes`: calls
-    that can write to a terminal may, too."""
+    """Return whether the recorded native calls of a key may run without a stop.  `opens`: opening a file for reading may, too,
+    although the file may show affinities (`SharedProcessor`).  `writes`: calls that can write to a terminal may, too."""
     name = key.name
     if name in _STOPPING:
         return False
     if name == "clone":
-        return not key.argument(0) & CLONE_UNTRACED
+        return not key.argument(0) & linux.CLONE_UNTRACED
     if name in _FAST_OPEN:
         return not key.argument(_FAST_OPEN[name]) & linux.MSG_FASTOPEN  # it connects
     if name == "socket":  # whose ports Landlock does not see

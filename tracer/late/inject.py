@@ -34,8 +34,7 @@ class Stops(Protocol):
         The kernel does not report the end of a process's first thread before the ends of its other threads have been taken."""
 
     def put_back(self, tid: int, status: int) -> None:
-        """Have a status handled later that is not a stop at the injected call: the task has ended, or another thread's execve
-        has taken over its tid."""
+        """Have a status handled later that is no stop at the injected call: an end, or another thread's execve with its tid."""
 
 
 class Entry:
@@ -60,9 +59,8 @@ class Entry:
         )
 
     def call(self, name: str, *arguments: int) -> int | None:
-        """Have the task make the call `name`, and return its result as a signed number; None if the task has ended.
-
-        Raises PtraceError if the task is dying, TracerError if it is not and its registers cannot be restored."""
+        """Have the task make the call `name`, and return its result as a signed number; None if the task has ended.  Raises
+        PtraceError if the task is dying, TracerError if it is not and its registers cannot be restored."""
         changed = list(self._registers)
         changed[_NATIVE.number] = _NATIVE.numbers[name]
         for register, value in zip(_NATIVE.arguments, arguments, strict=False):

@@ -20,21 +20,8 @@ from callfence.tracer.abi import NATIVE, Event, table
 from callfence.tracer.calls import Calls
 from callfence.tracer.errors import PtraceError
 from callfence.tracer.kernel import event_of
-from callfence.tracer.late.filter import (
-    BRINGS_CODE,
-    MAX_WEIGHT,
-    Key,
-    allowing_filter,
-    brings_code,
-    code_spans,
-    for_calls_within,
-    installs_filter,
-    may_allow,
-    may_bring_code,
-    may_write,
-    opens_for_reading,
-    weight,
-)
+from callfence.tracer.late import filter as filters
+from callfence.tracer.late.filter import Key
 from callfence.tracer.late.inject import Entry, Stops, room
 from callfence.tracer.linux import PTRACE_EVENT_VFORK
 from callfence.tracer.proc import has_as_many_filters, processor_time
@@ -134,7 +121,7 @@ class Late:
         self._is_private = True
         """Whether no two processes share their memory."""
         self._executables: defaultdict[str, _Executable] = defaultdict(_Executable)
-        for name in BRINGS_CODE:
+        for name in filters.BRINGS_CODE:
             calls.also_named(name, self._brings_code, always=False)
 
     # -- how tasks begin and end
@@ -215,7 +202,7 @@ class Late:
             image.budget = LOOK
             return False
         if image.plan is None:
-            if installs_filter(event) and not task.filtered:
+            if filters.installs_filter(event) and not task.filtered:
                 # Ours, which stops every call, comes before: what the program's filter answers is as it would be otherwise.
                 image.plan = Plan(kernel.RECORD_ALL)
             elif image.budget < 0 and task.executable != "?" and self._look_at(task):
@@ -244,11 +231,11 @@ class Late:
             return False
         history.version = None
         self._counted(task)
-        if history.is_often(opens_for_reading):
+        if history.is_often(filters.opens_for_reading):
             for other in self._tasks.values():
                 if other.image is image:
                     self._processor.set_apart(other)
-        if history.is_often(may_write):
+        if history.is_often(filters.may_write):
             self._calls.let_writes_run()
         return True
 
@@ -285,12 +272,12 @@ class Late:
                 if other.image is image:
                     other.filtered = other.covered = True
                     other.pending = other is task
-                    other.chain += weight(plan.filter)
+                    other.chain += filters.weight(plan.filter)
 
     def _brings_code(self, task: Task, event: Event) -> None:
         """At a call that may bring code whose calls the filters of its process let run: have all calls of the process, and of
         all that uses its memory, stop until there is another filter."""
-        if not (task.covered and task.image.code and brings_code(event, task.image.code, task.tid)):
+        if not (task.covered and task.image.code and filters.brings_code(event, task.image.code, task.tid)):
             return
         for other in list(self._tasks.values()):
             if other.tgid == task.tgid or kernel.share_memory(other.tgid, task.tgid):
@@ -310,7 +297,7 @@ class Late:
         history, version = self._executable(task), self._tally.version(task.executable)
         if version != history.version:
             history.version, history.counts = version, self._tally.counts(task.executable)
-            history.opens_often |= history.number_of(opens_for_reading) >= OPENS * history.processes
+            history.opens_often |= history.number_of(filters.opens_for_reading) >= OPENS * history.processes
             history.filters.clear()
         return history
 
@@ -328,15 +315,15 @@ class Late:
             if writes:
                 self._calls.let_writes_run()
             history.filters[which] = self._filter(history, *which)
-        filter_ = for_calls_within(code, history.filters[which]) if code else history.filters[which]
-        return Plan(filter_, code) if task.chain + weight(filter_) <= MAX_WEIGHT else Plan(kernel.RECORD_ALL)
+        filter_ = filters.for_calls_within(code, history.filters[which]) if code else history.filters[which]
+        return Plan(filter_, code) if task.chain + filters.weight(filter_) <= filters.MAX_WEIGHT else Plan(kernel.RECORD_ALL)
 
     def _code(self, task: Task) -> Sequence[tuple[int, int]]:
         """Return the code that a task's filter is to be for; none if it is to be for all."""
         image = task.image
         is_alone = image.threads == 1 and self._is_private and not image.strict
         starts = image.starts or image.calls or self._executable(task).starts
-        return code_spans(task.tid) if is_alone and starts else ()
+        return filters.code_spans(task.tid) if is_alone and starts else ()
 
     def _filter(self, history: _Executable, opens: bool, writes: bool, is_for_code: bool) -> bytes:
         """Return a filter for an executable's calls, those most often made first (`may_allow`); one that is for some code lets
@@ -346,9 +333,9 @@ class Late:
         whole: list[Key] = []
         by_register: list[Key] = []
         for key in sorted(keys, key=lambda key: (-keys[key], key)):
-            if key.number in self._calls.always or not may_allow(key, opens=opens, writes=writes):
+            if key.number in self._calls.always or not filters.may_allow(key, opens=opens, writes=writes):
                 continue
-            if is_for_code and may_bring_code(key):
+            if is_for_code and filters.may_bring_code(key):
                 continue
             registers = first_registers.get(key.number)
             if registers is not None:
@@ -357,4 +344,4 @@ class Late:
                 by_register += key.with_zero(self._calls.zeros[key.number])
             else:
                 whole.append(key)
-        return allowing_filter([*whole, *by_register])
+        return filters.allowing_filter([*whole, *by_register])

@@ -17,9 +17,8 @@ NO_CALL = (1 << 64) - 1
 
 
 class Convention:
-    """The calling convention for system calls in one mode of the processor (syscall(2)).
-
-    The attributes from `arguments` to `link` are indexes of `Registers`."""
+    """The calling convention for system calls in one mode of the processor (syscall(2)).  The attributes from `arguments` to
+    `link` are indexes of `Registers`."""
 
     __slots__ = (
         "arguments", "audit", "breakpoint", "frame", "instruction", "ip", "is_past", "link", "number", "numbers", "pointer",
@@ -80,9 +79,8 @@ class Convention:
 
 
 class Machine:
-    """A kind of machine.  The subclasses, one for each, are in modules of their own.
-
-    All methods about a task need one that is stopped by ptrace, and raise OSError if it is dying."""
+    """A kind of machine.  The subclasses, one for each, are in modules of their own.  All methods about a task need one that is
+    stopped by ptrace, and raise OSError if it is dying."""
 
     native: Convention
     compat: Convention
@@ -117,8 +115,7 @@ class Machine:
         return {(arch, number) for arch, numbers in self.numbers_by_arch(*names).items() for number in numbers}
 
     def syscall(self, name: str, *arguments: object) -> int:
-        """Make the system call `name`, and return its result, or -1 if it fails (then errno is set).  Integers are passed with
-        all 64 bits."""
+        """Make the system call `name`; return its result, or -1 if it fails (errno is set).  Integers have all 64 bits."""
         return linux.raw_syscall(self.native.numbers[name], *arguments)
 
     # Registers
@@ -169,8 +166,7 @@ class Machine:
     # The breakpoint in the processor, which a task cannot change
 
     def target(self, convention: Convention, address: int) -> tuple[int, Convention]:
-        """Return the address of the instruction to which a jump to `address` leads, and the convention of the mode in which it
-        is executed."""
+        """Return the address of the instruction to which a jump to `address` leads, and the convention of its mode."""
         return address, convention
 
     def set_breakpoint(self, tid: int, address: int, convention: Convention) -> None:

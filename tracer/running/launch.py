@@ -102,8 +102,7 @@ class Launch:
         os.close(self._go)
 
     def check(self) -> None:
-        """Wait until the child has executed the program or has ended.  Raises StartError if the execve failed, TracerError if
-        an earlier step did."""
+        """Wait until the child has executed the program or ended.  Raises StartError if the execve failed, else TracerError."""
         with os.fdopen(self._failure, "rb") as pipe:
             text = pipe.read().decode()
         if text:

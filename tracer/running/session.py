@@ -80,11 +80,7 @@ NO_HOOKS: Final = Hooks()
 
 
 def trace(
-    program: Program,
-    recorder: Recorder,
-    settings: Settings = PLAIN,
-    hooks: Hooks = NO_HOOKS,
-    injector: Injector | None = None,
+    program: Program, recorder: Recorder, settings: Settings = PLAIN, hooks: Hooks = NO_HOOKS, injector: Injector | None = None
 ) -> Outcome:
     """Run a program until it and all processes that it started have ended.
 

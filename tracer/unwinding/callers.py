@@ -41,9 +41,7 @@ _tables: dict[tuple[str, str, str], Tables | None] = {}
 
 def outside(maps: Maps, at: Registers, read: Read) -> int:
     """Return the address to which the innermost call by code outside of libc and the dynamic loader returns; 0 if it cannot be
-    found.
-
-    Raises ValueError for a malformed line of the mappings."""
+    found.  Raises ValueError for a malformed line of the mappings."""
     ip, sp, bp, link = at
     for depth in range(_MAX_CALLERS):
         mapped = maps.at(ip - 1)

@@ -42,8 +42,7 @@ class Maps:
             return cls(file.read())
 
     def at(self, address: int) -> Mapped | None:
-        """Return the mapping that contains an address; None if the address is not mapped.  Raises ValueError for a malformed
-        line."""
+        """Return the mapping that contains an address; None if none does.  Raises ValueError for a malformed line."""
         index = self._index(address)
         mapped = _parsed(self._lines[index]) if index >= 0 else None
         return mapped if mapped and address < mapped.end else None

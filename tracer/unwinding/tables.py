@@ -75,8 +75,7 @@ class Tables:
         self._count = int.from_bytes(head[8:], "little")
 
     def row(self, place: int, read: Read) -> Row | None:
-        """Return the rule to compute the caller's registers for the code at a place; None if the tables have no rule that can
-        be decoded."""
+        """Return the rule to compute the caller's registers for the code at a place; None if the tables have none to decode."""
         if place not in self._rows:
             self._read = read
             try:
@@ -117,8 +116,7 @@ class Tables:
         return Row(base == _SP, distance, state.saved.get(_BP), state.saved.get(_RA))
 
     def _entry(self, place: int) -> int:
-        """Return the place of the entry whose function may contain `place`, by binary search of the index.  Raises ValueError
-        if there is none."""
+        """Return the place of the entry whose function may contain `place`, by binary search.  Raises ValueError for none."""
         rows = self._index + 12
         number = bisect_right(range(self._count), place, key=lambda row: self._index + self._number(rows + 8 * row))
         if not number:

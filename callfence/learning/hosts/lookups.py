@@ -56,8 +56,7 @@ class Lookups:
         return self._by_name.get(name)
 
     def closed(self, process: int, descriptor: int, now: str) -> None:
-        """Forget the sockets that a process named by this descriptor, except `now`, which another thread has opened under the
-        same number."""
+        """Forget the sockets that a process named by this descriptor, except `now`, which another thread opened since."""
         for name in [name for name, lookup in self._by_name.items() if (process, descriptor) in lookup.places]:
             if name != now:
                 del self._by_name[name]

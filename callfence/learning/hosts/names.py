@@ -148,8 +148,7 @@ def _remember(known: dict[bytes, str], address: bytes, name: str) -> None:
 
 
 def _names_of(lines: list[list[str]]) -> dict[bytes, str]:
-    """Return the only name of each address in lines of /etc/hosts, and `localhost` for those of this machine, if it is
-    there."""
+    """Return the only name of each address in lines of /etc/hosts, and for this machine `localhost`, if it is there."""
     firsts: defaultdict[bytes, set[str]] = defaultdict(set)
     has_localhost = False
     for words in lines:

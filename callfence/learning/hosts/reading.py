@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from callfence.tracer.task import Task
 
-SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
 MESSAGE = 65535 + 2
 """The most bytes of a message that are read: one of DNS over TCP, with its length."""
 MANY = 1024
@@ -99,15 +98,15 @@ def _messages(task: Task, call: Call) -> Iterator[int]:
 def addresses(task: Task, call: Call) -> Iterator[bytes]:
     """Yield the addresses (struct sockaddr) to which a call of SENDING sends, or connect(2) connects."""
     if call.name == "connect":
-        yield memory(task, call.arguments[1], min(call.arguments[2] & 0xFFFFFFFF, SOCKADDR))
+        yield memory(task, call.arguments[1], min(call.arguments[2] & 0xFFFFFFFF, linux.SOCKADDR))
     elif call.name == "sendto":
         if call.arguments[4]:
-            yield memory(task, call.arguments[4], min(call.arguments[5] & 0xFFFFFFFF, SOCKADDR))
+            yield memory(task, call.arguments[4], min(call.arguments[5] & 0xFFFFFFFF, linux.SOCKADDR))
     else:
         for header in _messages(task, call):
             head = memory(task, header, call.word + 4)  # begins with the address and its length
             if where := _number(head, 0, call.word):
-                yield memory(task, where, min(_number(head, call.word, 4), SOCKADDR))
+                yield memory(task, where, min(_number(head, call.word, 4), linux.SOCKADDR))
 
 
 def contents(task: Task, call: Call, result: int) -> Iterator[bytes]:

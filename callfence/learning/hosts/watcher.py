@@ -18,22 +18,9 @@ from callfence.enforcer.hosts.addresses import Peer, peer_of
 from callfence.enforcer.hosts.granted import MAKING, Hosts
 from callfence.enforcer.hosts.rules import is_local, is_near
 from callfence.enforcer.hosts.unix import NAME_SERVICES
+from callfence.learning.hosts import reading
 from callfence.learning.hosts.lookups import Lookups
 from callfence.learning.hosts.names import MOST_NAMES, Names, text_of
-from callfence.learning.hosts.reading import (
-    AF_INET,
-    AF_UNIX,
-    ECHO,
-    EXITS,
-    SENDING,
-    TCP,
-    UDP,
-    addresses,
-    call_of,
-    contents,
-    inode_of,
-    protocol,
-)
 from callfence.policygen.files.calls import DNS, numbers
 from callfence.policygen.files.places import named
 from callfence.policygen.grants import NONE, QUERY, UNIX, USES
@@ -58,7 +45,7 @@ MOST_USES = 16384
 _PROBED = 64
 """The most calls of a thread that stop to see whether a program sends to an address to which it has connected by UDP."""
 _RECEIVING = ("recvfrom", "recvmsg", "recvmmsg", "read", "readv")
-_WRITING = (*SENDING, "write", "writev")
+_WRITING = (*reading.SENDING, "write", "writev")
 _TO = 4
 """The index of the argument of sendto(2) with the address."""
 
@@ -103,22 +90,21 @@ class HostWatcher:
     def attach(self, calls: Calls) -> None:
         """Have the tracer stop for the calls that are watched."""
         self._calls = calls
-        for name in ("connect", *SENDING, "socketcall"):
+        for name in ("connect", *reading.SENDING, "socketcall"):
             calls.also_named(name, self._reaches, always=name != "sendto")
         for arch, number in MAKING:
             calls.also(arch, number, self._makes, always=False)
         calls.zeros[table(NATIVE).by_name["sendto"].number] = _TO  # which send(3) has as well
-        for arch, number in numbers(EXITS):
+        for arch, number in numbers(reading.EXITS):
             calls.exits[arch, number] = self._returned
         calls.lapsed = self._lapsed
 
     def open_already(self, processes: Mapping[int, str]) -> None:
-        """Record the addresses to which the sockets are connected that running processes have open.  `processes`: the
-        executable of each pid."""
-        from callfence.learning.hosts.open_sockets import open_sockets
+        """Record whom the open sockets of running processes are connected to.  `processes`: the executable of each pid."""
+        from callfence.learning.ports import open_connections
 
         for process, executable in processes.items():
-            for use, address, port in open_sockets(process):
+            for use, address, port in open_connections(process):
                 if port == DNS and address in self._names.servers(process):
                     continue
                 self._use((use, self._host(address, process), port, executable))
@@ -158,26 +144,26 @@ class HostWatcher:
             self._gap(f"{task.executable} {what}, which fails under a policy that confines hosts")
 
     def _reaches(self, task: Task, event: Event) -> None:
-        call = call_of(task, event)
-        if call.name not in ("connect", *SENDING):
+        call = reading.call_of(task, event)
+        if call.name not in ("connect", *reading.SENDING):
             return
         if call.name == "connect":
             self._settle(task, call.descriptor)
         number: int | None = None
-        for data in addresses(task, call):
-            if int.from_bytes(data[:2], "little") == AF_UNIX:
+        for data in reading.addresses(task, call):
+            if int.from_bytes(data[:2], "little") == reading.AF_UNIX:
                 self._unix(task, data[2:])
                 continue
-            peer = peer_of(data, AF_INET, sends=call.name != "connect")
+            peer = peer_of(data, reading.AF_INET, sends=call.name != "connect")
             if peer is None or not peer.host:
                 continue
             if number is None:
-                number = protocol(task.tid, task.tgid, call.descriptor)
-            if number == TCP or number == -1:
+                number = reading.protocol(task.tid, task.tgid, call.descriptor)
+            if number == reading.TCP or number == -1:
                 if call.name == "connect":
                     self._meets(task, event, call, "connect", peer)
-            elif number in (UDP, ECHO):
-                if number == ECHO:
+            elif number in (reading.UDP, reading.ECHO):
+                if number == reading.ECHO:
                     peer = peer._replace(port=0)
                 self._meets(task, event, call, "send", peer)
 
@@ -192,10 +178,10 @@ class HostWatcher:
         if is_probe:
             # C libraries and Go connect so to each address that they have looked up, to see by which of its own addresses this
             # machine would reach it (RFC 6724), and send nothing.
-            self._probes[place] = _Probe(row, task, inode_of(*place), asked=False)
+            self._probes[place] = _Probe(row, task, reading.inode_of(*place), asked=False)
             self._calls.watch(task, event, _PROBED)
         if peer.port == DNS:
-            self._lookups.begin(inode_of(*place), *place, is_stream=use == "connect")
+            self._lookups.begin(reading.inode_of(*place), *place, is_stream=use == "connect")
             self._calls.watch(task, event, WATCHED, whole=True)
         if peer.port == DNS and not is_probe:
             self._servers[use, peer.host, DNS, task.executable] = is_server
@@ -239,10 +225,10 @@ class HostWatcher:
 
     def _returned(self, task: Task, event: Event, result: int) -> None:
         """At the exit of a call of a watched task, which returned `result`."""
-        call = call_of(task, event)
+        call = reading.call_of(task, event)
         place = (task.tgid, call.descriptor)
         if call.name == "close":
-            now = inode_of(*place)
+            now = reading.inode_of(*place)
             self._settle(task, call.descriptor, now)
             self._lookups.closed(*place, now)
         elif call.name == "getsockname":
@@ -259,17 +245,17 @@ class HostWatcher:
 
     def _is_probe(self, place: tuple[int, int]) -> bool:
         """Return whether a process's descriptor names a socket that may only probe, not one that has its number since."""
-        return place in self._probes and self._probes[place].socket == inode_of(*place)
+        return place in self._probes and self._probes[place].socket == reading.inode_of(*place)
 
     def _passed(self, task: Task, call: Call, result: int) -> None:
         """Read what came over a socket, if it is one by which a program asks name servers, and watch the task for more."""
-        lookup = self._lookups.get(inode_of(task.tgid, call.descriptor))
+        lookup = self._lookups.get(reading.inode_of(task.tgid, call.descriptor))
         if lookup is None:
             return
         lookup.places.add((task.tgid, call.descriptor))
         task.watched = WATCHED
         if call.name in _RECEIVING:
-            for message in lookup.received(contents(task, call, result)):
+            for message in lookup.received(reading.contents(task, call, result)):
                 self._answered |= self._names.answered(message, task.tgid, task.executable)
         if self._names.is_full:
             self._gap(f"the program looks up more than {MOST_NAMES:,} names: not all were recorded")

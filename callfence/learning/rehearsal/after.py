@@ -58,8 +58,7 @@ class PlainRun:
 
 
 def rehearse_after(plain: PlainRun, learned: Learned, prepared: Prepared) -> None:
-    """Rehearse the plain run, whose result is `learned`.  Raises UserError, OSError, and the exceptions of
-    `store.rehearsed`."""
+    """Rehearse the plain run, whose result is `learned`.  Raises UserError, OSError, and what `store.rehearsed` does."""
     if plain.witness.reads_input and plain.input.is_terminal:
         say("learn: not rehearsed: the program reads the terminal, where nobody would type again; give its input as a file")
         return

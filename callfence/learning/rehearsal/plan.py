@@ -210,8 +210,7 @@ class Rehearsal(NamedTuple):
 
 
 def parse_choice(text: str) -> frozenset[str]:
-    """Return the names and groups in the value of --rehearse-only, which commas separate.  Raises UserError for an unknown
-    name."""
+    """Return the names and groups in the value of --rehearse-only, between commas.  Raises UserError for an unknown one."""
     chosen = list(filter(None, text.split(",")))
     if unknown := [name for name in chosen if name not in NAMES]:
         raise UserError(f"unknown name to rehearse: {', '.join(unknown)}; choose from {', '.join(NAMES)}")
@@ -219,9 +218,8 @@ def parse_choice(text: str) -> frozenset[str]:
 
 
 def plan(recording: Recording, caught: Collection[int], only: Collection[str], *, is_root: bool) -> tuple[Rehearsal, ...]:
-    """Return the runs to make after the plain runs of a recording, the most useful first.
-
-    `caught`: the signals for which the program has handlers.  `only`: names and groups of rehearsals; () for all."""
+    """Return the runs to make after the plain runs of a recording, the most useful first.  `caught`: the signals for which the
+    program has handlers.  `only`: names and groups of rehearsals; () for all."""
     places = _places(recording)
     rehearsals = [
         *(Rehearsal(row.name, row.group, row.description, circumstance=row) for row in CIRCUMSTANCES),

@@ -142,8 +142,7 @@ class Clock:
 
 
 def free_space() -> int:
-    """Return the free bytes of the disk with the current folder or that with temporary files, whichever is less; 0 if
-    unknown."""
+    """Return the free bytes for the current folder or for temporary files, whichever are less; 0 if unknown."""
     try:
         return min(shutil.disk_usage(folder).free for folder in (".", tempfile.gettempdir()))
     except OSError:  # the current folder was removed

@@ -218,10 +218,8 @@ class Scratch:
 
 
 def _overlay(folder: Path, spare: Path) -> None:
-    """Move this process to a new mount namespace with an overlay on the folder, whose upper layer is a tmpfs.
-
-    The overlay is gone with the last process of the namespace.  Without privilege a user namespace is created too.  Raises
-    OSError."""
+    """Move this process to a new mount namespace with an overlay on the folder, whose upper layer is a tmpfs.  The overlay is
+    gone with the last process of the namespace.  Without privilege a user namespace is created too.  Raises OSError."""
     user, group = os.getuid(), os.getgid()
     data = f"lowerdir=.,upperdir={spare}/upper,workdir={spare}/work"
     if os.geteuid() == 0:

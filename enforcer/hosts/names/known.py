@@ -36,9 +36,8 @@ _DEFAULT = _LOOPBACK[:1]
 
 
 class Names:
-    """The names that policies name, and the addresses that these have.
-
-    Made before the program runs, which may be able to write the files that are read here."""
+    """The names that policies name, and the addresses that these have.  Made before the program runs, which may be able to
+    write the files that are read here."""
 
     def __init__(self, policies: Sequence[Rules], *, is_kept: bool = False) -> None:
         """`is_kept`: the program cannot change FILES, whoever owns them."""

@@ -15,15 +15,13 @@ from functools import partial
 
 from callfence.enforcer.hosts.addresses import shown
 from callfence.enforcer.hosts.names import dns
-from callfence.enforcer.hosts.names.known import PORT
-from callfence.enforcer.hub import READABLE, WRITABLE
+from callfence.enforcer.hosts.names.known import PORT, Names
+from callfence.enforcer.hub import READABLE, WRITABLE, Hub
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from callfence.enforcer.hosts.names.known import Names
-    from callfence.enforcer.hub import Hub
 
 _WAIT = 30.0
 """Seconds after which a question without an answer is given up: resolvers ask again after 5 (resolv.conf(5))."""

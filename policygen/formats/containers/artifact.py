@@ -109,14 +109,8 @@ def _exported(blobs: Mapping[str, bytes], top: Mapping[str, Any], exports: Mappi
         losses += [replace(loss, what=f"{prefix}{loss.what}") for loss in exported.losses]
     first, *_ = exports.values()
     additions = {addition: None for exported in exports.values() for addition in exported.additions}
-    use = f"oras cp --from-oci-layout {{file}}:{name} REGISTRY/{name}:TAG; its digest is sha256:{_hash(blobs, top)}"
+    use = f"oras cp --from-oci-layout {{file}}:{name} REGISTRY/{name}:TAG; its digest is {top['digest']}"
     return Exported(_archive(files), tuple(losses), tuple(additions), files=first.files, use=use)
-
-
-def _hash(blobs: Mapping[str, bytes], top: Mapping[str, Any]) -> str:
-    digest: str = top["digest"].removeprefix("sha256:")
-    assert digest in blobs
-    return digest
 
 
 def _manifest(blobs: dict[str, bytes], kind: str, config: object, layers: Sequence[object]) -> dict[str, Any]:

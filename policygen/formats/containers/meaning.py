@@ -50,8 +50,7 @@ _MULTIPLEXED = frozenset((
 
 
 def return_value(act: Act, errno: int | None) -> int:
-    """Return the 32-bit return value of the kernel's filter for the action `act`, with `errno` (or the datum of TRACE; None
-    means EPERM)."""
+    """Return the filter's 32-bit return value for the action `act`, with `errno` (or the datum of TRACE; None means EPERM)."""
     if act in _RET:
         return _RET[act]
     base = bpf.ret(Action(ActionKind.ERRNO, EPERM)) & bpf.ACTION_MASK if act is Act.ERRNO else bpf.TRACE
@@ -91,9 +90,7 @@ def decisions(space: Space, profile: Profile, sections: Iterable[Arch], runtime:
             newer = space.greater(number, constant(max(rules), 32))
             section = space.ite(newer, space.terminal(bpf.ret(ENOSYS)), section)
         if arch.has_x32:  # other numbers above that are no calls of any kind
-            x32 = space.and_(
-                space.greater(number, constant(X32_BIT - 1, 32)), space.greater(constant(2 * X32_BIT, 32), number)
-            )
+            x32 = space.and_(space.greater(number, constant(X32_BIT - 1, 32)), space.greater(constant(2 * X32_BIT, 32), number))
             section = space.ite(x32, space.terminal(bpf.ret(KILL)), section)
         result = space.ite(space.equal(region.arch_word(space), constant(arch.audit, 32)), section, result)
     return result
@@ -244,11 +241,8 @@ def _about(profile: Profile, sections: list[Arch]) -> Iterator[Loss]:
 
 
 def multiplexed(profile: Profile) -> tuple[str, ...]:
-    """Return the call names that libseccomp also applies to socketcall or ipc on i386; () if the profile allows socketcall and
-    ipc anyway."""
-    allowed = {
-        name for rule in profile.rules if rule.act is Act.ALLOW and not rule.comparisons for name in rule.names
-    }
+    """Return the call names that libseccomp also applies to socketcall or ipc on i386, unless the profile allows these."""
+    allowed = {name for rule in profile.rules if rule.act is Act.ALLOW and not rule.comparisons for name in rule.names}
     if {"socketcall", "ipc"} <= allowed:
         return ()
     rules = _effective(profile.rules, return_value(profile.default, profile.errno))

@@ -154,8 +154,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read(value: Any, filename: str) -> Profile:
-    """Return the profile in a JSON object.  Raises ImportFormatError for any unknown field or value, since it might deny a
-    call."""
+    """Return the profile in a JSON object.  Raises ImportFormatError for unknown fields and values, which might deny."""
     node = _Node(value, "", filename).object(_PROFILE)
     pairs = []
     for entry in node.field("archMap").list():

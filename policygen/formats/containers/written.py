@@ -77,8 +77,7 @@ def has_boundary(policy: Resolved) -> bool:
 
 
 def unsaid(policy: Resolved, profile: Profile, runtime: str) -> Iterator[Loss]:
-    """Yield the losses that concern the profile as a whole.  `runtime` is the runtime that will read the profile, or '' for
-    any."""
+    """Yield the losses of the profile as a whole.  `runtime` is the runtime that will read it, or '' for any."""
     newer = {"crun": policy.default, "runc": ENOSYS if has_boundary(policy) else policy.default}
     for name, action in newer.items():
         if runtime in ("", name) and action != policy.unknown:
@@ -135,9 +134,7 @@ def _about(policy: Resolved, profile: Profile) -> Iterator[Loss]:
     if len(profile.rules) > MAX_ENTRIES:
         what = f"it takes {len(profile.rules)} entries, which runtimes that take no more than {MAX_ENTRIES} refuse"
         yield Loss(Direction.OTHER, what)
-    yield Loss(
-        Direction.OTHER, "calls of other architectures are answered by killing the thread (libseccomp), not the process"
-    )
+    yield Loss(Direction.OTHER, "calls of other architectures are answered by killing the thread (libseccomp), not the process")
     if Arch.I386 in {SCMP[name] for name in profile.architectures} and (names := multiplexed(profile)):
         direction = Direction.NARROWER if policy.default.may_allow else Direction.WIDER
         yield Loss(direction, "on i386 libseccomp also means socketcall and ipc by these, with the same conditions", names)

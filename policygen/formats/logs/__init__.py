@@ -10,6 +10,5 @@ from callfence.policygen.recording.model import Recording
 
 
 def recording(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
-    """Return the recording in a file that was made elsewhere.  Raises recording_file.RecordingError if the file is not a
-    recording, or is corrupt."""
+    """Return the recording in a file that was made elsewhere.  Raises RecordingError if it is none, or corrupt."""
     return recording_file.parse(stream.read(), filename)

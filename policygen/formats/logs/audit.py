@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from callfence.policygen.files.records import Denied, denied, unescaped
 from callfence.policygen.formats import FormatOptions, ImportFormatError
@@ -22,8 +22,6 @@ from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.tracer.abi import NATIVE, Arch, call_of, table
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from callfence.policygen.files.generalise import Use
 
 _WORD = (1 << 32) - 1

@@ -12,23 +12,20 @@ import json
 import re
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from callfence.policygen.errors import PolicyError
 from callfence.policygen.evidence.facts import Union, parse as parse_fact
 from callfence.policygen.formats import FormatOptions, ImportFormatError
-from callfence.policygen.formats.logs.lines import MAX_LINE, lines
 from callfence.policygen.grants import ANY, BARE, USES, format_rights, host_line, single
 from callfence.policygen.language.document import parse
-from callfence.policygen.recording.log_records import DENIED, KINDS
+from callfence.policygen.recording.log_records import DENIED, KINDS, MAX_LINE, lines
 from callfence.policygen.recording.model import Key, Observation, Recording, Registers, Run, recorded_values
 from callfence.policygen.versions import EVENTS, unknown
 from callfence.tracer.abi import NATIVE, Arch, Event, table_of
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from callfence.policygen.files.generalise import Use
 
 MAX_DISTINCT = 50_000
@@ -171,8 +168,7 @@ def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recor
         raise ImportFormatError(_nothing(log, filename))
     run_id = sha256(log.first + options.program.encode() + options.policy.encode()).hexdigest()[:16]
     observations = [
-        Observation(*key, (calls.total,), calls.site, calls.example, calls.evidence.texts())
-        for key, calls in log.calls.items()
+        Observation(*key, (calls.total,), calls.site, calls.example, calls.evidence.texts()) for key, calls in log.calls.items()
     ]
     first = min([observation.executable for observation in observations] or [UNKNOWN])
     run = Run(run_id, log.started, (first,), None, False, log.gaps(), True, files=tuple(sorted(log.files)))

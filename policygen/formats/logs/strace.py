@@ -13,16 +13,8 @@ from hashlib import sha256
 from typing import BinaryIO
 
 from callfence.policygen.formats import FormatOptions, ImportFormatError
-from callfence.policygen.formats.logs.strace_call import (
-    StraceCall,
-    SyntaxProblem,
-    UnreadableError,
-    event,
-    name_of,
-    parse,
-    split,
-    unquoted,
-)
+from callfence.policygen.formats.logs import strace_call
+from callfence.policygen.formats.logs.strace_call import StraceCall, SyntaxProblem, UnreadableError
 from callfence.policygen.grants import NONE, TCP
 from callfence.policygen.learning.floor import OPAQUE
 from callfence.policygen.recording.fold import Aggregator
@@ -154,7 +146,7 @@ class _Log:
             self.gap("calls that strace could not read", number)
             return
         try:
-            call = parse(text, is_whole=is_whole)
+            call = strace_call.parse(text, is_whole=is_whole)
         except SyntaxProblem as problem:
             position = f"{self._filename}:{number}:{column + problem.place}"
             raise ImportFormatError(f"{position}: {problem}; callfence reads what `strace -f -o FILE` writes") from None
@@ -201,7 +193,7 @@ class _Log:
     def _check_arch(self, call: StraceCall, arch: Arch | None, position: str) -> None:
         """Raise ImportFormatError for a call of another architecture: with -o alone, strace does not say which processes are
         32-bit ones, and most calls have the same name in both."""
-        if arch is None or name_of(call.name, arch) in table(arch).by_name:
+        if arch is None or strace_call.name_of(call.name, arch) in table(arch).by_name:
             return
         for other in Arch:
             if call.name in table(other).by_name:
@@ -210,7 +202,7 @@ class _Log:
 
     def _execute(self, pid: int, call: StraceCall, starter: str) -> None:
         path = call.arguments[call.name == "execveat"] if call.arguments else ""
-        after = self._executables[pid] = (unquoted(path) if path.startswith('"') else "") or _NO_SITE
+        after = self._executables[pid] = (strace_call.unquoted(path) if path.startswith('"') else "") or _NO_SITE
         if _NO_SITE not in (starter, after):
             self._executed.add((starter, after))
         self._arches.pop(pid, None)
@@ -226,7 +218,7 @@ class _Log:
                 number,
             )
         try:
-            observed, missing = event(call, arch)
+            observed, missing = strace_call.event(call, arch)
         except UnreadableError as error:
             self.gap(str(error), number)
             return
@@ -260,5 +252,5 @@ def _words(text: str) -> tuple[str, ...] | None:
     """Return the strings of `["ls", "-l"]`; None for another form."""
     if not text.startswith("["):
         return None
-    parts, _ = split(text, 1)
-    return tuple(unquoted(part) if part.startswith('"') else part for _, part in parts)
+    parts, _ = strace_call.split(text, 1)
+    return tuple(strace_call.unquoted(part) if part.startswith('"') else part for _, part in parts)

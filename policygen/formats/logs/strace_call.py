@@ -113,9 +113,7 @@ def split(text: str, start: int = 0, *, separator: str = "comma") -> tuple[list[
 @lru_cache(maxsize=1 << 16)
 def value(text: str, arch: Arch) -> int | None:
     """Return the value of an argument as strace prints it; negative if it is printed with a minus sign.  None for an empty
-    text, and for text that shows what a pointer points to.
-
-    Raises UnnamedError if a name in it is not in our tables."""
+    text, and for text that shows what a pointer points to.  Raises UnnamedError if a name in it is not in our tables."""
     plain = _NO_VALUE.sub("", text).strip()
     if not plain or plain.startswith(_POINTED_TO):
         return None
@@ -190,8 +188,7 @@ class SyntaxProblem(UserError):
 
 
 class UnreadableError(UserError):
-    """Too few values of a call are printed to make an observation of it.  `str()` says which values, and is the same for
-    similar calls."""
+    """Too few values of a call are printed for an observation.  `str()` says which; it is the same for similar calls."""
 
 
 @frozen
@@ -207,9 +204,7 @@ class StraceCall:
 
 def parse(text: str, *, is_whole: bool = True) -> StraceCall:
     """Return the call in a line whose process and time have been removed.  Raises SyntaxProblem if strace does not print calls
-    so.
-
-    Unless `is_whole`, the end of the call may be missing, because strace did not see it."""
+    so.  Unless `is_whole`, the end of the call may be missing, because strace did not see it."""
     name = _NAME.match(text)
     if name is None:
         raise SyntaxProblem(0, "expected a call, as `openat(AT_FDCWD, ...) = 3`, or what became of a process")
@@ -230,9 +225,8 @@ def name_of(name: str, arch: Arch) -> str:
 
 
 def event(call: StraceCall, arch: Arch) -> tuple[Event, frozenset[int]]:
-    """Return the call as an event, and the indexes of the registers whose values are not printed (0 in the event).
-
-    Raises UnreadableError if a policy would constrain such a register, or the call is not known."""
+    """Return the call as an event, and the indexes of the registers whose values are not printed (0 in the event).  Raises
+    UnreadableError if a policy would constrain such a register, or the call is not known."""
     calls = table(arch)
     call = replace(call, name=name_of(call.name, arch))
     if named := calls.by_name.get(call.name):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import oracle
 import pytest
 import strategies
-from calls import event, point_of
+from calls import at, event, point_of
 from filters import CODES, HIGH, IS_7, LOW, dup_filter, random_program
 from hypothesis import HealthCheck, given, settings
 from strategies import EXAMPLES
@@ -56,7 +56,7 @@ def test_random_programs_are_followed_exactly() -> None:
         for _ in range(20):
             words = [source.choice([0, 1, 31, 1 << 31, source.getrandbits(32)]) for _ in range(12)]
             one = event(GETPPID, *(low | high << 32 for low, high in zip(words[:6], words[6:], strict=True)))
-            assert space.value(space.at(function, point_of(one))) == symbolic.meaning(bpf.run(program, one))
+            assert space.value(at(space, function, point_of(one))) == symbolic.meaning(bpf.run(program, one))
     assert followed > 4 * EXAMPLES
 
 

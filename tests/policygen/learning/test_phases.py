@@ -9,8 +9,7 @@ from calls import event, parse
 
 from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.generate import generate
-from callfence.policygen.learning.phases import choose, in_phases, staged
-from callfence.policygen.learning.roles import by_role
+from callfence.policygen.learning.phases import by_role, choose, in_phases, staged
 from callfence.policygen.model import Phase
 from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
 from callfence.tracer.abi import Arch, table

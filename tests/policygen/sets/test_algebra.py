@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import strategies
-from calls import point_of
+from calls import at, point_of
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from callfence.policygen.evaluate import evaluate
@@ -29,7 +29,7 @@ slow = settings(
 
 
 def members(space: Space, region: int) -> set[int]:
-    return {point for point in range(1 << space.bits) if space.at(region, point) == TRUE}
+    return {point for point in range(1 << space.bits) if at(space, region, point) == TRUE}
 
 
 def from_members(space: Space, points: set[int]) -> int:
@@ -68,8 +68,8 @@ def test_a_difference_is_found_if_there_is_one(a: set[int], b: set[int]) -> None
 def test_leaves_are_values() -> None:
     space = Space(BITS)
     function = space.ite(space.variable(0), space.terminal("high"), space.terminal("low"))
-    assert space.value(space.at(function, 0b100000)) == "high"
-    assert space.value(space.at(function, 0b011111)) == "low"
+    assert space.value(at(space, function, 0b100000)) == "high"
+    assert space.value(at(space, function, 0b011111)) == "low"
     assert space.terminal("low") == space.terminal("low") != space.terminal("high")
     # a leaf is never taken for a set
     assert len({space.terminal(0), space.terminal(1), FALSE, TRUE}) == 4
@@ -149,7 +149,7 @@ def test_an_expression_is_the_set_where_it_holds(data: st.DataObject) -> None:
         for number, entry in entries.items():
             arguments = table(arch).by_number[number].arguments
             expected = holds(entry.expression, arguments, event.arguments)
-            assert space.at(region.to_bdd(space, entry.expression, arguments), point_of(event)) == expected
+            assert at(space, region.to_bdd(space, entry.expression, arguments), point_of(event)) == expected
 
 
 @pytest.mark.long
@@ -161,7 +161,7 @@ def test_a_policy_is_the_function_that_evaluates_it(data: st.DataObject) -> None
     function = decisions(space, resolved(policy), KILL)
     for _ in range(5):
         event = data.draw(strategies.events(policy))
-        ret = space.value(space.at(function, point_of(event)))
+        ret = space.value(at(space, function, point_of(event)))
         assert ret == bpf.ret(evaluate(policy, event)), event
 
 
@@ -195,7 +195,7 @@ def test_fixed_variables_and_leaves_of_functions(letters: list[str], cared: int,
     matters = {bit for bit in range(BITS) if any(letters[point] != letters[point ^ 1 << bit] for point in POINTS)}
     assert space.support(function) == sum(1 << bit for bit in matters)
     fixed = space.fixed(function, (cared, values))
-    assert [space.value(space.at(fixed, point)) for point in POINTS] == [
+    assert [space.value(at(space, fixed, point)) for point in POINTS] == [
         letters[point & ~cared | values & cared] for point in POINTS
     ]
 

@@ -11,7 +11,6 @@ from callfence.policygen.filter import bpf
 from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.recording.model import recorded_values
 from callfence.tracer.abi import COMPAT, NATIVE, Arch, Event, table
-from callfence.tracer.calls import CLONE_UNTRACED
 from callfence.tracer.kernel import RET_RECORD
 from callfence.tracer.late.filter import (
     MAX_INSTRUCTIONS,
@@ -23,7 +22,7 @@ from callfence.tracer.late.filter import (
     installs_filter,
     may_allow,
 )
-from callfence.tracer.linux import BPF_INSTRUCTION, SECCOMP_RET_ALLOW
+from callfence.tracer.linux import BPF_INSTRUCTION, CLONE_UNTRACED, SECCOMP_RET_ALLOW
 from callfence.tracer.tally import Tally
 
 WIDE = (1 << 64) - 1

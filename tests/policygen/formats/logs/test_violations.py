@@ -14,9 +14,9 @@ from calls import format_options
 from callfence.policygen.formats import FormatOptions, ImportFormatError
 from callfence.policygen.formats.logs import denials
 from callfence.policygen.formats.logs.denials import MAX_DISTINCT, violations
-from callfence.policygen.formats.logs.lines import MAX_LINE
 from callfence.policygen.grants import bare_line
 from callfence.policygen.recording import recording_file
+from callfence.policygen.recording.log_records import MAX_LINE
 from callfence.policygen.recording.many import merge
 from callfence.tracer.abi import Arch, table
 
