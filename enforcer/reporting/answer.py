@@ -257,6 +257,10 @@ class Answers:
         request.call.id = 0
 
     def _settle(self, request: Request) -> None:
+        """Answer a call by the first of these that can, each of which returns whether it has answered, or will: what makes the
+        program's calls to other hosts; the policies' filters, if they allow it, and files and ports are granted; then, by the
+        policies themselves: a listen(2) that they allow is made, a call that `implied` permits is answered without a denial,
+        somebody is asked.  If none can, the call is reported, and the policies' action is carried out."""
         if self._peers and self._peers.take(request):
             return
         if self._let_run(request):
