@@ -11,6 +11,9 @@ from callfence.tracer.proc import proc
 from callfence.tracer.unwinding.callers import Registers, outside
 from callfence.tracer.unwinding.maps import Maps
 
+_PAGE = 4096
+_LONGEST_PATH = 4096
+"""Bytes of a path with its NUL: PATH_MAX, linux/limits.h."""
 _MAPS = 1 << 22
 """How many bytes of /proc/PID/maps are read at most; a program may have many times more."""
 _DELAYS = tuple(0.0005 * 2**number for number in range(9))
@@ -56,6 +59,25 @@ class WaitingTask:
         except OSError:
             pass
         return b""
+
+    def path(self, address: int) -> bytes:
+        """Return the path at an address in its memory; b"" if there is none, and the call will fail."""
+        content = self.read(address, _PAGE - address % _PAGE)  # most paths end on the page on which they begin
+        if b"\0" not in content:
+            content = self.read_on(address, _LONGEST_PATH)
+        path, end, _ = content.partition(b"\0")
+        return path if end else b""
+
+    def read_on(self, address: int, length: int) -> bytes:
+        """Return up to `length` bytes of its memory, on any number of pages, as many as can be read."""
+        content = b""
+        while length:
+            part = self.read(address, min(length, _PAGE - address % _PAGE))
+            content += part
+            address, length = address + len(part), length - len(part)
+            if not part:
+                break
+        return content
 
     def link(self, name: str) -> str:
         """Return the target of a link in its folder of /proc, such as `cwd` or `fd/3`; "" if that cannot be read."""

@@ -286,7 +286,8 @@ class Start:
         if explains:
             from callfence.enforcing import files
 
-            why = "the policy has no lines about them" if not confines else "--quiet-kernel" if self.is_quiet else ""
+            none = "the policy has no lines about files, and those about ports, if any, are enforced by its filter alone"
+            why = none if not confines else "--quiet-kernel" if self.is_quiet else ""
             has_phases = any(policy.stages for policy in policies)  # then its helper traces it, and reads no records meanwhile
             if not why and rules and rules.is_whole and "--log" in self.options and not (asks or asks_somebody or has_phases):
                 self.records = files.records(policies, arm, rules, self.environment)

@@ -176,8 +176,8 @@ def _to_narrow(policy: Policy, plain: Recording) -> list[str]:
 def _after_a_boot(policy: Policy, plain: Recording) -> list[str]:
     """Return how to learn what the program does when files are gone that earlier runs have left."""
     names = left(policy.files, [run.files for run in plain.runs])
-    what = "the program may not make it again, once a start of the machine has removed it: remove it, and learn a start"
-    return [f"{printable(name)} was there before; {what}" for name in names]
+    what = "the policy does not let the program make it, as it must after the machine's next start: remove it, learn a start"
+    return [f"{printable(name)} was there before: {what}" for name in names]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -85,7 +85,7 @@ def _help(
     commands, answers, _ = descriptors
     helper.leave()
     helper.close_all_but((*descriptors, *(reporter.descriptors if reporter else ())))
-    os.write(answers, b"%d\n" % os.getpid())
+    _answer(answers, b"%d\n" % os.getpid())
     if not os.read(commands, 1):
         os._exit(0)  # the program has gone
     pidfd = -1
@@ -95,20 +95,28 @@ def _help(
             helper.probe_listener(pidfd)
         seize(program)
     except OSError as error:
-        os.write(answers, str(refused(error)).encode())
+        _answer(answers, str(refused(error)).encode())
         os._exit(0)
     if not confines_itself:
-        os.write(answers, b"ok\n")  # what is imported below is imported while the program's execve works
+        _answer(answers, b"ok\n")  # what is imported below is imported while the program's execve works
     from callfence.enforcer.arming import confining
 
     made = work()
     if confines_itself and (duty := made.begin(pidfd)):
         duty.follow(listens=not (made.plan and made.plan.is_quiet))
         confining.stop(program)  # it waits for the answer
-        os.write(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))
+        _answer(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))
     os.close(answers)
     os.close(commands)
     confining.follow(made, pidfd)
+
+
+def _answer(descriptor: int, data: bytes) -> None:
+    """Answer the program that waits for this helper, or end this process if that has been killed meanwhile."""
+    try:
+        os.write(descriptor, data)
+    except BrokenPipeError:
+        os._exit(0)
 
 
 def seize(pid: int) -> None:

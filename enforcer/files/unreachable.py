@@ -42,10 +42,8 @@ if TYPE_CHECKING:
     from callfence.tracer.abi import Event
 
 _SOCKADDR = 128  # struct sockaddr_storage, linux/socket.h
-_PAGE = 4096
 _MANY = 4096
 """The most folders whose rights are remembered."""
-_PATH = 4096  # PATH_MAX, linux/limits.h
 _CAP_DAC_OVERRIDE = 1 << 1  # linux/capability.h
 _THREAD = "path /proc/self/task/"
 _PROC = re.compile(rb"/proc/(\d+)(?=/|$)")
@@ -121,7 +119,7 @@ class Judge:
     def _of_address(self, event: Event, caller: WaitingTask, use: str, root: bytes) -> Iterator[Ungranted]:
         process = owner(event.task)
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
-        place = address(_read(caller, event.arguments[1], length))
+        place = address(caller.read_on(event.arguments[1], length))
         if isinstance(place, int):
             if not is_tcp(event.task, process, event.arguments[0] & 0xFFFFFFFF, close_at_once):
                 return
@@ -138,8 +136,8 @@ class Judge:
 
     def _of_paths(self, event: Event, name: str, caller: WaitingTask, root: bytes) -> Iterator[Ungranted]:
         fields = _Fields(event.task)
-        for use in wanted(name, event.arguments, lambda at, length: _read(caller, at, length)):
-            paths = [_string(caller, part.address) for part in (use if isinstance(use, Pair) else (use,))]
+        for use in wanted(name, event.arguments, caller.read_on):
+            paths = [caller.path(part.address) for part in (use if isinstance(use, Pair) else (use,))]
             is_own = any(path.startswith((b"/proc/", b"/dev/")) for path in paths)
             paths = [path_from_here(event.task, root, path) for path in paths]
             look = looking(owner(event.task) if is_own else event.task, event.task, root)
@@ -335,24 +333,3 @@ def _has_our_mounts(caller: WaitingTask) -> bool:
         return caller.link("ns/mnt") == os.readlink("/proc/self/ns/mnt")
     except OSError:
         return False
-
-
-def _string(caller: WaitingTask, at: int) -> bytes:
-    """Return the path at an address in the caller's memory; b"" if there is none, and the call will fail."""
-    content = caller.read(at, _PAGE - at % _PAGE)  # most paths end on the page on which they begin
-    if b"\0" not in content:
-        content = _read(caller, at, _PATH)
-    path, end, _ = content.partition(b"\0")
-    return path if end else b""
-
-
-def _read(caller: WaitingTask, at: int, length: int) -> bytes:
-    """Return up to `length` bytes of the caller's memory, as many as can be read."""
-    content = b""
-    while length:
-        part = caller.read(at, min(length, _PAGE - at % _PAGE))
-        content += part
-        at, length = at + len(part), length - len(part)
-        if not part:
-            break
-    return content

@@ -1,11 +1,11 @@
 """Answer calls that the policy's default denies without denying them, if the answer grants the program nothing.
 
 The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself, set the ids
-that it has, touch files that it may write to, and name itself where the policies allow what a call does to its caller; it fails
-signals to processes that do not exist, calls with NULL for a path, and what a kernel or machine may not have, for which
-programs have another way (unavailable.tsv).  Where Landlock keeps signals among the program's processes, it lets a process
-signal those that it has started: the kernel denies all others.  Anything else, and anything that cannot be found out, is
-denied.  docs/implied.md says why each is harmless.
+that it has, touch files that it may write to, and name itself where the policies allow what a call does to its caller; it
+fails signals to processes that do not exist, calls with NULL for a path, those that would bring a cache up to date
+(caches.tsv), and what a kernel or machine may not have, for which programs have another way (unavailable.tsv).  Where Landlock
+keeps signals among the program's processes, it lets a process signal those that it has started: the kernel denies all others.
+Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from callfence.enforcer import kernel
 from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.holds import holds
-from callfence.policygen.implied.tables import stated_entry, unavailable
+from callfence.policygen.implied.tables import is_in_cache, stated_entry, unavailable
 from callfence.tracer.abi import Arch, Event, Kind, Syscall, table
 from callfence.tracer.proc import fields_of, is_in_own_user_namespace, kin_of
 
@@ -37,6 +37,8 @@ _OPENS = "flags in O_ACCMODE|O_CREAT|O_TRUNC|O_APPEND|O_CLOEXEC|O_NONBLOCK|O_NOC
 """The flags with which these devices may be opened."""
 _PATH = {"openat": 1, "open": 0}
 """The index of the path among the arguments of each call."""
+_WRITES = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
+"""The flags of which a call has none that opens a file only for reading."""
 _IDS = {"setuid": 1, "setgid": 1, "setreuid": 2, "setregid": 2, "setresuid": 3, "setresgid": 3, "setfsuid": 1, "setfsgid": 1}
 """How many arguments of each call are ids."""
 _UNCHANGED, _UNCHANGED_SHORT = 0xFFFFFFFF, 0xFFFF
@@ -78,6 +80,9 @@ class Instead:
         if syscall.name in _NEEDS_PATHS and self._lacks_path(syscall):
             self._fail(errno.EFAULT)
             return True
+        if self._updates_cache(syscall):
+            self._fail(errno.EACCES)
+            return True
         if syscall.name in _PATH:
             return self._opens_device(arch, syscall.name)
         if syscall.name in ("kill", "tgkill", "tkill"):
@@ -100,6 +105,17 @@ class Instead:
         """Return whether a path of a call is NULL, as in programs that remove a file which they have not made yet."""
         arguments = zip(syscall.arguments, self._event.arguments, strict=False)
         return any(argument.kind is Kind.PATH and not argument.value(register) for argument, register in arguments)
+
+    def _updates_cache(self, syscall: Syscall) -> bool:
+        """Return whether a call opens a file for writing, or makes a folder, in a cache of `is_in_cache`.
+
+        The call fails whatever its path means, so it makes no difference if the task changes that meanwhile."""
+        path = {**_PATH, "mkdirat": 1, "mkdir": 0}.get(syscall.name)
+        if path is None or (syscall.name in _PATH and not self._event.arguments[path + 1] & _WRITES):
+            return False
+        with closing(WaitingTask(self._event.task, self._event.task)) as caller:
+            named = caller.path(self._event.arguments[path])
+        return is_in_cache(named) and self._request.is_waiting()
 
     def _names_itself(self, syscall: Syscall) -> bool:
         """Let a call run that names its own process or thread by number, if the policies allow the call with 0, which means the

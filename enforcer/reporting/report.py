@@ -162,8 +162,8 @@ class Reports:
             self.say(f"{count} more violations of {call} were not described")
         self._undescribed.clear()
         if self._failed and (self._reporter.log or self._judge):
-            counts = ", ".join(f"{answer} ({count} times)" for answer, count in sorted(self._failed.items()))
-            self.say(f"failed as on a machine without them, and not denied: {counts}", "note")
+            counts = ", ".join(f"{answer}{f' ({count} times)' * (count > 1)}" for answer, count in sorted(self._failed.items()))
+            self.say(f"not denied, but failed as on a machine that cannot do what they ask for: {counts}", "note")
         self._failed.clear()
         if self._judge and (count := self._judge.unjudged):
             many = f"{count} are in no report if they were" if count > 1 else "1 is in no report if it was"

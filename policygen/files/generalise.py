@@ -16,6 +16,7 @@ from functools import cache, reduce
 from operator import or_
 
 from callfence.policygen.files.algebra import extended, granted, reduced
+from callfence.policygen.files.bytecode import sources, with_sources
 from callfence.policygen.files.calls import DNS, UDP_CONNECT
 from callfence.policygen.files.configuration import configures, public, sought
 from callfence.policygen.files.generalise_hosts import (
@@ -81,6 +82,8 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
     `hosts`: where a run recorded to which hosts it connects, grant ports there, not at any host."""
     parsed = [_names(run) for run in runs]
     why: dict[str, str] = {}
+    if not exact:
+        parsed = [with_sources(names, why) for names in parsed]
     for rule in () if exact else (of_configuration(public(runs)), *RULES):
         move = rule(parsed)
         parsed = [_moved(names, move, why) for names in parsed]
@@ -352,7 +355,8 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     missing = [*lacking(files, uses)]
     if not exact and files.paths is not None:  # once: who takes the right out of the policy does not want it
         earlier = runs[:-1] if files.paths else ()
-        missing += [path for path in sought(runs) - sought(earlier) if Right.READ not in granted(files.paths, path)]
+        guessed = (sought(runs) | _sources(runs)) - sought(earlier) - _sources(earlier)
+        missing += [path for path in guessed if Right.READ not in granted(files.paths, path)]
         fresh = removals(made(runs)) - removals(made(runs[:-1])) if len(runs) > 1 else ()
         missing += [folder for folder in fresh if Right.CREATE in granted(files.paths, folder)]
     needed = learned(runs, exact=exact)
@@ -362,6 +366,10 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     fields["connect"] = _added_ports(files.ports("connect"), each, "connect", uses, exact=exact)
     fields["bind"] = _added_ports(files.ports("bind"), runs, "bind", uses, exact=exact)
     return with_queries(files, extended(files, Files(grants or None, **fields)), runs, uses, exact=exact)
+
+
+def _sources(runs: Sequence[Iterable[Use]]) -> set[str]:
+    return {path for run in runs for path in sources(_names(run))}
 
 
 def _added_ports(had: Ports, runs: Sequence[Iterable[Use]], use: str, uses: Sequence[Use], *, exact: bool) -> Ports:

@@ -1,5 +1,5 @@
 """Read the hand-reviewed tables of this folder: implied sets, the capabilities that their rows require, and the calls that
-`enforce` fails with an errno instead of killing if a policy with an implied set denies them.
+`enforce` fails with an errno instead of killing if a policy with an implied set denies them, with the caches of caches.tsv.
 
 The .tsv files are split into rows on first use, in about a millisecond.  A row's entry is parsed when it is first needed: all
 entries of an architecture take 40 ms, and most processes need few.
@@ -141,3 +141,10 @@ def unavailable_cells(arch: Arch) -> Mapping[int, tuple[str, ...]]:
         if number is not None:
             result[number] = (*result.get(number, ()), cell)
     return result
+
+
+def is_in_cache(path: bytes) -> bool:
+    """Return whether a path is a cache of caches.tsv, or in one, as far as its text says: links are not followed."""
+    names = [name for name in path.split(b"/") if name not in (b"", b".")]
+    above = b"/" + b"/".join(names) + b"/"
+    return b".." not in names and any(b"/%b/" % cache_.encode() in above for cache_, _ in table_rows(__spec__, "caches.tsv"))

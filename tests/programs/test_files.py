@@ -294,7 +294,7 @@ def test_a_file_of_run_that_was_left_is_made_again(commands, place):
     folder.mkdir()
     program = ["sh", "-ec", f"echo 1 > {folder}/pid; echo 2 > {name}; rm {name} {folder}/pid"]
     policy = place.folder / "run.policy"
-    said = f"{name} was there before; the program may not make it again"
+    said = f"{name} was there before: the policy does not let the program make it"
     try:
         for left in name, folder / "pid":
             left.write_text("text\n")

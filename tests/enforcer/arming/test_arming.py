@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from callfence.tracer.abi import COMPAT, NATIVE, table
@@ -112,3 +115,24 @@ def test_a_traced_program_is_refused_and_told_about_arm_now(build, drive):
     assert b"--arm now" in done.stderr
     done = drive("now", GETPPID, build("parent"), under=STRACE)
     assert done.stdout == b"111"
+
+
+GONE = """
+import os
+from callfence.enforcer import helper
+from callfence.enforcer.arming.seized import _help
+program = os.fork()
+if not program:
+    os._exit(0)
+os.waitpid(program, 0)
+(commands, command), (answer, answers) = os.pipe(), os.pipe()
+WHEN
+os.close(answer)
+helper.guarded(lambda: _help(None, program, None, (commands, answers, 2), confines_itself=False))
+"""
+
+
+@pytest.mark.parametrize("when", ["", "os.write(command, b'!')"], ids=["before the helper answers", "before it is traced"])
+def test_a_program_that_is_killed_before_it_is_confined_is_no_failure_of_the_helper(when):
+    done = subprocess.run([sys.executable, "-c", GONE.replace("WHEN", when)], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

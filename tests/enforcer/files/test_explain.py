@@ -20,6 +20,7 @@ from tests.enforcer.conftest import wait_until
 
 pytestmark = pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
 EVERY_CALL = "default allow\n"
+NO_LINES = "the policy has no lines about files, and those about ports, if any, are enforced by its filter alone"
 START = "import sys; from callfence.enforcing.command import main; sys.exit(main())"
 
 
@@ -188,14 +189,21 @@ def test_what_fails_without_a_denial_is_in_the_log(run, place):
     run("path ./data: read, write", "lease:data/a", "lease:data/a", options=("--log", "log"), calls=calls)
     place.wait_for_helpers()
     notes = [record["message"] for record in place.records() if record.get("level") == "note"]
-    assert [text for text in notes if text.endswith(f"and not denied: fcntl ({NATIVE}) with EINVAL (2 times)")] != []
+    assert [text for text in notes if text.endswith(f"ask for: fcntl ({NATIVE}) with EINVAL (2 times)")] != []
 
 
 def test_an_explanation_says_what_failed_without_a_denial(run):
     calls = "implied 1\nopenat: flags in O_ACCMODE|O_CLOEXEC\n"
     done = run("path ./data: read, write", "lease:data/a", calls=calls)
-    text = f"enforce: failed as on a machine without them, and not denied: fcntl ({NATIVE}) with EINVAL (1 times)"
+    text = f"enforce: not denied, but failed as on a machine that cannot do what they ask for: fcntl ({NATIVE}) with EINVAL"
     assert text in done.stderr.splitlines()
+
+
+def test_an_explanation_says_so_if_there_is_nothing_for_landlock_to_enforce(place):
+    calls = "openat: flags == O_RDONLY\nmmap: prot == PROT_READ|PROT_EXEC && flags == MAP_PRIVATE\n"
+    place.policy(f"callfence 1\nimplied 1\n{calls}tcp connect: none\ntcp bind: none", "ports.policy")
+    done = place.enforce("-p", "ports.policy", "--explain", "/bin/true")
+    assert (done.returncode, done.stderr) == (0, f"enforce: --explain cannot report files or ports: {NO_LINES}\n")
 
 
 @pytest.mark.parametrize("option", ["--arm=now", "--arm=entry"])
@@ -269,7 +277,7 @@ def test_a_log_is_reviewed(run, place):
 
 
 NOTHING_TO_TELL = (
-    ("read: allow", ["--explain"], "the policy has no lines about them"),
+    ("read: allow", ["--explain"], NO_LINES),
     ("path /: read, execute", ["--explain", "--quiet-kernel"], "--explain needs the helper process"),
 )
 

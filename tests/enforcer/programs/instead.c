@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -136,6 +137,13 @@ static long made(const char *what)
         return socket(AF_UNSPEC, SOCK_DGRAM, 0);
     if (!strcmp(what, "no-path")) /* of an output that was not made: pigz */
         return syscall(SYS_renameat2, AT_FDCWD, "instead", AT_FDCWD, NULL, 0) + syscall(SYS_unlinkat, AT_FDCWD, NULL, 0) + 1;
+    if (!strcmp(what, "cache")) /* as Python and fontconfig bring theirs up to date */
+        return mkdir("/no/such/__pycache__", 0777) + open("/no/such/__pycache__/m.pyc.1", O_WRONLY | O_CREAT | O_EXCL, 0600)
+               + open("/var/cache/fontconfig//0-le64.cache-9", O_RDWR | O_CLOEXEC) + 2;
+    if (!strcmp(what, "beside-cache"))
+        return open("__pycache__/../m.py", O_WRONLY | O_CREAT, 0600);
+    if (!strcmp(what, "other-folder"))
+        return mkdir("__pycache__.d", 0777);
     if (!strcmp(what, "no-name")) /* the times of what is open, the working folder here */
         return syscall(SYS_utimensat, open(".", O_RDONLY), NULL, (struct timespec[2]){{1, 0}, {1, 0}}, 0);
     if (!strcmp(what, "attributes"))

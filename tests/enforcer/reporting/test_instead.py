@@ -50,6 +50,7 @@ def made(place, build, shared_policy):
         ("daemon", "-1 EAFNOSUPPORT"),
         ("no-path", "-1 EFAULT"),
         ("no-family", "-1 EAFNOSUPPORT"),
+        ("cache", "-1 EACCES"),
         ("attributes", "-1 EOPNOTSUPP"),
         ("own-limits", "0"),
     ],
@@ -89,6 +90,8 @@ def test_on_a_terminal_it_is_as_without(made, what, result, denied):
         ("own-core", "prlimit64("),
         ("peer", "socket("),
         ("no-name", "utimensat("),
+        ("beside-cache", "openat("),
+        ("other-folder", "mkdir("),
     ],
 )
 def test_everything_else_is_denied(made, what, call):

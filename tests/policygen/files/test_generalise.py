@@ -43,6 +43,15 @@ RULES = (
         [run("/var/cache/fontconfig/0d-le64.cache-9: read", "$HOME/.cache/fontconfig/0d-le64.cache-9: read, write")],
         {"/var/cache/fontconfig": "read", "$HOME/.cache/fontconfig": "read, write"},
     ),
+    (
+        "the sources of Python's modules, of which bytecode was read",
+        [run("./lib/__pycache__/m.cpython-313.pyc: read"), run("./lib/__pycache__/n.cpython-313.opt-1.pyc: write")],
+        {
+            "./lib/__pycache__/m.cpython-313.pyc": "read",
+            "./lib/__pycache__/n.cpython-313.opt-1.pyc": "write",
+            "./lib/m.py": "read",
+        },
+    ),
     ("not a folder whose name only ends so", [run("./my-site-packages/a: read")], {"./my-site-packages/a": "read"}),
     ("any terminal", [run("/dev/pts/3: read, write")], {"/dev/pts": "read, write"}),
     ("any thread", [run("/proc/self/task/3/stat: read")], {"/proc/self/task": "read"}),
@@ -328,6 +337,15 @@ def test_configuration_that_was_looked_for_is_added_once():
     assert added(without, [first, first], first).grants == {"./a": Right.READ}
     second = seeking("./.apprc", read=["./a"])
     assert added(without, [first, second], second).grants == {"./.apprc": Right.READ, "./a": Right.READ}
+
+
+def test_the_source_of_a_module_is_added_once():
+    runs = [run("./lib/__pycache__/m.cpython-313.pyc: read"), run("./lib/__pycache__/m.cpython-314.pyc: read")]
+    first = added(begun(runs), runs[:1], runs[0])
+    assert first.grants == {"./lib/__pycache__/m.cpython-313.pyc": Right.READ, "./lib/m.py": Right.READ}
+    without = Files({path: Right.READ for path in first.grants if path != "./lib/m.py"}, None, None)
+    assert "./lib/m.py" not in added(without, runs, runs[1]).grants
+    assert "./lib/m.py" not in added(begun(runs), runs[:1], runs[0], exact=True).grants
 
 
 @pytest.mark.parametrize(
