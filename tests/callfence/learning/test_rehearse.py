@@ -212,6 +212,21 @@ def test_what_a_program_does_without_its_files_is_learned(tmp_path: Path) -> Non
     assert sorted(one.name for one in tmp_path.iterdir()) == [".callfence", "here", "it.policy", "made", "script"]
 
 
+def test_what_is_printed_to_a_pipe_or_a_file_is_in_a_rehearsal_too(tmp_path: Path) -> None:
+    """But not to the same file again, nor a second time to the pipe's reader."""
+    (tmp_path / "script").write_text("#!/bin/sh\ntest -p /proc/self/fd/1 && echo >>piped\necho printed\n")
+    (tmp_path / "script").chmod(0o755)
+    done = learn(tmp_path, "--rehearse", "--rehearse-only", "no-home", "./script")
+    assert done.stdout == "printed\n"
+    assert (tmp_path / "piped").read_text() == "\n\n"
+    (tmp_path / "piped").unlink()
+    command = [*LEARN, "--rehearse", "--rehearse-only", "no-home", "./script"]
+    with open(tmp_path / "output", "w") as output:
+        subprocess.run(command, cwd=tmp_path, stdout=output, stderr=subprocess.DEVNULL, check=True, timeout=60)
+    assert (tmp_path / "output").read_text() == "printed\n"
+    assert not (tmp_path / "piped").exists()
+
+
 @pytest.mark.parametrize(("stream", "fails"), [("stdout-full", True), ("stdout-null", False)])
 def test_a_full_device_fails_what_is_written(tmp_path: Path, stream: str, fails: bool) -> None:
     (tmp_path / "script").write_text("#!/bin/sh\necho something || : >failed\n")

@@ -87,6 +87,14 @@ def test_a_disk_that_becomes_full(place: Workplace) -> None:
     assert "records of the log could not be written" in done.stderr
 
 
+def test_the_start_is_in_the_log_while_the_program_runs(place: Workplace) -> None:
+    """Though nothing is denied."""
+    place.policy(ERRNO)
+    process = place.start("--log", "log", place.calls(), "wait")
+    wait_until(lambda: [record["event"] for record in lines(place.folder / "log")] == ["start"])
+    process.communicate("x", timeout=30)
+
+
 def test_a_full_disk_is_told(place: Workplace) -> None:
     place.policy(ERRNO)
     done = place.enforce("--log", "/dev/full", place.calls(), "getppid", "getpid")

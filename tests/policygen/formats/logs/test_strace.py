@@ -62,6 +62,8 @@ def calls(recording: Recording) -> list[str]:
         ("PROT_READ|0x8", 9),
         ("CLONE_CHILD_CLEARTID|SIGCHLD", 0x200011),
         ("|0x900", 0x900),
+        ("AT_SYMLINK_NOFOLLOW|AT_STATX_SYNC_AS_STAT", 0x100),
+        ("_IOC(_IOC_NONE, 0x12, 0x60, 0)", 0x1260),
     ],
 )  # fmt: skip
 def test_values(text: str, expected: int | None) -> None:
