@@ -12,7 +12,16 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.files.lookup import below, grantable, interpreter, look_up, looking, path_from_here, root_of
+from callfence.enforcer.files.lookup import (
+    below,
+    grantable,
+    interpreter,
+    is_same_for_all,
+    look_up,
+    looking,
+    path_from_here,
+    root_of,
+)
 from callfence.learning.ports import named_by, report_hidden, sent_to
 from callfence.policygen.files.calls import (
     ASKING,
@@ -180,7 +189,7 @@ class FileWatcher:
             if (root := self._root(task)) is None:
                 return
             paths = [path_from_here(task.tid, root, path) for path in paths]
-            is_fixed = all(path.startswith(b"/") and not path.startswith(b"/proc/") for path in paths)
+            is_fixed = all(map(is_same_for_all, paths))
             key = (name, task.executable, *paths, *(part.right | part.makes for part in parts))
             if is_fixed and self._is_noted(key):
                 continue
@@ -190,7 +199,7 @@ class FileWatcher:
             for need in needed:
                 if any(part.makes & Right.CREATE for part in parts):
                     self._find(task, need)
-                self._needed(task, need, root)
+                is_fixed &= self._needed(task, need, root)
             makes = any(part.makes for part in parts)  # whether it does depends on whether the file is there
             if is_fixed and needed and not makes and not any(need.name or Right.MOVE in need.rights for need in needed):
                 places = {need.file.path: self._place(need.file.path) for need in needed}
@@ -219,7 +228,7 @@ class FileWatcher:
 
     def _socket_call(self, task: Task, event: Event) -> None:
         binds = SOCKETS[self._sockets[event.arch, event.number]] == "bind"
-        target = named_by(task, event, self._gap)
+        target = named_by(task, event, self._gap, binds=binds)
         if isinstance(target, bytes):
             self._abstract(target, task, binds=binds)
         elif isinstance(target, str) and binds and (root := self._root(task)) is not None:
@@ -257,25 +266,27 @@ class FileWatcher:
 
     # -- names
 
-    def _needed(self, task: Task, need: Need, root: bytes) -> None:
-        """Record a right, unless the file's mode denies it, so that the call fails anyway.  `root`: the task's root folder."""
+    def _needed(self, task: Task, need: Need, root: bytes) -> bool:
+        """Record a right, and return True, unless the file's mode denies it, so that the call fails anyway.  `root`: the task's
+        root folder."""
         file, rights = need.file, need.rights
         if Right.WRITE in rights and self._names_itself(task, file.path):
             self._gap(f"{task.executable} names threads by /proc, which fails under a policy that confines files")
-            return
+            return False
         if Right.MOVE not in rights and not self._permits(file, Right.WRITE if need.name else rights):
-            return
+            return False
         self._identify(file)
         if need.makes:
             self._made.add(need.name)
         if need.makes and need.name in self._own:
             self._note(need.name, rights, task.executable)
         elif Right.EXECUTE in rights:
-            self._execute(file.path, task.executable, root)
+            self._execute(file.path, task.executable, root, b"/proc/%d/cwd" % task.tid)
         else:
             self._note(file.path, rights, task.executable)
         if file.path == _TERMINALS:
             self._note(_OTHER_ENDS, Right.READ | Right.WRITE, task.executable)
+        return True
 
     def _seek(self, task: Task, request: Wanted, path: bytes) -> None:
         """Note a file of configuration that a call would read if it were there."""
@@ -319,11 +330,12 @@ class FileWatcher:
         match = _NAME.fullmatch(path)
         return match is not None and int(match[1]) == task.tgid and (bool(match[2]) or task.tgid != self._process)
 
-    def _execute(self, path: bytes, executable: str, root: bytes = b"/") -> None:
-        """Record the right to read and execute a file and its interpreters."""
+    def _execute(self, path: bytes, executable: str, root: bytes = b"/", folder: bytes = b".") -> None:
+        """Record the right to read and execute a file and its interpreters.  `folder`: where a relative path starts."""
         for _ in range(5):  # fs/exec.c: an interpreter may be a script, whose may be one ...
             self._note(path, Right.READ | Right.EXECUTE, executable)
-            inner = look_up(below(root, interpreter(path)))
+            name = interpreter(path)
+            inner = look_up(below(root, name) if name.startswith(b"/") else os.path.join(folder, name)) if name else None
             if inner is None:
                 return
             path = inner.path

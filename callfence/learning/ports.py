@@ -60,7 +60,7 @@ class PortWatcher:
 
     def _socket_call(self, task: Task, event: Event) -> None:
         use = SOCKETS[self._sockets[event.arch, event.number]]
-        port = named_by(task, event, self._gap)
+        port = named_by(task, event, self._gap, binds=use == "bind")
         if isinstance(port, int):
             if is_tcp(task.tid, task.tgid, event.arguments[0] & 0xFFFFFFFF):
                 self._ports.add((use, port, task.executable))
@@ -99,11 +99,11 @@ def report_hidden(task: Task, gap: Callable[[str], None], *, is_read: bool) -> N
             gap(f"{task.executable} {why}: the files and ports that it names are not recorded; learn it as root")
 
 
-def named_by(task: Task, event: Event, gap: Callable[[str], None]) -> int | str | bytes | None:
+def named_by(task: Task, event: Event, gap: Callable[[str], None], *, binds: bool) -> int | str | bytes | None:
     """Return the address that connect(2) or bind(2) names (`policygen.files.calls.address`); report a gap if it is hidden."""
     content = kernel.read_memory(task.tid, event.arguments[1], min(event.arguments[2] & 0xFFFFFFFF, linux.SOCKADDR))
     report_hidden(task, gap, is_read=bool(content))
-    return address(content)
+    return address(content, binds=binds)
 
 
 def sent_to(task: Task, event: Event, name: str) -> int | str | bytes | None:

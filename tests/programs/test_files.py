@@ -76,6 +76,7 @@ USES = (
     ("symlink:data/n", {"path ./data": "symlink"}),
     ("temporary:data", {"path ./data": "write"}),
     ("named:data,data/n", {"path ./data": "write, create"}),
+    ("named:data,data/inner/n", {"path ./data": "write, create, move"}),
     ("exchange:data/a,data/b", {"path ./data": "create, remove"}),
     ("fifo:data/n", {"path ./data": "fifo"}),
     ("socket:data/n", {"path ./data": "socket"}),
@@ -355,6 +356,7 @@ def test_the_cache_of_a_new_user_takes_no_right_to_the_home(commands, place):
 @pytest.mark.parametrize("folder", ["home/.app/state", "home/.local/share/app", "temporary/app-0"])
 def test_a_folder_of_its_own_that_an_earlier_run_made_is_made_for_a_new_user(commands, place, folder):
     """By `enforce`, with this user alone in it; the program finds that it is there, as it did when it was learned."""
+
     def operations(here: Place) -> list[str]:
         return [f"mkdir:{here.folder}/{folder}", f"create:{here.folder}/{folder}/x", f"write:{here.folder}/{folder}/x"]
 
@@ -436,8 +438,38 @@ def test_a_script_needs_its_interpreter(commands, place):
     assert done.ran.stdout == b"ok\n", done.ran.stderr
 
 
+WAYS = (
+    ("mkdir out; ln -s out/n link", "echo n > link; cat out/n; rm out/n", {"./out": "read, write, create, remove"}),
+    ("mkdir out", "exec 5> out/n; rm out/n; echo n >&5; cat /dev/fd/5", {"./out": "read, write, create, remove"}),
+    ("", "cat /dev/stdin <&3; cat /dev/stdin <&4", {"./data/a": "read", "./data/b": "read"}),
+    ("", "echo n > data; echo n > /dev/stdout; echo n > /proc/self/fd/1; echo n > /dev/fd/9", {}),
+    (
+        "mkdir out; printf '#!/bin/sh\ncat $1' > out/first; printf '#!./first\n' > out/second; chmod +x out/*",
+        "cd out; ./second",
+        {"./out/first": "read, execute", "./out/second": "read, execute"},
+    ),
+)
+"""What is there before; what a program does; and the files of its folder, of /dev and of /proc that are granted for that."""
+
+
+@pytest.mark.parametrize(("before", "script", "granted"), WAYS, ids=[script for _, script, _ in WAYS])
+def test_a_file_is_named_in_other_ways(commands, place, before, script, granted):
+    """By a link that leads to no file, by a descriptor, or by a path that starts elsewhere than for `learn`."""
+    (place.folder / "app").write_text(f"#!/bin/sh\n{script}\n")
+    subprocess.run(["sh", "-c", f"chmod +x app\n{before}"], cwd=place.folder, check=True)
+    policy, given = place.folder / "app.policy", ["sh", "-c", 'exec "$@" 3< data/a 4< data/b', "sh"]
+    learning, enforcing = commands.learning(policy, "-q", "--files"), commands.enforcing(policy, policy.with_suffix(".log"))
+    learned, enforced = (
+        commands.plain([*given, *words, "./app"], place.folder, env=place.environment) for words in (learning, enforcing)
+    )
+    lines = parse_file(policy).policy.files.lines()
+    wanted = {f"path {name}": rights for name, rights in granted.items()} | {"path ./app": "read, execute"}
+    assert {line: lines[line] for line in lines if line.startswith(("path .", "path /dev", "path /proc"))} == wanted
+    assert (enforced.stdout, enforced.stderr) == (learned.stdout, learned.stderr)
+
+
 def test_odd_names_are_learned_and_granted(commands, place):
-    name = os.fsdecode(b"data/a b\n\xff\"\\")
+    name = os.fsdecode(b'data/a b\n\xff"\\')
     (place.folder / name).write_text("text")
     lines = learn(commands, place, f"read:{name}")
     assert r'path "./data/a b\n\xff\"\\"' in lines
@@ -450,7 +482,9 @@ def test_why_tells_the_names_that_a_line_comes_from(commands, place):
     words = [sys.executable, "-m", "callfence", "why", "files.policy"]
     settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "check": False}
     done = subprocess.run([*words, "path ./data"], **settings)
-    assert re.sub(r" at files\+0x[0-9a-f]+", " at SITE", done.stdout) == f"""\
+    assert (
+        re.sub(r" at files\+0x[0-9a-f]+", " at SITE", done.stdout)
+        == f"""\
 path ./data: read
   ./data/a: read in run 1 by {place.folder}/files at SITE
   ./data/b: read in run 2 by {place.folder}/files at SITE
@@ -458,6 +492,7 @@ path ./data: read
   the line covers everything below the folder: 3 files now, 0 of them executable
 
 """
+    )
     for name in ("data/id_rsa", "data/inner/x.pem"):
         (place.folder / name).write_text("")
     done = subprocess.run([*words, "path ./data"], **settings)
