@@ -86,7 +86,7 @@ def add(
         old = recording_file.load(recording) if recording.exists() and not fresh else Recording()
         existing = _existing(policy, prepared) if policy.exists() and not fresh else None
         whole = bounded(merge(old, runs))
-        generated = _with_scope(whole, existing, generated_from(old, whole, existing))
+        generated = _with_scope(old, whole, existing, generated_from(old, whole, existing))
         if generated.document is not existing:
             atomic.write(policy, generated.document.text().encode())
         recording_file.save(recording, whole)
@@ -103,10 +103,10 @@ def _existing(policy: Path, prepared: Prepared | None) -> Document:
     return parse_file(policy)
 
 
-def _with_scope(whole: Recording, existing: Document | None, generated: Generated) -> Generated:
-    """Return `generated`, its policy with the scope of signals that fits the whole recording."""
+def _with_scope(old: Recording, whole: Recording, existing: Document | None, generated: Generated) -> Generated:
+    """Return `generated`, its policy with the scope of signals that fits the whole recording; `old` is the one before."""
     document = generated.document
-    new = scope(whole, existing.policy if existing else None, document.policy)
+    new = scope(old, whole, existing.policy if existing else None, document.policy)
     return generated if document.policy.scope == new else generated._replace(document=document.with_scope(new))
 
 
@@ -166,7 +166,7 @@ def check(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
     before, recording = prepared.document, Recording((run,), observations)
     if not prepared.is_unchanged():
         _say_changed(prepared)
-    generated = _with_scope(recording, before, _generate(prepared, run, observations, before, recording))
+    generated = _with_scope(Recording(), recording, before, _generate(prepared, run, observations, before, recording))
     _print_forbidden(prepared, generated)
     return Learned(prepared.policy, recording, run, before, generated)
 
@@ -186,7 +186,7 @@ def _generate(
 
     exact = prepared.options.exact or prepared.options.tight
     begins, hosts = prepared.begins, prepared.options.hosts
-    runs = [*watched(whole), run.files] if run.rehearsed else watched(whole)
+    runs = [*watched(whole, {run.id}), run.files]  # others may seem to be later: of another machine, or before a clock was set
     return with_files(generated, runs, run.files, existing, prepared.base, begins=begins, exact=exact, hosts=hosts)
 
 

@@ -346,18 +346,20 @@ def lacking(files: Files, uses: Iterable[Use]) -> dict[str, Right]:
     return {path: rights for path, rights in every if rights}
 
 
-def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, exact: bool = False) -> Files:
-    """Return `files` with what the newest run needs beyond them; a use that they do not confine stays unconfined.
+def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, latest: int = 1, exact: bool = False) -> Files:
+    """Return `files` with what the newest runs need beyond them; a use that they do not confine stays unconfined.
 
-    Grants are made from all runs together, but only those that the newest run uses are added.  If hosts are added
+    `newest`: the uses of the newest runs, which are the last ones, `latest` of them.  Grants are made from all runs together,
+    but only those that the newest runs use are added.  If hosts are added
     (`connects_by_host`), `newest` has only those ports that are to be granted at any host (`beside_hosts`)."""
     uses = list(newest)
     missing = [*lacking(files, uses)]
     if not exact and files.paths is not None:  # once: who takes the right out of the policy does not want it
-        earlier = runs[:-1] if files.paths else ()
-        guessed = (sought(runs) | _sources(runs)) - sought(earlier) - _sources(earlier)
+        earlier = runs[: len(runs) - latest]
+        known = earlier if files.paths else ()
+        guessed = (sought(runs) | _sources(runs)) - sought(known) - _sources(known)
         missing += [path for path in guessed if Right.READ not in granted(files.paths, path)]
-        fresh = removals(made(runs)) - removals(made(runs[:-1])) if len(runs) > 1 else ()
+        fresh = removals(made(runs)) - removals(made(earlier)) if len(runs) > 1 else ()
         missing += [folder for folder in fresh if Right.CREATE in granted(files.paths, folder)]
     needed = learned(runs, exact=exact)
     grants = {path: rights for path, rights in needed.files.grants.items() if any(covers(path, name) for name in missing)}

@@ -533,3 +533,30 @@ def test_recordings_of_several_machines_give_one_policy(commands, place):
     subprocess.run(words, cwd=place.folder, check=True, capture_output=True)
     lines = parse_file(place.folder / "both.policy").policy.files.lines()
     assert lines == {"path ./data": "read", "path ./files": "read, execute", "tcp connect": "9", "tcp bind": "none"}
+
+
+def test_recordings_are_imported_one_by_one_as_they_are_together(commands, place):
+    """With the earlier runs of the policy's recording, as `learn` does."""
+    callfence, texts = [sys.executable, "-m", "callfence"], set()
+    for name in "ab":
+        learn(commands, place, f"read:data/{name}")
+        shutil.move(place.folder / ".callfence" / "files.rec", place.folder / f"{name}.rec")
+        (place.folder / "files.policy").unlink()
+    for order in ("ab", "ba"):
+        for name in order:
+            words = [*callfence, "import", "--from", "recording", f"{name}.rec", "-o", "it.policy"]
+            subprocess.run(words, cwd=place.folder, env=place.environment, check=True, capture_output=True)
+        assert parse_file(place.folder / "it.policy").policy.files.lines()["path ./data"] == "read"
+        texts.add((place.folder / "it.policy").read_text())
+        (place.folder / "it.policy").unlink()
+        (place.folder / ".callfence" / "it.rec").unlink()
+    assert len(texts) == 1
+
+
+def test_a_recording_with_a_run_of_a_clock_that_was_ahead_is_an_earlier_one(commands, place):
+    learn(commands, place, "read:data/a")
+    recording = place.folder / ".callfence" / "files.rec"
+    recording.write_text(recording.read_text().replace('"started": 1', '"started": 2', 1))
+    learn(commands, place, f"own-abstract:callfence-{os.getpid()}", "read:.apprc", options=())
+    assert "abstract sockets" in (place.folder / "files.policy").read_text()
+    assert "path ./.apprc: read" in (place.folder / "files.policy").read_text()

@@ -337,6 +337,8 @@ def test_configuration_that_was_looked_for_is_added_once():
     assert added(without, [first, first], first).grants == {"./a": Right.READ}
     second = seeking("./.apprc", read=["./a"])
     assert added(without, [first, second], second).grants == {"./.apprc": Right.READ, "./a": Right.READ}
+    both = added(without, [first, second], [*first, *second], latest=2).grants
+    assert both == {"$HOME/.apprc": Right.READ, "./.apprc": Right.READ, "./a": Right.READ}
 
 
 def test_the_source_of_a_module_is_added_once():
