@@ -22,7 +22,7 @@ from callfence.enforcer.files.lookup import (
     path_from_here,
     root_of,
 )
-from callfence.learning.ports import named_by, report_hidden, sent_to
+from callfence.learning.ports import by_socketcall, named_by, report_hidden, sent_to
 from callfence.policygen.files.calls import (
     ASKING,
     AT_FDCWD,
@@ -132,16 +132,20 @@ class FileWatcher:
             calls.also(arch, number, self._asks)
         for arch, number in self._sockets:
             calls.also(arch, number, self._socket_call)
-        for name in SENDING:
-            calls.also_named(name, self._sends(name), always=False)
+        sending = {name: self._sends(name) for name in SENDING}
+        for name, handler in sending.items():
+            calls.also_named(name, handler, always=False)
+        calls.also_named("socketcall", by_socketcall({**dict.fromkeys(SOCKETS, self._socket_call), **sending}))
         for arch, number in numbers(NEW_ROOTS):
             calls.also(arch, number, self._new_root)
         for name in MOUNTING:
             calls.also_named(name, self._mounts)
 
     def executed(self, path: str) -> None:
-        """Record the right to execute a file that was executed, and its interpreters."""
-        self._execute(os.fsencode(path), path)
+        """Record the right to execute a file that was executed, and its interpreters; do nothing for one in memory, or one that
+        has been removed since: `_path_call` has recorded that by its name."""
+        if os.path.lexists(path):
+            self._execute(os.fsencode(path), path)
 
     def uses(self) -> tuple[Use, ...]:
         """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, ABSTRACT

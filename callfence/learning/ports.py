@@ -11,14 +11,14 @@ from callfence.enforcer.files.lookup import is_tcp, local_port
 from callfence.policygen.files.calls import DNS, SENDING, SOCKETS, UDP_CONNECT, address, numbers
 from callfence.policygen.grants import NONE, TCP
 from callfence.tracer import kernel, linux
+from callfence.tracer.abi import Arch, Event, table
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from callfence.policygen.files.generalise import Use
-    from callfence.tracer.abi import Event
-    from callfence.tracer.calls import Calls
+    from callfence.tracer.calls import Calls, Handler
     from callfence.tracer.task import Task
 
 LISTENS, CONNECTED = "0A", "01"  # net/tcp_states.h
@@ -41,6 +41,8 @@ class PortWatcher:
         for arch, number in self._sockets:
             calls.also(arch, number, self._socket_call)
         calls.also_named("listen", self._listen)
+        by_name = {**dict.fromkeys(SOCKETS, self._socket_call), "listen": self._listen}
+        calls.also_named("socketcall", by_socketcall(by_name))
         calls.also_named("socket", self._protocol, always=False)
         for name in SENDING:
             calls.also_named(name, self._sends(name), always=False)
@@ -89,6 +91,21 @@ class PortWatcher:
                 self._ports.add((UDP_CONNECT, DNS, task.executable))
 
         return handle
+
+
+def by_socketcall(handlers: Mapping[str, Handler]) -> Handler:
+    """Return a handler of socketcall(2), by which programs for i386 make calls on sockets: it calls the handler of the call
+    that is made so, by its name, with its arguments."""
+
+    def handle(task: Task, event: Event) -> None:
+        from callfence.learning.hosts.reading import call_of  # few programs make this call
+
+        call, arch = call_of(task, event), Arch.from_audit(event.arch)
+        if arch and (handler := handlers.get(call.name)):
+            a, b, c, d, e, f = call.arguments
+            handler(task, Event(event.arch, table(arch).by_name[call.name].number, (a, b, c, d, e, f), event.ip, event.task))
+
+    return handle
 
 
 def report_hidden(task: Task, gap: Callable[[str], None], *, is_read: bool) -> None:

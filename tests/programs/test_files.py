@@ -468,6 +468,39 @@ def test_a_file_is_named_in_other_ways(commands, place, before, script, granted)
     assert (enforced.stdout, enforced.stderr) == (learned.stdout, learned.stderr)
 
 
+def test_a_program_for_i386_names_sockets_in_memory(commands, place, compile_c):
+    """By socketcall(2), also if a later run makes it where the policy allows it already."""
+    shutil.copy(compile_c(SOURCE, "-static", "-m32"), place.folder / "files")
+    lines = learn(commands, place, "socket:data/n", "bind:7011", "own-abstract:it")
+    ports = {"tcp connect": "none", "tcp bind": "7011"}
+    assert lines == {"path ./data": "socket", "path ./files": "read, execute"} | ports
+    assert parse_file(place.folder / "files.policy").policy.scope == "signals, abstract sockets"
+    lines = learn(commands, place, "socket:temporary/n", "bind:7012", "connect:9", options=())
+    assert (lines["path $TMPDIR"], lines["tcp bind"], lines["tcp connect"]) == ("socket", "7011-7012", "9")
+    (place.folder / "data" / "n").unlink()
+    assert enforce(commands, place, place.folder / "files.policy", "socket:data/n", "bind:7011", "bind:7013") == [
+        "ok",
+        "ok",
+        "EACCES",
+    ]
+
+
+IN_MEMORY = """
+import os
+file = os.memfd_create("it", 0)
+os.write(file, open("files", "rb").read())
+os.execve(file, ["it", "read:data/a"], os.environ)
+"""
+
+
+def test_a_file_in_memory_has_no_line(commands, place):
+    policy, program = place.folder / "memory.policy", ["/usr/bin/python3", "-c", IN_MEMORY]
+    assert commands.learn(policy, program, place.folder, "--files", env=place.environment).stdout == b"ok\n"
+    assert "/memfd:" not in policy.read_text()
+    done = commands.enforce(policy, program, place.folder, env=place.environment)
+    assert done.ran.stdout == b"ok\n", done.ran.stderr
+
+
 def test_odd_names_are_learned_and_granted(commands, place):
     name = os.fsdecode(b'data/a b\n\xff"\\')
     (place.folder / name).write_text("text")
