@@ -359,6 +359,8 @@ class FileWatcher:
         if match := _PROC.match(place):
             is_own = int(match[1]) == self._process
             place = grantable(place[match.end(1) :]) if is_own else b"/proc"
+            if Right.WRITE in rights:  # all threads are granted to read alone (`generalise.of_numbers`)
+                place = place.replace(b"/proc/self/task/%d/" % self._process, b"/proc/thread-self/")
         key = (place, executable)
         self._rights[key] = self._rights.get(key, NOTHING) | rights
 

@@ -144,6 +144,14 @@ def test_threads_have_no_lines_of_their_own(commands, place):
     assert {(*record["ungranted"], *record["ungrantable"]) for record in enforced.violations} == {(NO_LINE,)}
 
 
+def test_the_first_thread_is_granted_its_own_files(commands, place):
+    """To write: its number, which is that of the process, is another one in each run."""
+    policy, program = place.folder / "thread.policy", ["sh", "-c", "echo 0 > /proc/thread-self/oom_score_adj && echo ok"]
+    assert commands.learn(policy, program, place.folder, "--files", env=place.environment).stdout == b"ok\n"
+    assert parse_file(policy).policy.files.lines()["path /proc/thread-self/oom_score_adj"] == "write"
+    assert commands.enforce(policy, program, place.folder, env=place.environment).ran.stdout == b"ok\n"
+
+
 @pytest.mark.parametrize(("operation", "has_line"), [("own-abstract:{}", True), ("abstract:{}", False), ("read:data/a", False)])
 def test_abstract_sockets_of_its_own_are_kept_among_its_processes(commands, place, operation, has_line):
     name = f"callfence-{os.getpid()}"
