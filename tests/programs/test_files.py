@@ -391,6 +391,14 @@ def test_a_later_run_adds_what_it_needs_and_names_that_vary_become_their_folder(
     assert (place.folder / "files.policy").read_text() == before
 
 
+def test_files_are_moved_after_a_later_run_as_before(commands, place):
+    learn(commands, place, "rename:data/a,temporary/a")
+    learn(commands, place, "create:data/n", options=())
+    os.rename(place.folder / "temporary" / "a", place.folder / "data" / "a")
+    policy = place.folder / "files.policy"
+    assert enforce(commands, place, policy, "rename:data/a,temporary/a", "rename:temporary/a,data/a") == ["ok", "ok"]
+
+
 def test_exact_is_each_name_that_was_used(commands, place):
     for number in range(9):
         (place.folder / f"data/{number}").write_text("")
