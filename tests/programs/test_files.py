@@ -420,6 +420,15 @@ def test_a_check_finds_new_files(commands, place):
     assert commands.learn(policy, ["./files", "read:data/a"], place.folder, "--check", env=place.environment).returncode == 0
 
 
+def test_a_check_does_not_ask_for_what_no_run_used(commands, place):
+    """Configuration that was not there: who takes it out of the policy does not want it."""
+    learn(commands, place, "read:.apprc")
+    policy = place.folder / "files.policy"
+    policy.write_text(policy.read_text().replace("path ./.apprc: read\n", ""))
+    done = commands.learn(policy, ["./files", "read:.apprc"], place.folder, "--check", env=place.environment)
+    assert done.returncode == 0, done.stderr
+
+
 def test_nothing_is_learned_that_a_baseline_forbids(commands, place):
     (place.folder / "base.policy").write_text("default allow\npath .: read, execute\npath /: none\n")
     options = ("--files", "--within", "base.policy")
