@@ -13,7 +13,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
-from types import MappingProxyType
 
 from callfence.policygen.files.algebra import extended, granted, reduced
 from callfence.policygen.files.bytecode import sources, with_sources
@@ -97,7 +96,7 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
     for folder in removes:
         whole[folder] = whole.get(folder, NOTHING) | Right.REMOVE
     why |= dict.fromkeys(_moving(whole), "files are moved to or from here, and Landlock denies moves that gain rights")
-    grants = reduced(_with_equal_rights(whole))
+    grants = reduced(with_equal_rights(whole))
     of_any_host = _without_hosts(runs) if hosts else runs
     ports = {use: generalised_ports(of_any_host if use == "connect" else runs, use, exact=exact) for use in TCP}
     why = {path: why[path] for path in grants if path in why}
@@ -319,14 +318,15 @@ def _moving(grants: Mapping[str, Right]) -> list[str]:
     return [path for path, rights in grants.items() if Right.MOVE in rights]
 
 
-def _with_equal_rights(grants: Mapping[str, Right], before: Mapping[str, Right] = MappingProxyType({})) -> Names:
-    """Return the grants with what a folder between which files are moved gets, itself or with one above it, beyond the grants
-    `before`, in all such folders.  Landlock denies a move by which a file would gain rights, so a repeated run could fail
-    otherwise."""
+def with_equal_rights(grants: Mapping[str, Right], *before: Mapping[str, Right]) -> Names:
+    """Return the grants with what a folder between which files are moved gets, itself or with one above it, beyond any grants
+    of `before` by which they are moved, in all such folders.  Landlock denies a move by which a file would gain rights, so a
+    repeated run could fail otherwise."""
     more = NOTHING
     for path in _moving(grants):
-        had = granted(before, path)
-        more |= granted(grants, path) & ~(had if Right.MOVE in had else NOTHING)
+        had = [rights for one in before if Right.MOVE in (rights := granted(one, path))]
+        for rights in had or [NOTHING]:
+            more |= granted(grants, path) & ~rights
     return {**grants, **{path: grants[path] | more for path in _moving(grants)}}
 
 
@@ -377,7 +377,7 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     fields["bind"] = _added_ports(files.ports("bind"), runs, "bind", uses, exact=exact)
     whole = extended(files, Files(grants or None, **fields))
     if grants and files.paths is not None and whole.paths is not None:
-        whole = replace(whole, paths=reduced(_with_equal_rights(whole.paths, files.paths)))
+        whole = replace(whole, paths=reduced(with_equal_rights(whole.paths, files.paths)))
     return with_queries(files, whole, runs, uses, exact=exact)
 
 
