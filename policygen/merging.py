@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from callfence.policygen.files import algebra
+from callfence.policygen.files.generalise import with_equal_rights
 from callfence.policygen.grants import written
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.document import Document
@@ -56,6 +57,8 @@ def _united(a: Policy, b: Policy) -> Policy:
     implied = max(a.implied, b.implied)
     entries = {arch: _section(a, b, arch) for arch in Arch if arch in a.entries or arch in b.entries}
     files = algebra.united(a.files, b.files)
+    if files.paths is not None:
+        files = replace(files, paths=algebra.reduced(with_equal_rights(files.paths, a.files.grants, b.files.grants)))
     scope = scope_of({*scopes(a.scope)} & {*scopes(b.scope)})
     optional = a.phases_optional or b.phases_optional
     settings = {"implied": implied, "scope": scope, "table": max(a.table, b.table), "phases_optional": optional}

@@ -17,7 +17,7 @@ from callfence.policygen.files.algebra import PATHS, TREES, extended, intersecte
 from callfence.policygen.files.calls import UDP_CONNECT
 from callfence.policygen.files.generalise import Use, is_path, kind_of, learned
 from callfence.policygen.files.generalise_hosts import connects_by_host, lacks
-from callfence.policygen.grants import NOT_CONFINED, USES, Files, written
+from callfence.policygen.grants import NONE, NOT_CONFINED, USES, Files, written
 from callfence.policygen.holds import holds
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.layout import Remarks, Section, note_of
@@ -67,10 +67,11 @@ def narrowed(document: Document, recording: Recording, runs: Sequence[Run]) -> N
     what they did and the policy allows: a bug of ours."""
     policy = document.policy
     uses = [run.files for run in runs]
-    # A later run does not record what it sends to name servers; and what rehearsed runs used is kept.
-    kept = [use for run in recording.runs for use in run.files if use[0] == UDP_CONNECT or (run.rehearsed and is_path(use[0]))]
-    if kept:
-        uses[0] = (*uses[0], *kept)
+    # A later run does not record what it sends to name servers; and what rehearsed runs used is kept, as far as it is judged.
+    judged = {"", *map(kind_of, uses[0])}
+    rehearsed = [use for run in recording.runs if run.rehearsed for use in run.files if use[1] != NONE]
+    asked = [use for run in recording.runs for use in run.files if use[0] == UDP_CONNECT]
+    uses[0] = (*uses[0], *asked, *(use for use in rehearsed if kind_of(use) in judged))
     files, unused, not_judged = _narrowed_files(document, uses)
     warm = sum(run.warm for run in runs)
     if warm:

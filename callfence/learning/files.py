@@ -12,8 +12,17 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.files.lookup import below, grantable, interpreter, look_up, looking, path_from_here, root_of
-from callfence.learning.ports import named_by, report_hidden, sent_to
+from callfence.enforcer.files.lookup import (
+    below,
+    grantable,
+    interpreter,
+    is_same_for_all,
+    look_up,
+    looking,
+    path_from_here,
+    root_of,
+)
+from callfence.learning.ports import by_socketcall, named_by, report_hidden, sent_to
 from callfence.policygen.files.calls import (
     ASKING,
     AT_FDCWD,
@@ -123,16 +132,20 @@ class FileWatcher:
             calls.also(arch, number, self._asks)
         for arch, number in self._sockets:
             calls.also(arch, number, self._socket_call)
-        for name in SENDING:
-            calls.also_named(name, self._sends(name), always=False)
+        sending = {name: self._sends(name) for name in SENDING}
+        for name, handler in sending.items():
+            calls.also_named(name, handler, always=False)
+        calls.also_named("socketcall", by_socketcall({**dict.fromkeys(SOCKETS, self._socket_call), **sending}))
         for arch, number in numbers(NEW_ROOTS):
             calls.also(arch, number, self._new_root)
         for name in MOUNTING:
             calls.also_named(name, self._mounts)
 
     def executed(self, path: str) -> None:
-        """Record the right to execute a file that was executed, and its interpreters."""
-        self._execute(os.fsencode(path), path)
+        """Record the right to execute a file that was executed, and its interpreters; do nothing for one in memory, or one that
+        has been removed since: `_path_call` has recorded that by its name."""
+        if os.path.lexists(path):
+            self._execute(os.fsencode(path), path)
 
     def uses(self) -> tuple[Use, ...]:
         """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, ABSTRACT
@@ -180,7 +193,7 @@ class FileWatcher:
             if (root := self._root(task)) is None:
                 return
             paths = [path_from_here(task.tid, root, path) for path in paths]
-            is_fixed = all(path.startswith(b"/") and not path.startswith(b"/proc/") for path in paths)
+            is_fixed = all(map(is_same_for_all, paths))
             key = (name, task.executable, *paths, *(part.right | part.makes for part in parts))
             if is_fixed and self._is_noted(key):
                 continue
@@ -190,7 +203,7 @@ class FileWatcher:
             for need in needed:
                 if any(part.makes & Right.CREATE for part in parts):
                     self._find(task, need)
-                self._needed(task, need, root)
+                is_fixed &= self._needed(task, need, root)
             makes = any(part.makes for part in parts)  # whether it does depends on whether the file is there
             if is_fixed and needed and not makes and not any(need.name or Right.MOVE in need.rights for need in needed):
                 places = {need.file.path: self._place(need.file.path) for need in needed}
@@ -219,7 +232,7 @@ class FileWatcher:
 
     def _socket_call(self, task: Task, event: Event) -> None:
         binds = SOCKETS[self._sockets[event.arch, event.number]] == "bind"
-        target = named_by(task, event, self._gap)
+        target = named_by(task, event, self._gap, binds=binds)
         if isinstance(target, bytes):
             self._abstract(target, task, binds=binds)
         elif isinstance(target, str) and binds and (root := self._root(task)) is not None:
@@ -257,25 +270,27 @@ class FileWatcher:
 
     # -- names
 
-    def _needed(self, task: Task, need: Need, root: bytes) -> None:
-        """Record a right, unless the file's mode denies it, so that the call fails anyway.  `root`: the task's root folder."""
+    def _needed(self, task: Task, need: Need, root: bytes) -> bool:
+        """Record a right, and return True, unless the file's mode denies it, so that the call fails anyway.  `root`: the task's
+        root folder."""
         file, rights = need.file, need.rights
         if Right.WRITE in rights and self._names_itself(task, file.path):
             self._gap(f"{task.executable} names threads by /proc, which fails under a policy that confines files")
-            return
+            return False
         if Right.MOVE not in rights and not self._permits(file, Right.WRITE if need.name else rights):
-            return
+            return False
         self._identify(file)
         if need.makes:
             self._made.add(need.name)
         if need.makes and need.name in self._own:
             self._note(need.name, rights, task.executable)
         elif Right.EXECUTE in rights:
-            self._execute(file.path, task.executable, root)
+            self._execute(file.path, task.executable, root, b"/proc/%d/cwd" % task.tid)
         else:
             self._note(file.path, rights, task.executable)
         if file.path == _TERMINALS:
             self._note(_OTHER_ENDS, Right.READ | Right.WRITE, task.executable)
+        return True
 
     def _seek(self, task: Task, request: Wanted, path: bytes) -> None:
         """Note a file of configuration that a call would read if it were there."""
@@ -319,11 +334,12 @@ class FileWatcher:
         match = _NAME.fullmatch(path)
         return match is not None and int(match[1]) == task.tgid and (bool(match[2]) or task.tgid != self._process)
 
-    def _execute(self, path: bytes, executable: str, root: bytes = b"/") -> None:
-        """Record the right to read and execute a file and its interpreters."""
+    def _execute(self, path: bytes, executable: str, root: bytes = b"/", folder: bytes = b".") -> None:
+        """Record the right to read and execute a file and its interpreters.  `folder`: where a relative path starts."""
         for _ in range(5):  # fs/exec.c: an interpreter may be a script, whose may be one ...
             self._note(path, Right.READ | Right.EXECUTE, executable)
-            inner = look_up(below(root, interpreter(path)))
+            name = interpreter(path)
+            inner = look_up(below(root, name) if name.startswith(b"/") else os.path.join(folder, name)) if name else None
             if inner is None:
                 return
             path = inner.path
@@ -343,6 +359,8 @@ class FileWatcher:
         if match := _PROC.match(place):
             is_own = int(match[1]) == self._process
             place = grantable(place[match.end(1) :]) if is_own else b"/proc"
+            if Right.WRITE in rights:  # all threads are granted to read alone (`generalise.of_numbers`)
+                place = place.replace(b"/proc/self/task/%d/" % self._process, b"/proc/thread-self/")
         key = (place, executable)
         self._rights[key] = self._rights.get(key, NOTHING) | rights
 

@@ -12,7 +12,7 @@ from callfence.policygen.grants import KINDS, NOT_CONFINED, QUERY, Files, Right
 from callfence.policygen.values import replace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from callfence.policygen.language.document import Document
     from callfence.policygen.learning.generate import Generated
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from callfence.policygen.recording.model import Recording
 
 
-def watched(recording: Recording) -> list[tuple[Use, ...]]:
-    """Return the uses of files and ports of each plain run in which they were recorded."""
-    return [run.files for run in recording.runs if run.files and not run.rehearsed]
+def watched(recording: Recording, but: Collection[str] = ()) -> list[tuple[Use, ...]]:
+    """Return the uses of files and ports of each plain run in which they were recorded, without the runs with the ids `but`."""
+    return [run.files for run in recording.runs if run.files and not run.rehearsed and run.id not in but]
 
 
 def dangerous(files: Files, uses: Iterable[Use]) -> list[str]:
@@ -44,12 +44,13 @@ def with_files(
     existing: Document | None,
     base: Policy | None,
     *,
+    latest: int = 1,
     begins: Files = NOT_CONFINED,
     exact: bool = False,
     hosts: bool = False,
 ) -> Generated:
-    """Return `generated` with the files and ports that the newest run uses; with those of all `runs`, for a kind that the
-    policy did not confine.
+    """Return `generated` with the files and ports that the newest runs use; with those of all `runs`, for a kind that the
+    policy did not confine.  `newest` and `latest` are those of `generalise.added`.
 
     `begins` has no grants, and confines the kinds (`grants.KINDS`) that the policy is to confine from now on.  Rights that the
     upper bound `base` does not grant are printed and left out.  `exact`: no folder replaces several files, no range several
@@ -67,7 +68,7 @@ def with_files(
     uses = [*uses_of(newest), *(use for run in runs for use in uses_of(run) if kind_of(use) in kinds)]
     if "query" in kinds:  # lines about ports of any host name no host, so the names that were used need lines, too
         uses += [(f"{QUERY} {name}", "", "") for run in runs for name in looked_up(run)]
-    files = added(before, runs, uses, exact=exact)
+    files = added(before, runs, uses, latest=latest, exact=exact)
     if base is not None:
         permitted = intersected(files, base.files)
         for line, more, _ in differences(permitted, files):

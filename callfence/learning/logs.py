@@ -123,20 +123,27 @@ def _generate(
         print_forbidden(str(options.within), base, generated.forbidden)
     if generated.phases:
         print(f"callfence import: phases: {printable(generated.phases)}", file=sys.stderr)
-    generated = _with_files(generated, recording, existing, base, exact=options.exact)
+    generated = _with_files(generated, recording, existing, base, old, exact=options.exact)
     for gap in generated.gaps:
         print(f"callfence import: {options.file}: {gap}", file=sys.stderr)
     return generated
 
 
 def _with_files(
-    generated: Generated, recording: Recording, existing: Document | None, base: Policy | None, *, exact: bool = False
+    generated: Generated,
+    recording: Recording,
+    existing: Document | None,
+    base: Policy | None,
+    old: Recording,
+    *,
+    exact: bool = False,
 ) -> Generated:
     runs = watched(recording)
+    earlier = watched(old, {run.id for run in recording.runs})
     begins = begun([run.files for run in recording.runs if not run.rehearsed]) if existing is None else NOT_CONFINED
     uses_of = beside_hosts if connects_by_host(existing.policy.files if existing is not None else begins) else list
     uses = [use for run in runs for use in uses_of(run)]
-    return with_files(generated, runs, uses, existing, base, begins=begins, exact=exact)
+    return with_files(generated, [*earlier, *runs], uses, existing, base, latest=len(runs), begins=begins, exact=exact)
 
 
 def read_log(name: str, file: str, given: FormatOptions) -> Recording:
@@ -203,7 +210,7 @@ def with_allowed(policy: Document, recording: Recording, name: str) -> Generated
         generated = staged(generated, policy, recording.observations, policy.policy.phases, options, recording)
     else:
         generated = generate(recording.observations, policy, name=name, options=options)
-    return _with_files(generated, recording, policy, None)
+    return _with_files(generated, recording, policy, None, Recording())
 
 
 def refused_lines(policy: Policy, generated: Generated) -> Iterator[str]:

@@ -11,14 +11,14 @@ from callfence.enforcer.files.lookup import is_tcp, local_port
 from callfence.policygen.files.calls import DNS, SENDING, SOCKETS, UDP_CONNECT, address, numbers
 from callfence.policygen.grants import NONE, TCP
 from callfence.tracer import kernel, linux
+from callfence.tracer.abi import Arch, Event, table
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from callfence.policygen.files.generalise import Use
-    from callfence.tracer.abi import Event
-    from callfence.tracer.calls import Calls
+    from callfence.tracer.calls import Calls, Handler
     from callfence.tracer.task import Task
 
 LISTENS, CONNECTED = "0A", "01"  # net/tcp_states.h
@@ -41,6 +41,8 @@ class PortWatcher:
         for arch, number in self._sockets:
             calls.also(arch, number, self._socket_call)
         calls.also_named("listen", self._listen)
+        by_name = {**dict.fromkeys(SOCKETS, self._socket_call), "listen": self._listen}
+        calls.also_named("socketcall", by_socketcall(by_name))
         calls.also_named("socket", self._protocol, always=False)
         for name in SENDING:
             calls.also_named(name, self._sends(name), always=False)
@@ -60,7 +62,7 @@ class PortWatcher:
 
     def _socket_call(self, task: Task, event: Event) -> None:
         use = SOCKETS[self._sockets[event.arch, event.number]]
-        port = named_by(task, event, self._gap)
+        port = named_by(task, event, self._gap, binds=use == "bind")
         if isinstance(port, int):
             if is_tcp(task.tid, task.tgid, event.arguments[0] & 0xFFFFFFFF):
                 self._ports.add((use, port, task.executable))
@@ -91,6 +93,21 @@ class PortWatcher:
         return handle
 
 
+def by_socketcall(handlers: Mapping[str, Handler]) -> Handler:
+    """Return a handler of socketcall(2), by which programs for i386 make calls on sockets: it calls the handler of the call
+    that is made so, by its name, with its arguments."""
+
+    def handle(task: Task, event: Event) -> None:
+        from callfence.learning.hosts.reading import call_of  # few programs make this call
+
+        call, arch = call_of(task, event), Arch.from_audit(event.arch)
+        if arch and (handler := handlers.get(call.name)):
+            a, b, c, d, e, f = call.arguments
+            handler(task, Event(event.arch, table(arch).by_name[call.name].number, (a, b, c, d, e, f), event.ip, event.task))
+
+    return handle
+
+
 def report_hidden(task: Task, gap: Callable[[str], None], *, is_read: bool) -> None:
     """Report a gap if memory was not read, and this process may not read the task's: it is not dumpable (prctl(2))."""
     with suppress(OSError):
@@ -99,11 +116,11 @@ def report_hidden(task: Task, gap: Callable[[str], None], *, is_read: bool) -> N
             gap(f"{task.executable} {why}: the files and ports that it names are not recorded; learn it as root")
 
 
-def named_by(task: Task, event: Event, gap: Callable[[str], None]) -> int | str | bytes | None:
+def named_by(task: Task, event: Event, gap: Callable[[str], None], *, binds: bool) -> int | str | bytes | None:
     """Return the address that connect(2) or bind(2) names (`policygen.files.calls.address`); report a gap if it is hidden."""
     content = kernel.read_memory(task.tid, event.arguments[1], min(event.arguments[2] & 0xFFFFFFFF, linux.SOCKADDR))
     report_hidden(task, gap, is_read=bool(content))
-    return address(content)
+    return address(content, binds=binds)
 
 
 def sent_to(task: Task, event: Event, name: str) -> int | str | bytes | None:

@@ -86,7 +86,7 @@ def add(
         old = recording_file.load(recording) if recording.exists() and not fresh else Recording()
         existing = _existing(policy, prepared) if policy.exists() and not fresh else None
         whole = bounded(merge(old, runs))
-        generated = _with_scope(whole, existing, generated_from(old, whole, existing))
+        generated = _with_scope(old, whole, existing, generated_from(old, whole, existing))
         if generated.document is not existing:
             atomic.write(policy, generated.document.text().encode())
         recording_file.save(recording, whole)
@@ -103,10 +103,10 @@ def _existing(policy: Path, prepared: Prepared | None) -> Document:
     return parse_file(policy)
 
 
-def _with_scope(whole: Recording, existing: Document | None, generated: Generated) -> Generated:
-    """Return `generated`, its policy with the scope of signals that fits the whole recording."""
+def _with_scope(old: Recording, whole: Recording, existing: Document | None, generated: Generated) -> Generated:
+    """Return `generated`, its policy with the scope of signals that fits the whole recording; `old` is the one before."""
     document = generated.document
-    new = scope(whole, existing.policy if existing else None, document.policy)
+    new = scope(old, whole, existing.policy if existing else None, document.policy)
     return generated if document.policy.scope == new else generated._replace(document=document.with_scope(new))
 
 
@@ -166,7 +166,8 @@ def check(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
     before, recording = prepared.document, Recording((run,), observations)
     if not prepared.is_unchanged():
         _say_changed(prepared)
-    generated = _with_scope(recording, before, _generate(prepared, run, observations, before, recording))
+    generated = _generate(prepared, run, observations, before, recording, latest=0)  # what was not used may have been removed
+    generated = _with_scope(Recording(), recording, before, generated)
     _print_forbidden(prepared, generated)
     return Learned(prepared.policy, recording, run, before, generated)
 
@@ -178,16 +179,18 @@ def _generate(
     existing: Document | None,
     whole: Recording,
     old: Recording | None = None,
+    latest: int = 1,
 ) -> Generated:
     """Return the policy that is generated from `observed`, with the run's files and ports if these are learned.  `whole` is the
-    recording with the run.  `old` is the recording without it; only if it is given can `--phases` choose phases."""
+    recording with the run.  `old` is the recording without it; only if it is given can `--phases` choose phases.  With 0 for
+    `latest`, nothing is added that the run did not use."""
     generated = _with_phases(prepared, observed, existing, whole, old)
     from callfence.learning.granted import watched, with_files
 
     exact = prepared.options.exact or prepared.options.tight
-    begins, hosts = prepared.begins, prepared.options.hosts
-    runs = [*watched(whole), run.files] if run.rehearsed else watched(whole)
-    return with_files(generated, runs, run.files, existing, prepared.base, begins=begins, exact=exact, hosts=hosts)
+    base, begins, hosts = prepared.base, prepared.begins, prepared.options.hosts
+    runs = [*watched(whole, {run.id}), run.files]  # others may seem to be later: of another machine, or before a clock was set
+    return with_files(generated, runs, run.files, existing, base, latest=latest, begins=begins, exact=exact, hosts=hosts)
 
 
 def _with_phases(

@@ -22,7 +22,7 @@ _OF_PROCESS = (
 )  # fmt: skip
 """Links that lead elsewhere for each process, and what they lead to in its folder of /proc."""
 _NETWORK = b"/net"
-_GONE, _MEMORY = b" (deleted)", b"/memfd:"
+_GONE = b" (deleted)"
 _HEAD = 4096
 """How many bytes at the beginning of an executable are searched for its interpreter."""
 
@@ -39,6 +39,12 @@ def base_of(process: int, task: int, descriptor: int, path: bytes) -> bytes:
         return path
     where = b"cwd" if descriptor < 0 else b"fd/%d" % descriptor
     return b"/proc/%d/%s/%s" % (task, where, path) if path else b"/proc/%d/%s" % (task, where)
+
+
+def is_same_for_all(path: bytes) -> bool:
+    """Return whether a path means the same file for all processes with one root folder: none of their own folder of /proc, and
+    not relative."""
+    return path.startswith(b"/") and not base_of(0, 0, 0, path).startswith(b"/proc/")
 
 
 def grantable(rest: bytes) -> bytes:
@@ -58,14 +64,18 @@ def looking(process: int, task: int, root: bytes = b"/") -> Callable[[int, bytes
 
     def look(descriptor: int, path: bytes, follows: bool) -> File | None:
         file = look_up(base_of(process, task, descriptor, path), follows=follows or not path)
-        return file if file is None or root == b"/" or _is_meant(file, descriptor, path) else None
+        if file is None or root == b"/":
+            return file
+        if file.leads.startswith(b"/"):
+            file = file._replace(leads=below(root, file.leads))
+        return file if _is_meant(file, descriptor, path) else None
 
     def _is_meant(file: File, descriptor: int, path: bytes) -> bool:
         base = b"cwd" if descriptor < 0 else b"fd/%d" % descriptor
         if path.startswith(b"/"):
             base = b"root" if path.startswith(b"/proc/%d/root/" % task) else b""
         try:
-            status = os.stat(file.path)
+            status = os.stat(file.path, follow_symlinks=False)
             begins_inside = base and _is_in(os.readlink(b"/proc/%d/%s" % (task, base)), root)
         except OSError:
             return False
@@ -100,7 +110,7 @@ def _is_in(path: bytes, folder: bytes) -> bool:
 
 
 def look_up(name: bytes, *, follows: bool = True) -> File | None:
-    """Return the file of a path; None if there is none, or if the file is in no folder (a pipe, a removed file)."""
+    """Return the file of a path; None if there is none, or it is in no folder: a pipe, a file in memory, a removed folder."""
     try:
         descriptor = os.open(name, _OPEN if follows else _OPEN | os.O_NOFOLLOW)
         try:
@@ -110,9 +120,20 @@ def look_up(name: bytes, *, follows: bool = True) -> File | None:
             os.close(descriptor)
     except OSError:
         return None
-    if not path.startswith(b"/") or ((path.endswith(_GONE) or path.startswith(_MEMORY)) and not _is_at(path, status)):
+    is_removed = path.endswith(_GONE) and not _is_at(path, status)
+    path = path.removesuffix(_GONE) if is_removed else path
+    if not path.startswith(b"/") or (is_removed and (stat.S_ISDIR(status.st_mode) or path.rindex(b"/") == 0)):
         return None
-    return File(path, status.st_mode, status.st_uid, status.st_gid, (status.st_dev, status.st_ino))
+    leads = _link(path) if stat.S_ISLNK(status.st_mode) and not path.startswith(b"/proc/") else b""
+    identity = (status.st_dev, status.st_ino)
+    return File(path, status.st_mode, status.st_uid, status.st_gid, identity, leads, is_removed)
+
+
+def _link(path: bytes) -> bytes:
+    try:
+        return os.readlink(path)
+    except OSError:  # it has been replaced
+        return b""
 
 
 def _is_at(path: bytes, status: os.stat_result) -> bool:

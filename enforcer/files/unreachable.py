@@ -119,7 +119,7 @@ class Judge:
     def _of_address(self, event: Event, caller: WaitingTask, use: str, root: bytes) -> Iterator[Ungranted]:
         process = owner(event.task)
         length = min(event.arguments[2] & 0xFFFFFFFF, _SOCKADDR)
-        place = address(caller.read_on(event.arguments[1], length))
+        place = address(caller.read_on(event.arguments[1], length), binds=use == "bind")
         if isinstance(place, int):
             if not is_tcp(event.task, process, event.arguments[0] & 0xFFFFFFFF, close_at_once):
                 return

@@ -20,6 +20,7 @@ AT_FDCWD = -100  # linux/fcntl.h
 _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = 0x400, 0x1000
 _O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
 _RENAME_EXCHANGE = 2  # linux/fs.h
+_MOST_LINKS = 40  # MAXSYMLINKS, linux/namei.h
 _ACCESS = {os.O_RDONLY: Right.READ, os.O_WRONLY: Right.WRITE, os.O_RDWR: Right.READ | Right.WRITE}
 _MADE = {stat.S_IFIFO: Right.FIFO, stat.S_IFSOCK: Right.SOCKET, stat.S_IFCHR: Right.DEVICE, stat.S_IFBLK: Right.DEVICE}
 
@@ -43,6 +44,8 @@ class Wanted(NamedTuple):
     """Whether a symbolic link as the last name is followed."""
     may_be_empty: bool = False
     """Whether an empty path means the descriptor itself; otherwise the call fails."""
+    unnamed: bool = False
+    """Whether the call makes a file without a name in the named folder (O_TMPFILE); no other opens a folder to write it."""
 
 
 class Pair(NamedTuple):
@@ -57,7 +60,7 @@ def _open(descriptor: int, address: int, flags: int) -> list[Wanted]:
         return []
     right = _ACCESS.get(flags & os.O_ACCMODE, Right.READ | Right.WRITE)
     if flags & _O_TMPFILE:
-        return [Wanted(descriptor, address, right)]  # it gets a name by linkat, if at all
+        return [Wanted(descriptor, address, right, unnamed=True)]  # it gets a name by linkat, if at all
     if flags & os.O_TRUNC:
         right |= Right.WRITE
     follows = not flags & os.O_NOFOLLOW
@@ -203,11 +206,12 @@ def made_socket() -> Wanted:
     return Wanted(AT_FDCWD, 1, makes=Right.SOCKET, follows=False)
 
 
-def address(data: bytes) -> int | str | bytes | None:
+def address(data: bytes, *, binds: bool = False) -> int | str | bytes | None:
     """Return what a struct sockaddr holds: a TCP port as int, the path of a unix socket as str, the name of an abstract one as
-    bytes (b"" if the kernel chooses it, unix(7)), or None for any other address."""
+    bytes (b"" if the kernel chooses it, unix(7)), or None for any other address.  `binds`: it is for bind(2)."""
     family = int.from_bytes(data[:2], "little")
-    if family in INTERNET and len(data) >= 4:  # the port is in the same place (linux/in.h, in6.h)
+    is_any = binds and family == 0 and data[4:8] == bytes(4)  # AF_UNSPEC, which inet_bind() takes for AF_INET then
+    if (family in INTERNET or is_any) and len(data) >= 4:  # the port is in the same place (linux/in.h, in6.h)
         return int.from_bytes(data[2:4], "big")
     if family == 1 and data[2:3] not in (b"", b"\0"):  # AF_UNIX
         return os.fsdecode(data[2:].partition(b"\0")[0])
@@ -227,6 +231,10 @@ class File(NamedTuple):
     group: int = 0
     identity: tuple[int, int] = (0, 0)
     """st_dev and st_ino."""
+    leads: bytes = b""
+    """Where a symbolic link leads, as it says; b"" for another file, and for a link of /proc, which leads to no path."""
+    is_removed: bool = False
+    """Whether the file has no name any more, or none yet (O_TMPFILE); `path` is then the one that it had."""
 
     @property
     def is_folder(self) -> bool:
@@ -272,15 +280,42 @@ def _of_name(request: Wanted, path: bytes, look: Look) -> Iterator[Need]:
         return
     file = look(request.descriptor, path, request.follows)
     if file is None:
-        name = path.rstrip(b"/").rpartition(b"/")[2]
-        if request.makes and name and (folder := _folder(request.descriptor, path, look)):
-            yield Need(folder, request.makes, os.path.join(folder.path, name), makes=True)
+        if request.makes:
+            yield from _made(request, path, look)
         return
-    if request.right and (file.is_executed or Right.EXECUTE not in request.right):
-        # Landlock asks READ_DIR for a folder that is opened to read it (security/landlock/fs.c), listed or not
-        yield Need(file, Right.LIST if file.is_folder and request.right == Right.READ else request.right)
+    if rights := _opened(request, file):
+        place = look(-1, os.path.dirname(file.path), True) if file.is_removed else file  # where Landlock looks for a grant
+        if place is not None:
+            yield Need(place, rights)
     if request.removes and (folder := look(-1, os.path.dirname(file.path), True)):
         yield Need(folder, request.removes, file.path, makes=request.replaces)
+
+
+def _opened(request: Wanted, file: File) -> Right:
+    """Return the rights to an existing file that a call needs; none if it fails anyway."""
+    if stat.S_ISLNK(file.mode):  # O_NOFOLLOW: ELOOP
+        return NOTHING
+    if Right.EXECUTE in request.right and (file.is_removed or not file.is_executed):
+        return NOTHING
+    if file.is_folder and not request.unnamed:
+        # Landlock asks READ_DIR for a folder that is opened to read it (security/landlock/fs.c), listed or not; EISDIR to write
+        return Right.LIST if request.right == Right.READ else NOTHING
+    return request.right
+
+
+def _made(request: Wanted, path: bytes, look: Look) -> Iterator[Need]:
+    """Yield the rights that a call needs to make a file, if it can: where a symbolic link leads, if that leads to no file."""
+    descriptor = request.descriptor
+    for _ in range(_MOST_LINKS):
+        link = look(descriptor, path, False) if request.follows else None
+        if link is None:
+            name = path.rstrip(b"/").rpartition(b"/")[2]
+            folder = _folder(descriptor, path, look)
+            if name and folder and not folder.path.startswith(b"/proc/"):
+                yield Need(folder, request.makes, os.path.join(folder.path, name), makes=True)
+        if link is None or not link.leads:
+            return
+        descriptor, path = -1, os.path.join(os.path.dirname(link.path), link.leads)
 
 
 def _of_pair(pair: Pair, paths: Sequence[bytes], look: Look) -> Iterator[Need]:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cache, reduce
-from operator import or_
+from functools import cache
 
 from callfence.policygen.files.algebra import extended, granted, reduced
 from callfence.policygen.files.bytecode import sources, with_sources
@@ -88,7 +87,7 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
         move = rule(parsed)
         parsed = [_moved(names, move, why) for names in parsed]
     whole: Names = {}
-    for path, rights in (item for names in _with_equal_rights(parsed, why) for item in names.items()):
+    for path, rights in (item for names in parsed for item in names.items()):
         whole[path] = whole.get(path, NOTHING) | rights
     absent = set() if exact else {path for path in sought(runs) if Right.READ not in granted(whole, path)}
     for path in absent:
@@ -96,7 +95,8 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
     removes = set() if exact else {folder for folder in removals(made(runs)) if Right.CREATE in granted(whole, folder)}
     for folder in removes:
         whole[folder] = whole.get(folder, NOTHING) | Right.REMOVE
-    grants = reduced(whole)
+    why |= dict.fromkeys(_moving(whole), "files are moved to or from here, and Landlock denies moves that gain rights")
+    grants = reduced(with_equal_rights(whole))
     of_any_host = _without_hosts(runs) if hosts else runs
     ports = {use: generalised_ports(of_any_host if use == "connect" else runs, use, exact=exact) for use in TCP}
     why = {path: why[path] for path in grants if path in why}
@@ -313,13 +313,21 @@ def _moved(names: Names, move: Callable[[str, Right], Move | None], why: dict[st
     return result
 
 
-def _with_equal_rights(runs: list[Names], why: dict[str, str]) -> list[Names]:
-    """Return the names with equal rights for all folders between which files are moved.  Landlock denies a move by which a file
-    would gain rights, so a repeated run could fail otherwise."""
-    moving = {path for names in runs for path, rights in names.items() if Right.MOVE in rights}
-    whole = reduce(or_, (names[path] for names in runs for path in moving & names.keys()), NOTHING)
-    why |= dict.fromkeys(moving, "files are moved to or from here, and Landlock denies moves that gain rights")
-    return [{path: whole if path in moving else rights for path, rights in names.items()} for names in runs]
+def _moving(grants: Mapping[str, Right]) -> list[str]:
+    """Return the folders between which files are moved."""
+    return [path for path, rights in grants.items() if Right.MOVE in rights]
+
+
+def with_equal_rights(grants: Mapping[str, Right], *before: Mapping[str, Right]) -> Names:
+    """Return the grants with what a folder between which files are moved gets, itself or with one above it, beyond any grants
+    of `before` by which they are moved, in all such folders.  Landlock denies a move by which a file would gain rights, so a
+    repeated run could fail otherwise."""
+    more = NOTHING
+    for path in _moving(grants):
+        had = [rights for one in before if Right.MOVE in (rights := granted(one, path))]
+        for rights in had or [NOTHING]:
+            more |= granted(grants, path) & ~rights
+    return {**grants, **{path: grants[path] | more for path in _moving(grants)}}
 
 
 def _folder(path: str) -> str:
@@ -346,18 +354,20 @@ def lacking(files: Files, uses: Iterable[Use]) -> dict[str, Right]:
     return {path: rights for path, rights in every if rights}
 
 
-def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, exact: bool = False) -> Files:
-    """Return `files` with what the newest run needs beyond them; a use that they do not confine stays unconfined.
+def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *, latest: int = 1, exact: bool = False) -> Files:
+    """Return `files` with what the newest runs need beyond them; a use that they do not confine stays unconfined.
 
-    Grants are made from all runs together, but only those that the newest run uses are added.  If hosts are added
+    `newest`: the uses of the newest runs, which are the last ones, `latest` of them.  Grants are made from all runs together,
+    but only those that the newest runs use are added.  If hosts are added
     (`connects_by_host`), `newest` has only those ports that are to be granted at any host (`beside_hosts`)."""
     uses = list(newest)
     missing = [*lacking(files, uses)]
     if not exact and files.paths is not None:  # once: who takes the right out of the policy does not want it
-        earlier = runs[:-1] if files.paths else ()
-        guessed = (sought(runs) | _sources(runs)) - sought(earlier) - _sources(earlier)
+        earlier = runs[: len(runs) - latest]
+        known = earlier if files.paths else ()
+        guessed = (sought(runs) | _sources(runs)) - sought(known) - _sources(known)
         missing += [path for path in guessed if Right.READ not in granted(files.paths, path)]
-        fresh = removals(made(runs)) - removals(made(runs[:-1])) if len(runs) > 1 else ()
+        fresh = removals(made(runs)) - removals(made(earlier)) if len(runs) > 1 else ()
         missing += [folder for folder in fresh if Right.CREATE in granted(files.paths, folder)]
     needed = learned(runs, exact=exact)
     grants = {path: rights for path, rights in needed.files.grants.items() if any(covers(path, name) for name in missing)}
@@ -365,7 +375,10 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
     each = _without_hosts(runs) if "connect_to" in fields else runs
     fields["connect"] = _added_ports(files.ports("connect"), each, "connect", uses, exact=exact)
     fields["bind"] = _added_ports(files.ports("bind"), runs, "bind", uses, exact=exact)
-    return with_queries(files, extended(files, Files(grants or None, **fields)), runs, uses, exact=exact)
+    whole = extended(files, Files(grants or None, **fields))
+    if grants and files.paths is not None and whole.paths is not None:
+        whole = replace(whole, paths=reduced(with_equal_rights(whole.paths, files.paths)))
+    return with_queries(files, whole, runs, uses, exact=exact)
 
 
 def _sources(runs: Sequence[Iterable[Use]]) -> set[str]:

@@ -22,20 +22,23 @@ SENDING = tuple(sorted({row.name for row in pids.rows(pids.SIGNALS) if not row.s
 """Calls that send a signal.  The others of `tracer.pids` have the kernel send one later, to the process that they name."""
 
 
-def scope(recording: Recording, before: Policy | None, policy: Policy) -> str:
-    """Return the scope of a policy that was learned from the recording and the policy `before`."""
-    enforced = {SIGNALS: _keeps_signals(recording, before, policy), ABSTRACT: _keeps_sockets(recording, before)}
+def scope(old: Recording, recording: Recording, before: Policy | None, policy: Policy) -> str:
+    """Return the scope of a policy that was learned from the recording and the policy `before`, whose recording was `old`."""
+    enforced = {SIGNALS: _keeps_signals(recording, before, policy), ABSTRACT: _keeps_sockets(old, recording, before)}
     return scope_of([word for word, is_enforced in enforced.items() if is_enforced])
 
 
-def _keeps_sockets(recording: Recording, before: Policy | None) -> bool:
+def _keeps_sockets(old: Recording, recording: Recording, before: Policy | None) -> bool:
     """Return whether abstract sockets are confined; only runs that recorded files and ports show it."""
-    aims = [{aim for line, aim, _ in run.files if line == ABSTRACT} for run in recording.runs]
-    if any(OTHERS in reached for reached in aims):
+    if OTHERS in _aims(recording):
         return False
-    if before is not None and (ABSTRACT in scopes(before.scope) or any(aims[:-1])):
+    if before is not None and (ABSTRACT in scopes(before.scope) or _aims(old)):
         return ABSTRACT in scopes(before.scope)
-    return any(aims)
+    return bool(_aims(recording))
+
+
+def _aims(recording: Recording) -> set[str]:
+    return {aim for run in recording.runs for line, aim, _ in run.files if line == ABSTRACT}
 
 
 def _keeps_signals(recording: Recording, before: Policy | None, policy: Policy) -> bool:

@@ -65,7 +65,8 @@ def recording_filter(policy: Policy, record: int, watch: int) -> bytes:
     unwatched = dict(UNWATCHED)
     unwatched |= dict.fromkeys(SENDING, Always(False)) if SIGNALS in scopes(policy.scope) else {}
     unwatched |= _sockets(policy)  # a filter sees neither names nor ports
-    by_path = {*PATH_CALLS, *ASKING, *NEW_ROOTS, *MOUNTING, *SOCKETS} if policy.files.paths is not None else set()
+    of_paths = {*PATH_CALLS, *ASKING, *NEW_ROOTS, *MOUNTING, *SOCKETS, "socketcall"}
+    by_path = of_paths if policy.files.paths is not None else set()
     entries = {arch: _known(arch, section, unwatched, triggers | by_path) for arch, section in policy.entries.items()}
     stopping = replace(policy, entries=entries, default=_RECORDED, unknown=_RECORDED)
     answers = {bpf.ret(_RECORDED): record, bpf.ret(_WATCHED): watch}
@@ -84,7 +85,7 @@ def _sockets(policy: Policy) -> dict[str, Expression]:
     files = policy.files
     unwatched: dict[str, Expression] = {}
     if files.connect is not None or files.bind is not None:
-        unwatched = dict.fromkeys((*SOCKETS, "listen"), Always(False))
+        unwatched = dict.fromkeys((*SOCKETS, "listen", "socketcall"), Always(False))
         values = [*((0, family) for family in TCP_FAMILIES), *((2, protocol) for protocol in TCP_PROTOCOLS)]
         unwatched["socket"] = And(tuple(Condition(index, Operator.NE, value) for index, value in values))
         unwatched |= {name: Condition(index, Operator.MASKED, 0, MSG_FASTOPEN) for name, index in SENDING_FLAGS.items()}

@@ -9,7 +9,7 @@ from strategies import EXAMPLES, actions, entries, events
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.language.normal import normal_entry
-from callfence.policygen.merging import _ConflictError, merge_documents, merge_entry
+from callfence.policygen.merging import _ConflictError, merge_documents, merge_entry, unite
 from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Entry, Policy
 from callfence.policygen.sets.join import JoinError, join_entries, refuses
 from callfence.tracer.abi import Arch, Event, table
@@ -145,3 +145,13 @@ def test_an_architecture_that_one_side_adds_is_there() -> None:
     merged, _ = merge_documents(theirs, theirs, base)
     assert list(merged.policy.entries) == [Arch.X86_64]
     assert merged.policy.unknown == ENOSYS
+
+
+def test_folders_between_which_one_policy_moves_files_get_what_the_other_grants_one_of_them():
+    """Else Landlock would deny moves that it allows in one."""
+    moves = parse("path ./a: create, remove, move\npath ./b: create, remove, move\n")
+    reads = parse("path ./a: read\n")
+    for one, other in ((moves, reads), (reads, moves)):
+        lines = unite(one, other).policy.files.lines()
+        assert lines == dict.fromkeys(("path ./a", "path ./b"), "read, create, remove, move")
+    assert unite(moves, moves).policy == moves.policy

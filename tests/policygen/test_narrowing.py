@@ -68,6 +68,21 @@ def test_what_only_rehearsed_runs_used_is_kept():
     assert made.unused == (Unused("reboot: allow", "rehearsed runs use it"),)
 
 
+def test_so_are_files_ports_and_hosts():
+    """Under other rules too: of a folder that holds a program's configuration."""
+    text = "path ./a: read\npath ./b: read\npath /etc/app: read\ntcp connect: 80, 443, 8080"
+    plain = run(0, files=["./a: read", "tcp connect: 80", "tcp bind: none"])
+    uses = ["./b: read", "public: /etc/app", "/etc/app/x: read", "tcp connect: 443", "tcp bind: none"]
+    kept = {"path ./a": "read", "path ./b": "read", "path /etc/app": "read", "tcp connect": "80, 443"}
+    assert lines(text, plain, run(1, files=uses, rehearsed="it fails"))[0] == kept
+    none = ("udp send: none", "unix connect: none", "dns query: none")
+    text = "\n".join(("tcp connect a.org: 80", "tcp connect b.org: 80", "tcp connect c.org: 80", *none))
+    plain = run(0, files=["tcp connect a.org: 80", "tcp bind: none", *none])
+    fails = run(1, files=["tcp connect b.org: 80", "tcp bind: none", *none], rehearsed="it fails")
+    kept = lines(text, plain, fails)[0]
+    assert [line for line in kept if line.startswith("tcp")] == ["tcp connect a.org", "tcp connect b.org"]
+
+
 def test_a_rule_that_brings_what_was_used_into_the_implied_set_is_used():
     text = "implied 1\nunlink: allow\nreboot: allow\n"
     calls = [("unlinkat", 0xFFFFFF9C, 0, 0)]

@@ -76,6 +76,7 @@ USES = (
     ("symlink:data/n", {"path ./data": "symlink"}),
     ("temporary:data", {"path ./data": "write"}),
     ("named:data,data/n", {"path ./data": "write, create"}),
+    ("named:data,data/inner/n", {"path ./data": "write, create, move"}),
     ("exchange:data/a,data/b", {"path ./data": "create, remove"}),
     ("fifo:data/n", {"path ./data": "fifo"}),
     ("socket:data/n", {"path ./data": "socket"}),
@@ -141,6 +142,14 @@ def test_threads_have_no_lines_of_their_own(commands, place):
     enforced = commands.enforce(policy, program, place.folder, env=place.environment)
     assert enforced.ran.stdout == b"not named\n" * 2
     assert {(*record["ungranted"], *record["ungrantable"]) for record in enforced.violations} == {(NO_LINE,)}
+
+
+def test_the_first_thread_is_granted_its_own_files(commands, place):
+    """To write: its number, which is that of the process, is another one in each run."""
+    policy, program = place.folder / "thread.policy", ["sh", "-c", "echo 0 > /proc/thread-self/oom_score_adj && echo ok"]
+    assert commands.learn(policy, program, place.folder, "--files", env=place.environment).stdout == b"ok\n"
+    assert parse_file(policy).policy.files.lines()["path /proc/thread-self/oom_score_adj"] == "write"
+    assert commands.enforce(policy, program, place.folder, env=place.environment).ran.stdout == b"ok\n"
 
 
 @pytest.mark.parametrize(("operation", "has_line"), [("own-abstract:{}", True), ("abstract:{}", False), ("read:data/a", False)])
@@ -355,6 +364,7 @@ def test_the_cache_of_a_new_user_takes_no_right_to_the_home(commands, place):
 @pytest.mark.parametrize("folder", ["home/.app/state", "home/.local/share/app", "temporary/app-0"])
 def test_a_folder_of_its_own_that_an_earlier_run_made_is_made_for_a_new_user(commands, place, folder):
     """By `enforce`, with this user alone in it; the program finds that it is there, as it did when it was learned."""
+
     def operations(here: Place) -> list[str]:
         return [f"mkdir:{here.folder}/{folder}", f"create:{here.folder}/{folder}/x", f"write:{here.folder}/{folder}/x"]
 
@@ -381,6 +391,14 @@ def test_a_later_run_adds_what_it_needs_and_names_that_vary_become_their_folder(
     assert (place.folder / "files.policy").read_text() == before
 
 
+def test_files_are_moved_after_a_later_run_as_before(commands, place):
+    learn(commands, place, "rename:data/a,temporary/a")
+    learn(commands, place, "create:data/n", options=())
+    os.rename(place.folder / "temporary" / "a", place.folder / "data" / "a")
+    policy = place.folder / "files.policy"
+    assert enforce(commands, place, policy, "rename:data/a,temporary/a", "rename:temporary/a,data/a") == ["ok", "ok"]
+
+
 def test_exact_is_each_name_that_was_used(commands, place):
     for number in range(9):
         (place.folder / f"data/{number}").write_text("")
@@ -400,6 +418,15 @@ def test_a_check_finds_new_files(commands, place):
     assert done.returncode == 1
     assert b"+ path $HOME/h: read" in done.stderr
     assert commands.learn(policy, ["./files", "read:data/a"], place.folder, "--check", env=place.environment).returncode == 0
+
+
+def test_a_check_does_not_ask_for_what_no_run_used(commands, place):
+    """Configuration that was not there: who takes it out of the policy does not want it."""
+    learn(commands, place, "read:.apprc")
+    policy = place.folder / "files.policy"
+    policy.write_text(policy.read_text().replace("path ./.apprc: read\n", ""))
+    done = commands.learn(policy, ["./files", "read:.apprc"], place.folder, "--check", env=place.environment)
+    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_is_learned_that_a_baseline_forbids(commands, place):
@@ -436,8 +463,71 @@ def test_a_script_needs_its_interpreter(commands, place):
     assert done.ran.stdout == b"ok\n", done.ran.stderr
 
 
+WAYS = (
+    ("mkdir out; ln -s out/n link", "echo n > link; cat out/n; rm out/n", {"./out": "read, write, create, remove"}),
+    ("mkdir out", "exec 5> out/n; rm out/n; echo n >&5; cat /dev/fd/5", {"./out": "read, write, create, remove"}),
+    ("", "cat /dev/stdin <&3; cat /dev/stdin <&4", {"./data/a": "read", "./data/b": "read"}),
+    ("", "echo n > data; echo n > /dev/stdout; echo n > /proc/self/fd/1; echo n > /dev/fd/9", {}),
+    (
+        "mkdir out; printf '#!/bin/sh\ncat $1' > out/first; printf '#!./first\n' > out/second; chmod +x out/*",
+        "cd out; ./second",
+        {"./out/first": "read, execute", "./out/second": "read, execute"},
+    ),
+)
+"""What is there before; what a program does; and the files of its folder, of /dev and of /proc that are granted for that."""
+
+
+@pytest.mark.parametrize(("before", "script", "granted"), WAYS, ids=[script for _, script, _ in WAYS])
+def test_a_file_is_named_in_other_ways(commands, place, before, script, granted):
+    """By a link that leads to no file, by a descriptor, or by a path that starts elsewhere than for `learn`."""
+    (place.folder / "app").write_text(f"#!/bin/sh\n{script}\n")
+    subprocess.run(["sh", "-c", f"chmod +x app\n{before}"], cwd=place.folder, check=True)
+    policy, given = place.folder / "app.policy", ["sh", "-c", 'exec "$@" 3< data/a 4< data/b', "sh"]
+    learning, enforcing = commands.learning(policy, "-q", "--files"), commands.enforcing(policy, policy.with_suffix(".log"))
+    learned, enforced = (
+        commands.plain([*given, *words, "./app"], place.folder, env=place.environment) for words in (learning, enforcing)
+    )
+    lines = parse_file(policy).policy.files.lines()
+    wanted = {f"path {name}": rights for name, rights in granted.items()} | {"path ./app": "read, execute"}
+    assert {line: lines[line] for line in lines if line.startswith(("path .", "path /dev", "path /proc"))} == wanted
+    assert (enforced.stdout, enforced.stderr) == (learned.stdout, learned.stderr)
+
+
+def test_a_program_for_i386_names_sockets_in_memory(commands, place, compile_c):
+    """By socketcall(2), also if a later run makes it where the policy allows it already."""
+    shutil.copy(compile_c(SOURCE, "-static", "-m32"), place.folder / "files")
+    lines = learn(commands, place, "socket:data/n", "bind:7011", "own-abstract:it")
+    ports = {"tcp connect": "none", "tcp bind": "7011"}
+    assert lines == {"path ./data": "socket", "path ./files": "read, execute"} | ports
+    assert parse_file(place.folder / "files.policy").policy.scope == "signals, abstract sockets"
+    lines = learn(commands, place, "socket:temporary/n", "bind:7012", "connect:9", options=())
+    assert (lines["path $TMPDIR"], lines["tcp bind"], lines["tcp connect"]) == ("socket", "7011-7012", "9")
+    (place.folder / "data" / "n").unlink()
+    assert enforce(commands, place, place.folder / "files.policy", "socket:data/n", "bind:7011", "bind:7013") == [
+        "ok",
+        "ok",
+        "EACCES",
+    ]
+
+
+IN_MEMORY = """
+import os
+file = os.memfd_create("it", 0)
+os.write(file, open("files", "rb").read())
+os.execve(file, ["it", "read:data/a"], os.environ)
+"""
+
+
+def test_a_file_in_memory_has_no_line(commands, place):
+    policy, program = place.folder / "memory.policy", ["/usr/bin/python3", "-c", IN_MEMORY]
+    assert commands.learn(policy, program, place.folder, "--files", env=place.environment).stdout == b"ok\n"
+    assert "/memfd:" not in policy.read_text()
+    done = commands.enforce(policy, program, place.folder, env=place.environment)
+    assert done.ran.stdout == b"ok\n", done.ran.stderr
+
+
 def test_odd_names_are_learned_and_granted(commands, place):
-    name = os.fsdecode(b"data/a b\n\xff\"\\")
+    name = os.fsdecode(b'data/a b\n\xff"\\')
     (place.folder / name).write_text("text")
     lines = learn(commands, place, f"read:{name}")
     assert r'path "./data/a b\n\xff\"\\"' in lines
@@ -450,7 +540,9 @@ def test_why_tells_the_names_that_a_line_comes_from(commands, place):
     words = [sys.executable, "-m", "callfence", "why", "files.policy"]
     settings = {"cwd": place.folder, "env": place.environment, "capture_output": True, "text": True, "check": False}
     done = subprocess.run([*words, "path ./data"], **settings)
-    assert re.sub(r" at files\+0x[0-9a-f]+", " at SITE", done.stdout) == f"""\
+    assert (
+        re.sub(r" at files\+0x[0-9a-f]+", " at SITE", done.stdout)
+        == f"""\
 path ./data: read
   ./data/a: read in run 1 by {place.folder}/files at SITE
   ./data/b: read in run 2 by {place.folder}/files at SITE
@@ -458,6 +550,7 @@ path ./data: read
   the line covers everything below the folder: 3 files now, 0 of them executable
 
 """
+    )
     for name in ("data/id_rsa", "data/inner/x.pem"):
         (place.folder / name).write_text("")
     done = subprocess.run([*words, "path ./data"], **settings)
@@ -498,3 +591,30 @@ def test_recordings_of_several_machines_give_one_policy(commands, place):
     subprocess.run(words, cwd=place.folder, check=True, capture_output=True)
     lines = parse_file(place.folder / "both.policy").policy.files.lines()
     assert lines == {"path ./data": "read", "path ./files": "read, execute", "tcp connect": "9", "tcp bind": "none"}
+
+
+def test_recordings_are_imported_one_by_one_as_they_are_together(commands, place):
+    """With the earlier runs of the policy's recording, as `learn` does."""
+    callfence, texts = [sys.executable, "-m", "callfence"], set()
+    for name in "ab":
+        learn(commands, place, f"read:data/{name}")
+        shutil.move(place.folder / ".callfence" / "files.rec", place.folder / f"{name}.rec")
+        (place.folder / "files.policy").unlink()
+    for order in ("ab", "ba"):
+        for name in order:
+            words = [*callfence, "import", "--from", "recording", f"{name}.rec", "-o", "it.policy"]
+            subprocess.run(words, cwd=place.folder, env=place.environment, check=True, capture_output=True)
+        assert parse_file(place.folder / "it.policy").policy.files.lines()["path ./data"] == "read"
+        texts.add((place.folder / "it.policy").read_text())
+        (place.folder / "it.policy").unlink()
+        (place.folder / ".callfence" / "it.rec").unlink()
+    assert len(texts) == 1
+
+
+def test_a_recording_with_a_run_of_a_clock_that_was_ahead_is_an_earlier_one(commands, place):
+    learn(commands, place, "read:data/a")
+    recording = place.folder / ".callfence" / "files.rec"
+    recording.write_text(recording.read_text().replace('"started": 1', '"started": 2', 1))
+    learn(commands, place, f"own-abstract:callfence-{os.getpid()}", "read:.apprc", options=())
+    assert "abstract sockets" in (place.folder / "files.policy").read_text()
+    assert "path ./.apprc: read" in (place.folder / "files.policy").read_text()

@@ -28,8 +28,8 @@ TCP, UDP, UDPLITE = 6, 17, 136  # linux/in.h
 ECHO = 1
 """IPPROTO_ICMP, also for IPPROTO_ICMPV6, of a datagram socket: it sends echo requests, as ping(8) does."""
 _SOCK_DGRAM = 2  # linux/net.h
-_SOCKETCALL = {3: "connect", 6: "getsockname", 9: "send", 10: "recv", 11: "sendto", 12: "recvfrom", 16: "sendmsg"}
-_SOCKETCALL |= {17: "recvmsg", 19: "recvmmsg", 20: "sendmmsg"}  # linux/net.h
+_SOCKETCALL = {2: "bind", 3: "connect", 4: "listen", 6: "getsockname", 9: "send", 10: "recv", 11: "sendto", 12: "recvfrom"}
+_SOCKETCALL |= {16: "sendmsg", 17: "recvmsg", 19: "recvmmsg", 20: "sendmmsg"}  # linux/net.h
 SENDING = ("sendto", "sendmsg", "sendmmsg")
 """The calls that can name the address to which they send."""
 EXITS = (

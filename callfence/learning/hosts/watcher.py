@@ -204,7 +204,7 @@ class HostWatcher:
         if name[:1] in (b"", b"\0"):
             if b"*" in name:  # a policy takes it for all sockets whose names begin so
                 self._gap(f"{task.executable} connects to an abstract socket with `*` in its name, which no line is about")
-            elif len(name) > 1:
+            elif name:
                 self._sockets.add(("@" + name[1:].decode("utf-8", "surrogateescape"), task.executable))
             return
         file = look_up(_seen(task, name.partition(b"\0")[0]))

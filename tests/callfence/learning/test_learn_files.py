@@ -103,6 +103,27 @@ def test_so_it_is_where_only_ports_are_recorded(nobody: Nobody, is_dumpable: str
     assert ("tcp bind: none" in (nobody.folder / "hidden.policy").read_text()) is is_said
 
 
+PERMITS = """
+import os
+place = os.path.abspath("data/locked")
+for mode in (0, 0o600):
+    os.chmod(place, mode)
+    try:
+        print(open(place).read())
+    except PermissionError:
+        pass
+"""
+
+
+def test_a_file_that_may_be_read_later_is_recorded(nobody: Nobody) -> None:
+    """The same call, which has failed before."""
+    made = ("-c", "import os; os.mkdir('data'); open('data/locked', 'w')")
+    subprocess.run([*nobody.python, *made], cwd=nobody.folder, check=True)
+    words = ("-m", "callfence", "learn", "--files", "-o", "locked.policy", "/usr/bin/python3", "-c", PERMITS)
+    subprocess.run([*nobody.python, *words], cwd=nobody.folder, capture_output=True, check=True)
+    assert "path ./data/locked: read" in (nobody.folder / "locked.policy").read_text()
+
+
 @pytest.fixture
 def configuration() -> Iterator[Path]:
     """A folder below /etc with a file that every user may read."""

@@ -21,7 +21,7 @@ TABLE = (
     ("open", (7, os.O_WRONLY | os.O_CREAT | os.O_EXCL), [Wanted(HERE, 7, makes=W | C, follows=False)]),
     ("open", (7, os.O_PATH), []),
     ("open", (7, os.O_NOFOLLOW), [Wanted(HERE, 7, R, follows=False)]),
-    ("openat", (5, 7, os.O_TMPFILE | os.O_RDWR), [Wanted(5, 7, R | W)]),
+    ("openat", (5, 7, os.O_TMPFILE | os.O_RDWR), [Wanted(5, 7, R | W, unnamed=True)]),
     ("openat2", (5, 7, 100), [Wanted(5, 7, W)]),
     ("creat", (7, 0o644), [Wanted(HERE, 7, W, W | C)]),
     ("execve", (7,), [Wanted(HERE, 7, R | X)]),
@@ -83,6 +83,19 @@ def test_a_folder_that_is_opened_to_read_it_is_listed(flags, rights):
     assert [*needs(request, [b"/folder"], lambda *_: folder)] == [Need(folder, rights)]
 
 
+@pytest.mark.parametrize(
+    ("flags", "mode"),
+    [
+        (os.O_WRONLY, 0o040755),  # EISDIR
+        (os.O_RDONLY | os.O_TRUNC, 0o040755),
+        (os.O_RDONLY | os.O_NOFOLLOW, 0o120777),  # ELOOP
+    ],
+)
+def test_what_cannot_be_opened_needs_nothing(flags, mode):
+    (request,) = wanted("open", (7, flags, 0, 0, 0, 0), lambda *_: b"")
+    assert not [*needs(request, [b"/it"], lambda *_: File(b"/it", mode))]
+
+
 def test_every_row_is_a_call():
     for arch in (NATIVE, COMPAT):
         assert numbers(PATH_CALLS)[arch.audit, table(arch).by_name["openat"].number] == "openat"
@@ -105,6 +118,12 @@ def test_every_row_is_a_call():
 )
 def test_the_address_of_a_socket(data, found):
     assert address(data) == found
+
+
+def test_a_socket_is_bound_by_an_address_without_a_family():
+    data = b"\0\0\1\xbb" + bytes(12)
+    assert (address(data), address(data, binds=True)) == (None, 443)
+    assert address(b"\0\0\1\xbb\x7f\0\0\1" + bytes(8), binds=True) is None
 
 
 def test_nothing_is_wanted_by_default():

@@ -337,6 +337,8 @@ def test_configuration_that_was_looked_for_is_added_once():
     assert added(without, [first, first], first).grants == {"./a": Right.READ}
     second = seeking("./.apprc", read=["./a"])
     assert added(without, [first, second], second).grants == {"./.apprc": Right.READ, "./a": Right.READ}
+    both = added(without, [first, second], [*first, *second], latest=2).grants
+    assert both == {"$HOME/.apprc": Right.READ, "./.apprc": Right.READ, "./a": Right.READ}
 
 
 def test_the_source_of_a_module_is_added_once():
@@ -364,3 +366,21 @@ def test_many_names_in_one_folder_are_a_search():
     searched = [f"$HOME/.config/app/{number}" for number in range(17)]
     assert few(["./.a", *searched]) == ["./.a"]
     assert few(searched[:16]) == searched[:16]
+
+
+def test_folders_between_which_files_move_have_the_same_rights_with_those_above():
+    moves = run("./a: create, remove, move", "$HOME/b: create, remove, move", "./a/x: write", ".: list")
+    assert learned([moves]).files.lines()["path $HOME/b"] == "list, create, remove, move"
+
+
+def test_so_have_they_after_a_later_run():
+    """But for what was taken out of the policy."""
+    moves = run("./a: create, remove, move", "./b: create, remove, move")
+    makes = run("./a: read, write, create")
+    old = added(begun([moves]), [moves], moves)
+    both = {"path ./a": "read, write, create, remove, move", "path ./b": "read, write, create, remove, move"}
+    assert added(old, [moves, makes], makes).lines() == both
+    narrowed = Files({"./a": rights_of("write, create, remove, move"), "./b": rights_of("create, remove, move")})
+    reads = run("./a: read")
+    assert added(narrowed, [moves, makes, reads], reads).paths["./b"] == rights_of("read, create, remove, move")
+    assert added(narrowed, [moves, makes, moves], moves) == narrowed

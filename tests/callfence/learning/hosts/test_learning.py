@@ -208,6 +208,21 @@ def test_unix_sockets(plain: Path, network: Network, monkeypatch: pytest.MonkeyP
     assert network.lines() == ["unix connect ./grams", "unix connect ./run/db", "unix connect @it"]
 
 
+EMPTY = r"""
+import socket
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as it, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+    it.bind("\0")
+    other.sendto(b"x", "\0")
+"""
+
+
+def test_an_abstract_socket_may_have_an_empty_name(network: Network, commands: Commands) -> None:
+    network.learn("/usr/bin/python3", "-c", EMPTY)
+    assert network.lines() == ["unix connect @"]
+    done = commands.enforce(network.policy, ["/usr/bin/python3", "-c", EMPTY], network.folder)
+    assert done.ran.returncode == 0, done.ran.stderr
+
+
 HIDES = """
 import os, socket, sys
 for path in (
