@@ -127,6 +127,22 @@ def test_in_every_phase(talks: Path, network: Network) -> None:
     assert ran.stdout.decode().splitlines() == ["ok gaierror PermissionError"] * 2, ran.stderr.decode()
 
 
+def test_what_a_phase_denies_is_denied_whatever_lines_grant(network: Network) -> None:
+    text = allowing_all("phase serving after clock_nanosleep", "tcp connect 192.0.2.4: 8080")
+    file = network.folder / "phases.policy"
+    file.write_text(text.replace("\nconnect: allow\n", "\nconnect: allow until serving\n"))
+    script = (
+        "import errno, socket, time\n"
+        "def one():\n"
+        "    try: socket.create_connection(('192.0.2.4', 8080), 5).close(); return 'ok'\n"
+        "    except OSError as error: return errno.errorcode[error.errno]\n"
+        "print(one()); time.sleep(0.01); print(one())\n"
+    )
+    ran = network.plain(Path(sys.executable).with_name("enforce"), "-p", file, sys.executable, "-c", script)
+    assert ran.stdout.decode().split() == ["ok", "EPERM"]
+    assert "denied connect(" in ran.stderr.decode() and "in serving: it fails with EPERM" in ran.stderr.decode()
+
+
 @pytest.mark.parametrize("flags", [["--quiet-kernel"]])
 def test_without_a_helper_nothing_runs(flags: Sequence[str], network: Network) -> None:
     file = network.folder / "it.policy"
