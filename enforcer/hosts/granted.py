@@ -184,8 +184,8 @@ class Hosts:
         answer = check.answer(call.arch, call.number, call.ip, call.arguments)
         return answer & linux.SECCOMP_RET_DATA if answer != linux.SECCOMP_RET_ALLOW else 0
 
-    def guarded(self, filter_: bytes, *, reports: bool, notifies: bool) -> bytes:
-        """Return the program's filter after instructions that fail the calls by which it could reach hosts unseen.
+    def refusals(self, filter_: bytes, *, reports: bool, notifies: bool) -> bytes:
+        """Return instructions that fail the calls by which the program, whose filter this is, could reach hosts unseen.
 
         With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run.  With `notifies`, the helper is
         notified of those that are `refused`, and reports them."""
@@ -193,7 +193,7 @@ class Hosts:
         mounts = any(self.sockets.values()) and kernel.capabilities()[1] & _CAP_SYS_ADMIN
         checks = {**_SOCKETS, **FAST_OPEN, **(_MOUNTS if mounts else {})}
         notified = _UNLINED if notifies else ()
-        return guard(filter_, checks, _UNSEEN, reports=reports, notified=notified) + filter_
+        return guard(filter_, checks, _UNSEEN, reports=reports, notified=notified)
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that is judged whatever its arguments."""
