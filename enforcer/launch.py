@@ -105,17 +105,15 @@ def combined(launch: Launch) -> bytes:
         if launch.hosts and not launch.is_audit:
             notifies = denies and not plan  # nobody listens before the last phase
             refusals = launch.hosts.refusals(filter_, reports=denies, notifies=notifies) + refusals
+        if not (launch.may_listen or launch.is_audit):
+            refusals = without_listener(refusals)
         if denies:  # what the policies deny, they answer; what they allow, the helper is to hear of only if it may run
             last = chain([*([refusals + ALL_RUN] if refusals else ()), *notifying, ALL_RUN])
             filter_ = chain([filter_, last], reports=reporter is not None)
         else:  # what the policies deny may run if somebody is asked
-            filter_ = refusals + chain([filter_, *notifying], reports=True)
-        if reporter and reporter.asking >= 0:
             from callfence.enforcer.guard import TYPING, guard
 
-            filter_ = guard(filter_, TYPING, (), reports=True) + filter_
-        if not (launch.may_listen or launch.is_audit):
-            filter_ = without_listener(filter_)
+            filter_ = guard(filter_, TYPING, (), reports=True) + refusals + chain([filter_, *notifying], reports=True)
         linux.check_length(filter_, room=ROOM if reporter else 0)
     except ValueError as error:
         raise EnforceError(str(error)) from error
