@@ -11,10 +11,10 @@ from typing import Literal
 
 from callfence.enforcer import kernel
 from callfence.enforcer.arming import seized
+from callfence.enforcer.bpf import ALL_RUN, chain
 from callfence.enforcer.errors import EnforceError
 from callfence.enforcing import filters as policy_files
 from callfence.enforcing.sealed import Compiled
-from callfence.policygen.filter.bpf import MAX_INSTRUCTIONS
 from callfence.policygen.filter.compile import compile_policy
 from callfence.policygen.language.document import parse
 from callfence.policygen.phases import START
@@ -137,9 +137,10 @@ def _confine_threads(program: bytes, files: bytes = b"") -> None:
         from callfence.policygen.files.landlock import decode
 
         confinement = Confinement([files], [name + b"=" + value for name, value in os.environb.items()], best_effort=False)
-        program = refusals(program, decode(files), reports=False) + program
-        if len(program) // 8 > MAX_INSTRUCTIONS:
-            raise EnforceError("the filter has too many instructions, together with those that guard files and ports")
+        try:
+            program = chain([program, refusals(program, decode(files), reports=False) + ALL_RUN])
+        except ValueError as error:
+            raise EnforceError(f"{error}, together with those that guard files and ports") from error
         kernel.set_no_new_privs()
         _require_filters()
         confinement.enter()  # from here on this process may not be able to import

@@ -19,7 +19,7 @@ from callfence.tracer import TYPE_CHECKING, linux, machine
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     Line = str | tuple[int, int | str] | tuple[int, int, str, str]
     """A label; an instruction with its operand, or with the label that it jumps to; a conditional jump with the labels for
@@ -201,33 +201,32 @@ def _followed(first: bytes, second: bytes, reports: bool) -> bytes:
     for answer in sorted(copies):
         places[answer] = end
         end += len(copies[answer])
-    parts = []
-    for start in range(0, len(first), _SIZE):
-        instruction = first[start : start + _SIZE]
-        code, k = _decoded(instruction)
-        if code == linux.BPF_RET_K and k in places:
-            instruction = linux.BPF_JA.to_bytes(4, "little") + (places[k] // _SIZE - start // _SIZE - 1).to_bytes(4, "little")
-        parts.append(instruction)
-    return b"".join(parts) + b"".join(copies[answer] for answer in sorted(copies))
+    whole = bytearray(first)
+    for start, answer in _returns(first):
+        if answer in places:
+            ahead = (places[answer] - start) // _SIZE - 1
+            whole[start : start + _SIZE] = linux.BPF_JA.to_bytes(4, "little") + ahead.to_bytes(4, "little")
+    return bytes(whole) + b"".join(copies[answer] for answer in sorted(copies))
 
 
 def _replaced(program: bytes, answers: dict[int, int]) -> bytes:
-    parts = []
-    for start in range(0, len(program), _SIZE):
-        instruction = program[start : start + _SIZE]
-        code, k = _decoded(instruction)
-        parts.append(instruction if code != linux.BPF_RET_K else instruction[:4] + answers[k].to_bytes(4, "little"))
-    return b"".join(parts)
+    whole = bytearray(program)
+    for start, answer in _returns(program):
+        whole[start + 4 : start + _SIZE] = answers[answer].to_bytes(4, "little")
+    return bytes(whole)
 
 
 def _answers(program: bytes) -> list[int]:
     """Return the constants that the program returns."""
-    decoded = (_decoded(program[start : start + _SIZE]) for start in range(0, len(program), _SIZE))
-    return [k for code, k in decoded if code == linux.BPF_RET_K]
+    return [answer for _, answer in _returns(program)]
 
 
-def _decoded(instruction: bytes) -> tuple[int, int]:
-    return int.from_bytes(instruction[:2], "little"), int.from_bytes(instruction[4:], "little")
+def _returns(program: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each instruction begins by which the program returns, and the constant.  No code has a second byte."""
+    codes, place = program[::_SIZE], -1
+    while (place := codes.find(linux.BPF_RET_K, place + 1)) >= 0:
+        start = _SIZE * place
+        yield start, int.from_bytes(program[start + 4 : start + _SIZE], "little")
 
 
 def _rank(answer: int, reports: bool) -> int:

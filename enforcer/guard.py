@@ -1,4 +1,4 @@
-"""Instructions before a program's filter that fail calls by which it would get past what is confined by other means.
+"""Instructions that fail calls by which a program would get past what is confined by other means, if its filter allows them.
 
 Each fails as on a kernel that has the feature switched off, and programs then do what they do there.
 """
@@ -41,7 +41,7 @@ class Check:
         self.calls = calls
         """The numbers by AUDIT_ARCH_*."""
         self.lines = lines
-        """They jump to a key of REFUSALS, or to `end`, where the filter begins."""
+        """They jump to a key of REFUSALS, or to `end`, where the instructions end."""
 
 
 FAST_OPEN = {
@@ -71,8 +71,8 @@ TYPING = {
 def guard(
     filter_: bytes, checks: Mapping[str, Check], opaque: Sequence[str], *, reports: bool, notified: Sequence[str] = ()
 ) -> bytes:
-    """Return instructions to put before the filter: these checks, by their labels.  The calls `opaque` fail if the filter might
-    let them run.
+    """Return instructions for what the filter allows: these checks, by their labels.  The calls `opaque` fail if the filter
+    might let them run.  Where they end, the call may run.
 
     With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run.  The helper is notified of calls that
     jump to one of the labels `notified`, and fails them."""

@@ -10,7 +10,7 @@ import os
 
 from callfence.enforcer import kernel
 from callfence.enforcer.arming import seized
-from callfence.enforcer.bpf import ROOM, chain, notifying_on_exit, without_listener
+from callfence.enforcer.bpf import ALL_RUN, ROOM, chain, notifying_on_exit, without_listener
 from callfence.enforcer.confinement import ABSTRACT, Surroundings, keep_inside
 from callfence.enforcer.errors import NOT_EXECUTABLE, EnforceError, refused
 from callfence.enforcer.execution import NOT_GRANTED, candidates, execute, failure, locate, restore_signals
@@ -31,8 +31,8 @@ class Launch:
     """A program that is to be run, and by what it is to be confined."""
 
     __slots__ = (
-        "argv", "arm", "around", "environment", "files", "filters", "hosts", "is_nested", "may_listen", "plan", "refusals",
-        "reporter", "scope", "stderr",
+        "argv", "arm", "around", "environment", "files", "filters", "hosts", "is_nested", "may_listen", "notifying", "plan",
+        "refusals", "reporter", "scope", "stderr",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +45,7 @@ class Launch:
         *,
         around: Surroundings | None = None,
         files: Confinement | None = None,
+        notifying: Sequence[bytes] = (),
         refusals: bytes = b"",
         hosts: Hosts | None = None,
         stderr: int = 2,
@@ -57,6 +58,8 @@ class Launch:
         self.environment = environment
         self.filters = filters
         """Arrays of struct sock_filter, which answer SECCOMP_RET_USER_NOTIF where a reporter is to report calls."""
+        self.notifying = notifying
+        """The filters that notify the helper of allowed calls, which it judges."""
         self.arm = arm
         """When the filters take effect: "now", "exec" or "entry"."""
         self.reporter = reporter
@@ -65,7 +68,7 @@ class Launch:
         self.files = files
         """The Landlock rules."""
         self.refusals = refusals
-        """The instructions to put before the filters because of these rules (`enforcer.files.refusals`)."""
+        """The instructions that fail calls because of these rules (`enforcer.files.refusals`)."""
         self.hosts = hosts
         """The hosts that the policies grant."""
         self.stderr = stderr
@@ -91,23 +94,26 @@ class Launch:
 
 
 def combined(launch: Launch) -> bytes:
-    """Return the filter with which the program starts: all filters as one, and what is put before them.  Raises EnforceError or
-    KernelError if this kernel cannot install it."""
+    """Return the filter with which the program starts: all filters as one, and what is put before and after them.  Raises
+    EnforceError or KernelError if this kernel cannot install it."""
     reporter, plan = launch.reporter, launch.plan
     _require_kernel(reporter)
     try:
         filter_ = plan.installed if plan else chain(launch.filters, reports=reporter is not None)
-        filter_ = launch.refusals + filter_
-        denies = reporter is not None and reporter.asking < 0  # what is notified of may run if somebody is asked
+        denies, refusals = not (reporter and reporter.asking >= 0), launch.refusals
+        notifying = () if plan else launch.notifying
         if launch.hosts and not launch.is_audit:
             notifies = denies and not plan  # nobody listens before the last phase
-            filter_ = launch.hosts.guarded(filter_, reports=denies, notifies=notifies)
-        if reporter and reporter.asking >= 0:
+            refusals = launch.hosts.refusals(filter_, reports=denies, notifies=notifies) + refusals
+        if not (launch.may_listen or launch.is_audit):
+            refusals = without_listener(refusals)
+        if denies:  # what the policies deny, they answer; what they allow, the helper is to hear of only if it may run
+            last = chain([*([refusals + ALL_RUN] if refusals else ()), *notifying, ALL_RUN])
+            filter_ = chain([filter_, last], reports=reporter is not None)
+        else:  # what the policies deny may run if somebody is asked
             from callfence.enforcer.guard import TYPING, guard
 
-            filter_ = guard(filter_, TYPING, (), reports=True) + filter_
-        if not (launch.may_listen or launch.is_audit):
-            filter_ = without_listener(filter_)
+            filter_ = guard(filter_, TYPING, (), reports=True) + refusals + chain([filter_, *notifying], reports=True)
         linux.check_length(filter_, room=ROOM if reporter else 0)
     except ValueError as error:
         raise EnforceError(str(error)) from error

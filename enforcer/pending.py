@@ -32,8 +32,8 @@ class Pending:
         """`waiting` gets the ids of the calls."""
         self.hub = Hub()
         self._waiting = waiting
-        self._interrupts: dict[int, tuple[int, Callable[[int], None], int]] = {}
-        """By key: the task, and what to call with what when it has a signal."""
+        self._interrupts: dict[int, tuple[Request, Callable[[int], None], int]] = {}
+        """By key: the call, and what to call with what when its task has a signal."""
         self._signalled: set[int] = set()
         """The keys of those whose processes had a signal when they were last looked at."""
 
@@ -44,12 +44,12 @@ class Pending:
 
     def add(self, request: Request, interrupt: Callable[[int], None], result: int) -> None:
         """Note that a call is answered later.  `interrupt` is called with `result` (negative, RESTART for instance), or with
-        -EINTR, when a signal ends it before."""
+        -EINTR, when a signal ends it before, or its task has been killed."""
         if request.listener >= 0:  # else the stand-in can answer nothing: its task ends with the helper
             self._waiting.add(request.call.id)
         if not self._interrupts:
             self.hub.later(_SWEEP, self._sweep)
-        self._interrupts[_key(request)] = request.call.task, interrupt, result
+        self._interrupts[_key(request)] = request, interrupt, result
 
     def remove(self, request: Request) -> None:
         """Note that a call is no longer waited for."""
@@ -57,11 +57,14 @@ class Pending:
         self._interrupts.pop(_key(request), None)
 
     def _sweep(self) -> None:
-        """End the calls that wait and whose tasks have a signal: the kernel, which knows that they are being answered, wakes
-        them for no other signal than SIGKILL (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)."""
+        """End the calls that wait no more, for their tasks were killed, and those whose tasks have a signal: the kernel knows
+        that they are being answered, and wakes them for no signal but SIGKILL (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)."""
         begin = time.monotonic()
-        for key, (task, interrupt, result) in [*self._interrupts.items()]:
-            fields = fields_of(task)
+        for key, (request, interrupt, result) in [*self._interrupts.items()]:
+            if not request.is_waiting():
+                interrupt(result)
+                continue
+            fields = fields_of(request.call.task)
             blocked = signals(fields, "SigBlk", "SigIgn")
             if signals(fields, "SigPnd") & ~blocked:
                 interrupt(result)

@@ -161,13 +161,14 @@ class Start:
         return launch.Launch(
             [os.fsencode(argument) for argument in self.argv],
             self.environment,
-            programs,
+            [policy.filter for policy in policies],
             arm,
             reporter,
             around=confinement.Surroundings(surroundings) if surroundings else None,
             scope=scope if files is None or files.scope else "",
             is_nested=is_nested,
             files=files,
+            notifying=notifying,
             refusals=self._refusals(policies) if files else b"",
             hosts=hosts,
             stderr=self.stderr,
@@ -322,7 +323,7 @@ class Start:
         return rules
 
     def _refusals(self, policies: Sequence[Compiled]) -> bytes:
-        """Return the instructions to put before the filters of policies whose files and ports Landlock confines."""
+        """Return the instructions that fail calls of policies whose files and ports Landlock confines."""
         if "--ask" not in self.options:
             return b"".join(policy.refusals for policy in policies)
         from callfence.enforcer.files.refusals import refusals

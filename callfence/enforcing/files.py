@@ -10,6 +10,7 @@ import stat
 from callfence.enforcer.bpf import chain
 from callfence.enforcer.errors import EnforceError
 from callfence.enforcing.cache import SYSTEM, folder
+from callfence.enforcing.filters import replaced
 from callfence.tracer import TYPE_CHECKING
 from callfence.tracer.proc import proc
 
@@ -87,7 +88,9 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
     if text := problem():
         raise EnforceError(f"the policy confines hosts or unix sockets, and {text}")
     confining = [(policy.sources[0][0], policy.hosts) for policy in policies if policy.hosts]
-    filter_ = chain([policy.filter for policy in policies])
+    filters = {"": chain([policy.filter for policy in policies])}
+    for place, policy in enumerate(policies):
+        filters |= {stage.name: chain(replaced(policies, place, stage.filter)) for stage in policy.stages}
 
     def keeps() -> bool:
         if is_audit or (is_filtered and not all(policy.changes_files for policy in policies)):
@@ -95,7 +98,7 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
         return any(_keeps(policy.files, environment) for policy in policies)
 
     linking = [folder for policy in policies for folder in _linking(policy.files, environment)]
-    return Hosts(confining, filter_, environment, is_audit=is_audit, keeps=keeps, linking=linking)
+    return Hosts(confining, filters, environment, is_audit=is_audit, keeps=keeps, linking=linking)
 
 
 def _linking(content: bytes, environment: Sequence[bytes]) -> Iterator[bytes]:

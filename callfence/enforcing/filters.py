@@ -322,8 +322,8 @@ def plan(
     for stage, other in zip(compiled[place].stages, silent[place].stages, strict=True):
         is_last = stage is compiled[place].stages[-1]
         try:
-            without = chain(_with(silent, place, other.filter)) if is_last or has_own_filters else b""
-            whole = chain([*_with(compiled, place, stage.filter), *notifying * is_last], reports=reports)
+            without = chain(replaced(silent, place, other.filter)) if is_last or has_own_filters else b""
+            whole = chain([*replaced(compiled, place, stage.filter), *notifying * is_last], reports=reports)
         except ValueError as error:
             raise EnforceError(f"{stage.name}: {error}") from error
         if is_last and is_audit:
@@ -343,6 +343,6 @@ def plan(
     )
 
 
-def _with(compiled: Sequence[Compiled], place: int, filter_: bytes) -> list[bytes]:
+def replaced(compiled: Sequence[Compiled], place: int, filter_: bytes) -> list[bytes]:
     """Return the filters of all policies, with that of the policy at index `place` replaced by `filter_`."""
     return [filter_ if number == place else policy.filter for number, policy in enumerate(compiled)]

@@ -96,7 +96,7 @@ class Compiled:
         self.files_from_entry = files_from_entry
         """The same for a program that runs a part of its code before its filter takes effect."""
         self.refusals = refusals
-        """The instructions to put before the filter where Landlock confines these (`enforcer.files.refusals`)."""
+        """The instructions that fail allowed calls where Landlock confines these (`enforcer.files.refusals`)."""
         self.hosts = hosts
         """The hosts and unix sockets that the policy grants (`enforcer.hosts.rules.encode`); b"" if it has no such lines."""
         self.stages = tuple(stages)

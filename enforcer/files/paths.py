@@ -71,7 +71,7 @@ class Grants:
         for path, place, access in places:
             meant = without_links(place, with_links)
             may_be_made = any(_is_in(place, folder) for folder in makes_folders)
-            is_own = path in OWN_FOLDERS and access & _CHANGES
+            is_own = path in OWN_FOLDERS and access & _CHANGES and meant <= {os.path.realpath(place)}
             is_below = path.startswith(MADE_BELOW) and access & _OF_A_FOLDER and not meant
             self._grant(ruleset, path, place, access, meant, makes=may_be_made and bool(is_own or is_below))
         self._report()

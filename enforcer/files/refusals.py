@@ -1,4 +1,4 @@
-"""Instructions before a program's filter that fail the calls which get past Landlock.
+"""Instructions that fail the calls which a program's filter allows, and which get past Landlock.
 
 Landlock judges what a file is opened for (security/landlock/fs.c), and the third access mode of open(2) is for neither reading
 nor writing: ioctl(2) and fchmod(2) then work on files that no rule grants.  It judges connect(2) and bind(2) of plain TCP
@@ -80,7 +80,7 @@ def _ioctls(program: Filter, *, reports: bool) -> dict[str, Check]:
 
 
 def refusals(filter_: bytes, rules: Ruleset, *, reports: bool) -> bytes:
-    """Return the instructions to put before a policy's filter, whose files and ports Landlock confines by `rules`; b"" if it
+    """Return the instructions for what a policy's filter allows, whose files and ports Landlock confines by `rules`; b"" if it
     confines none.  With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run."""
     files, connect, bind = rules.paths is not None, is_confined(rules.connect), is_confined(rules.bind)
     if not (files or connect or bind):

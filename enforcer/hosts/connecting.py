@@ -83,7 +83,7 @@ class Connecting:
                 is_open.clear()
                 target.close()
                 socket.close()
-                if result is not None:
+                if result is not None and request.is_waiting():
                     self._making.finish(request, result)
 
         def attempt(pause: float, waited: float) -> None:

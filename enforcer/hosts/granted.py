@@ -16,11 +16,11 @@ from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from callfence.enforcer.bpf import Line
     from callfence.enforcer.hosts.names.known import Names
-    from callfence.enforcer.listener import Notification
+    from callfence.enforcer.listener import Notification, Request
     from callfence.tracer.abi import Event
 
 _CAP_SYS_PTRACE, _CAP_SYS_ADMIN = 1 << 19, 1 << 21  # linux/capability.h
@@ -100,25 +100,25 @@ _MOUNTS = {
 class Hosts:
     """The hosts and unix sockets that all policies of a program grant."""
 
-    __slots__ = ("filter", "has_names", "is_audit", "is_scoped", "names", "policies", "remarks", "sends", "sockets")
+    __slots__ = ("filters", "has_names", "is_audit", "is_scoped", "names", "policies", "remarks", "sends", "sockets")
 
     def __init__(
         self,
         confining: Sequence[tuple[str, bytes]],
-        filter_: bytes,
+        filters: Mapping[str, bytes],
         environment: Sequence[bytes],
         *,
         is_audit: bool,
         keeps: Callable[[], bool],
         linking: Sequence[bytes] = (),
     ) -> None:
-        """`confining`: the path and the lines (`rules.encode`) of each policy that confines hosts or sockets.  `filter_`: the
-        filters of all policies as one.  `environment`: the program's.  `keeps` returns whether the program cannot change
-        `names.known.FILES`.  `linking`: the folders in which the program may make symbolic links.  This process must be in the
-        program's working folder."""
+        """`confining`: the path and the lines (`rules.encode`) of each policy that confines hosts or sockets.  `filters`: those
+        of all policies as one, by phase, "" for the start.  `environment`: the program's.  `keeps` returns whether the program
+        cannot change `names.known.FILES`.  `linking`: the folders in which the program may make symbolic links.  This process
+        must be in the program's working folder."""
         self.policies = [(file, Rules(content)) for file, content in confining]
-        self.filter = Filter(filter_)
-        """Answers whether the policies allow a call."""
+        self.filters = {phase: Filter(filter_) for phase, filter_ in filters.items()}
+        """By phase, "" for the start: what answers whether the policies allow a call."""
         self.is_audit = is_audit
         """Whether nothing is enforced."""
         self.is_scoped = False
@@ -167,12 +167,13 @@ class Hosts:
                     socket = start.removeprefix("unix connect ")
                     self.sockets[file].append(encoded(unquoted(socket) if socket.startswith('"') else socket))
 
-    def are_judged(self, call: Notification, *, is_granted: bool = False) -> bool:
-        """Return whether a call may reach another host or a unix socket, and the policies' filters allow it, or somebody who
-        was asked does (`is_granted`)."""
+    def are_judged(self, request: Request, *, is_granted: bool = False) -> bool:
+        """Return whether a call may reach another host or a unix socket, and the policies' filters allow it in its phase, or
+        somebody who was asked does (`is_granted`)."""
+        call = request.call
         if (call.arch, call.number) not in NAMES:
             return False
-        return is_granted or self.filter.allows(call.arch, call.number, call.ip, call.arguments)
+        return is_granted or self.filters[request.phase].allows(call.arch, call.number, call.ip, call.arguments)
 
     @staticmethod
     def refused(call: Notification | Event) -> int:
@@ -183,8 +184,8 @@ class Hosts:
         answer = check.answer(call.arch, call.number, call.ip, call.arguments)
         return answer & linux.SECCOMP_RET_DATA if answer != linux.SECCOMP_RET_ALLOW else 0
 
-    def guarded(self, filter_: bytes, *, reports: bool, notifies: bool) -> bytes:
-        """Return the program's filter after instructions that fail the calls by which it could reach hosts unseen.
+    def refusals(self, filter_: bytes, *, reports: bool, notifies: bool) -> bytes:
+        """Return instructions that fail the calls by which the program, whose filter this is, could reach hosts unseen.
 
         With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run.  With `notifies`, the helper is
         notified of those that are `refused`, and reports them."""
@@ -192,7 +193,7 @@ class Hosts:
         mounts = any(self.sockets.values()) and kernel.capabilities()[1] & _CAP_SYS_ADMIN
         checks = {**_SOCKETS, **FAST_OPEN, **(_MOUNTS if mounts else {})}
         notified = _UNLINED if notifies else ()
-        return guard(filter_, checks, _UNSEEN, reports=reports, notified=notified) + filter_
+        return guard(filter_, checks, _UNSEEN, reports=reports, notified=notified)
 
     def calls(self) -> list[tuple[int, int]]:
         """Return AUDIT_ARCH_* and number of each call that is judged whatever its arguments."""

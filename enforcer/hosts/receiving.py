@@ -90,8 +90,9 @@ class Receiving:
 
         def ready(late: int | None) -> None:
             self._making.hub.forget(socket.descriptor)
-            result = tried(lambda: receive(late)) if request.is_waiting() else 0
-            if result is not None:
+            if not request.is_waiting():
+                socket.close()
+            elif (result := tried(lambda: receive(late))) is not None:
                 socket.close()
                 self._making.finish(request, result)
 

@@ -28,9 +28,12 @@ NEAR = (
 )  # fmt: skip
 """Networks (first bytes, length of the prefix) that a name does not open: loopback, which `localhost` opens, link-local with
 the metadata address of clouds, this network, multicast, broadcast; of IPv4, then of IPv6."""
-_INNER = ((bytes(12), 12), (bytes(8) + b"\xff\xff\0\0", 12), (b"\0\x64\xff\x9b" + bytes(8), 12), (b"\x20\x02", 2))
+_INNER = (
+    (bytes(12), 12), (bytes(8) + b"\xff\xff\0\0", 12), (b"\0\x64\xff\x9b" + bytes(8), 12), (b"\0\x64\xff\x9b\0\1", 12),
+    (b"\x20\x02", 2),
+)  # fmt: skip
 """First bytes of IPv6 addresses that gateways take for an IPv4 address, and where that is: IPv4-compatible (RFC 4291),
-IPv4-translated (RFC 2765), NAT64 (RFC 6052), 6to4 (RFC 3056)."""
+IPv4-translated (RFC 2765), NAT64 (RFC 6052, and of a network's own, RFC 8215), 6to4 (RFC 3056)."""
 
 
 def makes_calls(files: Files) -> bool:

@@ -27,7 +27,10 @@ _DIRECT = {
 """SYS_* (linux/net.h) -> the call that does the same, and how many arguments it has."""
 _INTERNET = (2, 10)  # AF_INET, AF_INET6
 _TIMEOUTS = (20, 21)  # SO_RCVTIMEO_OLD, SO_SNDTIMEO_OLD (asm-generic/socket.h)
-_POINTERS = (26, 51)  # SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF, whose values have pointers
+_POINTERS = {linux.SOL_SOCKET: (26, 51), 0: (64, 96, 128, 129), 41: (64,)}
+"""By level, the options whose values have pointers, by which the kernel would read and write this process's memory:
+SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF; IPT_SO_SET_REPLACE, ARPT_SO_SET_REPLACE, EBT_SO_SET_ENTRIES, EBT_SO_SET_COUNTERS;
+IP6T_SO_SET_REPLACE (linux/netfilter*)."""
 _LONGEST = 4096
 """The most bytes of an option's value."""
 
@@ -86,7 +89,7 @@ class SocketCall:
             return -errno.EPERM
         if length > _LONGEST:
             return -errno.EINVAL
-        if level == linux.SOL_SOCKET and name in _POINTERS:
+        if name in _POINTERS.get(level, ()):
             return -errno.ENOPROTOOPT
         value = memory.read(request.call.task, at, length)
         if level == linux.SOL_SOCKET and name in _TIMEOUTS and length == 8:  # struct timeval has other sizes there

@@ -134,6 +134,8 @@ class Targets:
         self._names = hosts.names
         self._resolvers: dict[bytes, Resolver] = {}
         """By the name server's address."""
+        self._judge_of_names: Judge | None = None
+        """What judges the look-ups by all of them: what the program may look up below a wildcard does not grow with them."""
         self.led: dict[int, Led] = {}
         """By the inode of a socket."""
         self._led_from: dict[int, Led] = {}
@@ -271,8 +273,8 @@ class Targets:
         assert self._names
         resolver = self._resolvers.get(peer.host)
         if resolver is None:
-            judge = Judge(self._names, self._deny_name, is_audit=self._hosts.is_audit)
-            resolver = self._resolvers[peer.host] = Resolver(peer.host, self._hub, self._names, judge)
+            self._judge_of_names = self._judge_of_names or Judge(self._names, self._deny_name, is_audit=self._hosts.is_audit)
+            resolver = self._resolvers[peer.host] = Resolver(peer.host, self._hub, self._names, self._judge_of_names)
         resolver.reach()
         led = Led(peer.host, frozenset(resolver.ports.values()), request)
         family = socket.domain if (socket.domain, socket.type) in resolver.ports else AF_INET

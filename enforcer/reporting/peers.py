@@ -34,7 +34,7 @@ class Peers:
         try:
             if self._refuse(request):
                 return True
-            if mediator := self._making(request.call, is_granted=is_granted):
+            if mediator := self._making(request, is_granted=is_granted):
                 mediator.make(request)
         except Exception as error:
             self._complain(error)
@@ -47,7 +47,7 @@ class Peers:
         its result; None for another call."""
         request = stopped(call, phase)
         try:
-            mediator = self._making(call)
+            mediator = self._making(request)
         except Exception as error:
             self._complain(error)
             request.finish(-errno.EACCES)
@@ -65,7 +65,7 @@ class Peers:
         if hosts is None or hosts.is_audit or not (number := hosts.refused(request.call)):
             return False
         call = request.call
-        answer = hosts.filter.answer(call.arch, call.number, call.ip, call.arguments)
+        answer = hosts.filters[request.phase].answer(call.arch, call.number, call.ip, call.arguments)
         action = answer & linux.SECCOMP_RET_ACTION_FULL
         if action == linux.SECCOMP_RET_ERRNO:
             number = answer & linux.SECCOMP_RET_DATA
@@ -82,11 +82,11 @@ class Peers:
         attempt(lambda: request.fail(number))
         return True
 
-    def _making(self, call: Notification, *, is_granted: bool = False) -> Mediator | None:
+    def _making(self, request: Request, *, is_granted: bool = False) -> Mediator | None:
         """Return what makes a call, if it may reach another host and the policies' filters allow it, or `is_granted`; else
         None.  Raises OSError and others if what makes calls cannot be loaded."""
         hosts = self._reporter.hosts
-        if hosts is None or not hosts.are_judged(call, is_granted=is_granted):
+        if hosts is None or not hosts.are_judged(request, is_granted=is_granted):
             return None
         if self._mediator is None:
             from callfence.enforcer.hosts.mediator import Mediator

@@ -145,15 +145,17 @@ def query(name: str, kind: int, id_: int) -> bytes:
 
 def restored(answer: bytes, query: bytes) -> bytes:
     """Return an answer to the `reduced` query as the answer to the original: with its id and its spelling of the name, and
-    without EDNS if that had none.  Raises DnsError if the answer is to another question."""
+    without EDNS if that had none.  Raises DnsError if the answer is to another question, or malformed."""
     asked, answered = question_of(query), question_of(answer, is_answer=True)
     if (asked.name, asked.type, asked.end) != (answered.name, answered.type, answered.end):
         raise DnsError("the answer is to another question")
     counts = [_word(answer, at) for at in (6, 8, 10)]
     records, end = answer[asked.end :], asked.end
     if not any(record.type == OPT for record in _records(query, asked.end, sum(_word(query, at) for at in (6, 8, 10)))):
-        for record in _records(answer, asked.end, min(sum(counts), MOST), truncated=True):
+        for place, record in enumerate(_records(answer, asked.end, min(sum(counts), MOST), truncated=True)):
             if record.type == OPT:  # its name is the root: one byte
+                if place < counts[0] + counts[1]:
+                    raise DnsError("an OPT record that is none of the additional records")
                 records = answer[asked.end : end] + answer[record.start + record.length :]
                 counts[2] -= 1
                 break

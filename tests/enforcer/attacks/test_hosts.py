@@ -296,6 +296,13 @@ def test_a_socket_that_the_helper_makes_is_its_callers(network):
         assert outcomes(done.stdout) == {"socketcall_owner": "become=done socket=done 12345"}, done.stderr
 
 
+@pytest.mark.only_on("x86_64")
+def test_the_helper_takes_no_pointers_of_others(network):
+    """The kernel would take them for the helper's own: by the counters of a table of packets, root wrote to its memory."""
+    done = network.enforce("socketcall_pointers")
+    assert outcomes(done.stdout) == {"socketcall_pointers": " ".join(["replace=ENOPROTOOPT"] * 5)}, done.stderr
+
+
 def test_nobody_has_the_address_of_the_name_server(network):
     permitted = "ip=done ip6=done free=done free6=done bind=done answers=done"
     refused = "ip=EPERM ip6=EPERM free=EPERM free6=EPERM bind=EADDRNOTAVAIL answers=EAGAIN"

@@ -232,16 +232,17 @@ def test_what_cannot_be_granted_is_an_error(place, files, program, line, environ
     assert message in done.stderr
 
 
-def test_no_folder_is_made_where_the_program_may_have_made_a_link(place, files, program):
+@pytest.mark.parametrize(("where", "name"), [("/.app", "/.app/link/new"), ("", "/.local/share")])
+def test_no_folder_is_made_where_the_program_may_have_made_a_link(place, files, program, where, name):
     """It would be made where the link leads."""
     home = place.folder / "home"
-    (home / ".app").mkdir(parents=True)
-    (home / ".app/link").symlink_to("../../data")
-    lines = "path $HOME/.app: symlink\npath $HOME/.app/link/new: write, create"
+    (home / where[1:]).mkdir(parents=True)
+    (link := Path(f"{home}{name}").parent).symlink_to(place.folder / "data")
+    lines = f"path $HOME{where}: create, symlink\npath $HOME{name}: write, create"
     place.policy(f"{EVERY_CALL}path {program}: read, execute\n{lines}", "files.policy")
     done = place.enforce("-p", "files.policy", program, "nothing", env=place.environment | {"HOME": str(home)})
-    assert (done.returncode, "path $HOME/.app/link/new grants nothing" in done.stderr) == (0, True), done.stderr
-    assert not (place.folder / "data/new").exists()
+    assert (done.returncode, f"path $HOME{name} grants nothing" in done.stderr) == (0, True), done.stderr
+    assert link.is_symlink() and not Path(f"{home}{name}").exists()
 
 
 def test_a_folder_of_which_old_files_are_removed_is_made_where_the_program_could_make_it(place, program):

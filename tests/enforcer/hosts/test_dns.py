@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from callfence.enforcer.hosts.names.dns import DnsError, Question, question_of
+from callfence.enforcer.hosts.names.dns import OPT, DnsError, Question, question_of, restored
 
 NAME = b"\x03api\x07example\0"
 QUERY = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + NAME + struct.pack(">HH", 28, 1)
@@ -36,3 +36,14 @@ def test_a_question() -> None:
 def test_no_question(message: bytes) -> None:
     with pytest.raises(DnsError):
         question_of(message)
+
+
+@pytest.mark.parametrize("counts", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+def test_edns_belongs_to_the_additional_records(counts: tuple[int, int, int]) -> None:
+    """An answer of a name server that had it elsewhere ended the helper."""
+    answer = struct.pack(">6H", 9, 0x8180, 1, *counts) + QUERY[12:] + struct.pack(">BHHIH", 0, OPT, 1232, 0, 0)
+    if counts[2]:
+        assert restored(answer, QUERY) == struct.pack(">6H", 7, 0x8180, 1, 0, 0, 0) + QUERY[12:]
+    else:
+        with pytest.raises(DnsError):
+            restored(answer, QUERY)

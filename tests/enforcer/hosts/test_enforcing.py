@@ -127,6 +127,47 @@ def test_in_every_phase(talks: Path, network: Network) -> None:
     assert ran.stdout.decode().splitlines() == ["ok gaierror PermissionError"] * 2, ran.stderr.decode()
 
 
+def test_what_a_phase_denies_is_denied_whatever_lines_grant(network: Network) -> None:
+    text = allowing_all("phase serving after clock_nanosleep", "tcp connect 192.0.2.4: 8080")
+    file = network.folder / "phases.policy"
+    file.write_text(text.replace("\nconnect: allow\n", "\nconnect: allow until serving\n"))
+    script = (
+        "import errno, socket, time\n"
+        "def one():\n"
+        "    try: socket.create_connection(('192.0.2.4', 8080), 5).close(); return 'ok'\n"
+        "    except OSError as error: return errno.errorcode[error.errno]\n"
+        "print(one()); time.sleep(0.01); print(one())\n"
+    )
+    ran = network.plain(Path(sys.executable).with_name("enforce"), "-p", file, sys.executable, "-c", script)
+    assert ran.stdout.decode().split() == ["ok", "EPERM"]
+    assert "denied connect(" in ran.stderr.decode() and "in serving: it fails with EPERM" in ran.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("call", "work"),
+    [
+        ("setsockopt", "socket.socket().setsockopt(0, 4, b'')"),  # IP_OPTIONS
+        ("sendto", "socket.socket().sendto(b'', 0x20000000, ('127.0.0.1', 9))"),  # MSG_FASTOPEN
+        ("socket", "socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)"),  # IPPROTO_MPTCP
+        ("mount", "libc.mount(b'/', b'/', b'', 1, None)"),
+    ],
+)
+def test_the_policy_answers_what_it_denies(call: str, work: str, network: Network) -> None:
+    """Calls that lines about hosts fail with other errnos, whatever the policy allows."""
+    file = network.folder / "denies.policy"
+    text = allowing_all("udp send: none", "unix connect /none").replace("default errno EPERM", "default errno ENOMSG")
+    file.write_text(text.replace(f"\n{call}: allow\n", "\n"))
+    enforce = Path(sys.executable).with_name("enforce")
+    script = (
+        "import ctypes, errno, socket\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        f"try: print({work} and errno.errorcode[ctypes.get_errno()])\n"
+        "except OSError as error: print(errno.errorcode[error.errno])\n"
+    )
+    ran = network.plain(enforce, "-p", file, sys.executable, "-c", script)
+    assert ran.stdout == b"ENOMSG\n" and f"denied {call}(" in ran.stderr.decode()
+
+
 @pytest.mark.parametrize("flags", [["--quiet-kernel"]])
 def test_without_a_helper_nothing_runs(flags: Sequence[str], network: Network) -> None:
     file = network.folder / "it.policy"

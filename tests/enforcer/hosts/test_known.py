@@ -9,7 +9,8 @@ import pytest
 
 from callfence.enforcer.hosts.addresses import Peer
 from callfence.enforcer.hosts.names import known
-from callfence.enforcer.hosts.names.dns import MOST, Answer
+from callfence.enforcer.hosts.names.dns import MOST, NOERROR, REFUSED, A, Answer, Question
+from callfence.enforcer.hosts.names.resolver import NEW
 from callfence.enforcer.hosts.rules import Rules
 from callfence.enforcer.hosts.targets import DeniedError, Targets
 from callfence.enforcer.hub import Hub
@@ -69,6 +70,20 @@ def reasons(names: known.Names, address: bytes, port: int) -> list[str]:
     with pytest.raises(DeniedError):
         targets._judge(request, "connect", Peer(2, address, port))
     return told
+
+
+def test_more_name_servers_permit_no_more_names_below_a_wildcard() -> None:
+    rules = Rules(b"tcp connect *.example: 443")
+    hosts: Any = SimpleNamespace(names=known.Names([rules]), policies=[("a.policy", rules)], is_audit=False)
+    socket: Any = SimpleNamespace(domain=2, type=2)
+    request: Any = None
+    targets = Targets(hosts, Hub(), lambda *_: False, asks=False)
+    codes = set()
+    for server in (b"\x7f\0\0\1", b"\x7f\0\0\2"):
+        targets._lead(request, socket, Peer(2, server, 53))
+        judge = targets._resolvers[server]._judge
+        codes = {judge.refusal(Question(0, f"x{number}.{server.hex()}.example", A, 0), 0) for number in range(NEW)}
+        assert codes == {NOERROR if server.endswith(b"\1") else REFUSED}
 
 
 def test_a_report_has_few_names_of_an_address() -> None:

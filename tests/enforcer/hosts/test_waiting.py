@@ -78,3 +78,34 @@ def test_what_waits_to_be_sent_takes_no_memory_of_the_helper(place: Workplace) -
     assert (process.returncode, output) == (0, "{1048576}\n"), errors
     assert taken
     assert int(taken[1]) < 60 << 10
+
+
+KILLED = """
+import os, select, signal, socket
+ours, theirs = socket.socketpair()
+ours.setblocking(False)
+try:
+    while True: ours.sendmsg([bytes(1 << 16)])
+except BlockingIOError: pass
+ours.setblocking(True)
+if not (child := os.fork()): ours.sendmsg([bytes(1 << 16)])
+ours.close()
+input()
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+poller = select.poll()
+poller.register(theirs, select.POLLRDHUP)
+print(bool(poller.poll(5000)))
+"""
+
+
+def test_the_helper_keeps_no_socket_of_who_was_killed(place: Workplace) -> None:
+    """Its peer would wait for the end of the connection."""
+    place.policy(allowing_all("unix connect /run/none"), "it.policy")
+    process = place.start("-p", "it.policy", sys.executable, "-c", KILLED)
+    waiting = f"{table(NATIVE).by_name['sendmsg'].number} "
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_until(lambda: (child := children.read_text()) and Path(f"/proc/{int(child)}/syscall").read_text().startswith(waiting))
+    time.sleep(0.5)  # until it has been received
+    output, errors = process.communicate("\n", timeout=60)
+    assert (process.returncode, output) == (0, "True\n"), errors

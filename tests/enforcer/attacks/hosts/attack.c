@@ -816,6 +816,15 @@ static void socketcall_owner(void)  // who is told by /proc/net and asked by fir
     snprintf(line + strlen(line), 20, " %d", found.st_uid);
 }
 
+static void socketcall_pointers(void)  // of iptables, arptables, ebtables and ip6tables: the kernel writes where a value says
+{
+    unsigned *at = page(), options[][2] = {{0, 64}, {0, 96}, {0, 128}, {0, 129}, {41, 64}};
+    for (int each = 0; each < 5; each++) {
+        at[0] = each < 4 ? tcp() : tcp6(), at[1] = options[each][0], at[2] = options[each][1], at[3] = AT(at + 128), at[4] = 512;
+        said("replace", low(102, 14, AT(at), 0, 0, 0, 0));
+    }
+}
+
 static void x32(void)  // killed or failed, each in its own process
 {
     Address to = v4(FORBIDDEN, PORT);
@@ -1834,6 +1843,7 @@ static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     {"transparent", transparent}, {"wide_names", wide_names},
 #ifdef __x86_64__
     {"socketcall_owner", socketcall_owner},
+    {"socketcall_pointers", socketcall_pointers},
 #endif
 }, ATTACKS[] = {
 #define ROW(name) {#name, name}
