@@ -112,7 +112,7 @@ def _at_place(files: Files, kind: Kind, about: str, word: str) -> tuple[list[str
     granted.  Raises UserError if `word` is not a port, or `about` names no host or socket."""
     if kind.name in BARE and word:
         raise UserError(f"{word} is too much: {'a unix socket' if kind.name == 'unix' else 'a look-up'} has no ports")
-    if kind.name not in BARE and (not word.isdecimal() or int(word) > MAX_PORT):
+    if kind.name not in BARE and (not re.fullmatch("[0-9]{1,5}", word) or int(word) > MAX_PORT):
         raise UserError(f"{word} is not a port; give a number from 0 to {MAX_PORT}")
     place = kind.place(about)
     if place != kind.root:

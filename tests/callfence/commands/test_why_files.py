@@ -96,6 +96,7 @@ def test_a_policy_without_lines_grants_all(folder: Path) -> None:
         (("data/x", "read"), "data/x: unknown; give a path, which begins with /, ./, ~ or $HOME, or a line such as `tcp"),
         (("./data", "raed"), "no right is named raed: did you mean read"),
         (("tcp connect", "x"), "x is not a port; give a number from 0 to 65535"),
+        (("tcp connect", "9" * 5000), f"{'9' * 5000} is not a port; give a number from 0 to 65535"),
         (("data/x",), "no syscall is named data/x: about a file: callfence why app.policy ./data/x\n"),
         (("a.org",), "no syscall is named a.org: about a host: callfence why app.policy 'tcp connect a.org' 443\n"),
         (("10.0.0.1:8",), "no syscall is named 10.0.0.1:8: about a host: callfence why app.policy 'tcp connect 10.0.0.1' 8\n"),
