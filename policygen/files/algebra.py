@@ -302,10 +302,10 @@ def with_line(files: Files, line: str, other: Files) -> Files:
     if kind is None:
         raise ValueError(f"no line about files, ports, hosts or sockets: {line}")
     if getattr(files, kind.name) is None or getattr(other, kind.name) is None:
-        return _with(files, kind.copied(other))
+        return _with(files, {"query": files.query, **kind.copied(other)})
     own = {place: bits for place, bits in kind.grants(files).items() if kind.line(place) != line}
     theirs = {place: bits for place, bits in kind.grants(other).items() if kind.line(place) == line}
-    return replace(files, **kind.fields(own | theirs))
+    return _with(files, {"query": files.query, **kind.fields(own | theirs)})
 
 
 def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, ...]]:

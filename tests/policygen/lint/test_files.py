@@ -7,6 +7,7 @@ from calls import parse
 
 from callfence.policygen.comparing.compare import Verdict, compare
 from callfence.policygen.comparing.reducing import reduce
+from callfence.policygen.files.algebra import extended, with_line
 from callfence.policygen.lint.catalogue import Level
 from callfence.policygen.lint.files import judged, risks, risks_of
 from callfence.policygen.lint.findings import lint
@@ -326,6 +327,18 @@ def test_changes_of_hosts_and_sockets_are_judged_line_by_line():
     assert change.after == "not confined"
     assert "unix connect: any              # why: so" in resolve(old, gone, {change: Decision(Answer.ACCEPT, why="so")}).text()
     assert resolve(old, gone, {change: Decision(Answer.REJECT)}).policy.files.unix == ("@a",)
+
+
+def test_look_ups_stay_as_they_are_decided_beside_names_of_hosts():
+    old, new = parse("tcp connect a.example: 443\nudp send: none\n"), parse("udp send: none\n")
+    found_ = {one.word: one for one in changes(old.policy, new.policy)}
+    assert [*found_] == ["tcp connect", "dns query"]
+    rejected = {found_["tcp connect"]: Decision(Answer.REJECT)}
+    assert resolve(old, new, rejected).policy.files.query == ("any",), "only the hosts are rejected"
+    assert resolve(old, new, {**rejected, found_["dns query"]: Decision(Answer.REJECT)}).policy.files == old.policy.files
+    ports = parse("tcp connect: 443\n").policy.files
+    more = extended(ports, parse("tcp connect a.example: 80\n").policy.files)
+    assert with_line(ports, "tcp connect a.example", more) == more
 
 
 def test_files_that_are_no_longer_confined_are_a_change():
