@@ -106,3 +106,11 @@ def test_a_policy_without_lines_grants_all(folder: Path) -> None:
 def test_mistakes(folder: Path, words: tuple[str, ...], said: str) -> None:
     out, err = why(folder, "app.policy", *words, status=2)
     assert (out, err.startswith(f"callfence why: {said}")) == ("", True), err
+
+
+def test_a_socket_is_looked_for_where_the_lines_lead(folder: Path) -> None:
+    (folder / "link").symlink_to("data")
+    (folder / "app.policy").write_text("unix connect $HOME/run\nunix connect ./link/s\nunix connect @a\n")
+    for socket, line in ((f"{folder}/home/run/s", "$HOME/run"), (f"{folder}/data/s", "./link/s"), ("./data/s", "./link/s")):
+        assert why(folder, "app.policy", f"unix connect {socket}", status=0)[0].endswith(f": granted\n  unix connect {line}\n")
+    why(folder, "app.policy", "unix connect ./data/t", status=1)
