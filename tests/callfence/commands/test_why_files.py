@@ -114,3 +114,21 @@ def test_a_socket_is_looked_for_where_the_lines_lead(folder: Path) -> None:
     for socket, line in ((f"{folder}/home/run/s", "$HOME/run"), (f"{folder}/data/s", "./link/s"), ("./data/s", "./link/s")):
         assert why(folder, "app.policy", f"unix connect {socket}", status=0)[0].endswith(f": granted\n  unix connect {line}\n")
     why(folder, "app.policy", "unix connect ./data/t", status=1)
+
+
+def test_a_line_is_asked_about_as_the_policy_has_it(folder: Path) -> None:
+    (folder / "app.policy").write_text('path ./data: any\npath ./none: none\npath "./a: b": read\nunix connect "/run/a: b"\n')
+    rights = why(folder, "app.policy", "path ./data: any", status=0)[0].splitlines()[::2]
+    assert (rights[0], len(rights)) == ("./data: read: granted", 11)
+    assert "./data: list: not granted" not in rights
+    assert why(folder, "app.policy", "path ./none: none", status=1)[0].startswith("./none: no right is granted\n")
+    why(folder, "app.policy", "path ./none: any", status=1)
+    for line in ('path "./a: b": read', 'path "./a: b"', 'unix connect "/run/a: b"'):
+        assert 'a: b"' in why(folder, "app.policy", line, status=0)[0]
+
+
+def test_a_call_has_one_value_of_each_argument(folder: Path) -> None:
+    (folder / "app.policy").write_text("read: fd == 0\n")
+    for value in ("1 || fd == 2", "1 && count > 4", "1 || fd != 1"):
+        _, said = why(folder, "app.policy", f"read(fd={value})", status=2)
+        assert "an argument has one value here" in said
