@@ -9,7 +9,7 @@ from strategies import EXAMPLES, actions, entries, events
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.language.normal import normal_entry
-from callfence.policygen.merging import _ConflictError, merge_documents, merge_entry
+from callfence.policygen.merging import _ConflictError, merge_documents, merge_entry, unite
 from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Entry, Policy
 from callfence.policygen.sets.join import JoinError, join_entries, refuses
 from callfence.tracer.abi import Arch, Event, table
@@ -106,6 +106,13 @@ def test_unions(a: str, b: str, joined: str) -> None:
 def test_what_has_no_union(a: str, b: str) -> None:
     with pytest.raises(JoinError):
         join_entries(ARCH, READ, entry(a), entry(b), KILL)
+
+
+def test_calls_that_are_newer_than_one_table_are_not_lost() -> None:
+    older, newer = (parse(f"table {table}\nunknown log\nread: allow\n") for table in ("6.1", "6.18"))
+    with pytest.raises(JoinError, match="make the tables the same"):
+        unite(older, newer)
+    assert unite(parse("table 6.1\nread: allow\n"), parse("table 6.18\nread: allow\n")).policy.table == (6, 18)
 
 
 @pytest.mark.parametrize(
