@@ -357,7 +357,7 @@ def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, .
     conflicts = []
     for kind in TREES.values():
         trees, result = [kind.grants(side) for side in sides], kind.grants(files)
-        every = {place for tree in trees for place in tree} if getattr(files, kind.name) is not None else set()
+        every = {place for tree in trees for place in tree}
         conflicts += [
             kind.line(place)
             for place in sorted(every, key=kind.order)

@@ -249,6 +249,12 @@ def test_a_grant_that_moves_up_while_the_other_side_drops_it_is_a_conflict():
     assert merged == Files({"/a": Right.READ, "/c": Right.READ})
 
 
+def test_lines_that_one_side_drops_while_the_other_confines_more_are_a_conflict():
+    base, fewer, free = (parse(lines).policy.files for lines in ("path ./a: read\npath ./b: read", "path ./a: read", ""))
+    assert algebra.merged(base, fewer, free)[1] == algebra.merged(base, free, fewer)[1] == ("path ./b",)
+    assert algebra.merged(base, base, free) == (free, ())
+
+
 @given(FILES, FILES)
 def test_a_line_of_another_policy_is_put_back(a, b):
     for line in {*a.lines(), *b.lines()}:
