@@ -356,7 +356,7 @@ def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, .
     files = _combined(sides, _picked)
     conflicts = []
     for kind in TREES.values():
-        trees, result = [kind.grants(side) for side in sides], kind.grants(files)
+        *trees, result = ({**kind.grants(side), **_look_ups(side, kind)} for side in (*sides, files))
         every = {place for tree in trees for place in tree}
         conflicts += [
             kind.line(place)
@@ -364,6 +364,11 @@ def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, .
             if kind.granted(result, place) != _picked(*(kind.granted(tree, place) for tree in trees))
         ]
     return files, tuple(conflicts)
+
+
+def _look_ups(files: Files, kind: Kind) -> Grants:
+    """Return the look-ups that lines of hosts grant; nothing for another kind."""
+    return dict.fromkeys(files.names, 1) if kind.name == "query" else {}
 
 
 def _picked(base: Any, ours: Any, theirs: Any) -> Any:

@@ -253,6 +253,8 @@ def test_lines_that_one_side_drops_while_the_other_confines_more_are_a_conflict(
     base, fewer, free = (parse(lines).policy.files for lines in ("path ./a: read\npath ./b: read", "path ./a: read", ""))
     assert algebra.merged(base, fewer, free)[1] == algebra.merged(base, free, fewer)[1] == ("path ./b",)
     assert algebra.merged(base, base, free) == (free, ())
+    base, theirs = (parse(line).policy.files for line in ("tcp connect *.example: 443", "dns query a.example"))
+    assert "dns query *.example" in algebra.merged(base, free, theirs)[1]
 
 
 @given(FILES, FILES)
