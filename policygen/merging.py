@@ -51,6 +51,8 @@ def _united(a: Policy, b: Policy) -> Policy:
     ):
         if mine != other:
             raise JoinError(f"one policy has `{word} {mine}`, the other `{word} {other}`: make both the same")
+    if a.table != b.table and a.unknown.may_allow:
+        raise JoinError("the tables differ, and calls that are newer than a table may run: make the tables the same")
     for what, differs in _confined(a, b):
         if differs:
             raise JoinError(f"one policy confines {what} and the other does not: give both such lines, or neither")

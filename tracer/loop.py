@@ -22,7 +22,6 @@ from callfence.tracer.kernel import RECORDING_DATUM, WATCHING_DATUM, EntryPoint,
 from callfence.tracer.late.late import FILTERING, Late
 from callfence.tracer.linux import (
     INFO_IS_ERROR,
-    PTRACE_EVENT_CLONE,
     PTRACE_SYSCALL_INFO_ENTRY,
     PTRACE_SYSCALL_INFO_EXIT,
     PTRACE_SYSCALL_INFO_SECCOMP,
@@ -310,8 +309,8 @@ class Loop:
     def _created(self, task: Task, event: int) -> None:
         tid = kernel.event_message(task.tid)
         is_waiting = tid in self.family.early
-        is_thread = event == PTRACE_EVENT_CLONE and kernel.is_thread_of(tid, task.tgid)
-        child = self.family.born(tid, task, is_thread=is_thread)
+        # The event does not say so: of CLONE_THREAD with SIGCHLD or CLONE_VFORK it is that of a fork (kernel/fork.c).
+        child = self.family.born(tid, task, is_thread=kernel.is_thread_of(tid, task.tgid))
         if self._late is not None:
             self._late.born(task, child, event)
         self.calls.announced(task, child)

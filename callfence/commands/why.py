@@ -12,7 +12,7 @@ from callfence.enforcer.reporting.verdict import advise
 from callfence.judging.files import is_file_name, origin_lines, print_grants
 from callfence.judging.sites import Site, Symbols, columns_of, site_lines, widened
 from callfence.policygen.errors import did_you_mean
-from callfence.policygen.grants import WORDS, is_bare, is_line
+from callfence.policygen.grants import ANY, NONE, WORDS, is_bare, is_line
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.implied.restricting import restricting
@@ -81,12 +81,13 @@ def _why(options: argparse.Namespace) -> int:
         files = read(str(options.policy)).policy.files
         return print_grants(files, str(options.policy), options.about, options.right or "")
     document = parse_file(options.policy)
-    if is_line(options.about or "") and ": " in options.about:  # a whole line, as reports have it
+    if is_line(options.about or "") and ": " in options.about and not options.about.endswith('"'):  # a whole line
         options.about, _, granted = options.about.rpartition(": ")
         if granted.isdecimal() or options.about.startswith("path "):
             about, name = options.about.removeprefix("path "), str(options.policy)
             about = unquoted(about) if about.startswith('"') else about
-            return max(print_grants(document.policy.files, name, about, word) for word in granted.split(", "))
+            words = {ANY: [*WORDS], NONE: [""]}.get(granted) or granted.split(", ")
+            return max(print_grants(document.policy.files, name, about, word) for word in words)
     if is_bare(options.about or "") and options.about not in document.policy.files.lines():
         return print_grants(document.policy.files, str(options.policy), options.about, "")
     if options.about and "(" in options.about:

@@ -9,7 +9,7 @@ import re
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
 from operator import or_
@@ -112,7 +112,7 @@ def _at_place(files: Files, kind: Kind, about: str, word: str) -> tuple[list[str
     granted.  Raises UserError if `word` is not a port, or `about` names no host or socket."""
     if kind.name in BARE and word:
         raise UserError(f"{word} is too much: {'a unix socket' if kind.name == 'unix' else 'a look-up'} has no ports")
-    if kind.name not in BARE and (not word.isdecimal() or int(word) > MAX_PORT):
+    if kind.name not in BARE and (not re.fullmatch("[0-9]{1,5}", word) or int(word) > MAX_PORT):
         raise UserError(f"{word} is not a port; give a number from 0 to {MAX_PORT}")
     place = kind.place(about)
     if place != kind.root:
@@ -124,7 +124,9 @@ def _at_place(files: Files, kind: Kind, about: str, word: str) -> tuple[list[str
         return [f"the policy has no `{kind.line(kind.root)}` line, so it grants all {what} to the calls that it allows"], ""
     grants, needed = kind.grants(files), kind.bits(word)
     above = [granted for granted in kind.containing(place) if granted in grants]
-    is_granted = bool(kind.granted(grants, place) & needed)
+    if kind.name == "unix" and is_file_name(place):
+        above = [*_nearest((granted for granted in grants if is_file_name(granted)), place), *({kind.root} & grants.keys())]
+    is_granted = bool(kind.united(grants, above) & needed)
     if is_granted:
         above = [granted for granted in above if grants[granted] & needed]
     above = [granted for granted in above if grants[granted]] or above
@@ -160,20 +162,25 @@ def _lines(grants: Sequence[tuple[str, Right]]) -> list[str]:
 
 def _holding(files: Files, path: str) -> tuple[list[tuple[str, Right]], Right]:
     """Return the grants for a path and for the folders above it, the nearest first, and the rights that they give together."""
+    grants = [(granted, files.grants[granted]) for granted in _nearest(files.grants, path)]
+    return grants, reduce(or_, (rights for _, rights in grants), NOTHING)
+
+
+def _nearest(places: Iterable[str], path: str) -> list[str]:
+    """Return those of a policy's paths that a file is at or below on this machine, the nearest first."""
     whole = _whole(path)
     above = [whole]
     while above[-1] != b"/":
         above.append(os.path.dirname(above[-1]))
-    places = []
-    for granted, rights in files.grants.items():
+    found = []
+    for granted in places:
         try:
             place = _real(os.fsdecode(located(encoded(granted), _environment())))
         except PlaceError:
             continue  # enforce refuses the policy here
         if place in above:
-            places.append((above.index(place), granted, rights))
-    grants = [(granted, rights) for _, granted, rights in sorted(places, key=lambda grant: grant[:2])]
-    return grants, reduce(or_, (rights for _, rights in grants), NOTHING)
+            found.append((above.index(place), granted))
+    return [granted for _, granted in sorted(found)]
 
 
 def _whole(path: str) -> bytes:

@@ -237,23 +237,59 @@ class Difference(NamedTuple):
 
 
 def differences(old: Files, new: Files) -> tuple[Difference, ...]:
-    """Return the differences between the lines of two policies, in the lines' order."""
-    return tuple(
-        Difference(kind.line(gap.place), kind.words(gap.more), kind.words(gap.less))
-        for kind in TREES.values()
-        if kind.copied(old) != kind.copied(new)
-        for gap in gaps(kind.grants(old), kind.grants(new), kind)
-    )
+    """Return the differences between the lines of two policies, in the lines' order.  A line for the name of a host also grants
+    that it is looked up."""
+    result: list[Difference] = []
+    for kind in TREES.values():
+        if kind.copied(old) == kind.copied(new):
+            continue
+        before, after = kind.grants(old), kind.grants(new)
+        found = {gap.place: gap for gap in gaps(before, after, kind)}
+        for place in (*before, *after) if kind.name in TO_HOSTS else ():
+            gap = found.get(place, Gap(place, 0, 0))
+            if place in new.names and not looks_up(old, place):
+                gap = gap._replace(more=gap.more or after.get(place, 0))
+            if place in old.names and not looks_up(new, place):
+                gap = gap._replace(less=gap.less or before.get(place, 0))
+            found |= {place: gap} if gap.more or gap.less else {}
+        for place in [*found] if kind.name == "query" else ():
+            if place != ANY and looks_up(old, place) and looks_up(new, place):  # by the line of a host
+                del found[place]
+        found_gaps = sorted(found.values(), key=lambda gap: kind.order(gap.place))
+        result += [Difference(kind.line(gap.place), kind.words(gap.more), kind.words(gap.less)) for gap in found_gaps]
+    return tuple(result)
+
+
+def looks_up(files: Files, name: str) -> bool:
+    """Return whether a policy lets a name, or all names below `*.NAME`, be looked up."""
+    return files.query is None or any(place in (*files.query, *files.names) for place in hosts.containing(name))
 
 
 def united(a: Files, b: Files) -> Files:
     """Return the union: what either grants.  A use that either leaves unconfined is unconfined."""
-    return _combined((a, b), or_)
+    return _with_look_ups(_combined((a, b), or_), (a, b), any)
 
 
 def intersected(a: Files, b: Files) -> Files:
     """Return the intersection: what both grant.  A use that neither confines is unconfined."""
-    return _combined((a, b), and_)
+    return _with_look_ups(_combined((a, b), and_), (a, b), all)
+
+
+def _with_look_ups(result: Files, policies: Sequence[Files], rule: Callable[[Iterable[bool]], bool]) -> Files:
+    """Return `result` in which exactly those names are looked up for which `rule` holds of the policies: without the lines for
+    other names of hosts, which the program cannot find, and with lines for the names of hosts that it has lost."""
+    if result.query is None:
+        return result
+    named = dict.fromkeys(name for files in policies for name in (*files.names, *(files.query or ())) if name != ANY)
+    allowed = [name for name in named if rule(looks_up(files, name) for files in policies)]
+    if not {*result.names} <= {*allowed}:
+        for kind in (TREES[use] for use in TO_HOSTS if getattr(result, use) is not None):
+            grants = kind.grants(result)
+            kept = {host: grants[host] for host in grants if host not in named}
+            found = {host: kind.granted(grants, host) for host in allowed}
+            result = replace(result, **kind.fields(reduced(kept | found, kind)))
+    query = reduced(dict.fromkeys((*(result.query or ()), *allowed), 1), TREES["query"])
+    return replace(result, query=tuple(name for name in query if not {*hosts.containing(name)} & {*result.names}))
 
 
 def _combined(files: Sequence[Files], rule: Rule) -> Files:
@@ -282,7 +318,8 @@ def extended(files: Files, more: Files) -> Files:
     whole = united(files, more)
     free = [kind for kind in TREES.values() if getattr(files, kind.name) is None or getattr(more, kind.name) is None]
     fields = {name: value for kind in free for name, value in kind.copied(files).items()}
-    return _with(whole, {"query": whole.query, **fields})
+    looked_up = files if more.query is None else more
+    return _with_look_ups(_with(whole, {"query": whole.query, **fields}), (files, looked_up), any)
 
 
 def line_kind(line: str) -> Kind | None:
@@ -302,10 +339,10 @@ def with_line(files: Files, line: str, other: Files) -> Files:
     if kind is None:
         raise ValueError(f"no line about files, ports, hosts or sockets: {line}")
     if getattr(files, kind.name) is None or getattr(other, kind.name) is None:
-        return _with(files, kind.copied(other))
+        return _with(files, {"query": files.query, **kind.copied(other)})
     own = {place: bits for place, bits in kind.grants(files).items() if kind.line(place) != line}
     theirs = {place: bits for place, bits in kind.grants(other).items() if kind.line(place) == line}
-    return replace(files, **kind.fields(own | theirs))
+    return _with(files, {"query": files.query, **kind.fields(own | theirs)})
 
 
 def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, ...]]:
@@ -319,14 +356,19 @@ def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, .
     files = _combined(sides, _picked)
     conflicts = []
     for kind in TREES.values():
-        trees, result = [kind.grants(side) for side in sides], kind.grants(files)
-        every = {place for tree in trees for place in tree} if getattr(files, kind.name) is not None else set()
+        *trees, result = ({**kind.grants(side), **_look_ups(side, kind)} for side in (*sides, files))
+        every = {place for tree in trees for place in tree}
         conflicts += [
             kind.line(place)
             for place in sorted(every, key=kind.order)
             if kind.granted(result, place) != _picked(*(kind.granted(tree, place) for tree in trees))
         ]
     return files, tuple(conflicts)
+
+
+def _look_ups(files: Files, kind: Kind) -> Grants:
+    """Return the look-ups that lines of hosts grant; nothing for another kind."""
+    return dict.fromkeys(files.names, 1) if kind.name == "query" else {}
 
 
 def _picked(base: Any, ours: Any, theirs: Any) -> Any:

@@ -67,7 +67,7 @@ def denied(fields: Mapping[str, str]) -> Denied | None:
     if blockers[0] in _PORTS:
         use, field = _PORTS[blockers[0]]
         port = fields.get(field, "0")  # the kernel does not write 0
-        return Denied("", use, int(port), NOTHING) if port.isdecimal() and int(port) <= _MAX_PORT else None
+        return Denied("", use, int(port), NOTHING) if re.fullmatch("[0-9]{1,5}", port) and int(port) <= _MAX_PORT else None
     rights = NOTHING
     for blocker in blockers:
         rights |= _FILES.get(blocker.removeprefix("fs."), NOTHING) if blocker.startswith("fs.") else NOTHING

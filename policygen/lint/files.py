@@ -8,7 +8,7 @@ from collections.abc import Collection
 from functools import cache
 
 from callfence.policygen import hosts
-from callfence.policygen.files.algebra import TREES, differences, granted
+from callfence.policygen.files.algebra import PATHS, TREES, differences, granted, line_kind
 from callfence.policygen.files.generalise_hosts import suffixes
 from callfence.policygen.files.ruleset import unconfined
 from callfence.policygen.grants import (
@@ -207,14 +207,14 @@ def _places(path: str) -> tuple[str, ...]:
     """Return where a path leads, and for one in a user's home that it is there: whose home `$HOME` is depends on who starts the
     program."""
     place = _place(path)
-    home = re.sub(r"^(/root|/home/[^/]+)(?![^/])", "$HOME", place)
+    home = re.sub(r"^(/root|/home(?:/[^/]+)?)(?![^/])", "$HOME", place)
     return (place,) if home == place else (place, home)
 
 
 def _place(path: str) -> str:
     """Return where a path leads by the links of each Linux system: /proc/PID/root, /proc/PID/cwd, /var/run."""
     if match := re.fullmatch(r"/proc/[^/]+(?:/task/[^/]+)?/(root|cwd)(/.*)?", path):
-        return (match[2] or "/") if match[1] == "root" else f".{match[2] or ''}"
+        return _place(match[2] or "/") if match[1] == "root" else f".{match[2] or ''}"
     return path.removeprefix("/var") if covers("/var/run", path) else path
 
 
@@ -223,19 +223,26 @@ def judged(old: Policy, new: Policy) -> list[Judged]:
     is judged as what its absence permits."""
     changes = differences(old.files, new.files)
     before, after = (set(_all_risks(*both)) for both in ((old, new), (new, old))) if changes else (set(), set())
+    wider = {line for line, more, _ in changes if more}
     result = []
     for line, more, less in changes:
         signs = [(sign, what) for sign, what in (("+", more), ("-", less)) if what]
         subject = f"{line}: {' '.join(f'{sign} {what}' for sign, what in signs)}"
         if written(line, ANY) == line:  # it has no colon
             subject = f"{signs[0][0]} {line}"
-        new_risks = [risk for of, risk in after - before if of == line] if more else []
+        risen = {risk for of, risk in after - before if of == line or (of not in wider and _is_below(of, line))}
+        new_risks = risen if more else ()
         if not new_risks:
             says = f"it {' and '.join(_said(line, *each) for each in ((more, True), (less, False)) if each[0])}"
             result.append(Judged("note", f"{line.split()[0]}-{'more' if more else 'less'}", line, subject, says))
         for risk in sorted(new_risks, key=lambda risk: (_LEVELS.index(risk.level), risk.id))[:1]:
             result.append(Judged(risk.level, risk.id, line, subject, f"it {risk.grants}", risk.why, risk.safer))
     return result
+
+
+def _is_below(line: str, above: str) -> bool:
+    """Return whether a line is about files in what another line is about, whose rights it then has too."""
+    return line_kind(line) is line_kind(above) is PATHS and covers(PATHS.place(above), PATHS.place(line))
 
 
 def _all_risks(policy: Policy, other: Policy) -> list[tuple[str, Risk]]:

@@ -259,9 +259,10 @@ def with_reasons_before(old: Document, new: Document, budget: Budget | None = No
 
 def _is_more(old: Policy, new: Policy, finding: Finding) -> bool:
     """Return whether the line that a finding is about may grant more than it did: an entry has a new rule or another action, a
-    line about files or ports another value."""
+    setting, or a line about files or ports, another value."""
     if finding.arch is None:
-        return old.files.lines().get(finding.name) != new.files.lines().get(finding.name)
+        is_setting = any(each.word == finding.name and each.level is not Level.NOTE for each in settings(old, new))
+        return is_setting or old.files.lines().get(finding.name) != new.files.lines().get(finding.name)
     number = table(finding.arch).by_name[finding.name].number
     before, after = (policy.entries.get(finding.arch, {}).get(number) for policy in (old, new))
     if before is None or after is None or (before.action, before.otherwise) != (after.action, after.otherwise):

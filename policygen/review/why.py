@@ -20,7 +20,18 @@ from callfence.policygen.language.normal import normal_expression
 from callfence.policygen.language.operands import OperandError, parse_integer
 from callfence.policygen.learning.generalise import Widening, generalise, literal, widenings_of
 from callfence.policygen.learning.rule import expression, read
-from callfence.policygen.model import Action, Always, Condition, Entry, Expression, Policy, alternatives, conjuncts, mentioned
+from callfence.policygen.model import (
+    Action,
+    Always,
+    Condition,
+    Entry,
+    Expression,
+    Operator,
+    Policy,
+    alternatives,
+    conjuncts,
+    mentioned,
+)
 from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.sets.algebra import FALSE, TooComplexError
 from callfence.policygen.sets.express import minimise
@@ -227,7 +238,10 @@ def _conditions(text: str, arch: Arch, number: int) -> list[Condition]:
         expression = parse(text).policy.entries[arch][number].expression
     except PolicyError as error:
         raise ValueError(f"{error.message}{': ' if error.hint else ''}{error.hint}") from None
-    return [part for part in conjuncts(expression) if isinstance(part, Condition)]
+    conditions = [part for part in conjuncts(expression) if isinstance(part, Condition) and part.operator is Operator.EQ]
+    if len(conditions) < len(conjuncts(expression)):
+        raise ValueError("an argument has one value here: NAME(ARGUMENT=VALUE, ...)")
+    return conditions
 
 
 def explain(policy: Policy, event: Event) -> Explanation:

@@ -108,6 +108,13 @@ def test_what_has_no_union(a: str, b: str) -> None:
         join_entries(ARCH, READ, entry(a), entry(b), KILL)
 
 
+def test_calls_that_are_newer_than_one_table_are_not_lost() -> None:
+    older, newer = (parse(f"table {table}\nunknown log\nread: allow\n") for table in ("6.1", "6.18"))
+    with pytest.raises(JoinError, match="make the tables the same"):
+        unite(older, newer)
+    assert unite(parse("table 6.1\nread: allow\n"), parse("table 6.18\nread: allow\n")).policy.table == (6, 18)
+
+
 @pytest.mark.parametrize(
     ("written", "wanted", "refused"),
     [

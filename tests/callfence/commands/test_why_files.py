@@ -96,6 +96,7 @@ def test_a_policy_without_lines_grants_all(folder: Path) -> None:
         (("data/x", "read"), "data/x: unknown; give a path, which begins with /, ./, ~ or $HOME, or a line such as `tcp"),
         (("./data", "raed"), "no right is named raed: did you mean read"),
         (("tcp connect", "x"), "x is not a port; give a number from 0 to 65535"),
+        (("tcp connect", "9" * 5000), f"{'9' * 5000} is not a port; give a number from 0 to 65535"),
         (("data/x",), "no syscall is named data/x: about a file: callfence why app.policy ./data/x\n"),
         (("a.org",), "no syscall is named a.org: about a host: callfence why app.policy 'tcp connect a.org' 443\n"),
         (("10.0.0.1:8",), "no syscall is named 10.0.0.1:8: about a host: callfence why app.policy 'tcp connect 10.0.0.1' 8\n"),
@@ -105,3 +106,29 @@ def test_a_policy_without_lines_grants_all(folder: Path) -> None:
 def test_mistakes(folder: Path, words: tuple[str, ...], said: str) -> None:
     out, err = why(folder, "app.policy", *words, status=2)
     assert (out, err.startswith(f"callfence why: {said}")) == ("", True), err
+
+
+def test_a_socket_is_looked_for_where_the_lines_lead(folder: Path) -> None:
+    (folder / "link").symlink_to("data")
+    (folder / "app.policy").write_text("unix connect $HOME/run\nunix connect ./link/s\nunix connect @a\n")
+    for socket, line in ((f"{folder}/home/run/s", "$HOME/run"), (f"{folder}/data/s", "./link/s"), ("./data/s", "./link/s")):
+        assert why(folder, "app.policy", f"unix connect {socket}", status=0)[0].endswith(f": granted\n  unix connect {line}\n")
+    why(folder, "app.policy", "unix connect ./data/t", status=1)
+
+
+def test_a_line_is_asked_about_as_the_policy_has_it(folder: Path) -> None:
+    (folder / "app.policy").write_text('path ./data: any\npath ./none: none\npath "./a: b": read\nunix connect "/run/a: b"\n')
+    rights = why(folder, "app.policy", "path ./data: any", status=0)[0].splitlines()[::2]
+    assert (rights[0], len(rights)) == ("./data: read: granted", 11)
+    assert "./data: list: not granted" not in rights
+    assert why(folder, "app.policy", "path ./none: none", status=1)[0].startswith("./none: no right is granted\n")
+    why(folder, "app.policy", "path ./none: any", status=1)
+    for line in ('path "./a: b": read', 'path "./a: b"', 'unix connect "/run/a: b"'):
+        assert 'a: b"' in why(folder, "app.policy", line, status=0)[0]
+
+
+def test_a_call_has_one_value_of_each_argument(folder: Path) -> None:
+    (folder / "app.policy").write_text("read: fd == 0\n")
+    for value in ("1 || fd == 2", "1 && count > 4", "1 || fd != 1"):
+        _, said = why(folder, "app.policy", f"read(fd={value})", status=2)
+        assert "an argument has one value here" in said

@@ -16,6 +16,7 @@ from calls import native
 from callfence.tracer.abi import waits
 
 PROGRAM = Path(__file__).parent.parent.parent / "enforcer" / "programs" / "phased.c"
+CLONED = Path(__file__).parent / "programs" / "cloned.c"
 START = ("socket", "fork", "socket")
 """A child goes on after the fork; only it waits."""
 POLL = native("poll")
@@ -82,6 +83,13 @@ def test_what_came_before_that_thread_or_from_one_that_has_ended_does_not(app: P
         (app.parent / "app.policy").unlink(missing_ok=True)
         callfence(app.parent, "learn", "-q", "--phases", "--fresh", "./app", "fork", *steps)
         assert f"{SOCKET} until serving" in entries(app.parent)
+
+
+def test_a_thread_that_is_reported_as_a_fork_is_one(compile_c: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "app").write_bytes(compile_c(CLONED).read_bytes())
+    (tmp_path / "app").chmod(0o755)
+    done = callfence(tmp_path, "learn", "-q", "--phases", "./app")
+    assert [line for line in entries(tmp_path) if line.startswith("mkdirat")] == ["mkdirat: allow"], done.stderr
 
 
 def test_that_filters_of_its_own_may_prevent_it_is_said(app: Path) -> None:

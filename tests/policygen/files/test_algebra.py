@@ -25,6 +25,7 @@ from callfence.policygen.grants import (
     single,
     written,
 )
+from callfence.policygen.hosts import is_name
 from callfence.policygen.paths import folders
 from callfence.policygen.values import replace
 
@@ -141,15 +142,23 @@ def bits(spans):
     return reduce(operator.or_, ((2 << last) - (1 << first) for first, last in spans), 0)
 
 
+def found(files, kind, place):
+    """The same; what can be looked up by the line of a host too."""
+    return int(algebra.looks_up(files, place)) if kind == "query" else reached(files, kind, place)
+
+
 @given(FILES, FILES)
 def test_hosts_and_sockets_are_combined_exactly(a, b):
     united, both, wider = algebra.united(a, b), algebra.intersected(a, b), algebra.extended(a, b)
     for kind, place in ((kind, place) for kind, places in SEEN.items() for place in places):
-        one, other = reached(a, kind, place), reached(b, kind, place)
-        assert reached(united, kind, place) == one | other
-        assert reached(both, kind, place) == one & other
+        one, other = found(a, kind, place), found(b, kind, place)
+        assert found(united, kind, place) == one | other
+        if kind in ("connect", "send") and is_name(place) and both.query is not None and not algebra.looks_up(both, place):
+            assert not found(both, kind, place) & ~(one & other), "of what cannot be found, no line is left"
+        else:
+            assert found(both, kind, place) == one & other
         free = getattr(a, kind) is None or getattr(b, kind) is None
-        assert reached(wider, kind, place) == (one if free else one | other)
+        assert found(wider, kind, place) == (one if free else one | other)
 
 
 @pytest.mark.long
@@ -160,14 +169,18 @@ def test_differences_of_hosts_and_sockets_are_exact_and_told_once(a, b):
     for kind, start in {"connect": "tcp connect", **BARE}.items():
         own = [difference for difference in told if difference.line.startswith(start)]
         places = {line.removeprefix(start).strip() or "any": (more, less) for line, more, less in own}
+        if kind == "query" and a.names != b.names:  # told of the lines of these hosts
+            continue
+        moved = {name for name in places if is_name(name) and algebra.looks_up(a, name) != algebra.looks_up(b, name)}
         for place in SEEN[kind]:
-            one, other = reached(a, kind, place), reached(b, kind, place)
+            one, other = found(a, kind, place), found(b, kind, place)
             mores = [of(kind, more) for where, (more, _) in places.items() if contains(where, place)]
             lesses = [of(kind, less) for where, (_, less) in places.items() if contains(where, place)]
             assert not other & ~one & ~reduce(operator.or_, mores, 0), "each is told there or above"
             assert not one & ~other & ~reduce(operator.or_, lesses, 0)
-            assert sum(mores) == reduce(operator.or_, mores, 0), "and once"
-            if place in places:
+            once = [of(kind, more) for where, (more, _) in places.items() if contains(where, place) and where not in moved]
+            assert sum(once) == reduce(operator.or_, once, 0), "and once"
+            if place in places and place not in moved:
                 assert not of(kind, places[place][0]) & ~(other & ~one)
                 assert not of(kind, places[place][1]) & ~(one & ~other)
 
@@ -177,6 +190,16 @@ def of(kind, words):
     if kind in BARE or not words:
         return int(bool(words))
     return bits(parse(f"tcp connect: {words}").policy.files.connect)
+
+
+def test_a_line_of_a_host_grants_that_its_name_is_looked_up():
+    old, new = (parse(f"dns query: none\n{line}").policy.files for line in ("", "tcp connect: any\ntcp connect *.org: 443"))
+    assert algebra.differences(old, new) == (algebra.Difference("tcp connect *.org", "443", ""),)
+    assert algebra.differences(new, old) == (algebra.Difference("tcp connect *.org", "", "443"),)
+    assert algebra.united(old, new).query == ("*.org",), "not confined to it, the union has no line of that host"
+    assert not algebra.intersected(old, new).names
+    free, named = parse("udp send: any").policy.files, parse("udp send a.example: 53").policy.files
+    assert algebra.extended(named, free).query == ("a.example",)
 
 
 @given(FILES)
@@ -224,6 +247,14 @@ def test_a_grant_that_moves_up_while_the_other_side_drops_it_is_a_conflict():
     merged, conflicts = algebra.merged(base, ours, theirs)
     assert conflicts == ("path /a/b",)
     assert merged == Files({"/a": Right.READ, "/c": Right.READ})
+
+
+def test_lines_that_one_side_drops_while_the_other_confines_more_are_a_conflict():
+    base, fewer, free = (parse(lines).policy.files for lines in ("path ./a: read\npath ./b: read", "path ./a: read", ""))
+    assert algebra.merged(base, fewer, free)[1] == algebra.merged(base, free, fewer)[1] == ("path ./b",)
+    assert algebra.merged(base, base, free) == (free, ())
+    base, theirs = (parse(line).policy.files for line in ("tcp connect *.example: 443", "dns query a.example"))
+    assert "dns query *.example" in algebra.merged(base, free, theirs)[1]
 
 
 @given(FILES, FILES)

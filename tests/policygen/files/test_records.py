@@ -51,6 +51,7 @@ def test_what_lines_grant(blockers: str, rest: str, expected: tuple[str, str, st
         ("fs.read_file", ""),
         ("net.connect_tcp", "dest=65536"),
         ("net.connect_tcp", "dest=-1"),
+        ("net.connect_tcp", f"dest={'9' * 5000}"),
         ("", ""),
     ],
 )

@@ -7,6 +7,7 @@ from calls import parse
 
 from callfence.policygen.comparing.compare import Verdict, compare
 from callfence.policygen.comparing.reducing import reduce
+from callfence.policygen.files.algebra import extended, with_line
 from callfence.policygen.lint.catalogue import Level
 from callfence.policygen.lint.files import judged, risks, risks_of
 from callfence.policygen.lint.findings import lint
@@ -72,7 +73,7 @@ TABLE = (
     ("path /home/other: read", {"ssh-keys", "credentials", "whole-home"}),
     ("path /root: read", {"ssh-keys", "credentials", "whole-home"}),
     ("path /rooted/.ssh: read", set()),
-    ("path /home: read", {"homes"}),
+    ("path /home: read", {"homes", "ssh-keys", "credentials", "whole-home"}),
     ("path /boot: write", {"programs"}),
     ("path /var/lib/docker: create", {"programs"}),
     ("path /var/lib/dpkg/info: write", {"scheduled"}),
@@ -98,6 +99,8 @@ TABLE = (
     ("path /proc/self/root: read", {"root"}),
     ("path /proc/1/root/etc: read", {"ssh-keys", "accounts", "machine-credentials", "private-keys"}),
     ("path /proc/self/cwd: write", {"working-folder"}),
+    ("path /proc/self/root/proc/self/root: read", {"root"}),
+    ("path /proc/1/root/proc/self/task/7/cwd: write", {"working-folder"}),
     ("path /var/run/podman: write", {"control-sockets"}),
     ("tcp connect: 1-65534", {"connect-anywhere"}),
     ("tcp connect: 1024-2047", set()),
@@ -126,6 +129,7 @@ TABLE = (
     ("unix connect /run/docker.sock", {"root-sockets"}),
     ("unix connect /var/run/docker.sock", {"root-sockets"}),
     ("unix connect /run", {"root-sockets", "user-sockets"}),
+    ("unix connect /proc/self/root/var/run/user", {"user-sockets"}),
     ("unix connect /run/postgresql/.s.PGSQL.5432", set()),
     ("unix connect /run/k3s/containerd/containerd.sock", {"root-sockets"}),
     ("unix connect /home/other/.docker/run/docker.sock", {"user-sockets"}),
@@ -176,6 +180,14 @@ def test_a_difference_is_told_with_its_risk():
     judgement = judge(old, new)
     assert judgement.comparison.verdict is Verdict.WIDER
     assert [one.rule for one in judgement.headlines] == ["start-up-file", "path-more"]
+
+
+def test_a_risk_of_a_line_below_is_told_of_the_line_that_brings_it():
+    old, new = parse("path ./a: read, write"), parse("path .: execute\npath ./a: read, write\npath ./b: read")
+    told = {(one.name, one.rule) for one in judged(old.policy, new.policy)}
+    assert told == {("path .", "write-execute"), ("path ./b", "path-more")}
+    by_itself = parse("path .: execute\npath ./a: read, write, execute")
+    assert {(one.name, one.rule) for one in judged(old.policy, by_itself.policy)} == {("path .", "write-execute")}
 
 
 NO_PATH, NO_CONNECT, NO_BIND = "path /", "tcp connect", "tcp bind"
@@ -315,6 +327,18 @@ def test_changes_of_hosts_and_sockets_are_judged_line_by_line():
     assert change.after == "not confined"
     assert "unix connect: any              # why: so" in resolve(old, gone, {change: Decision(Answer.ACCEPT, why="so")}).text()
     assert resolve(old, gone, {change: Decision(Answer.REJECT)}).policy.files.unix == ("@a",)
+
+
+def test_look_ups_stay_as_they_are_decided_beside_names_of_hosts():
+    old, new = parse("tcp connect a.example: 443\nudp send: none\n"), parse("udp send: none\n")
+    found_ = {one.word: one for one in changes(old.policy, new.policy)}
+    assert [*found_] == ["tcp connect", "dns query"]
+    rejected = {found_["tcp connect"]: Decision(Answer.REJECT)}
+    assert resolve(old, new, rejected).policy.files.query == ("any",), "only the hosts are rejected"
+    assert resolve(old, new, {**rejected, found_["dns query"]: Decision(Answer.REJECT)}).policy.files == old.policy.files
+    ports = parse("tcp connect: 443\n").policy.files
+    more = extended(ports, parse("tcp connect a.example: 80\n").policy.files)
+    assert with_line(ports, "tcp connect a.example", more) == more
 
 
 def test_files_that_are_no_longer_confined_are_a_change():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from callfence.policygen.review.judgement import settings
+from callfence.policygen.review.judgement import settings, with_reasons_before
 
 ENDS = "accept: allow\nepoll_wait: allow\nbind: allow until idle\n"
 PHASED = "phase serving after accept\nphase idle after epoll_wait\n" + ENDS + "listen: allow until serving\n"
@@ -58,3 +58,21 @@ def test_settings(old: str, new: str, expected: list[tuple[str, str, str]]) -> N
 def test_each_has_a_stable_id(old: str, new: str, rule: str) -> None:
     (setting,) = settings(parse(f"{old}read: allow\n").policy, parse(f"{new}read: allow\n").policy)
     assert setting.rule == rule
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_before"),
+    [
+        ("phase idle after reboot", "phase idle after kexec_load", False),
+        ("phase idle after reboot", "phase idle after reboot", True),
+        ("phase idle after kexec_load, reboot", "phase idle after kexec_load", False),
+        ("scope abstract sockets", "scope none", False),
+        ("default log", "default allow", True),
+    ],
+)
+def test_a_reason_of_before_is_not_one_for_a_setting_that_grants_more(old: str, new: str, is_before: bool) -> None:
+    entries_ = "\nkexec_load: allow\nread: allow until idle\nreboot: allow\n" if "phase" in old else "\nread: allow\n"
+    documents = [parse(f"{line}  # why: so\n{entries_}") for line in (old, new)]
+    rules = {"phase-trigger", "signals-outside", "default-allow"}
+    ((finding, before),) = [one for one in with_reasons_before(*documents) if one[0].rule in rules and one[0].name in old]
+    assert (finding.accepted, bool(before)) == ("so", is_before)
