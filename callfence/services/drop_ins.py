@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from callfence.policygen.formats import ExportError
-from callfence.policygen.formats.systemd_enforce import drop_in, enforcing, folder_name, literal, quoted, settings_of
+from callfence.policygen.formats.systemd_enforce import drop_in, enforcing, folder_name, held, literal, quoted, settings_of
 from callfence.services.units import Unit
 from callfence.tracer.errors import UserError
 
@@ -102,7 +102,7 @@ def _of_ending(unit: Unit) -> Iterator[str]:
 
 def _needed(unit: Unit) -> Iterator[str]:
     """Yield the settings that let a unit which restricts calls or executables run Python, and what it calls."""
-    present = {key for key, _ in settings_of(unit.text)}
+    present = held(unit.text, ("SystemCallFilter", "NoExecPaths"))
     if "SystemCallFilter" in present:
         yield f"SystemCallFilter={_CALLS}"
     if "NoExecPaths" in present:

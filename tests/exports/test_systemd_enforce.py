@@ -105,6 +105,8 @@ def test_a_unit_that_confines_enforce_is_said() -> None:
     assert (lost.direction, "the unit has NoExecPaths, SystemCallFilter, also for enforce" in lost.what) == (
         Direction.NARROWER, True,
     )  # fmt: skip
+    cleared = Service(f"{unit}SystemCallFilter=\nNoExecPaths=\n", "enforce", "p", audit=False)
+    assert systemd_enforce.export(resolved(Policy({})), format_options(service=cleared)).losses == ()
 
 
 @needs("systemd")

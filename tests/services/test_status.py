@@ -210,6 +210,15 @@ def test_a_drop_in_that_systemd_reads_after_ours(
     assert command.main(["remove", "it"]) == 0
 
 
+def test_a_list_that_an_override_clears_is_none() -> None:
+    """Calls that are added to a list that is empty are all that the unit may make: it would not start."""
+    unit = "[Service]\nExecStart=app\nSystemCallFilter=@system-service\nNoExecPaths=/\n"
+    texts = [drop_ins.of(Unit("it.service", text, "", "simple"), "enforce", Path("/p"), ()) for text in (
+        unit, f"{unit}[Service]\nSystemCallFilter=\nNoExecPaths=\n",
+    )]  # fmt: skip
+    assert [name in text for text in texts for name in ("SystemCallFilter", "ExecPaths")] == [True, True, False, False]
+
+
 def test_a_program_that_was_replaced_since_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = Path(shutil.copy("/bin/sleep", tmp_path / "program"))
     with subprocess.Popen([program, "100"]) as process:
