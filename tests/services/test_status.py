@@ -153,7 +153,7 @@ def test_a_unit_of_which_only_the_drop_in_is_left(
     load: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It ends the status of no other unit, says what it is, and can be removed."""
-    for name in ("gone", "it"):
+    for name in ("gone", "it", "template@"):
         (tmp_path / f"{name}.service.d").mkdir()
         (tmp_path / f"{name}.service.d" / units.DROP_IN).write_text("# it, made by `callfence service audit`.\n")
     file = tmp_path / "it.service"
