@@ -28,6 +28,8 @@ from callfence.tracer.errors import UserError
 _NAMES = [name for name, row in formats.FORMATS.items() if row.export]
 _UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 """The folders in which systemd looks for a unit, in its order (systemd.unit(5))."""
+_UNIT = r"[A-Za-z0-9:_.@-]+\.service"
+"""The names of units, but those with escapes."""
 
 DESCRIPTION = """\
 Write a policy in another program's format.  Standard error lists what that format cannot express, and whether the result is
@@ -138,7 +140,8 @@ def _service(options: argparse.Namespace) -> Service:
         raise UserError(f"--unit {options.unit}: there is no such file in the current folder or in {', '.join(_UNITS)}")
     beside = Path(sys.executable).parent / "enforce"
     enforce = str(beside) if beside.exists() else shutil.which("enforce") or "enforce"
-    return Service(content(unit).decode("utf-8", "replace"), enforce, os.path.abspath(options.policy), options.audit)
+    name = Path(unit).name.removesuffix(".service") if not options.name and re.fullmatch(_UNIT, Path(unit).name) else ""
+    return Service(content(unit).decode("utf-8", "replace"), enforce, os.path.abspath(options.policy), options.audit, name)
 
 
 def _name(policy: str) -> str:

@@ -29,12 +29,14 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     service = options.service
     if service is None:
         raise ExportError("a drop-in for enforce repeats the command of a unit; name the unit with --unit")
-    title = f"{options.name} under `enforce`, made by `callfence export --to systemd-enforce`."
-    name = folder_name(options.name)
+    unit = service.name or options.name
+    title = f"{unit} under `enforce`, made by `callfence export --to systemd-enforce`."
+    name = folder_name(unit)
     before = [service.enforce, *enforcing(service.policy, name, is_audit=service.audit), "--"]
     text = drop_in(title, name, service.unit, before)
-    place = f"/etc/systemd/system/{options.name}.service.d/callfence.conf"
-    use = f"save as {place}; systemctl daemon-reload; systemctl restart {options.name}"
+    place = f"/etc/systemd/system/{unit}.service.d/callfence.conf"
+    started = f"{unit}INSTANCE" if unit.endswith("@") else unit
+    use = f"save as {place}; systemctl daemon-reload; systemctl restart {started}"
     return Exported(text.encode(), tuple(_losses(service)), use=use, files=policy.files)
 
 

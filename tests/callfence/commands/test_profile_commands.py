@@ -50,6 +50,16 @@ def test_export_writes_no_second_file_over_another(tmp_path: Path) -> None:
     assert "path /usr" in policy.read_text()
 
 
+def test_the_drop_in_of_a_template_is_for_that(tmp_path: Path) -> None:
+    """`app-.service.d` would be that of all units whose names begin with `app-` (systemd.unit(5))."""
+    unit = tmp_path / "app@.service"
+    unit.write_text("[Service]\nExecStart=/bin/app %i\n")
+    out, err = callfence("export", "--to", "systemd-enforce", "--unit", unit, HELLO)
+    assert "LogsDirectory=callfence/app@\n" in out
+    assert "save as /etc/systemd/system/app@.service.d/callfence.conf; " in err
+    assert "systemctl restart app@INSTANCE" in err
+
+
 def test_export_writes_the_same_bytes_to_standard_output(tmp_path: Path) -> None:
     profile = tmp_path / "p.json"
     callfence("export", "--to", "oci", "-o", profile, HELLO)
