@@ -32,7 +32,7 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     unit = service.name or options.name
     title = f"{unit} under `enforce`, made by `callfence export --to systemd-enforce`."
     name = folder_name(unit)
-    before = [service.enforce, *enforcing(service.policy, name, is_audit=service.audit), "--"]
+    before = [path(service.enforce), *enforcing(service.policy, name, is_audit=service.audit), "--"]
     text = drop_in(title, name, service.unit, before)
     place = f"/etc/systemd/system/{unit}.service.d/callfence.conf"
     started = f"{unit}INSTANCE" if unit.endswith("@") else unit
@@ -127,6 +127,11 @@ def held(unit: str, keys: Collection[str]) -> list[str]:
 def literal(text: str) -> str:
     """Return a text in which systemd replaces no specifiers and no variables."""
     return text.replace("%", "%%").replace("$", "$$")
+
+
+def path(text: str) -> str:
+    """Return the path of a command's program, or of a setting, in which systemd replaces no specifiers: variables it leaves."""
+    return text.replace("%", "%%")
 
 
 def quoted(word: str) -> str:

@@ -219,6 +219,20 @@ def test_a_list_that_an_override_clears_is_none() -> None:
     assert [name in text for text in texts for name in ("SystemCallFilter", "ExecPaths")] == [True, True, False, False]
 
 
+def test_a_folder_whose_name_systemd_would_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd replaces specifiers in the path of a program, and no variables."""
+    place = tmp_path / "50%$x"
+    place.mkdir()
+    for name in ("python", "enforce", "learn"):
+        (place / name).touch()
+    monkeypatch.setattr("sys.executable", str(place / "python"))
+    unit = Unit("it.service", "[Service]\nExecStart=app\nNoExecPaths=/\n", "", "simple")
+    start = f'="{tmp_path}/50%%$x/'
+    assert f"ExecStart{start}learn" in drop_ins.of(unit, "learn", Path("/p"), ())
+    assert f"ExecStart{start}enforce" in drop_ins.of(unit, "enforce", Path("/p"), ())
+    assert f"ExecPaths{start}enforce" in drop_ins.of(unit, "enforce", Path("/p"), ())
+
+
 def test_a_program_that_was_replaced_since_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = Path(shutil.copy("/bin/sleep", tmp_path / "program"))
     with subprocess.Popen([program, "100"]) as process:
