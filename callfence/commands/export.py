@@ -28,6 +28,8 @@ from callfence.tracer.errors import UserError
 _NAMES = [name for name, row in formats.FORMATS.items() if row.export]
 _UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
 """The folders in which systemd looks for a unit, in its order (systemd.unit(5))."""
+_UNIT = r"[A-Za-z0-9:_.@-]+\.service"
+"""The names of units, but those with escapes."""
 
 DESCRIPTION = """\
 Write a policy in another program's format.  Standard error lists what that format cannot express, and whether the result is
@@ -89,6 +91,10 @@ def _export(options: argparse.Namespace) -> int:
         exported = _exported(options.to, shown.policy, options.phase, format_options)
     except ExportError as error:
         raise UserError(f"{options.policy}: {error}") from error
+    beside = Path(options.output).with_suffix(exported.beside[0]) if options.output and exported.beside else None
+    require_other(beside, options.policy, options.unit)
+    if beside in [Path(written) for written in (options.output, options.losses) if written]:
+        raise UserError(f"-o {options.output}: {beside} is the name of a second file: name another file to write to")
     is_wider = formats.wider(exported.losses)
     is_useless = options.to == "k8s" and not options.runtime
     _print_losses(options, exported)
@@ -106,7 +112,7 @@ def _export(options: argparse.Namespace) -> int:
         remedy = "leave out --strict to write it anyway" if is_wider else "give --runtime runc or crun"
         print(f"callfence export: --strict: the result was not written, because it {reason}; {remedy}", file=sys.stderr)
         return 1
-    _put(options, exported)
+    _put(options, exported, beside)
     return 0
 
 
@@ -134,7 +140,8 @@ def _service(options: argparse.Namespace) -> Service:
         raise UserError(f"--unit {options.unit}: there is no such file in the current folder or in {', '.join(_UNITS)}")
     beside = Path(sys.executable).parent / "enforce"
     enforce = str(beside) if beside.exists() else shutil.which("enforce") or "enforce"
-    return Service(content(unit).decode("utf-8", "replace"), enforce, os.path.abspath(options.policy), options.audit)
+    name = Path(unit).name.removesuffix(".service") if not options.name and re.fullmatch(_UNIT, Path(unit).name) else ""
+    return Service(content(unit).decode("utf-8", "replace"), enforce, os.path.abspath(options.policy), options.audit, name)
 
 
 def _name(policy: str) -> str:
@@ -149,19 +156,19 @@ def _print_losses(options: argparse.Namespace, exported: Exported) -> None:
         print(f"callfence export: {line}", file=sys.stderr)
 
 
-def _put(options: argparse.Namespace, exported: Exported) -> None:
-    """Write the result to the file of -o or standard output, and a second file, if any, beside it or to standard error."""
+def _put(options: argparse.Namespace, exported: Exported, beside: Path | None) -> None:
+    """Write the result to the file of -o or standard output, and a second file, if any, to `beside` or standard error."""
     if options.output is None:
         sys.stdout.buffer.write(exported.data)
         sys.stdout.buffer.flush()
     else:
         write(Path(options.output), exported.data)
     if exported.beside is not None:
-        suffix, data = exported.beside
-        if options.output is None:
+        _, data = exported.beside
+        if beside is None:
             sys.stderr.write(data.decode(errors="backslashreplace"))
         else:
-            write(Path(options.output).with_suffix(suffix), data)
+            write(beside, data)
     if exported.use:
         file = file_word(options.output) if options.output else "FILE"
         print(f"to use it: {exported.use.format(file=file)}", file=sys.stderr)

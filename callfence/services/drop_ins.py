@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Final, Literal
 
 from callfence.policygen.formats import ExportError
-from callfence.policygen.formats.systemd_enforce import drop_in, enforcing, folder_name, literal, quoted, settings_of
+from callfence.policygen.formats.systemd_enforce import (
+    drop_in,
+    enforcing,
+    folder_name,
+    held,
+    literal,
+    path,
+    quoted,
+    settings_of,
+)
 from callfence.services.units import Unit
 from callfence.tracer.errors import UserError
 
@@ -94,7 +103,7 @@ def _of_learning(unit: Unit) -> Iterator[str]:
 def _of_ending(unit: Unit) -> Iterator[str]:
     """Yield the settings with which systemd lets `learn` end the program, and write what it learned (`ending`)."""
     signals = [value for key, value in settings_of(unit.text) if key == "KillSignal" and value]
-    words = [literal(sys.executable), "-I", "-m", "callfence.services.ending", _output(unit), (signals or ["SIGTERM"])[-1]]
+    words = [path(sys.executable), "-I", "-m", "callfence.services.ending", _output(unit), (signals or ["SIGTERM"])[-1]]
     yield f"ExecStop=+{' '.join(map(quoted, words))} ${{MAINPID}}"
     yield "KillMode=mixed"
     yield "TimeoutStopSec=300"
@@ -102,12 +111,12 @@ def _of_ending(unit: Unit) -> Iterator[str]:
 
 def _needed(unit: Unit) -> Iterator[str]:
     """Yield the settings that let a unit which restricts calls or executables run Python, and what it calls."""
-    present = {key for key, _ in settings_of(unit.text)}
+    present = held(unit.text, ("SystemCallFilter", "NoExecPaths"))
     if "SystemCallFilter" in present:
         yield f"SystemCallFilter={_CALLS}"
     if "NoExecPaths" in present:
-        places = (*_command("enforce")[:1], *map(literal, _executed()))
-        yield from (f"ExecPaths={quoted(place.replace('$$', '$'))}" for place in dict.fromkeys(places))  # no variables there
+        places = (*_command("enforce")[:1], *map(path, _executed()))
+        yield from (f"ExecPaths={quoted(place)}" for place in dict.fromkeys(places))
 
 
 def _executed() -> Iterator[str]:
@@ -125,4 +134,4 @@ def _command(name: str) -> list[str]:
     """Return the words that run `learn` or `enforce` of this installation."""
     beside = Path(sys.executable).parent / name
     script = str(beside) if beside.exists() else shutil.which(name)
-    return [literal(script)] if script else [literal(sys.executable), "-m", "callfence", name]
+    return [path(script)] if script else [path(sys.executable), "-m", "callfence", name]

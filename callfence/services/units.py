@@ -117,8 +117,10 @@ def state(name: str) -> State:
 
 
 def with_drop_in() -> list[str]:
-    """Return the names of the units that have a drop-in of ours, sorted."""
-    return sorted(file.parent.name.removesuffix(".d") for file in FOLDER.glob(f"*.service.d/{DROP_IN}"))
+    """Return the names of the units that have a drop-in of ours, sorted.  A template (`app@.service`), which may have one of
+    `callfence export`, is no unit, and systemd says nothing of it."""
+    names = (file.parent.name.removesuffix(".d") for file in FOLDER.glob(f"*.service.d/{DROP_IN}"))
+    return sorted(name for name in names if not name.endswith("@.service"))
 
 
 def _show(name: str) -> Mapping[str, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from glob import glob, has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callfence.policygen.text import pip_install
-from callfence.shared.inputs import run_command
+from callfence.shared.inputs import print_error, run_command
 from callfence.shared.options import Parser
 from callfence.tracer.errors import UserError
 
@@ -130,10 +131,24 @@ def _pipeline(options: argparse.Namespace, destination: Destination, state: Stat
 
 
 def _files(options: argparse.Namespace) -> list[str]:
-    """Return the paths of the logs; of a pattern, those of the files that there are now."""
+    """Return the paths of the logs; of a pattern, those of the files that there are now and can be read: any user who may write
+    to one of the folders can put something else there."""
     words = [log for log in options.logs if log != "-"]
-    paths = [path for log in words for path in (sorted(glob(log)) if has_magic(log) else [log])]
+    paths = [path for log in words for path in (filter(_is_readable, sorted(glob(log))) if has_magic(log) else [log])]
     return list(dict.fromkeys(map(os.path.abspath, paths)))
+
+
+def _is_readable(path: str) -> bool:
+    """Return whether a path is that of a file that can be read; print it the first time that it is not."""
+    if os.path.isfile(path) and os.access(path, os.R_OK):
+        return True
+    _say_unreadable(path)
+    return False
+
+
+@cache
+def _say_unreadable(path: str) -> None:
+    print_error(f"callfence ship: {path} is not a file that can be read: it is left out until it is one")
 
 
 def _spool(options: argparse.Namespace) -> str:

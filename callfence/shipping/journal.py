@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from callfence.policygen.recording.log_records import MAX_LINE
 from callfence.shared.inputs import print_error
 from callfence.shipping.sources import Line
 from callfence.tracer.errors import UserError
@@ -16,6 +17,9 @@ from callfence.tracer.errors import UserError
 _COMMAND: Final = ("journalctl", "--quiet", "-t", "callfence", "-o", "json", "--output-fields=CALLFENCE_RECORD", "--all")
 """Without --all, a field of more than 4096 bytes is null."""
 _CHUNK: Final = 1 << 20
+_MAX_ENTRY: Final = 8 * MAX_LINE
+"""The most bytes of an entry: journalctl prints a field that is not UTF-8 as a list of numbers.  What is longer is no record,
+and any user can make an entry of 768 MiB."""
 _PAUSE: Final = 5.0
 """Seconds before journalctl is started again."""
 
@@ -31,6 +35,9 @@ class Journal:
         self._cursor: str | None = position
         self._follows = not is_once
         self._data = b""
+        """The beginning of an entry that is not complete."""
+        self._is_long = False
+        """Whether that is the rest of an entry that was too long."""
         self._process: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
         self._start()
@@ -41,18 +48,25 @@ class Journal:
             if not self._follows or time.monotonic() < self._not_before:
                 return []
             self._start()
-        assert self._process is not None
-        assert self._process.stdout is not None
-        try:
-            part = os.read(self._process.stdout.fileno(), _CHUNK)
-        except BlockingIOError:
-            return []
-        self._data += part
-        if not part:
-            self._end()
-        *lines, self._data = self._data.split(b"\n")
-        entries = [self._line(line) for line in lines if line]
-        return entries or (self.read() if part else [])
+        entries: list[Line] = []
+        while not entries:
+            assert self._process is not None
+            assert self._process.stdout is not None
+            try:
+                part = os.read(self._process.stdout.fileno(), _CHUNK)
+            except BlockingIOError:
+                break
+            if not part:
+                self._end()
+                break
+            *lines, self._data = (self._data + part).split(b"\n")
+            if lines and self._is_long:
+                lines[0], self._is_long = b"", False
+            entries = [self._line(line) for line in lines if line]
+            if self._is_long or len(self._data) > _MAX_ENTRY:
+                entries += [] if self._is_long else [self._line(self._data)]
+                self._data, self._is_long = b"", True
+        return entries
 
     def position(self) -> Any:
         return self._cursor
@@ -78,6 +92,7 @@ class Journal:
         assert self._process is not None
         self._process.communicate()
         status, self._process, self._data = self._process.returncode, None, b""
+        self._is_long = False
         if self._follows or status:
             again = f"it is started again in {_PAUSE:g} s" if self._follows else "the rest of the journal is not read"
             print_error(f"callfence ship: journalctl ended with status {status}: {again}")

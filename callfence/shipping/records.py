@@ -17,6 +17,8 @@ from callfence.tracer.errors import UserError
 
 _MOST: Final = 1 << 53
 """Counts are below this, up to which a double has each integer exactly."""
+_LATEST: Final = (1 << 63) / 1e9
+"""Times are from 0 to this, in seconds since 1970: OTLP has nanoseconds without a sign."""
 _LONGEST_NAME: Final = 255
 _DEEPEST: Final = 8
 """The most lists and objects within each other: twice as many as records have, and few enough to be written as JSON again."""
@@ -145,8 +147,9 @@ def _checked(fields: Any) -> dict[str, Any]:
     sequence = fields.get("sequence", 1)
     if type(sequence) is not int or not 0 < sequence < _MOST or not isinstance(fields.get("unit") or "", str):
         raise ValueError("sequence or unit has another type")
-    if datetime.fromisoformat(fields["time"]).tzinfo is None:
-        raise ValueError(f"time {repr(fields['time'])[:40]} has no zone")
+    time = datetime.fromisoformat(fields["time"])
+    if time.tzinfo is None or not 0 <= time.timestamp() < _LATEST:
+        raise ValueError(f"time {repr(fields['time'])[:40]} has no zone, or is before 1970 or after 2261")
     _check_members(fields["policies"], ("file", "sha256"))
     _check_members(fields.get("allow", []), ("file", "line"))
     for name in ("ungranted", "ungrantable"):

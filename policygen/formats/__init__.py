@@ -109,6 +109,8 @@ class Service:
     """The path of the policy's file."""
     audit: bool = False
     """Whether to report the calls that the policy does not allow instead of denying them."""
+    name: str = ""
+    """The unit's name without `.service`, with characters that others lack; "" for `FormatOptions.name`."""
 
 
 @frozen

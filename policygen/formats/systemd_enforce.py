@@ -6,7 +6,7 @@ A drop-in cannot prefix a command: it replaces the list of commands, so it repea
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from callfence.policygen.formats import Direction, Exported, ExportError, FormatOptions, Loss, Service
 from callfence.policygen.implied.resolve import Resolved
@@ -29,12 +29,14 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     service = options.service
     if service is None:
         raise ExportError("a drop-in for enforce repeats the command of a unit; name the unit with --unit")
-    title = f"{options.name} under `enforce`, made by `callfence export --to systemd-enforce`."
-    name = folder_name(options.name)
-    before = [service.enforce, *enforcing(service.policy, name, is_audit=service.audit), "--"]
+    unit = service.name or options.name
+    title = f"{unit} under `enforce`, made by `callfence export --to systemd-enforce`."
+    name = folder_name(unit)
+    before = [path(service.enforce), *enforcing(service.policy, name, is_audit=service.audit), "--"]
     text = drop_in(title, name, service.unit, before)
-    place = f"/etc/systemd/system/{options.name}.service.d/callfence.conf"
-    use = f"save as {place}; systemctl daemon-reload; systemctl restart {options.name}"
+    place = f"/etc/systemd/system/{unit}.service.d/callfence.conf"
+    started = f"{unit}INSTANCE" if unit.endswith("@") else unit
+    use = f"save as {place}; systemctl daemon-reload; systemctl restart {started}"
     return Exported(text.encode(), tuple(_losses(service)), use=use, files=policy.files)
 
 
@@ -116,9 +118,20 @@ def settings_of(unit: str) -> Iterator[tuple[str, str]]:
             yield key.strip(), value.strip()
 
 
+def held(unit: str, keys: Collection[str]) -> list[str]:
+    """Return those of these lists that a unit sets, sorted: an empty value clears a list (systemd.exec(5))."""
+    last = {key: value for key, value in settings_of(unit) if key in keys}
+    return sorted(key for key, value in last.items() if value)
+
+
 def literal(text: str) -> str:
     """Return a text in which systemd replaces no specifiers and no variables."""
     return text.replace("%", "%%").replace("$", "$$")
+
+
+def path(text: str) -> str:
+    """Return the path of a command's program, or of a setting, in which systemd replaces no specifiers: variables it leaves."""
+    return text.replace("%", "%%")
 
 
 def quoted(word: str) -> str:
@@ -131,9 +144,8 @@ def quoted(word: str) -> str:
 
 
 def _losses(service: Service) -> Iterator[Loss]:
-    held = sorted({key for key, _ in settings_of(service.unit) if key in _FILTERS})
-    if held:
-        what = f"the unit has {', '.join(held)}, also for enforce, which executes Python and calls ptrace, seccomp, pidfd_getfd"
+    if kept := held(service.unit, _FILTERS):
+        what = f"the unit has {', '.join(kept)}, also for enforce, which executes Python and calls ptrace, seccomp, pidfd_getfd"
         yield Loss(Direction.NARROWER, f"{what} (--to systemd needs no enforce)")
     if service.audit:
         yield Loss(Direction.WIDER, "with --audit, calls that the policy denies are only reported")

@@ -84,6 +84,12 @@ def test_a_path_that_systemd_would_change() -> None:
     assert ' -p "/etc/a b/50%%$$x.policy" -- app' in export("[Service]\nExecStart=app\n", "/etc/a b/50%$x.policy")
 
 
+def test_the_path_of_enforce_has_no_variables() -> None:
+    service = Service("[Service]\nExecStart=app\n", "/opt/50%$x/enforce", "p")
+    made = systemd_enforce.export(resolved(Policy({})), format_options(service=service))
+    assert 'ExecStart="/opt/50%%$x/enforce" --log' in made.data.decode()
+
+
 @pytest.mark.parametrize("policy", ["/etc/a\nExecStartPre=/bin/x", "/etc/a\r", "/etc/\udcff"])
 def test_a_path_that_a_unit_cannot_have(policy: str) -> None:
     with pytest.raises(ExportError, match="control characters"):
@@ -105,6 +111,8 @@ def test_a_unit_that_confines_enforce_is_said() -> None:
     assert (lost.direction, "the unit has NoExecPaths, SystemCallFilter, also for enforce" in lost.what) == (
         Direction.NARROWER, True,
     )  # fmt: skip
+    cleared = Service(f"{unit}SystemCallFilter=\nNoExecPaths=\n", "enforce", "p", audit=False)
+    assert systemd_enforce.export(resolved(Policy({})), format_options(service=cleared)).losses == ()
 
 
 @needs("systemd")

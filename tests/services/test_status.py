@@ -153,7 +153,7 @@ def test_a_unit_of_which_only_the_drop_in_is_left(
     load: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It ends the status of no other unit, says what it is, and can be removed."""
-    for name in ("gone", "it"):
+    for name in ("gone", "it", "template@"):
         (tmp_path / f"{name}.service.d").mkdir()
         (tmp_path / f"{name}.service.d" / units.DROP_IN).write_text("# it, made by `callfence service audit`.\n")
     file = tmp_path / "it.service"
@@ -208,6 +208,29 @@ def test_a_drop_in_that_systemd_reads_after_ours(
     assert command.main(["status", "it"]) == 2
     assert said in capsys.readouterr().out
     assert command.main(["remove", "it"]) == 0
+
+
+def test_a_list_that_an_override_clears_is_none() -> None:
+    """Calls that are added to a list that is empty are all that the unit may make: it would not start."""
+    unit = "[Service]\nExecStart=app\nSystemCallFilter=@system-service\nNoExecPaths=/\n"
+    texts = [drop_ins.of(Unit("it.service", text, "", "simple"), "enforce", Path("/p"), ()) for text in (
+        unit, f"{unit}[Service]\nSystemCallFilter=\nNoExecPaths=\n",
+    )]  # fmt: skip
+    assert [name in text for text in texts for name in ("SystemCallFilter", "ExecPaths")] == [True, True, False, False]
+
+
+def test_a_folder_whose_name_systemd_would_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd replaces specifiers in the path of a program, and no variables."""
+    place = tmp_path / "50%$x"
+    place.mkdir()
+    for name in ("python", "enforce", "learn"):
+        (place / name).touch()
+    monkeypatch.setattr("sys.executable", str(place / "python"))
+    unit = Unit("it.service", "[Service]\nExecStart=app\nNoExecPaths=/\n", "", "simple")
+    start = f'="{tmp_path}/50%%$x/'
+    assert f"ExecStart{start}learn" in drop_ins.of(unit, "learn", Path("/p"), ())
+    assert f"ExecStart{start}enforce" in drop_ins.of(unit, "enforce", Path("/p"), ())
+    assert f"ExecPaths{start}enforce" in drop_ins.of(unit, "enforce", Path("/p"), ())
 
 
 def test_a_program_that_was_replaced_since_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from callfence.policygen.files.generalise import Use
 
 _WORD = (1 << 32) - 1
-_RECORD = re.compile(r"\btype=(SECCOMP|1326|LANDLOCK_ACCESS|1423|SYSCALL|1300)\b")
+_RECORD = re.compile(r"(?:(?!\btype=).)*+\btype=(SECCOMP|1326|LANDLOCK_ACCESS|1423|SYSCALL|1300)\b", re.DOTALL)
+"""The first type in a line is the record's: what follows has names that programs choose."""
 _OF_PROCESS = re.compile(r"^/proc/\d+(/.*)?$", re.DOTALL)
 _EVENT = re.compile(r"\baudit\(([^)]{1,64})\)")
 _TIME = re.compile(r"\baudit\((\d{1,10})\.(\d{3}):\d+\)")
@@ -49,10 +50,10 @@ def audit(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
     for number, raw in enumerate(stream, 1):
         digest.update(raw)
         line = raw.decode("utf-8", "surrogateescape")
-        start = _RECORD.search(line)
+        start = _RECORD.match(line)
         if start is None:
             continue
-        fields = dict(_FIELD.findall(line, start.start()))
+        fields = dict(_FIELD.findall(line, start.start(1)))
         if start[1] not in ("SECCOMP", "1326"):
             event = _EVENT.search(line)
             landlock.add(start[1], event[1] if event else "", fields)
@@ -62,7 +63,7 @@ def audit(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
         executable = unescaped(fields.get("exe", UNKNOWN))
         if options.program not in ("", executable, executable.rpartition("/")[2]):
             continue
-        call = (*_call(fields, f"{filename}:{number}:{start.start() + 1}"), executable)
+        call = (*_call(fields, f"{filename}:{number}:{start.start(1) - 4}"), executable)
         counts[call] += 1
         sites.setdefault(call, f"[ip]+{fields['ip']}" if "ip" in fields else "?")
         if not started and (time := _TIME.search(line)):

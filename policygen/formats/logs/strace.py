@@ -35,8 +35,9 @@ _MODE = re.compile(r"\[ Process PID=(\d{1,10}) runs in (\S+)(?: bit)? mode\. \]"
 _RESUMED = re.compile(r"<\.\.\. (\w+|\?\?\?) resumed>\s?")
 _UNFINISHED = "<unfinished ...>"
 _FORKS = ("clone", "clone3", "fork", "vfork")
-_PORT = re.compile(r"\{sa_family=AF_INET6?,.*sin6?_port=htons\((\d+)\)")
-_NUMBER = re.compile(r"\d+")
+_PORT = re.compile(r"\{sa_family=AF_INET6?,.*sin6?_port=htons\((\d{1,5})\)")
+_MAX_PORT = 65535
+_NUMBER = re.compile(r"\d{1,10}(?!\d)")
 _NO_SITE = "?"
 _HIDDEN = "pointers are not printed: 0 stands for them in the examples of calls"
 
@@ -179,6 +180,8 @@ class _Log:
             return
         text = call.arguments[1] if len(call.arguments) > 1 else ""
         port, descriptor = _PORT.match(text), int(number[0]) if number else -1
+        if port and int(port[1]) > _MAX_PORT:
+            port = None
         known = self._sockets.get(descriptor, -1)
         if known is None or (text.startswith("{") and not port):
             return  # it is no TCP socket

@@ -57,6 +57,8 @@ _LETTERS = {"n": "\n", "t": "\t", "r": "\r", "v": "\v", "f": "\f"}
 _NAME = re.compile(r"([a-zA-Z_]\w*)\(")
 _END = re.compile(r"\s*(?:= (-?\d+|0x[0-9a-f]+|\?)(?: .*|<.*)?|<(?:detached|unfinished) \.\.\.>|)$")
 _UNKNOWN_CALL = re.compile(r"syscall_0x([0-9a-f]+)")
+_WORD = (1 << 32) - 1
+"""The bits of the register that are the call's number; strace prints all 64."""
 _CLONE = {"flags": 0, "child_stack": 1, "parent_tid": 2, "parent_tidptr": 2, "child_tidptr": 3, "tls": 4}
 """clone's arguments have names, since their order differs from one architecture to another (clone(2))."""
 _PLACES: Mapping[str, tuple[int, ...]] = {
@@ -232,7 +234,7 @@ def event(call: StraceCall, arch: Arch) -> tuple[Event, frozenset[int]]:
     if named := calls.by_name.get(call.name):
         number = named.number
     elif numbered := _UNKNOWN_CALL.fullmatch(call.name):
-        number = int(numbered[1], 16)
+        number = int(numbered[1], 16) & _WORD
     else:
         raise UnreadableError(f"{call.name}: no call of {arch} has that name")
     if arch is Arch.I386 and _MULTIPLEXED.fullmatch(call.name):

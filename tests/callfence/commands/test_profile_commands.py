@@ -40,6 +40,26 @@ def test_export_tells_its_losses_in_words_and_as_json(tmp_path: Path) -> None:
     assert {"call": "execve", "why": "crun 1.21 itself, before the program: executes the program"} in told["added"]
 
 
+def test_export_writes_no_second_file_over_another(tmp_path: Path) -> None:
+    policy = tmp_path / "it.cfg"
+    policy.write_text("callfence 1\narch x86_64\npath /usr: read\n")
+    for output, reason in (("it.kafel", "would be lost"), ("other.cfg", "other.cfg is the name of a second file")):
+        _, err = callfence("export", "--to", "kafel", "-o", tmp_path / output, policy, status=2)
+        assert reason in err
+    assert [file.name for file in tmp_path.iterdir()] == ["it.cfg"]
+    assert "path /usr" in policy.read_text()
+
+
+def test_the_drop_in_of_a_template_is_for_that(tmp_path: Path) -> None:
+    """`app-.service.d` would be that of all units whose names begin with `app-` (systemd.unit(5))."""
+    unit = tmp_path / "app@.service"
+    unit.write_text("[Service]\nExecStart=/bin/app %i\n")
+    out, err = callfence("export", "--to", "systemd-enforce", "--unit", unit, HELLO)
+    assert "LogsDirectory=callfence/app@\n" in out
+    assert "save as /etc/systemd/system/app@.service.d/callfence.conf; " in err
+    assert "systemctl restart app@INSTANCE" in err
+
+
 def test_export_writes_the_same_bytes_to_standard_output(tmp_path: Path) -> None:
     profile = tmp_path / "p.json"
     callfence("export", "--to", "oci", "-o", profile, HELLO)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from needed import needs, needs_root
 
+from callfence.shipping.journal import Journal
 from tests.callfence.shipping.conftest import Place, append, line, total
 from tests.enforcer.conftest import wait_until
 
@@ -71,6 +72,21 @@ def test_entries_are_records(played: Place) -> None:
     options = "--quiet -t callfence -o json --output-fields=CALLFENCE_RECORD --all"
     calls = (played.folder / "calls").read_text().splitlines()
     assert calls == [options, f"{options} --after-cursor=4"]
+
+
+def test_an_entry_that_is_too_long_is_no_record(played: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any user may write one, of up to 768 MiB."""
+    (played.folder / "journalctl").write_text("#!/bin/sh\nhead -c 70000000 /dev/zero | tr '\\0' a; echo; cat entries\n")
+    enter(played, line("start").decode())
+    (played.folder / "entries").write_text((played.folder / "entries").read_text().replace("{", '{"__CURSOR": "1", ', 1))
+    monkeypatch.chdir(played.folder)
+    journal = Journal(is_once=True)
+    lines = []
+    while found := journal.read():
+        lines += found
+    assert [text.text[:8] for text in lines] == [b"a" * 8, line("start")[:8]]
+    assert len(lines[0].text) < 3 << 20
+    journal.close()
 
 
 def test_the_journal_is_followed(played: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,9 @@ def test_each_event_is_a_record(event: str) -> None:
     [
         ({"version": 2}, "version 2 is of a newer callfence"), ({"event": "begun"}, "event 'begun' is none of start, denied"),
         ({"host": None}, "host is None"), ({"run": 7}, "run is 7"), ({"time": "yesterday"}, "Invalid isoformat"),
-        ({"time": "2026-03-01T12:00:00"}, "has no zone"), ({"policies": ["a"]}, "'a' has no file or no sha256"),
+        ({"time": "2026-03-01T12:00:00"}, "has no zone"), ({"time": "1969-12-31T23:59:59+00:00"}, "or is before 1970"),
+        ({"time": "0001-01-01T00:00:00+23:59"}, "or is before"), ({"time": "9999-01-01T00:00:00+00:00"}, "or after 2261"),
+        ({"policies": ["a"]}, "'a' has no file or no sha256"),
         ({"count": 1.5}, "count is 1.5"), ({"count": True}, "count is True"), ({"count": -1}, "count is -1"),
         ({"count": 1 << 60}, "count is 115"), ({"verdict": "kept"}, "verdict is 'kept'"), ({"verdict": []}, r"verdict is \[\]"),
         ({"ungranted": [1]}, "ungranted is not"), ({"allow": [{"file": 1}]}, "has no file or no line"),

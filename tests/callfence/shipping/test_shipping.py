@@ -58,6 +58,17 @@ def test_a_pattern_has_more_files_later(place: Place) -> None:
     place.wait_for("callfence_ship_records_total", 2)
 
 
+def test_a_pattern_leaves_out_what_is_no_file(place: Place) -> None:
+    """The user of one service may write its folder of logs, and must not end the shipper of all."""
+    for name in ("a", "b"):
+        (place.folder / name).mkdir()
+    append(place.folder / "a" / "log", line("denied"))
+    os.mkfifo(place.folder / "b" / "log")
+    done = place.once("--prometheus", "callfence.prom", "*/log")
+    assert (done.returncode, done.stderr.count("b/log is not a file that can be read")) == (0, 1)
+    assert total(place.values(), "callfence_ship_records_total") == 1
+
+
 @needs("prometheus")
 def test_promtool_finds_nothing_wrong(place: Place) -> None:
     append(place.folder / "log", b"".join(line(event, number) for number, event in enumerate(OF_EVENT, 1)))

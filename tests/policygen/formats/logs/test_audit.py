@@ -57,6 +57,15 @@ def test_records_are_counted_by_call_and_program() -> None:
     ]
 
 
+def test_what_a_program_calls_itself_is_no_record() -> None:
+    lines = (
+        'type=PATH msg=audit(1700000000.123:1): item=0 name="/tmp/type=SECCOMP" inode=1',
+        'type=EXECVE msg=audit(1700000000.123:2): argc=2 a0="echo" a1="type=1326"',
+        line(41),
+    )
+    assert [row[1] for row in read(*lines)] == [41]
+
+
 def test_one_program_of_several() -> None:
     lines = (line(41), line(42, exe='"/bin/other"'))
     assert [row[1] for row in read(*lines, program="other")] == [42]

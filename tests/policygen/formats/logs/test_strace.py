@@ -316,6 +316,20 @@ def test_any_text_is_a_log_or_an_error_with_its_position(text: str) -> None:
         assert len(recording.runs) == 1
 
 
+@pytest.mark.parametrize("port", ["65536", "9" * 5000])
+@pytest.mark.parametrize("descriptor", ["3", "9" * 5000])
+def test_numbers_that_are_too_large_for_a_port_or_a_descriptor(port: str, descriptor: str) -> None:
+    connect = f"1 connect({descriptor}, {{sa_family=AF_INET, sin_port=htons({port}), sin_addr=x}}, 16) = 0"
+    (run,) = read("1 socket(AF_INET, SOCK_STREAM, IPPROTO_IP) = 3", connect).runs
+    assert all(use[1] == "none" for use in run.files)
+
+
+def test_the_number_of_a_call_has_32_bits() -> None:
+    """strace prints `syscall(-1)` so; the kernel and filters look at the low half."""
+    (one,) = read("7 syscall_0xffffffffffffffff(0x1, 0x2, 0, 0, 0, 0x1) = -1 ENOSYS (Function not implemented)").observations
+    assert one.number == (1 << 32) - 1
+
+
 LISTENS = (
     "1 socket(AF_INET, SOCK_STREAM, IPPROTO_IP) = 3",
     '1 bind(3, {sa_family=AF_INET, sin_port=htons(8080), sin_addr=inet_addr("0.0.0.0")}, 16) = 0',
