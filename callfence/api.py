@@ -13,6 +13,7 @@ from callfence.enforcer import kernel
 from callfence.enforcer.arming import seized
 from callfence.enforcer.bpf import ALL_RUN, chain
 from callfence.enforcer.errors import EnforceError
+from callfence.enforcer.hosts.rules import makes_calls
 from callfence.enforcing import filters as policy_files
 from callfence.enforcing.sealed import Compiled
 from callfence.policygen.filter.compile import compile_policy
@@ -46,6 +47,8 @@ def apply(filters: Filters, when: Literal["now", "on_exec"] = "now") -> None:
         raise ValueError(f"when must be 'now' or 'on_exec', not {when!r}")
     text = filters if isinstance(filters, str) else _text(filters)
     policy = parse(text, "<filters>").policy
+    if makes_calls(policy.files):
+        raise _needs_helper("<filters>")
     program, (files, _) = compile_policy(policy), policy_files.files_of(policy)
     if when == "now":
         _confine_threads(program, files)
@@ -107,9 +110,12 @@ def _compiled(policy: str | os.PathLike[str]) -> Compiled:
         text = policy_files.owner_warning(printable(file), owner)
         warnings.warn(text, UserWarning, stacklevel=3)  # as `enforce` says; 3: the caller of confine() or enter()
     if filter_.makes_calls:
-        file = filter_.sources[0][0]
-        raise EnforceError(f"{file} confines hosts or unix sockets, which needs the helper that `enforce` starts")
+        raise _needs_helper(filter_.sources[0][0])
     return filter_
+
+
+def _needs_helper(file: str) -> EnforceError:
+    return EnforceError(f"{file} confines hosts or unix sockets, which needs the helper that `enforce` starts")
 
 
 def _of_phase(filter_: Compiled, phase: str) -> bytes:

@@ -24,6 +24,8 @@ _LONGEST = 1 << 24
 """The most bytes of a question."""
 _DELAY = 0.05
 """Seconds to wait if a connection cannot be accepted."""
+_TEXT = 1000
+"""The most characters of a reason or a name that an answer can have."""
 
 
 @frozen
@@ -57,18 +59,25 @@ class Answers:
     def __init__(self, decide: Decide, name: str) -> None:
         """`decide` and `name`: as for `Listener`."""
         self._decide = decide
-        self._name = name
+        self._name = name[:_TEXT]
 
     def serve(self, connection: socket.socket) -> None:
         """Answer until the other end is closed, in a thread of its own."""
         threading.Thread(target=self._serve, args=[connection], daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        answered: set[int] = set()
         with connection, connection.makefile("rb") as lines, suppress(OSError):
             while line := lines.readline(_LONGEST):
+                answer = None
                 try:
                     fields = json.loads(line)
-                    answer = self._answer(fields) if fields["type"] == "question" else None
+                    if fields["type"] == "question":
+                        answer = self._answer(fields)
+                        answered.add(fields["id"])
+                    elif fields["type"] == "error" and fields["id"] in answered:  # it was not taken: BASE does not grant it
+                        answered.remove(fields["id"])
+                        answer = self._fields(fields["id"], NO, fields["message"])
                 except (ValueError, LookupError, TypeError, RecursionError):  # another program has connected
                     return
                 if answer:
@@ -77,7 +86,7 @@ class Answers:
     def _answer(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         if (version := fields.get("version")) != QUESTIONS:
             reason = f"a question whose {unknown(version, QUESTIONS)}"
-            return {"id": fields["id"], "answer": "no", "reason": reason, "name": self._name}
+            return self._fields(fields["id"], NO, reason)
         question = Question(tuple(fields["rule"]), fields["record"], tuple(fields["answers"]), fields["takes_effect"])
         try:
             answer, reason = _taken(self._decide(question))
@@ -86,7 +95,10 @@ class Answers:
             answer, reason = NO, f"{type(error).__name__}: {error}"
         if answer not in question.answers:
             answer, reason = NO, f"the answer was {answer}, which this question does not take"
-        return {"id": fields["id"], "answer": answer, "reason": reason[:1000], "name": self._name}
+        return self._fields(fields["id"], answer, reason)
+
+    def _fields(self, number: int, answer: str, reason: str) -> dict[str, Any]:
+        return {"id": number, "answer": answer, "reason": reason[:_TEXT], "name": self._name}
 
 
 class Listener:

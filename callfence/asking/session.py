@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -92,7 +93,8 @@ class Session:
         self, command: Sequence[str], *, folder: str | os.PathLike[str] | None = None, timeout: float | None = None
     ) -> Done:
         """Run a command in a folder, relative to that of the session and by default that, with nothing as its input.  Raises
-        subprocess.TimeoutExpired after `timeout` seconds: the command is killed then."""
+        subprocess.TimeoutExpired after `timeout` seconds: the command is killed then, with what it
+        started, but for what has left its group of processes."""
         pipes = [os.pipe() for _ in range(3)]
         readers = [_Reader(reading) for reading, _ in pipes]
         ends = [end for _, end in pipes]
@@ -100,16 +102,20 @@ class Session:
             with self._sealed() as policy:
                 options = [*self._explain, "--log", f"fd:{ends[2]}", "-p", policy]
                 options += ["--chdir", os.fspath(folder)] if folder is not None else []
-                status = subprocess.run(
+                with subprocess.Popen(
                     [sys.executable, "-P", "-m", "callfence", "enforce", *options, "--", *command],
                     stdin=subprocess.DEVNULL,
                     stdout=ends[0],
                     stderr=ends[1],
                     cwd=self._folder,
-                    timeout=timeout,
                     pass_fds=ends[2:],
-                    check=False,
-                ).returncode
+                    start_new_session=True,  # without the terminal, on which the person may be asked
+                ) as process:
+                    try:
+                        status = process.wait(timeout)
+                    except BaseException:
+                        os.killpg(process.pid, signal.SIGKILL)
+                        raise
         except BaseException:
             for reader in readers:
                 reader.taken()

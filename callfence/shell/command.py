@@ -50,8 +50,10 @@ _CODE = (
     os.path.realpath(sys.executable),
     f"{sys.prefix}/pyvenv.cfg",
     os.path.abspath(sys.argv[0]),
+    *map(os.path.realpath, filter(None, sys.path)),
 )
-"""Callfence itself: the folder in which Python finds the package, the interpreter, how it is set up, and the script."""
+"""Callfence itself: the folder in which Python finds the package, the interpreter, how it is set up, the script, and the other
+folders from which Python imports: its own library."""
 _INTERRUPTED = 128 + 2
 """The exit status that a shell reports for a program that SIGINT ended."""
 _MODES = ("enforce", "learn", "off")

@@ -120,3 +120,11 @@ def test_mistakes_change_nothing(program: str, message: str) -> None:
 def test_importing_is_cheap() -> None:
     done = run("print([name for name in ('callfence.policygen', 'callfence.enforcer', 'ctypes') if name in sys.modules])")
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("when", ["now", "on_exec"])
+@pytest.mark.parametrize("line", ["unix connect /run/x.sock", "tcp connect 192.0.2.1: 443"])
+def test_lines_about_hosts_and_sockets_are_refused(line: str, when: str) -> None:
+    done = run(f"callfence.apply('default allow\\narch {NATIVE}\\nmkdir: deny\\n{line}\\n', {when!r})")
+    assert done.returncode == 1
+    assert "needs the helper that `enforce` starts" in done.stderr

@@ -55,6 +55,19 @@ def test_a_mistake_of_the_caller_is_no_and_is_reported(
     assert [each.exc_type for each in reports] == ([reported] if reported else [])
 
 
+def test_an_answer_that_is_not_taken_is_no_once(tmp_path: Path) -> None:
+    """`always` beyond the policy of --within: the question would be open until its time is over."""
+    error = json.dumps({"version": 1, "type": "error", "id": 7, "message": "BASE does not grant it"}).encode() + b"\n"
+    with Listener(tmp_path / "ask", lambda question: "run", "n" * 1001) as _, socket.socket(socket.AF_UNIX) as enforce:
+        enforce.connect(str(tmp_path / "ask"))
+        enforce.sendall(json.dumps(QUESTION).encode() + b"\n" + error + error)
+        enforce.shutdown(socket.SHUT_WR)
+        with enforce.makefile("rb") as lines:
+            given = [json.loads(line) for line in lines]
+    assert [(each["answer"], each["reason"]) for each in given] == [("run", ""), ("no", "BASE does not grant it")]
+    assert {each["name"] for each in given} == {"n" * 1000}
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="listening as another user takes root")
 @pytest.mark.parametrize("user", [0, 65534])
 def test_another_user_does_not_answer(tmp_path: Path, user: int) -> None:

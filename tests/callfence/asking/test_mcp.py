@@ -257,3 +257,18 @@ def test_what_is_left_behind_takes_no_memory(policy: Path) -> None:
         time.sleep(0.1)
         os.kill(int(done.output.split()[0]), signal.SIGKILL)
         assert readers and all(len(reader.taken()) <= 1 << 16 for reader in readers)
+
+
+def test_a_command_has_no_terminal_and_is_killed_with_what_it_started(policy: Path) -> None:
+    policy.write_text(f"callfence 1\ndefault allow\narch {NATIVE}\nchroot: deny\n")
+    code = "import os\npid = os.fork()\nopen('pid', 'a').write(f'{os.getpid()} ' * (not pid))\nimport time\ntime.sleep(60)"
+    with Session(policy, folder=policy.parent) as session:
+        done = session.run([sys.executable, "-c", "import os; print(os.getsid(0) == os.getpid())"])
+        with pytest.raises(subprocess.TimeoutExpired):
+            session.run([sys.executable, "-c", code], timeout=3)
+    assert done.output == b"True\n", done.errors
+    child = int((policy.parent / "pid").read_text())
+    until = time.monotonic() + 10
+    while os.path.exists(f"/proc/{child}") and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -8,6 +8,9 @@ import pytest
 
 from callfence.asking.questions import answer_of, parsed
 from callfence.asking.session import Denial
+from callfence.asking.writing import require_within
+from callfence.policygen.language.document import parse
+from callfence.tracer.abi import NATIVE
 from callfence.tracer.errors import UserError
 
 RISK = {"level": "danger", "rule": "ssh-keys", "grants": "can reach the keys of SSH"}
@@ -53,3 +56,14 @@ def test_a_line_of_another_architecture_stays_in_its_section() -> None:
 def test_what_is_no_answer_is_an_error(line: bytes) -> None:
     with pytest.raises(UserError):
         answer_of(line)
+
+
+@pytest.mark.parametrize("line", ["chroot: allow", "path /a/b: read", "path /own: read"])
+def test_what_the_policy_grants_beyond_the_baseline_is_no_part_of_a_line(line: str) -> None:
+    head = f"callfence 1\narch {NATIVE}\n"
+    policy = parse(f"{head}mmap: allow\npath /own: read\ntcp connect: 80\n").policy
+    base = parse(f"{head}chroot: allow\npath /a: read\ntcp connect: 443\n").policy
+    require_within(policy, line, base)
+    for beyond in ("path /b: read", "path /own: write", "tcp connect: 22", "mmap: allow"):
+        with pytest.raises(UserError, match="does not grant all of it"):
+            require_within(policy, beyond, base)

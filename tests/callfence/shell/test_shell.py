@@ -327,7 +327,10 @@ def test_a_command_that_could_change_its_policy_is_not_run(reviewed, learned, ri
     assert not (reviewed.package / "ran").exists()
 
 
-@pytest.mark.parametrize("path", [Path(command.__file__).parents[1], BIN, Path(sys.executable), SHELL])
+OWN = [Path(command.__file__).parents[1], BIN, Path(sys.executable), SHELL, Path(os.__file__).parent]
+
+
+@pytest.mark.parametrize("path", OWN)
 def test_neither_is_one_that_could_change_callfence(reviewed, learned, path):
     policy = reviewed.policies / "npm-left.policy"
     line = f"path {path}: write\n"
