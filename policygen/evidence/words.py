@@ -32,7 +32,8 @@ _NAMED = (
     r"|(?:access|auth|client|refresh|bearer|id|session)[_-]?(?:token|secret)|credentials?|authorization)=)"
 )
 _PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY.*"
-_USER = r"[^/:@\s\"=]+:[^/:@\s\"]+@(?!sha256:)(?=[\w.\[-])"
+_USER = r"[^/:@\s\"=]{1,256}:[^/:@\s\"]+@(?!sha256:)(?=[\w.\[-])"
+"""A name, of which no more than the end counts, or a long word would be read again from each of its characters; a password."""
 _BASE64 = r"[A-Za-z0-9+_-]{28,}={0,2}"
 _HEXADECIMAL = r"(?<![A-Za-z0-9])(?=[0-9A-F]*[0-9])(?=[0-9A-F]*[A-F])[0-9A-F]{32,}(?![A-Za-z0-9])"
 """A hexadecimal secret in capitals; one in small letters already becomes a pattern (`_RANDOM`)."""

@@ -66,6 +66,7 @@ def test_real_formats(secret: str, frame: str) -> None:
         ("https://me:pw@e.org/x", f"https://{SECRET}@e.org/x"),
         ("postgres://u:p%40@10.0.0.1:5432/db", f"postgres://{SECRET}@10.0.0.1:5432/db"),
         ("me:pw@e.org", f"{SECRET}@e.org"),
+        (f"{'x' * 300}:geheim@host", f"{'x' * 44}<secret>@host"),
     ],
 )  # fmt: skip
 def test_passwords_by_their_names_and_in_addresses(name: str, shown: str) -> None:
