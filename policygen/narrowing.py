@@ -261,6 +261,7 @@ def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[
     files, not_judged = document.policy.files, []
     by_host = connects_by_host(files)
     needed = learned(runs, exact=not document.policy.implied, hosts=by_host).files
+    both = intersected(files, needed)
     judged = []
     for kind, what in _KINDS.items():
         if getattr(files, kind) is None:
@@ -268,12 +269,11 @@ def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[
         missing = sum(not any(kind_of(use) == kind for use in run) for run in runs)
         if missing:
             not_judged.append(f"{what}: {missing} of these runs did not record them")
-        elif _loses(files, replace(files, **TREES[kind].copied(needed)), runs):
+        elif _loses(files, replace(files, **TREES[kind].copied(both)), runs):
             others = "other lines do not let the names be looked up" if kind == "query" else "and not the names"
             not_judged.append(f"{what}: addresses of names that these runs used are granted, {others}")
         elif getattr(needed, kind) is not None:
             judged.append(TREES[kind])
-    both = intersected(files, needed)
     bare = replace(files, **{name: value for kind in judged for name, value in kind.copied(both).items()})
     kept = _kept_lines(document)
     narrow = extended(bare, _only(files, kept))

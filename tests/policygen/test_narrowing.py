@@ -186,6 +186,14 @@ def test_names_that_are_looked_up():
     assert "dns query b.org" in made.policy.files.lines(), "it may be looked up, whatever a run did with it"
 
 
+def test_addresses_of_names_stay_where_the_names_have_no_line():
+    before = "tcp connect 192.0.2.0/24: 443\nudp send: none\nunix connect: none\ndns query: any\n"
+    files = ["tcp connect a.org: 443", "tcp bind: none", "udp send: none", "unix connect: none", "name a.org: 192.0.2.1"]
+    made = judged(before, run(0, files=files))
+    assert made.policy.files.lines()["tcp connect 192.0.2.0/24"] == "443"
+    assert "ports (tcp connect): addresses of names that these runs used are granted, and not the names" in made.not_judged
+
+
 def test_the_port_of_name_servers_stays_if_any_run_asks_them():
     asking, other = run(0, files=["udp connect: 53", *NONE]), run(1, files=NONE)
     assert lines("tcp connect: 53, 80", asking, other, last=1)[0] == {"tcp connect": "53"}

@@ -185,6 +185,13 @@ def test_what_installs_a_filter(name: str, first: int, expected: bool) -> None:
     assert not installs_filter(Event(NATIVE.audit, 5000, (22, 0, 0, 0, 0, 0)))
 
 
+def test_changing_the_personality_may_bring_code_and_asking_for_it_does_not() -> None:
+    """With READ_IMPLIES_EXEC, what is mapped to read can be executed (personality(2))."""
+    call = Event(NATIVE.audit, table(NATIVE).by_name["personality"].number, (0x0400000, 0, 0, 0, 0, 0), 0x401000)
+    assert brings_code(call, (), 1)
+    assert not brings_code(call._replace(arguments=(0xFFFFFFFF, 0, 0, 0, 0, 0)), (), 1)
+
+
 @pytest.mark.parametrize(
     ("start", "length", "brings"), [(0, 1, False), (0, 16, False), (15, 1, False), (0, 17, True), (15, 2, True)]
 )
