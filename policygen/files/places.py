@@ -140,6 +140,7 @@ def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
     """Return an absolute path as a policy writes it: relative to the deepest named folder that holds it, else unchanged.
     `here` is the working folder.  A named folder that is the root is ignored."""
     folders = [(here, b"."), *((_value(name, environment), b"$" + name) for name in _NAMED)]
+    folders += [(_real(folder), sign) for folder, sign in folders]
     deepest, name = b"", b""
     for folder, sign in ((folder.rstrip(b"/"), sign) for folder, sign in folders):
         if folder.startswith(b"/") and (path + b"/").startswith(folder + b"/") and len(folder) > len(deepest):
@@ -159,6 +160,16 @@ def _value(name: bytes, environment: Sequence[bytes]) -> bytes:
     return b"/tmp" if name == b"TMPDIR" else b"/run/user/%d" % os.geteuid()
 
 
+_REAL: dict[bytes, bytes] = {}
+
+
+def _real(folder: bytes) -> bytes:
+    """Return where a folder was when first looked at, without links: homes may be below one (/home, which is /var/home)."""
+    if folder not in _REAL:
+        _REAL[folder] = os.path.realpath(folder) if folder.startswith(b"/") else folder
+    return _REAL[folder]
+
+
 _WRITABLE: dict[bytes, bool] = {}
 
 
@@ -172,4 +183,5 @@ def _is_writable(folder: bytes) -> bool:
 
 def look(environment: Sequence[bytes]) -> None:
     """Find out what the named folders are, for the helper."""
-    _value(b"TMPDIR", environment)
+    for name in _NAMED:
+        _real(_value(name, environment))

@@ -29,6 +29,16 @@ def test_a_path_is_written_with_its_deepest_named_folder(path, environment, writ
     assert located(written, environment) in (path, b"." + path.removeprefix(b"/w"))
 
 
+def test_a_home_below_a_link_is_a_home(tmp_path):
+    """The kernel names files without links: /var/home/me/x, where HOME is /home/me."""
+    (tmp_path / "var" / "me").mkdir(parents=True)
+    (tmp_path / "home").symlink_to("var")
+    environment = [b"HOME=%b" % bytes(tmp_path / "home" / "me")]
+    for folder in ("var", "home"):
+        assert named(bytes(tmp_path / folder / "me" / "x"), environment, b"/w") == b"$HOME/x"
+    assert located(b"$HOME/x", environment) == bytes(tmp_path / "home" / "me" / "x")
+
+
 def test_what_leads_nowhere():
     with pytest.raises(PlaceError, match="XDG_RUNTIME_DIR is run, which is not an absolute path"):
         located(b"$XDG_RUNTIME_DIR/x", [b"XDG_RUNTIME_DIR=run"])
