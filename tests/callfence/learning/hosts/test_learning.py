@@ -257,7 +257,7 @@ def test_ports_become_hosts_when_all_runs_have_them(plain: Path, network: Networ
     assert "`tcp connect: 53, 8080` stays, since hosts were not recorded in run 1" in text
     (network.folder / ".callfence" / "it.rec").unlink()
     network.learn(plain, "tcp", "api.example.org", "8080")
-    assert network.lines() == ["tcp connect api.example.org: 8080", "dns query api.example.org"]
+    assert network.lines() == ["tcp connect api.example.org: 8080"]
 
 
 def test_without_the_option_no_host_is_recorded(plain: Path, network: Network) -> None:
