@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` imports `enum`, which takes `callfence enforce` 2 ms
 import codecs
 import gc
 import io
 import os
-import signal
 import sys
-from contextlib import suppress
 from importlib import import_module
-from typing import Final, NoReturn
 
 from callfence import start
+from callfence.tracer import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final, NoReturn
 
 COMMANDS: Final = {
     "learn": "run a program and write what it does into a policy",
@@ -98,8 +100,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if start.is_short(error):
             raise
         if status != 2:  # not reported yet
-            with suppress(OSError):
+            try:  # noqa: SIM105, as contextlib takes time
                 print(f"callfence: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
+            except OSError:
+                pass
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
@@ -141,8 +145,8 @@ def _run(arguments: list[str]) -> int:
 
 def _main_of(name: str, arguments: list[str]) -> int:
     command = import_module(module_of(name))
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # the scripts of callfence/bin
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:  # the scripts of callfence/bin
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     status: int = command.main(arguments)
     return status
 
@@ -164,8 +168,8 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 def _end_with_the_reader() -> None:
     """Let SIGPIPE end this process silently when the reader of its output has gone (`callfence diff A B | head`), even if
     the parent process blocked or ignored the signal."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPIPE])
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGPIPE])
 
 
 def _occupy_closed() -> None:

@@ -55,10 +55,16 @@ def test_it_keeps_the_newest_filters(cached):
     assert not compiles()
 
 
-def test_a_start_imports_nothing_heavy(cached):
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [("callfence.enforcing.command", ()), ("callfence.cli", ("enforce",))],
+    ids=["enforce", "callfence enforce"],
+)
+def test_a_start_imports_nothing_heavy(cached, module, words):
     place, _, compiles = cached
     compiles()
-    place.command = (sys.executable, "-I", "-S", "-X", "importtime", "-c", STANDALONE, *sys.path)
+    script = STANDALONE.format(module=module, words=[*words])
+    place.command = (sys.executable, "-I", "-S", "-X", "importtime", "-c", script, *sys.path)
     done = place.enforce("--", place.calls())
     assert done.returncode == 9, done.stderr
     for module in HEAVY:
@@ -90,8 +96,8 @@ STANDALONE = """
 import sys
 place = sys.argv.index("--")
 sys.path[:0] = sys.argv[1:place]
-from callfence.enforcing.command import main
-sys.exit(main(sys.argv[place + 1:]))
+from {module} import main
+sys.exit(main({words} + sys.argv[place + 1:]))
 """
 
 
