@@ -22,10 +22,10 @@ from callfence.enforcer.files.lookup import (
     path_from_here,
     root_of,
 )
+from callfence.learning.absent import Absent
 from callfence.learning.ports import by_socketcall, named_by, report_hidden, sent_to
 from callfence.policygen.files.calls import (
     ASKING,
-    AT_FDCWD,
     MOUNTING,
     NEW_ROOTS,
     PATH_CALLS,
@@ -36,11 +36,11 @@ from callfence.policygen.files.calls import (
     made_socket,
     needs,
     numbers,
-    opens_a_file,
+    opens_a_folder,
     opens_for_neither,
     wanted,
 )
-from callfence.policygen.files.configuration import PUBLIC, SOUGHT, configures, few, may_be_sought
+from callfence.policygen.files.configuration import PUBLIC, SOUGHT, configures
 from callfence.policygen.files.made import KEPT_APART, LEFT, MADE, fewest
 from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located, named
 from callfence.policygen.grants import NOTHING, Files, Right, format_rights
@@ -53,7 +53,7 @@ from callfence.tracer.named import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from callfence.policygen.files.calls import File, Need, Wanted
+    from callfence.policygen.files.calls import File, Need
     from callfence.policygen.files.generalise import Use
     from callfence.tracer.abi import Event
     from callfence.tracer.calls import Calls
@@ -107,8 +107,7 @@ class FileWatcher:
         """Paths of the files that earlier runs have left in a folder which the kernel empties."""
         self._replaced: set[bytes] = set()
         """Paths of those that others have replaced while the program ran: at a reload, or a rotation of its logs."""
-        self._sought: set[bytes] = set()
-        """Paths of files of configuration that the program looked for, and that were not there."""
+        self._absent = Absent()
         self._identities: dict[bytes, tuple[int, int]] = {}
         """By path: the file that was there."""
         self._own = {folder for name in OWN_FOLDERS if (folder := _located(name, environment))}
@@ -151,7 +150,9 @@ class FileWatcher:
         """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, ABSTRACT
         and FAMILY or OTHERS, MADE and the path of a file that was made (`fewest`), or PUBLIC, LEFT or SOUGHT and a path."""
         by_name: dict[tuple[str, str], Right] = {}
-        for (path, executable), rights in self._rights.items():
+        again = self._absent.made(self._made, self._top)
+        again = (use for use in again if Right.READ not in use[1] or not _is_risky(self._named(use[0])))
+        for path, rights, executable in [*((path, rights, who) for (path, who), rights in self._rights.items()), *again]:
             key = (self._named(path), self._renamed(executable))
             by_name[key] = by_name.get(key, NOTHING) | rights
         uses = [(name, format_rights(rights), executable) for (name, executable), rights in by_name.items()]
@@ -159,8 +160,8 @@ class FileWatcher:
         uses += [(PUBLIC, folder, "") for folder in read if folder and _is_public(folder)]
         uses += [(MADE, path, "") for path in fewest(self._tops())]
         uses += [(LEFT, self._named(path), "") for path in self._left]
-        absent = {self._named(path) for path in self._sought if self._place(path) == path} - {name for name, _ in by_name}
-        uses += [(SOUGHT, path, "") for path in few(absent) if not _is_risky(path)]
+        absent = {*self._absent.sought(self._named, self._place)} - {name for name, _ in by_name}
+        uses += [(SOUGHT, path, "") for path in absent if not _is_risky(path)]
         return tuple(sorted([*uses, *((ABSTRACT, aim, self._renamed(executable)) for aim, executable in self._aims)]))
 
     def _named(self, path: bytes) -> str:
@@ -171,13 +172,18 @@ class FileWatcher:
         """Return the paths made in folders that were there before; those of folders in which more was made end with a slash."""
         tops: dict[bytes, bool] = {}
         for path in self._made - self._own:
-            top = above = path
-            while above != b"/" and above not in self._own:
-                above = os.path.dirname(above)
-                if above in self._made:
-                    top = above
+            top = self._top(path)
             tops[top] = tops.get(top, False) or top != path
         return [self._named(top) + "/" * is_folder for top, is_folder in tops.items()]
+
+    def _top(self, path: bytes) -> bytes:
+        """Return the outermost folder above a path that the program has made, or the path itself."""
+        top = above = path
+        while above != b"/" and above not in self._own:
+            above = os.path.dirname(above)
+            if above in self._made:
+                top = above
+        return top
 
     # -- calls
 
@@ -198,8 +204,9 @@ class FileWatcher:
             if is_fixed and self._is_noted(key):
                 continue
             needed = [*needs(request, paths, looking(task.tgid, task.tid, root))]
-            if not needed and not isinstance(request, Pair) and root == b"/" and opens_a_file(name, event.arguments):
-                self._seek(task, request, paths[0])
+            if not needed and root == b"/":
+                right = Right.LIST if opens_a_folder(name, event.arguments) else parts[0].right | parts[0].removes
+                self._absent.note(task, parts[0], paths[0], right, self._place)
             for need in needed:
                 if any(part.makes & Right.CREATE for part in parts):
                     self._find(task, need)
@@ -212,7 +219,8 @@ class FileWatcher:
     def _asks(self, task: Task, event: Event) -> None:
         request = asked(self._asking[event.arch, event.number], event.arguments)
         if request and self._root(task) == b"/":
-            self._seek(task, request, kernel.read_path(task.tid, request.address))
+            path = kernel.read_path(task.tid, request.address)
+            self._absent.note(task, request, path, request.right, self._place)
 
     @property
     def _moves(self) -> int:
@@ -291,17 +299,6 @@ class FileWatcher:
         if file.path == _TERMINALS:
             self._note(_OTHER_ENDS, Right.READ | Right.WRITE, task.executable)
         return True
-
-    def _seek(self, task: Task, request: Wanted, path: bytes) -> None:
-        """Note a file of configuration that a call would read if it were there."""
-        is_relative = not path.startswith(b"/")
-        if request.right != Right.READ or request.makes or (is_relative and request.descriptor != AT_FDCWD):
-            return
-        if not (b"/." in path or path.startswith((b".", b"/etc/"))):  # programs look for many modules
-            return
-        path = os.path.realpath(os.path.join(b"/proc/%d/cwd" % task.tid, path))
-        if len(self._sought) < _MOST_FILES and may_be_sought(self._named(path)) and not os.path.lexists(path):
-            self._sought.add(path)
 
     def _find(self, task: Task, need: Need) -> None:
         """Note a file below /run that a call would make if no earlier run had left it there: /run is emptied at each boot."""

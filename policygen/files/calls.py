@@ -185,10 +185,10 @@ def opens_for_neither(name: str, arguments: Sequence[int]) -> bool:
     return flags & os.O_ACCMODE == os.O_ACCMODE and not flags & os.O_PATH
 
 
-def opens_a_file(name: str, arguments: Sequence[int]) -> bool:
-    """Return whether a call opens what may be another file than a folder."""
+def opens_a_folder(name: str, arguments: Sequence[int]) -> bool:
+    """Return whether a call opens nothing but a folder."""
     index = {"open": 1, "openat": 2}.get(name)
-    return index is not None and not arguments[index] & os.O_DIRECTORY
+    return index is not None and bool(arguments[index] & os.O_DIRECTORY)
 
 
 ASKING = {"access": None, "faccessat": 0, "faccessat2": 0}

@@ -178,6 +178,62 @@ def test_configuration_that_is_made_later_is_read(tmp_path: Path, program: str) 
     assert done.stdout == "one\ntwo\nthree\n", done.stderr
 
 
+AGAIN = {
+    "state": (
+        "try: print(open('run/state').read())\nexcept FileNotFoundError: open('run/state', 'w').write('1')",
+        ["path ./run: write, create", "path ./run/state: read"],
+    ),
+    "asked": (
+        "import os\nif os.access('run/state', 0): print(open('run/state').read())\nelse: open('run/state', 'w').write('1')",
+        ["path ./run: write, create", "path ./run/state: read"],
+    ),
+    "removed": (
+        "import os, socket\ntry: os.unlink('run/s')\nexcept FileNotFoundError: pass\n"
+        "own = socket.socket(socket.AF_UNIX); own.bind('run/s')",
+        ["path ./run: remove, socket"],
+    ),
+    "renamed": (
+        "import os\ntry: os.rename('run/log', 'run/log.1')\nexcept FileNotFoundError: pass\nopen('run/log', 'w').write('1')",
+        ["path ./run: write, create, remove"],
+    ),
+    "cache": (
+        "import os\ntry: print(open('run/a/b/x').read())\n"
+        "except FileNotFoundError: os.makedirs('run/a/b'); open('run/a/b/x', 'w').write('1')",
+        ["path ./run: write, create", "path ./run/a: read"],
+    ),
+    "listed": (
+        "import os\ntry: print(os.listdir('run/d'))\nexcept FileNotFoundError: os.makedirs('run/d')",
+        ["path ./run: create", "path ./run/d: list"],
+    ),
+    "removed at the end": (
+        "import os\nif os.access('run/lock', os.F_OK): print(open('run/lock').read())\n"
+        "open('run/lock', 'w').write('1')\nos.unlink('run/lock')",
+        ["path ./run: write, create, remove"],
+    ),
+    "names of one run": (
+        "import os, tempfile\nf = tempfile.mkdtemp(dir='run')\nif not os.access(f'{f}/x', os.F_OK): open(f'{f}/x', 'w')",
+        ["path ./run: write, create"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AGAIN)
+def test_a_run_finds_what_the_first_one_left(tmp_path: Path, case: str) -> None:
+    """It was learned once, with nothing there."""
+    program, expected = AGAIN[case]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "it.py").write_text(program)
+    words = ("/usr/bin/python3", "it.py")
+    callfence = (sys.executable, "-m", "callfence")
+    learning = (*callfence, "learn", "-q", "--files", "-o", "it.policy", *words)
+    subprocess.run(learning, cwd=tmp_path, timeout=60, check=True)
+    lines = (tmp_path / "it.policy").read_text().splitlines()
+    assert [line for line in lines if line.startswith("path ./run")] == expected
+    for _ in range(2):
+        enforced = (*callfence, "enforce", "-p", "it.policy", *words)
+        subprocess.run(enforced, cwd=tmp_path, timeout=60, check=True)
+
+
 @needs_root
 def test_configuration_that_is_replaced_is_read_again(configuration: Path, tmp_path: Path) -> None:
     program = ("/usr/bin/python3", "-c", "import sys\nfor _ in sys.stdin: print(open(sys.argv[1]).read(), end='', flush=True)")
