@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.files.calls import AT_FDCWD
 from callfence.policygen.files.configuration import few, may_be_sought
+from callfence.policygen.files.made import TEMPORARY
 from callfence.policygen.grants import NOTHING, Right
 
 if TYPE_CHECKING:
@@ -30,31 +31,36 @@ class Absent:
     def __init__(self) -> None:
         self._rights: dict[tuple[bytes, str], Right] = {}
 
-    def note(self, task: Task, request: Wanted, path: bytes, right: Right, place: Callable[[bytes], bytes]) -> None:
-        """Note a file that a call would read, list, remove or rename, unless it is there, or the run has made the folder that
-        would hold it: names there may differ from run to run.  `place`: `FileWatcher._place`."""
+    def note(self, task: Task, request: Wanted, path: bytes, right: Right) -> None:
+        """Note a file that a call would read, list, remove or rename, unless it is there."""
         is_elsewhere = request.descriptor != AT_FDCWD and not path.startswith(b"/")
         if right not in _NOTED or request.makes or is_elsewhere or not path or len(self._rights) == _MOST:
             return
         path = os.path.join(b"/proc/%d/cwd" % task.tid, path)
         folder, name = os.path.split(path)
         path = os.path.realpath(path) if request.follows else os.path.join(os.path.realpath(folder), name)
-        if not os.path.lexists(path) and place(path) == path:
+        if not os.path.lexists(path):
             key = (path, task.executable)
             self._rights[key] = self._rights.get(key, NOTHING) | right
 
     def sought(self, named: Callable[[bytes], str], place: Callable[[bytes], bytes]) -> list[str]:
-        """Return the names of the configuration (`SOUGHT`) that the run looked for and did not make."""
+        """Return the names of the configuration (`SOUGHT`) that the run looked for and did not make, nor its folder.  `named`
+        returns a path as in a policy; `place`: `FileWatcher._place`."""
         read = {path for (path, _), right in self._rights.items() if Right.READ in right and place(path) == path}
         return few(filter(may_be_sought, map(named, read)))
 
-    def made(self, made: Collection[bytes], top: Callable[[bytes], bytes]) -> Iterator[tuple[bytes, Right, str]]:
+    def made(
+        self, made: Collection[bytes], top: Callable[[bytes], bytes], named: Callable[[bytes], str]
+    ) -> Iterator[tuple[bytes, Right, str]]:
         """Yield (path, rights, executable) for each file that the run made and left: the rights that the next run needs, to
-        the outermost folder that the run made (`top`), or else to the file, and `remove` to the folder that holds the file."""
+        the outermost folder that the run made (`top`), or else to the file, and `remove` to the folder that holds the file.
+        A folder that was made among temporary files is left out: the next one has another name."""
         for (path, executable), right in self._rights.items():
             if path not in made or not os.path.lexists(path):
                 continue
             outermost = top(path)
+            if outermost != path and named(os.path.dirname(outermost)) in TEMPORARY:
+                continue
             if right & (Right.LIST if os.path.isdir(path) else Right.CONTENT):
                 yield outermost, Right.LIST if os.path.isdir(path) else Right.READ, executable
             if Right.REMOVE in right:

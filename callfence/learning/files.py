@@ -150,7 +150,7 @@ class FileWatcher:
         """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, ABSTRACT
         and FAMILY or OTHERS, MADE and the path of a file that was made (`fewest`), or PUBLIC, LEFT or SOUGHT and a path."""
         by_name: dict[tuple[str, str], Right] = {}
-        again = self._absent.made(self._made, self._top)
+        again = self._absent.made(self._made, self._top, self._named)
         again = (use for use in again if Right.READ not in use[1] or not _is_risky(self._named(use[0])))
         for path, rights, executable in [*((path, rights, who) for (path, who), rights in self._rights.items()), *again]:
             key = (self._named(path), self._renamed(executable))
@@ -206,7 +206,7 @@ class FileWatcher:
             needed = [*needs(request, paths, looking(task.tgid, task.tid, root))]
             if not needed and root == b"/":
                 right = Right.LIST if opens_a_folder(name, event.arguments) else parts[0].right | parts[0].removes
-                self._absent.note(task, parts[0], paths[0], right, self._place)
+                self._absent.note(task, parts[0], paths[0], right)
             for need in needed:
                 if any(part.makes & Right.CREATE for part in parts):
                     self._find(task, need)
@@ -219,8 +219,7 @@ class FileWatcher:
     def _asks(self, task: Task, event: Event) -> None:
         request = asked(self._asking[event.arch, event.number], event.arguments)
         if request and self._root(task) == b"/":
-            path = kernel.read_path(task.tid, request.address)
-            self._absent.note(task, request, path, request.right, self._place)
+            self._absent.note(task, request, kernel.read_path(task.tid, request.address), request.right)
 
     @property
     def _moves(self) -> int:

@@ -25,7 +25,9 @@ KEPT_APART = (
     "$XDG_RUNTIME_DIR",
 )  # fmt: skip
 """Folders that no rule grants: their contents are unrelated."""
-_SHARED = (*KEPT_APART, ".", "$TMPDIR", "/tmp", "/var/tmp", "/dev/shm")
+TEMPORARY = ("$TMPDIR", "/tmp", "/var/tmp", "/dev/shm")
+"""Folders of temporary files, whose names are chosen by chance."""
+_SHARED = (*KEPT_APART, ".", *TEMPORARY)
 """Folders in which no rule grants `remove`: they hold files that are not the program's output."""
 _NUMBER = re.compile(r"\d+")
 

@@ -210,9 +210,15 @@ AGAIN = {
         "open('run/lock', 'w').write('1')\nos.unlink('run/lock')",
         ["path ./run: write, create, remove"],
     ),
-    "names of one run": (
-        "import os, tempfile\nf = tempfile.mkdtemp(dir='run')\nif not os.access(f'{f}/x', os.F_OK): open(f'{f}/x', 'w')",
-        ["path ./run: write, create"],
+    "cache in a new folder": (
+        "import os\nos.makedirs('run/a', exist_ok=True)\ntry: print(open('run/a/x').read())\n"
+        "except FileNotFoundError: open('run/a/x', 'w').write('1')",
+        ["path ./run: write, create", "path ./run/a: read"],
+    ),
+    "temporary": (
+        "import os, tempfile\nos.makedirs('run/b', exist_ok=True)\nf = tempfile.mkdtemp()\n"
+        "if not os.access(f'{f}/x', os.F_OK): open(f'{f}/x', 'w')",
+        ["path ./run: create"],
     ),
 }
 
@@ -222,16 +228,18 @@ def test_a_run_finds_what_the_first_one_left(tmp_path: Path, case: str) -> None:
     """It was learned once, with nothing there."""
     program, expected = AGAIN[case]
     (tmp_path / "run").mkdir()
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
     (tmp_path / "it.py").write_text(program)
     words = ("/usr/bin/python3", "it.py")
     callfence = (sys.executable, "-m", "callfence")
     learning = (*callfence, "learn", "-q", "--files", "-o", "it.policy", *words)
-    subprocess.run(learning, cwd=tmp_path, timeout=60, check=True)
+    subprocess.run(learning, cwd=tmp_path, env=environment, timeout=60, check=True)
     lines = (tmp_path / "it.policy").read_text().splitlines()
-    assert [line for line in lines if line.startswith("path ./run")] == expected
+    assert [line for line in lines if line.startswith(("path ./run", "path $TMPDIR/", "path ./tmp"))] == expected
     for _ in range(2):
         enforced = (*callfence, "enforce", "-p", "it.policy", *words)
-        subprocess.run(enforced, cwd=tmp_path, timeout=60, check=True)
+        subprocess.run(enforced, cwd=tmp_path, env=environment, timeout=60, check=True)
 
 
 @needs_root
