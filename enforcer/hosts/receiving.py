@@ -11,6 +11,7 @@ from callfence.enforcer.hosts import memory
 from callfence.enforcer.hosts.addresses import address_of, peer_of
 from callfence.enforcer.hosts.making import EAGAIN, INT, Making, tried, write
 from callfence.enforcer.hosts.names.known import PORT
+from callfence.enforcer.hosts.sockets import MSG_DONTWAIT
 from callfence.enforcer.hub import READABLE
 from callfence.tracer import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.hosts.targets import Targets
     from callfence.enforcer.listener import Request
 
-_MSG_TRUNC, _MSG_DONTWAIT, _MSG_ERRQUEUE = 0x20, 0x40, 0x2000  # linux/socket.h
+_MSG_TRUNC, _MSG_ERRQUEUE = 0x20, 0x2000  # linux/socket.h
 
 
 class Receiving:
@@ -72,7 +73,7 @@ class Receiving:
             socket.close()
             self._making.let_run(request)
             return None
-        waits = not flags & _MSG_DONTWAIT and socket.is_blocking
+        waits = not flags & MSG_DONTWAIT and socket.is_blocking
 
         def receive(late: int | None = None) -> int | None:
             if late is not None:

@@ -12,6 +12,7 @@ from callfence.enforcer.hosts import memory
 from callfence.enforcer.hosts.addresses import AF_NETLINK, peer_of
 from callfence.enforcer.hosts.identity import acting, credentials
 from callfence.enforcer.hosts.making import EAGAIN, INT, Making, address_at, check, tried, write
+from callfence.enforcer.hosts.sockets import MSG_DONTWAIT, MSG_NOSIGNAL
 from callfence.enforcer.hosts.targets import DeniedError, Target, Targets
 from callfence.enforcer.hub import WRITABLE
 from callfence.tracer import TYPE_CHECKING, linux
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from callfence.enforcer.hosts.sockets import Socket
     from callfence.enforcer.listener import Notification, Request
 
-_MSG_DONTWAIT, _MSG_NOSIGNAL = 0x40, 0x4000  # linux/socket.h
 _SOURCE_ROUTES = ((0, 7), (41, 57), (41, 5))
 """Levels and types of control messages that send a datagram over other hosts: IP_RETOPTS, IPV6_RTHDR and its older form."""
 _MOST_MESSAGES = 1024  # UIO_MAXIOV, for sendmmsg(2)
@@ -127,7 +127,7 @@ class Sending:
             return place + 1
 
         for place in range(count):
-            later = flags & INT | (_MSG_DONTWAIT if place else 0)  # only the first one is waited for
+            later = flags & INT | (MSG_DONTWAIT if place else 0)  # only the first one is waited for
             self._targets.is_part = place > 0
             try:
                 result = self._send_message(request, at + place * step, later, partial(done, place))
@@ -156,7 +156,7 @@ class Sending:
         send = partial(socket.send, rest, sending.flags, target.address, control)
         result = acting(target.identity, send)
         self._targets.note(socket, target)
-        is_waiting = not sending.flags & _MSG_DONTWAIT and socket.is_blocking
+        is_waiting = not sending.flags & MSG_DONTWAIT and socket.is_blocking
         if result > 0 and socket.type != SOCK_DGRAM:
             is_waiting = is_waiting and result < len(rest)
             sending.sent += result
@@ -168,7 +168,7 @@ class Sending:
             sending.is_kept = True
             self._making.wait(request, socket, WRITABLE, lambda late: self._send_more(sending, late), EAGAIN)
             return None
-        if result == -errno.EPIPE and socket.type != SOCK_DGRAM and not sending.flags & _MSG_NOSIGNAL and request.is_waiting():
+        if result == -errno.EPIPE and socket.type != SOCK_DGRAM and not sending.flags & MSG_NOSIGNAL and request.is_waiting():
             kernel.kill_thread(owner(request.call.task), request.call.task, linux.SIGPIPE)
         return sending.done(sending.sent or result)
 

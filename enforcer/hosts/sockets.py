@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from ctypes import Array
 
-_MSG_DONTWAIT, _MSG_NOSIGNAL, _MSG_ZEROCOPY = 0x40, 0x4000, 0x4000000
+MSG_DONTWAIT, MSG_NOSIGNAL, _MSG_ZEROCOPY = 0x40, 0x4000, 0x4000000  # linux/socket.h
 _MANY = 64
 """The most processes whose pidfd is kept."""
 _RIGHTS, _CREDENTIALS = 1, 2  # SCM_RIGHTS, SCM_CREDENTIALS (linux/socket.h)
@@ -94,7 +94,7 @@ class Socket(NamedTuple):
             return -linux.FAST_OPEN_ERROR
         if flags & _MSG_ZEROCOPY:
             return -errno.ENOBUFS  # as if no memory were left for that (Documentation/networking/msg_zerocopy.rst)
-        flags |= _MSG_DONTWAIT | _MSG_NOSIGNAL
+        flags |= MSG_DONTWAIT | MSG_NOSIGNAL
         if not control:
             arguments = self.descriptor, content, linux.c_size_t(len(content)), flags, address or None, len(address)
             return result_of(linux.functions.sendto(*arguments))
@@ -110,7 +110,7 @@ class Socket(NamedTuple):
         """Receive without waiting; return the result of recvfrom(2) or a negative errno, the content, and the address."""
         content, address = (linux.c_char * (size or 1))(), (linux.c_char * LONGEST)()
         length = linux.c_int(LONGEST)
-        arguments = linux.byref(content), size, flags | _MSG_DONTWAIT, linux.byref(address), linux.byref(length)
+        arguments = linux.byref(content), size, flags | MSG_DONTWAIT, linux.byref(address), linux.byref(length)
         count = result_of(MACHINE.syscall("recvfrom", self.descriptor, *arguments))
         return count, content.raw[: min(max(count, 0), size)], address.raw[: min(length.value, LONGEST)]
 
