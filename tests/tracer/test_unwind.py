@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -99,3 +101,12 @@ def test_a_stack_of_any_content_is_walked_to_an_end(step: int, values: list[int]
 
     found = outside(Maps(Path("/proc/self/maps").read_text()), Registers(begin + code()[step], top + 64, bp), read)
     assert found == 0 or found in values, "a return address that is on the stack"
+
+
+def test_a_line_is_one_whatever_the_name_of_the_file(tmp_path: Path) -> None:
+    """The kernel escapes only the line feed (fs/proc/task_mmu.c); after the carriage return the name looks like a line."""
+    path = tmp_path / "a\r7f0000000000-7f0000001000 r-xp 00000000 00:00 0 b\x1c\x85.so"
+    path.write_bytes(b"x")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 1, prot=mmap.PROT_READ):
+        names = [mapped.file[2] for mapped in Maps.of(os.getpid()).all()]
+    assert names.count(str(path)) == 1
