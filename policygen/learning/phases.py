@@ -136,7 +136,8 @@ def _in_stages(
     for number, phase in enumerate(phases):
         after = sum(bits(later.triggers) for later in phases[number:])
         before = policies[-1]
-        policies.append(_learned(before, old, phase.name, observations, after, options, _used(before, observations, options)))
+        used = _used(old.get(START) or _without_entries(before), observations, options)
+        policies.append(_learned(before, old, phase.name, observations, after, options, used))
     return with_phases(policies, phases)
 
 
@@ -191,7 +192,7 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
         danger, entered = _danger(policy), bits(tuple(triggers))
         return sum(weight * (danger if life & entered else before) for life, weight in weights.items()), _size(policy)
 
-    used = _used(start, observations, options)
+    used = _used(_without_entries(start), observations, options)
     policies = {names: _learned(start, {}, SERVING, observations, bits(names), options, used) for names in possible}
     chosen = min(possible, key=lambda names: (ENTER not in names, *score(names, policies[names]), possible.index(names)))
     triggers, best = [*chosen], policies[chosen]
@@ -229,9 +230,9 @@ def _serving(triggers: Sequence[str]) -> tuple[str, ...]:
     return ACCEPTS if {*triggers} - {*SIGNALS} else INPUT
 
 
-def _used(before: Policy, observations: Sequence[Observation], options: Options) -> Policy:
-    """Return the policy of all observations whose time is known, with the settings of `before`."""
-    return _generated([observation for observation in observations if observation.after], _without_entries(before), options)
+def _used(old: Policy, observations: Sequence[Observation], options: Options) -> Policy:
+    """Return the policy of the old one's start and all observations whose time is known."""
+    return _generated([observation for observation in observations if observation.after], old, options)
 
 
 def _learned(
@@ -264,18 +265,30 @@ def _learned(
             reduced = reached(entry, remaining) if _may_end(entry, before) else entry
             if reduced is not None:
                 entries[arch][number] = reduced
-    return _allowing(replace(before, entries=entries), before, needed, late)
+    policy = _allowing(replace(before, entries=entries), before, needed, late)
+    return _keeping(policy, before, own) if own else policy
+
+
+def _keeping(policy: Policy, before: Policy, own: Policy) -> Policy:
+    """Return the policy of a phase with what its old policy `own` allowed, and the phase before allows only in another form:
+    learning has joined rules since."""
+    for arch, section in own.entries.items():
+        for number, entry in section.items() if arch in before.entries else ():
+            lost = [part for part in alternatives(entry.expression) if part not in _parts(policy, arch, number)]
+            if entry.action.may_allow and lost:
+                lost = [part for part in lost if _is_within(arch, number, part, before)]
+                lost = [part for part in lost if not _is_within(arch, number, part, policy)]
+                policy = _with_parts(policy, before, arch, number, lost)
+    return policy
 
 
 def _allowing(policy: Policy, before: Policy, needed: Policy, late: Sequence[Observation]) -> Policy:
     """Return the policy of a phase with entries for what it needs and the phase before allows only in another form: by an
     implied set whose capability the phase lacks, or as a person wrote it."""
-    entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for observation in late:
         arch = Arch.from_audit(observation.arch)
         if arch is None or evaluate(policy, observation.event).allows:
             continue
-        own, now = before.entries[arch].get(observation.number), entries[arch].get(observation.number)
         parts = [
             part for part in _parts(needed, arch, observation.number) if _is_within(arch, observation.number, part, before)
         ]
@@ -284,13 +297,18 @@ def _allowing(policy: Policy, before: Policy, needed: Policy, late: Sequence[Obs
             parts
             or [part for part in _parts(before, arch, observation.number) if holds(part, arguments, observation.example)][:1]
         )
-        both = (*(alternatives(now.expression) if now and own and now.action == own.action else ()), *parts)
-        if parts and both:
-            entries[arch][observation.number] = normal_entry(
-                arch, observation.number, replace(own or Entry(both[0]), expression=Or(both))
-            )
-            policy = replace(policy, entries=entries)
+        policy = _with_parts(policy, before, arch, observation.number, parts)
     return policy
+
+
+def _with_parts(policy: Policy, before: Policy, arch: Arch, number: int, parts: Sequence[Expression]) -> Policy:
+    """Return the policy of a phase with further alternatives of a call."""
+    if not parts:
+        return policy
+    first, now = before.entries[arch].get(number), policy.entries[arch].get(number)
+    both = (*(alternatives(now.expression) if now and first and now.action == first.action else ()), *parts)
+    entry = normal_entry(arch, number, replace(first or Entry(both[0]), expression=Or(both)))
+    return replace(policy, entries={**policy.entries, arch: {**policy.entries[arch], number: entry}})
 
 
 def _is_within(arch: Arch, number: int, part: Expression, policy: Policy) -> bool:
