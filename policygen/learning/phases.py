@@ -134,8 +134,7 @@ def _in_stages(
 ) -> Policy:
     policies = [start]
     for number, phase in enumerate(phases):
-        after = sum(bits(later.triggers) for later in phases[number:])
-        before = policies[-1]
+        after, before = waits_of(phases[number:]), policies[-1]
         used = _used(old.get(START) or _without_entries(before), observations, options)
         policies.append(_learned(before, old, phase.name, observations, after, options, used))
     return with_phases(policies, phases)
@@ -250,8 +249,7 @@ def _learned(
     late = [
         observation
         for observation in observations
-        if (not observation.after or any(wait & after for wait in observation.after))
-        and evaluate(before, observation.event).allows
+        if is_late(observation, after) and evaluate(before, observation.event).allows
     ]
     needed = _generated(late, own or _without_entries(before), options)
     entries: dict[Arch, dict[int, Entry]] = {}
@@ -357,6 +355,16 @@ def _grants(policy: Policy) -> dict[tuple[str, str], Level]:
 # Processes have the same role if they run the same executable and were forked as often since it was executed: a master, its
 # workers.  A worker that replaces another one begins with the waits that the master has begun meanwhile, and so in a phase that
 # the first workers had yet to enter.
+
+
+def waits_of(phases: Sequence[Phase]) -> int:
+    """Return the waits with which these phases begin, as bits of callfence.tracer.abi.waits."""
+    return sum(bits(phase.triggers) for phase in phases)
+
+
+def is_late(observation: Observation, after: int) -> bool:
+    """Return whether an observation may have been made after one of the waits `after`: it was, or its time is unknown."""
+    return not observation.after or any(wait & after for wait in observation.after)
 
 
 def by_role(observations: Sequence[Observation], recording: Recording) -> list[Observation]:
