@@ -119,7 +119,8 @@ def name_of(pid: int) -> str:
     try:
         return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
     except FileNotFoundError:
-        raise TracerError(f"process {pid} does not exist") from None
+        what = "has no program: it has ended, or is the kernel's own" if os.path.exists(f"/proc/{pid}") else "does not exist"
+        raise TracerError(f"process {pid} {what}") from None
     except PermissionError:
         reason = "it belongs to another user or has privileges; run learn as root"
         raise TracerError(f"process {pid} cannot be traced: {reason}") from None

@@ -226,6 +226,7 @@ def test_a_folder_with_other_characters(fleet: Path, tmp_path: Path, capsys: pyt
         (["add", "--layout", "{x}", "new", "x.rec"], "--layout {x}"),
         (["ask", "--engine", "spark", "FOLDER", "contents"], "--engine is for --print-sql"),
         (["ask", "--days", "inf", "FOLDER", "contents"], "--days inf: expected a number"),
+        (["ask", "--chance", "nan", "FOLDER", "safe"], "--chance nan: expected a number"),
         (["ask", "--now", "x", "FOLDER", "contents"], "--now x: "),
     ],
 )
