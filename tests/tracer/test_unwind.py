@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from callfence.tracer.unwinding import tables
 from callfence.tracer.unwinding.callers import Registers, outside
 from callfence.tracer.unwinding.maps import Maps
 from callfence.tracer.unwinding.tables import Tables
@@ -49,6 +50,15 @@ def code() -> range:
 
 
 WHOLE = image() if LINES else bytearray()
+
+
+@needs_glibc
+def test_a_program_that_calls_from_everywhere_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_MAX_ROWS", 100)
+    read = reading(WHOLE)
+    of_libc = Tables(read)
+    assert [of_libc.row(place, read) for place in code()] == [of_libc.row(place, read) for place in code()]
+    assert len(of_libc._rows) <= 100
 
 
 @needs_glibc
