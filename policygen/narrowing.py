@@ -22,6 +22,7 @@ from callfence.policygen.holds import holds
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.layout import Remarks, Section, note_of
 from callfence.policygen.language.naming import format_expression
+from callfence.policygen.learning.phases import by_role, is_late, waits_of
 from callfence.policygen.learning.replay import ReplayError, events, replay
 from callfence.policygen.lint.findings import WHY
 from callfence.policygen.model import Always, Entry, Expression, Policy, alternatives
@@ -135,12 +136,13 @@ def _narrowed_calls(document: Document, recording: Recording, ids: set[str]) -> 
     observed = [*_observed(recording, columns)]
     used, elsewhere = _events(observed), _events(_observed(recording, rehearsed))
     before = document.policy
-    allowed = [pair for pair in observed if all(evaluate(before, event).allows for event in events(pair[1], pair[0]))]
+    allowed = [*_allowed(before, observed, recording)]
 
     def without(rules: Collection[Rule]) -> Policy:
-        policy = _without(before, rules)
-        replay(policy, allowed)
-        return policy
+        policies = _each_without(before, rules)
+        for policy, pairs in zip(policies, allowed, strict=True):
+            replay(policy, pairs)
+        return with_phases(policies, before.phases)
 
     unused, removable = _unused(document, used, elsewhere)
     try:
@@ -153,6 +155,21 @@ def _narrowed_calls(document: Document, recording: Recording, ids: set[str]) -> 
                 removed.add(rule)
         lines = {_line(*rule) for rule in removable if rule not in removed}
         return without(removed), [rule for rule in unused if rule.line not in lines]
+
+
+def _allowed(
+    policy: Policy, observed: Sequence[tuple[Table, Observation]], recording: Recording
+) -> Iterator[list[tuple[Table, Observation]]]:
+    """Yield the observations that each phase of a policy allows, the start's first, of those that may have been made in it."""
+    timed = by_role([observation for _, observation in observed], recording)
+    for number, (_, of_phase) in enumerate(phase_policies(policy)):
+        after = waits_of(policy.phases[number - 1 :]) if number else 0
+        yield [
+            pair
+            for pair, observation in zip(observed, timed, strict=True)
+            if (not after or is_late(observation, after))
+            and all(evaluate(of_phase, event).allows for event in events(pair[1], pair[0]))
+        ]
 
 
 def _unused(
@@ -178,6 +195,11 @@ def _unused(
 
 def _without(policy: Policy, rules: Collection[Rule]) -> Policy:
     """Return the policy without these rules, in every phase."""
+    return with_phases(_each_without(policy, rules), policy.phases)
+
+
+def _each_without(policy: Policy, rules: Collection[Rule]) -> list[Policy]:
+    """Return the policy of each phase without these rules."""
     policies = []
     for _, of_phase in phase_policies(policy):
         entries: dict[Arch, dict[int, Entry]] = {arch: {} for arch in of_phase.entries}
@@ -188,7 +210,7 @@ def _without(policy: Policy, rules: Collection[Rule]) -> Policy:
             if narrow is not None:
                 entries[arch][number] = narrow
         policies.append(replace(of_phase, entries=entries))
-    return with_phases(policies, policy.phases)
+    return policies
 
 
 def _entries(policy: Policy) -> list[tuple[Arch, int, Entry]]:

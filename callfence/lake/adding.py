@@ -15,7 +15,7 @@ from callfence.lake.identity import Identity, policy_name
 from callfence.lake.recordings import Calls, identity_row, observation_rows, run_row
 from callfence.policygen import reading
 from callfence.policygen.recording import recording_file
-from callfence.policygen.recording.log_records import lines
+from callfence.policygen.recording.log_records import MAX_LINE, lines
 from callfence.policygen.recording.model import Observation, Recording
 from callfence.policygen.text import printable
 from callfence.tracer.errors import UserError
@@ -26,8 +26,8 @@ Print = Callable[[str], None]
 PART = 4_000_000
 """The observations and events after which a part is complete: so much is added anew after a crash."""
 _LOG = re.compile(r".*\.log(\.\d+)?")
-_BEGINNING = 1 << 16
-"""The bytes of a file that say what it is."""
+_BEGINNING = MAX_LINE
+"""The bytes of a file that say what it is: a line of a log may have as many."""
 _MANY_LINES = 50_000
 """The most lines of recordings whose observations are cached, as in `recording.many`."""
 

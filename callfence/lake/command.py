@@ -204,7 +204,10 @@ def _values(options: argparse.Namespace) -> dict[str, Parameter]:
         raise UserError(f"--days {days}: expected a number from 0 to {_MANY_DAYS:,}")
     values: dict[str, Parameter] = {"hosts": options.hosts if options.hosts is not None else 1}
     values["since_ns"] = max(0, now - int(days * asking.DAY))
-    values["chance"] = options.chance if options.chance is not None else 0.05
+    chance = options.chance if options.chance is not None else 0.05
+    if not 0 <= chance <= 1:
+        raise UserError(f"--chance {chance}: expected a number from 0 to 1")
+    values["chance"] = chance
     return values | {"since_order": keys.version_order(options.since or "")}
 
 

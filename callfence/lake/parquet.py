@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,11 +30,17 @@ from callfence.tracer.errors import CallfenceError, UserError
 
 MARKER = "callfence-lake"
 _GROUP = 100_000
-"""The rows of a row group: as many are in memory."""
+"""The most rows of a row group: as many are in memory."""
+_GROUP_TEXT = 64 << 20
+"""The characters of its texts after which a row group is complete: one record can have 256 KiB, and be in thousands of rows."""
 
 _LISTS = {Type.REGISTERS: pa.list_(pa.uint64()), Type.VALUES: pa.list_(pa.decimal128(20))}
 
 
+_TEXTS = {
+    name: itemgetter(*(at for at, kind in enumerate(table.values()) if kind is Type.TEXT)) for name, table in TABLES.items()
+}
+"""For each table, the function that returns the texts of a row."""
 SCHEMAS = {
     name: pa.schema([(column, _LISTS.get(kind) or pa.type_for_alias(kind)) for column, kind in table.items()])
     for name, table in TABLES.items()
@@ -99,6 +106,8 @@ class Part:
         self._lake = lake
         self._folder = lake / f".part-{os.urandom(8).hex()}"
         self._rows: dict[str, list[Sequence[Any]]] = {name: [] for name in TABLES}
+        self._text = dict.fromkeys(TABLES, 0)
+        """How many characters the texts of these rows have."""
         self._digests: list[str] = []
         self.size = 0
         """The number of observations and events."""
@@ -137,8 +146,9 @@ class Part:
         counted = table in ("observations", "events")
         for row in rows:
             self._rows[table].append(row)
+            self._text[table] += sum(map(len, _TEXTS[table](row)))
             self.size += counted
-            if len(self._rows[table]) >= _GROUP:
+            if len(self._rows[table]) >= _GROUP or self._text[table] >= _GROUP_TEXT:
                 self._flush(table)
 
     def finish_file(self, digest: str, row: Sequence[Any]) -> None:
@@ -148,6 +158,7 @@ class Part:
 
     def _flush(self, table: str) -> None:
         rows, self._rows[table] = self._rows[table], []
+        self._text[table] = 0
         if rows:
             schema = SCHEMAS[table]
             columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]

@@ -11,6 +11,7 @@ from callfence.lake import keys
 from callfence.lake.identity import Identity
 from callfence.policygen.completeness import needed_by
 from callfence.policygen.language.naming import format_expression
+from callfence.policygen.learning.generalise import is_address
 from callfence.policygen.learning.rule import expression
 from callfence.policygen.model import Always
 from callfence.policygen.recording import recording_file
@@ -39,7 +40,9 @@ class Calls:
         self._new: dict[str, Row] = {}
 
     def of(self, observation: Observation) -> Call:
-        key = (observation[:4], *[_FIRST_ADDRESS <= register < _END_OF_ADDRESSES for register in observation.example])
+        arch = Arch.from_audit(observation.arch)
+        # what learning takes for an address in a register of flags gives no rule: else that depends on the key
+        key = (observation[:4], *[is_address(register, arch) for register in observation.example])
         known = self._calls.get(key)
         if known is None:
             if len(self._calls) >= MANY:
@@ -53,11 +56,6 @@ class Calls:
         """Return the rows of `calls` since the last time, and begin anew."""
         rows, self._new = [*self._new.values()], {}
         return rows
-
-
-_FIRST_ADDRESS, _END_OF_ADDRESSES = 0x5555 << 32, 0x8000 << 32
-"""What learning takes for an address in a register of flags, which gives no rule (`learning.generalise`): else the rule of an
-observation depends on its key."""
 
 
 def rule(observation: Observation) -> str:

@@ -13,7 +13,7 @@ from callfence.enforcer.errors import FAILED, EnforceError
 from callfence.learning.options import LearnOptions, parse, parser
 from callfence.learning.prepare import Prepared, begin, prepare
 from callfence.learning.progress import say
-from callfence.learning.watch import name_of, program_of, watch
+from callfence.learning.watch import INTERRUPTS, name_of, program_of, watch
 from callfence.policygen.recording import recording_file
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Observation, Recording, Run
@@ -73,42 +73,44 @@ def _learn(options: LearnOptions) -> int | None:
     if run is None:
         say(f"learn: {name} was killed during its execve, before it could make a call; nothing was learned")
         return status
-    if options.recording is not None:
-        recording_file.save(options.recording, Recording((run,), observations))
-    if not observations and prepared.is_silent and prepared.allows_targets(run) and prepared.is_unchanged():
-        if not options.check:
-            with _kept(prepared, run, observations):
+    with _kept(prepared, run, observations):
+        if options.recording is not None:
+            recording_file.save(options.recording, Recording((run,), observations))
+        if not observations and prepared.is_silent and prepared.allows_targets(run) and prepared.is_unchanged():
+            if not options.check:
                 recording_file.update(prepared.recording, lambda old: merge(old, Recording((run,))))
-        return status
-    from callfence.learning import store
+            return status
+        from callfence.learning import store
 
+        result = (store.check if options.check else store.learn)(prepared, run, observations)
     if options.check:
-        checked = store.check(prepared, run, observations)
-        if sys.stderr is not None and (checked.is_new or not options.quiet):
+        if sys.stderr is not None and (result.is_new or not options.quiet):
             from callfence.learning.summary import print_check
 
             with suppress(OSError):  # the reader has gone; the status reports it too
-                print_check(checked, options.accept, bool(status), sys.stderr)
-        return _NEW_BEHAVIOUR if checked.is_new and not status else status
-    with _kept(prepared, run, observations):
-        learned = store.learn(prepared, run, observations)
+                print_check(result, options.accept, bool(status), sys.stderr)
+        return _NEW_BEHAVIOUR if result.is_new and not status else status
     if not options.quiet and sys.stderr is not None:
         from callfence.learning.summary import print_summary
 
         with suppress(OSError):  # it has hung up, or is a full disk: what was learned is written
-            print_summary(learned, options.rehearsing, sys.stderr)
+            print_summary(result, options.rehearsing, sys.stderr)
     if plain:
-        rehearse_after(plain, learned, prepared)
+        rehearse_after(plain, result, prepared)
     return status
 
 
 @contextmanager
 def _kept(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -> Iterator[None]:
-    """Context manager in which a run is added to a policy and its recording.  If that fails, write the run to a file of its own
-    beside the recording, and say so."""
+    """Context manager in which a run is added to a policy and its recording.  If that fails, or ^C ends it, write the run to a
+    file of its own beside the recording, and say so; nothing is written with --check."""
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)  # `watch` has blocked it
         yield
-    except (CallfenceError, OSError):
+    except BaseException:
+        if prepared.options.check:
+            raise
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
         from callfence.shared.text import command_line
 
         path = prepared.recording.with_name(f"{prepared.recording.stem}-{run.id}.rec")

@@ -274,7 +274,7 @@ def _require_writable(policy: Path, recording: Path) -> None:
         for path in (policy, recording):
             atomic.check_writable(path)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EROFS):
+        if error.errno not in (errno.EACCES, errno.EROFS, errno.ENAMETOOLONG):
             raise
         raise UserError(f"{error.filename}: {error.strerror}; the recording goes beside the policy, which -o names") from error
 

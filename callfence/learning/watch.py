@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
 import threading
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from callfence.tracer.faults import Witness
 
 
+INTERRUPTS = frozenset({signal.SIGINT})
 UNKNOWN = Circumstances()
 _NULL = os.makedev(1, 3)
 """/dev/null: Documentation/admin-guide/devices.txt."""
@@ -117,7 +119,8 @@ def name_of(pid: int) -> str:
     try:
         return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
     except FileNotFoundError:
-        raise TracerError(f"process {pid} does not exist") from None
+        what = "has no program: it has ended, or is the kernel's own" if os.path.exists(f"/proc/{pid}") else "does not exist"
+        raise TracerError(f"process {pid} {what}") from None
     except PermissionError:
         reason = "it belongs to another user or has privileges; run learn as root"
         raise TracerError(f"process {pid} cannot be traced: {reason}") from None
@@ -127,7 +130,7 @@ def watch(
     program: Program | None, name: str, prepared: Prepared, witness: Witness | None = None
 ) -> tuple[Run | None, tuple[Observation, ...], int | None]:
     """Run the program, or attach to the processes of --pid if it is None; return the run, its observations, and the wait
-    status.  The run is None if the program was killed in its execve."""
+    status.  The run is None if the program was killed in its execve.  INTERRUPTS are blocked then: ^C would lose the run."""
     options = prepared.options
     recorder = Recorder(places_of(program, options))
     if not (prepared.is_warm or options.no_evidence):
@@ -142,6 +145,7 @@ def watch(
     drawing = progress(lambda: len(recorder), quiet=options.quiet, warm=prepared.is_warm, plainly=program is None)
     with drawing as draw, _importing(draw, recorder, prepared) as tick:
         outcome = _trace(program, prepared, recorder, tick, witness)
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     if not outcome.started:
         return None, (), outcome.status
     is_complete, is_warm = program is not None, prepared.is_warm

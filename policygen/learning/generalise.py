@@ -252,14 +252,24 @@ def _is_left_over(argument: Argument, register: int, arch: Arch) -> bool:
     """Return whether the caller passed no value for these flags, as `syscall(SYS_pidfd_open)` does to test whether the kernel
     has the call.
 
-    The register then has an old address, whose lower half differs from run to run and has bits without a name.  No number has
-    the upper half of an address in the stack, a library, or a position-independent program and its heap: those are above two
-    thirds of the address space (ELF_ET_DYN_BASE, arch/x86/include/asm/elf.h).  Only flags are treated this way: no other
-    argument, which may decide what a call does, becomes free by chance."""
-    if argument.kind is not Kind.FLAGS or argument.width != 32 or not 0x5555 <= register >> 32 <= 0x7FFF:
+    The register then has an old address, whose lower half differs from run to run and has bits without a name.  Only flags are
+    treated this way: no other argument, which may decide what a call does, becomes free by chance."""
+    if argument.kind is not Kind.FLAGS or argument.width != 32 or not is_address(register, arch):
         return False
     names = constants.family(argument.constants, arch).names if argument.constants else {}
     return bool(register & argument.mask & ~reduce(or_, names.values(), 0))
+
+
+_ADDRESS_BITS: Mapping[Arch | None, tuple[int, ...]] = {Arch.X86_64: (47,), Arch.AARCH64: (48, 47, 42, 39)}
+"""The bits of an address of a program that asks for no more; of aarch64 by the kernel's page size and configuration
+(Documentation/arch/arm64/memory.rst)."""
+
+
+def is_address(register: int, arch: Arch | None) -> bool:
+    """Return whether a register has the upper half of an address in the stack, a library, or a position-independent program and
+    its heap, which no number has: these are above two thirds of the address space (ELF_ET_DYN_BASE, asm/elf.h)."""
+    upper = register >> 32
+    return upper > 0 and any((2 << bits - 32) // 3 <= upper < 1 << bits - 32 for bits in _ADDRESS_BITS.get(arch, ()))
 
 
 def literal(observation: Observation, calls: Table) -> Rule:

@@ -134,9 +134,9 @@ def _in_stages(
 ) -> Policy:
     policies = [start]
     for number, phase in enumerate(phases):
-        after = sum(bits(later.triggers) for later in phases[number:])
-        before = policies[-1]
-        policies.append(_learned(before, old, phase.name, observations, after, options, _used(before, observations, options)))
+        after, before = waits_of(phases[number:]), policies[-1]
+        used = _used(old.get(START) or _without_entries(before), observations, options)
+        policies.append(_learned(before, old, phase.name, observations, after, options, used))
     return with_phases(policies, phases)
 
 
@@ -191,7 +191,7 @@ def choose(start: Policy, recording: Recording, options: Options) -> Choice:
         danger, entered = _danger(policy), bits(tuple(triggers))
         return sum(weight * (danger if life & entered else before) for life, weight in weights.items()), _size(policy)
 
-    used = _used(start, observations, options)
+    used = _used(_without_entries(start), observations, options)
     policies = {names: _learned(start, {}, SERVING, observations, bits(names), options, used) for names in possible}
     chosen = min(possible, key=lambda names: (ENTER not in names, *score(names, policies[names]), possible.index(names)))
     triggers, best = [*chosen], policies[chosen]
@@ -229,9 +229,9 @@ def _serving(triggers: Sequence[str]) -> tuple[str, ...]:
     return ACCEPTS if {*triggers} - {*SIGNALS} else INPUT
 
 
-def _used(before: Policy, observations: Sequence[Observation], options: Options) -> Policy:
-    """Return the policy of all observations whose time is known, with the settings of `before`."""
-    return _generated([observation for observation in observations if observation.after], _without_entries(before), options)
+def _used(old: Policy, observations: Sequence[Observation], options: Options) -> Policy:
+    """Return the policy of the old one's start and all observations whose time is known."""
+    return _generated([observation for observation in observations if observation.after], old, options)
 
 
 def _learned(
@@ -249,8 +249,7 @@ def _learned(
     late = [
         observation
         for observation in observations
-        if (not observation.after or any(wait & after for wait in observation.after))
-        and evaluate(before, observation.event).allows
+        if is_late(observation, after) and evaluate(before, observation.event).allows
     ]
     needed = _generated(late, own or _without_entries(before), options)
     entries: dict[Arch, dict[int, Entry]] = {}
@@ -264,18 +263,30 @@ def _learned(
             reduced = reached(entry, remaining) if _may_end(entry, before) else entry
             if reduced is not None:
                 entries[arch][number] = reduced
-    return _allowing(replace(before, entries=entries), before, needed, late)
+    policy = _allowing(replace(before, entries=entries), before, needed, late)
+    return _keeping(policy, before, own) if own else policy
+
+
+def _keeping(policy: Policy, before: Policy, own: Policy) -> Policy:
+    """Return the policy of a phase with what its old policy `own` allowed, and the phase before allows only in another form:
+    learning has joined rules since."""
+    for arch, section in own.entries.items():
+        for number, entry in section.items() if arch in before.entries else ():
+            lost = [part for part in alternatives(entry.expression) if part not in _parts(policy, arch, number)]
+            if entry.action.may_allow and lost:
+                lost = [part for part in lost if _is_within(arch, number, part, before)]
+                lost = [part for part in lost if not _is_within(arch, number, part, policy)]
+                policy = _with_parts(policy, before, arch, number, lost)
+    return policy
 
 
 def _allowing(policy: Policy, before: Policy, needed: Policy, late: Sequence[Observation]) -> Policy:
     """Return the policy of a phase with entries for what it needs and the phase before allows only in another form: by an
     implied set whose capability the phase lacks, or as a person wrote it."""
-    entries = {arch: dict(section) for arch, section in policy.entries.items()}
     for observation in late:
         arch = Arch.from_audit(observation.arch)
         if arch is None or evaluate(policy, observation.event).allows:
             continue
-        own, now = before.entries[arch].get(observation.number), entries[arch].get(observation.number)
         parts = [
             part for part in _parts(needed, arch, observation.number) if _is_within(arch, observation.number, part, before)
         ]
@@ -284,13 +295,18 @@ def _allowing(policy: Policy, before: Policy, needed: Policy, late: Sequence[Obs
             parts
             or [part for part in _parts(before, arch, observation.number) if holds(part, arguments, observation.example)][:1]
         )
-        both = (*(alternatives(now.expression) if now and own and now.action == own.action else ()), *parts)
-        if parts and both:
-            entries[arch][observation.number] = normal_entry(
-                arch, observation.number, replace(own or Entry(both[0]), expression=Or(both))
-            )
-            policy = replace(policy, entries=entries)
+        policy = _with_parts(policy, before, arch, observation.number, parts)
     return policy
+
+
+def _with_parts(policy: Policy, before: Policy, arch: Arch, number: int, parts: Sequence[Expression]) -> Policy:
+    """Return the policy of a phase with further alternatives of a call."""
+    if not parts:
+        return policy
+    first, now = before.entries[arch].get(number), policy.entries[arch].get(number)
+    both = (*(alternatives(now.expression) if now and first and now.action == first.action else ()), *parts)
+    entry = normal_entry(arch, number, replace(first or Entry(both[0]), expression=Or(both)))
+    return replace(policy, entries={**policy.entries, arch: {**policy.entries[arch], number: entry}})
 
 
 def _is_within(arch: Arch, number: int, part: Expression, policy: Policy) -> bool:
@@ -339,6 +355,16 @@ def _grants(policy: Policy) -> dict[tuple[str, str], Level]:
 # Processes have the same role if they run the same executable and were forked as often since it was executed: a master, its
 # workers.  A worker that replaces another one begins with the waits that the master has begun meanwhile, and so in a phase that
 # the first workers had yet to enter.
+
+
+def waits_of(phases: Sequence[Phase]) -> int:
+    """Return the waits with which these phases begin, as bits of callfence.tracer.abi.waits."""
+    return sum(bits(phase.triggers) for phase in phases)
+
+
+def is_late(observation: Observation, after: int) -> bool:
+    """Return whether an observation may have been made after one of the waits `after`: it was, or its time is unknown."""
+    return not observation.after or any(wait & after for wait in observation.after)
 
 
 def by_role(observations: Sequence[Observation], recording: Recording) -> list[Observation]:

@@ -89,6 +89,9 @@ _PERMISSIONS = 0o777
 """The mode bits that are kept: root must not create a set-user-ID file whose content is another user's."""
 LONGEST = 30.0
 """The most seconds for which a lock is waited for: writing takes 2 seconds with the largest recordings (docs/benchmarks.md)."""
+_LONGER = 39
+"""Bytes by which names of files beside a recording, or a policy, are longer: `.NAME-0123456789abcdef.rec.0123456789abcdef.tmp`
+instead of `NAME.rec`, where a run is written to a file of its own."""
 _INTERVAL = 0.02
 """Seconds until it is tried again."""
 _LOCK = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -137,7 +140,10 @@ def check_writable(path: Path) -> None:
             _replaceable(path, at)
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=at):
             raise OSError(errno.EACCES, "is a folder that cannot be written to", str(path.parent))
-        if os.fstatvfs(at).f_flag & os.ST_RDONLY:  # root may do anything, but not this
+        system = os.fstatvfs(at)
+        if len(os.fsencode(path.name)) + _LONGER > system.f_namemax:
+            raise OSError(errno.ENAMETOOLONG, "has a name that leaves no room for those of the files beside it", str(path))
+        if system.f_flag & os.ST_RDONLY:  # root may do anything, but not this
             raise OSError(errno.EROFS, "is on a read-only file system", str(path.parent))
 
 

@@ -11,6 +11,7 @@ from callfence.policygen.narrowing import Unused, last_runs, narrowed, users
 from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Recording, Run
+from callfence.tracer.abi.waits import bits
 
 NONE = ("tcp bind: none", "tcp connect: none")
 
@@ -105,6 +106,25 @@ def test_in_every_phase():
     assert evaluate(made.policy, event("getpid")).allows
     assert not evaluate(made.policy, event("getpid"), "serving").allows
     assert not evaluate(made.policy, event("reboot"), "serving").allows
+
+
+@pytest.mark.parametrize(("after", "unused"), [([1], ()), ([0], (Unused("openat: flags == O_RDONLY"),)), ([], ())])
+def test_a_rule_that_brings_it_into_the_implied_set_of_a_phase_is_used(after, unused):
+    """stat, which was called in the phase, at the start, or at an unknown time; at the start `open` implies it."""
+    text = """\
+callfence 1
+arch x86_64
+implied 1
+phase serving after epoll_wait
+
+open: flags == O_RDONLY until serving
+openat: flags == O_RDONLY
+"""
+    wait = bits(("epoll_wait",))
+    made = run(0, [("open", 4096, 0), ("newfstatat", -100 & 0xFFFFFFFF, 4096, 4096, 0), ("epoll_wait", 3, 4096, 1, 1)])
+    times = {"open": (0,), "newfstatat": tuple(wait * each for each in after), "epoll_wait": (0, wait)}
+    timed = [observation._replace(after=times[observation.name]) for observation in made.observations]
+    assert judged(text, Recording(made.runs, tuple(timed))).unused == unused
 
 
 def test_runs_that_recorded_only_new_calls_do_not_judge_calls():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from callfence.tracer.unwinding import tables
 from callfence.tracer.unwinding.callers import Registers, outside
 from callfence.tracer.unwinding.maps import Maps
 from callfence.tracer.unwinding.tables import Tables
@@ -47,6 +50,15 @@ def code() -> range:
 
 
 WHOLE = image() if LINES else bytearray()
+
+
+@needs_glibc
+def test_a_program_that_calls_from_everywhere_takes_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_MAX_ROWS", 100)
+    read = reading(WHOLE)
+    of_libc = Tables(read)
+    assert [of_libc.row(place, read) for place in code()] == [of_libc.row(place, read) for place in code()]
+    assert len(of_libc._rows) <= 100
 
 
 @needs_glibc
@@ -99,3 +111,12 @@ def test_a_stack_of_any_content_is_walked_to_an_end(step: int, values: list[int]
 
     found = outside(Maps(Path("/proc/self/maps").read_text()), Registers(begin + code()[step], top + 64, bp), read)
     assert found == 0 or found in values, "a return address that is on the stack"
+
+
+def test_a_line_is_one_whatever_the_name_of_the_file(tmp_path: Path) -> None:
+    """The kernel escapes only the line feed (fs/proc/task_mmu.c); after the carriage return the name looks like a line."""
+    path = tmp_path / "a\r7f0000000000-7f0000001000 r-xp 00000000 00:00 0 b\x1c\x85.so"
+    path.write_bytes(b"x")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 1, prot=mmap.PROT_READ):
+        names = [mapped.file[2] for mapped in Maps.of(os.getpid()).all()]
+    assert names.count(str(path)) == 1

@@ -38,7 +38,7 @@ class Maps:
     @classmethod
     def of(cls, tid: int) -> Maps:
         """Return the mappings of a task.  Raises OSError."""
-        with open(f"{proc()}/{tid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+        with open(f"{proc()}/{tid}/maps", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return cls(file.read())
 
     def at(self, address: int) -> Mapped | None:

@@ -39,6 +39,8 @@ _MAX_ENTRY: Final = 1 << 15
 _PAGE: Final = 4096
 _MAX_PAGES: Final = 64
 """The most pages of one file that are cached."""
+_MAX_ROWS = 1 << 14
+"""The most rules of one file that are cached: a program chooses from where it makes its calls."""
 UNREADABLE = (ValueError, LookupError, StopIteration, struct.error)
 """The exceptions that reading a file's tables raises if they are damaged, missing or of an unknown format."""
 
@@ -78,6 +80,8 @@ class Tables:
         """Return the rule to compute the caller's registers for the code at a place; None if the tables have none to decode."""
         if place not in self._rows:
             self._read = read
+            if len(self._rows) >= _MAX_ROWS:
+                self._rows.clear()
             try:
                 self._rows[place] = self._read_row(place)
             except UNREADABLE:

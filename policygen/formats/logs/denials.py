@@ -12,6 +12,7 @@ import json
 import re
 from datetime import datetime
 from hashlib import sha256
+from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from callfence.policygen.errors import PolicyError
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_DISTINCT = 50_000
 """Different violations, and uses of files and ports, that are recorded: no log fills memory.  More are counted in a gap."""
+MAX_TEXT = 32 << 20
+"""Characters of their executables, sites, evidence and files that are recorded: a line can have 256 KiB of them."""
 MAX_RUNS = 8
 """The most starts that can write their counts of one violation in turns; of more starts, some calls are counted twice."""
 _REGISTER = re.compile(r"0x[0-9a-f]{1,16}")
@@ -78,15 +81,19 @@ class _Calls:
         self.latest: dict[tuple[str, ...], int] = {}
         """The last count in each of the last few runs."""
 
-    def add(self, violation: _Violation) -> None:
-        for fact in map(parse_fact, violation.evidence):
-            if fact is not None:
-                self.evidence.add(fact)
+    def add(self, violation: _Violation, room: int) -> int:
+        """Add a violation, with evidence of at most about `room` characters; return how many these are."""
+        text = 0
+        for written in violation.evidence:
+            fact = parse_fact(written)
+            if fact is not None and text < room and self.evidence.add(fact):
+                text += len(written)
         count, latest = violation.times, self.latest.pop(violation.run, 0)
         self.total += count - latest if count > latest else count
         self.latest[violation.run] = count
         if len(self.latest) > MAX_RUNS:
             del self.latest[next(iter(self.latest))]
+        return text
 
 
 class _Log:
@@ -101,6 +108,8 @@ class _Log:
         self.skipped: dict[str, list[int]] = {}
         """Why lines were skipped -> the first line's number, and how many."""
         self.files: set[Use] = set()
+        self.room = MAX_TEXT
+        """How many more characters are recorded."""
         self.others: set[str] = set()
         """The policies whose violations were skipped, because another policy is asked for."""
 
@@ -124,10 +133,12 @@ class _Log:
             self.skip(_UNGRANTABLE, number)
         elif violation.event is not None and not self._add_call(violation.event, violation, number):
             return
-        if len(self.files) < MAX_DISTINCT:
-            self.files.update(violation.files)
-        elif not self.files.issuperset(violation.files):
-            self.skip(f"files and ports after the first {MAX_DISTINCT} different uses", number)
+        new = {*violation.files} - self.files
+        if new and not self._is_full(len(self.files)):
+            self.files |= new
+            self.room -= sum(map(len, chain.from_iterable(new)))
+        elif new:
+            self.skip(f"files and ports after the first {min(len(self.files), MAX_DISTINCT)} different uses", number)
         self.first = self.first or line
         if violation.started and (violation.started < self.started or not self.started):
             self.started = violation.started
@@ -137,12 +148,16 @@ class _Log:
         arguments = recorded_values(calls, event) if calls else ()
         key = (event.arch, event.number, arguments, violation.executable)
         if key not in self.calls:
-            if len(self.calls) >= MAX_DISTINCT:
-                self.skip(f"violations after the first {MAX_DISTINCT} different ones", number)
+            if self._is_full(len(self.calls)):
+                self.skip(f"violations after the first {len(self.calls)} different ones", number)
                 return False
             self.calls[key] = _Calls(event, violation.site)
-        self.calls[key].add(violation)
+            self.room -= len(violation.executable) + len(violation.site)
+        self.room -= self.calls[key].add(violation, self.room)
         return True
+
+    def _is_full(self, recorded: int) -> bool:
+        return recorded >= MAX_DISTINCT or self.room <= 0
 
 
 def violations(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:

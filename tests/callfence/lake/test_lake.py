@@ -226,6 +226,7 @@ def test_a_folder_with_other_characters(fleet: Path, tmp_path: Path, capsys: pyt
         (["add", "--layout", "{x}", "new", "x.rec"], "--layout {x}"),
         (["ask", "--engine", "spark", "FOLDER", "contents"], "--engine is for --print-sql"),
         (["ask", "--days", "inf", "FOLDER", "contents"], "--days inf: expected a number"),
+        (["ask", "--chance", "nan", "FOLDER", "safe"], "--chance nan: expected a number"),
         (["ask", "--now", "x", "FOLDER", "contents"], "--now x: "),
     ],
 )
@@ -300,6 +301,20 @@ def test_digests_without_end_take_no_memory(lake: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, lake], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "1\n", done.stderr
+
+
+def test_a_log_takes_little_memory_whatever_its_records_are(tmp_path: Path) -> None:
+    """Each of 4,000 policies that deny a call has a row with the whole record: 900 MB of text."""
+    fields = json.loads(event("denied", 1))
+    fields |= {"folder": "x" * 100_000, "allow": [{"file": "", "line": "", "risk": None}] * 4000}
+    (tmp_path / "app.log").write_text(json.dumps(fields) + "\n")
+    script = (
+        "import resource, sys; from callfence.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_DATA, (1 << 30, 1 << 30)); main(['lake', *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", script, "add", tmp_path / "lake", tmp_path / "app.log"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "callfence lake: 1 file added\n"
 
 
 def test_several_may_add_the_same_files(lake: Path, fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

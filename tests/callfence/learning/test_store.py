@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import re
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -70,4 +71,37 @@ def test_what_was_recorded_is_not_lost_if_another_process_holds_the_lock(tmp_pat
     added = run("-m", "callfence", *add.split())
     assert added.returncode == 0, added.stderr
     assert len(recording_file.load(tmp_path / ".callfence" / "true.rec").runs) == 1 + before
+    assert run("-m", "callfence", "learn", "--check", "-q", "true").returncode == 0
+
+
+@pytest.mark.parametrize("place", ["recorder.observations", "store.learn"])
+@pytest.mark.parametrize("option", ["-q", "--check"])
+def test_what_was_recorded_is_not_lost_by_a_second_interrupt(tmp_path: Path, place: str, option: str) -> None:
+    """^C while the policy is made, or just after the program has ended."""
+    learn = f"""
+import os, signal, sys
+from callfence.learning import store, watch
+from callfence.learning.command import main
+def interrupt(*given):
+    os.kill(os.getpid(), signal.SIGINT)
+    return watch.Aggregator.observations(*given)
+if {place!r} == "store.learn":
+    store.learn = interrupt
+else:
+    watch.Recorder.observations = interrupt
+main(sys.argv[1:])
+"""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    if option == "--check":
+        (tmp_path / "true.policy").write_text(TEXT.replace("include more.inc\n", ""))
+    done = run("-c", learn, option, "true")
+    add = re.findall("callfence (import .*)", done.stderr)
+    if option == "--check":
+        assert not add and not (tmp_path / ".callfence").exists()
+        return
+    assert done.returncode == -signal.SIGINT and "learn: interrupted" in done.stderr
+    assert run("-m", "callfence", *add[0].split()).returncode == 0
     assert run("-m", "callfence", "learn", "--check", "-q", "true").returncode == 0

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib.abc
+import os
 import re
 import subprocess
 import sys
 import threading
 from types import SimpleNamespace
 
+import pytest
+
 import callfence.learning
 from callfence.learning import watch
 from callfence.learning.options import parse
+from callfence.tracer.errors import TracerError
 
 
 class Slow(importlib.abc.MetaPathFinder):
@@ -46,3 +50,13 @@ def test_it_names_the_processes_for_which_it_goes_on(tmp_path):
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
     left = r"still learning what it left running: (sleep|dash|sh) \(pid \d+\), .* and 1 more \(\^C ends them\)"
     assert re.search(left, done.stderr)
+
+
+def test_a_process_without_a_program_is_not_said_to_be_missing():
+    """It has ended, and its parent has not waited for it."""
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(TracerError, match=f"process {ended.pid} has no program"):
+            watch.name_of(ended.pid)
+    with pytest.raises(TracerError, match=f"process {ended.pid} does not exist"):
+        watch.name_of(ended.pid)

@@ -291,3 +291,21 @@ def test_minimising_changes_nothing_and_leaves_nothing_superfluous(events: list[
     assert set(after) <= {*before, Always(True)}
     for alternative in before:
         assert len(minimise([*after, alternative], arguments)) == len(after)
+
+
+@pytest.mark.parametrize(
+    ("register", "is_address"),
+    # program and stack with addresses of 48, 47, 42 and 39 bits
+    [
+        *((upper << 32, True) for upper in (0xAAAA, 0xFFFF, 0x5555, 0x7FFF, 0x2AA, 0x3FF, 0x55, 0x7F)),
+        (0x54 << 32, False),
+        (-1 << 32, False),
+    ],
+)
+def test_addresses_of_aarch64_that_were_left_in_a_register(register: int, is_address: bool) -> None:
+    calls = table(Arch.AARCH64)
+    aggregator = Aggregator()
+    number = calls.by_name["pidfd_open"].number
+    aggregator.counter("/app", Event(Arch.AARCH64.audit, number, (7, (register | 0x10) & REGISTER, 0, 0, 0, 0)), str)
+    (rule,) = generalise(aggregator.observations(), calls).rules
+    assert (rule[1] is None) == is_address

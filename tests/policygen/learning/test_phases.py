@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import event, parse
 
+from callfence.policygen.evaluate import evaluate
+from callfence.policygen.language.document import parse as parsed
 from callfence.policygen.learning.extend import Options
 from callfence.policygen.learning.generate import generate
 from callfence.policygen.learning.phases import by_role, choose, in_phases, staged
 from callfence.policygen.model import Phase
+from callfence.policygen.phases import phase_policies
 from callfence.policygen.recording.model import Observation, Recording, Run, recorded_values
 from callfence.tracer.abi import Arch, table
 from callfence.tracer.abi.waits import FORK, bits, executed, forked
@@ -173,3 +176,41 @@ def test_forks_are_counted_up_to_a_limit() -> None:
         assert (entered // FORK, executed(entered)) == (min(forks, 15), waits("poll", "sd_notify"))
         entered = forked(entered)
     assert entered < 1 << 32
+
+
+FIXED, MAYMOVE, UNMAP = 2, 1, 4
+"""MREMAP_FIXED, MREMAP_MAYMOVE, MREMAP_DONTUNMAP (linux/mman.h)."""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "before", "after"),
+    [
+        # the start's two rules become one with the second run, as all that it did becomes one: the phase keeps its own
+        ((FIXED, MAYMOVE | FIXED), (FIXED, MAYMOVE | FIXED, MAYMOVE | UNMAP), [0, 1, 2, 3, 5], [2]),
+        # the rule is new at the start, since it was joined with the old one: the phase does not get it
+        ((FIXED,), (MAYMOVE | FIXED,), [0, 1, 2, 3], [2]),
+    ],
+)
+def test_a_second_run_leaves_the_phase_as_it_was(
+    first: Sequence[int], second: Sequence[int], before: Collection[int], after: Collection[int]
+) -> None:
+    wait = waits("epoll_wait")
+    both = observed("epoll_wait", 3, 0x1000, 1, 10, after=[0, wait])
+
+    def run(*observations: Observation) -> Recording:
+        return recording([{wait}], [both, observed("chroot", after=[0]), *observations])
+
+    def moved(flags: int, *after: int) -> Observation:
+        return observed("mremap", 0, 0, 0, flags, 0, after=after)
+
+    whole = run(*(moved(flags, 0, wait) if flags == FIXED else moved(flags, 0) for flags in first))
+    start = generate(whole.observations, None, name="app", options=HOW)
+    document = staged(start, None, whole.observations, [Phase("serving", ("epoll_wait",), {})], HOW, whole, anew=True).document
+    again = run(*(moved(flags, 0) for flags in second))
+    later = in_phases(
+        lambda existing: generate(again.observations, existing, name="app", options=HOW),
+        parsed(document.text()), again.observations, whole, again, HOW, chooses=False,
+    ).document.policy  # fmt: skip
+    calls = [event("mremap", 0, 0, 0, flags, 0) for flags in range(8)]
+    allowed = [[flags for flags in range(8) if evaluate(each, calls[flags]).allows] for _, each in phase_policies(later)]
+    assert allowed == [before, after]

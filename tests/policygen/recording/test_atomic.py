@@ -135,3 +135,13 @@ def test_a_pipe_in_the_place_of_the_lock_is_not_waited_for(tmp_path: Path) -> No
     os.mkfifo(tmp_path / ".app.rec.lock")
     with pytest.raises(OSError, match=r"app\.rec"), atomic.locked(tmp_path / "app.rec"):
         pass
+
+
+def test_a_name_without_room_for_those_of_files_beside_it_is_refused_before_the_run(tmp_path: Path) -> None:
+    """A run that is not added to the recording is in a file with a longer name, which a still longer one replaces."""
+    longest = "a" * (os.pathconf(tmp_path, "PC_NAME_MAX") - 39 - len(".rec"))
+    atomic.check_writable(tmp_path / f"{longest}.rec")
+    atomic.write(tmp_path / f"{longest}-0123456789abcdef.rec", b"")
+    with atomic.locked(tmp_path / f"{longest}.rec"), pytest.raises(OSError, match="no room") as error:
+        atomic.check_writable(tmp_path / f"{longest}a.rec")
+    assert error.value.filename == str(tmp_path / f"{longest}a.rec")

@@ -198,6 +198,36 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak < 20 << 20
 
 
+def test_memory_is_bounded_where_texts_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of executables, sites, facts and files; a line with less than the rest is recorded until nothing remains."""
+    monkeypatch.setattr(denials, "MAX_TEXT", 20_000)
+    facts = [f'name{number}="{"x" * 2000}"' for number in range(4)]
+    long = "x" * 4000
+    recording = read(log(
+        line(site="s" * 7500, evidence=facts), line(ungranted=[f"path /{number}{long}: read" for number in range(2)]),
+        line(executable="/bin/last"), line(ungranted=["path /last: read"]),
+    ))  # fmt: skip
+    (one,) = recording.observations
+    assert len(one.evidence) == 4 and len(recording.runs[0].files) == 2
+    assert recording.runs[0].gaps == (
+        "files and ports after the first 2 different uses: 1, first at line 4",
+        "violations after the first 1 different ones: 1, first at line 3",
+    )
+    assert (
+        len(
+            read(
+                log(
+                    line(site="s" * 8000, evidence=facts * 2),
+                    line(site="s" * 8000, evidence=[f.replace("name", "other") for f in facts]),
+                )
+            )
+            .observations[0]
+            .evidence
+        )
+        == 6
+    )
+
+
 def test_files_are_bounded() -> None:
     """No line has more grants than enforce would ask for; files beyond those that are kept are a gap."""
     lines = [[f"path /{number}/{place}: read" for place in range(6000)] for number in range(50)]
