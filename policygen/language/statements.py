@@ -237,11 +237,9 @@ def staged(
     """Return the entry of a call in each phase (None: no entry); `until` has the alternatives, each with the index of the phase
     that ends it.  Raises PolicyError if a phase would allow more than the phase before it."""
     count = len(policy.phases)
-    ends = dict.fromkeys(range(count), entry)
     if all(end == count for _, end in until):
-        return tuple(ends.values())
-    otherwise = entry.otherwise or policy.default
-    if not entry.action.may_allow or (otherwise.may_allow, otherwise.allows) >= (entry.action.may_allow, entry.action.allows):
+        return (entry,) * count
+    if not entry.grants(policy.default):
         hint = "a phase only denies more: put `until` on what is allowed"
         raise cursor.error(f"`until` would not make the entry of {name.text} deny more", name, hint, "phase")
     return tuple(reached(entry, [part for part, end in until if end > number]) for number in range(count))
