@@ -190,8 +190,10 @@ def _lines(base: tuple[str, ...], ours: tuple[str, ...], theirs: tuple[str, ...]
         return theirs
     if theirs == base:
         return ours
-    remaining = tuple(line for line in ours if not line or line in theirs or line not in base)
-    return remaining + tuple(line for line in theirs if line and line not in base and line not in ours)
+    old, there = set(base), set(theirs)
+    remaining = tuple(line for line in ours if not line or line in there or line not in old)
+    known = old.union(ours)
+    return remaining + tuple(line for line in theirs if line and line not in known)
 
 
 def _includes(base: tuple[Include, ...], ours: tuple[Include, ...], theirs: tuple[Include, ...]) -> tuple[Include, ...]:

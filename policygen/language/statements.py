@@ -29,7 +29,6 @@ from callfence.policygen.grants import (
     host_line,
     path_line,
     ranges,
-    single,
 )
 from callfence.policygen.hosts import PLACES, canonical as canonical_host
 from callfence.policygen.language import hints
@@ -373,7 +372,7 @@ def _ports(cursor: Cursor) -> Ports:
         return NO_PORT
     if cursor.accept(ANY):
         return ANY_PORT
-    ports: set[int] = set()
+    spans: list[tuple[int, int]] = []
     while True:
         first = last = _port(cursor)
         following = cursor.token
@@ -381,9 +380,9 @@ def _ports(cursor: Cursor) -> Ports:
             last = -_port(cursor, negative=True)
             if last < first:
                 raise cursor.error(f"the range ends before it begins: {first}-{last}", following, kind="value")
-        ports |= single(((first, last),))
+        spans.append((first, last))
         if not cursor.accept(","):
-            return ranges(ports)
+            return ranges(spans)
 
 
 def _port(cursor: Cursor, *, negative: bool = False) -> int:
