@@ -95,7 +95,9 @@ def execute(
 
 def failure(name: bytes, number: int) -> EnforceError:
     """Return the error for a program that could not be executed with the errno `number`."""
-    shown = os.fsdecode(name) or "''"
+    from callfence.policygen.text import printable  # only a failure needs it
+
+    shown = printable(os.fsdecode(name)) or "''"
     if number in _NO_TEXT:
         if os.path.isfile(name) and b"/" in name:
             missing = "its interpreter (first line of a script) or its dynamic loader was not found"

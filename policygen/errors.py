@@ -55,11 +55,11 @@ class PolicyError(UserError):
             return f"{where}: a mistake that is not shown: this is a symbolic link to a file elsewhere; check that file"
         text, column = _excerpt(self.source_line, self.column - 1)
         carets = "^" * max(1, min(self.length, len(text) - column))
-        lines = [f"{where}: {self.message}"]
+        lines = [f"{where}: {printable(self.message)}"]
         if self.source_line.strip() and not self.chain:  # an include may lead to a file that the reader should not see
             lines += [f"  {text}", f"  {' ' * column}{carets}"]
         if self.hint:
-            lines.append(f"  {self.hint}")
+            lines.append(f"  {printable(self.hint)}")
         lines += [f"  included at {printable(place)}" for place in self.chain]
         return "\n".join(lines)
 

@@ -92,14 +92,14 @@ def single(ports: Ports) -> set[int]:
     return {port for first, last in ports for port in range(first, last + 1)}
 
 
-def ranges(ports: Iterable[int]) -> Ports:
-    """Return the fewest ranges that have exactly these ports."""
+def ranges(spans: Iterable[tuple[int, int]]) -> Ports:
+    """Return the fewest ranges that have exactly the ports of these, which may overlap."""
     result: list[tuple[int, int]] = []
-    for port in sorted(set(ports)):
-        if result and result[-1][1] == port - 1:
-            result[-1] = (result[-1][0], port)
+    for first, last in sorted(spans):
+        if result and first <= result[-1][1] + 1:
+            result[-1] = (result[-1][0], max(result[-1][1], last))
         else:
-            result.append((port, port))
+            result.append((first, last))
     return tuple(result)
 
 
@@ -197,7 +197,7 @@ class Files:
         """Return the ports that are granted for a use at any host or at one of its hosts; None if the use is not confined."""
         at_any: Ports | None = getattr(self, use)
         spans = [span for ports in self.hosts(use).values() for span in ports]
-        return ranges(single((*(at_any or ()), *spans))) if spans else at_any
+        return ranges((*(at_any or ()), *spans)) if spans else at_any
 
     def lines(self, *, whole: bool = False) -> dict[str, str]:
         """Return the policy's lines in canonical order: `path PATH`, `tcp USE` or `udp send`, also with ` HOST`, `unix connect

@@ -295,7 +295,7 @@ def _candidates(base: Entry | None, ours: Entry | None, theirs: Entry | None, ar
         action, otherwise = _pick(a.action, b.action, c.action), _pick(a.otherwise, b.otherwise, c.otherwise)
     except _ConflictError:
         return
-    before, our_rules, their_rules = (alternatives(entry.expression) for entry in (a, b, c))
+    before, our_rules, their_rules = (dict.fromkeys(alternatives(entry.expression)) for entry in (a, b, c))
     remaining = [rule for rule in our_rules if rule in their_rules or rule not in before]
     added = [rule for rule in their_rules if rule not in before and rule not in our_rules]
     yield Entry(_any((*remaining, *added), arguments), action, otherwise)

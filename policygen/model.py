@@ -229,6 +229,12 @@ class Entry:
         or with `else` denies explicitly."""
         return self.action == ALLOW and self.otherwise is None and self.expression != Always(False)
 
+    def grants(self, default: Action) -> bool:
+        """Return whether the calls for which `expression` holds may do more than the others, which get `default` if the entry
+        has no `otherwise`."""
+        otherwise = self.otherwise or default
+        return (self.action.may_allow, self.action.allows) > (otherwise.may_allow, otherwise.allows)
+
 
 class Arm(StrEnum):
     """The moment at which the filter takes effect."""

@@ -2,7 +2,8 @@
 
 A rule is used if an observed call matches it, or would be denied without it, since the implied set depends on the rules.  What
 files and ports runs used is generalised first (`files.generalise`), as `learn` does for a new policy.  Kept, though not used:
-what a `# why:` comment accepts, what only rehearsed runs used, notes of tools, included files, and whatever denies a call.
+what a `# why:` comment accepts, what only rehearsed runs used, notes of tools, included files, and whatever denies a call, or
+has a supervisor asked about one, that would be allowed without it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from callfence.policygen.language.naming import format_expression
 from callfence.policygen.learning.phases import by_role, is_late, waits_of
 from callfence.policygen.learning.replay import ReplayError, events, replay
 from callfence.policygen.lint.findings import WHY
-from callfence.policygen.model import Always, Entry, Expression, Policy, alternatives
+from callfence.policygen.model import ALLOW, Always, Entry, Expression, Policy, alternatives
 from callfence.policygen.phases import phase_policies, reached, with_phases
 from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.policygen.values import replace
@@ -226,7 +227,8 @@ _DENIES = "it denies calls"
 
 def _reason(document: Document, arch: Arch, number: int, entry: Entry) -> str:
     """Return why an entry is kept whatever runs did; '' for one that is not."""
-    if not entry.action.may_allow:
+    is_implied = document.policy.implied and entry.action != ALLOW  # without the entry, the implied set may allow the call
+    if is_implied or not entry.grants(document.policy.default):
         return _DENIES
     section = document.layout.sections.get(arch, Section())
     if any(number in include.entries.get(arch, {}) for include in section.includes):

@@ -148,10 +148,7 @@ def marked(entries: Sequence[Entry | None]) -> tuple[tuple[Expression, int], ...
         if entry is not None and not _refuses(entry, entries[0]):
             for part in alternatives(entry.expression):
                 last.setdefault(part, number)
-    first = entries[0]
-    order = list(alternatives(first.expression)) if first else []
-    for entry in entries[1:]:
-        order += [part for part in (alternatives(entry.expression) if entry else ()) if part not in order]
+    order = dict.fromkeys(part for entry in entries if entry for part in alternatives(entry.expression))
     return tuple((part, last[part]) for part in order if part in last)
 
 

@@ -18,7 +18,7 @@ from callfence.policygen.values import replace
 from callfence.shared.files import locked
 from callfence.shared.inputs import run_command
 from callfence.shared.options import Parser, architecture
-from callfence.shared.text import on_one_line
+from callfence.shared.text import on_one_line, printable
 from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.errors import UserError
 
@@ -96,20 +96,21 @@ def _allowed(options: argparse.Namespace, policy: Policy) -> tuple[Policy, list[
     """Add the lines to a policy, or to one phase of it; return the new policy and lines that describe the changes.  If the
     policy denies a line explicitly, print that and return None."""
     done = added(policy, options.line, options.arch, name=str(options.policy), force=options.force)
+    file = printable(str(options.policy))
     for arch, number in done.refused[:1]:
         name, old = name_of(arch, number), policy.entries[arch][number]
-        print(f"{options.policy} denies {name} explicitly: {on_one_line(arch, number, old)}", file=sys.stderr)
+        print(f"{file} denies {name} explicitly: {on_one_line(arch, number, old)}", file=sys.stderr)
         print("  the policy is unchanged; --force allows the call anyway", file=sys.stderr)
         return None
     lines: list[str] = []
     for arch, number, before, after in done.entries:
         name = name_of(arch, number)
         if before == after:
-            lines.append(f"{options.policy}: {name}: already allowed")
+            lines.append(f"{file}: {name}: already allowed")
         else:
-            lines += [f"{options.policy}: {name}", *(f"  {line}" for line in _changes(arch, number, before, after))]
-    lines += [f"{options.policy}: {_added(line, more)}" for line, more, _ in done.files]
-    lines += [f"{options.policy}: {line}: already allowed" for line in done.given]
+            lines += [f"{file}: {name}", *(f"  {line}" for line in _changes(arch, number, before, after))]
+    lines += [f"{file}: {_added(line, more)}" for line, more, _ in done.files]
+    lines += [f"{file}: {line}: already allowed" for line in done.given]
     for name, changes in _changed(done.equivalents, done.policy) if done.equivalents else ():
         lines += [f"  portable: {name}", *(f"    {line}" for line in changes)]
     return done.policy, lines
@@ -129,16 +130,17 @@ def _allow_logged(options: argparse.Namespace) -> int:
         if policy != document.policy:
             atomic.write(options.policy, generated.document.text().encode())
     logs.remember(options.policy, generated.document, logs.allowed_by(policy, denied))
+    file = printable(str(options.policy))
     for name, changes in _changed(document.policy, policy):
-        print("\n  ".join([f"{options.policy}: {name}", *changes]))
+        print("\n  ".join([f"{file}: {name}", *changes]))
     for line, more, _ in differences(document.policy.files, policy.files):
-        print(f"{options.policy}: {_added(line, more)}")
+        print(f"{file}: {_added(line, more)}")
     if policy == document.policy:
-        print(f"{options.policy}: unchanged, because it already allows all calls in the log" if not denied.observations else
-              f"{options.policy}: unchanged")
+        reason = "" if denied.observations else ", because it already allows all calls in the log"
+        print(f"{file}: unchanged{reason}")
     refused = [*logs.refused_lines(document.policy, generated)]
     for line in refused:
-        print(f"{options.policy}: not allowed: {line}", file=sys.stderr)
+        print(f"{file}: not allowed: {line}", file=sys.stderr)
     return int(bool(refused))
 
 

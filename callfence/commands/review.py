@@ -105,9 +105,10 @@ def _review(options: argparse.Namespace) -> int:
         if difference.phase and difference.change is Change.MORE and (
             not has_phases or (difference.arch, difference.number) in asked
         ):
-            print(f"{path}: {shown_name(difference)} is newly allowed, and not reviewed here: callfence diff shows it")
+            name = shown_name(difference)
+            print(printable(f"{path}: {name} is newly allowed, and not reviewed here: callfence diff shows it"))
     if not all_changes:
-        print(f"{path}: nothing to review: the policy allows no more than {options.against or options.git} does")
+        print(printable(f"{path}: nothing to review: the policy allows no more than {options.against or options.git} does"))
         return 0
     return _write(path, old, new, all_changes, _decided(options, old, new, all_changes, recording))
 
@@ -123,12 +124,12 @@ def _review_log(options: argparse.Namespace) -> int:
     generated = logs.with_allowed(old, logs.still_denied(old.policy, logged), path.name)
     refused = [*logs.refused_lines(old.policy, generated)]
     for line in refused:
-        print(f"{path}: cannot be allowed, so it is not reviewed: {line}")
+        print(printable(f"{path}: cannot be allowed, so it is not reviewed: {line}"))
     before, new = (logs.of_last_phase(document) for document in (old, generated.document))
     all_changes = changes(before.policy, new.policy)
     if not all_changes:
         reason = "nothing else to review" if refused else "nothing to review: the policy already allows all calls in the log"
-        print(f"{path}: {reason}")
+        print(printable(f"{path}: {reason}"))
         return int(bool(refused))
     file = recording_path(path)
     recorded = recording_file.load(file) if file.exists() else Recording()
@@ -147,7 +148,7 @@ def _review_log(options: argparse.Namespace) -> int:
             atomic.write(path, after.text().encode())
     logs.remember(path, after, logs.allowed_by(after.policy, logs.still_denied(old.policy, logged)))
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in all_changes]
-    print(f"{path}: {_counts(answers)}")
+    print(printable(f"{path}: {_counts(answers)}"))
     if Answer.SKIP in answers:
         print("undecided changes stay denied; the next review with this log asks about them again")
     return int(Answer.SKIP in answers or bool(refused))
@@ -175,7 +176,7 @@ def _decided(
     try:
         return Asker(old, new, all_changes, describe, together.findings).ask()
     except KeyboardInterrupt:
-        print(f"\n{path}: unchanged")
+        print("\n" + printable(f"{path}: unchanged"))
         sys.stdout.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
@@ -201,14 +202,14 @@ def _write(
         if after.text() != before.text():
             atomic.write(path, after.text().encode())
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in all_changes]
-    print(f"{path}: {_counts(answers)}")
+    print(printable(f"{path}: {_counts(answers)}"))
     judgement = judge_differences(before.policy, after.policy)
     for change in judgement.relevant:
         print("\n".join(difference_lines(change.difference)))
     for line in (*redundant_lines(judgement), *file_lines(judgement.comparison.files)):
         print(line)
     if Answer.ACCEPT in answers:
-        print(f"commit {path}: until then, the next review asks about the accepted changes again")
+        print(printable(f"commit {path}: until then, the next review asks about the accepted changes again"))
     return int(Answer.SKIP in answers)
 
 

@@ -14,6 +14,7 @@ from callfence.policygen.language.document import included, parse, read_text
 from callfence.policygen.language.lexer import decode
 from callfence.policygen.phases import in_each
 from callfence.policygen.recording import atomic
+from callfence.policygen.text import file_word, printable
 from callfence.shared.inputs import content, document, is_program, program, run_command
 from callfence.shared.options import Parser
 from callfence.shared.text import on_one_line
@@ -62,7 +63,8 @@ def _rewrite(name: str, *, check: bool) -> int:
         if not check and after != before:
             atomic.write(Path(name), after.encode())
     if check and after != before:
-        print(f"{name} is not in canonical form; `callfence show --write {name}` rewrites it", file=sys.stderr)
+        rewriting = f"`callfence show --write {file_word(name)}` rewrites it"
+        print(f"{printable(name)} is not in canonical form; {rewriting}", file=sys.stderr)
         return 1
     return 0
 
@@ -99,7 +101,7 @@ def _show(name: str, options: argparse.Namespace) -> int:
 def _implied(name: str, policy: Resolved) -> int:
     """Print each entry that the implied set adds, below its reason and the capability that it needs; return 0."""
     if not policy.added:
-        print(f"# {name}: the policy has no `implied` line that adds entries")
+        print(printable(f"# {name}: the policy has no `implied` line that adds entries"))
     for (arch, number), rows in policy.added.items():
         for row in rows:
             capabilities = f" [{', '.join(sorted(row.given))}]" if row.given else ""

@@ -18,7 +18,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        super().error(f"{message}{suggestion(self, message)}")
+        from callfence.policygen.text import printable
+
+        super().error(f"{printable(message)}{suggestion(self, message)}")
 
 
 def architecture(text: str) -> Arch:

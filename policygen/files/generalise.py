@@ -41,7 +41,6 @@ from callfence.policygen.grants import (
     Right,
     ranges,
     rights_of,
-    single,
 )
 from callfence.policygen.paths import covers, folders
 from callfence.policygen.values import replace
@@ -101,7 +100,7 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
     ports = {use: generalised_ports(of_any_host if use == "connect" else runs, use, exact=exact) for use in TCP}
     why = {path: why[path] for path in grants if path in why}
     why |= {f"tcp {use}": text for use in TCP for text in ports[use].values() if text}
-    connect, bind = (ranges(single(tuple(ports[use]))) for use in TCP)
+    connect, bind = (ranges(ports[use]) for use in TCP)
     if not any(map(recorded, runs)):
         return Learned(Files(grants, connect, bind), why, frozenset(removes), frozenset(absent))
     connects = learned_hosts(runs if hosts else (), "connect", exact=exact)
@@ -389,4 +388,4 @@ def _added_ports(had: Ports, runs: Sequence[Iterable[Use]], use: str, uses: Sequ
     """Return the ports to be granted for those in `uses` that `had` lacks."""
     lacking = {port for port in _ports(uses, use) if not any(first <= port <= last for first, last in had)}
     spans = generalised_ports(runs, use, lacking, exact=exact)
-    return ranges(single(tuple(span for span in spans if any(span[0] <= port <= span[1] for port in lacking))))
+    return ranges(span for span in spans if any(span[0] <= port <= span[1] for port in lacking))

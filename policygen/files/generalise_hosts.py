@@ -144,11 +144,11 @@ def added_hosts(files: Files, run: Sequence[Use], needed: Files) -> dict[str, An
     """Return the fields of `Files` that grant, as `needed` does, the hosts and unix sockets that `files` lacks for a run."""
     fields: dict[str, Any] = {}
     for use in TO_HOSTS if connects_by_host(files) else TO_HOSTS[1:]:
-        hosts: defaultdict[str, set[int]] = defaultdict(set)
+        hosts: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
         for host, port in lacking_hosts(files, run, use):
             for above in containing(host):
                 if span := next((span for span in needed.hosts(use).get(above, ()) if span[0] <= port <= span[1]), None):
-                    hosts[above].update(range(span[0], span[1] + 1))
+                    hosts[above].add(span)
                     break
         if getattr(files, use) is not None:
             fields |= {use: (), f"{use}_to": {host: ranges(ports) for host, ports in hosts.items()}}
@@ -192,7 +192,7 @@ def learned_hosts(runs: Sequence[Iterable[Use]], use: str, *, exact: bool = Fals
             reasons_of[host][reason] = None
     for host, own in sorted(of_host.items()):
         granted = spans(own, exact=exact)
-        ports[host] = ranges(single(tuple(granted)))
+        ports[host] = ranges(granted)
         if text := "; ".join(filter(None, sorted({*reasons_of[host], *granted.values()}))):
             why[host_line(use, host)] = text
     redundant = {

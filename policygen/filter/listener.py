@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from callfence.policygen.evaluate import answer
+from callfence.policygen.evaluate import answers
 from callfence.policygen.implied.resolve import Resolved, resolved
 from callfence.policygen.model import Always, And, Condition, Expression, Operator, Or, Policy
-from callfence.tracer.abi import Arch, Event, constants, table
+from callfence.policygen.sets.algebra import FALSE
+from callfence.policygen.sets.region import space, to_bdd
+from callfence.tracer.abi import Arch, constants, table
 from callfence.tracer.linux import PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_SET_MODE_FILTER
 
 _NEW_LISTENER: Final = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER
-_FLAGS: Final = 1 << 6  # all SECCOMP_FILTER_FLAG_* of Linux 6.18 are below
 _RECEIVE: Final = "SECCOMP_IOCTL_NOTIF_RECV"
 _COMMANDS: Final = ("RECV", "SEND", "ID_VALID", "ADDFD", "SET_FLAGS")
 
@@ -28,9 +29,8 @@ def expects_listener(policy: Policy) -> bool:
         entry = entries.get(table(arch).by_name["seccomp"].number)
         if entry is None or isinstance(entry.expression, Always):
             continue
-        listening = (flags for flags in range(_FLAGS) if flags & _NEW_LISTENER)
         receives = _command(_RECEIVE, arch) in _named(policy, arch)
-        if receives and _allows(resolved(policy), arch, "seccomp", ((SECCOMP_SET_MODE_FILTER, flags) for flags in listening)):
+        if receives and _allows(resolved(policy), arch, "seccomp", {0: SECCOMP_SET_MODE_FILTER}, flags=_NEW_LISTENER):
             return True
     return False
 
@@ -72,13 +72,17 @@ def _command(name: str, arch: Arch) -> int:
 def may_install_filters(policy: Resolved) -> bool:
     """Return whether the policy lets the program install its own filters, by seccomp(2) or by prctl(2)."""
     return any(
-        _allows(policy, arch, "seccomp", ((SECCOMP_SET_MODE_FILTER, flags) for flags in range(_FLAGS)))
-        or _allows(policy, arch, "prctl", ((PR_SET_SECCOMP, SECCOMP_MODE_FILTER),))
+        _allows(policy, arch, "seccomp", {0: SECCOMP_SET_MODE_FILTER})
+        or _allows(policy, arch, "prctl", {0: PR_SET_SECCOMP, 1: SECCOMP_MODE_FILTER})
         for arch in policy.entries
     )
 
 
-def _allows(policy: Resolved, arch: Arch, name: str, arguments: Iterable[tuple[int, int]]) -> bool:
-    number = table(arch).by_name[name].number
-    events = (Event(arch.audit, number, (*two, 0, 0, 0, 0)) for two in arguments)
-    return any(answer(policy, event).allows for event in events)
+def _allows(policy: Resolved, arch: Arch, name: str, values: Mapping[int, int], flags: int = 0) -> bool:
+    """Return whether a policy allows a call in which the arguments have `values`, by index, and the second has all of `flags`;
+    the kernel ignores the others, or they are addresses."""
+    call, sets = table(arch).by_name[name], space()
+    parts = [Condition(index, Operator.EQ, value) for index, value in values.items()]
+    wanted = to_bdd(sets, And((*parts, Condition(1, Operator.HAS, flags))), call.arguments)
+    allowed = (where for where, action in answers(sets, policy, arch, call.number) if action.allows)
+    return any(sets.and_(where, wanted) != FALSE for where in allowed)

@@ -9,7 +9,7 @@ from callfence.policygen import reading
 from callfence.policygen.errors import PolicyError
 from callfence.policygen.language.layout import NO_START, NOTE_WORDS, Comments, Include, Layout, Remarks, Section, is_note
 from callfence.policygen.language.normal import normal
-from callfence.policygen.language.printer import print_policy
+from callfence.policygen.language.printer import EXPLANATIONS, print_policy, settled
 from callfence.policygen.model import ABSTRACT, SIGNALS, Policy, scopes
 from callfence.policygen.text import printable
 from callfence.policygen.values import field, frozen, replace
@@ -67,15 +67,13 @@ class Document:
         """Return the document with another policy and the same comments.
 
         A comment on something that still exists stays there.  The comments of a removed alternative move above the syscall's
-        entry; those of a removed entry to the end of the section; those of a removed architecture, or of a removed line about
-        files or hosts, to the top of the file.  `notes` replace the existing notes; None keeps them.  An include whose file
+        entry; those of a removed entry to the end of the section; those of a removed architecture, setting or line about files
+        or hosts to the top of the file.  `notes` replace the existing notes; None keeps them.  An include whose file
         differs from the new policy becomes a comment, and its entries are written out."""
         policy = normal(policy)
         sections: dict[Arch, Section] = {}
-        lines = policy.files.lines()
-        removed = [comments for line, comments in self.layout.files.items() if line not in lines]
-        header = (*self.layout.header, *(comment for comments in removed for comment in comments.all() if comment))
-        files = {line: comments for line, comments in self.layout.files.items() if line in lines}
+        layout = settled(policy, self.layout)
+        header = layout.header
         for arch in Arch:
             section = self.layout.sections.get(arch, Section())
             if arch in policy.entries:
@@ -84,7 +82,7 @@ class Document:
             else:
                 header += _orphans(section)
         sections = {arch: section for arch, section in sections.items() if section != Section()}
-        return Document(policy, replace(self.layout, header=header, sections=sections, files=files))
+        return Document(policy, replace(layout, header=header, sections=sections))
 
 
 def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] | None = None) -> Document:
@@ -122,17 +120,8 @@ def included(policy: str) -> Callable[[str], str]:
 
 def new_document(policy: Policy, name: str, notes: Notes | None = None) -> Document:
     """Return the document of a new policy, with comments that explain it; `name`, that of the program, is in the first one."""
-    settings = {
-        "table": "# kernel whose syscall table the policy was written against",
-        "arm": "# now | exec | entry",
-        "default": "# what happens to every call not allowed below",
-        "unknown": "# calls newer than the table",
-    }
-    if policy.implied:
-        settings["implied"] = "# what grants nothing beyond the rest: callfence show --implied"
-    if policy.portable:
-        settings["portable"] = "# learn and merge add what other C libraries do instead"
-    layout = Layout((f"# callfence policy for: {printable(name)}",), {word: Comments((), c) for word, c in settings.items()})
+    settings = {word: Comments((), text) for word, text in EXPLANATIONS.items()}
+    layout = Layout((f"# callfence policy for: {printable(name)}",), settings)
     return Document(policy, layout).with_policy(policy, notes)
 
 

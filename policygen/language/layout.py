@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from callfence.policygen.grants import NOT_CONFINED, Files
 from callfence.policygen.model import Entry, Expression, Or
-from callfence.policygen.values import field, frozen
+from callfence.policygen.values import field, frozen, replace
 from callfence.tracer.abi import Arch
 
 K = TypeVar("K", bound=Hashable)
@@ -190,11 +190,15 @@ def _lines(base: tuple[str, ...], ours: tuple[str, ...], theirs: tuple[str, ...]
         return theirs
     if theirs == base:
         return ours
-    remaining = tuple(line for line in ours if not line or line in theirs or line not in base)
-    return remaining + tuple(line for line in theirs if line and line not in base and line not in ours)
+    old, there = set(base), set(theirs)
+    remaining = tuple(line for line in ours if not line or line in there or line not in old)
+    known = old.union(ours)
+    return remaining + tuple(line for line in theirs if line and line not in known)
 
 
 def _includes(base: tuple[Include, ...], ours: tuple[Include, ...], theirs: tuple[Include, ...]) -> tuple[Include, ...]:
-    old, there, here = ({include.path for include in includes} for includes in (base, theirs, ours))
-    remaining = tuple(include for include in ours if include.path in there or include.path not in old)
-    return remaining + tuple(include for include in theirs if include.path not in old | here)
+    old, here, there = ({include.path: include.comments for include in includes} for includes in (base, ours, theirs))
+    comments = _by_key(old, here, there)
+    remaining = (include for include in ours if include.path in there or include.path not in old)
+    added = (include for include in theirs if include.path not in old and include.path not in here)
+    return tuple(replace(include, comments=comments.get(include.path, Comments())) for include in (*remaining, *added))

@@ -173,8 +173,9 @@ def tokenise(text: Source) -> tuple[list[Token], list[Comment]]:
             raise _stray(text, token)
         if kind not in _NAMES and len(token.text) > MAX_WORD:
             raise text.error(f"this {kind} has more than {MAX_WORD} characters", token.start, token.end, kind="limit")
-        goes_on = (kind not in _NAMES and token.text in _CONTINUES_BEFORE) or (
-            tokens and tokens[-1].kind not in _NAMES and tokens[-1].text in _CONTINUES_AFTER
+        goes_on = kind not in _NAMES and (
+            token.text in _CONTINUES_BEFORE
+            or (tokens and tokens[-1].kind not in _NAMES and tokens[-1].text in _CONTINUES_AFTER)
         )
         if newline and tokens and (kind == "end" or not goes_on):
             tokens.append(newline)

@@ -30,6 +30,7 @@ from callfence.policygen.language.layout import SETTINGS, Include, Layout
 from callfence.policygen.language.lexer import Comment, Cursor, Source, Token, source, tokenise
 from callfence.policygen.language.normal import normal_entry
 from callfence.policygen.language.operands import operands
+from callfence.policygen.language.printer import settled
 from callfence.policygen.language.statements import (
     action,
     body,
@@ -82,11 +83,8 @@ def parse_policy(text: str, filename: str, read: Read | None) -> tuple[Policy, L
     parser = _FileParser(_Context(read, posixpath.dirname(filename)), file, (posixpath.normpath(filename),), None, NATIVE)
     comments = parser.parse()
     parser.require_phases()
-    policy, layout = parser.policy(), attach(file.text, parser.items, comments)
-    if gone := [line for line in layout.files if line not in policy.files.lines()]:  # it grants nothing beside others
-        header = (*layout.header, *(comment for line in gone for comment in layout.files[line].all()))
-        layout = replace(layout, header=header, files={line: own for line, own in layout.files.items() if line not in gone})
-    return policy, layout
+    policy = parser.policy()
+    return policy, settled(policy, attach(file.text, parser.items, comments))
 
 
 class _FileParser:

@@ -10,7 +10,18 @@ from callfence.policygen.language.layout import Comments, Layout, Remarks, Secti
 from callfence.policygen.language.naming import entry_lines, format_action
 from callfence.policygen.model import SIGNALS, Entry, Expression, Or, Policy
 from callfence.policygen.phases import marked
+from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, table
+
+EXPLANATIONS = {
+    "table": "# kernel whose syscall table the policy was written against",
+    "arm": "# now | exec | entry",
+    "default": "# what happens to every call not allowed below",
+    "unknown": "# calls newer than the table",
+    "implied": "# what grants nothing beyond the rest: callfence show --implied",
+    "portable": "# learn and merge add what other C libraries do instead",
+}
+"""The comments on the settings of a policy that a tool writes anew."""
 
 COMMENT_COLUMN = 31
 """The column, from 0, at which a trailing comment begins, if the line ends at least two columns before it."""
@@ -39,7 +50,32 @@ def print_policy(policy: Policy, layout: Layout) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def settled(policy: Policy, layout: Layout) -> Layout:
+    """Return the layout with the comments of settings, and of lines about files or hosts, that the policy's text does not have,
+    at the top of the file.  Those that tools wrote on settings are left out."""
+    settings, lines = _values(policy, layout), policy.files.lines()
+    gone = [own.all() for word, own in layout.settings.items() if word not in settings]
+    gone += [own.all() for line, own in layout.files.items() if line not in lines]
+    written = EXPLANATIONS.values()
+    return replace(
+        layout,
+        header=(*layout.header, *(comment for own in gone for comment in own if comment and comment not in written)),
+        settings={word: own for word, own in layout.settings.items() if word in settings},
+        files={line: own for line, own in layout.files.items() if line in lines},
+    )
+
+
 def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
+    lines = []
+    for word, value in _values(policy, layout).items():
+        lines += _commented([f"{word} {value}".rstrip()], layout.settings.get(word, Comments()))
+        if word == "callfence":
+            lines += _commented([f"arch {first}"], layout.sections.get(first, Section()).arch)
+    return lines
+
+
+def _values(policy: Policy, layout: Layout) -> dict[str, str]:
+    """Return the policy's settings, but `arch`, in canonical order: word -> value."""
     values = {
         "callfence": str(LANGUAGE_VERSION),
         "table": "{}.{}".format(*policy.table),
@@ -57,12 +93,7 @@ def _settings(policy: Policy, first: Arch, layout: Layout) -> list[str]:
         values["phases"] = "optional"
     for phase in policy.phases:
         values[f"phase {phase.name}"] = f"after {', '.join(phase.triggers)}"
-    lines = []
-    for word, value in values.items():
-        lines += _commented([f"{word} {value}".rstrip()], layout.settings.get(word, Comments()))
-        if word == "callfence":
-            lines += _commented([f"arch {first}"], layout.sections.get(first, Section()).arch)
-    return lines
+    return values
 
 
 def _files(policy: Policy, layout: Layout) -> list[str]:

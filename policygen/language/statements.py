@@ -29,7 +29,6 @@ from callfence.policygen.grants import (
     host_line,
     path_line,
     ranges,
-    single,
 )
 from callfence.policygen.hosts import PLACES, canonical as canonical_host
 from callfence.policygen.language import hints
@@ -237,11 +236,9 @@ def staged(
     """Return the entry of a call in each phase (None: no entry); `until` has the alternatives, each with the index of the phase
     that ends it.  Raises PolicyError if a phase would allow more than the phase before it."""
     count = len(policy.phases)
-    ends = dict.fromkeys(range(count), entry)
     if all(end == count for _, end in until):
-        return tuple(ends.values())
-    otherwise = entry.otherwise or policy.default
-    if not entry.action.may_allow or (otherwise.may_allow, otherwise.allows) >= (entry.action.may_allow, entry.action.allows):
+        return (entry,) * count
+    if not entry.grants(policy.default):
         hint = "a phase only denies more: put `until` on what is allowed"
         raise cursor.error(f"`until` would not make the entry of {name.text} deny more", name, hint, "phase")
     return tuple(reached(entry, [part for part, end in until if end > number]) for number in range(count))
@@ -375,7 +372,7 @@ def _ports(cursor: Cursor) -> Ports:
         return NO_PORT
     if cursor.accept(ANY):
         return ANY_PORT
-    ports: set[int] = set()
+    spans: list[tuple[int, int]] = []
     while True:
         first = last = _port(cursor)
         following = cursor.token
@@ -383,9 +380,9 @@ def _ports(cursor: Cursor) -> Ports:
             last = -_port(cursor, negative=True)
             if last < first:
                 raise cursor.error(f"the range ends before it begins: {first}-{last}", following, kind="value")
-        ports |= single(((first, last),))
+        spans.append((first, last))
         if not cursor.accept(","):
-            return ranges(ports)
+            return ranges(spans)
 
 
 def _port(cursor: Cursor, *, negative: bool = False) -> int:

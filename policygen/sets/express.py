@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
+from math import prod
 
 from callfence.policygen.language.normal import normal_expression
 from callfence.policygen.language.operands import operands
@@ -18,7 +19,7 @@ _BITS = frozenset((Kind.FLAGS, Kind.PROTECTION, Kind.FIELD, Kind.MODE))
 _NAMED = frozenset((Kind.SELECTOR, Kind.SIGNAL, Kind.CLOCK, Kind.PROTECTION))
 """Kinds whose values have names: a few values are best listed one by one."""
 _FEW = 4
-"""The most free bits of a cube whose values are listed one by one."""
+"""The most free bits of a cube, in all arguments together, whose values are listed one by one."""
 _MAX_INTERVALS = 16
 
 Masked = tuple[int, int, int]
@@ -44,7 +45,8 @@ def express(space: Space, where: int, arch: Arch, number: int, limit: int) -> Ex
     if cubes is not None and (rules is None or len(cubes) <= len(rules)):
         single = len(cubes) == 1 and len(cubes[0]) == 1
         if rules is None or len(cubes) < len(rules) or (single and arguments[cubes[0][0][0]].kind in _BITS):
-            named = [_conjunction(conjunction, arguments) for cube in cubes for conjunction in _by_value(cube, arguments)]
+            parts = [part for cube in cubes for part in _by_value(cube, arguments)]
+            named = [_conjunction(part, arguments) for part in (parts if len(parts) <= limit else cubes)]
             rules = list(minimise(named, arguments)) if len(named) > len(cubes) else named
     if rules is None:
         return None
@@ -67,7 +69,7 @@ def negated(expression: Expression) -> Expression:
 
 
 def _by_value(cube: Sequence[Masked], arguments: Sequence[Argument]) -> Iterator[tuple[Masked, ...]]:
-    """Yield the parts of a cube in which each argument with named values has one value, if these are few."""
+    """Return the parts of a cube in which each argument with named values has one value, or the cube if these are many."""
     choices: list[list[Masked]] = []
     for index, mask, value in cube:
         argument = arguments[index]
@@ -77,7 +79,7 @@ def _by_value(cube: Sequence[Masked], arguments: Sequence[Argument]) -> Iterator
             choices.append([(index, argument.mask, value | more) for more in sums])
         else:
             choices.append([(index, mask, value)])
-    return product(*choices)
+    return product(*choices) if prod(map(len, choices)) <= 1 << _FEW else iter((tuple(cube),))
 
 
 def _conjunction(cube: Sequence[Masked], arguments: Sequence[Argument]) -> Expression:
@@ -135,7 +137,7 @@ def _by_order(space: Space, where: int, arguments: Sequence[Argument], limit: in
     if len(gaps) < len(intervals) and all(first == last for first, last in gaps):
         return [And(tuple(Condition(index, Operator.NE, first) for first, _ in gaps))]
     few = 1 << _FEW if arguments[index].kind in _NAMED else 2
-    if all(last - first < few for first, last in intervals):
+    if all(last - first < few for first, last in intervals) and sum(last - first + 1 for first, last in intervals) <= limit:
         intervals = [(value, value) for first, last in intervals for value in range(first, last + 1)]
     return [_between(index, first, last, low, high) for first, last in intervals]
 

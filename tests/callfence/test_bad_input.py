@@ -27,6 +27,22 @@ def run(folder: Path, *command: str, before: Sequence[str] = ()) -> subprocess.C
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.parametrize("command", [
+    ("show",), ("show", "--implied"), ("lint",), ("allow",), ("review", "--against", "b.policy"), ("export",), ("doctor",)
+])
+@pytest.mark.parametrize("text", [POLICY, f"arm exec\narm now\n{POLICY}"])
+def test_the_name_of_a_file_cannot_fake_a_line_or_control_the_terminal(
+    tmp_path: Path, command: tuple[str, ...], text: str
+) -> None:
+    name = "a\nb\x1b[31m.policy"
+    (tmp_path / name).write_text(text)
+    (tmp_path / "b.policy").write_text(POLICY)
+    done = run(tmp_path, *command, name, *(("read: allow",) if command == ("allow",) else ()))
+    lines = (done.stdout + done.stderr).splitlines()
+    assert lines
+    assert not [line for line in lines if "\x1b" in line or line.strip().startswith("b\\x1b")]
+
+
 @pytest.fixture(params=["learn", "enforce"])
 def command(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
     (tmp_path / "it.policy").write_text(POLICY)
@@ -44,6 +60,7 @@ def command(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, ...]:
         ("./text/x", 127, "./text/x: not found"),
         ("text", 127, "text: not found; the file of this folder is ./text"),
         ("", 127, "'': not found"),
+        ("a\nb", 127, "a\\x0ab: not found"),
     ],
 )
 def test_a_program_that_cannot_run(command: tuple[str, ...], tmp_path: Path, program: str, status: int, says: str) -> None:

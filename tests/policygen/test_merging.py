@@ -162,3 +162,11 @@ def test_folders_between_which_one_policy_moves_files_get_what_the_other_grants_
         lines = unite(one, other).policy.files.lines()
         assert lines == dict.fromkeys(("path ./a", "path ./b"), "read, create, remove, move")
     assert unite(moves, moves).policy == moves.policy
+
+
+def test_comments_of_both_sides_on_an_include_are_kept() -> None:
+    read = {"more": "read: allow"}.__getitem__
+    base, ours, theirs = (parse(f"include more{comment}", read=read) for comment in ("", " # ours", " # theirs"))
+    for merged in (unite(ours, theirs), merge_documents(base, ours, theirs)[0]):
+        assert "# theirs\ninclude more                   # ours" in merged.text()
+    assert "# theirs" in merge_documents(base, base, theirs)[0].text()

@@ -11,6 +11,7 @@ from callfence.policygen.narrowing import Unused, last_runs, narrowed, users
 from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.recording.many import merge
 from callfence.policygen.recording.model import Recording, Run
+from callfence.tracer.abi import Arch
 from callfence.tracer.abi.waits import bits
 
 NONE = ("tcp bind: none", "tcp connect: none")
@@ -62,6 +63,20 @@ def test_rules_that_no_call_matches():
     for call, allowed in ((("kill", 1, 1), True), (("kill", 1, 0), False), (("reboot",), False), (("mkdir",), True)):
         assert evaluate(made.policy, event(*call)).allows == allowed
     assert "ptrace: errno EPERM" in parse(CALLS).with_policy(made.policy).text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ioctl: notify if cmd == TIOCSTI else allow",
+        "default allow\nioctl: notify if cmd == TIOCSTI",
+        "implied 1\ngetcwd: notify",
+    ],
+)
+def test_what_has_a_supervisor_asked_is_kept(text):
+    """Without it, the call would be allowed."""
+    made = judged(f"{text}\ngetpid: allow", run(0, [("getpid",)]))
+    assert made.policy.entries[Arch.X86_64].items() >= parse(text).policy.entries[Arch.X86_64].items()
 
 
 def test_what_only_rehearsed_runs_used_is_kept():

@@ -20,7 +20,7 @@ INET, INET6, UNIX = 2, 10, 1  # AF_*
 HOSTS = (
     "192.0.2.7", "192.0.2.0/24", "192.0.0.0/16", "2001:db8::7", "2001:db8::/32", "::/0", "api.example.org", "*.example.org"
 )  # fmt: skip
-PORTS = st.sets(st.integers(0, 20)).map(ranges)
+PORTS = st.sets(st.integers(0, 20)).map(lambda ports: ranges((port, port) for port in ports))
 
 
 def rules(**fields: object) -> Rules:

@@ -14,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 
 from callfence.policygen.language.document import Document, PolicyError, new_document
 from callfence.policygen.model import Policy
+from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, table
 
 READ, WRITE, CLOSE, IOCTL, EXIT = (
@@ -273,6 +274,16 @@ def test_a_note_has_one_line_and_a_known_word(note: str) -> None:
     document = parse("exit: allow")
     with pytest.raises(ValueError, match="a note begins with"):
         document.with_policy(document.policy, {(Arch.X86_64, EXIT): note})
+
+
+def test_comments_of_removed_settings_move_to_the_top() -> None:
+    document = parse("implied 1 # a\nphases required # b\nphase p after read # c\nread: allow\nclose: allow until p\n")
+    assert document.layout.header == ("# b",), "what is the case without the line, too, is not printed"
+    fewer = document.with_policy(replace(document.policy, implied=0, phases=()))
+    assert fewer.layout.header == ("# b", "# a", "# c")
+    assert parse(fewer.text()) == fewer
+    learned = new_document(replace(document.policy, portable=True), "it")
+    assert "C libraries" not in learned.with_policy(document.policy).text(), "a tool's comment goes with what it explains"
 
 
 def test_comments_of_a_removed_architecture_move_to_the_top() -> None:

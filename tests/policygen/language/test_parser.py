@@ -228,6 +228,11 @@ BIG = 100_000
         pytest.param("read: " + " || ".join(f"fd == {n}" for n in range(BIG // 8)), id="line of alternatives"),
         pytest.param("read: " + "\n|| # c\n".join(f"fd == {n} # c" for n in range(BIG // 8)), id="commented"),
         pytest.param("read: allow # b\n" * BIG, id="mistakes"),
+        pytest.param("tcp connect: " + ", ".join(["0-65535"] * BIG), id="ports"),
+        pytest.param(
+            "phase p after read\nread: allow\nclose: fd == 0 until p" + "".join(f" || fd == {n}" for n in range(1, BIG // 8)),
+            id="alternatives in a phase",
+        ),
     ],
 )
 def test_time_is_linear(text: str) -> None:
