@@ -93,6 +93,26 @@ def logged(*calls: tuple[str, int]) -> str:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("bind: allow until serving", "bind: allow"), "bind (in serving) is newly allowed"),
+        (("after epoll_wait", "after pause"), "phases begin at other calls, or are optional"),
+        (("phase serving", "phases optional\nphase serving"), "phases begin at other calls, or are optional"),
+    ],
+)
+def test_review_says_what_it_does_not_ask_about(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    more = "listen: allow until serving\npause: allow\n"
+    early = "phase early after pause\n" if "pause" not in change[1] else "phase early after read\n"
+    new = (TEXT + more).replace(*change).replace("phase serving", f"{early}phase serving") + "write: allow until early\n"
+    (tmp_path / "old.policy").write_text(TEXT + more + "write: allow\n")
+    (tmp_path / "app.policy").write_text(new)
+    status, lines, _ = callfence(tmp_path, "review", "--no-terminal", "--against", "old.policy", "app.policy")
+    assert (status, lines.splitlines()) == (
+        1, [f"app.policy: {said}, and not reviewed here: callfence diff shows it", "app.policy: nothing else to review"]
+    )  # fmt: skip
+
+
 def test_allow_what_was_logged(tmp_path: Path) -> None:
     (tmp_path / "app.policy").write_text(f"{TEXT}listen: allow until serving\n")
     (tmp_path / "log").write_text(logged(("bind", 49)))
