@@ -64,6 +64,11 @@ def test_allow(tmp_path: Path, words: tuple[str, ...], lines: list[str]) -> None
     assert text[text.index("") + 1 :] == lines
 
 
+def test_a_line_about_files_holds_in_all_phases(tmp_path: Path) -> None:
+    done = callfence(tmp_path, "allow", "--until", "serving", "app.policy", "path /etc: read")
+    assert (done[0], "hold in all phases" in done[2]) == (2, True)
+
+
 def test_diff_says_in_which_phase(tmp_path: Path) -> None:
     (tmp_path / "new.policy").write_text(TEXT.replace("bind: allow until serving", "bind: allow\nlisten: allow until serving"))
     said = callfence(tmp_path, "diff", "app.policy", "new.policy")[1]
