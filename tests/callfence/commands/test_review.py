@@ -59,6 +59,12 @@ def test_why_tells_what_is_implied_and_handwriting(learned: Path, tmp_path: Path
     assert "changed by hand" in whole and "sync: allow" in whole
 
 
+def test_why_of_a_call_newer_than_the_table(tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text("arch x86_64\ntable 5.10\ndefault allow\nread: allow\n")
+    assert "so its `unknown` applies: errno ENOSYS" in run(tmp_path, "why", "it.policy", "cachestat").stdout
+    assert "so its `unknown`, for calls newer" in run(tmp_path, "why", "it.policy", "cachestat(fd=0)").stdout
+
+
 def test_why_without_an_entry(learned: Path) -> None:
     done = run(learned, "why", "it.policy", "reboot")
     assert (done.returncode, done.stdout) == (1, "reboot: the policy has no entry, so its default applies: kill\n")
