@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from callfence.policygen.files import algebra
-from callfence.policygen.files.generalise import with_equal_rights
+from callfence.policygen.files.algebra import granted
+from callfence.policygen.files.generalise import moving, with_equal_rights
 from callfence.policygen.grants import written
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.document import Document
@@ -25,6 +26,7 @@ from callfence.tracer.abi import Arch, Argument, name_of, table
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from callfence.policygen.grants import Files
     from callfence.policygen.model import Expression, Policy
 
 def unite(ours: Document, theirs: Document) -> Document:
@@ -59,12 +61,18 @@ def _united(a: Policy, b: Policy) -> Policy:
     implied = max(a.implied, b.implied)
     entries = {arch: _section(a, b, arch) for arch in Arch if arch in a.entries or arch in b.entries}
     files = algebra.united(a.files, b.files)
-    if files.paths is not None:
-        files = replace(files, paths=algebra.reduced(with_equal_rights(files.paths, a.files.grants, b.files.grants)))
+    files = _with_equal_rights(files, a.files, b.files)
     scope = scope_of({*scopes(a.scope)} & {*scopes(b.scope)})
     optional = a.phases_optional or b.phases_optional
     settings = {"implied": implied, "scope": scope, "table": max(a.table, b.table), "phases_optional": optional}
     return replace(a, entries=entries, files=files, **settings)
+
+
+def _with_equal_rights(files: Files, a: Files, b: Files) -> Files:
+    """Return the files that two policies make together, in which files can still be moved between folders."""
+    if files.paths is None:
+        return files
+    return replace(files, paths=algebra.reduced(with_equal_rights(files.paths, a.grants, b.grants)))
 
 
 def _equally_portable(a: Policy, b: Policy) -> tuple[Policy, Policy]:
@@ -181,6 +189,10 @@ def _merge(a: Policy, b: Policy, c: Policy, conflicts: list[Conflict]) -> Policy
             if there or section:
                 entries[arch] = section
     files, both = algebra.merged(a.files, b.files, c.files)
+    folders = moving(files.grants)
+    rights, ours, theirs = ([granted(of.grants, folder) for folder in folders] for of in (files, b.files, c.files))
+    if rights not in (ours, theirs):
+        files = _with_equal_rights(files, b.files, c.files)  # no side has them like that
     policy = normal(replace(policy, entries=entries, files=files))
     for line in both:
         texts = (_file_line(policy, line) for policy in (a, b, c))

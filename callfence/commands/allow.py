@@ -7,10 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from callfence.judging.adding import added
+from callfence.judging.adding import added, parse_lines
 from callfence.policygen.files.algebra import differences
 from callfence.policygen.grants import written
 from callfence.policygen.language.document import parse_file
+from callfence.policygen.language.naming import format_action
 from callfence.policygen.model import Entry, Policy, alternatives
 from callfence.policygen.phases import phase_policies, with_phases
 from callfence.policygen.recording import atomic
@@ -72,6 +73,9 @@ def _allow(options: argparse.Namespace) -> int:
     document = parse_file(options.policy)
     whole = document.policy
     names = [name for name, _ in phase_policies(whole)]
+    arch = options.arch or next(iter(whole.entries))
+    if options.until and any(parse_lines(line, arch).files.lines() for line in options.line):
+        raise UserError("--until: lines about files, ports and hosts hold in all phases; leave out --until")
     if options.until and options.until not in names[1:]:
         raise UserError(f"--until {options.until}: {options.policy} has no phase of that name after the first")
     policies, lines = [], dict[str, None]()
@@ -88,6 +92,7 @@ def _allow(options: argparse.Namespace) -> int:
     if policy != whole:
         atomic.write(options.policy, document.with_policy(policy).text().encode())
         lines = {line: None for line in lines if not line.endswith(": already allowed")} or lines
+        lines |= dict.fromkeys(_newer(options.policy, whole, policy))
     print("\n".join(lines))
     return 0
 
@@ -135,6 +140,8 @@ def _allow_logged(options: argparse.Namespace) -> int:
         print("\n  ".join([f"{file}: {name}", *changes]))
     for line, more, _ in differences(document.policy.files, policy.files):
         print(f"{file}: {_added(line, more)}")
+    for line in _newer(options.policy, document.policy, policy):
+        print(line)
     if policy == document.policy:
         reason = "" if denied.observations else ", because it already allows all calls in the log"
         print(f"{file}: unchanged{reason}")
@@ -142,6 +149,14 @@ def _allow_logged(options: argparse.Namespace) -> int:
     for line in refused:
         print(f"{file}: not allowed: {line}", file=sys.stderr)
     return int(bool(refused))
+
+
+def _newer(path: Path, before: Policy, after: Policy) -> Iterator[str]:
+    """Yield what a newer table changes for the calls that the old one did not have."""
+    if before.table != after.table:
+        old, new = (".".join(map(str, policy.table)) for policy in (before, after))
+        answers = f"get `default` ({format_action(after.default)}), not `unknown` ({format_action(after.unknown)})"
+        yield f"{printable(str(path))}: table {old} -> {new}: other calls that Linux {old} did not have {answers}"
 
 
 def _added(line: str, more: str) -> str:

@@ -13,6 +13,8 @@ from callfence.judging.differences import call_name, file_lines, is_whole
 from callfence.policygen.comparing.compare import Change, Comparison, compare
 from callfence.policygen.comparing.reducing import exceeds, intersect, reduce
 from callfence.policygen.errors import did_you_mean
+from callfence.policygen.files.algebra import differences, united
+from callfence.policygen.grants import written
 from callfence.policygen.implied.resolve import Resolved, resolved_at
 from callfence.policygen.language.document import Document, PolicyError, included, parse, read_text
 from callfence.policygen.language.lexer import decode
@@ -208,6 +210,10 @@ def _drive(inputs: list[Path]) -> int:
     atomic.write(ours, text.encode())
     for conflict in conflicts:
         print_error(f"{name}: conflict in {conflict.name}: {conflict.why}")
+    either = united(*(document.policy.files for document in documents[1:]))
+    for line, more, _ in differences(either, merged.policy.files):
+        if more and line.startswith("path "):
+            print_error(f"{name}: {written(line, more)}: more than either side grants, since files are moved between folders")
     return int(bool(conflicts))
 
 

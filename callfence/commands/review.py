@@ -54,8 +54,8 @@ With --log, the changes are the rules that would allow the violations that `enfo
 are added to POLICY, and their violations to the recording; all others stay denied."""
 
 EPILOG = """\
-At the prompt, ^D means q, and ^C leaves the file unchanged.  Exit status: 0 every change is decided; 1 a change is undecided; 2
-bad input, or no terminal; 130 ^C."""
+At the prompt, ^D means q, and ^C leaves the file unchanged.  Exit status: 0 every change is decided; 1 one is undecided, or not
+asked about; 2 bad input, or no terminal; 130 ^C."""
 
 _EXAMPLES = 3
 """The most examples of calls that are shown for a setting."""
@@ -96,21 +96,30 @@ def _review(options: argparse.Namespace) -> int:
     new = _read(path)
     old = document(options.against) if options.against else document_at(options.git, options.policy)
     all_changes = changes(old.policy, new.policy)
-    asked = {(change.arch, change.number) for change in all_changes if isinstance(change, EntryChange)}
-    has_phases = any(isinstance(change, SettingChange) and change.word == PHASES for change in all_changes)
     recording = load_evidence("review", path, new).recording
     for line in held_back_lines(options.policy, new.policy, recording):
         print(line)
-    for difference in compare(old.policy, new.policy).differences if old.policy.phases or new.policy.phases else ():
-        if difference.phase and difference.change is Change.MORE and (
-            not has_phases or (difference.arch, difference.number) in asked
-        ):
-            name = shown_name(difference)
-            print(printable(f"{path}: {name} is newly allowed, and not reviewed here: callfence diff shows it"))
+    unasked = [*_unasked(old.policy, new.policy, all_changes)]
+    for what in unasked:
+        print(printable(f"{path}: {what}, and not reviewed here: callfence diff shows it"))
     if not all_changes:
-        print(printable(f"{path}: nothing to review: the policy allows no more than {options.against or options.git} does"))
-        return 0
-    return _write(path, old, new, all_changes, _decided(options, old, new, all_changes, recording))
+        nothing = f"nothing to review: the policy allows no more than {options.against or options.git} does"
+        print(printable(f"{path}: {'nothing else to review' if unasked else nothing}"))
+        return int(bool(unasked))
+    status = _write(path, old, new, all_changes, _decided(options, old, new, all_changes, recording))
+    return status or int(bool(unasked))
+
+
+def _unasked(old: Policy, new: Policy, all_changes: Sequence[PolicyChange]) -> Iterator[str]:
+    """Yield what is newly allowed in phases and no change is about."""
+    asked = {(change.arch, change.number) for change in all_changes if isinstance(change, EntryChange)}
+    has_phases = any(isinstance(change, SettingChange) and change.word == PHASES for change in all_changes)
+    comparison = compare(old, new)
+    if Change.MORE in comparison.triggers and not has_phases:
+        yield "phases begin at other calls, or are optional"
+    for each in comparison.differences:
+        if each.phase and each.change is Change.MORE and (not has_phases or (each.arch, each.number) in asked):
+            yield f"{shown_name(each)} is newly allowed"
 
 
 def _review_log(options: argparse.Namespace) -> int:
@@ -203,6 +212,11 @@ def _write(
             atomic.write(path, after.text().encode())
     answers = [decisions[change].answer if change in decisions else Answer.SKIP for change in all_changes]
     print(printable(f"{path}: {_counts(answers)}"))
+    asked, left = ({_about(each): None for each in some} for some in (all_changes, changes(old.policy, after.policy)))
+    bare = [name for name in left if name not in asked] if Answer.REJECT in answers else []
+    if bare:
+        what = "not asked about, since what is rejected had covered it, so review again"
+        print(printable(f"{path}: {what}: {', '.join(bare)}"))
     judgement = judge_differences(before.policy, after.policy)
     for change in judgement.relevant:
         print("\n".join(difference_lines(change.difference)))
@@ -210,7 +224,11 @@ def _write(
         print(line)
     if Answer.ACCEPT in answers:
         print(printable(f"commit {path}: until then, the next review asks about the accepted changes again"))
-    return int(Answer.SKIP in answers)
+    return int(Answer.SKIP in answers or bool(bare))
+
+
+def _about(change: PolicyChange) -> str:
+    return change.word if isinstance(change, SettingChange) else f"{name_of(change.arch, change.number)} ({change.arch})"
 
 
 def _counts(answers: Sequence[Answer]) -> str:

@@ -167,7 +167,10 @@ def _rules(document: Document, recording: Recording, options: argparse.Namespace
         for line in _implied(row, policy.implied)
     ]
     if not rules and not implied:
-        _say(f"{name or options.policy}: the policy has no entry, so its default applies: {format_action(policy.default)}")
+        calls = [(arch, table(arch).by_name.get(name)) for arch in arches if arch in policy.entries]
+        newer = any(call and table(arch).is_newer(call.number, policy.table) for arch, call in calls)
+        word, action = ("`unknown`", policy.unknown) if newer else ("default", policy.default)
+        _say(f"{name or options.policy}: the policy has no entry, so its {word} applies: {format_action(action)}")
         return 1
     arch = None
     symbols = Symbols()
@@ -247,7 +250,9 @@ def _denial(path: Path, document: Document, event: Event) -> int:
     elif lines := _restricted(policy, arch, event, explanation):
         _say(*lines)
     elif explanation.entry is None:
-        _say("  it has no entry for the call, so its default applies")
+        newer = table(arch).is_newer(event.number, policy.table)
+        word = "`unknown`, for calls newer than its table," if newer else "default"
+        _say(f"  it has no entry for the call, so its {word} applies")
     elif explanation.nearest is None or not explanation.failing:
         _say(f"  by this entry: {on_one_line(arch, event.number, explanation.entry)}")
     else:

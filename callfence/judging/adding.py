@@ -62,9 +62,15 @@ def added(policy: Policy, lines: Sequence[str], arch: Arch | None = None, *, nam
         for number, entry in section.items()
     ]:
         old = policy.entries.get(of_arch, {}).get(number)
+        default = policy.default
         try:
-            against = not force and refuses(of_arch, number, old, entry.expression, policy.default)
-            new = join_entries(of_arch, number, old, entry, policy.default)
+            if table(of_arch).is_newer(number, policy.table):
+                default = policy.unknown
+                if policy.default.may_allow and not default.allows:
+                    why = "it is newer than the policy's table, and with a newer table `default` lets all such calls run"
+                    raise JoinError(why)
+            against = not force and refuses(of_arch, number, old, entry.expression, default)
+            new = join_entries(of_arch, number, old, entry, default)
         except (JoinError, TooComplexError) as error:
             call = name_of(of_arch, number)
             raise JoinError(f"{name}: {call}: {error}; edit the policy by hand instead") from None

@@ -94,7 +94,7 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
     removes = set() if exact else {folder for folder in removals(made(runs)) if Right.CREATE in granted(whole, folder)}
     for folder in removes:
         whole[folder] = whole.get(folder, NOTHING) | Right.REMOVE
-    why |= dict.fromkeys(_moving(whole), "files are moved to or from here, and Landlock denies moves that gain rights")
+    why |= dict.fromkeys(moving(whole), "files are moved to or from here, and Landlock denies moves that gain rights")
     grants = reduced(with_equal_rights(whole))
     of_any_host = _without_hosts(runs) if hosts else runs
     ports = {use: generalised_ports(of_any_host if use == "connect" else runs, use, exact=exact) for use in TCP}
@@ -312,7 +312,7 @@ def _moved(names: Names, move: Callable[[str, Right], Move | None], why: dict[st
     return result
 
 
-def _moving(grants: Mapping[str, Right]) -> list[str]:
+def moving(grants: Mapping[str, Right]) -> list[str]:
     """Return the folders between which files are moved."""
     return [path for path, rights in grants.items() if Right.MOVE in rights]
 
@@ -322,11 +322,11 @@ def with_equal_rights(grants: Mapping[str, Right], *before: Mapping[str, Right])
     of `before` by which they are moved, in all such folders.  Landlock denies a move by which a file would gain rights, so a
     repeated run could fail otherwise."""
     more = NOTHING
-    for path in _moving(grants):
+    for path in moving(grants):
         had = [rights for one in before if Right.MOVE in (rights := granted(one, path))]
         for rights in had or [NOTHING]:
             more |= granted(grants, path) & ~rights
-    return {**grants, **{path: grants[path] | more for path in _moving(grants)}}
+    return {**grants, **{path: grants[path] | more for path in moving(grants)}}
 
 
 def _folder(path: str) -> str:

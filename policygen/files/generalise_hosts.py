@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.0/8"
 NEAR = {4: 24, 6: 64}
 """The prefix of the network that is granted for addresses of it that vary, by the version of IP."""
+_EVERY_ABSTRACT = "@*"
+"""Every abstract socket: unrelated ones, as in `KEPT_APART`."""
 _VARIED = "the names differ from run to run"
 
 
@@ -298,7 +300,7 @@ def learned_sockets(runs: Sequence[Iterable[Use]], *, exact: bool = False) -> tu
             place, reason = stem, _VARIED
         elif place == socket and len(crowd[stem]) >= MANY:
             place, reason = stem, f"{len(crowd[stem])} sockets in it were used"
-        result.append((place, reason) if place not in ("", socket, *KEPT_APART) else (socket, ""))
+        result.append((place, reason) if place not in ("", _EVERY_ABSTRACT, socket, *KEPT_APART) else (socket, ""))
     return _kept(result, "unix")
 
 
@@ -306,7 +308,7 @@ def _stem(socket: str) -> str:
     """Return the folder of a socket, or the abstract sockets with the same beginning, up to the last separator."""
     if socket.startswith("@"):
         match = re.search(r"[/_.:-](?=[^/_.:-]*$)", socket)
-        return f"{socket[: match.end()]}*" if match else "@*"
+        return f"{socket[: match.end()]}*" if match else _EVERY_ABSTRACT
     return [*folders(socket), ""][1]
 
 

@@ -15,6 +15,8 @@ from callfence.policygen.text import printable
 _PREFIXES = "-:+!"
 """Characters before the path of an executable that apply to the whole command, so that they move before `enforce`."""
 _ARGV0 = "@"
+_UNCHANGED = ":"
+"""The one of them with which systemd replaces no variables, nor `$$` by `$`."""
 _PLAIN = re.compile(r"[\w@+=:,./-]+", re.ASCII)
 _WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'\\])+""")
 """A word of a command line, as it is written (systemd.syntax(7))."""
@@ -57,18 +59,23 @@ def drop_in(
     """Return a drop-in with which a unit runs each of its commands after the words `before`, with further settings, and has a
     folder of logs of its own: systemd gives that to the unit's user.
 
-    `before` and `name`, that of the folder, are as systemd reads them: specifiers and variables count.  `unit` is the text of
-    the unit's files.  Raises ExportError if the unit has no ExecStart=, if a command has the prefix `@` or `|`: the program's
-    argv[0] or shell cannot be set; or if a unit cannot have one of the words."""
+    `before` and `name`, that of the folder, are as systemd reads them: specifiers count, and `$$` is `$`, but in the name of
+    the program.  `unit` is the text of the unit's files.  Raises ExportError if the unit has no ExecStart=, if a command has
+    the prefix `@` or `|`: the program's argv[0] or shell cannot be set; or if a unit cannot have one of the words."""
     commands = _commands(unit)
     if not commands:
         raise ExportError("the unit has no ExecStart=, so there is nothing to run under enforce")
     if wrong := [word for word in before if not quoted(word)]:
         raise ExportError(f"{printable(wrong[0])}: a unit's file can only name what is UTF-8 without control characters")
-    start = " ".join(map(quoted, before))
     lines = [f"# {title}", *(["[Unit]", f"Description={description}"] if description else [])]
-    lines += ["[Service]", "ExecStart=", *(f"ExecStart={prefixes}{start} {command}" for prefixes, command in commands)]
+    starts = (f"ExecStart={prefixes}{_start(before, prefixes)} {command}" for prefixes, command in commands)
+    lines += ["[Service]", "ExecStart=", *starts]
     return "\n".join((*lines, f"LogsDirectory=callfence/{name}", *settings, ""))
+
+
+def _start(before: Sequence[str], prefixes: str) -> str:
+    program, *words = before
+    return " ".join(map(quoted, (program, *(word.replace("$$", "$") if _UNCHANGED in prefixes else word for word in words))))
 
 
 def _commands(unit: str) -> list[tuple[str, str]]:

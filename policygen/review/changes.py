@@ -16,7 +16,7 @@ from callfence.policygen.language.naming import format_action
 from callfence.policygen.language.normal import normal_entry
 from callfence.policygen.lint.catalogue import Level
 from callfence.policygen.lint.files import judged as judged_lines
-from callfence.policygen.model import Entry, Expression, Or, Policy, alternatives
+from callfence.policygen.model import KILL, Entry, Expression, Or, Policy, alternatives
 from callfence.policygen.review.judgement import settings
 from callfence.policygen.review.risk import Ranked, ranked
 from callfence.policygen.sets.algebra import FALSE
@@ -34,8 +34,8 @@ NOT_CONFINED = "not confined"
 @frozen
 class SettingChange:
     word: str
-    """One of `SETTINGS`; PHASES; `arch NAME` for a section whose unnamed calls are newly allowed; a line about files or ports,
-    up to its colon."""
+    """One of `SETTINGS`; PHASES; `arch NAME` for a new section that has no entries, or whose unnamed calls are newly allowed; a
+    line about files or ports, up to its colon."""
     before: str
     """The old value, as the policy language writes it; '' for a section and for PHASES."""
     after: str
@@ -106,9 +106,10 @@ def _settings(old: Policy, new: Policy) -> Iterator[SettingChange]:
         if wider or any(difference.change is Change.OTHER for difference in comparison.differences):
             yield SettingChange(word, _value(before), _value(after), ranked(old, policy, comparison))
     for arch in new.entries:
-        if arch not in old.entries and new.default.may_allow:
-            without = replace(old, entries={})
-            yield SettingChange(f"arch {arch}", "", "", _ranked(without, replace(new, entries={arch: {}})))
+        if arch not in old.entries:
+            unnamed = _ranked(replace(old, entries={}), replace(new, entries={arch: {}}))
+            if not new.entries[arch] or any(each.difference.change is Change.MORE for each in unnamed):
+                yield SettingChange(f"arch {arch}", "", "", unnamed)
     before, after = old.files.lines(), new.files.lines()
     for line, more, _ in file_differences(old.files, new.files):
         if more:
@@ -172,8 +173,11 @@ def with_differences(old: Policy, change: EntryChange, newest: tuple[int, int]) 
         parts = (*alternatives(change.before.expression), *alternatives(after.expression))
         after = normal_entry(change.arch, change.number, replace(after, expression=Or(parts)))
     base = replace(old, table=max(old.table, newest))
+    if change.arch not in old.entries:  # all of its calls are killed
+        base = replace(base, default=KILL, unknown=KILL, implied=0)
+    rest = {number: entry for number, entry in old.entries.get(change.arch, {}).items() if number != change.number}
     policy, changed_policy = (
-        replace(base, entries={change.arch: {} if entry is None else {change.number: entry}})
+        replace(base, entries={**old.entries, change.arch: rest if entry is None else {**rest, change.number: entry}})
         for entry in (change.before, after)
     )
     return replace(change, differences=_ranked(policy, changed_policy))

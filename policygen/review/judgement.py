@@ -11,8 +11,8 @@ from callfence.policygen.language.naming import format_action
 from callfence.policygen.lint.catalogue import Combined, Level, check, completed, listed
 from callfence.policygen.lint.files import judged
 from callfence.policygen.lint.findings import Finding, lint
-from callfence.policygen.model import ENTER, NOTIFY, SIGNALS, Action, ActionKind, Arm, Policy, alternatives, scopes
-from callfence.policygen.phases import WAITS
+from callfence.policygen.model import ENTER, NOTIFY, SIGNALS, Action, ActionKind, Arm, Entry, Policy, alternatives, scopes
+from callfence.policygen.phases import START, WAITS, as_in, names_of
 from callfence.policygen.review.risk import Ranked, ranked
 from callfence.policygen.sets.region import Budget
 from callfence.policygen.values import frozen, replace
@@ -182,9 +182,11 @@ class Judgement:
     """The findings of the new policy, the most dangerous first, accepted findings included."""
 
     def reason(self, headline: Headline) -> Reason | None:
-        """Return why a headline is accepted; None if it is not.  A combination can be accepted on any call that takes part."""
-        named = ((key, reason) for key, reason in self.reasons.items() if key[2] == headline.rule)
-        return next((reason for (arch, name, _), reason in named if arch or name == headline.name), None)
+        """Return why a headline is accepted; None if it is not.  A combination can be accepted on any call of its architecture
+        that takes part."""
+        about = (headline.arch, headline.rule)
+        named = ((name, reason) for (arch, name, rule), reason in self.reasons.items() if (arch, rule) == about)
+        return next((reason for name, reason in named if headline.arch or name == headline.name), None)
 
     @property
     def relevant(self) -> tuple[Ranked, ...]:
@@ -258,15 +260,23 @@ def with_reasons_before(old: Document, new: Document, budget: Budget | None = No
 
 
 def _is_more(old: Policy, new: Policy, finding: Finding) -> bool:
-    """Return whether the line that a finding is about may grant more than it did: an entry has a new rule or another action, a
-    setting, or a line about files or ports, another value."""
+    """Return whether the line that a finding is about may grant more than it did: an entry has a new rule or another action in
+    some phase, a setting, or a line about files or ports, another value."""
     if finding.arch is None:
         is_setting = any(each.word == finding.name and each.level is not Level.NOTE for each in settings(old, new))
         return is_setting or old.files.lines().get(finding.name) != new.files.lines().get(finding.name)
     number = table(finding.arch).by_name[finding.name].number
-    before, after = (policy.entries.get(finding.arch, {}).get(number) for policy in (old, new))
+    section = finding.arch
+    return any(
+        _has_more(*(as_in(policy, name).entries.get(section, {}).get(number) for policy in (old, new)))
+        for name in (START, *names_of(new, old))
+    )
+
+
+def _has_more(before: Entry | None, after: Entry | None) -> bool:
+    """Return whether an entry has a new rule or another action; an entry that only allows has not where it is gone."""
     if before is None or after is None or (before.action, before.otherwise) != (after.action, after.otherwise):
-        return before != after
+        return before != after and not (after is None and before is not None and before.only_allows)
     return not {*alternatives(after.expression)} <= {*alternatives(before.expression)}
 
 

@@ -82,6 +82,8 @@ def test_prefixes_are_for_all_of_the_command() -> None:
 
 def test_a_path_that_systemd_would_change() -> None:
     assert ' -p "/etc/a b/50%%$$x.policy" -- app' in export("[Service]\nExecStart=app\n", "/etc/a b/50%$x.policy")
+    unchanged = export("[Service]\nExecStart=-:app $y\n", "/etc/a b/50%$x.policy")  # systemd.service(5): no `$$` either
+    assert "ExecStart=-:" in unchanged and ' -p "/etc/a b/50%%$x.policy" -- app $y' in unchanged
 
 
 def test_the_path_of_enforce_has_no_variables() -> None:

@@ -47,6 +47,8 @@ _MULTIPLEXED = frozenset((
     "msgctl", "msgsnd", "msgrcv", "shmget", "shmctl", "shmat", "shmdt",
 ))
 """Calls of i386 that libseccomp also means by a number of socketcall or ipc (its src/arch-x86.c)."""
+_STRANGE = "names that no architecture known here has, skipped, as runtimes skip them"
+_BY_SOCKETCALL = "on i386 libseccomp judges these made by socketcall and ipc as well, which the policy does not say"
 
 
 def return_value(act: Act, errno: int | None) -> int:
@@ -225,16 +227,15 @@ def _about(profile: Profile, sections: list[Arch]) -> Iterator[Loss]:
     if profile.flags:
         yield Loss(Direction.OTHER, f"the flags {', '.join(profile.flags)}, which change no answer")
     calls = {name for arch in Arch for name in table(arch).by_name}
-    strange: defaultdict[Direction, list[str]] = defaultdict(list)
+    i386 = {*multiplexed(profile)} if Arch.I386 in sections else set()
+    lost: defaultdict[tuple[str, Direction], list[str]] = defaultdict(list)
     for rule in profile.rules:
-        strange[_without(rule, profile)] += [name for name in rule.names if name not in calls]
-    for direction, names in strange.items():
+        direction = _without(rule, profile)
+        lost[_STRANGE, direction] += [name for name in rule.names if name not in calls]
+        lost[_BY_SOCKETCALL, direction] += [name for name in rule.names if name in i386]
+    for (text, direction), names in sorted(lost.items(), reverse=True):
         if names:
-            yield Loss(direction, "names that no architecture known here has, skipped, as runtimes skip them", tuple(names))
-    i386 = multiplexed(profile) if Arch.I386 in sections else ()
-    if i386:
-        text = "on i386 libseccomp lets or keeps these through socketcall and ipc as well, which the policy does not say"
-        yield Loss(Direction.NARROWER, text, i386)
+            yield Loss(direction, text, tuple(dict.fromkeys(names)))
     if overlapping := tuple(_overlapping(profile)):
         text = "rules with different actions hold at once; no specification says which one counts, here the strictest does"
         yield Loss(Direction.OTHER, text, overlapping)

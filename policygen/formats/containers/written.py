@@ -40,6 +40,8 @@ far beyond it)."""
 LIBSECCOMP_KNOWS = 466
 """The newest call that libseccomp 2.6.0 has a name for (removexattrat; its src/syscalls.csv); numbers since 424 are those of
 all architectures."""
+LIBSECCOMP_LACKS = ("uprobe",)
+"""Newer calls than that (Linux 6.18) with numbers below it, which x86_64 had left free."""
 
 _ACT = {
     ActionKind.ALLOW: Act.ALLOW,
@@ -109,7 +111,7 @@ def _newest(policy: Resolved, profile: Profile) -> Iterator[Loss]:
         name
         for calls in map(table, Arch)
         for name, call in calls.by_name.items()
-        if call.number > LIBSECCOMP_KNOWS and call.number not in calls.private
+        if (call.number > LIBSECCOMP_KNOWS and call.number not in calls.private) or name in LIBSECCOMP_LACKS
     }
     names: defaultdict[tuple[Direction, str], set[str]] = defaultdict(set)
     for rule in profile.rules:

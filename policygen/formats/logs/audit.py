@@ -33,6 +33,8 @@ _TIME = re.compile(r"\baudit\((\d{1,10})\.(\d{3}):\d+\)")
 _FIELD = re.compile(r'(?<!\S)([a-z]+)=("[^"]*"|\S+)')
 _MANY_PROGRAMS = 12
 """Most programs that a gap names."""
+_OPEN = 1024
+"""The most events of Landlock whose record of the call may still follow: it does after a few lines, and logs may be long."""
 _CALLS_AUDITED = "where calls are audited, a SYSCALL record says so"
 _NO_ARGUMENTS = "arguments are not in audit records: what is made of them allows calls whatever their arguments"
 
@@ -91,7 +93,9 @@ class _Landlock:
     def __init__(self, program: str) -> None:
         self.program = program
         self.events: dict[str, tuple[list[Denied], str]] = {}
-        """What was denied in each event, and the executable, as far as the event's record of the call has been read."""
+        """What was denied in each of the last events, and the executable, as far as the record of the call has been read."""
+        self._uses: set[Use] = set()
+        self._unselected = 0
 
     def add(self, kind: str, event: str, fields: dict[str, str]) -> None:
         """Add a record: of Landlock, or of a call."""
@@ -100,20 +104,25 @@ class _Landlock:
             if each:
                 self.events[event] = each, unescaped(fields.get("exe", UNKNOWN))
         elif (what := denied(fields)) is not None:
-            self.events[event] = [*each, what], executable
+            each.append(what)
+            self.events[event] = each, executable
+            if len(self.events) > _OPEN:
+                self._close(next(iter(self.events)))
 
     def uses(self) -> tuple[tuple[Use, ...], int]:
         """Return the uses of files and ports by the program, and how many records name no program though one was selected."""
-        uses: set[Use] = set()
-        unselected = 0
-        for each, executable in self.events.values():
-            if self.program in ("", executable, executable.rpartition("/")[2]):
-                # Another process's folder of /proc is granted by /proc: its number is another one the next time.
-                subjects = [_OF_PROCESS.sub("/proc", what.path) or f"tcp {what.use}" for what in each]
-                uses.update((subject, what.wanted, executable) for subject, what in zip(subjects, each, strict=True))
-            elif executable == UNKNOWN:
-                unselected += len(each)
-        return tuple(sorted(uses)), unselected
+        for event in [*self.events]:
+            self._close(event)
+        return tuple(sorted(self._uses)), self._unselected
+
+    def _close(self, event: str) -> None:
+        each, executable = self.events.pop(event)
+        if self.program in ("", executable, executable.rpartition("/")[2]):
+            # Another process's folder of /proc is granted by /proc: its number is another one the next time.
+            subjects = [_OF_PROCESS.sub("/proc", what.path) or f"tcp {what.use}" for what in each]
+            self._uses.update((subject, what.wanted, executable) for subject, what in zip(subjects, each, strict=True))
+        elif executable == UNKNOWN:
+            self._unselected += len(each)
 
 
 def _call(fields: dict[str, str], position: str) -> tuple[int, int]:

@@ -292,3 +292,21 @@ def test_the_folder_of_the_output_is_made(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "callfence", "merge", "-o", "new/folder/b.policy", "a.policy"]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
     assert "read: allow" in (tmp_path / "new/folder/b.policy").read_text()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "lines", "said"),
+    [
+        ("a: write, execute, move|b: write, execute, move", "a: write, move|b: write, move|c: write, move",
+         "a: write, execute, move|b: write, execute, move|c: write, execute, move", "path ./c: execute: more than either side"),
+        ("a: write, execute, move|b: write, move", "a: write, move|b: write, move|c: read",
+         "a: write, execute, move|b: write, move|c: read", ""),
+    ],
+)  # fmt: skip
+def test_files_can_still_be_moved_after_a_merge(tmp_path: Path, ours: str, theirs: str, lines: str, said: str) -> None:
+    for name, paths in (("base", "a: write, move|b: write, move"), ("ours", ours), ("theirs", theirs)):
+        (tmp_path / name).write_text("".join(f"path ./{path}\n" for path in paths.split("|")) + "read: allow\n")
+    done = callfence(tmp_path, "merge", "--driver", "base", "ours", "theirs")
+    found = [line for line in (tmp_path / "ours").read_text().splitlines() if line.startswith("path ")]
+    assert (done.returncode, found) == (0, [f"path ./{path}" for path in lines.split("|")]), done.stderr
+    assert said in done.stderr and bool(said) == bool(done.stderr)

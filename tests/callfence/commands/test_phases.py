@@ -64,6 +64,11 @@ def test_allow(tmp_path: Path, words: tuple[str, ...], lines: list[str]) -> None
     assert text[text.index("") + 1 :] == lines
 
 
+def test_a_line_about_files_holds_in_all_phases(tmp_path: Path) -> None:
+    done = callfence(tmp_path, "allow", "--until", "serving", "app.policy", "path /etc: read")
+    assert (done[0], "hold in all phases" in done[2]) == (2, True)
+
+
 def test_diff_says_in_which_phase(tmp_path: Path) -> None:
     (tmp_path / "new.policy").write_text(TEXT.replace("bind: allow until serving", "bind: allow\nlisten: allow until serving"))
     said = callfence(tmp_path, "diff", "app.policy", "new.policy")[1]
@@ -90,6 +95,26 @@ def logged(*calls: tuple[str, int]) -> str:
         json.dumps({"call": f"{name}(fd=3)", "number": number, "evidence": [], "count": 1} | told | rest | {
             "allow": [{"file": "app.policy", "line": f"{name}: allow"}]}) + "\n"
         for name, number in calls
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("bind: allow until serving", "bind: allow"), "bind (in serving) is newly allowed"),
+        (("after epoll_wait", "after pause"), "phases begin at other calls, or are optional"),
+        (("phase serving", "phases optional\nphase serving"), "phases begin at other calls, or are optional"),
+    ],
+)
+def test_review_says_what_it_does_not_ask_about(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    more = "listen: allow until serving\npause: allow\n"
+    early = "phase early after pause\n" if "pause" not in change[1] else "phase early after read\n"
+    new = (TEXT + more).replace(*change).replace("phase serving", f"{early}phase serving") + "write: allow until early\n"
+    (tmp_path / "old.policy").write_text(TEXT + more + "write: allow\n")
+    (tmp_path / "app.policy").write_text(new)
+    status, lines, _ = callfence(tmp_path, "review", "--no-terminal", "--against", "old.policy", "app.policy")
+    assert (status, lines.splitlines()) == (
+        1, [f"app.policy: {said}, and not reviewed here: callfence diff shows it", "app.policy: nothing else to review"]
     )  # fmt: skip
 
 

@@ -59,6 +59,12 @@ def test_why_tells_what_is_implied_and_handwriting(learned: Path, tmp_path: Path
     assert "changed by hand" in whole and "sync: allow" in whole
 
 
+def test_why_of_a_call_newer_than_the_table(tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text("arch x86_64\ntable 5.10\ndefault allow\nread: allow\n")
+    assert "so its `unknown` applies: errno ENOSYS" in run(tmp_path, "why", "it.policy", "cachestat").stdout
+    assert "so its `unknown`, for calls newer" in run(tmp_path, "why", "it.policy", "cachestat(fd=0)").stdout
+
+
 def test_why_without_an_entry(learned: Path) -> None:
     done = run(learned, "why", "it.policy", "reboot")
     assert (done.returncode, done.stdout) == (1, "reboot: the policy has no entry, so its default applies: kill\n")
@@ -222,3 +228,17 @@ def test_lint_shows_a_reason_that_comes_with_the_change(tmp_path: Path) -> None:
     log = json.loads(run(tmp_path, "lint", "--against", "old.policy", "--format", "sarif", "new.policy").stdout)
     suppressed = {one["ruleId"]: "suppressions" in one for one in log["runs"][0]["results"]}
     assert suppressed == {"ptrace": False, "execute": True}
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "said"),
+    [
+        ("", 0, "it.policy: table 5.10 -> 6.18: other calls that Linux 5.10 did not have get `default` (kill), not `unknown`"),
+        ("default allow\n", 2, "newer than the policy's table, and with a newer table `default` lets all such calls run"),
+        ("unknown allow\n", 0, "it.policy: cachestat: already allowed"),
+    ],
+)
+def test_allow_of_a_call_newer_than_the_table(settings: str, status: int, said: str, tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text(f"arch x86_64\ntable 5.10\n{settings}read: allow\n")
+    done = run(tmp_path, "allow", "it.policy", "cachestat: allow")
+    assert (done.returncode, said in done.stdout + done.stderr) == (status, True), done

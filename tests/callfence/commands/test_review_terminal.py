@@ -250,6 +250,15 @@ def test_without_a_terminal(folder: Path) -> None:
     )
 
 
+def test_what_a_rejected_line_had_covered_is_named(folder: Path) -> None:
+    (folder / "old.policy").write_text("tcp connect: none\nread: allow\n")
+    (folder / "app.policy").write_text("tcp connect: any\ntcp connect a.example: 443\nread: allow\n")
+    named = "had covered it, so review again: tcp connect a.example\n"
+    for status, said in ((1, named), (0, "  - tcp connect a.example: 443\n")):
+        done = run(folder, "--reject-all", "--against", "old.policy", "app.policy")
+        assert (done.returncode, said in done.stdout) == (status, True), done.stdout
+
+
 @needs("git")
 def test_the_committed_version(folder: Path) -> None:
     assert "not a revision of a git repository in the current folder" in run(folder, "app.policy").stderr

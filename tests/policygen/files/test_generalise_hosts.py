@@ -132,6 +132,11 @@ def test_a_policy_holds_it(runs) -> None:
     assert parse(f"callfence 1\narch x86_64\n{text}\n").policy.files == files
 
 
+def test_abstract_sockets_without_a_common_beginning_stay_apart() -> None:
+    sockets = [f"unix connect @{name}bus" for name in "abcdefghij"]
+    assert learned_sockets([run(*sockets[:5]), run(*sockets[5:])]) == (tuple(f"@{name}bus" for name in "abcdefghij"), {})
+
+
 def test_sockets_that_are_contained_have_no_line() -> None:
     sockets, _ = learned_sockets([run("unix connect ./run/a", "unix connect ./run"), run("unix connect ./run/b")])
     assert sockets == ("./run",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from callfence.policygen.review.judgement import settings, with_reasons_before
+from callfence.policygen.review.judgement import judge, settings, with_reasons_before
 
 ENDS = "accept: allow\nepoll_wait: allow\nbind: allow until idle\n"
 PHASED = "phase serving after accept\nphase idle after epoll_wait\n" + ENDS + "listen: allow until serving\n"
@@ -76,3 +76,26 @@ def test_a_reason_of_before_is_not_one_for_a_setting_that_grants_more(old: str, 
     rules = {"phase-trigger", "signals-outside", "default-allow"}
     ((finding, before),) = [one for one in with_reasons_before(*documents) if one[0].rule in rules and one[0].name in old]
     assert (finding.accepted, bool(before)) == ("so", is_before)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_before"),
+    [
+        ("allow until serving", "allow until idle", False),
+        ("allow until idle", "allow until serving", True),
+        ("allow until idle", "allow", False),
+    ],
+)
+def test_a_reason_of_before_is_not_one_for_an_entry_that_stays_longer(old: str, new: str, is_before: bool) -> None:
+    documents = [parse(f"{PHASED}execve: {when}  # why: hooks\n") for when in (old, new)]
+    ((finding, before),) = [one for one in with_reasons_before(*documents) if one[0].rule == "execute"]
+    assert (finding.accepted, bool(before)) == ("hooks", is_before)
+
+
+def test_a_reason_accepts_no_combination_of_another_architecture() -> None:
+    calls = "connect: allow\nexecve: allow\nsocket: allow\n"
+    accepted = f"arch x86_64\n{calls}dup2: allow  # why: reverse-shell: for support\n"
+    old, new = (parse(f"{accepted}arch aarch64\n{section}") for section in ("read: allow\n", f"{calls}dup3: allow\n"))
+    judgement = judge(old, new)
+    (shell,) = [one for one in judgement.headlines if one.rule == "reverse-shell"]
+    assert (shell.arch, judgement.reason(shell)) == ("aarch64", None)

@@ -157,6 +157,16 @@ LOSSES = [
     ),
     (
         profile(
+            {"names": ["connect"], "action": "SCMP_ACT_ERRNO"},
+            defaultAction="SCMP_ACT_ALLOW",
+            architectures=["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
+        ),
+        Direction.WIDER,
+        ("connect",),
+        "socketcall",
+    ),
+    (
+        profile(
             {"names": ["dup2"], "action": "SCMP_ACT_KILL_PROCESS", "args": [{"index": 0, "op": EQUAL, "value": 1}]},
             {"names": ["dup2"], **ALLOWED, "args": [{"index": 1, "op": EQUAL, "value": 1}]},
         ),

@@ -182,6 +182,7 @@ def test_architectures_that_differ_are_left_out() -> None:
         ("", "", Direction.NARROWER, "without --runtime"),
         ("arm entry\n", "crun", Direction.NARROWER, "dynamic loader"),
         ("", "crun", Direction.OTHER, "killing the thread"),
+        ("default allow\nuprobe: errno EPERM\n", "crun", Direction.WIDER, "libseccomp 2.6 does not know these"),
     ],
 )
 def test_losses_of_writing_are_reported(text: str, runtime: str, direction: Direction, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -152,3 +153,15 @@ def test_records_of_both_kinds_are_one_run() -> None:
     (run,) = record("\n".join((line(41), landlock("fs.execute", 'path="/bin/a"', 2))).encode(), "a", format_options()).runs
     assert run.files == (("/bin/a", "execute", "?"),)
     assert "whatever their arguments" in run.gaps[0]
+
+
+def test_a_long_log_takes_no_memory() -> None:
+    number = 10_000
+    lines = [landlock("fs.read_file", f'path="/srv/{serial % 9}" dev="vda" ino=1', serial) for serial in range(number)]
+    data = BytesIO("\n".join([*lines, syscall("/usr/bin/app", number - 1)]).encode())
+    tracemalloc.start()
+    (run,) = audit(data, "audit.log", format_options()).runs
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    executables = {executable for _, _, executable in run.files}
+    assert (len(run.files), executables, peak < 2 << 20) == (10, {"?", "/usr/bin/app"}, True)
