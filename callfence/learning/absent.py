@@ -36,7 +36,7 @@ class Absent:
         is_elsewhere = request.descriptor != AT_FDCWD and not path.startswith(b"/")
         if right not in _NOTED or request.makes or is_elsewhere or not path or len(self._rights) == _MOST:
             return
-        path = os.path.join(b"/proc/%d/cwd" % task.tid, path)
+        path = os.path.join(b"/proc/%d/cwd" % task.tid, path.rstrip(b"/"))
         folder, name = os.path.split(path)
         path = os.path.realpath(path) if request.follows else os.path.join(os.path.realpath(folder), name)
         if not os.path.lexists(path):
