@@ -272,6 +272,14 @@ def without_listener(filter_: bytes) -> bytes:
     return assembled([*lines, (JUMP, "end"), "deny", DENY, "end"]) + filter_
 
 
+def notifying(program: bytes) -> bytes:
+    """Return instructions that notify the helper where these fail a call.  Without a listener such a call fails with ENOSYS; a
+    filter that is installed later is heard about it all the same, since a notification is less strict than an errno."""
+    ask = linux.SECCOMP_RET_USER_NOTIF
+    fails = {answer for answer in _answers(program) if answer & linux.SECCOMP_RET_ACTION_FULL == linux.SECCOMP_RET_ERRNO}
+    return _replaced(program, {answer: ask if answer in fails else answer for answer in _answers(program)})
+
+
 def notifying_on_exit(filter_: bytes) -> bytes:
     """Return the filter after EXITS_ROOM instructions that notify the helper before a process or a thread exits."""
     lines: list[Line] = [(LOAD, ARCH)]

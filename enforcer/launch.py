@@ -68,7 +68,7 @@ class Launch:
         self.files = files
         """The Landlock rules."""
         self.refusals = refusals
-        """The instructions that fail calls because of these rules (`enforcer.files.refusals`)."""
+        """The instructions that fail calls because of these rules (`enforcer.files.refusals`); of phases, the plan has them."""
         self.hosts = hosts
         """The hosts that the policies grant."""
         self.stderr = stderr
@@ -100,11 +100,11 @@ def combined(launch: Launch) -> bytes:
     _require_kernel(reporter)
     try:
         filter_ = plan.installed if plan else chain(launch.filters, reports=reporter is not None)
-        denies, refusals = not (reporter and reporter.asking >= 0), launch.refusals
+        denies = not (reporter and reporter.asking >= 0)
         notifying = () if plan else launch.notifying
-        if launch.hosts and not launch.is_audit:
-            notifies = denies and not plan  # nobody listens before the last phase
-            refusals = launch.hosts.refusals(filter_, reports=denies, notifies=notifies) + refusals
+        refusals = plan.installed_refusals if plan else launch.refusals
+        if launch.hosts and not (launch.is_audit or plan):
+            refusals = launch.hosts.refusals(filter_, reports=denies, notifies=denies) + refusals
         if not (launch.may_listen or launch.is_audit):
             refusals = without_listener(refusals)
         if denies:  # what the policies deny, they answer; what they allow, the helper is to hear of only if it may run

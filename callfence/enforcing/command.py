@@ -145,7 +145,15 @@ class Start:
         if any(policy.stages for policy in policies):
             silent = policies if self.is_quiet else self._filters("silent")
             calls = frozenset((*notified, *with_address))
-            plan = filters.plan(policies, silent, notifying, is_quiet=self.is_quiet, is_audit=self.is_audit, notified=calls)
+            plan = filters.plan(
+                policies,
+                silent,
+                notifying,
+                is_quiet=self.is_quiet,
+                is_audit=self.is_audit,
+                notified=calls,
+                refusals=lambda filter_, notifies: self._refused(policies, files, hosts, filter_, notifies=notifies),
+            )
             reporter = reporter or self._reporter(policies, "", None, None, listens=False)
         programs = [*(policy.filter for policy in policies), *notifying]
         if untraced:
@@ -331,6 +339,16 @@ class Start:
 
         # A call about which somebody is asked may run.
         return b"".join(refusals(policy.filter, decode(policy.files), reports=False) for policy in policies)
+
+    def _refused(
+        self, policies: Sequence[Compiled], files: Confinement | None, hosts: Hosts | None, filter_: bytes, *, notifies: bool
+    ) -> bytes:
+        """Return the instructions that fail calls which a filter of a phase allows, because of all lines about objects.  With
+        `notifies`, the helper is notified of those that it reports (`Hosts.refusals`)."""
+        refusals = self._refusals(policies) if files else b""
+        if hosts and not self.is_audit:
+            refusals = hosts.refusals(filter_, reports=not self.is_quiet, notifies=notifies) + refusals
+        return refusals
 
     def _hosts(self, policies: Sequence[Compiled], arm: str) -> Hosts | None:
         """Return the hosts and unix sockets that the policies grant; None if they confine none, or only ports, and Landlock

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from callfence.enforcer.bpf import chain, notifying_on_exit, without_listener
+from callfence.enforcer.bpf import ALL_RUN, chain, notifying_on_exit, without_listener
 from callfence.enforcer.errors import EnforceError
 from callfence.enforcing import cache
 from callfence.enforcing.sealed import Compiled, unbundle
@@ -297,12 +297,14 @@ def plan(
     is_quiet: bool,
     is_audit: bool,
     notified: frozenset[tuple[int, int]],
+    refusals: Callable[[bytes, bool], bytes],
 ) -> Plan:
     """Return the plan by which the helper follows the program through the phases of one policy, under the filters of all.
 
     `compiled` are the filters to use, `silent` the same for a kernel that answers alone.  `notifying` are additional filters
-    of the last phase, `notified` the calls of which these notify the helper.  Raises EnforceError if more than one policy has
-    phases, or if a filter is too large."""
+    of the last phase, `notified` the calls of which these notify the helper.  `refusals(filter, notifies)` returns the
+    instructions that fail calls which a filter allows, because of lines about files, ports and hosts.  Raises EnforceError if
+    more than one policy has phases, or if a filter is too large."""
     from callfence.enforcer.arming.plan import Plan
 
     places = [place for place, policy in enumerate(compiled) if policy.stages]
@@ -323,7 +325,11 @@ def plan(
         is_last = stage is compiled[place].stages[-1]
         try:
             without = chain(replaced(silent, place, other.filter)) if is_last or has_own_filters else b""
-            whole = chain([*replaced(compiled, place, stage.filter), *notifying * is_last], reports=reports)
+            whole = chain(replaced(compiled, place, stage.filter), reports=reports)
+            if is_last:
+                without = chain([without, refusals(without, False) + ALL_RUN])
+                last = chain([refusals(whole, reports) + ALL_RUN, *notifying])
+                whole = chain([whole, last], reports=reports)
         except ValueError as error:
             raise EnforceError(f"{stage.name}: {error}") from error
         if is_last and is_audit:
@@ -340,6 +346,7 @@ def plan(
         is_optional=compiled[place].phases_optional,
         has_own_filters=has_own_filters,
         notified=notified,
+        refusals=refusals(start, False),
     )
 
 

@@ -19,7 +19,7 @@ from callfence.enforcer.arming import inject
 from callfence.enforcer.arming.detour import Detour
 from callfence.enforcer.arming.entering import Entrance
 from callfence.enforcer.arming.processes import Processes
-from callfence.enforcer.bpf import Filter
+from callfence.enforcer.bpf import ALL_RUN, Filter
 from callfence.enforcer.errors import ArmError, GoneError, HeldUpError
 from callfence.enforcer.listener import Notification, Request
 from callfence.enforcer.pending import RESTART, RESTART_ALWAYS
@@ -53,6 +53,7 @@ class Follower:
         self._duty = duty
         self._filters = [Filter(filter_) for filter_ in (plan.start, *(stage.filter for stage in plan.stages))]
         """The filter that answers the calls of a process, by the number of phases that it has reached."""
+        self._refusals = Filter(plan.refusals + ALL_RUN)
         count = inject.filters(program)
         count = count if count < 0 or is_executed else count + 1
         self._processes = Processes(len(plan.stages), count, counts=not plan.has_own_filters)
@@ -195,6 +196,9 @@ class Follower:
         stop = self._stop
         answer = self._filters[process.reached].answer(*call, stop.ip, stop.arguments)
         is_denied = answer & linux.SECCOMP_RET_ACTION_FULL == linux.SECCOMP_RET_USER_NOTIF
+        if not is_denied and (refusal := self._refusals.answer(*call, stop.ip, stop.arguments)) != linux.SECCOMP_RET_ALLOW:
+            self._answer(pid, call, -(refusal & linux.SECCOMP_RET_DATA))
+            return True
         if not is_denied and call not in self._plan.notified:
             return False
         phase = self._stages[process.reached - 1].name if process.reached else ""

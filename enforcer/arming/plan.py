@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from callfence.enforcer.arming.inject import Key
-from callfence.enforcer.bpf import ALL_RUN
+from callfence.enforcer.bpf import ALL_RUN, notifying
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ class Stage:
 class Plan:
     """The phases of a program, with the filters and options of its start."""
 
-    __slots__ = ("has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "notified", "silent", "stages", "start")
+    __slots__ = (
+        "has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "notified", "refusals", "silent", "stages", "start",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Plan:
         is_optional: bool,
         has_own_filters: bool,
         notified: frozenset[tuple[int, int]] = frozenset(),
+        refusals: bytes = b"",
     ) -> None:
         self.start = start
         """The filter until the first phase begins."""
@@ -80,7 +83,15 @@ class Plan:
         """Whether the program may install filters itself."""
         self.notified = notified
         """AUDIT_ARCH_* and number of the calls that the helper judges by the files and ports that they name."""
+        self.refusals = refusals
+        """The instructions that fail calls because of lines about files, ports and hosts."""
         self.key = Key()
+
+    @property
+    def installed_refusals(self) -> bytes:
+        """The instructions after `installed` that refuse these calls.  They do not give the errno where the helper reports: the
+        filter of the last phase would then not be heard about a call that it denies."""
+        return self.refusals if self.is_quiet or self.silent else notifying(self.refusals)
 
     @property
     def installed(self) -> bytes:

@@ -168,6 +168,36 @@ def test_the_policy_answers_what_it_denies(call: str, work: str, network: Networ
     assert ran.stdout == b"ENOMSG\n" and f"denied {call}(" in ran.stderr.decode()
 
 
+def test_what_lines_refuse_is_refused_in_each_phase_and_reported_where_it_is_denied(network: Network) -> None:
+    script = (
+        "import errno, os, socket, time\n"
+        "def of(call):\n"
+        "    try: call(); return 'ok'\n"
+        "    except OSError as error: return errno.errorcode[error.errno]\n"
+        "own = socket.socket()\n"
+        "calls = [lambda: socket.socket(40, 1), lambda: own.setsockopt(0, 4, b''), lambda: os.open('/dev/null', 3)]\n"
+        "for _ in range(2): print(*map(of, calls)); time.sleep(0.01)\n"
+    )
+    file = network.folder / "phases.policy"
+    words = (Path(sys.executable).with_name("enforce"), "-p", file, sys.executable, "-c", script)
+    refused = "EAFNOSUPPORT EPERM EACCES"
+    text = allowing_all("phase serving after clock_nanosleep", "tcp connect 192.0.2.4: 8080", "path /: read, write, execute")
+    text = text.replace("\nacct: allow\n", "\nacct: allow until serving\n").replace("\nseccomp: allow\n", "\n")
+    text = text.replace("\nprctl: allow\n", "\nprctl: option != PR_SET_SECCOMP\n")  # no filters of its own
+    file.write_text(text)
+    ran = network.plain(*words)
+    assert ran.stdout.decode().splitlines() == [refused, refused], ran.stderr.decode()
+    assert ran.stderr.decode().count("in serving") == 1  # the socket of a kind that has no lines
+    for name in ("socket", "setsockopt", "openat"):
+        text = text.replace(f"\n{name}: allow\n", f"\n{name}: allow until serving\n")
+    file.write_text(text)
+    ran = network.plain(*words)
+    assert ran.stdout.decode().splitlines() == [refused, "EPERM EPERM EPERM"], ran.stderr.decode()
+    assert ran.stderr.decode().count("in serving") == 3
+    ran = network.plain(*words[:1], "--quiet-kernel", *words[1:])
+    assert b"needs the helper" in ran.stderr
+
+
 @pytest.mark.parametrize("flags", [["--quiet-kernel"]])
 def test_without_a_helper_nothing_runs(flags: Sequence[str], network: Network) -> None:
     file = network.folder / "it.policy"
