@@ -297,6 +297,13 @@ def test_a_socket_that_the_helper_makes_is_its_callers(network):
 
 
 @pytest.mark.only_on("x86_64")
+def test_the_helper_makes_no_socket_in_a_network_that_its_caller_has_left(network):
+    for run, outcome in ((network.plain, "done"), (network.enforce, "EAFNOSUPPORT")):
+        done = run("socketcall_network")
+        assert outcomes(done.stdout) == {"socketcall_network": f"unshare=done socket={outcome}"}, done.stderr
+
+
+@pytest.mark.only_on("x86_64")
 def test_the_helper_takes_no_pointers_of_others(network):
     """The kernel would take them for the helper's own: by the counters of a table of packets, root wrote to its memory."""
     done = network.enforce("socketcall_pointers")

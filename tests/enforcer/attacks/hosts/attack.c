@@ -816,6 +816,14 @@ static void socketcall_owner(void)  // who is told by /proc/net and asked by fir
     snprintf(line + strlen(line), 20, " %d", found.st_uid);
 }
 
+static void socketcall_network(void)  // in a network namespace of its own
+{
+    unsigned *at = page();
+    said("unshare", unshare(CLONE_NEWNET));
+    at[0] = AF_INET, at[1] = SOCK_DGRAM, at[2] = 0;
+    said("socket", low(102, 1, AT(at), 0, 0, 0, 0));
+}
+
 static void socketcall_pointers(void)  // of iptables, arptables, ebtables and ip6tables: the kernel writes where a value says
 {
     unsigned *at = page(), options[][2] = {{0, 64}, {0, 96}, {0, 128}, {0, 129}, {41, 64}};
@@ -1842,6 +1850,7 @@ static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     {"links_in_chroot", links_in_chroot}, {"links_in_namespace", links_in_namespace}, {"credentials", credentials},
     {"transparent", transparent}, {"wide_names", wide_names},
 #ifdef __x86_64__
+    {"socketcall_network", socketcall_network},
     {"socketcall_owner", socketcall_owner},
     {"socketcall_pointers", socketcall_pointers},
 #endif
