@@ -215,8 +215,17 @@ def test_mounts_of_a_user_namespace_rename_no_socket(network):
     done = network.plain("unix_user_namespace", under=WITHOUT_MOUNTS)
     assert "unix forbidden" in reached(network, done, "unix_user_namespace")
     done = network.enforce("unix_user_namespace", under=WITHOUT_MOUNTS)
-    assert "mount=done connect=EACCES connect=done" in done.stdout, done.stderr
-    assert reached(network, done, "unix_user_namespace") == {"unix allowed"}
+    assert "mount=done connect=EACCES connect=EACCES" in done.stdout, done.stderr
+    assert reached(network, done, "unix_user_namespace") == set()
+
+
+def test_what_a_sandbox_in_the_program_hides_stays_hidden(network):
+    """The helper, which connects, is outside of it."""
+    for run in (network.plain, network.enforce):
+        done = run("unix_hidden", under=WITHOUT_MOUNTS)
+        seen = "unshare=done connect=done send=done mount=done connect=ENOENT"
+        assert outcomes(done.stdout) == {"unix_hidden": seen}, done.stderr
+        assert reached(network, done, "unix_hidden") == {"unix allowed"}
 
 
 def reached(network, done, attack):

@@ -1566,6 +1566,16 @@ static void unix_user_namespace(void)
     mounted();
 }
 
+static void unix_hidden(void)  // by a sandbox in the program
+{
+    char path[128];
+    snprintf(path, 108, "%s/allowed/stream", getcwd((char[100]){0}, 100));
+    said("unshare", unshare(CLONE_NEWUSER | CLONE_NEWNS));
+    unix_tell(path, -1);
+    said("mount", mount("none", "allowed", "tmpfs", 0, 0));
+    unix_tell(path, -1);
+}
+
 static void unix_chroot(void)
 {
     char own[100];
@@ -1847,7 +1857,7 @@ static void wide_names(void)  // which lines of a policy would take for more tha
 static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     {"inherited", inherited}, {"name_services", name_services}, {"other_groups", other_groups}, {"own_abstract", own_abstract},
     {"named", named}, {"own_capabilities", own_capabilities}, {"name_service_elsewhere", name_service_elsewhere},
-    {"links_in_chroot", links_in_chroot}, {"links_in_namespace", links_in_namespace}, {"credentials", credentials},
+    {"links_in_chroot", links_in_chroot}, {"links_in_namespace", links_in_namespace}, {"unix_hidden", unix_hidden}, {"credentials", credentials},
     {"transparent", transparent}, {"wide_names", wide_names},
 #ifdef __x86_64__
     {"socketcall_network", socketcall_network},
