@@ -189,7 +189,7 @@ class Hosts:
 
         With `reports`, calls that the filter answers by SECCOMP_RET_USER_NOTIF do not run.  With `notifies`, the helper is
         notified of those that are `refused`, and reports them."""
-        # Without that capability it can mount only in a namespace of its own, where `unix.find` does not look.
+        # Without that capability it can mount only in a namespace of its own; files have to be those outside (`unix.find`).
         mounts = any(self.sockets.values()) and kernel.capabilities()[1] & _CAP_SYS_ADMIN
         checks = {**_SOCKETS, **FAST_OPEN, **(_MOUNTS if mounts else {})}
         notified = _UNLINED if notifies else ()

@@ -71,7 +71,10 @@ class SocketCall:
         if family in _INTERNET and protocol not in PROTOCOLS[kind & 0xF]:
             return -linux.PROTOCOL_ERROR
         caller = identity.of(request.call.task)
+        is_here = os.readlink(b"%d/ns/net" % request.call.task) == os.readlink(b"self/ns/net")
         check(request)
+        if not is_here:  # else a program that has left this network namespace would be in it again
+            return -linux.FAMILY_ERROR
         made = identity.acting(caller, lambda: result_of(linux.functions.socket(family, kind | os.O_CLOEXEC, protocol)))
         if made < 0:
             return made

@@ -64,9 +64,8 @@ def find(request: Request, path: bytes, caller: Identity | None, *, confines: bo
         if path.startswith(own):
             path = b"/proc/%d/%s" % (task, path.removeprefix(own))
     has_our_root = os.readlink(b"%d/root" % task) == b"/"  # the working folder is /proc (`enforcer.helper.leave`)
-    has_our_files = has_our_root and (confines or os.readlink(b"%d/ns/mnt" % task) == os.readlink(b"self/ns/mnt"))
-    # A granted name means what it means for this process, whatever the program has mounted there.
-    root = os.open(b"/" if confines and has_our_root else b"%d/root" % task, _OPEN)
+    has_our_files = has_our_root and os.readlink(b"%d/ns/mnt" % task) == os.readlink(b"self/ns/mnt")
+    root = os.open(b"%d/root" % task, _OPEN)
     start = -1
     try:
         start = -1 if path.startswith(b"/") else os.open(b"%d/cwd" % task, _OPEN)

@@ -215,8 +215,17 @@ def test_mounts_of_a_user_namespace_rename_no_socket(network):
     done = network.plain("unix_user_namespace", under=WITHOUT_MOUNTS)
     assert "unix forbidden" in reached(network, done, "unix_user_namespace")
     done = network.enforce("unix_user_namespace", under=WITHOUT_MOUNTS)
-    assert "mount=done connect=EACCES connect=done" in done.stdout, done.stderr
-    assert reached(network, done, "unix_user_namespace") == {"unix allowed"}
+    assert "mount=done connect=EACCES connect=EACCES" in done.stdout, done.stderr
+    assert reached(network, done, "unix_user_namespace") == set()
+
+
+def test_what_a_sandbox_in_the_program_hides_stays_hidden(network):
+    """The helper, which connects, is outside of it."""
+    for run in (network.plain, network.enforce):
+        done = run("unix_hidden", under=WITHOUT_MOUNTS)
+        seen = "unshare=done connect=done send=done mount=done connect=ENOENT"
+        assert outcomes(done.stdout) == {"unix_hidden": seen}, done.stderr
+        assert reached(network, done, "unix_hidden") == {"unix allowed"}
 
 
 def reached(network, done, attack):
@@ -294,6 +303,13 @@ def test_a_socket_that_the_helper_makes_is_its_callers(network):
     for run in (network.plain, network.enforce):
         done = run("socketcall_owner")
         assert outcomes(done.stdout) == {"socketcall_owner": "become=done socket=done 12345"}, done.stderr
+
+
+@pytest.mark.only_on("x86_64")
+def test_the_helper_makes_no_socket_in_a_network_that_its_caller_has_left(network):
+    for run, outcome in ((network.plain, "done"), (network.enforce, "EAFNOSUPPORT")):
+        done = run("socketcall_network")
+        assert outcomes(done.stdout) == {"socketcall_network": f"unshare=done socket={outcome}"}, done.stderr
 
 
 @pytest.mark.only_on("x86_64")

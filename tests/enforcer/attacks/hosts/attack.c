@@ -816,6 +816,14 @@ static void socketcall_owner(void)  // who is told by /proc/net and asked by fir
     snprintf(line + strlen(line), 20, " %d", found.st_uid);
 }
 
+static void socketcall_network(void)  // in a network namespace of its own
+{
+    unsigned *at = page();
+    said("unshare", unshare(CLONE_NEWNET));
+    at[0] = AF_INET, at[1] = SOCK_DGRAM, at[2] = 0;
+    said("socket", low(102, 1, AT(at), 0, 0, 0, 0));
+}
+
 static void socketcall_pointers(void)  // of iptables, arptables, ebtables and ip6tables: the kernel writes where a value says
 {
     unsigned *at = page(), options[][2] = {{0, 64}, {0, 96}, {0, 128}, {0, 129}, {41, 64}};
@@ -1558,6 +1566,16 @@ static void unix_user_namespace(void)
     mounted();
 }
 
+static void unix_hidden(void)  // by a sandbox in the program
+{
+    char path[128];
+    snprintf(path, 108, "%s/allowed/stream", getcwd((char[100]){0}, 100));
+    said("unshare", unshare(CLONE_NEWUSER | CLONE_NEWNS));
+    unix_tell(path, -1);
+    said("mount", mount("none", "allowed", "tmpfs", 0, 0));
+    unix_tell(path, -1);
+}
+
 static void unix_chroot(void)
 {
     char own[100];
@@ -1839,9 +1857,10 @@ static void wide_names(void)  // which lines of a policy would take for more tha
 static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     {"inherited", inherited}, {"name_services", name_services}, {"other_groups", other_groups}, {"own_abstract", own_abstract},
     {"named", named}, {"own_capabilities", own_capabilities}, {"name_service_elsewhere", name_service_elsewhere},
-    {"links_in_chroot", links_in_chroot}, {"links_in_namespace", links_in_namespace}, {"credentials", credentials},
+    {"links_in_chroot", links_in_chroot}, {"links_in_namespace", links_in_namespace}, {"unix_hidden", unix_hidden}, {"credentials", credentials},
     {"transparent", transparent}, {"wide_names", wide_names},
 #ifdef __x86_64__
+    {"socketcall_network", socketcall_network},
     {"socketcall_owner", socketcall_owner},
     {"socketcall_pointers", socketcall_pointers},
 #endif
