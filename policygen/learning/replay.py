@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from callfence.policygen.evaluate import evaluate
 from callfence.policygen.model import Action, Policy
-from callfence.policygen.recording.model import Observation
+from callfence.policygen.recording.model import Observation, recorded_values
 from callfence.tracer.abi import Event, Kind
 from callfence.tracer.abi.table import Table
-from callfence.tracer.errors import InternalError
+from callfence.tracer.errors import InternalError, UserError
 
 
 class ReplayError(InternalError):
@@ -20,8 +20,17 @@ class ReplayError(InternalError):
         self.observation = observation
 
 
+class ContradictionError(UserError):
+    """An observation's example is no call with its arguments, so the recording was changed."""
+
+    def __init__(self, observation: Observation, calls: Table) -> None:
+        call = f"{calls.by_number[observation.number].name}{observation.arguments}, with the example {observation.example}"
+        super().__init__(f"nothing was written, because a recording is damaged: it has {call}")
+
+
 def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) -> None:
-    """Raise ReplayError unless the policy allows the events of every observation, given with the table of its call."""
+    """Raise ReplayError unless the policy allows the events of every observation, given with the table of its call;
+    ContradictionError if it cannot."""
     passed: set[Event] = set()
     for calls, observation in observations:
         for event in events(observation, calls):
@@ -29,6 +38,9 @@ def replay(policy: Policy, observations: Iterable[tuple[Table, Observation]]) ->
                 continue
             action = evaluate(policy, event)
             if not action.allows:
+                values = zip(observation.arguments, recorded_values(calls, observation.event), strict=False)
+                if any(None not in pair and pair[0] != pair[1] for pair in values):
+                    raise ContradictionError(observation, calls)
                 raise ReplayError(observation, event, action)
             passed.add(event)
 

@@ -16,7 +16,7 @@ from callfence.policygen.learning import floor
 from callfence.policygen.learning.extend import Options, allowing_line
 from callfence.policygen.learning.generalise import Widening
 from callfence.policygen.learning.generate import Generated, generate
-from callfence.policygen.learning.replay import ReplayError, events, replay
+from callfence.policygen.learning.replay import ContradictionError, ReplayError, events, replay
 from callfence.policygen.model import ENOSYS, Arm, Entry
 from callfence.policygen.recording.fold import Aggregator
 from callfence.policygen.recording.model import Observation
@@ -306,6 +306,13 @@ def test_replay_names_what_is_denied() -> None:
     with pytest.raises(ReplayError, match="internal error") as error:
         replay(one_descriptor, [(table(Arch.X86_64), other)])
     assert error.value.observation == other
+
+
+def test_an_example_that_contradicts_its_arguments_is_damage() -> None:
+    (one,) = observe("fcntl 1 F_SETFD 1")
+    contradictory = one._replace(arguments=(*one.arguments[:1], 0, *one.arguments[2:]))
+    with pytest.raises(ContradictionError, match=r"a recording is damaged: it has fcntl\("):
+        replay(policy("fcntl: cmd == F_DUPFD").policy, [(table(Arch.X86_64), contradictory)])
 
 
 def test_replayed_events_fold_to_the_observation() -> None:
