@@ -284,6 +284,33 @@ def test_files_with_numbers_are_read_and_removed_by_later_runs(tmp_path: Path) -
         subprocess.run(learning, cwd=tmp_path, timeout=60, check=True)
 
 
+AT_HOME = {
+    "kept": ("mkdir -p ~/.app/a; echo x > ~/.app/a/f; cat ~/.app/a/f", ["path $HOME/.app: read, write, create"]),
+    "removed": ("mkdir ~/.app; echo x > ~/.app/f; rm -r ~/.app", ["path $HOME: list, write, create, remove"]),
+    "made again": (
+        "mkdir ~/.app; echo x > ~/.app/f; rm -r ~/.app; mkdir ~/.app; echo x > ~/.app/f",
+        ["path $HOME: list, write, create, remove"],
+    ),
+    "a file": ("echo x > ~/.app", ["path $HOME: write, create"]),
+    "numbered": ("mkdir ~/.app1; echo x > ~/.app1/f", ["path $HOME: write, create"]),
+}
+
+
+@pytest.mark.parametrize("case", AT_HOME)
+def test_a_hidden_folder_that_a_run_makes_in_the_home_is_granted_itself(tmp_path: Path, case: str) -> None:
+    """Neither the home with all that is in it, nor does another user lack the folder."""
+    program, expected = AT_HOME[case]
+    callfence = (sys.executable, "-m", "callfence")
+    for name in ("home", "other"):
+        (tmp_path / name).mkdir()
+        how = ("learn", "-q", "--files", "-o") if name == "home" else ("enforce", "-p")
+        environment = {**os.environ, "HOME": str(tmp_path / name)}
+        command = (*callfence, *how, "it.policy", "/bin/sh", "-ec", program)
+        subprocess.run(command, cwd=tmp_path, env=environment, timeout=60, check=True)
+    lines = (tmp_path / "it.policy").read_text().splitlines()
+    assert [line for line in lines if line.startswith("path $HOME")] == expected
+
+
 @needs_root
 def test_configuration_that_is_replaced_is_read_again(configuration: Path, tmp_path: Path) -> None:
     program = ("/usr/bin/python3", "-c", "import sys\nfor _ in sys.stdin: print(open(sys.argv[1]).read(), end='', flush=True)")
