@@ -52,14 +52,15 @@ class Absent:
     def made(
         self, made: Collection[bytes], top: Callable[[bytes], bytes], named: Callable[[bytes], str]
     ) -> Iterator[tuple[bytes, Right, str]]:
-        """Yield (path, rights, executable) for each file that the run made and left: the rights that the next run needs, to
-        the outermost folder that the run made (`top`), or else to the file, and `remove` to the folder that holds the file.
-        A folder that was made among temporary files is left out: the next one has another name."""
+        """Yield (path, rights, executable) for each file that the run made: the rights that the next run needs, to the
+        outermost folder that the run made (`top`), or else to the file, and `remove` to the folder that holds the file.  What
+        the run has removed again is there after a run that was killed, if its folder was there before.
+        What was made in a folder for temporary files is left out: the next one has another name."""
         for (path, executable), right in self._rights.items():
-            if path not in made or not os.path.lexists(path):
+            outermost, is_left = top(path), os.path.lexists(path)
+            if path not in made or not (is_left or outermost == path):
                 continue
-            outermost = top(path)
-            if outermost != path and named(os.path.dirname(outermost)) in TEMPORARY:
+            if (outermost != path or not is_left) and named(os.path.dirname(outermost)) in TEMPORARY:
                 continue
             if right & (Right.LIST if os.path.isdir(path) else Right.CONTENT):
                 yield outermost, Right.LIST if os.path.isdir(path) else Right.READ, executable

@@ -69,6 +69,7 @@ _MOST_FILES = 1000
 """Number of files in a folder of configuration that are looked at."""
 _EMPTIED = (b"/run/",)
 """Where nothing is left when the machine has been started."""
+_DIGIT = re.compile(rb"\d")
 _NUMBERED = (b"/proc/", b"/sys/", b"/dev/")
 """Where the kernel gives a file another inode at any time."""
 
@@ -112,6 +113,11 @@ class FileWatcher:
         """By path: the file that was there."""
         self._own = {folder for name in OWN_FOLDERS if (folder := _located(name, environment))}
         """Folders that `enforce` creates before it starts the program."""
+        self._home = _located(b"$HOME", environment)
+        self._of_its_own: set[bytes] = set()
+        """What may be hidden folders that the program made in the home: `enforce` makes them where they are missing."""
+        self._made_again: set[bytes] = set()
+        """Those that it has removed, and made once more."""
         self._process = 0
         """The pid of the program's first process, which `/proc/self` in a policy means; 0 before its first call."""
         self._noted: dict[tuple[object, ...], _Noted] = {}
@@ -150,9 +156,12 @@ class FileWatcher:
         """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, ABSTRACT
         and FAMILY or OTHERS, MADE and the path of a file that was made (`fewest`), or PUBLIC, LEFT or SOUGHT and a path."""
         by_name: dict[tuple[str, str], Right] = {}
+        gone = {path for path in self._of_its_own if os.path.islink(path) or not os.path.isdir(path)} | self._made_again
+        self._of_its_own -= gone
+        used = [((self._place(path) if path in gone else path, who), rights) for (path, who), rights in self._rights.items()]
         again = self._absent.made(self._made, self._top, self._named)
         again = (use for use in again if Right.READ not in use[1] or not _is_risky(self._named(use[0])))
-        for path, rights, executable in [*((path, rights, who) for (path, who), rights in self._rights.items()), *again]:
+        for path, rights, executable in [*((path, rights, who) for (path, who), rights in used), *again]:
             key = (self._named(path), self._renamed(executable))
             by_name[key] = by_name.get(key, NOTHING) | rights
         uses = [(name, format_rights(rights), executable) for (name, executable), rights in by_name.items()]
@@ -171,7 +180,7 @@ class FileWatcher:
     def _tops(self) -> list[str]:
         """Return the paths made in folders that were there before; those of folders in which more was made end with a slash."""
         tops: dict[bytes, bool] = {}
-        for path in self._made - self._own:
+        for path in self._made - self._own - self._of_its_own:
             top = self._top(path)
             tops[top] = tops.get(top, False) or top != path
         return [self._named(top) + "/" * is_folder for top, is_folder in tops.items()]
@@ -179,7 +188,7 @@ class FileWatcher:
     def _top(self, path: bytes) -> bytes:
         """Return the outermost folder above a path that the program has made, or the path itself."""
         top = above = path
-        while above != b"/" and above not in self._own:
+        while above != b"/" and above not in self._own | self._of_its_own:
             above = os.path.dirname(above)
             if above in self._made:
                 top = above
@@ -287,9 +296,14 @@ class FileWatcher:
         if Right.MOVE not in rights and not self._permits(file, Right.WRITE if need.name else rights):
             return False
         self._identify(file)
+        is_new = need.makes and need.name not in self._made
+        if is_new and self._is_its_own(need):
+            self._of_its_own.add(need.name)
+        elif need.makes and need.name in self._of_its_own:
+            self._made_again.add(need.name)
         if need.makes:
             self._made.add(need.name)
-        if need.makes and need.name in self._own:
+        if is_new and need.name in self._own | self._of_its_own:
             self._note(need.name, rights, task.executable)
         elif Right.EXECUTE in rights:
             self._execute(file.path, task.executable, root, b"/proc/%d/cwd" % task.tid)
@@ -298,6 +312,12 @@ class FileWatcher:
         if file.path == _TERMINALS:
             self._note(_OTHER_ENDS, Right.READ | Right.WRITE, task.executable)
         return True
+
+    def _is_its_own(self, need: Need) -> bool:
+        """Return whether a call makes, for the first time, what may be a hidden folder in the home.  One with a digit in its
+        name may have another name in the next run."""
+        folder, name = os.path.split(need.name)
+        return folder == self._home and name.startswith(b".") and not _DIGIT.search(name) and need.rights == Right.CREATE
 
     def _find(self, task: Task, need: Need) -> None:
         """Note a file below /run that a call would make if no earlier run had left it there: /run is emptied at each boot."""
@@ -343,7 +363,7 @@ class FileWatcher:
     def _place(self, path: bytes) -> bytes:
         """Return the file itself, or the folder that was there before if the file was made or replaced."""
         place = above = path
-        while above != b"/" and above not in self._own:
+        while above != b"/" and above not in self._own | self._of_its_own:
             folder = os.path.dirname(above)
             if above in self._made or above in self._replaced:
                 place = folder

@@ -116,7 +116,7 @@ def learn(prepared: Prepared, run: Run, observations: tuple[Observation, ...]) -
 
     def generated_from(old: Recording, whole: Recording, existing: Document | None) -> Generated:
         observed = _trusted(whole, run, existing) if options.tight else whole.of_run(run.id)
-        later = () if options.exact or options.tight else later_calls(old, whole)
+        later = () if options.exact or options.tight else later_calls(old if existing else Recording(), whole)
         generated = _noted(_generate(prepared, run, (*observed, *later), existing, whole, old), later)
         has_start = run.complete or (existing is not None and not existing.lacks_start)
         if generated.document.lacks_start == has_start:

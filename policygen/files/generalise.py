@@ -27,7 +27,7 @@ from callfence.policygen.files.generalise_hosts import (
     with_queries,
 )
 from callfence.policygen.files.generalise_ports import spans
-from callfence.policygen.files.made import KEPT_APART, MANY, made, removals
+from callfence.policygen.files.made import KEPT_APART, MANY, alike, made, numbered, removals
 from callfence.policygen.grants import (
     BARE,
     KINDS,
@@ -82,7 +82,7 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
     why: dict[str, str] = {}
     if not exact:
         parsed = [with_sources(names, why) for names in parsed]
-    for rule in () if exact else (of_configuration(public(runs)), *RULES):
+    for rule in () if exact else (of_configuration(public(runs)), of_own_files(made(runs)), *RULES):
         move = rule(parsed)
         parsed = [_moved(names, move, why) for names in parsed]
     whole: Names = {}
@@ -176,6 +176,20 @@ def of_configuration(folders: Collection[str]) -> Callable[[list[Names]], Callab
         if folder not in folders or Right.READ not in rights:
             return None
         return folder, Right.READ, "every user may read this configuration, and editing replaces its files"
+
+    return lambda _: move
+
+
+def of_own_files(made: Iterable[str]) -> Callable[[list[Names]], Callable[[str, Right], Move | None]]:
+    """Return the rule that grants the folder in which runs made (`made`) files whose names differ in a number, or what is below
+    such folders, once one of them is used: the next run finds the others."""
+    kinds = numbered(made)
+
+    def move(path: str, rights: Right) -> Move | None:
+        for above in reversed([*folders(path)]):  # the outermost first
+            if Right.EXECUTE not in rights and alike(above) in kinds:
+                return _folder(above), rights, "the program makes files there with other numbers in their names"
+        return None
 
     return lambda _: move
 

@@ -39,15 +39,27 @@ def _date() -> re.Pattern[str]:  # compiling it takes 2 ms, and few runs make fi
     return re.compile(rf"(?<!\d)(?:{day}|1\d{{9}}(?:\d{{3}})?(?!\d))")
 
 
-def removals(made: Iterable[str]) -> set[str]:
-    """Return the folders in which runs made files (`made`: their paths) whose names have a date, or differ in a number:
-    programs remove old ones of these later, after more runs than are learned."""
+def numbered(made: Iterable[str]) -> set[tuple[str, str]]:
+    """Return the kinds (`alike`) of the files that runs made (`made`: their paths) whose names have a date, or differ in a
+    number: the next run makes others.  Kinds in folders that hold more than the program's output are left out."""
     names: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for path in made:
-        folder, _, name = path.rstrip("/").rpartition("/")
-        names[folder or "/", _NUMBER.sub("0", name)].add(name)
-    found = {folder for (folder, _), different in names.items() if len(different) > 1 or any(map(_date().search, different))}
-    return found - {*_SHARED}
+        names[alike(path)].add(path.rstrip("/"))
+    dated = _date().search
+    varied = {kind for kind, paths in names.items() if len(paths) > 1 or any(dated(path.rpartition("/")[2]) for path in paths)}
+    return {kind for kind in varied if kind[0] not in _SHARED}
+
+
+def alike(path: str) -> tuple[str, str]:
+    """Return the folder of a path, and its name with each number as 0."""
+    folder, _, name = path.rstrip("/").rpartition("/")
+    return folder or "/", _NUMBER.sub("0", name)
+
+
+def removals(made: Iterable[str]) -> set[str]:
+    """Return the folders in which runs made files with dates or other numbers in their names (`numbered`): programs remove old
+    ones of these later, after more runs than are learned."""
+    return {folder for folder, _ in numbered(made)}
 
 
 def made(runs: Sequence[Iterable[tuple[str, str, str]]]) -> list[str]:
@@ -73,8 +85,8 @@ def fewest(paths: Iterable[str]) -> list[str]:
     `MANY` kinds in each folder."""
     kept: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(paths):
-        folder, _, name = path.rstrip("/").rpartition("/")
-        kinds, kind = kept[folder], _NUMBER.sub("0", name)
+        folder, kind = alike(path)
+        kinds = kept[folder]
         if (kind in kinds or len(kinds) < MANY) and len(kinds[kind]) < 2:
             kinds[kind].append(path)
     return [path for kinds in kept.values() for names in kinds.values() for path in names]

@@ -343,7 +343,7 @@ def test_links_of_proc_are_the_program_s_own(commands, place):
 def test_an_own_folder_is_made_though_the_home_is_granted(commands, place):
     """What a line for the home grants is missing in those for folders below it."""
     home = f"{place.folder}/home"
-    operations = [f"mkdir:{home}/.step", f"mkdir:{home}/.config", f"create:{home}/.config/x", f"write:{home}/.config/x"]
+    operations = [f"mkdir:{home}/step", f"mkdir:{home}/.config", f"create:{home}/.config/x", f"write:{home}/.config/x"]
     lines = learn(commands, place, *operations)
     assert (lines["path $HOME"], lines["path $HOME/.config"]) == ("create", "write")
     other = Place(place.folder.parent / "there", place.folder / "files")

@@ -208,7 +208,7 @@ AGAIN = {
     "removed at the end": (
         "import os\nif os.access('run/lock', os.F_OK): print(open('run/lock').read())\n"
         "open('run/lock', 'w').write('1')\nos.unlink('run/lock')",
-        ["path ./run: write, create, remove"],
+        ["path ./run: write, create, remove", "path ./run/lock: read"],
     ),
     "cache in a new folder": (
         "import os\nos.makedirs('run/a', exist_ok=True)\ntry: print(open('run/a/x').read())\n"
@@ -217,8 +217,14 @@ AGAIN = {
     ),
     "temporary": (
         "import os, tempfile\nos.makedirs('run/b', exist_ok=True)\nf = tempfile.mkdtemp()\n"
-        "if not os.access(f'{f}/x', os.F_OK): open(f'{f}/x', 'w')",
+        "if not os.access(f'{f}/x', os.F_OK): open(f'{f}/x', 'w')\n"
+        "if not os.access(f'{f}.x', os.F_OK): open(f'{f}.x', 'w')\nos.unlink(f'{f}.x')",
         ["path ./run: create"],
+    ),
+    "removed with its folder": (
+        "import os, shutil\ntry: print(open('run/a/x').read())\nexcept FileNotFoundError: os.makedirs('run/a')\n"
+        "open('run/a/x', 'w').write('1')\nshutil.rmtree('run/a')",
+        ["path ./run: write, create, remove"],
     ),
 }
 
@@ -240,6 +246,69 @@ def test_a_run_finds_what_the_first_one_left(tmp_path: Path, case: str) -> None:
     for _ in range(2):
         enforced = (*callfence, "enforce", "-p", "it.policy", *words)
         subprocess.run(enforced, cwd=tmp_path, env=environment, timeout=60, check=True)
+
+
+def test_a_run_finds_what_one_that_was_killed_left(tmp_path: Path) -> None:
+    """A file that names its process, which a server reads at its start, and removes at its end."""
+    program = "import os\ntry: print(open('run/pid').read())\nexcept FileNotFoundError: pass\nopen('run/pid', 'w').write('1')"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "it.py").write_text(f"{program}\nos.unlink('run/pid')\n")
+    words = ("/usr/bin/python3", "it.py")
+    callfence = (sys.executable, "-m", "callfence")
+    subprocess.run((*callfence, "learn", "-q", "--files", "-o", "it.policy", *words), cwd=tmp_path, timeout=60, check=True)
+    (tmp_path / "run" / "pid").write_text("4711")
+    enforced = (*callfence, "enforce", "-p", "it.policy", *words)
+    assert subprocess.run(enforced, cwd=tmp_path, timeout=60, check=True, stdout=subprocess.PIPE).stdout == b"4711\n"
+
+
+def test_files_with_numbers_are_read_and_removed_by_later_runs(tmp_path: Path) -> None:
+    """A third run reads what the second one made; a policy that is learned anew beside its recording grants the same."""
+    (tmp_path / "run").mkdir()
+    program = """if 1:
+        import os, sys
+        last = max((int(name[4:]) for name in os.listdir("run")), default=0)
+        open(f"run/log.{last + 1}", "w").write("1")
+        if last: print(open(f"run/log.{last}").read())
+        if len(sys.argv) > 1: os.unlink(f"run/log.{last}")
+    """
+    (tmp_path / "it.py").write_text(program)
+    words = ("/usr/bin/python3", "it.py")
+    callfence = (sys.executable, "-m", "callfence")
+    learning = (*callfence, "learn", "-q", "--files", "-o", "it.policy", *words)
+    for _ in range(2):
+        subprocess.run(learning, cwd=tmp_path, timeout=60, check=True)
+    for _ in range(2):
+        enforced = (*callfence, "enforce", "-p", "it.policy", *words, "remove")
+        subprocess.run(enforced, cwd=tmp_path, timeout=60, check=True)
+        (tmp_path / "it.policy").unlink()
+        subprocess.run(learning, cwd=tmp_path, timeout=60, check=True)
+
+
+AT_HOME = {
+    "kept": ("mkdir -p ~/.app/a; echo x > ~/.app/a/f; cat ~/.app/a/f", ["path $HOME/.app: read, write, create"]),
+    "removed": ("mkdir ~/.app; echo x > ~/.app/f; rm -r ~/.app", ["path $HOME: list, write, create, remove"]),
+    "made again": (
+        "mkdir ~/.app; echo x > ~/.app/f; rm -r ~/.app; mkdir ~/.app; echo x > ~/.app/f",
+        ["path $HOME: list, write, create, remove"],
+    ),
+    "a file": ("echo x > ~/.app", ["path $HOME: write, create"]),
+    "numbered": ("mkdir ~/.app1; echo x > ~/.app1/f", ["path $HOME: write, create"]),
+}
+
+
+@pytest.mark.parametrize("case", AT_HOME)
+def test_a_hidden_folder_that_a_run_makes_in_the_home_is_granted_itself(tmp_path: Path, case: str) -> None:
+    """Neither the home with all that is in it, nor does another user lack the folder."""
+    program, expected = AT_HOME[case]
+    callfence = (sys.executable, "-m", "callfence")
+    for name in ("home", "other"):
+        (tmp_path / name).mkdir()
+        how = ("learn", "-q", "--files", "-o") if name == "home" else ("enforce", "-p")
+        environment = {**os.environ, "HOME": str(tmp_path / name)}
+        command = (*callfence, *how, "it.policy", "/bin/sh", "-ec", program)
+        subprocess.run(command, cwd=tmp_path, env=environment, timeout=60, check=True)
+    lines = (tmp_path / "it.policy").read_text().splitlines()
+    assert [line for line in lines if line.startswith("path $HOME")] == expected
 
 
 @needs_root

@@ -243,6 +243,29 @@ def test_the_right_to_remove_is_added_by_the_run_whose_name_differs_and_only_by_
     assert added(old, runs, runs[2]) == old, "it was taken out of the policy"
 
 
+@pytest.mark.parametrize(
+    ("used", "granted_"),
+    [
+        ("./logs/log.1: read", {"./logs": "read, write, create, remove"}),
+        ("./logs/log.1/a/b: read, write", {"./logs": "read, write, create, remove"}),
+        ("./logs/log.1: read, execute", {"./logs": "write, create, remove", "./logs/log.1": "read, execute"}),
+        ("./logs/other.1: read", {"./logs": "write, create, remove", "./logs/other.1": "read"}),
+        ("./log.1: read", {"./logs": "write, create, remove", "./log.1": "read"}),
+    ],
+)
+def test_who_uses_one_of_its_numbered_files_uses_the_others(used, granted_):
+    runs = [making("./logs/log.1"), (*making("./logs/log.2"), *run(used))]
+    assert grants(*runs) == granted_
+    assert learned(runs, exact=True).files.lines()["path ./logs"] == "write, create"
+    assert added(learned(runs[:1]).files, runs, runs[1]).lines() == learned(runs).files.lines()
+
+
+@pytest.mark.parametrize("folder", [".", "$HOME", "$TMPDIR", "/tmp", "/etc"])
+def test_a_folder_that_holds_other_files_is_not_granted_for_numbered_ones(folder):
+    runs = [making(f"{folder}/log.1"), (*making(f"{folder}/log.2"), *run(f"{folder}/log.1: read"))]
+    assert grants(*runs) == {folder: "write, create", f"{folder}/log.1": "read"}
+
+
 def test_few_names_of_a_run_say_what_differs():
     assert fewest(["./a1", "./a2", "./a3", "./b", "./d/a4"]) == ["./a1", "./a2", "./b", "./d/a4"]
     assert len(fewest(f"./{letter}" for letter in "abcdefghijklmnop")) == 8
