@@ -2,9 +2,10 @@
 
 The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself, set the ids
 that it has, touch files that it may write to, and name itself where the policies allow what a call does to its caller; it
-fails signals to processes that do not exist, calls with NULL for a path, those that would bring a cache up to date
-(caches.tsv), and what a kernel or machine may not have, for which programs have another way (unavailable.tsv).  Where Landlock
-keeps signals among the program's processes, it lets a process signal those that it has started: the kernel denies all others.
+fails signals to processes that do not exist, signal 0 to others, calls with NULL for a path, those that would bring a cache
+up to date (caches.tsv), and what a kernel or machine may not have, for which programs have another way (unavailable.tsv).
+Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
+denies all others.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
 """
 
@@ -183,7 +184,7 @@ class Instead:
 
     def _signals(self, name: str) -> bool:
         """Let a process signal itself, and the processes that it has started if the kernel denies all others; answer a signal
-        to a missing process with ESRCH.  Return whether the call was answered."""
+        to a missing process with ESRCH, and signal 0 to any other with EPERM.  Return whether the call was answered."""
         caller = fields_of(self._event.task)
         target = _int(self._event.arguments[0])
         if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
@@ -231,7 +232,10 @@ class Instead:
         except OSError:  # a thread, or no descriptor is left: it is not known
             return False
         if not (self._keeps_signals and _is_below(target, caller)):
-            return False
+            if _int(self._event.arguments[1]):
+                return False
+            self._fail(errno.EPERM)  # asked whether it exists, as getsid(2) tells, too: no signal is sent
+            return True
         self._request.let_run()  # as the caller, whom the kernel permits less if it has given that up
         return True
 

@@ -94,6 +94,8 @@ static long made(const char *what)
         return got == SIGUSR2 ? WEXITSTATUS(status) : -1;
     }
     if (!strcmp(what, "outside"))
+        return kill(getppid(), SIGURG);
+    if (!strcmp(what, "asks-outside"))
         return kill(getppid(), 0);
     if (!strcmp(what, "ended") || !strcmp(what, "ended-group")) { /* as a pid file that is left may name */
         int child = started();
