@@ -184,7 +184,7 @@ class Instead:
 
     def _signals(self, name: str) -> bool:
         """Let a process signal itself, and the processes that it has started if the kernel denies all others; answer a signal
-        to a missing process with ESRCH, and signal 0 to any other with EPERM.  Return whether the call was answered."""
+        to a missing process with ESRCH, and signal 0 to another with EPERM.  Return whether the call was answered."""
         caller = fields_of(self._event.task)
         target = _int(self._event.arguments[0])
         if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
@@ -231,12 +231,12 @@ class Instead:
             return True
         except OSError:  # a thread, or no descriptor is left: it is not known
             return False
-        if not (self._keeps_signals and _is_below(target, caller)):
-            if _int(self._event.arguments[1]):
-                return False
-            self._fail(errno.EPERM)  # asked whether it exists, as getsid(2) tells, too: no signal is sent
+        if self._keeps_signals and _is_below(target, caller):
+            self._request.let_run()  # as the caller, whom the kernel permits less if it has given that up
             return True
-        self._request.let_run()  # as the caller, whom the kernel permits less if it has given that up
+        if _int(self._event.arguments[1]) or _is_below(caller, target):  # no pid file names who has started the program
+            return False
+        self._fail(errno.EPERM)  # asked whether it exists, as getsid(2) tells, too: no signal is sent
         return True
 
 

@@ -94,9 +94,22 @@ static long made(const char *what)
         return got == SIGUSR2 ? WEXITSTATUS(status) : -1;
     }
     if (!strcmp(what, "outside"))
-        return kill(getppid(), SIGURG);
-    if (!strcmp(what, "asks-outside"))
         return kill(getppid(), 0);
+    if (!strcmp(what, "another")) { /* whose parent has ended; it ends with this one */
+        int told[2], lasts[2], other = 0;
+        char byte;
+        if (pipe(told) || pipe(lasts))
+            return -1;
+        if (fork() == 0) {
+            if ((other = fork()) == 0) {
+                close(lasts[1]);
+                _exit(read(lasts[0], &byte, 1) != 0);
+            }
+            _exit(write(told[1], &other, sizeof other) != sizeof other);
+        }
+        wait(&status);
+        return read(told[0], &other, sizeof other) == sizeof other ? kill(other, 0) : -1;
+    }
     if (!strcmp(what, "ended") || !strcmp(what, "ended-group")) { /* as a pid file that is left may name */
         int child = started();
         kill(child, SIGKILL);

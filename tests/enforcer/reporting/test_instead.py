@@ -46,7 +46,7 @@ def made(place, build, shared_policy):
         ("own-thread", str(signal.SIGUSR1.value)),
         ("child", str(signal.SIGTERM.value)),
         ("ended", "-1 ESRCH"),
-        ("asks-outside", "-1 EPERM"),
+        ("another", "-1 EPERM"),
         ("file-ids", "0"),  # ncurses looks for the terminal's description so
         ("daemon", "-1 EAFNOSUPPORT"),
         ("no-path", "-1 EFAULT"),
