@@ -188,7 +188,8 @@ class FileWatcher:
     def _top(self, path: bytes) -> bytes:
         """Return the outermost folder above a path that the program has made, or the path itself."""
         top = above = path
-        while above != b"/" and above not in self._own | self._of_its_own:
+        own = self._own | self._of_its_own
+        while above != b"/" and above not in own:
             above = os.path.dirname(above)
             if above in self._made:
                 top = above
@@ -363,7 +364,8 @@ class FileWatcher:
     def _place(self, path: bytes) -> bytes:
         """Return the file itself, or the folder that was there before if the file was made or replaced."""
         place = above = path
-        while above != b"/" and above not in self._own | self._of_its_own:
+        own = self._own | self._of_its_own
+        while above != b"/" and above not in own:
             folder = os.path.dirname(above)
             if above in self._made or above in self._replaced:
                 place = folder
