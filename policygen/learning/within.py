@@ -7,6 +7,7 @@ from itertools import groupby
 
 from callfence.policygen.comparing.compare import Change, compare, compare_resolved
 from callfence.policygen.comparing.reducing import reduce_resolved
+from callfence.policygen.evaluate import unnamed
 from callfence.policygen.implied.resolve import Resolved, narrowed, resolved, tidy
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.normal import normal
@@ -179,9 +180,7 @@ def _may_run(entry: Entry, policy: Resolved) -> bool:
 
 def _unnamed(base: Resolved, arch: Arch, number: int) -> Action:
     """Return the baseline's action for a call without an entry."""
-    if arch not in base.entries:
-        return KILL
-    return base.unknown if table(arch).is_newer(number, base.table) else base.default
+    return unnamed(base, arch, number) if arch in base.entries else KILL
 
 
 def _new(new: New, policy: Policy, existing: Document | None) -> New | None:
