@@ -120,7 +120,11 @@ def _cut(policy: Resolved, base: Resolved) -> Resolved:
         arch: {
             number: entry
             for number, entry in section.items()
-            if number in base.entries.get(arch, {}) or _unnamed(base, arch, number).may_allow or not _may_run(entry, policy)
+            if (
+                number in base.entries.get(arch, {})
+                or _unnamed(base, arch, number).may_allow
+                or not entry.may_run(policy.default)
+            )
         }
         for arch, section in policy.entries.items()
         if arch in base.entries
@@ -166,16 +170,6 @@ def _reduced(policy: Resolved, base: Resolved) -> Resolved:
     if any(difference.change is Change.MORE for difference in compare_resolved(base, result).differences):
         raise AssertionError("the policy allows more than its baseline")
     return result
-
-
-def _may_run(entry: Entry, policy: Resolved) -> bool:
-    rest = (entry.otherwise or policy.default).may_allow
-    match entry.expression:
-        case Always(True):
-            return entry.action.may_allow
-        case Always(False):
-            return rest
-    return entry.action.may_allow or rest
 
 
 def _unnamed(base: Resolved, arch: Arch, number: int) -> Action:

@@ -179,11 +179,10 @@ def _of_socket(socket: str) -> list[Risk]:
 
 def _is_of_socket(risk: Risk, socket: str) -> bool:
     containing = TREES["unix"].containing
-    for what in risk.what:
-        place = what.removeprefix("socket ").removesuffix(_BELOW)
-        if what.startswith("socket ") and (
-            socket in containing(place) or (what.endswith(_BELOW) and place in containing(socket))
-        ):
+    for what in (what.removeprefix("socket ") for what in risk.what if what.startswith("socket ")):
+        place = what.removesuffix(_BELOW)
+        is_named = socket in containing(place) or (what.endswith(_BELOW) and place in containing(socket))
+        if is_named if what.startswith("@") else _is_about(what, socket):
             return True
     return False
 

@@ -285,7 +285,7 @@ def past_paths(document: Document, _: Budget | None = None) -> Iterator[Finding]
         calls = table(arch).by_name
         for name, what in _ATTRIBUTES.items():
             entry = section.get(calls[name].number) if name in calls else None
-            if entry and entry.only_allows:
+            if entry and entry.may_run(policy.default):
                 reason = _reasons(document, arch, calls[name].number)[0]
                 yield _finding(check("attributes-outside"), arch, name, None, reason, what)
 

@@ -152,7 +152,8 @@ def test_a_rule_for_any_task_was_learned(implied: int) -> None:
         ("kill: pid == 0", set()),
         ("tgkill: sig == SIGUSR1", set()),
         ("scope abstract sockets\ntgkill: allow", {"signals-outside", "signals-to-others-threads"}),
-        ("kill: allow\ntgkill: allow", set()),
+        ("scope none\npidfd_send_signal: allow", {"signals-outside", "signals-to-others-threads"}),
+        ("kill: allow\ntgkill: allow\npidfd_send_signal: allow", set()),
         ("scope signals\nkill: allow\ntgkill: allow", set()),
     ],
 )
