@@ -217,20 +217,26 @@ def _place(path: str) -> str:
     return path.removeprefix("/var") if covers("/var/run", path) else path
 
 
+def risen(old: Policy, new: Policy) -> dict[str, set[tuple[str, Risk]]]:
+    """Return the new risks of each line that grants more than in `old`, with the lines that have them: itself, or one below."""
+    wider = {line for line, more, _ in differences(old.files, new.files) if more}
+    fresh = {*_all_risks(new, old)} - {*_all_risks(old, new)} if wider else set()
+    return {
+        line: {(of, risk) for of, risk in fresh if of == line or (of not in wider and _is_below(of, line))} for line in wider
+    }
+
+
 def judged(old: Policy, new: Policy) -> list[Judged]:
     """Return the lines that grant more or less than in `old`, each with its most serious new risk; a line that a policy has not
     is judged as what its absence permits."""
-    changes = differences(old.files, new.files)
-    before, after = (set(_all_risks(*both)) for both in ((old, new), (new, old))) if changes else (set(), set())
-    wider = {line for line, more, _ in changes if more}
+    by_line = risen(old, new)
     result = []
-    for line, more, less in changes:
+    for line, more, less in differences(old.files, new.files):
         signs = [(sign, what) for sign, what in (("+", more), ("-", less)) if what]
         subject = f"{line}: {' '.join(f'{sign} {what}' for sign, what in signs)}"
         if written(line, ANY) == line:  # it has no colon
             subject = f"{signs[0][0]} {line}"
-        risen = {risk for of, risk in after - before if of == line or (of not in wider and _is_below(of, line))}
-        new_risks = risen if more else ()
+        new_risks = {risk for _, risk in by_line.get(line, ())}
         if not new_risks:
             says = f"it {' and '.join(_said(line, *each) for each in ((more, True), (less, False)) if each[0])}"
             result.append(Judged("note", f"{line.split()[0]}-{'more' if more else 'less'}", line, subject, says))
