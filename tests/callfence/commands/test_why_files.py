@@ -76,6 +76,7 @@ def test_files_and_ports(folder: Path, words: tuple[str, ...], status: int, said
             "  to grant it: callfence allow hosts.policy 'unix connect @a'\n"),
         (("tcp bind 10.0.0.1", "80"), 2, "callfence why: tcp bind 10.0.0.1: a `tcp bind` line names no host\n"),
         (("tcp connect a..b", "80"), 2, "callfence why: a..b is no host name\n"),
+        (("tcp connect straße.example", "80"), 2, "callfence why: straße.example is no host name\n"),
         (("unix connect @a", "80"), 2, "callfence why: 80 is too much: a unix socket has no ports\n"),
     ],
 )  # fmt: skip
