@@ -33,7 +33,7 @@ from callfence.policygen.grants import (
 )
 from callfence.policygen.hosts import is_name
 from callfence.policygen.model import Policy
-from callfence.policygen.paths import covers
+from callfence.policygen.paths import covers, folders
 from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
 
@@ -219,11 +219,12 @@ def _place(path: str) -> str:
 
 def risen(old: Policy, new: Policy) -> dict[str, set[tuple[str, Risk]]]:
     """Return the new risks of each line that grants more than in `old`, with the lines that have them: itself, or one below."""
-    wider = {line for line, more, _ in differences(old.files, new.files) if more}
-    fresh = {*_all_risks(new, old)} - {*_all_risks(old, new)} if wider else set()
-    return {
-        line: {(of, risk) for of, risk in fresh if of == line or (of not in wider and _is_below(of, line))} for line in wider
-    }
+    found: dict[str, set[tuple[str, Risk]]] = {line: set() for line, more, _ in differences(old.files, new.files) if more}
+    for of, risk in {*_all_risks(new, old)} - {*_all_risks(old, new)} if found else ():
+        is_own = of in found or line_kind(of) is not PATHS
+        for line in [of] if is_own else map(path_line, folders(PATHS.place(of))):
+            found.get(line, set()).add((of, risk))
+    return found
 
 
 def judged(old: Policy, new: Policy) -> list[Judged]:
@@ -243,11 +244,6 @@ def judged(old: Policy, new: Policy) -> list[Judged]:
         for risk in sorted(new_risks, key=lambda risk: (_LEVELS.index(risk.level), risk.id))[:1]:
             result.append(Judged(risk.level, risk.id, line, subject, f"it {risk.grants}", risk.why, risk.safer))
     return result
-
-
-def _is_below(line: str, above: str) -> bool:
-    """Return whether a line is about files in what another line is about, whose rights it then has too."""
-    return line_kind(line) is line_kind(above) is PATHS and covers(PATHS.place(above), PATHS.place(line))
 
 
 def _all_risks(policy: Policy, other: Policy) -> list[tuple[str, Risk]]:
