@@ -60,6 +60,19 @@ def test_files_and_ports(folder: Path, words: tuple[str, ...], status: int, said
     assert why(folder, "app.policy", *words, status=status) == (said, "")
 
 
+@pytest.mark.parametrize("name", ["data/x", "data/new"])
+def test_a_file_itself_can_have_no_right_of_folders(folder: Path, name: str) -> None:
+    """Making or removing a file takes the right in its folder: `enforce` refuses the line, or says that it grants nothing."""
+    (folder / "data" / "x").touch()
+    (folder / "it.policy").write_text(f"path ./{name}: write, create, remove\npath $HOME/.new: create\n")
+    line = f"  path ./{name}: write, create, remove\n"
+    said, _ = why(folder, "it.policy", f"./{name}", "remove", status=1)
+    assert said.startswith(f"./{name}: remove: not granted\n{line}  to grant it: ")
+    assert said.endswith("'path ./data: remove'\n")
+    assert why(folder, "it.policy", f"./{name}", status=0)[0] == f"./{name}: write: granted\n{line}"
+    assert ": granted" in why(folder, "it.policy", "$HOME/.new", "create", status=0)[0]
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
