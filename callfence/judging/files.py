@@ -9,7 +9,7 @@ import re
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
 from operator import or_
@@ -41,7 +41,7 @@ from callfence.policygen.grants import (
 from callfence.policygen.hosts import PLACES, canonical
 from callfence.policygen.language.document import Document
 from callfence.policygen.lint.files import risks
-from callfence.policygen.paths import VARIABLES, covers, encoded, shown
+from callfence.policygen.paths import VARIABLES, encoded, folders, shown
 from callfence.policygen.recording.model import Recording
 from callfence.shared.files import working_folder
 from callfence.shared.text import plural, printable
@@ -228,11 +228,12 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
     files = document.policy.files
     paths = {path_line(path): path for path in files.paths or {}}
     reasons = reasons_of(recording)
+    names = used(paths.values(), recording)
     for line, value in files.lines().items():
         if wanted.removesuffix(":") in ("", line):
             yield written(line, value)
             if line in paths:
-                yield from _of_path(paths[line], recording, reasons)
+                yield from _of_path(paths[line], names[paths[line]], reasons)
                 yield from (f"  {text}" for text in beyond(paths[line], reasons))
             elif texts := [*of_hosts(line, files, recording, reasons)]:
                 yield from (f"  {text}" for text in texts)
@@ -241,16 +242,22 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
             yield ""
 
 
-def used(path: str, recording: Recording) -> list[Used]:
-    """Return the paths used in recorded runs that the line of `path` covers, in the order of their first use."""
+def used(lines: Iterable[str], recording: Recording) -> dict[str, list[Used]]:
+    """Return, for the path of each of these lines, the paths used in recorded runs that it covers, in the order of their first
+    use."""
     names: dict[str, Used] = {}
+    below: dict[str, dict[str, None]] = {line: {} for line in lines}
     for column, run in enumerate(recording.runs, 1):
         for name, words, executable in run.files:
-            if is_path(name) and covers(path, name):
+            covering = [line for line in folders(name) if line in below] if is_path(name) else []
+            if covering:
                 so_far = names.get(name, Used(name, NOTHING, (), ()))
                 runs, executables = dict.fromkeys((*so_far.runs, column)), dict.fromkeys((*so_far.executables, executable))
                 names[name] = Used(name, so_far.rights | rights_of(words), tuple(runs), tuple(executables))
-    return [name._replace(sites=_sites(name, recording)) for name in names.values()]
+            for line in covering:
+                below[line][name] = None
+    placed = {name: found._replace(sites=_sites(found, recording)) for name, found in names.items()}
+    return {line: [placed[name] for name in of_line] for line, of_line in below.items()}
 
 
 def _sites(used: Used, recording: Recording) -> tuple[str, ...]:
@@ -312,8 +319,7 @@ def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
         yield f"the line covers everything below the folder: {files}"
 
 
-def _of_path(path: str, recording: Recording, reasons: Mapping[str, str]) -> Iterator[str]:
-    names = used(path, recording)
+def _of_path(path: str, names: Sequence[Used], reasons: Mapping[str, str]) -> Iterator[str]:
     if not names and path not in reasons:
         yield "  no recorded run used it: the line was written by hand, or learned from runs that are not in the recording"
     for name in names[:_MANY]:
