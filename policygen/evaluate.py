@@ -43,6 +43,27 @@ def answer(policy: Resolved, event: Event) -> Action:
     return policy.default if entry.otherwise is None else entry.otherwise
 
 
+def unnamed(policy: Policy | Resolved, arch: Arch, number: int) -> Action:
+    """Return the action for a call that no entry names, of an architecture that the policy has."""
+    return policy.unknown if table(arch).is_newer(number, policy.table) else policy.default
+
+
+OPENING = "it is newer than the policy's table, and with a newer table `default` lets all such calls run"
+"""Why no entry can be added for a call of which `opens_others` holds, as the end of a sentence."""
+
+
+def opens_others(policy: Policy, arch: Arch, number: int) -> bool:
+    """Return whether an entry for a call, which `unknown` denies, would let others run: it needs a newer table, and the other
+    calls of that one then get a default that does not deny."""
+    return table(arch).is_newer(number, policy.table) and policy.default.may_allow and not policy.unknown.allows
+
+
+def refusal(policy: Policy, audit: int, number: int) -> str:
+    """Return why learning adds no entry for a call that the policy denies, as a sentence without its end."""
+    arch = Arch.from_audit(audit)
+    return OPENING if arch and opens_others(policy, arch, number) else "the policy denies it explicitly"
+
+
 def answers(space: Space, policy: Resolved, arch: Arch, number: int) -> list[tuple[int, Action]]:
     """Return the actions for the calls of a number below X32_BIT, as pairs (set of arguments, action).  The sets do not
     overlap, and together they cover all arguments."""

@@ -27,6 +27,8 @@ MAX_NAME = 253
 """The most characters of a DNS name (RFC 1035, 2.3.4), without the dot at its end."""
 MAX_ABSTRACT = 107
 """The most bytes of an abstract socket's name (unix(7)), without the NUL at its beginning."""
+_CHANGED = frozenset("ßς\u200c\u200d")
+"""Characters for which Python's codec (RFC 3490) gives another name than the one that programs look up (RFC 5891)."""
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _ADDRESS = r"[0-9.]+(?:/.*)?|\[?[0-9a-f.]*:.*"
 
@@ -75,6 +77,8 @@ def _canonical_name(text: str) -> str:
     labels = name.removeprefix(start).split(".")
     if not text.isascii():
         try:
+            if _CHANGED & {*name}:
+                raise UnicodeError
             labels = name.removeprefix(start).encode("idna").decode("ascii").lower().split(".")
         except UnicodeError:
             raise HostError(f"{text} is no host name", "write letters, digits and hyphens, or the name's xn-- form") from None

@@ -229,6 +229,14 @@ class Entry:
         or with `else` denies explicitly."""
         return self.action == ALLOW and self.otherwise is None and self.expression != Always(False)
 
+    def may_run(self, default: Action) -> bool:
+        """Return whether some calls may run, those for which `expression` holds or the others, where the policy has this
+        default.  An expression that always holds, or never does, in another form is not seen as that."""
+        rest = (self.otherwise or default).may_allow
+        if isinstance(self.expression, Always):
+            return self.action.may_allow if self.expression.value else rest
+        return self.action.may_allow or rest
+
     def grants(self, default: Action) -> bool:
         """Return whether the calls for which `expression` holds may do more than the others, which get `default` if the entry
         has no `otherwise`."""

@@ -22,7 +22,7 @@ from callfence.policygen.grants import NONE, NOT_CONFINED, USES, Files, written
 from callfence.policygen.holds import holds
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.layout import Remarks, Section, note_of
-from callfence.policygen.language.naming import format_expression
+from callfence.policygen.language.naming import format_entry
 from callfence.policygen.learning.phases import by_role, is_late, waits_of
 from callfence.policygen.learning.replay import ReplayError, events, replay
 from callfence.policygen.lint.findings import WHY
@@ -30,7 +30,7 @@ from callfence.policygen.model import ALLOW, Always, Entry, Expression, Policy, 
 from callfence.policygen.phases import phase_policies, reached, with_phases
 from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.policygen.values import replace
-from callfence.tracer.abi import Arch, Event, name_of, table, table_of
+from callfence.tracer.abi import Arch, Event, table, table_of
 from callfence.tracer.abi.table import Table
 from callfence.tracer.errors import InternalError
 from callfence.tracer.named import NamedTuple
@@ -127,7 +127,7 @@ def _rules(policy: Policy) -> dict[str, list[Rule]]:
     for _, of_phase in phase_policies(policy):
         for arch, number, entry in _entries(of_phase):
             for rule in alternatives(entry.expression) if entry.action.may_allow else ():
-                rules[_line(arch, number, rule)].append((arch, number, rule))
+                rules[_line(arch, number, rule, entry)].append((arch, number, rule))
     return dict(rules)
 
 
@@ -154,7 +154,7 @@ def _narrowed_calls(document: Document, recording: Recording, ids: set[str]) -> 
             with suppress(ReplayError):
                 without({*removed, rule})
                 removed.add(rule)
-        lines = {_line(*rule) for rule in removable if rule not in removed}
+        lines = {_line(*rule, before.entries[rule[0]][rule[1]]) for rule in removable if rule not in removed}
         return without(removed), [rule for rule in unused if rule.line not in lines]
 
 
@@ -187,7 +187,7 @@ def _unused(
                 if not _matches(rule, arch, number, used):
                     kept = reason or _accepted(document, arch, number, rule)
                     kept = kept or "rehearsed runs use it" * _matches(rule, arch, number, elsewhere)
-                    line = _line(arch, number, rule)
+                    line = _line(arch, number, rule, entry)
                     unused.setdefault(line, Unused(line, kept))
                     if not kept:
                         removable[arch, number, rule] = None
@@ -218,8 +218,9 @@ def _entries(policy: Policy) -> list[tuple[Arch, int, Entry]]:
     return [(arch, number, entry) for arch, section in policy.entries.items() for number, entry in section.items()]
 
 
-def _line(arch: Arch, number: int, rule: Expression) -> str:
-    return f"{name_of(arch, number)}: {format_expression(arch, number, rule)}"
+def _line(arch: Arch, number: int, rule: Expression, entry: Entry) -> str:
+    """Return one rule of an entry as a line of its own, with the entry's action."""
+    return " ".join(format_entry(arch, number, Entry(rule, entry.action)).split())
 
 
 _DENIES = "it denies calls"

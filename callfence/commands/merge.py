@@ -13,6 +13,7 @@ from callfence.judging.differences import call_name, file_lines, is_whole
 from callfence.policygen.comparing.compare import Change, Comparison, compare
 from callfence.policygen.comparing.reducing import exceeds, intersect, reduce
 from callfence.policygen.errors import did_you_mean
+from callfence.policygen.evaluate import unnamed
 from callfence.policygen.files.algebra import differences, united
 from callfence.policygen.grants import written
 from callfence.policygen.implied.resolve import Resolved, resolved_at
@@ -139,8 +140,7 @@ def _of_call(name: str, policies: Mapping[str, Policy]) -> Iterator[str]:
 def _answer(policy: Resolved, arch: Arch, number: int) -> str:
     if arch not in policy.entries:
         return "it has no section for this architecture, so the call is denied"
-    action = policy.unknown if table(arch).is_newer(number, policy.table) else policy.default
-    entry = policy.entries[arch].get(number, Entry(Always(True), action))
+    entry = policy.entries[arch].get(number, Entry(Always(True), unnamed(policy, arch, number)))
     return on_one_line(arch, number, entry).partition(": ")[2]
 
 

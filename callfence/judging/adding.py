@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from callfence.policygen.evaluate import OPENING, opens_others, unnamed
 from callfence.policygen.files.algebra import Difference, differences, extended
 from callfence.policygen.language.document import PolicyError
 from callfence.policygen.learning.portable import with_equivalents
@@ -62,13 +63,10 @@ def added(policy: Policy, lines: Sequence[str], arch: Arch | None = None, *, nam
         for number, entry in section.items()
     ]:
         old = policy.entries.get(of_arch, {}).get(number)
-        default = policy.default
+        default = unnamed(policy, of_arch, number)
         try:
-            if table(of_arch).is_newer(number, policy.table):
-                default = policy.unknown
-                if policy.default.may_allow and not default.allows:
-                    why = "it is newer than the policy's table, and with a newer table `default` lets all such calls run"
-                    raise JoinError(why)
+            if opens_others(policy, of_arch, number):
+                raise JoinError(OPENING)
             against = not force and refuses(of_arch, number, old, entry.expression, default)
             new = join_entries(of_arch, number, old, entry, default)
         except (JoinError, TooComplexError) as error:

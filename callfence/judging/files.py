@@ -19,8 +19,9 @@ from callfence.judging.sites import Site
 from callfence.policygen.errors import did_you_mean
 from callfence.policygen.files.algebra import PATHS, Kind, line_kind
 from callfence.policygen.files.generalise import is_path, learned
-from callfence.policygen.files.places import PlaceError, located, named
+from callfence.policygen.files.places import MADE_BELOW, PlaceError, located, named
 from callfence.policygen.grants import (
+    ALL,
     BARE,
     MAX_PORT,
     NONE,
@@ -40,7 +41,7 @@ from callfence.policygen.grants import (
 from callfence.policygen.hosts import PLACES, canonical
 from callfence.policygen.language.document import Document
 from callfence.policygen.lint.files import risks
-from callfence.policygen.paths import VARIABLES, covers, encoded, shown
+from callfence.policygen.paths import VARIABLES, encoded, folders, shown
 from callfence.policygen.recording.model import Recording
 from callfence.shared.files import working_folder
 from callfence.shared.text import plural, printable
@@ -104,7 +105,7 @@ def _rights(files: Files, path: str) -> tuple[list[str], str]:
     if files.paths is None:
         return [_UNCONFINED], "every right"
     grants, rights = _holding(files, path)
-    return _lines(grants), format_rights(rights) if rights else ""
+    return _lines(files, grants), format_rights(rights) if rights else ""
 
 
 def _at_place(files: Files, kind: Kind, about: str, word: str) -> tuple[list[str], str]:
@@ -125,7 +126,8 @@ def _at_place(files: Files, kind: Kind, about: str, word: str) -> tuple[list[str
     grants, needed = kind.grants(files), kind.bits(word)
     above = [granted for granted in kind.containing(place) if granted in grants]
     if kind.name == "unix" and is_file_name(place):
-        above = [*_nearest((granted for granted in grants if is_file_name(granted)), place), *({kind.root} & grants.keys())]
+        named_ = _nearest((granted for granted in grants if is_file_name(granted)), place)
+        above = [*(granted for _, granted in named_), *({kind.root} & grants.keys())]
     is_granted = bool(kind.united(grants, above) & needed)
     if is_granted:
         above = [granted for granted in above if grants[granted] & needed]
@@ -148,26 +150,31 @@ def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
     right = WORDS[word]
     grants, rights = _holding(files, path)
     if right in rights:
-        return _lines([grant for grant in grants if right in grant[1]]), ""
+        return _lines(files, [granted for granted in grants if right in grants[granted]]), ""
     whole = _whole(path)
     place = whole if right in OF_A_FILE or os.path.isdir(whole) else os.path.dirname(whole)
     name = named(place, _environment(), os.fsencode(working_folder())).decode("utf-8", "surrogateescape")
-    return _lines(grants), written(path_line(name), word)
+    return _lines(files, grants), written(path_line(name), word)
 
 
-def _lines(grants: Sequence[tuple[str, Right]]) -> list[str]:
-    lines = [f"{path_line(path)}: {format_rights(rights)}" for path, rights in grants]
+def _lines(files: Files, paths: Iterable[str]) -> list[str]:
+    lines = [f"{path_line(path)}: {format_rights(files.grants[path])}" for path in paths]
     return lines or ["no line grants rights to this file or to a folder that contains it"]
 
 
-def _holding(files: Files, path: str) -> tuple[list[tuple[str, Right]], Right]:
-    """Return the grants for a path and for the folders above it, the nearest first, and the rights that they give together."""
-    grants = [(granted, files.grants[granted]) for granted in _nearest(files.grants, path)]
-    return grants, reduce(or_, (rights for _, rights in grants), NOTHING)
+def _holding(files: Files, path: str) -> tuple[dict[str, Right], Right]:
+    """Return the grants for a path and for the folders above it, the nearest first, and the rights that they give together.
+
+    The path's own line gives what only a folder can have if it is one, or one that `enforce` makes."""
+    whole, grants = _whole(path), {}
+    for up, granted in _nearest(files.grants, path):
+        is_made = not os.path.exists(whole) and encoded(granted).startswith(MADE_BELOW)
+        grants[granted] = files.grants[granted] & (ALL if up or is_made or os.path.isdir(whole) else OF_A_FILE)
+    return grants, reduce(or_, grants.values(), NOTHING)
 
 
-def _nearest(places: Iterable[str], path: str) -> list[str]:
-    """Return those of a policy's paths that a file is at or below on this machine, the nearest first."""
+def _nearest(places: Iterable[str], path: str) -> list[tuple[int, str]]:
+    """Return those of a policy's paths that a file is at or below on this machine, the nearest first, each after how far."""
     whole = _whole(path)
     above = [whole]
     while above[-1] != b"/":
@@ -180,7 +187,7 @@ def _nearest(places: Iterable[str], path: str) -> list[str]:
             continue  # enforce refuses the policy here
         if place in above:
             found.append((above.index(place), granted))
-    return [granted for _, granted in sorted(found)]
+    return sorted(found)
 
 
 def _whole(path: str) -> bytes:
@@ -221,11 +228,12 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
     files = document.policy.files
     paths = {path_line(path): path for path in files.paths or {}}
     reasons = reasons_of(recording)
+    names = used(paths.values(), recording)
     for line, value in files.lines().items():
         if wanted.removesuffix(":") in ("", line):
             yield written(line, value)
             if line in paths:
-                yield from _of_path(paths[line], recording, reasons)
+                yield from _of_path(paths[line], names[paths[line]], reasons)
                 yield from (f"  {text}" for text in beyond(paths[line], reasons))
             elif texts := [*of_hosts(line, files, recording, reasons)]:
                 yield from (f"  {text}" for text in texts)
@@ -234,16 +242,22 @@ def origin_lines(document: Document, recording: Recording, wanted: str = "") -> 
             yield ""
 
 
-def used(path: str, recording: Recording) -> list[Used]:
-    """Return the paths used in recorded runs that the line of `path` covers, in the order of their first use."""
+def used(lines: Iterable[str], recording: Recording) -> dict[str, list[Used]]:
+    """Return, for the path of each of these lines, the paths used in recorded runs that it covers, in the order of their first
+    use."""
     names: dict[str, Used] = {}
+    below: dict[str, dict[str, None]] = {line: {} for line in lines}
     for column, run in enumerate(recording.runs, 1):
         for name, words, executable in run.files:
-            if is_path(name) and covers(path, name):
+            covering = [line for line in folders(name) if line in below] if is_path(name) else []
+            if covering:
                 so_far = names.get(name, Used(name, NOTHING, (), ()))
                 runs, executables = dict.fromkeys((*so_far.runs, column)), dict.fromkeys((*so_far.executables, executable))
                 names[name] = Used(name, so_far.rights | rights_of(words), tuple(runs), tuple(executables))
-    return [name._replace(sites=_sites(name, recording)) for name in names.values()]
+            for line in covering:
+                below[line][name] = None
+    placed = {name: found._replace(sites=_sites(found, recording)) for name, found in names.items()}
+    return {line: [placed[name] for name in of_line] for line, of_line in below.items()}
 
 
 def _sites(used: Used, recording: Recording) -> tuple[str, ...]:
@@ -305,8 +319,7 @@ def beyond(path: str, reasons: Mapping[str, str]) -> Iterator[str]:
         yield f"the line covers everything below the folder: {files}"
 
 
-def _of_path(path: str, recording: Recording, reasons: Mapping[str, str]) -> Iterator[str]:
-    names = used(path, recording)
+def _of_path(path: str, names: Sequence[Used], reasons: Mapping[str, str]) -> Iterator[str]:
     if not names and path not in reasons:
         yield "  no recorded run used it: the line was written by hand, or learned from runs that are not in the recording"
     for name in names[:_MANY]:

@@ -13,7 +13,7 @@ from callfence.learning.granted import watched, with_files
 from callfence.learning.store import add, print_forbidden
 from callfence.learning.summary import call_name, size_of
 from callfence.policygen import formats, reading
-from callfence.policygen.evaluate import evaluate
+from callfence.policygen.evaluate import evaluate, refusal
 from callfence.policygen.files.generalise import begun, beside_hosts
 from callfence.policygen.files.generalise_hosts import connects_by_host
 from callfence.policygen.formats import FormatOptions
@@ -218,8 +218,8 @@ def refused_lines(policy: Policy, generated: Generated) -> Iterator[str]:
     for observation in generated.refused:
         arch, number = Arch.from_audit(observation.arch), observation.number
         entry = policy.entries.get(arch, {}).get(number) if arch else None
-        if arch is not None and entry is not None:
-            yield f"{format_call(observation.event)}: the policy denies it explicitly: {on_one_line(arch, number, entry)}"
+        said = f": {on_one_line(arch, number, entry)}" if arch is not None and entry is not None else ""
+        yield f"{format_call(observation.event)}: {refusal(policy, observation.arch, number)}{said}"
     yield from generated.gaps
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 from callfence.enforcing.files import OWN_CODE, own
 from callfence.learning.rehearsal.plan import plan
 from callfence.policygen.completeness import Estimate, estimate, run_next
+from callfence.policygen.evaluate import refusal
 from callfence.policygen.files.generalise import is_path
 from callfence.policygen.files.generalise_hosts import by_host, recorded
 from callfence.policygen.files.made import left, made, movable
@@ -269,9 +270,9 @@ def _gaps(learned: Learned) -> list[str]:
 
 
 def _refused(learned: Learned) -> list[str]:
-    refused = learned.generated.refused
-    names = dict.fromkeys(call_name(observation.arch, observation.number) for observation in refused)
-    return [f"{name}: the policy denies it explicitly; unchanged" for name in names]
+    policy = learned.generated.document.policy
+    calls = dict.fromkeys((observation.arch, observation.number) for observation in learned.generated.refused)
+    return [f"{call_name(*call)}: {refusal(policy, *call)}; unchanged" for call in calls]
 
 
 def _ending(run: Run) -> str:

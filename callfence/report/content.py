@@ -11,8 +11,10 @@ from callfence.judging.formats import Lines, as_json as differences, as_object
 from callfence.judging.sites import by_site, columns_of, started_as, such_as, widened
 from callfence.learning.summary import call_name, estimated
 from callfence.policygen.completeness import Estimate, run_next
+from callfence.policygen.grants import is_line
 from callfence.policygen.language.document import Document
 from callfence.policygen.lint.catalogue import Level
+from callfence.policygen.lint.files import risen
 from callfence.policygen.lint.findings import Finding, lint
 from callfence.policygen.recording.model import Recording, joined
 from callfence.policygen.review.companion import is_companion
@@ -78,9 +80,13 @@ class Against:
 
     name: str
     judgement: Judgement
+    risen: frozenset[tuple[str, str]]
+    """The lines about files, ports and hosts that have a new risk, each with the risk's id."""
 
     def became_possible(self, finding: Finding) -> bool:
         """Return whether a finding of the report's policy comes from one of the differences, so that the other lacks it."""
+        if is_line(finding.name):
+            return (finding.name, finding.rule) in self.risen
         return any(finding.rule == headline.rule for headline in self.judgement.headlines) or any(
             finding.rule in {danger.id for danger in ranked.dangers} and finding.name == name_in(ranked.difference)
             for ranked in self.judgement.relevant
@@ -151,7 +157,11 @@ def gather(
     recorded_in, whole = recording or ("", Recording())
     is_bare = is_companion(whole)
     plain = Recording() if is_bare else whole.plain()
-    against = Against(other[0], judge(other[1], document)) if other else None
+    against = None
+    if other:
+        of_lines = risen(other[1].policy, document.policy).values()
+        risky = frozenset((line, risk.id) for risks in of_lines for line, risk in risks)
+        against = Against(other[0], judge(other[1], document), risky)
     return Report(
         name,
         document,

@@ -263,19 +263,20 @@ def files(report: Report) -> Html:
     paths = {path_line(path): path for path in granted.paths or {}}
     risks = risks_of(granted)
     reasons = reasons_of(report.recording)
+    uses = used(paths.values(), report.recording)
     parts = []
     for line, value in granted.lines().items():
         of_line = [risk for risky, risk in risks if risky == line]
         badges: list[Child] = [badge(Level(risk.level)) for risk in of_line[:1]]
         details: list[Child] = [f"the line {risk.grants} [{risk.id}]: {risk.why}" for risk in of_line]
         if line in paths:
-            names = used(paths[line], report.recording)
+            names = uses[paths[line]]
             details += [code(str(name)) for name in names[:_MANY_NAMES]]
             details += [f"and {plural(len(names) - _MANY_NAMES, 'name')} more"] * (len(names) > _MANY_NAMES)
             details += beyond(paths[line], reasons)
         else:
-            uses = uses_of(granted, line, report.recording)
-            ports = {(what, executable) for _, what, executable in uses if what != NONE}
+            others = uses_of(granted, line, report.recording)
+            ports = {(what, executable) for _, what, executable in others if what != NONE}
             of_ports = [join(code(port), f" by {executable}") for port, executable in sorted(ports)]
             details += [*of_hosts(line, granted, report.recording, reasons)] or of_ports
         summary = element("summary", code(written(line, value)), " ", *badges)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from callfence.policygen.evaluate import evaluate
+from callfence.policygen.evaluate import OPENING, evaluate, opens_others, unnamed
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.document import parse
 from callfence.policygen.language.naming import format_entry
@@ -165,6 +165,8 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     if arch is None or event.number not in table(arch).by_number:
         return Advice(file, "no policy can allow it", "")
     calls, number = table(arch), event.number
+    if opens_others(policy, arch, number):
+        return Advice(file, f"to allow it, edit {file} by hand: {OPENING}", "")
     section = policy.entries.get(arch)
     present = section.get(number) if section else None
     held = constrained(present.expression) if present else frozenset()
@@ -177,7 +179,7 @@ def advise(policy: Policy, file: str, event: Event, until: str = "") -> Advice:
     )
     observation = Observation(event.arch, number, tuple(arguments), "", (1,), "", event.arguments)
     options = Options(allow_opaque=(calls.by_number[number].name,), implied=policy.implied)
-    judged = sort_out(present, policy.default, (observation,), calls)
+    judged = sort_out(present, unnamed(policy, arch, number), (observation,), calls)
     extended = extend(present, judged, calls, options)
     if extended.refused or extended.entry is None:
         return Advice(file, f"{file} denies it explicitly", "")

@@ -53,9 +53,9 @@ Names = dict[str, Right]
 Move = tuple[str, Right, str]
 """The folder that gets rights instead of a path below it, these rights, and the reason."""
 
-_SHARDS = re.compile(r"((?:/[0-9a-f]{1,3})+)/[0-9a-z]{16,}(?:[-_.]\w+)?$")
+_SHARDS = re.compile(r"(?:/[0-9a-f]{1,3})+/(?=[a-z]*[0-9]+[a-z]+[0-9]|[0-9]+(?![0-9a-z]))[0-9a-z]{16,}(?:[-_.]\w+)?$")
 """The end of a path in a store that is addressed by content: one or more folders named by the first digits of a hash, then a
-file named by a hash, in hexadecimal or base 32, or by the rest of one."""
+file named by a hash, in hexadecimal or base 32, or by the rest of one.  It has digits between letters, unlike most words."""
 _THREADS = "/proc/self/task/"
 _SHARD = re.compile(r"/[0-9a-f]{2}$")
 _LETTER = re.compile(r"[a-f]")

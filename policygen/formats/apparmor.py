@@ -15,8 +15,9 @@ from callfence.policygen.paths import encoded
 _READ, _WRITE, _EXECUTE = Right.READ, ALL & ~Right.READ & ~Right.EXECUTE, Right.EXECUTE
 _PERMITTED = (
     "capability", "network", "mount", "remount", "umount", "pivot_root", "signal", "ptrace", "unix", "userns", "mqueue",
+    "dbus",
 )  # fmt: skip
-"""Rules that permit everything except files."""
+"""Rules that permit everything except files, of what abi/4.0 has."""
 _PLAIN = f"{ascii_letters}{digits}/._-+~=: "
 _CALLS = Loss(Direction.WIDER, "AppArmor filters no system calls: load a seccomp filter, too")
 _HOMES = Loss(Direction.WIDER, "$HOME becomes the home folders of all users (tunables/home)")

@@ -58,6 +58,7 @@ IMPLIED: Final = "@default"
 # src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
 CALLS = EXECVE | {"write": "systemd writes to its manager before it executes the program, after the filter has taken effect"}
 _PACKETS = Loss(Direction.NARROWER, "systemd drops packets of every protocol, to and from all addresses that no line grants")
+_HOME = Loss(Direction.OTHER, "%h, written for $HOME, is /root in units of the system manager, whatever User= is")
 # src/shared/seccomp-util.c seccomp_restrict_namespaces()
 _NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "NEWNET", "NEWTIME")
 
@@ -79,7 +80,7 @@ def files_section(files: Files) -> tuple[str, Files]:
             for path in listed:
                 effect[path] = effect.get(path, Right.READ) | rights
     if files.bind is not None:
-        lines.append("SocketBindDeny=any")
+        lines += ["SocketBindDeny=any", "SocketBindAllow=udp"]  # no line of a policy is about the UDP ports that are bound
         lines += [f"SocketBindAllow=tcp:{first}-{last}" for first, last in files.bind if (first, last) != ANY_PORT[0]]
         lines += ["SocketBindAllow=any"] * (files.bind == ANY_PORT)
     addresses = _addresses(files)
@@ -149,7 +150,8 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     head = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n"
     use = f"save as /etc/systemd/system/{options.name}.service.d/callfence.conf; systemctl daemon-reload"
     foreign = Loss(Direction.OTHER, f"calls of {FOREIGN[only(effect)]} kill the calling thread instead of the process")
-    lost = (*lost, foreign, *[_PACKETS] * (files.send is not None))
+    homes = any(path.startswith("$HOME") for path in files.paths or ())
+    lost = (*lost, foreign, *[_PACKETS] * (files.send is not None), *[_HOME] * homes)
     return Exported(f"{head}{section}{lines}".encode(), lost, added, use=use, files=files)
 
 

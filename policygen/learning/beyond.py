@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from callfence.policygen.evaluate import opens_others, unnamed
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.resolve import Call, granted, resolved, witnessed
 from callfence.policygen.implied.tables import REACHES_ANY_FILE, Row, capabilities
@@ -84,11 +85,13 @@ def _sort_by(policy: Policy, placed: Placed, allow_opaque: Collection[str], *, n
 def _judge(policy: Policy, call: Call, observations: Sequence[Observation]) -> Judged:
     """Sort the observations of one call by whether the policy, with its implied set, allows them."""
     arch, number = call
+    if opens_others(policy, arch, number):
+        return Judged((), tuple(observations), ())
     entry = resolved(policy).entries[arch].get(number)
     is_own = number in policy.entries[arch]
     if not is_own and entry == _FAILS:
         entry = None  # it is to be allowed
-    judged = sort_out(entry, policy.default, observations, table(arch))
+    judged = sort_out(entry, unnamed(policy, arch, number), observations, table(arch))
     if is_own or not judged.refused:
         return judged
     against = {*judged.new, *judged.refused}

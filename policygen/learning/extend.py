@@ -39,7 +39,8 @@ class Judged(NamedTuple):
     new: tuple[Observation, ...]
     """Observations with events that get the default, which does not allow them."""
     refused: tuple[Observation, ...]
-    """Observations of which the entry explicitly denies everything that the policy does not allow."""
+    """Observations of which the entry explicitly denies everything that the policy does not allow; or all of a call that can
+    have no entry (`evaluate.opens_others`)."""
     allowed: tuple[Observation, ...]
 
     @property
@@ -146,7 +147,7 @@ class Extended(NamedTuple):
     allowed: tuple[Observation, ...] = ()
     """The observations that the entry allows."""
     refused: tuple[Observation, ...] = ()
-    """The observations that the policy denies explicitly; they are not added."""
+    """Those of `Judged.refused`; they are not added."""
     widenings: Mapping[Widened, int] = MappingProxyType({})
 
 
@@ -169,6 +170,8 @@ def extend(entry: Entry | None, judged: Judged, calls: Table, options: Options, 
     allowed = (*judged.allowed, *judged.new)
     number = (*allowed, *judged.refused)[0].number
     name = calls.by_number[number].name
+    if entry is None and judged.refused:  # the policy can have no entry for it
+        return Extended(None, (), allowed, judged.refused)
     if name in OPAQUE and entry in (None, Entry(Always(True), ENOSYS)):
         return _opaque(name, entry, (*allowed, *judged.refused), options)
     if not judged.new:

@@ -65,7 +65,8 @@ class Generated(NamedTuple):
     widenings: Mapping[Widened, int]
     """Widening of a new rule -> number of observations that it was applied to; the floor is included."""
     refused: tuple[Observation, ...]
-    """The observations that were not added because the policy denies them explicitly."""
+    """The observations that were not added because the policy denies them explicitly, or can have no entry for the call
+    (`evaluate.opens_others`)."""
     gaps: tuple[str, ...]
     """The observed calls that no policy can allow, in words."""
     implied: int = 0

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from callfence.policygen.comparing.compare import Change, compare, compare_resolved
 from callfence.policygen.comparing.reducing import reduce_resolved
+from callfence.policygen.evaluate import unnamed
 from callfence.policygen.implied.resolve import Resolved, narrowed, resolved, tidy
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.normal import normal
@@ -119,7 +120,11 @@ def _cut(policy: Resolved, base: Resolved) -> Resolved:
         arch: {
             number: entry
             for number, entry in section.items()
-            if number in base.entries.get(arch, {}) or _unnamed(base, arch, number).may_allow or not _may_run(entry, policy)
+            if (
+                number in base.entries.get(arch, {})
+                or _unnamed(base, arch, number).may_allow
+                or not entry.may_run(policy.default)
+            )
         }
         for arch, section in policy.entries.items()
         if arch in base.entries
@@ -167,21 +172,9 @@ def _reduced(policy: Resolved, base: Resolved) -> Resolved:
     return result
 
 
-def _may_run(entry: Entry, policy: Resolved) -> bool:
-    rest = (entry.otherwise or policy.default).may_allow
-    match entry.expression:
-        case Always(True):
-            return entry.action.may_allow
-        case Always(False):
-            return rest
-    return entry.action.may_allow or rest
-
-
 def _unnamed(base: Resolved, arch: Arch, number: int) -> Action:
     """Return the baseline's action for a call without an entry."""
-    if arch not in base.entries:
-        return KILL
-    return base.unknown if table(arch).is_newer(number, base.table) else base.default
+    return unnamed(base, arch, number) if arch in base.entries else KILL
 
 
 def _new(new: New, policy: Policy, existing: Document | None) -> New | None:

@@ -14,9 +14,9 @@ from functools import cache
 from callfence.policygen.evaluate import answers
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.document import parse
-from callfence.policygen.model import Always, Entry, Expression, Policy, alternatives, constrained
+from callfence.policygen.model import Always, Entry, Expression, Policy, alternatives
 from callfence.policygen.sets.algebra import FALSE, Space, TooComplexError
-from callfence.policygen.sets.region import space, to_bdd
+from callfence.policygen.sets.region import BITS, shift, space, to_bdd
 from callfence.policygen.values import frozen
 from callfence.tracer.abi import Arch, name_of, table
 from callfence.tracer.abi.constants import table_rows
@@ -163,10 +163,16 @@ def granted(sets: Space, row: Selects, arch: Arch, number: int, allowed: int) ->
     return sets.and_(to_bdd(sets, region_of(row, arch, number), arguments), allowed)
 
 
-def leaves_free(rule: Expression, row: Selects, arch: Arch, number: int) -> bool:
-    """Return whether a rule leaves the row's argument unconstrained."""
+def leaves_free(sets: Space, where: int, row: Selects, arch: Arch, number: int) -> bool:
+    """Return whether a set of calls has more than a quarter of all values of the row's argument: `pid != 1` constrains it
+    hardly more than `allow`.  Raises TooComplexError."""
     arguments = table(arch).by_number[number].arguments
-    return next(i for i, argument in enumerate(arguments) if argument.name == row.free) not in constrained(rule)
+    index = next(i for i, argument in enumerate(arguments) if argument.name == row.free)
+    others = (1 << BITS) - 1 & ~(arguments[index].mask << shift(index))
+    return sets.share(sets.invert(sets.always(sets.invert(where), others))) > _MOST
+
+
+_MOST = 0.25
 
 
 @frozen
@@ -258,7 +264,8 @@ def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[
                 allowed = sets.or_(allowed, where)
         if allowed == FALSE or not row.free:
             return granted(sets, row, arch, call.number, allowed) != FALSE
+        entry = resolved(policy).entries[arch].get(call.number, Entry(Always(True)))
+        parts = [to_bdd(sets, part, call.arguments) for part in alternatives(entry.expression)]
+        return any(leaves_free(sets, part, row, arch, call.number) for part in parts)
     except TooComplexError:
         return True  # a warning too many is better than one too few
-    entry = resolved(policy).entries[arch].get(call.number, Entry(Always(True)))
-    return any(leaves_free(part, row, arch, call.number) for part in alternatives(entry.expression))

@@ -33,7 +33,7 @@ from callfence.policygen.grants import (
 )
 from callfence.policygen.hosts import is_name
 from callfence.policygen.model import Policy
-from callfence.policygen.paths import covers
+from callfence.policygen.paths import covers, folders
 from callfence.tracer.abi.constants import table_rows
 from callfence.tracer.named import NamedTuple
 
@@ -179,11 +179,10 @@ def _of_socket(socket: str) -> list[Risk]:
 
 def _is_of_socket(risk: Risk, socket: str) -> bool:
     containing = TREES["unix"].containing
-    for what in risk.what:
-        place = what.removeprefix("socket ").removesuffix(_BELOW)
-        if what.startswith("socket ") and (
-            socket in containing(place) or (what.endswith(_BELOW) and place in containing(socket))
-        ):
+    for what in (what.removeprefix("socket ") for what in risk.what if what.startswith("socket ")):
+        place = what.removesuffix(_BELOW)
+        is_named = socket in containing(place) or (what.endswith(_BELOW) and place in containing(socket))
+        if is_named if what.startswith("@") else _is_about(what, socket):
             return True
     return False
 
@@ -218,31 +217,33 @@ def _place(path: str) -> str:
     return path.removeprefix("/var") if covers("/var/run", path) else path
 
 
+def risen(old: Policy, new: Policy) -> dict[str, set[tuple[str, Risk]]]:
+    """Return the new risks of each line that grants more than in `old`, with the lines that have them: itself, or one below."""
+    found: dict[str, set[tuple[str, Risk]]] = {line: set() for line, more, _ in differences(old.files, new.files) if more}
+    for of, risk in {*_all_risks(new, old)} - {*_all_risks(old, new)} if found else ():
+        is_own = of in found or line_kind(of) is not PATHS
+        for line in [of] if is_own else map(path_line, folders(PATHS.place(of))):
+            found.get(line, set()).add((of, risk))
+    return found
+
+
 def judged(old: Policy, new: Policy) -> list[Judged]:
     """Return the lines that grant more or less than in `old`, each with its most serious new risk; a line that a policy has not
     is judged as what its absence permits."""
-    changes = differences(old.files, new.files)
-    before, after = (set(_all_risks(*both)) for both in ((old, new), (new, old))) if changes else (set(), set())
-    wider = {line for line, more, _ in changes if more}
+    by_line = risen(old, new)
     result = []
-    for line, more, less in changes:
+    for line, more, less in differences(old.files, new.files):
         signs = [(sign, what) for sign, what in (("+", more), ("-", less)) if what]
         subject = f"{line}: {' '.join(f'{sign} {what}' for sign, what in signs)}"
         if written(line, ANY) == line:  # it has no colon
             subject = f"{signs[0][0]} {line}"
-        risen = {risk for of, risk in after - before if of == line or (of not in wider and _is_below(of, line))}
-        new_risks = risen if more else ()
+        new_risks = {risk for _, risk in by_line.get(line, ())}
         if not new_risks:
             says = f"it {' and '.join(_said(line, *each) for each in ((more, True), (less, False)) if each[0])}"
             result.append(Judged("note", f"{line.split()[0]}-{'more' if more else 'less'}", line, subject, says))
         for risk in sorted(new_risks, key=lambda risk: (_LEVELS.index(risk.level), risk.id))[:1]:
             result.append(Judged(risk.level, risk.id, line, subject, f"it {risk.grants}", risk.why, risk.safer))
     return result
-
-
-def _is_below(line: str, above: str) -> bool:
-    """Return whether a line is about files in what another line is about, whose rights it then has too."""
-    return line_kind(line) is line_kind(above) is PATHS and covers(PATHS.place(above), PATHS.place(line))
 
 
 def _all_risks(policy: Policy, other: Policy) -> list[tuple[str, Risk]]:

@@ -285,7 +285,7 @@ def past_paths(document: Document, _: Budget | None = None) -> Iterator[Finding]
         calls = table(arch).by_name
         for name, what in _ATTRIBUTES.items():
             entry = section.get(calls[name].number) if name in calls else None
-            if entry and entry.only_allows:
+            if entry and entry.may_run(policy.default):
                 reason = _reasons(document, arch, calls[name].number)[0]
                 yield _finding(check("attributes-outside"), arch, name, None, reason, what)
 
@@ -353,10 +353,10 @@ def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry,
     parts = alternatives(entry.expression) or (entry.expression,)
     if not entry.action.allows:
         parts = ()  # an entry that denies by conditions constrains the argument
-    loose = [Entry(part, entry.action) for part in parts if leaves_free(part, danger, arch, number)]
     region = FALSE
-    for rule in loose:
-        region = sets.or_(permitted(sets, rule, default, arguments), region)
+    for part in parts:
+        if leaves_free(sets, to_bdd(sets, part, arguments), danger, arch, number):
+            region = sets.or_(permitted(sets, Entry(part, entry.action), default, arguments), region)
     return region
 
 

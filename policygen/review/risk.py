@@ -137,7 +137,7 @@ def _dangers(sets: Space, difference: Difference, region: int) -> tuple[Danger, 
         row
         for row in of_call(arch, number)
         if (
-            any(leaves_free(rule, row, arch, number) for rule in difference.rules)
+            leaves_free(sets, region, row, arch, number)
             if row.free
             else granted(sets, row, arch, number, region) != FALSE
         )

@@ -170,6 +170,13 @@ class Space:
         variables = {self._variable[node] for node in self._below(function)} - {self.bits}
         return sum(1 << (self.bits - 1 - variable) for variable in variables)
 
+    def share(self, region: int) -> float:
+        """Return which share of all assignments a set has, from 0 to 1."""
+        shares = {FALSE: 0.0, TRUE: 1.0}
+        for node in sorted(self._below(region) - shares.keys(), key=self._variable.__getitem__, reverse=True):
+            shares[node] = (shares[self._low[node]] + shares[self._high[node]]) / 2
+        return shares[region]
+
     def where(self, function: int, terminal: int) -> int:
         """Return the set in which the function has the terminal `terminal`."""
         return self._rebuilt(function, self._node, lambda node: TRUE if node == terminal else FALSE)

@@ -47,6 +47,7 @@ NoExecPaths=/
 ExecPaths=-/usr/bin/cat
 ExecPaths=-/usr/lib
 SocketBindDeny=any
+SocketBindAllow=udp
 SocketBindAllow=tcp:80-80
 SocketBindAllow=tcp:8000-8009
 """
@@ -54,6 +55,8 @@ SocketBindAllow=tcp:8000-8009
     assert "path /" in losses[Direction.WIDER], "all can be read"
     assert "tcp connect" in losses[Direction.WIDER]
     assert Direction.NARROWER not in losses, "reading ./data is not confined"
+    assert any("/root" in loss.what for loss in made.losses)
+    assert not any("/root" in loss.what for loss in exported("systemd", "path /srv: read, write\npath $HOME/a: read\n").losses)
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze (systemd)")
@@ -282,6 +285,7 @@ def test_apparmor_parses_its_profile(tmp_path: Path) -> None:
     assert "path /srv/in" not in about_files(made)[Direction.WIDER]
     assert about_files(made)[Direction.NARROWER] == ("path ./x",)
     assert {"path /srv/out", "tcp bind"} <= {*about_files(made)[Direction.WIDER]}
+    assert "\n  dbus,\n" in text
     file, _ = written(made, tmp_path, "it")
     parser = shutil.which("apparmor_parser") or "/sbin/apparmor_parser"
     done = subprocess.run([parser, "-Q", "-K", file], capture_output=True, text=True, check=False)

@@ -36,6 +36,11 @@ def lines(text, *recordings, last=10):
     return made.policy.files.lines(), made.unused
 
 
+def test_a_rule_is_named_with_its_action():
+    made = judged("ptrace: notify\nioctl: notify if cmd == TIOCSTI\nread: fd == 0", run(0, [("getpid",)]))
+    assert [each.line for each in made.unused] == ["ptrace: notify", "ioctl: notify if cmd == TIOCSTI", "read: fd == 0"]
+
+
 CALLS = """\
 callfence 1
 arch x86_64

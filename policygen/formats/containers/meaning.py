@@ -51,6 +51,11 @@ _STRANGE = "names that no architecture known here has, skipped, as runtimes skip
 _BY_SOCKETCALL = "on i386 libseccomp judges these made by socketcall and ipc as well, which the policy does not say"
 
 
+_OLDEST = (5, 9)
+"""Linux without which programs are not confined with reports: rules for still older ones always apply (docs/kernels.md)."""
+_REVERSED = {Direction.WIDER: Direction.NARROWER, Direction.NARROWER: Direction.WIDER, Direction.OTHER: Direction.OTHER}
+
+
 def return_value(act: Act, errno: int | None) -> int:
     """Return the filter's 32-bit return value for the action `act`, with `errno` (or the datum of TRACE; None means EPERM)."""
     if act in _RET:
@@ -177,7 +182,21 @@ def _for_container(profile: Profile, options: FormatOptions) -> tuple[Profile, l
     if missing := sorted(caps - options.capabilities):
         what = f"judged for a container without {', '.join(missing)} (--cap gives one); left out for that"
         losses = [Loss(direction, what, tuple(names)) for direction, names in (left_out or {Direction.NARROWER: []}).items()]
+    losses += [] if options.kernel else _of_kernels(profile)
     return replace(profile, rules=tuple(rule for rule in profile.rules if _applies(rule, options))), losses
+
+
+def _of_kernels(profile: Profile) -> list[Loss]:
+    """Return as losses what differs on kernels that are older than those of the profile's rules, in a policy for the newest."""
+    found: defaultdict[tuple[str, Direction], list[str]] = defaultdict(list)
+    for rule in profile.rules:
+        missing, added = _without(rule, profile), _REVERSED[_without(rule, profile)]
+        for where, direction in ((rule.includes, added), (rule.excludes, missing)):
+            if where.kernel and where.kernel > _OLDEST:
+                version = ".".join(map(str, where.kernel))
+                what = f"on Linux before {version}, since the profile is judged for the newest (--kernel gives another)"
+                found[what, direction] += rule.names
+    return [Loss(direction, what, tuple(dict.fromkeys(names))) for (what, direction), names in found.items()]
 
 
 def _without(rule: ProfileRule, profile: Profile) -> Direction:

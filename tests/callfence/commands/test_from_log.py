@@ -80,6 +80,15 @@ def test_what_is_denied_explicitly_stays_denied(folder: Path) -> None:
     assert "unlink: deny" in (folder / "app.policy").read_text()
 
 
+@pytest.mark.parametrize("command", [("allow",), ("review", "--accept-all")])
+def test_what_would_let_other_calls_run_is_named(folder: Path, command: tuple[str, ...]) -> None:
+    (folder / "app.policy").write_text("table 5.10\ndefault allow\nread: allow\n")
+    (folder / "log").write_text(violation("cachestat", 1))
+    done = run(folder, *command, "app.policy", "--log", "log")
+    assert (done.returncode, "it is newer than the policy's table" in done.stdout + done.stderr) == (1, True)
+    assert "table 5.10" in (folder / "app.policy").read_text()
+
+
 def test_a_log_of_another_policy(folder: Path) -> None:
     before = (folder / "app.policy").read_text()
     (folder / "log").write_text(violation("mkdir", 1, 0o700, policy="redis.policy"))

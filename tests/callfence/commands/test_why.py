@@ -39,6 +39,13 @@ def test_learned_rules_come_before_what_is_implied(tmp_path: Path, capsys: pytes
     assert any(line.startswith("  implied 1: ") for line in lines[2:])
 
 
+def test_a_call_newer_than_the_table_is_not_denied_explicitly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "it.policy").write_text("table 5.10\ndefault allow\nread: allow\n")
+    assert why.main([str(tmp_path / "it.policy"), "cachestat(fd=0)"]) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "by hand: it is newer than the policy's table, and with a newer table" in last
+
+
 def test_bits_that_only_restrict_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "it.policy").write_text("implied 1\narch aarch64\nmprotect: prot == PROT_READ|PROT_EXEC\n")
     call = "mprotect(start=0, len=4096, prot=PROT_READ|PROT_EXEC|PROT_BTI)"

@@ -60,6 +60,19 @@ def test_files_and_ports(folder: Path, words: tuple[str, ...], status: int, said
     assert why(folder, "app.policy", *words, status=status) == (said, "")
 
 
+@pytest.mark.parametrize("name", ["data/x", "data/new"])
+def test_a_file_itself_can_have_no_right_of_folders(folder: Path, name: str) -> None:
+    """Making or removing a file takes the right in its folder: `enforce` refuses the line, or says that it grants nothing."""
+    (folder / "data" / "x").touch()
+    (folder / "it.policy").write_text(f"path ./{name}: write, create, remove\npath $HOME/.new: create\n")
+    line = f"  path ./{name}: write, create, remove\n"
+    said, _ = why(folder, "it.policy", f"./{name}", "remove", status=1)
+    assert said.startswith(f"./{name}: remove: not granted\n{line}  to grant it: ")
+    assert said.endswith("'path ./data: remove'\n")
+    assert why(folder, "it.policy", f"./{name}", status=0)[0] == f"./{name}: write: granted\n{line}"
+    assert ": granted" in why(folder, "it.policy", "$HOME/.new", "create", status=0)[0]
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
@@ -76,6 +89,7 @@ def test_files_and_ports(folder: Path, words: tuple[str, ...], status: int, said
             "  to grant it: callfence allow hosts.policy 'unix connect @a'\n"),
         (("tcp bind 10.0.0.1", "80"), 2, "callfence why: tcp bind 10.0.0.1: a `tcp bind` line names no host\n"),
         (("tcp connect a..b", "80"), 2, "callfence why: a..b is no host name\n"),
+        (("tcp connect straße.example", "80"), 2, "callfence why: straße.example is no host name\n"),
         (("unix connect @a", "80"), 2, "callfence why: 80 is too much: a unix socket has no ports\n"),
     ],
 )  # fmt: skip

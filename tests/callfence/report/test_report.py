@@ -118,6 +118,15 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
+def test_only_the_lines_with_more_risks_are_new(tmp_path: Path) -> None:
+    (tmp_path / "old.policy").write_text("path $HOME/.ssh/a: read\n")
+    (tmp_path / "it.policy").write_text("path $HOME/.ssh/a: read\npath $HOME/.ssh/b: read\npath /etc: read, write\n")
+    text = run(tmp_path, "report", "it.policy", "--against", "old.policy").stdout
+    found = re.findall(r'<h3>(<span class="badge plain">new</span> )?<span[^>]*>\w+</span> <code>(path [^<]*)</code>', text)
+    assert [line for new, line in found if not new] == ["path $HOME/.ssh/a"]
+    assert {line for new, line in found if new} == {"path $HOME/.ssh/b", "path /etc"}
+
+
 def test_a_real_policy_in_a_browser(learned: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     done = run(learned, "report", "it.policy", "--against", "old.policy", "-o", str(out))

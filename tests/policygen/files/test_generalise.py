@@ -102,6 +102,11 @@ RULES = (
         [run("./s/ab/0123456789abcdef: read, execute")],
         {"./s/ab/0123456789abcdef": "read, execute"},
     ),
+    (
+        "no store by words below a folder such as db",
+        [run("./app/db/productiondatabase: read, write", "./app/db/config2024production.yml: write")],
+        {"./app/db/productiondatabase": "read, write", "./app/db/config2024production.yml": "write"},
+    ),
     ("no store in a home", [run("$HOME/ab/0123456789abcdef: read")], {"$HOME/ab/0123456789abcdef": "read"}),
     ("once what a folder has", [run(".: read", "./a: read, write")], {".": "read", "./a": "write"}),
 )

@@ -293,6 +293,19 @@ def test_what_no_policy_can_allow_is_a_gap() -> None:
     )
 
 
+@pytest.mark.parametrize("default", ["allow", "notify", "log"])
+@pytest.mark.parametrize("call", ["cachestat 0", "openat2 0"])
+def test_a_newer_call_is_not_added_if_others_would_run_then(call: str, default: str) -> None:
+    """A newer table has the default decide of the other newer calls, which `unknown` denied."""
+    old = policy(f"arch x86_64\ntable 5.5\ndefault {default}\nread: allow")
+    found = learn(call, "close 3", existing=old)
+    assert found.document.policy.table == (5, 5)
+    assert [each.number for each in found.refused] == [event(call).number]
+    free = policy(f"arch x86_64\ntable 5.5\ndefault {default}\nunknown allow\nread: allow")
+    assert learn("cachestat 0", existing=free).document.policy == free.policy
+    assert learn(call, existing=policy("arch x86_64\ntable 5.5\nread: allow")).document.policy.table > (5, 5)
+
+
 def test_an_observation_from_older_tables_is_free() -> None:
     one = Observation(Arch.X86_64.audit, event("socket").number, (), "/app", (1,), "", (2, 1, 0, 0, 0, 0))
     assert body(generate([one], None, name="./app").document) == "socket: allow"

@@ -144,6 +144,8 @@ def test_a_rule_for_any_task_was_learned(implied: int) -> None:
     [
         ("prlimit64: resource == RLIMIT_STACK", {"limits-of-others"}),
         ("prlimit64: pid == 0", set()),
+        ("prlimit64: pid != 1", {"limits-of-others"}),
+        ("scope none\nkill: pid > 1", {"signals-outside", "signals-to-others"}),
         ("sched_setaffinity: allow", {"scheduling-of-others"}),
         ("sched_setaffinity: pid == 0", set()),
         ("setpriority: which == PRIO_PROCESS", {"priority-of-others"}),
@@ -152,7 +154,8 @@ def test_a_rule_for_any_task_was_learned(implied: int) -> None:
         ("kill: pid == 0", set()),
         ("tgkill: sig == SIGUSR1", set()),
         ("scope abstract sockets\ntgkill: allow", {"signals-outside", "signals-to-others-threads"}),
-        ("kill: allow\ntgkill: allow", set()),
+        ("scope none\npidfd_send_signal: allow", {"signals-outside", "signals-to-others-threads"}),
+        ("kill: allow\ntgkill: allow\npidfd_send_signal: allow", set()),
         ("scope signals\nkill: allow\ntgkill: allow", set()),
     ],
 )

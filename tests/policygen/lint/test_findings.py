@@ -146,6 +146,8 @@ def test_a_way_past_the_lines_about_ports(text: str, is_found: bool) -> None:
         ("path ./a: read\nlchown: allow\nsetxattr: flags == 0\nfchown: allow\n", ["lchown", "setxattr"]),
         ("path ./a: read\nfile_setattr: allow\nfile_getattr: allow\n", ["file_setattr"]),
         ("path ./a: read\nlchown: deny\n", []),
+        ("path ./a: read\nlchown: errno EPERM if user == 0 else allow\nsetxattr: log\n", ["lchown", "setxattr"]),
+        ("path ./a: read\nlchown: errno EPERM if user == 0\n", []),
         ("lchown: allow\n", []),
     ],
 )

@@ -119,6 +119,21 @@ def test_rules_for_some_containers(condition: dict[str, Any], options: dict[str,
     assert any("--cap" in loss.what for loss in imported.losses) >= missing
 
 
+@pytest.mark.parametrize(
+    ("condition", "kernel", "direction"),
+    [
+        ({"includes": {"minKernel": "6.10"}}, None, Direction.WIDER),
+        ({"excludes": {"minKernel": "6.10"}}, None, Direction.NARROWER),
+        ({"includes": {"minKernel": "6.10"}}, (6, 10), None),
+        ({"includes": {"minKernel": "4.8"}}, None, None),
+    ],
+)
+def test_what_holds_on_new_kernels_only_is_a_loss(condition: Any, kernel: Any, direction: Direction | None) -> None:
+    imported = read(profile({"names": ["dup"], **ALLOWED, **condition}), kernel=kernel)
+    found = [loss for loss in imported.losses if "--kernel" in loss.what]
+    assert [(loss.direction, loss.calls) for loss in found] == ([(direction, ("dup",))] if direction else [])
+
+
 def test_the_machine_chooses_the_architectures() -> None:
     arch_map = [
         {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]},
