@@ -62,6 +62,8 @@ def _execute(config: pytest.Config, mode: str) -> None:
     if pid.isdigit() and _descends_from(int(pid)):
         if outer != mode:
             raise pytest.UsageError(f"--callfence-{mode}: this pytest was started by one under --callfence-{outer}")
+        if mode == "enforce" and not _has_filter():
+            raise pytest.UsageError(f"--callfence-enforce: this pytest runs without a filter, though {_WHOLE} says otherwise")
         return
     if config.invocation_params.args != tuple(sys.argv[1:]):
         raise pytest.UsageError(
@@ -85,6 +87,15 @@ def _policy(config: pytest.Config, mode: str) -> str:
     if not value.endswith(".policy"):
         raise pytest.UsageError(f"{flag}: {value!r} is not the name of a policy: write {flag}=NAME.policy")
     return value
+
+
+def _has_filter() -> bool:
+    """Return whether this process has a seccomp filter, ours or another (proc_pid_status(5)), or may not read that."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            return b"\nSeccomp:\t2\n" in file.read()
+    except OSError:
+        return True
 
 
 def _descends_from(pid: int) -> bool:

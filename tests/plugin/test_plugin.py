@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
 
     from conftest import Commands
 
@@ -166,6 +167,13 @@ def test_a_flag_in_the_configuration_holds_for_every_run(project: Project) -> No
 def test_a_variable_left_in_the_environment_does_not_prevent_confinement(project: Project) -> None:
     ran = project.pytest("--callfence-enforce", "tests", MORE="1", CALLFENCE_PYTEST="enforce 4194304")
     assert ran.returncode == -signal.SIGSYS
+
+
+def test_nor_does_one_that_names_a_process_above(project: Project) -> None:
+    ran = project.pytest("--callfence-enforce", CALLFENCE_PYTEST=f"enforce {os.getpid()}")
+    is_filtered = "\nSeccomp:\t2\n" in Path("/proc/self/status").read_text()
+    assert (ran.returncode == pytest.ExitCode.USAGE_ERROR) is not is_filtered
+    assert (b"this pytest runs without a filter" in ran.stderr) is not is_filtered
 
 
 def test_mistakes_in_the_command_line(project: Project) -> None:
