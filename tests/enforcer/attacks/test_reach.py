@@ -470,12 +470,12 @@ ANSWERED = """child done done
 group EACCES EACCES EACCES EACCES
 thread EACCES done EACCES EACCES
 task EACCES EACCES EACCES EACCES
-others EACCES EACCES EACCES
+others EACCES EACCES EPERM
 zombie done
 ended ESRCH EACCES
 upwards EACCES done
 grandchild done
-orphan EACCES
+orphan EPERM
 namespace EACCES EACCES EACCES EACCES
 ids done done EACCES
 others' ids EACCES EACCES EACCES EPERM
