@@ -217,9 +217,8 @@ def test_a_process_that_the_helper_cannot_answer_connects_nowhere_in_the_last_ph
     def run(*lines: str, options: tuple[str, ...] = ()) -> tuple[str, str]:
         (network.folder / "socket").unlink(missing_ok=True)
         text = allowing_all(*lines, "phase serving after clock_nanosleep", "unix connect /none")
-        if options:
-            text = text.replace("\nconnect: allow\n", "\nconnect: allow until serving\n")
-        file.write_text(text)
+        ended = "connect" if options else "acct"
+        file.write_text(text.replace(f"\n{ended}: allow\n", f"\n{ended}: allow until serving\n"))
         ran = network.plain(enforce, *options, "-p", file, sys.executable, "-c", script)
         return ran.stdout.decode(), ran.stderr.decode()
 
