@@ -152,6 +152,7 @@ class Start:
                 is_quiet=self.is_quiet,
                 is_audit=self.is_audit,
                 notified=calls,
+                needs_listener=(hosts is not None or listens) and not self.is_audit,
                 refusals=lambda filter_, notifies: self._refused(policies, files, hosts, filter_, notifies=notifies),
             )
             reporter = reporter or self._reporter(policies, "", None, None, listens=False)

@@ -297,14 +297,15 @@ def plan(
     is_quiet: bool,
     is_audit: bool,
     notified: frozenset[tuple[int, int]],
+    needs_listener: bool,
     refusals: Callable[[bytes, bool], bytes],
 ) -> Plan:
     """Return the plan by which the helper follows the program through the phases of one policy, under the filters of all.
 
     `compiled` are the filters to use, `silent` the same for a kernel that answers alone.  `notifying` are additional filters
-    of the last phase, `notified` the calls of which these notify the helper.  `refusals(filter, notifies)` returns the
-    instructions that fail calls which a filter allows, because of lines about files, ports and hosts.  Raises EnforceError if
-    more than one policy has phases, or if a filter is too large."""
+    of the last phase, `notified` the calls of which these notify the helper, `needs_listener` whether it makes some of them.
+    `refusals(filter, notifies)` returns the instructions that fail calls which a filter allows, because of lines about files,
+    ports and hosts.  Raises EnforceError if more than one policy has phases, or if a filter is too large."""
     from callfence.enforcer.arming.plan import Plan
 
     places = [place for place, policy in enumerate(compiled) if policy.stages]
@@ -346,6 +347,7 @@ def plan(
         is_optional=compiled[place].phases_optional,
         has_own_filters=has_own_filters,
         notified=notified,
+        needs_listener=needs_listener,
         refusals=refusals(start, False),
     )
 

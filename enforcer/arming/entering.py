@@ -144,7 +144,9 @@ class Entrance:
         if is_last and not self._plan.is_quiet:
             if why := self._put_listening(surgery, process, stage):
                 surgery.unmap(self._stages[process.reached - 1].filter if process.reached else self._plan.start)
-                program = self._key.passing(stage.silent, installs=False)
+                if self._plan.needs_listener:
+                    raise ArmError(why)
+                program = self._key.passing(self._plan.installed_in(stage), installs=False)
                 inject.install(surgery, self._key, program, -1, threads=True)
                 self._say_unreported(process, stage, why)
         else:

@@ -52,7 +52,8 @@ class Plan:
     """The phases of a program, with the filters and options of its start."""
 
     __slots__ = (
-        "has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "notified", "refusals", "silent", "stages", "start",
+        "has_own_filters", "is_audit", "is_optional", "is_quiet", "key", "needs_listener", "notified", "refusals", "silent",
+        "stages", "start",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,7 @@ class Plan:
         is_optional: bool,
         has_own_filters: bool,
         notified: frozenset[tuple[int, int]] = frozenset(),
+        needs_listener: bool = False,
         refusals: bytes = b"",
     ) -> None:
         self.start = start
@@ -83,6 +85,8 @@ class Plan:
         """Whether the program may install filters itself."""
         self.notified = notified
         """AUDIT_ARCH_* and number of the calls that the helper judges by the files and ports that they name."""
+        self.needs_listener = needs_listener
+        """Whether the helper makes calls for the program, so that the kernel alone cannot confine it."""
         self.refusals = refusals
         """The instructions that fail calls because of lines about files, ports and hosts."""
         self.key = Key()
@@ -99,5 +103,5 @@ class Plan:
         return ALL_RUN if self.is_audit else self.silent or self.start
 
     def installed_in(self, stage: Stage) -> bytes:
-        """Return the filter that is installed when a phase begins, for all phases but the last."""
+        """Return the filter that is installed when a phase begins, and nobody listens to it."""
         return ALL_RUN if self.is_audit else stage.silent or stage.filter

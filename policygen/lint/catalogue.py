@@ -14,7 +14,7 @@ from functools import cache
 from callfence.policygen.evaluate import answers
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.document import parse
-from callfence.policygen.model import Always, Entry, Expression, Policy, alternatives
+from callfence.policygen.model import Always, Expression, Policy
 from callfence.policygen.sets.algebra import FALSE, Space, TooComplexError
 from callfence.policygen.sets.region import BITS, shift, space, to_bdd
 from callfence.policygen.values import frozen
@@ -264,8 +264,6 @@ def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[
                 allowed = sets.or_(allowed, where)
         if allowed == FALSE or not row.free:
             return granted(sets, row, arch, call.number, allowed) != FALSE
-        entry = resolved(policy).entries[arch].get(call.number, Entry(Always(True)))
-        parts = [to_bdd(sets, part, call.arguments) for part in alternatives(entry.expression)]
-        return any(leaves_free(sets, part, row, arch, call.number) for part in parts)
+        return leaves_free(sets, allowed, row, arch, call.number)
     except TooComplexError:
         return True  # a warning too many is better than one too few

@@ -350,13 +350,12 @@ def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry,
     arguments = table(arch).by_number[number].arguments
     if not danger.free:
         return granted(sets, danger, arch, number, permitted(sets, entry, default, arguments))
-    parts = alternatives(entry.expression) or (entry.expression,)
-    if not entry.action.allows:
-        parts = ()  # an entry that denies by conditions constrains the argument
+    parts = alternatives(entry.expression) if entry.action.allows else ()
     region = FALSE
-    for part in parts:
-        if leaves_free(sets, to_bdd(sets, part, arguments), danger, arch, number):
-            region = sets.or_(permitted(sets, Entry(part, entry.action), default, arguments), region)
+    for part in parts or (entry.expression,):
+        allowed = permitted(sets, replace(entry, expression=part), default, arguments)
+        if leaves_free(sets, allowed, danger, arch, number):
+            region = sets.or_(allowed, region)
     return region
 
 

@@ -198,6 +198,40 @@ def test_what_lines_refuse_is_refused_in_each_phase_and_reported_where_it_is_den
     assert b"needs the helper" in ran.stderr
 
 
+def test_a_process_that_the_helper_cannot_answer_connects_nowhere_in_the_last_phase(network: Network) -> None:
+    file = network.folder / "phases.policy"
+    script = (
+        "import os, socket, sys, time\n"
+        "from resource import RLIMIT_NOFILE, setrlimit\n"
+        "setrlimit(RLIMIT_NOFILE, (16, 16))\n"
+        "own, server = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)\n"
+        "server.bind('socket'), server.listen()\n"
+        "try:\n"
+        "    while True: os.dup(0)\n"
+        "except OSError: time.sleep(0.01)\n"
+        "try: own.connect('socket'); print('connected')\n"
+        "except OSError as error: print(error.strerror)\n"
+    )
+    enforce = Path(sys.executable).with_name("enforce")
+
+    def run(*lines: str, options: tuple[str, ...] = ()) -> tuple[str, str]:
+        (network.folder / "socket").unlink(missing_ok=True)
+        text = allowing_all(*lines, "phase serving after clock_nanosleep", "unix connect /none")
+        ended = "connect" if options else "acct"
+        file.write_text(text.replace(f"\n{ended}: allow\n", f"\n{ended}: allow until serving\n"))
+        ran = network.plain(enforce, *options, "-p", file, sys.executable, "-c", script)
+        return ran.stdout.decode(), ran.stderr.decode()
+
+    printed, said = run()
+    assert printed == ""
+    assert "cannot enter its phase and is killed, because it cannot open another descriptor" in said
+    printed, said = run("phases optional")
+    assert printed == "Permission denied\n", said
+    assert "keeps its start-up permissions" in said
+    printed, said = run(options=("--audit",))
+    assert printed == "connected\n", said
+
+
 @pytest.mark.parametrize("flags", [["--quiet-kernel"]])
 def test_without_a_helper_nothing_runs(flags: Sequence[str], network: Network) -> None:
     file = network.folder / "it.policy"

@@ -145,6 +145,8 @@ def test_a_rule_for_any_task_was_learned(implied: int) -> None:
         ("prlimit64: resource == RLIMIT_STACK", {"limits-of-others"}),
         ("prlimit64: pid == 0", set()),
         ("prlimit64: pid != 1", {"limits-of-others"}),
+        ("prlimit64: errno EPERM if pid == 1\n  else allow", {"limits-of-others"}),
+        ("prlimit64: errno EPERM if pid != 0\n  else allow", set()),
         ("scope none\nkill: pid > 1", {"signals-outside", "signals-to-others"}),
         ("sched_setaffinity: allow", {"scheduling-of-others"}),
         ("sched_setaffinity: pid == 0", set()),
