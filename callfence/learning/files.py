@@ -118,7 +118,7 @@ class FileWatcher:
         self._own = {*folders.values()}
         """Folders that `enforce` creates before it starts the program."""
         self._of_its_own: set[bytes] = set()
-        """What may be hidden folders that the program made in the home: `enforce` makes them where they are missing."""
+        """What may be other hidden folders that the program made in the home: `enforce` makes them where they are missing."""
         self._made_again: set[bytes] = set()
         """Those that it has removed, and made once more, and what it has renamed."""
         self._process = 0
@@ -325,7 +325,8 @@ class FileWatcher:
         """Return whether a call makes, for the first time, what may be a hidden folder in the home.  One with a digit in its
         name may have another name in the next run."""
         folder, name = os.path.split(need.name)
-        return folder == self._home and name.startswith(b".") and not _DIGIT.search(name) and need.rights == Right.CREATE
+        is_hidden = folder == self._home and name.startswith(b".") and need.name not in self._own
+        return is_hidden and not _DIGIT.search(name) and need.rights == Right.CREATE
 
     def _find(self, task: Task, need: Need) -> None:
         """Note a file below /run that a call would make if no earlier run had left it there: /run is emptied at each boot."""
