@@ -1,4 +1,4 @@
-"""Files that a run would have read, removed or renamed, had they been there.
+"""Files that a run would have opened, removed or renamed, had they been there.
 
 Configuration is there for another user, or some day; what the run made itself afterwards is there at the next start: a file of
 its state, or the socket of a server, which removes an old one first.
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.files.calls import AT_FDCWD
 from callfence.policygen.files.configuration import few, may_be_sought
+from callfence.policygen.files.generalise_hosts import fixed_start
 from callfence.policygen.files.made import TEMPORARY
-from callfence.policygen.grants import NOTHING, Right
+from callfence.policygen.grants import Right
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -22,31 +23,30 @@ if TYPE_CHECKING:
 
 _MOST = 10_000
 """Number of files that are noted; a program may look for its modules in many folders."""
-_NOTED = (Right.READ, Right.LIST, Right.REMOVE)
+_NOTED = Right.READ | Right.WRITE | Right.REMOVE
 
 
 class Absent:
     """The files of one run that were not there, and the rights that it would have used, by executable."""
 
     def __init__(self) -> None:
-        self._rights: dict[tuple[bytes, str], Right] = {}
+        self._noted: set[tuple[bytes, str, Right]] = set()
 
     def note(self, task: Task, request: Wanted, path: bytes, right: Right) -> None:
-        """Note a file that a call would read, list, remove or rename, unless it is there."""
+        """Note a file that a call would open, list, remove or rename, unless it is there."""
         is_elsewhere = request.descriptor != AT_FDCWD and not path.startswith(b"/")
-        if right not in _NOTED or request.makes or is_elsewhere or not path or len(self._rights) == _MOST:
+        if not right or right & ~_NOTED or request.makes or is_elsewhere or not path or len(self._noted) == _MOST:
             return
         path = os.path.join(b"/proc/%d/cwd" % task.tid, path.rstrip(b"/"))
         folder, name = os.path.split(path)
         path = os.path.realpath(path) if request.follows else os.path.join(os.path.realpath(folder), name)
         if not os.path.lexists(path):
-            key = (path, task.executable)
-            self._rights[key] = self._rights.get(key, NOTHING) | right
+            self._noted.add((path, task.executable, right))
 
     def sought(self, named: Callable[[bytes], str], place: Callable[[bytes], bytes]) -> list[str]:
         """Return the names of the configuration (`SOUGHT`) that the run looked for and did not make, nor its folder.  `named`
         returns a path as in a policy; `place`: `FileWatcher._place`."""
-        read = {path for (path, _), right in self._rights.items() if Right.READ in right and place(path) == path}
+        read = {path for path, _, right in self._noted if right == Right.READ and place(path) == path}
         return few(filter(may_be_sought, map(named, read)))
 
     def made(
@@ -55,14 +55,18 @@ class Absent:
         """Yield (path, rights, executable) for each file that the run made: the rights that the next run needs, to the
         outermost folder that the run made (`top`), or else to the file, and `remove` to the folder that holds the file.  What
         the run has removed again is there after a run that was killed, if its folder was there before.
-        What was made in a folder for temporary files is left out: the next one has another name."""
-        for (path, executable), right in self._rights.items():
+        What was made in a folder for temporary files, but for a file that is left under a name which does not look random, is
+        left out: the next one has another name."""
+        for path, executable, right in self._noted:
+            if path not in made:
+                continue
             outermost, is_left = top(path), os.path.lexists(path)
-            if path not in made or not (is_left or outermost == path):
+            if not is_left and outermost != path:
                 continue
-            if (outermost != path or not is_left) and named(os.path.dirname(outermost)) in TEMPORARY:
+            folder, name = os.path.split(named(outermost))
+            if folder in TEMPORARY and (outermost != path or not is_left or fixed_start(name) is not None):
                 continue
-            if right & (Right.LIST if os.path.isdir(path) else Right.CONTENT):
-                yield outermost, Right.LIST if os.path.isdir(path) else Right.READ, executable
+            if opened := right & (Right.LIST if os.path.isdir(path) else Right.READ | Right.WRITE):
+                yield outermost, opened, executable
             if Right.REMOVE in right:
                 yield os.path.dirname(path) if outermost == path else outermost, Right.REMOVE, executable

@@ -111,13 +111,16 @@ class FileWatcher:
         self._absent = Absent()
         self._identities: dict[bytes, tuple[int, int]] = {}
         """By path: the file that was there."""
-        self._own = {folder for name in OWN_FOLDERS if (folder := _located(name, environment))}
+        folders = {name: _located(name, environment) for name in (b"$HOME", *OWN_FOLDERS)}
+        folders = {name: at for name, at in folders.items() if at and not self._named(at).startswith(".")}
+        self._home = folders.pop(b"$HOME", b"")
+        """The home; b"" where it is the working folder, whose files have other names in a policy: `enforce` makes none."""
+        self._own = {*folders.values()}
         """Folders that `enforce` creates before it starts the program."""
-        self._home = _located(b"$HOME", environment)
         self._of_its_own: set[bytes] = set()
-        """What may be hidden folders that the program made in the home: `enforce` makes them where they are missing."""
+        """What may be other hidden folders that the program made in the home: `enforce` makes them where they are missing."""
         self._made_again: set[bytes] = set()
-        """Those that it has removed, and made once more."""
+        """Those that it has removed, and made once more, and what it has renamed."""
         self._process = 0
         """The pid of the program's first process, which `/proc/self` in a policy means; 0 before its first call."""
         self._noted: dict[tuple[object, ...], _Noted] = {}
@@ -159,6 +162,8 @@ class FileWatcher:
         gone = {path for path in self._of_its_own if os.path.islink(path) or not os.path.isdir(path)} | self._made_again
         self._of_its_own -= gone
         used = [((self._place(path) if path in gone else path, who), rights) for (path, who), rights in self._rights.items()]
+        if any(path == self._home and Right.CREATE in rights for (path, _), rights in used):  # then this shows what to make
+            used += [((path, who), Right.REMOVE) for (path, who), _ in used if path in self._of_its_own]
         again = self._absent.made(self._made, self._top, self._named)
         again = (use for use in again if Right.READ not in use[1] or not _is_risky(self._named(use[0])))
         for path, rights, executable in [*((path, rights, who) for (path, who), rights in used), *again]:
@@ -221,6 +226,8 @@ class FileWatcher:
                 if any(part.makes & Right.CREATE for part in parts):
                     self._find(task, need)
                 is_fixed &= self._needed(task, need, root)
+            if isinstance(request, Pair):
+                self._made_again.update(need.name for need in needed if need.makes)
             makes = any(part.makes for part in parts)  # whether it does depends on whether the file is there
             if is_fixed and needed and not makes and not any(need.name or Right.MOVE in need.rights for need in needed):
                 places = {need.file.path: self._place(need.file.path) for need in needed}
@@ -318,7 +325,8 @@ class FileWatcher:
         """Return whether a call makes, for the first time, what may be a hidden folder in the home.  One with a digit in its
         name may have another name in the next run."""
         folder, name = os.path.split(need.name)
-        return folder == self._home and name.startswith(b".") and not _DIGIT.search(name) and need.rights == Right.CREATE
+        is_hidden = folder == self._home and name.startswith(b".") and need.name not in self._own
+        return is_hidden and not _DIGIT.search(name) and need.rights == Right.CREATE
 
     def _find(self, task: Task, need: Need) -> None:
         """Note a file below /run that a call would make if no earlier run had left it there: /run is emptied at each boot."""

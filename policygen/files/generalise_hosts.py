@@ -316,7 +316,7 @@ def _without_random(socket: str) -> str:
     """Return the socket or, if a part of its name looks random, what contains those with another such part."""
     parts = socket.split("/")
     for index, part in enumerate(parts):
-        start = _start(part.removeprefix("@"))
+        start = fixed_start(part.removeprefix("@"))
         if start is not None and socket.startswith("@"):
             text = "/".join([*parts[:index], "@" * part.startswith("@") + start])
             return f"{text}*" if len(text) > 1 else socket
@@ -325,7 +325,7 @@ def _without_random(socket: str) -> str:
     return socket
 
 
-def _start(part: str) -> str | None:
+def fixed_start(part: str) -> str | None:
     """Return the beginning of a name whose rest looks random; None if none does."""
     from callfence.policygen.evidence.words import steady  # few runs use unix sockets
 

@@ -187,6 +187,11 @@ AGAIN = {
         "import os\nif os.access('run/state', 0): print(open('run/state').read())\nelse: open('run/state', 'w').write('1')",
         ["path ./run: write, create", "path ./run/state: read"],
     ),
+    "opened to be changed": (
+        "import os\ntry: open('run/db', 'r+').write('2')\n"
+        "except FileNotFoundError: open('run/new', 'w').write('1'); os.rename('run/new', 'run/db')",
+        ["path ./run: write, create, remove", "path ./run/db: read"],
+    ),
     "removed": (
         "import os, socket\ntry: os.unlink('run/s')\nexcept FileNotFoundError: pass\n"
         "own = socket.socket(socket.AF_UNIX); own.bind('run/s')",
@@ -218,7 +223,8 @@ AGAIN = {
     "temporary": (
         "import os, tempfile\nos.makedirs('run/b', exist_ok=True)\nf = tempfile.mkdtemp()\n"
         "if not os.access(f'{f}/x', os.F_OK): open(f'{f}/x', 'w')\n"
-        "if not os.access(f'{f}.x', os.F_OK): open(f'{f}.x', 'w')\nos.unlink(f'{f}.x')",
+        "if not os.access(f'{f}.x', os.F_OK): open(f'{f}.x', 'w')\nos.unlink(f'{f}.x')\n"
+        "f = tempfile.mktemp()\nif not os.access(f, os.F_OK): open(f, 'w')",
         ["path ./run: create"],
     ),
     "removed with its folder": (
@@ -292,6 +298,14 @@ AT_HOME = {
         ["path $HOME: list, write, create, remove"],
     ),
     "a file": ("echo x > ~/.app", ["path $HOME: write, create"]),
+    "beside a file": (
+        "mkdir -p ~/.app; echo x > ~/.app/f; cat ~/.app/f; echo x > ~/.rc",
+        ["path $HOME: write, create", "path $HOME/.app: read, remove"],
+    ),
+    "renamed": (
+        "mkdir ~/.app.new; mv ~/.app.new ~/.app; echo x > ~/.app/f; cat ~/.app/f",
+        ["path $HOME: read, write, create, remove"],
+    ),
     "numbered": ("mkdir ~/.app1; echo x > ~/.app1/f", ["path $HOME: write, create"]),
 }
 
@@ -309,6 +323,17 @@ def test_a_hidden_folder_that_a_run_makes_in_the_home_is_granted_itself(tmp_path
         subprocess.run(command, cwd=tmp_path, env=environment, timeout=60, check=True)
     lines = (tmp_path / "it.policy").read_text().splitlines()
     assert [line for line in lines if line.startswith("path $HOME")] == expected
+
+
+def test_a_hidden_folder_is_made_in_a_home_that_is_the_working_folder(tmp_path: Path) -> None:
+    """Its line begins with a dot, and `enforce` makes no such folder."""
+    callfence = (sys.executable, "-m", "callfence")
+    for name in ("home", "other"):
+        (tmp_path / name).mkdir()
+        how = ("learn", "-q", "--files", "-o") if name == "home" else ("enforce", "-p")
+        command = (*callfence, *how, "../it.policy", "/bin/sh", "-c", "mkdir ~/.app ~/.config && echo x > ~/.app/f")
+        environment = {**os.environ, "HOME": str(tmp_path / name)}
+        subprocess.run(command, cwd=tmp_path / name, env=environment, timeout=60, check=True)
 
 
 @needs_root
