@@ -162,8 +162,6 @@ class FileWatcher:
         gone = {path for path in self._of_its_own if os.path.islink(path) or not os.path.isdir(path)} | self._made_again
         self._of_its_own -= gone
         used = [((self._place(path) if path in gone else path, who), rights) for (path, who), rights in self._rights.items()]
-        if any(path == self._home and Right.CREATE in rights for (path, _), rights in used):  # then this shows what to make
-            used += [((path, who), Right.REMOVE) for (path, who), _ in used if path in self._of_its_own]
         again = self._absent.made(self._made, self._top, self._named)
         again = (use for use in again if Right.READ not in use[1] or not _is_risky(self._named(use[0])))
         for path, rights, executable in [*((path, rights, who) for (path, who), rights in used), *again]:

@@ -7,12 +7,14 @@ a host those granted to the host and to all networks and names that contain it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
 from operator import and_, or_
 from typing import Any
 
 from callfence.policygen import hosts, paths
+from callfence.policygen.files.places import MADE_BELOW
 from callfence.policygen.grants import (
     ANY,
     BARE,
@@ -97,12 +99,19 @@ class Kind:
         names = (self.name, f"{self.name}_to") if self.name in TO_HOSTS else (self.name,)
         return {name: getattr(files, name) for name in names}
 
+    def kept(self, place: str) -> Bits:
+        """Return the bits that the line for a place keeps though one for a place that contains it has them."""
+        return self.nothing
+
     def united(self, grants: Grants, places: Iterable[str]) -> Bits:
         return reduce(or_, [grants.get(place, self.nothing) for place in places], self.nothing)
 
     def granted(self, grants: Grants, place: str) -> Bits:
         """Return the bits that hold at a place."""
         return self.united(grants, self.containing(place))
+
+
+_MADE_BELOW = tuple(map(os.fsdecode, MADE_BELOW))
 
 
 class _Paths(Kind):
@@ -129,6 +138,9 @@ class _Paths(Kind):
 
     def closed(self, bits: Bits) -> Bits:
         return closed(bits)
+
+    def kept(self, place: str) -> Bits:
+        return Right.CREATE if place.startswith(_MADE_BELOW) else NOTHING
 
     def grants(self, files: Files) -> Grants:
         return files.grants
@@ -200,9 +212,13 @@ def granted(grants: Mapping[str, Right], path: str) -> Right:
     return rights
 
 
-def reduced(grants: Grants, kind: Kind = PATHS) -> dict[str, Bits]:
-    """Return the fewest grants that mean the same: each without the bits that a place has which contains its own."""
+def reduced(grants: Grants, kind: Kind = PATHS, lines: Sequence[Grants] = ()) -> dict[str, Bits]:
+    """Return the fewest grants that mean the same: each without the bits that a place has which contains its own.  A folder
+    that needs a line keeps `create`, by which `enforce` makes it (`places.MADE_BELOW`), if one of `lines` has that for it;
+    without `lines`, if its grant has."""
     own = {place: grants[place] & ~kind.united(grants, kind.containing(place)[1:]) for place in grants}
+    for tree in lines or (grants,):
+        own = {place: bits and bits | grants[place] & tree.get(place, bits) & kind.kept(place) for place, bits in own.items()}
     return {place: kind.closed(own[place]) for place in sorted(own, key=kind.order) if own[place]}
 
 
@@ -210,7 +226,7 @@ def combined(trees: Sequence[Grants], rule: Rule, kind: Kind = PATHS) -> dict[st
     """Return reduced grants that give each place the bits that `rule` makes of its bits in each of the trees.  Exact if the
     rule never gives a place fewer bits than one that contains it."""
     places = {place for tree in trees for place in tree}
-    return reduced({place: rule(*(kind.granted(tree, place) for tree in trees)) for place in places}, kind)
+    return reduced({place: rule(*(kind.granted(tree, place) for tree in trees)) for place in places}, kind, trees)
 
 
 def gaps(old: Grants, new: Grants, kind: Kind = PATHS) -> list[Gap]:

@@ -25,9 +25,9 @@ makes a folder if a line grants `create` in it: otherwise the program would need
 MADE_BELOW = (b"$HOME/.", b"$TMPDIR/", b"$XDG_RUNTIME_DIR/")
 """Where programs make folders for themselves: hidden ones in the home, and in the folders for temporary files and sockets.
 
-`enforce` makes those that are missing if their own line grants `create`, or `remove` where one above grants `create`: they were
-there when the program was learned, and may not be for another user, or after the machine has started again."""
-
+`enforce` makes those that are missing if their own line grants `create`, which it keeps though one above grants that as well
+(`algebra.reduced`), or `remove`: they were there when the program was learned, or made by it, and may not be for another user,
+or after the machine has started again."""
 
 UNLISTED = (
     (b"/dev/null", (1, 3), READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV),

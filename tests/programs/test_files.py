@@ -341,11 +341,11 @@ def test_links_of_proc_are_the_program_s_own(commands, place):
 
 
 def test_an_own_folder_is_made_though_the_home_is_granted(commands, place):
-    """What a line for the home grants is missing in those for folders below it."""
+    """What a line for the home grants is missing in those for folders below it, but for `create`, by which they are made."""
     home = f"{place.folder}/home"
     operations = [f"mkdir:{home}/step", f"mkdir:{home}/.config", f"create:{home}/.config/x", f"write:{home}/.config/x"]
     lines = learn(commands, place, *operations)
-    assert (lines["path $HOME"], lines["path $HOME/.config"]) == ("create", "write")
+    assert (lines["path $HOME"], lines["path $HOME/.config"]) == ("create", "write, create")
     other = Place(place.folder.parent / "there", place.folder / "files")
     operations = [text.replace(str(place.folder), str(other.folder)) for text in operations]
     assert enforce(commands, other, place.folder / "files.policy", *operations) == ["ok", "EEXIST", "ok", "ok"]
@@ -373,6 +373,18 @@ def test_a_folder_of_its_own_that_an_earlier_run_made_is_made_for_a_new_user(com
     other = Place(place.folder.parent / "there", place.folder / "files")
     assert enforce(commands, other, place.folder / "files.policy", *operations(other)) == ["EEXIST", "ok", "ok"]
     assert (other.folder / folder).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("second", [["create:{}/history"], ["create:{}/history~", "rename:{}/history~,{}/history"]])
+def test_a_folder_of_its_own_is_made_though_a_later_run_makes_a_file_in_the_home(commands, place, second):
+    def at(here: Place, *operations: str) -> list[str]:
+        return [operation.replace("{}", f"{here.folder}/home") for operation in operations]
+
+    first = ["mkdir:{}/.app", "create:{}/.app/x", "read:{}/.app/x"]
+    learn(commands, place, *at(place, *first))
+    learn(commands, place, *at(place, *second), options=())
+    other = Place(place.folder.parent / "there", place.folder / "files")
+    assert enforce(commands, other, place.folder / "files.policy", *at(other, *first)) == ["EEXIST", "ok", "ok"]
 
 
 def test_named_folders_are_those_of_the_machine(commands, place):

