@@ -300,7 +300,7 @@ AT_HOME = {
     "a file": ("echo x > ~/.app", ["path $HOME: write, create"]),
     "beside a file": (
         "mkdir -p ~/.app; echo x > ~/.app/f; cat ~/.app/f; echo x > ~/.rc",
-        ["path $HOME: write, create", "path $HOME/.app: read, remove"],
+        ["path $HOME: write, create", "path $HOME/.app: read, create"],
     ),
     "renamed": (
         "mkdir ~/.app.new; mv ~/.app.new ~/.app; echo x > ~/.app/f; cat ~/.app/f",
