@@ -11,7 +11,6 @@ from callfence.enforcer import kernel
 from callfence.enforcer.bpf import ALL_RUN, AND, ARGUMENTS, EQUAL, JUMP, LOAD, Filter
 from callfence.enforcer.guard import FAST_OPEN, Check, guard
 from callfence.enforcer.hosts.rules import ANY, LINES, Rules
-from callfence.policygen.files.places import PlaceError, located, without_links
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
 
@@ -146,6 +145,8 @@ class Hosts:
         if socket == ANY or socket.startswith("@"):
             self.sockets[file].append(place)
             return
+        from callfence.policygen.files.places import without_links
+
         real = os.path.realpath(place)
         if without_links(place, linking) - {real}:
             text = "it is reached by a symbolic link, and the program may make such links there"
@@ -220,6 +221,8 @@ def _located(socket: str, environment: Sequence[bytes]) -> bytes:
     name = socket.encode("utf-8", "surrogateescape")
     if socket == ANY or socket.startswith("@"):
         return name
+    from callfence.policygen.files.places import PlaceError, located
+
     try:
         return located(name, environment)
     except PlaceError:
