@@ -41,6 +41,7 @@ from callfence.policygen.files.calls import (
     wanted,
 )
 from callfence.policygen.files.configuration import PUBLIC, SOUGHT, configures
+from callfence.policygen.files.generalise_hosts import fixed_start
 from callfence.policygen.files.made import KEPT_APART, LEFT, MADE, fewest
 from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located, named
 from callfence.policygen.grants import NOTHING, Files, Right, format_rights
@@ -118,7 +119,10 @@ class FileWatcher:
         self._own = {*folders.values()}
         """Folders that `enforce` creates before it starts the program."""
         self._of_its_own: set[bytes] = set()
-        """What may be other hidden folders that the program made in the home: `enforce` makes them where they are missing."""
+        """What may be other hidden folders that the program made in the home, or folders in those: `enforce` makes them where
+        they are missing."""
+        self._makers: dict[bytes, str] = {}
+        """By folder that `enforce` creates: the executable that made it."""
         self._made_again: set[bytes] = set()
         """Those that it has removed, and made once more, and what it has renamed."""
         self._process = 0
@@ -161,6 +165,9 @@ class FileWatcher:
         by_name: dict[tuple[str, str], Right] = {}
         gone = {path for path in self._of_its_own if os.path.islink(path) or not os.path.isdir(path)} | self._made_again
         self._of_its_own -= gone
+        for path, executable in self._makers.items():
+            if not any(own.startswith(path + b"/") for own in self._of_its_own):  # else `enforce` creates it on the way
+                self._note(path, Right.CREATE, executable)
         used = [((self._place(path) if path in gone else path, who), rights) for (path, who), rights in self._rights.items()]
         again = self._absent.made(self._made, self._top, self._named)
         again = (use for use in again if Right.READ not in use[1] or not _is_risky(self._named(use[0])))
@@ -310,7 +317,7 @@ class FileWatcher:
         if need.makes:
             self._made.add(need.name)
         if is_new and need.name in self._own | self._of_its_own:
-            self._note(need.name, rights, task.executable)
+            self._makers.setdefault(need.name, task.executable)
         elif Right.EXECUTE in rights:
             self._execute(file.path, task.executable, root, b"/proc/%d/cwd" % task.tid)
         else:
@@ -320,11 +327,12 @@ class FileWatcher:
         return True
 
     def _is_its_own(self, need: Need) -> bool:
-        """Return whether a call makes, for the first time, what may be a hidden folder in the home.  One with a digit in its
-        name may have another name in the next run."""
+        """Return whether a call makes, for the first time, what may be a hidden folder in the home, or a folder in those that
+        `enforce` creates.  A name with a digit, or one that looks random, may be another in the next run."""
         folder, name = os.path.split(need.name)
-        is_hidden = folder == self._home and name.startswith(b".") and need.name not in self._own
-        return is_hidden and not _DIGIT.search(name) and need.rights == Right.CREATE
+        is_below = folder in self._own or (folder == self._home and name.startswith(b"."))
+        is_steady = not _DIGIT.search(name) and fixed_start(os.fsdecode(name)) is None
+        return is_below and is_steady and need.name not in self._own and need.rights == Right.CREATE
 
     def _find(self, task: Task, need: Need) -> None:
         """Note a file below /run that a call would make if no earlier run had left it there: /run is emptied at each boot."""

@@ -68,25 +68,30 @@ class Grants:
                 raise GrantError(path, str(error)) from error
         with_links = [place for _, place, access in places if access & landlock.MAKE_SYM]
         makes_folders = [place for _, place, access in places if access & landlock.MAKE_DIR]
-        for path, place, access in places:
-            meant = without_links(place, with_links)
+        meant = {path: without_links(place, with_links) for path, place, _ in places}
+        for path, place, access in places:  # all before the first rule, which may be for a folder above one that is created
             may_be_made = any(_is_in(place, folder) for folder in makes_folders)
-            is_own = path in OWN_FOLDERS and access & _CHANGES and meant <= {os.path.realpath(place)}
-            is_below = path.startswith(MADE_BELOW) and access & _OF_A_FOLDER and not meant
-            self._grant(ruleset, path, place, access, meant, makes=may_be_made and bool(is_own or is_below))
+            is_own = path in OWN_FOLDERS and access & _CHANGES and meant[path] <= {os.path.realpath(place)}
+            is_below = path.startswith(MADE_BELOW) and access & _OF_A_FOLDER and not meant[path]
+            if may_be_made and (is_own or is_below):
+                try:
+                    os.makedirs(place, 0o700, exist_ok=True)
+                except OSError as error:
+                    self._failed.append((path, place, error.strerror or ""))
+        failed = {path for path, _, _ in self._failed}
+        for path, place, access in places:
+            if path not in failed:
+                self._grant(ruleset, path, place, access, meant[path])
         self._report()
         for path, device, access in UNLISTED:
             if (descriptor := unlisted(path, device)) is not None:
                 kernel.landlock_allow_path(ruleset, access & effective.handled_files, descriptor)
                 self._close(descriptor)
 
-    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: set[bytes], *, makes: bool) -> None:
+    def _grant(self, ruleset: int, line: bytes, path: bytes, access: int, meant: set[bytes]) -> None:
         """Add the rule for one path to a ruleset.  A missing file gets none, with a remark if the line would let the program
-        change it; with `makes`, a missing folder is created.  Nor does a path that leads elsewhere than to each of `meant`.
-        Raises GrantError, OSError."""
+        change it; nor does a path that leads elsewhere than to each of `meant`.  Raises GrantError, OSError."""
         try:
-            if makes:
-                os.makedirs(path, 0o700, exist_ok=True)
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in _OUT_OF_REACH or access & _CHANGES:

@@ -306,6 +306,22 @@ AT_HOME = {
         "mkdir ~/.app.new; mv ~/.app.new ~/.app; echo x > ~/.app/f; cat ~/.app/f",
         ["path $HOME: read, write, create, remove"],
     ),
+    "configured": (
+        "mkdir -p ~/.config/app ~/.local/share/app; echo x > ~/.config/app/f; ls ~/.config >&2",
+        [
+            *("path $HOME/.config: list", "path $HOME/.config/app: write, create"),
+            *("path $HOME/.local: list", "path $HOME/.local/share/app: create"),
+        ],
+    ),
+    "configured beside a file": (
+        "mkdir -p ~/.config/app; echo x > ~/.config/app/f; cat ~/.config/app/f; echo x > ~/.config/apprc",
+        ["path $HOME/.config: list, write, create", "path $HOME/.config/app: read, create"],
+    ),
+    "cached and removed": (
+        "mkdir -p ~/.cache/app; echo x > ~/.cache/app/f; rm -r ~/.cache/app",
+        ["path $HOME/.cache: list, write, create, remove"],
+    ),
+    "at random": ("mkdir -p ~/.cache/x-aBcDeF; echo x > ~/.cache/x-aBcDeF/f", ["path $HOME/.cache: list, write, create"]),
     "numbered": ("mkdir ~/.app1; echo x > ~/.app1/f", ["path $HOME: write, create"]),
 }
 
