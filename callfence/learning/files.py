@@ -168,6 +168,8 @@ class FileWatcher:
         for path, executable in self._makers.items():
             if not any(own.startswith(path + b"/") for own in self._of_its_own):  # else `enforce` creates it on the way
                 self._note(path, Right.CREATE, executable)
+            if path in self._of_its_own and not _is_risky(self._named(path)):  # the next run finds what this one left
+                self._note(path, Right.READ, executable)
         used = [((self._place(path) if path in gone else path, who), rights) for (path, who), rights in self._rights.items()]
         again = self._absent.made(self._made, self._top, self._named)
         again = (use for use in again if Right.READ not in use[1] or not _is_risky(self._named(use[0])))

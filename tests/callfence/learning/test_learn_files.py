@@ -309,8 +309,8 @@ AT_HOME = {
     "configured": (
         "mkdir -p ~/.config/app ~/.local/share/app; echo x > ~/.config/app/f; ls ~/.config >&2",
         [
-            *("path $HOME/.config: list", "path $HOME/.config/app: write, create"),
-            *("path $HOME/.local: list", "path $HOME/.local/share/app: create"),
+            *("path $HOME/.config: list", "path $HOME/.config/app: read, write, create"),
+            *("path $HOME/.local: list", "path $HOME/.local/share/app: read, create"),
         ],
     ),
     "configured beside a file": (
