@@ -320,11 +320,11 @@ class FileWatcher:
         return True
 
     def _is_its_own(self, need: Need) -> bool:
-        """Return whether a call makes, for the first time, what may be a hidden folder in the home.  One with a digit in its
-        name may have another name in the next run."""
+        """Return whether a call makes, for the first time, what may be a hidden folder in the home, or a folder in one of those
+        that `enforce` creates.  One with a digit in its name may have another name in the next run."""
         folder, name = os.path.split(need.name)
-        is_hidden = folder == self._home and name.startswith(b".") and need.name not in self._own
-        return is_hidden and not _DIGIT.search(name) and need.rights == Right.CREATE
+        is_its_own = need.name not in self._own and (folder in self._own or (folder == self._home and name.startswith(b".")))
+        return is_its_own and not _DIGIT.search(name) and need.rights == Right.CREATE
 
     def _find(self, task: Task, need: Need) -> None:
         """Note a file below /run that a call would make if no earlier run had left it there: /run is emptied at each boot."""

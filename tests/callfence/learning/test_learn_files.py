@@ -307,6 +307,10 @@ AT_HOME = {
         ["path $HOME: read, write, create, remove"],
     ),
     "numbered": ("mkdir ~/.app1; echo x > ~/.app1/f", ["path $HOME: write, create"]),
+    "of its kind": (
+        "mkdir -p ~/.config/app; echo x > ~/.config/app/f; cat ~/.config/app/f",
+        ["path $HOME/.config: list, create", "path $HOME/.config/app: read, write, create"],
+    ),
 }
 
 
