@@ -67,8 +67,9 @@ _TERMINALS, _OTHER_ENDS = b"/dev/ptmx", b"/dev/pts"
 """Who opens the first has a new terminal, whose other end is mostly opened by TIOCGPTPEER, which names no file (pts(4))."""
 _MOST_FILES = 1000
 """Number of files in a folder of configuration that are looked at."""
-_EMPTIED = (b"/run/",)
-"""Where nothing is left when the machine has been started."""
+_LOGS = b"/var/log/"
+_EMPTIED = (b"/run/", _LOGS)
+"""Where files are gone some day: when the machine has been started, or the logs have been rotated."""
 _DIGIT = re.compile(rb"\d")
 _NUMBERED = (b"/proc/", b"/sys/", b"/dev/")
 """Where the kernel gives a file another inode at any time."""
@@ -105,7 +106,7 @@ class FileWatcher:
         self._made: set[bytes] = set()
         """Paths of the files that the program has made or replaced."""
         self._left: set[bytes] = set()
-        """Paths of the files that earlier runs have left in a folder which the kernel empties."""
+        """Paths of the files that earlier runs have left in a folder which is emptied."""
         self._replaced: set[bytes] = set()
         """Paths of those that others have replaced while the program ran: at a reload, or a rotation of its logs."""
         self._absent = Absent()
@@ -221,8 +222,7 @@ class FileWatcher:
                 right = Right.LIST if opens_a_folder(name, event.arguments) else parts[0].right | parts[0].removes
                 self._absent.note(task, parts[0], paths[0], right)
             for need in needed:
-                if any(part.makes & Right.CREATE for part in parts):
-                    self._find(task, need)
+                self._find(task, need, makes=any(part.makes & Right.CREATE for part in parts))
                 is_fixed &= self._needed(task, need, root)
             if isinstance(request, Pair):
                 self._made_again.update(need.name for need in needed if need.makes)
@@ -326,16 +326,18 @@ class FileWatcher:
         is_its_own = need.name not in self._own and (folder in self._own or (folder == self._home and name.startswith(b".")))
         return is_its_own and not _DIGIT.search(name) and need.rights == Right.CREATE
 
-    def _find(self, task: Task, need: Need) -> None:
-        """Note a file below /run that a call would make if no earlier run had left it there: /run is emptied at each boot."""
+    def _find(self, task: Task, need: Need, *, makes: bool) -> None:
+        """Note a file that a call would make (`makes`) if no earlier run had left it there, or a log that it writes, which
+        others make anew, in a folder which is emptied (`_EMPTIED`)."""
         file, folder = need.file, os.path.dirname(need.file.path)
         is_left = file.path.startswith(_EMPTIED) and stat.S_ISREG(file.mode) and self._place(file.path) == file.path
-        if need.name or not is_left or not self._permits(file._replace(path=folder), Right.WRITE):
+        is_log = file.path.startswith(_LOGS) and Right.WRITE in need.rights
+        if need.name or not (is_left and (makes or is_log)) or not self._permits(file._replace(path=folder), Right.WRITE):
             return
-        if self._named(folder) in KEPT_APART:
-            self._left.add(file.path)
-        else:
+        if self._named(folder) not in KEPT_APART:
             self._note(folder, Right.CREATE | need.rights, task.executable)
+        elif makes:
+            self._left.add(file.path)
 
     def _identify(self, file: File) -> None:
         """Note which file is at a path, and whether others have put it there in place of the one before."""
