@@ -46,6 +46,7 @@ from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located, n
 from callfence.policygen.grants import NOTHING, Files, Right, format_rights
 from callfence.policygen.learning.scope import FAMILY, OTHERS
 from callfence.policygen.model import ABSTRACT
+from callfence.policygen.paths import folders
 from callfence.shared.files import working_folder
 from callfence.tracer import kernel
 from callfence.tracer.named import NamedTuple
@@ -169,8 +170,12 @@ class FileWatcher:
             key = (self._named(path), self._renamed(executable))
             by_name[key] = by_name.get(key, NOTHING) | rights
         uses = [(name, format_rights(rights), executable) for (name, executable), rights in by_name.items()]
-        read = {configures(name) for (name, _), rights in by_name.items() if Right.READ in rights}
-        uses += [(PUBLIC, folder, "") for folder in read if folder and _is_public(folder)]
+        read = {folder for (name, _), rights in by_name.items() if Right.READ in rights for folder in configures(name)}
+        public: set[str] = set()
+        for folder in sorted(read):  # those above come first
+            if public.isdisjoint(folders(folder)) and _is_public(folder):
+                public.add(folder)
+        uses += [(PUBLIC, folder, "") for folder in public]
         uses += [(MADE, path, "") for path in fewest(self._tops())]
         uses += [(LEFT, self._named(path), "") for path in self._left]
         absent = {*self._absent.sought(self._named, self._place)} - {name for name, _ in by_name}

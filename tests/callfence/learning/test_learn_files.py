@@ -389,6 +389,8 @@ def test_a_folder_with_a_secret_is_not_granted(configuration: Path, tmp_path: Pa
         inner.chmod(0o700)
     else:
         os.mkfifo(inner / "fifo")
-    done = learn(tmp_path, "--files", "cat", str(configuration / "app.conf"))
+    (shown := configuration / "templates").mkdir()
+    (shown / "page").write_text("it")
+    done = learn(tmp_path, "--files", "cat", str(configuration / "app.conf"), str(shown / "page"))
     assert done.returncode == 0, done.stderr
-    assert f"path {configuration}/app.conf: read\n" in (tmp_path / "it.policy").read_text()
+    assert f"path {configuration}/app.conf: read\npath {shown}: read\n" in (tmp_path / "it.policy").read_text()
