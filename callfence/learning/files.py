@@ -47,6 +47,7 @@ from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located, n
 from callfence.policygen.grants import NOTHING, Files, Right, format_rights
 from callfence.policygen.learning.scope import FAMILY, OTHERS
 from callfence.policygen.model import ABSTRACT
+from callfence.policygen.paths import folders
 from callfence.shared.files import working_folder
 from callfence.tracer import kernel
 from callfence.tracer.named import NamedTuple
@@ -68,8 +69,9 @@ _TERMINALS, _OTHER_ENDS = b"/dev/ptmx", b"/dev/pts"
 """Who opens the first has a new terminal, whose other end is mostly opened by TIOCGPTPEER, which names no file (pts(4))."""
 _MOST_FILES = 1000
 """Number of files in a folder of configuration that are looked at."""
-_EMPTIED = (b"/run/",)
-"""Where nothing is left when the machine has been started."""
+_LOGS = b"/var/log/"
+_EMPTIED = (b"/run/", _LOGS)
+"""Where files are gone some day: when the machine has been started, or the logs have been rotated."""
 _DIGIT = re.compile(rb"\d")
 _NUMBERED = (b"/proc/", b"/sys/", b"/dev/")
 """Where the kernel gives a file another inode at any time."""
@@ -106,7 +108,7 @@ class FileWatcher:
         self._made: set[bytes] = set()
         """Paths of the files that the program has made or replaced."""
         self._left: set[bytes] = set()
-        """Paths of the files that earlier runs have left in a folder which the kernel empties."""
+        """Paths of the files that earlier runs have left in a folder which is emptied."""
         self._replaced: set[bytes] = set()
         """Paths of those that others have replaced while the program ran: at a reload, or a rotation of its logs."""
         self._absent = Absent()
@@ -177,8 +179,12 @@ class FileWatcher:
             key = (self._named(path), self._renamed(executable))
             by_name[key] = by_name.get(key, NOTHING) | rights
         uses = [(name, format_rights(rights), executable) for (name, executable), rights in by_name.items()]
-        read = {configures(name) for (name, _), rights in by_name.items() if Right.READ in rights}
-        uses += [(PUBLIC, folder, "") for folder in read if folder and _is_public(folder)]
+        read = {folder for (name, _), rights in by_name.items() if Right.READ in rights for folder in configures(name)}
+        public: set[str] = set()
+        for folder in sorted(read):  # those above come first
+            if public.isdisjoint(folders(folder)) and _is_public(folder):
+                public.add(folder)
+        uses += [(PUBLIC, folder, "") for folder in public]
         uses += [(MADE, path, "") for path in fewest(self._tops())]
         uses += [(LEFT, self._named(path), "") for path in self._left]
         absent = {*self._absent.sought(self._named, self._place)} - {name for name, _ in by_name}
@@ -230,8 +236,7 @@ class FileWatcher:
                 right = Right.LIST if opens_a_folder(name, event.arguments) else parts[0].right | parts[0].removes
                 self._absent.note(task, parts[0], paths[0], right)
             for need in needed:
-                if any(part.makes & Right.CREATE for part in parts):
-                    self._find(task, need)
+                self._find(task, need, makes=any(part.makes & Right.CREATE for part in parts))
                 is_fixed &= self._needed(task, need, root)
             if isinstance(request, Pair):
                 self._made_again.update(need.name for need in needed if need.makes)
@@ -336,16 +341,18 @@ class FileWatcher:
         is_steady = not _DIGIT.search(name) and fixed_start(os.fsdecode(name)) is None
         return is_below and is_steady and need.name not in self._own and need.rights == Right.CREATE
 
-    def _find(self, task: Task, need: Need) -> None:
-        """Note a file below /run that a call would make if no earlier run had left it there: /run is emptied at each boot."""
+    def _find(self, task: Task, need: Need, *, makes: bool) -> None:
+        """Note a file that a call would make (`makes`) if no earlier run had left it there, or a log that it writes, which
+        others make anew, in a folder which is emptied (`_EMPTIED`)."""
         file, folder = need.file, os.path.dirname(need.file.path)
         is_left = file.path.startswith(_EMPTIED) and stat.S_ISREG(file.mode) and self._place(file.path) == file.path
-        if need.name or not is_left or not self._permits(file._replace(path=folder), Right.WRITE):
+        is_log = file.path.startswith(_LOGS) and Right.WRITE in need.rights
+        if need.name or not (is_left and (makes or is_log)) or not self._permits(file._replace(path=folder), Right.WRITE):
             return
-        if self._named(folder) in KEPT_APART:
-            self._left.add(file.path)
-        else:
+        if self._named(folder) not in KEPT_APART:
             self._note(folder, Right.CREATE | need.rights, task.executable)
+        elif makes:
+            self._left.add(file.path)
 
     def _identify(self, file: File) -> None:
         """Note which file is at a path, and whether others have put it there in place of the one before."""

@@ -126,7 +126,7 @@ def _rows(learned: Learned) -> list[tuple[str, str]]:
         ("how sure", sureness(estimated(plain, policy))),
         ("run it next", "; ".join(run_next(plain)) or "in other ways: the recording suggests none"),
     ]
-    rows += [("not learned", text) for text in _after_a_boot(policy, plain)]
+    rows += [("not learned", text) for text in _when_gone(policy, plain)]
     rows += [("not observed", gap) for gap in _gaps(learned)]
     rows += [("refused", line) for line in _refused(learned)]
     return rows
@@ -174,11 +174,12 @@ def _to_narrow(policy: Policy, plain: Recording) -> list[str]:
     return rows
 
 
-def _after_a_boot(policy: Policy, plain: Recording) -> list[str]:
+def _when_gone(policy: Policy, plain: Recording) -> list[str]:
     """Return how to learn what the program does when files are gone that earlier runs have left."""
     names = left(policy.files, [run.files for run in plain.runs])
-    what = "the policy does not let the program make it, as it must after the machine's next start: remove it, learn a start"
-    return [f"{printable(name)} was there before: {what}" for name in names]
+    what = "was there before: the policy does not let the program make it, as it must after"
+    when = {True: "a rotation of logs", False: "the machine's next start"}
+    return [f"{printable(name)} {what} {when[name.startswith('/var/log/')]}: remove it, learn a start" for name in names]
 
 
 def _some(names: Sequence[str]) -> str:

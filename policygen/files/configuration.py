@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from callfence.policygen.grants import Right, rights_of
+from callfence.policygen.paths import covers, folders
 
 PUBLIC = "public"
 """The first field of a use that names a folder which, with all that is in it, is root's and readable for every user."""
@@ -32,23 +33,26 @@ _OF_MANY = re.compile(
 """Names of folders that many programs share, or that are there for keys."""
 
 
-def configures(path: str) -> str:
-    """Return the folder of one program's configuration in which a path is: `/etc/app` of `/etc/app/conf.d/x`; else ""."""
+def configures(path: str) -> list[str]:
+    """Return the folders of one program's configuration in which a path is, the outermost first: `/etc/app` and
+    `/etc/app/conf.d` of `/etc/app/conf.d/x`."""
     above = next((above for above in _ABOVE if path.startswith(above)), "")
-    name, slash, _ = path[len(above) :].partition("/")
-    return above + name if above and slash and not _OF_MANY.fullmatch(name) else ""
+    name = path[len(above) :].partition("/")[0]
+    if not above or _OF_MANY.fullmatch(name):
+        return []
+    return [folder for folder in reversed([*folders(path)][1:]) if covers(above + name, folder)]
 
 
 def public(runs: Sequence[Iterable[tuple[str, str, str]]]) -> set[str]:
-    """Return the folders that were public in each run that read a file in them."""
+    """Return the folders that were public in each run that read a file in them, by themselves or with one above."""
     found: set[str] = set()
     others: set[str] = set()
     for run in runs:
         uses = [*run]
         of_run = {path for what, path, _ in uses if what == PUBLIC}
         found |= of_run
-        read = {folder for path, rights, _ in uses if (folder := configures(path)) and Right.READ in rights_of(rights)}
-        others |= read - of_run
+        read = {folder for path, rights, _ in uses for folder in configures(path) if Right.READ in rights_of(rights)}
+        others |= {folder for folder in read if of_run.isdisjoint(folders(folder))}
     return found - others
 
 

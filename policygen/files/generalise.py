@@ -172,8 +172,8 @@ def of_configuration(folders: Collection[str]) -> Callable[[list[Names]], Callab
     files there, and a reload may read others."""
 
     def move(path: str, rights: Right) -> Move | None:
-        folder = configures(path)
-        if folder not in folders or Right.READ not in rights:
+        folder = next((one for one in configures(path) if one in folders), "")
+        if not folder or Right.READ not in rights:
             return None
         return folder, Right.READ, "every user may read this configuration, and editing replaces its files"
 

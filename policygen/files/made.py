@@ -17,12 +17,12 @@ from callfence.policygen.grants import Files, Right
 MADE = "made"
 """The first field of a use that names a file which a run made; the path of a folder in which it made more ends with a slash."""
 LEFT = "left"
-"""The first field of a use that names a file left in one of `KEPT_APART`, which the machine's next start removes."""
+"""The first field of a use that names a file left in one of `KEPT_APART`, which the next start or logrotate(8) will remove."""
 MANY = 8
 """Number of names read in one folder from which the whole folder is granted."""
 KEPT_APART = (
-    "/", "/etc", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/var", "/usr", "/opt", "$HOME", "$HOME/.config",
-    "$XDG_RUNTIME_DIR",
+    "/", "/etc", "/home", "/root", "/dev", "/proc", "/sys", "/run", "/var", "/usr", "/opt", "/var/log", "$HOME",
+    "$HOME/.config", "$XDG_RUNTIME_DIR",
 )  # fmt: skip
 """Folders that no rule grants: their contents are unrelated."""
 TEMPORARY = ("$TMPDIR", "/tmp", "/var/tmp", "/dev/shm")

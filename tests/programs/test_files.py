@@ -296,14 +296,15 @@ def test_a_replaced_file_of_etc_takes_no_line_for_etc(commands, place):
     assert "path /etc" not in parse_file(policy).policy.files.lines()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="making files in /run takes root")
-def test_a_file_of_run_that_was_left_is_made_again(commands, place):
-    """After a start of the machine. For /run itself the summary says what will be missing."""
-    name, folder = Path(f"/run/callfence-{os.getpid()}.pid"), Path(f"/run/callfence-{os.getpid()}")
+@pytest.mark.skipif(os.geteuid() != 0, reason="making files in these folders takes root")
+@pytest.mark.parametrize(("above", "after"), [("/run", "the machine's next start"), ("/var/log", "a rotation of logs")])
+def test_a_file_that_was_left_where_files_are_removed_is_made_again(commands, place, above, after):
+    """For the folder itself, which others use as well, the summary says what will be missing."""
+    name, folder = Path(f"{above}/callfence-{os.getpid()}.pid"), Path(f"{above}/callfence-{os.getpid()}")
     folder.mkdir()
     program = ["sh", "-ec", f"echo 1 > {folder}/pid; echo 2 > {name}; rm {name} {folder}/pid"]
     policy = place.folder / "run.policy"
-    said = f"{name} was there before: the policy does not let the program make it"
+    said = f"{name} was there before: the policy does not let the program make it, as it must after {after}:"
     try:
         for left in name, folder / "pid":
             left.write_text("text\n")
@@ -311,7 +312,7 @@ def test_a_file_of_run_that_was_left_is_made_again(commands, place):
         done = commands.learn(policy, kept, place.folder, "--files", env=place.environment)
         lines = parse_file(policy).policy.files.lines()
         assert (lines[f"path {name}"], lines[f"path {folder}"]) == ("write", "write, create")
-        assert "path /run" not in lines
+        assert f"path {above}" not in lines
         assert said.encode() in done.stderr.replace(b"\n               ", b" ")
         for left in name, folder / "pid":
             left.unlink()

@@ -326,6 +326,20 @@ AT_HOME = {
 }
 
 
+def test_a_service_keeps_its_data_in_its_home(tmp_path: Path) -> None:
+    """What the configuration names there is granted as for other folders, whoever starts it, and hidden files by HOME."""
+    program = "n=$(ls $1 | wc -l); cat $1/log.$n || true; echo x > $1/log.$((n + 1)); mkdir -p ~/.app; echo x > ~/.app/f"
+    callfence = (sys.executable, "-m", "callfence")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as home:
+        for how, environment in (("learn", home), ("learn", home), ("enforce", home), ("enforce", str(tmp_path))):
+            options = ("-q", "--files", "-o") if how == "learn" else ("-p",)
+            command = (*callfence, how, *options, "it.policy", "/bin/sh", "-ec", program, "-", home)
+            subprocess.run(command, cwd=tmp_path, env={**os.environ, "HOME": environment}, timeout=60, check=True)
+        assert {"log.1", "log.2", "log.3", "log.4", ".app"} <= {*os.listdir(home)}
+    assert (tmp_path / ".app" / "f").exists()
+    assert f"path {home}: read, write, create" in (tmp_path / "it.policy").read_text()
+
+
 @pytest.mark.parametrize("case", AT_HOME)
 def test_a_hidden_folder_that_a_run_makes_in_the_home_is_granted_itself(tmp_path: Path, case: str) -> None:
     """Neither the home with all that is in it, nor does another user lack the folder."""
@@ -387,6 +401,8 @@ def test_a_folder_with_a_secret_is_not_granted(configuration: Path, tmp_path: Pa
         inner.chmod(0o700)
     else:
         os.mkfifo(inner / "fifo")
-    done = learn(tmp_path, "--files", "cat", str(configuration / "app.conf"))
+    (shown := configuration / "templates").mkdir()
+    (shown / "page").write_text("it")
+    done = learn(tmp_path, "--files", "cat", str(configuration / "app.conf"), str(shown / "page"))
     assert done.returncode == 0, done.stderr
-    assert f"path {configuration}/app.conf: read\n" in (tmp_path / "it.policy").read_text()
+    assert f"path {configuration}/app.conf: read\npath {shown}: read\n" in (tmp_path / "it.policy").read_text()

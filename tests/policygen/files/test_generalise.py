@@ -313,6 +313,8 @@ def reading(*names, public=("/etc/app",)):
         ([reading("/etc/app/a"), reading("/etc/app/a")], {"/etc/app": "read"}),
         ([reading("/etc/app/a"), reading("/etc/app/a", public=())], {"/etc/app/a": "read"}),
         ([reading("/etc/app/a"), reading("./b", public=())], {"/etc/app": "read", "./b": "read"}),
+        ([reading("/etc/app/a", "/etc/app/d/x", public=("/etc/app/d",))], {"/etc/app/a": "read", "/etc/app/d": "read"}),
+        ([reading("/etc/app/d/x"), reading("/etc/app/d/x", public=("/etc/app/d",))], {"/etc/app/d": "read"}),
         ([reading("/etc/other/a")], {"/etc/other/a": "read"}),
         ([reading("/etc/application/a")], {"/etc/application/a": "read"}),
         ([(*run("/etc/app/a: read, write", "/etc/app/run: read, execute"), (PUBLIC, "/etc/app", ""))], {
@@ -330,17 +332,17 @@ def test_configuration_that_every_user_may_read_is_granted_by_its_folder(runs, g
 
 
 @pytest.mark.parametrize(
-    ("path", "folder"),
+    ("path", "found"),
     [
-        ("/etc/app/x", "/etc/app"),
-        ("/etc/app/ssl/x", "/etc/app"),
-        ("/etc/cron.d/x", "/etc/cron.d"),
-        ("/usr/local/etc/app/x", "/usr/local/etc/app"),
-        *((path, "") for path in ("/etc/app", "/etc", "/etc/ssh/x", "/etc/ppp/x", "/etc/pam.d/x", "./etc/app/x")),
+        ("/etc/app/x", ["/etc/app"]),
+        ("/etc/app/ssl/x", ["/etc/app", "/etc/app/ssl"]),
+        ("/etc/cron.d/x", ["/etc/cron.d"]),
+        ("/usr/local/etc/app/x", ["/usr/local/etc/app"]),
+        *((path, []) for path in ("/etc/app", "/etc", "/etc/ssh/x", "/etc/ppp/x", "/etc/pam.d/x", "./etc/app/x")),
     ],
 )
-def test_which_folder_is_configuration_of_one_program(path, folder):
-    assert configures(path) == folder
+def test_which_folders_are_configuration_of_one_program(path, found):
+    assert configures(path) == found
 
 
 def seeking(*names, read=()):

@@ -22,6 +22,10 @@ OWN = b"/run/user/%d" % os.geteuid()
         (b"/tmp/x", [b"XDG_RUNTIME_DIR=/tmp"], b"$TMPDIR/x"),
         (b"/w/x", [b"XDG_RUNTIME_DIR=/w"], b"./x"),
         (b"/runner", [b"XDG_RUNTIME_DIR=/run"], b"/runner"),
+        (b"/var/lib/app/x", [b"HOME=/var/lib/app"], b"/var/lib/app/x"),
+        (b"/var/lib/app", [b"HOME=/var/lib/app"], b"/var/lib/app"),
+        (b"/var/lib/app/.cache/x", [b"HOME=/var/lib/app"], b"$HOME/.cache/x"),
+        (b"/var/home/me/x", [b"HOME=/var/home/me"], b"$HOME/x"),
     ],
 )
 def test_a_path_is_written_with_its_deepest_named_folder(path, environment, written):
