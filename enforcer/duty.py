@@ -128,8 +128,8 @@ class Duty:
         self._listeners = {listener: ""}
         wake_here(listener)
         self._hand_over()
-        self._confine()
         self._watch()
+        self._confine(self._epoll.fileno(), self._watched)  # last: until then the program can be ended in order
 
     # While the program is followed through its phases (`enforcer.arming.phases`)
 

@@ -102,10 +102,8 @@ def _help(
     from callfence.enforcer.arming import confining
 
     made = work()
-    if confines_itself and (duty := made.begin(pidfd)):
-        duty.follow(listens=not (made.plan and made.plan.is_quiet))
-        confining.stop(program)  # it waits for the answer
-        _answer(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))
+    if confines_itself and (duty := confining.begin_before(made, pidfd)):
+        _answer(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))  # for which the program waits
     os.close(answers)
     os.close(commands)
     confining.follow(made, pidfd)

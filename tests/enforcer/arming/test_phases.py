@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,15 @@ def phased(place, build, shared_policy):
     return run
 
 
+FAILING = """
+import errno, os, sys
+from callfence.enforcer.duty import Duty
+from callfence.enforcing.command import main
+def fails(*_, **__):
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), "clone")
+Duty.{} = fails
+sys.exit(main())
+"""
 OPENED, DENIED = "socket 0 \n", "socket -1 Operation not permitted\n"
 POLLED = "poll 0 \npoll 1 \nevents 1 \n"
 
@@ -239,6 +249,15 @@ def test_two_policies(phased, place):
     place.policy(f"default errno EACCES\nimplied 1\n{allowed}", "other.policy")
     done = phased("socket", "poll", "socket", options=("-p", "phased.policy", "-p", "other.policy"))
     assert done.stdout == OPENED + POLLED + DENIED
+
+
+@pytest.mark.parametrize("method", ["start", "follow"])
+@pytest.mark.parametrize("arm", ["now", "exec", "entry"])
+def test_a_helper_that_cannot_follow_the_program_ends_it(arm, method, phased, place):
+    place.command = (sys.executable, "-c", FAILING.format(method))
+    done = phased("socket", options=("--arm", arm))
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr == "enforce: the program was not run: clone: Resource temporarily unavailable\n"
 
 
 def test_two_policies_with_phases_are_refused(phased):
