@@ -56,6 +56,33 @@ def fails(*_, **__):
 Duty.{} = fails
 sys.exit(main())
 """
+WITHOUT_PIDFD = """
+import errno, os, sys
+from callfence.enforcer import kernel
+from callfence.enforcing.command import main
+pidfd_open = kernel.pidfd_open
+def fails(pid):
+    if pid == os.getppid():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "pidfd_open")
+    return pidfd_open(pid)
+kernel.pidfd_open = fails
+sys.exit(main())
+"""
+WITHOUT_EPOLL = """
+import errno, os, select, sys
+from callfence.enforcer.arming import phases
+from callfence.enforcing.command import main
+class Follower(phases.Follower):
+    def run(self):
+        epoll = select.epoll
+        select.epoll = fails
+        super().run()
+        select.epoll = epoll
+def fails():
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+phases.Follower = Follower
+sys.exit(main())
+"""
 OPENED, DENIED = "socket 0 \n", "socket -1 Operation not permitted\n"
 POLLED = "poll 0 \npoll 1 \nevents 1 \n"
 
@@ -258,6 +285,21 @@ def test_a_helper_that_cannot_follow_the_program_ends_it(arm, method, phased, pl
     done = phased("socket", options=("--arm", arm))
     assert (done.returncode, done.stdout) == (125, "")
     assert done.stderr == "enforce: the program was not run: clone: Resource temporarily unavailable\n"
+
+
+def test_a_stand_in_without_descriptors_does_not_end_the_program(phased, place):
+    place.command = (sys.executable, "-c", WITHOUT_PIDFD)
+    done = phased("socket", "poll", "socket")
+    assert (done.returncode, done.stdout) == (5, OPENED + POLLED + DENIED)
+    assert "enforce: the helper failed: OSError: [Errno 24] Too many open files: 'pidfd_open'" in done.stderr
+
+
+def test_a_helper_without_descriptors_for_answering_has_the_kernel_answer(phased, place):
+    place.command = (sys.executable, "-c", WITHOUT_EPOLL)
+    done = phased("socket", "poll", "socket")
+    assert (done.returncode, done.stdout) == (5, OPENED + POLLED + DENIED)
+    assert "are not reported, because the helper cannot open another descriptor" in done.stderr
+    assert "failed" not in done.stderr
 
 
 def test_two_policies_with_phases_are_refused(phased):
