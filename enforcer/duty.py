@@ -238,6 +238,10 @@ class Duty:
         """Return the policies' action for a stopped task's call, and report a denied one; None, for a kill, if that fails."""
         return self._answers.stopped(call, phase)
 
+    def hides_a_loss(self, call: Notification) -> bool:
+        """Return whether the program is about to exit with a status that hides that a report was lost."""
+        return self._answers.hides_a_loss(call)
+
     def never_ran(self, *, has_said: bool) -> None:
         """Write the records of a program that ended before it was confined, unless it has said so itself (`enforce` has not
         become the program); without `has_said`, it has not."""
