@@ -291,6 +291,25 @@ def test_the_process_that_waits_is_killed(spawner):
         spawner.works()
 
 
+WITHOUT_PIDFD = """
+import errno, os, sys
+from callfence import cli
+from callfence.enforcer import kernel
+def fails(pid):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "pidfd_open")
+kernel.pidfd_open = fails
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_spawner_without_descriptors_ends(idle):
+    """Else it starts a process for the next client again and again, none of which it knows."""
+    command = [sys.executable, "-c", WITHOUT_PIDFD, "spawn", "--socket", idle.socket]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr.splitlines()[1:]) == (2, ["callfence spawn: pidfd_open: Too many open files"])
+    assert not idle.socket.exists()
+
+
 @pytest.mark.parametrize("language", ["C", "Python"])
 def test_a_message_of_the_client_that_cannot_be_written(idle, language):
     use(idle, language)
