@@ -164,6 +164,14 @@ def test_a_helper_that_cannot_answer_calls_ends_the_program(arm, method, error, 
     assert (done.returncode, done.stdout, done.stderr) == (125, "", f"enforce: the program was not run: {ERRORS[error]}\n")
 
 
+def test_a_helper_without_descriptors_does_not_blame_ptrace(place):
+    place.policy("default allow\n")
+    script = FAILING.replace("enforcer.duty import Duty", "enforcer import kernel").replace("Duty.{}", "kernel.{}")
+    place.command = (sys.executable, "-c", script.format("OSError(24, 'Too many open files', 'pidfd_open')", "pidfd_open"))
+    done = place.enforce("-p", "calls.policy", place.calls())
+    assert (done.returncode, done.stdout, done.stderr) == (125, "", "enforce: pidfd_open: Too many open files\n")
+
+
 @pytest.mark.parametrize(
     ("allowed", "status", "lines"),
     [((), -signal.SIGSEGV, ("the helper failed",)), (("write", "exit_group"), 125, ("the helper failed", "the helper proc"))],
