@@ -21,6 +21,7 @@ from callfence.enforcer.errors import BUSY, FAILED
 from callfence.enforcer.later import Later
 from callfence.enforcer.listener import Notification, Request, shared, wake_here
 from callfence.enforcer.reporting.answer import Answers
+from callfence.enforcer.reporting.loaded import attempt
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.errors import KernelError
 
@@ -128,8 +129,8 @@ class Duty:
         self._listeners = {listener: ""}
         wake_here(listener)
         self._hand_over()
-        self._confine()
         self._watch()
+        self._confine(self._epoll.fileno(), self._watched)  # last: until then the program can be ended in order
 
     # While the program is followed through its phases (`enforcer.arming.phases`)
 
@@ -145,18 +146,19 @@ class Duty:
             raise KernelError(BUSY, "seccomp", errno.EBUSY) from error
 
     def listen(self, listener: int, phase: str) -> None:
-        """Answer the calls that a listener receives, from now on; they are calls of processes in `phase`."""
-        self._begin_answering()
+        """Answer the calls that a listener receives, from now on; they are calls of processes in `phase`.  To be called after
+        `begin_answering`."""
         wake_here(listener)
         self._epoll.register(listener, select.EPOLLIN)
         self._listeners[listener] = phase
 
-    def _begin_answering(self) -> None:
+    def begin_answering(self) -> None:
+        """Open what answering takes while the program is followed, unless that is open.  Raises OSError."""
         if not self.is_answering:
-            self._children = kernel.signal_descriptor(linux.SIGCHLD)
             self._epoll = select.epoll()
-            self._epoll.register(self._children, select.EPOLLIN)
             self._epoll.register(self.program, select.EPOLLIN)
+            self._children = kernel.signal_descriptor(linux.SIGCHLD)
+            self._epoll.register(self._children, select.EPOLLIN)
 
     @property
     def is_answering(self) -> bool:
@@ -223,7 +225,7 @@ class Duty:
         its result; None for another call."""
         result = self._answers.made(call, phase)
         if self._answers.hub != _NONE:
-            self._begin_answering()
+            self.begin_answering()
             self._watch_hub()
         return result
 
@@ -235,6 +237,10 @@ class Duty:
     def judged(self, call: Notification, phase: str) -> Action | None:
         """Return the policies' action for a stopped task's call, and report a denied one; None, for a kill, if that fails."""
         return self._answers.stopped(call, phase)
+
+    def hides_a_loss(self, call: Notification) -> bool:
+        """Return whether the program is about to exit with a status that hides that a report was lost."""
+        return self._answers.hides_a_loss(call)
 
     def never_ran(self, *, has_said: bool) -> None:
         """Write the records of a program that ended before it was confined, unless it has said so itself (`enforce` has not
@@ -332,7 +338,7 @@ class Duty:
         self._epoll.register(ready, select.EPOLLIN)
         if ready not in dict(self._epoll.poll(None if other != _NONE else 0)):
             if self._follows:  # processes that are not traced any more would go on, and nothing would answer their calls
-                kernel.send_signal(self.program, linux.SIGKILL)
+                attempt(lambda: kernel.send_signal(self.program, linux.SIGKILL))
             os._exit(0)  # else nothing was confined
         lines = b""
         while not lines.endswith(b"\n\n"):
@@ -353,7 +359,7 @@ class Duty:
             if self.program in ready:
                 self._epoll.unregister(self.program)
                 self._reporter.give_back()
-                kernel.send_signal(other, linux.SIGCONT)  # a helper that was stopped has to give it back too
+                attempt(lambda: kernel.send_signal(other, linux.SIGCONT))  # a helper that was stopped has to give it back too
         if other != _NONE:
             self._epoll.unregister(other)
         for descriptor in {*self._listeners, self._records} - {_NONE}:
@@ -391,11 +397,16 @@ class Duty:
         self._hub = _NONE
         self._epoll.close()
         helper.close_all_but(self._kept())
+        try:
+            other = self._watch_parent(helper_)
+        except OSError:  # a limit that was put on this process: the helper starts another one
+            os._exit(FAILED)
         self._answers = self._new_answers()
-        self._wait(self._watch_parent(helper_))
+        self._wait(other)
 
     def _watch_parent(self, pid: int) -> int:
-        """Create an epoll for this process and add the parent's pidfd to it; return the pidfd, -1 if the parent has ended."""
+        """Create an epoll for this process and add the parent's pidfd to it; return the pidfd, -1 if the parent has ended.
+        Raises OSError."""
         self._epoll = select.epoll()
         other = helper.parent(pid)
         if other != _NONE:

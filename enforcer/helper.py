@@ -120,9 +120,11 @@ def opened(path: str, access: int) -> int:
 
 
 def parent(pid: int) -> int:
-    """Return a pidfd of this process's parent, whose id was `pid`; -1 if that process has ended."""
+    """Return a pidfd of this process's parent, whose id was `pid`; -1 if that process has ended.  Raises OSError."""
     try:
         pidfd = kernel.pidfd_open(pid)
     except OSError:
+        if os.getppid() == pid:  # no descriptor is left
+            raise
         return -1
     return pidfd if os.getppid() == pid else -1

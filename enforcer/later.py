@@ -37,6 +37,7 @@ _DESCRIBING = (
 )
 """The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
 _TABLE = ".tsv"
+_SHORT = (12, 23, 24)  # ENOMEM, ENFILE, EMFILE (asm-generic/errno-base.h)
 _HEAD = 16
 """Bytes before the code of a compiled module (importlib/_bootstrap_external.py, _code_to_timestamp_pyc)."""
 
@@ -142,15 +143,17 @@ class Later:
         exec(loads(content[_HEAD:]) if is_compiled else compile(content, source, "exec", dont_inherit=True), module.__dict__)
 
     def get_data(self, path: str) -> bytes:
-        """Return the content of a noted table or module, of the latter's compiled file if there is one.  Raises OSError if the
-        file has changed since it was noted."""
+        """Return the content of a noted table or module, of the latter's compiled file if there is one.  Raises OSError, also
+        if the file has changed since it was noted."""
         note = self._notes.get(path, ())
         if isinstance(note, bytes):
             return note
         for place, digest in zip((_place(path), path), note, strict=False):
             try:
                 content = read_file(place)
-            except OSError:
+            except OSError as error:
+                if error.errno in _SHORT:
+                    raise
                 continue
             if _digest(content) == digest:
                 return content

@@ -169,7 +169,7 @@ def run(launch: Launch) -> NoReturn:
             from callfence.enforcer.arming import early
 
             paths = [path]
-            held = early.install(filter_, reporter, settle)
+            held = early.install(filter_, reporter, settle, stderr)
         else:
             require_readable(path)
             seized.be_seized(filter_, reporter, arm=arm, stderr=stderr, plan=plan, is_nested=is_nested)

@@ -13,7 +13,7 @@ from callfence import start
 from callfence.enforcer import kernel
 from callfence.enforcer.arming import confining, nested, phases, plan  # noqa: F401  # what starts need
 from callfence.enforcer.bpf import ALL_RUN
-from callfence.enforcer.errors import EnforceError
+from callfence.enforcer.errors import EnforceError, refused
 from callfence.enforcer.files import granted, landlock  # noqa: F401
 from callfence.enforcer.hosts import granted as granted_hosts  # noqa: F401
 from callfence.enforcer.later import Loaded
@@ -66,7 +66,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `spawn`.  Return 0 after SIGTERM, SIGINT or SIGHUP, or after --idle; 2 if it cannot listen."""
+    """Run `spawn`.  Return 0 after SIGTERM, SIGINT or SIGHUP, or after --idle; 2 if it cannot listen, or may
+    open too few descriptors."""
     command = parser()
     options = command.parse_args(arguments)
     if options.idle is not None and not options.idle > 0:
@@ -88,6 +89,9 @@ def main(arguments: list[str]) -> int:
     gc.freeze()  # what is older than a clone is not searched there, which would copy its memory
     try:
         serve(listener, spawner.begin, options.idle)
+    except OSError as error:
+        print(f"callfence spawn: {printable(str(refused(error)))}", file=sys.stderr)
+        return 2
     finally:
         listener.remove()
     return 0

@@ -90,33 +90,51 @@ class Work:
 def follow(work: Work, pidfd: int) -> NoReturn:
     """Run the helper of a seized program: confine it at its execve, and answer its calls.  `pidfd`: the program's; -1 if
     there is nothing to answer."""
-    program, duty = work.program, work.duty
     try:
         if work.arm != "now":
-            if duty := work.begin(pidfd):
-                work.filter = duty.shielded(work.filter)
             _arm(work, pidfd)
-        if work.plan and duty:
+        if work.plan and work.duty:
             from callfence.enforcer.arming.phases import Follower
 
-            Follower(program, work.plan, duty, work.stderr, is_executed=work.arm != "now").run()
-            duty.finish()
+            Follower(work.program, work.plan, work.duty, work.stderr, is_executed=work.arm != "now").run()
+            work.duty.finish()
     except GoneError:  # not executed, or killed by another process: its own status says so
-        if duty:
-            duty.never_ran(has_said=not work.is_spawned)
+        if work.duty:
+            work.duty.never_ran(has_said=not work.is_spawned)
         os._exit(0)
-    if duty:
-        duty.serve()
+    if work.duty:
+        work.duty.serve()
     os._exit(0)
+
+
+def begin_before(work: Work, pidfd: int) -> Duty | None:
+    """Begin to answer calls of a seized program that confines itself, and stop it; return what answers, None if nothing does.
+    On failure, end both as `_arm` does."""
+    try:
+        if duty := work.begin(pidfd):
+            duty.follow(listens=not (work.plan and work.plan.is_quiet))
+            stop(work.program)
+        return duty
+    except GoneError:
+        raise
+    except Exception as error:
+        stop(work.program)
+        _refuse(work, error)
 
 
 def _arm(work: Work, pidfd: int) -> None:
     """Follow the seized process to its execve or entry point, install the filter on it, and detach it unless it has phases.  On
-    failure, print the reason and end the program with status FAILED or by SIGKILL, and this process."""
-    program, duty, stderr = work.program, work.duty, work.stderr
-    surgery = None
+    failure, print the reason and end the program with status FAILED, and this process."""
+    program, problem = work.program, None
     try:
+        try:
+            if duty := work.begin(pidfd):
+                work.filter = duty.shielded(work.filter)
+        except Exception as error:  # the program runs until its execve
+            problem = error
         until_exec(program)
+        if problem:
+            raise problem
         if work.arm == "entry":
             until_entry(program)
         surgery = inject.Surgery(program)
@@ -132,29 +150,25 @@ def _arm(work: Work, pidfd: int) -> None:
         raise GoneError from error
     except GoneError:
         raise
-    except OSError as error:
-        _refuse(program, surgery, duty, str(refused(error)), stderr)
-    except CallfenceError as error:
-        _refuse(program, surgery, duty, str(error), stderr)
+    except Exception as error:
+        _refuse(work, error)
 
 
-def _refuse(program: int, surgery: inject.Surgery | None, duty: Duty | None, reason: str, stderr: int) -> NoReturn:
-    """Print the reason, and end the program, which is stopped before its first instruction or entry point, and this process.
+def _refuse(work: Work, error: Exception) -> NoReturn:
+    """Print why the program is not run, and end it, which is stopped, and this process.
 
-    The program ends with status FAILED; or by SIGKILL, if its filter is installed and may deny the exit, or if its memory
-    cannot be written."""
-    helper.write(stderr, f"enforce: the program was not run: {reason}\n".encode())
-    if duty:
-        duty.end_stand_in()  # otherwise waiting for all children would never end
+    The program ends with status FAILED, or by SIGKILL if its memory cannot be written or another filter denies the exit."""
+    reason = str(error)
+    if not isinstance(error, CallfenceError):
+        reason = str(refused(error)) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    helper.write(work.stderr, f"enforce: the program was not run: {reason}\n".encode())
+    if work.duty:
+        work.duty.end_stand_in()  # otherwise waiting for all children would never end
     try:
-        surgery = surgery or inject.Surgery(program)
-        if not surgery.is_confined:
-            surgery.exit_group(FAILED)
-            os._exit(0)
-    except (OSError, GoneError):
-        pass
-    os.kill(program, linux.SIGKILL)
-    inject.reap(program)
+        inject.Surgery(work.program).exit_group(FAILED, work.key)
+    except OSError:
+        os.kill(work.program, linux.SIGKILL)
+        inject.reap(work.program)
     os._exit(0)
 
 

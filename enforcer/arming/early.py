@@ -11,9 +11,10 @@ import errno
 import os
 
 from callfence.enforcer import helper, kernel
-from callfence.enforcer.errors import BUSY, EnforceError
+from callfence.enforcer.errors import BUSY, FAILED, EnforceError
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.errors import KernelError
+from callfence.tracer.machine import MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,13 +32,14 @@ _TIMEOUT = 20.0
 """How many seconds to wait for the helper, which may have been killed."""
 _SPINS = 200_000_000
 """How often to read the shared page, for some seconds, before giving up: under the filter, clocks may be denied."""
+_ENDED = b"enforce: the helper process ended before it took over the listener, so the program was not run\n"
 
 
-def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None]) -> object:
+def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None], stderr: int) -> object:
     """Call `settle`, then install the filter on this process; with a reporter, start a helper that answers denied calls.
 
-    Keep the returned object until the execve: releasing it makes a call, which the filter may deny.  Raises OSError,
-    KernelError or EnforceError."""
+    Keep the returned object until the execve: releasing it makes a call, which the filter may deny.  `stderr`: the descriptor
+    for a message if the helper ends after that, -1 for none.  Raises OSError, KernelError or EnforceError."""
     if reporter is None:
         settle()
         kernel.install(filter_, 0)
@@ -46,7 +48,7 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
     import mmap
     import time
 
-    from callfence.enforcer.bpf import shielded
+    from callfence.enforcer.bpf import Filter, shielded
     from callfence.enforcer.duty import Duty
 
     duty = Duty(reporter)
@@ -61,6 +63,9 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
         time.sleep(_DELAY)
     pids = (int.from_bytes(shared[place], "little") for place in (_NUMBER, _STAND_IN))
     filter_ = shielded(filter_, [pid for pid in pids if pid])
+    native, alone = MACHINE.native, Filter(filter_)
+    calls = {"write": (max(stderr, 0), 0, len(_ENDED), 0, 0, 0), "exit_group": (FAILED, 0, 0, 0, 0, 0)}
+    run = {name for name, values in calls.items() if alone.allows(native.audit, native.numbers[name], 0, values)}
     settle()
     gc.disable()  # from here on, no call may be made but the execve
     flags = linux.SECCOMP_FILTER_FLAG_NEW_LISTENER
@@ -79,7 +84,12 @@ def install(filter_: bytes, reporter: Reporter | None, settle: Callable[[], None
             break
     if shared[_TAKEN]:
         return shared, duty
-    raise EnforceError("the helper process ended before it took over the listener, so the program was not run")
+    if stderr >= 0 and "write" in run:
+        linux.functions.write(stderr, _ENDED, linux.c_size_t(len(_ENDED)))
+    if "exit_group" in run:
+        os._exit(FAILED)
+    linux.functions.strlen(None)  # ends by SIGSEGV: a denied call would wait for ever, since the listener is open here
+    raise AssertionError
 
 
 def _take(program: int, shared: mmap, duty: Duty) -> NoReturn:

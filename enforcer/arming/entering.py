@@ -172,6 +172,7 @@ class Entrance:
         self._settle(process, surgery.pid)
         pidfd = -1
         try:
+            self._duty.begin_answering()  # before the filter is there: without descriptors, the kernel alone answers
             pidfd = kernel.pidfd_of_thread(surgery.pid, process.pid)
             try:
                 helper.probe_listener(pidfd)

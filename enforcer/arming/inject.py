@@ -214,10 +214,16 @@ class Surgery:
         except (PermissionError, FileNotFoundError):
             return None
 
-    def exit_group(self, status: int) -> None:
-        """Make the process exit with a status, and reap everything that is traced.  Raises OSError, GoneError."""
-        MACHINE.set_registers(self.pid, self._for_call("exit_group", status))
-        resume(linux.PTRACE_CONT, self.pid)
+    def exit_group(self, status: int, key: Key) -> None:
+        """Make the process exit with a status, or kill it if another filter than ours denies that; reap everything that is
+        traced.  Raises OSError."""
+        MACHINE.set_registers(self.pid, self._for_call("exit_group", status, 0, 0, *key.spare(self.convention)))
+        try:
+            self._to_syscall_stop()
+            self._to_syscall_stop()
+            os.kill(self.pid, linux.SIGKILL)  # the call has returned
+        except GoneError:
+            pass
         reap(self.pid)
 
     def close(self) -> None:
@@ -276,13 +282,13 @@ class Key:
         return call[1] in (convention.number_of("seccomp"), convention.number_of("mprotect")) and arguments[_SPARE[0]] == word
 
     def passing(self, filter_: bytes, *, installs: bool) -> bytes:
-        """Return the filter after instructions that allow the helper's close_range(2); with `installs`, also its calls that
-        install the next filter."""
+        """Return the filter after instructions that allow the helper's close_range(2) and exit_group(2); with `installs`, also
+        its calls that install the next filter."""
         lines: list[Line] = []
         for convention in MACHINE.conventions:
             arch, words = convention.audit, self.spare(convention)
             lines += [(LOAD, ARCH), (EQUAL, arch, "", f"not {arch}"), (LOAD, NUMBER)]
-            lines.append((EQUAL, convention.number_of("close_range"), f"spare {arch}", ""))
+            lines += [(EQUAL, convention.number_of(name), f"spare {arch}", "") for name in ("close_range", "exit_group")]
             if installs:
                 labels = {"seccomp": "spare", "mmap": "mmap", "mprotect": "mprotect"}
                 lines += [(EQUAL, convention.number_of(name), f"{label} {arch}", "") for name, label in labels.items()]

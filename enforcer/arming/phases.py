@@ -20,7 +20,7 @@ from callfence.enforcer.arming.detour import Detour
 from callfence.enforcer.arming.entering import Entrance
 from callfence.enforcer.arming.processes import Processes
 from callfence.enforcer.bpf import ALL_RUN, Filter
-from callfence.enforcer.errors import ArmError, GoneError, HeldUpError
+from callfence.enforcer.errors import FAILED, ArmError, GoneError, HeldUpError
 from callfence.enforcer.listener import Notification, Request
 from callfence.enforcer.pending import RESTART, RESTART_ALWAYS
 from callfence.tracer import TYPE_CHECKING, linux
@@ -199,10 +199,12 @@ class Follower:
         if not is_denied and (refusal := self._refusals.answer(*call, stop.ip, stop.arguments)) != linux.SECCOMP_RET_ALLOW:
             self._answer(pid, call, -(refusal & linux.SECCOMP_RET_DATA))
             return True
+        notification = Notification(0, pid, 0, stop.number, stop.arch, stop.ip, stop.arguments)
+        if self._plan.is_audit and self._duty.hides_a_loss(notification):
+            MACHINE.set_register(pid, MACHINE.of(stop.arch).arguments[0], FAILED)
         if not is_denied and call not in self._plan.notified:
             return False
         phase = self._stages[process.reached - 1].name if process.reached else ""
-        notification = Notification(0, pid, 0, stop.number, stop.arch, stop.ip, stop.arguments)
         if not is_denied and (result := self._duty.listened(notification, phase)) is not None:
             self._answer(pid, call, -result)
             return True

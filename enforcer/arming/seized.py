@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from callfence.enforcer.arming.plan import Plan
     from callfence.enforcer.reporting.reporter import Reporter
 
+_SHORT = tuple(map(os.strerror, (12, 23, 24)))
+"""The ends of errors of which ptrace is not the cause: ENOMEM, ENFILE, EMFILE (asm-generic/errno-base.h)."""
 HINT = "use --arm now, with a policy that allows execve"
 OPTIONS = (
     linux.PTRACE_O_EXITKILL | linux.PTRACE_O_TRACEEXEC | linux.PTRACE_O_TRACESYSGOOD
@@ -102,10 +104,8 @@ def _help(
     from callfence.enforcer.arming import confining
 
     made = work()
-    if confines_itself and (duty := made.begin(pidfd)):
-        duty.follow(listens=not (made.plan and made.plan.is_quiet))
-        confining.stop(program)  # it waits for the answer
-        _answer(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))
+    if confines_itself and (duty := confining.begin_before(made, pidfd)):
+        _answer(answers, b"ok %d %d\n" % (os.getpid(), duty.stand_in))  # for which the program waits
     os.close(answers)
     os.close(commands)
     confining.follow(made, pidfd)
@@ -132,7 +132,9 @@ def tracer() -> str:
 
 def _explained(refusal: str) -> KernelError:
     """Return the error for a helper that cannot trace this process, with the likely cause and a remedy."""
-    if pid := tracer():
+    if refusal.endswith(_SHORT):
+        text = refusal
+    elif pid := tracer():
         text = f"this process is already traced by pid {pid}, so the filter cannot be installed at the execve; {HINT}"
     elif (scope := linux.yama_scope()) in ("2", "3"):
         text = f"{linux.YAMA_SCOPE} is {scope}, so the filter cannot be installed at the execve; {HINT}"

@@ -372,7 +372,7 @@ class Answers:
     def _apply(self, request: Request, action: Action | None) -> None:
         kind = action.kind if action else "kill"
         if self._reporter.audit:
-            if self._hides_a_loss(request.call):
+            if self.hides_a_loss(request.call):
                 exit_with(FAILED, request)
             else:
                 request.let_run()
@@ -394,7 +394,7 @@ class Answers:
         if not (self._peers and self._peers.take(request, is_granted=True)):
             request.let_run()
 
-    def _hides_a_loss(self, call: Notification) -> bool:
+    def hides_a_loss(self, call: Notification) -> bool:
         """Return whether the program is about to exit with a status that hides that a report was lost."""
         if call.number not in EXITS.get(call.arch, ()) or call.arguments[0] & 0xFF == FAILED:
             return False

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 import _socket
 import errno
 
-from callfence.enforcer import execution, kernel
+from callfence.enforcer import execution, helper, kernel
 from callfence.enforcer.errors import FAILED, NOT_EXECUTABLE, EnforceError, refused
 from callfence.enforcer.spawning import protocol
 from callfence.tracer import TYPE_CHECKING, linux
@@ -141,8 +141,7 @@ def main() -> int:
         status, text = error.status if isinstance(error, EnforceError) else FAILED, str(error)
     except OSError as error:
         status, text = FAILED, f"{error.filename or 'the client'}: {error.strerror}"
-    if stderr >= 0:
-        os.write(stderr, f"callfence-run: {text}\n".encode(errors="surrogateescape"))
+    helper.write(stderr, f"callfence-run: {text}\n".encode(errors="surrogateescape"))
     return status
 
 

@@ -122,7 +122,8 @@ def serve(listener: Listener, begin: Callable[[], Callable[[_socket.socket], NoR
     which returns the function that serves.  Where clients are few, it is started when the one before has become its program,
     from which it would take a processor.
 
-    Return after SIGTERM, SIGINT or SIGHUP, or if no client has come for `idle` seconds.  The processes go on."""
+    Return after SIGTERM, SIGINT or SIGHUP, or if no client has come for `idle` seconds.  The processes go on.  Raises OSError
+    if this process may not open the descriptors that it needs."""
     endings = [kernel.signal_descriptor(number) for number in _ENDING]
     kernel.disposition(linux.SIGCHLD, linux.SIG_IGN)  # nobody waits for these processes
     begun, taken = os.pipe()
@@ -136,14 +137,20 @@ def serve(listener: Listener, begin: Callable[[], Callable[[_socket.socket], NoR
     waiting, last = _NONE, 0.0
     while True:
         if waiting == _NONE:
+            pid = 0
             try:
                 pid = kernel.clone(linux.SIGCHLD)
                 if pid == 0:
                     helper.guarded(lambda: _take_next(listener, begin, (taken, lives), (begun, lifeline, *endings)))
                 waiting = kernel.pidfd_open(pid)
                 poller.register(waiting, select.POLLIN)
-            except OSError:  # RLIMIT_NPROC, or it has ended already
+            except ProcessLookupError:  # it has ended already
                 pass
+            except OSError as error:  # RLIMIT_NPROC, or no descriptor is left
+                if pid:
+                    os.kill(pid, linux.SIGKILL)
+                if error.errno == errno.EMFILE:
+                    raise
         timeout = _DELAY if waiting == _NONE else idle
         events = dict(poller.poll(None if timeout is None else timeout * 1000))
         if any(ending in events for ending in endings) or not (events or waiting == _NONE):

@@ -219,6 +219,20 @@ def test_its_stand_in_takes_its_place(running, place):
         assert f"denied {call}" in errors
 
 
+def test_a_stand_in_without_descriptors_does_not_take_the_helper_for_ended(running, place):
+    """Two that read one listener would answer each other's calls."""
+    process = running("getppid", "getgid")
+    helper = place.helper()
+    for limit in range(12, 2, -1):
+        resource.prlimit(helper, resource.RLIMIT_NOFILE, (limit, limit))
+        for pid in {*place.helpers()} - {helper}:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+    output, errors = process.communicate("x", timeout=20)
+    assert output == "-13\n" * 2
+    assert "replaced" not in errors
+
+
 def test_without_both_calls_fail_closed(running, place):
     process = running("getppid", "getpid", "mprotect,4096,8192,7")
     helpers = place.both()

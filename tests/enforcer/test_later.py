@@ -119,6 +119,25 @@ def test_a_file_that_was_changed_is_not_read(installed: Path, tmp_path: Path, wh
         assert b"model.py has been changed" in done.stderr
 
 
+FULL = """
+import os, resource, sys
+sys.path.insert(0, ROOT)
+from callfence.enforcer import later
+with open("note", "rb") as file:
+    code = later.Later(file.read())
+code.seal()
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1,) * 2)
+try:
+    import callfence.policygen.model
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_a_file_that_cannot_be_opened_for_lack_of_descriptors_is_not_called_changed(installed: Path) -> None:
+    assert run(installed, FULL).stdout == b"Too many open files\n"
+
+
 def test_what_another_python_noted_does_not_count(installed: Path, tmp_path: Path) -> None:
     """It is noted again, at the start."""
     (installed / "note").write_bytes(run(installed, NOTE).stdout)

@@ -123,13 +123,14 @@ class Resolver:
 
     def _serve(self, family: int, host: str) -> None:
         datagrams, stream = socket(family, SOCK_DGRAM), socket(family, SOCK_STREAM)
-        for kind, served in ((SOCK_DGRAM, datagrams), (SOCK_STREAM, stream)):
+        for served in (datagrams, stream):
             served.setblocking(False)
             served.bind((host, 0))
-            self.ports[family, kind] = served.getsockname()[1]
         stream.listen(128)
         self.hub.watch(datagrams.fileno(), READABLE, lambda: self._asked(datagrams))
         self.hub.watch(stream.fileno(), READABLE, lambda: self._accept(stream))
+        for kind, served in ((SOCK_DGRAM, datagrams), (SOCK_STREAM, stream)):  # last: a port without a socket is anybody's
+            self.ports[family, kind] = served.getsockname()[1]
 
     def reach(self) -> None:
         """Raise OSError if there is no way to the name server, as for an address of another network than this host's: programs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from callfence.tracer.abi import COMPAT, NATIVE, table
 
 GETPPID, GETPPID_OF_32_BITS = ([table(arch).by_name["getppid"].number] for arch in (NATIVE, COMPAT))
 EXECVE, OPENAT, MMAP, WAIT4 = (table(NATIVE).by_name[name].number for name in ("execve", "openat", "mmap", "wait4"))
+DRIVER = Path(__file__).parents[1] / "driver.py"
 STRACE = ("strace", "-o", "/dev/null", "-e", "trace=none")
 KINDS = {"dynamic": (), "static": ("-static",), "32 bits": ("-m32",), "32 bits static": ("-m32", "-static")}
 
@@ -136,3 +139,75 @@ helper.guarded(lambda: _help(None, program, None, (commands, answers, 2), confin
 def test_a_program_that_is_killed_before_it_is_confined_is_no_failure_of_the_helper(when):
     done = subprocess.run([sys.executable, "-c", GONE.replace("WHEN", when)], capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+FAILING = """
+import sys
+from callfence.enforcer.duty import Duty
+from callfence.enforcing.command import main
+def fails(*_, **__):
+    raise {}
+Duty.{} = fails
+sys.exit(main())
+"""
+ERRORS = {"OSError(24, 'Too many open files', 'pipe')": "pipe: Too many open files", "MemoryError()": "MemoryError: "}
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["descriptors", "memory"])
+@pytest.mark.parametrize("method", ["start", "begin"], ids=["before the filter is installed", "after that"])
+@pytest.mark.parametrize("arm", ["exec", "entry"])
+def test_a_helper_that_cannot_answer_calls_ends_the_program(arm, method, error, place):
+    """With status 125, also where the policy denies every exit."""
+    place.policy("default kill\n")
+    place.command = (sys.executable, "-c", FAILING.format(error, method))
+    done = place.enforce("-p", "calls.policy", "--arm", arm, place.calls(), timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (125, "", f"enforce: the program was not run: {ERRORS[error]}\n")
+
+
+def test_a_helper_without_descriptors_does_not_blame_ptrace(place):
+    place.policy("default allow\n")
+    script = FAILING.replace("enforcer.duty import Duty", "enforcer import kernel").replace("Duty.{}", "kernel.{}")
+    place.command = (sys.executable, "-c", script.format("OSError(24, 'Too many open files', 'pidfd_open')", "pidfd_open"))
+    done = place.enforce("-p", "calls.policy", place.calls())
+    assert (done.returncode, done.stdout, done.stderr) == (125, "", "enforce: pidfd_open: Too many open files\n")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "status", "lines"),
+    [((), -signal.SIGSEGV, ("the helper failed",)), (("write", "exit_group"), 125, ("the helper failed", "the helper proc"))],
+)
+def test_arm_now_waits_for_no_helper_that_ended_with_the_filter_installed(allowed, status, lines, place):
+    """Its listener is open in the process itself, where each denied call would wait for an answer."""
+    place.policy("default kill\n" + "".join(f"{call}: allow\n" for call in ("execve", *allowed)))
+    place.command = (sys.executable, "-c", FAILING.format("OSError", "begin"))
+    done = place.enforce("-p", "calls.policy", "--arm", "now", place.calls(), timeout=20)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert all(any(line.startswith(f"enforce: {text}") for line in done.stderr.splitlines()) for text in lines)
+
+
+DENIED = """
+import os, sys
+sys.path.insert(0, {!r})
+from callfence.enforcer import kernel
+from callfence.enforcer.arming import confining, inject, seized
+from driver import program
+ready, begun = os.pipe()
+child = os.fork()
+if not child:
+    kernel.set_no_new_privs()
+    kernel.install(program([{}]), 0)
+    os.write(begun, b"!")
+    while True:
+        pass
+os.read(ready, 1)
+seized.seize(child)
+confining.stop(child)
+inject.reap = lambda pid: print(os.waitpid(pid, 0)[1])
+inject.Surgery(child).exit_group(125, inject.Key())
+"""
+
+
+def test_a_filter_of_others_that_denies_the_exit_does_not_let_a_refused_program_go_on():
+    script = DENIED.format(str(DRIVER.parent), table(NATIVE).by_name["exit_group"].number)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=20, check=False, text=True)
+    assert (done.stdout, done.stderr) == (f"{int(signal.SIGKILL)}\n", "")

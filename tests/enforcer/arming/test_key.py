@@ -14,7 +14,7 @@ from callfence.tracer.abi import Event
 from callfence.tracer.machine import MACHINE
 
 NONE = bpf.encode([bpf.Instruction(bpf.RET | bpf.K, 0, 0, bpf.ret(KILL))])
-CALLS = ("close_range", "seccomp", "mprotect", "mmap", "another")
+CALLS = ("close_range", "exit_group", "seccomp", "mprotect", "mmap", "another")
 
 
 def is_own(name, arguments, words, *, installs):
@@ -24,7 +24,7 @@ def is_own(name, arguments, words, *, installs):
     is_marked = arguments[3:] == words
     if name == "mprotect":
         return installs and is_marked and arguments[2] == linux.PROT_READ
-    return is_marked and (name == "close_range" or (name == "seccomp" and installs))
+    return is_marked and (name in ("close_range", "exit_group") or (name == "seccomp" and installs))
 
 
 @pytest.mark.parametrize("convention", MACHINE.conventions, ids=lambda convention: hex(convention.audit))
@@ -41,4 +41,4 @@ def test_exactly_the_calls_of_the_helper_run(convention, installs):
         answer = bpf.run(program, Event(convention.audit, number, arguments, 0))
         assert answer == bpf.ret(ALLOW if is_own(name, arguments, words, installs=installs) else KILL), (name, arguments)
         ran |= {name} if answer == bpf.ret(ALLOW) else set()
-    assert ran == ({"close_range", "seccomp", "mprotect", "mmap"} if installs else {"close_range"})
+    assert ran == {"close_range", "exit_group", *(("seccomp", "mprotect", "mmap") if installs else ())}

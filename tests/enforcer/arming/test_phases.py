@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,42 @@ def phased(place, build, shared_policy):
     return run
 
 
+FAILING = """
+import errno, os, sys
+from callfence.enforcer.duty import Duty
+from callfence.enforcing.command import main
+def fails(*_, **__):
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), "clone")
+Duty.{} = fails
+sys.exit(main())
+"""
+WITHOUT_PIDFD = """
+import errno, os, sys
+from callfence.enforcer import kernel
+from callfence.enforcing.command import main
+pidfd_open = kernel.pidfd_open
+def fails(pid):
+    if pid == os.getppid():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "pidfd_open")
+    return pidfd_open(pid)
+kernel.pidfd_open = fails
+sys.exit(main())
+"""
+WITHOUT_EPOLL = """
+import errno, os, select, sys
+from callfence.enforcer.arming import phases
+from callfence.enforcing.command import main
+class Follower(phases.Follower):
+    def run(self):
+        epoll = select.epoll
+        select.epoll = fails
+        super().run()
+        select.epoll = epoll
+def fails():
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+phases.Follower = Follower
+sys.exit(main())
+"""
 OPENED, DENIED = "socket 0 \n", "socket -1 Operation not permitted\n"
 POLLED = "poll 0 \npoll 1 \nevents 1 \n"
 
@@ -239,6 +276,30 @@ def test_two_policies(phased, place):
     place.policy(f"default errno EACCES\nimplied 1\n{allowed}", "other.policy")
     done = phased("socket", "poll", "socket", options=("-p", "phased.policy", "-p", "other.policy"))
     assert done.stdout == OPENED + POLLED + DENIED
+
+
+@pytest.mark.parametrize("method", ["start", "follow"])
+@pytest.mark.parametrize("arm", ["now", "exec", "entry"])
+def test_a_helper_that_cannot_follow_the_program_ends_it(arm, method, phased, place):
+    place.command = (sys.executable, "-c", FAILING.format(method))
+    done = phased("socket", options=("--arm", arm))
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr == "enforce: the program was not run: clone: Resource temporarily unavailable\n"
+
+
+def test_a_stand_in_without_descriptors_does_not_end_the_program(phased, place):
+    place.command = (sys.executable, "-c", WITHOUT_PIDFD)
+    done = phased("socket", "poll", "socket")
+    assert (done.returncode, done.stdout) == (5, OPENED + POLLED + DENIED)
+    assert "enforce: the helper failed: OSError: [Errno 24] Too many open files: 'pidfd_open'" in done.stderr
+
+
+def test_a_helper_without_descriptors_for_answering_has_the_kernel_answer(phased, place):
+    place.command = (sys.executable, "-c", WITHOUT_EPOLL)
+    done = phased("socket", "poll", "socket")
+    assert (done.returncode, done.stdout) == (5, OPENED + POLLED + DENIED)
+    assert "are not reported, because the helper cannot open another descriptor" in done.stderr
+    assert "failed" not in done.stderr
 
 
 def test_two_policies_with_phases_are_refused(phased):

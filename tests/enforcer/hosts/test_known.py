@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import _socket
+import errno
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from callfence.enforcer.hosts.addresses import Peer
-from callfence.enforcer.hosts.names import known
+from callfence.enforcer.hosts.names import known, resolver
 from callfence.enforcer.hosts.names.dns import MOST, NOERROR, REFUSED, A, Answer, Question
 from callfence.enforcer.hosts.names.resolver import NEW
 from callfence.enforcer.hosts.rules import Rules
@@ -106,3 +108,26 @@ def test_a_report_names_a_name_server_that_the_program_may_have_written(
     assert names.is_server(b"\x0a\0\0\1", 53)
     assert reasons(names, b"\x0a\0\0\2", 53)[0].startswith("10.0.0.2 is in /etc/resolv.conf now, which the program may have")
     assert reasons(names, b"\x0a\0\0\3", 53) == reasons(names, b"\x0a\0\0\2", 54) == [""]
+
+
+@pytest.mark.parametrize("fails", ["bind", "listen"])
+def test_sockets_are_not_led_to_ports_that_the_resolver_does_not_have(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """Any other process may have these."""
+
+    class Socket(_socket.socket):
+        def bind(self, address: Any) -> None:
+            self._fail("bind")
+            super().bind(address)
+
+        def listen(self, backlog: int = 0) -> None:
+            self._fail("listen")
+            super().listen(backlog)
+
+        def _fail(self, call: str) -> None:
+            if call == fails and (self.family, self.type & 0xF) == (_socket.AF_INET6, _socket.SOCK_STREAM):
+                raise OSError(errno.EADDRINUSE, call)
+
+    monkeypatch.setattr(resolver, "socket", Socket)
+    judge: Any = None
+    made = resolver.Resolver(b"\x7f\0\0\1", Hub(), judge, judge)
+    assert {family for family, _ in made.ports} == {_socket.AF_INET}

@@ -181,6 +181,22 @@ def test_audit_that_lost_a_report_ends_with_125(place: Workplace, arm: str, flag
     assert calls(place.folder / "log") == ["getppid()"]
 
 
+@pytest.mark.parametrize("arm", ["now", "exec", "entry"])
+@pytest.mark.parametrize("flags", [(), ("-m32",)], ids=["64", "32"])
+@pytest.mark.parametrize("before", [(), ("poll,0,0,0",)], ids=["start", "serving"])
+def test_audit_that_lost_a_report_in_a_phase_ends_with_125(
+    place: Workplace, before: tuple[str, ...], arm: str, flags: tuple[str, ...]
+) -> None:
+    lines = f"{FLOOR}execve: allow\npoll: allow\ngetuid: allow until serving\n"
+    arches = (COMPAT, NATIVE) if flags else (NATIVE,)
+    place.policy("default errno EACCES\nphase serving after poll\n" + "".join(f"arch {one}\n{lines}" for one in arches))
+    target = place.calls(*flags)
+    done = place.enforce("--audit", "--arm", arm, "--log", "/dev/full", target, *before, "getppid")
+    assert (done.returncode, done.stdout.split()[-1].isdigit()) == (125, True)
+    done = place.enforce("--audit", "--arm", arm, "--log", "log", target, *before, "getppid")
+    assert (done.returncode, done.stdout.split()[-1].isdigit()) == (9, True)
+
+
 def test_audit_whose_helper_was_killed_ends_with_125(place: Workplace) -> None:
     place.policy(ERRNO)
     process = place.start("--audit", place.calls(), "getppid", "wait", "getpid")

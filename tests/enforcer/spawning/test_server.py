@@ -291,14 +291,45 @@ def test_the_process_that_waits_is_killed(spawner):
         spawner.works()
 
 
+WITHOUT_PIDFD = """
+import errno, os, sys
+from callfence import cli
+from callfence.enforcer import kernel
+def fails(pid):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "pidfd_open")
+kernel.pidfd_open = fails
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_spawner_without_descriptors_ends(idle):
+    """Else it starts a process for the next client again and again, none of which it knows."""
+    command = [sys.executable, "-c", WITHOUT_PIDFD, "spawn", "--socket", idle.socket]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr.splitlines()[1:]) == (2, ["callfence spawn: pidfd_open: Too many open files"])
+    assert not idle.socket.exists()
+
+
 @pytest.mark.parametrize("language", ["C", "Python"])
-def test_an_impostor_cannot_run_a_program_unconfined(idle, language):
-    """A confined program of the user may have bound the socket; but it cannot trace the client."""
+def test_a_message_of_the_client_that_cannot_be_written(idle, language):
+    use(idle, language)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([idle.client, "-s", "nowhere", "true"], stderr=full, check=False, timeout=60)
+    assert done.returncode == 125
+
+
+def use(idle, language):
     if language == "Python":
         idle.client = idle.folder / "client"
         script = idle.here.parents[2] / "callfence" / "enforcer" / "spawning" / "client.py"
         idle.client.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {script} "$@"\n')
         idle.client.chmod(0o755)
+
+
+@pytest.mark.parametrize("language", ["C", "Python"])
+def test_an_impostor_cannot_run_a_program_unconfined(idle, language):
+    """A confined program of the user may have bound the socket; but it cannot trace the client."""
+    use(idle, language)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(idle.socket))
         listener.listen()
