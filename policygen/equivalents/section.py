@@ -305,7 +305,7 @@ class Writer:
 
     def _entry(self, number: int, parts: Sequence[Expression], action: Action) -> Entry:
         fewest = minimise(parts, table(self._target).by_number[number].arguments) if len(parts) > 1 else tuple(parts)
-        return normal_entry(self._target, number, Entry(Or(tuple(fewest)) if len(fewest) > 1 else fewest[0], action))
+        return normal_entry(self._target, number, Entry(Or.of(fewest), action))
 
     def _is_implied(self, number: int, entry: Entry, implied: Entry | None) -> bool:
         """Return whether an entry allows nothing beyond what the implied set, and the section, allow."""

@@ -15,7 +15,20 @@ from typing import TYPE_CHECKING
 from callfence.policygen.holds import exact, holds, holds_at
 from callfence.policygen.implied.restricting import restricting, with_restrictions
 from callfence.policygen.implied.tables import REACHES_ANY_FILE, Capability, Row, capabilities, rows
-from callfence.policygen.model import ALLOW, Always, Entry, Expression, Not, Or, Policy, alternatives, conjuncts, mentioned
+from callfence.policygen.model import (
+    ALLOW,
+    Always,
+    Entries,
+    Entry,
+    Expression,
+    HasEntries,
+    Not,
+    Or,
+    Policy,
+    alternatives,
+    conjuncts,
+    mentioned,
+)
 from callfence.policygen.phases import START, phase_policies
 from callfence.policygen.sets.algebra import FALSE, TooComplexError
 from callfence.policygen.sets.express import minimise
@@ -38,10 +51,10 @@ the largest policies need."""
 
 
 @frozen
-class Resolved:
+class Resolved(HasEntries):
     """The meaning of a policy in one phase: its settings and its entries, with the implied set's entries added."""
 
-    entries: Mapping[Arch, Mapping[int, Entry]]
+    entries: Entries
     """The entries, as in `Policy`; the fields below are those of `Policy` as well."""
     table: tuple[int, int]
     arm: Arm
@@ -89,15 +102,14 @@ def resolved_at(policy: Policy, phase: str) -> Resolved:
 
 def tidy(policy: Policy) -> Policy:
     """Return the policy without redundant alternatives, which others of the entry cover, to be shown to people."""
-    entries = {}
-    for arch, section in policy.entries.items():
-        entries[arch] = dict(section)
-        for number, entry in section.items():
-            parts = alternatives(entry.expression)
-            if len(parts) > 1:
-                fewest = minimise(parts, table(arch).by_number[number].arguments)
-                entries[arch][number] = replace(entry, expression=fewest[0] if len(fewest) == 1 else Or(fewest))
-    return replace(policy, entries=entries)
+
+    def fewest(arch: Arch, number: int, entry: Entry) -> Entry:
+        parts = alternatives(entry.expression)
+        if len(parts) < 2:
+            return entry
+        return replace(entry, expression=Or.of(minimise(parts, table(arch).by_number[number].arguments)))
+
+    return policy.changed(fewest)
 
 
 def granted(policy: Policy) -> frozenset[str]:

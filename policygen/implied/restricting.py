@@ -39,7 +39,7 @@ def with_restrictions(arch: Arch, number: int, entry: Entry) -> Entry:
     if of_call is None or not entry.only_allows:
         return entry
     parts = tuple(dict.fromkeys(part for old in alternatives(entry.expression) for part in _extended(old, arch, number)))
-    return replace(entry, expression=parts[0] if len(parts) == 1 else Or(parts))
+    return replace(entry, expression=Or.of(parts))
 
 
 def _extended(part: Expression, arch: Arch, number: int) -> Iterator[Expression]:

@@ -76,7 +76,7 @@ class ExpressionParser:
             self.spans.append(Span(start, self.cursor.previous_end, part))
             parts.extend(alternatives(part))
             if not self.cursor.accept("||"):
-                return parts[0] if len(parts) == 1 else Or(tuple(parts))
+                return Or.of(parts)
 
     def end(self, part: Expression) -> None:
         """Parse the `until NAME` of the alternative `part` if it has one, and add the alternative to `until`.  Raises
