@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from callfence.policygen.formats import Direction, Exported, FormatOptions, Imported, ImportFormatError, Loss
@@ -132,7 +132,7 @@ def _yaml(profile: Profile, name: str) -> Iterator[str]:
     yield f"  name: {json.dumps(_resource_name(name))}"
     yield "spec:"
     yield f"  defaultAction: {profile.default}"
-    yield from _yaml_list("  architectures:", profile.architectures, 2)
+    yield from ("  architectures:", *(f"    - {name}" for name in profile.architectures))
     yield "  syscalls:" if profile.rules else "  syscalls: []"
     for rule in profile.rules:
         if rule.comment:
@@ -140,18 +140,12 @@ def _yaml(profile: Profile, name: str) -> Iterator[str]:
         yield f"    - action: {rule.act}"
         if rule.errno is not None:
             yield f"      errnoRet: {rule.errno}"
-        yield from _yaml_list("      names:", rule.names, 6)
+        yield from ("      names:", *(f"        - {name}" for name in rule.names))
         if rule.comparisons:
             yield "      args:"
         for comparison in rule.comparisons:
             values = f"value: {comparison.value}, valueTwo: {comparison.value_two}"
             yield f"        - {{index: {comparison.index}, op: {comparison.op}, {values}}}"
-
-
-def _yaml_list(head: str, values: Sequence[str], indent: int) -> Iterator[str]:
-    yield head
-    for value in values:
-        yield f"{' ' * indent}  - {value}"
 
 
 def read_spo(data: bytes, filename: str, options: FormatOptions) -> Imported:
