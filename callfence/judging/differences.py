@@ -116,8 +116,7 @@ def following(judgement: Judgement) -> Iterator[tuple[Change, str, list[str]]]:
     for change in Change:
         follow = [ranked.difference for ranked in judgement.by_setting if ranked.difference.change is change]
         if follow:
-            actions = f"{format_action(follow[0].before)} -> {format_action(follow[0].after)}"
-            yield change, f"because of default {actions}", list(dict.fromkeys(map(call_name, follow)))
+            yield change, f"because of default {_answer(follow[0])}", list(dict.fromkeys(map(call_name, follow)))
 
 
 def difference_lines(difference: Difference) -> Iterator[str]:
@@ -126,8 +125,7 @@ def difference_lines(difference: Difference) -> Iterator[str]:
     for text in rule_texts(difference):
         yield f"{start}{text}"
         start = f"{'|| ':>{len(start)}}"
-    before, after = format_action(difference.before), format_action(difference.after)
-    yield f"      {before} -> {after}, for example {format_call(difference.example)}"
+    yield f"      {_answer(difference)}, for example {format_call(difference.example)}"
 
 
 def file_lines(differences: Iterable[FileDifference]) -> Iterator[str]:

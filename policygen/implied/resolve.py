@@ -33,7 +33,7 @@ from callfence.policygen.phases import START, phase_policies
 from callfence.policygen.sets.algebra import FALSE, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import Budget, space, to_bdd
-from callfence.policygen.values import frozen, replace
+from callfence.policygen.values import as_dict, frozen, replace
 from callfence.tracer.abi import Arch, Argument, Event, table
 
 if TYPE_CHECKING:
@@ -67,15 +67,7 @@ class Resolved(HasEntries):
 
     def written(self) -> Policy:
         """Return a policy with the same meaning that has neither an implied set nor phases."""
-        return Policy(
-            self.entries,
-            table=self.table,
-            arm=self.arm,
-            default=self.default,
-            unknown=self.unknown,
-            scope=self.scope,
-            files=self.files,
-        )
+        return Policy(**{name: value for name, value in as_dict(self).items() if name != "added"})
 
 
 def resolve(policy: Policy) -> Mapping[str, Resolved]:
