@@ -162,8 +162,7 @@ def _decided(
     the process.  Raises UserError if there is no terminal."""
     path = Path(options.policy)
     if options.accept_all or options.reject_all:
-        answer = Answer.ACCEPT if options.accept_all else Answer.REJECT
-        return dict.fromkeys(all_changes, Decision(answer))
+        return dict.fromkeys(all_changes, Decision(Answer.ACCEPT if options.accept_all else Answer.REJECT))
     together = judge(old, new)
     describe = _describer(new, together, recording)
     if options.no_terminal:
@@ -327,5 +326,4 @@ def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator
     for observation in denied:
         yield f"  {format_call(observation.event)}"
         yield f"    {printable(observation.executable)}, when {printable(recording.rehearsed(observation)[0])}"
-        advice = advise(policy, path, observation.event)
-        yield f"    {advice.what}"
+        yield f"    {advise(policy, path, observation.event).what}"

@@ -89,7 +89,6 @@ def added(policy: Policy, lines: Sequence[str], arch: Arch | None = None, *, nam
 
 
 def _with_entry(policy: Policy, arch: Arch, number: int, entry: Entry) -> Policy:
-    newest = Policy({}).table
-    version = newest if table(arch).is_newer(number, policy.table) else policy.table
+    version = Policy({}).table if table(arch).is_newer(number, policy.table) else policy.table
     entries = {**policy.entries, arch: {**policy.entries.get(arch, {}), number: entry}}
     return replace(policy, entries=entries, table=version)

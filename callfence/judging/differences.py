@@ -153,8 +153,7 @@ def rule_texts(difference: Difference) -> list[str]:
     if difference.rules == (Always(True),):
         allowed = difference.change is not Change.OTHER and ALLOW in (difference.before, difference.after)
         return ["allow" if allowed and difference.number is not None else "whatever the arguments"]
-    number = difference.example.number
-    return [format_expression(difference.arch, number, rule) for rule in difference.rules]
+    return [format_expression(difference.arch, difference.example.number, rule) for rule in difference.rules]
 
 
 def _short(differences: Sequence[Ranked], room: int) -> list[str]:

@@ -165,8 +165,7 @@ def attributes(record: Record) -> dict[str, Any]:
             continue
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             for member in dict.fromkeys(key for item in value for key in item):
-                texts = [_text(item.get(member)) for item in value]
-                found[f"callfence.{clean(name)}.{clean(member)}"] = texts
+                found[f"callfence.{clean(name)}.{clean(member)}"] = [_text(item.get(member)) for item in value]
         elif isinstance(value, list):
             found[_SEMANTIC.get(name, f"callfence.{clean(name)}")] = [*map(_text, value)]
         elif isinstance(value, bool) or (isinstance(value, int) and -_INT64 <= value < _INT64):
@@ -214,5 +213,4 @@ def _identity(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 @lru_cache(1024)
 def _resource(*pairs: tuple[str, str]) -> Resource:
     """Return a resource: the same one for the same attributes, which a request then has once."""
-    lists = {name: (value,) if name == "container.image.repo_digests" else value for name, value in pairs}
-    return Resource(lists)
+    return Resource({name: (value,) if name == "container.image.repo_digests" else value for name, value in pairs})

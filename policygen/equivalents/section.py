@@ -230,8 +230,7 @@ class Writer:
         expression = self._written(part, hop, where)
         if expression is None:
             return None
-        arguments = table(hop.arches[1]).by_number[hop.target.number].arguments
-        written = region.to_bdd(self._sets, expression, arguments)
+        written = region.to_bdd(self._sets, expression, table(hop.arches[1]).by_number[hop.target.number].arguments)
         if written == FALSE:
             return None
         is_same = part.is_same and hop.is_same

@@ -30,8 +30,7 @@ def verify_resolved(program: bytes, policy: Resolved, *, report: bool = False, a
     """Verify the filter of one phase of a policy, as `verify` does."""
     meant, refused = meaning(policy, report=report, audit=audit)
     space = region.space()
-    actual = symbolic.function(space, program)
-    assignment = space.difference(actual, decisions(space, meant, refused))
+    assignment = space.difference(symbolic.function(space, program), decisions(space, meant, refused))
     if assignment is None:
         return None
     event = region.event(assignment)

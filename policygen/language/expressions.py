@@ -97,8 +97,7 @@ class ExpressionParser:
     def _all(self, depth: int) -> Expression:
         parts: list[Expression] = []
         while True:
-            part = self._unit(depth)
-            parts.extend(conjuncts(part))
+            parts.extend(conjuncts(self._unit(depth)))
             if not self.cursor.accept("&&"):
                 return parts[0] if len(parts) == 1 else And(tuple(parts))
 

@@ -107,8 +107,7 @@ class _FileParser:
         self.cursor = Cursor(self.source, tokens)
         while self.cursor.token.kind != "end":
             first = self.cursor.token
-            place = self._statement()
-            self.items.append(place)
+            self.items.append(self._statement())
             if not self.cursor.at_line_end():
                 hint = hints.line_end(self.cursor.token.text, after_rights=first.kind == "path")
                 raise self.cursor.expected("the end of the line", hint)

@@ -159,8 +159,7 @@ def region_of(row: Selects, arch: Arch, number: int) -> Expression:
 
 def granted(sets: Space, row: Selects, arch: Arch, number: int, allowed: int) -> int:
     """Return the part of a set of calls that the row selects; not for rows with a free argument."""
-    arguments = table(arch).by_number[number].arguments
-    return sets.and_(to_bdd(sets, region_of(row, arch, number), arguments), allowed)
+    return sets.and_(to_bdd(sets, region_of(row, arch, number), table(arch).by_number[number].arguments), allowed)
 
 
 def leaves_free(sets: Space, where: int, row: Selects, arch: Arch, number: int) -> bool:

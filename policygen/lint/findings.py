@@ -155,8 +155,7 @@ def grants(document: Document, budget: Budget) -> Iterator[Finding]:
                 yield _too_complex(arch, number)
                 break
             reason = accepted or ("" if unaccepted else "; ".join(dict.fromkeys(reasons.values())))
-            name = name_of(arch, number)
-            yield _finding(danger, arch, name, example(sets, dangerous, arch, number), reason)
+            yield _finding(danger, arch, name_of(arch, number), example(sets, dangerous, arch, number), reason)
 
 
 def permissive_settings(document: Document, _: Budget) -> Iterator[Finding]:

@@ -117,8 +117,7 @@ def _in_own_words(sets: Space, old: Policy, new: Policy, difference: Difference,
     explained = sets.or_(written, _union(sets, [to_bdd(sets, row.entry.expression, arguments) for row in given]))
     if sets.and_(written, region) == FALSE or sets.and_(region, sets.invert(explained)) != FALSE:
         return difference
-    where = sets.and_(region, written)
-    return replace(difference, rules=added, example=example(sets, where, arch, number))
+    return replace(difference, rules=added, example=example(sets, sets.and_(region, written), arch, number))
 
 
 def _of_unnamed(new: Policy, difference: Difference) -> tuple[Danger, ...]:

@@ -51,8 +51,7 @@ def read_oci(data: bytes, filename: str, options: FormatOptions) -> Imported:
 
 def json_bytes(profile: Profile) -> bytes:
     """Return the JSON of a profile, with each comparison on its own line."""
-    text = json.dumps(profiles.as_object(profile), indent=1)
-    return (text + "\n").encode()
+    return (json.dumps(profiles.as_object(profile), indent=1) + "\n").encode()
 
 
 def export_k8s(policy: Resolved, options: FormatOptions) -> Exported:
@@ -108,8 +107,7 @@ def export_spo(policy: Resolved, options: FormatOptions) -> Exported:
         meant = format_action(policy.default).removeprefix("errno ")
         what = f"calls that get the default action fail with EPERM instead of {meant}"
         losses.append(Loss(Direction.OTHER, f"{what}: a SeccompProfile cannot set the default's errno"))
-    lines = _yaml(replace(written.profile, rules=tuple(rules)), options.name)
-    text = "\n".join(lines) + "\n"
+    text = "\n".join(_yaml(replace(written.profile, rules=tuple(rules)), options.name)) + "\n"
     return Exported(text.encode(), tuple(losses), written.additions, use="kubectl apply -f {file}")
 
 
