@@ -108,7 +108,7 @@ def users(policy: Policy, observations: Sequence[Observation]) -> dict[str, set[
     implied = {at: observations[at].event for at in others if evaluate(policy, observations[at].event).allows}
 
     def denied(removed: Collection[Rule]) -> set[int]:
-        remaining = _without(policy, removed)
+        remaining = with_phases(_each_without(policy, removed), policy.phases)
         return {at for at, event in implied.items() if not evaluate(remaining, event).allows}
 
     for line, same in rules.items():
@@ -192,11 +192,6 @@ def _unused(
                     if not kept:
                         removable[arch, number, rule] = None
     return [*unused.values()], [*removable]
-
-
-def _without(policy: Policy, rules: Collection[Rule]) -> Policy:
-    """Return the policy without these rules, in every phase."""
-    return with_phases(_each_without(policy, rules), policy.phases)
 
 
 def _each_without(policy: Policy, rules: Collection[Rule]) -> list[Policy]:

@@ -144,16 +144,12 @@ def marked(entries: Sequence[Entry | None]) -> tuple[tuple[Expression, int], ...
     last: dict[Expression, int] = {}
     for number in range(len(entries), 0, -1):
         entry = entries[number - 1]
-        if entry is not None and not _refuses(entry, entries[0]):
+        first = entries[0]
+        if entry is not None and (first is None or entry.action == first.action):  # else only the first one's `else` is left
             for part in alternatives(entry.expression):
                 last.setdefault(part, number)
     order = dict.fromkeys(part for entry in entries if entry for part in alternatives(entry.expression))
     return tuple((part, last[part]) for part in order if part in last)
-
-
-def _refuses(entry: Entry, first: Entry | None) -> bool:
-    """Return whether nothing but the `else` is left of the first entry."""
-    return first is not None and entry.action != first.action
 
 
 def covering(before: Entries, after: Phase) -> dict[Arch, dict[int, Entry]]:

@@ -97,7 +97,8 @@ class Collector:
         now = time.time_ns()
         metrics = []
         for metric, group in groupby(values, lambda sample: sample.metric):
-            points = [NumberDataPoint(_labels(sample), since, now, sample.value) for sample in group]
+            labelled = [(dict(zip(metric.labels, map(clean, sample.labels), strict=True)), sample.value) for sample in group]
+            points = [NumberDataPoint(labels, since, now, value) for labels, value in labelled]
             data = Sum(points, AggregationTemporality.CUMULATIVE, True) if metric.is_counter else Gauge(points)
             metrics.append(Metric(metric.otlp_name, metric.help, metric.unit, data))
         scope = ScopeMetrics(_SCOPE, metrics, "")
@@ -135,10 +136,6 @@ class Collector:
         if partial.rejected_log_records:
             print_error(f"callfence ship: {self.title} rejects {partial.rejected_log_records} records: {partial.error_message}")
         return int(partial.rejected_log_records)
-
-
-def _labels(sample: Sample) -> dict[str, str]:
-    return {name: clean(value) for name, value in zip(sample.metric.labels, sample.labels, strict=True)}
 
 
 def _log_record(record: Record) -> ReadableLogRecord:
