@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import requests
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -30,13 +31,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from callfence.policygen.recording.log_records import ANSWERED, DENIED, END, MESSAGE, REFUSED, START
 from callfence.shared.inputs import print_error
 from callfence.shipping.destinations import UndeliveredError, clean
+from callfence.shipping.metrics import Sample
+from callfence.shipping.records import Record
 from callfence.start import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from callfence.shipping.metrics import Sample
-    from callfence.shipping.records import Record
 
 TIMEOUT: Final = 10.0
 """Seconds for one delivery, with the SDK's own attempts."""

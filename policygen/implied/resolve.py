@@ -7,17 +7,19 @@ entry that only allows.  An entry that denies something explicitly (`deny`, anot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from callfence.policygen.grants import Files
 from callfence.policygen.holds import exact, holds, holds_at
 from callfence.policygen.implied.restricting import restricting, with_restrictions
 from callfence.policygen.implied.tables import REACHES_ANY_FILE, Capability, Row, capabilities, rows
 from callfence.policygen.model import (
     ALLOW,
+    Action,
     Always,
+    Arm,
     Entries,
     Entry,
     Expression,
@@ -35,12 +37,6 @@ from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import Budget, space, to_bdd
 from callfence.policygen.values import as_dict, frozen, replace
 from callfence.tracer.abi import Arch, Argument, Event, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from callfence.policygen.grants import Files
-    from callfence.policygen.model import Action, Arm
 
 Call = tuple[Arch, int]
 """An architecture and the number of a system call."""
