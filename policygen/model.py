@@ -210,17 +210,18 @@ def constrained(expression: Expression) -> frozenset[int]:
             return frozenset()
 
 
+def conditions(expression: Expression) -> Iterator[Condition]:
+    """Yield all conditions in an expression."""
+    if isinstance(expression, Condition):
+        yield expression
+    elif not isinstance(expression, Always):
+        for part in (expression.part,) if isinstance(expression, Not) else expression.parts:
+            yield from conditions(part)
+
+
 def mentioned(expression: Expression) -> frozenset[int]:
     """Return the indexes of all arguments that an expression compares."""
-    match expression:
-        case Condition(index):
-            return frozenset((index,))
-        case And(parts) | Or(parts):
-            return frozenset().union(*map(mentioned, parts))
-        case Not(part):
-            return mentioned(part)
-        case Always():
-            return frozenset()
+    return frozenset(condition.index for condition in conditions(expression))
 
 
 @frozen

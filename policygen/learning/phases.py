@@ -306,10 +306,7 @@ def _with_parts(policy: Policy, before: Policy, arch: Arch, number: int, parts: 
 def _is_within(arch: Arch, number: int, part: Expression, policy: Policy) -> bool:
     """Return whether a policy allows all calls for which an expression holds."""
     sets = space()
-    allowed = FALSE
-    for where, action in answers(sets, resolved(policy), arch, number):
-        if action.allows:
-            allowed = sets.or_(allowed, where)
+    allowed = sets.union(where for where, action in answers(sets, resolved(policy), arch, number) if action.allows)
     return sets.ite(allowed, FALSE, to_bdd(sets, part, table(arch).by_number[number].arguments)) == FALSE
 
 

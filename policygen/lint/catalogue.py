@@ -257,10 +257,8 @@ def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[
         return False
     sets = make()
     try:
-        allowed = FALSE
-        for where, action in answers(sets, resolved(policy), arch, call.number):
-            if action.allows:
-                allowed = sets.or_(allowed, where)
+        answered = answers(sets, resolved(policy), arch, call.number)
+        allowed = sets.union(where for where, action in answered if action.allows)
         if allowed == FALSE or not row.free:
             return granted(sets, row, arch, call.number, allowed) != FALSE
         return leaves_free(sets, allowed, row, arch, call.number)
