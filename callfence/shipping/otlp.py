@@ -15,16 +15,7 @@ from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    Gauge,
-    Metric,
-    MetricsData,
-    NumberDataPoint,
-    ResourceMetrics,
-    ScopeMetrics,
-    Sum,
-)
+from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
@@ -95,11 +86,11 @@ class Collector:
         metrics = []
         for metric, group in groupby(values, lambda sample: sample.metric):
             labelled = [(dict(zip(metric.labels, map(clean, sample.labels), strict=True)), sample.value) for sample in group]
-            points = [NumberDataPoint(labels, since, now, value) for labels, value in labelled]
-            data = Sum(points, AggregationTemporality.CUMULATIVE, True) if metric.is_counter else Gauge(points)
-            metrics.append(Metric(metric.otlp_name, metric.help, metric.unit, data))
-        scope = ScopeMetrics(_SCOPE, metrics, "")
-        self._metrics.export(MetricsData([ResourceMetrics(_resource(("service.name", "callfence-ship")), [scope], "")]))
+            points = [sdk.NumberDataPoint(labels, since, now, value) for labels, value in labelled]
+            data = sdk.Sum(points, sdk.AggregationTemporality.CUMULATIVE, True) if metric.is_counter else sdk.Gauge(points)
+            metrics.append(sdk.Metric(metric.otlp_name, metric.help, metric.unit, data))
+        scope = sdk.ScopeMetrics(_SCOPE, metrics, "")
+        self._metrics.export(sdk.MetricsData([sdk.ResourceMetrics(_resource(("service.name", "callfence-ship")), [scope], "")]))
         self._require_success()
 
     def close(self) -> None:
