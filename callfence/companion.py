@@ -40,8 +40,7 @@ def update(policy: Path, document: Document, recording: Recording, *, is_wanted:
     if old.unread:
         removed = f"{plural(len(old.unread), 'line')} that could not be parsed, the first being line {old.unread[0]}"
         print(printable(f"learn: {path}: removed {removed}"), file=sys.stderr)
-    united_observations = united((*old.observations, *_reduced(recording)))
-    content = text(fitting(document, united_observations), policy.name).encode()
+    content = text(fitting(document, united((*old.observations, *_reduced(recording)))), policy.name).encode()
     if content != before:
         atomic.write(path, content)
 

@@ -323,7 +323,7 @@ def _any(parts: Sequence[Expression], arguments: Sequence[Argument]) -> Expressi
     fewest = minimise(parts, arguments) if parts else ()
     if not fewest:
         return Always(False)
-    return fewest[0] if len(fewest) == 1 else Or(fewest)
+    return Or.of(fewest)
 
 
 def with_markers(document: Document, conflicts: Sequence[Conflict]) -> str:

@@ -7,15 +7,19 @@ themselves.  No value carries text: comments and layout belong to `language.docu
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum, StrEnum
 from operator import ge
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from callfence.policygen.grants import NOT_CONFINED, Files
-from callfence.policygen.values import field, frozen
+from callfence.policygen.values import field, frozen, replace
 from callfence.tracer.abi import Arch
 from callfence.tracer.abi.waits import ENTER as ENTER, NOTIFY as NOTIFY
+
+if TYPE_CHECKING:
+    from typing import Self
 
 SIGNALS, ABSTRACT = "signals", "abstract sockets"
 SCOPES = (SIGNALS, ABSTRACT)
@@ -163,6 +167,11 @@ class And:
 class Or:
     parts: tuple[Expression, ...]
 
+    @staticmethod
+    def of(parts: Sequence[Expression]) -> Expression:
+        """Return the expression that joins at least one expression by OR."""
+        return parts[0] if len(parts) == 1 else Or(tuple(parts))
+
 
 @frozen
 class Not:
@@ -201,17 +210,18 @@ def constrained(expression: Expression) -> frozenset[int]:
             return frozenset()
 
 
+def conditions(expression: Expression) -> Iterator[Condition]:
+    """Yield all conditions in an expression."""
+    if isinstance(expression, Condition):
+        yield expression
+    elif not isinstance(expression, Always):
+        for part in (expression.part,) if isinstance(expression, Not) else expression.parts:
+            yield from conditions(part)
+
+
 def mentioned(expression: Expression) -> frozenset[int]:
     """Return the indexes of all arguments that an expression compares."""
-    match expression:
-        case Condition(index):
-            return frozenset((index,))
-        case And(parts) | Or(parts):
-            return frozenset().union(*map(mentioned, parts))
-        case Not(part):
-            return mentioned(part)
-        case Always():
-            return frozenset()
+    return frozenset(condition.index for condition in conditions(expression))
 
 
 @frozen
@@ -244,6 +254,33 @@ class Entry:
         return (self.action.may_allow, self.action.allows) > (otherwise.may_allow, otherwise.allows)
 
 
+Entries = Mapping[Arch, Mapping[int, Entry]]
+"""Architecture -> syscall number -> entry."""
+
+
+class HasEntries:
+    """Something with entries."""
+
+    __slots__ = ()
+    entries: Entries
+
+    def each(self) -> Iterator[tuple[Arch, int, Entry]]:
+        """Yield each entry, after its architecture and number."""
+        return ((arch, number, entry) for arch, section in self.entries.items() for number, entry in section.items())
+
+    def actions(self) -> set[Action]:
+        """Return the actions of all entries."""
+        return {action for _, _, entry in self.each() for action in (entry.action, entry.otherwise) if action}
+
+    def changed(self, change: Callable[[Arch, int, Entry], Entry | None]) -> Self:
+        """Return the same with each entry as `change` returns it, without those for which that is None."""
+        entries: dict[Arch, dict[int, Entry]] = {arch: {} for arch in self.entries}
+        for arch, number, entry in self.each():
+            if (after := change(arch, number, entry)) is not None:
+                entries[arch][number] = after
+        return replace(self, entries=entries)
+
+
 class Arm(StrEnum):
     """The moment at which the filter takes effect."""
 
@@ -256,13 +293,13 @@ class Arm(StrEnum):
 
 
 @frozen
-class Phase:
+class Phase(HasEntries):
     """The permissions of a process once it has made one of `triggers`: fewer than before."""
 
     name: str
     triggers: tuple[str, ...]
     """Names of calls, ENTER or NOTIFY, ascending: a process enters the phase when it makes the first of them."""
-    entries: Mapping[Arch, Mapping[int, Entry]]
+    entries: Entries
     """The entries, as in `Policy`.  In normal form, the entries before the phase allow everything that these do."""
 
     def __post_init__(self) -> None:
@@ -270,10 +307,10 @@ class Phase:
 
 
 @frozen
-class Policy:
+class Policy(HasEntries):
     """The entries for one or more architectures, with the policy's settings."""
 
-    entries: Mapping[Arch, Mapping[int, Entry]]
+    entries: Entries
     """Architecture -> syscall number -> entry, in the order of the calls' names.  An architecture that is a key is *known* to
     the policy even without entries; calls of all other architectures are killed."""
     table: tuple[int, int] = (6, 18)
@@ -313,5 +350,5 @@ def scope_of(words: Collection[str]) -> str:
     return ", ".join(word for word in SCOPES if word in words)
 
 
-def _frozen(entries: Mapping[Arch, Mapping[int, Entry]]) -> Mapping[Arch, Mapping[int, Entry]]:
+def _frozen(entries: Entries) -> Entries:
     return MappingProxyType({arch: MappingProxyType(dict(section)) for arch, section in entries.items()})

@@ -108,7 +108,7 @@ def users(policy: Policy, observations: Sequence[Observation]) -> dict[str, set[
     implied = {at: observations[at].event for at in others if evaluate(policy, observations[at].event).allows}
 
     def denied(removed: Collection[Rule]) -> set[int]:
-        remaining = _without(policy, removed)
+        remaining = with_phases(_each_without(policy, removed), policy.phases)
         return {at for at, event in implied.items() if not evaluate(remaining, event).allows}
 
     for line, same in rules.items():
@@ -125,7 +125,7 @@ def _rules(policy: Policy) -> dict[str, list[Rule]]:
     """Return the rules that allow calls by their lines; several that are written alike are of several phases."""
     rules: defaultdict[str, list[Rule]] = defaultdict(list)
     for _, of_phase in phase_policies(policy):
-        for arch, number, entry in _entries(of_phase):
+        for arch, number, entry in of_phase.each():
             for rule in alternatives(entry.expression) if entry.action.may_allow else ():
                 rules[_line(arch, number, rule, entry)].append((arch, number, rule))
     return dict(rules)
@@ -181,7 +181,7 @@ def _unused(
     unused: dict[str, Unused] = {}
     removable: dict[Rule, None] = {}
     for _, policy in phase_policies(document.policy):
-        for arch, number, entry in _entries(policy):
+        for arch, number, entry in policy.each():
             reason = _reason(document, arch, number, entry)
             for rule in alternatives(entry.expression) if reason != _DENIES else ():
                 if not _matches(rule, arch, number, used):
@@ -194,28 +194,15 @@ def _unused(
     return [*unused.values()], [*removable]
 
 
-def _without(policy: Policy, rules: Collection[Rule]) -> Policy:
-    """Return the policy without these rules, in every phase."""
-    return with_phases(_each_without(policy, rules), policy.phases)
-
-
 def _each_without(policy: Policy, rules: Collection[Rule]) -> list[Policy]:
     """Return the policy of each phase without these rules."""
-    policies = []
-    for _, of_phase in phase_policies(policy):
-        entries: dict[Arch, dict[int, Entry]] = {arch: {} for arch in of_phase.entries}
-        for arch, number, entry in _entries(of_phase):
-            parts = alternatives(entry.expression)
-            remaining = [part for part in parts if (arch, number, part) not in rules]
-            narrow = entry if len(remaining) == len(parts) else reached(entry, remaining)
-            if narrow is not None:
-                entries[arch][number] = narrow
-        policies.append(replace(of_phase, entries=entries))
-    return policies
 
+    def narrow(arch: Arch, number: int, entry: Entry) -> Entry | None:
+        parts = alternatives(entry.expression)
+        remaining = [part for part in parts if (arch, number, part) not in rules]
+        return entry if len(remaining) == len(parts) else reached(entry, remaining)
 
-def _entries(policy: Policy) -> list[tuple[Arch, int, Entry]]:
-    return [(arch, number, entry) for arch, section in policy.entries.items() for number, entry in section.items()]
+    return [of_phase.changed(narrow) for _, of_phase in phase_policies(policy)]
 
 
 def _line(arch: Arch, number: int, rule: Expression, entry: Entry) -> str:

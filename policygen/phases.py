@@ -6,9 +6,9 @@ means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from callfence.policygen.model import Always, Entry, Expression, Or, Phase, Policy, alternatives
+from callfence.policygen.model import Always, Entries, Entry, Expression, Or, Phase, Policy, alternatives
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch
 
@@ -110,19 +110,18 @@ def within_start(policy: Policy) -> Policy:
     phases = []
     for phase in policy.phases:
         entries: dict[Arch, dict[int, Entry]] = {arch: {} for arch in policy.entries}
-        for arch, section in policy.entries.items():
-            for number, entry in section.items():
-                now = phase.entries.get(arch, {}).get(number)
-                if now is None or now == entry:
-                    reduced = now
-                elif (now.action, now.otherwise) != (entry.action, entry.otherwise):
-                    reduced = entry
-                else:
-                    parts = alternatives(now.expression)
-                    is_whole = entry.expression == Always(True)
-                    reduced = reached(entry, [part for part in parts if is_whole or part in alternatives(entry.expression)])
-                if reduced is not None:
-                    entries[arch][number] = reduced
+        for arch, number, entry in policy.each():
+            now = phase.entries.get(arch, {}).get(number)
+            if now is None or now == entry:
+                reduced = now
+            elif (now.action, now.otherwise) != (entry.action, entry.otherwise):
+                reduced = entry
+            else:
+                parts = alternatives(now.expression)
+                is_whole = entry.expression == Always(True)
+                reduced = reached(entry, [part for part in parts if is_whole or part in alternatives(entry.expression)])
+            if reduced is not None:
+                entries[arch][number] = reduced
         phases.append(replace(phase, entries=entries))
     return replace(policy, phases=tuple(phases))
 
@@ -133,7 +132,7 @@ def reached(before: Entry | None, rules: Sequence[Expression]) -> Entry | None:
     if before is None:
         return None
     if rules:
-        return replace(before, expression=rules[0] if len(rules) == 1 else Or(tuple(rules)))
+        return replace(before, expression=Or.of(rules))
     return None if before.otherwise is None else Entry(Always(True), before.otherwise)
 
 
@@ -145,25 +144,20 @@ def marked(entries: Sequence[Entry | None]) -> tuple[tuple[Expression, int], ...
     last: dict[Expression, int] = {}
     for number in range(len(entries), 0, -1):
         entry = entries[number - 1]
-        if entry is not None and not _refuses(entry, entries[0]):
+        first = entries[0]
+        if entry is not None and (first is None or entry.action == first.action):  # else only the first one's `else` is left
             for part in alternatives(entry.expression):
                 last.setdefault(part, number)
     order = dict.fromkeys(part for entry in entries if entry for part in alternatives(entry.expression))
     return tuple((part, last[part]) for part in order if part in last)
 
 
-def _refuses(entry: Entry, first: Entry | None) -> bool:
-    """Return whether nothing but the `else` is left of the first entry."""
-    return first is not None and entry.action != first.action
-
-
-def covering(before: Mapping[Arch, Mapping[int, Entry]], after: Phase) -> dict[Arch, dict[int, Entry]]:
+def covering(before: Entries, after: Phase) -> dict[Arch, dict[int, Entry]]:
     """Return the entries `before` a phase, extended to allow everything that the phase `after` allows.  Raises ValueError if
     one entry cannot express that for some call."""
     entries = {arch: dict(section) for arch, section in before.items()}
-    for arch, section in after.entries.items():
-        for number, entry in section.items():
-            entries.setdefault(arch, {})[number] = _covering(entries[arch].get(number), entry)
+    for arch, number, entry in after.each():
+        entries.setdefault(arch, {})[number] = _covering(entries[arch].get(number), entry)
     return entries
 
 

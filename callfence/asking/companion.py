@@ -240,8 +240,7 @@ def _rehearse() -> None:
     """Do once what writing a policy imports when it is first done, which takes 80 ms."""
     from callfence.asking import writing
 
-    text = "callfence 1\nread: fd == 0\npath /a: read\n"
-    document = parse(text)
+    document = parse("callfence 1\nread: fd == 0\npath /a: read\n")
     for line in ("read: fd == 1", "path /b: read", "tcp connect a.example: 443", "tcp connect: 1", "unix connect /a"):
         with suppress(CallfenceError):
             writing.require_within(document.policy, line, document.policy)

@@ -166,11 +166,10 @@ def _added(line: str, more: str) -> str:
 
 def _changed(before: Policy, after: Policy) -> Iterator[tuple[str, Iterator[str]]]:
     """Yield the name of each call whose entry has changed, and its changed rules."""
-    for arch, section in after.entries.items():
-        for number, entry in section.items():
-            old = before.entries.get(arch, {}).get(number)
-            if entry != old:
-                yield name_of(arch, number), _changes(arch, number, old, entry)
+    for arch, number, entry in after.each():
+        old = before.entries.get(arch, {}).get(number)
+        if entry != old:
+            yield name_of(arch, number), _changes(arch, number, old, entry)
 
 
 def _changes(arch: Arch, number: int, old: Entry | None, new: Entry) -> Iterator[str]:

@@ -114,8 +114,7 @@ def _of_process(options: argparse.Namespace) -> int:
     worst = 0
     for place, filter_ in enumerate(programs, 1):
         name = f"process {pid}, filter {place} of {len(programs)}"
-        work = partial(_print, options, "bpf", name, filter_, FormatOptions())
-        worst = max(worst, run_command("import", work))
+        worst = max(worst, run_command("import", partial(_print, options, "bpf", name, filter_, FormatOptions())))
         if place < len(programs):
             print()
     return worst

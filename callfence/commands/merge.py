@@ -206,8 +206,7 @@ def _drive(inputs: list[Path]) -> int:
         print_error(str(error))
         return _merge_lines(name, base, ours, theirs)
     merged, conflicts = merge_documents(*documents)
-    text = with_markers(merged, conflicts)
-    atomic.write(ours, text.encode())
+    atomic.write(ours, with_markers(merged, conflicts).encode())
     for conflict in conflicts:
         print_error(f"{name}: conflict in {conflict.name}: {conflict.why}")
     either = united(*(document.policy.files for document in documents[1:]))

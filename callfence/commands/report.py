@@ -45,8 +45,7 @@ def main(arguments: list[str]) -> int:
             report = gather(options.policy, policy, evidence if evidence.file else None, other)
         except TooComplexError as error:
             raise UserError(f"the policies are too complex to be compared: {error}") from error
-        text = page(report) if options.format == "html" else as_json(report) + "\n"
-        put(options.output, text)
+        put(options.output, page(report) if options.format == "html" else as_json(report) + "\n")
         return 0
 
     return run_command("report", work)

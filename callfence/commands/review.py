@@ -11,16 +11,8 @@ from pathlib import Path
 
 from callfence.companion import load_evidence
 from callfence.enforcer.reporting.verdict import advise
+from callfence.judging import differences
 from callfence.judging.ask import Asker
-from callfence.judging.differences import (
-    call_name,
-    difference_lines,
-    file_lines,
-    headline,
-    redundant_lines,
-    rule_texts,
-    shown_name,
-)
 from callfence.judging.sites import Symbols, site_lines
 from callfence.policygen.comparing.compare import Change, compare
 from callfence.policygen.evaluate import evaluate
@@ -119,7 +111,7 @@ def _unasked(old: Policy, new: Policy, all_changes: Sequence[PolicyChange]) -> I
         yield "phases begin at other calls, or are optional"
     for each in comparison.differences:
         if each.phase and each.change is Change.MORE and (not has_phases or (each.arch, each.number) in asked):
-            yield f"{shown_name(each)} is newly allowed"
+            yield f"{differences.shown_name(each)} is newly allowed"
 
 
 def _review_log(options: argparse.Namespace) -> int:
@@ -170,8 +162,7 @@ def _decided(
     the process.  Raises UserError if there is no terminal."""
     path = Path(options.policy)
     if options.accept_all or options.reject_all:
-        answer = Answer.ACCEPT if options.accept_all else Answer.REJECT
-        return dict.fromkeys(all_changes, Decision(answer))
+        return dict.fromkeys(all_changes, Decision(Answer.ACCEPT if options.accept_all else Answer.REJECT))
     together = judge(old, new)
     describe = _describer(new, together, recording)
     if options.no_terminal:
@@ -219,8 +210,8 @@ def _write(
         print(printable(f"{path}: {what}: {', '.join(bare)}"))
     judgement = judge_differences(before.policy, after.policy)
     for change in judgement.relevant:
-        print("\n".join(difference_lines(change.difference)))
-    for line in (*redundant_lines(judgement), *file_lines(judgement.comparison.files)):
+        print("\n".join(differences.difference_lines(change.difference)))
+    for line in (*differences.redundant_lines(judgement), *differences.file_lines(judgement.comparison.files)):
         print(line)
     if Answer.ACCEPT in answers:
         print(printable(f"commit {path}: until then, the next review asks about the accepted changes again"))
@@ -245,7 +236,7 @@ def _describer(new: Document, together: Judgement, recording: Recording) -> Call
     def describe(change: PolicyChange) -> Iterator[str]:
         for each in together.headlines:
             if _is_of(change, each) or _completes(change, each, new.policy):
-                yield headline(together, each)
+                yield differences.headline(together, each)
                 if each.why:
                     yield f"  why     {each.why}"
                     yield f"  safer   {each.safer}"
@@ -294,7 +285,7 @@ def _dangers(change: PolicyChange) -> Iterator[str]:
     names: dict[Danger, dict[str, None]] = {}
     for each in change.differences:
         for row in each.dangers:
-            names.setdefault(row, {})[word if each.difference.number is None else call_name(each.difference)] = None
+            names.setdefault(row, {})[word if each.difference.number is None else differences.call_name(each.difference)] = None
     for row, calls in names.items():
         yield f"{row.level}: {', '.join(calls)}: it newly {row.grants} [{row.id}]"
         yield f"  why     {row.why}"
@@ -317,7 +308,7 @@ def _what(change: PolicyChange) -> Iterator[str]:
     shown = more[:_EXAMPLES] if isinstance(change, SettingChange) else more
     for difference in shown:
         if isinstance(change, EntryChange) and change.replaced:
-            yield f"  new     {' || '.join(rule_texts(difference))}"
+            yield f"  new     {' || '.join(differences.rule_texts(difference))}"
         word = "allows" if difference.change is Change.MORE else format_action(difference.after)
         yield f"  {word:7} {format_call(difference.example)}"
     if len(more) > len(shown):
@@ -335,5 +326,4 @@ def held_back_lines(path: str, policy: Policy, recording: Recording) -> Iterator
     for observation in denied:
         yield f"  {format_call(observation.event)}"
         yield f"    {printable(observation.executable)}, when {printable(recording.rehearsed(observation)[0])}"
-        advice = advise(policy, path, observation.event)
-        yield f"    {advice.what}"
+        yield f"    {advise(policy, path, observation.event).what}"

@@ -19,8 +19,7 @@ from callfence.policygen.implied.restricting import restricting
 from callfence.policygen.implied.tables import Row
 from callfence.policygen.language.document import Document, parse_file
 from callfence.policygen.language.naming import determined, format_action, format_call, format_expression, format_value
-from callfence.policygen.language.normal import first_argument
-from callfence.policygen.model import Entry, Policy, alternatives, conjuncts
+from callfence.policygen.model import Entry, Policy, alternatives, conjuncts, mentioned
 from callfence.policygen.paths import unquoted
 from callfence.policygen.phases import in_phase, phase_policies
 from callfence.policygen.recording import recording_file
@@ -259,7 +258,7 @@ def _denial(path: Path, document: Document, event: Event) -> int:
         _say(f"  nearest rule: {on_one_line(arch, event.number, Entry(explanation.nearest, explanation.entry.action))}")
         selectors = determined(conjuncts(explanation.nearest), ())
         for part in explanation.failing:
-            index = first_argument(part)
+            index = min(mentioned(part), default=0)
             argument = table(arch).by_number[event.number].arguments[index].name
             text = format_expression(arch, event.number, part, selectors)
             _say(f"  condition not met: {text} ({argument} is {_value(event, index)})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 from callfence.policygen.evaluate import OPENING, opens_others, unnamed
 from callfence.policygen.files.algebra import Difference, differences, extended
@@ -38,12 +39,11 @@ def parse_lines(text: str, arch: Arch) -> Policy:
     """Parse entries, as `parse_entries` does.  Raises PolicyError for a mistake in the text, if it has no entry, and if an
     entry does more than allow."""
     policy = parse_entries(text, arch)
-    for of, section in policy.entries.items():
-        for number, entry in section.items():
-            if entry.action != ALLOW or entry.otherwise or not alternatives(entry.expression):
-                line = on_one_line(of, number, entry)
-                hint = f"write {name_of(of, number)}: allow, or a condition in the place of `allow`"
-                raise PolicyError("LINE", 1, 1, "the entry has another action than `allow`", line, hint, len(line))
+    for of, number, entry in policy.each():
+        if entry.action != ALLOW or entry.otherwise or not alternatives(entry.expression):
+            line = on_one_line(of, number, entry)
+            hint = f"write {name_of(of, number)}: allow, or a condition in the place of `allow`"
+            raise PolicyError("LINE", 1, 1, "the entry has another action than `allow`", line, hint, len(line))
     return policy
 
 
@@ -56,12 +56,7 @@ def added(policy: Policy, lines: Sequence[str], arch: Arch | None = None, *, nam
     refused: list[tuple[Arch, int]] = []
     entries: list[tuple[Arch, int, Entry | None, Entry]] = []
     rules: dict[tuple[Arch, int], tuple[Expression, ...]] = {}
-    for of_arch, number, entry in [
-        (of_arch, number, entry)
-        for addition in parsed
-        for of_arch, section in addition.entries.items()
-        for number, entry in section.items()
-    ]:
+    for of_arch, number, entry in chain.from_iterable(addition.each() for addition in parsed):
         old = policy.entries.get(of_arch, {}).get(number)
         default = unnamed(policy, of_arch, number)
         try:
@@ -94,7 +89,6 @@ def added(policy: Policy, lines: Sequence[str], arch: Arch | None = None, *, nam
 
 
 def _with_entry(policy: Policy, arch: Arch, number: int, entry: Entry) -> Policy:
-    newest = Policy({}).table
-    version = newest if table(arch).is_newer(number, policy.table) else policy.table
+    version = Policy({}).table if table(arch).is_newer(number, policy.table) else policy.table
     entries = {**policy.entries, arch: {**policy.entries.get(arch, {}), number: entry}}
     return replace(policy, entries=entries, table=version)

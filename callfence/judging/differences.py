@@ -116,8 +116,7 @@ def following(judgement: Judgement) -> Iterator[tuple[Change, str, list[str]]]:
     for change in Change:
         follow = [ranked.difference for ranked in judgement.by_setting if ranked.difference.change is change]
         if follow:
-            actions = f"{format_action(follow[0].before)} -> {format_action(follow[0].after)}"
-            yield change, f"because of default {actions}", list(dict.fromkeys(map(call_name, follow)))
+            yield change, f"because of default {_answer(follow[0])}", list(dict.fromkeys(map(call_name, follow)))
 
 
 def difference_lines(difference: Difference) -> Iterator[str]:
@@ -126,8 +125,7 @@ def difference_lines(difference: Difference) -> Iterator[str]:
     for text in rule_texts(difference):
         yield f"{start}{text}"
         start = f"{'|| ':>{len(start)}}"
-    before, after = format_action(difference.before), format_action(difference.after)
-    yield f"      {before} -> {after}, for example {format_call(difference.example)}"
+    yield f"      {_answer(difference)}, for example {format_call(difference.example)}"
 
 
 def file_lines(differences: Iterable[FileDifference]) -> Iterator[str]:
@@ -155,8 +153,7 @@ def rule_texts(difference: Difference) -> list[str]:
     if difference.rules == (Always(True),):
         allowed = difference.change is not Change.OTHER and ALLOW in (difference.before, difference.after)
         return ["allow" if allowed and difference.number is not None else "whatever the arguments"]
-    number = difference.example.number
-    return [format_expression(difference.arch, number, rule) for rule in difference.rules]
+    return [format_expression(difference.arch, difference.example.number, rule) for rule in difference.rules]
 
 
 def _short(differences: Sequence[Ranked], room: int) -> list[str]:

@@ -16,28 +16,11 @@ from operator import or_
 
 from callfence.judging.hosts import of_hosts
 from callfence.judging.sites import Site
+from callfence.policygen import grants
 from callfence.policygen.errors import did_you_mean
 from callfence.policygen.files.algebra import PATHS, Kind, line_kind
 from callfence.policygen.files.generalise import is_path, learned
 from callfence.policygen.files.places import MADE_BELOW, PlaceError, located, named
-from callfence.policygen.grants import (
-    ALL,
-    BARE,
-    MAX_PORT,
-    NONE,
-    NOTHING,
-    OF_A_FILE,
-    TO_HOSTS,
-    WORDS,
-    Files,
-    Right,
-    format_ports,
-    format_rights,
-    host_line,
-    path_line,
-    rights_of,
-    written,
-)
 from callfence.policygen.hosts import PLACES, canonical
 from callfence.policygen.language.document import Document
 from callfence.policygen.lint.files import risks
@@ -70,7 +53,7 @@ def is_file_name(text: str) -> bool:
     return text in (".", "..") or text.startswith(("/", "./", "../", "~")) or text.partition("/")[0] in VARIABLES
 
 
-def print_grants(files: Files, policy: str, about: str, word: str) -> int:
+def print_grants(files: grants.Files, policy: str, about: str, word: str) -> int:
     """Print whether a policy grants the right `word` to the file `about`, and by which lines; without a `word`, print all
     rights to the file.  If `about` is a line about ports up to its colon, with or without a host, `word` is a port; if it is
     one about a unix socket, '' .  `policy` is the name of the policy's file.
@@ -92,7 +75,7 @@ def print_grants(files: Files, policy: str, about: str, word: str) -> int:
         if not granted:
             print(f"  what would grant one: callfence why {shlex.quote(policy)} {shlex.quote(about)} read")
         return int(not granted)
-    print(f"{written(about, word)}: {'not granted' if wanted else 'granted'}")
+    print(f"{grants.written(about, word)}: {'not granted' if wanted else 'granted'}")
     for line in lines:
         print(f"  {line}")
     if wanted:
@@ -100,77 +83,78 @@ def print_grants(files: Files, policy: str, about: str, word: str) -> int:
     return int(bool(wanted))
 
 
-def _rights(files: Files, path: str) -> tuple[list[str], str]:
+def _rights(files: grants.Files, path: str) -> tuple[list[str], str]:
     """Return the lines that grant rights to a file, and these rights; '' for none."""
     if files.paths is None:
         return [_UNCONFINED], "every right"
-    grants, rights = _holding(files, path)
-    return _lines(files, grants), format_rights(rights) if rights else ""
+    held, rights = _holding(files, path)
+    return _lines(files, held), grants.format_rights(rights) if rights else ""
 
 
-def _at_place(files: Files, kind: Kind, about: str, word: str) -> tuple[list[str], str]:
+def _at_place(files: grants.Files, kind: Kind, about: str, word: str) -> tuple[list[str], str]:
     """Return the lines to print about a port, or a unix socket if `word` is '', and the line that would grant it, '' if it is
     granted.  Raises UserError if `word` is not a port, or `about` names no host or socket."""
-    if kind.name in BARE and word:
+    if kind.name in grants.BARE and word:
         raise UserError(f"{word} is too much: {'a unix socket' if kind.name == 'unix' else 'a look-up'} has no ports")
-    if kind.name not in BARE and (not re.fullmatch("[0-9]{1,5}", word) or int(word) > MAX_PORT):
-        raise UserError(f"{word} is not a port; give a number from 0 to {MAX_PORT}")
+    if kind.name not in grants.BARE and (not re.fullmatch("[0-9]{1,5}", word) or int(word) > grants.MAX_PORT):
+        raise UserError(f"{word} is not a port; give a number from 0 to {grants.MAX_PORT}")
     place = kind.place(about)
     if place != kind.root:
-        if kind.name not in (*TO_HOSTS, *BARE):
+        if kind.name not in (*grants.TO_HOSTS, *grants.BARE):
             raise UserError(f"{about}: a `{kind.line(kind.root)}` line names no host")
-        place = (PLACES[kind.name].canonical if kind.name in BARE else canonical)(place)
+        place = (PLACES[kind.name].canonical if kind.name in grants.BARE else canonical)(place)
     if getattr(files, kind.name) is None:
         what = {"unix": "unix sockets", "query": "look-ups"}.get(kind.name, "ports")
         return [f"the policy has no `{kind.line(kind.root)}` line, so it grants all {what} to the calls that it allows"], ""
-    grants, needed = kind.grants(files), kind.bits(word)
-    above = [granted for granted in kind.containing(place) if granted in grants]
+    held, needed = kind.grants(files), kind.bits(word)
+    above = [granted for granted in kind.containing(place) if granted in held]
     if kind.name == "unix" and is_file_name(place):
-        named_ = _nearest((granted for granted in grants if is_file_name(granted)), place)
-        above = [*(granted for _, granted in named_), *({kind.root} & grants.keys())]
-    is_granted = bool(kind.united(grants, above) & needed)
+        named_ = _nearest((granted for granted in held if is_file_name(granted)), place)
+        above = [*(granted for _, granted in named_), *({kind.root} & held.keys())]
+    is_granted = bool(kind.united(held, above) & needed)
     if is_granted:
-        above = [granted for granted in above if grants[granted] & needed]
-    above = [granted for granted in above if grants[granted]] or above
-    lines = [written(kind.line(granted), kind.words(grants[granted]) or NONE) for granted in above]
+        above = [granted for granted in above if held[granted] & needed]
+    above = [granted for granted in above if held[granted]] or above
+    lines = [grants.written(kind.line(granted), kind.words(held[granted]) or grants.NONE) for granted in above]
     if kind.name == "query":
-        named = [(use, host) for use in TO_HOSTS for host in kind.containing(place) if host in files.hosts(use)]
-        lines += [f"{host_line(use, host)}: {format_ports(files.hosts(use)[host])}" for use, host in named]
+        named = [(use, host) for use in grants.TO_HOSTS for host in kind.containing(place) if host in files.hosts(use)]
+        lines += [f"{grants.host_line(use, host)}: {grants.format_ports(files.hosts(use)[host])}" for use, host in named]
         is_granted |= bool(named)
-    return lines or [f"no line grants {kind.line(place)}"], "" if is_granted else written(kind.line(place), word)
+    return lines or [f"no line grants {kind.line(place)}"], "" if is_granted else grants.written(kind.line(place), word)
 
 
-def _path(files: Files, path: str, word: str) -> tuple[list[str], str]:
+def _path(files: grants.Files, path: str, word: str) -> tuple[list[str], str]:
     """Return the lines to print about a right to a file, and the line that would grant it, '' if it is granted.  Raises
     UserError if `word` is not a right."""
-    if word not in WORDS:
-        raise UserError(f"no right is named {word}: {did_you_mean(word, WORDS) or 'the rights are ' + ', '.join(WORDS)}")
+    if word not in grants.WORDS:
+        hint = did_you_mean(word, grants.WORDS) or f"the rights are {', '.join(grants.WORDS)}"
+        raise UserError(f"no right is named {word}: {hint}")
     if files.paths is None:
         return [_UNCONFINED], ""
-    right = WORDS[word]
-    grants, rights = _holding(files, path)
+    right = grants.WORDS[word]
+    held, rights = _holding(files, path)
     if right in rights:
-        return _lines(files, [granted for granted in grants if right in grants[granted]]), ""
+        return _lines(files, [granted for granted in held if right in held[granted]]), ""
     whole = _whole(path)
-    place = whole if right in OF_A_FILE or os.path.isdir(whole) else os.path.dirname(whole)
+    place = whole if right in grants.OF_A_FILE or os.path.isdir(whole) else os.path.dirname(whole)
     name = named(place, _environment(), os.fsencode(working_folder())).decode("utf-8", "surrogateescape")
-    return _lines(files, grants), written(path_line(name), word)
+    return _lines(files, held), grants.written(grants.path_line(name), word)
 
 
-def _lines(files: Files, paths: Iterable[str]) -> list[str]:
-    lines = [f"{path_line(path)}: {format_rights(files.grants[path])}" for path in paths]
+def _lines(files: grants.Files, paths: Iterable[str]) -> list[str]:
+    lines = [f"{grants.path_line(path)}: {grants.format_rights(files.grants[path])}" for path in paths]
     return lines or ["no line grants rights to this file or to a folder that contains it"]
 
 
-def _holding(files: Files, path: str) -> tuple[dict[str, Right], Right]:
+def _holding(files: grants.Files, path: str) -> tuple[dict[str, grants.Right], grants.Right]:
     """Return the grants for a path and for the folders above it, the nearest first, and the rights that they give together.
 
     The path's own line gives what only a folder can have if it is one, or one that `enforce` makes."""
-    whole, grants = _whole(path), {}
+    whole, held = _whole(path), {}
     for up, granted in _nearest(files.grants, path):
         is_made = not os.path.exists(whole) and encoded(granted).startswith(MADE_BELOW)
-        grants[granted] = files.grants[granted] & (ALL if up or is_made or os.path.isdir(whole) else OF_A_FILE)
-    return grants, reduce(or_, grants.values(), NOTHING)
+        held[granted] = files.grants[granted] & (grants.ALL if up or is_made or os.path.isdir(whole) else grants.OF_A_FILE)
+    return held, reduce(or_, held.values(), grants.NOTHING)
 
 
 def _nearest(places: Iterable[str], path: str) -> list[tuple[int, str]]:
@@ -208,7 +192,7 @@ class Used(NamedTuple):
     """A path that recorded runs used, with its rights and users."""
 
     path: str
-    rights: Right
+    rights: grants.Right
     runs: tuple[int, ...]
     """The numbers of these runs, from 1."""
     executables: tuple[str, ...]
@@ -219,19 +203,19 @@ class Used(NamedTuple):
         runs = ", ".join(map(str, self.runs))
         where = f"run{'s' * (len(self.runs) > 1)} {runs} by {', '.join(self.executables)}"
         where += f" at {', '.join(self.sites)}" if self.sites else ""
-        return printable(f"{shown(self.path)}: {format_rights(self.rights)} in {where}")
+        return printable(f"{shown(self.path)}: {grants.format_rights(self.rights)} in {where}")
 
 
 def origin_lines(document: Document, recording: Recording, wanted: str = "") -> Iterator[str]:
     """Yield the policy's lines for files and ports, each followed by the recorded uses that led to it.  `wanted` selects one
     line by its text up to the colon; '' selects all."""
     files = document.policy.files
-    paths = {path_line(path): path for path in files.paths or {}}
+    paths = {grants.path_line(path): path for path in files.paths or {}}
     reasons = reasons_of(recording)
     names = used(paths.values(), recording)
     for line, value in files.lines().items():
         if wanted.removesuffix(":") in ("", line):
-            yield written(line, value)
+            yield grants.written(line, value)
             if line in paths:
                 yield from _of_path(paths[line], names[paths[line]], reasons)
                 yield from (f"  {text}" for text in beyond(paths[line], reasons))
@@ -251,9 +235,9 @@ def used(lines: Iterable[str], recording: Recording) -> dict[str, list[Used]]:
         for name, words, executable in run.files:
             covering = [line for line in folders(name) if line in below] if is_path(name) else []
             if covering:
-                so_far = names.get(name, Used(name, NOTHING, (), ()))
+                so_far = names.get(name, Used(name, grants.NOTHING, (), ()))
                 runs, executables = dict.fromkeys((*so_far.runs, column)), dict.fromkeys((*so_far.executables, executable))
-                names[name] = Used(name, so_far.rights | rights_of(words), tuple(runs), tuple(executables))
+                names[name] = Used(name, so_far.rights | grants.rights_of(words), tuple(runs), tuple(executables))
             for line in covering:
                 below[line][name] = None
     placed = {name: found._replace(sites=_sites(found, recording)) for name, found in names.items()}
@@ -328,7 +312,7 @@ def _of_path(path: str, names: Sequence[Used], reasons: Mapping[str, str]) -> It
         yield f"  and {plural(len(names) - _MANY, 'name')} more"
 
 
-def uses_of(files: Files, line: str, recording: Recording) -> Iterator[tuple[int, str, str]]:
+def uses_of(files: grants.Files, line: str, recording: Recording) -> Iterator[tuple[int, str, str]]:
     """Yield the recorded uses that a line about ports, hosts or unix sockets is about: the number of the run, from 1, the port
     or socket, with its host where the line is about several, and the executable.  The text is NONE for a run without such
     uses."""
@@ -357,14 +341,14 @@ _DONE = {
 """What no run did, by the kind of a line."""
 
 
-def _of_place(files: Files, line: str, recording: Recording, reason: str) -> Iterator[str]:
+def _of_place(files: grants.Files, line: str, recording: Recording, reason: str) -> Iterator[str]:
     """Yield lines about the runs that used ports or sockets, by the line about them, and why it grants more than these."""
     uses = [*uses_of(files, line, recording)]
     for column, what, executable in uses:
-        if what != NONE:
+        if what != grants.NONE:
             yield printable(f"  {what} in run {column} by {executable}")
     kind = line_kind(line)
-    if kind is not None and uses and all(what == NONE for _, what, _ in uses):
+    if kind is not None and uses and all(what == grants.NONE for _, what, _ in uses):
         yield f"  no recorded run {_DONE[kind.name]}"
     if reason:
         yield f"  a range is granted, because {reason}"

@@ -78,14 +78,7 @@ def as_object(policy: str, finding: Finding, lines: Lines) -> dict[str, object]:
     return {
         "file": printable(policy),
         "line": lines.of(finding),
-        "rule": finding.rule,
-        "level": finding.level,
-        "arch": finding.arch,
-        "name": finding.name,
-        "grants": finding.grants,
-        "why": finding.why,
-        "safer": finding.safer,
-        "source": finding.source,
+        **{name: getattr(finding, name) for name in ("rule", "level", "arch", "name", "grants", "why", "safer", "source")},
         "example": format_call(finding.example) if finding.example else None,
         "accepted": finding.accepted or None,
     }

@@ -172,8 +172,7 @@ class _Table:
                 self.whole = self.whole or section["sh_type"] == "SHT_SYMTAB"
                 for symbol in section.iter_symbols():
                     if symbol["st_info"]["type"] in _CODE and symbol["st_shndx"] != "SHN_UNDEF":
-                        rank = _PREFERRED.get(symbol["st_info"]["bind"], 2)
-                        preference = (rank, len(symbol.name), symbol.name)
+                        preference = (_PREFERRED.get(symbol["st_info"]["bind"], 2), len(symbol.name), symbol.name)
                         self._functions.append((symbol["st_value"], symbol["st_size"], preference))
         self._functions.sort(key=lambda function: function[0])
 

@@ -48,8 +48,7 @@ def rules_of(policy: Policy, lake: Lake) -> Rules:
     """Return the rules of a policy and the calls of the lake that match them."""
     sql = "SELECT call, min(example) FROM calls WHERE call IN (SELECT call FROM observations) GROUP BY call ORDER BY call"
     calls = [*lake.rows(sql)]
-    observations = [Observation(*keys.key(call), (1,), "", tuple(example)) for call, example in calls]
-    used = users(policy, observations)
+    used = users(policy, [Observation(*keys.key(call), (1,), "", tuple(example)) for call, example in calls])
     pairs = [(number, calls[index][0]) for number, found in enumerate(used.values()) for index in sorted(found)]
     return Rules(tuple(enumerate(used)), tuple(pairs))
 

@@ -72,8 +72,7 @@ def _source(lake: str, table: str, engine: Engine) -> str:
 
 
 def _where(table: str, only: Mapping[str, str], engine: Engine) -> str:
-    columns = TABLES[table]
-    conditions = [f"{column} = {literal(value, engine)}" for column, value in only.items() if column in columns]
+    conditions = [f"{column} = {literal(value, engine)}" for column, value in only.items() if column in TABLES[table]]
     return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
 

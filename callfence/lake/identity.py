@@ -48,5 +48,4 @@ def layout(pattern: str) -> Callable[[str], Identity]:
 
 def policy_name(path: str) -> str:
     """Return the name of a policy, from the path of its file or of its recording."""
-    name = path.rpartition("/")[2]
-    return name.removesuffix(".policy").removesuffix(".rec")
+    return path.rpartition("/")[2].removesuffix(".policy").removesuffix(".rec")

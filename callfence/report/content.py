@@ -173,8 +173,7 @@ def gather(
         executables(plain),
         tuple(
             replace(rule, observations=tuple(map(whole.in_plain_runs, rule.observations)))
-            for arch, entries in document.policy.entries.items()
-            for number in entries
+            for arch, number, _ in document.policy.each()
             for rule in provenance(document, whole, arch, number)
         ),
         against,

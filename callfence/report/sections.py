@@ -336,16 +336,15 @@ def _seen(report: Report, phase: Phase) -> Html:
 
 def _ended(before: Policy, after: Policy) -> Iterator[tuple[Arch, int, Entry]]:
     """Yield the rules of `before` that `after` lacks, each as an entry, by architecture and name of the call."""
-    for arch, section in before.entries.items():
-        for number in sorted(section, key=lambda number: name_of(arch, number)):
-            entry, now = section[number], after.entries.get(arch, {}).get(number)
-            remaining = alternatives(now.expression) if now and now.action == entry.action else ()
-            for rule in alternatives(entry.expression):
-                if rule not in remaining:
-                    yield arch, number, Entry(rule, entry.action)
+    archs = [*before.entries]
+    for arch, number, entry in sorted(before.each(), key=lambda row: (archs.index(row[0]), name_of(*row[:2]))):
+        now = after.entries.get(arch, {}).get(number)
+        remaining = alternatives(now.expression) if now and now.action == entry.action else ()
+        for rule in alternatives(entry.expression):
+            if rule not in remaining:
+                yield arch, number, Entry(rule, entry.action)
 
 
 def _count(policy: Policy) -> int:
     """Return how many calls a policy allows at least in part, with its implied set."""
-    entries = (entry for section in resolved(policy).written().entries.values() for entry in section.values())
-    return sum(entry.action.allows and bool(alternatives(entry.expression)) for entry in entries)
+    return sum(entry.action.allows and bool(alternatives(entry.expression)) for _, _, entry in resolved(policy).each())

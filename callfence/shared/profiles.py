@@ -44,8 +44,7 @@ def read_policy(name: str, file: str, data: bytes, options: FormatOptions) -> tu
     ]
     if imported.instructions:
         comments += ["# its instructions:", *(f"# {line}" for line in imported.instructions)]
-    layout = replace(made.layout, header=(*made.layout.header, *comments))
-    return replace(made, layout=layout), imported.losses
+    return replace(made, layout=replace(made.layout, header=(*made.layout.header, *comments))), imported.losses
 
 
 def profile(name: str, data: bytes) -> Document:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from callfence.policygen.recording import atomic
+from callfence.shipping.metrics import Sample
+from callfence.shipping.records import Record
 from callfence.shipping.state import remove_leftovers
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from callfence.shipping.metrics import Sample
-    from callfence.shipping.records import Record
 
 
 class UndeliveredError(Exception):

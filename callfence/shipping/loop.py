@@ -6,8 +6,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from callfence.shared.inputs import print_error
 from callfence.shared.text import plural
@@ -15,13 +16,9 @@ from callfence.shipping.destinations import Destination, UndeliveredError
 from callfence.shipping.metrics import SHIP_BAD, SHIP_DROPPED
 from callfence.shipping.receiving import BEGUN, NOTE, Receiver
 from callfence.shipping.records import BadLineError, Record, parsed
+from callfence.shipping.sources import Source
+from callfence.shipping.state import State
 from callfence.shipping.tally import Tally
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-
-    from callfence.shipping.sources import Source
-    from callfence.shipping.state import State
 
 _POLL: Final = 0.5
 """Seconds between looks at sources that had nothing new."""

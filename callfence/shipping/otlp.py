@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import requests
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -14,29 +15,16 @@ from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    Gauge,
-    Metric,
-    MetricsData,
-    NumberDataPoint,
-    ResourceMetrics,
-    ScopeMetrics,
-    Sum,
-)
+from opentelemetry.sdk.metrics import export as sdk
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from callfence.policygen.recording.log_records import ANSWERED, DENIED, END, MESSAGE, REFUSED, START
 from callfence.shared.inputs import print_error
 from callfence.shipping.destinations import UndeliveredError, clean
+from callfence.shipping.metrics import Sample
+from callfence.shipping.records import Record
 from callfence.start import __version__
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from callfence.shipping.metrics import Sample
-    from callfence.shipping.records import Record
 
 TIMEOUT: Final = 10.0
 """Seconds for one delivery, with the SDK's own attempts."""
@@ -97,11 +85,12 @@ class Collector:
         now = time.time_ns()
         metrics = []
         for metric, group in groupby(values, lambda sample: sample.metric):
-            points = [NumberDataPoint(_labels(sample), since, now, sample.value) for sample in group]
-            data = Sum(points, AggregationTemporality.CUMULATIVE, True) if metric.is_counter else Gauge(points)
-            metrics.append(Metric(metric.otlp_name, metric.help, metric.unit, data))
-        scope = ScopeMetrics(_SCOPE, metrics, "")
-        self._metrics.export(MetricsData([ResourceMetrics(_resource(("service.name", "callfence-ship")), [scope], "")]))
+            labelled = [(dict(zip(metric.labels, map(clean, sample.labels), strict=True)), sample.value) for sample in group]
+            points = [sdk.NumberDataPoint(labels, since, now, value) for labels, value in labelled]
+            data = sdk.Sum(points, sdk.AggregationTemporality.CUMULATIVE, True) if metric.is_counter else sdk.Gauge(points)
+            metrics.append(sdk.Metric(metric.otlp_name, metric.help, metric.unit, data))
+        scope = sdk.ScopeMetrics(_SCOPE, metrics, "")
+        self._metrics.export(sdk.MetricsData([sdk.ResourceMetrics(_resource(("service.name", "callfence-ship")), [scope], "")]))
         self._require_success()
 
     def close(self) -> None:
@@ -137,10 +126,6 @@ class Collector:
         return int(partial.rejected_log_records)
 
 
-def _labels(sample: Sample) -> dict[str, str]:
-    return {name: clean(value) for name, value in zip(sample.metric.labels, sample.labels, strict=True)}
-
-
 def _log_record(record: Record) -> ReadableLogRecord:
     fields = record.fields
     is_warning = fields.get("level") == "warning"
@@ -165,8 +150,7 @@ def attributes(record: Record) -> dict[str, Any]:
             continue
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
             for member in dict.fromkeys(key for item in value for key in item):
-                texts = [_text(item.get(member)) for item in value]
-                found[f"callfence.{clean(name)}.{clean(member)}"] = texts
+                found[f"callfence.{clean(name)}.{clean(member)}"] = [_text(item.get(member)) for item in value]
         elif isinstance(value, list):
             found[_SEMANTIC.get(name, f"callfence.{clean(name)}")] = [*map(_text, value)]
         elif isinstance(value, bool) or (isinstance(value, int) and -_INT64 <= value < _INT64):
@@ -214,5 +198,4 @@ def _identity(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 @lru_cache(1024)
 def _resource(*pairs: tuple[str, str]) -> Resource:
     """Return a resource: the same one for the same attributes, which a request then has once."""
-    lists = {name: (value,) if name == "container.image.repo_digests" else value for name, value in pairs}
-    return Resource(lists)
+    return Resource({name: (value,) if name == "container.image.repo_digests" else value for name, value in pairs})

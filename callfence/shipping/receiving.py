@@ -7,17 +7,15 @@ import selectors
 import socket
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from callfence.policygen.recording.log_records import MAX_LINE
 from callfence.shared.inputs import print_error
 from callfence.shared.text import plural
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 _CHUNK: Final = 1 << 18
 _SEGMENT: Final = 8 << 20

@@ -117,8 +117,7 @@ def parsed(line: bytes, where: str, *, is_received: bool = False) -> Record:
     try:
         if len(line) > MAX_LINE:
             raise ValueError(f"it has more than {MAX_LINE >> 10} KiB")
-        fields = json.loads(line, parse_constant=_no_number)
-        return Record(_checked(fields), where, is_received)
+        return Record(_checked(json.loads(line, parse_constant=_no_number)), where, is_received)
     except (ValueError, RecursionError) as error:  # a UnicodeDecodeError and a JSONDecodeError are ValueErrors
         raise BadLineError(f"{where}: not a record of enforce: {error}") from error
 

@@ -7,14 +7,12 @@ import fcntl
 import json
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from callfence.policygen.recording import atomic
 from callfence.policygen.versions import SHIPPER, unknown
 from callfence.tracer.errors import UserError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class State:

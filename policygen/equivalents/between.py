@@ -178,7 +178,8 @@ def hops(source: Arch, target: Arch) -> Mapping[Node, tuple[Hop, ...]]:
     for name, call in ours.items():
         if name in theirs:
             sides = [Side(number, Entry(Always(True)), ((),)) for number in (call.number, theirs[name].number)]
-            result[source, call.number].append(_hop(source, target, sides[0], sides[1], _by_name(call.arguments)))
+            by_name = " ".join(argument.name for argument in call.arguments)
+            result[source, call.number].append(_hop(source, target, sides[0], sides[1], by_name))
     for hop in (*_within(source), *_across(source, target), *_within(target)):
         is_missing = name_of(*hop.start) not in theirs, name_of(*hop.end) not in ours
         if is_missing[0] if hop.arches[1] is source else is_missing[1] or (hop.arches[0] is source and is_missing[0]):
@@ -196,10 +197,6 @@ def ends(start: Node, source: Arch, target: Arch) -> Iterator[str]:
                 reached.add(hop.end)
                 ahead.append(hop.end)
     yield from (name_of(arch, number) for arch, number in sorted(reached) if arch is target)
-
-
-def _by_name(arguments: tuple[Argument, ...]) -> str:
-    return " ".join(argument.name for argument in arguments)
 
 
 def _within(arch: Arch) -> Iterator[Hop]:

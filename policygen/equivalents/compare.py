@@ -37,8 +37,7 @@ class Gap:
 def pairs(policy: Policy, *, every: bool = False) -> list[tuple[Arch, Arch]]:
     """Return the pairs of sections of a policy that are for the same program on different machines: those of 64 bits, or
     `every` pair.  A machine runs programs of 32 bits beside others, so that their sections allow what other programs need."""
-    arches = [arch for arch in policy.entries if every or arch.bits == 64]
-    return list(combinations(arches, 2))
+    return list(combinations([arch for arch in policy.entries if every or arch.bits == 64], 2))
 
 
 def gaps(policy: Policy, a: Arch, b: Arch, make: Callable[[], Space] = region.space) -> tuple[Gap, ...]:

@@ -64,8 +64,7 @@ def image(sets: Space, hop: Hop, where: int) -> int:
     kept = sum(_WORD << shift(pair.source) for pair in hop.pairs)
     others = sum(_WORD << shift(index) for index in range(6)) & ~kept
     every = sets.always(sets.ite(here, where, TRUE), others)
-    some = sets.invert(sets.always(sets.invert(here), others))
-    result = sets.and_(every, some)
+    result = sets.and_(every, sets.invert(sets.always(sets.invert(here), others)))
     if result == FALSE:
         return FALSE
     for pair in hop.pairs:

@@ -230,8 +230,7 @@ class Writer:
         expression = self._written(part, hop, where)
         if expression is None:
             return None
-        arguments = table(hop.arches[1]).by_number[hop.target.number].arguments
-        written = region.to_bdd(self._sets, expression, arguments)
+        written = region.to_bdd(self._sets, expression, table(hop.arches[1]).by_number[hop.target.number].arguments)
         if written == FALSE:
             return None
         is_same = part.is_same and hop.is_same
@@ -305,7 +304,7 @@ class Writer:
 
     def _entry(self, number: int, parts: Sequence[Expression], action: Action) -> Entry:
         fewest = minimise(parts, table(self._target).by_number[number].arguments) if len(parts) > 1 else tuple(parts)
-        return normal_entry(self._target, number, Entry(Or(tuple(fewest)) if len(fewest) > 1 else fewest[0], action))
+        return normal_entry(self._target, number, Entry(Or.of(fewest), action))
 
     def _is_implied(self, number: int, entry: Entry, implied: Entry | None) -> bool:
         """Return whether an entry allows nothing beyond what the implied set, and the section, allow."""

@@ -189,11 +189,10 @@ def _plan(policy: Resolved, arch: Arch, number: int, entry: Entry) -> _Plan:
 def _too_large(policy: Resolved, instructions: list[Instruction]) -> str:
     """Return the error message for a filter that is too large; it names the calls that take the most instructions."""
     shares = []
-    for arch, entries in policy.entries.items():
-        for number in entries:
-            share = _share(instructions, arch, number)
-            name = name_of(arch, number)
-            shares.append((-share, f"{name} {share}" if len(policy.entries) == 1 else f"{name} ({arch}) {share}"))
+    for arch, number, _ in policy.each():
+        share = _share(instructions, arch, number)
+        name = name_of(arch, number)
+        shares.append((-share, f"{name} {share}" if len(policy.entries) == 1 else f"{name} ({arch}) {share}"))
     largest = ", ".join(text for _, text in sorted(shares)[:5])
     return (
         f"the filter needs {len(instructions)} instructions, but the kernel accepts {bpf.MAX_INSTRUCTIONS}. "

@@ -33,8 +33,6 @@ def _naming(sets: Space, row: pids.Row) -> int:
 
     selected = TRUE
     if row.selector:
-        selected = FALSE
         index, *values = row.selector
-        for value in values:
-            selected = sets.or_(selected, is_value(index, value))
+        selected = sets.union(is_value(index, value) for value in values)
     return selected if row.place == pids.USER else sets.and_(selected, sets.invert(is_value(row.argument, 0)))

@@ -227,7 +227,7 @@ def _value(space: Space, pc: int, instruction: bpf.Instruction, registers: Regis
 def decisions(space: Space, policy: Resolved, refused: Action = KILL) -> int:
     """Return the function from events (`region`) to return values (`bpf.ret`) that the policy describes.  Its value is that of
     `policygen.evaluate` for every event, except that calls of foreign architectures and x32 calls get `refused`."""
-    leaf = {action: space.terminal(bpf.ret(action)) for action in _actions(policy, refused)}
+    leaf = {action: space.terminal(bpf.ret(action)) for action in policy.actions() | {refused, policy.default, policy.unknown}}
     number, arch = number_word(space), arch_word(space)
     result = leaf[refused]
     for name, entries in policy.entries.items():
@@ -258,7 +258,3 @@ def decisions(space: Space, policy: Resolved, refused: Action = KILL) -> int:
     return result
 
 
-def _actions(policy: Resolved, refused: Action) -> set[Action]:
-    entries = [entry for section in policy.entries.values() for entry in section.values()]
-    written = {action for entry in entries for action in (entry.action, entry.otherwise) if action}
-    return written | {refused, policy.unknown, policy.default}

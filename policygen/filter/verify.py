@@ -7,7 +7,7 @@ from callfence.policygen.filter import bpf, symbolic
 from callfence.policygen.filter.listener import may_install_filters
 from callfence.policygen.filter.symbolic import decisions
 from callfence.policygen.implied.resolve import Resolved, resolved
-from callfence.policygen.model import KILL, Action, ActionKind, Policy
+from callfence.policygen.model import KILL, Action, ActionKind, Entry, Policy
 from callfence.policygen.sets import region
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, Event, name_of
@@ -30,8 +30,7 @@ def verify_resolved(program: bytes, policy: Resolved, *, report: bool = False, a
     """Verify the filter of one phase of a policy, as `verify` does."""
     meant, refused = meaning(policy, report=report, audit=audit)
     space = region.space()
-    actual = symbolic.function(space, program)
-    assignment = space.difference(actual, decisions(space, meant, refused))
+    assignment = space.difference(symbolic.function(space, program), decisions(space, meant, refused))
     if assignment is None:
         return None
     event = region.event(assignment)
@@ -59,9 +58,7 @@ def kills_itself(policy: Resolved) -> bool:
 
     That is so if the policy kills and the program may install filters: a filter that fails a call would take precedence over a
     notification, but not over a kill (seccomp(2))."""
-    entries = (entry for section in policy.entries.values() for entry in section.values())
-    actions = (policy.default, *(action for entry in entries for action in (entry.action, entry.otherwise) if action))
-    return any(action.kind is ActionKind.KILL for action in actions) and may_install_filters(policy)
+    return any(action.kind is ActionKind.KILL for action in (policy.default, *policy.actions())) and may_install_filters(policy)
 
 
 def reported(policy: Resolved, *, audit: bool = False) -> Resolved:
@@ -73,14 +70,16 @@ def reported(policy: Resolved, *, audit: bool = False) -> Resolved:
     as well, as calls newer than the table."""
     kills = {ActionKind.KILL} if audit or not kills_itself(policy) else set[ActionKind]()
     of_entries = kills | ({ActionKind.ERRNO, ActionKind.TRAP} if audit else set())
-    entries = {arch: {**section} for arch, section in policy.entries.items()}
-    for arch, section in entries.items():
-        for number, entry in section.items():
-            if (arch, number) not in policy.added or name_of(arch, number) not in OPAQUE:
-                otherwise = entry.otherwise and _notified(entry.otherwise, of_entries)
-                section[number] = replace(entry, action=_notified(entry.action, of_entries), otherwise=otherwise)
+
+    def changed(arch: Arch, number: int, entry: Entry) -> Entry:
+        if (arch, number) in policy.added and name_of(arch, number) in OPAQUE:
+            return entry
+        otherwise = entry.otherwise and _notified(entry.otherwise, of_entries)
+        return replace(entry, action=_notified(entry.action, of_entries), otherwise=otherwise)
+
     default = _notified(policy.default, of_entries | {ActionKind.ERRNO})
-    return replace(policy, entries=entries, default=default, unknown=_notified(policy.unknown, of_entries - {ActionKind.ERRNO}))
+    unknown = _notified(policy.unknown, of_entries - {ActionKind.ERRNO})
+    return replace(policy.changed(changed), default=default, unknown=unknown)
 
 
 def _notified(action: Action, kinds: set[ActionKind]) -> Action:

@@ -14,7 +14,7 @@ from callfence.policygen.filter.lift import Lifted, lift
 from callfence.policygen.filter.symbolic import UnsupportedError
 from callfence.policygen.formats import Direction, Exported, ExportError, Imported, ImportFormatError, Loss
 from callfence.policygen.formats.effect import EXECVE, LINKS, effect, has_proc, losses, machines, mounts, with_calls
-from callfence.policygen.model import ENOSYS, Action, ActionKind, Arm
+from callfence.policygen.model import ENOSYS, Action, ActionKind, Arm, Entry
 from callfence.policygen.paths import encoded
 from callfence.policygen.sets.algebra import TooComplexError
 from callfence.policygen.values import replace
@@ -72,9 +72,7 @@ def compiled(policy: Resolved) -> bytes:
 
 def kinds(policy: Resolved) -> set[ActionKind]:
     """Return the kinds of all actions that the policy has: those of entries, `default` and `unknown`."""
-    entries = [entry for section in policy.entries.values() for entry in section.values()]
-    actions = [policy.default, policy.unknown, *(a for entry in entries for a in (entry.action, entry.otherwise) if a)]
-    return {action.kind for action in actions}
+    return {action.kind for action in policy.actions() | {policy.default, policy.unknown}}
 
 
 def _armed(policy: Resolved, target: str, calls: Mapping[str, str]) -> tuple[bytes, tuple[Loss, ...], tuple[Addition, ...]]:
@@ -91,14 +89,10 @@ def unheard(policy: Resolved) -> Resolved:
     def answered(action: Action) -> Action:
         return ENOSYS if action.kind is ActionKind.NOTIFY else action
 
-    entries = {
-        arch: {
-            number: replace(entry, action=answered(entry.action), otherwise=entry.otherwise and answered(entry.otherwise))
-            for number, entry in section.items()
-        }
-        for arch, section in policy.entries.items()
-    }
-    return replace(policy, entries=entries, default=answered(policy.default), unknown=answered(policy.unknown))
+    def changed(_arch: Arch, _number: int, entry: Entry) -> Entry:
+        return replace(entry, action=answered(entry.action), otherwise=entry.otherwise and answered(entry.otherwise))
+
+    return replace(policy.changed(changed), default=answered(policy.default), unknown=answered(policy.unknown))
 
 
 _SOURCE = """\

@@ -8,21 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from callfence.policygen.formats import Direction, Exported, FormatOptions, Loss
-from callfence.policygen.formats.effect import (
-    EPERM,
-    EXECVE,
-    FOREIGN,
-    READS,
-    action_word,
-    explicit,
-    fitted,
-    losses,
-    names_only,
-    native,
-    only,
-    with_calls,
-)
+from callfence.policygen.formats import Direction, Exported, FormatOptions, Loss, effect as effects
 from callfence.policygen.grants import ALL, NOT_CONFINED, Files, Right
 from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.model import ALLOW, KILL, Action, Always, Condition, Entry, Operator
@@ -43,33 +29,33 @@ _REST = Loss(
 )
 # src/lib/syscall.c, the group @default-keep: in every list of calls to keep
 _KEPT = "firejail allows it in every list, since it makes this call before it executes the program"
-CALLS = EXECVE | {"execveat": _KEPT, "prctl": _KEPT}
+CALLS = effects.EXECVE | {"execveat": _KEPT, "prctl": _KEPT}
 _PERSONALITY = {"personality": "firejail denies changing the execution domain if it blocks other architectures"}
 
 
 def whitelisted(paths: Mapping[str, Right]) -> tuple[list[str], Files, tuple[Loss, ...]]:
     """Return the lines of a profile that grant these paths, the `Files` that the lines actually enforce, and further losses."""
     written = {path: rights for path, rights in paths.items() if rights and _can_be_written(path)}
-    effect = dict.fromkeys(_VISIBLE, READS) | {"/proc": ALL}
+    effect = dict.fromkeys(_VISIBLE, effects.READS) | {"/proc": ALL}
     lines = ["read-only /"]
     for path, rights in written.items():
         top = _top(path)
         name = path.replace("$HOME", "${HOME}", 1)
-        changes, is_device = bool(rights & ~READS), covers("/dev", path)
+        changes, is_device = bool(rights & ~effects.READS), covers("/dev", path)
         if path != top and top not in written and top not in _VISIBLE:
             lines.append(f"whitelist {name}")
         if not is_device:
             lines.append(f"{'read-write' if changes else 'read-only'} {name}")
         noexec = changes and Right.EXECUTE not in rights and not is_device
         lines += [f"noexec {name}"] * noexec
-        granted = ALL if changes or is_device else READS
+        granted = ALL if changes or is_device else effects.READS
         effect[path] = effect.get(path, granted) | (granted & ~Right.EXECUTE if noexec else granted)
     tops = {_top(path) for path in written}
     lines += [f"blacklist {top}" for top in _TOPS if top not in tops]
     if "$HOME" not in tops:
         lines.append("private")
     if "/run" not in tops:
-        effect["/run"] = READS
+        effect["/run"] = effects.READS
     if "/dev" not in tops:
         lines.append("private-dev")
         effect |= {f"/dev/{name}": ALL for name in _DEVICES}
@@ -95,12 +81,12 @@ def _can_be_written(path: str) -> bool:
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
-    meant, added = with_calls(explicit(native(policy, options.arch)), CALLS)
-    names = names_only(meant)
-    arch = only(names)
-    default = fitted(names.default, KILL)
+    meant, added = effects.with_calls(effects.explicit(effects.native(policy, options.arch)), CALLS)
+    names = effects.names_only(meant)
+    arch = effects.only(names)
+    default = effects.fitted(names.default, KILL)
     error = KILL if default.may_allow else default
-    section = {number: fitted(entry.action, error) for number, entry in names.entries[arch].items()}
+    section = {number: effects.fitted(entry.action, error) for number, entry in names.entries[arch].items()}
     listed = []
     for name, call in sorted(table(arch).by_name.items()):
         action = section.get(call.number, default)
@@ -108,12 +94,12 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
         if action.may_allow and not default.may_allow:
             listed.append(word)
         elif not action.may_allow and action != default:
-            listed.append(f"{word}:{action_word(action)}")
+            listed.append(f"{word}:{effects.action_word(action)}")
     lines = [
         f"# System calls of {options.name}, made by `callfence export --to firejail` for firejail 0.9.74.",
         *([f"seccomp.{'drop' if default.may_allow else 'keep'} {','.join(listed)}"] if listed else []),
         "seccomp.block-secondary",
-        f"seccomp-error-action {action_word(error)}",
+        f"seccomp-error-action {effects.action_word(error)}",
     ]
     files = NOT_CONFINED
     if policy.files.paths is not None:
@@ -122,8 +108,9 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     else:
         ungranted = ()
     # to a change of the execution domain firejail 0.9.74 answers EPERM if it has a list of calls, whatever its error action is
-    lost = losses(policy, _effect(policy, arch, section, default, EPERM if listed else error), "firejail", added, _PERSONALITY)
-    other = f"calls of {FOREIGN[arch]} get the profile's error action"
+    effect = _effect(policy, arch, section, default, effects.EPERM if listed else error)
+    lost = effects.losses(policy, effect, "firejail", added, _PERSONALITY)
+    other = f"calls of {effects.FOREIGN[arch]} get the profile's error action"
     foreign = Loss(Direction.OTHER, f"{other}, and firejail kills the calling thread instead of the process")
     use = "firejail --profile={file} PROGRAM; or these lines in /etc/firejail/PROGRAM.local"
     return Exported(("\n".join(lines) + "\n").encode(), (*lost, *ungranted, foreign), added, files=files, use=use)

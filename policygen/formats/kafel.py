@@ -13,22 +13,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from callfence.policygen.formats import Direction, Exported, ExportError, FormatOptions, Loss
+from callfence.policygen.formats import Direction, Exported, ExportError, FormatOptions, Loss, effect as effects
 from callfence.policygen.formats.bpf import unheard
-from callfence.policygen.formats.effect import (
-    EXECVE,
-    LINKS,
-    Masked,
-    effect,
-    explicit,
-    has_proc,
-    losses,
-    masked_answers,
-    mounts,
-    native,
-    only,
-    with_calls,
-)
 from callfence.policygen.grants import Files, Right
 from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.model import KILL, Action, ActionKind
@@ -58,7 +44,7 @@ _MANY = 1024
 
 def _mounted(paths: Mapping[str, Right], name: str, arch: Arch) -> tuple[str, Files]:
     """Return the configuration that makes only these paths visible, and the `Files` that it enforces."""
-    mounted, proc = mounts(paths, (arch,), ("", *_NAMED)), has_proc(paths)
+    mounted, proc = effects.mounts(paths, (arch,), ("", *_NAMED)), effects.has_proc(paths)
     lines = [f"# Files of {name}, made by `callfence export --to kafel` for nsjail 3.6.", f"mount_proc: {_flag(proc)}"]
     for mount in mounted:
         start, _, rest = mount.path.partition("/")
@@ -67,8 +53,8 @@ def _mounted(paths: Mapping[str, Right], name: str, arch: Arch) -> tuple[str, Fi
         writable = _flag(mount.changes or mount.is_device)
         fields = f"{named}src: {path} dst: {path} is_bind: true mandatory: false rw: {writable}"
         lines.append(f"mount {{ {fields} noexec: {_flag(not mount.executes)} }}")
-    lines += [f'mount {{ src: "usr/{link}" dst: "/{link}" is_symlink: true mandatory: false }}' for link in LINKS]
-    return "".join(f"{line}\n" for line in lines), effect(mounted, proc=proc, noexec=True)
+    lines += [f'mount {{ src: "usr/{link}" dst: "/{link}" is_symlink: true mandatory: false }}' for link in effects.LINKS]
+    return "".join(f"{line}\n" for line in lines), effects.effect(mounted, proc=proc, noexec=True)
 
 
 def _flag(flag: bool) -> str:
@@ -82,20 +68,20 @@ def _quoted(path: str) -> str:
 
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
-    meant, added = with_calls(unheard(explicit(native(policy, options.arch))), EXECVE)
+    meant, added = effects.with_calls(unheard(effects.explicit(effects.native(policy, options.arch))), effects.EXECVE)
     effect = replace(meant, unknown=meant.default)
-    lost = (*losses(policy, effect, "nsjail", added), *_x32(effect), _FOREIGN)
+    lost = (*effects.losses(policy, effect, "nsjail", added), *_x32(effect), _FOREIGN)
     data = _text(effect, options.name).encode()
     if policy.files.paths is None:
         return Exported(data, lost, added, use="nsjail --seccomp_policy {file} ... -- PROGRAM")
-    text, files = _mounted(policy.files.paths, options.name, only(effect))
+    text, files = _mounted(policy.files.paths, options.name, effects.only(effect))
     use = "nsjail -C the .cfg file beside it --seccomp_policy {file} ... -- PROGRAM"
     return Exported(data, lost, added, (".cfg", text.encode()), files, use)
 
 
 def _x32(effect: Resolved) -> tuple[Loss, ...]:
     default = effect.default
-    if default == KILL or not only(effect).has_x32:
+    if default == KILL or not effects.only(effect).has_x32:
         return ()
     wider = default.kind in (ActionKind.ALLOW, ActionKind.LOG)
     text = "x32 calls get the default action; in a policy they always kill"
@@ -103,7 +89,7 @@ def _x32(effect: Resolved) -> tuple[Loss, ...]:
 
 
 def _text(policy: Resolved, name: str) -> str:
-    arch = only(policy)
+    arch = effects.only(policy)
     calls = sorted((table(arch).by_number[number] for number in policy.entries[arch]), key=lambda call: call.name)
     defined = [call for call in calls if _IDENTIFIER.fullmatch(call.name)]
     names = {call.number: call.name for call in defined}
@@ -111,7 +97,7 @@ def _text(policy: Resolved, name: str) -> str:
     rest: defaultdict[Action, list[str]] = defaultdict(list)
     for call in calls:
         word = names.get(call.number, f"SYSCALL[{call.number}]")
-        answers = masked_answers(policy, call.number, _MANY, arch)
+        answers = effects.masked_answers(policy, call.number, _MANY, arch)
         others = max(answers, key=lambda action: (len(answers[action] or range(_MANY + 1)), action == policy.default))
         for action, alternatives in answers.items():
             if action != others:
@@ -138,7 +124,7 @@ def _word(action: Action) -> str:
     return f"ERRNO({action.errno})" if action.kind is ActionKind.ERRNO else _WORDS[action.kind]
 
 
-def _rule(word: str, call: Syscall, alternative: Masked, taken: set[str]) -> str:
+def _rule(word: str, call: Syscall, alternative: effects.Masked, taken: set[str]) -> str:
     """Return the kafel rule of one conjunction of a call; `taken` are the names that the policy defines."""
     plain = [argument.name.lstrip("_") for argument in call.arguments]  # an identifier begins with a letter
     names = [f"{name}_" if name in taken or name in KEYWORDS else name for name in plain]

@@ -21,21 +21,7 @@ from typing import Final
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.files.generalise import trees
-from callfence.policygen.formats import Direction, Exported, FormatOptions, Loss
-from callfence.policygen.formats.effect import (
-    EPERM,
-    EXECVE,
-    FOREIGN,
-    action_word,
-    explicit,
-    fitted,
-    losses,
-    names_only,
-    native,
-    only,
-    possible,
-    with_calls,
-)
+from callfence.policygen.formats import Direction, Exported, FormatOptions, Loss, effect as effects
 from callfence.policygen.formats.systemd_enforce import quoted
 from callfence.policygen.grants import ALL, ANY_PORT, NO_PORT, Files, Right
 from callfence.policygen.hosts import is_name, order
@@ -56,7 +42,8 @@ KNOWN: Final = "@known"
 IMPLIED: Final = "@default"
 """The group that systemd adds to every list of allowed calls (systemd.exec(5)); a later `~` removes it again."""
 # src/core/exec-invoke.c apply_syscall_filter() adds write; execve is in @default, which a list of denied calls lacks
-CALLS = EXECVE | {"write": "systemd writes to its manager before it executes the program, after the filter has taken effect"}
+_MANAGER = "systemd writes to its manager before it executes the program, after the filter has taken effect"
+CALLS = effects.EXECVE | {"write": _MANAGER}
 _PACKETS = Loss(Direction.NARROWER, "systemd drops packets of every protocol, to and from all addresses that no line grants")
 _HOME = Loss(Direction.OTHER, "%h, written for $HOME, is /root in units of the system manager, whatever User= is")
 # src/shared/seccomp-util.c seccomp_restrict_namespaces()
@@ -137,19 +124,20 @@ def grouped(names: Collection[str], arch: Arch = NATIVE) -> list[str]:
 
 def export(policy: Resolved, options: FormatOptions) -> Exported:
     """Return a drop-in that filters a unit's calls by name.  Raises ExportError if the policy has no entries for a machine."""
-    meant, added = with_calls(explicit(native(policy, options.arch)), CALLS)
-    names = _with_known_actions(names_only(meant))
+    meant, added = effects.with_calls(effects.explicit(effects.native(policy, options.arch)), CALLS)
+    names = _with_known_actions(effects.names_only(meant))
     if names.default.may_allow:
         section, effect = _denying(names)
     else:
         section, effect = _allowing(names, restrict=_unshares_nothing(meant))
-    unknown = set(table(only(effect)).by_name) - groups(only(effect))[KNOWN]
+    unknown = set(table(effects.only(effect)).by_name) - groups(effects.only(effect))[KNOWN]
     reasons = dict.fromkeys(unknown, "systemd 257 does not know these calls")
-    lost = losses(policy, effect, "systemd", added, reasons)
+    lost = effects.losses(policy, effect, "systemd", added, reasons)
     lines, files = files_section(policy.files)
     head = f"# System calls of {options.name}, made by `callfence export --to systemd` for systemd 257.\n[Service]\n"
     use = f"save as /etc/systemd/system/{options.name}.service.d/callfence.conf; systemctl daemon-reload"
-    foreign = Loss(Direction.OTHER, f"calls of {FOREIGN[only(effect)]} kill the calling thread instead of the process")
+    others = effects.FOREIGN[effects.only(effect)]
+    foreign = Loss(Direction.OTHER, f"calls of {others} kill the calling thread instead of the process")
     homes = any(path.startswith("$HOME") for path in files.paths or ())
     lost = (*lost, foreign, *[_PACKETS] * (files.send is not None), *[_HOME] * homes)
     return Exported(f"{head}{section}{lines}".encode(), lost, added, use=use, files=files)
@@ -157,16 +145,15 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
 
 def _with_known_actions(policy: Resolved) -> Resolved:
     """Return the policy with other actions replaced by those that systemd has."""
-    default = fitted(policy.default, KILL)
+    default = effects.fitted(policy.default, KILL)
     denied = KILL if default.may_allow else default
-    arch = only(policy)
-    entries = {number: replace(entry, action=fitted(entry.action, denied)) for number, entry in policy.entries[arch].items()}
-    return replace(policy, entries={arch: entries}, default=default)
+    fitted = policy.changed(lambda arch, number, entry: replace(entry, action=effects.fitted(entry.action, denied)))
+    return replace(fitted, default=default)
 
 
 def _actions(policy: Resolved) -> dict[str, Action]:
     """Return the actions of the calls that systemd knows and the policy names, by name."""
-    arch = only(policy)
+    arch = effects.only(policy)
     calls, section = table(arch).by_name, policy.entries[arch]
     return {name: section[calls[name].number].action for name in sorted(groups(arch)[KNOWN]) if calls[name].number in section}
 
@@ -174,7 +161,7 @@ def _actions(policy: Resolved) -> dict[str, Action]:
 def _allowing(policy: Resolved, *, restrict: bool) -> tuple[str, Resolved]:
     """Return a section that lists the allowed calls, without those that systemd would add, and the policy that it enforces.
     With `restrict`, RestrictNamespaces= is set if clone3 is denied with ENOSYS."""
-    arch, actions = only(policy), _actions(policy)
+    arch, actions = effects.only(policy), _actions(policy)
     allowed = {name for name, action in actions.items() if action.may_allow}
     failed = {name: action for name, action in actions.items() if not action.may_allow}
     restrict = restrict and failed.get("clone3") == ENOSYS
@@ -183,7 +170,7 @@ def _allowing(policy: Resolved, *, restrict: bool) -> tuple[str, Resolved]:
         del failed["clone3"]
     default = ENOSYS if failed.get("clone3") == ENOSYS else policy.default
     if default != ENOSYS:
-        failed = {name: EPERM if action == ENOSYS else action for name, action in failed.items()}
+        failed = {name: effects.EPERM if action == ENOSYS else action for name, action in failed.items()}
     failed = {name: action for name, action in failed.items() if action != default}
     entries = {}
     for name, call in table(arch).by_name.items():
@@ -192,7 +179,7 @@ def _allowing(policy: Resolved, *, restrict: bool) -> tuple[str, Resolved]:
     if restrict:
         _restrict(entries, arch)
     denied = grouped(groups(arch)[IMPLIED] - allowed - set(failed), arch)
-    denied += [f"{name}:{action_word(action)}" for name, action in sorted(failed.items())]
+    denied += [f"{name}:{effects.action_word(action)}" for name, action in sorted(failed.items())]
     section = _section(_list("", grouped(allowed, arch)) + _list("~", denied), default, restrict=restrict)
     return section, replace(policy, entries={arch: entries}, default=default, unknown=ENOSYS)
 
@@ -200,8 +187,8 @@ def _allowing(policy: Resolved, *, restrict: bool) -> tuple[str, Resolved]:
 def _denying(policy: Resolved) -> tuple[str, Resolved]:
     """Return a section that lists the denied calls, and the policy that it enforces; it allows calls unknown to systemd."""
     denied = {name: action for name, action in _actions(policy).items() if not action.may_allow}
-    listed = [f"{name}:{action_word(action)}" for name, action in sorted(denied.items())]
-    arch = only(policy)
+    listed = [f"{name}:{effects.action_word(action)}" for name, action in sorted(denied.items())]
+    arch = effects.only(policy)
     entries = {table(arch).by_name[name].number: Entry(Always(True), action) for name, action in denied.items()}
     section = _section(_list("~", listed), KILL, restrict=False)
     return section, replace(policy, entries={arch: entries}, default=ALLOW, unknown=ALLOW)
@@ -209,7 +196,7 @@ def _denying(policy: Resolved) -> tuple[str, Resolved]:
 
 def _section(lines: list[str], default: Action, *, restrict: bool) -> str:
     """Return the drop-in's settings with these lines, which replace those of the unit: an empty value clears a list."""
-    lines = ["SystemCallFilter=", *lines, f"SystemCallErrorNumber={action_word(default)}"]
+    lines = ["SystemCallFilter=", *lines, f"SystemCallErrorNumber={effects.action_word(default)}"]
     lines += ["SystemCallArchitectures=", "SystemCallArchitectures=native"]
     lines += ["RestrictNamespaces=yes"] * restrict
     return "\n".join([*lines, "NoNewPrivileges=yes"]) + "\n"
@@ -228,9 +215,9 @@ def _flags(arch: Arch) -> int:
 
 def _unshares_nothing(policy: Resolved) -> bool:
     """Return whether the policy denies every call that RestrictNamespaces= fails."""
-    arch = only(policy)
+    arch = effects.only(policy)
     calls = table(arch).by_name
-    if any(action.may_allow for name in ("unshare", "setns") for action in possible(policy, calls[name].number)):
+    if any(action.may_allow for name in ("unshare", "setns") for action in effects.possible(policy, calls[name].number)):
         return False
     space, clone = region.space(), calls["clone"]
     some = region.to_bdd(space, Condition(0, Operator.ANY, _flags(arch)), clone.arguments)
@@ -246,4 +233,4 @@ def _restrict(entries: dict[int, Entry], arch: Arch) -> None:
     entries[calls["clone3"].number] = Entry(Always(True), ENOSYS)
     clone = calls["clone"].number
     if entries[clone].action == ALLOW:
-        entries[clone] = Entry(Condition(0, Operator.MASKED, 0, _flags(arch)), ALLOW, EPERM)
+        entries[clone] = Entry(Condition(0, Operator.MASKED, 0, _flags(arch)), ALLOW, effects.EPERM)

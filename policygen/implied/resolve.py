@@ -7,27 +7,36 @@ entry that only allows.  An entry that denies something explicitly (`deny`, anot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from callfence.policygen.grants import Files
 from callfence.policygen.holds import exact, holds, holds_at
 from callfence.policygen.implied.restricting import restricting, with_restrictions
 from callfence.policygen.implied.tables import REACHES_ANY_FILE, Capability, Row, capabilities, rows
-from callfence.policygen.model import ALLOW, Always, Entry, Expression, Not, Or, Policy, alternatives, conjuncts, mentioned
+from callfence.policygen.model import (
+    ALLOW,
+    Action,
+    Always,
+    Arm,
+    Entries,
+    Entry,
+    Expression,
+    HasEntries,
+    Not,
+    Or,
+    Policy,
+    alternatives,
+    conjuncts,
+    mentioned,
+)
 from callfence.policygen.phases import START, phase_policies
 from callfence.policygen.sets.algebra import FALSE, TooComplexError
 from callfence.policygen.sets.express import minimise
 from callfence.policygen.sets.region import Budget, space, to_bdd
-from callfence.policygen.values import frozen, replace
+from callfence.policygen.values import as_dict, frozen, replace
 from callfence.tracer.abi import Arch, Argument, Event, table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from callfence.policygen.grants import Files
-    from callfence.policygen.model import Action, Arm
 
 Call = tuple[Arch, int]
 """An architecture and the number of a system call."""
@@ -38,10 +47,10 @@ the largest policies need."""
 
 
 @frozen
-class Resolved:
+class Resolved(HasEntries):
     """The meaning of a policy in one phase: its settings and its entries, with the implied set's entries added."""
 
-    entries: Mapping[Arch, Mapping[int, Entry]]
+    entries: Entries
     """The entries, as in `Policy`; the fields below are those of `Policy` as well."""
     table: tuple[int, int]
     arm: Arm
@@ -54,15 +63,7 @@ class Resolved:
 
     def written(self) -> Policy:
         """Return a policy with the same meaning that has neither an implied set nor phases."""
-        return Policy(
-            self.entries,
-            table=self.table,
-            arm=self.arm,
-            default=self.default,
-            unknown=self.unknown,
-            scope=self.scope,
-            files=self.files,
-        )
+        return Policy(**{name: value for name, value in as_dict(self).items() if name != "added"})
 
 
 def resolve(policy: Policy) -> Mapping[str, Resolved]:
@@ -89,15 +90,14 @@ def resolved_at(policy: Policy, phase: str) -> Resolved:
 
 def tidy(policy: Policy) -> Policy:
     """Return the policy without redundant alternatives, which others of the entry cover, to be shown to people."""
-    entries = {}
-    for arch, section in policy.entries.items():
-        entries[arch] = dict(section)
-        for number, entry in section.items():
-            parts = alternatives(entry.expression)
-            if len(parts) > 1:
-                fewest = minimise(parts, table(arch).by_number[number].arguments)
-                entries[arch][number] = replace(entry, expression=fewest[0] if len(fewest) == 1 else Or(fewest))
-    return replace(policy, entries=entries)
+
+    def fewest(arch: Arch, number: int, entry: Entry) -> Entry:
+        parts = alternatives(entry.expression)
+        if len(parts) < 2:
+            return entry
+        return replace(entry, expression=Or.of(minimise(parts, table(arch).by_number[number].arguments)))
+
+    return policy.changed(fewest)
 
 
 def granted(policy: Policy) -> frozenset[str]:

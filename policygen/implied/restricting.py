@@ -6,11 +6,11 @@ was learned on one machine then holds on another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from types import MappingProxyType
 
-from callfence.policygen.model import Always, And, Condition, Entry, Expression, Not, Operator, Or, alternatives
+from callfence.policygen.model import Always, And, Condition, Entry, Expression, Not, Operator, Or, alternatives, conditions
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, constants, table
 
@@ -39,33 +39,20 @@ def with_restrictions(arch: Arch, number: int, entry: Entry) -> Entry:
     if of_call is None or not entry.only_allows:
         return entry
     parts = tuple(dict.fromkeys(part for old in alternatives(entry.expression) for part in _extended(old, arch, number)))
-    return replace(entry, expression=parts[0] if len(parts) == 1 else Or(parts))
+    return replace(entry, expression=Or.of(parts))
 
 
 def _extended(part: Expression, arch: Arch, number: int) -> Iterator[Expression]:
     """Yield alternatives that hold where `part` holds, and where it would without the restricting bits."""
     without, of_call = part, restricting(arch)[number]
     for index, bits in of_call.items():
-        if _has(part, index, lambda condition: condition.operator in _ORDERS):
+        if any(condition.index == index and condition.operator in _ORDERS for condition in conditions(part)):
             break
         without = _without(without, index, bits)
     if without == part or not all(_is_covered(part, index, bits) for index, bits in of_call.items()):
         yield part
     if without not in (part, Always(False)):
         yield without
-
-
-def _has(expression: Expression, index: int, how: Callable[[Condition], bool]) -> bool:
-    """Return whether a condition on the argument `index` has the property `how`."""
-    match expression:
-        case Always():
-            return False
-        case Not(part):
-            return _has(part, index, how)
-        case And(parts) | Or(parts):
-            return any(_has(part, index, how) for part in parts)
-        case Condition():
-            return expression.index == index and how(expression)
 
 
 def _is_covered(expression: Expression, index: int, bits: int) -> bool:
@@ -75,7 +62,7 @@ def _is_covered(expression: Expression, index: int, bits: int) -> bool:
         case Always():
             return True
         case Not(part):
-            return not _has(part, index, lambda condition: True)
+            return all(condition.index != index for condition in conditions(part))
         case And(parts) | Or(parts):
             return all(_is_covered(part, index, bits) for part in parts)
         case Condition():

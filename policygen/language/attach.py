@@ -71,8 +71,7 @@ def attach(text: str, items: Sequence[Item], comments: Sequence[Comment]) -> Lay
             case ("entry", arch, number, entry):
                 section = sections.setdefault(arch, _Section())
                 if attached:
-                    alternatives = _alternatives(arch, number, entry, item.spans)
-                    remarks = _remarks(text, attached, item.start, alternatives)
+                    remarks = _remarks(text, attached, item.start, _alternatives(arch, number, entry, item.spans))
                     section.entries[number] = remarks.settled(entry.expression)
     sections.setdefault(arch, _Section()).end += _lines(text, on[len(items)], len(text)) if items else ()
     frozen = {name: section.frozen() for name, section in sections.items()}

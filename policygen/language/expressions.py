@@ -76,7 +76,7 @@ class ExpressionParser:
             self.spans.append(Span(start, self.cursor.previous_end, part))
             parts.extend(alternatives(part))
             if not self.cursor.accept("||"):
-                return parts[0] if len(parts) == 1 else Or(tuple(parts))
+                return Or.of(parts)
 
     def end(self, part: Expression) -> None:
         """Parse the `until NAME` of the alternative `part` if it has one, and add the alternative to `until`.  Raises
@@ -97,8 +97,7 @@ class ExpressionParser:
     def _all(self, depth: int) -> Expression:
         parts: list[Expression] = []
         while True:
-            part = self._unit(depth)
-            parts.extend(conjuncts(part))
+            parts.extend(conjuncts(self._unit(depth)))
             if not self.cursor.accept("&&"):
                 return parts[0] if len(parts) == 1 else And(tuple(parts))
 

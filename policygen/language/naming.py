@@ -19,6 +19,7 @@ from callfence.policygen.model import (
     Operator,
     Or,
     alternatives,
+    mentioned,
 )
 from callfence.tracer.abi import NATIVE, X32_BIT, Arch, Argument, Event, Kind, constants, name_of, table
 
@@ -144,6 +145,11 @@ def format_expression(arch: Arch, number: int, expression: Expression, values: K
             values = determined(parts, values)
             texts = ((part, format_expression(arch, number, part, values)) for part in parts)
             return " && ".join(f"({text})" if isinstance(part, Or) else text for part, text in texts)
+
+
+def first_argument(expression: Expression) -> int:
+    """Return the lowest index of an argument that an expression compares; 0 if it compares none."""
+    return min(mentioned(expression), default=0)
 
 
 def determined(parts: Iterable[Expression], values: Known) -> Known:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from callfence.policygen.language.naming import Known, determined, format_expression
+from callfence.policygen.language.naming import Known, determined, first_argument, format_expression
 from callfence.policygen.language.operands import trivial
 from callfence.policygen.model import ALLOW, Always, And, Condition, Entry, Expression, Not, Operator, Or, Phase, Policy
 from callfence.policygen.phases import covering
@@ -106,19 +106,6 @@ def _arrange(arch: Arch, number: int, expression: Expression, values: Known) -> 
             return type(expression)(ordered) if len(ordered) > 1 else ordered[0]
         case _:
             return expression
-
-
-def first_argument(expression: Expression) -> int:
-    """Return the lowest index of an argument that an expression compares; 0 if it compares none."""
-    match expression:
-        case Condition(index):
-            return index
-        case Not(part):
-            return first_argument(part)
-        case And(parts) | Or(parts):
-            return min(map(first_argument, parts))
-        case _:
-            return 0
 
 
 def _natural(text: str) -> tuple[str | int, ...]:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from callfence.policygen.errors import PolicyError, did_you_mean
 from callfence.policygen.grants import BARE, NOT_CONFINED, STATEMENTS, TO_HOSTS, USES, Files
-from callfence.policygen.language import LANGUAGE_VERSION, hints
+from callfence.policygen.language import LANGUAGE_VERSION, hints, statements
 from callfence.policygen.language.attach import Item, Place, attach
 from callfence.policygen.language.expressions import ExpressionParser, Span
 from callfence.policygen.language.layout import SETTINGS, Include, Layout
@@ -31,19 +31,6 @@ from callfence.policygen.language.lexer import Comment, Cursor, Source, Token, s
 from callfence.policygen.language.normal import normal_entry
 from callfence.policygen.language.operands import operands
 from callfence.policygen.language.printer import settled
-from callfence.policygen.language.statements import (
-    action,
-    body,
-    file_line,
-    integer,
-    one_of,
-    phase,
-    require_trigger,
-    scope,
-    staged,
-    syscall,
-    version,
-)
 from callfence.policygen.model import IMPLIED, Arm, Entry, Policy
 from callfence.policygen.values import field, frozen, replace
 from callfence.tracer.abi import NATIVE, Arch, name_of, table
@@ -120,8 +107,7 @@ class _FileParser:
         self.cursor = Cursor(self.source, tokens)
         while self.cursor.token.kind != "end":
             first = self.cursor.token
-            place = self._statement()
-            self.items.append(place)
+            self.items.append(self._statement())
             if not self.cursor.at_line_end():
                 hint = hints.line_end(self.cursor.token.text, after_rights=first.kind == "path")
                 raise self.cursor.expected("the end of the line", hint)
@@ -145,7 +131,8 @@ class _FileParser:
                 hint = f"mark what the phase ends: bind: allow until {each.name}"
                 message = f"nothing is allowed until {each.name}, so the phase has no effect"
                 raise self.cursor.error(message, token, hint, "effect")
-            require_trigger(self.cursor, token, self.settings, each, {arch: entries.get(arch, {}) for arch in self.entries})
+            sections = {arch: entries.get(arch, {}) for arch in self.entries}
+            statements.require_trigger(self.cursor, token, self.settings, each, sections)
             before = entries
 
     def _statement(self) -> Item:
@@ -199,18 +186,18 @@ class _FileParser:
         value = cursor.token
         match name:
             case "callfence":
-                if (written := integer(cursor, "a version of the language")) != LANGUAGE_VERSION:
+                if (written := statements.integer(cursor, "a version of the language")) != LANGUAGE_VERSION:
                     raise _other_version(self.source, written, value.start, value.end)
             case "table":
-                self._set(token, replace(self.settings, table=version(cursor)))
+                self._set(token, replace(self.settings, table=statements.version(cursor)))
             case "arm":
-                self._set(token, replace(self.settings, arm=Arm(one_of(cursor, "arming", list(Arm)))))
+                self._set(token, replace(self.settings, arm=Arm(statements.one_of(cursor, "arming", list(Arm)))))
             case "default":
-                self._set(token, replace(self.settings, default=action(cursor, "the action of a setting")))
+                self._set(token, replace(self.settings, default=statements.action(cursor, "the action of a setting")))
             case "unknown":
-                self._set(token, replace(self.settings, unknown=action(cursor, "the action of a setting")))
+                self._set(token, replace(self.settings, unknown=statements.action(cursor, "the action of a setting")))
             case "implied":
-                written = integer(cursor, "the version of an implied set")
+                written = statements.integer(cursor, "the version of an implied set")
                 if written not in IMPLIED:
                     versions = ", ".join(map(str, IMPLIED))
                     hint = f"this callfence knows {versions}"
@@ -219,9 +206,9 @@ class _FileParser:
             case "portable":
                 self._set(token, replace(self.settings, portable=True))
             case "scope":
-                self._set(token, replace(self.settings, scope=scope(cursor)))
+                self._set(token, replace(self.settings, scope=statements.scope(cursor)))
             case "phases":
-                word = one_of(cursor, "way to enter phases", ["required", "optional"])
+                word = statements.one_of(cursor, "way to enter phases", ["required", "optional"])
                 self._set(token, replace(self.settings, phases_optional=word == "optional"))
         return ("setting", name)
 
@@ -232,7 +219,7 @@ class _FileParser:
         if self.first:
             hint = f"the first is at {self.source.place(self.first.start)}"
             raise self.cursor.error("phases must precede the first entry", token, hint, "place")
-        new_phase = phase(self.cursor, self.settings.phases)
+        new_phase = statements.phase(self.cursor, self.settings.phases)
         self.places[f"phase {new_phase.name}"] = token
         self.settings = replace(self.settings, phases=(*self.settings.phases, new_phase))
         self.later.append({})
@@ -255,7 +242,7 @@ class _FileParser:
         return ("setting", "arm")
 
     def _arch(self, token: Token) -> Place:
-        arch = Arch(one_of(self.cursor, "architecture", list(Arch), hints.architecture))
+        arch = Arch(statements.one_of(self.cursor, "architecture", list(Arch), hints.architecture))
         self._claim(f"arch {arch}", token)
         self.arch = arch
         self.entries.setdefault(arch, {})
@@ -265,7 +252,7 @@ class _FileParser:
 
     def _entry(self, token: Token, spans: list[Span]) -> Place:
         self.first = self.first or token
-        number = syscall(self.cursor, token, self.arch, self.settings.table)
+        number = statements.syscall(self.cursor, token, self.arch, self.settings.table)
         if first := self.context.entry_places.get((self.arch, number)):
             name = name_of(self.arch, number)
             hint = f"first at {first[0].place(first[1])}; join the two by ||"
@@ -273,11 +260,11 @@ class _FileParser:
         self.context.entry_places[self.arch, number] = (self.source, token.start)
         names = [phase.name for phase in self.settings.phases]
         parser = ExpressionParser(self.cursor, operands(self.arch, number), spans, names)
-        written = body(self.cursor, token, parser)
+        written = statements.body(self.cursor, token, parser)
         entry = normal_entry(self.arch, number, written)
         self.entries.setdefault(self.arch, {})[number] = entry
         for entries, phase_entry in zip(
-            self.later, staged(self.cursor, token, self.settings, written, parser.until), strict=True
+            self.later, statements.staged(self.cursor, token, self.settings, written, parser.until), strict=True
         ):
             if phase_entry is not None:
                 entries.setdefault(self.arch, {})[number] = normal_entry(self.arch, number, phase_entry)
@@ -285,7 +272,7 @@ class _FileParser:
 
     def _files(self, token: Token) -> Place:
         self.first = self.first or token
-        line, granted = file_line(self.cursor, token)
+        line, granted = statements.file_line(self.cursor, token)
         if first := self.context.lines.get(line):
             hint = f"first at {first[0].place(first[1])}; join the two"
             raise self.cursor.error(f"{line} is given twice", token, hint, "twice")

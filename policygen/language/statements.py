@@ -53,10 +53,7 @@ def integer(cursor: Cursor, what: str) -> int:
     if token.kind != "number":
         raise cursor.expected(what)
     cursor.take()
-    try:
-        return parse_integer(token.text)[0]
-    except OperandError as error:
-        raise cursor.error(error.message, token, error.hint, error.kind) from None
+    return _number(cursor, token)
 
 
 def one_of(cursor: Cursor, what: str, words: Sequence[str], hinted: Callable[[str], str] | None = None) -> str:

@@ -169,7 +169,7 @@ def _without(policy: Policy, arch: Arch, number: int, part: Expression) -> Polic
     section = dict(policy.entries[arch])
     rest = tuple(rule for rule in alternatives(section[number].expression) if rule != part)
     if rest:
-        section[number] = replace(section[number], expression=rest[0] if len(rest) == 1 else Or(rest))
+        section[number] = replace(section[number], expression=Or.of(rest))
     else:
         del section[number]
     return replace(policy, entries={**policy.entries, arch: section})
@@ -209,7 +209,7 @@ def _with_capabilities(policy: Policy, events: Iterable[Event]) -> tuple[Policy,
             parts = minimise(
                 (*before, *alternatives(capability.entry.expression)), table(arch).by_number[capability.number].arguments
             )
-            entry = Entry(parts[0] if len(parts) == 1 else Or(parts))
+            entry = Entry(Or.of(parts))
             policy = replace(policy, entries={**policy.entries, arch: {**policy.entries[arch], capability.number: entry}})
             added[arch, capability.number] = (
                 *added.get((arch, capability.number), ()),

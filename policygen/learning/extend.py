@@ -187,7 +187,7 @@ def extend(entry: Entry | None, judged: Judged, calls: Table, options: Options, 
     )
     before = alternatives(entry.expression) if entry else ()
     after = minimise(_joined(before, generalised.rules, calls, number), calls.by_number[number].arguments)
-    whole = after[0] if len(after) == 1 else Or(after)
+    whole = Or.of(after)
     added = tuple(alternative for alternative in after if alternative not in before)
     extended = Entry(whole) if entry is None else replace(entry, expression=whole)
     return Extended(extended, added, allowed, judged.refused, generalised.widenings)

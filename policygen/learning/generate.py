@@ -253,11 +253,8 @@ def _noted(existing: Document | None, word: str) -> dict[Call, str]:
     """Return the notes on entries that begin with this word."""
     if existing is None:
         return {}
-    notes = {
-        (arch, number): note_of(existing.layout, arch, number)
-        for arch, section in existing.policy.entries.items()
-        for number in section
-    }
+    layout, policy = existing.layout, existing.policy
+    notes = {(arch, number): note_of(layout, arch, number) for arch, number, _ in policy.each()}
     return {call: note for call, note in notes.items() if note.startswith(word)}
 
 
@@ -273,17 +270,16 @@ def _many_notes(many: Mapping[Call, tuple[str, ...]], policy: Policy) -> dict[Ca
 def _notes(policy: Policy) -> dict[Call, str]:
     """Return the notes on entries that come from `floor`."""
     notes = {}
-    for arch, section in policy.entries.items():
-        for number, entry in section.items():
-            name = name_of(arch, number)
-            if entry == _ALLOWED and policy.arm is Arm.NOW and name == _ARMING:
-                notes[arch, number] = ARMED_BEFORE
-            elif entry == _ALLOWED and (name in FLOOR or name in VISIBLE_NO_MORE):
-                notes[arch, number] = FLOOR.get(name) or VISIBLE_NO_MORE[name]
-            elif entry == Entry(Always(True), ENOSYS) and name in OPAQUE:
-                notes[arch, number] = OPAQUE[name]
-            elif note := note_on_waiting(policy, arch, number):
-                notes[arch, number] = note
+    for arch, number, entry in policy.each():
+        name = name_of(arch, number)
+        if entry == _ALLOWED and policy.arm is Arm.NOW and name == _ARMING:
+            notes[arch, number] = ARMED_BEFORE
+        elif entry == _ALLOWED and (name in FLOOR or name in VISIBLE_NO_MORE):
+            notes[arch, number] = FLOOR.get(name) or VISIBLE_NO_MORE[name]
+        elif entry == Entry(Always(True), ENOSYS) and name in OPAQUE:
+            notes[arch, number] = OPAQUE[name]
+        elif note := note_on_waiting(policy, arch, number):
+            notes[arch, number] = note
     return notes
 
 
@@ -303,8 +299,7 @@ def _widenings(old: Policy, start: Policy, extended: Mapping[Call, Extended], gr
     observed = {widened: count for entry in extended.values() for widened, count in entry.widenings.items()}
     floor = {
         Widened(arch.audit, number, -1, Widening.FLOOR): 0
-        for arch, section in start.entries.items()
-        for number in section
+        for arch, number, _ in start.each()
         if number not in old.entries.get(arch, {})
     }
     return floor | observed | {Widened(arch.audit, number, -1, Widening.PORTABLE): 0 for arch, number in grown.grown}

@@ -155,16 +155,13 @@ def _moved(existing: Document | None, policy: Policy) -> Iterator[New]:
     """Yield the alternatives that were denied in a phase and are now allowed there."""
     old = dict(phase_policies(existing.policy)) if existing else {}
     for name, now in phase_policies(policy)[1:]:
-        before = old.get(name)
-        for arch, section in now.entries.items() if before else ():
-            for number, entry in section.items():
-                earlier = before.entries.get(arch, {}).get(number) if before else None
-                first = old[START].entries.get(arch, {}).get(number)
-                known_rules = (*alternatives(earlier.expression),) if earlier else ()
-                added = [rule for rule in alternatives(entry.expression) if rule not in known_rules]
-                moved = tuple(rule for rule in added if first and rule in alternatives(first.expression))
-                if moved and entry.action.may_allow:
-                    yield New(arch, number, entry, moved, first=False, phase=name)
+        for arch, number, entry in now.each() if name in old else ():
+            known_rules = _parts(old[name], arch, number)
+            added = [rule for rule in alternatives(entry.expression) if rule not in known_rules]
+            first = _parts(old[START], arch, number)
+            moved = tuple(rule for rule in added if rule in first)
+            if moved and entry.action.may_allow:
+                yield New(arch, number, entry, moved, first=False, phase=name)
 
 
 def choose(start: Policy, recording: Recording, options: Options) -> Choice:
@@ -245,25 +242,22 @@ def _learned(
 ) -> Policy:
     """Return the policy of the phase `name`, which begins with the waits `after`; `before` is the policy of the phase before
     it, and `used` is `_used` of that.  The alternatives that the old policy allowed in the phase stay allowed."""
-    first, own = old.get(START), old.get(name)
+    own = old.get(name)
     late = [
         observation
         for observation in observations
         if is_late(observation, after) and evaluate(before, observation.event).allows
     ]
     needed = _generated(late, own or _without_entries(before), options)
-    entries: dict[Arch, dict[int, Entry]] = {}
-    for arch, section in before.entries.items():
-        entries[arch] = {}
-        for number, entry in section.items():
-            earlier = _parts(first, arch, number) if first and own else ()
-            wanted, seen_at_all = _parts(needed, arch, number), _parts(used, arch, number)
-            parts = alternatives(entry.expression)
-            remaining = [rule for rule in parts if rule in wanted or (rule not in earlier and rule not in seen_at_all)]
-            reduced = reached(entry, remaining) if _may_end(entry, before) else entry
-            if reduced is not None:
-                entries[arch][number] = reduced
-    policy = _allowing(replace(before, entries=entries), before, needed, late)
+
+    def reduced(arch: Arch, number: int, entry: Entry) -> Entry | None:
+        earlier = _parts(old[START], arch, number) if own else ()
+        wanted, seen_at_all = _parts(needed, arch, number), _parts(used, arch, number)
+        parts = alternatives(entry.expression)
+        remaining = [rule for rule in parts if rule in wanted or (rule not in earlier and rule not in seen_at_all)]
+        return reached(entry, remaining) if _may_end(entry, before) else entry
+
+    policy = _allowing(before.changed(reduced), before, needed, late)
     return _keeping(policy, before, own) if own else policy
 
 
@@ -312,10 +306,7 @@ def _with_parts(policy: Policy, before: Policy, arch: Arch, number: int, parts: 
 def _is_within(arch: Arch, number: int, part: Expression, policy: Policy) -> bool:
     """Return whether a policy allows all calls for which an expression holds."""
     sets = space()
-    allowed = FALSE
-    for where, action in answers(sets, resolved(policy), arch, number):
-        if action.allows:
-            allowed = sets.or_(allowed, where)
+    allowed = sets.union(where for where, action in answers(sets, resolved(policy), arch, number) if action.allows)
     return sets.ite(allowed, FALSE, to_bdd(sets, part, table(arch).by_number[number].arguments)) == FALSE
 
 

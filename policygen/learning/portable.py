@@ -122,12 +122,8 @@ class _Growth:
             if joined is not None:
                 entries[arch][number] = joined
         policy = normal(replace(self.policy, entries=entries))
-        changed = [
-            (arch, number)
-            for arch, section in policy.entries.items()
-            for number, entry in section.items()
-            if entry != self.policy.entries[arch].get(number)
-        ]
+        before = self.policy.entries
+        changed = [(arch, number) for arch, number, entry in policy.each() if entry != before[arch].get(number)]
         fresh = {call: self.reasons[call] for call in changed if call in self.reasons and not self._old(call)}
         return Grown(policy, tuple(changed), fresh)
 

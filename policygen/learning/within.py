@@ -116,19 +116,12 @@ def _cut(policy: Resolved, base: Resolved) -> Resolved:
     """Return what `within` does, for two resolved policies."""
     if policy.default.may_allow and not base.default.may_allow:
         raise ValueError("the policy's default allows calls that its baseline denies: write `default kill`")
-    entries = {
-        arch: {
-            number: entry
-            for number, entry in section.items()
-            if (
-                number in base.entries.get(arch, {})
-                or _unnamed(base, arch, number).may_allow
-                or not entry.may_run(policy.default)
-            )
-        }
-        for arch, section in policy.entries.items()
-        if arch in base.entries
-    }
+
+    def limited(arch: Arch, number: int, entry: Entry) -> Entry | None:
+        has_limit = number in base.entries.get(arch, {}) or _unnamed(base, arch, number).may_allow
+        return entry if has_limit or not entry.may_run(policy.default) else None
+
+    entries = {arch: section for arch, section in policy.changed(limited).entries.items() if arch in base.entries}
     unknown = policy.unknown if base.unknown.may_allow or not policy.unknown.may_allow else base.unknown
     return _reduced(replace(policy, entries=entries or {arch: {} for arch in policy.entries}, unknown=unknown), base)
 

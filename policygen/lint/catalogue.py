@@ -159,8 +159,7 @@ def region_of(row: Selects, arch: Arch, number: int) -> Expression:
 
 def granted(sets: Space, row: Selects, arch: Arch, number: int, allowed: int) -> int:
     """Return the part of a set of calls that the row selects; not for rows with a free argument."""
-    arguments = table(arch).by_number[number].arguments
-    return sets.and_(to_bdd(sets, region_of(row, arch, number), arguments), allowed)
+    return sets.and_(to_bdd(sets, region_of(row, arch, number), table(arch).by_number[number].arguments), allowed)
 
 
 def leaves_free(sets: Space, where: int, row: Selects, arch: Arch, number: int) -> bool:
@@ -258,10 +257,8 @@ def _allows(policy: Policy, row: Ability, arch: Arch, name: str, make: Callable[
         return False
     sets = make()
     try:
-        allowed = FALSE
-        for where, action in answers(sets, resolved(policy), arch, call.number):
-            if action.allows:
-                allowed = sets.or_(allowed, where)
+        answered = answers(sets, resolved(policy), arch, call.number)
+        allowed = sets.union(where for where, action in answered if action.allows)
         if allowed == FALSE or not row.free:
             return granted(sets, row, arch, call.number, allowed) != FALSE
         return leaves_free(sets, allowed, row, arch, call.number)

@@ -7,30 +7,11 @@ import re
 from collections.abc import Collection
 from functools import cache
 
-from callfence.policygen import hosts
+from callfence.policygen import grants, hosts
 from callfence.policygen.files.algebra import PATHS, TREES, differences, granted, line_kind
 from callfence.policygen.files.generalise_hosts import suffixes
 from callfence.policygen.files.ruleset import unconfined
-from callfence.policygen.grants import (
-    ALL,
-    ANY,
-    ANY_PORT,
-    BARE,
-    KINDS,
-    NOTHING,
-    QUERY,
-    TO_HOSTS,
-    UNIX,
-    USES,
-    WORDS,
-    Files,
-    Ports,
-    Right,
-    bare_line,
-    host_line,
-    path_line,
-    written,
-)
+from callfence.policygen.grants import Right
 from callfence.policygen.hosts import is_name
 from callfence.policygen.model import Policy
 from callfence.policygen.paths import covers, folders
@@ -90,44 +71,45 @@ def risks() -> tuple[Risk, ...]:
 
 
 def _rights(cell: str) -> tuple[Right, ...]:
-    if cell == ANY:
+    if cell == grants.ANY:
         return ()
     rights = []
     for alternative in cell.split(","):
-        whole = NOTHING
+        whole = grants.NOTHING
         for word in alternative.split("+"):
-            whole |= WORDS[word]
+            whole |= grants.WORDS[word]
         rights.append(whole)
     return tuple(rights)
 
 
-def risks_of(files: Files, unconfined: Collection[str] = ()) -> list[tuple[str, Risk]]:
+def risks_of(files: grants.Files, unconfined: Collection[str] = ()) -> list[tuple[str, Risk]]:
     """Return the risks of the grants, each with the line that grants it, up to its colon.
 
     `unconfined`: the kinds (`grants.KINDS`) that are judged by the line which permits the same as its absence, `path /` with
     all rights, or `any` for others."""
-    grants = {"/": ALL} if "paths" in unconfined else files.paths or {}
+    paths = {"/": grants.ALL} if "paths" in unconfined else files.paths or {}
     lines = []
-    for path, rights in grants.items():
-        whole = granted(grants, path)
+    for path, rights in paths.items():
+        whole = granted(paths, path)
         rows = [risk for risk in risks() if _matches(risk, path, rights, whole)]
         if any(risk.id == EVERY_FILE for risk in rows):  # which says all that the others do
             rows = [risk for risk in rows if risk.id == EVERY_FILE]
-        lines += [(path_line(path), risk) for risk in rows]
-    for use, start in USES.items():
+        lines += [(grants.path_line(path), risk) for risk in rows]
+    for use, start in grants.USES.items():
         if use in unconfined or getattr(files, use) is not None:
-            ports = ANY_PORT if use in unconfined else files.ports(use)
+            ports = grants.ANY_PORT if use in unconfined else files.ports(use)
             count = sum(last - first + 1 for first, last in ports)
-            said = f"{'any' if ports == ANY_PORT else f'{count:,}'} {start[:3].upper()} port{'s' * (ports != ANY_PORT)}"
+            is_any = ports == grants.ANY_PORT
+            said = f"{'any' if is_any else f'{count:,}'} {start[:3].upper()} port{'s' * (not is_any)}"
             rows = [risk for risk in risks() if start in risk.what and count >= _MOST_PORTS]
             lines += [(start, risk._replace(grants=re.sub("any ... port", said, risk.grants))) for risk in rows]
         for host, granted_ports in files.hosts(use).items():
-            lines += [(host_line(use, host), risk) for risk in _at_host(host, granted_ports)]
+            lines += [(grants.host_line(use, host), risk) for risk in _at_host(host, granted_ports)]
     for kind, rows_of in {"unix": _of_socket, "query": _of_query}.items():
-        for place in (ANY,) if kind in unconfined else getattr(files, kind) or ():
-            rows = [risk for risk in risks() if BARE[kind] in risk.what] if place == ANY else rows_of(place)
-            lines += [(bare_line(kind, place), risk) for risk in rows]
-    named = [host_line(use, host) for use in TO_HOSTS for host in files.hosts(use) if is_name(host)]
+        for place in (grants.ANY,) if kind in unconfined else getattr(files, kind) or ():
+            rows = [risk for risk in risks() if grants.BARE[kind] in risk.what] if place == grants.ANY else rows_of(place)
+            lines += [(grants.bare_line(kind, place), risk) for risk in rows]
+    named = [grants.host_line(use, host) for use in grants.TO_HOSTS for host in files.hosts(use) if is_name(host)]
     if named and files.send is None:
         lines += [(named[0], risk) for risk in risks() if _LOOKUPS in risk.what]
     return lines
@@ -146,7 +128,7 @@ def _of_hosts() -> tuple[tuple[Risk, tuple[tuple[str, str, str], ...]], ...]:
     return tuple(rows)
 
 
-def _at_host(host: str, ports: Ports) -> list[Risk]:
+def _at_host(host: str, ports: grants.Ports) -> list[Risk]:
     """Return the risks of a line that grants ports at a host."""
     containing = TREES["connect"].containing
     domain = host.removeprefix(hosts.BELOW)
@@ -222,7 +204,7 @@ def risen(old: Policy, new: Policy) -> dict[str, set[tuple[str, Risk]]]:
     found: dict[str, set[tuple[str, Risk]]] = {line: set() for line, more, _ in differences(old.files, new.files) if more}
     for of, risk in {*_all_risks(new, old)} - {*_all_risks(old, new)} if found else ():
         is_own = of in found or line_kind(of) is not PATHS
-        for line in [of] if is_own else map(path_line, folders(PATHS.place(of))):
+        for line in [of] if is_own else map(grants.path_line, folders(PATHS.place(of))):
             found.get(line, set()).add((of, risk))
     return found
 
@@ -235,7 +217,7 @@ def judged(old: Policy, new: Policy) -> list[Judged]:
     for line, more, less in differences(old.files, new.files):
         signs = [(sign, what) for sign, what in (("+", more), ("-", less)) if what]
         subject = f"{line}: {' '.join(f'{sign} {what}' for sign, what in signs)}"
-        if written(line, ANY) == line:  # it has no colon
+        if grants.written(line, grants.ANY) == line:  # it has no colon
             subject = f"{signs[0][0]} {line}"
         new_risks = {risk for _, risk in by_line.get(line, ())}
         if not new_risks:
@@ -248,20 +230,21 @@ def judged(old: Policy, new: Policy) -> list[Judged]:
 
 def _all_risks(policy: Policy, other: Policy) -> list[tuple[str, Risk]]:
     """Return the risks of a policy's lines, and of the absence of those that the other policy has."""
-    also = [kind for kind in KINDS if getattr(other.files, kind) is not None]
+    also = [kind for kind in grants.KINDS if getattr(other.files, kind) is not None]
     return risks_of(policy.files, unconfined(policy, also))
 
 
 def _said(line: str, what: str, is_more: bool) -> str:
     """Return what a change of a line lets the program do, or no longer lets it, as the end of a sentence."""
-    use = next((use for use, start in USES.items() if line.startswith(start)), "")
+    use = next((use for use, start in grants.USES.items() if line.startswith(start)), "")
     if use:
         verb = {"connect": "connect to", "bind": "serve on", "send": "send to"}[use]
-        return f"may {verb} {'more' if is_more else 'fewer'} {'UDP ' * (use == 'send')}ports{' there' * (line != USES[use])}"
-    for start, verb, every in ((UNIX, "connect to", "every unix socket"), (QUERY, "look up", "every name")):
+        there = " there" * (line != grants.USES[use])
+        return f"may {verb} {'more' if is_more else 'fewer'} {'UDP ' * (use == 'send')}ports{there}"
+    for start, verb, every in ((grants.UNIX, "connect to", "every unix socket"), (grants.QUERY, "look up", "every name")):
         if line.startswith(start):
             return f"may {'also' if is_more else 'no longer'} {verb} {'it' if line != start else every}"
-    return f"may {'also' if is_more else 'no longer'} {'do anything' if what == ANY else what} there"
+    return f"may {'also' if is_more else 'no longer'} {'do anything' if what == grants.ANY else what} there"
 
 
 _LEVELS = ("danger", "warning", "note")

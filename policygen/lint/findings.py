@@ -139,7 +139,7 @@ def grants(document: Document, budget: Budget) -> Iterator[Finding]:
     """Yield the dangerous grants of the entries, by the catalogue."""
     default = document.policy.default
     keeps_signals = SIGNALS in scopes(document.policy.scope)
-    for arch, number, entry in _entries(document):
+    for arch, number, entry in document.policy.each():
         rows = [row for row in of_call(arch, number) if not (keeps_signals and row.id in SIGNALLING)]
         if not rows:
             continue
@@ -155,8 +155,7 @@ def grants(document: Document, budget: Budget) -> Iterator[Finding]:
                 yield _too_complex(arch, number)
                 break
             reason = accepted or ("" if unaccepted else "; ".join(dict.fromkeys(reasons.values())))
-            name = name_of(arch, number)
-            yield _finding(danger, arch, name, example(sets, dangerous, arch, number), reason)
+            yield _finding(danger, arch, name_of(arch, number), example(sets, dangerous, arch, number), reason)
 
 
 def permissive_settings(document: Document, _: Budget) -> Iterator[Finding]:
@@ -172,7 +171,7 @@ def allowing_denials(document: Document, budget: Budget) -> Iterator[Finding]:
     default = document.policy.default
     if not default.may_allow:
         return
-    for arch, number, entry in _entries(document):
+    for arch, number, entry in document.policy.each():
         if entry.expression == Always(False) and entry.otherwise is None:
             call, reason = name_of(arch, number), _reasons(document, arch, number)[0]
             yield _finding(check("deny-allows"), arch, call, None, reason, format_action(default))
@@ -180,7 +179,7 @@ def allowing_denials(document: Document, budget: Budget) -> Iterator[Finding]:
 
 def redundant_rules(document: Document, budget: Budget) -> Iterator[Finding]:
     """Yield the rules that never hold, or that other rules cover: a reviewer would think that they have an effect."""
-    for arch, number, entry in _entries(document):
+    for arch, number, entry in document.policy.each():
         arguments = table(arch).by_number[number].arguments
         parts = alternatives(entry.expression)
         sets = budget.space()
@@ -337,12 +336,6 @@ CHECKS: tuple[Callable[[Document, Budget], Iterable[Finding]], ...] = (
 
 
 # What the checks share
-
-
-def _entries(document: Document) -> Iterator[tuple[Arch, int, Entry]]:
-    for arch, section in document.policy.entries.items():
-        for number, entry in section.items():
-            yield arch, number, entry
 
 
 def _granted(sets: Space, danger: Danger, arch: Arch, number: int, entry: Entry, default: Action) -> int:

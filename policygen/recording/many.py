@@ -44,8 +44,7 @@ def merge_files(output: Path, paths: Sequence[Path]) -> None:
             merger.add(recording_file.parse(data, str(path), parsed))
         except KeyError:
             raise RecordingError(str(path), 1, "changed while it was read: try again") from None
-    lines = recording_file.written(merger.runs, len(merger), merger.observations())
-    atomic.write_all(output, lines)
+    atomic.write_all(output, recording_file.written(merger.runs, len(merger), merger.observations()))
 
 
 def _runs(path: Path, data: bytes | None) -> tuple[Run, ...]:

@@ -123,8 +123,7 @@ def fitting(document: Document, observations: Sequence[Observation]) -> tuple[Ob
     recording = Recording((_RUN,) if observations else (), tuple(observations))
     used = {
         observation.key
-        for arch, entries in document.policy.entries.items()
-        for number in entries
+        for arch, number, _ in document.policy.each()
         for source in provenance(document, recording, arch, number)
         if source.rule.action.allows
         for observation in source.observations

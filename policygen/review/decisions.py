@@ -159,7 +159,7 @@ def _without_setting(old: Policy, policy: Policy, word: str, asked: Set[tuple[Ar
     if word.startswith("arch "):
         removed = Arch(word.removeprefix("arch "))
         return replace(policy, entries={arch: section for arch, section in policy.entries.items() if arch is not removed})
-    newer = any(table(arch).is_newer(number, old.table) for arch, section in policy.entries.items() for number in section)
+    newer = any(table(arch).is_newer(number, old.table) for arch, number, _ in policy.each())
     return policy if word == "table" and newer else replace(policy, **{word: getattr(old, word)})
 
 

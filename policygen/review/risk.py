@@ -6,7 +6,7 @@ executes a debugger.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from callfence.policygen.comparing.compare import Change, Comparison, Difference
 from callfence.policygen.evaluate import evaluate
@@ -112,13 +112,12 @@ def _in_own_words(sets: Space, old: Policy, new: Policy, difference: Difference,
     had = alternatives(before.expression) if before else ()
     added = tuple(part for part in alternatives(own.expression) if part not in had)
     arguments = table(arch).by_number[number].arguments
-    written = _union(sets, [to_bdd(sets, part, arguments) for part in added])
+    written = sets.union(to_bdd(sets, part, arguments) for part in added)
     given = [row for row in rows(new.implied, arch) if row.number == number and row.given <= beside.new]
-    explained = sets.or_(written, _union(sets, [to_bdd(sets, row.entry.expression, arguments) for row in given]))
+    explained = sets.or_(written, sets.union(to_bdd(sets, row.entry.expression, arguments) for row in given))
     if sets.and_(written, region) == FALSE or sets.and_(region, sets.invert(explained)) != FALSE:
         return difference
-    where = sets.and_(region, written)
-    return replace(difference, rules=added, example=example(sets, where, arch, number))
+    return replace(difference, rules=added, example=example(sets, sets.and_(region, written), arch, number))
 
 
 def _of_unnamed(new: Policy, difference: Difference) -> tuple[Danger, ...]:
@@ -162,21 +161,12 @@ def _is_implied(
     arguments = table(arch).by_number[number].arguments
     rows_given = [row for row in rows(IMPLIED[-1], arch) if row.number == number and row.given <= own]
     given = [to_bdd(sets, row.entry.expression, arguments) for row in rows_given if row.entry.action == answer]
-    if not given or sets.and_(region, sets.invert(_union(sets, given))) != FALSE:
+    if not given or sets.and_(region, sets.invert(sets.union(given))) != FALSE:
         return False
     if number not in policy.entries[arch]:
         return True
     added = [each for each in capabilities(arch) if each.number == number and each.name in own - other]
-    return (
-        sets.and_(region, _union(sets, [to_bdd(sets, capability.entry.expression, arguments) for capability in added])) == FALSE
-    )
-
-
-def _union(sets: Space, regions: Iterable[int]) -> int:
-    union = FALSE
-    for region in regions:
-        union = sets.or_(union, region)
-    return union
+    return sets.and_(region, sets.union(to_bdd(sets, each.entry.expression, arguments) for each in added)) == FALSE
 
 
 def held_back(recording: Recording, policy: Policy | None, allow_opaque: Collection[str] = ()) -> frozenset[Key]:

@@ -173,8 +173,7 @@ def _widenings(
     if not own or (rule := read(alternative, calls, number)) is None:
         return {}
     widened = (each for observation in own for each in widenings_of(rule, observation, calls))
-    counts = Counter((each.index, each.widening) for each in widened)
-    return dict(sorted(counts.items()))
+    return dict(sorted(Counter((each.index, each.widening) for each in widened).items()))
 
 
 _CALL = re.compile(r"(\w+)\(([^()]*)\)")

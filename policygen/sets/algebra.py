@@ -8,7 +8,8 @@ one for each of its bits, most significant first; a constant word is made of `TR
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import reduce
 
 from callfence.tracer.errors import UserError
 
@@ -109,6 +110,9 @@ class Space:
 
     def or_(self, a: int, b: int) -> int:
         return self.ite(a, TRUE, b)
+
+    def union(self, regions: Iterable[int]) -> int:
+        return reduce(self.or_, regions, FALSE)
 
     def xor(self, a: int, b: int) -> int:
         return self.ite(a, self.invert(b), b)

@@ -73,8 +73,7 @@ def join_entries(arch: Arch, number: int, a: Entry | None, b: Entry | None, defa
         if region == both and (form.refusal == refusal or both == TRUE):
             return entry
     whole = normal_expression(arch, number, Or((first.allowed, second.allowed)))
-    parts = minimise(alternatives(whole), arguments)
-    expression = parts[0] if len(parts) == 1 else Or(parts)
+    expression = Or.of(minimise(alternatives(whole), arguments))
     return normal_entry(arch, number, Entry(expression, next(iter(actions)), refusal))
 
 

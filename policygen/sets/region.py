@@ -7,6 +7,7 @@ each), instruction pointer (64).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 from callfence.policygen.model import Always, And, Condition, Expression, Not, Operator, Or
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, constant
@@ -126,15 +127,9 @@ def to_bdd(space: Space, expression: Expression, arguments: Sequence[Argument]) 
         case Not(part):
             return space.invert(to_bdd(space, part, arguments))
         case And(parts):
-            result = TRUE
-            for part in parts:
-                result = space.and_(to_bdd(space, part, arguments), result)
-            return result
+            return reduce(lambda result, part: space.and_(to_bdd(space, part, arguments), result), parts, TRUE)
         case Or(parts):
-            result = FALSE
-            for part in parts:
-                result = space.or_(to_bdd(space, part, arguments), result)
-            return result
+            return reduce(lambda result, part: space.or_(to_bdd(space, part, arguments), result), parts, FALSE)
         case Condition():
             return _condition(space, expression, arguments[expression.index])
 

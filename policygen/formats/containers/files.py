@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from callfence.policygen.formats import Direction, Exported, FormatOptions, Imported, ImportFormatError, Loss
@@ -51,8 +51,7 @@ def read_oci(data: bytes, filename: str, options: FormatOptions) -> Imported:
 
 def json_bytes(profile: Profile) -> bytes:
     """Return the JSON of a profile, with each comparison on its own line."""
-    text = json.dumps(profiles.as_object(profile), indent=1)
-    return (text + "\n").encode()
+    return (json.dumps(profiles.as_object(profile), indent=1) + "\n").encode()
 
 
 def export_k8s(policy: Resolved, options: FormatOptions) -> Exported:
@@ -108,8 +107,7 @@ def export_spo(policy: Resolved, options: FormatOptions) -> Exported:
         meant = format_action(policy.default).removeprefix("errno ")
         what = f"calls that get the default action fail with EPERM instead of {meant}"
         losses.append(Loss(Direction.OTHER, f"{what}: a SeccompProfile cannot set the default's errno"))
-    lines = _yaml(replace(written.profile, rules=tuple(rules)), options.name)
-    text = "\n".join(lines) + "\n"
+    text = "\n".join(_yaml(replace(written.profile, rules=tuple(rules)), options.name)) + "\n"
     return Exported(text.encode(), tuple(losses), written.additions, use="kubectl apply -f {file}")
 
 
@@ -132,7 +130,7 @@ def _yaml(profile: Profile, name: str) -> Iterator[str]:
     yield f"  name: {json.dumps(_resource_name(name))}"
     yield "spec:"
     yield f"  defaultAction: {profile.default}"
-    yield from _yaml_list("  architectures:", profile.architectures, 2)
+    yield from ("  architectures:", *(f"    - {name}" for name in profile.architectures))
     yield "  syscalls:" if profile.rules else "  syscalls: []"
     for rule in profile.rules:
         if rule.comment:
@@ -140,18 +138,12 @@ def _yaml(profile: Profile, name: str) -> Iterator[str]:
         yield f"    - action: {rule.act}"
         if rule.errno is not None:
             yield f"      errnoRet: {rule.errno}"
-        yield from _yaml_list("      names:", rule.names, 6)
+        yield from ("      names:", *(f"        - {name}" for name in rule.names))
         if rule.comparisons:
             yield "      args:"
         for comparison in rule.comparisons:
             values = f"value: {comparison.value}, valueTwo: {comparison.value_two}"
             yield f"        - {{index: {comparison.index}, op: {comparison.op}, {values}}}"
-
-
-def _yaml_list(head: str, values: Sequence[str], indent: int) -> Iterator[str]:
-    yield head
-    for value in values:
-        yield f"{' ' * indent}  - {value}"
 
 
 def read_spo(data: bytes, filename: str, options: FormatOptions) -> Imported:

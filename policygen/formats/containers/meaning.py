@@ -32,15 +32,16 @@ SCMP = {
 X32 = "SCMP_ARCH_X32"
 _GO = {Arch.X86_64: ("amd64",), Arch.I386: ("386", "x86"), Arch.AARCH64: ("arm64",), Arch.ARM: ("arm",)}
 """The names that `includes.arches` and `excludes.arches` use for the machine."""
-_RET = {
-    Act.ALLOW: bpf.ret(Action(ActionKind.ALLOW)),
-    Act.LOG: bpf.ret(Action(ActionKind.LOG)),
-    Act.NOTIFY: bpf.ret(Action(ActionKind.NOTIFY)),
-    Act.TRAP: bpf.ret(Action(ActionKind.TRAP)),
-    Act.KILL_PROCESS: bpf.ret(KILL),
-    Act.KILL: bpf.KILL_THREAD,
-    Act.KILL_THREAD: bpf.KILL_THREAD,
+ACTS = {
+    ActionKind.ALLOW: Act.ALLOW,
+    ActionKind.KILL: Act.KILL_PROCESS,
+    ActionKind.ERRNO: Act.ERRNO,
+    ActionKind.TRAP: Act.TRAP,
+    ActionKind.LOG: Act.LOG,
+    ActionKind.NOTIFY: Act.NOTIFY,
 }
+_RET = {act: bpf.ret(Action(kind)) for kind, act in ACTS.items() if kind is not ActionKind.ERRNO}
+_RET |= dict.fromkeys((Act.KILL, Act.KILL_THREAD), bpf.KILL_THREAD)
 _MULTIPLEXED = frozenset((
     "socket", "bind", "connect", "listen", "getsockname", "getpeername", "socketpair", "sendto", "recvfrom", "shutdown",
     "setsockopt", "getsockopt", "sendmsg", "recvmsg", "accept4", "recvmmsg", "sendmmsg", "semget", "semctl", "msgget",

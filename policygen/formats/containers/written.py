@@ -18,7 +18,7 @@ from callfence.policygen.comparing.compare import change_of
 from callfence.policygen.filter import bpf, symbolic
 from callfence.policygen.filter.libseccomp import LibseccompRule, generate
 from callfence.policygen.formats import Addition, Direction, ExportError, FormatOptions, Loss
-from callfence.policygen.formats.containers.meaning import SCMP, decisions, multiplexed, return_value
+from callfence.policygen.formats.containers.meaning import ACTS, SCMP, decisions, multiplexed, return_value
 from callfence.policygen.formats.containers.profile import Act, Op, Profile, ProfileRule, RegisterComparison
 from callfence.policygen.formats.effect import DIRECTIONS, Masked, machines, masked_answers
 from callfence.policygen.implied.resolve import Resolved
@@ -43,14 +43,7 @@ all architectures."""
 LIBSECCOMP_LACKS = ("uprobe",)
 """Newer calls than that (Linux 6.18) with numbers below it, which x86_64 had left free."""
 
-_ACT = {
-    ActionKind.ALLOW: Act.ALLOW,
-    ActionKind.KILL: Act.KILL_PROCESS,
-    ActionKind.ERRNO: Act.ERRNO,
-    ActionKind.TRAP: Act.TRAP,
-    ActionKind.LOG: Act.LOG,
-    ActionKind.NOTIFY: Act.NOTIFY,
-}
+_WHOLE = (1 << 64) - 1
 MAX_ALTERNATIVES = 512
 """The most alternatives for one call and one action; each becomes an entry of the profile."""
 Plan = tuple[tuple[Action, tuple[Masked, ...]], ...]
@@ -61,7 +54,7 @@ Plans = Mapping[Arch, Mapping[str, Plan]]
 
 def act_of(action: Action) -> tuple[Act, int | None]:
     """Return the action in the words of a profile, and its errno (None if it has none)."""
-    return _ACT[action.kind], action.errno or None
+    return ACTS[action.kind], action.errno or None
 
 
 def instead(given: Action, meant: Iterable[Action], what: str, calls: Iterable[str] = ()) -> Iterator[Loss]:
@@ -128,7 +121,7 @@ def _newest(policy: Resolved, profile: Profile) -> Iterator[Loss]:
 
 
 def _action(rule: ProfileRule) -> Action:
-    kind = next(kind for kind, act in _ACT.items() if act is rule.act)
+    kind = next(kind for kind, act in ACTS.items() if act is rule.act)
     return Action(kind, (rule.errno or 0) if kind is ActionKind.ERRNO else 0)
 
 
@@ -165,11 +158,11 @@ def profile_of(policy: Resolved, options: FormatOptions) -> Written:
     plans: dict[Arch, dict[str, Plan]] = {arch: _plans(policy, arch, losses) for arch in policy.entries}
     archs = _agreeing(plans, machines(policy, options.arch)[0], losses)
     profile = _profile(policy, plans, archs, options, additions)
-    for call in _miscompiled(profile, archs[0], policy):
+    for call in _miscompiled(profile, archs[0]):
         losses += _one_action_losses(policy, plans[archs[0]][call], call)
         plans = {arch: _with_one_action(policy, call, of_arch) for arch, of_arch in plans.items()}
         profile = _profile(policy, plans, archs, options, additions)
-    if remaining := _miscompiled(profile, archs[0], policy):
+    if remaining := _miscompiled(profile, archs[0]):
         raise ExportError(f"libseccomp miscompiles what a profile can say of {', '.join(remaining)}")
     losses += unsaid(policy, profile, options.runtime)
     return Written(profile, tuple(losses), additions)
@@ -331,9 +324,7 @@ def _profile(
 
 def _rule(names: tuple[str, ...], action: Action, masked: Masked, comment: str) -> ProfileRule:
     comparisons = tuple(
-        RegisterComparison(index, Op.EQ, value)
-        if mask == (1 << 64) - 1
-        else RegisterComparison(index, Op.MASKED_EQ, mask, value)
+        RegisterComparison(index, *((Op.EQ, value) if mask == _WHOLE else (Op.MASKED_EQ, mask, value)))
         for index, mask, value in masked
     )
     act, errno = act_of(action)
@@ -356,7 +347,7 @@ def _boundary(policy: Resolved, archs: tuple[Arch, ...], named: set[str]) -> Ite
 # What libseccomp makes of it
 
 
-def _miscompiled(profile: Profile, arch: Arch, policy: Resolved) -> list[str]:
+def _miscompiled(profile: Profile, arch: Arch) -> list[str]:
     """Return the calls for which libseccomp's filter differs from the profile's meaning.  ExportError without a filter."""
     default = return_value(profile.default, profile.errno)
     rules = [
@@ -386,10 +377,6 @@ def _miscompiled(profile: Profile, arch: Arch, policy: Resolved) -> list[str]:
 
 
 def _masked(rule: ProfileRule) -> Masked:
-    whole = (1 << 64) - 1
     return tuple(
-        (comparison.index, whole, comparison.value)
-        if comparison.op is Op.EQ
-        else (comparison.index, comparison.value, comparison.value_two)
-        for comparison in rule.comparisons
+        (each.index, *((_WHOLE, each.value) if each.op is Op.EQ else (each.value, each.value_two))) for each in rule.comparisons
     )
