@@ -96,7 +96,7 @@ circumstances: set-up-circumstances $(VENV)/installed
 # The sources must be available to apt (deb-src).
 suites: $(VENV)/installed
 	mkdir -p build/suites && rm -f build/suites.jsonl
-	cd build/suites && for package in bash gawk tcl8.6 perl grep coreutils sed zsh busybox gzip diffutils findutils patch python3.13; do apt-get source -q --download-only $$package; done
+	cd build/suites && for package in bash gawk tcl8.6 perl grep coreutils sed zsh busybox gzip diffutils findutils patch bc gnuplot pari python3.13; do apt-get source -q --download-only $$package; done
 	$(BIN)/python bench/suites/run.py build/suites build/suites.jsonl
 	$(BIN)/python bench/suites/table.py build/suites.jsonl docs/circumstances.md
 

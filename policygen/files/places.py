@@ -19,9 +19,9 @@ _NAMED = (b"TMPDIR", b"HOME", b"XDG_RUNTIME_DIR")
 """The variables that name folders; where two are the same folder, a path is written with the first."""
 
 _OF_SERVICES = (b"/etc/", b"/opt/", b"/run/", b"/srv/", b"/usr/", b"/var/")
-_OF_PEOPLE = b"/var/home/"
-"""Where homes are that are a service's folder (hier(7)): it holds the service's data, which its configuration names, and not
-what else a user has.  But for hidden files, which are found by HOME, a path below it is written as it is."""
+_OF_PEOPLE = (b"/run/user/", b"/usr/home/", b"/var/home/", b"/var/tmp/")
+"""Where homes are that are a service's folder (hier(7)), and where not: it holds the service's data, which its configuration
+names, and not what else a user has.  But for hidden files, which are found by HOME, a path below it is written as it is."""
 
 OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".local", b".local/share", b".local/state"))
 """Folders that programs make if they are missing, with this user alone in them (XDG Base Directory Specification).  `enforce`

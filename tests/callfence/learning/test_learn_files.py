@@ -326,11 +326,12 @@ AT_HOME = {
 }
 
 
+@needs_root
 def test_a_service_keeps_its_data_in_its_home(tmp_path: Path) -> None:
     """What the configuration names there is granted as for other folders, whoever starts it, and hidden files by HOME."""
     program = "n=$(ls $1 | wc -l); cat $1/log.$n || true; echo x > $1/log.$((n + 1)); mkdir -p ~/.app; echo x > ~/.app/f"
     callfence = (sys.executable, "-m", "callfence")
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as home:
+    with tempfile.TemporaryDirectory(dir="/var/lib") as home:
         for how, environment in (("learn", home), ("learn", home), ("enforce", home), ("enforce", str(tmp_path))):
             options = ("-q", "--files", "-o") if how == "learn" else ("-p",)
             command = (*callfence, how, *options, "it.policy", "/bin/sh", "-ec", program, "-", home)

@@ -23,6 +23,7 @@ OWN = b"/run/user/%d" % os.geteuid()
         (b"/w/x", [b"XDG_RUNTIME_DIR=/w"], b"./x"),
         (b"/runner", [b"XDG_RUNTIME_DIR=/run"], b"/runner"),
         (b"/var/lib/app/x", [b"HOME=/var/lib/app"], b"/var/lib/app/x"),
+        (b"/var/tmp/home/x", [b"HOME=/var/tmp/home"], b"$HOME/x"),
         (b"/var/lib/app", [b"HOME=/var/lib/app"], b"/var/lib/app"),
         (b"/var/lib/app/.cache/x", [b"HOME=/var/lib/app"], b"$HOME/.cache/x"),
         (b"/var/home/me/x", [b"HOME=/var/home/me"], b"$HOME/x"),
