@@ -115,9 +115,10 @@ class FileWatcher:
         self._identities: dict[bytes, tuple[int, int]] = {}
         """By path: the file that was there."""
         folders = {name: _located(name, environment) for name in (b"$HOME", *OWN_FOLDERS)}
-        folders = {name: at for name, at in folders.items() if at and not self._named(at).startswith(".")}
+        folders = {name: at for name, at in folders.items() if at and self._named(at + b"/.").startswith("$")}
         self._home = folders.pop(b"$HOME", b"")
-        """The home; b"" where it is the working folder, whose files have other names in a policy: `enforce` makes none."""
+        """The home; b"" where it is the working folder, or the root, whose files have other names in a policy: `enforce` makes
+        none."""
         self._own = {*folders.values()}
         """Folders that `enforce` creates before it starts the program."""
         self._of_its_own: set[bytes] = set()
@@ -349,7 +350,7 @@ class FileWatcher:
         is_log = file.path.startswith(_LOGS) and Right.WRITE in need.rights
         if need.name or not (is_left and (makes or is_log)) or not self._permits(file._replace(path=folder), Right.WRITE):
             return
-        if self._named(folder) not in KEPT_APART:
+        if not self._is_kept_apart(folder):
             self._note(folder, Right.CREATE | need.rights, task.executable)
         elif makes:
             self._left.add(file.path)
@@ -362,11 +363,15 @@ class FileWatcher:
         is_granted_by_folder = self._place(file.path) != file.path
         if former == file.identity or is_mounted or is_granted_by_folder or file.path.startswith(_NUMBERED):
             return
-        if self._named(os.path.dirname(file.path)) in KEPT_APART:
+        if self._is_kept_apart(os.path.dirname(file.path)):
             name = self._named(file.path)
             self._gap(f"{name} was replaced while the program ran, and a line is about the file that is there at the start")
         else:
             self._replaced.add(file.path)
+
+    def _is_kept_apart(self, folder: bytes) -> bool:
+        """Return whether no rule grants a folder (`KEPT_APART`), also where it is the working folder."""
+        return not {self._named(folder), os.fsdecode(folder)}.isdisjoint(KEPT_APART)
 
     def _names_itself(self, task: Task, path: bytes) -> bool:
         """Return whether a path is the name of a thread of this task's process, and no line can grant that alone: one for all
@@ -433,10 +438,12 @@ def _is_public(folder: str) -> bool:
     """Return whether a folder and all that is in it belong to root, and are readable for every user and writable for few."""
     left = _MOST_FILES
     waiting = [folder]
-    while waiting:
-        path = waiting.pop()
-        left -= 1
-        try:
+    try:
+        if not all(os.stat(above).st_mode & 0o001 for above in folders(folder)):  # few users come to what is in it
+            return False
+        while waiting:
+            path = waiting.pop()
+            left -= 1
             status = os.lstat(path)
             if stat.S_ISLNK(status.st_mode):  # what it leads to takes a line of its own
                 continue
@@ -445,8 +452,8 @@ def _is_public(folder: str) -> bool:
             if status.st_uid or not is_file or status.st_mode & (mode | 0o002) != mode or left < 0:
                 return False
             waiting += [os.path.join(path, name) for name in os.listdir(path)] if is_folder else []
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 

@@ -75,7 +75,7 @@ class Grants:
             is_below = path.startswith(MADE_BELOW) and access & _OF_A_FOLDER and not meant[path]
             if may_be_made and (is_own or is_below):
                 try:
-                    os.makedirs(place, 0o700, exist_ok=True)
+                    _make(path, place)
                 except OSError as error:
                     self._failed.append((path, place, error.strerror or ""))
         failed = {path for path, _, _ in self._failed}
@@ -154,6 +154,18 @@ class Grants:
         if not real.startswith(folder):
             name, place = os.fsdecode(line), os.fsdecode(real)
             self.remarks.append(f"path {name} leads to {place} by a symbolic link, and grants that")
+
+
+def _make(line: bytes, path: bytes) -> None:
+    """Make the folders of a line that are missing, below its named folder, with this user alone in them.  Raises OSError."""
+    _, *names = line.split(b"/")
+    for count in range(len(names), 0, -1):
+        folder = path.rsplit(b"/", count - 1)[0]
+        try:
+            os.mkdir(folder, 0o700)
+        except OSError:
+            if not os.path.isdir(folder):
+                raise
 
 
 def _is_in(path: bytes, folder: bytes) -> bool:

@@ -82,7 +82,8 @@ def learned(runs: Sequence[Iterable[Use]], *, exact: bool = False, hosts: bool =
     why: dict[str, str] = {}
     if not exact:
         parsed = [with_sources(names, why) for names in parsed]
-    for rule in () if exact else (of_configuration(public(runs)), of_own_files(made(runs)), *RULES):
+    # Of configuration last: the folder of several such folders may have one for few users.
+    for rule in () if exact else (of_own_files(made(runs)), *RULES, of_configuration(public(runs))):
         move = rule(parsed)
         parsed = [_moved(names, move, why) for names in parsed]
     whole: Names = {}

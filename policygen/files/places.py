@@ -19,9 +19,10 @@ _NAMED = (b"TMPDIR", b"HOME", b"XDG_RUNTIME_DIR")
 """The variables that name folders; where two are the same folder, a path is written with the first."""
 
 _OF_SERVICES = (b"/etc/", b"/opt/", b"/run/", b"/srv/", b"/usr/", b"/var/")
-_OF_PEOPLE = (b"/run/user/", b"/usr/home/", b"/var/home/", b"/var/tmp/")
-"""Where homes are that are a service's folder (hier(7)), and where not: it holds the service's data, which its configuration
-names, and not what else a user has.  But for hidden files, which are found by HOME, a path below it is written as it is."""
+_OF_PEOPLE = (b"/home/", b"/run/user/", b"/var/tmp/")
+"""Where homes are that are a service's folder (hier(7)), unless their path has one of the others in it: a service's home holds
+its data, which its configuration names, and not what else a user has.  But for hidden files, which are found by HOME, a path
+below it is written as it is."""
 
 OWN_FOLDERS = tuple(b"$HOME/" + name for name in (b".cache", b".config", b".local", b".local/share", b".local/state"))
 """Folders that programs make if they are missing, with this user alone in them (XDG Base Directory Specification).  `enforce`
@@ -145,11 +146,12 @@ def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:
     """Return an absolute path as a policy writes it: relative to the deepest named folder that holds it, else unchanged.
     `here` is the working folder.  A named folder that is the root is ignored, and so is a service's home (`_OF_SERVICES`)."""
     folders = [(here, b"."), *((_value(name, environment), b"$" + name) for name in _NAMED)]
+    home = _value(b"HOME", environment)  # not where it leads: /home may be a link to /srv/home
+    is_of_service = home.startswith(_OF_SERVICES) and not any(above in home for above in _OF_PEOPLE)
     folders += [(_real(folder), sign) for folder, sign in folders]
     deepest, name = b"", b""
     for folder, sign in ((folder.rstrip(b"/"), sign) for folder, sign in folders):
-        is_of_service = sign == b"$HOME" and folder.startswith(_OF_SERVICES) and not folder.startswith(_OF_PEOPLE)
-        if is_of_service and not path.startswith(folder + b"/."):
+        if is_of_service and sign == b"$HOME" and not path.startswith(folder + b"/."):
             continue
         if folder.startswith(b"/") and (path + b"/").startswith(folder + b"/") and len(folder) > len(deepest):
             deepest, name = folder, sign

@@ -25,9 +25,10 @@ NEW = f"rmdir made; echo '{RMDIR}: allow' >> it.policy"
 """A program that does something new, and allows it to itself."""
 
 
-def learn(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def learn(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "callfence", "learn", "-o", "it.policy", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    changed = {**os.environ, **(environment or {})}
+    return subprocess.run(command, cwd=folder, env=changed, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_check_compares_with_the_policy_before_the_run(tmp_path: Path) -> None:
@@ -368,6 +369,25 @@ def test_a_hidden_folder_is_made_in_a_home_that_is_the_working_folder(tmp_path: 
 
 
 @needs_root
+def test_a_hidden_folder_is_made_in_a_service_s_home_below_the_working_folder(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/srv") as place:
+        (Path(place) / "home").mkdir()
+        command = ("--files", "-o", str(tmp_path / "it.policy"), "/bin/sh", "-c", "mkdir ~/.app; echo x > ~/.app/f")
+        done = learn(Path(place), *command, environment={"HOME": f"{place}/home"})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "it.policy").read_text().count("path $HOME/.app: read, write, create\npath /") == 1
+
+
+@needs_root
+def test_a_log_beside_those_of_others_is_granted_itself_in_the_working_folder(tmp_path: Path) -> None:
+    with tempfile.NamedTemporaryFile(dir="/var/log", prefix="app", suffix=".log") as log:
+        done = learn(Path("/var/log"), "--files", "-o", str(tmp_path / "it.policy"), "/bin/sh", "-c", f"echo x >> {log.name}")
+    name = os.path.basename(log.name)
+    assert f"./{name} was there before" in done.stderr
+    assert f"path ./{name}: write\npath /" in (tmp_path / "it.policy").read_text()
+
+
+@needs_root
 def test_configuration_that_is_replaced_is_read_again(configuration: Path, tmp_path: Path) -> None:
     program = ("/usr/bin/python3", "-c", "import sys\nfor _ in sys.stdin: print(open(sys.argv[1]).read(), end='', flush=True)")
     conf = configuration / "app.conf"
@@ -388,7 +408,7 @@ def test_configuration_that_is_replaced_is_read_again(configuration: Path, tmp_p
 
 
 @needs_root
-@pytest.mark.parametrize("change", ["key", "owner", "writable", "socket", "closed"])
+@pytest.mark.parametrize("change", ["key", "owner", "writable", "socket", "closed", "closed above"])
 def test_a_folder_with_a_secret_is_not_granted(configuration: Path, tmp_path: Path, change: str) -> None:
     (inner := configuration / "conf.d").mkdir()
     (other := inner / "other").write_text("it")
@@ -404,6 +424,8 @@ def test_a_folder_with_a_secret_is_not_granted(configuration: Path, tmp_path: Pa
         os.mkfifo(inner / "fifo")
     (shown := configuration / "templates").mkdir()
     (shown / "page").write_text("it")
+    configuration.chmod(0o750 if change == "closed above" else 0o755)
     done = learn(tmp_path, "--files", "cat", str(configuration / "app.conf"), str(shown / "page"))
     assert done.returncode == 0, done.stderr
-    assert f"path {configuration}/app.conf: read\npath {shown}: read\n" in (tmp_path / "it.policy").read_text()
+    granted = shown / "page" if change == "closed above" else shown
+    assert f"path {configuration}/app.conf: read\npath {granted}: read\n" in (tmp_path / "it.policy").read_text()

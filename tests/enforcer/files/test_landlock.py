@@ -257,6 +257,16 @@ def test_a_folder_of_which_old_files_are_removed_is_made_where_the_program_could
     assert [path.name for path in (home / ".app").iterdir()] == ["logs"], "a file is not made"
 
 
+def test_folders_on_the_way_are_made_for_this_user_alone_and_not_the_home(place, program):
+    place.policy(f"{EVERY_CALL}path {program}: read, execute\npath $HOME/.config/app: write, create\n", "files.policy")
+    place.environment["HOME"] = str(home := place.folder / "new home")
+    assert "the lines about $HOME grant nothing" in place.enforce("-p", "files.policy", program, "nothing").stderr
+    assert not home.exists()
+    home.mkdir()
+    place.enforce("-p", "files.policy", program, "nothing")
+    assert [oct(folder.stat().st_mode & 0o777) for folder in (home / ".config", home / ".config" / "app")] == ["0o700"] * 2
+
+
 def test_what_is_not_there_grants_nothing(place, files, program):
     place.policy(f"{EVERY_CALL}path {program}: read, execute\npath ./no: read\npath ./none: write", "files.policy")
     done = place.enforce("-p", "files.policy", program, "nothing")

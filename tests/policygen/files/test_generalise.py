@@ -315,6 +315,12 @@ def reading(*names, public=("/etc/app",)):
         ([reading("/etc/app/a"), reading("./b", public=())], {"/etc/app": "read", "./b": "read"}),
         ([reading("/etc/app/a", "/etc/app/d/x", public=("/etc/app/d",))], {"/etc/app/a": "read", "/etc/app/d": "read"}),
         ([reading("/etc/app/d/x"), reading("/etc/app/d/x", public=("/etc/app/d",))], {"/etc/app/d": "read"}),
+        ([reading("/etc/app/d/x", public=("/etc/app/d",)), reading("/etc/app/e/x", public=("/etc/app/e",))], {
+            "/etc/app/d": "read", "/etc/app/e": "read"
+        }),
+        ([reading(*(f"/etc/app/{name}/x" for name in "abcdefgh"), public=[f"/etc/app/{name}" for name in "abcdefgh"])], {
+            f"/etc/app/{name}": "read" for name in "abcdefgh"
+        }),
         ([reading("/etc/other/a")], {"/etc/other/a": "read"}),
         ([reading("/etc/application/a")], {"/etc/application/a": "read"}),
         ([(*run("/etc/app/a: read, write", "/etc/app/run: read, execute"), (PUBLIC, "/etc/app", ""))], {

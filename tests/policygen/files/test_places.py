@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from callfence.policygen.files import places
 from callfence.policygen.files.places import PlaceError, located, named
 
 OWN = b"/run/user/%d" % os.geteuid()
@@ -27,6 +28,8 @@ OWN = b"/run/user/%d" % os.geteuid()
         (b"/var/lib/app", [b"HOME=/var/lib/app"], b"/var/lib/app"),
         (b"/var/lib/app/.cache/x", [b"HOME=/var/lib/app"], b"$HOME/.cache/x"),
         (b"/var/home/me/x", [b"HOME=/var/home/me"], b"$HOME/x"),
+        (b"/srv/home/me/x", [b"HOME=/srv/home/me"], b"$HOME/x"),
+        (b"/var/tmp/home/x", [b"HOME=/var/tmp/home"], b"$HOME/x"),
     ],
 )
 def test_a_path_is_written_with_its_deepest_named_folder(path, environment, written):
@@ -42,6 +45,14 @@ def test_a_home_below_a_link_is_a_home(tmp_path):
     for folder in ("var", "home"):
         assert named(bytes(tmp_path / folder / "me" / "x"), environment, b"/w") == b"$HOME/x"
     assert located(b"$HOME/x", environment) == bytes(tmp_path / "home" / "me" / "x")
+
+
+def test_a_home_is_a_service_s_by_its_name(monkeypatch):
+    """A person's may be below a link to /srv, and a service's below one to another disk."""
+    for home, real in ((b"/h/me", b"/srv/me"), (b"/srv/app", b"/disk/app")):
+        monkeypatch.setitem(places._REAL, home, real)
+    assert named(b"/srv/me/x", [b"HOME=/h/me"], b"/w") == b"$HOME/x"
+    assert named(b"/disk/app/x", [b"HOME=/srv/app"], b"/w") == b"/disk/app/x"
 
 
 def test_what_leads_nowhere():
