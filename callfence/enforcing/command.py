@@ -377,9 +377,11 @@ class Start:
         """Open the log, for a program whose executable is at `path`.  Raises EnforceError."""
         from callfence.enforcer.reporting import events
         from callfence.enforcer.reporting.opening import opened
+        from callfence.enforcing import files
 
+        destination = opened(self._value("--log"), files.linking(policies, self.environment))
         sources, process = (source for policy in policies for source in policy.sources), self.process or os.getpid()
-        self.log = log = events.Log(opened(self._value("--log")), sources, process, self.environment)
+        self.log = log = events.Log(destination, sources, process, self.environment)
         log.start = {
             "time": events.now(),
             "mode": "audit" if self.is_audit else "enforce",

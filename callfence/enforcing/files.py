@@ -98,21 +98,24 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
             return True
         return any(_keeps(policy.files, environment) for policy in policies)
 
-    linking = [folder for policy in policies for folder in _linking(policy.files, environment)]
-    return Hosts(confining, filters, environment, is_audit=is_audit, keeps=keeps, linking=linking)
+    return Hosts(confining, filters, environment, is_audit=is_audit, keeps=keeps, linking=linking(policies, environment))
 
 
-def _linking(content: bytes, environment: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield the folders in which encoded rules let the program make symbolic links."""
-    from callfence.policygen.files.landlock import MAKE_SYM, decode
-    from callfence.policygen.files.places import PlaceError, located
+def linking(policies: Sequence[Compiled], environment: Sequence[bytes]) -> list[bytes]:
+    """Return the folders in which a policy lets the program have symbolic links of its own.  `environment` is the program's."""
+    from callfence.policygen.files import places
+    from callfence.policygen.files.landlock import decode
 
-    for path, access in decode(content).paths or ():
-        if access & MAKE_SYM:
+    found = []
+    for policy in policies:
+        each = []
+        for path, access in decode(policy.files).paths or ():
             try:
-                yield located(path, environment)
-            except PlaceError:
+                each.append((places.located(path, environment), access))
+            except places.PlaceError:
                 continue
+        found += places.linking(each)
+    return found
 
 
 def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:

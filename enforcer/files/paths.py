@@ -18,6 +18,7 @@ from callfence.policygen.files.places import (
     UNLISTED,
     PlaceError,
     here,
+    linking,
     located,
     of_process,
     without_links,
@@ -66,14 +67,14 @@ class Grants:
                 places.append((path, of_process(located(path, self._environment), self._process), access))
             except PlaceError as error:
                 raise GrantError(path, str(error)) from error
-        with_links = [place for _, place, access in places if access & landlock.MAKE_SYM]
+        with_links = linking((place, access) for _, place, access in places)
         makes_folders = [place for _, place, access in places if access & landlock.MAKE_DIR]
         meant = {path: without_links(place, with_links) for path, place, _ in places}
         for path, place, access in places:  # all before the first rule, which may be for a folder above one that is created
             may_be_made = any(_is_in(place, folder) for folder in makes_folders)
-            is_own = path in OWN_FOLDERS and access & _CHANGES and meant[path] <= {os.path.realpath(place)}
-            is_below = path.startswith(MADE_BELOW) and access & _OF_A_FOLDER and not meant[path]
-            if may_be_made and (is_own or is_below):
+            is_own = path in OWN_FOLDERS and access & _CHANGES
+            is_below = path.startswith(MADE_BELOW) and access & _OF_A_FOLDER
+            if may_be_made and (is_own or is_below) and meant[path] <= {os.path.realpath(place)}:
                 try:
                     _make(path, place)
                 except OSError as error:

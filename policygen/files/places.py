@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from stat import S_IFDIR, S_IFREG
 
-from callfence.policygen.files.landlock import IOCTL_DEV, READ_DIR, READ_FILE, TRUNCATE, WRITE_FILE
+from callfence.policygen.files.landlock import IOCTL_DEV, MAKE_SYM, READ_DIR, READ_FILE, REFER, TRUNCATE, WRITE_FILE
 from callfence.tracer.errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _NAMED = (b"TMPDIR", b"HOME", b"XDG_RUNTIME_DIR")
 """The variables that name folders; where two are the same folder, a path is written with the first."""
@@ -87,18 +87,50 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
     return folder + slash + rest
 
 
-def without_links(path: bytes, folders: Sequence[bytes]) -> set[bytes]:
-    """Return where a path leads if no symbolic link below a folder is on the way, for each folder that it is below.
+def linking(places: Iterable[tuple[bytes, int]]) -> list[bytes]:
+    """Return the folders in which a program may have put symbolic links, of those to which it has these rights of Landlock:
+    where it makes some, and, if there are any, where it moves files and folders."""
+    each = list(places)
+    moving = REFER if any(access & MAKE_SYM for _, access in each) else 0
+    return [place for place, access in each if access & (MAKE_SYM | moving)]
 
-    An earlier run may have made such a link, if the policy lets the program make some in the folder."""
-    meant = set()
-    for folder in folders:
-        name, real = os.path.abspath(path), os.path.realpath(folder).rstrip(b"/") + b"/"
-        for above in (os.path.abspath(folder).rstrip(b"/") + b"/", real):
-            if name.startswith(above) and name != above:
-                meant.add(real + name[len(above) :])
-                break
-    return meant
+
+def without_links(path: bytes, folders: Sequence[bytes]) -> set[bytes]:
+    """Return where a path leads if no symbolic link in or below one of the folders is followed: an earlier run may have put it
+    there (`linking`).  The set is empty if the path leads through none of the folders."""
+    tops = tuple(os.path.realpath(folder).rstrip(b"/") + b"/" for folder in folders)
+    names = os.path.join(here(), path).split(b"/")[::-1] if tops else []
+    at, links, is_inside = b"/", 0, False
+    while names:
+        name = names.pop()
+        if name in (b"", b"."):
+            continue
+        if name == b"..":
+            at = os.path.dirname(at)
+            continue
+        inside = os.path.join(at, b"").startswith(tops)
+        is_inside |= inside
+        there = os.path.join(at, name)
+        target = b"" if inside or links == _LINKS else _target(there)
+        if target:
+            links += 1
+            names += target.split(b"/")[::-1]
+            at = b"/" if target.startswith(b"/") else at
+        else:
+            at = there
+    return {at} if is_inside else set()
+
+
+_LINKS = 40
+"""The most symbolic links that the kernel follows in a path (linux/namei.h, MAXSYMLINKS)."""
+
+
+def _target(path: bytes) -> bytes:
+    """Return the text of a symbolic link; b"" for anything else."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return b""
 
 
 def home_of_passwd() -> str:

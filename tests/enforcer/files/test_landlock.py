@@ -117,6 +117,27 @@ def test_a_link_above_a_folder_in_which_links_can_be_made_grants_nothing(files, 
     assert files(lines, "read:data/a", "read:other/a", env=environment) == ["EACCES", "EACCES"]
 
 
+def test_a_link_that_was_moved_into_a_folder_grants_nothing(files, place):
+    """Made where links can be made, it gets into another folder with the folder that it is in."""
+    lines = "path ./data: symlink, create, move, remove\npath ./other: create, move, remove\npath ./other/sub/x: write"
+    (place.folder / "target").mkdir()
+    (place.folder / "target/f").touch()
+    assert files(lines, "mkdir:data/sub", "symlink:data/sub/x") == ["ok", "ok"]
+    (place.folder / "data/sub/x").unlink()  # the operation makes a link to itself
+    (place.folder / "data/sub/x").symlink_to(place.folder / "target")
+    assert files(lines, "rename:data/sub,other/sub") == ["ok"]
+    assert files(lines, "write:target/f", "mkdir:data/d") == ["EACCES", "ok"]
+
+
+def test_a_link_that_is_reached_by_another_name_of_its_folder_grants_nothing(files, place):
+    (place.folder / "alias").symlink_to("data")
+    lines = "path ./data: symlink, remove\npath ./alias/inner: write"
+    assert files(lines, "write:data/inner/c", "write:other/a") == ["ok", "EACCES"]
+    shutil.rmtree(place.folder / "data/inner")
+    (place.folder / "data/inner").symlink_to(place.folder / "other")
+    assert files(lines, "write:other/a", "symlink:data/s") == ["EACCES", "ok"]
+
+
 def test_named_folders(files, place):
     environment = place.environment | {"HOME": str(place.folder / "data"), "TMPDIR": str(place.folder / "other")}
     lines = "path $HOME/inner: read\npath $TMPDIR: read"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from whole_records import records
 
+from callfence.enforcer.kernel import landlock_abi
 from callfence.tracer.abi import COMPAT, NATIVE
 from tests.enforcer.conftest import wait_until
 
@@ -144,6 +145,19 @@ def test_a_log_that_is_moved_is_begun_anew(place: Workplace, begins_anew: str) -
     assert calls(place.folder / "log.2") == ["getpid()"]
     if begins_anew != "removed":
         assert calls(place.folder / "log.1") == ["getppid()"]
+
+
+@pytest.mark.skipif(not landlock_abi(), reason="needs Landlock")
+def test_a_log_is_not_opened_by_a_link_that_the_program_may_have_made(place: Workplace) -> None:
+    place.policy("default allow\npath /: read, execute\npath ./data: write, create, remove, symlink\n")
+    (place.folder / "data").mkdir()
+    (place.folder / "data" / "log").symlink_to("../start-up")
+    done = place.enforce("-p", "calls.policy", "--log", "data/log", "/bin/true")
+    assert (done.returncode, (place.folder / "start-up").exists()) == (125, False)
+    assert "the log data/log cannot be opened: it is reached by a symbolic link, and the program may make such" in done.stderr
+    (place.folder / "link").symlink_to("start-up")
+    assert place.enforce("-p", "calls.policy", "--log", "link", "/bin/true").returncode == 0
+    assert (place.folder / "start-up").exists(), "where the program makes no links, they are followed"
 
 
 @pytest.mark.parametrize("kind", ["a link", "a file with two names", "a folder"])
