@@ -14,8 +14,9 @@ class TaskFamily:
 
     def __init__(self, tally: Tally, processor: SharedProcessor) -> None:
         self.tasks: dict[int, Task] = {}
-        self.early: set[int] = set()
-        """Tasks whose first stop came before their parent's event: they stay stopped until that comes."""
+        self.early: dict[int, int] = {}
+        """Tasks whose first stop came before their parent's event, for which they wait, and the signal of that stop: 0 if it
+        is no group-stop."""
         self.processes = 0
         """How many processes the program has had so far."""
         self.waits = {0}
@@ -45,7 +46,7 @@ class TaskFamily:
 
     def born(self, tid: int, parent: Task, *, is_thread: bool) -> Task:
         """When the kernel reports that `parent` has created the task `tid`, and attached the tracer: add it, and return it."""
-        self.early.discard(tid)
+        self.early.pop(tid, None)
         if (task := self.tasks.get(tid)) is None:  # else it was adopted before
             task = self.tasks[tid] = parent.child(tid, parent.tgid if is_thread else tid)
             self.processes += not is_thread
@@ -68,14 +69,14 @@ class TaskFamily:
         """Return the tasks of a process."""
         return [task for task in list(self.tasks.values()) if task.tgid == tgid]
 
-    def adopt(self) -> list[Task]:
-        """Add the tasks in `early`, whose parents were killed before they could report them, and return these tasks.  A thread
-        counts as created by its process, a process by its present parent."""
+    def adopt(self) -> list[tuple[Task, int]]:
+        """Add the tasks in `early`, whose parents were killed before they could report them, and return these tasks, each with
+        the signal of its group-stop.  A thread counts as created by its process, a process by its present parent."""
         adopted = []
-        for tid in sorted(self.early):
+        for tid, signum in sorted(self.early.items()):
             tgid, ppid = kin_of(tid)
             parent = self.tasks.get(tgid if tgid != tid else ppid)
-            adopted.append(self.born(tid, parent, is_thread=tgid != tid) if parent else self.add(tid, tgid))
+            adopted.append((self.born(tid, parent, is_thread=tgid != tid) if parent else self.add(tid, tgid), signum))
         self.early.clear()
         return adopted
 

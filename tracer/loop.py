@@ -245,10 +245,10 @@ class Loop:
                 break
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
-        for task in self.family.adopt():
+        for task, signum in self.family.adopt():
             if self._late is not None:
                 self._late.adopted(task)
-            self._resume(task.tid, task.way)
+            self._go_on(task, signum)
         return (0, 0) if self.tasks or not self._strangers else None
 
     # -- stops that are not at a call
@@ -263,7 +263,7 @@ class Loop:
         if task is None:
             if kind not in (GROUP, TRAP):
                 return Way.RUN, 0  # the last stop of a thread that an execve has ended
-            self.family.early.add(tid)
+            self.family.early[tid] = stop.signal
             return None
         if kind in (GROUP, TRAP):
             return self._halted(task, stop.signal)
@@ -289,6 +289,11 @@ class Loop:
             self._on_stop()
         return None
 
+    def _go_on(self, task: Task, signum: int) -> None:
+        """Resume a new task whose first stop came before it was known, or keep it in that stop if it is a group-stop."""
+        if order := self._halted(task, signum):
+            self._resume(task.tid, *order)
+
     def _signalled(self, task: Task, signum: int) -> Order:
         """At a signal-delivery stop: deliver the signal, unless the tracer's breakpoint caused it."""
         if signum == signal.SIGTRAP and (entry := self._entries.get(task.tid)) and entry.remove_if_reached(task.tid):
@@ -308,15 +313,14 @@ class Loop:
 
     def _created(self, task: Task, event: int) -> None:
         tid = kernel.event_message(task.tid)
-        is_waiting = tid in self.family.early
+        signum = self.family.early.get(tid)
         # The event does not say so: of CLONE_THREAD with SIGCHLD or CLONE_VFORK it is that of a fork (kernel/fork.c).
         child = self.family.born(tid, task, is_thread=kernel.is_thread_of(tid, task.tgid))
         if self._late is not None:
             self._late.born(task, child, event)
         self.calls.announced(task, child)
-        if is_waiting:
-            self.calls.restore(child)
-            self._resume(tid, child.way)
+        if signum is not None:
+            self._go_on(child, signum)
 
     def _executed(self, task: Task) -> None:
         former = task.executable
@@ -347,7 +351,7 @@ class Loop:
         if self._late is not None and (task := self.tasks.get(tid)):
             self._late.dropped(task)
         self.family.drop(tid)
-        self.family.early.discard(tid)
+        self.family.early.pop(tid, None)
         self._entries.pop(tid, None)
         if tid and tid == self.initial.pid:
             self.initial.status, self.initial.ended = status, time.monotonic()

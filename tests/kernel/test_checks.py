@@ -14,8 +14,8 @@ CHECKS = {
     "no_child_stops_shown timers masked_over_exec to_threads state",
     "tasks": "kinds_of_birth clone_parent registers_kept vfork_waits daemonised subreaper killed_parents namespaces "
     "user_namespace reused_pids inherited_and_waited exec_from_thread exec_behind_leader exec_race many_exec_races "
-    "exec_chain leader_first ended_in_stops killed_while_stopped group_stop init_faults group_stop_of_100 signal_while_stopped "
-    "restarted_calls",
+    "exec_chain leader_first ended_in_stops killed_while_stopped group_stop init_faults group_stop_of_100 stopped_at_birth "
+    "signal_while_stopped restarted_calls",
     "filters": "none_yet with_errno by_prctl killing killing_a_thread trapping tracing logging notifying asking_for_flags "
     "for_all_threads for_one_thread precedence signals_and_filters",
     "ways": "mixed vsyscall odd_numbers clocks",

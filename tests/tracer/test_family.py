@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from callfence.tracer.abi.waits import FORK
@@ -69,8 +71,9 @@ def test_forks_are_counted_where_waits_are_followed(family):
 
 def test_an_adopted_task_is_not_added_again(family):
     parent = family.add(NOBODY, NOBODY)
-    family.early.add(NOBODY + 1)
-    (adopted,) = family.adopt()
+    family.early[NOBODY + 1] = signal.SIGSTOP
+    ((adopted, signum),) = family.adopt()
+    assert signum == signal.SIGSTOP
     adopted.stops = 5
     assert not family.early
     assert family.born(NOBODY + 1, parent, is_thread=False) is adopted

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 
+import pytest
 from fault import Recorder
 
+from callfence.tracer import kernel
+from callfence.tracer.linux import PTRACE_EVENT_CLONE, PTRACE_EVENT_STOP
 from callfence.tracer.loop import BATCH, Initial, Loop
+from callfence.tracer.task import Way
 
 
 def loop_over(monkeypatch, *answers):
@@ -45,3 +50,18 @@ def test_the_initial_status_is_kept(monkeypatch):
     loop.initial = Initial(1 << 22, started=True)
     loop.run()
     assert (loop.initial.status, loop.tasks) == (3, {})
+
+
+@pytest.mark.parametrize(("signum", "way"), [(signal.SIGSTOP, Way.LISTEN), (signal.SIGTRAP, Way.RUN)])
+def test_a_thread_that_is_born_into_a_group_stop_stays_in_it(monkeypatch, signum, way):
+    """Its stop may come before the event of the thread that has created it."""
+    parent, child = 1 << 22, (1 << 22) + 2
+    stopped, created = PTRACE_EVENT_STOP << 16 | signum << 8 | 0x7F, PTRACE_EVENT_CLONE << 16 | signal.SIGTRAP << 8 | 0x7F
+    loop = loop_over(monkeypatch, (child, stopped), (parent, created), (parent, 0), (child, 0), (parent + 1, 0))
+    loop.initial = Initial(parent, started=True)
+    resumed = []
+    monkeypatch.setattr(kernel, "event_message", lambda tid: child)
+    monkeypatch.setattr(kernel, "is_thread_of", lambda tid, tgid: True)
+    monkeypatch.setattr(kernel, "resume", lambda way, tid, signal: resumed.append((tid, way)) or True)
+    loop.run()
+    assert resumed == [(child, way), (parent, Way.RUN)]

@@ -490,6 +490,39 @@ static void stop_of(int threads) {
     expect_end(pid, -SIGKILL);
 }
 
+static void *count_once(void *unused) {
+    __atomic_add_fetch(progress, 1, __ATOMIC_RELAXED);
+    return unused;
+}
+
+static void stopped_at_birth(void) {
+    /* a process is stopped while it starts threads */
+    int status;
+    progress = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pid_t pid = fork();
+    while (pid == 0) {
+        pthread_t threads[8];
+        for (int i = 0; i < 8; i++) {
+            pthread_create(&threads[i], NULL, count_once, NULL);
+        }
+        for (int i = 0; i < 8; i++) {
+            pthread_join(threads[i], NULL);
+        }
+    }
+    for (int i = 0; i < 100; i++) {
+        pause_ms(1 + i % 3);
+        kill(pid, SIGSTOP);
+        CHECK(wait_for(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
+        long before = *progress;
+        pause_ms(10);
+        CHECK(*progress == before);
+        kill(pid, SIGCONT);
+        CHECK(wait_for(pid, &status, WCONTINUED) == pid && WIFCONTINUED(status));
+    }
+    kill(pid, SIGKILL);
+    expect_end(pid, -SIGKILL);
+}
+
 static void group_stop(void) { stop_of(9); }
 static void group_stop_of_100(void) { stop_of(100); }
 
@@ -543,5 +576,5 @@ MAIN({"kinds_of_birth", kinds_of_birth}, {"clone_parent", clone_parent}, {"untra
      {"exec_from_thread", exec_from_thread}, {"exec_behind_leader", exec_behind_leader}, {"exec_race", exec_race},
      {"many_exec_races", many_exec_races}, {"exec_chain", exec_chain}, {"leader_first", leader_first},
      {"ended_in_stops", ended_in_stops}, {"killed_while_stopped", killed_while_stopped}, {"group_stop", group_stop},
-     {"group_stop_of_100", group_stop_of_100}, {"signal_while_stopped", signal_while_stopped},
+     {"group_stop_of_100", group_stop_of_100}, {"stopped_at_birth", stopped_at_birth}, {"signal_while_stopped", signal_while_stopped},
      {"restarted_calls", restarted_calls})
