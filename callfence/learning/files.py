@@ -339,8 +339,9 @@ class FileWatcher:
         `enforce` creates.  A name with a digit, or one that looks random, may be another in the next run."""
         folder, name = os.path.split(need.name)
         is_below = folder in self._own or (folder == self._home and name.startswith(b"."))
-        is_steady = not _DIGIT.search(name) and fixed_start(os.fsdecode(name)) is None
-        return is_below and is_steady and need.name not in self._own and need.rights == Right.CREATE
+        if not is_below or need.name in self._own or need.rights != Right.CREATE:
+            return False
+        return not _DIGIT.search(name) and fixed_start(os.fsdecode(name)) is None
 
     def _find(self, task: Task, need: Need, *, makes: bool) -> None:
         """Note a file that a call would make (`makes`) if no earlier run had left it there, or a log that it writes, which
