@@ -19,7 +19,7 @@ import time
 from callfence.enforcer import bpf, confinement, helper, kernel
 from callfence.enforcer.errors import BUSY, FAILED
 from callfence.enforcer.later import Later
-from callfence.enforcer.listener import Notification, Request, shared, wake_here
+from callfence.enforcer.listener import Descriptors, Notification, Request, shared, wake_here
 from callfence.enforcer.reporting.answer import Answers
 from callfence.enforcer.reporting.loaded import attempt
 from callfence.tracer import TYPE_CHECKING, linux
@@ -36,17 +36,15 @@ _NONE = -1
 _SETTLED = 0.02
 """Seconds after which a program that can reach no helper nor stand-in has one: most commands of a build end before."""
 _NEVER = float("inf")
-_EVENTS = 16
-"""The most events that one wait returns: room for a thousand, the default, may not be had under a limit on this process."""
 
 
 class Duty:
     """The state of the helper and its stand-in.  Files are read, and descriptors opened and shared, before the program runs."""
 
     __slots__ = (
-        "_answers", "_armed", "_capabilities", "_children", "_devices", "_due", "_epoll", "_filter", "_following", "_follows",
-        "_former", "_fuse", "_hub", "_is_fused", "_later", "_listeners", "_notification", "_pid", "_ready", "_records",
-        "_reporter", "_shield", "_started", "_starts_late", "_waiting", "_watched", "program", "stand_in",
+        "_answers", "_armed", "_capabilities", "_children", "_descriptors", "_devices", "_due", "_filter", "_following",
+        "_follows", "_former", "_fuse", "_hub", "_is_fused", "_later", "_listeners", "_notification", "_pid", "_ready",
+        "_records", "_reporter", "_shield", "_started", "_starts_late", "_waiting", "_watched", "program", "stand_in",
     )  # fmt: skip
 
     def __init__(
@@ -55,7 +53,7 @@ class Duty:
         """Read what the helper needs.  `follows`: the helper follows the program through its phases.  `is_quiet`: it answers no
         calls afterwards.  `later`: the importer, if not that of the reporter's note."""
         self._later = later or Later(reporter.later)
-        self._epoll: select.epoll
+        self._descriptors: Descriptors
         makes = reporter.hosts is not None
         self._capabilities = confinement.CONNECTING * makes | confinement.ACTING * reporter.listens
         self._capabilities |= confinement.FINDING * bool(reporter.reach)
@@ -130,7 +128,7 @@ class Duty:
         wake_here(listener)
         self._hand_over()
         self._watch()
-        self._confine(self._epoll.fileno(), self._watched)  # last: until then the program can be ended in order
+        self._confine(self._descriptors.fileno(), self._watched)  # last: until then the program can be ended in order
 
     # While the program is followed through its phases (`enforcer.arming.phases`)
 
@@ -149,16 +147,16 @@ class Duty:
         """Answer the calls that a listener receives, from now on; they are calls of processes in `phase`.  To be called after
         `begin_answering`."""
         wake_here(listener)
-        self._epoll.register(listener, select.EPOLLIN)
+        self._descriptors.add_listener(listener)
         self._listeners[listener] = phase
 
     def begin_answering(self) -> None:
         """Open what answering takes while the program is followed, unless that is open.  Raises OSError."""
         if not self.is_answering:
-            self._epoll = select.epoll()
-            self._epoll.register(self.program, select.EPOLLIN)
+            self._descriptors = Descriptors()
+            self._descriptors.add(self.program)
             self._children = kernel.signal_descriptor(linux.SIGCHLD)
-            self._epoll.register(self._children, select.EPOLLIN)
+            self._descriptors.add(self._children)
 
     @property
     def is_answering(self) -> bool:
@@ -177,7 +175,7 @@ class Duty:
     def _events(self) -> Sequence[tuple[int, int]]:
         """Wait for events and return them; meanwhile, read the code that describes calls, and report counts that are due.
         Return none when a stand-in has to be started, and when calls that are answered later may have been."""
-        while not (events := self._epoll.poll(self._pause(), _EVENTS)):
+        while not (events := self._descriptors.wait(self._pause())):
             if not self._later.is_read:
                 self._later.read_one()
                 if self._later.is_read:
@@ -202,17 +200,17 @@ class Duty:
     def _happened(self, descriptor: int, events: int) -> None:
         """Handle an event of the program's pidfd or of a listener."""
         if descriptor == self.program:
-            self._epoll.unregister(descriptor)
+            self._descriptors.remove(descriptor)
             self._answers.program_ended()
         elif descriptor == self._hub:
             self._answers.go_on()
         elif descriptor == self._records:
             self._answers.read_records()
-        elif events & select.EPOLLIN:
+        elif events & select.POLLIN:
             self._answers.next(descriptor, self._listeners[descriptor])
             self._watch_hub()
-        else:  # EPOLLHUP: no task has the filter any more
-            self._epoll.unregister(descriptor)
+        else:  # POLLHUP: no task has the filter any more
+            self._descriptors.remove(descriptor)
             os.close(descriptor)
             del self._listeners[descriptor]
 
@@ -232,7 +230,7 @@ class Duty:
     def _watch_hub(self) -> None:
         if self._answers.hub != self._hub:  # it has just been made
             self._hub = self._answers.hub
-            self._epoll.register(self._hub, select.EPOLLIN)
+            self._descriptors.add(self._hub)
 
     def judged(self, call: Notification, phase: str) -> Action | None:
         """Return the policies' action for a stopped task's call, and report a denied one; None, for a kill, if that fails."""
@@ -259,7 +257,7 @@ class Duty:
             self._answers.finish()
             os._exit(0)
         self._hand_over()
-        self._epoll.close()  # here, since its number will be another descriptor's
+        self._descriptors.close()  # here, since its number will be another descriptor's
         helper.close_all_but((*self._kept(), *self._answers.descriptors()))
         confinement.drop_capabilities(self._capabilities)
         if self._filter:
@@ -288,15 +286,22 @@ class Duty:
 
     def _watch(self) -> None:
         """Open the epoll and the pidfd that `serve` needs, before the program runs: later, limits may prevent that."""
-        self._epoll = select.epoll()  # poll(2) fails where RLIMIT_NOFILE has been lowered
-        for descriptor in {*self._listeners, self.program, self._records} - {_NONE}:
-            self._epoll.register(descriptor, select.EPOLLIN)
+        self._descriptors = Descriptors()
+        self._add_all()
+        self._descriptors.add(self.program)
         if self.stand_in == _NONE:
             self._due = time.monotonic() + _SETTLED
         else:
             self._watch_stand_in()
         if self._hub != _NONE:
-            self._epoll.register(self._hub, select.EPOLLIN)
+            self._descriptors.add(self._hub)
+
+    def _add_all(self) -> None:
+        """Wait for the listeners, and the kernel's records if they are read."""
+        for listener in self._listeners:
+            self._descriptors.add_listener(listener)
+        if self._records != _NONE:
+            self._descriptors.add(self._records)
 
     def _hand_over(self) -> None:
         """Send the listeners' numbers and phases to the stand-in, if there is one; stop sharing the table of descriptors."""
@@ -335,8 +340,8 @@ class Duty:
         """Run a stand-in that was started before the program: wait for the listeners, then for the end of the helper, whose pid
         is `helper_`."""
         ready, other = self._ready[0], self._watch_parent(helper_)
-        self._epoll.register(ready, select.EPOLLIN)
-        if ready not in dict(self._epoll.poll(None if other != _NONE else 0)):
+        self._descriptors.add(ready)
+        if ready not in dict(self._descriptors.wait(None if other != _NONE else 0)):
             if self._follows:  # processes that are not traced any more would go on, and nothing would answer their calls
                 attempt(lambda: kernel.send_signal(self.program, linux.SIGKILL))
             os._exit(0)  # else nothing was confined
@@ -345,27 +350,26 @@ class Duty:
             lines += os.read(ready, 1 << 16)
         fields = (line.partition(" ") for line in lines.decode().splitlines() if line)
         self._listeners = {int(listener): phase for listener, _, phase in fields}
-        self._epoll.unregister(ready)
+        self._descriptors.remove(ready)
         self._unshare()
-        self._confine(self._epoll.fileno(), other)
+        self._confine(self._descriptors.fileno(), other)
         self._wait(other)
         self.serve()
 
     def _wait(self, other: int) -> None:
         """Wait for the end of the helper, whose pidfd is `other` (-1: it has ended); then take its place if a confined task is
         left, else end.  This opens no descriptor, since limits may prevent that."""
-        self._epoll.register(self.program, select.EPOLLIN)
-        while other != _NONE and other not in (ready := dict(self._epoll.poll(None, _EVENTS))):
+        self._descriptors.add(self.program)
+        while other != _NONE and other not in (ready := dict(self._descriptors.wait(None))):
             if self.program in ready:
-                self._epoll.unregister(self.program)
+                self._descriptors.remove(self.program)
                 self._reporter.give_back()
                 attempt(lambda: kernel.send_signal(other, linux.SIGCONT))  # a helper that was stopped has to give it back too
         if other != _NONE:
-            self._epoll.unregister(other)
-        for descriptor in {*self._listeners, self._records} - {_NONE}:
-            self._epoll.register(descriptor, select.EPOLLIN)
-        ready = dict(self._epoll.poll(0, _EVENTS + len(self._listeners)))
-        if all(ready.get(listener, 0) & select.EPOLLHUP for listener in self._listeners):
+            self._descriptors.remove(other)
+        self._add_all()
+        ready = dict(self._descriptors.wait(0))
+        if all(ready.get(listener, 0) & select.POLLHUP for listener in self._listeners):
             for listener in self._listeners:
                 os.close(listener)
             self._answers.take_over({})
@@ -395,7 +399,7 @@ class Duty:
         """Stand in for the helper, without what that holds for calls that it makes; return when it has taken its place."""
         self._former = self._answers
         self._hub = _NONE
-        self._epoll.close()
+        self._descriptors.close()
         helper.close_all_but(self._kept())
         try:
             other = self._watch_parent(helper_)
@@ -407,10 +411,10 @@ class Duty:
     def _watch_parent(self, pid: int) -> int:
         """Create an epoll for this process and add the parent's pidfd to it; return the pidfd, -1 if the parent has ended.
         Raises OSError."""
-        self._epoll = select.epoll()
+        self._descriptors = Descriptors()
         other = helper.parent(pid)
         if other != _NONE:
-            self._epoll.register(other, select.EPOLLIN)
+            self._descriptors.add(other)
         return other
 
     def _watch_stand_in(self) -> None:
@@ -418,7 +422,7 @@ class Duty:
         self._watched = _NONE
         try:
             pidfd = kernel.pidfd_open(self.stand_in)
-            self._epoll.register(pidfd, select.EPOLLIN)
+            self._descriptors.add(pidfd)
         except OSError:
             return
         self._watched = pidfd

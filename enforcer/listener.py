@@ -23,6 +23,9 @@ RECEIVE, SEND, ID_VALID, ADDFD, SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082102, 
 _SYNC_WAKE_UP = 1  # SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
 _ADDFD_FLAG_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND
 _FLAG_CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
+_EVENTS = 16
+"""The most events that one wait of an epoll returns: room for a thousand, the default, may not be had under a limit on this
+process."""
 
 
 class Notification(linux.Structure):
@@ -144,6 +147,67 @@ def wake_here(listener: int) -> None:
     """Have the kernel wake this process on the processor of the program, which waits for it, and the program on that of this
     process: waking another processor takes longer than an answer.  Do nothing before Linux 6.6."""
     linux.functions.ioctl(listener, linux.c_ulong(SET_FLAGS), linux.c_ulong(_SYNC_WAKE_UP))
+
+
+class Descriptors:
+    """Descriptors that are waited for: listeners, and others.
+
+    Listeners are waited for by poll(2), since an epoll forgets which processor is to be woken (`wake_here`), and an answer then
+    takes twice as long.  Where RLIMIT_NOFILE has been lowered for this process poll(2) fails: then by the epoll too."""
+
+    __slots__ = ("_epoll", "_is_limited", "_listeners", "_poll")
+
+    def __init__(self) -> None:
+        """Raises OSError."""
+        self._epoll = select.epoll()
+        self._poll = select.poll()
+        self._poll.register(self._epoll, select.POLLIN)
+        self._listeners: set[int] = set()
+        self._is_limited = False
+
+    def fileno(self) -> int:
+        """Return the number of the descriptor that this opened."""
+        return self._epoll.fileno()
+
+    def close(self) -> None:
+        """Close that descriptor."""
+        self._epoll.close()
+
+    def add(self, descriptor: int) -> None:
+        """Wait for a descriptor too: until it can be read, or what it is of has ended.  Raises OSError."""
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def add_listener(self, listener: int) -> None:
+        """Wait for the calls of a listener too.  Raises OSError."""
+        if self._is_limited:
+            self.add(listener)
+        self._poll.register(listener, select.POLLIN)
+        self._listeners.add(listener)
+
+    def remove(self, descriptor: int) -> None:
+        """Do not wait for a descriptor any more, which is still open.  Raises OSError."""
+        if descriptor in self._listeners:
+            self._poll.unregister(descriptor)
+            self._listeners.remove(descriptor)
+            if not self._is_limited:
+                return
+        self._epoll.unregister(descriptor)
+
+    def wait(self, pause: float | None) -> list[tuple[int, int]]:
+        """Wait for at most `pause` seconds (None: for ever).  Return the descriptors that are ready, of those that are no
+        listeners at most 16, each with its POLLIN and POLLHUP.  Raises OSError."""
+        if not self._is_limited:
+            try:
+                ready = self._poll.poll(None if pause is None else pause * 1000)
+            except OSError:  # EINVAL
+                self._is_limited = True
+                for listener in self._listeners:
+                    self.add(listener)
+            else:
+                if not ready or ready[0][0] != self._epoll.fileno():
+                    return ready
+                return self._epoll.poll(0, _EVENTS) + ready[1:]
+        return self._epoll.poll(pause, _EVENTS + len(self._listeners))
 
 
 def stopped(call: Notification, phase: str) -> Request:
@@ -288,11 +352,11 @@ def _by_sigsys(request: Request, pidfd: int, process: int) -> bool:
     The call is answered with ERESTARTNOINTR while a signal is pending: it never returns to the program, and if SIGSYS does not
     kill, the process is stopped, or makes the call again."""
     try:
-        waiting = select.epoll()  # poll(2) fails if RLIMIT_NOFILE has been lowered
+        waiting = Descriptors()
     except OSError:
         return False
     try:
-        waiting.register(pidfd, select.EPOLLIN)
+        waiting.add(pidfd)
         kernel.kill_thread(process, request.call.task, linux.SIGSYS)
         # If SIGSYS was ignored at that moment it is lost, and only a task with a signal restarts the call: this one cannot be
         # ignored, comes after SIGSYS (SYNCHRONOUS_MASK, kernel/signal.c), and holds the process until SIGKILL.
@@ -300,7 +364,7 @@ def _by_sigsys(request: Request, pidfd: int, process: int) -> bool:
         request.fail(_ERESTARTNOINTR)
         for _ in range(_LOOKS):
             # While it dumps core, its threads have all been stopped for good (fs/coredump.c, zap_threads).
-            if waiting.poll(_LOOK) or fields_of(process).get("CoreDumping") == "1":
+            if waiting.wait(_LOOK) or fields_of(process).get("CoreDumping") == "1":
                 return True
             if fields_of(request.call.task).get("State", "R")[0] in "Tt":  # by SIGSTOP
                 return False

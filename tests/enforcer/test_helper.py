@@ -392,9 +392,8 @@ def test_stopping_and_continuing_it_early_changes_nothing(place):
 
 BROKEN = """
 import sys
-from types import SimpleNamespace
 from callfence.enforcing.command import main
-from callfence.enforcer import listener
+from callfence.enforcer import duty, listener
 from callfence.enforcer.reporting import report
 def fail(*arguments):
     raise OSError(24, "Too many open files")
@@ -415,7 +414,7 @@ def test_a_call_that_cannot_be_described_meets_what_the_policy_says(place):
 def test_a_process_is_killed_though_nothing_can_be_waited_for(place):
     """Without an epoll it cannot be seen to die of SIGSYS."""
     place.policy(FLOOR)
-    place.command = (*place.command[:2], f"{BROKEN.format('listener.select = SimpleNamespace(epoll=fail)')}  # {place.folder}")
+    place.command = (*place.command[:2], f"{BROKEN.format('listener.Descriptors = fail')}  # {place.folder}")
     done = place.enforce(place.calls(), "getppid")
     assert (done.returncode, done.stdout) == (-9, "")
     assert "denied getppid(): the process is killed" in done.stderr
