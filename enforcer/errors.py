@@ -11,6 +11,8 @@ FAILED = 125
 """Exit status: `enforce` failed before the program's first instruction."""
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
+SHORT = (12, 23, 24)
+"""The errnos for a lack of memory or descriptors: ENOMEM, ENFILE, EMFILE (asm-generic/errno-base.h)."""
 BUSY = (
     "another filter has a listener already (a container's, or that of an outer enforce), and the kernel permits only one, so "
     "violations cannot be reported; --quiet-kernel runs the program without reports"

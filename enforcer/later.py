@@ -16,6 +16,7 @@ from _frozen_importlib import BuiltinImporter, FrozenImporter, ModuleSpec
 from _frozen_importlib_external import MAGIC_NUMBER
 from marshal import loads
 
+from callfence.enforcer.errors import SHORT
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ _DESCRIBING = (
 )
 """The modules to import, including those that functions import (tests/enforcer/test_later.py)."""
 _TABLE = ".tsv"
-_SHORT = (12, 23, 24)  # ENOMEM, ENFILE, EMFILE (asm-generic/errno-base.h)
 _HEAD = 16
 """Bytes before the code of a compiled module (importlib/_bootstrap_external.py, _code_to_timestamp_pyc)."""
 
@@ -152,7 +152,7 @@ class Later:
             try:
                 content = read_file(place)
             except OSError as error:
-                if error.errno in _SHORT:
+                if error.errno in SHORT:
                     raise
                 continue
             if _digest(content) == digest:

@@ -65,7 +65,8 @@ LAYERS = {
         completeness formats merging narrowing review
     """,
     "enforcer": """
-        errors kernel later alarms
+        errors
+        kernel later alarms
         bpf confinement execution helper hub listener waiting
         guard pending
         files hosts

@@ -23,6 +23,7 @@ from callfence.enforcer.files.lookup import (
     root_of,
 )
 from callfence.learning.absent import Absent
+from callfence.learning.own_files import OwnFiles, is_risky
 from callfence.learning.ports import by_socketcall, named_by, report_hidden, sent_to
 from callfence.policygen.files.calls import (
     ASKING,
@@ -41,10 +42,9 @@ from callfence.policygen.files.calls import (
     wanted,
 )
 from callfence.policygen.files.configuration import PUBLIC, SOUGHT, configures
-from callfence.policygen.files.generalise_hosts import fixed_start
 from callfence.policygen.files.made import KEPT_APART, LEFT, MADE, fewest
-from callfence.policygen.files.places import OWN_FOLDERS, PlaceError, located, named
-from callfence.policygen.grants import NOTHING, Files, Right, format_rights
+from callfence.policygen.files.places import named
+from callfence.policygen.grants import NOTHING, Right, format_rights
 from callfence.policygen.learning.scope import FAMILY, OTHERS
 from callfence.policygen.model import ABSTRACT
 from callfence.policygen.paths import folders
@@ -86,7 +86,7 @@ class _Noted(NamedTuple):
     places: dict[bytes, bytes]
     """By file that the call needs: the file or folder for which its rights were recorded."""
     moves: int
-    """`FileWatcher._moves` then."""
+    """`OwnFiles.moves` then."""
 
 
 class FileWatcher:
@@ -105,29 +105,12 @@ class FileWatcher:
         """(FAMILY or OTHERS, executable): who owns the abstract sockets to which an executable connected or sent."""
         if any(entry.startswith(b"NOTIFY_SOCKET=@") for entry in environment):  # sd_notify(3)
             self._aims.add((OTHERS, "?"))
-        self._made: set[bytes] = set()
-        """Paths of the files that the program has made or replaced."""
         self._left: set[bytes] = set()
         """Paths of the files that earlier runs have left in a folder which is emptied."""
-        self._replaced: set[bytes] = set()
-        """Paths of those that others have replaced while the program ran: at a reload, or a rotation of its logs."""
         self._absent = Absent()
         self._identities: dict[bytes, tuple[int, int]] = {}
         """By path: the file that was there."""
-        folders = {name: _located(name, environment) for name in (b"$HOME", *OWN_FOLDERS)}
-        folders = {name: at for name, at in folders.items() if at and self._named(at + b"/.").startswith("$")}
-        self._home = folders.pop(b"$HOME", b"")
-        """The home; b"" where it is the working folder, or the root, whose files have other names in a policy: `enforce` makes
-        none."""
-        self._own = {*folders.values()}
-        """Folders that `enforce` creates before it starts the program."""
-        self._of_its_own: set[bytes] = set()
-        """What may be other hidden folders that the program made in the home, or folders in those: `enforce` makes them where
-        they are missing."""
-        self._makers: dict[bytes, str] = {}
-        """By folder that `enforce` creates: the executable that made it."""
-        self._made_again: set[bytes] = set()
-        """Those that it has removed, and made once more, and what it has renamed."""
+        self._own = OwnFiles(environment, self._named)
         self._process = 0
         """The pid of the program's first process, which `/proc/self` in a policy means; 0 before its first call."""
         self._noted: dict[tuple[object, ...], _Noted] = {}
@@ -166,17 +149,13 @@ class FileWatcher:
         """Return what was recorded, ascending, as (what, rights, executable): a path as in a policy and its rights, ABSTRACT
         and FAMILY or OTHERS, MADE and the path of a file that was made (`fewest`), or PUBLIC, LEFT or SOUGHT and a path."""
         by_name: dict[tuple[str, str], Right] = {}
-        gone = {path for path in self._of_its_own if os.path.islink(path) or not os.path.isdir(path)} | self._made_again
-        self._of_its_own -= gone
-        for path, executable in self._makers.items():
-            if not any(own.startswith(path + b"/") for own in self._of_its_own):  # else `enforce` creates it on the way
-                self._note(path, Right.CREATE, executable)
-            if path in self._of_its_own and not _is_risky(self._named(path)):  # the next run finds what this one left
-                self._note(path, Right.READ, executable)
-        used = [((self._place(path) if path in gone else path, who), rights) for (path, who), rights in self._rights.items()]
-        again = self._absent.made(self._made, self._top, self._named)
-        again = (use for use in again if Right.READ not in use[1] or not _is_risky(self._named(use[0])))
-        for path, rights, executable in [*((path, rights, who) for (path, who), rights in used), *again]:
+        gone = self._own.settle()
+        for path, rights, executable in self._own.created():
+            self._note(path, rights, executable)
+        again = self._absent.made(self._own.made, self._own.top, self._named)
+        used = [(self._own.place(path) if path in gone else path, rights, who) for (path, who), rights in self._rights.items()]
+        used += (use for use in again if Right.READ not in use[1] or not is_risky(self._named(use[0])))
+        for path, rights, executable in used:
             key = (self._named(path), self._renamed(executable))
             by_name[key] = by_name.get(key, NOTHING) | rights
         uses = [(name, format_rights(rights), executable) for (name, executable), rights in by_name.items()]
@@ -186,33 +165,15 @@ class FileWatcher:
             if public.isdisjoint(folders(folder)) and _is_public(folder):
                 public.add(folder)
         uses += [(PUBLIC, folder, "") for folder in public]
-        uses += [(MADE, path, "") for path in fewest(self._tops())]
+        uses += [(MADE, path, "") for path in fewest(self._own.tops())]
         uses += [(LEFT, self._named(path), "") for path in self._left]
-        absent = {*self._absent.sought(self._named, self._place)} - {name for name, _ in by_name}
-        uses += [(SOUGHT, path, "") for path in absent if not _is_risky(path)]
+        absent = {*self._absent.sought(self._named, self._own.place)} - {name for name, _ in by_name}
+        uses += [(SOUGHT, path, "") for path in absent if not is_risky(path)]
         return tuple(sorted([*uses, *((ABSTRACT, aim, self._renamed(executable)) for aim, executable in self._aims)]))
 
     def _named(self, path: bytes) -> str:
         name = os.fsencode(self._renamed(os.fsdecode(path)))
         return named(name, self._environment, self._here).decode("utf-8", "surrogateescape")
-
-    def _tops(self) -> list[str]:
-        """Return the paths made in folders that were there before; those of folders in which more was made end with a slash."""
-        tops: dict[bytes, bool] = {}
-        for path in self._made - self._own - self._of_its_own:
-            top = self._top(path)
-            tops[top] = tops.get(top, False) or top != path
-        return [self._named(top) + "/" * is_folder for top, is_folder in tops.items()]
-
-    def _top(self, path: bytes) -> bytes:
-        """Return the outermost folder above a path that the program has made, or the path itself."""
-        top = above = path
-        own = self._own | self._of_its_own
-        while above != b"/" and above not in own:
-            above = os.path.dirname(above)
-            if above in self._made:
-                top = above
-        return top
 
     # -- calls
 
@@ -240,31 +201,26 @@ class FileWatcher:
                 self._find(task, need, makes=any(part.makes & Right.CREATE for part in parts))
                 is_fixed &= self._needed(task, need, root)
             if isinstance(request, Pair):
-                self._made_again.update(need.name for need in needed if need.makes)
+                self._own.rename(need.name for need in needed if need.makes)
             makes = any(part.makes for part in parts)  # whether it does depends on whether the file is there
             if is_fixed and needed and not makes and not any(need.name or Right.MOVE in need.rights for need in needed):
-                places = {need.file.path: self._place(need.file.path) for need in needed}
-                self._noted[key] = _Noted(paths, [*map(_identity, paths)], places, self._moves)
+                places = {need.file.path: self._own.place(need.file.path) for need in needed}
+                self._noted[key] = _Noted(paths, [*map(_identity, paths)], places, self._own.moves)
 
     def _asks(self, task: Task, event: Event) -> None:
         request = asked(self._asking[event.arch, event.number], event.arguments)
         if request and self._root(task) == b"/":
             self._absent.note(task, request, kernel.read_path(task.tid, request.address), request.right)
 
-    @property
-    def _moves(self) -> int:
-        """What has grown if files may be at another place (`_place`) than before."""
-        return len(self._made) + len(self._replaced)
-
     def _is_noted(self, key: tuple[object, ...]) -> bool:
         """Return whether a call has been recorded, and would be recorded for the same files and folders again."""
         noted = self._noted.get(key)
         if noted is None or noted.identities != [*map(_identity, noted.paths)]:
             return False
-        if noted.moves != self._moves:
-            if any(self._place(file) != place for file, place in noted.places.items()):
+        if noted.moves != self._own.moves:
+            if any(self._own.place(file) != place for file, place in noted.places.items()):
                 return False
-            self._noted[key] = noted._replace(moves=self._moves)
+            self._noted[key] = noted._replace(moves=self._own.moves)
         return True
 
     def _socket_call(self, task: Task, event: Event) -> None:
@@ -317,37 +273,20 @@ class FileWatcher:
         if Right.MOVE not in rights and not self._permits(file, Right.WRITE if need.name else rights):
             return False
         self._identify(file)
-        is_new = need.makes and need.name not in self._made
-        if is_new and self._is_its_own(need):
-            self._of_its_own.add(need.name)
-        elif need.makes and need.name in self._of_its_own:
-            self._made_again.add(need.name)
-        if need.makes:
-            self._made.add(need.name)
-        if is_new and need.name in self._own | self._of_its_own:
-            self._makers.setdefault(need.name, task.executable)
-        elif Right.EXECUTE in rights:
+        is_created = need.makes and self._own.make(need, task.executable)  # then `OwnFiles.created` has it
+        if Right.EXECUTE in rights:
             self._execute(file.path, task.executable, root, b"/proc/%d/cwd" % task.tid)
-        else:
+        elif not is_created:
             self._note(file.path, rights, task.executable)
         if file.path == _TERMINALS:
             self._note(_OTHER_ENDS, Right.READ | Right.WRITE, task.executable)
         return True
 
-    def _is_its_own(self, need: Need) -> bool:
-        """Return whether a call makes, for the first time, what may be a hidden folder in the home, or a folder in those that
-        `enforce` creates.  A name with a digit, or one that looks random, may be another in the next run."""
-        folder, name = os.path.split(need.name)
-        is_below = folder in self._own or (folder == self._home and name.startswith(b"."))
-        if not is_below or need.name in self._own or need.rights != Right.CREATE:
-            return False
-        return not _DIGIT.search(name) and fixed_start(os.fsdecode(name)) is None
-
     def _find(self, task: Task, need: Need, *, makes: bool) -> None:
         """Note a file that a call would make (`makes`) if no earlier run had left it there, or a log that it writes, which
         others make anew, in a folder which is emptied (`_EMPTIED`)."""
         file, folder = need.file, os.path.dirname(need.file.path)
-        is_left = file.path.startswith(_EMPTIED) and stat.S_ISREG(file.mode) and self._place(file.path) == file.path
+        is_left = file.path.startswith(_EMPTIED) and stat.S_ISREG(file.mode) and self._own.place(file.path) == file.path
         is_log = file.path.startswith(_LOGS) and Right.WRITE in need.rights
         if need.name or not (is_left and (makes or is_log)) or not self._permits(file._replace(path=folder), Right.WRITE):
             return
@@ -361,14 +300,14 @@ class FileWatcher:
         former = self._identities.get(file.path, file.identity)
         self._identities[file.path] = file.identity
         is_mounted = former[0] != file.identity[0]  # another file system has come between
-        is_granted_by_folder = self._place(file.path) != file.path
+        is_granted_by_folder = self._own.place(file.path) != file.path
         if former == file.identity or is_mounted or is_granted_by_folder or file.path.startswith(_NUMBERED):
             return
         if self._is_kept_apart(os.path.dirname(file.path)):
             name = self._named(file.path)
             self._gap(f"{name} was replaced while the program ran, and a line is about the file that is there at the start")
         else:
-            self._replaced.add(file.path)
+            self._own.replaced.add(file.path)
 
     def _is_kept_apart(self, folder: bytes) -> bool:
         """Return whether no rule grants a folder (`KEPT_APART`), also where it is the working folder."""
@@ -390,19 +329,8 @@ class FileWatcher:
                 return
             path = inner.path
 
-    def _place(self, path: bytes) -> bytes:
-        """Return the file itself, or the folder that was there before if the file was made or replaced."""
-        place = above = path
-        own = self._own | self._of_its_own
-        while above != b"/" and above not in own:
-            folder = os.path.dirname(above)
-            if above in self._made or above in self._replaced:
-                place = folder
-            above = folder
-        return place
-
     def _note(self, path: bytes, rights: Right, executable: str) -> None:
-        place = self._place(path)
+        place = self._own.place(path)
         if match := _PROC.match(place):
             is_own = int(match[1]) == self._process
             place = grantable(place[match.end(1) :]) if is_own else b"/proc"
@@ -428,13 +356,6 @@ def _identity(path: bytes) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _is_risky(path: str) -> bool:
-    """Return whether lint names a risk of reading a file, which is granted if it was read, not if it was looked for."""
-    from callfence.policygen.lint.files import risks_of  # its tables are read for few programs
-
-    return bool(risks_of(Files({path: Right.READ}, None, None)))
-
-
 def _is_public(folder: str) -> bool:
     """Return whether a folder and all that is in it belong to root, and are readable for every user and writable for few."""
     left = _MOST_FILES
@@ -456,14 +377,6 @@ def _is_public(folder: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _located(path: bytes, environment: Sequence[bytes]) -> bytes:
-    """Return the absolute path, without links, of a path in a policy; b"" if a variable in it has no value."""
-    try:
-        return os.path.realpath(located(path, environment))
-    except PlaceError:
-        return b""
 
 
 def _always(file: File, rights: Right) -> bool:

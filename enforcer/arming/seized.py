@@ -9,7 +9,7 @@ import os
 
 from callfence.enforcer import helper, kernel
 from callfence.enforcer.bpf import shielded
-from callfence.enforcer.errors import EnforceError, refused
+from callfence.enforcer.errors import SHORT, EnforceError, refused
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.errors import KernelError
 from callfence.tracer.proc import fields
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.arming.plan import Plan
     from callfence.enforcer.reporting.reporter import Reporter
 
-_SHORT = tuple(map(os.strerror, (12, 23, 24)))
+_SHORT = tuple(map(os.strerror, SHORT))
 """The ends of errors of which ptrace is not the cause: ENOMEM, ENFILE, EMFILE (asm-generic/errno-base.h)."""
 HINT = "use --arm now, with a policy that allows execve"
 OPTIONS = (
