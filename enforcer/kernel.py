@@ -296,13 +296,16 @@ class _Span(linux.Structure):
 
 
 _ONE, _ZERO = linux.c_ulong(1), linux.c_ulong(0)
+_HERE, _THERE = _Span(), _Span()
+_HERE_AT, _THERE_AT = linux.byref(_HERE), linux.byref(_THERE)
 
 
 def memory_of(task: int, address: int, length: int) -> bytes:
     """Return up to `length` bytes of a task's memory, as many as can be read.  Raises OSError if none can."""
     content = (linux.c_char * length)()
-    here, there = _Span(linux.addressof(content), length), _Span(address, length)
-    count = linux.functions.process_vm_readv(task, linux.byref(here), _ONE, linux.byref(there), _ONE, _ZERO)
+    _HERE.base, _HERE.length = linux.addressof(content), length
+    _THERE.base, _THERE.length = address, length
+    count = linux.functions.process_vm_readv(task, _HERE_AT, _ONE, _THERE_AT, _ONE, _ZERO)
     return content.raw[: linux.checked(count, "process_vm_readv")]
 
 
@@ -329,12 +332,16 @@ def write(descriptor: int, content: bytes) -> int:
     return linux.checked(linux.functions.write(descriptor, content, linux.c_size_t(len(content))), "write")
 
 
+_VALUE, _LENGTH = linux.c_int(), linux.c_int()
+_VALUE_AT, _LENGTH_AT = linux.byref(_VALUE), linux.byref(_LENGTH)
+
+
 def socket_option(socket: int, option: int) -> int:
     """Return an option of SOL_SOCKET, 32 bits (socket(7))."""
-    value, size = linux.c_int(0), linux.c_int(4)
-    if linux.functions.getsockopt(socket, linux.SOL_SOCKET, option, linux.byref(value), linux.byref(size)) < 0:
+    _LENGTH.value = 4
+    if linux.functions.getsockopt(socket, linux.SOL_SOCKET, option, _VALUE_AT, _LENGTH_AT) < 0:
         raise linux.refused("getsockopt")
-    return value.value
+    return _VALUE.value
 
 
 def kill_thread(process: int, thread: int, number: int) -> None:
@@ -409,9 +416,9 @@ def swap_signal_mask(pid: int, mask: int) -> int:
     return former.value
 
 
-def ioctl(descriptor: int, request: int, argument: Any) -> None:
+def ioctl(descriptor: int, request: linux.c_ulong, argument: Any) -> None:
     """Make an ioctl(2) on a listener, again if a signal interrupts it."""
-    while linux.functions.ioctl(descriptor, linux.c_ulong(request), linux.byref(argument)) < 0:
+    while linux.functions.ioctl(descriptor, request, linux.byref(argument)) < 0:
         if linux.get_errno() != _EINTR:
             raise linux.refused("ioctl(SECCOMP_IOCTL_NOTIF)")
 

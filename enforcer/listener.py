@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from callfence.tracer.abi import Event
 
 # SECCOMP_IOCTL_NOTIF_*, linux/seccomp.h
-RECEIVE, SEND, ID_VALID, ADDFD, SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103, 0x40082104
+RECEIVE, _SEND, _ID_VALID, _ADDFD, _SET_FLAGS = map(
+    linux.c_ulong, (0xC0502100, 0xC0182101, 0x40082102, 0x40182103, 0x40082104)
+)
 _SYNC_WAKE_UP = 1  # SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
 _ADDFD_FLAG_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND
 _FLAG_CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
@@ -111,7 +113,7 @@ class Request:
         if self.listener < 0:
             return not self.is_gone
         try:
-            kernel.ioctl(self.listener, ID_VALID, linux.c_uint64(self.call.id))
+            kernel.ioctl(self.listener, _ID_VALID, linux.c_uint64(self.call.id))
         except OSError:
             return False
         return True
@@ -120,33 +122,33 @@ class Request:
 
     def fail(self, number: int) -> None:
         """Make the call fail with the errno `number`, without running it."""
-        kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, -number, 0))
+        kernel.ioctl(self.listener, _SEND, _Response(self.call.id, 0, -number, 0))
 
     def let_run(self) -> None:
         """Let the call run (Linux 5.5)."""
         if self.listener < 0:
             self.runs = True
         else:
-            kernel.ioctl(self.listener, SEND, _Response(self.call.id, 0, 0, _FLAG_CONTINUE))
+            kernel.ioctl(self.listener, _SEND, _Response(self.call.id, 0, 0, _FLAG_CONTINUE))
 
     def finish(self, result: int) -> None:
         """Make the call return `result`, or fail with a negative errno, without running it."""
         if self.listener < 0:
             self.result = result
         else:
-            kernel.ioctl(self.listener, SEND, _Response(self.call.id, max(result, 0), min(result, 0), 0))
+            kernel.ioctl(self.listener, _SEND, _Response(self.call.id, max(result, 0), min(result, 0), 0))
 
     def give(self, descriptor: int, *, inherited: bool) -> None:
         """Make the call return a copy of this process's `descriptor`, without running it (Linux 5.14).  The copy has the lowest
         free number, and is closed at an execve unless `inherited`."""
         flags = 0 if inherited else os.O_CLOEXEC
-        kernel.ioctl(self.listener, ADDFD, _Given(self.call.id, _ADDFD_FLAG_SEND, descriptor, 0, flags))
+        kernel.ioctl(self.listener, _ADDFD, _Given(self.call.id, _ADDFD_FLAG_SEND, descriptor, 0, flags))
 
 
 def wake_here(listener: int) -> None:
     """Have the kernel wake this process on the processor of the program, which waits for it, and the program on that of this
     process: waking another processor takes longer than an answer.  Do nothing before Linux 6.6."""
-    linux.functions.ioctl(listener, linux.c_ulong(SET_FLAGS), linux.c_ulong(_SYNC_WAKE_UP))
+    linux.functions.ioctl(listener, _SET_FLAGS, linux.c_ulong(_SYNC_WAKE_UP))
 
 
 class Descriptors:

@@ -8,6 +8,7 @@ from functools import partial
 from callfence.enforcer.hosts.addresses import peer_of
 from callfence.enforcer.hosts.identity import acting
 from callfence.enforcer.hosts.making import EAGAIN, INT, Making, address_at, check
+from callfence.enforcer.hosts.rules import is_loopback
 from callfence.enforcer.hub import WRITABLE
 from callfence.tracer import TYPE_CHECKING
 from callfence.tracer.linux import AF_UNIX
@@ -39,10 +40,13 @@ class Connecting:
         try:
             address = address_at(task, at, length & INT)
             check(request)
-            target = self._targets.of(request, socket, peer_of(address, socket.domain, sends=False), address)
+            peer = peer_of(address, socket.domain, sends=False)
+            target = self._targets.of(request, socket, peer, address)
             if target.is_mute or (socket.use == "send" and self._targets.are_mixtures_denied(socket, target.address)):
                 socket.mute()  # before: another thread may send at once
-            result = acting(target.identity, partial(socket.connect, target.address))
+            # There the answer mostly comes at once; it is waited for unless that is under way for other calls.
+            waits = (socket.domain == AF_UNIX or is_loopback(peer.host if peer else b"")) and not self._making.pending.count
+            result = acting(target.identity, partial(socket.connect, target.address, waits=waits))
             self._targets.note(socket, target)
             if result == EAGAIN and socket.domain == AF_UNIX and socket.is_blocking:
                 is_kept = True

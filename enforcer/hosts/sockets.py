@@ -27,6 +27,7 @@ _MANY = 64
 _RIGHTS, _CREDENTIALS = 1, 2  # SCM_RIGHTS, SCM_CREDENTIALS (linux/socket.h)
 
 
+_USES = {SOCK_STREAM: "connect", SOCK_DGRAM: "send"}
 _LOCAL = (16, 38)  # AF_NETLINK, AF_ALG (linux/socket.h)
 
 
@@ -46,8 +47,7 @@ class Socket(NamedTuple):
         """What a policy calls reaching a peer by this socket: `connect` (TCP), `send` (UDP), `unix`; "" for a kind of socket
         that reaches no other host; `raw` for one that could reach any."""
         if self.domain in (AF_INET, AF_INET6):  # it may be inherited, so of a kind that the program cannot make
-            is_known = self.protocol in PROTOCOLS.get(self.type, ())
-            return {SOCK_STREAM: "connect", SOCK_DGRAM: "send"}[self.type] if is_known else "raw"
+            return _USES[self.type] if self.protocol in PROTOCOLS.get(self.type, ()) else "raw"
         return "unix" if self.domain == AF_UNIX else "" if self.domain in _LOCAL else "raw"
 
     @property
@@ -65,20 +65,23 @@ class Socket(NamedTuple):
         """Whether calls on it wait."""
         return not fcntl.fcntl(self.descriptor, fcntl.F_GETFL) & os.O_NONBLOCK
 
-    def connect(self, address: bytes) -> int:
-        """Connect it without waiting; return 0 or a negative errno, EINPROGRESS or EALREADY while it is under way."""
+    def connect(self, address: bytes, *, waits: bool = False) -> int:
+        """Connect it without waiting, or for at most SHORT seconds if it `waits`; return 0 or a negative errno, EINPROGRESS or
+        EALREADY while it is under way."""
         if self.domain == AF_INET6 and self.type == SOCK_DGRAM and _is_ipv4(address):
             if not _is_ipv4(self.peer()):  # or another thread puts a datagram together at once
                 linux.functions.connect(self.descriptor, _NOBODY, len(_NOBODY))
             self._send_begun()
         flags = os.O_NONBLOCK if self.type == SOCK_DGRAM else fcntl.fcntl(self.descriptor, fcntl.F_GETFL)
         is_blocking = not flags & os.O_NONBLOCK
-        if is_blocking:  # there is no flag for one call
+        changes = is_blocking and not waits  # there is no flag for one call
+        if changes:
             fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+        if is_blocking:
             limit_calls(SHORT)  # the program may have changed that back
         try:
             result = result_of(linux.functions.connect(self.descriptor, address, len(address)))
-            if result == -errno.EINPROGRESS and is_blocking:  # the answer of this host itself may be there already
+            if result == -errno.EINPROGRESS and changes:  # the answer of this host itself may be there already
                 result = result_of(linux.functions.connect(self.descriptor, address, len(address)))
             if result == -errno.EINTR:
                 return -errno.EAGAIN if self.domain == AF_UNIX else -errno.EINPROGRESS
@@ -86,6 +89,7 @@ class Socket(NamedTuple):
         finally:
             if is_blocking:
                 limit_calls(0)
+            if changes:
                 fcntl.fcntl(self.descriptor, fcntl.F_SETFL, flags)
 
     def send(self, content: bytes, flags: int, address: bytes, control: Sequence[tuple[int, int, bytes]] = ()) -> int:
