@@ -191,6 +191,7 @@ ENTRIES = (
     # options of sockets that both versions of IP have
     ("setsockopt: level == SOL_IP && optname == IP_MTU_DISCOVER", {"probes paths"}),
     ("setsockopt: level == SOL_IPV6 && optname == IPV6_MTU_DISCOVER", {"probes paths"}),
+    ("setsockopt: level == SOL_IPV6 && optname == IPV6_DONTFRAG", {"probes paths"}),
     ("setsockopt: level == SOL_IP && optname == IP_TOS", {"marks packets"}),
     ("setsockopt: level == SOL_IPV6 && optname == IPV6_TCLASS", {"marks packets"}),
     ("setsockopt: level == SOL_IP && optname in {IP_TTL, IP_RECVTTL}", {"limits hops"}),

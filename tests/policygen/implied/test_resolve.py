@@ -134,6 +134,7 @@ def test_the_filter_is_proved(text: str, report: bool) -> None:
         ("socket: family == AF_INET && type == SOCK_STREAM && protocol == 0", "setsockopt 3 SOL_IPV6 IPV6_MTU", "kill"),
         ("socket: family == AF_INET && type == SOCK_DGRAM && protocol == 0", "setsockopt 3 SOL_IPV6 IPV6_MTU", "allow"),
         ("setsockopt: level == SOL_IP && optname == IP_MTU_DISCOVER", "setsockopt 3 SOL_IPV6 IPV6_MTU_DISCOVER", "allow"),
+        ("setsockopt: level == SOL_IP && optname == IP_MTU_DISCOVER", "setsockopt 3 SOL_IPV6 IPV6_DONTFRAG", "allow"),
         ("setsockopt: level == SOL_IPV6 && optname == IPV6_TCLASS", "setsockopt 3 SOL_IP IP_TOS", "allow"),
         ("setsockopt: level == SOL_IP && optname == IP_TTL", "setsockopt 3 SOL_IPV6 IPV6_UNICAST_HOPS", "allow"),
         ("setsockopt: level == SOL_IP && optname == IP_TOS", "setsockopt 3 SOL_IPV6 IPV6_UNICAST_HOPS", "kill"),
