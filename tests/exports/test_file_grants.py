@@ -220,6 +220,7 @@ def granted_to(tmp_path: Path) -> str:
     for name in ("changed", "run"):
         (tmp_path / name).mkdir()
         shutil.copy("/usr/bin/true", tmp_path / name / "true")
+    (tmp_path / "changed/kept").mkdir()
     shell = Path("/bin/sh").resolve()
     return f"""\
 default allow
@@ -230,6 +231,7 @@ path /usr/lib: read
 path {tmp_path}/read: read
 path "{tmp_path}/two words": read
 path {tmp_path}/changed: read, write, create
+path {tmp_path}/changed/kept: read
 path {tmp_path}/run: read, write, create, execute
 path /dev/null: read, write
 """
@@ -242,6 +244,7 @@ TRIED = {
     "echo x > read": "",
     "echo x > changed/new && cat changed/new": "x",
     "changed/true && echo ran": "",
+    "echo y > changed/kept/new && cat changed/kept/new": "y",  # by the line for the folder above
     "run/true && echo ran": "ran",
     "echo x > /dev/null && echo written": "written",
     "cat /etc/passwd": "",
