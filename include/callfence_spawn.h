@@ -153,6 +153,7 @@ static int callfence_is_traced_(void)
 static int callfence_spawn(const char *path, char *const words[], char *const environment[], char *error, size_t length)
 {
     int has_stderr = fcntl(STDERR_FILENO, F_GETFD) >= 0; /* before another descriptor has that number */
+    int was_traced = callfence_is_traced_();             /* by another process than the spawner's */
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address.sun_path)
         return callfence_fail_(error, length, 125, path, "the path of a socket is too long");
@@ -210,7 +211,7 @@ static int callfence_spawn(const char *path, char *const words[], char *const en
         return callfence_fail_(error, length, (int)answer.status, text, NULL);
     if (count != answer.rulesets || answer.first >= ask.words)
         return callfence_fail_(error, length, 125, "the answer of `callfence spawn` lacks something", NULL);
-    if (!callfence_is_traced_())
+    if (was_traced || !callfence_is_traced_())
         return callfence_fail_(error, length, 125, path, "who listens there does not trace this process, and cannot confine it");
 
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

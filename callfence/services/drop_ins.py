@@ -37,7 +37,7 @@ def of(unit: Unit, mode: Mode, policy: Path, options: Sequence[str]) -> str:
     Raises UserError if a drop-in cannot change what the unit runs, or if the unit does not see this installation."""
     places = (*_executed(), *_command("enforce"))
     hidden = [place for place in places if f"{place}/".startswith(_HOMES)]
-    if hidden and _hides_homes(unit):
+    if hidden and _protects(unit, "Home") not in ("", "read-only"):
         raise UserError(
             f"{unit.stem}: callfence is in {hidden[0]}, which the unit does not see (ProtectHome=): install it in /opt or /usr"
         )
@@ -81,9 +81,10 @@ def own_title(unit: Unit) -> str:
     return title
 
 
-def _hides_homes(unit: Unit) -> bool:
-    values = [value for key, value in settings_of(unit.text) if key == "ProtectHome"]
-    return bool(values) and values[-1].lower() not in ("", "no", "false", "off", "0", "read-only")
+def _protects(unit: Unit, what: str) -> str:
+    """Return the value of a unit's setting in lower case; "" if it is off."""
+    values = [value.lower() for key, value in settings_of(unit.text) if key == f"Protect{what}"]
+    return "" if not values or values[-1] in ("no", "false", "off", "0") else values[-1]
 
 
 def _output(unit: Unit) -> str:
@@ -115,8 +116,10 @@ def _needed(unit: Unit) -> Iterator[str]:
     if "SystemCallFilter" in present:
         yield f"SystemCallFilter={_CALLS}"
     if "NoExecPaths" in present:
-        places = (*_command("enforce")[:1], *map(path, _executed()))
-        yield from (f"ExecPaths={quoted(place)}" for place in dict.fromkeys(places))
+        places = dict.fromkeys(map(quoted, (*_command("enforce")[:1], *map(path, _executed()))))
+        yield from (f"ExecPaths={place}" for place in places)
+        if _protects(unit, "System") or held(unit.text, ("ReadOnlyPaths",)):  # which do not extend to what ExecPaths= mounts
+            yield from (f"BindReadOnlyPaths={place}" for place in places)
 
 
 def _executed() -> Iterator[str]:

@@ -38,7 +38,7 @@ _RESTARTED = MACHINE.calls(
 _UNREADABLE = "its memory cannot be read (PR_SET_DUMPABLE)"
 _FULL = "it cannot open another descriptor"
 _HELPER_FULL = "the helper cannot open another descriptor"
-_SHARED = "it shares its memory with a process that is in its last phase"
+_SHARED = "it shares its memory with a process that is in a later phase"
 _UNHEARD = {errno.EBUSY: "it has a listener already", errno.EMFILE: _FULL, errno.ENFILE: _FULL}
 """The errnos with which seccomp(2) refuses only the listener, each with the reason to print."""
 _STOPPED = ("", "t", "T", "X", "Z")
@@ -135,7 +135,7 @@ class Entrance:
 
     def _put(self, surgery: Detour, process: Process, number: int) -> None:
         """Install the filter of phase `number` on a process.  Raises ArmError, KernelError, OSError or GoneError."""
-        if process.memory.is_free:
+        if process.is_behind:
             raise ArmError(_SHARED)
         self._require_no_filter(process, surgery.pid)
         stage = self._stages[number - 1]
@@ -154,15 +154,18 @@ class Entrance:
             program = self._key.passing(program, installs=not is_last)
             inject.install(surgery, self._key, program, -1, threads=True)
         surgery.unmap(stage.filter)
-        process.reached = number
+        process.reached = process.memory.reached = number
+        self.fail_behind(process)
         if is_last:
-            process.memory.is_free = True
-            for other in self._processes.sharing(process):
-                try:
-                    self._failed(other, _SHARED)
-                except (GoneError, ProcessLookupError):
-                    continue  # it has been killed, or has ended
             self._call_back(process, surgery.pid)
+
+    def fail_behind(self, process: Process) -> None:
+        """Have those fail that share the memory of a process, and are in an earlier phase than another one that does."""
+        for other in self._processes.behind(process.memory):
+            try:
+                self._failed(other, _SHARED)
+            except (GoneError, ProcessLookupError):
+                continue  # it has been killed, or has ended
 
     def _put_listening(self, surgery: Detour, process: Process, stage: Stage) -> str:
         """Install the filter of the last phase on a process, with a listener, and answer its calls from now on.  Return "", or

@@ -105,7 +105,9 @@ class Follower:
             return  # it was killed while it was stopped: its end comes
 
     def _stopped(self, pid: int, stop: Stop, process: Process) -> None:
-        if process.doomed:
+        if stop.kind == CREATED:
+            self._created(pid, process, stop.event)
+        elif process.doomed:
             self._ends(pid, process, stop)
         elif process.is_left:
             self._let_go(pid, stop.signal if stop.kind == SIGNAL else 0)
@@ -114,14 +116,20 @@ class Follower:
         elif stop.kind == EXECUTED:
             self._processes.executed(pid)
             inject.resume(linux.PTRACE_SYSCALL, pid)
-        elif stop.kind == CREATED:
-            new = kernel.event_message(pid)
-            self._processes.started(new, process, pid, stop.event)
-            inject.resume(linux.PTRACE_SYSCALL, pid)
-            if early := self._processes.take_early(new):
-                self._happened(new, early)
         else:
             inject.go_on(linux.PTRACE_SYSCALL, pid, stop)
+
+    def _created(self, pid: int, process: Process, event: int) -> None:
+        """Handle the event of a task's clone, which may come after another thread has entered a phase."""
+        new = kernel.event_message(pid)
+        self._processes.started(new, process, pid, event)
+        self._entrance.fail_behind(process)
+        if process.is_left:
+            self._let_go(pid)
+        elif not process.doomed:
+            inject.resume(linux.PTRACE_SYSCALL, pid)
+        if early := self._processes.take_early(new):
+            self._happened(new, early)
 
     def _ends(self, pid: int, process: Process, stop: Stop) -> None:
         """Handle a stop of a process that SIGSYS should end; its other threads stay stopped.  If SIGSYS does not end it,

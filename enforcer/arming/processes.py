@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class Memory:
     """The memory of a process, or of several (CLONE_VM, vfork)."""
 
-    __slots__ = ("is_free",)
+    __slots__ = ("reached",)
 
     def __init__(self) -> None:
-        self.is_free = False
-        """Whether a process that is not traced shares this memory, and could change a filter before the kernel reads it."""
+        self.reached = 0
+        """How many phases the furthest of these processes has reached.  One that is behind would do what that one writes; and
+        one in its last phase, which is not traced, could change a filter before the kernel reads it."""
 
 
 class Process:
@@ -59,6 +60,11 @@ class Process:
     def is_left(self) -> bool:
         """Whether it is in its last phase, so that its threads are detached at their next stop."""
         return self.reached == self.last
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it shares its memory with a process that is in a later phase."""
+        return self.reached < self.memory.reached
 
     def kill(self) -> None:
         """Kill the process.  Raises ProcessLookupError."""
@@ -126,14 +132,14 @@ class Processes:
         flags = self.flags.get(pid, 0)
         if event == linux.PTRACE_EVENT_VFORK or (flags & linux.CLONE_VM and not flags & linux.CLONE_THREAD):
             child.memory = parent.memory
-            parent.memory.is_free = parent.memory.is_free or child.is_left
+            child.memory.reached = max(child.memory.reached, parent.reached, child.reached)
         shares = kernel.shares_files(new, pid)
         if flags & linux.CLONE_FILES if shares is None else shares:
             child.shares = parent.shares = True
 
-    def sharing(self, process: Process) -> list[Process]:
-        """Return the other processes with the same memory that are not in their last phase."""
-        return [each for each in self._processes.values() if each.memory is process.memory and not each.is_left]
+    def behind(self, memory: Memory) -> list[Process]:
+        """Return the processes with this memory that are in an earlier phase than another one with it."""
+        return [each for each in self._processes.values() if each.memory is memory and each.is_behind]
 
     def starts(self, pid: int, call: Call) -> None:
         """Note that a task is in a call that starts another task."""

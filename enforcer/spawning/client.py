@@ -34,13 +34,14 @@ def become(socket: str, words: Sequence[bytes], environment: list[bytes]) -> NoR
     """Become the program of an `enforce` command line, given as its words without the command's name.  Raises CallfenceError or
     OSError if the program was not run.  This process may be traced and confined then: end it."""
     has_stderr = execution.is_open(2)  # before another descriptor has that number
+    was_traced = _is_traced()
     connection = connected(socket)
     own = [os.open(".", _O_PATH), *([2] if has_stderr else [])]
     send(connection, protocol.encoded(words, environment), own)
     os.close(own[0])
     text, rulesets, first = answer(connection)
     connection.close()
-    if fields("/proc/self").get("TracerPid", "0") == "0":  # a confined program cannot do that, and may have bound the socket
+    if was_traced or not _is_traced():  # a confined program cannot do that, and may have bound the socket
         raise EnforceError(f"{socket}: who listens there does not trace this process, and cannot confine it")
     argv = words[first:]
     command, script = linux.strings(argv), linux.strings(linux.script_arguments(b"", argv))
@@ -61,6 +62,10 @@ def become(socket: str, words: Sequence[bytes], environment: list[bytes]) -> NoR
     if rulesets and problem == errno.EACCES:
         raise EnforceError(f"{os.fsdecode(argv[0])} cannot be executed: {execution.NOT_GRANTED}", NOT_EXECUTABLE)
     raise execution.failure(argv[0], problem)
+
+
+def _is_traced() -> bool:
+    return fields("/proc/self").get("TracerPid", "0") != "0"
 
 
 def connected(socket: str) -> _socket.socket:

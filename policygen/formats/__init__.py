@@ -14,12 +14,15 @@ from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from callfence.policygen.evaluate import answers
 from callfence.policygen.files.algebra import differences, freed
+from callfence.policygen.files.calls import MOUNTING
 from callfence.policygen.files.ruleset import kept_by_the_filter
-from callfence.policygen.grants import BARE, NOT_CONFINED, Files
+from callfence.policygen.grants import ALL, BARE, NOT_CONFINED, Files
 from callfence.policygen.implied.resolve import Resolved, resolved
 from callfence.policygen.model import SIGNALS, Policy, scopes
 from callfence.policygen.phases import START
+from callfence.policygen.sets import region
 from callfence.policygen.values import field, frozen, replace
 from callfence.tracer.abi import NATIVE, Arch, table
 from callfence.tracer.errors import UserError
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from callfence.policygen.recording.model import Recording
+
+
+_SIGNALLING = "kill", "pidfd_send_signal", "rt_sigqueueinfo"
+"""Calls that signal processes; not tkill(2) and tgkill(2), since threads use them to signal each other."""
 
 
 class ExportError(UserError):
@@ -206,20 +213,25 @@ def exported(name: str, policy: Policy, options: FormatOptions, phase: str = STA
     losses, or an option that it needs is missing; ValueError if the policy has no such phase."""
     meant = resolved(policy, phase)
     result = exporter(name)(meant, options)
-    what = " and ".join(word for word in scopes(meant.scope) if word != SIGNALS or _signals(meant))
+    what = " and ".join(word for word in scopes(meant.scope) if word != SIGNALS or _allowed(meant, _SIGNALLING))
     scope = [Loss(Direction.WIDER, f"{name} does not restrict {what} to the program's own processes")] * bool(what)
     same = kept_by_the_filter(policy)
     files = _file_losses(freed(meant.files, same), freed(result.files, same), name)
-    return replace(result, losses=(*result.losses, *files, *scope))
+    mounts: list[Loss] = []
+    is_confined = (meant.files.paths or {"/": ALL}).get("/") != ALL
+    if is_confined and result.files.paths is not None and result.files is not meant.files:
+        mounting = ", ".join(_allowed(meant, MOUNTING))
+        what = f"{name} lets {mounting} change what is mounted, which `path` lines deny"
+        mounts = [Loss(Direction.WIDER, what)] * bool(mounting)
+    return replace(result, losses=(*result.losses, *files, *mounts, *scope))
 
 
-def _signals(policy: Resolved) -> bool:
-    """Return whether a policy allows calls that signal processes; tkill(2) and tgkill(2) do not count, since threads use them
-    to signal each other."""
-    return any(
-        (entry := section.get(table(arch).by_name[name].number)) and entry.action.may_allow
-        for arch, section in policy.entries.items()
-        for name in ("kill", "pidfd_send_signal", "rt_sigqueueinfo")
+def _allowed(policy: Resolved, names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of some calls that a policy allows with any arguments."""
+    calls = [(arch, table(arch).by_name[name]) for name in names for arch in policy.entries if name in table(arch).by_name]
+    space = region.space()
+    return tuple(
+        call.name for arch, call in calls if any(action.may_allow for _, action in answers(space, policy, arch, call.number))
     )
 
 

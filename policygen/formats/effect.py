@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from callfence.policygen.comparing.compare import Change, Difference, compare_resolved
 from callfence.policygen.evaluate import answers
+from callfence.policygen.files.algebra import granted
 from callfence.policygen.formats import Addition, Direction, ExportError, Loss
 from callfence.policygen.grants import ALL, Files, Right
 from callfence.policygen.implied.resolve import Resolved
@@ -182,8 +183,9 @@ def mounts(paths: Mapping[str, Right], archs: Iterable[Arch], starts: Iterable[s
 
     A folder comes before the paths below it."""
     mounts = [Mount(LOADERS[arch], changes=False, executes=True, is_device=False) for arch in archs if arch in LOADERS]
-    for path, rights in paths.items():
-        if path.partition("/")[0] in starts and rights and not covers(PROC, path):
+    for path in [path for path, rights in paths.items() if rights]:
+        if path.partition("/")[0] in starts and not covers(PROC, path):
+            rights = granted(paths, path)  # a mount hides that of the folder above
             changes = bool(rights & ~READS)
             mounts.append(Mount(path, changes, not changes or Right.EXECUTE in rights, covers("/dev", path)))
     return mounts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from callfence.policygen.files.algebra import granted
 from callfence.policygen.formats import Direction, Exported, FormatOptions, Loss, effect as effects
 from callfence.policygen.grants import ALL, NOT_CONFINED, Files, Right
 from callfence.policygen.implied.resolve import Resolved
@@ -35,7 +36,7 @@ _PERSONALITY = {"personality": "firejail denies changing the execution domain if
 
 def whitelisted(paths: Mapping[str, Right]) -> tuple[list[str], Files, tuple[Loss, ...]]:
     """Return the lines of a profile that grant these paths, the `Files` that the lines actually enforce, and further losses."""
-    written = {path: rights for path, rights in paths.items() if rights and _can_be_written(path)}
+    written = {path: granted(paths, path) for path, rights in paths.items() if rights and _can_be_written(path)}
     effect = dict.fromkeys(_VISIBLE, effects.READS) | {"/proc": ALL}
     lines = ["read-only /"]
     for path, rights in written.items():
@@ -48,8 +49,8 @@ def whitelisted(paths: Mapping[str, Right]) -> tuple[list[str], Files, tuple[Los
             lines.append(f"{'read-write' if changes else 'read-only'} {name}")
         noexec = changes and Right.EXECUTE not in rights and not is_device
         lines += [f"noexec {name}"] * noexec
-        granted = ALL if changes or is_device else effects.READS
-        effect[path] = effect.get(path, granted) | (granted & ~Right.EXECUTE if noexec else granted)
+        given = ALL if changes or is_device else effects.READS
+        effect[path] = effect.get(path, given) | (given & ~Right.EXECUTE if noexec else given)
     tops = {_top(path) for path in written}
     lines += [f"blacklist {top}" for top in _TOPS if top not in tops]
     if "$HOME" not in tops:

@@ -14,7 +14,7 @@ that are addresses, and serves nobody.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import Final
@@ -27,6 +27,7 @@ from callfence.policygen.grants import ALL, ANY_PORT, NO_PORT, Files, Right
 from callfence.policygen.hosts import is_name, order
 from callfence.policygen.implied.resolve import Resolved
 from callfence.policygen.model import ALLOW, ENOSYS, KILL, Action, Always, Condition, Entry, Operator
+from callfence.policygen.paths import covers
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
 from callfence.policygen.values import replace
@@ -36,6 +37,9 @@ from callfence.tracer.abi.constants import table_rows
 _SPECIFIERS = {"$HOME": "%h", "$TMPDIR": "%T"}
 _ALWAYS_WRITABLE = ("/dev", "/proc", "/sys")
 """Folders that stay writable under ProtectSystem=strict."""
+_FAMILIES = 1, 2, 10, 16
+"""AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK (linux/socket.h): unix sockets have lines of their own, netlink does not leave the
+machine."""
 _CHANGES = ALL & ~Right.READ & ~Right.EXECUTE
 KNOWN: Final = "@known"
 """The group of all calls that systemd knows."""
@@ -45,6 +49,14 @@ IMPLIED: Final = "@default"
 _MANAGER = "systemd writes to its manager before it executes the program, after the filter has taken effect"
 CALLS = effects.EXECVE | {"write": _MANAGER}
 _PACKETS = Loss(Direction.NARROWER, "systemd drops packets of every protocol, to and from all addresses that no line grants")
+_OTHERS = Loss(
+    Direction.WIDER, "systemd drops packets of IP alone: sockets of other families (AF_PACKET, AF_VSOCK) send anywhere"
+)
+_PORTS = Loss(
+    Direction.WIDER,
+    "systemd confines bind(2) alone, and only if it was built with BPF_FRAMEWORK (`systemctl --version`; Debian 13's was not): "
+    "without bind(2), listen(2) takes any free port",
+)
 _HOME = Loss(Direction.OTHER, "%h, written for $HOME, is /root in units of the system manager, whatever User= is")
 # src/shared/seccomp-util.c seccomp_restrict_namespaces()
 _NAMESPACES = ("NEWNS", "NEWCGROUP", "NEWUTS", "NEWIPC", "NEWUSER", "NEWPID", "NEWNET", "NEWTIME")
@@ -56,27 +68,46 @@ def files_section(files: Files) -> tuple[str, Files]:
     lines: list[str] = []
     effect: dict[str, Right] | None = None
     if files.paths is not None:
-        paths = {path: rights for path, rights in files.paths.items() if _written(path)}
-        changed = [path for path, rights in paths.items() if rights & _CHANGES]
-        executed = [path for path, rights in paths.items() if Right.EXECUTE in rights]
-        executed += [path for path in trees() if path in paths and path not in executed]  # libraries are mapped from there
-        lines += ["ProtectSystem=strict", *_setting("ReadWritePaths", changed)]
-        lines += ["NoExecPaths=/", *_setting("ExecPaths", executed)]
-        effect = {"/": Right.READ, **dict.fromkeys(_ALWAYS_WRITABLE, _CHANGES)}
-        for listed, rights in ((changed, _CHANGES), (executed, Right.EXECUTE)):
-            for path in listed:
-                effect[path] = effect.get(path, Right.READ) | rights
+        lines, effect = _paths_section({path: rights for path, rights in files.paths.items() if _written(path)})
     if files.bind is not None:
-        lines += ["SocketBindDeny=any", "SocketBindAllow=udp"]  # no line of a policy is about the UDP ports that are bound
+        # no line of a policy is about the UDP ports that are bound
+        lines += ["SocketBindDeny=any", "SocketBindAllow=", "SocketBindAllow=udp"]
         lines += [f"SocketBindAllow=tcp:{first}-{last}" for first, last in files.bind if (first, last) != ANY_PORT[0]]
         lines += ["SocketBindAllow=any"] * (files.bind == ANY_PORT)
     addresses = _addresses(files)
     if addresses is None:
         return "".join(f"{line}\n" for line in lines), Files(effect, None, files.bind)
-    lines += ["IPAddressDeny=any", *(f"IPAddressAllow={address}" for address in addresses)]
+    lines += ["IPAddressDeny=any", "IPAddressAllow=", *(f"IPAddressAllow={address}" for address in addresses)]
     reached = dict.fromkeys(addresses, ANY_PORT)
     enforced = Files(effect, NO_PORT, files.bind, NO_PORT, connect_to=reached, send_to=reached)
     return "".join(f"{line}\n" for line in lines), enforced
+
+
+def _paths_section(paths: Mapping[str, Right]) -> tuple[list[str], dict[str, Right]]:
+    """Return the lines for these paths, and the rights that they give.  An empty assignment clears the unit's own list.
+
+    Each path of a list is a mount of its own, to which ProtectSystem= and NoExecPaths=/ do not extend.  Of two lists that have
+    the same path, the stricter one counts."""
+    changed = [path for path, rights in paths.items() if rights & _CHANGES]
+    executed = [path for path, rights in paths.items() if Right.EXECUTE in rights]
+    executed += [path for path in trees() if path in paths and path not in executed]  # libraries are mapped from there
+    lines: list[str] = []
+    if "/" not in executed:
+        lines += ["NoExecPaths=", *_setting("NoExecPaths", _outside(("/", *_ALWAYS_WRITABLE, *changed), executed))]
+        lines += ["ExecPaths=", *_setting("ExecPaths", executed)]
+    if "/" not in changed:
+        lines += ["ProtectSystem=strict", "ReadWritePaths=", *_setting("ReadWritePaths", changed)]
+        lines += _setting("BindReadOnlyPaths", _outside(executed, (*changed, *_ALWAYS_WRITABLE)))
+    effect = {"/": Right.READ, **dict.fromkeys(_ALWAYS_WRITABLE, _CHANGES)}
+    for listed, rights in ((changed, _CHANGES), (executed, Right.EXECUTE)):
+        for path in listed:
+            effect[path] = effect.get(path, Right.READ) | rights
+    return lines, effect
+
+
+def _outside(paths: Iterable[str], folders: Collection[str]) -> list[str]:
+    """Return the paths that are neither one of these folders nor below one."""
+    return [path for path in paths if not any(covers(folder, path) for folder in folders)]
 
 
 def _addresses(files: Files) -> list[str] | None:
@@ -139,8 +170,21 @@ def export(policy: Resolved, options: FormatOptions) -> Exported:
     others = effects.FOREIGN[effects.only(effect)]
     foreign = Loss(Direction.OTHER, f"calls of {others} kill the calling thread instead of the process")
     homes = any(path.startswith("$HOME") for path in files.paths or ())
-    lost = (*lost, foreign, *[_PACKETS] * (files.send is not None), *[_HOME] * homes)
+    lost = (*lost, foreign, *_network(meant, policy.files, files), *[_HOME] * homes)
     return Exported(f"{head}{section}{lines}".encode(), lost, added, use=use, files=files)
+
+
+def _network(policy: Resolved, meant: Files, files: Files) -> Iterator[Loss]:
+    """Yield what the lines about ports and hosts lose, but for the lines themselves, to the calls of a policy of one
+    architecture.  `meant`, `files`: the policy's, and what is enforced of them."""
+    calls = table(effects.only(policy)).by_name
+    binds = any(effects.possible(policy, calls[name].number)[0].may_allow for name in ("bind", "listen"))
+    if meant.bind not in (None, ANY_PORT) and binds:
+        yield _PORTS
+    if files.send is not None:
+        yield _PACKETS
+        if _may(policy, "socket", Condition(0, Operator.ONE_OF, values=_FAMILIES), negated=True):
+            yield _OTHERS
 
 
 def _with_known_actions(policy: Resolved) -> Resolved:
@@ -219,10 +263,17 @@ def _unshares_nothing(policy: Resolved) -> bool:
     calls = table(arch).by_name
     if any(action.may_allow for name in ("unshare", "setns") for action in effects.possible(policy, calls[name].number)):
         return False
-    space, clone = region.space(), calls["clone"]
-    some = region.to_bdd(space, Condition(0, Operator.ANY, _flags(arch)), clone.arguments)
-    return all(
-        space.and_(where, some) == FALSE for where, action in answers(space, policy, arch, clone.number) if action.may_allow
+    return not _may(policy, "clone", Condition(0, Operator.ANY, _flags(arch)))
+
+
+def _may(policy: Resolved, name: str, condition: Condition, *, negated: bool = False) -> bool:
+    """Return whether a policy of one architecture allows a call whose arguments meet a condition, or do not (`negated`)."""
+    arch, space = effects.only(policy), region.space()
+    call = table(arch).by_name[name]
+    some = region.to_bdd(space, condition, call.arguments)
+    some = space.invert(some) if negated else some
+    return any(
+        space.and_(where, some) != FALSE for where, action in answers(space, policy, arch, call.number) if action.may_allow
     )
 
 

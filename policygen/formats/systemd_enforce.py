@@ -17,7 +17,7 @@ _PREFIXES = "-:+!"
 _ARGV0 = "@"
 _UNCHANGED = ":"
 """The one of them with which systemd replaces no variables, nor `$$` by `$`."""
-_PLAIN = re.compile(r"[\w@+=:,./-]+", re.ASCII)
+_PLAIN = re.compile(r"[\w@+=,./-]+", re.ASCII)
 _WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\\.|[^\s"'\\])+""")
 """A word of a command line, as it is written (systemd.syntax(7))."""
 _ENDS = re.compile(r"\r\n|[\n\r\0]")

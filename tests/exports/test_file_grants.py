@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from calls import format_options, parse
-from needed import needs
+from needed import needs, needs_root
 
 from callfence.commands import export
 from callfence.policygen import formats
 from callfence.policygen.formats import Direction, ExportError
 
+ROOT = Path(__file__).parents[2]
 LINES = """\
 path ./data: read
 path $HOME/.cache: read, write, create
@@ -40,13 +41,24 @@ def test_systemd() -> None:
     made = exported("systemd", LINES)
     section = made.data.decode().partition("NoNewPrivileges=yes\n")[2]
     assert section == """\
-ProtectSystem=strict
-ReadWritePaths=-%h/.cache
-ReadWritePaths=-"/srv/two words%%"
-NoExecPaths=/
+NoExecPaths=
+NoExecPaths=-/
+NoExecPaths=-/dev
+NoExecPaths=-/proc
+NoExecPaths=-/sys
+NoExecPaths=-%h/.cache
+NoExecPaths=-"/srv/two words%%"
+ExecPaths=
 ExecPaths=-/usr/bin/cat
 ExecPaths=-/usr/lib
+ProtectSystem=strict
+ReadWritePaths=
+ReadWritePaths=-%h/.cache
+ReadWritePaths=-"/srv/two words%%"
+BindReadOnlyPaths=-/usr/bin/cat
+BindReadOnlyPaths=-/usr/lib
 SocketBindDeny=any
+SocketBindAllow=
 SocketBindAllow=udp
 SocketBindAllow=tcp:80-80
 SocketBindAllow=tcp:8000-8009
@@ -85,7 +97,7 @@ UNWRITABLE = (r"/srv/x\nExecStart=/bin/false", r"/srv/y\x1b", r"/srv/z\xff", r"/
 def test_systemd_loses_what_a_unit_cannot_name() -> None:
     made = exported("systemd", "path /usr: read\n" + "".join(f'path "{path}": write\n' for path in (*ODD, *UNWRITABLE)))
     text = made.data.decode()
-    assert text.count("ReadWritePaths=") == len(ODD)
+    assert text.count("ReadWritePaths=-") == len(ODD)
     assert not any(word in text for word in ("ExecStart", "\x1b", "\r", "/srv/z"))
     assert [path for path in about_files(made)[Direction.NARROWER] if path.startswith('path "/srv/')] == sorted(
         f'path "{path}"' for path in UNWRITABLE
@@ -103,6 +115,75 @@ def test_systemd_reads_the_paths_of_the_policy_and_no_others(tmp_path: Path) -> 
     )  # fmt: skip
     (read,) = (line.strip() for line in done.stdout.splitlines() if line.strip().startswith("ReadWritePaths: "))
     assert read == "ReadWritePaths: " + " ".join(f"-{path}" for path in sorted(ODD.values())), done.stderr
+
+
+TRIES = """\
+for folder in /usr/bin /etc /dev/shm /srv/written /srv/executed /srv/both /srv/both/data /srv/units; do
+    if echo "exit 0" 2>/dev/null >$folder/new; then echo "write $folder"; fi
+    if $folder/true 2>/dev/null; then echo "execute $folder"; fi
+done
+"""
+GRANTS = """\
+path /usr: read, execute
+path /mnt: read
+path /srv/written: read, write, create
+path "/srv/a:b": read, execute
+path /srv/executed: read, execute
+path /srv/both: read, execute
+path /srv/both/data: read, write, create
+"""
+
+
+@pytest.mark.long
+@needs_root
+@needs("systemd")
+@pytest.mark.parametrize("root", ["read", "any"])
+def test_a_unit_writes_and_executes_what_the_policy_grants(tmp_path: Path, root: str) -> None:
+    """In each folder of a list, a unit could write what it may only execute, and execute what it may only write; `path /: any`
+    let it do neither; and the lists of the unit itself stayed."""
+    made = exported("systemd", f"{GRANTS}path /: {root}\n")
+    (tmp_path / "tries").write_text(TRIES)
+    unit = "[Service]\nType=oneshot\nExecStart=/bin/sh /mnt/tries\nStandardOutput=file:/mnt/printed\n"
+    (tmp_path / "it.service").write_text(f"{unit}ReadWritePaths=/srv/units\n")
+    (tmp_path / "callfence.conf").write_bytes(made.data)
+    (tmp_path / "script").write_text("""\
+set -eu
+mkdir -p /srv/written /srv/executed /srv/both/data /srv/units "/srv/a:b" /etc/systemd/system/it.service.d
+for folder in /etc /dev/shm /srv/written /srv/executed /srv/both /srv/both/data /srv/units; do cp /usr/bin/true $folder; done
+cp /mnt/it.service /etc/systemd/system/
+cp /mnt/callfence.conf /etc/systemd/system/it.service.d/
+systemctl daemon-reload
+systemctl start it.service
+rm /dev/shm/true /dev/shm/new
+journalctl --no-pager | grep "callfence.conf:" >/mnt/wrong || true
+""")
+    command = ["bash", ROOT / "tests/support/system.sh", tmp_path, "bash", "/mnt/script"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, (tmp_path / "wrong").read_text()) == (0, ""), done.stderr
+    all_ = {f"{right} {folder}" for right in ("write", "execute") for folder in TRIES.partition(";")[0].split()[3:]}
+    granted = {"execute /usr/bin", "write /dev/shm", "write /srv/written", "execute /srv/executed"}
+    granted |= {"execute /srv/both", "write /srv/both/data", "execute /srv/both/data"}
+    assert {*(tmp_path / "printed").read_text().splitlines()} == (all_ if root == "any" else granted)
+    assert ("path /dev" in about_files(made).get(Direction.WIDER, ())) is (root == "read")
+
+
+def test_what_a_unit_loses_beside_its_lines() -> None:
+    """listen(2), other families and mounts: what `enforce` denies beside such lines."""
+
+    def lost(name: str, lines: str) -> list[str]:
+        made = formats.exported(name, parse(lines).policy, format_options(name="it"))
+        words = ("listen(2)", "other families", "what is mounted", "signals")
+        return [word for word in words for loss in made.losses if word in loss.what and loss.direction is Direction.WIDER]
+
+    hosts = "tcp bind: none\ntcp connect 192.0.2.1: any\nudp send 192.0.2.1: any\n"
+    assert lost("systemd", f"{hosts}listen: allow\nsocket: allow\n") == ["listen(2)", "other families"]
+    assert lost("systemd", f"{hosts}socket: family in {{AF_INET, AF_UNIX}}\n") == []
+    assert lost("systemd", "tcp bind: any\nlisten: allow\n") == []
+    assert lost("systemd", "path /srv: read\nmount: flags == 0\n") == ["what is mounted"]
+    assert lost("bwrap", "path /srv: read\nmount: errno EPERM if flags == 0 else allow\n") == ["what is mounted"]
+    assert lost("oci", "path /srv: read\nmount: allow\n") == lost("systemd", "path /: any\nmount: allow\n") == []
+    assert lost("systemd", "kill: errno EPERM if sig == SIGKILL else allow\n") == ["signals"]
+    assert lost("bpf", "default allow\n") == ["signals"]
 
 
 def test_bubblewrap_loses_what_has_no_whole_path() -> None:
@@ -139,6 +220,7 @@ def granted_to(tmp_path: Path) -> str:
     for name in ("changed", "run"):
         (tmp_path / name).mkdir()
         shutil.copy("/usr/bin/true", tmp_path / name / "true")
+    (tmp_path / "changed/kept").mkdir()
     shell = Path("/bin/sh").resolve()
     return f"""\
 default allow
@@ -149,6 +231,7 @@ path /usr/lib: read
 path {tmp_path}/read: read
 path "{tmp_path}/two words": read
 path {tmp_path}/changed: read, write, create
+path {tmp_path}/changed/kept: read
 path {tmp_path}/run: read, write, create, execute
 path /dev/null: read, write
 """
@@ -161,6 +244,7 @@ TRIED = {
     "echo x > read": "",
     "echo x > changed/new && cat changed/new": "x",
     "changed/true && echo ran": "",
+    "echo y > changed/kept/new && cat changed/kept/new": "y",  # by the line for the folder above
     "run/true && echo ran": "ran",
     "echo x > /dev/null && echo written": "written",
     "cat /etc/passwd": "",

@@ -60,6 +60,32 @@ def test_nginx_from_its_unit_to_an_enforced_one(system: Callable[..., str], tmp_
     assert "Seccomp:\t2\n" in (tmp_path / "confined").read_text()
 
 
+PROTECTED = """
+cat > /etc/systemd/system/it.service <<'END'
+[Service]
+ExecStart=/bin/sh -c 'touch /opt/callfence/written 2>/dev/null; touch /srv/ready; exec sleep 1000'
+ProtectSystem=strict
+ReadWritePaths=/srv
+NoExecPaths=/
+ExecPaths=/usr/bin /usr/lib /usr/lib64
+END
+mkdir -p /etc/callfence
+echo 'default allow' > /etc/callfence/it.policy
+systemctl daemon-reload
+callfence service enforce it >&2
+systemctl start it
+for _ in $(seq 50); do test -e /srv/ready && break; sleep 0.1; done
+test -e /srv/ready
+ls /opt/callfence
+"""
+
+
+@pytest.mark.long
+def test_a_unit_that_may_write_nothing_does_not_write_to_the_installation(system: Callable[..., str]) -> None:
+    """systemd makes a mount of each path in ExecPaths=, to which ProtectSystem= does not extend."""
+    assert "written" not in system(PROTECTED).split()
+
+
 REDIS = """
 cli() { redis-cli -p 6399 "$@"; }
 mkdir -p /var/lib/redis /var/log/redis

@@ -217,6 +217,7 @@ def test_a_list_that_an_override_clears_is_none() -> None:
         unit, f"{unit}[Service]\nSystemCallFilter=\nNoExecPaths=\n",
     )]  # fmt: skip
     assert [name in text for text in texts for name in ("SystemCallFilter", "ExecPaths")] == [True, True, False, False]
+    assert not any("BindReadOnlyPaths" in text for text in texts), "without ProtectSystem="
 
 
 def test_a_folder_whose_name_systemd_would_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,14 +326,28 @@ def use(idle, language):
         idle.client.chmod(0o755)
 
 
+TRACER = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+child = os.fork()
+if child == 0:
+    libc.ptrace(0, 0, None, None)  # PTRACE_TRACEME
+    os.execv(sys.argv[1], sys.argv[1:])
+while os.WIFSTOPPED(status := os.waitpid(child, 0)[1]):
+    libc.ptrace(7, child, None, None)  # PTRACE_CONT
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.parametrize("under", [(), (sys.executable, "-c", TRACER)], ids=["", "traced"])
 @pytest.mark.parametrize("language", ["C", "Python"])
-def test_an_impostor_cannot_run_a_program_unconfined(idle, language):
-    """A confined program of the user may have bound the socket; but it cannot trace the client."""
+def test_an_impostor_cannot_run_a_program_unconfined(idle, language, under):
+    """A confined program of the user may have bound the socket; but it cannot trace the client.  A debugger may."""
     use(idle, language)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(idle.socket))
         listener.listen()
-        with idle.start("echo", "unconfined", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        with idle.start("echo", "unconfined", under=under, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
             connection, _ = listener.accept()
             with connection:
                 connection.recv(1 << 20)

@@ -213,6 +213,36 @@ static int behind(void)
 
 // Threads
 
+static char stacks[8][1 << 14];
+
+static int stays_asleep(void *unused)
+{
+    while (!shared[0] && goes_on()) usleep(500);
+    late();
+    _exit(0);
+}
+
+static void *bears(void *unused)
+{
+    for (int i = 0; i < 8; i++) {
+        shared[3] = i;
+        clone(stays_asleep, stacks[i] + sizeof stacks[i], CLONE_VM | SIGCHLD, 0);
+    }
+    return 0;
+}
+
+static int born(void)  // the helper hears of some of these processes after this thread has entered the phase
+{
+    thread(bears);
+    while (shared[3] < getpid() % 6);
+    serve();
+    usleep(20000);
+    shared[0] = 1;
+    while (waitpid(-1, 0, __WALL) > 0);
+    late();
+    return 0;
+}
+
 static void *after_the_first(void *unused)
 {
     usleep(20000);
@@ -420,7 +450,7 @@ static int plain(void)
 
 static const struct { const char *name; int (*run)(void); } WAYS[] = {
     {"plain", plain}, {"late", late}, {"never", never}, {"handlers", handlers}, {"overwrite", overwrite}, {"memory", memory}, {"behind", behind}, {"leader", leader},
-    {"replaced", replaced}, {"listener", listener}, {"forbidding", forbidding}, {"untraced", untraced}, {"key", key}, {"faking", faking}, {"counted", counted},
+    {"replaced", replaced}, {"listener", listener}, {"forbidding", forbidding}, {"untraced", untraced}, {"born", born}, {"key", key}, {"faking", faking}, {"counted", counted},
 };
 
 int main(int count, char **words)
