@@ -101,12 +101,12 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
     return Hosts(confining, filters, environment, is_audit=is_audit, keeps=keeps, linking=linking(policies, environment))
 
 
-def linking(policies: Sequence[Compiled], environment: Sequence[bytes]) -> list[bytes]:
+def linking(policies: Sequence[Compiled], environment: Sequence[bytes]) -> tuple[bytes, ...]:
     """Return the folders in which a policy lets the program have symbolic links of its own.  `environment` is the program's."""
     from callfence.policygen.files import places
     from callfence.policygen.files.landlock import decode
 
-    found = []
+    found: list[bytes] = []
     for policy in policies:
         each = []
         for path, access in decode(policy.files).paths or ():
@@ -115,7 +115,7 @@ def linking(policies: Sequence[Compiled], environment: Sequence[bytes]) -> list[
             except places.PlaceError:
                 continue
         found += places.linking(each)
-    return found
+    return tuple(found)
 
 
 def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:

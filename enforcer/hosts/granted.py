@@ -109,7 +109,7 @@ class Hosts:
         *,
         is_audit: bool,
         keeps: Callable[[], bool],
-        linking: Sequence[bytes] = (),
+        linking: tuple[bytes, ...] = (),
     ) -> None:
         """`confining`: the path and the lines (`rules.encode`) of each policy that confines hosts or sockets.  `filters`: those
         of all policies as one, by phase, "" for the start.  `environment`: the program's.  `keeps` returns whether the program
@@ -140,15 +140,15 @@ class Hosts:
                 if place := _located(socket, environment):
                     self._add(file, socket, place, linking)
 
-    def _add(self, file: str, socket: str, place: bytes, linking: Sequence[bytes]) -> None:
+    def _add(self, file: str, socket: str, place: bytes, linking: tuple[bytes, ...]) -> None:
         """Grant what a line is about, unless it is reached by a link that an earlier run may have made."""
         if socket == ANY or socket.startswith("@"):
             self.sockets[file].append(place)
             return
-        from callfence.policygen.files.places import without_links
+        from callfence.policygen.files.places import is_led
 
         real = os.path.realpath(place)
-        if without_links(place, linking) - {real}:
+        if is_led(place, real, linking):
             text = "it is reached by a symbolic link, and the program may make such links there"
             self.remarks.append(f"unix connect {socket} grants nothing: {text}")
         else:

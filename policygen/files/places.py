@@ -87,19 +87,19 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
     return folder + slash + rest
 
 
-def linking(places: Iterable[tuple[bytes, int]]) -> list[bytes]:
+def linking(places: Iterable[tuple[bytes, int]]) -> tuple[bytes, ...]:
     """Return the folders in which a program may have put symbolic links, of those to which it has these rights of Landlock:
-    where it makes some, and, if there are any, where it moves files and folders."""
+    where it makes some, and, if there are any, where it moves files and folders.  Links in them are resolved, and each ends
+    with a slash."""
     each = list(places)
     moving = REFER if any(access & MAKE_SYM for _, access in each) else 0
-    return [place for place, access in each if access & (MAKE_SYM | moving)]
+    return tuple({os.path.realpath(place).rstrip(b"/") + b"/" for place, access in each if access & (MAKE_SYM | moving)})
 
 
-def without_links(path: bytes, folders: Sequence[bytes]) -> set[bytes]:
+def without_links(path: bytes, folders: tuple[bytes, ...]) -> set[bytes]:
     """Return where a path leads if no symbolic link in or below one of the folders is followed: an earlier run may have put it
     there (`linking`).  The set is empty if the path leads through none of the folders."""
-    tops = tuple(os.path.realpath(folder).rstrip(b"/") + b"/" for folder in folders)
-    names = os.path.join(here(), path).split(b"/")[::-1] if tops else []
+    names = os.path.join(here(), path).split(b"/")[::-1] if folders else []
     at, links, is_inside = b"/", 0, False
     while names:
         name = names.pop()
@@ -108,7 +108,7 @@ def without_links(path: bytes, folders: Sequence[bytes]) -> set[bytes]:
         if name == b"..":
             at = os.path.dirname(at)
             continue
-        inside = os.path.join(at, b"").startswith(tops)
+        inside = os.path.join(at, b"").startswith(folders)
         is_inside |= inside
         there = os.path.join(at, name)
         target = b"" if inside or links == _LINKS else _target(there)
@@ -119,6 +119,11 @@ def without_links(path: bytes, folders: Sequence[bytes]) -> set[bytes]:
         else:
             at = there
     return {at} if is_inside else set()
+
+
+def is_led(path: bytes, real: bytes, folders: tuple[bytes, ...]) -> bool:
+    """Return whether a path leads to `real` by a symbolic link in or below one of the folders (`linking`)."""
+    return bool(without_links(path, folders) - {real})
 
 
 _LINKS = 40
@@ -168,10 +173,16 @@ _OWN = {
 
 def of_process(path: bytes, process: int) -> bytes:
     """Return a located path as the process with that id means it, for another process; 0 is this process."""
-    for link, place in _OWN.items() if process else ():
-        if path == link or path.startswith(link + b"/"):
-            return place.replace(b"%d", b"%d" % process) + path[len(link) :]
-    return path
+    at = path
+    for _ in range(_LINKS if process else 0):
+        for link, place in _OWN.items():
+            if at == link or at.startswith(link + b"/"):
+                return place.replace(b"%d", b"%d" % process) + at[len(link) :]
+        if not (target := _target(at)):
+            break
+        at = os.path.join(os.path.dirname(at), target)
+    real, own = os.path.realpath(path) if process else path, b"/proc/%d/" % os.getpid()
+    return b"/proc/%d/" % process + real[len(own) :] if process and real.startswith(own) else path
 
 
 def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:

@@ -332,7 +332,7 @@ def test_a_program_that_is_not_granted(place, program):
 
 LINES = {
     "read and ports": "path ./data: read\ntcp connect: 9\ntcp bind: 9",
-    "moving": "path .: read, create, remove, move",
+    "moving": "path .: read, create, remove, move\npath ./other: move",
 }
 OPERATIONS = ("read:data/a", "read:other/a", "write:data/a", "truncate:other/a", "rename:data/b,other/n", "connect:1", "bind:0")
 AS = """
