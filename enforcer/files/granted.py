@@ -13,10 +13,10 @@ from callfence.policygen.files import landlock
 from callfence.policygen.files.places import (
     OWN_FOLDERS,
     UNLISTED,
+    Linking,
     PlaceError,
     here,
     is_led,
-    linking,
     located,
     look,
     of_process,
@@ -60,7 +60,7 @@ class Granted:
                 lines.append((path, of_process(located(path, environment), process), access))
             except PlaceError:
                 continue  # it grants nothing; without --audit, enforce has refused
-        links = linking((name, access) for _, name, access in lines)
+        links = Linking((name, access) for _, name, access in lines)
         for path, name, access in lines:
             try:
                 place = os.path.realpath(name)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from callfence.policygen.files import landlock, places
-from callfence.policygen.files.places import PlaceError, linking, located, named, without_links
+from callfence.policygen.files.places import Linking, PlaceError, located, named, without_links
 
 OWN = b"/run/user/%d" % os.geteuid()
 
@@ -58,7 +58,7 @@ def test_a_home_is_a_service_s_by_its_name(monkeypatch):
 def test_folders_with_links_are_looked_up_once(tmp_path, monkeypatch):
     """And not once for each path."""
     folders = [bytes(tmp_path / str(number)) for number in range(3)]
-    found = linking((folder, landlock.MAKE_SYM) for folder in folders)
+    found = Linking((folder, landlock.MAKE_SYM) for folder in folders)
     monkeypatch.setattr(os.path, "realpath", None)
     assert without_links(folders[0] + b"/x", found) == {folders[0] + b"/x"}
     assert without_links(b"/x", found) == set()
