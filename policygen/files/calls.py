@@ -9,7 +9,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from callfence.policygen.grants import NOTHING, OF_A_FILE, Right
+from callfence.policygen.grants import DNS as DNS, NOTHING, OF_A_FILE, Right
 from callfence.tracer.abi import COMPAT, NATIVE, table
 from callfence.tracer.named import NamedTuple
 
@@ -144,7 +144,6 @@ SOCKETS = {"connect": "connect", "bind": "bind"}
 """Calls that take a socket's address -> the use's name in a `tcp` line."""
 UDP_CONNECT = "udp connect"
 """The name of a use that no line grants: a program that asks DNS servers by UDP."""
-DNS = 53
 INTERNET = 2, 10
 """AF_INET, AF_INET6 (linux/socket.h)."""
 NEW_ROOTS = ("chroot", "pivot_root")
