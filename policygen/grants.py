@@ -83,7 +83,7 @@ def rights_of(words: str) -> Right:
 Ports = tuple[tuple[int, int], ...]
 """Ranges of ports: the first and last port of each."""
 
-MAX_PORT = 65535
+MAX_PORT, DNS = 65535, 53
 ANY_PORT: Ports = ((0, MAX_PORT),)
 NO_PORT: Ports = ()
 
@@ -192,6 +192,18 @@ class Files:
         from callfence.policygen.hosts import is_name
 
         return tuple(filter(is_name, hosts))
+
+    @property
+    def asks_servers(self) -> bool:
+        """Whether the program can send to port 53 of some host by UDP."""
+        ports = self.every_port("send")
+        return ports is None or any(first <= DNS <= last for first, last in ports)
+
+    @property
+    def asks_freely(self) -> bool:
+        """Whether names are not confined in spite of `dns query: none`: a policy without any name leaves look-ups to its lines
+        about UDP, and these let name servers be asked."""
+        return self.query == () and not self.names and self.asks_servers
 
     def every_port(self, use: str) -> Ports | None:
         """Return the ports that are granted for a use at any host or at one of its hosts; None if the use is not confined."""

@@ -86,7 +86,7 @@ def _canonical_name(text: str) -> str:
     if "*" in result.removeprefix(start):
         raise HostError(f"{text}: `*` can only be the whole first label", "such as *.example.org; `any` is every host")
     wrong = next((label for label in labels if not re.fullmatch(_LABEL, label)), None)
-    if wrong is not None or len(result) > MAX_NAME or labels[-1].isdigit():
+    if wrong is not None or len(result) > MAX_NAME or labels[-1].isdigit() or result == ANY:  # `any.`, or in wide letters
         raise HostError(f"{text or 'this'} is no host name", "such as example.org, *.example.org, 192.0.2.7 or 10.0.0.0/8")
     return result
 

@@ -289,6 +289,8 @@ def _narrowed_files(document: Document, runs: Sequence[Sequence[Use]]) -> tuple[
     bare = replace(files, **{name: value for kind in judged for name, value in kind.copied(both).items()})
     kept = _kept_lines(document)
     narrow = extended(bare, _only(files, kept))
+    if narrow.asks_freely and not files.asks_freely:  # without a name, it could look up every name
+        narrow = replace(narrow, query=files.query)
     _require_uses(files, narrow, runs)
     unused, before, after, without = [], files.lines(), narrow.lines(), bare.lines()
     for line, value in before.items():

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _SIGKILL, _SIGSTOP = 9, 19  # asm/signal.h
 _EVERYBODY = 0xFFFFFFFF  # -1
 _KILL = "kill"
-_ENTRY = re.compile(r"(\w+): ")
+_ENTRY = re.compile(r"^(\w+): .*\n(?:[ \t]+.*\n)*", re.MULTILINE)
+"""An entry, with the lines in which it goes on."""
 
 
 MACHINES: dict[str, Machine] = {"x86_64": X86(), "aarch64": Arm()}
@@ -96,9 +97,8 @@ def documents(folder: Path, arch: Arch) -> dict[str, Document]:
 def policy_for(path: Path, arch: Arch) -> Document:
     """A policy for machines of an architecture, without the calls that it does not have."""
     known = table(arch).by_name
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if not (match := _ENTRY.match(line)) or match[1] in known]
-    return parse("".join(kept).replace("callfence 1\n", f"callfence 1\narch {arch}\n"), str(path))
+    text = _ENTRY.sub(lambda match: match[0] if match[1] in known else "", path.read_text())
+    return parse(text.replace("callfence 1\n", f"callfence 1\narch {arch}\n"), str(path))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.reporting.audit import Source
     from callfence.enforcing.sealed import Compiled
+    from callfence.policygen.files.places import Linking
     from callfence.policygen.grants import Files
     from callfence.policygen.lint.files import Risk
 
@@ -101,12 +102,12 @@ def hosts(policies: Sequence[Compiled], environment: Sequence[bytes], *, is_audi
     return Hosts(confining, filters, environment, is_audit=is_audit, keeps=keeps, linking=linking(policies, environment))
 
 
-def linking(policies: Sequence[Compiled], environment: Sequence[bytes]) -> list[bytes]:
-    """Return the folders in which a policy lets the program have symbolic links of its own.  `environment` is the program's."""
+def linking(policies: Sequence[Compiled], environment: Sequence[bytes]) -> Linking:
+    """Return where a policy lets the program have put symbolic links.  `environment` is the program's."""
     from callfence.policygen.files import places
     from callfence.policygen.files.landlock import decode
 
-    found = []
+    found = places.Linking()
     for policy in policies:
         each = []
         for path, access in decode(policy.files).paths or ():
@@ -114,7 +115,7 @@ def linking(policies: Sequence[Compiled], environment: Sequence[bytes]) -> list[
                 each.append((places.located(path, environment), access))
             except places.PlaceError:
                 continue
-        found += places.linking(each)
+        found |= places.Linking(each)
     return found
 
 

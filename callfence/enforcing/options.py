@@ -97,6 +97,18 @@ _VALUED = {name: names[-1] for names, value, _ in OPTIONS if value and value[0] 
 _OPTIONAL = tuple(names[-1] for names, value, _ in OPTIONS if value[:1] == "[")
 """The options whose value may be left out."""
 _FLAGS = (*(names[-1] for names, value, _ in OPTIONS if not value), *_OPTIONAL)
+_NEEDING = {"--ask-timeout": "--ask", "--within": "--ask"}
+_EXCLUDING = (
+    ("--ask", "--audit", "--audit denies nothing that --ask could ask about"),
+    ("--scope", "--audit", "--audit enforces nothing, and --scope would be enforced"),
+    ("--explain", "--no-explain", "--explain reports the files and ports that --no-explain leaves out"),
+    ("--no-cache", "--compiled", "--compiled compiles nothing and uses no cache"),
+    *(
+        (other, "--quiet-kernel", f"{other} needs the helper process, and --quiet-kernel starts none")
+        for other in ("--audit", "--log", "--explain", "--ask")
+    ),
+)
+"""Two options that contradict each other, and why."""
 CHOICES = {names[-1]: value.split("|") for names, value, _ in OPTIONS if "|" in value}
 
 
@@ -156,7 +168,10 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
         if name in _VALUED:
             if not separator and not rest:
                 raise EnforceError(f"{name} needs a value; `enforce --help-all` describes it")
-            options.setdefault(_VALUED[name], []).append(value if separator else rest.pop(0))
+            value = value if separator else rest.pop(0)
+            if not value:  # as if the option were not there
+                raise EnforceError(f"{name} has an empty value; `enforce --help-all` describes it")
+            options.setdefault(_VALUED[name], []).append(value)
         elif separator and name in _OPTIONAL:
             options.setdefault(name, []).append(value)
         elif option in _FLAGS:
@@ -180,14 +195,12 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
         for word in options.get(option, ()):
             if word not in words:
                 raise EnforceError(f"{option} {word}: the value must be {', '.join(words[:-1])} or {words[-1]}")
-    for other in ("--ask-timeout", "--within"):
-        if other in options and "--ask" not in options:
-            raise EnforceError(f"{other} requires --ask")
-    if "--ask" in options and "--audit" in options:
-        raise EnforceError("--audit denies nothing that --ask could ask about: give one of the two")
-    for other in ("--audit", "--log", "--explain", "--ask"):
-        if other in options and "--quiet-kernel" in options:
-            raise EnforceError(f"{other} needs the helper process, and --quiet-kernel starts none: give one of the two")
+    for other, needed in _NEEDING.items():
+        if other in options and needed not in options:
+            raise EnforceError(f"{other} requires {needed}")
+    for one, other, why in _EXCLUDING:
+        if one in options and other in options:
+            raise EnforceError(f"{why}: give one of the two")
     if "--compiled" in options and len(options.get("--policy", ())) > 1:
         raise EnforceError("--compiled is the filter of one policy: give one -p, or none")
     return options, rest

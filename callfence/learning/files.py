@@ -205,7 +205,9 @@ class FileWatcher:
             makes = any(part.makes for part in parts)  # whether it does depends on whether the file is there
             if is_fixed and needed and not makes and not any(need.name or Right.MOVE in need.rights for need in needed):
                 places = {need.file.path: self._own.place(need.file.path) for need in needed}
-                self._noted[key] = _Noted(paths, [*map(_identity, paths)], places, self._own.moves)
+                identities = [*map(_identity, paths)]
+                if identities == [need.file.identity for need in needed]:  # not a link to what each process has for itself
+                    self._noted[key] = _Noted(paths, identities, places, self._own.moves)
 
     def _asks(self, task: Task, event: Event) -> None:
         request = asked(self._asking[event.arch, event.number], event.arguments)

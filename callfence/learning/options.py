@@ -224,9 +224,9 @@ def _declare(add: Callable[..., Any], hidden: str = "") -> None:
     add("--rehearse", action="store_true", help=rehearse)
     groups = "faults, signals, streams, environment, limits, user, or what one of them has"
     add("--rehearse-only", metavar="NAMES", default="", help=f"what to rehearse, separated by commas: {groups}")
-    add("--rehearse-runs", metavar="N", type=_positive, default=RUNS, help=f"how many runs at most (default: {RUNS})")
+    add("--rehearse-runs", metavar="N", type=_positive, help=f"how many runs at most (default: {RUNS})")
     seconds = f"how long at most, in all (default: {SECONDS})"
-    add("--rehearse-seconds", metavar="N", type=_positive, default=SECONDS, help=seconds)
+    add("--rehearse-seconds", metavar="N", type=_positive, help=seconds)
     add("--scratch", action="store_true", help="give each rehearsed run a copy of the current folder, and drop what it changes")
     phases = "find out when the program begins to serve, and mark what it is allowed only until then (docs/phases.md)"
     add("--phases", action="store_true", help=phases)
@@ -272,6 +272,7 @@ def parse(arguments: list[str]) -> LearnOptions:
         parser().error(mistake)
     given.command, given.accept, given.pids = tuple(given.command), tuple(accept), tuple(dict.fromkeys(given.pids))
     given.allow_opaque, given.last = frozenset(given.allow_opaque), given.last or LAST
+    given.rehearse_runs, given.rehearse_seconds = given.rehearse_runs or RUNS, given.rehearse_seconds or SECONDS
     return LearnOptions(**vars(given))
 
 
@@ -297,6 +298,8 @@ def _mistake(given: SimpleNamespace) -> str:
         return "--check cannot be given with --fresh, --tight, --portable or --default: it compares with the existing policy"
     if given.tight and given.portable:
         return "--tight and --portable cannot be given together: descriptors and sizes differ from one C library to another"
+    if given.names and given.tight:
+        return "--names and --tight cannot be given together: the one constrains no argument, the other more than usual"
     if given.pids and given.command:
         return "a program and --pid PID cannot be given together; -o names the policy"
     if given.files and given.pids:
@@ -323,7 +326,7 @@ def _rehearsal_mistake(given: SimpleNamespace) -> str:
     if given.rehearse and given.pids:
         return "--rehearse cannot be given with --pid: it starts the program many times; give the program instead"
     if not given.rehearse:
-        word = "--rehearse-only" if given.rehearse_only else "--scratch" if given.scratch else ""
-        if word:
-            return f"{word} requires --rehearse"
+        options = {name: getattr(given, name) for name in ("rehearse_only", "rehearse_runs", "rehearse_seconds", "scratch")}
+        if name := next((name for name, value in options.items() if value), ""):
+            return f"--{name.replace('_', '-')} requires --rehearse"
     return ""

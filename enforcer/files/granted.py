@@ -10,7 +10,17 @@ import os
 from callfence.enforcer.bpf import Filter
 from callfence.enforcer.files.paths import unlisted
 from callfence.policygen.files import landlock
-from callfence.policygen.files.places import OWN_FOLDERS, UNLISTED, PlaceError, here, located, look, of_process
+from callfence.policygen.files.places import (
+    OWN_FOLDERS,
+    UNLISTED,
+    Linking,
+    PlaceError,
+    here,
+    is_led,
+    located,
+    look,
+    of_process,
+)
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,12 +54,21 @@ class Granted:
         """The same by the file's path, with symbolic links resolved."""
         self.own: set[bytes] = set()
         """The granted folders that `enforce` creates, so that the program need not."""
+        lines = []
         for path, access in rules.paths or ():
             try:
-                place = os.path.realpath(of_process(located(path, environment), process))
+                lines.append((path, of_process(located(path, environment), process), access))
+            except PlaceError:
+                continue  # it grants nothing; without --audit, enforce has refused
+        links = Linking((name, access) for _, name, access in lines)
+        for path, name, access in lines:
+            try:
+                place = os.path.realpath(name)
                 status = os.stat(place)
-            except (PlaceError, OSError):
-                continue  # it grants nothing; without --audit, enforce has said so, or refused
+            except OSError:
+                continue
+            if is_led(name, place, links):  # neither grants anything; enforce has said so
+                continue
             identity = status.st_dev, status.st_ino
             self.by_file[identity] = self.by_file.get(identity, 0) | access
             self.by_name[place] = self.by_name.get(place, 0) | access

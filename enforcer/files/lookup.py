@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 
 from callfence.enforcer import kernel
-from callfence.policygen.files.calls import File
+from callfence.policygen.files.calls import MOST_LINKS, File
 from callfence.tracer import linux
 
 _OPEN = os.O_PATH | os.O_CLOEXEC
@@ -62,8 +62,22 @@ def looking(process: int, task: int, root: bytes = b"/") -> Callable[[int, bytes
     left out that have another path here, or to which an absolute link leads outside: this process follows it from its own
     root."""
 
+    me = b"%d" % os.getpid()
+
+    def found(descriptor: int, path: bytes, follows: bool) -> File | None:
+        """Return the file: of the task, too, if a symbolic link leads to what is another one for each process."""
+        name = base_of(process, task, descriptor, path)
+        file = look_up(name, follows=follows or not path)
+        if follows and not (file and file.path.endswith(os.path.basename(path))):
+            own = _of_link(name, path)
+            if own:
+                return look_up(base_of(process, task, descriptor, path_from_here(task, root, own)))
+        if file and _is_in(file.path, b"/proc/" + me) and me not in name.split(b"/"):  # by /proc/self
+            return look_up(b"/proc/%d%s" % (process, file.path[len(b"/proc/" + me) :]))
+        return file
+
     def look(descriptor: int, path: bytes, follows: bool) -> File | None:
-        file = look_up(base_of(process, task, descriptor, path), follows=follows or not path)
+        file = found(descriptor, path, follows)
         if file is None or root == b"/":
             return file
         if file.leads.startswith(b"/"):
@@ -82,6 +96,21 @@ def looking(process: int, task: int, root: bytes = b"/") -> Callable[[int, bytes
         return (status.st_dev, status.st_ino) == file.identity and (not begins_inside or _is_in(file.path, root))
 
     return look
+
+
+def _of_link(name: bytes, path: bytes) -> bytes:
+    """Return where the symbolic links lead at which `path` ends, if that is another file for each process; else b"".  `name` is
+    what `base_of` makes of the path."""
+    start = name.removesuffix(path)
+    for _ in range(MOST_LINKS):
+        if not (target := _link(start + path)):
+            return b""
+        path = os.path.join(os.path.dirname(path), target)
+        if target.startswith(b"/"):
+            if not is_same_for_all(target):
+                return target
+            start = b""
+    return b""
 
 
 def root_of(task: int) -> bytes | None:

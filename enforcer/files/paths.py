@@ -13,12 +13,13 @@ from callfence.enforcer import kernel
 from callfence.enforcer.errors import EnforceError
 from callfence.policygen.files import landlock
 from callfence.policygen.files.places import (
+    LED,
     MADE_BELOW,
     OWN_FOLDERS,
     UNLISTED,
+    Linking,
     PlaceError,
     here,
-    linking,
     located,
     of_process,
     without_links,
@@ -67,7 +68,7 @@ class Grants:
                 places.append((path, of_process(located(path, self._environment), self._process), access))
             except PlaceError as error:
                 raise GrantError(path, str(error)) from error
-        with_links = linking((place, access) for _, place, access in places)
+        with_links = Linking((place, access) for _, place, access in places)
         makes_folders = [place for _, place, access in places if access & landlock.MAKE_DIR]
         meant = {path: without_links(place, with_links) for path, place, _ in places}
         for path, place, access in places:  # all before the first rule, which may be for a folder above one that is created
@@ -100,8 +101,7 @@ class Grants:
             return
         try:
             if meant - {_real(descriptor, path)}:
-                text = "it is reached by a symbolic link, and the program may make such links there"
-                self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {text}")
+                self.remarks.append(f"path {os.fsdecode(line)} grants nothing: {LED}")
                 return
             if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 listing = landlock.READ_DIR if access & landlock.READ_FILE else 0  # `read` says it of a file, too

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.bpf import Line
     from callfence.enforcer.hosts.names.known import Names
     from callfence.enforcer.listener import Notification, Request
+    from callfence.policygen.files.places import Linking
     from callfence.tracer.abi import Event
 
 _CAP_SYS_PTRACE, _CAP_SYS_ADMIN = 1 << 19, 1 << 21  # linux/capability.h
@@ -109,11 +110,11 @@ class Hosts:
         *,
         is_audit: bool,
         keeps: Callable[[], bool],
-        linking: Sequence[bytes] = (),
+        linking: Linking,
     ) -> None:
         """`confining`: the path and the lines (`rules.encode`) of each policy that confines hosts or sockets.  `filters`: those
         of all policies as one, by phase, "" for the start.  `environment`: the program's.  `keeps` returns whether the program
-        cannot change `names.known.FILES`.  `linking`: the folders in which the program may make symbolic links.  This process
+        cannot change `names.known.FILES`.  `linking`: where the program may have put symbolic links.  This process
         must be in the program's working folder."""
         self.policies = [(file, Rules(content)) for file, content in confining]
         self.filters = {phase: Filter(filter_) for phase, filter_ in filters.items()}
@@ -140,17 +141,16 @@ class Hosts:
                 if place := _located(socket, environment):
                     self._add(file, socket, place, linking)
 
-    def _add(self, file: str, socket: str, place: bytes, linking: Sequence[bytes]) -> None:
+    def _add(self, file: str, socket: str, place: bytes, linking: Linking) -> None:
         """Grant what a line is about, unless it is reached by a link that an earlier run may have made."""
         if socket == ANY or socket.startswith("@"):
             self.sockets[file].append(place)
             return
-        from callfence.policygen.files.places import without_links
+        from callfence.policygen.files.places import LED, is_led
 
         real = os.path.realpath(place)
-        if without_links(place, linking) - {real}:
-            text = "it is reached by a symbolic link, and the program may make such links there"
-            self.remarks.append(f"unix connect {socket} grants nothing: {text}")
+        if is_led(place, real, linking):
+            self.remarks.append(f"unix connect {socket} grants nothing: {LED}")
         else:
             self.sockets[file].append(real)
 

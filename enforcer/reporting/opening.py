@@ -8,11 +8,7 @@ import stat
 
 from callfence.enforcer.errors import EnforceError
 from callfence.enforcer.reporting.destination import APPENDING, DATAGRAMS, JOURNAL, LINES, Destination
-from callfence.policygen.files.places import without_links
-from callfence.tracer import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from callfence.policygen.files.places import LED, Linking, is_led
 
 _JOURNAL = "/run/systemd/journal/socket"
 """The socket of systemd's native journal protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
@@ -22,9 +18,9 @@ _SUN_PATH = 108  # struct sockaddr_un, linux/un.h
 _LAST_STANDARD = 2
 
 
-def opened(log: str, linking: Sequence[bytes] = ()) -> Destination:
+def opened(log: str, linking: Linking | None = None) -> Destination:
     """Open what `--log` names: `-` (standard output), `fd:NUMBER`, `journal`, `unix:PATH` or `unix:@NAME`, or a file, FIFO or
-    socket.  `linking`: the folders in which the program may make symbolic links.  Raises EnforceError."""
+    socket.  `linking`: where the program may have put symbolic links.  Raises EnforceError."""
     if log == "-":
         return _inherited(log, 1)
     if log.startswith("fd:"):
@@ -36,8 +32,8 @@ def opened(log: str, linking: Sequence[bytes] = ()) -> Destination:
     if log.startswith("unix:"):
         return _socket(log, log[5:])
     name = os.fsencode(log)
-    if without_links(name, linking) - {os.path.realpath(name)}:
-        raise _refused(log, "it is reached by a symbolic link, and the program may make such links there")
+    if is_led(name, os.path.realpath(name), linking or Linking()):
+        raise _refused(log, LED)
     try:
         if stat.S_ISSOCK(os.stat(log).st_mode):
             number = _number_of(log)

@@ -18,6 +18,7 @@ from callfence.policygen.files.places import MADE_BELOW
 from callfence.policygen.grants import (
     ANY,
     BARE,
+    DNS,
     KINDS,
     NO_PORT,
     NONE,
@@ -257,9 +258,9 @@ def differences(old: Files, new: Files) -> tuple[Difference, ...]:
     that it is looked up."""
     result: list[Difference] = []
     for kind in TREES.values():
-        if kind.copied(old) == kind.copied(new):
+        if kind.copied(old) == kind.copied(new) and (kind.name != "query" or old.asks_freely == new.asks_freely):
             continue
-        before, after = kind.grants(old), kind.grants(new)
+        before, after = (_look_ups_of(files, kind) or kind.grants(files) for files in (old, new))
         found = {gap.place: gap for gap in gaps(before, after, kind)}
         for place in (*before, *after) if kind.name in TO_HOSTS else ():
             gap = found.get(place, Gap(place, 0, 0))
@@ -276,6 +277,11 @@ def differences(old: Files, new: Files) -> tuple[Difference, ...]:
     return tuple(result)
 
 
+def _look_ups_of(files: Files, kind: Kind) -> Grants:
+    """Return every name as look-ups where `dns query: none` confines none; {} for another policy or kind."""
+    return {ANY: 1} if kind.name == "query" and files.asks_freely else {}
+
+
 def looks_up(files: Files, name: str) -> bool:
     """Return whether a policy lets a name, or all names below `*.NAME`, be looked up."""
     return files.query is None or any(place in (*files.query, *files.names) for place in hosts.containing(name))
@@ -287,8 +293,13 @@ def united(a: Files, b: Files) -> Files:
 
 
 def intersected(a: Files, b: Files) -> Files:
-    """Return the intersection: what both grant.  A use that neither confines is unconfined."""
-    return _with_look_ups(_combined((a, b), and_), (a, b), all)
+    """Return the intersection: what both grant.  A use that neither confines is unconfined.  Where no name is left, it asks no
+    name server by UDP, which it could ask for every name (`Files.asks_freely`), unless both could."""
+    both = _with_look_ups(_combined((a, b), and_), (a, b), all)
+    if not both.asks_freely or all(files.query is None or files.asks_freely for files in (a, b)):
+        return both
+    kind = TREES["send"]
+    return replace(both, **kind.fields({host: ports & ~(1 << DNS) for host, ports in kind.grants(both).items()}))
 
 
 def _with_look_ups(result: Files, policies: Sequence[Files], rule: Callable[[Iterable[bool]], bool]) -> Files:

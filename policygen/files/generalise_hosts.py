@@ -14,7 +14,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from callfence.policygen.files.algebra import extended
-from callfence.policygen.files.calls import DNS
 from callfence.policygen.files.generalise_ports import VARYING, spans, varying
 from callfence.policygen.files.made import KEPT_APART, MANY
 from callfence.policygen.grants import BARE, NOT_CONFINED, TO_HOSTS, UNIX, USES, bare_line, host_line, ranges, single
@@ -118,15 +117,9 @@ def lacking_sockets(files: Files, run: Iterable[Use]) -> set[str]:
 def lacking_queries(files: Files, run: Iterable[Use]) -> set[str]:
     """Return the names that a run looked up and a policy grants neither to be looked up nor to be used.  If the policy says
     nothing of names, none is lacking unless its UDP lines let the program ask no name server."""
-    if files.query is None and asks_servers(files):
+    if files.query is None and files.asks_servers:
         return set()
     return _beyond(looked_up(run), (*(files.query or ()), *files.names), "query")
-
-
-def asks_servers(files: Files) -> bool:
-    """Return whether a policy lets the program send to port 53 of some host by UDP."""
-    ports = files.every_port("send")
-    return ports is None or any(first <= DNS <= last for first, last in ports)
 
 
 def _beyond(places: Iterable[str], granted: Iterable[str], kind: str) -> set[str]:

@@ -178,6 +178,7 @@ def downgrade(rules: Ruleset, version: int, *, makes_calls: bool = False) -> Eff
             lacking.append(f"restrict the TCP ports that the program can {use} (Linux 6.7 can)")
     paths = None
     if supported and rules.paths is not None:
-        paths = [(path, (access | IOCTL_DEV if access & _OPENS else access) & supported) for path, access in rules.paths]
+        each = ((path, (access | IOCTL_DEV if access & _OPENS else access) & supported) for path, access in rules.paths)
+        paths = [(path, access) for path, access in each if access]  # the kernel takes no rule without a right
     effective = Ruleset(paths, confined.get(CONNECT_TCP), confined.get(BIND_TCP), truncates=rules.truncates)
     return Effective(effective, supported if paths is not None else 0, sum(confined), tuple(lacking))

@@ -8,12 +8,22 @@ from __future__ import annotations
 import os
 from stat import S_IFDIR, S_IFREG
 
-from callfence.policygen.files.landlock import IOCTL_DEV, MAKE_SYM, READ_DIR, READ_FILE, REFER, TRUNCATE, WRITE_FILE
+from callfence.policygen.files.landlock import (
+    IOCTL_DEV,
+    MAKE_DIR,
+    MAKE_SYM,
+    READ_DIR,
+    READ_FILE,
+    REFER,
+    REMOVE_DIR,
+    TRUNCATE,
+    WRITE_FILE,
+)
 from callfence.tracer.errors import UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _NAMED = (b"TMPDIR", b"HOME", b"XDG_RUNTIME_DIR")
 """The variables that name folders; where two are the same folder, a path is written with the first."""
@@ -87,20 +97,55 @@ def located(path: bytes, environment: Sequence[bytes]) -> bytes:
     return folder + slash + rest
 
 
-def linking(places: Iterable[tuple[bytes, int]]) -> list[bytes]:
-    """Return the folders in which a program may have put symbolic links, of those to which it has these rights of Landlock:
-    where it makes some, and, if there are any, where it moves files and folders."""
-    each = list(places)
-    moving = REFER if any(access & MAKE_SYM for _, access in each) else 0
-    return [place for place, access in each if access & (MAKE_SYM | moving)]
+class Linking:
+    """The folders in which a program may have put symbolic links: real paths with a slash at the end."""
+
+    __slots__ = ("made", "moved")
+
+    def __init__(self, places: Iterable[tuple[bytes, int]] = ()) -> None:
+        """`places`: the folders and files to which it has these rights of Landlock."""
+        each = list(places)
+        moving = REFER if any(access & MAKE_SYM for _, access in each) else 0
+        self.made = tuple({_top(place) for place, access in each if access & (MAKE_SYM | moving)})
+        """Where it makes some, and, if there are any, where it moves files and folders."""
+        held: dict[bytes, int] = {}
+        for place, access in each:
+            if access & _RENAMES:
+                held[_top(place)] = held.get(_top(place), 0) | access & _RENAMES
+        renaming = [top for top in held if _united(held, top) == _RENAMES]
+        self.moved = tuple(sorted(renaming, key=len))
+        """Where it renames folders, with the links in them that others have made.  Those above come first."""
+
+    def __or__(self, other: Linking) -> Linking:
+        both = Linking()
+        both.made = self.made + other.made
+        both.moved = tuple(sorted(self.moved + other.moved, key=len))
+        return both
 
 
-def without_links(path: bytes, folders: Sequence[bytes]) -> set[bytes]:
-    """Return where a path leads if no symbolic link in or below one of the folders is followed: an earlier run may have put it
-    there (`linking`).  The set is empty if the path leads through none of the folders."""
-    tops = tuple(os.path.realpath(folder).rstrip(b"/") + b"/" for folder in folders)
-    names = os.path.join(here(), path).split(b"/")[::-1] if tops else []
+_RENAMES = MAKE_DIR | REMOVE_DIR
+
+
+def _top(place: bytes) -> bytes:
+    return os.path.realpath(os.path.join(here(), place)).rstrip(b"/") + b"/"
+
+
+def _united(held: Mapping[bytes, int], top: bytes) -> int:
+    """Return the rights that hold in a folder: its own and those of the folders above."""
+    access = held[top]
+    while top != b"/":
+        top = top[: top.rindex(b"/", 0, -1) + 1]
+        access |= held.get(top, 0)
+    return access
+
+
+def without_links(path: bytes, folders: Linking) -> set[bytes]:
+    """Return where a path leads if no symbolic link is followed that an earlier run may have put there: in or below a folder
+    where it makes some; or below a folder in one where it renames them, if the path leads out of that.  The set is empty if
+    the path leads through none of these."""
+    names = os.path.join(here(), path).split(b"/")[::-1] if folders.made or folders.moved else []
     at, links, is_inside = b"/", 0, False
+    link = top = b""
     while names:
         name = names.pop()
         if name in (b"", b"."):
@@ -108,7 +153,8 @@ def without_links(path: bytes, folders: Sequence[bytes]) -> set[bytes]:
         if name == b"..":
             at = os.path.dirname(at)
             continue
-        inside = os.path.join(at, b"").startswith(tops)
+        folder = os.path.join(at, b"")
+        inside = folder.startswith(folders.made)
         is_inside |= inside
         there = os.path.join(at, name)
         target = b"" if inside or links == _LINKS else _target(there)
@@ -116,9 +162,22 @@ def without_links(path: bytes, folders: Sequence[bytes]) -> set[bytes]:
             links += 1
             names += target.split(b"/")[::-1]
             at = b"/" if target.startswith(b"/") else at
+            if not link and (top := next((top for top in folders.moved if folder.startswith(top) and folder != top), b"")):
+                link = there
         else:
             at = there
+    if link and not os.path.join(at, b"").startswith(top):
+        return {link}
     return {at} if is_inside else set()
+
+
+LED = "it is reached by a symbolic link, and the program may make or move such links there"
+"""What is said of a path that `is_led`."""
+
+
+def is_led(path: bytes, real: bytes, folders: Linking) -> bool:
+    """Return whether a path leads to `real` by a symbolic link that an earlier run may have put there."""
+    return bool(without_links(path, folders) - {real})
 
 
 _LINKS = 40
@@ -168,10 +227,16 @@ _OWN = {
 
 def of_process(path: bytes, process: int) -> bytes:
     """Return a located path as the process with that id means it, for another process; 0 is this process."""
-    for link, place in _OWN.items() if process else ():
-        if path == link or path.startswith(link + b"/"):
-            return place.replace(b"%d", b"%d" % process) + path[len(link) :]
-    return path
+    at = path
+    for _ in range(_LINKS if process else 0):
+        for link, place in _OWN.items():
+            if at == link or at.startswith(link + b"/"):
+                return place.replace(b"%d", b"%d" % process) + at[len(link) :]
+        if not (target := _target(at)):
+            break
+        at = os.path.join(os.path.dirname(at), target)
+    real, own = os.path.realpath(path) if process else path, b"/proc/%d/" % os.getpid()
+    return b"/proc/%d/" % process + real[len(own) :] if process and real.startswith(own) else path
 
 
 def named(path: bytes, environment: Sequence[bytes], here: bytes) -> bytes:

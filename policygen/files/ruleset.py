@@ -16,7 +16,7 @@ from operator import or_
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.files import landlock
-from callfence.policygen.files.calls import BY_HANDLE, DNS, INTERNET, MOUNTING, PATH_CALLS, SENDING
+from callfence.policygen.files.calls import BY_HANDLE, INTERNET, MOUNTING, PATH_CALLS, SENDING
 from callfence.policygen.grants import ALL, BARE, KINDS, TCP, Right
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.model import Always, And, Arm, Condition, Expression, Operator, Or, Policy
@@ -116,13 +116,14 @@ def unconfined(policy: Policy, also: Collection[str] = ()) -> tuple[str, ...]:
 
     Of hosts, unix sockets and names, which few policies confine, there are only those in `also`; UDP in a policy that confines
     TCP to hosts, since what may not be sent to others so, can be by UDP; and names in one that lets name servers be asked by
-    UDP lines, since these ask others."""
+    UDP lines, since these ask others: `dns query: none` is then no more than a word, as where there are no UDP lines."""
     if policy.default.may_allow:  # which says more
         return ()
     files = policy.files
-    asks_some = any(first <= DNS <= last for first, last in (files.every_port("send") or ()))
+    asks_some = files.send is not None and files.asks_servers
     judged = {"paths", *TCP, *also, *["send"] * bool(files.connect_to), *["query"] * asks_some}
     free = [kind for kind in KINDS if kind in judged and getattr(files, kind) is None]
+    free += ["query"] * files.asks_freely
     return tuple(kind for kind in free if _may(policy, _REACHING[kind]))
 
 

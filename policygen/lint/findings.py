@@ -14,7 +14,7 @@ from callfence.policygen.evaluate import evaluate
 from callfence.policygen.files.landlock import MAX_PORT
 from callfence.policygen.files.ruleset import unconfined
 from callfence.policygen.filter.listener import names_listener
-from callfence.policygen.grants import NOT_CONFINED
+from callfence.policygen.grants import NONE, NOT_CONFINED, QUERY
 from callfence.policygen.implied.resolve import resolved
 from callfence.policygen.language.layout import Comments, Remarks, Section
 from callfence.policygen.language.naming import format_action, format_expression
@@ -247,7 +247,10 @@ def files_and_ports(document: Document, _: Budget) -> Iterator[Finding]:
     """Yield the dangerous grants of `path` and `tcp` lines, and of their absence."""
     yield from about_files(document, risks_of(document.policy.files))
     for line, risk in risks_of(NOT_CONFINED, unconfined(document.policy)):
-        grants = f"has no `{'path' if line.startswith('path ') else line}` line, so it {risk.grants}"
+        lacks = f"has no `{'path' if line.startswith('path ') else line}` line"
+        if line == QUERY and document.policy.files.query is not None:
+            lacks = f"has `{QUERY}: {NONE}`, and may ask name servers by UDP"
+        grants = f"{lacks}, so it {risk.grants}"
         does = " (`learn --files` does)" if line.startswith(("path ", "tcp ")) else ""
         safer = f"{risk.safer}{does}; or write `{line}: any`, with a reason"
         yield Finding(risk.id, Level(risk.level), None, line, grants, risk.why, safer, risk.source, None, "")

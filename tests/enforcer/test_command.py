@@ -22,7 +22,17 @@ ALLOW = "default allow\n"
         (("-x",), "unknown option -x: `enforce --help-all` lists the options"),
         (("-p",), "-p needs a value; `enforce --help-all` describes it"),
         (("--arm", "later", "true"), "--arm later: the value must be now, exec or entry"),
-        (("--arm=", "true"), "--arm : the value must be now, exec or entry"),
+        (("--arm=", "true"), "--arm has an empty value; `enforce --help-all` describes it"),
+        (("--within", "", "--ask", "true"), "--within has an empty value; `enforce --help-all` describes it"),
+        (
+            ("--audit", "--scope", "signals", "true"),
+            "--audit enforces nothing, and --scope would be enforced: give one of the two",
+        ),
+        (
+            ("--explain", "--no-explain", "true"),
+            "--explain reports the files and ports that --no-explain leaves out: give one of the two",
+        ),
+        (("--compiled", "f", "--no-cache", "true"), "--compiled compiles nothing and uses no cache: give one of the two"),
         (
             ("--audit", "--quiet-kernel", "true"),
             "--audit needs the helper process, and --quiet-kernel starts none: give one of the two",

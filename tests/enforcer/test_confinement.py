@@ -36,6 +36,14 @@ def test_the_filters_that_are_installed_are_the_policies(machine: str) -> None:
         assert verify((FILTERS / machine / f"{name}.filter").read_bytes(), document.policy) is None
 
 
+def test_an_entry_of_another_machine_is_left_out_whole(tmp_path: Path) -> None:
+    """Else its second line would go on the entry above it."""
+    path = tmp_path / "it.policy"
+    path.write_text("callfence 1\nopenat: flags == O_RDONLY\nopen: flags == O_RDWR\n   || flags == O_WRONLY\nread: allow\n")
+    text = make_helper_filter.policy_for(path, Arch("aarch64")).text()
+    assert text.endswith("\nopenat: flags == O_RDONLY\nread: allow\n")
+
+
 def test_each_reader_reads_one_of_them() -> None:
     read = [confinement.read(), confinement.read(renews_log=True), confinement.read(makes_calls=True)]
     read += [confinement.read_follower(), confinement.read_follower(makes_calls=True)]

@@ -333,12 +333,14 @@ def test_who_makes_terminals_is_granted_their_other_ends(commands, place):
 
 
 def test_links_of_proc_are_the_program_s_own(commands, place):
-    operations = ["read:/proc/net/tcp", "read:/proc/self/net/dev", "read:/proc/mounts"]
+    for name, target in {"mtab": "/proc/mounts", "other": f"{'../' * 32}proc/self/mounts"}.items():
+        (place.folder / name).symlink_to(target)
+    operations = ["read:/proc/net/tcp", "read:/proc/self/net/dev", "read:/proc/mounts", "read:mtab", "read:other"]
     for options in (), ("--exact",):
         lines = learn(commands, place, *operations, options=("--files", "--fresh", *options))
         found = {name: rights for name, rights in lines.items() if "/proc" in name}
         assert found == {"path /proc/self/mounts": "read", "path /proc/self/net": "read"}
-        assert enforce(commands, place, place.folder / "files.policy", *operations) == ["ok"] * 3
+        assert enforce(commands, place, place.folder / "files.policy", *operations) == ["ok"] * 5
 
 
 def test_an_own_folder_is_made_though_the_home_is_granted(commands, place):
@@ -486,6 +488,7 @@ WAYS = (
         "cd out; ./second",
         {"./out/first": "read, execute", "./out/second": "read, execute"},
     ),
+    ("echo > real; ln -s /dev/fd/3 one; ln -s one two", "exec 3< real; read a < two", {"./real": "read"}),
 )
 """What is there before; what a program does; and the files of its folder, of /dev and of /proc that are granted for that."""
 

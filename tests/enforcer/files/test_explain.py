@@ -75,6 +75,7 @@ DENIALS = (
     ("path ./data: read", "read:/proc/self/status", ["path /proc/self/status: read"]),
     ("path ./data: read", "read:/proc/1/status", ["path /proc: read"]),
     ("path ./data: read", "read:/proc/net/tcp", ["path /proc/self/net: read"]),
+    ("path ./data: read", "read:data/mounts", ["path /proc/self/mounts: read"]),
     ("path ./data: read", "in-thread:/proc/self/status", ["path /proc/self/status: read"]),
     ("tcp connect: 443", "connect:9", ["tcp connect: 9"]),
     ("tcp bind: 443", "bind:0", ["tcp bind: 0"]),
@@ -86,6 +87,7 @@ DENIALS = (
 def test_each_denial_is_explained_by_the_line_that_would_grant_it(run, place, program, lines, operation, told):
     (place.folder / "data/run").write_bytes(Path(program).read_bytes())
     (place.folder / "data/run").chmod(0o755)
+    (place.folder / "data/mounts").symlink_to("/proc/mounts")
     (place.folder / "other/a (deleted)").write_text("text")
     done = run(lines, operation)
     assert done.stdout.split()[-1] in ("EACCES", "EXDEV")
@@ -114,6 +116,13 @@ def test_what_is_granted_or_fails_anyway_is_not_told(run):
     done = run("path ./data: read, write, create", *operations)
     assert done.stdout.split() == ["ok", "ENOENT", "EEXIST", "ok", "ENOENT"]
     assert done.stderr == ""
+
+
+def test_a_line_that_grants_nothing_since_a_link_leads_elsewhere_explains_nothing(run, place):
+    (place.folder / "data/link").symlink_to("../other/a")
+    done = run("path ./data: symlink\npath ./data/link: read", "read:data/link")
+    assert done.stdout.split() == ["EACCES"]
+    assert not_granted(done) == ["path ./other/a: read"]
 
 
 def test_a_thread_s_own_folder_of_proc_is_the_process_s(run):

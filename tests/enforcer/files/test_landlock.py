@@ -129,6 +129,25 @@ def test_a_link_that_was_moved_into_a_folder_grants_nothing(files, place):
     assert files(lines, "write:target/f", "mkdir:data/d") == ["EACCES", "ok"]
 
 
+def test_a_link_of_others_in_a_folder_that_was_moved_grants_nothing(files, place):
+    """The program renames the folder in which it is to that which a line names; what it may not make is the link."""
+    (place.folder / "data/old").mkdir()
+    (place.folder / "data/old/c").symlink_to("../../other/a")
+    lines = "path ./data: create, remove\npath ./data/inner/c: write\npath ./data/old/c: write"
+    assert files(lines, "write:data/inner/c", "write:other/a") == ["ok", "EACCES"]
+    operations = ("rename:data/inner,data/former", "rename:data/old,data/inner")
+    assert files(lines, *operations) == ["ok", "ok"]
+    assert files(lines, "write:other/a") == ["EACCES"]
+
+
+def test_a_link_of_others_that_stays_where_it_is_grants_what_it_leads_to(files, place):
+    """In the folder itself, only a program that makes links can put it; and to a line's name, it may rename any file of it."""
+    (place.folder / "data/out").symlink_to("../other")
+    (place.folder / "data/inner/in").symlink_to("../a")
+    lines = "path ./data: create, remove\npath ./data/out: write\npath ./data/inner/in: write"
+    assert files(lines, "write:other/a", "write:data/a", "write:data/b") == ["ok", "ok", "EACCES"]
+
+
 def test_a_link_that_is_reached_by_another_name_of_its_folder_grants_nothing(files, place):
     (place.folder / "alias").symlink_to("data")
     lines = "path ./data: symlink, remove\npath ./alias/inner: write"
@@ -332,7 +351,7 @@ def test_a_program_that_is_not_granted(place, program):
 
 LINES = {
     "read and ports": "path ./data: read\ntcp connect: 9\ntcp bind: 9",
-    "moving": "path .: read, create, remove, move",
+    "moving": "path .: read, create, remove, move\npath ./other: move",
 }
 OPERATIONS = ("read:data/a", "read:other/a", "write:data/a", "truncate:other/a", "rename:data/b,other/n", "connect:1", "bind:0")
 AS = """

@@ -97,6 +97,10 @@ def test_its_own_process_is_its_own(spawner):
     done = spawner.run("sh", "-c", "read a </proc/$$/comm && echo $a; read b </proc/1/comm || echo denied")
     assert done.stdout == "sh\ndenied\n", done.stderr
     assert spawner.run("nothing/here").returncode == 127
+    (spawner.folder / "mtab").symlink_to("/proc/mounts")
+    spawner.policy(f"{HEAD}default allow\n{code}path ./mtab: read\npath /proc/net: read\n")
+    done = spawner.run("sh", "-c", "read a <mtab && read b </proc/net/dev && echo it")
+    assert done.stdout == "it\n", done.stderr
 
 
 def test_a_program_that_is_not_granted(spawner):

@@ -168,7 +168,8 @@ def test_hosts_and_sockets_are_combined_exactly(a, b):
         if kind in ("connect", "send") and is_name(place) and both.query is not None and not algebra.looks_up(both, place):
             assert not found(both, kind, place) & ~(one & other), "of what cannot be found, no line is left"
         else:
-            assert found(both, kind, place) == one & other
+            asks = kind == "send" and both.query == () and not both.names  # no name server, where no name is left
+            assert found(both, kind, place) | (asks and one & other & 1 << 53) == one & other
         free = getattr(a, kind) is None or getattr(b, kind) is None
         assert found(wider, kind, place) == (one if free else one | other)
 
@@ -185,7 +186,7 @@ def test_differences_of_hosts_and_sockets_are_exact_and_told_once(a, b):
             continue
         moved = {name for name in places if is_name(name) and algebra.looks_up(a, name) != algebra.looks_up(b, name)}
         for place in SEEN[kind]:
-            one, other = found(a, kind, place), found(b, kind, place)
+            one, other = (found(files, kind, place) or int(kind == "query" and files.asks_freely) for files in (a, b))
             mores = [of(kind, more) for where, (more, _) in places.items() if contains(where, place)]
             lesses = [of(kind, less) for where, (_, less) in places.items() if contains(where, place)]
             assert not other & ~one & ~reduce(operator.or_, mores, 0), "each is told there or above"
@@ -204,8 +205,20 @@ def of(kind, words):
     return bits(parse(f"tcp connect: {words}").policy.files.connect)
 
 
+def test_without_a_name_whom_udp_lets_ask_asks_everything():
+    """So `dns query: none` in the place of the last name lets every name be looked up, unless no name server can be asked."""
+    for send, more, less in (("192.0.2.1: 53", "any", ""), ("192.0.2.1: 123", "", "any"), (": 50-60", "any", "")):
+        send = send if send.startswith(":") else f" {send}"
+        old, new = (parse(f"udp send{send}\ndns query{names}").policy.files for names in (" a.org", ": none"))
+        assert algebra.differences(old, new) == (algebra.Difference("dns query" if more else "dns query a.org", more, less),)
+        assert bool(algebra.differences(new, parse(f"udp send{send}").policy.files)) == (not more)
+    one, other = (parse(f"udp send: 53, 123\ndns query {name}").policy.files for name in ("a.org", "b.org"))
+    assert algebra.intersected(one, other) == parse("udp send: 123\ndns query: none").policy.files
+
+
 def test_a_line_of_a_host_grants_that_its_name_is_looked_up():
-    old, new = (parse(f"dns query: none\n{line}").policy.files for line in ("", "tcp connect: any\ntcp connect *.org: 443"))
+    lines = ("", "tcp connect: any\ntcp connect *.org: 443")
+    old, new = (parse(f"udp send: none\ndns query: none\n{line}").policy.files for line in lines)
     assert algebra.differences(old, new) == (algebra.Difference("tcp connect *.org", "443", ""),)
     assert algebra.differences(new, old) == (algebra.Difference("tcp connect *.org", "", "443"),)
     assert algebra.united(old, new).query == ("*.org",), "not confined to it, the union has no line of that host"

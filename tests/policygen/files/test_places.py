@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from callfence.policygen.files import places
-from callfence.policygen.files.places import PlaceError, located, named
+from callfence.policygen.files import landlock, places
+from callfence.policygen.files.places import Linking, PlaceError, located, named, without_links
 
 OWN = b"/run/user/%d" % os.geteuid()
 
@@ -53,6 +53,15 @@ def test_a_home_is_a_service_s_by_its_name(monkeypatch):
         monkeypatch.setitem(places._REAL, home, real)
     assert named(b"/srv/me/x", [b"HOME=/h/me"], b"/w") == b"$HOME/x"
     assert named(b"/disk/app/x", [b"HOME=/srv/app"], b"/w") == b"/disk/app/x"
+
+
+def test_folders_with_links_are_looked_up_once(tmp_path, monkeypatch):
+    """And not once for each path."""
+    folders = [bytes(tmp_path / str(number)) for number in range(3)]
+    found = Linking((folder, landlock.MAKE_SYM) for folder in folders)
+    monkeypatch.setattr(os.path, "realpath", None)
+    assert without_links(folders[0] + b"/x", found) == {folders[0] + b"/x"}
+    assert without_links(b"/x", found) == set()
 
 
 def test_what_leads_nowhere():

@@ -120,6 +120,10 @@ def test_what_no_call_reaches_needs_no_line(text, kinds):
         ("tcp connect: 80\nconnect: allow", (), ()),
         ("tcp connect a.example: 80\nconnect: allow", (), ("send",)),
         ("tcp connect a.example: 80\nudp send: none\nconnect: allow", ("send",), ()),
+        ("tcp connect: 80\nudp send: none\ndns query: none\nconnect: allow", ("query",), ()),
+        ("tcp connect: 80\nudp send 192.0.2.1: 53\ndns query: none\nconnect: allow", (), ("query",)),
+        ("tcp connect: 80\ndns query: none\nconnect: allow", (), ("query",)),
+        ("tcp connect a.example: 80\nudp send: 53\ndns query: none\nconnect: allow", (), ()),
     ],
 )
 def test_hosts_and_sockets_are_judged_where_they_are_confined_elsewhere(text, also, kinds):
