@@ -73,6 +73,8 @@ _LOGS = b"/var/log/"
 _EMPTIED = (b"/run/", _LOGS)
 """Where files are gone some day: when the machine has been started, or the logs have been rotated."""
 _DIGIT = re.compile(rb"\d")
+_OF_NAME = re.compile(rb"(?<=[A-Za-z])\d{1,2}(?=[A-Za-z])|(?<![\d.])\d{1,2}\.\d{1,2}$")
+"""Digits that belong to a name: between letters (`.w3m`), or those of a version at its end (`gtk-3.0`)."""
 _NUMBERED = (b"/proc/", b"/sys/", b"/dev/")
 """Where the kernel gives a file another inode at any time."""
 
@@ -336,12 +338,12 @@ class FileWatcher:
 
     def _is_its_own(self, need: Need) -> bool:
         """Return whether a call makes, for the first time, what may be a hidden folder in the home, or a folder in those that
-        `enforce` creates.  A name with a digit, or one that looks random, may be another in the next run."""
+        `enforce` creates.  A name with a number, or one that looks random, may be another in the next run."""
         folder, name = os.path.split(need.name)
         is_below = folder in self._own or (folder == self._home and name.startswith(b"."))
         if not is_below or need.name in self._own or need.rights != Right.CREATE:
             return False
-        return not _DIGIT.search(name) and fixed_start(os.fsdecode(name)) is None
+        return not _DIGIT.search(_OF_NAME.sub(b"", name)) and fixed_start(os.fsdecode(name)) is None
 
     def _find(self, task: Task, need: Need, *, makes: bool) -> None:
         """Note a file that a call would make (`makes`) if no earlier run had left it there, or a log that it writes, which
