@@ -72,7 +72,6 @@ _MOST_FILES = 1000
 _LOGS = b"/var/log/"
 _EMPTIED = (b"/run/", _LOGS)
 """Where files are gone some day: when the machine has been started, or the logs have been rotated."""
-_DIGIT = re.compile(rb"\d")
 _NUMBERED = (b"/proc/", b"/sys/", b"/dev/")
 """Where the kernel gives a file another inode at any time."""
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from callfence.policygen.files.calls import Need
 
 _DIGIT = re.compile(rb"\d")
+_OF_NAME = re.compile(rb"(?<=[A-Za-z])\d{1,2}(?=[A-Za-z])|(?<![\d.])\d{1,2}\.\d{1,2}$")
+"""Digits that belong to a name: between letters (`.w3m`), or those of a version at its end (`gtk-3.0`)."""
 
 
 class OwnFiles:
@@ -110,12 +112,12 @@ class OwnFiles:
 
     def _is_own(self, need: Need) -> bool:
         """Return whether a call makes, for the first time, what may be a hidden folder in the home, or a folder in those that
-        `enforce` creates.  A name with a digit, or one that looks random, may be another in the next run."""
+        `enforce` creates.  A name with a number, or one that looks random, may be another in the next run."""
         folder, name = os.path.split(need.name)
         is_below = folder in self._given or (folder == self._home and name.startswith(b"."))
         if not is_below or need.name in self._given or need.rights != Right.CREATE:
             return False
-        return not _DIGIT.search(name) and fixed_start(os.fsdecode(name)) is None
+        return not _DIGIT.search(_OF_NAME.sub(b"", name)) and fixed_start(os.fsdecode(name)) is None
 
 
 def is_risky(path: str) -> bool:

@@ -182,7 +182,7 @@ class Judge:
         if all(grants.holds(file.path, rights) for grants in self._granted):
             return
         is_possible = Right.MOVE in rights or _permits(file, Right.WRITE if need.name else rights, fields.read())
-        if not is_possible or not _may_reach(file, fields.read()):
+        if not is_possible or _is_kept(file, rights) or not _may_reach(file, fields.read()):
             return  # it fails as it would natively
         for policy in self._reach.policies:
             lacking = rights & ~_held(policy, file.path) if policy.paths else NOTHING
@@ -314,6 +314,16 @@ def _permits(file: File, rights: Right, fields: Mapping[str, str]) -> bool:
     mode = stat.S_IMODE(file.mode)
     digit = mode >> 6 if user == str(file.owner) else mode >> 3 if str(file.group) in groups else mode
     return digit & bits == bits
+
+
+def _is_kept(file: File, rights: Right) -> bool:
+    """Return whether a file is on a read-only file system, and the rights would change it: the kernel looks for that first."""
+    if not rights & ~(Right.READ | Right.EXECUTE) or not (file.is_folder or stat.S_ISREG(file.mode)):
+        return False
+    try:
+        return bool(os.statvfs(file.path).f_flag & os.ST_RDONLY)
+    except OSError:  # it has been removed meanwhile
+        return False
 
 
 def _may_reach(file: File, fields: Mapping[str, str]) -> bool:

@@ -324,6 +324,12 @@ AT_HOME = {
     ),
     "at random": ("mkdir -p ~/.cache/x-aBcDeF; echo x > ~/.cache/x-aBcDeF/f", ["path $HOME/.cache: list, write, create"]),
     "numbered": ("mkdir ~/.app1; echo x > ~/.app1/f", ["path $HOME: write, create"]),
+    "numbered in the middle": ("mkdir ~/.app-7.x; echo x > ~/.app-7.x/f", ["path $HOME: write, create"]),
+    "dated": ("mkdir -p ~/.cache/1.12.26; echo x > ~/.cache/1.12.26/f", ["path $HOME/.cache: list, write, create"]),
+    "of a version": (
+        "mkdir -p ~/.config/gtk-3.0; echo x > ~/.config/gtk-3.0/f; mkdir -p ~/.w3m",
+        ["path $HOME/.config: list", "path $HOME/.config/gtk-3.0: read, write, create", "path $HOME/.w3m: read, create"],
+    ),
 }
 
 

@@ -125,6 +125,15 @@ def test_a_line_that_grants_nothing_since_a_link_leads_elsewhere_explains_nothin
     assert not_granted(done) == ["path ./other/a: read"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_what_would_change_a_read_only_file_system_fails_anyway(run):
+    under = ("unshare", "--mount", "sh", "-c", 'mount --bind data data && mount -o remount,bind,ro data && exec "$@"', "sh")
+    operations = ("write:data/a", "create:data/n", "mkdir:data/n", "unlink:data/a", "rename:data/a,data/inner/n")
+    done = run("path ./other: read", *operations, "read:data/a", "write:other/a", under=under)
+    assert done.stdout.split() == ["EROFS"] * len(operations) + ["EACCES"] * 2
+    assert not_granted(done) == ["path ./data/a: read", "path ./other/a: write"]
+
+
 def test_a_thread_s_own_folder_of_proc_is_the_process_s(run):
     done = run("path /proc/self/status: read", "in-thread:/proc/self/status")
     assert (done.stdout.split(), done.stderr) == (["ok"], "")
