@@ -154,8 +154,8 @@ def test_a_log_is_not_opened_by_a_link_that_the_program_may_have_made(place: Wor
     (place.folder / "data" / "log").symlink_to("../start-up")
     done = place.enforce("-p", "calls.policy", "--log", "data/log", "/bin/true")
     assert (done.returncode, (place.folder / "start-up").exists()) == (125, False)
-    why = "it is reached by a symbolic link, and the program may make or move such"
-    assert f"the log data/log cannot be opened: {why}" in done.stderr
+    reason = "it is reached by a symbolic link, and the program may make or move such links there"
+    assert f"the log data/log cannot be opened: {reason}" in done.stderr
     (place.folder / "link").symlink_to("start-up")
     assert place.enforce("-p", "calls.policy", "--log", "link", "/bin/true").returncode == 0
     assert (place.folder / "start-up").exists(), "where the program makes no links, they are followed"
