@@ -218,11 +218,15 @@ def stopped(call: Notification, phase: str) -> Request:
 
 
 def received(listener: int, call: Notification, phase: str) -> Request:
-    """Wait for the next call at a listener, store it in `call` and return its request.  Raises OSError; ENOENT: its task has
-    died or been interrupted meanwhile."""
-    _Bytes.from_address(linux.addressof(call)).raw = bytes(_SIZE)  # the kernel insists on zeros
+    """Wait for the next call at a listener, store it in `call`, which is empty (`clear`), and return its request.  Raises
+    OSError; ENOENT: its task has died or been interrupted meanwhile."""
     kernel.ioctl(listener, RECEIVE, call)
     return Request(call, listener, phase)
+
+
+def clear(call: Notification) -> None:
+    """Make `call` empty, as the kernel wants it: before the next call comes, since a signal ends one until it is received."""
+    _Bytes.from_address(linux.addressof(call)).raw = bytes(_SIZE)
 
 
 class Waiting:

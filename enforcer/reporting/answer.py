@@ -12,7 +12,7 @@ import gc
 from callfence.enforcer import kernel
 from callfence.enforcer.bpf import EXITS
 from callfence.enforcer.errors import FAILED
-from callfence.enforcer.listener import Notification, Request, Waiting, end_process, exit_with, received, stopped, trap
+from callfence.enforcer.listener import Notification, Request, Waiting, clear, end_process, exit_with, received, stopped, trap
 from callfence.enforcer.reporting.loaded import Loaded, attempt
 from callfence.tracer import TYPE_CHECKING, linux
 from callfence.tracer.machine import MACHINE
@@ -70,6 +70,7 @@ class Answers:
         except OSError:  # ENOENT: it was interrupted, or its task has died
             return
         self._answer(request)
+        clear(self._notification)
 
     def take_over(self, listeners: Mapping[int, str]) -> None:
         """Take over from a helper that was killed: answer a call that it may have received and not answered."""
@@ -83,6 +84,7 @@ class Answers:
                 self._answer(request)
             for id_ in waiting:
                 _interrupt(Request(Notification(id_), listener, phase))
+        clear(self._notification)
 
     def program_ended(self) -> None:
         """Write the reports that are due when the program's first process has ended; others may still be confined."""
