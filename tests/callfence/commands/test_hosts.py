@@ -79,7 +79,7 @@ def test_exports_say_what_is_lost(policy: Path, capsys: pytest.CaptureFixture[st
         told = capsys.readouterr().err
         assert "unix connect" in told or "does not confine files, ports, hosts and unix sockets" in told, form
     unit = (policy.parent / "out.systemd").read_text()
-    assert "IPAddressDeny=any\nIPAddressAllow=10.0.0.0/8\n" in unit
+    assert "IPAddressDeny=any\nIPAddressAllow=\nIPAddressAllow=10.0.0.0/8\n" in unit
     policy.write_text(f"{OLD}tcp connect a.example: 443\n")
     assert export.main(["--to", "systemd", "-o", str(policy.parent / "out.systemd"), str(policy)]) == 0
     assert "IPAddress" not in (policy.parent / "out.systemd").read_text(), "a name has addresses that nobody knows here"
