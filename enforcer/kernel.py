@@ -296,7 +296,7 @@ class _Span(linux.Structure):
 
 
 _ONE, _ZERO = linux.c_ulong(1), linux.c_ulong(0)
-_HERE, _THERE = _Span(), _Span()
+_HERE, _THERE = _Span(), _Span()  # made once, as what socket_option fills: a connect waits for that
 _HERE_AT, _THERE_AT = linux.byref(_HERE), linux.byref(_THERE)
 
 

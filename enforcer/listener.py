@@ -155,7 +155,7 @@ class Descriptors:
     """Descriptors that are waited for: listeners, and others.
 
     Listeners are waited for by poll(2), since an epoll forgets which processor is to be woken (`wake_here`), and an answer then
-    takes twice as long.  Where RLIMIT_NOFILE has been lowered for this process poll(2) fails: then by the epoll too."""
+    takes longer by half.  Where RLIMIT_NOFILE has been lowered for this process poll(2) fails: then by the epoll too."""
 
     __slots__ = ("_epoll", "_is_limited", "_listeners", "_poll")
 
