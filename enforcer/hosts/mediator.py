@@ -42,7 +42,7 @@ class Mediator:
         self._reported: set[str] = set()
         """The calls whose makers the helper could not look into, which is reported once for each name."""
         self._making = Making(pending)
-        self._targets = targets = Targets(hosts, pending.hub, deny, asks=asks)
+        self._targets = targets = Targets(hosts, self._making, deny, asks=asks)
         sending, receiving = Sending(self._making, targets), Receiving(self._making, targets)
         self._socketcall = SocketCall(self._making)
         self._makers: dict[str, Callable[[Request], int | None]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET
+from _socket import AF_INET, AF_INET6, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, inet_ntop, socket
 
 from callfence.enforcer import kernel
 from callfence.enforcer.alarms import SHORT, close_at_once, limit_calls
@@ -127,6 +127,20 @@ class Socket(NamedTuple):
         """Send the datagram that the program has begun (MSG_MORE, UDP_CORK) to where it was to go: the kernel writes the IPv4
         address of a connect(2) over that, and over a part of an IPv6 one (net/ipv4/datagram.c, net/inet_sock.h)."""
         linux.functions.setsockopt(self.descriptor, _UDP, _UDP_CORK, bytes(4), 4)
+
+    def fail(self) -> None:
+        """Let the kernel tell a datagram socket, connected to this host, that nobody listens at its peer.  Raises OSError."""
+        peer = self.peer()
+        host = inet_ntop(self.domain, peer[8:24] if self.domain == AF_INET6 else peer[4:8])
+        deaf = socket(self.domain, SOCK_DGRAM)
+        try:
+            deaf.bind((host, 0))
+            deaf.connect(deaf.getsockname())  # so it takes nothing from others, and its port is nobody else's
+            self.connect(peer[:2] + deaf.getsockname()[1].to_bytes(2, "big") + peer[4:])
+            self.send(b"", 0, b"")
+            self.connect(peer)
+        finally:
+            deaf.close()
 
     def error(self) -> int:
         """Return the error of a connection that was under way as a negative errno, and clear it; 0 if it is established."""

@@ -7,8 +7,8 @@ import os
 from _socket import AF_INET, AF_INET6
 
 from callfence.enforcer.hosts import identity, unix
-from callfence.enforcer.hosts.addresses import Peer, address_of, explicit
-from callfence.enforcer.hosts.making import check
+from callfence.enforcer.hosts.addresses import Peer, address_of, explicit, peer_of
+from callfence.enforcer.hosts.making import INT, Making, check
 from callfence.enforcer.hosts.mixtures import Mixtures
 from callfence.enforcer.hosts.names.resolver import Judge, Resolver
 from callfence.enforcer.hosts.rules import is_local, is_loopback, is_near
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.hosts.identity import Identity
     from callfence.enforcer.hosts.sockets import Socket
-    from callfence.enforcer.hub import Hub
     from callfence.enforcer.listener import Notification, Request
     from callfence.enforcer.pending import Rule
     from callfence.tracer.abi import Event
@@ -121,7 +120,7 @@ class DeniedError(OSError):
 class Targets:
     """Judges addresses, and knows which sockets are led to a resolver."""
 
-    def __init__(self, hosts: Hosts, hub: Hub, deny: Callable[[Request, Refusal], bool], *, asks: bool) -> None:
+    def __init__(self, hosts: Hosts, making: Making, deny: Callable[[Request, Refusal], bool], *, asks: bool) -> None:
         """`deny` reports a denied call or look-up, or asks about it: then it returns True; it does so only with `asks`."""
         self._asks = asks
         self.is_part = False
@@ -129,7 +128,7 @@ class Targets:
         self.permitted: Rule = ()
         """What the call that is being made may do without a line."""
         self._hosts = hosts
-        self._hub = hub
+        self._making = making
         self._deny = deny
         self._names = hosts.names
         self._resolvers: dict[bytes, Resolver] = {}
@@ -274,7 +273,8 @@ class Targets:
         resolver = self._resolvers.get(peer.host)
         if resolver is None:
             self._judge_of_names = self._judge_of_names or Judge(self._names, self._deny_name, is_audit=self._hosts.is_audit)
-            resolver = self._resolvers[peer.host] = Resolver(peer.host, self._hub, self._names, self._judge_of_names)
+            arguments = peer.host, self._making.hub, self._names, self._judge_of_names, self._unheard
+            resolver = self._resolvers[peer.host] = Resolver(*arguments)
         resolver.reach()
         led = Led(peer.host, frozenset(resolver.ports.values()), request)
         family = socket.domain if (socket.domain, socket.type) in resolver.ports else AF_INET
@@ -291,6 +291,24 @@ class Targets:
                     del kept[next(iter(kept))]
                 kept.pop(key, None)
                 kept[key] = target.led
+
+    def _unheard(self, port: int) -> None:
+        """Let the kernel tell the socket that asked from a port what it has told the resolver, so that the program asks the
+        next name server at once."""
+        if not (led := self._led_from.get(port)):
+            return
+        try:
+            socket = self._making.copier.socket(led.request.call.task, led.request.arguments[0] & INT)
+        except OSError:  # it is closed
+            return
+        try:
+            peer = peer_of(socket.peer(), socket.domain, sends=False)
+            if peer and peer.port in led.ports and self.led.get(socket.inode) is led:
+                socket.fail()
+        except OSError:  # it times out
+            pass
+        finally:
+            socket.close()
 
     def _deny_name(self, name: str, why: str, port: int) -> bool:
         if led := self._led_from.get(port):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from _socket import AF_INET, AF_INET6, inet_pton
@@ -156,7 +157,8 @@ class _Watched:
         """Whether the program might change it."""
 
     def changed(self) -> str | None:
-        """Return the content if it has changed since the last call; None if not.  A file that cannot be read is empty."""
+        """Return the content if it has changed since the last call; None if not, or if no descriptor is left to read it now.  A
+        file that cannot be read is empty."""
         if self.is_fixed and self._seen is not None:
             return None
         seen: tuple[int, ...] = ()
@@ -167,15 +169,24 @@ class _Watched:
             pass
         if seen == self._seen:
             return None
+        try:
+            text = self._read()
+        except OSError as error:
+            if self._seen is not None and error.errno in (errno.EMFILE, errno.ENFILE):
+                return None
+            text = ""
         self._seen = seen
-        return self.content()
+        return text
 
     def content(self) -> str:
         """Return the content as it is now, though the program might have changed it.  A file that cannot be read is empty."""
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._read()
         except OSError:
             return ""
+
+    def _read(self) -> str:
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return os.read(descriptor, 1 << 20).decode("utf-8", "replace")
         finally:

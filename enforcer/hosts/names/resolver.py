@@ -1,8 +1,9 @@
 """The resolver in the helper: passes on the program's questions that the policies permit, and remembers the answers.
 
 The program's sockets to a name server are led to this one instead.  It asks the same name server, and returns its answer as it
-is.  So names are what the program was told, whatever rotates, and a name server that does not answer does not answer.  A
-question is made anew before it is passed on, so that nothing but a permitted name and the type of the records leaves.
+is.  So names are what the program was told, whatever rotates, a name server that does not answer does not answer, and where
+nobody listens, the program's socket is told so.  A question is made anew before it is passed on, so that nothing but a
+permitted name and the type of the records leaves.
 """
 
 from __future__ import annotations
@@ -103,13 +104,15 @@ class Judge:
 class Resolver:
     """Answers for one name server: by UDP and TCP, on a port of each loopback address that this host has."""
 
-    def __init__(self, server: bytes, hub: Hub, names: Names, judge: Judge) -> None:
-        """`server`: the name server's address, 4 or 16 bytes.  Raises OSError if no port can be bound."""
+    def __init__(self, server: bytes, hub: Hub, names: Names, judge: Judge, unheard: Callable[[int], None]) -> None:
+        """`server`: the name server's address, 4 or 16 bytes.  `unheard(port)` is called when the kernel says that the question
+        from this port did not arrive.  Raises OSError if no port can be bound."""
         self._server = (shown(server), PORT)
         self._family = AF_INET if len(server) == 4 else AF_INET6
         self.hub = hub
         self._names = names
         self._judge = judge
+        self._unheard = unheard
         self._open = 0
         """How many questions by UDP wait for an answer, and how many connections by TCP there are."""
         self.ports: dict[tuple[int, int], int] = {}
@@ -186,8 +189,9 @@ class Resolver:
                 if wrong >= _MOST_WRONG:
                     end()
                 return
-            except OSError:  # the name server's host says that nobody listens
+            except OSError:  # an ICMP error, such as that nobody listens
                 end()
+                self._unheard(port)
                 return
             end()
             answer(restored)

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from callfence.enforcer.hosts.addresses import Peer
+from callfence.enforcer.hosts.making import Making
 from callfence.enforcer.hosts.names import known, resolver
 from callfence.enforcer.hosts.names.dns import MOST, NOERROR, REFUSED, A, Answer, Question
 from callfence.enforcer.hosts.names.resolver import NEW
 from callfence.enforcer.hosts.rules import Rules
 from callfence.enforcer.hosts.targets import DeniedError, Targets
 from callfence.enforcer.hub import Hub
+from callfence.enforcer.pending import Pending
 from callfence.learning.hosts.names import LOOPBACK, _names_of
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def reasons(names: known.Names, address: bytes, port: int) -> list[str]:
     told: list[str] = []
     hosts: Any = SimpleNamespace(names=names, policies=[("a.policy", Rules(b"tcp connect x.example: 443"))], is_audit=False)
     request: Any = None
-    targets = Targets(hosts, Hub(), lambda _, refusal: bool(told.append(refusal.why)), asks=False)  # type: ignore[func-returns-value]
+    targets = Targets(hosts, Making(Pending(Hub())), lambda _, refusal: bool(told.append(refusal.why)), asks=False)  # type: ignore[func-returns-value]
     with pytest.raises(DeniedError):
         targets._judge(request, "connect", Peer(2, address, port))
     return told
@@ -79,7 +81,7 @@ def test_more_name_servers_permit_no_more_names_below_a_wildcard() -> None:
     hosts: Any = SimpleNamespace(names=known.Names([rules]), policies=[("a.policy", rules)], is_audit=False)
     socket: Any = SimpleNamespace(domain=2, type=2)
     request: Any = None
-    targets = Targets(hosts, Hub(), lambda *_: False, asks=False)
+    targets = Targets(hosts, Making(Pending(Hub())), lambda *_: False, asks=False)
     codes = set()
     for server in (b"\x7f\0\0\1", b"\x7f\0\0\2"):
         targets._lead(request, socket, Peer(2, server, 53))
@@ -129,5 +131,5 @@ def test_sockets_are_not_led_to_ports_that_the_resolver_does_not_have(monkeypatc
 
     monkeypatch.setattr(resolver, "socket", Socket)
     judge: Any = None
-    made = resolver.Resolver(b"\x7f\0\0\1", Hub(), judge, judge)
+    made = resolver.Resolver(b"\x7f\0\0\1", Hub(), judge, judge, judge)
     assert {family for family, _ in made.ports} == {_socket.AF_INET}

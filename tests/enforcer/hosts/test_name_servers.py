@@ -18,12 +18,14 @@ NAMES = {"www.example.org": ["192.0.2.4"]}
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own takes root")
 BEGIN = """
 import errno, os, socket, time
+def query(name="www.example.org"):
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    return b"\\0\\7\\1\\0\\0\\1" + bytes(6) + labels + b"\\0\\0\\1\\0\\1"
 def ask(server, family=socket.AF_INET, name="www.example.org"):
     asks = socket.socket(family, socket.SOCK_DGRAM)
     asks.settimeout(5)
     asks.connect((server, 53))
-    query = b"\\0\\7\\1\\0\\0\\1" + bytes(6) + b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
-    asks.send(query + b"\\0\\0\\1\\0\\1")
+    asks.send(query(name))
     return asks.recv(4096)
 def configure(text):
     # Another process changes /etc/resolv.conf, since the program itself would not be believed.
@@ -97,6 +99,29 @@ print(len(ask("127.0.0.53")))
     assert said(commands, tmp_path, program) == (b"ENETUNREACH\n64\n", "")
 
 
+def test_a_name_server_that_refuses_does_so_at_once(commands: Commands, tmp_path: Path) -> None:
+    """Otherwise programs wait for seconds before they ask the next one.  The socket stays as it was: one that is asked again
+    refuses again, by either version of IP."""
+    program = """
+configure("nameserver 127.0.0.77\\nnameserver 127.0.0.53\\n")
+for family, server in ((socket.AF_INET, "127.0.0.77"), (socket.AF_INET6, "::ffff:127.0.0.77")):
+    asks = socket.socket(family, socket.SOCK_DGRAM)
+    asks.settimeout(5)
+    asks.connect((server, 53))
+    for _ in range(2):
+        asks.send(query())
+        try:
+            asks.recv(4096)
+        except OSError as error:
+            print(errno.errorcode[error.errno])
+    print(asks.getpeername()[:2])
+print(len(ask("127.0.0.53")))
+"""
+    refused = "ECONNREFUSED\nECONNREFUSED\n"
+    told = f"{refused}('127.0.0.77', 53)\n{refused}('::ffff:127.0.0.77', 53)\n64\n"
+    assert said(commands, tmp_path, program) == (told.encode(), "")
+
+
 @pytest.mark.parametrize(
     ("line", "fails"), [("", "ENETUNREACH"), ("rename: allow\n", "EACCES"), ("chroot: allow\n", "ENETUNREACH")]
 )
@@ -105,6 +130,7 @@ def test_a_new_name_server_counts_if_the_policy_lets_the_program_change_no_file(
 ) -> None:
     policy, log = tmp_path / "it.policy", tmp_path / "log"
     program = f"""{BEGIN}
+connection = socket.create_connection(("192.0.2.4", 8080))
 while "203.0.113.1" not in open("/etc/resolv.conf").read():
     time.sleep(0.02)
 try:
@@ -113,7 +139,8 @@ except OSError as error:
     print(errno.errorcode[error.errno])
 """
     words = [sys.executable, NETWORK, json.dumps(NAMES), "sh", "-c"]
-    words += ['(sleep 2; echo nameserver 203.0.113.1 > /etc/resolv.conf) & exec "$@"', "sh"]
+    changes = 'until grep -q " 0[18] " /proc/net/tcp; do sleep 0.05; done; echo nameserver 203.0.113.1 > /etc/resolv.conf'
+    words += [f'({changes}) & exec "$@"', "sh"]  # when it has connected (ESTABLISHED, CLOSE_WAIT)
     run = ("/usr/bin/python3", "-c", program)
     ran = commands.plain([*words, *commands.learning(policy, "--hosts"), *run], tmp_path)
     assert ran.stdout == b"ENETUNREACH\n", ran.stderr
