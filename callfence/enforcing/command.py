@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+    from callfence.enforcer.arming.plan import Plan
     from callfence.enforcer.files.granted import Reach
     from callfence.enforcer.files.landlock import Confinement
     from callfence.enforcer.hosts.granted import Hosts
@@ -66,6 +67,35 @@ def main(arguments: list[str] | None = None) -> int:
     except CallfenceError as error:
         _say(f"enforce: {error}", stderr)
         return error.status if isinstance(error, EnforceError) else FAILED
+
+
+class _Objects:
+    """What a program's policies confine besides calls: files, ports, hosts, sockets and signals."""
+
+    __slots__ = ("files", "hosts", "listens", "notified", "notifying", "reach", "refusals", "scope", "with_address")
+
+    def __init__(
+        self, scope: str, hosts: Hosts | None, files: Confinement | None, reach: Reach | None, refusals: bytes, *, listens: bool
+    ) -> None:
+        self.scope = scope
+        """What of `confinement.SCOPES` stays among the program's own processes."""
+        self.hosts = hosts
+        """Whom the program may reach; None if the helper makes no calls for it."""
+        self.files = files
+        """The Landlock rules to enforce; None if files and ports are not confined."""
+        self.reach = reach
+        """What the policies grant of files and ports, to report others; None if these are not reported."""
+        self.refusals = refusals
+        """The instructions that fail calls because Landlock confines files and ports."""
+        self.listens = listens
+        """Whether the helper makes listen(2)."""
+        judged = {*(reach.calls() if reach else ()), *(_LISTEN if listens else ()), *(hosts.calls() if hosts else ())}
+        self.notified = sorted(judged)
+        """The calls that the helper judges, by architecture and number."""
+        self.with_address = [call for call in hosts.calls_with_address() if call not in judged] if hosts else []
+        """Those that it judges if they have an address."""
+        self.notifying = [notifying_filter(self.notified, self.with_address)] if judged else []
+        """The filter that notifies it of these."""
 
 
 class Start:
@@ -129,36 +159,13 @@ class Start:
         policies = self._warn(policies)
         self._require_questions(policies)
         arm = self._arm(policies)
-        scope = self._scope(policies)
-        hosts = self._hosts(policies, arm)
-        files, reach = self._files(policies, arm, scope, hosts)
-        if files and not reach and self.log and not self.is_quiet:
-            self._note_about_files(self.log)
-        if hosts:
-            hosts.is_scoped = confinement.ABSTRACT in scope
-        listens = files is not None and not self.is_quiet and files.confines_listen
-        reporter = None if self.is_quiet else self._reporter(policies, scope, reach, hosts, listens=listens)
-        notified = sorted({*(reach.calls() if reach else ()), *(_LISTEN if listens else ()), *(hosts.calls() if hosts else ())})
-        with_address = [call for call in hosts.calls_with_address() if call not in notified] if hosts else []
-        notifying = [notifying_filter(notified, with_address)] if notified else []
-        plan = None
-        if any(policy.stages for policy in policies):
-            silent = policies if self.is_quiet else self._filters("silent")
-            calls = frozenset((*notified, *with_address))
-            plan = filters.plan(
-                policies,
-                silent,
-                notifying,
-                is_quiet=self.is_quiet,
-                is_audit=self.is_audit,
-                notified=calls,
-                needs_listener=(hosts is not None or listens) and not self.is_audit,
-                refusals=lambda filter_, notifies: self._refused(policies, files, hosts, filter_, notifies=notifies),
-            )
-            reporter = reporter or self._reporter(policies, "", None, None, listens=False)
-        programs = [*(policy.filter for policy in policies), *notifying]
+        objects = self._objects(policies, arm)
+        has_phases = any(policy.stages for policy in policies)
+        reporter = None if self.is_quiet and not has_phases else self._reporter(policies, objects)
+        plan = self._plan(policies, objects) if has_phases else None
         if untraced:
-            arm = self._arm_untraced(arm, programs, untraced, is_followed=plan is not None)
+            programs = [*(policy.filter for policy in policies), *objects.notifying]
+            arm = self._arm_untraced(arm, programs, untraced, is_followed=has_phases)
         if self.is_audit:
             _say("enforce: audit: nothing is enforced, violations are only reported", self.stderr)
         if privilege_lost(path, os.geteuid(), os.getegid()):
@@ -174,15 +181,47 @@ class Start:
             arm,
             reporter,
             around=confinement.Surroundings(surroundings) if surroundings else None,
-            scope=scope if files is None or files.scope else "",
+            scope=objects.scope if objects.files is None or objects.files.scope else "",
             is_nested=is_nested,
-            files=files,
-            notifying=notifying,
-            refusals=self._refusals(policies) if files else b"",
-            hosts=hosts,
+            files=objects.files,
+            notifying=objects.notifying,
+            refusals=objects.refusals,
+            hosts=objects.hosts,
             stderr=self.stderr,
             plan=plan,
             may_listen=all(policy.may_listen for policy in policies),
+        )
+
+    def _objects(self, policies: Sequence[Compiled], arm: str) -> _Objects:
+        """Return what the policies confine besides calls.  Raises EnforceError if that cannot be confined here."""
+        scope = self._scope(policies)
+        hosts = self._hosts(policies, arm)
+        files, reach = self._files(policies, arm, scope, hosts)
+        if files and not reach and self.log and not self.is_quiet:
+            self._note_about_files(self.log)
+        if hosts:
+            hosts.is_scoped = confinement.ABSTRACT in scope
+        listens = files is not None and not self.is_quiet and files.confines_listen
+        return _Objects(scope, hosts, files, reach, self._refusals(policies) if files else b"", listens=listens)
+
+    def _plan(self, policies: Sequence[Compiled], objects: _Objects) -> Plan:
+        """Return the plan by which the helper follows the program through the phases.  Raises EnforceError."""
+        hosts = None if self.is_audit else objects.hosts
+
+        def refusals(filter_: bytes, notifies: bool) -> bytes:
+            """Return the instructions that fail calls which a filter allows, because of all lines about objects."""
+            of_hosts = hosts.refusals(filter_, reports=not self.is_quiet, notifies=notifies) if hosts else b""
+            return of_hosts + objects.refusals
+
+        return filters.plan(
+            policies,
+            policies if self.is_quiet else self._filters("silent"),
+            objects.notifying,
+            is_quiet=self.is_quiet,
+            is_audit=self.is_audit,
+            notified=frozenset((*objects.notified, *objects.with_address)),
+            needs_listener=(objects.hosts is not None or objects.listens) and not self.is_audit,
+            refusals=refusals,
         )
 
     def _is_nested(self) -> bool:
@@ -341,16 +380,6 @@ class Start:
         # A call about which somebody is asked may run.
         return b"".join(refusals(policy.filter, decode(policy.files), reports=False) for policy in policies)
 
-    def _refused(
-        self, policies: Sequence[Compiled], files: Confinement | None, hosts: Hosts | None, filter_: bytes, *, notifies: bool
-    ) -> bytes:
-        """Return the instructions that fail calls which a filter of a phase allows, because of all lines about objects.  With
-        `notifies`, the helper is notified of those that it reports (`Hosts.refusals`)."""
-        refusals = self._refusals(policies) if files else b""
-        if hosts and not self.is_audit:
-            refusals = hosts.refusals(filter_, reports=not self.is_quiet, notifies=notifies) + refusals
-        return refusals
-
     def _hosts(self, policies: Sequence[Compiled], arm: str) -> Hosts | None:
         """Return the hosts and unix sockets that the policies grant; None if they confine none, or only ports, and Landlock
         does.  Raises EnforceError if the helper cannot make the program's calls."""
@@ -415,17 +444,15 @@ class Start:
             text = "denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them"
             log.notes.append(("warning", text))
 
-    def _reporter(
-        self, policies: Sequence[Compiled], scope: str, reach: Reach | None, hosts: Hosts | None, *, listens: bool
-    ) -> Reporter:
+    def _reporter(self, policies: Sequence[Compiled], objects: _Objects) -> Reporter:
         """Return the reporter of denied calls; with --quiet-kernel it reports nothing."""
         has_tcp = True
-        if listens and not confinement.may_look():
+        if objects.listens and not confinement.may_look():
             from callfence.enforcing import files
 
             has_tcp = files.holds_tcp(self.process or os.getpid())
         log = None if self.is_quiet else self.log
-        asks, keeps_signals = "--ask" in self.options, "signals" in scope
+        asks, keeps_signals = "--ask" in self.options, "signals" in objects.scope
         destination = log.destination if log else Destination(-1 if self.is_quiet else self.stderr, TEXT)
         return Reporter(
             destination,
@@ -434,12 +461,12 @@ class Start:
             audit=self.is_audit,
             evidence=not (self.is_quiet or "--no-evidence" in self.options),
             stderr=self.stderr,
-            reach=reach,
-            hosts=hosts,
+            reach=objects.reach,
+            hosts=objects.hosts,
             records=self.records,
             keeps_signals=keeps_signals,
             is_out_of_reach=keeps_signals and not asks and not all(policy.names_processes for policy in policies),
-            listens=listens,
+            listens=objects.listens,
             has_tcp=has_tcp,
             later=policies[0].later,
             asking=self._ask() if asks else -1,
