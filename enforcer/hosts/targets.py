@@ -282,7 +282,10 @@ class Targets:
         return Target(address_of(host, resolver.ports[family, socket.type], socket.domain), led=led)
 
     def note(self, socket: Socket, target: Target) -> None:
-        """Remember a socket that has been led to a resolver, and one that is led there no more."""
+        """Remember a socket that has been led to a resolver, and one that is led there no more; a message without an address
+        changes nothing."""
+        if not target.address:
+            return
         inode = socket.inode if self.led or target.led else 0
         self.led.pop(inode, None)
         if target.led:

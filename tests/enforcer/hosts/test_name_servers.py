@@ -101,15 +101,15 @@ print(len(ask("127.0.0.53")))
 
 def test_a_name_server_that_refuses_does_so_at_once(commands: Commands, tmp_path: Path) -> None:
     """Otherwise programs wait for seconds before they ask the next one.  The socket stays as it was: one that is asked again
-    refuses again, by either version of IP."""
+    refuses again, by either version of IP, also if the question is sent as a message (sendmsg)."""
     program = """
 configure("nameserver 127.0.0.77\\nnameserver 127.0.0.53\\n")
 for family, server in ((socket.AF_INET, "127.0.0.77"), (socket.AF_INET6, "::ffff:127.0.0.77")):
     asks = socket.socket(family, socket.SOCK_DGRAM)
     asks.settimeout(5)
     asks.connect((server, 53))
-    for _ in range(2):
-        asks.send(query())
+    for send in (lambda content: asks.sendmsg([content]), asks.send):
+        send(query())
         try:
             asks.recv(4096)
         except OSError as error:
