@@ -171,15 +171,16 @@ class _Watched:
         return self.content()
 
     def content(self) -> str:
-        """Return the content as it is now, though the program might have changed it.  A file that cannot be read is empty."""
+        """Return the content as it is now, though the program might have changed it.  A file that cannot be read without
+        waiting is empty: a pipe in its place may have nobody who writes."""
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                return os.read(descriptor, 1 << 20).decode("utf-8", "replace")
+            finally:
+                os.close(descriptor)
         except OSError:
             return ""
-        try:
-            return os.read(descriptor, 1 << 20).decode("utf-8", "replace")
-        finally:
-            os.close(descriptor)
 
 
 def _servers_of(text: str) -> list[bytes]:
