@@ -9,6 +9,8 @@ import re
 from functools import cache, lru_cache
 from itertools import pairwise
 
+from callfence.policygen.text import UNSEEN
+
 SECRET = "<secret>"
 """Replaces text that looks like a secret."""
 _SHORTEST = 12
@@ -18,7 +20,7 @@ _TOKENS = (
     r"gh[oprsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}",
     r"gl(?:pat|ptt|dt|rt|soat|cbt|ft|imt|agent|oas|rtr)-[\w-]{16,}",  # GitLab
     r"xox[a-z]-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{10,}",  # Slack
-    r"sk-[\w-]*?(?=\w*[0-9])\w{16,}[\w-]*",  # OpenAI, Anthropic
+    r"sk-(?:\w*-)*?(?=\w*[0-9])\w{16,}[\w-]*",  # OpenAI, Anthropic; each part is read from its beginning alone
     r"(?:sk|pk|rk)_(?:live|test)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+]{16,}",  # Stripe
     r"npm_[A-Za-z0-9]{30,}|pypi-(?=[\w-]*[A-Z])(?=[\w-]*[0-9])[\w-]{20,}|rubygems_[0-9a-f]{32,}",
     r"dckr_pat_[\w-]{20,}|hf_[A-Za-z0-9]{20,}|dop_v1_[0-9a-f]{32,}|shp(?:at|ss|ca|pa)_[0-9a-fA-F]{32}|lin_api_[A-Za-z0-9]{20,}",
@@ -84,10 +86,11 @@ _LONGEST = 64
 
 
 def escaped(data: bytes | str) -> str:
-    r"""Return the text with each `*` as `\*`, and each unprintable character, backslash or quote escaped, so that it can
-    neither control a terminal nor fake a line or the end of a quoted text."""
+    r"""Return the text with each `*` as `\*`, and each unprintable or invisible character, backslash or quote escaped, so that
+    it can neither control a terminal nor fake a line, the end of a quoted text or another name."""
     text = data.decode(errors="surrogateescape") if isinstance(data, bytes) else data
-    if text.isprintable() and '"' not in text and "\\" not in text and "*" not in text:
+    is_seen = text.isprintable() and (text.isascii() or UNSEEN.isdisjoint(text))
+    if is_seen and '"' not in text and "\\" not in text and "*" not in text:
         return text
     return "".join(_shown(c) for c in text)
 
@@ -95,7 +98,7 @@ def escaped(data: bytes | str) -> str:
 def _shown(c: str) -> str:
     if c in "\\*":
         return f"\\{c}"
-    if c.isprintable() and c != '"':
+    if c.isprintable() and c != '"' and c not in UNSEEN:
         return c
     return "".join(f"\\x{byte:02x}" for byte in c.encode(errors="surrogateescape" if c >= "\udc80" else "replace"))
 

@@ -24,8 +24,8 @@ MOST_NAMES = 1024
 """The most names that are recorded, and whose addresses are."""
 _MOST_KNOWN, _MOST_PROCESSES = 65536, 1024
 """The most addresses, and processes, whose names are remembered: the earliest are forgotten."""
-_MOST_BYTES = 1 << 20
-"""The most bytes of a file that are read."""
+_MOST_BYTES, _MOST_FILES = 1 << 20, 16
+"""The most bytes of a file that are read, and files, or states of one, that are remembered: the earliest are forgotten."""
 LOCALHOST = "localhost"
 LOOPBACK = (b"\x7f\0\0\1", bytes(15) + b"\1")
 """127.0.0.1 and ::1."""
@@ -109,9 +109,11 @@ class Names:
                 if stat.S_ISREG(status.st_mode):
                     # A pipe that has taken the file's place would have nobody wait.
                     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                        text = file.read(_MOST_BYTES).decode("utf-8", "replace")
+                        text = (file.read(_MOST_BYTES) or b"").decode("utf-8", "replace")
                     lines = (line.partition("#")[0].split() for line in text.splitlines())
                     self._files[key] = [words for words in lines if words]
+                if len(self._files) > _MOST_FILES:
+                    del self._files[next(iter(self._files))]
             return self._files[key]
         except OSError:
             return []

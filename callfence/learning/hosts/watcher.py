@@ -31,7 +31,7 @@ from callfence.tracer.abi import NATIVE, Event, table
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from callfence.learning.hosts.reading import Call
     from callfence.policygen.files.generalise import Use
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 WATCHED = 1024
 """The most calls of a thread that stop while an answer is awaited."""
 MOST_USES = 16384
-"""The most hosts, with their ports, that are recorded."""
+"""The most hosts, with their ports, name servers and unix sockets that are recorded, of each."""
 _PROBED = 64
 """The most calls of a thread that stop to see whether a program sends to an address to which it has connected by UDP."""
 _RECEIVING = ("recvfrom", "recvmsg", "recvmmsg", "read", "readv")
@@ -184,15 +184,21 @@ class HostWatcher:
             self._lookups.begin(reading.inode_of(*place), *place, is_stream=use == "connect")
             self._calls.watch(task, event, WATCHED, whole=True)
         if peer.port == DNS and not is_probe:
-            self._servers[use, peer.host, DNS, task.executable] = is_server
+            key = use, peer.host, DNS, task.executable
+            if self._has_room(self._servers, key):
+                self._servers[key] = is_server
         elif not is_probe:
             self._use(row)
 
     def _use(self, row: tuple[str, str, int, str]) -> None:
-        if len(self._uses) < MOST_USES:
+        if self._has_room(self._uses, row):
             self._uses.add(row)
-        elif row not in self._uses:
-            self._gap(f"the program talks to more than {MOST_USES:,} hosts and ports: not all were recorded")
+
+    def _has_room(self, noted: Collection[object], new: object) -> bool:
+        if len(noted) < MOST_USES or new in noted:
+            return True
+        self._gap(f"the program talks to more than {MOST_USES:,} hosts and ports, or sockets: not all were recorded")
+        return False
 
     def _host(self, address: bytes, process: int) -> str:
         """Return the name by which an address was looked up, else the address; so too for one that no name opens."""
@@ -205,7 +211,7 @@ class HostWatcher:
             if b"*" in name:  # a policy takes it for all sockets whose names begin so
                 self._gap(f"{task.executable} connects to an abstract socket with `*` in its name, which no line is about")
             elif name:
-                self._sockets.add(("@" + name[1:].decode("utf-8", "surrogateescape"), task.executable))
+                self._socket(b"@" + name[1:], task)
             return
         file = look_up(_seen(task, name.partition(b"\0")[0]))
         if file is None or not stat.S_ISSOCK(file.mode):
@@ -218,8 +224,12 @@ class HostWatcher:
                 what = f"asks {os.fsdecode(file.path)} for names, so hosts are recorded by their addresses"
                 self._gap(f"{task.executable} {what}")
             return
-        place = named(os.fsencode(self._renamed(os.fsdecode(file.path))), self._environment, self._here)
-        self._sockets.add((place.decode("utf-8", "surrogateescape"), task.executable))
+        self._socket(named(os.fsencode(self._renamed(os.fsdecode(file.path))), self._environment, self._here), task)
+
+    def _socket(self, name: bytes, task: Task) -> None:
+        row = name.decode("utf-8", "surrogateescape"), task.executable
+        if self._has_room(self._sockets, row):
+            self._sockets.add(row)
 
     # -- calls, after they ran
 

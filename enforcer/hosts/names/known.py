@@ -179,14 +179,15 @@ class _Watched:
         return text
 
     def content(self) -> str:
-        """Return the content as it is now, though the program might have changed it.  A file that cannot be read is empty."""
+        """Return the content as it is now, though the program might have changed it.  A file that cannot be read without
+        waiting is empty: a pipe in its place may have nobody who writes."""
         try:
             return self._read()
         except OSError:
             return ""
 
     def _read(self) -> str:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             return os.read(descriptor, 1 << 20).decode("utf-8", "replace")
         finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import _socket
 import errno
+import os
+import signal
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,31 @@ def test_both_loopback_addresses_are_localhost_if_one_is(
     assert (names.of(V4), names.of(V6)) == (of_v4, of_v6)
     learned = _names_of([line.split() for line in text.splitlines()])
     assert all(learned.get(address, "") in (*names.of(address), "") for address in LOOPBACK)
+
+
+@pytest.mark.parametrize("has_writer", [False, True])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, has_writer: bool
+) -> None:
+    """Root's program may put it there, and the helper reads that file to say why port 53 of another host is denied."""
+    file = tmp_path / "resolv.conf"
+    file.write_text("nameserver 192.0.2.53\n")
+    monkeypatch.setattr(known, "_CONFIGURATION", str(file))
+    monkeypatch.setattr(known, "_may_be_written", lambda _path: True)
+    names = known.Names(())
+    file.unlink()
+    os.mkfifo(file)
+    writer = os.open(file, os.O_RDWR) if has_writer else -1
+    former = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits"))
+    signal.alarm(5)
+    try:
+        assert not names.is_not_believed(b"\xc0\0\2\7", known.PORT)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
+        if has_writer:
+            os.close(writer)
+    assert names.is_server(b"\xc0\0\2\x35", known.PORT)
 
 
 def test_names_take_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:

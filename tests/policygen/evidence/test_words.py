@@ -6,6 +6,7 @@ import base64
 import random
 import re
 import string
+import time
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,18 @@ def test_random_bytes_are_hardly_ever_missed() -> None:
 )
 def test_what_could_end_a_text_or_control_a_terminal_is_escaped(data: bytes, expected: str) -> None:
     assert escaped(data) == expected
+
+
+@pytest.mark.parametrize("start", ["", "/", "-".join(["sk"] * 455) + "-", "-eyJ" * 300, "a:" * 700, "-pypi-" * 200])
+def test_a_long_name_takes_little_time(start: str) -> None:
+    """The helper of `enforce` looks for secrets in each path of a denied call, while other calls wait."""
+    begin = time.process_time()
+    masked(start.ljust(4090, "a"))
+    assert time.process_time() - begin < 0.5
+
+
+@pytest.mark.parametrize("name", ["a\u3164", "\U000e0100x"])
+def test_what_shows_nothing_is_escaped(name: str) -> None:
+    """A file of evidence is read by people, to whom such a name looks like another one."""
+    assert escaped(name) != name
+    assert escaped(name).isascii()

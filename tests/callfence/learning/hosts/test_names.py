@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from ipaddress import ip_address
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from callfence.enforcer.hosts.addresses import Peer
 from callfence.enforcer.hosts.names.dns import A, query, refusal
-from callfence.learning.hosts import names
+from callfence.learning.hosts import names, watcher as watching
 from callfence.learning.hosts.names import Names
 from callfence.learning.hosts.watcher import HostWatcher
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def answer(name: str, address: str = "") -> bytes:
@@ -76,3 +80,39 @@ def test_an_abstract_socket_that_a_policy_reads_as_others_is_not_recorded() -> N
         watcher._unix(SimpleNamespace(executable="/bin/it"), b"\0" + name)
     assert [(what, who) for what, _, who in watcher.uses() if what.startswith("unix")] == [("unix connect @it", "/bin/it")]
     assert gaps == ["/bin/it connects to an abstract socket with `*` in its name, which no line is about"] * 3
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_has_no_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hosts")
+    monkeypatch.setattr(names.stat, "S_ISREG", lambda _mode: True)  # it was a file when it was looked at
+    writer = os.open(tmp_path / "hosts", os.O_RDWR)
+    try:
+        assert Names()._lines(os.getpid(), f"{tmp_path}/hosts") == []
+    finally:
+        os.close(writer)
+
+
+def test_a_file_that_changes_all_the_time_takes_little_memory(tmp_path: Path) -> None:
+    found, file = Names(), tmp_path / "hosts"
+    for number in range(100):
+        file.write_text(f"192.0.2.1 a{'.' * number}\n")
+        assert len(found._lines(os.getpid(), str(file))) == 1
+    assert len(found._files) <= 16
+
+
+def test_no_more_sockets_and_servers_than_so_many_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "MOST_USES", 3)
+    gaps: list[str] = []
+    watcher: Any = HostWatcher((), gaps.append)
+    task = SimpleNamespace(executable="/bin/it", tid=1, tgid=1)
+    watcher._calls = SimpleNamespace(watch=lambda *_, **__: None)
+    monkeypatch.setattr(watching.reading, "inode_of", lambda *_: "socket:[1]")
+    for number in range(5):
+        watcher._unix(task, b"\0it%d" % number)
+        call = SimpleNamespace(name="sendto", descriptor=3)
+        watcher._meets(task, None, call, "send", Peer(2, bytes([10, 0, 0, number]), 53))
+    lines = [what for what, *_ in watcher.uses()]
+    assert [line for line in lines if line.startswith("unix connect")] == [f"unix connect @it{number}" for number in range(3)]
+    assert [line for line in lines if line.startswith("udp send")] == [f"udp send 10.0.0.{number}" for number in range(3)]
+    assert len(gaps) == 4
+    assert "not all were recorded" in gaps[0]
