@@ -158,7 +158,7 @@ class Hosts:
         """Grant a line besides the policy of a file, until the program ends; do nothing if it is not about hosts or sockets."""
         if not line.startswith(LINES):
             return
-        start, _, granted = line.rpartition(": ") if not line.startswith("unix") else (line, "", "")
+        start, _, granted = line.rpartition(": ") if not line.startswith(("unix", "dns")) else (line, "", "")
         for name, rules in self.policies:
             if name == file:
                 rules.add(start, granted)

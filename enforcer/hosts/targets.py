@@ -10,6 +10,7 @@ from callfence.enforcer.hosts import identity, unix
 from callfence.enforcer.hosts.addresses import Peer, address_of, explicit, peer_of
 from callfence.enforcer.hosts.making import INT, Making, check
 from callfence.enforcer.hosts.mixtures import Mixtures
+from callfence.enforcer.hosts.names.dns import AAAA, A
 from callfence.enforcer.hosts.names.resolver import Judge, Resolver
 from callfence.enforcer.hosts.rules import is_local, is_loopback, is_near
 from callfence.tracer import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.hosts.identity import Identity
+    from callfence.enforcer.hosts.names.dns import Question
     from callfence.enforcer.hosts.sockets import Socket
     from callfence.enforcer.listener import Notification, Request
     from callfence.enforcer.pending import Rule
@@ -313,14 +315,18 @@ class Targets:
         finally:
             socket.close()
 
-    def _deny_name(self, name: str, why: str, port: int) -> bool:
+    def _deny_name(self, question: Question, why: str, port: int) -> bool:
+        """Report a look-up, with the line that permits connecting to who has the name, or only asking for a name that has
+        other records than addresses; return whether it is asked about."""
         if led := self._led_from.get(port):
             from callfence.policygen.hosts import is_plain_name
 
+            name = question.name
             if not why and not is_plain_name(name):
                 why = f"{name} is no name that a line can have"
+            line = (f"tcp connect {name}", "443") if question.type in (A, AAAA) else (f"dns query {name}", "")
             files = [file for file, rules in self._hosts.policies if rules.has_names]
-            rows = [(file, "", "") if why else (file, f"tcp connect {name}", "443") for file in files]
+            rows = [(file, *(("", "") if why else line)) for file in files]
             return self._deny(led.request.kept(stopped=True), Refusal(rows, why, "REFUSED"))
         return False
 

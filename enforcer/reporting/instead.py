@@ -1,9 +1,10 @@
 """Answer calls that the policy's default denies without denying them, if the answer grants the program nothing.
 
 The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself, set the ids
-that it has, touch files that it may write to, and name itself where the policies allow what a call does to its caller; it
-fails signals to processes that do not exist, signal 0 to others, calls with NULL for a path, those that would bring a cache
-up to date (caches.tsv), and what a kernel or machine may not have, for which programs have another way (unavailable.tsv).
+that it has, read its limits, touch files that it may write to, and name itself where the policies allow what a call does to
+its caller; it fails signals to processes that do not exist, signal 0 to others, calls with NULL for a path, those that would
+bring a cache up to date (caches.tsv), and what a kernel or machine may not have, for which programs have another way
+(unavailable.tsv).
 Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
 denies all others.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
@@ -48,6 +49,8 @@ _SHORT = frozenset(_IDS)
 _CAP_SETGID = 1 << 6  # linux/capability.h
 _ONE_TASK = {"setpriority": 0, "ioprio_set": 1}
 """The first argument with which `who` is a task: PRIO_PROCESS, IOPRIO_WHO_PROCESS (linux/resource.h, linux/ioprio.h)."""
+_READING = {"prlimit64": (2, 0), "personality": (0, 0xFFFFFFFF)}
+"""Calls that set nothing if an argument has a value, but return what is set: its index, and the value."""
 _AT_FDCWD = 0xFFFFFF9C
 _NEEDS_PATHS = frozenset(
     {"open", "openat", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat", "rename", "renameat", "renameat2", "symlink",
@@ -91,7 +94,7 @@ class Instead:
         if syscall.name.removesuffix("32") in _IDS or syscall.name == "setgroups":
             is_short = arch.bits == 32 and syscall.name in _SHORT
             return self._keeps_ids(syscall.name.removesuffix("32"), _UNCHANGED_SHORT if is_short else _UNCHANGED)
-        if self._names_itself(syscall) or self._touches(arch, syscall):
+        if self._is_of_itself(syscall) or self._touches(arch, syscall):
             return True
         number = unavailable(self._event)
         if number:
@@ -118,18 +121,19 @@ class Instead:
             named = caller.path(self._event.arguments[path])
         return is_in_cache(named) and self._request.is_waiting()
 
-    def _names_itself(self, syscall: Syscall) -> bool:
+    def _is_of_itself(self, syscall: Syscall) -> bool:
         """Let a call run that names its own process or thread by number, if the policies allow the call with 0, which means the
-        same; return whether the call was answered."""
+        same; or one that only reads what is set for its caller.  Return whether the call was answered."""
         if self._event.arguments[0] != _ONE_TASK.get(syscall.name, self._event.arguments[0]):
             return False
         named = [index for index, argument in enumerate(syscall.arguments) if argument.kind is Kind.TASK]
         a, b, c, d, e, f = (0 if index in named else value for index, value in enumerate(self._event.arguments))
         with_zero = self._event._replace(arguments=(a, b, c, d, e, f))
-        if with_zero == self._event or not self._verdict.allows(with_zero):
+        is_named = with_zero != self._event
+        if not _only_reads(syscall, with_zero) and not (is_named and self._verdict.allows(with_zero)):
             return False
         caller = fields_of(self._event.task)
-        if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
+        if is_named and len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the number is another process
             return False
         own = {0, self._event.task, int(caller["Tgid"])}
         if not all(_int(self._event.arguments[index]) in own for index in named) or not self._request.is_waiting():
@@ -138,11 +142,11 @@ class Instead:
         return True
 
     def _touches(self, arch: Arch, syscall: Syscall) -> bool:
-        """Let a call run that sets the times of an open file to now, as touch(1) does, if the policies allow opening any file
-        for writing, which does so, too; return whether the call was answered.
+        """Let a call run that sets the times of a file to now, as touch(1) does, if the policies allow opening any file for
+        writing, which does so, too; return whether the call was answered.
 
         Landlock does not restrict it, so it does not run where files are confined."""
-        if syscall.name not in ("utimensat", "utimensat_time64") or any(self._event.arguments[1:4]):  # name, times, flags
+        if syscall.name not in ("utimensat", "utimensat_time64") or any(self._event.arguments[2:4]):  # times, flags
             return False
         writes = Event(self._event.arch, table(arch).by_name["openat"].number, (_AT_FDCWD, 0, os.O_WRONLY, 0, 0, 0))
         if self._verdict.confines_files or not self._verdict.allows(writes) or not self._request.is_waiting():
@@ -238,6 +242,12 @@ class Instead:
             return False
         self._fail(errno.EPERM)  # asked whether it exists, as getsid(2) tells, too: no signal is sent
         return True
+
+
+def _only_reads(syscall: Syscall, event: Event) -> bool:
+    """Return whether a call only reads what is set, by the values in its registers."""
+    index, value = _READING.get(syscall.name, (-1, 0))
+    return index >= 0 and event.arguments[index] & syscall.arguments[index].mask == value
 
 
 def _is_below(process: int, caller: int) -> bool:

@@ -52,7 +52,7 @@ class Attack:
     """Whether a line of a policy could allow it."""
     ended_by: signal.Signals = signal.SIGSYS
     fails: bool = False
-    """Whether the implied set fails the call (ENOSYS), without a report; a policy of `learn --exact` kills it."""
+    """Whether a policy with the implied set fails the call (ENOSYS), without a report; a policy of `learn --exact` kills it."""
 
 
 PORTS = 4
@@ -89,7 +89,7 @@ _ATTACKS = (
     Attack("read_memory", "process_vm_readv", ("pid=", "riovcnt=1")),
     Attack("probe_parent", "kill", ("pid=", "sig=0")),
     Attack("kill_thread", "tgkill", ("sig=SIGKILL",), ("ESRCH",)),
-    Attack("pidfd", "pidfd_open", ("pid=", "flags=0")),
+    Attack("pidfd", "pidfd_open", ("pid=", "flags=0"), fails=True),
     Attack("steal_fd", "pidfd_getfd", ("pidfd=-1", "fd=0"), ("EBADF",)),
     Attack("type_ahead", "ioctl", ("fd=0", "cmd=TIOCSTI"), ("ENOTTY",)),
     Attack("int80_getpid", "getpid", (), arch=Arch.I386, only=Arch.X86_64),

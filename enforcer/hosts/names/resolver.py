@@ -72,9 +72,9 @@ UNANSWERED = -1
 class Judge:
     """Decides which questions may be passed on."""
 
-    def __init__(self, names: Names, deny: Callable[[str, str, int], bool], *, is_audit: bool) -> None:
-        """`deny(name, why, port)` reports a look-up that is refused, or asks about it: then it returns True.  `why` is "" for a
-        name that no line has, `port` the asker's.  `is_audit`: refuse nothing."""
+    def __init__(self, names: Names, deny: Callable[[dns.Question, str, int], bool], *, is_audit: bool) -> None:
+        """`deny(question, why, port)` reports a look-up that is refused, or asks about it: then it returns True.  `why` is ""
+        for a name that no line has, `port` the asker's.  `is_audit`: refuse nothing."""
         self._names = names
         self._deny = deny
         self._budget = Budget()
@@ -96,7 +96,7 @@ class Judge:
             code, why = dns.REFUSED, "a name below a wildcard may not be that long"
         elif spare and not self._budget.permits(name):
             code, why = dns.REFUSED, "too many different names below a wildcard were looked up"
-        if code and self._deny(name, why, port):
+        if code and self._deny(question, why, port):
             return UNANSWERED
         return dns.NOERROR if self._is_audit else code
 

@@ -18,14 +18,14 @@ NAMES = {"www.example.org": ["192.0.2.4"]}
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own takes root")
 BEGIN = """
 import errno, os, socket, time
-def query(name="www.example.org"):
+def query(name="www.example.org", kind=1):
     labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
-    return b"\\0\\7\\1\\0\\0\\1" + bytes(6) + labels + b"\\0\\0\\1\\0\\1"
-def ask(server, family=socket.AF_INET, name="www.example.org"):
+    return b"\\0\\7\\1\\0\\0\\1" + bytes(6) + labels + b"\\0" + kind.to_bytes(2, "big") + b"\\0\\1"
+def ask(server, family=socket.AF_INET, name="www.example.org", kind=1):
     asks = socket.socket(family, socket.SOCK_DGRAM)
     asks.settimeout(5)
     asks.connect((server, 53))
-    asks.send(query(name))
+    asks.send(query(name, kind))
     return asks.recv(4096)
 def configure(text):
     # Another process changes /etc/resolv.conf, since the program itself would not be believed.
@@ -85,6 +85,15 @@ for name in (os.uname().nodename.upper(), os.uname().nodename + "x"):
     assert stdout.split() == [b"3", b"5"]  # the name server knows none: NXDOMAIN, REFUSED
     assert f"tcp connect {os.uname().nodename.lower()}x: 443" in log
     assert f"tcp connect {os.uname().nodename.lower()}: 443" not in log
+
+
+def test_a_look_up_of_other_records_is_reported_with_the_line_that_permits_it_alone(commands: Commands, tmp_path: Path) -> None:
+    """As apt asks for `_http._tcp.` of a host: nobody connects to who has that name."""
+    program = 'print(ask("127.0.0.53", name="_http._tcp.example.org", kind=33)[3] & 15)'
+    stdout, log = said(commands, tmp_path, program)
+    assert stdout.split() == [b"5"]
+    records = [json.loads(line) for line in log.splitlines()]
+    assert [record["ungranted"] for record in records] == [["dns query _http._tcp.example.org"]]
 
 
 def test_a_name_server_out_of_reach_fails_as_it_does_without_enforce(commands: Commands, tmp_path: Path) -> None:

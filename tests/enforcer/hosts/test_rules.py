@@ -8,11 +8,13 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from callfence.enforcer.hosts.addresses import Peer, address_of, peer_of
+from callfence.enforcer.hosts.granted import Hosts
 from callfence.enforcer.hosts.names.dns import Answer
 from callfence.enforcer.hosts.names.known import Names
 from callfence.enforcer.hosts.rules import Rules, encode, is_local, is_near
 from callfence.enforcer.hosts.unix import is_granted
 from callfence.policygen.files.algebra import TREES
+from callfence.policygen.files.places import Linking
 from callfence.policygen.grants import Files, ranges
 from callfence.policygen.hosts import containing, is_name
 
@@ -25,6 +27,15 @@ PORTS = st.sets(st.integers(0, 20)).map(lambda ports: ranges((port, port) for po
 
 def rules(**fields: object) -> Rules:
     return Rules(encode(Files(**fields)))  # type: ignore[arg-type]
+
+
+def test_a_line_that_is_granted_later_permits_a_look_up() -> None:
+    content = encode(Files(connect=(), connect_to={"example.org": ((443, 443),)}))
+    hosts = Hosts([("it.policy", content)], {}, (), is_audit=False, keeps=lambda: True, linking=Linking())
+    (_, granted), name = hosts.policies[0], "_http._tcp.example.org"
+    assert granted.spare(name) is None
+    hosts.grant("it.policy", f"dns query {name}")
+    assert (granted.spare(name), granted.reaches("connect", b"\x0a\0\0\1", [name])) == (0, False)
 
 
 @given(

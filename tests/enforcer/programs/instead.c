@@ -138,6 +138,16 @@ static long made(const char *what)
         return syscall(SYS_prlimit64, getppid(), RLIMIT_NOFILE, NULL, NULL);
     if (!strcmp(what, "own-core"))
         return syscall(SYS_prlimit64, getpid(), RLIMIT_CORE, NULL, NULL);
+    if (!strcmp(what, "set-core")) {
+        struct rlimit64 limit = {0, 0};
+        return syscall(SYS_prlimit64, 0, RLIMIT_CORE, &limit, NULL);
+    }
+    if (!strcmp(what, "own-personality"))
+        return syscall(SYS_personality, 0xffffffff) < 0;
+    if (!strcmp(what, "set-personality"))
+        return syscall(SYS_personality, 0x40000); /* ADDR_NO_RANDOMIZE */
+    if (!strcmp(what, "own-handle"))
+        return syscall(SYS_pidfd_open, getpid(), 0);
     if (!strcmp(what, "own-priority"))
         return syscall(SYS_setpriority, PRIO_PROCESS, getpid(), 19);
     if (!strcmp(what, "group-priority")) /* the number of the process is that of its group, or of a user */

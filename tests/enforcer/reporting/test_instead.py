@@ -54,6 +54,9 @@ def made(place, build, shared_policy):
         ("cache", "-1 EACCES"),
         ("attributes", "-1 EOPNOTSUPP"),
         ("own-limits", "0"),
+        ("own-core", "0"),  # ulimit -a
+        ("own-personality", "0"),
+        ("own-handle", "-1 ENOSYS"),
     ],
 )
 def test_it_is_answered_without_a_denial(made, what, result):
@@ -88,7 +91,8 @@ def test_on_a_terminal_it_is_as_without(made, what, result, denied):
         ("ended-group", "kill("),
         ("other-ids", "setresuid("),
         ("parents-limits", "prlimit64("),
-        ("own-core", "prlimit64("),
+        ("set-core", "prlimit64("),
+        ("set-personality", "personality("),
         ("peer", "socket("),
         ("no-name", "utimensat("),
         ("beside-cache", "openat("),
@@ -127,20 +131,22 @@ def test_a_process_may_name_itself_where_the_policy_allows_what_it_does_to_itsel
     assert (done.returncode, done.stdout.strip(), done.stderr, denied) == (0, f"{what} {result}", "", [])
 
 
-def test_who_writes_files_may_touch_what_is_open(made):
+@pytest.mark.parametrize("what", ["touch", "touch-name"])
+def test_who_writes_files_may_touch_them(made, what):
     writes = IMPLIED.replace("openat: flags == O_RDONLY", "openat: flags == O_RDONLY || flags == O_WRONLY")
-    done, denied = made(writes, "touch")
-    assert (done.stdout, denied) == ("touch 0 \n", [])
+    done, denied = made(writes, what)
+    assert (done.stdout, denied) == (f"{what} 0 \n", [])
 
 
 @pytest.mark.parametrize(
     ("more", "what"),
     [
         ("", "touch"),
-        (" || flags == O_WRONLY", "touch-name"),
+        ("", "touch-name"),
         (" || flags == O_WRONLY", "set-times"),
         (" || flags == O_WRONLY\nutimensat: deny", "touch"),
         (" || flags == O_WRONLY\npath /: read, execute", "touch"),
+        (" || flags == O_WRONLY\npath /: read, execute", "touch-name"),
     ],
 )
 def test_nobody_else_sets_times(made, more, what):

@@ -276,7 +276,7 @@ static long raise_capabilities(void) {
 static long personality_exec(void) { return CALL(SYS_personality, READ_IMPLIES_EXEC); }
 static long process_dumpable(void) { return CALL(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0); }
 static long descriptor_owner(void) { return CALL(SYS_fcntl, 0, F_SETOWN, 0); }
-static long limits(void) { return CALL(SYS_prlimit64, 0, RLIMIT_CORE, NULL, page); }
+static long limits(void) { return CALL(SYS_prlimit64, 0, RLIMIT_CORE, page, NULL); }
 static long filter_query(void) {
     uint32_t action = SECCOMP_RET_KILL_PROCESS;
     return CALL(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action);
