@@ -118,6 +118,9 @@ IP = Instruction(bpf.LD | bpf.ABS, k=8)
         (dup_filter(LOW, IS_7), "", "dup: fildes == 7"),
         (dup_filter(LOW, IS_7, foreign=bpf.ret(bpf.action(0x50001))), "other architectures (errno EPERM", "dup: fildes == 7"),
         (dup_filter(LOW, IS_7, foreign=bpf.KILL_THREAD), "kills only the calling thread", "dup: fildes == 7"),
+        (dup_filter(LOW, IS_7, unknown=bpf.TRACE), "stops for a tracer", "dup: fildes == 7"),
+        (dup_filter(LOW, IS_7, unknown=0x50000), "skips calls, which then succeed", "dup: fildes == 7"),
+        (dup_filter(LOW, IS_7, unknown=0x30007), "traps with the datum 7", "dup: fildes == 7"),
         (dup_filter(LOW, IS_7, x32=0x50026), "x32 calls (errno ENOSYS", "dup: fildes == 7"),
         (
             dup_filter(HIGH, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 2, 0), LOW, IS_7),
@@ -126,7 +129,7 @@ IP = Instruction(bpf.LD | bpf.ABS, k=8)
         ),
         (dup_filter(IP, IS_7), "the instruction pointer", "dup: deny"),
     ],
-    ids=["all is said", "foreign", "thread", "x32", "upper half", "instruction pointer"],
+    ids=["all is said", "foreign", "thread", "tracer", "success", "datum", "x32", "upper half", "instruction pointer"],
 )
 def test_what_the_language_cannot_express_has_a_remark(program: bytes, remark: str, entry: str) -> None:
     with x86_64():
@@ -135,6 +138,71 @@ def test_what_the_language_cannot_express_has_a_remark(program: bytes, remark: s
     number = table(X86_64).by_name["dup"].number
     found = lifted.policy.entries[X86_64].get(number)
     assert (format_entry(X86_64, number, found) if found else "dup: deny") == entry
+
+
+ALLOWED, DENIED = Instruction(bpf.RET | bpf.K, k=0x7FFF0000), Instruction(bpf.RET | bpf.K, k=0x50001)
+
+
+@pytest.mark.parametrize(
+    ("program", "wider", "narrower"),
+    [
+        (dup_filter(LOW, IS_7, foreign=0x7FFF0000), False, True),
+        (dup_filter(LOW, IS_7, foreign=0x50001), False, False),
+        (dup_filter(HIGH, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 2, 0), LOW, IS_7), True, False),
+        (dup_filter(HIGH, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 2, 0, 0), LOW, IS_7), False, True),
+        (dup_filter(IP, IS_7), False, True),
+        (dup_filter(IP, IS_7, DENIED, DENIED._replace(k=0x50002)), False, False),
+        (dup_filter(IP, IS_7, ALLOWED, ALLOWED._replace(k=0x7FFC0000)), False, False),
+        (dup_filter(IP, IS_7, ALLOWED, DENIED), False, True),
+    ],
+)
+def test_a_remark_has_the_direction_of_the_difference(program: bytes, wider: bool, narrower: bool) -> None:
+    with x86_64():
+        [remark] = lift(program).remarks
+    assert (remark.wider, remark.narrower) == (wider, narrower)
+
+
+def with_number(name: str, program: bytes) -> bytes:
+    """The filter of `dup`, for another call."""
+    dup, other = (table(X86_64).by_name[each].number for each in ("dup", name))
+    return bpf.encode(one._replace(k=other) if one.k == dup else one for one in bpf.decode(program))
+
+
+def test_a_register_that_the_call_does_not_have_is_numbered_from_one() -> None:
+    second = Instruction(bpf.LD | bpf.ABS, k=24)
+    with x86_64():
+        [remark] = lift(with_number("getppid", dup_filter(second, IS_7))).remarks
+    assert str(remark).startswith("getppid with something in the bits of argument 2 that the kernel ignores")
+
+
+def test_of_many_alternatives_the_last_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [f"{name}: fd in {{1, 4}}" for name in ("read", "write", "lseek")]
+    program = compile_policy(parse("\n".join(entries)).policy)
+    assert lift(program).remarks == ()
+    monkeypatch.setattr("callfence.policygen.filter.lift.MAX_ALL_RULES", 4)
+    [remark] = lift(program).remarks
+    assert str(remark) == "lseek, whose condition has too many alternatives: denied in this policy"
+    monkeypatch.setattr("callfence.policygen.filter.lift.MAX_RULES", 1)
+    assert [remark.call for remark in lift(program).remarks] == ["read", "write", "lseek"]
+
+
+@pytest.mark.parametrize(("lines", "version"), [("table 6.10", (6, 10)), ("default errno ENOSYS", (6, 18))])
+def test_the_table_is_the_newest_whose_newer_numbers_are_unknown(lines: str, version: tuple[int, int]) -> None:
+    assert lift(compile_policy(parse(f"{lines}\nread: allow\n").policy)).policy.table == version
+
+
+def test_the_newest_call_of_a_table_has_its_entry() -> None:
+    policy = parse("table 6.10\nmseal: flags == 0\n").policy
+    assert lift(compile_policy(policy)).policy == policy
+
+
+def test_three_denials_are_the_strictest() -> None:
+    with x86_64():
+        tests = [Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 1, 7), DENIED, IS_7._replace(k=8), DENIED._replace(k=0x50002)]
+        lifted = lift(dup_filter(LOW, *tests, DENIED._replace(k=0x50003)))
+    [remark] = lifted.remarks
+    assert "dup, which has more than two actions (errno EPERM, errno ENOENT, errno ESRCH)" in str(remark)
+    assert (remark.wider, remark.narrower) == (False, False)
 
 
 def test_a_filter_that_allows_everything() -> None:
