@@ -21,10 +21,10 @@ from callfence.policygen.filter.lift import lift
 from callfence.policygen.filter.verify import verify
 from callfence.policygen.language.document import new_document, parse_file
 from callfence.policygen.language.naming import format_entry
-from callfence.policygen.model import alternatives
+from callfence.policygen.model import And, Condition, Operator, alternatives
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
-from callfence.policygen.sets.express import express
+from callfence.policygen.sets.express import express, minimise
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, table
 
@@ -89,6 +89,16 @@ def test_a_set_is_expressed_exactly(data: st.DataObject) -> None:
         "openat: flags & O_ACCMODE == O_RDONLY && flags in O_CLOEXEC",
         "ioctl: cmd != TIOCSTI",
         "read: fd <= 70 && fd >= 3",
+        "read: fd <= 3",
+        "read: fd <= 5 && fd >= 3",
+        "read: fd == 3\n   || fd == 4",
+        "read: fd != 7 && fd != 9",
+        "read: fd <= 5\n   || fd >= 9",
+        "read: fd >= 1",
+        "kill: sig <= 17 && sig >= 1",
+        "umask: mask has 020000000000",
+        "openat: mode & 0777 == 0644",
+        "openat: mode & 0377 == 0",
         "mprotect: prot == PROT_READ|PROT_EXEC",
         "clone: clone_flags has CLONE_NEWUSER else errno EPERM",
         "clone3: errno ENOSYS",
@@ -196,13 +206,48 @@ def test_the_newest_call_of_a_table_has_its_entry() -> None:
     assert lift(compile_policy(policy)).policy == policy
 
 
-def test_three_denials_are_the_strictest() -> None:
+@pytest.mark.parametrize(
+    ("actions", "text"),
+    [
+        ((0x50001, 0x50002, 0x50003), "errno EPERM, errno ENOENT, errno ESRCH"),
+        ((0x7FC00000, 0x7FFC0000, 0x7FFF0000), "notify, log, allow"),
+    ],
+)
+def test_of_three_actions_of_one_kind_it_is_the_strictest(actions: tuple[int, ...], text: str) -> None:
+    one, two, three = (DENIED._replace(k=action) for action in actions)
     with x86_64():
-        tests = [Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 1, 7), DENIED, IS_7._replace(k=8), DENIED._replace(k=0x50002)]
-        lifted = lift(dup_filter(LOW, *tests, DENIED._replace(k=0x50003)))
+        lifted = lift(dup_filter(LOW, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 1, 7), one, IS_7._replace(k=8), two, three))
     [remark] = lifted.remarks
-    assert "dup, which has more than two actions (errno EPERM, errno ENOENT, errno ESRCH)" in str(remark)
+    assert f"dup, which has more than two actions ({text})" in str(remark)
     assert (remark.wider, remark.narrower) == (False, False)
+
+
+NEGATIVE = Instruction(bpf.JMP | bpf.JSET | bpf.K, 0, 1, 0x80000000)
+
+
+@pytest.mark.parametrize(
+    ("answers", "text", "whole"),
+    [
+        ([NEGATIVE, DENIED], "negative numbers, which are no calls (errno EPERM here; errno ENOSYS in the policy)", True),
+        (
+            [NEGATIVE._replace(jf=3), LOW, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 1, 7), DENIED],
+            "negative numbers, which are no calls (errno EPERM here; errno ENOSYS in the policy)", False,
+        ),
+        (
+            [Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 1, 5000), DENIED],
+            "numbers of x86_64 above {newest}, some of which do not get errno ENOSYS here", False,
+        ),
+    ],
+    ids=["negative", "negative by an argument", "one number"],
+)  # fmt: skip
+def test_numbers_outside_the_table(answers: list[Instruction], text: str, whole: bool) -> None:
+    start = list(bpf.decode(dup_filter(LOW, IS_7)))
+    reload = [Instruction(bpf.LD | bpf.ABS, k=0)] * (LOW in answers)
+    start[5:5] = [*answers, *reload]
+    start[4] = start[4]._replace(jf=4 + len(answers) + len(reload))
+    with x86_64():
+        [remark] = lift(bpf.encode(start)).remarks
+    assert (str(remark), remark.whole) == (text.format(newest=table(X86_64).newest((6, 18))), whole)
 
 
 def test_a_filter_that_allows_everything() -> None:
@@ -248,6 +293,14 @@ def test_more_than_two_actions_and_numbers_that_are_no_calls() -> None:
     remarks = {str(remark) for remark in lifted.remarks}
     assert any("dup, which has more than two actions (errno EPERM, errno ENOENT, allow)" in text for text in remarks), remarks
     assert any("numbers of x86_64 that are no calls: 400 (allow here)" in text for text in remarks), remarks
+
+
+def test_of_two_equal_alternatives_the_first_is_kept() -> None:
+    equal = [Condition(0, Operator.EQ, 3), Condition(0, Operator.ONE_OF, values=(3,))]
+    longer = And((Condition(0, Operator.EQ, 3), Condition(0, Operator.LE, 3)))
+    arguments = table(X86_64).by_name["dup"].arguments
+    for first, second in (equal, equal[::-1]):
+        assert minimise([first, second], arguments) == minimise([longer, first, second], arguments) == (first,)
 
 
 def test_the_empty_set_is_expressed_as_never() -> None:
