@@ -68,6 +68,7 @@ def test_a_policy_without_a_filter_does_not_surely_fit() -> None:
         ("dup: fildes in {1, 3, 70, 900}", 41),
         ("openat: flags in O_CLOEXEC", 29),
         ("openat: !(flags in O_CLOEXEC|O_NONBLOCK)", 145),
+        ("openat: !(flags in O_CLOEXEC) && mode == 0", 242),
         ("openat: flags & O_ACCMODE == O_RDONLY && mode has 0111", 32),
         ("openat: !(mode has 07)", 37),
         ("read: fd <= 2", 153),
