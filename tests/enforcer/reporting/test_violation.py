@@ -97,6 +97,7 @@ def test_a_complaint_is_one_short_line_and_never_waits() -> None:
 
 def test_where_reports_go_to_a_log_complaints_go_to_standard_error_until_the_program_ends() -> None:
     (reader, writer), log = os.pipe(), Log(Destination(-1, LINES), [])
+    os.set_blocking(reader, False)
     reporter = Reporter(log.destination, list, audit=False, log=log, stderr=writer)
     reporter.complain("one")
     for _ in range(2):
