@@ -171,7 +171,6 @@ class Processes:
 
     def executed(self, pid: int) -> None:
         """Note that a process has executed another program: only one thread is left, whose id is the process's."""
-        self.inside.pop(kernel.event_message(pid), None)
         self.inside[pid] = (0, 0)  # the exit of its execve comes
         process = self._processes[pid]
         process.is_starting = process.is_reported = process.is_stuck = False

@@ -119,7 +119,8 @@ class Asker:
         lines = [{"file": file, "line": line} for file, line in rule]
         question = {"id": number, "rule": lines, "answers": [*answers], "record": record}
         self._unsent.append((number, encoded(question).encode()))
-        self._send()
+        if len(self._unsent) == 1:  # else `later` sends it after those before it
+            self._send()
 
     def _send(self) -> None:
         while self._unsent and self._descriptor >= 0:
@@ -167,7 +168,6 @@ class Asker:
             self._pending.hub.forget(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
-            self._unsent.clear()
             self._ended()
             for rule in [*self._open]:
                 self._answer(rule, NO, "")

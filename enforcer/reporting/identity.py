@@ -110,7 +110,8 @@ def _decoded(text: str) -> str:
     decoded = [first]
     for part in others:
         try:
-            decoded.append(bytes.fromhex(part[:2].decode()) + part[2:])
+            (byte,) = bytes.fromhex(part[:2].decode())
+            decoded.append(bytes((byte,)) + part[2:])
         except ValueError:
             decoded.append(b"%" + part)
     return b"".join(decoded).decode("utf-8", "replace")

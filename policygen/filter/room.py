@@ -36,7 +36,7 @@ def _instructions(expression: Expression, arch: Arch, number: int) -> int:
     argument."""
     compared = mentioned(expression)
     arguments = table(arch).by_number[number].arguments if compared else ()
-    once = sum(3 * arguments[index].width // 32 for index in compared)
+    once = sum(3 * -(-arguments[index].width // 32) for index in compared)
     return 5 + _conjunctions(expression, arguments, holds=True) * (once + 1)
 
 

@@ -139,18 +139,14 @@ def _by_order(space: Space, where: int, arguments: Sequence[Argument], limit: in
     few = 1 << _FEW if arguments[index].kind in _NAMED else 2
     if all(last - first < few for first, last in intervals) and sum(last - first + 1 for first, last in intervals) <= limit:
         intervals = [(value, value) for first, last in intervals for value in range(first, last + 1)]
-    return [_between(index, first, last, low, high) for first, last in intervals]
+    return [_between(index, first, last) for first, last in intervals]
 
 
-def _between(index: int, first: int, last: int, low: int, high: int) -> Expression:
+def _between(index: int, first: int, last: int) -> Expression:
+    """Return the condition for consecutive values; its normal form lacks a bound that the type has, too."""
     if first == last:
         return Condition(index, Operator.EQ, first)
-    parts = []
-    if first > low:
-        parts.append(Condition(index, Operator.GE, first))
-    if last < high:
-        parts.append(Condition(index, Operator.LE, last))
-    return And(tuple(parts))
+    return And((Condition(index, Operator.GE, first), Condition(index, Operator.LE, last)))
 
 
 def _intervals(space: Space, where: int, index: int, argument: Argument) -> list[Interval] | None:

@@ -185,6 +185,14 @@ def test_arm_now_waits_for_no_helper_that_ended_with_the_filter_installed(allowe
     assert all(any(line.startswith(f"enforce: {text}") for line in done.stderr.splitlines()) for text in lines)
 
 
+def test_arm_now_waits_for_no_helper_that_failed_before_the_filter_was_installed(place):
+    place.policy("default allow\n")
+    place.command = (sys.executable, "-c", FAILING.format("OSError", "start"))
+    done = place.enforce("-p", "calls.policy", "--arm", "now", place.calls(), timeout=15)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "the helper process ended or hung before it was ready, so the program was not run" in done.stderr
+
+
 DENIED = """
 import os, sys
 sys.path.insert(0, {!r})

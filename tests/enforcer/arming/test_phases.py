@@ -168,6 +168,15 @@ def test_the_trigger_does_what_it_does_otherwise(phased, place, trigger, step):
     assert (done.stdout, done.stderr) == (expected, "")
 
 
+def test_the_memory_of_the_filter_is_not_left_in_the_program(phased):
+    process = phased("poll", "socket", "wait", started=True)
+    for line in (POLLED + DENIED).splitlines(keepends=True):
+        assert process.stdout.readline() == line
+    _wait_until(lambda: _tracer(process.pid) == "0")
+    assert "/dev/zero" not in Path(f"/proc/{process.pid}/maps").read_text()
+    process.communicate("x")
+
+
 def test_all_threads_enter_it(phased):
     done = phased("socket", "thread", "sigsuspend", "wake", "status", trigger="rt_sigsuspend")
     assert done.stdout.startswith(f"{OPENED}caught 1 \nthread -1 Operation not permitted\nTracerPid:\t0\n")

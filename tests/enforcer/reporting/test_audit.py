@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -410,3 +411,87 @@ def test_a_batch_is_limited():
     for _ in range(100):
         kernel.denies(6)
     assert [len(kernel.read()), len(kernel.read())] == [63, 37]
+
+
+def test_of_unknown_domains_the_latest_records_are_kept():
+    kernel = Kernel()
+    for number in range(70):
+        kernel.denies(6, f"/{number}")
+    assert kernel.read() + kernel.read() == []
+    kernel.introduces(6)
+    assert kernel.read() == [(0, f"/{number}") for number in range(6, 70)]
+
+
+def test_the_rest_is_read_until_all_domains_have_ended():
+    kernel = Kernel(2)
+    kernel.introduces(6)
+    kernel.introduces(7, kernel.source.name(1).decode())
+    kernel.denies(6)
+    kernel.ends(6, 1)
+
+    def late():
+        time.sleep(0.1)
+        kernel.denies(7, "/late")
+        kernel.ends(7, 1)
+
+    thread = threading.Thread(target=late)
+    began = time.monotonic()
+    thread.start()
+    assert [(index, fields["path"]) for index, fields in kernel.source.rest()] == [(0, '"/a"'), (1, '"/late"')]
+    assert (kernel.source.lost(), time.monotonic() - began < 4) == ("", True)
+    thread.join()
+
+
+def test_a_record_for_which_there_was_no_room_ends_nothing(monkeypatch):
+    kernel = Kernel()
+    kernel.introduces(6)
+    kernel.denies(6)
+    content, answers = os.read, iter([OSError(105, "No buffer space available")])
+
+    def read(descriptor, length):
+        for error in answers:
+            raise error
+        return content(descriptor, length)
+
+    monkeypatch.setattr(audit.os, "read", read)
+    assert kernel.read() == [(0, "/a")]
+
+
+class Asked:
+    """A netlink socket that has these answers, each a kind and a content."""
+
+    def __init__(self, *answers):
+        self.there, self.here = os.pipe()
+        self._answers = list(answers)
+        self.asked = []
+        os.write(self.here, b"x" * bool(answers))
+
+    def fileno(self):
+        return self.there
+
+    def sendto(self, message, address):
+        self.asked.append((struct.unpack("=IHHII", message), address))
+
+    def recv(self, _length):
+        kind, content = self._answers.pop(0)
+        return struct.pack("=IHHII", 16 + len(content), kind, 0, 0, 0) + content
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([(GET, struct.pack("=3I", 0, 1, 0))], True),
+        ([(GET, struct.pack("=3I", 0, 2, 0))], True),  # and cannot be turned off
+        ([(GET, struct.pack("=3I", 0, 0, 0))], False),
+        ([(2, struct.pack("=i", -1)), (GET, struct.pack("=3I", 0, 1, 0))], False),
+        ([(1300, b"a record"), (GET, struct.pack("=3I", 0, 1, 0))], True),
+        ([], False),
+    ],
+)
+def test_whether_audit_is_on_is_what_the_kernel_answers(monkeypatch, answers, expected):
+    monkeypatch.setattr(audit, "_ANSWER", 0.1)
+    asked = Asked(*answers)
+    assert audit._is_on(asked) is expected
+    assert asked.asked == [((16, GET, 1, 0, 0), (0, 0))]
+    os.close(asked.there)
+    os.close(asked.here)

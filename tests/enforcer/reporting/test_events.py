@@ -15,8 +15,9 @@ import jsonschema
 import pytest
 from needed import require
 
-from callfence.enforcer.reporting.destination import JOURNAL, LINES, Destination
-from callfence.enforcer.reporting.events import Log, encoded, shown
+from callfence.enforcer.errors import EnforceError
+from callfence.enforcer.reporting.destination import DATAGRAMS, JOURNAL, LINES, Destination
+from callfence.enforcer.reporting.events import Log, encoded, now, shown, status_fields
 from callfence.enforcer.reporting.opening import opened
 from tests.enforcer.conftest import START, wait_until
 
@@ -349,6 +350,7 @@ def test_values_are_encoded_as_json(value: object) -> None:
         (["env", "TOKEN=abc"], ["env", "TOKEN=<secret>"]),
         (["app", *["word"] * 100], ["app", *["word"] * 59, "..."]),
         (["x" * 1000, "y"], ["x" * 299, "..."]),
+        (["x" * 299], ["x" * 299]),
         ([], []),
     ],
 )
@@ -363,6 +365,86 @@ def test_an_entry_of_the_journal_keeps_newlines_and_odd_bytes() -> None:
     assert json.loads(fields["CALLFENCE_RECORD"])["message"] == "a\nb=c\udcff"
 
 
+@pytest.mark.parametrize(
+    ("event", "fields", "priority", "message"),
+    [
+        ("start", {"command": ["app", "x"]}, "6", "start: app x"),
+        ("denied", {"call": "getppid()"}, "4", "denied: getppid()"),
+        ("denied", {"call": None, "ungranted": ["path /x: read", "tcp bind: 9"]}, "4", "denied: path /x: read, tcp bind: 9"),
+        ("answered", {"answer": "no", "rule": []}, "5", "answered: "),
+        ("refused", {"message": "why", "command": ["app"]}, "3", "refused: why"),
+        ("message", {"message": "what", "level": "warning"}, "4", "message: what"),
+        ("message", {"message": "what", "level": "note"}, "6", "message: what"),
+        ("end", {"status": 1, "signal": None, "denied": 2, "lost": 3}, "6", "end: exit status 1, 2 denied, 3 records lost"),
+        ("end", {"status": None, "signal": "SIGHUP", "denied": 0, "lost": 0}, "6", "end: SIGHUP, 0 denied, 0 records lost"),
+    ],
+)
+def test_an_entry_of_the_journal_has_a_priority_and_a_message(
+    event: str, fields: dict[str, Any], priority: str, message: str
+) -> None:
+    found = entry(Log(Destination(-1, JOURNAL), []).record(event, fields))
+    assert (found["PRIORITY"], found["MESSAGE"], found["CALLFENCE_EVENT"]) == (priority, message, event)
+    shown = {name for name, value in fields.items() if value is not None and isinstance(value, (str, int))} - {"message"}
+    assert {name for name in found if name.startswith("CALLFENCE_")} == {
+        "CALLFENCE_EVENT", "CALLFENCE_RECORD", *(f"CALLFENCE_{name.upper()}" for name in shown)
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(None, (None, None)), (0, (0, None)), (0xFF00, (255, None)), (9, (None, "SIGKILL")), (0x8B, (None, "SIGSEGV"))],
+)
+def test_the_fields_of_an_end(status: int | None, expected: tuple[int | None, str | None]) -> None:
+    fields = status_fields(status)
+    assert (fields["status"], fields["signal"]) == expected
+
+
+def test_records_that_cannot_be_written_at_the_start_are_counted() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    log = Log(Destination(ours.fileno(), DATAGRAMS), [])
+    log.write([b"one", b"two"])
+    assert (theirs.recv(9), theirs.recv(9), log.lost) == (b"one", b"two", 0)
+    theirs.close()
+    log.write([b"three"])
+    ours.close()
+    log.write([b"four"])
+    assert log.lost == 2
+
+
+def test_the_time_has_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callfence.enforcer.reporting.events.time.time_ns", lambda: 1_700_000_000_012_987_654)
+    assert now() == "2023-11-14T22:13:20.012+00:00"
+
+
+def test_the_longest_path_of_a_socket_and_a_standard_descriptor() -> None:
+    with pytest.raises(EnforceError, match="No such file or directory"):
+        opened(f"unix:{'x' * 107}")
+    log = opened("fd:2")
+    assert log.descriptor > 2 and os.get_inheritable(2), "the program has it, too"
+    os.close(log.descriptor)
+
+
+def test_a_reader_that_accepts_no_connection(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen(0)
+        first.connect(str(tmp_path / "socket"))
+        with pytest.raises(EnforceError, match="its reader accepts no connection now"):
+            opened(f"unix:{tmp_path}/socket")
+
+
+@pytest.mark.parametrize("folder", ["/dev/fd", "/proc/self/fd"])
+@pytest.mark.parametrize(("kind", "form"), [(socket.SOCK_STREAM, LINES), (socket.SOCK_DGRAM, DATAGRAMS)])
+def test_a_socket_among_the_descriptors(folder: str, kind: socket.SocketKind, form: str) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    with ours, theirs:
+        ours.set_inheritable(True)
+        log = opened(f"{folder}/{ours.fileno()}")
+        os.write(log.descriptor, b"record")
+        assert (theirs.recv(99), log.form, ours.get_inheritable(), log.folder) == (b"record", form, False, -1)
+        os.close(log.descriptor)
+
+
 def test_the_policies_are_named_with_their_digests() -> None:
     log = Log(Destination(-1, LINES), [("a", b""), ("b", b"x")])
     record = json.loads(log.record("message", {"level": "note", "message": ""}))
@@ -375,7 +457,9 @@ def test_a_log_in_another_folder_is_opened_again_by_its_name(tmp_path: Path) -> 
     log = opened(str(tmp_path / "log"))
     os.write(log.descriptor, b"one\n")
     (tmp_path / "log").rename(tmp_path / "log.1")
+    before = len(os.listdir("/proc/self/fd"))
     log.renew()
+    assert len(os.listdir("/proc/self/fd")) == before
     os.write(log.descriptor, b"two\n")
     assert ((tmp_path / "log").read_text(), (tmp_path / "log.1").read_text()) == ("two\n", "one\n")
     for descriptor in (log.descriptor, log.folder):

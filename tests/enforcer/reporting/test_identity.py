@@ -92,6 +92,8 @@ def test_mounts_are_not_read_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
             [b"OTEL_RESOURCE_ATTRIBUTES=a=x, k8s.pod.name=c%20d,k8s.namespace.name=n,container.id=i,odd", b"POD_NAME=a"],
             {"container": "i", "pod": {"name": "c d", "namespace": "n"}},
         ),
+        ([b"OTEL_RESOURCE_ATTRIBUTES=k8s.pod.name=%41%zz%4%"], {"pod": {"name": "A%zz%4%"}}),
+        ([b"OTEL_RESOURCE_ATTRIBUTES=k8s.pod.name=" + b"x" * 1000], {"pod": {"name": "x" * 512}}),
         ([b"CALLFENCE_IMAGE=sha256:1", b"CALLFENCE_CONTAINER=i"], {"container": "i", "image": "sha256:1"}),
         ([b"POD_NAME=" + b"\xff" * 1000], {"pod": {"name": "\ufffd" * 512}}),
         ([b"POD_NAME=", b"odd", b"=x"], {}),
@@ -105,3 +107,7 @@ def test_a_variable_counts_more_than_the_cgroup(monkeypatch: pytest.MonkeyPatch)
     files = {"cgroup": f"0::/kubepods/pod{UID}/{ID}\n"}
     where = found(monkeypatch, files, [b"POD_UID=u", b"CALLFENCE_CONTAINER=i"])
     assert where == {"unit": None, "container": "i", "pod": {"uid": "u"}}
+
+
+def test_nothing_is_known_of_a_process_that_has_ended() -> None:
+    assert identity(1 << 30, []) == {"unit": None}

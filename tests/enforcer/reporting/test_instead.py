@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
+from calls import event
+
+from callfence.enforcer.reporting import instead
+from callfence.tracer.abi import Arch
 
 RUNS = (
     "callfence 1\nopenat: flags == O_RDONLY\nmmap: prot == PROT_READ|PROT_EXEC && flags == MAP_PRIVATE\n"
@@ -182,3 +188,123 @@ def test_an_audit_lets_it_run_and_reports_it(made):
     done, denied = made(IMPLIED, "daemon", "null", options=("--audit",))
     assert (done.returncode, done.stdout) == (0, "daemon 3 \nnull 4 \n")
     assert [one.partition("(")[0] for one in denied] == ["socket", "openat"]
+
+
+# Decided by what /proc says of the caller
+
+
+ME, OTHER, SELF = 70, 80, {"Tgid": "70", "NSpid": "70", "CapEff": "0", "Uid": "5\t5\t5\t5", "Gid": "6\t6\t6\t6"}
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    """answered(call, *arguments, ...) -> how thread 71 of process 70 is answered: "runs", an errno, or None for a denial."""
+
+    def run(call, *arguments, arch=Arch.X86_64, allowed=(), own_namespace=True, waits=True, keeps_signals=False, **changed):
+        tasks = {ME: {**SELF, **changed}, 71: {**SELF, "Tgid": "70", **changed}, OTHER: {**SELF, "Tgid": "80"}}
+        monkeypatch.setattr(instead, "fields_of", lambda task: tasks.get(task, {}))
+        monkeypatch.setattr(instead, "is_in_own_user_namespace", lambda _task: own_namespace)
+        done = []
+        request = SimpleNamespace(fail=done.append, let_run=lambda: done.append("runs"), is_waiting=lambda: waits)
+        one = event(call, *arguments, arch=arch)._replace(task=71)
+        verdict = SimpleNamespace(event=one, confines_files=False, allows=lambda other: other.arguments in allowed)
+        made = instead.Instead(request, verdict, (-1, -1), keeps_signals=keeps_signals)
+        assert made.answer() is bool(done)
+        assert made.error == (done[0] if done and done != ["runs"] else 0)
+        return done[0] if done else None
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("call", "result"),
+    [
+        (("kill", ME, 15), "runs"),
+        (("kill", 0, 15), None),
+        (("kill", 1, 0), None),
+        (("kill", -1 & 0xFFFFFFFF, 15), None),
+        (("kill", -ME & 0xFFFFFFFF, 15), None),
+        (("tkill", 71, 15), "runs"),
+        (("tkill", ME, 15), None),  # another thread
+        (("tgkill", ME, 71, 15), "runs"),
+        (("tgkill", ME, OTHER, 15), None),
+        (("tgkill", OTHER, 71, 15), None),
+        (("setuid", 5), "runs"),
+        (("setuid", 6), None),
+        (("setgid", 6), "runs"),
+        (("setresuid", 5, 0xFFFFFFFF, 5), "runs"),
+        (("setresuid", 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF), None),
+        (("setreuid", 5, 6), None),
+        (("setgroups", 0, 0), errno.EPERM),
+    ],
+)
+def test_who_names_itself_is_answered_while_its_call_waits_in_its_own_namespaces(answered, call, result):
+    assert answered(*call) == result
+    assert answered(*call, waits=False) is None
+    if call[0].startswith("set"):
+        assert answered(*call, own_namespace=False) is None
+    else:
+        assert answered(*call, NSpid="70 7") is None
+
+
+@pytest.mark.parametrize(
+    ("call", "changed", "result"),
+    [
+        (("setgroups", 0, 0), {"CapEff": "40"}, None),  # CAP_SETGID
+        (("setgroups", 0, 0), {"CapEff": "bf"}, errno.EPERM),
+        (("setuid", 5), {"Uid": "5 6 5 5"}, None),
+        (("setuid", 0), {"Uid": "0 0 0 0"}, None),
+        (("setfsuid", 0), {"Uid": "0 0 0 0"}, "runs"),
+    ],
+)
+def test_ids_that_may_be_set(answered, call, changed, result):
+    assert answered(*call, **changed) == result
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "result"), [("setuid", 0x10005, "runs"), ("setuid32", 0x10005, None), ("setuid32", 5, "runs")]
+)
+def test_calls_of_32_bits_that_read_16(answered, name, value, result):
+    assert answered(name, value, arch=Arch.I386) == result
+
+
+@pytest.mark.parametrize(
+    ("who", "changed", "result"),
+    [(ME, {}, "runs"), (71, {}, "runs"), (OTHER, {}, errno.EPERM), (0, {}, errno.EPERM), (ME, {"NSpid": "70 7"}, errno.EPERM)],
+)
+def test_who_may_change_its_priority_may_do_so_by_its_number(answered, who, changed, result):
+    allowed = [(0, 0, 5, 0, 0, 0)]
+    assert answered("setpriority", 0, who, 5, allowed=allowed, **changed) == result
+    assert answered("setpriority", 0, who, 5, allowed=allowed, waits=False, **changed) == errno.EPERM
+    assert answered("setpriority", 0, who, 5, **changed) == errno.EPERM, "as on a machine that permits less (unavailable.tsv)"
+
+
+@pytest.mark.parametrize(
+    ("target", "number", "of", "keeps_signals", "result"),
+    [
+        (OTHER, 0, {}, True, errno.EPERM),
+        (OTHER, 15, {}, True, None),
+        (OTHER, 15, {OTHER: 75, 75: ME}, True, "runs"),
+        (OTHER, 15, {OTHER: 75, 75: ME}, False, None),
+        (OTHER, 0, {ME: 75, 75: OTHER}, True, None),
+        (99, 15, {}, False, errno.ESRCH),
+        (98, 15, {}, True, None),
+    ],
+    ids=["another", "a signal", "a descendant", "without Landlock", "an ancestor", "none", "not known"],
+)
+def test_signals_to_others(monkeypatch, answered, target, number, of, keeps_signals, result):
+    def pidfd_open(pid):
+        if pid == 99:
+            raise ProcessLookupError
+        if pid == 98:
+            raise OSError(errno.EMFILE, "why")
+        return os.open(os.devnull, os.O_RDONLY)
+
+    monkeypatch.setattr(instead.kernel, "pidfd_open", pidfd_open)
+    monkeypatch.setattr(instead, "kin_of", lambda pid: (0, of.get(pid, 1)))
+    assert answered("kill", target, number, keeps_signals=keeps_signals) == result
+
+
+def test_an_ancestor_is_looked_for_among_a_hundred(monkeypatch):
+    monkeypatch.setattr(instead, "kin_of", lambda pid: (0, pid - 1))
+    assert (instead._is_below(200, 100), instead._is_below(200, 99), instead._is_below(50, 200)) == (True, False, False)

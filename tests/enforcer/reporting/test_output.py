@@ -97,3 +97,75 @@ def test_a_long_text_is_written_in_parts_to_a_pipe():
         alarms.limit_calls(0)
         os.close(reader)
         os.close(writer)
+
+
+@pytest.fixture
+def small():
+    """An Output whose pipe has room for 4096 bytes, and the reader."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    yield Output(SimpleNamespace(destination=Destination(writer, TEXT), log=None)), reader
+    alarms.limit_calls(0)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_torn_report_is_ended_before_the_next(small, monkeypatch):
+    monkeypatch.setattr(output, "_IDLE", 0.05)
+    made, reader = small
+    made.write(REPORT * 500)
+    made.flush(last=True)
+    assert (made.lost, made.pause(), os.read(reader, 9999)) == (1, None, (REPORT * 500)[:4096])
+    for before in (b"\n", b""):
+        made.write(REPORT)
+        assert os.read(reader, 9999) == before + REPORT
+
+
+def test_only_so_many_bytes_wait(small, monkeypatch):
+    monkeypatch.setattr(output, "_MOST", 10_000)
+    made, reader = small
+    began = time.monotonic()
+    for _ in range(2):
+        made.write(bytes(4096))
+        for size, lost in ((6000, 0), (4000, 0), (1, 1)):
+            before = made.lost
+            made.write(bytes(size))
+            assert made.lost - before == lost
+        for _ in range(4):
+            os.read(reader, 9999)
+            made.flush()
+        assert made.pause() is None
+    assert time.monotonic() - began < 4, "none but the last waits for the reader"
+
+
+def test_room_is_waited_for_as_long_as_is_said(small):
+    made, _ = small
+    made.write(bytes(4096))
+    began = time.monotonic()
+    assert not has_room(made._destination.descriptor, 0.2)
+    assert time.monotonic() - began >= 0.19
+    assert [has_room(made._destination.descriptor) for _ in range(5)] == [False] * 5
+    assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_what_the_program_leaves_behind_is_reported_on_the_same_file_alone(capfd, small, is_same):
+    destination = Destination(os.dup(2) if is_same else os.dup(small[0]._destination.descriptor), TEXT)
+    made = Output(SimpleNamespace(destination=destination, log=None))
+    destination.give_back()
+    made.write(REPORT, os.getpid())
+    made.write(REPORT)  # of no process
+    assert (capfd.readouterr().err.encode(), made.lost) == ((REPORT, 1) if is_same else (b"", 2))
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_what_is_taken_back_is_at_the_end_of_the_file(tmp_path, is_last):
+    """Not what another process has written since."""
+    log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.write(log, b"one\ntw")
+    if not is_last:
+        (tmp_path / "log").open("a").write("other\n")
+    assert output._taken_back(log, 2) is is_last
+    assert (tmp_path / "log").read_text() == ("one\n" if is_last else "one\ntwother\n")
+    os.close(log)
+    assert not output._taken_back(log, 2)

@@ -35,6 +35,7 @@ REFUSED = [
     ("modulo", [Instruction(0x94, k=3), ALLOWED]),
     ("division by zero", [Instruction(bpf.ALU | bpf.DIV | bpf.K, k=0), ALLOWED]),
     ("shift by the width", [Instruction(bpf.ALU | bpf.LSH | bpf.K, k=32), ALLOWED]),
+    ("shift to the right by the width", [Instruction(bpf.ALU | bpf.RSH | bpf.K, k=32), ALLOWED]),
     ("jump to the end", [Instruction(bpf.JMP | bpf.JA, k=1), ALLOWED]),
     ("jump that wraps", [Instruction(bpf.JMP | bpf.JA, k=0xFFFFFFFF), ALLOWED]),
     ("true branch to the end", [Instruction(bpf.JMP | bpf.JEQ | bpf.K, 1, 0, 0), ALLOWED]),
@@ -49,6 +50,19 @@ REFUSED = [
             Instruction(bpf.LD | bpf.MEM, k=1),
             ALLOWED,
         ],
+    ),
+    (
+        "scratch word written on the other path only",
+        [
+            Instruction(bpf.JMP | bpf.JEQ | bpf.K, 1, 0, 0),
+            Instruction(bpf.ST, k=1),
+            Instruction(bpf.LD | bpf.MEM, k=1),
+            ALLOWED,
+        ],
+    ),
+    (
+        "scratch word whose write is passed over",
+        [Instruction(bpf.JMP | bpf.JA, k=1), Instruction(bpf.ST, k=1), Instruction(bpf.LD | bpf.MEM, k=1), ALLOWED],
     ),
     ("opcode beyond 8 bits", [Instruction(0x106, k=0x7FFF0000)]),
 ]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from importlib.machinery import PathFinder
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,8 +55,8 @@ EXDEV = Action(ActionKind.ERRNO, 18)
 FULL = (1 << 64) - 1
 
 
-# Calls that do no harm whatever their arguments: lseek dup umask getpriority fadvise64
-LSEEK, DUP, UMASK, GETPRIORITY, FADVISE64 = 8, 32, 95, 140, 221
+# Calls that do no harm whatever their arguments, but for the first: read lseek dup umask getpriority fadvise64
+READ, LSEEK, DUP, UMASK, GETPRIORITY, FADVISE64 = 0, 8, 32, 95, 140, 221
 LSEEK_32, DUP_32, UMASK_32, GETPRIORITY_32 = 19, 41, 60, 96
 
 Row = tuple[Arch, int, tuple[int, ...], Action]
@@ -332,6 +337,21 @@ def test_a_large_policy_is_compiled_and_proved_quickly() -> None:
     assert len(program) // 8 < 2000
 
 
+@pytest.mark.parametrize(
+    ("entries", "most"),
+    [
+        ("dup: allow", 13),
+        ("dup: fildes == 7", 15),
+        ("lseek: offset == 7", 17),
+        ("dup: allow\nlseek: fd == 7", 19),
+        ("lseek: fd != 0 && offset != 0", 22),
+        ("openat: !(flags & 3 == 0)", 19),  # two values to allow, or one to deny
+    ],
+)
+def test_a_small_policy_has_a_small_filter(entries: str, most: int) -> None:
+    assert len(compile_policy(parse(f"arch x86_64\n{entries}\n").policy)) // 8 <= most
+
+
 def test_deep_conditions_of_every_bit() -> None:
     """As deep as the parser allows, over all the 64-bit arguments that a call has."""
     expression: Expression = And(tuple(Condition(index, Operator.EQ, FULL >> 1) for index in range(5)))
@@ -389,6 +409,17 @@ def test_no_report_of_a_kill_where_the_program_may_install_filters(entry: str) -
     assert verify(program, policy, report=True) is None
 
 
+@pytest.mark.parametrize("lines", ["", "default allow\n"], ids=["", "the program may install filters"])
+def test_an_audit_is_notified_of_every_denial_but_those_of_calls_newer_than_the_table(lines: str) -> None:
+    policy = parse(f"callfence 1\n{lines}read: fd == 0 else kill\nwrite: trap\nclone3: errno EPERM\numask: log\n").policy
+    program = compile_policy(policy, report=True, audit=True)
+    denied = [event(0, 1), event(1), event(435), event(0 | X32_BIT), event(3, arch=I386), Event(0x40000028, 3)]
+    for one, action in [(event(0, 0), ALLOW), (event(95), LOG), (event(5000), ENOSYS), *((one, NOTIFY) for one in denied)]:
+        assert bpf.action(bpf.run(program, one)) == action, one
+    assert verify(program, policy, report=True, audit=True) is None
+    assert verify(program, policy, report=True) is not None
+
+
 # Refusals
 
 
@@ -402,6 +433,8 @@ def test_a_filter_that_is_too_large_names_the_largest_calls(monkeypatch: pytest.
         UMASK: Entry(Condition(0, Operator.ONE_OF, values=scattered(90))),
         LSEEK: Entry(Condition(0, Operator.EQ, 5)),
         FADVISE64: Entry(Or(tuple(pairs))),
+        GETPRIORITY: Entry(Condition(0, Operator.ONE_OF, values=scattered(3))),
+        READ: Entry(Condition(0, Operator.EQ, 5)),
     }
     policy = Policy({X86_64: entries})
     needed = len(compile_policy(policy)) // 8
@@ -410,10 +443,13 @@ def test_a_filter_that_is_too_large_names_the_largest_calls(monkeypatch: pytest.
     with pytest.raises(CompileError, match=size) as caught:
         compile_policy(policy)
     named = str(caught.value).split("Most belong to: ")[1].split(". ")[0].split(", ")
-    assert [name.split()[0] for name in named] == ["fadvise64", "umask", "dup", "lseek"]
+    assert [name.split()[0] for name in named] == ["fadvise64", "umask", "dup", "getpriority", "lseek"]
     shares = [int(name.split()[1]) for name in named]
     assert shares == sorted(shares, reverse=True)
     assert 0.9 * needed < sum(shares) < 1.1 * needed
+    both = Policy({X86_64: entries, I386: {DUP_32: Entry(Condition(0, Operator.EQ, 5))}})
+    with pytest.raises(CompileError, match=r"Most belong to: fadvise64 \(x86_64\) \d+, umask \(x86_64\) "):
+        compile_policy(both)
 
 
 def test_a_condition_that_no_filter_can_hold() -> None:
@@ -492,6 +528,76 @@ def test_a_refusal_is_told() -> None:
     rule = libseccomp.LibseccompRule(LSEEK, bpf.ret(ALLOW), (((0, FULL, 1), (0, FULL, 2)),))  # one argument twice
     with pytest.raises(libseccomp.LibseccompError, match=r"refused the rules: .*Invalid argument"):
         libseccomp.generate(bpf.ret(KILL), [rule])
+
+
+def test_a_child_has_limits_that_outlive_its_parent() -> None:
+    names = (resource.RLIMIT_CPU, resource.RLIMIT_CORE)
+    assert libseccomp._in_child(lambda: repr([resource.getrlimit(name) for name in names]).encode(), 5) == b"[(6, 6), (0, 0)]"
+
+
+def test_what_is_exported_may_be_larger_than_a_filter() -> None:
+    program = SimpleNamespace(export_bpf=lambda file: file.write(bytes(1 << 19)))
+    assert libseccomp._in_child(lambda: libseccomp._exported(program), 5) == bytes(1 << 19)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "text"),
+    [
+        (MemoryError(), MemoryError, "libseccomp"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError, "libseccomp"),
+        (OSError(errno.EACCES, "Permission denied"), libseccomp.LibseccompError, "refused the rules: PermissionError"),
+    ],
+)
+def test_a_child_without_memory_is_no_fault_of_libseccomp(
+    raised: Exception, expected: type[Exception], text: str
+) -> None:
+    def fails() -> bytes:
+        raise raised
+
+    with pytest.raises(expected, match=text):
+        libseccomp._in_child(fails, 5)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("cannot open shared object file", libseccomp.MissingLibraryError),
+        ("failed to map segment from shared object", MemoryError),
+        ("cannot allocate memory in static TLS block", MemoryError),
+    ],
+)
+def test_a_library_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, said: str, expected: type[Exception]) -> None:
+    def without(name: str) -> None:
+        raise OSError(f"{name}: {said}")
+
+    monkeypatch.setattr(ctypes, "CDLL", without)
+    with pytest.raises(expected, match=said):
+        libseccomp.require()
+
+
+def test_one_of_two_modules_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"seccomp"}
+    monkeypatch.setattr(PathFinder, "find_spec", lambda name: name if name in installed else None)
+    libseccomp.require()
+    installed.clear()
+    with pytest.raises(libseccomp.MissingLibraryError, match="pip install pyseccomp"):
+        libseccomp.require()
+
+
+@pytest.mark.parametrize(("count", "most"), [(8, 6), (100, 10)])
+def test_from_eight_calls_on_libseccomp_searches_a_tree(count: int, most: float) -> None:
+    rules = [libseccomp.LibseccompRule(number, bpf.ret(ALLOW), ((),)) for number in range(count)]
+    program = [bpf.Instruction(bpf.LD | bpf.ABS, k=bpf.NUMBER), *libseccomp.generate(bpf.ret(KILL), rules)]
+    steps = [steps_of(program, number) for number in range(count)]
+    assert sum(steps) / count < most, steps
+
+
+def steps_of(program: list[Instruction], number: int) -> int:
+    """How many instructions a filter of numbers alone takes for one of them."""
+    pc = steps = 0
+    while ways := bpf.successors(pc, program[pc]):
+        pc, steps = ways[len(ways) == 2 and not bpf.jumps(program[pc].code & 0xF0, number, program[pc].k)], steps + 1
+    return steps + 1
 
 
 def test_an_ignored_sigchld_does_not_matter() -> None:

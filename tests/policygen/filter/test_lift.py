@@ -21,10 +21,10 @@ from callfence.policygen.filter.lift import lift
 from callfence.policygen.filter.verify import verify
 from callfence.policygen.language.document import new_document, parse_file
 from callfence.policygen.language.naming import format_entry
-from callfence.policygen.model import alternatives
+from callfence.policygen.model import And, Condition, Operator, alternatives
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE
-from callfence.policygen.sets.express import express
+from callfence.policygen.sets.express import express, minimise
 from callfence.policygen.values import replace
 from callfence.tracer.abi import Arch, table
 
@@ -89,6 +89,16 @@ def test_a_set_is_expressed_exactly(data: st.DataObject) -> None:
         "openat: flags & O_ACCMODE == O_RDONLY && flags in O_CLOEXEC",
         "ioctl: cmd != TIOCSTI",
         "read: fd <= 70 && fd >= 3",
+        "read: fd <= 3",
+        "read: fd <= 5 && fd >= 3",
+        "read: fd == 3\n   || fd == 4",
+        "read: fd != 7 && fd != 9",
+        "read: fd <= 5\n   || fd >= 9",
+        "read: fd >= 1",
+        "kill: sig <= 17 && sig >= 1",
+        "umask: mask has 020000000000",
+        "openat: mode & 0777 == 0644",
+        "openat: mode & 0377 == 0",
         "mprotect: prot == PROT_READ|PROT_EXEC",
         "clone: clone_flags has CLONE_NEWUSER else errno EPERM",
         "clone3: errno ENOSYS",
@@ -118,6 +128,9 @@ IP = Instruction(bpf.LD | bpf.ABS, k=8)
         (dup_filter(LOW, IS_7), "", "dup: fildes == 7"),
         (dup_filter(LOW, IS_7, foreign=bpf.ret(bpf.action(0x50001))), "other architectures (errno EPERM", "dup: fildes == 7"),
         (dup_filter(LOW, IS_7, foreign=bpf.KILL_THREAD), "kills only the calling thread", "dup: fildes == 7"),
+        (dup_filter(LOW, IS_7, unknown=bpf.TRACE), "stops for a tracer", "dup: fildes == 7"),
+        (dup_filter(LOW, IS_7, unknown=0x50000), "skips calls, which then succeed", "dup: fildes == 7"),
+        (dup_filter(LOW, IS_7, unknown=0x30007), "traps with the datum 7", "dup: fildes == 7"),
         (dup_filter(LOW, IS_7, x32=0x50026), "x32 calls (errno ENOSYS", "dup: fildes == 7"),
         (
             dup_filter(HIGH, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 2, 0), LOW, IS_7),
@@ -126,7 +139,7 @@ IP = Instruction(bpf.LD | bpf.ABS, k=8)
         ),
         (dup_filter(IP, IS_7), "the instruction pointer", "dup: deny"),
     ],
-    ids=["all is said", "foreign", "thread", "x32", "upper half", "instruction pointer"],
+    ids=["all is said", "foreign", "thread", "tracer", "success", "datum", "x32", "upper half", "instruction pointer"],
 )
 def test_what_the_language_cannot_express_has_a_remark(program: bytes, remark: str, entry: str) -> None:
     with x86_64():
@@ -135,6 +148,106 @@ def test_what_the_language_cannot_express_has_a_remark(program: bytes, remark: s
     number = table(X86_64).by_name["dup"].number
     found = lifted.policy.entries[X86_64].get(number)
     assert (format_entry(X86_64, number, found) if found else "dup: deny") == entry
+
+
+ALLOWED, DENIED = Instruction(bpf.RET | bpf.K, k=0x7FFF0000), Instruction(bpf.RET | bpf.K, k=0x50001)
+
+
+@pytest.mark.parametrize(
+    ("program", "wider", "narrower"),
+    [
+        (dup_filter(LOW, IS_7, foreign=0x7FFF0000), False, True),
+        (dup_filter(LOW, IS_7, foreign=0x50001), False, False),
+        (dup_filter(HIGH, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 2, 0), LOW, IS_7), True, False),
+        (dup_filter(HIGH, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 2, 0, 0), LOW, IS_7), False, True),
+        (dup_filter(IP, IS_7), False, True),
+        (dup_filter(IP, IS_7, DENIED, DENIED._replace(k=0x50002)), False, False),
+        (dup_filter(IP, IS_7, ALLOWED, ALLOWED._replace(k=0x7FFC0000)), False, False),
+        (dup_filter(IP, IS_7, ALLOWED, DENIED), False, True),
+    ],
+)
+def test_a_remark_has_the_direction_of_the_difference(program: bytes, wider: bool, narrower: bool) -> None:
+    with x86_64():
+        [remark] = lift(program).remarks
+    assert (remark.wider, remark.narrower) == (wider, narrower)
+
+
+def with_number(name: str, program: bytes) -> bytes:
+    """The filter of `dup`, for another call."""
+    dup, other = (table(X86_64).by_name[each].number for each in ("dup", name))
+    return bpf.encode(one._replace(k=other) if one.k == dup else one for one in bpf.decode(program))
+
+
+def test_a_register_that_the_call_does_not_have_is_numbered_from_one() -> None:
+    second = Instruction(bpf.LD | bpf.ABS, k=24)
+    with x86_64():
+        [remark] = lift(with_number("getppid", dup_filter(second, IS_7))).remarks
+    assert str(remark).startswith("getppid with something in the bits of argument 2 that the kernel ignores")
+
+
+def test_of_many_alternatives_the_last_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [f"{name}: fd in {{1, 4}}" for name in ("read", "write", "lseek")]
+    program = compile_policy(parse("\n".join(entries)).policy)
+    assert lift(program).remarks == ()
+    monkeypatch.setattr("callfence.policygen.filter.lift.MAX_ALL_RULES", 4)
+    [remark] = lift(program).remarks
+    assert str(remark) == "lseek, whose condition has too many alternatives: denied in this policy"
+    monkeypatch.setattr("callfence.policygen.filter.lift.MAX_RULES", 1)
+    assert [remark.call for remark in lift(program).remarks] == ["read", "write", "lseek"]
+
+
+@pytest.mark.parametrize(("lines", "version"), [("table 6.10", (6, 10)), ("default errno ENOSYS", (6, 18))])
+def test_the_table_is_the_newest_whose_newer_numbers_are_unknown(lines: str, version: tuple[int, int]) -> None:
+    assert lift(compile_policy(parse(f"{lines}\nread: allow\n").policy)).policy.table == version
+
+
+def test_the_newest_call_of_a_table_has_its_entry() -> None:
+    policy = parse("table 6.10\nmseal: flags == 0\n").policy
+    assert lift(compile_policy(policy)).policy == policy
+
+
+@pytest.mark.parametrize(
+    ("actions", "text"),
+    [
+        ((0x50001, 0x50002, 0x50003), "errno EPERM, errno ENOENT, errno ESRCH"),
+        ((0x7FC00000, 0x7FFC0000, 0x7FFF0000), "notify, log, allow"),
+    ],
+)
+def test_of_three_actions_of_one_kind_it_is_the_strictest(actions: tuple[int, ...], text: str) -> None:
+    one, two, three = (DENIED._replace(k=action) for action in actions)
+    with x86_64():
+        lifted = lift(dup_filter(LOW, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 1, 7), one, IS_7._replace(k=8), two, three))
+    [remark] = lifted.remarks
+    assert f"dup, which has more than two actions ({text})" in str(remark)
+    assert (remark.wider, remark.narrower) == (False, False)
+
+
+NEGATIVE = Instruction(bpf.JMP | bpf.JSET | bpf.K, 0, 1, 0x80000000)
+
+
+@pytest.mark.parametrize(
+    ("answers", "text", "whole"),
+    [
+        ([NEGATIVE, DENIED], "negative numbers, which are no calls (errno EPERM here; errno ENOSYS in the policy)", True),
+        (
+            [NEGATIVE._replace(jf=3), LOW, Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 1, 7), DENIED],
+            "negative numbers, which are no calls (errno EPERM here; errno ENOSYS in the policy)", False,
+        ),
+        (
+            [Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 1, 5000), DENIED],
+            "numbers of x86_64 above {newest}, some of which do not get errno ENOSYS here", False,
+        ),
+    ],
+    ids=["negative", "negative by an argument", "one number"],
+)  # fmt: skip
+def test_numbers_outside_the_table(answers: list[Instruction], text: str, whole: bool) -> None:
+    start = list(bpf.decode(dup_filter(LOW, IS_7)))
+    reload = [Instruction(bpf.LD | bpf.ABS, k=0)] * (LOW in answers)
+    start[5:5] = [*answers, *reload]
+    start[4] = start[4]._replace(jf=4 + len(answers) + len(reload))
+    with x86_64():
+        [remark] = lift(bpf.encode(start)).remarks
+    assert (str(remark), remark.whole) == (text.format(newest=table(X86_64).newest((6, 18))), whole)
 
 
 def test_a_filter_that_allows_everything() -> None:
@@ -180,6 +293,14 @@ def test_more_than_two_actions_and_numbers_that_are_no_calls() -> None:
     remarks = {str(remark) for remark in lifted.remarks}
     assert any("dup, which has more than two actions (errno EPERM, errno ENOENT, allow)" in text for text in remarks), remarks
     assert any("numbers of x86_64 that are no calls: 400 (allow here)" in text for text in remarks), remarks
+
+
+def test_of_two_equal_alternatives_the_first_is_kept() -> None:
+    equal = [Condition(0, Operator.EQ, 3), Condition(0, Operator.ONE_OF, values=(3,))]
+    longer = And((Condition(0, Operator.EQ, 3), Condition(0, Operator.LE, 3)))
+    arguments = table(X86_64).by_name["dup"].arguments
+    for first, second in (equal, equal[::-1]):
+        assert minimise([first, second], arguments) == minimise([longer, first, second], arguments) == (first,)
 
 
 def test_the_empty_set_is_expressed_as_never() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from calls import parse
 
-from callfence.policygen.filter.listener import expects_listener, may_install_filters
+from callfence.policygen.filter.listener import expects_listener, may_install_filters, names_listener
 from callfence.policygen.implied.resolve import resolved
 
 FILTER = "seccomp: op == SECCOMP_SET_MODE_FILTER && flags in SECCOMP_FILTER_FLAG_TSYNC|SECCOMP_FILTER_FLAG_NEW_LISTENER"
@@ -31,6 +31,25 @@ RECEIVE = "ioctl: cmd == TCGETS || cmd == SECCOMP_IOCTL_NOTIF_RECV"
 )
 def test_a_listener_is_expected_if_it_can_be_made_and_read(entries: str, expected: bool) -> None:
     assert expects_listener(parse(f"callfence 1\n{entries}\n").policy) is expected
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        *((f"ioctl: cmd == SECCOMP_IOCTL_NOTIF_{name}", True) for name in ("RECV", "SEND", "ID_VALID", "ADDFD", "SET_FLAGS")),
+        ("ioctl: cmd in {TCGETS, SECCOMP_IOCTL_NOTIF_SEND} || fd == 1", True),
+        ("ioctl: log if cmd == SECCOMP_IOCTL_NOTIF_SEND", True),
+        ("phase serving after poll\nioctl: allow until serving || cmd == SECCOMP_IOCTL_NOTIF_SEND\npoll: allow", True),
+        ("ioctl: allow", False),
+        ("ioctl: fd == 0x40182103", False),
+        ("ioctl: cmd != SECCOMP_IOCTL_NOTIF_SEND", False),
+        ("ioctl: !(cmd == SECCOMP_IOCTL_NOTIF_SEND)", False),
+        ("ioctl: kill if cmd == SECCOMP_IOCTL_NOTIF_SEND else allow", False),
+        ("arch i386\nioctl: cmd == SECCOMP_IOCTL_NOTIF_SEND", True),
+    ],
+)
+def test_what_answers_notifications_is_named_explicitly(entries: str, expected: bool) -> None:
+    assert names_listener(parse(f"callfence 1\n{entries}\n").policy) is expected
 
 
 @pytest.mark.parametrize(

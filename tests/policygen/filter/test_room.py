@@ -58,3 +58,27 @@ def test_a_policy_without_a_filter_does_not_surely_fit() -> None:
     assert not surely_fits(policy)
     with pytest.raises(CompileError):
         compile_policy(policy)
+
+
+@pytest.mark.parametrize(
+    ("line", "bound"),
+    [
+        ("read: fd == 3", 29),
+        ("lseek: offset == 7", 32),
+        ("dup: fildes in {1, 3, 70, 900}", 41),
+        ("openat: flags in O_CLOEXEC", 29),
+        ("openat: !(flags in O_CLOEXEC|O_NONBLOCK)", 145),
+        ("openat: !(flags in O_CLOEXEC) && mode == 0", 242),
+        ("openat: flags & O_ACCMODE == O_RDONLY && mode has 0111", 32),
+        ("openat: !(mode has 07)", 37),
+        ("read: fd <= 2", 153),
+    ],
+)
+def test_a_bound_is_no_higher_than_it_has_to_be(line: str, bound: int) -> None:
+    policy = parse(f"arch x86_64\n{line}\n").policy
+    assert len(compile_policy(policy)) // 8 <= most_instructions(policy) <= bound
+
+
+def test_what_is_a_quarter_below_the_limit_surely_fits() -> None:
+    policies = [parse(f"dup: fildes in {{{', '.join(map(str, range(count)))}}}\n").policy for count in (700, 760, 800)]
+    assert [surely_fits(policy) for policy in policies] == [True, True, False]

@@ -22,6 +22,7 @@ from callfence.policygen.filter.verify import verify
 from callfence.policygen.model import ALLOW, KILL, Action, ActionKind, And, Condition, Entry, Expression, Operator, Or, Policy
 from callfence.policygen.sets.algebra import Space, TooComplexError
 from callfence.policygen.sets.region import BITS
+from callfence.policygen.values import replace
 from callfence.tracer.abi import X32_BIT, Arch, Event, table
 
 EPERM = Action(ActionKind.ERRNO, 1)
@@ -58,6 +59,24 @@ def test_random_programs_are_followed_exactly() -> None:
             one = event(GETPPID, *(low | high << 32 for low, high in zip(words[:6], words[6:], strict=True)))
             assert space.value(at(space, function, point_of(one))) == symbolic.meaning(bpf.run(program, one))
     assert followed > 4 * EXAMPLES
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [Instruction(bpf.LD | bpf.IMM, k=2), Instruction(bpf.ALU | bpf.MUL | bpf.K, k=7)],
+        [Instruction(bpf.LD | bpf.IMM, k=100), Instruction(bpf.LDX | bpf.IMM, k=7), Instruction(bpf.ALU | bpf.DIV | bpf.X)],
+        [Instruction(bpf.LDX | bpf.IMM, k=33), Instruction(bpf.ALU | bpf.LSH | bpf.X)],
+        [Instruction(bpf.LDX | bpf.IMM, k=33), Instruction(bpf.ALU | bpf.RSH | bpf.X)],
+    ],
+    ids=["product", "quotient", "left by more than the width", "right by more than the width"],
+)
+def test_what_is_computed_with_constants_is_followed(body: list[Instruction]) -> None:
+    load, test = Instruction(bpf.LD | bpf.ABS, k=16), Instruction(bpf.JMP | bpf.JEQ | bpf.K, 0, 1, 14)
+    program, space = bpf.encode([load, *body, test, errno(1), errno(2)]), Space(BITS)
+    function = symbolic.function(space, program)
+    for one in (event(GETPPID, word) for word in (0, 7, 14, 28, 1 << 31, bpf.WORD)):
+        assert space.value(at(space, function, point_of(one))) == bpf.run(program, one)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +181,12 @@ def test_a_wrong_filter_is_refuted(name: str, program: bytes, shows: Callable[[E
     assert found is not None
     assert shows(found)
     assert symbolic.meaning(bpf.run(program, found)) != bpf.ret(evaluate(DUP_7, found))
+
+
+def test_a_handler_sees_the_datum_of_a_trap() -> None:
+    trapping = replace(DUP_7, unknown=Action(ActionKind.TRAP))
+    assert verify(dup_filter(LOW, IS_7, unknown=0x30000), trapping) is None
+    assert verify(dup_filter(LOW, IS_7, unknown=0x30007), trapping) is not None
 
 
 def test_a_sign_is_not_extended() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import strategies
@@ -15,7 +16,7 @@ from callfence.policygen.filter import bpf
 from callfence.policygen.filter.symbolic import decisions
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.resolve import resolved
-from callfence.policygen.model import KILL
+from callfence.policygen.model import KILL, Condition, Operator
 from callfence.policygen.sets import region
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError, constant
 from callfence.tracer.abi import Arch, table
@@ -55,6 +56,15 @@ def test_operations_are_those_of_sets(a: set[int], b: set[int], c: set[int]) -> 
     assert members(space, space.invert(x)) == set(POINTS) - a
     assert members(space, space.ite(x, y, z)) == a & b | c - a
     assert (x == y) == (a == b)
+    assert space.share(x) == len(a) / len(POINTS)
+
+
+@given(sets, sets, sets)
+def test_variables_are_replaced_at_once(points: set[int], a: set[int], b: set[int]) -> None:
+    space = Space(BITS)
+    replaced = space.substituted(from_members(space, points), {0: from_members(space, a), 4: from_members(space, b)})
+    moved = {point: point & ~0b100010 | (point in a) << 5 | (point in b) << 1 for point in POINTS}
+    assert members(space, replaced) == {point for point in POINTS if moved[point] in points}
 
 
 @given(sets, sets)
@@ -126,10 +136,44 @@ def test_too_many_cubes_are_refused() -> None:
     zero = [space.equal(region.argument_word(space, index), constant(0, 64)) for index in range(3)]
     some_zero = space.or_(zero[0], space.or_(zero[1], zero[2]))
     assert space.cubes(space.invert(some_zero)) is None  # 64 * 64 * 64
-    assert len(space.cubes(some_zero) or ()) == 3
+    assert len(space.cubes(some_zero, 3) or ()) == 3
+    assert space.cubes(some_zero, 2) is None
+
+
+def test_too_many_steps_are_refused() -> None:
+    space = Space(region.BITS, effort=100)
+    with pytest.raises(TooComplexError, match="more than 100 steps"):
+        space.greater(space.word(0, 64), space.word(64, 64))
+    assert 100 <= len(space._ites) < 110
+
+
+@pytest.mark.parametrize(
+    ("operator", "number", "fits"),
+    [
+        (Operator.EQ, -(1 << 31), True),
+        (Operator.EQ, -(1 << 31) - 1, False),
+        (Operator.LE, (1 << 32) - 1, True),
+        (Operator.GT, 1 << 32, False),
+    ],
+)
+def test_a_number_that_an_argument_cannot_have_is_refused(operator: Operator, number: int, fits: bool) -> None:
+    arguments = table(Arch.X86_64).by_name["dup"].arguments
+    listed = Condition(0, Operator.ONE_OF, values=tuple(sorted((0, number))))
+    for condition in (Condition(0, operator, number), listed):
+        with nullcontext() if fits else pytest.raises(ValueError, match=f"{number} does not fit the 32 bits of fildes"):
+            region.to_bdd(region.space(), condition, arguments)
+
+
+def test_an_empty_set_has_no_example() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        region.example(region.space(), FALSE, Arch.X86_64, 0)
 
 
 def test_too_many_nodes_are_refused() -> None:
+    small = Space(BITS, limit=2 + 3)  # TRUE, FALSE and three variables
+    assert [small.variable(number) for number in (0, 1, 2, 0)] == [2, 3, 4, 2]
+    with pytest.raises(TooComplexError, match="more than 5 decision nodes"):
+        small.variable(3)
     space = Space(region.BITS, limit=10_000)
     words = [region.argument_word(space, index)[32:] for index in range(2)]
     with pytest.raises(TooComplexError):
