@@ -172,7 +172,7 @@ def test_a_long_name_takes_little_time(start: str) -> None:
     """The helper of `enforce` looks for secrets in each path of a denied call, while other calls wait."""
     begin = time.process_time()
     masked(start.ljust(4090, "a"))
-    assert time.process_time() - begin < 0.5
+    assert time.process_time() - begin < 4  # about 0.05 s on an idle machine; 18 s if each part is read from each place
 
 
 @pytest.mark.parametrize("name", ["a\u3164", "\U000e0100x"])
