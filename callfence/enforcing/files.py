@@ -121,14 +121,14 @@ def linking(policies: Sequence[Compiled], environment: Sequence[bytes]) -> Linki
 
 def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:
     """Return whether encoded rules keep the program from changing the files by which names are looked up."""
-    from callfence.enforcer.hosts.names.known import FILES
+    from callfence.enforcer.hosts.names.known import FILES, places_of
     from callfence.policygen.files.landlock import CHANGES, decode
     from callfence.policygen.files.places import PlaceError, located
 
     rules = decode(content)
     if rules.paths is None:
         return False
-    named = {os.path.realpath(file) for file in FILES} | {*FILES}
+    named = {place for file in FILES for place in places_of(file)}
     for path, access in rules.paths:
         try:
             place = os.path.realpath(located(path, environment)) if access & CHANGES else b""

@@ -20,7 +20,11 @@ from callfence.enforcer.hosts.rules import Rules
 from callfence.enforcer.hosts.targets import DeniedError, Targets
 from callfence.enforcer.hub import Hub
 from callfence.enforcer.pending import Pending
+from callfence.enforcing import files
 from callfence.learning.hosts.names import LOOPBACK, _names_of
+from callfence.policygen.files.landlock import encode
+from callfence.policygen.files.ruleset import ruleset
+from callfence.policygen.language.document import parse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,3 +164,34 @@ def test_sockets_are_not_led_to_ports_that_the_resolver_does_not_have(monkeypatc
     judge: Any = None
     made = resolver.Resolver(b"\x7f\0\0\1", Hub(), judge, judge, judge)
     assert {family for family, _ in made.ports} == {_socket.AF_INET}
+
+
+def test_what_decides_which_file_a_path_leads_to(tmp_path: Path) -> None:
+    """Who may change any of them may have another file read: NAME -> over/link -> /.../run/conf, where run leads to var."""
+    for folder in ("etc", "over", "var"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "var/conf").touch()
+    links = {"etc/NAME": "../over/./link", "over/link": f"{tmp_path}/run/conf", "run": "var", "loop": "loop"}
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(target)
+    expected = [f"{tmp_path}/{place}" for place in ("etc/NAME", "over/link", "run", "var/conf")]
+    assert known.places_of(f"{tmp_path}/etc/NAME") == expected
+    assert known.places_of(f"{tmp_path}//none/../var/conf") == expected[-1:]
+    assert len(known.places_of(f"{tmp_path}/loop")) == 41
+
+
+@pytest.mark.parametrize(
+    ("line", "keeps"),
+    [("var: read", True), ("var: write", False), ("over: create", False), ("etc: remove", False), ("other: any", True)],
+)
+def test_a_policy_keeps_the_files_of_names_if_it_lets_no_place_on_the_way_be_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, keeps: bool
+) -> None:
+    for folder in ("etc", "over", "var", "other"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "var/conf").touch()
+    (tmp_path / "etc/NAME").symlink_to("../over/link")
+    (tmp_path / "over/link").symlink_to("../var/conf")
+    monkeypatch.setattr(known, "FILES", (f"{tmp_path}/etc/NAME",))
+    rules = encode(ruleset(parse(f"path {tmp_path}/{line}").policy))
+    assert files._keeps(rules, []) == keeps
