@@ -88,6 +88,8 @@ def _granted(files: Files, use: str, place: str, port: int) -> bool:
         return bool(TREES[use].granted(TREES[use].grants(files), where) >> (int(place) if use == "bind" else port) & 1)
     if use in ("unix", "query"):
         where = canonical_socket(place) if use == "unix" else canonical_query(place)
+        if use == "query" and files.asks_freely:
+            return True
         looked_up = dict.fromkeys(files.names if use == "query" else (), 1)
         return bool(TREES[use].granted({**TREES[use].grants(files), **looked_up}, where))
     right = rights_of(use)
