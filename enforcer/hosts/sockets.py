@@ -138,7 +138,8 @@ class Socket(NamedTuple):
             deaf.connect(deaf.getsockname())  # so it takes nothing from others, and its port is nobody else's
             self.connect(peer[:2] + deaf.getsockname()[1].to_bytes(2, "big") + peer[4:])
             self.send(b"", 0, b"")
-            self.connect(peer)
+            if self.connect(peer) < 0:  # the program has changed its options meanwhile; another may get that port
+                self.mute()
         finally:
             deaf.close()
 

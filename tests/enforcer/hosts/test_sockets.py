@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from calls import allowing_all, number_of
 
+from callfence.enforcer.hosts.sockets import Socket
+
 if TYPE_CHECKING:
     import subprocess
     from pathlib import Path
@@ -108,3 +110,30 @@ def test_one_that_is_inherited_connects_only_if_lines_are_about_it(commands: Com
         inherits = [sys.executable, "-c", INHERITS, str(protocol)]
         ran = commands.plain([*inherits, *enforce, sys.executable, "-c", CONNECTS], tmp_path)
         assert int(ran.stdout) == expected, ran.stderr
+
+
+@pytest.mark.parametrize(("fails", "then"), [(0, b"hello"), (-errno.EINVAL, errno.EPIPE)])
+def test_one_that_is_told_of_a_failure_reaches_its_peer_again_or_nobody(
+    monkeypatch: pytest.MonkeyPatch, fails: int, then: object
+) -> None:
+    """Its options may change meanwhile (SO_BINDTODEVICE), so that it cannot be connected to its peer again."""
+    connect, calls = Socket.connect, []
+
+    def counted(self: Socket, address: bytes, *, waits: bool = False) -> int:
+        calls.append(address)
+        return fails if fails and len(calls) == 2 else connect(self, address, waits=waits)
+
+    monkeypatch.setattr(Socket, "connect", counted)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asks:
+        peer.bind(("127.0.0.1", 0))
+        peer.settimeout(5)
+        asks.settimeout(5)
+        asks.connect(peer.getsockname())
+        Socket(asks.fileno(), asks.family, socket.SOCK_DGRAM, socket.IPPROTO_UDP).fail()
+        with pytest.raises(ConnectionRefusedError):
+            asks.recv(1)
+        try:
+            asks.send(b"hello")
+            assert peer.recv(9) == then
+        except OSError as error:
+            assert error.errno == then
