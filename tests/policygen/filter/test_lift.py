@@ -119,6 +119,12 @@ def test_conditions_that_hold_together_are_one_alternative() -> None:
     assert format_entry(X86_64, number, lifted) == text.splitlines()[1]
 
 
+def test_what_allows_is_written_unless_it_is_four_times_longer() -> None:
+    policy = parse("read: fd == 16 || count != 2").policy
+    [entry] = lift(compile_policy(policy)).policy.entries[X86_64].values()
+    assert entry.only_allows
+
+
 IP = Instruction(bpf.LD | bpf.ABS, k=8)
 
 
