@@ -75,6 +75,7 @@ def test_sshd_whose_session_has_a_filter_of_its_own(tmp_path, port):
     assert (tmp_path / "sshd.policy").exists()
 
 
+@pytest.mark.long
 @needs("gcc", "libc6-dev")
 def test_a_short_soak():
     done = subprocess.run([sys.executable, SOAK, "5", "--seed", "1"], capture_output=True, text=True, check=False, timeout=150)

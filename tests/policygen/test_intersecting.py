@@ -170,6 +170,7 @@ def allowed(policy: Policy, order: Sequence[str], call: Event) -> bool:
     return all(evaluate(policy, call, name).may_allow for name in reached)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("work", [intersect, reduce])
 def test_no_order_of_phases_allows_more(work: Callable[[Policy, Policy], Policy]) -> None:
     chance, refused, tried = random.Random(1), 0, EXAMPLES

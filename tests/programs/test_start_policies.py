@@ -255,6 +255,7 @@ def test_an_agent_runs_and_talks_to_one_host(place: Place) -> None:
 SERVERS = [("python3", "server.py"), *([("node", "server.mjs")] if os.path.exists("/usr/bin/node") else [])]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("server", SERVERS, ids=lambda words: words[0])
 def test_a_server_answers_from_its_folder(server: tuple[str, str], place: Place) -> None:
     require("python3")

@@ -306,6 +306,7 @@ def test_nothing_is_allowed_whose_effect_was_denied(before: Policy, seed: int) -
             assert any(all(allows(before, *call) for call in group) for group in groups), (name, registers)
 
 
+@pytest.mark.long
 @SLOW
 @given(st.data())
 def test_what_is_carried_is_found_by_the_comparison(data: st.DataObject) -> None:

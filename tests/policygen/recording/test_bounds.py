@@ -70,6 +70,7 @@ def test_the_work_of_learning_grows_no_faster_than_what_is_seen(kind: str) -> No
     assert len(fold(map(KINDS[kind], range(8_000)))) <= MANY_IN_ALL
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_that_was_seen_is_allowed(kind: str) -> None:
     seen = [*map(KINDS[kind], range(3_000))]
@@ -92,6 +93,7 @@ def test_what_a_given_up_argument_selects_is_given_up_too() -> None:
     assert {one.arguments[1:] for one in seen} == {(None, None)}
 
 
+@pytest.mark.long
 def test_many_values_of_many_calls_together_have_a_filter() -> None:
     seen = [select(name, 5000 + i) for i in range(MANY) for name in SELECTORS]
     generated = generate(fold(seen), None, name="app")  # raises CompileError if there is none

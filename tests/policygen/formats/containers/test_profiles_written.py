@@ -74,6 +74,7 @@ def test_a_published_profile_goes_through_the_policy_unchanged(path: Path, capab
         assert len(indices) == len(set(indices)), "runc and crun would take either"
 
 
+@pytest.mark.long
 @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(strategies.policies(), st.sampled_from(RUNTIMES))
 def test_no_loss_is_silent(meant: Policy, runtime: str) -> None:
