@@ -185,6 +185,15 @@ class Space:
         """Return the set in which the function has the terminal `terminal`."""
         return self._rebuilt(function, self._node, lambda node: TRUE if node == terminal else FALSE)
 
+    def split(self, function: int, variable: int) -> dict[int, int]:
+        """Return the functions that `function` becomes when all variables before `variable` have values; and for each of them
+        the set of those values."""
+
+        def where(rest: int) -> int:
+            return self._rebuilt(function, self._node, lambda node: TRUE if node == rest else FALSE, variable)
+
+        return {rest: where(rest) for rest in sorted(self._below(function, variable)) if self._variable[rest] >= variable}
+
     def fixed(self, function: int, cube: Cube) -> int:
         """Return the function with the variables of a cube replaced by the cube's values."""
         care, value = cube
@@ -222,15 +231,20 @@ class Space:
         return self._rebuilt(region, join)
 
     def _rebuilt(
-        self, function: int, join: Callable[[int, int, int], int], leaf: Callable[[int], int] = lambda node: node
+        self,
+        function: int,
+        join: Callable[[int, int, int], int],
+        leaf: Callable[[int], int] = lambda node: node,
+        end: int | None = None,
     ) -> int:
         """Return what `join` makes of the function from below: of the variable of each node, and of the results for its two
-        branches; `leaf` gives the result for a terminal."""
+        branches; `leaf` gives the result for a terminal, or for a node of a variable from `end` on."""
         results: dict[int, int] = {}
+        last = self.bits if end is None else end
 
         def walk(node: int) -> int:
             variable = self._variable[node]
-            if variable == self.bits:
+            if variable >= last:
                 return leaf(node)
             if node not in results:
                 results[node] = join(variable, walk(self._low[node]), walk(self._high[node]))
@@ -238,14 +252,15 @@ class Space:
 
         return walk(function)
 
-    def _below(self, function: int) -> set[int]:
-        """Return all nodes of the function."""
+    def _below(self, function: int, end: int | None = None) -> set[int]:
+        """Return all nodes of the function, but for those below a node of a variable from `end` on."""
         reachable, ahead = set(), [function]
+        last = self.bits if end is None else end
         while ahead:
             node = ahead.pop()
             if node not in reachable:
                 reachable.add(node)
-                if self._variable[node] < self.bits:
+                if self._variable[node] < last:
                     ahead += [self._low[node], self._high[node]]
         return reachable
 

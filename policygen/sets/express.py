@@ -8,10 +8,10 @@ from math import prod
 
 from callfence.policygen.language.normal import normal_expression
 from callfence.policygen.language.operands import operands
-from callfence.policygen.model import Always, And, Condition, Expression, Not, Operator, Or
+from callfence.policygen.model import Always, And, Condition, Expression, Not, Operator, Or, conjuncts
 from callfence.policygen.sets import region as regions
 from callfence.policygen.sets.algebra import FALSE, TRUE, Space, TooComplexError
-from callfence.policygen.sets.region import space, to_bdd
+from callfence.policygen.sets.region import BITS, space, to_bdd
 from callfence.tracer.abi import Arch, Argument, Kind
 
 _BITS = frozenset((Kind.FLAGS, Kind.PROTECTION, Kind.FIELD, Kind.MODE))
@@ -40,17 +40,32 @@ def express(space: Space, where: int, arch: Arch, number: int, limit: int) -> Ex
         return None
     if (refused := _all_but(space, where, arguments)) is not None:
         return normal_expression(arch, number, refused)
-    rules = _by_order(space, where, arguments, limit)
+    rules = _alternatives(space, where, arguments, limit)
+    return None if rules is None else normal_expression(arch, number, Or(tuple(rules)))
+
+
+def _alternatives(space: Space, where: int, arguments: Sequence[Argument], limit: int) -> list[Expression] | None:
+    """Return alternatives that hold together exactly in the set `where`; None if that takes more than `limit`, or too much
+    work."""
+    if where == TRUE:
+        return [Always(True)]
+    deciding = _deciding(space, where, arguments)
+    is_ordered = len(deciding) == 1
+    rules = (_by_order if is_ordered else _by_argument)(space, where, deciding[0], arguments, limit)
     cubes = regions.alternatives(space, where, limit if rules is None else min(limit, len(rules)))
-    if cubes is not None and (rules is None or len(cubes) <= len(rules)):
-        single = len(cubes) == 1 and len(cubes[0]) == 1
-        if rules is None or len(cubes) < len(rules) or (single and arguments[cubes[0][0][0]].kind in _BITS):
+    if cubes is not None:
+        is_single = len(cubes) == 1 and len(cubes[0]) == 1
+        if not is_ordered or rules is None or len(cubes) < len(rules) or (is_single and arguments[deciding[0]].kind in _BITS):
             parts = [part for cube in cubes for part in _by_value(cube, arguments)]
             named = [_conjunction(part, arguments) for part in (parts if len(parts) <= limit else cubes)]
             rules = list(minimise(named, arguments)) if len(named) > len(cubes) else named
-    if rules is None:
-        return None
-    return normal_expression(arch, number, Or(tuple(rules)))
+    return rules
+
+
+def _deciding(space: Space, where: int, arguments: Sequence[Argument]) -> list[int]:
+    """Return the arguments on which a set depends, ascending."""
+    support = space.support(where)
+    return [index for index, argument in enumerate(arguments) if support & argument.mask << regions.shift(index)]
 
 
 def nameable(arch: Arch, number: int) -> int:
@@ -120,12 +135,26 @@ def _all_but(space: Space, where: int, arguments: Sequence[Argument]) -> Express
             return Not(And((refused, *more)))
 
 
-def _by_order(space: Space, where: int, arguments: Sequence[Argument], limit: int) -> list[Expression] | None:
-    """Return alternatives that compare one argument by value, or None if several arguments decide or there are too many."""
-    support = space.support(where)
-    index = next((i for i, a in enumerate(arguments) if support & ~(a.mask << regions.shift(i)) == 0), None)
-    if index is None:
+def _by_argument(
+    space: Space, where: int, index: int, arguments: Sequence[Argument], limit: int
+) -> list[Expression] | None:
+    """Return alternatives for a set that several arguments decide, the first of them `index`: for each set of the others that
+    some of its values leave, the values that leave at least this set.  None if there are too many."""
+    split = space.split(where, BITS - regions.shift(index))
+    if len(split) > _MAX_INTERVALS:
         return None
+    found: list[Expression] = []
+    for rest in split.keys() - {FALSE}:
+        values = space.union(values for other, values in split.items() if space.ite(rest, other, TRUE) == TRUE)
+        first, others = (_alternatives(space, part, arguments, limit) for part in (values, rest))
+        if first is None or others is None or len(found) + len(first) * len(others) > limit:
+            return None
+        found += [And(conjuncts(one) + conjuncts(other)) for one in first for other in others]
+    return list(minimise(found, arguments))
+
+
+def _by_order(space: Space, where: int, index: int, arguments: Sequence[Argument], limit: int) -> list[Expression] | None:
+    """Return alternatives that compare the argument that decides by value, or None if there are too many."""
     intervals = _intervals(space, where, index, arguments[index])
     if intervals is None or len(intervals) > limit:
         return None

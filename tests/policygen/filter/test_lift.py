@@ -103,6 +103,10 @@ def test_a_set_is_expressed_exactly(data: st.DataObject) -> None:
         "clone: clone_flags has CLONE_NEWUSER else errno EPERM",
         "clone3: errno ENOSYS",
         "socket: family & 4294967280 == 0 && type & 0xfffffff0 == 0 && protocol & 0xfffffff0 == 0",
+        "read: count != 2\n   || fd == 16",
+        "read: fd != 2 && count <= 99\n   || fd <= 9 && fd >= 3",
+        "lseek: fd == 3 && whence == SEEK_SET\n    || offset >= 101 && whence == SEEK_CUR",
+        "mmap: prot == PROT_READ && flags == MAP_PRIVATE\n   || prot == PROT_READ|PROT_WRITE && fd == -1",
     ],
 )
 def test_entries_are_written_as_a_person_would(entry: str) -> None:
@@ -119,10 +123,12 @@ def test_conditions_that_hold_together_are_one_alternative() -> None:
     assert format_entry(X86_64, number, lifted) == text.splitlines()[1]
 
 
-def test_what_allows_is_written_unless_it_is_four_times_longer() -> None:
-    policy = parse("read: fd == 16 || count != 2").policy
+@pytest.mark.parametrize(("mode", "is_allowed"), [("011", True), ("0111", False)])
+def test_what_allows_is_written_unless_it_is_four_times_longer(mode: str, is_allowed: bool) -> None:
+    """Each bit that is missing is an alternative."""
+    policy = parse(f"openat: !(flags has O_CREAT|O_EXCL && mode has {mode})").policy
     [entry] = lift(compile_policy(policy)).policy.entries[X86_64].values()
-    assert entry.only_allows
+    assert entry.only_allows is is_allowed
 
 
 IP = Instruction(bpf.LD | bpf.ABS, k=8)

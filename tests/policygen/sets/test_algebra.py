@@ -244,6 +244,20 @@ def test_fixed_variables_and_leaves_of_functions(letters: list[str], cared: int,
     ]
 
 
+@given(sets, st.integers(0, BITS))
+def test_a_function_is_split_by_its_first_variables(points: set[int], variable: int) -> None:
+    space = Space(BITS)
+    split = space.split(from_members(space, points), variable)
+    low = (1 << BITS - variable) - 1
+    expected: dict[frozenset[int], set[int]] = {}
+    for point in POINTS:
+        rest = frozenset(member & low for member in points if (member ^ point) & ~low == 0)
+        expected.setdefault(rest, set()).add(point)
+    found = {frozenset(member & low for member in members(space, rest)): members(space, where) for rest, where in split.items()}
+    assert found == expected
+    assert len(split) == len(expected)
+
+
 @given(sets, some)
 def test_always_holds_for_all_values_of_the_variables(points: set[int], variables: int) -> None:
     space = Space(BITS)
