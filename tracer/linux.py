@@ -170,6 +170,8 @@ LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON = 1 << 1
 LANDLOCK_RECORDS = 7
 """The version of Landlock's ABI that writes audit records (Linux 6.15)."""
 
+MAXSYMLINKS = 40
+"""The most symbolic links that the kernel follows in a path (linux/namei.h)."""
 KTHREADD = 2
 """The id of the kernel's first thread, in the first pid namespace (init/main.c rest_init())."""
 

@@ -121,20 +121,20 @@ def linking(policies: Sequence[Compiled], environment: Sequence[bytes]) -> Linki
 
 def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:
     """Return whether encoded rules keep the program from changing the files by which names are looked up."""
-    from callfence.enforcer.hosts.names.known import FILES, places_of
+    from callfence.enforcer.hosts.names.known import FILES
     from callfence.policygen.files.landlock import CHANGES, decode
-    from callfence.policygen.files.places import PlaceError, located
+    from callfence.policygen.files.places import PlaceError, deciding, located
 
     rules = decode(content)
     if rules.paths is None:
         return False
-    named = {place for file in FILES for place in places_of(file)}
+    named = {place for file in FILES for place in deciding(os.fsencode(file))}
     for path, access in rules.paths:
         try:
             place = os.path.realpath(located(path, environment)) if access & CHANGES else b""
         except PlaceError:
             continue
-        if place and any(file == os.fsdecode(place) or file.startswith(f"{os.fsdecode(place).rstrip('/')}/") for file in named):
+        if place and any(file == place or file.startswith(place.rstrip(b"/") + b"/") for file in named):
             return False
     return True
 

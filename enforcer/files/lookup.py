@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 
 from callfence.enforcer import kernel
-from callfence.policygen.files.calls import MOST_LINKS, File
+from callfence.policygen.files.calls import File
 from callfence.tracer import linux
 
 _OPEN = os.O_PATH | os.O_CLOEXEC
@@ -102,7 +102,7 @@ def _of_link(name: bytes, path: bytes) -> bytes:
     """Return where the symbolic links lead at which `path` ends, if that is another file for each process; else b"".  `name` is
     what `base_of` makes of the path."""
     start = name.removesuffix(path)
-    for _ in range(MOST_LINKS):
+    for _ in range(linux.MAXSYMLINKS):
         if not (target := _link(start + path)):
             return b""
         path = os.path.join(os.path.dirname(path), target)

@@ -11,6 +11,7 @@ from callfence.enforcer.hosts.making import check
 from callfence.enforcer.hosts.rules import ANY
 from callfence.tracer import TYPE_CHECKING
 from callfence.tracer.errors import UserError
+from callfence.tracer.linux import MAXSYMLINKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from callfence.enforcer.listener import Request
 
 _OPEN = os.O_PATH | os.O_CLOEXEC
-_LINKS = 40
-"""The most symbolic links that are followed in a path (linux/namei.h, MAXSYMLINKS)."""
 NAME_SERVICES = (b"/run/nscd/socket", b"/run/systemd/resolve/io.systemd.Resolve", b"/run/avahi-daemon/socket")
 """Sockets of services that look up names for programs: nscd(8), systemd-resolved(8), avahi-daemon(8).  Where names are
 confined, these are not there, so that C libraries ask a name server."""
@@ -109,7 +108,7 @@ def _walked(root: int, start: int, path: bytes) -> int:
             if stat.S_ISLNK(os.fstat(new).st_mode):
                 os.close(new)
                 links += 1
-                if links > _LINKS:
+                if links > MAXSYMLINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), "connect")
                 target = os.readlink(name, dir_fd=at)
                 names += target.split(b"/")[::-1]

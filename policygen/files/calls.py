@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.grants import DNS as DNS, NOTHING, OF_A_FILE, Right
 from callfence.tracer.abi import COMPAT, NATIVE, table
+from callfence.tracer.linux import MAXSYMLINKS
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ AT_FDCWD = -100  # linux/fcntl.h
 _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = 0x400, 0x1000
 _O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
 _RENAME_EXCHANGE = 2  # linux/fs.h
-MOST_LINKS = 40  # MAXSYMLINKS, linux/namei.h
 _ACCESS = {os.O_RDONLY: Right.READ, os.O_WRONLY: Right.WRITE, os.O_RDWR: Right.READ | Right.WRITE}
 _MADE = {stat.S_IFIFO: Right.FIFO, stat.S_IFSOCK: Right.SOCKET, stat.S_IFCHR: Right.DEVICE, stat.S_IFBLK: Right.DEVICE}
 
@@ -305,7 +305,7 @@ def _opened(request: Wanted, file: File) -> Right:
 def _made(request: Wanted, path: bytes, look: Look) -> Iterator[Need]:
     """Yield the rights that a call needs to make a file, if it can: where a symbolic link leads, if that leads to no file."""
     descriptor = request.descriptor
-    for _ in range(MOST_LINKS):
+    for _ in range(MAXSYMLINKS):
         link = look(descriptor, path, False) if request.follows else None
         if link is None:
             name = path.rstrip(b"/").rpartition(b"/")[2]

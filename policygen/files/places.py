@@ -20,10 +20,12 @@ from callfence.policygen.files.landlock import (
     WRITE_FILE,
 )
 from callfence.tracer.errors import UserError
+from callfence.tracer.linux import MAXSYMLINKS
+from callfence.tracer.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 _NAMED = (b"TMPDIR", b"HOME", b"XDG_RUNTIME_DIR")
 """The variables that name folders; where two are the same folder, a path is written with the first."""
@@ -143,32 +145,64 @@ def without_links(path: bytes, folders: Linking) -> set[bytes]:
     """Return where a path leads if no symbolic link is followed that an earlier run may have put there: in or below a folder
     where it makes some; or below a folder in one where it renames them, if the path leads out of that.  The set is empty if
     the path leads through none of these."""
-    names = os.path.join(here(), path).split(b"/")[::-1] if folders.made or folders.moved else []
-    at, links, is_inside = b"/", 0, False
+    if not (folders.made or folders.moved):
+        return set()
+
+    def is_kept(place: bytes) -> bool:
+        return not _folder_of(place).startswith(folders.made)
+
+    *way, at = _steps(os.path.join(here(), path), is_kept)
     link = top = b""
+    for step in way:
+        folder = _folder_of(step.place)
+        if step.is_followed and (top := next((top for top in folders.moved if folder.startswith(top) and folder != top), b"")):
+            link = step.place
+            break
+    if link and not os.path.join(at.place, b"").startswith(top):
+        return {link}
+    return {at.place} if any(not is_kept(step.place) for step in way) else set()
+
+
+def deciding(path: bytes) -> list[bytes]:
+    """Return what decides to which file an absolute path leads: the places of the symbolic links on the way, and at last the
+    file's own; there are no links in these."""
+    *way, at = _steps(path)
+    return [*(step.place for step in way if step.is_followed), at.place]
+
+
+class _Step(NamedTuple):
+    """A name on the way along a path."""
+
+    place: bytes
+    """Its own path, with no symbolic links above it."""
+    is_followed: bool
+    """Whether it is a symbolic link, and the way goes on where that leads."""
+
+
+def _steps(path: bytes, follows: Callable[[bytes], bool] = lambda place: True) -> Iterator[_Step]:
+    """Yield the names on the way along an absolute path, and the place where it ends.  A symbolic link is followed if `follows`
+    says so of its place, and if they are not too many for the kernel."""
+    at, links, names = b"/", 0, path.split(b"/")[::-1]
     while names:
         name = names.pop()
-        if name in (b"", b"."):
-            continue
         if name == b"..":
             at = os.path.dirname(at)
-            continue
-        folder = os.path.join(at, b"")
-        inside = folder.startswith(folders.made)
-        is_inside |= inside
-        there = os.path.join(at, name)
-        target = b"" if inside or links == _LINKS else _target(there)
-        if target:
-            links += 1
+        elif name not in (b"", b"."):
+            there = os.path.join(at, name)
+            target = _target(there) if links < MAXSYMLINKS and follows(there) else b""
+            yield _Step(there, bool(target))
+            links += bool(target)
             names += target.split(b"/")[::-1]
-            at = b"/" if target.startswith(b"/") else at
-            if not link and (top := next((top for top in folders.moved if folder.startswith(top) and folder != top), b"")):
-                link = there
-        else:
-            at = there
-    if link and not os.path.join(at, b"").startswith(top):
-        return {link}
-    return {at} if is_inside else set()
+            if target.startswith(b"/"):
+                at = b"/"
+            elif not target:
+                at = there
+    yield _Step(at, False)
+
+
+def _folder_of(place: bytes) -> bytes:
+    """Return the folder that holds a place, with a slash at the end."""
+    return os.path.join(os.path.dirname(place), b"")
 
 
 LED = "it is reached by a symbolic link, and the program may make or move such links there"
@@ -178,10 +212,6 @@ LED = "it is reached by a symbolic link, and the program may make or move such l
 def is_led(path: bytes, real: bytes, folders: Linking) -> bool:
     """Return whether a path leads to `real` by a symbolic link that an earlier run may have put there."""
     return bool(without_links(path, folders) - {real})
-
-
-_LINKS = 40
-"""The most symbolic links that the kernel follows in a path (linux/namei.h, MAXSYMLINKS)."""
 
 
 def _target(path: bytes) -> bytes:
@@ -228,7 +258,7 @@ _OWN = {
 def of_process(path: bytes, process: int) -> bytes:
     """Return a located path as the process with that id means it, for another process; 0 is this process."""
     at = path
-    for _ in range(_LINKS if process else 0):
+    for _ in range(MAXSYMLINKS if process else 0):
         for link, place in _OWN.items():
             if at == link or at.startswith(link + b"/"):
                 return place.replace(b"%d", b"%d" % process) + at[len(link) :]

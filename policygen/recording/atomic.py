@@ -13,13 +13,14 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from callfence.tracer.linux import MAXSYMLINKS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 OURS = ".callfence"
 """The name of the folder of recordings, which callfence creates and which must not be a symbolic link."""
-_MANY_LINKS = 40  # MAXSYMLINKS, linux/namei.h
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def _walk(folder: Path) -> int:
                     here, there = there, here
                     continue
                 links += 1
-                if name == OURS or links > _MANY_LINKS:
+                if name == OURS or links > MAXSYMLINKS:
                     raise OSError(errno.ELOOP, "is a symbolic link")
                 strangers.update({status.st_uid} - trusted)
                 names += reversed(_parts(os.readlink("", dir_fd=there)))

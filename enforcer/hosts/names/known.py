@@ -8,6 +8,7 @@ import time
 from _socket import AF_INET, AF_INET6, inet_pton
 
 from callfence.enforcer import kernel
+from callfence.policygen.files.places import deciding
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ GRACE = 86400.0
 longer than DNS says (nginx as long as it runs)."""
 _LONGEST = 7 * 86400
 """The longest time to live in seconds that counts."""
-_MOST_LINKS = 40
-"""The most symbolic links on the way to a file (linux/namei.h, MAXSYMLINKS)."""
 PORT = 53
 _LOCALHOST = "localhost"
 _LOOPBACK = (b"\x7f\0\0\1", bytes(15) + b"\1")
@@ -202,29 +201,11 @@ def _servers_of(text: str) -> list[bytes]:
     return [address for words in lines for address in _addresses(words[1])]
 
 
-def places_of(path: str) -> list[str]:
-    """Return what decides to which file a path leads: the places of the symbolic links on the way, and at last the file's own;
-    there are no links in these."""
-    links: list[str] = []
-    place, left = "/", path.split("/")[::-1]
-    while left and len(links) < _MOST_LINKS:
-        name = left.pop()
-        place = os.path.dirname(place) if name == ".." else os.path.join(place, name if name != "." else "")
-        try:
-            target = os.readlink(place)
-        except OSError:  # it is none
-            continue
-        links.append(place)
-        place = "/" if target.startswith("/") else os.path.dirname(place)
-        left += target.split("/")[::-1]
-    return [*links, place]
-
-
 def _may_be_written(path: str) -> bool:
     """Return whether this process, and so the program, may change a file or put another in its place."""
     if kernel.capabilities()[1]:
         return True
-    places = places_of(path)
+    places = deciding(os.fsencode(path))
     for place in (places[-1], *map(os.path.dirname, places)):
         try:
             status = os.stat(place)

@@ -23,6 +23,7 @@ from callfence.enforcer.pending import Pending
 from callfence.enforcing import files
 from callfence.learning.hosts.names import LOOPBACK, _names_of
 from callfence.policygen.files.landlock import encode
+from callfence.policygen.files.places import deciding
 from callfence.policygen.files.ruleset import ruleset
 from callfence.policygen.language.document import parse
 
@@ -174,10 +175,10 @@ def test_what_decides_which_file_a_path_leads_to(tmp_path: Path) -> None:
     links = {"etc/NAME": "../over/./link", "over/link": f"{tmp_path}/run/conf", "run": "var", "loop": "loop"}
     for link, target in links.items():
         (tmp_path / link).symlink_to(target)
-    expected = [f"{tmp_path}/{place}" for place in ("etc/NAME", "over/link", "run", "var/conf")]
-    assert known.places_of(f"{tmp_path}/etc/NAME") == expected
-    assert known.places_of(f"{tmp_path}//none/../var/conf") == expected[-1:]
-    assert len(known.places_of(f"{tmp_path}/loop")) == 41
+    expected = [os.fsencode(tmp_path / place) for place in ("etc/NAME", "over/link", "run", "var/conf")]
+    assert deciding(os.fsencode(f"{tmp_path}/etc/NAME")) == expected
+    assert deciding(os.fsencode(f"{tmp_path}//none/../var/conf")) == expected[-1:]
+    assert len(deciding(os.fsencode(f"{tmp_path}/loop"))) == 41
 
 
 @pytest.mark.parametrize(
