@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
-    from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.spawning.protocol import Request
     from callfence.enforcer.spawning.serving import Prepare
+    from callfence.enforcing.objects import Objects
 
 for name in ("_sha2", "_sha256"):  # of which a log takes the one that there is
     with suppress(ImportError):
@@ -189,15 +189,15 @@ class Spawned(Start):
         arm = super()._arm(policies)
         return "exec" if arm == "now" else arm
 
-    def _hosts(self, policies: Sequence[Compiled], arm: str) -> Hosts | None:
-        hosts = super()._hosts(policies, arm)
-        if hosts and not self.is_audit and "sockets" in self._scope(policies):
+    def _objects(self, policies: Sequence[Compiled], arm: str) -> Objects:
+        objects = super()._objects(policies, arm)
+        if objects.hosts and not self.is_audit and "sockets" in objects.scope:
             # The helper would have to be in a domain above the program's; but no two processes can enter the same one.
             raise EnforceError(
                 "the policy confines hosts or unix sockets and has `scope abstract sockets`, which is not possible with "
                 "`callfence spawn`: use enforce, or --scope signals"
             )
-        return hosts
+        return objects
 
     def _arm_untraced(self, arm: str, programs: Sequence[bytes], problem: str, *, is_followed: bool) -> NoReturn:
         raise EnforceError(f"{problem}, so `callfence spawn` cannot confine {self.name}")

@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import sys
 
-from callfence.enforcer import confinement, execution, kernel, launch
+from callfence.enforcer import confinement, execution, launch
 from callfence.enforcer.arming.seized import HINT
-from callfence.enforcer.bpf import Filter, notifying_filter
+from callfence.enforcer.bpf import Filter
 from callfence.enforcer.errors import FAILED, EnforceError
 from callfence.enforcer.reporting.destination import TEXT, Destination
 from callfence.enforcer.reporting.reporter import Reporter
 from callfence.enforcing import filters
-from callfence.enforcing.options import CHOICES, help_text, parse, parser as parser
+from callfence.enforcing.objects import Objects
+from callfence.enforcing.options import CHOICES, help_text, last, parse, parser as parser
 from callfence.policygen.text import printable  # here: later, the policy's files may be confined already
 from callfence.tracer import TYPE_CHECKING, proc
 from callfence.tracer.errors import CallfenceError
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from callfence.enforcer.arming.plan import Plan
-    from callfence.enforcer.files.granted import Reach
-    from callfence.enforcer.files.landlock import Confinement
-    from callfence.enforcer.hosts.granted import Hosts
     from callfence.enforcer.launch import Launch
     from callfence.enforcer.reporting.audit import Source
     from callfence.enforcer.reporting.events import Log
@@ -41,9 +39,6 @@ _CONFINEMENT = (
     "--explain", "--no-explain", "--scope", "--ask", "--ask-timeout", "--within", "--chdir",
 )
 """The options that select what is confined and reported; all others are those of `confinement.Surroundings`."""
-_LISTEN = MACHINE.calls("listen")
-_PORTS_SINCE = 4
-"""The version of Landlock's ABI that has TCP ports (Linux 6.7)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,35 +64,6 @@ def main(arguments: list[str] | None = None) -> int:
         return error.status if isinstance(error, EnforceError) else FAILED
 
 
-class _Objects:
-    """What a program's policies confine besides calls: files, ports, hosts, sockets and signals."""
-
-    __slots__ = ("files", "hosts", "listens", "notified", "notifying", "reach", "refusals", "scope", "with_address")
-
-    def __init__(
-        self, scope: str, hosts: Hosts | None, files: Confinement | None, reach: Reach | None, refusals: bytes, *, listens: bool
-    ) -> None:
-        self.scope = scope
-        """What of `confinement.SCOPES` stays among the program's own processes."""
-        self.hosts = hosts
-        """Whom the program may reach; None if the helper makes no calls for it."""
-        self.files = files
-        """The Landlock rules to enforce; None if files and ports are not confined."""
-        self.reach = reach
-        """What the policies grant of files and ports, to report others; None if these are not reported."""
-        self.refusals = refusals
-        """The instructions that fail calls because Landlock confines files and ports."""
-        self.listens = listens
-        """Whether the helper makes listen(2)."""
-        judged = {*(reach.calls() if reach else ()), *(_LISTEN if listens else ()), *(hosts.calls() if hosts else ())}
-        self.notified = sorted(judged)
-        """The calls that the helper judges, by architecture and number."""
-        self.with_address = [call for call in hosts.calls_with_address() if call not in judged] if hosts else []
-        """Those that it judges if they have an address."""
-        self.notifying = [notifying_filter(self.notified, self.with_address)] if judged else []
-        """The filter that notifies it of these."""
-
-
 class Start:
     """The start of a program: reads its policies, and finds out what can be enforced and reported here."""
 
@@ -113,10 +79,6 @@ class Start:
         self.is_audit = "--audit" in options
         self.owners: dict[str, int] = {}
         """The owner of each policy file that belongs to another user, who can change what it allows."""
-        self.records: Source | None = None
-        """The kernel's audit records from which denied files and ports are reported."""
-        self.held: Sequence[int] = ()
-        """What has to stay open while the program runs (`Confinement.held`)."""
         self.log: Log | None = None
         """What makes the records of --log; None without it, and before it is opened."""
         self.process = 0
@@ -141,7 +103,7 @@ class Start:
     def prepared(self) -> Launch:
         """Return how the program is to be run.  Raises CallfenceError if it is not to be run."""
         # Before the policies: a program whose name is mistyped has none either.
-        name = os.path.join(self._value("--chdir"), self.name) if "/" in self.name else self.name
+        name = os.path.join(last(self.options, "--chdir"), self.name) if "/" in self.name else self.name
         path = execution.locate(os.fsencode(name), self.environment)
         policies = self._filters("silent" if self.is_quiet else "audit" if self.is_audit else "report")
         if "--log" in self.options:
@@ -160,6 +122,8 @@ class Start:
         self._require_questions(policies)
         arm = self._arm(policies)
         objects = self._objects(policies, arm)
+        if objects.files and not objects.reach and self.log and not self.is_quiet:
+            self._note_about_files(self.log, objects.records)
         has_phases = any(policy.stages for policy in policies)
         reporter = None if self.is_quiet and not has_phases else self._reporter(policies, objects)
         plan = self._plan(policies, objects) if has_phases else None
@@ -192,19 +156,20 @@ class Start:
             may_listen=all(policy.may_listen for policy in policies),
         )
 
-    def _objects(self, policies: Sequence[Compiled], arm: str) -> _Objects:
+    def _objects(self, policies: Sequence[Compiled], arm: str) -> Objects:
         """Return what the policies confine besides calls.  Raises EnforceError if that cannot be confined here."""
-        scope = self._scope(policies)
-        hosts = self._hosts(policies, arm)
-        files, reach = self._files(policies, arm, scope, hosts)
-        if files and not reach and self.log and not self.is_quiet:
-            self._note_about_files(self.log)
-        if hosts:
-            hosts.is_scoped = confinement.ABSTRACT in scope
-        listens = files is not None and not self.is_quiet and files.confines_listen
-        return _Objects(scope, hosts, files, reach, self._refusals(policies) if files else b"", listens=listens)
+        return Objects(
+            policies,
+            self.options,
+            self.environment,
+            arm,
+            is_quiet=self.is_quiet,
+            is_audit=self.is_audit,
+            process=self.process,
+            say=self._say,
+        )
 
-    def _plan(self, policies: Sequence[Compiled], objects: _Objects) -> Plan:
+    def _plan(self, policies: Sequence[Compiled], objects: Objects) -> Plan:
         """Return the plan by which the helper follows the program through the phases.  Raises EnforceError."""
         hosts = None if self.is_audit else objects.hosts
 
@@ -230,7 +195,7 @@ class Start:
 
     def _go_to_folder(self) -> None:
         """Go to the folder of --chdir, which is after all that `.` of the policies is looked up for.  Raises EnforceError."""
-        if folder := self._value("--chdir"):
+        if folder := last(self.options, "--chdir"):
             try:
                 os.chdir(folder)
             except OSError as error:
@@ -238,14 +203,10 @@ class Start:
             if self.log:
                 self.log.start["folder"] = proc.folder_of(os.getpid()) or None
 
-    def _value(self, name: str) -> str:
-        """Return the value of an option, the last one if it was given several times; "" if it was not given."""
-        return self.options.get(name, [""])[-1]
-
     def _filters(self, variant: Variant) -> list[Compiled]:
         """Return a variant of the filters of all policies, in the order in which they were named.  Raises CallfenceError."""
         given, check = self.options.get("--policy"), filters.trusting(self.owners)
-        if file := self._value("--compiled"):
+        if file := last(self.options, "--compiled"):
             default = filters.default_policy(self.name)
             policy = given[0] if given else default if os.path.lexists(default) else None
             return [filters.from_bundle(file, policy, variant, check)]
@@ -255,7 +216,7 @@ class Start:
 
     def _arm(self, policies: Sequence[Compiled]) -> str:
         """Return when the filters take effect: the value of --arm, or else the earliest `arm` of the policies."""
-        return self._value("--arm") or min((policy.arm for policy in policies), key=CHOICES["--arm"].index)
+        return last(self.options, "--arm") or min((policy.arm for policy in policies), key=CHOICES["--arm"].index)
 
     def _without_reports(self, problem: str) -> list[Compiled]:
         """Warn that `problem` prevents reports, switch to --quiet-kernel, and return the filters for that.  Raises EnforceError
@@ -298,117 +259,13 @@ class Start:
             self._say(filters.owner_warning(file, owner))
         return policies
 
-    def _scope(self, policies: Sequence[Compiled]) -> str:
-        """Return what --scope, or else the policies, confine to the program's own processes, in words of `confinement.SCOPES`;
-        "" if nothing, or if this kernel cannot.  Raises EnforceError if --scope needs a newer kernel."""
-        if option := self._value("--scope"):
-            words = {"none": "", "sockets": "abstract sockets", "both": "signals, abstract sockets"}.get(option, option)
-        else:
-            each = {word for policy in policies for word in policy.scope.split(", ") if word}
-            words = ", ".join(sorted(each, reverse=True))
-        if not words or kernel.landlock_abi() >= confinement.SINCE:
-            return words
-        if option:
-            needed = f"--scope needs version {confinement.SINCE} of Landlock (Linux 6.12)"
-            raise EnforceError(f"{needed}, and this kernel has version {kernel.landlock_abi()}; leave out --scope")
-        if words != "signals":
-            self._say(f"the policy's `scope {words}` is not enforced, because that needs Linux 6.12")
-        return ""
-
-    def _files(
-        self, policies: Sequence[Compiled], arm: str, scope: str, hosts: Hosts | None
-    ) -> tuple[Confinement | None, Reach | None]:
-        """Return the Landlock rules to enforce, None if files and ports are not confined; and what the policies grant, to
-        report other files and ports, None if these are not to be reported.  Raises EnforceError."""
-        moment, asks = "entry" if self.is_audit else arm, "--explain" in self.options
-        asks_somebody = "--ask" in self.options
-        confines = any(policy.files_at(moment) for policy in policies)
-        explains = "--no-explain" not in self.options and (
-            asks or self.is_audit or (confines and ("--log" in self.options or asks_somebody))
-        )
-        if not (confines or asks):
-            return None, None
-        rules = None
-        if confines and not self.is_audit:
-            rules = self._confinement(policies, arm, scope, makes_calls=hosts is not None)
-            self.held = rules.held
-        if explains:
-            from callfence.enforcing import files
-
-            none = "the policy has no lines about files, and those about ports, if any, are enforced by its filter alone"
-            why = none if not confines else "--quiet-kernel" if self.is_quiet else ""
-            has_phases = any(policy.stages for policy in policies)  # then its helper traces it, and reads no records meanwhile
-            if not why and rules and rules.is_whole and "--log" in self.options and not (asks or asks_somebody or has_phases):
-                self.records = files.records(policies, arm, rules, self.environment)
-                if self.records:
-                    return rules, None
-            if not why and (self.is_audit or (rules and rules.is_whole)):
-                return rules, files.reach(policies, self.environment, is_audit=self.is_audit, process=self.process)
-            if asks:
-                self._say(f"--explain cannot report files or ports: {why or 'Landlock is not enforcing them'}")
-        return rules, None
-
-    def _confinement(self, policies: Sequence[Compiled], arm: str, scope: str, *, makes_calls: bool) -> Confinement:
-        """Return the Landlock rules to enforce.  Raises EnforceError for a line that no rule can express and, without
-        --best-effort, for what this kernel cannot enforce."""
-        from callfence.enforcer.files.landlock import Confinement
-
-        try:
-            rules = Confinement(
-                [rules for policy in policies if (rules := policy.files_at(arm))],
-                self.environment,
-                best_effort="--best-effort" in self.options,
-                scope=confinement.bits(scope),
-                makes_calls=makes_calls,
-                process=self.process,
-            )
-        except EnforceError as error:
-            from callfence.enforcing import files
-
-            raise files.with_place(error, policies) from error
-        for remark in rules.remarks:
-            self._say(remark)
-        return rules
-
-    def _refusals(self, policies: Sequence[Compiled]) -> bytes:
-        """Return the instructions that fail calls of policies whose files and ports Landlock confines."""
-        if "--ask" not in self.options:
-            return b"".join(policy.refusals for policy in policies)
-        from callfence.enforcer.files.refusals import refusals
-        from callfence.policygen.files.landlock import decode
-
-        # A call about which somebody is asked may run.
-        return b"".join(refusals(policy.filter, decode(policy.files), reports=False) for policy in policies)
-
-    def _hosts(self, policies: Sequence[Compiled], arm: str) -> Hosts | None:
-        """Return the hosts and unix sockets that the policies grant; None if they confine none, or only ports, and Landlock
-        does.  Raises EnforceError if the helper cannot make the program's calls."""
-        if not any(policy.makes_calls for policy in policies) and not self._lacks_ports(policies):
-            return None
-        if self.is_quiet:
-            remedy = ": leave out --quiet-kernel" if "--quiet-kernel" in self.options else ", and there can be none here"
-            raise EnforceError(f"the policy confines hosts or unix sockets, which needs the helper process{remedy}")
-        from callfence.enforcing import files
-
-        is_filtered = arm != "entry" and "--ask" not in self.options
-        hosts = files.hosts(policies, self.environment, is_audit=self.is_audit, is_filtered=is_filtered)
-        for remark in hosts.remarks:
-            self._say(remark)
-        return hosts
-
-    def _lacks_ports(self, policies: Sequence[Compiled]) -> bool:
-        """Return whether the helper judges the ports to which the program connects, since Landlock does not know them here, or
-        somebody is to be asked about them."""
-        judges = kernel.landlock_abi() < _PORTS_SINCE or "--ask" in self.options
-        return judges and not self.is_quiet and any(policy.hosts for policy in policies)
-
     def _open_log(self, path: str, policies: Sequence[Compiled]) -> None:
         """Open the log, for a program whose executable is at `path`.  Raises EnforceError."""
         from callfence.enforcer.reporting import events
         from callfence.enforcer.reporting.opening import opened
         from callfence.enforcing import files
 
-        destination = opened(self._value("--log"), files.linking(policies, self.environment))
+        destination = opened(last(self.options, "--log"), files.linking(policies, self.environment))
         sources, process = (source for policy in policies for source in policy.sources), self.process or os.getpid()
         self.log = log = events.Log(destination, sources, process, self.environment)
         log.start = {
@@ -433,18 +290,19 @@ class Start:
         """Start the process that asks, and return the descriptor of its socket.  Raises EnforceError."""
         from callfence.asking import start
 
-        seconds = self._value("--ask-timeout") or "60"
-        return start.started(self._value("--ask"), seconds, self._value("--within"))
+        seconds = last(self.options, "--ask-timeout") or "60"
+        return start.started(last(self.options, "--ask"), seconds, last(self.options, "--within"))
 
-    def _note_about_files(self, log: Log) -> None:
-        """Have the log say how far files and ports are reported."""
-        if self.records:
-            log.notes.append(("note", self.records.note))
+    @staticmethod
+    def _note_about_files(log: Log, records: Source | None) -> None:
+        """Have the log say how far files and ports are reported: from the kernel's audit `records`, if there are any."""
+        if records:
+            log.notes.append(("note", records.note))
         else:
             text = "denied files and ports are not reported: --no-explain, or Landlock does not enforce all of them"
             log.notes.append(("warning", text))
 
-    def _reporter(self, policies: Sequence[Compiled], objects: _Objects) -> Reporter:
+    def _reporter(self, policies: Sequence[Compiled], objects: Objects) -> Reporter:
         """Return the reporter of denied calls; with --quiet-kernel it reports nothing."""
         has_tcp = True
         if objects.listens and not confinement.may_look():
@@ -463,14 +321,14 @@ class Start:
             stderr=self.stderr,
             reach=objects.reach,
             hosts=objects.hosts,
-            records=self.records,
+            records=objects.records,
             keeps_signals=keeps_signals,
             is_out_of_reach=keeps_signals and not asks and not all(policy.names_processes for policy in policies),
             listens=objects.listens,
             has_tcp=has_tcp,
             later=policies[0].later,
             asking=self._ask() if asks else -1,
-            held=self.held,
+            held=objects.files.held if objects.files else (),
         )
 
     def _arm_untraced(self, arm: str, programs: Sequence[bytes], problem: str, *, is_followed: bool) -> str:

@@ -8,7 +8,7 @@ from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 DESCRIPTION = """\
 Run PROGRAM confined by its policy: PROGRAM keeps its pid, terminal and exit status, and can make only the system calls
@@ -204,3 +204,8 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     if "--compiled" in options and len(options.get("--policy", ())) > 1:
         raise EnforceError("--compiled is the filter of one policy: give one -p, or none")
     return options, rest
+
+
+def last(options: Mapping[str, Sequence[str]], name: str) -> str:
+    """Return the value of an option, the last one if it was given several times; "" if it was not given."""
+    return options.get(name, ("",))[-1]
