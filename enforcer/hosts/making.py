@@ -12,6 +12,7 @@ from callfence.enforcer.hosts.sockets import Copier, Socket
 from callfence.enforcer.hub import READABLE
 from callfence.enforcer.pending import RESTART, Pending
 from callfence.tracer import TYPE_CHECKING
+from callfence.tracer.proc import proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,13 +38,13 @@ class Making:
         self.pending = pending
         self.hub = pending.hub
         self.copier = Copier()
-        self._undelivered: dict[int, tuple[tuple[int, ...], int]] = {}
-        """By task: the number and arguments of a call that was made and then interrupted before its answer, and its result."""
+        self._undelivered: dict[int, tuple[tuple[object, ...], int]] = {}
+        """By task: a call that was made and then interrupted before its answer (`_identity`), and its result."""
 
     def former(self, request: Request) -> int | None:
         """Return the result of a call that is made again because its answer was interrupted; None for another call."""
         former = self._undelivered.pop(request.call.task, None)
-        return former[1] if former and former[0] == request.identity else None
+        return former[1] if former and former[0] == _identity(request) else None
 
     def finish(self, request: Request, result: int) -> None:
         """Answer a call: with its result, or with a negative errno."""
@@ -53,7 +54,7 @@ class Making:
         except OSError:
             if len(self._undelivered) >= _MOST:
                 self._undelivered.clear()
-            self._undelivered[request.call.task] = request.identity, result
+            self._undelivered[request.call.task] = _identity(request), result
 
     def let_run(self, request: Request) -> None:
         """Let a call run that can reach no one."""
@@ -84,6 +85,16 @@ class Making:
         self.hub.watch(socket.descriptor, events, lambda: once(None))
         if seconds is not None:
             moment = self.hub.later(seconds, lambda: once(too_late))
+
+
+def _identity(request: Request) -> tuple[object, ...]:
+    """Return what is the same if a call is made again after a signal: its socket, too, since a program that does not make it
+    again may have another one at that descriptor."""
+    try:
+        socket = os.readlink(f"{proc()}/{request.call.task}/fd/{request.call.arguments[0] & INT}")
+    except OSError:
+        socket = ""
+    return *request.identity, socket
 
 
 def check(request: Request) -> None:

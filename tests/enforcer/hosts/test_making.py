@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
-from callfence.enforcer.hosts.making import write
+from callfence.enforcer.hosts.making import Making, write
 from callfence.enforcer.hub import Hub
-from callfence.enforcer.listener import Notification, Request
+from callfence.enforcer.listener import Notification, Request, Waiting
+from callfence.enforcer.pending import Pending
 
 
 def test_nothing_is_written_once_the_call_has_ended():
@@ -23,6 +26,24 @@ def test_nothing_is_written_once_the_call_has_ended():
     assert buffer.value == b"before"
     write(Request(call, -1, ""), ctypes.addressof(buffer), b"after\0")
     assert buffer.value == b"after"
+
+
+def test_a_call_that_is_made_again_is_of_the_same_socket():
+    """A program that does not make an interrupted call again may make its like, on another socket with that descriptor."""
+    places = (ctypes.c_uint64 * 1)()
+    making = Making(Pending(Waiting(ctypes.addressof(places), 1)))
+    first, other = socket.socket(), socket.socket()
+    call = Notification(task=os.getpid(), number=42, arguments=(first.fileno(), 4096, 16))
+    with first, other, open(os.devnull) as none:
+        request = Request(call, none.fileno(), "")  # which cannot be answered
+        making.finish(request, -errno.EINPROGRESS)
+        assert (making.former(request), making.former(request)) == (-errno.EINPROGRESS, None)
+        making.finish(request, 0)
+        os.dup2(other.fileno(), first.fileno())
+        assert making.former(request) is None
+        making.finish(request, 0)
+        call.arguments[1] = 8192
+        assert making.former(request) is None
 
 
 def test_what_is_waited_for_no_longer_is_forgotten():
