@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from callfence.enforcer.hosts.addresses import plain
+from callfence.enforcer.hosts.names import files
 from callfence.enforcer.hosts.names.dns import DnsError, answer_of, question_of
 from callfence.policygen.hosts import HostError, canonical, is_plain_name
 
@@ -26,9 +27,6 @@ _MOST_KNOWN, _MOST_PROCESSES = 65536, 1024
 """The most addresses, and processes, whose names are remembered: the earliest are forgotten."""
 _MOST_BYTES, _MOST_FILES = 1 << 20, 16
 """The most bytes of a file that are read, and files, or states of one, that are remembered: the earliest are forgotten."""
-LOCALHOST = "localhost"
-LOOPBACK = (b"\x7f\0\0\1", bytes(15) + b"\1")
-"""127.0.0.1 and ::1."""
 
 
 class Names:
@@ -45,11 +43,11 @@ class Names:
         """Name that was asked for -> an executable that did, and the domains below which C libraries also look it up for it."""
         self.is_full = False
         """Whether there were more names than are recorded."""
-        self._hosts_lines: list[list[str]] = []
+        self._hosts_text = ""
         self._hosts: dict[bytes, str] = {}
-        """The name of each address in /etc/hosts, as `_hosts_lines` had it."""
-        self._files: dict[tuple[object, ...], list[list[str]]] = {}
-        """The words of each line of a file such as /etc/hosts, by the file's identity."""
+        """The name of each address in /etc/hosts, as `_hosts_text` had it."""
+        self._texts: dict[tuple[object, ...], str] = {}
+        """The text of a file such as /etc/hosts, by the file's identity."""
 
     def answered(self, message: bytes, process: int, executable: str) -> bool:
         """Take an answer that a process has received; return False if it is no answer."""
@@ -78,45 +76,40 @@ class Names:
         """Return the name by which a process has looked up an address, else one by which another process of the run has, else
         that of /etc/hosts; "" if there is none, or /etc/hosts has several."""
         name = self._of_hosts(address, process)
-        if name == LOCALHOST:  # which an answer of a name server cannot be
+        if name == files.LOCALHOST:  # which an answer of a name server cannot be
             return name
         return self._of_process.get(process, {}).get(address) or self._last.get(address) or name
 
     def _of_hosts(self, address: bytes, process: int) -> str:
-        lines = self._lines(process, "/etc/hosts")
-        if lines is not self._hosts_lines:
-            self._hosts_lines, self._hosts = lines, _names_of(lines)
+        text = self._text(process, files.HOSTS)
+        if text is not self._hosts_text:
+            self._hosts_text, self._hosts = text, names_of(text)
         return self._hosts.get(address, "")
 
     def servers(self, process: int) -> set[bytes]:
         """Return the addresses of the name servers in /etc/resolv.conf; without one, C libraries ask this machine."""
-        lines = self._lines(process, "/etc/resolv.conf")
-        servers = {packed(words[1].partition("%")[0]) for words in lines if words[0] == "nameserver" and len(words) > 1}
-        return servers - {b""} or {LOOPBACK[0]}
+        return {*(files.servers(self._text(process, files.CONFIGURATION)) or files.LOOPBACK[:1])}
 
     def _domains(self, process: int) -> frozenset[str]:
-        lines = self._lines(process, "/etc/resolv.conf")
-        return frozenset(map(_host, (word for words in lines if words[0] in ("search", "domain") for word in words[1:]))) - {""}
+        return frozenset(map(_host, files.domains(self._text(process, files.CONFIGURATION)))) - {""}
 
-    def _lines(self, process: int, name: str) -> list[list[str]]:
-        """Return the words of the lines of a file, as the process sees it."""
+    def _text(self, process: int, name: str) -> str:
+        """Return the text of a file, as the process sees it."""
         path = f"/proc/{process}/root{name}"
         try:
             status = os.stat(path)
             key = (name, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-            if key not in self._files:
-                self._files[key] = []
+            if key not in self._texts:
+                self._texts[key] = ""
                 if stat.S_ISREG(status.st_mode):
                     # A pipe that has taken the file's place would have nobody wait.
                     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                        text = (file.read(_MOST_BYTES) or b"").decode("utf-8", "replace")
-                    lines = (line.partition("#")[0].split() for line in text.splitlines())
-                    self._files[key] = [words for words in lines if words]
-                if len(self._files) > _MOST_FILES:
-                    del self._files[next(iter(self._files))]
-            return self._files[key]
+                        self._texts[key] = (file.read(_MOST_BYTES) or b"").decode("utf-8", "replace")
+                if len(self._texts) > _MOST_FILES:
+                    del self._texts[next(iter(self._texts))]
+            return self._texts[key]
         except OSError:
-            return []
+            return ""
 
     def asked(self, used: Set[str]) -> list[tuple[str, str]]:
         """Return the names that were only looked up, each with an executable that did: not the names that were `used`; nor that
@@ -149,16 +142,15 @@ def _remember(known: dict[bytes, str], address: bytes, name: str) -> None:
         del known[next(iter(known))]
 
 
-def _names_of(lines: list[list[str]]) -> dict[bytes, str]:
-    """Return the only name of each address in lines of /etc/hosts, and for this machine `localhost`, if it is there."""
+def names_of(text: str) -> dict[bytes, str]:
+    """Return the only name of each address in the text of /etc/hosts, and for this machine `localhost`, if it is there."""
     firsts: defaultdict[bytes, set[str]] = defaultdict(set)
     has_localhost = False
-    for words in lines:
-        address = packed(words[0])
-        firsts[address].update(words[1:2])
-        has_localhost |= address in LOOPBACK and LOCALHOST in words
-    names = {address: _host(*found) for address, found in firsts.items() if address and len(found) == 1}
-    return names | (dict.fromkeys(LOOPBACK, LOCALHOST) if has_localhost else {})
+    for address, names in files.hosts(text):
+        firsts[address].update(names[:1])
+        has_localhost |= address in files.LOOPBACK and files.LOCALHOST in names
+    found = {address: _host(*names) for address, names in firsts.items() if len(names) == 1}
+    return found | (dict.fromkeys(files.LOOPBACK, files.LOCALHOST) if has_localhost else {})
 
 
 def _host(text: str) -> str:
@@ -168,16 +160,6 @@ def _host(text: str) -> str:
     except HostError:
         return ""
     return host if is_plain_name(host) else ""
-
-
-def packed(text: str) -> bytes:
-    """Return the bytes of an address; b"" if the text is none."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            return plain(socket.inet_pton(family, text))
-        except (OSError, ValueError):
-            continue
-    return b""
 
 
 def text_of(address: bytes) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from _socket import AF_INET, AF_INET6, inet_pton
 
 from callfence.enforcer import kernel
+from callfence.enforcer.hosts.names import files
 from callfence.policygen.files.places import deciding
 from callfence.tracer import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from callfence.enforcer.hosts.names.dns import Answer
     from callfence.enforcer.hosts.rules import Rules
 
-FILES = _HOSTS, _CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
+FILES = files.HOSTS, files.CONFIGURATION
 """The files by which names are looked up."""
 _MOST = 65536
 """The most names of all addresses that are remembered; those of addresses that were given longest ago are forgotten first."""
@@ -31,10 +31,6 @@ longer than DNS says (nginx as long as it runs)."""
 _LONGEST = 7 * 86400
 """The longest time to live in seconds that counts."""
 PORT = 53
-_LOCALHOST = "localhost"
-_LOOPBACK = (b"\x7f\0\0\1", bytes(15) + b"\1")
-_DEFAULT = _LOOPBACK[:1]
-"""The name server where resolv.conf names none (resolv.conf(5))."""
 
 
 class Names:
@@ -48,8 +44,8 @@ class Names:
         """Address -> name that was asked for -> until when (monotonic seconds) the address has the name."""
         self._count = 0
         """How many names all addresses have."""
-        self._hosts = _Watched(_HOSTS, is_kept=is_kept)
-        self._configuration = _Watched(_CONFIGURATION, is_kept=is_kept)
+        self._hosts = _Watched(files.HOSTS, is_kept=is_kept)
+        self._configuration = _Watched(files.CONFIGURATION, is_kept=is_kept)
         self._from_file: dict[bytes, list[str]] = {}
         self._servers: dict[bytes, None] = {}
         """The addresses of the name servers, 4 or 16 bytes each, since the program has begun: it may have read them then, and
@@ -112,7 +108,7 @@ class Names:
 
     def is_not_believed(self, address: bytes, port: int) -> bool:
         """Return whether an address is that of a name server that resolv.conf has now, and that may be the program's own."""
-        return port == PORT and self._configuration.is_fixed and address in _servers_of(self._configuration.content())
+        return port == PORT and self._configuration.is_fixed and address in files.servers(self._configuration.content())
 
     def is_reverse_wanted(self, name: str) -> bool:
         """Return whether a name asks for the name of an address that a policy's name has."""
@@ -123,23 +119,19 @@ class Names:
         if (text := self._hosts.changed()) is None:
             return
         self._from_file.clear()
-        for line in text.splitlines():
-            address, *names = line.partition("#")[0].split() or [""]
-            for number in _addresses(address):
-                self._from_file.setdefault(number, []).extend(name.lower().rstrip(".") for name in names)
-        # As learn has it: many programs try both addresses for this name, whichever of them the file has (RFC 6761, 6.3).
-        if any(_LOCALHOST in self._from_file.get(number, ()) for number in _LOOPBACK):
-            for number in _LOOPBACK:
-                names = self._from_file.setdefault(number, [])
-                names += [_LOCALHOST] * (_LOCALHOST not in names)
+        for address, names in files.hosts(text):
+            self._from_file.setdefault(address, []).extend(name.lower().rstrip(".") for name in names)
+        if any(files.LOCALHOST in self._from_file.get(address, ()) for address in files.LOOPBACK):
+            for address in files.LOOPBACK:
+                names = self._from_file.setdefault(address, [])
+                names += [files.LOCALHOST] * (files.LOCALHOST not in names)
 
     def _read_configuration(self) -> None:
         if (text := self._configuration.changed()) is None:
             return
-        for words in map(str.split, text.splitlines()):
-            if len(words) > 1 and words[0] in ("search", "domain"):
-                self._search = tuple(domain.lower().strip(".") for domain in words[1:] if domain.strip("."))
-        for server in _servers_of(text) or _DEFAULT:
+        if search := tuple(domain.lower().strip(".") for domain in files.domains(text) if domain.strip(".")):
+            self._search = search
+        for server in files.servers(text) or files.LOOPBACK[:1]:  # resolv.conf(5)
             self._servers.pop(server, None)
             self._servers[server] = None  # at the end: the latest
         while len(self._servers) > _MOST_SERVERS:
@@ -195,12 +187,6 @@ class _Watched:
             os.close(descriptor)
 
 
-def _servers_of(text: str) -> list[bytes]:
-    """Return the name servers that the text of resolv.conf names."""
-    lines = [words for words in map(str.split, text.splitlines()) if len(words) > 1 and words[0] == "nameserver"]
-    return [address for words in lines for address in _addresses(words[1])]
-
-
 def _may_be_written(path: str) -> bool:
     """Return whether this process, and so the program, may change a file or put another in its place."""
     if kernel.capabilities()[1]:
@@ -214,13 +200,6 @@ def _may_be_written(path: str) -> bool:
         if status.st_uid == os.geteuid() or status.st_mode & 0o022:
             return True
     return False
-
-
-def _addresses(text: str) -> list[bytes]:
-    try:
-        return [inet_pton(AF_INET6 if ":" in text else AF_INET, text.partition("%")[0])]
-    except OSError:
-        return []
 
 
 def _reversed(name: str) -> bytes | None:

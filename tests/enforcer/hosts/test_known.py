@@ -15,13 +15,14 @@ from callfence.enforcer.hosts.addresses import Peer
 from callfence.enforcer.hosts.making import Making
 from callfence.enforcer.hosts.names import known, resolver
 from callfence.enforcer.hosts.names.dns import MOST, NOERROR, REFUSED, A, Answer, Question
+from callfence.enforcer.hosts.names.files import LOOPBACK
 from callfence.enforcer.hosts.names.resolver import NEW
 from callfence.enforcer.hosts.rules import Rules
 from callfence.enforcer.hosts.targets import DeniedError, Targets
 from callfence.enforcer.hub import Hub
 from callfence.enforcer.pending import Pending
 from callfence.enforcing import files
-from callfence.learning.hosts.names import LOOPBACK, _names_of
+from callfence.learning.hosts.names import names_of
 from callfence.policygen.files.landlock import encode
 from callfence.policygen.files.places import deciding
 from callfence.policygen.files.ruleset import ruleset
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 V4, V6 = LOOPBACK
+FILES = "callfence.enforcer.hosts.names.files"
 
 
 @pytest.mark.parametrize(
@@ -49,10 +51,10 @@ def test_both_loopback_addresses_are_localhost_if_one_is(
     """Otherwise `enforce` denies what `learn` has written `tcp connect localhost` for: curl tries ::1 in any case."""
     file = tmp_path / "hosts"
     file.write_text(text)
-    monkeypatch.setattr(known, "_HOSTS", str(file))
+    monkeypatch.setattr(f"{FILES}.HOSTS", str(file))
     names = known.Names(())
     assert (names.of(V4), names.of(V6)) == (of_v4, of_v6)
-    learned = _names_of([line.split() for line in text.splitlines()])
+    learned = names_of(text)
     assert all(learned.get(address, "") in (*names.of(address), "") for address in LOOPBACK)
 
 
@@ -63,7 +65,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
     """Root's program may put it there, and the helper reads that file to say why port 53 of another host is denied."""
     file = tmp_path / "resolv.conf"
     file.write_text("nameserver 192.0.2.53\n")
-    monkeypatch.setattr(known, "_CONFIGURATION", str(file))
+    monkeypatch.setattr(f"{FILES}.CONFIGURATION", str(file))
     monkeypatch.setattr(known, "_may_be_written", lambda _path: True)
     names = known.Names(())
     file.unlink()
@@ -136,12 +138,23 @@ def test_a_report_names_a_name_server_that_the_program_may_have_written(
 ) -> None:
     """Otherwise it would only propose a line for an address that everything else on the machine asks."""
     (tmp_path / "resolv.conf").write_text("nameserver 10.0.0.1\n")
-    monkeypatch.setattr(known, "_CONFIGURATION", str(tmp_path / "resolv.conf"))
+    monkeypatch.setattr(f"{FILES}.CONFIGURATION", str(tmp_path / "resolv.conf"))
     names = known.Names(())
     (tmp_path / "resolv.conf").write_text("nameserver 10.0.0.2\n")
     assert names.is_server(b"\x0a\0\0\1", 53)
     assert reasons(names, b"\x0a\0\0\2", 53)[0].startswith("10.0.0.2 is in /etc/resolv.conf now, which the program may have")
     assert reasons(names, b"\x0a\0\0\3", 53) == reasons(names, b"\x0a\0\0\2", 54) == [""]
+
+
+@pytest.mark.parametrize("server", ["127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1"])
+def test_name_servers_are_known_by_the_address_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    """The kernel takes the unspecified address for this host, and an address of IPv4 may be written as IPv6."""
+    (tmp_path / "resolv.conf").write_text(f"nameserver {server}\n")
+    monkeypatch.setattr(f"{FILES}.CONFIGURATION", str(tmp_path / "resolv.conf"))
+    assert known.Names(()).is_server(b"\x7f\0\0\1", 53)
+    assert not known.Names(()).is_server(V6, 53)
 
 
 @pytest.mark.parametrize("fails", ["bind", "listen"])

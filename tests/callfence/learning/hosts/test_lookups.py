@@ -11,9 +11,10 @@ import pytest
 
 from callfence.enforcer.hosts.addresses import Peer, peer_of, plain
 from callfence.enforcer.hosts.names.dns import A, query
+from callfence.enforcer.hosts.names.files import packed
 from callfence.learning.hosts import names as module
 from callfence.learning.hosts.lookups import Lookup, Lookups
-from callfence.learning.hosts.names import Names, packed, text_of
+from callfence.learning.hosts.names import Names, text_of
 
 
 def answer(name: str, *addresses: str, id_: int = 7) -> bytes:
@@ -74,8 +75,7 @@ def test_addresses_of_a_name_are_bounded() -> None:
 
 def test_names_of_etc_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "127.0.0.1 here localhost\n192.0.2.1 one # and\n192.0.2.2 a\n192.0.2.2 b\nfe80::1%lo x\n192.0.2.3\nwrong line\n"
-    lines = [line.partition("#")[0].split() for line in text.splitlines()]
-    monkeypatch.setattr(Names, "_lines", lambda self, process, name: lines)
+    monkeypatch.setattr(Names, "_text", lambda self, process, name: text)
     names = Names()
     every = ("127.0.0.1", "::1", "192.0.2.1", "192.0.2.2", "192.0.2.3")
     found = {address: names.name_of(packed(address), 1) for address in every}
@@ -83,10 +83,10 @@ def test_names_of_etc_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_name_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [["nameserver", "192.0.2.53"], ["nameserver", "fe80::1%2"], ["search"]]
-    monkeypatch.setattr(Names, "_lines", lambda self, process, name: lines)
+    text = "; nameserver 192.0.2.1\n# nameserver 192.0.2.1\nnameserver 192.0.2.53 # x\nnameserver fe80::1%2\nsearch\n"
+    monkeypatch.setattr(Names, "_text", lambda self, process, name: text)
     assert Names().servers(1) == {packed("192.0.2.53"), packed("fe80::1")}
-    monkeypatch.setattr(Names, "_lines", lambda self, process, name: [])
+    monkeypatch.setattr(Names, "_text", lambda self, process, name: "")
     assert Names().servers(1) == {packed("127.0.0.1")}
 
 

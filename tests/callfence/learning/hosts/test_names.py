@@ -29,7 +29,7 @@ def answer(name: str, address: str = "") -> bytes:
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> Names:
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "Box.corp.example", "6", "", "x86_64")))
-    monkeypatch.setattr(Names, "_lines", lambda *_: [["search", "corp.example", "."], ["nameserver", "192.0.2.53"]])
+    monkeypatch.setattr(Names, "_text", lambda *_: "search corp.example .\nnameserver 192.0.2.53\n")
     return Names()
 
 
@@ -87,7 +87,7 @@ def test_a_pipe_that_takes_the_place_of_a_file_has_no_lines(monkeypatch: pytest.
     monkeypatch.setattr(names.stat, "S_ISREG", lambda _mode: True)  # it was a file when it was looked at
     writer = os.open(tmp_path / "hosts", os.O_RDWR)
     try:
-        assert Names()._lines(os.getpid(), f"{tmp_path}/hosts") == []
+        assert Names()._text(os.getpid(), f"{tmp_path}/hosts") == ""
     finally:
         os.close(writer)
 
@@ -96,8 +96,8 @@ def test_a_file_that_changes_all_the_time_takes_little_memory(tmp_path: Path) ->
     found, file = Names(), tmp_path / "hosts"
     for number in range(100):
         file.write_text(f"192.0.2.1 a{'.' * number}\n")
-        assert len(found._lines(os.getpid(), str(file))) == 1
-    assert len(found._files) <= 16
+        assert found._text(os.getpid(), str(file)) == file.read_text()
+    assert len(found._texts) <= 16
 
 
 def test_no_more_sockets_and_servers_than_so_many_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,51 @@
+"""What the files say by which names are looked up: /etc/hosts (hosts(5)) and /etc/resolv.conf (resolv.conf(5)).
+
+An address here is one of 4 or 16 bytes, as it is used (`addresses.plain`)."""
+
+from __future__ import annotations
+
+from _socket import AF_INET, AF_INET6, inet_pton
+
+from callfence.enforcer.hosts.addresses import plain
+from callfence.tracer import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOSTS, CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
+LOCALHOST = "localhost"
+LOOPBACK = (b"\x7f\0\0\1", bytes(15) + b"\1")
+"""127.0.0.1 and ::1.  Many programs try both for LOCALHOST, whichever of them /etc/hosts has (RFC 6761, 6.3)."""
+
+
+def packed(text: str) -> bytes:
+    """Return the address that a text is, with a scope perhaps (`fe80::1%eth0`); b"" if it is none."""
+    try:
+        return plain(inet_pton(AF_INET6 if ":" in text else AF_INET, text.partition("%")[0]))
+    except (OSError, ValueError):
+        return b""
+
+
+def hosts(text: str) -> Iterator[tuple[bytes, list[str]]]:
+    """Yield the address of each line of /etc/hosts, with its names as they are written."""
+    for words in _lines(text):
+        if address := packed(words[0]):
+            yield address, words[1:]
+
+
+def servers(text: str) -> list[bytes]:
+    """Return the name servers of /etc/resolv.conf."""
+    return [address for words in _lines(text) if words[0] == "nameserver" for word in words[1:2] if (address := packed(word))]
+
+
+def domains(text: str) -> list[str]:
+    """Return the domains of /etc/resolv.conf in which names are searched, as they are written: the last line counts."""
+    found = [words[1:] for words in _lines(text) if words[0] in ("search", "domain")]
+    return found[-1] if found else []
+
+
+def _lines(text: str) -> Iterator[list[str]]:
+    """Yield the words of each line that has some; a comment begins with `#`."""
+    for line in text.splitlines():
+        if words := line.partition("#")[0].split():
+            yield words
