@@ -42,12 +42,12 @@ class Connecting:
             check(request)
             peer = peer_of(address, socket.domain, sends=False)
             target = self._targets.of(request, socket, peer, address)
-            if target.is_mute or (socket.use == "send" and self._targets.are_mixtures_denied(socket, target.address)):
+            if self._targets.must_be_mute(socket, target):
                 socket.mute()  # before: another thread may send at once
             # There the answer mostly comes at once; it is waited for unless that is under way for other calls.
             waits = (socket.domain == AF_UNIX or is_loopback(peer.host if peer else b"")) and not self._making.pending.count
             result = acting(target.identity, partial(socket.connect, target.address, waits=waits))
-            self._targets.note(socket, target)
+            self._targets.connected(socket, target)
             if result == EAGAIN and socket.domain == AF_UNIX and socket.is_blocking:
                 is_kept = True
                 self._try_again(request, socket, target)

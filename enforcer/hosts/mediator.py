@@ -82,6 +82,10 @@ class Mediator:
         """Make a call that waited for an answer fail with the errno `number`."""
         self._making.finish(request, -number)
 
+    def unsaid(self) -> str:
+        """Return what a log should say of calls that are not seen (`Targets.unsaid`)."""
+        return self._targets.unsaid()
+
     def _made(self, request: Request) -> int | None:
         name = NAMES[request.call.arch, request.call.number]
         try:

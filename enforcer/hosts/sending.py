@@ -141,6 +141,7 @@ class Sending:
 
     def _send_target(self, request: Request, socket: Socket, address: bytes) -> Target:
         if not address or (socket.type != SOCK_DGRAM and socket.use != "raw"):  # a connection, for which no address counts
+            self._targets.judge_peer(request, socket)
             # Looking further takes as long as all else; who sends to the kernel counts by its capabilities, too.
             is_alike = socket.domain != AF_NETLINK and self._making.copier.is_own_user(request.call.task)
             return Target(address) if is_alike else self._targets.unjudged(request, socket, address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from _socket import AF_INET, AF_INET6
+from _socket import AF_INET, AF_INET6, SOCK_DGRAM
 
 from callfence.enforcer.hosts import identity, unix
 from callfence.enforcer.hosts.addresses import Peer, address_of, explicit, peer_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _LINES = {"connect": "tcp connect", "send": "udp send"}
 """The beginning of the line about each use."""
 _MOST_SHOWN = 8
-"""The most names of an address that a report has."""
+"""The most names of an address that a report has, and the most peers of a note."""
 _NOT_BELIEVED = "which the program may have changed: start it again, or keep it from that by lines about files (learn --files)"
 _MOST = 4096
 """The most sockets that are led to a resolver and remembered."""
@@ -80,7 +80,7 @@ class Led:
 class Target:
     """An address that a call may be made to."""
 
-    __slots__ = ("_found", "address", "identity", "is_mute", "led")
+    __slots__ = ("_found", "address", "identity", "led", "looked_at")
 
     def __init__(
         self,
@@ -88,15 +88,14 @@ class Target:
         found: unix.Found | None = None,
         led: Led | None = None,
         identity: Identity | None = None,
-        *,
-        is_mute: bool = False,
+        looked_at: Peer | None = None,
     ) -> None:
         self.address = address
         """struct sockaddr; b"" for none."""
         self.identity = identity
         """Who makes the call; None for the user of this process."""
-        self.is_mute = is_mute
-        """Whether the socket may send nothing there."""
+        self.looked_at = looked_at
+        """The peer, if the policies let the program send nothing there, and only see from where it would be reached."""
         self.led = led
         """What is known of the socket, if it is led to a resolver."""
         self._found = found
@@ -141,6 +140,10 @@ class Targets:
         """By the inode of a socket."""
         self._led_from: dict[int, Led] = {}
         """By the port from which a socket asks."""
+        self._looked_at: dict[int, Peer] = {}
+        """By the inode of a socket: the peer that it has, and that is only looked at."""
+        self._unsaid: dict[tuple[bytes, int], str] = {}
+        """The first such peers that are in no report yet, and that the program may have sent to, with their text."""
         self._mixtures = Mixtures(self._may_send, self._may_send_anywhere)
 
     def of(self, request: Request, socket: Socket, peer: Peer | None, address: bytes, *, sends: bool = False) -> Target:
@@ -156,7 +159,7 @@ class Targets:
             if self._names and self._names.is_server(peer.host, peer.port):
                 return self._lead(request, socket, peer)
             if use == "send" and not sends and self._is_only_looked_at(peer, nowhere=socket.has_ports and not peer.port):
-                return Target(explicit(address), is_mute=True)
+                return Target(explicit(address), looked_at=peer)
             self._judge(request, use, peer)
             return Target(explicit(address))
         return self.unjudged(request, socket, address)
@@ -185,9 +188,42 @@ class Targets:
             for rules, confined in zip(policies, uses, strict=True)
         )
 
-    def are_mixtures_denied(self, socket: Socket, address: bytes) -> bool:
-        """Return whether a datagram socket connected to a struct sockaddr must not send any more, for its earlier peers."""
-        return not self._hosts.is_audit and self._mixtures.are_denied(socket, address)
+    def must_be_mute(self, socket: Socket, target: Target) -> bool:
+        """Return whether a socket that is connected to a target must not send any more: there, or because of earlier peers."""
+        if self._hosts.is_audit:
+            return False
+        return bool(target.looked_at) or (socket.use == "send" and self._mixtures.are_denied(socket, target.address))
+
+    def connected(self, socket: Socket, target: Target) -> None:
+        """Remember whom a socket has been connected to, as far as `note` and `judge_peer` need it."""
+        self.note(socket, target)
+        if not (target.looked_at or self._looked_at):
+            return
+        inode = socket.inode
+        self._looked_at.pop(inode, None)
+        if peer := target.looked_at:
+            if len(self._looked_at) >= _MOST:
+                del self._looked_at[next(iter(self._looked_at))]
+            self._looked_at[inode] = peer
+            names = self._names.of(peer.host) if self._names else []
+            policies = [rules for _, rules in self._hosts.policies]
+            is_probe = not peer.port or all(rules.grants("connect", peer.host, peer.port, names) for rules in policies)
+            is_probe |= is_loopback(peer.host) and all(rules.binds(peer.port) for rules in policies)
+            if not is_probe and len(self._unsaid) < _MOST_SHOWN:
+                self._unsaid[peer.host, peer.port] = f"{peer.text}: {peer.port}"
+
+    def judge_peer(self, request: Request, socket: Socket) -> None:
+        """Judge a call that sends by a connected socket, if that is connected to a peer which policies let it only look at."""
+        if self._looked_at and socket.type == SOCK_DGRAM and (peer := self._looked_at.get(socket.inode)):
+            self._judge(request, "send", peer)
+
+    def unsaid(self) -> str:
+        """Return what a log should say of sockets that can send nothing to their peers, because send(2) and write(2) are not
+        seen; "" for nothing, or if it has been returned before."""
+        peers = ", ".join(self._unsaid.values())
+        self._unsaid.clear()
+        effect = "what was sent there was not judged" if self._hosts.is_audit else "nothing could be sent there"
+        return peers and f"UDP sockets were connected to {peers}; no line grants `udp send` to that, so {effect}"
 
     def _may_send(self, host: bytes, port: int) -> bool:
         """Return whether policies let the program send datagrams to a port of a host."""
@@ -201,6 +237,7 @@ class Targets:
 
     def _judge(self, request: Request, use: str, peer: Peer) -> None:
         """Raise DeniedError, after a report, unless all policies let the program reach a host."""
+        self._unsaid.pop((peer.host, peer.port), None)
         unsure = [(file, rules) for file, rules in self._hosts.policies if not rules.grants(use, peer.host, peer.port, ())]
         if not unsure:  # the names take a look at /etc/hosts
             return

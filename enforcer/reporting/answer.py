@@ -221,6 +221,8 @@ class Answers:
 
     def summarise(self) -> None:
         """Report all counts that have not been reported yet."""
+        if self._peers:
+            self._peers.summarise()
         if self._loaded.reported or self._loaded.has_unjudged:
             attempt(lambda: self._loaded.reports.summarise())
 

@@ -58,6 +58,11 @@ class Peers:
         """Return the descriptors that the calls need."""
         return self._mediator.descriptors() if self._mediator else ()
 
+    def summarise(self) -> None:
+        """Say what calls may have done that are not seen."""
+        if self._mediator and (text := self._mediator.unsaid()):
+            attempt(lambda: self._loaded.reports.say(text, "note"))
+
     def _refuse(self, request: Request) -> bool:
         """Fail a call that would make a socket about which there are no lines, after a report if the policies' filters allow
         it; return False for another call, and for one that the policies deny and that is reported like any other."""

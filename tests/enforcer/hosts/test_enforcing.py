@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -361,6 +362,36 @@ def test_so_does_one_that_is_connected_where_the_program_may_listen(network: Net
     assert ran.ungranted == ["udp send 127.0.0.1: 5002", "udp send 192.0.2.1: 5001"]
     ran = network.enforced(lines, sys.executable, "-c", script)
     assert ran.stdout.split() == ["13", "89"] * 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "results", "effect"),
+    [((), "13 32 32 13", "nothing could be sent there"), (["--audit"], "1 1 1 1", "what was sent there was not judged")],
+)
+def test_datagrams_to_another_port_of_a_host_are_in_the_log(
+    network: Network, flags: Sequence[str], results: str, effect: str
+) -> None:
+    """send(2) is not seen, so the note at the end has the port; not that of TCP, which only shows who looks addresses up."""
+    script = (
+        "import socket\n"
+        "def to(port):\n"
+        "    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('127.0.0.1', port)); return s\n"
+        "again = to(9005); again.connect(('127.0.0.1', 9001))\n"
+        "for send in (lambda: to(9001).sendmsg([b'x']), lambda: to(9002).send(b'x'), lambda: to(8080).send(b'x'),\n"
+        "             lambda: again.sendmsg([b'x'])):\n"
+        "    try: print(send())\n"
+        "    except OSError as error: print(error.errno)\n"
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('127.0.0.1', 9003))\n"
+        "print(socket.socket().connect_ex(('127.0.0.1', 9003)) == 111)\n"
+    )
+    lines = ["tcp connect 127.0.0.1: 8080", "udp send 127.0.0.1: 53"]
+    ran = network.enforced(lines, sys.executable, "-c", script, flags=flags)
+    assert ran.stdout.split() == [*results.split(), str(bool(flags))], ran.stderr
+    assert [*dict.fromkeys(ran.ungranted)] == ["udp send 127.0.0.1: 9001", "tcp connect 127.0.0.1: 9003"]
+    messages = [json.loads(line) for line in network.log.read_text().splitlines() if '"message"' in line]
+    peers = "127.0.0.1: 9005, 127.0.0.1: 9002"
+    text = f"UDP sockets were connected to {peers}; no line grants `udp send` to that, so {effect}"
+    assert [(message["level"], message["message"]) for message in messages] == [("note", text)]
 
 
 @pytest.mark.parametrize(
