@@ -98,6 +98,11 @@ RULES = (
         {"$HOME/.npm/_cacache": "list, write, create", "./.git/objects": "list"},
     ),
     (
+        "a store of packages, and not what is beside it",
+        [run("$HOME/.m2/repository/x/1.0/x.jar: read", "$HOME/.m2/settings.xml: read", "$HOME/go/pkg/mod/m@v1/m: read")],
+        {"$HOME/.m2/repository": "read", "$HOME/.m2/settings.xml": "read", "$HOME/go/pkg/mod": "read"},
+    ),
+    (
         "nothing that is executed in a store",
         [run("./s/ab/0123456789abcdef: read, execute")],
         {"./s/ab/0123456789abcdef": "read, execute"},
