@@ -298,11 +298,12 @@ class _Span(linux.Structure):
 _ONE, _ZERO = linux.c_ulong(1), linux.c_ulong(0)
 _HERE, _THERE = _Span(), _Span()  # made once, as what socket_option fills: a connect waits for that
 _HERE_AT, _THERE_AT = linux.byref(_HERE), linux.byref(_THERE)
+_PAGE = (linux.c_char * 4096)()
 
 
 def memory_of(task: int, address: int, length: int) -> bytes:
     """Return up to `length` bytes of a task's memory, as many as can be read.  Raises OSError if none can."""
-    content = (linux.c_char * length)()
+    content = _PAGE if length <= linux.sizeof(_PAGE) else (linux.c_char * length)()
     _HERE.base, _HERE.length = linux.addressof(content), length
     _THERE.base, _THERE.length = address, length
     count = linux.functions.process_vm_readv(task, _HERE_AT, _ONE, _THERE_AT, _ONE, _ZERO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -25,40 +26,28 @@ _BUDGET, _REFILL = 0.5, 0.05
 class WaitingTask:
     """A task that waits in a call, from which `policygen.evidence.pointed` reads.
 
-    Only the owner may open its memory as a file: that of another user's task is read by a call that asks for CAP_SYS_PTRACE
-    alone.  If this process may not trace the task (Yama, a program that is not dumpable), its memory reads as empty."""
+    If this process may not trace the task (Yama, a program that is not dumpable), its memory reads as empty."""
 
-    __slots__ = ("_memory", "ids")
+    __slots__ = ("ids",)
 
     def __init__(self, task: int, process: int) -> None:
         self.ids = (task, process)
-        self._memory = -1
-        try:
-            self._memory = os.open(f"{proc()}/{task}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return
 
     @property
     def can_be_read(self) -> bool:
         """Whether its memory can be read."""
-        return self._memory >= 0
-
-    def close(self) -> None:
-        """Close its memory."""
-        if self._memory >= 0:
-            os.close(self._memory)
-            self._memory = -1
+        try:
+            kernel.memory_of(self.ids[0], 0, 1)
+        except OSError as error:
+            return error.errno == errno.EFAULT  # at that address alone
+        return True
 
     def read(self, address: int, length: int) -> bytes:
         """Return `length` bytes of its memory, which must be within one page; b"" if they cannot be read."""
         try:
-            if address >> 63 == 0:
-                if self._memory < 0:
-                    return kernel.memory_of(self.ids[0], address, length)
-                return os.pread(self._memory, length, address)
+            return kernel.memory_of(self.ids[0], address, length) if address >> 63 == 0 else b""
         except OSError:
-            pass
-        return b""
+            return b""
 
     def path(self, address: int) -> bytes:
         """Return the path at an address in its memory; b"" if there is none, and the call will fail."""

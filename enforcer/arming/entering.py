@@ -128,10 +128,7 @@ class Entrance:
         caller = WaitingTask(pid, process.pid)
         if not caller.can_be_read:
             self._failed(process, _UNREADABLE)
-        try:
-            return is_ready(stop.arguments, caller.read, pointer=_SENDS[call], is_sendmsg=call in _SENDMSG)
-        finally:
-            caller.close()
+        return is_ready(stop.arguments, caller.read, pointer=_SENDS[call], is_sendmsg=call in _SENDMSG)
 
     def _put(self, surgery: Detour, process: Process, number: int) -> None:
         """Install the filter of phase `number` on a process.  Raises ArmError, KernelError, OSError or GoneError."""

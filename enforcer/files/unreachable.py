@@ -97,22 +97,18 @@ class Judge:
             return []
         caller = WaitingTask(event.task, event.task)
         root: bytes | None = b"/"
-        try:
-            if (link := caller.link("root")) not in ("/", ""):
-                root = root_of(event.task)
-            name, top = self._names.get(call), root or b"/"
-            if name is None:
-                ungranted = _joined(self._of_address(event, caller, SOCKETS[self._sockets[call]], top))
-            else:
-                ungranted = _joined(self._of_paths(event, name, caller, top))
-            if ungranted and root is not None and _has_our_mounts(caller):
-                return ungranted
-            # Of another user's task, only the memory may be looked at in another way.
-            is_unjudged = ungranted or root is None or not (caller.can_be_read or link)
-            self.unjudged += bool(is_unjudged) and bool(fields_of(event.task))
-            return []
-        finally:
-            caller.close()
+        if (link := caller.link("root")) not in ("/", ""):
+            root = root_of(event.task)
+        name, top = self._names.get(call), root or b"/"
+        if name is None:
+            ungranted = _joined(self._of_address(event, caller, SOCKETS[self._sockets[call]], top))
+        else:
+            ungranted = _joined(self._of_paths(event, name, caller, top))
+        if ungranted and root is not None and _has_our_mounts(caller):
+            return ungranted
+        is_unjudged = ungranted or root is None or not link
+        self.unjudged += bool(is_unjudged) and bool(fields_of(event.task))
+        return []
 
     # -- ports
 

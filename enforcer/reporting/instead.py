@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -117,8 +116,7 @@ class Instead:
         path = {**_PATH, "mkdirat": 1, "mkdir": 0}.get(syscall.name)
         if path is None or (syscall.name in _PATH and not self._event.arguments[path + 1] & _WRITES):
             return False
-        with closing(WaitingTask(self._event.task, self._event.task)) as caller:
-            named = caller.path(self._event.arguments[path])
+        named = WaitingTask(self._event.task, self._event.task).path(self._event.arguments[path])
         return is_in_cache(named) and self._request.is_waiting()
 
     def _is_of_itself(self, syscall: Syscall) -> bool:
@@ -162,9 +160,9 @@ class Instead:
         path, arguments = _PATH[name], table(arch).by_name[name].arguments
         if not holds(_opens(arch, name), arguments, self._event.arguments):
             return False
-        with closing(WaitingTask(self._event.task, self._event.task)) as caller:
-            opened = caller.read(self._event.arguments[path], len(_NULL))
-            is_terminal = opened.startswith(_TERMINAL) or _is_own_terminal(caller, self._event.arguments[path])
+        caller = WaitingTask(self._event.task, self._event.task)
+        opened = caller.read(self._event.arguments[path], len(_NULL))
+        is_terminal = opened.startswith(_TERMINAL) or _is_own_terminal(caller, self._event.arguments[path])
         if not self._request.is_waiting():
             return False
         if is_terminal:

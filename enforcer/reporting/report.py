@@ -250,11 +250,8 @@ class Reports:
         If the task has ended or was interrupted, return {} and ""."""
         event = verdict.event
         caller = WaitingTask(event.task, process)
-        try:
-            values = pointed(event, caller) if self._reporter.evidence else {}
-            site = caller.site(event.arch, event.ip) if with_site else ""
-        finally:
-            caller.close()
+        values = pointed(event, caller) if self._reporter.evidence else {}
+        site = caller.site(event.arch, event.ip) if with_site else ""
         if not request.is_waiting():  # what was read may have been about another process with that pid
             return {}, ""
         for fact in facts(event, values, Places(), Varying((event.task, process))):
