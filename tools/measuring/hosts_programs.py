@@ -146,8 +146,10 @@ PROGRAMS = [
             "ls s/lists | grep Packages | sed s/.*/hello/",
             weight=LISTS, **place("http", "deb.example.org", "/deb", 81)),
 ]  # fmt: skip
-PROGRAMS.append(replace(PROGRAMS[-1], name="apt-get update, by SRV", **place("http", "srv.example.org", "/deb", 81)))
-"""As deb.debian.org is: a record of `_http._tcp.` leads to a name that nobody has given to apt."""
+_BY_SRV = place("http", "srv.example.org", "/deb", 81)
+PROGRAMS.append(replace(PROGRAMS[-1], name="apt-get update, by SRV", **_BY_SRV | {"strange": (*_BY_SRV["strange"][:2], "")}))
+"""As deb.debian.org is: a record of `_http._tcp.` leads to a name that nobody has given to apt, and to port 80 whatever it has
+been given."""
 
 
 def build(target: Path) -> None:
