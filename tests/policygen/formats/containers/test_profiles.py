@@ -252,6 +252,10 @@ BAD = [
         b'{"defaultAction": "SCMP_ACT_ERRNO", "defaultAction": "SCMP_ACT_ALLOW"}',
         "p.json: not a profile: the field 'defaultAction' is given twice",
     ),
+    (  # read in time
+        b"{" + b", ".join(b'"%d": 0' % number for number in (*range(100_000), 99_999)) + b"}",
+        "p.json: not a profile: the field '99999' is given twice",
+    ),
     (
         b'{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": ' + b"1" * 5000 + b"}",
         "p.json: not a profile: Exceeds the limit",
