@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import BinaryIO
 
 from callfence.policygen.formats import FormatOptions, ImportFormatError
-from callfence.policygen.formats.logs import strace_call
+from callfence.policygen.formats.logs import lines, strace_call
 from callfence.policygen.formats.logs.strace_call import StraceCall, SyntaxProblem, UnreadableError
 from callfence.policygen.grants import NONE, TCP
 from callfence.policygen.learning.floor import OPAQUE
@@ -51,7 +51,7 @@ def record(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording
     machine."""
     log = _Log(filename, options.arch)
     digest, is_over = sha256(), False
-    for number, line in enumerate(stream, 1):
+    for number, line in lines(stream, filename):
         digest.update(line)
         is_over = is_over or line.startswith(_SUMMARY)
         if is_over:
