@@ -26,7 +26,7 @@ from callfence.policygen.grants import (
     written,
 )
 from callfence.policygen.hosts import is_name
-from callfence.policygen.paths import folders
+from callfence.policygen.paths import covers, folders
 from callfence.policygen.values import replace
 
 PATHS = ["/", "/a", "/a/b", "/a/b/c", "/d", ".", "./a", "./a/b", "$HOME", "$HOME/a", "$HOME/.a", "$TMPDIR"]
@@ -318,3 +318,9 @@ def test_read_implies_list():
     assert algebra.reduced({"/a": Right.LIST, "/a/b": Right.READ}) == {"/a": Right.LIST, "/a/b": Right.READ}
     assert algebra.reduced({"/a": Right.READ, "/a/b": Right.LIST}) == {"/a": Right.READ}
     assert Files({"/a": Right.CONTENT}) == read, "no value grants the one without the other"
+
+
+@pytest.mark.parametrize("folder", [*PLACES, "", "/a/", "//a", "/a/bc"])
+def test_what_a_folder_covers_is_what_is_in_it(folder: str) -> None:
+    for path in (*PLACES, "", "/a/", "//a", "//a/b", "/a/bc", "/a//b"):
+        assert covers(folder, path) == (folder in folders(path))
