@@ -209,7 +209,9 @@ def places_of(path: str) -> list[str]:
     place, left = "/", path.split("/")[::-1]
     while left and len(links) < _MOST_LINKS:
         name = left.pop()
-        place = os.path.dirname(place) if name == ".." else os.path.join(place, name if name != "." else "")
+        if name in ("", "."):
+            continue
+        place = os.path.dirname(place) if name == ".." else os.path.join(place, name)
         try:
             target = os.readlink(place)
         except OSError:  # it is none

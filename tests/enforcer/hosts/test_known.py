@@ -171,12 +171,13 @@ def test_what_decides_which_file_a_path_leads_to(tmp_path: Path) -> None:
     for folder in ("etc", "over", "var"):
         (tmp_path / folder).mkdir()
     (tmp_path / "var/conf").touch()
-    links = {"etc/NAME": "../over/./link", "over/link": f"{tmp_path}/run/conf", "run": "var", "loop": "loop"}
+    links = {"etc/NAME": "./../over/./link", "over/link": f"{tmp_path}/run/conf", "run": "var", "loop": "loop"}
     for link, target in links.items():
         (tmp_path / link).symlink_to(target)
     expected = [f"{tmp_path}/{place}" for place in ("etc/NAME", "over/link", "run", "var/conf")]
     assert known.places_of(f"{tmp_path}/etc/NAME") == expected
     assert known.places_of(f"{tmp_path}//none/../var/conf") == expected[-1:]
+    assert known.places_of(f"{tmp_path}/etc/.//../etc/./NAME/") == expected
     assert len(known.places_of(f"{tmp_path}/loop")) == 41
 
 
