@@ -181,6 +181,24 @@ def test_what_decides_which_file_a_path_leads_to(tmp_path: Path) -> None:
     assert len(known.places_of(f"{tmp_path}/loop")) == 41
 
 
+@pytest.mark.parametrize("writable", ["", "etc", "over", "var", "var/net", "var/net/conf"])
+def test_who_may_write_to_any_folder_above_a_file_may_put_another_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: str
+) -> None:
+    for folder in ("etc", "over", "var/net"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "var/net/conf").touch()
+    (tmp_path / "etc/NAME").symlink_to("../over/link")
+    (tmp_path / "over/link").symlink_to("../var/net/conf")
+
+    def stat(place: str) -> SimpleNamespace:
+        return SimpleNamespace(st_uid=0, st_mode=0o777 if place == f"{tmp_path}/{writable}" else 0o755)
+
+    monkeypatch.setattr(known, "kernel", SimpleNamespace(capabilities=lambda: (0, 0, 0)))
+    monkeypatch.setattr(known, "os", SimpleNamespace(stat=stat, geteuid=lambda: 1000, path=os.path, readlink=os.readlink))
+    assert known._may_be_written(f"{tmp_path}/etc/NAME") == bool(writable)
+
+
 @pytest.mark.parametrize(
     ("line", "keeps"),
     [("var: read", True), ("var: write", False), ("over: create", False), ("etc: remove", False), ("other: any", True)],
