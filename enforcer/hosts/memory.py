@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MOST = 1 << 20
-"""The most bytes of a message that are copied."""
+"""The most bytes of a message that are copied at once."""
 _MOST_PARTS = 1024  # UIO_MAXIOV, linux/uio.h
 _MOST_CONTROL = 65536
 """The most bytes of control data; the kernel's limit is lower by default (net.core.optmem_max)."""
@@ -94,12 +94,16 @@ def message(task: int, at: int, arch: int) -> Message:
     return Message(name, number(word, 4) if name else 0, parts, number(4 * word), number(5 * word), at, word)
 
 
-def gathered(task: int, parts: Sequence[tuple[int, int]], most: int) -> bytes:
-    """Return the content of buffers, at most `most` bytes.  Raises OSError, EFAULT if not all can be read."""
-    content = b""
+def gathered(task: int, parts: Sequence[tuple[int, int]], start: int) -> bytes:
+    """Return the content of buffers from the byte `start` on, at most `MOST` bytes.  Raises OSError, EFAULT if not all can be
+    read."""
+    content, left = [], MOST
     for address, length in parts:
-        content += read(task, address, min(length, most - len(content)))
-    return content
+        skipped = min(start, length)
+        size = min(length - skipped, left)
+        content.append(read(task, address + skipped, size))
+        start, left = start - skipped, left - size
+    return b"".join(content)
 
 
 def scatter(write: Callable[[int, bytes], None], parts: Sequence[tuple[int, int]], content: bytes) -> None:

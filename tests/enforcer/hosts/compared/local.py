@@ -174,7 +174,19 @@ def descriptors_are_passed_by_a_stream() -> object:
 
 
 @check
-def a_long_message_by_a_stream() -> object:
+def a_long_message_that_is_not_cut() -> object:
+    """By a socket that keeps the boundaries of messages."""
+    a, b = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    results = [sent(lambda size=size: a.sendmsg([bytes(size)])) for size in (1, 100000, 3 << 20)]
+    return results, len(b.recv(10)), len(b.recv(1 << 20))
+
+
+@check
+def long_messages_by_a_stream() -> object:
+    return [_by_a_stream([bytes(300000), bytes(300000)]), _by_a_stream([b"", bytes(1 << 21), b"x", bytes(1 << 20)])]
+
+
+def _by_a_stream(parts: list[bytes]) -> object:
     a, b = socket.socketpair()
     received: list[int] = []
 
@@ -184,7 +196,7 @@ def a_long_message_by_a_stream() -> object:
 
     thread = threading.Thread(target=drain)
     thread.start()
-    count = a.sendmsg([bytes(300000), bytes(300000)])
+    count = a.sendmsg(parts)
     a.close()
     thread.join()
     return count, sum(received)
