@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from _socket import AF_INET6, SOCK_DGRAM, SOCK_STREAM
+from _socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 from functools import partial
 
 from callfence.enforcer import kernel
@@ -83,6 +83,8 @@ class Sending:
             sending.rest = lambda sent: memory.read(task, at + sent, min(sending.length - sent, memory.MOST))
             content = sending.rest(0)
             address = address_at(task, where, size & INT) if where else b""
+            if where and not address and socket.type == SOCK_DGRAM and socket.domain in (AF_INET, AF_INET6):
+                raise OSError(errno.EINVAL, "sendto")
             check(request)
             sending.target = self._send_target(request, socket, address)
             return self._send(sending, content)
@@ -120,6 +122,8 @@ class Sending:
         at, flags = request.arguments[1], request.arguments[3]
         count = min(request.arguments[2] & INT, _MOST_MESSAGES)
         step, length_at = memory.steps(call.arch)
+        if not count:
+            self._making.copier.socket(call.task, request.arguments[0] & INT).close()
 
         def done(place: int, result: int) -> int:
             """Write how much of a message was sent, and return how many messages were."""

@@ -80,7 +80,14 @@ def abstract_sockets() -> object:
 @check
 def empty_addresses() -> object:
     with local() as s:
-        return [raw_connect(s.fileno(), b"\1\0" + bytes(length)) for length in (0, 1, 108)]
+        return [raw_connect(s.fileno(), b"\1\0" + bytes(length)) for length in (0, 1, 108, 109)]
+
+
+@check
+def an_address_that_is_too_long() -> object:
+    with listener("long"), local() as s:
+        path = f"{FOLDER}/long".encode()
+        return [raw_connect(s.fileno(), b"\1\0" + path.ljust(length, b"\0")) for length in (109, 126, 108)]
 
 
 @check
