@@ -122,7 +122,7 @@ def folders(path: str) -> Iterator[str]:
 
 def covers(folder: str, path: str) -> bool:
     """Return whether `path` is `folder` itself or is below it."""
-    return folder in folders(path)
+    return folder in ("/", path) or (bool(folder) and path.startswith(f"{folder}/"))
 
 
 def order(path: str) -> tuple[object, ...]:

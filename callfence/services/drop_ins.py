@@ -31,6 +31,9 @@ _CALLS: Final = "@sandbox capset kcmp pidfd_getfd pidfd_open pidfd_send_signal p
 _HOMES: Final = ("/home/", "/root/", "/run/user/")
 """What ProtectHome= hides (systemd.exec(5))."""
 
+_OFF: Final = ("no", "n", "false", "f", "off", "0")
+"""What systemd takes for no (systemd.syntax(7))."""
+
 
 def of(unit: Unit, mode: Mode, policy: Path, options: Sequence[str]) -> str:
     """Return the text of the drop-in for a mode.  `options` are further options of `learn` or `enforce`, before the program.
@@ -84,7 +87,7 @@ def own_title(unit: Unit) -> str:
 def _protects(unit: Unit, what: str) -> str:
     """Return the value of a unit's setting in lower case; "" if it is off."""
     values = [value.lower() for key, value in settings_of(unit.text) if key == f"Protect{what}"]
-    return "" if not values or values[-1] in ("no", "false", "off", "0") else values[-1]
+    return "" if not values or values[-1] in _OFF else values[-1]
 
 
 def _output(unit: Unit) -> str:

@@ -19,6 +19,8 @@ _LOOPBACK = {bytes(4): b"\x7f\0\0\1", bytes(16): bytes(15) + b"\1"}
 """The addresses that mean this host itself where a program connects to them (ip(7), INADDR_ANY) -> the address reached."""
 _SHORTEST = {AF_INET: 16, AF_INET6: 24}
 """The least bytes of an address that the kernel takes (net/ipv4, net/ipv6: SIN6_LEN_RFC2133)."""
+_LONGEST_UNIX = 110
+"""The size of struct sockaddr_un in bytes (linux/un.h)."""
 
 
 class Peer(NamedTuple):
@@ -57,7 +59,9 @@ def peer_of(address: bytes, domain: int, *, sends: bool) -> Peer | None:
         host = address[4:8] if family == AF_INET else address[8:24]
         return Peer(family, plain(host), int.from_bytes(address[2:4], "big"))
     if family == AF_UNIX:
-        path = address[2:110]
+        if len(address) > _LONGEST_UNIX:
+            return None
+        path = address[2:]
         return Peer(family, path=path if path[:1] == b"\0" else path.partition(b"\0")[0])
     return Peer(family)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from callfence.enforcer import kernel
+from callfence.enforcer.hosts.addresses import LONGEST
 from callfence.tracer import TYPE_CHECKING
 from callfence.tracer.machine import MACHINE
 from callfence.tracer.named import NamedTuple
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 MOST = 1 << 20
-"""The most bytes of a message that are copied."""
+"""The most bytes of a message that are copied at once."""
 _MOST_PARTS = 1024  # UIO_MAXIOV, linux/uio.h
-_MOST_CONTROL = 65536
-"""The most bytes of control data; the kernel's limit is lower by default (net.core.optmem_max)."""
+_MOST_CONTROL = 131072
+"""The most bytes of control data: no more than the kernel's limit by default (net.core.optmem_max, Linux 6.18)."""
 
 
 class Message(NamedTuple):
@@ -91,15 +92,22 @@ def message(task: int, at: int, arch: int) -> Message:
     if any(length >> 31 for _, length in parts):
         raise OSError(errno.EINVAL, "iovec")
     name = number(0)
-    return Message(name, number(word, 4) if name else 0, parts, number(4 * word), number(5 * word), at, word)
+    name_length = number(word, 4) if name else 0
+    if name_length >> 31:
+        raise OSError(errno.EINVAL, "sockaddr")
+    return Message(name, min(name_length, LONGEST), parts, number(4 * word), number(5 * word), at, word)
 
 
-def gathered(task: int, parts: Sequence[tuple[int, int]], most: int) -> bytes:
-    """Return the content of buffers, at most `most` bytes.  Raises OSError, EFAULT if not all can be read."""
-    content = b""
+def gathered(task: int, parts: Sequence[tuple[int, int]], start: int) -> bytes:
+    """Return the content of buffers from the byte `start` on, at most `MOST` bytes.  Raises OSError, EFAULT if not all can be
+    read."""
+    content, left = [], MOST
     for address, length in parts:
-        content += read(task, address, min(length, most - len(content)))
-    return content
+        skipped = min(start, length)
+        size = min(length - skipped, left)
+        content.append(read(task, address + skipped, size))
+        start, left = start - skipped, left - size
+    return b"".join(content)
 
 
 def scatter(write: Callable[[int, bytes], None], parts: Sequence[tuple[int, int]], content: bytes) -> None:
@@ -114,8 +122,6 @@ def control(task: int, message: Message) -> list[tuple[int, int, bytes]]:
     """Return level, type and data of each control message (cmsg(3)).  Raises OSError with the errno of sendmsg(2)."""
     if message.control_length > _MOST_CONTROL:
         raise OSError(errno.ENOBUFS, "control")
-    if not message.control:
-        return []
     content = read(task, message.control, message.control_length)
     word, place, found = message.word, 0, []
     while place + word + 8 <= len(content):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from _socket import AF_INET6, SOCK_DGRAM
+from _socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 from functools import partial
 
 from callfence.enforcer import kernel
@@ -22,17 +22,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from callfence.enforcer.hosts.sockets import Socket
-    from callfence.enforcer.listener import Notification, Request
+    from callfence.enforcer.listener import Request
 
 _SOURCE_ROUTES = ((0, 7), (41, 57), (41, 5))
 """Levels and types of control messages that send a datagram over other hosts: IP_RETOPTS, IPV6_RTHDR and its older form."""
 _MOST_MESSAGES = 1024  # UIO_MAXIOV, for sendmmsg(2)
+_MOST_BYTES = 0x7FFFF000
+"""The most bytes that one call sends (MAX_RW_COUNT, linux/fs.h)."""
 
 
 class _Message:
     """A message that is being sent."""
 
-    __slots__ = ("control", "copies", "done", "flags", "is_kept", "request", "rest", "sent", "socket", "target")
+    __slots__ = ("control", "copies", "done", "flags", "is_kept", "length", "request", "rest", "sent", "socket", "target")
 
     def __init__(self, request: Request, socket: Socket, flags: int, done: Callable[[int], int] = int) -> None:
         self.request = request
@@ -40,10 +42,12 @@ class _Message:
         """Makes the call's result of that of sending, bytes or a negative errno."""
         self.socket = socket
         self.flags = flags
+        self.length = 0
+        """How many bytes the content has."""
         self.sent = 0
         """How many bytes have been sent."""
         self.rest: Callable[[int], bytes] = bytes
-        """Reads what comes after so many bytes of the content, of which at most `memory.MOST` count.  Raises OSError."""
+        """Reads what comes after so many bytes of the content, at most `memory.MOST` bytes.  Raises OSError."""
         self.control: Sequence[tuple[int, int, bytes]] = ()
         self.copies: list[int] = []
         """Copies of the descriptors that it passes."""
@@ -75,11 +79,12 @@ class Sending:
         socket = self._making.copier.socket(task, number & INT)
         sending = _Message(request, socket, flags & INT)
         try:
-            if socket.type == SOCK_DGRAM and length > memory.MOST:
-                raise OSError(errno.EMSGSIZE, "sendto")
-            sending.rest = lambda sent: memory.read(task, at + sent, min(length, memory.MOST) - sent)
+            sending.length = _length(socket, length)
+            sending.rest = lambda sent: memory.read(task, at + sent, min(sending.length - sent, memory.MOST))
             content = sending.rest(0)
             address = address_at(task, where, size & INT) if where else b""
+            if where and not address and socket.type == SOCK_DGRAM and socket.domain in (AF_INET, AF_INET6):
+                raise OSError(errno.EINVAL, "sendto")
             check(request)
             sending.target = self._send_target(request, socket, address)
             return self._send(sending, content)
@@ -97,10 +102,9 @@ class Sending:
         sending = _Message(request, socket, flags, done)
         try:
             message = memory.message(call.task, at, call.arch)
-            if socket.type == SOCK_DGRAM and message.length > memory.MOST:
-                raise OSError(errno.EMSGSIZE, "sendmsg")
-            sending.rest = lambda sent: _gathered(call, memory.message(call.task, at, call.arch))[sent:]
-            content = _gathered(call, message)
+            sending.length = _length(socket, message.length)
+            sending.rest = lambda sent: memory.gathered(call.task, memory.message(call.task, at, call.arch).parts, sent)
+            content = memory.gathered(call.task, message.parts, 0)
             control = memory.control(call.task, message)
             address = address_at(call.task, message.name, message.name_length) if message.name else b""
             sending.control = self._making.copier.control(call.task, control, socket.domain, sending.copies)
@@ -118,6 +122,8 @@ class Sending:
         at, flags = request.arguments[1], request.arguments[3]
         count = min(request.arguments[2] & INT, _MOST_MESSAGES)
         step, length_at = memory.steps(call.arch)
+        if not count:
+            self._making.copier.socket(call.task, request.arguments[0] & INT).close()
 
         def done(place: int, result: int) -> int:
             """Write how much of a message was sent, and return how many messages were."""
@@ -158,9 +164,9 @@ class Sending:
         result = acting(target.identity, send)
         self._targets.note(socket, target)
         is_waiting = not sending.flags & MSG_DONTWAIT and socket.is_blocking
-        if result > 0 and socket.type != SOCK_DGRAM:
-            is_waiting = is_waiting and result < len(rest)
+        if result > 0 and socket.type == SOCK_STREAM:
             sending.sent += result
+            is_waiting = is_waiting and sending.sent < sending.length
             sending.control = ()  # it goes with the first byte
             result = sending.sent
         elif result != EAGAIN:
@@ -169,7 +175,8 @@ class Sending:
             sending.is_kept = True
             self._making.wait(request, socket, WRITABLE, lambda late: self._send_more(sending, late), EAGAIN)
             return None
-        if result == -errno.EPIPE and socket.type != SOCK_DGRAM and not sending.flags & MSG_NOSIGNAL and request.is_waiting():
+        signals = result == -errno.EPIPE and socket.type == SOCK_STREAM and not (sending.sent or sending.flags & MSG_NOSIGNAL)
+        if signals and request.is_waiting():
             kernel.kill_thread(owner(request.call.task), request.call.task, linux.SIGPIPE)
         return sending.done(sending.sent or result)
 
@@ -189,6 +196,8 @@ class Sending:
         sending.close_if_done()
 
 
-def _gathered(call: Notification, message: memory.Message) -> bytes:
-    """Return the content of a message.  Raises OSError."""
-    return memory.gathered(call.task, message.parts, memory.MOST)
+def _length(socket: Socket, length: int) -> int:
+    """Return how many bytes of a content a call sends.  Raises OSError for a message that would have to be sent at once."""
+    if socket.type != SOCK_STREAM and length > memory.MOST:
+        raise OSError(errno.EMSGSIZE, "message")
+    return min(length, _MOST_BYTES)

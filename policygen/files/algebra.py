@@ -257,6 +257,7 @@ def differences(old: Files, new: Files) -> tuple[Difference, ...]:
     """Return the differences between the lines of two policies, in the lines' order.  A line for the name of a host also grants
     that it is looked up."""
     result: list[Difference] = []
+    names, looked_up = [{*files.names} for files in (old, new)], [looking_up(files) for files in (old, new)]
     for kind in TREES.values():
         if kind.copied(old) == kind.copied(new) and (kind.name != "query" or old.asks_freely == new.asks_freely):
             continue
@@ -264,13 +265,13 @@ def differences(old: Files, new: Files) -> tuple[Difference, ...]:
         found = {gap.place: gap for gap in gaps(before, after, kind)}
         for place in (*before, *after) if kind.name in TO_HOSTS else ():
             gap = found.get(place, Gap(place, 0, 0))
-            if place in new.names and not looks_up(old, place):
+            if place in names[1] and not looked_up[0](place):
                 gap = gap._replace(more=gap.more or after.get(place, 0))
-            if place in old.names and not looks_up(new, place):
+            if place in names[0] and not looked_up[1](place):
                 gap = gap._replace(less=gap.less or before.get(place, 0))
             found |= {place: gap} if gap.more or gap.less else {}
         for place in [*found] if kind.name == "query" else ():
-            if place != ANY and looks_up(old, place) and looks_up(new, place):  # by the line of a host
+            if place != ANY and all(look(place) for look in looked_up):  # by the line of a host
                 del found[place]
         found_gaps = sorted(found.values(), key=lambda gap: kind.order(gap.place))
         result += [Difference(kind.line(gap.place), kind.words(gap.more), kind.words(gap.less)) for gap in found_gaps]
@@ -282,9 +283,10 @@ def _look_ups_of(files: Files, kind: Kind) -> Grants:
     return {ANY: 1} if kind.name == "query" and files.asks_freely else {}
 
 
-def looks_up(files: Files, name: str) -> bool:
-    """Return whether a policy lets a name, or all names below `*.NAME`, be looked up."""
-    return files.query is None or any(place in (*files.query, *files.names) for place in hosts.containing(name))
+def looking_up(files: Files) -> Callable[[str], bool]:
+    """Return a function that returns whether a policy lets a name, or all names below `*.NAME`, be looked up."""
+    granted = None if files.query is None else {*files.query, *files.names}
+    return lambda name: granted is None or not granted.isdisjoint(hosts.containing(name))
 
 
 def united(a: Files, b: Files) -> Files:
@@ -308,7 +310,8 @@ def _with_look_ups(result: Files, policies: Sequence[Files], rule: Callable[[Ite
     if result.query is None:
         return result
     named = dict.fromkeys(name for files in policies for name in (*files.names, *(files.query or ())) if name != ANY)
-    allowed = [name for name in named if rule(looks_up(files, name) for files in policies)]
+    looked_up = [looking_up(files) for files in policies]
+    allowed = [name for name in named if rule(look(name) for look in looked_up)]
     if not {*result.names} <= {*allowed}:
         for kind in (TREES[use] for use in TO_HOSTS if getattr(result, use) is not None):
             grants = kind.grants(result)
@@ -316,7 +319,8 @@ def _with_look_ups(result: Files, policies: Sequence[Files], rule: Callable[[Ite
             found = {host: kind.granted(grants, host) for host in allowed}
             result = replace(result, **kind.fields(reduced(kept | found, kind)))
     query = reduced(dict.fromkeys((*(result.query or ()), *allowed), 1), TREES["query"])
-    return replace(result, query=tuple(name for name in query if not {*hosts.containing(name)} & {*result.names}))
+    names = {*result.names}
+    return replace(result, query=tuple(name for name in query if names.isdisjoint(hosts.containing(name))))
 
 
 def _combined(files: Sequence[Files], rule: Rule) -> Files:

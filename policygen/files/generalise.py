@@ -384,7 +384,8 @@ def added(files: Files, runs: Sequence[Iterable[Use]], newest: Iterable[Use], *,
         fresh = removals(made(runs)) - removals(made(earlier)) if len(runs) > 1 else ()
         missing += [folder for folder in fresh if Right.CREATE in granted(files.paths, folder)]
     needed = learned(runs, exact=exact)
-    grants = {path: rights for path, rights in needed.files.grants.items() if any(covers(path, name) for name in missing)}
+    above = {folder for name in missing for folder in folders(name)}
+    grants = {path: rights for path, rights in needed.files.grants.items() if path in above}
     fields = added_hosts(files, uses, needed.files)
     each = _without_hosts(runs) if "connect_to" in fields else runs
     fields["connect"] = _added_ports(files.ports("connect"), each, "connect", uses, exact=exact)

@@ -150,6 +150,23 @@ def with_index(index: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
     return entry.tobuf() + index + bytes(-len(index) % 512 + 1024)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.map": "x", "GNU.sparse.size": "1"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"},
+        {"GNU.sparse.size": "x", "GNU.sparse.numblocks": "1"},
+        {"size": "9" * 30},
+    ],
+)
+def test_fields_of_an_archive_that_are_no_numbers(headers: dict[str, str]) -> None:
+    entry = tarfile.TarInfo("index.json")
+    entry.pax_headers = headers
+    data = entry.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+    with pytest.raises(ImportFormatError, match=r"it\.tar: is not a tar archive of an OCI layout: .+"):
+        read_artifact(data, "it.tar", format_options())
+
+
 def test_a_sparse_file_takes_no_memory() -> None:
     """One of 64 GiB takes 1 KiB of an archive."""
     data = bytearray(with_index(b"x" * 512, tarfile.GNUTYPE_SPARSE))

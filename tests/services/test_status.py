@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from callfence.policygen.values import replace
 from callfence.services import command, drop_ins, units
 from callfence.services.logs import MAX_SIZE
 from callfence.services.status import described, has_violations, lines
 from callfence.services.units import State, Unit
+from callfence.tracer.errors import UserError
 from tests.formats.outputs import check_output
 
 if TYPE_CHECKING:
@@ -246,3 +248,12 @@ def test_a_program_that_was_replaced_since_its_start(tmp_path: Path, monkeypatch
             assert described(UNIT, "audit", tmp_path / "none", lambda: [])["problem"] is None
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("value", ["no", "No", "n", "false", "F", "off", "0", "yes\nProtectHome=n"])
+def test_what_systemd_takes_for_no_hides_nothing(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setattr(drop_ins, "_executed", lambda: iter(["/home/it"]))
+    unit = replace(UNIT, text=f"[Service]\nExecStart=/bin/true\nProtectHome={value}\n")
+    assert drop_ins.of(unit, "audit", Path("/etc/callfence/it.policy"), ())
+    with pytest.raises(UserError, match="which the unit does not see"):
+        drop_ins.of(replace(unit, text=f"{unit.text}ProtectHome=tmpfs\n"), "audit", Path("/etc/callfence/it.policy"), ())

@@ -12,7 +12,7 @@ from callfence.policygen.files.places import deciding
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from callfence.enforcer.hosts.names.dns import Answer
     from callfence.enforcer.hosts.rules import Rules
@@ -192,7 +192,8 @@ def _may_be_written(path: str) -> bool:
     if kernel.capabilities()[1]:
         return True
     places = deciding(os.fsencode(path))
-    for place in (places[-1], *map(os.path.dirname, places)):
+    folders = dict.fromkeys(folder for place in places for folder in _above(place))
+    for place in (places[-1], *folders):
         try:
             status = os.stat(place)
         except OSError:
@@ -200,6 +201,13 @@ def _may_be_written(path: str) -> bool:
         if status.st_uid == os.geteuid() or status.st_mode & 0o022:
             return True
     return False
+
+
+def _above(place: bytes) -> Iterator[bytes]:
+    """Yield the folders above a place, up to the root: who may write to one can put another folder below it."""
+    while place != b"/":
+        place = os.path.dirname(place)
+        yield place
 
 
 def _reversed(name: str) -> bytes | None:

@@ -157,8 +157,11 @@ def _members(data: bytes, filename: str) -> dict[str, bytes]:
                     members[entry.name.removeprefix("./")] = file.read()
                 if len(members) > _MAX_MEMBERS:
                     raise ImportFormatError(f"{filename}: has more than {_MAX_MEMBERS} files")
-    except (tarfile.TarError, EOFError) as error:
-        raise ImportFormatError(f"{filename}: is not a tar archive of an OCI layout: {error}") from error
+    except (ImportFormatError, MemoryError):
+        raise
+    except Exception as error:  # not only its own: a field that is no number raises others through tarfile
+        text = str(error) or type(error).__name__
+        raise ImportFormatError(f"{filename}: is not a tar archive of an OCI layout: {text}") from error
     return members
 
 

@@ -33,6 +33,8 @@ LIMIT = 1 << 63
 """Values are of the format int64."""
 _SPEC = ("defaultAction", "architectures", "flags", "syscalls", "listenerPath", "listenerMetadata")
 _OTHERS = frozenset(("baseProfileName", "state", "disabled"))
+_DEEPEST = 64
+"""The most lists and objects within each other in a file of YAML; a SeccompProfile needs six."""
 
 
 # OCI, and Kubernetes with it
@@ -176,9 +178,14 @@ def _documents(data: bytes, filename: str) -> list[Any]:
         hint = f"{pip_install('yaml')}, or give it as JSON (kubectl get -o json)"
         raise ImportFormatError(f"{filename}: reading YAML takes PyYAML: {hint}") from error
     try:
-        # A few lines of aliases, each for a thousand elements, would fill the memory when they are expanded.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, yaml.SafeLoader)):
-            raise ImportFormatError(f"{filename}: has aliases (*NAME): write out what they stand for")
+        depth = 0
+        for event in yaml.parse(data, yaml.SafeLoader):
+            # A few lines of aliases, each for a thousand elements, would fill the memory when they are expanded.
+            if isinstance(event, yaml.AliasEvent):
+                raise ImportFormatError(f"{filename}: has aliases (*NAME): write out what they stand for")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:  # which PyYAML takes milliseconds for, each
+                raise ImportFormatError(f"{filename}: nested too deeply for a profile")
         return list(yaml.safe_load_all(data))
     except ImportFormatError:
         raise

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from callfence.policygen.files.records import Denied, denied, unescaped
 from callfence.policygen.formats import FormatOptions, ImportFormatError
+from callfence.policygen.formats.logs import lines
 from callfence.policygen.formats.logs.denials import UNKNOWN
 from callfence.policygen.recording.model import Observation, Recording, Run
 from callfence.tracer.abi import NATIVE, Arch, call_of, table
@@ -49,7 +50,7 @@ def audit(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording:
     sites: dict[tuple[int, int, str], str] = {}
     landlock = _Landlock(options.program)
     started, digest = 0, sha256()
-    for number, raw in enumerate(stream, 1):
+    for number, raw in lines(stream, filename):
         digest.update(raw)
         line = raw.decode("utf-8", "surrogateescape")
         start = _RECORD.match(line)

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import BinaryIO
 
 from callfence.policygen.formats import FormatOptions, ImportFormatError
-from callfence.policygen.formats.logs import strace_call
+from callfence.policygen.formats.logs import lines, strace_call
 from callfence.policygen.formats.logs.strace_call import StraceCall, SyntaxProblem, UnreadableError
 from callfence.policygen.grants import NONE, TCP
 from callfence.policygen.learning.floor import OPAQUE
@@ -35,6 +35,7 @@ _MODE = re.compile(r"\[ Process PID=(\d{1,10}) runs in (\S+)(?: bit)? mode\. \]"
 _RESUMED = re.compile(r"<\.\.\. (\w+|\?\?\?) resumed>\s?")
 _UNFINISHED = "<unfinished ...>"
 _FORKS = ("clone", "clone3", "fork", "vfork")
+_FORKING = tuple(f"{name}(" for name in _FORKS)
 _PORT = re.compile(r"\{sa_family=AF_INET6?,.*sin6?_port=htons\((\d{1,5})\)")
 _MAX_PORT = 65535
 _NUMBER = re.compile(r"\d{1,10}(?!\d)")
@@ -50,7 +51,7 @@ def record(stream: BinaryIO, filename: str, options: FormatOptions) -> Recording
     machine."""
     log = _Log(filename, options.arch)
     digest, is_over = sha256(), False
-    for number, line in enumerate(stream, 1):
+    for number, line in lines(stream, filename):
         digest.update(line)
         is_over = is_over or line.startswith(_SUMMARY)
         if is_over:
@@ -72,8 +73,10 @@ class _Log:
         self._modes = {"64": machine, "32": machine.compat}
         self._arches: dict[int, Arch | None] = {}
         """Architectures of processes that are not of the machine's; None for x32."""
-        self._begun: dict[int, tuple[int, str]] = {}
-        """Unfinished calls, by process: line and text."""
+        self._begun: dict[int, tuple[int, str, str]] = {}
+        """Unfinished calls, by process: line, text and, of one that forks, the executable."""
+        self._forking: Counter[str] = Counter()
+        """The executables of processes in a call that forks."""
         self._executables: dict[int, str] = {}
         self._executed: set[tuple[str, str]] = set()
         self._aggregator = Aggregator()
@@ -89,7 +92,7 @@ class _Log:
         """Descriptor, in any process -> 0 for a TCP socket, 1 for one that is bound, -1 for an unknown one, None for others."""
 
     def recording(self, run_id: str) -> Recording:
-        for number, text in self._begun.values():
+        for number, text, _ in self._begun.values():
             self._call(0, number, text, 1, is_whole=False)
         if self._first is None:
             raise ImportFormatError(f"{self._filename}:1:1: it has no call: not the output of strace")
@@ -121,21 +124,38 @@ class _Log:
         elif mode := _MODE.fullmatch(text):
             self._arches[int(mode[1]) if prefix["pid"] or prefix["terminal"] else pid] = self._modes.get(mode[2])
         elif resumed := _RESUMED.match(text):
-            begun = self._begun.pop(pid, None)
+            begun = self._take_begun(pid)
             if begun is None:
                 self.gap("calls whose beginning is not in the log", number)
             else:
                 self._call(pid, begun[0], begun[1] + text[resumed.end() :], column)
         elif text.endswith(_UNFINISHED):
-            self._begun[pid] = (number, text.removesuffix(_UNFINISHED).rstrip())
-            self._executable(pid)
+            self._begin(pid, number, text.removesuffix(_UNFINISHED).rstrip())
         else:
             self._call(pid, number, text, column)
 
+    def _begin(self, pid: int, number: int, text: str) -> None:
+        of_process = self._executable(pid)  # now: of its parent, which may be in the call that has made it
+        executable = of_process if text.startswith(_FORKING) else ""
+        self._take_begun(pid)
+        self._begun[pid] = number, text, executable
+        if executable:
+            self._forking[executable] += 1
+
+    def _take_begun(self, pid: int) -> tuple[int, str] | None:
+        """Remove and return the line and the text of a process's unfinished call; None if there is none."""
+        if (begun := self._begun.pop(pid, None)) is None:
+            return None
+        number, text, executable = begun
+        if executable:
+            self._forking[executable] -= 1
+            if not self._forking[executable]:
+                del self._forking[executable]
+        return number, text
+
     def _ended(self, pid: int, number: int, ended: re.Match[str]) -> None:
-        if pid in self._begun:
-            begun, text = self._begun.pop(pid)
-            self._call(pid, begun, text, 1, is_whole=False)
+        if begun := self._take_begun(pid):
+            self._call(pid, *begun, 1, is_whole=False)
         if pid == self._first and (ended[1] or ended[2]):
             signal = constants.value(ended[2], self._arch) if ended[2] else None
             self._status = int(ended[1]) if ended[1] else -signal if signal else None
@@ -232,12 +252,7 @@ class _Log:
     def _executable(self, pid: int) -> str:
         """Return a process's executable.  A new process has its parent's, if only one fork, or clone, is unfinished."""
         if pid not in self._executables:
-            forking = {
-                self._executables[parent]
-                for parent, (_, text) in self._begun.items()
-                if text.startswith(tuple(f"{name}(" for name in _FORKS))
-            }
-            self._executables[pid] = forking.pop() if len(forking) == 1 else _NO_SITE
+            self._executables[pid] = next(iter(self._forking)) if len(self._forking) == 1 else _NO_SITE
         return self._executables[pid]
 
 

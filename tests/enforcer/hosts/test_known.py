@@ -185,13 +185,32 @@ def test_what_decides_which_file_a_path_leads_to(tmp_path: Path) -> None:
     for folder in ("etc", "over", "var"):
         (tmp_path / folder).mkdir()
     (tmp_path / "var/conf").touch()
-    links = {"etc/NAME": "../over/./link", "over/link": f"{tmp_path}/run/conf", "run": "var", "loop": "loop"}
+    links = {"etc/NAME": "./../over/./link", "over/link": f"{tmp_path}/run/conf", "run": "var", "loop": "loop"}
     for link, target in links.items():
         (tmp_path / link).symlink_to(target)
     expected = [os.fsencode(tmp_path / place) for place in ("etc/NAME", "over/link", "run", "var/conf")]
     assert deciding(os.fsencode(f"{tmp_path}/etc/NAME")) == expected
     assert deciding(os.fsencode(f"{tmp_path}//none/../var/conf")) == expected[-1:]
+    assert deciding(os.fsencode(f"{tmp_path}/etc/.//../etc/./NAME/")) == expected
     assert len(deciding(os.fsencode(f"{tmp_path}/loop"))) == 41
+
+
+@pytest.mark.parametrize("writable", ["", "etc", "over", "var", "var/net", "var/net/conf"])
+def test_who_may_write_to_any_folder_above_a_file_may_put_another_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writable: str
+) -> None:
+    for folder in ("etc", "over", "var/net"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "var/net/conf").touch()
+    (tmp_path / "etc/NAME").symlink_to("../over/link")
+    (tmp_path / "over/link").symlink_to("../var/net/conf")
+
+    def stat(place: bytes) -> SimpleNamespace:
+        return SimpleNamespace(st_uid=0, st_mode=0o777 if place == os.fsencode(f"{tmp_path}/{writable}") else 0o755)
+
+    monkeypatch.setattr(known, "kernel", SimpleNamespace(capabilities=lambda: (0, 0, 0)))
+    monkeypatch.setattr(known, "os", SimpleNamespace(stat=stat, geteuid=lambda: 1000, path=os.path, fsencode=os.fsencode))
+    assert known._may_be_written(f"{tmp_path}/etc/NAME") == bool(writable)
 
 
 @pytest.mark.parametrize(

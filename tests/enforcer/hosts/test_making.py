@@ -12,7 +12,9 @@ import time
 
 import pytest
 
+from callfence.enforcer.hosts import sending
 from callfence.enforcer.hosts.making import Making, write
+from callfence.enforcer.hosts.sockets import Socket
 from callfence.enforcer.hub import Hub
 from callfence.enforcer.listener import Notification, Request, Waiting
 from callfence.enforcer.pending import Pending
@@ -91,3 +93,15 @@ def test_the_last_copy_of_a_connection_is_closed_at_once():
     """The program has closed its own meanwhile, and the peer reads nothing."""
     done = subprocess.run([sys.executable, "-c", LINGERS], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 10
+
+
+@pytest.mark.parametrize(("kind", "length", "sent"), [(1, 1 << 32, 0x7FFFF000), (1, 0, 0), (2, 1 << 20, 1 << 20), (5, 1, 1)])
+def test_how_much_of_a_content_is_sent(kind: int, length: int, sent: int) -> None:
+    assert sending._length(Socket(-1, socket.AF_UNIX, kind, 0), length) == sent
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_RAW])
+def test_a_message_that_has_to_stay_whole_is_not_cut(kind: int) -> None:
+    with pytest.raises(OSError, match="message") as raised:
+        sending._length(Socket(-1, socket.AF_UNIX, kind, 0), (1 << 20) + 1)
+    assert raised.value.errno == errno.EMSGSIZE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+import time
 from functools import reduce
 from ipaddress import ip_network
 
@@ -26,7 +27,7 @@ from callfence.policygen.grants import (
     written,
 )
 from callfence.policygen.hosts import is_name
-from callfence.policygen.paths import folders
+from callfence.policygen.paths import covers, folders
 from callfence.policygen.values import replace
 
 PATHS = ["/", "/a", "/a/b", "/a/b/c", "/d", ".", "./a", "./a/b", "$HOME", "$HOME/a", "$HOME/.a", "$TMPDIR"]
@@ -156,7 +157,7 @@ def bits(spans):
 
 def found(files, kind, place):
     """The same; what can be looked up by the line of a host too."""
-    return int(algebra.looks_up(files, place)) if kind == "query" else reached(files, kind, place)
+    return int(algebra.looking_up(files)(place)) if kind == "query" else reached(files, kind, place)
 
 
 @given(FILES, FILES)
@@ -165,7 +166,7 @@ def test_hosts_and_sockets_are_combined_exactly(a, b):
     for kind, place in ((kind, place) for kind, places in SEEN.items() for place in places):
         one, other = found(a, kind, place), found(b, kind, place)
         assert found(united, kind, place) == one | other
-        if kind in ("connect", "send") and is_name(place) and both.query is not None and not algebra.looks_up(both, place):
+        if kind in ("connect", "send") and is_name(place) and both.query is not None and not algebra.looking_up(both)(place):
             assert not found(both, kind, place) & ~(one & other), "of what cannot be found, no line is left"
         else:
             asks = kind == "send" and both.query == () and not both.names  # no name server, where no name is left
@@ -184,7 +185,7 @@ def test_differences_of_hosts_and_sockets_are_exact_and_told_once(a, b):
         places = {line.removeprefix(start).strip() or "any": (more, less) for line, more, less in own}
         if kind == "query" and a.names != b.names:  # told of the lines of these hosts
             continue
-        moved = {name for name in places if is_name(name) and algebra.looks_up(a, name) != algebra.looks_up(b, name)}
+        moved = {name for name in places if is_name(name) and algebra.looking_up(a)(name) != algebra.looking_up(b)(name)}
         for place in SEEN[kind]:
             one, other = (found(files, kind, place) or int(kind == "query" and files.asks_freely) for files in (a, b))
             mores = [of(kind, more) for where, (more, _) in places.items() if contains(where, place)]
@@ -318,3 +319,20 @@ def test_read_implies_list():
     assert algebra.reduced({"/a": Right.LIST, "/a/b": Right.READ}) == {"/a": Right.LIST, "/a/b": Right.READ}
     assert algebra.reduced({"/a": Right.READ, "/a/b": Right.LIST}) == {"/a": Right.READ}
     assert Files({"/a": Right.CONTENT}) == read, "no value grants the one without the other"
+
+
+@pytest.mark.parametrize("folder", [*PLACES, "", "/a/", "//a", "/a/bc"])
+def test_what_a_folder_covers_is_what_is_in_it(folder: str) -> None:
+    for path in (*PLACES, "", "/a/", "//a", "//a/b", "/a/bc", "/a//b"):
+        assert covers(folder, path) == (folder in folders(path))
+
+
+def test_thousands_of_names_are_compared_in_time() -> None:
+    """Each was compared with all."""
+    hosts = {f"h{number}.example.org": ((443, 443),) for number in range(10_000)}
+    files = Files(None, (), connect_to=hosts)
+    begin = time.process_time()
+    assert len(algebra.differences(NOT_CONFINED, files)) == 2
+    assert len(algebra.differences(files, replace(files, connect_to={}))) == 10_001  # and all names
+    assert algebra.united(files, files) == files
+    assert time.process_time() - begin < 10

@@ -160,10 +160,27 @@ def several_messages_the_second_of_which_fails() -> object:
         return LIBC.sendmmsg(s.fileno(), several, 3, 0), [one.sent for one in several]
 
 
+def returned(result: int) -> object:
+    return result if result >= 0 else errno.errorcode[ctypes.get_errno()]
+
+
 @check
 def no_messages() -> object:
+    with udp() as s, open("/dev/null") as file:
+        return [returned(LIBC.sendmmsg(number, None, 0, 0)) for number in (s.fileno(), file.fileno(), -1)]
+
+
+@check
+def addresses_of_odd_lengths() -> object:
+    kept: list[object] = []
+    address = v4(V4, ECHO) + bytes(240)
     with udp() as s:
-        return LIBC.sendmmsg(s.fileno(), None, 0, 0)
+        results = [returned(LIBC.sendto(s.fileno(), b"a", 1, 0, address, length)) for length in (0, 16, 128, 129)]
+        for length in (0, 16, 128, 129, 256, 1 << 31):
+            one = head(address, [b"a"], kept)
+            one.length = length
+            results.append(returned(LIBC.sendmsg(s.fileno(), ctypes.byref(one), 0)))
+        return results
 
 
 @check
@@ -171,7 +188,8 @@ def wrong_messages() -> object:
     kept: list[object] = []
     with udp() as s:
         results = []
-        for change in ({"count": 2000}, {"parts": 1}, {"name": 1}, {"length": 3}, {"control": 1, "control_length": 16}):
+        controls = ({"control": 1, "control_length": 16}, {"control_length": 16})
+        for change in ({"count": 2000}, {"parts": 1}, {"name": 1}, {"length": 3}, *controls):
             one = head(v4(V4, ECHO), [b"a"], kept)
             for name, value in change.items():
                 setattr(one, name, value)

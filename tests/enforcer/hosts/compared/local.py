@@ -80,7 +80,14 @@ def abstract_sockets() -> object:
 @check
 def empty_addresses() -> object:
     with local() as s:
-        return [raw_connect(s.fileno(), b"\1\0" + bytes(length)) for length in (0, 1, 108)]
+        return [raw_connect(s.fileno(), b"\1\0" + bytes(length)) for length in (0, 1, 108, 109)]
+
+
+@check
+def an_address_that_is_too_long() -> object:
+    with listener("long"), local() as s:
+        path = f"{FOLDER}/long".encode()
+        return [raw_connect(s.fileno(), b"\1\0" + path.ljust(length, b"\0")) for length in (109, 126, 108)]
 
 
 @check
@@ -174,7 +181,19 @@ def descriptors_are_passed_by_a_stream() -> object:
 
 
 @check
-def a_long_message_by_a_stream() -> object:
+def a_long_message_that_is_not_cut() -> object:
+    """By a socket that keeps the boundaries of messages."""
+    a, b = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    results = [sent(lambda size=size: a.sendmsg([bytes(size)])) for size in (1, 100000, 3 << 20)]
+    return results, len(b.recv(10)), len(b.recv(1 << 20))
+
+
+@check
+def long_messages_by_a_stream() -> object:
+    return [_by_a_stream([bytes(300000), bytes(300000)]), _by_a_stream([b"", bytes(1 << 21), b"x", bytes(1 << 20)])]
+
+
+def _by_a_stream(parts: list[bytes]) -> object:
     a, b = socket.socketpair()
     received: list[int] = []
 
@@ -184,7 +203,7 @@ def a_long_message_by_a_stream() -> object:
 
     thread = threading.Thread(target=drain)
     thread.start()
-    count = a.sendmsg([bytes(300000), bytes(300000)])
+    count = a.sendmsg(parts)
     a.close()
     thread.join()
     return count, sum(received)

@@ -252,6 +252,10 @@ BAD = [
         b'{"defaultAction": "SCMP_ACT_ERRNO", "defaultAction": "SCMP_ACT_ALLOW"}',
         "p.json: not a profile: the field 'defaultAction' is given twice",
     ),
+    (  # read in time
+        b"{" + b", ".join(b'"%d": 0' % number for number in (*range(100_000), 99_999)) + b"}",
+        "p.json: not a profile: the field '99999' is given twice",
+    ),
     (
         b'{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": ' + b"1" * 5000 + b"}",
         "p.json: not a profile: Exceeds the limit",
@@ -290,6 +294,8 @@ def test_bad_profiles(data: bytes, message: str) -> None:
         (b"a: 2001-99-99", "p: not YAML: month must be in 1..12"),
         (b"a: !!bool foo", "p: not YAML: 'foo'"),
         (b"a: !!timestamp foo", "p: not YAML: 'NoneType' object"),
+        (b"a: " + b"[" * 20_000, "p: nested too deeply for a profile"),
+        (b"kind: Pod\na: " + b"[" * 60 + b"]" * 60, "p: has 0 resources of kind SeccompProfile"),
         (b"a: &a [b]\nc: [*a, *a]\n", "p: has aliases (*NAME): write out"),
         (
             b'{"kind": "SeccompProfile", "spec": {"baseProfileName": "a\\n", "defaultAction": "SCMP_ACT_LOG"}}',

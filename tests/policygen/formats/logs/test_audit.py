@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 from calls import format_options
 
-from callfence.policygen.formats import FormatOptions, ImportFormatError
+from callfence.policygen.formats import FormatOptions, ImportFormatError, logs
+from callfence.policygen.formats.logs import strace
 from callfence.policygen.formats.logs.audit import audit
 from callfence.policygen.learning.generate import generate
 from callfence.tracer.abi import Arch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from callfence.policygen.recording.model import Recording
 
 RECORD = (
@@ -34,6 +37,16 @@ def line(syscall: object, exe: str = '"/usr/bin/app"', arch: str = "c000003e", s
 def read(*lines: str, program: str = "") -> list[tuple[int, int, str, int]]:
     recording = record("\n".join(lines).encode(), "audit.log", format_options(program=program))
     return [(one.arch, one.number, one.executable, one.calls) for one in recording.observations]
+
+
+@pytest.mark.parametrize("read_log", [audit, strace.record])
+def test_a_line_without_an_end_does_not_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch, read_log: Callable[[BytesIO, str, FormatOptions], Recording]
+) -> None:
+    """A sparse file has a terabyte of NULs in no block."""
+    monkeypatch.setattr(logs, "MAX_LINE", 1 << 20)
+    with pytest.raises(ImportFormatError, match=r"big\.log:2: a line of more than 1 MiB"):
+        read_log(BytesIO(b"\n" + bytes(2 << 20)), "big.log", format_options())
 
 
 def test_records_are_counted_by_call_and_program() -> None:

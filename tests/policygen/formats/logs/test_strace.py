@@ -201,6 +201,19 @@ def test_executables_are_not_guessed() -> None:
     assert log.runs[0].executed == (("", "/bin/app"),)
 
 
+def test_a_fork_that_is_not_over_may_be_the_first_line_of_a_process() -> None:
+    """As in a log of `strace -f -p PID`."""
+    lines = "8 clone(child_stack=NULL, flags=SIGCHLD <unfinished ...>\n9 getpid() = 9\n8 <... clone resumed>) = 9\n"
+    found = record(lines.encode(), "app.log", format_options())
+    assert sorted(calls(found)) == ["clone", "getpid"]
+    assert {one.executable for one in found.observations} == {"?"}
+
+
+def test_many_forks_that_are_not_over_are_read_in_time() -> None:
+    lines = [f"{number} vfork( <unfinished ...>" for number in range(100, 30100)]
+    assert calls(read(*lines)) == ["vfork"]
+
+
 def test_lines_that_are_not_calls_are_ignored() -> None:
     log = read(
         "7 --- SIGCHLD {si_signo=SIGCHLD, si_code=CLD_EXITED} ---",
