@@ -363,17 +363,23 @@ def freed(files: Files, kinds: Iterable[str]) -> Files:
     return _with(files, {name: value for kind in kinds for name, value in TREES[kind].copied(NOT_CONFINED).items()})
 
 
-def with_line(files: Files, line: str, other: Files) -> Files:
-    """Return `files` with one line as in `other`, or without the line if `other` confines its kind and lacks it.  If one of
-    the two does not confine that kind, all lines of the kind are those of `other`."""
-    kind = line_kind(line)
-    if kind is None:
-        raise ValueError(f"no line about files, ports, hosts or sockets: {line}")
-    if getattr(files, kind.name) is None or getattr(other, kind.name) is None:
-        return _with(files, {"query": files.query, **kind.copied(other)})
-    own = {place: bits for place, bits in kind.grants(files).items() if kind.line(place) != line}
-    theirs = {place: bits for place, bits in kind.grants(other).items() if kind.line(place) == line}
-    return _with(files, {"query": files.query, **kind.fields(own | theirs)})
+def with_lines(files: Files, lines: Iterable[str], other: Files) -> Files:
+    """Return `files` with some lines as in `other`, or without a line if `other` confines its kind and lacks it.  If one of
+    the two does not confine that kind, all lines of the kind are those of `other`.  Raises ValueError for what is no line."""
+    by_kind: dict[str, set[str]] = {}
+    for line in lines:
+        if (kind := line_kind(line)) is None:
+            raise ValueError(f"no line about files, ports, hosts or sockets: {line}")
+        by_kind.setdefault(kind.name, set()).add(line)
+    for name, named in by_kind.items():
+        kind = TREES[name]
+        if getattr(files, name) is None or getattr(other, name) is None:
+            files = _with(files, {"query": files.query, **kind.copied(other)})
+            continue
+        own = {place: bits for place, bits in kind.grants(files).items() if kind.line(place) not in named}
+        theirs = {place: bits for place, bits in kind.grants(other).items() if kind.line(place) in named}
+        files = _with(files, {"query": files.query, **kind.fields(own | theirs)})
+    return files
 
 
 def merged(base: Files, ours: Files, theirs: Files) -> tuple[Files, tuple[str, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from enum import StrEnum
 from itertools import groupby
 
-from callfence.policygen.files.algebra import differences, intersected, united, with_line
+from callfence.policygen.files.algebra import differences, intersected, united, with_lines
 from callfence.policygen.grants import EVERYTHING, is_line
 from callfence.policygen.language.document import Document
 from callfence.policygen.language.layout import Comments, Remarks, Section
@@ -58,10 +58,12 @@ def resolve(
         known_changes = changes(old.policy, new.policy)
     judged = {change: decisions.get(change, _UNDECIDED) for change in known_changes}
     policy = _with_entries(old.policy, new.policy, judged)
-    for change, decision in judged.items():
-        if isinstance(change, SettingChange) and decision.answer is Answer.REJECT:
-            asked = {(each.arch, each.number) for each in judged if isinstance(each, EntryChange)}
-            policy = _without_setting(old.policy, policy, change.word, asked)
+    asked = {(change.arch, change.number) for change in judged if isinstance(change, EntryChange)}
+    rejected = [change.word for change, decision in _settings(judged) if decision.answer is Answer.REJECT]
+    policy = _without_lines(old.policy, policy, [word for word in rejected if is_line(word)])
+    for word in rejected:
+        if not is_line(word):
+            policy = _without_setting(old.policy, policy, word, asked)
     if not policy.entries:  # every section is rejected, and a policy has at least one
         policy = replace(policy, entries=old.policy.entries)
     document = _with_old_comments(old, new, policy).with_policy(within_start(policy))
@@ -84,10 +86,9 @@ def with_accepted(document: Document, new: Policy, taken: Mapping[PolicyChange, 
 def _joined(policy: Policy, new: Policy, taken: Mapping[PolicyChange, Decision]) -> Policy:
     """Return a policy without phases with the accepted changes added."""
     entries = {arch: dict(section) for arch, section in policy.entries.items()}
+    policy = _with_settings(policy, new, [change.word for change, _ in _settings(taken)])
     for change, decision in taken.items():
-        if isinstance(change, SettingChange):
-            policy = _with_setting(policy, new, change.word)
-        elif (entry := decision.instead or change.after) is not None:
+        if isinstance(change, EntryChange) and (entry := decision.instead or change.after) is not None:
             section = entries.setdefault(change.arch, {})
             joined = join_entries(change.arch, change.number, section.get(change.number), entry, policy.default)
             if joined is not None:
@@ -95,10 +96,13 @@ def _joined(policy: Policy, new: Policy, taken: Mapping[PolicyChange, Decision])
     return replace(policy, entries=entries)
 
 
-def _with_setting(policy: Policy, new: Policy, word: str) -> Policy:
-    if is_line(word):
-        return replace(policy, files=with_line(policy.files, word, new.files))
-    return policy if word.startswith("arch ") else replace(policy, **{word: getattr(new, word)})
+def _settings(judged: Mapping[PolicyChange, Decision]) -> Iterator[tuple[SettingChange, Decision]]:
+    return ((change, decision) for change, decision in judged.items() if isinstance(change, SettingChange))
+
+
+def _with_settings(policy: Policy, new: Policy, words: Sequence[str]) -> Policy:
+    settings = {word: getattr(new, word) for word in words if not is_line(word) and not word.startswith("arch ")}
+    return replace(policy, files=with_lines(policy.files, filter(is_line, words), new.files), **settings)
 
 
 def _with_entries(old: Policy, new: Policy, judged: Mapping[PolicyChange, Decision]) -> Policy:
@@ -148,14 +152,18 @@ def _restored(change: EntryChange, rest: Sequence[Expression], dropped: Sequence
             yield part if whole else And((part, Or(tuple(dropped))))
 
 
+def _without_lines(old: Policy, policy: Policy, lines: Sequence[str]) -> Policy:
+    if not lines:
+        return policy
+    rejected, kept = with_lines(policy.files, lines, old.files), intersected(old.files, policy.files)
+    if any(difference.more for difference in differences(rejected, kept)):  # a line has replaced others
+        rejected = united(rejected, kept)
+    return replace(policy, files=rejected)
+
+
 def _without_setting(old: Policy, policy: Policy, word: str, asked: Set[tuple[Arch, int]]) -> Policy:
     if word == PHASES:
         return _with_old_phases(old, policy, asked)
-    if is_line(word):
-        rejected, kept = with_line(policy.files, word, old.files), intersected(old.files, policy.files)
-        if any(difference.more for difference in differences(rejected, kept)):  # the line has replaced others
-            rejected = united(rejected, kept)
-        return replace(policy, files=rejected)
     if word.startswith("arch "):
         removed = Arch(word.removeprefix("arch "))
         return replace(policy, entries={arch: section for arch, section in policy.entries.items() if arch is not removed})
@@ -246,7 +254,7 @@ def _with_reason(document: Document, change: PolicyChange, decision: Decision) -
         if is_line(change.word):
             if change.after == NOT_CONFINED:  # a line that says so takes the comment
                 explicit = Policy({}, files=EVERYTHING)
-                document = replace(document, policy=_with_setting(document.policy, explicit, change.word))
+                document = replace(document, policy=_with_settings(document.policy, explicit, [change.word]))
             files = {**layout.files, change.word: layout.files.get(change.word, Comments()).join(comment)}
             return Document(document.policy, replace(layout, files=files))
         if change.word not in SETTINGS:

@@ -288,10 +288,23 @@ def test_a_line_of_another_policy_is_put_back(a, b):
     for line in {*a.lines(), *b.lines()}:
         kind = algebra.line_kind(line)
         if (getattr(a, kind.name) is None) == (getattr(b, kind.name) is None):
-            after = algebra.with_line(a, line, b)
+            after = algebra.with_lines(a, [line], b)
             assert after.lines().get(line) == b.lines().get(line) or line == "path /" or (line == kind.line(kind.root))
             if line == kind.line(kind.root):
                 assert kind.grants(after).get(kind.root, kind.nothing) == kind.grants(b).get(kind.root, kind.nothing)
+
+
+@given(FILES, FILES, st.data())
+def test_lines_are_put_back_together_as_one_after_the_other(a, b, data):
+    every = sorted({*a.lines(), *b.lines()})
+    lines = data.draw(st.lists(st.sampled_from(every), unique=True)) if every else []
+    lines.sort(key=lambda line: algebra.line_kind(line).name)
+    one_by_one = a
+    for line in lines:
+        one_by_one = algebra.with_lines(one_by_one, [line], b)
+    assert algebra.with_lines(a, lines, b) == one_by_one
+    with pytest.raises(ValueError, match="no line about files"):
+        algebra.with_lines(a, ["read"], b)
 
 
 def test_what_is_not_confined_is_everything():
