@@ -137,6 +137,21 @@ class Rules:
             return 0
         return min((len(name) - len(above) - 1 for use in self.below for above in self._above(use, name)), default=None)
 
+    def line_for(self, name: str) -> tuple[str, str]:
+        """Return a line that lets the program look a name up, and its ports, "" without any.
+
+        A look-up does not say which: those of all names that the program may reach, if these are the same, else that of HTTPS.
+        If it may only ask for names, it is a `dns query` line."""
+        for use, start in (("connect", _PORTS[0]), ("send", _PORTS[1])):
+            hosts = [*self.names[use].items(), *self.below[use].items()]
+            granted = [sorted(ports) for host, ports in hosts if not is_local(host)]  # which no name server is asked for
+            if granted:
+                ports = granted[0] if granted.count(granted[0]) == len(granted) and granted[0] != _ALL else [(443, 443)]
+                return f"{start} {name}", ", ".join(f"{first}-{last}".removesuffix(f"-{first}") for first, last in ports)
+        if self.names["query"] or self.below["query"]:
+            return f"dns query {name}", ""
+        return f"{_PORTS[0]} {name}", "443"
+
     def _above(self, use: str, name: str) -> Iterable[str]:
         below = self.below[use]
         while below and "." in name:

@@ -361,9 +361,10 @@ class Targets:
             name = question.name
             if not why and not is_plain_name(name):
                 why = f"{name} is no name that a line can have"
-            line = (f"tcp connect {name}", "443") if question.type in (A, AAAA) else (f"dns query {name}", "")
-            files = [file for file, rules in self._hosts.policies if rules.has_names]
-            rows = [(file, *(("", "") if why else line)) for file in files]
+            other = ("", "") if why else (f"dns query {name}", "")
+            is_address = not why and question.type in (A, AAAA)
+            denying = [(file, rules) for file, rules in self._hosts.policies if rules.has_names]
+            rows = [(file, *(rules.line_for(name) if is_address else other)) for file, rules in denying]
             return self._deny(led.request.kept(stopped=True), Refusal(rows, why, "REFUSED"))
         return False
 

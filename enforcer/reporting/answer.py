@@ -89,6 +89,7 @@ class Answers:
     def program_ended(self) -> None:
         """Write the reports that are due when the program's first process has ended; others may still be confined."""
         self._status = kernel.wait_status(self._pidfd, self._program)
+        attempt(self._count_records)
         self.summarise()
         self._reporter.give_back()
 
@@ -127,6 +128,7 @@ class Answers:
             self._report_records(self._source.rest())
             if lost := self._source.lost():
                 attempt(lambda: self._loaded.reports.say(lost, "note"))
+        attempt(self._count_records)
         self.summarise()
         if self._reporter.log:
             attempt(self._write_end)
@@ -225,6 +227,11 @@ class Answers:
             self._peers.summarise()
         if self._loaded.reported or self._loaded.has_unjudged:
             attempt(lambda: self._loaded.reports.summarise())
+
+    def _count_records(self) -> None:
+        """Have `summarise` say that the record of the start could not be written, if there was nothing else to report."""
+        if self._reporter.log and self._loaded.output.lost:
+            self._loaded.reports  # noqa: B018 - loads what reports
 
     # Calls of a task that is stopped
 

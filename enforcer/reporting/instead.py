@@ -2,9 +2,9 @@
 
 The helper gives it descriptors of /dev/null and /dev/full and none of /dev/tty, lets it send signals to itself, set the ids
 that it has, read its limits, touch files that it may write to, and name itself where the policies allow what a call does to
-its caller; it fails signals to processes that do not exist, signal 0 to others, calls with NULL for a path, those that would
-bring a cache up to date (caches.tsv), and what a kernel or machine may not have, for which programs have another way
-(unavailable.tsv).
+its caller; it fails signals to processes that do not exist, signal 0 to others, calls with NULL or nothing for a path, those
+that would bring a cache up to date (caches.tsv), and what a kernel or machine may not have, for which programs have another
+way (unavailable.tsv).
 Where Landlock keeps signals among the program's processes, it lets a process signal those that it has started: the kernel
 denies all others.
 Anything else, and anything that cannot be found out, is denied.  docs/implied.md says why each is harmless.
@@ -55,7 +55,8 @@ _NEEDS_PATHS = frozenset(
     {"open", "openat", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat", "rename", "renameat", "renameat2", "symlink",
      "symlinkat", "chmod", "fchmodat", "truncate"}
 )  # fmt: skip
-"""Calls that do nothing where a path is NULL (fs/namei.c, getname_flags); others, as utimensat(2), take it for an open file."""
+"""Calls that do nothing where a path is NULL or empty (fs/namei.c, getname_flags); others, as utimensat(2), take it for an open
+file, or do with AT_EMPTY_PATH."""
 _GENERATIONS = 100
 """How many ancestors of a process are examined at most."""
 
@@ -80,8 +81,8 @@ class Instead:
         syscall = table(arch).by_number.get(self._event.number) if arch else None
         if arch is None or syscall is None:
             return False
-        if syscall.name in _NEEDS_PATHS and self._lacks_path(syscall):
-            self._fail(errno.EFAULT)
+        if syscall.name in _NEEDS_PATHS and (number := self._lacks_path(syscall)):
+            self._fail(number)
             return True
         if self._updates_cache(syscall):
             self._fail(errno.EACCES)
@@ -104,10 +105,16 @@ class Instead:
         self._request.fail(number)
         self.error = number
 
-    def _lacks_path(self, syscall: Syscall) -> bool:
-        """Return whether a path of a call is NULL, as in programs that remove a file which they have not made yet."""
+    def _lacks_path(self, syscall: Syscall) -> int:
+        """Return the errno of a call of which a path is NULL, as in programs that remove a file which they have not made yet,
+        or empty, as a shell's `> "$unset"`; 0 of any other."""
         arguments = zip(syscall.arguments, self._event.arguments, strict=False)
-        return any(argument.kind is Kind.PATH and not argument.value(register) for argument, register in arguments)
+        paths = [argument.value(register) for argument, register in arguments if argument.kind is Kind.PATH]
+        if not all(paths):
+            return errno.EFAULT
+        with closing(WaitingTask(self._event.task, self._event.task)) as caller:
+            is_empty = any(caller.read(path, 1) == b"\0" for path in paths)
+        return errno.ENOENT if is_empty and self._request.is_waiting() else 0
 
     def _updates_cache(self, syscall: Syscall) -> bool:
         """Return whether a call opens a file for writing, or makes a folder, in a cache of `is_in_cache`.

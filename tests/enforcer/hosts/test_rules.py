@@ -116,6 +116,24 @@ def test_how_much_a_name_has_that_the_policy_does_not():
     assert not rules(connect_to={"192.0.2.7": ((1, 1),)}).has_names
 
 
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"connect_to": {"a.example": ((8080, 8080),), "*.b.example": ((8080, 8080),)}}, ("tcp connect x.example", "8080")),
+        ({"connect_to": {"a.example": ((80, 80), (8000, 8099))}}, ("tcp connect x.example", "80, 8000-8099")),
+        ({"connect_to": {"a.example": ((80, 80),), "b.example": ((25, 25),)}}, ("tcp connect x.example", "443")),
+        ({"connect_to": {"a.example": ((0, 65535),)}}, ("tcp connect x.example", "443")),
+        ({"connect_to": {"localhost": ((80, 80),)}}, ("tcp connect x.example", "443")),
+        ({"connect_to": {"192.0.2.7": ((80, 80),)}, "query": ("a.example",)}, ("dns query x.example", "")),
+        ({"send_to": {"localhost": ((32768, 65535),)}, "query": ("*.example",)}, ("dns query x.example", "")),
+        ({"send_to": {"a.example": ((123, 123),)}}, ("udp send x.example", "123")),
+        ({"connect_to": {"a.example": ((80, 80),)}, "send_to": {"b.example": ((123, 123),)}}, ("tcp connect x.example", "80")),
+    ],
+)
+def test_a_refused_look_up_proposes_what_other_names_have(fields, line):
+    assert rules(**fields).line_for("x.example") == line
+
+
 def test_the_names_of_this_machine():
     assert is_local("localhost")
     assert is_local("a.localhost")

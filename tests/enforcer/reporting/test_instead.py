@@ -56,6 +56,7 @@ def made(place, build, shared_policy):
         ("file-ids", "0"),  # ncurses looks for the terminal's description so
         ("daemon", "-1 EAFNOSUPPORT"),
         ("no-path", "-1 EFAULT"),
+        ("empty-path", "-1 ENOENT"),
         ("no-family", "-1 EAFNOSUPPORT"),
         ("cache", "-1 EACCES"),
         ("attributes", "-1 EOPNOTSUPP"),

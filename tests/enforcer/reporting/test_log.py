@@ -105,6 +105,12 @@ def test_a_full_disk_is_told(place: Workplace) -> None:
     assert done.stderr == "enforce: 3 records of the log could not be written\n"
 
 
+def test_a_full_disk_is_told_though_nothing_is_denied(place: Workplace) -> None:
+    place.policy(ERRNO)
+    done = place.enforce("--log", "/dev/full", place.calls())
+    assert done.stderr == "enforce: 1 record of the log could not be written\n"
+
+
 def test_it_is_said_in_the_log_that_a_helper_was_replaced(place: Workplace) -> None:
     place.policy(ERRNO)
     process = place.start("--log", "log", place.calls(), "getppid", "wait", "getpid")
