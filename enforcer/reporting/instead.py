@@ -112,8 +112,8 @@ class Instead:
         paths = [argument.value(register) for argument, register in arguments if argument.kind is Kind.PATH]
         if not all(paths):
             return errno.EFAULT
-        with closing(WaitingTask(self._event.task, self._event.task)) as caller:
-            is_empty = any(caller.read(path, 1) == b"\0" for path in paths)
+        caller = WaitingTask(self._event.task, self._event.task)
+        is_empty = any(caller.read(path, 1) == b"\0" for path in paths)
         return errno.ENOENT if is_empty and self._request.is_waiting() else 0
 
     def _updates_cache(self, syscall: Syscall) -> bool:
