@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 AT_FDCWD = -100  # linux/fcntl.h
 _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = 0x400, 0x1000
+_O_EMPTYPATH = 1 << 26  # asm-generic/fcntl.h of Linux 7.3
 _O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
 _RENAME_EXCHANGE = 2  # linux/fs.h
 MOST_LINKS = 40  # MAXSYMLINKS, linux/namei.h
@@ -65,7 +66,7 @@ def _open(descriptor: int, address: int, flags: int) -> list[Wanted]:
         right |= Right.WRITE
     follows = not flags & os.O_NOFOLLOW
     if not flags & os.O_CREAT:
-        return [Wanted(descriptor, address, right, follows=follows)]
+        return [Wanted(descriptor, address, right, follows=follows, may_be_empty=bool(flags & _O_EMPTYPATH))]
     if flags & os.O_EXCL:
         return [Wanted(descriptor, address, makes=right | Right.CREATE, follows=False)]
     return [Wanted(descriptor, address, right, right | Right.CREATE, follows=follows)]

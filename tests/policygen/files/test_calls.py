@@ -22,6 +22,7 @@ TABLE = (
     ("open", (7, os.O_PATH), []),
     ("open", (7, os.O_NOFOLLOW), [Wanted(HERE, 7, R, follows=False)]),
     ("openat", (5, 7, os.O_TMPFILE | os.O_RDWR), [Wanted(5, 7, R | W, unnamed=True)]),
+    ("openat", (5, 7, os.O_RDWR | 1 << 26), [Wanted(5, 7, R | W, may_be_empty=True)]),  # O_EMPTYPATH: opens a descriptor anew
     ("openat2", (5, 7, 100), [Wanted(5, 7, W)]),
     ("creat", (7, 0o644), [Wanted(HERE, 7, W, W | C)]),
     ("execve", (7,), [Wanted(HERE, 7, R | X)]),
