@@ -6,7 +6,19 @@ import os
 
 import pytest
 
-from callfence.policygen.files.calls import PATH_CALLS, File, Need, Pair, Wanted, address, asked, needs, numbers, wanted
+from callfence.policygen.files.calls import (
+    NEW_ROOTS,
+    PATH_CALLS,
+    File,
+    Need,
+    Pair,
+    Wanted,
+    address,
+    asked,
+    needs,
+    numbers,
+    wanted,
+)
 from callfence.policygen.grants import NOTHING, Right
 from callfence.tracer.abi import COMPAT, NATIVE, table
 
@@ -129,3 +141,7 @@ def test_a_socket_is_bound_by_an_address_without_a_family():
 
 def test_nothing_is_wanted_by_default():
     assert Wanted(0, 0).right == Wanted(0, 0).makes == Wanted(0, 0).removes == NOTHING
+
+
+def test_paths_lead_elsewhere_after_each_call_that_changes_the_root() -> None:
+    assert {name for name in table(NATIVE).by_name if name in ("pivot_root",) or name.endswith("chroot")} == {*NEW_ROOTS}
