@@ -58,6 +58,13 @@ def opens_others(policy: Policy, arch: Arch, number: int) -> bool:
     return table(arch).is_newer(number, policy.table) and policy.default.may_allow and not policy.unknown.allows
 
 
+def table_with(policy: Policy, arch: Arch, number: int) -> tuple[int, int]:
+    """Return the table that a policy needs for an entry for a call: its own if this has the call; otherwise the first that has
+    it, but no older one than new policies name.  Calls newer than that stay with `unknown`."""
+    calls = table(arch)
+    return max(Policy({}).table, calls.since(number)) if calls.is_newer(number, policy.table) else policy.table
+
+
 def refusal(policy: Policy, audit: int, number: int) -> str:
     """Return why learning adds no entry for a call that the policy denies, as a sentence without its end."""
     arch = Arch.from_audit(audit)

@@ -156,7 +156,7 @@ def _newer(path: Path, before: Policy, after: Policy) -> Iterator[str]:
     if before.table != after.table:
         old, new = (".".join(map(str, policy.table)) for policy in (before, after))
         answers = f"get `default` ({format_action(after.default)}), not `unknown` ({format_action(after.unknown)})"
-        yield f"{printable(str(path))}: table {old} -> {new}: other calls that Linux {old} did not have {answers}"
+        yield f"{printable(str(path))}: table {old} -> {new}: other calls that Linux {new} has and {old} has not {answers}"
 
 
 def _added(line: str, more: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from callfence.policygen.evaluate import OPENING, opens_others, unnamed
+from callfence.policygen.evaluate import OPENING, opens_others, table_with, unnamed
 from callfence.policygen.files.algebra import Difference, differences, extended
 from callfence.policygen.language.document import PolicyError
 from callfence.policygen.learning.portable import with_equivalents
@@ -15,7 +15,7 @@ from callfence.policygen.sets.join import JoinError, join_entries, refuses
 from callfence.policygen.values import replace
 from callfence.shared.inputs import parse_entries
 from callfence.shared.text import on_one_line
-from callfence.tracer.abi import Arch, name_of, table
+from callfence.tracer.abi import Arch, name_of
 from callfence.tracer.named import NamedTuple
 
 
@@ -89,6 +89,5 @@ def added(policy: Policy, lines: Sequence[str], arch: Arch | None = None, *, nam
 
 
 def _with_entry(policy: Policy, arch: Arch, number: int, entry: Entry) -> Policy:
-    version = Policy({}).table if table(arch).is_newer(number, policy.table) else policy.table
     entries = {**policy.entries, arch: {**policy.entries.get(arch, {}), number: entry}}
-    return replace(policy, entries=entries, table=version)
+    return replace(policy, entries=entries, table=table_with(policy, arch, number))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from callfence.policygen import reading
 from callfence.policygen.filter import bpf
 from callfence.policygen.grants import NOT_CONFINED
-from callfence.policygen.language.document import Document, PolicyError, included, parse
+from callfence.policygen.language.document import Document, PolicyError, included, newest_table, parse
 from callfence.policygen.language.lexer import decode
 from callfence.policygen.model import Policy
 from callfence.policygen.recording.recording_file import RecordingError
@@ -108,7 +108,7 @@ def print_error(message: str) -> None:
 def parse_entries(text: str, arch: Arch) -> Policy:
     """Parse entries of the policy language into a policy.  They are for `arch` unless the text begins with an `arch` line.
     Raises PolicyError for a mistake in the text, and if it has no entry."""
-    head = "" if text.lstrip().startswith("arch ") else f"arch {arch}\n"
+    head = newest_table() + ("" if text.lstrip().startswith("arch ") else f"arch {arch}\n")
     try:
         policy = parse(head + text, "LINE").policy
     except PolicyError as error:

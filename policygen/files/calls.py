@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 AT_FDCWD = -100  # linux/fcntl.h
 _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = 0x400, 0x1000
+_O_EMPTYPATH = 1 << 26  # asm-generic/fcntl.h of Linux 7.3
 _O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _ACCESS = {os.O_RDONLY: Right.READ, os.O_WRONLY: Right.WRITE, os.O_RDWR: Right.READ | Right.WRITE}
@@ -65,7 +66,7 @@ def _open(descriptor: int, address: int, flags: int) -> list[Wanted]:
         right |= Right.WRITE
     follows = not flags & os.O_NOFOLLOW
     if not flags & os.O_CREAT:
-        return [Wanted(descriptor, address, right, follows=follows)]
+        return [Wanted(descriptor, address, right, follows=follows, may_be_empty=bool(flags & _O_EMPTYPATH))]
     if flags & os.O_EXCL:
         return [Wanted(descriptor, address, makes=right | Right.CREATE, follows=False)]
     return [Wanted(descriptor, address, right, right | Right.CREATE, follows=follows)]
@@ -146,7 +147,7 @@ UDP_CONNECT = "udp connect"
 """The name of a use that no line grants: a program that asks DNS servers by UDP."""
 INTERNET = 2, 10
 """AF_INET, AF_INET6 (linux/socket.h)."""
-NEW_ROOTS = ("chroot", "pivot_root")
+NEW_ROOTS = ("chroot", "fchroot", "pivot_root")
 """Calls after which the same path refers to another file."""
 MOUNTING = ("mount", "umount", "umount2", "move_mount", "pivot_root")
 """Calls that Landlock denies to whoever has any rule about files (security/landlock/fs.c)."""

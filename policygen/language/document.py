@@ -13,9 +13,10 @@ from callfence.policygen.language.printer import EXPLANATIONS, print_policy, set
 from callfence.policygen.model import ABSTRACT, SIGNALS, Policy, scopes
 from callfence.policygen.text import printable
 from callfence.policygen.values import field, frozen, replace
-from callfence.tracer.abi import Arch
+from callfence.tracer.abi import NATIVE, Arch, table
 
-__all__ = ["NOTE_WORDS", "Document", "PolicyError", "included", "new_document", "parse", "parse_file", "read_text"]
+__all__ = ["NOTE_WORDS", "Document", "PolicyError", "included", "new_document", "newest_table", "parse", "parse_file"]
+__all__ += ["read_text"]
 
 Notes = Mapping[tuple[Arch, int], str]
 """The tools' notes on the entries of syscalls: `WORD: text`, with one of NOTE_WORDS."""
@@ -93,6 +94,11 @@ def parse(text: str, filename: str = "<policy>", *, read: Callable[[str], str] |
     from callfence.policygen.language.parser import parse_policy  # a first learn writes a policy and reads none
 
     return Document(*parse_policy(text, filename, read))
+
+
+def newest_table() -> str:
+    """Return the line for texts that are no policies of their own, but have an entry of any call that callfence knows."""
+    return "table {}.{}\n".format(*table(NATIVE).versions()[-1])  # every architecture has the same versions
 
 
 def parse_file(path: str | os.PathLike[str]) -> Document:

@@ -12,6 +12,7 @@ from itertools import groupby
 from types import MappingProxyType
 from typing import TypeVar
 
+from callfence.policygen.evaluate import table_with
 from callfence.policygen.files.algebra import Difference as FileDifference
 from callfence.policygen.filter.room import surely_fits
 from callfence.policygen.implied.resolve import Call
@@ -33,7 +34,6 @@ from callfence.tracer.abi.table import Table
 from callfence.tracer.named import NamedTuple
 
 _ALLOWED = Entry(Always(True))
-_NEWEST = Policy({}).table
 _ARMING = "execve"
 _Value = TypeVar("_Value")
 _MANY = "many: "
@@ -151,8 +151,9 @@ def _gap(audit: int, number: int) -> str:
         return f"call {number} of architecture {audit:#x}, which callfence does not know: it will be killed"
     if arch.is_x32(number):
         return f"x32 call {number - X32_BIT}: it will be killed"
-    if table(arch).is_newer(number, _NEWEST):
-        return f"call {number} of {arch}, newer than the table of {'.'.join(map(str, _NEWEST))}: as `unknown` says"
+    newest = table(arch).versions()[-1]
+    if table(arch).is_newer(number, newest):
+        return f"call {number} of {arch}, newer than the table of {'.'.join(map(str, newest))}: as `unknown` says"
     return f"number {number} of {arch}, which is no call: as `default` says"
 
 
@@ -232,8 +233,7 @@ def _with_entries(policy: Policy, extended: Mapping[Call, Extended]) -> Policy:
     for (arch, number), entry in extended.items():
         if entry.entry is not None:
             entries[arch][number] = entry.entry
-            if table(arch).is_newer(number, version):
-                version = _NEWEST  # no entry can be written for a call that the policy's own table does not have
+            version = max(version, table_with(policy, arch, number))
     return replace(policy, entries=entries, table=version)
 
 

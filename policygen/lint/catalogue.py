@@ -13,7 +13,7 @@ from functools import cache
 
 from callfence.policygen.evaluate import answers
 from callfence.policygen.implied.resolve import resolved
-from callfence.policygen.language.document import parse
+from callfence.policygen.language.document import newest_table, parse
 from callfence.policygen.model import Always, Expression, Policy
 from callfence.policygen.sets.algebra import FALSE, Space, TooComplexError
 from callfence.policygen.sets.region import BITS, shift, space, to_bdd
@@ -153,7 +153,7 @@ def region_of(row: Selects, arch: Arch, number: int) -> Expression:
     compared = {argument.name for argument in call.arguments if not argument.kind.is_pointer}
     if compared.isdisjoint(re.findall(r"\w+", row.where)):
         return Always(True)
-    text = f"arch {arch}\n{name}: {row.where}\n"
+    text = f"arch {arch}\n{newest_table()}{name}: {row.where}\n"
     return parse(text, f"row {row.id}").policy.entries[arch][number].expression
 
 

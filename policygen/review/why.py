@@ -14,7 +14,7 @@ from callfence.policygen.evaluate import evaluate
 from callfence.policygen.holds import exact, holds, holds_at
 from callfence.policygen.implied.resolve import granted, least, witnessed
 from callfence.policygen.implied.tables import capabilities
-from callfence.policygen.language.document import Document, PolicyError, parse
+from callfence.policygen.language.document import Document, PolicyError, newest_table, parse
 from callfence.policygen.language.layout import note_of
 from callfence.policygen.language.normal import normal_expression
 from callfence.policygen.language.operands import OperandError, parse_integer
@@ -219,7 +219,8 @@ def parse_call(text: str, arch: Arch) -> Event:
         else:
             conditions.append(f"{argument} == {value}")
     if conditions:
-        for condition in _conditions(f"arch {arch}\n{call.name}: {' && '.join(conditions)}\n", arch, call.number):
+        entry = f"{call.name}: {' && '.join(conditions)}\n"
+        for condition in _conditions(f"arch {arch}\n{newest_table()}{entry}", arch, call.number):
             registers[condition.index] = condition.value & call.arguments[condition.index].mask
     a, b, c, d, e, f = registers
     return Event(arch.audit, call.number, (a, b, c, d, e, f))

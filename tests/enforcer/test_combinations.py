@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from callfence.policygen.language.document import newest_table
 from callfence.tracer.abi import COMPAT, NATIVE, table
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def policy(default: str) -> str:
         + "".join(f"{call.name}: allow\n" for call in table(arch).by_number.values() if call.name not in LEFT_OUT)
         for arch in (NATIVE, COMPAT)
     )
-    return "".join((f"callfence 1\ndefault {default}\n", *sections))
+    return "".join((f"callfence 1\n{newest_table()}default {default}\n", *sections))
 
 
 @pytest.fixture(scope="session")

@@ -112,8 +112,8 @@ def test_firejail_word_for_word() -> None:
     made = formats.exporter("firejail")(parse(PROBE_POLICY).policy, format_options(name="probe"))
     assert made.data.decode() == """\
 # System calls of probe, made by `callfence export --to firejail` for firejail 0.9.74.
-seccomp.keep clone,clone3:ENOSYS,execve,execveat,exit_group,$449,getppid:EACCES,getuid,ioctl,lseek,pause,\
-prctl,setpriority,socket,write
+seccomp.keep clone,clone3:ENOSYS,execve,execveat,exit_group,$472:ENOSYS,$449,getppid:EACCES,getuid,ioctl,$470:ENOSYS,\
+lseek,pause,prctl,$471:ENOSYS,setpriority,socket,write
 seccomp.block-secondary
 seccomp-error-action kill
 """
@@ -129,9 +129,12 @@ def test_kafel_word_for_word() -> None:
 // System calls of a-b, made by `callfence export --to kafel` for nsjail 3.6 on x86_64.
 #define clone3 435
 #define execve 59
+#define fchroot 472
 #define fsconfig 431
+#define listns 470
 #define mprotect 10
 #define read 0
+#define rseq_slice_yield 471
 
 POLICY callfence_a_b {
   ALLOW {
@@ -139,7 +142,10 @@ POLICY callfence_a_b {
     mprotect(start, len, prot) { prot == 1 }
   },
   ERRNO(38) {
-    clone3
+    clone3,
+    fchroot,
+    listns,
+    rseq_slice_yield
   },
   ALLOW {
     execve,

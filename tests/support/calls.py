@@ -10,6 +10,7 @@ from unittest.mock import patch
 from callfence.policygen import formats
 from callfence.policygen.filter import lift
 from callfence.policygen.language import attach, document, parser
+from callfence.policygen.language.document import newest_table
 from callfence.policygen.learning import generate
 from callfence.tracer.abi import COMPAT, NATIVE, Arch, Event, constants, table
 
@@ -101,7 +102,7 @@ def point_of(event: region.Event) -> int:
 def allowing_all(*lines: str, compat: bool = False) -> str:
     """The text of a policy that allows every native call, with `compat` also every call of 32-bit programs, and has these
     lines."""
-    head = ["callfence 1", f"arch {NATIVE}", "table 6.18", "default errno EPERM", "unknown errno ENOSYS", *lines]
+    head = ["callfence 1", f"arch {NATIVE}", newest_table().strip(), "default errno EPERM", "unknown errno ENOSYS", *lines]
     calls = [f"{name}: allow" for name in sorted(table(NATIVE).by_name)]
     if compat:
         calls += [f"arch {COMPAT}", *(f"{name}: allow" for name in sorted(table(COMPAT).by_name))]

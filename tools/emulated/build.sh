@@ -18,7 +18,7 @@ packages=(
     busybox-static kmod
     bash coreutils dash diffutils findutils grep gzip sed tar mawk hostname login passwd procps mount util-linux base-passwd iproute2 file
     python3 python3-venv python3-dev libseccomp2 libseccomp-dev gcc g++ make libc6-dev libc6-dbg binutils strace gdb
-    libcap2-bin git musl-tools perl bubblewrap bsdutils curl sqlite3 openssl netcat-openbsd ${EMULATED_PACKAGES:-}
+    libcap2-bin git musl-tools perl bubblewrap bsdutils curl sqlite3 openssl netcat-openbsd tzdata ${EMULATED_PACKAGES:-}
 )
 case $arch in
 arm64) machine=aarch64 need=(qemu-system-arm); packages+=(gcc-arm-linux-gnueabihf libc6-dev-armhf-cross) ;;
@@ -69,6 +69,7 @@ cp "$root/usr/share/base-passwd/group.master" "$root/etc/group"
 sed 's/:.*/:*:20000:0:99999:7:::/' "$root/etc/passwd" >"$root/etc/shadow"
 printf '127.0.0.1 localhost emulated\n::1 localhost\n' >"$root/etc/hosts"
 echo emulated >"$root/etc/hostname"
+ln -sf /usr/share/zoneinfo/Etc/UTC "$root/etc/localtime"
 link() { [ -e "$root/usr/bin/$2" ] || ln -s "$1" "$root/usr/bin/$2"; }
 if [ "$arch" = arm64 ]; then # 32-bit programs find their loader and libraries where they are installed for the cross compiler
     ln -s /usr/arm-linux-gnueabihf/lib/ld-linux-armhf.so.3 "$root/usr/lib/ld-linux-armhf.so.3"
@@ -172,7 +173,8 @@ INIT
 chmod +x "$root/sbin/vm-init"
 
 step "image"
-rm -rf "$root/boot"/* "$root/var/lib/apt" "$root/var/cache/apt" "$root/usr/share/man" "$root/usr/share/locale"
+rm -rf "$root/boot"/* "$root/var/lib/apt" "$root/var/cache/apt" "$root/usr/share/man" "$root/usr/share/locale"/*
+mkdir -p "$root/usr/share/locale" # where tests mount one
 size=$(du -sm "$root" | cut -f1)
 mke2fs -q -t ext4 -O ^has_journal -m 0 -E lazy_itable_init=1 -d "$root" "$cache/root.img" $((size + size / 8 + 1500))M
 rm -rf "$cache/wheels"

@@ -146,6 +146,14 @@ class Table:
         `newest` does."""
         return number > self.newest(version) and number not in self.private
 
+    def since(self, number: int) -> tuple[int, int]:
+        """Return the first version for which a call number is not newer (`is_newer`).  Raises ValueError for one that is newer
+        than the table."""
+        for version in self.versions():
+            if not self.is_newer(number, version):
+                return version
+        raise ValueError(f"call {number} of {self.arch} is newer than the table of system calls")
+
     def versions(self) -> list[tuple[int, int]]:
         """Return the kernel versions that added calls, oldest first; the last is the newest that the table covers."""
         return [version for version, _ in self._versions]

@@ -233,7 +233,7 @@ def test_lint_shows_a_reason_that_comes_with_the_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "status", "said"),
     [
-        ("", 0, "it.policy: table 5.10 -> 6.18: other calls that Linux 5.10 did not have get `default` (kill), not `unknown`"),
+        ("", 0, "it.policy: table 5.10 -> 6.18: other calls that Linux 6.18 has and 5.10 has not get `default` (kill)"),
         ("default allow\n", 2, "newer than the policy's table, and with a newer table `default` lets all such calls run"),
         ("unknown allow\n", 0, "it.policy: cachestat: already allowed"),
     ],
@@ -242,3 +242,12 @@ def test_allow_of_a_call_newer_than_the_table(settings: str, status: int, said: 
     (tmp_path / "it.policy").write_text(f"arch x86_64\ntable 5.10\n{settings}read: allow\n")
     done = run(tmp_path, "allow", "it.policy", "cachestat: allow")
     assert (done.returncode, said in done.stdout + done.stderr) == (status, True), done
+
+
+@pytest.mark.parametrize(("line", "version"), [("listns: flags == 0", "6.19"), ("arch x86_64\nfchroot: allow", "7.3")])
+def test_allow_of_a_call_that_came_after_what_new_policies_name(line: str, version: str, tmp_path: Path) -> None:
+    (tmp_path / "it.policy").write_text("arch x86_64\ntable 6.18\nread: allow\n")
+    done = run(tmp_path, "allow", "it.policy", line)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (tmp_path / "it.policy").read_text()
+    assert f"\ntable {version}\n" in text and line.split("\n")[-1] in text

@@ -46,6 +46,12 @@ def test_a_call_newer_than_the_table_is_not_denied_explicitly(tmp_path: Path, ca
     assert "by hand: it is newer than the policy's table, and with a newer table" in last
 
 
+def test_a_call_of_a_newer_table_than_new_policies_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "it.policy").write_text("arch x86_64\ntable 7.3\nlistns: flags == 0\n")
+    assert why.main([str(tmp_path / "it.policy"), "listns(flags=0)"]) == 0
+    assert "  by this entry: listns: flags == 0" in capsys.readouterr().out
+
+
 def test_bits_that_only_restrict_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "it.policy").write_text("implied 1\narch aarch64\nmprotect: prot == PROT_READ|PROT_EXEC\n")
     call = "mprotect(start=0, len=4096, prot=PROT_READ|PROT_EXEC|PROT_BTI)"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from calls import native
 
+from callfence.policygen.language.document import newest_table
 from callfence.tracer.abi import NATIVE, table
 
 
@@ -20,7 +21,7 @@ def test_the_strictest_action_wins(tmp_path: Path, order: tuple[str, ...], optio
     without = (native("mkdir"), "seccomp", "prctl")
     others = "".join(f"{call.name}: allow\n" for call in table(NATIVE).by_number.values() if call.name not in without)
     errno = f"default allow\n{native('mkdir')}: errno EPERM\n"
-    texts = {"errno": errno, "kill": f"default kill\n{others}", "allow": "default allow\n"}
+    texts = {"errno": errno, "kill": f"{newest_table()}default kill\n{others}", "allow": "default allow\n"}
     for name, text in texts.items():
         (tmp_path / f"{name}.policy").write_text(text)
     policies = [word for name in order for word in ("-p", f"{name}.policy")]

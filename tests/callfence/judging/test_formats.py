@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from needed import needs
 
+from callfence.policygen.language.document import newest_table
 from callfence.tracer.abi import Arch, table
 from tests.formats.outputs import check_output
 
@@ -202,8 +203,8 @@ EVERYTHING = {arch: "".join(f"{name}: allow\n" for name in table(arch).by_name) 
 
 @pytest.mark.parametrize("arches", [[Arch.X86_64], [Arch.X86_64, Arch.I386]], ids=str)
 def test_what_is_told_shortly_leaves_no_call_out(arches: list[Arch], tmp_path: Path) -> None:
-    (tmp_path / "old.policy").write_text("".join(f"arch {arch}\nread: fd == 0\n" for arch in arches))
-    (tmp_path / "new.policy").write_text("".join(f"arch {arch}\n{EVERYTHING[arch]}" for arch in arches))
+    (tmp_path / "old.policy").write_text(newest_table() + "".join(f"arch {arch}\nread: fd == 0\n" for arch in arches))
+    (tmp_path / "new.policy").write_text(newest_table() + "".join(f"arch {arch}\n{EVERYTHING[arch]}" for arch in arches))
     short = diff(tmp_path, "old.policy", "new.policy").stdout
     sections = short.split("arch ")[1:]
     judged = check_output("diff", diff(tmp_path, "--format", "json", "old.policy", "new.policy").stdout)["differences"]

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from callfence.policygen.language.document import parse
+from callfence.policygen.language.document import newest_table, parse
 from callfence.policygen.lint.catalogue import dangers
 from callfence.tracer.abi import Arch, table
 
@@ -36,7 +36,7 @@ write: allow
 arch i386
 socketcall: allow
 """
-EVERYTHING = "default allow\nunknown allow\nscope none\n" + "".join(
+EVERYTHING = f"{newest_table()}default allow\nunknown allow\nscope none\n" + "".join(
     f"arch {arch}\n" + "".join(f"{name}: allow\n" for name in table(arch).by_name) for arch in Arch
 )
 

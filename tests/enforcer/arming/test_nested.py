@@ -10,6 +10,7 @@ from calls import for_this_machine, native
 
 from callfence.enforcer.arming import nested
 from callfence.enforcer.kernel import landlock_abi
+from callfence.policygen.language.document import newest_table
 from callfence.tracer.abi import NATIVE, table
 
 INNER = "default allow\nmkdir: errno EPERM\n"
@@ -85,7 +86,7 @@ def test_an_audit_needs_the_listener(enforced):
 def test_what_the_outer_policy_denies_is_explained_as_its(place):
     """Of the inner one's program, too."""
     calls = sorted(call.name for call in table(NATIVE).by_number.values() if "symlink" not in call.name)
-    place.policy("default errno EPERM\n" + "".join(f"{name}: allow\n" for name in calls), "outer.policy")
+    place.policy(f"{newest_table()}default errno EPERM\n" + "".join(f"{name}: allow\n" for name in calls), "outer.policy")
     place.policy(INNER, "inner.policy")
     done = place.enforce("-p", "outer.policy", *place.command, "-p", "inner.policy", "ln", "-s", "a", "made", timeout=120)
     assert is_confined(done, place)
@@ -150,7 +151,7 @@ attempt()
 def phased():
     calls = sorted(call.name for call in table(NATIVE).by_number.values() if call.name not in ("rmdir", native("rmdir")))
     allowed = "".join(f"{name}: allow\n" for name in calls)
-    return f"default errno EPERM\nphase serving after poll\nrmdir: allow until serving\n{allowed}"
+    return f"{newest_table()}default errno EPERM\nphase serving after poll\nrmdir: allow until serving\n{allowed}"
 
 
 def test_an_inner_policy_with_phases(enforced, place):

@@ -22,6 +22,7 @@ import pytest
 from callfence.policygen.formats import FormatOptions
 from callfence.policygen.formats.logs.denials import violations
 from callfence.policygen.grants import is_line
+from callfence.policygen.language.document import newest_table
 from callfence.tracer.abi import COMPAT, NATIVE, Arch, table
 from tests.enforcer.conftest import Workplace
 
@@ -57,7 +58,7 @@ unix connect $HOME/stream
 
 def policy(lines, settings=""):
     """Every call but those by which the program would have a listener of its own, and these lines."""
-    text = f"default errno EACCES\n{settings}{lines}"
+    text = f"{newest_table()}default errno EACCES\n{settings}{lines}"
     for arch in (NATIVE, COMPAT):
         text += f"arch {arch}\nprctl: option != PR_SET_SECCOMP\n"
         text += "".join(f"{name}: allow\n" for name in sorted(table(arch).by_name) if name not in {"seccomp", "prctl"})

@@ -22,6 +22,7 @@ import pytest
 
 from callfence.enforcer.confinement import SINCE
 from callfence.enforcer.kernel import landlock_abi
+from callfence.policygen.language.document import newest_table
 from callfence.tracer.abi import COMPAT, NATIVE, table
 from tests.enforcer.attacks.reach import reach
 
@@ -33,6 +34,9 @@ HAS_HANDLES = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 14)
 """Whether a pidfd can be opened by a handle, of a file system that has all of them (pidfs)."""
 KILLING = ("by_folder", "by_received_descriptor", *["by_handle"] * HAS_HANDLES, "by_owner_ex", "by_fiosetown")
 """Those that do it where signals are not kept inside."""
+
+
+TABLE = newest_table()
 
 
 def all_but(*names: str) -> str:
@@ -47,7 +51,7 @@ class Attacked:
 
     def __init__(self, place, user, scope, names):
         self.place = place
-        place.policy(f"default errno EACCES\nscope {scope}\n{all_but('getppid')}", "reach.policy")
+        place.policy(f"{TABLE}default errno EACCES\nscope {scope}\n{all_but('getppid')}", "reach.policy")
         shutil.copy(HERE / "reach.py", place.folder)
         own, theirs = socket.socketpair()
         with own, theirs:
@@ -256,7 +260,7 @@ except OSError as error:
 def test_a_program_that_is_not_dumpable_listens_where_it_can_have_no_tcp_socket(place, sockets, given, expected):
     """Its helper has no privilege, so it may not look at what the program's descriptors are (ssh-agent, gpg-agent)."""
     before, python = under("another", place)
-    place.policy(f"default errno EPERM\ntcp bind: none\nsocket: {sockets}\n{all_but('socket')}", "hidden.policy")
+    place.policy(f"{TABLE}default errno EPERM\ntcp bind: none\nsocket: {sockets}\n{all_but('socket')}", "hidden.policy")
     inherited = [socket.socket(family) for family in given]
     descriptors = [one.fileno() for one in inherited]
     done = place.enforce("--no-cache", "-p", "hidden.policy", python, "-I", "-c", HIDDEN, under=before, pass_fds=descriptors)
@@ -401,7 +405,7 @@ thread.join()
 
 def test_a_flood_from_a_deep_stack_holds_no_other_process_up(place):
     """With tens of thousands of mappings, too: the other's call is answered before the flood is over."""
-    place.policy(f"default errno EACCES\n{all_but('getppid', 'prlimit64')}prlimit64: resource < 16\n", "flood.policy")
+    place.policy(f"{TABLE}default errno EACCES\n{all_but('getppid', 'prlimit64')}prlimit64: resource < 16\n", "flood.policy")
     done = place.enforce("-p", "flood.policy", sys.executable, "-I", "-c", FLOOD)
     assert (done.returncode, done.stdout) == (0, "other\nflood\n"), done.stderr
     assert "denied getppid(" in done.stderr
@@ -437,7 +441,7 @@ print(libc.getppid())
 
 
 def test_callers_that_die_while_they_are_described(place):
-    place.policy(f"default errno EACCES\n{all_but('getppid', 'prlimit64')}prlimit64: resource < 16\n", "dying.policy")
+    place.policy(f"{TABLE}default errno EACCES\n{all_but('getppid', 'prlimit64')}prlimit64: resource < 16\n", "dying.policy")
     done = place.enforce("-p", "dying.policy", sys.executable, "-I", "-c", DYING)
     assert (done.returncode, done.stdout) == (0, "-13\n"), done.stderr
     assert "denied getppid(" in done.stderr
@@ -459,7 +463,8 @@ def test_what_counts_by_user_is_used_up(place, limit):
         "libc.getppid()\n"
         "print('survived')\n"
     )
-    place.policy(f"default kill\n{all_but('getppid', 'getgid', 'getegid', 'setsid')}getgid: errno EACCES\n", "used.policy")
+    entries = all_but("getppid", "getgid", "getegid", "setsid")
+    place.policy(f"{TABLE}default kill\n{entries}getgid: errno EACCES\n", "used.policy")
     done = place.enforce("--no-cache", "-p", "used.policy", python, "-I", "-c", program, under=before)
     assert done.returncode in (-signal.SIGSYS, -signal.SIGKILL), done.stderr
     assert "survived" not in done.stdout
@@ -493,7 +498,7 @@ def test_no_answer_gives_more_than_it_should(place):
     shutil.copy(HERE / "answers.py", place.folder)
     names = ("kill", "tkill", "tgkill", "setuid", "setgid", "setgroups", "setresuid", "openat", "open", "creat", "openat2")
     reads = "openat: flags & O_ACCMODE|O_CREAT|O_PATH|O_TMPFILE == O_RDONLY\n"
-    place.policy(f"default errno EACCES\nimplied 1\n{all_but(*names)}{reads}", "a.policy")
+    place.policy(f"{TABLE}default errno EACCES\nimplied 1\n{all_but(*names)}{reads}", "a.policy")
     (place.folder / "other").touch()
     (place.folder / "other").chmod(0o666)
     place.environment["HELPER"] = "2"

@@ -6,7 +6,19 @@ import os
 
 import pytest
 
-from callfence.policygen.files.calls import PATH_CALLS, File, Need, Pair, Wanted, address, asked, needs, numbers, wanted
+from callfence.policygen.files.calls import (
+    NEW_ROOTS,
+    PATH_CALLS,
+    File,
+    Need,
+    Pair,
+    Wanted,
+    address,
+    asked,
+    needs,
+    numbers,
+    wanted,
+)
 from callfence.policygen.grants import NOTHING, Right
 from callfence.tracer.abi import COMPAT, NATIVE, table
 
@@ -22,6 +34,7 @@ TABLE = (
     ("open", (7, os.O_PATH), []),
     ("open", (7, os.O_NOFOLLOW), [Wanted(HERE, 7, R, follows=False)]),
     ("openat", (5, 7, os.O_TMPFILE | os.O_RDWR), [Wanted(5, 7, R | W, unnamed=True)]),
+    ("openat", (5, 7, os.O_RDWR | 1 << 26), [Wanted(5, 7, R | W, may_be_empty=True)]),  # O_EMPTYPATH: opens a descriptor anew
     ("openat2", (5, 7, 100), [Wanted(5, 7, W)]),
     ("creat", (7, 0o644), [Wanted(HERE, 7, W, W | C)]),
     ("execve", (7,), [Wanted(HERE, 7, R | X)]),
@@ -128,3 +141,7 @@ def test_a_socket_is_bound_by_an_address_without_a_family():
 
 def test_nothing_is_wanted_by_default():
     assert Wanted(0, 0).right == Wanted(0, 0).makes == Wanted(0, 0).removes == NOTHING
+
+
+def test_paths_lead_elsewhere_after_each_call_that_changes_the_root() -> None:
+    assert {name for name in table(NATIVE).by_name if name in ("pivot_root",) or name.endswith("chroot")} == {*NEW_ROOTS}

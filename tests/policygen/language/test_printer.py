@@ -42,7 +42,7 @@ def test_every_constant_of_every_argument_reads_back(arch: Arch, operator: Opera
                 mask = argument.mask if operator is Operator.MASKED else 0
                 conditions.append(Condition(index, operator, value, mask))
         entries[number] = Entry(Or(tuple(conditions)))
-    policy = normal(Policy({arch: entries}))
+    policy = normal(Policy({arch: entries}, table=table(arch).versions()[-1]))
     assert parse(Document(policy).text()).policy == policy
 
 

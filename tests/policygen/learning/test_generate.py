@@ -288,7 +288,7 @@ def test_what_no_policy_can_allow_is_a_gap() -> None:
     found = generate(aggregator.observations(), None, name="./app")
     assert found.gaps == (
         "call 7 of architecture 0x1234, which callfence does not know: it will be killed",
-        "call 5000 of x86_64, newer than the table of 6.18: as `unknown` says",
+        "call 5000 of x86_64, newer than the table of 7.3: as `unknown` says",
         "x32 call 1: it will be killed",
     )
 
@@ -304,6 +304,30 @@ def test_a_newer_call_is_not_added_if_others_would_run_then(call: str, default: 
     free = policy(f"arch x86_64\ntable 5.5\ndefault {default}\nunknown allow\nread: allow")
     assert learn("cachestat 0", existing=free).document.policy == free.policy
     assert learn(call, existing=policy("arch x86_64\ntable 5.5\nread: allow")).document.policy.table > (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("call", "old", "version"),
+    [
+        ("read 1", "6.18", (6, 18)),
+        ("listns 1 2 3 0", "6.18", (6, 19)),
+        ("rseq_slice_yield", "6.18", (7, 0)),
+        ("fchroot 3 0", "7.0", (7, 3)),
+        ("listns 1 2 3 0", "7.3", (7, 3)),
+        ("cachestat 0", "6.1", (6, 18)),
+    ],
+)
+def test_a_newer_call_brings_the_first_table_that_has_it(call: str, old: str, version: tuple[int, int]) -> None:
+    found = learn(call, existing=policy(f"arch x86_64\ntable {old}\nwrite: allow"))
+    assert found.document.policy.table == version
+    assert event(call).number in found.document.policy.entries[Arch.X86_64]
+    assert evaluate(found.document.policy, event(call)).allows
+
+
+def test_newer_calls_that_were_not_seen_stay_unknown() -> None:
+    found = learn("listns 1 2 3 0").document.policy
+    assert [evaluate(found, event(call)) for call in ("rseq_slice_yield", "fchroot 3 0")] == [ENOSYS, ENOSYS]
+    assert evaluate(parse("table 6.18\nread: allow").policy, event("listns 1 2 3 0")) == ENOSYS
 
 
 def test_an_observation_from_older_tables_is_free() -> None:

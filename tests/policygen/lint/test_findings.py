@@ -8,6 +8,7 @@ import pytest
 from calls import parse
 
 from callfence.policygen.evaluate import evaluate
+from callfence.policygen.language.document import newest_table
 from callfence.policygen.lint.catalogue import Danger, Level, dangers, of_call, of_setting, region_of
 from callfence.policygen.lint.findings import SIGNALLING, lint
 from callfence.policygen.model import Always
@@ -48,7 +49,7 @@ def test_each_row_is_found_where_all_is_allowed_and_not_where_it_is_excluded(dan
             if name not in table(arch).by_name:
                 continue
             scope = "scope none\n" if danger.id in SIGNALLING else ""
-            head = f"arch {arch}\n{scope}{name}: "
+            head = f"arch {arch}\n{newest_table()}{scope}{name}: "
             assert danger.id in rules(f"{head}allow")
             assert danger.id not in rules(f"{head}deny")
             if danger.where and (arch, name) != HIDDEN:
@@ -69,6 +70,9 @@ def test_each_row_is_found_where_all_is_allowed_and_not_where_it_is_excluded(dan
         ("ioctl: kill if cmd == TIOCSTI else allow", ["any-ioctl", "tioclinux"]),
         ("mmap: prot == PROT_READ || prot == PROT_READ|PROT_EXEC || prot == PROT_READ|PROT_WRITE", []),
         ("mmap: prot in PROT_READ|PROT_WRITE|PROT_EXEC", ["write-exec"]),
+        ("unshare: unshare_flags == UNSHARE_EMPTY_MNTNS", ["namespaces"]),
+        ("table 7.3\nfchroot: flags == 0\nlistns: flags == 0", ["chroot", "list-namespaces"]),
+        ("table 7.3\nrseq_slice_yield: allow", []),
         ("socket: family == AF_INET && type == SOCK_RAW", ["network", "raw-socket"]),
         ("socket: family == AF_NETLINK && type == SOCK_RAW && protocol == NETLINK_ROUTE", ["netlink"]),
         ("clone: clone_flags == CLONE_VM|CLONE_THREAD", []),

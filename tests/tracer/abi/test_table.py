@@ -30,10 +30,10 @@ FIELDLESS = {"ioprio_set ioprio"}
 """The class is shifted by a macro; no constant has the shifted value."""
 RESERVED = {
     *("process_vm_readv", "process_vm_writev", "sched_setattr", "sched_getattr", "copy_file_range", "pkey_alloc"),
-    *("pidfd_getfd", "process_madvise", "landlock_add_rule", "process_mrelease", "set_mempolicy_home_node"),
-    *("cachestat", "statmount", "lsm_set_self_attr", "lsm_list_modules", "mseal", "cacheflush"),
+    *("pidfd_getfd", "process_madvise", "listns", "fchroot", "process_mrelease", "set_mempolicy_home_node"),
+    *("cachestat", "lsm_set_self_attr", "lsm_list_modules", "mseal", "cacheflush"),
 }
-"""Calls for whose `flags` no bit is defined in Linux 6.12."""
+"""Calls for whose `flags` no bit is defined in Linux 7.3."""
 
 
 def argument(arch: Arch, call: str, name: str, *registers: int) -> Argument:
@@ -277,7 +277,7 @@ def test_the_selector_is_read_at_its_width() -> None:
 
 @pytest.mark.parametrize(
     ("version", "number"),
-    [((5, 4), 435), ((5, 8), 439), ((5, 15), 448), ((6, 1), 450), ((6, 7), 456), ((6, 12), 462), ((6, 18), 469)],
+    [((5, 4), 435), ((5, 8), 439), ((5, 15), 448), ((6, 1), 450), ((6, 7), 456), ((6, 12), 462), ((6, 18), 469), ((7, 2), 471)],
 )
 def test_the_newest_number_of_a_kernel(version: tuple[int, int], number: int) -> None:
     assert {table(arch).newest(version) for arch in Arch} == {number}
@@ -318,10 +318,26 @@ def test_an_architecture_can_lack_a_call() -> None:
     assert [447 in table(arch).by_number for arch in Arch] == [True, True, True, False]
 
 
-@pytest.mark.parametrize("version", [(4, 19), (6, 19), (7, 0)])
+@pytest.mark.parametrize("version", [(4, 19), (7, 4), (8, 0)])
 def test_a_kernel_that_the_table_does_not_know(version: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match=r"5\.1 to 6\.18"):
+    with pytest.raises(ValueError, match=r"5\.1 to 7\.3"):
         table(Arch.X86_64).newest(version)
+
+
+@pytest.mark.parametrize(
+    ("call", "version"),
+    [
+        *(("read", (5, 1)), ("mseal", (6, 10)), ("file_setattr", (6, 17)), ("listns", (6, 19))),
+        *(("rseq_slice_yield", (7, 0)), ("fchroot", (7, 3))),
+    ],
+)
+def test_since_when_there_is_a_call(call: str, version: tuple[int, int]) -> None:
+    assert {table(arch).since(table(arch).by_name[call].number) for arch in Arch} == {version}
+
+
+def test_no_version_has_a_newer_call() -> None:
+    with pytest.raises(ValueError, match="newer than the table"):
+        table(Arch.X86_64).since(5000)
 
 
 KERNEL = """
