@@ -170,6 +170,7 @@ LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON = 1 << 1
 LANDLOCK_RECORDS = 7
 """The version of Landlock's ABI that writes audit records (Linux 6.15)."""
 
+O_EMPTYPATH = 1 << 26  # asm-generic/fcntl.h of Linux 7.3
 MAXSYMLINKS = 40
 """The most symbolic links that the kernel follows in a path (linux/namei.h)."""
 KTHREADD = 2

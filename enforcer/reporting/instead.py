@@ -22,6 +22,7 @@ from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.tables import is_in_cache, stated_entry, unavailable
 from callfence.tracer.abi import Arch, Event, Kind, Syscall, table
+from callfence.tracer.linux import O_EMPTYPATH
 from callfence.tracer.proc import fields_of, is_in_own_user_namespace, kin_of
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ class Instead:
         paths = [argument.value(register) for argument, register in arguments if argument.kind is Kind.PATH]
         if not all(paths):
             return errno.EFAULT
+        if syscall.name in _PATH and self._event.arguments[_PATH[syscall.name] + 1] & O_EMPTYPATH:
+            return 0
         caller = WaitingTask(self._event.task, self._event.task)
         is_empty = any(caller.read(path, 1) == b"\0" for path in paths)
         return errno.ENOENT if is_empty and self._request.is_waiting() else 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.grants import DNS as DNS, NOTHING, OF_A_FILE, Right
 from callfence.tracer.abi import COMPAT, NATIVE, table
-from callfence.tracer.linux import MAXSYMLINKS
+from callfence.tracer.linux import MAXSYMLINKS, O_EMPTYPATH
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 AT_FDCWD = -100  # linux/fcntl.h
 _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = 0x400, 0x1000
-_O_EMPTYPATH = 1 << 26  # asm-generic/fcntl.h of Linux 7.3
 _O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _ACCESS = {os.O_RDONLY: Right.READ, os.O_WRONLY: Right.WRITE, os.O_RDWR: Right.READ | Right.WRITE}
@@ -66,7 +65,7 @@ def _open(descriptor: int, address: int, flags: int) -> list[Wanted]:
         right |= Right.WRITE
     follows = not flags & os.O_NOFOLLOW
     if not flags & os.O_CREAT:
-        return [Wanted(descriptor, address, right, follows=follows, may_be_empty=bool(flags & _O_EMPTYPATH))]
+        return [Wanted(descriptor, address, right, follows=follows, may_be_empty=bool(flags & O_EMPTYPATH))]
     if flags & os.O_EXCL:
         return [Wanted(descriptor, address, makes=right | Right.CREATE, follows=False)]
     return [Wanted(descriptor, address, right, right | Right.CREATE, follows=follows)]

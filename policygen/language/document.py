@@ -15,8 +15,9 @@ from callfence.policygen.text import printable
 from callfence.policygen.values import field, frozen, replace
 from callfence.tracer.abi import NATIVE, Arch, table
 
-__all__ = ["NOTE_WORDS", "Document", "PolicyError", "included", "new_document", "newest_table", "parse", "parse_file"]
-__all__ += ["read_text"]
+__all__ = [
+    "NOTE_WORDS", "Document", "PolicyError", "included", "new_document", "newest_table", "parse", "parse_file", "read_text",
+]  # fmt: skip
 
 Notes = Mapping[tuple[Arch, int], str]
 """The tools' notes on the entries of syscalls: `WORD: text`, with one of NOTE_WORDS."""

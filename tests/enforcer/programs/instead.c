@@ -164,6 +164,8 @@ static long made(const char *what)
         return syscall(SYS_renameat2, AT_FDCWD, "instead", AT_FDCWD, NULL, 0) + syscall(SYS_unlinkat, AT_FDCWD, NULL, 0) + 1;
     if (!strcmp(what, "empty-path")) /* as a shell's > "$unset" */
         return open("", O_WRONLY | O_CREAT | O_TRUNC, 0600) + rename("instead", "") + unlink("") + 2;
+    if (!strcmp(what, "anew")) /* O_EMPTYPATH: the open file itself */
+        return syscall(SYS_openat, 1, "", O_WRONLY | 0x4000000);
     if (!strcmp(what, "cache")) /* as Python and fontconfig bring theirs up to date */
         return mkdir("/no/such/__pycache__", 0777) + open("/no/such/__pycache__/m.pyc.1", O_WRONLY | O_CREAT | O_EXCL, 0600)
                + open("/var/cache/fontconfig//0-le64.cache-9", O_RDWR | O_CLOEXEC) + 2;

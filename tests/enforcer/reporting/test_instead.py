@@ -103,6 +103,7 @@ def test_on_a_terminal_it_is_as_without(made, what, result, denied):
         ("peer", "socket("),
         ("no-name", "utimensat("),
         ("beside-cache", "openat("),
+        ("anew", "openat("),
         ("other-folder", "mkdir("),
     ],
 )
