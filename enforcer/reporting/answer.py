@@ -89,7 +89,7 @@ class Answers:
     def program_ended(self) -> None:
         """Write the reports that are due when the program's first process has ended; others may still be confined."""
         self._status = kernel.wait_status(self._pidfd, self._program)
-        attempt(self._count_records)
+        self._begin_log()
         self.summarise()
         self._reporter.give_back()
 
@@ -128,7 +128,7 @@ class Answers:
             self._report_records(self._source.rest())
             if lost := self._source.lost():
                 attempt(lambda: self._loaded.reports.say(lost, "note"))
-        attempt(self._count_records)
+        self._begin_log()
         self.summarise()
         if self._reporter.log:
             attempt(self._write_end)
@@ -225,13 +225,13 @@ class Answers:
         """Report all counts that have not been reported yet."""
         if self._peers:
             self._peers.summarise()
-        if self._loaded.reported or self._loaded.has_unjudged:
+        if self._loaded.reported or self._loaded.has_unjudged or self._loaded.has_lost_records:
             attempt(lambda: self._loaded.reports.summarise())
 
-    def _count_records(self) -> None:
-        """Have `summarise` say that the record of the start could not be written, if there was nothing else to report."""
-        if self._reporter.log and self._loaded.output.lost:
-            self._loaded.reports  # noqa: B018 - loads what reports
+    def _begin_log(self) -> None:
+        """Write the records of the start, if there is a log and they have not been written."""
+        if self._reporter.log:
+            attempt(lambda: self._loaded.output.flush())
 
     # Calls of a task that is stopped
 

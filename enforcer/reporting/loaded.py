@@ -56,6 +56,11 @@ class Loaded:
         return self._output is not None
 
     @property
+    def has_lost_records(self) -> bool:
+        """Whether anything could not be written."""
+        return bool(self._output and self._output.lost)
+
+    @property
     def verdicts(self) -> Verdicts:
         """What judges calls."""
         return self._load()[0]

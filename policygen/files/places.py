@@ -21,7 +21,6 @@ from callfence.policygen.files.landlock import (
 )
 from callfence.tracer.errors import UserError
 from callfence.tracer.linux import MAXSYMLINKS
-from callfence.tracer.named import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -151,37 +150,29 @@ def without_links(path: bytes, folders: Linking) -> set[bytes]:
     def is_kept(place: bytes) -> bool:
         return not _folder_of(place).startswith(folders.made)
 
-    *way, at = _steps(os.path.join(here(), path), is_kept)
+    *way, (at, _) = _steps(os.path.join(here(), path), is_kept)
     link = top = b""
-    for step in way:
-        folder = _folder_of(step.place)
-        if step.is_followed and (top := next((top for top in folders.moved if folder.startswith(top) and folder != top), b"")):
-            link = step.place
+    for place, is_followed in way:
+        folder = _folder_of(place)
+        if is_followed and (top := next((top for top in folders.moved if folder.startswith(top) and folder != top), b"")):
+            link = place
             break
-    if link and not os.path.join(at.place, b"").startswith(top):
+    if link and not os.path.join(at, b"").startswith(top):
         return {link}
-    return {at.place} if any(not is_kept(step.place) for step in way) else set()
+    return {at} if any(not is_kept(place) for place, _ in way) else set()
 
 
 def deciding(path: bytes) -> list[bytes]:
     """Return what decides to which file an absolute path leads: the places of the symbolic links on the way, and at last the
     file's own; there are no links in these."""
-    *way, at = _steps(path)
-    return [*(step.place for step in way if step.is_followed), at.place]
+    *way, (at, _) = _steps(path)
+    return [*(place for place, is_followed in way if is_followed), at]
 
 
-class _Step(NamedTuple):
-    """A name on the way along a path."""
-
-    place: bytes
-    """Its own path, with no symbolic links above it."""
-    is_followed: bool
-    """Whether it is a symbolic link, and the way goes on where that leads."""
-
-
-def _steps(path: bytes, follows: Callable[[bytes], bool] = lambda place: True) -> Iterator[_Step]:
-    """Yield the names on the way along an absolute path, and the place where it ends.  A symbolic link is followed if `follows`
-    says so of its place, and if they are not too many for the kernel."""
+def _steps(path: bytes, follows: Callable[[bytes], bool] = lambda place: True) -> Iterator[tuple[bytes, bool]]:
+    """Yield the places on the way along an absolute path, and last the one where it ends, each without symbolic links above it;
+    with whether it is such a link, and the way goes on where that leads.  A link is followed if `follows` says so of its
+    place, and if they are not too many for the kernel."""
     at, links, names = b"/", 0, path.split(b"/")[::-1]
     while names:
         name = names.pop()
@@ -190,14 +181,14 @@ def _steps(path: bytes, follows: Callable[[bytes], bool] = lambda place: True) -
         elif name not in (b"", b"."):
             there = os.path.join(at, name)
             target = _target(there) if links < MAXSYMLINKS and follows(there) else b""
-            yield _Step(there, bool(target))
+            yield there, bool(target)
             links += bool(target)
             names += target.split(b"/")[::-1]
             if target.startswith(b"/"):
                 at = b"/"
             elif not target:
                 at = there
-    yield _Step(at, False)
+    yield at, False
 
 
 def _folder_of(place: bytes) -> bytes:

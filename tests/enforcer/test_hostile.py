@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from callfence.policygen.language.document import newest_table
 from callfence.tracer import pids
 from callfence.tracer.abi import NATIVE, table
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from tests.enforcer.conftest import Workplace
 
 CALLS = [call.name for call in table(NATIVE).by_number.values() if call.name != "getppid"]
-ALL_BUT_ONE = "".join(f"{name}: allow\n" for name in CALLS)
-WITHOUT_FILTERS = "".join(f"{name}: allow\n" for name in CALLS if name not in ("seccomp", "prctl"))
+ALL_BUT_ONE = newest_table() + "".join(f"{name}: allow\n" for name in CALLS)
+WITHOUT_FILTERS = newest_table() + "".join(f"{name}: allow\n" for name in CALLS if name not in ("seccomp", "prctl"))
 CHANGING = {row.name for row in pids.rows(pids.CHANGES)}
 NAMING_NOBODY = "".join(f"{name}: allow\n" for name in CALLS if name not in {"seccomp", *CHANGING}) + "prlimit64: pid == 0\n"
+NAMING_NOBODY = newest_table() + NAMING_NOBODY
 """Under which the stand-in is started later than the program."""
 NAMING_THE_HELPER = (
     "kill", "stop", "group", "everybody", "everybody_stop", "tkill", "tgkill", "sigqueue", "tgsigqueue", "pidfd",

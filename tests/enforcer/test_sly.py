@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from callfence.policygen.language.document import newest_table
 from callfence.tracer.abi import NATIVE, table
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ NAMES = [call.name for call in table(NATIVE).by_number.values() if call.name not
 
 def policy(default: str) -> str:
     """A filter of its own would have the kernel kill, without the helper."""
-    header = f"default {default}\nprctl: option in {{PR_SET_NAME, PR_SET_PTRACER}}\n"
+    header = f"{newest_table()}default {default}\nprctl: option in {{PR_SET_NAME, PR_SET_PTRACER}}\n"
     return header + "".join(f"{name}: allow\n" for name in NAMES)
 
 

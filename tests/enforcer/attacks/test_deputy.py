@@ -109,16 +109,17 @@ except OSError as error:
 
 @pytest.mark.parametrize("bind", ["none", "1-65535"])
 def test_the_port_of_a_former_connection_is_no_port(place, bind):
-    """It takes any, which is denied unless it is granted."""
+    """It takes any, which is denied unless it is granted.  Some kernels, 6.18.44 for instance, let it listen no more."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         port = server.getsockname()[1]
         place.policy(f"default allow\ntcp bind: {bind}\n", "p.policy")
         words = [sys.executable, "-c", FORMER, str(port)]
-        assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "another port True\n"
+        plain = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert plain in ("another port True\n", "Invalid argument\n")
         done = place.enforce("-p", "p.policy", *words)
-    assert done.stdout == ("Permission denied\n" if bind == "none" else "another port True\n"), done.stderr
+    assert done.stdout == ("Permission denied\n" if bind == "none" else plain), done.stderr
 
 
 LISTENS = """

@@ -83,8 +83,8 @@ for name in (os.uname().nodename.upper(), os.uname().nodename + "x"):
 """
     stdout, log = said(commands, tmp_path, program)
     assert stdout.split() == [b"3", b"5"]  # the name server knows none: NXDOMAIN, REFUSED
-    assert f"tcp connect {os.uname().nodename.lower()}x: 443" in log
-    assert f"tcp connect {os.uname().nodename.lower()}: 443" not in log
+    assert f"tcp connect {os.uname().nodename.lower()}x: " in log
+    assert f"tcp connect {os.uname().nodename.lower()}: " not in log
 
 
 def test_a_look_up_of_other_records_is_reported_with_the_line_that_permits_it_alone(commands: Commands, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 FLOOR = "read: allow\nwrite: allow\nexit_group: allow\n"
 ERRNO = f"default errno EACCES\n{FLOOR}"
-SOME = allowing_all().replace("chroot: allow\n", "").replace("seccomp: allow\n", "")
+SOME = allowing_all().replace("\nchroot: allow\n", "\n").replace("seccomp: allow\n", "")
 """All calls but chroot, and the one by which a program has a listener of its own."""
 CONNECT = "\nconnect: allow"
 DENIED = "-13\n"

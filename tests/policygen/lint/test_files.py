@@ -7,7 +7,7 @@ from calls import parse
 
 from callfence.policygen.comparing.compare import Verdict, compare
 from callfence.policygen.comparing.reducing import reduce
-from callfence.policygen.files.algebra import extended, with_line
+from callfence.policygen.files.algebra import extended, with_lines
 from callfence.policygen.lint.catalogue import Level
 from callfence.policygen.lint.files import judged, risks, risks_of
 from callfence.policygen.lint.findings import lint
@@ -362,7 +362,7 @@ def test_look_ups_stay_as_they_are_decided_beside_names_of_hosts():
     assert resolve(old, new, {**rejected, found_["dns query"]: Decision(Answer.REJECT)}).policy.files == old.policy.files
     ports = parse("tcp connect: 443\n").policy.files
     more = extended(ports, parse("tcp connect a.example: 80\n").policy.files)
-    assert with_line(ports, "tcp connect a.example", more) == more
+    assert with_lines(ports, ["tcp connect a.example"], more) == more
 
 
 def test_files_that_are_no_longer_confined_are_a_change():
