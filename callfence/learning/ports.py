@@ -157,7 +157,7 @@ def _open_sockets(process: int) -> set[tuple[str, int]]:
 def open_connections(process: int) -> Iterator[tuple[str, bytes, int]]:
     """Yield `connect` or `send`, the remote IP address and its port for each connected socket of a process.  What cannot be
     read is left out, and so are sockets that a client has connected."""
-    from callfence.enforcer.hosts.addresses import plain  # a run that records no hosts does not need it
+    from callfence.enforcer.hosts.rules import plain  # a run that records no hosts does not need it
 
     own = {*inodes(process)}
     for name, use in (("tcp", "connect"), ("tcp6", "connect"), ("udp", "send"), ("udp6", "send")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_ntop
 
+from callfence.enforcer.hosts.rules import MAPPED, UNSPECIFIED, plain
 from callfence.tracer.linux import AF_UNIX
 from callfence.tracer.named import NamedTuple
 
@@ -13,10 +14,6 @@ LONGEST = 128
 ECHOES = (1, 58)
 """IPPROTO_ICMP and IPPROTO_ICMPV6 (linux/in.h): of datagram sockets that send echo requests.  These have no port, whatever the
 address says, so it counts as 0."""
-_MAPPED = bytes(10) + b"\xff\xff"
-"""The beginning of an IPv6 address that stands for an IPv4 address."""
-_LOOPBACK = {bytes(4): b"\x7f\0\0\1", bytes(16): bytes(15) + b"\1"}
-"""The addresses that mean this host itself where a program connects to them (ip(7), INADDR_ANY) -> the address reached."""
 _SHORTEST = {AF_INET: 16, AF_INET6: 24}
 """The least bytes of an address that the kernel takes (net/ipv4, net/ipv6: SIN6_LEN_RFC2133)."""
 _LONGEST_UNIX = 110
@@ -66,20 +63,12 @@ def peer_of(address: bytes, domain: int, *, sends: bool) -> Peer | None:
     return Peer(family)
 
 
-def plain(host: bytes) -> bytes:
-    """Return an IP address of 4 or 16 bytes as it is used: one of IPv4 that is written as IPv6 has 4 bytes, and the unspecified
-    address is that of this host itself."""
-    if len(host) == 16 and host.startswith(_MAPPED):
-        host = host[12:]
-    return _LOOPBACK.get(host, host)
-
-
 def explicit(address: bytes) -> bytes:
     """Return a struct sockaddr of an IP address with the loopback address instead of one that means this host itself: the
     kernel may take the address that a socket is bound to for that."""
     at, size = (8, 16) if address[:2] == AF_INET6.to_bytes(2, "little") else (4, 4)
     host = address[at : at + size]
-    meant = _MAPPED + _LOOPBACK[bytes(4)] if host == _MAPPED + bytes(4) else _LOOPBACK.get(host, host)
+    meant = MAPPED + UNSPECIFIED[bytes(4)] if host == MAPPED + bytes(4) else UNSPECIFIED.get(host, host)
     return address[:at] + meant + address[at + size :]
 
 
@@ -92,4 +81,4 @@ def address_of(host: bytes, port: int, domain: int) -> bytes:
 
 def mapped(host: bytes) -> bytes:
     """Return an IP address of 4 or 16 bytes as one of 16."""
-    return _MAPPED + host if len(host) == 4 else host
+    return MAPPED + host if len(host) == 4 else host

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from itertools import islice, product
 
-from callfence.enforcer.hosts.addresses import mapped, peer_of, plain
+from callfence.enforcer.hosts.addresses import mapped, peer_of
+from callfence.enforcer.hosts.rules import plain
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -35,6 +35,11 @@ _INNER = (
 """First bytes of IPv6 addresses that gateways take for an IPv4 address, and where that is: IPv4-compatible (RFC 4291),
 IPv4-translated (RFC 2765), NAT64 (RFC 6052, and of a network's own, RFC 8215), 6to4 (RFC 3056)."""
 
+MAPPED = bytes(10) + b"\xff\xff"
+"""The beginning of an IPv6 address that stands for an IPv4 address."""
+UNSPECIFIED = {bytes(4): b"\x7f\0\0\1", bytes(16): bytes(15) + b"\1"}
+"""The addresses that mean this host itself where a program connects to them (ip(7), INADDR_ANY) -> the address reached."""
+
 
 def makes_calls(files: Files) -> bool:
     """Return whether the helper has to make calls for the program: a line confines hosts, UDP or unix sockets.  Ports of any
@@ -202,6 +207,14 @@ def is_near(host: bytes) -> bool:
 def is_loopback(host: bytes) -> bool:
     """Return whether an address (4 or 16 bytes) is one of this host's loopback addresses."""
     return host[:1] == b"\x7f" if len(host) == 4 else host == bytes(15) + b"\1"
+
+
+def plain(host: bytes) -> bytes:
+    """Return an IP address of 4 or 16 bytes as it is used: one of IPv4 that is written as IPv6 has 4 bytes, and the unspecified
+    address is that of this host itself."""
+    if len(host) == 16 and host.startswith(MAPPED):
+        host = host[12:]
+    return UNSPECIFIED.get(host, host)
 
 
 def is_local(name: str) -> bool:

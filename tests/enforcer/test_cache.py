@@ -80,7 +80,7 @@ HEAVY = (
 @pytest.mark.parametrize(
     ("imported", "heavy"),
     [
-        (("duty", "reporting.peers", "hosts.granted", "files.paths"), HEAVY),
+        (("duty", "reporting.peers", "hosts.granted", "hosts.names.known", "files.paths"), HEAVY),
         (("hosts.mediator",), ("dataclasses", "typing", "re", "pathlib", "socket", "subprocess")),
     ],
     ids=["before the program", "before its first connection"],

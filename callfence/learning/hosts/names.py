@@ -9,9 +9,9 @@ from collections import defaultdict
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from callfence.enforcer.hosts.addresses import plain
 from callfence.enforcer.hosts.names import files
 from callfence.enforcer.hosts.names.dns import DnsError, answer_of, question_of
+from callfence.enforcer.hosts.rules import plain
 from callfence.policygen.hosts import HostError, canonical, is_plain_name
 
 if TYPE_CHECKING:

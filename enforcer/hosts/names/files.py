@@ -1,12 +1,12 @@
 """What the files say by which names are looked up: /etc/hosts (hosts(5)) and /etc/resolv.conf (resolv.conf(5)).
 
-An address here is one of 4 or 16 bytes, as it is used (`addresses.plain`)."""
+An address here is one of 4 or 16 bytes, as it is used (`rules.plain`)."""
 
 from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_pton
 
-from callfence.enforcer.hosts.addresses import plain
+from callfence.enforcer.hosts.rules import plain
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from callfence.enforcer.hosts.addresses import Peer, peer_of, plain
+from callfence.enforcer.hosts.addresses import Peer, peer_of
 from callfence.enforcer.hosts.names.dns import A, query
 from callfence.enforcer.hosts.names.files import packed
+from callfence.enforcer.hosts.rules import plain
 from callfence.learning.hosts import names as module
 from callfence.learning.hosts.lookups import Lookup, Lookups
 from callfence.learning.hosts.names import Names, text_of
