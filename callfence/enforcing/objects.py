@@ -58,11 +58,9 @@ class Objects:
         """Whom the program may reach; None if the helper makes no calls for it."""
         self.files = self._files()
         """The Landlock rules to enforce; None if files and ports are not confined."""
-        self.reach: Reach | None = None
-        """What the policies grant of files and ports, by which others are reported; None if these are not reported so."""
-        self.records: Source | None = None
-        """The kernel's audit records from which denied files and ports are reported instead."""
-        self._report_files()
+        self.reach, self.records = self._reporting()
+        """What the policies grant of files and ports, by which denied ones are reported, or the kernel's audit records, from
+        which they are; None for what they are not reported by."""
         self.refusals = self._refusals() if self.files else b""
         """The instructions that fail calls because Landlock confines files and ports."""
         self.listens = self.files is not None and not is_quiet and self.files.confines_listen
@@ -145,26 +143,29 @@ class Objects:
             self._say(remark)
         return rules
 
-    def _report_files(self) -> None:
-        """Find out by what denied files and ports are reported, if they are."""
+    def _reporting(self) -> tuple[Reach | None, Source | None]:
+        """Return by what denied files and ports are reported."""
         is_wanted, asks = "--explain" in self._options, "--ask" in self._options
         confines = any(policy.files_at("entry" if self._is_audit else self._arm) for policy in self._policies)
         is_reported = is_wanted or (confines and (self._is_audit or "--log" in self._options or asks))
         if not is_reported or "--no-explain" in self._options:
-            return
+            return None, None
         from callfence.enforcing import files
 
         rules = self.files if self.files and self.files.is_whole else None
         why = "--quiet-kernel" if self._is_quiet else "" if self._is_audit or rules else "Landlock is not enforcing them"
         if not confines:
             why = "the policy has no lines about files, and those about ports, if any, are enforced by its filter alone"
+        if why:
+            if is_wanted:
+                self._say(f"--explain cannot report files or ports: {why}")
+            return None, None
         has_phases = any(policy.stages for policy in self._policies)  # the helper traces it, and reads no records meanwhile
-        if not why and rules and "--log" in self._options and not (is_wanted or asks or has_phases):
-            self.records = files.records(self._policies, self._arm, rules, self._environment)
-        if not why and not self.records:
-            self.reach = files.reach(self._policies, self._environment, is_audit=self._is_audit, process=self._process)
-        elif why and is_wanted:
-            self._say(f"--explain cannot report files or ports: {why}")
+        may_read = "--log" in self._options and not (is_wanted or asks or has_phases)
+        records = files.records(self._policies, self._arm, rules, self._environment) if rules and may_read else None
+        if records:
+            return None, records
+        return files.reach(self._policies, self._environment, is_audit=self._is_audit, process=self._process), None
 
     def _refusals(self) -> bytes:
         """Return the instructions that fail calls of policies whose files and ports Landlock confines."""

@@ -182,11 +182,11 @@ def _steps(path: bytes, follows: Callable[[bytes], bool] = lambda place: True) -
             there = os.path.join(at, name)
             target = _target(there) if links < MAXSYMLINKS and follows(there) else b""
             yield there, bool(target)
-            links += bool(target)
-            names += target.split(b"/")[::-1]
-            if target.startswith(b"/"):
-                at = b"/"
-            elif not target:
+            if target:
+                links += 1
+                names += target.split(b"/")[::-1]
+                at = b"/" if target.startswith(b"/") else at
+            else:
                 at = there
     yield at, False
 

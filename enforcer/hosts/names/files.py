@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_pton
 
-from callfence.enforcer.hosts.rules import plain
+from callfence.enforcer.hosts.rules import UNSPECIFIED, plain
 from callfence.tracer import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HOSTS, CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
 LOCALHOST = "localhost"
-LOOPBACK = (b"\x7f\0\0\1", bytes(15) + b"\1")
+LOOPBACK = tuple(UNSPECIFIED.values())
 """127.0.0.1 and ::1.  Many programs try both for LOCALHOST, whichever of them /etc/hosts has (RFC 6761, 6.3)."""
 
 
