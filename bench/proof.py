@@ -30,7 +30,8 @@ def section() -> Section:
     from callfence.policygen.filter.compile import compile_policy
 
     sample = max(SAMPLES.glob("*.policy"), key=lambda path: len(parse_file(path).text()))
-    every = Policy({Arch.X86_64: {number: Entry(Always(True)) for number in calls(Arch.X86_64).by_number}})
+    known = calls(Arch.X86_64)
+    every = Policy({Arch.X86_64: {number: Entry(Always(True)) for number in known.by_number}}, known.versions()[-1])
     columns: list[dict[str, Spread]] = []
     for policy in (parse_file(sample).policy, every):
         with scratch() as folder, scratch() as home:

@@ -1,8 +1,12 @@
-"""All benchmarks: `python bench/run.py [FILE]` prints them, or writes FILE.  A new one is a module in `BENCHMARKS`."""
+"""All benchmarks: `run.py [FILE [MODULE ...]]` prints them, or writes FILE; only the sections of modules that are named change.
+
+A new one is a module in `BENCHMARKS`.
+"""
 
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import enforce
@@ -21,7 +25,7 @@ import spawning
 import starts
 import stop
 import values
-from harness import Figure, machine, table
+from harness import machine, table
 
 BENCHMARKS = (
     *(learning, starts, stop, processors, servers, memory, values, evidence),
@@ -29,20 +33,38 @@ BENCHMARKS = (
 )
 
 
+_GOALS = "The goals"
+
+
 def main(arguments: list[str]) -> None:
-    written = f"Written by `make bench` on {machine()}."
-    text, figures = "", list[Figure]()
+    names = arguments[1:]
+    page = _read(Path(arguments[0])) if names else {}
+    goals = {row[0]: row for row in _cells(page.pop(_GOALS, ""))}
     for benchmark in BENCHMARKS:
+        if names and benchmark.__name__ not in names:
+            continue
         print(f"bench: {benchmark.TITLE} ...", file=sys.stderr)
+        where = f"Measured {datetime.now(UTC):%Y-%m-%d} on {machine()}."
         section = benchmark.section()
-        text += f"\n## {benchmark.TITLE}\n\n{section.text}"
-        figures += section.figures
-    goals = table(("figure", "goal", "measured", "kept"), [figure.row() for figure in figures])
-    page = f"# Benchmarks\n\n{written}\n\n## The goals\n\n{goals}{text}"
+        page[benchmark.TITLE] = f"{where}\n\n{section.text}"
+        goals |= {figure.name: figure.row() for figure in section.figures}
+    sections = {_GOALS: table(("figure", "goal", "measured", "kept"), [*goals.values()]), **page}
+    text = "# Benchmarks\n\nWritten by `make bench`.\n" + "".join(f"\n## {title}\n\n{part}" for title, part in sections.items())
     if arguments:
-        Path(arguments[0]).write_text(page)
+        Path(arguments[0]).write_text(text)
     else:
-        print(page)
+        print(text)
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Return the text of each section of a page, by its title."""
+    _, *parts = path.read_text().split("\n## ")
+    return dict(part.split("\n\n", 1) for part in parts)
+
+
+def _cells(section: str) -> list[tuple[str, ...]]:
+    """Return the cells of each row of the table of goals."""
+    return [tuple(line.strip("| ").split(" | ")) for line in section.splitlines()[2:] if line.startswith("|")]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from enforce import rows
 from harness import ENFORCE, Figure, Section, alternate, scratch, table, timed
 
+from callfence.policygen.language.document import newest_table
 from callfence.tracer.abi import Arch, table as calls_of
 
 if TYPE_CHECKING:
@@ -71,5 +72,5 @@ def _printed(command: list[object], folder: Path, count: int) -> Callable[[], fl
 
 def _policy(path: Path, *lines: str) -> None:
     """Write a policy that allows every call, with these lines."""
-    head = ["callfence 1", "arch x86_64", "default errno EPERM", "unknown errno ENOSYS", *lines]
+    head = ["callfence 1", newest_table().strip(), "arch x86_64", "default errno EPERM", "unknown errno ENOSYS", *lines]
     path.write_text("\n".join([*head, *(f"{name}: allow" for name in sorted(calls_of(Arch.X86_64).by_name)), ""]))
