@@ -202,6 +202,11 @@ def yama_scope() -> str:
         return ""
 
 
+def int_in(register: int) -> int:
+    """Return the C int in a register of 64 bits."""
+    return ((register & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
+
+
 def entry_point(folder: str, pointer: int) -> int | None:
     """Return the address at which a process begins its program, after the dynamic loader (AT_ENTRY); None if the kernel gave it
     no such address.

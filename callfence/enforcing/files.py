@@ -121,7 +121,7 @@ def linking(policies: Sequence[Compiled], environment: Sequence[bytes]) -> Linki
 
 def _keeps(content: bytes, environment: Sequence[bytes]) -> bool:
     """Return whether encoded rules keep the program from changing the files by which names are looked up."""
-    from callfence.enforcer.hosts.names.known import FILES
+    from callfence.enforcer.hosts.names.files import FILES
     from callfence.policygen.files.landlock import CHANGES, decode
     from callfence.policygen.files.places import PlaceError, deciding, located
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from callfence.enforcer.arming.plan import Plan, Stage
     from callfence.policygen.language.document import Document
-    from callfence.policygen.model import Action, Policy
+    from callfence.policygen.model import Policy
     from callfence.policygen.reading import Check
     Variant = Literal["report", "audit", "silent", "warm"]
 
@@ -166,7 +166,8 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
     from callfence.tracer.abi import table
     from callfence.tracer.abi.waits import calls_of
 
-    if policy.phases and any(action.kind is ActionKind.NOTIFY for action in _actions(policy)):
+    actions = {policy.default, policy.unknown, *policy.actions()}
+    if policy.phases and any(action.kind is ActionKind.NOTIFY for action in actions):
         raise CompileError(
             "the policy has phases and `notify`, so another supervisor and the helper would answer the same calls: "
             "remove the phases or `notify`"
@@ -189,12 +190,6 @@ def stages(policy: Policy, *, report: bool, audit: bool) -> list[Stage]:
         is_entered, is_notified = ENTER in phase.triggers, NOTIFY in phase.triggers
         stages_.append(Stage(phase.name, pairs, filter_, is_entered=is_entered, is_notified=is_notified))
     return stages_
-
-
-def _actions(policy: Policy) -> list[Action]:
-    entries = [entry for section in policy.entries.values() for entry in section.values()]
-    written = (action for entry in entries for action in (entry.action, entry.otherwise) if action)
-    return [policy.default, policy.unknown, *written]
 
 
 def from_bundle(file: str, policy: str | None, variant: Variant, check: Check) -> Compiled:

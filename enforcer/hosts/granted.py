@@ -114,7 +114,7 @@ class Hosts:
     ) -> None:
         """`confining`: the path and the lines (`rules.encode`) of each policy that confines hosts or sockets.  `filters`: those
         of all policies as one, by phase, "" for the start.  `environment`: the program's.  `keeps` returns whether the program
-        cannot change `names.known.FILES`.  `linking`: where the program may have put symbolic links.  This process
+        cannot change `names.files.FILES`.  `linking`: where the program may have put symbolic links.  This process
         must be in the program's working folder."""
         self.policies = [(file, Rules(content)) for file, content in confining]
         self.filters = {phase: Filter(filter_) for phase, filter_ in filters.items()}

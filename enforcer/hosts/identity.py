@@ -60,8 +60,8 @@ def acting(identity: Identity | None, work: Callable[[], T]) -> T:
         return work()
     former = own()
     effective, permitted, _ = kernel.capabilities()
-    _become(former, identity)
     try:
+        _become(former, identity)
         _become_of_files(identity, permitted)
         if raised := identity.capabilities & permitted:
             kernel.set_capabilities(permitted, kernel.capabilities()[0] | raised)

@@ -65,14 +65,12 @@ def read(task: int, address: int, length: int) -> bytes:
 
 
 def write_address(task: int, write: Callable[[int, bytes], None], address: bytes, at: int, size_at: int) -> None:
-    """Write a struct sockaddr and its length, as recvfrom(2) and getpeername(2) do: as much as there is room for.  Raises
-    OSError."""
-    if at and size_at:
-        size = int.from_bytes(read(task, size_at, 4), "little", signed=True)
-        if size < 0:
-            raise OSError(errno.EINVAL, "size")
-        write(at, address[:size])
-        write(size_at, len(address).to_bytes(4, "little"))
+    """Write a struct sockaddr and its length, as getpeername(2) does: as much as there is room for.  Raises OSError."""
+    size = int.from_bytes(read(task, size_at, 4), "little", signed=True)
+    if size < 0:
+        raise OSError(errno.EINVAL, "size")
+    write(at, address[:size])
+    write(size_at, len(address).to_bytes(4, "little"))
 
 
 def message(task: int, at: int, arch: int) -> Message:

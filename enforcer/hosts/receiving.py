@@ -37,7 +37,8 @@ class Receiving:
 
         def store(count: int, content: bytes, address: bytes) -> int:
             memory.scatter(partial(write, request), [(at, size)], content)
-            memory.write_address(task, partial(write, request), address, where, size_at)
+            if where:
+                memory.write_address(task, partial(write, request), address, where, size_at)
             return count
 
         return self._receive(request, number & INT, size, flags & INT, store)

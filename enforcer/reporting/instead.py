@@ -22,7 +22,7 @@ from callfence.enforcer.waiting import WaitingTask
 from callfence.policygen.holds import holds
 from callfence.policygen.implied.tables import is_in_cache, stated_entry, unavailable
 from callfence.tracer.abi import Arch, Event, Kind, Syscall, table
-from callfence.tracer.linux import O_EMPTYPATH
+from callfence.tracer.linux import O_EMPTYPATH, int_in
 from callfence.tracer.proc import fields_of, is_in_own_user_namespace, kin_of
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Instead:
         if is_named and len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the number is another process
             return False
         own = {0, self._event.task, int(caller["Tgid"])}
-        if not all(_int(self._event.arguments[index]) in own for index in named) or not self._request.is_waiting():
+        if not all(int_in(self._event.arguments[index]) in own for index in named) or not self._request.is_waiting():
             return False
         self._request.let_run()  # registers alone decide, and the number stays its own while it waits
         return True
@@ -198,12 +198,12 @@ class Instead:
         """Let a process signal itself, and the processes that it has started if the kernel denies all others; answer a signal
         to a missing process with ESRCH, and signal 0 to another with EPERM.  Return whether the call was answered."""
         caller = fields_of(self._event.task)
-        target = _int(self._event.arguments[0])
+        target = int_in(self._event.arguments[0])
         if len(caller.get("NSpid", "").split()) != 1:  # another pid namespace: the same number is another process
             return False
         process = int(caller["Tgid"])
         is_itself = target == self._event.task if name == "tkill" else target == process
-        if name == "tgkill" and fields_of(_int(self._event.arguments[1])).get("Tgid") != caller["Tgid"]:
+        if name == "tgkill" and fields_of(int_in(self._event.arguments[1])).get("Tgid") != caller["Tgid"]:
             return False
         if not self._request.is_waiting():
             return False
@@ -246,7 +246,7 @@ class Instead:
         if self._keeps_signals and _is_below(target, caller):
             self._request.let_run()  # as the caller, whom the kernel permits less if it has given that up
             return True
-        if _int(self._event.arguments[1]) or _is_below(caller, target):  # no pid file names who has started the program
+        if int_in(self._event.arguments[1]) or _is_below(caller, target):  # no pid file names who has started the program
             return False
         self._fail(errno.EPERM)  # asked whether it exists, as getsid(2) tells, too: no signal is sent
         return True
@@ -278,8 +278,3 @@ def _is_own_terminal(caller: WaitingTask, address: int) -> bool:
     """Return whether a path is that of the terminal which is one of the task's standard streams (ttyname(3))."""
     names = {name for number in range(3) if (name := caller.link(f"fd/{number}")).startswith(_TERMINALS)}
     return any(caller.read(address, len(path) + 1) == path + b"\0" for path in map(os.fsencode, names))
-
-
-def _int(register: int) -> int:
-    """Return the signed 32-bit number in a register, as the kernel reads an int."""
-    return (register & 0xFFFFFFFF ^ 0x80000000) - 0x80000000

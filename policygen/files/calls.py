@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from callfence.policygen.grants import DNS as DNS, NOTHING, OF_A_FILE, Right
 from callfence.tracer.abi import COMPAT, NATIVE, table
-from callfence.tracer.linux import MAXSYMLINKS, O_EMPTYPATH
+from callfence.tracer.linux import MAXSYMLINKS, O_EMPTYPATH, int_in
 from callfence.tracer.named import NamedTuple
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _open(descriptor: int, address: int, flags: int) -> list[Wanted]:
 
 def _openat2(arguments: Sequence[int], read: Callable[[int, int], bytes]) -> list[Wanted]:
     flags = read(arguments[2], 8)  # struct open_how begins with the flags (linux/openat2.h)
-    return _open(_int(arguments[0]), arguments[1], int.from_bytes(flags, "little")) if len(flags) == 8 else []
+    return _open(int_in(arguments[0]), arguments[1], int.from_bytes(flags, "little")) if len(flags) == 8 else []
 
 
 def _make(descriptor: int, address: int, makes: Right) -> list[Wanted]:
@@ -108,33 +108,28 @@ def _execute(descriptor: int, address: int, flags: int = 0) -> list[Wanted]:
     return [Wanted(descriptor, address, Right.READ | Right.EXECUTE, may_be_empty=bool(flags & _AT_EMPTY_PATH))]
 
 
-def _int(register: int) -> int:
-    """Return the C int in a register."""
-    return ((register & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
-
-
 _HERE = AT_FDCWD
 _CALLS: dict[str, Callable[[Sequence[int], Callable[[int, int], bytes]], Sequence[Wanted | Pair]]] = {
     "open": lambda a, _: _open(_HERE, a[0], a[1]),
-    "openat": lambda a, _: _open(_int(a[0]), a[1], a[2]),
+    "openat": lambda a, _: _open(int_in(a[0]), a[1], a[2]),
     "openat2": _openat2,
     "creat": lambda a, _: _open(_HERE, a[0], os.O_CREAT | os.O_WRONLY | os.O_TRUNC),
     "execve": lambda a, _: _execute(_HERE, a[0]),
-    "execveat": lambda a, _: _execute(_int(a[0]), a[1], a[4]),
+    "execveat": lambda a, _: _execute(int_in(a[0]), a[1], a[4]),
     "mkdir": lambda a, _: _make(_HERE, a[0], Right.CREATE),
-    "mkdirat": lambda a, _: _make(_int(a[0]), a[1], Right.CREATE),
+    "mkdirat": lambda a, _: _make(int_in(a[0]), a[1], Right.CREATE),
     "mknod": lambda a, _: _mknod(_HERE, a[0], a[1]),
-    "mknodat": lambda a, _: _mknod(_int(a[0]), a[1], a[2]),
+    "mknodat": lambda a, _: _mknod(int_in(a[0]), a[1], a[2]),
     "symlink": lambda a, _: _make(_HERE, a[1], Right.SYMLINK),
-    "symlinkat": lambda a, _: _make(_int(a[1]), a[2], Right.SYMLINK),
+    "symlinkat": lambda a, _: _make(int_in(a[1]), a[2], Right.SYMLINK),
     "unlink": lambda a, _: _remove(_HERE, a[0]),
     "rmdir": lambda a, _: _remove(_HERE, a[0]),
-    "unlinkat": lambda a, _: _remove(_int(a[0]), a[1]),
+    "unlinkat": lambda a, _: _remove(int_in(a[0]), a[1]),
     "rename": lambda a, _: _rename((_HERE, a[0]), (_HERE, a[1])),
-    "renameat": lambda a, _: _rename((_int(a[0]), a[1]), (_int(a[2]), a[3])),
-    "renameat2": lambda a, _: _rename((_int(a[0]), a[1]), (_int(a[2]), a[3]), a[4]),
+    "renameat": lambda a, _: _rename((int_in(a[0]), a[1]), (int_in(a[2]), a[3])),
+    "renameat2": lambda a, _: _rename((int_in(a[0]), a[1]), (int_in(a[2]), a[3]), a[4]),
     "link": lambda a, _: _link((_HERE, a[0]), (_HERE, a[1])),
-    "linkat": lambda a, _: _link((_int(a[0]), a[1]), (_int(a[2]), a[3]), a[4]),
+    "linkat": lambda a, _: _link((int_in(a[0]), a[1]), (int_in(a[2]), a[3]), a[4]),
     "truncate": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
     "acct": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
     "swapon": lambda a, _: [Wanted(_HERE, a[0], Right.READ | Right.WRITE)],
@@ -196,7 +191,7 @@ ASKING = {"access": None, "faccessat": 0, "faccessat2": 0}
 
 def asked(name: str, arguments: Sequence[int]) -> Wanted | None:
     """Return what a program that asks whether a file is there, or may be read, would need to open it; None for other rights."""
-    descriptor, path, mode = (_HERE, *arguments[:2]) if ASKING[name] is None else (_int(arguments[0]), *arguments[1:3])
+    descriptor, path, mode = (_HERE, *arguments[:2]) if ASKING[name] is None else (int_in(arguments[0]), *arguments[1:3])
     return Wanted(descriptor, path, Right.READ) if mode & 0xFFFFFFFF in (os.F_OK, os.R_OK) else None
 
 

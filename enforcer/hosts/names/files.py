@@ -12,7 +12,7 @@ from callfence.tracer import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HOSTS, CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
+FILES = HOSTS, CONFIGURATION = "/etc/hosts", "/etc/resolv.conf"
 LOCALHOST = "localhost"
 LOOPBACK = tuple(UNSPECIFIED.values())
 """127.0.0.1 and ::1.  Many programs try both for LOCALHOST, whichever of them /etc/hosts has (RFC 6761, 6.3)."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from callfence.enforcer.hosts.names.dns import Answer
     from callfence.enforcer.hosts.rules import Rules
 
-FILES = files.HOSTS, files.CONFIGURATION
-"""The files by which names are looked up."""
 _MOST = 65536
 """The most names of all addresses that are remembered; those of addresses that were given longest ago are forgotten first."""
 _MOST_NAMES = 4096
@@ -38,7 +36,7 @@ class Names:
     write the files that are read here."""
 
     def __init__(self, policies: Sequence[Rules], *, is_kept: bool = False) -> None:
-        """`is_kept`: the program cannot change FILES, whoever owns them."""
+        """`is_kept`: the program cannot change `files.FILES`, whoever owns them."""
         self._policies = [rules for rules in policies if rules.has_names]
         self._by_address: dict[bytes, dict[str, float]] = {}
         """Address -> name that was asked for -> until when (monotonic seconds) the address has the name."""

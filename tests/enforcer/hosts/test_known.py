@@ -13,7 +13,7 @@ import pytest
 
 from callfence.enforcer.hosts.addresses import Peer
 from callfence.enforcer.hosts.making import Making
-from callfence.enforcer.hosts.names import known, resolver
+from callfence.enforcer.hosts.names import files as names_files, known, resolver
 from callfence.enforcer.hosts.names.dns import MOST, NOERROR, REFUSED, A, Answer, Question
 from callfence.enforcer.hosts.names.files import LOOPBACK
 from callfence.enforcer.hosts.names.resolver import NEW
@@ -225,6 +225,6 @@ def test_a_policy_keeps_the_files_of_names_if_it_lets_no_place_on_the_way_be_cha
     (tmp_path / "var/conf").touch()
     (tmp_path / "etc/NAME").symlink_to("../over/link")
     (tmp_path / "over/link").symlink_to("../var/conf")
-    monkeypatch.setattr(known, "FILES", (f"{tmp_path}/etc/NAME",))
+    monkeypatch.setattr(names_files, "FILES", (f"{tmp_path}/etc/NAME",))
     rules = encode(ruleset(parse(f"path {tmp_path}/{line}").policy))
     assert files._keeps(rules, []) == keeps

@@ -131,6 +131,28 @@ print(len(ask("127.0.0.53")))
     assert said(commands, tmp_path, program) == (told.encode(), "")
 
 
+def test_the_peer_of_a_led_socket_is_told_as_the_kernel_tells_it(commands: Commands, tmp_path: Path) -> None:
+    """Also with an address that cannot be written, and a length that is too small, or that cannot be read."""
+    program = """
+import ctypes
+kernel = ctypes.CDLL(None, use_errno=True)
+asks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asks.connect(("127.0.0.53", 53))
+def told(where, size, length):
+    at = None if size is None else ctypes.byref(size)
+    failed = kernel.getpeername(asks.fileno(), where, at)
+    print(errno.errorcode[ctypes.get_errno()] if failed else (where.raw[:length] if where else b"", size.value))
+for where, size, length in ((16, 16, 8), (16, 4, 8), (0, 16, 0), (0, 0, 0), (16, None, 0), (16, -1, 0)):
+    told(ctypes.create_string_buffer(where) if where else None, None if size is None else ctypes.c_int(size), length)
+asks.send(query())
+where = ctypes.create_string_buffer(16)
+print(kernel.recvfrom(asks.fileno(), where, 4, 0, where, None), errno.errorcode[ctypes.get_errno()])
+"""
+    whole, part = b"\2\0\0\x35\x7f\0\0\x35", b"\2\0\0\x35\0\0\0\0"
+    expected = f"{(whole, 16)}\n{(part, 16)}\nEFAULT\n{(b'', 16)}\nEFAULT\nEINVAL\n-1 EFAULT\n"
+    assert said(commands, tmp_path, program) == (expected.encode(), "")
+
+
 @pytest.mark.parametrize(
     ("line", "fails"), [("", "ENETUNREACH"), ("rename: allow\n", "EACCES"), ("chroot: allow\n", "ENETUNREACH")]
 )
