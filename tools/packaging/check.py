@@ -2,9 +2,11 @@
 
     check.py PACKAGES [--suite SUITE[=MIRROR] ...]      as root; PACKAGES is a folder that build.sh has filled
 
-A suite is a release of Debian (default: trixie and bookworm, from the mirror that apt uses here) or, with a mirror, of Ubuntu.
-Prints a table in Markdown.  mmdebstrap unpacks each system once; each package gets a copy.  The image is built by podman on the
-bare system, and runs as its own user, who is not root.  autopkgtest runs the tests in debian/tests with the Debian package.
+A suite is a release of Debian (default: trixie and bookworm, from the mirror that apt uses here) or, with a mirror, of
+Ubuntu.  NAME=FILE is another system, such as Alpine: the archive of its files, in which Python and libseccomp are installed;
+the wheel and the zipapp are tried there.  Prints a table in Markdown.  mmdebstrap unpacks each system once; each package gets a
+copy.  The image is built by podman on the bare system, and runs as its own user, who is not root.  autopkgtest runs the tests
+in debian/tests with the Debian package.
 """
 
 from __future__ import annotations
@@ -82,10 +84,15 @@ def main() -> None:
             wheels = Path(scratch, "packages")
             shutil.copytree(packages, wheels)
             subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "-w", wheels, *NEEDED], check=True)
-            bare = Path(scratch, "bare.tar")
-            unpack(*suite.split("=", 1), target=bare)
+            name, _, origin = suite.partition("=")
+            is_archive = Path(origin).is_file()
+            bare = Path(origin) if is_archive else Path(scratch, "bare.tar")
+            if not is_archive:
+                unpack(name, origin, target=bare)
+            wanted = set(options.only or (*(package.name for package in PACKAGES), AUTOPKGTEST, IMAGE))
+            wanted -= {PACKAGES[0].name, AUTOPKGTEST, IMAGE} if is_archive else set()
             for package in PACKAGES:
-                if options.only and package.name not in options.only:
+                if package.name not in wanted:
                     continue
                 root = Path(scratch, "root")
                 root.mkdir()
@@ -94,14 +101,14 @@ def main() -> None:
                 wrong = wrong or bool(left)
                 times = " | ".join(f"{part:.1f} s" for part in seconds)
                 rest = " ".join(left[:5]) or "nothing"
-                print(f"| {suite.partition('=')[0]} | {package.name} | {times} | {rest} |", flush=True)
+                print(f"| {name} | {package.name} | {times} | {rest} |", flush=True)
                 shutil.rmtree(root)
-            if not options.only or AUTOPKGTEST in options.only:
+            if AUTOPKGTEST in wanted:
                 seconds_of_tests = autopkgtest(bare, packages, Path(scratch))
-                print(f"| {suite.partition('=')[0]} | {AUTOPKGTEST} | | {seconds_of_tests:.1f} s | | |", flush=True)
-            if not options.only or IMAGE in options.only:
+                print(f"| {name} | {AUTOPKGTEST} | | {seconds_of_tests:.1f} s | | |", flush=True)
+            if IMAGE in wanted:
                 times = " | ".join(f"{part:.1f} s" for part in image(bare, packages, Path(scratch)))
-                print(f"| {suite.partition('=')[0]} | {IMAGE} | {times} | nothing |", flush=True)
+                print(f"| {name} | {IMAGE} | {times} | nothing |", flush=True)
     sys.exit(wrong)
 
 
@@ -122,8 +129,8 @@ def tried(package: Package, root: Path, packages: Path) -> tuple[list[float], li
     shutil.copytree(packages, root / "packages")
     shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
     (root / "etc/hostname").write_text("bare\n")
-    inside(root, "apt-get update -qq")
-    inside(root, package.before)
+    if (root / "usr/bin/apt-get").exists():
+        inside(root, f"apt-get update -qq && {package.before}")
     before = files(root)
     seconds = []
     for command in (package.install, SAMPLE.format(learn=package.learn, enforce=package.enforce), package.uninstall):
