@@ -133,6 +133,7 @@ class Objects:
                 best_effort="--best-effort" in self._options,
                 scope=confinement.bits(self.scope),
                 makes_calls=self.hosts is not None,
+                makes_sends=self.hosts is not None and self.hosts.sends,
                 process=self._process,
             )
         except EnforceError as error:

@@ -22,7 +22,7 @@ class Confinement:
     """The Landlock rulesets of one or more policies, ready to confine this process."""
 
     __slots__ = (
-        "_files", "_rulesets", "confines_listen", "confining", "held", "is_whole", "name", "remarks", "scope",
+        "_denied", "_files", "_rulesets", "confines_listen", "confining", "held", "is_whole", "name", "remarks", "scope",
     )  # fmt: skip
 
     def __init__(
@@ -33,11 +33,12 @@ class Confinement:
         best_effort: bool,
         scope: int = 0,
         makes_calls: bool = False,
+        makes_sends: bool = False,
         process: int = 0,
     ) -> None:
         """Create a ruleset for each policy in `encoded` (`landlock.encode`).  `scope`: LANDLOCK_SCOPE_* of the first ruleset.
-        `makes_calls`: the helper makes the program's connections.  `process`: the id of the process that becomes the program,
-        if not this one.
+        `makes_calls`: the helper makes the program's connections; with `makes_sends`, it sends to addresses for it, too.
+        `process`: the id of the process that becomes the program, if not this one.
 
         Raises EnforceError for what this kernel cannot enforce, unless `best_effort`; GrantError for a line that no rule can
         express; and KernelError."""
@@ -59,9 +60,11 @@ class Confinement:
         self.scope = scope
         """The LANDLOCK_SCOPE_* bits that no ruleset has yet."""
         version = kernel.landlock_abi()
+        self._denied = landlock.made(version) if makes_sends else (0, 0)
+        """The rights on files and on ports that nothing grants, and that no ruleset denies yet."""
         try:
             each = [landlock.downgrade(landlock.decode(content), version, makes_calls=makes_calls) for content in encoded]
-            self._files = any(effective.handled_files for effective in each)
+            self._files = any(effective.handled_files for effective in each) or self._denied[0] != 0
             for index, effective in enumerate(each):
                 if effective.lacking:
                     self._lacking(effective.lacking, version, best_effort=best_effort)
@@ -106,8 +109,9 @@ class Confinement:
     def _create_ruleset(self, effective: landlock.Effective, environment: Sequence[bytes], process: int) -> int:
         grants_moving = self._files and not effective.handled_files  # files are another ruleset's
         handled = landlock.REFER if grants_moving else effective.handled_files
-        ruleset = kernel.landlock_ruleset(handled, effective.handled_ports, self.scope)
-        self.scope = 0
+        files, network = self._denied
+        ruleset = kernel.landlock_ruleset(handled | files, effective.handled_ports | network, self.scope)
+        self.scope, self._denied = 0, (0, 0)
         if grants_moving:
             grant_moving(ruleset)
         if effective.handled_files:

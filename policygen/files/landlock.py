@@ -16,7 +16,8 @@ MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM, REFER, TRUNCATE 
 IOCTL_DEV = 1 << 15
 OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 """The rights that a rule for a file that is no folder can have (security/landlock/fs.c, ACCESS_FILE)."""
-BIND_TCP, CONNECT_TCP = 1, 2  # LANDLOCK_ACCESS_NET_*
+RESOLVE_UNIX = 1 << 16
+BIND_TCP, CONNECT_TCP, CONNECT_SEND_UDP = 1 << 0, 1 << 1, 1 << 3  # LANDLOCK_ACCESS_NET_*
 MAX_PORT = 65535
 _OPENS = READ_FILE | WRITE_FILE
 CHANGES = WRITE_FILE | TRUNCATE | REMOVE_DIR | REMOVE_FILE | MAKE_REG | MAKE_SYM | MAKE_SOCK | MAKE_FIFO | MAKE_DIR | REFER
@@ -50,6 +51,11 @@ VERSIONS = (
 
 Later versions add nothing that `path` and `tcp` lines need.  IOCTL_DEV does not count either: a program may make the ioctls
 that its filter allows on every device that it can read or write, so a version without IOCTL_DEV lacks nothing."""
+
+
+MADE = ((9, RESOLVE_UNIX, 0), (10, 0, CONNECT_SEND_UDP))
+"""Version of the ABI, and the right on files and on ports that it adds (Linux 7.1 and 7.2), which a program does not need if
+another process makes each of its calls that reaches a unix socket by a path, or a host by UDP."""
 
 
 UNSEEN_REQUESTS = (
@@ -147,6 +153,12 @@ class Effective:
         self.handled_ports = handled_ports
         self.lacking = lacking
         """What this version cannot enforce, each as the end of a sentence `it cannot ...`."""
+
+
+def made(version: int) -> tuple[int, int]:
+    """Return the rights on files and on ports of `MADE` that a version of the ABI knows."""
+    known = [(files, ports) for since, files, ports in MADE if version >= since]
+    return sum(files for files, _ in known), sum(ports for _, ports in known)
 
 
 def downgrade(rules: Ruleset, version: int, *, makes_calls: bool = False) -> Effective:

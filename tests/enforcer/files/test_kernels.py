@@ -48,6 +48,39 @@ def test_lines_are_enforced_or_refused_with_the_reason(place, program, name, lin
     assert "the program runs without that" in done.stderr
 
 
+ITSELF = """
+import errno, os, socket
+from callfence.enforcer import kernel
+from callfence.enforcer.files.landlock import Confinement
+from callfence.policygen.files.landlock import Ruleset, encode
+listening = socket.socket(socket.AF_UNIX)
+listening.bind("socket")
+listening.listen()
+for folder in ("from", "to"):
+    os.mkdir(folder)
+os.mkdir("from/folder")
+kernel.set_no_new_privs()
+Confinement([encode(Ruleset(None, [], None))], [], best_effort=False, makes_calls=True, makes_sends=True).enter()
+tries = (
+    (socket.AF_UNIX, socket.SOCK_STREAM, "socket"),
+    (socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 9)),
+    (socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 9)),
+)
+for family, kind, address in tries:
+    with socket.socket(family, kind) as client:
+        print(errno.errorcode.get(client.connect_ex(address), "ok"))
+os.rename("from/folder", "to/folder")
+"""
+
+
+@pytest.mark.skipif(landlock_abi() < 4, reason="needs Landlock's ABI 4 (Linux 6.7)")
+def test_what_the_helper_makes_the_program_cannot_make_itself(tmp_path):
+    """As far as the kernel can deny that; files still move."""
+    done = subprocess.run([sys.executable, "-c", ITSELF], cwd=tmp_path, capture_output=True, text=True, check=False)
+    denied = ["EACCES" if landlock_abi() >= since else "ok" for since in (9, 10, 4)]
+    assert (done.stdout.split(), done.stderr) == (denied, "")
+
+
 def test_scopes(place):
     place.policy("default allow\nscope signals, abstract sockets\n", "it.policy")
     program = ("sh", "-c", "kill -0 $1 2>kill.txt; echo $?", "sh", str(os.getpid()))
