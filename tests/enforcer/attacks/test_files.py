@@ -71,7 +71,7 @@ DENIED = {
         **dict.fromkeys(("openat2", "ring"), "ENOSYS"),
         **dict.fromkeys(("smc", "rds", "mptcp", "tcp"), "EINVAL"),
         **dict.fromkeys(("ulp", "sendto", "sendmsg", "sendmmsg", "reflink"), "EBADF"),
-        "subvolume": "ENOTTY",
+        **dict.fromkeys(("subvolume", "device", "replace"), "ENOTTY"),
     },
     "tcp bind: none\n": {
         **dict.fromkeys(("openat", "openat2"), "ok"),
