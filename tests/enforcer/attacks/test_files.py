@@ -68,7 +68,7 @@ FILES = "path ./past: read, execute\npath /usr: read, execute\npath /lib: read, 
 DENIED = {
     FILES: {
         **dict.fromkeys(("openat", "handle", *(["open"] if "open" in table(NATIVE).by_name else [])), "EACCES"),
-        **dict.fromkeys(("openat2", "ring"), "ENOSYS"),
+        **dict.fromkeys(("openat2", "fsopen", "fsconfig", "ring"), "ENOSYS"),
         **dict.fromkeys(("smc", "rds", "mptcp", "tcp"), "EINVAL"),
         **dict.fromkeys(("ulp", "sendto", "sendmsg", "sendmmsg", "reflink"), "EBADF"),
         **dict.fromkeys(("subvolume", "device", "replace"), "ENOTTY"),
@@ -78,6 +78,7 @@ DENIED = {
         **dict.fromkeys(("smc", "rds"), "EAFNOSUPPORT"),
         **dict.fromkeys(("mptcp", "mptcp6", "inet-smc"), "EPROTONOSUPPORT"),
         **dict.fromkeys(("sendto", "sendmsg", "sendmmsg", "subvolume"), "EBADF"),
+        **dict.fromkeys(("fsopen", "fsconfig"), "EINVAL"),
         "ring": "ENOSYS",
         "ulp": "ENOENT",
         "tcp": "EINVAL",
