@@ -30,6 +30,7 @@ from callfence.policygen.files.calls import (
     MOUNTING,
     NEW_ROOTS,
     PATH_CALLS,
+    QUEUES,
     SENDING,
     SOCKETS,
     Pair,
@@ -181,9 +182,12 @@ class FileWatcher:
         self._process = self._process or task.tgid
         if opens_for_neither(name, event.arguments):
             self._gap(f"{task.executable} opens files with access mode 3, which fails under a policy that confines files")
+        if name == "mq_open" and not os.path.ismount(QUEUES):
+            why = f"{os.fsdecode(QUEUES)} is not mounted"
+            self._gap(f"{task.executable} opens message queues, which fails under a policy that confines files: {why}")
         for request in wanted(name, event.arguments, lambda at, length: kernel.read_memory(task.tid, at, length)):
             parts = request if isinstance(request, Pair) else (request,)
-            paths = [kernel.read_path(task.tid, part.address) for part in parts]
+            paths = [part.path or kernel.read_path(task.tid, part.address) for part in parts]
             report_hidden(task, self._gap, is_read=all(paths))
             if (root := self._root(task)) is None:
                 return

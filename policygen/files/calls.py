@@ -22,6 +22,9 @@ _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = 0x400, 0x1000
 _O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _ACCESS = {os.O_RDONLY: Right.READ, os.O_WRONLY: Right.WRITE, os.O_RDWR: Right.READ | Right.WRITE}
+QUEUES = b"/dev/mqueue"
+"""Where POSIX message queues are files, if their file system is mounted (mq_overview(7)): a rule for that folder is one for all
+of them, whoever opens them by mq_open(2)."""
 _MADE = {stat.S_IFIFO: Right.FIFO, stat.S_IFSOCK: Right.SOCKET, stat.S_IFCHR: Right.DEVICE, stat.S_IFBLK: Right.DEVICE}
 
 
@@ -45,7 +48,10 @@ class Wanted(NamedTuple):
     may_be_empty: bool = False
     """Whether an empty path means the descriptor itself; otherwise the call fails."""
     unnamed: bool = False
-    """Whether the call makes a file without a name in the named folder (O_TMPFILE); no other opens a folder to write it."""
+    """Whether the call opens a file of the named folder that its path does not name (O_TMPFILE, a queue); no other opens a
+    folder to write it."""
+    path: bytes = b""
+    """The path, if it is not in the caller's memory."""
 
 
 class Pair(NamedTuple):
@@ -108,6 +114,11 @@ def _execute(descriptor: int, address: int, flags: int = 0) -> list[Wanted]:
     return [Wanted(descriptor, address, Right.READ | Right.EXECUTE, may_be_empty=bool(flags & _AT_EMPTY_PATH))]
 
 
+def _queue(flags: int) -> list[Wanted]:
+    right = _ACCESS.get(flags & os.O_ACCMODE, NOTHING)
+    return [Wanted(AT_FDCWD, 0, right, unnamed=True, path=QUEUES)]
+
+
 def _int(register: int) -> int:
     """Return the C int in a register."""
     return ((register & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
@@ -139,6 +150,7 @@ _CALLS: dict[str, Callable[[Sequence[int], Callable[[int, int], bytes]], Sequenc
     "acct": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
     "swapon": lambda a, _: [Wanted(_HERE, a[0], Right.READ | Right.WRITE)],
     "truncate64": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
+    "mq_open": lambda a, _: _queue(a[1]),
 }
 SOCKETS = {"connect": "connect", "bind": "bind"}
 """Calls that take a socket's address -> the use's name in a `tcp` line."""
