@@ -148,7 +148,7 @@ _CALLS: dict[str, Callable[[Sequence[int], Callable[[int, int], bytes]], Sequenc
     "linkat": lambda a, _: _link((_int(a[0]), a[1]), (_int(a[2]), a[3]), a[4]),
     "truncate": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
     "acct": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
-    "swapon": lambda a, _: [Wanted(_HERE, a[0], Right.READ | Right.WRITE)],
+    **dict.fromkeys(("swapon", "swapoff"), lambda a, _: [Wanted(_HERE, a[0], Right.READ | Right.WRITE)]),
     "truncate64": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
     "mq_open": lambda a, _: _queue(a[1]),
 }

@@ -48,6 +48,7 @@ TABLE = (
     ("unlink", (7,), [Wanted(HERE, 7, removes=D, follows=False)]),
     ("unlinkat", (5, 7, 0x200), [Wanted(5, 7, removes=D, follows=False)]),
     ("truncate", (7, 0), [Wanted(HERE, 7, W)]),
+    ("swapoff", (7,), [Wanted(HERE, 7, R | W)]),
     ("mq_open", (7, os.O_RDWR | os.O_CREAT), [Wanted(HERE, 0, R | W, unnamed=True, path=b"/dev/mqueue")]),
     (
         "renameat",
