@@ -158,7 +158,7 @@ UDP_CONNECT = "udp connect"
 """The name of a use that no line grants: a program that asks DNS servers by UDP."""
 INTERNET = 2, 10
 """AF_INET, AF_INET6 (linux/socket.h)."""
-NEW_ROOTS = ("chroot", "fchroot", "pivot_root")
+NEW_ROOTS = ("chroot", "fchroot", "pivot_root", "setns")
 """Calls after which the same path refers to another file."""
 MOUNTING = ("mount", "umount", "umount2", "move_mount", "pivot_root")
 """Calls that Landlock denies to whoever has any rule about files (security/landlock/fs.c)."""
