@@ -51,6 +51,8 @@ class Notification(linux.Structure):
     arguments: Any
 
 
+_SHORT = frozenset(convention.audit for convention in MACHINE.conventions if convention.pointer == 4)
+"""AUDIT_ARCH_* whose calls take 32 bits of each register: code of 64 bits may leave others there (int 0x80)."""
 _SIZE = linux.sizeof(Notification)
 _Bytes = linux.c_char * _SIZE
 
@@ -79,6 +81,9 @@ class Request:
     __slots__ = ("arguments", "call", "is_gone", "listener", "phase", "result", "runs")
 
     def __init__(self, call: Notification, listener: int, phase: str) -> None:
+        if call.arch in _SHORT:
+            for place in range(6):
+                call.arguments[place] &= 0xFFFFFFFF
         self.call = call
         self.arguments: Sequence[int] = call.arguments
         """The six arguments: those of the registers, or, of socketcall(2), what they point to."""
