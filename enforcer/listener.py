@@ -51,6 +51,8 @@ class Notification(linux.Structure):
     arguments: Any
 
 
+_SHORT = frozenset(convention.audit for convention in MACHINE.conventions if convention.pointer == 4)
+"""AUDIT_ARCH_* whose calls take 32 bits of each register: code of 64 bits may leave others there (int 0x80)."""
 _SIZE = linux.sizeof(Notification)
 _Bytes = linux.c_char * _SIZE
 
@@ -79,6 +81,9 @@ class Request:
     __slots__ = ("arguments", "call", "is_gone", "listener", "phase", "result", "runs")
 
     def __init__(self, call: Notification, listener: int, phase: str) -> None:
+        if call.arch in _SHORT:
+            for place in range(6):
+                call.arguments[place] &= 0xFFFFFFFF
         self.call = call
         self.arguments: Sequence[int] = call.arguments
         """The six arguments: those of the registers, or, of socketcall(2), what they point to."""
@@ -233,40 +238,45 @@ class Waiting:
     """The ids of calls that are answered later, in memory that this process shares with those that it clones from now on: if
     the helper is killed, the stand-in answers them."""
 
-    __slots__ = ("_free", "_ids", "_places")
+    __slots__ = ("_free", "_ids", "_length", "_places", "_used")
 
     def __init__(self, address: int, length: int) -> None:
         """`address`: of memory for so many ids, 8 bytes each, all 0."""
         self._ids = (linux.c_uint64 * length).from_address(address)
-        self._free: range | list[int] = range(length)[::-1]
-        """The places without an id; a list once one has been taken."""
+        self._length = length
+        self._used = 0
+        """How many places have had an id: the kernel gives no memory to the others."""
+        self._free: list[int] = []
+        """Those of them that have none now."""
         self._places: dict[int, int] = {}
         """The place of each id that this process has added."""
 
     def add(self, id_: int) -> None:
         """Add a call; do nothing if there is no place left."""
-        self._free = [*self._free] if isinstance(self._free, range) else self._free
+        if not self._free and self._used < self._length:
+            self._free.append(self._used)
+            self._used += 1
         if self._free:
             self._places[id_] = place = self._free.pop()
             self._ids[place] = id_
 
     def remove(self, id_: int) -> None:
         """Remove a call that has been answered."""
-        if (place := self._places.pop(id_, None)) is not None and isinstance(self._free, list):
+        if (place := self._places.pop(id_, None)) is not None:
             self._ids[place] = 0
             self._free.append(place)
 
     def take_over(self) -> list[int]:
         """Remove all calls, and return their ids."""
-        ids = [id_ for id_ in self._ids if id_]
-        for place in range(len(self._ids)):
+        ids = {place: id_ for place, id_ in enumerate(self._ids) if id_}
+        for place in ids:
             self._ids[place] = 0
-        return ids
+        return [*ids.values()]
 
 
-_SHARED = 16384
+_SHARED = 1 << 20
 _WAITING = 128
-"""Bytes of the memory that processes share, and where the ids of waiting calls begin in it."""
+"""Bytes of the memory that processes share, room for 131,056 calls that wait, and where the ids of these begin in it."""
 
 
 def shared() -> tuple[Notification, Waiting]:

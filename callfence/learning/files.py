@@ -30,6 +30,7 @@ from callfence.policygen.files.calls import (
     MOUNTING,
     NEW_ROOTS,
     PATH_CALLS,
+    QUEUES,
     SENDING,
     SOCKETS,
     Pair,
@@ -115,7 +116,7 @@ class FileWatcher:
         self._noted: dict[tuple[object, ...], _Noted] = {}
         """By call that has been recorded: name, executable, the paths as given, and the rights."""
         self._changes_root = False
-        """Whether a process has changed its root folder, so that each may have another."""
+        """Whether a process has changed its root folder, or what is mounted, so that paths may mean other files to each."""
         self._paths = numbers(PATH_CALLS)
         self._asking = numbers(tuple(ASKING))
         self._sockets = numbers(tuple(SOCKETS))
@@ -181,9 +182,12 @@ class FileWatcher:
         self._process = self._process or task.tgid
         if opens_for_neither(name, event.arguments):
             self._gap(f"{task.executable} opens files with access mode 3, which fails under a policy that confines files")
+        if name == "mq_open" and not os.path.ismount(QUEUES):
+            why = f"{os.fsdecode(QUEUES)} is not mounted"
+            self._gap(f"{task.executable} opens message queues, which fails under a policy that confines files: {why}")
         for request in wanted(name, event.arguments, lambda at, length: kernel.read_memory(task.tid, at, length)):
             parts = request if isinstance(request, Pair) else (request,)
-            paths = [kernel.read_path(task.tid, part.address) for part in parts]
+            paths = [part.path or kernel.read_path(task.tid, part.address) for part in parts]
             report_hidden(task, self._gap, is_read=all(paths))
             if (root := self._root(task)) is None:
                 return
@@ -196,6 +200,8 @@ class FileWatcher:
             if not needed and root == b"/":
                 right = Right.LIST if opens_a_folder(name, event.arguments) else parts[0].right | parts[0].removes
                 self._absent.note(task, parts[0], paths[0], right)
+            if self._changes_root and root == b"/":
+                needed = [need for need in needed if self._is_same_file(task, need.file)]
             for need in needed:
                 self._find(task, need, makes=any(part.makes & Right.CREATE for part in parts))
                 is_fixed &= self._needed(task, need, root)
@@ -253,6 +259,7 @@ class FileWatcher:
         self._changes_root = True
 
     def _mounts(self, task: Task, event: Event) -> None:
+        self._changes_root = True
         self._gap(f"{task.executable} changes what is mounted, which fails under a policy that confines files")
 
     def _root(self, task: Task) -> bytes | None:
@@ -261,6 +268,15 @@ class FileWatcher:
         if root is None:
             self._gap(f"{task.executable} changes its root folder; the files that it uses after that are not recorded")
         return root
+
+    def _is_same_file(self, task: Task, file: File) -> bool:
+        """Return whether the path of a file means the same file to a task; False, and a gap, in a mount namespace of its own
+        where something else is mounted there."""
+        there = b"/proc/%d/root%s" % (task.tid, file.path)
+        if file.is_removed or _identity(file.path) == _identity(there) == file.identity:
+            return True
+        self._gap(f"{task.executable} uses files of a mount namespace of its own; those that are others here are not recorded")
+        return False
 
     # -- names
 

@@ -133,7 +133,7 @@ class Judge:
     def _of_paths(self, event: Event, name: str, caller: WaitingTask, root: bytes) -> Iterator[Ungranted]:
         fields = _Fields(event.task)
         for use in wanted(name, event.arguments, caller.read_on):
-            paths = [caller.path(part.address) for part in (use if isinstance(use, Pair) else (use,))]
+            paths = [part.path or caller.path(part.address) for part in (use if isinstance(use, Pair) else (use,))]
             is_own = any(path.startswith((b"/proc/", b"/dev/")) for path in paths)
             paths = [path_from_here(event.task, root, path) for path in paths]
             look = looking(owner(event.task) if is_own else event.task, event.task, root)

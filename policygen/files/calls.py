@@ -22,6 +22,9 @@ _AT_SYMLINK_FOLLOW, _AT_EMPTY_PATH = 0x400, 0x1000
 _O_TMPFILE = 0o20000000  # asm-generic/fcntl.h __O_TMPFILE, without O_DIRECTORY
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _ACCESS = {os.O_RDONLY: Right.READ, os.O_WRONLY: Right.WRITE, os.O_RDWR: Right.READ | Right.WRITE}
+QUEUES = b"/dev/mqueue"
+"""Where POSIX message queues are files, if their file system is mounted (mq_overview(7)): a rule for that folder is one for all
+of them, whoever opens them by mq_open(2)."""
 _MADE = {stat.S_IFIFO: Right.FIFO, stat.S_IFSOCK: Right.SOCKET, stat.S_IFCHR: Right.DEVICE, stat.S_IFBLK: Right.DEVICE}
 
 
@@ -45,7 +48,10 @@ class Wanted(NamedTuple):
     may_be_empty: bool = False
     """Whether an empty path means the descriptor itself; otherwise the call fails."""
     unnamed: bool = False
-    """Whether the call makes a file without a name in the named folder (O_TMPFILE); no other opens a folder to write it."""
+    """Whether the call opens a file of the named folder that its path does not name (O_TMPFILE, a queue); no other opens a
+    folder to write it."""
+    path: bytes = b""
+    """The path, if it is not in the caller's memory."""
 
 
 class Pair(NamedTuple):
@@ -108,6 +114,11 @@ def _execute(descriptor: int, address: int, flags: int = 0) -> list[Wanted]:
     return [Wanted(descriptor, address, Right.READ | Right.EXECUTE, may_be_empty=bool(flags & _AT_EMPTY_PATH))]
 
 
+def _queue(flags: int) -> list[Wanted]:
+    right = _ACCESS.get(flags & os.O_ACCMODE, NOTHING)
+    return [Wanted(AT_FDCWD, 0, right, unnamed=True, path=QUEUES)]
+
+
 _HERE = AT_FDCWD
 _CALLS: dict[str, Callable[[Sequence[int], Callable[[int, int], bytes]], Sequence[Wanted | Pair]]] = {
     "open": lambda a, _: _open(_HERE, a[0], a[1]),
@@ -132,8 +143,9 @@ _CALLS: dict[str, Callable[[Sequence[int], Callable[[int, int], bytes]], Sequenc
     "linkat": lambda a, _: _link((int_in(a[0]), a[1]), (int_in(a[2]), a[3]), a[4]),
     "truncate": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
     "acct": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
-    "swapon": lambda a, _: [Wanted(_HERE, a[0], Right.READ | Right.WRITE)],
+    **dict.fromkeys(("swapon", "swapoff"), lambda a, _: [Wanted(_HERE, a[0], Right.READ | Right.WRITE)]),
     "truncate64": lambda a, _: [Wanted(_HERE, a[0], Right.WRITE)],
+    "mq_open": lambda a, _: _queue(a[1]),
 }
 SOCKETS = {"connect": "connect", "bind": "bind"}
 """Calls that take a socket's address -> the use's name in a `tcp` line."""
@@ -141,7 +153,7 @@ UDP_CONNECT = "udp connect"
 """The name of a use that no line grants: a program that asks DNS servers by UDP."""
 INTERNET = 2, 10
 """AF_INET, AF_INET6 (linux/socket.h)."""
-NEW_ROOTS = ("chroot", "fchroot", "pivot_root")
+NEW_ROOTS = ("chroot", "fchroot", "pivot_root", "setns")
 """Calls after which the same path refers to another file."""
 MOUNTING = ("mount", "umount", "umount2", "move_mount", "pivot_root")
 """Calls that Landlock denies to whoever has any rule about files (security/landlock/fs.c)."""

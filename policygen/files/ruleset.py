@@ -89,7 +89,7 @@ _OPENING = dict.fromkeys((*PATH_CALLS, BY_HANDLE, "io_uring_setup"), _ALWAYS)
 _OPENING_TO_CHANGE = {"open": 1, "openat": 2, BY_HANDLE: 2}
 """The calls that change files by some flags only -> the index of these."""
 _CHANGING = {
-    **dict.fromkeys({*PATH_CALLS} - {*_OPENING_TO_CHANGE, "execve", "execveat"}, _ALWAYS),
+    **dict.fromkeys({*PATH_CALLS} - {*_OPENING_TO_CHANGE, "execve", "execveat", "mq_open"}, _ALWAYS),
     **{
         name: Condition(flags, Operator.ANY, os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
         for name, flags in _OPENING_TO_CHANGE.items()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from callfence.enforcer.listener import Descriptors, Request, Waiting
+from callfence.enforcer.listener import Descriptors, Request, Waiting, shared
 from callfence.enforcer.pending import Pending
 
 if TYPE_CHECKING:
@@ -88,3 +88,15 @@ def test_what_is_no_longer_waited_for_leaves_its_place() -> None:
     assert (places, pending.count) == ({7}, 1)
     pending.remove(request)
     assert (places, pending.count) == (set(), 0)
+
+
+def test_thousands_of_calls_that_wait_are_taken_over() -> None:
+    """Of 3,000 calls, 968 waited for ever once the helper was killed."""
+    _, waiting = shared()
+    for id_ in range(1, 50_001):
+        waiting.add(id_)
+    for id_ in range(1, 50_001, 2):
+        waiting.remove(id_)
+    waiting.add(50_001)
+    assert sorted(waiting.take_over()) == [*range(2, 50_001, 2), 50_001]
+    assert waiting.take_over() == []

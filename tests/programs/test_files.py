@@ -221,6 +221,19 @@ def test_a_program_that_mounts_is_named(commands, place):
     assert done.ran.returncode == 0, done.ran.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes what is mounted")
+def test_files_that_are_others_in_a_mount_namespace_are_not_recorded(commands, place):
+    """Else a policy granted the file outside, of which the program has only used the path."""
+    for name in ("data/it", "other/it"):
+        (place.folder / name).parent.mkdir(exist_ok=True)
+        (place.folder / name).write_text(name)
+    script = "mount --bind other data && exec cat data/it"
+    done = commands.learn(place.folder / "files.policy", ["unshare", "--mount", "sh", "-c", script], place.folder, "--files")
+    assert done.stdout == b"other/it"
+    assert "path ./data" not in (place.folder / "files.policy").read_text()
+    assert "cat uses files of a mount namespace of its own; those that are others here are not recorded" in done.stderr.decode()
+
+
 REPLACED = {
     "a state that is read, replaced and read": "for n in 1 2; do read x < $D/a || :; echo $n > $D/n; mv $D/n $D/a; done",
     "a log that is moved away and made anew": "for n in 1 2; do echo $n >> $D/a; mv $D/a $D/o; done",

@@ -15,7 +15,7 @@ from calls import native
 from needed import needs_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from conftest import Nobody
 
@@ -435,3 +435,21 @@ def test_a_folder_with_a_secret_is_not_granted(configuration: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     granted = shown / "page" if change == "closed above" else shown
     assert f"path {configuration}/app.conf: read\npath {granted}: read\n" in (tmp_path / "it.policy").read_text()
+
+
+@needs_root
+def test_message_queues_are_files_of_their_file_system(compile_c: Callable[..., Path], tmp_path: Path) -> None:
+    program = compile_c(Path(__file__).parent / "programs" / "queue.c", "-lrt")
+    script = """
+        umount -a -t mqueue
+        learn -q --files -o it.policy "$1" && mount -t mqueue none /dev/mqueue && enforce -p it.policy "$1" && echo ran
+        sed -i /mqueue/d it.policy
+        enforce --explain -p it.policy "$1" || umount -a -t mqueue
+        learn --files -o other.policy "$1"
+    """
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "ran\n", done.stderr
+    assert "path /dev/mqueue: read, write: not granted" in done.stderr
+    assert "opens message queues, which fails under a policy that confines files: /dev/mqueue is not mounted" in done.stderr

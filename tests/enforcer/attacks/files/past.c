@@ -19,8 +19,12 @@ static long way(const char *name)
 	if (!strcmp(name, "handle")) return syscall(SYS_open_by_handle_at, -1, memory, 3);
 	if (!strcmp(name, "path")) return syscall(SYS_openat, AT_FDCWD, "/dev/full", 3 | O_PATH);
 	if (!strcmp(name, "openat2")) return syscall(SYS_openat2, AT_FDCWD, "/dev/full", memory, 24);
+	if (!strcmp(name, "fsopen")) return syscall(SYS_fsopen, "ext4", 99);
+	if (!strcmp(name, "fsconfig")) return syscall(SYS_fsconfig, -1, 6, 0, 0, 0); // FSCONFIG_CMD_CREATE
 	if (!strcmp(name, "ring")) return syscall(SYS_io_uring_setup, 0, memory);
 	if (!strcmp(name, "subvolume")) return syscall(SYS_ioctl, -1, 0x5000940e, memory); // BTRFS_IOC_SUBVOL_CREATE
+	if (!strcmp(name, "device")) return syscall(SYS_ioctl, -1, 0x5000940a, memory); // BTRFS_IOC_ADD_DEV
+	if (!strcmp(name, "replace")) return syscall(SYS_ioctl, -1, 0xca289435, memory); // BTRFS_IOC_DEV_REPLACE
 	if (!strcmp(name, "reflink")) return syscall(SYS_ioctl, -1, 0x40049409, -1); // FICLONE
 	if (!strcmp(name, "smc")) return syscall(SYS_socket, 43, 99, 0);
 	if (!strcmp(name, "rds")) return syscall(SYS_socket, 21, 99, 0);

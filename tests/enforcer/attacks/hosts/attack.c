@@ -700,12 +700,14 @@ static void uring(void)
 #define AT(pointer) ((long)(pointer))
 
 #ifdef __x86_64__
+static long upper;  // what else the registers have
+
 static long low(long number, long a, long b, long c, long d, long e, long f)  // a call of i386
 {
     long result;
-    register long r8 asm("r8") = f;
+    register long r8 asm("r8") = f | upper;
     asm volatile("push %%rbp\n mov %8, %%rbp\n int $0x80\n pop %%rbp"
-                 : "=a"(result) : "a"(number), "b"(a), "c"(b), "d"(c), "S"(d), "D"(e), "r"(r8), "r"(r8) : "memory", "r9", "r10", "r11", "cc");
+                 : "=a"(result) : "a"(number), "b"(a | upper), "c"(b | upper), "d"(c | upper), "S"(d | upper), "D"(e | upper), "r"(r8), "r"(r8) : "memory", "r9", "r10", "r11", "cc");
     return result < 0 && result > -4096 ? (errno = -result, -1) : result;
 }
 
@@ -735,6 +737,8 @@ static void i386(void)
     said("fastopen", low(369, tcp(), AT(text), strlen(text), MSG_FASTOPEN, AT(to), size4));
     said("uring", low(425, 4, AT(at + 300), 0, 0, 0, 0));
 }
+
+static void i386_upper(void) { upper = 0x5a5a5a5a00000000; i386(); }
 
 static void socketcall(void)
 {
@@ -1880,7 +1884,7 @@ static const struct { const char *name; void (*work)(void); } OTHERS[] = {
     ROW(unix_bind_mount), ROW(unix_mount_namespace), ROW(unix_user_namespace), ROW(unix_chroot), ROW(abstract_names), ROW(unix_datagrams),
     ROW(unix_lengths), ROW(wrong_memory), ROW(other_port),
 #ifdef __x86_64__
-    ROW(i386), ROW(socketcall), ROW(socketcall_race), ROW(socketcall_fast_open), ROW(x32),
+    ROW(i386), ROW(i386_upper), ROW(socketcall), ROW(socketcall_race), ROW(socketcall_fast_open), ROW(x32),
 #endif
 };
 
