@@ -170,7 +170,8 @@ def _to_narrow(policy: Policy, plain: Recording) -> list[str]:
             own = f"{folder.rstrip('/')}/{files[0].partition('.')[0] if folder == '/run' else 'run'}"
             rows.append(f"let it make {_some(files)} in a folder of its own, such as {own}: {may}")
         if folders:
-            rows.append(f"learn it again with --fresh, now that {_some(folders)} is there: {may}")
+            are = "are" if len(folders) > 1 else "is"
+            rows.append(f"learn it again with --fresh, now that {_some(folders)} {are} there: {may}")
     return rows
 
 

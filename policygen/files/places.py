@@ -60,6 +60,9 @@ UNLISTED = (
     (b"/etc/localtime", S_IFREG, READ_FILE),
     (b"/usr/share/zoneinfo", S_IFDIR, READ_FILE | READ_DIR),
     (b"/etc/gai.conf", S_IFREG, READ_FILE),
+    (b"/etc/terminfo", S_IFDIR, READ_FILE | READ_DIR),
+    (b"/usr/lib/terminfo", S_IFDIR, READ_FILE | READ_DIR),
+    (b"/usr/share/terminfo", S_IFDIR, READ_FILE | READ_DIR),
 )
 """Files and folders that need no line, since they grant nothing: path, major and minor number of a device (mem(4), full(4)),
 None for a file of sysfs or procfs, or the kind of a file that root alone may change; Landlock's rights.
@@ -70,7 +73,8 @@ tells as much.  glibc reads the file of procfs when it frees much memory of a th
 a digit, the same for all.  setlocale(3) and gettext(3) read other files of the locales for each LANG, and none for C, in which
 a program may have been learned: texts of packages, which all users may read.  So are the time zones, which tzset(3) reads when
 a program first writes a local time, in an error's message perhaps; /etc/localtime is a copy of one of them, or a link to it.
-getaddrinfo(3) reads gai.conf(5), by which addresses are sorted, once a name has more than one."""
+getaddrinfo(3) reads gai.conf(5), by which addresses are sorted, once a name has more than one.  Who finds a terminal as its
+standard output reads how that one is controlled (terminfo(5)): Mono's console, even of a program that prints plain text."""
 
 
 class PlaceError(UserError):

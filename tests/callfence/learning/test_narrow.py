@@ -157,6 +157,9 @@ def test_the_summary_says_what_to_move(tmp_path: Path, callfence: Run) -> None:
     assert text in said
     said = callfence("learn", "--fresh", "--files", "-o", "it.policy", "sh", "-c", "mkdir new; echo x > new/a").stderr
     assert "learn it again with --fresh, now that new/ is there: it may write, create everything in ." in said
+    two = "mkdir more most; echo x > more/a; echo x > most/a"
+    said = callfence("learn", "--fresh", "--files", "-o", "it.policy", "sh", "-c", two).stderr
+    assert "now that more/, most/ are there: it may" in said
     said = callfence("learn", "--fresh", "--files", "-o", "it.policy", "sh", "-c", script.format("run/")).stderr
     assert "to narrow" not in said
     assert "path ." not in lines(tmp_path) and lines(tmp_path)["path ./run"] == "write, create"

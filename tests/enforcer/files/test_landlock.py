@@ -539,6 +539,15 @@ def test_the_time_zones_need_no_line(files):
     assert files("path ./data: read", *operations) == ["ok", "ok", "ok", "EACCES", "EACCES"]
 
 
+@MOUNTED
+@pytest.mark.parametrize("folder", ["/etc/terminfo", "/usr/share/terminfo"])
+def test_the_descriptions_of_terminals_need_no_line(files, folder):
+    """A program whose output was no terminal while it was learned reads one once it is, or another one for another terminal."""
+    mount = f"mount -t tmpfs -o mode=755 none {folder} && mkdir {folder}/x && echo x > {folder}/x/xterm"
+    operations = (f"read:{folder}/x/xterm", f"list:{folder}", f"write:{folder}/x/xterm", f"list:{folder}/..")
+    assert files("path ./data: read", *operations, under=mounting(mount)) == ["ok", "ok", "EACCES", "EACCES"]
+
+
 @pytest.mark.parametrize(
     ("folder", "change"),
     [("nonexistent", None), pytest.param("other", "mount -t tmpfs -o ro none other", marks=MOUNTED)],
