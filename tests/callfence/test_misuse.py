@@ -65,6 +65,7 @@ MISUSES = {
     "merge --intersect it.policy --narrow-by it.policy other.policy": "and excludes --driver, --narrow-by and --intersect",
     "merge --intersect it.policy --why read -o out other.policy": "--why requires --intersect, and excludes -o",
     "merge --narrow-by it.policy --why read other.policy": "--why requires --intersect",
+    "merge --why read -o out it.policy other.policy": "--why requires --intersect",
     "service enforce": "enforce takes one UNIT",
     "service learn one two": "learn takes one UNIT",
     "service remove one -- --files": "remove takes no options after --",
