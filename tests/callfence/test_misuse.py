@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from callfence.cli import module_of
+from callfence.enforcer.errors import EnforceError
+from callfence.enforcing import options as enforcing
+from callfence.learning import options as learning
 
 POLICY = "read: allow\n"
 MISUSES = {
@@ -99,3 +104,116 @@ def test_it_is_refused(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert MISUSES[line] in done.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["it.policy", "log", "other.policy"]
     assert Path("it.policy").read_text() == POLICY
+
+
+LEARN_MISUSES = {
+    "": "no program given",
+    "--from server --check": "--from cannot be given with --check or --fresh",
+    "--from server --fresh": "--from cannot be given with --check or --fresh",
+    "--from server --exact": "or with --exact or --tight",
+    "--from server --tight": "or with --exact or --tight",
+    "--from server --rehearse": "--rehearse needs a program",
+    "--write-evidence --no-evidence true": "--write-evidence cannot be given with --no-evidence",
+    "--write-evidence --check true": "--write-evidence cannot be given with --no-evidence",
+    "--write-recording it.rec true": "--write-recording requires --check",
+    "-o - true": "learn cannot write a policy to standard output",
+    "--check --fresh true": "--check cannot be given with --fresh, --tight, --portable or --default",
+    "--check --tight true": "--check cannot be given with --fresh, --tight, --portable or --default",
+    "--check --portable true": "--check cannot be given with --fresh, --tight, --portable or --default",
+    "--check --default kill true": "--check cannot be given with --fresh, --tight, --portable or --default",
+    "--tight --portable true": "--tight and --portable cannot be given together",
+    "--names --tight true": "--names and --tight cannot be given together",
+    "--pid 1 true": "a program and --pid PID cannot be given together",
+    "--files --pid 1": "--files cannot be given with --pid",
+    "--tree true": "--tree requires --pid",
+    "--phases --pid 1": "--phases cannot be given with --pid or --check",
+    "--phases --check true": "--phases cannot be given with --pid or --check",
+    "--narrow it.policy true": "--narrow POLICY takes --last and --write alone",
+    "--narrow it.policy --files": "--narrow POLICY takes --last and --write alone",
+    "--write true": "--write requires --narrow",
+    "--last 3 true": "--last requires --narrow",
+    "--last 0 --narrow it.policy": "'0' is not a number above 0",
+    "--rehearse --check true": "--check and --rehearse cannot be given together",
+    "--rehearse --pid 1": "--rehearse cannot be given with --pid",
+    "--rehearse-only faults true": "--rehearse-only requires --rehearse",
+    "--rehearse-runs 3 true": "--rehearse-runs requires --rehearse",
+    "--rehearse --rehearse-runs 0 true": "'0' is not a number above 0",
+    "--rehearse-seconds 3 true": "--rehearse-seconds requires --rehearse",
+    "--scratch true": "--scratch requires --rehearse",
+}
+
+
+@pytest.mark.parametrize("line", LEARN_MISUSES)
+def test_learn_refuses_it(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(message: str, status: int) -> NoReturn:  # which ends the process
+        raise SystemExit(f"{status} {message}")
+
+    monkeypatch.setattr(learning, "fail", fail)
+    with pytest.raises(SystemExit) as ended:
+        learning.parse(shlex.split(line))
+    assert re.match(f"125 learn: .*{re.escape(LEARN_MISUSES[line])}.*; see learn --help$", str(ended.value.code))
+
+
+@pytest.mark.parametrize(
+    ("line", "accept"),
+    [
+        ("--check true --check", "learn true --check"),
+        ("--check --write-recording it.rec -q true", "learn -q true"),
+        ("--check --write-recording=it.rec true --write-recording=x", "learn true --write-recording=x"),
+        ("-q --from server true", "learn -q true"),
+        ("--from=server --files -- true --from", "learn --files -- true --from"),
+    ],
+)
+def test_what_accepts_new_behaviour_is_the_same_command_without_the_check(line: str, accept: str) -> None:
+    assert learning.parse(shlex.split(line)).accept == tuple(shlex.split(accept))
+
+
+ENFORCE_MISUSES = {
+    "": "no program given: write enforce",
+    "-p it.policy": "no program given: write enforce",
+    "-p 17": "-p names a policy, not a process",
+    "-p": "-p needs a value",
+    "--policy": "--policy needs a value",
+    "--log= true": "--log has an empty value",
+    "--logg x true": "unknown option --logg: did you mean",
+    "--quiet-krnel true": "unknown option --quiet-krnel: did you mean",
+    "-x true": "write options of the program after its name",
+    "-x": "`enforce --help-all` lists the options",
+    "--audit=x true": "unknown option --audit=x",
+    "--ask unix:/run/it.sock": "write --ask=unix:/run/it.sock",
+    "--arm never true": "--arm never: the value must be ",
+    "--ask-timeout 5 true": "--ask-timeout requires --ask",
+    "--within it.policy true": "--within requires --ask",
+    "--ask --audit true": "--audit denies nothing that --ask could ask about",
+    "--scope none --audit true": "--audit enforces nothing",
+    "--explain --no-explain true": "--explain reports the files and ports that --no-explain leaves out",
+    "--no-cache --compiled it true": "--compiled compiles nothing",
+    "--quiet-kernel --audit true": "--audit needs the helper process",
+    "--quiet-kernel --log log true": "--log needs the helper process",
+    "--quiet-kernel --explain true": "--explain needs the helper process",
+    "--quiet-kernel --ask true": "--ask needs the helper process",
+    "--compiled it -p it.policy -p other.policy true": "--compiled is the filter of one policy",
+}
+
+
+@pytest.mark.parametrize("line", ENFORCE_MISUSES)
+def test_enforce_refuses_it(line: str) -> None:
+    with pytest.raises(EnforceError) as raised:
+        enforcing.parse(shlex.split(line))
+    assert ENFORCE_MISUSES[line] in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "command"),
+    [
+        ("true -p x", {}, "true -p x"),
+        ("-- -x", {}, "-x"),
+        ("- x", {}, "- x"),
+        ("-pit.policy --policy=b -p c true", {"--policy": ["it.policy", "b", "c"]}, "true"),
+        ("--ask --ask-timeout=5 true", {"--ask": [""], "--ask-timeout": ["5"]}, "true"),
+        ("--ask=unix:/it --within it.policy true", {"--ask": ["unix:/it"], "--within": ["it.policy"]}, "true"),
+        ("--compiled it -p it.policy true", {"--compiled": ["it"], "--policy": ["it.policy"]}, "true"),
+    ],
+)
+def test_enforce_takes_its_options_up_to_the_program(line: str, options: dict[str, list[str]], command: str) -> None:
+    assert enforcing.parse(shlex.split(line)) == (options, shlex.split(command))
