@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from callfence.tracer.abi import NATIVE, Event, table
+from callfence.tracer.abi import COMPAT, NATIVE, Arch, Event, table
 from callfence.tracer.aims import Aims
 from callfence.tracer.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from callfence.tracer.calls import Handler
 
@@ -37,15 +38,21 @@ class Program:
         self.sender.executable = "/bin/app"
         self.tasks = {ME: self.sender, **{tid: Task(tid, tid) for tid in (OTHER, THIRD)}}
         self.found: list[bool] = []
-        calls = SimpleNamespace(first=self.first, also_named=lambda name, handler, **_: self.handlers.setdefault(name, handler))
-        Aims(self.tasks, self.found.append).attach(calls)  # type: ignore[arg-type]
+        self.stopping: list[str] = []
+        """The calls that stop each time."""
 
-    def call(self, name: str, *arguments: int | bytes) -> list[bool]:
+        def also_named(name: str, handler: Handler, *, always: bool) -> None:
+            self.handlers[name] = handler
+            self.stopping += [name] * always
+
+        Aims(self.tasks, self.found.append).attach(SimpleNamespace(first=self.first, also_named=also_named))  # type: ignore[arg-type]
+
+    def call(self, name: str, *arguments: int | bytes, arch: Arch = NATIVE) -> list[bool]:
         """What is reported of a call of this process; `bytes` are passed by their address."""
         registers = [memory(word) if isinstance(word, bytes) else word & (1 << 64) - 1 for word in arguments]
         registers += [0] * (6 - len(registers))
         del self.found[:]
-        event = Event(NATIVE.audit, number(name), tuple(registers), 0, self.sender.tid)  # type: ignore[arg-type]
+        event = Event(arch.audit, table(arch).by_name[name].number, tuple(registers), 0, self.sender.tid)  # type: ignore[arg-type]
         self.handlers[name](self.sender, event)
         return [*self.found]
 
@@ -121,9 +128,30 @@ def test_targets_are_the_programs_own_tasks_while_they_live() -> None:
 )
 def test_whom_a_call_reaches(call: str, arguments: tuple[int | bytes, ...], reported: list[bool]) -> None:
     assert Program().call(call, *arguments) == reported
+    assert Program().call(call, *arguments, arch=COMPAT) == reported
 
 
-def test_whom_a_descriptor_reaches() -> None:
+@pytest.mark.parametrize(("call", "path"), [("readlink", "exe"), ("open", "mem")])
+def test_paths_without_a_folder_before_them(call: str, path: str) -> None:
+    for arch in (NATIVE, COMPAT):
+        if call in table(arch).by_name:
+            assert Program().call(call, of(path, PARENT), arch=arch) == OUTSIDE
+            assert Program().call(call, of(path, OTHER), arch=arch) == NOTHING
+
+
+def test_groups_of_processes() -> None:
+    program = Program()
+    assert program.call("kill", 0) == [os.getpgrp() not in program.tasks]
+    program.tasks |= {group: Task(group, group) for group in (os.getpgrp(), 1)}
+    assert (program.call("kill", 0), program.call("kill", -1)) == (INSIDE, OUTSIDE)
+
+
+def test_a_signal_by_a_descriptor_stops_each_time() -> None:
+    """Another process may have the descriptor's number the next time."""
+    assert Program().stopping == ["pidfd_send_signal"]
+
+
+def test_whom_a_descriptor_reaches(tmp_path: Path) -> None:
     def reached(descriptor: int) -> list[bool]:
         try:
             return Program().call("pidfd_send_signal", descriptor, 0)
@@ -132,6 +160,8 @@ def test_whom_a_descriptor_reaches() -> None:
 
     assert reached(os.pidfd_open(PARENT)) == reached(os.open(f"/proc/{PARENT}", os.O_RDONLY)) == OUTSIDE
     assert reached(os.pidfd_open(ME)) == reached(os.open(f"/proc/{ME}", os.O_RDONLY)) == INSIDE
+    (tmp_path / str(ME)).mkdir()
+    assert reached(os.open(tmp_path / str(ME), os.O_RDONLY)) == OUTSIDE, "it is no process, and the call fails"
     assert Program().call("pidfd_send_signal", 1 << 20, 0) == NOTHING
 
 
