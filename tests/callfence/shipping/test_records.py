@@ -39,7 +39,8 @@ def test_each_event_is_a_record(event: str) -> None:
         ({"event": "start", "mode": "audit", "allow": 7}, "7 is not a list"), ({"allow": [{"line": ""}]}, "has no file"),
         ({"host": "h" * 256}, "host or run is too long"), ({"run": "r" * 256}, "host or run is too long"),
         ({"count": 1 << 53}, "count is 9007"), ({"sequence": 1 << 53}, "sequence or unit"),
-        ({"ungrantable": "x"}, "is not a list"),
+        ({"ungrantable": "x"}, "is not a list"), ({"time": "2262-04-11T23:47:17+00:00"}, "or after 2261"),
+        ({"event": "refused", "status": 128, "message": ""}, "status is 128"),
     ],
 )  # fmt: skip
 def test_fields_that_are_read_are_checked(changed: dict[str, Any], reason: str) -> None:
@@ -52,11 +53,12 @@ def test_fields_that_are_read_are_checked(changed: dict[str, Any], reason: str) 
     [
         {"host": "h" * 255, "run": "r" * 255}, {"count": 0}, {"count": (1 << 53) - 1}, {"sequence": (1 << 53) - 1},
         {"time": "1970-01-01T00:00:00+00:00"}, {"time": "2262-04-11T23:47:16+00:00"}, {"unit": None}, {"allow": []},
-        {"more": json.loads("[" * 7 + "]" * 7)},
+        {"more": json.loads("[" * 7 + "]" * 7)}, {"event": "refused", "status": 126, "message": ""},
+        {"event": "refused", "status": 127, "message": ""},
     ],
 )  # fmt: skip
 def test_the_last_values_that_are_right(changed: dict[str, Any]) -> None:
-    assert parsed(json.dumps(record("denied") | changed).encode(), "log:3").event == "denied"
+    assert parsed(json.dumps(record("denied") | changed).encode(), "log:3").where == "log:3"
 
 
 @pytest.mark.parametrize(
