@@ -19,6 +19,7 @@ def rule(**fields: Any) -> str:
 def test_each_event_is_a_record(event: str) -> None:
     read = parsed(line(event, 4), "log:1")
     assert (read.event, read.run, read.sequence, read.uid) == (event, "web1/0123abcd", 4, "web1/0123abcd/4")
+    assert read.policies == {"/etc/callfence/app.policy": "ab" * 32}
     assert (read.service, read.policy, read.time) == ("app.service", "/etc/callfence/app.policy", 1772366400.25)
 
 
