@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -108,6 +110,14 @@ def test_who_reads_nothing_is_asked_nothing_more(
     reader.join()
     whole = b"".join(received)
     assert 1 << 20 < len(whole) < 1 << 21 and whole.endswith(b"\n")
+
+
+def test_the_program_may_be_at_the_other_end_of_standard_input() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        code = "from callfence.asking.program import Program; Program('fd:0', 0).finish()"
+        done = subprocess.run([sys.executable, "-c", code], stdin=theirs, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_another_users_program_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
