@@ -257,7 +257,7 @@ def read_path(tid: int, address: int) -> bytes:
     """Return the path at an address of a task; b'' if it cannot be read or is longer than 4 KiB, so that the call fails."""
     room = PAGE - address % PAGE
     text = read_memory(tid, address, room)
-    if b"\0" not in text:
+    if len(text) == room and b"\0" not in text:
         text += read_memory(tid, address + room, PAGE)
     path, end, _ = text.partition(b"\0")
     return path if end else b""

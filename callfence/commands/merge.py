@@ -71,12 +71,12 @@ def main(arguments: list[str]) -> int:
     """Run `merge`.  Return 0; or 1 if --driver left conflicts in the merged file; or 2 if an input cannot be read or merged."""
     command = parser()
     options = command.parse_args(arguments)
+    if options.why is not None and (options.intersect is None or options.output):
+        command.error("--why requires --intersect, and excludes -o")
     for option, other, work in (("--narrow-by", options.narrow_by, reduce), ("--intersect", options.intersect, intersect)):
         if other is not None:
             if options.driver or len(options.inputs) > 1 or None not in (options.narrow_by, options.intersect):
                 command.error(f"{option} takes one FILE, and excludes --driver, --narrow-by and --intersect")
-            if options.why is not None and (work is reduce or options.output):
-                command.error("--why requires --intersect, and excludes -o")
             return run_command("merge", partial(_narrow, str(options.inputs[0]), other, work, options))
     if options.driver == (options.output is not None):
         command.error("give one of -o OUT, --narrow-by BY, --intersect BASE and --driver")

@@ -7,13 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from calls import number_of
 
-from callfence.learning.progress import PLAIN_REFRESH, plain_lines
 from callfence.policygen.language.document import parse_file
 from callfence.policygen.recording import recording_file
 
@@ -176,9 +174,7 @@ def test_a_policy_without_a_start_says_so(
     [
         (("learn", "--pid", "a.policy"), "'a.policy' is not a process id; --pid takes the id of a running process, and -o a"),
         (("learn", "--pid", "0"), "'0' is not a process id"),
-        (("learn", "--pid", "1", "true"), "a program and --pid PID cannot be given together; -o names the policy"),
         (("learn", "-p", "1"), "unrecognized arguments: -p; --pid attaches to a process, -o names a policy; see learn --help"),
-        (("learn", "--tree", "true"), "--tree requires --pid"),
         (("enforce", "-p", "4194304"), "no program given: -p names a policy, not a process"),
         (("enforce", "-p", "4194304", "true"), "-p (--policy) names a policy, not a process"),
     ],
@@ -188,14 +184,3 @@ def test_a_process_and_a_policy_are_not_mistaken_for_each_other(words: tuple[str
         [sys.executable, "-m", "callfence", *words], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, said in done.stderr) == (125, True), done.stderr
-
-
-def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    loop = SimpleNamespace(family=SimpleNamespace(processes=2, calls=1))
-    times = iter([0.25, PLAIN_REFRESH, PLAIN_REFRESH, PLAIN_REFRESH + 1, 2 * PLAIN_REFRESH, 2 * PLAIN_REFRESH])
-    tick = plain_lines(lambda: 7, 0.0, lambda: next(times))
-    for _ in range(4):
-        tick(loop)  # type: ignore[arg-type]
-    assert capsys.readouterr().err == (
-        "learn: learning  10 s  2 processes  1 call  7 distinct\nlearn: learning  20 s  2 processes  1 call  7 distinct\n"
-    )

@@ -11,6 +11,7 @@ from fault import Recorder
 from callfence.tracer import kernel
 from callfence.tracer.linux import PTRACE_EVENT_CLONE, PTRACE_EVENT_STOP
 from callfence.tracer.loop import BATCH, Initial, Loop
+from callfence.tracer.stops import STATUS_SECCOMP, STATUS_SYSCALL
 from callfence.tracer.task import Way
 
 
@@ -65,3 +66,14 @@ def test_a_thread_that_is_born_into_a_group_stop_stays_in_it(monkeypatch, signum
     monkeypatch.setattr(kernel, "resume", lambda way, tid, signal: resumed.append((tid, way)) or True)
     loop.run()
     assert resumed == [(child, way), (parent, Way.RUN)]
+
+
+def test_a_stop_that_is_over_is_not_resumed(monkeypatch):
+    """Another thread's execve has taken over the tid: the task is not at a call any more, and its own status follows."""
+    first, second = 1 << 22, (1 << 22) + 1
+    loop = loop_over(monkeypatch, (first, STATUS_SECCOMP), (second, STATUS_SYSCALL), (first, 0), (second, 0))
+    resumed = []
+    monkeypatch.setattr(kernel.SyscallInfo, "read", lambda info, tid: True)  # PTRACE_SYSCALL_INFO_NONE
+    monkeypatch.setattr(kernel, "resume", lambda way, tid, signal: resumed.append(tid) or True)
+    loop.run()
+    assert resumed == [second]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from callfence.tracer import proc
 
 GROUPS = """
 import os
@@ -15,6 +20,8 @@ from callfence.tracer.proc import fields_of
 fields = fields_of(os.getpid())
 print(len(fields["Groups"].split()), "SigIgn" in fields, "Seccomp" in fields)
 """
+ME, NOBODY = os.getpid(), 1 << 22
+"""This process, and one that there is not: the number is above any pid."""
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="setting groups takes root")
@@ -22,3 +29,90 @@ def test_no_number_of_groups_hides_a_field() -> None:
     """What comes after them in `status` is what filters, signals and namespaces a task has."""
     done = subprocess.run([sys.executable, "-c", GROUPS], capture_output=True, text=True, check=False)
     assert done.stdout == "65536 True True\n", done.stderr
+
+
+@pytest.mark.parametrize(("size", "most", "length"), [(0, 10, 0), (9, 10, 9), (200_000, 10, 10), (200_000, 1 << 20, 200_000)])
+def test_content_is_read_to_its_end_or_to_the_limit(tmp_path: Path, size: int, most: int, length: int) -> None:
+    (tmp_path / "it").write_bytes(b"x" * size)
+    assert proc.content(str(tmp_path / "it"), most) == b"x" * length
+
+
+def test_content_has_little_more_than_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "it").write_bytes(b"x" * 400_000)
+    assert 100_000 <= len(proc.content(str(tmp_path / "it"), 100_000)) <= 200_000
+
+
+def test_fields_and_states_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "status").write_bytes(b"Name:\ta\xff: b\nno field\nSigCgt:\t0000000000004000\nSigIgn:\t0000000000000001\n")
+    (tmp_path / "stat").write_bytes(b"7 (a) R (b) S 1 7")
+    fields = proc.fields(str(tmp_path))
+    assert fields == {"Name": "a\ufffd: b", "SigCgt": "0000000000004000", "SigIgn": "0000000000000001"}
+    assert proc.state(str(tmp_path)) == "S"
+    assert proc.handles(fields, signal.SIGTERM, "SigCgt") and proc.handles(fields, signal.SIGHUP, "SigCgt", "SigIgn")
+    assert not proc.handles(fields, signal.SIGHUP, "SigCgt") and not proc.handles(fields, signal.SIGTERM, "SigBlk")
+    assert proc.signals(fields, "SigCgt", "SigIgn", "SigBlk") == 0x4001
+    assert (proc.fields(f"{tmp_path}/none"), proc.state(f"{tmp_path}/none")) == ({}, "")
+
+
+def test_a_proc_of_another_namespace_is_not_read(tmp_path: Path) -> None:
+    assert proc.is_own("/proc") and not proc.is_own(str(tmp_path))
+    (tmp_path / "self").symlink_to(str(ME + 1))
+    assert not proc.is_own(str(tmp_path))
+
+
+def test_this_process() -> None:
+    own = os.stat("/proc/self/exe")
+    assert os.path.samestat(os.stat(proc.executable_of(ME)), own)
+    assert proc.folder_of(ME) == os.getcwd()
+    assert proc.kin_of(ME) == (ME, os.getppid()) and proc.owner(ME) == ME
+    assert ME in proc.numbers_in("") and ME in proc.numbers_in(f"{ME}/task")
+    assert proc.has_as_many_filters(ME, ME) and proc.is_in_own_user_namespace(ME)
+    assert proc.namespaces_of(ME) == 1
+    assert proc.processor_time(ME) > 0
+    assert proc.wait_status_of(ME) is None
+    assert (proc.is_caught(ME, signal.SIGINT), proc.is_caught(ME, signal.SIGKILL)) == (True, False)
+    assert proc.privilege_lost(ME) == ""
+
+
+def test_a_process_that_there_is_not() -> None:
+    assert (proc.executable_of(NOBODY), proc.folder_of(NOBODY), proc.command_of(NOBODY)) == ("?", "", [])
+    assert (proc.kin_of(NOBODY), proc.numbers_in(f"{NOBODY}/task"), proc.state_of(NOBODY)) == ((NOBODY, 0), set(), "R")
+    assert proc.has_filter(NOBODY), "to be safe"
+    assert not proc.has_as_many_filters(NOBODY, NOBODY) and not proc.is_in_own_user_namespace(NOBODY)
+    assert (proc.namespaces_of(NOBODY), proc.processor_time(NOBODY), proc.wait_status_of(NOBODY)) == (0, 0.0, None)
+    assert not proc.is_caught(NOBODY, signal.SIGINT) and proc.privilege_lost(NOBODY) == ""
+
+
+def cat(program: Path, *words: str) -> subprocess.Popen[bytes]:
+    """Start cat as a child, and return it once it runs: the kernel has no command line of it before."""
+    child = subprocess.Popen([program, *words], cwd=program.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert child.stdin and child.stdout
+    child.stdin.write(b"x")
+    assert child.stdout.read(1) == b"x"
+    return child
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    shutil.copy("/bin/cat", tmp_path)
+    return tmp_path / "cat"
+
+
+def test_a_child_until_it_is_waited_for(program: Path) -> None:
+    with cat(program, "-", "") as child:
+        assert proc.executable_of(child.pid) == str(program)
+        program.unlink()
+        assert proc.executable_of(child.pid) == str(program)
+        assert proc.command_of(child.pid) == [str(program), "-", ""]
+        assert proc.folder_of(child.pid) == str(program.parent)
+        assert proc.kin_of(child.pid) == (child.pid, ME)
+        assert child.pid in proc.children()
+        child.terminate()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert (proc.wait_status_of(child.pid), proc.state_of(child.pid)) == (signal.SIGTERM, "Z")
+    assert child.pid not in proc.children()
+
+
+def test_of_a_long_command_line_the_beginning_is_read(program: Path) -> None:
+    with cat(program, "-", "x" * 8000) as child:
+        assert proc.command_of(child.pid) == [str(program), "-", "x" * (4096 - len(f"{program} - "))]

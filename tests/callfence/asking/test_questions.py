@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from callfence.asking.questions import answer_of, parsed
+from callfence.asking.questions import Given, answer_of, parsed
 from callfence.asking.session import Denial
 from callfence.asking.writing import require_within
 from callfence.policygen.language.document import parse
@@ -50,12 +50,60 @@ def test_a_line_of_another_architecture_stays_in_its_section() -> None:
     ]  # fmt: skip
 
 
+def test_a_denial_says_what_would_allow_it_and_at_which_risk() -> None:
+    record = {
+        "call": "openat()", "action": "errno EACCES", "ungranted": ["path a: read"], "ungrantable": ["listen(2)"],
+        "executable": "/bin/app", "command": None,
+        "allow": [{"line": "path a: read", "risk": RISK}, {"line": "", "risk": None}],
+    }  # fmt: skip
+    assert Denial(7, record).text.splitlines() == [
+        "denied 7: openat() (errno EACCES)",
+        "  not granted: path a: read, listen(2)",
+        "  by /bin/app: ",
+        "  would allow it: path a: read",
+        "  danger: it can reach the keys of SSH",
+    ]
+    of_the_kernel = record | {"call": None, "executable": "", "allow": []}
+    assert Denial(8, of_the_kernel).text.splitlines() == [
+        "denied 8: path a: read, listen(2) (errno EACCES)",
+        "  no line of a policy would allow it",
+    ]
+
+
+def test_a_question_as_a_program_gets_it() -> None:
+    record = {"allow": [{"file": "a", "line": "x", "risk": RISK}], "call": "x()"}
+    message = {"id": 3, "rule": [{"file": "a", "line": "x"}], "answers": ["once", "run", "no"], "record": record}
+    question = parsed(json.dumps(message).encode(), ("once", "run", "always", "no"))
+    assert question.fields(2.5) == {
+        "version": 1, "type": "question", "id": 3, "rule": [{"file": "a", "line": "x", "risk": RISK}], "takes_effect": "now",
+        "answers": ["once", "run", "no"], "timeout": 2.5, "record": record,
+    }  # fmt: skip
+    later = parsed(json.dumps(message | {"answers": ["always", "no"]}).encode(), ("once", "run", "always", "no"))
+    assert (later.fields(1)["takes_effect"], later.answers) == ("next start", ("always", "no"))
+
+
 @pytest.mark.parametrize(
-    "line", [b"", b"[]", b"{}", b'{"id": 1}', b'{"id": 1, "answer": "yes"}', b'{"id": 1, "answer": ["no"]}']
-)
-def test_what_is_no_answer_is_an_error(line: bytes) -> None:
-    with pytest.raises(UserError):
+    ("line", "why"),
+    [
+        (b"", "JSON object on one line"), (b"\xff", "JSON object on one line"), (b"[" * 100_000, "JSON object on one line"),
+        (b"[]", "is a JSON object$"), (b"{}", "`id` must be"), (b'{"id": true, "answer": "no"}', "`id` must be"),
+        (b'{"id": "1", "answer": "no"}', "`id` must be"), (b'{"id": 1}', "`answer` must be one of once, run, always, no, kill"),
+        (b'{"id": 1, "answer": "yes"}', "`answer` must be"), (b'{"id": 1, "answer": ["no"]}', "`answer` must be"),
+        (b'{"id": 1, "answer": "no", "reason": 5}', "must be texts"),
+        (b'{"id": 1, "answer": "no", "name": null}', "must be texts"),
+        (b'{"id": 1, "answer": "no", "reason": "%b"}' % (b"x" * 1001), "must be texts of at most 1000 characters"),
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_is_an_error(line: bytes, why: str) -> None:
+    with pytest.raises(UserError, match=why):
         answer_of(line)
+
+
+def test_an_answer() -> None:
+    assert answer_of(b'{"id": 1, "answer": "no"}') == Given(1, "no")
+    longest = "x" * 1000
+    line = json.dumps({"id": 2, "answer": "kill", "reason": longest, "name": longest, "more": 1}).encode()
+    assert answer_of(line) == Given(2, "kill", longest, longest)
 
 
 @pytest.mark.parametrize("line", ["chroot: allow", "path /a/b: read", "path /own: read"])

@@ -58,3 +58,55 @@ def test_each_policy_that_denies_a_call_has_a_row() -> None:
         ("b", "path /x: make", "web1", "node1"),
     ]
     assert {row["time_ns"] for row in rows} == {1_795_953_600 * 10**9}
+
+
+IDENTITY = {"host": "node1", "version": "", "version_order": "", "policy": "app"}
+HEAD = {"time_ns": 1_795_953_600 * 10**9, "run": "00000001", **IDENTITY, "node": "node1", "digest": "0" * 64}
+NO_CALL = dict.fromkeys(("verdict", "line", "risk", "denied_call", "executable", "site", "phase"), "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changed", "expected"),
+    [
+        ("start", {}, {"mode": "audit", **NO_CALL, "times": 0, "lost": 0, "complete": True}),
+        ("message", {}, {"mode": "", **NO_CALL, "times": 0, "lost": 0, "complete": True}),
+        ("end", {"lost": 7, "complete": False}, {"mode": "", **NO_CALL, "times": 0, "lost": 7, "complete": False}),
+        (
+            "denied",
+            {"mode": "enforce", "phase": "serve"},
+            {
+                "mode": "enforce", "verdict": "audited", "line": "mkdir: allow", "risk": "warning",
+                "denied_call": 'mkdir(pathname="/x", mode=0755)', "executable": "/app", "site": "app+0x1", "phase": "serve",
+                "times": 3, "lost": 0, "complete": True,
+            },
+        ),
+        (  # what no policy allows
+            "denied",
+            {"allow": [], "ungranted": ["path /x: make"], "ungrantable": ["listen(2)"]},
+            {
+                "mode": "", "verdict": "audited", "line": "path /x: make; listen(2)", "risk": "",
+                "denied_call": 'mkdir(pathname="/x", mode=0755)', "executable": "/app", "site": "app+0x1", "phase": "",
+                "times": 3, "lost": 0, "complete": True,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_each_column_has_what_the_record_says(kind: str, changed: dict[str, object], expected: dict[str, object]) -> None:
+    record = json.dumps(json.loads(event(kind, 1)) | changed)
+    (row,) = logs.rows(f" {record}\n".encode(), Identity())
+    assert dict(zip(SCHEMAS["events"].names, row, strict=True)) == {"event": kind, **HEAD, **expected, "record": record}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"version": 2}, "newer"), ({"event": "begun"}, "event 'begun' is none of start"), ({"count": -1}, "-1 is not a count"),
+        ({"count": 1 << 64}, "is not a count"), ({"count": True}, "True is not a count"), ({"site": 5}, "5 is not text"),
+        ({"allow": [{"file": "a", "line": "", "risk": {"level": "high"}}]}, "the risk 'high' is unknown"),
+        ({"time": "1969-12-31T23:59:59+00:00"}, "is not a count"), ({"time": "2026-11-29T12:00:00"}, "or cut"),
+    ],
+)  # fmt: skip
+def test_a_value_that_no_record_has_is_refused(changed: dict[str, object], reason: str) -> None:
+    record = json.loads(event(DENIED, 1)) | changed
+    with pytest.raises(logs.BadLineError, match=reason):
+        list(logs.rows(json.dumps(record).encode(), Identity()))

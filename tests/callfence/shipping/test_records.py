@@ -19,6 +19,7 @@ def rule(**fields: Any) -> str:
 def test_each_event_is_a_record(event: str) -> None:
     read = parsed(line(event, 4), "log:1")
     assert (read.event, read.run, read.sequence, read.uid) == (event, "web1/0123abcd", 4, "web1/0123abcd/4")
+    assert read.policies == {"/etc/callfence/app.policy": "ab" * 32}
     assert (read.service, read.policy, read.time) == ("app.service", "/etc/callfence/app.policy", 1772366400.25)
 
 
@@ -36,11 +37,29 @@ def test_each_event_is_a_record(event: str) -> None:
         ({"sequence": "1"}, "sequence or unit"), ({"sequence": 0}, "sequence or unit"), ({"unit": 5}, "sequence or unit"),
         ({"event": []}, r"event \[\] is none"), ({"policies": None}, "policies is None"),
         ({"more": json.loads("[" * 8 + "]" * 8)}, "more than 8 lists and objects within each other"),
+        ({"event": "start", "mode": "audit", "allow": 7}, "7 is not a list"), ({"allow": [{"line": ""}]}, "has no file"),
+        ({"host": "h" * 256}, "host or run is too long"), ({"run": "r" * 256}, "host or run is too long"),
+        ({"count": 1 << 53}, "count is 9007"), ({"sequence": 1 << 53}, "sequence or unit"),
+        ({"ungrantable": "x"}, "is not a list"), ({"time": "2262-04-11T23:47:17+00:00"}, "or after 2261"),
+        ({"event": "refused", "status": 128, "message": ""}, "status is 128"),
     ],
 )  # fmt: skip
 def test_fields_that_are_read_are_checked(changed: dict[str, Any], reason: str) -> None:
     with pytest.raises(BadLineError, match=f"^log:3: not a record of enforce: .*{reason}"):
         parsed(json.dumps(record("denied") | changed).encode(), "log:3")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"host": "h" * 255, "run": "r" * 255}, {"count": 0}, {"count": (1 << 53) - 1}, {"sequence": (1 << 53) - 1},
+        {"time": "1970-01-01T00:00:00+00:00"}, {"time": "2262-04-11T23:47:16+00:00"}, {"unit": None}, {"allow": []},
+        {"more": json.loads("[" * 7 + "]" * 7)}, {"event": "refused", "status": 126, "message": ""},
+        {"event": "refused", "status": 127, "message": ""},
+    ],
+)  # fmt: skip
+def test_the_last_values_that_are_right(changed: dict[str, Any]) -> None:
+    assert parsed(json.dumps(record("denied") | changed).encode(), "log:3").where == "log:3"
 
 
 @pytest.mark.parametrize(

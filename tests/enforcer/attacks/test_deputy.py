@@ -93,6 +93,17 @@ def test_a_socket_without_a_port_does_not_listen(place, attacker):
         assert "tcp bind: 0: not granted: listen(2) on a socket without a port takes any" in done.stderr
 
 
+def test_of_several_policies_those_are_named_that_grant_no_port(place, attacker):
+    program = attacker("deputy/listen")
+    for name, bind in (("some", "1-65535"), ("zero", "0"), ("every", "any")):
+        place.policy(f"callfence 1\ndefault allow\nunknown allow\nscope none\ntcp bind: {bind}\n", f"{name}.policy")
+    several = [word for name in ("every", "listen", "zero", "some") for word in ("-p", f"{name}.policy")]
+    place.enforce(*several, "--log", "log", program)
+    (denial,) = [record for record in place.denials() if record["call"].startswith("listen(")]
+    assert denial["ungranted"] == ["tcp bind: 0"]
+    assert [Path(each["file"]).name for each in denial["allow"]] == ["listen.policy", "some.policy"]
+
+
 FORMER = """
 import ctypes, socket, sys
 made = socket.socket()

@@ -83,6 +83,20 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
     assert names.is_server(b"\xc0\0\2\x35", known.PORT)
 
 
+def test_a_file_that_is_read_again_and_again_takes_no_descriptors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("127.0.0.1 vm0\n")
+    monkeypatch.setattr(f"{FILES}.HOSTS", str(file))
+    monkeypatch.setattr(known, "_may_be_written", lambda _path: False)
+    names = known.Names(())
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(10):
+        file.write_text(f"127.0.0.1 vm{number}\n")
+        os.utime(file, ns=(number, number))
+        assert names.of(V4) == [f"vm{number}"]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_names_take_no_more_memory_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever answers for a name below a wildcard could otherwise give ever new names ever the same addresses."""
     monkeypatch.setattr(known, "_MOST", 100 * MOST)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from calls import parse
+from calls import event, parse
 
 from callfence.enforcer import alarms
 from callfence.enforcer.files import listening
@@ -19,6 +19,7 @@ from callfence.enforcer.reporting.events import Log
 from callfence.enforcer.reporting.opening import opened
 from callfence.enforcer.reporting.reporter import Reporter
 from callfence.policygen.model import ALLOW, KILL, Action, ActionKind
+from callfence.tracer.abi import NATIVE
 from tests.enforcer.reporting.test_events import parsed
 
 if TYPE_CHECKING:
@@ -63,6 +64,29 @@ def test_each_action(
 ) -> None:
     case = Case(monkeypatch, **settings)
     case.answers._apply(case.request, action)
+    assert case.done == done
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "task", "has_lost", "done"),
+    [
+        ("exit_group", 0, 1, True, [("exits", 125)]),
+        ("exit", 1 << 8, 1, True, [("exits", 125)]),
+        ("exit_group", 0, 1, False, ["runs"]),
+        ("exit_group", 125, 1, True, ["runs"]),
+        ("exit_group", 0, 1 << 22, True, ["runs"]),  # not the program's first process
+        ("getpid", 0, 1, True, ["runs"]),
+    ],
+)
+def test_under_audit_a_lost_report_is_not_hidden_by_the_exit_status(
+    monkeypatch: pytest.MonkeyPatch, call: str, status: int, task: int, has_lost: bool, done: list[object]
+) -> None:
+    case = Case(monkeypatch, audit=True)
+    monkeypatch.setattr(answer, "exit_with", lambda status, _request: case.done.append(("exits", status)))
+    monkeypatch.setattr(answer.Loaded, "has_lost", has_lost)
+    one = event(call, status, arch=NATIVE)
+    case.request.call = Notification(task=task, arch=one.arch, number=one.number, arguments=one.arguments)
+    case.answers._apply(case.request, None)
     assert case.done == done
 
 

@@ -103,3 +103,18 @@ def test_modes_of_32_bit_tasks() -> None:
     in_64_bit_code[17] = 0x33
     assert X86().convention(in_64_bit_code) is X86().native
     assert X86().of_call(X86().compat.audit, in_64_bit_code) is X86().compat, "int 0x80 of a 64-bit program"
+
+
+def test_who_steps_through_its_own_instructions() -> None:
+    """By TF of the flags (asm/processor-flags.h), or PSTATE.SS (asm/ptrace.h)."""
+    registers = x86()
+    assert not X86().is_stepping(registers)
+    registers[18] = 1 << 8
+    assert X86().is_stepping(registers)
+    registers[18] = 0xFFFF & ~(1 << 8)
+    assert not X86().is_stepping(registers)
+    of_arm = [0] * 35
+    assert not Arm().is_stepping(of_arm)
+    of_arm[33] = 1 << 21
+    assert Arm().is_stepping(of_arm)
+    assert not Arm().is_stepping([1 << 21] * 19), "of a 32-bit task they are others"

@@ -71,6 +71,12 @@ def test_records_are_counted_by_call_and_program() -> None:
     ]
 
 
+def test_a_call_site_is_the_instruction_pointer_if_a_record_has_it() -> None:
+    lines = (line(41), line(41).replace("0x7f12", "0x7f13"), line(42).replace(" ip=0x7f12", ""))
+    found = record("\n".join(lines).encode(), "audit.log", format_options()).observations
+    assert [one.site for one in found] == ["[ip]+0x7f12", "?"]
+
+
 def test_what_a_program_calls_itself_is_no_record() -> None:
     lines = (
         'type=PATH msg=audit(1700000000.123:1): item=0 name="/tmp/type=SECCOMP" inode=1',

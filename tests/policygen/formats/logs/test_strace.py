@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from callfence.policygen.formats.logs.strace_call import UnnamedError, Unreadabl
 from callfence.tracer.abi import Arch, table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from callfence.policygen.recording.model import Recording
 
 START = '7 execve("/bin/app", ["app", "-x"], 0x7ffe /* 3 vars */) = 0\n'
@@ -68,6 +72,35 @@ def calls(recording: Recording) -> list[str]:
 )  # fmt: skip
 def test_values(text: str, expected: int | None) -> None:
     assert value(text, Arch.X86_64) == expected
+
+
+NAMES = (
+    "AT_STATX_SYNC_AS_STAT", "AT_STATX_SYNC_TYPE", "FUTEX_BITSET_MATCH_ANY", "IPC_64", "IOPRIO_CLASS_NONE", "IOPRIO_CLASS_RT",
+    "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE", "KEYCTL_MOVE_EXCL", "MAP_HUGE_SHIFT", "MFD_HUGE_SHIFT", "SHM_HUGE_SHIFT",
+    "MS_MGC_VAL", "OPEN_TREE_CLOEXEC", "SCHED_OTHER",
+)  # fmt: skip
+HEADERS = ("fcntl", "futex", "ipc", "ioprio", "keyctl", "mman", "memfd", "shm", "mount", "stat")
+
+
+def test_names_that_our_tables_lack_are_those_of_the_headers(compile_c: Callable[..., Path], tmp_path: Path) -> None:
+    lines = [f"#include <linux/{header}.h>" for header in HEADERS]
+    lines += ["#include <stdio.h>", "#define SCHED_OTHER 0 /* sched.h */", "int main(void) {"]
+    lines += [f'printf("%llu\\n", (unsigned long long)(unsigned){name});' for name in NAMES]
+    (tmp_path / "names.c").write_text("\n".join([*lines, "return 0; }\n"]))
+    printed = subprocess.run([compile_c(tmp_path / "names.c")], capture_output=True, text=True, check=True).stdout
+    assert [value(name, Arch.X86_64) for name in NAMES] == [int(line) for line in printed.split()]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("MSG_NO_SHARED_FRAGS", 0x80000), ("MSG_SENDPAGE_NOTLAST", 0x20000), ("PTRACE_PEEKUSER", 3), ("PTRACE_POKEUSER", 6),
+        ("SUID_DUMP_DISABLE", 0), ("SUID_DUMP_USER", 1), ("SUID_DUMP_ROOT", 2),
+    ],
+)  # fmt: skip
+def test_names_that_are_the_kernels_own(name: str, number: int) -> None:
+    """linux/socket.h, asm/ptrace-abi.h and linux/sched/coredump.h of its source."""
+    assert value(name, Arch.X86_64) == number
 
 
 def test_a_name_without_a_value_is_none() -> None:
