@@ -60,12 +60,14 @@ another process makes each of its calls that reaches a unix socket by a path, or
 
 UNSEEN_REQUESTS = (
     0x50009401, 0x5000940E, 0x5000940F, 0x50009417, 0x50009418, 0x5000943F, 0xD0009411, 0xC0709411, 0x40489426, 0x40449426,
-    0x5000940A, 0xCA289435, 0xC038586B, 0xC01C586B,
+    0x5000940A, 0xCA289435, 0xC038586B, 0xC01C586B, 0x4020BC10, 0x4020BC11, 0x40186F04,
 )  # fmt: skip
 """The requests of ioctl(2) that Landlock does not judge: BTRFS_IOC_SNAP_CREATE, SUBVOL_CREATE, SNAP_DESTROY, SNAP_CREATE_V2,
 SUBVOL_CREATE_V2, SNAP_DESTROY_V2, which make or remove a folder and all that is in it; TREE_SEARCH, TREE_SEARCH_V2, SEND and
 that of i386, by which root reads the file system; ADD_DEV and DEV_REPLACE, by which root overwrites a device that it names
-(linux/btrfs.h); XFS_IOC_OPEN_BY_HANDLE and that of i386, by which root opens files with any access mode (fs/xfs/xfs_fs.h)."""
+(linux/btrfs.h); XFS_IOC_OPEN_BY_HANDLE and that of i386, by which root opens files with any access mode (fs/xfs/xfs_fs.h);
+BCH_IOCTL_SUBVOLUME_CREATE and DESTROY (fs/bcachefs/bcachefs_ioctl.h, Linux 6.17) and OCFS2_IOC_REFLINK
+(fs/ocfs2/ocfs2_ioctl.h), which make and remove names."""
 
 _FILTERED = b"filtered"
 """The first field of an encoded ruleset that leaves truncating to the filter."""
